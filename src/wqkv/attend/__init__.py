@@ -1,0 +1,1 @@
+"""The formula: q, k, v -> output (and lse)."""

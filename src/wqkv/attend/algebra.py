@@ -1,0 +1,217 @@
+"""What a mask is, and how masks combine: `a & b`, `a | b`, `~a`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from wqkv.attend.places import At, Rect, Sizes, places
+from wqkv.errors import KindError, describe
+
+
+class Mask:
+    """Who may see whom. True = may attend."""
+
+    #: Whether the answer depends on where the queries stand.
+    by_position = False
+    #: Whether the samples differ in a way that is known on the host, so each is planned alone.
+    per_sample = False
+
+    def visible(self, at: At) -> Tensor:
+        """Bool, broadcastable to (batch, head, query, key): may the query see the key?"""
+        raise NotImplementedError
+
+    def region(self, rect: Rect) -> bool | None:
+        """True: every query sees every key; False: none sees any; None: mixed or unknown."""
+        raise NotImplementedError
+
+    def cuts(self, sample: int | None) -> Iterable[int]:
+        """Positions where rectangles are best cut: borders of documents, ends of samples."""
+        return ()
+
+    def check(self, sizes: Sizes) -> None:
+        """Raise if it cannot be meant for a call of these sizes. Never reads a GPU's memory."""
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return ()
+
+    def __and__(self, other: Mask) -> Mask:
+        if isinstance(self, Full):
+            return _mask(other)
+        return self if isinstance(other, Full) else And(self, _mask(other))
+
+    def __or__(self, other: Mask) -> Mask:
+        return Or(self, _mask(other))
+
+    def __invert__(self) -> Mask:
+        return self.inner if isinstance(self, Not) else Not(self)
+
+    def dense(self, query_len: int, key_len: int, query_offset: int | Tensor = 0) -> Tensor:
+        """The matrix itself, bool (batch | 1, head | 1, query_len, key_len). Only this builds it.
+
+        >>> Full().dense(2, 3).int()
+        tensor([[[[1, 1, 1],
+                  [1, 1, 1]]]], dtype=torch.int32)
+        """
+        self.check(Sizes(None, None, query_len, key_len))
+        batch, n_head = self._extent()
+        if isinstance(query_offset, Tensor):
+            batch = max(batch, query_offset.numel())
+        return self._matrix(batch, n_head, query_len, key_len, query_offset)
+
+    def _matrix(
+        self, batch: int, n_head: int, query_len: int, key_len: int, query_offset: int | Tensor = 0
+    ) -> Tensor:
+        device = next((tensor.device for tensor in self.tensors()), None)
+        box = (slice(0, batch), n_head, slice(0, query_len), slice(0, key_len))
+        seen = self.visible(places(box, query_offset, device))
+        return seen.expand(batch, n_head, query_len, key_len)
+
+    def _extent(self) -> tuple[int, int]:
+        """The batch and n_head that the matrix has of itself."""
+        return 1, 1
+
+    def _lengths(self) -> tuple[int | None, int | None]:
+        """The query_len and key_len that the mask is made for; None stands for any."""
+        return None, None
+
+    def __str__(self) -> str:
+        query_len, key_len = self._lengths()
+        key_len = key_len or query_len or 6
+        query_len = query_len or key_len
+        rows = self._matrix(1, 1, min(query_len, 24), min(key_len, 24))[0, 0].int().tolist()
+        return "\n".join([repr(self), *(" ".join(map(str, row)) for row in rows)])
+
+
+def _mask(value: object) -> Mask:
+    if not isinstance(value, Mask):
+        raise KindError(f"A mask combines with a mask, not with {describe(value)}.")
+    return value
+
+
+@dataclass(frozen=True)
+class Full(Mask):
+    """Every query sees every key.
+
+    >>> print(Full())
+    Full()
+    1 1 1 1 1 1
+    1 1 1 1 1 1
+    1 1 1 1 1 1
+    1 1 1 1 1 1
+    1 1 1 1 1 1
+    1 1 1 1 1 1
+    """
+
+    def visible(self, at: At) -> Tensor:
+        return torch.ones((1, 1, 1, 1), dtype=torch.bool, device=at.key_pos.device)
+
+    def region(self, rect: Rect) -> bool | None:
+        return True
+
+
+def either(a: bool | None, b: bool | None) -> bool | None:
+    """`a or b`, where None is unknown."""
+    if a is True or b is True:
+        return True
+    return False if a is False and b is False else None
+
+
+def opposite(a: bool | None) -> bool | None:
+    """`not a`, where None is unknown."""
+    return None if a is None else not a
+
+
+class _Made(Mask):
+    """A mask made of others."""
+
+    def __init__(self, *parts: Mask) -> None:
+        self.parts = parts
+
+    @property
+    def by_position(self) -> bool:  # type: ignore[override]
+        return any(part.by_position for part in self.parts)
+
+    @property
+    def per_sample(self) -> bool:  # type: ignore[override]
+        return any(part.per_sample for part in self.parts)
+
+    def cuts(self, sample: int | None) -> Iterable[int]:
+        return [cut for part in self.parts for cut in part.cuts(sample)]
+
+    def check(self, sizes: Sizes) -> None:
+        for part in self.parts:
+            part.check(sizes)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return tuple(tensor for part in self.parts for tensor in part.tensors())
+
+    def _extent(self) -> tuple[int, int]:
+        batches, heads = zip(*(part._extent() for part in self.parts), strict=True)
+        return max(batches), max(heads)
+
+    def _lengths(self) -> tuple[int | None, int | None]:
+        query_lens, key_lens = zip(*(part._lengths() for part in self.parts), strict=True)
+        return min(filter(None, query_lens), default=None), min(
+            filter(None, key_lens), default=None
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Made) and type(other) is type(self) and self.parts == other.parts
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.parts))
+
+
+class And(_Made):
+    """Visible where both are: written `a & b`."""
+
+    def __init__(self, a: Mask, b: Mask) -> None:
+        super().__init__(a, b)
+        self.a, self.b = a, b
+
+    def visible(self, at: At) -> Tensor:
+        return self.a.visible(at) & self.b.visible(at)
+
+    def region(self, rect: Rect) -> bool | None:
+        return opposite(either(opposite(self.a.region(rect)), opposite(self.b.region(rect))))
+
+    def __repr__(self) -> str:
+        return f"({self.a!r} & {self.b!r})"
+
+
+class Or(_Made):
+    """Visible where one is: written `a | b`."""
+
+    def __init__(self, a: Mask, b: Mask) -> None:
+        super().__init__(a, b)
+        self.a, self.b = a, b
+
+    def visible(self, at: At) -> Tensor:
+        return self.a.visible(at) | self.b.visible(at)
+
+    def region(self, rect: Rect) -> bool | None:
+        return either(self.a.region(rect), self.b.region(rect))
+
+    def __repr__(self) -> str:
+        return f"({self.a!r} | {self.b!r})"
+
+
+class Not(_Made):
+    """Visible where the other is not: written `~a`."""
+
+    def __init__(self, inner: Mask) -> None:
+        super().__init__(inner)
+        self.inner = inner
+
+    def visible(self, at: At) -> Tensor:
+        return ~self.inner.visible(at)
+
+    def region(self, rect: Rect) -> bool | None:
+        return opposite(self.inner.region(rect))
+
+    def __repr__(self) -> str:
+        return f"~{self.inner!r}"

@@ -1,0 +1,51 @@
+"""The engines, in order of preference; `choose` picks, `explain` tells why.
+
+An engine is a module with two functions: `reasons_against(call) -> list[str]`, pure and never waiting for a
+device, and `run(call) -> Partial`. Adding one is one file and one word here.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from wqkv.attend.call import Call
+from wqkv.attend.engines import fused, reference, tiled
+from wqkv.errors import ArgumentError, EngineError
+
+#: "auto" takes the first which can run the call.
+PREFERENCE: tuple[ModuleType, ...] = (fused, tiled, reference)
+#: Runs only when named.
+BY_NAME: tuple[ModuleType, ...] = ()
+
+
+def name(engine: ModuleType) -> str:
+    return engine.__name__.rpartition(".")[2]
+
+
+def choose(call: Call, engine: str) -> ModuleType:
+    """The engine for this call: the first able one for "auto", else the named one, or an error with every reason."""
+    known = {name(module): module for module in (*PREFERENCE, *BY_NAME)}
+    if engine == "auto":
+        for module in PREFERENCE:
+            if not module.reasons_against(call):
+                return module
+        raise EngineError(f"No engine can run this call.\n{report(call)}")
+    if engine not in known:
+        raise ArgumentError(
+            f"There is no engine {engine!r}.\nPass one of: auto, {', '.join(known)}."
+        )
+    if reasons := known[engine].reasons_against(call):
+        raise EngineError(
+            f"The engine {engine!r} cannot run this call: {'; '.join(reasons)}.\n{report(call)}"
+        )
+    return known[engine]
+
+
+def report(call: Call) -> str:
+    """Every engine with every reason against it."""
+    lines = []
+    for module in (*PREFERENCE, *BY_NAME):
+        reasons = module.reasons_against(call)
+        when = "can run" if module in PREFERENCE else "can run, when named"
+        lines.append(f"  {name(module):<10} {'; '.join(reasons) or when}")
+    return "\n".join(lines)

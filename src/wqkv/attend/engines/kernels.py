@@ -1,0 +1,93 @@
+"""torch's fused kernels that return lse beside the output, forward and backward: all private operators.
+
+q is (batch, n_head, query_len, d), k and v (batch, n_kv_head, key_len, d): one last size, so the caller
+pads. `tile` is a float mask which broadcasts to (batch, n_head, query_len, key_len). The kernels' own
+causal mask is aligned at the upper left.
+
+CUDA: the memory-efficient kernel, for it alone takes a mask. Not run on a GPU yet.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_DTYPES = {
+    "cpu": (torch.float32, torch.float64, torch.bfloat16, torch.float16),
+    "cuda": (torch.float32, torch.bfloat16, torch.float16),
+}
+_aten: Any = torch.ops.aten
+
+
+def reasons_against(device: torch.device, dtype: torch.dtype) -> list[str]:
+    if device.type not in _DTYPES:
+        return [f"no kernel on {device.type} returns lse"]
+    if dtype not in _DTYPES[device.type]:
+        return [f"no kernel on {device.type} takes {str(dtype).removeprefix('torch.')}"]
+    return []
+
+
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, tile: Tensor | None, causal: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    """out (batch, n_head, query_len, d) and lse (batch, n_head, query_len)."""
+    if q.device.type == "cpu":
+        out, lse = _aten._scaled_dot_product_flash_attention_for_cpu(
+            q, k, v, 0.0, causal, attn_mask=tile, scale=scale
+        )
+        return out, lse
+    k, v = _repeat(k, q), _repeat(v, q)
+    out, lse, _, _ = _aten._scaled_dot_product_efficient_attention(
+        q, k, v, _aligned(tile, q, k), True, 0.0, causal, scale=scale
+    )
+    return out, lse[:, :, : q.shape[2]]  # it pads the rows to a multiple of 32
+
+
+def backward(
+    grad_out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    tile: Tensor | None,
+    causal: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """This rectangle's share of dq, dk, dv, for the out and lse of all keys (F2)."""
+    if q.device.type == "cpu":
+        dq, dk, dv = _aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            grad_out, q, k, v, out, lse, 0.0, causal, attn_mask=tile, scale=scale
+        )
+        return dq, dk, dv
+    heads = k.shape[1]
+    k, v = _repeat(k, q), _repeat(v, q)
+    state = torch.zeros((), dtype=torch.int64, device=q.device)  # of a dropout that is not used
+    rows = F.pad(lse, (0, -lse.shape[2] % 32)).contiguous()
+    dq, dk, dv, _ = _aten._scaled_dot_product_efficient_attention_backward(
+        grad_out, q, k, v, _aligned(tile, q, k), out, rows, state, state, 0.0,
+        [True, True, True, False], causal, scale=scale,
+    )  # fmt: skip
+    return dq, _gather(dk, heads), _gather(dv, heads)
+
+
+def _repeat(x: Tensor, q: Tensor) -> Tensor:
+    return x if x.shape[1] == q.shape[1] else x.repeat_interleave(q.shape[1] // x.shape[1], dim=1)
+
+
+def _gather(x: Tensor, heads: int) -> Tensor:
+    if x.shape[1] == heads:
+        return x
+    return x.reshape(x.shape[0], heads, -1, *x.shape[2:]).sum(dim=2)
+
+
+def _aligned(tile: Tensor | None, q: Tensor, k: Tensor) -> Tensor | None:
+    """The mask in q's dtype, its rows beginning at multiples of 16 numbers, as the kernel wants them."""
+    if tile is None:
+        return None
+    n = k.shape[2]
+    padded = F.pad(tile.to(q.dtype).expand(*tile.shape[:3], n), (0, -n % 16))[..., :n]
+    return padded.expand(q.shape[0], q.shape[1], q.shape[2], n)

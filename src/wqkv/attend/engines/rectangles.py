@@ -1,0 +1,369 @@
+"""Rectangles of a call, computed and merged, forward and backward (F1, F2): what fused and tiled share.
+
+Each rectangle is one kernel call, or, where the kernels cannot (softcap, dropout, a learned bias, another
+device), the reference on that rectangle. Nothing larger than a rectangle's mask or scores is ever held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from wqkv.attend.call import Call
+from wqkv.attend.engines import kernels, reference
+from wqkv.attend.engines.plan import Piece
+from wqkv.attend.masks import And, Causal, Full, Mask, Not, Or, Window
+from wqkv.attend.merge import logaddexp
+from wqkv.attend.places import Rect
+
+
+def kernel_reasons(call: Call) -> list[str]:
+    """Why the kernels cannot compute the rectangles of this call, so that the reference does."""
+    reasons = kernels.reasons_against(call.query.device, call.query.dtype)
+    if call.softcap is not None:
+        reasons.append("the kernels have no softcap")
+    if call.dropout_p > 0:
+        reasons.append("the kernels have no dropout that a backward pass can repeat")
+    if call.wants_grad(rules=True):
+        reasons.append("the kernels have no gradient for a bias")
+    return reasons
+
+
+def empty_reasons(call: Call) -> list[str]:
+    """Sizes of 0, for which there is nothing to cut."""
+    names = ("batch", "n_head", "query_len", "key_len", "d_k", "d_v")
+    sizes = (*call.sizes, call.query.shape[3], call.value.shape[3])
+    return [f"{name} is 0" for name, size in zip(names, sizes, strict=True) if size == 0]
+
+
+def compute(call: Call, pieces: Sequence[Piece]) -> tuple[Tensor, Tensor]:
+    """out and lse of a call without its sinks, differentiable."""
+    rules = call.bias.tensors() if call.bias is not None else ()
+    result: tuple[Tensor, Tensor] = _Rectangles.apply(  # type: ignore[no-untyped-call]
+        call, pieces, not kernel_reasons(call), call.query, call.key, call.value, *rules
+    )
+    return result
+
+
+class _Rectangles(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        call: Call,
+        pieces: Sequence[Piece],
+        by_kernel: bool,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *rules: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        ctx.by_kernel, ctx.random = by_kernel, random_state(call)
+        out, lse = forward(call, pieces, by_kernel=by_kernel)
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.call, ctx.pieces = call, pieces
+        ctx.set_materialize_grads(False)
+        return out, lse
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> Any:
+        q, k, v, out, lse = ctx.saved_tensors
+        call = replace(ctx.call, query=q, key=k, value=v)
+        grad_out = torch.zeros_like(out) if grad_out is None else grad_out
+        if ctx.by_kernel:
+            rules = call.bias.tensors() if call.bias is not None else ()
+            shares = backward(call, ctx.pieces, out, lse, grad_out, grad_lse)
+            return None, None, None, *shares, *[None] * len(rules)
+        with repeated(call, ctx.random):
+            return None, None, None, *backward_by_reference(call, ctx.pieces, out, lse, grad_out, grad_lse)
+
+
+def random_state(call: Call) -> Tensor | None:
+    """The state of the random numbers before dropout, so that the backward pass can repeat it."""
+    if call.dropout_p == 0:
+        return None
+    device = call.query.device
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+@contextmanager
+def repeated(call: Call, state: Tensor | None) -> Iterator[None]:
+    """Inside, random numbers come again as after `state`; outside they go on as before."""
+    if state is None:
+        yield
+        return
+    device = call.query.device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(state, device)
+        else:
+            torch.set_rng_state(state)
+        yield
+
+
+def forward(call: Call, pieces: Sequence[Piece], *, by_kernel: bool) -> tuple[Tensor, Tensor]:
+    """out (batch, n_head, query_len, d_v) and lse: each rectangle computed, and merged with others."""
+    if by_kernel and _is_whole(call, pieces):
+        return _whole(call, pieces[0])
+    q, k, v = call.query, call.key, call.value
+    batch, n_head, query_len, _ = call.sizes
+    exact = _exact(q)
+    # (batch, length, head, d) in memory, so that joining the heads afterwards copies nothing
+    out = q.new_empty((batch, query_len, n_head, v.shape[3]), dtype=exact).transpose(1, 2)
+    lse = q.new_empty((batch, n_head, query_len), dtype=exact)
+    if _rows_reached(pieces, batch) < batch * query_len:
+        out.zero_()
+        lse.fill_(-torch.inf)
+    tiles = _Tiles(call)
+    if by_kernel:
+        q, k, v = _same_width(q, k, v)
+    for piece in pieces:
+        rows, keys = _where(piece.rect)
+        if by_kernel:
+            part = _kernel(q[rows], k[keys], v[keys], *tiles.get(piece), call.scale)
+            part = part[0][..., : out.shape[3]], part[1]
+        else:
+            cut = replace(call, query=q[rows], key=k[keys], value=v[keys], sinks=None)
+            steps = reference.steps(cut, call.places(piece.rect))
+            part = steps.out, steps.lse
+        if piece.fresh:
+            out[rows], lse[rows] = part
+        else:
+            _merge_into(out[rows], lse[rows], *part)
+    return out.to(call.query.dtype), lse
+
+
+def _whole(call: Call, piece: Piece) -> tuple[Tensor, Tensor]:
+    """The whole call as one kernel call."""
+    q, k, v = _same_width(call.query, call.key, call.value)
+    causal = piece.mixed and _is_causal(call)
+    tile, empty = (None, None) if causal else _Tiles(call).get(piece)
+    batch, n_head, query_len, width = q.shape
+    fold = query_len == 1 and call.group > 1 and (tile is None or tile.shape[1] == 1)
+    if fold:  # the heads of a group see the same keys: they stand as so many queries of one head
+        q = q.reshape(batch, -1, call.group, width)
+        empty = None if empty is None else empty.expand(-1, 1, call.group)
+    out, lse = _kernel(q, k, v, tile, empty, call.scale, causal)
+    if fold:
+        out, lse = out.reshape(batch, n_head, 1, width), lse.reshape(batch, n_head, 1)
+    return out[..., : call.value.shape[3]], lse
+
+
+def _kernel(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    tile: Tensor | None,
+    empty: Tensor | None,
+    scale: float,
+    causal: bool = False,
+) -> tuple[Tensor, Tensor]:
+    out, lse = kernels.forward(q, k, v, tile, causal, scale)
+    if empty is not None:  # where nothing is seen, the kernels leave NaN or an lse of 0
+        out, lse = out.masked_fill(empty.unsqueeze(-1), 0), lse.masked_fill(empty, -torch.inf)
+    return out, lse
+
+
+def backward(
+    call: Call,
+    pieces: Sequence[Piece],
+    out: Tensor,
+    lse: Tensor,
+    grad_out: Tensor,
+    grad_lse: Tensor | None,
+) -> list[Tensor]:
+    """dq, dk, dv: every rectangle's share, from the kernels' backward with the merged out and lse."""
+    lse = lse.masked_fill(lse == -torch.inf, 0)  # exp(-inf - 0) = 0, where exp(-inf + inf) is NaN
+    q, k, v = call.query, call.key, call.value
+    if grad_lse is not None:
+        # dscore = P (dP - sum(dout out) + dlse): one more channel, in which dout is 1, out -dlse, v 0
+        grad_out = F.pad(grad_out, (0, 1), value=1.0)
+        out = torch.cat((out, -grad_lse.unsqueeze(-1).to(out.dtype)), dim=-1)
+        v = F.pad(v, (0, 1))
+        width = -(-max(q.shape[3], v.shape[3]) // 8) * 8
+        q, k, v = (F.pad(x, (0, width - x.shape[3])) for x in (q, k, v))
+    q, k, v = _same_width(q, k, v)
+    grad_out, out = (F.pad(x, (0, q.shape[3] - x.shape[3])) for x in (grad_out, out))
+    tiles = _Tiles(call)
+    whole = _is_whole(call, pieces)
+    totals = [] if whole else [_zeros_like(x) for x in (q, k, v)]
+    for piece in pieces:
+        rows, keys = _where(piece.rect)
+        causal = whole and piece.mixed and _is_causal(call)
+        shares = kernels.backward(
+            grad_out[rows],
+            q[rows],
+            k[keys],
+            v[keys],
+            out[rows],
+            lse[rows],
+            None if causal else tiles.get(piece)[0],
+            causal,
+            call.scale,
+        )
+        if whole:
+            totals = list(shares)
+        else:
+            for total, where, part in zip(totals, (rows, keys, keys), shares, strict=True):
+                total[where] += part
+    like = (call.query, call.key, call.value)
+    return [x[..., : y.shape[3]].to(y.dtype) for x, y in zip(totals, like, strict=True)]
+
+
+def backward_by_reference(
+    call: Call,
+    pieces: Sequence[Piece],
+    out: Tensor,
+    lse: Tensor,
+    grad_out: Tensor,
+    grad_lse: Tensor | None,
+) -> list[Tensor | None]:
+    """dq, dk, dv and the gradients of the bias: the scores of every rectangle are computed again.
+
+    dscore = P (dP - sum(dout out) + dlse) with P = exp(score - lse); what scores are made of, autograd knows.
+    """
+    exact = _exact(call.query)
+    lse = lse.masked_fill(lse == -torch.inf, 0)
+    grad_out = grad_out.to(exact)
+    delta = (grad_out * out).sum(dim=-1)
+    if grad_lse is not None:
+        delta = delta - grad_lse
+    rules = [] if call.bias is None else [t for t in call.bias.tensors() if t.requires_grad]
+    dq, dk, dv = (_zeros_like(x) for x in (call.query, call.key, call.value))
+    d_rules: list[Tensor] = [torch.zeros_like(t) for t in rules]
+    for piece in pieces:
+        rows, keys = _where(piece.rect)
+        with torch.enable_grad():
+            q, k = (x.detach().requires_grad_() for x in (call.query[rows], call.key[keys]))
+            cut = replace(call, query=q, key=k, value=call.value[keys])
+            scores = reference.scores(cut, call.places(piece.rect))
+        P = (scores.detach() - lse[rows].unsqueeze(-1)).exp()
+        v = cut.value.to(exact).repeat_interleave(call.group, dim=1)
+        dP = grad_out[rows] @ v.transpose(-2, -1)
+        dropped = P
+        if call.dropout_p > 0:
+            kept = F.dropout(torch.ones_like(P), call.dropout_p)
+            dP, dropped = dP * kept, P * kept
+        dscores = P * (dP - delta[rows].unsqueeze(-1))
+        parts = torch.autograd.grad(scores, [q, k, *rules], dscores, allow_unused=True)
+        dq[rows] += parts[0]
+        dk[keys] += parts[1]
+        by_head = dropped.transpose(-2, -1) @ grad_out[rows]
+        dv[keys] += by_head.unflatten(1, (-1, call.group)).sum(dim=2)  # type: ignore[no-untyped-call]
+        for total, part in zip(d_rules, parts[2:], strict=True):
+            if part is not None:
+                total += part
+    found = iter(d_rules)
+    bias = call.bias.tensors() if call.bias is not None else ()
+    return [
+        dq.to(call.query.dtype),
+        dk.to(call.key.dtype),
+        dv.to(call.value.dtype),
+        *(next(found) if t.requires_grad else None for t in bias),
+    ]
+
+
+class _Tiles:
+    """The float masks of a call's rectangles; one that depends on key - query alone is made once."""
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self.kept: dict[tuple[int, int, int], tuple[Tensor | None, Tensor | None]] = {}
+        offset = call.query_offset
+        self.by_shift = call.bias is None and _by_shift(call.mask) and not isinstance(offset, Tensor)
+
+    def get(self, piece: Piece) -> tuple[Tensor | None, Tensor | None]:
+        """The scores' addend, and which rows (batch | 1, head | 1, query) see nothing; None for neither."""
+        if not piece.mixed and self.call.bias is None:
+            return None, None
+        rect = piece.rect
+        key = (rect.q0 - rect.k0, rect.q1 - rect.q0, rect.k1 - rect.k0)
+        if not self.by_shift:
+            return self._make(piece)
+        if key not in self.kept:
+            self.kept[key] = self._make(piece)
+        return self.kept[key]
+
+    def _make(self, piece: Piece) -> tuple[Tensor, Tensor | None]:
+        call, at = self.call, self.call.places(piece.rect)
+        width = piece.rect.k1 - piece.rect.k0
+        tile, empty = None, None
+        if call.bias is not None:
+            tile = call.bias.tile(at).detach().to(_exact(call.query))
+            tile = tile.expand(*tile.shape[:3], width)
+        if piece.mixed:
+            visible = call.mask.visible(at)
+            visible = visible.expand(*visible.shape[:3], width)
+            empty = ~visible.any(dim=-1)
+            if empty.device.type == "cpu" and not bool(empty.any()):
+                empty = None
+            if tile is None:
+                tile = torch.zeros(visible.shape, dtype=_exact(call.query), device=visible.device)
+            tile = tile.masked_fill(~visible, -torch.inf)
+        assert tile is not None
+        return tile.contiguous(), empty
+
+
+def _by_shift(mask: Mask) -> bool:
+    if isinstance(mask, And | Or):
+        return _by_shift(mask.a) and _by_shift(mask.b)
+    return _by_shift(mask.inner) if isinstance(mask, Not) else isinstance(mask, Full | Causal | Window)
+
+
+def _merge_into(out: Tensor, lse: Tensor, new_out: Tensor, new_lse: Tensor) -> None:
+    """F1 in place, with out a + (b - a) w; w = exp(new_lse - both) is 0 where both are empty."""
+    out.lerp_(new_out.to(out.dtype), torch.sigmoid(new_lse - lse).nan_to_num_(0.0).unsqueeze(-1))
+    lse.copy_(logaddexp(lse, new_lse))
+
+
+def _where(rect: Rect) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """A rectangle's rows and keys, as indices of (batch, head, length)."""
+    samples = slice(None) if rect.sample is None else slice(rect.sample, rect.sample + 1)
+    return (samples, slice(None), slice(rect.q0, rect.q1)), (samples, slice(None), slice(rect.k0, rect.k1))
+
+
+def _rows_reached(pieces: Sequence[Piece], batch: int) -> int:
+    """How many rows see anything."""
+    return sum(
+        (piece.rect.q1 - piece.rect.q0) * (batch if piece.rect.sample is None else 1)
+        for piece in pieces
+        if piece.fresh
+    )
+
+
+def _is_whole(call: Call, pieces: Sequence[Piece]) -> bool:
+    batch, _, query_len, key_len = call.sizes
+    if len(pieces) != 1 or not (pieces[0].rect.sample is None or batch == 1):
+        return False
+    return pieces[0].rect[1:] == (0, query_len, 0, key_len)
+
+
+def _is_causal(call: Call) -> bool:
+    """Whether the kernels' own causal mask, aligned at the upper left, is meant."""
+    offset = call.query_offset
+    plain = call.bias is None and isinstance(call.mask, Causal)
+    return plain and isinstance(offset, int) and offset == 0
+
+
+def _same_width(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The kernels want one last size: zeros change neither q k^T nor the channels of v."""
+    width = max(q.shape[3], v.shape[3])
+    q, k, v = (x if x.shape[3] == width else F.pad(x, (0, width - x.shape[3])) for x in (q, k, v))
+    return q, k, v
+
+
+def _exact(q: Tensor) -> torch.dtype:
+    return torch.float64 if q.dtype == torch.float64 else torch.float32
+
+
+def _zeros_like(x: Tensor) -> Tensor:
+    """Zeros laid out as (batch, length, head, d), like the projections that the gradient goes to."""
+    b, h, n, d = x.shape
+    return x.new_zeros((b, n, h, d), dtype=_exact(x)).transpose(1, 2)

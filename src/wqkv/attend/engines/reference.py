@@ -1,0 +1,86 @@
+"""The specification: softmax(q k^T * scale, softcap, bias, mask, sink) v, written as it is read.
+
+Every other engine is tested against this one in float64. It builds the N x N matrix, so it is for
+short texts, for rectangles of long ones, and for a person who wants to know what is computed.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from wqkv.attend.call import Call
+from wqkv.attend.merge import Partial
+from wqkv.attend.places import At
+
+#: The largest matrix of scores it builds.
+LIMIT_GIB = 4.0
+
+
+class Steps(NamedTuple):
+    """Everything that happens on the way, (batch, n_head, query_len, ...)."""
+
+    scores: Tensor  # after scale, softcap, bias and mask; -inf where hidden
+    weights: Tensor  # rows sum to 1; to less with a sink; to 0 where nothing may be seen
+    out: Tensor
+    lse: Tensor
+
+
+def reasons_against(call: Call) -> list[str]:
+    batch, n_head, query_len, key_len = call.sizes
+    size = 8 if call.query.dtype == torch.float64 else 4
+    gib = batch * n_head * query_len * key_len * size / 2**30
+    if gib > LIMIT_GIB:
+        what = f"its {query_len} x {key_len} scores would take {gib:.1f} GiB"
+        return [f"{what}, the limit is {LIMIT_GIB:g}"]
+    return []
+
+
+def run(call: Call) -> Partial:
+    result = steps(call, call.places())
+    return Partial(result.out, result.lse)
+
+
+def scores(call: Call, at: At) -> Tensor:
+    """q k^T * scale, capped, plus the bias, -inf where hidden, at the places `at`."""
+    dtype = _exact(call)
+    k = call.key.to(dtype).repeat_interleave(call.group, dim=1)
+    result = call.query.to(dtype) @ k.transpose(-2, -1) * call.scale
+    if call.softcap is not None:
+        result = call.softcap * torch.tanh(result / call.softcap)
+    if call.bias is not None:
+        result = result + call.bias.tile(at).to(dtype)
+    return result.masked_fill(~call.mask.visible(at), -torch.inf)
+
+
+def steps(call: Call, at: At) -> Steps:
+    """The formula for a call whose queries and keys are at the places `at`."""
+    dtype = _exact(call)
+    score = scores(call, at)
+    logits = score
+    if call.sinks is not None:
+        sink = call.sinks.to(dtype).view(1, -1, 1, 1).expand(*score.shape[:3], 1)
+        logits = torch.cat((score, sink), dim=-1)
+    # exp(scores - top) cannot overflow; a row that may see nothing has top = -inf, here 0.
+    if logits.shape[-1]:
+        top = logits.detach().amax(dim=-1, keepdim=True)
+        top = top.masked_fill(top == -torch.inf, 0)
+    else:
+        top = logits.new_zeros((*score.shape[:3], 1))
+    total = (logits - top).exp().sum(dim=-1, keepdim=True)
+    empty = total == 0
+    total = total.masked_fill(empty, 1)
+    weights = (score - top).exp() / total
+    lse = (top + total.log()).masked_fill(empty, -torch.inf).squeeze(-1)
+
+    v = call.value.to(dtype).repeat_interleave(call.group, dim=1)
+    out = F.dropout(weights, call.dropout_p) @ v
+    return Steps(score, weights, out.to(call.query.dtype), lse)
+
+
+def _exact(call: Call) -> torch.dtype:
+    """Scores, softmax and sums in float32 (float64 for float64), whatever the inputs."""
+    return torch.float64 if call.query.dtype == torch.float64 else torch.float32

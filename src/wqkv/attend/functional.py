@@ -1,0 +1,163 @@
+"""attention(): the one public function."""
+
+from __future__ import annotations
+
+from typing import Literal, overload
+
+from torch import Tensor
+
+from wqkv.attend import engines
+from wqkv.attend.call import request
+from wqkv.attend.masks import Full, Mask
+from wqkv.attend.merge import Partial
+from wqkv.attend.positions import Bias
+from wqkv.errors import describe
+
+FULL = Full()
+
+
+@overload
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    mask: Mask | Tensor = ...,
+    bias: Bias | Tensor | None = ...,
+    scale: float | None = ...,
+    softcap: float | None = ...,
+    sinks: Tensor | None = ...,
+    dropout_p: float = ...,
+    query_offset: int | Tensor | None = ...,
+    engine: str = ...,
+    return_lse: Literal[False] = ...,
+) -> Tensor: ...
+@overload
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    mask: Mask | Tensor = ...,
+    bias: Bias | Tensor | None = ...,
+    scale: float | None = ...,
+    softcap: float | None = ...,
+    sinks: Tensor | None = ...,
+    dropout_p: float = ...,
+    query_offset: int | Tensor | None = ...,
+    engine: str = ...,
+    return_lse: Literal[True],
+) -> Partial: ...
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    mask: Mask | Tensor = FULL,
+    bias: Bias | Tensor | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+    dropout_p: float = 0.0,
+    query_offset: int | Tensor | None = None,
+    engine: str = "auto",
+    return_lse: bool = False,
+) -> Tensor | Partial:
+    """out = softmax(query key^T * scale) value, one result on every path.
+
+    In this order: scores = query key^T * scale; softcap * tanh(scores / softcap); + bias; -inf
+    where the mask hides; softmax (with the sink as one more logit); dropout; times value.
+
+    Heads: query head h reads key head h // (n_head / n_kv_head).
+    Dtype: the inputs share one floating dtype, which is the output's; scores and softmax in float32
+    (float64 for float64). Under autocast they are cast as torch does for its own attention.
+    Empty rows: a query that may see no key has output, weights and gradient 0, and lse -inf.
+
+    Args:
+        query: (batch, n_head, query_len, d_k).
+        key: (batch, n_kv_head, key_len, d_k).
+        value: (batch, n_kv_head, key_len, d_v).
+        mask: who may see whom; True = may attend. A bool tensor is Dense(tensor).
+        bias: a float added to the scores: ALiBi, T5Bias, or a tensor, (query_len, key_len) or four
+            axes, (batch | 1, n_head | 1, query_len | 1, key_len | 1).
+        scale: None is 1 / sqrt(d_k).
+        sinks: (n_head,), one more logit a head whose value is zero.
+        dropout_p: the share of weights set to zero, the others scaled up; applied if above 0.
+        query_offset: the position of the first query, an int or one a sample. Needed where
+            query_len != key_len and the mask or bias depends on positions.
+        engine: "auto", or the name of one; a named engine runs or raises. `explain` lists them.
+        return_lse: return Partial(out, lse); lse is the logsumexp of each row of scores and sink.
+
+    Raises:
+        ArgumentError, KindError: sizes, dtypes or devices that disagree, all in the message.
+        EngineError: the named engine cannot run the call, with every engine's reasons.
+
+    Source: Vaswani et al. 2017 (arXiv:1706.03762), eq. 1.
+
+    >>> import torch
+    >>> from wqkv import Causal
+    >>> q = torch.randn(2, 8, 17, 64)
+    >>> attention(q, q, q, mask=Causal()).shape
+    torch.Size([2, 8, 17, 64])
+    """
+    call = request(
+        query,
+        key,
+        value,
+        mask=mask,
+        bias=bias,
+        scale=scale,
+        softcap=softcap,
+        sinks=sinks,
+        dropout_p=dropout_p,
+        query_offset=query_offset,
+    )
+    result: Partial = engines.choose(call, engine).run(call)
+    return result if return_lse else result.out
+
+
+class Explanation(str):
+    """A report that prints itself."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def explain(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    mask: Mask | Tensor = FULL,
+    bias: Bias | Tensor | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+    dropout_p: float = 0.0,
+    query_offset: int | Tensor | None = None,
+) -> Explanation:
+    """Which engine would run this call, and why each other one would not. Computes nothing.
+
+    >>> import torch
+    >>> q = torch.randn(2, 8, 17, 64)
+    >>> explain(q, q, q).splitlines()[0]
+    'attention of query f32[2, 8, 17, 64] on cpu, key f32[2, 8, 17, 64] on cpu, mask Full()'
+    """
+    call = request(
+        query,
+        key,
+        value,
+        mask=mask,
+        bias=bias,
+        scale=scale,
+        softcap=softcap,
+        sinks=sinks,
+        dropout_p=dropout_p,
+        query_offset=query_offset,
+    )
+    able = (engines.name(e) for e in engines.PREFERENCE if not e.reasons_against(call))
+    chosen = next(able, "none")
+    return Explanation(
+        f"attention of query {describe(query)}, key {describe(key)}, mask {call.mask!r}\n"
+        f"engine: {chosen}\n{engines.report(call)}"
+    )

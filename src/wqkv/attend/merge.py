@@ -1,0 +1,59 @@
+"""(output, lse) of disjoint sets of keys merge: what windows, pages and sinks rest on."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Partial(NamedTuple):
+    """Attention over some keys: their weighted sum, and lse = logsumexp of their scores.
+
+    out is (batch, head, query, d_v), lse (batch, head, query) in float32 (float64 for float64).
+    The identity of merging is (0, -inf): attention over no keys.
+    """
+
+    out: Tensor
+    lse: Tensor
+
+
+def merge(first: Partial, *others: Partial) -> Partial:
+    """Attention over the union of disjoint sets of keys.
+
+    lse = log(sum_p exp(lse_p)), out = sum_p out_p exp(lse_p - lse).
+    Associative and commutative up to rounding. Empty rows: without keys in any part, (0, -inf).
+    Source: the online softmax, Milakov and Gimelshein 2018 (arXiv:1805.02867), eq. 4.
+
+    >>> a = Partial(torch.ones(1, 1, 1, 2), torch.zeros(1, 1, 1))
+    >>> merge(a, Partial(torch.zeros(1, 1, 1, 2), torch.zeros(1, 1, 1))).out
+    tensor([[[[0.5000, 0.5000]]]])
+    """
+    merged = first
+    for other in others:
+        lse = logaddexp(merged.lse, other.lse)
+        out = merged.out * share(merged.lse, lse) + other.out * share(other.lse, lse)
+        merged = Partial(out.to(first.out.dtype), lse)
+    return merged
+
+
+def with_sinks(part: Partial, sinks: Tensor) -> Partial:
+    """One more key a head, with the learned logit `sinks` (n_head,) as score and value zero."""
+    sink = sinks.to(part.lse.dtype).view(1, -1, 1)
+    lse = logaddexp(part.lse, sink)
+    return Partial((part.out * share(part.lse, lse)).to(part.out.dtype), lse)
+
+
+def logaddexp(a: Tensor, b: Tensor) -> Tensor:
+    """torch.logaddexp whose gradient is 0, not NaN, where both are -inf."""
+    empty = (a == -torch.inf) & (b == -torch.inf)
+    a, b = a.masked_fill(empty, 0), b.masked_fill(empty, 0)
+    return torch.logaddexp(a, b).masked_fill(empty, -torch.inf)
+
+
+def share(part: Tensor, whole: Tensor) -> Tensor:
+    """exp(part - whole) as (..., 1): 0 where the part is empty, whatever the whole."""
+    empty = part == -torch.inf
+    gap = part.masked_fill(empty, 0) - whole.masked_fill(empty, 0)
+    return gap.exp().masked_fill(empty, 0).unsqueeze(-1)

@@ -1,0 +1,78 @@
+"""Places in a call: its sizes, rectangles of positions, and the tensors that stand for them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Sizes(NamedTuple):
+    """The sizes of one call; a batch or n_head of None stands for any."""
+
+    batch: int | None
+    n_head: int | None
+    query_len: int
+    key_len: int
+
+
+class Rect(NamedTuple):
+    """Queries at positions q0 <= i < q1 and keys at k0 <= j < k1 of a sample (None: all)."""
+
+    sample: int | None
+    q0: int
+    q1: int
+    k0: int
+    k1: int
+
+
+class At(NamedTuple):
+    """Integer tensors which broadcast to (batch, head, query, key): the places asked about.
+
+    `row` counts the queries of the call from 0, `query_pos` says where they stand; `box` gives the
+    same places as slices (batch, row, key) when they are a box, so that a stored matrix can be cut,
+    not gathered.
+    """
+
+    batch: Tensor
+    head: Tensor
+    row: Tensor
+    query_pos: Tensor
+    key_pos: Tensor
+    box: tuple[slice, slice, slice] | None = None
+
+    def cut(self, stored: Tensor) -> Tensor:
+        """The entries of a tensor (batch | 1, head | 1, query | 1, key | 1) at these places."""
+        b, h, q, k = stored.shape
+        if self.box is not None:
+            picks = (self.box[0], slice(None), self.box[1], self.box[2])
+            wide = zip(picks, (b, 1, q, k), strict=True)
+            return stored[tuple(pick if size != 1 else slice(None) for pick, size in wide)]
+        zero = torch.zeros_like(self.batch)
+        return stored[
+            self.batch if b > 1 else zero,
+            self.head if h > 1 else zero,
+            self.row if q > 1 else zero,
+            self.key_pos if k > 1 else zero,
+        ]
+
+
+def places(
+    sizes: tuple[slice, int, slice, slice],
+    query_offset: int | Tensor,
+    device: torch.device | None = None,
+) -> At:
+    """The places of a box: samples, all heads, rows (at `query_offset` + row), keys."""
+    batch, n_head, rows, keys = sizes
+
+    def line(part: slice, dim: int) -> Tensor:
+        shape = [1, 1, 1, 1]
+        shape[dim] = -1
+        return torch.arange(part.start, part.stop, device=device).view(shape)
+
+    b, q, k = line(batch, 0), line(rows, 2), line(keys, 3)
+    offset = query_offset
+    if isinstance(offset, Tensor):
+        offset = offset.to(q.device)[batch].view(-1, 1, 1, 1)
+    return At(b, line(slice(0, n_head), 1), q, q + offset, k, (batch, rows, keys))

@@ -1,0 +1,400 @@
+"""Where a word stands, as values: RoPE rotates q and k; ALiBi and T5Bias add to the scores.
+
+Rotary position embeddings: Su et al. 2021 (arXiv:2104.09864), eq. 34. The scalings name theirs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from wqkv.attend.places import At
+from wqkv.errors import ArgumentError, KindError, describe, message
+
+
+class Scaling:
+    """Changes RoPE's frequencies so that it reaches beyond the length it was trained for."""
+
+    #: Whether the frequencies depend on the length of the text.
+    by_length = False
+
+    def frequencies(self, plain: Tensor, theta: float, length: int) -> Tensor:
+        """The new frequencies (d / 2,), float64, from the plain ones theta^(-2i / d)."""
+        raise NotImplementedError
+
+    def gain(self) -> float:
+        """What cos and sin are multiplied by."""
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Linear(Scaling):
+    """Position interpolation: all frequencies divided by `factor`.
+
+    Source: Chen et al. 2023 (arXiv:2306.15595).
+    """
+
+    factor: float
+
+    def frequencies(self, plain: Tensor, theta: float, length: int) -> Tensor:
+        return plain / self.factor
+
+
+@dataclass(frozen=True)
+class DynamicNTK(Scaling):
+    """A larger theta once the text is longer than `trained_length`.
+
+    theta' = theta * (factor * length / trained_length - (factor - 1))^(d / (d - 2)).
+    Source: the NTK-aware scaling described in Peng et al. 2023 (arXiv:2309.00071), appendix B.
+    """
+
+    factor: float
+    trained_length: int
+    by_length = True
+
+    def frequencies(self, plain: Tensor, theta: float, length: int) -> Tensor:
+        d = 2 * len(plain)
+        times = max(length, self.trained_length) / self.trained_length
+        theta = theta * (self.factor * times - (self.factor - 1)) ** (d / (d - 2))
+        return _plain(theta, d)
+
+
+@dataclass(frozen=True)
+class YaRN(Scaling):
+    """Low frequencies interpolated, high ones kept, a ramp between.
+
+    A channel pair is kept if it turns at least `beta_fast` times within `trained_length`, divided
+    by `factor` if it turns less than `beta_slow` times. `gain_` overrides 0.1 ln(factor) + 1;
+    `truncate` rounds the ramp's ends to whole channels.
+
+    Source: Peng et al. 2023 (arXiv:2309.00071), eq. 23.
+    """
+
+    factor: float
+    trained_length: int
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    gain_: float | None = None
+    truncate: bool = True
+
+    def frequencies(self, plain: Tensor, theta: float, length: int) -> Tensor:
+        d = 2 * len(plain)
+
+        def channel(turns: float) -> float:
+            return d / 2 * math.log(self.trained_length / (turns * 2 * math.pi), theta)
+
+        low, high = channel(self.beta_fast), channel(self.beta_slow)
+        if self.truncate:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, d - 1)
+        ramp = (torch.arange(d // 2, dtype=torch.float64) - low) / max(high - low, 0.001)
+        ramp = ramp.clamp(0, 1)
+        return plain / self.factor * ramp + plain * (1 - ramp)
+
+    def gain(self) -> float:
+        if self.gain_ is not None:
+            return self.gain_
+        return 0.1 * math.log(self.factor) + 1.0 if self.factor > 1 else 1.0
+
+
+@dataclass(frozen=True)
+class Llama3(Scaling):
+    """Pairs with fewer than `low` turns in `trained_length` divided by `factor`, from `high` kept.
+
+    Source: the Llama 3.1 release (Grattafiori et al. 2024, arXiv:2407.21783, section 3.4.2).
+    """
+
+    factor: float
+    low: float
+    high: float
+    trained_length: int
+
+    def frequencies(self, plain: Tensor, theta: float, length: int) -> Tensor:
+        turns = self.trained_length * plain / (2 * math.pi)
+        smooth = ((turns - self.low) / (self.high - self.low)).clamp(0, 1)
+        return plain * smooth + plain / self.factor * (1 - smooth)
+
+
+@dataclass(frozen=True)
+class LongRoPE(Scaling):
+    """One divisor a channel pair: `short` up to trained_length, `long` beyond.
+
+    `factor` is the ratio of the longest to the trained length; the gain is
+    sqrt(1 + ln(factor) / ln(trained_length)) unless `gain_` says otherwise.
+
+    Source: Ding et al. 2024 (arXiv:2402.13753).
+    """
+
+    short: tuple[float, ...]
+    long: tuple[float, ...]
+    trained_length: int
+    factor: float = 1.0
+    gain_: float | None = None
+    by_length = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "short", tuple(self.short))
+        object.__setattr__(self, "long", tuple(self.long))
+
+    def frequencies(self, plain: Tensor, theta: float, length: int) -> Tensor:
+        divisors = self.long if length > self.trained_length else self.short
+        if len(divisors) != len(plain):
+            raise ArgumentError(
+                f"LongRoPE has {len(divisors)} divisors for {len(plain)} pairs of channels.\n"
+                "Pass one a pair in `short` and in `long`."
+            )
+        return plain / torch.tensor(divisors, dtype=torch.float64)
+
+    def gain(self) -> float:
+        if self.gain_ is not None:
+            return self.gain_
+        return math.sqrt(1 + math.log(max(self.factor, 1), self.trained_length))
+
+
+@dataclass(frozen=True)
+class RoPE:
+    """Rotates q and k by their positions: a score depends on the difference only.
+
+    Pair i of a vector at position p turns by the angle p * theta^(-2i / d):
+    (a, b) -> (a cos - b sin, a sin + b cos), in float32 (float64 for float64).
+
+    Args:
+        theta: the base of the frequencies.
+        d: how many leading channels turn (None: all). The rest passes unchanged.
+        interleaved: False pairs channel i with i + d/2 (Llama, NeoX); True pairs 2i with 2i + 1
+            (the paper, GPT-J). A checkpoint works with its own pairing only.
+        scaling: Linear, DynamicNTK, YaRN, Llama3 or LongRoPE.
+
+    >>> RoPE().rotate(torch.ones(2, 3, 5, 8), torch.arange(5)).shape
+    torch.Size([2, 3, 5, 8])
+    """
+
+    theta: float = 10000.0
+    d: int | None = None
+    interleaved: bool = False
+    scaling: Scaling | None = None
+
+    def __post_init__(self) -> None:
+        if self.theta <= 0:
+            raise ArgumentError(
+                f"RoPE's `theta` is {self.theta}; the base of the frequencies is above 0."
+            )
+        if self.d is not None and (self.d < 2 or self.d % 2):
+            raise ArgumentError(
+                f"RoPE's `d` is {self.d}, but channels turn in pairs.\nPass an even number from 2."
+            )
+
+    def rotate(self, x: Tensor, position: Tensor, length: int | None = None) -> Tensor:
+        """x (batch, head, n, d_k) turned by `position`, (n,) or (batch, n).
+
+        `length` is that of the whole text, for scalings that depend on it; None means the
+        largest position + 1.
+        """
+        d = x.shape[-1] if self.d is None else self.d
+        if d > x.shape[-1] or d % 2:
+            raise ArgumentError(
+                message(
+                    f"RoPE turns {d} channels, which does not fit {x.shape[-1]}.",
+                    {"x": x},
+                    f"Pass RoPE(d=...) with an even number up to {x.shape[-1]}.",
+                )
+            )
+        if position.is_floating_point():
+            raise KindError(
+                message("A position is a whole number.", {"position": position}, "Pass integers.")
+            )
+        by_length = self.scaling is not None and self.scaling.by_length
+        if by_length and length is None:
+            length = int(position.max()) + 1 if position.numel() else 0
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        frequency = _frequencies(self, d, length if by_length and length else 0).to(x.device)
+        angle = (position.to(frequency.dtype)[..., None] * frequency).to(dtype)
+        gain = self.scaling.gain() if self.scaling else 1.0
+        cos, sin = angle.cos() * gain, angle.sin() * gain
+        if position.ndim == 2:
+            cos, sin = cos[:, None], sin[:, None]
+        turned, kept = x[..., :d].to(dtype), x[..., d:]
+        if self.interleaved:
+            a, b = turned[..., 0::2], turned[..., 1::2]
+            out = torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2)
+        else:
+            a, b = turned.chunk(2, dim=-1)
+            out = torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
+        out = out.to(x.dtype)
+        return out if d == x.shape[-1] else torch.cat((out, kept), dim=-1)
+
+
+@lru_cache(maxsize=256)
+def _frequencies(rope: RoPE, d: int, length: int) -> Tensor:
+    plain = _plain(rope.theta, d)
+    if rope.scaling is not None:
+        plain = rope.scaling.frequencies(plain, rope.theta, length)
+    # float32 before it meets a position, as in all trained models: float64 differs at 100,000
+    return plain.to(torch.float32)
+
+
+def _plain(theta: float, d: int) -> Tensor:
+    frequencies: Tensor = theta ** -(torch.arange(0, d, 2, dtype=torch.float64) / d)
+    return frequencies
+
+
+class Bias:
+    """A float that is added to the scores, as a value that can be asked for any tile."""
+
+    def tile(self, at: At) -> Tensor:
+        """Broadcastable to (batch, head, query, key)."""
+        raise NotImplementedError
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        raise NotImplementedError
+
+    def check(self, sizes: tuple[int, int, int, int]) -> None:
+        """Raise if it does not fit a call of (batch, n_head, query_len, key_len)."""
+
+    by_position = True
+
+    def _check_heads(self, have: int, sizes: tuple[int, int, int, int]) -> None:
+        if have not in (1, sizes[1]):
+            raise ArgumentError(
+                f"{type(self).__name__} is made for {have} heads, and the call has {sizes[1]}.\n"
+                "Pass one number a head."
+            )
+
+
+class StoredBias(Bias):
+    """A float tensor (batch | 1, head | 1, query | 1, key | 1); its rows are the call's queries."""
+
+    by_position = False
+
+    def __init__(self, values: Tensor) -> None:
+        self.values = values
+
+    def tile(self, at: At) -> Tensor:
+        return at.cut(self.values)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.values,)
+
+    def check(self, sizes: tuple[int, int, int, int]) -> None:
+        if any(have not in (1, size) for have, size in zip(self.values.shape, sizes, strict=True)):
+            raise ArgumentError(
+                message(
+                    "The bias does not fit the call: batch, heads, queries and keys are "
+                    f"{', '.join(map(str, sizes))}.",
+                    {"bias": self.values},
+                    "Each of its four sizes must be that number or 1.",
+                )
+            )
+
+
+class ALiBi(Bias):
+    """Linear bias: score(i, j) - slope * |i - j|, one slope a head.
+
+    Args:
+        slopes: (n_head,) or a sequence; an int n stands for the paper's slopes of n heads:
+            2^(-8h / n), h = 1..n (for an n that is no power of two, those of the next lower power,
+            then every other one of the next higher).
+
+    Source: Press et al. 2022 (arXiv:2108.12409), section 3.
+
+    >>> ALiBi(8).slopes
+    tensor([0.5000, 0.2500, 0.1250, 0.0625, 0.0312, 0.0156, 0.0078, 0.0039])
+    """
+
+    def __init__(self, slopes: int | Sequence[float] | Tensor) -> None:
+        if isinstance(slopes, int):
+            if slopes < 1:
+                raise ArgumentError(f"ALiBi for {slopes} heads: pass 1 or more.")
+            low = 2 ** int(math.log2(slopes))
+            numbers = [2 ** (-8 * h / low) for h in range(1, low + 1)]
+            numbers += [2 ** (-8 * h / (2 * low)) for h in range(1, 2 * low + 1, 2)][: slopes - low]
+            slopes = numbers
+        if not isinstance(slopes, Tensor):
+            slopes = torch.tensor(slopes, dtype=torch.float32)
+        self.slopes = slopes
+        if self.slopes.ndim != 1 or not self.slopes.is_floating_point():
+            raise ArgumentError(
+                message("ALiBi takes one slope a head.", {"slopes": self.slopes}, "Pass (n_head,).")
+            )
+
+    def tile(self, at: At) -> Tensor:
+        distance = (at.key_pos - at.query_pos).abs()
+        return -self.slopes.to(distance.device).view(1, -1, 1, 1) * distance
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.slopes,)
+
+    def check(self, sizes: tuple[int, int, int, int]) -> None:
+        self._check_heads(len(self.slopes), sizes)
+
+    def __repr__(self) -> str:
+        return f"ALiBi({describe(self.slopes)})"
+
+
+class T5Bias(Bias):
+    """One learned number a head and bucket of distances.
+
+    Half of the buckets are exact small distances, the other half grows logarithmically; from
+    max_distance on all share the last. With `bidirectional` half stand for keys after the query.
+
+    Args:
+        table: float (n_bucket, n_head), usually a learned parameter.
+
+    Source: Raffel et al. 2020 (arXiv:1910.10683), section 2.1.
+    """
+
+    def __init__(self, table: Tensor, *, bidirectional: bool, max_distance: int = 128) -> None:
+        if table.ndim != 2 or not table.is_floating_point():
+            raise ArgumentError(
+                message(
+                    "T5Bias takes a table (n_bucket, n_head).",
+                    {"table": table},
+                    "Pass a 2-D float.",
+                )
+            )
+        if table.shape[0] < 4 or table.shape[0] % 4:
+            raise ArgumentError(f"T5Bias has {table.shape[0]} buckets.\nPass a multiple of 4.")
+        if max_distance <= table.shape[0] // 2:
+            raise ArgumentError(
+                f"T5Bias has max_distance {max_distance} for {table.shape[0]} buckets.\n"
+                f"Pass more than {table.shape[0] // 2}, the most distances they hold exactly."
+            )
+        self.table, self.bidirectional, self.max_distance = table, bidirectional, max_distance
+
+    def bucket(self, ahead: Tensor) -> Tensor:
+        """The bucket of key position - query position."""
+        n = self.table.shape[0]
+        if self.bidirectional:
+            n //= 2
+            offset = (ahead > 0) * n
+            distance = ahead.abs()
+        else:
+            offset = torch.zeros_like(ahead)
+            distance = (-ahead).clamp(min=0)
+        exact = n // 2
+        # in float32, as in the published models: the borders of the buckets hang on the rounding
+        growth = torch.log(distance.clamp(min=1).float() / exact)
+        growth = growth / math.log(self.max_distance / exact)
+        far = (exact + (growth * (n - exact)).to(ahead.dtype)).clamp(max=n - 1)
+        return offset + torch.where(distance < exact, distance, far)
+
+    def tile(self, at: At) -> Tensor:
+        # (batch | 1, 1, query, key) buckets -> (batch | 1, head, query, key)
+        buckets = self.bucket(at.key_pos - at.query_pos)
+        table = self.table.to(buckets.device)
+        return torch.nn.functional.embedding(buckets.squeeze(1), table).permute(0, 3, 1, 2)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.table,)
+
+    def check(self, sizes: tuple[int, int, int, int]) -> None:
+        self._check_heads(self.table.shape[1], sizes)
+
+    def __repr__(self) -> str:
+        rest = f"bidirectional={self.bidirectional}, max_distance={self.max_distance}"
+        return f"T5Bias({describe(self.table)}, {rest})"

@@ -1,0 +1,67 @@
+"""What can go wrong, and how a tensor is named in a message.
+
+WqkvError
+├── ArgumentError (ValueError)       a value that cannot be: sizes that disagree, a missing word
+├── KindError (TypeError)            a thing of the wrong kind: integers for floats, two dtypes
+├── EngineError (RuntimeError)       no engine can run the call; lists every reason
+└── MissingExtraError (ImportError)  an optional package is not installed; gives the pip line
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+import torch
+
+
+class WqkvError(Exception):
+    """Everything that wqkv raises for a user's mistake."""
+
+
+class ArgumentError(WqkvError, ValueError):
+    """A value that cannot be."""
+
+
+class KindError(WqkvError, TypeError):
+    """A thing of the wrong kind."""
+
+
+class EngineError(WqkvError, RuntimeError):
+    """No engine can run the call."""
+
+
+class MissingExtraError(WqkvError, ImportError):
+    """An optional package is not installed."""
+
+
+_SHORT = {"float": "f", "bfloat": "bf", "int": "i", "uint": "u", "complex": "c"}
+
+
+def describe(value: object) -> str:
+    """A tensor as `f32[2, 8, 17, 64] on cpu`; anything else by its type and value."""
+    if isinstance(value, torch.Tensor):
+        dtype = str(value.dtype).removeprefix("torch.")
+        kind = dtype.rstrip("0123456789")
+        dtype = _SHORT.get(kind, kind) + dtype[len(kind) :]
+        return f"{dtype}[{', '.join(str(size) for size in value.shape)}] on {value.device}"
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def message(what: str, came: dict[str, object], do: str) -> str:
+    """An error in three parts: what is wrong, what came (one line an argument), what to do."""
+    width = max((len(name) for name in came), default=0) + 1
+    lines = [f"  {name + ':':<{width}} {describe(value)}" for name, value in came.items()]
+    return "\n".join([what, *lines, do])
+
+
+def need(module: str, extra: str, purpose: str) -> ModuleType:
+    """Import an optional package, or say which pip line brings it."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{purpose} needs the package `{module.partition('.')[0]}`: {error}.\n"
+            f"Install it with: pip install 'wqkv[{extra}]'"
+        ) from error

@@ -1,0 +1,1 @@
+"""The matrices: words -> q, k, v -> output."""

@@ -1,0 +1,31 @@
+"""Every intermediate of one layer call, named."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from torch import Tensor
+
+from wqkv.errors import describe
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What happened to the words, in order: q, k, v -> scores -> weights -> context -> output.
+
+    Heads: with n_kv_head < n_head, query head h reads key head h // (n_head / n_kv_head).
+    """
+
+    q: Tensor  # (batch, n_head, query_len, d_k), after the position's rotation
+    k: Tensor  # (batch, n_kv_head, key_len, d_k), after the position's rotation
+    v: Tensor  # (batch, n_kv_head, key_len, d_v)
+    scores: Tensor  # (batch, n_head, query_len, key_len) = q k^T * scale; -inf where the mask hides
+    weights: Tensor  # (batch, n_head, query_len, key_len) = softmax(scores); 0 where all is hidden
+    context: Tensor  # (batch, query_len, n_head * d_v) = the heads' weights v, side by side
+    output: Tensor  # (batch, query_len, d_model) = context WO; the context itself without a WO
+
+    def __repr__(self) -> str:
+        lines = (
+            f"  {field.name:<8} {describe(getattr(self, field.name))}" for field in fields(self)
+        )
+        return "\n".join(["Trace", *lines])

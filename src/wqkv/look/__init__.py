@@ -1,0 +1,1 @@
+"""The view into any model."""

@@ -1,0 +1,363 @@
+"""Positions against the numbers of the papers and of transformers."""
+
+import math
+
+import pytest
+import torch
+
+from wqkv.attend.places import places
+from wqkv.attend.positions import (
+    ALiBi,
+    Bias,
+    DynamicNTK,
+    Linear,
+    Llama3,
+    LongRoPE,
+    RoPE,
+    Scaling,
+    StoredBias,
+    T5Bias,
+    YaRN,
+)
+from wqkv.errors import ArgumentError, KindError
+
+D, THETA, TRAINED = 26, 5000.0, 101
+PLAIN = THETA ** -(torch.arange(0, D, 2, dtype=torch.float64) / D)
+SHORT = tuple(1 + i / 7 for i in range(D // 2))
+LONG = tuple(2 + i / 3 for i in range(D // 2))
+
+SCALINGS = {
+    "linear": (Linear(3.0), {"factor": 3.0}),
+    "dynamic": (DynamicNTK(3.0, TRAINED), {"factor": 3.0}),
+    "yarn": (YaRN(3.0, 53), {"factor": 3.0, "original_max_position_embeddings": 53}),
+    "yarn ramp": (
+        YaRN(3.0, 53, beta_fast=7.0, beta_slow=0.5, truncate=False),
+        {
+            "factor": 3.0,
+            "original_max_position_embeddings": 53,
+            "beta_fast": 7.0,
+            "beta_slow": 0.5,
+            "truncate": False,
+        },
+    ),
+    "yarn gain": (
+        YaRN(3.0, 53, gain_=1.25),
+        {"factor": 3.0, "original_max_position_embeddings": 53, "attention_factor": 1.25},
+    ),
+    "llama3": (
+        Llama3(5.0, 1.0, 4.0, 53),
+        {
+            "factor": 5.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 53,
+        },
+    ),
+    "longrope": (
+        LongRoPE(SHORT, LONG, 53, TRAINED / 53),
+        {
+            "short_factor": list(SHORT),
+            "long_factor": list(LONG),
+            "original_max_position_embeddings": 53,
+        },
+    ),
+    "longrope gain": (
+        LongRoPE(list(SHORT), list(LONG), 53, 7.0, 1.5),
+        {
+            "short_factor": list(SHORT),
+            "long_factor": list(LONG),
+            "factor": 7.0,
+            "attention_factor": 1.5,
+            "original_max_position_embeddings": 53,
+        },
+    ),
+}
+
+
+def config(kind: str, rules: dict[str, object]):
+    transformers = pytest.importorskip("transformers")
+    return transformers.LlamaConfig(
+        hidden_size=3 * D,
+        num_attention_heads=3,
+        max_position_embeddings=TRAINED,
+        rope_parameters={"rope_type": kind.split()[0], "rope_theta": THETA, **rules},
+    )
+
+
+@pytest.mark.parametrize("length", [7, 53, 54, 101, 103, 211])
+@pytest.mark.parametrize("kind", SCALINGS)
+def test_scalings_are_those_of_transformers(kind, length):
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    scaling, rules = SCALINGS[kind]
+    theirs, gain = ROPE_INIT_FUNCTIONS[kind.split()[0]](config(kind, rules), seq_len=length)
+    ours = scaling.frequencies(PLAIN, THETA, length).float()
+    torch.testing.assert_close(ours, theirs, rtol=2e-6, atol=0)
+    assert scaling.gain() == pytest.approx(gain, rel=1e-12)
+
+
+def test_scalings_change_the_frequencies():
+    for scaling, _ in SCALINGS.values():
+        assert not torch.allclose(scaling.frequencies(PLAIN, THETA, 211), PLAIN)
+        changes = not torch.equal(
+            scaling.frequencies(PLAIN, THETA, 7), scaling.frequencies(PLAIN, THETA, 211)
+        )
+        assert changes == scaling.by_length
+    assert LongRoPE(SHORT, LONG, 53, factor=0.5).gain() == 1.0
+    assert YaRN(0.5, 53).gain() == 1.0
+    assert Linear(3.0).gain() == 1.0
+
+
+@pytest.mark.parametrize("kind", [None, *SCALINGS])
+def test_rotation_is_llamas(kind):
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
+
+    scaling, rules = SCALINGS.get(kind, (None, {}))
+    torch.manual_seed(0)
+    q, k = torch.randn(2, 3, 103, D), torch.randn(2, 5, 103, D)
+    position = torch.arange(103)
+    cos, sin = LlamaRotaryEmbedding(config(kind or "default", rules))(q, position[None])
+    rope = RoPE(THETA, scaling=scaling)
+    for ours, theirs in zip(
+        (rope.rotate(q, position), rope.rotate(k, position, 103)),
+        apply_rotary_pos_emb(q, k, cos, sin),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_rotation_of_interleaved_pairs_is_gptjs():
+    from transformers.models.gptj.modeling_gptj import (
+        apply_rotary_pos_emb,
+        create_sinusoidal_positions,
+    )
+
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 11, 14)
+    sin, cos = create_sinusoidal_positions(11, 14)[None].chunk(2, dim=-1)
+    theirs = apply_rotary_pos_emb(x.transpose(1, 2), sin, cos).transpose(1, 2)
+    ours = RoPE(interleaved=True).rotate(x, torch.arange(11))
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(ours, RoPE().rotate(x, torch.arange(11)))
+
+
+@pytest.mark.parametrize(("interleaved", "pair"), [(False, (1, 4)), (True, (2, 3))])
+def test_rotation_of_one_pair_by_hand(interleaved, pair):
+    x = torch.zeros(1, 1, 1, 6, dtype=torch.float64)
+    x[..., pair[0]] = 1.0
+    angle = 5 * 100.0 ** (-2 / 6)  # pair number 1 of 3 at position 5
+    turned = RoPE(theta=100.0, interleaved=interleaved).rotate(x, torch.tensor([5])).flatten()
+    expected = torch.zeros(6, dtype=torch.float64)
+    expected[pair[0]], expected[pair[1]] = math.cos(angle), math.sin(angle)
+    torch.testing.assert_close(turned, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("d", [None, 6])
+def test_scores_depend_on_differences_only(interleaved, d):
+    torch.manual_seed(0)
+    q, k = torch.randn(2, 1, 3, 1, 10, dtype=torch.float64)
+    rope = RoPE(theta=50.0, d=d, interleaved=interleaved)
+
+    def score(i, j):
+        at = [rope.rotate(x, torch.tensor([p])) for x, p in ((q, i), (k, j))]
+        return (at[0] * at[1]).sum(-1)
+
+    for ahead in (-3, 0, 2):
+        scores = torch.stack([score(i, i + ahead) for i in (3, 7, 13)])
+        torch.testing.assert_close(scores, scores[:1].expand_as(scores), rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(score(3, 3), score(3, 5))
+    torch.testing.assert_close(score(0, 0), (q * k).sum(-1))
+
+
+def test_partial_rotation_keeps_the_rest():
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 5, 10)
+    turned = RoPE(d=4).rotate(x, torch.arange(5))
+    assert torch.equal(turned[..., 4:], x[..., 4:])
+    assert torch.equal(turned[..., :4], RoPE().rotate(x[..., :4], torch.arange(5)))
+    torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_rotation_keeps_the_dtype(dtype):
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 5, 14, dtype=dtype)
+    exact = RoPE().rotate(x.double(), torch.arange(5))
+    turned = RoPE().rotate(x, torch.arange(5))
+    assert turned.dtype == dtype
+    torch.testing.assert_close(turned, exact.to(dtype))
+
+
+def test_a_position_a_sample():
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 5, 14)
+    position = torch.tensor([[0, 1, 2, 3, 4], [7, 9, 11, 13, 17]])
+    turned = RoPE().rotate(x, position)
+    for sample in (0, 1):
+        alone = RoPE().rotate(x[sample : sample + 1], position[sample])
+        assert torch.equal(turned[sample : sample + 1], alone)
+
+
+def test_length_of_the_whole_text():
+    """A scaling by length turns a short piece as part of the long text it is told of."""
+    rope, x = RoPE(scaling=DynamicNTK(3.0, 5)), torch.ones(1, 1, 3, 6)
+    first = torch.arange(3)
+    assert torch.equal(
+        rope.rotate(x, first, 13),
+        rope.rotate(x.repeat(1, 1, 5, 1)[:, :, :13], torch.arange(13))[:, :, :3],
+    )
+    assert torch.equal(rope.rotate(x, first, 5), RoPE().rotate(x, first))
+    assert not torch.equal(rope.rotate(x, first, 13), rope.rotate(x, first))
+    assert rope.rotate(x[:, :, :0], first[:0]).shape == (1, 1, 0, 6)
+
+
+def test_rotation_made_in_inference_mode_can_be_trained_later():
+    rope = RoPE(theta=123.0)
+    with torch.inference_mode():
+        rope.rotate(torch.ones(1, 1, 2, 4), torch.arange(2))
+    x = torch.ones(1, 1, 2, 4, requires_grad=True)
+    rope.rotate(x, torch.arange(2)).sum().backward()
+    assert x.grad[0, 0, 0].tolist() == [1.0] * 4
+
+
+@pytest.mark.parametrize(
+    ("run", "error", "says"),
+    [
+        (lambda: RoPE(theta=-3.0), ArgumentError, "`theta` is -3.0"),
+        (lambda: RoPE(d=5), ArgumentError, "`d` is 5, but channels turn in pairs"),
+        (lambda: RoPE(d=0), ArgumentError, "`d` is 0"),
+        (
+            lambda: RoPE(d=6).rotate(torch.ones(1, 1, 3, 4), torch.arange(3)),
+            ArgumentError,
+            r"turns 6 channels, which does not fit 4.*f32\[1, 1, 3, 4\].*up to 4",
+        ),
+        (
+            lambda: RoPE().rotate(torch.ones(1, 1, 3, 5), torch.arange(3)),
+            ArgumentError,
+            "turns 5 channels, which does not fit 5",
+        ),
+        (
+            lambda: RoPE().rotate(torch.ones(1, 1, 3, 4), torch.arange(3.0)),
+            KindError,
+            r"whole number.*f32\[3\]",
+        ),
+        (
+            lambda: LongRoPE((1.0,), (2.0, 3.0), 5).frequencies(PLAIN, THETA, 3),
+            ArgumentError,
+            "1 divisors for 13 pairs",
+        ),
+        (
+            lambda: LongRoPE((1.0,), (2.0, 3.0), 5).frequencies(PLAIN, THETA, 7),
+            ArgumentError,
+            "2 divisors for 13 pairs",
+        ),
+        (lambda: ALiBi(0), ArgumentError, "ALiBi for 0 heads"),
+        (lambda: ALiBi(torch.ones(2, 3)), ArgumentError, r"one slope a head.*f32\[2, 3\]"),
+        (lambda: ALiBi(torch.ones(3).int()), ArgumentError, r"one slope a head.*i32\[3\]"),
+        (lambda: ALiBi(3).check((2, 5, 7, 7)), ArgumentError, "for 3 heads, and the call has 5"),
+        (
+            lambda: T5Bias(torch.ones(8), bidirectional=True),
+            ArgumentError,
+            r"\(n_bucket, n_head\).*f32\[8\]",
+        ),
+        (
+            lambda: T5Bias(torch.ones(8, 3).int(), bidirectional=True),
+            ArgumentError,
+            r"i32\[8, 3\]",
+        ),
+        (lambda: T5Bias(torch.ones(6, 3), bidirectional=True), ArgumentError, "has 6 buckets"),
+        (lambda: T5Bias(torch.ones(0, 3), bidirectional=True), ArgumentError, "has 0 buckets"),
+        (
+            lambda: T5Bias(torch.ones(8, 3), bidirectional=True, max_distance=4),
+            ArgumentError,
+            "max_distance 4 for 8 buckets.*more than 4",
+        ),
+        (
+            lambda: T5Bias(torch.ones(8, 3), bidirectional=True).check((2, 5, 7, 7)),
+            ArgumentError,
+            "for 3 heads, and the call has 5",
+        ),
+        (
+            lambda: StoredBias(torch.ones(2, 3, 5, 7)).check((2, 3, 5, 11)),
+            ArgumentError,
+            r"are 2, 3, 5, 11.*f32\[2, 3, 5, 7\]",
+        ),
+    ],
+)
+def test_errors(run, error, says):
+    with pytest.raises(error, match=f"(?s){says}"):
+        run()
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda: Bias().tile(None),
+        lambda: Bias().tensors(),
+        lambda: Scaling().frequencies(PLAIN, THETA, 3),
+    ],
+)
+def test_a_new_position_says_what_it_does(ask):
+    with pytest.raises(NotImplementedError):
+        ask()
+
+
+# What is added to the scores
+
+AT = places((slice(0, 1), 3, slice(0, 5), slice(0, 7)), 2)
+
+
+@pytest.mark.parametrize(
+    ("n", "exponents"),
+    [
+        (1, [8]),
+        (2, [4, 8]),
+        (8, [1, 2, 3, 4, 5, 6, 7, 8]),
+        (12, [1, 2, 3, 4, 5, 6, 7, 8, 0.5, 1.5, 2.5, 3.5]),
+        (3, [4, 8, 2]),
+    ],
+)
+def test_alibi_slopes_are_the_papers(n, exponents):
+    expected = torch.tensor([2.0**-exponent for exponent in exponents])
+    torch.testing.assert_close(ALiBi(n).slopes, expected)
+
+
+def test_alibi_tile():
+    tile = ALiBi([0.5, 0.25, 2.0]).tile(AT)
+    assert tile.shape == (1, 3, 5, 7)
+    for head, slope in enumerate((0.5, 0.25, 2.0)):
+        for row, key in ((0, 0), (0, 2), (0, 6), (4, 1)):
+            assert tile[0, head, row, key].item() == -slope * abs(key - (row + 2))
+    assert repr(ALiBi(3)) == "ALiBi(f32[3] on cpu)"
+
+
+@pytest.mark.parametrize(("buckets", "far"), [(32, 128), (8, 11), (64, 257)])
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_t5_buckets_are_those_of_transformers(bidirectional, buckets, far):
+    t5 = pytest.importorskip("transformers.models.t5.modeling_t5")
+    ahead = torch.arange(-300, 301)
+    theirs = t5.T5Attention._relative_position_bucket(ahead, bidirectional, buckets, far)
+    bias = T5Bias(torch.zeros(buckets, 3), bidirectional=bidirectional, max_distance=far)
+    assert torch.equal(bias.bucket(ahead), theirs)
+    assert len(theirs.unique()) > buckets / 2
+
+
+def test_t5_tile():
+    table = torch.arange(24.0).view(8, 3).requires_grad_()
+    bias = T5Bias(table, bidirectional=False, max_distance=13)
+    tile = bias.tile(AT)
+    assert tile.shape == (1, 3, 5, 7)
+    # 8 buckets: 0 to 3 exact, and what comes after the query is in bucket 0
+    assert tile[0, :, 1].tolist() == [[9 + h, 6 + h, 3 + h, h, h, h, h] for h in range(3)]
+    tile[0, 1, 0, 1].backward()
+    assert table.grad.nonzero().tolist() == [[1, 1]]
+    says = "T5Bias(f32[8, 3] on cpu, bidirectional=False, max_distance=13)"
+    assert repr(bias) == says
+
+
+def test_stored_bias_is_cut():
+    stored = torch.rand(1, 3, 1, 11)
+    at = places((slice(0, 2), 3, slice(1, 3), slice(5, 7)), 0)
+    assert torch.equal(StoredBias(stored).tile(at), stored[:, :, :, 5:7])
+    assert not StoredBias(stored).by_position

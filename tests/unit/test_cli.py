@@ -1,0 +1,207 @@
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import wqkv
+from tests.unit.show.stories import make
+from wqkv import cli
+from wqkv.errors import ArgumentError
+from wqkv.look import models, story
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """A stand-in for the model; the list of names it was opened by, and of what it was asked."""
+    asked = []
+
+    def open_model(name, progress):
+        progress("reading")
+        asked.append(name)
+        return "the model"
+
+    def tell(model, sentence, word, layer, head):
+        assert model == "the model"
+        asked.append((sentence, word, layer, head))
+        if word == "zebra":
+            raise ArgumentError("No word 'zebra'.\n  words: a\n  layer: int 3\nPass one of them.")
+        return make(sentence=sentence)
+
+    monkeypatch.setattr(models, "open_model", open_model)
+    monkeypatch.setattr(story, "tell", tell)
+    return asked
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def run(capsys, *argv):
+    code = cli.main(list(argv))
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_see(capsys, opened):
+    code, out, err = run(capsys, "see", "One.", "--word", "it", "--layer", "3", "--head", "1")
+    assert (code, err) == (0, "")
+    assert opened == [None, ("One.", "it", 3, 1)]
+    assert out.count("PROOF HOLDS") == 1
+    assert "\x1b" not in out
+
+
+def test_several_sentences(capsys, opened, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Two.\n\n  Three.  \n"))
+    code, out, _ = run(capsys, "see", "One.", "-", "--model", "somewhere")
+    assert code == 0
+    assert opened[0] == "somewhere"
+    assert [asked[0] for asked in opened[1:]] == ["One.", "Two.", "Three."]
+    assert out.count("PROOF HOLDS") == 3
+
+
+def test_json_is_all_of_stdout(capsys, opened):
+    code, out, err = run(capsys, "see", "One.", "Two.", "--json")
+    assert (code, err) == (0, "")
+    assert [told["sentence"] for told in json.loads(out)["stories"]] == ["One.", "Two."]
+
+
+def test_files(capsys, opened, tmp_path):
+    html, image = tmp_path / "猫.html", tmp_path / "map.png"
+    code, out, err = run(capsys, "see", "猫", "--html", str(html), "--output", str(image))
+    assert (code, out) == (0, "")
+    assert err == f"wqkv: wrote {html}\nwqkv: wrote {image}\n"
+    assert "猫" in html.read_text("utf-8")
+    assert image.read_bytes().startswith(b"\x89PNG")
+
+
+def test_files_with_json(capsys, opened, tmp_path):
+    code, out, _ = run(capsys, "see", "One.", "--json", "--html", str(tmp_path / "a.html"))
+    assert code == 0
+    assert json.loads(out)["model"] == "tiny-model"
+    assert (tmp_path / "a.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "the following arguments are required: COMMAND; see wqkv --help"),
+        (["sea"], "'sea'"),
+        (["see", "One.", "--layer", "x"], "--layer: invalid int value: 'x'; see wqkv see --help"),
+        (["see", "One.", "--lay", "3"], "--lay"),
+        (["see"], f'No sentence was given. Call wqkv see "{cli.EXAMPLE}", or wqkv see - to'),
+        (["see", "One.", " "], "Sentence 2 of 2 is empty: ' '."),
+        (["see", "\udcff"], r"The sentence '\udcff' is not valid UTF-8."),
+        (["see", "-"], "Standard input has no sentence. Pass one sentence a line."),
+        (["see", "One.", "--html", "a.png"], "'a.png' needs a name ending in .html or .htm."),
+        (
+            ["see", "One.", "--output", "a.jpg"],
+            "'a.jpg' ends in '.jpg'. Pass a name ending in",
+        ),
+        (["see", "A", "B", "--output", "a.png"], "the map of one sentence, and there are 2. Pass"),
+        (["see", "One.", "--html", "gone/a.html"], "folder 'gone' of 'gone/a.html' is not there."),
+        (["see", "One.", "--html", "folder.html"], "'folder.html' is a folder. Pass the name"),
+    ],
+)
+def test_mistakes_before_the_model_opens(capsys, opened, monkeypatch, tmp_path, argv, message):
+    (tmp_path / "folder.html").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n \n"))
+    code, out, err = run(capsys, *argv)
+    assert (code, out, opened) == (2, "", [])
+    assert err.startswith("wqkv: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_stdin_that_is_not_text(capsys, opened, monkeypatch):
+    stdin = io.TextIOWrapper(io.BytesIO(b"fine\n\xff\n"), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdin", stdin)
+    code, _, err = run(capsys, "see", "-")
+    assert (code, opened) == (2, [])
+    assert err.startswith("wqkv: Standard input is not text: 'utf-8' codec can't decode byte 0xff")
+
+
+def test_errors_of_the_model_on_one_line(capsys, opened):
+    code, out, err = run(capsys, "see", "One.", "--word", "zebra")
+    assert (code, out) == (2, "")
+    assert err == "wqkv: No word 'zebra'. (words: a; layer: int 3) Pass one of them.\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (PermissionError(13, "Permission denied", "a.html"), "wqkv: a.html: Permission denied\n"),
+        (OSError("the disk\nis gone"), "wqkv: the disk is gone\n"),
+    ],
+)
+def test_unwritable_file(capsys, opened, monkeypatch, tmp_path, error, line):
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    code, out, err = run(capsys, "see", "One.", "--html", str(tmp_path / "a.html"))
+    assert (code, out, err) == (2, "", line)
+
+
+def test_interrupt(capsys, opened, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(models, "open_model", interrupt)
+    assert run(capsys, "see", "One.") == (130, "", "wqkv: interrupted\n")
+
+
+def test_version_and_help(capsys):
+    assert run(capsys, "--version") == (0, f"wqkv {wqkv.__version__}\n", "")
+    code, out, err = run(capsys, "see", "--help")
+    assert (code, err) == (0, "")
+    assert cli.EXAMPLE.split()[0] in out
+
+
+@pytest.mark.parametrize(("module", "argv"), [("rich", []), ("matplotlib", ["--output", "a.png"])])
+def test_missing_extra(capsys, opened, monkeypatch, module, argv):
+    monkeypatch.setitem(sys.modules, module, None)
+    code, _, err = run(capsys, "see", "One.", *argv)
+    assert (code, opened) == (2, [])
+    assert f"needs the package `{module}`" in err
+    assert "pip install 'wqkv[show]'" in err
+
+
+@pytest.mark.parametrize(("no_color", "spins"), [("", True), ("1", False)])
+def test_progress_on_a_terminal(capsys, opened, monkeypatch, no_color, spins):
+    monkeypatch.setenv("NO_COLOR", no_color)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    assert cli.main(["see", "One.", "--json"]) == 0
+    assert ("\x1b" in terminal.getvalue()) == spins
+    json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("json_or_not", [["--json"], []])
+def test_closed_pipe_ends_quietly(json_or_not):
+    code = (
+        "import sys; from wqkv import cli; from wqkv.look import models, story\n"
+        "from tests.unit.show.stories import make\n"
+        "models.open_model = lambda *_: None\n"
+        "story.tell = lambda *_: make([f'w{i}' for i in range(211)])\n"
+        "sys.exit(cli.main(['see', *map(str, range(9)), *sys.argv[1:]]))"
+    )
+    command = [sys.executable, "-c", code, *json_or_not]
+    path = os.pathsep.join([str(ROOT), str(ROOT / "src")])
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": path},
+    ) as process:
+        process.stdout.read(7)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1

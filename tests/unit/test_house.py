@@ -1,0 +1,344 @@
+"""The house rules: one direction of imports, true file maps, documented public names, clean text.
+
+Each rule is a function of a root folder that returns its complaints, so that the tests at the end
+can plant a fault and see it reported.
+"""
+
+import ast
+import dataclasses
+import inspect
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+import wqkv
+
+ROOT = Path(__file__).parents[2]
+
+# A module imports only from those before it. A package's own name is its __init__.
+ORDER = (
+    "wqkv.errors",
+    "wqkv.attend.places",
+    "wqkv.attend.algebra",
+    "wqkv.attend.masks",
+    "wqkv.attend.positions",
+    "wqkv.attend.call",
+    "wqkv.attend.merge",
+    "wqkv.attend.engines.reference",
+    "wqkv.attend.engines.plan",
+    "wqkv.attend.engines.kernels",
+    "wqkv.attend.engines.rectangles",
+    "wqkv.attend.engines.fused",
+    "wqkv.attend.engines.tiled",
+    "wqkv.attend.engines.flex",
+    "wqkv.attend.engines",
+    "wqkv.attend.functional",
+    "wqkv.attend.parallel",
+    "wqkv.attend",
+    "wqkv.layer.cache",
+    "wqkv.layer.trace",
+    "wqkv.layer.layer",
+    "wqkv.layer.convert.huggingface",
+    "wqkv.layer.convert",
+    "wqkv.layer",
+    "wqkv.look.maps",
+    "wqkv.look.heads",
+    "wqkv.look.watch",
+    "wqkv.look.models",
+    "wqkv.look.story",
+    "wqkv.look",
+    "wqkv",  # the public names
+    "wqkv.show.data",
+    "wqkv.show.steps",
+    "wqkv.show.terminal",
+    "wqkv.show.html",
+    "wqkv.show.plots",
+    "wqkv.show.server",
+    "wqkv.show",
+    "wqkv.cli",
+    "wqkv.__main__",
+)
+# look/ stands beside layer/, and opens a model's matrices as a layer.
+FROM_LAYER_TO_LOOK = ("wqkv.layer.layer", "wqkv.layer.convert", "wqkv.layer.convert.huggingface")
+
+
+# Imports
+
+
+def modules(root: Path) -> dict[str, Path]:
+    """Every module of the package: {"wqkv.attend.masks": path, "wqkv.attend": path of __init__}."""
+    found = {}
+    for path in sorted((root / "src/wqkv").rglob("*.py")):
+        parts = path.relative_to(root / "src").with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(name: str, path: Path, known: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """(line, module of ours) for each import, wherever it stands in the file."""
+    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            targets = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) + 1 - node.level] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            names = [f"{base}.{alias.name}" for alias in node.names]
+            targets = [target if target in known else base for target in names]
+        else:
+            continue
+        for target in dict.fromkeys(targets):
+            if target.partition(".")[0] == "wqkv":
+                yield node.lineno, target
+
+
+def wrong_imports(root: Path) -> list[str]:
+    """Imports against the direction of ORDER, and modules that ORDER does not place."""
+    rank = {name: i for i, name in enumerate(ORDER)}
+    found = modules(root)
+    wrong = []
+    for name, path in found.items():
+        if name not in rank:
+            wrong.append(f"{name} has no place yet: add it to ORDER in tests/unit/test_house.py")
+            continue
+        for line, target in imports(name, path, {*ORDER, *found}):
+            where = f"{path.relative_to(root)}:{line}: {name} imports {target}"
+            if target not in rank:
+                if target not in found:  # else it is reported for itself
+                    wrong.append(f"{where}, which is not there")
+            elif rank[target] >= rank[name]:
+                wrong.append(f"{where}, which does not stand above it")
+            elif (
+                name.startswith("wqkv.look")
+                and target.startswith("wqkv.layer")
+                and target not in FROM_LAYER_TO_LOOK
+            ):
+                wrong.append(f"{where}; of layer/, look/ may use only {FROM_LAYER_TO_LOOK}")
+    return wrong
+
+
+def test_imports_go_one_way():
+    wrong = wrong_imports(ROOT)
+    assert not wrong, "\n".join(wrong)
+
+
+# File maps
+
+READMES = ("README.md", "README.zh-CN.md")
+HEADING = re.compile(r"#+ .*(File map|文件)")
+ENTRY = re.compile(r"[-*|`\s]*([\w/-]*[/.][\w./-]*)[`|:\s]*(.*)")
+
+
+def file_map(readme: Path) -> dict[str, str]:
+    """{path: what it is} from the fenced block or the list under the heading "File map"."""
+    entries, inside, fenced = {}, False, False
+    for line in readme.read_text("utf-8").splitlines():
+        if line.startswith("```"):
+            fenced = not fenced
+        elif line.startswith("#") and not fenced:
+            inside = bool(HEADING.match(line))
+        elif not inside or not (fenced or line.startswith(("-", "*", "|"))):
+            continue
+        elif entry := ENTRY.match(line):
+            entries[entry[1]] = entry[2]
+    return entries
+
+
+def has_code(path: Path) -> bool:
+    return any(not isinstance(node, ast.Expr) for node in ast.parse(path.read_text("utf-8")).body)
+
+
+def wrong_file_map(root: Path, readme: str) -> list[str]:
+    """What the file map leaves out or makes up. Its paths start at root or at src/wqkv."""
+    if not (root / readme).exists():
+        return [f"{readme} is not there"]
+    entries = file_map(root / readme)
+    if not entries:
+        return [f"{readme} has no lines `path  what it is` under a heading `File map`"]
+    wrong, listed = [], set()
+    for path, what in entries.items():
+        here = [start / path for start in (root, root / "src/wqkv") if (start / path).exists()]
+        listed.update(here[:1])
+        if not here:
+            wrong.append(f"{readme} lists {path}, which is not there")
+        if not what:
+            wrong.append(f"{readme} does not say what {path} is")
+    for path in modules(root).values():
+        if path not in listed and (path.name != "__init__.py" or has_code(path)):
+            wrong.append(f"{readme} does not list {path.relative_to(root)}")
+    return wrong
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_file_map_is_true(readme):
+    wrong = wrong_file_map(ROOT, readme)
+    assert not wrong, "\n".join(wrong)
+
+
+# Public names
+
+
+def undocumented(names: dict[str, object]) -> list[str]:
+    """Those without a docstring of their own; the one that @dataclass writes does not count."""
+
+    def own(name: str, value: object) -> bool:
+        doc = value.__doc__ or ""
+        return bool(doc) and not (dataclasses.is_dataclass(value) and doc.startswith(f"{name}("))
+
+    return [name for name, value in names.items() if not own(name, value)]
+
+
+def test_all_names_the_public_names():
+    public = {
+        name
+        for name, value in vars(wqkv).items()
+        if not name.startswith("_") and not inspect.ismodule(value) and name != "annotations"
+    }
+    assert len(wqkv.__all__) == len(set(wqkv.__all__))
+    assert [name for name in wqkv.__all__ if not hasattr(wqkv, name)] == []
+    assert sorted(public - set(wqkv.__all__)) == []
+
+
+def test_public_names_are_documented():
+    names = {name: getattr(wqkv, name) for name in wqkv.__all__ if not name.startswith("_")}
+    assert undocumented(names) == []
+
+
+def test_import_needs_torch_alone():
+    extras = {"transformers", "safetensors", "gguf", "accelerate", "rich", "matplotlib", "onnx"}
+    code = "import sys, torch; had = {*sys.modules}; import wqkv; print(*{*sys.modules} - had)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "wqkv.errors" in done.stdout.split()
+    assert sorted(extras & {name.partition(".")[0] for name in done.stdout.split()}) == []
+
+
+# Text
+
+FOLDERS = "|".join(("home", "root", "work", "Users"))
+HOSTS = "|".join(("pypi", "pythonhosted", "npmjs", "yarnpkg", "debian", "ubuntu", "anaconda"))
+LOCAL = re.compile(rf"(?<![\w.~$}})])/(?:{FOLDERS})/|\b(?:{HOSTS})\.(?:org|com)\b")
+
+
+def local_names(root: Path, paths: Iterable[str]) -> list[str]:
+    """Lines that name a folder of one machine or the host of a package registry."""
+    wrong = []
+    for path in paths:
+        try:
+            text = (root / path).read_text("utf-8")
+        except (UnicodeDecodeError, FileNotFoundError):  # a picture; deleted and not yet committed
+            continue
+        for number, line in enumerate(text.splitlines(), 1):
+            if found := LOCAL.search(line):
+                wrong.append(f"{path}:{number}: {found[0]}")
+    return wrong
+
+
+def test_text_names_no_machine():
+    git = shutil.which("git")
+    if git is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listing = [git, "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    done = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True)
+    paths = [path for path in done.stdout.split("\0") if path]
+    assert "tests/unit/test_house.py" in paths
+    wrong = local_names(ROOT, paths)
+    assert not wrong, "\n".join(wrong)
+
+
+# These rules can fail
+
+
+def plant(root: Path, files: dict[str, str]) -> Path:
+    for path, text in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text, "utf-8")
+    return root
+
+
+BELOW = "does not stand above it"
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "complaint"),
+    [
+        ("attend/masks.py", "import torch\nfrom wqkv.errors import describe", None),
+        ("attend/engines/fused.py", "from ..merge import Partial", None),
+        ("attend/__init__.py", "from .masks import Full\nfrom . import merge", None),
+        ("look/models.py", "from wqkv.layer import convert\nimport wqkv.layer.layer", None),
+        ("attend/masks.py", "from wqkv.attend.merge import Partial", BELOW),
+        ("attend/masks.py", "import torch, wqkv.attend.call", BELOW),
+        ("attend/masks.py", "from wqkv.attend import call", BELOW),
+        ("attend/masks.py", "from wqkv import Full", "masks imports wqkv, which does not stand"),
+        ("attend/masks.py", "import wqkv.attend.masks", BELOW),
+        ("attend/engines/fused.py", "from ..functional import attention", BELOW),
+        ("attend/engines/fused.py", "from . import flex", BELOW),
+        ("attend/engines/__init__.py", "from .. import parallel", BELOW),
+        ("attend/call.py", "def f():\n    from wqkv.layer import layer", "call.py:2: "),
+        ("errors.py", "if TYPE_CHECKING:\n    from .attend import merge", "errors.py:2: "),
+        ("layer/layer.py", "from wqkv.look.maps import AttentionMap", BELOW),
+        ("look/maps.py", "from wqkv.layer.cache import Dynamic", "look/ may use only"),
+        ("look/maps.py", "from wqkv.layer import MultiheadAttention", "look/ may use only"),
+        ("look/maps.py", "from wqkv.attend.mask import Full", "mask, which is not there"),
+        ("attend/new.py", "", "add it to ORDER in tests/unit/test_house.py"),
+    ],
+)
+def test_planted_import(tmp_path, path, source, complaint):
+    wrong = wrong_imports(plant(tmp_path, {f"src/wqkv/{path}": source}))
+    assert len(wrong) == (complaint is not None)
+    assert all(complaint in line for line in wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaints"),
+    [
+        ("## File map\n```\nsrc/wqkv/errors.py  the errors\n```\n## Next\n```\na.py  no\n```", []),
+        ("## 文件地图\nProse, e.g. this.\n- `errors.py`: the errors", []),
+        ("## Files\n```\nerrors.py  the errors\n```", ["README.md has no lines"]),
+        ("## File map\n```\nerrors.py\n```", ["README.md does not say what errors.py is"]),
+        (
+            "## File map\n```\n# a comment\nsrc/  code\ngone.py  nothing\n```",
+            ["README.md lists gone.py", "README.md does not list src/wqkv/errors.py"],
+        ),
+    ],
+)
+def test_planted_file_map(tmp_path, text, complaints):
+    files = {"README.md": text, "src/wqkv/errors.py": "x = 1", "src/wqkv/__init__.py": '"""."""'}
+    wrong = wrong_file_map(plant(tmp_path, files), "README.md")
+    assert len(wrong) == len(complaints)
+    assert all(line.startswith(start) for line, start in zip(wrong, complaints, strict=True))
+
+
+def test_planted_missing_readme(tmp_path):
+    assert wrong_file_map(tmp_path, "README.md") == ["README.md is not there"]
+
+
+def test_planted_undocumented():
+    @dataclasses.dataclass
+    class Bare:
+        size: int
+
+    class Written:
+        """A sentence."""
+
+    class Heir(Written):
+        pass
+
+    names = {"Bare": Bare, "Written": Written, "Heir": Heir}
+    assert undocumented(names) == ["Bare", "Heir"]
+
+
+@pytest.mark.parametrize("folder", FOLDERS.split("|"))
+def test_planted_folder(tmp_path, folder):
+    plant(tmp_path, {"a.md": f"fine: x/{folder}/y\nopen /{folder}/me/notes"})
+    assert local_names(tmp_path, ["a.md", "gone.md"]) == [f"a.md:2: /{folder}/"]
+
+
+@pytest.mark.parametrize("host", HOSTS.split("|"))
+def test_planted_host(tmp_path, host):
+    plant(tmp_path, {"a.md": f"the index at files.{host}.org"})
+    assert local_names(tmp_path, ["a.md"]) == [f"a.md:1: {host}.org"]
