@@ -17,6 +17,8 @@ class Mask:
 
     #: Whether the answer depends on where the queries stand.
     by_position = False
+    #: Whether the answer is a function of key position - query position alone.
+    by_shift = False
     #: Whether the samples differ in a way that is known on the host, so each is planned alone.
     per_sample = False
 
@@ -106,6 +108,8 @@ class Full(Mask):
     1 1 1 1 1 1
     """
 
+    by_shift = True
+
     def visible(self, at: At) -> Tensor:
         return torch.ones((1, 1, 1, 1), dtype=torch.bool, device=at.key_pos.device)
 
@@ -134,6 +138,10 @@ class _Made(Mask):
     @property
     def by_position(self) -> bool:  # type: ignore[override]
         return any(part.by_position for part in self.parts)
+
+    @property
+    def by_shift(self) -> bool:  # type: ignore[override]
+        return all(part.by_shift for part in self.parts)
 
     @property
     def per_sample(self) -> bool:  # type: ignore[override]

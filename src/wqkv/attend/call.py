@@ -77,6 +77,9 @@ def request(
     came: dict[str, object] = {"query": query, "key": key, "value": value}
     _check_tensors(came)
     _check_shapes(query, key, value, came)
+    if torch.is_autocast_enabled(query.device.type) and query.dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(query.device.type)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     batch, n_head, query_len, d_k = query.shape
     key_len = key.shape[2]
     sizes = Sizes(batch, n_head, query_len, key_len)

@@ -17,12 +17,11 @@ import torch
 from torch import Tensor
 
 from wqkv.attend.algebra import And, Full, Mask, Not, Or, either
-from wqkv.attend.places import At, Rect, Sizes, places
+from wqkv.attend.places import At, Rect, Sizes
 from wqkv.errors import ArgumentError, KindError, describe, message
 
 __all__ = [
     "And",
-    "At",
     "Causal",
     "Dense",
     "Full",
@@ -31,11 +30,8 @@ __all__ = [
     "Not",
     "Or",
     "Prefix",
-    "Rect",
     "Segments",
-    "Sizes",
     "Window",
-    "places",
 ]
 
 
@@ -62,6 +58,7 @@ class Causal(Mask):
     """
 
     by_position = True
+    by_shift = True
 
     def visible(self, at: At) -> Tensor:
         return at.key_pos <= at.query_pos
@@ -89,6 +86,7 @@ class Window(Mask):
     before: int | None
     after: int | None
     by_position = True
+    by_shift = True
 
     def __post_init__(self) -> None:
         for name in ("before", "after"):

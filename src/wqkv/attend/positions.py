@@ -218,15 +218,31 @@ class RoPE:
         cos, sin = angle.cos() * gain, angle.sin() * gain
         if position.ndim == 2:
             cos, sin = cos[:, None], sin[:, None]
-        turned, kept = x[..., :d].to(dtype), x[..., d:]
-        if self.interleaved:
-            a, b = turned[..., 0::2], turned[..., 1::2]
-            out = torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2)
-        else:
-            a, b = turned.chunk(2, dim=-1)
-            out = torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
-        out = out.to(x.dtype)
-        return out if d == x.shape[-1] else torch.cat((out, kept), dim=-1)
+        return rotate(x, cos, sin, interleaved=self.interleaved)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) -> Tensor:
+    """Pairs of x's leading channels turned: (a, b) -> (a cos - b sin, a sin + b cos).
+
+    cos and sin are (..., d / 2) and broadcast to x's other axes: d channels turn, in float32
+    (float64 for float64), and the rest passes unchanged. `interleaved` pairs them as RoPE's does.
+
+    >>> quarter = torch.tensor([0.0]), torch.tensor([1.0])
+    >>> rotate(torch.tensor([1.0, 0.0, 5.0]), *quarter)
+    tensor([0., 1., 5.])
+    """
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    d = 2 * cos.shape[-1]
+    cos, sin = cos.to(dtype), sin.to(dtype)
+    turned, kept = x[..., :d].to(dtype), x[..., d:]
+    if interleaved:
+        a, b = turned[..., 0::2], turned[..., 1::2]
+        out = torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2)
+    else:
+        a, b = turned.chunk(2, dim=-1)
+        out = torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
+    out = out.to(x.dtype)
+    return out if d == x.shape[-1] else torch.cat((out, kept), dim=-1)
 
 
 @lru_cache(maxsize=256)
@@ -251,6 +267,11 @@ class Bias:
         raise NotImplementedError
 
     def tensors(self) -> tuple[Tensor, ...]:
+        """What may be learned: one tensor."""
+        raise NotImplementedError
+
+    def add_gradient(self, total: Tensor, at: At, d_tile: Tensor) -> None:
+        """Add to `total` the gradient of its tensor, from that of a tile (batch, head, query, key)."""
         raise NotImplementedError
 
     def check(self, sizes: tuple[int, int, int, int]) -> None:
@@ -279,6 +300,10 @@ class StoredBias(Bias):
 
     def tensors(self) -> tuple[Tensor, ...]:
         return (self.values,)
+
+    def add_gradient(self, total: Tensor, at: At, d_tile: Tensor) -> None:
+        part = at.cut(total)
+        part += d_tile.sum_to_size(part.shape)
 
     def check(self, sizes: tuple[int, int, int, int]) -> None:
         if any(have not in (1, size) for have, size in zip(self.values.shape, sizes, strict=True)):
@@ -328,6 +353,10 @@ class ALiBi(Bias):
 
     def tensors(self) -> tuple[Tensor, ...]:
         return (self.slopes,)
+
+    def add_gradient(self, total: Tensor, at: At, d_tile: Tensor) -> None:
+        by_head = (d_tile * (at.key_pos - at.query_pos).abs()).sum(dim=(0, 2, 3))
+        total -= by_head.sum_to_size(total.shape)
 
     def check(self, sizes: tuple[int, int, int, int]) -> None:
         self._check_heads(len(self.slopes), sizes)
@@ -391,6 +420,12 @@ class T5Bias(Bias):
 
     def tensors(self) -> tuple[Tensor, ...]:
         return (self.table,)
+
+    def add_gradient(self, total: Tensor, at: At, d_tile: Tensor) -> None:
+        buckets = self.bucket(at.key_pos - at.query_pos)
+        by_head = d_tile.sum_to_size(buckets.shape[0], *d_tile.shape[1:]).permute(0, 2, 3, 1)
+        by_head = by_head.flatten(0, 2)
+        total.index_add_(0, buckets.flatten(), by_head.sum_to_size(len(by_head), total.shape[1]))
 
     def check(self, sizes: tuple[int, int, int, int]) -> None:
         self._check_heads(self.table.shape[1], sizes)

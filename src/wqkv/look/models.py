@@ -129,7 +129,8 @@ def open_model(
             shown = Path(gguf).stem
     else:
         where, gguf = name or "", None
-        if len(path.parts) != 2 or path.is_absolute() or path.parts[0] in (".", ".."):
+        parts = where.split("/")
+        if len(parts) != 2 or not all(parts) or parts[0] in (".", "..", "~"):
             raise ArgumentError(
                 f"There is no model {name!r}: no such folder, and no hub name (owner/model)."
             )

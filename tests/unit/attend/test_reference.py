@@ -1,4 +1,4 @@
-"""The specification against torch's own attention in float64, and by hand what torch does not have."""
+"""The specification against torch's own attention in float64, and by hand what torch lacks."""
 
 import math
 
@@ -16,8 +16,8 @@ B, H, HK, Q, K, D, DV = 2, 6, 3, 5, 7, 11, 13
 
 def inputs(query=(B, H, Q, D), key=(B, H, K, D), value=(B, H, K, D)):
     torch.manual_seed(0)
-    return tuple(torch.randn(size, dtype=torch.float64, requires_grad=True)
-                 for size in (query, key, value))  # fmt: skip
+    sizes = (query, key, value)
+    return tuple(torch.randn(size, dtype=torch.float64, requires_grad=True) for size in sizes)
 
 
 def both(ours, theirs, tensors):

@@ -1,7 +1,7 @@
 """The engines, in order of preference; `choose` picks, `explain` tells why.
 
-An engine is a module with two functions: `reasons_against(call) -> list[str]`, pure and never waiting for a
-device, and `run(call) -> Partial`. Adding one is one file and one word here.
+An engine is a module with two functions: `reasons_against(call) -> list[str]`, pure and never
+waiting for a device, and `run(call) -> Partial`. Adding one is one file and one word here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def name(engine: ModuleType) -> str:
 
 
 def choose(call: Call, engine: str) -> ModuleType:
-    """The engine for this call: the first able one for "auto", else the named one, or an error with every reason."""
+    """The engine for this call: the first able one for "auto", else the named one."""
     known = {name(module): module for module in (*PREFERENCE, *BY_NAME)}
     if engine == "auto":
         for module in PREFERENCE:

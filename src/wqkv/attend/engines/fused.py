@@ -1,33 +1,29 @@
-"""One kernel call for the whole: no mask, the kernels' own causal mask, or a mask small enough to write out."""
+"""One kernel call for the whole: no mask, or one small enough to be written out."""
 
 from __future__ import annotations
 
+import torch
+
+from wqkv.attend.algebra import Full
 from wqkv.attend.call import Call
-from wqkv.attend.engines import rectangles
-from wqkv.attend.engines.plan import Piece
-from wqkv.attend.masks import Full
-from wqkv.attend.places import Rect
+from wqkv.attend.engines import rectangles, traced
 from wqkv.attend.merge import Partial, with_sinks
 
-#: The largest mask or bias (query_len * key_len) that is written out.
+#: The most pairs (query_len * key_len) whose mask or bias is written out.
 SMALL = 2**14
 
 
 def reasons_against(call: Call) -> list[str]:
     reasons = rectangles.empty_reasons(call) + rectangles.kernel_reasons(call)
-    _, _, query_len, key_len = call.sizes
-    if not _plain(call) and query_len > 1 and query_len * key_len > SMALL:
-        rule = "the bias" if isinstance(call.mask, Full) else repr(call.mask)
-        reasons.append(f"{rule} over {query_len} x {key_len} is better cut into rectangles")
+    if call.bias is None and isinstance(call.mask, Full):
+        return reasons
+    if torch.compiler.is_compiling():  # to ask for the lengths would fix them in the graph
+        reasons.append("a mask or bias is cut into rectangles while a graph is traced")
+    elif call.sizes[2] > 1 and call.sizes[2] * call.sizes[3] > SMALL:
+        reasons.append(f"a mask or bias over more than {SMALL} pairs is cut into rectangles")
     return reasons
 
 
 def run(call: Call) -> Partial:
-    _, _, query_len, key_len = call.sizes
-    whole = Piece(Rect(None, 0, query_len, 0, key_len), not isinstance(call.mask, Full), True)
-    part = Partial(*rectangles.compute(call, [whole]))
+    part = Partial(*traced.compute(call, one=True))
     return part if call.sinks is None else with_sinks(part, call.sinks)
-
-
-def _plain(call: Call) -> bool:
-    return call.bias is None and isinstance(call.mask, Full)

@@ -1,7 +1,7 @@
-"""torch's fused kernels that return lse beside the output, forward and backward: all private operators.
+"""torch's fused kernels that return lse beside the output: all private operators are here.
 
-q is (batch, n_head, query_len, d), k and v (batch, n_kv_head, key_len, d): one last size, so the caller
-pads. `tile` is a float mask which broadcasts to (batch, n_head, query_len, key_len). The kernels' own
+q is (batch, n_head, query_len, d), k and v (batch, n_kv_head, key_len, d), with one last size.
+`tile` is a float mask which broadcasts to (batch, n_head, query_len, key_len). The kernels' own
 causal mask is aligned at the upper left.
 
 CUDA: the memory-efficient kernel, for it alone takes a mask. Not run on a GPU yet.
@@ -85,7 +85,7 @@ def _gather(x: Tensor, heads: int) -> Tensor:
 
 
 def _aligned(tile: Tensor | None, q: Tensor, k: Tensor) -> Tensor | None:
-    """The mask in q's dtype, its rows beginning at multiples of 16 numbers, as the kernel wants them."""
+    """The mask in q's dtype, its rows at multiples of 16 numbers, as the kernel wants them."""
     if tile is None:
         return None
     n = k.shape[2]

@@ -1,8 +1,8 @@
 """Which rectangles of a call are worth computing: a mask's structure, cut into fused calls.
 
-Two ideas. A rectangle that is all visible is one kernel call without a mask; one that is all hidden is
-none. And a range of queries is halved only as long as that leaves out hidden keys, so that long visible
-stretches stay large: a causal square is one big rectangle below the diagonal and two smaller squares.
+Two ideas. A rectangle that is all visible is one kernel call without a mask; one that is all hidden
+is none. And a range of queries is halved only as long as that leaves out hidden keys, so that long
+visible stretches stay large: a causal square is one big rectangle and two smaller squares.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
+from wqkv.attend.algebra import Full, Mask
 from wqkv.attend.call import Call
-from wqkv.attend.masks import Mask
 from wqkv.attend.places import Rect
 
 #: Blocks of queries are not halved below this; smaller ones cost more in calls than they leave out.
@@ -25,11 +25,18 @@ WIDE = 512
 
 
 class Piece(NamedTuple):
-    """One rectangle to compute. Here its q0 and q1 count the rows of the call, wherever they stand."""
+    """One rectangle to compute. Here q0 and q1 count the rows of the call, wherever they stand."""
 
     rect: Rect
     mixed: bool  # some of its pairs are hidden
     fresh: bool  # no piece before it has touched these rows
+
+
+def whole(call: Call) -> list[Piece]:
+    """The call as one rectangle."""
+    _, _, query_len, key_len = call.sizes
+    mixed = not isinstance(call.mask, Full)
+    return [Piece(Rect(None, 0, query_len, 0, key_len), mixed, True)]
 
 
 def plan(call: Call, wide: int | None = WIDE) -> list[Piece]:
@@ -66,7 +73,7 @@ _plans: WeakKeyDictionary[Mask, dict[_Key, list[Piece]]] = WeakKeyDictionary()
 def _cached(
     mask: Mask, sample: int | None, q0: int, q1: int, key_len: int, wide: int | None
 ) -> list[Piece]:
-    """A plan depends on the mask and these numbers only: masks are values, and are never changed."""
+    """A plan depends on the mask and these numbers only: masks are never changed."""
     plans = _plans.setdefault(mask, {})
     key = (sample, q0, q1, key_len, wide)
     if key not in plans:
@@ -114,9 +121,7 @@ def _cover(
     yield from _cover(mask, cuts, sample, middle, q1, rest, wide, fresh)
 
 
-def _spans(
-    mask: Mask, cuts: list[int], rect: Rect, grain: int
-) -> Iterator[tuple[int, int, bool]]:
+def _spans(mask: Mask, cuts: list[int], rect: Rect, grain: int) -> Iterator[tuple[int, int, bool]]:
     """The stretches of keys that these queries see: (start, end, whether mixed), in order."""
     seen = mask.region(rect)
     if seen is False or rect.k0 == rect.k1:

@@ -1,7 +1,7 @@
-"""Rectangles of a call, computed and merged, forward and backward (F1, F2): what fused and tiled share.
+"""Rectangles of a call, computed and merged, forward and backward: what fused and tiled share.
 
-Each rectangle is one kernel call, or, where the kernels cannot (softcap, dropout, a learned bias, another
-device), the reference on that rectangle. Nothing larger than a rectangle's mask or scores is ever held.
+Each rectangle is one kernel call, or, where the kernels cannot (softcap, dropout, a learned bias,
+another device), the reference on it. Nothing larger than a rectangle's mask or scores is held.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from wqkv.attend.call import Call
 from wqkv.attend.engines import kernels, reference
 from wqkv.attend.engines.plan import Piece
-from wqkv.attend.masks import And, Causal, Full, Mask, Not, Or, Window
+from wqkv.attend.masks import Causal
 from wqkv.attend.merge import logaddexp
 from wqkv.attend.places import Rect
 
@@ -43,11 +43,11 @@ def empty_reasons(call: Call) -> list[str]:
     return [f"{name} is 0" for name, size in zip(names, sizes, strict=True) if size == 0]
 
 
-def compute(call: Call, pieces: Sequence[Piece]) -> tuple[Tensor, Tensor]:
+def compute(call: Call, pieces: Sequence[Piece], *, by_kernel: bool) -> tuple[Tensor, Tensor]:
     """out and lse of a call without its sinks, differentiable."""
     rules = call.bias.tensors() if call.bias is not None else ()
     result: tuple[Tensor, Tensor] = _Rectangles.apply(  # type: ignore[no-untyped-call]
-        call, pieces, not kernel_reasons(call), call.query, call.key, call.value, *rules
+        call, pieces, by_kernel, call.query, call.key, call.value, *rules
     )
     return result
 
@@ -76,13 +76,37 @@ class _Rectangles(torch.autograd.Function):
     def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> Any:
         q, k, v, out, lse = ctx.saved_tensors
         call = replace(ctx.call, query=q, key=k, value=v)
-        grad_out = torch.zeros_like(out) if grad_out is None else grad_out
-        if ctx.by_kernel:
-            rules = call.bias.tensors() if call.bias is not None else ()
-            shares = backward(call, ctx.pieces, out, lse, grad_out, grad_lse)
-            return None, None, None, *shares, *[None] * len(rules)
-        with repeated(call, ctx.random):
-            return None, None, None, *backward_by_reference(call, ctx.pieces, out, lse, grad_out, grad_lse)
+        grads = backward(
+            call,
+            ctx.pieces,
+            out,
+            lse,
+            grad_out,
+            grad_lse,
+            by_kernel=ctx.by_kernel,
+            random=ctx.random,
+        )
+        missing = len(ctx.needs_input_grad) - 3 - len(grads)
+        return None, None, None, *grads, *[None] * missing
+
+
+def backward(
+    call: Call,
+    pieces: Sequence[Piece],
+    out: Tensor,
+    lse: Tensor,
+    grad_out: Tensor | None,
+    grad_lse: Tensor | None,
+    *,
+    by_kernel: bool,
+    random: Tensor | None,
+) -> list[Tensor]:
+    """dq, dk, dv, and by the reference also the gradient of the bias."""
+    grad_out = torch.zeros_like(out) if grad_out is None else grad_out
+    if by_kernel:
+        return backward_by_kernel(call, pieces, out, lse, grad_out, grad_lse)
+    with repeated(call, random):
+        return backward_by_reference(call, pieces, out, lse, grad_out, grad_lse)
 
 
 def random_state(call: Call) -> Tensor | None:
@@ -109,7 +133,7 @@ def repeated(call: Call, state: Tensor | None) -> Iterator[None]:
 
 
 def forward(call: Call, pieces: Sequence[Piece], *, by_kernel: bool) -> tuple[Tensor, Tensor]:
-    """out (batch, n_head, query_len, d_v) and lse: each rectangle computed, and merged with others."""
+    """out (batch, n_head, query_len, d_v) and lse: each rectangle computed and merged."""
     if by_kernel and _is_whole(call, pieces):
         return _whole(call, pieces[0])
     q, k, v = call.query, call.key, call.value
@@ -171,7 +195,7 @@ def _kernel(
     return out, lse
 
 
-def backward(
+def backward_by_kernel(
     call: Call,
     pieces: Sequence[Piece],
     out: Tensor,
@@ -179,11 +203,11 @@ def backward(
     grad_out: Tensor,
     grad_lse: Tensor | None,
 ) -> list[Tensor]:
-    """dq, dk, dv: every rectangle's share, from the kernels' backward with the merged out and lse."""
+    """dq, dk, dv: each rectangle's share, by the kernels' backward with the merged out and lse."""
     lse = lse.masked_fill(lse == -torch.inf, 0)  # exp(-inf - 0) = 0, where exp(-inf + inf) is NaN
     q, k, v = call.query, call.key, call.value
     if grad_lse is not None:
-        # dscore = P (dP - sum(dout out) + dlse): one more channel, in which dout is 1, out -dlse, v 0
+        # dscore = P (dP - sum(dout out) + dlse): one more channel with dout 1, out -dlse, v 0
         grad_out = F.pad(grad_out, (0, 1), value=1.0)
         out = torch.cat((out, -grad_lse.unsqueeze(-1).to(out.dtype)), dim=-1)
         v = F.pad(v, (0, 1))
@@ -224,10 +248,10 @@ def backward_by_reference(
     lse: Tensor,
     grad_out: Tensor,
     grad_lse: Tensor | None,
-) -> list[Tensor | None]:
-    """dq, dk, dv and the gradients of the bias: the scores of every rectangle are computed again.
+) -> list[Tensor]:
+    """dq, dk, dv and the gradients of the bias: every rectangle's scores are computed again.
 
-    dscore = P (dP - sum(dout out) + dlse) with P = exp(score - lse); what scores are made of, autograd knows.
+    dscore = P (dP - sum(dout out) + dlse), with P = exp(score - lse) and dP = dout v^T.
     """
     exact = _exact(call.query)
     lse = lse.masked_fill(lse == -torch.inf, 0)
@@ -235,52 +259,53 @@ def backward_by_reference(
     delta = (grad_out * out).sum(dim=-1)
     if grad_lse is not None:
         delta = delta - grad_lse
-    rules = [] if call.bias is None else [t for t in call.bias.tensors() if t.requires_grad]
+    group, rules = call.group, () if call.bias is None else call.bias.tensors()
     dq, dk, dv = (_zeros_like(x) for x in (call.query, call.key, call.value))
-    d_rules: list[Tensor] = [torch.zeros_like(t) for t in rules]
+    d_rules = [torch.zeros_like(tensor, dtype=exact) for tensor in rules]
     for piece in pieces:
         rows, keys = _where(piece.rect)
-        with torch.enable_grad():
-            q, k = (x.detach().requires_grad_() for x in (call.query[rows], call.key[keys]))
-            cut = replace(call, query=q, key=k, value=call.value[keys])
-            scores = reference.scores(cut, call.places(piece.rect))
-        P = (scores.detach() - lse[rows].unsqueeze(-1)).exp()
-        v = cut.value.to(exact).repeat_interleave(call.group, dim=1)
-        dP = grad_out[rows] @ v.transpose(-2, -1)
-        dropped = P
-        if call.dropout_p > 0:
-            kept = F.dropout(torch.ones_like(P), call.dropout_p)
-            dP, dropped = dP * kept, P * kept
-        dscores = P * (dP - delta[rows].unsqueeze(-1))
-        parts = torch.autograd.grad(scores, [q, k, *rules], dscores, allow_unused=True)
-        dq[rows] += parts[0]
-        dk[keys] += parts[1]
-        by_head = dropped.transpose(-2, -1) @ grad_out[rows]
-        dv[keys] += by_head.unflatten(1, (-1, call.group)).sum(dim=2)  # type: ignore[no-untyped-call]
-        for total, part in zip(d_rules, parts[2:], strict=True):
-            if part is not None:
-                total += part
-    found = iter(d_rules)
-    bias = call.bias.tensors() if call.bias is not None else ()
-    return [
-        dq.to(call.query.dtype),
-        dk.to(call.key.dtype),
-        dv.to(call.value.dtype),
-        *(next(found) if t.requires_grad else None for t in bias),
-    ]
+        q, k, v = call.query[rows].to(exact), call.key[keys].to(exact), call.value[keys].to(exact)
+        cut, at = replace(call, query=q, key=k, value=v), call.places(piece.rect)
+        score = reference.scores(cut, at)
+        P = (score - lse[rows].unsqueeze(-1)).exp()
+        dP = grad_out[rows] @ _repeat(v, group).transpose(-2, -1)
+        kept = F.dropout(torch.ones_like(P), call.dropout_p) if call.dropout_p > 0 else None
+        d_score = P * ((dP if kept is None else dP * kept) - delta[rows].unsqueeze(-1))
+        if call.bias is not None:
+            call.bias.add_gradient(d_rules[0], at, d_score)
+        if call.softcap is not None:
+            d_score = d_score * (1 - (reference.products(cut) / call.softcap) ** 2)
+        d_score = d_score * call.scale
+        dq[rows] += d_score @ _repeat(k, group)
+        dk[keys] += _gather(d_score.transpose(-2, -1) @ q, group)
+        P = P if kept is None else P * kept
+        dv[keys] += _gather(P.transpose(-2, -1) @ grad_out[rows], group)
+    like = (call.query, call.key, call.value, *rules)
+    return [x.to(y.dtype) for x, y in zip((dq, dk, dv, *d_rules), like, strict=True)]
+
+
+def _repeat(x: Tensor, group: int) -> Tensor:
+    """The key head of every query head."""
+    return x.repeat_interleave(group, dim=1)
+
+
+def _gather(x: Tensor, group: int) -> Tensor:
+    """The sum over the query heads of every key head."""
+    return x if group == 1 else x.unflatten(1, (-1, group)).sum(dim=2)
 
 
 class _Tiles:
-    """The float masks of a call's rectangles; one that depends on key - query alone is made once."""
+    """The float masks of a call's rectangles; what depends on key - query alone is made once."""
 
     def __init__(self, call: Call) -> None:
         self.call = call
         self.kept: dict[tuple[int, int, int], tuple[Tensor | None, Tensor | None]] = {}
         offset = call.query_offset
-        self.by_shift = call.bias is None and _by_shift(call.mask) and not isinstance(offset, Tensor)
+        absolute = call.bias is not None or isinstance(offset, Tensor)
+        self.by_shift = call.mask.by_shift and not absolute
 
     def get(self, piece: Piece) -> tuple[Tensor | None, Tensor | None]:
-        """The scores' addend, and which rows (batch | 1, head | 1, query) see nothing; None for neither."""
+        """What is added to the scores, and which rows see nothing; None where there is none."""
         if not piece.mixed and self.call.bias is None:
             return None, None
         rect = piece.rect
@@ -311,12 +336,6 @@ class _Tiles:
         return tile.contiguous(), empty
 
 
-def _by_shift(mask: Mask) -> bool:
-    if isinstance(mask, And | Or):
-        return _by_shift(mask.a) and _by_shift(mask.b)
-    return _by_shift(mask.inner) if isinstance(mask, Not) else isinstance(mask, Full | Causal | Window)
-
-
 def _merge_into(out: Tensor, lse: Tensor, new_out: Tensor, new_lse: Tensor) -> None:
     """F1 in place, with out a + (b - a) w; w = exp(new_lse - both) is 0 where both are empty."""
     out.lerp_(new_out.to(out.dtype), torch.sigmoid(new_lse - lse).nan_to_num_(0.0).unsqueeze(-1))
@@ -326,7 +345,11 @@ def _merge_into(out: Tensor, lse: Tensor, new_out: Tensor, new_lse: Tensor) -> N
 def _where(rect: Rect) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
     """A rectangle's rows and keys, as indices of (batch, head, length)."""
     samples = slice(None) if rect.sample is None else slice(rect.sample, rect.sample + 1)
-    return (samples, slice(None), slice(rect.q0, rect.q1)), (samples, slice(None), slice(rect.k0, rect.k1))
+    return (samples, slice(None), slice(rect.q0, rect.q1)), (
+        samples,
+        slice(None),
+        slice(rect.k0, rect.k1),
+    )
 
 
 def _rows_reached(pieces: Sequence[Piece], batch: int) -> int:
@@ -364,6 +387,6 @@ def _exact(q: Tensor) -> torch.dtype:
 
 
 def _zeros_like(x: Tensor) -> Tensor:
-    """Zeros laid out as (batch, length, head, d), like the projections that the gradient goes to."""
+    """Zeros laid out as (batch, length, head, d), like the projections they go to."""
     b, h, n, d = x.shape
     return x.new_zeros((b, n, h, d), dtype=_exact(x)).transpose(1, 2)

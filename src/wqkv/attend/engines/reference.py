@@ -44,21 +44,25 @@ def run(call: Call) -> Partial:
     return Partial(result.out, result.lse)
 
 
-def scores(call: Call, at: At) -> Tensor:
-    """q k^T * scale, capped, plus the bias, -inf where hidden, at the places `at`."""
-    dtype = _exact(call)
+def products(call: Call) -> Tensor:
+    """q k^T * scale, capped at plus and minus the softcap."""
+    dtype = exact(call)
     k = call.key.to(dtype).repeat_interleave(call.group, dim=1)
     result = call.query.to(dtype) @ k.transpose(-2, -1) * call.scale
-    if call.softcap is not None:
-        result = call.softcap * torch.tanh(result / call.softcap)
+    return result if call.softcap is None else call.softcap * torch.tanh(result / call.softcap)
+
+
+def scores(call: Call, at: At) -> Tensor:
+    """The products plus the bias, -inf where hidden, for queries and keys at the places `at`."""
+    result = products(call)
     if call.bias is not None:
-        result = result + call.bias.tile(at).to(dtype)
+        result = result + call.bias.tile(at).to(result.dtype)
     return result.masked_fill(~call.mask.visible(at), -torch.inf)
 
 
 def steps(call: Call, at: At) -> Steps:
     """The formula for a call whose queries and keys are at the places `at`."""
-    dtype = _exact(call)
+    dtype = exact(call)
     score = scores(call, at)
     logits = score
     if call.sinks is not None:
@@ -81,6 +85,6 @@ def steps(call: Call, at: At) -> Steps:
     return Steps(score, weights, out.to(call.query.dtype), lse)
 
 
-def _exact(call: Call) -> torch.dtype:
+def exact(call: Call) -> torch.dtype:
     """Scores, softmax and sums in float32 (float64 for float64), whatever the inputs."""
     return torch.float64 if call.query.dtype == torch.float64 else torch.float32

@@ -1,10 +1,9 @@
-"""Rectangles planned from the mask's structure, computed one by one and merged: any mask, any device."""
+"""Rectangles planned from the mask's structure and merged: any mask, any device."""
 
 from __future__ import annotations
 
 from wqkv.attend.call import Call
-from wqkv.attend.engines import rectangles
-from wqkv.attend.engines.plan import plan
+from wqkv.attend.engines import rectangles, traced
 from wqkv.attend.merge import Partial, with_sinks
 
 
@@ -13,7 +12,5 @@ def reasons_against(call: Call) -> list[str]:
 
 
 def run(call: Call) -> Partial:
-    # Where the reference computes the rectangles, they stay small: its scores are held one rectangle at a time.
-    wide = {} if not rectangles.kernel_reasons(call) else {"wide": None}
-    part = Partial(*rectangles.compute(call, plan(call, **wide)))
+    part = Partial(*traced.compute(call, one=False))
     return part if call.sinks is None else with_sinks(part, call.sinks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Literal
@@ -205,8 +206,12 @@ def _scaling(rules: dict[str, Any], config: Any) -> Scaling | None:
         factor = rules.get("factor") or longest / trained
         return LongRoPE(rules["short_factor"], rules["long_factor"], trained, factor, gain)
     if kind == "yarn":
+        factor = rules.get("factor") or longest / trained
+        above, below = rules.get("mscale"), rules.get("mscale_all_dim")
+        if gain is None and above and below and factor > 1:
+            gain = (0.1 * above * math.log(factor) + 1) / (0.1 * below * math.log(factor) + 1)
         return YaRN(
-            rules["factor"],
+            factor,
             trained,
             rules.get("beta_fast") or 32.0,
             rules.get("beta_slow") or 1.0,

@@ -1,0 +1,227 @@
+"""The rectangles as one operator, so that torch.compile and torch.export see a call and not a plan.
+
+A plan depends on lengths and masks; traced, it would be unrolled for one length. Inside an operator
+it is made when the numbers are there, so lengths stay dynamic. Rules travel as text and tensors.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wqkv.attend.algebra import And, Full, Not, Or
+from wqkv.attend.call import Call
+from wqkv.attend.engines import rectangles
+from wqkv.attend.engines.plan import Piece, plan, whole
+from wqkv.attend.masks import Causal, Dense, Lengths, Prefix, Segments, Window
+from wqkv.attend.positions import ALiBi, StoredBias, T5Bias
+from wqkv.errors import KindError
+
+#: What a rule is made of: the names of the fields that tell it apart.
+_FIELDS: dict[type, tuple[str, ...]] = {
+    Full: (),
+    Causal: (),
+    Window: ("before", "after"),
+    Lengths: ("ends",),
+    Prefix: ("ends",),
+    Segments: ("labels", "query_labels"),
+    Dense: ("matrix",),
+    And: ("a", "b"),
+    Or: ("a", "b"),
+    Not: ("inner",),
+    StoredBias: ("values",),
+    ALiBi: ("slopes",),
+    T5Bias: ("table", "bidirectional", "max_distance"),
+}
+_KINDS = {kind.__name__: kind for kind in _FIELDS}
+
+
+def compute(call: Call, *, one: bool) -> tuple[Tensor, Tensor]:
+    """out and lse of a call without its sinks: as one piece, or as planned."""
+    by_kernel = not rectangles.kernel_reasons(call)
+    if not torch.compiler.is_compiling():
+        return rectangles.compute(call, _pieces(call, one, by_kernel), by_kernel=by_kernel)
+    tensors: list[Tensor] = []
+    rules = f"[{_pack(call.mask, tensors)}, {_pack(call.bias, tensors)}]"
+    offset = call.query_offset
+    if isinstance(offset, Tensor):
+        tensors.append(offset)
+    out, lse, _ = _attend(
+        call.query,
+        call.key,
+        call.value,
+        tensors,
+        rules,
+        None if isinstance(offset, Tensor) else offset,
+        call.scale,
+        call.softcap,
+        call.dropout_p,
+        one,
+        by_kernel,
+    )
+    return out, lse
+
+
+def _pieces(call: Call, one: bool, by_kernel: bool) -> list[Piece]:
+    # Where the reference computes them, rectangles stay small: it holds the scores of one.
+    return whole(call) if one else plan(call) if by_kernel else plan(call, wide=None)
+
+
+def _pack(rule: Any, tensors: list[Tensor]) -> str:
+    """A rule as JSON (the tracer does not follow `json.dumps`); its tensors are put aside."""
+    if rule is None:
+        return "null"
+    if isinstance(rule, bool):
+        return "true" if rule else "false"
+    if isinstance(rule, int):
+        return f"{rule}"
+    if isinstance(rule, Tensor):
+        tensors.append(rule)
+        return f'{{"tensor": {len(tensors) - 1}}}'
+    if type(rule) not in _FIELDS:
+        known = ", ".join(_KINDS)
+        raise KindError(f"{type(rule).__name__} cannot be compiled.\nThese can: {known}.")
+    parts = [_pack(getattr(rule, field), tensors) for field in _FIELDS[type(rule)]]
+    name = '"' + type(rule).__name__ + '"'
+    return "[" + ", ".join([name, *parts]) + "]"
+
+
+def _unpack(packed: Any, tensors: list[Tensor]) -> Any:
+    """The rule again. It was checked when it was made, and is not checked twice."""
+    if isinstance(packed, dict):
+        return tensors[packed["tensor"]]
+    if not isinstance(packed, list):
+        return packed
+    kind, parts = _KINDS[packed[0]], [_unpack(part, tensors) for part in packed[1:]]
+    if kind in (And, Or, Not):
+        return kind(*parts)
+    rule = kind.__new__(kind)
+    for name, part in zip(_FIELDS[kind], parts, strict=True):
+        object.__setattr__(rule, name, part)
+    return rule
+
+
+def _call(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    tensors: list[Tensor],
+    rules: str,
+    offset: int | None,
+    scale: float,
+    softcap: float | None,
+    dropout_p: float,
+) -> Call:
+    mask, bias = (_unpack(packed, tensors) for packed in json.loads(rules))
+    where = tensors[-1] if offset is None else offset
+    return Call(q, k, v, mask, bias, scale, softcap, None, dropout_p, where)
+
+
+@torch.library.custom_op("wqkv::attend", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
+def _attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    tensors: list[Tensor],
+    rules: str,
+    offset: int | None,
+    scale: float,
+    softcap: float | None,
+    dropout_p: float,
+    one: bool,
+    by_kernel: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    call = _call(q, k, v, tensors, rules, offset, scale, softcap, dropout_p)
+    state = rectangles.random_state(call)
+    out, lse = rectangles.forward(call, _pieces(call, one, by_kernel), by_kernel=by_kernel)
+    kept = torch.empty(0, dtype=torch.uint8) if state is None else state.cpu()
+    return _laid_out(out), lse.contiguous(), kept
+
+
+@_attend.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    batch, n_head, query_len, _ = q.shape
+    out = q.new_empty((batch, query_len, n_head, v.shape[3])).transpose(1, 2)
+    exact = torch.float64 if q.dtype == torch.float64 else torch.float32
+    size = torch.library.get_ctx().new_dynamic_size() if rest[5] > 0 else 0
+    state = torch.empty(size, dtype=torch.uint8)
+    return out, q.new_empty((batch, n_head, query_len), dtype=exact), state
+
+
+@torch.library.custom_op("wqkv::attend_backward", mutates_args=())
+def _attend_backward(
+    grad_out: Tensor | None,
+    grad_lse: Tensor | None,
+    out: Tensor,
+    lse: Tensor,
+    state: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    tensors: list[Tensor],
+    rules: str,
+    offset: int | None,
+    scale: float,
+    softcap: float | None,
+    dropout_p: float,
+    one: bool,
+    by_kernel: bool,
+) -> list[Tensor]:
+    call = _call(q, k, v, tensors, rules, offset, scale, softcap, dropout_p)
+    grads = rectangles.backward(
+        call,
+        _pieces(call, one, by_kernel),
+        out,
+        lse,
+        grad_out,
+        grad_lse,
+        by_kernel=by_kernel,
+        random=state if dropout_p > 0 else None,
+    )
+    return [_laid_out(x) if i < 3 else x.contiguous() for i, x in enumerate(grads)]
+
+
+@_attend_backward.register_fake
+def _(
+    grad_out: Any, grad_lse: Any, out: Any, lse: Any, state: Any, q: Tensor, k: Tensor, v: Tensor,
+    tensors: list[Tensor], rules: str, *rest: Any
+) -> list[Tensor]:  # fmt: skip
+    grads = [x.new_empty(x.transpose(1, 2).shape).transpose(1, 2) for x in (q, k, v)]
+    bias = json.loads(rules)[1]
+    if not rest[-1] and bias is not None:
+        grads.append(
+            torch.empty_like(_bias_tensor(rules, tensors), memory_format=torch.contiguous_format)
+        )
+    return grads
+
+
+def _bias_tensor(rules: str, tensors: list[Tensor]) -> Tensor:
+    found: Tensor = _unpack(json.loads(rules)[1], tensors).tensors()[0]
+    return found
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    q, k, v, tensors, *ctx.rest = inputs
+    ctx.count = len(tensors)
+    ctx.save_for_backward(*output, q, k, v, *tensors)
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None, _: Any) -> Any:
+    out, lse, state, q, k, v, *tensors = ctx.saved_tensors
+    grads = _attend_backward(grad_out, grad_lse, out, lse, state, q, k, v, tensors, *ctx.rest)
+    by_tensor: list[Tensor | None] = [None] * ctx.count
+    if len(grads) > 3:
+        by_tensor[json.loads(ctx.rest[0])[1][1]["tensor"]] = grads[3]
+    return (*grads[:3], by_tensor, *[None] * len(ctx.rest))
+
+
+_attend.register_autograd(_backward, setup_context=_setup)
+
+
+def _laid_out(x: Tensor) -> Tensor:
+    """As (batch, length, head, d) in memory, which is what the tracer was told."""
+    return x.transpose(1, 2).contiguous().transpose(1, 2)

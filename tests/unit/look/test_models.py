@@ -1,0 +1,284 @@
+"""Opening models and reading sentences, and what is said where that cannot be."""
+
+import re
+import shutil
+import sys
+
+import pytest
+import torch
+import transformers
+
+from wqkv import Causal, Full
+from wqkv.errors import ArgumentError, MissingExtraError
+from wqkv.look import models
+from wqkv.look.models import OpenModel, in_range, open_model
+
+TIRED = "The animal didn't cross the street because it was too tired."
+
+
+def test_the_default_model(minilm):
+    assert (minilm.name, minilm.family) == ("all-MiniLM-L6-v2", "bert")
+    sizes = {"n_layer": 6, "n_head": 12, "n_kv_head": 12, "d_model": 384, "d_k": 32}
+    assert minilm.sizes == sizes
+    assert not minilm.model.training
+    assert {parameter.dtype for parameter in minilm.model.parameters()} == {torch.float32}
+    assert (minilm.layer(5).mask, minilm.layer(5).position) == (Full(), None)
+
+
+def test_progress_is_told(weights):
+    told = []
+    opened = open_model(str(weights), told.append)
+    assert opened.name == "model"
+    assert [line.rpartition(" of ")[2] for line in told] == ["model"] * 3
+    assert [line.split()[0] for line in told] == ["reading", "reading", "laying"]
+
+
+def test_transformers_speaks_as_loud_as_before(weights):
+    log = transformers.utils.logging
+    before = log.get_verbosity(), log.is_progress_bar_enabled()
+    open_model(str(weights))
+    assert (log.get_verbosity(), log.is_progress_bar_enabled()) == before
+
+
+def test_read(minilm):
+    reading = minilm.read(TIRED)
+    words = ["The", "animal", "didn", "'", "t", "cross", "the", "street", "because", "it", "was"]
+    assert reading.words == ("[CLS]", *words, "too", "tired", ".", "[SEP]")
+    assert reading.special == (True, *[False] * 14, True)
+    assert reading.spans[2:6] == ((4, 10), (11, 15), (15, 16), (16, 17))
+    assert len(reading.inputs) == len(reading.outputs) == 6
+    assert {tensor.shape for tensor in (*reading.inputs, *reading.outputs)} == {(1, 16, 384)}
+
+
+def test_read_is_what_the_model_computes(minilm):
+    ids = torch.tensor([minilm.tokenizer(TIRED)["input_ids"]])
+    with torch.no_grad():
+        states = minilm.model(input_ids=ids, output_hidden_states=True).hidden_states
+    for ours, theirs in zip(minilm.read(TIRED).inputs, states[:-1], strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_reading_leaves_no_hooks(minilm):
+    def hooks():
+        modules = list(minilm.model.modules())
+        return [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules]
+
+    before = hooks()
+    minilm.read(TIRED)
+    with pytest.raises(IndexError):
+        minilm._run(torch.tensor([[10**6]]))
+    assert hooks() == before
+
+
+@pytest.mark.parametrize("text", ["猫坐在垫子上。", "a 🙂", "naïve café", "a\n\n\tb", "\x00a"])
+def test_any_text_is_read(minilm, text):
+    reading = minilm.read(text)
+    assert len(reading.words) == len(reading.spans) == reading.inputs[0].shape[1]
+    assert all(reading.words)
+    for word, mark, (a, b) in zip(reading.words, reading.special, reading.spans, strict=True):
+        assert mark or word == text[a:b]
+
+
+@pytest.mark.parametrize(
+    ("span", "trimmed"),
+    [((0, 3), (1, 3)), ((0, 1), (0, 1)), ((3, 6), (4, 5)), ((4, 5), (4, 5)), ((2, 2), (2, 2))],
+)
+def test_spans_are_without_blanks_around(span, trimmed):
+    assert models._trim(" ab c ", *span) == trimmed
+
+
+@pytest.mark.parametrize("sentence", ["", " \n\t"])
+def test_empty_sentence(minilm, sentence):
+    with pytest.raises(ArgumentError, match="sentence is empty"):
+        minilm.read(sentence)
+
+
+@pytest.mark.parametrize("sentence", ["[CLS]", "[SEP] [PAD]", "\u200b", "🙂", "x" * 300])
+def test_no_word_in_the_sentence(minilm, sentence):
+    with pytest.raises(ArgumentError, match=rf"sees no word in .* {re.escape(repr(sentence))}\."):
+        minilm.read(sentence)
+
+
+def test_long_sentence(minilm):
+    with pytest.raises(ArgumentError, match=r"has 513 words .*all-MiniLM-L6-v2 takes 512"):
+        minilm.read("a " * 511)
+    assert len(minilm.read("a " * 510).words) == 512
+
+
+def test_table_of_positions_of_roberta():
+    """Its first word stands after the padding index."""
+    config = transformers.RobertaConfig(
+        vocab_size=29,
+        hidden_size=6,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=7,
+        max_position_embeddings=13,
+        pad_token_id=1,
+    )
+    opened = OpenModel(transformers.RobertaModel(config).eval(), None, "tiny")
+    assert opened._longest() == 11
+    opened._run(torch.full((1, 11), 5))
+    with pytest.raises((IndexError, RuntimeError), match="out of"):
+        opened._run(torch.full((1, 12), 5))
+
+
+@pytest.mark.parametrize("number", [6, -1])
+def test_layer_out_of_range(minilm, number):
+    with pytest.raises(ArgumentError, match=f"no layer {number}: the model has 6 layers, 0 to 5"):
+        minilm.layer(number)
+
+
+def test_in_range():
+    assert [in_range("head", n, 3) for n in range(3)] == [0, 1, 2]
+    with pytest.raises(ArgumentError, match="no head 3: the model has 3 heads, 0 to 2"):
+        in_range("head", 3, 3)
+
+
+# What does not open
+
+
+@pytest.mark.parametrize(
+    "name", ["nowhere", "./where", "../where", "~/where", "a/b/c", "/no", "a/", ""]
+)
+def test_no_such_model(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    says = f"no model {re.escape(repr(name))}: no such folder" if name else "'.' is no model"
+    with pytest.raises(ArgumentError, match=says):
+        open_model(name)
+
+
+def test_no_such_name_on_the_hub(monkeypatch):
+    def absent(name, **rest):
+        raise OSError(f"\n{name} is not a local folder\nand so on")
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", absent)
+    says = r"'no-one/nothing' does not open as a model \(OSError: no-one/nothing is not a local fo"
+    with pytest.raises(ArgumentError, match=says) as caught:
+        open_model("no-one/nothing")
+    assert "and so on" not in str(caught.value)
+
+
+def test_folder_that_is_no_model(tmp_path):
+    with pytest.raises(ArgumentError, match=r"no model: it has no config.json and no .gguf file"):
+        open_model(str(tmp_path))
+
+
+def test_folder_with_several_models(tmp_path):
+    for name in ("b.gguf", "a.gguf"):
+        (tmp_path / name).touch()
+    with pytest.raises(ArgumentError, match=r"holds 2 models: name one of a.gguf, b.gguf"):
+        open_model(str(tmp_path))
+
+
+def test_plain_file(tmp_path):
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(ArgumentError, match=r"notes.txt' is a file. Name a folder, or a .gguf"):
+        open_model(str(tmp_path / "notes.txt"))
+
+
+@pytest.fixture
+def copied(weights, tmp_path):
+    for path in weights.iterdir():
+        if path.is_file() and path.suffix != ".safetensors":
+            shutil.copy(path, tmp_path)
+    (tmp_path / "model.safetensors").symlink_to(weights / "model.safetensors")
+    return tmp_path
+
+
+def test_a_copy_opens(copied):
+    """So that the broken copies below fail for what is broken in them."""
+    assert open_model(str(copied)).name == copied.name
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", "{not json"),
+        ("config.json", '{"model_type": "no-such-type"}'),
+        ("config.json", "{}"),
+        ("model.safetensors", "not weights"),
+        ("tokenizer.json", "[]"),
+    ],
+)
+def test_broken_folder(copied, file, content):
+    (copied / file).unlink()
+    (copied / file).write_text(content)
+    says = rf"{copied.name}' does not open as a model \([A-Za-z]+: \S"
+    with pytest.raises(ArgumentError, match=says):
+        open_model(str(copied))
+
+
+def test_missing_weights(copied):
+    (copied / "model.safetensors").unlink()
+    with pytest.raises(ArgumentError, match=r"does not open as a model \(OSError: "):
+        open_model(str(copied))
+
+
+def test_broken_gguf(tmp_path):
+    (tmp_path / "tiny.gguf").write_text("not a model")
+    for path in (tmp_path, tmp_path / "tiny.gguf"):
+        with pytest.raises(ArgumentError, match=r"does not open as a model \([A-Za-z]+: \S"):
+            open_model(str(path))
+
+
+def test_family_without_a_row(tmp_path, weights):
+    config = transformers.MptConfig(d_model=6, n_heads=2, n_layers=1, vocab_size=31_000)
+    transformers.MptModel(config).save_pretrained(tmp_path)
+    for path in weights.glob("tokenizer*"):
+        shutil.copy(path, tmp_path)
+    with pytest.raises(ArgumentError, match=r"(?s)family 'mpt' yet.*nearest rows are"):
+        open_model(str(tmp_path))
+
+
+def test_default_model_is_not_installed(monkeypatch):
+    monkeypatch.setattr(models, "DEFAULT", "not_installed_here")
+    with pytest.raises(MissingExtraError, match=r"(?s)default model is not.*wqkv\[default-model\]"):
+        open_model()
+
+
+@pytest.mark.parametrize(
+    ("package", "extra", "purpose"),
+    [
+        ("transformers", "hf", "Opening a model"),
+        ("gguf", "gguf", "Opening a .gguf file"),
+        ("accelerate", "gguf", "Opening a .gguf file"),
+    ],
+)
+def test_package_is_not_installed(package, extra, purpose, monkeypatch, tmp_path):
+    (tmp_path / "tiny.gguf").touch()
+    monkeypatch.setitem(sys.modules, package, None)
+    says = rf"(?s){purpose} needs the package `{package}`.*pip install 'wqkv\[{extra}\]'"
+    with pytest.raises(MissingExtraError, match=says):
+        open_model(str(tmp_path))
+
+
+# A causal model
+
+
+@pytest.mark.slow
+def test_gguf(smollm):
+    assert (smollm.name, smollm.family) == ("SmolLM2-135M-Instruct.Q4_1", "llama")
+    sizes = {"n_layer": 30, "n_head": 9, "n_kv_head": 3, "d_model": 576, "d_k": 64}
+    assert smollm.sizes == sizes
+    layer = smollm.layer(29)
+    assert (layer.mask, layer.position.theta, layer.position.scaling) == (Causal(), 100000.0, None)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_gguf_layers_are_the_models(smollm):
+    reading = smollm.read("The capital of France is Paris, isn't it?")
+    for number, (x, theirs) in enumerate(zip(reading.inputs, reading.outputs, strict=True)):
+        size = float(theirs.abs().max())
+        torch.testing.assert_close(
+            smollm.layer(number)(x), theirs, rtol=0, atol=576 * 2**-24 * size
+        )
+
+
+@pytest.mark.slow
+def test_words_of_a_tokenizer_that_keeps_blanks(smollm):
+    reading = smollm.read("The cat\n\nsleeps  here")
+    assert [word for word in reading.words if word.strip()] == ["The", "cat", "sleeps", "here"]
+    assert all(reading.words)
+    assert "".join(reading.words).replace(" ", "") == "Thecat\n\nsleepshere"
