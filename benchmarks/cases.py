@@ -29,7 +29,7 @@ LINEAR = 2.2
 class Row:
     """One race: a case, forward alone or with backward, and the targets."""
 
-    group: str  # layer, causal, window, packed, padded or decode
+    group: str  # layer, causal, window, packed, padded, decode or overhead
     case: Case
     backward: bool
     targets: Mapping[str, float] = field(default_factory=dict)
@@ -45,6 +45,7 @@ def rows(shrink: int = 1) -> list[Row]:
     """The table; with `shrink` all lengths are divided by it, and each kind has one length."""
     table = [*_layers(shrink), *_causal(shrink), *_window(shrink), *_documents(shrink)]
     table += _padded(shrink), _padded(shrink, backward=True), *_decode(shrink)
+    table += _both("overhead", Case("", batch=1, n_head=1, query_len=8, d_k=8, d_v=None), {})
     if shrink == 1:
         return table
     longest = {(row.group, row.family, row.case.name, row.backward): row for row in table}
@@ -98,9 +99,7 @@ def _documents(shrink: int) -> Iterator[Row]:
     labels = documents(8192 // shrink, 64 // shrink, 960 // shrink)
     masks = {"": lambda case: Segments(labels), "causal": lambda case: Segments(labels) & Causal()}
     for name, mask in masks.items():
-        case = Case(
-            name, mask=mask, batch=1, n_head=8, query_len=8192 // shrink, d_k=64, d_v=None
-        )
+        case = Case(name, mask=mask, batch=1, n_head=8, query_len=8192 // shrink, d_k=64, d_v=None)
         yield from _both("packed", case, {SDPA_MASK: 0.07})
 
 
@@ -109,7 +108,13 @@ def _padded(shrink: int, backward: bool = False) -> Row:
     short = torch.randint(1, length, (4,), generator=torch.Generator().manual_seed(3)).tolist()
     lengths = [*short, *(length - n for n in short)]  # half of the batch is padding
     case = Case(
-        "", mask=lambda case: Lengths(lengths), batch=8, n_head=8, query_len=length, d_k=64, d_v=None
+        "",
+        mask=lambda case: Lengths(lengths),
+        batch=8,
+        n_head=8,
+        query_len=length,
+        d_k=64,
+        d_v=None,
     )
     return Row("padded", case, backward, {SDPA_MASK: 0.6, SDPA_WIDE: 0.6})
 

@@ -1,4 +1,4 @@
-"""A race: first every result is compared with ours and its memory taken, then all are timed in turn."""
+"""A race: every result is compared with ours and its memory taken, then all are timed in turn."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Contestant:
             with torch.no_grad():
                 return self.run()
         out = self.run()
-        out.backward(up)  # type: ignore[no-untyped-call]
+        out.backward(up)
         return out.detach()
 
     def clear(self) -> None:
@@ -45,15 +45,19 @@ class Contestant:
 
 
 class Times(NamedTuple):
-    """Seconds of one call."""
+    """Seconds of one call: of the processor, in all threads, and by the clock.
+
+    One thread works, so they differ only by what else runs on the machine.
+    """
 
     median: float
     least: float
+    clock: float
     repeats: int
 
 
 class Memory(NamedTuple):
-    """Bytes allocated by one call, kernels' scratch included: the most at once, and in one piece."""
+    """Bytes that one call allocates, scratch of kernels included: at once, and in one piece."""
 
     peak: int
     largest: int
@@ -63,8 +67,9 @@ class Sizes(TorchDispatchMode):
     """Records the largest tensor that an operator returns, with its shape."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.bytes, self.largest = 0, "none"
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes = 0
+        self.largest: str = "none"
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -83,7 +88,7 @@ def measured(contestant: Contestant, up: Tensor | None) -> tuple[list[Tensor], M
     contestant.clear()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         out = contestant.step(up)
-    events: Any = seen.profiler.kineto_results.events()  # type: ignore[union-attr]
+    events: Any = seen.profiler.kineto_results.events()
     sizes = [
         e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()) if e.name() == "[memory]"
     ]
@@ -91,8 +96,8 @@ def measured(contestant: Contestant, up: Tensor | None) -> tuple[list[Tensor], M
     for size in sizes:
         held += size
         peak = max(peak, held)
-    gradients = [] if up is None else [x.grad for x in contestant.compared]
-    assert all(gradient is not None for gradient in gradients)
+    gradients = [x.grad for x in contestant.compared if x.grad is not None]
+    assert len(gradients) == (0 if up is None else len(contestant.compared))
     return [out, *gradients], Memory(peak, max(sizes, default=0))
 
 
@@ -118,24 +123,28 @@ def difference(theirs: Sequence[Tensor], ours: Sequence[Tensor]) -> float:
 def race(
     contestants: Sequence[Contestant], up: Tensor | None, *, budget_s: float, least: int, most: int
 ) -> dict[str, Times]:
-    """Seconds a call: one after the other, each round beginning with the next, gc off."""
-    taken: dict[str, list[float]] = {c.name: [] for c in contestants}
+    """Seconds a call, one after the other, each round beginning with the next; gc off."""
+    taken: dict[str, list[tuple[float, float]]] = {c.name: [] for c in contestants}
     gc.collect()
     gc.disable()
     try:
         start = time.perf_counter()
-        for turn in range(-1, most):  # round -1 warms up
+        for turn in range(-1, most):  # turn -1 warms up
             if turn >= least and time.perf_counter() - start > budget_s:
                 break
             shift = turn % len(contestants)
             for contestant in (*contestants[shift:], *contestants[:shift]):
                 contestant.clear()
-                begun = time.perf_counter()
+                begun, clock = time.process_time(), time.perf_counter()
                 contestant.step(up)
-                taken[contestant.name].append(time.perf_counter() - begun)
+                spent = time.process_time() - begun, time.perf_counter() - clock
+                if turn >= 0:
+                    taken[contestant.name].append(spent)
     finally:
         gc.enable()
-    return {
-        name: Times(statistics.median(all_[1:]), min(all_[1:]), len(all_) - 1)
-        for name, all_ in taken.items()
-    }
+    return {name: _times(spent) for name, spent in taken.items()}
+
+
+def _times(spent: list[tuple[float, float]]) -> Times:
+    busy, clock = zip(*spent, strict=True)
+    return Times(statistics.median(busy), min(busy), statistics.median(clock), len(busy))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -32,16 +34,18 @@ def contestants(row: Row, *, compiled: bool) -> tuple[list[Contestant], Absent]:
         ready.append(Contestant(name, run, leaves))
     absent: Absent = {}
     if FLEX in row.targets:
-        if compiled:
+        if compiled and _compiler():
             ready.append(_flex(leaves, mask))
         else:
-            absent[FLEX] = "it would be compiled"
+            absent[FLEX] = "no C++ compiler" if compiled else "compiling takes long"
     return ready, absent
 
 
 def _sdpa(row: Row, leaves: list[Tensor], mask: Any) -> Iterator[tuple[str, Callable[[], Tensor]]]:
+    q, k, v = leaves
+
     def call(**options: Any) -> Callable[[], Tensor]:
-        return lambda: F.scaled_dot_product_attention(*leaves, **options)
+        return lambda: F.scaled_dot_product_attention(q, k, v, **options)
 
     query_len, key_len = row.case.query_len, row.case.keys
     if row.group == "causal":
@@ -52,14 +56,22 @@ def _sdpa(row: Row, leaves: list[Tensor], mask: Any) -> Iterator[tuple[str, Call
         visible = mask.dense(1, key_len)
         yield SDPA_MASK, call(attn_mask=visible)
         yield SDPA_WIDE, call(attn_mask=visible.expand(-1, -1, query_len, -1))
+    elif row.group == "overhead":
+        yield SDPA, call()
     else:
         yield SDPA_MASK, call(attn_mask=mask.dense(query_len, key_len).contiguous())
+
+
+def _compiler() -> bool:
+    return any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++")))
 
 
 def _flex(leaves: list[Tensor], mask: Window) -> Contestant:
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-    before, n = mask.before, leaves[0].shape[2]
+    n, before = leaves[0].shape[2], mask.before
+    assert before is not None
+    assert mask.after == 0
 
     def visible(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         return (j <= i) & (i - j <= before)

@@ -57,7 +57,7 @@ def ours(row: Row) -> MultiheadAttention:
 
 def _floor(layer: MultiheadAttention, rope: bool, length: int) -> Peer:
     """Four matrix products and one fused call (with RoPE its rotation, cos and sin at hand)."""
-    twin = nn.ModuleDict({name: _linear(getattr(layer, name)) for name in _NAMES})
+    *matrices, last = (_linear(getattr(layer, name)) for name in _NAMES)
     angle = torch.arange(length)[:, None] * 10000 ** -(torch.arange(0, layer.d_k, 2) / layer.d_k)
     cos, sin = angle.cos(), angle.sin()
 
@@ -68,18 +68,16 @@ def _floor(layer: MultiheadAttention, rope: bool, length: int) -> Peer:
     def run(x: Tensor) -> Tensor:
         batch, n, d_model = x.shape
         q, k, v = (
-            F.linear(x, twin[name].weight, twin[name].bias)
-            .view(batch, n, layer.n_head, layer.d_k)
-            .transpose(1, 2)
-            for name in _NAMES[:3]
+            F.linear(x, W.weight, W.bias).view(batch, n, layer.n_head, layer.d_k).transpose(1, 2)
+            for W in matrices
         )
         if rope:
             q, k = turn(q), turn(k)
         heads = F.scaled_dot_product_attention(q, k, v, is_causal=rope)
         context = heads.transpose(1, 2).reshape(batch, n, d_model)
-        return F.linear(context, twin["WO"].weight, twin["WO"].bias)
+        return F.linear(context, last.weight, last.bias)
 
-    return twin, run
+    return nn.ModuleList([*matrices, last]), run
 
 
 def _torch(need_weights: bool) -> Callable[[MultiheadAttention, bool, int], Peer]:

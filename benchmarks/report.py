@@ -8,6 +8,7 @@ import platform
 import statistics
 from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def summary(rows: Iterable[Row], results: dict[str, Result]) -> Iterator[Verdict
                 mean = statistics.geometric_mean(ratios)
                 yield _verdict(f"layer bias, mean, {mode}", f"time / {peer}", mean, most)
     windows = [row for row in rows if row.group == "window" and not row.backward]
-    for shorter, longer in zip(windows, windows[1:], strict=False):
+    for shorter, longer in pairwise(windows):
         one, two = (results[row.name]["contestants"]["ours"] for row in (shorter, longer))
         name = f"window {shorter.case.keys} -> {longer.case.keys}"
         for what, key in (("time", "median_ms"), ("peak memory", "peak_bytes")):
@@ -100,7 +101,7 @@ def line(result: Result) -> str:
     for name, one in contestants.items():
         if name != "ours":
             parts.append(f"{name} {ours['median_ms'] / one['median_ms']:.3f}")
-    parts += [f"{name} WRONG by {off:.1e}" for name, off in result["wrong"].items()]
+    parts += [f"{name} WRONG, {off}" for name, off in result["wrong"].items()]
     return "  ".join(parts)
 
 

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from wqkv import ALiBi, Causal, Dense, Full, Lengths, Prefix, RoPE, Segments, T5Bias, Window
-from wqkv.attend.call import Call, request
 from wqkv.attend.masks import Mask
 from wqkv.attend.positions import Bias
 
@@ -32,9 +31,6 @@ class Inputs(NamedTuple):
 
     leaves: dict[str, Tensor]
     arguments: dict[str, Any]
-
-    def request(self) -> Call:
-        return request(**self.arguments)
 
 
 @dataclass(frozen=True)
@@ -149,7 +145,8 @@ def runs(case: Case, *lengths: int) -> Segments:
 
 
 def alibi(case: Case, draw: Draw) -> ALiBi:
-    return ALiBi(draw("slopes", case.n_head).abs())  # below 0, far keys would drown the near
+    """Such that it adds no more than the scores are."""
+    return ALiBi(draw("slopes", case.n_head).abs() / (case.query_len + case.keys))
 
 
 def t5(bidirectional: bool) -> Callable[[Case, Draw], T5Bias]:
@@ -247,6 +244,7 @@ TABLE = (
          query_offset=12),
     # Score rules
     Case("scale", causal, scale=0.3), Case("scale 0", scale=0.0), Case("scale below 0", scale=-0.7),
+    Case("scale 0 causal", causal, scale=0.0), Case("scale below 0 causal", causal, scale=-0.7),
     Case("softcap", softcap=1.3), Case("softcap causal", causal, softcap=0.7),
     Case("softcap bias", lambda c: bits(c), stored("hqk"), softcap=1.3),
     Case("sinks", sinks=True), Case("sinks causal", causal, sinks=True, **CROSS),

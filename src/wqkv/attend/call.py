@@ -8,10 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from wqkv.attend.masks import Dense, Mask
+from wqkv.attend.algebra import Full, Mask
+from wqkv.attend.masks import Dense
 from wqkv.attend.places import At, Rect, Sizes, places
 from wqkv.attend.positions import Bias, StoredBias
 from wqkv.errors import ArgumentError, KindError, describe, message
+
+FULL = Full()
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +31,7 @@ class Call:
     sinks: Tensor | None  # (n_head,)
     dropout_p: float
     query_offset: int | Tensor  # where query 0 stands; a tensor has one a sample
+    lse: bool = True  # whether the caller will read lse
 
     @property
     def sizes(self) -> tuple[int, int, int, int]:
@@ -65,19 +69,20 @@ def request(
     key: Tensor,
     value: Tensor,
     *,
-    mask: Mask | Tensor,
-    bias: Bias | Tensor | None,
-    scale: float | None,
-    softcap: float | None,
-    sinks: Tensor | None,
-    dropout_p: float,
-    query_offset: int | Tensor | None,
+    mask: Mask | Tensor = FULL,
+    bias: Bias | Tensor | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+    dropout_p: float = 0.0,
+    query_offset: int | Tensor | None = None,
+    return_lse: bool = True,
 ) -> Call:
     """Check everything once, with every size in the message."""
     came: dict[str, object] = {"query": query, "key": key, "value": value}
     _check_tensors(came)
     _check_shapes(query, key, value, came)
-    if torch.is_autocast_enabled(query.device.type) and query.dtype != torch.float64:
+    if autocasts(query.device) and query.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     batch, n_head, query_len, d_k = query.shape
@@ -104,9 +109,9 @@ def request(
         raise KindError(
             "`scale` is a number. A learned temperature multiplies `query` before the call."
         )
-    if not math.isfinite(scale):
+    elif not abs(scale) < math.inf:
         raise ArgumentError(f"`scale` is {scale}.\nPass a finite number.")
-    if softcap is not None and not (softcap > 0 and math.isfinite(softcap)):
+    if softcap is not None and not 0 < softcap < math.inf:
         raise ArgumentError(
             f"`softcap` is {softcap}; the scores are capped at plus and minus it.\n"
             "Pass > 0 or None."
@@ -119,7 +124,15 @@ def request(
         _check_sinks(sinks, n_head, query)
     matters = mask.by_position or (bias is not None and bias.by_position)
     offset = _offset(query_offset, sizes, matters, query)
-    return Call(query, key, value, mask, bias, float(scale), softcap, sinks, dropout_p, offset)
+    return Call(
+        query, key, value, mask, bias, float(scale), softcap, sinks, dropout_p, offset, return_lse
+    )
+
+
+def autocasts(device: torch.device) -> bool:
+    """Whether autocast is on for a device; not every kind of device knows it."""
+    kind = device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
 def _check_tensors(came: dict[str, object]) -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 from torch import Tensor
 
 from wqkv.attend import engines
-from wqkv.attend.call import request
-from wqkv.attend.masks import Full, Mask
+from wqkv.attend.algebra import Mask
+from wqkv.attend.call import FULL, request
 from wqkv.attend.merge import Partial
 from wqkv.attend.positions import Bias
-from wqkv.errors import describe
-
-FULL = Full()
+from wqkv.errors import EngineError, describe
 
 
 @overload
@@ -111,6 +109,7 @@ def attention(
         sinks=sinks,
         dropout_p=dropout_p,
         query_offset=query_offset,
+        return_lse=return_lse,
     )
     result: Partial = engines.choose(call, engine).run(call)
     return result if return_lse else result.out
@@ -124,39 +123,29 @@ class Explanation(str):
 
 
 def explain(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *,
-    mask: Mask | Tensor = FULL,
-    bias: Bias | Tensor | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-    sinks: Tensor | None = None,
-    dropout_p: float = 0.0,
-    query_offset: int | Tensor | None = None,
+    query: Tensor, key: Tensor, value: Tensor, *, engine: str = "auto", **rules: Any
 ) -> Explanation:
-    """Which engine would run this call, and why each other one would not. Computes nothing.
+    """Which engine would run `attention` with these arguments, and why not others.
+
+    Raises:
+        ArgumentError, KindError: what `attention` would raise for them.
 
     >>> import torch
     >>> q = torch.randn(2, 8, 17, 64)
-    >>> explain(q, q, q).splitlines()[0]
-    'attention of query f32[2, 8, 17, 64] on cpu, key f32[2, 8, 17, 64] on cpu, mask Full()'
+    >>> print(explain(q, q, q, dropout_p=0.1))
+    attention of query f32[2, 8, 17, 64] on cpu, key f32[2, 8, 17, 64] on cpu, mask Full()
+    engine: tiled
+      fused      the kernels have no dropout that a backward pass can repeat
+      tiled      can run
+      reference  can run
+      flex       FlexAttention has no dropout
     """
-    call = request(
-        query,
-        key,
-        value,
-        mask=mask,
-        bias=bias,
-        scale=scale,
-        softcap=softcap,
-        sinks=sinks,
-        dropout_p=dropout_p,
-        query_offset=query_offset,
-    )
-    able = (engines.name(e) for e in engines.PREFERENCE if not e.reasons_against(call))
-    chosen = next(able, "none")
+    rules.setdefault("return_lse", False)
+    call = request(query, key, value, **rules)
+    try:
+        chosen = engines.name(engines.choose(call, engine))
+    except EngineError as error:
+        chosen = f"none: {str(error).splitlines()[0]}"
     return Explanation(
         f"attention of query {describe(query)}, key {describe(key)}, mask {call.mask!r}\n"
         f"engine: {chosen}\n{engines.report(call)}"

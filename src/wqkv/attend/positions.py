@@ -212,7 +212,8 @@ class RoPE:
         if by_length and length is None:
             length = int(position.max()) + 1 if position.numel() else 0
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        frequency = _frequencies(self, d, length if by_length and length else 0).to(x.device)
+        frequencies = _frequencies if torch.compiler.is_compiling() else _kept
+        frequency = frequencies(self, d, length if by_length and length else 0).to(x.device)
         angle = (position.to(frequency.dtype)[..., None] * frequency).to(dtype)
         gain = self.scaling.gain() if self.scaling else 1.0
         cos, sin = angle.cos() * gain, angle.sin() * gain
@@ -245,13 +246,15 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) ->
     return out if d == x.shape[-1] else torch.cat((out, kept), dim=-1)
 
 
-@lru_cache(maxsize=256)
 def _frequencies(rope: RoPE, d: int, length: int) -> Tensor:
     plain = _plain(rope.theta, d)
     if rope.scaling is not None:
         plain = rope.scaling.frequencies(plain, rope.theta, length)
     # float32 before it meets a position, as in all trained models: float64 differs at 100,000
     return plain.to(torch.float32)
+
+
+_kept = lru_cache(maxsize=256)(_frequencies)
 
 
 def _plain(theta: float, d: int) -> Tensor:
@@ -271,7 +274,7 @@ class Bias:
         raise NotImplementedError
 
     def add_gradient(self, total: Tensor, at: At, d_tile: Tensor) -> None:
-        """Add to `total` the gradient of its tensor, from that of a tile (batch, head, query, key)."""
+        """Add to `total` its tensor's gradient, from that of a tile (batch, head, query, key)."""
         raise NotImplementedError
 
     def check(self, sizes: tuple[int, int, int, int]) -> None:
@@ -348,8 +351,9 @@ class ALiBi(Bias):
             )
 
     def tile(self, at: At) -> Tensor:
-        distance = (at.key_pos - at.query_pos).abs()
-        return -self.slopes.to(distance.device).view(1, -1, 1, 1) * distance
+        slopes = self.slopes.to(at.head.device)
+        slope = slopes[at.head if len(slopes) > 1 else torch.zeros_like(at.head)]
+        return -slope * (at.key_pos - at.query_pos).abs()
 
     def tensors(self) -> tuple[Tensor, ...]:
         return (self.slopes,)
@@ -413,10 +417,9 @@ class T5Bias(Bias):
         return offset + torch.where(distance < exact, distance, far)
 
     def tile(self, at: At) -> Tensor:
-        # (batch | 1, 1, query, key) buckets -> (batch | 1, head, query, key)
         buckets = self.bucket(at.key_pos - at.query_pos)
         table = self.table.to(buckets.device)
-        return torch.nn.functional.embedding(buckets.squeeze(1), table).permute(0, 3, 1, 2)
+        return table[buckets, at.head if table.shape[1] > 1 else torch.zeros_like(at.head)]
 
     def tensors(self) -> tuple[Tensor, ...]:
         return (self.table,)

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
-from wqkv.attend.call import request
+from wqkv.attend.call import autocasts, request
 from wqkv.attend.engines import reference
 from wqkv.attend.functional import attention
 from wqkv.attend.masks import Dense, Full, Mask
@@ -166,7 +166,7 @@ class MultiheadAttention(nn.Module):
         torch.Size([1, 2, 3, 3])
         """
         q, k, v, rules = self._prepare(Q, K, V, mask, query_offset)
-        call = request(q, k, v, **rules, softcap=None, sinks=None, dropout_p=0.0)
+        call = request(q, k, v, **rules)
         if reasons := reference.reasons_against(call):
             raise EngineError(
                 f"A trace keeps every weight: {reasons[0]}.\nTrace fewer queries at a time."
@@ -271,7 +271,7 @@ class MultiheadAttention(nn.Module):
                 raise ArgumentError(
                     message("The layer is on another device.", came, "Move Q or the layer.")
                 )
-            if weight.dtype != Q.dtype and not torch.is_autocast_enabled(Q.device.type):
+            if weight.dtype != Q.dtype and not autocasts(Q.device):
                 raise KindError(
                     message("The layer has another dtype.", came, "Cast Q or the layer.")
                 )

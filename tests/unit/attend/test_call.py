@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
 
-from wqkv.attend.call import request
+from wqkv.attend.call import autocasts, request
 from wqkv.attend.functional import attention, explain
 from wqkv.attend.masks import Causal, Full, Lengths, Window
 from wqkv.attend.places import Rect
@@ -186,6 +187,17 @@ def test_engines_are_named():
     long = torch.zeros(1, 1, 2**16, 8, device="meta")
     with pytest.raises(EngineError, match=r"(?s)'reference' cannot run.*65536 x 65536.*16\.0 GiB"):
         attention(long, long, long, engine="reference")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_autocast_casts_as_for_torchs_own(dtype):
+    q, k, v = (torch.randn(B, H, n, D, dtype=dtype) for n in (Q, K, K))
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, theirs = attention(q, k, v), F.scaled_dot_product_attention(q, k, v)
+        assert autocasts(q.device)
+    assert ours.dtype == theirs.dtype
+    torch.testing.assert_close(ours, theirs)
+    assert not autocasts(q.device) and not autocasts(torch.device("meta"))
 
 
 def test_explain():

@@ -122,6 +122,31 @@ def test_region_is_unknown_only_where_mixed(mask):
     assert not any(full or empty for full, empty in unknown)
 
 
+@pytest.mark.parametrize(
+    ("mask", "rect", "answer"),
+    [
+        (Causal() & Lengths([3]), (0, 1, 3, 5), False),
+        (Lengths([3]) & Causal(), (0, 1, 2, 3), False),
+        (Lengths([3]) & Causal(), (3, 5, 0, 2), True),
+        (Lengths([3]) & Causal(), (3, 5, 2, 4), None),
+        (Lengths([3]) | Causal(), (3, 5, 2, 4), True),
+        (Causal() | Lengths([3]), (0, 1, 1, 3), True),
+        (Causal() | Lengths([3]), (0, 2, 3, 5), False),
+        (Causal() | Lengths([3]), (2, 4, 2, 4), None),
+        (~Causal(), (0, 2, 3, 5), True),
+        (~Causal(), (3, 5, 0, 2), False),
+        (~Causal(), (3, 5, 3, 5), None),
+        (Prefix(3), (0, 1, 0, 3), True),
+        (Prefix(3), (0, 1, 3, 5), False),
+        (Prefix(3), (5, 7, 3, 5), True),
+    ],
+    ids=repr,
+)
+def test_region_of_combinations(mask, rect, answer):
+    """One part that knows is enough where one part decides."""
+    assert mask.region(Rect(None, *rect)) is answer
+
+
 def test_region_of_samples_that_are_planned_alone():
     """Segments of several samples answer only for one of them, and say so."""
     packed = BY_STRUCTURE[11]
@@ -261,6 +286,18 @@ def test_both_ways_of_cutting_agree():
 def test_places_with_an_offset_a_sample():
     at = places((slice(1, 3), 2, slice(0, 2), slice(0, 1)), torch.tensor([10, 20, 30]))
     assert at.query_pos.squeeze().tolist() == [[20, 21], [30, 31]]
+
+
+@pytest.mark.parametrize("mask", BY_STRUCTURE + OTHERS, ids=repr)
+def test_by_shift_means_that_only_the_difference_counts(mask):
+    matrix = mask.dense(N, N)
+    shifted = bool((matrix[:, :, 1:, 1:] == matrix[:, :, :-1, :-1]).all())
+    assert shifted or not mask.by_shift
+
+
+def test_masks_of_differences_say_so():
+    by_shift = [Full(), Causal(), Window(1, None), ~Causal(), Causal() & Window(2, 0) | ~Full()]
+    assert all(mask.by_shift for mask in by_shift)
 
 
 # Errors

@@ -295,6 +295,7 @@ def test_errors(run, error, says):
     [
         lambda: Bias().tile(None),
         lambda: Bias().tensors(),
+        lambda: Bias().add_gradient(None, None, None),
         lambda: Scaling().frequencies(PLAIN, THETA, 3),
     ],
 )
@@ -361,3 +362,33 @@ def test_stored_bias_is_cut():
     at = places((slice(0, 2), 3, slice(1, 3), slice(5, 7)), 0)
     assert torch.equal(StoredBias(stored).tile(at), stored[:, :, :, 5:7])
     assert not StoredBias(stored).by_position
+
+
+BIASES = [
+    lambda: ALiBi(torch.rand(3, dtype=torch.float64)),
+    lambda: T5Bias(torch.rand(8, 3, dtype=torch.float64), bidirectional=True, max_distance=7),
+    lambda: StoredBias(torch.rand(2, 3, 5, 7, dtype=torch.float64)),
+    lambda: StoredBias(torch.rand(1, 3, 1, 7, dtype=torch.float64)),
+    lambda: StoredBias(torch.rand(2, 1, 5, 1, dtype=torch.float64)),
+]
+
+
+@pytest.mark.parametrize("make", BIASES)
+def test_gradient_of_the_pieces_is_that_of_the_whole(make):
+    """What `add_gradient` adds up over the tiles of a call is what autograd finds for it whole."""
+    torch.manual_seed(0)
+    bias = make()
+    (tensor,) = bias.tensors()
+    tensor.requires_grad_()
+    d_scores = torch.randn(2, 3, 5, 7, dtype=torch.float64)
+    whole = places((slice(0, 2), 3, slice(0, 5), slice(0, 7)), 2)
+    (expected,) = torch.autograd.grad(
+        bias.tile(whole).expand(2, 3, 5, 7), tensor, d_scores, allow_unused=False
+    )
+    total = torch.zeros_like(tensor)
+    for rows in (slice(0, 2), slice(2, 5)):
+        for keys in (slice(0, 3), slice(3, 7)):
+            at = places((slice(0, 2), 3, rows, keys), 2)
+            with torch.no_grad():
+                bias.add_gradient(total, at, d_scores[:, :, rows, keys])
+    torch.testing.assert_close(total, expected, rtol=1e-12, atol=1e-12)

@@ -177,6 +177,13 @@ def test_every_scaling(rules, scaling, n):
     assert position.scaling == scaling
 
 
+def test_scale_is_what_the_module_states():
+    model = tiny("llama")
+    for layer in model.layers:
+        layer.self_attn.scaling = 0.7
+    assert check(model).layer(0).scale == 0.7
+
+
 def test_partial_rotation():
     opened = OpenModel(tiny("gpt_neox"), None, "tiny")
     assert (opened.layer(0).position.d, opened.sizes["d_k"]) == (4, 8)

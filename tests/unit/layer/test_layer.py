@@ -293,6 +293,17 @@ def test_trace_is_without_dropout_and_can_be_trained():
     assert made.WQ.weight.grad.any()
 
 
+def test_layer_without_memory():
+    """On a device that has shapes alone, and does not know autocast."""
+    made = MultiheadAttention(D_MODEL, N_HEAD, device="meta")
+    x = torch.zeros(B, NQ, D_MODEL, device="meta")
+    with pytest.raises(
+        KindError, match=r"(?s)layer has another dtype.*Q: +f64\[2, 5, 33\] on meta"
+    ):
+        made(x.double())
+    assert made.trace(x).output.shape == x.shape
+
+
 def test_trace_has_a_limit():
     made = MultiheadAttention(8, 2, device="meta")
     x = torch.zeros(1, 30011, 8, device="meta")

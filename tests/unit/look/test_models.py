@@ -278,7 +278,7 @@ def test_gguf_layers_are_the_models(smollm):
 
 @pytest.mark.slow
 def test_words_of_a_tokenizer_that_keeps_blanks(smollm):
-    reading = smollm.read("The cat\n\nsleeps  here")
-    assert [word for word in reading.words if word.strip()] == ["The", "cat", "sleeps", "here"]
+    reading = smollm.read("The cat\n\nsat  here")
+    assert [word for word in reading.words if word.strip()] == ["The", "cat", "sat", "here"]
     assert all(reading.words)
-    assert "".join(reading.words).replace(" ", "") == "Thecat\n\nsleepshere"
+    assert "".join(reading.words).replace(" ", "") == "Thecat\n\nsathere"

@@ -56,6 +56,12 @@ def test_what_is_given_is_kept(minilm, given):
     assert given.get("word", story.words[story.word]) == story.words[story.word]
 
 
+def test_the_same_word_again_is_no_link(minilm):
+    story = tell(minilm, "The dog saw a cat and the Dog ran.")
+    assert (story.words[story.word].lower(), story.words[story.ranked[0]]) == ("dog", "saw")
+    assert tell(minilm, "yes Yes yes").map.shape == (5, 5)
+
+
 def test_blocks_do_not_change_what_is_told(minilm, tired, monkeypatch):
     monkeypatch.setattr(module, "BLOCK", 12 * 16 * 3)  # three words at a time
     story = tell(minilm, TIRED)

@@ -9,13 +9,13 @@ from __future__ import annotations
 from types import ModuleType
 
 from wqkv.attend.call import Call
-from wqkv.attend.engines import fused, reference, tiled
+from wqkv.attend.engines import flex, fused, reference, tiled
 from wqkv.errors import ArgumentError, EngineError
 
 #: "auto" takes the first which can run the call.
 PREFERENCE: tuple[ModuleType, ...] = (fused, tiled, reference)
 #: Runs only when named.
-BY_NAME: tuple[ModuleType, ...] = ()
+BY_NAME: tuple[ModuleType, ...] = (flex,)
 
 
 def name(engine: ModuleType) -> str:

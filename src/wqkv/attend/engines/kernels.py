@@ -34,16 +34,12 @@ def forward(
     q: Tensor, k: Tensor, v: Tensor, tile: Tensor | None, causal: bool, scale: float
 ) -> tuple[Tensor, Tensor]:
     """out (batch, n_head, query_len, d) and lse (batch, n_head, query_len)."""
-    if q.device.type == "cpu":
-        out, lse = _aten._scaled_dot_product_flash_attention_for_cpu(
-            q, k, v, 0.0, causal, attn_mask=tile, scale=scale
-        )
-        return out, lse
-    k, v = _repeat(k, q), _repeat(v, q)
-    out, lse, _, _ = _aten._scaled_dot_product_efficient_attention(
-        q, k, v, _aligned(tile, q, k), True, 0.0, causal, scale=scale
+    if q.device.type != "cpu":
+        return efficient_forward(q, k, v, tile, causal, scale)
+    out, lse = _aten._scaled_dot_product_flash_attention_for_cpu(
+        q, k, v, 0.0, causal, attn_mask=tile, scale=scale
     )
-    return out, lse[:, :, : q.shape[2]]  # it pads the rows to a multiple of 32
+    return out, lse
 
 
 def backward(
@@ -58,19 +54,53 @@ def backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """This rectangle's share of dq, dk, dv, for the out and lse of all keys (F2)."""
-    if q.device.type == "cpu":
-        dq, dk, dv = _aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            grad_out, q, k, v, out, lse, 0.0, causal, attn_mask=tile, scale=scale
-        )
-        return dq, dk, dv
+    if q.device.type != "cpu":
+        return efficient_backward(grad_out, q, k, v, out, lse, tile, causal, scale)
+    dq, dk, dv = _aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        grad_out, q, k, v, out, lse, 0.0, causal, attn_mask=tile, scale=scale
+    )
+    return dq, dk, dv
+
+
+def efficient_forward(
+    q: Tensor, k: Tensor, v: Tensor, tile: Tensor | None, causal: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    k, v = _repeat(k, q), _repeat(v, q)
+    out, lse, _, _ = _aten._scaled_dot_product_efficient_attention(
+        q, k, v, _aligned(tile, q, k), True, 0.0, causal, scale=scale
+    )
+    return out, lse[:, :, : q.shape[2]]  # it pads the rows to a multiple of 32
+
+
+def efficient_backward(
+    grad_out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    tile: Tensor | None,
+    causal: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
     heads = k.shape[1]
     k, v = _repeat(k, q), _repeat(v, q)
     state = torch.zeros((), dtype=torch.int64, device=q.device)  # of a dropout that is not used
-    rows = F.pad(lse, (0, -lse.shape[2] % 32)).contiguous()
     dq, dk, dv, _ = _aten._scaled_dot_product_efficient_attention_backward(
-        grad_out, q, k, v, _aligned(tile, q, k), out, rows, state, state, 0.0,
-        [True, True, True, False], causal, scale=scale,
-    )  # fmt: skip
+        grad_out,
+        q,
+        k,
+        v,
+        _aligned(tile, q, k),
+        out,
+        F.pad(lse, (0, -lse.shape[2] % 32)).contiguous(),
+        state,
+        state,
+        0.0,
+        [True, True, True, False],
+        causal,
+        scale=scale,
+    )
     return dq, _gather(dk, heads), _gather(dv, heads)
 
 

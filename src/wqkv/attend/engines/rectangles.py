@@ -72,7 +72,7 @@ class _Rectangles(torch.autograd.Function):
         return out, lse
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> Any:
         q, k, v, out, lse = ctx.saved_tensors
         call = replace(ctx.call, query=q, key=k, value=v)
@@ -214,7 +214,7 @@ def backward_by_kernel(
         width = -(-max(q.shape[3], v.shape[3]) // 8) * 8
         q, k, v = (F.pad(x, (0, width - x.shape[3])) for x in (q, k, v))
     q, k, v = _same_width(q, k, v)
-    grad_out, out = (F.pad(x, (0, q.shape[3] - x.shape[3])) for x in (grad_out, out))
+    grad_out, out = (_to_width(x, q.shape[3]) for x in (grad_out, out))
     tiles = _Tiles(call)
     whole = _is_whole(call, pieces)
     totals = [] if whole else [_zeros_like(x) for x in (q, k, v)]
@@ -369,17 +369,26 @@ def _is_whole(call: Call, pieces: Sequence[Piece]) -> bool:
 
 
 def _is_causal(call: Call) -> bool:
-    """Whether the kernels' own causal mask, aligned at the upper left, is meant."""
+    """Whether the kernels' own causal mask, aligned at the upper left, is meant.
+
+    They hide before they scale: by 0 or less, -inf becomes NaN or inf.
+    """
     offset = call.query_offset
     plain = call.bias is None and isinstance(call.mask, Causal)
-    return plain and isinstance(offset, int) and offset == 0
+    return plain and call.scale > 0 and isinstance(offset, int) and offset == 0
 
 
 def _same_width(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The kernels want one last size: zeros change neither q k^T nor the channels of v."""
     width = max(q.shape[3], v.shape[3])
-    q, k, v = (x if x.shape[3] == width else F.pad(x, (0, width - x.shape[3])) for x in (q, k, v))
-    return q, k, v
+    return _to_width(q, width), _to_width(k, width), _to_width(v, width)
+
+
+def _to_width(x: Tensor, width: int) -> Tensor:
+    """With zeros up to `width`, and its numbers side by side: the kernels misread other strides."""
+    if x.shape[3] != width:
+        return F.pad(x, (0, width - x.shape[3]))
+    return x if x.stride(3) == 1 else x.contiguous()
 
 
 def _exact(q: Tensor) -> torch.dtype:

@@ -45,17 +45,17 @@ def compute(call: Call, *, one: bool) -> tuple[Tensor, Tensor]:
     if not torch.compiler.is_compiling():
         return rectangles.compute(call, _pieces(call, one, by_kernel), by_kernel=by_kernel)
     tensors: list[Tensor] = []
-    rules = f"[{_pack(call.mask, tensors)}, {_pack(call.bias, tensors)}]"
-    offset = call.query_offset
-    if isinstance(offset, Tensor):
-        tensors.append(offset)
+    numbers: list[int] = []
+    mask, bias, offset = (
+        _pack(rule, tensors, numbers) for rule in (call.mask, call.bias, call.query_offset)
+    )
     out, lse, _ = _attend(
         call.query,
         call.key,
         call.value,
         tensors,
-        rules,
-        None if isinstance(offset, Tensor) else offset,
+        numbers,
+        f"[{mask}, {bias}, {offset}]",
         call.scale,
         call.softcap,
         call.dropout_p,
@@ -70,32 +70,35 @@ def _pieces(call: Call, one: bool, by_kernel: bool) -> list[Piece]:
     return whole(call) if one else plan(call) if by_kernel else plan(call, wide=None)
 
 
-def _pack(rule: Any, tensors: list[Tensor]) -> str:
-    """A rule as JSON (the tracer does not follow `json.dumps`); its tensors are put aside."""
+def _pack(rule: Any, tensors: list[Tensor], numbers: list[int]) -> str:
+    """A rule as JSON, its tensors and numbers put aside (the tracer may not know the numbers)."""
     if rule is None:
         return "null"
     if isinstance(rule, bool):
         return "true" if rule else "false"
     if isinstance(rule, int):
-        return f"{rule}"
+        numbers.append(rule)
+        return f'{{"number": {len(numbers) - 1}}}'
     if isinstance(rule, Tensor):
         tensors.append(rule)
         return f'{{"tensor": {len(tensors) - 1}}}'
     if type(rule) not in _FIELDS:
         known = ", ".join(_KINDS)
         raise KindError(f"{type(rule).__name__} cannot be compiled.\nThese can: {known}.")
-    parts = [_pack(getattr(rule, field), tensors) for field in _FIELDS[type(rule)]]
-    name = '"' + type(rule).__name__ + '"'
-    return "[" + ", ".join([name, *parts]) + "]"
+    text = '["' + type(rule).__name__ + '"'
+    for field in _FIELDS[type(rule)]:
+        text += ", " + _pack(getattr(rule, field), tensors, numbers)
+    return text + "]"
 
 
-def _unpack(packed: Any, tensors: list[Tensor]) -> Any:
+def _unpack(packed: Any, tensors: list[Tensor], numbers: list[int]) -> Any:
     """The rule again. It was checked when it was made, and is not checked twice."""
     if isinstance(packed, dict):
-        return tensors[packed["tensor"]]
+        return tensors[packed["tensor"]] if "tensor" in packed else numbers[packed["number"]]
     if not isinstance(packed, list):
         return packed
-    kind, parts = _KINDS[packed[0]], [_unpack(part, tensors) for part in packed[1:]]
+    kind: Any = _KINDS[packed[0]]
+    parts = [_unpack(part, tensors, numbers) for part in packed[1:]]
     if kind in (And, Or, Not):
         return kind(*parts)
     rule = kind.__new__(kind)
@@ -109,15 +112,14 @@ def _call(
     k: Tensor,
     v: Tensor,
     tensors: list[Tensor],
+    numbers: list[int],
     rules: str,
-    offset: int | None,
     scale: float,
     softcap: float | None,
     dropout_p: float,
 ) -> Call:
-    mask, bias = (_unpack(packed, tensors) for packed in json.loads(rules))
-    where = tensors[-1] if offset is None else offset
-    return Call(q, k, v, mask, bias, scale, softcap, None, dropout_p, where)
+    mask, bias, offset = (_unpack(packed, tensors, numbers) for packed in json.loads(rules))
+    return Call(q, k, v, mask, bias, scale, softcap, None, dropout_p, offset)
 
 
 @torch.library.custom_op("wqkv::attend", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
@@ -126,15 +128,15 @@ def _attend(
     k: Tensor,
     v: Tensor,
     tensors: list[Tensor],
+    numbers: list[int],
     rules: str,
-    offset: int | None,
     scale: float,
     softcap: float | None,
     dropout_p: float,
     one: bool,
     by_kernel: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    call = _call(q, k, v, tensors, rules, offset, scale, softcap, dropout_p)
+    call = _call(q, k, v, tensors, numbers, rules, scale, softcap, dropout_p)
     state = rectangles.random_state(call)
     out, lse = rectangles.forward(call, _pieces(call, one, by_kernel), by_kernel=by_kernel)
     kept = torch.empty(0, dtype=torch.uint8) if state is None else state.cpu()
@@ -162,15 +164,15 @@ def _attend_backward(
     k: Tensor,
     v: Tensor,
     tensors: list[Tensor],
+    numbers: list[int],
     rules: str,
-    offset: int | None,
     scale: float,
     softcap: float | None,
     dropout_p: float,
     one: bool,
     by_kernel: bool,
 ) -> list[Tensor]:
-    call = _call(q, k, v, tensors, rules, offset, scale, softcap, dropout_p)
+    call = _call(q, k, v, tensors, numbers, rules, scale, softcap, dropout_p)
     grads = rectangles.backward(
         call,
         _pieces(call, one, by_kernel),
@@ -185,22 +187,19 @@ def _attend_backward(
 
 
 @_attend_backward.register_fake
-def _(
-    grad_out: Any, grad_lse: Any, out: Any, lse: Any, state: Any, q: Tensor, k: Tensor, v: Tensor,
-    tensors: list[Tensor], rules: str, *rest: Any
-) -> list[Tensor]:  # fmt: skip
+def _(*inputs: Any) -> list[Tensor]:
+    q, k, v, tensors, _, rules, *rest = inputs[5:]
     grads = [x.new_empty(x.transpose(1, 2).shape).transpose(1, 2) for x in (q, k, v)]
-    bias = json.loads(rules)[1]
-    if not rest[-1] and bias is not None:
-        grads.append(
-            torch.empty_like(_bias_tensor(rules, tensors), memory_format=torch.contiguous_format)
-        )
+    learned = _learned(rules)
+    if learned is not None and not rest[-1]:
+        grads.append(torch.empty_like(tensors[learned], memory_format=torch.contiguous_format))
     return grads
 
 
-def _bias_tensor(rules: str, tensors: list[Tensor]) -> Tensor:
-    found: Tensor = _unpack(json.loads(rules)[1], tensors).tensors()[0]
-    return found
+def _learned(rules: str) -> int | None:
+    """Which of the tensors the bias is made of."""
+    bias = json.loads(rules)[1]
+    return None if bias is None else int(bias[1]["tensor"])
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -214,8 +213,9 @@ def _backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None, _: Any
     out, lse, state, q, k, v, *tensors = ctx.saved_tensors
     grads = _attend_backward(grad_out, grad_lse, out, lse, state, q, k, v, tensors, *ctx.rest)
     by_tensor: list[Tensor | None] = [None] * ctx.count
-    if len(grads) > 3:
-        by_tensor[json.loads(ctx.rest[0])[1][1]["tensor"]] = grads[3]
+    learned = _learned(ctx.rest[1])
+    if learned is not None and len(grads) > 3:
+        by_tensor[learned] = grads[3]
     return (*grads[:3], by_tensor, *[None] * len(ctx.rest))
 
 

@@ -1,0 +1,89 @@
+"""FlexAttention, compiled: opt-in, for it compiles anew, for seconds, for every rule and length.
+
+The values that the reference reads tell it who sees whom: `visible` of a mask and `tile` of a bias,
+asked about one pair at a time.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import AuxRequest, create_block_mask, flex_attention
+
+from wqkv.attend.algebra import Full
+from wqkv.attend.call import Call
+from wqkv.attend.engines.rectangles import empty_reasons
+from wqkv.attend.merge import Partial, with_sinks
+from wqkv.attend.places import At
+
+#: How many graphs are kept; the next one raises.
+LIMIT = 256
+
+
+def reasons_against(call: Call) -> list[str]:
+    reasons = empty_reasons(call)
+    device, dtype = call.query.device.type, call.query.dtype
+    if device not in ("cpu", "cuda"):
+        reasons.append(f"FlexAttention does not run on {device}")
+    if dtype == torch.float64:
+        reasons.append("FlexAttention has no float64")
+    if call.dropout_p > 0:
+        reasons.append("FlexAttention has no dropout")
+    if device == "cpu" and (call.wants_grad() or call.wants_grad(rules=True)):
+        reasons.append("FlexAttention has no backward on cpu")
+    if device == "cpu" and (call.lse or call.sinks is not None):
+        reasons.append("FlexAttention returns no lse on cpu")
+    if device == "cpu" and not any(shutil.which(name) for name in ("g++", "c++", "clang++")):
+        reasons.append("there is no C++ compiler")
+    if torch.compiler.is_compiling():
+        reasons.append("it is compiled by itself, not inside another graph")
+    return reasons
+
+
+def run(call: Call) -> Partial:
+    batch, n_head, query_len, key_len = call.sizes
+    device = call.query.device
+
+    def at(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> At:
+        offset = call.query_offset
+        return At(b, h, q, q + (offset.to(device)[b] if isinstance(offset, Tensor) else offset), k)
+
+    def visible(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return call.mask.visible(at(b, h, q, k)).reshape(())
+
+    def score(s: Tensor, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        if call.softcap is not None:
+            s = call.softcap * torch.tanh(s / call.softcap)
+        return s if call.bias is None else s + call.bias.tile(at(b, h, q, k)).reshape(())
+
+    plain = isinstance(call.mask, Full)
+    lse = call.lse or call.sinks is not None
+    blocks = None
+    if not plain:
+        blocks = create_block_mask(visible, batch, n_head, query_len, key_len, device=device)
+    # Every rule is a graph of its own. At its limit the compiler would fall back in silence.
+    with torch._dynamo.config.patch(recompile_limit=LIMIT):
+        result = _compiled()(
+            call.query,
+            call.key,
+            call.value,
+            score_mod=None if call.softcap is None and call.bias is None else score,
+            block_mask=blocks,
+            scale=call.scale,
+            enable_gqa=call.group > 1,
+            return_aux=AuxRequest(lse=True) if lse else None,
+        )
+    if not lse:  # nobody will read it
+        return Partial(result, call.query.new_full(call.query.shape[:3], torch.nan))
+    part = Partial(result[0], result[1].lse)
+    return part if call.sinks is None else with_sinks(part, call.sinks)
+
+
+@cache
+def _compiled() -> Callable[..., Any]:
+    return torch.compile(flex_attention, dynamic=False, fullgraph=True)
