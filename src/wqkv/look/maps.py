@@ -1,0 +1,400 @@
+"""The N x N map of one layer's weights, which is never built.
+
+P[i, j] = exp(score(i, j) - lse_i), so any tile is a small matrix product, and every linear statistic of
+P is a fused attention call: P X is attention with the values replaced by X; P^T Y is attention with q and k
+exchanged and -lse in one more channel. Where the scores are not linear in q k^T (a softcap, a bias), the
+same sums are streamed in rectangles. Everything is computed in float32 (float64 for float64).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from wqkv.attend import engines
+from wqkv.attend.algebra import Full, Mask
+from wqkv.attend.call import FULL, Call, request
+from wqkv.attend.engines import reference
+from wqkv.attend.engines.plan import ROWS, plan
+from wqkv.attend.masks import Causal
+from wqkv.attend.merge import share
+from wqkv.attend.places import At, Rect
+from wqkv.attend.positions import Bias
+from wqkv.errors import ArgumentError, KindError, describe, message
+
+#: The most weights that one tile holds, unless it is raised.
+LIMIT = 64 * 2**20
+#: Weights are looked through in blocks of about this many.
+BLOCK = 2**22
+
+Index = int | slice | Sequence[int] | Tensor
+Axis = Index | None
+
+
+class Top(NamedTuple):
+    """The strongest links of every head, by falling weight: each (batch, n_head, k)."""
+
+    weights: Tensor
+    queries: Tensor  # rows, counted from 0
+    keys: Tensor
+
+
+class AttentionMap:
+    """P = softmax(q k^T * scale, ...), looked at like an array [batch, head, query, key], never built.
+
+    A row sums to 1; to less where a sink takes a part (`sinks`), and to 0 where nothing may be seen.
+
+    Args:
+        query: (batch, n_head, query_len, d_k), key: (batch, n_kv_head, key_len, d_k); the rest as in `attention`.
+        lse: the logsumexp of every row, if it is known: (batch, n_head, query_len).
+        limit: the most weights that one tile may hold.
+
+    Raises:
+        ArgumentError: a tile over the limit (with the size in GiB), an index out of range.
+
+    >>> q = torch.randn(1, 2, 5, 8)
+    >>> m = AttentionMap(q, q)
+    >>> m
+    AttentionMap[1, 2, 5, 5] of query f32[1, 2, 5, 8] on cpu, mask Full()
+    >>> m[0, 1, 3].shape, m[0, :, 1:3, [0, 4]].shape
+    (torch.Size([5]), torch.Size([2, 2, 2]))
+    """
+
+    def __init__(
+        self,
+        query: Tensor,
+        key: Tensor,
+        *,
+        mask: Mask | Tensor = FULL,
+        bias: Bias | Tensor | None = None,
+        scale: float | None = None,
+        softcap: float | None = None,
+        sinks: Tensor | None = None,
+        query_offset: int | Tensor | None = None,
+        lse: Tensor | None = None,
+        limit: int = LIMIT,
+    ) -> None:
+        call = request(
+            query.detach(),
+            key.detach(),
+            key.detach(),
+            mask=mask,
+            bias=bias,
+            scale=scale,
+            softcap=softcap,
+            sinks=sinks,
+            query_offset=query_offset,
+        )
+        if lse is not None and lse.shape != call.query.shape[:3]:
+            raise ArgumentError(
+                message(
+                    f"`lse` has shape {tuple(lse.shape)}, and the map has {tuple(call.query.shape[:3])} rows.",
+                    {"lse": lse, "query": query},
+                    "Pass (batch, n_head, query_len).",
+                )
+            )
+        self._given, self._lse, self.limit = call, lse, limit
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(batch, n_head, query_len, key_len)."""
+        return self._given.sizes
+
+    def __repr__(self) -> str:
+        call = self._given
+        return (
+            f"AttentionMap{list(self.shape)} of query {describe(call.query)}, mask {call.mask!r}"
+        )
+
+    @property
+    def _call(self) -> Call:
+        """The call in float32 or float64: half precision could hold neither lse nor an entropy."""
+        call = self._given
+        dtype = reference.exact(call)
+        return replace(
+            call, query=call.query.to(dtype), key=call.key.to(dtype), value=call.key.to(dtype)
+        )
+
+    @property
+    def lse(self) -> Tensor:
+        """The logsumexp of every row of scores (and its sink): (batch, n_head, query_len)."""
+        if self._lse is None:
+            self._lse = self._attend(self._call)[1]
+        return self._lse
+
+    @torch.no_grad()
+    def _attend(self, call: Call) -> tuple[Tensor, Tensor]:
+        return engines.choose(call, "auto").run(call)
+
+    # Tiles
+
+    def __getitem__(self, index: Axis | tuple[Axis, ...]) -> Tensor:
+        """The weights at [batch, head, query, key]: ints drop their axis, slices and lists keep it."""
+        parts = index if isinstance(index, tuple) else (index,)
+        if len(parts) > 4 or any(part is None or part is Ellipsis for part in parts):
+            raise ArgumentError(f"A map has the four axes batch, head, query and key, not {index!r}.")
+        whole = (*parts, *[slice(None)] * (4 - len(parts)))
+        picks = [
+            _pick(part, size, name)
+            for part, size, name in zip(whole, self.shape, _AXES, strict=True)
+        ]
+        tile = self._tile(*(pick for pick, _ in picks))
+        for axis in reversed([i for i, (_, single) in enumerate(picks) if single]):
+            tile = tile.squeeze(axis)
+        return tile
+
+    def rows(self, queries: Index) -> Tensor:
+        """The weights of some rows: (batch, n_head, len(queries), key_len)."""
+        picked, _ = _pick(queries, self.shape[2], "query")
+        result = self[:, :, picked.tolist(), :]
+        return result
+
+    @torch.no_grad()
+    def at(self, queries: Index, keys: Index) -> Tensor:
+        """The weights of chosen pairs (queries[n], keys[n]): (batch, n_head, n), each one product."""
+        i, _ = _pick(queries, self.shape[2], "query")
+        j, _ = _pick(keys, self.shape[3], "key")
+        if len(i) != len(j):
+            raise ArgumentError(f"{len(i)} queries and {len(j)} keys make no pairs.\nPass as many.")
+        batch, n_head, _, _ = self.shape
+        call, lse = self._call, self.lse
+        result = call.query.new_empty((batch, n_head, len(i)))
+        step = max(1, BLOCK // (batch * n_head * call.query.shape[3]))
+        for start in range(0, len(i), step):
+            part = slice(start, start + step)
+            q = call.query[:, :, i[part]]
+            k = call.key[:, :, j[part]].repeat_interleave(call.group, dim=1)
+            product = (q * k).sum(dim=-1).unsqueeze(2) * call.scale
+            at = self._places(torch.arange(batch), torch.arange(n_head), i[part], j[part], pairs=True)
+            score = reference.rules(call, product, at).squeeze(2)
+            result[:, :, part] = _exp(score, lse[:, :, i[part]])
+        return result
+
+    def top(
+        self,
+        k: int,
+        rows: Index | None = None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Top:
+        """The k strongest links of every head among some rows (None: all), exact, looked through in blocks.
+
+        `progress(rows done, rows in all)` is called after every block.
+        """
+        queries, _ = _pick(slice(None) if rows is None else rows, self.shape[2], "query")
+        batch, n_head, _, key_len = self.shape
+        step = max(1, BLOCK // max(1, batch * n_head * key_len))
+        best: Top | None = None
+        for start in range(0, len(queries), step):
+            here = queries[start : start + step]
+            tile = self.rows(here.tolist()).flatten(2)
+            weights, at = tile.topk(min(k, tile.shape[2]), dim=2)
+            found = Top(weights, here.to(at.device)[at // key_len], at % key_len)
+            if best is not None:
+                both = Top(*(torch.cat(pair, dim=2) for pair in zip(best, found, strict=True)))
+                order = both.weights.argsort(dim=2, descending=True, stable=True)[:, :, :k]
+                found = Top(*(part.gather(2, order) for part in both))
+            best = found
+            progress(start + len(here), len(queries))
+        if best is None:
+            raise ArgumentError("There are no rows to look through.\nPass at least one.")
+        return best
+
+    # Statistics
+
+    @torch.no_grad()
+    def times(self, X: Tensor) -> Tensor:
+        """P X: (batch, n_head, query_len, c) for X (key_len, c), or (batch, n_kv_head, key_len, c)."""
+        call = self._call
+        return self._attend(replace(call, value=self._spread(X, call.key)))[0]
+
+    def t_times(self, Y: Tensor) -> Tensor:
+        """P^T Y: (batch, n_head, key_len, c) for Y (query_len, c), or (batch, n_head, query_len, c)."""
+        return self._columns(Y)[0]
+
+    def received(self) -> Tensor:
+        """How much weight every key receives, the column sums P^T 1: (batch, n_head, key_len)."""
+        return self._columns(None)[1]
+
+    @torch.no_grad()
+    def entropy(self) -> Tensor:
+        """-sum_j P_ij ln P_ij of every row, in nats: (batch, n_head, query_len).
+
+        = lse_i m_i - sum_j P_ij score_ij, where m_i is the row's sum; a part that a sink takes does not count.
+        """
+        call = self._call
+        if call.bias is not None or call.softcap is not None:
+            total = call.query.new_zeros(self.shape[:3])
+            for rect, P, score in self._stream():
+                finite = score.masked_fill(score == -torch.inf, 0)
+                where = _rows(rect)
+                total[where] += (P * (self.lse[where].unsqueeze(-1) - finite)).sum(dim=-1)
+            return total
+        out, lse = self._attend(call)  # the values are the keys: P K
+        self._lse = lse
+        mean_score = (call.query * out).sum(dim=-1) * call.scale
+        empty = lse == -torch.inf
+        mass = 1.0 if call.sinks is None else 1 - (call.sinks.view(1, -1, 1) - lse).exp()
+        return (lse * mass - mean_score).masked_fill(empty, 0)
+
+    def mass(self, keys: Index) -> Tensor:
+        """The weight that every row puts on chosen keys: (batch, n_head, query_len)."""
+        picked, _ = _pick(keys, self.shape[3], "key")
+        column = torch.zeros(self.shape[3], 1, device=picked.device)
+        column[picked] = 1
+        return self.times(column).squeeze(-1)
+
+    @torch.no_grad()
+    def mean_distance(self) -> Tensor:
+        """sum_j P_ij |i - j| in positions: (batch, n_head, query_len). Float32: about 1e-7 of the length off."""
+        call = self._call
+        batch, _, query_len, key_len = self.shape
+        device = call.query.device
+        position = torch.arange(key_len, device=device, dtype=call.query.dtype)
+        X = self._spread(torch.stack((torch.ones_like(position), position), dim=1), call.key)
+        offset = call.query_offset
+        start = offset.to(device)[:, None, None] if isinstance(offset, Tensor) else offset
+        i = torch.arange(query_len, device=device) + start
+        sums = self._attend(replace(call, value=X))[0]
+        back, back_lse = self._attend(
+            replace(call, value=X, mask=call.mask & Causal(), sinks=None)
+        )  # the keys that do not stand after the query, in their share of the row
+        back = back * share(back_lse, self.lse)
+        ahead = sums - back
+        return (i * back[..., 0] - back[..., 1]) + (ahead[..., 1] - i * ahead[..., 0])
+
+    def thumbnail(self, n: int = 64) -> Tensor:
+        """Exact means of n x n blocks of the map: (batch, n_head, n, n), n at most the lengths."""
+        _, _, query_len, key_len = self.shape
+        rows, cols = min(n, query_len), min(n, key_len)
+        device = self._given.query.device
+        of_key = torch.arange(key_len, device=device) * cols // key_len
+        of_row = torch.arange(query_len, device=device) * rows // query_len
+        X = torch.nn.functional.one_hot(of_key, cols).to(reference.exact(self._given))
+        X = X / X.sum(dim=0)
+        by_row = self.times(X)
+        sums = by_row.new_zeros((*by_row.shape[:2], rows, cols)).index_add_(2, of_row, by_row)
+        counts = torch.bincount(of_row, minlength=rows)
+        return sums / counts.view(-1, 1)
+
+    @torch.no_grad()
+    def proof(self, value: Tensor, output: Tensor, rows: Index | None = None) -> float:
+        """The largest difference between P V, made of the weights that are shown, and an output.
+
+        Args:
+            value: (batch, n_kv_head, key_len, d_v).
+            output: (batch, n_head, query_len, d_v), the heads' outputs before WO.
+            rows: the rows to check; None is all of them, streamed.
+        """
+        if rows is None:
+            queries = torch.arange(self.shape[2])
+        else:
+            queries, _ = _pick(rows, self.shape[2], "query")
+        batch, n_head, _, key_len = self.shape
+        v = value.detach().to(reference.exact(self._given))
+        v = v.repeat_interleave(n_head // v.shape[1], dim=1)
+        step = max(1, BLOCK // max(1, batch * n_head * key_len))
+        worst = 0.0
+        for here in queries.split(step):
+            ours = self.rows(here.tolist()) @ v
+            theirs = output[:, :, here.to(output.device)].to(v.dtype)
+            difference = float((ours - theirs).abs().max())
+            worst = max(worst, math.inf if math.isnan(difference) else difference)
+        return worst
+
+    # Inside
+
+    def _spread(self, X: Tensor, k: Tensor) -> Tensor:
+        """X as values (batch, n_kv_head, key_len, c)."""
+        if not X.is_floating_point():
+            raise KindError(message("A map is multiplied with floats.", {"X": X}, "Cast it."))
+        if X.shape[-2] != k.shape[2] or X.ndim not in (2, 4):
+            raise ArgumentError(
+                message(
+                    f"P has {k.shape[2]} keys, and X has {X.shape[-2] if X.ndim > 1 else 'no'} rows.",
+                    {"X": X},
+                    f"Pass ({k.shape[2]}, c) or (batch, n_kv_head, {k.shape[2]}, c).",
+                )
+            )
+        return X.to(k).expand(*k.shape[:2], *X.shape[-2:])
+
+    @torch.no_grad()
+    def _columns(self, Y: Tensor | None) -> tuple[Tensor, Tensor]:
+        """P^T Y and P^T 1."""
+        call, lse = self._call, self.lse
+        batch, n_head, query_len, key_len = self.shape
+        if Y is None:
+            Y = call.query.new_zeros((query_len, 1))
+        if Y.shape[-2] != query_len or Y.ndim not in (2, 4):
+            raise ArgumentError(
+                message(
+                    f"P has {query_len} queries, and Y has {Y.shape[-2] if Y.ndim > 1 else 'no'} rows.",
+                    {"Y": Y},
+                    f"Pass ({query_len}, c) or (batch, n_head, {query_len}, c).",
+                )
+            )
+        Y = Y.to(call.query).expand(batch, n_head, *Y.shape[-2:])
+        if call.softcap is not None:
+            sums, ones = Y.new_zeros((batch, n_head, key_len, Y.shape[3])), Y.new_zeros(batch, n_head, key_len)
+            for rect, P, _ in self._stream():
+                where = _keys(rect)
+                sums[where] += P.transpose(-2, -1) @ Y[_rows(rect)]
+                ones[where] += P.sum(dim=2)
+            return sums, ones
+        known = lse.masked_fill(lse == -torch.inf, 0)  # an empty row is hidden from all keys
+        one = call.key.new_ones((batch, n_head, key_len, 1))
+        swapped = replace(
+            call,
+            query=torch.cat((call.key.repeat_interleave(call.group, dim=1), one), dim=-1),
+            key=torch.cat((call.query, -known.unsqueeze(-1) / call.scale), dim=-1),
+            value=Y,
+            mask=call.mask if isinstance(call.mask, Full) else Transposed(call),
+            bias=None if call.bias is None else TransposedBias(call),
+            sinks=None,
+            query_offset=0,
+        )
+        out, column_lse = self._attend(swapped)
+        ones = column_lse.exp()
+        return out * ones.unsqueeze(-1), ones
+
+    def _stream(self) -> Iterator[tuple[Rect, Tensor, Tensor]]:
+        """Every rectangle that holds something: (where, its weights, its scores)."""
+        call, lse = self._call, self.lse
+        for piece in plan(call, wide=None):
+            rect = piece.rect
+            width = max(ROWS, BLOCK // max(1, call.sizes[0] * call.sizes[1] * (rect.q1 - rect.q0)))
+            for k0 in range(rect.k0, rect.k1, width):
+                part = rect._replace(k0=k0, k1=min(k0 + width, rect.k1))
+                cut = replace(
+                    call, query=call.query[_rows(part)], key=call.key[_keys(part)], value=call.value[_keys(part)]
+                )
+                score = reference.scores(cut, call.places(part))
+                yield part, _exp(score, lse[_rows(part)].unsqueeze(-1)), score
+
+    @torch.no_grad()
+    def _tile(self, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        count = len(b) * len(h) * len(i) * len(j)
+        if count > self.limit:
+            raise ArgumentError(
+                f"A tile of {len(b)} x {len(h)} x {len(i)} x {len(j)} weights takes {count * 4 / 2**30:.2f} GiB; "
+                f"the limit is {self.limit} weights, {self.limit * 4 / 2**30:.2f} GiB.\n"
+                "Take fewer rows, or a statistic (times, thumbnail, top), or pass limit=..."
+            )
+        call = self._call
+        q = call.query[b[:, None, None], h[:, None], i]
+        k = call.key[b[:, None, None], (h // call.group)[:, None], j]
+        score = reference.rules(call, q @ k.transpose(-2, -1) * call.scale, self._places(b, h, i, j))
+        return _exp(score, self.lse[b[:, None, None], h[:, None], i].unsqueeze(-1))
+
+    def _places(self, b: Tensor, h: Tensor, i: Tensor, j: Tensor, pairs: bool = False) -> At:
+        """Chosen places; with `pairs` the queries lie along the keys."""
+        device = self._given.query.device
+        b, h, i, j = (x.to(device) for x in (b, h, i, j))
+        batch, row = b.view(-1, 1, 1, 1), i.view((1, 1, 1, -1) if pairs else (1, 1, -1, 1))
+        offset = self._given.query_offset
+        start = offset.to(device)[batch] if isinstance(offset, Tensor) else offset
+        return At(batch, h.view(1, -1, 1, 1), row, row + start, j.view(1, 1, 1, -1))
