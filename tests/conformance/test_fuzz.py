@@ -207,7 +207,7 @@ def test_most_calls_are_run() -> None:
     for seed in range(100):
         assert check(seed, counts) == ""
     assert counts["reference"] == 100
-    assert counts["tiled"] >= 50 and counts["fused"] >= 30
+    assert counts["tiled"] >= 50 and counts["fused"] >= 20
 
 
 def test_a_seed_repeats_a_call() -> None:

@@ -1,9 +1,9 @@
 """The N x N map of one layer's weights, which is never built.
 
-P[i, j] = exp(score(i, j) - lse_i), so any tile is a small matrix product, and every linear statistic of
-P is a fused attention call: P X is attention with the values replaced by X; P^T Y is attention with q and k
-exchanged and -lse in one more channel. Where the scores are not linear in q k^T (a softcap, a bias), the
-same sums are streamed in rectangles. Everything is computed in float32 (float64 for float64).
+P[i, j] = exp(score(i, j) - lse_i), so any tile is a small matrix product, and every linear statistic
+of P is a fused attention call: P X is attention with the values replaced by X; P^T Y is attention
+with q and k exchanged and -lse in one more channel. Where that does not hold (a softcap, a bias) the
+same sums are streamed in rectangles. All is computed in float32 (float64 for float64).
 """
 
 from __future__ import annotations
@@ -22,15 +22,18 @@ from wqkv.attend.call import FULL, Call, request
 from wqkv.attend.engines import reference
 from wqkv.attend.engines.plan import ROWS, plan
 from wqkv.attend.masks import Causal
-from wqkv.attend.merge import share
+from wqkv.attend.merge import Partial, share
 from wqkv.attend.places import At, Rect
 from wqkv.attend.positions import Bias
+from wqkv.attend.transposed import Transposed, TransposedBias
 from wqkv.errors import ArgumentError, KindError, describe, message
 
 #: The most weights that one tile holds, unless it is raised.
 LIMIT = 64 * 2**20
 #: Weights are looked through in blocks of about this many.
 BLOCK = 2**22
+
+_AXES = ("batch", "head", "query", "key")
 
 Index = int | slice | Sequence[int] | Tensor
 Axis = Index | None
@@ -45,12 +48,13 @@ class Top(NamedTuple):
 
 
 class AttentionMap:
-    """P = softmax(q k^T * scale, ...), looked at like an array [batch, head, query, key], never built.
+    """P = softmax(q k^T * scale), looked at like an array [batch, head, query, key], never built.
 
-    A row sums to 1; to less where a sink takes a part (`sinks`), and to 0 where nothing may be seen.
+    A row sums to 1; to less where a sink takes a part, to 0 where nothing may be seen.
 
     Args:
-        query: (batch, n_head, query_len, d_k), key: (batch, n_kv_head, key_len, d_k); the rest as in `attention`.
+        query: (batch, n_head, query_len, d_k); the rest is as in `attention`.
+        key: (batch, n_kv_head, key_len, d_k).
         lse: the logsumexp of every row, if it is known: (batch, n_head, query_len).
         limit: the most weights that one tile may hold.
 
@@ -93,7 +97,7 @@ class AttentionMap:
         if lse is not None and lse.shape != call.query.shape[:3]:
             raise ArgumentError(
                 message(
-                    f"`lse` has shape {tuple(lse.shape)}, and the map has {tuple(call.query.shape[:3])} rows.",
+                    f"`lse` has shape {tuple(lse.shape)}, the map's rows {tuple(call.query.shape[:3])}.",
                     {"lse": lse, "query": query},
                     "Pass (batch, n_head, query_len).",
                 )
@@ -107,9 +111,7 @@ class AttentionMap:
 
     def __repr__(self) -> str:
         call = self._given
-        return (
-            f"AttentionMap{list(self.shape)} of query {describe(call.query)}, mask {call.mask!r}"
-        )
+        return f"AttentionMap{list(self.shape)} of query {describe(call.query)}, mask {call.mask!r}"
 
     @property
     def _call(self) -> Call:
@@ -128,16 +130,19 @@ class AttentionMap:
         return self._lse
 
     @torch.no_grad()
-    def _attend(self, call: Call) -> tuple[Tensor, Tensor]:
-        return engines.choose(call, "auto").run(call)
+    def _attend(self, call: Call) -> Partial:
+        part: Partial = engines.choose(call, "auto").run(call)
+        return part
 
     # Tiles
 
     def __getitem__(self, index: Axis | tuple[Axis, ...]) -> Tensor:
-        """The weights at [batch, head, query, key]: ints drop their axis, slices and lists keep it."""
+        """The weights at [batch, head, query, key]: an int drops its axis, slices and lists do not."""
         parts = index if isinstance(index, tuple) else (index,)
         if len(parts) > 4 or any(part is None or part is Ellipsis for part in parts):
-            raise ArgumentError(f"A map has the four axes batch, head, query and key, not {index!r}.")
+            raise ArgumentError(
+                f"A map has the four axes batch, head, query and key, not {index!r}."
+            )
         whole = (*parts, *[slice(None)] * (4 - len(parts)))
         picks = [
             _pick(part, size, name)
@@ -170,7 +175,9 @@ class AttentionMap:
             q = call.query[:, :, i[part]]
             k = call.key[:, :, j[part]].repeat_interleave(call.group, dim=1)
             product = (q * k).sum(dim=-1).unsqueeze(2) * call.scale
-            at = self._places(torch.arange(batch), torch.arange(n_head), i[part], j[part], pairs=True)
+            at = self._places(
+                torch.arange(batch), torch.arange(n_head), i[part], j[part], pairs=True
+            )
             score = reference.rules(call, product, at).squeeze(2)
             result[:, :, part] = _exp(score, lse[:, :, i[part]])
         return result
@@ -181,9 +188,9 @@ class AttentionMap:
         rows: Index | None = None,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Top:
-        """The k strongest links of every head among some rows (None: all), exact, looked through in blocks.
+        """The k strongest links of every head among some rows (None: all), exact.
 
-        `progress(rows done, rows in all)` is called after every block.
+        `progress(rows done, rows in all)` is called after every block that was looked through.
         """
         queries, _ = _pick(slice(None) if rows is None else rows, self.shape[2], "query")
         batch, n_head, _, key_len = self.shape
@@ -217,14 +224,14 @@ class AttentionMap:
         return self._columns(Y)[0]
 
     def received(self) -> Tensor:
-        """How much weight every key receives, the column sums P^T 1: (batch, n_head, key_len)."""
+        """The weight that every key receives, P^T 1: (batch, n_head, key_len)."""
         return self._columns(None)[1]
 
     @torch.no_grad()
     def entropy(self) -> Tensor:
         """-sum_j P_ij ln P_ij of every row, in nats: (batch, n_head, query_len).
 
-        = lse_i m_i - sum_j P_ij score_ij, where m_i is the row's sum; a part that a sink takes does not count.
+        = lse_i m_i - sum_j P_ij score_ij, with m_i the row's sum; a sink's part does not count.
         """
         call = self._call
         if call.bias is not None or call.softcap is not None:
@@ -250,7 +257,7 @@ class AttentionMap:
 
     @torch.no_grad()
     def mean_distance(self) -> Tensor:
-        """sum_j P_ij |i - j| in positions: (batch, n_head, query_len). Float32: about 1e-7 of the length off."""
+        """sum_j P_ij |i - j| in positions, to about 1e-7 of the length: (batch, n_head, query_len)."""
         call = self._call
         batch, _, query_len, key_len = self.shape
         device = call.query.device
@@ -312,10 +319,10 @@ class AttentionMap:
         """X as values (batch, n_kv_head, key_len, c)."""
         if not X.is_floating_point():
             raise KindError(message("A map is multiplied with floats.", {"X": X}, "Cast it."))
-        if X.shape[-2] != k.shape[2] or X.ndim not in (2, 4):
+        if X.ndim not in (2, 4) or X.shape[-2] != k.shape[2]:
             raise ArgumentError(
                 message(
-                    f"P has {k.shape[2]} keys, and X has {X.shape[-2] if X.ndim > 1 else 'no'} rows.",
+                    f"P has {k.shape[2]} keys, which are the rows of X.",
                     {"X": X},
                     f"Pass ({k.shape[2]}, c) or (batch, n_kv_head, {k.shape[2]}, c).",
                 )
@@ -329,17 +336,20 @@ class AttentionMap:
         batch, n_head, query_len, key_len = self.shape
         if Y is None:
             Y = call.query.new_zeros((query_len, 1))
-        if Y.shape[-2] != query_len or Y.ndim not in (2, 4):
+        if Y.ndim not in (2, 4) or Y.shape[-2] != query_len:
             raise ArgumentError(
                 message(
-                    f"P has {query_len} queries, and Y has {Y.shape[-2] if Y.ndim > 1 else 'no'} rows.",
+                    f"P has {query_len} queries, which are the rows of Y.",
                     {"Y": Y},
                     f"Pass ({query_len}, c) or (batch, n_head, {query_len}, c).",
                 )
             )
         Y = Y.to(call.query).expand(batch, n_head, *Y.shape[-2:])
         if call.softcap is not None:
-            sums, ones = Y.new_zeros((batch, n_head, key_len, Y.shape[3])), Y.new_zeros(batch, n_head, key_len)
+            sums, ones = (
+                Y.new_zeros((batch, n_head, key_len, Y.shape[3])),
+                Y.new_zeros(batch, n_head, key_len),
+            )
             for rect, P, _ in self._stream():
                 where = _keys(rect)
                 sums[where] += P.transpose(-2, -1) @ Y[_rows(rect)]
@@ -352,8 +362,10 @@ class AttentionMap:
             query=torch.cat((call.key.repeat_interleave(call.group, dim=1), one), dim=-1),
             key=torch.cat((call.query, -known.unsqueeze(-1) / call.scale), dim=-1),
             value=Y,
-            mask=call.mask if isinstance(call.mask, Full) else Transposed(call),
-            bias=None if call.bias is None else TransposedBias(call),
+            mask=call.mask
+            if isinstance(call.mask, Full)
+            else Transposed(call.mask, call.query_offset),
+            bias=None if call.bias is None else TransposedBias(call.bias, call.query_offset),
             sinks=None,
             query_offset=0,
         )
@@ -370,7 +382,10 @@ class AttentionMap:
             for k0 in range(rect.k0, rect.k1, width):
                 part = rect._replace(k0=k0, k1=min(k0 + width, rect.k1))
                 cut = replace(
-                    call, query=call.query[_rows(part)], key=call.key[_keys(part)], value=call.value[_keys(part)]
+                    call,
+                    query=call.query[_rows(part)],
+                    key=call.key[_keys(part)],
+                    value=call.value[_keys(part)],
                 )
                 score = reference.scores(cut, call.places(part))
                 yield part, _exp(score, lse[_rows(part)].unsqueeze(-1)), score
@@ -387,7 +402,9 @@ class AttentionMap:
         call = self._call
         q = call.query[b[:, None, None], h[:, None], i]
         k = call.key[b[:, None, None], (h // call.group)[:, None], j]
-        score = reference.rules(call, q @ k.transpose(-2, -1) * call.scale, self._places(b, h, i, j))
+        score = reference.rules(
+            call, q @ k.transpose(-2, -1) * call.scale, self._places(b, h, i, j)
+        )
         return _exp(score, self.lse[b[:, None, None], h[:, None], i].unsqueeze(-1))
 
     def _places(self, b: Tensor, h: Tensor, i: Tensor, j: Tensor, pairs: bool = False) -> At:
@@ -398,3 +415,54 @@ class AttentionMap:
         offset = self._given.query_offset
         start = offset.to(device)[batch] if isinstance(offset, Tensor) else offset
         return At(batch, h.view(1, -1, 1, 1), row, row + start, j.view(1, 1, 1, -1))
+
+
+def rollout(maps: Sequence[AttentionMap], vector: Tensor, residual: float = 0.5) -> Tensor:
+    """Where an output comes from: v <- residual v + (1 - residual) mean_h(P_h^T v), last map first.
+
+    `vector` (query_len,) says which outputs are asked about (1 at one word, say); the result
+    (batch, key_len) says how much comes from every input. Vector products only.
+    Source: Abnar and Zuidema 2020 (arXiv:2005.00928), section 3, with the mean over heads.
+    """
+    flow = vector
+    for one in reversed(maps):
+        batch, n_head, query_len, _ = one.shape
+        column = flow.expand(batch, query_len)[:, None, :, None].expand(-1, n_head, -1, 1)
+        flow = residual * flow + (1 - residual) * one.t_times(column).squeeze(-1).mean(dim=1)
+    return flow
+
+
+def _exp(score: Tensor, lse: Tensor) -> Tensor:
+    """exp(score - lse), 0 where the row is empty."""
+    return (score - lse.masked_fill(lse == -torch.inf, 0)).exp()
+
+
+def _rows(rect: Rect) -> tuple[slice, ...]:
+    return (_samples(rect), slice(None), slice(rect.q0, rect.q1))
+
+
+def _keys(rect: Rect) -> tuple[slice, ...]:
+    return (_samples(rect), slice(None), slice(rect.k0, rect.k1))
+
+
+def _samples(rect: Rect) -> slice:
+    return slice(None) if rect.sample is None else slice(rect.sample, rect.sample + 1)
+
+
+def _pick(index: Any, size: int, name: str) -> tuple[Tensor, bool]:
+    """An index as positions, and whether it was a single int."""
+    if isinstance(index, slice):
+        return torch.tensor(range(size)[index], dtype=torch.long), False
+    single = isinstance(index, int) and not isinstance(index, bool)
+    picked = torch.as_tensor([index] if single else index)
+    if picked.dtype == torch.bool and picked.shape == (size,):
+        return picked.nonzero().flatten().cpu(), False
+    if picked.is_floating_point() or picked.dtype == torch.bool or picked.ndim != 1:
+        raise KindError(
+            f"The {name} axis takes an int, a slice or a list of ints, not {describe(index)}."
+        )
+    picked = picked.cpu().long()
+    if len(picked) and not (-size <= int(picked.min()) and int(picked.max()) < size):
+        wrong = int(picked.max()) if int(picked.max()) >= size else int(picked.min())
+        raise ArgumentError(f"There is no {name} {wrong}: the map has {size}, 0 to {size - 1}.")
+    return picked % max(size, 1), single

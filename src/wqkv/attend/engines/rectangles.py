@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from wqkv.attend.call import Call
@@ -22,6 +21,7 @@ from wqkv.attend.engines.plan import Piece
 from wqkv.attend.masks import Causal
 from wqkv.attend.merge import logaddexp
 from wqkv.attend.places import Rect
+from wqkv.errors import EngineError
 
 
 def kernel_reasons(call: Call) -> list[str]:
@@ -72,8 +72,12 @@ class _Rectangles(torch.autograd.Function):
         return out, lse
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> Any:
+        if torch.is_grad_enabled():  # create_graph=True: silence here would be a wrong derivative
+            raise EngineError(
+                "The kernels have no second derivative, which create_graph=True asks for.\n"
+                "Pass engine='reference', which has all of them."
+            )
         q, k, v, out, lse = ctx.saved_tensors
         call = replace(ctx.call, query=q, key=k, value=v)
         grads = backward(
@@ -147,7 +151,7 @@ def forward(call: Call, pieces: Sequence[Piece], *, by_kernel: bool) -> tuple[Te
         lse.fill_(-torch.inf)
     tiles = _Tiles(call)
     if by_kernel:
-        q, k, v = _same_width(q, k, v)
+        q, k, v = _for_kernel(q, k, v)
     for piece in pieces:
         rows, keys = _where(piece.rect)
         if by_kernel:
@@ -166,7 +170,7 @@ def forward(call: Call, pieces: Sequence[Piece], *, by_kernel: bool) -> tuple[Te
 
 def _whole(call: Call, piece: Piece) -> tuple[Tensor, Tensor]:
     """The whole call as one kernel call."""
-    q, k, v = _same_width(call.query, call.key, call.value)
+    q, k, v = _for_kernel(call.query, call.key, call.value)
     causal = piece.mixed and _is_causal(call)
     tile, empty = (None, None) if causal else _Tiles(call).get(piece)
     batch, n_head, query_len, width = q.shape
@@ -177,7 +181,7 @@ def _whole(call: Call, piece: Piece) -> tuple[Tensor, Tensor]:
     out, lse = _kernel(q, k, v, tile, empty, call.scale, causal)
     if fold:
         out, lse = out.reshape(batch, n_head, 1, width), lse.reshape(batch, n_head, 1)
-    return out[..., : call.value.shape[3]], lse
+    return out[..., : call.value.shape[3]].to(call.query.dtype), lse
 
 
 def _kernel(
@@ -213,7 +217,7 @@ def backward_by_kernel(
         v = F.pad(v, (0, 1))
         width = -(-max(q.shape[3], v.shape[3]) // 8) * 8
         q, k, v = (F.pad(x, (0, width - x.shape[3])) for x in (q, k, v))
-    q, k, v = _same_width(q, k, v)
+    q, k, v = _for_kernel(q, k, v)
     grad_out, out = (_to_width(x, q.shape[3]) for x in (grad_out, out))
     tiles = _Tiles(call)
     whole = _is_whole(call, pieces)
@@ -274,7 +278,7 @@ def backward_by_reference(
         if call.bias is not None:
             call.bias.add_gradient(d_rules[0], at, d_score)
         if call.softcap is not None:
-            d_score = d_score * (1 - (reference.products(cut) / call.softcap) ** 2)
+            d_score = d_score * (1 - torch.tanh(reference.products(cut) / call.softcap) ** 2)
         d_score = d_score * call.scale
         dq[rows] += d_score @ _repeat(k, group)
         dk[keys] += _gather(d_score.transpose(-2, -1) @ q, group)
@@ -326,13 +330,15 @@ class _Tiles:
         if piece.mixed:
             visible = call.mask.visible(at)
             visible = visible.expand(*visible.shape[:3], width)
-            empty = ~visible.any(dim=-1)
-            if empty.device.type == "cpu" and not bool(empty.any()):
-                empty = None
             if tile is None:
                 tile = torch.zeros(visible.shape, dtype=_exact(call.query), device=visible.device)
+                empty = ~visible.any(dim=-1)
             tile = tile.masked_fill(~visible, -torch.inf)
         assert tile is not None
+        if empty is None:  # a bias may hide too
+            empty = (tile == -torch.inf).all(dim=-1)
+        if empty.device.type == "cpu" and not bool(empty.any()):
+            empty = None
         return tile.contiguous(), empty
 
 
@@ -378,14 +384,20 @@ def _is_causal(call: Call) -> bool:
     return plain and call.scale > 0 and isinstance(offset, int) and offset == 0
 
 
-def _same_width(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _for_kernel(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The kernels want one last size: zeros change neither q k^T nor the channels of v."""
     width = max(q.shape[3], v.shape[3])
     return _to_width(q, width), _to_width(k, width), _to_width(v, width)
 
 
 def _to_width(x: Tensor, width: int) -> Tensor:
-    """With zeros up to `width`, and its numbers side by side: the kernels misread other strides."""
+    """With zeros up to `width`, and its numbers side by side: the kernels misread other strides.
+
+    Half precision goes through float32 on the CPU: its kernel would round the weights to half before
+    they meet the values, and is no faster.
+    """
+    if x.device.type == "cpu":
+        x = x.to(_exact(x))
     if x.shape[3] != width:
         return F.pad(x, (0, width - x.shape[3]))
     return x if x.stride(3) == 1 else x.contiguous()

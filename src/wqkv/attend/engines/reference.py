@@ -45,19 +45,30 @@ def run(call: Call) -> Partial:
 
 
 def products(call: Call) -> Tensor:
-    """q k^T * scale, capped at plus and minus the softcap."""
+    """q k^T * scale."""
     dtype = exact(call)
     k = call.key.to(dtype).repeat_interleave(call.group, dim=1)
-    result = call.query.to(dtype) @ k.transpose(-2, -1) * call.scale
-    return result if call.softcap is None else call.softcap * torch.tanh(result / call.softcap)
+    return call.query.to(dtype) @ k.transpose(-2, -1) * call.scale
+
+
+def capped(call: Call, product: Tensor) -> Tensor:
+    """Kept between plus and minus the softcap."""
+    if call.softcap is None:
+        return product
+    return call.softcap * torch.tanh(product / call.softcap)
+
+
+def rules(call: Call, product: Tensor, at: At) -> Tensor:
+    """The scores that products at the places `at` become: capped, biased, -inf where hidden."""
+    score = capped(call, product)
+    if call.bias is not None:
+        score = score + call.bias.tile(at).to(score.dtype)
+    return score.masked_fill(~call.mask.visible(at), -torch.inf)
 
 
 def scores(call: Call, at: At) -> Tensor:
-    """The products plus the bias, -inf where hidden, for queries and keys at the places `at`."""
-    result = products(call)
-    if call.bias is not None:
-        result = result + call.bias.tile(at).to(result.dtype)
-    return result.masked_fill(~call.mask.visible(at), -torch.inf)
+    """The scores of a call whose queries and keys are at the places `at`."""
+    return rules(call, products(call), at)
 
 
 def steps(call: Call, at: At) -> Steps:
