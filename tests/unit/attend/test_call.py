@@ -196,7 +196,10 @@ def test_autocast_casts_as_for_torchs_own(dtype):
         ours, theirs = attention(q, k, v), F.scaled_dot_product_attention(q, k, v)
         assert autocasts(q.device)
     assert ours.dtype == theirs.dtype
-    torch.testing.assert_close(ours, theirs)
+    # torch's kernel rounds the weights to bfloat16 on the way, ours does not
+    torch.testing.assert_close(ours.double(), theirs.double(), rtol=0, atol=2**-7)
+    cast = (x.to(ours.dtype) for x in (q, k, v))
+    torch.testing.assert_close(ours, attention(*cast, engine="reference"))
     assert not autocasts(q.device) and not autocasts(torch.device("meta"))
 
 
