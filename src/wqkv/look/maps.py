@@ -1,9 +1,9 @@
 """The N x N map of one layer's weights, which is never built.
 
-P[i, j] = exp(score(i, j) - lse_i), so any tile is a small matrix product, and every linear statistic
+P[i, j] = exp(score(i, j) - lse_i), so any tile is a small matrix product, and each linear statistic
 of P is a fused attention call: P X is attention with the values replaced by X; P^T Y is attention
-with q and k exchanged and -lse in one more channel. Where that does not hold (a softcap, a bias) the
-same sums are streamed in rectangles. All is computed in float32 (float64 for float64).
+with q and k exchanged and -lse in one more channel. Where that does not hold (a softcap, a bias)
+the same sums are streamed in rectangles. All is computed in float32 (float64 for float64).
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class AttentionMap:
         if lse is not None and lse.shape != call.query.shape[:3]:
             raise ArgumentError(
                 message(
-                    f"`lse` has shape {tuple(lse.shape)}, the map's rows {tuple(call.query.shape[:3])}.",
+                    f"`lse` has shape {tuple(lse.shape)}, not {tuple(call.query.shape[:3])}.",
                     {"lse": lse, "query": query},
                     "Pass (batch, n_head, query_len).",
                 )
@@ -137,7 +137,7 @@ class AttentionMap:
     # Tiles
 
     def __getitem__(self, index: Axis | tuple[Axis, ...]) -> Tensor:
-        """The weights at [batch, head, query, key]: an int drops its axis, slices and lists do not."""
+        """The weights at [batch, head, query, key]; an int drops its axis, a slice does not."""
         parts = index if isinstance(index, tuple) else (index,)
         if len(parts) > 4 or any(part is None or part is Ellipsis for part in parts):
             raise ArgumentError(
@@ -161,7 +161,7 @@ class AttentionMap:
 
     @torch.no_grad()
     def at(self, queries: Index, keys: Index) -> Tensor:
-        """The weights of chosen pairs (queries[n], keys[n]): (batch, n_head, n), each one product."""
+        """The weights of the pairs (queries[n], keys[n]), one product each: (batch, n_head, n)."""
         i, _ = _pick(queries, self.shape[2], "query")
         j, _ = _pick(keys, self.shape[3], "key")
         if len(i) != len(j):
@@ -215,12 +215,12 @@ class AttentionMap:
 
     @torch.no_grad()
     def times(self, X: Tensor) -> Tensor:
-        """P X: (batch, n_head, query_len, c) for X (key_len, c), or (batch, n_kv_head, key_len, c)."""
+        """P X (batch, n_head, query_len, c); X is (key_len, c) or (batch, n_kv_head, ...)."""
         call = self._call
         return self._attend(replace(call, value=self._spread(X, call.key)))[0]
 
     def t_times(self, Y: Tensor) -> Tensor:
-        """P^T Y: (batch, n_head, key_len, c) for Y (query_len, c), or (batch, n_head, query_len, c)."""
+        """P^T Y (batch, n_head, key_len, c); Y is (query_len, c) or (batch, n_head, ...)."""
         return self._columns(Y)[0]
 
     def received(self) -> Tensor:
@@ -257,9 +257,9 @@ class AttentionMap:
 
     @torch.no_grad()
     def mean_distance(self) -> Tensor:
-        """sum_j P_ij |i - j| in positions, to about 1e-7 of the length: (batch, n_head, query_len)."""
+        """sum_j P_ij |i - j|, to some 1e-7 of the length: (batch, n_head, query_len)."""
         call = self._call
-        batch, _, query_len, key_len = self.shape
+        _, _, query_len, key_len = self.shape
         device = call.query.device
         position = torch.arange(key_len, device=device, dtype=call.query.dtype)
         X = self._spread(torch.stack((torch.ones_like(position), position), dim=1), call.key)
@@ -395,8 +395,8 @@ class AttentionMap:
         count = len(b) * len(h) * len(i) * len(j)
         if count > self.limit:
             raise ArgumentError(
-                f"A tile of {len(b)} x {len(h)} x {len(i)} x {len(j)} weights takes {count * 4 / 2**30:.2f} GiB; "
-                f"the limit is {self.limit} weights, {self.limit * 4 / 2**30:.2f} GiB.\n"
+                f"A tile of {len(b)} x {len(h)} x {len(i)} x {len(j)} weights takes "
+                f"{count * 4 / 2**30:.2f} GiB; the limit is {self.limit * 4 / 2**30:.2f} GiB.\n"
                 "Take fewer rows, or a statistic (times, thumbnail, top), or pass limit=..."
             )
         call = self._call

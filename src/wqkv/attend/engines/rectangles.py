@@ -393,8 +393,8 @@ def _for_kernel(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor
 def _to_width(x: Tensor, width: int) -> Tensor:
     """With zeros up to `width`, and its numbers side by side: the kernels misread other strides.
 
-    Half precision goes through float32 on the CPU: its kernel would round the weights to half before
-    they meet the values, and is no faster.
+    Half precision goes through float32 on the CPU: its kernel rounds the weights to half
+    before they meet the values, and is no faster.
     """
     if x.device.type == "cpu":
         x = x.to(_exact(x))
