@@ -253,7 +253,8 @@ class Segments(Mask):
         labels: int (batch | 1, key_len); the key and the query at position i carry labels[:, i].
         query_labels: int (batch | 1, query_len), for queries that do not stand among the keys.
 
-    Equal labels see each other wherever they stand; labels in runs are planned run by run.
+    Equal labels see each other wherever they stand, and a query that stands beyond the labels sees
+    nothing; labels in runs are planned run by run.
 
     >>> print(Segments([[0, 0, 1, 1, 1]]))
     Segments(i64[1, 5] on cpu)
@@ -284,11 +285,14 @@ class Segments(Mask):
 
     def visible(self, at: At) -> Tensor:
         labels = self.labels.to(at.key_pos.device)
-        own = labels if self.query_labels is None else self.query_labels.to(at.key_pos.device)
-        place = at.query_pos if self.query_labels is None else at.row
         zero = torch.zeros_like(at.batch)
         keys = labels[at.batch if len(labels) > 1 else zero, at.key_pos]
-        return own[at.batch if len(own) > 1 else zero, place] == keys
+        if self.query_labels is not None:
+            own = self.query_labels.to(at.key_pos.device)
+            return own[at.batch if len(own) > 1 else zero, at.row] == keys
+        place = at.query_pos.clamp(0, labels.shape[1] - 1)
+        seen = labels[at.batch if len(labels) > 1 else zero, place] == keys
+        return seen & (place == at.query_pos)
 
     @property
     def _runs(self) -> list[tuple[list[int], list[int]]] | None:
@@ -308,7 +312,9 @@ class Segments(Mask):
         return bool((self.labels.diff(dim=1) >= 0).all())
 
     def region(self, rect: Rect) -> bool | None:
-        if self._runs is None or (rect.sample is None and len(self._runs) > 1) or rect.q0 < 0:
+        if self._runs is None or (rect.sample is None and len(self._runs) > 1):
+            return None
+        if rect.q0 < 0 or rect.q1 > self.labels.shape[1]:
             return None
         labels = self._runs[(rect.sample or 0) % len(self._runs)][1]
         if self._rising:  # the first and last label of a range are its least and greatest

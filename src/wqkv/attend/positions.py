@@ -214,7 +214,7 @@ class RoPE:
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         frequencies = _frequencies if torch.compiler.is_compiling() else _kept
         frequency = frequencies(self, d, length if by_length and length else 0).to(x.device)
-        angle = (position.to(frequency.dtype)[..., None] * frequency).to(dtype)
+        angle = position.to(dtype)[..., None] * frequency.to(dtype)
         gain = self.scaling.gain() if self.scaling else 1.0
         cos, sin = angle.cos() * gain, angle.sin() * gain
         if position.ndim == 2:
@@ -352,6 +352,8 @@ class ALiBi(Bias):
 
     def tile(self, at: At) -> Tensor:
         slopes = self.slopes.to(at.head.device)
+        if slopes.dtype in (torch.bfloat16, torch.float16):  # times a distance, half would round
+            slopes = slopes.float()
         slope = slopes[at.head if len(slopes) > 1 else torch.zeros_like(at.head)]
         return -slope * (at.key_pos - at.query_pos).abs()
 

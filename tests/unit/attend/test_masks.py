@@ -5,6 +5,7 @@ from itertools import product
 import pytest
 import torch
 
+from wqkv.attend.functional import attention
 from wqkv.attend.masks import Causal, Dense, Full, Lengths, Mask, Prefix, Segments, Window
 from wqkv.attend.places import At, Rect, Sizes, places
 from wqkv.errors import ArgumentError, KindError
@@ -371,3 +372,18 @@ def test_a_matrix_that_hides_most_is_asked_about():
 def test_a_new_mask_says_what_it_sees(method):
     with pytest.raises(NotImplementedError):
         getattr(Mask(), method)(None)
+
+
+@pytest.mark.parametrize("offset", [-2, 3, 9])
+def test_segments_hide_all_from_queries_beyond_the_labels(offset):
+    mask = Segments([[0, 0, 1, 1, 1]])
+    seen = mask.dense(3, 5, query_offset=offset)[0, 0]
+    labels = [0, 0, 1, 1, 1]
+    for i in range(3):
+        at = offset + i
+        inside = 0 <= at < 5
+        assert seen[i].tolist() == [inside and labels[at] == label for label in labels]
+    q, k = torch.randn(1, 1, 3, 4), torch.randn(1, 1, 5, 4)
+    for engine in ("tiled", "reference"):
+        out = attention(q, k, k, mask=mask, query_offset=offset, engine=engine)
+        assert (out[0, 0] == 0).all(dim=-1).tolist() == (~seen.any(dim=-1)).tolist()

@@ -392,3 +392,10 @@ def test_gradient_of_the_pieces_is_that_of_the_whole(make):
             with torch.no_grad():
                 bias.add_gradient(total, at, d_scores[:, :, rows, keys])
     torch.testing.assert_close(total, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_alibi_of_half_precision_slopes_is_not_rounded_twice():
+    slopes = torch.tensor([0.3], dtype=torch.bfloat16)
+    at = places((slice(0, 1), 1, slice(0, 1), slice(255, 260)), 0)
+    exact = -slopes.double() * torch.arange(255, 260)
+    torch.testing.assert_close(ALiBi(slopes).tile(at)[0, 0, 0].double(), exact, rtol=1e-7, atol=0)

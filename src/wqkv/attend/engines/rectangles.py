@@ -67,6 +67,7 @@ class _Rectangles(torch.autograd.Function):
         ctx.by_kernel, ctx.random = by_kernel, random_state(call)
         out, lse = forward(call, pieces, by_kernel=by_kernel)
         ctx.save_for_backward(q, k, v, out, lse)
+        out = out.to(q.dtype)
         ctx.call, ctx.pieces = call, pieces
         ctx.set_materialize_grads(False)
         return out, lse
@@ -137,7 +138,7 @@ def repeated(call: Call, state: Tensor | None) -> Iterator[None]:
 
 
 def forward(call: Call, pieces: Sequence[Piece], *, by_kernel: bool) -> tuple[Tensor, Tensor]:
-    """out (batch, n_head, query_len, d_v) and lse: each rectangle computed and merged."""
+    """out (batch, n_head, query_len, d_v), in `kept` precision, and lse: computed and merged."""
     if by_kernel and _is_whole(call, pieces):
         return _whole(call, pieces[0])
     q, k, v = call.query, call.key, call.value
@@ -150,8 +151,7 @@ def forward(call: Call, pieces: Sequence[Piece], *, by_kernel: bool) -> tuple[Te
         out.zero_()
         lse.fill_(-torch.inf)
     tiles = _Tiles(call)
-    if by_kernel:
-        q, k, v = _for_kernel(q, k, v)
+    q, k, v = _for_kernel(q, k, v) if by_kernel else (q.to(exact), k.to(exact), v.to(exact))
     for piece in pieces:
         rows, keys = _where(piece.rect)
         if by_kernel:
@@ -165,7 +165,12 @@ def forward(call: Call, pieces: Sequence[Piece], *, by_kernel: bool) -> tuple[Te
             out[rows], lse[rows] = part
         else:
             _merge_into(out[rows], lse[rows], *part)
-    return out.to(call.query.dtype), lse
+    return out.to(kept(call.query)), lse
+
+
+def kept(q: Tensor) -> torch.dtype:
+    """What the output is kept in for the backward pass, which would else carry its rounding."""
+    return _exact(q) if q.device.type == "cpu" else q.dtype
 
 
 def _whole(call: Call, piece: Piece) -> tuple[Tensor, Tensor]:
@@ -181,7 +186,7 @@ def _whole(call: Call, piece: Piece) -> tuple[Tensor, Tensor]:
     out, lse = _kernel(q, k, v, tile, empty, call.scale, causal)
     if fold:
         out, lse = out.reshape(batch, n_head, 1, width), lse.reshape(batch, n_head, 1)
-    return out[..., : call.value.shape[3]].to(call.query.dtype), lse
+    return out[..., : call.value.shape[3]], lse
 
 
 def _kernel(

@@ -62,7 +62,7 @@ def compute(call: Call, *, one: bool) -> tuple[Tensor, Tensor]:
         one,
         by_kernel,
     )
-    return out, lse
+    return out.to(call.query.dtype), lse
 
 
 def _pieces(call: Call, one: bool, by_kernel: bool) -> list[Piece]:
@@ -139,17 +139,18 @@ def _attend(
     call = _call(q, k, v, tensors, numbers, rules, scale, softcap, dropout_p)
     state = rectangles.random_state(call)
     out, lse = rectangles.forward(call, _pieces(call, one, by_kernel), by_kernel=by_kernel)
-    kept = torch.empty(0, dtype=torch.uint8) if state is None else state.cpu()
-    return _laid_out(out), lse.contiguous(), kept
+    state = torch.empty(0, dtype=torch.uint8) if state is None else state.cpu()
+    return _laid_out(out), lse.contiguous(), state
 
 
 @_attend.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     batch, n_head, query_len, _ = q.shape
-    out = q.new_empty((batch, query_len, n_head, v.shape[3])).transpose(1, 2)
+    size = (batch, query_len, n_head, v.shape[3])
+    out = q.new_empty(size, dtype=rectangles.kept(q)).transpose(1, 2)
     exact = torch.float64 if q.dtype == torch.float64 else torch.float32
-    size = torch.library.get_ctx().new_dynamic_size() if rest[5] > 0 else 0
-    state = torch.empty(size, dtype=torch.uint8)
+    count = torch.library.get_ctx().new_dynamic_size() if rest[5] > 0 else 0
+    state = torch.empty(count, dtype=torch.uint8)
     return out, q.new_empty((batch, n_head, query_len), dtype=exact), state
 
 
