@@ -9,9 +9,11 @@ the same sums are streamed in rectangles. All is computed in float32 (float64 fo
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from functools import update_wrapper
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -37,6 +39,20 @@ _AXES = ("batch", "head", "query", "key")
 
 Index = int | slice | Sequence[int] | Tensor
 Axis = Index | None
+Rest = ParamSpec("Rest")
+Result = TypeVar("Result")
+
+
+def _exactly(
+    method: Callable[Concatenate[AttentionMap, Rest], Result],
+) -> Callable[Concatenate[AttentionMap, Rest], Result]:
+    """Without gradients, and without autocast, which would round products to half precision."""
+
+    def wrapped(self: AttentionMap, /, *args: Rest.args, **kwargs: Rest.kwargs) -> Result:
+        with torch.no_grad(), torch.autocast(self._given.query.device.type, enabled=False):
+            return method(self, *args, **kwargs)
+
+    return update_wrapper(wrapped, method)
 
 
 class Top(NamedTuple):
@@ -102,7 +118,9 @@ class AttentionMap:
                     "Pass (batch, n_head, query_len).",
                 )
             )
-        self._given, self._lse, self.limit = call, lse, limit
+        self._given, self.limit = call, limit
+        self._lse = None if lse is None else lse.detach().to(reference.exact(call))
+        self._placed = query_offset is not None or call.sizes[2] == call.sizes[3]
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -129,7 +147,7 @@ class AttentionMap:
             self._lse = self._attend(self._call)[1]
         return self._lse
 
-    @torch.no_grad()
+    @_exactly
     def _attend(self, call: Call) -> Partial:
         part: Partial = engines.choose(call, "auto").run(call)
         return part
@@ -148,6 +166,14 @@ class AttentionMap:
             _pick(part, size, name)
             for part, size, name in zip(whole, self.shape, _AXES, strict=True)
         ]
+        count = math.prod(len(pick) for pick, _ in picks)
+        if count > self.limit:
+            sides = " x ".join(str(len(pick)) for pick, _ in picks)
+            raise ArgumentError(
+                f"A tile of {sides} weights takes {count * 4 / 2**30:.2f} GiB; "
+                f"the limit is {self.limit * 4 / 2**30:.2f} GiB.\n"
+                "Take fewer rows, or a statistic (times, thumbnail, top), or pass limit=..."
+            )
         tile = self._tile(*(pick for pick, _ in picks))
         for axis in reversed([i for i, (_, single) in enumerate(picks) if single]):
             tile = tile.squeeze(axis)
@@ -156,10 +182,15 @@ class AttentionMap:
     def rows(self, queries: Index) -> Tensor:
         """The weights of some rows: (batch, n_head, len(queries), key_len)."""
         picked, _ = _pick(queries, self.shape[2], "query")
-        result = self[:, :, picked.tolist(), :]
-        return result
+        return self[:, :, picked, :]
 
-    @torch.no_grad()
+    @_exactly
+    def _rows(self, queries: Tensor) -> Tensor:
+        """Some rows of every head, without a limit."""
+        batch, n_head, _, key_len = self.shape
+        return self._tile(torch.arange(batch), torch.arange(n_head), queries, torch.arange(key_len))
+
+    @_exactly
     def at(self, queries: Index, keys: Index) -> Tensor:
         """The weights of the pairs (queries[n], keys[n]), one product each: (batch, n_head, n)."""
         i, _ = _pick(queries, self.shape[2], "query")
@@ -167,13 +198,13 @@ class AttentionMap:
         if len(i) != len(j):
             raise ArgumentError(f"{len(i)} queries and {len(j)} keys make no pairs.\nPass as many.")
         batch, n_head, _, _ = self.shape
-        call, lse = self._call, self.lse
-        result = call.query.new_empty((batch, n_head, len(i)))
-        step = max(1, BLOCK // (batch * n_head * call.query.shape[3]))
+        call, lse, dtype = self._given, self.lse, reference.exact(self._given)
+        result = lse.new_empty((batch, n_head, len(i)))
+        step = max(1, BLOCK // max(1, batch * n_head * call.query.shape[3]))
         for start in range(0, len(i), step):
             part = slice(start, start + step)
-            q = call.query[:, :, i[part]]
-            k = call.key[:, :, j[part]].repeat_interleave(call.group, dim=1)
+            q = call.query[:, :, i[part]].to(dtype)
+            k = call.key[:, :, j[part]].to(dtype).repeat_interleave(call.group, dim=1)
             product = (q * k).sum(dim=-1).unsqueeze(2) * call.scale
             at = self._places(
                 torch.arange(batch), torch.arange(n_head), i[part], j[part], pairs=True
@@ -192,13 +223,15 @@ class AttentionMap:
 
         `progress(rows done, rows in all)` is called after every block that was looked through.
         """
-        queries, _ = _pick(slice(None) if rows is None else rows, self.shape[2], "query")
+        if k < 1:
+            raise ArgumentError(f"`k` is {k}, how many links to find.\nPass 1 or more.")
+        queries = self._chosen(rows)
         batch, n_head, _, key_len = self.shape
         step = max(1, BLOCK // max(1, batch * n_head * key_len))
         best: Top | None = None
         for start in range(0, len(queries), step):
             here = queries[start : start + step]
-            tile = self.rows(here.tolist()).flatten(2)
+            tile = self._rows(here).flatten(2)
             weights, at = tile.topk(min(k, tile.shape[2]), dim=2)
             found = Top(weights, here.to(at.device)[at // key_len], at % key_len)
             if best is not None:
@@ -207,17 +240,45 @@ class AttentionMap:
                 found = Top(*(part.gather(2, order) for part in both))
             best = found
             progress(start + len(here), len(queries))
-        if best is None:
-            raise ArgumentError("There are no rows to look through.\nPass at least one.")
+        assert best is not None
         return best
+
+    def _chosen(self, rows: Index | None) -> Tensor:
+        """Some rows, None for all; at least one."""
+        queries, _ = _pick(slice(None) if rows is None else rows, self.shape[2], "query")
+        if not len(queries):
+            raise ArgumentError("There are no rows to look through.\nPass at least one.")
+        return queries
+
+    def flat(self) -> AttentionMap:
+        """Equal weights for all keys that a row may see; its `lse` is the log of their number.
+
+        What a pattern is compared with: `m.mass(keys) / m.flat().mass(keys)`.
+        """
+        call = self._given
+        batch, n_head, query_len, key_len = self.shape
+        nothing = call.query.new_zeros((1, 1, 1, 1), dtype=reference.exact(call))
+        return AttentionMap(
+            nothing.expand(batch, n_head, query_len, 1),
+            nothing.expand(batch, n_head, key_len, 1),
+            mask=call.mask,
+            query_offset=call.query_offset,
+            limit=self.limit,
+        )
+
+    @property
+    def mask(self) -> Mask:
+        """Who may see whom."""
+        return self._given.mask
 
     # Statistics
 
-    @torch.no_grad()
+    @_exactly
     def times(self, X: Tensor) -> Tensor:
         """P X (batch, n_head, query_len, c); X is (key_len, c) or (batch, n_kv_head, ...)."""
         call = self._call
-        return self._attend(replace(call, value=self._spread(X, call.key)))[0]
+        X = _spread("X", X, "keys", (*call.key.shape[:2], self.shape[3]))
+        return self._attend(replace(call, value=X.to(call.key)))[0]
 
     def t_times(self, Y: Tensor) -> Tensor:
         """P^T Y (batch, n_head, key_len, c); Y is (query_len, c) or (batch, n_head, ...)."""
@@ -227,7 +288,7 @@ class AttentionMap:
         """The weight that every key receives, P^T 1: (batch, n_head, key_len)."""
         return self._columns(None)[1]
 
-    @torch.no_grad()
+    @_exactly
     def entropy(self) -> Tensor:
         """-sum_j P_ij ln P_ij of every row, in nats: (batch, n_head, query_len).
 
@@ -239,7 +300,9 @@ class AttentionMap:
             for rect, P, score in self._stream():
                 finite = score.masked_fill(score == -torch.inf, 0)
                 where = _rows(rect)
-                total[where] += (P * (self.lse[where].unsqueeze(-1) - finite)).sum(dim=-1)
+                lse = self.lse[where].unsqueeze(-1)
+                lse = lse.masked_fill(lse == -torch.inf, 0)  # an empty row, where P is 0
+                total[where] += (P * (lse - finite)).sum(dim=-1)
             return total
         out, lse = self._attend(call)  # the values are the keys: P K
         self._lse = lse
@@ -255,14 +318,21 @@ class AttentionMap:
         column[picked] = 1
         return self.times(column).squeeze(-1)
 
-    @torch.no_grad()
+    @_exactly
     def mean_distance(self) -> Tensor:
-        """sum_j P_ij |i - j|, to some 1e-7 of the length: (batch, n_head, query_len)."""
+        """sum_j P_ij |i - j|, to some 1e-6 of the length: (batch, n_head, query_len)."""
         call = self._call
         _, _, query_len, key_len = self.shape
+        if not self._placed:
+            raise ArgumentError(
+                f"Where do {query_len} queries stand among {key_len} keys? A distance needs it.\n"
+                f"Make the map with query_offset=0 (the first query at the first key), "
+                f"{key_len - query_len} (the last at the last), or another position."
+            )
         device = call.query.device
         position = torch.arange(key_len, device=device, dtype=call.query.dtype)
-        X = self._spread(torch.stack((torch.ones_like(position), position), dim=1), call.key)
+        X = torch.stack((torch.ones_like(position), position), dim=1)
+        X = X.expand(*call.key.shape[:2], key_len, 2)
         offset = call.query_offset
         start = offset.to(device)[:, None, None] if isinstance(offset, Tensor) else offset
         i = torch.arange(query_len, device=device) + start
@@ -276,19 +346,21 @@ class AttentionMap:
 
     def thumbnail(self, n: int = 64) -> Tensor:
         """Exact means of n x n blocks of the map: (batch, n_head, n, n), n at most the lengths."""
+        if n < 1:
+            raise ArgumentError(f"`n` is {n}, the blocks of a side.\nPass 1 or more.")
         _, _, query_len, key_len = self.shape
         rows, cols = min(n, query_len), min(n, key_len)
         device = self._given.query.device
         of_key = torch.arange(key_len, device=device) * cols // key_len
         of_row = torch.arange(query_len, device=device) * rows // query_len
-        X = torch.nn.functional.one_hot(of_key, cols).to(reference.exact(self._given))
+        X = (of_key[:, None] == torch.arange(cols, device=device)).to(reference.exact(self._given))
         X = X / X.sum(dim=0)
         by_row = self.times(X)
         sums = by_row.new_zeros((*by_row.shape[:2], rows, cols)).index_add_(2, of_row, by_row)
         counts = torch.bincount(of_row, minlength=rows)
         return sums / counts.view(-1, 1)
 
-    @torch.no_grad()
+    @_exactly
     def proof(self, value: Tensor, output: Tensor, rows: Index | None = None) -> float:
         """The largest difference between P V, made of the weights that are shown, and an output.
 
@@ -296,56 +368,50 @@ class AttentionMap:
             value: (batch, n_kv_head, key_len, d_v).
             output: (batch, n_head, query_len, d_v), the heads' outputs before WO.
             rows: the rows to check; None is all of them, streamed.
+
+        Raises:
+            ArgumentError: a value or an output of another shape, no rows.
         """
-        if rows is None:
-            queries = torch.arange(self.shape[2])
-        else:
-            queries, _ = _pick(rows, self.shape[2], "query")
-        batch, n_head, _, key_len = self.shape
+        batch, n_head, query_len, key_len = self.shape
+        kv_shape, out_shape = (*self._given.key.shape[:2], key_len), (batch, n_head, query_len)
+        if (
+            value.shape[:3] != kv_shape
+            or output.shape[:3] != out_shape
+            or value.shape[3:] != output.shape[3:]
+            or value.ndim != 4
+        ):
+            raise ArgumentError(
+                message(
+                    "P V cannot be the output: the sizes disagree.",
+                    {"map": list(self.shape), "value": value, "output": output},
+                    f"Pass a value ({', '.join(map(str, kv_shape))}, d_v) and an output "
+                    f"({', '.join(map(str, out_shape))}, d_v).",
+                )
+            )
+        queries = self._chosen(rows)
         v = value.detach().to(reference.exact(self._given))
         v = v.repeat_interleave(n_head // v.shape[1], dim=1)
         step = max(1, BLOCK // max(1, batch * n_head * key_len))
         worst = 0.0
         for here in queries.split(step):
-            ours = self.rows(here.tolist()) @ v
+            ours = self._rows(here) @ v
             theirs = output[:, :, here.to(output.device)].to(v.dtype)
-            difference = float((ours - theirs).abs().max())
-            worst = max(worst, math.inf if math.isnan(difference) else difference)
+            if ours.numel():
+                difference = float((ours - theirs).abs().max())
+                worst = max(worst, math.inf if math.isnan(difference) else difference)
         return worst
 
     # Inside
 
-    def _spread(self, X: Tensor, k: Tensor) -> Tensor:
-        """X as values (batch, n_kv_head, key_len, c)."""
-        if not X.is_floating_point():
-            raise KindError(message("A map is multiplied with floats.", {"X": X}, "Cast it."))
-        if X.ndim not in (2, 4) or X.shape[-2] != k.shape[2]:
-            raise ArgumentError(
-                message(
-                    f"P has {k.shape[2]} keys, which are the rows of X.",
-                    {"X": X},
-                    f"Pass ({k.shape[2]}, c) or (batch, n_kv_head, {k.shape[2]}, c).",
-                )
-            )
-        return X.to(k).expand(*k.shape[:2], *X.shape[-2:])
-
-    @torch.no_grad()
+    @_exactly
     def _columns(self, Y: Tensor | None) -> tuple[Tensor, Tensor]:
         """P^T Y and P^T 1."""
         call, lse = self._call, self.lse
         batch, n_head, query_len, key_len = self.shape
         if Y is None:
             Y = call.query.new_zeros((query_len, 1))
-        if Y.ndim not in (2, 4) or Y.shape[-2] != query_len:
-            raise ArgumentError(
-                message(
-                    f"P has {query_len} queries, which are the rows of Y.",
-                    {"Y": Y},
-                    f"Pass ({query_len}, c) or (batch, n_head, {query_len}, c).",
-                )
-            )
-        Y = Y.to(call.query).expand(batch, n_head, *Y.shape[-2:])
-        if call.softcap is not None:
+        Y = _spread("Y", Y, "queries", (batch, n_head, query_len)).to(call.query)
+        if call.softcap is not None or call.scale == 0:  # q k^T with one more channel cannot be
             sums, ones = (
                 Y.new_zeros((batch, n_head, key_len, Y.shape[3])),
                 Y.new_zeros(batch, n_head, key_len),
@@ -390,18 +456,11 @@ class AttentionMap:
                 score = reference.scores(cut, call.places(part))
                 yield part, _exp(score, lse[_rows(part)].unsqueeze(-1)), score
 
-    @torch.no_grad()
+    @_exactly
     def _tile(self, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        count = len(b) * len(h) * len(i) * len(j)
-        if count > self.limit:
-            raise ArgumentError(
-                f"A tile of {len(b)} x {len(h)} x {len(i)} x {len(j)} weights takes "
-                f"{count * 4 / 2**30:.2f} GiB; the limit is {self.limit * 4 / 2**30:.2f} GiB.\n"
-                "Take fewer rows, or a statistic (times, thumbnail, top), or pass limit=..."
-            )
-        call = self._call
-        q = call.query[b[:, None, None], h[:, None], i]
-        k = call.key[b[:, None, None], (h // call.group)[:, None], j]
+        call, dtype = self._given, reference.exact(self._given)  # cast what is gathered, not all
+        q = call.query[b[:, None, None], h[:, None], i].to(dtype)
+        k = call.key[b[:, None, None], (h // call.group)[:, None], j].to(dtype)
         score = reference.rules(
             call, q @ k.transpose(-2, -1) * call.scale, self._places(b, h, i, j)
         )
@@ -425,11 +484,34 @@ def rollout(maps: Sequence[AttentionMap], vector: Tensor, residual: float = 0.5)
     Source: Abnar and Zuidema 2020 (arXiv:2005.00928), section 3, with the mean over heads.
     """
     flow = vector
-    for one in reversed(maps):
-        batch, n_head, query_len, _ = one.shape
+    for layer, one in reversed(list(enumerate(maps))):
+        batch, n_head, query_len, key_len = one.shape
+        if not flow.shape[-1] == query_len == key_len:
+            raise ArgumentError(
+                f"Map {layer} has {query_len} queries and {key_len} keys, and {flow.shape[-1]} "
+                "numbers flow back into it.\n"
+                "Pass the maps of successive layers over the same words, and one number a word."
+            )
         column = flow.expand(batch, query_len)[:, None, :, None].expand(-1, n_head, -1, 1)
         flow = residual * flow + (1 - residual) * one.t_times(column).squeeze(-1).mean(dim=1)
     return flow
+
+
+def _spread(name: str, X: Tensor, what: str, shape: tuple[int, int, int]) -> Tensor:
+    """X for every sample and head: (batch, head, rows, c)."""
+    if not X.is_floating_point():
+        raise KindError(message("A map is multiplied with floats.", {name: X}, "Cast it."))
+    batch, heads, rows = shape
+    fits = X.ndim == 2 or (X.ndim == 4 and X.shape[0] in (1, batch) and X.shape[1] in (1, heads))
+    if not fits or X.shape[-2] != rows:
+        raise ArgumentError(
+            message(
+                f"P has {rows} {what}, which are the rows of {name}.",
+                {name: X},
+                f"Pass ({rows}, c) or ({batch}, {heads}, {rows}, c).",
+            )
+        )
+    return X.expand(batch, heads, *X.shape[-2:])
 
 
 def _exp(score: Tensor, lse: Tensor) -> Tensor:
@@ -449,20 +531,35 @@ def _samples(rect: Rect) -> slice:
     return slice(None) if rect.sample is None else slice(rect.sample, rect.sample + 1)
 
 
-def _pick(index: Any, size: int, name: str) -> tuple[Tensor, bool]:
+def _pick(given: Any, size: int, name: str) -> tuple[Tensor, bool]:
     """An index as positions, and whether it was a single int."""
-    if isinstance(index, slice):
-        return torch.tensor(range(size)[index], dtype=torch.long), False
-    single = isinstance(index, int) and not isinstance(index, bool)
-    picked = torch.as_tensor([index] if single else index)
+    if isinstance(given, slice):
+        return torch.tensor(range(size)[given], dtype=torch.long), False
+    what = f"The {name} axis takes an int, a slice or a list of ints, not {describe(given)}."
+    single = not isinstance(given, bool) and _is_int(given)
+    try:
+        picked = torch.as_tensor([operator.index(given)] if single else given)
+    except (TypeError, ValueError, RuntimeError):  # what torch cannot read as numbers
+        raise KindError(what) from None
     if picked.dtype == torch.bool and picked.shape == (size,):
         return picked.nonzero().flatten().cpu(), False
+    if picked.shape == (0,):
+        return torch.zeros(0, dtype=torch.long), False  # an empty list has no kind of number
     if picked.is_floating_point() or picked.dtype == torch.bool or picked.ndim != 1:
-        raise KindError(
-            f"The {name} axis takes an int, a slice or a list of ints, not {describe(index)}."
-        )
+        raise KindError(what)
     picked = picked.cpu().long()
-    if len(picked) and not (-size <= int(picked.min()) and int(picked.max()) < size):
+    if not (-size <= int(picked.min()) and int(picked.max()) < size):
         wrong = int(picked.max()) if int(picked.max()) >= size else int(picked.min())
         raise ArgumentError(f"There is no {name} {wrong}: the map has {size}, 0 to {size - 1}.")
     return picked % max(size, 1), single
+
+
+def _is_int(given: Any) -> bool:
+    """Whether it counts as one int, as a number of NumPy's and a tensor of no axis do."""
+    if isinstance(given, Tensor) and (given.ndim or given.dtype == torch.bool):
+        return False
+    try:
+        operator.index(given)
+    except TypeError:
+        return False
+    return True

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,9 @@ class OpenModel:
         """Run the model on a sentence, and keep what goes into and comes out of each attention."""
         if not sentence.strip():
             raise ArgumentError("The sentence is empty. Give at least one word.")
-        encoded = self.tokenizer(sentence, return_offsets_mapping=self.tokenizer.is_fast)
+        encoded = self.tokenizer(
+            sentence, return_offsets_mapping=self.tokenizer.is_fast, verbose=False
+        )
         ids: list[int] = encoded["input_ids"]
         longest = self._longest()
         if longest is not None and len(ids) > longest:
@@ -134,20 +137,11 @@ def open_model(
             raise ArgumentError(
                 f"There is no model {name!r}: no such folder, and no hub name (owner/model)."
             )
-    with _quiet(transformers):
-        try:
-            progress(f"reading the words of {shown}")
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                where, **({"gguf_file": gguf} if gguf else {})
-            )
-            progress(f"reading the weights of {shown}")
-            model = transformers.AutoModel.from_pretrained(where, **rest)
-        except Exception as error:  # whatever a foreign loader raises for a foreign file
-            reason = next((line for line in str(error).splitlines() if line.strip()), "")
-            raise ArgumentError(
-                f"{name or DEFAULT!r} does not open as a model "
-                f"({type(error).__name__}: {reason[:200]})."
-            ) from error
+    words = {"gguf_file": gguf} if gguf else {}
+    progress(f"reading the words of {shown}")
+    tokenizer = _load(transformers, transformers.AutoTokenizer, where, name, words)
+    progress(f"reading the weights of {shown}")
+    model = _load(transformers, transformers.AutoModel, where, name, rest)
     progress(f"laying out the matrices of {shown}")
     return OpenModel(model.eval(), tokenizer, shown)
 
@@ -187,15 +181,21 @@ def _files(path: Path) -> tuple[str, str | None]:
     raise ArgumentError(f"{str(path)!r} is no model: it has no config.json and no .gguf file.")
 
 
-@contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """Without transformers' own progress bars and warnings, as they were afterwards."""
+def _load(transformers: Any, kind: Any, where: str, name: str | None, rest: dict[str, Any]) -> Any:
+    """Open with transformers, its own bars and warnings held back meanwhile."""
     log = transformers.utils.logging
     level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()
     log.disable_progress_bar()
     try:
-        yield
+        with redirect_stderr(StringIO()):  # one bar, of .gguf files, asks nobody
+            return kind.from_pretrained(where, **rest)
+    except Exception as error:  # whatever a foreign loader raises for a foreign file
+        reason = next((line for line in str(error).splitlines() if line.strip()), "")
+        raise ArgumentError(
+            f"{name or DEFAULT!r} does not open as a model "
+            f"({type(error).__name__}: {reason[:200]})."
+        ) from error
     finally:
         log.set_verbosity(level)
         if bars:
