@@ -1,4 +1,4 @@
-"""The command line: `wqkv see SENTENCE`."""
+"""The command line: `wqkv see SENTENCE`, `wqkv heads`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, NoReturn
 from wqkv import __version__
 
 if TYPE_CHECKING:  # torch is imported after the arguments are read, so that --help is quick
+    from rich.console import Console
+
     from wqkv.look.story import Story
 
 EXAMPLE = "The animal didn't cross the street because it was too tired."
@@ -77,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"wqkv {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_see(commands)
+    _add_heads(commands)
     return parser
 
 
@@ -162,11 +165,7 @@ def _check(args: argparse.Namespace, sentences: Sequence[str]) -> None:
     """Refuse what cannot be shown or written before the model is opened, which may take minutes."""
     from wqkv.errors import ArgumentError, need
 
-    for sentence in sentences:
-        try:
-            sentence.encode()
-        except UnicodeEncodeError:
-            raise ArgumentError(f"The sentence {sentence!a} is not valid UTF-8.") from None
+    _check_utf8("sentence", sentences)
     if args.html and args.html.suffix.lower() not in (".html", ".htm"):
         raise ArgumentError(f"The page {str(args.html)!r} needs a name ending in .html or .htm.")
     if args.output:
@@ -179,30 +178,30 @@ def _check(args: argparse.Namespace, sentences: Sequence[str]) -> None:
                 f"--output holds the map of one sentence, and there are {len(sentences)}."
                 " Pass one sentence, or --html for a page of all."
             )
-    for path in filter(None, (args.html, args.output)):
-        if not path.parent.is_dir():
-            raise ArgumentError(f"The folder {str(path.parent)!r} of {str(path)!r} is not there.")
-        if path.is_dir():
-            raise ArgumentError(f"{str(path)!r} is a folder. Pass the name of a file.")
+    _check_places(args.html, args.output)
     if not (args.html or args.output or args.json):
         need("rich", "show", "The terminal picture")
 
 
-@contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    """Progress on stderr: a spinner on a terminal, nothing elsewhere."""
-    if not (sys.stderr.isatty() and find_spec("rich")):
-        yield lambda line: None
-        return
-    from rich.console import Console
-    from rich.text import Text
+def _check_utf8(what: str, texts: Sequence[str]) -> None:
+    from wqkv.errors import ArgumentError
 
-    console = Console(stderr=True)
-    if console.no_color or console.is_dumb_terminal:  # a spinner is made of escape codes
-        yield lambda line: None
-        return
-    with console.status(Text("opening the model"), spinner="line") as status:
-        yield lambda line: status.update(Text(line))
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ArgumentError(f"The {what} {text!a} is not valid UTF-8.") from None
+
+
+def _check_places(*paths: Path | None) -> None:
+    """Refuse files that cannot be written where they are asked for."""
+    from wqkv.errors import ArgumentError
+
+    for path in filter(None, paths):
+        if not path.parent.is_dir():
+            raise ArgumentError(f"The folder {str(path.parent)!r} of {str(path)!r} is not there.")
+        if path.is_dir():
+            raise ArgumentError(f"{str(path)!r} is a folder. Pass the name of a file.")
 
 
 def _print(stories: Sequence[Story]) -> None:
@@ -215,6 +214,154 @@ def _print(stories: Sequence[Story]) -> None:
         if i:
             console.print()
         see(story, console)
+
+
+# heads
+
+
+def _add_heads(commands: argparse._SubParsersAction[_Parser]) -> None:
+    what = "what every head of a trained model does: previous word, sink, induction, ..."
+    heads = commands.add_parser(
+        "heads",
+        help=what,
+        description=f"Show {what}",
+        allow_abbrev=False,
+        epilog="A text longer than the model takes is read in windows, and the scores are means "
+        "over all their words. example: wqkv heads --text book.txt --png heads.png",
+    )
+    heads.set_defaults(command=_heads)
+    add = heads.add_argument
+    default = "a causal model reads random words twice, others a built-in text"
+    add("texts", nargs="*", metavar="TEXT", help=f"in quotes; - reads stdin (default: {default})")
+    add("--model", metavar="NAME", help="a folder or a hub name (default: the packaged model)")
+    add("--text", type=Path, metavar="FILE", help="read this file, of any length")
+    add("--json", action="store_true", help="print JSON, with every score, instead of the table")
+    add("--csv", type=Path, metavar="FILE", help="also write the scores as .csv")
+    add("--png", type=Path, metavar="FILE", help="also write the table as .png")
+
+
+def _heads(args: argparse.Namespace) -> None:
+    from wqkv.errors import need
+
+    texts, source = _texts(args.texts, args.text)
+    _check_utf8("text", texts)
+    for path, suffix in ((args.csv, ".csv"), (args.png, ".png")):
+        if path:
+            _check_suffix(path, suffix)
+    _check_places(args.csv, args.png)
+    if args.png:
+        need("matplotlib", "show", "A picture of the table")
+    if not args.json:
+        need("rich", "show", "The terminal picture")
+
+    from wqkv.look.heads import TEXT, probe, read
+    from wqkv.look.models import open_model
+    from wqkv.show.heads import as_json, save_csv, save_png, show
+
+    with _progress() as progress:
+        model = open_model(args.model, progress)
+    with _bar(f"reading with {model.name}") as told:
+        if texts:
+            found = read(model, texts, source, told)
+        elif model.layer(0).mask.by_position:
+            found = probe(model, progress=told)
+        else:
+            found = read(model, [TEXT], "a built-in text", told)
+
+    if args.csv:
+        save_csv(found, args.csv)
+        print(f"wqkv: wrote {args.csv}", file=sys.stderr)
+    if args.png:
+        save_png(found, model.name, args.png)
+        print(f"wqkv: wrote {args.png}", file=sys.stderr)
+    if args.json:
+        print(json.dumps(as_json(found, model.name), allow_nan=False))
+    else:
+        from rich.console import Console
+
+        show(found, model.name, Console())
+
+
+def _texts(given: Sequence[str], file: Path | None) -> tuple[list[str], str]:
+    """The texts to read, none for the default, and what they are called."""
+    from wqkv.errors import ArgumentError
+
+    if file is not None:
+        if given:
+            raise ArgumentError(f"There is a TEXT and --text {file}. Pass one of them.")
+        try:
+            texts, source = [file.read_text(encoding="utf-8-sig")], f"the text of {file.name}"
+        except UnicodeDecodeError as error:
+            raise ArgumentError(f"{str(file)!r} is not text in UTF-8: {error}.") from None
+        if not texts[0].strip():
+            raise ArgumentError(f"{str(file)!r} is empty. Name a file with at least one word.")
+        return texts, source
+    texts = []
+    for number, text in enumerate(given, start=1):
+        try:
+            texts.append(sys.stdin.read() if text == "-" else text)
+        except UnicodeDecodeError as error:
+            raise ArgumentError(f"Standard input is not text: {error}.") from None
+        if not texts[-1].strip():
+            what = "Standard input" if text == "-" else f"Text {number} of {len(given)}"
+            raise ArgumentError(f"{what} is empty. Pass at least one word.")
+    return texts, "the given text" if len(texts) < 2 else f"the {len(texts)} given texts"
+
+
+def _check_suffix(path: Path, suffix: str) -> None:
+    from wqkv.errors import ArgumentError
+
+    if path.suffix.lower() != suffix:
+        what = f"ends in {path.suffix!r}" if path.suffix else "has no suffix"
+        raise ArgumentError(f"The file {str(path)!r} {what}. Pass a name ending in {suffix}.")
+
+
+# Progress, on stderr: on a terminal, and nothing elsewhere
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """A spinner with one line."""
+    console = _console()
+    if console is None:
+        yield lambda line: None
+        return
+    from rich.text import Text
+
+    with console.status(Text("opening the model"), spinner="line") as status:
+        yield lambda line: status.update(Text(line))
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with the time that is left."""
+    console = _console()
+    if console is None:
+        yield lambda done, total: None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.completed} of {task.total} layers"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _console() -> Console | None:
+    """A console on stderr that can draw a moving line, if there is one."""
+    if not (sys.stderr.isatty() and find_spec("rich")):
+        return None
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if console.no_color or console.is_dumb_terminal:  # what moves is made of escape codes
+        return None
+    return console
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def test_a_plan_is_true(
     among = not any("Segments" in repr(mask) for mask in drawn.masks)
     if shifts is not None and among:
         offset = drawn.query_offset + torch.tensor(shifts)
-    small = {"ROWS": rows, "WIDE": wide or 8, "_plans": WeakKeyDictionary()}
+    small = {"ROWS": rows, "WIDE": wide or 8, "_values": {}, "_things": WeakKeyDictionary()}
     with mock.patch.multiple(planning, **small):
         pieces = plan(call_of(drawn, offset), wide=wide)
     seen = drawn.masks[0].dense(drawn.query_len, drawn.key_len, offset)

@@ -49,9 +49,9 @@ ORDER = (
     "wqkv.layer.convert",
     "wqkv.layer",
     "wqkv.look.maps",
-    "wqkv.look.heads",
     "wqkv.look.watch",
     "wqkv.look.models",
+    "wqkv.look.heads",
     "wqkv.look.story",
     "wqkv.look",
     "wqkv",  # the public names
@@ -60,6 +60,7 @@ ORDER = (
     "wqkv.show.terminal",
     "wqkv.show.html",
     "wqkv.show.plots",
+    "wqkv.show.heads",
     "wqkv.show.server",
     "wqkv.show",
     "wqkv.cli",

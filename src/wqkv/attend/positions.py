@@ -195,6 +195,12 @@ class RoPE:
         `length` is that of the whole text, for scalings that depend on it; None means the
         largest position + 1.
         """
+        return rotate(x, *self.turns(x, position, length), interleaved=self.interleaved)
+
+    def turns(
+        self, x: Tensor, position: Tensor, length: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The cos and sin that `rotate` turns x by: (n, d / 2), or (batch, 1, n, d / 2)."""
         d = x.shape[-1] if self.d is None else self.d
         if d > x.shape[-1] or d % 2:
             raise ArgumentError(
@@ -215,11 +221,12 @@ class RoPE:
         frequencies = _frequencies if torch.compiler.is_compiling() else _kept
         frequency = frequencies(self, d, length if by_length and length else 0).to(x.device)
         angle = position.to(dtype)[..., None] * frequency.to(dtype)
-        gain = self.scaling.gain() if self.scaling else 1.0
-        cos, sin = angle.cos() * gain, angle.sin() * gain
         if position.ndim == 2:
-            cos, sin = cos[:, None], sin[:, None]
-        return rotate(x, cos, sin, interleaved=self.interleaved)
+            angle = angle[:, None]
+        gain = self.scaling.gain() if self.scaling else 1.0
+        if gain == 1.0:
+            return angle.cos(), angle.sin()
+        return angle.cos() * gain, angle.sin() * gain
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) -> Tensor:

@@ -11,7 +11,7 @@ from wqkv.attend.call import autocasts, request
 from wqkv.attend.engines import reference
 from wqkv.attend.functional import attention
 from wqkv.attend.masks import Dense, Full, Mask
-from wqkv.attend.positions import Bias, RoPE
+from wqkv.attend.positions import Bias, RoPE, rotate
 from wqkv.errors import ArgumentError, EngineError, KindError, describe, message
 from wqkv.layer.trace import Trace
 
@@ -186,6 +186,13 @@ class MultiheadAttention(nn.Module):
         K = Q if K is None else K
         V = K if V is None else V
         self._check(Q, K, V)
+        query_len, key_len = Q.shape[1], K.shape[1]
+        if isinstance(self.position, RoPE) and query_offset is None and query_len != key_len:
+            raise ArgumentError(
+                f"Where do {query_len} queries stand among {key_len} keys? RoPE depends on it.\n"
+                f"Pass query_offset=0 for the first at the first, {key_len - query_len} for the "
+                "last at the last, or another position."
+            )
         if mask is None:
             rule = self.mask
         elif isinstance(mask, Mask | Tensor):
@@ -283,19 +290,18 @@ class MultiheadAttention(nn.Module):
         self, rope: RoPE, q: Tensor, k: Tensor, query_offset: int | Tensor | None
     ) -> tuple[Tensor, Tensor]:
         query_len, key_len = q.shape[2], k.shape[2]
-        if query_offset is None and query_len != key_len:
-            raise ArgumentError(
-                f"Where do {query_len} queries stand among {key_len} keys? RoPE depends on it.\n"
-                f"Pass query_offset=0 for the first at the first, {key_len - query_len} for the "
-                "last at the last, or another position."
-            )
-        rows = torch.arange(query_len, device=q.device)
-        offset = query_offset if query_offset is not None else 0
-        if isinstance(offset, Tensor):
-            offset = offset.view(-1, 1).to(q.device)
-        query_pos = rows + offset
-        key_pos = torch.arange(key_len, device=k.device)
-        return rope.rotate(q, query_pos, key_len), rope.rotate(k, key_pos, key_len)
+        keys = queries = rope.turns(k, torch.arange(key_len, device=k.device), key_len)
+        if query_offset is not None:
+            offset = query_offset
+            if isinstance(offset, Tensor):
+                offset = offset.view(-1, 1).to(q.device)
+            queries = rope.turns(q, torch.arange(query_len, device=q.device) + offset, key_len)
+        turned = (
+            rotate(x, *turns, interleaved=rope.interleaved)
+            for x, turns in ((q, queries), (k, keys))
+        )
+        q, k = turned
+        return q, k
 
     def _project(self, heads: Tensor) -> Tensor:
         context = _join(heads)

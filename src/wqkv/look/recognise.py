@@ -29,8 +29,16 @@ class Visible:
     `ask(a, b)` gives the rows a <= i < b, (batch | 1, head | 1, rows | 1, key_len).
     """
 
-    def __init__(self, query_len: int, key_len: int, ask: Callable[[int, int], Tensor]) -> None:
+    def __init__(
+        self,
+        query_len: int,
+        key_len: int,
+        ask: Callable[[int, int], Tensor],
+        known: dict[Any, Any] | None = None,
+    ) -> None:
         self.query_len, self.key_len, self._ask = query_len, key_len, ask
+        #: What was found before: the layers of a model share a mask.
+        self.known: dict[Any, Any] = {} if known is None else known
 
     def rows(self, start: int, stop: int) -> Tensor:
         return self._ask(start, stop)[..., : self.key_len]
@@ -41,7 +49,14 @@ class Visible:
 
     def cut(self, key_len: int) -> Visible:
         """The first keys only."""
-        return Visible(self.query_len, key_len, self._ask)
+        return Visible(self.query_len, key_len, self._ask, self.known)
+
+    def whole(self) -> Tensor:
+        """All rows, as one matrix."""
+        if ("whole", self.key_len) not in self.known:
+            self.known["whole", self.key_len] = self.rows(0, self.query_len)
+        matrix: Tensor = self.known["whole", self.key_len]
+        return matrix
 
     def blocks(self) -> Iterator[tuple[int, int, Tensor]]:
         step = max(1, BLOCK // max(1, self.key_len))
@@ -51,6 +66,12 @@ class Visible:
 
     def used(self) -> int:
         """How many keys there are up to the last that any row sees."""
+        if ("used", self.key_len) not in self.known:
+            self.known["used", self.key_len] = self._used()
+        count: int = self.known["used", self.key_len]
+        return count
+
+    def _used(self) -> int:
         seen = torch.zeros(self.key_len, dtype=torch.bool)
         for _, _, block in self.blocks():
             seen |= block.any(dim=0).any(dim=0).any(dim=0).cpu()
@@ -116,6 +137,14 @@ def recognise(
     `causal` and `window` (a count of keys, the query's own included) decide where the matrix is
     too short to tell.
     """
+    key = (visible.key_len, position, causal, window)
+    if key not in visible.known:
+        visible.known[key] = _recognise(visible, position, causal, window)
+    pattern: Pattern | None = visible.known[key]
+    return pattern
+
+
+def _recognise(visible: Visible, position: int, causal: bool, window: int | None) -> Pattern | None:
     found = _ends(visible)
     if found is None:
         return None

@@ -22,7 +22,7 @@ from wqkv.attend.masks import Dense
 from wqkv.attend.places import At
 from wqkv.errors import WqkvError, describe
 from wqkv.look.maps import BLOCK, AttentionMap
-from wqkv.look.recognise import Pattern, Visible, extend, recognise
+from wqkv.look.recognise import Pattern, Visible, agrees, extend, recognise
 
 #: Up to this many rows are all proved; of more, this many are sampled.
 ALL_ROWS, SAMPLED_ROWS = 512, 64
@@ -118,6 +118,26 @@ class Run:
     kept: bool = True
     statistics: tuple[Tensor, Tensor] | None = None  # entropy and received
     size: tuple[int, int, int, int] = (0, 0, 0, 0)
+    rules: str = ""
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(batch, n_head, query_len, key_len)."""
+        if not self.kept:
+            return self.size
+        batch, n_head, query_len, _ = self.query.data.shape
+        return batch, n_head, query_len, self.key.len
+
+    @property
+    def shown(self) -> str:
+        """The mask and whatever else enters the scores, in words."""
+        if not self.kept:
+            return self.rules
+        parts = [repr(self.mask())]
+        parts += ["a stored bias"] if self.bias else []
+        parts += [f"softcap {self.asked.softcap:g}"] if self.asked.softcap else []
+        parts += ["sinks"] if self.asked.sinks is not None else []
+        return ", ".join(parts)
 
     def mask(self) -> Mask:
         if self.pattern is not None:
@@ -147,7 +167,7 @@ class Run:
         if self.refused is None and self.statistics is None:
             found = self.map()
             assert isinstance(found, AttentionMap)
-            self.size = found.shape
+            self.size, self.rules = found.shape, self.shown
             self.statistics = (found.entropy(), found.received())
         self.let_go()
 
@@ -165,9 +185,7 @@ class Run:
 class Statistics:
     """What keep="statistics" keeps of a layer: the entropy of rows, and what keys received."""
 
-    def __init__(
-        self, entropy: Tensor, received: Tensor, shape: tuple[int, int, int, int]
-    ) -> None:
+    def __init__(self, entropy: Tensor, received: Tensor, shape: tuple[int, int, int, int]) -> None:
         self._entropy, self._received, self.shape = entropy, received, shape
 
     def entropy(self) -> Tensor:
@@ -310,7 +328,7 @@ def _read(asked: Asked, reading: Reading) -> Run:
         pattern,
     )
     if pattern is None:
-        run.dense.append(visible.rows(0, n))
+        run.dense.append(visible.whole())
     _add_bias(run, asked, length)
     _prove(run, asked, start, 0)
     run.let_go()
@@ -351,7 +369,8 @@ def _go_on(run: Run, asked: Asked, stays: int, first_key: int) -> None:
         return
     if run.pattern is not None:
         if asked.cross:
-            grown = run.pattern if _still(run.pattern, visible, position) else None
+            same = agrees(run.pattern.mask(), visible, position)
+            grown = run.pattern if same else None
         else:
             grown = extend(run.pattern, visible, position, first_key, had)
         if grown is None:
@@ -369,12 +388,6 @@ def _go_on(run: Run, asked: Asked, stays: int, first_key: int) -> None:
     _prove(run, asked, position, first_key)
 
 
-def _still(pattern: Pattern, visible: Visible, position: int) -> bool:
-    from wqkv.look.recognise import agrees
-
-    return agrees(pattern.mask(), visible, position)
-
-
 def _shifted(rows: Tensor, first_key: int) -> Tensor:
     return torch.nn.functional.pad(rows, (first_key, 0)) if first_key else rows
 
@@ -385,9 +398,7 @@ def _stack(pieces: Sequence[Tensor], key_len: int) -> Tensor:
         return pieces[0]
     batch, n_head = (max(piece.shape[axis] for piece in pieces) for axis in (0, 1))
     padded = [
-        torch.nn.functional.pad(piece, (0, key_len - piece.shape[3])).expand(
-            batch, n_head, -1, -1
-        )
+        torch.nn.functional.pad(piece, (0, key_len - piece.shape[3])).expand(batch, n_head, -1, -1)
         for piece in pieces
     ]
     return torch.cat(padded, dim=2)

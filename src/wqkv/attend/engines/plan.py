@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from torch import Tensor
@@ -66,16 +66,24 @@ def plan(call: Call, wide: int | None = WIDE) -> list[Piece]:
     return pieces
 
 
-_Key = tuple[int | None, int, int, int, int | None]
-_plans: WeakKeyDictionary[Mask, dict[_Key, list[Piece]]] = WeakKeyDictionary()
+_values: dict[Mask, dict[Any, Any]] = {}
+_things: WeakKeyDictionary[Mask, dict[Any, Any]] = WeakKeyDictionary()
+
+
+def memory(mask: Mask) -> dict[Any, Any]:
+    """Where what follows from a mask is kept: masks never change, and equal values share it."""
+    if mask.tensors():
+        return _things.setdefault(mask, {})
+    if mask not in _values and len(_values) >= 64:
+        _values.clear()
+    return _values.setdefault(mask, {})
 
 
 def _cached(
     mask: Mask, sample: int | None, q0: int, q1: int, key_len: int, wide: int | None
 ) -> list[Piece]:
-    """A plan depends on the mask and these numbers only: masks are never changed."""
-    plans = _plans.setdefault(mask, {})
-    key = (sample, q0, q1, key_len, wide)
+    plans = memory(mask)
+    key = (sample, q0, q1, key_len, wide, ROWS)
     if key not in plans:
         if len(plans) >= 64:
             plans.clear()
@@ -84,7 +92,8 @@ def _cached(
             piece._replace(rect=piece.rect._replace(q0=piece.rect.q0 - q0, q1=piece.rect.q1 - q0))
             for piece in _cover(mask, cuts, sample, q0, q1, [(0, key_len)], wide, True)
         ]
-    return plans[key]
+    kept: list[Piece] = plans[key]
+    return kept
 
 
 def _cover(
@@ -126,10 +135,11 @@ def _spans(mask: Mask, cuts: list[int], rect: Rect, grain: int) -> Iterator[tupl
     seen = mask.region(rect)
     if seen is False or rect.k0 == rect.k1:
         return
-    if seen or rect.k1 - rect.k0 <= grain:
+    width = rect.k1 - rect.k0
+    middle = _middle(cuts, rect.k0, rect.k1)
+    if seen or (width <= grain and not (middle in cuts and width > ROWS // 2)):
         yield rect.k0, rect.k1, not seen
         return
-    middle = _middle(cuts, rect.k0, rect.k1)
     last: tuple[int, int, bool] | None = None
     for part in (rect._replace(k1=middle), rect._replace(k0=middle)):
         for span in _spans(mask, cuts, part, grain):

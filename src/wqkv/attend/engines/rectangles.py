@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from wqkv.attend.call import Call
 from wqkv.attend.engines import kernels, reference
-from wqkv.attend.engines.plan import Piece
+from wqkv.attend.engines.plan import Piece, memory
 from wqkv.attend.masks import Causal
 from wqkv.attend.merge import logaddexp
 from wqkv.attend.places import Rect
@@ -308,22 +308,23 @@ class _Tiles:
 
     def __init__(self, call: Call) -> None:
         self.call = call
-        self.kept: dict[tuple[int, int, int], tuple[Tensor | None, Tensor | None]] = {}
-        offset = call.query_offset
-        absolute = call.bias is not None or isinstance(offset, Tensor)
-        self.by_shift = call.mask.by_shift and not absolute
+        absolute = call.bias is not None or isinstance(call.query_offset, Tensor)
+        self.kept = memory(call.mask) if call.mask.by_shift and not absolute else None
 
     def get(self, piece: Piece) -> tuple[Tensor | None, Tensor | None]:
         """What is added to the scores, and which rows see nothing; None where there is none."""
         if not piece.mixed and self.call.bias is None:
             return None, None
-        rect = piece.rect
-        key = (rect.q0 - rect.k0, rect.q1 - rect.q0, rect.k1 - rect.k0)
-        if not self.by_shift:
+        if self.kept is None:
             return self._make(piece)
+        q, (_, q0, q1, k0, k1) = self.call.query, piece.rect
+        key = (q0 + self.call.query_offset - k0, q1 - q0, k1 - k0, _exact(q), q.device)
         if key not in self.kept:
+            if len(self.kept) >= 64:
+                self.kept.clear()
             self.kept[key] = self._make(piece)
-        return self.kept[key]
+        found: tuple[Tensor | None, Tensor | None] = self.kept[key]
+        return found
 
     def _make(self, piece: Piece) -> tuple[Tensor, Tensor | None]:
         call, at = self.call, self.call.places(piece.rect)

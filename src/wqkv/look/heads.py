@@ -1,0 +1,421 @@
+"""What a head does: a label for every head of a model, with its scores and its evidence.
+
+Each score is the share of a head's weight that lies on one pattern, as a mean over words: gathers
+of chosen pairs and three fused calls a layer, exact. A head that fits no pattern is "unclassified".
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from wqkv.attend.algebra import Mask
+from wqkv.errors import ArgumentError
+from wqkv.look.maps import AttentionMap
+from wqkv.look.models import OpenModel
+from wqkv.look.watch import watch
+
+# The thresholds, in one place.
+#: More than half of the weight lies on the pattern: more than on all else together.
+SHARE = 0.5
+#: It is also twice what equal weights would put there: in a short text half is soon reached.
+LIFT = 2.0
+#: Entropy over its highest value, the log of the number of visible words. With 0.9, out of 100
+#: words as many as 63 (100 ** 0.9) count equally.
+EVEN = 0.9
+#: A word's neighbourhood: so many words on each side, about a phrase.
+NEAR = 3
+#: A mean over fewer words than this is no score: with 3 words one stands for a third of it.
+FEWEST = 4
+#: A word that occurs more often in one window (a comma, "the") is a duplicate wherever one looks,
+#: so it does not count for duplicate-token and induction. It also bounds the pairs: 64 a word.
+COMMON = 64
+#: The longest window, whatever the model takes: the maps of all layers are held at once.
+WINDOW = 8192
+
+#: Every pattern, and how its evidence ends. Of the first six the strongest that passes gives the
+#: label; the wider two, which those may imply, come after them.
+PATTERNS = {
+    "previous": "on the previous word",
+    "next": "on the next word",
+    "first-token sink": "on the first token",
+    "separator sink": "on separators (punctuation and closing special words)",
+    "duplicate-token": "on other places of the same word",
+    "induction": "on the word that followed the same word before",
+    "local": f"on words at most {NEAR} places away",
+    "uniform": "of the highest entropy",
+}
+UNCLASSIFIED = "unclassified"
+LABELS = (*PATTERNS, UNCLASSIFIED)
+
+#: What a model that is not causal reads where no text is given.
+TEXT = (
+    "The keeper of the lighthouse lit the lamp every evening. When the storm came, the keeper "
+    "climbed the stairs twice, because the wind had put out the lamp. From the village, people "
+    "watched the light and knew that the harbour was safe. In the morning a fisherman brought him "
+    "bread, and the keeper told him what the wind had done that night, slowly, as if the storm "
+    "were an old friend who talks too much."
+)
+
+
+@dataclass(frozen=True)
+class Score:
+    """The mean of one pattern for one head."""
+
+    value: float  # the share of the weight; for uniform, of the highest entropy
+    flat: float  # what equal weights over the visible words would give
+    words: int  # over how many words the mean is taken
+
+    @property
+    def passes(self) -> bool:
+        """Whether it is enough for the label."""
+        return self.value > SHARE and self.value >= LIFT * self.flat
+
+
+@dataclass(frozen=True)
+class Head:
+    """One head: its label, the score that gave it, a sentence of evidence, and every score.
+
+    `score` is None for an unclassified head; a pattern is None in `scores` where it cannot be seen
+    (the next word in a causal model) or where it is over fewer than FEWEST words.
+    """
+
+    layer: int
+    head: int
+    label: str
+    score: float | None
+    evidence: str
+    scores: dict[str, Score | None]
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Every head of a model, by layer: `heads[18][6]`; `source` says what was read.
+
+    >>> maps = [AttentionMap(torch.zeros(1, 2, 7, 8), torch.zeros(1, 2, 7, 8))]
+    >>> found = heads(maps, "one two three four five six seven".split())
+    >>> found
+    Heads of 1 layer x 2 heads over 7 words: 2 uniform
+    >>> found[0][1].evidence
+    'reaches 1.00 of the highest entropy (mean of 7 words)'
+    """
+
+    table: tuple[tuple[Head, ...], ...]
+    words: int
+    source: str = ""
+
+    def __getitem__(self, layer: int) -> tuple[Head, ...]:
+        return self.table[layer]
+
+    def __iter__(self) -> Iterator[Head]:
+        return (head for layer in self.table for head in layer)
+
+    def labelled(self, label: str) -> list[Head]:
+        """The heads with a label, the strongest first."""
+        found = [head for head in self if head.label == label]
+        return sorted(found, key=lambda head: -(head.score or 0))
+
+    def __repr__(self) -> str:
+        found = ((len(self.labelled(label)), label) for label in LABELS)
+        counts = ", ".join(f"{count} {label}" for count, label in found if count)
+        layers, n_head = len(self.table), max((len(layer) for layer in self.table), default=0)
+        return (
+            f"Heads of {layers} layer{'s' * (layers != 1)} x {n_head} heads over {self.words} "
+            f"words: {counts or 'none'}"
+        )
+
+
+def heads(
+    maps: Iterable[AttentionMap],
+    tokens: Sequence[Hashable],
+    special: Sequence[bool] | None = None,
+    separators: Sequence[bool] | None = None,
+) -> Heads:
+    """Label every head by where its weight lies, each score a mean over the words of one text.
+
+    Scores are taken over words that are not special; the neighbours that count are such words too,
+    sinks may be special. A pattern gives its label from SHARE of the weight and LIFT times what
+    equal weights would put there (uniform: EVEN of the highest entropy).
+
+    Args:
+        maps: one a layer, of one text read whole: (1, n_head, n, n).
+        tokens: n, equal where the words are the same: strings or ids.
+        special: n, True for [CLS], <s> and their like; None is none.
+        separators: n, True where a separator stands; None is the special words after the first,
+            and strings without a letter or digit.
+
+    Raises:
+        ArgumentError: a map that is not (1, n_head, n, n), marks that are not n.
+
+    Source: previous-token, duplicate-token and induction heads: Elhage et al. 2021 and Olsson et
+    al. 2022 (arXiv:2209.11895); sinks: Clark et al. 2019 (arXiv:1906.04341), section 3.2, and Xiao
+    et al. 2023 (arXiv:2309.17453).
+    """
+    return label(count(maps, tokens, special, separators))
+
+
+def probe(
+    model: OpenModel,
+    n: int = 40,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Heads:
+    """The heads of a causal model over n random words read twice, the test for induction.
+
+    Nothing but the first reading can tell what comes next in the second.
+    """
+    if n < FEWEST:
+        raise ArgumentError(f"`n` is {n}, how many random words to read.\nPass {FEWEST} or more.")
+    special = set(model.tokenizer.all_special_ids)
+    count = min(len(model.tokenizer), model.config.vocab_size)
+    usable = torch.tensor([i for i in range(count) if i not in special])
+    random = torch.Generator().manual_seed(seed)
+    ids = usable[torch.randint(len(usable), (n,), generator=random)].tolist() * 2
+    none = [False] * len(ids)
+    source = f"{n} random words, read twice (seed {seed})"
+    return _over(model, [(ids, none, none)], source, progress)
+
+
+def read(
+    model: OpenModel,
+    texts: Sequence[str],
+    source: str = "",
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Heads:
+    """The heads of a model over texts of any length: means over all words of all windows.
+
+    A text longer than the model takes (or than WINDOW) is cut into windows of nearly equal length,
+    each read for itself, with the special words that the tokenizer puts around a text.
+    """
+    windows = [window for text in texts for window in _windows(model, text)]
+    if len(windows) > len(texts):
+        longest = max(len(ids) for ids, _, _ in windows)
+        source += f" in {len(windows)} windows of at most {longest}, weighted by their words"
+    return _over(model, windows, source, progress)
+
+
+def maps_of(model: OpenModel, ids: Sequence[int]) -> Sequence[AttentionMap]:
+    """The map of every layer for one text given as ids, recorded and proved while the model runs.
+
+    Raises:
+        MissedError: a layer could not be recorded, or its proof failed.
+    """
+    with torch.no_grad(), watch(model.model) as seen:
+        model.model(input_ids=torch.tensor([list(ids)]))
+    return cast(Sequence[AttentionMap], seen)
+
+
+# Counting
+
+
+class Tally(NamedTuple):
+    """Sums over words, so that windows add up; a layer's are (3, pattern, n_head), float64.
+
+    The three are the sum of the values, of those that equal weights would have, and of the words.
+    """
+
+    layers: list[Tensor]
+    words: int
+
+    def plus(self, other: Tally) -> Tally:
+        layers = [a + b for a, b in zip(self.layers, other.layers, strict=True)]
+        return Tally(layers, self.words + other.words)
+
+
+def count(
+    maps: Iterable[AttentionMap],
+    tokens: Sequence[Hashable],
+    special: Sequence[bool] | None = None,
+    separators: Sequence[bool] | None = None,
+) -> Tally:
+    """The sums that `heads` takes its means of."""
+    n = len(tokens)
+    special = [False] * n if special is None else special
+    if separators is None:
+        separators = [
+            (mark and i > 0) or (isinstance(token, str) and not any(c.isalnum() for c in token))
+            for i, (token, mark) in enumerate(zip(tokens, special, strict=False))
+        ]
+    for name, marks in (("special", special), ("separators", separators)):
+        if len(marks) != n:
+            raise ArgumentError(f"`{name}` marks {len(marks)} of {n} tokens.\nPass one mark each.")
+    word = ~torch.tensor(list(special), dtype=torch.bool)
+    pairs = _pairs(tokens, word.tolist())
+    sinks = torch.zeros(n, 2)
+    sinks[:1, 0] = 1
+    sinks[torch.tensor(list(separators), dtype=torch.bool), 1] = 1
+    asks = {  # a sink does not look at itself
+        "first-token sink": word & (torch.arange(n) > 0),
+        "separator sink": word & (sinks[:, 1] == 0),
+    }
+    tally = Tally([], int(word.sum()))
+    seen: dict[Mask, tuple[dict[str, Tensor], Tensor]] = {}  # layers mostly share one mask
+    for layer, m in enumerate(maps):
+        if m.shape[0] != 1 or m.shape[2:] != (n, n):
+            raise ArgumentError(
+                f"Map {layer} is {list(m.shape)}, and there are {n} tokens.\n"
+                f"Pass maps of one text read whole: [1, n_head, {n}, {n}]."
+            )
+        if m.mask not in seen:
+            equal = m.flat()
+            seen[m.mask] = _rows(equal, pairs, sinks), equal.lse[0].double().cpu()
+        flat, most = seen[m.mask]
+        found = _rows(m, pairs, sinks)
+        sums = []
+        for name in PATTERNS:
+            if name == "uniform":
+                rows = word & (most > math.log(1.5))  # two visible words or more
+                value, other = m.entropy()[0].double().cpu() / most, torch.zeros_like(most)
+            else:
+                rows = (flat[name] > 0.5 / n) & asks.get(name, word)  # 1 / n at least, if visible
+                value, other = found[name], flat[name]
+            parts = (value, other, torch.ones_like(other))
+            sums.append(torch.stack([part.masked_fill(~rows, 0).sum(dim=-1) for part in parts]))
+        tally.layers.append(torch.stack(sums, dim=1))
+    return tally
+
+
+def _rows(
+    m: AttentionMap, pairs: dict[str, tuple[Tensor, Tensor]], sinks: Tensor
+) -> dict[str, Tensor]:
+    """The weight that every row puts on each pattern: (n_head, n), float64 on the CPU."""
+    mass = m.times(sinks)[0].double().cpu()
+    found = {"first-token sink": mass[..., 0], "separator sink": mass[..., 1]}
+    for name, (queries, keys) in pairs.items():
+        weights = m.at(queries, keys)[0].double().cpu()
+        found[name] = weights.new_zeros(m.shape[1:3]).index_add_(1, queries, weights)
+    return found
+
+
+def _pairs(tokens: Sequence[Hashable], word: list[bool]) -> dict[str, tuple[Tensor, Tensor]]:
+    """The pairs (query, key) of words whose weights make up each pattern."""
+    n = len(tokens)
+    places: dict[Hashable, list[int]] = defaultdict(list)
+    for i, token in enumerate(tokens):
+        places[token].append(i)
+    again = [at for at in places.values() if 1 < len(at) <= COMMON]
+    near = range(-NEAR, NEAR + 1)
+    pairs = {
+        "previous": [(i, i - 1) for i in range(n)],
+        "next": [(i, i + 1) for i in range(n)],
+        "local": [(i, i + step) for i in range(n) for step in near],
+        "duplicate-token": [(i, j) for at in again for i in at for j in at if i != j],
+        "induction": [(i, j + 1) for at in again for i in at for j in at if j + 1 < i],
+    }
+    result = {}
+    for name, found in pairs.items():
+        kept = [(i, j) for i, j in found if 0 <= j < n and word[i] and word[j]]
+        queries, keys = torch.tensor(kept, dtype=torch.long).view(-1, 2).unbind(1)
+        result[name] = queries, keys
+    return result
+
+
+# Labels
+
+
+def label(tally: Tally, source: str = "") -> Heads:
+    """The label of every head, from the sums over its words."""
+    table = []
+    for layer, sums in enumerate(tally.layers):
+        row = []
+        for head, numbers in enumerate(sums.permute(2, 1, 0).tolist()):
+            scores = {
+                name: Score(value / rows, flat / rows, round(rows)) if rows >= FEWEST else None
+                for name, (value, flat, rows) in zip(PATTERNS, numbers, strict=True)
+            }
+            row.append(_head(layer, head, scores))
+        table.append(tuple(row))
+    return Heads(tuple(table), tally.words, source)
+
+
+def _head(layer: int, head: int, scores: dict[str, Score | None]) -> Head:
+    known = {name: score for name, score in scores.items() if score is not None}
+    narrow = {
+        name: score.value
+        for name, score in known.items()
+        if name not in ("local", "uniform") and score.passes
+    }
+    name = UNCLASSIFIED
+    if narrow:
+        name = max(narrow, key=lambda one: narrow[one])
+    elif "local" in known and known["local"].passes:
+        name = "local"
+    elif "uniform" in known and known["uniform"].value >= EVEN:
+        name = "uniform"
+    if name != UNCLASSIFIED:
+        return Head(layer, head, name, known[name].value, _evidence(name, known[name]), scores)
+    shares = {one: score for one, score in known.items() if one != "uniform"}
+    if not shares:
+        return Head(layer, head, name, None, "has too few words to tell", scores)
+    nearest = max(shares, key=lambda one: shares[one].value)
+    evidence = f"fits no pattern; the nearest is {nearest}: {_evidence(nearest, known[nearest])}"
+    return Head(layer, head, name, None, evidence, scores)
+
+
+def _evidence(name: str, score: Score) -> str:
+    if name == "uniform":
+        return f"reaches {score.value:.2f} {PATTERNS[name]} (mean of {score.words} words)"
+    return (
+        f"puts {score.value:.2f} of its weight {PATTERNS[name]} "
+        f"(mean of {score.words} words; equal weights: {score.flat:.2f})"
+    )
+
+
+# Reading
+
+Window = tuple[list[int], list[bool], list[bool]]  # ids; which are special; which are separators
+
+
+def _over(
+    model: OpenModel, windows: Sequence[Window], source: str, progress: Callable[[int, int], None]
+) -> Heads:
+    """The heads over windows, telling the progress after every forward pass and every layer."""
+    steps = 1 + model.sizes["n_layer"]
+    done, total = 0, len(windows) * steps
+    tally: Tally | None = None
+
+    def told(maps: Sequence[AttentionMap]) -> Iterator[AttentionMap]:
+        nonlocal done
+        for one in maps:
+            done += 1
+            progress(done, total)
+            yield one
+
+    for ids, special, separators in windows:
+        part = count(told(maps_of(model, ids)), ids, special, separators)
+        done += 1
+        progress(done, total)
+        tally = part if tally is None else tally.plus(part)
+    if tally is None or not tally.words:
+        raise ArgumentError(f"{model.name} sees no word in the text.")
+    return label(tally, source)
+
+
+def _windows(model: OpenModel, text: str) -> list[Window]:
+    """A text cut so that each window fits the model."""
+    if not text.strip():
+        raise ArgumentError("The text is empty. Give at least one word.")
+    tokenizer = model.tokenizer
+    around = tokenizer("a", return_special_tokens_mask=True)
+    words = [at for at, mark in enumerate(around["special_tokens_mask"]) if not mark]
+    before, after = around["input_ids"][: words[0]], around["input_ids"][words[-1] + 1 :]
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    room = min(model._longest() or WINDOW, WINDOW) - len(before) - len(after)
+    pieces = max(1, math.ceil(len(ids) / room))
+    special = set(tokenizer.all_special_ids)
+    texts = {i: tokenizer.decode([i]) for i in {*ids} - special}
+    # A piece of a character, which has no text of its own, is no separator.
+    blank = {i for i, text in texts.items() if not any(c.isalnum() or c == "\ufffd" for c in text)}
+    windows = []
+    for a, b in pairwise(len(ids) * piece // pieces for piece in range(pieces + 1)):
+        window = [*before, *ids[a:b], *after]
+        parts = [at > 0 if i in special else i in blank for at, i in enumerate(window)]
+        windows.append((window, [i in special for i in window], parts))
+    return windows
