@@ -30,6 +30,10 @@ class Mask:
         """True: every query sees every key; False: none sees any; None: mixed or unknown."""
         raise NotImplementedError
 
+    def within(self, rect: Rect) -> Mask:
+        """A mask, perhaps a simpler one, that hides the same in this rectangle."""
+        return self
+
     def cuts(self, sample: int | None) -> Iterable[int]:
         """Positions where rectangles are best cut: borders of documents, ends of samples."""
         return ()
@@ -187,6 +191,11 @@ class And(_Made):
     def region(self, rect: Rect) -> bool | None:
         return opposite(either(opposite(self.a.region(rect)), opposite(self.b.region(rect))))
 
+    def within(self, rect: Rect) -> Mask:
+        if self.a.region(rect) is True:
+            return self.b.within(rect)
+        return self.a.within(rect) if self.b.region(rect) is True else self
+
     def __repr__(self) -> str:
         return f"({self.a!r} & {self.b!r})"
 
@@ -203,6 +212,11 @@ class Or(_Made):
 
     def region(self, rect: Rect) -> bool | None:
         return either(self.a.region(rect), self.b.region(rect))
+
+    def within(self, rect: Rect) -> Mask:
+        if self.a.region(rect) is False:
+            return self.b.within(rect)
+        return self.a.within(rect) if self.b.region(rect) is False else self
 
     def __repr__(self) -> str:
         return f"({self.a!r} | {self.b!r})"

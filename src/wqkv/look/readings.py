@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wqkv.attend.algebra import Mask
 from wqkv.look.recognise import (
     Pattern,
     Visible,
@@ -90,12 +91,12 @@ def read(
     window = window if isinstance(window, int) and window > 0 else None
     moves = m != n and not causal and not goes_on
     cross = cross or (moves and given.get("attention_mask") is None)
-    visible, pattern, bias = _mask(rule, given, masks, (len(query), n, m), causal, query.device)
+    visible, bias = _mask(rule, given, masks, (len(query), n, m), query.device)
     extra = given.get("position_bias")
     if extra is not None:
         bias = _biases(bias, extra, key)
     if visible is not None:
-        readings = [Reading(visible, pattern)]
+        readings = [Reading(visible)]
     else:
         readings = _missing(rule, given, causal, window, cross, (n, m), query.device)
     sinks = given.get("s_aux") if given.get("s_aux") is not None else given.get("sinks")
@@ -153,24 +154,30 @@ def _mask(
     given: dict[str, Any],
     masks: dict[Any, Any],
     sizes: tuple[int, int, int],
-    causal: bool,
     device: torch.device,
-) -> tuple[Visible | None, Pattern | None, Tensor | None]:
-    """The mask that is given: in rows, as a pattern if that is told, and its additive part."""
+) -> tuple[Visible | None, Tensor | None]:
+    """The mask that is given: in rows, and what it adds to the scores."""
     mask = given.get("attention_mask")
     batch, n, m = sizes
+    key: Any
     if mask is None:
-        return None, None, None
+        return None, None
+    asked: Any = getattr(mask, "asked", None)  # wqkv's own implementation carries its mask as a value
+    if isinstance(getattr(asked, "mask", None), Mask):
+        key = ("asked", id(asked), n, m)
+        if key not in masks:
+            masks[key] = (asked, rows_of(asked.mask, n, m, asked.offset, device))
+        return masks[key][1], None
     if not isinstance(mask, Tensor):
         mask_mod = getattr(mask, "mask_mod", None)
         if mask_mod is None:
             raise Refusal(f"its mask is a {type(mask).__name__}, which is not understood")
-        key: Any = (id(mask), n, m)
+        key = (id(mask), n, m)
         if key not in masks:
             masks[key] = (mask, of_function(mask_mod, batch, n, m, device))
-        return masks[key][1], None, None
+        return masks[key][1], None
     if rule == "flash" and mask.ndim == 2:
-        return None, None, None  # read by `_missing`, with the padding
+        return None, None  # read by `_missing`, with the padding
     if mask.ndim not in (2, 3, 4) or mask.dtype == torch.uint8 or _is_integer(mask):
         raise Refusal(f"its mask is {mask.dtype} with {mask.ndim} axes, which is not understood")
     mask = mask.detach()
@@ -185,7 +192,8 @@ def _mask(
     key = (mask.data_ptr(), tuple(mask.shape), mask.stride(), mask.dtype, n, m)
     if key not in masks:
         masks[key] = (mask, *of_tensor(mask, n, m))
-    return masks[key][1], None, masks[key][2]
+    _, visible, bias = masks[key]
+    return visible, bias
 
 
 def _is_integer(mask: Tensor) -> bool:
@@ -201,7 +209,8 @@ def _biases(bias: Tensor | None, extra: Any, key: Tensor) -> Tensor | None:
         extra = extra[..., : key.shape[2]]
     if not bool(extra.any()):
         return bias
-    return extra if bias is None else bias + extra
+    total: Tensor = extra if bias is None else bias + extra
+    return total
 
 
 def _missing(
@@ -215,14 +224,18 @@ def _missing(
 ) -> list[Reading]:
     """How a call without a matrix is read, the likeliest reading first."""
     n, m = sizes
-    full = Reading(rows_of(Pattern().mask(), n, m, 0, device))
-    if cross or rule in ("eager", "flex"):
+    everything = rows_of(Pattern().mask(), n, m, 0, device)
+    full = Reading(everything, Pattern(), all=True)
+    if cross:
         return [full]
     if rule == "flash":
         return [_flash(given, causal, window, (n, m), device)]
-    if not causal or n == 1:
+    before = window - 1 if window is not None and m <= window else None
+    if causal and n == 1:  # one query that sees all keys stands at the last
+        return [Reading(everything, Pattern(before, 0))]
+    if not causal or rule in ("eager", "flex"):
         return [full]
-    first = Reading(rows_of(Pattern(after=0).mask(), n, m, 0, device), None, True)
+    first = Reading(rows_of(Pattern(after=0).mask(), n, m, 0, device), Pattern(before, 0), True)
     return [first] if rule == "sdpa" else [first, full]
 
 
@@ -236,7 +249,7 @@ def _flash(
     """Causal from the lower right corner, with a window, padding (batch, key) and documents."""
     n, m = sizes
     pattern = Pattern(after=0) if causal else Pattern()
-    if window is not None and m > window:
+    if window is not None and (causal or m > window):
         pattern = replace(pattern, before=window - 1, after=0 if causal else window - 1)
     mask = given.get("attention_mask")
     if mask is not None:
@@ -245,8 +258,14 @@ def _flash(
             raise Refusal("its mask (batch, key) hides every key")
         pattern = replace(pattern, left=padding.left, right=padding.right)
     bounds, others = given.get("cu_seq_lens_q"), given.get("cu_seq_lens_k")
+    place = given.get("position_ids")
     if bounds is not None:
         if n != m or others is None or not torch.equal(bounds, others):
             raise Refusal("its documents differ between queries and keys")
         pattern = replace(pattern, starts=documents(bounds).to(device))
+    elif mask is None and isinstance(place, Tensor) and place.shape == (1, n) and n == m:
+        begins = (place[0] == place.min()).nonzero().flatten()
+        if len(begins) > 1:  # each document counts from its first word
+            bounds = torch.cat((begins, begins.new_tensor([n])))
+            pattern = replace(pattern, starts=documents(bounds).to(device))
     return Reading(rows_of(pattern.mask(), n, m, m - n, device), pattern)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -306,5 +307,5 @@ def of_padding(mask: Tensor) -> Pattern | None:
 def documents(bounds: Tensor) -> Tensor:
     """Where each position's document starts, from cumulative lengths (0, n, n + m, ...)."""
     numbers = bounds.tolist()
-    starts = [a for a, b in zip(numbers, numbers[1:], strict=False) for _ in range(b - a)]
+    starts = [a for a, b in pairwise(numbers) for _ in range(b - a)]
     return torch.tensor([starts])

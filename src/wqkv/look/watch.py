@@ -7,38 +7,23 @@ runs unchanged; what goes in and comes out is kept, recognised and proved (recor
 from __future__ import annotations
 
 import functools
-import inspect
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, overload
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from wqkv.errors import ArgumentError, KindError, WqkvError, describe, need
 from wqkv.look.maps import AttentionMap
+from wqkv.look.parts import Kind, attention_like, bound, device, goes_on, kind, reads_others
 from wqkv.look.readings import Refusal, read
-from wqkv.look.records import MissedError, Run, Statistics, aside, record, repeat
+from wqkv.look.records import MissedError, Run, Statistics, aside
+from wqkv.look.runs import record, repeat
 
-Kind = Literal["encoder", "decoder", "cross"]
 Map = AttentionMap | Statistics
-
-_ATTENTION = re.compile(r"atten|attn", re.IGNORECASE)
-_PROJECTION = re.compile(
-    r"w?(q|k|qk|qkv|query|key|query_key_value|c_attn|in_proj|to_q|to_k|to_qkv)(_|\d|$)",
-    re.IGNORECASE,
-)
-_CROSS = re.compile(r"cross|encoder_attn|encdec|enc_dec|encoder_decoder", re.IGNORECASE)
-_OTHER_WORDS = (
-    "key_value_states",
-    "encoder_hidden_states",
-    "cross_attention_states",
-    "kv_states",
-    "memory",
-)
 
 
 def watch(
@@ -87,10 +72,19 @@ class Layer(NamedTuple):
 class _Place:
     """What is known of one layer."""
 
-    def __init__(self, name: str, module: nn.Module, kind: Kind, wanted: bool) -> None:
-        self.name, self.module, self.kind, self.wanted = name, module, kind, wanted
+    def __init__(self, name: str, module: nn.Module, kind: Kind | None, wanted: bool) -> None:
+        self.name, self.module, self.wanted = name, module, wanted
+        self.known = kind
         self.runs: list[Run] = []
         self.reason: str | None = None  # why the last call was not recorded
+
+    @property
+    def kind(self) -> Kind:
+        """As its name says, or else its mask."""
+        if self.known is not None or not self.runs:
+            return self.known or "encoder"
+        pattern = self.runs[-1].pattern
+        return "decoder" if pattern is not None and pattern.after == 0 else "encoder"
 
     def why(self) -> str | None:
         """Why there is no map; None if there is one."""
@@ -134,7 +128,7 @@ class Seen(Sequence[Map]):
             getattr(module, "_compiled_call_impl", None) is not None for module in model.modules()
         )
         self._names = {module: name for name, module in self._model.named_modules()}
-        self._like = _attention_like(self._model)
+        self._like = attention_like(self._model)
         self._places: dict[tuple[nn.Module, int], _Place] = {}
         self._visits: Counter[nn.Module] = Counter()
         self._calls: Counter[nn.Module] = Counter()
@@ -203,7 +197,7 @@ class Seen(Sequence[Map]):
             name = self._names[module]
             if key[1]:
                 name = f"{name} (run {key[1] + 1})"
-            self._places[key] = _Place(name, module, _kind(self._names[module], module), wanted)
+            self._places[key] = _Place(name, module, kind(self._names[module], module), wanted)
         return self._places[key]
 
     # One call
@@ -220,14 +214,14 @@ class Seen(Sequence[Map]):
         if not place.wanted:
             return
         frame = next((one for one in reversed(self._stack) if one.module is module), None)
-        given = _bound(frame) if frame is not None else {}
-        cross = place.kind == "cross" or any(given.get(name) is not None for name in _OTHER_WORDS)
+        given = bound(frame.module, frame.args, frame.kwargs) if frame is not None else {}
+        cross = place.kind == "cross" or reads_others(given)
         if cross:
-            place.kind = "cross"
-        with aside(_device(module, args, kwargs)):
+            place.known = "cross"
+        with aside(device(module, args, kwargs)):
             try:
                 asked = read(
-                    rule, module, args, kwargs, out, self._masks, cross, _goes_on(given, module)
+                    rule, module, args, kwargs, out, self._masks, cross, goes_on(given, module)
                 )
                 if count and place.runs and place.reason is None:
                     repeat(place.runs[-1], asked)
@@ -248,10 +242,18 @@ class Seen(Sequence[Map]):
     @property
     def _all(self) -> list[_Place]:
         """The layers, without helpers inside a module that uses the interface itself."""
-        used = [self._names[place.module] for place in self._places.values() if place.runs]
+        places = list(self._places.values())
+        if self._compiled:  # compiled code runs no hooks
+            seen = {place.module for place in places}
+            places += [
+                _Place(name, module, kind(name, module), True)
+                for module, name in self._names.items()
+                if module in self._like and module not in seen
+            ]
+        used = [self._names[place.module] for place in places if place.runs]
         return [
             place
-            for place in self._places.values()
+            for place in places
             if place.runs
             or place.reason
             or not any(self._names[place.module].startswith(f"{name}.") for name in used)
@@ -319,11 +321,12 @@ class Seen(Sequence[Map]):
         places = self._all
         whys = [self._why(place) for place in places]
         good = sum(why is None for why in whys)
+        unasked = sum(not place.wanted for place in places)
         name = type(self._model).__name__
         if not places:
-            why = "it runs compiled, out of sight" if self._compiled else "no attention layer ran"
-            return f"captured 0 of 0 layers of {name}: {why}"
-        lines = [f"captured {good} of {len(places)} layers of {name}"]
+            return f"captured 0 of 0 layers of {name}: no attention layer ran"
+        rest = f" ({unasked} not asked for)" if unasked else ""
+        lines = [f"captured {good} of {len(places)} layers of {name}{rest}"]
         width = max(len(place.name) for place in places)
         for number, (place, why) in enumerate(zip(places, whys, strict=True)):
             head = f"{number:>3}  {place.name:<{width}}  {place.kind:<7}"
@@ -379,54 +382,6 @@ def _shown(runs: list[Run]) -> str:
     if len(runs) > 1:
         parts.append(f"the last of {len(runs)} runs")
     return "  ".join(parts)
-
-
-# What a model is made of
-
-
-def _attention_like(model: nn.Module) -> set[nn.Module]:
-    """The innermost modules that are named attention and project queries or keys."""
-    like = {}
-    for name, module in model.named_modules():
-        parts = [part for part, _ in module.named_children()]
-        parts += [part for part, _ in module.named_parameters(recurse=False)]
-        if _ATTENTION.search(type(module).__name__) and any(map(_PROJECTION.match, parts)):
-            like[name] = module
-    outer = {name for name in like for other in like if other.startswith(f"{name}.")}
-    return {module for name, module in like.items() if name not in outer and name}
-
-
-def _kind(name: str, module: nn.Module) -> Kind:
-    if _CROSS.search(f"{name} {type(module).__name__}"):
-        return "cross"
-    found = re.findall(r"encoder|decoder|vision|visual", name)
-    if found:
-        return "decoder" if found[-1] == "decoder" else "encoder"
-    causal = getattr(module, "is_causal", None)
-    if causal is None:
-        causal = getattr(getattr(module, "config", None), "is_decoder", False)
-    return "decoder" if causal else "encoder"
-
-
-def _bound(frame: _Frame) -> dict[str, Any]:
-    """What a module was called with, by name."""
-    try:
-        bound = inspect.signature(frame.module.forward).bind_partial(*frame.args, **frame.kwargs)
-    except (TypeError, ValueError):
-        return dict(frame.kwargs)
-    return {**bound.arguments.pop("kwargs", {}), **bound.arguments}
-
-
-def _goes_on(given: dict[str, Any], module: nn.Module) -> bool:
-    """Whether cross-attention reads the keys that an earlier step of the same text stored."""
-    updated = [getattr(value, "is_updated", None) for value in given.values()]
-    layer = getattr(module, "layer_idx", None)
-    return any(isinstance(one, dict) and bool(one.get(layer)) for one in updated)
-
-
-def _device(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device:
-    tensors = (x for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
-    return next((x.device for x in tensors), torch.device("cpu"))
 
 
 # The door

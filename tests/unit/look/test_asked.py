@@ -73,7 +73,7 @@ def asked(function, place, words=None, use_vmap=False):
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_what_transformers_would_write(name, place, kind):
-    query_len, key_len, query_start, key_start = place
+    query_len, key_len, _, key_start = place
     function, _ = FUNCTIONS[name]
     words = None if kind == "none" else padding(kind, key_start + key_len)
     written = masking.sdpa_mask(

@@ -85,7 +85,7 @@ def _cached(
     plans = memory(mask)
     key = (sample, q0, q1, key_len, wide, ROWS)
     if key not in plans:
-        if len(plans) >= 64:
+        if len(plans) >= 128:
             plans.clear()
         cuts = sorted(set(mask.cuts(sample)))
         plans[key] = [

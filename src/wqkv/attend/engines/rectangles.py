@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from wqkv.attend.algebra import Mask
 from wqkv.attend.call import Call
 from wqkv.attend.engines import kernels, reference
 from wqkv.attend.engines.plan import Piece, memory
@@ -308,25 +309,28 @@ class _Tiles:
 
     def __init__(self, call: Call) -> None:
         self.call = call
-        absolute = call.bias is not None or isinstance(call.query_offset, Tensor)
-        self.kept = memory(call.mask) if call.mask.by_shift and not absolute else None
 
     def get(self, piece: Piece) -> tuple[Tensor | None, Tensor | None]:
         """What is added to the scores, and which rows see nothing; None where there is none."""
-        if not piece.mixed and self.call.bias is None:
+        call, offset = self.call, self.call.query_offset
+        if not piece.mixed and call.bias is None:
             return None, None
-        if self.kept is None:
-            return self._make(piece)
-        q, (_, q0, q1, k0, k1) = self.call.query, piece.rect
-        key = (q0 + self.call.query_offset - k0, q1 - q0, k1 - k0, _exact(q), q.device)
-        if key not in self.kept:
-            if len(self.kept) >= 64:
-                self.kept.clear()
-            self.kept[key] = self._make(piece)
-        found: tuple[Tensor | None, Tensor | None] = self.kept[key]
+        sample, q0, q1, k0, k1 = piece.rect
+        if call.bias is not None or isinstance(offset, Tensor):
+            return self._make(piece, call.mask)
+        mask = call.mask.within(Rect(sample, q0 + offset, q1 + offset, k0, k1))
+        if not mask.by_shift:
+            return self._make(piece, mask)
+        kept = memory(mask)
+        key = (q0 + offset - k0, q1 - q0, k1 - k0, _exact(call.query), call.query.device)
+        if key not in kept:
+            if len(kept) >= 128:
+                kept.clear()
+            kept[key] = self._make(piece, mask)
+        found: tuple[Tensor | None, Tensor | None] = kept[key]
         return found
 
-    def _make(self, piece: Piece) -> tuple[Tensor, Tensor | None]:
+    def _make(self, piece: Piece, mask: Mask) -> tuple[Tensor, Tensor | None]:
         call, at = self.call, self.call.places(piece.rect)
         width = piece.rect.k1 - piece.rect.k0
         tile, empty = None, None
@@ -334,7 +338,7 @@ class _Tiles:
             tile = call.bias.tile(at).detach().to(_exact(call.query))
             tile = tile.expand(*tile.shape[:3], width)
         if piece.mixed:
-            visible = call.mask.visible(at)
+            visible = mask.visible(at)
             visible = visible.expand(*visible.shape[:3], width)
             if tile is None:
                 tile = torch.zeros(visible.shape, dtype=_exact(call.query), device=visible.device)

@@ -1,0 +1,74 @@
+"""The attention modules of a Hugging Face model: which they are, and what they were called with."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+Kind = Literal["encoder", "decoder", "cross"]
+
+_ATTENTION = re.compile(r"atten|attn", re.IGNORECASE)
+_PROJECTION = re.compile(
+    r"w?(q|k|qk|qkv|query|key|query_key_value|c_attn|in_proj|to_q|to_k|to_qkv)(_|\d|$)",
+    re.IGNORECASE,
+)
+_CROSS = re.compile(r"cross|encoder_attn|encdec|enc_dec|encoder_decoder", re.IGNORECASE)
+_OTHER_WORDS = (
+    "key_value_states",
+    "encoder_hidden_states",
+    "cross_attention_states",
+    "kv_states",
+    "memory",
+)
+
+
+def attention_like(model: nn.Module) -> set[nn.Module]:
+    """The innermost modules that are named attention and project queries or keys."""
+    like = {}
+    for name, module in model.named_modules():
+        parts = [part for part, _ in module.named_children()]
+        parts += [part for part, _ in module.named_parameters(recurse=False)]
+        if _ATTENTION.search(type(module).__name__) and any(map(_PROJECTION.match, parts)):
+            like[name] = module
+    outer = {name for name in like for other in like if other.startswith(f"{name}.")}
+    return {module for name, module in like.items() if name not in outer and name}
+
+
+def kind(name: str, module: nn.Module) -> Kind | None:
+    if _CROSS.search(f"{name} {type(module).__name__}"):
+        return "cross"
+    found = re.findall(r"encoder|decoder|vision|visual", name)
+    if found:
+        return "decoder" if found[-1] == "decoder" else "encoder"
+    causal = getattr(module, "is_causal", None)
+    return None if causal is None else "decoder" if causal else "encoder"
+
+
+def bound(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What a module was called with, by name."""
+    try:
+        bound = inspect.signature(module.forward).bind_partial(*args, **kwargs)
+    except (TypeError, ValueError):
+        return dict(kwargs)
+    return {**bound.arguments.pop("kwargs", {}), **bound.arguments}
+
+
+def reads_others(given: dict[str, Any]) -> bool:
+    """Whether a module was given other words to read than its own."""
+    return any(given.get(name) is not None for name in _OTHER_WORDS)
+
+
+def goes_on(given: dict[str, Any], module: nn.Module) -> bool:
+    """Whether cross-attention reads the keys that an earlier step of the same text stored."""
+    updated = [getattr(value, "is_updated", None) for value in given.values()]
+    layer = getattr(module, "layer_idx", None)
+    return any(isinstance(one, dict) and bool(one.get(layer)) for one in updated)
+
+
+def device(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device:
+    tensors = (x for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
+    return next((x.device for x in tensors), torch.device("cpu"))

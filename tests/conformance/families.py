@@ -1,0 +1,269 @@
+"""Transformers' model families as tiny random models, and how much of each is captured.
+
+A family's row says what its configuration needs besides SMALL, and, where not every layer is
+captured, how many are and why the others are not.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel
+
+OUTSIDE = "it does not use the attention interface"
+
+#: Given to a configuration under every one of these names that it has.
+SMALL: dict[str, Any] = {
+    **dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim"), 32),
+    **dict.fromkeys(("intermediate_size", "d_ff", "ffn_dim"), 40),
+    **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 40),
+    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size"), 24),
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "num_layers", "n_layers"), 2),
+    **dict.fromkeys(("encoder_layers", "decoder_layers", "num_decoder_layers"), 2),
+    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads"), 4),
+    **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 4),
+    **dict.fromkeys(("num_key_value_heads", "num_experts_per_tok"), 2),
+    **dict.fromkeys(("head_dim", "d_kv", "global_head_dim"), 8),
+    **dict.fromkeys(("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"), 8),
+    **dict.fromkeys(("q_lora_rank", "kv_lora_rank", "qk_head_dim", "embedding_size"), 16),
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 4),
+    **dict.fromkeys(("n_group", "topk_group", "first_k_dense_replace"), 1),
+    **dict.fromkeys(("max_position_embeddings", "n_positions", "max_seq_len"), 64),
+    **dict.fromkeys(("max_source_positions", "max_target_positions", "image_size"), 32),
+    **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), 61),
+    **dict.fromkeys(("patch_size", "num_mel_bins", "hidden_size_per_layer_input"), 8),
+    "num_channels": 3,
+    "sliding_window": 5,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 1,
+}
+
+
+class Family(NamedTuple):
+    """`captured` of `layers` layers; None stands for all of them."""
+
+    config: dict[str, Any] = {}
+    captured: int | None = None
+    layers: int | None = None
+    reason: str = ""
+    shown: tuple[int, ...] | None = None  # the layers whose weights the eager path returns
+    with_sinks: bool = True  # whether the eager path's weights are those with the sink's part
+
+
+def _kinds(*kinds: str, **others: Any) -> Family:
+    return Family({"layer_types": list(kinds), **others})
+
+
+WINDOWS = _kinds("full_attention", "sliding_attention")
+HEADS = Family({"num_key_value_heads": 4})
+NONE = Family({}, 0, 2, OUTSIDE)
+STAGES = {"depths": [2, 2], "num_heads": [2, 4], "embed_dim": 16, "window_size": 2, "patch_size": 4}
+
+FAMILIES: dict[str, Family] = {
+    # texts read as a whole
+    "albert": Family(),
+    "bert": Family(),
+    "big_bird": NONE,
+    "camembert": Family(),
+    "canine": Family({}, 0, 4, OUTSIDE),
+    "convbert": NONE,
+    "data2vec-text": Family(),
+    "deberta-v2": NONE,
+    "distilbert": Family(),
+    "electra": Family(),
+    "ernie": Family(),
+    "esm": Family({"mask_token_id": 3}),
+    "eurobert": Family(),
+    "ibert": NONE,
+    "jina_embeddings_v3": Family(),
+    "layoutlm": Family(),
+    "megatron-bert": NONE,
+    "mobilebert": Family(),
+    "modernbert": _kinds("full_attention", "sliding_attention", local_attention=4),
+    "mpnet": NONE,
+    "nomic_bert": Family(),
+    "nystromformer": NONE,
+    "rembert": NONE,
+    "roberta": Family(),
+    "roformer": NONE,
+    "splinter": Family(),
+    "squeezebert": Family({"embedding_size": 32}, 0, 2, OUTSIDE),
+    "xlm-roberta": Family(),
+    "xlnet": Family({"d_head": 8}, 0, 2, OUTSIDE),
+    # texts read from left to right
+    "apertus": Family(),
+    "arcee": Family(),
+    "bamba": Family({"mamba_n_heads": 8, "mamba_d_head": 8, "attn_layer_indices": [1]}),
+    "biogpt": Family(),
+    "bitnet": Family(),
+    "bloom": NONE,
+    "codegen": Family({"rotary_dim": 4}, 0, 2, OUTSIDE),
+    "cohere": Family(),
+    "cohere2": WINDOWS,
+    "cwm": WINDOWS,
+    "deepseek_v2": HEADS,
+    "deepseek_v3": HEADS,
+    "deepseek_v32": Family(
+        {"num_key_value_heads": 4, "index_topk": 4, "index_n_heads": 2, "index_head_dim": 16}
+    ),
+    "diffllama": Family(),
+    "doge": Family(),
+    "ernie4_5": Family(),
+    "ernie4_5_moe": Family(),
+    "exaone4": WINDOWS,
+    "falcon": NONE,
+    "flex_olmo": Family(),
+    "gemma": Family(),
+    "gemma2": WINDOWS,
+    "gemma3_text": WINDOWS,
+    "gemma3n_text": _kinds(
+        "sliding_attention",
+        "full_attention",
+        activation_sparsity_pattern=[0.0, 0.0],
+        laurel_rank=4,
+        num_kv_shared_layers=0,
+    ),
+    "gemma4_text": _kinds("sliding_attention", "full_attention", per_layer_config=None),
+    "glm": Family(),
+    "glm4": Family(),
+    "glm4_moe": Family(),
+    "gpt-sw3": Family(),
+    "gpt2": Family(),
+    "gpt_bigcode": Family(),
+    "gpt_neo": Family({"attention_types": [[["global", "local"], 1]]}, 0, 2, OUTSIDE),
+    "gpt_neox": Family(),
+    "gpt_neox_japanese": NONE,
+    "gpt_oss": WINDOWS,
+    "gptj": Family({"rotary_dim": 4}, 0, 2, OUTSIDE),
+    "granite": Family(),
+    "granite_swa": WINDOWS._replace(with_sinks=False),
+    "granitemoe": Family(),
+    "granitemoe_swa": WINDOWS._replace(with_sinks=False),
+    "helium": Family(),
+    "hunyuan_v1_dense": Family(),
+    "jamba": Family({"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_dt_rank": 4}),
+    "jetmoe": Family(),
+    "lfm2": _kinds("conv", "full_attention"),
+    "llama": Family(),
+    "llama4_text": _kinds("chunked_attention", "full_attention", attention_chunk_size=5),
+    "longcat_flash": HEADS,
+    "mimo_v2_flash": WINDOWS,
+    "minimax": _kinds("linear_attention", "full_attention")._replace(
+        captured=1, layers=2, reason=OUTSIDE
+    ),
+    "minimax_m2": Family(),
+    "mistral": Family(),
+    "mixtral": Family(),
+    "modernbert-decoder": _kinds("full_attention", "sliding_attention", local_attention=4),
+    "mpt": NONE,
+    "nemotron": Family(),
+    "olmo": Family(),
+    "olmo2": Family(),
+    "olmo3": WINDOWS,
+    "olmoe": Family(),
+    "opt": Family(),
+    "persimmon": Family(),
+    "phi": Family(),
+    "phi3": Family(),
+    "phimoe": Family(),
+    "qwen2": Family(),
+    "qwen2_moe": Family(),
+    "qwen3": Family(),
+    "qwen3_moe": Family(),
+    "qwen3_next": _kinds(
+        "linear_attention",
+        "full_attention",
+        linear_num_value_heads=2,
+        linear_num_key_heads=2,
+        linear_key_head_dim=8,
+        linear_value_head_dim=8,
+    ),
+    "seed_oss": Family(),
+    "smollm3": Family(),
+    "stablelm": Family(),
+    "starcoder2": Family(),
+    "vaultgemma": Family(),
+    "xglm": NONE,
+    # one text read, another written
+    "bart": Family(),
+    "bigbird_pegasus": Family({}, 4, 6, OUTSIDE),
+    "blenderbot": Family(),
+    "fsmt": Family({}, 0, 6, OUTSIDE),
+    "longt5": Family({}, 4, 6, OUTSIDE),
+    "m2m_100": Family(),
+    "marian": Family(),
+    "mbart": Family(),
+    "mt5": Family(),
+    "nllb-moe": Family(),
+    "pegasus": Family(),
+    "plbart": Family(),
+    "switch_transformers": Family(),
+    "t5": Family(),
+    "umt5": Family(),
+    # pictures and sounds
+    "beit": Family({"use_relative_position_bias": True}),
+    "clip_vision_model": Family(),
+    "data2vec-vision": NONE,
+    "deit": Family(),
+    "dinov2": Family(),
+    "dinov3_vit": Family(),
+    "hubert": Family(),
+    "ijepa": Family(),
+    "segformer": Family({"num_attention_heads": [1, 2, 5, 8]}),
+    "siglip_vision_model": Family({}, 2, 3, OUTSIDE),
+    "swin": Family(STAGES, shown=(0, 2)),
+    "swinv2": Family(STAGES, 0, 4, OUTSIDE),
+    "vit": Family(),
+    "wav2vec2": Family(),
+    "wavlm": NONE,
+    "whisper": Family(),
+}
+
+
+def build(name: str, **others: Any) -> tuple[nn.Module, str]:
+    """A tiny random model under sdpa, or under eager where transformers refuses sdpa."""
+    torch.manual_seed(0)
+    known = AutoConfig.for_model(name).to_dict()
+    sizes = {
+        key: value
+        for key, value in SMALL.items()
+        if key in known and not isinstance(known[key], list | tuple | dict)
+    }
+    config = AutoConfig.for_model(name, **{**sizes, **FAMILIES[name].config, **others})
+    implementation = "sdpa"
+    try:
+        model = AutoModel.from_config(config, attn_implementation="sdpa")
+    except ValueError:
+        implementation = "eager"
+        model = AutoModel.from_config(config, attn_implementation="eager")
+    with torch.no_grad():  # scores that are far from alike
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                weight *= 3
+    return model.eval(), implementation
+
+
+def inputs(model: Any, padding: int = 3) -> dict[str, Tensor]:
+    """Two samples of whatever the model reads; of texts, the second begins with padding."""
+    generator = torch.Generator().manual_seed(1)
+    words = torch.randint(3, 60, (2, 11), generator=generator)
+    match model.main_input_name:
+        case "pixel_values":
+            size = model.config.image_size
+            size = size if isinstance(size, int) else size[0]
+            return {"pixel_values": torch.randn(2, 3, size, size, generator=generator)}
+        case "input_features":
+            sound = torch.randn(2, 8, 64, generator=generator)
+            return {"input_features": sound, "decoder_input_ids": words[:, :5]}
+        case "input_values":
+            return {"input_values": torch.randn(2, 1200, generator=generator)}
+    given = torch.ones_like(words)
+    given[1, :padding] = 0
+    texts = {"input_ids": words, "attention_mask": given}
+    if model.config.is_encoder_decoder:
+        texts["decoder_input_ids"] = words[:, :5]
+    return texts
