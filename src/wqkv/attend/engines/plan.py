@@ -125,7 +125,7 @@ def _cover(
             rest[-1] = (rest[-1][0], k1)
         else:
             rest.append((k0, k1))
-    middle = _middle(cuts, q0, q1)
+    middle, _ = _middle(cuts, q0, q1)
     yield from _cover(mask, cuts, sample, q0, middle, rest, wide, fresh)
     yield from _cover(mask, cuts, sample, middle, q1, rest, wide, fresh)
 
@@ -136,8 +136,8 @@ def _spans(mask: Mask, cuts: list[int], rect: Rect, grain: int) -> Iterator[tupl
     if seen is False or rect.k0 == rect.k1:
         return
     width = rect.k1 - rect.k0
-    middle = _middle(cuts, rect.k0, rect.k1)
-    if seen or (width <= grain and not (middle in cuts and width > ROWS // 2)):
+    middle, border = _middle(cuts, rect.k0, rect.k1)
+    if seen or (width <= grain and not (border and width > ROWS // 2)):
         yield rect.k0, rect.k1, not seen
         return
     last: tuple[int, int, bool] | None = None
@@ -167,13 +167,13 @@ def _joined(spans: list[tuple[int, int, bool]]) -> Iterator[tuple[int, int, bool
         yield last
 
 
-def _middle(cuts: list[int], start: int, end: int) -> int:
-    """Where to halve a range: at the border nearest to the middle, else at a round number."""
+def _middle(cuts: list[int], start: int, end: int) -> tuple[int, bool]:
+    """Where to halve a range, and whether that is a border: the nearest one, else a round number."""
     half = (start + end) // 2
     near = bisect_left(cuts, half)
     inside = [cut for cut in cuts[max(0, near - 1) : near + 1] if start < cut < end]
     if inside:
-        return min(inside, key=lambda cut: abs(cut - half))
+        return min(inside, key=lambda cut: abs(cut - half)), True
     if end - start > 2 * ROWS:
         half = start + -(-(half - start) // ROWS) * ROWS
-    return half
+    return half, False
