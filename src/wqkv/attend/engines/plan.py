@@ -168,7 +168,7 @@ def _joined(spans: list[tuple[int, int, bool]]) -> Iterator[tuple[int, int, bool
 
 
 def _middle(cuts: list[int], start: int, end: int) -> tuple[int, bool]:
-    """Where to halve a range, and whether that is a border: the nearest one, else a round number."""
+    """Where to halve a range, at the nearest border or a round number, and whether at a border."""
     half = (start + end) // 2
     near = bisect_left(cuts, half)
     inside = [cut for cut in cuts[max(0, near - 1) : near + 1] if start < cut < end]
