@@ -15,12 +15,13 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks import contest, functional, layers, report
+from benchmarks import contest, functional, layers, models, report
 from benchmarks.cases import Row, rows
 
 #: The lengths of --quick are this much shorter.
@@ -32,6 +33,8 @@ def run(row: Row, *, quick: bool) -> report.Result:
     """One row: results compared, memory taken, then the race."""
     if row.group == "layer":
         ready, absent = layers.contestants(row)
+    elif row.group == "model":
+        ready, absent = models.contestants(row, shrink=SHRINK if quick else 1)
     else:
         ready, absent = functional.contestants(row, compiled=not quick)
     up = None
@@ -78,7 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="short texts, two repeats, no targets")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/")
     options = parser.parse_args(argv)
-    chosen = [row for row in rows(SHRINK if options.quick else 1) if options.only in row.name]
+    shrink = SHRINK if options.quick else 1
+    every = [*rows(shrink), *(models.rows(shrink) if find_spec("transformers") else [])]
+    chosen = [row for row in every if options.only in row.name]
     if not chosen:
         parser.error(f"no row has {options.only!r} in its name; --list lists them")
     if options.list:

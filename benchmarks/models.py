@@ -24,6 +24,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "num_local_experts": 4,
         "num_experts_per_tok": 2,
         "sliding_window": 128,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 150000.0},
     },
     "mistral": {"head_dim": 64, "intermediate_size": 1408, "sliding_window": 512},
 }
@@ -48,7 +49,7 @@ def contestants(row: Row, *, shrink: int = 1) -> tuple[list[Contestant], Absent]
 
         from wqkv.look.use import use
     except ImportError as error:
-        return [], {path: f"no module {error.name}" for path in row.targets}
+        return [], dict.fromkeys(row.targets, f"no module {error.name}")
     case = row.case
     torch.manual_seed(2)
     config = AutoConfig.for_model(

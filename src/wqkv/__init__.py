@@ -10,9 +10,12 @@ from wqkv.attend.merge import Partial, merge
 from wqkv.attend.positions import ALiBi, RoPE, T5Bias
 from wqkv.layer.layer import MultiheadAttention
 from wqkv.layer.trace import Trace
+from wqkv.look.maps import AttentionMap, rollout
+from wqkv.look.watch import Seen, watch
 
 __all__ = [
     "ALiBi",
+    "AttentionMap",
     "Causal",
     "Dense",
     "Full",
@@ -21,6 +24,7 @@ __all__ = [
     "Partial",
     "Prefix",
     "RoPE",
+    "Seen",
     "Segments",
     "T5Bias",
     "Trace",
@@ -28,6 +32,8 @@ __all__ = [
     "attention",
     "explain",
     "merge",
+    "rollout",
+    "watch",
 ]
 
 __version__ = "0.1.0"

@@ -4,6 +4,7 @@ WqkvError
 ├── ArgumentError (ValueError)       a value that cannot be: sizes that disagree, a missing word
 ├── KindError (TypeError)            a thing of the wrong kind: integers for floats, two dtypes
 ├── EngineError (RuntimeError)       no engine can run the call; lists every reason
+├── MissedError (LookupError)        a layer whose attention was not captured, or failed its proof
 └── MissingExtraError (ImportError)  an optional package is not installed; gives the pip line
 """
 
@@ -29,6 +30,10 @@ class KindError(WqkvError, TypeError):
 
 class EngineError(WqkvError, RuntimeError):
     """No engine can run the call."""
+
+
+class MissedError(WqkvError, LookupError):
+    """A layer whose attention was not captured, or failed its proof."""
 
 
 class MissingExtraError(WqkvError, ImportError):

@@ -6,6 +6,8 @@ captured, how many are and why the others are not.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -46,7 +48,7 @@ SMALL: dict[str, Any] = {
 class Family(NamedTuple):
     """`captured` of `layers` layers; None stands for all of them."""
 
-    config: dict[str, Any] = {}
+    config: Mapping[str, Any] = MappingProxyType({})
     captured: int | None = None
     layers: int | None = None
     reason: str = ""
@@ -215,7 +217,7 @@ FAMILIES: dict[str, Family] = {
     "ijepa": Family(),
     "segformer": Family({"num_attention_heads": [1, 2, 5, 8]}),
     "siglip_vision_model": Family({}, 2, 3, OUTSIDE),
-    "swin": Family(STAGES, shown=(0, 2)),
+    "swin": Family(STAGES, shown=(1, 3)),
     "swinv2": Family(STAGES, 0, 4, OUTSIDE),
     "vit": Family(),
     "wav2vec2": Family(),
@@ -253,7 +255,7 @@ def inputs(model: Any, padding: int = 3) -> dict[str, Tensor]:
     words = torch.randint(3, 60, (2, 11), generator=generator)
     match model.main_input_name:
         case "pixel_values":
-            size = model.config.image_size
+            size = getattr(model.config, "image_size", 32)
             size = size if isinstance(size, int) else size[0]
             return {"pixel_values": torch.randn(2, 3, size, size, generator=generator)}
         case "input_features":

@@ -13,7 +13,7 @@ pytest.importorskip("transformers")
 from transformers.utils import logging
 
 from tests.conformance.families import FAMILIES, Family, build, inputs
-from wqkv.look.records import MissedError
+from wqkv.errors import MissedError
 from wqkv.look.watch import Seen, watch
 
 # float32 rounding of scores of some hundreds: T5 does not scale them

@@ -157,7 +157,7 @@ class Asked:
                 for other in rest:
                     first = first | other
                 return [first]
-        return [Unknown(self, function)]
+        return [Unknown(replace(self), function)]  # a copy: no cycle through the kept mask
 
     def _within_texts(self, function: Rule) -> list[Mask]:
         """Positions that count from each text's start differ as those that count from the first."""

@@ -1,7 +1,7 @@
 """What a head does: a label for every head of a model, with its scores and its evidence.
 
 Each score is the share of a head's weight that lies on one pattern, as a mean over words: gathers
-of chosen pairs and three fused calls a layer, exact. A head that fits no pattern is "unclassified".
+of chosen pairs and two fused calls a layer, exact. A head that fits no pattern is "unclassified".
 """
 
 from __future__ import annotations
@@ -40,8 +40,7 @@ COMMON = 64
 #: The longest window, whatever the model takes: the maps of all layers are held at once.
 WINDOW = 8192
 
-#: Every pattern, and how its evidence ends. Of the first six the strongest that passes gives the
-#: label; the wider two, which those may imply, come after them.
+#: Every pattern, and how its evidence ends. The strongest that passes gives the label.
 PATTERNS = {
     "previous": "on the previous word",
     "next": "on the next word",
@@ -52,6 +51,8 @@ PATTERNS = {
     "local": f"on words at most {NEAR} places away",
     "uniform": "of the highest entropy",
 }
+#: Those that others may imply: they give the label where no other does, in this order.
+WIDER = ("local", "uniform")
 UNCLASSIFIED = "unclassified"
 LABELS = (*PATTERNS, UNCLASSIFIED)
 
@@ -72,11 +73,6 @@ class Score:
     value: float  # the share of the weight; for uniform, of the highest entropy
     flat: float  # what equal weights over the visible words would give
     words: int  # over how many words the mean is taken
-
-    @property
-    def passes(self) -> bool:
-        """Whether it is enough for the label."""
-        return self.value > SHARE and self.value >= LIFT * self.flat
 
 
 @dataclass(frozen=True)
@@ -114,22 +110,26 @@ class Heads:
     def __getitem__(self, layer: int) -> tuple[Head, ...]:
         return self.table[layer]
 
-    def __iter__(self) -> Iterator[Head]:
-        return (head for layer in self.table for head in layer)
+    @property
+    def all(self) -> list[Head]:
+        """The heads of all layers, in order."""
+        return [head for layer in self.table for head in layer]
+
+    @property
+    def size(self) -> str:
+        """`6 layers x 12 heads`."""
+        layers, n_head = len(self.table), max((len(layer) for layer in self.table), default=0)
+        return f"{layers} layer{'s' * (layers != 1)} x {n_head} head{'s' * (n_head != 1)}"
 
     def labelled(self, label: str) -> list[Head]:
         """The heads with a label, the strongest first."""
-        found = [head for head in self if head.label == label]
+        found = [head for head in self.all if head.label == label]
         return sorted(found, key=lambda head: -(head.score or 0))
 
     def __repr__(self) -> str:
         found = ((len(self.labelled(label)), label) for label in LABELS)
         counts = ", ".join(f"{count} {label}" for count, label in found if count)
-        layers, n_head = len(self.table), max((len(layer) for layer in self.table), default=0)
-        return (
-            f"Heads of {layers} layer{'s' * (layers != 1)} x {n_head} heads over {self.words} "
-            f"words: {counts or 'none'}"
-        )
+        return f"Heads of {self.size} over {self.words} words: {counts or 'none'}"
 
 
 def heads(
@@ -161,16 +161,11 @@ def heads(
     return label(count(maps, tokens, special, separators))
 
 
-def probe(
-    model: OpenModel,
-    n: int = 40,
-    seed: int = 0,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Heads:
-    """The heads of a causal model over n random words read twice, the test for induction.
+Progress = Callable[[int, int], None] | None  # is told how many layers are done, of how many
 
-    Nothing but the first reading can tell what comes next in the second.
-    """
+
+def probe(model: OpenModel, n: int = 40, seed: int = 0, progress: Progress = None) -> Heads:
+    """The heads of a causal model over n random words read twice: the test for induction."""
     if n < FEWEST:
         raise ArgumentError(f"`n` is {n}, how many random words to read.\nPass {FEWEST} or more.")
     special = set(model.tokenizer.all_special_ids)
@@ -184,10 +179,7 @@ def probe(
 
 
 def read(
-    model: OpenModel,
-    texts: Sequence[str],
-    source: str = "",
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    model: OpenModel, texts: Sequence[str], source: str = "", progress: Progress = None
 ) -> Heads:
     """The heads of a model over texts of any length: means over all words of all windows.
 
@@ -214,14 +206,13 @@ def maps_of(model: OpenModel, ids: Sequence[int]) -> Sequence[AttentionMap]:
 
 # Counting
 
+Pairs = dict[str, tuple[Tensor, Tensor]]  # of each pattern: queries and keys
+
 
 class Tally(NamedTuple):
-    """Sums over words, so that windows add up; a layer's are (3, pattern, n_head), float64.
+    """Sums over words, so that windows add up: of the values, of those of equal weights, of 1."""
 
-    The three are the sum of the values, of those that equal weights would have, and of the words.
-    """
-
-    layers: list[Tensor]
+    layers: list[Tensor]  # each (3, pattern, n_head), float64
     words: int
 
     def plus(self, other: Tally) -> Tally:
@@ -256,35 +247,32 @@ def count(
         "separator sink": word & (sinks[:, 1] == 0),
     }
     tally = Tally([], int(word.sum()))
-    seen: dict[Mask, tuple[dict[str, Tensor], Tensor]] = {}  # layers mostly share one mask
+    flats: dict[tuple[Mask, int], tuple[dict[str, Tensor], Tensor]] = {}  # mostly one for all
     for layer, m in enumerate(maps):
         if m.shape[0] != 1 or m.shape[2:] != (n, n):
             raise ArgumentError(
                 f"Map {layer} is {list(m.shape)}, and there are {n} tokens.\n"
                 f"Pass maps of one text read whole: [1, n_head, {n}, {n}]."
             )
-        if m.mask not in seen:
+        rule = m.mask, m.shape[1]
+        if rule not in flats:
             equal = m.flat()
-            seen[m.mask] = _rows(equal, pairs, sinks), equal.lse[0].double().cpu()
-        flat, most = seen[m.mask]
-        found = _rows(m, pairs, sinks)
+            flats[rule] = _rows(equal, pairs, sinks), equal.lse[0].double().cpu()
+        flat, most = flats[rule]
+        entropy = m.entropy()[0].double().cpu()  # first: lse comes with it
+        found = _rows(m, pairs, sinks) | {"uniform": entropy / most}
         sums = []
         for name in PATTERNS:
-            if name == "uniform":
-                rows = word & (most > math.log(1.5))  # two visible words or more
-                value, other = m.entropy()[0].double().cpu() / most, torch.zeros_like(most)
-            else:
-                rows = (flat[name] > 0.5 / n) & asks.get(name, word)  # 1 / n at least, if visible
-                value, other = found[name], flat[name]
-            parts = (value, other, torch.ones_like(other))
+            other = flat.get(name, torch.zeros_like(most))
+            seen = most > math.log(1.5) if name == "uniform" else other > 0.5 / n
+            rows = seen & asks.get(name, word)  # uniform: two visible words; else what is asked for
+            parts = (found[name], other, torch.ones_like(other))
             sums.append(torch.stack([part.masked_fill(~rows, 0).sum(dim=-1) for part in parts]))
         tally.layers.append(torch.stack(sums, dim=1))
     return tally
 
 
-def _rows(
-    m: AttentionMap, pairs: dict[str, tuple[Tensor, Tensor]], sinks: Tensor
-) -> dict[str, Tensor]:
+def _rows(m: AttentionMap, pairs: Pairs, sinks: Tensor) -> dict[str, Tensor]:
     """The weight that every row puts on each pattern: (n_head, n), float64 on the CPU."""
     mass = m.times(sinks)[0].double().cpu()
     found = {"first-token sink": mass[..., 0], "separator sink": mass[..., 1]}
@@ -294,26 +282,25 @@ def _rows(
     return found
 
 
-def _pairs(tokens: Sequence[Hashable], word: list[bool]) -> dict[str, tuple[Tensor, Tensor]]:
+def _pairs(tokens: Sequence[Hashable], word: list[bool]) -> Pairs:
     """The pairs (query, key) of words whose weights make up each pattern."""
     n = len(tokens)
     places: dict[Hashable, list[int]] = defaultdict(list)
     for i, token in enumerate(tokens):
         places[token].append(i)
     again = [at for at in places.values() if 1 < len(at) <= COMMON]
-    near = range(-NEAR, NEAR + 1)
     pairs = {
         "previous": [(i, i - 1) for i in range(n)],
         "next": [(i, i + 1) for i in range(n)],
-        "local": [(i, i + step) for i in range(n) for step in near],
+        "local": [(i, i + step) for i in range(n) for step in range(-NEAR, NEAR + 1)],
         "duplicate-token": [(i, j) for at in again for i in at for j in at if i != j],
         "induction": [(i, j + 1) for at in again for i in at for j in at if j + 1 < i],
     }
-    result = {}
+    result: Pairs = {}
     for name, found in pairs.items():
         kept = [(i, j) for i, j in found if 0 <= j < n and word[i] and word[j]]
-        queries, keys = torch.tensor(kept, dtype=torch.long).view(-1, 2).unbind(1)
-        result[name] = queries, keys
+        both = torch.tensor(kept, dtype=torch.long).view(-1, 2)
+        result[name] = both[:, 0], both[:, 1]
     return result
 
 
@@ -337,35 +324,30 @@ def label(tally: Tally, source: str = "") -> Heads:
 
 def _head(layer: int, head: int, scores: dict[str, Score | None]) -> Head:
     known = {name: score for name, score in scores.items() if score is not None}
-    narrow = {
-        name: score.value
-        for name, score in known.items()
-        if name not in ("local", "uniform") and score.passes
-    }
-    name = UNCLASSIFIED
-    if narrow:
-        name = max(narrow, key=lambda one: narrow[one])
-    elif "local" in known and known["local"].passes:
-        name = "local"
-    elif "uniform" in known and known["uniform"].value >= EVEN:
-        name = "uniform"
-    if name != UNCLASSIFIED:
-        return Head(layer, head, name, known[name].value, _evidence(name, known[name]), scores)
-    shares = {one: score for one, score in known.items() if one != "uniform"}
-    if not shares:
-        return Head(layer, head, name, None, "has too few words to tell", scores)
-    nearest = max(shares, key=lambda one: shares[one].value)
-    evidence = f"fits no pattern; the nearest is {nearest}: {_evidence(nearest, known[nearest])}"
-    return Head(layer, head, name, None, evidence, scores)
+    ranked = sorted(known, key=lambda one: -known[one].value)
+    for name in sorted(ranked, key=lambda one: WIDER.index(one) if one in WIDER else -1):
+        if _passes(name, known[name]):
+            return Head(layer, head, name, known[name].value, _evidence(name, known[name]), scores)
+    near = next((name for name in ranked if name != "uniform"), None)
+    evidence = "has too few words to tell"
+    if near is not None:
+        evidence = f"fits no pattern; the nearest is {near}: {_evidence(near, known[near])}"
+    return Head(layer, head, UNCLASSIFIED, None, evidence, scores)
+
+
+def _passes(name: str, score: Score) -> bool:
+    """Whether a score is enough for the label."""
+    if name == "uniform":
+        return score.value >= EVEN
+    return score.value > SHARE and score.value >= LIFT * score.flat
 
 
 def _evidence(name: str, score: Score) -> str:
+    over = f"mean of {score.words:,} words"
     if name == "uniform":
-        return f"reaches {score.value:.2f} {PATTERNS[name]} (mean of {score.words} words)"
-    return (
-        f"puts {score.value:.2f} of its weight {PATTERNS[name]} "
-        f"(mean of {score.words} words; equal weights: {score.flat:.2f})"
-    )
+        return f"reaches {score.value:.2f} {PATTERNS[name]} ({over})"
+    flat = f"{score.flat:.2f}" if score.flat >= 0.005 else f"{score.flat:.1g}"
+    return f"puts {score.value:.2f} of its weight {PATTERNS[name]} ({over}; equal weights: {flat})"
 
 
 # Reading
@@ -373,25 +355,21 @@ def _evidence(name: str, score: Score) -> str:
 Window = tuple[list[int], list[bool], list[bool]]  # ids; which are special; which are separators
 
 
-def _over(
-    model: OpenModel, windows: Sequence[Window], source: str, progress: Callable[[int, int], None]
-) -> Heads:
-    """The heads over windows, telling the progress after every forward pass and every layer."""
-    steps = 1 + model.sizes["n_layer"]
-    done, total = 0, len(windows) * steps
+def _over(model: OpenModel, windows: Sequence[Window], source: str, progress: Progress) -> Heads:
+    """The heads over windows, telling the progress after every layer."""
+    done, total = 0, len(windows) * model.sizes["n_layer"]
     tally: Tally | None = None
 
-    def told(maps: Sequence[AttentionMap]) -> Iterator[AttentionMap]:
+    def maps(ids: list[int]) -> Iterator[AttentionMap]:
         nonlocal done
-        for one in maps:
-            done += 1
-            progress(done, total)
+        for one in maps_of(model, ids):
             yield one
+            done += 1
+            if progress is not None:
+                progress(done, total)
 
     for ids, special, separators in windows:
-        part = count(told(maps_of(model, ids)), ids, special, separators)
-        done += 1
-        progress(done, total)
+        part = count(maps(ids), ids, special, separators)
         tally = part if tally is None else tally.plus(part)
     if tally is None or not tally.words:
         raise ArgumentError(f"{model.name} sees no word in the text.")

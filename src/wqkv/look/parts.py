@@ -62,9 +62,9 @@ def reads_others(given: dict[str, Any]) -> bool:
     return any(given.get(name) is not None for name in _OTHER_WORDS)
 
 
-def goes_on(given: dict[str, Any], module: nn.Module) -> bool:
-    """Whether cross-attention reads the keys that an earlier step of the same text stored."""
-    updated = [getattr(value, "is_updated", None) for value in given.values()]
+def goes_on(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether cross-attention will read the keys that an earlier step of the text has stored."""
+    updated = [getattr(value, "is_updated", None) for value in (*args, *kwargs.values())]
     layer = getattr(module, "layer_idx", None)
     return any(isinstance(one, dict) and bool(one.get(layer)) for one in updated)
 

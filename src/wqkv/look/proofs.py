@@ -96,7 +96,7 @@ def _prove_rows(
     P, score = steps.weights, steps.scores
     v = value.detach().to(P.dtype).repeat_interleave(n_head // value.shape[1], dim=1)
     theirs = output[:, :, rows].to(P.dtype)
-    sees = score > -torch.inf
+    sees = score != -torch.inf  # NaN is seen, and fails
     filled = sees.any(dim=-1)
     e = P * (1 + score.masked_fill(~sees, 0).abs())
     allowed = e @ v.abs() + e.sum(dim=-1, keepdim=True) * (P @ v.abs())

@@ -162,7 +162,7 @@ def _mask(
     key: Any
     if mask is None:
         return None, None
-    asked: Any = getattr(mask, "asked", None)  # wqkv's own implementation carries its mask as a value
+    asked: Any = getattr(mask, "asked", None)  # our own implementation carries a mask as a value
     if isinstance(getattr(asked, "mask", None), Mask):
         key = ("asked", id(asked), n, m)
         if key not in masks:

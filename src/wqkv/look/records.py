@@ -16,13 +16,9 @@ from torch import Tensor
 
 from wqkv.attend.algebra import Mask
 from wqkv.attend.masks import Dense
-from wqkv.errors import WqkvError
+from wqkv.errors import MissedError
 from wqkv.look.maps import AttentionMap
 from wqkv.look.recognise import Pattern, Visible
-
-
-class MissedError(WqkvError, LookupError):
-    """A layer that was not captured, or whose proof failed; says why."""
 
 
 class Asked(NamedTuple):

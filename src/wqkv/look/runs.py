@@ -187,7 +187,7 @@ def _go_on(run: Run, asked: Asked, stays: int, first_key: int) -> None:
         run.key.crop(stays)
         run.query.crop(stays - run.start)
         if run.dense or run.bias or (run.pattern and run.pattern.starts is not None):
-            run.refused = "its cache was cut back, and its mask or bias is a stored matrix"
+            run.refused = "its cache was cut back, and its mask or bias is stored row by row"
             return
     had = run.key.len
     position = run.start + run.query.len

@@ -26,14 +26,12 @@ WITHOUT_EFFECT = frozenset(
     {
         "cache_position",
         "deterministic",
-        "head_mask",
         "labels",
         "layer_idx",
         "logits_to_keep",
         "max_length_k",
         "max_length_q",
         "num_items_in_batch",
-        "output_attentions",
         "output_hidden_states",
         "output_router_logits",
         "position_embeddings",
@@ -55,6 +53,14 @@ def use(model: Model) -> Model:
     Raises:
         KindError: it is no transformers model.
         EngineError: some of its attention does not go through transformers' interface.
+
+    Source: https://huggingface.co/docs/transformers/attention_interface
+
+    >>> from transformers import LlamaConfig, LlamaModel
+    >>> sizes = {"vocab_size": 11, "hidden_size": 16, "intermediate_size": 24}
+    >>> model = LlamaModel(LlamaConfig(**sizes, num_hidden_layers=1, num_attention_heads=2))
+    >>> use(model)(torch.tensor([[3, 5, 7]])).last_hidden_state.shape
+    torch.Size([1, 3, 16])
     """
     if not isinstance(model, _modeling.PreTrainedModel):
         raise KindError(f"`model` is a transformers model, not a {type(model).__name__}.")
@@ -96,8 +102,10 @@ def run(
             f"shorter than its {key.shape[2]} keys, and there is no mask that says how.\n"
             "Run the model that it is a part of."
         )
-    if cu_seq_lens_q is not None and cu_seq_lens_k is not None:
-        mask = mask & _texts(module, query, key, cu_seq_lens_q, cu_seq_lens_k)
+    ends_q = cu_seq_lens_k if cu_seq_lens_q is None else cu_seq_lens_q
+    ends_k = cu_seq_lens_q if cu_seq_lens_k is None else cu_seq_lens_k
+    if ends_q is not None and ends_k is not None:
+        mask = mask & _texts(module, query, key, ends_q, ends_k)
     if position_bias is not None:
         bias = position_bias if bias is None else bias + position_bias
     if query.shape[0] != key.shape[0]:  # learned queries, one set for all samples
@@ -125,6 +133,11 @@ def run(
 
 def _refuse(module: nn.Module, others: dict[str, Any]) -> None:
     """Raise for arguments that may change the result in a way that is not known here."""
+    if others.pop("output_attentions", None):
+        raise EngineError(
+            f"wqkv returns no weights, for which `output_attentions` asks {type(module).__name__}."
+            '\nLook at them with wqkv.watch(model), or run `set_attn_implementation("eager")`.'
+        )
     unknown = {
         name: value
         for name, value in others.items()

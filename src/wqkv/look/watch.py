@@ -16,11 +16,11 @@ from typing import Any, Literal, NamedTuple, Self, overload
 import torch
 from torch import nn
 
-from wqkv.errors import ArgumentError, KindError, WqkvError, describe, need
+from wqkv.errors import ArgumentError, KindError, MissedError, WqkvError, describe, need
 from wqkv.look.maps import AttentionMap
 from wqkv.look.parts import Kind, attention_like, bound, device, goes_on, kind, reads_others
 from wqkv.look.readings import Refusal, read
-from wqkv.look.records import MissedError, Run, Statistics, aside
+from wqkv.look.records import Run, Statistics, aside
 from wqkv.look.runs import record, repeat
 
 Map = AttentionMap | Statistics
@@ -101,6 +101,7 @@ class _Frame(NamedTuple):
     module: nn.Module
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    goes_on: bool
 
 
 class Seen(Sequence[Map]):
@@ -171,7 +172,7 @@ class Seen(Sequence[Map]):
             return
         if not self._stack:  # a forward begins
             self._visits.clear()
-        self._stack.append(_Frame(module, args, kwargs))
+        self._stack.append(_Frame(module, args, kwargs, goes_on(module, args, kwargs)))
         self._visits[module] += 1
         self._calls[module] = 0
         if module in self._like:
@@ -214,15 +215,14 @@ class Seen(Sequence[Map]):
         if not place.wanted:
             return
         frame = next((one for one in reversed(self._stack) if one.module is module), None)
-        given = bound(frame.module, frame.args, frame.kwargs) if frame is not None else {}
+        given = bound(module, frame.args, frame.kwargs) if frame is not None else {}
         cross = place.kind == "cross" or reads_others(given)
         if cross:
             place.known = "cross"
         with aside(device(module, args, kwargs)):
             try:
-                asked = read(
-                    rule, module, args, kwargs, out, self._masks, cross, goes_on(given, module)
-                )
+                later = frame is not None and frame.goes_on
+                asked = read(rule, module, args, kwargs, out, self._masks, cross, later)
                 if count and place.runs and place.reason is None:
                     repeat(place.runs[-1], asked)
                     return
@@ -420,6 +420,8 @@ def _rule(name: str, is_default: bool) -> str:
     """By whose rules a missing mask is read."""
     if is_default:
         return "eager"
+    if name == "wqkv":  # ours follows sdpa
+        return "sdpa"
     return next((rule for rule in ("sdpa", "flash", "flex") if rule in name), "other")
 
 

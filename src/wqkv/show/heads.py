@@ -44,10 +44,8 @@ def rule() -> str:
 
 def title(heads: Heads, model: str) -> str:
     """What was looked at: `tiny, 2 layers x 3 heads, over 85 words (tokens): a built-in text`."""
-    layers, n_head = len(heads.table), max((len(row) for row in heads.table), default=0)
     source = f": {heads.source}" if heads.source else ""
-    size = f"{layers} layer{'s' * (layers != 1)} x {n_head} heads"
-    return f"{model}, {size}, over {heads.words:,} words (tokens){source}"
+    return f"{model}, {heads.size}, over {heads.words:,} words (tokens){source}"
 
 
 # Terminal
@@ -158,7 +156,7 @@ def as_json(heads: Heads, model: str) -> dict[str, Any]:
                 "evidence": head.evidence,
                 "scores": {name: _score(score) for name, score in head.scores.items()},
             }
-            for head in heads
+            for head in heads.all
         ],
     }
 
@@ -179,7 +177,7 @@ def save_csv(heads: Heads, path: str | Path) -> None:
     with Path(path).open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["layer", "head", "label", "score", *PATTERNS, "evidence"])
-        for head in heads:
+        for head in heads.all:
             scores = [head.scores[name] for name in PATTERNS]
             numbers = [head.score, *(None if score is None else score.value for score in scores)]
             shown = ["" if number is None else f"{number:.6g}" for number in numbers]
@@ -208,7 +206,7 @@ def save_png(heads: Heads, model: str, path: str | Path) -> None:
     axes = figure.add_subplot()
     paper = (1.0, 1.0, 1.0)
     pixels = [[paper] * n_head for _ in range(layers)]
-    for head in heads:
+    for head in heads.all:
         if head.score is None:
             pixels[head.layer][head.head] = (0.97, 0.97, 0.97)
             continue

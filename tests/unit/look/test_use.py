@@ -385,6 +385,7 @@ def test_texts_by_their_ends():
     seen = (label[:, None] == label) & torch.ones(7, 7, dtype=torch.bool).tril()
     got, _ = run(Layer(), q, k, v, None, cu_seq_lens_q=ends, cu_seq_lens_k=ends, max_length_q=4)
     torch.testing.assert_close(got, dense(q, k, v, seen))
+    assert torch.equal(run(Layer(), q, k, v, None, cu_seq_lens_k=ends)[0], got)
     short = {"cu_seq_lens_q": ends[:2], "cu_seq_lens_k": ends}
     with pytest.raises(EngineError, match=r"Layer: its packed texts have 3 words, .* 1 x 7"):
         run(Layer(), q, k, v, None, **short)
@@ -406,6 +407,13 @@ def test_unknown_arguments_are_refused_by_name(name):
         run(Layer(), q, k, v, None, **{name: torch.zeros(2, 7, 3, dtype=torch.int64)})
     assert f"{name}: i64[2, 7, 3] on cpu" in str(e.value)
     run(Layer(), q, k, v, None, **{name: None}, use_cache=True, position_ids=torch.arange(7))
+
+
+def test_weights_are_refused():
+    q, k, v = qkv()
+    with pytest.raises(EngineError, match="no weights, for which `output_attentions` asks Layer"):
+        run(Layer(), q, k, v, None, output_attentions=True)
+    run(Layer(), q, k, v, None, output_attentions=False)
 
 
 @pytest.mark.parametrize("given", [torch.ones(2, 7), "causal"])

@@ -1,0 +1,417 @@
+"""The map that is never built, against the matrix: every statistic, rule, mask and index."""
+
+import math
+import operator
+import re
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from wqkv import ALiBi, Causal, Dense, Full, Lengths, Prefix, Segments, T5Bias, Window
+from wqkv.attend.call import request
+from wqkv.attend.engines import reference
+from wqkv.errors import ArgumentError, KindError
+from wqkv.look import maps
+from wqkv.look.maps import AttentionMap, rollout
+
+B, H, HK, Q, K, D, DV = 2, 6, 3, 13, 17, 5, 7
+OFFSETS = {"int": 4, "per sample": torch.tensor([4, -3])}
+
+
+def draw(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def hiding():
+    """A bias that hides: some pairs, and all of row 2."""
+    bias = draw(B, 1, Q, K, seed=5)
+    bias[bias > 1] = bias[:, :, 2] = -torch.inf
+    return bias
+
+
+MASKS = {
+    "full": Full(),
+    "causal": Causal(),
+    "window": Window(4, 2),
+    "lengths": Lengths([17, 5]),
+    "left padding": ~Lengths([3, 0]),
+    "prefix": Prefix([3, 11]),
+    "segments": Segments(torch.tensor([[0] * 5 + [1] * 12, [3, 1, 4, 1, 5, 9, 2, 6] * 2 + [5]])),
+    "dense": Dense(draw(B, H, Q, K, seed=1) > 0),
+    "combined": Causal() & ~Window(3, 0) | Prefix(2),
+    "nothing": ~Full(),
+}
+RULES = {
+    "softcap": {"softcap": 1.3},
+    "sinks": {"sinks": draw(H, seed=2)},
+    "stored bias": {"bias": draw(B, H, Q, K, seed=3)},
+    "one bias for all": {"bias": draw(Q, K, seed=3)},
+    "bias by key": {"bias": draw(1, H, 1, K, seed=3)},
+    "hiding bias": {"bias": hiding()},
+    "alibi": {"bias": ALiBi(H)},
+    "t5": {"bias": T5Bias(draw(8, H, seed=4), bidirectional=True, max_distance=11)},
+    "t5 back": {"bias": T5Bias(draw(8, H, seed=4), bidirectional=False, max_distance=11)},
+    "all": {"softcap": 1.3, "sinks": draw(H, seed=2), "bias": ALiBi(H)},
+    "scale": {"scale": -0.3},
+    "scale 0": {"scale": 0.0},
+}
+CASES = {f"{mask}, {at}": (mask, at, {}) for mask in MASKS for at in OFFSETS}
+CASES |= {
+    f"{name}, {mask}, {at}": (mask, at, rule)
+    for name, rule in RULES.items()
+    for mask, at in (("full", "int"), ("causal", "per sample"), ("lengths", "per sample"))
+}
+X, Y, V = draw(K, 3, seed=6), draw(Q, 3, seed=7), draw(B, HK, K, DV, seed=8)
+XB, YB = draw(B, HK, K, 2, seed=9), draw(B, H, Q, 2, seed=10)
+PAIRS = torch.tensor([0, 3, 3, 12, 7]), torch.tensor([16, 0, 0, 12, 5])
+
+
+class Made(NamedTuple):
+    map: AttentionMap
+    exact: Tensor  # the weights in float64
+    single: Tensor  # the weights by the reference in the map's own dtype
+    start: int | Tensor
+
+
+def make(case, dtype=torch.float64, n_kv_head=HK):
+    mask, at, rules = CASES[case]
+    q, k = draw(B, H, Q, D, seed=11).to(dtype), draw(B, n_kv_head, K, D, seed=12).to(dtype)
+    rules = {"mask": MASKS[mask], "query_offset": OFFSETS[at], **rules}
+    if dtype != torch.float64 and "sinks" in rules:
+        rules["sinks"] = rules["sinks"].float()
+
+    def weights(q, k):
+        call = request(q, k, k, **rules)
+        return reference.steps(call, call.places()).weights
+
+    start = OFFSETS[at] if at == "int" else OFFSETS[at].view(-1, 1, 1, 1)
+    return Made(AttentionMap(q, k, **rules), weights(q.double(), k.double()), weights(q, k), start)
+
+
+def heads(x):
+    return x.repeat_interleave(H // HK, dim=1)
+
+
+def blocks(P, n):
+    rows, cols = torch.arange(Q) * n // Q, torch.arange(K) * n // K
+    means = [P[:, :, rows == a][..., cols == b].mean((-1, -2)) for a in range(n) for b in range(n)]
+    return torch.stack(means, -1).unflatten(-1, (n, n))
+
+
+def distances(P, start):
+    return (P * (torch.arange(Q)[:, None] + start - torch.arange(K)).abs()).sum(-1)
+
+
+# name: (of the map, of the matrix); the matrix is asked with where its first query stands
+STATISTICS = {
+    "tile": (lambda m: m[:], lambda P, start: P),
+    "at": (lambda m: m.at(*PAIRS), lambda P, start: P[:, :, PAIRS[0], PAIRS[1]]),
+    "rows": (lambda m: m.rows([12, 0]), lambda P, start: P[:, :, [12, 0]]),
+    "times": (lambda m: m.times(X), lambda P, start: P @ X),
+    "times by head": (lambda m: m.times(XB), lambda P, start: P @ heads(XB)),
+    "t_times": (lambda m: m.t_times(Y), lambda P, start: P.mT @ Y),
+    "t_times by head": (lambda m: m.t_times(YB), lambda P, start: P.mT @ YB),
+    "received": (lambda m: m.received(), lambda P, start: P.sum(2)),
+    "entropy": (lambda m: m.entropy(), lambda P, start: torch.special.entr(P).sum(-1)),
+    "mass": (lambda m: m.mass([0, -2]), lambda P, start: P[..., [0, -2]].sum(-1)),
+    "mean distance": (lambda m: m.mean_distance(), distances),
+    "thumbnail": (lambda m: m.thumbnail(4), lambda P, start: blocks(P, 4)),
+    "top": (lambda m: m.top(5).weights, lambda P, start: P.flatten(2).topk(5).values),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("case", CASES)
+def test_as_from_the_matrix(case, dtype):
+    made = make(case, dtype)
+    for name, (ours, theirs) in STATISTICS.items():
+        exact, found = theirs(made.exact, made.start), ours(made.map)
+        assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32), name
+        assert found.shape == exact.shape, name
+        # Twice the error of the matrix in the same dtype, and some roundings of the largest number.
+        single = theirs(made.single.double(), made.start)
+        size = max(float(exact.abs().max()), 1.0) * (K if name == "mean distance" else 1)
+        allowed = 2 * (single - exact).abs().max() + 32 * torch.finfo(found.dtype).eps * size
+        assert (found - exact).abs().max() <= allowed, name
+
+
+@pytest.mark.parametrize("n_kv_head", [1, 2, 6])
+def test_grouped_heads(n_kv_head):
+    made = make("sinks, causal, per sample", n_kv_head=n_kv_head)
+    for name in ("tile", "at", "times", "t_times", "entropy", "received"):
+        ours, theirs = STATISTICS[name]
+        torch.testing.assert_close(ours(made.map), theirs(made.exact, made.start))
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [{}, {"softcap": 2.0}, {"bias": ALiBi(H)}, {"sinks": torch.arange(6.0).double()}],
+    ids=["plain", "softcap", "alibi", "sinks"],
+)
+def test_longer_than_a_block(monkeypatch, rules):
+    """Many rectangles, and blocks of a few rows."""
+    monkeypatch.setattr(maps, "BLOCK", 20_000)
+    q, k = draw(1, H, 307, D), draw(1, HK, 701, D, seed=1)
+    rules = {**rules, "mask": Causal() & ~Lengths([29]), "query_offset": 394}
+    call = request(q, k, k, **rules)
+    P = reference.steps(call, call.places()).weights
+    m = AttentionMap(q, k, **rules)
+    Y, v = draw(307, 3), draw(1, HK, 701, DV)
+    i, j = torch.arange(1, 307), torch.arange(306)
+    for ours, theirs in (
+        (m.entropy(), torch.special.entr(P).sum(-1)),
+        (m.received(), P.sum(2)),
+        (m.t_times(Y), P.mT @ Y),
+        (m.at(i, j), P[:, :, i, j]),
+        (m.top(9).weights, P.flatten(2).topk(9).values),
+    ):
+        torch.testing.assert_close(ours, theirs)
+    assert m.proof(v, P @ heads(v)) < 1e-12
+
+
+# Indices
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        (1, 5, 12, 16), (0,), (-1, -6, -13, -17), (0, slice(None), 3), (slice(0, 1), 2),
+        (0, 0, slice(2, 11, 3)), (0, 0, slice(None, None, -2), slice(-4, None)),
+        (slice(1, 1), 0), (0, slice(2, 4), [0, 12], [16, 0, 0]), ([1, 0], [5], [3, -1], [-17]),
+        (0, [True, False] * 3, [True] + [False] * 12), (0, 0, range(3), (1, 2)),
+        (0, 0, torch.tensor([4, -4]), torch.arange(K) > 11), (0, 0, torch.tensor(3)),
+        (0, 0, []), (0, 0, torch.zeros(Q, dtype=torch.bool)), (0, 0, PAIRS[0].numpy()[1]), (),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_every_kind_of_index(index):
+    made = make("causal, per sample")
+    expected, single = made.exact, []
+    for axis, part in enumerate(index):
+        if isinstance(part, list | range | tuple):
+            part = np.array(part, dtype=bool if any(x is True for x in part) else int)
+        numbers = np.arange(made.map.shape[axis])[part]
+        expected = expected.index_select(axis, torch.as_tensor(numbers.reshape(-1).copy()))
+        single += [axis] if numbers.ndim == 0 else []
+    expected = expected.squeeze(single)
+    found = made.map[index]
+    assert found.shape == expected.shape
+    torch.testing.assert_close(found, expected)
+
+
+def test_one_index_is_the_batch():
+    made = make("full, int")
+    torch.testing.assert_close(made.map[1], made.exact[1])
+    torch.testing.assert_close(made.map[[1, 0]], made.exact[[1, 0]])
+    torch.testing.assert_close(made.map.rows(slice(1, 3)), made.exact[:, :, 1:3])
+    assert made.map.rows([]).shape == (B, H, 0, K)
+    assert made.map.at([], []).shape == (B, H, 0)
+    assert (made.map.mass([]) == 0).all()
+    torch.testing.assert_close(made.map.mass([3, 3, -14]), made.exact[..., 3])
+
+
+# What is said
+
+
+def plain(query_len=Q, key_len=K, **rules):
+    return AttentionMap(draw(B, H, query_len, D), draw(B, HK, key_len, D), **rules)
+
+
+WRONG = [
+    (lambda m: m[0, 0, 13], ArgumentError, "There is no query 13: the map has 13, 0 to 12."),
+    (lambda m: m[0, 0, 0, [3, -18]], ArgumentError, "no key -18: the map has 17, 0 to 16."),
+    (lambda m: m[:, 6], ArgumentError, "no head 6: the map has 6, 0 to 5."),
+    (lambda m: m[2], ArgumentError, "no batch 2: the map has 2, 0 to 1."),
+    (lambda m: m[0, 0, 0, 0, 0], ArgumentError, "batch, head, query and key, not (0, 0, 0, 0, 0)."),
+    (lambda m: m[..., 0], ArgumentError, "batch, head, query and key, not (Ellipsis, 0)."),
+    (lambda m: m[0, None], ArgumentError, "batch, head, query and key, not (0, None)."),
+    (lambda m: m[0, 0, 1.5], KindError, "The query axis takes an int, a slice or a list of ints,"),
+    (lambda m: m[0, 0, True], KindError, "not bool True."),
+    (lambda m: m["a"], KindError, "The batch axis takes an int, a slice or a list of ints, not"),
+    (lambda m: m[0, 0, [[1, 2]]], KindError, "not list [[1, 2]]."),
+    (lambda m: m[0, 0, [True] * 12], KindError, "not list [True, True,"),
+    (lambda m: m[0, 0, torch.tensor([1.0])], KindError, "not f32[1] on cpu."),
+    (lambda m: m.at([1, 2], [1]), ArgumentError, "2 queries and 1 keys make no pairs."),
+    (lambda m: m.at([13], [1]), ArgumentError, "no query 13"),
+    (lambda m: m.mass(17), ArgumentError, "no key 17"),
+    (lambda m: m.top(0), ArgumentError, "`k` is 0, how many links to find."),
+    (lambda m: m.top(3, rows=[]), ArgumentError, "There are no rows to look through."),
+    (lambda m: m.thumbnail(0), ArgumentError, "`n` is 0, the blocks of a side."),
+    (lambda m: m.times(X.long()), KindError, "A map is multiplied with floats.\n  X: i64[17, 3]"),
+    (lambda m: m.t_times(Y.long()), KindError, "A map is multiplied with floats.\n  Y: i64[13, 3]"),
+    (lambda m: m.times(X[1:]), ArgumentError, "P has 17 keys, which are the rows of X."),
+    (lambda m: m.times(X[:, 0]), ArgumentError, "Pass (17, c) or (2, 3, 17, c)."),
+    (lambda m: m.times(heads(XB)), ArgumentError, "X: f64[2, 6, 17, 2] on cpu"),
+    (lambda m: m.t_times(X), ArgumentError, "P has 13 queries, which are the rows of Y."),
+    (lambda m: m.t_times(YB[:, :3]), ArgumentError, "Pass (13, c) or (2, 6, 13, c)."),
+    (lambda m: m.mean_distance(), ArgumentError, "Where do 13 queries stand among 17 keys?"),
+    (lambda m: m.mean_distance(), ArgumentError, "(the first query at the first key), 4 (the last"),
+    (lambda m: m.proof(V, YB[:1]), ArgumentError, "P V cannot be the output: the sizes disagree."),
+    (lambda m: m.proof(V, V), ArgumentError, "and an output (2, 6, 13, d_v)."),
+    (lambda m: m.proof(V[:, :, 1:], draw(B, H, Q, DV)), ArgumentError, "a value (2, 3, 17, d_v)"),
+    (lambda m: m.proof(V, draw(B, H, Q, 1)), ArgumentError, "f64[2, 6, 13, 1] on cpu"),
+    (lambda m: m.proof(V, draw(B, H, Q, DV), rows=[]), ArgumentError, "There are no rows"),
+    (lambda m: rollout([m], torch.ones(Q)), ArgumentError, "Map 0 has 13 queries and 17 keys, and"),
+    (lambda m: rollout([plain(5, 5)] * 2, torch.ones(3)), ArgumentError, "Map 1 has 5 queries and"),
+    (lambda m: plain(lse=torch.ones(B, H, 12)), ArgumentError, "shape (2, 6, 12), not (2, 6, 13)."),
+    (lambda m: plain(mask=Causal()), ArgumentError, "Where do 13 queries stand among 17 keys?"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("what", "kind", "says"), WRONG, ids=range(len(WRONG)))
+def test_mistakes(what, kind, says):
+    with pytest.raises(kind, match=re.escape(says)):
+        what(plain())
+
+
+def test_a_tile_over_the_limit():
+    wide = torch.zeros(1, 1, 1, 1).expand(1, 7, 100_003, 1)
+    says = (
+        r"1 x 7 x 100003 x 100003 weights takes 260\.79 GiB; the limit is 0\.25 GiB\.\nTake fewer"
+    )
+    with pytest.raises(ArgumentError, match=says):
+        AttentionMap(wide, wide[:, :1])[:]
+    tight = plain(limit=K)
+    assert tight[0, 0, 1].shape == (K,)
+    with pytest.raises(ArgumentError, match="1 x 1 x 2 x 17 weights"):
+        tight[0, 0, [1, 2]]
+    assert tight.top(2).weights.shape == (B, H, 2)  # streamed: the limit is for what is asked
+    assert tight.proof(V, tight.times(V)) < 1e-14
+
+
+def test_repr_and_mask():
+    m = plain(mask=Window(3, 1), query_offset=4)
+    shown = "AttentionMap[2, 6, 13, 17] of query f64[2, 6, 13, 5] on cpu, mask "
+    assert repr(m) == f"{shown}Window(before=3, after=1)"
+    assert m.mask == Window(3, 1)
+
+
+# What else is promised
+
+
+def test_top_is_in_order_and_tells_its_progress(monkeypatch):
+    made = make("causal, int")
+    monkeypatch.setattr(maps, "BLOCK", 2 * B * H * K)
+    told = []
+    top = made.map.top(4, rows=[12, 0, 5, 7, 3], progress=lambda *at: told.append(at))
+    assert told == [(2, 5), (4, 5), (5, 5)]
+    assert (top.weights.diff(dim=2) <= 0).all()
+    b, h = torch.arange(B)[:, None, None], torch.arange(H)[:, None]
+    torch.testing.assert_close(top.weights, made.exact[b, h, top.queries, top.keys])
+    chosen = made.exact[:, :, [12, 0, 5, 7, 3]].flatten(2)
+    torch.testing.assert_close(top.weights, chosen.topk(4).values)
+    assert made.map.top(10**6).weights.shape == (B, H, Q * K)
+
+
+def test_empty_rows_are_zero():
+    """In sample 1 the first three queries stand before every key."""
+    for name in ("causal", "softcap, causal", "alibi, causal", "hiding bias, causal"):
+        made = make(f"{name}, per sample")
+        empty = made.exact.sum(-1) == 0
+        assert empty[1, :, :3].all()
+        assert (made.map.lse[empty] == -torch.inf).all()
+        for statistic in ("tile", "times", "entropy", "mass", "mean distance"):
+            assert (STATISTICS[statistic][0](made.map)[empty] == 0).all(), statistic
+        assert made.map.t_times(Y).isfinite().all()
+
+
+def test_sinks_take_their_part():
+    made = make("sinks, full, int")
+    total = made.map.mass(slice(None))
+    torch.testing.assert_close(total, made.exact.sum(-1))
+    assert (total < 1).all()
+    share = (RULES["sinks"]["sinks"].view(1, -1, 1) - made.map.lse).exp()
+    torch.testing.assert_close(total, 1 - share)
+
+
+@pytest.mark.parametrize("case", ["causal, int", "softcap, full, int", "sinks, full, int"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_lse_may_be_given(case, dtype):
+    made = make(case, dtype)
+    mask, at, rules = CASES[case]
+    q, k, lse = made.map._given.query, made.map._given.key, made.map.lse
+    rules = {"mask": MASKS[mask], "query_offset": OFFSETS[at], **rules}
+    if dtype != torch.float64 and "sinks" in rules:
+        rules["sinks"] = rules["sinks"].float()
+    given = AttentionMap(q, k, **rules, lse=lse)
+    assert torch.equal(given[:], made.map[:])
+    assert torch.equal(given.received(), made.map.received())
+    # It is used, not computed again: one more in the log is e times less weight.
+    less = AttentionMap(q, k, **rules, lse=lse + 1)
+    torch.testing.assert_close(less[0], made.map[0] / math.e)
+
+
+def test_proof_holds_and_finds_a_change():
+    made = make("all, causal, per sample")
+    output = made.exact @ heads(V)
+    assert made.map.proof(V, output) < 1e-14
+    changed = output.clone()
+    changed[1, 4, 7, 2] += 0.25
+    assert made.map.proof(V, changed) == pytest.approx(0.25)
+    assert made.map.proof(V, changed, rows=[7, 8]) == pytest.approx(0.25)
+    assert made.map.proof(V, changed, rows=slice(8, None)) < 1e-14
+    changed[0, 0, 0, 0] = torch.nan
+    assert made.map.proof(V, changed) == math.inf
+    assert make("causal, int").map.proof(V, output) > 0.01  # another map
+    nobody = AttentionMap(draw(0, H, Q, D), draw(0, HK, K, D))
+    assert nobody.proof(draw(0, HK, K, DV), draw(0, H, Q, DV)) == 0
+
+
+def test_rollout_by_hand():
+    layers = [
+        AttentionMap(draw(B, 2, 5, 3, seed=i), draw(B, 2, 5, 3, seed=i + 7)) for i in range(3)
+    ]
+    vector = torch.tensor([0.0, 0, 0, 1, 0], dtype=torch.float64)
+    for residual in (0.5, 0.2):
+        steps = [residual * torch.eye(5) + (1 - residual) * m[:].mean(1) for m in layers]
+        product = steps[2] @ steps[1] @ steps[0]
+        torch.testing.assert_close(rollout(layers, vector, residual), product[:, 3])
+    assert rollout(layers, vector).sum(-1).tolist() == pytest.approx([1, 1])
+    assert rollout([], vector) is vector
+
+
+@pytest.mark.parametrize("case", ["causal, per sample", "lengths, per sample", "dense, int"])
+def test_flat_has_equal_weights(case):
+    made = make(case)
+    seen = made.exact > 0
+    flat = made.map.flat()
+    count = seen.sum(-1)
+    torch.testing.assert_close(flat.lse.exp(), count.double())
+    torch.testing.assert_close(flat[:], seen.double() / count.clamp(min=1).unsqueeze(-1))
+
+
+@pytest.mark.parametrize("case", ["causal, int", "softcap, full, int"])
+def test_autocast_and_gradients_change_nothing(case):
+    made = make(case)
+    found = [ours(made.map) for ours, _ in STATISTICS.values()]
+    mask, at, rules = CASES[case]
+    q, k = (x.clone().requires_grad_() for x in (made.map._given.query, made.map._given.key))
+    learning = AttentionMap(q, k, mask=MASKS[mask], query_offset=OFFSETS[at], **rules)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        again = [ours(learning) for ours, _ in STATISTICS.values()]
+    assert all(map(torch.equal, found, again))
+    assert not any(x.requires_grad for x in (*again, learning.lse))
+    single = AttentionMap(q.float(), k.float(), mask=MASKS[mask], query_offset=OFFSETS[at], **rules)
+    tile = single[:]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(single[:], tile)
+        assert single.proof(V.float(), single.times(V.float())) < 1e-6
+
+
+@pytest.mark.parametrize("sizes", [(0, Q, K, D), (B, 0, K, D), (B, Q, 0, D), (B, Q, K, 0)])
+def test_nothing_to_look_at(sizes):
+    b, q, k, d = sizes
+    m = AttentionMap(draw(b, H, q, d), draw(b, HK, k, d), query_offset=0)
+    shapes = {
+        "entropy": (b, H, q), "received": (b, H, k), "mean_distance": (b, H, q), "flat": m.shape,
+    }  # fmt: skip
+    for name, shape in shapes.items():
+        assert operator.methodcaller(name)(m).shape == shape
+    assert m[:].shape == m.shape == (b, H, q, k)
+    assert m.times(torch.ones(k, 2)).shape == (b, H, q, 2)
+    assert m.t_times(torch.ones(q, 2)).shape == (b, H, k, 2)
+    assert m.thumbnail(3).shape == (b, H, min(q, 3), min(k, 3))
+    assert torch.allclose(m.mass(slice(None)), torch.tensor(1.0 if k else 0.0, dtype=torch.float64))
