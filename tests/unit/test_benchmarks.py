@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from benchmarks import __main__ as bench
-from benchmarks import contest, functional, layers, report
+from benchmarks import contest, functional, layers, models, report
 from benchmarks.cases import FASTEST, FLOOR, rows
 from benchmarks.contest import Contestant
 from wqkv import attention
@@ -79,7 +79,9 @@ def test_quick(capsys):
     record = json.loads(shown.splitlines()[-1])
     assert status == 0
     assert record["wrong"] == []
-    assert [row["row"] for row in record["rows"]] == [row.name for row in SMALL]
+    assert [row["row"] for row in record["rows"]] == [
+        row.name for row in [*SMALL, *models.rows(bench.SHRINK)]
+    ]
     assert record["absent"]["FlexAttention"] == "compiling takes long"
     assert all("median_ms" in row["contestants"]["ours"] for row in record["rows"])
     for name, why in record["absent"].items():

@@ -4,14 +4,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import wqkv
+from tests.unit.show import test_heads
 from tests.unit.show.stories import make
-from wqkv import cli
+from wqkv import Causal, Full, cli
 from wqkv.errors import ArgumentError
-from wqkv.look import models, story
+from wqkv.look import heads, models, story
 
 ROOT = Path(__file__).parents[2]
 
@@ -205,3 +207,122 @@ def test_closed_pipe_ends_quietly(json_or_not):
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 1
+
+
+# heads
+
+
+@pytest.fixture
+def headed(monkeypatch):
+    """A stand-in for the model and its heads; what was asked of them."""
+    asked = []
+    mask = Full()
+
+    def open_model(name, progress):
+        asked.append(name)
+        causal = Causal() if name == "causal" else mask
+        return SimpleNamespace(name="tiny-model", layer=lambda i: SimpleNamespace(mask=causal))
+
+    def read(model, texts, source, progress):
+        progress(1, 2)
+        asked.append((texts, source))
+        return test_heads.make(source=source)
+
+    def probe(model, progress):
+        asked.append("probe")
+        return test_heads.make(source="random words")
+
+    monkeypatch.setattr(models, "open_model", open_model)
+    monkeypatch.setattr(heads, "read", read)
+    monkeypatch.setattr(heads, "probe", probe)
+    return asked
+
+
+def test_heads_reads_the_text_that_is_given(capsys, headed, monkeypatch, tmp_path):
+    code, out, err = run(capsys, "heads", "One.", "--model", "somewhere")
+    assert (code, err) == (0, "")
+    assert headed == ["somewhere", (["One."], "the given text")]
+    assert out.startswith("tiny-model, 3 layers x 5 heads, over 1,234 words (tokens): the given")
+    assert "\x1b" not in out
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Two.\nThree."))
+    assert run(capsys, "heads", "One.", "-")[0] == 0
+    assert headed[-1] == (["One.", "Two.\nThree."], "the 2 given texts")
+    (tmp_path / "猫.txt").write_text("\ufeffFour.\n", "utf-8")
+    assert run(capsys, "heads", "--text", str(tmp_path / "猫.txt"))[0] == 0
+    assert headed[-1] == (["Four.\n"], "the text of 猫.txt")
+
+
+def test_heads_without_a_text(capsys, headed):
+    assert "random words" in run(capsys, "heads", "--model", "causal")[1]
+    assert "a built-in text" in run(capsys, "heads")[1]
+    assert headed == ["causal", "probe", None, ([heads.TEXT], "a built-in text")]
+
+
+def test_heads_writes_files_too(capsys, headed, tmp_path):
+    table, picture = tmp_path / "a.csv", tmp_path / "a.PNG"
+    code, out, err = run(capsys, "heads", "--json", "--csv", str(table), "--png", str(picture))
+    assert (code, err) == (0, f"wqkv: wrote {table}\nwqkv: wrote {picture}\n")
+    assert len(json.loads(out)["heads"]) == 15
+    assert len(table.read_text("utf-8").splitlines()) == 16
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "prev .51" in run(capsys, "heads", "--csv", str(table))[1]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["One.", "--text", "text.txt"], "There is a TEXT and --text text.txt. Pass one of them."),
+        (["--text", "gone.txt"], "gone.txt: No such file or directory"),
+        (["--text", "folder.png"], "folder.png: Is a directory"),
+        (["--text", "empty.txt"], "'empty.txt' is empty. Name a file with at least one word."),
+        (["--text", "bytes.txt"], "'bytes.txt' is not text in UTF-8: 'utf-8' codec can't decode"),
+        (["One.", " "], "Text 2 of 2 is empty. Pass at least one word."),
+        (["-"], "Standard input is empty. Pass at least one word."),
+        (["\udcff"], r"The text '\udcff' is not valid UTF-8."),
+        (["--csv", "a.txt"], "The file 'a.txt' ends in '.txt'. Pass a name ending in .csv."),
+        (["--png", "a"], "The file 'a' has no suffix. Pass a name ending in .png."),
+        (["--png", "a.svg"], "The file 'a.svg' ends in '.svg'. Pass a name ending in .png."),
+        (["--csv", "gone/a.csv"], "The folder 'gone' of 'gone/a.csv' is not there."),
+        (["--png", "folder.png"], "'folder.png' is a folder. Pass the name of a file."),
+        (["--layer", "3"], "unrecognized arguments: --layer; see wqkv --help"),
+    ],
+)
+def test_mistakes_of_heads(capsys, headed, monkeypatch, tmp_path, argv, message):
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "text.txt").write_text("One.")
+    (tmp_path / "empty.txt").write_text(" \n")
+    (tmp_path / "bytes.txt").write_bytes(b"fine\n\xff\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n \n"))
+    code, out, err = run(capsys, "heads", *argv)
+    assert (code, out, headed) == (2, "", [])
+    assert err.startswith("wqkv: ") and message in err
+    assert err.count("\n") == 1
+
+
+def test_heads_of_stdin_that_is_not_text(capsys, headed, monkeypatch):
+    stdin = io.TextIOWrapper(io.BytesIO(b"\xff"), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdin", stdin)
+    code, _, err = run(capsys, "heads", "-")
+    assert (code, headed) == (2, [])
+    assert err.startswith("wqkv: Standard input is not text: 'utf-8' codec can't decode byte 0xff")
+
+
+@pytest.mark.parametrize(("module", "argv"), [("rich", []), ("matplotlib", ["--png", "a.png"])])
+def test_heads_with_a_missing_extra(capsys, headed, monkeypatch, module, argv):
+    monkeypatch.setitem(sys.modules, module, None)
+    code, _, err = run(capsys, "heads", "One.", *argv)
+    assert (code, headed) == (2, [])
+    assert f"needs the package `{module}`" in err
+    assert "pip install 'wqkv[show]'" in err
+
+
+@pytest.mark.parametrize(("no_color", "moves"), [("", True), ("1", False)])
+def test_bar_on_a_terminal(capsys, headed, monkeypatch, no_color, moves):
+    monkeypatch.setenv("NO_COLOR", no_color)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    assert cli.main(["heads", "One.", "--json"]) == 0
+    assert ("reading with tiny-model" in terminal.getvalue()) == moves
+    assert ("1 of 2 layers" in terminal.getvalue()) == moves
+    json.loads(capsys.readouterr().out)
