@@ -4,6 +4,10 @@ q = X WQ, k = X WK, v = X WV; scores = q k^T / sqrt(d_k); weights = softmax(scor
 output = concat(weights v) WO.
 """
 
+from typing import TypeVar as _TypeVar
+
+from torch import nn as _nn
+
 from wqkv.attend.functional import attention, explain
 from wqkv.attend.masks import Causal, Dense, Full, Lengths, Prefix, Segments, Window
 from wqkv.attend.merge import Partial, merge
@@ -33,7 +37,24 @@ __all__ = [
     "explain",
     "merge",
     "rollout",
+    "use",
     "watch",
 ]
 
 __version__ = "0.1.0"
+
+_Model = _TypeVar("_Model", bound=_nn.Module)
+
+
+def use(model: _Model) -> _Model:
+    """Run a transformers model on `attention`, its masks kept as values, and return it.
+
+    Raises:
+        KindError, EngineError: it is no transformers model, or its attention cannot be reached.
+        MissingExtraError: transformers is not installed.
+    """
+    from wqkv.look.use import (
+        use as switch,
+    )  # registers with transformers, so not before it is asked for
+
+    return switch(model)
