@@ -24,7 +24,7 @@ from wqkv.attend.call import FULL, Call, request
 from wqkv.attend.engines import reference
 from wqkv.attend.engines.plan import ROWS, plan
 from wqkv.attend.masks import Causal
-from wqkv.attend.merge import Partial, share
+from wqkv.attend.merge import Partial, logaddexp, share
 from wqkv.attend.places import At, Rect
 from wqkv.attend.positions import Bias
 from wqkv.attend.transposed import Transposed, TransposedBias
@@ -459,12 +459,30 @@ class AttentionMap:
     @_exactly
     def _tile(self, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         call, dtype = self._given, reference.exact(self._given)  # cast what is gathered, not all
-        q = call.query[b[:, None, None], h[:, None], i].to(dtype)
-        k = call.key[b[:, None, None], (h // call.group)[:, None], j].to(dtype)
+        q = _take(call.query, b, h, i).to(dtype)
+        k = _take(call.key, b, h // call.group, j).to(dtype)
         score = reference.rules(
             call, q @ k.transpose(-2, -1) * call.scale, self._places(b, h, i, j)
         )
-        return _exp(score, self.lse[b[:, None, None], h[:, None], i].unsqueeze(-1))
+        return _exp(score, self._lse_of(b, h, i).unsqueeze(-1))
+
+    def _lse_of(self, b: Tensor, h: Tensor, i: Tensor) -> Tensor:
+        """The lse of some rows; of a few rows of a long map computed for them alone."""
+        call, (_, _, query_len, key_len) = self._given, self.shape
+        few = 8 * len(i) <= query_len and query_len * key_len > BLOCK
+        if self._lse is not None or not few:
+            return _take(self.lse, b, h, i)
+        dtype = reference.exact(call)
+        q = _take(call.query, b, h, i).to(dtype)
+        lse = q.new_full(q.shape[:3], -torch.inf)
+        if call.sinks is not None:
+            lse = call.sinks.to(q)[h].view(1, -1, 1).expand(lse.shape)
+        for j in torch.arange(key_len).split(max(1, BLOCK // max(1, lse.numel()))):
+            k = _take(call.key, b, h // call.group, j).to(dtype)
+            product = q @ k.transpose(-2, -1) * call.scale
+            score = reference.rules(call, product, self._places(b, h, i, j))
+            lse = logaddexp(lse, score.logsumexp(dim=-1))
+        return lse
 
     def _places(self, b: Tensor, h: Tensor, i: Tensor, j: Tensor, pairs: bool = False) -> At:
         """Chosen places; with `pairs` the queries lie along the keys."""
@@ -512,6 +530,17 @@ def _spread(name: str, X: Tensor, what: str, shape: tuple[int, int, int]) -> Ten
             )
         )
     return X.expand(batch, heads, *X.shape[-2:])
+
+
+def _take(x: Tensor, *picks: Tensor) -> Tensor:
+    """x at every combination of picks along its first axes; neighbours are cut out, not copied."""
+    for axis, pick in enumerate(picks):
+        start = int(pick[0]) if len(pick) else 0
+        if bool((pick == torch.arange(start, start + len(pick))).all()):
+            x = x.narrow(axis, start, len(pick))
+        else:
+            x = x.index_select(axis, pick.to(x.device))
+    return x
 
 
 def _exp(score: Tensor, lse: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Labels of heads: on maps of chosen weights, by definition word by word, and in two models."""
 
+import math
 import re
 from types import SimpleNamespace
 
@@ -10,11 +11,11 @@ from transformers import LlamaConfig, LlamaModel
 from wqkv import Causal
 from wqkv.errors import ArgumentError
 from wqkv.look import heads as looked
-from wqkv.look.heads import LABELS, PATTERNS, TEXT, heads, probe, read
+from wqkv.look.heads import LABELS, PATTERNS, TEXT, Score, heads, probe, read
 from wqkv.look.maps import AttentionMap
 
-TEXT14 = "[CLS] the cat sat , the dog sat , on the mat . [SEP]"
-WORDS = TEXT14.split()
+SENTENCE = "[CLS] the cat sat , the dog sat , on the very very big mat . [SEP]"
+WORDS = SENTENCE.split()
 SPECIAL = [word.startswith("[") for word in WORDS]
 N = len(WORDS)
 
@@ -70,27 +71,28 @@ def test_every_label_with_its_evidence():
     assert repr(found).endswith("over 15 words: " + ", ".join(f"1 {label}" for label in LABELS))
 
 
+@pytest.mark.parametrize("marks", [SPECIAL, [False] * N], ids=["special", "none special"])
 @pytest.mark.parametrize("causal", [False, True])
-def test_scores_word_by_word(causal):
+def test_scores_word_by_word(causal, marks):
     """Every score by its definition, with plain loops over the matrix."""
     draw = torch.Generator().manual_seed(3)
     q, k = (torch.randn(1, 5, N, 7, generator=draw, dtype=torch.float64) for _ in range(2))
     rules = {"mask": Causal()} if causal else {}
     m = AttentionMap(2 * q, k, **rules)
-    P, words = m[0], [i for i in range(N) if not SPECIAL[i]]
+    P, words = m[0], [i for i in range(N) if not marks[i]]
     seen = [range(i + 1) if causal else range(N) for i in range(N)]
-    apart = [i for i in range(N) if i and (SPECIAL[i] or WORDS[i] in ",.")]
+    apart = [i for i in range(N) if i and (marks[i] or WORDS[i] in ",.")]
     same = {i: [j for j in words if WORDS[j] == WORDS[i] and j != i] for i in words}
     keys = {
         "previous": {i: [i - 1] for i in words if i - 1 in words},
         "next": {i: [i + 1] for i in words if i + 1 in words},
-        "first-token sink": {i: [0] for i in words},
+        "first-token sink": {i: [0] for i in words if i},
         "separator sink": {i: apart for i in words if i not in apart},
         "duplicate-token": same,
         "induction": {i: [j + 1 for j in same[i] if j + 1 < i and j + 1 in words] for i in words},
         "local": {i: [j for j in words if abs(i - j) <= 3] for i in words},
     }
-    row = heads([m], WORDS, SPECIAL)[0]
+    row = heads([m], WORDS, marks)[0]
     for name, of in keys.items():
         of = {i: [j for j in js if j in seen[i]] for i, js in of.items()}
         rows = [i for i, js in of.items() if js]
@@ -105,8 +107,9 @@ def test_scores_word_by_word(causal):
             assert (score.value, score.flat) == pytest.approx((float(mean), flat)), name
     entropy = torch.special.entr(P).sum(-1)
     for head in row:
-        ratio = [float(entropy[head.head, i]) / torch.tensor(len(seen[i])).log() for i in words]
-        assert head.scores["uniform"].value == pytest.approx(float(sum(ratio) / len(words)))
+        rows = [i for i in words if len(seen[i]) > 1]
+        ratio = [float(entropy[head.head, i]) / math.log(len(seen[i])) for i in rows]
+        assert head.scores["uniform"].value == pytest.approx(sum(ratio) / len(rows))
     assert (row[0].scores["next"] is None) == causal
 
 
@@ -122,6 +125,8 @@ def test_half_of_the_weight_is_not_enough_in_a_short_text():
     assert row[0].label == "unclassified"  # local has weight 1, and equal weights put 0.9 there
     assert row[0].scores["local"].flat == pytest.approx((1 + 1 + 1 + 1 + 4 / 5 + 4 / 6) / 6)
     assert row[1].label == "uniform"
+    for value, flat, enough in ((0.5, 0.1, False), (0.51, 0.1, True), (0.51, 0.26, False)):
+        assert looked._passes("previous", Score(value, flat, 9)) == enough
 
 
 def test_too_few_words_to_tell():
@@ -154,10 +159,10 @@ def test_layers_of_different_masks_and_widths():
 @pytest.mark.parametrize(
     ("weights", "marks", "says"),
     [
-        ((1, 1, 5, 5), {}, "Map 0 is [1, 1, 5, 5], and there are 14 tokens."),
-        ((2, 1, N, N), {}, "Pass maps of one text read whole: [1, n_head, 14, 14]."),
-        ((1, 1, N, N), {"special": [True]}, "`special` marks 1 of 14 tokens."),
-        ((1, 1, N, N), {"separators": [True] * 15}, "`separators` marks 15 of 14 tokens."),
+        ((1, 1, 5, 5), {}, "Map 0 is [1, 1, 5, 5], and there are 17 tokens."),
+        ((2, 1, N, N), {}, "Pass maps of one text read whole: [1, n_head, 17, 17]."),
+        ((1, 1, N, N), {"special": [True]}, "`special` marks 1 of 17 tokens."),
+        ((1, 1, N, N), {"separators": [True] * 18}, "`separators` marks 18 of 17 tokens."),
     ],
 )
 def test_mistakes(weights, marks, says):
