@@ -459,12 +459,17 @@ class AttentionMap:
     @_exactly
     def _tile(self, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         call, dtype = self._given, reference.exact(self._given)  # cast what is gathered, not all
-        q = _take(call.query, b, h, i).to(dtype)
+        q = _take(call.query, b, h, i).to(dtype) * call.scale
         k = _take(call.key, b, h // call.group, j).to(dtype)
-        score = reference.rules(
-            call, q @ k.transpose(-2, -1) * call.scale, self._places(b, h, i, j)
-        )
-        return _exp(score, self._lse_of(b, h, i).unsqueeze(-1))
+        at = self._places(b, h, i, j)
+        score = reference.rules(replace(call, mask=FULL), q @ k.transpose(-2, -1), at)
+        if not isinstance(call.mask, Full):  # one mask serves all heads: added, not filled in
+            visible = call.mask.visible(at)
+            score = score.add_(
+                torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, -torch.inf)
+            )
+        lse = self._lse_of(b, h, i).unsqueeze(-1)
+        return score.sub_(lse.masked_fill(lse == -torch.inf, 0)).exp_()
 
     def _lse_of(self, b: Tensor, h: Tensor, i: Tensor) -> Tensor:
         """The lse of some rows; of a few rows of a long map computed for them alone."""

@@ -266,17 +266,16 @@ def test_any_text_is_read(minilm, text):
 
 @pytest.mark.slow
 def test_smollm2(smollm):
-    """The heads that others found by hand, on three draws of 40 random words."""
+    """Its strongest heads are the same on every draw; on one known draw to the third decimal."""
+    strongest = {"induction": (18, 6), "previous": (16, 0), "first-token sink": (18, 8)}
     for seed in range(3):
         found = probe(smollm, seed=seed)
-        strongest = {
-            label: found.labelled(label)[0] for label in LABELS[:8] if found.labelled(label)
-        }
-        for label, layer, head, score, around in (
-            ("induction", 18, 6, 0.884, 0.06),
-            ("previous", 16, 0, 0.883, 0.05),
-            ("first-token sink", 18, 8, 1.0, 1e-3),
-        ):
-            best = strongest[label]
-            assert (best.layer, best.head) == (layer, head)
-            assert best.score == pytest.approx(score, abs=around)
+        for name, place in strongest.items():
+            best = found.labelled(name)[0]
+            assert (best.layer, best.head) == place
+    random = torch.Generator().manual_seed(0)
+    ids = torch.randint(100, 40000, (40,), generator=random).tolist() * 2
+    found = heads(looked.maps_of(smollm, ids), ids)
+    scores = {name: found[layer][head].score for name, (layer, head) in strongest.items()}
+    known = {"induction": 0.884, "previous": 0.883, "first-token sink": 1.0}
+    assert scores == pytest.approx(known, abs=5e-4)

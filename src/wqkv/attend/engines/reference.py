@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from wqkv.attend.algebra import Full
 from wqkv.attend.call import Call
 from wqkv.attend.merge import Partial
 from wqkv.attend.places import At
@@ -63,6 +64,8 @@ def rules(call: Call, product: Tensor, at: At) -> Tensor:
     score = capped(call, product)
     if call.bias is not None:
         score = score + call.bias.tile(at).to(score.dtype)
+    if isinstance(call.mask, Full):
+        return score
     return score.masked_fill(~call.mask.visible(at), -torch.inf)
 
 
