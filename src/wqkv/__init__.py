@@ -14,6 +14,7 @@ from wqkv.attend.merge import Partial, merge
 from wqkv.attend.positions import ALiBi, RoPE, T5Bias
 from wqkv.layer.layer import MultiheadAttention
 from wqkv.layer.trace import Trace
+from wqkv.look.heads import Heads, heads
 from wqkv.look.maps import AttentionMap, rollout
 from wqkv.look.watch import Seen, watch
 
@@ -23,6 +24,7 @@ __all__ = [
     "Causal",
     "Dense",
     "Full",
+    "Heads",
     "Lengths",
     "MultiheadAttention",
     "Partial",
@@ -35,6 +37,7 @@ __all__ = [
     "Window",
     "attention",
     "explain",
+    "heads",
     "merge",
     "rollout",
     "use",

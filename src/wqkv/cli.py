@@ -344,12 +344,16 @@ def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        TextColumn("{task.completed} of {task.total} layers"),
+        TextColumn("{task.fields[at]}"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        task = bar.add_task(what, total=None, at="")
+
+        def told(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, at=f"{done} of {total} layers")
+
+        yield told
 
 
 def _console() -> Console | None:

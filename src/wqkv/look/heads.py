@@ -45,7 +45,7 @@ PATTERNS = {
     "previous": "on the previous word",
     "next": "on the next word",
     "first-token sink": "on the first token",
-    "separator sink": "on separators (punctuation and closing special words)",
+    "separator sink": "on separators: punctuation, closing special words",
     "duplicate-token": "on other places of the same word",
     "induction": "on the word that followed the same word before",
     "local": f"on words at most {NEAR} places away",
