@@ -38,8 +38,10 @@ def merge(first: Partial, *others: Partial) -> Partial:
     return merged
 
 
-def with_sinks(part: Partial, sinks: Tensor) -> Partial:
+def with_sinks(part: Partial, sinks: Tensor | None) -> Partial:
     """One more key a head, with the learned logit `sinks` (n_head,) as score and value zero."""
+    if sinks is None:
+        return part
     sink = sinks.to(part.lse.dtype).view(1, -1, 1)
     lse = logaddexp(part.lse, sink)
     return Partial((part.out * share(part.lse, lse)).to(part.out.dtype), lse)

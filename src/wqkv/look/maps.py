@@ -119,7 +119,7 @@ class AttentionMap:
                 )
             )
         self._given, self.limit = call, limit
-        self._lse = None if lse is None else lse.detach().to(reference.exact(call))
+        self._lse = None if lse is None else lse.detach().to(reference.exact(call.query))
         self._placed = query_offset is not None or call.sizes[2] == call.sizes[3]
 
     @property
@@ -135,7 +135,7 @@ class AttentionMap:
     def _call(self) -> Call:
         """The call in float32 or float64: half precision could hold neither lse nor an entropy."""
         call = self._given
-        dtype = reference.exact(call)
+        dtype = reference.exact(call.query)
         return replace(
             call, query=call.query.to(dtype), key=call.key.to(dtype), value=call.key.to(dtype)
         )
@@ -198,7 +198,7 @@ class AttentionMap:
         if len(i) != len(j):
             raise ArgumentError(f"{len(i)} queries and {len(j)} keys make no pairs.\nPass as many.")
         batch, n_head, _, _ = self.shape
-        call, lse, dtype = self._given, self.lse, reference.exact(self._given)
+        call, lse, dtype = self._given, self.lse, reference.exact(self._given.query)
         result = lse.new_empty((batch, n_head, len(i)))
         step = max(1, BLOCK // max(1, batch * n_head * call.query.shape[3]))
         for start in range(0, len(i), step):
@@ -257,7 +257,7 @@ class AttentionMap:
         """
         call = self._given
         batch, n_head, query_len, key_len = self.shape
-        nothing = call.query.new_zeros((1, 1, 1, 1), dtype=reference.exact(call))
+        nothing = call.query.new_zeros((1, 1, 1, 1), dtype=reference.exact(call.query))
         return AttentionMap(
             nothing.expand(batch, n_head, query_len, 1),
             nothing.expand(batch, n_head, key_len, 1),
@@ -353,7 +353,9 @@ class AttentionMap:
         device = self._given.query.device
         of_key = torch.arange(key_len, device=device) * cols // key_len
         of_row = torch.arange(query_len, device=device) * rows // query_len
-        X = (of_key[:, None] == torch.arange(cols, device=device)).to(reference.exact(self._given))
+        X = (of_key[:, None] == torch.arange(cols, device=device)).to(
+            reference.exact(self._given.query)
+        )
         X = X / X.sum(dim=0)
         by_row = self.times(X)
         sums = by_row.new_zeros((*by_row.shape[:2], rows, cols)).index_add_(2, of_row, by_row)
@@ -389,7 +391,7 @@ class AttentionMap:
                 )
             )
         queries = self._chosen(rows)
-        v = value.detach().to(reference.exact(self._given))
+        v = value.detach().to(reference.exact(self._given.query))
         v = v.repeat_interleave(n_head // v.shape[1], dim=1)
         step = max(1, BLOCK // max(1, batch * n_head * key_len))
         worst = 0.0
@@ -458,7 +460,10 @@ class AttentionMap:
 
     @_exactly
     def _tile(self, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        call, dtype = self._given, reference.exact(self._given)  # cast what is gathered, not all
+        call, dtype = (
+            self._given,
+            reference.exact(self._given.query),
+        )  # cast what is gathered, not all
         q = _take(call.query, b, h, i).to(dtype) * call.scale
         k = _take(call.key, b, h // call.group, j).to(dtype)
         at = self._places(b, h, i, j)
@@ -477,7 +482,7 @@ class AttentionMap:
         few = 8 * len(i) <= query_len and query_len * key_len > BLOCK
         if self._lse is not None or not few:
             return _take(self.lse, b, h, i)
-        dtype = reference.exact(call)
+        dtype = reference.exact(call.query)
         q = _take(call.query, b, h, i).to(dtype)
         lse = q.new_full(q.shape[:3], -torch.inf)
         if call.sinks is not None:

@@ -80,8 +80,7 @@ def run(call: Call) -> Partial:
         )
     if not lse:  # nobody will read it
         return Partial(result, call.query.new_full(call.query.shape[:3], torch.nan))
-    part = Partial(result[0], result[1].lse)
-    return part if call.sinks is None else with_sinks(part, call.sinks)
+    return with_sinks(Partial(result[0], result[1].lse), call.sinks)
 
 
 @cache

@@ -25,5 +25,4 @@ def reasons_against(call: Call) -> list[str]:
 
 
 def run(call: Call) -> Partial:
-    part = Partial(*traced.compute(call, one=True))
-    return part if call.sinks is None else with_sinks(part, call.sinks)
+    return with_sinks(Partial(*traced.compute(call, one=True)), call.sinks)

@@ -144,7 +144,7 @@ def forward(call: Call, pieces: Sequence[Piece], *, by_kernel: bool) -> tuple[Te
         return _whole(call, pieces[0])
     q, k, v = call.query, call.key, call.value
     batch, n_head, query_len, _ = call.sizes
-    exact = _exact(q)
+    exact = reference.exact(q)
     # (batch, length, head, d) in memory, so that joining the heads afterwards copies nothing
     out = q.new_empty((batch, query_len, n_head, v.shape[3]), dtype=exact).transpose(1, 2)
     lse = q.new_empty((batch, n_head, query_len), dtype=exact)
@@ -171,7 +171,7 @@ def forward(call: Call, pieces: Sequence[Piece], *, by_kernel: bool) -> tuple[Te
 
 def kept(q: Tensor) -> torch.dtype:
     """What the output is kept in for the backward pass, which would else carry its rounding."""
-    return _exact(q) if q.device.type == "cpu" else q.dtype
+    return reference.exact(q) if q.device.type == "cpu" else q.dtype
 
 
 def _whole(call: Call, piece: Piece) -> tuple[Tensor, Tensor]:
@@ -263,7 +263,7 @@ def backward_by_reference(
 
     dscore = P (dP - sum(dout out) + dlse), with P = exp(score - lse) and dP = dout v^T.
     """
-    exact = _exact(call.query)
+    exact = reference.exact(call.query)
     lse = lse.masked_fill(lse == -torch.inf, 0)
     grad_out = grad_out.to(exact)
     delta = (grad_out * out).sum(dim=-1)
@@ -322,7 +322,7 @@ class _Tiles:
         if not mask.by_shift:
             return self._make(piece, mask)
         kept = memory(mask)
-        key = (q0 + offset - k0, q1 - q0, k1 - k0, _exact(call.query), call.query.device)
+        key = (q0 + offset - k0, q1 - q0, k1 - k0, reference.exact(call.query), call.query.device)
         if key not in kept:
             if len(kept) >= 128:
                 kept.clear()
@@ -335,13 +335,15 @@ class _Tiles:
         width = piece.rect.k1 - piece.rect.k0
         tile, empty = None, None
         if call.bias is not None:
-            tile = call.bias.tile(at).detach().to(_exact(call.query))
+            tile = call.bias.tile(at).detach().to(reference.exact(call.query))
             tile = tile.expand(*tile.shape[:3], width)
         if piece.mixed:
             visible = mask.visible(at)
             visible = visible.expand(*visible.shape[:3], width)
             if tile is None:
-                tile = torch.zeros(visible.shape, dtype=_exact(call.query), device=visible.device)
+                tile = torch.zeros(
+                    visible.shape, dtype=reference.exact(call.query), device=visible.device
+                )
                 empty = ~visible.any(dim=-1)
             tile = tile.masked_fill(~visible, -torch.inf)
         assert tile is not None
@@ -407,17 +409,13 @@ def _to_width(x: Tensor, width: int) -> Tensor:
     before they meet the values, and is no faster.
     """
     if x.device.type == "cpu":
-        x = x.to(_exact(x))
+        x = x.to(reference.exact(x))
     if x.shape[3] != width:
         return F.pad(x, (0, width - x.shape[3]))
     return x if x.stride(3) == 1 else x.contiguous()
 
 
-def _exact(q: Tensor) -> torch.dtype:
-    return torch.float64 if q.dtype == torch.float64 else torch.float32
-
-
 def _zeros_like(x: Tensor) -> Tensor:
     """Zeros laid out as (batch, length, head, d), like the projections they go to."""
     b, h, n, d = x.shape
-    return x.new_zeros((b, n, h, d), dtype=_exact(x)).transpose(1, 2)
+    return x.new_zeros((b, n, h, d), dtype=reference.exact(x)).transpose(1, 2)

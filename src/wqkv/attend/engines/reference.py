@@ -47,7 +47,7 @@ def run(call: Call) -> Partial:
 
 def products(call: Call) -> Tensor:
     """q k^T * scale."""
-    dtype = exact(call)
+    dtype = exact(call.query)
     k = call.key.to(dtype).repeat_interleave(call.group, dim=1)
     return call.query.to(dtype) @ k.transpose(-2, -1) * call.scale
 
@@ -76,7 +76,7 @@ def scores(call: Call, at: At) -> Tensor:
 
 def steps(call: Call, at: At) -> Steps:
     """The formula for a call whose queries and keys are at the places `at`."""
-    dtype = exact(call)
+    dtype = exact(call.query)
     score = scores(call, at)
     logits = score
     if call.sinks is not None:
@@ -99,6 +99,6 @@ def steps(call: Call, at: At) -> Steps:
     return Steps(score, weights, out.to(call.query.dtype), lse)
 
 
-def exact(call: Call) -> torch.dtype:
+def exact(x: Tensor) -> torch.dtype:
     """Scores, softmax and sums in float32 (float64 for float64), whatever the inputs."""
-    return torch.float64 if call.query.dtype == torch.float64 else torch.float32
+    return torch.float64 if x.dtype == torch.float64 else torch.float32

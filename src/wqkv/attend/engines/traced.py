@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wqkv.attend.algebra import And, Full, Not, Or
 from wqkv.attend.call import Call
-from wqkv.attend.engines import rectangles
+from wqkv.attend.engines import rectangles, reference
 from wqkv.attend.engines.plan import Piece, plan, whole
 from wqkv.attend.masks import Causal, Dense, Lengths, Prefix, Segments, Window
 from wqkv.attend.positions import ALiBi, StoredBias, T5Bias
@@ -148,10 +148,9 @@ def _(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tens
     batch, n_head, query_len, _ = q.shape
     size = (batch, query_len, n_head, v.shape[3])
     out = q.new_empty(size, dtype=rectangles.kept(q)).transpose(1, 2)
-    exact = torch.float64 if q.dtype == torch.float64 else torch.float32
     count = torch.library.get_ctx().new_dynamic_size() if rest[5] > 0 else 0
     state = torch.empty(count, dtype=torch.uint8)
-    return out, q.new_empty((batch, n_head, query_len), dtype=exact), state
+    return out, q.new_empty((batch, n_head, query_len), dtype=reference.exact(q)), state
 
 
 @torch.library.custom_op("wqkv::attend_backward", mutates_args=())
