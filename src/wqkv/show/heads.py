@@ -12,7 +12,7 @@ from wqkv import __version__
 from wqkv.errors import need
 from wqkv.look.heads import EVEN, LABELS, LIFT, PATTERNS, SHARE, UNCLASSIFIED, Head, Heads, Score
 from wqkv.show import steps
-from wqkv.show.plots import _fonts, check_format
+from wqkv.show.plots import check_format, fonts
 
 if TYPE_CHECKING:  # JSON and CSV need no rich
     from rich.console import Console
@@ -58,9 +58,9 @@ def show(heads: Heads, model: str, console: Console) -> None:
     """
     from rich.text import Text
 
-    from wqkv.show.terminal import _Pen
+    from wqkv.show.terminal import Pen
 
-    pen = _Pen(console)
+    pen = Pen(console)
     n_head = max((len(row) for row in heads.table), default=0)
     gutter = 1 + len(str(max(len(heads.table) - 1, 0))) + 1
     cell, blocks = _layout(n_head, console.width - gutter)
@@ -243,7 +243,7 @@ def save_png(heads: Heads, model: str, path: str | Path) -> None:
         handles=patches, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=9
     )
     named = steps.visible(title(heads, model))
-    families, missing = _fonts(named)  # a folder or a file may be named in any script
+    families, missing = fonts(named)  # a folder or a file may be named in any script
     named = textwrap.fill(named.translate(missing), round(11 * (wide + 3)))
     font: dict[str, Any] = {"parse_math": False, "fontfamily": families}
     figure.suptitle(named, fontsize=10, x=0.02, ha="left", **font)

@@ -47,7 +47,7 @@ def save_map(story: Story, path: str | Path) -> None:
     ticks = list(range(story.word % step, n, step))  # so that the chosen word is named
     labels = [steps.label(story, j) for j in ticks]
     title = f"{steps.visible(story.model)}, layer {story.layer}, head {story.head}"
-    families, missing = _fonts("".join([*labels, title]))
+    families, missing = fonts("".join([*labels, title]))
     labels = [steps.short(label.translate(missing)) for label in labels]
     font: dict[str, Any] = {"parse_math": False, "fontfamily": families}  # a word may be "$"
 
@@ -74,7 +74,7 @@ def save_map(story: Story, path: str | Path) -> None:
     figure.savefig(path, dpi=160, bbox_inches="tight", pad_inches=0.15)
 
 
-def _fonts(text: str) -> tuple[list[str], dict[int, str]]:
+def fonts(text: str) -> tuple[list[str], dict[int, str]]:
     r"""Installed families that can draw `text`, and `\u732b` for a character that none has."""
     from matplotlib import font_manager, ft2font
 

@@ -28,7 +28,7 @@ def see(story: Story, console: Console) -> None:
 
     It fits the console's width, and prints no escape codes unless the console shows colours.
     """
-    pen = _Pen(console)
+    pen = Pen(console)
     told = steps.tell(story, pen.encoding)
     title = (
         f"{story.model}, layer {story.layer} of 0 to {story.n_layer - 1},"
@@ -65,7 +65,7 @@ def see(story: Story, console: Console) -> None:
     _proof(pen, story)
 
 
-class _Pen:
+class Pen:
     """Writes lines that this console can show: its width, its encoding, its colours or none."""
 
     def __init__(self, console: Console) -> None:
@@ -110,7 +110,7 @@ class _Pen:
         return text
 
 
-def _words(pen: _Pen, story: Story) -> None:
+def _words(pen: Pen, story: Story) -> None:
     """The sentence, or as much of it around the chosen word as fits in three lines."""
     texts = [pen.word(story, j, min(24, pen.width)) for j in range(len(story.words))]
     first = last = story.word
@@ -132,7 +132,7 @@ def _words(pen: _Pen, story: Story) -> None:
         pen.write(Text(note, "dim"))
 
 
-def _vector(pen: _Pen, name: str, values: Tensor) -> None:
+def _vector(pen: Pen, name: str, values: Tensor) -> None:
     """A vector as bars on two rows, positive above and negative below; the largest is tallest."""
     gutter = GUTTER if pen.width >= 70 else 0
     room = pen.width - gutter
@@ -162,7 +162,7 @@ def _vector(pen: _Pen, name: str, values: Tensor) -> None:
         pen.write(Text(f"each bar is the mean of {per} neighbouring numbers", "dim"))
 
 
-def _ranking(pen: _Pen, story: Story) -> None:
+def _ranking(pen: Pen, story: Story) -> None:
     """The words by falling weight with a bar each; the rest and the hidden ones are summed up."""
     seen, hidden = steps.seen(story), steps.hidden(story)
     shown = seen[:TOP]
@@ -196,7 +196,7 @@ def _ranking(pen: _Pen, story: Story) -> None:
         pen.write(line)
 
 
-def _proof(pen: _Pen, story: Story) -> None:
+def _proof(pen: Pen, story: Story) -> None:
     style = "bold green" if story.proof.holds else "bold white on red"
     pen.write(Text(steps.visible(steps.prove(story), pen.encoding), style), indent=0)
 
