@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.properties.strategies import BATCH, Masks, masks
-from wqkv import Full
+from tests.properties.strategies import BATCH, HEADS, Masks, close, masks, qkv, seeds
+from wqkv import Full, attention, merge
 from wqkv.attend.masks import Rect
 
 
@@ -56,3 +56,32 @@ def test_single_pairs_are_known_where_nothing_is_stored(drawn: Masks) -> None:
             for j in range(0, drawn.key_len, 3):
                 answer = mask.region(Rect(sample, i + first, i + first + 1, j, j + 1))
                 assert answer is None or bool((seen[sample, :, i, j] == answer).all())
+
+
+@given(masks(depth=3), st.data())
+def test_a_part_is_the_mask_of_some_of_its_keys(drawn: Masks, data: st.DataObject) -> None:
+    """Attention over the parts, merged, is attention over the whole; with gradients."""
+    mask, seen = drawn.masks[0], drawn.dense(drawn.masks[0])
+    cut = data.draw(st.integers(0, drawn.key_len))
+    q, k, v = qkv(data.draw(seeds), drawn.query_len, drawn.key_len)
+    parts = []
+    for start, end in ((0, cut), (cut, drawn.key_len)):
+        if start == end:
+            continue
+        part, first = mask.part(start, drawn.key_len), drawn.query_offset - start
+        matrix = part.dense(drawn.query_len, end - start, first)
+        assert torch.equal(matrix.expand(BATCH, HEADS, -1, -1), seen[..., start:end])
+        for sample in range(BATCH):
+            answer = part.region(Rect(sample, first, first + drawn.query_len, 0, end - start))
+            assert answer is None or bool((seen[sample, ..., start:end] == answer).all())
+        rest = {"mask": part, "query_offset": first, "return_lse": True}
+        parts.append(attention(q, k[:, :, start:end], v[:, :, start:end], **rest))
+    whole = attention(q, k, v, mask=mask, query_offset=drawn.query_offset)
+    merged = merge(*parts).out
+    close(merged, whole)
+    up = torch.ones_like(whole)
+    leaves = (q, k, v)
+    for a, b in zip(
+        torch.autograd.grad(merged, leaves, up), torch.autograd.grad(whole, leaves, up), strict=True
+    ):
+        close(a, b)

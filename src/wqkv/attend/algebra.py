@@ -55,6 +55,18 @@ class Mask:
     def __invert__(self) -> Mask:
         return self.inner if isinstance(self, Not) else Not(self)
 
+    def part(self, start: int, key_len: int, row: int = 0, query_len: int | None = None) -> Mask:
+        """The same mask for some of its keys and rows, from position `start` and row `row` on.
+
+        It was made for `key_len` keys (and `query_len` rows). Positions are counted from `start`:
+        in the part, key 0 and position 0 stand there.
+        """
+        return self if self.by_shift else Part(self, start, key_len, row, query_len)
+
+    def heads(self, start: int, stop: int) -> Mask:
+        """The same mask for some of its heads."""
+        return self
+
     def dense(self, query_len: int, key_len: int, query_offset: int | Tensor = 0) -> Tensor:
         """The matrix itself, bool (batch | 1, head | 1, query_len, key_len). Only this builds it.
 
@@ -158,6 +170,9 @@ class _Made(Mask):
         for part in self.parts:
             part.check(sizes)
 
+    def heads(self, start: int, stop: int) -> Mask:
+        return type(self)(*(part.heads(start, stop) for part in self.parts))
+
     def tensors(self) -> tuple[Tensor, ...]:
         return tuple(tensor for part in self.parts for tensor in part.tensors())
 
@@ -237,3 +252,53 @@ class Not(_Made):
 
     def __repr__(self) -> str:
         return f"~{self.inner!r}"
+
+
+class Part(_Made):
+    """Some keys and rows of another mask: what `Mask.part` makes."""
+
+    def __init__(
+        self, inner: Mask, start: int, key_len: int, row: int = 0, query_len: int | None = None
+    ) -> None:
+        super().__init__(inner)
+        self.inner, self.start, self.key_len = inner, start, key_len
+        self.row, self.query_len = row, query_len
+
+    def visible(self, at: At) -> Tensor:
+        return self.inner.visible(at.moved(self.start, self.row))
+
+    def region(self, rect: Rect) -> bool | None:
+        sample, *ends = rect
+        return self.inner.region(Rect(sample, *(end + self.start for end in ends)))
+
+    def cuts(self, sample: int | None) -> Iterable[int]:
+        return [cut - self.start for cut in self.inner.cuts(sample)]
+
+    def check(self, sizes: Sizes) -> None:
+        query_len = sizes.query_len if self.query_len is None else self.query_len
+        self.inner.check(sizes._replace(query_len=query_len, key_len=self.key_len))
+
+    def heads(self, start: int, stop: int) -> Mask:
+        inner = self.inner.heads(start, stop)
+        return Part(inner, self.start, self.key_len, self.row, self.query_len)
+
+    def _lengths(self) -> tuple[int | None, int | None]:
+        query_len, key_len = self.inner._lengths()
+        return query_len, None if key_len is None else key_len - self.start
+
+    def _where(self) -> tuple[int | None, ...]:
+        return self.start, self.key_len, self.row, self.query_len
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Part)
+            and self.parts == other.parts
+            and self._where() == other._where()
+        )
+
+    def __hash__(self) -> int:
+        return hash((Part, self.parts, self._where()))
+
+    def __repr__(self) -> str:
+        where = (self.start, self.key_len, *((self.row, self.query_len) if self.row else ()))
+        return f"{self.inner!r}.part({', '.join(map(str, where))})"

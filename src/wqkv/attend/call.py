@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -60,9 +60,6 @@ class Call:
             tensors = self.bias.tensors() if self.bias else ()
         return any(tensor.requires_grad for tensor in tensors)
 
-    def without_sinks(self) -> Call:
-        return replace(self, sinks=None)
-
 
 def request(
     query: Tensor,
@@ -77,8 +74,12 @@ def request(
     dropout_p: float = 0.0,
     query_offset: int | Tensor | None = None,
     return_lse: bool = True,
+    ranks: int = 1,
 ) -> Call:
-    """Check everything once, with every size in the message."""
+    """Check everything once, with every size in the message.
+
+    The rules are those of a text of which each of `ranks` holds an equal share.
+    """
     came: dict[str, object] = {"query": query, "key": key, "value": value}
     _check_tensors(came)
     _check_shapes(query, key, value, came)
@@ -86,7 +87,7 @@ def request(
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     batch, n_head, query_len, d_k = query.shape
-    key_len = key.shape[2]
+    query_len, key_len = query_len * ranks, key.shape[2] * ranks
     sizes = Sizes(batch, n_head, query_len, key_len)
 
     if isinstance(mask, Tensor):

@@ -6,10 +6,11 @@ from typing import Any, Literal, overload
 
 from torch import Tensor
 
-from wqkv.attend import engines
+from wqkv.attend import engines, parallel
 from wqkv.attend.algebra import Mask
 from wqkv.attend.call import FULL, request
 from wqkv.attend.merge import Partial
+from wqkv.attend.parallel.ranks import Ranks
 from wqkv.attend.positions import Bias
 from wqkv.errors import EngineError, describe
 
@@ -28,6 +29,7 @@ def attention(
     dropout_p: float = ...,
     query_offset: int | Tensor | None = ...,
     engine: str = ...,
+    mesh: Ranks | None = ...,
     return_lse: Literal[False] = ...,
 ) -> Tensor: ...
 @overload
@@ -44,6 +46,7 @@ def attention(
     dropout_p: float = ...,
     query_offset: int | Tensor | None = ...,
     engine: str = ...,
+    mesh: Ranks | None = ...,
     return_lse: Literal[True],
 ) -> Partial: ...
 def attention(
@@ -59,6 +62,7 @@ def attention(
     dropout_p: float = 0.0,
     query_offset: int | Tensor | None = None,
     engine: str = "auto",
+    mesh: Ranks | None = None,
     return_lse: bool = False,
 ) -> Tensor | Partial:
     """out = softmax(query key^T * scale) value, one result on every path.
@@ -84,6 +88,8 @@ def attention(
         query_offset: the position of the first query, an int or one a sample. Needed where
             query_len != key_len and the mask or bias depends on positions.
         engine: "auto", or the name of one; a named engine runs or raises. `explain` lists them.
+        mesh: Ring(mesh), AllToAll(mesh), or Ranks(mesh), which takes the cheaper of both: query,
+            key and value are this rank's share of the words, the rules those of the whole text.
         return_lse: return Partial(out, lse); lse is the logsumexp of each row of scores and sink.
 
     Raises:
@@ -110,8 +116,12 @@ def attention(
         dropout_p=dropout_p,
         query_offset=query_offset,
         return_lse=return_lse,
+        ranks=1 if mesh is None else mesh.size,
     )
-    result: Partial = engines.choose(call, engine).run(call)
+    if mesh is None:
+        result: Partial = engines.choose(call, engine).run(call)
+    else:
+        result = parallel.attend(call, mesh)
     return result if return_lse else result.out
 
 

@@ -23,6 +23,7 @@ from wqkv.errors import ArgumentError, KindError, describe, message
 __all__ = [
     "And",
     "Causal",
+    "Chunked",
     "Dense",
     "Full",
     "Lengths",
@@ -110,6 +111,39 @@ class Window(Mask):
 
     def region(self, rect: Rect) -> bool | None:
         return _span(None if self.before is None else -self.before, self.after, rect)
+
+
+@dataclass(frozen=True)
+class Chunked(Mask):
+    """Chunks of `size` words: a query at i sees the keys j with j // size == i // size.
+
+    >>> print(Chunked(3) & Causal())
+    (Chunked(size=3) & Causal())
+    1 0 0 0 0 0
+    1 1 0 0 0 0
+    1 1 1 0 0 0
+    0 0 0 1 0 0
+    0 0 0 1 1 0
+    0 0 0 1 1 1
+    """
+
+    size: int
+    by_position = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.size, int) or isinstance(self.size, bool):
+            raise KindError(f"Chunked's `size` is an int, not {describe(self.size)}.")
+        if self.size < 1:
+            raise ArgumentError(f"Chunked's `size` is {self.size}.\nPass 1 word or more.")
+
+    def visible(self, at: At) -> Tensor:
+        return at.key_pos // self.size == at.query_pos // self.size
+
+    def region(self, rect: Rect) -> bool | None:
+        q0, q1, k0, k1 = ((end - i % 2) // self.size for i, end in enumerate(rect[1:]))
+        if q1 < k0 or k1 < q0:
+            return False
+        return True if q0 == q1 == k0 == k1 else None
 
 
 class _Ends(Mask):
@@ -397,6 +431,9 @@ class Dense(Mask):
 
     def visible(self, at: At) -> Tensor:
         return at.cut(self.matrix.to(at.key_pos.device))
+
+    def heads(self, start: int, stop: int) -> Mask:
+        return self if self.matrix.shape[1] == 1 else Dense(self.matrix[:, start:stop])
 
     def region(self, rect: Rect) -> bool | None:
         return None

@@ -42,6 +42,16 @@ class At(NamedTuple):
     key_pos: Tensor
     box: tuple[slice, slice, slice] | None = None
 
+    def moved(self, by: int, rows: int) -> At:
+        """The same places where positions are counted from `by` before, and rows from `rows`."""
+        box = self.box
+        if box is not None:
+            samples, lines, keys = box
+            box = samples, _later(lines, rows), _later(keys, by)
+        return At(
+            self.batch, self.head, self.row + rows, self.query_pos + by, self.key_pos + by, box
+        )
+
     def cut(self, stored: Tensor) -> Tensor:
         """The entries of a tensor (batch | 1, head | 1, query | 1, key | 1) at these places."""
         b, h, q, k = stored.shape
@@ -56,6 +66,10 @@ class At(NamedTuple):
             self.row if q > 1 else zero,
             self.key_pos if k > 1 else zero,
         ]
+
+
+def _later(part: slice, by: int) -> slice:
+    return slice(part.start + by, part.stop + by)
 
 
 def places(

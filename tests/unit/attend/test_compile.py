@@ -6,6 +6,7 @@ import torch
 from wqkv import (
     ALiBi,
     Causal,
+    Chunked,
     Dense,
     Lengths,
     MultiheadAttention,
@@ -33,6 +34,7 @@ def rules(name: str, n: int):
         "causal": ({"mask": Causal()}, ()),
         "window and padding": ({"mask": Window(29, 3) & Lengths(ends)}, ()),
         "documents": ({"mask": Segments(runs) & Causal() | Window(0, 0)}, ()),
+        "chunks": ({"mask": Chunked(37) & Causal()}, ()),
         "prefix": ({"mask": Prefix(n // 3) & ~Lengths(torch.tensor([1, 2]))}, ()),
         "dense": ({"mask": Dense(torch.rand(n, n) > 0.2)}, ()),
         "stored bias": ({"bias": bias}, (bias,)),
@@ -47,7 +49,7 @@ def rules(name: str, n: int):
 
 
 NAMES = (
-    "plain", "causal", "window and padding", "documents", "prefix", "dense", "stored bias", "alibi",
+    "plain", "causal", "window and padding", "documents", "chunks", "prefix", "dense", "stored bias", "alibi",
     "t5 and softcap", "sinks",
 )  # fmt: skip
 

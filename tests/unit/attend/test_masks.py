@@ -6,7 +6,17 @@ import pytest
 import torch
 
 from wqkv.attend.functional import attention
-from wqkv.attend.masks import Causal, Dense, Full, Lengths, Mask, Prefix, Segments, Window
+from wqkv.attend.masks import (
+    Causal,
+    Chunked,
+    Dense,
+    Full,
+    Lengths,
+    Mask,
+    Prefix,
+    Segments,
+    Window,
+)
 from wqkv.attend.places import At, Rect, Sizes, places
 from wqkv.errors import ArgumentError, KindError
 
@@ -33,6 +43,9 @@ def picture(mask: Mask, query_len: int, key_len: int, offset: int = 0, sample: i
         (Window(1, None), 2, "01111 00111 00011"),
         (Window(None, None), 0, "11111 11111 11111"),
         (Window(0, 0), 1, "01000 00100 00010"),
+        (Chunked(2), 0, "11000 11000 00110"),
+        (Chunked(2), -1, "00000 11000 11000"),
+        (Chunked(3), 4, "00011 00011 00000"),
         (Lengths([3]), 0, "11100 11100 11100"),
         (Lengths([0]), 0, "00000 00000 00000"),
         (Prefix(0), 0, "10000 11000 11100"),
@@ -78,6 +91,8 @@ BY_STRUCTURE = [
     Window(None, 1),
     Window(2, None),
     Window(0, 0),
+    Chunked(1),
+    Chunked(3),
     Lengths([5]),
     Lengths([3, 7]),
     Lengths([0, 2]),
@@ -117,7 +132,7 @@ def test_region_is_never_wrong(mask):
     assert all(full if answer else empty for answer, full, empty in said)
 
 
-@pytest.mark.parametrize("mask", BY_STRUCTURE[:11], ids=repr)
+@pytest.mark.parametrize("mask", BY_STRUCTURE[:13], ids=repr)
 def test_region_is_unknown_only_where_mixed(mask):
     unknown = [(full, empty) for answer, full, empty in answers(mask) if answer is None]
     assert not any(full or empty for full, empty in unknown)
@@ -150,7 +165,7 @@ def test_region_of_combinations(mask, rect, answer):
 
 def test_region_of_samples_that_are_planned_alone():
     """Segments of several samples answer only for one of them, and say so."""
-    packed = BY_STRUCTURE[11]
+    packed = BY_STRUCTURE[13]
     assert packed.per_sample
     assert packed.region(Rect(None, 0, 1, 0, 1)) is None
     assert packed.region(Rect(0, 0, 2, 0, 2)) is True
@@ -313,6 +328,8 @@ DENSE_FLOAT = torch.tensor([[0.5, -1.0]])
         (lambda: Window(0, -3), ArgumentError, "`after` is -3"),
         (lambda: Window(0, 1.5), KindError, "`after` is an int or None, not float 1.5"),
         (lambda: Window(True, 1), KindError, "`before` is an int or None, not bool True"),
+        (lambda: Chunked(2.5), KindError, "`size` is an int, not float 2.5"),
+        (lambda: Chunked(0), ArgumentError, "`size` is 0.*1 word or more"),
         (lambda: Lengths(5), KindError, r"not int 5\.\nPass \[5\]"),
         (lambda: Lengths([3, -1]), ArgumentError, "`lengths` has a length of -1"),
         (lambda: Prefix(-2), ArgumentError, "`length` has a length of -2"),

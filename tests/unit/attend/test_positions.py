@@ -1,15 +1,18 @@
 """Positions against the numbers of the papers and of transformers."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from wqkv.attend.places import places
 from wqkv.attend.positions import (
     ALiBi,
     Bias,
     DynamicNTK,
+    Given,
     Linear,
     Llama3,
     LongRoPE,
@@ -18,6 +21,7 @@ from wqkv.attend.positions import (
     StoredBias,
     T5Bias,
     YaRN,
+    rotate,
 )
 from wqkv.errors import ArgumentError, KindError
 
@@ -221,9 +225,109 @@ def test_rotation_made_in_inference_mode_can_be_trained_later():
     assert x.grad[0, 0, 0].tolist() == [1.0] * 4
 
 
+def test_span_is_turns_of_neighbouring_positions():
+    x = torch.ones(1, 1, 1, 6)
+    for rope in (RoPE(theta=7.0), RoPE(scaling=DynamicNTK(2.0, 11)), RoPE(scaling=YaRN(3.0, 11))):
+        for first, n, length in ((0, 5, 5), (3, 1, 4), (60, 9, 69), (-2, 3, 5), (70000, 2, 70002)):
+            found = rope.span(x, first, n, length)
+            turns = rope.turns(x, torch.arange(first, first + n), length)
+            for a, b in zip(found, turns, strict=True):
+                assert torch.equal(a, b), (rope, first)
+
+
+def test_span_is_exact_in_float64_after_float32():
+    rope, x = RoPE(theta=5.0), torch.ones(1, 1, 1, 6)
+    assert rope.span(x, 0, 3, 3)[0].dtype == torch.float32
+    cos, _ = rope.span(x.double(), 0, 3, 3)
+    assert torch.equal(cos, rope.turns(x.double(), torch.arange(3))[0])
+
+
+def test_span_made_in_inference_mode_can_be_trained_with_later():
+    rope = RoPE(theta=321.0)
+    with torch.inference_mode():
+        rope.span(torch.ones(1, 1, 2, 4), 0, 2, 2)
+    x = torch.ones(1, 1, 2, 4, requires_grad=True)
+    rotate(x, *rope.span(x, 0, 2, 2)).sum().backward()
+    assert x.grad[0, 0, 0].tolist() == [1.0] * 4
+
+
+def test_span_of_a_fake_tensor_is_not_kept():
+    rope = RoPE(theta=77.0)
+    with FakeTensorMode() as mode:
+        cos, _ = rope.span(mode.from_tensor(torch.ones(1, 1, 3, 4)), 0, 3, 3)
+        assert isinstance(cos, FakeTensor)
+    cos, _ = rope.span(torch.ones(1, 1, 3, 4), 0, 3, 3)
+    assert type(cos) is torch.Tensor
+
+
+def test_given_frequencies_by_hand():
+    rope = RoPE(scaling=Given((math.pi / 2, math.pi)))
+    turned = rope.rotate(torch.tensor([[[[1.0, 1.0, 0.0, 0.0]]]]), torch.tensor([1]))
+    torch.testing.assert_close(turned, torch.tensor([[[[0.0, -1.0, 1.0, 0.0]]]]), atol=1e-6, rtol=0)
+
+
+def test_axes_turn_their_own_pairs():
+    """A word at (5, 3) is turned in its first pairs as one at 5, in its last as one at 3."""
+    rope, plain = RoPE(d=8, axes=(0, 0, 1, 0)), RoPE()
+    x = torch.randn(2, 3, 1, 8)
+    turned = rope.rotate(x, torch.tensor([[5], [3]]))
+    at_5, at_3 = (plain.rotate(x, torch.tensor([i])) for i in (5, 3))
+    for pair, expected in ((0, at_5), (1, at_5), (2, at_3), (3, at_5)):
+        for channel in (pair, pair + 4):
+            torch.testing.assert_close(turned[..., channel], expected[..., channel])
+    # as much of a batch, and plain text at the same number on every axis
+    batched = rope.rotate(x, torch.tensor([[[5], [5]], [[3], [3]]]))
+    torch.testing.assert_close(batched, turned)
+    torch.testing.assert_close(
+        rope.rotate(x, torch.tensor([4])), plain.rotate(x, torch.tensor([4]))
+    )
+
+
+def test_sections_are_those_of_qwen2_vl():
+    qwen = pytest.importorskip("transformers.models.qwen2_vl.modeling_qwen2_vl")
+    sections, d, n = [2, 3, 4], 18, 7
+    rules = {"rope_type": "default", "rope_theta": THETA, "mrope_section": sections}
+    config = SimpleNamespace(rope_parameters=rules, head_dim=d, max_position_embeddings=50)
+    position = torch.randint(0, 50, (3, 2, n), generator=torch.Generator().manual_seed(0))
+    q, k = torch.randn(2, 5, n, d), torch.randn(2, 5, n, d)
+    turns = qwen.Qwen2VLRotaryEmbedding(config)(q, position)
+    theirs = qwen.apply_rotary_pos_emb(q, k, *turns)
+    axes = tuple(axis for axis, count in enumerate(sections) for _ in range(count))
+    rope = RoPE(THETA, d, axes=axes)
+    for ours, other in zip(
+        (rope.rotate(q, position), rope.rotate(k, position)), theirs, strict=True
+    ):
+        torch.testing.assert_close(ours, other, rtol=1e-4, atol=1e-5)
+
+
+def test_grid_is_the_vision_rotation_of_qwen2_vl():
+    qwen = pytest.importorskip("transformers.models.qwen2_vl.modeling_qwen2_vl")
+    d, n = 12, 6
+    position = torch.randint(0, 9, (2, n), generator=torch.Generator().manual_seed(0))
+    q = torch.randn(n, 5, d)
+    plain = 10000 ** (-torch.arange(0, d // 2, 2) / (d // 2))
+    angle = (position.T[..., None] * plain).flatten(1)
+    cos, sin = (torch.cat((y, y), -1) for y in (angle.cos(), angle.sin()))
+    theirs, _ = qwen.apply_rotary_pos_emb_vision(q, q, cos, sin)
+    ours = RoPE.grid(d).rotate(q.transpose(0, 1)[None], position)
+    torch.testing.assert_close(ours[0].transpose(0, 1), theirs, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("run", "error", "says"),
     [
+        (lambda: RoPE.grid(10), ArgumentError, "10 channels do not make pairs for 2 axes.*of 4"),
+        (lambda: RoPE(axes=(0, 1)), ArgumentError, "names 2 pairs of channels, and `d` is None"),
+        (
+            lambda: RoPE(d=4, axes=(0, 2)).turns(PLAIN[:4], torch.ones(2, 5).long()),
+            ArgumentError,
+            r"turns by 3 axes, and a position has 2.*i64\[2, 5\]",
+        ),
+        (
+            lambda: Given((1.0,)).frequencies(PLAIN, THETA, 3),
+            ArgumentError,
+            "1 frequencies for 13 pairs",
+        ),
         (lambda: RoPE(theta=-3.0), ArgumentError, "`theta` is -3.0"),
         (lambda: RoPE(d=5), ArgumentError, "`d` is 5, but channels turn in pairs"),
         (lambda: RoPE(d=0), ArgumentError, "`d` is 0"),

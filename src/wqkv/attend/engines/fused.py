@@ -15,6 +15,7 @@ SMALL = 2**14
 
 def reasons_against(call: Call) -> list[str]:
     reasons = rectangles.empty_reasons(call) + rectangles.kernel_reasons(call)
+    reasons += traced.graph_reasons()
     if call.bias is None and isinstance(call.mask, Full):
         return reasons
     if torch.compiler.is_compiling():  # to ask for the lengths would fix them in the graph

@@ -35,7 +35,10 @@ class Piece(NamedTuple):
 def whole(call: Call) -> list[Piece]:
     """The call as one rectangle."""
     _, _, query_len, key_len = call.sizes
-    mixed = not isinstance(call.mask, Full)
+    first, mixed = call.query_offset, not isinstance(call.mask, Full)
+    if mixed and call.mask.by_shift and isinstance(first, int):
+        seen = call.mask.region(Rect(None, first, first + query_len, 0, key_len))
+        mixed = seen is not True  # a word that sees all before it needs no mask
     return [Piece(Rect(None, 0, query_len, 0, key_len), mixed, True)]
 
 

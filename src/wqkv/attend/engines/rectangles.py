@@ -46,6 +46,9 @@ def empty_reasons(call: Call) -> list[str]:
 
 def compute(call: Call, pieces: Sequence[Piece], *, by_kernel: bool) -> tuple[Tensor, Tensor]:
     """out and lse of a call without its sinks, differentiable."""
+    if not torch.is_grad_enabled():  # autograd's books cost as much as a short call
+        out, lse = forward(call, pieces, by_kernel=by_kernel)
+        return out.to(call.query.dtype), lse
     rules = call.bias.tensors() if call.bias is not None else ()
     result: tuple[Tensor, Tensor] = _Rectangles.apply(  # type: ignore[no-untyped-call]
         call, pieces, by_kernel, call.query, call.key, call.value, *rules
@@ -165,7 +168,7 @@ def forward(call: Call, pieces: Sequence[Piece], *, by_kernel: bool) -> tuple[Te
         if piece.fresh:
             out[rows], lse[rows] = part
         else:
-            _merge_into(out[rows], lse[rows], *part)
+            merge_into(out[rows], lse[rows], *part)
     return out.to(kept(call.query)), lse
 
 
@@ -354,7 +357,7 @@ class _Tiles:
         return tile.contiguous(), empty
 
 
-def _merge_into(out: Tensor, lse: Tensor, new_out: Tensor, new_lse: Tensor) -> None:
+def merge_into(out: Tensor, lse: Tensor, new_out: Tensor, new_lse: Tensor) -> None:
     """F1 in place, with out a + (b - a) w; w = exp(new_lse - both) is 0 where both are empty."""
     out.lerp_(new_out.to(out.dtype), torch.sigmoid(new_lse - lse).nan_to_num_(0.0).unsqueeze(-1))
     lse.copy_(logaddexp(lse, new_lse))

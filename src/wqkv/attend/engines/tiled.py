@@ -8,7 +8,7 @@ from wqkv.attend.merge import Partial, with_sinks
 
 
 def reasons_against(call: Call) -> list[str]:
-    return rectangles.empty_reasons(call)
+    return rectangles.empty_reasons(call) + traced.graph_reasons()
 
 
 def run(call: Call) -> Partial:

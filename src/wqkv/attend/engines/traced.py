@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wqkv.attend.algebra import And, Full, Not, Or
+from wqkv.attend.algebra import And, Full, Not, Or, Part
 from wqkv.attend.call import Call
 from wqkv.attend.engines import rectangles, reference
 from wqkv.attend.engines.plan import Piece, plan, whole
-from wqkv.attend.masks import Causal, Dense, Lengths, Prefix, Segments, Window
+from wqkv.attend.masks import Causal, Chunked, Dense, Lengths, Prefix, Segments, Window
 from wqkv.attend.positions import ALiBi, StoredBias, T5Bias
 from wqkv.errors import KindError
 
@@ -25,6 +25,7 @@ _FIELDS: dict[type, tuple[str, ...]] = {
     Full: (),
     Causal: (),
     Window: ("before", "after"),
+    Chunked: ("size",),
     Lengths: ("ends",),
     Prefix: ("ends",),
     Segments: ("labels", "query_labels"),
@@ -32,11 +33,20 @@ _FIELDS: dict[type, tuple[str, ...]] = {
     And: ("a", "b"),
     Or: ("a", "b"),
     Not: ("inner",),
+    Part: ("inner", "start", "key_len", "row", "query_len"),
     StoredBias: ("values",),
     ALiBi: ("slopes",),
     T5Bias: ("table", "bidirectional", "max_distance"),
 }
 _KINDS = {kind.__name__: kind for kind in _FIELDS}
+
+
+def graph_reasons() -> list[str]:
+    """Why the graph that is being traced cannot hold this operator."""
+    # The first half spares an eager call the import of torch.onnx.
+    if torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():
+        return ["ONNX knows no operator of ours"]
+    return []
 
 
 def compute(call: Call, *, one: bool) -> tuple[Tensor, Tensor]:
@@ -99,7 +109,7 @@ def _unpack(packed: Any, tensors: list[Tensor], numbers: list[int]) -> Any:
         return packed
     kind: Any = _KINDS[packed[0]]
     parts = [_unpack(part, tensors, numbers) for part in packed[1:]]
-    if kind in (And, Or, Not):
+    if kind in (And, Or, Not, Part):
         return kind(*parts)
     rule = kind.__new__(kind)
     for name, part in zip(_FIELDS[kind], parts, strict=True):

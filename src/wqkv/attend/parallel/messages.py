@@ -1,0 +1,73 @@
+"""Tensors sent to other ranks and received from them, by plain point-to-point calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from wqkv.errors import EngineError
+
+
+def exchange(
+    group: ProcessGroup, sends: Sequence[Tensor], shapes: Sequence[Sequence[int]]
+) -> list[Tensor]:
+    """One tensor to every rank, and one from each."""
+    mine, x = group.rank(), sends[0]
+    others = [rank for rank in range(group.size()) if rank != mine]
+    came = swap(
+        group, {i: [sends[i]] for i in others}, {i: [shapes[i]] for i in others}, x.dtype, x.device
+    )()
+    return [sends[mine] if i == mine else came[i][0] for i in range(group.size())]
+
+
+def swap(
+    group: ProcessGroup,
+    sends: dict[int, list[Tensor]],
+    shapes: dict[int, list[Any]],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Callable[[], dict[int, list[Tensor]]]:
+    """Begin to send tensors to ranks and to receive some; what it returns waits for them."""
+    ops, buffers = [], {}
+    for rank, tensors in sends.items():
+        flat = [x.reshape(-1) for x in tensors if x.numel()]
+        if flat:  # an empty message is known to be empty on both sides
+            ops.append(
+                (rank, dist.P2POp(dist.isend, torch.cat(flat), group=group, group_peer=rank))
+            )
+    for rank, wanted in shapes.items():
+        sizes = [torch.Size(shape).numel() for shape in wanted]
+        buffers[rank] = torch.empty(sum(sizes), dtype=dtype, device=device), sizes
+        if sum(sizes):
+            op = dist.P2POp(dist.irecv, buffers[rank][0], group=group, group_peer=rank)
+            ops.append((rank, op))
+    works = _told(group, lambda: dist.batch_isend_irecv([op for _, op in ops])) if ops else []
+
+    def wait() -> dict[int, list[Tensor]]:
+        for work in works:
+            _told(group, work.wait)
+        return {
+            rank: [part.view(shape) for part, shape in zip(
+                buffer.split(sizes), shapes[rank], strict=True
+            )]
+            for rank, (buffer, sizes) in buffers.items()
+        }  # fmt: skip
+
+    return wait
+
+
+def _told(group: ProcessGroup, do: Callable[[], Any]) -> Any:
+    """What `do` returns; that a rank is gone is said in one sentence."""
+    try:
+        return do()
+    except RuntimeError as error:
+        reason = next(iter(str(error).splitlines()), "")[:200]
+        raise EngineError(
+            f"Rank {group.rank()} of {group.size()} lost its connection: another has ended, or "
+            f"does not answer ({reason})."
+        ) from error

@@ -1,0 +1,227 @@
+"""Ring: keys travel, partials merge; what a rank may not see is never sent to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from wqkv.attend.algebra import Mask
+from wqkv.attend.call import Call
+from wqkv.attend.engines import rectangles, reference
+from wqkv.attend.engines.plan import Piece, plan
+from wqkv.attend.merge import Partial, with_sinks
+from wqkv.attend.parallel import messages
+from wqkv.attend.parallel.ranks import Ranks, Span
+from wqkv.attend.places import Rect
+from wqkv.errors import EngineError
+
+
+def run(call: Call, ranks: Ranks) -> Partial:
+    """This rank's rows."""
+    if call.dropout_p > 0:
+        raise EngineError("A ring has no dropout.\nPass mesh=AllToAll(...), or no dropout.")
+    rules = call.bias.tensors() if call.bias is not None else ()
+    by_kernel = not rectangles.kernel_reasons(call)
+    result = Ringed.apply(  # type: ignore[no-untyped-call]
+        call, ranks, by_kernel, call.query, call.key, call.value, *rules
+    )
+    return with_sinks(Partial(*result), call.sinks)
+
+
+def numbers_sent(call: Call, ranks: Ranks) -> int:
+    """How many numbers the busiest rank sends forward: (d_k + d_v) n_kv_head a word seen."""
+    word = call.key.shape[0] * call.key.shape[1] * (call.key.shape[3] + call.value.shape[3])
+    every = range(ranks.size)
+
+    def words(source: int) -> int:
+        others = (seen(call, ranks, reader, source) for reader in every if reader != source)
+        return sum(b - a for spans in others for a, b in spans)
+
+    return max(map(words, every)) * word
+
+
+class Ringed(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        call: Call,
+        ranks: Ranks,
+        by_kernel: bool,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *rules: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        exact = reference.exact(q)
+        out = q.new_zeros((q.shape[0], q.shape[2], q.shape[1], v.shape[3]), dtype=exact)
+        out, lse = out.transpose(1, 2), q.new_full(q.shape[:3], -torch.inf, dtype=exact)
+        for leg in _legs(ranks, lambda there, back: _keys(call, ranks, there, back)):
+            for rows, _, part in _pieces(call, ranks, leg):
+                found = rectangles.forward(part, _planned(part, by_kernel), by_kernel=by_kernel)
+                rectangles.merge_into(out[rows], lse[rows], *found)
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.call, ctx.ranks, ctx.by_kernel = call, ranks, by_kernel
+        ctx.set_materialize_grads(False)
+        return out.to(q.dtype), lse
+
+    @staticmethod
+    def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> Any:
+        """Every piece again with the merged out and lse (F2); dk and dv go home as they are made.
+
+        The same keys travel again, so that no rank ever holds them all.
+        """
+        q, k, v, out, lse = ctx.saved_tensors
+        call, ranks = replace(ctx.call, query=q, key=k, value=v), ctx.ranks
+        by_kernel = ctx.by_kernel
+        grad_out = torch.zeros_like(out) if grad_out is None else grad_out
+        dq, dk, dv = (torch.zeros_like(x, dtype=out.dtype) for x in (q, k, v))
+        rules = () if call.bias is None else call.bias.tensors()
+        learned = [torch.zeros_like(x, dtype=out.dtype) for x in rules]
+        for leg in _legs(ranks, lambda there, back: _keys(call, ranks, there, back)):
+            shares = [torch.zeros_like(x, dtype=out.dtype) for pair in leg.received for x in pair]
+            for rows, which, part in _pieces(call, ranks, leg):
+                grads = rectangles.backward(
+                    part, _planned(part, by_kernel), out[rows], lse[rows], grad_out[rows],
+                    None if grad_lse is None else grad_lse[rows],
+                    by_kernel=by_kernel, random=None,
+                )  # fmt: skip
+                dq[rows] += grads[0]
+                shares[2 * which] += grads[1]
+                shares[2 * which + 1] += grads[2]
+                for total, share in zip(learned, grads[3:], strict=False):
+                    total += share
+            _bring_home(call, ranks, leg, shares, dk, dv)
+        found = [None] * len(learned) if by_kernel else learned
+        return None, None, None, dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), *found
+
+
+class _Leg(NamedTuple):
+    """One step round the ring: what came from `back`, and what went to `there`."""
+
+    there: int
+    back: int
+    spans: list[Span]  # the positions of the keys that came
+    received: list[tuple[Tensor, Tensor]]  # their k and v
+
+
+def _planned(call: Call, by_kernel: bool) -> list[Piece]:
+    return plan(call) if by_kernel else plan(call, wide=None)  # the reference holds the scores
+
+
+def _legs(ranks: Ranks, start: Callable[[int, int], Callable[[], _Leg]]) -> Iterator[_Leg]:
+    """Every leg, the next one's keys under way while this one's are computed with."""
+    size, rank = ranks.size, ranks.rank
+    waiting = start(rank, rank)
+    for step in range(size):
+        leg, nearer = waiting(), (step + 1) % size
+        if nearer:
+            waiting = start((rank + nearer) % size, (rank - nearer) % size)
+        yield leg
+
+
+def _keys(call: Call, ranks: Ranks, there: int, back: int) -> Callable[[], _Leg]:
+    """Send my keys that `there` may see, and ask for those of `back` that I may see."""
+    k, v = call.key, call.value
+    spans = seen(call, ranks, ranks.rank, back)
+    sends = [x for a, b in _mine(call, ranks, there) for x in (k[:, :, a:b], v[:, :, a:b])]
+    if there == back == ranks.rank:
+        pairs = list(zip(sends[::2], sends[1::2], strict=True))
+        return lambda: _Leg(there, back, spans, pairs)
+    shapes = [(*x.shape[:2], b - a, x.shape[3]) for a, b in spans for x in (k, v)]
+    wait = messages.swap(ranks.group, {there: sends}, {back: shapes}, k.dtype, k.device)
+
+    def arrive() -> _Leg:
+        came = wait()[back]
+        return _Leg(there, back, spans, list(zip(came[::2], came[1::2], strict=True)))
+
+    return arrive
+
+
+def _bring_home(
+    call: Call, ranks: Ranks, leg: _Leg, shares: list[Tensor], dk: Tensor, dv: Tensor
+) -> None:
+    """Send back the gradients of the keys that came, and add those of mine that went."""
+    mine = _mine(call, ranks, leg.there)
+    if leg.back != ranks.rank:
+        shapes = [(*x.shape[:2], b - a, x.shape[3]) for a, b in mine for x in (dk, dv)]
+        shares = messages.swap(
+            ranks.group, {leg.back: shares}, {leg.there: shapes}, dk.dtype, dk.device
+        )()[leg.there]  # fmt: skip
+    for (a, b), d_key, d_value in zip(mine, shares[::2], shares[1::2], strict=True):
+        dk[:, :, a:b] += d_key
+        dv[:, :, a:b] += d_value
+
+
+def _pieces(call: Call, ranks: Ranks, leg: _Leg) -> Iterator[tuple[tuple[slice, ...], int, Call]]:
+    """My rows against the keys that came: where they stand, which keys, and a call of its own."""
+    query_len, key_len = (n * ranks.size for n in call.sizes[2:])
+    first = 0
+    for q0, q1 in ranks.spans(query_len):
+        rows = (slice(None), slice(None), slice(first, first + q1 - q0))
+        first += q1 - q0
+        for which, ((k0, k1), (key, value)) in enumerate(zip(leg.spans, leg.received, strict=True)):
+            if _hull(call, q0, q1, k0, k1) is None:
+                continue
+            mask = call.mask.part(k0, key_len, q0, query_len)
+            bias = None if call.bias is None else call.bias.part(k0, q0)
+            offset = call.query_offset + q0 - k0
+            yield rows, which, replace(
+                call, query=call.query[rows], key=key, value=value, mask=mask, bias=bias,
+                sinks=None, query_offset=offset,
+            )  # fmt: skip
+
+
+def seen(call: Call, ranks: Ranks, reader: int, source: int) -> list[Span]:
+    """The positions of the keys of `source` that `reader` may see, one span a part at most."""
+    query_len, key_len = (n * ranks.size for n in call.sizes[2:])
+    spans = []
+    for k0, k1 in ranks.spans(key_len, source):
+        hulls = [_hull(call, q0, q1, k0, k1) for q0, q1 in ranks.spans(query_len, reader)]
+        found = [hull for hull in hulls if hull is not None]
+        if found:
+            spans.append((min(a for a, _ in found), max(b for _, b in found)))
+    return spans
+
+
+def _mine(call: Call, ranks: Ranks, reader: int) -> list[Span]:
+    """The rows of my keys that `reader` may see."""
+    rows, first = [], 0
+    for k0, k1 in ranks.spans(call.sizes[3] * ranks.size):
+        for a, b in seen(call, ranks, reader, ranks.rank):
+            if k0 <= a < k1:
+                rows.append((first + a - k0, first + b - k0))
+        first += k1 - k0
+    return rows
+
+
+def _hull(call: Call, q0: int, q1: int, k0: int, k1: int) -> Span | None:
+    """From the first to the last key that these queries may see; all where it is not known."""
+    offset = call.query_offset
+    if isinstance(offset, Tensor):
+        return k0, k1
+    rect = Rect(None, q0 + offset, q1 + offset, k0, k1)
+    start = _edge(call.mask, rect, last=False)
+    return None if start is None else (start, 1 + _some(_edge(call.mask, rect, last=True)))
+
+
+def _edge(mask: Mask, rect: Rect, *, last: bool) -> int | None:
+    """The first (or last) key that is not hidden from all of these queries."""
+    seen = mask.region(rect)
+    if seen is False:
+        return None
+    if seen is True or rect.k1 - rect.k0 == 1:
+        return rect.k1 - 1 if last else rect.k0
+    middle = (rect.k0 + rect.k1) // 2
+    halves = [rect._replace(k1=middle), rect._replace(k0=middle)]
+    first, second = reversed(halves) if last else halves
+    found = _edge(mask, first, last=last)
+    return _edge(mask, second, last=last) if found is None else found
+
+
+def _some(number: int | None) -> int:
+    assert number is not None
+    return number

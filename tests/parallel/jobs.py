@@ -1,0 +1,289 @@
+"""What every rank does in the tests: attention over ranks beside that of one process."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+
+from wqkv import (
+    ALiBi,
+    Causal,
+    Dense,
+    Full,
+    Lengths,
+    MultiheadAttention,
+    Prefix,
+    RoPE,
+    Segments,
+    T5Bias,
+    Window,
+    attention,
+)
+from wqkv.attend.call import request
+from wqkv.attend.masks import Mask
+from wqkv.attend.parallel import messages, traffic
+from wqkv.attend.parallel.ranks import AllToAll, Ranks, Ring
+from wqkv.errors import EngineError, WqkvError
+from wqkv.layer.latent import LatentAttention
+from wqkv.layer.parts import Norm, QKNorm, Temperature
+from wqkv.layer.shard import shard_heads
+
+B, HEADS, KV_HEADS, N, D_K, D_V = 2, 4, 2, 24, 6, 5
+WAYS = [kind(None, layout) for kind in (Ring, AllToAll) for layout in ("contiguous", "zigzag")]
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def masks() -> dict[str, Mask]:
+    labels = torch.tensor([[0] * 7 + [1] * 17, [0] * 20 + [1] * 4])
+    return {
+        "full": Full(),
+        "causal": Causal(),
+        "window": Window(3, 0),
+        "both sides": Window(2, 5),
+        "lengths": Lengths([N - 5, 7]),
+        "documents": Segments(labels),
+        "causal documents": Segments(labels) & Causal(),
+        "prefix": Prefix(5),
+        "combined": ~Window(4, 4) | Causal(),
+        "stored, one a head": Dense(random(B, HEADS, N, N) > -0.5),
+    }
+
+
+def rules() -> dict[str, dict[str, Any]]:
+    return {
+        "plain": {},
+        "alibi": {"bias": ALiBi(torch.nn.Parameter(random(HEADS, seed=3).abs()))},
+        "t5": {"bias": T5Bias(
+            torch.nn.Parameter(random(8, HEADS, seed=4)), bidirectional=True, max_distance=9
+        )},
+        "stored": {"bias": random(1, HEADS, N, N, seed=5).requires_grad_()},
+        "softcap": {"softcap": 2.0},
+        "sinks": {"sinks": random(HEADS, seed=6).requires_grad_()},
+        "later": {"query_offset": 3},
+    }  # fmt: skip
+
+
+def learned(rule: dict[str, Any]) -> list[Tensor]:
+    tensors = [x for x in rule.values() if isinstance(x, Tensor)]
+    if "bias" in rule and not tensors:
+        tensors = list(rule["bias"].tensors())
+    return [x for x in tensors if x.requires_grad]
+
+
+def results(
+    mask: Mask, rule: dict[str, Any], ranks: Ranks | None
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Rows (out, lse, dq, dk, dv) of this rank, and the gradients of what is learned."""
+    sizes = ((HEADS, D_K), (KV_HEADS, D_K), (KV_HEADS, D_V), (HEADS, D_V))
+    tensors = [random(B, heads, N, d, seed=10 + i) for i, (heads, d) in enumerate(sizes)]
+    up_lse = random(B, HEADS, N, seed=20)
+    if ranks is not None:
+        tensors, up_lse = [ranks.shard(x, 2) for x in tensors], ranks.shard(up_lse, 2)
+    leaves, up = [x.clone().requires_grad_() for x in tensors[:3]], tensors[3]
+    out, lse = attention(*leaves, mask=mask, **rule, mesh=ranks, return_lse=True)
+    lse = lse.masked_fill(lse == -torch.inf, 0)
+    grads = torch.autograd.grad([out, lse], [*leaves, *learned(rule)], [up, up_lse])
+    return [out, lse, *grads[:3]], list(grads[3:])
+
+
+def everything() -> dict[str, Any]:
+    """All jobs that need nothing of their own, for processes are slow to begin."""
+    jobs = (equal_one_process, other_lengths, layers, heads, sent, complaints)
+    return {job.__name__: job() for job in jobs}
+
+
+def cases(size: int) -> list[tuple[str, Mask, str, dict[str, Any]]]:
+    """Every mask plain, and every rule on two masks; on two ranks all of both."""
+    return [
+        (mask_name, mask, rule_name, rule)
+        for mask_name, mask in masks().items()
+        for rule_name, rule in rules().items()
+        if size == 2 or rule_name == "plain" or mask_name in ("causal", "lengths")
+    ]
+
+
+def equal_one_process() -> list[tuple[str, float]]:
+    """The largest difference from one process, case by case."""
+    found = []
+    for mask_name, mask, rule_name, rule in cases(dist.get_world_size()):
+        whole, whole_learned = results(mask, rule, None)
+        for ranks in WAYS:
+            mine, mine_learned = results(mask, rule, ranks)
+            for total in mine_learned:  # as any parameter's: every rank has its share
+                dist.all_reduce(total)
+            pairs = [*zip(mine, (ranks.shard(x, 2) for x in whole), strict=True)]
+            pairs += zip(mine_learned, whole_learned, strict=True)
+            worst = max(float((a - b).detach().abs().max()) for a, b in pairs)
+            name = f"{mask_name}, {rule_name}, {type(ranks).__name__} {ranks.layout}"
+            found.append((name, worst))
+    return found
+
+
+def other_lengths() -> list[float]:
+    """Cross-attention, and a dtype of half precision."""
+    q, k, v = random(B, HEADS, 8, D_K), random(B, HEADS, N, D_K), random(B, HEADS, N, D_V)
+    found = []
+    for dtype in (torch.float64, torch.bfloat16):
+        q, k, v = (x.to(dtype) for x in (q, k, v))
+        whole = attention(q, k, v, mask=Causal(), query_offset=N - 8)
+        for ranks in WAYS:
+            mine = (ranks.shard(x, 2) for x in (q, k, v))
+            out = attention(*mine, mask=Causal(), query_offset=N - 8, mesh=ranks)
+            found.append(float((out - ranks.shard(whole, 2)).abs().max()))
+    return found
+
+
+def layers() -> list[tuple[str, float]]:
+    """Whole layers, rotary positions and temperature included."""
+    x, found = random(B, N, 16), []
+    torch.manual_seed(0)
+    rest: dict[str, Any] = {"mask": Causal(), "dtype": torch.float64}
+    made = [
+        MultiheadAttention(16, 4, n_kv_head=2, position=RoPE(), gate="head", sinks=True, **rest),
+        MultiheadAttention(16, 4, position=ALiBi(4), temperature=Temperature(5, 0.3), **rest),
+        LatentAttention(16, 4, rank=5, d_rope=2, **rest),
+    ]
+    for layer in made:
+        whole = layer(x)
+        grads = torch.autograd.grad(whole.square().sum(), list(layer.parameters()))
+        for ranks in WAYS:
+            layer.mesh = ranks
+            mine = layer(ranks.shard(x))
+            shares = torch.autograd.grad(mine.square().sum(), list(layer.parameters()))
+            layer.mesh = None
+            for share in shares:
+                dist.all_reduce(share)
+            worst = max(float((a - b).abs().max()) for a, b in zip(shares, grads, strict=True))
+            worst = max(worst, float((mine - ranks.shard(whole)).abs().max()))
+            found.append((f"{type(layer).__name__} {type(ranks).__name__}", worst))
+    return found
+
+
+def heads() -> list[tuple[str, float]]:
+    """Layers whose heads the ranks share: outputs, inputs' gradients and every parameter's."""
+    mesh, found = init_device_mesh("cpu", (dist.get_world_size(),)), []
+    rest: dict[str, Any] = {"mask": Causal(), "dtype": torch.float64, "position": RoPE()}
+    kinds: list[dict[str, Any]] = [
+        {},
+        {"n_kv_head": 4, "sinks": True, "gate": "channel", "norm": QKNorm(bias=True)},
+        {"n_kv_head": 1, "norm": QKNorm("layer"), "v_norm": Norm(), "bias": ["WK", "WO"]},
+        {"norm": QKNorm(over="each head"), "gate": "head", "bias": False},
+        {"WO": False},
+    ]
+    for kind in kinds:
+        torch.manual_seed(0)
+        layer = MultiheadAttention(16, 8, **kind, **rest)
+        for i, parameter in enumerate(layer.parameters()):
+            parameter.data += 0.3 * random(*parameter.shape, seed=i)
+        x = random(B, N, 16).requires_grad_()
+        whole = layer(x)
+        grads = torch.autograd.grad(whole.square().sum(), [x, *layer.parameters()])
+        names = [name for name, _ in layer.named_parameters()]
+        shared = shard_heads(layer, mesh)
+        out = shared(x)
+        if layer.WO is None:  # every rank has its heads' part
+            whole = whole.chunk(mesh.size(), dim=2)[mesh.get_local_rank()]
+        parameters = dict(shared.named_parameters())
+        out.square().sum().backward()
+        pairs = [(out, whole), (x.grad, grads[0])]
+        pairs += [
+            (parameters[name].grad.full_tensor(), grad)
+            for name, grad in zip(names, grads[1:], strict=True)
+        ]
+        found.append((str(kind), max(float((a - b).detach().abs().max()) for a, b in pairs)))
+    return found
+
+
+def sent() -> dict[str, tuple[int, int]]:
+    """The bytes this rank sends forward, and those that `traffic` gives for the busiest."""
+    counted, plain = [0], dist.P2POp
+
+    class Counted(plain):  # type: ignore[misc, valid-type]
+        def __init__(self, op: Any, tensor: Tensor, **rest: Any) -> None:
+            counted[0] += tensor.numel() * tensor.element_size() if op is dist.isend else 0
+            super().__init__(op, tensor, **rest)
+
+        def __new__(cls, *args: Any, **rest: Any) -> Any:
+            return object.__new__(cls)
+
+    messages.dist.P2POp = Counted  # type: ignore[misc]
+    found = {}
+    try:
+        for name, mask in masks().items():
+            for ranks in WAYS:
+                heads, d = (HEADS, KV_HEADS, KV_HEADS), (D_K, D_K, D_V)
+                q, k, v = (
+                    ranks.shard(random(B, h, N, n), 2) for h, n in zip(heads, d, strict=True)
+                )
+                counted[0] = 0
+                attention(q, k, v, mask=mask, mesh=ranks)
+                call = request(q, k, v, mask=mask, ranks=ranks.size)
+                way = type(ranks).__name__
+                said = traffic(call, ranks)[way]
+                if way == "AllToAll":  # lse travels too: one number a query and head
+                    said += (ranks.size - 1) * B * HEADS // ranks.size * (N // ranks.size) * 8
+                found[f"{name} {way} {ranks.layout}"] = counted[0], said
+    finally:
+        messages.dist.P2POp = plain  # type: ignore[misc]
+    return found
+
+
+def complaints() -> list[str]:
+    """What a rank hears of calls that cannot be."""
+    q = random(B, dist.get_world_size() + 1, 7, 4)
+
+    def hear(**rest: Any) -> str:
+        try:
+            attention(q, q, q, **rest)
+        except WqkvError as error:
+            return f"{type(error).__name__}: {error}"
+        return "nothing"
+
+    return [
+        hear(mesh=Ring(None, "zigzag"), mask=Lengths([1, 99])),
+        hear(mesh=Ring(None), dropout_p=0.5),
+        hear(mesh=AllToAll(None)),
+        hear(mesh=Ranks(None), dropout_p=0.5),
+        _said(lambda: Ranks(None, "spiral")),
+        _said(lambda: Ring().spans(7)),
+        _said(lambda: _with_cache()),
+    ]
+
+
+def _with_cache() -> None:
+    from wqkv import Dynamic
+
+    layer = MultiheadAttention(8, 2)
+    layer.mesh = Ring()
+    layer(torch.zeros(1, 2, 8), cache=Dynamic())
+
+
+def _said(do: Any) -> str:
+    try:
+        do()
+    except WqkvError as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+def one_dies() -> str:
+    """The last rank ends in the middle of a ring; the others hear of it."""
+    ranks = Ring()
+    q = torch.randn(1, 2, 64, 8)
+    attention(q, q, q, mesh=ranks)
+    if ranks.rank == ranks.size - 1:
+        os._exit(0)
+    try:
+        for _ in range(3):
+            attention(q, q, q, mesh=ranks)
+    except EngineError as error:
+        return str(error)
+    return "nothing"

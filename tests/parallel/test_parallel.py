@@ -1,0 +1,78 @@
+"""Attention over 2 and 4 ranks of gloo is that of one process, for every mask and rule."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+
+from tests.parallel import jobs, ranks
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def found(request, tmp_path_factory):
+    """Every rank's results."""
+    return ranks.run(request.param, jobs.everything, tmp_path_factory.mktemp("ranks"))
+
+
+def test_every_mask_and_rule_equals_one_process(found):
+    for mine in found:
+        assert len(mine["equal_one_process"]) == len(jobs.cases(len(found))) * len(jobs.WAYS)
+        assert [name for name, worst in mine["equal_one_process"] if not worst < 1e-12] == []
+
+
+def test_layers_equal_one_process(found):
+    for mine in found:
+        assert len(mine["layers"]) == 3 * len(jobs.WAYS)
+        assert [name for name, worst in mine["layers"] if not worst < 1e-11] == []
+
+
+def test_heads_over_ranks_equal_one_process(found):
+    for mine in found:
+        assert len(mine["heads"]) == 5
+        assert [name for name, worst in mine["heads"] if not worst < 1e-10] == []
+
+
+def test_other_lengths_and_half_precision(found):
+    ways = len(jobs.WAYS)
+    for mine in found:
+        exact, half = mine["other_lengths"][:ways], mine["other_lengths"][ways:]
+        assert max(exact) < 1e-12 and max(half) <= 2**-7
+
+
+def test_bytes_sent_are_those_of_the_formula(found):
+    for name in found[0]["sent"]:
+        counted, said = zip(*(mine["sent"][name] for mine in found), strict=True)
+        assert max(counted) == said[0], name
+    near, far = (
+        max(mine["sent"][f"{mask} Ring contiguous"][0] for mine in found)
+        for mask in ("window", "full")
+    )
+    # three words for one neighbour, against all words for all others
+    assert near / far == 3 / (jobs.N // len(found) * (len(found) - 1))
+
+
+def test_errors_name_the_numbers(found):
+    size = len(found)
+    says = (
+        f"Lengths has a length of 99, but there are {7 * size} keys",
+        "A ring has no dropout",
+        f"{size + 1} heads do not make {size} equal shares.*mesh=Ring",
+        "A ring has no dropout",
+        "`layout` is 'spiral'.*'contiguous' or 'zigzag'",
+        f"7 words do not make {size} equal parts.*Pad the text to 8",
+        "keeps no cache",
+    )
+    for mine in found:
+        for text, say in zip(mine["complaints"], says, strict=True):
+            assert re.search(f"(?s){say}", text), text
+
+
+def test_a_rank_that_dies_ends_the_others_with_a_sentence(tmp_path):
+    start = time.monotonic()
+    *others, dead = ranks.run(3, jobs.one_dies, tmp_path, timeout_s=10)
+    assert dead is None
+    for rank, text in enumerate(others):
+        assert f"Rank {rank} of 3 lost its connection: another has ended" in text
+    assert time.monotonic() - start < 60
