@@ -1,8 +1,9 @@
 """python -m benchmarks.maps [--memory] [--save]: what it costs to look.
 
 One thread, processor time, medians, everything in turn; results are compared before they are timed.
-With --memory also: what `watch` adds to a model of SmolLM2's shape (four of its layers) at 32,768
-words, each run in a process of its own. The last line is one JSON object.
+Peers that are installed run beside ours. With --memory also: what `watch` adds to a model of
+SmolLM2's shape (four of its layers) at 32,768 words, each run in a process of its own. The last
+line is one JSON object.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from datetime import UTC, datetime
 
 import torch
 
-from benchmarks import report
+from benchmarks import contest, peers, report
 from benchmarks.__main__ import RESULTS
 from wqkv import AttentionMap, Causal, Full, attention, watch
 from wqkv.attend.algebra import Mask
@@ -56,20 +57,41 @@ def statistics(length: int, mask: Mask) -> dict[str, float]:
     m = AttentionMap(q, k, mask=mask)
     assert m.lse is not None
     tile = slice(length - 512, length)
-    call, both, whole, small, product, part = medians(
+    hides = torch.zeros(512, 512).masked_fill(hidden[0, 0, -512:, -512:], -torch.inf)
+    call, both, whole, small, product, part, bare = medians(
         lambda: attention(q, k, k, mask=mask, return_lse=True),
         ours,
         dense,
         lambda: m.thumbnail(64),
         lambda: q[0, :, tile] @ k[0, :, tile].mT,
         lambda: m[0, :, tile, tile],
+        lambda: (q[0, :, tile] @ k[0, :, tile].mT).add_(hides).exp2_(),
     )
     return {
         "entropy + received / fused call": both / call,
         "entropy + received / dense": both / whole,
         "thumbnail(64) / fused call": small / call,
         "tile 512 x 512 / its matrix product": part / product,
+        "matrix product, + mask, exp2 / matrix product": bare / product,  # the floor of a tile
     }
+
+
+def against(length: int) -> dict[str, float]:
+    """`watch`, proofs included, with entropy and received, in times and memory of each peer."""
+    ready, absent = peers.contestants(length)
+    for name, why in absent.items():
+        print(f"absent: {name}, {why}", flush=True)
+    found = {c.name: contest.measured(c, None) for c in ready}
+    ours, memory = found["ours"]
+    for name, (theirs, _) in found.items():
+        off = contest.difference(theirs, ours)
+        assert off <= contest.TOLERANCE, f"{name} is off by {off:.1e}"
+    times = contest.race(ready, None, budget_s=5, least=1, most=7)
+    rows = {"ms": times["ours"].median * 1e3, "peak MiB": memory.peak / 2**20}
+    for name in [name for name in found if name != "ours"]:
+        rows[f"time / {name}"] = times["ours"].median / times[name].median
+        rows[f"peak memory / {name}"] = memory.peak / found[name][1].peak
+    return rows
 
 
 def million() -> dict[str, float]:
@@ -147,12 +169,15 @@ def main() -> int:
         "2048 full": lambda: statistics(2048, Full()),
         "4096 causal": lambda: statistics(4096, Causal()),
         "1,000,000 keys": million,
+        "watch 256": lambda: against(256),
+        "watch 2048": lambda: against(2048),
         **({"watch": memory} if options.memory else {}),
     }.items():
         rows[name] = run()
         for what, value in rows[name].items():
-            verdict = "pass" if value <= TARGETS[what] else "FAIL"
-            print(f"{name:<15} {what:<45} {value:8.3f} <= {TARGETS[what]}  {verdict}", flush=True)
+            most = TARGETS.get(what)
+            verdict = f"<= {most}  {'pass' if value <= most else 'FAIL'}" if most else ""
+            print(f"{name:<15} {what:<45} {value:8.3f} {verdict}", flush=True)
     record = {
         "machine": report.machine(),
         "versions": report.versions(),

@@ -16,7 +16,16 @@ import torch
 
 from benchmarks.cases import AVERAGES, FASTEST, FLOOR, LINEAR, Row
 
-PACKAGES = ("torch", "transformers", "x-transformers", "torchtune", "torchao", "wqkv")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "x-transformers",
+    "torchtune",
+    "torchao",
+    "transformer-lens",
+    "attnread",
+    "wqkv",
+)
 Result = dict[str, Any]
 Verdict = dict[str, Any]
 

@@ -13,8 +13,8 @@ from wqkv import ALiBi, Causal, Dense, Full, Lengths, Prefix, Segments, T5Bias, 
 from wqkv.attend.call import request
 from wqkv.attend.engines import reference
 from wqkv.errors import ArgumentError, KindError
-from wqkv.look import maps
-from wqkv.look.maps import AttentionMap, rollout
+from wqkv.maps import weights
+from wqkv.maps.attention_map import AttentionMap
 
 B, H, HK, Q, K, D, DV = 2, 6, 3, 13, 17, 5, 7
 OFFSETS = {"int": 4, "per sample": torch.tensor([4, -3])}
@@ -156,7 +156,8 @@ def test_grouped_heads(n_kv_head):
 )
 def test_longer_than_a_block(monkeypatch, rules):
     """Many rectangles, and blocks of a few rows."""
-    monkeypatch.setattr(maps, "BLOCK", 20_000)
+    monkeypatch.setattr(weights, "BLOCK", 20_000)
+    monkeypatch.setattr(weights, "CACHED", 20_000)
     q, k = draw(1, H, 307, D), draw(1, HK, 701, D, seed=1)
     rules = {**rules, "mask": Causal() & ~Lengths([29]), "query_offset": 394}
     call = request(q, k, k, **rules)
@@ -173,6 +174,10 @@ def test_longer_than_a_block(monkeypatch, rules):
     ):
         torch.testing.assert_close(ours, theirs)
     assert m.proof(v, P @ heads(v)) < 1e-12
+    for index in ((0, slice(None), [5, 300]), (0, 3, 306), (0, slice(2, 4), slice(30, 33))):
+        few = AttentionMap(q, k, **rules)
+        torch.testing.assert_close(few[index], P[index])
+        assert few._weights.known is None  # the lse of these rows alone was computed
 
 
 # Indices
@@ -186,6 +191,7 @@ def test_longer_than_a_block(monkeypatch, rules):
         (slice(1, 1), 0), (0, slice(2, 4), [0, 12], [16, 0, 0]), ([1, 0], [5], [3, -1], [-17]),
         (0, [True, False] * 3, [True] + [False] * 12), (0, 0, range(3), (1, 2)),
         (0, 0, torch.tensor([4, -4]), torch.arange(K) > 11), (0, 0, torch.tensor(3)),
+        (0, slice(1, 4)), (0, slice(2, 4)), (1, slice(5, 6), 3),
         (0, 0, []), (0, 0, torch.zeros(Q, dtype=torch.bool)), (0, 0, PAIRS[0].numpy()[1]), (),
     ],
     ids=str,
@@ -254,8 +260,6 @@ WRONG = [
     (lambda m: m.proof(V[:, :, 1:], draw(B, H, Q, DV)), ArgumentError, "a value (2, 3, 17, d_v)"),
     (lambda m: m.proof(V, draw(B, H, Q, 1)), ArgumentError, "f64[2, 6, 13, 1] on cpu"),
     (lambda m: m.proof(V, draw(B, H, Q, DV), rows=[]), ArgumentError, "There are no rows"),
-    (lambda m: rollout([m], torch.ones(Q)), ArgumentError, "Map 0 has 13 queries and 17 keys, and"),
-    (lambda m: rollout([plain(5, 5)] * 2, torch.ones(3)), ArgumentError, "Map 1 has 5 queries and"),
     (lambda m: plain(lse=torch.ones(B, H, 12)), ArgumentError, "shape (2, 6, 12), not (2, 6, 13)."),
     (lambda m: plain(mask=Causal()), ArgumentError, "Where do 13 queries stand among 17 keys?"),
 ]  # fmt: skip
@@ -285,7 +289,7 @@ def test_a_tile_over_the_limit():
 
 def test_top_is_in_order_and_tells_its_progress(monkeypatch):
     made = make("causal, int")
-    monkeypatch.setattr(maps, "BLOCK", 2 * B * H * K)
+    monkeypatch.setattr(weights, "BLOCK", 2 * B * H * K)
     told = []
     top = made.map.top(4, rows=[12, 0, 5, 7, 3], progress=lambda *at: told.append(at))
     assert told == [(2, 5), (4, 5), (5, 5)]
@@ -322,7 +326,7 @@ def test_sinks_take_their_part():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_lse_may_be_given(case, dtype):
     made = make(case, dtype)
-    q, k, lse = made.map._given.query, made.map._given.key, made.map.lse
+    q, k, lse = made.map._weights.given.query, made.map._weights.given.key, made.map.lse
     rules = arguments(case, dtype)
     given = AttentionMap(q, k, **rules, lse=lse)
     assert torch.equal(given[:], made.map[:])
@@ -345,18 +349,6 @@ def test_proof_holds_and_finds_a_change():
     assert make("causal, int").map.proof(V, output) > 0.01  # another map
 
 
-def test_rollout_by_hand():
-    layers = [
-        AttentionMap(draw(B, 2, 5, 3, seed=i), draw(B, 2, 5, 3, seed=i + 7)) for i in range(3)
-    ]
-    vector = torch.tensor([0.0, 0, 0, 1, 0], dtype=torch.float64)
-    for residual in (0.5, 0.2):
-        steps = [residual * torch.eye(5) + (1 - residual) * m[:].mean(1) for m in layers]
-        product = steps[2] @ steps[1] @ steps[0]
-        torch.testing.assert_close(rollout(layers, vector, residual), product[:, 3])
-    assert rollout([], vector) is vector
-
-
 @pytest.mark.parametrize("case", ["causal, per sample", "lengths, per sample", "dense, int"])
 def test_flat_has_equal_weights(case):
     made = make(case)
@@ -371,7 +363,8 @@ def test_flat_has_equal_weights(case):
 def test_autocast_and_gradients_change_nothing(case):
     made = make(case)
     found = [ours(made.map) for ours, _ in STATISTICS.values()]
-    q, k = (x.clone().requires_grad_() for x in (made.map._given.query, made.map._given.key))
+    call = made.map._weights.given
+    q, k = (x.clone().requires_grad_() for x in (call.query, call.key))
     learning = AttentionMap(q, k, **arguments(case))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         again = [ours(learning) for ours, _ in STATISTICS.values()]

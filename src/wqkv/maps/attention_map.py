@@ -1,0 +1,260 @@
+"""AttentionMap: one layer's weights, looked at like an array and never built."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import update_wrapper
+from typing import Concatenate, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+from wqkv.attend.algebra import Mask
+from wqkv.attend.call import FULL, request
+from wqkv.attend.positions import Bias
+from wqkv.errors import ArgumentError, describe, message
+from wqkv.maps import statistics
+from wqkv.maps.picks import Index, numbers, pick
+from wqkv.maps.statistics import Top
+from wqkv.maps.weights import Weights
+
+#: The most weights that one tile holds, unless it is raised.
+LIMIT = 64 * 2**20
+
+_AXES = ("batch", "head", "query", "key")
+
+Rest = ParamSpec("Rest")
+Result = TypeVar("Result")
+
+
+def _exactly(
+    method: Callable[Concatenate[AttentionMap, Rest], Result],
+) -> Callable[Concatenate[AttentionMap, Rest], Result]:
+    """Without gradients, and without autocast, which would round products to half precision."""
+
+    def wrapped(self: AttentionMap, /, *args: Rest.args, **kwargs: Rest.kwargs) -> Result:
+        with torch.no_grad(), torch.autocast(self._weights.device.type, enabled=False):
+            return method(self, *args, **kwargs)
+
+    return update_wrapper(wrapped, method)
+
+
+class AttentionMap:
+    """P = softmax(q k^T * scale), looked at like an array [batch, head, query, key], never built.
+
+    P[i, j] = exp(score(i, j) - lse_i), so a tile costs its own small matrix product. A row sums to
+    1; to less where a sink takes a part, to 0 where nothing may be seen.
+
+    Dtype: all is computed in float32 (float64 for float64), whatever q and k are.
+
+    Args:
+        query: (batch, n_head, query_len, d_k); the rest is as in `attention`.
+        key: (batch, n_kv_head, key_len, d_k).
+        lse: the logsumexp of every row, if it is known: (batch, n_head, query_len).
+        limit: the most weights that one tile may hold.
+
+    Raises:
+        ArgumentError: a tile over the limit (with the size in GiB), an index out of range.
+
+    >>> q = torch.randn(1, 2, 5, 8)
+    >>> m = AttentionMap(q, q)
+    >>> m
+    AttentionMap[1, 2, 5, 5] of query f32[1, 2, 5, 8] on cpu, mask Full()
+    >>> m[0, 1, 3].shape, m[0, :, 1:3, [0, 4]].shape
+    (torch.Size([5]), torch.Size([2, 2, 2]))
+    """
+
+    def __init__(
+        self,
+        query: Tensor,
+        key: Tensor,
+        *,
+        mask: Mask | Tensor = FULL,
+        bias: Bias | Tensor | None = None,
+        scale: float | None = None,
+        softcap: float | None = None,
+        sinks: Tensor | None = None,
+        query_offset: int | Tensor | None = None,
+        lse: Tensor | None = None,
+        limit: int = LIMIT,
+    ) -> None:
+        call = request(
+            query.detach(),
+            key.detach(),
+            key.detach(),
+            mask=mask,
+            bias=bias,
+            scale=scale,
+            softcap=softcap,
+            sinks=sinks,
+            query_offset=query_offset,
+        )
+        if lse is not None and lse.shape != call.query.shape[:3]:
+            raise ArgumentError(
+                message(
+                    f"`lse` has shape {tuple(lse.shape)}, not {tuple(call.query.shape[:3])}.",
+                    {"lse": lse, "query": query},
+                    "Pass (batch, n_head, query_len).",
+                )
+            )
+        self._weights, self.limit = Weights(call, lse), limit
+        self._placed = query_offset is not None or call.sizes[2] == call.sizes[3]
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(batch, n_head, query_len, key_len)."""
+        return self._weights.sizes
+
+    @property
+    def mask(self) -> Mask:
+        """Who may see whom."""
+        return self._weights.given.mask
+
+    @property
+    @_exactly
+    def lse(self) -> Tensor:
+        """The logsumexp of every row of scores (and its sink): (batch, n_head, query_len)."""
+        return self._weights.lse
+
+    def __repr__(self) -> str:
+        query = describe(self._weights.given.query)
+        return f"AttentionMap{list(self.shape)} of query {query}, mask {self.mask!r}"
+
+    # Tiles
+
+    @_exactly
+    def __getitem__(self, index: Index | tuple[Index | None, ...] | None) -> Tensor:
+        """The weights at [batch, head, query, key]; an int drops its axis, a slice does not."""
+        parts = index if isinstance(index, tuple) else (index,)
+        if len(parts) > 4 or any(part is None or part is Ellipsis for part in parts):
+            raise ArgumentError(
+                f"A map has the four axes batch, head, query and key, not {index!r}."
+            )
+        whole = (*parts, *[slice(None)] * (4 - len(parts)))
+        picked = [
+            pick(part, size, name)
+            for part, size, name in zip(whole, self.shape, _AXES, strict=True)
+        ]
+        lines = [line for line, _ in picked]
+        count = math.prod(map(len, lines))
+        if count > self.limit:
+            sides = " x ".join(str(len(line)) for line in lines)
+            raise ArgumentError(
+                f"A tile of {sides} weights takes {count * 4 / 2**30:.2f} GiB; "
+                f"the limit is {self.limit * 4 / 2**30:.2f} GiB.\n"
+                "Take fewer rows, or a statistic (times, thumbnail, top), or pass limit=..."
+            )
+        tile = self._weights.tile(*lines)
+        return tile.squeeze([axis for axis, (_, single) in enumerate(picked) if single])
+
+    def rows(self, queries: Index) -> Tensor:
+        """The weights of some rows: (batch, n_head, len(queries), key_len)."""
+        return self[:, :, self._queries(queries)]
+
+    @_exactly
+    def at(self, queries: Index, keys: Index) -> Tensor:
+        """The weights of the pairs (queries[n], keys[n]), one product each: (batch, n_head, n)."""
+        i, j = self._queries(queries), numbers(pick(keys, self.shape[3], "key")[0])
+        if len(i) != len(j):
+            raise ArgumentError(f"{len(i)} queries and {len(j)} keys make no pairs.\nPass as many.")
+        return self._weights.pairs(i, j)
+
+    def flat(self) -> AttentionMap:
+        """Equal weights for all keys that a row may see; its `lse` is the log of their number.
+
+        What a pattern is compared with: `m.mass(keys) / m.flat().mass(keys)`.
+        """
+        call = self._weights.given
+        batch, n_head, query_len, key_len = self.shape
+        nothing = call.query.new_zeros((1, 1, 1, 1), dtype=self._weights.dtype)
+        return AttentionMap(
+            nothing.expand(batch, n_head, query_len, 1),
+            nothing.expand(batch, n_head, key_len, 1),
+            mask=call.mask,
+            query_offset=call.query_offset,
+            limit=self.limit,
+        )
+
+    # Statistics: no N x N
+
+    @_exactly
+    def times(self, X: Tensor) -> Tensor:
+        """P X (batch, n_head, query_len, c); X is (key_len, c) or (batch, n_kv_head, ...)."""
+        return statistics.times(self._weights, X)
+
+    @_exactly
+    def t_times(self, Y: Tensor) -> Tensor:
+        """P^T Y (batch, n_head, key_len, c); Y is (query_len, c) or (batch, n_head, ...)."""
+        return statistics.t_times(self._weights, Y)
+
+    @_exactly
+    def received(self) -> Tensor:
+        """The weight that every key receives, P^T 1: (batch, n_head, key_len)."""
+        return statistics.received(self._weights)
+
+    @_exactly
+    def entropy(self) -> Tensor:
+        """-sum_j P_ij ln P_ij of every row, in nats: (batch, n_head, query_len).
+
+        A sink's part does not count.
+        """
+        return statistics.entropy(self._weights)
+
+    @_exactly
+    def mass(self, keys: Index) -> Tensor:
+        """The weight that every row puts on chosen keys: (batch, n_head, query_len)."""
+        return statistics.mass(self._weights, pick(keys, self.shape[3], "key")[0])
+
+    @_exactly
+    def mean_distance(self) -> Tensor:
+        """sum_j P_ij |i - j|, to some 1e-6 of the length: (batch, n_head, query_len).
+
+        Raises:
+            ArgumentError: it is not known where the queries stand among the keys.
+        """
+        _, _, query_len, key_len = self.shape
+        if not self._placed:
+            raise ArgumentError(
+                f"Where do {query_len} queries stand among {key_len} keys? A distance needs it.\n"
+                f"Make the map with query_offset=0 (the first query at the first key), "
+                f"{key_len - query_len} (the last at the last), or another position."
+            )
+        return statistics.mean_distance(self._weights)
+
+    @_exactly
+    def thumbnail(self, n: int = 64) -> Tensor:
+        """Exact means of n x n blocks of the map: (batch, n_head, n, n), n at most the lengths."""
+        return statistics.thumbnail(self._weights, n)
+
+    @_exactly
+    def top(
+        self,
+        k: int,
+        rows: Index | None = None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Top:
+        """The k strongest links of every head among some rows (None: all), exact.
+
+        `progress(rows done, rows in all)` is called after every block that was looked through.
+        """
+        return statistics.top(self._weights, k, self._queries(rows), progress)
+
+    @_exactly
+    def proof(self, value: Tensor, output: Tensor, rows: Index | None = None) -> float:
+        """The largest difference between P V, made of the weights that are shown, and an output.
+
+        Args:
+            value: (batch, n_kv_head, key_len, d_v).
+            output: (batch, n_head, query_len, d_v), the heads' outputs before WO.
+            rows: the rows to check; None is all of them, in blocks.
+
+        Raises:
+            ArgumentError: a value or an output of another shape, no rows.
+        """
+        return statistics.proof(self._weights, value, output, self._queries(rows))
+
+    def _queries(self, rows: Index | None) -> Tensor:
+        """Some rows, None for all."""
+        line, _ = pick(slice(None) if rows is None else rows, self.shape[2], "query")
+        return numbers(line)

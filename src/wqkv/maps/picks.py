@@ -1,0 +1,85 @@
+"""What an index of one axis picks: a range, which is cut out, or positions, which are gathered."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wqkv.errors import ArgumentError, KindError, describe
+
+Index = int | slice | Sequence[int] | Tensor
+#: Positions along one axis, from 0 on.
+Line = range | Tensor
+
+
+def pick(given: Any, size: int, name: str) -> tuple[Line, bool]:
+    """The positions that an index picks, and whether it was a single int.
+
+    Raises:
+        ArgumentError: a position out of range.
+        KindError: no int, slice or list of ints (or of `size` bools).
+    """
+    if isinstance(given, slice):
+        found = range(size)[given]
+        return (found if found.step == 1 else torch.tensor(found, dtype=torch.long)), False
+    if not isinstance(given, bool) and _is_int(given):
+        position = _within(operator.index(given), size, name)
+        return range(position, position + 1), True
+    what = f"The {name} axis takes an int, a slice or a list of ints, not {describe(given)}."
+    try:
+        picked = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError):  # what torch cannot read as numbers
+        raise KindError(what) from None
+    if picked.dtype == torch.bool and picked.shape == (size,):
+        return picked.nonzero().flatten().cpu(), False
+    if picked.shape == (0,):
+        return range(0), False  # an empty list has no kind of number
+    if picked.is_floating_point() or picked.dtype == torch.bool or picked.ndim != 1:
+        raise KindError(what)
+    picked = picked.cpu().long()
+    for end in (picked.max(), picked.min()):
+        _within(int(end), size, name)
+    return picked % size, False
+
+
+def _within(position: int, size: int, name: str) -> int:
+    """A position counted from 0, as Python counts it."""
+    if not -size <= position < size:
+        raise ArgumentError(f"There is no {name} {position}: the map has {size}, 0 to {size - 1}.")
+    return position % size
+
+
+def _is_int(given: Any) -> bool:
+    """Whether it counts as one int, as a number of NumPy's and a tensor of no axis do."""
+    if isinstance(given, Tensor) and (given.ndim or given.dtype == torch.bool):
+        return False
+    try:
+        operator.index(given)
+    except TypeError:
+        return False
+    return True
+
+
+def numbers(line: Line, device: torch.device | None = None) -> Tensor:
+    """The positions as a tensor."""
+    if isinstance(line, range):
+        return torch.arange(line.start, line.stop, device=device)
+    return line.to(device)
+
+
+def take(x: Tensor, *lines: Line) -> Tensor:
+    """x at every combination of positions along its first axes."""
+    x = x[tuple(cut(line) if isinstance(line, range) else slice(None) for line in lines)]
+    for axis, line in enumerate(lines):
+        if not isinstance(line, range):
+            x = x.index_select(axis, line.to(x.device))
+    return x
+
+
+def cut(line: range) -> slice:
+    """Neighbours as a slice."""
+    return slice(line.start, line.stop)

@@ -1,0 +1,40 @@
+"""Where an output comes from, through all layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from wqkv.errors import ArgumentError
+from wqkv.maps.attention_map import AttentionMap
+
+
+def rollout(maps: Sequence[AttentionMap], vector: Tensor, residual: float = 0.5) -> Tensor:
+    """Where an output comes from: v <- residual v + (1 - residual) mean_h(P_h^T v), last map first.
+
+    `vector` (query_len,) says which outputs are asked about (1 at one word, say); the result
+    (batch, key_len) says how much comes from every input. Vector products only.
+
+    Raises:
+        ArgumentError: maps that are not of the same words, a vector of another length.
+
+    Source: Abnar and Zuidema 2020 (arXiv:2005.00928), section 3, with the mean over heads.
+
+    >>> import torch
+    >>> q = torch.randn(3, 2, 5, 8)
+    >>> rollout([AttentionMap(q, q), AttentionMap(q, q)], torch.eye(5)[4]).shape
+    torch.Size([3, 5])
+    """
+    flow = vector
+    for layer, one in reversed(list(enumerate(maps))):
+        batch, n_head, query_len, key_len = one.shape
+        if not flow.shape[-1] == query_len == key_len:
+            raise ArgumentError(
+                f"Map {layer} has {query_len} queries and {key_len} keys, and {flow.shape[-1]} "
+                "numbers flow back into it.\n"
+                "Pass the maps of successive layers over the same words, and one number a word."
+            )
+        column = flow.expand(batch, query_len)[:, None, :, None].expand(-1, n_head, -1, 1)
+        flow = residual * flow + (1 - residual) * one.t_times(column).squeeze(-1).mean(dim=1)
+    return flow

@@ -1,0 +1,182 @@
+"""What is summed, searched or proved over the whole map: no N x N, memory in O(N).
+
+Sums along a row, P X, are fused calls with the values replaced by X. Sums along a column, P^T Y,
+go through the map in blocks: one matrix product and one exp2, cheaper than a fused call, which
+would have to compute with a value for every channel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from wqkv.attend.masks import Causal
+from wqkv.attend.merge import share
+from wqkv.errors import ArgumentError, KindError, message
+from wqkv.maps.picks import Line, numbers
+from wqkv.maps.weights import Weights
+
+
+class Top(NamedTuple):
+    """The strongest links of every head, by falling weight: each (batch, n_head, k)."""
+
+    weights: Tensor
+    queries: Tensor  # rows, counted from 0
+    keys: Tensor
+
+
+def times(P: Weights, X: Tensor) -> Tensor:
+    """P X."""
+    key = P.call.key
+    part = P.attend(value=_spread("X", X, "keys", key).to(key))
+    P.known = part.lse if P.known is None else P.known
+    return part.out
+
+
+def t_times(P: Weights, Y: Tensor) -> Tensor:
+    """P^T Y."""
+    Y = _spread("Y", Y, "queries", P.given.query).to(P.lse)
+    batch, n_head, _, key_len = P.sizes
+    sums = Y.new_zeros((batch, n_head, key_len, Y.shape[3]))
+    for block in P.blocks():
+        sums[block.keys] += P.block(block).mT @ Y[block.rows]
+    return sums
+
+
+def received(P: Weights) -> Tensor:
+    """P^T 1."""
+    batch, n_head, _, key_len = P.sizes
+    sums = P.lse.new_zeros((batch, n_head, key_len))
+    for block in P.blocks():
+        sums[block.keys] += P.block(block).sum(dim=2)
+    return sums
+
+
+def entropy(P: Weights) -> Tensor:
+    """-sum_j P_ij ln P_ij = lse_i m_i - sum_j P_ij score_ij, with m_i the row's sum."""
+    call = P.call
+    if call.bias is not None or call.softcap is not None:  # the scores are not linear in the keys
+        total = torch.zeros_like(P.lse)
+        for block in P.blocks():
+            total[block.rows] += torch.special.entr(P.block(block)).sum(dim=-1)
+        return total
+    out, P.known = P.attend()  # the values are the keys: P K
+    lse = P.known
+    mean_score = (call.query * out).sum(dim=-1) * call.scale
+    mass = 1.0 if call.sinks is None else 1 - (call.sinks.view(1, -1, 1) - lse).exp()
+    return (lse * mass - mean_score).masked_fill(lse == -torch.inf, 0)
+
+
+def mass(P: Weights, keys: Line) -> Tensor:
+    """P X with one column, 1 at the keys."""
+    column = torch.zeros(P.sizes[3], 1, device=P.device)
+    column[numbers(keys, P.device)] = 1
+    return times(P, column).squeeze(-1)
+
+
+def mean_distance(P: Weights) -> Tensor:
+    """sum_j P_ij |i - j|."""
+    call, offset = P.call, P.given.query_offset
+    _, _, query_len, key_len = P.sizes
+    position = numbers(range(key_len), P.device).to(P.dtype)
+    X = torch.stack((torch.ones_like(position), position), dim=1)
+    X = X.expand(*call.key.shape[:2], key_len, 2)
+    start = offset.to(P.device)[:, None, None] if isinstance(offset, Tensor) else offset
+    i = numbers(range(query_len), P.device) + start
+    sums = P.attend(value=X).out
+    # the keys that do not stand after the query, in their share of the row
+    back, back_lse = P.attend(value=X, mask=call.mask & Causal(), sinks=None)
+    back = back * share(back_lse, P.lse)
+    ahead = sums - back
+    return (i * back[..., 0] - back[..., 1]) + (ahead[..., 1] - i * ahead[..., 0])
+
+
+def thumbnail(P: Weights, n: int) -> Tensor:
+    """The means of n x n blocks: P X with a column a block of keys, then means of rows."""
+    if n < 1:
+        raise ArgumentError(f"`n` is {n}, the blocks of a side.\nPass 1 or more.")
+    _, _, query_len, key_len = P.sizes
+    rows, cols = min(n, query_len), min(n, key_len)
+    of_key = numbers(range(key_len), P.device) * cols // key_len
+    of_row = numbers(range(query_len), P.device) * rows // query_len
+    X = (of_key[:, None] == numbers(range(cols), P.device)).to(P.dtype)
+    by_row = times(P, X / X.sum(dim=0))
+    sums = by_row.new_zeros((*by_row.shape[:2], rows, cols)).index_add_(2, of_row, by_row)
+    return sums / torch.bincount(of_row, minlength=rows).view(-1, 1)
+
+
+def top(P: Weights, k: int, queries: Tensor, progress: Callable[[int, int], None]) -> Top:
+    """The k strongest links of every head among some rows, looked through in blocks."""
+    if k < 1:
+        raise ArgumentError(f"`k` is {k}, how many links to find.\nPass 1 or more.")
+    key_len, done = P.sizes[3], 0
+    best: Top | None = None
+    for here, tile in P.rows(_some(queries)):
+        tile = tile.flatten(2)
+        weights, at = tile.topk(min(k, tile.shape[2]), dim=2)
+        found = Top(weights, here.to(at.device)[at // key_len], at % key_len)
+        if best is not None:
+            both = Top(*(torch.cat(pair, dim=2) for pair in zip(best, found, strict=True)))
+            order = both.weights.argsort(dim=2, descending=True, stable=True)[:, :, :k]
+            found = Top(*(part.gather(2, order) for part in both))
+        best, done = found, done + len(here)
+        progress(done, len(queries))
+    assert best is not None
+    return best
+
+
+def proof(P: Weights, value: Tensor, output: Tensor, queries: Tensor) -> float:
+    """The largest difference between P V and an output, among some rows."""
+    batch, n_head, query_len, key_len = P.sizes
+    kv_shape, out_shape = (*P.given.key.shape[:2], key_len), (batch, n_head, query_len)
+    if (
+        value.shape[:3] != kv_shape
+        or output.shape[:3] != out_shape
+        or value.shape[3:] != output.shape[3:]
+        or value.ndim != 4
+    ):
+        raise ArgumentError(
+            message(
+                "P V cannot be the output: the sizes disagree.",
+                {"map": list(P.sizes), "value": value, "output": output},
+                f"Pass a value ({', '.join(map(str, kv_shape))}, d_v) and an output "
+                f"({', '.join(map(str, out_shape))}, d_v).",
+            )
+        )
+    v = value.detach().to(P.dtype).repeat_interleave(P.given.group, dim=1)
+    worst = 0.0
+    for here, tile in P.rows(_some(queries)):
+        ours = tile @ v
+        theirs = output[:, :, here.to(output.device)].to(v.dtype)
+        if ours.numel():
+            difference = float((ours - theirs).abs().max())
+            worst = max(worst, math.inf if math.isnan(difference) else difference)
+    return worst
+
+
+def _some(queries: Tensor) -> Tensor:
+    """The rows, of which there is at least one."""
+    if not len(queries):
+        raise ArgumentError("There are no rows to look through.\nPass at least one.")
+    return queries
+
+
+def _spread(name: str, X: Tensor, what: str, like: Tensor) -> Tensor:
+    """X for every sample and head of `like` (batch, head, rows, d): (batch, head, rows, c)."""
+    if not X.is_floating_point():
+        raise KindError(message("A map is multiplied with floats.", {name: X}, "Cast it."))
+    batch, heads, rows, _ = like.shape
+    fits = X.ndim == 2 or (X.ndim == 4 and X.shape[0] in (1, batch) and X.shape[1] in (1, heads))
+    if not fits or X.shape[-2] != rows:
+        raise ArgumentError(
+            message(
+                f"P has {rows} {what}, which are the rows of {name}.",
+                {name: X},
+                f"Pass ({rows}, c) or ({batch}, {heads}, {rows}, c).",
+            )
+        )
+    return X.expand(batch, heads, *X.shape[-2:])

@@ -1,0 +1,208 @@
+"""The weights of one call wherever they are asked for: exp(score - lse), in float32 or float64.
+
+A tile is one matrix product, which starts from what is added to the scores (-lse, a bias, -inf
+where the mask hides), and an exp in place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from wqkv.attend import engines
+from wqkv.attend.algebra import Full
+from wqkv.attend.call import Call
+from wqkv.attend.engines import reference
+from wqkv.attend.engines.plan import ROWS, plan
+from wqkv.attend.merge import Partial, logaddexp
+from wqkv.attend.places import At, Rect, places
+from wqkv.maps.picks import Line, cut, numbers, take
+
+#: Rows are looked through in blocks of about this many weights.
+BLOCK = 2**22
+#: The whole map is gone through in blocks of about this many, which stay in a processor's cache.
+CACHED = 2**20
+#: e^x = 2^(LOG2E x): torch's exp2 is three times as fast as its exp on a CPU, and -inf costs it
+#: nothing more (2,097,152 float32, AVX-512, one thread: 0.6 ms for 1.8; of -inf 0.7 for 3.8).
+#: Multiplied after the subtraction, when the number is small: before it, rounding would show.
+LOG2E = math.log2(math.e)
+
+
+class Block(NamedTuple):
+    """A part of the map: some samples, all heads, neighbouring queries and keys."""
+
+    b: range
+    i: range
+    j: range
+
+    @property
+    def rows(self) -> tuple[slice, slice, slice]:
+        """Where its rows are in (batch, head, query)."""
+        return cut(self.b), slice(None), cut(self.i)
+
+    @property
+    def keys(self) -> tuple[slice, slice, slice]:
+        """Where its keys are in (batch, head, key)."""
+        return cut(self.b), slice(None), cut(self.j)
+
+
+class Weights:
+    """P of one call. An empty row is 0."""
+
+    def __init__(self, given: Call, lse: Tensor | None = None) -> None:
+        self.given = given
+        self.dtype = reference.exact(given.query)
+        self.known = None if lse is None else lse.detach().to(self.dtype)
+
+    @cached_property
+    def sizes(self) -> tuple[int, int, int, int]:
+        return self.given.sizes
+
+    @property
+    def device(self) -> torch.device:
+        return self.given.query.device
+
+    @property
+    def call(self) -> Call:
+        """The call in float32 or float64: half precision could hold neither lse nor an entropy."""
+        q, k = (x.to(self.dtype) for x in (self.given.query, self.given.key))
+        return replace(self.given, query=q, key=k, value=k)
+
+    @property
+    def lse(self) -> Tensor:
+        """The logsumexp of every row of scores (and its sink): (batch, n_head, query_len)."""
+        if self.known is None:
+            self.known = self.attend().lse
+        return self.known
+
+    def attend(self, **changes: Any) -> Partial:
+        """The call with some of its parts changed, by fused kernels; the values are the keys."""
+        call = replace(self.call, **changes)
+        part: Partial = engines.choose(call, "auto").run(call)
+        return part
+
+    def tile(self, b: Line, h: Line, i: Line, j: Line) -> Tensor:
+        """The weights at every combination of batch, head, query and key."""
+        return self._less(self._lse_of(b, h, i), b, h, i, j).mul_(LOG2E).exp2_()
+
+    def rows(self, queries: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Some rows of every head, whole, in parts: (which rows, their weights)."""
+        batch, n_head, _, key_len = self.sizes
+        for here in queries.split(max(1, BLOCK // max(1, batch * n_head * key_len))):
+            yield here, self.tile(range(batch), range(n_head), here, range(key_len))
+
+    def pairs(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """The weights of the pairs (queries[n], keys[n]), one product each: (batch, n_head, n)."""
+        call, lse = self.given, self.lse
+        batch, n_head, _, _ = self.sizes
+        everything = range(batch), range(n_head)
+        result = lse.new_empty((batch, n_head, len(queries)))
+        step = max(1, BLOCK // max(1, batch * n_head * call.query.shape[3]))
+        for start in range(0, len(queries), step):
+            part = slice(start, start + step)
+            i, j = queries[part], keys[part]
+            q = take(call.query, *everything, i).to(self.dtype)
+            k = take(call.key, range(batch), range(call.key.shape[1]), j).to(self.dtype)
+            product = (q * k.repeat_interleave(call.group, dim=1)).sum(dim=-1) * call.scale
+            at = self._places(*everything, i, j)  # and the queries along the keys:
+            at = at._replace(row=at.row.mT, query_pos=at.query_pos.mT)
+            score = reference.rules(call, product.unsqueeze(2), at).squeeze(2)
+            known = take(lse, *everything, i)
+            result[:, :, part] = (score - known.masked_fill(known == -torch.inf, 0)).exp()
+        return result
+
+    def blocks(self) -> Iterator[Block]:
+        """All of the map that holds anything, in parts."""
+        batch, n_head, _, _ = self.sizes
+        for piece in plan(self.given, wide=None):
+            sample, q0, q1, k0, k1 = piece.rect
+            b = range(batch) if sample is None else range(sample, sample + 1)
+            for i in _parts(range(q0, q1), 4 * ROWS):
+                width = CACHED // max(1, len(b) * n_head * len(i))
+                for j in _parts(range(k0, k1), max(1, width // ROWS) * ROWS):
+                    yield Block(b, i, j)
+
+    def block(self, block: Block) -> Tensor:
+        """The weights of a part: (batch, n_head, query, key)."""
+        return self.tile(block.b, range(self.sizes[1]), block.i, block.j)
+
+    def _less(self, lse: Tensor, b: Line, h: Line, i: Line, j: Line) -> Tensor:
+        """score - lse, -inf where hidden."""
+        call = self.given
+        shared = _key_heads(h, call.group)
+        q = take(call.query, b, h, i).to(self.dtype)
+        k = take(call.key, b, shared, j).to(self.dtype)
+
+        def folded(x: Tensor) -> Tensor:  # heads that share keys stand as so many queries
+            rows = len(h) // max(1, len(shared)) * len(i)
+            return x.reshape(len(b) * len(shared), rows, x.shape[3])
+
+        start = -lse.masked_fill(lse == -torch.inf, 0).unsqueeze(-1)
+        if call.bias is not None:
+            start = start + call.bias.tile(self._places(b, h, i, j)).to(self.dtype)
+        hidden = self._hidden(b, h, i, j)
+        if hidden is not None:
+            start = start + hidden
+        start, q, k = folded(start), folded(q), k.flatten(0, 1)
+        if call.softcap is not None:
+            product = torch.bmm(q, k.mT).mul_(call.scale)
+            tile = reference.capped(call, product).add_(start)
+        elif start.shape[2] == len(j):
+            tile = start.baddbmm_(q, k.mT, alpha=call.scale)
+        else:
+            tile = torch.baddbmm(start, q, k.mT, alpha=call.scale)
+        return tile.view(len(b), len(h), len(i), len(j))
+
+    def _hidden(self, b: Line, h: Line, i: Line, j: Line) -> Tensor | None:
+        """What the mask adds, 0 or -inf; None where every query sees every key."""
+        mask, offset = self.given.mask, self.given.query_offset
+        if isinstance(mask, Full):
+            return None
+        if isinstance(i, range) and isinstance(j, range) and isinstance(offset, int):
+            sample = b[0] if isinstance(b, range) and len(b) == 1 else None
+            here = Rect(sample, i.start + offset, i.stop + offset, j.start, j.stop)
+            if mask.region(here) is True:
+                return None
+        return torch.where(mask.visible(self._places(b, h, i, j)), 0.0, -torch.inf)
+
+    def _lse_of(self, b: Line, h: Line, i: Line) -> Tensor:
+        """The lse of some rows; of a few rows of a long map computed for them alone."""
+        call, (_, _, query_len, key_len) = self.given, self.sizes
+        few = 8 * len(i) <= query_len and query_len * key_len > BLOCK
+        if self.known is not None or not few:
+            return take(self.lse, b, h, i)
+        zero = call.query.new_zeros((len(b), len(h), len(i)), dtype=self.dtype)
+        lse = zero - torch.inf
+        if call.sinks is not None:
+            lse = zero + take(call.sinks.to(zero), h).view(1, -1, 1)
+        for j in _parts(range(key_len), max(1, BLOCK // max(1, lse.numel()))):
+            lse = logaddexp(lse, self._less(zero, b, h, i, j).logsumexp(dim=-1))
+        return lse
+
+    def _places(self, b: Line, h: Line, i: Line, j: Line) -> At:
+        offset = self.given.query_offset
+        whole = len(h) == self.sizes[1] and isinstance(h, range)
+        if whole and isinstance(b, range) and isinstance(i, range) and isinstance(j, range):
+            return places((cut(b), len(h), cut(i), cut(j)), offset, self.device)
+        batch, head, row, key = (numbers(line, self.device) for line in (b, h, i, j))
+        batch, row = batch.view(-1, 1, 1, 1), row.view(1, 1, -1, 1)
+        start = offset.to(self.device)[batch] if isinstance(offset, Tensor) else offset
+        return At(batch, head.view(1, -1, 1, 1), row, row + start, key.view(1, 1, 1, -1))
+
+
+def _key_heads(h: Line, group: int) -> Line:
+    """The key heads that some heads read; each once where whole groups ask, in order."""
+    if isinstance(h, range) and (len(h) == 1 or h.start % group == len(h) % group == 0):
+        return range(h.start // group, -(-h.stop // group))
+    return numbers(h) // group
+
+
+def _parts(line: range, step: int) -> Iterator[range]:
+    for start in range(line.start, line.stop, step):
+        yield range(start, min(start + step, line.stop))
