@@ -9,37 +9,77 @@ from typing import TypeVar as _TypeVar
 from torch import nn as _nn
 
 from wqkv.attend.functional import attention, explain
-from wqkv.attend.masks import Causal, Dense, Full, Lengths, Prefix, Segments, Window
+from wqkv.attend.masks import Causal, Chunked, Dense, Full, Lengths, Prefix, Segments, Window
 from wqkv.attend.merge import Partial, merge
+from wqkv.attend.parallel.ranks import AllToAll, Ranks, Ring
 from wqkv.attend.positions import ALiBi, RoPE, T5Bias
+from wqkv.layer.cache import Held, KVCache
+from wqkv.layer.caches.buffered import Cross, Dynamic, Static
+from wqkv.layer.caches.paged import Paged, Pool
+from wqkv.layer.caches.quantised import Quantised
+from wqkv.layer.caches.rolling import Rolling
+from wqkv.layer.convert.checkpoint import load_attention
+from wqkv.layer.convert.huggingface import from_hf
+from wqkv.layer.convert.torch import convert, from_torch, to_torch
+from wqkv.layer.differential import DifferentialAttention
+from wqkv.layer.latent import LatentAttention
 from wqkv.layer.layer import MultiheadAttention
+from wqkv.layer.parts import Norm, QKNorm, Temperature
 from wqkv.layer.trace import Trace
 from wqkv.look.heads import Heads, heads
-from wqkv.look.maps import AttentionMap, rollout
+from wqkv.look.parity import LayerParity, Parity, parity
 from wqkv.look.watch import Seen, watch
+from wqkv.maps.attention_map import AttentionMap
+from wqkv.maps.rollout import rollout
 
 __all__ = [
     "ALiBi",
+    "AllToAll",
     "AttentionMap",
     "Causal",
+    "Chunked",
+    "Cross",
     "Dense",
+    "DifferentialAttention",
+    "Dynamic",
     "Full",
     "Heads",
+    "Held",
+    "KVCache",
+    "LatentAttention",
+    "LayerParity",
     "Lengths",
     "MultiheadAttention",
+    "Norm",
+    "Paged",
+    "Parity",
     "Partial",
+    "Pool",
     "Prefix",
+    "QKNorm",
+    "Quantised",
+    "Ranks",
+    "Ring",
     "RoPE",
+    "Rolling",
     "Seen",
     "Segments",
+    "Static",
     "T5Bias",
+    "Temperature",
     "Trace",
     "Window",
     "attention",
+    "convert",
     "explain",
+    "from_hf",
+    "from_torch",
     "heads",
+    "load_attention",
     "merge",
+    "parity",
     "rollout",
+    "to_torch",
     "use",
     "watch",
 ]

@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from wqkv.attend.call import autocasts, request
+from wqkv.attend.call import request
 from wqkv.attend.engines import reference
 from wqkv.attend.functional import attention
 from wqkv.attend.masks import Dense, Full, Mask
+from wqkv.attend.merge import merge, with_sinks
+from wqkv.attend.parallel.ranks import Ranks
 from wqkv.attend.positions import Bias, RoPE, rotate
-from wqkv.errors import ArgumentError, EngineError, KindError, describe, message
+from wqkv.errors import ArgumentError, EngineError, KindError, describe
+from wqkv.layer import checks
+from wqkv.layer.cache import Held, KVCache
+from wqkv.layer.parts import Norm, Normalise, QKNorm, Temperature, own
 from wqkv.layer.trace import Trace
+from wqkv.maps.attention_map import AttentionMap
 
 MATRICES = ("WQ", "WK", "WV", "WO")
+
+
+class Where(NamedTuple):
+    """Where the words of a call stand: the queries and keys, and what turns them."""
+
+    mask: Mask
+    query_offset: int | Tensor | None
+    first_key: int | Tensor  # what stands in the cache comes before it
+    positions: Tensor | None  # of the queries' words, if they are not counted from query_offset
+    own: bool  # whether the keys are the queries' own words
+    length: int  # how many keys there are in the end
 
 
 class MultiheadAttention(nn.Module):
@@ -24,6 +42,10 @@ class MultiheadAttention(nn.Module):
     The matrices are the modules `WQ`, `WK`, `WV`, `WO` (nn.Linear; a Linear keeps the transpose of
     the paper's matrix, x W is `x @ WQ.weight.T`), and they are called, so hooks, adapters and
     quantisers on them work. Each starts as nn.Linear does: uniform in +-1/sqrt(input size).
+
+    In this order: project; norm and v_norm; clip; position turns q and k; a norm that comes after
+    the position; temperature; the cache; attention (see `attention` for the order inside); gate;
+    project.
 
     Heads: columns h * d_k to (h + 1) * d_k - 1 of WQ belong to head h. With n_kv_head < n_head,
     query head h reads key and value head h // (n_head / n_kv_head).
@@ -38,6 +60,12 @@ class MultiheadAttention(nn.Module):
         WO: False leaves out the last projection; the result is the context, n_head * d_v wide.
         mask: who may see whom in every call, such as Causal().
         position: RoPE, which turns q and k; ALiBi or T5Bias, which add to the scores; None.
+        norm, v_norm: QKNorm of q and k (modules `q_norm`, `k_norm`); Norm of v (`v_norm`).
+        clip: q, k and v are clamped to plus and minus it.
+        temperature: what q is multiplied by, by its position.
+        softcap: scores become softcap * tanh(scores / softcap).
+        sinks: True learns one more logit a head, `sinks`, whose value is zero; it starts at 0.
+        gate: context * sigmoid(Q WG), with one number a "head" or a "channel" (module `WG`).
         scale: None is 1 / sqrt(d_k).
         dropout: the share of weights set to zero while training.
         engine: see `attention`.
@@ -45,12 +73,28 @@ class MultiheadAttention(nn.Module):
     Raises:
         ArgumentError, KindError: sizes that cannot be, or inputs that disagree with them.
 
-    Source: Vaswani et al. 2017 (arXiv:1706.03762), section 3.2.2.
+    Source: Vaswani et al. 2017 (arXiv:1706.03762), section 3.2.2; the gate: Qiu et al. 2025
+    (arXiv:2505.06708).
 
     >>> layer = MultiheadAttention(512, 8)
     >>> layer(torch.randn(2, 17, 512)).shape
     torch.Size([2, 17, 512])
     """
+
+    #: How many query maps a head has; they share its value.
+    maps = 1
+
+    WQ: nn.Module
+    WK: nn.Module
+    WV: nn.Module
+    WO: nn.Module | None
+    WG: nn.Module
+    q_norm: Normalise | None
+    k_norm: Normalise | None
+    v_norm: Normalise | None
+    sinks: nn.Parameter | None
+    #: Ring(mesh), AllToAll(mesh) or Ranks(mesh): Q, K and V are this rank's share of the words.
+    mesh: Ranks | None = None
 
     def __init__(
         self,
@@ -66,6 +110,13 @@ class MultiheadAttention(nn.Module):
         WO: bool = True,
         mask: Mask | None = None,
         position: RoPE | Bias | None = None,
+        norm: QKNorm | None = None,
+        v_norm: Norm | None = None,
+        clip: float | None = None,
+        temperature: Temperature | None = None,
+        softcap: float | None = None,
+        sinks: bool = False,
+        gate: Literal["head", "channel"] | None = None,
         scale: float | None = None,
         dropout: float = 0.0,
         engine: str = "auto",
@@ -74,58 +125,56 @@ class MultiheadAttention(nn.Module):
     ) -> None:
         super().__init__()
         n_kv_head = n_head if n_kv_head is None else n_kv_head
-        counts: dict[str, int | None]
-        counts = {"d_model": d_model, "n_head": n_head, "n_kv_head": n_kv_head}
-        counts |= {"d_k": d_k, "d_v": d_v, "kdim": kdim, "vdim": vdim}
-        for name, size in counts.items():
-            if size is not None and (not isinstance(size, int) or isinstance(size, bool)):
-                raise KindError(f"`{name}` is a count, not {describe(size)}.")
-            if size is not None and size < 1:
-                raise ArgumentError(f"`{name}` is {size}.\nPass 1 or more.")
-        if d_k is None and d_model % n_head:
-            raise ArgumentError(
-                f"`d_model` {d_model} is not a multiple of `n_head` {n_head}.\n"
-                f"Pass n_head = {_near_divisors(d_model, n_head)}, or say d_k."
-            )
-        if n_head % n_kv_head:
-            raise ArgumentError(
-                f"`n_head` {n_head} is not a multiple of `n_kv_head` {n_kv_head}.\n"
-                f"Pass n_kv_head = {_near_divisors(n_head, n_kv_head)}."
-            )
-        if not 0 <= dropout < 1:
-            raise ArgumentError(
-                f"`dropout` is {dropout}, the share of weights to drop.\nPass 0 <= dropout < 1."
-            )
-        if mask is not None and not isinstance(mask, Mask):
-            raise KindError(f"`mask` is a mask such as Causal(), not {describe(mask)}.")
-        if position is not None and not isinstance(position, RoPE | Bias):
-            raise KindError(f"`position` is RoPE, ALiBi, T5Bias or None, not {describe(position)}.")
+        checks.counts(
+            d_model=d_model, n_head=n_head, n_kv_head=n_kv_head,
+            d_k=d_k, d_v=d_v, kdim=kdim, vdim=vdim,
+        )  # fmt: skip
+        checks.heads(d_model, n_head, n_kv_head, d_k)
+        checks.values(
+            mask=mask, position=position, norm=norm, v_norm=v_norm, temperature=temperature
+        )
+        checks.numbers(dropout=dropout, clip=clip, softcap=softcap)
+        if gate not in (None, "head", "channel"):
+            raise ArgumentError(f"`gate` is {gate!r}.\nPass 'head', 'channel' or None.")
 
         self.d_model, self.n_head, self.n_kv_head = d_model, n_head, n_kv_head
         self.d_k = d_model // n_head if d_k is None else d_k
         self.d_v = self.d_k if d_v is None else d_v
+        self.kdim, self.vdim = kdim or d_model, vdim or d_model
         self.mask: Mask = Full() if mask is None else mask
         self.position, self.scale, self.dropout, self.engine = position, scale, dropout, engine
-        biased = _biased(bias)
-        sizes = {
-            "WQ": (d_model, n_head * self.d_k),
-            "WK": (kdim or d_model, n_kv_head * self.d_k),
-            "WV": (vdim or d_model, n_kv_head * self.d_v),
-            "WO": (n_head * self.d_v, d_model),
-        }
-        made = {
-            name: nn.Linear(*sizes[name], bias=name in biased, device=device, dtype=dtype)
-            for name in (MATRICES if WO else MATRICES[:3])
-        }
-        self.WQ: nn.Module = made["WQ"]
-        self.WK: nn.Module = made["WK"]
-        self.WV: nn.Module = made["WV"]
-        self.WO: nn.Module | None = made.get("WO")
-        self._input_sizes = (d_model, kdim or d_model, vdim or d_model)
+        self.norm, self.clip, self.temperature, self.softcap = norm, clip, temperature, softcap
+        self.gate = gate
+        where: dict[str, Any] = {"device": device, "dtype": dtype}
+        sizes = self._sizes()
+        sizes["WO"] = (n_head * self.d_v, d_model)
+        if gate is not None:
+            sizes["WG"] = (d_model, n_head * (self.d_v if gate == "channel" else 1))
+        biased = _biased(bias, sizes)
+        for name, size in sizes.items():
+            made = nn.Linear(*size, bias=name in biased, **where) if WO or name != "WO" else None
+            self.register_module(name, made)
+        self.q_norm = self.k_norm = self.v_norm = None
+        if norm is not None:
+            self.q_norm = Normalise(norm, self.maps * n_head, self.d_k, **where)
+            self.k_norm = Normalise(norm, self.maps * n_kv_head, self.d_k, **where)
+        if v_norm is not None:
+            self.v_norm = Normalise(v_norm, n_kv_head, self.d_v, **where)
+        self.register_parameter("sinks", None)
+        if sinks:
+            self.sinks = nn.Parameter(torch.zeros(self.maps * n_head, **where))
         if isinstance(position, Bias):  # a learned table is trained and saved with the layer
             for i, tensor in enumerate(position.tensors()):
                 if isinstance(tensor, nn.Parameter):
                     self.register_parameter(f"position_{i}", tensor)
+
+    def _sizes(self) -> dict[str, tuple[int, int]]:
+        """The matrices that make q, k and v: the sizes of what goes in and what comes out."""
+        return {
+            "WQ": (self.d_model, self.maps * self.n_head * self.d_k),
+            "WK": (self.kdim, self.maps * self.n_kv_head * self.d_k),
+            "WV": (self.vdim, self.n_kv_head * self.d_v),
+        }
 
     def forward(
         self,
@@ -134,7 +183,9 @@ class MultiheadAttention(nn.Module):
         V: Tensor | None = None,
         *,
         mask: Mask | Tensor | None = None,
+        positions: Tensor | None = None,
         query_offset: int | Tensor | None = None,
+        cache: KVCache | None = None,
     ) -> Tensor:
         """Attend from Q to K and V: (batch, query_len, d_model), without a WO (..., n_head * d_v).
 
@@ -143,12 +194,24 @@ class MultiheadAttention(nn.Module):
             K: (batch, key_len, kdim); None is Q.
             V: (batch, key_len, vdim); None is K.
             mask: a second mask, for this call; a pair must be visible in it and in the layer's own.
-            query_offset: the position of the first query, an int or one a sample (see `attention`).
+                With a cache its keys are all that came so far.
+            positions: by what the words of Q turn, (query_len,) or (batch, query_len), and those of
+                K if it is None; None counts them. The mask counts words whatever they turn by.
+            query_offset: the position of the first query, an int or one a sample (see `attention`);
+                None with a cache is the cache's length.
+            cache: keys and values of earlier calls, which this call's are added to.
         """
-        q, k, v, rules = self._prepare(Q, K, V, mask, query_offset)
-        dropout_p = self.dropout if self.training else 0.0
-        context = attention(q, k, v, **rules, dropout_p=dropout_p, engine=self.engine)
-        return self._project(context)
+        q, held, where = self._prepare(Q, K, V, mask, positions, query_offset, cache)
+        rest: dict[str, Any] = {"dropout_p": self.dropout if self.training else 0.0}
+        rest |= {"engine": self.engine, "mesh": self.mesh}
+        q, held, finish = self._opened(q, held)
+        calls = self._calls(q, held, where)
+        if len(calls) == 1:
+            heads = attention(**calls[0], **rest)
+        else:
+            parts = [attention(**call, **rest, return_lse=True) for call in calls]
+            heads = with_sinks(merge(*parts), own(self.sinks)).out
+        return self._output(finish(heads), Q)
 
     def trace(
         self,
@@ -157,6 +220,7 @@ class MultiheadAttention(nn.Module):
         V: Tensor | None = None,
         *,
         mask: Mask | Tensor | None = None,
+        positions: Tensor | None = None,
         query_offset: int | Tensor | None = None,
     ) -> Trace:
         """The same call with every intermediate kept and no dropout. Builds the whole matrix.
@@ -165,15 +229,60 @@ class MultiheadAttention(nn.Module):
         >>> layer.trace(torch.randn(1, 3, 6)).weights.shape
         torch.Size([1, 2, 3, 3])
         """
-        q, k, v, rules = self._prepare(Q, K, V, mask, query_offset)
-        call = request(q, k, v, **rules)
+        q, held, where = self._prepare(Q, K, V, mask, positions, query_offset, None)
+        q, held, finish = self._opened(q, held, plainly=True)
+        call = request(**self._calls(q, held, where)[0])
         if reasons := reference.reasons_against(call):
             raise EngineError(
                 f"A trace keeps every weight: {reasons[0]}.\nTrace fewer queries at a time."
             )
         steps = reference.steps(call, call.places())
-        context = _join(steps.out)
-        return Trace(q, k, v, steps.scores, steps.weights, context, self._project(steps.out))
+        context = finish(steps.out)
+        output = self._output(context, Q)
+        return Trace(
+            call.query, call.key, call.value, steps.scores, steps.weights, _join(context), output
+        )
+
+    def map(
+        self,
+        Q: Tensor,
+        K: Tensor | None = None,
+        V: Tensor | None = None,
+        *,
+        mask: Mask | Tensor | None = None,
+        positions: Tensor | None = None,
+        query_offset: int | Tensor | None = None,
+    ) -> AttentionMap:
+        """The weights of the same call as a lazy map, at any length; there is no dropout in it.
+
+        >>> layer = MultiheadAttention(6, 2)
+        >>> layer.map(torch.randn(1, 3, 6))[0, 1, 2].shape
+        torch.Size([3])
+        """
+        q, held, where = self._prepare(Q, K, V, mask, positions, query_offset, None)
+        q, held, _ = self._opened(q, held, plainly=True)
+        call = self._calls(q, held, where)[0]
+        del call["value"]
+        return AttentionMap(**call)
+
+    def qkv(
+        self,
+        Q: Tensor,
+        K: Tensor | None = None,
+        V: Tensor | None = None,
+        *,
+        positions: Tensor | None = None,
+        query_offset: int | Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k and v of the same call, (batch, heads, length, d), as they go into the scores.
+
+        >>> q, k, v = MultiheadAttention(6, 2).qkv(torch.randn(1, 3, 6))
+        >>> q.shape
+        torch.Size([1, 2, 3, 3])
+        """
+        q, held, _ = self._prepare(Q, K, V, None, positions, query_offset, None)
+        q, (piece,), _ = self._opened(q, held, plainly=True)
+        return q, piece.k, piece.v
 
     def _prepare(
         self,
@@ -181,18 +290,59 @@ class MultiheadAttention(nn.Module):
         K: Tensor | None,
         V: Tensor | None,
         mask: Mask | Tensor | None,
+        positions: Tensor | None,
         query_offset: int | Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor, dict]:  # type: ignore[type-arg]
+        cache: KVCache | None,
+    ) -> tuple[Tensor, Sequence[Held], Where]:
+        """q (batch, n_head, query_len, d_k), and all keys and values that it may see."""
+        if cache is not None and self.mesh is not None:
+            raise ArgumentError("A layer over ranks keeps no cache.\nSet layer.mesh to None.")
+        if cache is not None and cache.filled:
+            checks.inputs(Q, Q, Q, (self.d_model,) * 3, getattr(self.WQ, "weight", None))
+            held = cache.held()
+            where = self._where(Q, None, mask, positions, query_offset, 0, _end(held))
+            return self._queries(Q, where), held, where
+        own = K is None
         K = Q if K is None else K
         V = K if V is None else V
-        self._check(Q, K, V)
-        query_len, key_len = Q.shape[1], K.shape[1]
-        if isinstance(self.position, RoPE) and query_offset is None and query_len != key_len:
+        sizes = self.d_model, self.kdim, self.vdim
+        checks.inputs(Q, K, V, sizes, getattr(self.WQ, "weight", None))
+        first = 0 if cache is None else cache.length
+        if cache is not None and query_offset is None:
+            query_offset = first
+        where = self._where(
+            Q, None if own else K, mask, positions, query_offset, first,
+            K.shape[1] * self._ranks + (first if isinstance(first, int) else 0),
+        )  # fmt: skip
+        q = self._queries(Q, where)
+        k, v = self._keys(K, V, where)
+        return q, ((Held(k, v),) if cache is None else cache.append(k, v)), where
+
+    @property
+    def _ranks(self) -> int:
+        """How many ranks share the words."""
+        return 1 if self.mesh is None else self.mesh.size
+
+    def _where(
+        self,
+        Q: Tensor,
+        K: Tensor | None,
+        mask: Mask | Tensor | None,
+        positions: Tensor | None,
+        query_offset: int | Tensor | None,
+        first_key: int | Tensor,
+        length: int,
+    ) -> Where:
+        query_len = Q.shape[1] * self._ranks
+        turned = isinstance(self.position, RoPE) and positions is None
+        if turned and query_offset is None and query_len != length:
             raise ArgumentError(
-                f"Where do {query_len} queries stand among {key_len} keys? RoPE depends on it.\n"
-                f"Pass query_offset=0 for the first at the first, {key_len - query_len} for the "
+                f"Where do {query_len} queries stand among {length} keys? RoPE depends on it.\n"
+                f"Pass query_offset=0 for the first at the first, {length - query_len} for the "
                 "last at the last, or another position."
             )
+        if positions is not None:
+            checks.positions(positions, Q, self.position)
         if mask is None:
             rule = self.mask
         elif isinstance(mask, Mask | Tensor):
@@ -201,113 +351,107 @@ class MultiheadAttention(nn.Module):
             raise KindError(
                 f"`mask` is a mask such as Causal(), a bool tensor or None, not {describe(mask)}."
             )
-        q = self._split(self.WQ(Q), self.n_head)
-        k = self._split(self.WK(K), self.n_kv_head)
-        v = self._split(self.WV(V), self.n_kv_head)
-        if isinstance(self.position, RoPE):
-            q, k = self._rotate(self.position, q, k, query_offset)
-        bias = self.position if isinstance(self.position, Bias) else None
-        return (
-            q,
-            k,
-            v,
-            {"mask": rule, "bias": bias, "scale": self.scale, "query_offset": query_offset},
-        )
+        return Where(rule, query_offset, first_key, positions, K is None, length)
 
-    def _check(self, Q: Tensor, K: Tensor, V: Tensor) -> None:
-        came: dict[str, object] = {"Q": Q, "K": K, "V": V}
-        for (name, x), size in zip(came.items(), self._input_sizes, strict=True):
-            if not isinstance(x, Tensor):
-                raise KindError(f"`{name}` is a tensor, not {describe(x)}.")
-            if x.ndim != 3:
-                raise ArgumentError(
-                    message(
-                        f"`{name}` has {x.ndim} axes, not 3.",
-                        came,
-                        f"Pass (batch, length, {size}); one sample is `{name}[None]`.",
-                    )
-                )
-            if not x.is_floating_point():
-                raise KindError(
-                    message(
-                        f"`{name}` holds {x.dtype}.", came, "Pass floats: embed the words first."
-                    )
-                )
-            if x.shape[2] != size:
-                raise ArgumentError(
-                    message(
-                        f"`{name}` has last size {x.shape[2]}; this layer takes {size}.",
-                        came,
-                        f"Pass (batch, length, {size}).",
-                    )
-                )
-            if x.shape[1] == 0:
-                raise ArgumentError(
-                    message(f"`{name}` has length 0.", came, "Pass at least one word.")
-                )
-        if not Q.shape[0] == K.shape[0] == V.shape[0]:
-            raise ArgumentError(
-                message(
-                    f"Q, K and V have batches of {Q.shape[0]}, {K.shape[0]} and {V.shape[0]}.",
-                    came,
-                    "Pass one batch size; `.expand` repeats a sample without copying it.",
-                )
-            )
-        if K.shape[1] != V.shape[1]:
-            raise ArgumentError(
-                message(
-                    f"K has {K.shape[1]} words and V has {V.shape[1]}.",
-                    came,
-                    "Every key needs its value.",
-                )
-            )
-        if not Q.dtype == K.dtype == V.dtype:
-            raise KindError(
-                message(
-                    "Q, K and V have different dtypes.", came, "Cast them to one floating dtype."
-                )
-            )
-        if not Q.device == K.device == V.device:
-            raise ArgumentError(
-                message("Q, K and V are on different devices.", came, "Move them to one device.")
-            )
-        weight = getattr(self.WQ, "weight", None)
-        if isinstance(weight, nn.Parameter) and weight.is_floating_point():
-            came["WQ.weight"] = weight
-            if weight.device != Q.device:
-                raise ArgumentError(
-                    message("The layer is on another device.", came, "Move Q or the layer.")
-                )
-            if weight.dtype != Q.dtype and not autocasts(Q.device):
-                raise KindError(
-                    message("The layer has another dtype.", came, "Cast Q or the layer.")
-                )
+    def _queries(self, Q: Tensor, where: Where) -> Tensor:
+        q = self._clipped(self._split(self.WQ(Q), self.maps * self.n_head), self.q_norm)
+        q = self._turned(q, where.query_offset, where.positions, where.length)
+        return self._warmed(self._placed(q, self.q_norm), where)
+
+    def _keys(self, K: Tensor, V: Tensor, where: Where) -> tuple[Tensor, Tensor]:
+        k = self._clipped(self._split(self.WK(K), self.maps * self.n_kv_head), self.k_norm)
+        v = self._split(self.WV(V), self.n_kv_head)
+        v = self._clipped(v if self.v_norm is None else _normed(self.v_norm, v), None)
+        positions = where.positions if where.own else None
+        k = self._turned(k, where.first_key, positions, where.length)
+        return self._placed(k, self.k_norm), v
 
     def _split(self, x: Tensor, heads: int) -> Tensor:
         return torch.unflatten(x, -1, (heads, -1)).transpose(1, 2)
 
-    def _rotate(
-        self, rope: RoPE, q: Tensor, k: Tensor, query_offset: int | Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        query_len, key_len = q.shape[2], k.shape[2]
-        keys = queries = rope.turns(k, torch.arange(key_len, device=k.device), key_len)
-        if query_offset is not None:
-            offset = query_offset
-            if isinstance(offset, Tensor):
-                offset = offset.view(-1, 1).to(q.device)
-            queries = rope.turns(q, torch.arange(query_len, device=q.device) + offset, key_len)
-        turned = (
-            rotate(x, *turns, interleaved=rope.interleaved)
-            for x, turns in ((q, queries), (k, keys))
-        )
-        q, k = turned
-        return q, k
+    def _clipped(self, x: Tensor, norm: Normalise | None) -> Tensor:
+        """After the norm that comes before the position, and the clip."""
+        if norm is not None and self.norm is not None and not self.norm.after_position:
+            x = _normed(norm, x)
+        return x if self.clip is None else x.clamp(-self.clip, self.clip)
 
-    def _project(self, heads: Tensor) -> Tensor:
-        context = _join(heads)
+    def _placed(self, x: Tensor, norm: Normalise | None) -> Tensor:
+        """After the norm that comes after the position."""
+        if norm is not None and self.norm is not None and self.norm.after_position:
+            x = _normed(norm, x)
+        return x
+
+    def _turned(
+        self, x: Tensor, first: int | Tensor | None, positions: Tensor | None, length: int
+    ) -> Tensor:
+        """x turned by its positions, which are counted from `first` unless they are given."""
+        rope = self.position
+        if not isinstance(rope, RoPE):
+            return x
+        n, first = x.shape[2], 0 if first is None else first
+        if positions is not None:
+            turns = rope.turns(x, positions)
+        elif isinstance(first, Tensor) or self.mesh is not None:
+            turns = rope.turns(x, self._line(n, first, x.device), length or None)
+        else:
+            turns = rope.span(x, first, n, length)
+        return rotate(x, *turns, interleaved=rope.interleaved)
+
+    def _line(self, n: int, first: int | Tensor, device: torch.device) -> Tensor:
+        """The positions of n words, (n,), or (batch, n) where samples differ."""
+        start = first.view(-1, 1).to(device) if isinstance(first, Tensor) else first
+        line = torch.arange(n, device=device)
+        return start + (line if self.mesh is None else self.mesh.positions(n, device))
+
+    def _warmed(self, q: Tensor, where: Where) -> Tensor:
+        """q times the temperature of its position."""
+        if self.temperature is None:
+            return q
+        position = where.positions
+        if position is None:
+            offset = 0 if where.query_offset is None else where.query_offset
+            position = self._line(q.shape[2], offset, q.device)
+        factor = self.temperature.at(position, reference.exact(q)).unsqueeze(-1)
+        return q * (factor.unsqueeze(1) if factor.ndim == 3 else factor).to(q.dtype)
+
+    def _calls(self, q: Tensor, held: Sequence[Held], where: Where) -> list[dict[str, Any]]:
+        """What `attention` is asked for every piece; sinks are merged once, after the pieces."""
+        offset, end, calls = where.query_offset, _end(held), []
+        for piece in held:
+            whole = len(held) == 1 and piece.start == 0
+            mask = where.mask if whole else where.mask.part(piece.start, end)
+            calls.append(
+                {
+                    "query": q,
+                    "key": piece.k,
+                    "value": piece.v,
+                    "mask": piece.mask & mask,
+                    "bias": self.position if isinstance(self.position, Bias) else None,
+                    "scale": self.scale,
+                    "softcap": self.softcap,
+                    "sinks": own(self.sinks) if len(held) == 1 else None,
+                    "query_offset": None if offset is None else offset - piece.start,
+                }
+            )
+        return calls
+
+    def _opened(
+        self, q: Tensor, held: Sequence[Held], *, plainly: bool = False
+    ) -> tuple[Tensor, Sequence[Held], Callable[[Tensor], Tensor]]:
+        """What attends, to which keys and values, and what makes the context of the result.
+
+        With `plainly` the queries and keys are those of the formula, whatever they cost.
+        """
+        return q, held, lambda heads: heads
+
+    def _output(self, context: Tensor, Q: Tensor) -> Tensor:
+        if self.gate is not None:
+            gate = torch.sigmoid(self._split(self.WG(Q), self.n_head))
+            context = context * gate
+        joined = _join(context)
         if self.WO is None:
-            return context
-        output: Tensor = self.WO(context)
+            return joined
+        output: Tensor = self.WO(joined)
         return output
 
     def extra_repr(self) -> str:
@@ -317,9 +461,20 @@ class MultiheadAttention(nn.Module):
         parts.append(f"d_k={self.d_k}")
         if not isinstance(self.mask, Full):
             parts.append(f"mask={self.mask!r}")
-        if self.position is not None:
-            parts.append(f"position={self.position!r}")
+        for name in ("position", "clip", "temperature", "softcap", "gate"):
+            if getattr(self, name) is not None:
+                parts.append(f"{name}={getattr(self, name)!r}")
         return ", ".join(parts)
+
+
+def _end(held: Sequence[Held]) -> int:
+    """How many positions there are up to the end of the last piece."""
+    return max(piece.start + piece.k.shape[2] for piece in held)
+
+
+def _normed(norm: Normalise, x: Tensor) -> Tensor:
+    normed: Tensor = norm(x.transpose(1, 2))
+    return normed.transpose(1, 2)
 
 
 def _join(heads: Tensor) -> Tensor:
@@ -327,17 +482,11 @@ def _join(heads: Tensor) -> Tensor:
     return heads.transpose(1, 2).flatten(2)
 
 
-def _biased(bias: bool | Collection[str]) -> Collection[str]:
+def _biased(bias: bool | Collection[str], names: Collection[str]) -> Collection[str]:
     if isinstance(bias, bool):
-        return MATRICES if bias else ()
-    if isinstance(bias, str) or not set(bias) <= set(MATRICES):
+        return names if bias else ()
+    if isinstance(bias, str) or not set(bias) <= set(names):
         raise ArgumentError(
-            f"`bias` is {bias!r}.\nPass True, False, or names out of {', '.join(MATRICES)}."
+            f"`bias` is {bias!r}.\nPass True, False, or names out of {', '.join(names)}."
         )
     return bias
-
-
-def _near_divisors(whole: int, near: int) -> str:
-    divisors = [n for n in range(1, whole + 1) if whole % n == 0]
-    below = [n for n in divisors if n < near][-1:]
-    return " or ".join(str(n) for n in below + [n for n in divisors if n > near][:1])

@@ -1,4 +1,7 @@
-"""Our layer with a model's matrices against the model's own attention, for every family."""
+"""What from_hf makes of a model: parts, masks, positions, whose tensors they are, and errors.
+
+That the output of every family is the model's own: tests/conformance/test_from_hf.py.
+"""
 
 import math
 
@@ -6,115 +9,138 @@ import pytest
 import torch
 from torch import nn
 
-from wqkv import Causal, Full, Window
-from wqkv.attend.positions import DynamicNTK, Linear, Llama3, LongRoPE, YaRN
+from wqkv import (
+    Causal,
+    Chunked,
+    DifferentialAttention,
+    Full,
+    LatentAttention,
+    RoPE,
+    T5Bias,
+    Window,
+    from_hf,
+    parity,
+)
+from wqkv.attend.positions import DynamicNTK, Given, Linear, Llama3, LongRoPE, YaRN
 from wqkv.errors import ArgumentError
-from wqkv.layer.convert.huggingface import FAMILIES, family, from_hf, matrices, sizes
-from wqkv.look.models import OpenModel
+from wqkv.layer.convert.families import FAMILIES
+from wqkv.layer.convert.huggingface import matrices, sizes, stacks
 
 transformers = pytest.importorskip("transformers")
 
-N = 11  # words
-COMMON = {
+TEXT = {
     "vocab_size": 101,
-    "hidden_size": 42,
+    "hidden_size": 48,
     "num_hidden_layers": 3,
-    "num_attention_heads": 7,
+    "num_attention_heads": 6,
     "intermediate_size": 13,
     "max_position_embeddings": 37,
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-GROUPED = {**COMMON, "hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 2}
+GROUPED = {**TEXT, "num_key_value_heads": 2}
+WINDOWS = {
+    "sliding_window": 5,
+    "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+}
+SEQ2SEQ = {"d_model": 48, "d_kv": 10, "num_heads": 6, "num_layers": 3, "d_ff": 13}
+IMAGE = {**TEXT, "image_size": 12, "patch_size": 4}
 CONFIGS = {
-    "bert": COMMON,
-    "roberta": COMMON,
-    "xlm-roberta": COMMON,
-    "camembert": COMMON,
-    "electra": {**COMMON, "embedding_size": 17},
-    "distilbert": {
+    "bert": TEXT,
+    "modernbert": {**TEXT, **WINDOWS},
+    "gpt2": {"vocab_size": 101, "n_embd": 48, "n_layer": 3, "n_head": 6, "n_positions": 37},
+    "gpt_neo": {
         "vocab_size": 101,
-        "dim": 42,
-        "n_layers": 3,
-        "n_heads": 7,
-        "hidden_dim": 13,
-        "max_position_embeddings": 37,
-    },
-    "albert": {**COMMON, "embedding_size": 17},
-    "gpt2": {
-        "vocab_size": 101,
-        "n_embd": 42,
-        "n_layer": 3,
-        "n_head": 7,
-        "n_positions": 37,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
+        "hidden_size": 48,
+        "num_layers": 3,
+        "num_heads": 6,
+        "window_size": 4,
+        "attention_types": [[["global", "local", "global"], 1]],
     },
     "gpt_neox": {
-        **COMMON,
-        "hidden_size": 56,
+        **TEXT,
         "rope_parameters": {
             "rope_type": "default",
-            "rope_theta": 1000.0,
+            "rope_theta": 9.0,
             "partial_rotary_factor": 0.5,
         },
     },
-    "llama": {**GROUPED, "attention_bias": True},
+    "llama": GROUPED,
     "mistral": {**GROUPED, "sliding_window": 3},
-    "qwen2": {
-        **GROUPED,
-        "use_sliding_window": True,
-        "sliding_window": 5,
-        "layer_types": ["full_attention", "sliding_attention", "full_attention"],
-    },
-    "gemma": {**GROUPED, "head_dim": 10},
+    "qwen2": {**GROUPED, **WINDOWS, "use_sliding_window": True},
     "phi3": GROUPED,
+    "gemma3_text": {**GROUPED, **WINDOWS, "head_dim": 10},
+    "gemma3n_text": {
+        **GROUPED,
+        **WINDOWS,
+        "head_dim": 10,
+        "vocab_size_per_layer_input": 101,
+        "hidden_size_per_layer_input": 8,
+        "intermediate_size": [13] * 3,
+        "activation_sparsity_pattern": [0.0] * 3,
+        "num_kv_shared_layers": 1,
+    },
+    "qwen3_next": {
+        **GROUPED,
+        "head_dim": 16,
+        "num_experts": 2,
+        "layer_types": ["full_attention", "linear_attention", "full_attention"],
+    },
+    "llama4_text": {
+        **GROUPED,
+        "head_dim": 10,
+        "intermediate_size_mlp": 13,
+        "num_local_experts": 2,
+        "attention_chunk_size": 5,
+        "layer_types": ["chunked_attention"] * 2 + ["full_attention"],
+    },
+    "deepseek_v2": {**TEXT, "num_key_value_heads": 6, "n_routed_experts": 2, "q_lora_rank": None},
+    "diffllama": GROUPED,
+    "t5": {**SEQ2SEQ, "vocab_size": 101, "dropout_rate": 0.3},
+    "clip": {"text_config": TEXT, "vision_config": IMAGE},
+    "vit": {**IMAGE, "attention_probs_dropout_prob": 0.2},
 }
 
 
-def tiny(kind: str, **changes) -> nn.Module:
+def tiny(kind: str, name: str = "Model", **changes) -> nn.Module:
     torch.manual_seed(0)
-    config = transformers.AutoConfig.for_model(kind, **{**CONFIGS[kind], **changes})
-    model = transformers.AutoModel.from_config(config).eval()
-    for parameter in model.parameters():  # biases too, which start as zero
+    config = transformers.CONFIG_MAPPING[kind](**{**CONFIGS[kind], **changes})
+    model = getattr(transformers, type(config).__name__.replace("Config", name))(config).eval()
+    for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.3)
     return model
 
 
-def check(model: nn.Module, n: int = N) -> OpenModel:
-    """Every layer's output equals the model's own attention output."""
-    opened = OpenModel(model, None, "tiny")
-    ids = torch.randint(3, 101, (1, n), generator=torch.Generator().manual_seed(0))
-    inputs, outputs = opened._run(ids)
-    assert len(inputs) == len(outputs) == 3
-    for number, (x, theirs) in enumerate(zip(inputs, outputs, strict=True)):
-        assert theirs.std() > 0.1
-        torch.testing.assert_close(opened.layer(number)(x), theirs, rtol=1e-4, atol=1e-4)
-    return opened
+# Masks and positions
 
 
-@pytest.mark.parametrize("kind", FAMILIES)
-def test_every_family(kind):
-    opened = check(tiny(kind))
-    assert opened.family == kind
-    assert opened.layer(0).mask == (
-        Window(2, 0) if kind == "mistral" else Causal() if FAMILIES[kind].causal else Full()
-    )
-    grouped = opened.sizes["n_kv_head"] < opened.sizes["n_head"]
-    assert grouped == ("num_key_value_heads" in CONFIGS[kind])
+@pytest.mark.parametrize(
+    ("kind", "masks"),
+    [
+        ("bert", [Full()] * 3),
+        ("gpt2", [Causal()] * 3),
+        ("mistral", [Window(2, 0)] * 3),
+        ("qwen2", [Causal(), Window(4, 0), Causal()]),
+        ("gpt_neo", [Causal(), Window(3, 0), Causal()]),
+        ("modernbert", [Full(), Window(5, 5), Full()]),
+        ("llama4_text", [Causal() & Chunked(5), Causal() & Chunked(5), Causal()]),
+    ],
+)
+def test_masks(kind, masks):
+    model = tiny(kind)
+    assert [from_hf(model, i).mask for i in range(3)] == masks
 
 
-def test_every_family_is_tested():
-    assert set(CONFIGS) == set(FAMILIES)
-
-
-def test_masks_a_layer():
-    opened = OpenModel(tiny("qwen2"), None, "tiny")
-    assert [opened.layer(i).mask for i in range(3)] == [Causal(), Window(4, 0), Causal()]
+def test_masks_of_models_told_otherwise():
+    assert from_hf(tiny("bert", is_decoder=True), 0).mask == Causal()
+    model = tiny("gemma3_text", use_bidirectional_attention=True)  # whose window is halved, plus 1
+    assert [from_hf(model, i).mask for i in range(3)] == [Full(), Window(2, 2), Full()]
 
 
 LONG = {"short_factor": [1.0, 1.1, 1.3, 1.7], "long_factor": [2.0, 2.3, 2.9, 3.1]}
+YARN = {"rope_type": "yarn", "factor": 3.0, "original_max_position_embeddings": 7}
+LONGROPE = {"rope_type": "longrope", **LONG}
 ROPES = [
     ({"rope_type": "linear", "factor": 3.0}, Linear(3.0)),
     ({"rope_type": "dynamic", "factor": 3.0}, DynamicNTK(3.0, 17)),
@@ -128,41 +154,28 @@ ROPES = [
         },
         Llama3(5.0, 1.0, 4.0, 7),
     ),
+    (YARN, YaRN(3.0, 7)),
     (
-        {"rope_type": "yarn", "factor": 3.0, "original_max_position_embeddings": 7},
-        YaRN(3.0, 7),
-    ),
-    (
-        {
-            "rope_type": "yarn",
-            "factor": 3.0,
-            "original_max_position_embeddings": 7,
-            "mscale": 0.7,
-            "mscale_all_dim": 1.3,
-        },
+        {**YARN, "mscale": 0.7, "mscale_all_dim": 1.3},
         YaRN(3.0, 7, gain_=(0.07 * math.log(3) + 1) / (0.13 * math.log(3) + 1)),
     ),
     (
-        {
-            "rope_type": "yarn",
-            "factor": 3.0,
-            "original_max_position_embeddings": 7,
-            "beta_fast": 11.0,
-            "beta_slow": 0.5,
-            "attention_factor": 1.5,
-            "truncate": False,
-        },
+        {**YARN, "beta_fast": 11.0, "beta_slow": 0.5, "attention_factor": 1.5, "truncate": False},
         YaRN(3.0, 7, 11.0, 0.5, 1.5, False),
     ),
     (
-        {"rope_type": "longrope", **LONG, "original_max_position_embeddings": 13},
+        {**LONGROPE, "original_max_position_embeddings": 13},
         LongRoPE(*LONG.values(), 13, 17 / 13),
     ),
     (
-        {"rope_type": "longrope", **LONG, "original_max_position_embeddings": 13, "factor": 7.0},
+        {**LONGROPE, "original_max_position_embeddings": 13, "factor": 7.0},
         LongRoPE(*LONG.values(), 13, 7.0),
     ),
-    ({"rope_type": "longrope", **LONG, "factor": 7.0}, LongRoPE(*LONG.values(), 17, 7.0)),
+    ({**LONGROPE, "factor": 7.0}, LongRoPE(*LONG.values(), 17, 7.0)),
+    (
+        {"rope_type": "proportional", "partial_rotary_factor": 0.5, "factor": 2.0},
+        Given((0.5, 500.0 ** -(2 / 8) / 2, 0.0, 0.0)),
+    ),
 ]
 
 
@@ -171,31 +184,79 @@ ROPES = [
 def test_every_scaling(rules, scaling, n):
     """Below and above the trained length."""
     rules = {"rope_theta": 500.0, **rules}
-    opened = check(tiny("llama", rope_parameters=rules, max_position_embeddings=17), n)
-    position = opened.layer(0).position
-    assert position.theta == 500.0
-    assert position.scaling == scaling
+    model = tiny("llama", rope_parameters=rules, max_position_embeddings=17)
+    ids = torch.randint(3, 101, (1, n), generator=torch.Generator().manual_seed(0))
+    found = parity(model, {"input_ids": ids})
+    assert found.holds, found
+    position = from_hf(model, 0).position
+    assert (position.theta, position.scaling) == (500.0, scaling)
 
 
-def test_scale_is_what_the_module_states():
+def test_unknown_scaling():
     model = tiny("llama")
-    for layer in model.layers:
-        layer.self_attn.scaling = 0.7
-    assert check(model).layer(0).scale == 0.7
+    model.config.rope_parameters = {"rope_type": "spiral", "rope_theta": 500.0}
+    with pytest.raises(ArgumentError, match=r"(?s)positions by 'spiral'.*default, linear, dyn"):
+        from_hf(model, 0)
 
 
 def test_partial_rotation():
-    opened = OpenModel(tiny("gpt_neox"), None, "tiny")
-    assert (opened.layer(0).position.d, opened.sizes["d_k"]) == (4, 8)
-    assert OpenModel(tiny("llama"), None, "tiny").layer(0).position.d is None
+    layer = from_hf(tiny("gpt_neox"), 0)
+    assert (layer.position.d, layer.d_k) == (4, 8)
+    assert from_hf(tiny("llama"), 0).position.d is None
 
 
-@pytest.mark.parametrize("kind", FAMILIES)
+def test_one_rope_a_kind_of_layer():
+    plain = {"rope_type": "default"}
+    rules = {
+        "full_attention": {**plain, "rope_theta": 70.0},
+        "sliding_attention": {**plain, "rope_theta": 30.0},
+    }
+    model = tiny("gemma3_text", rope_parameters=rules)
+    assert [from_hf(model, i).position for i in range(3)] == [RoPE(70), RoPE(30), RoPE(70)]
+
+
+def test_scale_and_dropout_are_what_the_module_states():
+    model = tiny("llama", attention_dropout=0.25)
+    assert from_hf(model, 0).dropout == 0.25
+    for layer in model.layers:
+        layer.self_attn.scaling = 0.7
+    assert from_hf(model, 0).scale == 0.7
+    assert parity(model).holds
+    assert from_hf(tiny("gpt2", attn_pdrop=0.15), 0).dropout == 0.15  # a module there
+    assert from_hf(tiny("t5"), 0).dropout == 0.3
+    assert from_hf(tiny("vit"), 0).dropout == 0.2
+
+
+def test_kinds_of_layers():
+    assert type(from_hf(tiny("deepseek_v2"), 1)) is LatentAttention
+    layer = from_hf(tiny("diffllama"), 1)
+    assert type(layer) is DifferentialAttention
+    assert (layer.n_head, layer.n_kv_head, layer.d_k, layer.d_v) == (3, 1, 8, 16)
+
+
+# Whose tensors they are
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama", "gpt2", "gpt_neox", "phi3"])
 def test_matrices_are_shared_or_cut_out(kind):
     model = tiny(kind)
     ours, theirs = from_hf(model, 1), matrices(model, 1)
-    shared = ours.WQ.weight.data_ptr() == theirs["WQ"].weight.data_ptr()
-    assert shared == (FAMILIES[kind].packed is None)
+    packed = theirs["WQ"] is theirs["WV"]
+    assert packed == (kind in ("gpt2", "gpt_neox", "phi3"))
+    assert (ours.WQ.weight is theirs["WQ"].weight) == (not packed)
+    assert (ours.WO.weight is theirs["WO"].weight) == (kind != "gpt2")
+    for tensor in ours.parameters():
+        assert tensor.is_leaf and tensor.requires_grad
+
+
+def test_training_reaches_the_model():
+    model = tiny("t5")
+    table = model.decoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
+    layer = from_hf(model, 2)
+    assert layer.position.table is table is layer.get_parameter("position_0")
+    layer(torch.randn(1, 5, 48)).sum().backward()
+    assert table.grad.abs().sum() > 0
+    assert model.decoder.block[2].layer[0].SelfAttention.q.weight.grad.abs().sum() > 0
 
 
 def test_training_mode_is_the_models():
@@ -203,29 +264,68 @@ def test_training_mode_is_the_models():
     assert from_hf(tiny("bert").train(), 0).training
 
 
-def test_head_on_top_of_the_base_model():
-    config = transformers.AutoConfig.for_model("gpt2", **CONFIGS["gpt2"])
-    model = transformers.AutoModelForCausalLM.from_config(config)
+def test_sizes_and_a_head_on_top():
+    model = tiny("gpt2", "LMHeadModel")
     assert matrices(model, 2)["WO"] is model.transformer.h[2].attn.c_proj
-    assert sizes(model) == {"n_layer": 3, "n_head": 7, "n_kv_head": 7, "d_model": 42, "d_k": 6}
+    assert sizes(model) == {"n_layer": 3, "n_head": 6, "n_kv_head": 6, "d_model": 48, "d_k": 8}
+    assert sizes(tiny("llama"))["n_kv_head"] == 2
+
+
+# Parts
+
+
+def test_parts_of_an_encoder_with_a_decoder():
+    model = tiny("t5")
+    assert list(stacks(model)) == ["decoder", "encoder", "cross"]
+    assert from_hf(model, 1).mask == from_hf(model, 1, part="decoder").mask == Causal()
+    encoder, cross = from_hf(model, 1, part="encoder"), from_hf(model, 1, part="cross")
+    assert isinstance(encoder.position, T5Bias) and encoder.position.bidirectional
+    assert cross.position is None
+    assert cross.WK is not from_hf(model, 1).WK
+    assert cross(torch.randn(2, 5, 48), torch.randn(2, 7, 48)).shape == (2, 5, 48)
+
+
+def test_models_inside_a_model():
+    model = tiny("clip")
+    assert list(stacks(model)) == ["text_model", "vision_model"]
+    layer = from_hf(model, 2, part="vision_model")
+    assert layer.mask == Full()
+    assert layer.WQ.weight is model.vision_model.encoder.layers[2].self_attn.q_proj.weight
+    assert from_hf(model.vision_model, 2).WQ.weight is layer.WQ.weight
+    with pytest.raises(
+        ArgumentError, match=r"(?s)Which part is meant\? .* text_model, vision_model"
+    ):
+        from_hf(model, 2)
+
+
+def test_the_only_part_needs_no_name():
+    config = transformers.SiglipConfig(text_config=TEXT, vision_config=IMAGE)
+    model = transformers.SiglipModel(config)  # whose text tower has no row
+    assert list(stacks(model)) == ["vision_model"]
+    assert from_hf(model, 2).WQ is not from_hf(model, 1).WQ
+    model = transformers.T5EncoderModel(transformers.T5Config(**CONFIGS["t5"]))
+    assert list(stacks(model)) == ["encoder"]
+    assert from_hf(model, 2).mask == Full()
+
+
+# Errors
 
 
 @pytest.mark.parametrize(
-    ("kind", "near"), [("mpt", "phi3|gpt2|mistral"), ("roformer", "roberta"), ("qwen3", "qwen2")]
+    ("kind", "near"), [("gpt_bigcode", "gpt"), ("roformer", "roberta"), ("qwen4", "qwen3")]
 )
 def test_unknown_family(kind, near):
     model = nn.Linear(2, 3)
-    model.config = transformers.AutoConfig.for_model(kind)
-    says = rf"(?s)family '{kind}' yet.*nearest rows are: .*({near})"
-    with pytest.raises(ArgumentError, match=says):
-        family(model)
+    model.config = type("Config", (), {"model_type": kind})()
+    with pytest.raises(ArgumentError, match=rf"(?s)family '{kind}' yet.*rows are: .*{near}"):
+        from_hf(model, 0)
 
 
 def test_a_module_that_is_no_model():
     with pytest.raises(ArgumentError, match=r"(?s)family 'Linear' yet.*nearest rows"):
-        family(nn.Linear(2, 3))
-    with pytest.raises(ArgumentError, match=f"(?s)'Qj' yet.*rows are: {', '.join(FAMILIES)}"):
-        family(type("Qj", (nn.Module,), {})())
+        from_hf(nn.Linear(2, 3), 0)
+    with pytest.raises(ArgumentError, match=f"(?s)'Zz' yet.*rows are: {', '.join(FAMILIES)}"):
+        from_hf(type("Zz", (nn.Module,), {})(), 0)
 
 
 @pytest.mark.parametrize("layer", [3, -1])
@@ -234,8 +334,14 @@ def test_layer_out_of_range(layer):
         from_hf(tiny("bert"), layer)
 
 
-def test_unknown_scaling():
-    model = tiny("llama")
-    model.config.rope_parameters = {"rope_type": "spiral", "rope_theta": 500.0}
-    with pytest.raises(ArgumentError, match=r"(?s)positions by 'spiral'.*default, linear, dyn"):
-        from_hf(model, 0)
+def test_unknown_part():
+    with pytest.raises(ArgumentError, match=r"(?s)no part 'cross': .* has encoder\.\nPass part"):
+        from_hf(tiny("bert"), 0, part="cross")
+
+
+def test_layers_that_are_not_ours():
+    says = r"Layer 1, which the configuration calls 'linear_attention', has no WQ of its own at 'l"
+    with pytest.raises(ArgumentError, match=says):
+        from_hf(tiny("qwen3_next"), 1)
+    with pytest.raises(ArgumentError, match=r"Layer 2.* has no WK of its own at 'layers.2.self_"):
+        from_hf(tiny("gemma3n_text"), 2)

@@ -12,9 +12,12 @@ from torch import nn
 from wqkv import (
     ALiBi,
     Causal,
+    Cross,
+    Dynamic,
     Full,
     Lengths,
     MultiheadAttention,
+    Rolling,
     RoPE,
     T5Bias,
     Trace,
@@ -571,3 +574,117 @@ def test_mask_that_does_not_fit():
         layer()(words(B, NQ, D_MODEL), mask=Lengths([1, 2, 3]))
     with pytest.raises(ArgumentError, match=r"(?s)Where do 5 queries stand among 7 keys.*=2: the"):
         layer(mask=Causal())(words(B, NQ, D_MODEL), words(B, NK, D_MODEL))
+
+
+# Positions, maps and caches
+
+
+def test_positions_turn_the_words_and_the_mask_counts_them():
+    made, x = layer(30, 3, position=RoPE(), mask=Causal()), words(B, NK, 30)
+    counted = made(x)
+    torch.testing.assert_close(made(x, positions=torch.arange(NK)), counted)
+    moved = made(x, positions=torch.arange(NK) + 11)
+    torch.testing.assert_close(moved, counted, rtol=0, atol=1e-6)  # differences alone count
+    a_sample = torch.stack((torch.arange(NK), 2 * torch.arange(NK)))
+    both = made(x, positions=a_sample)
+    torch.testing.assert_close(both[:1], counted[:1])
+    torch.testing.assert_close(both[1:], made(x[1:], positions=2 * torch.arange(NK)))
+    assert not torch.allclose(both[1:], counted[1:], atol=1e-3)
+
+
+def test_positions_of_queries_alone_where_the_keys_are_others():
+    made = layer(30, 3, position=RoPE())
+    Q, K = words(B, NQ, 30), words(B, NK, 30, seed=1)
+    torch.testing.assert_close(
+        made(Q, K, positions=torch.arange(NQ) + 2), made(Q, K, query_offset=2)
+    )
+
+
+def test_positions_continue_in_a_cache():
+    made, x = layer(30, 3, position=RoPE(), mask=Causal()), words(B, NK, 30)
+    places = torch.tensor([[0, 1, 2, 3, 4, 5, 6], [0, 0, 0, 1, 2, 3, 4]])
+    cache = Dynamic()
+    with torch.no_grad():
+        first = made(x[:, :4], cache=cache, positions=places[:, :4])
+        rest = made(x[:, 4:], cache=cache, positions=places[:, 4:])
+        torch.testing.assert_close(torch.cat((first, rest), 1), made(x, positions=places))
+
+
+def test_positions_on_axes():
+    made, x = layer(24, 3, position=RoPE.grid(8)), words(B, 6, 24)
+    grid = torch.cartesian_prod(torch.arange(2), torch.arange(3)).T
+    assert not torch.allclose(made(x, positions=grid), made(x), atol=1e-3)
+    many = grid[:, None].expand(2, B, 6)
+    torch.testing.assert_close(made(x, positions=many), made(x, positions=grid))
+
+
+@pytest.mark.parametrize(
+    ("position", "positions", "kind", "says"),
+    [
+        (RoPE(), [0, 1], KindError, "`positions` is a tensor of whole numbers, not"),
+        (None, torch.arange(NK), ArgumentError, "no RoPE that `positions` could turn"),
+        (RoPE(), torch.arange(NK + 1), ArgumentError, r"shape \(8,\) for 7 words of Q.*\(2, 7\)"),
+        (RoPE(), torch.arange(NK * 1.0), KindError, "A position is a whole number"),
+        (RoPE.grid(8), torch.ones(B, 3, NK).long(), ArgumentError, r"\(2, 3, 7\).*\(2, 2, 7\)"),
+    ],
+)
+def test_errors_of_positions(position, positions, kind, says):
+    made = layer(24, 3, position=position)
+    with pytest.raises(kind, match=f"(?s){says}"):
+        made(words(B, NK, 24), positions=positions)
+
+
+@pytest.mark.parametrize("position", [None, RoPE(), ALiBi(3)], ids=str)
+def test_map_and_qkv_are_those_of_the_trace(position):
+    made = layer(30, 3, position=position, mask=Causal(), softcap=2.0, sinks=True)
+    x = words(B, NK, 30)
+    trace, seen = made.trace(x), made.map(x)
+    torch.testing.assert_close(seen[:], trace.weights)
+    for ours, theirs in zip(made.qkv(x), (trace.q, trace.k, trace.v), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(seen.times(trace.v), made.trace(x).weights @ trace.v)
+
+
+def test_map_of_a_long_text_is_never_built():
+    made = layer(12, 3, dtype=torch.float32, mask=Window(5, 0))
+    with torch.no_grad():
+        seen = made.map(torch.randn(1, 40_000, 12))
+    assert seen.shape == (1, 3, 40_000, 40_000)
+    assert seen[0, 1, 39_999].count_nonzero() == 6
+
+
+def test_cross_attention_computes_its_keys_once():
+    made = layer(30, 3, kdim=KDIM, vdim=VDIM)
+    Q, K, V = words(B, NQ, 30), words(B, NK, KDIM, seed=1), words(B, NK, VDIM, seed=2)
+    called = []
+    made.WK.register_forward_hook(lambda *_: called.append(1))
+    cache = Cross()
+    with torch.no_grad():
+        whole = made(Q, K, V)
+        steps = [made(Q[:, :2], K, V, cache=cache), made(Q[:, 2:], cache=cache)]
+    torch.testing.assert_close(torch.cat(steps, 1), whole)
+    assert len(called) == 2
+
+
+def test_a_rolling_cache_keeps_its_window_and_first_words():
+    made, x = layer(30, 3, position=RoPE(), mask=Causal(), sinks=True), words(B, 17, 30)
+    made.sinks.data += 0.5
+    seen = torch.ones(17, 17).tril().bool()
+    seen &= (torch.arange(17)[:, None] - torch.arange(17) < 5) | (torch.arange(17) < 2)
+    with torch.no_grad():
+        whole = made(x, mask=seen)
+        for cuts in ([1] * 17, [9, 1, 7], [3, 3, 11]):
+            cache = Rolling(5, first=2)
+            steps = [made(part, cache=cache) for part in x.split(cuts, 1)]
+            torch.testing.assert_close(torch.cat(steps, 1), whole)
+
+
+def test_a_mask_of_the_call_is_over_all_keys_of_the_cache():
+    made, x = layer(30, 3, mask=Causal()), words(B, NK, 30)
+    padded = ~Lengths([2, 0])
+    cache = Dynamic()
+    with torch.no_grad():
+        whole = made(x, mask=padded)
+        first = made(x[:, :5], cache=cache, mask=padded)
+        torch.testing.assert_close(first, whole[:, :5])
+        torch.testing.assert_close(made(x[:, 5:], cache=cache, mask=padded), whole[:, 5:])

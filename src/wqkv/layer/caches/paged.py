@@ -1,0 +1,282 @@
+"""Paged: blocks of positions out of a pool, shared between sequences until one writes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from wqkv.attend.algebra import Full
+from wqkv.attend.masks import Lengths
+from wqkv.errors import ArgumentError, KindError, describe
+from wqkv.layer.cache import (
+    Held,
+    KVCache,
+    check,
+    check_alike,
+    check_count,
+    check_rewind,
+    chosen,
+    refuse_gradients,
+)
+
+
+class Pool:
+    """Memory for `blocks` blocks of `size` positions each, for all Paged caches that are given it.
+
+    It is taken at the first append. A block belongs to nobody, or to as many sequences as share it.
+
+    >>> pool = Pool(blocks=8, size=4)
+    >>> cache = Paged(pool)
+    >>> k = v = torch.randn(2, 3, 5, 7)
+    >>> _ = cache.append(k, v)
+    >>> pool.free
+    4
+    """
+
+    def __init__(self, blocks: int, size: int = 16) -> None:
+        self.blocks, self.size = check_count("blocks", blocks), check_count("size", size)
+        self._users: list[int] = []  # how many sequences share each block that was ever taken
+        self._unused: list[int] = []  # of these, the ones that nobody has
+        self._slots: tuple[Tensor, Tensor] | None = None  # k and v, (blocks * size, heads, d)
+
+    @property
+    def free(self) -> int:
+        """How many blocks can be taken."""
+        return self.blocks - len(self._users) + len(self._unused)
+
+    def _take(self) -> int:
+        if not self._unused:
+            self._users.append(1)
+            return len(self._users) - 1
+        block = self._unused.pop()
+        self._users[block] = 1
+        return block
+
+    def _share(self, block: int) -> None:
+        self._users[block] += 1
+
+    def _give_back(self, block: int) -> None:
+        self._users[block] -= 1
+        if not self._users[block]:
+            self._unused.append(block)
+
+    def _copy(self, block: int) -> int:
+        """A block of one's own with the same numbers, in place of a shared one."""
+        own = self._take()
+        for slots in self._slots or ():
+            slots[own * self.size : (own + 1) * self.size] = slots[
+                block * self.size : (block + 1) * self.size
+            ]
+        self._give_back(block)
+        return own
+
+    def _memory(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        if self._slots is None:
+            n = self.blocks * self.size
+            self._slots = (
+                k.new_empty((n, k.shape[1], k.shape[3])),
+                v.new_empty((n, v.shape[1], v.shape[3])),
+            )
+        return self._slots
+
+
+class _Sequence:
+    """The blocks of one sample, and how many of their positions are taken."""
+
+    def __init__(self, pool: Pool, blocks: Sequence[int] = (), length: int = 0) -> None:
+        self.pool, self.blocks, self.length = pool, list(blocks), length
+
+    def fork(self) -> _Sequence:
+        for block in self.blocks:
+            self.pool._share(block)
+        return _Sequence(self.pool, self.blocks, self.length)
+
+    def cut(self, length: int) -> None:
+        needed = -(-length // self.pool.size)
+        for block in self.blocks[needed:]:
+            self.pool._give_back(block)
+        self.blocks, self.length = self.blocks[:needed], length
+
+    def slots(self, start: int, end: int) -> Tensor:
+        """Where positions stand in the pool."""
+        position = torch.arange(start, end)
+        size = self.pool.size
+        return torch.tensor(self.blocks)[position // size] * size + position % size
+
+    def __del__(self) -> None:
+        self.cut(0)
+
+
+class Paged(KVCache):
+    """Each sample in blocks of its own length out of a shared Pool.
+
+    `fork`, `split`, `merge` and `reorder` share blocks and copy nothing; whoever first writes into
+    a block that others share gets a copy of it. `rewind` takes one length a sample, too: append a
+    batch that is padded at the end, then rewind to the true lengths. Where lengths differ, the
+    pieces hide what is beyond with Lengths. Blocks go back to the pool with `rewind` and when the
+    cache is dropped.
+
+    Reading gathers all positions of all samples, a copy a call: torch's CPU kernels read no pages.
+    Gradients: none; an append that would need one is an error.
+
+    >>> cache = Paged(Pool(blocks=8, size=4))
+    >>> k = v = torch.randn(2, 3, 5, 7)
+    >>> _ = cache.append(k, v)
+    >>> cache.rewind(torch.tensor([5, 2]))
+    >>> piece, = cache.append(k[:, :, :1], v[:, :, :1])
+    >>> piece.k.shape, piece.mask, cache.length
+    (torch.Size([2, 3, 6, 7]), Lengths([6, 3]), tensor([6, 3]))
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        if not isinstance(pool, Pool):
+            raise KindError(f"Paged takes a Pool, not {describe(pool)}.")
+        self.pool = pool
+        self._sequences: list[_Sequence] = []
+
+    @property
+    def length(self) -> int | Tensor:
+        lengths = self._lengths
+        return torch.tensor(lengths) if len(set(lengths)) > 1 else max(lengths, default=0)
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Held, ...]:
+        batch, _, n, _ = k.shape if isinstance(k, Tensor) and k.ndim == 4 else (0, 0, 0, 0)
+        batch = len(self._sequences) or batch
+        kept = (x.new_empty((batch, x.shape[1], 0, x.shape[2])) for x in self.pool._slots or ())
+        check(k, v, *kept)
+        refuse_gradients("Paged", k, v)
+        sequences = self._sequences or [_Sequence(self.pool) for _ in range(batch)]
+        self._check_room(sequences, n)
+        keys, values = self.pool._memory(k, v)
+        for sequence in sequences:
+            self._make_room(sequence, n)
+        self._sequences = sequences
+        slots = torch.cat([s.slots(s.length - n, s.length) for s in sequences]).to(k.device)
+        keys[slots] = k.transpose(1, 2).flatten(0, 1)
+        values[slots] = v.transpose(1, 2).flatten(0, 1)
+        return self.held()
+
+    def held(self) -> tuple[Held, ...]:
+        lengths = self._lengths
+        longest = max(lengths, default=0)
+        if longest == 0 or self.pool._slots is None:
+            return ()
+        # Beyond a sample's end stands its own first position: others may have left NaN anywhere.
+        slots = torch.zeros((len(lengths), longest), dtype=torch.long)
+        for row, sequence in zip(slots, self._sequences, strict=True):
+            if sequence.length:
+                row[:] = sequence.blocks[0] * self.pool.size
+                row[: sequence.length] = sequence.slots(0, sequence.length)
+        k, v = (memory[slots.to(memory.device)].transpose(1, 2) for memory in self.pool._slots)
+        return (Held(k, v, 0, Full() if len(set(lengths)) == 1 else Lengths(lengths)),)
+
+    def rewind(self, length: int | Tensor) -> None:
+        lengths = length.tolist() if isinstance(length, Tensor) else length
+        if not isinstance(lengths, list):
+            lengths = [lengths] * len(self._sequences)
+        if len(lengths) != len(self._sequences):
+            raise ArgumentError(
+                f"{len(lengths)} lengths came for {len(self._sequences)} samples.\n"
+                "Pass an int, or one a sample."
+            )
+        pairs = list(zip(self._sequences, lengths, strict=True))
+        for sequence, to in pairs:
+            check_rewind(to, sequence.length)
+        for sequence, to in pairs:
+            sequence.cut(to)
+
+    def reorder(self, index: Sequence[int] | Tensor) -> None:
+        order = chosen(index, len(self._sequences)).tolist()
+        self._sequences = [self._sequences[i].fork() for i in order]
+
+    def fork(self, sample: int) -> Self:
+        """A cache of one sample that goes on from here by itself, its past shared."""
+        (sample,) = chosen([sample], len(self._sequences)).tolist()
+        return self._over([self._sequences[sample].fork()])
+
+    def split(self) -> list[Self]:
+        return [self.fork(sample) for sample in range(len(self._sequences))]
+
+    @classmethod
+    def merge(cls, caches: Sequence[Self]) -> Self:
+        check_alike(cls, caches)
+        pools = {id(cache.pool): cache.pool for cache in caches}
+        if len(pools) > 1:
+            raise ArgumentError(
+                f"These caches have {len(pools)} pools, and blocks do not leave their pool.\n"
+                "Make the caches with one Pool."
+            )
+        return caches[0]._over([s.fork() for cache in caches for s in cache._sequences])
+
+    @property
+    def _lengths(self) -> list[int]:
+        return [sequence.length for sequence in self._sequences]
+
+    def _over(self, sequences: list[_Sequence]) -> Self:
+        other = type(self)(self.pool)
+        other._sequences = sequences
+        return other
+
+    def _check_room(self, sequences: list[_Sequence], n: int) -> None:
+        size, needed = self.pool.size, 0
+        writers: Counter[int] = Counter()
+        for sequence in sequences:
+            needed += -(-(sequence.length + n) // size) - len(sequence.blocks)
+            if sequence.length % size:  # the last block is written into: by all but one as a copy
+                block = sequence.blocks[-1]
+                writers[block] += 1
+                needed += self.pool._users[block] > writers[block]
+        if needed > self.pool.free:
+            raise ArgumentError(
+                f"{needed} more blocks of {size} positions are needed, and {self.pool.free} of "
+                f"{self.pool.blocks} are free.\nRewind or drop a cache, or make a larger Pool."
+            )
+
+    def _make_room(self, sequence: _Sequence, n: int) -> None:
+        pool = self.pool
+        if sequence.length % pool.size and pool._users[sequence.blocks[-1]] > 1:
+            sequence.blocks[-1] = pool._copy(sequence.blocks[-1])
+        sequence.length += n
+        while len(sequence.blocks) * pool.size < sequence.length:
+            sequence.blocks.append(pool._take())
+
+    def _state(self) -> dict[str, Any]:
+        pool = self.pool
+        used = sorted({block for s in self._sequences for block in s.blocks})
+        place = {block: i for i, block in enumerate(used)}
+        state: dict[str, Any] = {
+            "blocks": pool.blocks,
+            "size": pool.size,
+            "tables": [[place[block] for block in s.blocks] for s in self._sequences],
+            "lengths": self._lengths,
+        }
+        for name, slots in zip(("k", "v"), pool._slots or (), strict=False):
+            state[name] = slots.unflatten(0, (pool.blocks, pool.size))[used]
+        return state
+
+    @classmethod
+    def _from(cls, state: dict[str, Any]) -> Self:
+        made = cls(Pool(state["blocks"], state["size"]))
+        pool, tables = made.pool, list(zip(state["tables"], state["lengths"], strict=True))
+        if "k" in state:
+            k, v = state["k"], state["v"]  # (blocks in use, size, heads, d)
+            check(k.transpose(1, 2), v.transpose(1, 2))
+            memory = pool._memory(k.transpose(1, 2), v.transpose(1, 2))
+            for slots, x in zip(memory, (k, v), strict=True):
+                slots[: len(x) * pool.size] = x.flatten(0, 1)
+            pool._users = [sum(b == i for table, _ in tables for b in table) for i in range(len(k))]
+        for table, length in tables:
+            needed = -(-check_count("lengths", length, least=0) // pool.size)
+            if len(table) != needed or not set(table) <= set(range(len(pool._users))):
+                raise ValueError(f"blocks {table} for {length} positions")
+        made._sequences = [_Sequence(pool, table, length) for table, length in tables]
+        return made
+
+    def __repr__(self) -> str:
+        pool = self.pool
+        shown = f"{pool.free} of {pool.blocks} blocks of {pool.size} free"
+        return f"Paged(lengths={self._lengths}, pool: {shown})"

@@ -1,0 +1,154 @@
+"""What a layer is asked for, checked once at its door, with every size in the message."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from wqkv.attend.algebra import Mask
+from wqkv.attend.call import autocasts
+from wqkv.attend.positions import Bias, RoPE
+from wqkv.errors import ArgumentError, KindError, describe, message
+from wqkv.layer.parts import Norm, QKNorm, Temperature
+
+
+def counts(**given: int | None) -> None:
+    """Raise unless each is a count from 1, or None."""
+    for name, size in given.items():
+        if size is not None and (not isinstance(size, int) or isinstance(size, bool)):
+            raise KindError(f"`{name}` is a count, not {describe(size)}.")
+        if size is not None and size < 1:
+            raise ArgumentError(f"`{name}` is {size}.\nPass 1 or more.")
+
+
+def heads(d_model: int, n_head: int, n_kv_head: int, d_k: int | None) -> None:
+    """Raise unless the words are cut evenly into heads, and these into groups."""
+    if d_k is None and d_model % n_head:
+        raise ArgumentError(
+            f"`d_model` {d_model} is not a multiple of `n_head` {n_head}.\n"
+            f"Pass n_head = {_near_divisors(d_model, n_head)}, or say d_k."
+        )
+    if n_head % n_kv_head:
+        raise ArgumentError(
+            f"`n_head` {n_head} is not a multiple of `n_kv_head` {n_kv_head}.\n"
+            f"Pass n_kv_head = {_near_divisors(n_head, n_kv_head)}."
+        )
+
+
+def inputs(Q: Tensor, K: Tensor, V: Tensor, sizes: tuple[int, int, int], weight: object) -> None:
+    """Raise unless Q, K and V fit each other, the sizes the layer takes, and its WQ's weight."""
+    came: dict[str, object] = {"Q": Q, "K": K, "V": V}
+    for (name, x), size in zip(came.items(), sizes, strict=True):
+        if not isinstance(x, Tensor):
+            raise KindError(f"`{name}` is a tensor, not {describe(x)}.")
+        if x.ndim != 3:
+            raise ArgumentError(
+                message(
+                    f"`{name}` has {x.ndim} axes, not 3.",
+                    came,
+                    f"Pass (batch, length, {size}); one sample is `{name}[None]`.",
+                )
+            )
+        if not x.is_floating_point():
+            raise KindError(
+                message(f"`{name}` holds {x.dtype}.", came, "Pass floats: embed the words first.")
+            )
+        if x.shape[2] != size:
+            raise ArgumentError(
+                message(
+                    f"`{name}` has last size {x.shape[2]}; this layer takes {size}.",
+                    came,
+                    f"Pass (batch, length, {size}).",
+                )
+            )
+        if x.shape[1] == 0:
+            raise ArgumentError(message(f"`{name}` has length 0.", came, "Pass at least one word."))
+    if not Q.shape[0] == K.shape[0] == V.shape[0]:
+        raise ArgumentError(
+            message(
+                f"Q, K and V have batches of {Q.shape[0]}, {K.shape[0]} and {V.shape[0]}.",
+                came,
+                "Pass one batch size; `.expand` repeats a sample without copying it.",
+            )
+        )
+    if K.shape[1] != V.shape[1]:
+        raise ArgumentError(
+            message(
+                f"K has {K.shape[1]} words and V has {V.shape[1]}.",
+                came,
+                "Every key needs its value.",
+            )
+        )
+    if not Q.dtype == K.dtype == V.dtype:
+        raise KindError(
+            message("Q, K and V have different dtypes.", came, "Cast them to one floating dtype.")
+        )
+    if not Q.device == K.device == V.device:
+        raise ArgumentError(
+            message("Q, K and V are on different devices.", came, "Move them to one device.")
+        )
+    if isinstance(weight, nn.Parameter) and weight.is_floating_point():
+        came["WQ.weight"] = weight
+        if weight.device != Q.device:
+            raise ArgumentError(
+                message("The layer is on another device.", came, "Move Q or the layer.")
+            )
+        if weight.dtype != Q.dtype and not autocasts(Q.device):
+            raise KindError(message("The layer has another dtype.", came, "Cast Q or the layer."))
+
+
+def _near_divisors(whole: int, near: int) -> str:
+    divisors = [n for n in range(1, whole + 1) if whole % n == 0]
+    below = [n for n in divisors if n < near][-1:]
+    return " or ".join(str(n) for n in below + [n for n in divisors if n > near][:1])
+
+
+def values(
+    mask: object, position: object, norm: object, v_norm: object, temperature: object
+) -> None:
+    """Raise unless each value is one of its kind, or None."""
+    kinds: tuple[tuple[str, object, tuple[type, ...], str], ...] = (
+        ("mask", mask, (Mask,), "a mask such as Causal()"),
+        ("position", position, (RoPE, Bias), "RoPE, ALiBi, T5Bias or None"),
+        ("norm", norm, (QKNorm,), "a QKNorm or None"),
+        ("v_norm", v_norm, (Norm,), "a Norm or None"),
+        ("temperature", temperature, (Temperature,), "a Temperature or None"),
+    )
+    for name, value, kind, what in kinds:
+        if value is not None and not isinstance(value, kind):
+            raise KindError(f"`{name}` is {what}, not {describe(value)}.")
+
+
+def numbers(dropout: float, clip: float | None, softcap: float | None) -> None:
+    if not 0 <= dropout < 1:
+        raise ArgumentError(
+            f"`dropout` is {dropout}, the share of weights to drop.\nPass 0 <= dropout < 1."
+        )
+    for name, number in (("clip", clip), ("softcap", softcap)):
+        if number is not None and not 0 < number < math.inf:
+            raise ArgumentError(f"`{name}` is {number}.\nPass a number above 0, or None.")
+
+
+def positions(given: Tensor, Q: Tensor, position: object) -> None:
+    """Raise unless there is one position a word of Q, on every axis that turns it."""
+    came: dict[str, object] = {"positions": given, "Q": Q}
+    if not isinstance(given, Tensor):
+        raise KindError(f"`positions` is a tensor of whole numbers, not {describe(given)}.")
+    if not isinstance(position, RoPE):
+        raise ArgumentError(
+            message("The layer has no RoPE that `positions` could turn.", came, "Leave them out.")
+        )
+    batch, query_len = Q.shape[:2]
+    shapes = [(query_len,), (batch, query_len), (1, query_len)]
+    if position.axes is not None:
+        axes = max(position.axes) + 1
+        shapes = [(query_len,), *((axes, *shape) for shape in shapes)]
+    if tuple(given.shape) not in shapes:
+        raise ArgumentError(
+            message(
+                f"`positions` has shape {tuple(given.shape)} for {query_len} words of Q.",
+                came,
+                f"Pass {' or '.join(map(str, dict.fromkeys(shapes)))}.",
+            )
+        )

@@ -1,0 +1,276 @@
+"""One attention layer out of a checkpoint on disk: `load_attention`."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from difflib import get_close_matches
+from functools import reduce
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from wqkv.errors import ArgumentError, need
+from wqkv.layer.convert.huggingface import stack
+from wqkv.layer.convert.rows import build
+from wqkv.layer.layer import MultiheadAttention
+
+INDEX = ".index.json"
+#: What a folder's checkpoint may be called, the first that is there.
+NAMES = ("model.safetensors", "pytorch_model.bin")
+PICKLES = (".bin", ".pt", ".pth")
+FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+#: No configuration or index has so many bytes, and no model so many layers.
+MOST_BYTES, MOST_LAYERS = 2**27, 10_000
+
+
+def load_attention(
+    path: str | PathLike[str], layer: int, *, part: str | None = None, pickle: bool = False
+) -> MultiheadAttention:
+    """Layer number `layer` (from 0) of a checkpoint as ours, like `from_hf`; nothing else is read.
+
+    The configuration makes the model without memory, the table of families says which tensors it
+    takes, and these alone are read, out of the files that hold them. They keep their dtype; where
+    dtypes differ, all get the widest.
+
+    Args:
+        path: a folder with config.json and model.safetensors, or model.safetensors.index.json and
+            its shards; or a .safetensors file beside its config.json.
+        part: see `from_hf`.
+        pickle: whether a .bin file may be read where there is no .safetensors; of it too nothing
+            but tensors is unpickled.
+
+    Raises:
+        ArgumentError: there is no such layer, or a file is broken, mislabelled or made to harm;
+            then nothing is loaded.
+        MissingExtraError: transformers or safetensors is not installed.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from transformers import GPT2Config, GPT2Model
+    >>> with TemporaryDirectory() as folder:
+    ...     GPT2Model(GPT2Config(n_layer=2, n_embd=24, n_head=3)).save_pretrained(folder)
+    ...     layer = load_attention(folder, layer=1)
+    >>> layer(torch.randn(2, 5, 24)).shape
+    torch.Size([2, 5, 24])
+    """
+    transformers: Any = need("transformers", "hf", "Opening a checkpoint")
+    file = _file(Path(path), pickle)
+    model = _outline(transformers, file.parent)
+    found = stack(model, part)
+    wanted: dict[str, Tensor] = {}
+
+    def note(name: str) -> Tensor:
+        return wanted.setdefault(found.prefix + name, found.base.get_parameter(name))
+
+    build(found.spot(layer, note))
+    tensors = _read(file, model, wanted)
+    return build(found.spot(layer, lambda name: tensors[found.prefix + name]))
+
+
+def _file(path: Path, pickle: bool) -> Path:
+    """The file that holds all tensors, or the index that says which file holds which."""
+    if path.is_file():
+        found = [path] if path.suffix in (".safetensors", *PICKLES) else []
+    else:
+        found = [path / (name + end) for name in NAMES for end in ("", INDEX)]
+        found = [file for file in found if file.is_file()]
+    if not found:
+        raise ArgumentError(
+            f"{str(path)!r} is no checkpoint: no .safetensors file, and no folder with "
+            f"{NAMES[0]} or {NAMES[0] + INDEX}."
+        )
+    if _is_pickle(found[0]) and not pickle:
+        raise ArgumentError(
+            f"{str(found[0])!r} is made of pickles, which can run programs when they are read.\n"
+            "Pass a .safetensors file, or pickle=True to read nothing but tensors from it."
+        )
+    return found[0]
+
+
+def _is_pickle(file: Path) -> bool:
+    return Path(file.name.removesuffix(INDEX)).suffix in PICKLES
+
+
+def _outline(transformers: Any, folder: Path) -> Any:
+    """The model of a configuration without memory."""
+    config = folder / "config.json"
+    if not config.is_file():
+        raise ArgumentError(f"There is no {str(config)!r}, which says what the tensors are.")
+    _check_layers(_json(config), config)
+    try:
+        known = transformers.AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        with torch.device("meta"):
+            model = transformers.AutoModel.from_config(known, trust_remote_code=False)
+    except Exception as error:  # whatever a foreign library raises for a foreign file
+        raise _broken(config, "the configuration of a model", error) from error
+    return model.base_model.eval()
+
+
+def _check_layers(told: Any, config: Path) -> None:
+    """Each layer is made, if without memory: a number that cannot be would never end."""
+    for name, value in told.items() if isinstance(told, dict) else ():
+        _check_layers(value, config)
+        if "layer" in name and isinstance(value, int) and value > MOST_LAYERS:
+            raise ArgumentError(f"{str(config)!r} says {name} {value}, more than {MOST_LAYERS}.")
+
+
+def _json(file: Path) -> Any:
+    if (size := file.stat().st_size) > MOST_BYTES:
+        raise ArgumentError(f"{str(file)!r} has {size} bytes, more than {MOST_BYTES}.")
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise _broken(file, "JSON", error) from error
+
+
+def _broken(file: Path, what: str, error: Exception) -> ArgumentError:
+    reason = next((line for line in str(error).splitlines() if line.strip()), "")[:200]
+    return ArgumentError(f"{str(file)!r} is not {what} ({type(error).__name__}: {reason}).")
+
+
+# Tensors
+
+
+class Stored(NamedTuple):
+    """A tensor that lies in a file, not read yet; dtype is None if it holds no floats."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype | None
+    label: str  # what the file calls its dtype
+    read: Callable[[], Tensor]
+
+
+def _read(file: Path, model: Any, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of these names, all of them checked before the first is read."""
+    where = _where(file)
+    theirs = _their_names(model, wanted, where, file)
+    stored: dict[str, Stored] = {}
+    with ExitStack() as stack:
+        for shard in sorted({where[name] for name in theirs.values()}):
+            find = stack.enter_context(_opened(shard))[1]
+            for name in theirs:
+                if where[theirs[name]] == shard:
+                    stored[name] = find(theirs[name])
+                    _check(stored[name], wanted[name], theirs[name], shard)
+        dtype = reduce(torch.promote_types, [one.dtype for one in stored.values() if one.dtype])
+        return {name: one.read().to(dtype) for name, one in stored.items()}
+
+
+def _check(stored: Stored, wanted: Tensor, name: str, file: Path) -> None:
+    if stored.shape != tuple(wanted.shape):
+        raise ArgumentError(
+            f"`{name}` has shape {stored.shape} in {str(file)!r}, and {tuple(wanted.shape)} by "
+            "its config.json.\nThey do not belong together."
+        )
+    if stored.dtype is None:
+        raise ArgumentError(
+            f"`{name}` holds {stored.label} in {str(file)!r}.\n"
+            f"Pass a checkpoint in {', '.join(FLOATS)}: quantised ones are not read."
+        )
+
+
+def _where(file: Path) -> dict[str, Path]:
+    """Which file holds which tensor."""
+    if not file.name.endswith(INDEX):
+        with _opened(file) as (names, _):
+            return dict.fromkeys(names, file)
+    told = _json(file)
+    shards = told.get("weight_map") if isinstance(told, dict) else None
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+        raise ArgumentError(f"{str(file)!r} has no weight_map of names and files.")
+    for name in sorted(set(shards.values())):
+        # A path could lead anywhere; and an index of safe files must not lead to pickles.
+        plain = not set(name) & set("/\\:\0") and name not in (".", "..")
+        if not plain or Path(name).suffix != Path(file.name.removesuffix(INDEX)).suffix:
+            raise ArgumentError(
+                f"{str(file)!r} leads to {name!r}, which is not a file of its kind beside it.\n"
+                "Do not trust this checkpoint."
+            )
+    return {tensor: file.parent / name for tensor, name in shards.items()}
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[tuple[Collection[str], Callable[[str], Stored]]]:
+    """The names of the tensors in a file, and what finds one."""
+    if not file.is_file():
+        raise ArgumentError(f"The shard {str(file)!r} is not there.")
+    if _is_pickle(file):
+        try:
+            tensors = torch.load(
+                file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)
+            )
+            found = {name: _unpickled(x) for name, x in tensors.items()}
+        except Exception as error:  # whatever unpickling can raise
+            raise _broken(file, "a file of tensors", error) from error
+        yield found, found.__getitem__
+        return
+    safetensors: Any = need("safetensors", "hf", "Opening a checkpoint")
+    try:
+        opened = safetensors.safe_open(file, framework="pt")
+    except Exception as error:
+        raise _broken(file, "a .safetensors file", error) from error
+
+    def find(name: str) -> Stored:
+        try:
+            part = opened.get_slice(name)
+        except safetensors.SafetensorError as error:
+            raise _broken(file, f"a file with `{name}`, as its index says", error) from error
+        label = part.get_dtype()
+        return Stored(
+            tuple(part.get_shape()), FLOATS.get(label), label, lambda: opened.get_tensor(name)
+        )
+
+    with opened:
+        yield opened.keys(), find
+
+
+def _unpickled(x: Tensor) -> Stored:
+    dtype = x.dtype if x.dtype in FLOATS.values() else None
+    # cloned, for what is mapped into memory would keep the whole file
+    return Stored(tuple(x.shape), dtype, str(x.dtype), x.clone)
+
+
+def _their_names(
+    model: Any, wanted: Mapping[str, Tensor], names: Collection[str], file: Path
+) -> dict[str, str]:
+    """What the file calls the tensors: as the model does, with a prefix, or by an older name."""
+    found: dict[str, str] = {}
+    for name in wanted:
+        for theirs in (name, f"{model.base_model_prefix}.{name}"):
+            if theirs in names:
+                found[name] = theirs
+    if found.keys() != wanted.keys():
+        found = {**_renamed(model, wanted, names), **found}
+    for name in wanted:
+        if name not in found:
+            near = get_close_matches(name, names, n=3, cutoff=0.3) or sorted(names)[:3]
+            raise ArgumentError(
+                f"There is no tensor `{name}` in {str(file)!r}.\n"
+                f"The nearest are: {', '.join(near)}."
+            )
+    return found
+
+
+def _renamed(model: Any, wanted: Mapping[str, Tensor], names: Collection[str]) -> dict[str, str]:
+    """The tensors that transformers reads under another name than they lie under."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+    rules = get_model_conversion_mapping(model)
+    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+    converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
+    found: dict[str, str] = {}
+    for theirs in sorted(names):
+        name, converted = rename_source_key(
+            theirs, renamings, converters, model.base_model_prefix, dict(wanted)
+        )
+        if name in wanted and converted is None:
+            found[name] = theirs
+    return found

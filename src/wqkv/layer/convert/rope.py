@@ -1,0 +1,88 @@
+"""RoPE from a transformers configuration."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from wqkv.attend.positions import (
+    DynamicNTK,
+    Given,
+    Linear,
+    Llama3,
+    LongRoPE,
+    RoPE,
+    Scaling,
+    YaRN,
+)
+from wqkv.errors import ArgumentError
+
+
+def from_config(config: Any, kind: str | None = None, *, interleaved: bool = False) -> RoPE:
+    """The RoPE of a configuration; `kind` is the layer's, for those with one RoPE a kind."""
+    rules = dict(config.rope_parameters)
+    if kind in rules:  # one set a kind of layer
+        rules = dict(rules[kind])
+    theta = float(rules["rope_theta"])
+    if sections := rules.get("mrope_section"):
+        axes = tuple(axis % 3 for axis, pairs in enumerate(sections) for _ in range(pairs))
+        plain = {**rules, "rope_type": "default"} if rules["rope_type"] == "mrope" else rules
+        scaling = _scaling(plain, config, 2 * len(axes))
+        return RoPE(theta, 2 * len(axes), scaling=scaling, axes=axes)
+    whole = _d(config)
+    part = rules.get("partial_rotary_factor") or getattr(config, "partial_rotary_factor", None)
+    turned = int(whole * (part or 1.0))
+    if rules["rope_type"] == "proportional":  # all channels turn, but the last ones by angle 0
+        turned = whole
+    return RoPE(
+        theta,
+        None if turned == whole else turned,
+        interleaved,
+        _scaling(rules, config, whole),
+    )
+
+
+def _d(config: Any) -> int:
+    d: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return d
+
+
+def _scaling(rules: dict[str, Any], config: Any, d: int) -> Scaling | None:
+    kind = rules["rope_type"]
+    longest = config.max_position_embeddings
+    trained = rules.get("original_max_position_embeddings") or longest
+    gain = rules.get("attention_factor")
+    if kind == "default":
+        return None
+    if kind == "linear":
+        return Linear(rules["factor"])
+    if kind == "dynamic":
+        return DynamicNTK(rules["factor"], longest)
+    if kind == "llama3":
+        low, high = rules["low_freq_factor"], rules["high_freq_factor"]
+        return Llama3(rules["factor"], low, high, trained)
+    if kind == "longrope":
+        factor = rules.get("factor") or longest / trained
+        return LongRoPE(rules["short_factor"], rules["long_factor"], trained, factor, gain)
+    if kind == "yarn":
+        factor = rules.get("factor") or longest / trained
+        above, below = rules.get("mscale"), rules.get("mscale_all_dim")
+        if gain is None and above and below and factor > 1:
+            gain = (0.1 * above * math.log(factor) + 1) / (0.1 * below * math.log(factor) + 1)
+        return YaRN(
+            factor,
+            trained,
+            rules.get("beta_fast") or 32.0,
+            rules.get("beta_slow") or 1.0,
+            gain,
+            rules.get("truncate", True),
+        )
+    if kind == "proportional":
+        turned = int(rules.get("partial_rotary_factor", 1.0) * d // 2)
+        slow = rules["rope_theta"] ** (2 / d)
+        factor = rules.get("factor") or 1.0
+        return Given(tuple(slow**-i / factor if i < turned else 0.0 for i in range(d // 2)))
+    raise ArgumentError(
+        f"The model scales its rotary positions by {kind!r}, which is not known here.\n"
+        "Known: default, linear, dynamic, llama3, longrope, yarn, proportional."
+    )

@@ -1,0 +1,348 @@
+"""To and from nn.MultiheadAttention, number for number, and in its place inside a model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, overload
+
+import torch
+from torch import Tensor, nn
+
+from wqkv.attend.algebra import Full, Mask
+from wqkv.attend.call import Call, request
+from wqkv.attend.engines import reference
+from wqkv.attend.functional import attention
+from wqkv.attend.masks import Causal, Dense
+from wqkv.errors import ArgumentError, EngineError, KindError, message
+from wqkv.layer.layer import MATRICES, MultiheadAttention
+
+#: What each parameter of nn.MultiheadAttention holds, one after the other.
+HELD = {
+    "in_proj_weight": ("WQ.weight", "WK.weight", "WV.weight"),
+    "q_proj_weight": ("WQ.weight",),
+    "k_proj_weight": ("WK.weight",),
+    "v_proj_weight": ("WV.weight",),
+    "in_proj_bias": ("WQ.bias", "WK.bias", "WV.bias"),
+    "out_proj.weight": ("WO.weight",),
+    "out_proj.bias": ("WO.bias",),
+}
+
+_Model = TypeVar("_Model", bound=nn.Module)
+_Layer = TypeVar("_Layer", bound=MultiheadAttention)
+
+
+def from_torch(module: nn.MultiheadAttention) -> MultiheadAttention:
+    """The same layer as ours: WQ, WK and WV are the parts of in_proj_weight, WO is out_proj.
+
+    The numbers are copied; dtype, device, dropout, training and requires_grad stay, hooks stay
+    behind. Ours is called with (batch, length, d), whatever `batch_first` was, and with masks in
+    which True = may attend; `convert` keeps torch's call. add_zero_attn becomes a sink of logit 0.
+
+    Raises:
+        KindError: it is a subclass, whose forward may do anything.
+        ArgumentError: it has parameters that ours does not (bias_k, bias_v).
+
+    >>> from_torch(nn.MultiheadAttention(512, 8))(torch.randn(2, 17, 512)).shape
+    torch.Size([2, 17, 512])
+    """
+    return _unpacked(module, MultiheadAttention)
+
+
+def _unpacked(module: nn.MultiheadAttention, kind: type[_Layer]) -> _Layer:
+    if type(module) is not nn.MultiheadAttention:
+        raise KindError(f"nn.MultiheadAttention itself is asked for, not {type(module).__name__}.")
+    theirs = module.state_dict()
+    if more := theirs.keys() - HELD:
+        raise ArgumentError(
+            f"nn.MultiheadAttention has {', '.join(sorted(more))}, which our layer has no place "
+            f"for.\nIt takes {', '.join(HELD)}."
+        )
+    ours = _ours(theirs)
+    layer = kind(
+        module.embed_dim,
+        module.num_heads,
+        kdim=module.kdim,
+        vdim=module.vdim,
+        bias=[name for name in MATRICES if f"{name}.bias" in ours],
+        sinks=module.add_zero_attn,
+        dropout=module.dropout,
+        device="meta",
+    )
+    if module.add_zero_attn:
+        ours["sinks"] = theirs["out_proj.weight"].new_zeros(module.num_heads)
+    layer.load_state_dict({name: part.clone() for name, part in ours.items()}, assign=True)
+    layer.requires_grad_(False)
+    for held, parameter in module.named_parameters():
+        for name in HELD[held]:
+            layer.get_parameter(name).requires_grad_(parameter.requires_grad)
+    return layer.train(module.training)
+
+
+def _ours(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The parameters of nn.MultiheadAttention by our names."""
+    return {
+        name: part
+        for held, names in HELD.items()
+        if held in theirs
+        for name, part in zip(names, theirs[held].chunk(len(names)), strict=False)
+    }
+
+
+@overload
+def to_torch(module: MultiheadAttention) -> nn.MultiheadAttention: ...
+@overload
+def to_torch(module: _Model) -> _Model: ...
+def to_torch(module: Any) -> Any:
+    """nn.MultiheadAttention with the numbers of our layer; or a converted model as it was before.
+
+    A layer gives one with batch_first=True. In a model every layer that `convert` put there, and no
+    other of ours, is replaced in place. The numbers are copied.
+
+    Raises:
+        ArgumentError: nn.MultiheadAttention cannot hold a layer; every reason is named.
+
+    >>> to_torch(MultiheadAttention(512, 8)).in_proj_weight.shape
+    torch.Size([1536, 512])
+    """
+    if isinstance(module, MultiheadAttention):
+        return _packed(module)
+    model = _replaced(module, StandIn, _packed)
+    for encoder in model.modules():
+        if vars(encoder).pop("nested_before_convert", False):
+            encoder.use_nested_tensor = True
+    return model
+
+
+def _packed(layer: MultiheadAttention) -> nn.MultiheadAttention:
+    if reasons := _reasons_against(layer):
+        raise ArgumentError(
+            f"nn.MultiheadAttention cannot hold this layer: {'; '.join(reasons)}.\n"
+            "It has d_model, n_head, kdim, vdim, dropout, and one switch for all biases."
+        )
+    ours = dict(layer.named_parameters(remove_duplicate=False))
+    made = nn.MultiheadAttention(
+        layer.d_model,
+        layer.n_head,
+        layer.dropout,
+        bias="WO.bias" in ours,
+        add_zero_attn=layer.sinks is not None,
+        kdim=layer.kdim,
+        vdim=layer.vdim,
+        batch_first=getattr(layer, "batch_first", True),
+        device="meta",
+    )
+    state = {}
+    for held in made.state_dict():
+        parts = {name: ours[name] for name in HELD[held]}
+        if len({(x.dtype, x.device, x.requires_grad) for x in parts.values()}) > 1:
+            came: dict[str, object] = {
+                name + (", learned" if x.requires_grad else ", frozen"): x.detach()
+                for name, x in parts.items()
+            }
+            what = f"`{held}` is one parameter, and its parts are not of one kind."
+            raise ArgumentError(message(what, came, "Make them alike."))
+        state[held] = torch.cat([x.detach() for x in parts.values()])
+    made.load_state_dict(state, assign=True)
+    for held, parameter in made.named_parameters():
+        parameter.requires_grad_(ours[HELD[held][0]].requires_grad)
+    return made.train(layer.training)
+
+
+def _reasons_against(layer: MultiheadAttention) -> list[str]:
+    """What nn.MultiheadAttention cannot hold: how the layer differs from a plain one."""
+    if type(layer) not in (MultiheadAttention, StandIn):
+        return [f"it is a {type(layer).__name__}"]
+    modules = {name: getattr(layer, name) for name in MATRICES}
+    if reasons := [
+        f"{name} is {type(module).__name__}, not Linear"
+        for name, module in modules.items()
+        if type(module) is not nn.Linear
+    ]:
+        return reasons
+    if layer.d_model % layer.n_head:
+        return [f"d_model {layer.d_model} is not a multiple of n_head {layer.n_head}"]
+    plain = MultiheadAttention(
+        layer.d_model,
+        layer.n_head,
+        kdim=layer.kdim,
+        vdim=layer.vdim,
+        bias=modules["WO"].bias is not None,
+        sinks=layer.sinks is not None and not layer.sinks.requires_grad and not layer.sinks.any(),
+        dropout=layer.dropout,
+        engine=layer.engine,
+        device="meta",
+    ).train(layer.training)
+    own, usual = dict(vars(layer)), vars(plain)
+    if own["scale"] is not None and math.isclose(own["scale"], layer.d_k**-0.5):
+        own["scale"] = None
+    reasons = [
+        f"{name} is {own[name]!r}, not {usual[name]!r}"
+        for name in usual
+        if name in own and not name.startswith("_") and own[name] != usual[name]
+    ]
+    has, wants = layer.state_dict().keys(), plain.state_dict().keys()
+    reasons += [f"it has {name}" for name in sorted(has - wants)]
+    return reasons + [f"it has no {name}" for name in sorted(wants - has)]
+
+
+def convert(model: _Model) -> _Model:
+    """The model with our layer wherever it had nn.MultiheadAttention; in place, and returned.
+
+    Each becomes a wqkv.MultiheadAttention that is called as before: batch_first, words without a
+    batch, and masks as torch means them (True = hidden, floats are added). So nn.Transformer and
+    its layers go on as they are; their fast paths, which go around the module, are not taken.
+    Rows that may see nothing get context 0, where torch has NaN or 0, by path.
+    The model loads both its old state_dict and its new one; `to_torch` gives the old modules back.
+    Parameters are new: make an optimiser after this.
+
+    Raises:
+        KindError, ArgumentError: what `from_torch` raises for one of them, with its name; or one
+            has hooks, which would be lost. The model is then as it was.
+
+    >>> encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(512, 8, batch_first=True), 2)
+    >>> convert(encoder)(torch.randn(2, 17, 512)).shape
+    torch.Size([2, 17, 512])
+    """
+    model = _replaced(model, nn.MultiheadAttention, StandIn.of)
+    encoder: Any  # nn.TransformerEncoder passes nested tensors to its layers' fast path
+    for encoder in model.modules():
+        ours = any(isinstance(part, StandIn) for part in encoder.modules())
+        if ours and getattr(encoder, "use_nested_tensor", False):
+            encoder.use_nested_tensor, encoder.nested_before_convert = False, True
+    return model
+
+
+def _replaced(model: Any, kind: type[Any], make: Callable[[Any], nn.Module]) -> Any:
+    """A model whose modules of one kind are made anew, all or none; a shared one stays shared."""
+    made: dict[nn.Module, nn.Module] = {}
+    for path, module in model.named_modules():
+        if not isinstance(module, kind):
+            continue
+        try:
+            made[module] = make(module)
+            every = [(name, x) for part in module.modules() for name, x in vars(part).items()]
+            if hooks := {name for name, x in every if name.endswith("_hooks") and x}:
+                raise ArgumentError(
+                    f"it has {', '.join(sorted(hooks))}, which would be lost.\n"
+                    "Remove them, and put them on the new module."
+                )
+        except (ArgumentError, KindError) as error:
+            raise type(error)(f"{path or type(model).__name__}: {error}") from None
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if child is not None and child in made:
+                setattr(parent, name, made[child])
+    return made.get(model, model)
+
+
+class StandIn(MultiheadAttention):
+    """Our layer, called as nn.MultiheadAttention is; `trace` is called as ours."""
+
+    batch_first = False
+    # torch's encoders read these two: as they are, no encoder goes around the module.
+    in_proj_bias = None
+    _qkv_same_embed_dim = False
+
+    @classmethod
+    def of(cls, module: nn.MultiheadAttention) -> StandIn:
+        layer = _unpacked(module, cls)
+        layer.batch_first = module.batch_first
+        return layer
+
+    def forward(  # type: ignore[override]
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The output, and the weights before dropout (batch, [n_head,] query_len, key_len) or None.
+
+        Asking for weights leaves the output as it is; with add_zero_attn they have a column more.
+        `is_causal` is taken at its word: the mask is Causal() then, whatever `attn_mask` says.
+        """
+        single, turned = query.ndim == 2, query.ndim == 3 and not self.batch_first
+        Q, K, V = (
+            x[None] if single else x.transpose(0, 1) if turned else x for x in (query, key, value)
+        )
+        if single and key_padding_mask is not None:
+            key_padding_mask = key_padding_mask[None]
+        mask, bias = self._rules(Q, K, key_padding_mask, None if is_causal else attn_mask)
+        if is_causal:
+            mask = mask & Causal()
+        q, held, where = self._prepare(Q, K, V, mask, None, 0, None)
+        (call,) = self._calls(q, held, where)
+        call["bias"] = bias
+        dropout_p = self.dropout if self.training else 0.0
+        output = self._output(attention(**call, dropout_p=dropout_p, engine=self.engine), Q)
+        output = output[0] if single else output.transpose(0, 1) if turned else output
+        if not need_weights:
+            return output, None
+        weights = self._weights(request(**call)).to(output.dtype)
+        weights = weights.mean(dim=1) if average_attn_weights else weights
+        return output, weights[0] if single else weights
+
+    def _rules(
+        self, Q: Tensor, K: Tensor, key_padding_mask: Tensor | None, attn_mask: Tensor | None
+    ) -> tuple[Mask, Tensor | None]:
+        """torch's masks as ours, and what they add to the scores."""
+        batch, query_len, key_len = Q.shape[0], Q.shape[1], K.shape[1]
+        given = []
+        if key_padding_mask is not None:
+            _check("key_padding_mask", key_padding_mask, batch, key_len)
+            given.append(key_padding_mask[:, None, None])
+        if attn_mask is not None and attn_mask.ndim == 2:
+            _check("attn_mask", attn_mask, query_len, key_len)
+            given.append(attn_mask[None, None])
+        elif attn_mask is not None:
+            _check("attn_mask", attn_mask, batch * self.n_head, query_len, key_len)
+            given.append(torch.unflatten(attn_mask, 0, (batch, self.n_head)))
+        mask: Mask = Full()
+        bias: Tensor | None = None
+        for four in given:
+            if four.dtype == torch.bool:
+                mask = mask & Dense(~four)
+            else:
+                bias = four if bias is None else bias + four
+        return mask, bias
+
+    def _weights(self, call: Call) -> Tensor:
+        if reasons := reference.reasons_against(call):
+            raise EngineError(f"All weights are asked for: {reasons[0]}.\nPass need_weights=False.")
+        weights = reference.steps(call, call.places()).weights
+        if call.sinks is None:
+            return weights
+        return torch.cat((weights, 1 - weights.sum(dim=-1, keepdim=True)), dim=-1)  # the sink's
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        """By the names of nn.MultiheadAttention too."""
+        held = {name: state_dict.pop(prefix + name) for name in HELD if prefix + name in state_dict}
+        if held and self.sinks is not None:
+            state_dict.setdefault(f"{prefix}sinks", torch.zeros_like(self.sinks))
+        state_dict.update({prefix + name: part for name, part in _ours(held).items()})
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def _check(name: str, mask: Tensor, *shape: int) -> None:
+    if tuple(mask.shape) != shape:
+        raise ArgumentError(
+            message(
+                f"`{name}` has shape {tuple(mask.shape)}; for this call it is {shape}.",
+                {name: mask},
+                "It is (batch, key_len), or (query_len, key_len), or that for every head of every "
+                "sample: (batch * n_head, query_len, key_len).",
+            )
+        )
+    if mask.dtype != torch.bool and not mask.is_floating_point():
+        raise KindError(
+            message(
+                f"`{name}` holds {mask.dtype}.",
+                {name: mask},
+                "Pass bool (True = hidden), or floats that are added to the scores.",
+            )
+        )

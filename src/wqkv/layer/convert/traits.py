@@ -1,0 +1,269 @@
+"""What the rows of the table say of a layer: masks, positions, norms and numbers, from a spot."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from wqkv.attend.masks import Causal, Chunked, Full, Mask, Window
+from wqkv.attend.positions import ALiBi, RoPE, T5Bias
+from wqkv.layer.convert import rope
+from wqkv.layer.convert.rows import Spot
+from wqkv.layer.parts import Norm, QKNorm, Temperature
+
+# Numbers that the module states
+
+
+def scale(spot: Spot) -> float | None:
+    for name in ("scaling", "scale", "softmax_scale"):
+        if isinstance(stated := getattr(spot.home, name, None), float):
+            return stated
+    return None
+
+
+def dropout(spot: Spot) -> float:
+    for name in ("attention_dropout", "attn_dropout", "attn_dropout_p", "dropout"):
+        if (stated := getattr(spot.home, name, None)) is not None:
+            return float(stated.p if isinstance(stated, nn.Dropout) else stated)
+    return 0.0
+
+
+def clip(spot: Spot) -> float | None:
+    rules = getattr(spot.config, "attn_config", spot.config)
+    most: float | None = rules.clip_qkv
+    return most
+
+
+def softcap(spot: Spot) -> float | None:
+    most: float | None = spot.config.attn_logit_softcapping
+    return most
+
+
+def sinks(spot: Spot) -> bool:
+    return spot.get("sinks") is not None
+
+
+# Masks
+
+
+def sliding(spot: Spot) -> bool:
+    return spot.kind == "sliding_attention"
+
+
+def decoding(spot: Spot) -> Mask:
+    """Of encoders that can be told to decode."""
+    return Causal() if spot.config.is_decoder else Full()
+
+
+def onwards(spot: Spot) -> Mask:
+    """Of decoders, some of which can be told to look both ways."""
+    return Causal() if getattr(spot.home, "is_causal", True) else Full()
+
+
+def window(spot: Spot) -> Mask:
+    """One for all layers, if the configuration has one; theirs counts the word itself."""
+    reach = spot.config.sliding_window
+    return Window(reach - 1, 0) if reach else Causal()
+
+
+def windows(spot: Spot) -> Mask:
+    """In the layers that the configuration calls sliding."""
+    whole, reach = onwards(spot), spot.config.sliding_window
+    if not sliding(spot) or not reach:
+        return whole
+    return Window(reach - 1, 0 if whole == Causal() else reach - 1)
+
+
+def around(spot: Spot) -> Mask:
+    """Windows to both sides, which do not count the word itself."""
+    reach = spot.config.sliding_window
+    return Window(reach, reach) if sliding(spot) else Full()
+
+
+def local(spot: Spot) -> Mask:
+    here = spot.config.attention_layers[spot.layer] == "local"
+    return Window(spot.config.window_size - 1, 0) if here else Causal()
+
+
+def chunked(spot: Spot) -> Mask:
+    size = spot.config.attention_chunk_size
+    return Causal() & Chunked(size) if spot.kind == "chunked_attention" else Causal()
+
+
+# Positions
+
+
+def rotary(spot: Spot, interleaved: bool = False) -> RoPE:
+    return rope.from_config(spot.config, spot.kind, interleaved=interleaved)
+
+
+interleaved = partial(rotary, interleaved=True)
+
+
+def rotary_in(
+    test: Callable[[Spot], Any], position: Callable[[Spot], RoPE] = rotary
+) -> Callable[[Spot], RoPE | None]:
+    """RoPE in some layers, no position in the others."""
+    return lambda spot: position(spot) if test(spot) else None
+
+
+def old_rotary(spot: Spot) -> RoPE:
+    """From the time before configurations named a theta."""
+    return RoPE(d=spot.config.rotary_dim, interleaved=True)
+
+
+def grid(spot: Spot) -> RoPE:
+    d = spot.size("WO")[0] // getattr(spot.config, spot.row.n_head)
+    return RoPE.grid(d, spot.config.rope_parameters["rope_theta"])
+
+
+def alibi(spot: Spot) -> ALiBi:
+    return ALiBi(spot.config.num_attention_heads)
+
+
+def alibi_or_rotary(spot: Spot) -> ALiBi | RoPE:
+    """Falcon's, whose bias is scaled like the scores."""
+    if not spot.config.alibi:
+        return rotary(spot)
+    # Slopes are rounded to bfloat16 there, and so is slope * position, which is not copied here:
+    # at word 1000 that moves a score by up to 2 / sqrt(d_k).
+    slopes = ALiBi(spot.config.num_attention_heads).slopes.bfloat16().float()
+    return ALiBi(slopes / math.sqrt(spot.config.head_dim))
+
+
+def buckets(table: str, *, bidirectional: bool, most: str | int) -> Callable[[Spot], T5Bias]:
+    """T5's bias: where the model keeps its table, and its reach, or what the reach is called."""
+
+    def position(spot: Spot) -> T5Bias:
+        reach = getattr(spot.config, most) if isinstance(most, str) else most
+        learned = spot.tensor(table.format(spot.layer) + ".relative_attention_bias.weight")
+        if not isinstance(learned, nn.Parameter):
+            learned = nn.Parameter(learned)
+        return T5Bias(learned, bidirectional=bidirectional, max_distance=reach)
+
+    return position
+
+
+# Norms. Each gives the fields of a row; a module that has no norm at the path gets none.
+
+
+def normed(
+    kind: Literal["rms", "layer"],
+    over: Literal["head", "each head", "projection"] = "head",
+    q: str = "q_norm",
+    k: str = "k_norm",
+    *,
+    after_position: bool = False,
+) -> Mapping[str, Any]:
+    """The norm of q and k by the modules at two paths."""
+
+    def norm(spot: Spot) -> QKNorm | None:
+        if (module := spot.get(q)) is None:
+            return None
+        weight, bias = (getattr(module, name, None) is not None for name in ("weight", "bias"))
+        return QKNorm(kind, over, _eps(module), weight, bias, after_position)
+
+    return {"norm": norm, "holds": {q: "q_norm", k: "k_norm"}}
+
+
+def normed_plus_one() -> Mapping[str, Any]:
+    """RMS, whose weights are kept as their difference from 1."""
+    made = {f"{name}.weight": partial(_plus_one, f"{name}.weight") for name in ("q_norm", "k_norm")}
+    return {"norm": normed("rms")["norm"], "made": made}
+
+
+def _plus_one(path: str, spot: Spot) -> Tensor:
+    return spot.take(path).detach() + 1
+
+
+def normed_by_lists(q: str, k: str) -> Mapping[str, Any]:
+    """LayerNorm with one module a head."""
+
+    def stacked(path: str) -> Callable[[Spot], Tensor]:
+        return lambda spot: torch.stack(
+            [spot.take(f"{path}.{i}.weight").detach() for i in range(len(spot.get(path)))]
+        )
+
+    made = {"q_norm.weight": stacked(q), "k_norm.weight": stacked(k)}
+    return {"norm": normed("layer", "each head", f"{q}.0")["norm"], "made": made}
+
+
+def bare(path: str) -> Callable[[Spot], Norm]:
+    """A norm without weights."""
+    return lambda spot: Norm(eps=_eps(spot.get(path)), weight=False)
+
+
+def rms_after_rotation(spot: Spot) -> QKNorm | None:
+    """Llama 4's: called L2, it divides by the root of the mean square."""
+    module = spot.get("qk_norm")
+    return module and QKNorm(eps=_eps(module), weight=False, after_position=True)
+
+
+def _eps(module: Any) -> float:
+    stated: float = getattr(module, "variance_epsilon", None) or module.eps
+    return stated
+
+
+# Temperatures
+
+
+def warmed_without_rope(spot: Spot) -> Temperature | None:
+    config = spot.config
+    if not config.attn_temperature_tuning or spot.get("use_rope"):
+        return None
+    return Temperature(int(config.floor_scale), config.attn_scale, shift=1)
+
+
+def warmed(spot: Spot) -> Temperature | None:
+    rules = spot.config.rope_parameters
+    by = rules.get("llama_4_scaling_beta")
+    return Temperature(rules["original_max_position_embeddings"], by) if by else None
+
+
+# Sizes of layers that are made otherwise
+
+
+def latent(spot: Spot) -> dict[str, Any]:
+    config = spot.config
+    return {
+        "d_model": spot.size("WO")[1],
+        "n_head": config.num_attention_heads,
+        "rank": config.kv_lora_rank,
+        "q_rank": config.q_lora_rank,
+        "d_rope": config.qk_rope_head_dim,
+        "d_k": config.qk_nope_head_dim + config.qk_rope_head_dim,
+        "d_v": config.v_head_dim,
+        "c_norm": Norm(eps=_eps(spot.get("kv_a_layernorm"))),
+    }
+
+
+def paired(spot: Spot) -> dict[str, Any]:
+    """Two maps of theirs are one head of ours."""
+    n_head, n_kv_head = spot.config.num_attention_heads, spot.config.num_key_value_heads
+    return {
+        "d_model": spot.size("WQ")[0],
+        "n_head": n_head // 2,
+        "n_kv_head": n_kv_head // 2,
+        "d_k": spot.size("WQ")[1] // n_head,
+        "c_norm": bare("groupnorm")(spot),
+    }
+
+
+def halves_beside(part: str) -> Callable[[Spot], Tensor]:
+    """Value head g is head g of the first half beside head g of the second."""
+
+    def value(spot: Spot) -> Tensor:
+        tensor = spot.take(f"v_proj.{part}").detach()
+        heads: Tensor = tensor.unflatten(0, (2, spot.config.num_key_value_heads // 2, -1))
+        return heads.transpose(0, 1).flatten(0, 2).clone()
+
+    return value
+
+
+def scaled_values(part: str) -> Callable[[Spot], Tensor]:
+    return lambda spot: spot.take(f"v_proj.{part}").detach() * spot.get("v_scale")

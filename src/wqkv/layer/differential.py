@@ -1,0 +1,80 @@
+"""DifferentialAttention: the difference of two maps a head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wqkv.layer import checks
+from wqkv.layer.cache import Held
+from wqkv.layer.layer import MultiheadAttention
+from wqkv.layer.parts import Norm, Normalise
+
+
+class DifferentialAttention(MultiheadAttention):
+    """context_h = (1 - start) norm((P1_h - lambda P2_h) v_h): two softmaxes cancel their noise.
+
+    P1_h = softmax(q1_h k1_h^T * scale), P2_h likewise;
+    lambda = exp(lambda_q1 . lambda_k1) - exp(lambda_q2 . lambda_k2) + start.
+
+    Heads: WQ and WK make 2 * n_head and 2 * n_kv_head heads: all first maps, then all second ones.
+    Empty rows: as in MultiheadAttention; the norm keeps them 0.
+
+    Args:
+        start: lambda at the beginning of training; the paper takes 0.8 - 0.6 exp(-0.3 layer).
+        d_k, d_v: the size of a query or key (None: d_model // (2 n_head)) and of a value
+            (None: 2 d_k).
+        c_norm: the norm of every head's result (module `c_norm`).
+        rest: further arguments of MultiheadAttention.
+
+    Source: Ye et al. 2024 (arXiv:2410.05258), eq. 1 to 3.
+
+    >>> layer = DifferentialAttention(512, 4, start=0.8)
+    >>> layer(torch.randn(2, 17, 512)).shape
+    torch.Size([2, 17, 512])
+    """
+
+    maps = 2
+
+    def __init__(
+        self,
+        d_model: int,
+        n_head: int,
+        *,
+        start: float,
+        d_k: int | None = None,
+        d_v: int | None = None,
+        c_norm: Norm | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **rest: Any,
+    ) -> None:
+        checks.counts(d_model=d_model, n_head=n_head)
+        checks.heads(d_model, n_head, n_head, d_k)
+        d_k = max(d_model // (2 * n_head), 1) if d_k is None else d_k
+        where: dict[str, Any] = {"device": device, "dtype": dtype}
+        super().__init__(d_model, n_head, d_k=d_k, d_v=d_v or 2 * d_k, **where, **rest)
+        self.start = start
+        self.c_norm = Normalise(c_norm or Norm(eps=1e-5), n_head, self.d_v, **where)
+        for name in ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2"):
+            self.register_parameter(name, nn.Parameter(torch.randn(d_k, **where) * 0.1))
+
+    def _opened(
+        self, q: Tensor, held: Sequence[Held], *, plainly: bool = False
+    ) -> tuple[Tensor, Sequence[Held], Callable[[Tensor], Tensor]]:
+        held = [piece._replace(v=torch.cat((piece.v, piece.v), dim=1)) for piece in held]
+        return q, held, self._difference
+
+    def _difference(self, heads: Tensor) -> Tensor:
+        first, second = heads.chunk(2, dim=1)
+        q1, k1, q2, k2 = (
+            getattr(self, name).float()
+            for name in ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2")
+        )
+        weight = (q1 @ k1).exp() - (q2 @ k2).exp() + self.start
+        context = (first - weight.to(first.dtype) * second).transpose(1, 2)
+        normed: Tensor = self.c_norm(context)
+        return normed.transpose(1, 2) * (1 - self.start)

@@ -1,0 +1,168 @@
+"""LatentAttention: keys and values made from one compressed vector a word."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wqkv.attend.positions import RoPE
+from wqkv.errors import ArgumentError
+from wqkv.layer import checks
+from wqkv.layer.cache import Held
+from wqkv.layer.layer import MultiheadAttention, Where
+from wqkv.layer.parts import Norm, Normalise
+
+#: Arguments of MultiheadAttention that have no meaning here.
+_NOT_HERE = ("n_kv_head", "vdim", "norm", "v_norm", "clip")
+
+
+class LatentAttention(MultiheadAttention):
+    """k_h = [c WK_h, rotate(K WR)], v_h = c WV_h, with c = norm(K WC): one small vector a word.
+
+    The rotated part is shared by all heads. A cache keeps [c, rotate(K WR)] alone, rank + d_rope
+    numbers a word. Few queries attend to c itself, as (q_h WK_h^T) . c, many to k_h: whichever
+    takes fewer multiplications, with the same result to rounding. WK and WV carry no bias.
+
+    Heads, dtype, empty rows: as in MultiheadAttention.
+
+    Args:
+        rank: the size of the compressed vector c.
+        d_rope: how many channels of d_k `position` turns; they come last.
+        d_k, d_v: the size of a query or key, the rotated part included (None: d_model // n_head),
+            and of a value (None: d_k - d_rope).
+        q_rank: the size of a compressed vector for q, which makes WQ (Linear, norm, Linear); None.
+        bias: True, False, or names out of WQ, WC, WR, WO and WG.
+        c_norm: the norm of the compressed vectors (module `c_norm`).
+        rest: further arguments of MultiheadAttention, but for n_kv_head, vdim, norm, v_norm, clip.
+
+    Raises:
+        ArgumentError, KindError: sizes that cannot be, or inputs that disagree with them.
+
+    Source: DeepSeek-AI 2024 (arXiv:2405.04434), section 2.1.
+
+    >>> layer = LatentAttention(512, 8, rank=64, d_rope=16)
+    >>> layer(torch.randn(2, 17, 512)).shape
+    torch.Size([2, 17, 512])
+    """
+
+    WC: nn.Module
+    WR: nn.Module
+
+    def __init__(
+        self,
+        d_model: int,
+        n_head: int,
+        *,
+        rank: int,
+        d_rope: int,
+        d_k: int | None = None,
+        d_v: int | None = None,
+        kdim: int | None = None,
+        q_rank: int | None = None,
+        bias: bool | Collection[str] = False,
+        position: RoPE | None = None,
+        c_norm: Norm | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **rest: Any,
+    ) -> None:
+        checks.counts(d_model=d_model, n_head=n_head, rank=rank, d_rope=d_rope, q_rank=q_rank)
+        if odd := [name for name in _NOT_HERE if name in rest]:
+            raise ArgumentError(
+                f"LatentAttention has no `{odd[0]}`: keys and values come from one vector a word.\n"
+                "Leave it out."
+            )
+        checks.heads(d_model, n_head, n_head, d_k)
+        d_k = d_model // n_head if d_k is None else d_k
+        if d_rope >= d_k or d_rope % 2:
+            raise ArgumentError(
+                f"`d_rope` is {d_rope} of `d_k` {d_k} channels.\n"
+                f"Pass an even number below {d_k}: the others come from the compressed vector."
+            )
+        if bias is True:
+            bias = ("WQ", "WC", "WR", "WO", "WG") if rest.get("gate") else ("WQ", "WC", "WR", "WO")
+        if not isinstance(bias, bool) and {"WK", "WV"} & set(bias):
+            raise ArgumentError(
+                f"`bias` is {bias!r}, and WK and WV carry none.\nPass names out of WQ, WC, WR, WO."
+            )
+        self.rank, self.d_rope = rank, d_rope
+        where: dict[str, Any] = {"device": device, "dtype": dtype}
+        super().__init__(
+            d_model, n_head, d_k=d_k, d_v=d_v or d_k - d_rope, kdim=kdim, vdim=kdim, bias=bias,
+            position=position or RoPE(), **where, **rest,
+        )  # fmt: skip
+        self.scale = 1 / math.sqrt(d_k) if self.scale is None else self.scale
+        c_norm = c_norm or Norm()
+        self.c_norm = Normalise(c_norm, 1, rank, **where)
+        if q_rank is not None:
+            self.WQ = nn.Sequential(
+                nn.Linear(d_model, q_rank, bias="WQ" in (bias or ()), **where),
+                Normalise(c_norm, 1, q_rank, **where),
+                nn.Linear(q_rank, n_head * d_k, bias=False, **where),
+            )
+
+    def _sizes(self) -> dict[str, tuple[int, int]]:
+        return {
+            "WQ": (self.d_model, self.n_head * self.d_k),
+            "WC": (self.kdim, self.rank),
+            "WR": (self.kdim, self.d_rope),
+            "WK": (self.rank, self.n_head * (self.d_k - self.d_rope)),
+            "WV": (self.rank, self.n_head * self.d_v),
+        }
+
+    def _queries(self, Q: Tensor, where: Where) -> Tensor:
+        plain, turning = self._split(self.WQ(Q), self.n_head).split(
+            (self.d_k - self.d_rope, self.d_rope), dim=-1
+        )
+        turned = self._turned(turning, where.query_offset, where.positions, where.length)
+        return self._warmed(torch.cat((plain, turned), dim=-1), where)
+
+    def _keys(self, K: Tensor, V: Tensor, where: Where) -> tuple[Tensor, Tensor]:
+        if V is not K:
+            raise ArgumentError(
+                "LatentAttention makes keys and values from the same words.\nLeave V out."
+            )
+        c = self.c_norm(self.WC(K)).unsqueeze(1)
+        positions = where.positions if where.own else None
+        r = self._turned(self.WR(K).unsqueeze(1), where.first_key, positions, where.length)
+        k = torch.cat((c, r), dim=-1)
+        return k, k[..., :0]
+
+    def _opened(
+        self, q: Tensor, held: Sequence[Held], *, plainly: bool = False
+    ) -> tuple[Tensor, Sequence[Held], Callable[[Tensor], Tensor]]:
+        if plainly or self._few(q.shape[2], sum(piece.k.shape[2] for piece in held)) is False:
+            return q, [self._expanded(piece) for piece in held], lambda heads: heads
+        plain, turned = q.split((self.d_k - self.d_rope, self.d_rope), dim=-1)
+        WK, WV = (
+            _matrix(module, self.rank, q).unflatten(1, (self.n_head, -1)).movedim(1, 0)
+            for module in (self.WK, self.WV)
+        )
+        q = torch.cat((plain @ WK.transpose(1, 2), turned), dim=-1)
+        # the values are c; the rotated part comes along, for the kernels want one width
+        held = [piece._replace(v=piece.k) for piece in held]
+        return q, held, lambda heads: heads[..., : self.rank] @ WV
+
+    def _few(self, query_len: int, key_len: int) -> bool:
+        """Whether it takes fewer multiplications a head to attend to c itself."""
+        made = self.rank * (self.d_k - self.d_rope + self.d_v)  # per word: k and v from c, or back
+        plain = key_len * made + query_len * key_len * (self.d_k + self.d_v)
+        return query_len * made + query_len * key_len * 2 * (self.rank + self.d_rope) < plain
+
+    def _expanded(self, piece: Held) -> Held:
+        c, r = piece.k.squeeze(1).split((self.rank, self.d_rope), dim=-1)
+        k, v = self._split(self.WK(c), self.n_head), self._split(self.WV(c), self.n_head)
+        r = r.unsqueeze(1).expand(-1, self.n_head, -1, -1)
+        return piece._replace(k=torch.cat((k, r), dim=-1), v=v)
+
+
+def _matrix(module: nn.Module, size: int, like: Tensor) -> Tensor:
+    """The matrix (size, out) that a projection without bias is, whatever module it is by now."""
+    if type(module) is nn.Linear and not module._forward_hooks and not module._forward_pre_hooks:
+        return module.weight.T
+    matrix: Tensor = module(torch.eye(size, dtype=like.dtype, device=like.device))
+    return matrix

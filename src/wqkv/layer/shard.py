@@ -1,0 +1,110 @@
+"""Heads over ranks: WQ, WK and WV by columns, WO by rows, with torch's own tensor parallelism."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import (
+    DTensor,
+    Partial,
+    Placement,
+    Replicate,
+    Shard,
+    distribute_module,
+    distribute_tensor,
+)
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    ParallelStyle,
+    RowwiseParallel,
+    parallelize_module,
+)
+
+from wqkv.attend.positions import Bias
+from wqkv.errors import ArgumentError
+from wqkv.layer.layer import MultiheadAttention
+
+
+def shard_heads(layer: MultiheadAttention, mesh: DeviceMesh) -> MultiheadAttention:
+    """The same layer with its heads shared by the ranks of a mesh, in place: same input and output.
+
+    WQ, WK, WV (and WG) keep the columns of this rank's heads, WO their rows; one all-reduce adds up
+    the results. Without a WO each rank has its heads' context. Where there are fewer key heads than
+    ranks, WK and WV stay whole on every rank, and each takes the key head that its queries read.
+    `n_head` and `n_kv_head` become this rank's.
+
+    Args:
+        mesh: one-dimensional; its size divides n_head, and n_kv_head or is a multiple of it.
+
+    Raises:
+        ArgumentError: heads that do not make equal shares, a layer over words already (`mesh`), or
+            a part that looks at all heads together.
+
+    Source: Shoeybi et al. 2019 (arXiv:1909.08053), section 3.
+    """
+    size, n_head, kv_heads = mesh.size(), layer.n_head, layer.n_kv_head
+    if type(layer) is not MultiheadAttention or isinstance(layer.position, Bias):
+        what = type(layer).__name__ if layer.position is None else type(layer.position).__name__
+        raise ArgumentError(f"shard_heads does not know how to share the heads of {what}.")
+    if n_head % size or (kv_heads % size and size % kv_heads):
+        raise ArgumentError(
+            f"{n_head} heads and {kv_heads} key heads make no equal shares for {size} ranks.\n"
+            "Pass a mesh whose size divides the heads, and divides the key heads or is a multiple "
+            "of them."
+        )
+    shared = kv_heads < size
+    for name in ("q_norm", "k_norm", "v_norm"):
+        norm = getattr(layer, name)
+        over = "head" if norm is None else norm.norm.over
+        if over == "projection" or (over == "each head" and shared and name != "q_norm"):
+            raise ArgumentError(
+                f"`{name}` is over {over!r}, which the ranks do not have apart.\n"
+                "Norms over one head with weights for all can be shared."
+            )
+    columns: ParallelStyle = _KeyHead(kv_heads) if shared else ColwiseParallel()
+    plan: dict[str, ParallelStyle] = {"WQ": ColwiseParallel(), "WK": columns, "WV": columns}
+    if layer.gate is not None:
+        plan["WG"] = ColwiseParallel()
+    if layer.WO is not None:
+        plan["WO"] = RowwiseParallel()
+    parallelize_module(layer, mesh, plan)
+    for norm in filter(None, (layer.q_norm, layer.k_norm, layer.v_norm)):
+        _share(norm, mesh, [Shard(0) if norm.norm.over == "each head" else Replicate()])
+    _share(layer, mesh, [Shard(0)])  # the sinks
+    layer.n_head, layer.n_kv_head = n_head // size, max(kv_heads // size, 1)
+    return layer
+
+
+def _share(module: nn.Module, mesh: DeviceMesh, placements: list[Placement]) -> None:
+    """A module's own parameters, split or repeated over the ranks."""
+    for name, parameter in list(module.named_parameters(recurse=False)):
+        shared = nn.Parameter(distribute_tensor(parameter.data, mesh, placements))
+        module.register_parameter(name, shared)
+
+
+class _KeyHead(ParallelStyle):
+    """The matrix is whole on every rank; of its result each takes the head that it reads."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+
+    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
+        whole = [Replicate()]
+        head = device_mesh.get_local_rank() * self.heads // device_mesh.size()
+
+        def share(name: str, part: nn.Module, mesh: DeviceMesh) -> None:
+            _share(part, mesh, [Replicate()])
+
+        def begin(module: nn.Module, inputs: Any, mesh: DeviceMesh) -> Any:
+            return (DTensor.from_local(inputs[0], mesh, whole, run_check=False), *inputs[1:])
+
+        def end(module: nn.Module, output: Any, mesh: DeviceMesh) -> Tensor:
+            # every rank uses one head: its gradient for the matrix is a part of the sum
+            local: Tensor = output.to_local(grad_placements=[Partial()])
+            d = local.shape[-1] // self.heads
+            return local[..., head * d : (head + 1) * d]
+
+        return distribute_module(module, device_mesh, share, begin, end)  # type: ignore[arg-type]
