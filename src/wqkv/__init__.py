@@ -8,11 +8,12 @@ from typing import TypeVar as _TypeVar
 
 from torch import nn as _nn
 
+from wqkv.attend.bias import ALiBi, T5Bias
 from wqkv.attend.functional import attention, explain
 from wqkv.attend.masks import Causal, Chunked, Dense, Full, Lengths, Prefix, Segments, Window
 from wqkv.attend.merge import Partial, merge
 from wqkv.attend.parallel.ranks import AllToAll, Ranks, Ring
-from wqkv.attend.positions import ALiBi, RoPE, T5Bias
+from wqkv.attend.rope import RoPE
 from wqkv.layer.cache import Held, KVCache
 from wqkv.layer.caches.buffered import Cross, Dynamic, Static
 from wqkv.layer.caches.paged import Paged, Pool

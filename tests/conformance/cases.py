@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from wqkv import ALiBi, Causal, Dense, Full, Lengths, Prefix, RoPE, Segments, T5Bias, Window
+from wqkv.attend.bias import Bias
 from wqkv.attend.masks import Mask
-from wqkv.attend.positions import Bias
 
 Shape = tuple[int, int, int, int]
 #: Given a name and a shape, a leaf with random numbers: what a model would learn.

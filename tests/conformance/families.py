@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
 OUTSIDE = "it does not use the attention interface"
+SPARSE = "it passes `block_indices`, which may change the weights and is not understood"
 
 #: Given to a configuration under every one of these names that it has.
 SMALL: dict[str, Any] = {
@@ -99,6 +100,7 @@ FAMILIES: dict[str, Family] = {
     # texts read from left to right
     "apertus": Family(),
     "arcee": Family(),
+    "axk2": HEADS,
     "bamba": Family({"mamba_n_heads": 8, "mamba_d_head": 8, "attn_layer_indices": [1]}),
     "biogpt": Family(),
     "bitnet": Family(),
@@ -112,6 +114,7 @@ FAMILIES: dict[str, Family] = {
     "deepseek_v32": Family(
         {"num_key_value_heads": 4, "index_topk": 4, "index_n_heads": 2, "index_head_dim": 16}
     ),
+    "deepseek_v4": Family(),
     "diffllama": Family(),
     "doge": Family(),
     "ernie4_5": Family(),
@@ -147,6 +150,7 @@ FAMILIES: dict[str, Family] = {
     "granitemoe_swa": WINDOWS._replace(with_sinks=False),
     "helium": Family(),
     "hunyuan_v1_dense": Family(),
+    "inkling_text": Family(),
     "jamba": Family({"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_dt_rank": 4}),
     "jetmoe": Family(),
     "lfm2": _kinds("conv", "full_attention"),
@@ -158,6 +162,9 @@ FAMILIES: dict[str, Family] = {
         captured=1, layers=2, reason=OUTSIDE
     ),
     "minimax_m2": Family(),
+    "minimax_m3_vl_text": _kinds(
+        "full_attention", "minimax_m3_sparse", index_topk=5, index_n_heads=2
+    )._replace(captured=1, layers=2, reason=SPARSE),
     "mistral": Family(),
     "mixtral": Family(),
     "modernbert-decoder": _kinds("full_attention", "sliding_attention", local_attention=4),
@@ -215,6 +222,7 @@ FAMILIES: dict[str, Family] = {
     "dinov3_vit": Family(),
     "hubert": Family(),
     "ijepa": Family(),
+    "sam3_vit_model": Family(),
     "segformer": Family({"num_attention_heads": [1, 2, 5, 8]}),
     "siglip_vision_model": Family({}, 2, 3, OUTSIDE),
     "swin": Family(STAGES, shown=(1, 3)),

@@ -23,7 +23,7 @@ from wqkv import Causal, Dense, Full, Lengths, Window, attention
 from wqkv.attend.call import request
 from wqkv.attend.engines import reference
 from wqkv.attend.masks import Mask
-from wqkv.attend.positions import rotate
+from wqkv.attend.rope import rotate
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 

@@ -28,7 +28,7 @@ from tests.conformance.cases import (
     transposed,
 )
 from tests.conformance.test_table import differences, poisoned, results
-from wqkv import Causal, Dense, Full, Lengths, Prefix, RoPE, Segments, Window, attention
+from wqkv import Causal, Chunked, Dense, Full, Lengths, Prefix, RoPE, Segments, Window, attention
 from wqkv.attend import engines
 from wqkv.attend.call import request
 from wqkv.attend.masks import Mask
@@ -149,6 +149,7 @@ def random_mask(
             Full,
             Causal,
             lambda: Window(reach(), reach()),
+            lambda: Chunked(pick.randint(1, 7)),
             lambda: Lengths(some(key_len, many)),
             lambda: Prefix(some(key_len, many)),
             lambda: Prefix(pick.randint(0, key_len)),

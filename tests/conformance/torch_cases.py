@@ -21,7 +21,7 @@ from torch.testing._internal.common_modules import module_db
 from torch.testing._internal.opinfo.core import SampleInput
 
 from wqkv import Causal, Full, MultiheadAttention, attention
-from wqkv.attend.positions import StoredBias
+from wqkv.attend.bias import StoredBias
 
 
 @cache

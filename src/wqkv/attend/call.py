@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from wqkv.attend.algebra import Full, Mask
+from wqkv.attend.bias import Bias, StoredBias
 from wqkv.attend.masks import Dense
 from wqkv.attend.places import At, Rect, Sizes, places
-from wqkv.attend.positions import Bias, StoredBias
 from wqkv.errors import ArgumentError, KindError, describe, message
 
 FULL = Full()

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from wqkv.attend import engines, parallel
 from wqkv.attend.algebra import Mask
+from wqkv.attend.bias import Bias
 from wqkv.attend.call import FULL, request
 from wqkv.attend.merge import Partial
 from wqkv.attend.parallel.ranks import Ranks
-from wqkv.attend.positions import Bias
 from wqkv.errors import EngineError, describe
 
 

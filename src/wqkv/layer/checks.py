@@ -7,8 +7,9 @@ import math
 from torch import Tensor, nn
 
 from wqkv.attend.algebra import Mask
+from wqkv.attend.bias import Bias
 from wqkv.attend.call import autocasts
-from wqkv.attend.positions import Bias, RoPE
+from wqkv.attend.rope import RoPE
 from wqkv.errors import ArgumentError, KindError, describe, message
 from wqkv.layer.parts import Norm, QKNorm, Temperature
 

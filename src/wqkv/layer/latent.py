@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wqkv.attend.positions import RoPE
+from wqkv.attend.rope import RoPE
 from wqkv.errors import ArgumentError
 from wqkv.layer import checks
 from wqkv.layer.cache import Held

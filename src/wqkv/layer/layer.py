@@ -8,13 +8,14 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from wqkv.attend.bias import Bias
 from wqkv.attend.call import request
 from wqkv.attend.engines import reference
 from wqkv.attend.functional import attention
 from wqkv.attend.masks import Dense, Full, Mask
 from wqkv.attend.merge import merge, with_sinks
 from wqkv.attend.parallel.ranks import Ranks
-from wqkv.attend.positions import Bias, RoPE, rotate
+from wqkv.attend.rope import RoPE, rotate
 from wqkv.errors import ArgumentError, EngineError, KindError, describe
 from wqkv.layer import checks
 from wqkv.layer.cache import Held, KVCache

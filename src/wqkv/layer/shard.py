@@ -22,7 +22,7 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 
-from wqkv.attend.positions import Bias
+from wqkv.attend.bias import Bias
 from wqkv.errors import ArgumentError
 from wqkv.layer.layer import MultiheadAttention
 

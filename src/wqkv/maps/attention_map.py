@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from wqkv.attend.algebra import Mask
+from wqkv.attend.bias import Bias
 from wqkv.attend.call import FULL, request
-from wqkv.attend.positions import Bias
 from wqkv.errors import ArgumentError, describe, message
 from wqkv.maps import statistics
 from wqkv.maps.picks import Index, numbers, pick

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from wqkv.attend.bias import ALiBi, StoredBias, T5Bias
 from wqkv.attend.call import autocasts, request
 from wqkv.attend.functional import attention, explain
 from wqkv.attend.masks import Causal, Full, Lengths, Window
 from wqkv.attend.places import Rect
-from wqkv.attend.positions import ALiBi, StoredBias, T5Bias
 from wqkv.errors import ArgumentError, EngineError, KindError
 
 B, H, HK, Q, K, D, DV = 2, 6, 3, 5, 7, 11, 13

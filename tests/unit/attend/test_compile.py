@@ -49,7 +49,8 @@ def rules(name: str, n: int):
 
 
 NAMES = (
-    "plain", "causal", "window and padding", "documents", "chunks", "prefix", "dense", "stored bias", "alibi",
+    "plain", "causal", "window and padding", "documents", "chunks", "prefix", "dense",
+    "stored bias", "alibi",
     "t5 and softcap", "sinks",
 )  # fmt: skip
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from wqkv.attend.bias import ALiBi
 from wqkv.attend.functional import attention
 from wqkv.attend.masks import Causal, Lengths, Window
-from wqkv.attend.positions import ALiBi
 from wqkv.errors import EngineError
 
 B, H, HK, Q, K, D, DV = 2, 6, 3, 5, 7, 11, 13

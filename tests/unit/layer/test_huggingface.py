@@ -21,7 +21,7 @@ from wqkv import (
     from_hf,
     parity,
 )
-from wqkv.attend.positions import DynamicNTK, Given, Linear, Llama3, LongRoPE, YaRN
+from wqkv.attend.rope import DynamicNTK, Given, Linear, Llama3, LongRoPE, YaRN
 from wqkv.errors import ArgumentError
 from wqkv.layer.convert.families import FAMILIES
 from wqkv.layer.convert.huggingface import matrices, sizes, stacks

@@ -11,7 +11,7 @@ import transformers
 from wqkv import Causal, Full
 from wqkv.errors import ArgumentError, MissingExtraError
 from wqkv.look import models
-from wqkv.look.models import OpenModel, in_range, open_model
+from wqkv.look.models import OpenModel, Words, in_range, open_bare, open_model
 
 TIRED = "The animal didn't cross the street because it was too tired."
 
@@ -66,7 +66,7 @@ def test_reading_leaves_no_hooks(minilm):
     before = hooks()
     minilm.read(TIRED)
     with pytest.raises(IndexError):
-        minilm._run(torch.tensor([[10**6]]))
+        minilm.run(Words.of([10**6]))
     assert hooks() == before
 
 
@@ -84,7 +84,7 @@ def test_any_text_is_read(minilm, text):
     [((0, 3), (1, 3)), ((0, 1), (0, 1)), ((3, 6), (4, 5)), ((4, 5), (4, 5)), ((2, 2), (2, 2))],
 )
 def test_spans_are_without_blanks_around(span, trimmed):
-    assert models._trim(" ab c ", *span) == trimmed
+    assert models.trim(" ab c ", *span) == trimmed
 
 
 @pytest.mark.parametrize("sentence", ["", " \n\t"])
@@ -118,9 +118,9 @@ def test_table_of_positions_of_roberta():
     )
     opened = OpenModel(transformers.RobertaModel(config).eval(), None, "tiny")
     assert opened._longest() == 11
-    opened._run(torch.full((1, 11), 5))
+    opened.run(Words.of([5] * 11))
     with pytest.raises((IndexError, RuntimeError), match="out of"):
-        opened._run(torch.full((1, 12), 5))
+        opened.run(Words.of([5] * 12))
 
 
 @pytest.mark.parametrize("number", [6, -1])
@@ -223,12 +223,26 @@ def test_broken_gguf(tmp_path):
 
 
 def test_family_without_a_row(tmp_path, weights):
-    config = transformers.MptConfig(d_model=6, n_heads=2, n_layers=1, vocab_size=31_000)
-    transformers.MptModel(config).save_pretrained(tmp_path)
+    config = transformers.CTRLConfig(n_embd=6, n_head=2, n_layer=1, dff=5, vocab_size=31_000)
+    transformers.CTRLModel(config).save_pretrained(tmp_path)
     for path in weights.glob("tokenizer*"):
         shutil.copy(path, tmp_path)
-    with pytest.raises(ArgumentError, match=r"(?s)family 'mpt' yet.*nearest rows are"):
+    with pytest.raises(ArgumentError, match=r"(?s)family 'ctrl' yet.*nearest rows are"):
         open_model(str(tmp_path))
+
+
+def test_a_model_of_two_texts():
+    config = transformers.T5Config(d_model=6, d_kv=3, num_heads=2, num_layers=1, vocab_size=31)
+    says = "(?s)tiny reads one text and writes another.*`wqkv parity`"
+    with pytest.raises(ArgumentError, match=says):
+        OpenModel(transformers.T5Model(config), None, "tiny")
+
+
+def test_bare_model(weights):
+    told = []
+    model, name = open_bare(str(weights), told.append)
+    assert (name, type(model).__name__, model.training) == ("model", "BertModel", False)
+    assert told == ["reading the weights of model"]
 
 
 def test_default_model_is_not_installed(monkeypatch):

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from wqkv.attend.algebra import And, Full, Not, Or, Part
+from wqkv.attend.bias import ALiBi, StoredBias, T5Bias
 from wqkv.attend.call import Call
 from wqkv.attend.engines import rectangles, reference
 from wqkv.attend.engines.plan import Piece, plan, whole
 from wqkv.attend.masks import Causal, Chunked, Dense, Lengths, Prefix, Segments, Window
-from wqkv.attend.positions import ALiBi, StoredBias, T5Bias
 from wqkv.errors import KindError
 
 #: What a rule is made of: the names of the fields that tell it apart.

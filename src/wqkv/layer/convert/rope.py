@@ -5,16 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from wqkv.attend.positions import (
-    DynamicNTK,
-    Given,
-    Linear,
-    Llama3,
-    LongRoPE,
-    RoPE,
-    Scaling,
-    YaRN,
-)
+from wqkv.attend.rope import DynamicNTK, Given, Linear, Llama3, LongRoPE, RoPE, Scaling, YaRN
 from wqkv.errors import ArgumentError
 
 

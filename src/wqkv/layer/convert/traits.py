@@ -10,8 +10,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from wqkv.attend.bias import ALiBi, T5Bias
 from wqkv.attend.masks import Causal, Chunked, Full, Mask, Window
-from wqkv.attend.positions import ALiBi, RoPE, T5Bias
+from wqkv.attend.rope import RoPE
 from wqkv.layer.convert import rope
 from wqkv.layer.convert.rows import Spot
 from wqkv.layer.parts import Norm, QKNorm, Temperature

@@ -1,0 +1,231 @@
+"""What is added to the scores, as values: ALiBi and T5Bias by the distance, or a stored tensor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from wqkv.attend.places import At
+from wqkv.errors import ArgumentError, describe, message
+
+
+class Bias:
+    """A float that is added to the scores, as a value that can be asked for any tile."""
+
+    def tile(self, at: At) -> Tensor:
+        """Broadcastable to (batch, head, query, key)."""
+        raise NotImplementedError
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What may be learned: one tensor."""
+        raise NotImplementedError
+
+    def add_gradient(self, total: Tensor, at: At, d_tile: Tensor) -> None:
+        """Add to `total` its tensor's gradient, from that of a tile (batch, head, query, key)."""
+        raise NotImplementedError
+
+    def heads(self, start: int, stop: int) -> Bias:
+        """The same bias for some of its heads."""
+        raise NotImplementedError
+
+    def part(self, start: int, row: int) -> Bias:
+        """The same bias for the keys from position `start` on, and rows from `row` on."""
+        return self
+
+    def check(self, sizes: tuple[int, int, int, int]) -> None:
+        """Raise if it does not fit a call of (batch, n_head, query_len, key_len)."""
+
+    by_position = True
+
+    def _check_heads(self, have: int, sizes: tuple[int, int, int, int]) -> None:
+        if have not in (1, sizes[1]):
+            raise ArgumentError(
+                f"{type(self).__name__} is made for {have} heads, and the call has {sizes[1]}.\n"
+                "Pass one number a head."
+            )
+
+
+class StoredBias(Bias):
+    """A float tensor (batch | 1, head | 1, query | 1, key | 1); its rows are the call's queries."""
+
+    by_position = False
+
+    def __init__(self, values: Tensor) -> None:
+        self.values = values
+
+    def tile(self, at: At) -> Tensor:
+        return at.cut(self.values)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.values,)
+
+    def heads(self, start: int, stop: int) -> Bias:
+        return self if self.values.shape[1] == 1 else StoredBias(self.values[:, start:stop])
+
+    def part(self, start: int, row: int) -> Bias:
+        return _PartBias(self, start, row)
+
+    def add_gradient(self, total: Tensor, at: At, d_tile: Tensor) -> None:
+        part = at.cut(total)
+        part += d_tile.sum_to_size(part.shape)
+
+    def check(self, sizes: tuple[int, int, int, int]) -> None:
+        if any(have not in (1, size) for have, size in zip(self.values.shape, sizes, strict=True)):
+            raise ArgumentError(
+                message(
+                    "The bias does not fit the call: batch, heads, queries and keys are "
+                    f"{', '.join(map(str, sizes))}.",
+                    {"bias": self.values},
+                    "Each of its four sizes must be that number or 1.",
+                )
+            )
+
+
+class _PartBias(Bias):
+    """Some keys and rows of a stored bias."""
+
+    by_position = False
+
+    def __init__(self, inner: StoredBias, start: int, row: int) -> None:
+        self.inner, self.start, self.row = inner, start, row
+
+    def tile(self, at: At) -> Tensor:
+        return self.inner.tile(at.moved(self.start, self.row))
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.inner.tensors()
+
+    def add_gradient(self, total: Tensor, at: At, d_tile: Tensor) -> None:
+        self.inner.add_gradient(total, at.moved(self.start, self.row), d_tile)
+
+
+class ALiBi(Bias):
+    """Linear bias: score(i, j) - slope * |i - j|, one slope a head.
+
+    Args:
+        slopes: (n_head,) or a sequence; an int n stands for the paper's slopes of n heads:
+            2^(-8h / n), h = 1..n (for an n that is no power of two, those of the next lower power,
+            then every other one of the next higher).
+
+    Source: Press et al. 2022 (arXiv:2108.12409), section 3.
+
+    >>> ALiBi(8).slopes
+    tensor([0.5000, 0.2500, 0.1250, 0.0625, 0.0312, 0.0156, 0.0078, 0.0039])
+    """
+
+    def __init__(self, slopes: int | Sequence[float] | Tensor) -> None:
+        if isinstance(slopes, int):
+            if slopes < 1:
+                raise ArgumentError(f"ALiBi for {slopes} heads: pass 1 or more.")
+            low = 2 ** int(math.log2(slopes))
+            numbers = [2 ** (-8 * h / low) for h in range(1, low + 1)]
+            numbers += [2 ** (-8 * h / (2 * low)) for h in range(1, 2 * low + 1, 2)][: slopes - low]
+            slopes = numbers
+        if not isinstance(slopes, Tensor):
+            slopes = torch.tensor(slopes, dtype=torch.float32)
+        self.slopes = slopes
+        if self.slopes.ndim != 1 or not self.slopes.is_floating_point():
+            raise ArgumentError(
+                message("ALiBi takes one slope a head.", {"slopes": self.slopes}, "Pass (n_head,).")
+            )
+
+    def tile(self, at: At) -> Tensor:
+        slopes = self.slopes.to(at.head.device)
+        if slopes.dtype in (torch.bfloat16, torch.float16):  # times a distance, half would round
+            slopes = slopes.float()
+        slope = slopes[at.head if len(slopes) > 1 else torch.zeros_like(at.head)]
+        return -slope * (at.key_pos - at.query_pos).abs()
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.slopes,)
+
+    def heads(self, start: int, stop: int) -> Bias:
+        return self if len(self.slopes) == 1 else ALiBi(self.slopes[start:stop])
+
+    def add_gradient(self, total: Tensor, at: At, d_tile: Tensor) -> None:
+        by_head = (d_tile * (at.key_pos - at.query_pos).abs()).sum(dim=(0, 2, 3))
+        total -= by_head.sum_to_size(total.shape)
+
+    def check(self, sizes: tuple[int, int, int, int]) -> None:
+        self._check_heads(len(self.slopes), sizes)
+
+    def __repr__(self) -> str:
+        return f"ALiBi({describe(self.slopes)})"
+
+
+class T5Bias(Bias):
+    """One learned number a head and bucket of distances.
+
+    Half of the buckets are exact small distances, the other half grows logarithmically; from
+    max_distance on all share the last. With `bidirectional` half stand for keys after the query.
+
+    Args:
+        table: float (n_bucket, n_head), usually a learned parameter.
+
+    Source: Raffel et al. 2020 (arXiv:1910.10683), section 2.1.
+    """
+
+    def __init__(self, table: Tensor, *, bidirectional: bool, max_distance: int = 128) -> None:
+        if table.ndim != 2 or not table.is_floating_point():
+            raise ArgumentError(
+                message(
+                    "T5Bias takes a table (n_bucket, n_head).",
+                    {"table": table},
+                    "Pass a 2-D float.",
+                )
+            )
+        if table.shape[0] < 4 or table.shape[0] % 4:
+            raise ArgumentError(f"T5Bias has {table.shape[0]} buckets.\nPass a multiple of 4.")
+        if max_distance <= table.shape[0] // 2:
+            raise ArgumentError(
+                f"T5Bias has max_distance {max_distance} for {table.shape[0]} buckets.\n"
+                f"Pass more than {table.shape[0] // 2}, the most distances they hold exactly."
+            )
+        self.table, self.bidirectional, self.max_distance = table, bidirectional, max_distance
+
+    def bucket(self, ahead: Tensor) -> Tensor:
+        """The bucket of key position - query position."""
+        n = self.table.shape[0]
+        if self.bidirectional:
+            n //= 2
+            offset = (ahead > 0) * n
+            distance = ahead.abs()
+        else:
+            offset = torch.zeros_like(ahead)
+            distance = (-ahead).clamp(min=0)
+        exact = n // 2
+        # in float32, as in the published models: the borders of the buckets hang on the rounding
+        growth = torch.log(distance.clamp(min=1).float() / exact)
+        growth = growth / math.log(self.max_distance / exact)
+        far = (exact + (growth * (n - exact)).to(ahead.dtype)).clamp(max=n - 1)
+        return offset + torch.where(distance < exact, distance, far)
+
+    def tile(self, at: At) -> Tensor:
+        buckets = self.bucket(at.key_pos - at.query_pos)
+        table = self.table.to(buckets.device)
+        return table[buckets, at.head if table.shape[1] > 1 else torch.zeros_like(at.head)]
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.table,)
+
+    def heads(self, start: int, stop: int) -> Bias:
+        if self.table.shape[1] == 1:
+            return self
+        table = self.table[:, start:stop]
+        return T5Bias(table, bidirectional=self.bidirectional, max_distance=self.max_distance)
+
+    def add_gradient(self, total: Tensor, at: At, d_tile: Tensor) -> None:
+        buckets = self.bucket(at.key_pos - at.query_pos)
+        by_head = d_tile.sum_to_size(buckets.shape[0], *d_tile.shape[1:]).permute(0, 2, 3, 1)
+        by_head = by_head.flatten(0, 2)
+        total.index_add_(0, buckets.flatten(), by_head.sum_to_size(len(by_head), total.shape[1]))
+
+    def check(self, sizes: tuple[int, int, int, int]) -> None:
+        self._check_heads(self.table.shape[1], sizes)
+
+    def __repr__(self) -> str:
+        rest = f"bidirectional={self.bidirectional}, max_distance={self.max_distance}"
+        return f"T5Bias({describe(self.table)}, {rest})"
