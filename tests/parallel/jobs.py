@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed import checkpoint as dcp
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.utils.checkpoint import checkpoint
 
 from wqkv import (
     ALiBi,
@@ -96,7 +100,7 @@ def results(
 
 def everything() -> dict[str, Any]:
     """All jobs that need nothing of their own, for processes are slow to begin."""
-    jobs = (equal_one_process, other_lengths, layers, heads, sent, complaints)
+    jobs = (equal_one_process, other_lengths, layers, heads, together, sent, complaints)
     return {job.__name__: job() for job in jobs}
 
 
@@ -200,6 +204,80 @@ def heads() -> list[tuple[str, float]]:
         ]
         found.append((str(kind), max(float((a - b).detach().abs().max()) for a, b in pairs)))
     return found
+
+
+class Block(nn.Module):
+    """A small model: two layers over words, and something that is not attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        rest: dict[str, Any] = {"mask": Causal(), "position": RoPE(), "dtype": torch.float64}
+        self.layers = nn.ModuleList(MultiheadAttention(16, 8, n_kv_head=4, **rest) for _ in "ab")
+        self.last = nn.Linear(16, 16, dtype=torch.float64)
+        self.again = False  # whether activations are computed again in the backward pass
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = x + (checkpoint(layer, x, use_reentrant=False) if self.again else layer(x))
+        result: Tensor = self.last(x)
+        return result
+
+
+def together() -> list[tuple[str, float]]:
+    """The ring with FSDP2, activation checkpointing and torch.compile, against one process."""
+    found, x, size = [], random(B, N, 16), dist.get_world_size()
+    mesh = init_device_mesh("cpu", (size,))
+    torch.manual_seed(0)
+    plain = Block()
+    whole = plain(x)
+    grads = torch.autograd.grad(whole.square().sum(), list(plain.parameters()))
+    for name in ("plain", "again", "fsdp", "fsdp, again", "compiled"):
+        model = copy.deepcopy(plain)
+        model.again = "again" in name
+        model.layers[0].mesh = Ring(mesh, "zigzag")
+        model.layers[1].mesh = AllToAll(mesh, "zigzag")
+        run: Any = model
+        if "fsdp" in name:
+            for layer in model.layers:
+                fully_shard(layer, mesh=mesh)
+            fully_shard(model, mesh=mesh)
+        if "compiled" in name:
+            run = torch.compile(model, backend="aot_eager")
+        out = run(Ring(mesh, "zigzag").shard(x))
+        out.square().sum().backward()
+        mine: list[Tensor] = []
+        for parameter in model.parameters():
+            grad: Any = parameter.grad
+            if "fsdp" in name:  # which gives the mean over the ranks
+                mine.append(grad.full_tensor() * size)
+            else:
+                dist.all_reduce(grad)
+                mine.append(grad)
+        pairs = [*zip(mine, grads, strict=True), (out, Ring(mesh, "zigzag").shard(whole))]
+        found.append((name, max(float((a - b).detach().abs().max()) for a, b in pairs)))
+    return found
+
+
+def save_heads(folder: str) -> None:
+    """Layers whose heads are shared, written by torch's distributed checkpoints."""
+    dcp.save(_shared_heads(seed=0).state_dict(), checkpoint_id=folder)
+
+
+def load_heads(folder: str) -> float:
+    """The difference from the layer that was written, on another number of ranks."""
+    torch.manual_seed(0)
+    x, whole = random(B, N, 16), MultiheadAttention(16, 8, n_kv_head=2, sinks=True).double()
+    layer = _shared_heads(seed=1)
+    state = layer.state_dict()
+    dcp.load(state, checkpoint_id=folder)
+    layer.load_state_dict(state)
+    return float((layer(x) - whole(x)).detach().abs().max())
+
+
+def _shared_heads(seed: int) -> MultiheadAttention:
+    torch.manual_seed(seed)
+    layer = MultiheadAttention(16, 8, n_kv_head=2, sinks=True).double()
+    return shard_heads(layer, init_device_mesh("cpu", (dist.get_world_size(),)))
 
 
 def sent() -> dict[str, tuple[int, int]]:

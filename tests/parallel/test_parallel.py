@@ -34,6 +34,25 @@ def test_heads_over_ranks_equal_one_process(found):
         assert [name for name, worst in mine["heads"] if not worst < 1e-10] == []
 
 
+def test_with_fsdp_checkpointing_and_compile(found):
+    for mine in found:
+        assert [name for name, _ in mine["together"]] == [
+            "plain", "again", "fsdp", "fsdp, again", "compiled"
+        ]  # fmt: skip
+        assert [name for name, worst in mine["together"] if not worst < 1e-9] == []
+
+
+def test_heads_saved_on_four_ranks_load_on_two_and_one(tmp_path):
+    for name in ("saved", "4", "2", "1"):
+        (tmp_path / name).mkdir()
+    ranks.run(4, jobs.save_heads, tmp_path / "4", str(tmp_path / "saved"))
+    for size in (2, 1):
+        for difference in ranks.run(
+            size, jobs.load_heads, tmp_path / str(size), str(tmp_path / "saved")
+        ):
+            assert difference < 1e-12
+
+
 def test_other_lengths_and_half_precision(found):
     ways = len(jobs.WAYS)
     for mine in found:

@@ -52,6 +52,8 @@ def graph_reasons() -> list[str]:
 def compute(call: Call, *, one: bool) -> tuple[Tensor, Tensor]:
     """out and lse of a call without its sinks: as one piece, or as planned."""
     by_kernel = not rectangles.kernel_reasons(call)
+    if torch.compiler.is_compiling() and by_kernel and _is_step(call):
+        return rectangles.compute(call, whole(call), by_kernel=True)
     if not torch.compiler.is_compiling():
         return rectangles.compute(call, _pieces(call, one, by_kernel), by_kernel=by_kernel)
     tensors: list[Tensor] = []
@@ -73,6 +75,13 @@ def compute(call: Call, *, one: bool) -> tuple[Tensor, Tensor]:
         by_kernel,
     )
     return out.to(call.query.dtype), lse
+
+
+def _is_step(call: Call) -> bool:
+    """One word that sees all keys, without gradients: a kernel call that a graph can hold."""
+    if torch.is_grad_enabled() or call.sizes[2] != 1:
+        return False
+    return call.bias is None and not whole(call)[0].mixed
 
 
 def _pieces(call: Call, one: bool, by_kernel: bool) -> list[Piece]:
