@@ -1,4 +1,5 @@
-"""The command line: `wqkv see SENTENCE`, `wqkv heads`."""
+"""The command line: `wqkv see SENTENCE`, `wqkv open TEXT`, `wqkv heads`, `wqkv parity`,
+`wqkv survey`."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ EXAMPLE = "The animal didn't cross the street because it was too tired."
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; return 0, 2 after an error, 130 after Ctrl-C, 1 after a closed pipe."""
+    """Run one command; return 0, 1 if its answer is no or the pipe closed, 2 after an error, 130
+    after Ctrl-C."""
     try:
         return _run(_parser().parse_args(argv))
     except SystemExit as stop:  # argparse has printed; or rich found the pipe closed
@@ -37,9 +39,9 @@ def main(argv: list[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     from wqkv.errors import WqkvError
 
-    command: Callable[[argparse.Namespace], None] = args.command
+    command: Callable[[argparse.Namespace], bool | None] = args.command
     try:
-        command(args)
+        no = command(args) is False
         sys.stdout.flush()
     except BrokenPipeError:
         # Python flushes stdout once more when it ends, and would complain then.
@@ -52,7 +54,7 @@ def _run(args: argparse.Namespace) -> int:
         where = "" if error.filename is None else f"{error.filename}: "
         print(f"wqkv: {where}{one_line(error.strerror or str(error))}", file=sys.stderr)
         return 2
-    return 0
+    return int(no)
 
 
 def one_line(message: str) -> str:
@@ -79,7 +81,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"wqkv {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_see(commands)
+    _add_open(commands)
     _add_heads(commands)
+    _add_parity(commands)
+    _add_survey(commands)
     return parser
 
 
@@ -216,6 +221,85 @@ def _print(stories: Sequence[Story]) -> None:
         see(story, console)
 
 
+# open
+
+
+def _add_open(commands: argparse._SubParsersAction[_Parser]) -> None:
+    what = "open a text in the browser: every number of every head, on this machine alone"
+    parser = commands.add_parser(
+        "open",
+        help=what,
+        description=what.capitalize() + ".",
+        allow_abbrev=False,
+        epilog=f'example: wqkv open "{EXAMPLE}"',
+    )
+    parser.set_defaults(command=_open)
+    add = parser.add_argument
+    add("text", nargs="?", metavar="TEXT", help="in quotes; - reads stdin (default: an example)")
+    add("--model", metavar="NAME", help="a folder or a hub name (default: the packaged model)")
+    add("--text", dest="file", type=Path, metavar="FILE", help="read this file")
+    add("--export", type=Path, metavar="FILE", help="write one page instead of serving it")
+    add("--lang", choices=("en", "zh"), default="en", help="the language of an exported page")
+    add("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s)")
+    add("--port", type=int, default=0, help="the port to listen on (default: a free one)")
+    add("--others", action="store_true", help="allow a --host that other machines can reach")
+    add("--no-browser", action="store_true", help="print the address, and open no browser")
+
+
+def _open(args: argparse.Namespace) -> None:
+    from wqkv.errors import ArgumentError, need
+
+    texts, _ = _texts([args.text] if args.text is not None else [], args.file)
+    text = texts[0] if texts else EXAMPLE
+    _check_utf8("text", [text])
+    if args.export and args.export.suffix.lower() not in (".html", ".htm"):
+        raise ArgumentError(f"The page {str(args.export)!r} needs a name ending in .html or .htm.")
+    _check_places(args.export)
+    if not 0 <= args.port < 2**16:
+        raise ArgumentError(f"There is no port {args.port}. Pass 1 to {2**16 - 1}, or 0 for any.")
+    if args.host in ("0.0.0.0", "::", ""):
+        raise ArgumentError(
+            f"The host {args.host!r} is no name that a browser could ask for."
+            " Pass the address by which this machine is reached."
+        )
+    if args.host not in ("127.0.0.1", "::1", "localhost") and not args.others:
+        raise ArgumentError(
+            f"Other machines can reach {args.host}: whoever knows the address could read your texts"
+            " and keep this machine busy, and nothing is encrypted on the way."
+            " Pass --others to allow it."
+        )
+    if not args.export:
+        need("starlette", "show", "The explorer")
+        need("uvicorn", "show", "The explorer")
+
+    from wqkv.look.models import open_model
+
+    with _progress() as progress:
+        model = open_model(args.model, progress)
+    if args.export:
+        from wqkv.show.api import Api
+        from wqkv.show.export import export
+
+        with _bar("recording", "answers") as told:
+            api = Api(model, args.model)
+            seen = api.open(text, told, api.python(text))
+            page = export(api, seen, seen.first[1:], args.lang, told)
+        args.export.write_text(page, encoding="utf-8")
+        print(f"wqkv: wrote {args.export}", file=sys.stderr)
+        return
+
+    from wqkv.show.server import serve
+
+    def ready(address: str) -> None:
+        print(f"wqkv: {address}\nwqkv: Ctrl-C ends it", file=sys.stderr, flush=True)
+        if not args.no_browser:
+            import webbrowser
+
+            webbrowser.open(address)
+
+    serve(model, text, source=args.model, host=args.host, port=args.port, ready=ready)
+
+
 # heads
 
 
@@ -316,6 +400,100 @@ def _check_suffix(path: Path, suffix: str) -> None:
         raise ArgumentError(f"The file {str(path)!r} {what}. Pass a name ending in {suffix}.")
 
 
+# parity
+
+
+def _add_parity(commands: argparse._SubParsersAction[_Parser]) -> None:
+    what = "compare every attention layer of a model with ours, made of the same matrices"
+    parser = commands.add_parser(
+        "parity",
+        help=what,
+        description=what.capitalize() + "; exit 1 if one differs by more than its rounding allows.",
+        allow_abbrev=False,
+        epilog="example: wqkv parity HuggingFaceTB/SmolLM2-135M",
+    )
+    parser.set_defaults(command=_parity)
+    add = parser.add_argument
+    add("model", nargs="?", metavar="MODEL", help="a folder or a hub name (default: packaged)")
+    add("--json", action="store_true", help="print JSON instead of the table")
+
+
+def _parity(args: argparse.Namespace) -> bool:
+    from wqkv.errors import need
+
+    if not args.json:
+        need("rich", "show", "The terminal picture")
+
+    from wqkv.look.models import open_bare
+    from wqkv.look.parity import parity
+    from wqkv.show.parity import as_json, show
+
+    with _progress() as progress:
+        model, name = open_bare(args.model, progress)
+    with _bar(f"comparing {name}") as told:
+        found = parity(model, progress=told)
+
+    if args.json:
+        print(json.dumps(as_json(found, name), allow_nan=False))
+    else:
+        from rich.console import Console
+
+        show(found, name, Console())
+    return found.holds
+
+
+# survey
+
+
+def _add_survey(commands: argparse._SubParsersAction[_Parser]) -> None:
+    what = "what every head of a trained model does over a whole corpus"
+    parser = commands.add_parser(
+        "survey",
+        help=what,
+        description=f"Measure {what}.",
+        allow_abbrev=False,
+        epilog="The folder gets heads.parquet, examples.parquet, skipped.parquet and survey.html. "
+        "Killed at any moment, the same command goes on where it was. "
+        "example: wqkv survey --data docs.jsonl --out survey/",
+    )
+    parser.set_defaults(command=_survey)
+    add = parser.add_argument
+    add("model", nargs="?", metavar="MODEL", help="a folder or a hub name (default: the packaged)")
+    kinds = ".jsonl, .parquet, any other file of text, or a folder of them"
+    add("--data", nargs="+", required=True, metavar="PATH", help=kinds)
+    add("--out", type=Path, required=True, metavar="FOLDER", help="where the results go")
+    add("--field", default="text", metavar="NAME", help="the field of the text (default: text)")
+    add("--workers", type=int, metavar="N", help="default: one a core; 1 needs no ray")
+    add("--address", metavar="ADDR", help="of a Ray cluster; all its machines see PATH and FOLDER")
+    add("--part", type=int, default=128, metavar="N", help="documents a part holds (default: 128)")
+
+
+def _survey(args: argparse.Namespace) -> None:
+    from wqkv.errors import need
+
+    need("rich", "show", "The terminal picture")
+
+    from rich.console import Console
+
+    from wqkv.look.survey import survey, write
+    from wqkv.show.survey import page, show
+
+    with _bar("surveying", "documents") as told:
+        found = survey(
+            args.model,
+            args.data,
+            args.out,
+            field=args.field,
+            workers=args.workers or os.cpu_count() or 1,
+            address=args.address,
+            documents=args.part,
+            progress=told,
+        )
+    write(args.out / "survey.html", page(found).encode())
+    show(found, Console())
+    print(f"wqkv: wrote {args.out / 'survey.html'}", file=sys.stderr)
+
+
 # Progress, on stderr: on a terminal, and nothing elsewhere
 
 
@@ -333,7 +511,7 @@ def _progress() -> Iterator[Callable[[str], None]]:
 
 
 @contextmanager
-def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
+def _bar(what: str, unit: str = "layers") -> Iterator[Callable[[int, int], None]]:
     """A bar with the time that is left."""
     console = _console()
     if console is None:
@@ -351,7 +529,7 @@ def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
         task = bar.add_task(what, total=None, at="")
 
         def told(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total, at=f"{done} of {total} layers")
+            bar.update(task, completed=done, total=total, at=f"{done} of {total} {unit}")
 
         yield told
 

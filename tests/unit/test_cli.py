@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +10,14 @@ from types import SimpleNamespace
 import pytest
 
 import wqkv
-from tests.unit.show import test_heads
+from tests.browser.tiny import tiny
+from tests.unit.show import test_heads, test_parity
 from tests.unit.show.stories import make
 from wqkv import Causal, Full, cli
 from wqkv.errors import ArgumentError
 from wqkv.look import heads, models, story
+from wqkv.look import parity as look_parity
+from wqkv.show import server
 
 ROOT = Path(__file__).parents[2]
 
@@ -209,6 +213,114 @@ def test_closed_pipe_ends_quietly(json_or_not):
     assert process.returncode == 1
 
 
+# open
+
+
+@pytest.fixture
+def explored(monkeypatch):
+    """A stand-in for the model, the server and the browser; what was asked of them."""
+    asked = []
+
+    def open_model(name, progress):
+        asked.append(name)
+        return "the model"
+
+    def serve(model, text, *, source, host, port, ready):
+        asked.append((model, text, source, host, port))
+        ready("http://the-address/")
+
+    monkeypatch.setattr(models, "open_model", open_model)
+    monkeypatch.setattr(server, "serve", serve)
+    monkeypatch.setattr("webbrowser.open", asked.append)
+    return asked
+
+
+def test_open(capsys, explored):
+    code, out, err = run(capsys, "open", "One.", "--model", "somewhere", "--port", "8007")
+    assert (code, out) == (0, "")
+    assert err == "wqkv: http://the-address/\nwqkv: Ctrl-C ends it\n"
+    served = ("the model", "One.", "somewhere", "127.0.0.1", 8007)
+    assert explored == ["somewhere", served, "http://the-address/"]
+
+
+def test_open_without_a_browser_or_a_text(capsys, explored, monkeypatch, tmp_path):
+    assert run(capsys, "open", "--no-browser")[0] == 0
+    assert explored == [None, ("the model", cli.EXAMPLE, None, "127.0.0.1", 0)]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Two.\nThree."))
+    assert run(capsys, "open", "-", "--no-browser")[0] == 0
+    assert explored[-1][1] == "Two.\nThree."
+    (tmp_path / "猫.txt").write_text("\ufeffFour.\n", "utf-8")
+    assert run(capsys, "open", "--text", str(tmp_path / "猫.txt"), "--no-browser")[0] == 0
+    assert explored[-1][1] == "Four.\n"
+
+
+def test_open_for_others(capsys, explored):
+    assert run(capsys, "open", "One.", "--host", "192.0.2.7", "--others", "--no-browser")[0] == 0
+    assert explored[-1][3] == "192.0.2.7"
+    for host in ("localhost", "::1"):
+        assert run(capsys, "open", "One.", "--host", host, "--no-browser")[0] == 0
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_open_writes_a_page(capsys, monkeypatch, tmp_path, lang):
+    monkeypatch.setattr(models, "open_model", lambda name, progress: tiny(layers=1))
+    path = tmp_path / "猫.html"
+    argv = ("open", "the sea", "--model", "a/b", "--export", str(path), "--lang", lang)
+    assert run(capsys, *argv) == (0, "", f"wqkv: wrote {path}\n")
+    page = path.read_text("utf-8")
+    assert f"lang={lang}" in page.partition("</head>")[0]
+    assert "open_model('a/b')" in page and '"id": "recorded"' not in page
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["One.", "--text", "text.txt"], "There is a TEXT and --text text.txt. Pass one of them."),
+        (["--text", "gone.txt"], "gone.txt: No such file or directory"),
+        ([""], "Text 1 of 1 is empty. Pass at least one word."),
+        (["-"], "Standard input is empty. Pass at least one word."),
+        (["\udcff"], r"The text '\udcff' is not valid UTF-8."),
+        (["One.", "--export", "a.png"], "The page 'a.png' needs a name ending in .html or .htm."),
+        (["One.", "--export", "gone/a.html"], "The folder 'gone' of 'gone/a.html' is not there."),
+        (["One.", "--lang", "fr"], "argument --lang: invalid choice: 'fr'"),
+        (["One.", "--port", "65536"], "There is no port 65536. Pass 1 to 65535, or 0 for any."),
+        (["One.", "--port", "-1"], "There is no port -1."),
+        (
+            ["One.", "--host", "192.0.2.7"],
+            "Other machines can reach 192.0.2.7: whoever knows the address could read your texts",
+        ),
+        (["--host", "0.0.0.0", "--others"], "The host '0.0.0.0' is no name that a browser could"),
+        (["One.", "Two."], "unrecognized arguments: Two."),
+    ],
+)
+def test_mistakes_of_open(capsys, explored, monkeypatch, tmp_path, argv, message):
+    (tmp_path / "text.txt").write_text("One.")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n \n"))
+    code, out, err = run(capsys, "open", *argv)
+    assert (code, out, explored) == (2, "", [])
+    assert err.startswith("wqkv: ") and message in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("module", ["starlette", "uvicorn"])
+def test_open_with_a_missing_extra(capsys, explored, monkeypatch, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    code, _, err = run(capsys, "open", "One.")
+    assert (code, explored) == (2, [])
+    assert f"The explorer needs the package `{module}`" in err
+    assert "pip install 'wqkv[show]'" in err
+
+
+def test_open_where_the_port_is_taken(capsys, explored, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(models, "open_model", lambda name, progress: tiny(layers=1))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        code, _, err = run(capsys, "open", "One.", "--no-browser", "--port", port)
+    assert code == 2 and err.startswith("wqkv: Address already in use") and port in err
+
+
 # heads
 
 
@@ -326,3 +438,52 @@ def test_bar_on_a_terminal(capsys, headed, monkeypatch, no_color, moves):
     assert ("reading with tiny-model" in terminal.getvalue()) == moves
     assert ("1 of 2 layers" in terminal.getvalue()) == moves
     json.loads(capsys.readouterr().out)
+
+
+# parity
+
+
+@pytest.fixture
+def compared(monkeypatch):
+    """A stand-in for the model and its parity; the names it was opened by."""
+    asked = []
+
+    def open_bare(name, progress):
+        progress("reading")
+        asked.append(name)
+        return "the model", "tiny-model"
+
+    def found(model, progress):
+        assert model == "the model"
+        progress(1, 2)
+        return test_parity.make(1e-7, 0.5 if asked[-1] == "wrong" else 1e-6)
+
+    monkeypatch.setattr(models, "open_bare", open_bare)
+    monkeypatch.setattr(look_parity, "parity", found)
+    return asked
+
+
+def test_parity_exits_with_1_where_it_fails(capsys, compared):
+    code, out, err = run(capsys, "parity")
+    assert (code, err) == (0, "")
+    assert "parity holds in 2 of 2 layers" in out
+    code, out, err = run(capsys, "parity", "wrong")
+    assert (code, err) == (1, "")
+    assert "EXCEEDS" in out
+    assert compared == [None, "wrong"]
+
+
+def test_parity_as_json(capsys, compared, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rich", None)
+    code, out, _ = run(capsys, "parity", "wrong", "--json")
+    assert (code, json.loads(out)["holds"]) == (1, False)
+    assert run(capsys, "parity", "right", "--json")[0] == 0
+
+
+def test_mistakes_of_parity(capsys, compared, monkeypatch):
+    code, _, err = run(capsys, "parity", "a", "b")
+    assert (code, err.count("\n")) == (2, 1)
+    monkeypatch.setitem(sys.modules, "rich", None)
+    code, _, err = run(capsys, "parity")
+    assert (code, compared) == (2, [])
+    assert "pip install 'wqkv[show]'" in err

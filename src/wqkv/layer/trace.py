@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from wqkv import pictures
 from wqkv.errors import describe
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -29,3 +34,19 @@ class Trace:
             f"  {field.name:<8} {describe(getattr(self, field.name))}" for field in fields(self)
         )
         return "\n".join(["Trace", *lines])
+
+    # In a notebook
+
+    def _repr_html_(self) -> str:
+        return pictures.html(repr(self), self._pictures(), "sample 0")
+
+    def plot(self) -> Figure:
+        """The weights of every head of the first sample, as a matplotlib figure.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        return pictures.figure("softmax(q k^T * scale)", self._pictures())
+
+    def _pictures(self) -> list[pictures.Picture]:
+        return [(f"head {h}", one) for h, one in enumerate(self.weights[0].detach().float())]

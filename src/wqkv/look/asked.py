@@ -38,12 +38,17 @@ def ask(
     use_vmap: bool = False,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    allow_is_causal_skip: bool = True,
     **others: Any,
-) -> Tensor:
+) -> Tensor | None:
     """transformers' mask function: what its eager path would add to the scores, as a value."""
     device = torch.device(device)
     on_device = isinstance(q_offset, Tensor) and q_offset.device.type != "cpu"
-    if torch.compiler.is_compiling() or (on_device and q_length == 1):
+    tracing = torch.compiler.is_compiling()
+    plain = attention_mask is None and mask_function is _masking.causal_mask_function
+    if tracing and plain and allow_is_causal_skip and q_length == kv_length:
+        return None  # which says causal, as to transformers' own functions
+    if tracing or (on_device and q_length == 1):
         # A traced graph needs a plain tensor; one row is short, and reads no position from a GPU.
         written: Tensor = _masking.eager_mask(
             batch_size,
@@ -241,12 +246,13 @@ _KINDS = {
         "chunks": _masking.chunked_overlay(1, torch.zeros(1)),
         "padding": _masking.padding_mask_function(torch.zeros(1)),
         "packed": _masking.packed_sequence_mask_function(torch.zeros(1)),
-        "remap": _masking.remap_positions_for_packed_sequence(id, torch.zeros(1)),
         "blocks": _masking.blockwise_overlay(torch.zeros(1)),
         "and": _masking.and_masks(),
         "or": _masking.or_masks(),
     }.items()
 }
+if _remap := getattr(_masking, "remap_positions_for_packed_sequence", None):  # since 5.23
+    _KINDS[_remap(id, torch.zeros(1)).__code__] = "remap"
 
 
 def _kind(function: Any) -> str | None:

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from wqkv.attend.algebra import Mask
 from wqkv.errors import ArgumentError
-from wqkv.look.maps import AttentionMap
 from wqkv.look.models import OpenModel
 from wqkv.look.watch import watch
+from wqkv.maps.attention_map import AttentionMap
 
 # The thresholds, in one place.
 #: More than half of the weight lies on the pattern: more than on all else together.
@@ -186,11 +186,11 @@ def read(
     A text longer than the model takes (or than WINDOW) is cut into windows of nearly equal length,
     each read for itself, with the special words that the tokenizer puts around a text.
     """
-    windows = [window for text in texts for window in _windows(model, text)]
-    if len(windows) > len(texts):
-        longest = max(len(ids) for ids, _, _ in windows)
-        source += f" in {len(windows)} windows of at most {longest}, weighted by their words"
-    return _over(model, windows, source, progress)
+    parts = [window for text in texts for window in windows(model, text)]
+    if len(parts) > len(texts):
+        longest = max(len(ids) for ids, _, _ in parts)
+        source += f" in {len(parts)} windows of at most {longest}, weighted by their words"
+    return _over(model, parts, source, progress)
 
 
 def maps_of(model: OpenModel, ids: Sequence[int]) -> Sequence[AttentionMap]:
@@ -355,9 +355,9 @@ def _evidence(name: str, score: Score) -> str:
 Window = tuple[list[int], list[bool], list[bool]]  # ids; which are special; which are separators
 
 
-def _over(model: OpenModel, windows: Sequence[Window], source: str, progress: Progress) -> Heads:
+def _over(model: OpenModel, parts: Sequence[Window], source: str, progress: Progress) -> Heads:
     """The heads over windows, telling the progress after every layer."""
-    done, total = 0, len(windows) * model.sizes["n_layer"]
+    done, total = 0, len(parts) * model.sizes["n_layer"]
     tally: Tally | None = None
 
     def maps(ids: list[int]) -> Iterator[AttentionMap]:
@@ -368,7 +368,7 @@ def _over(model: OpenModel, windows: Sequence[Window], source: str, progress: Pr
             if progress is not None:
                 progress(done, total)
 
-    for ids, special, separators in windows:
+    for ids, special, separators in parts:
         part = count(maps(ids), ids, special, separators)
         tally = part if tally is None else tally.plus(part)
     if tally is None or not tally.words:
@@ -376,14 +376,19 @@ def _over(model: OpenModel, windows: Sequence[Window], source: str, progress: Pr
     return label(tally, source)
 
 
-def _windows(model: OpenModel, text: str) -> list[Window]:
-    """A text cut so that each window fits the model."""
+def around(model: OpenModel) -> tuple[list[int], list[int]]:
+    """The special words that the tokenizer puts before and after a text."""
+    found = model.tokenizer("a", return_special_tokens_mask=True)
+    words = [at for at, mark in enumerate(found["special_tokens_mask"]) if not mark]
+    return found["input_ids"][: words[0]], found["input_ids"][words[-1] + 1 :]
+
+
+def windows(model: OpenModel, text: str) -> list[Window]:
+    """A text cut so that each window fits the model: into parts of nearly equal length."""
     if not text.strip():
         raise ArgumentError("The text is empty. Give at least one word.")
     tokenizer = model.tokenizer
-    around = tokenizer("a", return_special_tokens_mask=True)
-    words = [at for at, mark in enumerate(around["special_tokens_mask"]) if not mark]
-    before, after = around["input_ids"][: words[0]], around["input_ids"][words[-1] + 1 :]
+    before, after = around(model)
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     room = min(model._longest() or WINDOW, WINDOW) - len(before) - len(after)
     pieces = max(1, math.ceil(len(ids) / room))
@@ -391,9 +396,9 @@ def _windows(model: OpenModel, text: str) -> list[Window]:
     texts = {i: tokenizer.decode([i]) for i in {*ids} - special}
     # A piece of a character, which has no text of its own, is no separator.
     blank = {i for i, text in texts.items() if not any(c.isalnum() or c == "\ufffd" for c in text)}
-    windows = []
+    cut = []
     for a, b in pairwise(len(ids) * piece // pieces for piece in range(pieces + 1)):
         window = [*before, *ids[a:b], *after]
         parts = [at > 0 if i in special else i in blank for at, i in enumerate(window)]
-        windows.append((window, [i in special for i in window], parts))
-    return windows
+        cut.append((window, [i in special for i in window], parts))
+    return cut

@@ -38,6 +38,18 @@ def attention_like(model: nn.Module) -> set[nn.Module]:
     return {module for name, module in like.items() if name not in outer and name}
 
 
+def compiled(model: nn.Module) -> set[nn.Module]:
+    """The modules that run compiled, where no hook sees them: a compiled one and all inside it."""
+    return {
+        inner
+        for module in model.modules()
+        if hasattr(module, "_orig_mod")  # torch.compile(module)
+        or getattr(module, "_compiled_call_impl", None) is not None  # module.compile()
+        or hasattr(vars(module).get("forward"), "_torchdynamo_orig_callable")
+        for inner in module.modules()
+    }
+
+
 def kind(name: str, module: nn.Module) -> Kind | None:
     if _CROSS.search(f"{name} {type(module).__name__}"):
         return "cross"

@@ -14,11 +14,12 @@ from wqkv.attend.call import Call, request
 from wqkv.attend.engines import reference
 from wqkv.attend.places import At
 from wqkv.errors import WqkvError, describe
-from wqkv.look.maps import BLOCK
 from wqkv.look.records import Asked, Run
+from wqkv.maps.weights import BLOCK
 
-#: Up to this many rows are all proved; of more, this many are sampled.
-ALL_ROWS, SAMPLED_ROWS = 512, 64
+#: Up to this many rows of a batch are all proved; of more, this many are sampled, but no fewer of
+#: each sample than FEWEST.
+ALL_ROWS, SAMPLED_ROWS, FEWEST = 512, 64, 4
 
 
 class Proof(NamedTuple):
@@ -55,10 +56,10 @@ def prove(run: Run, asked: Asked, position: int, first_key: int) -> None:
         run.refused = f"its values are {describe(value)} for the keys {describe(key)}"
         return
     mask = run.mask()
-    if n <= ALL_ROWS:
-        picked = torch.arange(n)
-    else:
-        picked = torch.linspace(0, n - 1, SAMPLED_ROWS, dtype=torch.float64).round().long()
+    picked = torch.arange(n)
+    if len(key) * n > ALL_ROWS:
+        count = min(n, max(SAMPLED_ROWS // len(key), FEWEST))
+        picked = torch.linspace(0, n - 1, count, dtype=torch.float64).round().long()
     row = position - run.start  # where this call's rows lie among those of the run
     step = max(1, BLOCK // max(1, call.sizes[0] * call.sizes[1] * m))
     for rows in picked.to(key.device).split(step):

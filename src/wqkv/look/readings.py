@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from wqkv.attend.algebra import Mask
 from wqkv.look.recognise import (
     Pattern,
-    Visible,
     documents,
     of_function,
     of_padding,
     of_tensor,
+    pattern_of,
     rows_of,
 )
 from wqkv.look.records import Asked, Reading
@@ -84,6 +84,8 @@ def read(
     if given.get("dropout") and module.training:
         raise Refusal(f"dropout {given['dropout']:g} while training draws new weights every time")
     query, key, value, output = _tensors(given, out)
+    if query.is_meta:
+        raise Refusal("its tensors are on the device meta, which holds no numbers")
     n, m = query.shape[2], key.shape[2]
     causal = given.get("is_causal")
     causal = bool(getattr(module, "is_causal", True) if causal is None else causal)
@@ -91,17 +93,20 @@ def read(
     window = window if isinstance(window, int) and window > 0 else None
     moves = m != n and not causal and not goes_on
     cross = cross or (moves and given.get("attention_mask") is None)
-    visible, bias = _mask(rule, given, masks, (len(query), n, m), query.device)
+    reading, bias = _mask(rule, given, masks, (len(query), n, m), query.device)
     extra = given.get("position_bias")
     if extra is not None:
         bias = _biases(bias, extra, key)
-    if visible is not None:
-        readings = [Reading(visible)]
+    if reading is not None:
+        readings = [reading]
     else:
         readings = _missing(rule, given, causal, window, cross, (n, m), query.device)
     sinks = given.get("s_aux") if given.get("s_aux") is not None else given.get("sinks")
     if sinks is not None and sinks.shape != (query.shape[1],):
-        raise Refusal(f"its sinks have the shape {tuple(sinks.shape)}, not one a head")
+        raise Refusal(
+            f"its sinks have the shape {tuple(sinks.shape)}: a map takes one number a head, "
+            f"({query.shape[1]},), and none that depends on the query"
+        )
     return Asked(
         query,
         key,
@@ -155,8 +160,8 @@ def _mask(
     masks: dict[Any, Any],
     sizes: tuple[int, int, int],
     device: torch.device,
-) -> tuple[Visible | None, Tensor | None]:
-    """The mask that is given: in rows, and what it adds to the scores."""
+) -> tuple[Reading | None, Tensor | None]:
+    """The mask that is given, and what it adds to the scores."""
     mask = given.get("attention_mask")
     batch, n, m = sizes
     key: Any
@@ -166,7 +171,10 @@ def _mask(
     if isinstance(getattr(asked, "mask", None), Mask):
         key = ("asked", id(asked), n, m)
         if key not in masks:
-            masks[key] = (asked, rows_of(asked.mask, n, m, asked.offset, device))
+            # Without a cache its positions are those of the text: no need to go through its rows.
+            pattern = pattern_of(asked.mask) if n == m and asked.offset == 0 else None
+            rows = rows_of(asked.mask, n, m, asked.offset, device)
+            masks[key] = (asked, Reading(rows, pattern))
         return masks[key][1], None
     if not isinstance(mask, Tensor):
         mask_mod = getattr(mask, "mask_mod", None)
@@ -174,7 +182,7 @@ def _mask(
             raise Refusal(f"its mask is a {type(mask).__name__}, which is not understood")
         key = (id(mask), n, m)
         if key not in masks:
-            masks[key] = (mask, of_function(mask_mod, batch, n, m, device))
+            masks[key] = (mask, Reading(of_function(mask_mod, batch, n, m, device)))
         return masks[key][1], None
     if rule == "flash" and mask.ndim == 2:
         return None, None  # read by `_missing`, with the padding
@@ -191,9 +199,10 @@ def _mask(
         mask = mask.expand(-1, -1, -1, m)
     key = (mask.data_ptr(), tuple(mask.shape), mask.stride(), mask.dtype, n, m)
     if key not in masks:
-        masks[key] = (mask, *of_tensor(mask, n, m))
-    _, visible, bias = masks[key]
-    return visible, bias
+        visible, bias = of_tensor(mask, n, m)
+        masks[key] = (mask, Reading(visible), bias)
+    _, reading, bias = masks[key]
+    return reading, bias
 
 
 def _is_integer(mask: Tensor) -> bool:

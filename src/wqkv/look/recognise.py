@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wqkv.attend.algebra import Full, Mask
+from wqkv.attend.algebra import And, Full, Mask, Not
 from wqkv.attend.masks import Causal, Lengths, Prefix, Segments, Window
 from wqkv.attend.places import places
 
@@ -105,6 +105,46 @@ class Pattern:
         if self.right is not None:
             span = span & Lengths(list(self.right))
         return span
+
+
+def pattern_of(mask: Mask) -> Pattern | None:
+    """A value as a pattern, read off what it is made of; None if it is made of anything else."""
+    match mask:
+        case Full():
+            return Pattern()
+        case Causal():
+            return Pattern(after=0)
+        case Window(before=before, after=after):
+            return Pattern(before, after)
+        case Lengths():
+            return Pattern(right=_numbers(mask))
+        case Not(inner=Lengths() as inner):
+            return Pattern(left=_numbers(inner))
+        case Prefix():
+            return Pattern(prefix=_numbers(mask))
+        case Segments(query_labels=None):
+            return _documents(mask.labels)
+        case And(a=a, b=b):
+            found = [pattern_of(a), pattern_of(b)]
+            sides = [{k: v for k, v in vars(one).items() if v is not None} for one in found if one]
+            if len(sides) == 2 and not sides[0].keys() & sides[1].keys():
+                return Pattern(**sides[0], **sides[1])
+    return None
+
+
+def _numbers(mask: Lengths | Prefix) -> tuple[int, ...]:
+    ends = mask.ends
+    return tuple(ends.tolist()) if isinstance(ends, Tensor) else (ends,)
+
+
+def _documents(labels: Tensor) -> Pattern | None:
+    """Segments whose words stand side by side: where each document starts."""
+    begins = torch.ones_like(labels, dtype=torch.bool)
+    begins[:, 1:] = labels.diff(dim=1) != 0
+    if any(int(new.sum()) != len(row.unique()) for new, row in zip(begins, labels, strict=True)):
+        return None  # a document goes on after another
+    place = torch.arange(labels.shape[1], device=labels.device)
+    return Pattern(starts=torch.where(begins, place, 0).cummax(dim=1).values)
 
 
 def agrees(mask: Mask, visible: Visible, position: int, first_key: int = 0) -> bool:

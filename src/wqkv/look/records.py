@@ -6,8 +6,7 @@ Several calls with a cache become one run: the queries are gathered, every key i
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, NoReturn
 
@@ -17,8 +16,8 @@ from torch import Tensor
 from wqkv.attend.algebra import Mask
 from wqkv.attend.masks import Dense
 from wqkv.errors import MissedError
-from wqkv.look.maps import AttentionMap
 from wqkv.look.recognise import Pattern, Visible
+from wqkv.maps.attention_map import AttentionMap
 
 
 class Asked(NamedTuple):
@@ -192,18 +191,6 @@ class Statistics:
 
     def __repr__(self) -> str:
         return f"Statistics{list(self.shape)}"
-
-
-@contextmanager
-def aside(device: torch.device) -> Iterator[None]:
-    """Beside the model's own computation: no gradients, no autocast, no inference mode."""
-    known = torch.amp.is_autocast_available(device.type)
-    with torch.inference_mode(False), torch.no_grad():
-        if known:
-            with torch.autocast(device.type, enabled=False):
-                yield
-        else:
-            yield
 
 
 def _stack(pieces: Sequence[Tensor], key_len: int) -> Tensor:

@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from wqkv.attend.engines import reference
 from wqkv.errors import ArgumentError
-from wqkv.look.models import OpenModel, Reading, in_range
-
-#: Weights are looked through in blocks of this many.
-BLOCK = 2**24
-
-
-@dataclass(frozen=True)
-class Proof:
-    """Our layer's output beside the model's own attention output, for the same hidden states.
-
-    `difference` is the largest absolute difference over all words and channels, `size` the largest
-    absolute number in the model's output, `tolerance` the float32 rounding allowed for that size.
-    """
-
-    difference: float
-    size: float
-    tolerance: float
-
-    @property
-    def holds(self) -> bool:
-        return self.difference <= self.tolerance  # NaN does not hold
+from wqkv.look.answers import Proof
+from wqkv.look.models import SAMPLED_ROWS, OpenModel, Words, in_range, spaced
+from wqkv.look.view import ALL_ROWS, View
 
 
 @dataclass(frozen=True)
@@ -62,15 +45,16 @@ class Story:
     scores: Tensor  # (n,) q . k_j * scale; -inf where word j is hidden
     weights: Tensor  # (n,) softmax(scores)
     context: Tensor  # (d_v,) the sum of weights_j * v_j
-    share: Tensor  # (d_model,) context WO of this head: what the head adds to the word
+    share: Tensor  # (d_model,) context WO of this head (gated before): what it adds to the word
     output: Tensor  # (d_model,) all heads' shares and WO's bias: the layer's output
-    map: Tensor  # (n, n) this head's weights, one row a word
     proof: Proof
+    map: Tensor | None = None  # (n, n) this head's weights, one row a word; None is left out
 
     @property
     def ranked(self) -> list[int]:
         """Positions by falling weight; equal weights in reading order."""
-        return sorted(range(len(self.words)), key=lambda j: -float(self.weights[j]))
+        weights: list[float] = self.weights.tolist()
+        return sorted(range(len(weights)), key=lambda j: -weights[j])
 
 
 def tell(
@@ -93,92 +77,91 @@ def tell(
     Raises:
         ArgumentError: an empty or too long sentence, an unknown word, a layer or head out of range.
     """
-    layers = range(model.sizes["n_layer"])
     if layer is not None:
-        layers = range(in_range("layer", layer, len(layers)), layer + 1)
+        in_range("layer", layer, model.sizes["n_layer"])
     if head is not None:
         in_range("head", head, model.sizes["n_head"])
-    reading = model.read(sentence)
-    at = None if word is None else _find(reading, word)
-    best = (0.0, layers[0], head or 0, reading.special.index(False) if at is None else at)
-    for number in layers:
-        best = max(best, _clearest(model, reading, number, head, at), key=lambda link: link[0])
-    return _tell(model, reading, *best[1:])
+    view = View(model, model.read(sentence))
+    at = None if word is None else find(view.reading, word)
+    layers = range(model.sizes["n_layer"]) if layer is None else [layer]
+    links = [clearest(view, number, head, at) for number in layers]
+    told = of(view, *max(links, key=lambda link: link.clearness)[1:])
+    return replace(told, map=view.map(told.layer, told.head)[0, 0])
 
 
-@torch.no_grad()
-def _clearest(
-    model: OpenModel, reading: Reading, number: int, head: int | None, word: int | None
-) -> tuple[float, int, int, int]:
-    """The clearest link of a layer: (clearness, layer, head, from word)."""
-    n, x, layer = len(reading.words), reading.inputs[number], model.layer(number)
+class Clear(NamedTuple):
+    """A link, by the word that looks, and how clear it is, see `tell`."""
+
+    clearness: float
+    layer: int
+    head: int
+    word: int
+
+
+def clearest(view: View, layer: int, head: int | None = None, word: int | None = None) -> Clear:
+    """The clearest link of a layer; of a text of more than ALL_ROWS words some are looked at."""
+    n, reading = view.n, view.reading
+    rows = torch.arange(n) if word is None else torch.tensor([word])
+    if len(rows) > ALL_ROWS:
+        rows = spaced(n, SAMPLED_ROWS)
     place = torch.tensor(_whole_words(reading))
     marks = zip(reading.words, reading.special, strict=True)
     tells = torch.tensor([any(c.isalnum() for c in w) and not mark for w, mark in marks])
     keys = tells.clone()
-    keys[0] &= not layer.mask.by_position
+    keys[0] &= not view.model.layer(layer).mask.by_position
     first = {w.casefold(): i for i, w in reversed(list(enumerate(reading.words)))}
     same = torch.tensor([first[w.casefold()] for w in reading.words])
-    rows = range(n) if word is None else range(word, word + 1)
-    best = (-1.0, number, head or 0, rows[0])
-    step = max(1, BLOCK // (layer.n_head * n))
-    for start in rows[::step]:
-        here = torch.arange(start, min(start + step, rows.stop))
-        weights = layer.trace(x[:, here], x, query_offset=start).weights[0]
+    best = Clear(0.0, layer, head or 0, reading.special.index(False) if word is None else word)
+    for here, weights in view.layer(layer).rows(rows):
         reach = (place[here, None] - place).abs().clamp(min=1).log2()
         reach[~(keys & (tells[here, None] | (word is not None)))] = 0
         reach[same[here, None] == same] = 0
         clear = (weights if head is None else weights[head : head + 1]) * reach
         top = int(clear.argmax())
         found = float(clear.flatten()[top])
-        if found > best[0]:
+        if found > best.clearness:
             at_head, row = divmod(top // n, len(here))
-            best = (found, number, at_head if head is None else head, int(here[row]))
+            best = Clear(found, layer, at_head if head is None else head, int(here[row]))
     return best
 
 
-@torch.no_grad()
-def _tell(model: OpenModel, reading: Reading, number: int, head: int, word: int) -> Story:
-    layer, x, n = model.layer(number), reading.inputs[number], len(reading.words)
-    kv_head = head // (layer.n_head // layer.n_kv_head)
-    row = layer.trace(x[:, word : word + 1], x, query_offset=word)
-    output, theirs = layer(x), reading.outputs[number]
-    step = max(1, BLOCK // (layer.n_head * n))
-    starts = range(0, n, step)
-    rows = [layer.trace(x[:, i : i + step], x, query_offset=i).weights[0, head] for i in starts]
-    context = torch.unflatten(row.context[0, 0], 0, (layer.n_head, -1))[head]
-    assert layer.WO is not None
-    WO: Any = layer.WO.weight
-    size = float(theirs.abs().max())
+def of(view: View, layer: int, head: int, word: int) -> Story:
+    """What one head does to one word of a text that is read already, without its map."""
+    model, reading, opened = view.model, view.reading, view.checked(layer, head, word)
+    ours, kv_head = opened.layer, head // (model.sizes["n_head"] // model.sizes["n_kv_head"])
+    row = reference.steps(*opened.row(head, word))
+    context = row.out[0, 0, 0]
     return Story(
         model=model.name,
         family=model.family,
         sentence=reading.sentence,
         words=reading.words,
         special=reading.special,
-        **model.sizes,
-        layer=number,
+        n_layer=model.sizes["n_layer"],
+        n_head=model.sizes["n_head"],
+        n_kv_head=model.sizes["n_kv_head"],
+        d_model=model.sizes["d_model"],
+        d_k=model.sizes["d_k"],
+        layer=layer,
         head=head,
         word=word,
-        mask=repr(layer.mask),
-        position="" if layer.position is None else repr(layer.position),
-        scale=layer.d_k**-0.5 if layer.scale is None else layer.scale,
-        x=x[0, word],
-        q=row.q[0, head, 0],
-        k=row.k[0, kv_head, word],
-        v=row.v[0, kv_head, word],
-        scores=row.scores[0, head, 0],
-        weights=row.weights[0, head, 0],
+        mask=repr(ours.mask),
+        position="" if ours.position is None else repr(ours.position),
+        scale=ours.d_k**-0.5 if ours.scale is None else ours.scale,
+        x=reading.inputs[layer][0, word],
+        q=opened.q[0, head, word],
+        k=opened.k[0, kv_head, word],
+        v=opened.v[0, kv_head, word],
+        scores=row.scores[0, 0, 0],
+        weights=row.weights[0, 0, 0],
         context=context,
-        share=context @ WO.T.unflatten(0, (layer.n_head, -1))[head],
-        output=output[0, word],
-        map=torch.cat(rows),
-        # The same sums in another order: d_model products, each rounded by half a last digit.
-        proof=Proof(float((output - theirs).abs().max()), size, layer.d_model * 2**-24 * size),
+        share=opened.gated(head, word, context) @ opened.WO(head),
+        output=opened.output(torch.tensor([word]))[0][0],
+        proof=view.proof(layer),
     )
 
 
-def _whole_words(reading: Reading) -> list[int]:
+def _whole_words(reading: Words) -> list[int]:
     """For each token the number of the written word it belongs to: "didn", "'" and "t" are one."""
     numbers: list[int] = []
     text, last = reading.sentence, 0
@@ -191,7 +174,7 @@ def _whole_words(reading: Reading) -> list[int]:
     return numbers
 
 
-def _find(reading: Reading, word: str) -> int:
+def find(reading: Words, word: str) -> int:
     """The position of a word: a token, the last piece of a word in several, or a number."""
     wanted = word.strip().casefold()
     for i, token in enumerate(reading.words):

@@ -7,21 +7,36 @@ runs unchanged; what goes in and comes out is kept, recognised and proved (recor
 from __future__ import annotations
 
 import functools
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, overload
 
 import torch
 from torch import nn
 
+from wqkv import pictures
 from wqkv.errors import ArgumentError, KindError, MissedError, WqkvError, describe, need
-from wqkv.look.maps import AttentionMap
-from wqkv.look.parts import Kind, attention_like, bound, device, goes_on, kind, reads_others
+from wqkv.look.parts import (
+    Kind,
+    attention_like,
+    bound,
+    compiled,
+    device,
+    goes_on,
+    kind,
+    reads_others,
+)
 from wqkv.look.readings import Refusal, read
-from wqkv.look.records import Run, Statistics, aside
+from wqkv.look.records import Run, Statistics
 from wqkv.look.runs import record, repeat
+from wqkv.maps.attention_map import AttentionMap
+from wqkv.maps.weights import aside
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Map = AttentionMap | Statistics
 
@@ -125,10 +140,10 @@ class Seen(Sequence[Map]):
                 raise ArgumentError(f"`layers` holds {number}.\nPass 0 or more.")
         self._wanted, self._keep = wanted, keep
         self._model = getattr(model, "_orig_mod", model)
-        self._compiled = self._model is not model or any(
-            getattr(module, "_compiled_call_impl", None) is not None for module in model.modules()
-        )
-        self._names = {module: name for name, module in self._model.named_modules()}
+        self._compiled = compiled(model)
+        self._names = {
+            module: name.replace("._orig_mod", "") for name, module in self._model.named_modules()
+        }
         self._like = attention_like(self._model)
         self._places: dict[tuple[nn.Module, int], _Place] = {}
         self._visits: Counter[nn.Module] = Counter()
@@ -186,6 +201,8 @@ class Seen(Sequence[Map]):
         if not self._stack:
             self._masks.clear()
         place = self._places.get((module, max(self._visits[module] - 1, 0)))
+        if place is not None and place.runs and not self._calls[module] and output is not None:
+            place.reason = "a later call of it did not use the attention interface"
         if self._keep == "statistics" and place is not None and place.runs and place.runs[-1].kept:
             with aside(place.runs[-1].key.data.device):
                 place.runs[-1].reduce()
@@ -243,13 +260,11 @@ class Seen(Sequence[Map]):
     def _all(self) -> list[_Place]:
         """The layers, without helpers inside a module that uses the interface itself."""
         places = list(self._places.values())
-        if self._compiled:  # compiled code runs no hooks
-            seen = {place.module for place in places}
-            places += [
-                _Place(name, module, kind(name, module), True)
-                for module, name in self._names.items()
-                if module in self._like and module not in seen
-            ]
+        places += [
+            _Place(name, module, kind(name, module), True)
+            for module, name in self._names.items()
+            if module in self._like & self._compiled - {place.module for place in places}
+        ]
         used = [self._names[place.module] for place in places if place.runs]
         return [
             place
@@ -271,7 +286,7 @@ class Seen(Sequence[Map]):
 
     def _why(self, place: _Place) -> str | None:
         why = place.why()
-        if self._compiled and why is not None and place.wanted and not place.runs:
+        if place.module in self._compiled and why is not None and place.wanted and not place.runs:
             return "it runs compiled, out of sight"
         return why
 
@@ -316,6 +331,33 @@ class Seen(Sequence[Map]):
     def _of(self, kind: Kind) -> _Part:
         return _Part(self, [place for place in self._all if place.kind == kind])
 
+    # In a notebook
+
+    def _repr_html_(self) -> str:
+        found = self._pictures(pictures.LOOKED)
+        return pictures.html(self.report(), found, "the mean of all heads" if found else "")
+
+    def plot(self) -> Figure:
+        """The mean of all heads of every layer that was captured, as a matplotlib figure.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        need("matplotlib", "show", "A plot")
+        return pictures.figure(type(self._model).__name__, self._pictures())
+
+    def _pictures(self, most: float = math.inf) -> list[pictures.Picture]:
+        """Block means of the first sample, as long as they take at most so many weights."""
+        found: list[pictures.Picture] = []
+        for place in self._all:
+            m = None if self._why(place) else self._map(place)
+            if isinstance(m, AttentionMap) and m.shape[0]:
+                most -= math.prod(m.shape)
+                if most < 0:
+                    break
+                found.append((place.name, m.thumbnail(pictures.SIDE)[0].mean(dim=0)))
+        return found
+
     def report(self) -> str:
         """How many layers were captured, the proof of each, and what was missed and why."""
         places = self._all
@@ -324,7 +366,7 @@ class Seen(Sequence[Map]):
         unasked = sum(not place.wanted for place in places)
         name = type(self._model).__name__
         if not places:
-            return f"captured 0 of 0 layers of {name}: no attention layer ran"
+            return f"captured 0 of 0 layers of {name}: no attention layer ran in sight"
         rest = f" ({unasked} not asked for)" if unasked else ""
         lines = [f"captured {good} of {len(places)} layers of {name}{rest}"]
         width = max(len(place.name) for place in places)

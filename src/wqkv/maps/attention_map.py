@@ -5,19 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import update_wrapper
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
-import torch
 from torch import Tensor
 
+from wqkv import pictures
 from wqkv.attend.algebra import Mask
 from wqkv.attend.bias import Bias
 from wqkv.attend.call import FULL, request
-from wqkv.errors import ArgumentError, describe, message
+from wqkv.errors import ArgumentError, describe, message, need
 from wqkv.maps import statistics
 from wqkv.maps.picks import Index, numbers, pick
 from wqkv.maps.statistics import Top
-from wqkv.maps.weights import Weights
+from wqkv.maps.weights import Weights, aside
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: The most weights that one tile holds, unless it is raised.
 LIMIT = 64 * 2**20
@@ -28,13 +31,13 @@ Rest = ParamSpec("Rest")
 Result = TypeVar("Result")
 
 
-def _exactly(
+def _beside(
     method: Callable[Concatenate[AttentionMap, Rest], Result],
 ) -> Callable[Concatenate[AttentionMap, Rest], Result]:
-    """Without gradients, and without autocast, which would round products to half precision."""
+    """Beside what else is computed: see `aside`."""
 
     def wrapped(self: AttentionMap, /, *args: Rest.args, **kwargs: Rest.kwargs) -> Result:
-        with torch.no_grad(), torch.autocast(self._weights.device.type, enabled=False):
+        with aside(self._weights.device):
             return method(self, *args, **kwargs)
 
     return update_wrapper(wrapped, method)
@@ -57,6 +60,7 @@ class AttentionMap:
     Raises:
         ArgumentError: a tile over the limit (with the size in GiB), an index out of range.
 
+    >>> import torch
     >>> q = torch.randn(1, 2, 5, 8)
     >>> m = AttentionMap(q, q)
     >>> m
@@ -112,7 +116,7 @@ class AttentionMap:
         return self._weights.given.mask
 
     @property
-    @_exactly
+    @_beside
     def lse(self) -> Tensor:
         """The logsumexp of every row of scores (and its sink): (batch, n_head, query_len)."""
         return self._weights.lse
@@ -121,9 +125,30 @@ class AttentionMap:
         query = describe(self._weights.given.query)
         return f"AttentionMap{list(self.shape)} of query {query}, mask {self.mask!r}"
 
+    # In a notebook
+
+    def _repr_html_(self) -> str:
+        batch, n_head, query_len, key_len = self.shape
+        count = min(n_head, pictures.LOOKED // max(1, query_len * key_len)) if batch else 0
+        found = [(f"head {h}", self[0, h]) for h in range(min(count, pictures.PICTURES))]
+        notes = ["sample 0"] if batch > 1 and found else []
+        if len(found) < n_head:
+            notes.append(f"{n_head - len(found)} heads are not drawn; `.plot()` draws all")
+        return pictures.html(repr(self), found, "; ".join(notes))
+
+    def plot(self, size: int = 64) -> Figure:
+        """The exact means of size x size blocks of every head, as a matplotlib figure.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        need("matplotlib", "show", "A plot")
+        found = self.thumbnail(size)[0]
+        return pictures.figure(repr(self), [(f"head {h}", one) for h, one in enumerate(found)])
+
     # Tiles
 
-    @_exactly
+    @_beside
     def __getitem__(self, index: Index | tuple[Index | None, ...] | None) -> Tensor:
         """The weights at [batch, head, query, key]; an int drops its axis, a slice does not."""
         parts = index if isinstance(index, tuple) else (index,)
@@ -152,7 +177,7 @@ class AttentionMap:
         """The weights of some rows: (batch, n_head, len(queries), key_len)."""
         return self[:, :, self._queries(queries)]
 
-    @_exactly
+    @_beside
     def at(self, queries: Index, keys: Index) -> Tensor:
         """The weights of the pairs (queries[n], keys[n]), one product each: (batch, n_head, n)."""
         i, j = self._queries(queries), numbers(pick(keys, self.shape[3], "key")[0])
@@ -178,22 +203,22 @@ class AttentionMap:
 
     # Statistics: no N x N
 
-    @_exactly
+    @_beside
     def times(self, X: Tensor) -> Tensor:
         """P X (batch, n_head, query_len, c); X is (key_len, c) or (batch, n_kv_head, ...)."""
         return statistics.times(self._weights, X)
 
-    @_exactly
+    @_beside
     def t_times(self, Y: Tensor) -> Tensor:
         """P^T Y (batch, n_head, key_len, c); Y is (query_len, c) or (batch, n_head, ...)."""
         return statistics.t_times(self._weights, Y)
 
-    @_exactly
+    @_beside
     def received(self) -> Tensor:
         """The weight that every key receives, P^T 1: (batch, n_head, key_len)."""
         return statistics.received(self._weights)
 
-    @_exactly
+    @_beside
     def entropy(self) -> Tensor:
         """-sum_j P_ij ln P_ij of every row, in nats: (batch, n_head, query_len).
 
@@ -201,12 +226,12 @@ class AttentionMap:
         """
         return statistics.entropy(self._weights)
 
-    @_exactly
+    @_beside
     def mass(self, keys: Index) -> Tensor:
         """The weight that every row puts on chosen keys: (batch, n_head, query_len)."""
         return statistics.mass(self._weights, pick(keys, self.shape[3], "key")[0])
 
-    @_exactly
+    @_beside
     def mean_distance(self) -> Tensor:
         """sum_j P_ij |i - j|, to some 1e-6 of the length: (batch, n_head, query_len).
 
@@ -222,12 +247,12 @@ class AttentionMap:
             )
         return statistics.mean_distance(self._weights)
 
-    @_exactly
+    @_beside
     def thumbnail(self, n: int = 64) -> Tensor:
         """Exact means of n x n blocks of the map: (batch, n_head, n, n), n at most the lengths."""
         return statistics.thumbnail(self._weights, n)
 
-    @_exactly
+    @_beside
     def top(
         self,
         k: int,
@@ -240,7 +265,7 @@ class AttentionMap:
         """
         return statistics.top(self._weights, k, self._queries(rows), progress)
 
-    @_exactly
+    @_beside
     def proof(self, value: Tensor, output: Tensor, rows: Index | None = None) -> float:
         """The largest difference between P V, made of the weights that are shown, and an output.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -194,6 +195,18 @@ class Weights:
         batch, row = batch.view(-1, 1, 1, 1), row.view(1, 1, -1, 1)
         start = offset.to(self.device)[batch] if isinstance(offset, Tensor) else offset
         return At(batch, head.view(1, -1, 1, 1), row, row + start, key.view(1, 1, 1, -1))
+
+
+@contextmanager
+def aside(device: torch.device) -> Iterator[None]:
+    """Beside what else is computed: no gradients, no inference mode, no autocast, which rounds."""
+    known = torch.amp.is_autocast_available(device.type)
+    with torch.inference_mode(False), torch.no_grad():
+        if known:
+            with torch.autocast(device.type, enabled=False):
+                yield
+        else:
+            yield
 
 
 def _key_heads(h: Line, group: int) -> Line:

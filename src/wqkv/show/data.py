@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from wqkv import __version__
-from wqkv.look.story import Proof, Story
+from wqkv.look.answers import Proof
+from wqkv.look.story import Story
 
 
 def as_json(stories: Sequence[Story]) -> dict[str, Any]:
@@ -32,24 +33,35 @@ def as_json(stories: Sequence[Story]) -> dict[str, Any]:
 
 
 def _story(story: Story) -> dict[str, Any]:
-    fields = {field.name: getattr(story, field.name) for field in dataclasses.fields(story)}
     ranked = [
         {"word": story.words[j], "position": j, "weight": story.weights[j].item()}
         for j in story.ranked
     ]
-    return {name: _plain(value) for name, value in fields.items()} | {"ranked": _plain(ranked)}
+    return {**plain(story), "ranked": plain(ranked)}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value of ours as what JSON knows: lists, dicts, strings, numbers; None for no number.
+
+    >>> plain({"scores": (0.5, -math.inf)})
+    {'scores': [0.5, None]}
+    """
     match value:
         case Tensor():
-            return _plain(value.tolist())
+            numbers = value.tolist()
+            return numbers if bool(value.isfinite().all()) else plain(numbers)
         case Proof():
-            return _plain(dataclasses.asdict(value)) | {"holds": value.holds}
+            return plain(_fields(value)) | {"holds": value.holds}
         case dict():
-            return {name: _plain(part) for name, part in value.items()}
+            return {name: plain(part) for name, part in value.items()}
+        case tuple() if hasattr(value, "_asdict"):
+            return plain(value._asdict())
         case list() | tuple():
-            return [_plain(part) for part in value]
+            return [plain(part) for part in value]
         case float():
             return value if math.isfinite(value) else None
-    return value
+    return plain(_fields(value)) if dataclasses.is_dataclass(value) else value
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}

@@ -12,14 +12,12 @@ from importlib.resources import files
 from torch import Tensor
 
 from wqkv.look.story import Story
+from wqkv.pictures import DARK, LIGHT
 from wqkv.show import steps
 
 # What a drawing holds at most; it says so where it cuts.
 TITLE, BARS, WORDS, MAP, TABLE = 200, 512, 256, 64, 12
 LEVELS = 16
-# Three colours of one hue from weight 0 to weight 1: away from the ground, be it light or dark.
-LIGHT = ((239, 244, 250), (49, 127, 201), (8, 36, 84))
-DARK = ((29, 36, 46), (47, 123, 196), (214, 236, 255))
 
 
 def page(stories: Sequence[Story]) -> str:
@@ -27,12 +25,27 @@ def page(stories: Sequence[Story]) -> str:
     parts = files("wqkv.show") / "page"
     style = (parts / "story.css").read_text("utf-8") + _ramp()
     script = (parts / "story.js").read_text("utf-8")
-    policy = (
-        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}';"
-        " base-uri 'none'; form-action 'none'"
-    )
     links = "".join(
         f'<li><a href="#story{i}"><bdi>{_title(story)}</bdi></a>' for i, story in enumerate(stories)
+    )
+    body = [
+        "<header><h1>What do <b>WQ</b>, <b>WK</b>, <b>WV</b> and <b>WO</b> do?</h1>"
+        "<p>One head of a trained model, one word, seven steps. Every number is real.</p>"
+        "</header>",
+        f"<nav><ol>{links}</ol></nav>" if len(stories) > 1 else "",
+        "<main>",
+        *[_story(story, i) for i, story in enumerate(stories)],
+        "</main>",
+    ]
+    return frame("wqkv: what WQ, WK, WV and WO do", style, body, script)
+
+
+def frame(title: str, style: str, body: Sequence[str], script: str = "") -> str:
+    """A whole page whose policy allows this style and this script, and nothing else."""
+    allowed = f"script-src '{_hash(script)}';" if script else ""
+    policy = (
+        f"default-src 'none'; style-src '{_hash(style)}'; {allowed}"
+        " base-uri 'none'; form-action 'none'"
     )
     return "\n".join(
         [
@@ -40,16 +53,11 @@ def page(stories: Sequence[Story]) -> str:
             f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             '<meta name="color-scheme" content="light dark">',
-            "<title>wqkv: what WQ, WK, WV and WO do</title>",
+            f"<title>{escape(title)}</title>",
             f"<style>{style}</style>",
-            "<header><h1>What do <b>WQ</b>, <b>WK</b>, <b>WV</b> and <b>WO</b> do?</h1>"
-            "<p>One head of a trained model, one word, seven steps. Every number is real.</p>"
-            "</header>",
-            f"<nav><ol>{links}</ol></nav>" if len(stories) > 1 else "",
-            "<main>",
-            *[_story(story, i) for i, story in enumerate(stories)],
-            "</main>",
-            f"<script>{script}</script>\n</html>\n",
+            *body,
+            *([f"<script>{script}</script>"] if script else []),
+            "</html>\n",
         ]
     )
 
@@ -194,6 +202,8 @@ def _bar(shapes: str) -> str:
 
 def _map(story: Story) -> str:
     """The head's weights from every word to every word as a table, one coloured cell a weight."""
+    if story.map is None:
+        return ""
     near = steps.window(len(story.words), story.word, MAP)
     heads = "".join(
         f"<th scope=col{_mark(story, j)}><bdi>{escape(steps.label(story, j))}</bdi>" for j in near

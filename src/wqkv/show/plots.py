@@ -33,10 +33,12 @@ def save_map(story: Story, path: str | Path) -> None:
     The colour follows the square root of the weight, so that small weights can be seen.
 
     Raises:
-        ArgumentError: another suffix.
+        ArgumentError: another suffix; a story whose map was left out.
         MissingExtraError: matplotlib is not installed.
     """
     check_format(path)
+    if story.map is None:
+        raise ArgumentError("The story has no map.\nMake it with `tell`, which keeps one.")
     need("matplotlib", "show", "An image of the map")
     from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from wqkv.look.story import Story
+from wqkv.show.phrases import PHRASES
+
+#: What the steps can be told in.
+LANGUAGES = tuple(PHRASES)
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step: its name, one plain sentence, and its formula with the numbers of this word."""
+    """One step: its name, two plain sentences, and its formula with the numbers of this word."""
 
     name: str
     sentence: str
+    sentence2: str
     formula: str
 
 
@@ -78,60 +84,55 @@ def hidden(story: Story) -> list[int]:
 
 def seen(story: Story) -> list[int]:
     """The positions that this word may see, by falling weight."""
-    return [j for j in story.ranked if story.scores[j] != -math.inf]
+    scores = story.scores.tolist()
+    return [j for j in story.ranked if scores[j] != -math.inf]
 
 
-def tell(story: Story, encoding: str = "utf-8") -> tuple[Step, ...]:
+def tell(story: Story, encoding: str = "utf-8", lang: str = "en") -> tuple[Step, ...]:
     """The seven steps of one story, from words to WO."""
-    n, word, ranked = len(story.words), label(story, story.word, encoding), seen(story)
-    turned = story.position.startswith("RoPE")
+    say, ranked = PHRASES[lang], seen(story)
+    root = math.isclose(story.scale, story.d_k**-0.5, rel_tol=1e-6)
+    facts: dict[str, Any] = {
+        "n": len(story.words),
+        "word": label(story, story.word, encoding),
+        "q": story.q.numel(),
+        "k": story.k.numel(),
+        "v": story.v.numel(),
+        "share": number(story.share.norm().item()),
+        "output": number(story.output.norm().item()),
+        **{
+            name: getattr(story, name)
+            for name in ("layer", "head", "n_head", "n_kv_head", "d_model", "d_k", "scale")
+        },
+    }
+
+    def step(name: str, second: str, formula: str, **more: Any) -> Step:
+        first, second = (say[key].format(**facts, **more) for key in (f"{name}_1", second))
+        return Step(say[name], first, second, formula)
+
+    sizes = say["each" if facts["q"] == facts["k"] == facts["v"] else "apart"].format(**facts)
+    shared = story.n_kv_head != story.n_head
+    turned = say["matrices_rope"] if story.position.startswith("RoPE") else ""
+    scaled = "_root" if root else "_none" if story.scale == 1 else ""
+    first = "" if story.layer else "_first"
     return (
-        Step(
-            "Words",
-            f'The model reads {n} words. We follow "{word}" into layer {story.layer},'
-            f" head {story.head}.",
-            f'x = the {story.d_model} numbers that stand for "{word}" there',
+        step("words", f"words_2{first}", say["words_f"].format(**facts)),
+        step(
+            "matrices",
+            "matrices_2_shared" if shared else "matrices_2",
+            say["matrices_f"] + turned,
+            sizes=sizes,
         ),
-        Step(
-            "WQ, WK, WV",
-            f"Three matrices, learned in training, turn the {story.d_model} numbers of x into"
-            f" {_sizes(story)}.",
-            "q = x WQ,  k = x WK,  v = x WV   (plus a bias each, where the model has one)"
-            + (",  then RoPE turns q and k by their positions" if turned else ""),
-        ),
-        Step(
-            "q, k, v",
-            f'q: what "{word}" looks for. k: how other words find it. v: what it hands on.',
+        step(
+            "qkv",
+            "qkv_2",
             f"q = ({_first(story.q)}),  k = ({_first(story.k)}),  v = ({_first(story.v)})",
         ),
-        Step(
-            "Scores",
-            f'The q of "{word}" meets the k of each word. Where they agree, the score is high.',
-            _score(story, ranked, word, encoding),
-        ),
-        Step(
-            "Mask and softmax",
-            f"{_mask(story, word)} Softmax turns scores into weights that sum to 1.",
-            _softmax(story, ranked, word, encoding),
-        ),
-        Step(
-            "Weighted sum",
-            "The v of every word is added up, each in proportion to its weight.",
-            _context(story, ranked, encoding),
-        ),
-        Step(
-            "WO",
-            f'WO turns the context into what this head adds to "{word}".',
-            f"share = context WO,  output = the {story.n_head} heads' shares added up"
-            "  (plus a bias, where the model has one)",
-        ),
+        step("scores", f"scores_2{scaled}", _score(story, ranked, encoding, say)),
+        _softmax(story, ranked, encoding, say),
+        step("sum", "sum_2", _context(story, ranked, encoding)),
+        step("out", "out_2", say["out_f"].format(**facts)),
     )
-
-
-def _sizes(story: Story) -> str:
-    if story.q.numel() == story.v.numel():
-        return f"{story.q.numel()} each"
-    return f"{story.q.numel()} for q, {story.k.numel()} for k and {story.v.numel()} for v"
 
 
 def _first(values: torch.Tensor) -> str:
@@ -140,41 +141,47 @@ def _first(values: torch.Tensor) -> str:
     return ", ".join([*numbers, "..."] if len(values) > 2 else numbers)
 
 
-def _score(story: Story, ranked: list[int], word: str, encoding: str) -> str:
+def _score(story: Story, ranked: list[int], encoding: str, say: dict[str, str]) -> str:
     if not ranked:
-        return "no word may be seen, so there is no score"
+        return say["scores_f_none"]
     score = f"q . k x {story.scale:.4g}" if story.scale != 1 else "q . k"
     if math.isclose(story.scale, story.d_k**-0.5, rel_tol=1e-6):
         score = f"q . k / sqrt({story.d_k})"
     if story.position and not story.position.startswith("RoPE"):
         score += f" + {story.position.partition('(')[0]}"  # a bias by position
-    best = ranked[0]
-    return f"score({word}, {label(story, best, encoding)}) = {score} = {_at(story.scores, best)}"
+    word, best = label(story, story.word, encoding), label(story, ranked[0], encoding)
+    return f"score({word}, {best}) = {score} = {_at(story.scores, ranked[0])}"
 
 
 def _at(values: torch.Tensor, j: int) -> str:
     return number(values[j].item())
 
 
-def _mask(story: Story, word: str) -> str:
-    count, n = len(hidden(story)), len(story.words)
-    if count == 0:
-        return f'No word is hidden from "{word}" ({story.mask}).'
-    return (
-        f'{count} of {n} words {"is" if count == 1 else "are"} hidden from "{word}" ({story.mask}).'
-    )
-
-
-def _softmax(story: Story, ranked: list[int], word: str, encoding: str) -> str:
+def _softmax(story: Story, ranked: list[int], encoding: str, say: dict[str, str]) -> Step:
+    n, word = len(story.words), label(story, story.word, encoding)
+    count = n - len(ranked)
+    which = "none_hidden" if count == 0 else "one_hidden" if count == 1 else "hidden"
+    facts = {"word": word, "n": n, "count": count, "mask": story.mask}
+    mask = say[which].format(**facts)
     if not ranked:
-        return "no word may be seen, so every weight is 0"
-    best = ranked[0]
+        sentence = say["softmax_1"].format(hidden=mask)
+        return Step(say["softmax"], sentence, say["softmax_2_none"], say["softmax_f_none"])
+    best, sink = ranked[0], 1 - story.weights.double().sum().item()
+    name, top = label(story, best, encoding), weight(story.weights[best].item())
     logsum = torch.logsumexp(story.scores.double(), dim=0).item()
+    if sink > 1e-4:  # a learned one: rounding is smaller
+        logsum -= math.log1p(-sink)
+        sentence = say["softmax_1_sink"].format(hidden=mask, sink=weight(sink))
+    else:
+        sentence = say["softmax_1"].format(hidden=mask)
     # exp(710) overflows a float64; there the sum stays in its logarithm.
     total = f"{math.exp(logsum):.4g}" if logsum < 700 else f"exp({logsum:.2f})"
-    return (
-        f"weight({word}, {label(story, best, encoding)}) = exp(score) / sum of all exp(score)"
-        f" = exp({_at(story.scores, best)}) / {total} = {weight(story.weights[best].item())}"
+    return Step(
+        say["softmax"],
+        sentence,
+        say["softmax_2"].format(word=word, best=name, weight=top, equal=weight(1 / len(ranked))),
+        f"weight({word}, {name}) = {say['softmax_f']}"
+        f" = exp({_at(story.scores, best)}) / {total} = {top}",
     )
 
 
@@ -185,13 +192,13 @@ def _context(story: Story, ranked: list[int], encoding: str) -> str:
     return "context = " + " + ".join([*terms, "..."] if len(ranked) > 3 else terms or ["0"])
 
 
-def prove(story: Story) -> str:
+def prove(story: Story, lang: str = "en") -> str:
     """The proof in one line; it begins with FAILED ITS PROOF when it does not hold."""
-    proof = story.proof
-    facts = (
-        f"our output and {story.model}'s own differ by at most {proof.difference:.2g}"
-        f" (numbers up to {number(proof.size)}; allowed {proof.tolerance:.2g})"
+    say, proof = PHRASES[lang], story.proof
+    facts = say["proof"].format(
+        model=story.model,
+        difference=proof.difference,
+        size=number(proof.size),
+        tolerance=proof.tolerance,
     )
-    if proof.holds:
-        return f"PROOF HOLDS: {facts}."
-    return f"FAILED ITS PROOF: {facts}. Do not trust this picture."
+    return say["holds" if proof.holds else "failed"].format(facts=facts)

@@ -152,6 +152,26 @@ def test_static_compiles_twice_and_no_more(backend):
         cache.append(*(y[:, :, -1:] for y in cache.held()[0][:2]))
 
 
+def test_the_graph_of_a_step_holds_the_kernel_itself():
+    """One word sees all that Static returns, so nothing is left to plan when the graph runs."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    layer = MultiheadAttention(24, 6, n_kv_head=3, mask=Causal(), position=RoPE()).eval()
+    x, graphs = torch.randn(B, N, 24), []
+
+    def keep(graph, _):
+        graphs.append(str(graph.code))
+        return graph.forward
+
+    compiled = torch.compile(layer, fullgraph=True, backend=keep)
+    with torch.no_grad():
+        cache = Static(N)
+        for part in (x[:, :7], x[:, 7:8], x[:, 8:9]):
+            compiled(part, cache=cache)
+    assert ["wqkv.attend" in code for code in graphs] == [True, False]
+    assert ["flash_attention_for_cpu" in code for code in graphs] == [False, True]
+
+
 # Cross
 
 

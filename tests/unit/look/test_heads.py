@@ -12,7 +12,7 @@ from wqkv import Causal
 from wqkv.errors import ArgumentError
 from wqkv.look import heads as looked
 from wqkv.look.heads import LABELS, PATTERNS, TEXT, Score, heads, probe, read
-from wqkv.look.maps import AttentionMap
+from wqkv.maps.attention_map import AttentionMap
 
 SENTENCE = "[CLS] the cat sat , the dog sat , on the very very big mat . [SEP]"
 WORDS = SENTENCE.split()
@@ -232,7 +232,7 @@ def test_windows_are_weighted_by_their_words(minilm, monkeypatch):
     assert found.source == "two texts in 3 windows of at most 45, weighted by their words"
     assert found.words == 85 + 3
     assert told == [(done, 18) for done in range(1, 19)]
-    windows = [*looked._windows(minilm, TEXT), *looked._windows(minilm, "One more.")]
+    windows = [*looked.windows(minilm, TEXT), *looked.windows(minilm, "One more.")]
     assert all((ids[0], ids[-1]) == (101, 102) for ids, _, _ in windows)
     assert [sum(special) for _, special, _ in windows] == [2, 2, 2]
     parts = [

@@ -1,5 +1,6 @@
 """Opening models and reading sentences, and what is said where that cannot be."""
 
+import json
 import re
 import shutil
 import sys
@@ -8,6 +9,7 @@ import pytest
 import torch
 import transformers
 
+from tests.browser.tiny import tiny
 from wqkv import Causal, Full
 from wqkv.errors import ArgumentError, MissingExtraError
 from wqkv.look import models
@@ -133,6 +135,92 @@ def test_in_range():
     assert [in_range("head", n, 3) for n in range(3)] == [0, 1, 2]
     with pytest.raises(ArgumentError, match="no head 3: the model has 3 heads, 0 to 2"):
         in_range("head", 3, 3)
+
+
+# A run
+
+
+def test_a_run_tells_what_is_there_after_every_layer(minilm):
+    seen = []
+
+    def each(reading):
+        seen.append((len(reading.inputs), len(reading.outputs), reading.final))
+
+    reading = minilm.run(minilm.words(TIRED), each=each)
+    assert seen == [(layer, layer, None) for layer in range(1, 7)]
+    assert reading.rows.tolist() == list(range(16))
+    assert (reading.final.shape, reading.logits) == ((1, 16, 384), None)
+    with torch.no_grad():
+        ids = torch.tensor([reading.ids])
+        assert torch.equal(reading.final, minilm.model(input_ids=ids).last_hidden_state)
+    assert minilm.run(reading).words == reading.words  # a reading is words, too
+
+
+def test_outputs_of_a_long_text_are_kept_in_part(minilm, monkeypatch):
+    whole = minilm.read(TIRED)
+    monkeypatch.setattr(models, "KEPT", 6 * 16 * 384 - 1)
+    monkeypatch.setattr(models, "SAMPLED_ROWS", 4)
+    part = minilm.read(TIRED)
+    assert part.rows.tolist() == [0, 5, 10, 15]
+    for some, every in zip(part.outputs, whole.outputs, strict=True):
+        assert torch.equal(some, every[:, part.rows])
+    monkeypatch.setattr(models, "KEPT", 6 * 16 * 384)
+    assert len(minilm.read(TIRED).rows) == 16
+
+
+def test_words_without_a_text():
+    words = Words.of([5, 7, 11])
+    assert (words.ids, words.words, words.sentence) == ((5, 7, 11), ("5", "7", "11"), "5 7 11")
+    assert (words.special, words.spans) == ((False,) * 3, ((0, 0),) * 3)
+
+
+@pytest.mark.parametrize(("n", "count"), [(37, 5), (5, 5), (100_003, 64)])
+def test_spaced(n, count):
+    found = models.spaced(n, count)
+    assert (len(found), int(found[0]), int(found[-1])) == (count, 0, n - 1)
+    assert (found.diff() - (n - 1) / (count - 1)).abs().max() < 1
+
+
+# The head for the next word
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Saves a model beside a tokenizer, and opens it."""
+
+    def save(model, **config):
+        tiny().tokenizer.save_pretrained(tmp_path)
+        model.save_pretrained(tmp_path)
+        path = tmp_path / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | config))
+        return open_model(str(tmp_path))
+
+    return save
+
+
+def test_a_model_with_a_head_for_the_next_word(saved):
+    speaker = tiny().speaker
+    found = saved(speaker)
+    words = found.words("the sea was dark")
+    with torch.no_grad():
+        theirs = speaker(input_ids=torch.tensor([words.ids])).logits[0, -1]
+    torch.testing.assert_close(found.run(words).logits, theirs)
+    assert found.speaker.base_model is found.model
+
+
+def test_a_model_whose_head_is_not_there(saved):
+    """Its file says nothing of a head, whatever the configuration promises."""
+    assert saved(tiny().model).speaker is None
+    promised = saved(tiny().model, architectures=["LlamaForCausalLM"], tie_word_embeddings=False)
+    assert promised.speaker is None
+    assert promised.run(promised.words("the sea")).logits is None
+
+
+def test_a_model_that_ties_its_head(saved):
+    found = saved(tiny().model, architectures=["LlamaForCausalLM"], tie_word_embeddings=True)
+    reading = found.run(found.words("the sea"))
+    table = found.model.get_input_embeddings().weight.detach()
+    torch.testing.assert_close(reading.logits, reading.final[0, -1] @ table.T)
 
 
 # What does not open

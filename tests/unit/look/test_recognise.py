@@ -3,27 +3,25 @@
 import pytest
 import torch
 
-from wqkv.attend.masks import Causal, Full, Lengths, Prefix, Segments, Window
-from wqkv.look.recognise import Pattern, agrees, extend, of_tensor, recognise, rows_of
+from wqkv.attend.masks import Causal, Dense, Full, Lengths, Prefix, Segments, Window
+from wqkv.look.recognise import Pattern, agrees, extend, of_tensor, pattern_of, recognise, rows_of
+
+MASKS = [
+    Full(),
+    Causal(),
+    Window(2, 0),
+    Window(1, 3),
+    Window(2, None),
+    Causal() & Lengths([5, 11]),
+    Full() & ~Lengths([0, 4]) & Lengths([9, 11]),
+    Window(3, 0) & ~Lengths([2, 0]),
+    Causal() & Segments([[0] * 4 + [1] * 5 + [2] * 2]),
+    Full() & Segments([[0] * 4 + [1] * 5 + [2] * 2]),
+    Prefix([3, 5]),
+]
 
 
-@pytest.mark.parametrize(
-    "mask",
-    [
-        Full(),
-        Causal(),
-        Window(2, 0),
-        Window(1, 3),
-        Window(2, None),
-        Causal() & Lengths([5, 11]),
-        Full() & ~Lengths([0, 4]) & Lengths([9, 11]),
-        Window(3, 0) & ~Lengths([2, 0]),
-        Causal() & Segments([[0] * 4 + [1] * 5 + [2] * 2]),
-        Full() & Segments([[0] * 4 + [1] * 5 + [2] * 2]),
-        Prefix([3, 5]),
-    ],
-    ids=repr,
-)
+@pytest.mark.parametrize("mask", MASKS, ids=repr)
 @pytest.mark.parametrize("additive", [False, True])
 def test_a_matrix_is_recognised(mask, additive):
     matrix = mask.dense(11, 11)
@@ -61,3 +59,26 @@ def test_a_pattern_must_hold_for_later_rows():
     assert extend(Pattern(after=0), reached, 5, 0, 5).before == 4
     assert agrees(Causal(), rows_of(Causal(), 3, 5, 2, torch.device("cpu")), 2)
     assert not agrees(Causal(), rows_of(Causal(), 3, 5, 2, torch.device("cpu")), 1)
+
+
+@pytest.mark.parametrize(
+    "mask", [*MASKS, ~Lengths([3]), Segments([[7] * 5 + [2] * 6, [5] + [4] * 10])], ids=repr
+)
+def test_a_value_is_read_off(mask):
+    assert torch.equal(pattern_of(mask).mask().dense(11, 11), mask.dense(11, 11))
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        ~Causal(),
+        Causal() | Prefix(3),
+        Causal() & Window(3, 0),  # as one they would be another window
+        Causal() & Dense(torch.eye(11, dtype=torch.bool)),
+        Segments([[0, 1, 0]]),
+        Segments([[0, 0, 1]], [[1, 0, 0]]),
+    ],
+    ids=repr,
+)
+def test_a_value_that_is_no_pattern(mask):
+    assert pattern_of(mask) is None

@@ -7,9 +7,10 @@ import torch
 import transformers
 
 from wqkv.errors import ArgumentError
-from wqkv.look import story as module
+from wqkv.look import opened
+from wqkv.look.answers import Proof
 from wqkv.look.models import OpenModel
-from wqkv.look.story import Proof, Story, tell
+from wqkv.look.story import Story, tell
 
 TIRED = "The animal didn't cross the street because it was too tired."
 WIDE = TIRED.replace("tired", "wide")
@@ -63,7 +64,7 @@ def test_the_same_word_again_is_no_link(minilm):
 
 
 def test_blocks_do_not_change_what_is_told(minilm, tired, monkeypatch):
-    monkeypatch.setattr(module, "BLOCK", 12 * 16 * 3)  # three words at a time
+    monkeypatch.setattr(opened, "BLOCK", 12 * 16 * 3)  # three words at a time
     story = tell(minilm, TIRED)
     assert (story.layer, story.head, story.word) == (3, 1, 10)
     torch.testing.assert_close(story.map, tired.map)
@@ -149,7 +150,7 @@ def test_equal_weights_are_ranked_in_reading_order(tired):
     ("difference", "holds"), [(0.0, True), (1e-5, True), (1.1e-5, False), (float("nan"), False)]
 )
 def test_proof(difference, holds):
-    assert Proof(difference, 3.0, 1e-5).holds is holds
+    assert Proof(difference, 3.0, 1e-5, 7).holds is holds
 
 
 def test_proof_fails_on_another_layer(minilm):

@@ -184,6 +184,22 @@ def test_compiled(kind):
     torch.testing.assert_close(logits(torch.compile(model, backend="eager"), **inputs)[real], want)
 
 
+def test_compiled_without_a_mask():
+    """A plain causal mask is said by none: no N x N in the graph."""
+    model, ids, sizes = tiny("llama", num_attention_heads=2), batch()["input_ids"][:, :13], []
+    eager = logits(model, input_ids=ids)
+
+    def backend(graph, _):
+        values = (node.meta.get("example_value") for node in graph.graph.nodes)
+        sizes.extend(x.shape for x in tree_leaves(list(values)) if isinstance(x, Tensor))
+        return graph.forward
+
+    compiled = torch.compile(use(model), backend=backend, dynamic=False)
+    agree(logits(compiled, input_ids=ids), eager)
+    assert (3, 13, 48) in sizes
+    assert not [size for size in sizes if size[-2:] == (13, 13)]
+
+
 @pytest.mark.parametrize("kind", ["llama", "gpt_oss"])
 @pytest.mark.parametrize("dtype", [torch.bool, torch.float32])
 def test_a_mask_of_the_callers(kind, dtype):

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from wqkv.look.story import Proof, Story
+from wqkv.look.answers import Proof
+from wqkv.look.story import Story
 
 torch.set_num_threads(1)
 
@@ -34,6 +35,6 @@ def make(
         mask="Causal()" if causal else "Full()", position="", scale=d_k**-0.5,
         x=torch.randn(d_model), q=torch.randn(d_k), k=torch.randn(d_k), v=values[word],
         scores=scores[word], weights=weights[word], context=context, share=context @ WO,
-        output=torch.randn(d_model), map=weights, proof=Proof(1.9e-7, 2.3, 4.1e-6),
+        output=torch.randn(d_model), map=weights, proof=Proof(1.9e-7, 2.3, 4.1e-6, 11),
     )  # fmt: skip
     return dataclasses.replace(story, **changes)

@@ -1,5 +1,7 @@
 import json
 import math
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -18,7 +20,8 @@ def test_holds_every_field():
     assert again["scores"][8:] == [None] * 3  # hidden from word 7
     assert torch.equal(torch.tensor(again["map"]), story.map)
     assert torch.equal(torch.tensor(again["x"]), story.x)
-    assert again["proof"] == {"difference": 1.9e-7, "size": 2.3, "tolerance": 4.1e-6, "holds": True}
+    proof = {"difference": 1.9e-7, "size": 2.3, "tolerance": 4.1e-6, "rows": 11, "holds": True}
+    assert again["proof"] == proof
     best = story.ranked[0]
     first = {"word": story.words[best], "position": best, "weight": story.weights[best].item()}
     assert again["ranked"][0] == first
@@ -40,3 +43,31 @@ def test_model(models, name):
     assert found["wqkv"] == wqkv.__version__
     assert found["model"] == name
     assert len(found["stories"]) == len(models)
+
+
+class Pair(NamedTuple):
+    i: int
+    weight: float
+
+
+@dataclass(frozen=True)
+class Outer:
+    pairs: tuple[Pair, ...]
+    numbers: torch.Tensor
+    none: float | None
+
+
+def test_plain():
+    value = Outer((Pair(3, math.inf), Pair(5, 0.5)), torch.tensor([[1.5, -math.inf]]), None)
+    assert data.plain(value) == {
+        "pairs": [{"i": 3, "weight": None}, {"i": 5, "weight": 0.5}],
+        "numbers": [[1.5, None]],
+        "none": None,
+    }
+    assert data.plain([True, "a", 7, {"b": math.nan}]) == [True, "a", 7, {"b": None}]
+    assert data.plain(torch.tensor([3, 5])) == [3, 5]
+    assert data.plain(torch.tensor(0.1)) == torch.tensor(0.1).item()
+
+
+def test_a_story_without_its_map():
+    assert data.as_json([make(map=None)])["stories"][0]["map"] is None

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.unit.show.stories import make
-from wqkv.look.story import Proof
+from wqkv.look.answers import Proof
 from wqkv.show import steps
 from wqkv.show.html import page
 
@@ -154,7 +154,7 @@ def test_several_stories():
 
 @pytest.mark.parametrize(("difference", "count"), [(1.9e-7, 0), (0.5, 2), (math.nan, 2)])
 def test_failed_proof_is_loud(difference, count):
-    text = page([make(proof=Proof(difference, 2.3, 4.1e-6))])
+    text = page([make(proof=Proof(difference, 2.3, 4.1e-6, 11))])
     assert text.count("<p class=failed>FAILED ITS PROOF") == count
     assert text.count("PROOF HOLDS") == (count == 0)
 
@@ -170,3 +170,8 @@ def test_numbers_that_are_not_finite():
     assert "x" in page([make(x=torch.tensor([math.nan, math.inf]))])
     story = dataclasses.replace(make(), scores=hidden, weights=torch.zeros(11))
     assert "every weight is 0" in page([story])
+
+
+def test_a_story_without_its_map():
+    assert "The whole head" in page([make()])
+    assert "The whole head" not in page([make(map=None)])

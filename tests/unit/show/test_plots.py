@@ -4,7 +4,7 @@ from matplotlib import font_manager
 
 from tests.unit.show.stories import make
 from wqkv.errors import ArgumentError, MissingExtraError
-from wqkv.look.story import Proof
+from wqkv.look.answers import Proof
 from wqkv.show.plots import save_map
 
 SCRIPTS = (
@@ -65,7 +65,7 @@ def test_many_words_are_thinned(tmp_path, readable_svg):
 
 
 def test_failed_proof(tmp_path, readable_svg):
-    save_map(make(proof=Proof(0.5, 2.3, 4.1e-6)), tmp_path / "map.svg")
+    save_map(make(proof=Proof(0.5, 2.3, 4.1e-6, 11)), tmp_path / "map.svg")
     assert "FAILED ITS PROOF" in (tmp_path / "map.svg").read_text("utf-8")
 
 
@@ -99,3 +99,8 @@ def test_missing_matplotlib(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     with pytest.raises(MissingExtraError, match=r"matplotlib[\s\S]*pip install 'wqkv\[show\]'"):
         save_map(make(), tmp_path / "map.png")
+
+
+def test_a_story_without_its_map(tmp_path):
+    with pytest.raises(ArgumentError, match=r"The story has no map\.\nMake it with `tell`"):
+        save_map(make(map=None), tmp_path / "map.png")

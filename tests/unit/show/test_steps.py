@@ -1,11 +1,13 @@
 import math
+from string import Formatter
 
 import pytest
 import torch
 
 from tests.unit.show.stories import make
-from wqkv.look.story import Proof
+from wqkv.look.answers import Proof
 from wqkv.show import steps
+from wqkv.show.phrases import PHRASES
 
 
 @pytest.mark.parametrize(
@@ -134,7 +136,106 @@ def test_same_sizes_are_said_once():
     ],
 )
 def test_prove(difference, start, facts):
-    line = steps.prove(make(proof=Proof(difference, 2.3, 4.1e-6)))
+    line = steps.prove(make(proof=Proof(difference, 2.3, 4.1e-6, 11)))
     assert line.startswith(start)
     assert f"differ by at most {facts} (numbers up to 2.30; allowed 4.1e-06)" in line
     assert ("Do not trust" in line) == start.startswith("FAILED")
+
+
+# Two sentences, two languages
+
+
+def test_phrases_fit_each_other():
+    """The same phrases in every language, with the same numbers in them."""
+    names = [set(phrases) for phrases in PHRASES.values()]
+    assert names == names[:1] * len(names)
+    for name in PHRASES["en"]:
+        fields = [
+            {field for _, field, _, _ in Formatter().parse(phrases[name]) if field}
+            for phrases in PHRASES.values()
+        ]
+        assert fields == fields[:1] * len(fields), name
+
+
+@pytest.mark.parametrize("lang", steps.LANGUAGES)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"causal": True},
+        {"layer": 0, "scale": 1.0},
+        {"n_kv_head": 1, "position": "RoPE(theta=10000.0)", "scale": 0.3},
+        {"scores": torch.full((11,), -math.inf), "weights": torch.zeros(11)},
+    ],
+    ids=["plain", "causal", "first", "shared", "hidden"],
+)
+def test_every_step_says_two_sentences(lang, changes):
+    told = steps.tell(make(**changes), lang=lang)
+    assert len(told) == 7
+    for step in told:
+        for part in (step.name, step.sentence, step.sentence2, step.formula):
+            assert part and "{" not in part
+        assert step.sentence != step.sentence2
+        assert step.sentence[-1] == step.sentence2[-1] == ("。" if lang == "zh" else ".")
+
+
+def test_second_sentences_hold_the_numbers():
+    story = make()
+    best = story.ranked[0]
+    told = [step.sentence2 for step in steps.tell(story)]
+    assert told[0].startswith("By now 2 layers have worked on x")
+    assert told[1] == "Head 1 of 3 has its own part of each matrix: 53 x 17 numbers of WQ."
+    top = f"{story.weights[best].item():.3f}"
+    assert told[4] == (
+        f'"it" looks most at "{story.words[best]}": {top} of its weight lies there, where equal'
+        " weights would put 0.091."
+    )
+    share, output = (f"{part.norm().item():.2f}" for part in (story.share, story.output))
+    assert told[6] == f"This head's share is {share} long, the output of all 3 heads {output}."
+
+
+@pytest.mark.parametrize(
+    ("changes", "step", "says"),
+    [
+        ({"layer": 0}, 0, "In the first layer"),
+        ({"n_kv_head": 1}, 1, "the 3 heads share 1 parts of WK and WV"),
+        ({}, 3, "The root of 17 keeps"),
+        ({"scale": 1.0}, 3, "does not scale"),
+        ({"scale": 0.25}, 3, "multiplies its scores by 0.25"),
+    ],
+)
+def test_second_sentences_know_the_model(changes, step, says):
+    assert says in steps.tell(make(**changes))[step].sentence2
+
+
+def test_a_learned_sink_is_said():
+    """With a sink the weights sum to less than 1, and the total holds its part."""
+    story = make()
+    story = make(weights=story.weights * 0.75)
+    told = steps.tell(story)[4]
+    assert "with the 0.250 of a learned sink they sum to 1" in told.sentence
+    best = story.ranked[0]
+    total = story.scores.double().exp().sum().item() / 0.75
+    score, weight = story.scores[best].item(), story.weights[best].item()
+    assert f"exp({score:.2f}) / {total:.4g} = {weight:.3f}" in told.formula
+    assert math.exp(score) / total == pytest.approx(weight, rel=1e-4)
+
+
+def test_chinese():
+    told = steps.tell(make(causal=True), lang="zh")
+    assert [step.name for step in told][:5] == [
+        "词",
+        "WQ、WK、WV",
+        "q、k、v",
+        "得分",
+        "掩码与 softmax",
+    ]
+    assert told[0].sentence == "模型读入 11 个词。我们跟着“it”走进第 2 层的第 1 个头。"
+    assert told[4].sentence.startswith("11 个词里有 3 个“it”看不到（Causal()）。")
+    assert steps.prove(make(), "zh").startswith(
+        "证明成立：我们的输出与 tiny-model 自己的输出最多相差"
+    )
+    failed = make(proof=Proof(0.5, 2.3, 4.1e-6, 11))
+    assert steps.prove(failed, "zh").startswith("证明失败：")
+    english = steps.tell(make(causal=True))
+    assert [step.formula for step in told][3] == [step.formula for step in english][3]

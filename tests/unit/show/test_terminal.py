@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from tests.unit.show.stories import make
-from wqkv.look.story import Proof
+from wqkv.look.answers import Proof
 from wqkv.show.terminal import see
 
 
@@ -89,7 +89,7 @@ def test_every_word_hidden():
 
 
 def test_failed_proof_is_loud():
-    text = drawn(make(proof=Proof(0.5, 2.3, 4.1e-6)))
+    text = drawn(make(proof=Proof(0.5, 2.3, 4.1e-6, 11)))
     assert text.count("FAILED ITS PROOF") == 2
     assert text.splitlines()[1].startswith("FAILED ITS PROOF")
     assert "HOLDS" not in text

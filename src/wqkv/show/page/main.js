@@ -1,0 +1,195 @@
+// The page: reads the address, asks for what it names, and draws the part that changed.
+
+import { finish, get, onJob, recorded, Refusal, work } from "./api.js";
+import { drawKeys, drawNotice, drawTop, drawWhere, jobBar } from "./frame.js";
+import { fill, h, visible, walk } from "./dom.js";
+import { go, onState, state } from "./state.js";
+import { here, size } from "./here.js";
+import { lang, t } from "./words.js";
+import { panel, readStory, STEPS, strip } from "./steps.js";
+import { generateView } from "./generate.js";
+import { gridView } from "./grid.js";
+import { mapView } from "./map.js";
+import { textView } from "./text.js";
+import { whatifView } from "./whatif.js";
+
+const VIEWS = { text: textView, grid: gridView, map: mapView, whatif: whatifView, generate: generateView };
+const IN_ADDRESS = 1500; // characters of a text that the address carries
+
+const part = name => document.getElementById(name);
+
+// Drawing: each part knows of what state it was drawn, and the last to ask is the one that is shown.
+
+const drawn = new Map();
+
+async function draw(name, key, make) {
+  const last = drawn.get(name), whole = JSON.stringify([key, lang(), state.theme, state.v]);
+  if (last === whole) return;
+  drawn.set(name, whole);
+  const place = part(name);
+  place.setAttribute("aria-busy", "true");
+  let made;
+  try {
+    made = await make();
+  } catch (error) {
+    if (!(error instanceof Refusal)) console.error(error);
+    made = drawNotice(error, () => {
+      drawn.clear(); // whatever failed is asked for again
+      paintAll();
+    });
+  }
+  if (drawn.get(name) !== whole) return; // something else is asked for by now
+  fill(place, made);
+  place.removeAttribute("aria-busy");
+}
+
+function paintAll() {
+  document.documentElement.lang = lang() === "zh" ? "zh-CN" : "en";
+  if (state.theme) document.documentElement.dataset.theme = state.theme;
+  else delete document.documentElement.dataset.theme;
+  part("skip").textContent = t("skip");
+  draw("top", [here.model?.name, here.text?.words.length], () => drawTop(openText));
+  part("main").hidden = !here.text;
+  if (!here.text) {
+    document.title = t("title");
+    return;
+  }
+  settle();
+  const { layer, head, word, other, step, view } = state;
+  document.title = `${visible(here.text.words[word])} · ${t("atBoth", { layer, head })} · wqkv`;
+  draw("where", [layer, head, word, here.text.proofs], () => drawWhere());
+  draw("strip", [layer, head, word, step], async () => strip(await readStory()));
+  draw("open", [layer, head, word, other, step], async () => panel(await readStory()));
+  draw("tabs", [view], () => viewTabs());
+  draw("view", [{ ...state, step: 0, lang: "", theme: "" }], () => VIEWS[view]());
+}
+
+// What the address may have wrong is put right: a layer that the model has not, a word beyond the end.
+function settle() {
+  const { first, words } = here.text, { n_layer, n_head } = here.model;
+  const within = (value, n, otherwise) => (Number.isInteger(value) && value < n ? value : otherwise);
+  state.layer = within(state.layer, n_layer, first?.layer ?? 0);
+  state.head = within(state.head, n_head, first?.head ?? 0);
+  state.word = within(state.word, words.length, first?.word ?? 0);
+  if (state.other !== undefined && state.other >= words.length) delete state.other;
+  if (!(state.view in VIEWS)) state.view = "text";
+  if (state.step > STEPS) state.step = STEPS;
+}
+
+function viewTabs() {
+  const tabs = Object.keys(VIEWS).map(name => h("button", {
+    role: "tab", id: `tab-${name}`, "data-key": `tab-${name}`, "aria-selected": String(state.view === name), "aria-controls": "view", tabindex: state.view === name ? 0 : -1,
+    onclick: () => go({ view: name }),
+  }, t(`view_${name}`)));
+  return h("div", { role: "tablist", class: "tabs", "aria-label": t("views"), onkeydown: event => walk(event, tabs, 0) }, tabs);
+}
+
+// Opening
+
+async function openText(text) {
+  if (!text.trim()) return say(new Refusal(t("empty")));
+  await attempt(async () => {
+    const { view } = await work("open", { text });
+    await show(String(view), text.length <= IN_ADDRESS ? text : null);
+  });
+}
+
+// Shows a text that the server has; what was chosen in the last one is dropped.
+async function show(view, text) {
+  here.text = await get(`views/${view}`);
+  shownText = view;
+  drawn.clear(); // before the state changes, or all would be drawn twice
+  const { layer, head, word } = here.text.first ?? {};
+  go({ v: view, text, layer, head, word, other: null, set: null, at: null, from: null, change: null, count: null, moment: null });
+  paintAll();
+}
+
+async function attempt(act) {
+  say(null);
+  try {
+    await act();
+  } catch (error) {
+    if (!(error instanceof Refusal)) console.error(error);
+    say(error);
+  }
+}
+
+function say(error) {
+  part("notice").hidden = !error;
+  fill(part("notice"), error ? drawNotice(error) : []);
+}
+
+let shownText = null;
+
+async function start() {
+  paintAll();
+  await attempt(async () => {
+    here.model = await get("model");
+    paintAll();
+    await resume();
+  });
+}
+
+// The text that the address names; else the one that the command line gave.
+async function resume() {
+  const { start: given } = here.model;
+  let view = state.v;
+  if (view === undefined && state.text) return openText(state.text);
+  if (view === undefined) view = given?.job ? (await finish(given.job)).view : given?.view;
+  if (view === undefined) return say(new Refusal(t("noText")));
+  try {
+    here.text = await get(`views/${view}`);
+  } catch (error) {
+    if (error.status !== 404 || !state.text) throw error; // the server has been started again, say
+    view = (await work("open", { text: state.text })).view;
+    here.text = await get(`views/${view}`);
+  }
+  shownText = String(view);
+  settle();
+  drawn.clear();
+  go({ v: shownText }, true); // the address names from now on what is shown
+  paintAll();
+}
+
+// Back and forward may name another text; an address that names none means this one.
+async function follow() {
+  if (here.text) state.v ??= shownText;
+  if (here.text && state.v !== shownText) {
+    shownText = state.v;
+    await attempt(async () => {
+      here.text = await get(`views/${state.v}`);
+    });
+  }
+  paintAll();
+}
+
+// Keys that work everywhere but in what is typed
+
+function onKey(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented || !here.text) return;
+  if (event.target.closest("input, select, textarea, dialog[open], summary, .scroll, .digits, .code")) return;
+  const way = event.shiftKey ? -1 : 1, turn = (value, n) => (value + way + n) % n;
+  const key = event.key.toLowerCase();
+  if (event.key === "ArrowRight" && state.step < STEPS) go({ step: state.step + 1 });
+  else if (event.key === "ArrowLeft" && state.step > 1) go({ step: state.step - 1 });
+  else if (/^[1-7]$/.test(key)) go({ step: Number(key) });
+  else if (event.key === "Escape") go({ step: 0 });
+  else if (key === "l") go({ layer: turn(state.layer, here.model.n_layer), other: null });
+  else if (key === "h") go({ head: turn(state.head, here.model.n_head), other: null });
+  else if (key === "w") go({ word: turn(state.word, size()), other: null, set: null });
+  else if (key === "v") go({ view: Object.keys(VIEWS)[turn(Object.keys(VIEWS).indexOf(state.view), Object.keys(VIEWS).length)] });
+  else if (event.key === "?") drawKeys();
+  else return;
+  event.preventDefault();
+}
+
+onState(follow);
+onJob(job => jobBar(job));
+document.addEventListener("keydown", onKey);
+part("skip").addEventListener("click", () => part("tabs").querySelector("[tabindex='0']")?.focus());
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+  drawn.clear();
+  paintAll();
+});
+if (recorded) document.documentElement.dataset.recorded = "";
+start();

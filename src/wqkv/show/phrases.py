@@ -1,0 +1,127 @@
+"""The sentences of the seven steps, in English and Chinese; steps.py fills in the numbers."""
+
+from __future__ import annotations
+
+EN = {
+    "words": "Words",
+    "words_1": 'The model reads {n} words. We follow "{word}" into layer {layer}, head {head}.',
+    "words_2_first": "In the first layer x is what the model's table of words says, and nothing of"
+    " the other words is in it.",
+    "words_2": "By now {layer} layers have worked on x, so that it also tells of other words.",
+    "words_f": 'x = the {d_model} numbers that stand for "{word}" there',
+    "matrices": "WQ, WK, WV",
+    "matrices_1": "Three matrices, learned in training, turn the {d_model} numbers of x into"
+    " {sizes}.",
+    "each": "{q} each",
+    "apart": "{q} for q, {k} for k and {v} for v",
+    "matrices_2": "Head {head} of {n_head} has its own part of each matrix: {d_model} x {d_k}"
+    " numbers of WQ.",
+    "matrices_2_shared": "Head {head} has its own part of WQ, {d_model} x {d_k} numbers; the"
+    " {n_head} heads share {n_kv_head} parts of WK and WV.",
+    "matrices_f": "q = x WQ,  k = x WK,  v = x WV   (plus a bias each, where the model has one)",
+    "matrices_rope": ",  then RoPE turns q and k by their positions",
+    "qkv": "q, k, v",
+    "qkv_1": 'q: what "{word}" looks for. k: how other words find it. v: what it hands on.',
+    "qkv_2": 'The q of "{word}" is used for this word alone; its k and v are used by every word'
+    " that looks at it.",
+    "scores": "Scores",
+    "scores_1": 'The q of "{word}" meets the k of each word. Where they agree, the score is high.',
+    "scores_2_root": "The root of {d_k} keeps the scores from growing with the number of channels.",
+    "scores_2_none": "This model does not scale its scores.",
+    "scores_2": "This model multiplies its scores by {scale:.4g}.",
+    "scores_f_none": "no word may be seen, so there is no score",
+    "softmax": "Mask and softmax",
+    "none_hidden": 'No word is hidden from "{word}" ({mask}).',
+    "one_hidden": '{count} of {n} words is hidden from "{word}" ({mask}).',
+    "hidden": '{count} of {n} words are hidden from "{word}" ({mask}).',
+    "softmax_1": "{hidden} Softmax turns scores into weights that sum to 1.",
+    "softmax_1_sink": "{hidden} Softmax turns scores into weights; with the {sink} of a learned"
+    " sink they sum to 1.",
+    "softmax_2": '"{word}" looks most at "{best}": {weight} of its weight lies there, where equal'
+    " weights would put {equal}.",
+    "softmax_2_none": "A row in which nothing may be seen is 0.",
+    "softmax_f": "exp(score) / sum of all exp(score)",
+    "softmax_f_none": "no word may be seen, so every weight is 0",
+    "sum": "Weighted sum",
+    "sum_1": "The v of every word is added up, each in proportion to its weight.",
+    "sum_2": "How much a word brings is its weight times the length of its v: a large weight on a"
+    " short v brings little.",
+    "out": "WO",
+    "out_1": 'WO turns the context into what this head adds to "{word}".',
+    "out_2": "This head's share is {share} long, the output of all {n_head} heads {output}.",
+    "out_f": "share = context WO,  output = the {n_head} heads' shares added up"
+    "  (plus a bias, where the model has one)",
+    "proof": "our output and {model}'s own differ by at most {difference:.2g}"
+    " (numbers up to {size}; allowed {tolerance:.2g})",
+    "holds": "PROOF HOLDS: {facts}.",
+    "failed": "FAILED ITS PROOF: {facts}. Do not trust this picture.",
+    # what an exported page may have to leave out
+    "left_word": "the chosen word",
+    "left_map": "the map of the chosen head",
+    "left_cells": "single weights of the chosen word",
+    "left_grids": "all heads by a number",
+    "left_thumbnails": "the maps of all heads",
+    "left_words": "other words of the chosen head",
+    "left_heads": "the chosen word in other heads",
+    "left_rest": "other words of other heads",
+    "left_long": "everything but the chosen head: the text is long",
+}
+
+ZH = {
+    "words": "词",
+    "words_1": "模型读入 {n} 个词。我们跟着“{word}”走进第 {layer} 层的第 {head} 个头。",
+    "words_2_first": "在第一层里，x 就是模型词表给这个词的数字，里面还没有其他词的内容。",
+    "words_2": "前面 {layer} 层已经处理过 x，所以它也带有其他词的内容。",
+    "words_f": "x = 在这里代表“{word}”的 {d_model} 个数",
+    "matrices": "WQ、WK、WV",
+    "matrices_1": "三个训练出来的矩阵，把 x 的 {d_model} 个数变成{sizes}。",
+    "each": "各 {q} 个数",
+    "apart": " q 的 {q} 个数、k 的 {k} 个数和 v 的 {v} 个数",
+    "matrices_2": "一共 {n_head} 个头，第 {head} 个头在每个矩阵里有自己的一块：WQ 的"
+    " {d_model} x {d_k} 个数。",
+    "matrices_2_shared": "第 {head} 个头在 WQ 里有自己的一块，{d_model} x {d_k} 个数；"
+    "{n_head} 个头共用 {n_kv_head} 块 WK 和 WV。",
+    "matrices_f": "q = x WQ,  k = x WK,  v = x WV   （如果模型有偏置，再各加一个偏置）",
+    "matrices_rope": ",  然后 RoPE 按位置旋转 q 和 k",
+    "qkv": "q、k、v",
+    "qkv_1": "q：“{word}”在找什么。k：别的词怎样找到它。v：它交出什么。",
+    "qkv_2": "“{word}”的 q 只为它自己用；它的 k 和 v 供每个看向它的词使用。",
+    "scores": "得分",
+    "scores_1": "“{word}”的 q 与每个词的 k 相乘。两者越一致，得分越高。",
+    "scores_2_root": "除以 {d_k} 的平方根，得分就不会随通道数变大。",
+    "scores_2_none": "这个模型不缩放得分。",
+    "scores_2": "这个模型把得分乘以 {scale:.4g}。",
+    "scores_f_none": "没有可见的词，所以没有得分",
+    "softmax": "掩码与 softmax",
+    "none_hidden": "“{word}”能看到所有的词（{mask}）。",
+    "one_hidden": "{n} 个词里有 {count} 个“{word}”看不到（{mask}）。",
+    "hidden": "{n} 个词里有 {count} 个“{word}”看不到（{mask}）。",
+    "softmax_1": "{hidden}softmax 把得分变成总和为 1 的权重。",
+    "softmax_1_sink": "{hidden}softmax 把得分变成权重；加上学习得来的汇点所占的 {sink}，总和为 1。",
+    "softmax_2": "“{word}”最关注“{best}”：权重的 {weight} 在那里；若平均分配，只有 {equal}。",
+    "softmax_2_none": "什么都看不到的一行，结果是 0。",
+    "softmax_f": "exp(得分) / 所有 exp(得分) 之和",
+    "softmax_f_none": "没有可见的词，所以权重都是 0",
+    "sum": "加权求和",
+    "sum_1": "把每个词的 v 按权重的比例加起来。",
+    "sum_2": "一个词带来多少，是权重乘以 v 的长度：权重大而 v 很短，带来的就很少。",
+    "out": "WO",
+    "out_1": "WO 把上下文变成这个头加给“{word}”的内容。",
+    "out_2": "这个头的份额长 {share}，{n_head} 个头的总输出长 {output}。",
+    "out_f": "份额 = 上下文 WO,  输出 = {n_head} 个头的份额之和  （如果模型有偏置，再加偏置）",
+    "proof": "我们的输出与 {model} 自己的输出最多相差 {difference:.2g}"
+    "（数值最大 {size}；允许 {tolerance:.2g}）",
+    "holds": "证明成立：{facts}。",
+    "failed": "证明失败：{facts}。不要相信这幅图。",
+    "left_word": "选中的词",
+    "left_map": "选中的头的整张图",
+    "left_cells": "选中的词的单个权重",
+    "left_grids": "所有头的统计",
+    "left_thumbnails": "所有头的缩略图",
+    "left_words": "选中的头里的其他词",
+    "left_heads": "选中的词在其他头里",
+    "left_rest": "其他头里的其他词",
+    "left_long": "选中的头以外的一切：文本太长",
+}
+
+PHRASES = {"en": EN, "zh": ZH}

@@ -1,0 +1,132 @@
+"""A long text of a causal model with grouped heads: block means, exact tiles on demand, writing."""
+
+import pytest
+
+from tests.browser.conftest import go, serving, settled, table
+from tests.browser.tiny import text, tiny
+from wqkv.look.whatif import generate
+from wqkv.show import steps
+
+N = 4211
+HERE = "layer=1&head=4&word=2000&other=1900"
+
+
+@pytest.fixture(scope="module")
+def site():
+    with serving(tiny(), text(N - 1)) as made:  # and its first word, <s>
+        yield made
+
+
+def test_the_minimap_leads_to_exact_tiles(open_page, site):
+    page = open_page(f"{HERE}&step=0&view=map")
+    assert f"The whole text, {N:,} words" in page.locator(".mini-side").inner_text()
+    box = page.locator(".minimap").bounding_box()
+    middle = {"x": 0.5 * box["width"], "y": 0.8 * box["height"]}
+    page.locator(".minimap").click(position=middle)
+    settled(page)
+    q0, k0, span = (int(part) for part in page.url.partition("at=")[2].partition("&")[0].split(","))
+    pixel = N / box["width"]
+    assert abs(q0 + span / 2 - 0.8 * N) < 2 * pixel and abs(k0 + span / 2 - 0.5 * N) < 2 * pixel
+    assert span == 64
+    page.locator("canvas.tile").focus()
+    tile = site.view.tile(1, 4, q0, q0 + span, k0, k0 + span)
+    read = page.locator(".readout b")
+    for key in ("ArrowRight", "ArrowDown", "Shift+ArrowDown"):
+        page.keyboard.press(key)
+        i, j = (int(part) for part in page.locator(".readout sub").all_inner_texts())
+        value = tile[i - q0, j - k0].item()
+        assert read.inner_text() == steps.weight(value)
+        # The server's threads may cut a sum elsewhere: float32 rounding.
+        assert float(read.get_attribute("title")) == pytest.approx(value, rel=1e-5)
+    page.keyboard.press("+")
+    settled(page)
+    assert page.url.partition("at=")[2].partition("&")[0].endswith(",32")
+    page.get_by_role("button", name="Around the word").click()
+    settled(page)
+    assert "at=" not in page.url
+
+
+def test_the_arrow_keys_leave_a_tile(open_page, site):
+    page = open_page(f"{HERE}&step=0&view=map&at=100,40,8")
+    page.locator("canvas.tile").focus()
+    for _ in range(9):
+        page.keyboard.press("ArrowLeft")
+    settled(page)
+    q0, k0, span = (int(part) for part in page.url.partition("at=")[2].partition("&")[0].split(","))
+    assert (q0, span) == (100, 8) and k0 < 40
+    row, column = (int(part) for part in page.locator(".readout sub").all_inner_texts())
+    value = site.view.tile(1, 4, row, row + 1, column, column + 1).item()
+    assert page.locator(".readout b").inner_text() == steps.weight(value)
+
+
+def test_a_row_of_a_long_text(open_page, site):
+    page = open_page(f"{HERE}&step=6")
+    row = site.view.row(1, 4, 2000)
+    top = row.weights.topk(16)
+    found = table(page.locator("#open .ranking"))
+    assert [int(line[0]) for line in found] == top.indices.tolist()
+    assert [line[2] for line in found] == [steps.weight(one) for one in top.values.tolist()]
+    effects = row.effects[top.indices].tolist()
+    assert [line[3] for line in found] == [steps.weight(one) for one in effects]
+
+
+def test_the_text_is_laid_out_in_pages(open_page):
+    page = open_page(f"{HERE}&step=0")
+    assert page.locator(".flow [data-j]").count() == 1500
+    assert page.locator(".flow .chosen").is_visible()
+    page.get_by_role("button", name="Later").click()
+    settled(page)
+    assert page.locator(".flow [data-j]").first.get_attribute("data-j") == str(N - 1500)
+    page.locator(".overview").click(position={"x": 2, "y": 5})
+    settled(page)
+    assert page.locator(".flow [data-j]").first.get_attribute("data-j") == "0"
+
+
+def test_grouped_heads_are_drawn_as_groups(open_page, site):
+    page = open_page(f"{HERE}&step=0&view=grid")
+    assert page.locator("[role='row']").first.locator(".group").count() == 2
+    shared = page.locator(".shared")
+    assert "Heads 3 to 5 share k and v (group 1)" in shared.inner_text()
+    assert shared.locator("figcaption b").all_inner_texts() == ["q (3)", "q (4)", "q (5)", "k", "v"]
+    shared.locator(".vector summary").nth(3).click()
+    digits = [float(part) for part in shared.locator(".digits").inner_text().split(",")]
+    assert digits == site.view.layer(1).k[0, 1, 2000].tolist()
+
+
+@pytest.mark.parametrize("width", [400, 1600])
+def test_nothing_is_wider_than_the_window(open_page, width):
+    page = open_page(HERE, width=width)
+    for state in ("step=4", "step=5", "step=0&view=grid&stat=maps", "step=0&view=map"):
+        go(page, f"{HERE}&{state}")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, state
+
+
+def test_the_steps_of_writing(open_page, site):
+    page = open_page(f"{HERE}&step=0&view=generate")
+    page.locator("#amount").fill("3")
+    page.get_by_role("button", name="Write").click()
+    settled(page)
+    found = generate(site.view, 3)
+    for moment, step in enumerate(found.steps):
+        assert f"word {moment + 1} of 3" in page.locator(".scrub").inner_text()
+        candidates = table(page.locator(".twolists table").first)
+        assert [line[0] for line in candidates] == [one.word for one in step.top]
+        assert [float(line[1]) for line in candidates] == pytest.approx(
+            [one.probability for one in step.top], abs=6e-4
+        )
+        row = found.view.row(1, 4, step.position - 1).weights.topk(8)
+        looked = table(page.locator(".twolists table").nth(1))
+        assert [line[2] for line in looked] == [steps.weight(one) for one in row.values.tolist()]
+        page.locator("[data-key='moment']").focus()
+        page.keyboard.press("ArrowRight")
+        settled(page)
+
+
+def test_reading_can_be_cancelled(open_page):
+    page = open_page(HERE, fresh=True)
+    page.locator("#text").fill(text(12000))
+    page.get_by_role("button", name="Read", exact=True).click()
+    page.get_by_role("button", name="Cancel").click()
+    page.locator("#notice").get_by_text("Cancelled.").wait_for()
+    assert page.locator("#job").is_hidden()
+    assert page.locator(".where").get_by_text(f"{N:,} words").is_visible()

@@ -1,0 +1,86 @@
+"""The page's modules keep the rules that let an exported page join them into one script."""
+
+import re
+from importlib.resources import files
+
+PAGE = files("wqkv.show") / "page"
+IMPORT = re.compile(r'import \{ ([\w, ]+) \} from "\./(\w+\.js)";')
+TOP = re.compile(r"^(export )?(?:async )?(?:function|const|let|class) (\w+)", re.MULTILINE)
+
+
+def reached(name: str, found: dict[str, str]) -> dict[str, str]:
+    """A module and all that it imports: {name: source}."""
+    if name not in found:
+        found[name] = (PAGE / name).read_text("utf-8")
+        for other in re.findall(r'from "\./([\w-]+\.js)"', found[name]):
+            reached(other, found)
+    return found
+
+
+SOURCES = reached("main.js", {})
+
+
+def test_imports_are_one_line_and_name_what_is_there():
+    for name, source in SOURCES.items():
+        lines = [line for line in source.split("\n") if line.startswith("import")]
+        assert len(lines) == len(IMPORT.findall(source)), name
+        for names, other in IMPORT.findall(source):
+            exported = {found for mark, found in TOP.findall(SOURCES[other]) if mark}
+            assert set(names.split(", ")) <= exported, (name, other)
+
+
+def test_what_is_imported_is_used():
+    for name, source in SOURCES.items():
+        body = IMPORT.sub("", source)
+        for names, _ in IMPORT.findall(source):
+            for imported in names.split(", "):
+                assert re.search(rf"\b{imported}\b", body), (name, imported)
+
+
+def test_names_are_unique_over_all_modules():
+    seen: dict[str, str] = {}
+    for name, source in SOURCES.items():
+        for _, found in TOP.findall(source):
+            assert found not in seen, (found, name, seen.get(found))
+            seen[found] = name
+
+
+def test_exports_are_used_elsewhere():
+    for name, source in SOURCES.items():
+        others = "".join(text for other, text in SOURCES.items() if other != name)
+        tests = (PAGE / "open.html").read_text("utf-8")
+        for mark, found in TOP.findall(source):
+            if mark and found != "TEXTS":  # the tests compare both languages
+                assert re.search(rf"\b{found}\b", others + tests), (name, found)
+
+
+def test_every_text_is_there_and_is_used():
+    words = SOURCES["words.js"]
+    english = words[words.index("const en") : words.index("const zh")]
+    pairs = re.findall(r'(?:"([^"]+)"|(\w+)): "(?:[^"\\]|\\.)*"', english)
+    keys = {quoted or bare for quoted, bare in pairs}
+    code = "".join(source for name, source in SOURCES.items() if name != "words.js")
+    asked = set(re.findall(r'\bt\("(\w+)"', code))
+    asked |= {
+        name for pair in re.findall(r'\bt\([^"`\n]*\? "(\w+)" : "(\w+)"', code) for name in pair
+    }
+    assert asked - keys == set()
+    built = re.findall(r"\bt\(`(\w+)\$", code)
+    for key in keys - asked:
+        assert any(key.startswith(start) for start in built) or f'"{key}"' in code, key
+
+
+def test_nothing_names_another_host_or_writes_markup():
+    for name, source in SOURCES.items():
+        hosts = set(re.findall(r"https?://[^\s\"'`]+", source))
+        assert hosts <= {"http://www.w3.org/2000/svg"}, name
+        assert not re.search(
+            r"innerHTML|outerHTML\s*=|insertAdjacentHTML|eval\(|new Function", source
+        )
+    page = (PAGE / "open.html").read_text("utf-8") + (PAGE / "open.css").read_text("utf-8")
+    assert not re.search(r"https?://|@import|url\(", page)
+    assert not re.search(r"\sstyle=|\son\w+=", (PAGE / "open.html").read_text("utf-8"))
+
+
+def test_files_are_short():
+    assert {name: n for name, source in SOURCES.items() if (n := source.count("\n")) > 300} == {}
