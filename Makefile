@@ -49,7 +49,7 @@ clean: ## remove .venv and what the tools left
 	@touch $@
 
 .venv/.dev: .venv/.made pyproject.toml constraints.txt
-	$(INSTALL) -c constraints.txt -e '.[dev,hf,gguf,show]'
+	$(INSTALL) -c constraints.txt -e '.[dev,hf,gguf,show,survey]'
 	@touch $@
 
 .venv/.bench: .venv/.made pyproject.toml constraints.txt

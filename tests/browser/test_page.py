@@ -119,6 +119,7 @@ def test_scores_and_the_worked_cell(open_page, site, told):
         ["exp", steps.weight(cell.weight)],
     ]
     panel.locator(".cell summary").click()
+    panel.locator(".exact tr").first.wait_for()
     terms = [[str(d), *map(float, term)] for d, term in enumerate(cell.terms)]
     assert [[d, *map(float, rest)] for d, *rest in table(panel.locator(".exact"))] == terms
     panel.locator(".terms").focus()

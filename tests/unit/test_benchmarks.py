@@ -9,6 +9,7 @@ from torch import nn
 
 from benchmarks import __main__ as bench
 from benchmarks import contest, functional, layers, models, report
+from benchmarks import open as open_
 from benchmarks.cases import FASTEST, FLOOR, rows
 from benchmarks.contest import Contestant
 from wqkv import attention
@@ -186,3 +187,16 @@ def test_a_peer_that_is_not_installed_is_absent(monkeypatch):
     assert [contestant.name for contestant in ready] == ["ours", FLOOR]
     assert absent == {"gone": "no module gone"}
     assert isinstance(layers.ours(row), nn.Module)
+
+
+def test_open(capsys):
+    assert open_.main(["--length", "521"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    record = json.loads(lines[-1])
+    assert (record["length"], record["threads"], record["clock"]) == (521, 1, "processor")
+    seconds = record["seconds"]
+    parts = [value for name, value in seconds.items() if name.startswith("first paint: ")]
+    assert len(parts) == 3 and seconds["first paint"] == pytest.approx(sum(parts), abs=1e-3)
+    assert seconds["tile"] == max(v for n, v in seconds.items() if n.startswith("tile of"))
+    assert record["targets"].keys() <= seconds.keys()
+    assert any(line.startswith("first paint: ") and "target 2 s" in line for line in lines)

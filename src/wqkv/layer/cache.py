@@ -42,6 +42,13 @@ class KVCache:
 
     Every sample, size, dtype and device is that of the first append, or the append is an error.
     One cache serves one layer.
+
+    >>> from wqkv import Causal, Dynamic, MultiheadAttention
+    >>> layer, cache = MultiheadAttention(24, 3, mask=Causal()), Dynamic()
+    >>> x = torch.randn(2, 7, 24)
+    >>> steps = [layer(word, cache=cache) for word in x.split(1, dim=1)]
+    >>> torch.allclose(torch.cat(steps, dim=1), layer(x), atol=1e-5), cache.length
+    (True, 7)
     """
 
     #: Whether `held()` has all keys and values, so that the layer computes none (Cross).

@@ -78,12 +78,14 @@ class OpenLayer:
         """The engine that our layer runs this text on."""
         return engines.name(engines.choose(self.call, self.layer.engine))
 
-    def row(self, head: int, i: int) -> tuple[Call, At]:
-        """The call of one row of one head, and its places: for the specification's steps."""
+    @torch.no_grad()
+    def row(self, head: int, i: int) -> tuple[Call, At, reference.Steps]:
+        """One row of one head as the specification has it: its call, its places, its steps."""
         one, of_keys = self._at(head)
         q, k, v = self.q[:, one, i : i + 1], self.k[:, of_keys], self.v[:, of_keys]
         call = request(q, k, v, query_offset=i, **self._rules(one))
-        return call, call.places()
+        at = call.places()
+        return call, at, reference.steps(call, at)
 
     def rows(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Some rows of all heads, in parts: (which rows, their weights (n_head, rows, n))."""

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wqkv.attend.engines import reference
 from wqkv.errors import ArgumentError
 from wqkv.look.answers import Proof
 from wqkv.look.models import SAMPLED_ROWS, OpenModel, Words, in_range, spaced
@@ -129,7 +128,7 @@ def of(view: View, layer: int, head: int, word: int) -> Story:
     """What one head does to one word of a text that is read already, without its map."""
     model, reading, opened = view.model, view.reading, view.checked(layer, head, word)
     ours, kv_head = opened.layer, head // (model.sizes["n_head"] // model.sizes["n_kv_head"])
-    row = reference.steps(*opened.row(head, word))
+    _, _, row = opened.row(head, word)
     context = row.out[0, 0, 0]
     return Story(
         model=model.name,

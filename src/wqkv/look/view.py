@@ -89,6 +89,15 @@ class View:
         """How many words there are."""
         return len(self.reading.words)
 
+    @property
+    def bytes(self) -> int:
+        """What the hidden states, the model's outputs and the layers that are kept take."""
+        final = [] if self.reading.final is None else [self.reading.final]
+        tensors = [*self.reading.inputs, *self.reading.outputs, *final]
+        with self._lock:
+            opened = sum(layer.bytes for layer in self._layers.values())
+        return opened + sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
     def layer(self, layer: int) -> OpenLayer:
         """A layer with this text in it."""
         ours = self.model.layer(layer)
@@ -107,11 +116,11 @@ class View:
 
     # Cells, rows, columns, tiles
 
+    @torch.no_grad()
     def cell(self, layer: int, head: int, i: int, j: int) -> Cell:
         """How the weight from word i to word j comes about."""
         opened = self.checked(layer, head, i, j)
-        call, at = opened.row(head, i)
-        steps = reference.steps(call, at)
+        call, at, steps = opened.row(head, i)
         q, k = call.query[0, 0, 0].double(), call.key[0, 0, j].double()
         products = q * k
         dot = products.sum()
@@ -137,8 +146,7 @@ class View:
     def row(self, layer: int, head: int, i: int) -> Row:
         """Where word i looks."""
         opened = self.checked(layer, head, i)
-        call, at = opened.row(head, i)
-        steps = reference.steps(call, at)
+        call, _, steps = opened.row(head, i)
         weights, lse = steps.weights[0, 0, 0], steps.lse[0, 0, 0]
         output = opened.gated(head, i, steps.out[0, 0, 0]) @ opened.WO(head)
         kept = bool((self.reading.rows == i).any())
@@ -199,6 +207,8 @@ class View:
 
     def links(self, layer: int, head: int, k: int = 20, step: Step = _silent) -> tuple[Link, ...]:
         """The k strongest links, at most LINKS, the strongest first; weights of 0 are no links."""
+        if not 1 <= k <= LINKS:
+            raise ArgumentError(f"`k` is {k}, how many links to list.\nPass 1 to {LINKS}.")
         found = [part[:k].tolist() for part in self.sweep(layer, head, step).links]
         return tuple(Link(i, j, weight) for i, j, weight in zip(*found, strict=True) if weight)
 

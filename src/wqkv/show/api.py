@@ -20,7 +20,7 @@ from wqkv import __version__
 from wqkv.look import story
 from wqkv.look.heads import TEXT, Heads, probe, read
 from wqkv.look.models import OpenModel, Step, Words
-from wqkv.look.view import LINKS, STATISTICS, View, labelled
+from wqkv.look.view import STATISTICS, View, labelled
 from wqkv.look.whatif import Next, generate, what_if
 from wqkv.show import steps
 from wqkv.show.asks import Ask
@@ -29,8 +29,8 @@ from wqkv.show.jobs import Refused
 
 #: The most weights of one side of a tile.
 SIDE = 256
-#: So many views are held; the oldest goes first.
-VIEWS = 8
+#: So many views are held, and so many bytes of them; the one asked least lately goes first.
+VIEWS, HELD = 8, 2**32
 #: Of a text of more words a row is its STRONGEST weights, and a curve of the means of CURVE blocks.
 LONG, STRONGEST, CURVE = 4096, 512, 1024
 #: The lines that reproduce a number spell out a text of up to so many characters.
@@ -112,8 +112,11 @@ class Api:
     ) -> Answer:
         """The text with heads switched off and words changed, before and after."""
         links: list[story.Clear] = []
-        begun, each = time.monotonic(), self._each(links, step)
-        found = what_if(seen.view, off, edits, each)
+        begun, count = time.monotonic(), self.model.sizes["n_layer"]
+        if off:  # no view comes of it, so no link is looked for
+            found = what_if(seen.view, off, edits, lambda _, layer: step(layer + 1, count))
+        else:
+            found = what_if(seen.view, off, edits, self._each(links, step))
         lines = "from wqkv.look.whatif import what_if"
         call = f"what_if(view, {off}, {edits})"
         opened = None
@@ -161,9 +164,16 @@ class Api:
         with self._lock:
             name = secrets.token_urlsafe(6)
             self._views[name] = seen
-            while len(self._views) > VIEWS:
+            while len(self._views) > 1 and (
+                len(self._views) > VIEWS or sum(s.view.bytes for s in self._views.values()) > HELD
+            ):
                 self._views.popitem(last=False)
         return name
+
+    def has(self, name: str) -> bool:
+        """Whether a view is held still."""
+        with self._lock:
+            return name in self._views
 
     def seen(self, name: str) -> Seen:
         with self._lock:
@@ -269,8 +279,6 @@ class Api:
 
     def links(self, seen: Seen, ask: Ask, step: Step) -> Answer:
         (layer, head), k = ask.wholes("layer", "head"), ask.whole("k", 20)
-        if not 1 <= k <= LINKS:
-            raise Refused(413, f"{k} links cannot be listed.", f"Pass 1 to {LINKS}.")
         found = seen.view.links(layer, head, k, step)
         return {"links": plain(found), "python": seen.says(f"view.links({layer}, {head}, {k})")}
 

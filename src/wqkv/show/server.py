@@ -83,7 +83,8 @@ def serve(
     names = ["127.0.0.1", "localhost", "[::1]", shown]
     hosts = [f"{name}:{port}" for name in names] + (names if port == 80 else [])
     served = app(Api(model, source), token, hosts, text)
-    config = uvicorn.Config(served, log_level="warning", access_log=False, server_header=False)
+    quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False}
+    config = uvicorn.Config(served, timeout_graceful_shutdown=2, **quiet)
     ready(f"http://{shown}:{port}/{token}/")
     uvicorn.Server(config).run(sockets=[listening])
 
@@ -157,6 +158,7 @@ class _Served:
         self.readers = ThreadPoolExecutor(2, "wqkv-reader")
         page = files("wqkv.show") / "page"
         self.files = {file.name: file for file in page.iterdir() if Path(file.name).suffix in TYPES}
+        self.text = text
         self.start = None if text is None else self._opening(text)
 
     def close(self) -> None:
@@ -195,8 +197,18 @@ class _Served:
     # The API
 
     async def model(self, _: Request) -> Response:
-        start = None if self.start is None else {"job": self.start.id}
-        return _json({**self.api.facts(), "start": start})
+        return _json({**self.api.facts(), "start": self._started()})
+
+    def _started(self) -> dict[str, str] | None:
+        """The text that the page opens with, as a view once it is read; again, if it is gone."""
+        if self.text is None:
+            return None
+        if self.start is not None and self.start.state == "done":
+            if self.api.has(view := self.start.result["view"]):
+                return {"view": view}
+            self.start = None
+        self.start = self.start or self._opening(self.text)
+        return {"job": self.start.id}
 
     async def open(self, request: Request) -> Response:
         return _json({"job": self._opening(asks.text((await _body(request)).get("text"))).id})
@@ -208,14 +220,15 @@ class _Served:
         return self.jobs.start("open", run)
 
     async def job(self, request: Request) -> Response:
-        return _json(self._job(request).facts())
+        return await self._soon(self._job(request).facts)
 
     async def cancel(self, request: Request) -> Response:
         self.jobs.cancel(self._job(request))
         return _json({})
 
     def _job(self, request: Request) -> Job:
-        job = self.jobs.find(request.path_params["job"])
+        id = request.path_params["job"]
+        job = self.start if self.start is not None and self.start.id == id else self.jobs.find(id)
         if job is None:
             raise Refused(404, "This work is not known any more.", "Ask for it again.")
         return job
@@ -237,8 +250,10 @@ class _Served:
         while not job.ended.is_set() and time.monotonic() < end:
             await asyncio.sleep(0.004)
         if job.failure is not None:
-            raise job.failure
-        return _json(job.result) if job.state == "done" else _json({"job": job.id}, 202)
+            return _refusal(job.failure)
+        if job.state == "done":
+            return await self._soon(lambda: job.result)
+        return _json({"job": job.id}, 202)
 
     async def what_if(self, request: Request) -> Response:
         seen, body = self.api.seen(request.path_params["view"]), await _body(request)
@@ -269,9 +284,10 @@ class _Served:
         finally:
             self.jobs.cancel(job)
         if job.failure is not None:
-            raise job.failure
+            return _refusal(job.failure)
+        page, job.result = job.result, None  # a large one: not to be remembered
         name = {"Content-Disposition": f'attachment; filename="wqkv-{layer}-{head}-{word}.html"'}
-        return Response(job.result, 200, HEADERS | name, TYPES[".html"])
+        return Response(page, 200, HEADERS | name, TYPES[".html"])
 
     async def _soon(self, answer: Callable[[], Any]) -> Response:
         """An answer that takes milliseconds, beside whatever the worker does."""

@@ -298,6 +298,11 @@ def test_file(kind, tmp_path):
 
 @every_kind
 def test_file_of_an_empty_one(kind, tmp_path):
+    """Of one that nothing came to, and of one that was rewound to the start."""
+    rewound = filled(kind)
+    rewound.rewind(0)
+    rewound.save(tmp_path / "cache")
+    same(type(rewound).load(tmp_path / "cache"), rewound)
     cache = KINDS[kind]()
     cache.save(tmp_path / "cache")
     found = type(cache).load(tmp_path / "cache")

@@ -1,6 +1,7 @@
 """One head and one word: known numbers, which agree with each other and with transformers."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -8,9 +9,12 @@ import transformers
 
 from wqkv.errors import ArgumentError
 from wqkv.look import opened
+from wqkv.look import story as module
 from wqkv.look.answers import Proof
 from wqkv.look.models import OpenModel
-from wqkv.look.story import Story, tell
+from wqkv.look.story import Story, clearest, of, tell
+from wqkv.look.view import View
+from wqkv.show.data import as_json
 
 TIRED = "The animal didn't cross the street because it was too tired."
 WIDE = TIRED.replace("tired", "wide")
@@ -162,6 +166,34 @@ def test_proof_fails_on_another_layer(minilm):
     proof = tell(other, TIRED, "it", 3, 1).proof
     assert not proof.holds
     assert tell(other, TIRED, "it", 2, 1).proof.holds
+
+
+def test_the_page_and_the_terminal_are_told_the_same(minilm, tired):
+    """`tell` is what the page's answers are made of, and a map."""
+    view = View.read(minilm, TIRED)
+    told = of(view, 3, 1, 10)
+    for field in dataclasses.fields(Story):
+        ours, theirs = getattr(told, field.name), getattr(tired, field.name)
+        if field.name == "map":
+            assert ours is None
+            torch.testing.assert_close(theirs, view.tile(3, 1, 0, 16, 0, 16))
+        elif isinstance(ours, torch.Tensor):
+            torch.testing.assert_close(ours, theirs)
+        else:
+            assert ours == theirs
+    assert as_json([told])["stories"][0].keys() == as_json([tired])["stories"][0].keys()
+
+
+def test_a_long_text_is_looked_through_in_part(minilm, monkeypatch):
+    """Of its words some are asked where they look; the link that is found is one of theirs."""
+    monkeypatch.setattr(module, "ALL_ROWS", 15)
+    monkeypatch.setattr(module, "SAMPLED_ROWS", 4)
+    view = View.read(minilm, TIRED)
+    found = [clearest(view, layer) for layer in range(6)]
+    assert {link.word for link in found} <= {0, 5, 10, 15}
+    best = max(found, key=lambda link: link.clearness)
+    weights = view.row(best.layer, best.head, best.word).weights
+    assert 0 < best.clearness <= float(weights.max()) * 4
 
 
 # Which word

@@ -8,8 +8,9 @@ import threading
 import pytest
 import torch
 import transformers
+from torch import nn
 
-from wqkv import ALiBi, Causal, Full, MultiheadAttention, RoPE, Window
+from wqkv import ALiBi, Causal, Full, MultiheadAttention, RoPE, T5Bias, Window
 from wqkv.errors import ArgumentError
 from wqkv.layer.differential import DifferentialAttention
 from wqkv.look import models, opened, sweep, view
@@ -145,6 +146,9 @@ RULES = {
     "softcap": {"softcap": 3.0, "mask": Causal()},
     "sinks": {"sinks": True, "mask": Window(5, 0)},
     "alibi": {"position": ALiBi(6), "mask": Causal()},
+    "t5": {
+        "position": T5Bias(nn.Parameter(torch.randn(8, 6)), bidirectional=True, max_distance=19)
+    },
     "rope": {"position": RoPE(), "mask": Window(3, 4)},
     "gated by head": {"gate": "head"},
     "gated by channel": {"gate": "channel", "scale": 0.31},
@@ -165,7 +169,7 @@ def test_every_rule_of_a_layer(name):
     assert cell.score == pytest.approx(found.scores[0, head, i, 21].item(), rel=1e-4)
     assert math.exp(cell.score - cell.lse) == pytest.approx(cell.weight, rel=1e-4)
     assert (cell.softcap is not None) == (cell.capped is not None) == (name == "softcap")
-    assert (cell.bias is not None) == (name == "alibi")
+    assert (cell.bias is not None) == (name in ("alibi", "t5"))
     assert (row.sink is not None) == (cell.sink is not None) == (name == "sinks")
     if row.sink is not None:
         assert row.sink + row.weights.sum().item() == pytest.approx(1, abs=1e-6)
@@ -371,6 +375,14 @@ def test_layers_are_kept_up_to_a_limit(tiny, monkeypatch):
     assert seen.layer(0) is not first
 
 
+def test_bytes(tiny):
+    """Hidden states, outputs and what the model hands on; then q, k and v of a layer."""
+    seen = View(tiny.model, tiny.reading)
+    assert seen.bytes == 4 * N * 66 * (3 + 3 + 1)
+    seen.layer(1)
+    assert seen.bytes == 4 * N * (66 * 7 + 6 * 14 + 2 * 14 * 2)
+
+
 def test_blocks_do_not_change_the_numbers(tiny, monkeypatch):
     monkeypatch.setattr(opened, "BLOCK", 6 * N * 4)  # four rows at a time
     seen = View(tiny.model, tiny.reading)
@@ -422,6 +434,8 @@ def test_engine(tiny, tired):
         ),
         (lambda v: v.thumbnail(0, 0, 0), "`n` is 0, the blocks of a side"),
         (lambda v: v.proof(3), "no layer 3"),
+        (lambda v: v.links(0, 0, 0), "`k` is 0, how many links to list.\nPass 1 to 256"),
+        (lambda v: v.links(0, 0, 257), "`k` is 257"),
     ],
 )
 def test_mistakes(tiny, ask, says):

@@ -226,6 +226,11 @@ def test_what_it_starts_with(llama):
         job = client.ask("model")["start"]["job"]
         view = client.wait(job)["result"]["view"]
         assert client.ask(f"views/{view}")["text"] == WORDS
+        assert client.ask("model")["start"] == {"view": view}
+        for _ in range(module.VIEWS):
+            client.open()
+        again = client.wait(client.ask("model")["start"]["job"])["result"]["view"]
+        assert client.ask(f"views/{again}")["text"] == WORDS
 
 
 def test_view(open_client, seen):
@@ -455,8 +460,9 @@ def test_a_slow_answer_comes_as_a_job(llama, monkeypatch):
         assert client.ask(path, statistic="entropy") == found["result"]  # it is kept
 
 
-def test_the_oldest_text_is_closed(llama, monkeypatch):
-    monkeypatch.setattr(module, "VIEWS", 2)
+@pytest.mark.parametrize("limit", ["VIEWS", "HELD"])
+def test_the_oldest_text_is_closed(llama, monkeypatch, seen, limit):
+    monkeypatch.setattr(module, limit, 2 if limit == "VIEWS" else int(2.5 * seen.bytes))
     with served(llama) as client:
         first, second = client.open(), client.open()
         client.ask(f"views/{first}")  # so that the second is the oldest
@@ -496,8 +502,8 @@ def test_the_oldest_text_is_closed(llama, monkeypatch):
         ("views/V/thumbnail", {"layer": 0, "head": 0, "size": 0}, 413, "A side of 0 blocks"),
         ("views/V/thumbnail", {"layer": 0, "size": 257}, 413, "A side of 257 blocks"),
         ("views/V/thumbnail", {"layer": 0, "head": 9}, 422, "There is no head 9"),
-        ("views/V/links", {"layer": 0, "head": 0, "k": 0}, 413, "0 links cannot be listed."),
-        ("views/V/links", {"layer": 0, "head": 0, "k": 999}, 413, "999 links cannot be"),
+        ("views/V/links", {"layer": 0, "head": 0, "k": 0}, 422, "`k` is 0, how many links"),
+        ("views/V/links", {"layer": 0, "head": 0, "k": 999}, 422, "`k` is 999, how many"),
         (
             "views/V/tile",
             {"layer": 0, "head": 0, "q0": 0, "q1": 24, "k0": 0, "k1": 1},

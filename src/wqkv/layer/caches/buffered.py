@@ -261,4 +261,4 @@ class Cross(Buffered):
                 "Pass 0 to empty it."
             )
         if length == 0:
-            self.__init__()  # type: ignore[misc]
+            self._tensors, self._length = {}, 0

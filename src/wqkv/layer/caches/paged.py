@@ -114,11 +114,11 @@ class _Sequence:
 class Paged(KVCache):
     """Each sample in blocks of its own length out of a shared Pool.
 
-    `fork`, `split`, `merge` and `reorder` share blocks and copy nothing; whoever first writes into
-    a block that others share gets a copy of it. `rewind` takes one length a sample, too: append a
-    batch that is padded at the end, then rewind to the true lengths. Where lengths differ, the
-    pieces hide what is beyond with Lengths. Blocks go back to the pool with `rewind` and when the
-    cache is dropped.
+    `fork`, `split`, `merge`, `reorder` and deepcopy share blocks and copy nothing; whoever first
+    writes into a block that others share gets a copy of it. `rewind` takes one length a sample,
+    too: append a batch that is padded at the end, then rewind to the true lengths. Where lengths
+    differ, the pieces hide what is beyond with Lengths. Blocks go back to the pool with `rewind`
+    and when the cache is dropped.
 
     Reading gathers all positions of all samples, a copy a call: torch's CPU kernels read no pages.
     Gradients: none; an append that would need one is an error.
@@ -198,6 +198,9 @@ class Paged(KVCache):
         (sample,) = chosen([sample], len(self._sequences)).tolist()
         return self._over([self._sequences[sample].fork()])
 
+    def __deepcopy__(self, memo: object) -> Self:  # a pool of its own would keep others' blocks
+        return self._over([sequence.fork() for sequence in self._sequences])
+
     def split(self) -> list[Self]:
         return [self.fork(sample) for sample in range(len(self._sequences))]
 
@@ -254,8 +257,9 @@ class Paged(KVCache):
             "tables": [[place[block] for block in s.blocks] for s in self._sequences],
             "lengths": self._lengths,
         }
-        for name, slots in zip(("k", "v"), pool._slots or (), strict=False):
-            state[name] = slots.unflatten(0, (pool.blocks, pool.size))[used]
+        if used and pool._slots is not None:
+            for name, slots in zip(("k", "v"), pool._slots, strict=True):
+                state[name] = slots.unflatten(0, (pool.blocks, pool.size))[used]
         return state
 
     @classmethod

@@ -27,7 +27,9 @@ export async function get(path, query = {}) {
     kept.set(key, answer); // the newest again
     return answer;
   }
-  const asked = recorded ? fromRecord(key) : ask("GET", path, query).then(answer => (answer.job ? finish(answer.job) : answer)); // a slow one comes as a job
+  const asked = recorded
+    ? fromRecord(key)
+    : ask("GET", path, query).then(answer => (answer.job ? finish(answer.job) : answer)); // a slow one comes as a job
   kept.set(key, asked);
   asked.catch(() => kept.delete(key));
   for (const old of kept.keys()) if (kept.size > KEPT) kept.delete(old);
@@ -58,7 +60,8 @@ async function ask(method, path, query = {}, body = undefined) {
   } catch {
     throw new Refusal(`The server's answer (${reply.status}) is no JSON.`, "", reply.status);
   }
-  if (!reply.ok) throw new Refusal(answer.error ?? `The server answered ${reply.status}.`, answer.do ?? "", reply.status);
+  if (!reply.ok)
+    throw new Refusal(answer.error ?? `The server answered ${reply.status}.`, answer.do ?? "", reply.status);
   return answer;
 }
 
@@ -89,7 +92,8 @@ export function onJob(listener) {
   watcher = listener;
 }
 
-const running = new Map(), stopped = new Set();
+const running = new Map(),
+  stopped = new Set();
 
 export async function finish(job) {
   try {

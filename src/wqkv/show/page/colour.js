@@ -1,7 +1,15 @@
 // One hue from weight 0 to weight 1, away from the ground; the same stops as show/html.py.
 
-const LIGHT = [[239, 244, 250], [49, 127, 201], [8, 36, 84]];
-const DARK = [[29, 36, 46], [47, 123, 196], [214, 236, 255]];
+const LIGHT = [
+  [239, 244, 250],
+  [49, 127, 201],
+  [8, 36, 84],
+];
+const DARK = [
+  [29, 36, 46],
+  [47, 123, 196],
+  [214, 236, 255],
+];
 
 const system = matchMedia("(prefers-color-scheme: dark)");
 
@@ -12,7 +20,8 @@ function isDark() {
 
 // The colour of a value from 0 to 1, as [red, green, blue].
 export function ramp(value) {
-  const stops = isDark() ? DARK : LIGHT, at = 2 * Math.min(Math.max(value, 0), 1);
+  const stops = isDark() ? DARK : LIGHT,
+    at = 2 * Math.min(Math.max(value, 0), 1);
   const [low, high] = at < 1 ? [stops[0], stops[1]] : [stops[1], stops[2]];
   return low.map((a, i) => Math.round(a + (high[i] - a) * (at < 1 ? at : at - 1)));
 }

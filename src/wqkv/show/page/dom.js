@@ -30,8 +30,12 @@ function there(children) {
 const scrolled = new Map(); // where parts stood, by their data-scroll
 let lost = null; // the data-key of what had the focus and is to have it again
 
-addEventListener("focusin", () => { lost = null; });
-addEventListener("pointerdown", () => { lost = null; });
+addEventListener("focusin", () => {
+  lost = null;
+});
+addEventListener("pointerdown", () => {
+  lost = null;
+});
 
 // New children for a place. What had the focus there (by its data-key) has it again, even if it
 // comes later, and what was scrolled stays scrolled.
@@ -40,10 +44,15 @@ export function fill(place, ...children) {
   const at = active?.matches("input[type='text'], textarea") ? active.selectionStart : null;
   if (active?.dataset.key) lost = active.dataset.key;
   const key = lost;
-  for (const part of place.querySelectorAll("[data-scroll]")) scrolled.set(part.dataset.scroll, [part.scrollLeft, part.scrollTop]);
+  for (const part of place.querySelectorAll("[data-scroll]"))
+    scrolled.set(part.dataset.scroll, [part.scrollLeft, part.scrollTop]);
   place.replaceChildren(...there(children));
-  for (const part of place.querySelectorAll("[data-scroll]")) [part.scrollLeft, part.scrollTop] = scrolled.get(part.dataset.scroll) ?? [0, 0];
-  const again = key && document.activeElement === document.body && [...place.querySelectorAll("[data-key]")].find(part => part.dataset.key === key);
+  for (const part of place.querySelectorAll("[data-scroll]"))
+    [part.scrollLeft, part.scrollTop] = scrolled.get(part.dataset.scroll) ?? [0, 0];
+  const again =
+    key &&
+    document.activeElement === document.body &&
+    [...place.querySelectorAll("[data-key]")].find(part => part.dataset.key === key);
   if (!again) return;
   again.focus({ preventScroll: true });
   if (at !== null) again.setSelectionRange(at, at);
@@ -82,7 +91,9 @@ export function short(value, digits = 4) {
   if (value === 0) return "0";
   if (Number.isInteger(value) && Math.abs(value) < 1e6) return value.toLocaleString("en");
   const size = Math.abs(value);
-  return size < 1e-3 || size >= 1e6 ? power(value, Math.min(digits, 2) - 1) : String(Number(value.toPrecision(digits)));
+  return size < 1e-3 || size >= 1e6
+    ? power(value, Math.min(digits, 2) - 1)
+    : String(Number(value.toPrecision(digits)));
 }
 
 export function count(value) {
@@ -96,12 +107,20 @@ export function visible(word) {
     if (c === " ") return c;
     const known = { "\n": "\\n", "\r": "\\r", "\t": "\\t" }[c];
     const code = c.codePointAt(0).toString(16);
-    return known ?? (code.length <= 2 ? `\\x${code.padStart(2, "0")}` : code.length <= 4 ? `\\u${code.padStart(4, "0")}` : `\\U${code.padStart(8, "0")}`);
+    return (
+      known ??
+      (code.length <= 2
+        ? `\\x${code.padStart(2, "0")}`
+        : code.length <= 4
+          ? `\\u${code.padStart(4, "0")}`
+          : `\\U${code.padStart(8, "0")}`)
+    );
   });
 }
 
 export function label(word) {
-  const text = visible(word), parts = [...text];
+  const text = visible(word),
+    parts = [...text];
   return parts.length <= 20 ? text : parts.slice(0, 17).join("") + "...";
 }
 
@@ -122,8 +141,16 @@ export function clamp(value, low, high) {
 // The arrow keys walk the parts of a widget: the one chosen takes Tab, the others are reached from it.
 export function walk(event, parts, columns = 1, choose = part => part.click()) {
   const at = parts.indexOf(event.target.closest("[data-key]"));
-  const move = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns, Home: -at, End: parts.length - 1 - at }[event.key];
-  if (at < 0 || move === undefined || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  const move = {
+    ArrowLeft: -1,
+    ArrowRight: 1,
+    ArrowUp: -columns,
+    ArrowDown: columns,
+    Home: -at,
+    End: parts.length - 1 - at,
+  }[event.key];
+  if (at < 0 || move === undefined || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey)
+    return;
   event.preventDefault();
   event.stopPropagation();
   const to = parts[at + move];

@@ -11,65 +11,213 @@ const TYPED = 20000; // characters that are put back into the box
 const THEMES = ["", "light", "dark"];
 
 export function drawTop(openText) {
-  const text = here.text ? here.text.text ?? "" : state.text ?? "", typed = text.length <= TYPED ? text : "";
-  const field = h("textarea", { id: "text", "data-key": "text", rows: 1, placeholder: t("placeholder"), "aria-label": t("textToRead"), value: typed, spellcheck: "false", onkeydown: event => {
-    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
-      event.preventDefault();
-      openText(field.value);
-    }
-  } });
-  const form = recorded ? null : h("form", { class: "ask", onsubmit: event => {
-    event.preventDefault();
-    openText(field.value);
-  } }, field, h("button", { type: "submit", class: "main", "data-key": "read" }, t("read")));
+  const text = here.text ? (here.text.text ?? "") : (state.text ?? ""),
+    typed = text.length <= TYPED ? text : "";
+  const field = h("textarea", {
+    id: "text",
+    "data-key": "text",
+    rows: 1,
+    placeholder: t("placeholder"),
+    "aria-label": t("textToRead"),
+    value: typed,
+    spellcheck: "false",
+    onkeydown: event => {
+      if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+        event.preventDefault();
+        openText(field.value);
+      }
+    },
+  });
+  const form = recorded
+    ? null
+    : h(
+        "form",
+        {
+          class: "ask",
+          onsubmit: event => {
+            event.preventDefault();
+            openText(field.value);
+          },
+        },
+        field,
+        h("button", { type: "submit", class: "main", "data-key": "read" }, t("read")),
+      );
   const { model } = here;
   return [
-    h("div", { class: "topbar" },
-      h("p", { class: "brand" }, h("b", {}, "wqkv"), model && h("span", {}, h("bdi", {}, model.name), h("small", {}, t("modelSize", { layers: model.n_layer, heads: model.n_head, d: model.d_model })))),
+    h(
+      "div",
+      { class: "topbar" },
+      h(
+        "p",
+        { class: "brand" },
+        h("b", {}, "wqkv"),
+        model &&
+          h(
+            "span",
+            {},
+            h("bdi", {}, model.name),
+            h("small", {}, t("modelSize", { layers: model.n_layer, heads: model.n_head, d: model.d_model })),
+          ),
+      ),
       form,
-      h("div", { class: "tools" },
-        h("button", { class: "quiet", "data-key": "lang", lang: lang() === "en" ? "zh-CN" : "en", onclick: () => go({ lang: lang() === "en" ? "zh" : "en" }) }, t("language")),
-        h("button", { class: "quiet", "data-key": "theme", "aria-label": t("theme", { now: t(state.theme || "auto") }), title: t("theme", { now: t(state.theme || "auto") }), onclick: () => go({ theme: THEMES[(THEMES.indexOf(state.theme) + 1) % 3] }) }, { "": "◐", light: "○", dark: "●" }[state.theme] ?? "◐"),
-        h("button", { class: "quiet", "data-key": "keys", "aria-label": t("keys"), title: t("keys"), onclick: drawKeys }, "?"),
-        here.text && !recorded && saveMenu())),
+      h(
+        "div",
+        { class: "tools" },
+        h(
+          "button",
+          {
+            class: "quiet",
+            "data-key": "lang",
+            lang: lang() === "en" ? "zh-CN" : "en",
+            onclick: () => go({ lang: lang() === "en" ? "zh" : "en" }),
+          },
+          t("language"),
+        ),
+        h(
+          "button",
+          {
+            class: "quiet",
+            "data-key": "theme",
+            "aria-label": t("theme", { now: t(state.theme || "auto") }),
+            title: t("theme", { now: t(state.theme || "auto") }),
+            onclick: () => go({ theme: THEMES[(THEMES.indexOf(state.theme) + 1) % 3] }),
+          },
+          { "": "◐", light: "○", dark: "●" }[state.theme] ?? "◐",
+        ),
+        h(
+          "button",
+          {
+            class: "quiet",
+            "data-key": "keys",
+            "aria-label": t("keys"),
+            title: t("keys"),
+            onclick: drawKeys,
+          },
+          "?",
+        ),
+        here.text && !recorded && saveMenu(),
+      ),
+    ),
     recorded && recordedNote(),
   ];
 }
 
 function saveMenu() {
-  const link = h("a", { href: "#", "data-key": "export", onclick: () => { // asks for what is looked at now
-    const { layer, head, word } = state;
-    link.href = `api/views/${state.v}/export?${new URLSearchParams({ layer, head, word, lang: lang() })}`;
-  } }, t("wholePage"));
+  const link = h(
+    "a",
+    {
+      href: "#",
+      "data-key": "export",
+      onclick: () => {
+        // asks for what is looked at now
+        const { layer, head, word } = state;
+        link.href = `api/views/${state.v}/export?${new URLSearchParams({ layer, head, word, lang: lang() })}`;
+      },
+    },
+    t("wholePage"),
+  );
   link.setAttribute("download", "");
-  return h("details", { class: "menu" }, h("summary", { "data-key": "menu" }, t("menu")), h("div", {}, link, h("p", { class: "note" }, t("wholePageSays")), h("p", { class: "note" }, t("savedHere"))));
+  return h(
+    "details",
+    { class: "menu" },
+    h("summary", { "data-key": "menu" }, t("menu")),
+    h(
+      "div",
+      {},
+      link,
+      h("p", { class: "note" }, t("wholePageSays")),
+      h("p", { class: "note" }, t("savedHere")),
+    ),
+  );
 }
 
 function recordedNote() {
-  const bytes = new Blob([document.documentElement.outerHTML]).size, kilo = value => `${count(Math.round(value / 1024))} KB`;
-  return h("p", { class: "recorded" }, t("recordedSays", { size: kilo(bytes), cap: kilo(recorded.cap ?? bytes) }), recorded.left_out?.length ? ` ${t("leftOut", { what: recorded.left_out.join("; ") })}` : "");
+  const bytes = new Blob([document.documentElement.outerHTML]).size,
+    kilo = value => `${count(Math.round(value / 1024))} KB`;
+  return h(
+    "p",
+    { class: "recorded" },
+    t("recordedSays", { size: kilo(bytes), cap: kilo(recorded.cap ?? bytes) }),
+    recorded.left_out?.length ? ` ${t("leftOut", { what: recorded.left_out.join("; ") })}` : "",
+  );
 }
 
 // Layer, head, word: each can be stepped, chosen, or typed.
 export function drawWhere() {
-  const { layer, head, word } = state, { model, text } = here;
-  const heads = [...Array(model.n_head).keys()].map(j => [j, String(j)]), layers = [...Array(model.n_layer).keys()].map(l => [l, String(l)]);
+  const { layer, head, word } = state,
+    { model, text } = here;
+  const heads = [...Array(model.n_head).keys()].map(j => [j, String(j)]),
+    layers = [...Array(model.n_layer).keys()].map(l => [l, String(l)]);
   const words = size() <= CHOICES ? text.words.map((one, j) => [j, `${j}  ${visible(one)}`]) : null;
   return [
-    stepper("layer", layer, model.n_layer, layers), stepper("head", head, model.n_head, heads), stepper("word", word, size(), words),
-    h("p", { class: "now" }, words ? null : bdi(text.words[word], { class: "chosen" }), h("span", {}, t("words", { n: count(size()) })), h("span", {}, model.dtype ?? "float32"), h("span", {}, text.engine ?? ""), proofSign()),
+    stepper("layer", layer, model.n_layer, layers),
+    stepper("head", head, model.n_head, heads),
+    stepper("word", word, size(), words),
+    h(
+      "p",
+      { class: "now" },
+      words ? null : bdi(text.words[word], { class: "chosen" }),
+      h("span", {}, t("words", { n: count(size()) })),
+      h("span", {}, model.dtype ?? "float32"),
+      h("span", {}, text.engine ?? ""),
+      proofSign(),
+    ),
     text.proofs?.[layer]?.holds === false && h("p", { class: "residual failed" }, proofFacts()),
   ];
 }
 
 function stepper(what, value, n, options) {
-  const to = next => go({ [what]: Math.min(Math.max(next, 0), n - 1), other: null, ...(what === "word" ? { set: null } : {}) });
+  const to = next =>
+    go({
+      [what]: Math.min(Math.max(next, 0), n - 1),
+      other: null,
+      ...(what === "word" ? { set: null } : {}),
+    });
   const field = options
-    ? h("select", { id: `pick-${what}`, "data-key": `pick-${what}`, onchange: event => to(Number(event.target.value)) }, options.map(([j, name]) => h("option", { value: j, selected: j === value }, name)))
-    : h("input", { type: "number", id: `pick-${what}`, "data-key": `pick-${what}`, min: 0, max: n - 1, value, onchange: event => to(Number(event.target.value) || 0) });
-  return h("div", { class: "stepper" }, h("label", { for: `pick-${what}` }, t(what)), h("span", { class: "joined" },
-    h("button", { "data-key": `less-${what}`, "aria-label": t("previous", { what: t(what) }), disabled: value === 0, onclick: () => to(value - 1) }, "‹"), field,
-    h("button", { "data-key": `more-${what}`, "aria-label": t("following", { what: t(what) }), disabled: value === n - 1, onclick: () => to(value + 1) }, "›")));
+    ? h(
+        "select",
+        { id: `pick-${what}`, "data-key": `pick-${what}`, onchange: event => to(Number(event.target.value)) },
+        options.map(([j, name]) => h("option", { value: j, selected: j === value }, name)),
+      )
+    : h("input", {
+        type: "number",
+        id: `pick-${what}`,
+        "data-key": `pick-${what}`,
+        min: 0,
+        max: n - 1,
+        value,
+        onchange: event => to(Number(event.target.value) || 0),
+      });
+  return h(
+    "div",
+    { class: "stepper" },
+    h("label", { for: `pick-${what}` }, t(what)),
+    h(
+      "span",
+      { class: "joined" },
+      h(
+        "button",
+        {
+          "data-key": `less-${what}`,
+          "aria-label": t("previous", { what: t(what) }),
+          disabled: value === 0,
+          onclick: () => to(value - 1),
+        },
+        "‹",
+      ),
+      field,
+      h(
+        "button",
+        {
+          "data-key": `more-${what}`,
+          "aria-label": t("following", { what: t(what) }),
+          disabled: value === n - 1,
+          onclick: () => to(value + 1),
+        },
+        "›",
+      ),
+    ),
+  );
 }
 
 export function jobBar(job) {
@@ -79,17 +227,47 @@ export function jobBar(job) {
   const bar = h("progress", { max: job.total || 1, "aria-label": t(`job_${job.what}`) });
   if (job.total) bar.value = job.done ?? 0;
   else bar.removeAttribute("value"); // how long is not known
-  fill(place, h("span", {}, job.state === "waiting" ? t("wait") : t(`job_${job.what}`)), bar, h("button", { class: "quiet", "data-key": "cancel", onclick: () => cancel(job.job) }, t("cancel")));
+  fill(
+    place,
+    h("span", {}, job.state === "waiting" ? t("wait") : t(`job_${job.what}`)),
+    bar,
+    h("button", { class: "quiet", "data-key": "cancel", onclick: () => cancel(job.job) }, t("cancel")),
+  );
 }
 
 // An error as one sentence and what to do.
 export function drawNotice(error, again = null) {
   const known = { 410: t("notRecorded"), [-1]: t("gone"), 499: t("cancelled") }[error.status];
-  return h("div", { class: error.status === 410 ? "notice calm" : "notice" }, h("p", {}, known ?? error.message), error.todo && h("p", {}, error.todo), again && error.status !== 410 && h("button", { "data-key": "again", onclick: again }, t("again")));
+  return h(
+    "div",
+    { class: error.status === 410 ? "notice calm" : "notice" },
+    h("p", {}, known ?? error.message),
+    error.todo && h("p", {}, error.todo),
+    again && error.status !== 410 && h("button", { "data-key": "again", onclick: again }, t("again")),
+  );
 }
 
 export function drawKeys() {
-  const dialog = document.getElementById("keys"), rows = [["← →", "steps"], ["1 – 7", "number"], ["Esc", "escape"], ["L", "layer"], ["H", "head"], ["W", "word"], ["V", "view"], ["?", "help"]];
-  fill(dialog, h("h2", {}, t("keysTitle")), h("dl", {}, rows.map(([key, name]) => h("div", {}, h("dt", {}, h("kbd", {}, key)), h("dd", {}, t(`key_${name}`))))), h("form", { method: "dialog" }, h("button", {}, t("close"))));
+  const dialog = document.getElementById("keys"),
+    rows = [
+      ["← →", "steps"],
+      ["1 – 7", "number"],
+      ["Esc", "escape"],
+      ["L", "layer"],
+      ["H", "head"],
+      ["W", "word"],
+      ["V", "view"],
+      ["?", "help"],
+    ];
+  fill(
+    dialog,
+    h("h2", {}, t("keysTitle")),
+    h(
+      "dl",
+      {},
+      rows.map(([key, name]) => h("div", {}, h("dt", {}, h("kbd", {}, key)), h("dd", {}, t(`key_${name}`)))),
+    ),
+    h("form", { method: "dialog" }, h("button", {}, t("close"))),
+  );
   dialog.showModal();
 }

@@ -11,33 +11,97 @@ import { t } from "./words.js";
 
 export async function generateView() {
   if (!here.model.generates) return h("p", { class: "note" }, t("noGenerate", { model: here.model.name }));
-  const form = h("form", { class: "controls", onsubmit: event => {
-    event.preventDefault();
-    go({ count: String(clamp(Number(amount.value) || 8, 1, 64)), moment: 0 });
-  } }, h("label", { for: "amount" }, t("howMany")));
-  const amount = h("input", { type: "number", id: "amount", "data-key": "amount", min: 1, max: 64, value: state.count ?? 8 });
+  const form = h(
+    "form",
+    {
+      class: "controls",
+      onsubmit: event => {
+        event.preventDefault();
+        go({ count: String(clamp(Number(amount.value) || 8, 1, 64)), moment: 0 });
+      },
+    },
+    h("label", { for: "amount" }, t("howMany")),
+  );
+  const amount = h("input", {
+    type: "number",
+    id: "amount",
+    "data-key": "amount",
+    min: 1,
+    max: 64,
+    value: state.count ?? 8,
+  });
   form.append(amount, h("button", { type: "submit", "data-key": "generate" }, t("write")));
   if (!state.count) return [form, h("p", { class: "note" }, t("generateSays"))];
-  const answer = await workOnce(`views/${state.v}/generate`, { count: Number(state.count) }), last = answer.steps.length - 1, moment = clamp(state.moment ?? 0, 0, Math.max(last, 0));
+  const answer = await workOnce(`views/${state.v}/generate`, { count: Number(state.count) }),
+    last = answer.steps.length - 1,
+    moment = clamp(state.moment ?? 0, 0, Math.max(last, 0));
   if (last < 0) return [form, h("p", { class: "note" }, t("nothingWritten"))];
-  const step = answer.steps[moment], { layer, head } = state;
+  const step = answer.steps[moment],
+    { layer, head } = state;
   // The row that chose a word is that of the word before it.
-  const row = answer.view ? await get(`views/${answer.view}/row`, { layer, head, i: step.position - 1 }) : await about("row", { layer, head, i: step.position - 1 });
-  return [form, scrubber(answer, moment, last), sentence(answer, step, row), h("div", { class: "twolists" }, candidates(step), looked(answer, row)),
-    foot({ name: `step-${moment}`, python: answer.python, data: answer, word: null, picture: () => barPicture(`${t("candidates")} (${step.position})`, step.top.map(one => [visible(one.word), one.probability])) })];
+  const row = answer.view
+    ? await get(`views/${answer.view}/row`, { layer, head, i: step.position - 1 })
+    : await about("row", { layer, head, i: step.position - 1 });
+  return [
+    form,
+    scrubber(answer, moment, last),
+    sentence(answer, step, row),
+    h("div", { class: "twolists" }, candidates(step), looked(answer, row)),
+    foot({
+      name: `step-${moment}`,
+      python: answer.python,
+      data: answer,
+      word: null,
+      picture: () =>
+        barPicture(
+          `${t("candidates")} (${step.position})`,
+          step.top.map(one => [visible(one.word), one.probability]),
+        ),
+    }),
+  ];
 }
 
 function scrubber(answer, moment, last) {
-  const slider = h("input", { type: "range", min: 0, max: last, value: moment, "data-key": "moment", "aria-label": t("stepOf", { at: moment + 1, all: last + 1 }), oninput: event => go({ moment: Number(event.target.value) }, true) });
-  return h("div", { class: "controls scrub" }, h("button", { "data-key": "moment-back", disabled: moment === 0, onclick: () => go({ moment: moment - 1 }) }, "←"), slider,
-    h("button", { "data-key": "moment-next", disabled: moment === last, onclick: () => go({ moment: moment + 1 }) }, "→"), h("span", {}, t("stepOf", { at: moment + 1, all: last + 1 })));
+  const slider = h("input", {
+    type: "range",
+    min: 0,
+    max: last,
+    value: moment,
+    "data-key": "moment",
+    "aria-label": t("stepOf", { at: moment + 1, all: last + 1 }),
+    oninput: event => go({ moment: Number(event.target.value) }, true),
+  });
+  return h(
+    "div",
+    { class: "controls scrub" },
+    h(
+      "button",
+      { "data-key": "moment-back", disabled: moment === 0, onclick: () => go({ moment: moment - 1 }) },
+      "←",
+    ),
+    slider,
+    h(
+      "button",
+      { "data-key": "moment-next", disabled: moment === last, onclick: () => go({ moment: moment + 1 }) },
+      "→",
+    ),
+    h("span", {}, t("stepOf", { at: moment + 1, all: last + 1 })),
+  );
 }
 
 // The text so far, tinted by the weights of the row that chose the next word.
 function sentence(answer, step, row) {
-  const weights = new Map(entriesOf(row).map(one => [one.index, one.weight])), first = answer.steps[0].position;
+  const weights = new Map(entriesOf(row).map(one => [one.index, one.weight])),
+    first = answer.steps[0].position;
   const words = answer.words.slice(0, step.position + 1).map((word, j) => {
-    const part = h("bdi", { class: `w${j >= first ? " new" : ""}${j === step.position ? " chosen" : ""}`, title: `${j}: ${weights.has(j) ? weight(weights.get(j)) : ""}` }, visible(word));
+    const part = h(
+      "bdi",
+      {
+        class: `w${j >= first ? " new" : ""}${j === step.position ? " chosen" : ""}`,
+        title: `${j}: ${weights.has(j) ? weight(weights.get(j)) : ""}`,
+      },
+      visible(word),
+    );
     if (j !== step.position && weights.get(j) > 0.0005) paint(part, tint(weights.get(j)));
     return [part, " "];
   });
@@ -46,12 +110,56 @@ function sentence(answer, step, row) {
 
 function candidates(step) {
   const top = step.top[0]?.probability ?? 1;
-  return h("section", {}, h("h3", {}, t("candidates")), h("table", { class: "ranking n1" }, h("tbody", {}, step.top.map(({ word, probability }) => h("tr", { class: word === step.word ? "chosen" : null },
-    h("th", { scope: "row" }, h("bdi", {}, visible(word))), h("td", { class: "right", title: String(probability) }, fixed(probability, 3)), h("td", { class: "barcell" }, bar(probability, top)))))));
+  return h(
+    "section",
+    {},
+    h("h3", {}, t("candidates")),
+    h(
+      "table",
+      { class: "ranking n1" },
+      h(
+        "tbody",
+        {},
+        step.top.map(({ word, probability }) =>
+          h(
+            "tr",
+            { class: word === step.word ? "chosen" : null },
+            h("th", { scope: "row" }, h("bdi", {}, visible(word))),
+            h("td", { class: "right", title: String(probability) }, fixed(probability, 3)),
+            h("td", { class: "barcell" }, bar(probability, top)),
+          ),
+        ),
+      ),
+    ),
+  );
 }
 
 function looked(answer, row) {
-  const ranked = entriesOf(row).sort((a, b) => b.weight - a.weight).slice(0, 8), top = ranked[0]?.weight ?? 1;
-  return h("section", {}, h("h3", {}, t("lookedThen", { layer: state.layer, head: state.head })), h("table", { class: "ranking n1" }, h("tbody", {}, ranked.map(({ index, weight: value }) => h("tr", {},
-    h("td", { class: "at" }, index), h("th", { scope: "row" }, bdi(answer.words[index])), h("td", { class: "right", title: String(value) }, weight(value)), h("td", { class: "barcell" }, bar(value, top)))))));
+  const ranked = entriesOf(row)
+      .sort((a, b) => b.weight - a.weight)
+      .slice(0, 8),
+    top = ranked[0]?.weight ?? 1;
+  return h(
+    "section",
+    {},
+    h("h3", {}, t("lookedThen", { layer: state.layer, head: state.head })),
+    h(
+      "table",
+      { class: "ranking n1" },
+      h(
+        "tbody",
+        {},
+        ranked.map(({ index, weight: value }) =>
+          h(
+            "tr",
+            {},
+            h("td", { class: "at" }, index),
+            h("th", { scope: "row" }, bdi(answer.words[index])),
+            h("td", { class: "right", title: String(value) }, weight(value)),
+            h("td", { class: "barcell" }, bar(value, top)),
+          ),
+        ),
+      ),
+    ),
+  );
 }

@@ -10,29 +10,79 @@ import { lang, t } from "./words.js";
 import { later } from "./later.js";
 
 const STATISTICS = ["entropy", "received", "distance", "sink", "label"];
-const ENLARGED = 64, SMALL = 24;
+const ENLARGED = 64,
+  SMALL = 24;
 
 export async function gridView() {
-  const { layer, head, stat } = state, little = stat === "maps", statistic = little ? "entropy" : stat;
-  const grid = about("grid", { statistic }), thumbnail = about("thumbnail", { layer, head, size: ENLARGED });
+  const { layer, head, stat } = state,
+    little = stat === "maps",
+    statistic = little ? "entropy" : stat;
+  const grid = about("grid", { statistic }),
+    thumbnail = about("thumbnail", { layer, head, size: ENLARGED });
   const maps = little ? Promise.all(grid0().map(l => about("thumbnail", { layer: l, size: SMALL }))) : null;
   return [
-    h("div", { class: "controls" }, h("span", { class: "segmented", role: "group", "aria-label": t("colourBy") },
-      [...STATISTICS, "maps"].map(name => h("button", { "data-key": `stat-${name}`, "aria-pressed": String(stat === name), onclick: () => go({ stat: name }) }, t(`stat_${name}`))))),
+    h(
+      "div",
+      { class: "controls" },
+      h(
+        "span",
+        { class: "segmented", role: "group", "aria-label": t("colourBy") },
+        [...STATISTICS, "maps"].map(name =>
+          h(
+            "button",
+            {
+              "data-key": `stat-${name}`,
+              "aria-pressed": String(stat === name),
+              onclick: () => go({ stat: name }),
+            },
+            t(`stat_${name}`),
+          ),
+        ),
+      ),
+    ),
     h("p", { class: "note" }, t(`says_${stat}`)),
-    h("div", { class: "gridsplit" },
-      later(Promise.all([grid, maps]), ([found, drawn]) => [table(found, drawn, little), legend(found, stat)]),
-      h("aside", { class: "enlarged" }, h("h3", {}, t("atBoth", { layer, head })), later(grid, numbersOf), later(thumbnail, large), sharing())),
-    later(Promise.all([grid, thumbnail]), ([found, small]) => foot({ name: `heads-${stat}`, python: little ? small.python : found.python, data: found, picture: () => gridPicture(found, stat), word: null })),
+    h(
+      "div",
+      { class: "gridsplit" },
+      later(Promise.all([grid, maps]), ([found, drawn]) => [
+        table(found, drawn, little),
+        legend(found, stat),
+      ]),
+      h(
+        "aside",
+        { class: "enlarged" },
+        h("h3", {}, t("atBoth", { layer, head })),
+        later(grid, numbersOf),
+        later(thumbnail, large),
+        sharing(),
+      ),
+    ),
+    later(Promise.all([grid, thumbnail]), ([found, small]) =>
+      foot({
+        name: `heads-${stat}`,
+        python: little ? small.python : found.python,
+        data: found,
+        picture: () => gridPicture(found, stat),
+        word: null,
+      }),
+    ),
   ];
 }
 
 function table(grid, maps, little) {
   const cells = [];
-  return h("div", {
-    class: little ? "heads maps" : "heads", role: "grid", "aria-label": t("gridOf", { statistic: t(`stat_${state.stat}`) }), "data-scroll": "heads",
-    onkeydown: event => walk(event, cells, here.model.n_head),
-  }, headNumbers(), grid0().map(l => layerRow(l, grid, maps?.[l], cells)));
+  return h(
+    "div",
+    {
+      class: little ? "heads maps" : "heads",
+      role: "grid",
+      "aria-label": t("gridOf", { statistic: t(`stat_${state.stat}`) }),
+      "data-scroll": "heads",
+      onkeydown: event => walk(event, cells, here.model.n_head),
+    },
+    headNumbers(),
+    grid0().map(l => layerRow(l, grid, maps?.[l], cells)),
+  );
 }
 
 function grid0() {
@@ -40,21 +90,37 @@ function grid0() {
 }
 
 function groups() {
-  const { n_head, n_kv_head } = here.model, per = n_head / n_kv_head;
-  return Array.from({ length: n_kv_head }, (_, group) => Array.from({ length: per }, (_, i) => group * per + i));
+  const { n_head, n_kv_head } = here.model,
+    per = n_head / n_kv_head;
+  return Array.from({ length: n_kv_head }, (_, group) =>
+    Array.from({ length: per }, (_, i) => group * per + i),
+  );
 }
 
 function headNumbers() {
-  return h("div", { class: "headrow", "aria-hidden": "true" }, h("span", { class: "lname" }), groups().map(heads => together(heads.map(j => h("span", { class: "hname" }, j)))));
+  return h(
+    "div",
+    { class: "headrow", "aria-hidden": "true" },
+    h("span", { class: "lname" }),
+    groups().map(heads => together(heads.map(j => h("span", { class: "hname" }, j)))),
+  );
 }
 
 function layerRow(l, grid, thumbnails, cells) {
-  return h("div", { class: "headrow", role: "row" }, h("span", { class: "lname", role: "rowheader" }, l),
-    groups().map(heads => together(heads.map(j => {
-      const cell = headCell(l, j, grid, thumbnails?.heads[j]);
-      cells.push(cell);
-      return cell;
-    }))));
+  return h(
+    "div",
+    { class: "headrow", role: "row" },
+    h("span", { class: "lname", role: "rowheader" }, l),
+    groups().map(heads =>
+      together(
+        heads.map(j => {
+          const cell = headCell(l, j, grid, thumbnails?.heads[j]);
+          cells.push(cell);
+          return cell;
+        }),
+      ),
+    ),
+  );
 }
 
 // The heads of one group, as wide as they are many.
@@ -65,19 +131,33 @@ function together(parts) {
 }
 
 function headCell(l, j, grid, values) {
-  const value = grid.values[l][j], name = grid.labels?.[l]?.[j], chosen = l === state.layer && j === state.head;
+  const value = grid.values[l][j],
+    name = grid.labels?.[l]?.[j],
+    chosen = l === state.layer && j === state.head;
   const says = `${t("atBoth", { layer: l, head: j })}: ${t(`stat_${grid.statistic}`)} ${statText(grid, value)}${name ? `, ${labelText(name)}` : ""}`;
-  const cell = h("button", {
-    class: "hcell", role: "gridcell", "data-key": `h-${l}-${j}`, "aria-selected": String(chosen), tabindex: chosen ? 0 : -1, "aria-label": says, title: says,
-    onclick: () => go({ layer: l, head: j, other: null }),
-  }, values ? null : name ? t(`brief_${name}`) : value === null ? "" : brief(value));
+  const cell = h(
+    "button",
+    {
+      class: "hcell",
+      role: "gridcell",
+      "data-key": `h-${l}-${j}`,
+      "aria-selected": String(chosen),
+      tabindex: chosen ? 0 : -1,
+      "aria-label": says,
+      title: says,
+      onclick: () => go({ layer: l, head: j, other: null }),
+    },
+    values ? null : name ? t(`brief_${name}`) : value === null ? "" : brief(value),
+  );
   if (values) cell.append(drawPlain(values));
   else if (value !== null) paint(cell, ramp(share(grid, value)));
   return cell;
 }
 
 function brief(value) {
-  return Math.abs(value) >= 10 ? String(Math.round(value)) : fixed(value, 1).replace(/\.0$/, "").replace(/^0\./, ".");
+  return Math.abs(value) >= 10
+    ? String(Math.round(value))
+    : fixed(value, 1).replace(/\.0$/, "").replace(/^0\./, ".");
 }
 
 function share(grid, value) {
@@ -96,53 +176,120 @@ function labelText(name) {
 function legend(grid, stat) {
   if (stat === "maps") return h("p", { class: "note" }, t("mapsSay"));
   const steps = Array.from({ length: 9 }, (_, i) => i / 8);
-  const bar = h("p", { class: "scale" }, h("span", {}, `${short(grid.low, 3)}`), steps.map(at => {
-    const swatch = h("b", {}, "");
-    swatch.style.backgroundColor = css(ramp(at));
-    return swatch;
-  }), h("span", {}, `${short(grid.high, 3)} ${t(`unit_${grid.unit}`, {}, grid.unit)}`));
+  const bar = h(
+    "p",
+    { class: "scale" },
+    h("span", {}, `${short(grid.low, 3)}`),
+    steps.map(at => {
+      const swatch = h("b", {}, "");
+      swatch.style.backgroundColor = css(ramp(at));
+      return swatch;
+    }),
+    h("span", {}, `${short(grid.high, 3)} ${t(`unit_${grid.unit}`, {}, grid.unit)}`),
+  );
   if (!grid.labels) return bar;
   const counts = new Map();
   for (const name of grid.labels.flat()) counts.set(name, (counts.get(name) ?? 0) + 1);
-  return [bar, h("dl", { class: "labels" }, [...counts].sort((a, b) => b[1] - a[1]).map(([name, n]) => h("div", {}, h("dt", {}, t(`brief_${name}`)), h("dd", {}, `${labelText(name)} (${n})`))))];
+  return [
+    bar,
+    h(
+      "dl",
+      { class: "labels" },
+      [...counts]
+        .sort((a, b) => b[1] - a[1])
+        .map(([name, n]) =>
+          h("div", {}, h("dt", {}, t(`brief_${name}`)), h("dd", {}, `${labelText(name)} (${n})`)),
+        ),
+    ),
+  ];
 }
 
 // The chosen head's number, or its label with the evidence.
 function numbersOf(grid) {
-  const { layer, head } = state, value = grid.values[layer][head], name = grid.labels?.[layer][head];
+  const { layer, head } = state,
+    value = grid.values[layer][head],
+    name = grid.labels?.[layer][head];
   return [
-    h("p", {}, name ? `${t("score")}: ` : `${t(`stat_${grid.statistic}`)}: `, h("b", { title: String(value) }, statText(grid, value))),
-    name && h("p", {}, h("b", {}, labelText(name)), " ", h("span", { lang: "en" }, grid.evidence[layer][head])),
+    h(
+      "p",
+      {},
+      name ? `${t("score")}: ` : `${t(`stat_${grid.statistic}`)}: `,
+      h("b", { title: String(value) }, statText(grid, value)),
+    ),
+    name &&
+      h("p", {}, h("b", {}, labelText(name)), " ", h("span", { lang: "en" }, grid.evidence[layer][head])),
   ];
 }
 
 function large({ values }) {
   return [
     h("div", { class: "bigmap" }, drawPlain(values, t("thumbnailOf", state))),
-    h("p", { class: "note" }, t(size() > ENLARGED ? "blockMeans" : "eachCell", { n: count(size()), size: values.length })),
+    h(
+      "p",
+      { class: "note" },
+      t(size() > ENLARGED ? "blockMeans" : "eachCell", { n: count(size()), size: values.length }),
+    ),
     h("p", {}, h("button", { "data-key": "to-map", onclick: () => go({ view: "map" }) }, t("openMap"))),
   ];
 }
 
 // Heads that share k and v: each head's q, and the one k and v of all.
 function sharing() {
-  const { layer, head, word } = state, per = here.model.n_head / here.model.n_kv_head, group = Math.floor(head / per);
+  const { layer, head, word } = state,
+    per = here.model.n_head / here.model.n_kv_head,
+    group = Math.floor(head / per);
   if (per === 1) return null;
   const heads = groups()[group];
-  return later(Promise.all(heads.map(one => about("story", { layer, head: one, word, lang: lang() }))), stories => h("section", { class: "shared" },
-    h("h4", {}, t("groupOf", { first: heads[0], last: heads.at(-1), group })),
-    stories.map((story, i) => vector(`q (${heads[i]})`, story.q)), vector("k", stories[0].k), vector("v", stories[0].v)));
+  return later(
+    Promise.all(heads.map(one => about("story", { layer, head: one, word, lang: lang() }))),
+    stories =>
+      h(
+        "section",
+        { class: "shared" },
+        h("h4", {}, t("groupOf", { first: heads[0], last: heads.at(-1), group })),
+        stories.map((story, i) => vector(`q (${heads[i]})`, story.q)),
+        vector("k", stories[0].k),
+        vector("v", stories[0].v),
+      ),
+  );
 }
 
 function gridPicture(grid, stat) {
-  const side = 34, left = 60, top = 60, { n_layer, n_head } = here.model, width = Math.max(480, left + n_head * side + 20);
-  const cells = grid.values.flatMap((row, l) => row.map((value, j) => {
-    const colour = ramp(value === null ? 0 : share(grid, value)), text = grid.labels ? t(`brief_${grid.labels[l][j]}`) : value === null ? "" : brief(value);
-    const shownText = said(text, left + j * side + side / 2, top + l * side + side / 2 + 4, "middle");
-    shownText.setAttribute("fill", inkOn(colour));
-    shownText.setAttribute("font-size", 11);
-    return [svg("rect", { x: left + j * side, y: top + l * side, width: side - 2, height: side - 2, fill: css(colour) }), shownText];
-  }));
-  const names = [...grid0().map(l => said(String(l), left - 10, top + l * side + side / 2 + 4, "end", "--soft")), ...Array.from({ length: n_head }, (_, j) => said(String(j), left + j * side + side / 2, top - 8, "middle", "--soft"))];
-  return sheet(`${here.model.name}: ${t(`stat_${stat}`)}, ${number(grid.low)} - ${number(grid.high)} ${t(`unit_${grid.unit}`, {}, grid.unit)}`, width, top + n_layer * side + 20, cells, names);
+  const side = 34,
+    left = 60,
+    top = 60,
+    { n_layer, n_head } = here.model,
+    width = Math.max(480, left + n_head * side + 20);
+  const cells = grid.values.flatMap((row, l) =>
+    row.map((value, j) => {
+      const colour = ramp(value === null ? 0 : share(grid, value)),
+        text = grid.labels ? t(`brief_${grid.labels[l][j]}`) : value === null ? "" : brief(value);
+      const shownText = said(text, left + j * side + side / 2, top + l * side + side / 2 + 4, "middle");
+      shownText.setAttribute("fill", inkOn(colour));
+      shownText.setAttribute("font-size", 11);
+      return [
+        svg("rect", {
+          x: left + j * side,
+          y: top + l * side,
+          width: side - 2,
+          height: side - 2,
+          fill: css(colour),
+        }),
+        shownText,
+      ];
+    }),
+  );
+  const names = [
+    ...grid0().map(l => said(String(l), left - 10, top + l * side + side / 2 + 4, "end", "--soft")),
+    ...Array.from({ length: n_head }, (_, j) =>
+      said(String(j), left + j * side + side / 2, top - 8, "middle", "--soft"),
+    ),
+  ];
+  return sheet(
+    `${here.model.name}: ${t(`stat_${stat}`)}, ${number(grid.low)} - ${number(grid.high)} ${t(`unit_${grid.unit}`, {}, grid.unit)}`,
+    width,
+    top + n_layer * side + 20,
+    cells,
+    names,
+  );
 }

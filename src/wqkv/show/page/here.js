@@ -30,8 +30,16 @@ export function named(position) {
 export function proofSign(layer = state.layer) {
   const proof = here.text.proofs?.[layer];
   if (!proof) return h("span", { class: "sign waits" }, t("unproved"));
-  const facts = t("proofFacts", { difference: proofNumber(proof.difference), tolerance: power(proof.tolerance), size: short(proof.size) });
-  return h("span", { class: proof.holds ? "sign holds" : "sign failed", title: facts }, proof.holds ? t("exact") : t("failed"));
+  const facts = t("proofFacts", {
+    difference: proofNumber(proof.difference),
+    tolerance: power(proof.tolerance),
+    size: short(proof.size),
+  });
+  return h(
+    "span",
+    { class: proof.holds ? "sign holds" : "sign failed", title: facts },
+    proof.holds ? t("exact") : t("failed"),
+  );
 }
 
 function proofNumber(value) {
@@ -41,33 +49,85 @@ function proofNumber(value) {
 export function proofFacts(layer = state.layer) {
   const proof = here.text.proofs?.[layer];
   if (!proof) return t("unproved");
-  const facts = t("proofFacts", { difference: proofNumber(proof.difference), tolerance: power(proof.tolerance), size: short(proof.size) });
+  const facts = t("proofFacts", {
+    difference: proofNumber(proof.difference),
+    tolerance: power(proof.tolerance),
+    size: short(proof.size),
+  });
   return `${proof.holds ? t("proofHolds") : t("proofFailed")} ${facts}`;
 }
 
 // The line under every view: layer, head, word, dtype, engine, exact or not; and the ways out.
 // `python` are the lines that give the same numbers; `picture()` makes an SVG; `data` goes into JSON.
-export function foot({ name, python, picture, data, layer = state.layer, head = state.head, word = state.word, other = null }) {
-  const { dtype } = here.model, facts = h("p", { class: "facts" });
+export function foot({
+  name,
+  python,
+  picture,
+  data,
+  layer = state.layer,
+  head = state.head,
+  word = state.word,
+  other = null,
+}) {
+  const { dtype } = here.model,
+    facts = h("p", { class: "facts" });
   const code = h("pre", { class: "code", hidden: true, tabindex: 0 }, python ?? "");
   if (layer !== null) facts.append(h("span", {}, t("atLayer", { layer })));
   if (head !== null) facts.append(h("span", {}, t("atHead", { head })));
-  if (word !== null) facts.append(h("span", {}, other === null ? [named(word)] : [named(word), " → ", named(other)]));
+  if (word !== null)
+    facts.append(h("span", {}, other === null ? [named(word)] : [named(word), " → ", named(other)]));
   facts.append(h("span", {}, dtype ?? "float32"), h("span", {}, here.text.engine ?? ""));
   facts.append(layer === null ? allProofs() : proofSign(layer));
-  const file = [here.model.name, name, layer !== null && `layer${layer}`, head !== null && `head${head}`].filter(Boolean).join("-");
-  return h("footer", { class: "foot" }, facts, h("p", { class: "ways" },
-    python && h("button", { class: "quiet", "data-key": `python-${name}`, onclick: event => showCode(event.currentTarget, code, python) }, t("python")),
-    picture && ["png", "svg"].map(kind => h("button", { class: "quiet", "data-key": `${kind}-${name}`, onclick: () => save(kind, file, picture) }, kind.toUpperCase())),
-    data && h("button", { class: "quiet", "data-key": `json-${name}`, onclick: () => save("json", file, () => data) }, "JSON"),
-  ), code);
+  const file = [here.model.name, name, layer !== null && `layer${layer}`, head !== null && `head${head}`]
+    .filter(Boolean)
+    .join("-");
+  return h(
+    "footer",
+    { class: "foot" },
+    facts,
+    h(
+      "p",
+      { class: "ways" },
+      python &&
+        h(
+          "button",
+          {
+            class: "quiet",
+            "data-key": `python-${name}`,
+            onclick: event => showCode(event.currentTarget, code, python),
+          },
+          t("python"),
+        ),
+      picture &&
+        ["png", "svg"].map(kind =>
+          h(
+            "button",
+            { class: "quiet", "data-key": `${kind}-${name}`, onclick: () => save(kind, file, picture) },
+            kind.toUpperCase(),
+          ),
+        ),
+      data &&
+        h(
+          "button",
+          { class: "quiet", "data-key": `json-${name}`, onclick: () => save("json", file, () => data) },
+          "JSON",
+        ),
+    ),
+    code,
+  );
 }
 
 function allProofs() {
-  const proofs = here.text.proofs ?? [], failed = proofs.flatMap((proof, layer) => (proof && !proof.holds ? [layer] : []));
-  if (failed.length) return h("span", { class: "sign failed" }, t("someFailed", { layers: failed.join(", ") }));
+  const proofs = here.text.proofs ?? [],
+    failed = proofs.flatMap((proof, layer) => (proof && !proof.holds ? [layer] : []));
+  if (failed.length)
+    return h("span", { class: "sign failed" }, t("someFailed", { layers: failed.join(", ") }));
   const done = proofs.filter(Boolean).length;
-  return h("span", { class: done ? "sign holds" : "sign waits" }, done === proofs.length ? t("exact") : t("someProved", { done, all: proofs.length }));
+  return h(
+    "span",
+    { class: done ? "sign holds" : "sign waits" },
+    done === proofs.length ? t("exact") : t("someProved", { done, all: proofs.length }),
+  );
 }
 
 async function showCode(button, code, python) {
@@ -76,10 +136,13 @@ async function showCode(button, code, python) {
   let copied = true;
   try {
     await navigator.clipboard.writeText(python);
-  } catch { // no clipboard here: the lines are shown and selected
+  } catch {
+    // no clipboard here: the lines are shown and selected
     copied = false;
     getSelection().selectAllChildren(code);
   }
   button.textContent = copied ? t("copied") : t("copyThese");
-  setTimeout(() => { button.textContent = t("python"); }, 2500);
+  setTimeout(() => {
+    button.textContent = t("python");
+  }, 2500);
 }

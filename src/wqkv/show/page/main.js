@@ -6,7 +6,8 @@ import { fill, h, visible, walk } from "./dom.js";
 import { go, onState, state } from "./state.js";
 import { here, size } from "./here.js";
 import { lang, t } from "./words.js";
-import { panel, readStory, STEPS, strip } from "./steps.js";
+import { panel, readStory, STEPS } from "./steps.js";
+import { strip } from "./strip.js";
 import { generateView } from "./generate.js";
 import { gridView } from "./grid.js";
 import { mapView } from "./map.js";
@@ -23,7 +24,8 @@ const part = name => document.getElementById(name);
 const drawn = new Map();
 
 async function draw(name, key, make) {
-  const last = drawn.get(name), whole = JSON.stringify([key, lang(), state.theme, state.v]);
+  const last = drawn.get(name),
+    whole = JSON.stringify([key, lang(), state.theme, state.v]);
   if (last === whole) return;
   drawn.set(name, whole);
   const place = part(name);
@@ -66,7 +68,8 @@ function paintAll() {
 
 // What the address may have wrong is put right: a layer that the model has not, a word beyond the end.
 function settle() {
-  const { first, words } = here.text, { n_layer, n_head } = here.model;
+  const { first, words } = here.text,
+    { n_layer, n_head } = here.model;
   const within = (value, n, otherwise) => (Number.isInteger(value) && value < n ? value : otherwise);
   state.layer = within(state.layer, n_layer, first?.layer ?? 0);
   state.head = within(state.head, n_head, first?.head ?? 0);
@@ -77,11 +80,26 @@ function settle() {
 }
 
 function viewTabs() {
-  const tabs = Object.keys(VIEWS).map(name => h("button", {
-    role: "tab", id: `tab-${name}`, "data-key": `tab-${name}`, "aria-selected": String(state.view === name), "aria-controls": "view", tabindex: state.view === name ? 0 : -1,
-    onclick: () => go({ view: name }),
-  }, t(`view_${name}`)));
-  return h("div", { role: "tablist", class: "tabs", "aria-label": t("views"), onkeydown: event => walk(event, tabs, 0) }, tabs);
+  const tabs = Object.keys(VIEWS).map(name =>
+    h(
+      "button",
+      {
+        role: "tab",
+        id: `tab-${name}`,
+        "data-key": `tab-${name}`,
+        "aria-selected": String(state.view === name),
+        "aria-controls": "view",
+        tabindex: state.view === name ? 0 : -1,
+        onclick: () => go({ view: name }),
+      },
+      t(`view_${name}`),
+    ),
+  );
+  return h(
+    "div",
+    { role: "tablist", class: "tabs", "aria-label": t("views"), onkeydown: event => walk(event, tabs, 0) },
+    tabs,
+  );
 }
 
 // Opening
@@ -100,7 +118,20 @@ async function show(view, text) {
   shownText = view;
   drawn.clear(); // before the state changes, or all would be drawn twice
   const { layer, head, word } = here.text.first ?? {};
-  go({ v: view, text, layer, head, word, other: null, set: null, at: null, from: null, change: null, count: null, moment: null });
+  go({
+    v: view,
+    text,
+    layer,
+    head,
+    word,
+    other: null,
+    set: null,
+    at: null,
+    from: null,
+    change: null,
+    count: null,
+    moment: null,
+  });
   paintAll();
 }
 
@@ -168,7 +199,8 @@ async function follow() {
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented || !here.text) return;
   if (event.target.closest("input, select, textarea, dialog[open], summary, .scroll, .digits, .code")) return;
-  const way = event.shiftKey ? -1 : 1, turn = (value, n) => (value + way + n) % n;
+  const way = event.shiftKey ? -1 : 1,
+    turn = (value, n) => (value + way + n) % n;
   const key = event.key.toLowerCase();
   if (event.key === "ArrowRight" && state.step < STEPS) go({ step: state.step + 1 });
   else if (event.key === "ArrowLeft" && state.step > 1) go({ step: state.step - 1 });
@@ -177,7 +209,8 @@ function onKey(event) {
   else if (key === "l") go({ layer: turn(state.layer, here.model.n_layer), other: null });
   else if (key === "h") go({ head: turn(state.head, here.model.n_head), other: null });
   else if (key === "w") go({ word: turn(state.word, size()), other: null, set: null });
-  else if (key === "v") go({ view: Object.keys(VIEWS)[turn(Object.keys(VIEWS).indexOf(state.view), Object.keys(VIEWS).length)] });
+  else if (key === "v")
+    go({ view: Object.keys(VIEWS)[turn(Object.keys(VIEWS).indexOf(state.view), Object.keys(VIEWS).length)] });
   else if (event.key === "?") drawKeys();
   else return;
   event.preventDefault();

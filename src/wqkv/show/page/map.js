@@ -1,23 +1,27 @@
 // One head's map: the whole text as block means, and exact tiles of it, fetched when looked at.
 
-import { about, foot, here, named, size, wordAt } from "./here.js";
-import { bar, said, scale, sheet } from "./draw.js";
-import { bdi, clamp, count, h, short, svg, weight } from "./dom.js";
-import { cellsOf, drawTile, place } from "./tile.js";
-import { drawPlain, topOf } from "./plain.js";
-import { go, list, state } from "./state.js";
 import { recorded } from "./api.js";
+import { clamp, h, short, svg, weight } from "./dom.js";
+import { said, scale, sheet } from "./draw.js";
+import { about, foot, here, named, size } from "./here.js";
 import { later } from "./later.js";
+import { gutter, histogram, linkTable, minimap } from "./minimap.js";
+import { go, list, state } from "./state.js";
+import { cellsOf, drawTile, place } from "./tile.js";
 import { t } from "./words.js";
 
 const WHOLE = 256; // a shorter text is one tile
-const BLOCKS = 128, LINKS = 20, SPANS = [8, 16, 32, 64, 128, 256];
+const BLOCKS = 128,
+  LINKS = 20,
+  SPANS = [8, 16, 32, 64, 128, 256];
 
 const cursor = { i: -1, j: -1 }; // where the arrow keys are; it outlives a drawing
 
 // The rectangle that is shown exactly: [q0, k0, span].
 function shownTile() {
-  const n = size(), most = Math.min(WHOLE, n), given = list(state.at).map(Number);
+  const n = size(),
+    most = Math.min(WHOLE, n),
+    given = list(state.at).map(Number);
   if (given.length === 3 && given.every(Number.isInteger)) {
     const span = clamp(given[2], Math.min(4, n), most);
     return [clamp(given[0], 0, n - span), clamp(given[1], 0, n - span), span];
@@ -25,41 +29,81 @@ function shownTile() {
   if (n <= WHOLE) return [0, 0, n];
   const kept = recordedTile();
   if (kept) return [kept.q0, kept.k0, kept.q1 - kept.q0];
-  const span = 64, other = state.other ?? state.word;
+  const span = 64,
+    other = state.other ?? state.word;
   return [clamp(state.word - span / 2, 0, n - span), clamp(other - span / 2, 0, n - span), span];
 }
 
 // The tile of this head that a saved page has inside, if it is one: smaller ones are cut out of it.
 function recordedTile() {
   for (const key of Object.keys(recorded?.answers ?? {})) {
-    const [path, query] = key.split("?"), at = Object.fromEntries([...new URLSearchParams(query)].map(([name, value]) => [name, Number(value)]));
+    const [path, query] = key.split("?"),
+      at = Object.fromEntries([...new URLSearchParams(query)].map(([name, value]) => [name, Number(value)]));
     if (path.endsWith("/tile") && at.layer === state.layer && at.head === state.head) return at;
   }
   return null;
 }
 
 async function readTile(where, q0, k0, span) {
-  const kept = recordedTile(), inside = kept && q0 >= kept.q0 && k0 >= kept.k0 && q0 + span <= kept.q1 && k0 + span <= kept.k1;
+  const kept = recordedTile(),
+    inside = kept && q0 >= kept.q0 && k0 >= kept.k0 && q0 + span <= kept.q1 && k0 + span <= kept.k1;
   if (!inside) return about("tile", { ...where, q0, q1: q0 + span, k0, k1: k0 + span });
-  const { q0: top, q1, k0: left, k1 } = kept, whole = await about("tile", { ...where, q0: top, q1, k0: left, k1 });
-  return { ...whole, values: whole.values.slice(q0 - top, q0 - top + span).map(row => row.slice(k0 - left, k0 - left + span)) };
+  const { q0: top, q1, k0: left, k1 } = kept,
+    whole = await about("tile", { ...where, q0: top, q1, k0: left, k1 });
+  return {
+    ...whole,
+    values: whole.values.slice(q0 - top, q0 - top + span).map(row => row.slice(k0 - left, k0 - left + span)),
+  };
 }
 
 // The tile comes at once; what needs a pass over the whole map is drawn when it is there.
 export async function mapView() {
-  const { layer, head } = state, where = { layer, head }, n = size(), [q0, k0, span] = shownTile();
+  const { layer, head } = state,
+    where = { layer, head },
+    n = size(),
+    [q0, k0, span] = shownTile();
   const small = n > WHOLE || span < n;
-  const received = about("received", where), distances = about("distances", where), links = about("links", { ...where, k: LINKS });
+  const received = about("received", where),
+    distances = about("distances", where),
+    links = about("links", { ...where, k: LINKS });
   const blocks = small ? about("thumbnail", { ...where, size: n > WHOLE ? BLOCKS : 64 }) : null;
   const tile = await readTile(where, q0, k0, span);
-  const read = h("output", { class: "readout" }), canvas = tileCanvas(tile.values, q0, k0, span, received, read);
+  const read = h("output", { class: "readout" }),
+    canvas = tileCanvas(tile.values, q0, k0, span, received, read);
   return [
     h("div", { class: "controls" }, zoomButtons(q0, k0, span), read),
-    h("div", { class: small ? "mapsplit three" : "mapsplit" },
-      small && h("div", { class: "mini-side" }, later(received, gutter), later(blocks, found => minimap(found, q0, k0, span))),
-      h("div", { class: "tile-side" }, canvas, scale(), h("p", { class: "note" }, t("tileSays", { q0, q1: q0 + span - 1, k0, k1: k0 + span - 1 })), later(received, found => h("p", { class: "note" }, gutterSays(found)))),
-      h("div", { class: "lists" }, later(distances, histogram), later(links, linkTable))),
-    foot({ name: "map", python: tile.python, data: { layer, head, q0, k0, values: tile.values }, word: null, picture: () => mapPicture(canvas) }),
+    h(
+      "div",
+      { class: small ? "mapsplit three" : "mapsplit" },
+      small &&
+        h(
+          "div",
+          { class: "mini-side" },
+          later(received, gutter),
+          later(blocks, found => minimap(found, [q0, k0, span], moveTo)),
+        ),
+      h(
+        "div",
+        { class: "tile-side" },
+        canvas,
+        scale(),
+        h("p", { class: "note" }, t("tileSays", { q0, q1: q0 + span - 1, k0, k1: k0 + span - 1 })),
+        later(received, found => h("p", { class: "note" }, gutterSays(found))),
+      ),
+      h(
+        "div",
+        { class: "lists" },
+        later(distances, histogram),
+        later(links, found => linkTable(found, goToLink)),
+      ),
+    ),
+    foot({
+      name: "map",
+      python: tile.python,
+      data: { layer, head, q0, k0, values: tile.values },
+      word: null,
+      picture: () => mapPicture(canvas),
+    }),
   ];
 }
 
@@ -71,7 +115,8 @@ function gutterSays({ edges }) {
 function receivedAt(received) {
   if (!received.edges) return j => received.values[j];
   return j => {
-    let low = 0, high = received.edges.length - 2;
+    let low = 0,
+      high = received.edges.length - 2;
     while (low < high) {
       const middle = (low + high + 1) >> 1;
       if (received.edges[middle] <= j) low = middle;
@@ -83,20 +128,36 @@ function receivedAt(received) {
 
 function zoomButtons(q0, k0, span) {
   const zoom = way => {
-    const to = nextSpan(span, way), i = cursor.i >= 0 ? cursor.i : q0 + span / 2, j = cursor.j >= 0 ? cursor.j : k0 + span / 2;
+    const to = nextSpan(span, way),
+      i = cursor.i >= 0 ? cursor.i : q0 + span / 2,
+      j = cursor.j >= 0 ? cursor.j : k0 + span / 2;
     moveTo(i - to / 2, j - to / 2, to);
   };
-  const button = (key, text, name, off, act) => h("button", { "data-key": `zoom-${key}`, "aria-label": name, title: name, disabled: off, onclick: act }, text);
-  return h("span", { class: "segmented" },
+  const button = (key, text, name, off, act) =>
+    h(
+      "button",
+      { "data-key": `zoom-${key}`, "aria-label": name, title: name, disabled: off, onclick: act },
+      text,
+    );
+  return h(
+    "span",
+    { class: "segmented" },
     button("in", "+", t("zoomIn"), nextSpan(span, -1) === span, () => zoom(-1)),
     button("out", "−", t("zoomOut"), nextSpan(span, 1) === span, () => zoom(1)),
-    h("button", { "data-key": "zoom-here", onclick: () => go({ at: null }) }, t("aroundWord")));
+    h("button", { "data-key": "zoom-here", onclick: () => go({ at: null }) }, t("aroundWord")),
+  );
 }
 
 function nextSpan(span, way) {
-  const most = Math.min(WHOLE, size()), spans = [...new Set([...SPANS.filter(one => one < most), most])];
+  const most = Math.min(WHOLE, size()),
+    spans = [...new Set([...SPANS.filter(one => one < most), most])];
   if (way < 0) return spans.filter(one => one < span).at(-1) ?? span;
   return spans.find(one => one > span) ?? span;
+}
+
+function goToLink(i, j) {
+  Object.assign(cursor, { i, j });
+  go({ word: i, other: j, at: null });
 }
 
 function moveTo(q0, k0, span) {
@@ -106,20 +167,37 @@ function moveTo(q0, k0, span) {
 
 // The exact weights, with words beside them where there is room, and what every word receives above.
 function tileCanvas(values, q0, k0, span, received, read) {
-  const canvas = h("canvas", { class: "tile", tabindex: 0, role: "application", "aria-label": t("mapKeys"), "data-key": "tile" });
+  const canvas = h("canvas", {
+    class: "tile",
+    tabindex: 0,
+    role: "application",
+    "aria-label": t("mapKeys"),
+    "data-key": "tile",
+  });
   const rect = { values, q0, k0, span, received: null };
-  received.then(found => {
-    rect.received = receivedAt(found);
-    drawTile(canvas, rect, cursor);
-  }, () => {}); // said where it is written out
+  received.then(
+    found => {
+      rect.received = receivedAt(found);
+      drawTile(canvas, rect, cursor);
+    },
+    () => {},
+  ); // said where it is written out
   const tell = (i, j) => {
     Object.assign(cursor, { i: clamp(i, q0, q0 + span - 1), j: clamp(j, k0, k0 + span - 1) });
     const value = values[cursor.i - q0][cursor.j - k0];
-    read.replaceChildren(named(cursor.i), " → ", named(cursor.j), " ", h("b", { title: String(value) }, weight(value)));
+    read.replaceChildren(
+      named(cursor.i),
+      " → ",
+      named(cursor.j),
+      " ",
+      h("b", { title: String(value) }, weight(value)),
+    );
     drawTile(canvas, rect, cursor);
   };
   const inside = cursor.i >= q0 && cursor.i < q0 + span && cursor.j >= k0 && cursor.j < k0 + span;
-  const start = inside ? cursor : { i: state.word, j: state.other ?? strongestIn(values[clamp(state.word - q0, 0, span - 1)]) + k0 };
+  const start = inside
+    ? cursor
+    : { i: state.word, j: state.other ?? strongestIn(values[clamp(state.word - q0, 0, span - 1)]) + k0 };
   new ResizeObserver(() => tell(cursor.i, cursor.j)).observe(canvas);
   Object.assign(cursor, { i: clamp(start.i, q0, q0 + span - 1), j: clamp(start.j, k0, k0 + span - 1) });
   let pressed = null;
@@ -128,24 +206,36 @@ function tileCanvas(values, q0, k0, span, received, read) {
     const cell = at(event);
     if (cell && !pressed) tell(...cell);
   });
-  canvas.addEventListener("pointerdown", event => { pressed = { x: event.clientX, y: event.clientY }; canvas.setPointerCapture(event.pointerId); });
+  canvas.addEventListener("pointerdown", event => {
+    pressed = { x: event.clientX, y: event.clientY };
+    canvas.setPointerCapture(event.pointerId);
+  });
   canvas.addEventListener("pointerup", event => {
-    const from = pressed, cell = at(event);
+    const from = pressed,
+      cell = at(event);
     pressed = null;
     if (!from) return;
-    const { side } = place(canvas, rect), dx = Math.round((event.clientX - from.x) / side), dy = Math.round((event.clientY - from.y) / side);
+    const { side } = place(canvas, rect),
+      dx = Math.round((event.clientX - from.x) / side),
+      dy = Math.round((event.clientY - from.y) / side);
     if ((dx || dy) && span < size()) moveTo(q0 - dy, k0 - dx, span);
-    else if (cell) tell(...cell), choose();
+    else if (cell) (tell(...cell), choose());
   });
-  canvas.addEventListener("pointercancel", () => { pressed = null; });
+  canvas.addEventListener("pointercancel", () => {
+    pressed = null;
+  });
   const choose = () => go({ word: cursor.i, other: cursor.j });
   canvas.addEventListener("keydown", event => {
     const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
     if (event.key === "Enter") choose();
-    else if (event.key === "+" || event.key === "=") moveTo(cursor.i - nextSpan(span, -1) / 2, cursor.j - nextSpan(span, -1) / 2, nextSpan(span, -1));
-    else if (event.key === "-") moveTo(cursor.i - nextSpan(span, 1) / 2, cursor.j - nextSpan(span, 1) / 2, nextSpan(span, 1));
+    else if (event.key === "+" || event.key === "=")
+      moveTo(cursor.i - nextSpan(span, -1) / 2, cursor.j - nextSpan(span, -1) / 2, nextSpan(span, -1));
+    else if (event.key === "-")
+      moveTo(cursor.i - nextSpan(span, 1) / 2, cursor.j - nextSpan(span, 1) / 2, nextSpan(span, 1));
     else if (move && !event.altKey && !event.ctrlKey && !event.metaKey) {
-      const by = event.shiftKey ? 10 : 1, i = clamp(cursor.i + move[0] * by, 0, size() - 1), j = clamp(cursor.j + move[1] * by, 0, size() - 1);
+      const by = event.shiftKey ? 10 : 1,
+        i = clamp(cursor.i + move[0] * by, 0, size() - 1),
+        j = clamp(cursor.j + move[1] * by, 0, size() - 1);
       if (i >= q0 && i < q0 + span && j >= k0 && j < k0 + span) tell(i, j);
       else {
         Object.assign(cursor, { i, j });
@@ -162,66 +252,15 @@ function strongestIn(row) {
   return row.reduce((best, value, j) => (value > row[best] ? j : best), 0);
 }
 
-// The whole text as block means, and the rectangle that is shown exactly.
-function minimap(blocks, q0, k0, span) {
-  const n = size(), least = Math.max(span, n / 60), frame = svg("svg", { class: "frame", viewBox: `0 0 ${n} ${n}`, preserveAspectRatio: "none", "aria-hidden": "true" },
-    svg("rect", { x: k0, y: q0, width: least, height: least }));
-  const box = h("div", {
-    class: "minimap", tabindex: 0, role: "application", "aria-label": t("minimapKeys"), "data-key": "minimap",
-    onclick: event => {
-      const sides = box.getBoundingClientRect();
-      moveTo((event.clientY - sides.top) / sides.height * n - span / 2, (event.clientX - sides.left) / sides.width * n - span / 2, span);
-    },
-    onkeydown: event => {
-      const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
-      if (!move) return;
-      event.preventDefault();
-      event.stopPropagation();
-      const by = event.shiftKey ? span * 8 : span / 2;
-      moveTo(q0 + move[0] * by, k0 + move[1] * by, span);
-    },
-  }, drawPlain(blocks.values), frame);
-  return [box, h("p", { class: "note" }, t(n > blocks.values.length ? "minimapSays" : "eachCell", { n: count(n), size: blocks.values.length, top: weight(topOf(blocks.values)) }))];
-}
-
-// What every word receives, over the whole text.
-function gutter({ edges, values }) {
-  const top = values.reduce((most, value) => Math.max(most, value), 0) || 1;
-  return svg("svg", { class: "gutter", viewBox: `0 0 ${size()} 100`, preserveAspectRatio: "none", role: "img", "aria-label": t("receivedBy") },
-    svg("path", { class: "down", d: gutterPath(values, edges, top) }));
-}
-
-// At most 1024 bars, each as high as the most that one of its words receives.
-function gutterPath(values, edges, top) {
-  let path = "";
-  const per = edges ? 1 : Math.ceil(values.length / 1024);
-  for (let i = 0; i < values.length; i += per) {
-    const most = Math.max(...values.slice(i, i + per)), x = edges ? edges[i] : i, wide = edges ? edges[i + 1] - edges[i] : per;
-    path += `M${x} 100v${-(most / top * 100).toFixed(1)}h${wide}V100z`;
-  }
-  return path;
-}
-
-function histogram({ edges, mass, mean }) {
-  const top = Math.max(...mass), rows = mass.map((value, b) => {
-    const [low, high] = [edges[b], edges[b + 1] - 1];
-    return h("tr", {}, h("th", { scope: "row", class: "right" }, low >= high ? count(low) : `${count(low)}–${count(high)}`), h("td", { class: "right", title: String(value) }, weight(value)), h("td", { class: "barcell" }, bar(value, top)));
-  });
-  return h("section", {}, h("h3", {}, t("distances")), h("table", { class: "ranking n1 bins" }, h("thead", {}, h("tr", {}, h("th", { scope: "col", class: "right" }, t("wordsAway")), h("th", { scope: "col", class: "right" }, t("weight")), h("td", {}))), h("tbody", {}, rows)),
-    h("p", { class: "note" }, t("meanDistance", { mean: short(mean, 3) })));
-}
-
-function linkTable({ links }) {
-  const rows = links.map(({ i, j, weight: value }, at) => h("tr", { class: i === state.word && j === state.other ? "chosen" : null },
-    h("th", { scope: "row" }, h("button", { class: "link", "data-key": `link-${at}`, onclick: () => {
-      Object.assign(cursor, { i, j });
-      go({ word: i, other: j, at: null });
-    } }, bdi(wordAt(i)), h("sub", {}, i), " → ", bdi(wordAt(j)), h("sub", {}, j))),
-    h("td", { class: "right", title: String(value) }, weight(value)), h("td", { class: "barcell" }, bar(value, links[0].weight))));
-  return h("section", {}, h("h3", {}, t("strongestLinks")), h("table", { class: "ranking n1 links" }, h("tbody", {}, rows)));
-}
-
 function mapPicture(canvas) {
-  const width = canvas.width, height = canvas.height, title = `${here.model.name}, ${t("atBoth", state)}`;
-  return sheet(title, Math.max(width, 320), height + 40, svg("image", { href: canvas.toDataURL("image/png"), x: 0, y: 40, width, height }), said("", 0, 0));
+  const width = canvas.width,
+    height = canvas.height,
+    title = `${here.model.name}, ${t("atBoth", state)}`;
+  return sheet(
+    title,
+    Math.max(width, 320),
+    height + 40,
+    svg("image", { href: canvas.toDataURL("image/png"), x: 0, y: 40, width, height }),
+    said("", 0, 0),
+  );
 }

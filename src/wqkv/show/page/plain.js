@@ -5,9 +5,18 @@ import { h } from "./dom.js";
 
 // Values are weights from 0 to 1; block means of a long text are small, so the largest gives the top.
 export function drawPlain(values, name = null) {
-  const height = values.length, width = values[0]?.length ?? 0;
-  const canvas = h("canvas", { class: "plain", width, height, role: name ? "img" : null, "aria-label": name, "aria-hidden": name ? null : "true" });
-  const pen = canvas.getContext("2d"), image = pen.createImageData(width || 1, height || 1);
+  const height = values.length,
+    width = values[0]?.length ?? 0;
+  const canvas = h("canvas", {
+    class: "plain",
+    width,
+    height,
+    role: name ? "img" : null,
+    "aria-label": name,
+    "aria-hidden": name ? null : "true",
+  });
+  const pen = canvas.getContext("2d"),
+    image = pen.createImageData(width || 1, height || 1);
   colourIn(image, values, topOf(values));
   pen.putImageData(image, 0, 0);
   return canvas;
@@ -20,14 +29,16 @@ export function topOf(values) {
 }
 
 function colourIn(image, values, top) {
-  const colours = palette(), data = image.data;
+  const colours = palette(),
+    data = image.data;
   let at = 0;
-  for (const row of values) for (const value of row) {
-    const [r, g, b] = colours[Math.round(Math.min(Math.max((value ?? 0) / top, 0), 1) * 255)];
-    data[at] = r;
-    data[at + 1] = g;
-    data[at + 2] = b;
-    data[at + 3] = 255;
-    at += 4;
-  }
+  for (const row of values)
+    for (const value of row) {
+      const [r, g, b] = colours[Math.round(Math.min(Math.max((value ?? 0) / top, 0), 1) * 255)];
+      data[at] = r;
+      data[at + 1] = g;
+      data[at + 2] = b;
+      data[at + 3] = 255;
+      at += 4;
+    }
 }

@@ -2,16 +2,19 @@
 
 export async function save(kind, name, make) {
   const made = make();
-  if (kind === "json") return download(new Blob([JSON.stringify(made, null, 1)], { type: "application/json" }), `${name}.json`);
+  if (kind === "json")
+    return download(new Blob([JSON.stringify(made, null, 1)], { type: "application/json" }), `${name}.json`);
   const [width, height] = ["width", "height"].map(side => Number(made.getAttribute(side)));
   const source = new XMLSerializer().serializeToString(made);
   const blob = new Blob([source], { type: "image/svg+xml" });
   if (kind === "svg") return download(blob, `${name}.svg`);
-  const image = new Image(), address = URL.createObjectURL(blob);
+  const image = new Image(),
+    address = URL.createObjectURL(blob);
   try {
     image.src = address;
     await image.decode();
-    const canvas = document.createElement("canvas"), scale = Math.min(2, 8192 / Math.max(width, height));
+    const canvas = document.createElement("canvas"),
+      scale = Math.min(2, 8192 / Math.max(width, height));
     Object.assign(canvas, { width: Math.round(width * scale), height: Math.round(height * scale) });
     canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
     download(await new Promise(done => canvas.toBlob(done, "image/png")), `${name}.png`);
@@ -21,7 +24,8 @@ export async function save(kind, name, make) {
 }
 
 export function download(blob, name) {
-  const link = document.createElement("a"), address = URL.createObjectURL(blob);
+  const link = document.createElement("a"),
+    address = URL.createObjectURL(blob);
   link.href = address;
   link.download = name.replace(/[^\w.-]+/g, "-");
   link.click();

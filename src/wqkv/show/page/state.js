@@ -23,7 +23,8 @@ export function go(patch, replace = false) {
   if (after === before) return;
   try {
     history[replace ? "replaceState" : "pushState"](null, "", after);
-  } catch { // a page in a sandbox has no history
+  } catch {
+    // a page in a sandbox has no history
   }
   tellAll();
 }
@@ -33,8 +34,17 @@ function tellAll() {
 }
 
 function format() {
-  const parts = Object.entries(state).filter(([name, value]) => value !== START[name]).sort();
-  return "#" + parts.map(([name, value]) => `${name}=${encodeURIComponent(value).replace(/%2C/g, ",").replace(/%3A/g, ":")}`).join("&");
+  const parts = Object.entries(state)
+    .filter(([name, value]) => value !== START[name])
+    .sort();
+  return (
+    "#" +
+    parts
+      .map(
+        ([name, value]) => `${name}=${encodeURIComponent(value).replace(/%2C/g, ",").replace(/%3A/g, ":")}`,
+      )
+      .join("&")
+  );
 }
 
 export function parse(hash) {
@@ -45,7 +55,8 @@ export function parse(hash) {
     let value = text;
     try {
       value = decodeURIComponent(text);
-    } catch { // a broken escape stays as it is
+    } catch {
+      // a broken escape stays as it is
     }
     if (NUMBERS.includes(name)) {
       if (/^\d{1,9}$/.test(value)) found[name] = Number(value);

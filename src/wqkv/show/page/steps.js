@@ -1,19 +1,19 @@
-// The seven steps across the top: each opens in place, the arrow keys walk them.
+// The open step: its two sentences, its formula and its drawing.
 
 import { about, foot, here, proofFacts, size } from "./here.js";
 import { around, barPicture, chips, fullWord, means, plainWord, ranking, shown, signedBars, vector } from "./draw.js";
-import { h, number, unbroken, walk, weight } from "./dom.js";
+import { h, number, unbroken, weight } from "./dom.js";
 import { cellSheet, residual, rowSheet, strongest } from "./worked.js";
 import { go, state } from "./state.js";
 import { lang, t } from "./words.js";
 
 export const STEPS = 7;
 const CHIPS = 40;
-const BRIEF = ["x", "W", "q k v", "q·k", "exp", "Σ", "WO"]; // where there is no room for names
 
 // What the panels are drawn from: the story, and the row where it says more.
 export async function readStory() {
-  const { layer, head, word } = state, where = { layer, head };
+  const { layer, head, word } = state,
+    where = { layer, head };
   const [story, row] = await Promise.all([
     about("story", { ...where, word, lang: lang() }),
     about("row", { ...where, i: word }),
@@ -21,50 +21,60 @@ export async function readStory() {
   return { story, row, best: strongest(row)[0]?.index ?? word };
 }
 
-// The strip
-
-export function strip({ story, row }) {
-  const minis = miniatures(story, row);
-  const tabs = story.steps.map((step, i) => h("button", {
-    role: "tab", id: `step-${i + 1}`, class: "step", "data-key": `step-${i + 1}`,
-    "aria-selected": String(state.step === i + 1), "aria-controls": "panel",
-    tabindex: state.step === i + 1 || (!state.step && i === 0) ? 0 : -1,
-    onclick: () => go({ step: state.step === i + 1 ? 0 : i + 1 }),
-  }, h("i", {}, i + 1), h("span", { class: "name" }, step.name), h("span", { class: "brief", "aria-hidden": "true" }, BRIEF[i]), minis[i]));
-  return h("div", {
-    role: "tablist", class: "strip", "aria-label": t("sevenSteps"),
-    onkeydown: event => walk(event, tabs, 0, tab => go({ step: tabs.indexOf(tab) + 1 })),
-  }, tabs);
-}
-
-function miniatures(story, row) {
-  const mini = values => signedBars(means(values, 48)[0], { class: "mini", "aria-hidden": "true" });
-  const three = (...parts) => h("span", { class: "minis" }, parts);
-  const box = name => h("span", { class: "minimat" }, name);
-  const weights = row.weights ?? row.curve?.values ?? strongest(row).map(one => one.weight);
-  const scores = story.scores ?? weights;
-  return [mini(story.x), three(box("Q"), box("K"), box("V")), three(mini(story.q), mini(story.k), mini(story.v)),
-    mini(scores), mini(weights), mini(story.context), mini(story.share)];
-}
-
-// The open step
-
 const DRAWINGS = [stepWords, stepMatrices, stepVectors, stepScores, stepSoftmax, stepSum, stepOut];
 
 export async function panel(read) {
   if (!state.step) return null;
-  const { story } = read, step = story.steps[state.step - 1];
+  const { story } = read,
+    step = story.steps[state.step - 1];
   const parts = await DRAWINGS[state.step - 1](read);
-  const text = h("div", { class: "tell" },
+  const text = h(
+    "div",
+    { class: "tell" },
     h("h2", {}, h("i", {}, state.step), step.name),
-    h("p", {}, unbroken(step.sentence)), h("p", {}, unbroken(step.sentence2)),
+    h("p", {}, unbroken(step.sentence)),
+    h("p", {}, unbroken(step.sentence2)),
     h("p", { class: "formula" }, unbroken(step.formula)),
-    h("p", { class: "pager" },
-      h("button", { "data-key": "step-back", disabled: state.step === 1, onclick: () => go({ step: state.step - 1 }) }, "←", h("span", {}, t("back"))),
-      h("button", { "data-key": "step-next", disabled: state.step === STEPS, onclick: () => go({ step: state.step + 1 }) }, h("span", {}, t("next")), "→"),
-      h("button", { class: "quiet", "data-key": "step-close", onclick: () => go({ step: 0 }) }, t("close"))));
-  return h("div", { class: `open step${state.step}`, role: "tabpanel", id: "panel", "aria-labelledby": `step-${state.step}` },
-    text, parts.drawing, foot({ name: `step${state.step}`, python: parts.python ?? story.python, picture: parts.picture, data: parts.data ?? story, other: parts.other ?? null }));
+    h(
+      "p",
+      { class: "pager" },
+      h(
+        "button",
+        { "data-key": "step-back", disabled: state.step === 1, onclick: () => go({ step: state.step - 1 }) },
+        "←",
+        h("span", {}, t("back")),
+      ),
+      h(
+        "button",
+        {
+          "data-key": "step-next",
+          disabled: state.step === STEPS,
+          onclick: () => go({ step: state.step + 1 }),
+        },
+        h("span", {}, t("next")),
+        "→",
+      ),
+      h("button", { class: "quiet", "data-key": "step-close", onclick: () => go({ step: 0 }) }, t("close")),
+    ),
+  );
+  return h(
+    "div",
+    {
+      class: `open step${state.step}`,
+      role: "tabpanel",
+      id: "panel",
+      "aria-labelledby": `step-${state.step}`,
+    },
+    text,
+    parts.drawing,
+    foot({
+      name: `step${state.step}`,
+      python: parts.python ?? story.python,
+      picture: parts.picture,
+      data: parts.data ?? story,
+      other: parts.other ?? null,
+    }),
+  );
 }
 
 function drawing(...parts) {
@@ -73,81 +83,183 @@ function drawing(...parts) {
 
 function pictureOf(name, values) {
   const title = `${here.model.name}, ${t("atBoth", state)}, ${fullWord(state.word)}: ${name}`;
-  return () => barPicture(title, values.slice(0, 64).map((value, i) => [`${name}[${i}]`, value]), { text: number, signed: true });
+  return () =>
+    barPicture(
+      title,
+      values.slice(0, 64).map((value, i) => [`${name}[${i}]`, value]),
+      { text: number, signed: true },
+    );
 }
 
 function stepWords({ story }) {
   const pick = Object.assign(j => go({ word: j, other: null }), { chosen: state.word });
   const near = around(state.word, CHIPS);
-  return { picture: pictureOf("x", story.x), drawing: drawing(chips(near, pick),
-    near.length < size() && h("p", { class: "note" }, t("wordsOf", { first: near[0], last: near.at(-1), n: size() })),
-    vector(`x(${plainWord(state.word)})`, story.x)) };
+  return {
+    picture: pictureOf("x", story.x),
+    drawing: drawing(
+      chips(near, pick),
+      near.length < size() &&
+        h("p", { class: "note" }, t("wordsOf", { first: near[0], last: near.at(-1), n: size() })),
+      vector(`x(${plainWord(state.word)})`, story.x),
+    ),
+  };
 }
 
 function stepMatrices({ story }) {
-  const rows = [["WQ", "q", story.q], ["WK", "k", story.k], ["WV", "v", story.v]].map(([name, result, values]) => h("div", { class: "product" },
-    h("span", { class: "vec" }, h("b", {}, "x"), signedBars(means(story.x, 96)[0], { class: "mini", "aria-hidden": "true" }), h("small", {}, story.x.length)),
-    h("span", {}, "×"),
-    h("span", { class: "mat" }, h("b", {}, name), h("small", {}, `${story.d_model} × ${values.length}`)),
-    h("span", {}, "="),
-    h("span", { class: "vec" }, h("b", {}, result), signedBars(values, { class: "mini", "aria-hidden": "true" }), h("small", {}, values.length))));
+  const rows = [
+    ["WQ", "q", story.q],
+    ["WK", "k", story.k],
+    ["WV", "v", story.v],
+  ].map(([name, result, values]) =>
+    h(
+      "div",
+      { class: "product" },
+      h(
+        "span",
+        { class: "vec" },
+        h("b", {}, "x"),
+        signedBars(means(story.x, 96)[0], { class: "mini", "aria-hidden": "true" }),
+        h("small", {}, story.x.length),
+      ),
+      h("span", {}, "×"),
+      h("span", { class: "mat" }, h("b", {}, name), h("small", {}, `${story.d_model} × ${values.length}`)),
+      h("span", {}, "="),
+      h(
+        "span",
+        { class: "vec" },
+        h("b", {}, result),
+        signedBars(values, { class: "mini", "aria-hidden": "true" }),
+        h("small", {}, values.length),
+      ),
+    ),
+  );
   return { picture: pictureOf("q", story.q), drawing: drawing(rows, shared(story)) };
 }
 
 function shared(story) {
   if (story.n_kv_head === story.n_head) return null;
-  const per = story.n_head / story.n_kv_head, group = Math.floor(story.head / per);
+  const per = story.n_head / story.n_kv_head,
+    group = Math.floor(story.head / per);
   return h("p", { class: "note" }, t("sharedKV", { first: group * per, last: group * per + per - 1, group }));
 }
 
 function stepVectors({ story }) {
-  return { picture: pictureOf("q", story.q), drawing: drawing(vector("q = x WQ", story.q), vector("k = x WK", story.k), vector("v = x WV", story.v), shared(story)) };
+  return {
+    picture: pictureOf("q", story.q),
+    drawing: drawing(
+      vector("q = x WQ", story.q),
+      vector("k = x WK", story.k),
+      vector("v = x WV", story.v),
+      shared(story),
+    ),
+  };
 }
 
 async function stepScores({ story, row, best }) {
-  const other = state.other ?? best, { layer, head, word } = state;
+  const other = state.other ?? best,
+    { layer, head, word } = state;
   const cell = await about("cell", { layer, head, i: word, j: other }).catch(error => {
     if (error.status !== 410) throw error;
     return null; // a saved page without this cell
   });
-  const at = shown(strongest(row).map(one => one.index)), scores = story.scores, pick = j => go({ other: j });
+  const at = shown(strongest(row).map(one => one.index)),
+    scores = story.scores,
+    pick = j => go({ other: j });
   const table = scores
-    ? ranking({ name: "score", at, chosen: other, pick, columns: [{ title: t("score"), value: j => scores[j], text: number, signed: true }] })
+    ? ranking({
+        name: "score",
+        at,
+        chosen: other,
+        pick,
+        columns: [{ title: t("score"), value: j => scores[j], text: number, signed: true }],
+      })
     : rowSheet(row, { name: "score", chosen: other, pick });
   return {
-    other, python: cell?.python, data: cell ?? story,
-    picture: scores ? () => barPicture(`q(${fullWord(word)}) · k`, at.map(j => [fullWord(j), scores[j]]), { text: number, signed: true }) : rowPicture(row),
-    drawing: h("div", { class: "drawing two" },
-      h("div", {}, table, scores && size() > at.length && h("p", { class: "note" }, t("bestOf", { n: at.length, all: size() }))),
-      cell ? cellSheet(cell, word, other) : h("p", { class: "note" }, t("notRecorded"))),
+    other,
+    python: cell?.python,
+    data: cell ?? story,
+    picture: scores
+      ? () =>
+          barPicture(
+            `q(${fullWord(word)}) · k`,
+            at.map(j => [fullWord(j), scores[j]]),
+            { text: number, signed: true },
+          )
+      : rowPicture(row),
+    drawing: h(
+      "div",
+      { class: "drawing two" },
+      h(
+        "div",
+        {},
+        table,
+        scores && size() > at.length && h("p", { class: "note" }, t("bestOf", { n: at.length, all: size() })),
+      ),
+      cell ? cellSheet(cell, word, other) : h("p", { class: "note" }, t("notRecorded")),
+    ),
   };
 }
 
 async function stepSoftmax({ story, row, best }) {
-  const other = state.other ?? best, pick = j => go({ other: j });
+  const other = state.other ?? best,
+    pick = j => go({ other: j });
   return {
-    other, python: row.python, data: row, picture: rowPicture(row),
-    drawing: drawing(rowSheet(row, { name: "weight", pick, chosen: other, scores: story.scores }),
-      h("p", { class: "note" }, t("lseIs", { lse: number(row.lse) }))),
+    other,
+    python: row.python,
+    data: row,
+    picture: rowPicture(row),
+    drawing: drawing(
+      rowSheet(row, { name: "weight", pick, chosen: other, scores: story.scores }),
+      h("p", { class: "note" }, t("lseIs", { lse: number(row.lse) })),
+    ),
   };
 }
 
 function stepSum({ story, row }) {
   return {
-    python: row.python, data: row, picture: rowPicture(row),
-    drawing: h("div", { class: "drawing two" },
-      h("div", {}, rowSheet(row, { name: "sum", effects: true, scores: story.scores, pick: j => go({ other: j }), chosen: state.other }), h("p", { class: "note" }, t("effectSays"))),
-      h("div", {}, vector("context", story.context), residual(row))),
+    python: row.python,
+    data: row,
+    picture: rowPicture(row),
+    drawing: h(
+      "div",
+      { class: "drawing two" },
+      h(
+        "div",
+        {},
+        rowSheet(row, {
+          name: "sum",
+          effects: true,
+          scores: story.scores,
+          pick: j => go({ other: j }),
+          chosen: state.other,
+        }),
+        h("p", { class: "note" }, t("effectSays")),
+      ),
+      h("div", {}, vector("context", story.context), residual(row)),
+    ),
   };
 }
 
 function stepOut({ story }) {
-  return { picture: pictureOf("share", story.share), drawing: drawing(
-    vector("share = context WO", story.share), vector(t("outputOf", { n: story.n_head }), story.output),
-    h("p", { class: story.proof.holds ? "residual" : "residual failed" }, proofFacts())) };
+  return {
+    picture: pictureOf("share", story.share),
+    drawing: drawing(
+      vector("share = context WO", story.share),
+      vector(t("outputOf", { n: story.n_head }), story.output),
+      h("p", { class: story.proof.holds ? "residual" : "residual failed" }, proofFacts()),
+    ),
+  };
 }
 
 function rowPicture(row) {
   const title = `${here.model.name}, ${t("atBoth", state)}, ${fullWord(state.word)}: ${t("weight")}`;
-  return () => barPicture(title, shown(strongest(row).map(one => one.index), 32).map(j => [fullWord(j), strongest(row).find(one => one.index === j)?.weight ?? null]), { text: weight });
+  return () =>
+    barPicture(
+      title,
+      shown(
+        strongest(row).map(one => one.index),
+        32,
+      ).map(j => [fullWord(j), strongest(row).find(one => one.index === j)?.weight ?? null]),
+      { text: weight },
+    );
 }

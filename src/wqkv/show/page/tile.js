@@ -9,28 +9,38 @@ const READABLE = 12; // pixels that a line of words needs
 
 // Where things are, in CSS pixels: margins for the words, the gutter, and a cell's side.
 export function place(canvas, { span }) {
-  const width = canvas.clientWidth || 300, guess = width / span, words = guess >= READABLE * 0.8;
-  const left = words ? clamp(width * 0.2, 52, 118) : 8, gutter = 34;
-  const side = Math.min((width - left - 4) / span, 44), names = words && side >= READABLE * 0.9;
+  const width = canvas.clientWidth || 300,
+    guess = width / span,
+    words = guess >= READABLE * 0.8;
+  const left = words ? clamp(width * 0.2, 52, 118) : 8,
+    gutter = 34;
+  const side = Math.min((width - left - 4) / span, 44),
+    names = words && side >= READABLE * 0.9;
   const top = gutter + (names ? clamp(width * 0.16, 44, 92) : 8);
   return { left, top, side, gutter, names, width, height: Math.ceil(top + side * span + 4) };
 }
 
 export function cellsOf(canvas, rect, event) {
-  const { left, top, side } = place(canvas, rect), box = canvas.getBoundingClientRect();
-  const j = Math.floor((event.clientX - box.left - left) / side), i = Math.floor((event.clientY - box.top - top) / side);
+  const { left, top, side } = place(canvas, rect),
+    box = canvas.getBoundingClientRect();
+  const j = Math.floor((event.clientX - box.left - left) / side),
+    i = Math.floor((event.clientY - box.top - top) / side);
   return i < 0 || j < 0 || i >= rect.span || j >= rect.span ? null : [rect.q0 + i, rect.k0 + j];
 }
 
 export function drawTile(canvas, rect, cursor) {
-  const at = place(canvas, rect), density = Math.min(devicePixelRatio || 1, 2);
+  const at = place(canvas, rect),
+    density = Math.min(devicePixelRatio || 1, 2);
   const [wide, high] = [Math.round(at.width * density), Math.round(at.height * density)];
   if (canvas.width !== wide || canvas.height !== high) {
     canvas.width = wide;
     canvas.height = high;
     canvas.style.height = `${at.height}px`;
   }
-  const pen = canvas.getContext("2d"), inks = Object.fromEntries(["ground", "line", "ink", "soft", "down"].map(name => [name, worn(`--${name}`)]));
+  const pen = canvas.getContext("2d"),
+    inks = Object.fromEntries(
+      ["ground", "line", "ink", "soft", "down"].map(name => [name, worn(`--${name}`)]),
+    );
   pen.setTransform(density, 0, 0, density, 0, 0);
   pen.fillStyle = inks.ground;
   pen.fillRect(0, 0, at.width, at.height);
@@ -42,17 +52,21 @@ export function drawTile(canvas, rect, cursor) {
 
 // A weight of exactly 0 (hidden, or too small for a float) is left as empty ground.
 function drawCells(pen, { values, span }, { left, top, side }, inks) {
-  const gap = side >= 13 ? 1 : -0.5, colours = palette().map(css);
+  const gap = side >= 13 ? 1 : -0.5,
+    colours = palette().map(css);
   pen.fillStyle = inks.line;
   pen.fillRect(left - 1, top - 1, side * span + 2, side * span + 2);
-  values.forEach((row, i) => row.forEach((value, j) => {
-    pen.fillStyle = value ? colours[Math.round(clamp(value, 0, 1) * 255)] : inks.ground;
-    pen.fillRect(left + j * side, top + i * side, side - gap, side - gap);
-  }));
+  values.forEach((row, i) =>
+    row.forEach((value, j) => {
+      pen.fillStyle = value ? colours[Math.round(clamp(value, 0, 1) * 255)] : inks.ground;
+      pen.fillRect(left + j * side, top + i * side, side - gap, side - gap);
+    }),
+  );
 }
 
 function drawGutter(pen, { k0, span, received }, { left, side, gutter }, inks) {
-  const found = Array.from({ length: span }, (_, j) => received(k0 + j) ?? 0), top = Math.max(...found, 1e-30);
+  const found = Array.from({ length: span }, (_, j) => received(k0 + j) ?? 0),
+    top = Math.max(...found, 1e-30);
   pen.fillStyle = inks.down;
   if (left > 50) {
     pen.font = "11px system-ui, sans-serif";
@@ -60,7 +74,14 @@ function drawGutter(pen, { k0, span, received }, { left, side, gutter }, inks) {
     pen.textBaseline = "bottom";
     pen.fillText(t("receivedShort"), left - 6, gutter);
   }
-  found.forEach((value, j) => pen.fillRect(left + j * side, gutter - value / top * (gutter - 6), Math.max(side - 1, 1), value / top * (gutter - 6)));
+  found.forEach((value, j) =>
+    pen.fillRect(
+      left + j * side,
+      gutter - (value / top) * (gutter - 6),
+      Math.max(side - 1, 1),
+      (value / top) * (gutter - 6),
+    ),
+  );
 }
 
 function drawNames(pen, { q0, k0, span }, { left, top, side, gutter }, cursor, inks) {

@@ -19,38 +19,75 @@ export function strongest(row) {
 
 // From q . k to the weight, one line a stage.
 export function cellSheet(cell, i, j) {
-  if (cell.hidden) return h("div", { class: "cell" }, h("h4", {}, named(i), " → ", named(j)), h("p", {}, t("cellHidden")));
+  if (cell.hidden)
+    return h("div", { class: "cell" }, h("h4", {}, named(i), " → ", named(j)), h("p", {}, t("cellHidden")));
   // One line a stage: what is done, the number after it, why.
-  const line = (name, value, say) => h("tr", {}, h("th", { scope: "row" }, name), h("td", { class: "right", title: String(value) }, number(value)), h("td", { class: "say" }, say));
+  const line = (name, value, say) =>
+    h(
+      "tr",
+      {},
+      h("th", { scope: "row" }, name),
+      h("td", { class: "right", title: String(value) }, number(value)),
+      h("td", { class: "say" }, say),
+    );
   const capped = cell.capped ?? null;
   const lines = [
     line("q · k", cell.dot, t("sumOf", { n: cell.terms.length })),
     line(`× ${short(cell.scale)}`, cell.scaled, t("scaleSays")),
     capped !== null && line(t("softcap", { cap: short(cell.softcap) }), capped, t("softcapSays")),
     cell.bias !== null && line(`+ ${number(cell.bias)}`, cell.score, t("biasSays")),
-    line(`− ${number(cell.lse)}`, cell.score - cell.lse, t(cell.sink === null ? "lseSays" : "lseSinkSays", { sink: number(cell.sink) })),
+    line(
+      `− ${number(cell.lse)}`,
+      cell.score - cell.lse,
+      t(cell.sink === null ? "lseSays" : "lseSinkSays", { sink: number(cell.sink) }),
+    ),
   ];
-  const result = h("tr", { class: "result" }, h("th", { scope: "row" }, "exp"), h("td", { class: "right", title: String(cell.weight) }, weight(cell.weight)), h("td", { class: "say" }, t("weightOf"), " ", named(i), " → ", named(j)));
-  return h("div", { class: "cell" }, h("h4", {}, t("worked"), " ", named(i), " → ", named(j)),
-    termBars(cell.terms), h("table", { class: "chain" }, h("tbody", {}, lines, result)), termTable(cell.terms));
+  const result = h(
+    "tr",
+    { class: "result" },
+    h("th", { scope: "row" }, "exp"),
+    h("td", { class: "right", title: String(cell.weight) }, weight(cell.weight)),
+    h("td", { class: "say" }, t("weightOf"), " ", named(i), " → ", named(j)),
+  );
+  return h(
+    "div",
+    { class: "cell" },
+    h("h4", {}, t("worked"), " ", named(i), " → ", named(j)),
+    termBars(cell.terms),
+    h("table", { class: "chain" }, h("tbody", {}, lines, result)),
+    termTable(cell.terms),
+  );
 }
 
 // Every product q_d k_d as a bar; point or use the arrows to read one.
 function termBars(terms) {
   const say = h("output", { class: "say" }, t("pointTerm"));
-  const bars = signedBars(terms.map(term => term.product), { class: "terms", role: "slider", tabindex: 0, "data-key": "terms", "aria-label": t("terms"), "aria-valuemin": 0, "aria-valuemax": terms.length - 1, "aria-valuenow": 0 });
+  const bars = signedBars(
+    terms.map(term => term.product),
+    {
+      class: "terms",
+      role: "slider",
+      tabindex: 0,
+      "data-key": "terms",
+      "aria-label": t("terms"),
+      "aria-valuemin": 0,
+      "aria-valuemax": terms.length - 1,
+      "aria-valuenow": 0,
+    },
+  );
   let at = -1;
   const tell = to => {
     if (to < 0 || to >= terms.length || to === at) return;
     at = to;
-    const { q, k, product } = terms[at], text = `q[${at}] k[${at}] = ${number(q)} × ${number(k)} = ${number(product)}`;
+    const { q, k, product } = terms[at],
+      text = `q[${at}] k[${at}] = ${number(q)} × ${number(k)} = ${number(product)}`;
     say.textContent = text;
     bars.setAttribute("aria-valuenow", at);
     bars.setAttribute("aria-valuetext", text);
   };
   bars.addEventListener("pointermove", event => {
     const box = bars.getBoundingClientRect();
-    tell(Math.floor((event.clientX - box.left) / box.width * terms.length));
+    tell(Math.floor(((event.clientX - box.left) / box.width) * terms.length));
   });
   bars.addEventListener("keydown", event => {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
@@ -66,32 +103,66 @@ function termTable(terms) {
   const all = h("details", { class: "all" }, h("summary", {}, t("allTerms", { n: terms.length })));
   all.addEventListener("toggle", () => {
     if (!all.open || all.children.length > 1) return;
-    const head = h("tr", {}, ["", "q", "k", "q · k"].map(name => h("th", { scope: "col", class: "right" }, name)));
-    const rows = terms.map((term, d) => h("tr", {}, h("td", { class: "at" }, d), [term.q, term.k, term.product].map(value => h("td", { class: "right" }, String(value)))));
-    all.append(h("div", { class: "scroll", tabindex: 0 }, h("table", { class: "exact" }, h("thead", {}, head), h("tbody", {}, rows))));
+    const head = h(
+      "tr",
+      {},
+      ["", "q", "k", "q · k"].map(name => h("th", { scope: "col", class: "right" }, name)),
+    );
+    const rows = terms.map((term, d) =>
+      h(
+        "tr",
+        {},
+        h("td", { class: "at" }, d),
+        [term.q, term.k, term.product].map(value => h("td", { class: "right" }, String(value))),
+      ),
+    );
+    all.append(
+      h(
+        "div",
+        { class: "scroll", tabindex: 0 },
+        h("table", { class: "exact" }, h("thead", {}, head), h("tbody", {}, rows)),
+      ),
+    );
   });
   return all;
 }
 
 // The row's weights and what each word adds, so that a sink shows: much weight, little effect.
 export function rowSheet(row, { name, pick, chosen, scores = null, effects = false }) {
-  const entries = new Map(entriesOf(row).map(one => [one.index, one])), ranked = strongest(row).map(one => one.index);
+  const entries = new Map(entriesOf(row).map(one => [one.index, one])),
+    ranked = strongest(row).map(one => one.index);
   const seen = j => (scores?.[j] === null ? null : entries.get(j)); // a hidden word has no score
-  const at = shown(ranked), columns = [
-    { title: t("weight"), value: j => seen(j)?.weight ?? null, text: weight },
-    effects && { title: t("effect"), value: j => seen(j)?.effect ?? null, text: weight, kind: "down" },
-  ].filter(Boolean);
-  const rest = ranked.filter(j => !at.includes(j)), left = rest.reduce((sum, j) => sum + entries.get(j).weight, 0);
+  const at = shown(ranked),
+    columns = [
+      { title: t("weight"), value: j => seen(j)?.weight ?? null, text: weight },
+      effects && { title: t("effect"), value: j => seen(j)?.effect ?? null, text: weight, kind: "down" },
+    ].filter(Boolean);
+  const rest = ranked.filter(j => !at.includes(j)),
+    left = rest.reduce((sum, j) => sum + entries.get(j).weight, 0);
   return [
     ranking({ name, at, columns, pick, chosen }),
-    rest.length > 0 && h("p", { class: "note" }, t(row.weights ? "restShare" : "restShareKept", { n: rest.length, share: weight(left) })),
-    row.sink !== null && row.sink !== undefined && h("p", { class: "note" }, t("sinkTakes", { sink: weight(row.sink) })),
+    rest.length > 0 &&
+      h(
+        "p",
+        { class: "note" },
+        t(row.weights ? "restShare" : "restShareKept", { n: rest.length, share: weight(left) }),
+      ),
+    row.sink !== null &&
+      row.sink !== undefined &&
+      h("p", { class: "note" }, t("sinkTakes", { sink: weight(row.sink) })),
   ];
 }
 
 export function residual(row) {
   const found = row.residual;
   if (!found) return null;
-  const facts = { difference: found.difference ? power(found.difference) : "0", tolerance: power(found.tolerance) };
-  return h("p", { class: found.holds ? "residual" : "residual failed" }, t(found.holds ? "residualHolds" : "residualFailed", facts));
+  const facts = {
+    difference: found.difference ? power(found.difference) : "0",
+    tolerance: power(found.tolerance),
+  };
+  return h(
+    "p",
+    { class: found.holds ? "residual" : "residual failed" },
+    t(found.holds ? "residualHolds" : "residualFailed", facts),
+  );
 }

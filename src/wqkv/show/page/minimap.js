@@ -1,0 +1,160 @@
+// The whole of one head's map in small: block means, received weight, distances, strongest links.
+
+import { bdi, count, h, short, svg, weight } from "./dom.js";
+import { bar } from "./draw.js";
+import { size, wordAt } from "./here.js";
+import { drawPlain, topOf } from "./plain.js";
+import { state } from "./state.js";
+import { t } from "./words.js";
+
+// The whole text as block means, and the rectangle that is shown exactly.
+export function minimap(blocks, [q0, k0, span], moveTo) {
+  const n = size(),
+    least = Math.max(span, n / 60),
+    frame = svg(
+      "svg",
+      { class: "frame", viewBox: `0 0 ${n} ${n}`, preserveAspectRatio: "none", "aria-hidden": "true" },
+      svg("rect", { x: k0, y: q0, width: least, height: least }),
+    );
+  const box = h(
+    "div",
+    {
+      class: "minimap",
+      tabindex: 0,
+      role: "application",
+      "aria-label": t("minimapKeys"),
+      "data-key": "minimap",
+      onclick: event => {
+        const sides = box.getBoundingClientRect();
+        moveTo(
+          ((event.clientY - sides.top) / sides.height) * n - span / 2,
+          ((event.clientX - sides.left) / sides.width) * n - span / 2,
+          span,
+        );
+      },
+      onkeydown: event => {
+        const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[
+          event.key
+        ];
+        if (!move) return;
+        event.preventDefault();
+        event.stopPropagation();
+        const by = event.shiftKey ? span * 8 : span / 2;
+        moveTo(q0 + move[0] * by, k0 + move[1] * by, span);
+      },
+    },
+    drawPlain(blocks.values),
+    frame,
+  );
+  return [
+    box,
+    h(
+      "p",
+      { class: "note" },
+      t(n > blocks.values.length ? "minimapSays" : "eachCell", {
+        n: count(n),
+        size: blocks.values.length,
+        top: weight(topOf(blocks.values)),
+      }),
+    ),
+  ];
+}
+
+// What every word receives, over the whole text.
+export function gutter({ edges, values }) {
+  const top = values.reduce((most, value) => Math.max(most, value), 0) || 1;
+  return svg(
+    "svg",
+    {
+      class: "gutter",
+      viewBox: `0 0 ${size()} 100`,
+      preserveAspectRatio: "none",
+      role: "img",
+      "aria-label": t("receivedBy"),
+    },
+    svg("path", { class: "down", d: gutterPath(values, edges, top) }),
+  );
+}
+
+// At most 1024 bars, each as high as the most that one of its words receives.
+function gutterPath(values, edges, top) {
+  let path = "";
+  const per = edges ? 1 : Math.ceil(values.length / 1024);
+  for (let i = 0; i < values.length; i += per) {
+    const most = Math.max(...values.slice(i, i + per)),
+      x = edges ? edges[i] : i,
+      wide = edges ? edges[i + 1] - edges[i] : per;
+    path += `M${x} 100v${-((most / top) * 100).toFixed(1)}h${wide}V100z`;
+  }
+  return path;
+}
+
+export function histogram({ edges, mass, mean }) {
+  const top = Math.max(...mass),
+    rows = mass.map((value, b) => {
+      const [low, high] = [edges[b], edges[b + 1] - 1];
+      return h(
+        "tr",
+        {},
+        h("th", { scope: "row", class: "right" }, low >= high ? count(low) : `${count(low)}–${count(high)}`),
+        h("td", { class: "right", title: String(value) }, weight(value)),
+        h("td", { class: "barcell" }, bar(value, top)),
+      );
+    });
+  return h(
+    "section",
+    {},
+    h("h3", {}, t("distances")),
+    h(
+      "table",
+      { class: "ranking n1 bins" },
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          h("th", { scope: "col", class: "right" }, t("wordsAway")),
+          h("th", { scope: "col", class: "right" }, t("weight")),
+          h("td", {}),
+        ),
+      ),
+      h("tbody", {}, rows),
+    ),
+    h("p", { class: "note" }, t("meanDistance", { mean: short(mean, 3) })),
+  );
+}
+
+export function linkTable({ links }, pick) {
+  const rows = links.map(({ i, j, weight: value }, at) =>
+    h(
+      "tr",
+      { class: i === state.word && j === state.other ? "chosen" : null },
+      h(
+        "th",
+        { scope: "row" },
+        h(
+          "button",
+          {
+            class: "link",
+            "data-key": `link-${at}`,
+            onclick: () => pick(i, j),
+          },
+          bdi(wordAt(i)),
+          h("sub", {}, i),
+          " → ",
+          bdi(wordAt(j)),
+          h("sub", {}, j),
+        ),
+      ),
+      h("td", { class: "right", title: String(value) }, weight(value)),
+      h("td", { class: "barcell" }, bar(value, links[0].weight)),
+    ),
+  );
+  return h(
+    "section",
+    {},
+    h("h3", {}, t("strongestLinks")),
+    h("table", { class: "ranking n1 links" }, h("tbody", {}, rows)),
+  );
+}

@@ -1,0 +1,158 @@
+// What became of a text after a change: its next word or similarity, where a word looks, the layers.
+
+import { get } from "./api.js";
+import { bdi, fixed, h, short, visible, weight } from "./dom.js";
+import { bar } from "./draw.js";
+import { about, here, named, size } from "./here.js";
+import { go, state } from "./state.js";
+import { t } from "./words.js";
+import { entriesOf, strongest } from "./worked.js";
+
+// What the model says now: the next word, or how near the text's vector still is.
+export function outcome(answer, { edits }) {
+  return h(
+    "section",
+    {},
+    answer.before.top ? nextWords(answer) : similarity(answer),
+    edits.length > 0 &&
+      h(
+        "p",
+        { class: "aftertext" },
+        answer.words.slice(0, 80).map(word => [bdi(word), " "]),
+        answer.words.length > 80 && "...",
+      ),
+    answer.view &&
+      h(
+        "p",
+        {},
+        h(
+          "button",
+          {
+            "data-key": "open-after",
+            onclick: () =>
+              go({ v: String(answer.view), change: null, other: null, set: null, at: null, text: null }),
+          },
+          t("openAfter"),
+        ),
+      ),
+  );
+}
+
+function similarity({ after }) {
+  return [
+    h("h3", {}, t("similarity")),
+    h("p", { class: "big", title: String(after.similarity) }, fixed(after.similarity, 4)),
+    h("p", { class: "note" }, t("similaritySays")),
+  ];
+}
+
+function nextWords({ before, after }) {
+  const was = new Map(before.top.map(({ word, probability }) => [word, probability])),
+    is = new Map(after.top.map(({ word, probability }) => [word, probability]));
+  const words = [...new Set([...is.keys(), ...was.keys()])];
+  return [
+    h("h3", {}, t("nextWord")),
+    twoColumns(words.map(word => [h("bdi", {}, visible(word)), was.get(word), is.get(word)])),
+    h("p", { class: "note" }, t("nextAfter")),
+  ];
+}
+
+// Where the chosen word looks, in both texts. A word after the last change may have moved.
+export async function looksNow({ view, words }, { edits }) {
+  const { layer, head, word } = state,
+    moved = words.length - size(),
+    places = edits.map(edit => edit.word);
+  const after = j => (j < Math.min(...places) || !moved ? j : j > Math.max(...places) ? j + moved : null),
+    there = after(word);
+  if (!view || there === null) return null;
+  const [was, is] = await Promise.all([
+    about("row", { layer, head, i: word }),
+    get(`views/${view}/row`, { layer, head, i: there }),
+  ]);
+  const new_ = new Map(entriesOf(is).map(one => [one.index, one.weight])),
+    rows = strongest(was).slice(0, 10);
+  return h(
+    "section",
+    {},
+    h("h3", {}, t("looksNow"), " ", named(word), ` (${t("atBoth", { layer, head })})`),
+    twoColumns(
+      rows.map(({ index, weight: value }) => {
+        const to = after(index),
+          text = to === null ? "" : words[to];
+        return [
+          [bdi(here.text.words[index]), text && text !== here.text.words[index] && [" → ", bdi(text)]],
+          value,
+          to === null ? undefined : new_.get(to),
+        ];
+      }),
+    ),
+  );
+}
+
+function twoColumns(rows) {
+  const top = Math.max(...rows.flatMap(([, was, is]) => [was ?? 0, is ?? 0]));
+  const cell = (value, kind) => [
+    h("td", { class: "right", title: String(value ?? "") }, value === undefined ? "" : weight(value)),
+    h("td", { class: "barcell" }, value === undefined ? "" : bar(value, top, { kind })),
+  ];
+  return h(
+    "table",
+    { class: "ranking n2" },
+    h(
+      "thead",
+      {},
+      h(
+        "tr",
+        {},
+        h("th", { scope: "col" }, t("word")),
+        h("th", { scope: "col", class: "right" }, t("before")),
+        h("td", {}),
+        h("th", { scope: "col", class: "right" }, t("after")),
+        h("td", {}),
+      ),
+    ),
+    h(
+      "tbody",
+      {},
+      rows.map(([name, was, is]) =>
+        h("tr", {}, h("th", { scope: "row" }, name), cell(was, "up"), cell(is, "down")),
+      ),
+    ),
+  );
+}
+
+export function layers(answer) {
+  const top = Math.max(...answer.layers.map(value => value ?? 0));
+  const rows = answer.layers.map((value, l) =>
+    h(
+      "tr",
+      {},
+      h("th", { scope: "row", class: "right" }, l),
+      h("td", { class: "right", title: String(value) }, short(value, 3)),
+      h("td", { class: "barcell" }, bar(value, top, { kind: "down" })),
+    ),
+  );
+  return h(
+    "section",
+    {},
+    h("h3", {}, t("layerChange")),
+    h("p", {}, t("outputChange"), " ", h("b", { title: String(answer.change) }, short(answer.change, 3))),
+    h(
+      "table",
+      { class: "ranking n1 bins" },
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          h("th", { scope: "col", class: "right" }, t("layer")),
+          h("th", { scope: "col", class: "right" }, t("changeBy")),
+          h("td", {}),
+        ),
+      ),
+      h("tbody", {}, rows),
+    ),
+    h("p", { class: "note" }, t("changeSays")),
+  );
+}

@@ -1,0 +1,59 @@
+"""Every family that reads a text, opened as `wqkv open` does: proofs hold, and heads can be off.
+
+What a head adds to a word must be what the word lacks when that head is switched off in the model.
+"""
+
+import warnings
+
+import pytest
+import torch
+
+from tests.conformance.test_from_hf import CASES, tiny
+from wqkv.errors import ArgumentError
+from wqkv.look import story
+from wqkv.look.models import OpenModel, Words
+from wqkv.look.view import View
+
+IDS = torch.randint(3, 61, (11,), generator=torch.Generator().manual_seed(0)).tolist()
+#: They read pictures or sounds, or a picture beside the text.
+NO_TEXT = "blip_2_qformer deit vit clip_vision_model siglip_vision_model dinov2 qwen2_vl_vision"
+OTHERS = (*NO_TEXT.split(), "hubert", "wav2vec2")
+TWO_TEXTS = "bart blenderbot m2m_100 marian mbart pegasus whisper t5 mt5 umt5"
+REFUSED = {
+    "diffllama": "Each head of DifferentialAttention is a difference of 2 maps",
+    "qwen3_next": "Layer 0, which the configuration calls 'linear_attention', has no WQ",
+    **dict.fromkeys(TWO_TEXTS.split(), "reads one text and writes another, and what opens here"),
+}
+
+
+def opened(case: str) -> OpenModel:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of configurations that say too much
+        return OpenModel(tiny(case).float(), None, case)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case not in (*OTHERS, *REFUSED)])
+def test_family(case):
+    model, words = opened(case), Words.of(IDS)
+    view = View.read(model, words)
+    for layer in range(model.sizes["n_layer"]):
+        proof = view.proof(layer)
+        assert proof.holds and proof.size > 0.1, (layer, proof)
+        assert proof.difference < 0.5 * proof.tolerance, (layer, proof)  # no near miss
+    layer, head, word = model.sizes["n_layer"] - 1, model.sizes["n_head"] - 2, 9
+    off = model.run(words, off=[(layer, head)])
+    lacks = view.reading.outputs[layer][0, word] - off.outputs[layer][0, word]
+    told, allowed = story.of(view, layer, head, word), view.proof(layer).tolerance
+    assert (told.share - lacks).abs().max() <= allowed
+    row = view.row(layer, head, word)
+    assert row.output == pytest.approx(float(lacks.norm()), rel=1e-3, abs=allowed)
+    assert float(row.effects.sum()) >= row.output * (1 - 1e-5)
+    cell = view.cell(layer, head, word, 7)
+    assert cell.weight == pytest.approx(float(row.weights[7]), rel=1e-5)
+    assert float(view.tile(layer, head, 9, 10, 7, 8)) == pytest.approx(cell.weight, rel=1e-4)
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_refused(case):
+    with pytest.raises(ArgumentError, match=REFUSED[case]):
+        View.read(opened(case), Words.of(IDS))
