@@ -51,17 +51,22 @@ def write(model: Writer, text: str, count: int, temperature: float) -> str:
 
 
 def draw(model: Writer, path: str) -> None:
-    """Of the second block, the head that looks most at the first letter of the word it is in."""
-    x = model.blocks[0](model.embed(torch.tensor([list(SENTENCE.encode())])))
-    weights = model.blocks[1].look.trace(model.blocks[1].norm(x)).weights[0]
-    starts = [SENTENCE.rfind(" ", 0, i) + 1 for i in range(len(SENTENCE))]
-    late = [i for i, start in enumerate(starts) if i > start + 1]
-    share = weights[:, late, [starts[i] for i in late]].mean(-1)
+    """The head that looks most at its own word (framed), the letter just before not counted."""
+    x, maps = model.embed(torch.tensor([list(SENTENCE.encode())])), []
+    for block in model.blocks:
+        maps.append(block.look.trace(block.norm(x)).weights[0])
+        x = block(x)
+    weights = torch.cat(maps)  # (layer * head, query, key)
+    word = torch.tensor([letter == " " for letter in SENTENCE]).cumsum(0)
+    own = word[:, None] == word
+    shares = (weights * own.tril(-2)).sum(-1)[:, own.tril(-2).any(-1)].mean(-1)
+    best = int(shares.argmax())
     axes = Figure(figsize=(8.4, 8.6), layout="constrained").subplots()
-    axes.imshow(weights[share.argmax()].sqrt().numpy(), cmap="Blues", vmin=0, vmax=1)
+    axes.imshow(weights[best].sqrt().numpy(), cmap="Blues", vmin=0, vmax=1)
+    axes.contour(own.numpy(), levels=[0.5], colors="#d95f02", linewidths=1)
     axes.set_xticks(range(len(SENTENCE)), SENTENCE, family="monospace")
     axes.set_yticks(range(len(SENTENCE)), SENTENCE, family="monospace")
-    axes.set_title(f"{share.max():.0%} of the weight is on the first letter of the word")
+    axes.set_title(f"Layer {best // N_HEAD}, head {best % N_HEAD} reads back in its word")
     axes.figure.savefig(path, dpi=100)
 
 

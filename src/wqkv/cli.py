@@ -484,7 +484,7 @@ def _survey(args: argparse.Namespace) -> None:
             args.data,
             args.out,
             field=args.field,
-            workers=args.workers or os.cpu_count() or 1,
+            workers=(os.cpu_count() or 1) if args.workers is None else args.workers,
             address=args.address,
             documents=args.part,
             progress=told,

@@ -87,20 +87,37 @@ def measure(batch: Batch, maps: Sequence[AttentionMap]) -> tuple[list[Sums], lis
     """
     maps = list(maps)  # what `watch` saw makes a new map whenever it is asked
     entropies = [m.entropy() for m in maps]  # lse comes with it
-    found = [(_Values(batch, m.shape[1]), _Values(batch, 1)) for m in maps]
+    kinds = _kinds(batch, maps)
+    equal = {kind: _Values(batch, 1) for kind in kinds}
+    found = [_Values(batch, m.shape[1]) for m in maps]
     for block in _blocks(batch, maps):
-        for (values, equal), m in zip(found, maps, strict=True):
-            values.add(block, m[block.b, :, block.i, block.j])
-            seen = block.seen(m.mask)
+        for kind, values in equal.items():
+            seen = block.seen(maps[kind].mask)
             count = seen.sum(dim=-1, keepdim=True)
-            equal.add(block, seen / count.clamp(min=1))
-            equal.by_name["entropy"][block.b, :, block.i] = count[..., 0].log()
+            values.add(block, seen / count.clamp(min=1))
+            values.by_name["entropy"][block.b, :, block.i] = count[..., 0].log()
+        for values, m in zip(found, maps, strict=True):
+            values.add(block, m[block.b, :, block.i, block.j])
     sums = []
-    for (values, equal), entropy in zip(found, entropies, strict=True):
+    for values, kind, entropy in zip(found, kinds, entropies, strict=True):
         values.by_name["entropy"][:] = entropy
-        values.by_name["uniform"][:] = entropy / equal.by_name["entropy"]
-        sums.append(_sums(batch, values, equal))
-    return sums, [values.links for values, _ in found]
+        values.by_name["uniform"][:] = entropy / equal[kind].by_name["entropy"]
+        sums.append(_sums(batch, values, equal[kind]))
+    return sums, [values.links for values in found]
+
+
+def _kinds(batch: Batch, maps: Sequence[AttentionMap]) -> list[int]:
+    """Of every layer the first one that hides the same: mostly one for all."""
+    count, n = batch.ids.shape
+    everything = places((slice(0, count), 1, slice(0, n), slice(0, n)), 0)
+    known: dict[int, Tensor] = {}
+    kinds = []
+    for at, m in enumerate(maps):
+        seen = m.mask.visible(everything)[:, :1]
+        kind = next((k for k, other in known.items() if torch.equal(seen, other)), at)
+        known.setdefault(kind, seen)
+        kinds.append(kind)
+    return kinds
 
 
 @dataclass(frozen=True)
