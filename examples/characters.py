@@ -7,6 +7,7 @@ the keys and values of the last 128 characters, so that a step computes those of
 
 import argparse
 import math
+from itertools import pairwise
 from pydoc_data.topics import topics
 
 import torch
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 import wqkv
 
 D_MODEL, N_HEAD, LAYERS, LENGTH = 128, 4, 3, 128
-SENTENCE = "the interpreter evaluates arguments before calling the function"
+SENTENCE = "the interpreter evaluates all arguments first"
 
 
 class Writer(nn.Module):
@@ -56,24 +57,23 @@ def draw(model: Writer, path: str) -> None:
     for block in model.blocks:
         maps.append(block.look.trace(block.norm(x)).weights[0])
         x = block(x)
-    weights = torch.cat(maps)  # (layer * head, query, key)
     word = torch.tensor([letter == " " for letter in SENTENCE]).cumsum(0)
-    own = word[:, None] == word
-    shares = (weights * own.tril(-2)).sum(-1)[:, own.tril(-2).any(-1)].mean(-1)
-    best = int(shares.argmax())
-    axes = Figure(figsize=(8.4, 8.6), layout="constrained").subplots()
-    axes.imshow(weights[best].sqrt().numpy(), cmap="Blues", vmin=0, vmax=1)
-    axes.contour(own.numpy(), levels=[0.5], colors="#d95f02", linewidths=1)
+    further = (word[:, None] == word).tril(-2)
+    best = int((torch.cat(maps) * further).sum(-1)[:, further.any(-1)].mean(-1).argmax())
+    axes = Figure(figsize=(7, 7.2), layout="constrained").subplots()
+    axes.imshow(torch.cat(maps)[best].sqrt().numpy(), cmap="Blues", vmin=0, vmax=1)
+    for start, end in pairwise([-0.5, *(word.bincount().cumsum(0) - 0.5).tolist()]):
+        axes.plot([start, start, end], [start, end, end], color="#d95f02", linewidth=1)
     axes.set_xticks(range(len(SENTENCE)), SENTENCE, family="monospace")
     axes.set_yticks(range(len(SENTENCE)), SENTENCE, family="monospace")
-    axes.set_title(f"Layer {best // N_HEAD}, head {best % N_HEAD} reads back in its word")
+    axes.set_title(f"layer {best // N_HEAD}, head {best % N_HEAD}: where each row looks")
     axes.figure.savefig(path, dpi=100)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", default="characters.png", help="where to draw a head's map")
-    parser.add_argument("--quick", action="store_true", help="60 steps instead of 1000")
+    parser.add_argument("--quick", action="store_true", help="40 steps instead of 1000")
     parser.add_argument("--temperature", type=float, default=0.7, help="low is safe, high is wild")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -83,7 +83,7 @@ def main() -> None:
     ids = torch.tensor(list("".join(topics.values()).encode("ascii", "ignore")))
     read, held = ids.tensor_split([len(ids) * 9 // 10])
     windows, model = read.unfold(0, LENGTH + 1, 1), Writer()
-    batches = torch.randint(len(windows), (60 if args.quick else 1000, 16))
+    batches = torch.randint(len(windows), (40 if args.quick else 1000, 16))
     train(model, batches, lambda starts: model.loss(windows[starts]), 3e-3)
     model.requires_grad_(False)
     loss = model.loss(held.unfold(0, LENGTH + 1, LENGTH))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from block import Block
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 import wqkv
@@ -23,10 +24,10 @@ class Decoder(Block):
         self.norm_between = nn.LayerNorm(D_MODEL)
         self.cross = wqkv.MultiheadAttention(D_MODEL, N_HEAD)
 
-    def forward(self, x: Tensor, read: Tensor, mask: wqkv.Lengths) -> Tensor:
-        x = x + self.look(self.norm(x))
-        x = x + self.cross(self.norm_between(x), read, mask=mask)
-        return x + self.think(self.norm_again(x))
+    def forward(self, y: Tensor, x: Tensor, lengths: wqkv.Lengths) -> Tensor:
+        y = y + self.look(self.norm(y))
+        y = y + self.cross(self.norm_between(y), x, mask=lengths)
+        return y + self.think(self.norm_again(y))
 
 
 class Translator(nn.Module):
@@ -40,8 +41,9 @@ class Translator(nn.Module):
         self.number = {token: i for i, token in enumerate(self.tokens)}
         self.embed = nn.Embedding(len(self.tokens), D_MODEL)
         self.embed.weight.data *= 0.1  # so that a few epochs can move it
-        see = {"position": wqkv.RoPE()}
-        self.encoder = nn.ModuleList(Block(D_MODEL, N_HEAD, **see) for _ in range(LAYERS))
+        self.encoder = nn.ModuleList(
+            Block(D_MODEL, N_HEAD, position=wqkv.RoPE()) for _ in range(LAYERS)
+        )
         self.decoder = nn.ModuleList(Decoder() for _ in range(LAYERS))
         self.norm = nn.LayerNorm(D_MODEL)
 
@@ -54,26 +56,32 @@ class Translator(nn.Module):
         ids = [torch.tensor([self.number.get(token, 0) for token in text]) for text in texts]
         return pad_sequence(ids, batch_first=True)
 
-    def forward(self, sources: Sequence[str], written: Sequence[Sequence[str]]) -> Tensor:
-        """Logits of the next character (batch, length, tokens)."""
+    def read(self, sources: Sequence[str]) -> tuple[Tensor, wqkv.Lengths]:
+        """What the encoder makes of each word (batch, length, d_model), and how many there are."""
         words = [self.spell(source) for source in sources]
-        lengths = wqkv.Lengths([len(row) for row in words])
-        x, y = self.embed(self.rows(words)), self.embed(self.rows(written))
+        x, lengths = self.embed(self.rows(words)), wqkv.Lengths([len(row) for row in words])
         for block in self.encoder:
             x = block(x, mask=lengths)
+        return x, lengths
+
+    def write(self, texts: Sequence[Sequence[str]], x: Tensor, lengths: wqkv.Lengths) -> Tensor:
+        """Logits of the character after each one (batch, length, tokens)."""
+        y = self.embed(self.rows(texts))
         for block in self.decoder:
             y = block(y, x, lengths)
         return self.norm(y) @ self.embed.weight.T
 
     def loss(self, pairs: Pairs) -> Tensor:
-        logits = self([source for source, _ in pairs], [[START, *target] for _, target in pairs])
-        wanted = self.rows([*target, END] for _, target in pairs)
-        return nn.functional.cross_entropy(logits.mT, wanted, ignore_index=0, label_smoothing=0.1)
+        sources, targets = zip(*pairs, strict=True)
+        logits = self.write([[START, *target] for target in targets], *self.read(sources))
+        wanted = self.rows([*target, END] for target in targets)
+        rules = {"ignore_index": 0, "label_smoothing": 0.1}
+        return F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), **rules)
 
     def translate(self, sources: Sequence[str], longest: int) -> list[str]:
         """The likeliest character, again and again."""
-        written = [[START] for _ in sources]
+        read, texts = self.read(sources), [[START] for _ in sources]
         for _ in range(longest):
-            best = self(sources, written)[:, -1].argmax(-1)
-            written = [[*row, self.tokens[i]] for row, i in zip(written, best, strict=True)]
-        return ["".join(row[1:]).partition(END)[0] for row in written]
+            best = self.write(texts, *read)[:, -1].argmax(-1)
+            texts = [[*text, self.tokens[i]] for text, i in zip(texts, best, strict=True)]
+        return ["".join(text[1:]).partition(END)[0] for text in texts]

@@ -7,6 +7,7 @@ output = concat(weights v) WO.
 from typing import TypeVar as _TypeVar
 
 from torch import nn as _nn
+from torch.distributed.device_mesh import DeviceMesh as _DeviceMesh
 
 from wqkv.attend.bias import ALiBi, T5Bias
 from wqkv.attend.functional import attention, explain
@@ -19,6 +20,7 @@ from wqkv.layer.caches.buffered import Cross, Dynamic, Static
 from wqkv.layer.caches.paged import Paged, Pool
 from wqkv.layer.caches.quantised import Quantised
 from wqkv.layer.caches.rolling import Rolling
+from wqkv.layer.caches.spread import Spread
 from wqkv.layer.convert.checkpoint import load_attention
 from wqkv.layer.convert.huggingface import from_hf
 from wqkv.layer.convert.torch import convert, from_torch, to_torch
@@ -32,6 +34,7 @@ from wqkv.look.parity import LayerParity, Parity, parity
 from wqkv.look.watch import Seen, watch
 from wqkv.maps.attention_map import AttentionMap
 from wqkv.maps.rollout import rollout
+from wqkv.maps.shared import SharedMap
 
 __all__ = [
     "ALiBi",
@@ -65,6 +68,8 @@ __all__ = [
     "Rolling",
     "Seen",
     "Segments",
+    "SharedMap",
+    "Spread",
     "Static",
     "T5Bias",
     "Temperature",
@@ -80,6 +85,7 @@ __all__ = [
     "merge",
     "parity",
     "rollout",
+    "shard_heads",
     "to_torch",
     "use",
     "watch",
@@ -102,3 +108,20 @@ def use(model: _Model) -> _Model:
     )  # registers with transformers, so not before it is asked for
 
     return switch(model)
+
+
+def shard_heads(layer: MultiheadAttention, mesh: _DeviceMesh) -> MultiheadAttention:
+    """The same layer with its heads shared by the ranks of a mesh, in place: same input and output.
+
+    WQ, WK, WV (and WG) keep the columns of this rank's heads, WO their rows; one all-reduce adds up
+    the results (see wqkv.layer.shard).
+
+    Raises:
+        ArgumentError: heads that do not make equal shares, a layer over words already (`mesh`), or
+            a part that looks at all heads together.
+
+    Source: Shoeybi et al. 2019 (arXiv:1909.08053), section 3.
+    """
+    from wqkv.layer.shard import shard_heads as shard  # torch's DTensor: not before it is asked for
+
+    return shard(layer, mesh)

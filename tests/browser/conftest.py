@@ -13,6 +13,7 @@ import pytest
 
 from wqkv.look import story
 from wqkv.look.models import OpenModel, open_model
+from wqkv.look.pair import OpenPair
 from wqkv.look.view import View
 from wqkv.show import server
 from wqkv.show.api import Api
@@ -35,13 +36,16 @@ class Site(NamedTuple):
 
 
 @contextmanager
-def serving(model: OpenModel, text: str) -> Iterator[Site]:
+def serving(
+    model: OpenModel | OpenPair, text: str, view: View | None = None, target: str | None = None
+) -> Iterator[Site]:
     """A server on a free port, in a thread, until the test is over."""
     uvicorn = pytest.importorskip("uvicorn", reason="the explorer needs the extra `show`")
-    view = View(model, model.read(text))  # first: a model reads one text at a time
+    if view is None:  # first: a model reads one text at a time
+        view = View(model, model.read(text))
     listening = socket.create_server(("127.0.0.1", 0))
     host = f"127.0.0.1:{listening.getsockname()[1]}"
-    made = server.app(Api(model), "token", [host], text)
+    made = server.app(Api(model), "token", [host], text, target)
     running = uvicorn.Server(uvicorn.Config(made, log_level="warning", access_log=False))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
     thread.start()

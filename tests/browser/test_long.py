@@ -122,6 +122,13 @@ def test_the_steps_of_writing(open_page, site):
         settled(page)
 
 
+def test_a_long_text_is_not_laid_out_as_a_whole_when_it_writes(open_page):
+    page = open_page(f"{HERE}&step=0&view=generate&count=2&moment=1")
+    words = page.locator(".flow bdi").all_inner_texts()
+    assert len(words) == 201  # those before, and the one that is written
+    assert f"Words {N + 1 - 200} to {N + 1} of {N + 2}." in page.locator("#view").inner_text()
+
+
 def test_reading_can_be_cancelled(open_page):
     page = open_page(HERE, fresh=True)
     page.locator("#text").fill(text(12000))

@@ -12,17 +12,20 @@ from tests.conformance.test_from_hf import CASES, tiny
 from wqkv.errors import ArgumentError
 from wqkv.look import story
 from wqkv.look.models import OpenModel, Words
+from wqkv.look.pair import OpenPair
 from wqkv.look.view import View
 
 IDS = torch.randint(3, 61, (11,), generator=torch.Generator().manual_seed(0)).tolist()
 #: They read pictures or sounds, or a picture beside the text.
 NO_TEXT = "blip_2_qformer deit vit clip_vision_model siglip_vision_model dinov2 qwen2_vl_vision"
 OTHERS = (*NO_TEXT.split(), "hubert", "wav2vec2")
-TWO_TEXTS = "bart blenderbot m2m_100 marian mbart pegasus whisper t5 mt5 umt5"
+TWO_TEXTS = "bart blenderbot m2m_100 marian mbart pegasus t5 mt5 umt5"
 REFUSED = {
     "diffllama": "Each head of DifferentialAttention is a difference of 2 maps",
     "qwen3_next": "Layer 0, which the configuration calls 'linear_attention', has no WQ",
-    **dict.fromkeys(TWO_TEXTS.split(), "reads one text and writes another, and what opens here"),
+    **dict.fromkeys(
+        [*TWO_TEXTS.split(), "whisper"], "reads one text and writes another, and what opens here"
+    ),
 }
 
 
@@ -57,3 +60,19 @@ def test_family(case):
 def test_what_is_refused(case):
     with pytest.raises(ArgumentError, match=REFUSED[case]):
         View.read(opened(case), Words.of(IDS))
+
+
+@pytest.mark.parametrize("case", TWO_TEXTS.split())
+def test_family_of_two_texts(case):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of configurations that say too much
+        model = OpenPair(tiny(case).float(), None, case)
+    views = model.run(Words.of(IDS), Words.of(IDS[6::-1]))
+    assert [(view.n, view.m) for view in views.values()] == [(11, 11), (7, 7), (7, 11)]
+    for view in views.values():
+        for layer in range(view.model.sizes["n_layer"]):
+            proof = view.proof(layer)
+            assert proof.holds and proof.size > 0.1, (layer, proof)
+            assert proof.difference < 0.5 * proof.tolerance, (layer, proof)  # no near miss
+        row, cell = view.row(1, 2, 5), view.cell(1, 2, 5, 3)
+        assert cell.weight == pytest.approx(float(row.weights[3]), rel=1e-5)

@@ -100,8 +100,10 @@ def results(
 
 def everything() -> dict[str, Any]:
     """All jobs that need nothing of their own, for processes are slow to begin."""
+    from tests.parallel import costs, mapped  # which takes its cases from here
+
     jobs = (equal_one_process, other_lengths, layers, heads, together, sent, complaints)
-    return {job.__name__: job() for job in jobs}
+    return {job.__name__: job() for job in (*jobs, mapped.maps, costs.costs)}
 
 
 def cases(size: int) -> list[tuple[str, Mask, str, dict[str, Any]]]:

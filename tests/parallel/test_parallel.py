@@ -5,15 +5,7 @@ from __future__ import annotations
 import re
 import time
 
-import pytest
-
 from tests.parallel import jobs, ranks
-
-
-@pytest.fixture(scope="module", params=[2, 4])
-def found(request, tmp_path_factory):
-    """Every rank's results."""
-    return ranks.run(request.param, jobs.everything, tmp_path_factory.mktemp("ranks"))
 
 
 def test_every_mask_and_rule_equals_one_process(found):

@@ -20,6 +20,8 @@ RESULTS = ("heads.parquet", "examples.parquet", "skipped.parquet")
 PART = 2  # documents
 PARTS = -(-LINES // PART)
 PATIENCE = 300  # seconds
+#: Killed when there are so many parts, or by itself: in mid-write of a part, or before its name.
+STOPS = (1, ("half", 1), ("whole", 2), 5, ("half", 1), 7, ("half", 3), 11, ("whole", 1))
 
 
 @pytest.fixture(autouse=True)
@@ -106,12 +108,12 @@ def killed_at(out, count, running):
 
 
 @pytest.mark.slow
-def test_killed_seven_times(folder, name, data, undisturbed):
+def test_killed_ten_times(folder, name, data, undisturbed):
     """While it reads, in mid-write, before a part and before a result has its name."""
     out = folder / "out"
     arguments = command(name, data, out)
     made = [0]
-    for where in (1, ("half", 1), ("whole", 2), 5, ("half", 3), 11, ("whole", None)):
+    for where in (*STOPS, ("whole", None)):
         if isinstance(where, int):
             killed_at(out, max(where, made[-1] + 1), start("-m", "wqkv.cli", *arguments))
         else:

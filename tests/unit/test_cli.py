@@ -14,8 +14,9 @@ from tests.browser.tiny import tiny
 from tests.unit.show import test_heads, test_parity
 from tests.unit.show.stories import make
 from wqkv import Causal, Full, cli
+from wqkv.commands.given import EXAMPLE
 from wqkv.errors import ArgumentError
-from wqkv.look import heads, models, story
+from wqkv.look import heads, models, pair, story
 from wqkv.look import parity as look_parity
 from wqkv.show import server
 
@@ -101,7 +102,7 @@ def test_files_with_json(capsys, opened, tmp_path):
         (["sea"], "'sea'"),
         (["see", "One.", "--layer", "x"], "--layer: invalid int value: 'x'; see wqkv see --help"),
         (["see", "One.", "--lay", "3"], "--lay"),
-        (["see"], f'No sentence was given. Call wqkv see "{cli.EXAMPLE}", or wqkv see - to'),
+        (["see"], f'No sentence was given. Call wqkv see "{EXAMPLE}", or wqkv see - to'),
         (["see", "One.", " "], "Sentence 2 of 2 is empty: ' '."),
         (["see", "\udcff"], r"The sentence '\udcff' is not valid UTF-8."),
         (["see", "-"], "Standard input has no sentence. Pass one sentence a line."),
@@ -168,7 +169,7 @@ def test_version_and_help(capsys):
     assert run(capsys, "--version") == (0, f"wqkv {wqkv.__version__}\n", "")
     code, out, err = run(capsys, "see", "--help")
     assert (code, err) == (0, "")
-    assert cli.EXAMPLE.split()[0] in out
+    assert EXAMPLE.split()[0] in out
 
 
 @pytest.mark.parametrize(("module", "argv"), [("rich", []), ("matplotlib", ["--output", "a.png"])])
@@ -225,11 +226,11 @@ def explored(monkeypatch):
         asked.append(name)
         return "the model"
 
-    def serve(model, text, *, source, host, port, ready):
-        asked.append((model, text, source, host, port))
+    def serve(model, text, *, target, source, host, port, ready):
+        asked.append((model, text if target is None else (text, target), source, host, port))
         ready("http://the-address/")
 
-    monkeypatch.setattr(models, "open_model", open_model)
+    monkeypatch.setattr(pair, "open_any", open_model)
     monkeypatch.setattr(server, "serve", serve)
     monkeypatch.setattr("webbrowser.open", asked.append)
     return asked
@@ -245,13 +246,20 @@ def test_open(capsys, explored):
 
 def test_open_without_a_browser_or_a_text(capsys, explored, monkeypatch, tmp_path):
     assert run(capsys, "open", "--no-browser")[0] == 0
-    assert explored == [None, ("the model", cli.EXAMPLE, None, "127.0.0.1", 0)]
+    assert explored == [None, ("the model", EXAMPLE, None, "127.0.0.1", 0)]
     monkeypatch.setattr(sys, "stdin", io.StringIO("Two.\nThree."))
     assert run(capsys, "open", "-", "--no-browser")[0] == 0
     assert explored[-1][1] == "Two.\nThree."
     (tmp_path / "猫.txt").write_text("\ufeffFour.\n", "utf-8")
     assert run(capsys, "open", "--text", str(tmp_path / "猫.txt"), "--no-browser")[0] == 0
     assert explored[-1][1] == "Four.\n"
+
+
+def test_open_two_texts(capsys, explored):
+    assert run(capsys, "open", "One.", "--target", "Eins.", "--no-browser")[0] == 0
+    assert explored[-1][1] == ("One.", "Eins.")
+    code, _, err = run(capsys, "open", "One.", "--target", "\udcff")
+    assert (code, err) == (2, "wqkv: The text '\\udcff' is not valid UTF-8.\n")
 
 
 def test_open_for_others(capsys, explored):
@@ -263,7 +271,7 @@ def test_open_for_others(capsys, explored):
 
 @pytest.mark.parametrize("lang", ["en", "zh"])
 def test_open_writes_a_page(capsys, monkeypatch, tmp_path, lang):
-    monkeypatch.setattr(models, "open_model", lambda name, progress: tiny(layers=1))
+    monkeypatch.setattr(pair, "open_any", lambda name, progress: tiny(layers=1))
     path = tmp_path / "猫.html"
     argv = ("open", "the sea", "--model", "a/b", "--export", str(path), "--lang", lang)
     assert run(capsys, *argv) == (0, "", f"wqkv: wrote {path}\n")
@@ -314,7 +322,7 @@ def test_open_with_a_missing_extra(capsys, explored, monkeypatch, module):
 
 def test_open_where_the_port_is_taken(capsys, explored, monkeypatch):
     monkeypatch.undo()
-    monkeypatch.setattr(models, "open_model", lambda name, progress: tiny(layers=1))
+    monkeypatch.setattr(pair, "open_any", lambda name, progress: tiny(layers=1))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         code, _, err = run(capsys, "open", "One.", "--no-browser", "--port", port)
@@ -391,9 +399,9 @@ def test_heads_writes_files_too(capsys, headed, tmp_path):
         (["One.", " "], "Text 2 of 2 is empty. Pass at least one word."),
         (["-"], "Standard input is empty. Pass at least one word."),
         (["\udcff"], r"The text '\udcff' is not valid UTF-8."),
-        (["--csv", "a.txt"], "The file 'a.txt' ends in '.txt'. Pass a name ending in .csv."),
-        (["--png", "a"], "The file 'a' has no suffix. Pass a name ending in .png."),
-        (["--png", "a.svg"], "The file 'a.svg' ends in '.svg'. Pass a name ending in .png."),
+        (["--csv", "a.txt"], "The table 'a.txt' needs a name ending in .csv."),
+        (["--png", "a"], "The image 'a' needs a name ending in .png."),
+        (["--png", "a.svg"], "The image 'a.svg' needs a name ending in .png."),
         (["--csv", "gone/a.csv"], "The folder 'gone' of 'gone/a.csv' is not there."),
         (["--png", "folder.png"], "'folder.png' is a folder. Pass the name of a file."),
         (["--layer", "3"], "unrecognized arguments: --layer; see wqkv --help"),

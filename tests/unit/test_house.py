@@ -51,6 +51,7 @@ ORDER = (
     "wqkv.maps.weights",
     "wqkv.maps.statistics",
     "wqkv.maps.attention_map",
+    "wqkv.maps.shared",
     "wqkv.maps.rollout",
     "wqkv.maps",
     "wqkv.layer.cache",
@@ -58,6 +59,7 @@ ORDER = (
     "wqkv.layer.caches.rolling",
     "wqkv.layer.caches.quantised",
     "wqkv.layer.caches.paged",
+    "wqkv.layer.caches.spread",
     "wqkv.layer.caches",
     "wqkv.layer.parts",
     "wqkv.layer.checks",
@@ -97,6 +99,7 @@ ORDER = (
     "wqkv.look.opened",
     "wqkv.look.view",
     "wqkv.look.whatif",
+    "wqkv.look.pair",
     "wqkv.look.story",
     "wqkv.look",
     "wqkv",  # the public names
@@ -115,6 +118,14 @@ ORDER = (
     "wqkv.show.export",
     "wqkv.show.server",
     "wqkv.show",
+    "wqkv.commands.given",
+    "wqkv.commands.progress",
+    "wqkv.commands.see",
+    "wqkv.commands.open",
+    "wqkv.commands.heads",
+    "wqkv.commands.parity",
+    "wqkv.commands.survey",
+    "wqkv.commands",
     "wqkv.cli",
     "wqkv.__main__",
 )
@@ -270,6 +281,8 @@ def test_import_needs_torch_alone():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "wqkv.errors" in done.stdout.split()
     assert sorted(extras & {name.partition(".")[0] for name in done.stdout.split()}) == []
+    slow = {"torch._dynamo", "torch.distributed.tensor"}  # two seconds
+    assert sorted(slow & {*done.stdout.split()}) == []
 
 
 # Text

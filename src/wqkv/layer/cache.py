@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from wqkv.attend.algebra import Full, Mask
+from wqkv.attend.merge import Partial
+from wqkv.attend.parallel.ranks import Ranks
 from wqkv.errors import ArgumentError, KindError, describe, message
 
 #: A file that is cut short, mislabelled or made to harm fails in one of these ways.
@@ -38,7 +40,8 @@ class KVCache:
 
     out_i = merge over pieces p of attention(q_i, k_p, v_p), for the pieces of `append` (F1).
     The kinds: Dynamic grows, Static has a fixed room, Rolling keeps a window, Quantised keeps
-    8 or 4 bits a number, Paged shares blocks between sequences, Cross is computed once.
+    8 or 4 bits a number, Paged shares blocks between sequences, Cross is computed once, Spread
+    shares the words out to ranks.
 
     Every sample, size, dtype and device is that of the first append, or the append is an error.
     One cache serves one layer.
@@ -53,6 +56,8 @@ class KVCache:
 
     #: Whether `held()` has all keys and values, so that the layer computes none (Cross).
     filled: bool = False
+    #: The ranks that keep the other keys (Spread); None: all are here.
+    ranks: Ranks | None = None
 
     @property
     def length(self) -> int | Tensor:
@@ -70,6 +75,10 @@ class KVCache:
     def held(self) -> tuple[Held, ...]:
         """All that is kept, in pieces; none before the first append."""
         raise NotImplementedError
+
+    def whole(self, part: Partial) -> Partial:
+        """Attention over all keys, from that over those which are kept here."""
+        return part
 
     def rewind(self, length: int | Tensor) -> None:
         """Forget everything from position `length` on."""

@@ -63,7 +63,7 @@ class DifferentialAttention(MultiheadAttention):
             self.register_parameter(name, nn.Parameter(torch.randn(d_k, **where) * 0.1))
 
     def _opened(
-        self, q: Tensor, held: Sequence[Held], *, plainly: bool = False
+        self, q: Tensor, held: Sequence[Held], key_len: int | None = None
     ) -> tuple[Tensor, Sequence[Held], Callable[[Tensor], Tensor]]:
         held = [piece._replace(v=torch.cat((piece.v, piece.v), dim=1)) for piece in held]
         return q, held, self._difference

@@ -133,9 +133,9 @@ class LatentAttention(MultiheadAttention):
         return k, k[..., :0]
 
     def _opened(
-        self, q: Tensor, held: Sequence[Held], *, plainly: bool = False
+        self, q: Tensor, held: Sequence[Held], key_len: int | None = None
     ) -> tuple[Tensor, Sequence[Held], Callable[[Tensor], Tensor]]:
-        if plainly or self._few(q.shape[2], sum(piece.k.shape[2] for piece in held)) is False:
+        if key_len is None or self._few(q.shape[2], key_len) is False:
             return q, [self._expanded(piece) for piece in held], lambda heads: heads
         plain, turned = q.split((self.d_k - self.d_rope, self.d_rope), dim=-1)
         WK, WV = (

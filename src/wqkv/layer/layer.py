@@ -22,6 +22,7 @@ from wqkv.layer.cache import Held, KVCache
 from wqkv.layer.parts import Norm, Normalise, QKNorm, Temperature, own
 from wqkv.layer.trace import Trace
 from wqkv.maps.attention_map import AttentionMap
+from wqkv.maps.shared import SharedMap
 
 MATRICES = ("WQ", "WK", "WV", "WO")
 
@@ -205,13 +206,17 @@ class MultiheadAttention(nn.Module):
         q, held, where = self._prepare(Q, K, V, mask, positions, query_offset, cache)
         rest: dict[str, Any] = {"dropout_p": self.dropout if self.training else 0.0}
         rest |= {"engine": self.engine, "mesh": self.mesh}
-        q, held, finish = self._opened(q, held)
+        alone = cache is None or cache.ranks is None
+        key_len = sum(piece.k.shape[2] for piece in held) if alone else where.length
+        q, held, finish = self._opened(q, held, key_len)
         calls = self._calls(q, held, where)
-        if len(calls) == 1:
+        if len(calls) == 1 and alone:
             heads = attention(**calls[0], **rest)
-        else:
-            parts = [attention(**call, **rest, return_lse=True) for call in calls]
-            heads = with_sinks(merge(*parts), own(self.sinks)).out
+        else:  # the sinks once, after the merge
+            rest |= {"sinks": None, "return_lse": True}
+            part = merge(*(attention(**call | rest) for call in calls))
+            part = part if cache is None else cache.whole(part)
+            heads = with_sinks(part, own(self.sinks)).out
         return self._output(finish(heads), Q)
 
     def trace(
@@ -230,8 +235,13 @@ class MultiheadAttention(nn.Module):
         >>> layer.trace(torch.randn(1, 3, 6)).weights.shape
         torch.Size([1, 2, 3, 3])
         """
+        if self.mesh is not None:
+            raise ArgumentError(
+                "A layer over words has no trace: no rank has all of them.\n"
+                "Use layer.map, or set layer.mesh to None and pass the whole text."
+            )
         q, held, where = self._prepare(Q, K, V, mask, positions, query_offset, None)
-        q, held, finish = self._opened(q, held, plainly=True)
+        q, held, finish = self._opened(q, held)
         call = request(**self._calls(q, held, where)[0])
         if reasons := reference.reasons_against(call):
             raise EngineError(
@@ -256,15 +266,18 @@ class MultiheadAttention(nn.Module):
     ) -> AttentionMap:
         """The weights of the same call as a lazy map, at any length; there is no dropout in it.
 
+        Over words (`mesh`) it is the map of the whole text, a SharedMap, which every rank asks for.
+        Where the heads are shared it has this rank's: see `SharedMap.heads`.
+
         >>> layer = MultiheadAttention(6, 2)
         >>> layer.map(torch.randn(1, 3, 6))[0, 1, 2].shape
         torch.Size([3])
         """
         q, held, where = self._prepare(Q, K, V, mask, positions, query_offset, None)
-        q, held, _ = self._opened(q, held, plainly=True)
+        q, held, _ = self._opened(q, held)
         call = self._calls(q, held, where)[0]
         del call["value"]
-        return AttentionMap(**call)
+        return AttentionMap(**call) if self.mesh is None else SharedMap.words(self.mesh, **call)
 
     def qkv(
         self,
@@ -282,7 +295,7 @@ class MultiheadAttention(nn.Module):
         torch.Size([1, 2, 3, 3])
         """
         q, held, _ = self._prepare(Q, K, V, None, positions, query_offset, None)
-        q, (piece,), _ = self._opened(q, held, plainly=True)
+        q, (piece,), _ = self._opened(q, held)
         return q, piece.k, piece.v
 
     def _prepare(
@@ -297,7 +310,10 @@ class MultiheadAttention(nn.Module):
     ) -> tuple[Tensor, Sequence[Held], Where]:
         """q (batch, n_head, query_len, d_k), and all keys and values that it may see."""
         if cache is not None and self.mesh is not None:
-            raise ArgumentError("A layer over ranks keeps no cache.\nSet layer.mesh to None.")
+            raise ArgumentError(
+                "A layer over ranks keeps no cache.\nSet layer.mesh to None; Spread(ranks) gives "
+                "each rank a share of the keys."
+            )
         if cache is not None and cache.filled:
             checks.inputs(Q, Q, Q, (self.d_model,) * 3, getattr(self.WQ, "weight", None))
             held = cache.held()
@@ -416,10 +432,11 @@ class MultiheadAttention(nn.Module):
         return q * (factor.unsqueeze(1) if factor.ndim == 3 else factor).to(q.dtype)
 
     def _calls(self, q: Tensor, held: Sequence[Held], where: Where) -> list[dict[str, Any]]:
-        """What `attention` is asked for every piece; sinks are merged once, after the pieces."""
-        offset, end, calls = where.query_offset, _end(held), []
+        """What `attention` is asked for every piece."""
+        offset, end, calls = where.query_offset, max(where.length, _end(held)), []
         for piece in held:
-            whole = len(held) == 1 and piece.start == 0
+            # the rules of a mesh are already those of the whole text
+            whole = self.mesh is not None or (piece.start, piece.k.shape[2]) == (0, end)
             mask = where.mask if whole else where.mask.part(piece.start, end)
             calls.append(
                 {
@@ -430,18 +447,18 @@ class MultiheadAttention(nn.Module):
                     "bias": self.position if isinstance(self.position, Bias) else None,
                     "scale": self.scale,
                     "softcap": self.softcap,
-                    "sinks": own(self.sinks) if len(held) == 1 else None,
+                    "sinks": own(self.sinks),
                     "query_offset": None if offset is None else offset - piece.start,
                 }
             )
         return calls
 
     def _opened(
-        self, q: Tensor, held: Sequence[Held], *, plainly: bool = False
+        self, q: Tensor, held: Sequence[Held], key_len: int | None = None
     ) -> tuple[Tensor, Sequence[Held], Callable[[Tensor], Tensor]]:
         """What attends, to which keys and values, and what makes the context of the result.
 
-        With `plainly` the queries and keys are those of the formula, whatever they cost.
+        The cheapest for `key_len` keys, or the formula's own queries and keys where it is None.
         """
         return q, held, lambda heads: heads
 

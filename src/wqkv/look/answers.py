@@ -67,8 +67,8 @@ class Row:
     together; None where the model's own number was not kept.
     """
 
-    weights: Tensor  # (n,)
-    effects: Tensor  # (n,)
+    weights: Tensor  # (m,), one a word that can be looked at
+    effects: Tensor  # (m,)
     sink: float | None
     lse: float
     output: float
@@ -85,9 +85,13 @@ class Column:
 
 @dataclass(frozen=True)
 class Blocks:
-    """Exact means of blocks: block b holds the words edges[b] to edges[b + 1] - 1."""
+    """Exact means of blocks: block b holds the words edges[b] to edges[b + 1] - 1.
+
+    `keys` are the edges of the words that are looked at, which may be fewer or more.
+    """
 
     edges: tuple[int, ...]
+    keys: tuple[int, ...]
     values: Tensor
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple, cast
 
@@ -74,6 +74,12 @@ class Score:
     flat: float  # what equal weights over the visible words would give
     words: int  # over how many words the mean is taken
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """Its numbers as they are written in a sentence."""
+        flat = f"{self.flat:.2f}" if self.flat >= 0.005 else f"{self.flat:.1g}"
+        return {"value": f"{self.value:.2f}", "flat": flat, "words": f"{self.words:,}"}
+
 
 @dataclass(frozen=True)
 class Head:
@@ -89,6 +95,15 @@ class Head:
     score: float | None
     evidence: str
     scores: dict[str, Score | None]
+
+    @property
+    def pattern(self) -> str | None:
+        """What the evidence is about: the label, or of an unclassified head the nearest."""
+        if self.label != UNCLASSIFIED:
+            return self.label
+        known = {name: score.value for name, score in self.scores.items() if score is not None}
+        known.pop("uniform", None)
+        return max(known, key=known.__getitem__, default=None)
 
 
 @dataclass(frozen=True)
@@ -328,11 +343,12 @@ def _head(layer: int, head: int, scores: dict[str, Score | None]) -> Head:
     for name in sorted(ranked, key=lambda one: WIDER.index(one) if one in WIDER else -1):
         if _passes(name, known[name]):
             return Head(layer, head, name, known[name].value, _evidence(name, known[name]), scores)
-    near = next((name for name in ranked if name != "uniform"), None)
-    evidence = "has too few words to tell"
-    if near is not None:
-        evidence = f"fits no pattern; the nearest is {near}: {_evidence(near, known[near])}"
-    return Head(layer, head, UNCLASSIFIED, None, evidence, scores)
+    none = Head(layer, head, UNCLASSIFIED, None, "has too few words to tell", scores)
+    if none.pattern is None:
+        return none
+    evidence = _evidence(none.pattern, known[none.pattern])
+    nearest = f"fits no pattern; the nearest is {none.pattern}: {evidence}"
+    return replace(none, evidence=nearest)
 
 
 def _passes(name: str, score: Score) -> bool:
@@ -343,11 +359,10 @@ def _passes(name: str, score: Score) -> bool:
 
 
 def _evidence(name: str, score: Score) -> str:
-    over = f"mean of {score.words:,} words"
+    says = "puts {value} of its weight {on} (mean of {words} words; equal weights: {flat})"
     if name == "uniform":
-        return f"reaches {score.value:.2f} {PATTERNS[name]} ({over})"
-    flat = f"{score.flat:.2f}" if score.flat >= 0.005 else f"{score.flat:.1g}"
-    return f"puts {score.value:.2f} of its weight {PATTERNS[name]} ({over}; equal weights: {flat})"
+        says = "reaches {value} {on} (mean of {words} words)"
+    return says.format(on=PATTERNS[name], **score.facts)
 
 
 # Reading

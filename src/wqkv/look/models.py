@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-from collections.abc import Callable, Collection, Sequence
-from contextlib import redirect_stderr
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, fields, replace
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -50,13 +50,95 @@ class Reading(Words):
     rows: Tensor  # the words whose outputs were kept
     final: Tensor | None = None  # (1, n, d_model), what the last layer hands on, once it has
     logits: Tensor | None = None  # (vocabulary,) of the word after the last, if the model says one
+    source: Reading | None = None  # the text whose `final` these words look at, if not their own
 
 
 #: Is told how much is done, of how much; may raise, which ends the work.
 Step = Callable[[int, int], None]
 
 
-class OpenModel:
+class Part:
+    """Attention layers of a model as ours: all of them, or those of one of its three parts.
+
+    Args:
+        part: "encoder", "decoder" or "cross" of a model that has all three, else None.
+    """
+
+    def __init__(self, model: nn.Module, name: str, part: str | None = None) -> None:
+        self.model, self.name, self.part = model, name, part
+        config: Any = model.config
+        self.config, self.family = config, str(config.model_type)
+        self.sizes = huggingface.sizes(model, part)
+        count = range(self.sizes["n_layer"])
+        self._layers = [huggingface.from_hf(model, i, part=part) for i in count]
+
+    def layer(self, layer: int) -> MultiheadAttention:
+        """Layer number `layer` as our layer."""
+        return self._layers[in_range("layer", layer, len(self._layers))]
+
+    def _modules(self, name: str) -> list[nn.Module]:
+        """The model's own modules that hold a matrix; layers may share them."""
+        found = [
+            huggingface.matrices(self.model, i, self.part)[name] for i in range(len(self._layers))
+        ]
+        return list({id(module): module for module in found}.values())
+
+    @contextmanager
+    def told(self, after: Callable[[Tensor], None]) -> Iterator[None]:
+        """Hand on what every layer adds to its words, at once; `after` may raise."""
+        WOs = self._modules("WO")
+        hooks = [WO.register_forward_hook(lambda _, __, y: after(y)) for WO in WOs]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    @contextmanager
+    def listening(
+        self,
+        words: Words,
+        off: Collection[tuple[int, int]] = (),
+        each: Callable[[Reading], None] = lambda reading: None,
+        source: Reading | None = None,
+    ) -> Iterator[Reading]:
+        """A reading of some words, which fills while the model runs on them; see `run`."""
+        count, n = len(self._layers), len(words.ids)
+        rows = torch.arange(n)
+        kept: Tensor | slice = slice(None)
+        if count * n * self.sizes["d_model"] > KEPT:
+            rows = kept = spaced(n, SAMPLED_ROWS)
+        given = {field.name: getattr(words, field.name) for field in fields(Words)}
+        reading = Reading(**given, inputs=[], outputs=[], rows=rows, source=source)
+
+        def enter(_: nn.Module, args: tuple[Any, ...]) -> None:
+            reading.inputs.append(args[0].detach())
+
+        def silence(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            heads = [head for layer, head in off if layer == len(reading.outputs)]
+            if not heads:
+                return None
+            context = torch.unflatten(args[0], -1, (self.sizes["n_head"], -1)).clone()
+            context[..., heads, :] = 0
+            return context.flatten(-2), *args[1:]
+
+        def leave(y: Tensor) -> None:
+            # layers that share modules go by their turn
+            reading.outputs.append(y.detach()[:, kept])
+            each(reading)
+
+        hooks = [WQ.register_forward_pre_hook(enter) for WQ in self._modules("WQ")]
+        hooks += [WO.register_forward_pre_hook(silence) for WO in self._modules("WO")]
+        try:
+            with self.told(leave):
+                yield reading
+        finally:
+            for hook in hooks:
+                hook.remove()
+        assert len(reading.inputs) == len(reading.outputs) == count
+
+
+class OpenModel(Part):
     """A model, its tokenizer, and its attention layers as ours.
 
     `speaker` is the model with its head for the next word, if it has one.
@@ -65,20 +147,14 @@ class OpenModel:
     def __init__(
         self, model: nn.Module, tokenizer: Any, name: str, speaker: nn.Module | None = None
     ) -> None:
-        self.model, self.tokenizer, self.name, self.speaker = model, tokenizer, name, speaker
         config: Any = model.config
-        self.config, self.family = config, str(config.model_type)
         if config.is_encoder_decoder:
             raise ArgumentError(
                 f"{name} reads one text and writes another, and what opens here reads one.\n"
-                "Compare its layers with `wqkv parity`, or open one with `from_hf`."
+                "Open it with `wqkv open` or `open_pair`, or compare its layers with `wqkv parity`."
             )
-        self.sizes = huggingface.sizes(model)
-        self._layers = [huggingface.from_hf(model, i) for i in range(self.sizes["n_layer"])]
-
-    def layer(self, layer: int) -> MultiheadAttention:
-        """Layer number `layer` as our layer."""
-        return self._layers[in_range("layer", layer, len(self._layers))]
+        super().__init__(model, name)
+        self.tokenizer, self.speaker = tokenizer, speaker
 
     def read(self, sentence: str) -> Reading:
         """Run the model on a text, and keep what goes into and comes out of each attention."""
@@ -86,29 +162,7 @@ class OpenModel:
 
     def words(self, sentence: str) -> Words:
         """A text as the model's words."""
-        if not sentence.strip():
-            raise ArgumentError("The sentence is empty. Give at least one word.")
-        encoded = self.tokenizer(
-            sentence, return_offsets_mapping=self.tokenizer.is_fast, verbose=False
-        )
-        ids: list[int] = encoded["input_ids"]
-        longest = self._longest()
-        if longest is not None and len(ids) > longest:
-            raise ArgumentError(
-                f"The sentence has {len(ids)} words (tokens), and {self.name} takes {longest}."
-            )
-        known = set(self.tokenizer.all_special_ids)
-        special = tuple(i in known for i in ids)
-        if all(special):
-            raise ArgumentError(f"{self.name} sees no word in the sentence {sentence!r}.")
-        pieces = self.tokenizer.convert_ids_to_tokens(ids)
-        found = encoded.get("offset_mapping") or [(0, 0)] * len(ids)
-        spans = tuple(trim(sentence, *span) for span in found)
-        words = tuple(
-            piece if mark or a == b else sentence[a:b]
-            for piece, mark, (a, b) in zip(pieces, special, spans, strict=True)
-        )
-        return Words(sentence, words, special, spans, tuple(ids))
+        return cut(self.tokenizer, sentence, self.name, self._longest())
 
     def _longest(self) -> int | None:
         """How many tokens fit into the table of positions."""
@@ -131,44 +185,13 @@ class OpenModel:
             off: (layer, head) of heads that are switched off: their context is 0 before WO.
             each: is given what is there so far after every layer; may raise, which ends the run.
         """
-        count, n = len(self._layers), len(words.ids)
-        rows = torch.arange(n)
-        kept: Tensor | slice = slice(None)
-        if count * n * self.sizes["d_model"] > KEPT:
-            rows = kept = spaced(n, SAMPLED_ROWS)
-        given = {field.name: getattr(words, field.name) for field in fields(Words)}
-        reading = Reading(**given, inputs=[], outputs=[], rows=rows)
         last: list[Tensor] = []
-
-        def enter(_: nn.Module, args: tuple[Any, ...]) -> None:
-            reading.inputs.append(args[0].detach())
-
-        def silence(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-            heads = [head for layer, head in off if layer == len(reading.outputs)]
-            if not heads:
-                return None
-            context = torch.unflatten(args[0], -1, (self.sizes["n_head"], -1)).clone()
-            context[..., heads, :] = 0
-            return context.flatten(-2), *args[1:]
-
-        def leave(_: nn.Module, args: tuple[Any, ...], result: Tensor) -> None:
-            # layers that share modules go by their turn
-            reading.outputs.append(result.detach()[:, kept])
-            each(reading)
-
-        modules = [huggingface.matrices(self.model, i) for i in range(count)]
-        WQs = {id(m["WQ"]): m["WQ"] for m in modules}.values()
-        WOs = {id(m["WO"]): m["WO"] for m in modules}.values()
-        hooks = [WQ.register_forward_pre_hook(enter) for WQ in WQs]
-        hooks += [WO.register_forward_pre_hook(silence) for WO in WOs]
-        hooks += [WO.register_forward_hook(leave) for WO in WOs]
-        hooks += [self.model.register_forward_hook(lambda _, __, out: last.append(out[0]))]
+        hook = self.model.register_forward_hook(lambda _, __, out: last.append(out[0]))
         try:
-            said = self.called(torch.tensor([words.ids]))
+            with self.listening(words, off, each) as reading:
+                said = self.called(torch.tensor([words.ids]))
         finally:
-            for hook in hooks:
-                hook.remove()
-        assert len(reading.inputs) == len(reading.outputs) == count
+            hook.remove()
         logits = None if self.speaker is None else said.logits[0, -1].float()
         return replace(reading, final=last[0], logits=logits)
 
@@ -181,6 +204,43 @@ class OpenModel:
         return self.speaker(input_ids=ids, **rest)
 
 
+def cut(tokenizer: Any, sentence: str, name: str, longest: int | None, side: str = "text") -> Words:
+    """A text as a tokenizer cuts it for the model `name`, which takes at most `longest` words.
+
+    Args:
+        side: "text" is read by the model, "text_target" written.
+    """
+    if not sentence.strip():
+        raise ArgumentError("The sentence is empty. Give at least one word.")
+    encoded = tokenizer(**{side: sentence}, return_offsets_mapping=tokenizer.is_fast, verbose=False)
+    ids: list[int] = encoded["input_ids"]
+    if longest is not None and len(ids) > longest:
+        raise ArgumentError(
+            f"The sentence has {len(ids)} words (tokens), and {name} takes {longest}."
+        )
+    known = set(tokenizer.all_special_ids)
+    special = tuple(i in known for i in ids)
+    if all(special):
+        raise ArgumentError(f"{name} sees no word in the sentence {sentence!r}.")
+    pieces = tokenizer.convert_ids_to_tokens(ids)
+    found = encoded.get("offset_mapping") or [(0, 0)] * len(ids)
+    spans = tuple(trim(sentence, *span) for span in found)
+    words = tuple(
+        piece if mark or a == b else sentence[a:b]
+        for piece, mark, (a, b) in zip(pieces, special, spans, strict=True)
+    )
+    return Words(sentence, words, special, spans, tuple(ids))
+
+
+class Loaded(NamedTuple):
+    """What makes an OpenModel, or an OpenPair."""
+
+    model: nn.Module
+    tokenizer: Any
+    name: str
+    speaker: nn.Module | None
+
+
 def open_model(
     name: str | None = None, progress: Callable[[str], None] = lambda _: None
 ) -> OpenModel:
@@ -191,9 +251,15 @@ def open_model(
         progress: is told what is being read.
 
     Raises:
-        ArgumentError: it is no model, or one of a family without a table row.
+        ArgumentError: it is no model, one of a family without a table row, or one that reads one
+            text and writes another.
         MissingExtraError: transformers, gguf or the default model is not installed.
     """
+    return OpenModel(*load(name, progress))
+
+
+def load(name: str | None, progress: Callable[[str], None]) -> Loaded:
+    """A model and its tokenizer; see `open_model`."""
     transformers: Any = need("transformers", "hf", "Opening a model")
     where, gguf, shown = _found(name)
     progress(f"reading the words of {shown}")
@@ -203,7 +269,7 @@ def open_model(
     model, complete = _weights(transformers, kind or transformers.AutoModel, where, name, gguf)
     progress(f"laying out the matrices of {shown}")
     speaker = model if kind is not None and complete else None  # else its head is random
-    return OpenModel(model.base_model, tokenizer, shown, speaker)
+    return Loaded(model.base_model, tokenizer, shown, speaker)
 
 
 def open_bare(
@@ -220,10 +286,14 @@ def open_bare(
 def _speaker(transformers: Any, where: str, name: str | None, gguf: str | None) -> Any:
     """How to open the model with its head for the next word; None if it has none."""
     config = _load(transformers, transformers.AutoConfig, where, name, _of_file(gguf))
-    known = transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    speaks = known.get(config.model_type)
+    known = transformers.models.auto.modeling_auto
+    kind = transformers.AutoModelForCausalLM
+    speaks = known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+    if config.is_encoder_decoder:
+        kind = transformers.AutoModelForSeq2SeqLM
+        speaks = known.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
     named = [speaks] if gguf else config.architectures or []  # a .gguf file names none
-    return transformers.AutoModelForCausalLM if speaks in named and speaks else None
+    return kind if speaks in named and speaks else None
 
 
 def _weights(

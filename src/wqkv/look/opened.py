@@ -27,18 +27,19 @@ BLOCK = 2**22
 class OpenLayer:
     """A layer's numbers for the hidden states x, (1, n, d_model), that a model put into it.
 
-    `q` is (1, n_head, n, d_k), `k` and `v` are (1, n_kv_head, n, d), as they go into the scores.
+    `q` is (1, n_head, n, d_k), `k` and `v` are (1, n_kv_head, m, d), as they go into the scores;
+    they are made of `source`, (1, m, d_model), or of x itself, where m is n.
     """
 
     @torch.no_grad()
-    def __init__(self, layer: MultiheadAttention, x: Tensor) -> None:
+    def __init__(self, layer: MultiheadAttention, x: Tensor, source: Tensor | None = None) -> None:
         if layer.maps != 1:
             raise ArgumentError(
                 f"Each head of {type(layer).__name__} is a difference of {layer.maps} maps, and "
                 "what is shown here has one.\nLook at it with its `map` and `trace`."
             )
         self.layer, self.x = layer, x
-        self.q, self.k, self.v = layer.qkv(x)
+        self.q, self.k, self.v = layer.qkv(x, source)
         self._pushed: dict[int, Tensor] = {}
         self._maps: dict[int, AttentionMap] = {}
         self.sweeps: dict[int, Sweep] = {}
@@ -53,7 +54,7 @@ class OpenLayer:
         return AttentionMap(self.q, self.k, query_offset=0, **self._rules(slice(None)))
 
     def map(self, head: int) -> AttentionMap:
-        """The map of one head, [1, 1, n, n]: its statistics cost one head."""
+        """The map of one head, [1, 1, n, m]: its statistics cost one head."""
         if head not in self._maps:
             one, of_keys = self._at(head)
             self._maps[head] = AttentionMap(
@@ -88,8 +89,8 @@ class OpenLayer:
         return call, at, reference.steps(call, at)
 
     def rows(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Some rows of all heads, in parts: (which rows, their weights (n_head, rows, n))."""
-        for here in rows.split(max(1, BLOCK // (self.q.shape[1] * self.q.shape[2]))):
+        """Some rows of all heads, in parts: (which rows, their weights (n_head, rows, m))."""
+        for here in rows.split(max(1, BLOCK // (self.q.shape[1] * self.k.shape[2]))):
             yield here, self.whole.rows(here)[0]
 
     @torch.no_grad()
@@ -144,7 +145,7 @@ class OpenLayer:
         return values * torch.unflatten(gate, 0, (self.layer.n_head, -1))[head]
 
     def pushed(self, head: int, i: int) -> Tensor:
-        """|v_j WO| of every word j, after the gate of word i: (n,)."""
+        """|v_j WO| of every word j, after the gate of word i: (m,)."""
         if self.layer.gate is not None or head not in self._pushed:
             values = self.v[0, self._at(head)[1].start]
             self._pushed[head] = (self.gated(head, i, values) @ self.WO(head)).norm(dim=1)

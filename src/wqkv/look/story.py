@@ -15,6 +15,16 @@ from wqkv.look.view import ALL_ROWS, View
 
 
 @dataclass(frozen=True)
+class Source:
+    """The text that another one looks at, and of it the word that is looked at most."""
+
+    words: tuple[str, ...]  # m
+    special: tuple[bool, ...]  # m
+    word: int
+    x: Tensor  # (d_model,) its state, as the encoder hands it on
+
+
+@dataclass(frozen=True)
 class Story:
     """What head `head` of layer `layer` does to word number `word`; all count from 0.
 
@@ -39,15 +49,21 @@ class Story:
     scale: float  # 1 / sqrt(d_k) in most models
     x: Tensor  # (d_model,) the word's hidden state, the layer's input
     q: Tensor  # (d_k,) x WQ of this head, turned by its position where the layer does that
-    k: Tensor  # (d_k,) x WK of this head's key group, turned alike
-    v: Tensor  # (d_v,) x WV of this head's key group
-    scores: Tensor  # (n,) q . k_j * scale; -inf where word j is hidden
-    weights: Tensor  # (n,) softmax(scores)
+    k: Tensor  # (d_k,) x WK of this head's key group, turned alike (of a Source: its x)
+    v: Tensor  # (d_v,) x WV of this head's key group (of a Source: its x)
+    scores: Tensor  # (m,) q . k_j * scale; -inf where word j is hidden
+    weights: Tensor  # (m,) softmax(scores)
     context: Tensor  # (d_v,) the sum of weights_j * v_j
     share: Tensor  # (d_model,) context WO of this head (gated before): what it adds to the word
     output: Tensor  # (d_model,) all heads' shares and WO's bias: the layer's output
     proof: Proof
     map: Tensor | None = None  # (n, n) this head's weights, one row a word; None is left out
+    source: Source | None = None  # the text that is looked at, where it is another one
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The m words that may be looked at."""
+        return self.words if self.source is None else self.source.words
 
     @property
     def ranked(self) -> list[int]:
@@ -98,28 +114,33 @@ class Clear(NamedTuple):
 
 
 def clearest(view: View, layer: int, head: int | None = None, word: int | None = None) -> Clear:
-    """The clearest link of a layer; of a text of more than ALL_ROWS words some are looked at."""
+    """The clearest link of a layer; of a text of more than ALL_ROWS words some are looked at.
+
+    Between two texts there is no distance, so that the clearest link is the strongest one.
+    """
     n, reading = view.n, view.reading
     rows = torch.arange(n) if word is None else torch.tensor([word])
     if len(rows) > ALL_ROWS:
         rows = spaced(n, SAMPLED_ROWS)
-    place = torch.tensor(_whole_words(reading))
-    marks = zip(reading.words, reading.special, strict=True)
-    tells = torch.tensor([any(c.isalnum() for c in w) and not mark for w, mark in marks])
-    keys = tells.clone()
-    keys[0] &= not view.model.layer(layer).mask.by_position
-    first = {w.casefold(): i for i, w in reversed(list(enumerate(reading.words)))}
-    same = torch.tensor([first[w.casefold()] for w in reading.words])
-    best = Clear(0.0, layer, head or 0, reading.special.index(False) if word is None else word)
+    tells, keys = _tells(reading), _tells(view.keys)
+    if reading.source is None:
+        keys[0] &= not view.model.layer(layer).mask.by_position
+        place, same = torch.tensor(_whole_words(reading)), _same(reading)
+    if word is None:
+        word = next((i for i, mark in enumerate(reading.special) if not mark), 0)
+    else:
+        tells[word] = True
+    best = Clear(0.0, layer, head or 0, word)
     for here, weights in view.layer(layer).rows(rows):
-        reach = (place[here, None] - place).abs().clamp(min=1).log2()
-        reach[~(keys & (tells[here, None] | (word is not None)))] = 0
-        reach[same[here, None] == same] = 0
+        reach = (keys & tells[here, None]).float()
+        if reading.source is None:
+            reach *= (place[here, None] - place).abs().clamp(min=1).log2()
+            reach[same[here, None] == same] = 0
         clear = (weights if head is None else weights[head : head + 1]) * reach
         top = int(clear.argmax())
         found = float(clear.flatten()[top])
         if found > best.clearness:
-            at_head, row = divmod(top // n, len(here))
+            at_head, row = divmod(top // view.m, len(here))
             best = Clear(found, layer, at_head if head is None else head, int(here[row]))
     return best
 
@@ -129,7 +150,12 @@ def of(view: View, layer: int, head: int, word: int) -> Story:
     model, reading, opened = view.model, view.reading, view.checked(layer, head, word)
     ours, kv_head = opened.layer, head // (model.sizes["n_head"] // model.sizes["n_kv_head"])
     _, _, row = opened.row(head, word)
-    context = row.out[0, 0, 0]
+    context, weights = row.out[0, 0, 0], row.weights[0, 0, 0]
+    source, kept = None, word  # whose k and v are kept
+    if reading.source is not None:
+        kept, states = int(weights.argmax()), reading.source.final
+        assert states is not None
+        source = Source(view.keys.words, view.keys.special, kept, states[0, kept])
     return Story(
         model=model.name,
         family=model.family,
@@ -149,15 +175,28 @@ def of(view: View, layer: int, head: int, word: int) -> Story:
         scale=ours.d_k**-0.5 if ours.scale is None else ours.scale,
         x=reading.inputs[layer][0, word],
         q=opened.q[0, head, word],
-        k=opened.k[0, kv_head, word],
-        v=opened.v[0, kv_head, word],
+        k=opened.k[0, kv_head, kept],
+        v=opened.v[0, kv_head, kept],
         scores=row.scores[0, 0, 0],
-        weights=row.weights[0, 0, 0],
+        weights=weights,
         context=context,
         share=opened.gated(head, word, context) @ opened.WO(head),
         output=opened.output(torch.tensor([word]))[0][0],
         proof=view.proof(layer),
+        source=source,
     )
+
+
+def _tells(words: Words) -> Tensor:
+    """Which words are more than punctuation: bool (n,)."""
+    marks = zip(words.words, words.special, strict=True)
+    return torch.tensor([any(c.isalnum() for c in w) and not mark for w, mark in marks])
+
+
+def _same(words: Words) -> Tensor:
+    """For each word the first place where it stands: (n,)."""
+    first = {w.casefold(): i for i, w in reversed(list(enumerate(words.words)))}
+    return torch.tensor([first[w.casefold()] for w in words.words])
 
 
 def _whole_words(reading: Words) -> list[int]:

@@ -17,23 +17,23 @@ SIDE = 1024
 
 
 class Sweep(NamedTuple):
-    """What one pass over a map of n x n finds, all in float64 but for the weights of the links."""
+    """What one pass over a map of n x m finds, all in float64 but for the weights of the links."""
 
-    received: Tensor  # (n,) the weight that every word receives
-    by_distance: Tensor  # (n,) the weight at |i - j| = 0, 1, ... words
+    received: Tensor  # (m,) the weight that every word receives
+    by_distance: Tensor  # (max(n, m),) the weight at |i - j| = 0, 1, ... words
     links: tuple[Tensor, Tensor, Tensor]  # the k strongest: words i, words j, weights
 
 
 def sweep(m: AttentionMap, k: int, step: Callable[[int, int], None]) -> Sweep:
-    """Go through a map of one head, [1, 1, n, n], tile by tile; `step` is told the rows done."""
-    n = m.shape[2]
-    received = torch.zeros(n, dtype=torch.float64)
-    ahead = torch.zeros(2 * n - 1, dtype=torch.float64)  # by j - i, from 1 - n on
+    """Go through a map of one head, [1, 1, n, m], tile by tile; `step` is told the rows done."""
+    n, keys = m.shape[2:]
+    received = torch.zeros(keys, dtype=torch.float64)
+    ahead = torch.zeros(n + keys - 1, dtype=torch.float64)  # by j - i, from 1 - n on
     best, places = torch.zeros(0), torch.zeros(0, dtype=torch.long)
     for i in range(0, n, SIDE):
         step(i, n)
-        for j in range(0, n, SIDE):
-            q1, k1 = min(i + SIDE, n), min(j + SIDE, n)
+        for j in range(0, keys, SIDE):
+            q1, k1 = min(i + SIDE, n), min(j + SIDE, keys)
             if m.mask.region(Rect(0, i, q1, j, k1)) is False:
                 continue
             tile = m[0, 0, i:q1, j:k1]
@@ -43,14 +43,15 @@ def sweep(m: AttentionMap, k: int, step: Callable[[int, int], None]) -> Sweep:
             ahead[first : first + len(lines)] += lines
             if len(best) < k or float(tile.max()) > float(best[-1]):
                 weights, at = tile.flatten().topk(min(k, tile.numel()))
-                at = (i + at // tile.shape[1]) * n + j + at % tile.shape[1]
+                at = (i + at // tile.shape[1]) * keys + j + at % tile.shape[1]
                 weights, at = torch.cat((best, weights)), torch.cat((places, at))
                 order = weights.argsort(descending=True, stable=True)[:k]
                 best, places = weights[order], at[order]
     step(n, n)
-    by_distance = ahead[n - 1 :].clone()
-    by_distance[1:] += ahead[: n - 1].flip(0)
-    return Sweep(received, by_distance, (places // n, places % n, best))
+    by_distance = ahead.new_zeros(max(n, keys))
+    by_distance[:keys] += ahead[n - 1 :]
+    by_distance[1:n] += ahead[: n - 1].flip(0)
+    return Sweep(received, by_distance, (places // keys, places % keys, best))
 
 
 def _diagonals(tile: Tensor) -> Tensor:

@@ -48,7 +48,8 @@ def use(model: Model) -> Model:
     """Switch a transformers model to attention(), and return it.
 
     `model.set_attn_implementation("sdpa")` switches it back. A query that may see no key (a padded
-    word) has output 0, where transformers' eager path averages over all words.
+    word) has output 0, where transformers' eager path averages over all words. Heads may be shared
+    by ranks (tensor parallelism), words may not: a model makes the masks of the words that it gets.
 
     Raises:
         KindError: it is no transformers model.

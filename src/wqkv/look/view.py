@@ -19,7 +19,16 @@ from wqkv.attend.engines import reference
 from wqkv.errors import ArgumentError
 from wqkv.look.answers import Blocks, Cell, Column, Distances, Grid, Link, Proof, Row, Term
 from wqkv.look.heads import Heads
-from wqkv.look.models import SAMPLED_ROWS, OpenModel, Reading, Step, Words, in_range, spaced
+from wqkv.look.models import (
+    SAMPLED_ROWS,
+    OpenModel,
+    Part,
+    Reading,
+    Step,
+    Words,
+    in_range,
+    spaced,
+)
 from wqkv.look.opened import OpenLayer
 from wqkv.look.sweep import Sweep, sweep
 from wqkv.maps.attention_map import AttentionMap
@@ -48,11 +57,12 @@ def _silent(done: int, total: int) -> None:
 class View:
     """A text as a model read it, layer by layer and head by head; all count from 0.
 
-    What a layer needs is computed from the model's own hidden states when it is first asked for,
-    and kept, up to KEPT bytes. Several threads may ask at once.
+    Its n words look at m words: at themselves, or at those of the text `reading.source`. What a
+    layer needs is computed from the model's own hidden states when it is first asked for, and kept,
+    up to KEPT bytes. Several threads may ask at once.
     """
 
-    def __init__(self, model: OpenModel, reading: Reading) -> None:
+    def __init__(self, model: Part, reading: Reading) -> None:
         self.model, self.reading = model, reading
         self._layers: OrderedDict[int, OpenLayer] = OrderedDict()
         self._proofs: dict[int, Proof] = {}
@@ -90,6 +100,22 @@ class View:
         return len(self.reading.words)
 
     @property
+    def keys(self) -> Words:
+        """The words that are looked at."""
+        return self.reading.source or self.reading
+
+    @property
+    def m(self) -> int:
+        """How many words are looked at."""
+        return len(self.keys.words)
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """Those of STATISTICS that there are; between two texts nothing is near or far."""
+        between = self.reading.source is not None
+        return tuple(s for s in STATISTICS if not between or s not in ("distance", "label"))
+
+    @property
     def bytes(self) -> int:
         """What the hidden states, the model's outputs and the layers that are kept take."""
         final = [] if self.reading.final is None else [self.reading.final]
@@ -104,14 +130,18 @@ class View:
         with self._lock:
             opened = self._layers.get(layer)
             if opened is None:
-                opened = self._layers[layer] = OpenLayer(ours, self.reading.inputs[layer])
+                source = self.reading.source
+                opened = OpenLayer(
+                    ours, self.reading.inputs[layer], None if source is None else source.final
+                )
+                self._layers[layer] = opened
             self._layers.move_to_end(layer)
             while len(self._layers) > 1 and sum(o.bytes for o in self._layers.values()) > KEPT:
                 self._layers.popitem(last=False)
             return opened
 
     def map(self, layer: int, head: int) -> AttentionMap:
-        """The map of one head: [1, 1, n, n]."""
+        """The map of one head: [1, 1, n, m]."""
         return self.checked(layer, head).map(head)
 
     # Cells, rows, columns, tiles
@@ -119,7 +149,7 @@ class View:
     @torch.no_grad()
     def cell(self, layer: int, head: int, i: int, j: int) -> Cell:
         """How the weight from word i to word j comes about."""
-        opened = self.checked(layer, head, i, j)
+        opened = self.checked(layer, head, i, key=j)
         call, at, steps = opened.row(head, i)
         q, k = call.query[0, 0, 0].double(), call.key[0, 0, j].double()
         products = q * k
@@ -161,17 +191,17 @@ class View:
 
     def column(self, layer: int, head: int, j: int) -> Column:
         """Who looks at word j. The first column of a head costs one pass over its map."""
-        weights = self.checked(layer, head, j).map(head)[0, 0, :, j]
+        weights = self.checked(layer, head, key=j).map(head)[0, 0, :, j]
         return Column(weights, float(weights.double().sum()))
 
     def tile(self, layer: int, head: int, q0: int, q1: int, k0: int, k1: int) -> Tensor:
         """The weights from words q0 to q1 - 1 to words k0 to k1 - 1."""
         opened = self.checked(layer, head)
-        for start, stop in ((q0, q1), (k0, k1)):
-            if not 0 <= start < stop <= self.n:
+        for start, stop, count in ((q0, q1, self.n), (k0, k1, self.m)):
+            if not 0 <= start < stop <= count:
                 raise ArgumentError(
-                    f"There are no words {start} to {stop}: the text has {self.n}.\n"
-                    f"Pass 0 <= start < stop <= {self.n}."
+                    f"There are no words {start} to {stop}: the text has {count}.\n"
+                    f"Pass 0 <= start < stop <= {count}."
                 )
         return opened.map(head)[0, 0, q0:q1, k0:k1]
 
@@ -181,11 +211,11 @@ class View:
         """Exact means of size x size blocks, (blocks, blocks); of all heads (n_head, ...)."""
         opened = self.checked(layer, head or 0)
         values = (opened.whole if head is None else opened.map(head)).thumbnail(size)[0]
-        return Blocks(self.edges(values.shape[1]), values if head is None else values[0])
-
-    def edges(self, blocks: int) -> tuple[int, ...]:
-        """Where each of so many blocks begins, and the last one's end."""
-        return tuple(-(-block * self.n // blocks) for block in range(blocks + 1))
+        rows, keys = (
+            edges(count, blocks)
+            for count, blocks in zip((self.n, self.m), values.shape[1:], strict=True)
+        )
+        return Blocks(rows, keys, values if head is None else values[0])
 
     def sweep(self, layer: int, head: int, step: Step = _silent) -> Sweep:
         """What one pass over the map of a head finds; it is kept."""
@@ -195,15 +225,16 @@ class View:
         return opened.sweeps[head]
 
     def received(self, layer: int, head: int, step: Step = _silent) -> Tensor:
-        """The weight that every word receives, from all words together: (n,)."""
+        """The weight that every word receives, from all words together: (m,)."""
         return self.sweep(layer, head, step).received
 
     def distances(self, layer: int, head: int, step: Step = _silent) -> Distances:
         """How far a head looks, in steps of a factor 2; a mean over all words."""
+        self._has("distance")
         found = self.sweep(layer, head, step).by_distance / self.n
-        edges = [0, *(2**b for b in range((self.n - 1).bit_length())), self.n]
-        mass = torch.stack([found[a:b].sum() for a, b in pairwise(edges)])
-        return Distances(tuple(edges), mass, float(found @ torch.arange(self.n).double()))
+        steps = [0, *(2**b for b in range((self.n - 1).bit_length())), self.n]
+        mass = torch.stack([found[a:b].sum() for a, b in pairwise(steps)])
+        return Distances(tuple(steps), mass, float(found @ torch.arange(self.n).double()))
 
     def links(self, layer: int, head: int, k: int = 20, step: Step = _silent) -> tuple[Link, ...]:
         """The k strongest links, at most LINKS, the strongest first; weights of 0 are no links."""
@@ -229,14 +260,22 @@ class View:
             raise ArgumentError(
                 f"There is no statistic {statistic!r}.\nPass one of: {', '.join(measure)}."
             )
+        self._has(statistic)
         rows, count = [], self.model.sizes["n_layer"]
         for layer in range(count):
             step(layer, count)
             rows.append(measure[statistic](self.layer(layer)))
         step(count, count)
         values = torch.stack(rows)
-        most = {"entropy": math.log(max(self.n, 2)), "distance": max(1.0, float(values.max()))}
+        most = {"entropy": math.log(max(self.m, 2)), "distance": max(1.0, float(values.max()))}
         return Grid(statistic, STATISTICS[statistic], 0.0, most.get(statistic, 1.0), values)
+
+    def _has(self, statistic: str) -> None:
+        if statistic not in self.statistics:
+            raise ArgumentError(
+                f"There is no {statistic} between two texts: no word of one is near to or far from "
+                f"a word of the other.\nAsk for one of: {', '.join(self.statistics)}."
+            )
 
     # Proof
 
@@ -258,16 +297,21 @@ class View:
         tolerance = d_model * 2**-24 * size + off
         return Proof(float((ours - own).abs().max()), size, tolerance, len(rows))
 
-    def checked(self, layer: int, head: int, *words: int) -> OpenLayer:
+    def checked(self, layer: int, head: int, word: int = 0, key: int = 0) -> OpenLayer:
         """A layer, after a look at the numbers that it is asked about."""
         in_range("layer", layer, self.model.sizes["n_layer"])
         in_range("head", head, self.model.sizes["n_head"])
-        for word in words:
-            if not 0 <= word < self.n:
+        for number, count in ((word, self.n), (key, self.m)):
+            if not 0 <= number < count:
                 raise ArgumentError(
-                    f"There is no word {word}: the text has {self.n} words, 0 to {self.n - 1}."
+                    f"There is no word {number}: the text has {count} words, 0 to {count - 1}."
                 )
         return self.layer(layer)
+
+
+def edges(n: int, blocks: int) -> tuple[int, ...]:
+    """Where each of so many blocks of n words begins, and the last one's end."""
+    return tuple(-(-block * n // blocks) for block in range(blocks + 1))
 
 
 def labelled(found: Heads) -> Grid:

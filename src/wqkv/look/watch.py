@@ -50,6 +50,7 @@ def watch(
 
     The model's own function computes, so its outputs are bit-identical. Each layer is proved when
     it is recorded: P V, of the weights that are shown, against the model's own output.
+    Where tensor parallelism shares the heads, each rank sees its own: see `SharedMap.heads`.
 
     Args:
         layers: the numbers of the layers to record, in the order in which they first run; None is

@@ -77,7 +77,7 @@ def what_if(
     Raises:
         ArgumentError: a word that does not stand in the text, or no change at all.
     """
-    model, old, changed = view.model, view.reading, None
+    model, old, changed = _whole(view, "What if"), view.reading, None
     for layer, head in off:
         view.checked(layer, head)
     if not (off or edits):
@@ -132,13 +132,13 @@ def generate(
     """Let the model write on: at most `count` words, each the likeliest.
 
     Args:
-        step: is told how many words are written.
+        step: is told how many words are written, after every layer; may raise, which ends it.
         each: see `View.read`.
 
     Raises:
         ArgumentError: the model has no head for the next word, or no room is left.
     """
-    model, reading = view.model, view.reading
+    model, reading = _whole(view, "Writing on"), view.reading
     if model.speaker is None:
         raise ArgumentError(
             f"{model.name} says no next word.\nOpen a causal language model, such as a Llama."
@@ -153,9 +153,9 @@ def generate(
     ids = list(reading.ids)
     given, past = torch.tensor([ids]), None
     ends = set(model.tokenizer.all_special_ids)
+    step(0, count)
     while len(steps) < count and len(ids) < longest:
-        step(len(steps), count)
-        with torch.no_grad():
+        with torch.no_grad(), model.told(lambda _: step(len(steps), count)):
             said: Any = model.called(given, past_key_values=past, use_cache=True)
         logits = said.logits[0, -1]
         id, top = int(logits.argmax()), _likeliest(model, logits)
@@ -164,22 +164,33 @@ def generate(
         given, past = torch.tensor([[id]]), said.past_key_values
         if id in ends:
             break
-    return Generated(tuple(steps), View.read(model, continued(model, reading, ids), each))
+    return Generated(tuple(steps), View.read(model, continued(model.tokenizer, reading, ids), each))
 
 
-def continued(model: OpenModel, words: Words, ids: list[int]) -> Words:
+def _whole(view: View, what: str) -> OpenModel:
+    """The model of a view, if it reads and writes one text."""
+    if not isinstance(view.model, OpenModel):
+        raise ArgumentError(
+            f"{what} is for models of one text, and {view.model.name} reads one and writes another."
+            "\nOpen it again with another text, or another target."
+        )
+    return view.model
+
+
+def continued(tokenizer: Any, words: Words, ids: list[int]) -> Words:
     """Words that go on with more of them, written as the tokenizer writes them after the last."""
-    new, last, decode = ids[len(words.ids) :], words.ids[-1], model.tokenizer.decode
-    known, begin = set(model.tokenizer.all_special_ids), len(words.sentence)
+    new, last, decode = ids[len(words.ids) :], words.ids[-1], tokenizer.decode
+    known, begin = set(tokenizer.all_special_ids), len(words.sentence)
     special = [id in known for id in new]
     text, spans = words.sentence, []
     for at, mark in enumerate(special):
         start = len(text)
         if not mark:
-            tail = decode([last, *new[: at + 1]])[len(decode([last])) :]
+            told = [id for id in new[: at + 1] if id not in known]
+            tail = decode([last, *told])[len(decode([last])) :]
             text = text[:begin] + tail
         spans.append(trim(text, start, len(text)) if start < len(text) else (0, 0))
-    pieces = model.tokenizer.convert_ids_to_tokens(new)
+    pieces = tokenizer.convert_ids_to_tokens(new)
     shown = [text[a:b] or piece for (a, b), piece in zip(spans, pieces, strict=True)]
     return Words(
         text,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import update_wrapper
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from torch import Tensor
 
@@ -15,7 +15,7 @@ from wqkv.attend.bias import Bias
 from wqkv.attend.call import FULL, request
 from wqkv.errors import ArgumentError, describe, message, need
 from wqkv.maps import statistics
-from wqkv.maps.picks import Index, numbers, pick
+from wqkv.maps.picks import Index, Line, numbers, pick
 from wqkv.maps.statistics import Top
 from wqkv.maps.weights import Weights, aside
 
@@ -116,10 +116,9 @@ class AttentionMap:
         return self._weights.given.mask
 
     @property
-    @_beside
     def lse(self) -> Tensor:
         """The logsumexp of every row of scores (and its sink): (batch, n_head, query_len)."""
-        return self._weights.lse
+        return self._rows(lambda P: P.lse)
 
     def __repr__(self) -> str:
         query = describe(self._weights.given.query)
@@ -148,7 +147,6 @@ class AttentionMap:
 
     # Tiles
 
-    @_beside
     def __getitem__(self, index: Index | tuple[Index | None, ...] | None) -> Tensor:
         """The weights at [batch, head, query, key]; an int drops its axis, a slice does not."""
         parts = index if isinstance(index, tuple) else (index,)
@@ -170,20 +168,19 @@ class AttentionMap:
                 f"the limit is {self.limit * 4 / 2**30:.2f} GiB.\n"
                 "Take fewer rows, or a statistic (times, thumbnail, top), or pass limit=..."
             )
-        tile = self._weights.tile(*lines)
+        tile = self._tile(*lines)
         return tile.squeeze([axis for axis, (_, single) in enumerate(picked) if single])
 
     def rows(self, queries: Index) -> Tensor:
         """The weights of some rows: (batch, n_head, len(queries), key_len)."""
         return self[:, :, self._queries(queries)]
 
-    @_beside
     def at(self, queries: Index, keys: Index) -> Tensor:
         """The weights of the pairs (queries[n], keys[n]), one product each: (batch, n_head, n)."""
         i, j = self._queries(queries), numbers(pick(keys, self.shape[3], "key")[0])
         if len(i) != len(j):
             raise ArgumentError(f"{len(i)} queries and {len(j)} keys make no pairs.\nPass as many.")
-        return self._weights.pairs(i, j)
+        return self._pairs(i, j)
 
     def flat(self) -> AttentionMap:
         """Equal weights for all keys that a row may see; its `lse` is the log of their number.
@@ -203,35 +200,29 @@ class AttentionMap:
 
     # Statistics: no N x N
 
-    @_beside
     def times(self, X: Tensor) -> Tensor:
         """P X (batch, n_head, query_len, c); X is (key_len, c) or (batch, n_kv_head, ...)."""
-        return statistics.times(self._weights, X)
+        return self._rows(statistics.times, X)
 
-    @_beside
     def t_times(self, Y: Tensor) -> Tensor:
         """P^T Y (batch, n_head, key_len, c); Y is (query_len, c) or (batch, n_head, ...)."""
-        return statistics.t_times(self._weights, Y)
+        return self._columns(statistics.t_times, Y)
 
-    @_beside
     def received(self) -> Tensor:
         """The weight that every key receives, P^T 1: (batch, n_head, key_len)."""
-        return statistics.received(self._weights)
+        return self._columns(statistics.received)
 
-    @_beside
     def entropy(self) -> Tensor:
         """-sum_j P_ij ln P_ij of every row, in nats: (batch, n_head, query_len).
 
         A sink's part does not count.
         """
-        return statistics.entropy(self._weights)
+        return self._rows(statistics.entropy)
 
-    @_beside
     def mass(self, keys: Index) -> Tensor:
         """The weight that every row puts on chosen keys: (batch, n_head, query_len)."""
-        return statistics.mass(self._weights, pick(keys, self.shape[3], "key")[0])
+        return self._rows(statistics.mass, pick(keys, self.shape[3], "key")[0])
 
-    @_beside
     def mean_distance(self) -> Tensor:
         """sum_j P_ij |i - j|, to some 1e-6 of the length: (batch, n_head, query_len).
 
@@ -245,12 +236,11 @@ class AttentionMap:
                 f"Make the map with query_offset=0 (the first query at the first key), "
                 f"{key_len - query_len} (the last at the last), or another position."
             )
-        return statistics.mean_distance(self._weights)
+        return self._rows(statistics.mean_distance)
 
-    @_beside
     def thumbnail(self, n: int = 64) -> Tensor:
         """Exact means of n x n blocks of the map: (batch, n_head, n, n), n at most the lengths."""
-        return statistics.thumbnail(self._weights, n)
+        return self._columns(statistics.thumbnail, n, 0, self.shape[2])
 
     @_beside
     def top(
@@ -278,6 +268,26 @@ class AttentionMap:
             ArgumentError: a value or an output of another shape, no rows.
         """
         return statistics.proof(self._weights, value, output, self._queries(rows))
+
+    # What all of this is asked of: one process's weights
+
+    @_beside
+    def _tile(self, b: Line, h: Line, i: Line, j: Line) -> Tensor:
+        return self._weights.tile(b, h, i, j)
+
+    @_beside
+    def _pairs(self, queries: Tensor, keys: Tensor) -> Tensor:
+        return self._weights.pairs(queries, keys)
+
+    @_beside
+    def _rows(self, of: Callable[..., Tensor], *args: Any) -> Tensor:
+        """What `of` says of every row: (batch, n_head, query_len, ...)."""
+        return of(self._weights, *args)
+
+    @_beside
+    def _columns(self, of: Callable[..., Tensor], *args: Any) -> Tensor:
+        """What is a sum over rows: (batch, n_head, ...)."""
+        return of(self._weights, *args)
 
     def _queries(self, rows: Index | None) -> Tensor:
         """Some rows, None for all."""

@@ -8,7 +8,7 @@ would have to compute with a value for every channel.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -32,14 +32,14 @@ class Top(NamedTuple):
 def times(P: Weights, X: Tensor) -> Tensor:
     """P X."""
     key = P.call.key
-    part = P.attend(value=_spread("X", X, "keys", key).to(key))
+    part = P.attend(value=spread("X", X, "keys", key.shape[:3]).to(key))
     P.known = part.lse if P.known is None else P.known
     return part.out
 
 
 def t_times(P: Weights, Y: Tensor) -> Tensor:
     """P^T Y."""
-    Y = _spread("Y", Y, "queries", P.given.query).to(P.lse)
+    Y = spread("Y", Y, "queries", P.sizes[:3]).to(P.lse)
     batch, n_head, _, key_len = P.sizes
     sums = Y.new_zeros((batch, n_head, key_len, Y.shape[3]))
     for block in P.blocks():
@@ -95,44 +95,74 @@ def mean_distance(P: Weights) -> Tensor:
     return (i * back[..., 0] - back[..., 1]) + (ahead[..., 1] - i * ahead[..., 0])
 
 
-def thumbnail(P: Weights, n: int) -> Tensor:
-    """The means of n x n blocks: P X with a column a block of keys, then means of rows."""
+def thumbnail(P: Weights, n: int, row: int, query_len: int) -> Tensor:
+    """The means of n x n blocks: P X with a column a block of keys, then means of rows.
+
+    These rows' part of it, where they are those from `row` on of `query_len`.
+    """
     if n < 1:
         raise ArgumentError(f"`n` is {n}, the blocks of a side.\nPass 1 or more.")
-    _, _, query_len, key_len = P.sizes
+    key_len = P.sizes[3]
     rows, cols = min(n, query_len), min(n, key_len)
     of_key = numbers(range(key_len), P.device) * cols // key_len
     of_row = numbers(range(query_len), P.device) * rows // query_len
+    here = of_row[row : row + P.sizes[2]]
     X = (of_key[:, None] == numbers(range(cols), P.device)).to(P.dtype)
     by_row = times(P, X / X.sum(dim=0))
-    sums = by_row.new_zeros((*by_row.shape[:2], rows, cols)).index_add_(2, of_row, by_row)
+    sums = by_row.new_zeros((*by_row.shape[:2], rows, cols)).index_add_(2, here, by_row)
     return sums / torch.bincount(of_row, minlength=rows).view(-1, 1)
 
 
 def top(P: Weights, k: int, queries: Tensor, progress: Callable[[int, int], None]) -> Top:
     """The k strongest links of every head among some rows, looked through in blocks."""
-    if k < 1:
-        raise ArgumentError(f"`k` is {k}, how many links to find.\nPass 1 or more.")
+    wanted(k, queries)
     key_len, done = P.sizes[3], 0
     best: Top | None = None
-    for here, tile in P.rows(_some(queries)):
+    for here, tile in P.rows(queries):
         tile = tile.flatten(2)
         weights, at = tile.topk(min(k, tile.shape[2]), dim=2)
         found = Top(weights, here.to(at.device)[at // key_len], at % key_len)
         if best is not None:
-            both = Top(*(torch.cat(pair, dim=2) for pair in zip(best, found, strict=True)))
-            order = both.weights.argsort(dim=2, descending=True, stable=True)[:, :, :k]
-            found = Top(*(part.gather(2, order) for part in both))
+            found = strongest(
+                Top(*(torch.cat(pair, dim=2) for pair in zip(best, found, strict=True))), k
+            )
         best, done = found, done + len(here)
         progress(done, len(queries))
     assert best is not None
     return best
 
 
+def wanted(k: int, queries: Tensor) -> None:
+    """Raise where no link is asked for."""
+    if k < 1:
+        raise ArgumentError(f"`k` is {k}, how many links to find.\nPass 1 or more.")
+    some(queries)
+
+
+def strongest(found: Top, k: int) -> Top:
+    """The k strongest of some links."""
+    order = found.weights.argsort(dim=2, descending=True, stable=True)[:, :, :k]
+    return Top(*(part.gather(2, order) for part in found))
+
+
 def proof(P: Weights, value: Tensor, output: Tensor, queries: Tensor) -> float:
     """The largest difference between P V and an output, among some rows."""
-    batch, n_head, query_len, key_len = P.sizes
-    kv_shape, out_shape = (*P.given.key.shape[:2], key_len), (batch, n_head, query_len)
+    fits(P.sizes, P.given.key.shape[1], value, output)
+    v = value.detach().to(P.dtype).repeat_interleave(P.given.group, dim=1)
+    worst = 0.0
+    for here, tile in P.rows(some(queries)):
+        ours = tile @ v
+        theirs = output[:, :, here.to(output.device)].to(v.dtype)
+        if ours.numel():
+            difference = float((ours - theirs).abs().max())
+            worst = max(worst, math.inf if math.isnan(difference) else difference)
+    return worst
+
+
+def fits(sizes: Sequence[int], n_kv_head: int, value: Tensor, output: Tensor) -> None:
+    """Raise unless a map of these sizes times the value may be the output."""
+    batch, n_head, query_len, key_len = sizes
+    kv_shape, out_shape = (batch, n_kv_head, key_len), (batch, n_head, query_len)
     if (
         value.shape[:3] != kv_shape
         or output.shape[:3] != out_shape
@@ -142,34 +172,25 @@ def proof(P: Weights, value: Tensor, output: Tensor, queries: Tensor) -> float:
         raise ArgumentError(
             message(
                 "P V cannot be the output: the sizes disagree.",
-                {"map": list(P.sizes), "value": value, "output": output},
+                {"map": list(sizes), "value": value, "output": output},
                 f"Pass a value ({', '.join(map(str, kv_shape))}, d_v) and an output "
                 f"({', '.join(map(str, out_shape))}, d_v).",
             )
         )
-    v = value.detach().to(P.dtype).repeat_interleave(P.given.group, dim=1)
-    worst = 0.0
-    for here, tile in P.rows(_some(queries)):
-        ours = tile @ v
-        theirs = output[:, :, here.to(output.device)].to(v.dtype)
-        if ours.numel():
-            difference = float((ours - theirs).abs().max())
-            worst = max(worst, math.inf if math.isnan(difference) else difference)
-    return worst
 
 
-def _some(queries: Tensor) -> Tensor:
+def some(queries: Tensor) -> Tensor:
     """The rows, of which there is at least one."""
     if not len(queries):
         raise ArgumentError("There are no rows to look through.\nPass at least one.")
     return queries
 
 
-def _spread(name: str, X: Tensor, what: str, like: Tensor) -> Tensor:
-    """X for every sample and head of `like` (batch, head, rows, d): (batch, head, rows, c)."""
+def spread(name: str, X: Tensor, what: str, sizes: Sequence[int]) -> Tensor:
+    """X for every sample and head of `sizes` (batch, head, rows): (batch, head, rows, c)."""
     if not X.is_floating_point():
         raise KindError(message("A map is multiplied with floats.", {name: X}, "Cast it."))
-    batch, heads, rows, _ = like.shape
+    batch, heads, rows = sizes
     fits = X.ndim == 2 or (X.ndim == 4 and X.shape[0] in (1, batch) and X.shape[1] in (1, heads))
     if not fits or X.shape[-2] != rows:
         raise ArgumentError(

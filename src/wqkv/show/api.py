@@ -10,17 +10,19 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from wqkv import __version__
+from wqkv.errors import ArgumentError
 from wqkv.look import story
-from wqkv.look.heads import TEXT, Heads, probe, read
-from wqkv.look.models import OpenModel, Step, Words
-from wqkv.look.view import STATISTICS, View, labelled
+from wqkv.look.heads import TEXT, Heads, heads, probe, read
+from wqkv.look.models import OpenModel, Part, Step, Words
+from wqkv.look.pair import OpenPair
+from wqkv.look.view import View, edges, labelled
 from wqkv.look.whatif import Next, generate, what_if
 from wqkv.show import steps
 from wqkv.show.asks import Ask
@@ -41,16 +43,26 @@ Answer = dict[str, Any]
 
 @dataclass(frozen=True)
 class Seen:
-    """A view, the link it opens at, how long it took, and the lines of Python that make it."""
+    """A view, the link it opens at, how long it took, and the lines of Python that make it.
+
+    `parts` are the attentions of a model of two texts by name, of which this is one; `target` is
+    what it was told to write.
+    """
 
     view: View
     first: story.Clear
     seconds: float
     python: str
+    parts: dict[str, Seen] = field(default_factory=dict)
+    target: str | None = None
 
     def says(self, *lines: str) -> str:
         """The lines that reproduce an answer; the last one is its value."""
         return "\n".join([self.python, *lines])
+
+    @property
+    def bytes(self) -> int:
+        return sum(seen.view.bytes for seen in self.parts.values()) or self.view.bytes
 
 
 class Api:
@@ -60,59 +72,93 @@ class Api:
         source: what `open_model` was called with.
     """
 
-    def __init__(self, model: OpenModel, source: str | None = None) -> None:
+    def __init__(self, model: OpenModel | OpenPair, source: str | None = None) -> None:
         self.model = model
         self._views: OrderedDict[str, Seen] = OrderedDict()
         self._lock = threading.Lock()
         self._labels: Heads | None = None
         name = "" if source is None else repr(source)
-        self.opening = f"from wqkv.look.models import open_model\nmodel = open_model({name})"
+        file, call = ("pair", "open_pair") if self.pair else ("models", "open_model")
+        self.opening = f"from wqkv.look.{file} import {call}\nmodel = {call}({name})"
+
+    @property
+    def pair(self) -> bool:
+        """Whether the model reads one text and writes another."""
+        return isinstance(self.model, OpenPair)
 
     def facts(self) -> Answer:
-        """The model, in numbers."""
-        model, ours = self.model, self.model.layer(0)
+        """The model, in numbers; one of two texts has three `parts`, and says those of "cross"."""
+        model, parts = self.model, {}
+        if isinstance(model, OpenPair):
+            parts, longest = model.parts, model.longest
+            shown, sizes = parts["cross"], 'model.parts["cross"].sizes'
+        else:
+            shown, longest, sizes = model, model._longest(), "model.sizes"
         return {
             "name": model.name,
             "family": model.family,
-            **model.sizes,
-            "d_v": ours.d_v,
-            "causal": ours.mask.by_position,
-            "position": "" if ours.position is None else repr(ours.position),
-            "scale": ours.d_k**-0.5 if ours.scale is None else ours.scale,
-            "softcap": ours.softcap,
-            "sinks": ours.sinks is not None,
+            **_sizes(shown),
             "dtype": str(next(model.model.parameters()).dtype).removeprefix("torch."),
-            "longest": model._longest(),
+            "longest": longest,
             "generates": model.speaker is not None,
+            "parts": {name: _sizes(part) for name, part in parts.items()},
             "version": __version__,
-            "python": f"{self.opening}\nmodel.sizes",
+            "python": f"{self.opening}\n{sizes}",
         }
 
     # Views
 
-    def open(self, text: str | Words, step: Step, python: str) -> Seen:
-        """Read a text, prove every layer, and find the clearest link."""
+    def open(self, text: str, step: Step, target: str | None = None) -> Seen:
+        """Read a text, prove every layer, and find the clearest link.
+
+        Args:
+            target: what a model of two texts has written; None lets it write.
+        """
+        if isinstance(self.model, OpenPair):
+            return self._open_pair(self.model, text, step, target)
+        if target is not None:
+            raise ArgumentError(
+                f"{self.model.name} writes no second text, and there is a target.\nPass one text."
+            )
         begun = time.monotonic()
         links: list[story.Clear] = []
         step(0, self.model.sizes["n_layer"])
         view = View.read(self.model, text, self._each(links, step))
-        return Seen(view, _first(links), time.monotonic() - begun, python)
+        return Seen(view, _first(links), time.monotonic() - begun, self.python(text))
 
-    def python(self, text: str) -> str:
+    def _open_pair(self, model: OpenPair, text: str, step: Step, target: str | None) -> Seen:
+        begun = time.monotonic()
+        links: dict[str, list[story.Clear]] = {part: [] for part in model.parts}
+
+        def each(view: View, layer: int) -> None:
+            assert view.model.part is not None
+            links[view.model.part].append(story.clearest(view, layer))
+
+        views = model.read(text, target, step, each)
+        seconds = time.monotonic() - begun
+        parts: dict[str, Seen] = {}
+        for name, view in views.items():
+            python = f"{self.python(text, target)}\nview = views[{name!r}]"
+            parts[name] = Seen(view, _first(links[name]), seconds, python, parts, target)
+        return parts["cross"]
+
+    def python(self, text: str, target: str | None = None) -> str:
         """The lines that read a text."""
-        given = f"text = {text!r}"
-        if len(text) > SPELLED:
-            what = f"  # the {len(text):,} characters that were opened"
-            given = f'from pathlib import Path\ntext = Path("text.txt").read_text("utf-8"){what}'
-        reads = "from wqkv.look.view import View"
-        return f"{self.opening}\n{reads}\n{given}\nview = View.read(model, text)"
+        given = _spelled("text", text)
+        if not self.pair:
+            reads = "from wqkv.look.view import View"
+            return f"{self.opening}\n{reads}\n{given}\nview = View.read(model, text)"
+        if target is None:
+            return f"{self.opening}\n{given}\nviews = model.read(text)"
+        given += f"\n{_spelled('target', target)}"
+        return f"{self.opening}\n{given}\nviews = model.read(text, target)"
 
     def what_if(
         self, seen: Seen, off: list[tuple[int, int]], edits: dict[int, str], step: Step
     ) -> Answer:
         """The text with heads switched off and words changed, before and after."""
         links: list[story.Clear] = []
-        begun, count = time.monotonic(), self.model.sizes["n_layer"]
+        begun, count = time.monotonic(), seen.view.model.sizes["n_layer"]
         if off:  # no view comes of it, so no link is looked for
             found = what_if(seen.view, off, edits, lambda _, layer: step(layer + 1, count))
         else:
@@ -136,7 +182,7 @@ class Api:
     def generate(self, seen: Seen, count: int, step: Step) -> Answer:
         """What the model writes after the text."""
         links: list[story.Clear] = []
-        begun, layers = time.monotonic(), self.model.sizes["n_layer"]
+        begun, layers = time.monotonic(), seen.view.model.sizes["n_layer"]
         total = count + layers
         each = self._each(links, lambda done, _: step(count + done, total))
         found = generate(seen.view, count, lambda done, _: step(done, total), each)
@@ -155,7 +201,7 @@ class Api:
 
         def each(view: View, layer: int) -> None:
             links.append(story.clearest(view, layer))
-            step(layer + 1, self.model.sizes["n_layer"])
+            step(layer + 1, view.model.sizes["n_layer"])
 
         return each
 
@@ -165,7 +211,7 @@ class Api:
             name = secrets.token_urlsafe(6)
             self._views[name] = seen
             while len(self._views) > 1 and (
-                len(self._views) > VIEWS or sum(s.view.bytes for s in self._views.values()) > HELD
+                len(self._views) > VIEWS or sum(s.bytes for s in self._views.values()) > HELD
             ):
                 self._views.popitem(last=False)
         return name
@@ -176,23 +222,33 @@ class Api:
             return name in self._views
 
     def seen(self, name: str) -> Seen:
+        """A view by its name, to which ".encoder" may be added, or another part's name."""
+        name, _, part = name.partition(".")
         with self._lock:
             if name not in self._views:
                 raise Refused(404, "This text is not open any more.", "Open it again.")
             self._views.move_to_end(name)
-            return self._views[name]
+            seen = self._views[name]
+        if part and part not in seen.parts:
+            parts = ", ".join(seen.parts) or "none"
+            wrong = f"There is no part {part[:40]!r} of this text (its parts: {parts})."
+            raise Refused(404, wrong, "Load the page again.")
+        return seen.parts[part] if part else seen
 
     def about(self, seen: Seen) -> Answer:
         """A view: its words, and the proof of every layer."""
         view, reading = seen.view, seen.view.reading
         _, layer, head, word = seen.first
         return {
-            "text": reading.sentence,
+            **_words(reading),
             "n": view.n,
-            "words": reading.words,
-            "special": reading.special,
-            "spans": reading.spans,
-            "proofs": plain([view.proof(i) for i in range(self.model.sizes["n_layer"])]),
+            "part": view.model.part,
+            "parts": list(seen.parts),
+            "target": seen.target,
+            "read": (seen.parts["encoder"].view if seen.parts else view).reading.sentence,
+            "keys": None if reading.source is None else _words(reading.source),
+            "statistics": view.statistics,
+            "proofs": plain([view.proof(i) for i in range(view.model.sizes["n_layer"])]),
             "first": {"layer": layer, "head": head, "word": word},
             "engine": view.layer(layer).engine(),
             "seconds": seen.seconds,
@@ -207,11 +263,13 @@ class Api:
         told = story.of(seen.view, layer, head, word)
         found = plain(told)
         found["ranked"] = [
-            {"word": told.words[j], "position": j, "weight": told.weights[j].item()}
+            {"word": told.keys[j], "position": j, "weight": told.weights[j].item()}
             for j in told.ranked[:64]
         ]
+        if told.source is not None:  # the page has its words
+            found["source"] = {"word": told.source.word, "x": plain(told.source.x)}
         long = ("words", "special", "sentence", "scores", "weights")
-        for name in ("map", *(long if seen.view.n > LONG else ())):
+        for name in ("map", *(long if max(seen.view.n, seen.view.m) > LONG else ())):
             del found[name]
         return {
             **found,
@@ -230,13 +288,13 @@ class Api:
         at = ask.wholes("layer", "head", "i")
         row = seen.view.row(*at)
         found = plain(row)
-        if seen.view.n > LONG:
+        if seen.view.m > LONG:
             top = row.weights.topk(STRONGEST).indices
             found["strongest"] = [
                 {"index": j, "weight": row.weights[j].item(), "effect": row.effects[j].item()}
                 for j in top.tolist()
             ]
-            found["curve"] = _means(seen.view, row.weights)
+            found["curve"] = _means(row.weights)
             del found["weights"], found["effects"]
         return {**found, "python": seen.says(f"view.row{at}")}
 
@@ -260,6 +318,7 @@ class Api:
         found = seen.view.thumbnail(layer, head, size)
         return {
             "edges": found.edges,
+            "keys": found.keys,
             "values" if ask.has("head") else "heads": plain(found.values),
             "python": seen.says(f"view.thumbnail({layer}, {head}, {size})"),
         }
@@ -267,7 +326,7 @@ class Api:
     def received(self, seen: Seen, ask: Ask, step: Step) -> Answer:
         layer, head = ask.wholes("layer", "head")
         found = seen.view.received(layer, head, step)
-        answer = {"values": plain(found)} if seen.view.n <= LONG else _means(seen.view, found)
+        answer = {"values": plain(found)} if seen.view.m <= LONG else _means(found)
         return {**answer, "python": seen.says(f"view.received({layer}, {head})")}
 
     def distances(self, seen: Seen, ask: Ask, step: Step) -> Answer:
@@ -283,29 +342,44 @@ class Api:
         return {"links": plain(found), "python": seen.says(f"view.links({layer}, {head}, {k})")}
 
     def grid(self, seen: Seen, ask: Ask, step: Step) -> Answer:
-        statistic = ask.word("statistic", "entropy", *STATISTICS)
+        statistic = ask.word("statistic", "entropy", *seen.view.statistics)
         if statistic != "label":
             found = seen.view.grid(statistic, step)
             return {**plain(found), "python": seen.says(f"view.grid({statistic!r})")}
-        causal = self.model.layer(0).mask.by_position
-        if self._labels is None:
-            source = "a built-in text"
-            self._labels = (
-                probe(self.model, progress=step)
-                if causal
-                else read(self.model, [TEXT], source, step)
-            )
-        call = "probe(model)" if causal else "read(model, [TEXT])"
-        lines = [
-            "from wqkv.look.heads import TEXT, probe, read",
-            "from wqkv.look.view import labelled",
-            f"labelled({call})",
-        ]
+        lang = ask.word("lang", "en", *steps.LANGUAGES)
+        labels, python = self._labelled(seen, step)
         return {
-            **plain(labelled(self._labels)),
-            "source": self._labels.source,
-            "python": "\n".join([self.opening, *lines]),
+            **plain(labelled(labels)),
+            "evidence": [[steps.evidence(head, lang) for head in row] for row in labels.table],
+            "source": labels.source,
+            "python": python,
         }
+
+    def _labelled(self, seen: Seen, step: Step) -> tuple[Heads, str]:
+        """What every head does, and the lines that find it.
+
+        Of a model of one text it is a matter of the model; of two, what they do in this text.
+        """
+        finds, grid = "from wqkv.look.heads import", "from wqkv.look.view import labelled"
+        if isinstance(self.model, OpenPair):
+            view, layers = seen.view, range(seen.view.model.sizes["n_layer"])
+            maps = (view.layer(i).whole for i in layers)
+            found = heads(maps, view.reading.words, view.reading.special)
+            lines = [
+                f"{finds} heads",
+                grid,
+                f"maps = [view.layer(i).whole for i in {layers}]",
+                "labelled(heads(maps, view.reading.words, view.reading.special))",
+            ]
+            return found, seen.says(*lines)
+        causal = self.model.layer(0).mask.by_position
+        if self._labels is None and causal:
+            self._labels = probe(self.model, progress=step)
+        elif self._labels is None:
+            self._labels = read(self.model, [TEXT], "a built-in text", step)
+        call = "probe(model)" if causal else "read(model, [TEXT])"
+        lines = [f"{finds} TEXT, probe, read", grid, f"labelled({call})"]
+        return self._labels, "\n".join([self.opening, *lines])
 
 
 #: The answers about a view by name, and those that may take long: a pass or more over a map.
@@ -333,9 +407,41 @@ def _outcome(top: tuple[Next, ...] | None, similarity: float | None) -> Answer:
     return {"similarity": plain(similarity)} if top is None else {"top": plain(top)}
 
 
-def _means(view: View, line: Tensor) -> Answer:
+def _means(line: Tensor) -> Answer:
     """A line of numbers as the means of CURVE blocks."""
-    edges = view.edges(CURVE)
-    of_block = torch.repeat_interleave(torch.tensor(edges).diff())
+    bounds = edges(len(line), CURVE)
+    of_block = torch.repeat_interleave(torch.tensor(bounds).diff())
     sums = torch.zeros(CURVE, dtype=torch.float64).index_add_(0, of_block, line.double())
-    return {"edges": edges, "values": plain(sums / torch.tensor(edges).diff())}
+    return {"edges": bounds, "values": plain(sums / torch.tensor(bounds).diff())}
+
+
+def _words(words: Words) -> Answer:
+    """A text and its words."""
+    return {
+        "text": words.sentence,
+        "words": words.words,
+        "special": words.special,
+        "spans": words.spans,
+    }
+
+
+def _sizes(part: Part) -> Answer:
+    """What the layers of a model, or of a part of it, are."""
+    ours = part.layer(0)
+    return {
+        **part.sizes,
+        "d_v": ours.d_v,
+        "causal": ours.mask.by_position,
+        "position": "" if ours.position is None else repr(ours.position),
+        "scale": ours.d_k**-0.5 if ours.scale is None else ours.scale,
+        "softcap": ours.softcap,
+        "sinks": ours.sinks is not None,
+    }
+
+
+def _spelled(name: str, text: str) -> str:
+    """The line of Python that has a text."""
+    if len(text) <= SPELLED:
+        return f"{name} = {text!r}"
+    what = f"  # the {len(text):,} characters that were opened"
+    return f'from pathlib import Path\n{name} = Path("{name}.txt").read_text("utf-8"){what}'

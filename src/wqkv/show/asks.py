@@ -43,10 +43,10 @@ class Ask:
         return value
 
 
-def text(value: object) -> str:
+def text(value: object, name: str = "text") -> str:
     """A text that can be read."""
     if not isinstance(value, str):
-        raise Refused(422, f"`text` is {type(value).__name__}, not a string.", "Send a string.")
+        raise Refused(422, f"`{name}` is {type(value).__name__}, not a string.", "Send a string.")
     if len(value) > LONGEST:
         wrong = f"The text has {len(value):,} characters, and at most {LONGEST:,} are read."
         raise Refused(413, wrong, "Send a shorter text.")

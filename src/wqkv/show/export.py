@@ -12,7 +12,6 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 
 from wqkv.look.models import Step
-from wqkv.look.view import STATISTICS
 from wqkv.show.api import LONG, QUICK, SIDE, SLOW, Answer, Api, Seen
 from wqkv.show.asks import Ask
 from wqkv.show.phrases import PHRASES
@@ -46,7 +45,7 @@ def record(
     """The answers by what the page asks, as many as fit; and what did not fit, in words."""
     answers: dict[str, Answer] = {
         "model": {**api.facts(), "start": {"view": "1"}},
-        "views/1": api.about(seen),
+        "views/1": {**api.about(seen), "parts": []},
     }
     size = sum(map(_size, answers.values()))
     left_out: list[str] = []
@@ -66,7 +65,9 @@ def record(
                 left_out.append(PHRASES[lang][name])
                 break
             answers[key] = answer
-    left_out.append(PHRASES[lang]["left_long" if seen.view.n > LONG else "left_rest"])
+    left_out.append(PHRASES[lang]["left_long" if _long(seen) else "left_rest"])
+    if seen.parts:
+        left_out.append(PHRASES[lang]["left_parts"])
     return answers, left_out
 
 
@@ -74,39 +75,52 @@ def _wanted(
     api: Api, seen: Seen, at: tuple[int, int, int], lang: str
 ) -> Iterator[tuple[str, list[Asked]]]:
     """What the page may ask for, the most needed first, in groups that have a name."""
-    n, (layer, head, word) = seen.view.n, at
-    layers = range(api.model.sizes["n_layer"])
-    heads = [(one, other) for one in layers for other in range(api.model.sizes["n_head"])]
+    view, (layer, head, word) = seen.view, at
+    n, m, own = view.n, view.m, view.reading.source is None
+    layers = range(view.model.sizes["n_layer"])
+    heads = [(one, other) for one in layers for other in range(view.model.sizes["n_head"])]
 
     def of(name: str, layer: int, head: int, **rest: int | str) -> Asked:
         return name, {"layer": layer, "head": head, **rest}
 
     def told(layer: int, head: int, i: int) -> list[Asked]:
         asked = of("story", layer, head, word=i, lang=lang), of("row", layer, head, i=i)
-        return [*asked, of("column", layer, head, j=i)]
+        return [*asked, of("column", layer, head, j=i if own else best(layer, head, i))]
+
+    def best(layer: int, head: int, i: int) -> int:
+        return int(view.row(layer, head, i).weights.argmax())
 
     yield "left_word", told(*at)
-    start = max(0, min(word - SIDE // 2, n - SIDE))
-    stop = min(n, start + SIDE)
+    q0, k0 = (max(0, min(word - SIDE // 2, count - SIDE)) for count in (n, m))
+    passes = [of("received", layer, head), of("links", layer, head, k=20)]
+    if "distance" in view.statistics:
+        passes.append(of("distances", layer, head))
     yield (
         "left_map",
         [
-            of("received", layer, head),
-            of("distances", layer, head),
-            of("links", layer, head, k=20),
+            *passes,
             of("thumbnail", layer, head, size=64),
-            of("tile", layer, head, q0=start, q1=stop, k0=start, k1=stop),
-            *([of("thumbnail", layer, head, size=128)] if n > SIDE else []),
+            of("tile", layer, head, q0=q0, q1=min(n, q0 + SIDE), k0=k0, k1=min(m, k0 + SIDE)),
+            *([of("thumbnail", layer, head, size=128)] if max(n, m) > SIDE else []),
         ],
     )
-    if n > LONG:
+    if _long(seen):
         return
-    yield "left_cells", [of("cell", layer, head, i=word, j=j) for j in range(min(n, SIDE))]
-    yield "left_grids", [("grid", {"statistic": name}) for name in STATISTICS]
+    yield "left_cells", [of("cell", layer, head, i=word, j=j) for j in range(min(m, SIDE))]
+    grids: list[Asked] = [
+        ("grid", {"statistic": name, **({"lang": lang} if name == "label" else {})})
+        for name in view.statistics
+    ]
+    yield "left_grids", grids
     small: list[Asked] = [("thumbnail", {"layer": one, "size": 24}) for one in layers]
     yield "left_thumbnails", small + [of("thumbnail", *one, size=64) for one in heads]
-    yield "left_words", [part for i in range(n) for part in told(layer, head, i)]
+    words = [part for i in range(n) for part in told(layer, head, i)]
+    yield "left_words", words if own else words + [of("column", layer, head, j=j) for j in range(m)]
     yield "left_heads", [part for one in heads for part in told(*one, word)]
+
+
+def _long(seen: Seen) -> bool:
+    return max(seen.view.n, seen.view.m) > LONG
 
 
 def _size(answer: Answer) -> int:

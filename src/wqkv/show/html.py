@@ -206,11 +206,12 @@ def _map(story: Story) -> str:
         return ""
     near = steps.window(len(story.words), story.word, MAP)
     heads = "".join(
-        f"<th scope=col{_mark(story, j)}><bdi>{escape(steps.label(story, j))}</bdi>" for j in near
+        f"<th scope=col{_mark(story, j)}><bdi>{escape(steps.label(story.words, j))}</bdi>"
+        for j in near
     )
     weights = story.map[near.start : near.stop, near.start : near.stop].tolist()
     rows = "".join(
-        f"<tr{_mark(story, i)}><th scope=row><bdi>{escape(steps.label(story, i))}</bdi>"
+        f"<tr{_mark(story, i)}><th scope=row><bdi>{escape(steps.label(story.words, i))}</bdi>"
         + "".join(f"<td class={_level(weight)}>{steps.weight(weight)}" for weight in row)
         for i, row in zip(near, weights, strict=True)
     )

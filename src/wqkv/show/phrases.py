@@ -51,6 +51,22 @@ EN = {
     "out_2": "This head's share is {share} long, the output of all {n_head} heads {output}.",
     "out_f": "share = context WO,  output = the {n_head} heads' shares added up"
     "  (plus a bias, where the model has one)",
+    # where a word of the text that is written looks at the text that was read
+    "words_1_cross": "The encoder has read {m} words, and the decoder {n} of what it writes."
+    ' We follow "{word}" into the cross-attention of layer {layer}, head {head}.',
+    "words_2_cross": "x is the decoder's state of the word after this layer's self-attention; the"
+    " words that were read come as the encoder hands them on.",
+    "matrices_1_cross": "WQ turns x, {d_model} numbers, into q; WK and WV turn the encoder's state"
+    " y of every word that was read into k and v: {sizes}.",
+    "matrices_f_cross": "q = x WQ,  k = y WK,  v = y WV   (plus a bias each, where the model has"
+    " one)",
+    "qkv_1_cross": 'q: what "{word}" looks for. k: how "{best}" is found. v: what it hands on.',
+    "qkv_2_cross": 'q is of the written word; k and v are shown of "{best}", the word of the other'
+    " text that it looks at most.",
+    "scores_1_cross": 'The q of "{word}" meets the k of each word that was read. Where they agree,'
+    " the score is high.",
+    "sum_1_cross": "The v of every word that was read is added up, each in proportion to its"
+    " weight.",
     "proof": "our output and {model}'s own differ by at most {difference:.2g}"
     " (numbers up to {size}; allowed {tolerance:.2g})",
     "holds": "PROOF HOLDS: {facts}.",
@@ -64,6 +80,7 @@ EN = {
     "left_words": "other words of the chosen head",
     "left_heads": "the chosen word in other heads",
     "left_rest": "other words of other heads",
+    "left_parts": "the model's other two attentions",
     "left_long": "everything but the chosen head: the text is long",
 }
 
@@ -109,6 +126,16 @@ ZH = {
     "out_1": "WO 把上下文变成这个头加给“{word}”的内容。",
     "out_2": "这个头的份额长 {share}，{n_head} 个头的总输出长 {output}。",
     "out_f": "份额 = 上下文 WO,  输出 = {n_head} 个头的份额之和  （如果模型有偏置，再加偏置）",
+    "words_1_cross": "编码器读入了 {m} 个词，解码器读入了所写的 {n} 个词。我们跟着“{word}”"
+    "走进第 {layer} 层交叉注意力的第 {head} 个头。",
+    "words_2_cross": "x 是解码器在本层自注意力之后给这个词的状态；原文各词则用编码器交出的状态。",
+    "matrices_1_cross": "WQ 把 x 的 {d_model} 个数变成 q；WK 和 WV 把原文每个词的编码器状态 y 变成"
+    " k 和 v：{sizes}。",
+    "matrices_f_cross": "q = x WQ,  k = y WK,  v = y WV   （如果模型有偏置，再各加一个偏置）",
+    "qkv_1_cross": "q：“{word}”在找什么。k：“{best}”怎样被找到。v：它交出什么。",
+    "qkv_2_cross": "q 属于所写的词；k 和 v 取自“{best}”，即它在原文中看得最多的词。",
+    "scores_1_cross": "“{word}”的 q 与原文每个词的 k 相乘。两者越一致，得分越高。",
+    "sum_1_cross": "把原文每个词的 v 按权重的比例加起来。",
     "proof": "我们的输出与 {model} 自己的输出最多相差 {difference:.2g}"
     "（数值最大 {size}；允许 {tolerance:.2g}）",
     "holds": "证明成立：{facts}。",
@@ -121,7 +148,26 @@ ZH = {
     "left_words": "选中的头里的其他词",
     "left_heads": "选中的词在其他头里",
     "left_rest": "其他头里的其他词",
+    "left_parts": "模型的另外两种注意力",
     "left_long": "选中的头以外的一切：文本太长",
 }
 
 PHRASES = {"en": EN, "zh": ZH}
+
+#: Why a head has its label, in the languages that heads.py does not speak.
+EVIDENCE = {
+    "zh": {
+        "share": "{value} 的权重落在{on}上（{words} 个词的均值；平均分配时为 {flat}）",
+        "even": "熵达到最大值的 {value}（{words} 个词的均值）",
+        "none": "不符合任何一种；最接近的一种：{nearest}",
+        "few": "词太少，无法判断",
+        "previous": "前一个词",
+        "next": "后一个词",
+        "first-token sink": "第一个词",
+        "separator sink": "分隔符（标点、结尾的特殊词）",
+        "duplicate-token": "同一个词的其他位置",
+        "induction": "同一个词上次出现时的后一个词",
+        "local": "相距不超过 {near} 的词",
+        "uniform": "",
+    }
+}

@@ -47,7 +47,7 @@ def save_map(story: Story, path: str | Path) -> None:
     n = len(story.words)
     step = math.ceil(n / LABELS)
     ticks = list(range(story.word % step, n, step))  # so that the chosen word is named
-    labels = [steps.label(story, j) for j in ticks]
+    labels = [steps.label(story.words, j) for j in ticks]
     title = f"{steps.visible(story.model)}, layer {story.layer}, head {story.head}"
     families, missing = fonts("".join([*labels, title]))
     labels = [steps.short(label.translate(missing)) for label in labels]

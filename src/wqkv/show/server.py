@@ -18,6 +18,7 @@ from typing import Any
 
 from wqkv.errors import need
 from wqkv.look.models import OpenModel
+from wqkv.look.pair import OpenPair
 from wqkv.show import asks
 from wqkv.show.api import QUICK, SLOW, Api
 from wqkv.show.export import export
@@ -59,9 +60,10 @@ AGAIN = "Open the address that `wqkv open` printed."
 
 
 def serve(
-    model: OpenModel,
+    model: OpenModel | OpenPair,
     text: str | None = None,
     *,
+    target: str | None = None,
     source: str | None = None,
     host: str = "127.0.0.1",
     port: int = 0,
@@ -71,6 +73,7 @@ def serve(
 
     Args:
         text: what the page opens with.
+        target: what a model of two texts has written then; None lets it write.
         source: what `open_model` was called with.
         port: 0 takes a free one.
         ready: is told the page's address.
@@ -82,21 +85,28 @@ def serve(
     shown = f"[{host}]" if ":" in host else host
     names = ["127.0.0.1", "localhost", "[::1]", shown]
     hosts = [f"{name}:{port}" for name in names] + (names if port == 80 else [])
-    served = app(Api(model, source), token, hosts, text)
+    served = app(Api(model, source), token, hosts, text, target)
     quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False}
     config = uvicorn.Config(served, timeout_graceful_shutdown=2, **quiet)
     ready(f"http://{shown}:{port}/{token}/")
     uvicorn.Server(config).run(sockets=[listening])
 
 
-def app(api: Api, token: str, hosts: Sequence[str], text: str | None = None) -> Starlette:
+def app(
+    api: Api,
+    token: str,
+    hosts: Sequence[str],
+    text: str | None = None,
+    target: str | None = None,
+) -> Starlette:
     """The page and its answers, below /{token}/.
 
     Args:
         hosts: what a request may call this server: "127.0.0.1:8000".
         text: what the page opens with.
+        target: see `serve`.
     """
-    served = _Served(api, text)
+    served = _Served(api, text, target)
 
     @asynccontextmanager
     async def life(_: Starlette) -> AsyncIterator[None]:
@@ -153,13 +163,13 @@ class _Guard:
 class _Served:
     """The addresses below the token."""
 
-    def __init__(self, api: Api, text: str | None) -> None:
+    def __init__(self, api: Api, text: str | None, target: str | None) -> None:
         self.api, self.jobs = api, Jobs()
         self.readers = ThreadPoolExecutor(2, "wqkv-reader")
         page = files("wqkv.show") / "page"
         self.files = {file.name: file for file in page.iterdir() if Path(file.name).suffix in TYPES}
-        self.text = text
-        self.start = None if text is None else self._opening(text)
+        self.text, self.target = text, target
+        self.start = None if text is None else self._opening(text, target)
 
     def close(self) -> None:
         self.jobs.close()
@@ -207,15 +217,18 @@ class _Served:
             if self.api.has(view := self.start.result["view"]):
                 return {"view": view}
             self.start = None
-        self.start = self.start or self._opening(self.text)
+        self.start = self.start or self._opening(self.text, self.target)
         return {"job": self.start.id}
 
     async def open(self, request: Request) -> Response:
-        return _json({"job": self._opening(asks.text((await _body(request)).get("text"))).id})
+        body = await _body(request)
+        text, target = asks.text(body.get("text")), body.get("target")
+        target = None if target is None else asks.text(target, "target")
+        return _json({"job": self._opening(text, target).id})
 
-    def _opening(self, text: str) -> Job:
+    def _opening(self, text: str, target: str | None) -> Job:
         def run(step: Step) -> dict[str, str]:
-            return {"view": self.api.keep(self.api.open(text, step, self.api.python(text)))}
+            return {"view": self.api.keep(self.api.open(text, step, target))}
 
         return self.jobs.start("open", run)
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from wqkv.look.heads import NEAR, Head
 from wqkv.look.story import Story
-from wqkv.show.phrases import PHRASES
+from wqkv.show.phrases import EVIDENCE, PHRASES
 
 #: What the steps can be told in.
 LANGUAGES = tuple(PHRASES)
+#: What is said in other words where a word looks at another text.
+CROSS = ("words_1", "words_2", "matrices_1", "matrices_f", "qkv_1", "qkv_2", "scores_1", "sum_1")
 
 
 @dataclass(frozen=True)
@@ -48,9 +52,9 @@ def weight(value: float) -> str:
     return f"{value:.3f}" if value == 0 or not value < 0.0005 else f"{value:.1e}"
 
 
-def label(story: Story, j: int, encoding: str = "utf-8") -> str:
+def label(words: Sequence[str], j: int, encoding: str = "utf-8") -> str:
     """Word j, short enough for a formula."""
-    return short(visible(story.words[j], encoding))
+    return short(visible(words[j], encoding))
 
 
 def short(text: str) -> str:
@@ -91,10 +95,14 @@ def seen(story: Story) -> list[int]:
 def tell(story: Story, encoding: str = "utf-8", lang: str = "en") -> tuple[Step, ...]:
     """The seven steps of one story, from words to WO."""
     say, ranked = PHRASES[lang], seen(story)
+    if story.source is not None:
+        say = say | {name: say[f"{name}_cross"] for name in CROSS}
     root = math.isclose(story.scale, story.d_k**-0.5, rel_tol=1e-6)
     facts: dict[str, Any] = {
         "n": len(story.words),
-        "word": label(story, story.word, encoding),
+        "m": len(story.keys),
+        "word": label(story.words, story.word, encoding),
+        "best": label(story.keys, story.ranked[0], encoding),
         "q": story.q.numel(),
         "k": story.k.numel(),
         "v": story.v.numel(),
@@ -114,7 +122,7 @@ def tell(story: Story, encoding: str = "utf-8", lang: str = "en") -> tuple[Step,
     shared = story.n_kv_head != story.n_head
     turned = say["matrices_rope"] if story.position.startswith("RoPE") else ""
     scaled = "_root" if root else "_none" if story.scale == 1 else ""
-    first = "" if story.layer else "_first"
+    first = "" if story.layer or story.source is not None else "_first"
     return (
         step("words", f"words_2{first}", say["words_f"].format(**facts)),
         step(
@@ -149,7 +157,8 @@ def _score(story: Story, ranked: list[int], encoding: str, say: dict[str, str]) 
         score = f"q . k / sqrt({story.d_k})"
     if story.position and not story.position.startswith("RoPE"):
         score += f" + {story.position.partition('(')[0]}"  # a bias by position
-    word, best = label(story, story.word, encoding), label(story, ranked[0], encoding)
+    word = label(story.words, story.word, encoding)
+    best = label(story.keys, ranked[0], encoding)
     return f"score({word}, {best}) = {score} = {_at(story.scores, ranked[0])}"
 
 
@@ -158,7 +167,7 @@ def _at(values: torch.Tensor, j: int) -> str:
 
 
 def _softmax(story: Story, ranked: list[int], encoding: str, say: dict[str, str]) -> Step:
-    n, word = len(story.words), label(story, story.word, encoding)
+    n, word = len(story.keys), label(story.words, story.word, encoding)
     count = n - len(ranked)
     which = "none_hidden" if count == 0 else "one_hidden" if count == 1 else "hidden"
     facts = {"word": word, "n": n, "count": count, "mask": story.mask}
@@ -167,7 +176,7 @@ def _softmax(story: Story, ranked: list[int], encoding: str, say: dict[str, str]
         sentence = say["softmax_1"].format(hidden=mask)
         return Step(say["softmax"], sentence, say["softmax_2_none"], say["softmax_f_none"])
     best, sink = ranked[0], 1 - story.weights.double().sum().item()
-    name, top = label(story, best, encoding), weight(story.weights[best].item())
+    name, top = label(story.keys, best, encoding), weight(story.weights[best].item())
     logsum = torch.logsumexp(story.scores.double(), dim=0).item()
     if sink > 1e-4:  # a learned one: rounding is smaller
         logsum -= math.log1p(-sink)
@@ -187,7 +196,7 @@ def _softmax(story: Story, ranked: list[int], encoding: str, say: dict[str, str]
 
 def _context(story: Story, ranked: list[int], encoding: str) -> str:
     terms = [
-        f"{weight(story.weights[j].item())} v({label(story, j, encoding)})" for j in ranked[:3]
+        f"{weight(story.weights[j].item())} v({label(story.keys, j, encoding)})" for j in ranked[:3]
     ]
     return "context = " + " + ".join([*terms, "..."] if len(ranked) > 3 else terms or ["0"])
 
@@ -202,3 +211,16 @@ def prove(story: Story, lang: str = "en") -> str:
         tolerance=proof.tolerance,
     )
     return say["holds" if proof.holds else "failed"].format(facts=facts)
+
+
+def evidence(head: Head, lang: str = "en") -> str:
+    """Why a head has its label, in one clause."""
+    if lang not in EVIDENCE:
+        return head.evidence
+    say, pattern = EVIDENCE[lang], head.pattern
+    score = None if pattern is None else head.scores[pattern]
+    if pattern is None or score is None:
+        return say["few"]
+    on = say[pattern].format(near=NEAR)
+    told = say["even" if pattern == "uniform" else "share"].format(on=on, **score.facts)
+    return told if head.score is not None else say["none"].format(nearest=told)

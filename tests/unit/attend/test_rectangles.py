@@ -52,6 +52,11 @@ def test_channels_that_do_not_lie_side_by_side(d_k, d_v):
     q, k = (torch.randn(2, 3, d_k, 29, dtype=torch.float64).mT for _ in range(2))
     v = torch.randn(2, 3, d_v, 29, dtype=torch.float64).mT
     agree([attention(q, k, v)], [attention(q, k, v, engine="reference")])
+    # heads side by side, a layout that padding keeps
+    q, k, v = (
+        torch.randn(2, 29, d, 3, dtype=torch.float64).permute(0, 3, 1, 2) for d in (d_k, d_k, d_v)
+    )
+    agree([attention(q, k, v)], [attention(q, k, v, engine="reference")])
 
 
 def test_the_output_lies_as_the_projection_wants_it():

@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from wqkv import (
     Causal,
@@ -18,6 +19,7 @@ from wqkv import (
     Pool,
     Quantised,
     Rolling,
+    Spread,
     Static,
     Window,
     attention,
@@ -36,6 +38,7 @@ KINDS = {
     "8 bits": Quantised,
     "4 bits": functools.partial(Quantised, 4, 1),
     "Paged": lambda: Paged(Pool(43, 3)),
+    "Spread": functools.partial(Spread, block=4),
 }
 IN_PLACE = [name for name in KINDS if name != "Dynamic"]
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -101,6 +104,14 @@ def filled(kind: str, n: int = 11, seed: int = 0) -> KVCache:
     for k, v in zip(*(x.split((n - 5, 5), dim=2) for x in qkv(n, seed=seed)[1:]), strict=True):
         cache.append(k, v)
     return cache
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_rank():
+    """Spread needs ranks: here one."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
 
 
 @pytest.fixture(autouse=True, params=[True, False], ids=["grad", "no grad"])

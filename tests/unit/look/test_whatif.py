@@ -239,7 +239,23 @@ def test_generate_stops_where_the_model_ends(llama, seen, monkeypatch):
 def test_generate_tells_its_progress(seen):
     told = []
     generate(seen, 2, lambda *at: told.append(at), lambda view, layer: told.append(layer))
-    assert told == [(0, 2), (1, 2), 0, 1, 2]
+    assert told == [(0, 2)] * 4 + [(1, 2)] * 3 + [0, 1, 2]  # before, and after every layer
+
+
+def test_generate_ends_inside_the_first_word(seen):
+    """A layer of the prompt is not waited for longer than it takes."""
+    told = []
+
+    def step(done: int, total: int) -> None:
+        told.append(done)
+        if len(told) == 3:
+            raise InterruptedError
+
+    hooks = [len(m._forward_hooks) for m in seen.model.model.modules()]
+    with pytest.raises(InterruptedError):
+        generate(seen, 2, step)
+    assert told == [0, 0, 0]  # at the start, and after two of three layers
+    assert [len(m._forward_hooks) for m in seen.model.model.modules()] == hooks
 
 
 def test_generate_needs_a_head_for_words(tired):
@@ -251,7 +267,7 @@ def test_pieces_without_a_text_of_their_own(minilm):
     """`##s` is glued to the word before it."""
     words = minilm.words("one cat")
     known = minilm.tokenizer.convert_tokens_to_ids(["##s", "sit", "[SEP]"])
-    found = continued(minilm, words, [*words.ids[:-1], *known][: len(words.ids)] + known[1:])
+    found = continued(minilm.tokenizer, words, [*words.ids[:-1], *known][: len(words.ids)] + known[1:])
     assert len(found.words) == len(found.spans) == len(found.special) == len(words.ids) + 2
     assert found.special[-1] and found.words[-1] == "[SEP]"
 

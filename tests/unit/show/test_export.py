@@ -30,7 +30,7 @@ def api() -> Api:
 
 @pytest.fixture(scope="module")
 def seen(api) -> Seen:
-    return api.open(text(12), nobody, "view = ...")
+    return api.open(text(12), nobody)
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +74,9 @@ def test_what_the_page_asks_for(api, seen):
         "views/1/row?head=4&i=12&layer=1",
         "views/1/story?head=0&lang=zh&layer=0&word=9",
         *(
-            f"views/1/grid?statistic={s}"
-            for s in ("entropy", "received", "distance", "sink", "label")
+            f"views/1/grid?statistic={s}" for s in ("entropy", "received", "distance", "sink")
         ),
+        "views/1/grid?lang=zh&statistic=label",
     }
     assert wanted <= answers.keys()
 
@@ -95,7 +95,7 @@ def test_the_cap(api, seen):
 def test_a_long_text_keeps_the_chosen_head(api, monkeypatch):
     monkeypatch.setattr(module, "LONG", 20)
     monkeypatch.setattr(module, "SIDE", 8)
-    long = api.open(text(22), nobody, "view = ...")
+    long = api.open(text(22), nobody)
     answers, left_out = record(api, long, (1, 4, 21), "en", nobody, CAP)
     assert left_out == ["everything but the chosen head: the text is long"]
     kinds = {key.partition("?")[0].rpartition("/")[2] for key in answers}
@@ -149,7 +149,7 @@ def test_the_page_loads_nothing(page):
     "given", ["</script><script>the</script>", "<!-- <script the", "a\u2028the"]
 )
 def test_a_text_cannot_leave_its_place(api, given):
-    seen = api.open(given, nobody, "view = ...")
+    seen = api.open(given, nobody)
     page = export(api, seen, (0, 0, 1), "en", nobody, cap=0)
     assert recorded(page)["answers"]["views/1"]["text"] == given
     assert page.count("<script") == page.count("</script>") == 2

@@ -23,7 +23,7 @@ from wqkv.look import story, whatif
 from wqkv.look.models import OpenModel, open_model
 from wqkv.look.view import View
 from wqkv.show import api as module
-from wqkv.show import asks, server
+from wqkv.show import asks, server, steps
 from wqkv.show.api import Api
 from wqkv.show.data import plain
 
@@ -368,6 +368,13 @@ def test_label(open_client, llama):
     assert found["evidence"][2][5] == heads[2][5].evidence
     assert near(found["values"], [[head.score for head in layer] for layer in heads.table])
     assert found["source"] == heads.source
+
+
+def test_label_in_chinese(open_client, llama):
+    client, view = open_client
+    found = client.finished(f"views/{view}/grid", statistic="label", lang="zh")
+    head = wqkv.look.heads.probe(llama)[2][5]
+    assert found["evidence"][2][5] == steps.evidence(head, "zh") != head.evidence
 
 
 def test_label_of_a_model_that_is_not_causal(minilm):
@@ -877,15 +884,16 @@ def test_serve(llama, monkeypatch):
     addresses, hosts = [], []
     made = server.app
 
-    def app(api, token, allowed, given):
+    def app(api, token, allowed, given, target):
         hosts.extend(allowed)
         assert (api.opening.splitlines()[1], given) == ("model = open_model('a/b')", WORDS)
-        return made(api, token, allowed, given)
+        assert target == "The sea."
+        return made(api, token, allowed, given, target)
 
     monkeypatch.setattr(server, "app", app)
     monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: sockets[0].close())
-    server.serve(llama, WORDS, source="a/b", ready=addresses.append)
-    server.serve(llama, WORDS, source="a/b", ready=addresses.append)
+    server.serve(llama, WORDS, target="The sea.", source="a/b", ready=addresses.append)
+    server.serve(llama, WORDS, target="The sea.", source="a/b", ready=addresses.append)
     found = [re.fullmatch(r"http://127\.0\.0\.1:(\d+)/([\w-]{32})/", one) for one in addresses]
     assert found[0][2] != found[1][2]  # a token of its own each time
     names = ("127.0.0.1", "localhost", "[::1]")

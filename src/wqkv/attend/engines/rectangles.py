@@ -414,7 +414,7 @@ def _to_width(x: Tensor, width: int) -> Tensor:
     if x.device.type == "cpu":
         x = x.to(reference.exact(x))
     if x.shape[3] != width:
-        return F.pad(x, (0, width - x.shape[3]))
+        x = F.pad(x, (0, width - x.shape[3]))  # which keeps the order of the strides
     return x if x.stride(3) == 1 else x.contiguous()
 
 

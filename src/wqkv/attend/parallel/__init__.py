@@ -10,15 +10,14 @@ gloo and NCCL run the same code. Not run on GPUs yet.
 
 from __future__ import annotations
 
-import torch
-
 from wqkv.attend.call import Call
 from wqkv.attend.merge import Partial
 from wqkv.attend.parallel import heads, ring
+from wqkv.attend.parallel.messages import untraced
 from wqkv.attend.parallel.ranks import AllToAll, Ranks, Ring
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # what travels is decided when the call is there
+@untraced  # what travels is decided when the call is there
 def attend(call: Call, ranks: Ranks) -> Partial:
     """This rank's rows of the attention over the words of all ranks.
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -11,6 +12,25 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from wqkv.errors import EngineError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def untraced(run: Callable[P, R]) -> Callable[P, R]:
+    """A function that sends, of which torch.compile makes no graph.
+
+    torch.compiler.disable alone would import torch's compiler, two seconds, with wqkv.
+    """
+
+    @wraps(run)
+    def plain(*args: P.args, **rest: P.kwargs) -> R:
+        if torch.compiler.is_compiling():
+            result: R = torch.compiler.disable(run)(*args, **rest)
+            return result
+        return run(*args, **rest)
+
+    return plain
 
 
 def exchange(
@@ -59,6 +79,13 @@ def swap(
         }  # fmt: skip
 
     return wait
+
+
+def total(group: ProcessGroup, x: Tensor) -> Tensor:
+    """The sum of every rank's tensor of this shape, in its place; the same bits on every rank."""
+    if x.numel():
+        _told(group, lambda: dist.all_reduce(x, group=group))
+    return x
 
 
 def _told(group: ProcessGroup, do: Callable[[], Any]) -> Any:

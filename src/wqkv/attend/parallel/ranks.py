@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 import torch.distributed as dist
@@ -39,6 +39,9 @@ class Ranks:
             raise ArgumentError(
                 f"The mesh has {self.mesh.ndim} dimensions.\nPass one of them, such as mesh['sp']."
             )
+
+    def __deepcopy__(self, memo: object) -> Self:  # processes have no copy
+        return self
 
     @property
     def group(self) -> ProcessGroup:

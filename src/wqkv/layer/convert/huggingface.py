@@ -121,8 +121,8 @@ def matrices(model: nn.Module, layer: int, part: str | None = None) -> dict[str,
     return {name: spot.get(spot.path(name)) for name in MATRICES}
 
 
-def sizes(model: nn.Module) -> dict[str, int]:
-    """n_layer, n_head, n_kv_head, d_model and d_k of the part that is meant if none is named."""
-    first = from_hf(model, 0)
+def sizes(model: nn.Module, part: str | None = None) -> dict[str, int]:
+    """n_layer, n_head, n_kv_head, d_model and d_k of a part, see `from_hf`."""
+    first = from_hf(model, 0, part=part)
     names = ("n_head", "n_kv_head", "d_model", "d_k")
-    return {"n_layer": len(stack(model)), **{name: getattr(first, name) for name in names}}
+    return {"n_layer": len(stack(model, part)), **{name: getattr(first, name) for name in names}}

@@ -2,7 +2,7 @@
 
 import { css, inkOn, tint, worn } from "./colour.js";
 import { bdi, h, label, number, svg, visible, weight } from "./dom.js";
-import { here, size, wordAt } from "./here.js";
+import { here, keyAt, keyCount, keys, size, wordAt } from "./here.js";
 import { t } from "./words.js";
 
 const BARS = 512;
@@ -77,8 +77,8 @@ export function bar(value, top, { signed = false, kind = "up" } = {}) {
 }
 
 // Words with numbers and bars beside them. Columns: {title, value(j), text(value), signed, kind}.
-// `pick(j)` makes the words buttons.
-export function ranking({ name, at, columns, pick, chosen }) {
+// `pick(j)` makes the words buttons; `of` is the text whose words they are.
+export function ranking({ name, at, columns, pick, chosen, of = keys() }) {
   const tops = columns.map(({ value }) => Math.max(...at.map(j => Math.abs(value(j) ?? 0)), 0));
   const head = h(
     "tr",
@@ -92,7 +92,7 @@ export function ranking({ name, at, columns, pick, chosen }) {
       "tr",
       {
         class:
-          [j === chosen && "chosen", here.text.special[j] && "special"].filter(Boolean).join(" ") || null,
+          [j === chosen && "chosen", of.special[j] && "special"].filter(Boolean).join(" ") || null,
       },
       h("td", { class: "at" }, j),
       h(
@@ -107,9 +107,9 @@ export function ranking({ name, at, columns, pick, chosen }) {
                 "aria-pressed": String(j === chosen),
                 onclick: () => pick(j),
               },
-              bdi(wordAt(j)),
+              bdi(of.words[j]),
             )
-          : bdi(wordAt(j)),
+          : bdi(of.words[j]),
       ),
       columns.map(({ value, text, signed, kind }, i) => {
         const found = value(j);
@@ -127,7 +127,7 @@ export function ranking({ name, at, columns, pick, chosen }) {
 
 // Which words a table shows: all of a short text in reading order, else the strongest.
 export function shown(ranked, most = 16) {
-  return size() <= 24 ? [...Array(size()).keys()] : ranked.slice(0, most);
+  return keyCount() <= 24 ? [...Array(keyCount()).keys()] : ranked.slice(0, most);
 }
 
 // The scale of weights, from 0 to 1.
@@ -231,6 +231,10 @@ export function plainWord(position) {
   return label(wordAt(position));
 }
 
-export function fullWord(position) {
-  return `${visible(wordAt(position))} (${position})`;
+export function fullWord(position, word = wordAt(position)) {
+  return `${visible(word)} (${position})`;
+}
+
+export function fullKey(position) {
+  return fullWord(position, keyAt(position));
 }

@@ -5,29 +5,36 @@ import { cancel, recorded } from "./api.js";
 import { go, state } from "./state.js";
 import { here, proofFacts, proofSign, size } from "./here.js";
 import { lang, t } from "./words.js";
+import { partChoice } from "./pair.js";
 
 const CHOICES = 400; // more words are named by their number
 const TYPED = 20000; // characters that are put back into the box
 const THEMES = ["", "light", "dark"];
 
 export function drawTop(openText) {
-  const text = here.text ? (here.text.text ?? "") : (state.text ?? ""),
-    typed = text.length <= TYPED ? text : "";
-  const field = h("textarea", {
-    id: "text",
-    "data-key": "text",
-    rows: 1,
-    placeholder: t("placeholder"),
-    "aria-label": t("textToRead"),
-    value: typed,
-    spellcheck: "false",
-    onkeydown: event => {
-      if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
-        event.preventDefault();
-        openText(field.value);
-      }
-    },
-  });
+  const read = () => openText(field.value, target?.value.trim() ? target.value : null);
+  const box = (name, value, says) =>
+    h("textarea", {
+      id: name,
+      "data-key": name,
+      rows: 1,
+      placeholder: says,
+      "aria-label": says,
+      title: says,
+      value: value.length <= TYPED ? value : "",
+      spellcheck: "false",
+      onkeydown: event => {
+        if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+          event.preventDefault();
+          read();
+        }
+      },
+    });
+  const shown = here.text ? (here.text.read ?? "") : (state.text ?? ""),
+    field = box("text", shown, t("placeholder")),
+    two = here.model && Object.keys(here.model.parts).length,
+    given = here.text ? here.text.target : state.target,
+    target = two ? box("target", given ?? "", t(here.model.generates ? "targetText" : "targetNeeded")) : null;
   const form = recorded
     ? null
     : h(
@@ -36,10 +43,11 @@ export function drawTop(openText) {
           class: "ask",
           onsubmit: event => {
             event.preventDefault();
-            openText(field.value);
+            read();
           },
         },
         field,
+        target,
         h("button", { type: "submit", class: "main", "data-key": "read" }, t("read")),
       );
   const { model } = here;
@@ -150,6 +158,7 @@ export function drawWhere() {
     layers = [...Array(model.n_layer).keys()].map(l => [l, String(l)]);
   const words = size() <= CHOICES ? text.words.map((one, j) => [j, `${j}  ${visible(one)}`]) : null;
   return [
+    partChoice(),
     stepper("layer", layer, model.n_layer, layers),
     stepper("head", head, model.n_head, heads),
     stepper("word", word, size(), words),

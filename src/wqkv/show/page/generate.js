@@ -9,7 +9,10 @@ import { paint, tint } from "./colour.js";
 import { entriesOf } from "./worked.js";
 import { t } from "./words.js";
 
+const LATEST = 200; // words before the one that is written: of a long text the rest is left out
+
 export async function generateView() {
+  if (here.text.part) return h("p", { class: "note" }, t("hasWritten", { model: here.model.name }));
   if (!here.model.generates) return h("p", { class: "note" }, t("noGenerate", { model: here.model.name }));
   const form = h(
     "form",
@@ -92,8 +95,10 @@ function scrubber(answer, moment, last) {
 // The text so far, tinted by the weights of the row that chose the next word.
 function sentence(answer, step, row) {
   const weights = new Map(entriesOf(row).map(one => [one.index, one.weight])),
-    first = answer.steps[0].position;
-  const words = answer.words.slice(0, step.position + 1).map((word, j) => {
+    first = answer.steps[0].position,
+    from = Math.max(0, step.position - LATEST);
+  const words = answer.words.slice(from, step.position + 1).map((word, i) => {
+    const j = from + i;
     const part = h(
       "bdi",
       {
@@ -105,7 +110,10 @@ function sentence(answer, step, row) {
     if (j !== step.position && weights.get(j) > 0.0005) paint(part, tint(weights.get(j)));
     return [part, " "];
   });
-  return h("p", { class: "flow", "data-scroll": "written" }, words);
+  return [
+    from > 0 && h("p", { class: "note" }, t("wordsOf", { first: from, last: step.position, n: answer.words.length })),
+    h("p", { class: "flow", "data-scroll": "written" }, words),
+  ];
 }
 
 function candidates(step) {

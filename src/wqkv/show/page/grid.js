@@ -1,8 +1,8 @@
 // All heads of the model as a grid of layers and heads, coloured by one statistic; one head enlarged.
 
-import { about, foot, here, size } from "./here.js";
+import { about, foot, hasStatistic, here, keyCount, size } from "./here.js";
 import { drawPlain } from "./plain.js";
-import { count, fixed, h, number, short, svg, walk } from "./dom.js";
+import { clamp, count, fixed, h, number, short, svg, unbroken, walk } from "./dom.js";
 import { css, inkOn, paint, ramp } from "./colour.js";
 import { go, state } from "./state.js";
 import { said, sheet, vector } from "./draw.js";
@@ -17,7 +17,7 @@ export async function gridView() {
   const { layer, head, stat } = state,
     little = stat === "maps",
     statistic = little ? "entropy" : stat;
-  const grid = about("grid", { statistic }),
+  const grid = about("grid", { statistic, ...(statistic === "label" ? { lang: lang() } : {}) }),
     thumbnail = about("thumbnail", { layer, head, size: ENLARGED });
   const maps = little ? Promise.all(grid0().map(l => about("thumbnail", { layer: l, size: SMALL }))) : null;
   return [
@@ -27,7 +27,7 @@ export async function gridView() {
       h(
         "span",
         { class: "segmented", role: "group", "aria-label": t("colourBy") },
-        [...STATISTICS, "maps"].map(name =>
+        [...STATISTICS, "maps"].filter(hasStatistic).map(name =>
           h(
             "button",
             {
@@ -210,25 +210,27 @@ function numbersOf(grid) {
     value = grid.values[layer][head],
     name = grid.labels?.[layer][head];
   return [
-    h(
-      "p",
-      {},
-      name ? `${t("score")}: ` : `${t(`stat_${grid.statistic}`)}: `,
-      h("b", { title: String(value) }, statText(grid, value)),
-    ),
-    name &&
-      h("p", {}, h("b", {}, labelText(name)), " ", h("span", { lang: "en" }, grid.evidence[layer][head])),
+    value !== null &&
+      h(
+        "p",
+        {},
+        t("named", { name: name ? t("score") : t(`stat_${grid.statistic}`) }),
+        " ",
+        h("b", { title: String(value) }, statText(grid, value)),
+      ),
+    name && h("p", {}, h("b", {}, labelText(name)), " ", unbroken(grid.evidence[layer][head])),
   ];
 }
 
 function large({ values }) {
+  const [n, m, high, wide] = [size(), keyCount(), values.length, values[0].length],
+    facts = { n: count(n), m: count(m), size: high, high, wide },
+    means = here.text.keys ? t("blockMeansBoth", facts) : t("blockMeans", facts),
+    box = h("div", { class: "bigmap" }, drawPlain(values, t("thumbnailOf", state)));
+  box.style.aspectRatio = String(clamp(m / n, 0.5, 2));
   return [
-    h("div", { class: "bigmap" }, drawPlain(values, t("thumbnailOf", state))),
-    h(
-      "p",
-      { class: "note" },
-      t(size() > ENLARGED ? "blockMeans" : "eachCell", { n: count(size()), size: values.length }),
-    ),
+    box,
+    h("p", { class: "note" }, n > high || m > wide ? means : t("eachCell")),
     h("p", {}, h("button", { "data-key": "to-map", onclick: () => go({ view: "map" }) }, t("openMap"))),
   ];
 }

@@ -7,6 +7,18 @@ import { state } from "./state.js";
 import { t } from "./words.js";
 
 export const here = { model: null, text: null };
+let whole = null; // the model with the facts of all its parts
+
+export async function readModel() {
+  whole = await get("model");
+  here.model = whole;
+}
+
+// A text that the server has, and the facts of the attention that it shows.
+export async function readView(view) {
+  here.text = await get(`views/${view}`);
+  here.model = { ...whole, ...whole.parts[here.text.part] };
+}
 
 // An answer about the open text: about("row", { layer: 3, head: 1, i: 10 }).
 export function about(what, query = {}) {
@@ -21,9 +33,30 @@ export function wordAt(position) {
   return here.text.words[position] ?? "";
 }
 
+// The words that are looked at: the text's own, or those of the text that was read.
+export function keys() {
+  return here.text.keys ?? here.text;
+}
+
+export function keyCount() {
+  return keys().words.length;
+}
+
+export function keyAt(position) {
+  return keys().words[position] ?? "";
+}
+
 // "animal" with its position, small, beside it.
-export function named(position) {
-  return h("span", { class: "named" }, bdi(wordAt(position)), h("sub", {}, position));
+export function named(position, word = wordAt(position)) {
+  return h("span", { class: "named" }, bdi(word), h("sub", {}, position));
+}
+
+export function namedKey(position) {
+  return named(position, keyAt(position));
+}
+
+export function hasStatistic(name) {
+  return name === "maps" || here.text.statistics.includes(name);
 }
 
 // The proof of a layer: a sign that is read as a sentence.
@@ -75,7 +108,7 @@ export function foot({
   if (layer !== null) facts.append(h("span", {}, t("atLayer", { layer })));
   if (head !== null) facts.append(h("span", {}, t("atHead", { head })));
   if (word !== null)
-    facts.append(h("span", {}, other === null ? [named(word)] : [named(word), " → ", named(other)]));
+    facts.append(h("span", {}, other === null ? [named(word)] : [named(word), " → ", namedKey(other)]));
   facts.append(h("span", {}, dtype ?? "float32"), h("span", {}, here.text.engine ?? ""));
   facts.append(layer === null ? allProofs() : proofSign(layer));
   const file = [here.model.name, name, layer !== null && `layer${layer}`, head !== null && `head${head}`]

@@ -1,20 +1,21 @@
 // The page: reads the address, asks for what it names, and draws the part that changed.
 
-import { finish, get, onJob, recorded, Refusal, work } from "./api.js";
+import { finish, onJob, recorded, Refusal, work } from "./api.js";
 import { drawKeys, drawNotice, drawTop, drawWhere, jobBar } from "./frame.js";
 import { fill, h, visible, walk } from "./dom.js";
 import { go, onState, state } from "./state.js";
-import { here, size } from "./here.js";
+import { hasStatistic, here, keyCount, readModel, readView, size } from "./here.js";
 import { lang, t } from "./words.js";
 import { panel, readStory, STEPS } from "./steps.js";
 import { strip } from "./strip.js";
 import { generateView } from "./generate.js";
 import { gridView } from "./grid.js";
 import { mapView } from "./map.js";
+import { pairView } from "./pair.js";
 import { textView } from "./text.js";
 import { whatifView } from "./whatif.js";
 
-const VIEWS = { text: textView, grid: gridView, map: mapView, whatif: whatifView, generate: generateView };
+const VIEWS = { text: () => (here.text.keys ? pairView() : textView()), grid: gridView, map: mapView, whatif: whatifView, generate: generateView };
 const IN_ADDRESS = 1500; // characters of a text that the address carries
 
 const part = name => document.getElementById(name);
@@ -74,7 +75,8 @@ function settle() {
   state.layer = within(state.layer, n_layer, first?.layer ?? 0);
   state.head = within(state.head, n_head, first?.head ?? 0);
   state.word = within(state.word, words.length, first?.word ?? 0);
-  if (state.other !== undefined && state.other >= words.length) delete state.other;
+  if (state.other !== undefined && state.other >= keyCount()) delete state.other;
+  if (!hasStatistic(state.stat)) state.stat = "entropy";
   if (!(state.view in VIEWS)) state.view = "text";
   if (state.step > STEPS) state.step = STEPS;
 }
@@ -104,23 +106,25 @@ function viewTabs() {
 
 // Opening
 
-async function openText(text) {
+async function openText(text, target) {
   if (!text.trim()) return say(new Refusal(t("empty")));
+  const short = text.length + (target?.length ?? 0) <= IN_ADDRESS;
   await attempt(async () => {
-    const { view } = await work("open", { text });
-    await show(String(view), text.length <= IN_ADDRESS ? text : null);
+    const { view } = await work("open", target ? { text, target } : { text });
+    await show(String(view), short ? text : null, short ? target : null);
   });
 }
 
 // Shows a text that the server has; what was chosen in the last one is dropped.
-async function show(view, text) {
-  here.text = await get(`views/${view}`);
+async function show(view, text, target) {
+  await readView(view);
   shownText = view;
   drawn.clear(); // before the state changes, or all would be drawn twice
   const { layer, head, word } = here.text.first ?? {};
   go({
     v: view,
     text,
+    target,
     layer,
     head,
     word,
@@ -128,6 +132,7 @@ async function show(view, text) {
     set: null,
     at: null,
     from: null,
+    keysfrom: null,
     change: null,
     count: null,
     moment: null,
@@ -155,7 +160,7 @@ let shownText = null;
 async function start() {
   paintAll();
   await attempt(async () => {
-    here.model = await get("model");
+    await readModel();
     paintAll();
     await resume();
   });
@@ -165,15 +170,18 @@ async function start() {
 async function resume() {
   const { start: given } = here.model;
   let view = state.v;
-  if (view === undefined && state.text) return openText(state.text);
+  if (view === undefined && state.text) return openText(state.text, state.target);
   if (view === undefined) view = given?.job ? (await finish(given.job)).view : given?.view;
   if (view === undefined) return say(new Refusal(t("noText")));
   try {
-    here.text = await get(`views/${view}`);
+    await readView(view);
   } catch (error) {
     if (error.status !== 404 || !state.text) throw error; // the server has been started again, say
-    view = (await work("open", { text: state.text })).view;
-    here.text = await get(`views/${view}`);
+    const { text, target } = state,
+      [, part] = String(view).split(".");
+    view = (await work("open", target ? { text, target } : { text })).view;
+    if (part) view = `${view}.${part}`;
+    await readView(view);
   }
   shownText = String(view);
   settle();
@@ -187,9 +195,9 @@ async function follow() {
   if (here.text) state.v ??= shownText;
   if (here.text && state.v !== shownText) {
     shownText = state.v;
-    await attempt(async () => {
-      here.text = await get(`views/${state.v}`);
-    });
+    part("view").setAttribute("aria-busy", "true");
+    await attempt(() => readView(state.v));
+    part("view").removeAttribute("aria-busy");
   }
   paintAll();
 }

@@ -3,7 +3,7 @@
 import { recorded } from "./api.js";
 import { clamp, h, short, svg, weight } from "./dom.js";
 import { said, scale, sheet } from "./draw.js";
-import { about, foot, here, named, size } from "./here.js";
+import { about, foot, hasStatistic, here, keyCount, named, namedKey, size } from "./here.js";
 import { later } from "./later.js";
 import { gutter, histogram, linkTable, minimap } from "./minimap.js";
 import { go, list, state } from "./state.js";
@@ -17,21 +17,30 @@ const BLOCKS = 128,
 
 const cursor = { i: -1, j: -1 }; // where the arrow keys are; it outlives a drawing
 
-// The rectangle that is shown exactly: [q0, k0, span].
+// The rectangle that is shown exactly: [q0, k0, span]. Its sides are span, or all words there are.
 function shownTile() {
-  const n = size(),
-    most = Math.min(WHOLE, n),
+  const n = longer(),
     given = list(state.at).map(Number);
-  if (given.length === 3 && given.every(Number.isInteger)) {
-    const span = clamp(given[2], Math.min(4, n), most);
-    return [clamp(given[0], 0, n - span), clamp(given[1], 0, n - span), span];
-  }
+  if (given.length === 3 && given.every(Number.isInteger))
+    return inside(given[0], given[1], clamp(given[2], Math.min(4, n), Math.min(WHOLE, n)));
   if (n <= WHOLE) return [0, 0, n];
   const kept = recordedTile();
-  if (kept) return [kept.q0, kept.k0, kept.q1 - kept.q0];
-  const span = 64,
-    other = state.other ?? state.word;
-  return [clamp(state.word - span / 2, 0, n - span), clamp(other - span / 2, 0, n - span), span];
+  if (kept) return [kept.q0, kept.k0, Math.max(kept.q1 - kept.q0, kept.k1 - kept.k0)];
+  const span = 64;
+  return inside(state.word - span / 2, (state.other ?? state.word) - span / 2, span);
+}
+
+function longer() {
+  return Math.max(size(), keyCount());
+}
+
+function sides(span) {
+  return [Math.min(span, size()), Math.min(span, keyCount())];
+}
+
+function inside(q0, k0, span) {
+  const [rows, cols] = sides(span);
+  return [clamp(Math.round(q0), 0, size() - rows), clamp(Math.round(k0), 0, keyCount() - cols), span];
 }
 
 // The tile of this head that a saved page has inside, if it is one: smaller ones are cut out of it.
@@ -45,14 +54,15 @@ function recordedTile() {
 }
 
 async function readTile(where, q0, k0, span) {
-  const kept = recordedTile(),
-    inside = kept && q0 >= kept.q0 && k0 >= kept.k0 && q0 + span <= kept.q1 && k0 + span <= kept.k1;
-  if (!inside) return about("tile", { ...where, q0, q1: q0 + span, k0, k1: k0 + span });
+  const [rows, cols] = sides(span),
+    kept = recordedTile(),
+    cut = kept && q0 >= kept.q0 && k0 >= kept.k0 && q0 + rows <= kept.q1 && k0 + cols <= kept.k1;
+  if (!cut) return about("tile", { ...where, q0, q1: q0 + rows, k0, k1: k0 + cols });
   const { q0: top, q1, k0: left, k1 } = kept,
     whole = await about("tile", { ...where, q0: top, q1, k0: left, k1 });
   return {
     ...whole,
-    values: whole.values.slice(q0 - top, q0 - top + span).map(row => row.slice(k0 - left, k0 - left + span)),
+    values: whole.values.slice(q0 - top, q0 - top + rows).map(row => row.slice(k0 - left, k0 - left + cols)),
   };
 }
 
@@ -60,11 +70,12 @@ async function readTile(where, q0, k0, span) {
 export async function mapView() {
   const { layer, head } = state,
     where = { layer, head },
-    n = size(),
-    [q0, k0, span] = shownTile();
+    n = longer(),
+    [q0, k0, span] = shownTile(),
+    [rows, cols] = sides(span);
   const small = n > WHOLE || span < n;
   const received = about("received", where),
-    distances = about("distances", where),
+    distances = hasStatistic("distance") ? about("distances", where) : null,
     links = about("links", { ...where, k: LINKS });
   const blocks = small ? about("thumbnail", { ...where, size: n > WHOLE ? BLOCKS : 64 }) : null;
   const tile = await readTile(where, q0, k0, span);
@@ -87,13 +98,13 @@ export async function mapView() {
         { class: "tile-side" },
         canvas,
         scale(),
-        h("p", { class: "note" }, t("tileSays", { q0, q1: q0 + span - 1, k0, k1: k0 + span - 1 })),
+        h("p", { class: "note" }, t("tileSays", { q0, q1: q0 + rows - 1, k0, k1: k0 + cols - 1 })),
         later(received, found => h("p", { class: "note" }, gutterSays(found))),
       ),
       h(
         "div",
         { class: "lists" },
-        later(distances, histogram),
+        distances && later(distances, histogram),
         later(links, found => linkTable(found, goToLink)),
       ),
     ),
@@ -108,7 +119,7 @@ export async function mapView() {
 }
 
 function gutterSays({ edges }) {
-  return edges ? t("receivedMean", { per: short(size() / (edges.length - 1), 2) }) : t("receivedEach");
+  return edges ? t("receivedMean", { per: short(keyCount() / (edges.length - 1), 2) }) : t("receivedEach");
 }
 
 // `received` by position, whether every word's came or the means of blocks.
@@ -127,10 +138,11 @@ function receivedAt(received) {
 }
 
 function zoomButtons(q0, k0, span) {
+  const [rows, cols] = sides(span);
   const zoom = way => {
     const to = nextSpan(span, way),
-      i = cursor.i >= 0 ? cursor.i : q0 + span / 2,
-      j = cursor.j >= 0 ? cursor.j : k0 + span / 2;
+      i = cursor.i >= 0 ? cursor.i : q0 + rows / 2,
+      j = cursor.j >= 0 ? cursor.j : k0 + cols / 2;
     moveTo(i - to / 2, j - to / 2, to);
   };
   const button = (key, text, name, off, act) =>
@@ -149,7 +161,7 @@ function zoomButtons(q0, k0, span) {
 }
 
 function nextSpan(span, way) {
-  const most = Math.min(WHOLE, size()),
+  const most = Math.min(WHOLE, longer()),
     spans = [...new Set([...SPANS.filter(one => one < most), most])];
   if (way < 0) return spans.filter(one => one < span).at(-1) ?? span;
   return spans.find(one => one > span) ?? span;
@@ -161,8 +173,7 @@ function goToLink(i, j) {
 }
 
 function moveTo(q0, k0, span) {
-  const n = size();
-  go({ at: [clamp(Math.round(q0), 0, n - span), clamp(Math.round(k0), 0, n - span), span].join(",") }, true);
+  go({ at: inside(q0, k0, span).join(",") }, true);
 }
 
 // The exact weights, with words beside them where there is room, and what every word receives above.
@@ -174,7 +185,8 @@ function tileCanvas(values, q0, k0, span, received, read) {
     "aria-label": t("mapKeys"),
     "data-key": "tile",
   });
-  const rect = { values, q0, k0, span, received: null };
+  const [rows, cols] = sides(span),
+    rect = { values, q0, k0, rows, cols, received: null };
   received.then(
     found => {
       rect.received = receivedAt(found);
@@ -183,23 +195,23 @@ function tileCanvas(values, q0, k0, span, received, read) {
     () => {},
   ); // said where it is written out
   const tell = (i, j) => {
-    Object.assign(cursor, { i: clamp(i, q0, q0 + span - 1), j: clamp(j, k0, k0 + span - 1) });
+    Object.assign(cursor, { i: clamp(i, q0, q0 + rows - 1), j: clamp(j, k0, k0 + cols - 1) });
     const value = values[cursor.i - q0][cursor.j - k0];
     read.replaceChildren(
       named(cursor.i),
       " → ",
-      named(cursor.j),
+      namedKey(cursor.j),
       " ",
       h("b", { title: String(value) }, weight(value)),
     );
     drawTile(canvas, rect, cursor);
   };
-  const inside = cursor.i >= q0 && cursor.i < q0 + span && cursor.j >= k0 && cursor.j < k0 + span;
-  const start = inside
+  const shows = (i, j) => i >= q0 && i < q0 + rows && j >= k0 && j < k0 + cols;
+  const start = shows(cursor.i, cursor.j)
     ? cursor
-    : { i: state.word, j: state.other ?? strongestIn(values[clamp(state.word - q0, 0, span - 1)]) + k0 };
+    : { i: state.word, j: state.other ?? strongestIn(values[clamp(state.word - q0, 0, rows - 1)]) + k0 };
   new ResizeObserver(() => tell(cursor.i, cursor.j)).observe(canvas);
-  Object.assign(cursor, { i: clamp(start.i, q0, q0 + span - 1), j: clamp(start.j, k0, k0 + span - 1) });
+  Object.assign(cursor, { i: clamp(start.i, q0, q0 + rows - 1), j: clamp(start.j, k0, k0 + cols - 1) });
   let pressed = null;
   const at = event => cellsOf(canvas, rect, event);
   canvas.addEventListener("pointermove", event => {
@@ -218,7 +230,7 @@ function tileCanvas(values, q0, k0, span, received, read) {
     const { side } = place(canvas, rect),
       dx = Math.round((event.clientX - from.x) / side),
       dy = Math.round((event.clientY - from.y) / side);
-    if ((dx || dy) && span < size()) moveTo(q0 - dy, k0 - dx, span);
+    if ((dx || dy) && span < longer()) moveTo(q0 - dy, k0 - dx, span);
     else if (cell) (tell(...cell), choose());
   });
   canvas.addEventListener("pointercancel", () => {
@@ -235,8 +247,8 @@ function tileCanvas(values, q0, k0, span, received, read) {
     else if (move && !event.altKey && !event.ctrlKey && !event.metaKey) {
       const by = event.shiftKey ? 10 : 1,
         i = clamp(cursor.i + move[0] * by, 0, size() - 1),
-        j = clamp(cursor.j + move[1] * by, 0, size() - 1);
-      if (i >= q0 && i < q0 + span && j >= k0 && j < k0 + span) tell(i, j);
+        j = clamp(cursor.j + move[1] * by, 0, keyCount() - 1);
+      if (shows(i, j)) tell(i, j);
       else {
         Object.assign(cursor, { i, j });
         moveTo(q0 + move[0] * Math.max(by, span >> 1), k0 + move[1] * Math.max(by, span >> 1), span);

@@ -1,8 +1,8 @@
 // The whole of one head's map in small: block means, received weight, distances, strongest links.
 
-import { bdi, count, h, short, svg, weight } from "./dom.js";
+import { bdi, clamp, count, h, short, svg, weight } from "./dom.js";
 import { bar } from "./draw.js";
-import { size, wordAt } from "./here.js";
+import { here, keyAt, keyCount, size, wordAt } from "./here.js";
 import { drawPlain, topOf } from "./plain.js";
 import { state } from "./state.js";
 import { t } from "./words.js";
@@ -10,11 +10,12 @@ import { t } from "./words.js";
 // The whole text as block means, and the rectangle that is shown exactly.
 export function minimap(blocks, [q0, k0, span], moveTo) {
   const n = size(),
-    least = Math.max(span, n / 60),
+    m = keyCount(),
+    least = count_ => Math.max(Math.min(span, count_), count_ / 60),
     frame = svg(
       "svg",
-      { class: "frame", viewBox: `0 0 ${n} ${n}`, preserveAspectRatio: "none", "aria-hidden": "true" },
-      svg("rect", { x: k0, y: q0, width: least, height: least }),
+      { class: "frame", viewBox: `0 0 ${m} ${n}`, preserveAspectRatio: "none", "aria-hidden": "true" },
+      svg("rect", { x: k0, y: q0, width: least(m), height: least(n) }),
     );
   const box = h(
     "div",
@@ -28,7 +29,7 @@ export function minimap(blocks, [q0, k0, span], moveTo) {
         const sides = box.getBoundingClientRect();
         moveTo(
           ((event.clientY - sides.top) / sides.height) * n - span / 2,
-          ((event.clientX - sides.left) / sides.width) * n - span / 2,
+          ((event.clientX - sides.left) / sides.width) * m - span / 2,
           span,
         );
       },
@@ -46,18 +47,11 @@ export function minimap(blocks, [q0, k0, span], moveTo) {
     drawPlain(blocks.values),
     frame,
   );
-  return [
-    box,
-    h(
-      "p",
-      { class: "note" },
-      t(n > blocks.values.length ? "minimapSays" : "eachCell", {
-        n: count(n),
-        size: blocks.values.length,
-        top: weight(topOf(blocks.values)),
-      }),
-    ),
-  ];
+  box.style.aspectRatio = String(clamp(m / n, 0.5, 2));
+  const [high, wide] = [blocks.values.length, blocks.values[0].length],
+    facts = { n: count(n), m: count(m), size: high, high, wide, top: weight(topOf(blocks.values)) };
+  if (n <= high && m <= wide) return [box, h("p", { class: "note" }, t("eachCell"))];
+  return [box, h("p", { class: "note" }, here.text.keys ? t("minimapBoth", facts) : t("minimapSays", facts))];
 }
 
 // What every word receives, over the whole text.
@@ -67,7 +61,7 @@ export function gutter({ edges, values }) {
     "svg",
     {
       class: "gutter",
-      viewBox: `0 0 ${size()} 100`,
+      viewBox: `0 0 ${keyCount()} 100`,
       preserveAspectRatio: "none",
       role: "img",
       "aria-label": t("receivedBy"),
@@ -143,7 +137,7 @@ export function linkTable({ links }, pick) {
           bdi(wordAt(i)),
           h("sub", {}, i),
           " → ",
-          bdi(wordAt(j)),
+          bdi(keyAt(j)),
           h("sub", {}, j),
         ),
       ),

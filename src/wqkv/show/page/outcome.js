@@ -74,7 +74,7 @@ export async function looksNow({ view, words }, { edits }) {
   return h(
     "section",
     {},
-    h("h3", {}, t("looksNow"), " ", named(word), ` (${t("atBoth", { layer, head })})`),
+    h("h3", {}, t("looksNow"), " ", named(word), " ", t("inBoth", { layer, head })),
     twoColumns(
       rows.map(({ index, weight: value }) => {
         const to = after(index),

@@ -1,7 +1,8 @@
 // The open step: its two sentences, its formula and its drawing.
 
-import { about, foot, here, proofFacts, size } from "./here.js";
-import { around, barPicture, chips, fullWord, means, plainWord, ranking, shown, signedBars, vector } from "./draw.js";
+import { about, foot, here, keyCount, proofFacts, size } from "./here.js";
+import { around, barPicture, chips, fullKey, fullWord, means, plainWord } from "./draw.js";
+import { ranking, shown, signedBars, vector } from "./draw.js";
 import { h, number, unbroken, weight } from "./dom.js";
 import { cellSheet, residual, rowSheet, strongest } from "./worked.js";
 import { go, state } from "./state.js";
@@ -106,23 +107,24 @@ function stepWords({ story }) {
 }
 
 function stepMatrices({ story }) {
+  const y = story.source?.x ?? story.x;
   const rows = [
-    ["WQ", "q", story.q],
-    ["WK", "k", story.k],
-    ["WV", "v", story.v],
-  ].map(([name, result, values]) =>
+    ["WQ", "q", story.q, "x", story.x],
+    ["WK", "k", story.k, entering(story), y],
+    ["WV", "v", story.v, entering(story), y],
+  ].map(([name, result, values, from, state_]) =>
     h(
       "div",
       { class: "product" },
       h(
         "span",
         { class: "vec" },
-        h("b", {}, "x"),
-        signedBars(means(story.x, 96)[0], { class: "mini", "aria-hidden": "true" }),
-        h("small", {}, story.x.length),
+        h("b", {}, from),
+        signedBars(means(state_, 96)[0], { class: "mini", "aria-hidden": "true" }),
+        h("small", {}, state_.length),
       ),
       h("span", {}, "×"),
-      h("span", { class: "mat" }, h("b", {}, name), h("small", {}, `${story.d_model} × ${values.length}`)),
+      h("span", { class: "mat" }, h("b", {}, name), h("small", {}, `${state_.length} × ${values.length}`)),
       h("span", {}, "="),
       h(
         "span",
@@ -136,7 +138,13 @@ function stepMatrices({ story }) {
   return { picture: pictureOf("q", story.q), drawing: drawing(rows, shared(story)) };
 }
 
+// What k and v are made of: the word's own state, or that of a word of the text that was read.
+function entering(story) {
+  return story.source ? "y" : "x";
+}
+
 function shared(story) {
+  if (story.source) return h("p", { class: "note" }, t("kvOf", { word: fullKey(story.source.word) }));
   if (story.n_kv_head === story.n_head) return null;
   const per = story.n_head / story.n_kv_head,
     group = Math.floor(story.head / per);
@@ -148,8 +156,8 @@ function stepVectors({ story }) {
     picture: pictureOf("q", story.q),
     drawing: drawing(
       vector("q = x WQ", story.q),
-      vector("k = x WK", story.k),
-      vector("v = x WV", story.v),
+      vector(`k = ${entering(story)} WK`, story.k),
+      vector(`v = ${entering(story)} WV`, story.v),
       shared(story),
     ),
   };
@@ -182,7 +190,7 @@ async function stepScores({ story, row, best }) {
       ? () =>
           barPicture(
             `q(${fullWord(word)}) · k`,
-            at.map(j => [fullWord(j), scores[j]]),
+            at.map(j => [fullKey(j), scores[j]]),
             { text: number, signed: true },
           )
       : rowPicture(row),
@@ -193,7 +201,9 @@ async function stepScores({ story, row, best }) {
         "div",
         {},
         table,
-        scores && size() > at.length && h("p", { class: "note" }, t("bestOf", { n: at.length, all: size() })),
+        scores &&
+          keyCount() > at.length &&
+          h("p", { class: "note" }, t("bestOf", { n: at.length, all: keyCount() })),
       ),
       cell ? cellSheet(cell, word, other) : h("p", { class: "note" }, t("notRecorded")),
     ),
@@ -259,7 +269,7 @@ function rowPicture(row) {
       shown(
         strongest(row).map(one => one.index),
         32,
-      ).map(j => [fullWord(j), strongest(row).find(one => one.index === j)?.weight ?? null]),
+      ).map(j => [fullKey(j), strongest(row).find(one => one.index === j)?.weight ?? null]),
       { text: weight },
     );
 }

@@ -1,23 +1,23 @@
 // Draws a tile of exact weights on a canvas: cells, words beside them, received weight above.
 
 import { css, palette, worn } from "./colour.js";
-import { here, wordAt } from "./here.js";
+import { here, keyAt, keys, wordAt } from "./here.js";
 import { clamp, label } from "./dom.js";
 import { t } from "./words.js";
 
 const READABLE = 12; // pixels that a line of words needs
 
 // Where things are, in CSS pixels: margins for the words, the gutter, and a cell's side.
-export function place(canvas, { span }) {
+export function place(canvas, { rows, cols }) {
   const width = canvas.clientWidth || 300,
-    guess = width / span,
+    guess = width / cols,
     words = guess >= READABLE * 0.8;
   const left = words ? clamp(width * 0.2, 52, 118) : 8,
     gutter = 34;
-  const side = Math.min((width - left - 4) / span, 44),
+  const side = Math.min((width - left - 4) / cols, 44, Math.max(900 / rows, 14)),
     names = words && side >= READABLE * 0.9;
   const top = gutter + (names ? clamp(width * 0.16, 44, 92) : 8);
-  return { left, top, side, gutter, names, width, height: Math.ceil(top + side * span + 4) };
+  return { left, top, side, gutter, names, width, height: Math.ceil(top + side * rows + 4) };
 }
 
 export function cellsOf(canvas, rect, event) {
@@ -25,7 +25,7 @@ export function cellsOf(canvas, rect, event) {
     box = canvas.getBoundingClientRect();
   const j = Math.floor((event.clientX - box.left - left) / side),
     i = Math.floor((event.clientY - box.top - top) / side);
-  return i < 0 || j < 0 || i >= rect.span || j >= rect.span ? null : [rect.q0 + i, rect.k0 + j];
+  return i < 0 || j < 0 || i >= rect.rows || j >= rect.cols ? null : [rect.q0 + i, rect.k0 + j];
 }
 
 export function drawTile(canvas, rect, cursor) {
@@ -51,11 +51,11 @@ export function drawTile(canvas, rect, cursor) {
 }
 
 // A weight of exactly 0 (hidden, or too small for a float) is left as empty ground.
-function drawCells(pen, { values, span }, { left, top, side }, inks) {
+function drawCells(pen, { values, rows, cols }, { left, top, side }, inks) {
   const gap = side >= 13 ? 1 : -0.5,
     colours = palette().map(css);
   pen.fillStyle = inks.line;
-  pen.fillRect(left - 1, top - 1, side * span + 2, side * span + 2);
+  pen.fillRect(left - 1, top - 1, side * cols + 2, side * rows + 2);
   values.forEach((row, i) =>
     row.forEach((value, j) => {
       pen.fillStyle = value ? colours[Math.round(clamp(value, 0, 1) * 255)] : inks.ground;
@@ -64,8 +64,8 @@ function drawCells(pen, { values, span }, { left, top, side }, inks) {
   );
 }
 
-function drawGutter(pen, { k0, span, received }, { left, side, gutter }, inks) {
-  const found = Array.from({ length: span }, (_, j) => received(k0 + j) ?? 0),
+function drawGutter(pen, { k0, cols, received }, { left, side, gutter }, inks) {
+  const found = Array.from({ length: cols }, (_, j) => received(k0 + j) ?? 0),
     top = Math.max(...found, 1e-30);
   pen.fillStyle = inks.down;
   if (left > 50) {
@@ -84,20 +84,22 @@ function drawGutter(pen, { k0, span, received }, { left, side, gutter }, inks) {
   );
 }
 
-function drawNames(pen, { q0, k0, span }, { left, top, side, gutter }, cursor, inks) {
+function drawNames(pen, { q0, k0, rows, cols }, { left, top, side, gutter }, cursor, inks) {
   pen.font = `${Math.round(clamp(side * 0.62, 10, 14))}px system-ui, sans-serif`;
-  const ink = (position, chosen) => (chosen ? inks.down : here.text.special[position] ? inks.soft : inks.ink);
-  for (let i = 0; i < span; i++) {
-    pen.textAlign = "right";
-    pen.textBaseline = "middle";
-    pen.fillStyle = ink(q0 + i, q0 + i === cursor.i);
+  const ink = (of, position, chosen) => (chosen ? inks.down : of.special[position] ? inks.soft : inks.ink);
+  pen.textBaseline = "middle";
+  pen.textAlign = "right";
+  for (let i = 0; i < rows; i++) {
+    pen.fillStyle = ink(here.text, q0 + i, q0 + i === cursor.i);
     pen.fillText(fitted(pen, wordAt(q0 + i), left - 10), left - 6, top + (i + 0.5) * side);
+  }
+  pen.textAlign = "left";
+  for (let j = 0; j < cols; j++) {
     pen.save();
-    pen.translate(left + (i + 0.5) * side, top - 6);
+    pen.translate(left + (j + 0.5) * side, top - 6);
     pen.rotate(-Math.PI / 2);
-    pen.textAlign = "left";
-    pen.fillStyle = ink(k0 + i, k0 + i === cursor.j);
-    pen.fillText(fitted(pen, wordAt(k0 + i), top - gutter - 10), 0, 0);
+    pen.fillStyle = ink(keys(), k0 + j, k0 + j === cursor.j);
+    pen.fillText(fitted(pen, keyAt(k0 + j), top - gutter - 10), 0, 0);
     pen.restore();
   }
 }
@@ -109,8 +111,8 @@ function fitted(pen, word, room) {
   return `${text}…`;
 }
 
-function drawCursor(pen, { q0, k0, span }, { left, top, side }, { i, j }, inks) {
-  if (i < q0 || j < k0 || i >= q0 + span || j >= k0 + span) return;
+function drawCursor(pen, { q0, k0, rows, cols }, { left, top, side }, { i, j }, inks) {
+  if (i < q0 || j < k0 || i >= q0 + rows || j >= k0 + cols) return;
   const room = Math.max(side, 5);
   pen.strokeStyle = inks.down;
   pen.lineWidth = 2;

@@ -44,6 +44,7 @@ function change(to) {
 }
 
 export async function whatifView() {
+  if (here.text.part) return h("p", { class: "note" }, t("noWhatif", { model: here.model.name }));
   const made = changes(),
     parts = [editor(made), made.length ? changeList(made) : h("p", { class: "note" }, t("whatifSays"))];
   if (!made.length) return parts;

@@ -1,6 +1,6 @@
 // One weight and one row of weights, worked out with the numbers that make them.
 
-import { named } from "./here.js";
+import { named, namedKey } from "./here.js";
 import { ranking, shown, signedBars } from "./draw.js";
 import { h, number, power, short, weight } from "./dom.js";
 import { t } from "./words.js";
@@ -20,7 +20,7 @@ export function strongest(row) {
 // From q . k to the weight, one line a stage.
 export function cellSheet(cell, i, j) {
   if (cell.hidden)
-    return h("div", { class: "cell" }, h("h4", {}, named(i), " → ", named(j)), h("p", {}, t("cellHidden")));
+    return h("div", { class: "cell" }, h("h4", {}, named(i), " → ", namedKey(j)), h("p", {}, t("cellHidden")));
   // One line a stage: what is done, the number after it, why.
   const line = (name, value, say) =>
     h(
@@ -33,7 +33,7 @@ export function cellSheet(cell, i, j) {
   const capped = cell.capped ?? null;
   const lines = [
     line("q · k", cell.dot, t("sumOf", { n: cell.terms.length })),
-    line(`× ${short(cell.scale)}`, cell.scaled, t("scaleSays")),
+    line(`× ${short(cell.scale)}`, cell.scaled, t(cell.scale === 1 ? "noScaleSays" : "scaleSays")),
     capped !== null && line(t("softcap", { cap: short(cell.softcap) }), capped, t("softcapSays")),
     cell.bias !== null && line(`+ ${number(cell.bias)}`, cell.score, t("biasSays")),
     line(
@@ -47,12 +47,12 @@ export function cellSheet(cell, i, j) {
     { class: "result" },
     h("th", { scope: "row" }, "exp"),
     h("td", { class: "right", title: String(cell.weight) }, weight(cell.weight)),
-    h("td", { class: "say" }, t("weightOf"), " ", named(i), " → ", named(j)),
+    h("td", { class: "say" }, t("weightOf"), " ", named(i), " → ", namedKey(j)),
   );
   return h(
     "div",
     { class: "cell" },
-    h("h4", {}, t("worked"), " ", named(i), " → ", named(j)),
+    h("h4", {}, t("worked"), " ", named(i), " → ", namedKey(j)),
     termBars(cell.terms),
     h("table", { class: "chain" }, h("tbody", {}, lines, result)),
     termTable(cell.terms),

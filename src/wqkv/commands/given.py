@@ -1,0 +1,65 @@
+"""What the commands are given: texts to read, and files to write."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+EXAMPLE = "The animal didn't cross the street because it was too tired."
+
+#: Where a command adds itself.
+Commands: TypeAlias = "argparse._SubParsersAction[Any]"
+
+
+def read_texts(given: Sequence[str], file: Path | None) -> tuple[list[str], str]:
+    """The texts to read, none for the default, and what they are called."""
+    from wqkv.errors import ArgumentError
+
+    if file is not None:
+        if given:
+            raise ArgumentError(f"There is a TEXT and --text {file}. Pass one of them.")
+        try:
+            texts, source = [file.read_text(encoding="utf-8-sig")], f"the text of {file.name}"
+        except UnicodeDecodeError as error:
+            raise ArgumentError(f"{str(file)!r} is not text in UTF-8: {error}.") from None
+        if not texts[0].strip():
+            raise ArgumentError(f"{str(file)!r} is empty. Name a file with at least one word.")
+        return texts, source
+    texts = []
+    for number, text in enumerate(given, start=1):
+        try:
+            texts.append(sys.stdin.read() if text == "-" else text)
+        except UnicodeDecodeError as error:
+            raise ArgumentError(f"Standard input is not text: {error}.") from None
+        if not texts[-1].strip():
+            what = "Standard input" if text == "-" else f"Text {number} of {len(given)}"
+            raise ArgumentError(f"{what} is empty. Pass at least one word.")
+    return texts, "the given text" if len(texts) < 2 else f"the {len(texts)} given texts"
+
+
+def check_utf8(what: str, texts: Sequence[str]) -> None:
+    from wqkv.errors import ArgumentError
+
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ArgumentError(f"The {what} {text!a} is not valid UTF-8.") from None
+
+
+def check_file(what: str, path: Path | None, *suffixes: str) -> None:
+    """Refuse a file that cannot be written where it is asked for, or is named as something else."""
+    from wqkv.errors import ArgumentError
+
+    if path is None:
+        return
+    if suffixes and path.suffix.lower() not in suffixes:
+        names = " or ".join(suffixes)
+        raise ArgumentError(f"The {what} {str(path)!r} needs a name ending in {names}.")
+    if not path.parent.is_dir():
+        raise ArgumentError(f"The folder {str(path.parent)!r} of {str(path)!r} is not there.")
+    if path.is_dir():
+        raise ArgumentError(f"{str(path)!r} is a folder. Pass the name of a file.")

@@ -1,0 +1,72 @@
+"""`wqkv heads`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from wqkv.commands.given import Commands, check_file, check_utf8, read_texts
+from wqkv.commands.progress import bar, spinner
+
+
+def add(commands: Commands) -> None:
+    what = "what every head of a trained model does: previous word, sink, induction, ..."
+    heads = commands.add_parser(
+        "heads",
+        help=what,
+        description=f"Show {what}",
+        allow_abbrev=False,
+        epilog="A text longer than the model takes is read in windows, and the scores are means "
+        "over all their words. example: wqkv heads --text book.txt --png heads.png",
+    )
+    heads.set_defaults(command=run)
+    arg = heads.add_argument
+    default = "a causal model reads random words twice, others a built-in text"
+    arg("texts", nargs="*", metavar="TEXT", help=f"in quotes; - reads stdin (default: {default})")
+    arg("--model", metavar="NAME", help="a folder or a hub name (default: the packaged model)")
+    arg("--text", type=Path, metavar="FILE", help="read this file, of any length")
+    arg("--json", action="store_true", help="print JSON, with every score, instead of the table")
+    arg("--csv", type=Path, metavar="FILE", help="also write the scores as .csv")
+    arg("--png", type=Path, metavar="FILE", help="also write the table as .png")
+
+
+def run(args: argparse.Namespace) -> None:
+    from wqkv.errors import need
+
+    texts, source = read_texts(args.texts, args.text)
+    check_utf8("text", texts)
+    check_file("table", args.csv, ".csv")
+    check_file("image", args.png, ".png")
+    if args.png:
+        need("matplotlib", "show", "A picture of the table")
+    if not args.json:
+        need("rich", "show", "The terminal picture")
+
+    from wqkv.look.heads import TEXT, probe, read
+    from wqkv.look.models import open_model
+    from wqkv.show.heads import as_json, save_csv, save_png, show
+
+    with spinner() as progress:
+        model = open_model(args.model, progress)
+    with bar(f"reading with {model.name}") as told:
+        if texts:
+            found = read(model, texts, source, told)
+        elif model.layer(0).mask.by_position:
+            found = probe(model, progress=told)
+        else:
+            found = read(model, [TEXT], "a built-in text", told)
+
+    if args.csv:
+        save_csv(found, args.csv)
+        print(f"wqkv: wrote {args.csv}", file=sys.stderr)
+    if args.png:
+        save_png(found, model.name, args.png)
+        print(f"wqkv: wrote {args.png}", file=sys.stderr)
+    if args.json:
+        print(json.dumps(as_json(found, model.name), allow_nan=False))
+    else:
+        from rich.console import Console
+
+        show(found, model.name, Console())

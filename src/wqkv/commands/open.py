@@ -1,0 +1,93 @@
+"""`wqkv open TEXT`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from wqkv.commands.given import EXAMPLE, Commands, check_file, check_utf8, read_texts
+from wqkv.commands.progress import bar, spinner
+
+
+def add(commands: Commands) -> None:
+    what = "open a text in the browser: every number of every head, on this machine alone"
+    parser = commands.add_parser(
+        "open",
+        help=what,
+        description=what.capitalize() + ".",
+        allow_abbrev=False,
+        epilog=f'example: wqkv open "{EXAMPLE}"',
+    )
+    parser.set_defaults(command=run)
+    arg = parser.add_argument
+    arg("text", nargs="?", metavar="TEXT", help="in quotes; - reads stdin (default: an example)")
+    arg("--model", metavar="NAME", help="a folder or a hub name (default: the packaged model)")
+    arg("--text", dest="file", type=Path, metavar="FILE", help="read this file")
+    arg("--target", metavar="TEXT", help="what a model of two texts writes (default: it decides)")
+    arg("--export", type=Path, metavar="FILE", help="write one page instead of serving it")
+    arg("--lang", choices=("en", "zh"), default="en", help="the language of an exported page")
+    arg("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s)")
+    arg("--port", type=int, default=0, help="the port to listen on (default: a free one)")
+    arg("--others", action="store_true", help="allow a --host that other machines can reach")
+    arg("--no-browser", action="store_true", help="print the address, and open no browser")
+
+
+def run(args: argparse.Namespace) -> None:
+    from wqkv.errors import ArgumentError, need
+
+    texts, _ = read_texts([args.text] if args.text is not None else [], args.file)
+    text = texts[0] if texts else EXAMPLE
+    check_utf8("text", [text, args.target or ""])
+    check_file("page", args.export, ".html", ".htm")
+    if not 0 <= args.port < 2**16:
+        raise ArgumentError(f"There is no port {args.port}. Pass 1 to {2**16 - 1}, or 0 for any.")
+    if args.host in ("0.0.0.0", "::", ""):
+        raise ArgumentError(
+            f"The host {args.host!r} is no name that a browser could ask for."
+            " Pass the address by which this machine is reached."
+        )
+    if args.host not in ("127.0.0.1", "::1", "localhost") and not args.others:
+        raise ArgumentError(
+            f"Other machines can reach {args.host}: whoever knows the address could read your texts"
+            " and keep this machine busy, and nothing is encrypted on the way."
+            " Pass --others to allow it."
+        )
+    if not args.export:
+        need("starlette", "show", "The explorer")
+        need("uvicorn", "show", "The explorer")
+
+    from wqkv.look.pair import open_any
+
+    with spinner() as progress:
+        model = open_any(args.model, progress)
+    if args.export:
+        from wqkv.show.api import Api
+        from wqkv.show.export import export
+
+        with bar("recording", "answers") as told:
+            api = Api(model, args.model)
+            seen = api.open(text, told, args.target)
+            page = export(api, seen, seen.first[1:], args.lang, told)
+        args.export.write_text(page, encoding="utf-8")
+        print(f"wqkv: wrote {args.export}", file=sys.stderr)
+        return
+
+    from wqkv.show.server import serve
+
+    def ready(address: str) -> None:
+        print(f"wqkv: {address}\nwqkv: Ctrl-C ends it", file=sys.stderr, flush=True)
+        if not args.no_browser:
+            import webbrowser
+
+            webbrowser.open(address)
+
+    serve(
+        model,
+        text,
+        target=args.target,
+        source=args.model,
+        host=args.host,
+        port=args.port,
+        ready=ready,
+    )

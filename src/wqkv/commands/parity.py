@@ -1,0 +1,48 @@
+"""`wqkv parity MODEL`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from wqkv.commands.given import Commands
+from wqkv.commands.progress import bar, spinner
+
+
+def add(commands: Commands) -> None:
+    what = "compare every attention layer of a model with ours, made of the same matrices"
+    parser = commands.add_parser(
+        "parity",
+        help=what,
+        description=what.capitalize() + "; exit 1 if one differs by more than its rounding allows.",
+        allow_abbrev=False,
+        epilog="example: wqkv parity HuggingFaceTB/SmolLM2-135M",
+    )
+    parser.set_defaults(command=run)
+    arg = parser.add_argument
+    arg("model", nargs="?", metavar="MODEL", help="a folder or a hub name (default: packaged)")
+    arg("--json", action="store_true", help="print JSON instead of the table")
+
+
+def run(args: argparse.Namespace) -> bool:
+    from wqkv.errors import need
+
+    if not args.json:
+        need("rich", "show", "The terminal picture")
+
+    from wqkv.look.models import open_bare
+    from wqkv.look.parity import parity
+    from wqkv.show.parity import as_json, show
+
+    with spinner() as progress:
+        model, name = open_bare(args.model, progress)
+    with bar(f"comparing {name}") as told:
+        found = parity(model, progress=told)
+
+    if args.json:
+        print(json.dumps(as_json(found, name), allow_nan=False))
+    else:
+        from rich.console import Console
+
+        show(found, name, Console())
+    return found.holds

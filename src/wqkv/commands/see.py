@@ -1,0 +1,124 @@
+"""`wqkv see SENTENCE`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wqkv.commands.given import EXAMPLE, Commands, check_file, check_utf8
+from wqkv.commands.progress import spinner
+
+if TYPE_CHECKING:
+    from wqkv.look.story import Story
+
+
+def add(commands: Commands) -> None:
+    what = "what WQ, WK, WV and WO of one head of a trained model do to one word of a sentence"
+    see = commands.add_parser(
+        "see",
+        help=what,
+        description=f"Show {what}.",
+        allow_abbrev=False,
+        epilog=f'example: wqkv see "{EXAMPLE}" --word it',
+    )
+    see.set_defaults(command=run)
+    arg = see.add_argument
+    chosen = "(default: chosen for you)"
+    arg("sentences", nargs="*", metavar="SENTENCE", help="in quotes; - reads one a line from stdin")
+    arg("--model", metavar="NAME", help="a folder or a hub name (default: the packaged model)")
+    arg("--word", help=f"the word to follow {chosen}")
+    arg("--layer", type=int, metavar="L", help=f"the layer, counted from 0 {chosen}")
+    arg("--head", type=int, metavar="H", help=f"the head, counted from 0 {chosen}")
+    arg("--html", type=Path, metavar="FILE", help="write a web page instead of printing")
+    arg("--output", type=Path, metavar="FILE", help="write the map as .png, .svg or .pdf instead")
+    arg("--json", action="store_true", help="print JSON instead of the picture")
+
+
+def run(args: argparse.Namespace) -> None:
+    sentences = list(_sentences(args.sentences))
+    _check(args, sentences)
+
+    from wqkv.look.models import open_model
+    from wqkv.look.story import tell
+
+    with spinner() as progress:
+        model = open_model(args.model, progress)
+        stories = [tell(model, text, args.word, args.layer, args.head) for text in sentences]
+
+    if args.html:
+        from wqkv.show.html import page
+
+        args.html.write_text(page(stories), encoding="utf-8")
+        print(f"wqkv: wrote {args.html}", file=sys.stderr)
+    if args.output:
+        from wqkv.show.plots import save_map
+
+        save_map(stories[0], args.output)
+        print(f"wqkv: wrote {args.output}", file=sys.stderr)
+    if args.json:
+        from wqkv.show.data import as_json
+
+        print(json.dumps(as_json(stories), allow_nan=False))
+    elif not (args.html or args.output):
+        _print(stories)
+
+
+def _sentences(given: Sequence[str]) -> Iterator[str]:
+    """The sentences, with - replaced by the lines of standard input."""
+    from wqkv.errors import ArgumentError
+
+    if not given:
+        raise ArgumentError(
+            f'No sentence was given. Call wqkv see "{EXAMPLE}",'
+            " or wqkv see - to read standard input."
+        )
+    for number, sentence in enumerate(given, start=1):
+        if sentence == "-":
+            try:
+                lines = [line.strip() for line in sys.stdin if line.strip()]
+            except UnicodeDecodeError as error:
+                raise ArgumentError(f"Standard input is not text: {error}.") from None
+            if not lines:
+                raise ArgumentError("Standard input has no sentence. Pass one sentence a line.")
+            yield from lines
+        elif not sentence.strip():
+            raise ArgumentError(f"Sentence {number} of {len(given)} is empty: {sentence!r}.")
+        else:
+            yield sentence
+
+
+def _check(args: argparse.Namespace, sentences: Sequence[str]) -> None:
+    """Refuse what cannot be shown or written before the model is opened, which may take minutes."""
+    from wqkv.errors import ArgumentError, need
+
+    check_utf8("sentence", sentences)
+    check_file("page", args.html, ".html", ".htm")
+    if args.output:
+        from wqkv.show.plots import check_format
+
+        check_format(args.output)
+        check_file("image", args.output)
+        need("matplotlib", "show", "An image of the map")
+        if len(sentences) > 1:
+            raise ArgumentError(
+                f"--output holds the map of one sentence, and there are {len(sentences)}."
+                " Pass one sentence, or --html for a page of all."
+            )
+    if not (args.html or args.output or args.json):
+        need("rich", "show", "The terminal picture")
+
+
+def _print(stories: Sequence[Story]) -> None:
+    from rich.console import Console
+
+    from wqkv.show.terminal import see
+
+    console = Console()
+    for i, story in enumerate(stories):
+        if i:
+            console.print()
+        see(story, console)

@@ -1,0 +1,60 @@
+"""`wqkv survey MODEL`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from wqkv.commands.given import Commands
+from wqkv.commands.progress import bar
+
+
+def add(commands: Commands) -> None:
+    what = "what every head of a trained model does over a whole corpus"
+    parser = commands.add_parser(
+        "survey",
+        help=what,
+        description=f"Measure {what}.",
+        allow_abbrev=False,
+        epilog="The folder gets heads.parquet, examples.parquet, skipped.parquet and survey.html. "
+        "Killed at any moment, the same command goes on where it was. "
+        "example: wqkv survey --data docs.jsonl --out survey/",
+    )
+    parser.set_defaults(command=run)
+    arg = parser.add_argument
+    arg("model", nargs="?", metavar="MODEL", help="a folder or a hub name (default: the packaged)")
+    kinds = ".jsonl, .parquet, any other file of text, or a folder of them"
+    arg("--data", nargs="+", required=True, metavar="PATH", help=kinds)
+    arg("--out", type=Path, required=True, metavar="FOLDER", help="where the results go")
+    arg("--field", default="text", metavar="NAME", help="the field of the text (default: text)")
+    arg("--workers", type=int, metavar="N", help="default: one a core; 1 needs no ray")
+    arg("--address", metavar="ADDR", help="of a Ray cluster; all its machines see PATH and FOLDER")
+    arg("--part", type=int, default=128, metavar="N", help="documents a part holds (default: 128)")
+
+
+def run(args: argparse.Namespace) -> None:
+    from wqkv.errors import need
+
+    need("rich", "show", "The terminal picture")
+
+    from rich.console import Console
+
+    from wqkv.look.survey import survey, write
+    from wqkv.show.survey import page, show
+
+    with bar("surveying", "documents") as told:
+        found = survey(
+            args.model,
+            args.data,
+            args.out,
+            field=args.field,
+            workers=(os.cpu_count() or 1) if args.workers is None else args.workers,
+            address=args.address,
+            documents=args.part,
+            progress=told,
+        )
+    write(args.out / "survey.html", page(found).encode())
+    show(found, Console())
+    print(f"wqkv: wrote {args.out / 'survey.html'}", file=sys.stderr)

@@ -1,0 +1,267 @@
+"""SharedMap: one map of which every rank has some heads or some rows, told alike on all ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributed import ProcessGroup
+from torch.distributed.device_mesh import DeviceMesh
+
+from wqkv.attend.algebra import Mask
+from wqkv.attend.call import request
+from wqkv.attend.parallel import messages
+from wqkv.attend.parallel.ranks import Ranks
+from wqkv.errors import ArgumentError, KindError, describe
+from wqkv.maps import statistics
+from wqkv.maps.attention_map import LIMIT, AttentionMap
+from wqkv.maps.picks import Index, Line, numbers
+from wqkv.maps.statistics import Top
+
+
+class Part(NamedTuple):
+    """What a rank has of a map: the map of some heads and rows, and where its first ones stand."""
+
+    map: AttentionMap
+    head: int
+    row: int
+
+    @property
+    def heads(self) -> tuple[slice, slice]:
+        """Where its heads are in (batch, head)."""
+        return slice(None), slice(self.head, self.head + self.map.shape[1])
+
+    @property
+    def rows(self) -> tuple[slice, slice, slice]:
+        """Where its rows are in (batch, head, query)."""
+        return *self.heads, slice(self.row, self.row + self.map.shape[2])
+
+    def rows_of(self, queries: Tensor) -> Tensor:
+        """Which of some queries are its own."""
+        return _within(queries, self.rows[2])
+
+
+class SharedMap(AttentionMap):
+    """One AttentionMap that ranks share: P = sum over ranks of what each has, 0 where it has none.
+
+    It is asked as any map is, and answers the same on every rank. Each computes for its own heads
+    or rows; what travels is the answer. All ranks must ask alike, in the same order: one that asks
+    alone waits for the others, and what differs between ranks cannot be noticed.
+
+    Three things are said of what a rank has: an X with heads (`times`) has this rank's key heads,
+    `proof` takes the values of all words and this rank's key heads, and this rank's own output.
+
+    >>> from torch import distributed as dist
+    >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    >>> q = torch.randn(1, 2, 5, 8)
+    >>> SharedMap.words(Ranks(), q, q).entropy().shape
+    torch.Size([1, 2, 5])
+    >>> dist.destroy_process_group()
+    """
+
+    _repr_html_ = None  # type: ignore[assignment]  # a picture in one rank's notebook would wait
+
+    def __init__(
+        self,
+        ranks: Ranks,
+        parts: Sequence[Part],
+        shape: tuple[int, int, int, int],
+        mask: Mask,
+        *,
+        placed: bool,
+        limit: int = LIMIT,
+    ) -> None:
+        self._ranks, self._parts, self._shape, self._mask = ranks, parts, shape, mask
+        self._placed, self.limit = placed, limit
+        own = parts[0].map._weights
+        self._like: dict[str, Any] = {"dtype": own.dtype, "device": own.device}
+
+    @classmethod
+    def heads(cls, m: AttentionMap, mesh: DeviceMesh | ProcessGroup | None = None) -> SharedMap:
+        """The map of the heads of all ranks, in their order, of the map of this rank's heads.
+
+        For `shard_heads` it is `SharedMap.heads(layer.map(x), mesh)`, for a model whose heads torch
+        or transformers share (tensor parallelism) `SharedMap.heads(seen[layer], mesh)`.
+
+        Args:
+            mesh: as in `Ranks`; None is all ranks.
+
+        Raises:
+            KindError: no AttentionMap of this rank.
+            ArgumentError: maps whose other sizes disagree, on every rank.
+        """
+        if type(m) is not AttentionMap:
+            raise KindError(f"The map of a rank's heads is an AttentionMap, not {describe(m)}.")
+        ranks = Ranks(mesh)
+        mine = torch.zeros(ranks.size, 4, dtype=torch.long, device=m._weights.device)
+        mine[ranks.rank] = torch.tensor(m.shape)
+        shapes = messages.total(ranks.group, mine).tolist()
+        first = shapes[0]
+        for rank, shape in enumerate(shapes):
+            if [shape[0], *shape[2:]] != [first[0], *first[2:]]:
+                raise ArgumentError(
+                    f"Rank 0 has a map {first} and rank {rank} a map {shape}.\n"
+                    "Heads of one map have one batch, query_len and key_len."
+                )
+        head, n_head = (sum(n for _, n, *_ in some) for some in (shapes[: ranks.rank], shapes))
+        batch, _, query_len, key_len = m.shape
+        return cls(
+            ranks, [Part(m, head, 0)], (batch, n_head, query_len, key_len), m.mask,
+            placed=m._placed, limit=m.limit,
+        )  # fmt: skip
+
+    @classmethod
+    def words(cls, ranks: Ranks, query: Tensor, key: Tensor, **rules: Any) -> SharedMap:
+        """The map of a whole text, of which every rank has some words.
+
+        A rank keeps its queries and gets all keys, once: key_len * d_k numbers a key head.
+
+        Args:
+            query, key: this rank's words of `attention(..., mesh=ranks)`.
+            rules: the mask, bias, scale, softcap, sinks and query_offset of the whole text.
+
+        Raises:
+            ArgumentError, KindError: what `attention` would raise for them.
+        """
+        call = request(query.detach(), key.detach(), key.detach(), **rules, ranks=ranks.size)
+        batch, n_head, query_len, key_len = call.sizes
+        query_len, key_len = query_len * ranks.size, key_len * ranks.size
+        spans, _ = ranks.spans(query_len), ranks.spans(key_len)
+        keys, parts, first = ranks.gather(call.key, 2), [], 0
+        for a, b in spans:
+            rows = slice(first, first + b - a)
+            first = rows.stop
+            own = AttentionMap(
+                call.query[:, :, rows],
+                keys,
+                mask=call.mask.part(0, key_len, a, query_len),
+                bias=None if call.bias is None else call.bias.part(0, a),
+                scale=call.scale,
+                softcap=call.softcap,
+                sinks=call.sinks,
+                query_offset=call.query_offset + a,
+            )
+            parts.append(Part(own, 0, a))
+        placed = rules.get("query_offset") is not None or query_len == key_len
+        return cls(ranks, parts, (batch, n_head, query_len, key_len), call.mask, placed=placed)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return self._shape
+
+    @property
+    def mask(self) -> Mask:
+        return self._mask
+
+    def __repr__(self) -> str:
+        here = [
+            f"heads {p.head} to {p.head + p.map.shape[1] - 1}"
+            f" of rows {p.row} to {p.row + p.map.shape[2] - 1}"
+            for p in self._parts
+        ]
+        whole = f"SharedMap{list(self.shape)} over {self._ranks.size} ranks, mask {self.mask!r}"
+        return f"{whole}; here {' and '.join(here)}"
+
+    def flat(self) -> AttentionMap:
+        parts = [part._replace(map=part.map.flat()) for part in self._parts]
+        return SharedMap(
+            self._ranks, parts, self.shape, self.mask, placed=self._placed, limit=self.limit
+        )
+
+    def t_times(self, Y: Tensor) -> Tensor:
+        Y = statistics.spread("Y", Y, "queries", self.shape[:3])
+        return self._by_head([part.map.t_times(Y[part.rows]) for part in self._parts])
+
+    def thumbnail(self, n: int = 64) -> Tensor:
+        return self._by_head(
+            [
+                part.map._columns(statistics.thumbnail, n, part.row, self.shape[2])
+                for part in self._parts
+            ]
+        )
+
+    def top(
+        self,
+        k: int,
+        rows: Index | None = None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Top:
+        """As `AttentionMap.top`; `progress` counts the rows of one of this rank's parts."""
+        queries = self._queries(rows)
+        statistics.wanted(k, queries)
+        batch, n_head, _, key_len = self.shape
+        slots = batch, n_head, self._ranks.size * len(self._parts), k
+        found = Top(
+            torch.zeros(slots, **self._like),
+            *torch.zeros((2, *slots), dtype=torch.long, device=self._like["device"]),
+        )
+        for slot, part in enumerate(self._parts, self._ranks.rank * len(self._parts)):
+            found.weights[:, :, slot] = -torch.inf  # a link that is none
+            here = part.rows_of(queries)
+            if len(here):
+                best = part.map.top(k, queries[here] - part.row, progress)
+                best = best._replace(queries=best.queries + part.row)
+                for whole, own in zip(found, best, strict=True):
+                    whole[(*part.heads, slot, slice(own.shape[2]))] = own
+        told = Top(*(messages.total(self._ranks.group, x).flatten(2) for x in found))
+        return statistics.strongest(told, min(k, len(queries) * key_len))
+
+    def proof(self, value: Tensor, output: Tensor, rows: Index | None = None) -> float:
+        queries = statistics.some(self._queries(rows))
+        lengths = [part.map.shape[2] for part in self._parts]
+        batch, n_head, _, key_len = self._parts[0].map.shape
+        n_kv_head = self._parts[0].map._weights.given.key.shape[1]
+        statistics.fits((batch, n_head, sum(lengths), key_len), n_kv_head, value, output)
+        worst = torch.zeros(self._ranks.size, **self._like)
+        for part, own in zip(self._parts, output.split(lengths, dim=2), strict=True):
+            here = part.rows_of(queries)
+            if len(here):
+                off = part.map.proof(value, own, queries[here] - part.row)
+                worst[self._ranks.rank] = max(off, float(worst[self._ranks.rank]))
+        return float(messages.total(self._ranks.group, worst).max())
+
+    # What every rank has, put in its place and added up
+
+    def _rows(self, of: Callable[..., Tensor], *args: Any) -> Tensor:
+        shares = [part.map._rows(of, *args) for part in self._parts]
+        shape = *self.shape[:3], *shares[0].shape[3:]
+        return self._sum(shape, zip([part.rows for part in self._parts], shares, strict=True))
+
+    def _columns(self, of: Callable[..., Tensor], *args: Any) -> Tensor:
+        return self._by_head([part.map._columns(of, *args) for part in self._parts])
+
+    def _by_head(self, shares: Sequence[Tensor]) -> Tensor:
+        shape = *self.shape[:2], *shares[0].shape[2:]
+        return self._sum(shape, zip([part.heads for part in self._parts], shares, strict=True))
+
+    def _tile(self, b: Line, h: Line, i: Line, j: Line) -> Tensor:
+        h, i, shares = numbers(h), numbers(i), []
+        for part in self._parts:
+            heads, rows = _within(h, part.heads[1]), part.rows_of(i)
+            if len(heads) and len(rows):
+                tile = part.map._tile(b, h[heads] - part.head, i[rows] - part.row, j)
+                shares.append(((slice(None), heads[:, None], rows), tile))
+        return self._sum([len(line) for line in (b, h, i, j)], shares)
+
+    def _pairs(self, queries: Tensor, keys: Tensor) -> Tensor:
+        shares = []
+        for part in self._parts:
+            here = part.rows_of(queries)
+            own = part.map._pairs(queries[here] - part.row, keys[here])
+            shares.append(((*part.heads, here), own))
+        return self._sum((*self.shape[:2], len(queries)), shares)
+
+    def _sum(self, shape: Sequence[int], shares: Iterable[tuple[Any, Tensor]]) -> Tensor:
+        """A tensor of this shape, of which this rank has shares, each with its place."""
+        whole = torch.zeros(shape, **self._like)
+        for place, share in shares:
+            whole[place] += share
+        return messages.total(self._ranks.group, whole)
+
+
+def _within(line: Tensor, part: slice) -> Tensor:
+    """Where in a line the positions are that lie in a part."""
+    inside: Tensor = (line >= part.start) & (line < part.stop)
+    return inside.nonzero().flatten()

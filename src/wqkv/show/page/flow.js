@@ -1,0 +1,140 @@
+// A text in its own spaces and lines, each word tinted by a number; of a long one a page.
+
+import { around, signedBars } from "./draw.js";
+import { clamp, count, h, visible, weight } from "./dom.js";
+import { go, state } from "./state.js";
+import { paint, tint } from "./colour.js";
+import { t } from "./words.js";
+
+const LAID = 1500; // words that are laid out at once
+
+// `of` is the text, `name` what it is called; `asked` are the chosen words, `at` the one with the
+// focus; `lookup(j)` is a word's number; `pick(j)` and, with Shift, `toggle(j)` choose. The page that
+// is shown stands in the address as `from`.
+export function flow({ of, name, from, asked, at, lookup, hide = false, pick, toggle = pick }) {
+  const n = of.words.length,
+    positions = around(state[from] ? Number(state[from]) + LAID / 2 : at, LAID, n);
+  const box = h(
+    "div",
+    {
+      class: n > 200 ? "flow long" : "flow",
+      role: "listbox",
+      "aria-multiselectable": "true",
+      "aria-label": name,
+      "data-scroll": `flow-${from}`,
+      onclick: event => choose(event, pick, toggle),
+      onmousedown: event => event.shiftKey && event.preventDefault(), // else the browser selects text
+      onkeydown: event => {
+        if (event.key === "Enter" || event.key === " ") return choose(event, pick, toggle);
+        const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -10, ArrowDown: 10 }[event.key];
+        const all = [...box.querySelectorAll("[data-j]")],
+          here_ = all.indexOf(event.target);
+        if (!step || here_ < 0 || event.altKey || event.ctrlKey || event.metaKey) return;
+        event.preventDefault();
+        event.stopPropagation();
+        all[clamp(here_ + step, 0, all.length - 1)].focus();
+      },
+    },
+    laid({ of, from, positions, asked, at, lookup, hide }),
+  );
+  requestAnimationFrame(() => {
+    // of a long text the chosen word is brought into sight
+    const word = box.querySelector(".chosen"),
+      top = word ? word.offsetTop - box.offsetTop : 0;
+    if (word && (top < box.scrollTop || top > box.scrollTop + box.clientHeight - 30))
+      box.scrollTop = top - box.clientHeight / 2;
+  });
+  return [n > LAID && overview(lookup, n, from), box, positions.length < n && pages(positions, n, from)];
+}
+
+function choose(event, pick, toggle) {
+  const j = Number(event.target.closest("[data-j]")?.dataset.j ?? NaN);
+  if (Number.isNaN(j)) return;
+  event.preventDefault();
+  if (event.shiftKey) toggle(j);
+  else pick(j);
+}
+
+function laid({ of, from, positions, asked, at, lookup, hide }) {
+  const points = of.text ? [...of.text] : null,
+    spans = of.spans ?? [],
+    key = from === "from" ? "w" : from;
+  const parts = [];
+  let last = null;
+  for (const j of positions) {
+    const special = of.special[j],
+      [start, end] = spans[j] ?? [0, 0],
+      known = points && end > start;
+    if (special && hide) continue;
+    if (known && last !== null && start >= last) parts.push(points.slice(last, start).join(""));
+    else if (parts.length) parts.push(" ");
+    const shownText =
+      known && points.length >= end && !special ? points.slice(start, end).join("") : visible(of.words[j]);
+    const value = lookup(j),
+      chosen = asked.includes(j);
+    const part = h(
+      "bdi",
+      {
+        class: `w${special ? " special" : ""}${chosen ? " chosen" : ""}`,
+        "data-j": j,
+        "data-key": `${key}-${j}`,
+        role: "option",
+        "aria-selected": String(chosen),
+        "aria-label": `${visible(of.words[j])} ${weight(value)}`,
+        title: `${j}: ${weight(value)}`,
+        tabindex: j === at ? 0 : -1,
+      },
+      shownText,
+    );
+    if (value > 0.0005) paint(part, tint(value));
+    parts.push(part);
+    if (known) last = end;
+  }
+  return parts;
+}
+
+function pages(positions, n, from) {
+  const first = positions[0],
+    end = positions.at(-1);
+  const turn = (to, text, off) =>
+    h(
+      "button",
+      {
+        class: "quiet",
+        "data-key": `turn-${from}-${text}`,
+        disabled: off,
+        onclick: () => go({ [from]: String(clamp(to, 0, n - LAID)) }),
+      },
+      text,
+    );
+  return h(
+    "p",
+    { class: "note pages" },
+    turn(first - LAID, t("earlier"), first === 0),
+    t("wordsOf", { first: count(first), last: count(end), n: count(n) }),
+    turn(first + LAID, t("later"), end === n - 1),
+  );
+}
+
+// Where in a long text the weight lies: the most in each of so many stretches. Click to go there.
+function overview(lookup, n, from) {
+  const bars = Math.min(n, 512),
+    most = Array.from({ length: bars }, (_, b) => {
+      let top = 0;
+      for (let j = Math.floor((b * n) / bars); j < Math.floor(((b + 1) * n) / bars); j++)
+        top = Math.max(top, lookup(j));
+      return top;
+    });
+  const drawing = signedBars(most.map(Math.sqrt), {
+    class: "overview",
+    role: "img",
+    "aria-label": t("overview"),
+    onclick: event => {
+      const box = drawing.getBoundingClientRect(),
+        to = Math.round(((event.clientX - box.left) / box.width) * n - LAID / 2);
+      go({ [from]: String(clamp(to, 0, n - LAID)) });
+    },
+  });
+  drawing.setAttribute("viewBox", `0 0 ${bars} 100`);
+  return h("figure", {}, drawing, h("figcaption", {}, t("overview")));
+}

@@ -1,0 +1,144 @@
+// Two texts: a written word is chosen to see where it looks, a word that was read to see who looks.
+
+import { about, foot, here, keys } from "./here.js";
+import { bdi, count, h, weight } from "./dom.js";
+import { barPicture, fullKey, fullWord, ranking, scale } from "./draw.js";
+import { entriesOf, strongest } from "./worked.js";
+import { flow } from "./flow.js";
+import { go, state } from "./state.js";
+import { t } from "./words.js";
+
+const MOST = 10;
+
+export async function pairView() {
+  const { layer, head, word } = state,
+    row = await about("row", { layer, head, i: word }),
+    key = state.other ?? strongest(row)[0]?.index ?? 0;
+  const column = await about("column", { layer, head, j: key }).catch(error => {
+    if (error.status !== 410) throw error;
+    return null; // a saved page without this column
+  });
+  const to = weightsOf(row),
+    from = column ? weightsOf(column) : new Map();
+  const written = here.text,
+    toWritten = j => go({ word: j, other: null }),
+    toKey = j => go({ other: j });
+  return [
+    h("p", { class: "note" }, t("pairSays")),
+    h(
+      "div",
+      { class: "twotexts" },
+      h(
+        "section",
+        {},
+        h("h3", {}, t("wasWritten")),
+        h("p", { class: "note" }, t(here.text.target === null ? "byModel" : "byYou")),
+        flow({
+          of: written,
+          name: t("wasWritten"),
+          from: "from",
+          asked: [word],
+          at: word,
+          lookup: j => from.get(j) ?? 0,
+          pick: toWritten,
+        }),
+      ),
+      h(
+        "section",
+        {},
+        h("h3", {}, t("wasRead")),
+        h("p", { class: "note" }, t("keysSay")),
+        flow({
+          of: keys(),
+          name: t("wasRead"),
+          from: "keysfrom",
+          asked: [key],
+          at: key,
+          lookup: j => to.get(j) ?? 0,
+          pick: toKey,
+        }),
+      ),
+    ),
+    scale(),
+    h(
+      "div",
+      { class: "twolists" },
+      looks(t("looksAt"), word, to, { of: keys(), chosen: key, pick: toKey, kind: "up" }),
+      column
+        ? looks(t("lookedAtBy"), key, from, {
+            of: written,
+            chosen: word,
+            pick: j => go({ word: j, other: key }),
+            kind: "down",
+          })
+        : h("p", { class: "note" }, t("notRecorded")),
+    ),
+    foot({
+      name: "text",
+      python: column ? `${row.python}\n${column.python.split("\n").at(-1)}` : row.python,
+      data: { word, to: [...to], key, from: [...from] },
+      other: key,
+      picture: () =>
+        barPicture(
+          `${fullWord(word)} ${t("looksAt")}`,
+          ranked(to)
+            .slice(0, 24)
+            .map(([j, value]) => [fullKey(j), value]),
+        ),
+    }),
+  ];
+}
+
+function weightsOf(answer) {
+  return new Map(entriesOf(answer).map(({ index, weight: value }) => [index, value]));
+}
+
+function ranked(weights) {
+  return [...weights].filter(([, value]) => value > 0).sort((a, b) => b[1] - a[1] || a[0] - b[0]);
+}
+
+// The strongest words one way, as buttons that go there.
+function looks(title, subject, weights, { of, chosen, pick, kind }) {
+  const all = ranked(weights),
+    at = all.slice(0, MOST).map(([j]) => j),
+    rest = all.slice(MOST).reduce((sum, [, value]) => sum + value, 0);
+  const name = bdi(kind === "up" ? here.text.words[subject] : keys().words[subject]);
+  return h(
+    "section",
+    {},
+    h("h3", {}, kind === "up" ? [name, " ", title] : [title, " ", name]),
+    ranking({
+      name: `list-${kind}`,
+      of,
+      at,
+      chosen,
+      pick,
+      columns: [{ title: t("weight"), value: j => weights.get(j), text: weight, kind }],
+    }),
+    all.length > MOST &&
+      h("p", { class: "note" }, t("restShare", { n: count(all.length - MOST), share: weight(rest) })),
+  );
+}
+
+// The three attentions of a model that reads one text and writes another.
+export function partChoice() {
+  const { parts, part } = here.text,
+    base = String(state.v).split(".")[0];
+  if (!parts?.length) return part ? h("p", { class: "note" }, t(`part_${part}`)) : null;
+  return h(
+    "span",
+    { class: "segmented parts", role: "group", "aria-label": t("attentions") },
+    parts.map(name =>
+      h(
+        "button",
+        {
+          "data-key": `part-${name}`,
+          "aria-pressed": String(name === part),
+          title: t(`partsays_${name}`),
+          onclick: () => go({ v: `${base}.${name}`, other: null, set: null, at: null, from: null, keysfrom: null }),
+        },
+        t(`part_${name}`),
+      ),
+    ),
+  );
+}

@@ -1,0 +1,155 @@
+"""The examples, run as a reader runs them: what they print is asserted, what they draw is opened.
+
+The bounds hold with a margin over 4 to 6 seeds. `examples/generate.py` is tested beside the caches.
+"""
+
+import re
+import runpy
+import struct
+import sys
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from matplotlib.image import imread
+
+import wqkv
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+
+
+@pytest.fixture
+def example(monkeypatch):
+    """The names of an example's file; with arguments, what is left when it has run."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+
+    def run(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        return runpy.run_path(str(EXAMPLES / name), run_name="__main__" if arguments else name)
+
+    yield run
+    for name in ("block", "encoder_decoder"):  # other tests have no such modules
+        sys.modules.pop(name, None)
+
+
+def numbers(pattern, text):
+    found = re.search(pattern, text)
+    assert found, f"{pattern} is not in:\n{text}"
+    return [float(number.replace(",", "")) for number in found.groups()]
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_under_a_hundred_lines(path):
+    assert len(path.read_text("utf-8").splitlines()) < 100
+
+
+@pytest.mark.slow
+def test_digits(example, capsys, tmp_path):
+    example("digits.py", "--quick", "--output", tmp_path / "digits.png")
+    shown = capsys.readouterr().out
+    line = r": ([\d.]+)% of 599 held-out images right, ([\d,]+) parameters"
+    perceptron, its_size = numbers("perceptron" + line, shown)
+    attention, size = numbers("attention" + line, shown)
+    assert 93 < perceptron < 100 and 93 < attention < 100
+    assert its_size == pytest.approx(size, rel=0.01)
+    assert imread(tmp_path / "digits.png").shape == (570, 1100, 4)
+
+
+@pytest.mark.slow
+def test_characters(example, capsys, tmp_path):
+    example("characters.py", "--quick", "--output", tmp_path / "characters.png")
+    shown = capsys.readouterr().out
+    line = r": loss ([\d.]+), ([\d.]+) bits per held-out character"
+    alone, its_bits = numbers("frequencies alone" + line, shown)
+    loss, bits = numbers("this model" + line, shown)
+    assert loss < alone - 0.5
+    assert [bits, its_bits] == pytest.approx([loss * 1.4427, alone * 1.4427], abs=0.01)
+    sample = shown[shown.index("\nThe ") + 1 : shown.index("\nwhere one head looks")]
+    assert len(sample) == len("The ") + 400
+    assert imread(tmp_path / "characters.png").shape == (720, 700, 4)
+
+
+def test_characters_are_written_as_if_all_were_read_again(example):
+    """Past the cache's length too, where a character sees itself and the 127 before it."""
+    characters = example("characters.py")
+    torch.manual_seed(3)
+    model, text = characters["Writer"]().requires_grad_(False), "def "
+    written = characters["write"](model, text, 140, temperature=1e-6)
+    for block in model.blocks:
+        block.look.mask = wqkv.Window(127, 0)
+    for _ in range(140):
+        ids = torch.tensor([list(text.encode())])
+        text += chr(model(ids)[0, -1].argmax())
+    assert written == text
+    assert len(set(text)) > 10
+
+
+# English to Chinese
+
+
+def write_mo(path, pairs):
+    """GNU's format of compiled messages, without its optional hash table."""
+    sides = [[side.encode() + b"\0" for side in column] for column in zip(*pairs, strict=True)]
+    n, tables, texts = len(pairs), b"", b""
+    for text in (text for side in sides for text in side):
+        tables += struct.pack("<2I", len(text) - 1, 28 + 16 * n + len(texts))
+        texts += text
+    header = struct.pack("<7I", 0x950412DE, 0, n, 28, 28 + 8 * n, 0, 28 + 16 * n)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(header + tables + texts)
+
+
+VERBS = {"select": "选择", "delete": "删除", "show": "显示", "move": "移动", "copy": "复制"}
+VERBS |= {"print": "打印", "save": "保存", "read": "读取", "find": "查找"}
+NOUNS = {
+    "font": "字体",
+    "list": "列表",
+    "table": "表格",
+    "row": "行",
+    "image": "图像",
+    "page": "页面",
+}
+NOUNS |= {"color": "颜色", "line": "线条", "frame": "框架", "style": "样式", "sheet": "工作表"}
+
+
+def sentences():
+    for verb, noun, place in product(VERBS, NOUNS, NOUNS):
+        if noun != place:
+            english = f"{verb} the {noun} from the {place}"
+            yield english, f"从{NOUNS[place]}中{VERBS[verb]}{NOUNS[noun]}"
+
+
+@pytest.mark.slow
+def test_translate_a_language_of_a_thousand_sentences(example, capsys, tmp_path):
+    """Made here, since LibreOffice may not be installed; the sentence asserted was held out."""
+    write_mo(
+        tmp_path / "zh_CN/LC_MESSAGES/toy.mo",
+        [("", "Content-Type: text/plain; charset=UTF-8\n"), *sentences()],
+    )
+    example("translate.py", "--data", tmp_path, "--output", tmp_path / "alignment.png")
+    shown = capsys.readouterr().out
+    same, held, like = numbers(r"([\d.]+)% of (\d+) held-out messages, ([\d.]+)%", shown)
+    assert held == 83 and same > 90 and like > 95
+    assert "select the font from the list: 从列表中选择字体\n" in shown
+    assert imread(tmp_path / "alignment.png").shape == (420, 900, 4)
+
+
+def test_translate_says_what_to_install(example, tmp_path):
+    with pytest.raises(SystemExit, match=r"make examples.*apt install libreoffice-l10n-zh-cn"):
+        example("translate.py", "--data", tmp_path)
+
+
+def test_messages_without_marks_of_keys_and_of_numbers(example, tmp_path):
+    pairs = [
+        ("", "Content-Type: text/plain; charset=UTF-8\nPlural-Forms: nplurals=1; plural=0;\n"),
+        ("STR\4~Open...", "打开(~O)..."),
+        ("%1 word\0%1 words", "%1 个字"),
+        ("Don't sa_ve it:", "不要保存(_V)："),
+        ("one two three four five six seven eight nine", "九"),
+        ("long", "长" * 16),
+    ]
+    write_mo(tmp_path / "zh_CN/LC_MESSAGES/toy.mo", pairs)
+    found = example("translate.py")["messages"]([tmp_path])
+    assert found == {"open": "打开", "don ' t save it": "不要保存"}
