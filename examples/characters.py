@@ -19,6 +19,8 @@ from torch.nn import functional as F
 import wqkv
 
 D_MODEL, N_HEAD, LAYERS, LENGTH = 128, 4, 3, 128
+IDS = torch.tensor(list("".join(topics.values()).encode("ascii", "ignore")))
+READ, HELD = IDS.tensor_split([len(IDS) * 9 // 10])
 SENTENCE = "the interpreter evaluates all arguments first"
 
 
@@ -80,14 +82,12 @@ def main() -> None:
     torch.manual_seed(args.seed)
     torch.set_num_threads(1)
 
-    ids = torch.tensor(list("".join(topics.values()).encode("ascii", "ignore")))
-    read, held = ids.tensor_split([len(ids) * 9 // 10])
-    windows, model = read.unfold(0, LENGTH + 1, 1), Writer()
+    windows, model = READ.unfold(0, LENGTH + 1, 1), Writer()
     batches = torch.randint(len(windows), (40 if args.quick else 1000, 16))
     train(model, batches, lambda starts: model.loss(windows[starts]), 3e-3)
     model.requires_grad_(False)
-    loss = model.loss(held.unfold(0, LENGTH + 1, LENGTH))
-    alone = F.cross_entropy((read.bincount(minlength=128) + 1).log().expand(len(held), -1), held)
+    loss = model.loss(HELD.unfold(0, LENGTH + 1, LENGTH))
+    alone = F.cross_entropy((READ.bincount(minlength=128) + 1).log().expand(len(HELD), -1), HELD)
     for name, nats in {"frequencies alone": alone, "this model": loss}.items():
         print(f"{name}: loss {nats:.3f}, {nats / math.log(2):.2f} bits per held-out character")
     print(write(model, "The ", 400, args.temperature))

@@ -6,6 +6,7 @@ The bounds hold with a margin over 4 to 6 seeds. `examples/generate.py` is teste
 import re
 import runpy
 import struct
+import subprocess
 import sys
 from itertools import product
 from pathlib import Path
@@ -30,7 +31,7 @@ def example(monkeypatch):
         return runpy.run_path(str(EXAMPLES / name), run_name="__main__" if arguments else name)
 
     yield run
-    for name in ("block", "encoder_decoder"):  # other tests have no such modules
+    for name in ("block", "characters", "encoder_decoder"):  # other tests have no such modules
         sys.modules.pop(name, None)
 
 
@@ -69,6 +70,18 @@ def test_characters(example, capsys, tmp_path):
     sample = shown[shown.index("\nThe ") + 1 : shown.index("\nwhere one head looks")]
     assert len(sample) == len("The ") + 400
     assert imread(tmp_path / "characters.png").shape == (720, 700, 4)
+
+
+@pytest.mark.slow
+def test_over_ranks_reaches_the_loss_of_one_process():
+    found = []
+    for size in (1, 2):
+        torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={size}"]
+        command = [*torchrun, str(EXAMPLES / "over_ranks.py"), "--steps", "8"]
+        shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        assert f"{size} processes, {128 // size} characters" in shown
+        found += numbers(r"loss ([\d.]+) per held-out character", shown)
+    assert found[0] == pytest.approx(found[1], abs=1e-4) and 2 < found[0] < 4
 
 
 def test_characters_are_written_as_if_all_were_read_again(example):
