@@ -119,6 +119,11 @@ def values(
     for name, value, kind, what in kinds:
         if value is not None and not isinstance(value, kind):
             raise KindError(f"`{name}` is {what}, not {describe(value)}.")
+    if temperature is not None and isinstance(position, RoPE) and position.axes is not None:
+        raise ArgumentError(
+            f"`temperature` goes by one position a word, and `position` has "
+            f"{max(position.axes) + 1} axes.\nLeave one of them out."
+        )
 
 
 def numbers(dropout: float, clip: float | None, softcap: float | None) -> None:

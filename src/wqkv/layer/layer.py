@@ -409,7 +409,10 @@ class MultiheadAttention(nn.Module):
         if positions is not None:
             turns = rope.turns(x, positions)
         elif isinstance(first, Tensor) or self.mesh is not None:
-            turns = rope.turns(x, self._line(n, first, x.device), length or None)
+            line = self._line(n, first, x.device)
+            if rope.axes is not None and line.ndim == 2:  # (2, n) would be taken for two axes
+                line = line.expand(max(rope.axes) + 1, -1, -1)
+            turns = rope.turns(x, line, length or None)
         else:
             turns = rope.span(x, first, n, length)
         return rotate(x, *turns, interleaved=rope.interleaved)

@@ -111,6 +111,8 @@ def own(parameter: Tensor | None) -> Any:
 class Temperature:
     """Queries far into a text are multiplied by 1 + by * ln(1 + floor((position + shift) / every)).
 
+    Before the text, at negative positions, as at its beginning: by 1.
+
     Source: the Llama 4 release, which sharpens the layers without positions beyond `every` words.
     """
 
@@ -127,4 +129,4 @@ class Temperature:
     def at(self, position: Tensor, dtype: torch.dtype) -> Tensor:
         """The factor of each position."""
         steps = torch.div(position + self.shift, self.every, rounding_mode="floor").to(dtype)
-        return torch.log1p(steps) * self.by + 1
+        return torch.log1p(steps.clamp(min=0)) * self.by + 1

@@ -214,10 +214,7 @@ def cut(tokenizer: Any, sentence: str, name: str, longest: int | None, side: str
         raise ArgumentError("The sentence is empty. Give at least one word.")
     encoded = tokenizer(**{side: sentence}, return_offsets_mapping=tokenizer.is_fast, verbose=False)
     ids: list[int] = encoded["input_ids"]
-    if longest is not None and len(ids) > longest:
-        raise ArgumentError(
-            f"The sentence has {len(ids)} words (tokens), and {name} takes {longest}."
-        )
+    fits(len(ids), name, longest)
     known = set(tokenizer.all_special_ids)
     special = tuple(i in known for i in ids)
     if all(special):
@@ -230,6 +227,12 @@ def cut(tokenizer: Any, sentence: str, name: str, longest: int | None, side: str
         for piece, mark, (a, b) in zip(pieces, special, spans, strict=True)
     )
     return Words(sentence, words, special, spans, tuple(ids))
+
+
+def fits(n: int, name: str, longest: int | None) -> None:
+    """An error if a model cannot take n words."""
+    if longest is not None and n > longest:
+        raise ArgumentError(f"The sentence has {n} words (tokens), and {name} takes {longest}.")
 
 
 class Loaded(NamedTuple):

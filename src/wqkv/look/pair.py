@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from wqkv.errors import ArgumentError, need
-from wqkv.look.models import Loaded, OpenModel, Part, Reading, Step, Words, cut, load
+from wqkv.look.models import Loaded, OpenModel, Part, Reading, Step, Words, cut, fits, load
 from wqkv.look.view import View
 from wqkv.look.whatif import continued
 
@@ -121,12 +121,12 @@ class OpenPair:
 
     def _given(self, target: str) -> Words:
         """A text as the decoder reads it: moved by one word, behind the one it starts with."""
-        room = None if self.longest is None else self.longest + 1
-        words = cut(self.tokenizer, target, self.name, room, side="text_target")
+        words = cut(self.tokenizer, target, self.name, None, side="text_target")
         start = self._start()
         if start is None:  # mBART starts with the language, which stands behind a text
             start = words.ids[-1]
-        kept = len(words.ids) - words.special[-1]
+        kept = len(words.ids) - words.special[-1]  # the end is not read again
+        fits(1 + kept, self.name, self.longest)
         first = self._pieces([start])
         return Words(
             words.sentence,

@@ -154,16 +154,16 @@ def generate(
     given, past = torch.tensor([ids]), None
     ends = set(model.tokenizer.all_special_ids)
     step(0, count)
-    while len(steps) < count and len(ids) < longest:
-        with torch.no_grad(), model.told(lambda _: step(len(steps), count)):
+    with torch.no_grad(), model.told(lambda _: step(len(steps), count)):
+        while len(steps) < count and len(ids) < longest:
             said: Any = model.called(given, past_key_values=past, use_cache=True)
-        logits = said.logits[0, -1]
-        id, top = int(logits.argmax()), _likeliest(model, logits)
-        steps.append(Said(len(ids), top[0].word, top[0].probability, top))
-        ids.append(id)
-        given, past = torch.tensor([[id]]), said.past_key_values
-        if id in ends:
-            break
+            logits = said.logits[0, -1]
+            id, top = int(logits.argmax()), _likeliest(model, logits)
+            steps.append(Said(len(ids), top[0].word, top[0].probability, top))
+            ids.append(id)
+            given, past = torch.tensor([[id]]), said.past_key_values
+            if id in ends:
+                break
     return Generated(tuple(steps), View.read(model, continued(model.tokenizer, reading, ids), each))
 
 

@@ -618,6 +618,15 @@ def test_positions_on_axes():
     torch.testing.assert_close(made(x, positions=many), made(x, positions=grid))
 
 
+def test_one_offset_a_sample_is_a_place_on_every_axis():
+    """As many samples as axes: the places of the samples are none of the axes."""
+    made, Q = layer(24, 3, position=RoPE.grid(8)), words(B, NQ, 24)
+    K = words(B, NK, 24, seed=1)
+    together = made(Q, K, query_offset=torch.tensor([2, 5]))
+    alone = [made(Q[i : i + 1], K[i : i + 1], query_offset=at) for i, at in enumerate((2, 5))]
+    torch.testing.assert_close(together, torch.cat(alone))
+
+
 @pytest.mark.parametrize(
     ("position", "positions", "kind", "says"),
     [

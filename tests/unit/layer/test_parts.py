@@ -185,6 +185,11 @@ def test_repr_names_every_part():
         assert part in text
 
 
+def test_temperature_before_the_text_is_that_of_its_beginning():
+    factor = Temperature(3, 0.7, shift=1).at(torch.tensor([-9, -1, 1, 2]), torch.float64)
+    torch.testing.assert_close(factor, 1 + 0.7 * torch.tensor([0.0, 0, 0, 2]).double().log1p().clamp(max=torch.tensor(2.0).log()))
+
+
 @pytest.mark.parametrize(
     ("make", "kind", "text"),
     [
@@ -194,6 +199,11 @@ def test_repr_names_every_part():
         (lambda: made(norm=Norm()), KindError, "`norm` is a QKNorm or None, not Norm"),
         (lambda: made(v_norm="rms"), KindError, "`v_norm` is a Norm or None, not 'rms'|str"),
         (lambda: made(temperature=2.0), KindError, "`temperature` is a Temperature"),
+        (
+            lambda: made(temperature=Temperature(2, 1.0), position=RoPE.grid(8)),
+            ArgumentError,
+            "one position a word, and `position` has 2 axes.*one of them",
+        ),
         (lambda: made(clip=0.0), ArgumentError, "`clip` is 0.0.*above 0"),
         (lambda: made(softcap=-1.0), ArgumentError, "`softcap` is -1.0.*above 0"),
         (lambda: made(gate="word"), ArgumentError, "`gate` is 'word'.*'head', 'channel'"),

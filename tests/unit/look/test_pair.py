@@ -203,6 +203,32 @@ def test_only_special_words(model):
     assert story.clearest(View(view.model, alone), 0).clearness == 0.0
 
 
+def test_a_model_that_writes_nothing():
+    """Its first word is its last: one row, which is a text all the same."""
+    model = tiny_t5()
+    others = [i for i in range(model.model.config.vocab_size) if i != 1]
+    model.speaker.generation_config.update(suppress_tokens=others)
+    views = model.read(READ)
+    assert (views["cross"].reading.words, views["cross"].reading.sentence) == (("<pad>",), "")
+    for view in views.values():
+        assert view.proof(1).holds
+        assert view.row(1, 2, 0).weights.shape == (view.m,)
+        assert float(view.received(1, 2).sum()) == pytest.approx(view.n, rel=1e-5)
+        assert view.thumbnail(1, 2, 4).values.shape == (min(view.n, 4), min(view.m, 4))
+        for statistic in view.statistics:
+            if statistic != "label":
+                assert view.grid(statistic).values.isfinite().all()
+
+
+def test_a_target_that_is_too_long():
+    model = tiny_bart()
+    assert model.read("the", "sea " * 60)["cross"].n == 61  # with the word that it starts with
+    with pytest.raises(ArgumentError, match=r"has 62 words \(tokens\), and tiny-bart takes 61"):
+        model.read("the", "sea " * 61)
+    with pytest.raises(ArgumentError, match=r"has 62 words \(tokens\), and tiny-bart takes 61"):
+        model.read("sea " * 61, "the")  # and the word that ends it
+
+
 # Opening
 
 

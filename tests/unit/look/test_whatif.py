@@ -267,7 +267,9 @@ def test_pieces_without_a_text_of_their_own(minilm):
     """`##s` is glued to the word before it."""
     words = minilm.words("one cat")
     known = minilm.tokenizer.convert_tokens_to_ids(["##s", "sit", "[SEP]"])
-    found = continued(minilm.tokenizer, words, [*words.ids[:-1], *known][: len(words.ids)] + known[1:])
+    found = continued(
+        minilm.tokenizer, words, [*words.ids[:-1], *known][: len(words.ids)] + known[1:]
+    )
     assert len(found.words) == len(found.spans) == len(found.special) == len(words.ids) + 2
     assert found.special[-1] and found.words[-1] == "[SEP]"
 

@@ -73,9 +73,7 @@ def test_what_the_page_asks_for(api, seen):
         "views/1/cell?head=4&i=9&j=12&layer=1",
         "views/1/row?head=4&i=12&layer=1",
         "views/1/story?head=0&lang=zh&layer=0&word=9",
-        *(
-            f"views/1/grid?statistic={s}" for s in ("entropy", "received", "distance", "sink")
-        ),
+        *(f"views/1/grid?statistic={s}" for s in ("entropy", "received", "distance", "sink")),
         "views/1/grid?lang=zh&statistic=label",
     }
     assert wanted <= answers.keys()
