@@ -4,124 +4,30 @@ q = X WQ, k = X WK, v = X WV; scores = q k^T / sqrt(d_k); weights = softmax(scor
 output = concat(weights v) WO.
 """
 
-from typing import TypeVar as _TypeVar
-
-from torch import nn as _nn
-from torch.distributed.device_mesh import DeviceMesh as _DeviceMesh
-
-from wqkv.attend.bias import ALiBi, T5Bias
-from wqkv.attend.functional import attention, explain
-from wqkv.attend.masks import Causal, Chunked, Dense, Full, Lengths, Prefix, Segments, Window
-from wqkv.attend.merge import Partial, merge
-from wqkv.attend.parallel.ranks import AllToAll, Ranks, Ring
-from wqkv.attend.rope import RoPE
-from wqkv.layer.cache import Held, KVCache
-from wqkv.layer.caches.buffered import Cross, Dynamic, Static
-from wqkv.layer.caches.paged import Paged, Pool
-from wqkv.layer.caches.quantised import Quantised
-from wqkv.layer.caches.rolling import Rolling
-from wqkv.layer.caches.spread import Spread
-from wqkv.layer.convert.checkpoint import load_attention
-from wqkv.layer.convert.huggingface import from_hf
-from wqkv.layer.convert.torch import convert, from_torch, to_torch
-from wqkv.layer.differential import DifferentialAttention
-from wqkv.layer.latent import LatentAttention
-from wqkv.layer.layer import MultiheadAttention
-from wqkv.layer.parts import Norm, QKNorm, Temperature
-from wqkv.layer.trace import Trace
-from wqkv.look.heads import Heads, heads
-from wqkv.look.parity import LayerParity, Parity, parity
-from wqkv.look.watch import Seen, watch
-from wqkv.maps.attention_map import AttentionMap
-from wqkv.maps.rollout import rollout
-from wqkv.maps.shared import SharedMap
-
-__all__ = [
-    "ALiBi",
-    "AllToAll",
-    "AttentionMap",
-    "Causal",
-    "Chunked",
-    "Cross",
-    "Dense",
-    "DifferentialAttention",
-    "Dynamic",
-    "Full",
-    "Heads",
-    "Held",
-    "KVCache",
-    "LatentAttention",
-    "LayerParity",
-    "Lengths",
-    "MultiheadAttention",
-    "Norm",
-    "Paged",
-    "Parity",
-    "Partial",
-    "Pool",
-    "Prefix",
-    "QKNorm",
-    "Quantised",
-    "Ranks",
-    "Ring",
-    "RoPE",
-    "Rolling",
-    "Seen",
-    "Segments",
-    "SharedMap",
-    "Spread",
-    "Static",
-    "T5Bias",
-    "Temperature",
-    "Trace",
-    "Window",
-    "attention",
-    "convert",
-    "explain",
-    "from_hf",
-    "from_torch",
-    "heads",
-    "load_attention",
-    "merge",
-    "parity",
-    "rollout",
-    "shard_heads",
-    "to_torch",
-    "use",
-    "watch",
-]
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-_Model = _TypeVar("_Model", bound=_nn.Module)
+if TYPE_CHECKING:
+    from wqkv.public import *  # noqa: F403
+else:
 
+    def __getattr__(name: str) -> object:
+        """A public name or a submodule, imported when it is asked for, and torch with it.
 
-def use(model: _Model) -> _Model:
-    """Run a transformers model on `attention`, its masks kept as values, and return it.
+        So `wqkv --help` need not wait for torch.
+        """
+        if name == "__all__" or not name.startswith("_"):
+            if find_spec(f"wqkv.{name}"):
+                return import_module(f"wqkv.{name}")
+            public = import_module("wqkv.public")
+            names = ("__all__", *public.__all__)
+            globals().update({known: getattr(public, known) for known in names})
+            if name in names:
+                return globals()[name]
+        raise AttributeError(f"module 'wqkv' has no attribute {name!r}")
 
-    Raises:
-        KindError, EngineError: it is no transformers model, or its attention cannot be reached.
-        MissingExtraError: transformers is not installed.
-    """
-    from wqkv.look.use import (
-        use as switch,
-    )  # registers with transformers, so not before it is asked for
-
-    return switch(model)
-
-
-def shard_heads(layer: MultiheadAttention, mesh: _DeviceMesh) -> MultiheadAttention:
-    """The same layer with its heads shared by the ranks of a mesh, in place: same input and output.
-
-    WQ, WK, WV (and WG) keep the columns of this rank's heads, WO their rows; one all-reduce adds up
-    the results (see wqkv.layer.shard).
-
-    Raises:
-        ArgumentError: heads that do not make equal shares, a layer over words already (`mesh`), or
-            a part that looks at all heads together.
-
-    Source: Shoeybi et al. 2019 (arXiv:1909.08053), section 3.
-    """
-    from wqkv.layer.shard import shard_heads as shard  # torch's DTensor: not before it is asked for
-
-    return shard(layer, mesh)
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *import_module("wqkv.public").__all__})

@@ -6,7 +6,6 @@ can plant a fault and see it reported.
 
 import ast
 import dataclasses
-import inspect
 import re
 import shutil
 import subprocess
@@ -102,7 +101,8 @@ ORDER = (
     "wqkv.look.pair",
     "wqkv.look.story",
     "wqkv.look",
-    "wqkv",  # the public names
+    "wqkv.public",
+    "wqkv",
     "wqkv.show.data",
     "wqkv.show.phrases",
     "wqkv.show.steps",
@@ -262,8 +262,8 @@ def undocumented(names: dict[str, object]) -> list[str]:
 def test_all_names_the_public_names():
     public = {
         name
-        for name, value in vars(wqkv).items()
-        if not name.startswith("_") and not inspect.ismodule(value) and name != "annotations"
+        for name, value in vars(wqkv.public).items()
+        if not name.startswith("_") and getattr(value, "__module__", "").startswith("wqkv")
     }
     assert len(wqkv.__all__) == len(set(wqkv.__all__))
     assert [name for name in wqkv.__all__ if not hasattr(wqkv, name)] == []
@@ -277,12 +277,25 @@ def test_public_names_are_documented():
 
 def test_import_needs_torch_alone():
     extras = {"transformers", "safetensors", "gguf", "accelerate", "rich", "matplotlib", "onnx"}
-    code = "import sys, torch; had = {*sys.modules}; import wqkv; print(*{*sys.modules} - had)"
+    code = "import sys, torch; a = {*sys.modules}; import wqkv.public; print(*{*sys.modules} - a)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "wqkv.errors" in done.stdout.split()
     assert sorted(extras & {name.partition(".")[0] for name in done.stdout.split()}) == []
     slow = {"torch._dynamo", "torch.distributed.tensor"}  # two seconds
     assert sorted(slow & {*done.stdout.split()}) == []
+
+
+def test_the_command_line_starts_without_torch():
+    code = "import sys, wqkv.cli; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert sorted({"torch", "wqkv.public"} & {*done.stdout.split()}) == []
+
+
+def test_names_of_the_package():
+    assert {"attention", "__version__", *wqkv.__all__} <= {*dir(wqkv)}
+    assert wqkv.errors.ArgumentError.__module__ == "wqkv.errors"
+    with pytest.raises(AttributeError, match="module 'wqkv' has no attribute 'atention'"):
+        wqkv.atention  # noqa: B018
 
 
 # Text
