@@ -149,6 +149,21 @@ def test_translate_a_language_of_a_thousand_sentences(example, capsys, tmp_path)
     assert imread(tmp_path / "alignment.png").shape == (420, 900, 4)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (ROOT / ".venv/libreoffice").is_dir(),
+    reason="LibreOffice's messages are not here: make .venv/libreoffice",
+)
+def test_translate_libreoffice(example, capsys, tmp_path):
+    """A hundred steps learn little: that it reads the real messages is what counts."""
+    example("translate.py", "--quick", "--output", tmp_path / "alignment.png")
+    _, held, like = numbers(
+        r"([\d.]+)% of (\d+) held-out messages, ([\d.]+)%", capsys.readouterr().out
+    )
+    assert held > 500 and like > 5
+    assert imread(tmp_path / "alignment.png").shape == (420, 900, 4)
+
+
 def test_translate_says_what_to_install(example, tmp_path):
     with pytest.raises(SystemExit, match=r"make examples.*apt install libreoffice-l10n-zh-cn"):
         example("translate.py", "--data", tmp_path)
