@@ -1,0 +1,61 @@
+"""The Python of both READMEs runs, as it stands."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+
+import wqkv
+
+transformers = pytest.importorskip("transformers", reason="the READMEs open a transformers model")
+
+ROOT = Path(__file__).parents[2]
+
+
+def blocks(readme):
+    return re.findall(r"```python\n(.*?)```", (ROOT / readme).read_text("utf-8"), re.DOTALL)
+
+
+@pytest.fixture
+def given(tmp_path):
+    """What the blocks take as there: a model of four layers, what it reads, one rank."""
+    config = transformers.LlamaConfig(
+        vocab_size=50, hidden_size=24, intermediate_size=29, num_hidden_layers=4,
+        num_attention_heads=4, num_key_value_heads=2,
+    )  # fmt: skip
+    model = transformers.LlamaModel(config).eval()
+    model.save_pretrained(tmp_path / "checkpoint")
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield {
+        "model": model,
+        "inputs": {"input_ids": torch.arange(13)[None]},
+        "torch_model": nn.Transformer(12, 2, 1, 1, 17, batch_first=True),
+        "mask": wqkv.Causal(),
+        "mesh": init_device_mesh("cpu", (1,)),
+        "path/to/checkpoint": str(tmp_path / "checkpoint"),
+    }
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
+def test_python_runs(readme, given, capsys):
+    found = blocks(readme)
+    assert len(found) == 5
+    with torch.no_grad():
+        for block in found:
+            exec(block.replace("path/to/checkpoint", given["path/to/checkpoint"]), given)
+    shown = capsys.readouterr().out
+    assert "engine: tiled" in shown and "captured 4 of 4 layers" in shown
+    assert given["y"].shape == (2, 1, 512)  # the last one, of a cache
+
+
+def test_both_languages_have_the_same_python():
+    english, chinese = (
+        [re.sub(r"\s*#.*", "", block) for block in blocks(readme)]
+        for readme in ("README.md", "README.zh-CN.md")
+    )
+    assert english == chinese
