@@ -229,6 +229,7 @@ TABLE = (
     Case("grouped everything", lambda c: Window(4, 0), t5(False), n_head=6, n_kv_head=3, sinks=True,
          softcap=1.7),
     Case("one query", **ONE), Case("one query causal", causal, query_offset=8, **ONE),
+    Case("one query upper left", causal, query_offset=0, **ONE),
     Case("one query lengths", lambda c: Lengths([4, 0]), sinks=True, **ONE),
     Case("one query dense", lambda c: bits(c, *axis_sizes(c, "hk")), **ONE),
     Case("one query alibi", causal, alibi, query_offset=12, **ONE),

@@ -151,6 +151,7 @@ CASES: dict[str, Mapping[str, Any]] = {
     "phi, without norm": {"qk_layernorm": False},
     "persimmon": {"qk_layernorm": True, **theta(partial_rotary_factor=0.5)},
     "granite": {"attention_multiplier": 0.7},
+    "granite, with a whole number": {"attention_multiplier": 1},
     "helium": {"head_dim": 8},
     "glm": {"attention_bias": True, **theta(partial_rotary_factor=0.5)},
     "nemotron": {"attention_bias": True, **theta(partial_rotary_factor=0.5)},

@@ -124,7 +124,7 @@ def request(
     if sinks is not None:
         _check_sinks(sinks, n_head, query)
     matters = mask.by_position or (bias is not None and bias.by_position)
-    offset = _offset(query_offset, sizes, matters, query)
+    offset = _offset(query_offset, sizes, matters)
     return Call(
         query, key, value, mask, bias, float(scale), softcap, sinks, dropout_p, offset, return_lse
     )
@@ -254,7 +254,7 @@ def _check_sinks(sinks: Tensor, n_head: int, query: Tensor) -> None:
         )
 
 
-def _offset(given: int | Tensor | None, sizes: Sizes, matters: bool, query: Tensor) -> int | Tensor:
+def _offset(given: int | Tensor | None, sizes: Sizes, matters: bool) -> int | Tensor:
     query_len, key_len = sizes.query_len, sizes.key_len
     if given is None:
         if matters and query_len != key_len:
@@ -267,6 +267,11 @@ def _offset(given: int | Tensor | None, sizes: Sizes, matters: bool, query: Tens
                 "Pass one of them, or another position."
             )
         return 0
+    return check_offset(given, sizes.batch)
+
+
+def check_offset(given: int | Tensor, batch: int | None) -> int | Tensor:
+    """Where the first query stands, an int or (batch,), if it can be that."""
     if isinstance(given, bool) or not isinstance(given, int | Tensor | torch.SymInt):
         raise KindError(f"`query_offset` is an int or one integer a sample, not {describe(given)}.")
     if isinstance(given, Tensor):
@@ -278,13 +283,13 @@ def _offset(given: int | Tensor | None, sizes: Sizes, matters: bool, query: Tens
             )
         if given.ndim == 0:
             given = given.expand(1)
-        if given.ndim != 1 or len(given) not in (1, sizes.batch):
+        if given.ndim != 1 or len(given) not in (1, batch):
             raise ArgumentError(
                 message(
-                    f"`query_offset` has shape {tuple(given.shape)} for a batch of {sizes.batch}.",
-                    {"query_offset": given, "query": query},
+                    f"`query_offset` has shape {tuple(given.shape)} for a batch of {batch}.",
+                    {"query_offset": given},
                     "Pass an int, or one integer a sample.",
                 )
             )
-        return given.expand(sizes.batch or 0)
+        return given.expand(batch or 0)
     return given

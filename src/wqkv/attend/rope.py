@@ -6,20 +6,29 @@ Rotary position embeddings: Su et al. 2021 (arXiv:2104.09864), eq. 34. The scali
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
-from wqkv.errors import ArgumentError, KindError, message
+from wqkv.errors import ArgumentError, KindError, describe, message
 
 
+@dataclass(frozen=True)
 class Scaling:
     """Changes RoPE's frequencies so that it reaches beyond the length it was trained for."""
 
     #: Whether the frequencies depend on the length of the text.
     by_length = False
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, int | float) and not isinstance(value, bool) and not value > 0:
+                raise ArgumentError(
+                    f"`{field.name}` of {type(self).__name__} is {value}.\nPass a number above 0."
+                )
 
     def frequencies(self, plain: Tensor, theta: float, length: int) -> Tensor:
         """The new frequencies (d / 2,), float64, from the plain ones theta^(-2i / d)."""
@@ -136,6 +145,7 @@ class LongRoPE(Scaling):
     by_length = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "short", tuple(self.short))
         object.__setattr__(self, "long", tuple(self.long))
 
@@ -213,7 +223,11 @@ class RoPE:
         return cls(theta, d, scaling=Given(plain * axes), axes=pairs)
 
     def __post_init__(self) -> None:
-        if self.theta <= 0:
+        if self.scaling is not None and not isinstance(self.scaling, Scaling):
+            raise KindError(
+                f"RoPE's `scaling` is YaRN(...) or another, not {describe(self.scaling)}."
+            )
+        if not 0 < self.theta < math.inf:
             raise ArgumentError(
                 f"RoPE's `theta` is {self.theta}; the base of the frequencies is above 0."
             )
@@ -221,6 +235,8 @@ class RoPE:
             raise ArgumentError(
                 f"RoPE's `d` is {self.d}, but channels turn in pairs.\nPass an even number from 2."
             )
+        if self.axes is not None:
+            object.__setattr__(self, "axes", tuple(self.axes))
         if self.axes is not None and self.d != 2 * len(self.axes):
             raise ArgumentError(
                 f"RoPE's `axes` names {len(self.axes)} pairs of channels, and `d` is {self.d}.\n"

@@ -43,6 +43,9 @@ class KVCache:
     8 or 4 bits a number, Paged shares blocks between sequences, Cross is computed once, Spread
     shares the words out to ranks.
 
+    Keys stay as they were turned. So with a RoPE scaled by the text's length (DynamicNTK, LongRoPE)
+    steps are one pass up to its trained length; beyond, each step turns by the length so far.
+
     Every sample, size, dtype and device is that of the first append, or the append is an error.
     One cache serves one layer.
 

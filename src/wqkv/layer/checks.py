@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 from torch import Tensor, nn
 
@@ -13,11 +14,16 @@ from wqkv.attend.rope import RoPE
 from wqkv.errors import ArgumentError, KindError, describe, message
 from wqkv.layer.parts import Norm, QKNorm, Temperature
 
+#: The counts that a layer cannot do without.
+NEEDED = ("d_model", "n_head", "rank", "d_rope")
+
 
 def counts(**given: int | None) -> None:
-    """Raise unless each is a count from 1, or None."""
+    """Raise unless each is a count from 1, or None where it need not be given."""
     for name, size in given.items():
-        if size is not None and (not isinstance(size, int) or isinstance(size, bool)):
+        if (size is not None or name in NEEDED) and (
+            not isinstance(size, int) or isinstance(size, bool)
+        ):
             raise KindError(f"`{name}` is a count, not {describe(size)}.")
         if size is not None and size < 1:
             raise ArgumentError(f"`{name}` is {size}.\nPass 1 or more.")
@@ -37,12 +43,23 @@ def heads(d_model: int, n_head: int, n_kv_head: int, d_k: int | None) -> None:
         )
 
 
+def tensors(**given: object) -> None:
+    """Raise unless each is a tensor, all of whose samples have one length."""
+    for name, x in given.items():
+        if not isinstance(x, Tensor):
+            raise KindError(f"`{name}` is a tensor, not {describe(x)}.")
+        if x.is_nested:
+            raise KindError(
+                f"`{name}` is a nested tensor, whose samples have lengths of their own.\n"
+                f"Pass `{name}.to_padded_tensor(0.0)`, and a mask that hides the padding."
+            )
+
+
 def inputs(Q: Tensor, K: Tensor, V: Tensor, sizes: tuple[int, int, int], weight: object) -> None:
     """Raise unless Q, K and V fit each other, the sizes the layer takes, and its WQ's weight."""
     came: dict[str, object] = {"Q": Q, "K": K, "V": V}
-    for (name, x), size in zip(came.items(), sizes, strict=True):
-        if not isinstance(x, Tensor):
-            raise KindError(f"`{name}` is a tensor, not {describe(x)}.")
+    tensors(**came)
+    for name, x, size in zip(came, (Q, K, V), sizes, strict=True):
         if x.ndim != 3:
             raise ArgumentError(
                 message(
@@ -126,14 +143,22 @@ def values(
         )
 
 
-def numbers(dropout: float, clip: float | None, softcap: float | None) -> None:
+def number(**given: float | None) -> None:
+    """Raise unless each is a number, or None."""
+    for name, value in given.items():
+        if value is not None and not isinstance(value, Real):
+            raise KindError(f"`{name}` is a number, not {describe(value)}.")
+
+
+def numbers(dropout: float, clip: float | None, softcap: float | None, scale: float | None) -> None:
+    number(dropout=dropout, clip=clip, softcap=softcap, scale=scale)
     if not 0 <= dropout < 1:
         raise ArgumentError(
             f"`dropout` is {dropout}, the share of weights to drop.\nPass 0 <= dropout < 1."
         )
-    for name, number in (("clip", clip), ("softcap", softcap)):
-        if number is not None and not 0 < number < math.inf:
-            raise ArgumentError(f"`{name}` is {number}.\nPass a number above 0, or None.")
+    for name, most in (("clip", clip), ("softcap", softcap)):
+        if most is not None and not 0 < most < math.inf:
+            raise ArgumentError(f"`{name}` is {most}.\nPass a number above 0, or None.")
 
 
 def positions(given: Tensor, Q: Tensor, position: object) -> None:

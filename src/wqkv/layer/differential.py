@@ -52,11 +52,14 @@ class DifferentialAttention(MultiheadAttention):
         dtype: torch.dtype | None = None,
         **rest: Any,
     ) -> None:
-        checks.counts(d_model=d_model, n_head=n_head)
+        checks.counts(d_model=d_model, n_head=n_head, d_k=d_k)
+        checks.number(start=start)
         checks.heads(d_model, n_head, n_head, d_k)
         d_k = max(d_model // (2 * n_head), 1) if d_k is None else d_k
         where: dict[str, Any] = {"device": device, "dtype": dtype}
-        super().__init__(d_model, n_head, d_k=d_k, d_v=d_v or 2 * d_k, **where, **rest)
+        super().__init__(
+            d_model, n_head, d_k=d_k, d_v=2 * d_k if d_v is None else d_v, **where, **rest
+        )
         self.start = start
         self.c_norm = Normalise(c_norm or Norm(eps=1e-5), n_head, self.d_v, **where)
         for name in ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2"):

@@ -92,8 +92,8 @@ class LatentAttention(MultiheadAttention):
         self.rank, self.d_rope = rank, d_rope
         where: dict[str, Any] = {"device": device, "dtype": dtype}
         super().__init__(
-            d_model, n_head, d_k=d_k, d_v=d_v or d_k - d_rope, kdim=kdim, vdim=kdim, bias=bias,
-            position=position or RoPE(), **where, **rest,
+            d_model, n_head, d_k=d_k, d_v=d_k - d_rope if d_v is None else d_v,
+            kdim=kdim, vdim=kdim, bias=bias, position=position or RoPE(), **where, **rest,
         )  # fmt: skip
         self.scale = 1 / math.sqrt(d_k) if self.scale is None else self.scale
         c_norm = c_norm or Norm()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wqkv.attend.bias import Bias
-from wqkv.attend.call import request
+from wqkv.attend.call import check_offset, request
 from wqkv.attend.engines import reference
 from wqkv.attend.functional import attention
 from wqkv.attend.masks import Dense, Full, Mask
@@ -135,7 +135,7 @@ class MultiheadAttention(nn.Module):
         checks.values(
             mask=mask, position=position, norm=norm, v_norm=v_norm, temperature=temperature
         )
-        checks.numbers(dropout=dropout, clip=clip, softcap=softcap)
+        checks.numbers(dropout=dropout, clip=clip, softcap=softcap, scale=scale)
         if gate not in (None, "head", "channel"):
             raise ArgumentError(f"`gate` is {gate!r}.\nPass 'head', 'channel' or None.")
 
@@ -309,6 +309,8 @@ class MultiheadAttention(nn.Module):
         cache: KVCache | None,
     ) -> tuple[Tensor, Sequence[Held], Where]:
         """q (batch, n_head, query_len, d_k), and all keys and values that it may see."""
+        if cache is not None and not isinstance(cache, KVCache):
+            raise KindError(f"`cache` is a cache such as Dynamic(), not {describe(cache)}.")
         if cache is not None and self.mesh is not None:
             raise ArgumentError(
                 "A layer over ranks keeps no cache.\nSet layer.mesh to None; Spread(ranks) gives "
@@ -350,6 +352,8 @@ class MultiheadAttention(nn.Module):
         first_key: int | Tensor,
         length: int,
     ) -> Where:
+        if query_offset is not None:
+            query_offset = check_offset(query_offset, Q.shape[0])
         query_len = Q.shape[1] * self._ranks
         turned = isinstance(self.position, RoPE) and positions is None
         if turned and query_offset is None and query_len != length:
@@ -506,7 +510,7 @@ def _join(heads: Tensor) -> Tensor:
 def _biased(bias: bool | Collection[str], names: Collection[str]) -> Collection[str]:
     if isinstance(bias, bool):
         return names if bias else ()
-    if isinstance(bias, str) or not set(bias) <= set(names):
+    if not isinstance(bias, Collection) or isinstance(bias, str) or not set(bias) <= set(names):
         raise ArgumentError(
             f"`bias` is {bias!r}.\nPass True, False, or names out of {', '.join(names)}."
         )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wqkv.errors import ArgumentError
+from wqkv.errors import ArgumentError, KindError, describe
 
 KINDS = ("rms", "layer", "l2")
 OVER = ("head", "each head", "projection")
@@ -65,6 +65,8 @@ class Normalise(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        if not isinstance(norm, Norm):
+            raise KindError(f"A norm is a Norm, not {describe(norm)}.")
         self.norm = norm
         shape = {"head": (d,), "each head": (n_head, d), "projection": (n_head * d,)}[norm.over]
         self.register_parameter("weight", None)

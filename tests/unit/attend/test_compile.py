@@ -36,6 +36,7 @@ def rules(name: str, n: int):
         "documents": ({"mask": Segments(runs) & Causal() | Window(0, 0)}, ()),
         "chunks": ({"mask": Chunked(37) & Causal()}, ()),
         "prefix": ({"mask": Prefix(n // 3) & ~Lengths(torch.tensor([1, 2]))}, ()),
+        "an offset a sample": ({"mask": Causal(), "query_offset": torch.tensor([3, -2])}, ()),
         "dense": ({"mask": Dense(torch.rand(n, n) > 0.2)}, ()),
         "stored bias": ({"bias": bias}, (bias,)),
         "alibi": ({"bias": ALiBi(slopes), "mask": Causal()}, (slopes,)),
@@ -49,8 +50,8 @@ def rules(name: str, n: int):
 
 
 NAMES = (
-    "plain", "causal", "window and padding", "documents", "chunks", "prefix", "dense",
-    "stored bias", "alibi",
+    "plain", "causal", "window and padding", "documents", "chunks", "prefix",
+    "an offset a sample", "dense", "stored bias", "alibi",
     "t5 and softcap", "sinks",
 )  # fmt: skip
 

@@ -323,7 +323,13 @@ def test_grid_is_the_vision_rotation_of_qwen2_vl():
             ArgumentError,
             "1 frequencies for 13 pairs",
         ),
+        (lambda: Linear(0.0), ArgumentError, "`factor` of Linear is 0.0.*above 0"),
+        (lambda: DynamicNTK(3.0, 0), ArgumentError, "`trained_length` of DynamicNTK is 0"),
+        (lambda: YaRN(math.nan, 5), ArgumentError, "`factor` of YaRN is nan"),
+        (lambda: LongRoPE((1.0,), (1.0,), -7), ArgumentError, "`trained_length` of LongRoPE is -7"),
         (lambda: RoPE(theta=-3.0), ArgumentError, "`theta` is -3.0"),
+        (lambda: RoPE(theta=math.nan), ArgumentError, "`theta` is nan"),
+        (lambda: RoPE(scaling="yarn"), KindError, r"`scaling` is YaRN\(.*, not str 'yarn'"),
         (lambda: RoPE(d=5), ArgumentError, "`d` is 5, but channels turn in pairs"),
         (lambda: RoPE(d=0), ArgumentError, "`d` is 0"),
         (

@@ -318,6 +318,8 @@ Q = "layers.1.self_attn.q_proj.weight"
         ({Q: torch.zeros(24, 23)}, rf"(?s)`{Q}` has shape \(24, 23\) in .*and \(24, 24\) by"),
         ({Q: torch.zeros(24, 24).int()}, rf"(?s)`{Q}` holds I32 in.*in F64, F32, F16, BF16: quan"),
         ({Q: torch.zeros(24, 24).to(torch.float8_e4m3fn)}, "holds F8_E4M3 in"),
+        ({Q.replace("weight", "bias"): torch.zeros(24)}, "(?s)q_proj.bias` .*and a llama with its"),
+        ({Q.replace("proj", "norm"): torch.zeros(4)}, "(?s)q_norm.weight` .*They do not belong"),
         ({Q: None}, rf"(?s)no tensor `{Q}` in.*nearest are: layers.\d.self_attn"),
     ],
 )
@@ -327,6 +329,24 @@ def test_mislabelled_file(llama, changed, says):
     save_file(tensors, llama / "model.safetensors")
     with pytest.raises(ArgumentError, match=says):
         load_attention(llama, 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "beside"),
+    [
+        ("llama", "layers.2.self_attn.q_proj.bias"),  # of another layer
+        ("llama", "layers.1.self_attn.rotary_emb.inv_freq"),  # of old releases, as what follows
+        ("gpt2", "h.1.attn.bias"),
+        ("t5", "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"),
+    ],
+)
+def test_what_a_model_passes_over_is_passed_over(kind, beside, tmp_path):
+    model = tiny(kind)
+    model.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors") | {beside: torch.zeros(24)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    layer, part = (0, "cross") if kind == "t5" else (1, "decoder")
+    same(load_attention(tmp_path, layer, part=part), from_hf(model, layer, part=part))
 
 
 def test_pickled_integers(tmp_path):

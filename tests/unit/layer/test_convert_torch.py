@@ -23,7 +23,7 @@ from wqkv.attend.engines import reference
 from wqkv.errors import ArgumentError, EngineError, KindError
 from wqkv.layer.convert.torch import StandIn
 from wqkv.layer.differential import DifferentialAttention
-from wqkv.layer.parts import QKNorm
+from wqkv.layer.parts import Norm, QKNorm
 
 B, NQ, NK = 2, 5, 7
 D_MODEL, N_HEAD, D_K, KDIM, VDIM = 33, 3, 11, 17, 19
@@ -177,6 +177,8 @@ HELD_NOT = [
     (lambda: ours(norm=QKNorm()), r"norm is QKNorm.*, not None; it has k_norm.weight; it has q_"),
     (lambda: ours(softcap=5.0), "softcap is 5.0, not None"),
     (lambda: ours(gate="head"), "gate is 'head', not None; it has WG.bias; it has WG.weight"),
+    (lambda: ours(v_norm=Norm()), "layer: it has v_norm.weight.\nIt has d_model"),
+    (lambda: ours(v_norm=Norm(weight=False)), "layer: it has v_norm.\nIt has d_model"),
     (lambda: with_learned_sinks(True), "it has sinks"),
     (lambda: with_learned_sinks(False), "it has sinks"),
     (with_adapter, "WV is Sequential, not Linear"),
@@ -497,6 +499,8 @@ CALLED_WRONG = [
     ({"key_padding_mask": PADDED[:1]}, ArgumentError, r"`key_p.*\(1, 7\); .* \(2, 7\).*bool\[1, 7"),
     ({"attn_mask": BOOLS.long()}, KindError, r"`attn_mask` holds torch.int64.*True = hidden"),
     ({"key_padding_mask": PADDED.int()}, KindError, "`key_padding_mask` holds torch.int32"),
+    ({"attn_mask": Causal()}, KindError, r"`attn_mask` is a tensor, not Causal Causal\(\)"),
+    ({"key_padding_mask": [True]}, KindError, r"`key_padding_mask` is a tensor, not list \[True\]"),
 ]
 
 
@@ -505,6 +509,30 @@ def test_called_wrong(rest: dict, error: type, says: str):
     made = convert(theirs())
     with pytest.raises(error, match=f"(?s){says}"):
         made(words(B, NQ, D_MODEL), *[words(B, NK, D_MODEL)] * 2, **rest)
+
+
+@pytest.mark.parametrize("convert_or_back", [convert, to_torch])
+def test_a_model_is_asked_for(convert_or_back):
+    with pytest.raises(KindError, match=r"A model is an nn.Module, not NoneType None"):
+        convert_or_back(None)
+
+
+RAGGED = torch.nested.nested_tensor(
+    [torch.ones(3, D_MODEL), torch.ones(2, D_MODEL)], layout=torch.jagged
+)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "says"),
+    [
+        ((RAGGED,) * 3, KindError, "`query` is a nested tensor.*`query.to_padded_tensor"),
+        ((torch.ones(2, 3, D_MODEL), None, None), KindError, "`key` is a tensor, not NoneType"),
+        ((torch.ones(D_MODEL),) * 3, ArgumentError, r"`query` has 1 axes, not 2 or 3.*f32\[33\]"),
+    ],
+)
+def test_words_that_are_none(given: tuple, error: type, says: str):
+    with pytest.raises(error, match=f"(?s){says}"):
+        convert(theirs())(*given)
 
 
 def test_all_weights_have_a_limit(monkeypatch: pytest.MonkeyPatch):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from wqkv import Causal, Dynamic
-from wqkv.errors import ArgumentError
+from wqkv.errors import ArgumentError, KindError
 from wqkv.layer.differential import DifferentialAttention
 from wqkv.layer.parts import Norm
 
@@ -80,6 +80,19 @@ def test_sizes_by_default_are_those_of_the_paper():
     assert (layer.d_k, layer.d_v) == (4, 8)
     assert layer.WQ.weight.shape == (24, 24) and layer.WV.weight.shape == (24, 24)
     assert layer.c_norm.weight is None
+
+
+@pytest.mark.parametrize(
+    ("rest", "error", "says"),
+    [
+        ({"d_v": 0}, ArgumentError, "`d_v` is 0"),
+        ({"start": "0.8"}, KindError, "`start` is a number, not str '0.8'"),
+        ({"c_norm": "rms"}, KindError, "A norm is a Norm, not str 'rms'"),
+    ],
+)
+def test_made_wrong(rest, error, says):
+    with pytest.raises(error, match=says):
+        DifferentialAttention(24, 3, **{"start": 0.8} | rest)
 
 
 def test_error_where_heads_do_not_fit():

@@ -22,7 +22,7 @@ from wqkv import (
     parity,
 )
 from wqkv.attend.rope import DynamicNTK, Given, Linear, Llama3, LongRoPE, YaRN
-from wqkv.errors import ArgumentError
+from wqkv.errors import ArgumentError, KindError
 from wqkv.layer.convert.families import FAMILIES
 from wqkv.layer.convert.huggingface import matrices, sizes, stacks
 
@@ -332,6 +332,18 @@ def test_a_module_that_is_no_model():
 def test_layer_out_of_range(layer):
     with pytest.raises(ArgumentError, match=f"no layer {layer}: the model has 3 layers, 0 to 2"):
         from_hf(tiny("bert"), layer)
+
+
+@pytest.mark.parametrize("layer", ["1", 1.0, True])
+def test_layer_that_is_no_number(layer):
+    says = f"`layer` is a number from 0 to 2, not {type(layer).__name__} {layer!r}"
+    with pytest.raises(KindError, match=says):
+        from_hf(tiny("bert"), layer)
+
+
+def test_model_that_is_no_module():
+    with pytest.raises(KindError, match="`model` is a module of transformers, not str 'bert'"):
+        from_hf("bert", 0)
 
 
 def test_unknown_part():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wqkv import Causal, Dynamic, Lengths, RoPE, Window
+from wqkv import Causal, Dynamic, Lengths, Paged, Pool, Quantised, Rolling, RoPE, Static, Window
 from wqkv.errors import ArgumentError
 from wqkv.layer.latent import LatentAttention
 from wqkv.layer.parts import QKNorm
@@ -133,6 +133,36 @@ def test_cuts_give_the_result_of_one_pass():
             torch.testing.assert_close(steps, layer(x), rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Static(N),
+        lambda: Rolling(N),
+        lambda: Paged(Pool(17, 3)),
+        lambda: Quantised(8, group=1),
+        lambda: Quantised(4, group=1),
+    ],
+)
+def test_every_cache_keeps_the_compressed_vector(make):
+    layer, cache, x = made(), make(), words(B, N, D_MODEL)
+    with torch.no_grad():
+        steps = torch.cat([layer(part, cache=cache) for part in x.split([5, 1, 5], dim=1)], dim=1)
+        torch.testing.assert_close(steps, layer(x), rtol=1e-12, atol=1e-13)
+    assert cache.held()[0].k.shape == (B, 1, N, RANK + D_ROPE)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_quantised_compressed_vectors_come_back_from_a_file(bits, tmp_path):
+    layer, cache, x = made(), Quantised(bits), words(B, N, D_MODEL)
+    with torch.no_grad():
+        layer(x[:, :-1], cache=cache)
+        cache.save(tmp_path / "cache")
+        again = Quantised.load(tmp_path / "cache")
+        torch.testing.assert_close(
+            layer(x[:, -1:], cache=again), layer(x[:, -1:], cache=cache), rtol=0, atol=0
+        )
+
+
 def test_padding_and_positions():
     layer, x = made(mask=None), words(B, N, D_MODEL)
     alone = layer(x[:1, :4])
@@ -169,6 +199,7 @@ def test_matrices_are_called_as_modules(few, monkeypatch):
         ({"d_rope": 3}, "`d_rope` is 3 of `d_k` 10"),
         ({"bias": ["WK"]}, r"`bias` is \['WK'\], and WK and WV carry none"),
         ({"rank": 0}, "`rank` is 0.*1 or more"),
+        ({"d_v": 0}, "`d_v` is 0.*1 or more"),
     ],
     ids=str,
 )

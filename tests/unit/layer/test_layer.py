@@ -24,6 +24,7 @@ from wqkv import (
     Window,
     attention,
 )
+from wqkv.attend.rope import DynamicNTK, LongRoPE
 from wqkv.errors import ArgumentError, EngineError, KindError
 
 B, NQ, NK = 2, 5, 7
@@ -505,7 +506,11 @@ MADE_WRONG = [
     ((33.0, 3), {}, KindError, "`d_model` is a count, not float 33.0"),
     ((33, True), {}, KindError, "`n_head` is a count, not bool True"),
     ((33, 3), {"d_k": "5"}, KindError, "`d_k` is a count, not str '5'"),
+    ((33, None), {}, KindError, "`n_head` is a count, not NoneType None"),
     ((33, 3), {"dropout": 1.0}, ArgumentError, "`dropout` is 1.0"),
+    ((33, 3), {"dropout": "0.1"}, KindError, "`dropout` is a number, not str '0.1'"),
+    ((33, 3), {"scale": "1"}, KindError, "`scale` is a number, not str '1'"),
+    ((33, 3), {"bias": None}, ArgumentError, "`bias` is None.*WQ, WK, WV, WO"),
     ((33, 3), {"bias": "WQ"}, ArgumentError, "`bias` is 'WQ'.*WQ, WK, WV, WO"),
     ((33, 3), {"bias": ["WX"]}, ArgumentError, r"`bias` is \['WX'\]"),
     ((33, 3), {"mask": torch.ones(5, 5).bool()}, KindError, r"`mask` is .* not bool\[5, 5\]"),
@@ -543,16 +548,25 @@ CALLED_WRONG = [
     ((X[:, :0],), {}, ArgumentError, r"`Q` has length 0.*f32\[2, 0, 33\]"),
     ((X, X[:, :0]), {}, ArgumentError, "`K` has length 0"),
     (([1.0],), {}, KindError, r"`Q` is a tensor, not list \[1.0\]"),
+    (
+        (torch.nested.nested_tensor([X[0], X[0, :3]], layout=torch.jagged),),
+        {},
+        KindError,
+        "`Q` is a nested tensor.*Pass `Q.to_padded_tensor",
+    ),
+    ((X,), {"query_offset": "1"}, KindError, "`query_offset` is an int or one .* not str '1'"),
+    ((X,), {"query_offset": torch.ones(3).long()}, ArgumentError, r"shape \(3,\) for a batch of 2"),
     ((X,), {"mask": "causal"}, KindError, "`mask` is a mask .* not str 'causal'"),
     ((X,), {"mask": torch.zeros(NQ, NQ)}, KindError, r"A mask is bool.*f32\[5, 5\]"),
 ]
 
 
+@pytest.mark.parametrize("position", [None, RoPE(d=4)])
 @pytest.mark.parametrize("method", ["forward", "trace"])
 @pytest.mark.parametrize(("given", "rest", "error", "says"), CALLED_WRONG)
-def test_called_wrong(given, rest, error, says, method):
+def test_called_wrong(given, rest, error, says, method, position):
     """The error comes before any arithmetic."""
-    made, calls = layer(dtype=torch.float32), []
+    made, calls = layer(dtype=torch.float32, position=position), []
     for matrix in (made.WQ, made.WK, made.WV):
         matrix.register_forward_pre_hook(lambda *_: calls.append(1))
     with pytest.raises(error, match=f"(?s){says}"):
@@ -567,6 +581,11 @@ def test_rope_asks_where_the_queries_stand(method):
     made = layer(position=RoPE(d=4))
     with pytest.raises(ArgumentError, match=r"(?s)Where do 5 queries stand among 7 keys.* 2 for"):
         getattr(made, method)(words(B, NQ, D_MODEL), words(B, NK, D_MODEL))
+
+
+def test_cache_that_is_none():
+    with pytest.raises(KindError, match=r"`cache` is a cache such as Dynamic.*, not type <class"):
+        layer()(words(B, NQ, D_MODEL), cache=Dynamic)
 
 
 def test_mask_that_does_not_fit():
@@ -608,6 +627,16 @@ def test_positions_continue_in_a_cache():
         first = made(x[:, :4], cache=cache, positions=places[:, :4])
         rest = made(x[:, 4:], cache=cache, positions=places[:, 4:])
         torch.testing.assert_close(torch.cat((first, rest), 1), made(x, positions=places))
+
+
+@pytest.mark.parametrize("scaling", [DynamicNTK(3.0, 5), LongRoPE([1.0] * 5, [3.0] * 5, 5)])
+def test_a_cache_is_one_pass_up_to_the_length_that_a_scaling_was_trained_for(scaling):
+    made, x = layer(30, 3, position=RoPE(scaling=scaling), mask=Causal()), words(B, NK, 30)
+    cache = Dynamic()
+    with torch.no_grad():
+        steps = torch.cat([made(word, cache=cache) for word in x.split(1, dim=1)], dim=1)
+        torch.testing.assert_close(steps[:, :5], made(x[:, :5]), rtol=0, atol=1e-6)
+        assert not torch.allclose(steps[:, 5:], made(x)[:, 5:], atol=1e-3)
 
 
 def test_positions_on_axes():

@@ -186,8 +186,9 @@ def test_repr_names_every_part():
 
 
 def test_temperature_before_the_text_is_that_of_its_beginning():
-    factor = Temperature(3, 0.7, shift=1).at(torch.tensor([-9, -1, 1, 2]), torch.float64)
-    torch.testing.assert_close(factor, 1 + 0.7 * torch.tensor([0.0, 0, 0, 2]).double().log1p().clamp(max=torch.tensor(2.0).log()))
+    factor = Temperature(3, 0.7, shift=1).at(torch.tensor([-9, -2, -1, 1, 2, 5]), torch.float64)
+    grown = [1 + 0.7 * math.log(steps) for steps in (1, 1, 1, 1, 2, 3)]
+    torch.testing.assert_close(factor, torch.tensor(grown, dtype=torch.float64))
 
 
 @pytest.mark.parametrize(
@@ -204,6 +205,9 @@ def test_temperature_before_the_text_is_that_of_its_beginning():
             ArgumentError,
             "one position a word, and `position` has 2 axes.*one of them",
         ),
+        (lambda: Normalise("rms", 2, 3), KindError, "A norm is a Norm, not str 'rms'"),
+        (lambda: made(clip="1"), KindError, "`clip` is a number, not str '1'"),
+        (lambda: made(softcap="1"), KindError, "`softcap` is a number, not str '1'"),
         (lambda: made(clip=0.0), ArgumentError, "`clip` is 0.0.*above 0"),
         (lambda: made(softcap=-1.0), ArgumentError, "`softcap` is -1.0.*above 0"),
         (lambda: made(gate="word"), ArgumentError, "`gate` is 'word'.*'head', 'channel'"),

@@ -184,6 +184,7 @@ def _whole(call: Call, piece: Piece) -> tuple[Tensor, Tensor]:
     tile, empty = (None, None) if causal else _Tiles(call).get(piece)
     batch, n_head, query_len, width = q.shape
     fold = query_len == 1 and call.group > 1 and (tile is None or tile.shape[1] == 1)
+    fold = fold and not causal  # which would show each of these queries one key more
     if fold:  # the heads of a group see the same keys: they stand as so many queries of one head
         q = q.reshape(batch, -1, call.group, width)
         empty = None if empty is None else empty.expand(-1, 1, call.group)

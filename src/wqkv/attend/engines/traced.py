@@ -235,7 +235,9 @@ def _backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None, _: Any
     learned = _learned(ctx.rest[1])
     if learned is not None and len(grads) > 3:
         by_tensor[learned] = grads[3]
-    return (*grads[:3], by_tensor, *[None] * len(ctx.rest))
+    # an empty list counts as one of tensors, and its gradient is a list too
+    no_numbers: list[Tensor] | None = None if ctx.rest[0] else []
+    return (*grads[:3], by_tensor, no_numbers, *[None] * (len(ctx.rest) - 1))
 
 
 _attend.register_autograd(_backward, setup_context=_setup)

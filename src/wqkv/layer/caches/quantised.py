@@ -77,7 +77,7 @@ class Quantised(Dynamic):
 
     def _coded(self, name: str, x: Tensor) -> dict[str, Tensor]:
         exact = x.detach().to(torch.promote_types(x.dtype, torch.float32))
-        groups = torch.unflatten(exact, 3, (-1, self.group or x.shape[3]))
+        groups = self._grouped(exact, x.shape[3])
         least, greatest = groups.aminmax(dim=4, keepdim=True)
         step = (greatest - least) / (2**self.bits - 1)
         # a group of equal numbers has step 0, and 0 / 0 is the code 0
@@ -93,9 +93,13 @@ class Quantised(Dynamic):
         d, dtype = self._made[name]
         if self.bits == 4:
             codes = torch.stack((codes & 15, codes >> 4), dim=4).flatten(3)[..., :d]
-        codes = torch.unflatten(codes, 3, (low.shape[3], -1))
-        groups = codes * step.unsqueeze(4) + low.unsqueeze(4)
+        groups = self._grouped(codes, d) * step.unsqueeze(4) + low.unsqueeze(4)
         return groups.flatten(3).to(dtype)
+
+    def _grouped(self, x: Tensor, d: int) -> Tensor:
+        """Its d channels as (groups, channels); LatentAttention has values of none."""
+        group = self.group or d or 1
+        return torch.unflatten(x, 3, (d // group, group))
 
     @classmethod
     def _from(cls, state: dict[str, Any]) -> Self:

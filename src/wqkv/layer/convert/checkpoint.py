@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -67,8 +68,9 @@ def load_attention(
     def note(name: str) -> Tensor:
         return wanted.setdefault(found.prefix + name, found.base.get_parameter(name))
 
-    build(found.spot(layer, note))
-    tensors = _read(file, model, wanted)
+    spot = found.spot(layer, note)
+    build(spot)
+    tensors = _read(file, model, wanted, f"{found.prefix}{spot.at}.")
     return build(found.spot(layer, lambda name: tensors[found.prefix + name]))
 
 
@@ -147,10 +149,11 @@ class Stored(NamedTuple):
     read: Callable[[], Tensor]
 
 
-def _read(file: Path, model: Any, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _read(file: Path, model: Any, wanted: Mapping[str, Tensor], home: str) -> dict[str, Tensor]:
     """The tensors of these names, all of them checked before the first is read."""
     where = _where(file)
     theirs = _their_names(model, wanted, where, file)
+    _check_known(model, home, where.keys() - theirs.values(), file)
     stored: dict[str, Stored] = {}
     with ExitStack() as stack:
         for shard in sorted({where[name] for name in theirs.values()}):
@@ -174,6 +177,20 @@ def _check(stored: Stored, wanted: Tensor, name: str, file: Path) -> None:
             f"`{name}` holds {stored.label} in {str(file)!r}.\n"
             f"Pass a checkpoint in {', '.join(FLOATS)}: quantised ones are not read."
         )
+
+
+def _check_known(model: Any, home: str, names: Collection[str], file: Path) -> None:
+    """Raise if the attention at `home` has a weight or bias in the file that the model has not."""
+    known, passed = model.state_dict().keys(), model._keys_to_ignore_on_load_unexpected or ()
+    for theirs in sorted(names):
+        name = theirs.removeprefix(f"{model.base_model_prefix}.")
+        module, _, kind = name.removeprefix(home).rpartition(".")
+        odd = name.startswith(home) and module and kind in ("weight", "bias") and name not in known
+        if odd and not any(re.search(pattern, theirs) for pattern in passed):
+            raise ArgumentError(
+                f"`{theirs}` is in {str(file)!r}, and a {model.config.model_type} with its "
+                "config.json has no place for it.\nThey do not belong together."
+            )
 
 
 def _where(file: Path) -> dict[str, Path]:

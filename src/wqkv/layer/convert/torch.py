@@ -14,7 +14,8 @@ from wqkv.attend.call import Call, request
 from wqkv.attend.engines import reference
 from wqkv.attend.functional import attention
 from wqkv.attend.masks import Causal, Dense
-from wqkv.errors import ArgumentError, EngineError, KindError, message
+from wqkv.errors import ArgumentError, EngineError, KindError, describe, message
+from wqkv.layer import checks
 from wqkv.layer.layer import MATRICES, MultiheadAttention
 
 #: What each parameter of nn.MultiheadAttention holds, one after the other.
@@ -181,9 +182,14 @@ def _reasons_against(layer: MultiheadAttention) -> list[str]:
         for name in usual
         if name in own and not name.startswith("_") and own[name] != usual[name]
     ]
-    has, wants = layer.state_dict().keys(), plain.state_dict().keys()
+    has, wants = ({*part.state_dict(), *_bare(part)} for part in (layer, plain))
     reasons += [f"it has {name}" for name in sorted(has - wants)]
     return reasons + [f"it has no {name}" for name in sorted(wants - has)]
+
+
+def _bare(layer: nn.Module) -> list[str]:
+    """The parts without numbers of their own, such as a norm that learns nothing."""
+    return [name for name, part in layer.named_children() if not part.state_dict()]
 
 
 def convert(model: _Model) -> _Model:
@@ -215,6 +221,8 @@ def convert(model: _Model) -> _Model:
 
 def _replaced(model: Any, kind: type[Any], make: Callable[[Any], nn.Module]) -> Any:
     """A model whose modules of one kind are made anew, all or none; a shared one stays shared."""
+    if not isinstance(model, nn.Module):
+        raise KindError(f"A model is an nn.Module, not {describe(model)}.")
     made: dict[nn.Module, nn.Module] = {}
     for path, module in model.named_modules():
         if not isinstance(module, kind):
@@ -266,6 +274,11 @@ class StandIn(MultiheadAttention):
         Asking for weights leaves the output as it is; with add_zero_attn they have a column more.
         `is_causal` is taken at its word: the mask is Causal() then, whatever `attn_mask` says.
         """
+        checks.tensors(query=query, key=key, value=value)
+        if query.ndim not in (2, 3):
+            came: dict[str, object] = {"query": query}
+            do = "Pass (length, d), or three axes with a batch."
+            raise ArgumentError(message(f"`query` has {query.ndim} axes, not 2 or 3.", came, do))
         single, turned = query.ndim == 2, query.ndim == 3 and not self.batch_first
         Q, K, V = (
             x[None] if single else x.transpose(0, 1) if turned else x for x in (query, key, value)
@@ -291,6 +304,8 @@ class StandIn(MultiheadAttention):
         self, Q: Tensor, K: Tensor, key_padding_mask: Tensor | None, attn_mask: Tensor | None
     ) -> tuple[Mask, Tensor | None]:
         """torch's masks as ours, and what they add to the scores."""
+        rules = {"key_padding_mask": key_padding_mask, "attn_mask": attn_mask}
+        checks.tensors(**{name: rule for name, rule in rules.items() if rule is not None})
         batch, query_len, key_len = Q.shape[0], Q.shape[1], K.shape[1]
         given = []
         if key_padding_mask is not None:

@@ -22,8 +22,8 @@ from wqkv.layer.parts import Norm, QKNorm, Temperature
 
 def scale(spot: Spot) -> float | None:
     for name in ("scaling", "scale", "softmax_scale"):
-        if isinstance(stated := getattr(spot.home, name, None), float):
-            return stated
+        if isinstance(stated := getattr(spot.home, name, None), int | float):
+            return float(stated)
     return None
 
 
