@@ -70,6 +70,12 @@ def test_a_row_of_a_long_text(open_page, site):
     assert [line[3] for line in found] == [steps.weight(one) for one in effects]
 
 
+def test_a_proof_says_over_how_many_words_it_is(open_page, site):
+    page = open_page(f"{HERE}&step=7")
+    assert site.view.proof(1).rows == 64
+    assert f"in 64 of {N:,} words" in page.locator("#open .residual").inner_text()
+
+
 def test_the_text_is_laid_out_in_pages(open_page):
     page = open_page(f"{HERE}&step=0")
     assert page.locator(".flow [data-j]").count() == 1500
@@ -126,7 +132,7 @@ def test_a_long_text_is_not_laid_out_as_a_whole_when_it_writes(open_page):
     page = open_page(f"{HERE}&step=0&view=generate&count=2&moment=1")
     words = page.locator(".flow bdi").all_inner_texts()
     assert len(words) == 201  # those before, and the one that is written
-    assert f"Words {N + 1 - 200} to {N + 1} of {N + 2}." in page.locator("#view").inner_text()
+    assert f"Words {N + 1 - 200:,} to {N + 1:,} of {N + 2:,}." in page.locator("#view").inner_text()
 
 
 def test_reading_can_be_cancelled(open_page):

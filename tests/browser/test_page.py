@@ -1,6 +1,7 @@
 """The explorer in a browser: every number on it is Python's, and it can be walked by keyboard."""
 
 import re
+from urllib.parse import quote
 
 import pytest
 import torch
@@ -178,6 +179,29 @@ def test_the_text_both_ways(open_page, site):
     assert page.locator("#pick-word").input_value() == "8"
 
 
+@pytest.mark.parametrize(
+    ("text", "shown", "way"),
+    [
+        ("\u05d0\u05d1, abc", "\u05d0\u05d1, abc", "rtl"),
+        ("a\u202eb c\0d", r"a\u202eb c\x00d", "ltr"),
+        (
+            "\ud55c\uad6d",
+            "\ud55c\u22ef\u22ef\uad6d\u22ef\u22ef",
+            "ltr",
+        ),  # three words each: by letters
+    ],
+)
+def test_the_reading_direction_and_characters_of_several_words(open_page, text, shown, way):
+    page = open_page(f"text={quote(text)}&step=0", fresh=True)
+    flow = page.locator(".flow")
+    assert flow.get_attribute("dir") == way
+    assert flow.inner_text() == f"[CLS] {shown} [SEP]"
+    first = flow.locator("[data-j='1']")
+    first.focus()
+    page.keyboard.press("ArrowLeft" if way == "rtl" else "ArrowRight")
+    assert page.evaluate("document.activeElement.dataset.j") == "2"
+
+
 def test_a_set_of_words(open_page, site):
     page = open_page(f"{HERE}&step=0")
     page.locator(".flow [data-j='8']").click(modifiers=["Shift"])
@@ -292,6 +316,21 @@ def test_a_word_is_changed_and_changed_back(open_page, site):
     page.get_by_role("button", name="Undo", exact=True).click()
     settled(page)
     assert view.locator(".big").count() == 0
+
+
+def test_next_words_that_read_alike_stay_apart(open_page):
+    """Parts of characters are several words, and all are written as U+FFFD."""
+
+    def said(*top):
+        return {"top": [{"word": "\ufffd", "probability": p, "id": id} for id, p in top]}
+
+    answer = {"before": said((7, 0.5), (3, 0.25)), "after": said((3, 0.625), (7, 0.125))}
+    answer |= {"change": 0.1, "layers": [0.1], "words": ["it"], "view": None, "python": ""}
+    page = open_page(HERE, fresh=True)
+    page.route("**/whatif", lambda route: route.fulfill(json=answer))
+    go(page, f"{HERE}&view=whatif&change=0.0&v={open_page.view}")
+    found = table(page.locator(".outcome table").first)
+    assert found == [["\ufffd", "0.250", "0.625"], ["\ufffd", "0.500", "0.125"]]
 
 
 def test_a_head_is_switched_off_and_on(open_page, site):

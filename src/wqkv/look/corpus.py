@@ -232,7 +232,7 @@ def _group(path: str, field: str, group: int) -> Any:
     cells = parquet.ParquetFile(path).read_row_group(group, [field]).column(0)
     if isinstance(cells.type, arrow.DictionaryType):
         cells = cells.cast(cells.type.value_type)
-    text = cells.type in (arrow.string(), arrow.large_string())
+    text = cells.type in (arrow.string(), arrow.large_string(), arrow.string_view())
     return cells.cast(arrow.large_binary()) if text else cells
 
 

@@ -232,7 +232,10 @@ def cut(tokenizer: Any, sentence: str, name: str, longest: int | None, side: str
 def fits(n: int, name: str, longest: int | None) -> None:
     """An error if a model cannot take n words."""
     if longest is not None and n > longest:
-        raise ArgumentError(f"The sentence has {n} words (tokens), and {name} takes {longest}.")
+        raise ArgumentError(
+            f"The sentence has {n} words (tokens), and {name} takes {longest}.\n"
+            "Give a shorter text."
+        )
 
 
 class Loaded(NamedTuple):

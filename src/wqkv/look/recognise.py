@@ -219,10 +219,13 @@ def _ends(visible: Visible) -> tuple[list[int], list[int], Tensor] | None:
         firsts.append(block[:, 0].int().argmax(dim=-1))
     if columns is None:
         return None
-    left = columns.int().argmax(dim=-1)
     right = columns.shape[1] - columns.flip(1).int().argmax(dim=-1)
-    right = torch.where(columns.any(dim=-1), right, torch.zeros_like(right))
-    return left.tolist(), right.tolist(), torch.cat(firsts, dim=1)
+    return _begins(columns).tolist(), right.tolist(), torch.cat(firsts, dim=1)
+
+
+def _begins(seen: Tensor) -> Tensor:
+    """Where each sample's visible keys begin; at the end where there are none, as after padding."""
+    return torch.where(seen.any(dim=-1), seen.int().argmax(dim=-1), seen.shape[1])
 
 
 def _span(
@@ -269,11 +272,21 @@ def extend(
 
     The rows stand at `position`, their keys at `first_key` and on; before them there were `had`
     keys, and keys before `first_key` are seen by none of them. A window or a document border
-    that was too far away to show in the earlier rows may show now.
+    that was too far away to show in the earlier rows may show now, and padding that was longer
+    than they were may end.
     """
     end = first_key + visible.key_len
-    firsts = torch.cat([block[:, 0].int().argmax(dim=-1) for _, _, block in visible.blocks()], 1)
-    firsts = firsts.expand(-1, visible.query_len) + first_key
+    rows, columns = [], []
+    for start, stop, block in visible.blocks():
+        seen, row = block[:, 0], torch.arange(start, stop, device=block.device) + position
+        first = seen.int().argmax(dim=-1) + first_key
+        rows.append(torch.where(seen.any(dim=-1), first, row))  # a row that sees none: its own
+        columns.append(seen.any(dim=1))
+    firsts = torch.cat(rows, dim=1)
+    if pattern.left is not None and had in pattern.left:  # samples of padding alone, so far
+        begins = _begins(torch.stack(columns).any(dim=0)) + first_key
+        pairs = zip(pattern.left, begins.expand(len(pattern.left)).tolist(), strict=True)
+        pattern = replace(pattern, left=tuple(new if old == had else old for old, new in pairs))
     tries = []
     if pattern.starts is not None:
         tries.append(_grown(pattern, pattern.starts, firsts))

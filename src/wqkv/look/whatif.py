@@ -18,10 +18,11 @@ LIKELIEST = 8
 
 
 class Next(NamedTuple):
-    """A word that may come next."""
+    """A word that may come next; two that are no whole character may read alike: \ufffd."""
 
     word: str
     probability: float
+    id: int
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,7 @@ def continued(tokenizer: Any, words: Words, ids: list[int]) -> Words:
 def _likeliest(model: OpenModel, logits: Tensor) -> tuple[Next, ...]:
     found = logits.float().softmax(dim=0).topk(min(LIKELIEST, len(logits)))
     pairs = zip(found.indices.tolist(), found.values.tolist(), strict=True)
-    return tuple(Next(model.tokenizer.decode([id]), chance) for id, chance in pairs)
+    return tuple(Next(model.tokenizer.decode([id]), chance, id) for id, chance in pairs)
 
 
 Places = tuple[list[int], list[int]]  # of the same words in two texts

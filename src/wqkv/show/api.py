@@ -108,18 +108,22 @@ class Api:
 
     # Views
 
+    def fits(self, target: str | None) -> None:
+        """Refuse a second text where the model writes none."""
+        if target is not None and not isinstance(self.model, OpenPair):
+            raise ArgumentError(
+                f"{self.model.name} writes no second text, and there is a target.\nPass one text."
+            )
+
     def open(self, text: str, step: Step, target: str | None = None) -> Seen:
         """Read a text, prove every layer, and find the clearest link.
 
         Args:
             target: what a model of two texts has written; None lets it write.
         """
+        self.fits(target)
         if isinstance(self.model, OpenPair):
             return self._open_pair(self.model, text, step, target)
-        if target is not None:
-            raise ArgumentError(
-                f"{self.model.name} writes no second text, and there is a target.\nPass one text."
-            )
         begun = time.monotonic()
         links: list[story.Clear] = []
         step(0, self.model.sizes["n_layer"])

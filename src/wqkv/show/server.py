@@ -79,13 +79,15 @@ def serve(
         ready: is told the page's address.
     """
     uvicorn: Any = need("uvicorn", "show", "The explorer")
+    api = Api(model, source)
+    api.fits(target)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.create_server((host, port), family=family)
     port, token = listening.getsockname()[1], secrets.token_urlsafe(24)
     shown = f"[{host}]" if ":" in host else host
     names = ["127.0.0.1", "localhost", "[::1]", shown]
     hosts = [f"{name}:{port}" for name in names] + (names if port == 80 else [])
-    served = app(Api(model, source), token, hosts, text, target)
+    served = app(api, token, hosts, text, target)
     quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False}
     config = uvicorn.Config(served, timeout_graceful_shutdown=2, **quiet)
     ready(f"http://{shown}:{port}/{token}/")
@@ -146,8 +148,9 @@ class _Guard:
     def _path(self, scope: Scope) -> str:
         """The path below the token."""
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        token, _, rest = scope["path"].removeprefix("/").partition("/")
-        if not hmac.compare_digest(token.encode("utf-8", "replace"), self.token.encode()):
+        token, slash, rest = scope["path"].removeprefix("/").partition("/")
+        known = hmac.compare_digest(token.encode("utf-8", "replace"), self.token.encode())
+        if not (known and slash):  # without the slash the page would ask for its parts elsewhere
             raise Refused(404, "There is nothing here.", AGAIN)
         host, origin = headers.get(b"host", ""), headers.get(b"origin")
         if host not in self.hosts:

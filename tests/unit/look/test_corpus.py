@@ -94,9 +94,10 @@ def test_a_folder_of_everything(tmp_path):
     [
         pa.array(["one", None, "three", "", "five"]),
         pa.array(["one", None, "three", "", "five"]).dictionary_encode(),
+        pa.array(["one", None, "three", "", "five"], pa.string_view()),
         pa.array([b"one", None, b"three", b"", b"five"], pa.large_binary()),
     ],
-    ids=["string", "dictionary", "binary"],
+    ids=["string", "dictionary", "view", "binary"],
 )
 def test_rows_of_a_table(tmp_path, column):
     table = pa.table({"id": range(5), "body": column})

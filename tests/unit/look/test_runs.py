@@ -22,6 +22,15 @@ from wqkv.look.readings import read
 from wqkv.look.runs import record
 from wqkv.look.watch import watch
 
+CHUNKS = {
+    "layer_types": ["chunked_attention", "full_attention"],
+    "attention_chunk_size": 5,
+    "intermediate_size_mlp": 29,
+    "num_key_value_heads": 3,
+    "num_local_experts": 2,
+    "head_dim": 4,
+}
+
 
 @pytest.mark.parametrize("cache", [None, "static"])
 @pytest.mark.parametrize("left", [0, 3])
@@ -47,15 +56,27 @@ def test_a_generation_is_one_map(name, others, implementation, left, cache):
 
 
 def test_chunks_over_a_generation():
-    model = tiny(
-        "llama4_text", layer_types=["chunked_attention", "full_attention"], attention_chunk_size=5,
-        intermediate_size_mlp=29, num_key_value_heads=3, num_local_experts=2, head_dim=4,
-    )  # fmt: skip
+    model = tiny("llama4_text", **CHUNKS)
     for prompt in (3, 7):
         text, seen = generate(model, words(prompt), torch.ones(2, prompt, dtype=torch.long))
         assert "Segments" in seen.report()
         for found, theirs in zip(seen, weights(model, text[:, :-1]), strict=True):
             agree(found, theirs)
+
+
+@pytest.mark.parametrize("cache", [None, "static"])
+@pytest.mark.parametrize("left", [4, 5, 9])
+@pytest.mark.parametrize(
+    ("name", "others"), [("llama", {}), ("mistral", {"sliding_window": 6}), ("llama4_text", CHUNKS)]
+)
+def test_padding_that_outlasts_the_first_piece_of_a_prompt(name, others, left, cache):
+    model, given = tiny(name, **others), padded(11, left)
+    text, seen = generate(model, words(11), given, prefill_chunk_size=4, cache_implementation=cache)
+    assert seen.report().startswith("captured 2 of 2"), seen.report()
+    assert "Dense" not in seen.report()
+    whole = torch.cat((given, torch.ones(2, 8, dtype=torch.long)), dim=1)
+    for found, theirs in zip(seen, weights(model, text[:, :-1], whole), strict=True):
+        agree(found, theirs)
 
 
 @pytest.mark.parametrize("cache", [None, "static"])

@@ -199,7 +199,8 @@ def test_generate_writes_what_the_model_would(llama, seen):
         before = llama.run(Words.of(theirs[: said.position]))
         chances = before.logits.softmax(0)
         assert said.probability == pytest.approx(float(chances.max()), rel=1e-4)
-        assert said.top[0] == (said.word, said.probability)
+        assert said.top[0][:2] == (said.word, said.probability)
+        assert [one.id for one in said.top] == chances.topk(8).indices.tolist()
         assert [one.probability for one in said.top] == sorted(
             (one.probability for one in said.top), reverse=True
         )

@@ -1,6 +1,7 @@
 """The explorer's server with a model of two texts: three attentions below one name."""
 
 import pytest
+import uvicorn
 
 from tests.browser.tiny_pair import READ, TARGET, tiny_t5
 from tests.unit.show.test_server import served
@@ -9,7 +10,9 @@ from wqkv.look import story
 from wqkv.look.heads import heads
 from wqkv.look.models import open_model
 from wqkv.look.pair import PARTS, OpenPair
+from wqkv.show import server
 from wqkv.show.api import Api
+from wqkv.show.server import serve
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +146,16 @@ def test_a_target_for_a_model_of_one_text():
     says = "all-MiniLM-L6-v2 writes no second text, and there is a target.\nPass one"
     with pytest.raises(ArgumentError, match=says):
         Api(open_model()).open("A cat.", lambda done, total: None, "Eine Katze.")
+    with pytest.raises(ArgumentError, match=says):
+        serve(open_model(), "A cat.", target="Eine Katze.")
+
+
+def test_serve_hands_the_target_on(monkeypatch):
+    found = []
+    monkeypatch.setattr(server, "app", lambda *given: found.append(given))
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: sockets[0].close())
+    serve(tiny_t5(), READ, target=TARGET, ready=lambda address: None)
+    assert found[0][3:] == (READ, TARGET)
 
 
 def test_the_three_count_as_one(client, view, views):

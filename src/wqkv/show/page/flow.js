@@ -7,17 +7,20 @@ import { paint, tint } from "./colour.js";
 import { t } from "./words.js";
 
 const LAID = 1500; // words that are laid out at once
+const RIGHT_TO_LEFT = /^\P{L}*[\p{Script=Hebrew}\p{Script=Arabic}\p{Script=Syriac}\p{Script=Thaana}\p{Script=Nko}]/u;
 
 // `of` is the text, `name` what it is called; `asked` are the chosen words, `at` the one with the
 // focus; `lookup(j)` is a word's number; `pick(j)` and, with Shift, `toggle(j)` choose. The page that
 // is shown stands in the address as `from`.
 export function flow({ of, name, from, asked, at, lookup, hide = false, pick, toggle = pick }) {
   const n = of.words.length,
-    positions = around(state[from] ? Number(state[from]) + LAID / 2 : at, LAID, n);
+    positions = around(state[from] ? Number(state[from]) + LAID / 2 : at, LAID, n),
+    backward = RIGHT_TO_LEFT.test(of.text ?? "");
   const box = h(
     "div",
     {
       class: n > 200 ? "flow long" : "flow",
+      dir: backward ? "rtl" : "ltr",
       role: "listbox",
       "aria-multiselectable": "true",
       "aria-label": name,
@@ -26,7 +29,8 @@ export function flow({ of, name, from, asked, at, lookup, hide = false, pick, to
       onmousedown: event => event.shiftKey && event.preventDefault(), // else the browser selects text
       onkeydown: event => {
         if (event.key === "Enter" || event.key === " ") return choose(event, pick, toggle);
-        const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -10, ArrowDown: 10 }[event.key];
+        const way = backward ? -1 : 1,
+          step = { ArrowLeft: -way, ArrowRight: way, ArrowUp: -10, ArrowDown: 10 }[event.key];
         const all = [...box.querySelectorAll("[data-j]")],
           here_ = all.indexOf(event.target);
         if (!step || here_ < 0 || event.altKey || event.ctrlKey || event.metaKey) return;
@@ -66,10 +70,14 @@ function laid({ of, from, positions, asked, at, lookup, hide }) {
       [start, end] = spans[j] ?? [0, 0],
       known = points && end > start;
     if (special && hide) continue;
-    if (known && last !== null && start >= last) parts.push(points.slice(last, start).join(""));
-    else if (parts.length) parts.push(" ");
-    const shownText =
-      known && points.length >= end && !special ? points.slice(start, end).join("") : visible(of.words[j]);
+    const again = known && last !== null && start < last; // one more part of a character
+    if (known && last !== null && !again) parts.push(printed(points.slice(last, start).join("")));
+    else if (parts.length && !again) parts.push(" ");
+    const shownText = again
+      ? "\u22ef"
+      : known && points.length >= end && !special
+        ? printed(points.slice(start, end).join(""))
+        : visible(of.words[j]);
     const value = lookup(j),
       chosen = asked.includes(j);
     const part = h(
@@ -91,6 +99,11 @@ function laid({ of, from, positions, asked, at, lookup, hide }) {
     if (known) last = end;
   }
   return parts;
+}
+
+// A part of the text with its own blanks and lines; what would turn the reading direction is spelled out.
+function printed(text) {
+  return text.replace(/[^\P{C}\n\r\t\u200c\u200d]/gu, visible);
 }
 
 function pages(positions, n, from) {

@@ -2,7 +2,7 @@
 
 import { get, workOnce } from "./api.js";
 import { bar, barPicture } from "./draw.js";
-import { bdi, clamp, fixed, h, visible, weight } from "./dom.js";
+import { bdi, clamp, count, fixed, h, visible, weight } from "./dom.js";
 import { about, foot, here } from "./here.js";
 import { go, state } from "./state.js";
 import { paint, tint } from "./colour.js";
@@ -111,7 +111,7 @@ function sentence(answer, step, row) {
     return [part, " "];
   });
   return [
-    from > 0 && h("p", { class: "note" }, t("wordsOf", { first: from, last: step.position, n: answer.words.length })),
+    from > 0 && h("p", { class: "note" }, t("wordsOf", { first: count(from), last: count(step.position), n: count(answer.words.length) })),
     h("p", { class: "flow", "data-scroll": "written" }, words),
   ];
 }
@@ -128,10 +128,10 @@ function candidates(step) {
       h(
         "tbody",
         {},
-        step.top.map(({ word, probability }) =>
+        step.top.map(({ word, probability }, i) =>
           h(
             "tr",
-            { class: word === step.word ? "chosen" : null },
+            { class: i ? null : "chosen" }, // the likeliest is written
             h("th", { scope: "row" }, h("bdi", {}, visible(word))),
             h("td", { class: "right", title: String(probability) }, fixed(probability, 3)),
             h("td", { class: "barcell" }, bar(probability, top)),

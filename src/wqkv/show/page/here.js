@@ -1,7 +1,7 @@
 // The text that is open, and what every view carries: where it looks, in which numbers, proved or not.
 
 import { get } from "./api.js";
-import { bdi, h, power, short } from "./dom.js";
+import { bdi, count, h, power, short } from "./dom.js";
 import { save } from "./save.js";
 import { state } from "./state.js";
 import { t } from "./words.js";
@@ -63,11 +63,7 @@ export function hasStatistic(name) {
 export function proofSign(layer = state.layer) {
   const proof = here.text.proofs?.[layer];
   if (!proof) return h("span", { class: "sign waits" }, t("unproved"));
-  const facts = t("proofFacts", {
-    difference: proofNumber(proof.difference),
-    tolerance: power(proof.tolerance),
-    size: short(proof.size),
-  });
+  const facts = factsOf(proof);
   return h(
     "span",
     { class: proof.holds ? "sign holds" : "sign failed", title: facts },
@@ -75,18 +71,20 @@ export function proofSign(layer = state.layer) {
   );
 }
 
-function proofNumber(value) {
-  return value ? power(value) : "0";
+function factsOf(proof) {
+  return t("proofFacts", {
+    difference: proof.difference ? power(proof.difference) : "0",
+    tolerance: power(proof.tolerance),
+    size: short(proof.size),
+    rows: count(proof.rows),
+    n: count(size()),
+  });
 }
 
 export function proofFacts(layer = state.layer) {
   const proof = here.text.proofs?.[layer];
   if (!proof) return t("unproved");
-  const facts = t("proofFacts", {
-    difference: proofNumber(proof.difference),
-    tolerance: power(proof.tolerance),
-    size: short(proof.size),
-  });
+  const facts = factsOf(proof);
   return `${proof.holds ? t("proofHolds") : t("proofFailed")} ${facts}`;
 }
 

@@ -47,12 +47,12 @@ function similarity({ after }) {
 }
 
 function nextWords({ before, after }) {
-  const was = new Map(before.top.map(({ word, probability }) => [word, probability])),
-    is = new Map(after.top.map(({ word, probability }) => [word, probability]));
-  const words = [...new Set([...is.keys(), ...was.keys()])];
+  // by id: parts of characters are different words that read alike
+  const [was, is] = [before, after].map(({ top }) => new Map(top.map(one => [one.id, one.probability]))),
+    names = new Map([...after.top, ...before.top].map(one => [one.id, one.word]));
   return [
     h("h3", {}, t("nextWord")),
-    twoColumns(words.map(word => [h("bdi", {}, visible(word)), was.get(word), is.get(word)])),
+    twoColumns([...names].map(([id, word]) => [h("bdi", {}, visible(word)), was.get(id), is.get(id)])),
     h("p", { class: "note" }, t("nextAfter")),
   ];
 }

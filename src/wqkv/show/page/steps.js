@@ -3,7 +3,7 @@
 import { about, foot, here, keyCount, proofFacts, size } from "./here.js";
 import { around, barPicture, chips, fullKey, fullWord, means, plainWord } from "./draw.js";
 import { ranking, shown, signedBars, vector } from "./draw.js";
-import { h, number, unbroken, weight } from "./dom.js";
+import { count, h, number, unbroken, weight } from "./dom.js";
 import { cellSheet, residual, rowSheet, strongest } from "./worked.js";
 import { go, state } from "./state.js";
 import { lang, t } from "./words.js";
@@ -100,7 +100,7 @@ function stepWords({ story }) {
     drawing: drawing(
       chips(near, pick),
       near.length < size() &&
-        h("p", { class: "note" }, t("wordsOf", { first: near[0], last: near.at(-1), n: size() })),
+        h("p", { class: "note" }, t("wordsOf", { first: count(near[0]), last: count(near.at(-1)), n: count(size()) })),
       vector(`x(${plainWord(state.word)})`, story.x),
     ),
   };
@@ -203,7 +203,7 @@ async function stepScores({ story, row, best }) {
         table,
         scores &&
           keyCount() > at.length &&
-          h("p", { class: "note" }, t("bestOf", { n: at.length, all: keyCount() })),
+          h("p", { class: "note" }, t("bestOf", { n: at.length, all: count(keyCount()) })),
       ),
       cell ? cellSheet(cell, word, other) : h("p", { class: "note" }, t("notRecorded")),
     ),
@@ -254,7 +254,7 @@ function stepOut({ story }) {
   return {
     picture: pictureOf("share", story.share),
     drawing: drawing(
-      vector("share = context WO", story.share),
+      vector(t("shareOf"), story.share),
       vector(t("outputOf", { n: story.n_head }), story.output),
       h("p", { class: story.proof.holds ? "residual" : "residual failed" }, proofFacts()),
     ),

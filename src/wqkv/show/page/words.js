@@ -52,7 +52,7 @@ const en = {
   proofHolds: "Proof holds:",
   proofFailed: "FAILED ITS PROOF, do not trust this picture:",
   proofFacts:
-    "our output and the model's own differ by at most {difference} (allowed {tolerance}, numbers up to {size}).",
+    "our output and the model's own differ by at most {difference} in {rows} of {n} words (allowed {tolerance}, numbers up to {size}).",
   python: "Copy as Python",
   copied: "Copied",
   copyThese: "Selected: copy them",
@@ -90,6 +90,7 @@ const en = {
     "This word's output from these weights and the model's own differ by at most {difference} (allowed {tolerance}).",
   residualFailed:
     "FAILED ITS PROOF: this word's output from these weights and the model's own differ by {difference} (allowed {tolerance}).",
+  shareOf: "share = context WO",
   outputOf: "output of {n} heads",
   views: "Views",
   view_text: "Text",
@@ -306,7 +307,7 @@ const zh = {
   someProved: "{all} 层中 {done} 层已验证为精确",
   proofHolds: "验证通过：",
   proofFailed: "未通过验证，请勿相信此图：",
-  proofFacts: "我们的输出与模型自身的输出最多相差 {difference}（允许 {tolerance}，数值最大 {size}）。",
+  proofFacts: "在 {n} 个词中的 {rows} 个上，我们的输出与模型自身的输出最多相差 {difference}（允许 {tolerance}，数值最大 {size}）。",
   python: "复制为 Python",
   copied: "已复制",
   copyThese: "已选中，请复制",
@@ -342,6 +343,7 @@ const zh = {
   residualHolds: "由这些权重算出的本词输出与模型自身的输出最多相差 {difference}（允许 {tolerance}）。",
   residualFailed:
     "未通过验证：由这些权重算出的本词输出与模型自身的输出相差 {difference}（允许 {tolerance}）。",
+  shareOf: "份额 = 上下文 WO",
   outputOf: "{n} 个头的输出",
   views: "视图",
   view_text: "文本",
