@@ -9,14 +9,11 @@ time, and the exit status is 1.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +23,6 @@ from benchmarks.cases import Row, rows
 
 #: The lengths of --quick are this much shorter.
 SHRINK = 32
-RESULTS = Path(__file__).parent / "results"
 
 
 def run(row: Row, *, quick: bool) -> report.Result:
@@ -110,7 +106,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     record: dict[str, Any] = {
         "machine": machine,
         "versions": versions,
-        "date": datetime.now(UTC).date().isoformat(),
         "seconds": round(time.time() - begun, 1),
         "quick": options.quick,
         "only": options.only,
@@ -120,12 +115,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "targets": found,
         "rows": list(results.values()),
     }
-    if options.save:
-        RESULTS.mkdir(exist_ok=True)
-        device = re.sub(r"\W+", "-", f"cpu {machine['cpu']}".lower()).strip("-")
-        path = RESULTS / f"{device}-{record['date']}.json"
-        path.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
-    print(json.dumps(record))
+    device = re.sub(r"\W+", "-", f"cpu {machine['cpu']}".lower()).strip("-")
+    report.record(device, record, save=options.save)
     return 1 if wrong else 0
 
 

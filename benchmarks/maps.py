@@ -15,12 +15,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 import torch
 
 from benchmarks import contest, peers, report
-from benchmarks.__main__ import RESULTS
 from wqkv import AttentionMap, Causal, Full, attention, watch
 from wqkv.attend.algebra import Mask
 
@@ -178,17 +176,7 @@ def main() -> int:
             most = TARGETS.get(what)
             verdict = f"<= {most}  {'pass' if value <= most else 'FAIL'}" if most else ""
             print(f"{name:<15} {what:<45} {value:8.3f} {verdict}", flush=True)
-    record = {
-        "machine": report.machine(),
-        "versions": report.versions(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "targets": TARGETS,
-        "rows": rows,
-    }
-    if options.save:
-        path = RESULTS / f"maps-{record['date']}.json"
-        path.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
-    print(json.dumps(record))
+    report.record("maps", {"targets": TARGETS, "rows": rows}, save=options.save)
     return 0
 
 

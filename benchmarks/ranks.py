@@ -10,23 +10,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import pickle
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from benchmarks import contest, report
-from benchmarks.__main__ import RESULTS
+from tests.parallel import ranks
 from wqkv import AllToAll, Causal, Ring, attention
 from wqkv.attend.call import request
 from wqkv.attend.parallel import messages, traffic
@@ -93,22 +90,11 @@ def cost(work: Work, size: int, way: str, machine: Machine) -> Cost:
 def spawned(work: Work, size: int) -> dict[str, Any]:
     """Each way on so many processes: seconds of the slowest, bytes and memory of the busiest."""
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_rank, (size, folder, work), nprocs=size)  # type: ignore[no-untyped-call]
-        found = [pickle.loads(Path(folder, f"rank{r}").read_bytes()) for r in range(size)]
+        found = ranks.run(size, measured, Path(folder), work, size)
     return {
         way: {name: max(one[way][name] for one in found) for name in found[0][way]}
         for way in found[0]
     }
-
-
-def _rank(rank: int, size: int, folder: str, work: Work) -> None:
-    torch.set_num_threads(1)
-    store = dist.FileStore(f"{folder}/store", size)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
-    try:
-        Path(folder, f"rank{rank}").write_bytes(pickle.dumps(measured(work, size)))
-    finally:
-        dist.destroy_process_group()
 
 
 def measured(work: Work, size: int, repeats: int = REPEATS) -> dict[str, dict[str, float]]:
@@ -121,16 +107,16 @@ def measured(work: Work, size: int, repeats: int = REPEATS) -> dict[str, dict[st
     )
     found = {}
     for name, kind in WAYS.items():
-        ranks = kind(None, "zigzag" if size > 1 else "contiguous")
+        mesh = kind(None, "zigzag" if size > 1 else "contiguous")
         run = contest.Contestant(
-            name, lambda ranks=ranks: attention(q, k, v, mask=Causal(), mesh=ranks)
+            name, lambda mesh=mesh: attention(q, k, v, mask=Causal(), mesh=mesh)
         )
         run.step(None)
         _, memory = contest.measured(run, None)
         call = request(q, k, v, mask=Causal(), ranks=size)
         found[name] = {
             "seconds": _seconds(lambda run=run: run.step(None), repeats),
-            "sent_bytes": traffic(call, ranks)[name],
+            "sent_bytes": traffic(call, mesh)[name],
             "held_bytes": sum(x.nbytes for x in (q, k, v)) + memory.peak,
         }
     if size > 1:
@@ -210,18 +196,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"{row['held_bytes'] / 2**20:6.2f} MiB held (model {said.memory / 2**20:6.2f})",
                 flush=True,
             )
-    record = {
-        "machine": report.machine(),
-        "versions": report.versions(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "work": asdict(work),
-        "cores": cores,
-        "rows": rows,
-    }
-    if options.save:
-        path = RESULTS / f"ranks-{record['date']}.json"
-        path.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
-    print(json.dumps(record, default=str))
+    whole = {"work": asdict(work), "cores": cores, "rows": rows}
+    report.record("ranks", whole, save=options.save)
     return 0
 
 

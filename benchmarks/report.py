@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import platform
 import statistics
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +28,7 @@ PACKAGES = (
     "attnread",
     "wqkv",
 )
+RESULTS = Path(__file__).parent / "results"
 Result = dict[str, Any]
 Verdict = dict[str, Any]
 
@@ -56,6 +59,25 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def record(name: str, found: dict[str, Any], *, save: bool) -> None:
+    """Print what was found, with where and when, as one line of JSON, and write it if it is saved.
+
+    Args:
+        name: of the file in results/, before the date.
+    """
+    whole = {
+        "machine": machine(),
+        "versions": versions(),
+        "date": datetime.now(UTC).date().isoformat(),
+        **found,
+    }
+    if save:
+        RESULTS.mkdir(exist_ok=True)
+        path = RESULTS / f"{name}-{whole['date']}.json"
+        path.write_text(json.dumps(whole, indent=1) + "\n", "utf-8")
+    print(json.dumps(whole))
 
 
 def verdicts(row: Row, result: Result) -> Iterator[Verdict]:

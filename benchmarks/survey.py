@@ -16,13 +16,11 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
 from benchmarks import report
-from benchmarks.__main__ import RESULTS
 from wqkv.look.corpus import DOCUMENTS, chunks, read
 from wqkv.look.measures import Batch
 from wqkv.look.models import open_model
@@ -149,17 +147,7 @@ def main() -> int:
             path = write(folder / "docs.jsonl", texts[::2])
             row = rows["ray"] = clocked(path, folder / "ray", options.workers)
             print(*(f"{what}: {value:,.1f}" for what, value in row.items()), sep="; ")
-    record = {
-        "machine": report.machine(),
-        "versions": report.versions(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "target": TARGET,
-        "rows": rows,
-    }
-    if options.save:
-        path = RESULTS / f"survey-{record['date']}.json"
-        path.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
-    print(json.dumps(record))
+    report.record("survey", {"target": TARGET, "rows": rows}, save=options.save)
     return 0
 
 

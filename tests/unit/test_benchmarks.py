@@ -99,7 +99,7 @@ def test_list_and_only(capsys):
 
 
 def test_save(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(bench, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
     assert bench.main(["--quick", "--save", "--only", "overhead"]) == 0
     (path,) = (tmp_path / "results").iterdir()
     record = json.loads(path.read_text("utf-8"))

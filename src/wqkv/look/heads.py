@@ -405,7 +405,7 @@ def windows(model: OpenModel, text: str) -> list[Window]:
     tokenizer = model.tokenizer
     before, after = around(model)
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    room = min(model._longest() or WINDOW, WINDOW) - len(before) - len(after)
+    room = min(model.longest or WINDOW, WINDOW) - len(before) - len(after)
     pieces = max(1, math.ceil(len(ids) / room))
     special = set(tokenizer.all_special_ids)
     texts = {i: tokenizer.decode([i]) for i in {*ids} - special}

@@ -162,9 +162,10 @@ class OpenModel(Part):
 
     def words(self, sentence: str) -> Words:
         """A text as the model's words."""
-        return cut(self.tokenizer, sentence, self.name, self._longest())
+        return cut(self.tokenizer, sentence, self.name, self.longest)
 
-    def _longest(self) -> int | None:
+    @property
+    def longest(self) -> int | None:
         """How many tokens fit into the table of positions."""
         longest: int | None = getattr(self.config, "max_position_embeddings", None)
         after_padding = ("roberta", "xlm-roberta", "camembert")  # where their first word stands

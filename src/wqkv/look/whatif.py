@@ -144,7 +144,7 @@ def generate(
         raise ArgumentError(
             f"{model.name} says no next word.\nOpen a causal language model, such as a Llama."
         )
-    longest = model._longest() or view.n + count
+    longest = model.longest or view.n + count
     if count < 1 or view.n >= longest:
         raise ArgumentError(
             f"There is no room for {count} more words: the text has {view.n}, "

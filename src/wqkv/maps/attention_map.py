@@ -242,7 +242,6 @@ class AttentionMap:
         """Exact means of n x n blocks of the map: (batch, n_head, n, n), n at most the lengths."""
         return self._columns(statistics.thumbnail, n, 0, self.shape[2])
 
-    @_beside
     def top(
         self,
         k: int,
@@ -253,9 +252,8 @@ class AttentionMap:
 
         `progress(rows done, rows in all)` is called after every block that was looked through.
         """
-        return statistics.top(self._weights, k, self._queries(rows), progress)
+        return self._top(k, self._queries(rows), progress)
 
-    @_beside
     def proof(self, value: Tensor, output: Tensor, rows: Index | None = None) -> float:
         """The largest difference between P V, made of the weights that are shown, and an output.
 
@@ -267,7 +265,7 @@ class AttentionMap:
         Raises:
             ArgumentError: a value or an output of another shape, no rows.
         """
-        return statistics.proof(self._weights, value, output, self._queries(rows))
+        return self._proof(value, output, self._queries(rows))
 
     # What all of this is asked of: one process's weights
 
@@ -288,6 +286,14 @@ class AttentionMap:
     def _columns(self, of: Callable[..., Tensor], *args: Any) -> Tensor:
         """What is a sum over rows: (batch, n_head, ...)."""
         return of(self._weights, *args)
+
+    @_beside
+    def _top(self, k: int, queries: Tensor, progress: Callable[[int, int], None]) -> Top:
+        return statistics.top(self._weights, k, queries, progress)
+
+    @_beside
+    def _proof(self, value: Tensor, output: Tensor, queries: Tensor) -> float:
+        return statistics.proof(self._weights, value, output, queries)
 
     def _queries(self, rows: Index | None) -> Tensor:
         """Some rows, None for all."""

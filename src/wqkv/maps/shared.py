@@ -17,7 +17,7 @@ from wqkv.attend.parallel.ranks import Ranks
 from wqkv.errors import ArgumentError, KindError, describe
 from wqkv.maps import statistics
 from wqkv.maps.attention_map import LIMIT, AttentionMap
-from wqkv.maps.picks import Index, Line, numbers
+from wqkv.maps.picks import Line, numbers
 from wqkv.maps.statistics import Top
 
 
@@ -50,8 +50,9 @@ class SharedMap(AttentionMap):
     or rows; what travels is the answer. All ranks must ask alike, in the same order: one that asks
     alone waits for the others, and what differs between ranks cannot be noticed.
 
-    Three things are said of what a rank has: an X with heads (`times`) has this rank's key heads,
-    `proof` takes the values of all words and this rank's key heads, and this rank's own output.
+    Four things are said of what a rank has: an X with heads (`times`) has this rank's key heads,
+    `proof` takes the values of all words and this rank's key heads, and this rank's own output, and
+    `top` tells its progress by the rows of one of this rank's parts.
 
     >>> from torch import distributed as dist
     >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
@@ -182,46 +183,6 @@ class SharedMap(AttentionMap):
             ]
         )
 
-    def top(
-        self,
-        k: int,
-        rows: Index | None = None,
-        progress: Callable[[int, int], None] = lambda done, total: None,
-    ) -> Top:
-        """As `AttentionMap.top`; `progress` counts the rows of one of this rank's parts."""
-        queries = self._queries(rows)
-        statistics.wanted(k, queries)
-        batch, n_head, _, key_len = self.shape
-        slots = batch, n_head, self._ranks.size * len(self._parts), k
-        found = Top(
-            torch.zeros(slots, **self._like),
-            *torch.zeros((2, *slots), dtype=torch.long, device=self._like["device"]),
-        )
-        for slot, part in enumerate(self._parts, self._ranks.rank * len(self._parts)):
-            found.weights[:, :, slot] = -torch.inf  # a link that is none
-            here = part.rows_of(queries)
-            if len(here):
-                best = part.map.top(k, queries[here] - part.row, progress)
-                best = best._replace(queries=best.queries + part.row)
-                for whole, own in zip(found, best, strict=True):
-                    whole[(*part.heads, slot, slice(own.shape[2]))] = own
-        told = Top(*(messages.total(self._ranks.group, x).flatten(2) for x in found))
-        return statistics.strongest(told, min(k, len(queries) * key_len))
-
-    def proof(self, value: Tensor, output: Tensor, rows: Index | None = None) -> float:
-        queries = statistics.some(self._queries(rows))
-        lengths = [part.map.shape[2] for part in self._parts]
-        batch, n_head, _, key_len = self._parts[0].map.shape
-        n_kv_head = self._parts[0].map._weights.given.key.shape[1]
-        statistics.fits((batch, n_head, sum(lengths), key_len), n_kv_head, value, output)
-        worst = torch.zeros(self._ranks.size, **self._like)
-        for part, own in zip(self._parts, output.split(lengths, dim=2), strict=True):
-            here = part.rows_of(queries)
-            if len(here):
-                off = part.map.proof(value, own, queries[here] - part.row)
-                worst[self._ranks.rank] = max(off, float(worst[self._ranks.rank]))
-        return float(messages.total(self._ranks.group, worst).max())
-
     # What every rank has, put in its place and added up
 
     def _rows(self, of: Callable[..., Tensor], *args: Any) -> Tensor:
@@ -252,6 +213,39 @@ class SharedMap(AttentionMap):
             own = part.map._pairs(queries[here] - part.row, keys[here])
             shares.append(((*part.heads, here), own))
         return self._sum((*self.shape[:2], len(queries)), shares)
+
+    def _top(self, k: int, queries: Tensor, progress: Callable[[int, int], None]) -> Top:
+        statistics.wanted(k, queries)
+        batch, n_head, _, key_len = self.shape
+        slots = batch, n_head, self._ranks.size * len(self._parts), k
+        found = Top(
+            torch.zeros(slots, **self._like),
+            *torch.zeros((2, *slots), dtype=torch.long, device=self._like["device"]),
+        )
+        for slot, part in enumerate(self._parts, self._ranks.rank * len(self._parts)):
+            found.weights[:, :, slot] = -torch.inf  # a link that is none
+            here = part.rows_of(queries)
+            if len(here):
+                best = part.map._top(k, queries[here] - part.row, progress)
+                best = best._replace(queries=best.queries + part.row)
+                for whole, own in zip(found, best, strict=True):
+                    whole[(*part.heads, slot, slice(own.shape[2]))] = own
+        told = Top(*(messages.total(self._ranks.group, x).flatten(2) for x in found))
+        return statistics.strongest(told, min(k, len(queries) * key_len))
+
+    def _proof(self, value: Tensor, output: Tensor, queries: Tensor) -> float:
+        statistics.some(queries)
+        lengths = [part.map.shape[2] for part in self._parts]
+        batch, n_head, _, key_len = self._parts[0].map.shape
+        n_kv_head = self._parts[0].map._weights.given.key.shape[1]
+        statistics.fits((batch, n_head, sum(lengths), key_len), n_kv_head, value, output)
+        worst = torch.zeros(self._ranks.size, **self._like)
+        for part, own in zip(self._parts, output.split(lengths, dim=2), strict=True):
+            here = part.rows_of(queries)
+            if len(here):
+                off = part.map._proof(value, own, queries[here] - part.row)
+                worst[self._ranks.rank] = max(off, float(worst[self._ranks.rank]))
+        return float(messages.total(self._ranks.group, worst).max())
 
     def _sum(self, shape: Sequence[int], shares: Iterable[tuple[Any, Tensor]]) -> Tensor:
         """A tensor of this shape, of which this rank has shares, each with its place."""

@@ -90,16 +90,16 @@ class Api:
         """The model, in numbers; one of two texts has three `parts`, and says those of "cross"."""
         model, parts = self.model, {}
         if isinstance(model, OpenPair):
-            parts, longest = model.parts, model.longest
+            parts = model.parts
             shown, sizes = parts["cross"], 'model.parts["cross"].sizes'
         else:
-            shown, longest, sizes = model, model._longest(), "model.sizes"
+            shown, sizes = model, "model.sizes"
         return {
             "name": model.name,
             "family": model.family,
             **_sizes(shown),
             "dtype": str(next(model.model.parameters()).dtype).removeprefix("torch."),
-            "longest": longest,
+            "longest": model.longest,
             "generates": model.speaker is not None,
             "parts": {name: _sizes(part) for name, part in parts.items()},
             "version": __version__,

@@ -121,7 +121,7 @@ def test_table_of_positions_of_roberta():
         pad_token_id=1,
     )
     opened = OpenModel(transformers.RobertaModel(config).eval(), None, "tiny")
-    assert opened._longest() == 11
+    assert opened.longest == 11
     opened.run(Words.of([5] * 11))
     with pytest.raises((IndexError, RuntimeError), match="out of"):
         opened.run(Words.of([5] * 12))

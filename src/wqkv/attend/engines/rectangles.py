@@ -183,9 +183,9 @@ def _whole(call: Call, piece: Piece) -> tuple[Tensor, Tensor]:
     causal = piece.mixed and _is_causal(call)
     tile, empty = (None, None) if causal else _Tiles(call).get(piece)
     batch, n_head, query_len, width = q.shape
-    fold = query_len == 1 and call.group > 1 and (tile is None or tile.shape[1] == 1)
-    fold = fold and not causal  # which would show each of these queries one key more
-    if fold:  # the heads of a group see the same keys: they stand as so many queries of one head
+    alike = not causal and (tile is None or tile.shape[1] == 1)  # the heads of a group see the same
+    fold = query_len == 1 and call.group > 1 and alike
+    if fold:  # they stand as so many queries of one head; a causal one would see one key more each
         q = q.reshape(batch, -1, call.group, width)
         empty = None if empty is None else empty.expand(-1, 1, call.group)
     out, lse = _kernel(q, k, v, tile, empty, call.scale, causal)

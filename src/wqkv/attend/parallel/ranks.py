@@ -87,8 +87,11 @@ class Ranks:
 
     def gather(self, x: Tensor, dim: int = 1) -> Tensor:
         """All words, on every rank, of tensors that hold each rank's; without a gradient."""
-        parts = messages.exchange(self.group, [x.detach()] * self.size, [x.shape] * self.size)
-        return self.in_order(parts, dim)
+        return self.in_order(self.every(x.detach()), dim)
+
+    def every(self, x: Tensor) -> list[Tensor]:
+        """Each rank's tensor of this shape, in the ranks' order; without a gradient."""
+        return messages.exchange(self.group, [x] * self.size, [x.shape] * self.size)
 
     def in_order(self, parts: Sequence[Tensor], dim: int) -> Tensor:
         """Every rank's words, as they follow in the text."""
