@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -35,3 +37,5 @@ def _rank(
         Path(folder, f"rank{rank}").write_bytes(pickle.dumps(result))
     finally:
         dist.destroy_process_group()
+    sys.stderr.flush()
+    os._exit(0)  # torch's own threads sometimes abort a process that Python takes apart
