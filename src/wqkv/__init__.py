@@ -4,6 +4,7 @@ q = X WQ, k = X WK, v = X WV; scores = q k^T / sqrt(d_k); weights = softmax(scor
 output = concat(weights v) WO.
 """
 
+import sys
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -31,3 +32,6 @@ else:
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *import_module("wqkv.public").__all__})
+
+    if "torch" in sys.modules:  # torch.export.load wants the operators of a saved program
+        import_module("wqkv.attend.engines.traced")

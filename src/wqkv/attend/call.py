@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from wqkv.attend.algebra import Full, Mask
 from wqkv.attend.bias import Bias, StoredBias
 from wqkv.attend.masks import Dense
 from wqkv.attend.places import At, Rect, Sizes, places
+from wqkv.attend.values import readable
 from wqkv.errors import ArgumentError, KindError, describe, message
 
 FULL = Full()
@@ -32,6 +34,7 @@ class Call:
     dropout_p: float
     query_offset: int | Tensor  # where query 0 stands; a tensor has one a sample
     lse: bool = True  # whether the caller will read lse
+    seed: Tensor | None = None  # () int64: what dropout draws from, in forward and backward alike
 
     @property
     def sizes(self) -> tuple[int, int, int, int]:
@@ -83,9 +86,12 @@ def request(
     came: dict[str, object] = {"query": query, "key": key, "value": value}
     _check_tensors(came)
     _check_shapes(query, key, value, came)
-    if autocasts(query.device) and query.dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(query.device.type)
-        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    if autocasts(query.device):
+        query, key, value = (autocast(x) for x in (query, key, value))
+    if not query.dtype == key.dtype == value.dtype:
+        raise KindError(
+            message("The inputs have different dtypes.", came, "Cast them to one floating dtype.")
+        )
     batch, n_head, query_len, d_k = query.shape
     query_len, key_len = query_len * ranks, key.shape[2] * ranks
     sizes = Sizes(batch, n_head, query_len, key_len)
@@ -136,6 +142,17 @@ def autocasts(device: torch.device) -> bool:
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
+def autocast(x: Tensor) -> Tensor:
+    """x as torch casts the inputs of its own attention under autocast: all but float64."""
+    return x if x.dtype == torch.float64 else x.to(torch.get_autocast_dtype(x.device.type))
+
+
+def unrounded(device: torch.device) -> AbstractContextManager[object]:
+    """Inside, autocast is off: it would cast our float32 products to half precision again."""
+    kind = device.type
+    return torch.autocast(kind, enabled=False) if autocasts(device) else nullcontext()
+
+
 def _check_tensors(came: dict[str, object]) -> None:
     for name, tensor in came.items():
         if not isinstance(tensor, Tensor):
@@ -157,10 +174,6 @@ def _check_tensors(came: dict[str, object]) -> None:
                 )
             )
     tensors = [tensor for tensor in came.values() if isinstance(tensor, Tensor)]
-    if len({tensor.dtype for tensor in tensors}) > 1:
-        raise KindError(
-            message("The inputs have different dtypes.", came, "Cast them to one floating dtype.")
-        )
     if len({tensor.device for tensor in tensors}) > 1:
         raise ArgumentError(
             message("The inputs are on different devices.", came, "Move them to one device.")
@@ -243,11 +256,7 @@ def _check_sinks(sinks: Tensor, n_head: int, query: Tensor) -> None:
         raise ArgumentError(
             message("`sinks` is on another device.", came, f"Pass `sinks.to('{query.device}')`.")
         )
-    if (
-        sinks.device.type == "cpu"
-        and not torch.compiler.is_compiling()
-        and bool(sinks.isnan().any())
-    ):
+    if readable(sinks) and bool(sinks.isnan().any()):
         heads = sinks.isnan().nonzero().flatten().tolist()
         raise ArgumentError(
             message(f"`sinks` is NaN for head {heads}.", came, "Pass a number a head.")

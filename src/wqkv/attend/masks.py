@@ -18,6 +18,7 @@ from torch import Tensor
 
 from wqkv.attend.algebra import And, Full, Mask, Not, Or, either
 from wqkv.attend.places import At, Rect, Sizes
+from wqkv.attend.values import readable
 from wqkv.errors import ArgumentError, KindError, describe, message
 
 __all__ = [
@@ -164,7 +165,7 @@ class _Ends(Mask):
         """The ends as numbers, if they can be read without waiting for a GPU."""
         if isinstance(self.ends, int):
             return [self.ends]
-        return self._numbers if _readable(self.ends) else None
+        return self._numbers if readable(self.ends) else None
 
     @cached_property
     def _numbers(self) -> list[int]:
@@ -331,7 +332,7 @@ class Segments(Mask):
     @property
     def _runs(self) -> list[tuple[list[int], list[int]]] | None:
         """For each sample the starts of its runs (and the end), and all its labels."""
-        return self._found_runs if self.query_labels is None and _readable(self.labels) else None
+        return self._found_runs if self.query_labels is None and readable(self.labels) else None
 
     @cached_property
     def _found_runs(self) -> list[tuple[list[int], list[int]]]:
@@ -424,7 +425,7 @@ class Dense(Mask):
                 )
             )
         self.matrix = matrix[None, None] if matrix.ndim == 2 else matrix
-        if _readable(self.matrix) and self.matrix.numel():
+        if readable(self.matrix) and self.matrix.numel():
             empty = ~self.matrix.any(dim=-1)
             if bool(empty.float().mean() > 0.5):
                 _warn_empty(int(empty.sum()), empty.numel())
@@ -468,7 +469,7 @@ def _hint(matrix: object) -> str:
     """What to do with something that should be a bool mask."""
     if not isinstance(matrix, Tensor) or not matrix.is_floating_point():
         return "Pass a bool tensor, such as `matrix.bool()`."
-    if _readable(matrix) and bool(((matrix == 0) | (matrix == 1)).all()):
+    if readable(matrix) and bool(((matrix == 0) | (matrix == 1)).all()):
         return "It holds only 0 and 1, which as a bias would hide nothing: pass `matrix.bool()`."
     return "A float that is added to the scores is a bias: pass it as `bias`."
 
@@ -480,11 +481,6 @@ def _warn_empty(empty: int, rows: int) -> None:
         UserWarning,
         stacklevel=4,
     )
-
-
-def _readable(tensor: Tensor) -> bool:
-    """Whether the numbers can be read now: on the CPU, and not while a graph is being traced."""
-    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def _integers(name: str, values: object, dims: int) -> Tensor:

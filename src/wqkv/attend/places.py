@@ -68,6 +68,13 @@ class At(NamedTuple):
         ]
 
 
+def slices(rect: Rect) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """A rectangle's rows and keys, as indices of (batch, head, length)."""
+    samples = slice(None) if rect.sample is None else slice(rect.sample, rect.sample + 1)
+    rows, keys = slice(rect.q0, rect.q1), slice(rect.k0, rect.k1)
+    return (samples, slice(None), rows), (samples, slice(None), keys)
+
+
 def _later(part: slice, by: int) -> slice:
     return slice(part.start + by, part.stop + by)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
-
 from wqkv.attend.algebra import Full
 from wqkv.attend.call import Call
-from wqkv.attend.engines import rectangles, traced
+from wqkv.attend.engines import differentiable, rectangles, traced
 from wqkv.attend.merge import Partial, with_sinks
+from wqkv.attend.values import is_traced
 
 #: The most pairs (query_len * key_len) whose mask or bias is written out.
 SMALL = 2**14
@@ -15,15 +14,16 @@ SMALL = 2**14
 
 def reasons_against(call: Call) -> list[str]:
     reasons = rectangles.empty_reasons(call) + rectangles.kernel_reasons(call)
-    reasons += traced.graph_reasons()
+    reasons += traced.graph_reasons(call)
     if call.bias is None and isinstance(call.mask, Full):
         return reasons
-    if torch.compiler.is_compiling():  # to ask for the lengths would fix them in the graph
+    many = call.sizes[2] > 1 or call.mask.per_sample
+    if is_traced(call.query):  # to ask for the lengths would fix them in the graph
         reasons.append("a mask or bias is cut into rectangles while a graph is traced")
-    elif call.sizes[2] > 1 and call.sizes[2] * call.sizes[3] > SMALL:
+    elif many and call.sizes[2] * call.sizes[3] > SMALL:
         reasons.append(f"a mask or bias over more than {SMALL} pairs is cut into rectangles")
     return reasons
 
 
 def run(call: Call) -> Partial:
-    return with_sinks(Partial(*traced.compute(call, one=True)), call.sinks)
+    return with_sinks(Partial(*differentiable.compute(call, one=True)), call.sinks)

@@ -69,6 +69,12 @@ def plan(call: Call, wide: int | None = WIDE) -> list[Piece]:
     return pieces
 
 
+def pieces_of(call: Call, one: bool, by_kernel: bool) -> list[Piece]:
+    """The rectangles of a call: one, or as planned for the kernels or for the reference."""
+    # Where the reference computes them, rectangles stay small: it holds the scores of one.
+    return whole(call) if one else plan(call) if by_kernel else plan(call, wide=None)
+
+
 _values: dict[Mask, dict[Any, Any]] = {}
 _things: WeakKeyDictionary[Mask, dict[Any, Any]] = WeakKeyDictionary()
 

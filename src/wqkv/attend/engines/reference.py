@@ -6,6 +6,7 @@ short texts, for rectangles of long ones, and for a person who wants to know wha
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -13,9 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wqkv.attend.algebra import Full
-from wqkv.attend.call import Call
+from wqkv.attend.call import Call, unrounded
 from wqkv.attend.merge import Partial
 from wqkv.attend.places import At
+from wqkv.attend.values import readable
 
 #: The largest matrix of scores it builds.
 LIMIT_GIB = 4.0
@@ -76,8 +78,37 @@ def scores(call: Call, at: At) -> Tensor:
     return rules(call, products(call), at)
 
 
-def steps(call: Call, at: At) -> Steps:
-    """The formula for a call whose queries and keys are at the places `at`."""
+def cleared(x: Tensor, visible: Tensor) -> Tensor:
+    """Keys or values (batch, n_kv_head, key, d), with zeros where no query of `visible` sees them.
+
+    Whatever padding holds would else be felt, because 0 * NaN and 0 * inf are NaN.
+    """
+    unseen = ~visible.any(dim=2)  # (batch | 1, n_head | 1, key | 1)
+    if readable(unseen) and not bool(unseen.any()):
+        return x
+    if unseen.shape[1] > x.shape[1]:  # hidden from every head that reads this key head
+        unseen = unseen.unflatten(1, (x.shape[1], -1)).all(dim=2)
+    return x.masked_fill(unseen.unsqueeze(-1), 0)
+
+
+def without_unseen(call: Call, at: At) -> Call:
+    """The call with zeros for the keys and values that no query sees, if a mask hides any."""
+    if isinstance(call.mask, Full):
+        return call
+    visible = call.mask.visible(at)
+    return replace(call, key=cleared(call.key, visible), value=cleared(call.value, visible))
+
+
+def steps(call: Call, at: At, kept: Tensor | None = None) -> Steps:
+    """The formula for a call whose queries and keys are at the places `at`.
+
+    `kept` holds what dropout multiplies the weights by; None draws it, if the call has dropout.
+    """
+    with unrounded(call.query.device):
+        return _steps(without_unseen(call, at), at, kept)
+
+
+def _steps(call: Call, at: At, kept: Tensor | None) -> Steps:
     dtype = exact(call.query)
     score = scores(call, at)
     logits = score
@@ -97,7 +128,8 @@ def steps(call: Call, at: At) -> Steps:
     lse = (top + total.log()).masked_fill(empty, -torch.inf).squeeze(-1)
 
     v = call.value.to(dtype).repeat_interleave(call.group, dim=1)
-    out = F.dropout(weights, call.dropout_p) @ v
+    dropped = F.dropout(weights, call.dropout_p) if kept is None else weights * kept
+    out = dropped @ v
     return Steps(score, weights, out.to(call.query.dtype), lse)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from wqkv.attend.call import Call
-from wqkv.attend.engines import rectangles, traced
+from wqkv.attend.engines import differentiable, rectangles, traced
 from wqkv.attend.merge import Partial, with_sinks
 
 
 def reasons_against(call: Call) -> list[str]:
-    return rectangles.empty_reasons(call) + traced.graph_reasons()
+    return rectangles.empty_reasons(call) + traced.graph_reasons(call)
 
 
 def run(call: Call) -> Partial:
-    return with_sinks(Partial(*traced.compute(call, one=False)), call.sinks)
+    return with_sinks(Partial(*differentiable.compute(call, one=False)), call.sinks)

@@ -87,7 +87,7 @@ class Ringed(torch.autograd.Function):
                 grads = rectangles.backward(
                     part, _planned(part, by_kernel), out[rows], lse[rows], grad_out[rows],
                     None if grad_lse is None else grad_lse[rows],
-                    by_kernel=by_kernel, random=None,
+                    by_kernel=by_kernel,
                 )  # fmt: skip
                 dq[rows] += grads[0]
                 shares[2 * which] += grads[1]

@@ -1,0 +1,152 @@
+"""Rectangles by the reference: what the kernels cannot (softcap, dropout, a learned bias).
+
+It holds the scores of one rectangle at a time. Its backward pass is written out, because autograd
+does not record inside an operator; it computes the scores again and draws dropout again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from wqkv.attend.call import Call
+from wqkv.attend.engines import reference
+from wqkv.attend.engines.plan import Piece
+from wqkv.attend.places import Rect, slices
+
+#: The most scores that are held at once where whole rows are computed.
+HELD = 2**22
+
+
+def forward(call: Call, piece: Piece, number: int) -> tuple[Tensor, Tensor]:
+    """out and lse of the rectangle that has this number among those of the call."""
+    cut = _cut(call, piece)
+    steps = reference.steps(cut, call.places(piece.rect), _dropout(cut, number))
+    return steps.out, steps.lse
+
+
+def backward(
+    call: Call,
+    pieces: Sequence[Piece],
+    out: Tensor,
+    lse: Tensor,
+    grad_out: Tensor,
+    grad_lse: Tensor | None,
+) -> list[Tensor]:
+    """dq, dk, dv and the gradient of the bias, in the dtype of the scores.
+
+    dscore = P (dP - sum(dout out) + dlse), with P = exp(score - lse) and dP = dout v^T.
+    """
+    exact = reference.exact(call.query)
+    grad_out = grad_out.to(exact)
+    delta = (grad_out * out).sum(dim=-1)
+    if grad_lse is not None:
+        delta = delta - grad_lse
+    extreme = extreme_rows(call, lse)
+    group, rules = call.group, () if call.bias is None else call.bias.tensors()
+    dq, dk, dv = (zeros_like(x) for x in (call.query, call.key, call.value))
+    d_rules = [torch.zeros_like(tensor, dtype=exact) for tensor in rules]
+    for number, piece, P in _weights(call, pieces, lse, extreme):
+        rows, keys = slices(piece.rect)
+        at, cut = call.places(piece.rect), _cut(call, piece)
+        cut = reference.without_unseen(cut, at)
+        dP = grad_out[rows] @ _repeat(cut.value, group).transpose(-2, -1)
+        kept = _dropout(cut, number)
+        d_score = P * ((dP if kept is None else dP * kept) - delta[rows].unsqueeze(-1))
+        if call.bias is not None:
+            call.bias.add_gradient(d_rules[0], at, d_score)
+        if call.softcap is not None:
+            d_score = d_score * (1 - torch.tanh(reference.products(cut) / call.softcap) ** 2)
+        d_score = d_score * call.scale
+        dq[rows] += d_score @ _repeat(cut.key, group)
+        dk[keys] += _gather(d_score.transpose(-2, -1) @ cut.query, group)
+        P = P if kept is None else P * kept
+        dv[keys] += _gather(P.transpose(-2, -1) @ grad_out[rows], group)
+    return [dq, dk, dv, *d_rules]
+
+
+def _weights(
+    call: Call, pieces: Sequence[Piece], lse: Tensor, extreme: Tensor | None
+) -> Iterator[tuple[int, Piece, Tensor]]:
+    """The weights of every rectangle: its number, itself, P."""
+    lse = without_rows(lse, extreme)
+    for number, piece in enumerate(pieces):
+        rows, _ = slices(piece.rect)
+        score = reference.scores(_cut(call, piece), call.places(piece.rect))
+        yield number, piece, (score - lse[rows].unsqueeze(-1)).exp()
+    if extreme is not None:
+        for number, piece in enumerate(row_pieces(call, extreme), len(pieces)):
+            rows, _ = slices(piece.rect)
+            P = reference.steps(_cut(call, piece), call.places(piece.rect), None).weights
+            yield number, piece, P.masked_fill(~extreme[rows].unsqueeze(-1), 0)
+
+
+def extreme_rows(call: Call, lse: Tensor) -> Tensor | None:
+    """Which rows a bias pushed so far that lse cannot hold their sum; None if there are none.
+
+    A padding row of finfo.min or -1e9 is one: ln(n) is lost beside such a number, so that
+    exp(score - lse) would be 1 for each of n equal keys, and not 1 / n. Where lse is about 8,000 in
+    float32, it is still right to 1e-3. Such rows are computed whole, by the reference.
+    """
+    if call.bias is None:
+        return None
+    limit = 2**-10 / torch.finfo(lse.dtype).eps
+    found = (lse.abs() > limit) & lse.isfinite()
+    return found if bool(found.any()) else None
+
+
+def row_pieces(call: Call, rows: Tensor) -> list[Piece]:
+    """Whole rows as rectangles: each stretch of the rows that any head of any sample names."""
+    batch, n_head, _, key_len = call.sizes
+    most = max(1, HELD // max(1, batch * n_head * key_len))
+    pieces: list[Piece] = []
+    for row in rows.flatten(0, 1).any(dim=0).nonzero().flatten().tolist():
+        last = pieces[-1].rect if pieces else None
+        if last is not None and last.q1 == row and last.q1 - last.q0 < most:
+            pieces[-1] = pieces[-1]._replace(rect=last._replace(q1=row + 1))
+        else:
+            pieces.append(Piece(Rect(None, row, row + 1, 0, key_len), True, False))
+    return pieces
+
+
+def without_rows(lse: Tensor, rows: Tensor | None) -> Tensor:
+    """lse with which exp(score - lse) is 0 in empty rows and in `rows`."""
+    lse = lse.masked_fill(lse == -torch.inf, 0)  # exp(-inf - 0) = 0, where exp(-inf + inf) is NaN
+    return lse if rows is None else lse.masked_fill(rows, torch.inf)
+
+
+def _cut(call: Call, piece: Piece) -> Call:
+    """A rectangle as a call of its own, in the dtype of the scores."""
+    rows, keys = slices(piece.rect)
+    exact = reference.exact(call.query)
+    q, k, v = call.query[rows].to(exact), call.key[keys].to(exact), call.value[keys].to(exact)
+    return replace(call, query=q, key=k, value=v, sinks=None)
+
+
+def _dropout(cut: Call, number: int) -> Tensor | None:
+    """What dropout multiplies the weights of a rectangle by: 0, or 1 / (1 - p)."""
+    if cut.seed is None:
+        return None
+    device, keep = cut.query.device, 1 - cut.dropout_p
+    generator = torch.Generator(device).manual_seed(int(cut.seed) + number)
+    factors = torch.empty(cut.sizes, dtype=cut.query.dtype, device=device)
+    return factors.bernoulli_(keep, generator=generator).div_(keep)
+
+
+def zeros_like(x: Tensor) -> Tensor:
+    """Zeros laid out as (batch, length, head, d), like the projections they go to."""
+    b, h, n, d = x.shape
+    return x.new_zeros((b, n, h, d), dtype=reference.exact(x)).transpose(1, 2)
+
+
+def _repeat(x: Tensor, group: int) -> Tensor:
+    """The key head of every query head."""
+    return x.repeat_interleave(group, dim=1)
+
+
+def _gather(x: Tensor, group: int) -> Tensor:
+    """The sum over the query heads of every key head."""
+    return x if group == 1 else x.unflatten(1, (-1, group)).sum(dim=2)

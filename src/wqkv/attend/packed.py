@@ -1,0 +1,109 @@
+"""A call taken apart into tensors and plain values, and put together again.
+
+What goes through torch's machinery must be tensors that it can see: an autograd function saves them
+(so that it notices a change in place, offloads and frees them), an operator is traced with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from wqkv.attend.algebra import And, Full, Not, Or, Part
+from wqkv.attend.bias import ALiBi, StoredBias, T5Bias
+from wqkv.attend.call import Call
+from wqkv.attend.masks import Causal, Chunked, Dense, Lengths, Prefix, Segments, Window
+
+#: What a rule is made of: the names of the fields that tell it apart.
+FIELDS: dict[type, tuple[str, ...]] = {
+    Full: (),
+    Causal: (),
+    Window: ("before", "after"),
+    Chunked: ("size",),
+    Lengths: ("ends",),
+    Prefix: ("ends",),
+    Segments: ("labels", "query_labels"),
+    Dense: ("matrix",),
+    And: ("a", "b"),
+    Or: ("a", "b"),
+    Not: ("inner",),
+    Part: ("inner", "start", "key_len", "row", "query_len"),
+    StoredBias: ("values",),
+    ALiBi: ("slopes",),
+    T5Bias: ("table", "bidirectional", "max_distance"),
+}
+_KINDS = {kind.__name__: kind for kind in FIELDS}
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What a call is besides tensors."""
+
+    rules: list[Any]  # mask, bias, query_offset, as `_pack` makes them
+    numbers: list[int]
+    scale: float
+    softcap: float | None
+    dropout_p: float
+
+    @property
+    def learned(self) -> int | None:
+        """Which of the tensors the bias is made of."""
+        bias = self.rules[1]
+        return bias[1]["tensor"] if isinstance(bias, list) else None
+
+
+def pack(call: Call) -> tuple[Packed, list[Tensor | None]]:
+    """The call without q, k, v and sinks, and its tensors; the first is the seed of dropout."""
+    tensors: list[Tensor | None] = [call.seed]
+    numbers: list[int] = []
+    rules = [_pack(rule, tensors, numbers) for rule in (call.mask, call.bias, call.query_offset)]
+    return Packed(rules, numbers, call.scale, call.softcap, call.dropout_p), tensors
+
+
+def unpack(
+    packed: Packed, q: Tensor, k: Tensor, v: Tensor, tensors: Sequence[Tensor | None]
+) -> Call:
+    """The call again. It was checked when it was made, and is not checked twice."""
+    mask, bias, offset = (_unpack(rule, tensors, packed.numbers) for rule in packed.rules)
+    seed = tensors[0] if packed.dropout_p > 0 else None
+    return Call(
+        q, k, v, mask, bias, packed.scale, packed.softcap, None, packed.dropout_p, offset, seed=seed
+    )
+
+
+def _pack(rule: Any, tensors: list[Tensor | None], numbers: list[int]) -> Any:
+    """A rule as lists and names; its tensors and numbers (a tracer may not know them) apart.
+
+    A rule of a kind that is not in the table stands for itself, its tensors beside it.
+    """
+    if rule is None or isinstance(rule, bool):
+        return rule
+    if isinstance(rule, Tensor):
+        tensors.append(rule)
+        return {"tensor": len(tensors) - 1}
+    fields = FIELDS.get(type(rule))
+    if fields is not None:
+        return [type(rule).__name__, *(_pack(getattr(rule, f), tensors, numbers) for f in fields)]
+    if isinstance(rule, int):
+        numbers.append(rule)
+        return {"number": len(numbers) - 1}
+    tensors.extend(rule.tensors())
+    return rule
+
+
+def _unpack(packed: Any, tensors: Sequence[Tensor | None], numbers: Sequence[int]) -> Any:
+    if isinstance(packed, dict):
+        return tensors[packed["tensor"]] if "tensor" in packed else numbers[packed["number"]]
+    if not isinstance(packed, list):
+        return packed
+    kind: Any = _KINDS[packed[0]]
+    parts = [_unpack(part, tensors, numbers) for part in packed[1:]]
+    if kind in (And, Or, Not, Part):
+        return kind(*parts)
+    rule = kind.__new__(kind)
+    for name, part in zip(FIELDS[kind], parts, strict=True):
+        object.__setattr__(rule, name, part)
+    return rule

@@ -1,0 +1,56 @@
+"""Whether a tensor's numbers can be read now, and whether a graph is being made of it.
+
+Several modes of torch hand us tensors without numbers: torch.compile and torch.export trace,
+FakeTensorMode and the meta device keep shapes alone, torch.func.vmap maps one call over samples.
+Whatever reads numbers (a plan, a check of a value) asks here first.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+_functorch = torch._C._functorch
+_PROXY = torch._C._TorchDispatchModeKey.PROXY
+
+
+def readable(tensor: Tensor) -> bool:
+    """Whether the numbers can be read without waiting for a device, and are there to be read."""
+    return tensor.device.type == "cpu" and not (is_traced(tensor) or _is_mapped(tensor))
+
+
+def is_traced(tensor: Tensor) -> bool:
+    """Whether a graph is being made: torch.compile, torch.export, make_fx or FakeTensorMode."""
+    if torch.compiler.is_compiling():
+        return True
+    return torch._C._get_dispatch_mode(_PROXY) is not None or _is_fake(tensor)
+
+
+def transformed() -> bool:
+    """Whether a transform of torch.func is at work, which cannot look into plain Python code."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def derivative_reasons(tensor: Tensor) -> list[str]:
+    """Why a function with a backward pass of its own cannot be used now."""
+    if forward_ad._current_level >= 0:
+        return ["it has no forward-mode derivative, which torch.func.jvp asks for"]
+    if transformed() and is_traced(tensor):
+        return ["torch.func inside a traced graph looks into plain operators alone"]
+    return []
+
+
+def _is_fake(tensor: Tensor) -> bool:
+    return type(tensor) not in (Tensor, nn.Parameter) and hasattr(tensor, "fake_mode")
+
+
+def _is_mapped(tensor: Tensor) -> bool:
+    """Whether vmap maps it; it may lie under what torch.func.grad wraps."""
+    if not transformed():
+        return False
+    while _functorch.is_functorch_wrapped_tensor(tensor):
+        if _functorch.is_batchedtensor(tensor):
+            return True
+        tensor = _functorch.get_unwrapped(tensor)
+    return False
