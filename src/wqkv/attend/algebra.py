@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from wqkv.attend.places import At, Rect, Sizes, places
 from wqkv.errors import KindError, describe
+
+
+class Reach(NamedTuple):
+    """The least and the most that key position - query position can be; None is no limit."""
+
+    low: int | None
+    high: int | None
 
 
 class Mask:
@@ -37,6 +45,10 @@ class Mask:
     def cuts(self, sample: int | None) -> Iterable[int]:
         """Positions where rectangles are best cut: borders of documents, ends of samples."""
         return ()
+
+    def reach(self) -> Reach:
+        """How far from its own position a query can see at most, whatever else hides keys."""
+        return Reach(None, None)
 
     def check(self, sizes: Sizes) -> None:
         """Raise if it cannot be meant for a call of these sizes. Never reads a GPU's memory."""
@@ -211,6 +223,13 @@ class And(_Made):
             return self.b.within(rect)
         return self.a.within(rect) if self.b.region(rect) is True else self
 
+    def reach(self) -> Reach:
+        lows, highs = zip(self.a.reach(), self.b.reach(), strict=True)
+        return Reach(
+            max((n for n in lows if n is not None), default=None),
+            min((n for n in highs if n is not None), default=None),
+        )
+
     def __repr__(self) -> str:
         return f"({self.a!r} & {self.b!r})"
 
@@ -232,6 +251,13 @@ class Or(_Made):
         if self.a.region(rect) is False:
             return self.b.within(rect)
         return self.a.within(rect) if self.b.region(rect) is False else self
+
+    def reach(self) -> Reach:
+        (a_low, a_high), (b_low, b_high) = self.a.reach(), self.b.reach()
+        return Reach(
+            None if a_low is None or b_low is None else min(a_low, b_low),
+            None if a_high is None or b_high is None else max(a_high, b_high),
+        )
 
     def __repr__(self) -> str:
         return f"({self.a!r} | {self.b!r})"
@@ -270,6 +296,9 @@ class Part(_Made):
     def region(self, rect: Rect) -> bool | None:
         sample, *ends = rect
         return self.inner.region(Rect(sample, *(end + self.start for end in ends)))
+
+    def reach(self) -> Reach:
+        return self.inner.reach()
 
     def cuts(self, sample: int | None) -> Iterable[int]:
         return [cut - self.start for cut in self.inner.cuts(sample)]

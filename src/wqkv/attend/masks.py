@@ -16,7 +16,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from wqkv.attend.algebra import And, Full, Mask, Not, Or, either
+from wqkv.attend.algebra import And, Full, Mask, Not, Or, Reach, either
 from wqkv.attend.places import At, Rect, Sizes
 from wqkv.attend.values import readable
 from wqkv.errors import ArgumentError, KindError, describe, message
@@ -68,6 +68,9 @@ class Causal(Mask):
     def region(self, rect: Rect) -> bool | None:
         return _span(None, 0, rect)
 
+    def reach(self) -> Reach:
+        return Reach(None, 0)
+
 
 @dataclass(frozen=True)
 class Window(Mask):
@@ -111,7 +114,10 @@ class Window(Mask):
         return seen
 
     def region(self, rect: Rect) -> bool | None:
-        return _span(None if self.before is None else -self.before, self.after, rect)
+        return _span(*self.reach(), rect)
+
+    def reach(self) -> Reach:
+        return Reach(None if self.before is None else -self.before, self.after)
 
 
 @dataclass(frozen=True)

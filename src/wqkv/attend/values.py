@@ -41,6 +41,11 @@ def derivative_reasons(tensor: Tensor) -> list[str]:
     return []
 
 
+def version(x: Tensor) -> int:
+    """How often a tensor was changed in place; 0 where torch does not count."""
+    return 0 if x.is_inference() else x._version
+
+
 def _is_fake(tensor: Tensor) -> bool:
     return type(tensor) not in (Tensor, nn.Parameter) and hasattr(tensor, "fake_mode")
 

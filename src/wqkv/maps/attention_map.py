@@ -37,6 +37,7 @@ def _beside(
     """Beside what else is computed: see `aside`."""
 
     def wrapped(self: AttentionMap, /, *args: Rest.args, **kwargs: Rest.kwargs) -> Result:
+        self._weights.check()
         with aside(self._weights.device):
             return method(self, *args, **kwargs)
 

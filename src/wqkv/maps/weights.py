@@ -18,11 +18,14 @@ from torch import Tensor
 
 from wqkv.attend import engines
 from wqkv.attend.algebra import Full
-from wqkv.attend.call import Call
+from wqkv.attend.call import Call, unrounded
 from wqkv.attend.engines import reference
+from wqkv.attend.engines.by_reference import extreme_rows
 from wqkv.attend.engines.plan import ROWS, plan
 from wqkv.attend.merge import Partial, logaddexp
 from wqkv.attend.places import At, Rect, places
+from wqkv.attend.values import version
+from wqkv.errors import ArgumentError, message
 from wqkv.maps.picks import Line, cut, numbers, take
 
 #: Rows are looked through in blocks of about this many weights.
@@ -60,6 +63,22 @@ class Weights:
         self.given = given
         self.dtype = reference.exact(given.query)
         self.known = None if lse is None else lse.detach().to(self.dtype)
+        rules = given.mask.tensors() + (given.bias.tensors() if given.bias else ())
+        sinks = () if given.sinks is None else (given.sinks,)
+        self.made_of = [(x, version(x)) for x in (given.query, given.key, *rules, *sinks)]
+
+    def check(self) -> None:
+        """Raise if a tensor that the map is made of was changed in place since then."""
+        for x, then in self.made_of:
+            if version(x) != then:
+                raise ArgumentError(
+                    message(
+                        "A tensor that this map is made of was changed in place since then: "
+                        f"it was at version {then} and is at {version(x)}.",
+                        {"tensor": x},
+                        "Make the map of a clone of it, or ask the map before the change.",
+                    )
+                )
 
     @cached_property
     def sizes(self) -> tuple[int, int, int, int]:
@@ -90,7 +109,17 @@ class Weights:
 
     def tile(self, b: Line, h: Line, i: Line, j: Line) -> Tensor:
         """The weights at every combination of batch, head, query and key."""
-        return self._less(self._lse_of(b, h, i), b, h, i, j).mul_(LOG2E).exp2_()
+        lse = self._lse_of(b, h, i)
+        P = self._less(lse, b, h, i, j).mul_(LOG2E).exp2_()
+        extreme = extreme_rows(self.given, lse)
+        return P if extreme is None else P.div_(self._sums(extreme, lse, b, h, i).unsqueeze(-1))
+
+    def _sums(self, extreme: Tensor, lse: Tensor, b: Line, h: Line, i: Line) -> Tensor:
+        """sum_j exp(score - lse) of the extreme rows, whose lse is too large to hold it; else 1."""
+        sums = torch.zeros_like(lse)
+        for j in _parts(range(self.sizes[3]), max(1, BLOCK // max(1, lse.numel()))):
+            sums += self._less(lse, b, h, i, j).exp_().sum(dim=-1)
+        return sums.masked_fill_(~extreme, 1)
 
     def rows(self, queries: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Some rows of every head, whole, in parts: (which rows, their weights)."""
@@ -115,7 +144,11 @@ class Weights:
             at = at._replace(row=at.row.mT, query_pos=at.query_pos.mT)
             score = reference.rules(call, product.unsqueeze(2), at).squeeze(2)
             known = take(lse, *everything, i)
-            result[:, :, part] = (score - known.masked_fill(known == -torch.inf, 0)).exp()
+            P = (score - known.masked_fill(known == -torch.inf, 0)).exp()
+            extreme = extreme_rows(call, known)
+            result[:, :, part] = (
+                P if extreme is None else P / self._sums(extreme, known, *everything, i)
+            )
         return result
 
     def blocks(self) -> Iterator[Block]:
@@ -145,23 +178,27 @@ class Weights:
             return x.reshape(len(b) * len(shared), rows, x.shape[3])
 
         start = -lse.masked_fill(lse == -torch.inf, 0).unsqueeze(-1)
-        if call.bias is not None:
-            start = start + call.bias.tile(self._places(b, h, i, j)).to(self.dtype)
-        hidden = self._hidden(b, h, i, j)
-        if hidden is not None:
-            start = start + hidden
-        start, q, k = folded(start), folded(q), k.flatten(0, 1)
-        if call.softcap is not None:
+        visible = self._visible(b, h, i, j)
+        if visible is not None and len(i) >= k.shape[3]:  # the copy of k is less than the tile
+            k = reference.cleared(k, visible)
+            start = start + torch.where(visible, 0.0, -torch.inf)
+            visible = None
+        q, k = folded(q), k.flatten(0, 1)
+        if call.bias is not None or call.softcap is not None:
             product = torch.bmm(q, k.mT).mul_(call.scale)
-            tile = reference.capped(call, product).add_(start)
-        elif start.shape[2] == len(j):
-            tile = start.baddbmm_(q, k.mT, alpha=call.scale)
+            tile = reference.capped(call, product).view(len(b), len(h), len(i), len(j))
+            if call.bias is not None:  # before lse: only then is the score rounded as it was
+                tile = tile.add_(call.bias.tile(self._places(b, h, i, j)).to(self.dtype))
+            tile = tile.add_(start)
+        elif start.shape[3] == len(j):
+            tile = folded(start).baddbmm_(q, k.mT, alpha=call.scale)
         else:
-            tile = torch.baddbmm(start, q, k.mT, alpha=call.scale)
-        return tile.view(len(b), len(h), len(i), len(j))
+            tile = torch.baddbmm(folded(start), q, k.mT, alpha=call.scale)
+        tile = tile.view(len(b), len(h), len(i), len(j))
+        return tile if visible is None else tile.masked_fill_(~visible, -torch.inf)
 
-    def _hidden(self, b: Line, h: Line, i: Line, j: Line) -> Tensor | None:
-        """What the mask adds, 0 or -inf; None where every query sees every key."""
+    def _visible(self, b: Line, h: Line, i: Line, j: Line) -> Tensor | None:
+        """Who sees whom; None where every query sees every key."""
         mask, offset = self.given.mask, self.given.query_offset
         if isinstance(mask, Full):
             return None
@@ -170,7 +207,7 @@ class Weights:
             here = Rect(sample, i.start + offset, i.stop + offset, j.start, j.stop)
             if mask.region(here) is True:
                 return None
-        return torch.where(mask.visible(self._places(b, h, i, j)), 0.0, -torch.inf)
+        return mask.visible(self._places(b, h, i, j))
 
     def _lse_of(self, b: Line, h: Line, i: Line) -> Tensor:
         """The lse of some rows; of a few rows of a long map computed for them alone."""
@@ -200,13 +237,8 @@ class Weights:
 @contextmanager
 def aside(device: torch.device) -> Iterator[None]:
     """Beside what else is computed: no gradients, no inference mode, no autocast, which rounds."""
-    known = torch.amp.is_autocast_available(device.type)
-    with torch.inference_mode(False), torch.no_grad():
-        if known:
-            with torch.autocast(device.type, enabled=False):
-                yield
-        else:
-            yield
+    with torch.inference_mode(False), torch.no_grad(), unrounded(device):
+        yield
 
 
 def _key_heads(h: Line, group: int) -> Line:

@@ -28,21 +28,21 @@ def compute(call: Call, *, one: bool) -> tuple[Tensor, Tensor]:
         else:
             out, lse = traced.compute(call, one, by_kernel)
     elif transformed():  # the plan waits until the values can be read
-        out, lse = _apply(call, one, by_kernel, None)
+        out, lse = _apply(_Rectangles, call, one, by_kernel, None)
     else:
         pieces = pieces_of(call, one, by_kernel)
-        if torch.is_grad_enabled():
-            out, lse = _apply(call, one, by_kernel, pieces)
+        if call.wants_grad() or call.wants_grad(rules=True):
+            out, lse = _apply(_Recorded, call, one, by_kernel, pieces)
         else:  # autograd's books cost as much as a short call
             out, lse = rectangles.forward(call, pieces, by_kernel=by_kernel)
     return out.to(call.query.dtype), lse
 
 
 def _apply(
-    call: Call, one: bool, by_kernel: bool, pieces: Sequence[Piece] | None
+    function: Any, call: Call, one: bool, by_kernel: bool, pieces: Sequence[Piece] | None
 ) -> tuple[Tensor, Tensor]:
     packed, tensors = pack(call)
-    result: tuple[Tensor, Tensor] = _Rectangles.apply(  # type: ignore[no-untyped-call]
+    result: tuple[Tensor, Tensor] = function.apply(
         packed, one, by_kernel, pieces, call.query, call.key, call.value, *tensors
     )
     return result
@@ -102,6 +102,20 @@ class _Rectangles(_Mapped):
         if len(grads) > 3:
             rest[ctx.plain[0].learned] = grads[3]
         return None, None, None, None, *grads[:3], *rest
+
+
+class _Recorded(torch.autograd.Function):
+    """The same without torch.func, in the older form, whose `apply` takes 30 us less."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        output = _Rectangles.forward(*inputs)
+        _Rectangles.setup_context(ctx, inputs, output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> Any:
+        return _Rectangles.backward(ctx, grad_out, grad_lse)
 
 
 class _Backward(_Mapped):

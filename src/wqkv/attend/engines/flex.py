@@ -17,9 +17,11 @@ from torch.nn.attention.flex_attention import AuxRequest, create_block_mask, fle
 
 from wqkv.attend.algebra import Full
 from wqkv.attend.call import Call
+from wqkv.attend.engines import reference
+from wqkv.attend.engines.plan import ROWS
 from wqkv.attend.engines.rectangles import empty_reasons
 from wqkv.attend.merge import Partial, with_sinks
-from wqkv.attend.places import At
+from wqkv.attend.places import At, Rect
 
 #: How many graphs are kept; the next one raises.
 LIMIT = 256
@@ -63,15 +65,17 @@ def run(call: Call) -> Partial:
 
     plain = isinstance(call.mask, Full)
     lse = call.lse or call.sinks is not None
-    blocks = None
+    blocks, key, value = None, call.key, call.value
     if not plain:
+        seen = _seen(call)
+        key, value = reference.cleared(key, seen), reference.cleared(value, seen)
         blocks = create_block_mask(visible, batch, n_head, query_len, key_len, device=device)
     # Every rule is a graph of its own. At its limit the compiler would fall back in silence.
     with torch._dynamo.config.patch(recompile_limit=LIMIT):
         result = _compiled()(
             call.query,
-            call.key,
-            call.value,
+            key,
+            value,
             score_mod=None if call.softcap is None and call.bias is None else score,
             block_mask=blocks,
             scale=call.scale,
@@ -81,6 +85,18 @@ def run(call: Call) -> Partial:
     if not lse:  # nobody will read it
         return Partial(result, call.query.new_full(call.query.shape[:3], torch.nan))
     return with_sinks(Partial(result[0], result[1].lse), call.sinks)
+
+
+def _seen(call: Call) -> Tensor:
+    """Which keys any query sees, as a mask of one row; in blocks of queries."""
+    _, _, query_len, key_len = call.sizes
+    found: Tensor | None = None
+    for q0 in range(0, query_len, ROWS):
+        rect = Rect(None, q0, min(q0 + ROWS, query_len), 0, key_len)
+        here = call.mask.visible(call.places(rect)).any(dim=2, keepdim=True)
+        found = here if found is None else found | here
+    assert found is not None
+    return found
 
 
 @cache

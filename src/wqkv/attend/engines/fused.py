@@ -17,10 +17,12 @@ def reasons_against(call: Call) -> list[str]:
     reasons += traced.graph_reasons(call)
     if call.bias is None and isinstance(call.mask, Full):
         return reasons
-    many = call.sizes[2] > 1 or call.mask.per_sample
+    _, _, query_len, key_len = call.sizes
+    if call.mask.per_sample:  # whose keys are worth cutting apart even for one query
+        query_len = max(query_len, 32)
     if is_traced(call.query):  # to ask for the lengths would fix them in the graph
         reasons.append("a mask or bias is cut into rectangles while a graph is traced")
-    elif many and call.sizes[2] * call.sizes[3] > SMALL:
+    elif query_len > 1 and query_len * key_len > SMALL:
         reasons.append(f"a mask or bias over more than {SMALL} pairs is cut into rectangles")
     return reasons
 

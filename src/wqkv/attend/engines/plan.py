@@ -17,6 +17,7 @@ from torch import Tensor
 from wqkv.attend.algebra import Full, Mask
 from wqkv.attend.call import Call
 from wqkv.attend.places import Rect
+from wqkv.attend.values import version
 
 #: Blocks of queries are not halved below this; smaller ones cost more in calls than they leave out.
 ROWS = 128
@@ -39,7 +40,20 @@ def whole(call: Call) -> list[Piece]:
     if mixed and call.mask.by_shift and isinstance(first, int):
         seen = call.mask.region(Rect(None, first, first + query_len, 0, key_len))
         mixed = seen is not True  # a word that sees all before it needs no mask
-    return [Piece(Rect(None, 0, query_len, 0, key_len), mixed, True)]
+    k0, k1 = 0, key_len
+    if mixed and isinstance(first, int):
+        k0, k1 = _within_reach(call.mask, first, first + query_len, 0, key_len)
+        k0, k1 = (k0, k1) if k0 < k1 else (0, key_len)
+    return [Piece(Rect(None, 0, query_len, k0, k1), mixed, True)]
+
+
+def _within_reach(mask: Mask, q0: int, q1: int, k0: int, k1: int) -> tuple[int, int]:
+    """The keys from k0 to k1 that queries from q0 to q1 can see at most."""
+    low, high = mask.reach()
+    return (
+        k0 if low is None else max(k0, q0 + low),
+        k1 if high is None else min(k1, q1 + high),
+    )
 
 
 def plan(call: Call, wide: int | None = WIDE) -> list[Piece]:
@@ -76,13 +90,21 @@ def pieces_of(call: Call, one: bool, by_kernel: bool) -> list[Piece]:
 
 
 _values: dict[Mask, dict[Any, Any]] = {}
-_things: WeakKeyDictionary[Mask, dict[Any, Any]] = WeakKeyDictionary()
+_things: WeakKeyDictionary[Mask, tuple[tuple[int, ...], dict[Any, Any]]] = WeakKeyDictionary()
 
 
 def memory(mask: Mask) -> dict[Any, Any]:
-    """Where what follows from a mask is kept: masks never change, and equal values share it."""
-    if mask.tensors():
-        return _things.setdefault(mask, {})
+    """Where what follows from a mask is kept: equal values share it.
+
+    A stored matrix may be changed in place; what followed from it before is then forgotten.
+    """
+    if tensors := mask.tensors():
+        now = tuple(version(tensor) for tensor in tensors)
+        then, kept = _things.get(mask, (now, {}))
+        if then != now:
+            kept = {}
+        _things[mask] = now, kept
+        return kept
     if mask not in _values and len(_values) >= 64:
         _values.clear()
     return _values.setdefault(mask, {})
@@ -122,7 +144,8 @@ def _cover(
     ]
     if leaf or not any(mixed for _, _, mixed in found):
         for k0, k1, mixed in _joined(found):
-            yield Piece(Rect(sample, q0, q1, k0, k1), mixed, fresh)
+            rect = Rect(sample, q0, q1, *_within_reach(mask, q0, q1, k0, k1))
+            yield Piece(rect, mixed, fresh)
             fresh = False
         return
     rest: list[tuple[int, int]] = []

@@ -121,17 +121,7 @@ def _whole(call: Call, piece: Piece) -> tuple[Tensor, Tensor]:
     q, k, v = _for_kernel(call.query, call.key, call.value)
     causal = piece.mixed and _is_causal(call)
     tile = Tile() if causal else Tiles(call).get(piece)
-    batch, n_head, query_len, width = q.shape
-    # the heads of a group see the same
-    alike = not causal and (tile.added is None or tile.added.shape[1] == 1)
-    fold = query_len == 1 and call.group > 1 and alike
-    if fold:  # they stand as so many queries of one head; a causal one would see one key more each
-        q = q.reshape(batch, -1, call.group, width)
-        if tile.empty is not None:
-            tile = tile._replace(empty=tile.empty.expand(-1, 1, call.group))
     out, lse = _kernel(q, k, v, tile, call.scale, causal)
-    if fold:
-        out, lse = out.reshape(batch, n_head, 1, width), lse.reshape(batch, n_head, 1)
     return out[..., : call.value.shape[3]], lse
 
 
@@ -140,7 +130,16 @@ def _kernel(
 ) -> tuple[Tensor, Tensor]:
     if tile.visible is not None:
         k, v = reference.cleared(k, tile.visible), reference.cleared(v, tile.visible)
+    batch, n_head, query_len, width = q.shape
+    alike = not causal and (tile.added is None or tile.added.shape[1] == 1)
+    # The heads of a group, if they see the same, stand as so many queries of one head; by the
+    # kernel's own causal mask each would see one key more.
+    fold = query_len == 1 and n_head > k.shape[1] and alike
+    if fold:
+        q = q.reshape(batch, k.shape[1], -1, width)
     out, lse = kernels.forward(q, k, v, tile.added, causal, scale)
+    if fold:
+        out, lse = out.reshape(batch, n_head, 1, width), lse.reshape(batch, n_head, 1)
     if tile.empty is not None:  # where nothing is seen, the kernels leave NaN or an lse of 0
         out = out.masked_fill(tile.empty.unsqueeze(-1), 0)
         lse = lse.masked_fill(tile.empty, -torch.inf)
