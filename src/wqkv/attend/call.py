@@ -87,7 +87,7 @@ def request(
     _check_tensors(came)
     _check_shapes(query, key, value, came)
     if autocasts(query.device):
-        query, key, value = (autocast(x) for x in (query, key, value))
+        query, key, value = (x.to(cast_dtype(x)) for x in (query, key, value))
     if not query.dtype == key.dtype == value.dtype:
         raise KindError(
             message("The inputs have different dtypes.", came, "Cast them to one floating dtype.")
@@ -142,9 +142,11 @@ def autocasts(device: torch.device) -> bool:
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
-def autocast(x: Tensor) -> Tensor:
-    """x as torch casts the inputs of its own attention under autocast: all but float64."""
-    return x if x.dtype == torch.float64 else x.to(torch.get_autocast_dtype(x.device.type))
+def cast_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which torch would compute with x: autocast casts all floats but float64."""
+    if x.dtype == torch.float64 or not autocasts(x.device):
+        return x.dtype
+    return torch.get_autocast_dtype(x.device.type)
 
 
 def unrounded(device: torch.device) -> AbstractContextManager[object]:

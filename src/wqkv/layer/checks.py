@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from wqkv.attend.algebra import Mask
 from wqkv.attend.bias import Bias
-from wqkv.attend.call import autocasts
+from wqkv.attend.call import autocasts, cast_dtype
 from wqkv.attend.rope import RoPE
 from wqkv.errors import ArgumentError, KindError, describe, message
 from wqkv.layer.parts import Norm, QKNorm, Temperature
@@ -98,7 +98,7 @@ def inputs(Q: Tensor, K: Tensor, V: Tensor, sizes: tuple[int, int, int], weight:
                 "Every key needs its value.",
             )
         )
-    if not Q.dtype == K.dtype == V.dtype:
+    if not cast_dtype(Q) == cast_dtype(K) == cast_dtype(V):
         raise KindError(
             message("Q, K and V have different dtypes.", came, "Cast them to one floating dtype.")
         )
