@@ -74,6 +74,9 @@ def attention(
     Dtype: the inputs share one floating dtype, which is the output's; scores and softmax in float32
     (float64 for float64). Under autocast they are cast as torch does for its own attention.
     Empty rows: a query that may see no key has output, weights and gradient 0, and lse -inf.
+    Padding: a key that no query of its sample may see is never felt, whatever it holds. A NaN in a
+    key that some query sees may reach other rows of that sample.
+    Derivatives: first ones on every engine; second ones and forward mode by the reference.
 
     Args:
         query: (batch, n_head, query_len, d_k).
