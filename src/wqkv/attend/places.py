@@ -68,6 +68,16 @@ class At(NamedTuple):
         ]
 
 
+def as_tensor(values: object) -> Tensor:
+    """A tensor as it is, and plain numbers on the CPU, whatever the default device is.
+
+    On the meta device, where dry runs and large models are made, numbers would be lost.
+    """
+    if isinstance(values, Tensor):
+        return values
+    return torch.as_tensor(values, device="cpu")
+
+
 def _later(part: slice, by: int) -> slice:
     return slice(part.start + by, part.stop + by)
 

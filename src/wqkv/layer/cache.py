@@ -14,6 +14,7 @@ from torch import Tensor
 from wqkv.attend.algebra import Full, Mask
 from wqkv.attend.merge import Partial
 from wqkv.attend.parallel.ranks import Ranks
+from wqkv.attend.places import as_tensor
 from wqkv.errors import ArgumentError, KindError, describe, message
 
 #: A file that is cut short, mislabelled or made to harm fails in one of these ways.
@@ -216,7 +217,7 @@ def check_rewind(length: object, kept: int) -> int:
 
 def chosen(index: Sequence[int] | Tensor, batch: int) -> Tensor:
     """The samples that `reorder` asks for."""
-    order = torch.as_tensor(index)
+    order = as_tensor(index)
     if order.ndim != 1 or order.is_floating_point() or order.dtype == torch.bool or not len(order):
         raise KindError(
             message(

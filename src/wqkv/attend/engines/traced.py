@@ -158,7 +158,7 @@ def _attend(
     call = _call(q, k, v, tensors, numbers, rules, scale, softcap, dropout_p)
     state = rectangles.random_state(call)
     out, lse = rectangles.forward(call, _pieces(call, one, by_kernel), by_kernel=by_kernel)
-    state = torch.empty(0, dtype=torch.uint8) if state is None else state.cpu()
+    state = torch.empty(0, dtype=torch.uint8, device="cpu") if state is None else state.cpu()
     return _laid_out(out), lse.contiguous(), state
 
 
@@ -168,7 +168,7 @@ def _(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tens
     size = (batch, query_len, n_head, v.shape[3])
     out = q.new_empty(size, dtype=rectangles.kept(q)).transpose(1, 2)
     count = torch.library.get_ctx().new_dynamic_size() if rest[5] > 0 else 0
-    state = torch.empty(count, dtype=torch.uint8)
+    state = torch.empty(count, dtype=torch.uint8, device="cpu")
     return out, q.new_empty((batch, n_head, query_len), dtype=reference.exact(q)), state
 
 
