@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wqkv.attend.engines import reference
 from wqkv.layer import checks
 from wqkv.layer.cache import Held
 from wqkv.layer.layer import MultiheadAttention
@@ -72,12 +73,14 @@ class DifferentialAttention(MultiheadAttention):
         return q, held, self._difference
 
     def _difference(self, heads: Tensor) -> Tensor:
-        first, second = heads.chunk(2, dim=1)
+        exact = reference.exact(heads)
+        first, second = heads.to(exact).chunk(2, dim=1)
         q1, k1, q2, k2 = (
-            getattr(self, name).float()
+            getattr(self, name).to(exact)
             for name in ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2")
         )
-        weight = (q1 @ k1).exp() - (q2 @ k2).exp() + self.start
-        context = (first - weight.to(first.dtype) * second).transpose(1, 2)
+        # not q1 @ k1: autocast would take the product back to half precision
+        weight = (q1 * k1).sum().exp() - (q2 * k2).sum().exp() + self.start
+        context = (first - weight * second).to(heads.dtype).transpose(1, 2)
         normed: Tensor = self.c_norm(context)
         return normed.transpose(1, 2) * (1 - self.start)
