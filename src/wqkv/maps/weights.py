@@ -146,7 +146,7 @@ class Weights:
 
         start = -lse.masked_fill(lse == -torch.inf, 0).unsqueeze(-1)
         if call.bias is not None:
-            start = start + call.bias.tile(self._places(b, h, i, j)).to(self.dtype)
+            start = start + call.bias.tile(self._places(b, h, i, j), self.dtype)
         hidden = self._hidden(b, h, i, j)
         if hidden is not None:
             start = start + hidden

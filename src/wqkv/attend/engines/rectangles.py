@@ -327,11 +327,13 @@ class _Tiles:
             return self._make(piece, mask)
         kept = memory(mask)
         key = (q0 + offset - k0, q1 - q0, k1 - k0, reference.exact(call.query), call.query.device)
-        if key not in kept:
-            if len(kept) >= 128:
-                kept.clear()
-            kept[key] = self._make(piece, mask)
-        found: tuple[Tensor | None, Tensor | None] = kept[key]
+        found: tuple[Tensor | None, Tensor | None] | None = kept.get(key)
+        if found is None:
+            found = self._make(piece, mask)
+            if type(found[0]) is Tensor:  # a fake one holds nothing, and would be found for ever
+                if len(kept) >= 128:
+                    kept.clear()
+                kept[key] = found
         return found
 
     def _make(self, piece: Piece, mask: Mask) -> tuple[Tensor, Tensor | None]:
@@ -339,7 +341,7 @@ class _Tiles:
         width = piece.rect.k1 - piece.rect.k0
         tile, empty = None, None
         if call.bias is not None:
-            tile = call.bias.tile(at).detach().to(reference.exact(call.query))
+            tile = call.bias.tile(at, reference.exact(call.query)).detach()
             tile = tile.expand(*tile.shape[:3], width)
         if piece.mixed:
             visible = mask.visible(at)
