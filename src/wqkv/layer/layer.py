@@ -95,6 +95,7 @@ class MultiheadAttention(nn.Module):
     k_norm: Normalise | None
     v_norm: Normalise | None
     sinks: nn.Parameter | None
+    position_0: nn.Parameter  # what `position` learns, where it learns
     #: Ring(mesh), AllToAll(mesh) or Ranks(mesh): Q, K and V are this rank's share of the words.
     mesh: Ranks | None = None
 
@@ -165,10 +166,28 @@ class MultiheadAttention(nn.Module):
         self.register_parameter("sinks", None)
         if sinks:
             self.sinks = nn.Parameter(torch.zeros(self.maps * n_head, **where))
-        if isinstance(position, Bias):  # a learned table is trained and saved with the layer
-            for i, tensor in enumerate(position.tensors()):
-                if isinstance(tensor, nn.Parameter):
-                    self.register_parameter(f"position_{i}", tensor)
+
+    @property
+    def position(self) -> RoPE | Bias | None:
+        """RoPE, ALiBi, T5Bias or None, as it is now.
+
+        A learned tensor of it is this layer's parameter `position_0`, and is read from there alone:
+        what loads, replaces, prunes, shards or maps parameters changes the position too.
+        """
+        value = self._position
+        if isinstance(value, Bias) and hasattr(self, "position_0"):
+            return value.with_tensor(own(self.position_0))
+        return value
+
+    @position.setter
+    def position(self, value: RoPE | Bias | None) -> None:
+        if hasattr(self, "position_0"):
+            del self.position_0
+        (tensor,) = value.tensors() if isinstance(value, Bias) else (None,)
+        if isinstance(value, Bias) and isinstance(tensor, nn.Parameter):
+            self.register_parameter("position_0", tensor)
+            value = value.with_tensor(tensor.detach().to("meta"))  # its kind and sizes alone
+        self._position = value
 
     def _sizes(self) -> dict[str, tuple[int, int]]:
         """The matrices that make q, k and v: the sizes of what goes in and what comes out."""
@@ -441,6 +460,8 @@ class MultiheadAttention(nn.Module):
     def _calls(self, q: Tensor, held: Sequence[Held], where: Where) -> list[dict[str, Any]]:
         """What `attention` is asked for every piece."""
         offset, end, calls = where.query_offset, max(where.length, _end(held)), []
+        position = self.position
+        bias = position if isinstance(position, Bias) else None
         for piece in held:
             # the rules of a mesh are already those of the whole text
             whole = self.mesh is not None or (piece.start, piece.k.shape[2]) == (0, end)
@@ -451,7 +472,7 @@ class MultiheadAttention(nn.Module):
                     "key": piece.k,
                     "value": piece.v,
                     "mask": piece.mask & mask,
-                    "bias": self.position if isinstance(self.position, Bias) else None,
+                    "bias": bias,
                     "scale": self.scale,
                     "softcap": self.softcap,
                     "sinks": own(self.sinks),
