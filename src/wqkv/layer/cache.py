@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from pickle import UnpicklingError
@@ -186,6 +187,19 @@ def _check_like(name: str, x: Tensor, kept: Tensor) -> None:
         raise ArgumentError(
             message(f"`{name}` is on another device.", came, "Move it, or start anew.")
         )
+
+
+@contextmanager
+def lasting() -> Iterator[None]:
+    """For memory that is made now and written to later, within torch.inference_mode() or without.
+
+    What is made in that mode can be written to in that mode alone, and autograd cannot keep it.
+    """
+    if torch.is_inference_mode_enabled():
+        with torch.inference_mode(False), torch.no_grad():
+            yield
+    else:
+        yield
 
 
 def refuse_gradients(kind: str, k: Tensor, v: Tensor) -> None:

@@ -20,6 +20,7 @@ from wqkv.layer.cache import (
     check_count,
     check_rewind,
     chosen,
+    lasting,
     refuse_gradients,
 )
 
@@ -77,10 +78,11 @@ class Pool:
     def _memory(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         if self._slots is None:
             n = self.blocks * self.size
-            self._slots = (
-                k.new_empty((n, k.shape[1], k.shape[3])),
-                v.new_empty((n, v.shape[1], v.shape[3])),
-            )
+            with lasting():
+                self._slots = (
+                    k.new_empty((n, k.shape[1], k.shape[3])),
+                    v.new_empty((n, v.shape[1], v.shape[3])),
+                )
         return self._slots
 
 
