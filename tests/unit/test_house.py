@@ -64,6 +64,7 @@ ORDER = (
     "wqkv.layer.caches",
     "wqkv.layer.parts",
     "wqkv.layer.checks",
+    "wqkv.layer.rules",
     "wqkv.layer.trace",
     "wqkv.layer.layer",
     "wqkv.layer.latent",

@@ -22,14 +22,22 @@ _Kind = TypeVar("_Kind", bound=type)
 class Form:
     """A value with a JSON form: {"type": "Window", "before": 511, "after": 0}.
 
-    A class names the fields that tell its values apart in `__match_args__`, in the order of its
-    constructor; a dataclass has that already, and is marked with `tagged`. So a class of your own
-    has a form too. What has no tensor compares by value; what has one, by identity, because a
-    comparison would wait for a GPU: compare the forms.
+    A class names the fields that tell its values apart in `__match_args__`; a dataclass has that
+    already, and is marked with `tagged`. So a class of your own has a form too. What has no tensor
+    compares by value; what has one, by identity, because a comparison would wait for a GPU: compare
+    the forms.
     """
 
+    def arguments(self) -> dict[str, Any]:
+        """What its constructor takes to make it again: the fields, unless a class says otherwise.
+
+        Raises:
+            KindError: the class names no fields.
+        """
+        return {name: getattr(self, name) for name in fields(type(self))}
+
     def to_dict(self) -> dict[str, Any]:
-        """Its type and fields as plain values, for `json.dumps`.
+        """Its type and arguments as plain values, for `json.dumps`.
 
         A tensor is {"dtype", "shape", "values"}, with "learned": true if it is a parameter. On the
         meta device it has no values, and `from_dict` gives a parameter of zeros to be filled.
@@ -65,11 +73,6 @@ class Form:
             object.__setattr__(made, name, value)
         return made
 
-    @classmethod
-    def _checked(cls, **given: Any) -> Self:
-        """The value of fields that anybody may have written."""
-        return cls(**given)
-
 
 def tagged(kind: _Kind) -> _Kind:
     """For a dataclass, whose `asdict` then names its type as its form does.
@@ -91,8 +94,8 @@ def fields(kind: type) -> tuple[str, ...]:
     names: tuple[str, ...] | None = vars(kind).get("__match_args__")
     if names is None:
         raise KindError(
-            f"{kind.__name__} has no form.\nName the fields that tell its values apart in "
-            "`__match_args__`, in the order of its constructor."
+            f"{kind.__name__} has no form.\nName the arguments of its constructor, which are also "
+            "its attributes, in `__match_args__`."
         )
     return names
 
@@ -106,7 +109,7 @@ def find(name: str, base: type = Form) -> type[Any]:
     known: dict[str, type] = {}
     for kind in _below(base):
         known.setdefault(kind.__name__, kind)
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise ArgumentError(
             f"There is no {base.__name__} of type {name!r}.\n"
             f"These are known: {', '.join(sorted(known))}."
@@ -128,9 +131,13 @@ def write(value: Any, other: Callable[[Any], Any] | None = None) -> Any:
         return [write(part, other) for part in value]
     if isinstance(value, dict):
         return {name: write(part, other) for name, part in value.items()}
-    if isinstance(value, Form) and (other is None or "__match_args__" in vars(type(value))):
-        parts = {name: write(getattr(value, name), other) for name in fields(type(value))}
-        return {"type": type(value).__name__, **parts}
+    if isinstance(value, Form):
+        try:
+            parts = {name: write(part, other) for name, part in value.arguments().items()}
+            return {"type": type(value).__name__, **parts}
+        except KindError:
+            if other is None:
+                raise
     return (other or _numbers)(value)
 
 
@@ -182,19 +189,15 @@ def read(value: Any) -> Any:
         raise ArgumentError(f'A form names its "type", and this has none: {describe(value)}.')
     kind = find(value["type"])
     given = {name: read(part) for name, part in value.items() if name != "type"}
-    known = fields(kind)
-    if odd := sorted(given.keys() - set(known)):
-        raise ArgumentError(
-            f"{kind.__name__} has no {', '.join(odd)}.\nIts form has: {', '.join(known) or 'none'}."
-        )
     try:
-        return kind._checked(**given)
-    except TypeError as error:
-        if isinstance(error, KindError):
-            raise
+        return kind(**given)
+    except KindError:
+        raise
+    except TypeError as error:  # an argument that is missing, or that it does not have
         raise ArgumentError(
-            f"{describe(value)} is no form of {kind.__name__}: {error}.\n"
-            f"Its form has: {', '.join(known)}."
+            f"This is no form of {kind.__name__}: {error}.\n"
+            f"  it has: {', '.join(given) or 'none'}\n"
+            f"Its arguments are {inspect.signature(kind)}."
         ) from error
 
 

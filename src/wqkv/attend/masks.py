@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -156,10 +156,6 @@ class _Ends(Mask):
 
     ends: int | Tensor
 
-    @classmethod
-    def _checked(cls, **given: Any) -> Self:
-        return cls(*given.values())
-
     def _set(self, name: str, ends: int | Sequence[int] | Tensor) -> None:
         if isinstance(ends, int) and not isinstance(ends, bool):
             object.__setattr__(self, "ends", ends)
@@ -253,6 +249,9 @@ class Lengths(_Ends):
             )
         self._set("lengths", lengths)
 
+    def arguments(self) -> dict[str, Any]:
+        return {"lengths": self.ends}
+
     def visible(self, at: At) -> Tensor:
         return self._before(at)
 
@@ -282,6 +281,9 @@ class Prefix(_Ends):
 
     def __init__(self, length: int | Sequence[int] | Tensor) -> None:
         self._set("length", length)
+
+    def arguments(self) -> dict[str, Any]:
+        return {"length": self.ends}
 
     def visible(self, at: At) -> Tensor:
         return self._before(at) | (at.key_pos <= at.query_pos)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wqkv.attend.engines import reference
+from wqkv.attend.forms import read
 from wqkv.layer import checks
 from wqkv.layer.cache import Held
 from wqkv.layer.layer import MultiheadAttention
@@ -62,9 +63,12 @@ class DifferentialAttention(MultiheadAttention):
             d_model, n_head, d_k=d_k, d_v=2 * d_k if d_v is None else d_v, **where, **rest
         )
         self.start = start
-        self.c_norm = Normalise(c_norm or Norm(eps=1e-5), n_head, self.d_v, **where)
+        self.c_norm = Normalise(read(c_norm) or Norm(eps=1e-5), n_head, self.d_v, **where)
         for name in ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2"):
             self.register_parameter(name, nn.Parameter(torch.randn(d_k, **where) * 0.1))
+
+    def arguments(self) -> dict[str, Any]:
+        return {**super().arguments(), "start": self.start, "c_norm": self.c_norm.norm}
 
     def _opened(
         self, q: Tensor, held: Sequence[Held], key_len: int | None = None
