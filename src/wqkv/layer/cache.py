@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +22,8 @@ _BROKEN = (
     RuntimeError, ValueError, TypeError, LookupError, AttributeError, OSError, EOFError,
     UnpicklingError,
 )  # fmt: skip
+
+_Made = TypeVar("_Made")
 
 
 class Held(NamedTuple):
@@ -189,17 +190,15 @@ def _check_like(name: str, x: Tensor, kept: Tensor) -> None:
         )
 
 
-@contextmanager
-def lasting() -> Iterator[None]:
-    """For memory that is made now and written to later, within torch.inference_mode() or without.
+def lasting(make: Callable[[], _Made]) -> _Made:
+    """Tensors that can be written to later, within torch.inference_mode() or without.
 
     What is made in that mode can be written to in that mode alone, and autograd cannot keep it.
     """
-    if torch.is_inference_mode_enabled():
-        with torch.inference_mode(False), torch.no_grad():
-            yield
-    else:
-        yield
+    if torch.is_grad_enabled():  # then that mode is off; a graph cannot ask for the mode itself
+        return make()
+    with torch.inference_mode(False), torch.no_grad():
+        return make()
 
 
 def refuse_gradients(kind: str, k: Tensor, v: Tensor) -> None:

@@ -11,16 +11,17 @@ from torch import Tensor, nn
 from wqkv.attend.bias import Bias
 from wqkv.attend.call import check_offset, request
 from wqkv.attend.engines import reference
-from wqkv.attend.forms import Form, read
+from wqkv.attend.forms import read
 from wqkv.attend.functional import attention
 from wqkv.attend.masks import Dense, Full, Mask
 from wqkv.attend.merge import merge, with_sinks
 from wqkv.attend.parallel.ranks import Ranks
 from wqkv.attend.rope import RoPE, rotate
 from wqkv.errors import ArgumentError, EngineError, KindError, describe
-from wqkv.layer import checks, rules
+from wqkv.layer import checks
 from wqkv.layer.cache import Held, KVCache
 from wqkv.layer.parts import Norm, Normalise, QKNorm, Temperature, own
+from wqkv.layer.rules import Ruled, has_bias
 from wqkv.layer.trace import Trace
 from wqkv.maps.attention_map import AttentionMap
 from wqkv.maps.shared import SharedMap
@@ -39,7 +40,7 @@ class Where(NamedTuple):
     length: int  # how many keys there are in the end
 
 
-class MultiheadAttention(nn.Module, Form):
+class MultiheadAttention(Ruled):
     """output = concat_h(softmax(q_h k_h^T * scale) v_h) WO, with q = Q WQ, k = K WK, v = V WV.
 
     The matrices are the modules `WQ`, `WK`, `WV`, `WO` (nn.Linear; a Linear keeps the transpose of
@@ -211,25 +212,13 @@ class MultiheadAttention(nn.Module, Form):
         return {
             "d_model": self.d_model, "n_head": self.n_head, "n_kv_head": self.n_kv_head,
             "d_k": self.d_k, "d_v": self.d_v, "kdim": self.kdim, "vdim": self.vdim,
-            "bias": [name for name in matrices if rules.biased(getattr(self, name))],
+            "bias": [name for name in matrices if has_bias(getattr(self, name))],
             "WO": self.WO is not None, "mask": self.mask, "position": self._position,
             "norm": self.norm, "v_norm": self.v_norm and self.v_norm.norm, "clip": self.clip,
             "temperature": self.temperature, "softcap": self.softcap,
             "sinks": self.sinks is not None, "gate": self.gate, "scale": self.scale,
             "dropout": self.dropout, "engine": self.engine,
         }  # fmt: skip
-
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        said = getattr(destination, "_metadata", {}).get(prefix[:-1])
-        if said is not None:
-            said["rules"] = rules.of(self.arguments())
-
-    def _load_from_state_dict(
-        self, state_dict: Any, prefix: str, local_metadata: Any, *rest: Any
-    ) -> None:
-        rules.check(local_metadata.get("rules", {}), rules.of(self.arguments()), prefix[:-1])
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
 
     def forward(
         self,

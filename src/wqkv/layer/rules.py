@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from wqkv.attend.forms import alike, outline
+from wqkv.attend.forms import Form, alike, outline
 from wqkv.errors import ArgumentError
 
 #: Arguments that change no result, or whose difference the sizes and names of the tensors show.
@@ -23,15 +23,33 @@ _SHOWN = {
 _COUNTS = {"n_head", "n_kv_head"}
 
 
-def of(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The rules of a layer made with these arguments, in plain values."""
-    rules = {name: outline(value) for name, value in arguments.items() if name not in _SHOWN}
+class Ruled(nn.Module, Form):
+    """A module with a form, whose checkpoints say by which of its arguments they were made."""
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        said = getattr(destination, "_metadata", {}).get(prefix[:-1])
+        if said is not None:
+            said["rules"] = _rules(self)
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, local_metadata: dict[str, Any], *rest: Any
+    ) -> None:
+        if "rules" in local_metadata:
+            _check(local_metadata["rules"], _rules(self), prefix[:-1])
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+
+
+def _rules(module: Ruled) -> dict[str, Any]:
+    """The arguments that change the result, in plain values."""
+    given = module.arguments().items()
+    rules = {name: outline(value) for name, value in given if name not in _SHOWN}
     if rules["scale"] is None:
         rules["scale"] = 1 / math.sqrt(rules["d_k"])
     return rules
 
 
-def check(saved: dict[str, Any], own: dict[str, Any], name: str) -> None:
+def _check(saved: dict[str, Any], own: dict[str, Any], name: str) -> None:
     """Raise unless a checkpoint's rules are the layer's; it may say nothing of some, or of all."""
     odd = [rule for rule in own if rule in saved and not alike(saved[rule], own[rule])]
     if set(odd) <= _COUNTS:
@@ -55,7 +73,7 @@ def _text(form: Any) -> str:
     return text if len(text) <= 200 else f"{text[:197]}..."
 
 
-def biased(module: nn.Module | None) -> bool:
+def has_bias(module: nn.Module | None) -> bool:
     """Whether a projection adds a bias; a factored one has it in its first part."""
     first = module[0] if isinstance(module, nn.Sequential) else module
     return getattr(first, "bias", None) is not None

@@ -5,7 +5,10 @@ import pickle
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.utils import parametrize, prune
 
 from wqkv import ALiBi, Lengths, MultiheadAttention, RoPE, Segments, T5Bias
@@ -98,6 +101,24 @@ def test_a_compiled_layer_reads_it(kind):
         torch.testing.assert_close(compiled(x), made(x), rtol=1e-12, atol=1e-13)
         with torch.no_grad():
             made.position_0.mul_(3)
+
+
+@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module.*returned a view tensor")
+@pytest.mark.parametrize("kind", LEARNED)
+def test_fsdp_trains_it(kind):
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        plain, x = layer(position=LEARNED[kind]()), words(B, N, D_MODEL, seed=2)
+        sharded = copy.deepcopy(plain)
+        fully_shard(sharded, mesh=init_device_mesh("cpu", (1,)))
+        before = plain.position_0.detach().clone()
+        for made in (plain, sharded):
+            made(x).square().sum().backward()
+            torch.optim.SGD(made.parameters(), lr=0.01).step()
+        assert not torch.equal(plain.position_0, before)
+        torch.testing.assert_close(sharded.position_0.full_tensor(), plain.position_0)
+    finally:
+        dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("kind", LEARNED)

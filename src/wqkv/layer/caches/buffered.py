@@ -49,10 +49,11 @@ class Buffered(KVCache):
 
     def reorder(self, index: Sequence[int] | Tensor) -> None:
         order = chosen(index, self._batch)
-        with lasting():
-            self._tensors = {
+        self._tensors = lasting(
+            lambda: {
                 name: x.index_select(0, order.to(x.device)) for name, x in self._tensors.items()
             }
+        )
 
     def split(self) -> list[Self]:
         rows = self._rows()
@@ -101,8 +102,7 @@ class Buffered(KVCache):
 
     def _laid(self, x: Tensor, room: int) -> Tensor:
         """A new buffer that begins with these rows."""
-        with lasting():
-            buffer = x.new_empty((*x.shape[:2], room, *x.shape[3:]))
+        buffer = lasting(lambda: x.new_empty((*x.shape[:2], room, *x.shape[3:])))
         buffer[:, :, : x.shape[2]] = x
         return buffer
 
@@ -253,9 +253,9 @@ class Cross(Buffered):
                     "Take `held()`; for another text, rewind(0) or make a new one.",
                 )
             )
-        with lasting():
-            kept = {name: x.clone() if x.is_inference() else x for name, x in (("k", k), ("v", v))}
-        self._tensors, self._length = kept, k.shape[2]
+        if k.is_inference():
+            k, v = lasting(lambda: (k.clone(), v.clone()))
+        self._tensors, self._length = {"k": k, "v": v}, k.shape[2]
         return self.held()
 
     def rewind(self, length: int | Tensor) -> None:

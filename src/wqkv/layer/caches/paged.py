@@ -78,11 +78,12 @@ class Pool:
     def _memory(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         if self._slots is None:
             n = self.blocks * self.size
-            with lasting():
-                self._slots = (
+            self._slots = lasting(
+                lambda: (
                     k.new_empty((n, k.shape[1], k.shape[3])),
                     v.new_empty((n, v.shape[1], v.shape[3])),
                 )
+            )
         return self._slots
 
 
