@@ -158,6 +158,17 @@ def test_cross(modes, between):
             assert layer.WQ.weight.grad.any() and layer.WK.weight.grad is None
 
 
+@pytest.mark.parametrize("mode", ["no_grad", "inference"])
+def test_a_compiled_cross_is_one_graph(mode):
+    layer, cache = MultiheadAttention(D_MODEL, 3), Cross()
+    step = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    x, other = words(B, 5, D_MODEL), words(B, 7, D_MODEL)
+    expected = layer(x, other)
+    with MODES[mode]():
+        torch.testing.assert_close(step(x, other, cache=cache), expected)
+        torch.testing.assert_close(step(x, cache=cache), expected)
+
+
 def test_loaded_under_inference_mode(tmp_path):
     layer, x = LAYERS["heads"]().requires_grad_(False), words(B, N, D_MODEL)
     for kind in KINDS:

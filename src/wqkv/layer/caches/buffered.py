@@ -253,7 +253,7 @@ class Cross(Buffered):
                     "Take `held()`; for another text, rewind(0) or make a new one.",
                 )
             )
-        if k.is_inference():
+        if not torch.compiler.is_compiling() and k.is_inference():
             k, v = lasting(lambda: (k.clone(), v.clone()))
         self._tensors, self._length = {"k": k, "v": v}, k.shape[2]
         return self.held()
