@@ -62,7 +62,8 @@ class MultiheadAttention(Ruled):
         kdim, vdim: the last size of K and V; None is d_model.
         bias: True, False, or the names of the matrices that carry one, such as ("WQ", "WK", "WV").
         WO: False leaves out the last projection; the result is the context, n_head * d_v wide.
-        mask: who may see whom in every call, such as Causal().
+        mask: who may see whom in every call, such as Causal(). This and each other value may be
+            given as its JSON form too (see Form).
         position: RoPE, which turns q and k; ALiBi or T5Bias, which add to the scores; None.
         norm, v_norm: QKNorm of q and k (modules `q_norm`, `k_norm`); Norm of v (`v_norm`).
         clip: q, k and v are clamped to plus and minus it.
