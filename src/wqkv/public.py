@@ -5,7 +5,9 @@ from typing import TypeVar
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from wqkv.attend.bias import ALiBi, T5Bias
+from wqkv.attend.algebra import Mask
+from wqkv.attend.bias import ALiBi, Bias, T5Bias
+from wqkv.attend.forms import Form
 from wqkv.attend.functional import attention, explain
 from wqkv.attend.masks import Causal, Chunked, Dense, Full, Lengths, Prefix, Segments, Window
 from wqkv.attend.merge import Partial, merge
@@ -36,12 +38,14 @@ __all__ = [
     "ALiBi",
     "AllToAll",
     "AttentionMap",
+    "Bias",
     "Causal",
     "Chunked",
     "Cross",
     "Dense",
     "DifferentialAttention",
     "Dynamic",
+    "Form",
     "Full",
     "Heads",
     "Held",
@@ -49,6 +53,7 @@ __all__ = [
     "LatentAttention",
     "LayerParity",
     "Lengths",
+    "Mask",
     "MultiheadAttention",
     "Norm",
     "Paged",

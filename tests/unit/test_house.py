@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from torch.utils._device import _device_constructors
 
 import wqkv
 
@@ -23,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 ORDER = (
     "wqkv.errors",
     "wqkv.pictures",
+    "wqkv.attend.forms",
     "wqkv.attend.places",
     "wqkv.attend.values",
     "wqkv.attend.algebra",
@@ -67,6 +69,7 @@ ORDER = (
     "wqkv.layer.caches",
     "wqkv.layer.parts",
     "wqkv.layer.checks",
+    "wqkv.layer.rules",
     "wqkv.layer.trace",
     "wqkv.layer.layer",
     "wqkv.layer.latent",
@@ -303,6 +306,30 @@ def test_names_of_the_package():
         wqkv.atention  # noqa: B018
 
 
+# Devices
+
+FACTORIES = {made.__name__ for made in _device_constructors()}
+
+
+def without_device(root: Path) -> list[str]:
+    """Calls such as torch.arange(n) that leave the device to whatever the default is by then."""
+    wrong = []
+    for path in modules(root).values():
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            match node:
+                case ast.Call(ast.Attribute(ast.Name("torch"), name), keywords=keywords):
+                    said = {keyword.arg for keyword in keywords}  # None: **where, which has it
+                    if name in FACTORIES and not said & {"device", None}:
+                        where = f"{path.relative_to(root)}:{node.lineno}"
+                        wrong.append(f"{where}: torch.{name} names no device")
+    return wrong
+
+
+def test_every_tensor_is_made_on_a_stated_device():
+    wrong = without_device(ROOT)
+    assert not wrong, "\n".join(wrong)
+
+
 # Text
 
 FOLDERS = "|".join(("home", "root", "work", "Users"))
@@ -344,6 +371,23 @@ def plant(root: Path, files: dict[str, str]) -> Path:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text(text, "utf-8")
     return root
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("torch.arange(3)", "arange"),
+        ("x = [torch.tensor([1], dtype=torch.long).view(1)]", "tensor"),
+        ("torch.as_tensor(x)", "as_tensor"),
+        ("torch.zeros(3, device=None or x.device)", None),
+        ("torch.ones(3, **where)", None),
+        ("torch.zeros_like(x), x.new_zeros(3), np.arange(3)", None),
+    ],
+)
+def test_planted_factory(tmp_path, source, name):
+    wrong = without_device(plant(tmp_path, {"src/wqkv/errors.py": f"def f():\n    {source}"}))
+    says = f"src/wqkv/errors.py:2: torch.{name} names no device"
+    assert wrong == ([] if name is None else [says])
 
 
 BELOW = "does not stand above it"

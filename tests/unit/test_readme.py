@@ -53,6 +53,19 @@ def test_python_runs(readme, given, capsys):
     assert given["y"].shape == (2, 1, 512)  # the last one, of a cache
 
 
+def test_the_python_of_the_docs_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = {}
+    found = blocks("docs/configuration.md")
+    assert len(found) == 4
+    for block in found:
+        exec(block, given)
+    assert given["again"].to_dict() == given["mask"].to_dict()
+    assert given["twin"].to_dict() == given["form"]
+    assert given["model"].attend.mask.to_dict() == given["mask"].to_dict()
+    assert given["mine"].mask == wqkv.Causal()
+
+
 def test_both_languages_have_the_same_python():
     english, chinese = (
         [re.sub(r"\s*#.*", "", block) for block in blocks(readme)]

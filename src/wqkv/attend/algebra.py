@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
+from wqkv.attend.forms import Form, tagged
 from wqkv.attend.places import At, Rect, Sizes, places
 from wqkv.errors import KindError, describe
 
@@ -20,7 +21,7 @@ class Reach(NamedTuple):
     high: int | None
 
 
-class Mask:
+class Mask(Form):
     """Who may see whom. True = may attend."""
 
     #: Whether the answer depends on where the queries stand.
@@ -110,8 +111,9 @@ class Mask:
 
     def __str__(self) -> str:
         query_len, key_len = self._lengths()
-        key_len = key_len or query_len or 6
-        query_len = query_len or key_len
+        if key_len is None:
+            key_len = 6 if query_len is None else query_len
+        query_len = key_len if query_len is None else query_len
         rows = self._matrix(1, 1, min(query_len, 24), min(key_len, 24))[0, 0].int().tolist()
         return "\n".join([repr(self), *(" ".join(map(str, row)) for row in rows)])
 
@@ -123,6 +125,7 @@ def _mask(value: object) -> Mask:
 
 
 @dataclass(frozen=True)
+@tagged
 class Full(Mask):
     """Every query sees every key.
 
@@ -163,6 +166,10 @@ class _Made(Mask):
     def __init__(self, *parts: Mask) -> None:
         self.parts = parts
 
+    @classmethod
+    def of_fields(cls, values: list[Any]) -> Self:
+        return cls(*values)
+
     @property
     def by_position(self) -> bool:  # type: ignore[override]
         return any(part.by_position for part in self.parts)
@@ -193,10 +200,11 @@ class _Made(Mask):
         return max(batches), max(heads)
 
     def _lengths(self) -> tuple[int | None, int | None]:
-        query_lens, key_lens = zip(*(part._lengths() for part in self.parts), strict=True)
-        return min(filter(None, query_lens), default=None), min(
-            filter(None, key_lens), default=None
+        query_lens, key_lens = (
+            [length for length in lengths if length is not None]  # which may be 0
+            for lengths in zip(*(part._lengths() for part in self.parts), strict=True)
         )
+        return min(query_lens, default=None), min(key_lens, default=None)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Made) and type(other) is type(self) and self.parts == other.parts
@@ -207,6 +215,8 @@ class _Made(Mask):
 
 class And(_Made):
     """Visible where both are: written `a & b`."""
+
+    __match_args__ = ("a", "b")
 
     def __init__(self, a: Mask, b: Mask) -> None:
         super().__init__(a, b)
@@ -237,6 +247,8 @@ class And(_Made):
 class Or(_Made):
     """Visible where one is: written `a | b`."""
 
+    __match_args__ = ("a", "b")
+
     def __init__(self, a: Mask, b: Mask) -> None:
         super().__init__(a, b)
         self.a, self.b = a, b
@@ -266,6 +278,8 @@ class Or(_Made):
 class Not(_Made):
     """Visible where the other is not: written `~a`."""
 
+    __match_args__ = ("inner",)
+
     def __init__(self, inner: Mask) -> None:
         super().__init__(inner)
         self.inner = inner
@@ -282,6 +296,8 @@ class Not(_Made):
 
 class Part(_Made):
     """Some keys and rows of another mask: what `Mask.part` makes."""
+
+    __match_args__ = ("inner", "start", "key_len", "row", "query_len")
 
     def __init__(
         self, inner: Mask, start: int, key_len: int, row: int = 0, query_len: int | None = None

@@ -8,19 +8,27 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from wqkv.attend.forms import Form
 from wqkv.attend.places import At
 from wqkv.errors import ArgumentError, describe, message
 
 
-class Bias:
+class Bias(Form):
     """A float that is added to the scores, as a value that can be asked for any tile."""
 
-    def tile(self, at: At) -> Tensor:
-        """Broadcastable to (batch, head, query, key)."""
+    def tile(self, at: At, dtype: torch.dtype | None = None) -> Tensor:
+        """Broadcastable to (batch, head, query, key); computed in `dtype`, that of the scores.
+
+        None is the dtype of the tensor that it is made of.
+        """
         raise NotImplementedError
 
     def tensors(self) -> tuple[Tensor, ...]:
         """What may be learned: one tensor."""
+        raise NotImplementedError
+
+    def with_tensor(self, tensor: Tensor) -> Bias:
+        """The same bias made of another tensor, such as a parameter as it is by now."""
         raise NotImplementedError
 
     def add_gradient(self, total: Tensor, at: At, d_tile: Tensor) -> None:
@@ -51,16 +59,20 @@ class Bias:
 class StoredBias(Bias):
     """A float tensor (batch | 1, head | 1, query | 1, key | 1); its rows are the call's queries."""
 
+    __match_args__ = ("values",)
     by_position = False
 
     def __init__(self, values: Tensor) -> None:
         self.values = values
 
-    def tile(self, at: At) -> Tensor:
-        return at.cut(self.values)
+    def tile(self, at: At, dtype: torch.dtype | None = None) -> Tensor:
+        return at.cut(self.values).to(dtype or self.values.dtype)
 
     def tensors(self) -> tuple[Tensor, ...]:
         return (self.values,)
+
+    def with_tensor(self, tensor: Tensor) -> Bias:
+        return StoredBias(tensor)
 
     def heads(self, start: int, stop: int) -> Bias:
         return self if self.values.shape[1] == 1 else StoredBias(self.values[:, start:stop])
@@ -92,8 +104,8 @@ class _PartBias(Bias):
     def __init__(self, inner: StoredBias, start: int, row: int) -> None:
         self.inner, self.start, self.row = inner, start, row
 
-    def tile(self, at: At) -> Tensor:
-        return self.inner.tile(at.moved(self.start, self.row))
+    def tile(self, at: At, dtype: torch.dtype | None = None) -> Tensor:
+        return self.inner.tile(at.moved(self.start, self.row), dtype)
 
     def tensors(self) -> tuple[Tensor, ...]:
         return self.inner.tensors()
@@ -116,6 +128,8 @@ class ALiBi(Bias):
     tensor([0.5000, 0.2500, 0.1250, 0.0625, 0.0312, 0.0156, 0.0078, 0.0039])
     """
 
+    __match_args__ = ("slopes",)
+
     def __init__(self, slopes: int | Sequence[float] | Tensor) -> None:
         if isinstance(slopes, int):
             if slopes < 1:
@@ -125,22 +139,25 @@ class ALiBi(Bias):
             numbers += [2 ** (-8 * h / (2 * low)) for h in range(1, 2 * low + 1, 2)][: slopes - low]
             slopes = numbers
         if not isinstance(slopes, Tensor):
-            slopes = torch.tensor(slopes, dtype=torch.float32)
+            slopes = torch.tensor(slopes, dtype=torch.float32, device="cpu")
         self.slopes = slopes
         if self.slopes.ndim != 1 or not self.slopes.is_floating_point():
             raise ArgumentError(
                 message("ALiBi takes one slope a head.", {"slopes": self.slopes}, "Pass (n_head,).")
             )
 
-    def tile(self, at: At) -> Tensor:
-        slopes = self.slopes.to(at.head.device)
-        if slopes.dtype in (torch.bfloat16, torch.float16):  # times a distance, half would round
-            slopes = slopes.float()
+    def tile(self, at: At, dtype: torch.dtype | None = None) -> Tensor:
+        # times a distance, the slopes' own dtype would round: float32 already at 2^24
+        dtype = dtype or torch.promote_types(self.slopes.dtype, torch.float32)
+        slopes = self.slopes.to(at.head.device, dtype)
         slope = slopes[at.head if len(slopes) > 1 else torch.zeros_like(at.head)]
         return -slope * (at.key_pos - at.query_pos).abs()
 
     def tensors(self) -> tuple[Tensor, ...]:
         return (self.slopes,)
+
+    def with_tensor(self, tensor: Tensor) -> Bias:
+        return ALiBi(tensor)
 
     def heads(self, start: int, stop: int) -> Bias:
         return self if len(self.slopes) == 1 else ALiBi(self.slopes[start:stop])
@@ -167,6 +184,8 @@ class T5Bias(Bias):
 
     Source: Raffel et al. 2020 (arXiv:1910.10683), section 2.1.
     """
+
+    __match_args__ = ("table", "bidirectional", "max_distance")
 
     def __init__(self, table: Tensor, *, bidirectional: bool, max_distance: int = 128) -> None:
         if table.ndim != 2 or not table.is_floating_point():
@@ -203,19 +222,21 @@ class T5Bias(Bias):
         far = (exact + (growth * (n - exact)).to(ahead.dtype)).clamp(max=n - 1)
         return offset + torch.where(distance < exact, distance, far)
 
-    def tile(self, at: At) -> Tensor:
+    def tile(self, at: At, dtype: torch.dtype | None = None) -> Tensor:
         buckets = self.bucket(at.key_pos - at.query_pos)
-        table = self.table.to(buckets.device)
+        table = self.table.to(buckets.device, dtype or self.table.dtype)
         return table[buckets, at.head if table.shape[1] > 1 else torch.zeros_like(at.head)]
 
     def tensors(self) -> tuple[Tensor, ...]:
         return (self.table,)
 
+    def with_tensor(self, tensor: Tensor) -> Bias:
+        return T5Bias(tensor, bidirectional=self.bidirectional, max_distance=self.max_distance)
+
     def heads(self, start: int, stop: int) -> Bias:
         if self.table.shape[1] == 1:
             return self
-        table = self.table[:, start:stop]
-        return T5Bias(table, bidirectional=self.bidirectional, max_distance=self.max_distance)
+        return self.with_tensor(self.table[:, start:stop])
 
     def add_gradient(self, total: Tensor, at: At, d_tile: Tensor) -> None:
         buckets = self.bucket(at.key_pos - at.query_pos)

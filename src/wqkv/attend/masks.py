@@ -12,12 +12,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from wqkv.attend.algebra import And, Full, Mask, Not, Or, Reach, either
-from wqkv.attend.places import At, Rect, Sizes
+from wqkv.attend.forms import tagged
+from wqkv.attend.places import At, Rect, Sizes, as_tensor
 from wqkv.attend.values import readable
 from wqkv.errors import ArgumentError, KindError, describe, message
 
@@ -46,6 +48,7 @@ def _span(low: int | None, high: int | None, rect: Rect) -> bool | None:
 
 
 @dataclass(frozen=True)
+@tagged
 class Causal(Mask):
     """A query at position i sees the keys at positions j <= i.
 
@@ -73,6 +76,7 @@ class Causal(Mask):
 
 
 @dataclass(frozen=True)
+@tagged
 class Window(Mask):
     """A query at i sees the keys i - before <= j <= i + after; None means no limit.
 
@@ -121,6 +125,7 @@ class Window(Mask):
 
 
 @dataclass(frozen=True)
+@tagged
 class Chunked(Mask):
     """Chunks of `size` words: a query at i sees the keys j with j // size == i // size.
 
@@ -242,12 +247,17 @@ class Lengths(_Ends):
     1 1 0
     """
 
+    __match_args__ = ("ends",)
+
     def __init__(self, lengths: Sequence[int] | Tensor) -> None:
         if isinstance(lengths, int):
             raise KindError(
                 f"Lengths takes one length a sample, not {describe(lengths)}.\nPass [{lengths}]."
             )
         self._set("lengths", lengths)
+
+    def arguments(self) -> dict[str, Any]:
+        return {"lengths": self.ends}
 
     def visible(self, at: At) -> Tensor:
         return self._before(at)
@@ -272,10 +282,15 @@ class Prefix(_Ends):
     1 1 1 1 1 1
     """
 
+    __match_args__ = ("ends",)
+
     by_position = True
 
     def __init__(self, length: int | Sequence[int] | Tensor) -> None:
         self._set("length", length)
+
+    def arguments(self) -> dict[str, Any]:
+        return {"length": self.ends}
 
     def visible(self, at: At) -> Tensor:
         return self._before(at) | (at.key_pos <= at.query_pos)
@@ -306,6 +321,8 @@ class Segments(Mask):
     0 0 1 1 1
     """
 
+    __match_args__ = ("labels", "query_labels")
+
     def __init__(
         self,
         labels: Sequence[Sequence[int]] | Tensor,
@@ -331,6 +348,8 @@ class Segments(Mask):
         if self.query_labels is not None:
             own = self.query_labels.to(at.key_pos.device)
             return own[at.batch if len(own) > 1 else zero, at.row] == keys
+        if labels.shape[1] == 0:  # nothing to look up, and nothing that a query could see
+            return keys != keys
         place = at.query_pos.clamp(0, labels.shape[1] - 1)
         seen = labels[at.batch if len(labels) > 1 else zero, place] == keys
         return seen & (place == at.query_pos)
@@ -417,6 +436,8 @@ class Dense(Mask):
     1 1
     """
 
+    __match_args__ = ("matrix",)
+
     def __init__(self, matrix: Tensor) -> None:
         if not isinstance(matrix, Tensor) or matrix.dtype != torch.bool:
             came: dict[str, object] = {"matrix": matrix}
@@ -465,7 +486,7 @@ class Dense(Mask):
 
     def _lengths(self) -> tuple[int | None, int | None]:
         query_len, key_len = self.matrix.shape[2:]
-        return query_len if query_len > 1 else None, key_len if key_len > 1 else None
+        return query_len if query_len != 1 else None, key_len if key_len != 1 else None
 
     def __repr__(self) -> str:
         return f"Dense({describe(self.matrix)})"
@@ -491,7 +512,9 @@ def _warn_empty(empty: int, rows: int) -> None:
 
 def _integers(name: str, values: object, dims: int) -> Tensor:
     """A copy, so that a mask stays what it was made."""
-    tensor = torch.as_tensor(values).clone()
+    tensor = as_tensor(values).clone()
+    if tensor.numel() == 0 and not isinstance(values, Tensor):
+        tensor = tensor.long()  # torch reads an empty list as floats
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         raise KindError(
             message(

@@ -12,30 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from wqkv.attend.algebra import And, Full, Not, Or, Part
-from wqkv.attend.bias import ALiBi, StoredBias, T5Bias
 from wqkv.attend.call import Call
-from wqkv.attend.masks import Causal, Chunked, Dense, Lengths, Prefix, Segments, Window
-
-#: What a rule is made of: the names of the fields that tell it apart.
-FIELDS: dict[type, tuple[str, ...]] = {
-    Full: (),
-    Causal: (),
-    Window: ("before", "after"),
-    Chunked: ("size",),
-    Lengths: ("ends",),
-    Prefix: ("ends",),
-    Segments: ("labels", "query_labels"),
-    Dense: ("matrix",),
-    And: ("a", "b"),
-    Or: ("a", "b"),
-    Not: ("inner",),
-    Part: ("inner", "start", "key_len", "row", "query_len"),
-    StoredBias: ("values",),
-    ALiBi: ("slopes",),
-    T5Bias: ("table", "bidirectional", "max_distance"),
-}
-_KINDS = {kind.__name__: kind for kind in FIELDS}
+from wqkv.attend.forms import fields, find
 
 
 @dataclass(frozen=True)
@@ -75,21 +53,23 @@ def unpack(
 
 
 def _pack(rule: Any, tensors: list[Tensor | None], numbers: list[int]) -> Any:
-    """A rule as lists and names; its tensors and numbers (a tracer may not know them) apart.
+    """A rule as [its type, its fields]; its tensors and numbers (a tracer may not know them) apart.
 
-    A rule of a kind that is not in the table stands for itself, its tensors beside it.
+    A rule whose type names no fields stands for itself, its tensors beside it.
     """
     if rule is None or isinstance(rule, bool):
         return rule
     if isinstance(rule, Tensor):
         tensors.append(rule)
         return {"tensor": len(tensors) - 1}
-    fields = FIELDS.get(type(rule))
-    if fields is not None:
-        return [type(rule).__name__, *(_pack(getattr(rule, f), tensors, numbers) for f in fields)]
     if isinstance(rule, int):
         numbers.append(rule)
         return {"number": len(numbers) - 1}
+    if "__match_args__" in type(rule).__dict__:
+        return [
+            type(rule),
+            *(_pack(getattr(rule, name), tensors, numbers) for name in fields(type(rule))),
+        ]
     tensors.extend(rule.tensors())
     return rule
 
@@ -99,11 +79,6 @@ def _unpack(packed: Any, tensors: Sequence[Tensor | None], numbers: Sequence[int
         return tensors[packed["tensor"]] if "tensor" in packed else numbers[packed["number"]]
     if not isinstance(packed, list):
         return packed
-    kind: Any = _KINDS[packed[0]]
-    parts = [_unpack(part, tensors, numbers) for part in packed[1:]]
-    if kind in (And, Or, Not, Part):
-        return kind(*parts)
-    rule = kind.__new__(kind)
-    for name, part in zip(FIELDS[kind], parts, strict=True):
-        object.__setattr__(rule, name, part)
-    return rule
+    kind, *parts = packed
+    known = find(kind) if isinstance(kind, str) else kind
+    return known.of_fields([_unpack(part, tensors, numbers) for part in parts])

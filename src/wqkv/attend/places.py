@@ -75,6 +75,16 @@ def slices(rect: Rect) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
     return (samples, slice(None), rows), (samples, slice(None), keys)
 
 
+def as_tensor(values: object) -> Tensor:
+    """A tensor as it is, and plain numbers on the CPU, whatever the default device is.
+
+    On the meta device, where dry runs and large models are made, numbers would be lost.
+    """
+    if isinstance(values, Tensor):
+        return values
+    return torch.as_tensor(values, device="cpu")
+
+
 def _later(part: slice, by: int) -> slice:
     return slice(part.start + by, part.stop + by)
 

@@ -6,17 +6,20 @@ Rotary position embeddings: Su et al. 2021 (arXiv:2104.09864), eq. 34. The scali
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 
+from wqkv.attend.forms import Form, tagged
 from wqkv.errors import ArgumentError, KindError, describe, message
 
 
 @dataclass(frozen=True)
-class Scaling:
+class Scaling(Form):
     """Changes RoPE's frequencies so that it reaches beyond the length it was trained for."""
 
     #: Whether the frequencies depend on the length of the text.
@@ -40,6 +43,7 @@ class Scaling:
 
 
 @dataclass(frozen=True)
+@tagged
 class Linear(Scaling):
     """Position interpolation: all frequencies divided by `factor`.
 
@@ -53,6 +57,7 @@ class Linear(Scaling):
 
 
 @dataclass(frozen=True)
+@tagged
 class DynamicNTK(Scaling):
     """A larger theta once the text is longer than `trained_length`.
 
@@ -72,6 +77,7 @@ class DynamicNTK(Scaling):
 
 
 @dataclass(frozen=True)
+@tagged
 class YaRN(Scaling):
     """Low frequencies interpolated, high ones kept, a ramp between.
 
@@ -99,7 +105,9 @@ class YaRN(Scaling):
         if self.truncate:
             low, high = math.floor(low), math.ceil(high)
         low, high = max(low, 0), min(high, d - 1)
-        ramp = (torch.arange(d // 2, dtype=torch.float64) - low) / max(high - low, 0.001)
+        ramp = (torch.arange(d // 2, dtype=torch.float64, device="cpu") - low) / max(
+            high - low, 0.001
+        )
         ramp = ramp.clamp(0, 1)
         return plain / self.factor * ramp + plain * (1 - ramp)
 
@@ -110,6 +118,7 @@ class YaRN(Scaling):
 
 
 @dataclass(frozen=True)
+@tagged
 class Llama3(Scaling):
     """Pairs with fewer than `low` turns in `trained_length` divided by `factor`, from `high` kept.
 
@@ -128,6 +137,7 @@ class Llama3(Scaling):
 
 
 @dataclass(frozen=True)
+@tagged
 class LongRoPE(Scaling):
     """One divisor a channel pair: `short` up to trained_length, `long` beyond.
 
@@ -156,7 +166,7 @@ class LongRoPE(Scaling):
                 f"LongRoPE has {len(divisors)} divisors for {len(plain)} pairs of channels.\n"
                 "Pass one a pair in `short` and in `long`."
             )
-        return plain / torch.tensor(divisors, dtype=torch.float64)
+        return plain / torch.tensor(divisors, dtype=torch.float64, device="cpu")
 
     def gain(self) -> float:
         if self.gain_ is not None:
@@ -165,10 +175,15 @@ class LongRoPE(Scaling):
 
 
 @dataclass(frozen=True)
+@tagged
 class Given(Scaling):
     """Frequencies as they are, one a channel pair, whatever theta is."""
 
     values: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "values", tuple(self.values))
 
     def frequencies(self, plain: Tensor, theta: float, length: int) -> Tensor:
         if len(self.values) != len(plain):
@@ -176,11 +191,12 @@ class Given(Scaling):
                 f"Given has {len(self.values)} frequencies for {len(plain)} pairs of channels.\n"
                 "Pass one a pair."
             )
-        return torch.tensor(self.values, dtype=torch.float64)
+        return torch.tensor(self.values, dtype=torch.float64, device="cpu")
 
 
 @dataclass(frozen=True)
-class RoPE:
+@tagged
+class RoPE(Form):
     """Rotates q and k by their positions: a score depends on the difference only.
 
     Pair i of a vector at position p turns by the angle p * theta^(-2i / d):
@@ -223,6 +239,8 @@ class RoPE:
         return cls(theta, d, scaling=Given(plain * axes), axes=pairs)
 
     def __post_init__(self) -> None:
+        if isinstance(self.scaling, dict):
+            object.__setattr__(self, "scaling", Scaling.from_dict(self.scaling))
         if self.scaling is not None and not isinstance(self.scaling, Scaling):
             raise KindError(
                 f"RoPE's `scaling` is YaRN(...) or another, not {describe(self.scaling)}."
@@ -271,8 +289,12 @@ class RoPE:
         if self._by_length and length is None:
             length = int(position.max()) + 1 if position.numel() else 0
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        frequencies = _kept if _lasts(x) else _frequencies
-        frequency = frequencies(self, d, length if self._by_length and length else 0).to(x.device)
+        by_length = length if self._by_length and length else 0
+        if _lasts(x):
+            (frequency,) = _remember(_kept, 256, (self, d, by_length), _frequencies)
+        else:
+            (frequency,) = _frequencies(self, d, by_length)
+        frequency = frequency.to(x.device)
         place = position.to(dtype)
         if self.axes is None or position.ndim == 1:
             angle = place[..., None] * frequency.to(dtype)
@@ -287,13 +309,13 @@ class RoPE:
 
     def span(self, x: Tensor, first: int, n: int, length: int) -> tuple[Tensor, Tensor]:
         """`turns` of the n positions from `first` on, from a table that is kept."""
-        plain = not torch.compiler.is_compiling() and type(x) in (Tensor, nn.Parameter)
-        if not (plain and first >= 0 and first + n <= LONGEST):  # a graph is asked no length
+        if not (_lasts(x) and first >= 0 and first + n <= LONGEST):  # a graph is asked no length
             return self.turns(x, torch.arange(first, first + n, device=x.device), length)
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         size = 1 << (first + n - 1).bit_length() if first + n else 0
         by_length = length if self._by_length else 0
-        cos, sin = _table(self, self._channels(x), size, by_length, dtype, x.device)
+        which = (self, self._channels(x), size, by_length, dtype, x.device)
+        cos, sin = _remember(_tables, 8, which, _table)
         return cos[first : first + n], sin[first : first + n]
 
     def _channels(self, x: Tensor) -> int:
@@ -338,25 +360,46 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) ->
 
 
 def _lasts(x: Tensor) -> bool:
-    """Whether what is made beside x may be kept: not while a graph is traced, or beside a fake."""
+    """Whether x holds numbers that stay: not while a graph is traced, nor in a fake tensor."""
     return type(x) in (Tensor, nn.Parameter) and not torch.compiler.is_compiling()
 
 
-def _frequencies(rope: RoPE, d: int, length: int) -> Tensor:
+def _remember(
+    kept: dict[Any, tuple[Tensor, ...]],
+    most: int,
+    key: tuple[Any, ...],
+    make: Callable[..., tuple[Tensor, ...]],
+) -> tuple[Tensor, ...]:
+    """make(*key), made once and kept, at most `most` of them.
+
+    What is made in a FakeTensorMode, or inside a transform of torch.func, belongs to it: kept, it
+    would turn up in every later call of the process.
+    """
+    found = kept.get(key)
+    if found is None:
+        found = make(*key)
+        if all(_lasts(x) and not is_functorch_wrapped_tensor(x) for x in found):
+            if len(kept) >= most:
+                kept.pop(next(iter(kept)), None)
+            kept[key] = found
+    return found
+
+
+def _frequencies(rope: RoPE, d: int, length: int) -> tuple[Tensor]:
     plain = _plain(rope.theta, d)
     if rope.scaling is not None:
         plain = rope.scaling.frequencies(plain, rope.theta, length)
     # float32 before it meets a position, as in all trained models: float64 differs at 100,000
-    return plain.to(torch.float32)
+    return (plain.to(torch.float32),)
 
 
-_kept = lru_cache(maxsize=256)(_frequencies)
+_kept: dict[Any, tuple[Tensor, ...]] = {}
+_tables: dict[Any, tuple[Tensor, ...]] = {}
 
 #: The most positions whose cos and sin are kept.
 LONGEST = 2**16
 
 
-@lru_cache(maxsize=8)
 def _table(
     rope: RoPE, d: int, size: int, length: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
@@ -367,5 +410,5 @@ def _table(
 
 def _plain(theta: float, d: int) -> Tensor:
     # A power of float32, as in all trained models: one last digit turns word 6,000 by 7e-4.
-    frequencies: Tensor = 1 / theta ** (torch.arange(0, d, 2).float() / d)
+    frequencies: Tensor = 1 / theta ** (torch.arange(0, d, 2, device="cpu").float() / d)
     return frequencies.double()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from wqkv.attend.algebra import Full, Mask
 from wqkv.attend.merge import Partial
 from wqkv.attend.parallel.ranks import Ranks
+from wqkv.attend.places import as_tensor
 from wqkv.errors import ArgumentError, KindError, describe, message
 
 #: A file that is cut short, mislabelled or made to harm fails in one of these ways.
@@ -21,6 +22,8 @@ _BROKEN = (
     RuntimeError, ValueError, TypeError, LookupError, AttributeError, OSError, EOFError,
     UnpicklingError,
 )  # fmt: skip
+
+_Made = TypeVar("_Made")
 
 
 class Held(NamedTuple):
@@ -187,6 +190,17 @@ def _check_like(name: str, x: Tensor, kept: Tensor) -> None:
         )
 
 
+def lasting(make: Callable[[], _Made]) -> _Made:
+    """Tensors that can be written to later, within torch.inference_mode() or without.
+
+    What is made in that mode can be written to in that mode alone, and autograd cannot keep it.
+    """
+    if torch.is_grad_enabled():  # then that mode is off; a graph cannot ask for the mode itself
+        return make()
+    with torch.inference_mode(False), torch.no_grad():
+        return make()
+
+
 def refuse_gradients(kind: str, k: Tensor, v: Tensor) -> None:
     """For kinds that write in place, which would falsify what earlier calls keep for autograd."""
     if torch.is_grad_enabled() and (k.requires_grad or v.requires_grad):
@@ -216,7 +230,7 @@ def check_rewind(length: object, kept: int) -> int:
 
 def chosen(index: Sequence[int] | Tensor, batch: int) -> Tensor:
     """The samples that `reorder` asks for."""
-    order = torch.as_tensor(index)
+    order = as_tensor(index)
     if order.ndim != 1 or order.is_floating_point() or order.dtype == torch.bool or not len(order):
         raise KindError(
             message(

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wqkv.attend.engines import reference
+from wqkv.attend.forms import read
 from wqkv.layer import checks
 from wqkv.layer.cache import Held
 from wqkv.layer.layer import MultiheadAttention
@@ -61,9 +63,12 @@ class DifferentialAttention(MultiheadAttention):
             d_model, n_head, d_k=d_k, d_v=2 * d_k if d_v is None else d_v, **where, **rest
         )
         self.start = start
-        self.c_norm = Normalise(c_norm or Norm(eps=1e-5), n_head, self.d_v, **where)
+        self.c_norm = Normalise(read(c_norm) or Norm(eps=1e-5), n_head, self.d_v, **where)
         for name in ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2"):
             self.register_parameter(name, nn.Parameter(torch.randn(d_k, **where) * 0.1))
+
+    def arguments(self) -> dict[str, Any]:
+        return {**super().arguments(), "start": self.start, "c_norm": self.c_norm.norm}
 
     def _opened(
         self, q: Tensor, held: Sequence[Held], key_len: int | None = None
@@ -72,12 +77,14 @@ class DifferentialAttention(MultiheadAttention):
         return q, held, self._difference
 
     def _difference(self, heads: Tensor) -> Tensor:
-        first, second = heads.chunk(2, dim=1)
+        exact = reference.exact(heads)
+        first, second = heads.to(exact).chunk(2, dim=1)
         q1, k1, q2, k2 = (
-            getattr(self, name).float()
+            getattr(self, name).to(exact)
             for name in ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2")
         )
-        weight = (q1 @ k1).exp() - (q2 @ k2).exp() + self.start
-        context = (first - weight.to(first.dtype) * second).transpose(1, 2)
+        # not q1 @ k1: autocast would take the product back to half precision
+        weight = (q1 * k1).sum().exp() - (q2 * k2).sum().exp() + self.start
+        context = (first - weight * second).to(heads.dtype).transpose(1, 2)
         normed: Tensor = self.c_norm(context)
         return normed.transpose(1, 2) * (1 - self.start)

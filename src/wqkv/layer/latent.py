@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wqkv.attend.forms import read
 from wqkv.attend.rope import RoPE
 from wqkv.errors import ArgumentError
 from wqkv.layer import checks
@@ -89,14 +90,14 @@ class LatentAttention(MultiheadAttention):
             raise ArgumentError(
                 f"`bias` is {bias!r}, and WK and WV carry none.\nPass names out of WQ, WC, WR, WO."
             )
-        self.rank, self.d_rope = rank, d_rope
+        c_norm = read(c_norm) or Norm()
+        self.rank, self.d_rope, self.q_rank = rank, d_rope, q_rank
         where: dict[str, Any] = {"device": device, "dtype": dtype}
         super().__init__(
             d_model, n_head, d_k=d_k, d_v=d_k - d_rope if d_v is None else d_v,
             kdim=kdim, vdim=kdim, bias=bias, position=position or RoPE(), **where, **rest,
         )  # fmt: skip
         self.scale = 1 / math.sqrt(d_k) if self.scale is None else self.scale
-        c_norm = c_norm or Norm()
         self.c_norm = Normalise(c_norm, 1, rank, **where)
         if q_rank is not None:
             self.WQ = nn.Sequential(
@@ -113,6 +114,11 @@ class LatentAttention(MultiheadAttention):
             "WK": (self.rank, self.n_head * (self.d_k - self.d_rope)),
             "WV": (self.rank, self.n_head * self.d_v),
         }
+
+    def arguments(self) -> dict[str, Any]:
+        rest = {k: v for k, v in super().arguments().items() if k not in _NOT_HERE}
+        own = {"rank": self.rank, "d_rope": self.d_rope, "q_rank": self.q_rank}
+        return {**rest, **own, "c_norm": self.c_norm.norm}
 
     def _queries(self, Q: Tensor, where: Where) -> Tensor:
         plain, turning = self._split(self.WQ(Q), self.n_head).split(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from wqkv.attend.bias import Bias
 from wqkv.attend.call import check_offset, request
 from wqkv.attend.engines import reference
+from wqkv.attend.forms import read
 from wqkv.attend.functional import attention
 from wqkv.attend.masks import Dense, Full, Mask
 from wqkv.attend.merge import merge, with_sinks
@@ -20,6 +21,7 @@ from wqkv.errors import ArgumentError, EngineError, KindError, describe
 from wqkv.layer import checks
 from wqkv.layer.cache import Held, KVCache
 from wqkv.layer.parts import Norm, Normalise, QKNorm, Temperature, own
+from wqkv.layer.rules import Ruled, has_bias
 from wqkv.layer.trace import Trace
 from wqkv.maps.attention_map import AttentionMap
 from wqkv.maps.shared import SharedMap
@@ -38,7 +40,7 @@ class Where(NamedTuple):
     length: int  # how many keys there are in the end
 
 
-class MultiheadAttention(nn.Module):
+class MultiheadAttention(Ruled):
     """output = concat_h(softmax(q_h k_h^T * scale) v_h) WO, with q = Q WQ, k = K WK, v = V WV.
 
     The matrices are the modules `WQ`, `WK`, `WV`, `WO` (nn.Linear; a Linear keeps the transpose of
@@ -60,7 +62,8 @@ class MultiheadAttention(nn.Module):
         kdim, vdim: the last size of K and V; None is d_model.
         bias: True, False, or the names of the matrices that carry one, such as ("WQ", "WK", "WV").
         WO: False leaves out the last projection; the result is the context, n_head * d_v wide.
-        mask: who may see whom in every call, such as Causal().
+        mask: who may see whom in every call, such as Causal(). This and each other value may be
+            given as its JSON form too (see Form).
         position: RoPE, which turns q and k; ALiBi or T5Bias, which add to the scores; None.
         norm, v_norm: QKNorm of q and k (modules `q_norm`, `k_norm`); Norm of v (`v_norm`).
         clip: q, k and v are clamped to plus and minus it.
@@ -95,6 +98,7 @@ class MultiheadAttention(nn.Module):
     k_norm: Normalise | None
     v_norm: Normalise | None
     sinks: nn.Parameter | None
+    position_0: nn.Parameter  # what `position` learns, where it learns
     #: Ring(mesh), AllToAll(mesh) or Ranks(mesh): Q, K and V are this rank's share of the words.
     mesh: Ranks | None = None
 
@@ -126,6 +130,9 @@ class MultiheadAttention(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        mask, position, norm, v_norm, temperature = map(
+            read, (mask, position, norm, v_norm, temperature)
+        )
         n_kv_head = n_head if n_kv_head is None else n_kv_head
         checks.counts(
             d_model=d_model, n_head=n_head, n_kv_head=n_kv_head,
@@ -165,10 +172,28 @@ class MultiheadAttention(nn.Module):
         self.register_parameter("sinks", None)
         if sinks:
             self.sinks = nn.Parameter(torch.zeros(self.maps * n_head, **where))
-        if isinstance(position, Bias):  # a learned table is trained and saved with the layer
-            for i, tensor in enumerate(position.tensors()):
-                if isinstance(tensor, nn.Parameter):
-                    self.register_parameter(f"position_{i}", tensor)
+
+    @property
+    def position(self) -> RoPE | Bias | None:
+        """RoPE, ALiBi, T5Bias or None, as it is now.
+
+        A learned tensor of it is this layer's parameter `position_0`, and is read from there alone:
+        what loads, replaces, prunes, shards or maps parameters changes the position too.
+        """
+        value = self._position
+        if isinstance(value, Bias) and hasattr(self, "position_0"):
+            return value.with_tensor(own(self.position_0))
+        return value
+
+    @position.setter
+    def position(self, value: RoPE | Bias | None) -> None:
+        if hasattr(self, "position_0"):
+            del self.position_0
+        (tensor,) = value.tensors() if isinstance(value, Bias) else (None,)
+        if isinstance(value, Bias) and isinstance(tensor, nn.Parameter):
+            self.register_parameter("position_0", tensor)
+            value = value.with_tensor(tensor.detach().to("meta"))  # its kind and sizes alone
+        self._position = value
 
     def _sizes(self) -> dict[str, tuple[int, int]]:
         """The matrices that make q, k and v: the sizes of what goes in and what comes out."""
@@ -177,6 +202,24 @@ class MultiheadAttention(nn.Module):
             "WK": (self.kdim, self.maps * self.n_kv_head * self.d_k),
             "WV": (self.vdim, self.n_kv_head * self.d_v),
         }
+
+    def arguments(self) -> dict[str, Any]:
+        """What its constructor takes to make it again, as `to_dict` writes it.
+
+        Not in it: device, dtype, mesh, and the numbers of its parameters, which a state_dict has. A
+        subclass with arguments of its own adds them.
+        """
+        matrices = [name for name in (*self._sizes(), "WO", "WG") if hasattr(self, name)]
+        return {
+            "d_model": self.d_model, "n_head": self.n_head, "n_kv_head": self.n_kv_head,
+            "d_k": self.d_k, "d_v": self.d_v, "kdim": self.kdim, "vdim": self.vdim,
+            "bias": [name for name in matrices if has_bias(getattr(self, name))],
+            "WO": self.WO is not None, "mask": self.mask, "position": self._position,
+            "norm": self.norm, "v_norm": self.v_norm and self.v_norm.norm, "clip": self.clip,
+            "temperature": self.temperature, "softcap": self.softcap,
+            "sinks": self.sinks is not None, "gate": self.gate, "scale": self.scale,
+            "dropout": self.dropout, "engine": self.engine,
+        }  # fmt: skip
 
     def forward(
         self,
@@ -441,6 +484,8 @@ class MultiheadAttention(nn.Module):
     def _calls(self, q: Tensor, held: Sequence[Held], where: Where) -> list[dict[str, Any]]:
         """What `attention` is asked for every piece."""
         offset, end, calls = where.query_offset, max(where.length, _end(held)), []
+        position = self.position
+        bias = position if isinstance(position, Bias) else None
         for piece in held:
             # the rules of a mesh are already those of the whole text
             whole = self.mesh is not None or (piece.start, piece.k.shape[2]) == (0, end)
@@ -451,7 +496,7 @@ class MultiheadAttention(nn.Module):
                     "key": piece.k,
                     "value": piece.v,
                     "mask": piece.mask & mask,
-                    "bias": self.position if isinstance(self.position, Bias) else None,
+                    "bias": bias,
                     "scale": self.scale,
                     "softcap": self.softcap,
                     "sinks": own(self.sinks),

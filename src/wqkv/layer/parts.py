@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wqkv.attend.engines import reference
+from wqkv.attend.forms import Form, tagged
 from wqkv.errors import ArgumentError, KindError, describe
 
 KINDS = ("rms", "layer", "l2")
@@ -16,7 +18,8 @@ OVER = ("head", "each head", "projection")
 
 
 @dataclass(frozen=True)
-class Norm:
+@tagged
+class Norm(Form):
     """A vector brought to length: rms x / sqrt(mean(x^2) + eps), layer, or l2 x / max(|x|, eps).
 
     Args:
@@ -44,6 +47,7 @@ class Norm:
 
 
 @dataclass(frozen=True)
+@tagged
 class QKNorm(Norm):
     """A norm of q and k, before the position turns them or after it.
 
@@ -77,8 +81,14 @@ class Normalise(nn.Module):
             self.bias = nn.Parameter(torch.zeros(shape, device=device, dtype=dtype))
 
     def forward(self, heads: Tensor) -> Tensor:
-        x = heads.flatten(2) if self.norm.over == "projection" else heads
-        weight, bias, size = own(self.weight), own(self.bias), x.shape[-1:]
+        # In float32 (float64 for float64), and rounded once: under autocast the weights are float32
+        # and `heads` is half, and a product of the two would be of another dtype than v.
+        x = heads.to(reference.exact(heads))
+        x = x.flatten(2) if self.norm.over == "projection" else x
+        weight, bias = (
+            None if part is None else own(part).to(x.dtype) for part in (self.weight, self.bias)
+        )
+        size = x.shape[-1:]
         inside = weight if self.norm.over != "each head" else None  # as the kernels take it
         if self.norm.kind == "rms":
             x = F.rms_norm(x, size, inside, self.norm.eps)
@@ -90,7 +100,7 @@ class Normalise(nn.Module):
             x = x * weight
         if bias is not None:
             x = x + bias
-        return x.view_as(heads)
+        return x.view_as(heads).to(heads.dtype)
 
     def extra_repr(self) -> str:
         return repr(self.norm)
@@ -110,7 +120,8 @@ def own(parameter: Tensor | None) -> Any:
 
 
 @dataclass(frozen=True)
-class Temperature:
+@tagged
+class Temperature(Form):
     """Queries far into a text are multiplied by 1 + by * ln(1 + floor((position + shift) / every)).
 
     Before the text, at negative positions, as at its beginning: by 1.

@@ -141,7 +141,7 @@ class Asked:
             case "padding":
                 return [_padding(self._here(known["padding_mask"].bool()))]
             case "chunks" if self._among:
-                place = torch.arange(self.key_start, self.key_start + self.key_len)
+                place = torch.arange(self.key_start, self.key_start + self.key_len, device="cpu")
                 first = known["left_padding"].cpu()[:, None]
                 return [_segments((place - first) // known["chunk_size"])]
             case "packed" if self._among:
@@ -243,16 +243,16 @@ _KINDS = {
         "full": _masking.bidirectional_mask_function,
         "before": _masking.sliding_window_overlay(1),
         "around": _masking.sliding_window_bidirectional_overlay(1),
-        "chunks": _masking.chunked_overlay(1, torch.zeros(1)),
-        "padding": _masking.padding_mask_function(torch.zeros(1)),
-        "packed": _masking.packed_sequence_mask_function(torch.zeros(1)),
-        "blocks": _masking.blockwise_overlay(torch.zeros(1)),
+        "chunks": _masking.chunked_overlay(1, torch.zeros(1, device="cpu")),
+        "padding": _masking.padding_mask_function(torch.zeros(1, device="cpu")),
+        "packed": _masking.packed_sequence_mask_function(torch.zeros(1, device="cpu")),
+        "blocks": _masking.blockwise_overlay(torch.zeros(1, device="cpu")),
         "and": _masking.and_masks(),
         "or": _masking.or_masks(),
     }.items()
 }
 if _remap := getattr(_masking, "remap_positions_for_packed_sequence", None):  # since 5.23
-    _KINDS[_remap(id, torch.zeros(1)).__code__] = "remap"
+    _KINDS[_remap(id, torch.zeros(1, device="cpu")).__code__] = "remap"
 
 
 def _kind(function: Any) -> str | None:
@@ -279,7 +279,7 @@ def _padding(words: Tensor) -> Mask:
     if bool((count == n).all()):
         return Full()
     start = words.int().argmax(dim=1)
-    place = torch.arange(n)
+    place = torch.arange(n, device="cpu")
     if not bool((words == (place >= start[:, None]) & (place < (start + count)[:, None])).all()):
         return Dense(words[:, None, None, :])
     mask: Mask = Full()

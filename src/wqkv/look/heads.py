@@ -185,9 +185,9 @@ def probe(model: OpenModel, n: int = 40, seed: int = 0, progress: Progress = Non
         raise ArgumentError(f"`n` is {n}, how many random words to read.\nPass {FEWEST} or more.")
     special = set(model.tokenizer.all_special_ids)
     count = min(len(model.tokenizer), model.config.vocab_size)
-    usable = torch.tensor([i for i in range(count) if i not in special])
+    usable = torch.tensor([i for i in range(count) if i not in special], device="cpu")
     random = torch.Generator().manual_seed(seed)
-    ids = usable[torch.randint(len(usable), (n,), generator=random)].tolist() * 2
+    ids = usable[torch.randint(len(usable), (n,), generator=random, device="cpu")].tolist() * 2
     none = [False] * len(ids)
     source = f"{n} random words, read twice (seed {seed})"
     return _over(model, [(ids, none, none)], source, progress)
@@ -215,7 +215,7 @@ def maps_of(model: OpenModel, ids: Sequence[int]) -> Sequence[AttentionMap]:
         MissedError: a layer could not be recorded, or its proof failed.
     """
     with torch.no_grad(), watch(model.model) as seen:
-        model.model(input_ids=torch.tensor([list(ids)]))
+        model.model(input_ids=torch.tensor([list(ids)], device="cpu"))
     return cast(Sequence[AttentionMap], seen)
 
 
@@ -252,13 +252,13 @@ def count(
     for name, marks in (("special", special), ("separators", separators)):
         if len(marks) != n:
             raise ArgumentError(f"`{name}` marks {len(marks)} of {n} tokens.\nPass one mark each.")
-    word = ~torch.tensor(list(special), dtype=torch.bool)
+    word = ~torch.tensor(list(special), dtype=torch.bool, device="cpu")
     pairs = _pairs(tokens, word.tolist())
-    sinks = torch.zeros(n, 2)
+    sinks = torch.zeros(n, 2, device="cpu")
     sinks[:1, 0] = 1
-    sinks[torch.tensor(list(separators), dtype=torch.bool), 1] = 1
+    sinks[torch.tensor(list(separators), dtype=torch.bool, device="cpu"), 1] = 1
     asks = {  # a sink does not look at itself
-        "first-token sink": word & (torch.arange(n) > 0),
+        "first-token sink": word & (torch.arange(n, device="cpu") > 0),
         "separator sink": word & (sinks[:, 1] == 0),
     }
     tally = Tally([], int(word.sum()))
@@ -314,7 +314,7 @@ def _pairs(tokens: Sequence[Hashable], word: list[bool]) -> Pairs:
     result: Pairs = {}
     for name, found in pairs.items():
         kept = [(i, j) for i, j in found if 0 <= j < n and word[i] and word[j]]
-        both = torch.tensor(kept, dtype=torch.long).view(-1, 2)
+        both = torch.tensor(kept, dtype=torch.long, device="cpu").view(-1, 2)
         result[name] = both[:, 0], both[:, 1]
     return result
 

@@ -23,13 +23,16 @@ CACHED = 2**20
 #: A histogram has this many bins.
 BINS = 20
 #: Where each bin ends but the last, and what is counted in it.
-SHARES = torch.arange(1, BINS) / BINS
+SHARES = torch.arange(1, BINS, device="cpu") / BINS
 MEASURES: dict[str, tuple[str, Tensor]] = {
     **dict.fromkeys(PATTERNS, ("share of the weight", SHARES)),
     "uniform": ("share of the highest entropy", SHARES),
-    "entropy": ("nats", torch.arange(1, BINS) / 2),
-    "distance": ("words", 2.0 ** torch.arange(-4, BINS - 5)),
-    "received": ("weight, from all words of its text", 2.0 ** torch.arange(-12, BINS - 13)),
+    "entropy": ("nats", torch.arange(1, BINS, device="cpu") / 2),
+    "distance": ("words", 2.0 ** torch.arange(-4, BINS - 5, device="cpu")),
+    "received": (
+        "weight, from all words of its text",
+        2.0 ** torch.arange(-12, BINS - 13, device="cpu"),
+    ),
 }
 
 
@@ -57,11 +60,15 @@ class Batch:
     def __init__(self, windows: Sequence[Window], pad: int) -> None:
         def padded(parts: Sequence[Sequence[int | bool]], fill: int | bool) -> Tensor:
             n = max(map(len, parts))
-            return torch.tensor([[*part, *[fill] * (n - len(part))] for part in parts])
+            return torch.tensor(
+                [[*part, *[fill] * (n - len(part))] for part in parts], device="cpu"
+            )
 
         ids, special, separators = zip(*windows, strict=True)
         self.ids = padded(ids, pad)
-        self.real = torch.arange(self.ids.shape[1]) < torch.tensor([[len(one)] for one in ids])
+        self.real = torch.arange(self.ids.shape[1], device="cpu") < torch.tensor(
+            [[len(one)] for one in ids], device="cpu"
+        )
         self.word = ~padded(special, True)
         self.separator = padded(separators, False)
         self.common = torch.stack([_counts(row) for row in self.ids]) > COMMON
@@ -155,14 +162,14 @@ def _blocks(batch: Batch, maps: Sequence[AttentionMap]) -> Iterator[_Block]:
 
 def _block(batch: Batch, b: slice, i: slice, j: slice) -> _Block:
     n = j.stop
-    key, query = torch.arange(n), torch.arange(i.start, i.stop)[:, None]
+    key, query = torch.arange(n, device="cpu"), torch.arange(i.start, i.stop, device="cpu")[:, None]
     word, real, separator = (x[b, None, j] for x in (batch.word, batch.real, batch.separator))
     same = (batch.ids[b, i, None] == batch.ids[b, None, j]) & real
     again = same & word & (batch.word & ~batch.common)[b, i, None]
     after = torch.zeros_like(again)
     after[..., 1:] = again[..., :-1]
     plain = word & ~separator & (key > 0)
-    near = query + torch.arange(-NEAR, NEAR + 1)
+    near = query + torch.arange(-NEAR, NEAR + 1, device="cpu")
     inside = near.clamp(0, n - 1)
     shares = {
         "separator sink": separator.expand_as(same),
@@ -187,11 +194,11 @@ class _Values:
 
     def __init__(self, batch: Batch, n_head: int) -> None:
         count, n = batch.ids.shape
-        self.of = torch.zeros(len(MEASURES), count, n_head, n)
+        self.of = torch.zeros(len(MEASURES), count, n_head, n, device="cpu")
         self.by_name = dict(zip(MEASURES, self.of, strict=True))
         self.links = Links(
-            torch.full((count, n_head), -1.0),
-            *torch.zeros(2, count, n_head, dtype=torch.long).unbind(),
+            torch.full((count, n_head), -1.0, device="cpu"),
+            *torch.zeros(2, count, n_head, dtype=torch.long, device="cpu").unbind(),
         )
 
     def add(self, block: _Block, weights: Tensor) -> None:
@@ -211,7 +218,10 @@ class _Values:
         by_row = (weights * block.linked).amax(dim=-1)
         row = by_row.argmax(dim=-1)
         best = by_row.gather(2, row[..., None])[..., 0]
-        every = torch.arange(len(row))[:, None], torch.arange(row.shape[1])
+        every = (
+            torch.arange(len(row), device="cpu")[:, None],
+            torch.arange(row.shape[1], device="cpu"),
+        )
         key = (weights[(*every, row)] * block.linked[every[0], 0, row]).argmax(dim=-1)
         held = Links(*(part[block.b] for part in self.links))
         better = best > held.weight  # the first, where several are equal
@@ -244,6 +254,6 @@ def _bins(values: Tensor, rows: Tensor) -> Tensor:
     count, _, n_head, _ = values.shape
     ends = zip(values, (ends for _, ends in MEASURES.values()), strict=True)
     bins = torch.stack([torch.bucketize(x, edges, right=True) for x, edges in ends])
-    bins += BINS * torch.arange(count * n_head).view(count, 1, n_head, 1)
+    bins += BINS * torch.arange(count * n_head, device="cpu").view(count, 1, n_head, 1)
     found = torch.bincount(bins[rows.expand_as(bins)], minlength=count * n_head * BINS)
     return found.view(count, n_head, BINS)

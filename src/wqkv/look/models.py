@@ -104,7 +104,7 @@ class Part:
     ) -> Iterator[Reading]:
         """A reading of some words, which fills while the model runs on them; see `run`."""
         count, n = len(self._layers), len(words.ids)
-        rows = torch.arange(n)
+        rows = torch.arange(n, device="cpu")
         kept: Tensor | slice = slice(None)
         if count * n * self.sizes["d_model"] > KEPT:
             rows = kept = spaced(n, SAMPLED_ROWS)
@@ -190,7 +190,7 @@ class OpenModel(Part):
         hook = self.model.register_forward_hook(lambda _, __, out: last.append(out[0]))
         try:
             with self.listening(words, off, each) as reading:
-                said = self.called(torch.tensor([words.ids]))
+                said = self.called(torch.tensor([words.ids], device="cpu"))
         finally:
             hook.remove()
         logits = None if self.speaker is None else said.logits[0, -1].float()
@@ -338,7 +338,7 @@ def _found(name: str | None) -> tuple[str, str | None, str]:
 
 def spaced(n: int, count: int) -> Tensor:
     """`count` of n positions, evenly spaced from the first to the last."""
-    return torch.linspace(0, n - 1, count, dtype=torch.float64).round().long()
+    return torch.linspace(0, n - 1, count, dtype=torch.float64, device="cpu").round().long()
 
 
 def trim(sentence: str, start: int, end: int) -> tuple[int, int]:

@@ -117,9 +117,9 @@ class OpenLayer:
         The map's own `lse` would be one more pass over all of it.
         """
         top, key = weights.max(dim=-1)
-        kv = torch.arange(len(key)) // (len(key) // self.k.shape[1])
+        kv = torch.arange(len(key), device="cpu") // (len(key) // self.k.shape[1])
         product = (self.q[0, :, rows] * self.k[0, kv[:, None], key]).sum(dim=-1) * self.call.scale
-        some, head = rows.view(1, 1, -1, 1), torch.arange(len(key)).view(1, -1, 1, 1)
+        some, head = rows.view(1, 1, -1, 1), torch.arange(len(key), device="cpu").view(1, -1, 1, 1)
         at = At(torch.zeros_like(head[:, :1]), head, some, some, key[None, ..., None])
         score = reference.rules(self.call, product[None, ..., None], at)[..., 0]
         return (score - top.log()).masked_fill(top == 0, 0)  # a row that sees nothing

@@ -88,7 +88,7 @@ class OpenPair:
 
         model: Any = self.model
         with self._view("encoder", words, proved) as encoder:
-            states = model.get_encoder()(input_ids=torch.tensor([words.ids]))[0]
+            states = model.get_encoder()(input_ids=torch.tensor([words.ids], device="cpu"))[0]
         source = encoder.reading = replace(encoder.reading, final=states)
         if target is None:
             before = done
@@ -98,7 +98,7 @@ class OpenPair:
             self._view("decoder", target, proved) as decoder,
             self._view("cross", target, proved, source) as cross,
         ):
-            ids = torch.tensor([target.ids])
+            ids = torch.tensor([target.ids], device="cpu")
             model(encoder_outputs=_states(states), decoder_input_ids=ids, use_cache=False)
         return dict(zip(PARTS, (encoder, decoder, cross), strict=True))
 
@@ -163,7 +163,7 @@ class OpenPair:
         with self.parts["decoder"].told(layer_ran):
             ids = speaker.generate(
                 encoder_outputs=_states(states),
-                attention_mask=torch.ones(states.shape[:2], dtype=torch.long),
+                attention_mask=torch.ones(states.shape[:2], dtype=torch.long, device="cpu"),
                 num_beams=1,
                 do_sample=False,
                 early_stopping=False,

@@ -195,7 +195,7 @@ def _inputs(model: Any) -> dict[str, Tensor]:
     random = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=random).to(model.device, model.dtype)
+        return torch.randn(shape, generator=random, device="cpu").to(model.device, model.dtype)
 
     def words(n: int = WORDS) -> Tensor:
         if not getattr(config, "vocab_size", None):
@@ -205,7 +205,9 @@ def _inputs(model: Any) -> dict[str, Tensor]:
             )
         for name in ("max_position_embeddings", "max_seq_len", "max_target_positions"):
             n = min(n, (getattr(config, name, None) or n + 2) - 2)  # some count from 2
-        numbers = torch.randint(5, config.vocab_size, (1, max(n, 1)), generator=random)
+        numbers = torch.randint(
+            5, config.vocab_size, (1, max(n, 1)), generator=random, device="cpu"
+        )
         return numbers.to(model.device)
 
     match model.main_input_name:

@@ -56,10 +56,10 @@ def prove(run: Run, asked: Asked, position: int, first_key: int) -> None:
         run.refused = f"its values are {describe(value)} for the keys {describe(key)}"
         return
     mask = run.mask()
-    picked = torch.arange(n)
+    picked = torch.arange(n, device="cpu")
     if len(key) * n > ALL_ROWS:
         count = min(n, max(SAMPLED_ROWS // len(key), FEWEST))
-        picked = torch.linspace(0, n - 1, count, dtype=torch.float64).round().long()
+        picked = torch.linspace(0, n - 1, count, dtype=torch.float64, device="cpu").round().long()
     row = position - run.start  # where this call's rows lie among those of the run
     step = max(1, BLOCK // max(1, call.sizes[0] * call.sizes[1] * m))
     for rows in picked.to(key.device).split(step):

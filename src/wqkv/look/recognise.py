@@ -73,7 +73,7 @@ class Visible:
         return count
 
     def _used(self) -> int:
-        seen = torch.zeros(self.key_len, dtype=torch.bool)
+        seen = torch.zeros(self.key_len, dtype=torch.bool, device="cpu")
         for _, _, block in self.blocks():
             seen |= block.any(dim=0).any(dim=0).any(dim=0).cpu()
         return int(seen.nonzero().max()) + 1 if bool(seen.any()) else 0
@@ -361,4 +361,4 @@ def documents(bounds: Tensor) -> Tensor:
     """Where each position's document starts, from cumulative lengths (0, n, n + m, ...)."""
     numbers = bounds.tolist()
     starts = [a for a, b in pairwise(numbers) for _ in range(b - a)]
-    return torch.tensor([starts])
+    return torch.tensor([starts], device="cpu")

@@ -119,13 +119,13 @@ def clearest(view: View, layer: int, head: int | None = None, word: int | None =
     Between two texts there is no distance, so that the clearest link is the strongest one.
     """
     n, reading = view.n, view.reading
-    rows = torch.arange(n) if word is None else torch.tensor([word])
+    rows = torch.arange(n, device="cpu") if word is None else torch.tensor([word], device="cpu")
     if len(rows) > ALL_ROWS:
         rows = spaced(n, SAMPLED_ROWS)
     tells, keys = _tells(reading), _tells(view.keys)
     if reading.source is None:
         keys[0] &= not view.model.layer(layer).mask.by_position
-        place, same = torch.tensor(_whole_words(reading)), _same(reading)
+        place, same = torch.tensor(_whole_words(reading), device="cpu"), _same(reading)
     if word is None:
         word = next((i for i, mark in enumerate(reading.special) if not mark), 0)
     else:
@@ -181,7 +181,7 @@ def of(view: View, layer: int, head: int, word: int) -> Story:
         weights=weights,
         context=context,
         share=opened.gated(head, word, context) @ opened.WO(head),
-        output=opened.output(torch.tensor([word]))[0][0],
+        output=opened.output(torch.tensor([word], device="cpu"))[0][0],
         proof=view.proof(layer),
         source=source,
     )
@@ -190,13 +190,15 @@ def of(view: View, layer: int, head: int, word: int) -> Story:
 def _tells(words: Words) -> Tensor:
     """Which words are more than punctuation: bool (n,)."""
     marks = zip(words.words, words.special, strict=True)
-    return torch.tensor([any(c.isalnum() for c in w) and not mark for w, mark in marks])
+    return torch.tensor(
+        [any(c.isalnum() for c in w) and not mark for w, mark in marks], device="cpu"
+    )
 
 
 def _same(words: Words) -> Tensor:
     """For each word the first place where it stands: (n,)."""
     first = {w.casefold(): i for i, w in reversed(list(enumerate(words.words)))}
-    return torch.tensor([first[w.casefold()] for w in words.words])
+    return torch.tensor([first[w.casefold()] for w in words.words], device="cpu")
 
 
 def _whole_words(reading: Words) -> list[int]:

@@ -27,9 +27,9 @@ class Sweep(NamedTuple):
 def sweep(m: AttentionMap, k: int, step: Callable[[int, int], None]) -> Sweep:
     """Go through a map of one head, [1, 1, n, m], tile by tile; `step` is told the rows done."""
     n, keys = m.shape[2:]
-    received = torch.zeros(keys, dtype=torch.float64)
-    ahead = torch.zeros(n + keys - 1, dtype=torch.float64)  # by j - i, from 1 - n on
-    best, places = torch.zeros(0), torch.zeros(0, dtype=torch.long)
+    received = torch.zeros(keys, dtype=torch.float64, device="cpu")
+    ahead = torch.zeros(n + keys - 1, dtype=torch.float64, device="cpu")  # by j - i, from 1 - n on
+    best, places = torch.zeros(0, device="cpu"), torch.zeros(0, dtype=torch.long, device="cpu")
     for i in range(0, n, SIDE):
         step(i, n)
         for j in range(0, keys, SIDE):

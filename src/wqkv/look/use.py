@@ -203,7 +203,7 @@ def _texts(module: nn.Module, query: Tensor, key: Tensor, ends_q: Tensor, ends_k
                     "Pass the texts in one row, without a cache.",
                 )
             )
-        labels.append(torch.arange(len(lengths)).repeat_interleave(lengths)[None])
+        labels.append(torch.arange(len(lengths), device="cpu").repeat_interleave(lengths)[None])
     return Segments(labels[1], None if torch.equal(*labels) else labels[0])
 
 

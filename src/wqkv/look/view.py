@@ -155,8 +155,8 @@ class View:
         products = q * k
         dot = products.sum()
         capped = reference.capped(call, dot * call.scale)
-        here = at._replace(key_pos=torch.tensor(j).view(1, 1, 1, 1))
-        bias = None if call.bias is None else float(call.bias.tile(here))
+        here = at._replace(key_pos=torch.tensor(j, device="cpu").view(1, 1, 1, 1))
+        bias = None if call.bias is None else float(call.bias.tile(here, dot.dtype))
         hidden = not bool(call.mask.visible(here).all())
         return Cell(
             terms=tuple(map(Term, q.tolist(), k.tolist(), products.tolist())),
@@ -186,7 +186,7 @@ class View:
             sink=None if call.sinks is None else float((call.sinks[0] - lse).exp()),
             lse=float(lse),
             output=float(output.norm()),
-            residual=self._prove(layer, torch.tensor([i])) if kept else None,
+            residual=self._prove(layer, torch.tensor([i], device="cpu")) if kept else None,
         )
 
     def column(self, layer: int, head: int, j: int) -> Column:
@@ -234,7 +234,9 @@ class View:
         found = self.sweep(layer, head, step).by_distance / self.n
         steps = [0, *(2**b for b in range((self.n - 1).bit_length())), self.n]
         mass = torch.stack([found[a:b].sum() for a, b in pairwise(steps)])
-        return Distances(tuple(steps), mass, float(found @ torch.arange(self.n).double()))
+        return Distances(
+            tuple(steps), mass, float(found @ torch.arange(self.n, device="cpu").double())
+        )
 
     def links(self, layer: int, head: int, k: int = 20, step: Step = _silent) -> tuple[Link, ...]:
         """The k strongest links, at most LINKS, the strongest first; weights of 0 are no links."""
@@ -318,7 +320,7 @@ def labelled(found: Heads) -> Grid:
     """What every head does, as the grid of the statistic "label"."""
     values = [[math.nan if h.score is None else h.score for h in layer] for layer in found.table]
     return Grid(
-        "label", STATISTICS["label"], 0.0, 1.0, torch.tensor(values),
+        "label", STATISTICS["label"], 0.0, 1.0, torch.tensor(values, device="cpu"),
         labels=tuple(tuple(head.label for head in layer) for layer in found.table),
         evidence=tuple(tuple(head.evidence for head in layer) for layer in found.table),
     )  # fmt: skip

@@ -152,7 +152,7 @@ def generate(
         )
     steps: list[Said] = []
     ids = list(reading.ids)
-    given, past = torch.tensor([ids]), None
+    given, past = torch.tensor([ids], device="cpu"), None
     ends = set(model.tokenizer.all_special_ids)
     step(0, count)
     with torch.no_grad(), model.told(lambda _: step(len(steps), count)):
@@ -162,7 +162,7 @@ def generate(
             id, top = int(logits.argmax()), _likeliest(model, logits)
             steps.append(Said(len(ids), top[0].word, top[0].probability, top))
             ids.append(id)
-            given, past = torch.tensor([[id]]), said.past_key_values
+            given, past = torch.tensor([[id]], device="cpu"), said.past_key_values
             if id in ends:
                 break
     return Generated(tuple(steps), View.read(model, continued(model.tokenizer, reading, ids), each))

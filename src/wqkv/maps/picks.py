@@ -25,13 +25,15 @@ def pick(given: Any, size: int, name: str) -> tuple[Line, bool]:
     """
     if isinstance(given, slice):
         found = range(size)[given]
-        return (found if found.step == 1 else torch.tensor(found, dtype=torch.long)), False
+        return (
+            found if found.step == 1 else torch.tensor(found, dtype=torch.long, device="cpu")
+        ), False
     if not isinstance(given, bool) and _is_int(given):
         position = _within(operator.index(given), size, name)
         return range(position, position + 1), True
     what = f"The {name} axis takes an int, a slice or a list of ints, not {describe(given)}."
     try:
-        picked = torch.as_tensor(given)
+        picked = torch.as_tensor(given, device="cpu")
     except (TypeError, ValueError, RuntimeError):  # what torch cannot read as numbers
         raise KindError(what) from None
     if picked.dtype == torch.bool and picked.shape == (size,):

@@ -97,7 +97,7 @@ class SharedMap(AttentionMap):
             raise KindError(f"The map of a rank's heads is an AttentionMap, not {describe(m)}.")
         ranks = Ranks(mesh)
         mine = torch.zeros(ranks.size, 4, dtype=torch.long, device=m._weights.device)
-        mine[ranks.rank] = torch.tensor(m.shape)
+        mine[ranks.rank] = torch.tensor(m.shape, device="cpu")
         shapes = messages.total(ranks.group, mine).tolist()
         first = shapes[0]
         for rank, shape in enumerate(shapes):

@@ -188,7 +188,7 @@ class Weights:
             product = torch.bmm(q, k.mT).mul_(call.scale)
             tile = reference.capped(call, product).view(len(b), len(h), len(i), len(j))
             if call.bias is not None:  # before lse: only then is the score rounded as it was
-                tile = tile.add_(call.bias.tile(self._places(b, h, i, j)).to(self.dtype))
+                tile = tile.add_(call.bias.tile(self._places(b, h, i, j), self.dtype))
             tile = tile.add_(start)
         elif start.shape[3] == len(j):
             tile = folded(start).baddbmm_(q, k.mT, alpha=call.scale)

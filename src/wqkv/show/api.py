@@ -414,9 +414,11 @@ def _outcome(top: tuple[Next, ...] | None, similarity: float | None) -> Answer:
 def _means(line: Tensor) -> Answer:
     """A line of numbers as the means of CURVE blocks."""
     bounds = edges(len(line), CURVE)
-    of_block = torch.repeat_interleave(torch.tensor(bounds).diff())
-    sums = torch.zeros(CURVE, dtype=torch.float64).index_add_(0, of_block, line.double())
-    return {"edges": bounds, "values": plain(sums / torch.tensor(bounds).diff())}
+    of_block = torch.repeat_interleave(torch.tensor(bounds, device="cpu").diff())
+    sums = torch.zeros(CURVE, dtype=torch.float64, device="cpu").index_add_(
+        0, of_block, line.double()
+    )
+    return {"edges": bounds, "values": plain(sums / torch.tensor(bounds, device="cpu").diff())}
 
 
 def _words(words: Words) -> Answer:

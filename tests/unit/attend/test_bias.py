@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from wqkv.attend.bias import ALiBi, Bias, StoredBias, T5Bias
+from wqkv.attend.functional import attention
 from wqkv.attend.places import places
 from wqkv.errors import ArgumentError
 
@@ -63,6 +64,45 @@ def test_stored_bias_is_cut():
     at = places((slice(0, 2), 3, slice(1, 3), slice(5, 7)), 0)
     assert torch.equal(StoredBias(stored).tile(at), stored[:, :, :, 5:7])
     assert not StoredBias(stored).by_position
+
+
+@pytest.mark.parametrize("engine", ["auto", "tiled", "reference"])
+@pytest.mark.parametrize("offset", [0, -30_000])
+def test_alibi_is_exact_in_float64(engine, offset):
+    """slope * distance in float32 would keep 7 digits, of which a far token spends five."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 12, n, 7, dtype=torch.float64) for n in (5, 11, 11))
+    slopes = ALiBi(12).slopes.double()
+    ahead = torch.arange(11) - (torch.arange(5)[:, None] + offset)
+    scores = q @ k.mT / 7**0.5 - slopes[:, None, None] * ahead.abs()
+    ours = attention(q, k, v, bias=ALiBi(12), query_offset=offset, engine=engine, return_lse=True)
+    torch.testing.assert_close(ours.out, scores.softmax(-1) @ v, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(ours.lse, scores.logsumexp(-1), rtol=1e-14, atol=1e-13)
+
+
+def test_tiles_are_made_in_the_dtype_of_the_scores():
+    slopes = torch.tensor([0.1, 0.3, 0.7])
+    table, stored = torch.rand(8, 3), torch.rand(1, 3, 5, 7)
+    for bias in (ALiBi(slopes), T5Bias(table, bidirectional=True), StoredBias(stored)):
+        assert bias.tile(AT).dtype == torch.float32
+        assert bias.tile(AT, torch.float64).dtype == torch.float64
+        assert bias.part(0, 0).tile(AT, torch.float64).dtype == torch.float64
+    exact = -slopes.double()[:, None, None] * (AT.key_pos - AT.query_pos)[0].abs()
+    assert torch.equal(ALiBi(slopes).tile(AT, torch.float64)[0], exact)
+
+
+@pytest.mark.parametrize("make", [
+    lambda x: ALiBi(x[0]),
+    lambda x: T5Bias(x, bidirectional=True, max_distance=23),
+    lambda x: StoredBias(x[None, None]),
+])  # fmt: skip
+def test_a_bias_with_another_tensor(make):
+    first, second = torch.rand(8, 3), torch.rand(8, 3)
+    (tensor,) = make(second).tensors()
+    changed = make(first).with_tensor(tensor)
+    assert type(changed) is type(make(first)) and changed.tensors()[0] is tensor
+    if isinstance(changed, T5Bias):
+        assert (changed.bidirectional, changed.max_distance) == (True, 23)
 
 
 BIASES = [
@@ -148,6 +188,7 @@ def test_errors(run, error, says):
     [
         lambda: Bias().tile(None),
         lambda: Bias().tensors(),
+        lambda: Bias().with_tensor(torch.ones(3)),
         lambda: Bias().add_gradient(None, None, None),
         lambda: Bias().heads(0, 1),
     ],

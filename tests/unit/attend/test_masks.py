@@ -404,3 +404,35 @@ def test_segments_hide_all_from_queries_beyond_the_labels(offset):
     for engine in ("tiled", "reference"):
         out = attention(q, k, k, mask=mask, query_offset=offset, engine=engine)
         assert (out[0, 0] == 0).all(dim=-1).tolist() == (~seen.any(dim=-1)).tolist()
+
+
+NO_KEYS = torch.zeros(2, 0, dtype=torch.long)
+
+
+@pytest.mark.parametrize("engine", ["auto", "reference"])
+@pytest.mark.parametrize("more", [lambda m: m, lambda m: ~m, lambda m: m & Causal()])
+@pytest.mark.parametrize(
+    "mask",
+    [
+        Segments(NO_KEYS),
+        Segments(NO_KEYS[:1]),
+        Segments([[]]),
+        Segments(NO_KEYS, [[1, 2, 3]]),
+        Dense(torch.ones(2, 1, 3, 0, dtype=torch.bool)),
+        Lengths([0, 0]),
+        Prefix(0),
+        Window(2, 1),
+        Chunked(3),
+    ],
+    ids=repr,
+)
+def test_masks_over_no_keys(mask, more, engine):
+    mask = more(mask)
+    q = torch.randn(2, 3, 3, 5, requires_grad=True)
+    k, v = (torch.randn(2, 3, 0, d, requires_grad=True) for d in (5, 7))
+    out, lse = attention(q, k, v, mask=mask, query_offset=1, engine=engine, return_lse=True)
+    assert out.shape == (2, 3, 3, 7) and not out.any() and (lse == -torch.inf).all()
+    out.sum().backward()
+    assert not q.grad.any()
+    assert mask.dense(3, 0).shape[2:] == (3, 0)
+    assert str(mask).startswith(repr(mask))

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from wqkv import Causal, Full, Lengths, attention
+from wqkv import Causal, Full, Lengths, Window, attention
 from wqkv.attend.call import request
 from wqkv.attend.engines import rectangles
-from wqkv.attend.engines.plan import plan, whole
+from wqkv.attend.engines.plan import memory, plan, whole
 from wqkv.errors import EngineError
 
 
@@ -102,3 +103,19 @@ def test_half_precision_keeps_float32_weights():
         assert (ours.double() - exact).abs().max() <= (
             exact.to(dtype).double() - exact
         ).abs().max() * 1.01
+
+
+def test_a_tile_of_fake_numbers_is_not_kept(monkeypatch):
+    """A dry run's tile would be found by every later call of the same shape."""
+    mask, q = Window(5, 0), torch.randn(1, 2, 7, 8)
+    call = request(q, q, q, mask=mask)
+    (piece,) = plan(call)
+    tile = rectangles._Tiles(call).get(piece)[0]
+    memory(mask).clear()
+    with FakeTensorMode():
+        dry = torch.zeros(tile.shape)
+    with monkeypatch.context() as patch:
+        patch.setattr(rectangles._Tiles, "_make", lambda *_: (dry, None))
+        assert rectangles._Tiles(call).get(piece)[0] is dry
+    assert torch.equal(rectangles._Tiles(call).get(piece)[0], tile)
+    assert rectangles._Tiles(call).get(piece)[0] is rectangles._Tiles(call).get(piece)[0]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from wqkv.attend import rope as rope_module
 from wqkv.attend.rope import (
     DynamicNTK,
     Given,
@@ -253,6 +254,55 @@ def test_span_of_a_fake_tensor_is_not_kept():
         assert isinstance(cos, FakeTensor)
     cos, _ = rope.span(torch.ones(1, 1, 3, 4), 0, 3, 3)
     assert type(cos) is torch.Tensor
+
+
+@pytest.mark.parametrize(
+    "rope", [RoPE(), *(RoPE(scaling=s) for s, _ in SCALINGS.values())], ids=str
+)
+def test_a_dry_run_leaves_nothing_behind(rope, monkeypatch):
+    """On the meta device, of fake tensors, or inside torch.func: later calls have their numbers."""
+    x, position = torch.randn(2, 3, 7, D), torch.arange(7)
+    expected = rope.rotate(x, position, 7), *rope.span(x, 0, 7, 7)
+    dry = [
+        lambda: torch.device("meta"),
+        FakeTensorMode,
+        lambda: FakeTensorMode(allow_non_fake_inputs=True),
+    ]
+    for mode in dry:
+        monkeypatch.setattr(rope_module, "_kept", {})
+        monkeypatch.setattr(rope_module, "_tables", {})
+        with mode():
+            rope.rotate(torch.randn(2, 3, 7, D), torch.arange(7), 7)
+            rope.span(torch.randn(2, 3, 7, D), 0, 7, 7)
+            if mode is dry[-1]:
+                rope.span(x, 0, 7, 7)
+        found = rope.rotate(x, position, 7), *rope.span(x, 0, 7, 7)
+        for ours, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def test_tables_made_inside_torch_func_are_not_kept(monkeypatch):
+    monkeypatch.setattr(rope_module, "_kept", {})
+    monkeypatch.setattr(rope_module, "_tables", {})
+    x = torch.randn(2, 3, 7, D)
+    torch.func.grad(lambda x: RoPE().span(x, 0, 7, 7)[0].sum() + x.sum())(x)
+    assert not rope_module._kept and not rope_module._tables
+    RoPE().span(x, 0, 7, 7)
+    assert len(rope_module._kept) == len(rope_module._tables) == 1
+
+
+def test_the_oldest_tables_go(monkeypatch):
+    monkeypatch.setattr(rope_module, "_tables", {})
+    x = torch.randn(2, 3, 7, D)
+    for theta in range(2, 12):
+        RoPE(float(theta)).span(x, 0, 7, 7)
+    assert [key[0].theta for key in rope_module._tables] == list(range(4, 12))
+
+
+def test_grid_on_the_meta_device():
+    expected = RoPE.grid(8)
+    with torch.device("meta"):
+        assert RoPE.grid(8) == expected
 
 
 def test_given_frequencies_by_hand():

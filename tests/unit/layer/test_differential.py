@@ -48,14 +48,13 @@ def by_formula(layer: DifferentialAttention, x: Tensor) -> Tensor:
 def test_layer_follows_its_formula_and_every_parameter_learns():
     layer, x = made(), words(B, N, D_MODEL).requires_grad_()
     ours, theirs = layer(x), by_formula(layer, x)
-    # lambda's numbers are added up in float32, as in the published models
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-13)
     torch.testing.assert_close(layer.trace(x).output, ours, rtol=1e-12, atol=1e-13)
     leaves, up = [x, *layer.parameters()], words(*ours.shape, seed=1)
     for a, b in zip(
         torch.autograd.grad(ours, leaves, up), torch.autograd.grad(theirs, leaves, up), strict=True
     ):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
         assert a.abs().max() > 0
 
 
@@ -98,3 +97,29 @@ def test_made_wrong(rest, error, says):
 def test_error_where_heads_do_not_fit():
     with pytest.raises(ArgumentError, match="24 is not a multiple of `n_head` 7"):
         DifferentialAttention(24, 7, start=0.8)
+
+
+@pytest.mark.parametrize("name", ["lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2"])
+def test_gradient_of_lambda_in_float64(name):
+    layer, x = made(), words(B, N, D_MODEL)
+    start = getattr(layer, name).detach().clone().requires_grad_()
+
+    def run(value: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, {name: value}, (x,))
+
+    assert torch.autograd.gradcheck(run, (start,))
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_lambda_is_float32_under_autocast(half):
+    """lambda is 0.5011 and the first map half of the second: in half precision nothing is left."""
+    layer = made(start=0.5, c_norm=Norm("l2", weight=False)).float()
+    second = words(B, N_HEAD, N, D_V).to(half)
+    for name in ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2"):
+        one = torch.tensor([1.0004 if name == "lambda_q1" else 1.0, 0, 0, 0, 0])
+        getattr(layer, name).data.copy_(one)
+    with torch.autocast("cpu", half):
+        found = layer._difference(torch.cat((second / 2, second), dim=1))
+    assert found.dtype == half
+    exact = -torch.nn.functional.normalize(second.double(), dim=-1) / 2
+    torch.testing.assert_close(found.double(), exact, rtol=2 * torch.finfo(half).eps, atol=1e-4)

@@ -1,5 +1,6 @@
 """Norms, clip, temperature, softcap, sinks and gates: each alone and together, by the formula."""
 
+import copy
 import math
 
 import pytest
@@ -218,3 +219,37 @@ def test_temperature_before_the_text_is_that_of_its_beginning():
 def test_errors(make, kind, text):
     with pytest.raises(kind, match=f"(?s){text}"):
         make()
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("weight", [False, True])
+@pytest.mark.parametrize("over", OVER)
+@pytest.mark.parametrize("kind", KINDS)
+def test_norms_under_autocast(kind, over, weight, bias, half):
+    """Every norm in a layer whose weights are float32; warnings would be errors here."""
+    norm = QKNorm(kind, over, weight=weight, bias=bias)
+    layer = made(norm=norm, v_norm=Norm(kind, over, weight=weight, bias=bias)).float()
+    x = words(B, N, D_MODEL).float()
+    with torch.autocast("cpu", half):
+        ours = layer(x)
+    assert ours.dtype == half
+    ours.float().sum().backward()
+    assert all(part.grad is not None for part in layer.parameters())
+    torch.testing.assert_close(ours.float(), layer(x), rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("learned", [torch.float32, None])
+@pytest.mark.parametrize("over", OVER)
+@pytest.mark.parametrize("kind", KINDS)
+def test_norms_in_half_precision_round_once(kind, over, learned, half):
+    """With weights in float32 or in half: the dtype of the input, as torch's norms have it."""
+    module = Normalise(Norm(kind, over, bias=True), N_HEAD, D_K, dtype=learned or half)
+    for i, parameter in enumerate(module.parameters()):
+        parameter.data += words(*parameter.shape, seed=i).to(parameter.dtype)
+    x = words(B, N, N_HEAD, D_K).to(half)
+    found = module(x)
+    exact = copy.deepcopy(module).double()(x.double())
+    assert found.dtype == half
+    torch.testing.assert_close(found, exact.to(half), rtol=torch.finfo(half).eps, atol=1e-4)

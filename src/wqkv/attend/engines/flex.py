@@ -61,7 +61,7 @@ def run(call: Call) -> Partial:
     def score(s: Tensor, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         if call.softcap is not None:
             s = call.softcap * torch.tanh(s / call.softcap)
-        return s if call.bias is None else s + call.bias.tile(at(b, h, q, k)).reshape(())
+        return s if call.bias is None else s + call.bias.tile(at(b, h, q, k), s.dtype).reshape(())
 
     plain = isinstance(call.mask, Full)
     lse = call.lse or call.sinks is not None

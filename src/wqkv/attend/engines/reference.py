@@ -67,7 +67,7 @@ def rules(call: Call, product: Tensor, at: At) -> Tensor:
     """The scores that products at the places `at` become: capped, biased, -inf where hidden."""
     score = capped(call, product)
     if call.bias is not None:
-        score = score + call.bias.tile(at).to(score.dtype)
+        score = score + call.bias.tile(at, score.dtype)
     if isinstance(call.mask, Full):
         return score
     return score.masked_fill(~call.mask.visible(at), -torch.inf)

@@ -40,11 +40,13 @@ class Tiles:
             return self._make(piece, mask)
         kept = memory(mask)
         key = (q0 + offset - k0, q1 - q0, k1 - k0, reference.exact(call.query), call.query.device)
-        if key not in kept:
-            if len(kept) >= 128:
-                kept.clear()
-            kept[key] = self._make(piece, mask)
-        found: Tile = kept[key]
+        found: Tile | None = kept.get(key)
+        if found is None:
+            found = self._make(piece, mask)
+            if type(found.added) is Tensor:  # a fake one holds nothing, and would be found for ever
+                if len(kept) >= 128:
+                    kept.clear()
+                kept[key] = found
         return found
 
     def _make(self, piece: Piece, mask: Mask) -> Tile:
@@ -52,7 +54,7 @@ class Tiles:
         width = piece.rect.k1 - piece.rect.k0
         added, empty, visible = None, None, None
         if call.bias is not None:
-            added = call.bias.tile(at).detach().to(reference.exact(call.query))
+            added = call.bias.tile(at, reference.exact(call.query)).detach()
             added = added.expand(*added.shape[:3], width)
         if piece.mixed:
             visible = mask.visible(at)

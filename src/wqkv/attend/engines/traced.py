@@ -15,7 +15,7 @@ from torch import Tensor
 from wqkv.attend.call import Call
 from wqkv.attend.engines import rectangles, reference
 from wqkv.attend.engines.plan import pieces_of, whole
-from wqkv.attend.packed import FIELDS, Packed, pack, unpack
+from wqkv.attend.packed import Packed, pack, unpack
 from wqkv.attend.values import derivative_reasons
 from wqkv.errors import KindError
 
@@ -62,12 +62,14 @@ def _text(rules: Any) -> str:
         return "[" + ", ".join([_text(part) for part in rules]) + "]"
     if isinstance(rules, dict):
         return "{" + ", ".join([f'"{name}": {value}' for name, value in rules.items()]) + "}"
-    if isinstance(rules, str):
-        return f'"{rules}"'
+    if isinstance(rules, type):
+        return f'"{rules.__name__}"'
     if rules is None or isinstance(rules, bool):
         return {None: "null", True: "true", False: "false"}[rules]
-    known = ", ".join(kind.__name__ for kind in FIELDS)
-    raise KindError(f"{type(rules).__name__} cannot be compiled.\nThese can: {known}.")
+    raise KindError(
+        f"{type(rules).__name__} cannot be compiled.\n"
+        "Name its fields in `__match_args__`, or put it together from masks and biases of wqkv."
+    )
 
 
 def _packed(rest: list[Any]) -> Packed:

@@ -18,6 +18,7 @@ from wqkv.layer.cache import (
     check_count,
     check_rewind,
     chosen,
+    lasting,
     refuse_gradients,
 )
 
@@ -48,9 +49,11 @@ class Buffered(KVCache):
 
     def reorder(self, index: Sequence[int] | Tensor) -> None:
         order = chosen(index, self._batch)
-        self._tensors = {
-            name: x.index_select(0, order.to(x.device)) for name, x in self._tensors.items()
-        }
+        self._tensors = lasting(
+            lambda: {
+                name: x.index_select(0, order.to(x.device)) for name, x in self._tensors.items()
+            }
+        )
 
     def split(self) -> list[Self]:
         rows = self._rows()
@@ -99,7 +102,7 @@ class Buffered(KVCache):
 
     def _laid(self, x: Tensor, room: int) -> Tensor:
         """A new buffer that begins with these rows."""
-        buffer = x.new_empty((*x.shape[:2], room, *x.shape[3:]))
+        buffer = lasting(lambda: x.new_empty((*x.shape[:2], room, *x.shape[3:])))
         buffer[:, :, : x.shape[2]] = x
         return buffer
 
@@ -228,7 +231,7 @@ class Cross(Buffered):
     The first call of a layer fills it; from then on `filled` is True, and the layer takes `held()`
     and calls neither WK nor WV. Its length counts those keys and says nothing of the queries, whose
     place stays the caller's `query_offset`. `rewind(0)` empties it, for another text.
-    Gradients: right, for it keeps the tensors themselves.
+    Gradients: right, because it keeps the tensors themselves (of torch.inference_mode() copies).
 
     >>> cache = Cross()
     >>> k = v = torch.randn(2, 3, 5, 7)
@@ -250,6 +253,8 @@ class Cross(Buffered):
                     "Take `held()`; for another text, rewind(0) or make a new one.",
                 )
             )
+        if not torch.compiler.is_compiling() and k.is_inference():
+            k, v = lasting(lambda: (k.clone(), v.clone()))
         self._tensors, self._length = {"k": k, "v": v}, k.shape[2]
         return self.held()
 

@@ -20,6 +20,7 @@ from wqkv.layer.cache import (
     check_count,
     check_rewind,
     chosen,
+    lasting,
     refuse_gradients,
 )
 
@@ -77,9 +78,11 @@ class Pool:
     def _memory(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         if self._slots is None:
             n = self.blocks * self.size
-            self._slots = (
-                k.new_empty((n, k.shape[1], k.shape[3])),
-                v.new_empty((n, v.shape[1], v.shape[3])),
+            self._slots = lasting(
+                lambda: (
+                    k.new_empty((n, k.shape[1], k.shape[3])),
+                    v.new_empty((n, v.shape[1], v.shape[3])),
+                )
             )
         return self._slots
 
@@ -103,9 +106,9 @@ class _Sequence:
 
     def slots(self, start: int, end: int) -> Tensor:
         """Where positions stand in the pool."""
-        position = torch.arange(start, end)
+        position = torch.arange(start, end, device="cpu")
         size = self.pool.size
-        return torch.tensor(self.blocks)[position // size] * size + position % size
+        return torch.tensor(self.blocks, device="cpu")[position // size] * size + position % size
 
     def __del__(self) -> None:
         self.cut(0)
@@ -141,7 +144,11 @@ class Paged(KVCache):
     @property
     def length(self) -> int | Tensor:
         lengths = self._lengths
-        return torch.tensor(lengths) if len(set(lengths)) > 1 else max(lengths, default=0)
+        return (
+            torch.tensor(lengths, device="cpu")
+            if len(set(lengths)) > 1
+            else max(lengths, default=0)
+        )
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Held, ...]:
         batch, _, n, _ = k.shape if isinstance(k, Tensor) and k.ndim == 4 else (0, 0, 0, 0)
@@ -166,7 +173,7 @@ class Paged(KVCache):
         if longest == 0 or self.pool._slots is None:
             return ()
         # Beyond a sample's end stands its own first position: others may have left NaN anywhere.
-        slots = torch.zeros((len(lengths), longest), dtype=torch.long)
+        slots = torch.zeros((len(lengths), longest), dtype=torch.long, device="cpu")
         for row, sequence in zip(slots, self._sequences, strict=True):
             if sequence.length:
                 row[:] = sequence.blocks[0] * self.pool.size

@@ -174,7 +174,8 @@ def _reasons_against(layer: MultiheadAttention) -> list[str]:
         engine=layer.engine,
         device="meta",
     ).train(layer.training)
-    own, usual = dict(vars(layer)), vars(plain)
+    own, usual = dict(vars(layer)), {**vars(plain), "position": plain.position}
+    own["position"] = layer.position
     if own["scale"] is not None and math.isclose(own["scale"], layer.d_k**-0.5):
         own["scale"] = None
     reasons = [

@@ -1,0 +1,79 @@
+"""What a checkpoint says of the rules that its tensors were learned by, and whether a layer agrees.
+
+A state_dict carries them in its metadata, beside torch's own version number: tensors, keys and
+strict loading stay as they are, and a file that holds only tensors says nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from torch import nn
+
+from wqkv.attend.forms import Form, alike, outline
+from wqkv.errors import ArgumentError
+
+#: Arguments that change no result, or whose difference the sizes and names of the tensors show.
+_SHOWN = {
+    "d_model", "kdim", "vdim", "rank", "q_rank", "bias", "WO", "sinks", "dropout", "engine",
+}  # fmt: skip
+#: Counts that a rank has its share of (`shard_heads`): another d_k or d_v comes with the others.
+_COUNTS = {"n_head", "n_kv_head"}
+
+
+class Ruled(nn.Module, Form):
+    """A module with a form, whose checkpoints say by which of its arguments they were made."""
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        said = getattr(destination, "_metadata", {}).get(prefix[:-1])
+        if said is not None:
+            said["rules"] = _rules(self)
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, local_metadata: dict[str, Any], *rest: Any
+    ) -> None:
+        if "rules" in local_metadata:
+            _check(local_metadata["rules"], _rules(self), prefix[:-1])
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+
+
+def _rules(module: Ruled) -> dict[str, Any]:
+    """The arguments that change the result, in plain values."""
+    given = module.arguments().items()
+    rules = {name: outline(value) for name, value in given if name not in _SHOWN}
+    if rules["scale"] is None:
+        rules["scale"] = 1 / math.sqrt(rules["d_k"])
+    return rules
+
+
+def _check(saved: dict[str, Any], own: dict[str, Any], name: str) -> None:
+    """Raise unless a checkpoint's rules are the layer's; it may say nothing of some, or of all."""
+    odd = [rule for rule in own if rule in saved and not alike(saved[rule], own[rule])]
+    if set(odd) <= _COUNTS:
+        return
+    shown = [f"  {rule}: {_text(saved[rule])} there, {_text(own[rule])} here" for rule in odd]
+    raise ArgumentError(
+        "\n".join(
+            [
+                f"The checkpoint of {f'`{name}`' if name else 'this layer'} was made by other "
+                f"rules than the layer has: {', '.join(odd)}.",
+                *shown,
+                "Make the layer by the rules of the checkpoint. To load the tensors all the same, "
+                "pass load_state_dict(dict(state_dict)), which says nothing of rules.",
+            ]
+        )
+    )
+
+
+def _text(form: Any) -> str:
+    text = json.dumps(form)
+    return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+def has_bias(module: nn.Module | None) -> bool:
+    """Whether a projection adds a bias; a factored one has it in its first part."""
+    first = module[0] if isinstance(module, nn.Sequential) else module
+    return getattr(first, "bias", None) is not None
