@@ -72,6 +72,7 @@ ORDER = (
     "wqkv.layer.convert.traits",
     "wqkv.layer.convert.families",
     "wqkv.layer.convert.huggingface",
+    "wqkv.layer.convert.pretrained",
     "wqkv.layer.convert.checkpoint",
     "wqkv.layer.convert.torch",
     "wqkv.layer.convert",
@@ -119,6 +120,7 @@ ORDER = (
     "wqkv.show.server",
     "wqkv.show",
     "wqkv.commands.given",
+    "wqkv.commands.screen",
     "wqkv.commands.progress",
     "wqkv.commands.see",
     "wqkv.commands.open",
@@ -130,7 +132,13 @@ ORDER = (
     "wqkv.__main__",
 )
 # look/ stands beside layer/, and opens a model's matrices as a layer.
-FROM_LAYER_TO_LOOK = ("wqkv.layer.layer", "wqkv.layer.convert", "wqkv.layer.convert.huggingface")
+FROM_LAYER_TO_LOOK = (
+    "wqkv.layer.layer",
+    "wqkv.layer.convert",
+    "wqkv.layer.convert.huggingface",
+    "wqkv.layer.convert.pretrained",
+    "wqkv.layer.convert.checkpoint",
+)
 
 
 # Imports
