@@ -127,11 +127,9 @@ def test_a_kernel_that_would_be_fetched(folder, minilm, monkeypatch, key):
 
 def test_an_adapter(folder):
     change(folder, "adapter_config.json", peft_type="LORA", base_model_name_or_path="other/model")
-    says = r"model' has an adapter_config.json, so its weights belong on those of another model\.\n"
+    says = r"model' has an adapter_config.json, so its weights belong on .*\n.*merge_and_unload"
     for open_it in (open_model, open_bare, lambda name: load_attention(name, 0)):
-        with pytest.raises(
-            ArgumentError, match=says + r"Pass the merged model: .*merge_and_unload"
-        ):
+        with pytest.raises(ArgumentError, match=says):
             open_it(str(folder))
 
 
@@ -168,7 +166,7 @@ def test_an_index_that_leads_to_pickles(folder):
     pickled(folder, "one.bin")
     index = {"metadata": {}, "weight_map": {"embeddings.word_embeddings.weight": "one.bin"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(ArgumentError, match="leads to 'one.bin', which is not a file of its kind"):
+    with pytest.raises(ArgumentError, match=r"leads to 'one.bin', which is not a file of its kind"):
         open_model(str(folder))
 
 
@@ -202,7 +200,7 @@ def test_a_hub_name_is_opened_in_the_same_way(folder, monkeypatch):
 
     for kind in ("AutoTokenizer", "AutoConfig", "AutoModel"):
         local(kind)
-    monkeypatch.setattr(transformers.utils, "find_adapter_config_file", lambda where: None)
+    monkeypatch.setattr(transformers.utils, "find_adapter_config_file", lambda where, **rest: None)
     assert open_model("some/model").name == "some/model"
     assert asked == {
         "AutoTokenizer": (False, None),
