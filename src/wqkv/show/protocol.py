@@ -12,7 +12,7 @@ LATE = 30.0
 
 
 class Prompt(H11Protocol):
-    """One connection. Between two requests uvicorn's own limit holds, which is shorter."""
+    """One connection; between two requests uvicorn waits for less."""
 
     _late: asyncio.TimerHandle | None = None
 
@@ -20,8 +20,8 @@ class Prompt(H11Protocol):
         super().connection_made(transport)
         self._late = self.loop.call_later(LATE, transport.close)
 
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+    def handle_events(self) -> None:
+        super().handle_events()
         complete = self.conn.their_state not in (h11.IDLE, h11.SEND_BODY)
         if self._late is not None and complete:
             self._late.cancel()
