@@ -56,4 +56,6 @@ def run(args: argparse.Namespace) -> None:
         )
     write(args.out / "survey.html", page(found).encode())
     show(found, console())
+    for path in found.damaged:
+        print(f"wqkv: {path} was damaged or altered, and was made again", file=sys.stderr)
     print(f"wqkv: wrote {args.out / 'survey.html'}", file=sys.stderr)
