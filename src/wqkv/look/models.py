@@ -256,12 +256,13 @@ def open_model(
     """Open a model in float32 on the CPU.
 
     Args:
-        name: a folder, a .gguf file, or a hub name; None is the packaged default.
+        name: a folder, a .gguf file, or a hub name; None is the packaged default. A folder's
+            pytorch_model.bin is read if it is named itself, and nothing but tensors of it.
         progress: is told what is being read.
 
     Raises:
-        ArgumentError: it is no model, one of a family without a table row, or one that reads one
-            text and writes another.
+        ArgumentError: it is no model, one of a family without a table row, one that reads one
+            text and writes another, or one that opens only by Python of its own.
         MissingExtraError: transformers, gguf or the default model is not installed.
     """
     return OpenModel(*load(name, progress))
