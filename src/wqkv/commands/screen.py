@@ -45,6 +45,10 @@ class Screen(io.TextIOBase):
     def __init__(self, below: TextIO) -> None:
         self.below = below
 
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self.below.encoding
+
     def write(self, text: str) -> int:
         self.below.write(shown(text))
         return len(text)

@@ -407,10 +407,11 @@ def _files(path: Path) -> tuple[Path, str | None]:
     if path.is_file():
         if path.suffix != ".gguf" and path.name not in PICKLED:
             raise ArgumentError(f"{str(path)!r} is a file. Name a folder, or a .gguf file.")
+        if path.name.endswith(INDEX):
+            shards(path)
         return path.parent, path.name
     if (path / "config.json").is_file():
-        if (file := tensors_file(path)) is not None:
-            _check_safe(file)
+        _check_safe(tensors_file(path))
         return path, None
     found = sorted(file.name for file in path.glob("*.gguf"))
     if len(found) == 1:
@@ -421,8 +422,10 @@ def _files(path: Path) -> tuple[Path, str | None]:
     raise ArgumentError(f"{str(path)!r} is no model: it has no config.json and no .gguf file.")
 
 
-def _check_safe(file: Path) -> None:
+def _check_safe(file: Path | None) -> None:
     """Raise if this file, or one that it leads to, is made of pickles, which nobody asked for."""
+    if file is None:
+        return
     if is_pickle(file):
         raise ArgumentError(
             f"{str(file)!r} is made of pickles, which can run programs when they are read.\n"

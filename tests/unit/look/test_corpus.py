@@ -211,6 +211,16 @@ def test_a_row_group_of_which_nothing_is_left(tmp_path, where):
     assert all(len(one.problem) <= 200 and "\n" not in one.problem for one in found)
 
 
+def test_a_damaged_schema(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["a"]}), path)
+    held = path.read_bytes()
+    start = held.index(b"ARROW:schema") + 20
+    spoil(path, start, b"!" * 40)
+    (document,) = every(path, 7)
+    assert document.number == 0 and document.problem.startswith("not Parquet: ")
+
+
 @pytest.mark.parametrize("name", ["a.parquet", "a.jsonl", "a.txt"])
 def test_files_that_cannot_be_read(tmp_path, monkeypatch, name):
     """Each costs itself, and not the others."""

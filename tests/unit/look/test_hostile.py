@@ -168,6 +168,11 @@ def test_an_index_that_leads_to_pickles(folder):
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ArgumentError, match=r"leads to 'one.bin', which is not a file of its kind"):
         open_model(str(folder))
+    index["weight_map"] = {"embeddings.word_embeddings.weight": "../one.bin"}
+    named = folder / "pytorch_model.bin.index.json"
+    named.write_text(json.dumps(index))
+    with pytest.raises(ArgumentError, match=r"leads to '../one.bin', which is not a file of its"):
+        open_model(str(named))
 
 
 def test_names_that_are_no_names(folder, capsys):
