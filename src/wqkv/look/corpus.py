@@ -201,11 +201,12 @@ def _read(piece: Piece, field: str) -> Iterator[Document]:
 
 def _cells(piece: Piece, field: str) -> Iterator[Document]:
     """The rows of a piece; those that a damaged page holds, or hides, with what is wrong."""
-    groups = _starts(piece.path)
+    changed = Path(piece.path).stat().st_mtime_ns  # what is kept of a file is not of a later one
+    groups = _starts(piece.path, changed)
     for group, start in enumerate(groups[:-1]):
         a, b = max(piece.start, start), min(piece.stop, groups[group + 1])
         if a < b:
-            cells, damage = _group(piece.path, field, group)
+            cells, damage = _group(piece.path, changed, field, group)
             found: list[Any] = cells.slice(a - start, b - a).to_pylist()
             for number, cell in enumerate(found, a + 1):
                 problem = f"its {field!r} is {type(cell).__name__}, not text"
@@ -216,7 +217,7 @@ def _cells(piece: Piece, field: str) -> Iterator[Document]:
 
 
 @lru_cache(maxsize=2)
-def _starts(path: str) -> list[int]:
+def _starts(path: str, changed: int) -> list[int]:
     """The first row of every row group, and the end."""
     with _damage():
         metadata = _parquet()[0].read_metadata(path)
@@ -225,7 +226,7 @@ def _starts(path: str) -> list[int]:
 
 
 @lru_cache(maxsize=2)  # chunks are shorter than row groups
-def _group(path: str, field: str, group: int) -> tuple[Any, str]:
+def _group(path: str, changed: int, field: str, group: int) -> tuple[Any, str]:
     """The cells of a row group up to a damaged page, and what is wrong with that."""
     with _damage():
         file = _parquet()[0].ParquetFile(path, page_checksum_verification=True)

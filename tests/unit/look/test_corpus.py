@@ -1,6 +1,7 @@
 """Documents in files, and the chunks they are cut into."""
 
 import json
+import os
 import re
 
 import pytest
@@ -209,6 +210,15 @@ def test_a_row_group_of_which_nothing_is_left(tmp_path, where):
     assert [one.number for one in found] == [*range(1, 31)]
     assert all(one.problem.startswith("damaged Parquet: ") and one.data is None for one in found)
     assert all(len(one.problem) <= 200 and "\n" not in one.problem for one in found)
+
+
+def test_a_file_that_was_replaced(tmp_path):
+    """Also within one process, where the last row groups are kept."""
+    path = tmp_path / "a.parquet"
+    for second, text in enumerate(("one", "two")):
+        pq.write_table(pa.table({"text": [text]}), path)
+        os.utime(path, (second, second))
+        assert [one.data for one in every(path, 7)] == [text.encode()]
 
 
 def test_a_damaged_schema(tmp_path):
