@@ -6,44 +6,56 @@ import argparse
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
 from wqkv import __version__
 from wqkv.commands import heads, open, parity, see, survey
+from wqkv.commands.screen import screens
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; return 0, 1 if its answer is no or the pipe closed, 2 after an error, 130
     after Ctrl-C."""
     try:
-        return _run(_parser().parse_args(argv))
-    except SystemExit as stop:  # argparse has printed; or rich found the pipe closed
-        return int(stop.code or 0)
-    except KeyboardInterrupt:
-        print("wqkv: interrupted", file=sys.stderr)
-        return 130
-
-
-def _run(args: argparse.Namespace) -> int:
-    from wqkv.errors import WqkvError
-
-    command: Callable[[argparse.Namespace], bool | None] = args.command
-    try:
-        no = command(args) is False
-        sys.stdout.flush()
+        with screens():
+            return _run(argv)
     except BrokenPipeError:
         # Python flushes stdout once more when it ends, and would complain then.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except WqkvError as error:
-        print(f"wqkv: {one_line(str(error))}", file=sys.stderr)
+
+
+def _run(argv: list[str] | None) -> int:
+    try:
+        args = _parser().parse_args(argv)
+        command: Callable[[argparse.Namespace], bool | None] = args.command
+        no = command(args) is False
+        sys.stdout.flush()
+        return int(no)
+    except SystemExit as stop:  # argparse has printed
+        return int(stop.code or 0)
+    except KeyboardInterrupt:
+        print("wqkv: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        print(f"wqkv: {_said(error)}", file=sys.stderr)
         return 2
-    except OSError as error:
+
+
+def _said(error: Exception) -> str:
+    """What is wrong, on one line; the traceback of what is no user's mistake."""
+    from wqkv.errors import WqkvError
+
+    if isinstance(error, WqkvError):
+        return one_line(str(error))
+    if isinstance(error, OSError):
         where = "" if error.filename is None else f"{error.filename}: "
-        print(f"wqkv: {where}{one_line(error.strerror or str(error))}", file=sys.stderr)
-        return 2
-    return int(no)
+        return one_line(f"{where}{error.strerror or error}")
+    return "".join(traceback.format_exception(error)).rstrip()
 
 
 def one_line(message: str) -> str:

@@ -35,6 +35,11 @@ def test_a_corpus(capsys, name, tmp_path):
         "survey.html",
     ]
     first = (out / "survey.html").read_bytes()
+    part = min((out / "parts").iterdir())
+    part.write_bytes(b"")
+    says = f"wqkv: {part} was damaged or altered, and was made again\nwqkv: wrote "
+    code, _, err = run(capsys, name, *rest)
+    assert code == 0 and err.startswith(says)
     code, printed, _ = run(capsys, name, *rest)
     assert code == 0 and " a second" not in printed  # nothing was left to do
     assert (out / "survey.html").read_bytes() == first

@@ -19,6 +19,7 @@ from wqkv.errors import ArgumentError
 from wqkv.look import heads, models, pair, story
 from wqkv.look import parity as look_parity
 from wqkv.show import server
+from wqkv.show.ticket import once
 
 ROOT = Path(__file__).parents[2]
 
@@ -241,7 +242,14 @@ def test_open(capsys, explored):
     assert (code, out) == (0, "")
     assert err == "wqkv: http://the-address/\nwqkv: Ctrl-C ends it\n"
     served = ("the model", "One.", "somewhere", "127.0.0.1", 8007)
-    assert explored == ["somewhere", served, "http://the-address/"]
+    assert explored[:2] == ["somewhere", served]
+
+
+def test_no_process_is_told_the_token(capsys, explored):
+    """Only the address of a ticket, since all users of a machine see the arguments."""
+    assert run(capsys, "open", "One.")[0] == 0
+    assert explored[2] == once("http://the-address/") != "http://the-address/"
+    assert "the-address" not in explored[2]
 
 
 def test_open_without_a_browser_or_a_text(capsys, explored, monkeypatch, tmp_path):
@@ -265,7 +273,7 @@ def test_open_two_texts(capsys, explored):
 def test_open_for_others(capsys, explored):
     assert run(capsys, "open", "One.", "--host", "192.0.2.7", "--others", "--no-browser")[0] == 0
     assert explored[-1][3] == "192.0.2.7"
-    for host in ("localhost", "::1"):
+    for host in ("localhost", "::1", "[0:0:0:0:0:0:0:1]", "LOCALHOST.", "127.1", "127.0.0.2"):
         assert run(capsys, "open", "One.", "--host", host, "--no-browser")[0] == 0
 
 
@@ -298,6 +306,8 @@ def test_open_writes_a_page(capsys, monkeypatch, tmp_path, lang):
             "Other machines can reach 192.0.2.7: whoever knows the address could read your texts",
         ),
         (["--host", "0.0.0.0", "--others"], "The host '0.0.0.0' is no name that a browser could"),
+        (["--host", "0", "--others"], "The host '0' is no name that a browser could"),
+        (["--host", "0:0::0", "--others"], "The host '0:0::0' is no name that a browser could"),
         (["One.", "Two."], "unrecognized arguments: Two."),
     ],
 )

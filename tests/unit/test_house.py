@@ -80,6 +80,7 @@ ORDER = (
     "wqkv.layer.convert.traits",
     "wqkv.layer.convert.families",
     "wqkv.layer.convert.huggingface",
+    "wqkv.layer.convert.pretrained",
     "wqkv.layer.convert.checkpoint",
     "wqkv.layer.convert.torch",
     "wqkv.layer.convert",
@@ -120,13 +121,17 @@ ORDER = (
     "wqkv.show.heads",
     "wqkv.show.survey",
     "wqkv.show.parity",
+    "wqkv.show.hosts",
     "wqkv.show.jobs",
     "wqkv.show.asks",
     "wqkv.show.api",
     "wqkv.show.export",
+    "wqkv.show.ticket",
+    "wqkv.show.protocol",
     "wqkv.show.server",
     "wqkv.show",
     "wqkv.commands.given",
+    "wqkv.commands.screen",
     "wqkv.commands.progress",
     "wqkv.commands.see",
     "wqkv.commands.open",
@@ -138,7 +143,13 @@ ORDER = (
     "wqkv.__main__",
 )
 # look/ stands beside layer/, and opens a model's matrices as a layer.
-FROM_LAYER_TO_LOOK = ("wqkv.layer.layer", "wqkv.layer.convert", "wqkv.layer.convert.huggingface")
+FROM_LAYER_TO_LOOK = (
+    "wqkv.layer.layer",
+    "wqkv.layer.convert",
+    "wqkv.layer.convert.huggingface",
+    "wqkv.layer.convert.pretrained",
+    "wqkv.layer.convert.checkpoint",
+)
 
 
 # Imports

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from wqkv.commands.given import Commands, check_file, check_utf8, read_texts
 from wqkv.commands.progress import bar, spinner
+from wqkv.commands.screen import console, print_json
 
 
 def add(commands: Commands) -> None:
@@ -65,8 +65,6 @@ def run(args: argparse.Namespace) -> None:
         save_png(found, model.name, args.png)
         print(f"wqkv: wrote {args.png}", file=sys.stderr)
     if args.json:
-        print(json.dumps(as_json(found, model.name), allow_nan=False))
+        print_json(as_json(found, model.name))
     else:
-        from rich.console import Console
-
-        show(found, model.name, Console())
+        show(found, model.name, console())

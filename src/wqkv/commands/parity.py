@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from wqkv.commands.given import Commands
 from wqkv.commands.progress import bar, spinner
+from wqkv.commands.screen import console, print_json
 
 
 def add(commands: Commands) -> None:
@@ -40,9 +40,7 @@ def run(args: argparse.Namespace) -> bool:
         found = parity(model, progress=told)
 
     if args.json:
-        print(json.dumps(as_json(found, name), allow_nan=False))
+        print_json(as_json(found, name))
     else:
-        from rich.console import Console
-
-        show(found, name, Console())
+        show(found, name, console())
     return found.holds

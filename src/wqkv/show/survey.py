@@ -21,8 +21,8 @@ from wqkv.show.html import frame
 if TYPE_CHECKING:
     from rich.console import Console
 
-#: So many documents that were skipped are named.
-NAMED = 50
+#: So many documents that were skipped are named, and on a terminal so many of their files.
+NAMED, FILES = 50, 5
 
 
 def page(found: Survey) -> str:
@@ -58,6 +58,8 @@ def show(found: Survey, console: Console) -> None:
     pen.write(Text(f"read: {_counts(found)}"), indent=0)
     for reason, count in _reasons(found):
         pen.write(Text(steps.visible(f"skipped: {count:,} {reason}", pen.encoding)), indent=0)
+    if found.tally.skipped:
+        pen.write(Text(steps.visible(f"skipped in: {_files(found)}", pen.encoding)), indent=0)
     if found.pace.documents:
         pen.write(Text(pace(found)), indent=0)
 
@@ -84,6 +86,13 @@ def _counts(found: Survey) -> str:
 def _reasons(found: Survey) -> list[tuple[str, int]]:
     """What was wrong with documents, the most frequent first."""
     return Counter(one.reason.partition(":")[0] for one in found.tally.skipped).most_common()
+
+
+def _files(found: Survey) -> str:
+    """The files that documents were skipped in, the most first: `b.parquet (128), a.jsonl (1)`."""
+    files = Counter(one.file for one in found.tally.skipped).most_common()
+    more = f" and {len(files) - FILES:,} more" if len(files) > FILES else ""
+    return ", ".join(f"{file} ({count:,})" for file, count in files[:FILES]) + more
 
 
 # The page

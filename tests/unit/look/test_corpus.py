@@ -1,6 +1,7 @@
 """Documents in files, and the chunks they are cut into."""
 
 import json
+import os
 import re
 
 import pytest
@@ -153,6 +154,106 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
     monkeypatch.setattr(type(path), "read_bytes", refuse)
     (document,) = read(chunk, "text")
     assert text_of(document, "text") == ("", "not readable: Permission denied")
+
+
+def spoil(path, at, data=b"\xff" * 30):
+    """Write over some bytes of a file."""
+    held = bytearray(path.read_bytes())
+    held[at : at + len(data)] = data
+    path.write_bytes(held)
+
+
+def every(path, documents):
+    """The documents of a file, cut into chunks."""
+    return [one for chunk in chunks([path], documents=documents) for one in read(chunk, "text")]
+
+
+PAGED = {"use_dictionary": False, "data_page_size": 512, "write_batch_size": 16}
+
+
+@pytest.mark.parametrize("compression", ["snappy", "zstd", "none"])
+def test_a_damaged_page(tmp_path, compression):
+    """The rows before it are read, and so are the other row groups, however chunks are cut."""
+    path, rows = tmp_path / f"{compression}.parquet", [f"the cat number {i}" for i in range(300)]
+    table = pa.table({"text": rows, "other": rows})
+    checked = {"write_page_checksum": True, "row_group_size": 100, "compression": compression}
+    pq.write_table(table, path, **PAGED, **checked)
+    group = pq.read_metadata(path).row_group(1).column(0)
+    spoil(path, group.data_page_offset + group.total_compressed_size * 2 // 3)
+    for documents in (7, 128):
+        found = [
+            one for chunk in chunks([path], documents=documents) for one in read(chunk, "text")
+        ]
+        assert [one.number for one in found] == [*range(1, 301)]
+        lost = [one.number for one in found if one.data is None]
+        assert lost == [*range(lost[0], 201)] and 116 < lost[0] < 184
+        assert {text_of(one, "text")[1].partition(":")[0] for one in found} == {
+            "",
+            "damaged Parquet",
+        }
+        assert [one.data.decode() for one in found if one.data] == rows[: lost[0] - 1] + rows[200:]
+    assert [text for _, text in texts(chunks([path], "other", documents=300), "other")[0]] == rows
+
+
+@pytest.mark.parametrize("where", ["dictionary", "header", "everything"])
+def test_a_row_group_of_which_nothing_is_left(tmp_path, where):
+    path = tmp_path / f"{where}.parquet"
+    pq.write_table(pa.table({"text": [f"row {i % 11}" for i in range(30)]}), path)
+    column = pq.read_metadata(path).row_group(0).column(0)
+    start, length = column.dictionary_page_offset, column.total_compressed_size
+    spoil(
+        path,
+        start + 25 if where == "dictionary" else start,
+        b"\xff" * (length if where == "everything" else 15),
+    )
+    found = every(path, 7)
+    assert [one.number for one in found] == [*range(1, 31)]
+    assert all(one.problem.startswith("damaged Parquet: ") and one.data is None for one in found)
+    assert all(len(one.problem) <= 200 and "\n" not in one.problem for one in found)
+
+
+def test_a_file_that_was_replaced(tmp_path):
+    """Also within one process, where the last row groups are kept."""
+    path = tmp_path / "a.parquet"
+    for second, text in enumerate(("one", "two")):
+        pq.write_table(pa.table({"text": [text]}), path)
+        os.utime(path, (second, second))
+        assert [one.data for one in every(path, 7)] == [text.encode()]
+
+
+def test_a_damaged_schema(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["a"]}), path)
+    held = path.read_bytes()
+    start = held.index(b"ARROW:schema") + 20
+    spoil(path, start, b"!" * 40)
+    (document,) = every(path, 7)
+    assert document.number == 0 and document.problem.startswith("not Parquet: ")
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl", "a.txt"])
+def test_files_that_cannot_be_read(tmp_path, monkeypatch, name):
+    """Each costs itself, and not the others."""
+    path = tmp_path / name
+    pq.write_table(pa.table({"text": ["secret"]}), tmp_path / "a.parquet")
+    lines(tmp_path / "a.jsonl", "secret")
+    (tmp_path / "a.txt").write_text("secret")
+    lines(tmp_path / "b.jsonl", "public")
+
+    def refuse(*given, **rest):
+        if str(given[0]).endswith(name):
+            raise PermissionError(13, "Permission denied")
+        return known(*given, **rest)
+
+    owner, what = (pq, "read_schema") if name == "a.parquet" else (type(path), "open")
+    known = getattr(owner, what)
+    for part in ("read_metadata",) if owner is pq else ("read_bytes",):
+        monkeypatch.setattr(owner, part, refuse)
+    monkeypatch.setattr(owner, what, refuse)
+    (chunk,) = chunks([path, tmp_path / "b.jsonl"])
+    first, second = read(chunk, "text")
+    assert (first.number, first.problem) == (0, "not readable: Permission denied")
+    assert text_of(second, "text") == ("public", "")
 
 
 def test_names_say_what_is_in_it(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from wqkv.look.reader import Reader
 from wqkv.look.survey import Job, Worker, fingerprint, survey, write
 from wqkv.look.tally import load
 
+pa = pytest.importorskip("pyarrow", reason="the survey needs the extra `survey`")
+pc = pytest.importorskip("pyarrow.compute", reason="the survey needs the extra `survey`")
 pq = pytest.importorskip("pyarrow.parquet", reason="the survey needs the extra `survey`")
 TABLES = ("heads", "examples", "skipped")
 
@@ -300,12 +303,102 @@ def test_another_model_under_the_same_name(name, opened, tmp_path):
         _ = Worker(job).reader
 
 
-def test_a_damaged_part(name, data, tmp_path):
+def shortened(path, other):
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def a_page_is_damaged(path, other):
+    held = bytearray(path.read_bytes())
+    held[60:90] = b"\xff" * 30
+    path.write_bytes(held)
+
+
+def emptied(path, other):
+    path.write_bytes(b"")
+
+
+def of_somebody_else(path, other):
+    pq.write_table(pq.read_table(other).select(["layer"]), path)
+
+
+def another_part(path, other):
+    path.write_bytes(other.read_bytes())
+
+
+def one_number_altered(path, other):
+    table = pq.read_table(path)
+    at = table.schema.get_field_index("total")
+    altered = table.set_column(at, "total", pc.add(table["total"], 1.0))
+    pq.write_table(altered, path, compression="zstd")
+
+
+def without_a_checksum(path, other):
+    """As parts were before they had one."""
+    path.rename(path.with_name(f"{path.name.partition('.')[0]}.parquet"))
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        shortened,
+        a_page_is_damaged,
+        emptied,
+        of_somebody_else,
+        another_part,
+        one_number_altered,
+        without_a_checksum,
+    ],
+)
+def test_a_damaged_part_is_made_again(whole, folder, name, data, tmp_path, harm):
+    shutil.copytree(folder / "whole", tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out/parts").iterdir()}
+    path, other = sorted((tmp_path / "out/parts").iterdir())[2:4]
+    harm(path, other)
+    (there,) = {one.name for one in (tmp_path / "out/parts").iterdir()} - {*before} or {path.name}
+    found = survey(name, [data], tmp_path / "out", documents=7)
+    assert found.damaged == (str(tmp_path / "out/parts" / there),)
+    assert found.pace.documents == 7
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out/parts").iterdir()} == before
+    assert tables(tmp_path / "out") == tables(folder / "whole")
+    assert survey(name, [data], tmp_path / "out", documents=7).damaged == ()
+
+
+@pytest.mark.parametrize("harm", [shortened, lambda path, other: path.unlink()])
+def test_a_part_that_is_damaged_meanwhile(name, data, tmp_path, harm):
+    def told(done, total):
+        if done == total:
+            harm(*sorted((tmp_path / "parts").iterdir())[:2])
+
+    says = r"The part [0-9a-f]{32} was changed or removed while the survey ran\.\nRun the command"
+    with pytest.raises(ArgumentError, match=says):
+        survey(name, [data], tmp_path, documents=7, progress=told)
+
+
+def test_a_part_that_is_none(name, data, tmp_path):
+    """It has a name and a checksum as parts have, and was not made here."""
     survey(name, [data], tmp_path, documents=7)
     path = sorted((tmp_path / "parts").iterdir())[2]
-    path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(ArgumentError, match=f"(?s)The part {path.name} is damaged: .*Remove '"):
+    of_somebody_else(path, path)
+    job = Job(name, "", "text", str(tmp_path / "parts"))
+    path = path.rename(job.path(path.name.partition(".")[0], path.read_bytes()))
+    with pytest.raises(
+        ArgumentError, match=rf"The part {path.name} is no part \(\w+: .*\nRemove '"
+    ):
         survey(name, [data], tmp_path, documents=7)
+
+
+def test_a_damaged_corpus(name, tmp_path):
+    """A page that cannot be read costs its documents, and not the survey."""
+    (tmp_path / "fine.jsonl").write_text('{"text": "the lamp and the sea"}\n')
+    rot = tmp_path / "rot.parquet"
+    pq.write_table(pa.table({"text": [f"the lamp {i}" for i in range(20)]}), rot)
+    a_page_is_damaged(rot, None)
+    found = survey(name, [tmp_path], tmp_path / "out", documents=7)
+    assert found.tally.documents == 1
+    assert [(one.file, one.number) for one in found.tally.skipped] == [
+        (str(rot), number) for number in range(1, 21)
+    ]
+    assert {one.reason.partition(":")[0] for one in found.tally.skipped} == {"damaged Parquet"}
 
 
 def test_nothing_that_can_be_read(name, tmp_path):

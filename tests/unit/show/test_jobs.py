@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import tracemalloc
 
 import pytest
 import torch
@@ -174,3 +175,59 @@ def test_close_does_not_wait_for_long(monkeypatch):
     assert running.state == "running"
     go.set()
     assert done(running)["state"] == "cancelled"
+
+
+def test_what_the_results_take(jobs, monkeypatch):
+    """The oldest go until all that are kept take no more than allowed."""
+    one = module.size(["x" * 1000])
+    assert 1000 < one < 1300
+    monkeypatch.setattr(module, "KEPT", 3 * one)
+    made = []
+    for number in range(5):
+        made.append(jobs.start("n", lambda step: ["x" * 1000], key=number))
+        done(made[-1])
+    done(jobs.start("small", lambda step: None))  # so that the last was counted
+    assert [jobs.find(job.id) is job for job in made] == [False, False, False, True, True]
+    assert jobs.start("n", lambda step: 7, key=4) is made[4]
+    assert jobs.start("n", lambda step: 7, key=0) is not made[0]
+
+
+def test_a_result_that_is_taken_counts_no_more(jobs, monkeypatch):
+    one = module.size("x" * 1000)
+    monkeypatch.setattr(module, "KEPT", one + 100)
+    first = jobs.start("a", lambda step: "x" * 1000)
+    done(first)
+    assert first.take() == "x" * 1000 and first.take() is None
+    second = jobs.start("b", lambda step: "x" * 1000)
+    done(second)
+    assert jobs.find(first.id) is first and jobs.find(second.id) is second
+
+
+def test_a_result_that_is_too_large_alone(jobs, monkeypatch):
+    monkeypatch.setattr(module, "KEPT", 999)
+    job = jobs.start("a", lambda step: "x" * 1000)
+    facts = done(job)
+    assert (
+        facts["error"]
+        == f"The answer takes {module.size('x' * 1000):,} bytes, and at most 999 are kept."
+    )
+    assert (job.failure.status, job.result, job.bytes) == (413, None, 0)
+
+
+def test_what_plain_data_takes():
+    """Near what Python allocates for it."""
+    tracemalloc.start()
+    made = {f"row {i}": [i + j / 7 for j in range(101)] for i in range(211)}
+    taken = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert module.size(made) == pytest.approx(taken, rel=0.1)
+
+
+def test_again_is_never_refused(jobs, monkeypatch):
+    first = jobs.start("a", lambda step: 5)
+    done(first)
+    monkeypatch.setattr(module, "WAITING", 0)
+    with pytest.raises(Refused, match="0 jobs are waiting"):
+        jobs.start("a", lambda step: 5)
+    second = jobs.again(first)
+    assert second is not first and done(second)["result"] == 5

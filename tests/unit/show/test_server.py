@@ -23,9 +23,11 @@ from wqkv.look import story, whatif
 from wqkv.look.models import OpenModel, open_model
 from wqkv.look.view import View
 from wqkv.show import api as module
-from wqkv.show import asks, server, steps
+from wqkv.show import asks, protocol, server, steps
 from wqkv.show.api import Api
 from wqkv.show.data import plain
+from wqkv.show.protocol import Prompt
+from wqkv.show.ticket import once
 
 HOST = "127.0.0.1:8007"
 ROOT = f"http://{HOST}/the-token/"
@@ -144,6 +146,41 @@ def test_who_may_ask(open_client, path, headers, status, says):
         assert reply.headers[name] == value
 
 
+@pytest.mark.parametrize(
+    ("called", "sends", "passes"),
+    [
+        ("MyBox.local:8000", "mybox.local:8000", True),
+        ("[2001:DB8::1]:8000", "[2001:db8::1]:8000", True),
+        ("bücher.example:80", "xn--bcher-kva.example", True),
+        ("mybox.local:8000", "mybox.local.:8000", True),
+        ("mybox.local:8000", "mybox.local", False),
+        ("mybox.local:8000", "mybox.local:8000:8000", False),
+        ("mybox.local:8000", "evil@mybox.local:8000", False),
+    ],
+)
+def test_hosts_as_browsers_send_them(llama, called, sends, passes):
+    made = server.app(Api(llama), "the-token", [called])
+    with TestClient(made) as client:
+        for headers in ({"host": sends}, {"host": sends, "origin": f"http://{sends}"}):
+            reply = client.get("/the-token/api/model", headers=headers)
+            assert reply.status_code == (200 if passes else 403)
+        origin = {"host": sends, "origin": f"https://{sends}"}
+        assert client.get("/the-token/api/model", headers=origin).status_code == 403
+
+
+def test_a_ticket_leads_to_the_page_once(llama):
+    with served(llama) as client:
+        address = once(ROOT)
+        assert "the-token" not in address
+        assert client.post(f"{address}api/open", content="{}").status_code == 404
+        reply = client.get(address, follow_redirects=False)
+        assert (reply.status_code, reply.headers["location"]) == (303, "/the-token/")
+        assert reply.headers["cache-control"] == "no-store"
+        assert reply.headers["referrer-policy"] == "no-referrer"
+        assert client.get(address).status_code == 404
+        assert client.get(ROOT).status_code == 200
+
+
 def test_the_policy_lets_nothing_in():
     policy = dict(part.strip().split(" ", 1) for part in server.POLICY.split(";"))
     assert policy.pop("img-src") == "'self' data: blob:"
@@ -224,8 +261,8 @@ def test_model(open_client, llama):
 
 def test_what_it_starts_with(llama):
     with served(llama, WORDS) as client:
-        job = client.ask("model")["start"]["job"]
-        view = client.wait(job)["result"]["view"]
+        start = client.ask("model")["start"]  # a job, unless it was quick
+        view = start.get("view") or client.wait(start["job"])["result"]["view"]
         assert client.ask(f"views/{view}")["text"] == WORDS
         assert client.ask("model")["start"] == {"view": view}
         for _ in range(module.VIEWS):
@@ -770,6 +807,28 @@ def test_too_much_work(llama, monkeypatch):
         go.set()
 
 
+def test_the_model_is_told_while_the_queue_is_full(llama, monkeypatch):
+    """Also where the given text has to be read again."""
+    monkeypatch.setattr("wqkv.show.jobs.WAITING", 1)
+    slow, running, go = slowly(llama)
+    go.set()
+    with served(slow, WORDS) as client:
+        start = client.ask("model")["start"]
+        assert "view" in start or client.wait(start["job"])
+        for _ in range(module.VIEWS):
+            client.open()
+        go.clear()
+        running.clear()
+        client.tell("open", {"text": WORDS})
+        assert running.wait(TIMEOUT)
+        client.tell("open", {"text": WORDS})
+        client.tell("open", {"text": WORDS}, status=503)
+        job = client.ask("model")["start"]["job"]
+        assert client.ask("model")["start"] == {"job": job}
+        go.set()
+        assert client.ask(f"views/{client.wait(job)['result']['view']}")["text"] == WORDS
+
+
 # A real server
 
 
@@ -780,7 +839,7 @@ class Running:
         self.listening = socket.create_server(("127.0.0.1", 0))
         self.port = self.listening.getsockname()[1]
         made = server.app(Api(model), "the-token", [f"127.0.0.1:{self.port}"], given)
-        config = uvicorn.Config(made, log_level="warning", access_log=False)
+        config = uvicorn.Config(made, log_level="warning", access_log=False, http=Prompt, ws="none")
         self.server = uvicorn.Server(config)
         run = functools.partial(self.server.run, sockets=[self.listening])
         self.thread = threading.Thread(target=run)
@@ -879,6 +938,83 @@ def test_what_is_no_http(llama):
 
 
 # serve
+
+
+HEAD = b"POST /the-token/api/open HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n"
+BODY = b'{"text": "the sea"}'
+WHOLE = HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
+
+
+def _connected(running: Running) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", running.port))
+
+
+def hung_up(connection: socket.socket, most: float) -> float:
+    """How long a server goes on listening."""
+    begun = time.monotonic()
+    connection.settimeout(most)
+    while connection.recv(2**16):
+        pass
+    return time.monotonic() - begun
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"GET /the-",
+        HEAD,
+        HEAD + b"Content-Length: 19\r\n\r\n",
+        HEAD + b"Content-Length: 19\r\n\r\n" + BODY[:7],
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\n{'tex",
+        HEAD.replace(b"the-token", b"no-token") + b"Content-Length: 19\r\n\r\n{",
+        WHOLE + HEAD,
+        WHOLE + WHOLE[:-3],
+    ],
+)
+def test_a_request_that_is_never_complete(llama, monkeypatch, sent):
+    monkeypatch.setattr(protocol, "LATE", 0.5)
+    with Running(llama) as running:
+        with _connected(running) as connection:
+            connection.sendall(sent.replace(b"%d", b"%d" % running.port))
+            assert hung_up(connection, TIMEOUT) < 8  # uvicorn waits 5 s between two requests
+        assert running.ask("GET", "model")["name"] == "tiny-llama"
+
+
+@pytest.mark.parametrize("whole", [b"", WHOLE])
+def test_a_request_that_drips(llama, monkeypatch, whole):
+    """Each byte comes soon; all of them together do not."""
+    monkeypatch.setattr(protocol, "LATE", 0.6)
+    with Running(llama) as running, _connected(running) as connection:
+        connection.sendall(whole.replace(b"%d", b"%d" % running.port))
+        time.sleep(0.2)
+        begun = time.monotonic()
+        with pytest.raises((ConnectionError, BrokenPipeError)):
+            while time.monotonic() < begun + TIMEOUT:
+                connection.sendall(b"X")
+                time.sleep(0.05)
+        assert 0.3 < time.monotonic() - begun < 5
+
+
+def test_an_answer_may_take_longer(llama, monkeypatch):
+    monkeypatch.setattr(protocol, "LATE", 0.3)
+    slow, _, go = slowly(llama)
+    go.set()
+    with Running(slow) as running:
+        view = running.open()
+        first = running.ask("GET", f"views/{view}")["first"]
+        go.clear()
+        running.ask("POST", "open", BODY)  # keeps the worker busy
+        export = f"views/{view}/export?layer=0&head=0&word={first['word']}"
+        threading.Timer(1.2, go.set).start()
+        connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=TIMEOUT)
+        begun = time.monotonic()
+        connection.request("GET", f"/the-token/api/{export}")
+        reply = connection.getresponse()
+        assert reply.status == 200 and reply.read() and time.monotonic() - begun > 1
+        connection.request("GET", "/the-token/api/model")
+        assert connection.getresponse().status == 200
+        connection.close()
 
 
 def test_serve(llama, monkeypatch):

@@ -128,7 +128,7 @@ def test_terminal(width):
     words = " ".join(text.split())
     assert words.startswith("tiny, 2 layers x 3 heads, over")
     counts = f"read: 18 documents in 24 windows, 36 tokens, {found.heads.words} of them words"
-    assert f"{counts} skipped: 1 empty skipped: 1 not JSON" in words
+    assert f"{counts} skipped: 1 empty skipped: 1 not JSON skipped in: 猫 (1), b (1) " in words
     assert words.endswith("2.38 documents and 251 tokens a second (65 documents, 27 s)")
 
 
@@ -137,3 +137,16 @@ def test_nothing_was_made():
     show(replace(make(), pace=Pace(0, 0, 0.0)), Console(file=file, width=80))
     assert "a second" not in file.getvalue()
     assert shown.pace(replace(make(), pace=Pace(1, 0, 0.0))).endswith("(1 document, 0 s)")
+
+
+def test_the_files_of_what_was_skipped():
+    """The most first, a few of many, and no codes of their names."""
+    skipped = [Skipped(f"{at}.jsonl", 3, "empty") for at in range(6)]
+    skipped += [Skipped("a\x1b[31m.parquet", at, "damaged Parquet: x") for at in range(1200)]
+    console = Console(file=io.StringIO(), width=300)
+    show(make(skipped=tuple(skipped)), console)
+    printed = console.file.getvalue()
+    files = (
+        r"a\x1b[31m.parquet (1,200), 0.jsonl (1), 1.jsonl (1), 2.jsonl (1), 3.jsonl (1) and 2 more"
+    )
+    assert f"skipped in: {files}\n" in printed and "\x1b" not in printed

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from wqkv.errors import ArgumentError, need
 from wqkv.layer.convert.huggingface import stack
+from wqkv.layer.convert.pretrained import configuration, opened
 from wqkv.layer.convert.rows import build
 from wqkv.layer.layer import MultiheadAttention
 
@@ -25,6 +26,7 @@ INDEX = ".index.json"
 #: What a folder's checkpoint may be called, the first that is there.
 NAMES = ("model.safetensors", "pytorch_model.bin")
 PICKLES = (".bin", ".pt", ".pth")
+PICKLED = (NAMES[1], NAMES[1] + INDEX)
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 #: No configuration or index has so many bytes, and no model so many layers.
 MOST_BYTES, MOST_LAYERS = 2**27, 10_000
@@ -77,24 +79,33 @@ def load_attention(
 def _file(path: Path, pickle: bool) -> Path:
     """The file that holds all tensors, or the index that says which file holds which."""
     if path.is_file():
-        found = [path] if path.suffix in (".safetensors", *PICKLES) else []
+        found = path if path.suffix in (".safetensors", *PICKLES) else None
     else:
-        found = [path / (name + end) for name in NAMES for end in ("", INDEX)]
-        found = [file for file in found if file.is_file()]
-    if not found:
+        found = tensors_file(path)
+    if found is None:
         raise ArgumentError(
             f"{str(path)!r} is no checkpoint: no .safetensors file, and no folder with "
             f"{NAMES[0]} or {NAMES[0] + INDEX}."
         )
-    if _is_pickle(found[0]) and not pickle:
+    if is_pickle(found) and not pickle:
         raise ArgumentError(
-            f"{str(found[0])!r} is made of pickles, which can run programs when they are read.\n"
+            f"{str(found)!r} is made of pickles, which can run programs when they are read.\n"
             "Pass a .safetensors file, or pickle=True to read nothing but tensors from it."
         )
-    return found[0]
+    return found
 
 
-def _is_pickle(file: Path) -> bool:
+def tensors_file(folder: Path) -> Path | None:
+    """The file of a folder that holds all tensors, or the index that says which file holds which.
+
+    Safe files come before pickles.
+    """
+    named = (folder / (name + end) for name in NAMES for end in ("", INDEX))
+    return next((file for file in named if file.is_file()), None)
+
+
+def is_pickle(file: Path) -> bool:
+    """Whether a file, or an index of files, is made of pickles."""
     return Path(file.name.removesuffix(INDEX)).suffix in PICKLES
 
 
@@ -105,11 +116,11 @@ def _outline(transformers: Any, folder: Path) -> Any:
         raise ArgumentError(f"There is no {str(config)!r}, which says what the tensors are.")
     _check_layers(_json(config), config)
     try:
-        known = transformers.AutoConfig.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
+        known = configuration(str(folder), folder, local_files_only=True)
         with torch.device("meta"):
-            model = transformers.AutoModel.from_config(known, trust_remote_code=False)
+            model = opened(str(folder), transformers.AutoModel.from_config, known)
+    except ArgumentError:
+        raise
     except Exception as error:  # whatever a foreign library raises for a foreign file
         raise _broken(config, "the configuration of a model", error) from error
     return model.base_model.eval()
@@ -195,9 +206,14 @@ def _check_known(model: Any, home: str, names: Collection[str], file: Path) -> N
 
 def _where(file: Path) -> dict[str, Path]:
     """Which file holds which tensor."""
-    if not file.name.endswith(INDEX):
-        with _opened(file) as (names, _):
-            return dict.fromkeys(names, file)
+    if file.name.endswith(INDEX):
+        return shards(file)
+    with _opened(file) as (names, _):
+        return dict.fromkeys(names, file)
+
+
+def shards(file: Path) -> dict[str, Path]:
+    """Which file holds which tensor, by an index."""
     told = _json(file)
     shards = told.get("weight_map") if isinstance(told, dict) else None
     if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
@@ -218,7 +234,7 @@ def _opened(file: Path) -> Iterator[tuple[Collection[str], Callable[[str], Store
     """The names of the tensors in a file, and what finds one."""
     if not file.is_file():
         raise ArgumentError(f"The shard {str(file)!r} is not there.")
-    if _is_pickle(file):
+    if is_pickle(file):
         try:
             tensors = torch.load(
                 file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)
