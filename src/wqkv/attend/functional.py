@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal, overload
 
 from torch import Tensor
@@ -104,7 +105,8 @@ def attention(
     >>> attention(q, q, q, mask=Causal()).shape
     torch.Size([2, 8, 17, 64])
     """
-    call = request(
+    ask = partial(
+        request,
         query,
         key,
         value,
@@ -116,12 +118,13 @@ def attention(
         dropout_p=dropout_p,
         query_offset=query_offset,
         return_lse=return_lse,
-        ranks=1 if mesh is None else mesh.size,
     )
+    result: Partial
     if mesh is None:
-        result: Partial = engines.choose(call, engine).run(call)
+        call = ask()
+        result = engines.choose(call, engine).run(call)
     else:
-        result = parallel.attend(call, mesh)
+        result = parallel.attend(partial(ask, ranks=mesh.size), mesh)
     return result if return_lse else result.out
 
 
