@@ -17,7 +17,7 @@ from types import ModuleType
 from wqkv.attend.call import Call
 from wqkv.attend.merge import Partial, with_sinks
 from wqkv.attend.parallel import heads, ring
-from wqkv.attend.parallel.agree import agree, question, together
+from wqkv.attend.parallel.agreement import agree, question, together
 from wqkv.attend.parallel.autograd import attended
 from wqkv.attend.parallel.messages import untraced
 from wqkv.attend.parallel.ranks import AllToAll, Ranks, Ring

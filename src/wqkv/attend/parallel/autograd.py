@@ -13,7 +13,7 @@ from torch import Tensor
 from wqkv.attend.algebra import Mask
 from wqkv.attend.bias import Bias
 from wqkv.attend.call import Call
-from wqkv.attend.parallel.agree import agree, shown, together
+from wqkv.attend.parallel.agreement import agree, shown, together
 from wqkv.attend.parallel.local import Local
 from wqkv.attend.parallel.ranks import Ranks
 from wqkv.errors import EngineError
@@ -136,7 +136,7 @@ class _Attended(torch.autograd.Function):
         came = {"out": grad_out, "lse": grad_lse}
         asked = {
             "asked": "the backward pass of attention",
-            "gradients of": " and ".join(name for name, x in came.items() if x is not None),
+            "gradients": f"of {' and '.join(name for name, x in came.items() if x is not None)}",
             "query": shown(saved[0]),
         }
         agree(group, asked)

@@ -151,6 +151,7 @@ def _difference(asked: list[dict[str, str]]) -> str:
 
 
 def _cut(value: str) -> str:
+    value = " ".join(value.split())
     return value if len(value) <= WIDTH else f"{value[:WIDTH]}..."
 
 
