@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ import torch
 from tests.parallel import agreeing, ranks
 from wqkv import Causal, Dense, Segments
 from wqkv.attend.algebra import Mask
-from wqkv.attend.parallel import agreement
+from wqkv.attend.call import request
+from wqkv.attend.parallel import agreement, heads
+from wqkv.errors import ArgumentError
 
 
 @pytest.fixture(scope="module", params=[2, 4])
@@ -82,7 +85,7 @@ def test_an_error_of_one_rank_is_raised_on_all(found):
         for name, say in says.items():
             text, _ = mine["local"][name]
             assert re.search(f"(?s){say}", text), text
-            assert ("Rank 1 could not begin" in text) == (rank != 1), text
+            assert ("Rank 1 met an error" in text) == (rank != 1), text
         text, _ = mine["local"]["shards"]
         assert sides(text, len(found), "n_head=8", "n_head=4"), text
 
@@ -92,7 +95,7 @@ def test_an_error_of_one_rank_as_the_backward_pass_begins(found):
         for way in agreeing.WAYS:
             text, _ = mine["backward"][f"{way} changed"]
             assert "modified by an inplace operation" in text, text
-            assert ("Rank 1 could not begin" in text) == (rank != 1), text
+            assert ("Rank 1 met an error" in text) == (rank != 1), text
             text, _ = mine["backward"][f"{way} lse"]
             assert sides(text, len(found), "gradients of out", "gradients of out and lse"), text
 
@@ -156,6 +159,12 @@ def test_caches_that_differ(found):
         assert sides(mine["steps"]["lengths"], len(found), "length 6", "length 5")
         assert "`block`" in mine["steps"]["blocks"] and "block 1" in mine["steps"]["blocks"]
         assert "out f32[1, 2, 1, 4] on cpu" in mine["steps"]["tokens"]
+
+
+def test_key_heads_that_make_no_equal_shares():
+    q, k = torch.zeros(1, 12, 3, 4), torch.zeros(1, 6, 3, 4)
+    with pytest.raises(ArgumentError, match=r"(?s)6 key heads .* 4 ranks, nor 4 ranks for 6 key h"):
+        heads.shares_of(request(q, k, k), SimpleNamespace(size=4))
 
 
 def test_what_a_rule_says_is_alike_on_all_ranks():

@@ -33,9 +33,10 @@ def attend(ask: Callable[[], Call], ranks: Ranks) -> Partial:
     group = ranks.group
     with together(group):
         call = ask()
-        asked = question(call, f"{type(ranks).__name__}, {ranks.layout}")
+        asked = question(call, f"attention by {type(ranks).__name__}, {ranks.layout}")
+        prepared, way = _module(call, ranks).prepared(call, ranks)
     agree(group, asked)
-    out, lse = attended(*_module(call, ranks).prepared(call, ranks))
+    out, lse = attended(prepared, way)
     out, lse = with_sinks(Partial(out, lse), call.sinks)
     return Partial(out.to(call.query.dtype), lse)
 

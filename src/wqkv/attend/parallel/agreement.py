@@ -65,10 +65,10 @@ def _together(group: ProcessGroup) -> Iterator[None]:
         raise
 
 
-def question(call: Call, way: str) -> dict[str, str]:
+def question(call: Call, asked: str) -> dict[str, str]:
     """What must be equal on all ranks that share a call."""
     return {
-        "asked": f"attention by {way}",
+        "asked": asked,
         **{name: shown(getattr(call, name)) for name in ("query", "key", "value")},
         **{name: read(getattr(call, name)) for name in ("mask", "bias", "sinks", "query_offset")},
         **{name: repr(getattr(call, name)) for name in ("scale", "softcap", "dropout_p")},
@@ -130,7 +130,7 @@ def _difference(asked: list[dict[str, str]]) -> str:
     failed = [rank for rank, one in enumerate(asked) if "error" in one]
     if failed:
         return (
-            f"{_ranks(failed)} could not begin, so no rank does, for they work together:\n"
+            f"{_ranks(failed)} met an error before anything was sent, so all ranks raise:\n"
             f"{asked[failed[0]]['error']}"
         )
     names = [name for name in asked[0] if len({one.get(name) for one in asked}) > 1]

@@ -90,7 +90,7 @@ def total(group: ProcessGroup, x: Tensor) -> Tensor:
 
 def gathered(group: ProcessGroup, x: Tensor) -> list[Tensor]:
     """Every rank's tensor of one shape, by one collective."""
-    parts = [torch.empty_like(x) for _ in range(group.size())]
+    parts = [x.clone() for _ in range(group.size())]  # torch's fake groups leave them as they are
     _told(group, lambda: dist.all_gather(parts, x, group=group))
     return parts
 

@@ -20,10 +20,12 @@ from wqkv.errors import EngineError
 
 
 def prepared(call: Call, ranks: Ranks) -> tuple[Call, KeysTravel]:
-    """The call, if a ring can run it."""
+    """The call, and who sends what to whom, which the mask's structure says."""
     if call.dropout_p > 0:
         raise EngineError("A ring has no dropout.\nPass mesh=AllToAll(...), or no dropout.")
-    return call, KeysTravel(ranks)
+    every = range(ranks.size)
+    sent = [_mine(call, ranks, reader) for reader in every]
+    return call, KeysTravel(ranks, sent, [seen(call, ranks, ranks.rank, i) for i in every])
 
 
 def numbers_sent(call: Call, ranks: Ranks) -> int:
@@ -38,17 +40,28 @@ def numbers_sent(call: Call, ranks: Ranks) -> int:
     return max(map(words, every)) * word
 
 
+class _Leg(NamedTuple):
+    """One step round the ring: what came from `back`, and what went to `there`."""
+
+    there: int
+    back: int
+    spans: list[Span]  # the positions of the keys that came
+    received: list[tuple[Tensor, Tensor]]  # their k and v
+
+
 class KeysTravel(NamedTuple):
     """Every rank attends with its rows to the keys that come by."""
 
     ranks: Ranks
+    sent: list[list[Span]]  # the rows of my keys that each rank may see
+    seen: list[list[Span]]  # the positions of each rank's keys that I may see
 
     def forward(self, call: Call, local: Local) -> list[Tensor]:
         """out, in the precision of its sums, and lse."""
         q, exact = call.query, reference.exact(call.query)
         out = q.new_zeros((q.shape[0], q.shape[2], q.shape[1], call.value.shape[3]), dtype=exact)
         out, lse = out.transpose(1, 2), q.new_full(q.shape[:3], -torch.inf, dtype=exact)
-        for leg in _legs(call, self.ranks):
+        for leg in self._legs(call.key, call.value):
             for rows, _, part in _pieces(call, self.ranks, leg):
                 rectangles.merge_into(out[rows], lse[rows], *local.forward(part))
         return [out, lse]
@@ -70,7 +83,7 @@ class KeysTravel(NamedTuple):
         rules = () if call.bias is None or local.by_kernel else call.bias.tensors()
         like = call.query, call.key, call.value, *rules
         dq, dk, dv, *learned = (torch.zeros_like(x, dtype=out.dtype) for x in like)
-        for leg in _legs(call, self.ranks):
+        for leg in self._legs(call.key, call.value):
             shares = [torch.zeros_like(x, dtype=out.dtype) for pair in leg.received for x in pair]
             for rows, which, part in _pieces(call, self.ranks, leg):
                 d_rows, d_key, d_value, *rest = local.backward(
@@ -82,61 +95,46 @@ class KeysTravel(NamedTuple):
                 shares[2 * which + 1] += d_value
                 for total, share in zip(learned, rest, strict=False):
                     total += share
-            _bring_home(call, self.ranks, leg, shares, dk, dv)
+            self._bring_home(leg, shares, dk, dv)
         return [x.to(y.dtype) for x, y in zip((dq, dk, dv, *learned), like, strict=True)]
 
+    def _legs(self, k: Tensor, v: Tensor) -> Iterator[_Leg]:
+        """Every leg, the next one's keys under way while this one's are computed with."""
+        size, rank = self.ranks.size, self.ranks.rank
+        waiting = self._keys(k, v, rank, rank)
+        for step in range(size):
+            leg, nearer = waiting(), (step + 1) % size
+            if nearer:
+                waiting = self._keys(k, v, (rank + nearer) % size, (rank - nearer) % size)
+            yield leg
 
-class _Leg(NamedTuple):
-    """One step round the ring: what came from `back`, and what went to `there`."""
+    def _keys(self, k: Tensor, v: Tensor, there: int, back: int) -> Callable[[], _Leg]:
+        """Send my keys that `there` may see, and ask for those of `back` that I may see."""
+        spans, group = self.seen[back], self.ranks.group
+        sends = [x for a, b in self.sent[there] for x in (k[:, :, a:b], v[:, :, a:b])]
+        if there == back == self.ranks.rank:
+            pairs = list(zip(sends[::2], sends[1::2], strict=True))
+            return lambda: _Leg(there, back, spans, pairs)
+        shapes = [(*x.shape[:2], b - a, x.shape[3]) for a, b in spans for x in (k, v)]
+        wait = messages.swap(group, {there: sends}, {back: shapes}, k.dtype, k.device)
 
-    there: int
-    back: int
-    spans: list[Span]  # the positions of the keys that came
-    received: list[tuple[Tensor, Tensor]]  # their k and v
+        def arrive() -> _Leg:
+            came = wait()[back]
+            return _Leg(there, back, spans, list(zip(came[::2], came[1::2], strict=True)))
 
+        return arrive
 
-def _legs(call: Call, ranks: Ranks) -> Iterator[_Leg]:
-    """Every leg, the next one's keys under way while this one's are computed with."""
-    size, rank = ranks.size, ranks.rank
-    waiting = _keys(call, ranks, rank, rank)
-    for step in range(size):
-        leg, nearer = waiting(), (step + 1) % size
-        if nearer:
-            waiting = _keys(call, ranks, (rank + nearer) % size, (rank - nearer) % size)
-        yield leg
-
-
-def _keys(call: Call, ranks: Ranks, there: int, back: int) -> Callable[[], _Leg]:
-    """Send my keys that `there` may see, and ask for those of `back` that I may see."""
-    k, v = call.key, call.value
-    spans = seen(call, ranks, ranks.rank, back)
-    sends = [x for a, b in _mine(call, ranks, there) for x in (k[:, :, a:b], v[:, :, a:b])]
-    if there == back == ranks.rank:
-        pairs = list(zip(sends[::2], sends[1::2], strict=True))
-        return lambda: _Leg(there, back, spans, pairs)
-    shapes = [(*x.shape[:2], b - a, x.shape[3]) for a, b in spans for x in (k, v)]
-    wait = messages.swap(ranks.group, {there: sends}, {back: shapes}, k.dtype, k.device)
-
-    def arrive() -> _Leg:
-        came = wait()[back]
-        return _Leg(there, back, spans, list(zip(came[::2], came[1::2], strict=True)))
-
-    return arrive
-
-
-def _bring_home(
-    call: Call, ranks: Ranks, leg: _Leg, shares: list[Tensor], dk: Tensor, dv: Tensor
-) -> None:
-    """Send back the gradients of the keys that came, and add those of mine that went."""
-    mine = _mine(call, ranks, leg.there)
-    if leg.back != ranks.rank:
-        shapes = [(*x.shape[:2], b - a, x.shape[3]) for a, b in mine for x in (dk, dv)]
-        shares = messages.swap(
-            ranks.group, {leg.back: shares}, {leg.there: shapes}, dk.dtype, dk.device
-        )()[leg.there]  # fmt: skip
-    for (a, b), d_key, d_value in zip(mine, shares[::2], shares[1::2], strict=True):
-        dk[:, :, a:b] += d_key
-        dv[:, :, a:b] += d_value
+    def _bring_home(self, leg: _Leg, shares: list[Tensor], dk: Tensor, dv: Tensor) -> None:
+        """Send back the gradients of the keys that came, and add those of mine that went."""
+        mine, group = self.sent[leg.there], self.ranks.group
+        if leg.back != self.ranks.rank:
+            shapes = [(*x.shape[:2], b - a, x.shape[3]) for a, b in mine for x in (dk, dv)]
+            shares = messages.swap(
+                group, {leg.back: shares}, {leg.there: shapes}, dk.dtype, dk.device
+            )()[leg.there]
+        for (a, b), d_key, d_value in zip(mine, shares[::2], shares[1::2], strict=True):
+            dk[:, :, a:b] += d_key
+            dv[:, :, a:b] += d_value
 
 
 def _pieces(call: Call, ranks: Ranks, leg: _Leg) -> Iterator[tuple[tuple[slice, ...], int, Call]]:
