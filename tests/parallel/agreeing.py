@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.utils.checkpoint import checkpoint
 
@@ -27,8 +27,10 @@ from wqkv import (
     attention,
     shard_heads,
 )
+from wqkv.attend.bias import Bias
 from wqkv.attend.engines import rectangles
 from wqkv.attend.parallel.ranks import AllToAll, Ranks, Ring
+from wqkv.attend.places import At
 from wqkv.maps.attention_map import AttentionMap
 
 B, HEADS, KV_HEADS, N, D_K, D_V = 2, 4, 2, 12, 6, 5
@@ -38,7 +40,7 @@ WAYS = {"Ring": Ring(), "AllToAll": AllToAll()}
 def everything() -> dict[str, Any]:
     """All jobs, for processes are slow to begin."""
     jobs = (
-        differing, local, backward, middle, derivatives, changed, kept, questions, steps
+        differing, local, backward, middle, derivatives, others, changed, kept, questions, steps
     )  # fmt: skip
     return {job.__name__: job() for job in jobs}
 
@@ -57,6 +59,12 @@ def inputs(dtype: torch.dtype = torch.float64, batch: int = B, **sizes: int) -> 
     return [Ranks().shard(x, 2).clone() for x in whole]
 
 
+def _whole() -> list[Tensor]:
+    """q, k and v of all ranks."""
+    shapes = (HEADS, D_K), (KV_HEADS, D_K), (KV_HEADS, D_V)
+    return [random(B, h, N, d, seed=i) for i, (h, d) in enumerate(shapes)]
+
+
 def said(do: Callable[[], Any]) -> str:
     try:
         do()
@@ -67,9 +75,7 @@ def said(do: Callable[[], Any]) -> str:
 
 def fine(way: Ranks) -> float:
     """How far the next call, forward and backward, is from one process."""
-    whole = [random(B, h, N, d, seed=i).requires_grad_() for i, (h, d) in enumerate(
-        ((HEADS, D_K), (KV_HEADS, D_K), (KV_HEADS, D_V))
-    )]  # fmt: skip
+    whole = [x.requires_grad_() for x in _whole()]
     leaves = [x.requires_grad_() for x in inputs()]
     out, truth = attention(*leaves, mask=Causal(), mesh=way), attention(*whole, mask=Causal())
     grads = torch.autograd.grad(out.square().sum(), leaves)
@@ -237,6 +243,42 @@ def derivatives() -> dict[str, tuple[float, str]]:
             for a, b in zip(some, right, strict=True)
         )
         found[name] = worst, said(lambda x=first, y=leaves: torch.autograd.grad(x[0].sum(), y[0]))
+    return found
+
+
+class Near(Bias):
+    """A bias of someone else's: what it learns is in a module, or it learns nothing."""
+
+    def __init__(self, module: nn.Linear, *, learns: bool) -> None:
+        self.module, self.learns = module, learns
+
+    def tile(self, at: At) -> Tensor:
+        return self.module.weight * (at.key_pos - at.query_pos).abs()
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.module.weight,) if self.learns else ()
+
+    def add_gradient(self, total: Tensor, at: At, d_tile: Tensor) -> None:
+        total += (d_tile * (at.key_pos - at.query_pos).abs()).sum()
+
+    def heads(self, start: int, stop: int) -> Bias:
+        return self
+
+
+def others() -> dict[str, float]:
+    """How far rules of someone else's are from one process, outputs and gradients."""
+    module, found = nn.Linear(1, 1, bias=False, dtype=torch.float64), {}
+    module.weight.data.fill_(-0.3)
+    for name, way in WAYS.items():
+        bias = Near(module, learns=True)
+        whole = attention(*_whole(), bias=bias, mask=Causal())
+        mine = attention(*inputs(), bias=bias, mask=Causal(), mesh=way)
+        (right,) = torch.autograd.grad(whole.square().sum(), module.weight)
+        (share,) = torch.autograd.grad(mine.square().sum(), module.weight)
+        dist.all_reduce(share)
+        fixed = attention(*inputs(), bias=Near(module, learns=False), mask=Causal(), mesh=way)
+        pairs = (mine, way.shard(whole, 2)), (fixed, mine), (share, right)
+        found[name] = max(float((a - b).detach().abs().max()) for a, b in pairs)
     return found
 
 

@@ -119,6 +119,11 @@ def test_first_derivatives_by_every_way_and_no_second(found):
             assert re.search("(?s)EngineError: A mesh has no second.*engine='reference'", text)
 
 
+def test_rules_of_someone_else(found):
+    for mine in found:
+        assert max(mine["others"].values()) < 1e-12
+
+
 def test_what_backward_reads_is_watched_for_changes(found):
     for mine in found:
         read = {"Ring": ("query", "key", "value"), "AllToAll": ()}

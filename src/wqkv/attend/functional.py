@@ -94,7 +94,8 @@ def attention(
         return_lse: return Partial(out, lse); lse is the logsumexp of each row of scores and sink.
 
     Raises:
-        ArgumentError, KindError: sizes, dtypes or devices that disagree, all in the message.
+        ArgumentError, KindError: sizes, dtypes or devices that disagree, all in the message; over a
+            mesh also ranks that disagree, on every rank.
         EngineError: the named engine cannot run the call, with every engine's reasons.
 
     Source: Vaswani et al. 2017 (arXiv:1706.03762), eq. 1.

@@ -34,9 +34,10 @@ SIDES, WIDTH = 4, 160
 def agree(group: ProcessGroup, asked: Mapping[str, str]) -> None:
     """Raise on every rank unless all ask the same; every rank comes here.
 
-    Cost: 0.1 ms with gloo on 2 ranks of one machine, 3 percent of a causal ring of 256 tokens.
-    Where the group speaks for GPUs alone (nccl), every rank waits for its GPU; a group that speaks
-    for the CPU too, as init_process_group() without a backend makes, spares that.
+    Cost: 0.1 ms with gloo on 2 ranks of one machine, and 0.03 ms for what is asked: 7 percent of a
+    causal ring of 256 tokens and 8 heads forward, 2 percent of one of 1,024. Where the group speaks
+    for GPUs alone (nccl), every rank waits for its GPU; a group that speaks for the CPU too, as
+    init_process_group() without a backend makes, spares that.
 
     Raises:
         ArgumentError: what the ranks ask for differs, with the sides and their ranks; or another
@@ -92,9 +93,10 @@ def read(thing: object) -> str:
 
 def _checksum(x: Tensor) -> str:
     """Of its numbers, or of some of them; a GPU's are not read."""
-    x = x.detach()[tuple(slice(0, 1) if step == 0 else slice(None) for step in x.stride())]
+    x = x.detach()
     if type(x) is not Tensor or x.device.type != "cpu" or not x.numel():
         return ""
+    x = x[tuple(slice(0, 1) if step == 0 else slice(None) for step in x.stride())]
     if x.numel() > READ:
         if not x.is_contiguous():
             return ""

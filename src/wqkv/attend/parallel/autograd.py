@@ -73,12 +73,11 @@ def pack(call: Call) -> tuple[Packed, list[Tensor]]:
 
     none: Any = None
     places = _changed(replace(call, query=none, key=none, value=none, sinks=None), Tensor, take)
-    rules = [x for rule in (call.mask, call.bias) if rule is not None for x in rule.tensors()]
-    tensors += [x for x in rules if not any(x is y for y in tensors)]  # kept in some other way
-    learned = None
-    if call.bias is not None:
-        (mine,) = call.bias.tensors()
-        learned = next(i for i, x in enumerate(tensors) if x is mine)
+    mine = () if call.bias is None else call.bias.tensors()
+    for x in (*call.mask.tensors(), *mine):
+        if not any(x is y for y in tensors):  # a rule that keeps it in some other way
+            tensors.append(x)
+    learned = next((i for i, x in enumerate(tensors) if any(x is y for y in mine)), None)
     return Packed(places, learned), tensors
 
 

@@ -49,9 +49,11 @@ class Local:
         grad_lse: Tensor | None,
     ) -> list[Tensor]:
         """dq, dk, dv, and where the reference computes also the gradient of the bias."""
+        kept = rectangles.kept(call.query)  # the kernels of a GPU want one dtype
         try:
             return rectangles.backward(
-                call, self._plan(call), out, lse, grad_out, grad_lse,
+                call, self._plan(call), out.to(kept), lse,
+                None if grad_out is None else grad_out.to(kept), grad_lse,
                 by_kernel=self.by_kernel, random=self.random,
             )  # fmt: skip
         except Exception as error:
