@@ -220,8 +220,8 @@ def middle() -> dict[str, tuple[str, float]]:
     return found
 
 
-def derivatives() -> dict[str, tuple[float, str]]:
-    """The first derivative by create_graph and torch.func; what is said of the second."""
+def derivatives() -> dict[str, tuple[float, str, str]]:
+    """The first derivative by create_graph and torch.func; what is said of others."""
     found = {}
     for name, way in WAYS.items():
         leaves = [x.requires_grad_() for x in inputs()]
@@ -242,7 +242,9 @@ def derivatives() -> dict[str, tuple[float, str]]:
             for some in (first, by_func)
             for a, b in zip(some, right, strict=True)
         )
-        found[name] = worst, said(lambda x=first, y=leaves: torch.autograd.grad(x[0].sum(), y[0]))
+        second = said(lambda x=first, y=leaves: torch.autograd.grad(x[0].sum(), y[0]))
+        forward = said(lambda f=loss, x=tuple(plain): torch.func.jvp(f, x, x))
+        found[name] = worst, second, forward
     return found
 
 

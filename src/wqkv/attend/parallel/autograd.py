@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -101,7 +101,8 @@ def _changed(thing: Any, kind: type, change: Callable[[Any], Any]) -> Any:
     return made
 
 
-class _Setting(NamedTuple):
+@dataclass(frozen=True)  # torch.func would look into a tuple for tensors
+class _Setting:
     """All that the passes of a call need besides tensors."""
 
     packed: Packed
@@ -146,6 +147,10 @@ class _Attended(torch.autograd.Function):
             rules[setting.packed.learned or 0] = learned[0]
         return None, dq, dk, dv, None, *rules
 
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        raise _refusal("forward-mode")
+
 
 class _Backward(torch.autograd.Function):
     """The backward pass, a step of its own: only its own derivative is refused.
@@ -177,8 +182,12 @@ class _Backward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        raise EngineError(
-            "A mesh has no second derivative: what its ranks send each other is known forward and "
-            "backward, and no further.\nLeave out `mesh` and pass the whole text with "
-            "engine='reference', which has all derivatives."
-        )
+        raise _refusal("second")
+
+
+def _refusal(kind: str) -> EngineError:
+    return EngineError(
+        f"A mesh has no {kind} derivative: what its ranks send each other is known for one pass "
+        "forward and one backward.\nLeave out `mesh` and pass the whole text with "
+        "engine='reference', which has all derivatives."
+    )
