@@ -297,7 +297,10 @@ def watched() -> dict[str, tuple[str, list[Answer]]]:
 
 
 def complaints() -> dict[str, str]:
-    """What the last rank hears of questions that cannot be: it asks alone, and nothing is sent."""
+    """What is heard of questions that cannot be: the last rank asks alone, and nothing is sent.
+
+    The last ones are asked by all ranks.
+    """
     ranks, (q, k) = Ring(), inputs()
     mine = ranks.shard(q, 2), ranks.shard(k, 2)
     m = SharedMap.words(ranks, *mine, mask=Causal())
@@ -317,9 +320,6 @@ def complaints() -> dict[str, str]:
         "proof": lambda: m.proof(v, q),
         "proof of no rows": lambda: m.proof(v, out, []),
         "distance": lambda: unplaced.mean_distance(),
-        "offset": lambda: SharedMap.words(ranks, mine[0][:, :, :1], mine[1], mask=Causal()),
-        "zigzag": lambda: SharedMap.words(Ranks(None, "zigzag"), q[:, :, :3], k[:, :, :3]),
-        "kind": lambda: SharedMap.heads(m),
         "trace": lambda: layer.trace(torch.zeros(1, 2, 8)),
     }
     if ranks.rank == ranks.size - 1:
@@ -328,8 +328,13 @@ def complaints() -> dict[str, str]:
         heard = {}
     rows = 5 + (ranks.rank == 1)
     x = random(2, 2, rows, 3)
-    heard["sizes"] = _said(lambda: SharedMap.heads(AttentionMap(x, x)))
-    return heard
+    together: dict[str, Callable[[], Any]] = {
+        "offset": lambda: SharedMap.words(ranks, mine[0][:, :, :1], mine[1], mask=Causal()),
+        "zigzag": lambda: SharedMap.words(Ranks(None, "zigzag"), q[:, :, :3], k[:, :, :3]),
+        "kind": lambda: SharedMap.heads(m),
+        "sizes": lambda: SharedMap.heads(AttentionMap(x, x)),
+    }
+    return heard | {name: _said(ask) for name, ask in together.items()}
 
 
 def others() -> dict[str, Any]:

@@ -95,7 +95,8 @@ def test_errors_come_before_anything_is_sent(found):
         assert re.search(f"(?s){say}", heard[name]), heard[name]
     for mine in found:
         said = mine["maps"]["complaints"]["sizes"]
-        assert "Rank 0 has a map [2, 2, 5, 5] and rank 1 a map [2, 2, 6, 6]" in said
+        assert "The ranks disagree about `query_len`, `key_len`" in said
+        assert "query_len 5; key_len 5" in said and "Rank 1: query_len 6; key_len 6" in said
 
 
 def test_each_rank_computes_for_its_own_rows(found):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -147,6 +147,14 @@ def cast_dtype(x: Tensor) -> torch.dtype:
     if x.dtype == torch.float64 or not autocasts(x.device):
         return x.dtype
     return torch.get_autocast_dtype(x.device.type)
+
+
+def seeded(call: Call) -> Call:
+    """The call with a seed, if it has dropout: one number of the default generator."""
+    if call.dropout_p == 0:
+        return call
+    # on the CPU, where the seeds of all generators can be read
+    return replace(call, seed=torch.randint(2**62, (), device="cpu"))
 
 
 def unrounded(device: torch.device) -> AbstractContextManager[object]:

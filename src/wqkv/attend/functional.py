@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal, overload
 
 from torch import Tensor
@@ -96,7 +97,8 @@ def attention(
         return_lse: return Partial(out, lse); lse is the logsumexp of each row of scores and sink.
 
     Raises:
-        ArgumentError, KindError: sizes, dtypes or devices that disagree, all in the message.
+        ArgumentError, KindError: sizes, dtypes or devices that disagree, all in the message; over a
+            mesh also ranks that disagree, on every rank.
         EngineError: the named engine cannot run the call, with every engine's reasons.
 
     Source: Vaswani et al. 2017 (arXiv:1706.03762), eq. 1.
@@ -107,7 +109,8 @@ def attention(
     >>> attention(q, q, q, mask=Causal()).shape
     torch.Size([2, 8, 17, 64])
     """
-    call = request(
+    ask = partial(
+        request,
         query,
         key,
         value,
@@ -119,12 +122,13 @@ def attention(
         dropout_p=dropout_p,
         query_offset=query_offset,
         return_lse=return_lse,
-        ranks=1 if mesh is None else mesh.size,
     )
+    result: Partial
     if mesh is None:
-        result: Partial = engines.choose(call, engine).run(call)
+        call = ask()
+        result = engines.choose(call, engine).run(call)
     else:
-        result = parallel.attend(call, mesh)
+        result = parallel.attend(partial(ask, ranks=mesh.size), mesh)
     return result if return_lse else result.out
 
 

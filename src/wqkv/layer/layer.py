@@ -15,6 +15,7 @@ from wqkv.attend.forms import read
 from wqkv.attend.functional import attention
 from wqkv.attend.masks import Dense, Full, Mask
 from wqkv.attend.merge import merge, with_sinks
+from wqkv.attend.parallel.agreement import together
 from wqkv.attend.parallel.ranks import Ranks
 from wqkv.attend.rope import RoPE, rotate
 from wqkv.errors import ArgumentError, EngineError, KindError, describe
@@ -246,18 +247,22 @@ class MultiheadAttention(Ruled):
                 None with a cache is the cache's length.
             cache: keys and values of earlier calls, which this call's are added to.
         """
-        q, held, where = self._prepare(Q, K, V, mask, positions, query_offset, cache)
+        ranks = self.mesh or getattr(cache, "ranks", None)
+        group = None if ranks is None else ranks.group
+        with together(group):
+            q, held, where = self._prepare(Q, K, V, mask, positions, query_offset, cache)
+            alone = cache is None or cache.ranks is None
+            key_len = sum(piece.k.shape[2] for piece in held) if alone else where.length
+            q, held, finish = self._opened(q, held, key_len)
+            calls = self._calls(q, held, where)
         rest: dict[str, Any] = {"dropout_p": self.dropout if self.training else 0.0}
         rest |= {"engine": self.engine, "mesh": self.mesh}
-        alone = cache is None or cache.ranks is None
-        key_len = sum(piece.k.shape[2] for piece in held) if alone else where.length
-        q, held, finish = self._opened(q, held, key_len)
-        calls = self._calls(q, held, where)
         if len(calls) == 1 and alone:
             heads = attention(**calls[0], **rest)
         else:  # the sinks once, after the merge
             rest |= {"sinks": None, "return_lse": True}
-            part = merge(*(attention(**call | rest) for call in calls))
+            with together(group):
+                part = merge(*(attention(**call | rest) for call in calls))
             part = part if cache is None else cache.whole(part)
             heads = with_sinks(part, own(self.sinks)).out
         return self._output(finish(heads), Q)

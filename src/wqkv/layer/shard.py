@@ -23,6 +23,7 @@ from torch.distributed.tensor.parallel import (
 )
 
 from wqkv.attend.bias import Bias
+from wqkv.attend.parallel.agreement import agree, shown, together
 from wqkv.errors import ArgumentError
 from wqkv.layer.layer import MultiheadAttention
 
@@ -40,11 +41,32 @@ def shard_heads(layer: MultiheadAttention, mesh: DeviceMesh) -> MultiheadAttenti
 
     Raises:
         ArgumentError: heads that do not make equal shares, a layer over words already (`mesh`), or
-            a part that looks at all heads together.
+            a part that looks at all heads together, on every rank; layers that differ.
 
     Source: Shoeybi et al. 2019 (arXiv:1909.08053), section 3.
     """
+    with together(mesh.get_group()):
+        _check(layer, mesh.size())
+        tensors = ", ".join(f"{name} {shown(x)}" for name, x in layer.named_parameters())
+    agree(mesh.get_group(), {"asked": "shard_heads", "layer": shown(layer), "parameters": tensors})
     size, n_head, kv_heads = mesh.size(), layer.n_head, layer.n_kv_head
+    columns: ParallelStyle = _KeyHead(kv_heads) if kv_heads < size else ColwiseParallel()
+    plan: dict[str, ParallelStyle] = {"WQ": ColwiseParallel(), "WK": columns, "WV": columns}
+    if layer.gate is not None:
+        plan["WG"] = ColwiseParallel()
+    if layer.WO is not None:
+        plan["WO"] = RowwiseParallel()
+    parallelize_module(layer, mesh, plan)
+    for norm in filter(None, (layer.q_norm, layer.k_norm, layer.v_norm)):
+        _share(norm, mesh, [Shard(0) if norm.norm.over == "each head" else Replicate()])
+    _share(layer, mesh, [Shard(0)])  # the sinks
+    layer.n_head, layer.n_kv_head = n_head // size, max(kv_heads // size, 1)
+    return layer
+
+
+def _check(layer: MultiheadAttention, size: int) -> None:
+    """Raise unless its heads make equal shares, each of which can be computed alone."""
+    n_head, kv_heads = layer.n_head, layer.n_kv_head
     if type(layer) is not MultiheadAttention or isinstance(layer.position, Bias):
         what = type(layer).__name__ if layer.position is None else type(layer.position).__name__
         raise ArgumentError(f"shard_heads does not know how to share the heads of {what}.")
@@ -63,18 +85,6 @@ def shard_heads(layer: MultiheadAttention, mesh: DeviceMesh) -> MultiheadAttenti
                 f"`{name}` is over {over!r}, which the ranks do not have apart.\n"
                 "Norms over one head with weights for all can be shared."
             )
-    columns: ParallelStyle = _KeyHead(kv_heads) if shared else ColwiseParallel()
-    plan: dict[str, ParallelStyle] = {"WQ": ColwiseParallel(), "WK": columns, "WV": columns}
-    if layer.gate is not None:
-        plan["WG"] = ColwiseParallel()
-    if layer.WO is not None:
-        plan["WO"] = RowwiseParallel()
-    parallelize_module(layer, mesh, plan)
-    for norm in filter(None, (layer.q_norm, layer.k_norm, layer.v_norm)):
-        _share(norm, mesh, [Shard(0) if norm.norm.over == "each head" else Replicate()])
-    _share(layer, mesh, [Shard(0)])  # the sinks
-    layer.n_head, layer.n_kv_head = n_head // size, max(kv_heads // size, 1)
-    return layer
 
 
 def _share(module: nn.Module, mesh: DeviceMesh, placements: list[Placement]) -> None:

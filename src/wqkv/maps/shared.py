@@ -13,8 +13,9 @@ from torch.distributed.device_mesh import DeviceMesh
 from wqkv.attend.algebra import Mask
 from wqkv.attend.call import request
 from wqkv.attend.parallel import messages
+from wqkv.attend.parallel.agreement import agree, question, read, together
 from wqkv.attend.parallel.ranks import Ranks
-from wqkv.errors import ArgumentError, KindError, describe
+from wqkv.errors import KindError, describe
 from wqkv.maps import statistics
 from wqkv.maps.attention_map import LIMIT, AttentionMap
 from wqkv.maps.picks import Line, numbers
@@ -48,7 +49,7 @@ class SharedMap(AttentionMap):
 
     It is asked as any map is, and answers the same on every rank. Each computes for its own heads
     or rows; what travels is the answer. All ranks must ask alike, in the same order: one that asks
-    alone waits for the others, and what differs between ranks cannot be noticed.
+    alone waits for the others, and where the questions differ, all ranks raise.
 
     Four things are said of what a rank has: an X with heads (`times`) has this rank's key heads,
     `proof` takes the values of all words and this rank's key heads, and this rank's own output, and
@@ -93,21 +94,23 @@ class SharedMap(AttentionMap):
             KindError: no AttentionMap of this rank.
             ArgumentError: maps whose other sizes disagree, on every rank.
         """
-        if type(m) is not AttentionMap:
-            raise KindError(f"The map of a rank's heads is an AttentionMap, not {describe(m)}.")
         ranks = Ranks(mesh)
-        mine = torch.zeros(ranks.size, 4, dtype=torch.long, device=m._weights.device)
-        mine[ranks.rank] = torch.tensor(m.shape, device="cpu")
-        shapes = messages.total(ranks.group, mine).tolist()
-        first = shapes[0]
-        for rank, shape in enumerate(shapes):
-            if [shape[0], *shape[2:]] != [first[0], *first[2:]]:
-                raise ArgumentError(
-                    f"Rank 0 has a map {first} and rank {rank} a map {shape}.\n"
-                    "Heads of one map have one batch, query_len and key_len."
-                )
-        head, n_head = (sum(n for _, n, *_ in some) for some in (shapes[: ranks.rank], shapes))
-        batch, _, query_len, key_len = m.shape
+        with together(ranks.group):
+            if type(m) is not AttentionMap:
+                raise KindError(f"The map of a rank's heads is an AttentionMap, not {describe(m)}.")
+            batch, _, query_len, key_len = m.shape
+        asked = {
+            "asked": "the map of all heads",
+            "batch": str(batch),
+            "query_len": str(query_len),
+            "key_len": str(key_len),
+            "dtype": str(m._weights.dtype),
+        }
+        agree(ranks.group, asked)
+        mine = torch.zeros(ranks.size, dtype=torch.long, device=m._weights.device)
+        mine[ranks.rank] = m.shape[1]
+        counts = messages.total(ranks.group, mine).tolist()
+        head, n_head = sum(counts[: ranks.rank]), sum(counts)
         return cls(
             ranks, [Part(m, head, 0)], (batch, n_head, query_len, key_len), m.mask,
             placed=m._placed, limit=m.limit,
@@ -126,7 +129,10 @@ class SharedMap(AttentionMap):
         Raises:
             ArgumentError, KindError: what `attention` would raise for them.
         """
-        call = request(query.detach(), key.detach(), key.detach(), **rules, ranks=ranks.size)
+        with together(ranks.group):
+            call = request(query.detach(), key.detach(), key.detach(), **rules, ranks=ranks.size)
+            asked = question(call, f"a map of tokens, {ranks.layout}")
+        agree(ranks.group, asked)
         batch, n_head, query_len, key_len = call.sizes
         query_len, key_len = query_len * ranks.size, key_len * ranks.size
         spans, _ = ranks.spans(query_len), ranks.spans(key_len)
@@ -173,38 +179,42 @@ class SharedMap(AttentionMap):
 
     def t_times(self, Y: Tensor) -> Tensor:
         Y = statistics.spread("Y", Y, "queries", self.shape[:3])
-        return self._by_head([part.map.t_times(Y[part.rows]) for part in self._parts])
+        shares = [part.map.t_times(Y[part.rows]) for part in self._parts]
+        return self._by_head(shares, _question("t_times", Y))
 
     def thumbnail(self, n: int = 64) -> Tensor:
-        return self._by_head(
-            [
-                part.map._columns(statistics.thumbnail, n, part.row, self.shape[2])
-                for part in self._parts
-            ]
-        )
+        shares = [
+            part.map._columns(statistics.thumbnail, n, part.row, self.shape[2])
+            for part in self._parts
+        ]
+        return self._by_head(shares, _question("thumbnail", n))
 
     # What every rank has, put in its place and added up
 
     def _rows(self, of: Callable[..., Tensor], *args: Any) -> Tensor:
         shares = [part.map._rows(of, *args) for part in self._parts]
         shape = *self.shape[:3], *shares[0].shape[3:]
-        return self._sum(shape, zip([part.rows for part in self._parts], shares, strict=True))
+        places = [part.rows for part in self._parts]
+        return self._sum(shape, zip(places, shares, strict=True), _question(of.__name__, *args))
 
     def _columns(self, of: Callable[..., Tensor], *args: Any) -> Tensor:
-        return self._by_head([part.map._columns(of, *args) for part in self._parts])
+        shares = [part.map._columns(of, *args) for part in self._parts]
+        return self._by_head(shares, _question(of.__name__, *args))
 
-    def _by_head(self, shares: Sequence[Tensor]) -> Tensor:
+    def _by_head(self, shares: Sequence[Tensor], asked: str) -> Tensor:
         shape = *self.shape[:2], *shares[0].shape[2:]
-        return self._sum(shape, zip([part.heads for part in self._parts], shares, strict=True))
+        places = [part.heads for part in self._parts]
+        return self._sum(shape, zip(places, shares, strict=True), asked)
 
     def _tile(self, b: Line, h: Line, i: Line, j: Line) -> Tensor:
+        asked = _question("weights", b, h, i, j)
         h, i, shares = numbers(h), numbers(i), []
         for part in self._parts:
             heads, rows = _within(h, part.heads[1]), part.rows_of(i)
             if len(heads) and len(rows):
                 tile = part.map._tile(b, h[heads] - part.head, i[rows] - part.row, j)
                 shares.append(((slice(None), heads[:, None], rows), tile))
-        return self._sum([len(line) for line in (b, h, i, j)], shares)
+        return self._sum([len(line) for line in (b, h, i, j)], shares, asked)
 
     def _pairs(self, queries: Tensor, keys: Tensor) -> Tensor:
         shares = []
@@ -212,7 +222,8 @@ class SharedMap(AttentionMap):
             here = part.rows_of(queries)
             own = part.map._pairs(queries[here] - part.row, keys[here])
             shares.append(((*part.heads, here), own))
-        return self._sum((*self.shape[:2], len(queries)), shares)
+        asked = _question("at", queries, keys)
+        return self._sum((*self.shape[:2], len(queries)), shares, asked)
 
     def _top(self, k: int, queries: Tensor, progress: Callable[[int, int], None]) -> Top:
         statistics.wanted(k, queries)
@@ -230,6 +241,7 @@ class SharedMap(AttentionMap):
                 best = best._replace(queries=best.queries + part.row)
                 for whole, own in zip(found, best, strict=True):
                     whole[(*part.heads, slot, slice(own.shape[2]))] = own
+        self._agree(_question("top", k, queries))
         told = Top(*(messages.total(self._ranks.group, x).flatten(2) for x in found))
         return statistics.strongest(told, min(k, len(queries) * key_len))
 
@@ -245,14 +257,32 @@ class SharedMap(AttentionMap):
             if len(here):
                 off = part.map._proof(value, own, queries[here] - part.row)
                 worst[self._ranks.rank] = max(off, float(worst[self._ranks.rank]))
+        self._agree(_question("proof", queries))
         return float(messages.total(self._ranks.group, worst).max())
 
-    def _sum(self, shape: Sequence[int], shares: Iterable[tuple[Any, Tensor]]) -> Tensor:
+    def _sum(
+        self, shape: Sequence[int], shares: Iterable[tuple[Any, Tensor]], asked: str
+    ) -> Tensor:
         """A tensor of this shape, of which this rank has shares, each with its place."""
+        self._agree(asked)
         whole = torch.zeros(shape, **self._like)
         for place, share in shares:
             whole[place] += share
         return messages.total(self._ranks.group, whole)
+
+    def _agree(self, asked: str) -> None:
+        agree(self._ranks.group, {"asked": asked, "map": str(list(self.shape))})
+
+
+def _question(name: str, *given: object) -> str:
+    """What a map is asked, as every rank says it; of numbers that are a rank's own, how many."""
+    return f"{name}({', '.join(map(_shown, given))})"
+
+
+def _shown(given: object) -> str:
+    if isinstance(given, Tensor) and given.is_floating_point():
+        return f"[..., {given.shape[-1]}]"
+    return read(given)
 
 
 def _within(line: Tensor, part: slice) -> Tensor:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from wqkv.attend.call import Call
+from wqkv.attend.call import Call, seeded
 from wqkv.attend.engines import rectangles, traced
 from wqkv.attend.engines.plan import Piece, pieces_of, whole
 from wqkv.attend.packed import Packed, pack, unpack
@@ -20,8 +19,7 @@ from wqkv.errors import EngineError
 def compute(call: Call, *, one: bool) -> tuple[Tensor, Tensor]:
     """out and lse of a call without its sinks: as one piece, or as planned."""
     by_kernel = not rectangles.kernel_reasons(call)
-    if call.dropout_p > 0:  # on the CPU, where the seeds of all generators can be read
-        call = replace(call, seed=torch.randint(2**62, (), device="cpu"))
+    call = seeded(call)
     if is_traced(call.query):
         if by_kernel and traced.is_step(call):
             out, lse = rectangles.forward(call, whole(call), by_kernel=True)

@@ -5,32 +5,50 @@ the mask, bias and query_offset of the whole text. Two ways, one result:
 - Ring: keys travel. Each rank sends others the keys that they may see, and no more; what it
   receives is attended to and merged while the next keys are on their way.
 - AllToAll: heads travel. Each rank gets all words of some heads, and gives its results back.
+Before anything travels, the ranks agree about the call, or all raise (`agree`).
 gloo and NCCL run the same code. Not run on GPUs yet.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import ModuleType
+
 from wqkv.attend.call import Call
-from wqkv.attend.merge import Partial
+from wqkv.attend.merge import Partial, with_sinks
 from wqkv.attend.parallel import heads, ring
+from wqkv.attend.parallel.agreement import agree, question, together
+from wqkv.attend.parallel.autograd import attended
 from wqkv.attend.parallel.messages import untraced
 from wqkv.attend.parallel.ranks import AllToAll, Ranks, Ring
 
 
 @untraced  # what travels is decided when the call is there
-def attend(call: Call, ranks: Ranks) -> Partial:
+def attend(ask: Callable[[], Call], ranks: Ranks) -> Partial:
     """This rank's rows of the attention over the words of all ranks.
 
-    A plain `Ranks` takes the way on which the busiest rank sends fewer bytes (`traffic`).
+    Args:
+        ask: makes the call; its errors are raised on all ranks.
     """
+    group = ranks.group
+    with together(group):
+        call = ask()
+        asked = question(call, f"attention by {type(ranks).__name__}, {ranks.layout}")
+        prepared, way = _module(call, ranks).prepared(call, ranks)
+    agree(group, asked)
+    out, lse = attended(prepared, way)
+    out, lse = with_sinks(Partial(out, lse), call.sinks)
+    return Partial(out.to(call.query.dtype), lse)
+
+
+def _module(call: Call, ranks: Ranks) -> ModuleType:
+    """A plain `Ranks` takes the way on which the busiest rank sends fewer bytes (`traffic`)."""
     if isinstance(ranks, Ring):
-        return ring.run(call, ranks)
+        return ring
     if isinstance(ranks, AllToAll):
-        return heads.run(call, ranks)
+        return heads
     ways = traffic(call, ranks)
-    if min(ways, key=lambda way: ways[way], default="Ring") == "AllToAll":
-        return heads.run(call, ranks)
-    return ring.run(call, ranks)
+    return heads if min(ways, key=lambda way: ways[way], default="Ring") == "AllToAll" else ring
 
 
 def traffic(call: Call, ranks: Ranks) -> dict[str, int]:

@@ -4,34 +4,80 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from wqkv.attend import engines
 from wqkv.attend.call import Call
-from wqkv.attend.merge import Partial
 from wqkv.attend.parallel import messages
+from wqkv.attend.parallel.local import Local
 from wqkv.attend.parallel.ranks import Ranks, Span
 from wqkv.errors import ArgumentError
 
 
-def run(call: Call, ranks: Ranks) -> Partial:
-    """This rank's rows."""
+def prepared(call: Call, ranks: Ranks) -> tuple[Call, HeadsTravel]:
+    """The call with the rules of this rank's heads."""
     heads, kv_heads = shares_of(call, ranks)
     h0, h1 = heads[ranks.rank]
-    q = _travel(call.query, ranks, heads)
-    k, v = (_travel(x, ranks, kv_heads) for x in (call.key, call.value))
-    local = replace(
-        call, query=q, key=k, value=v, mask=call.mask.heads(h0, h1),
-        bias=None if call.bias is None else call.bias.heads(h0, h1),
-        sinks=None if call.sinks is None else call.sinks[h0:h1],
-    )  # fmt: skip
-    out, lse = engines.choose(local, "auto").run(local)
-    back = (_travel(x, ranks, heads, home=True) for x in (out, lse.unsqueeze(-1)))
-    out, lse = back
-    return Partial(out, lse.squeeze(-1))
+    bias = None if call.bias is None else call.bias.heads(h0, h1)
+    call = replace(call, mask=call.mask.heads(h0, h1), bias=bias)
+    return call, HeadsTravel(ranks, heads, kv_heads)
+
+
+class HeadsTravel(NamedTuple):
+    """Every rank attends with its share of the heads to the words of all."""
+
+    ranks: Ranks
+    heads: list[Span]  # of every rank
+    kv_heads: list[Span]
+
+    def forward(self, call: Call, local: Local) -> list[Tensor]:
+        """out and lse of my words; q, k, v, out and lse of my heads."""
+        q = self._out(call.query, self.heads)
+        k, v = (self._out(x, self.kv_heads) for x in (call.key, call.value))
+        out, lse = local.forward(replace(call, query=q, key=k, value=v))
+        home = self._home(out.to(q.dtype), self.heads)
+        return [home, self._home(lse.unsqueeze(-1), self.heads).squeeze(-1), q, k, v, out, lse]
+
+    def backward(
+        self,
+        call: Call,
+        local: Local,
+        out: Tensor,
+        lse: Tensor,
+        grad_out: Tensor | None,
+        grad_lse: Tensor | None,
+    ) -> list[Tensor]:
+        """The gradients of my words go out as those of my heads; dq, dk and dv come home."""
+        if grad_out is not None:
+            grad_out = self._out(grad_out, self.heads)
+        if grad_lse is not None:
+            grad_lse = self._out(grad_lse.unsqueeze(-1), self.heads).squeeze(-1)
+        dq, dk, dv, *learned = local.backward(call, out, lse, grad_out, grad_lse)
+        dk, dv = (self._home(x, self.kv_heads) for x in (dk, dv))
+        return [self._home(dq, self.heads), dk, dv, *learned]
+
+    def _out(self, x: Tensor, shares: Sequence[Span]) -> Tensor:
+        """All heads of my words -> all words of my heads."""
+        ranks, (a, b) = self.ranks, shares[self.ranks.rank]
+        shape = (x.shape[0], b - a, *x.shape[2:])
+        parts = messages.exchange(ranks.group, [x[:, a:b] for a, b in shares], [shape] * ranks.size)
+        return ranks.in_order(parts, 2)
+
+    def _home(self, x: Tensor, shares: Sequence[Span]) -> Tensor:
+        """All words of my heads -> all heads of my words: the way back, and `_out`'s transpose."""
+        ranks, total = self.ranks, x.shape[2]
+        rows = [
+            torch.cat([x[:, :, a:b] for a, b in ranks.spans(total, rank)], 2)
+            for rank in range(ranks.size)
+        ]
+        size, n_head = total // ranks.size, max(b for _, b in shares)
+        shapes = [(x.shape[0], b - a, size, x.shape[3]) for a, b in shares]
+        result = x.new_zeros((x.shape[0], n_head, size, x.shape[3]))
+        for (a, b), part in zip(shares, messages.exchange(ranks.group, rows, shapes), strict=True):
+            result[:, a:b] += part  # several ranks may have had the same key head
+        return result
 
 
 def unfit(call: Call, ranks: Ranks) -> str:
@@ -40,7 +86,10 @@ def unfit(call: Call, ranks: Ranks) -> str:
     if n_head % size:
         return f"{n_head} heads do not make {size} equal shares"
     if kv_heads % size and size % kv_heads:
-        return f"{kv_heads} key heads make no equal shares for {size} ranks, and are not shared by"
+        return (
+            f"{kv_heads} key heads make no equal shares for {size} ranks, nor {size} ranks for "
+            f"{kv_heads} key heads"
+        )
     return ""
 
 
@@ -52,49 +101,6 @@ def shares_of(call: Call, ranks: Ranks) -> tuple[list[Span], list[Span]]:
     heads = [(i * step, (i + 1) * step) for i in range(ranks.size)]
     group = call.group
     return heads, [(a // group, -(-b // group)) for a, b in heads]
-
-
-def _travel(x: Tensor, ranks: Ranks, shares: Sequence[Span], *, home: bool = False) -> Tensor:
-    moved: Tensor = _Travel.apply(x, ranks, shares, max(b for _, b in shares), home)  # type: ignore[no-untyped-call]
-    return moved
-
-
-class _Travel(torch.autograd.Function):
-    """All heads of my words -> all words of my heads; `home` is the way back, and its transpose."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, ranks: Ranks, shares: Sequence[Span], n_head: int, home: bool
-    ) -> Tensor:
-        ctx.rest = ranks, shares, n_head, home
-        return _home(x, ranks, shares, n_head) if home else _out(x, ranks, shares)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        ranks, shares, n_head, home = ctx.rest
-        moved = _out(grad, ranks, shares) if home else _home(grad, ranks, shares, n_head)
-        return moved, None, None, None, None
-
-
-def _out(x: Tensor, ranks: Ranks, shares: Sequence[Span]) -> Tensor:
-    a, b = shares[ranks.rank]
-    shape = (x.shape[0], b - a, *x.shape[2:])
-    parts = messages.exchange(ranks.group, [x[:, a:b] for a, b in shares], [shape] * ranks.size)
-    return ranks.in_order(parts, 2)
-
-
-def _home(x: Tensor, ranks: Ranks, shares: Sequence[Span], n_head: int) -> Tensor:
-    total = x.shape[2]
-    rows = [
-        torch.cat([x[:, :, a:b] for a, b in ranks.spans(total, rank)], 2)
-        for rank in range(ranks.size)
-    ]
-    size = total // ranks.size
-    shapes = [(x.shape[0], b - a, size, x.shape[3]) for a, b in shares]
-    result = x.new_zeros((x.shape[0], n_head, size, x.shape[3]))
-    for (a, b), part in zip(shares, messages.exchange(ranks.group, rows, shapes), strict=True):
-        result[:, a:b] += part  # several ranks may have had the same key head
-    return result
 
 
 def numbers_sent(call: Call, ranks: Ranks) -> int:

@@ -88,6 +88,20 @@ def total(group: ProcessGroup, x: Tensor) -> Tensor:
     return x
 
 
+def gathered(group: ProcessGroup, x: Tensor) -> list[Tensor]:
+    """Every rank's tensor of one shape, by one collective."""
+    parts = [x.clone() for _ in range(group.size())]  # torch's fake groups leave them as they are
+    _told(group, lambda: dist.all_gather(parts, x, group=group))
+    return parts
+
+
+def gathered_texts(group: ProcessGroup, text: str) -> list[str]:
+    """Every rank's text."""
+    texts = [""] * group.size()
+    _told(group, lambda: dist.all_gather_object(texts, text, group=group))
+    return texts
+
+
 def _told(group: ProcessGroup, do: Callable[[], Any]) -> Any:
     """What `do` returns; that a rank is gone is said in one sentence."""
     try:

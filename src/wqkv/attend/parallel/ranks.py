@@ -13,6 +13,7 @@ from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
 
 from wqkv.attend.parallel import messages
+from wqkv.attend.parallel.agreement import agree, shown
 from wqkv.errors import ArgumentError
 
 Span = tuple[int, int]
@@ -87,6 +88,7 @@ class Ranks:
 
     def gather(self, x: Tensor, dim: int = 1) -> Tensor:
         """All words, on every rank, of tensors that hold each rank's; without a gradient."""
+        agree(self.group, {"asked": "the words of all ranks", "x": shown(x), "dim": str(dim)})
         return self.in_order(self.every(x.detach()), dim)
 
     def every(self, x: Tensor) -> list[Tensor]:

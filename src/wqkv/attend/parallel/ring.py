@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,24 +12,20 @@ from torch import Tensor
 from wqkv.attend.algebra import Mask
 from wqkv.attend.call import Call
 from wqkv.attend.engines import rectangles, reference
-from wqkv.attend.engines.plan import Piece, plan
-from wqkv.attend.merge import Partial, with_sinks
 from wqkv.attend.parallel import messages
+from wqkv.attend.parallel.local import Local
 from wqkv.attend.parallel.ranks import Ranks, Span
 from wqkv.attend.places import Rect
 from wqkv.errors import EngineError
 
 
-def run(call: Call, ranks: Ranks) -> Partial:
-    """This rank's rows."""
+def prepared(call: Call, ranks: Ranks) -> tuple[Call, KeysTravel]:
+    """The call, and who sends what to whom, which the mask's structure says."""
     if call.dropout_p > 0:
         raise EngineError("A ring has no dropout.\nPass mesh=AllToAll(...), or no dropout.")
-    rules = call.bias.tensors() if call.bias is not None else ()
-    by_kernel = not rectangles.kernel_reasons(call)
-    result = Ringed.apply(  # type: ignore[no-untyped-call]
-        call, ranks, by_kernel, call.query, call.key, call.value, *rules
-    )
-    return with_sinks(Partial(*result), call.sinks)
+    every = range(ranks.size)
+    sent = [_mine(call, ranks, reader) for reader in every]
+    return call, KeysTravel(ranks, sent, [seen(call, ranks, ranks.rank, i) for i in every])
 
 
 def numbers_sent(call: Call, ranks: Ranks) -> int:
@@ -44,61 +40,6 @@ def numbers_sent(call: Call, ranks: Ranks) -> int:
     return max(map(words, every)) * word
 
 
-class Ringed(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        call: Call,
-        ranks: Ranks,
-        by_kernel: bool,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        *rules: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        exact = reference.exact(q)
-        out = q.new_zeros((q.shape[0], q.shape[2], q.shape[1], v.shape[3]), dtype=exact)
-        out, lse = out.transpose(1, 2), q.new_full(q.shape[:3], -torch.inf, dtype=exact)
-        for leg in _legs(ranks, lambda there, back: _keys(call, ranks, there, back)):
-            for rows, _, part in _pieces(call, ranks, leg):
-                found = rectangles.forward(part, _planned(part, by_kernel), by_kernel=by_kernel)
-                rectangles.merge_into(out[rows], lse[rows], *found)
-        ctx.save_for_backward(q, k, v, out, lse)
-        ctx.call, ctx.ranks, ctx.by_kernel = call, ranks, by_kernel
-        ctx.set_materialize_grads(False)
-        return out.to(q.dtype), lse
-
-    @staticmethod
-    def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> Any:
-        """Every piece again with the merged out and lse (F2); dk and dv go home as they are made.
-
-        The same keys travel again, so that no rank ever holds them all.
-        """
-        q, k, v, out, lse = ctx.saved_tensors
-        call, ranks = replace(ctx.call, query=q, key=k, value=v), ctx.ranks
-        by_kernel = ctx.by_kernel
-        grad_out = torch.zeros_like(out) if grad_out is None else grad_out
-        dq, dk, dv = (torch.zeros_like(x, dtype=out.dtype) for x in (q, k, v))
-        rules = () if call.bias is None else call.bias.tensors()
-        learned = [torch.zeros_like(x, dtype=out.dtype) for x in rules]
-        for leg in _legs(ranks, lambda there, back: _keys(call, ranks, there, back)):
-            shares = [torch.zeros_like(x, dtype=out.dtype) for pair in leg.received for x in pair]
-            for rows, which, part in _pieces(call, ranks, leg):
-                grads = rectangles.backward(
-                    part, _planned(part, by_kernel), out[rows], lse[rows], grad_out[rows],
-                    None if grad_lse is None else grad_lse[rows],
-                    by_kernel=by_kernel,
-                )  # fmt: skip
-                dq[rows] += grads[0]
-                shares[2 * which] += grads[1]
-                shares[2 * which + 1] += grads[2]
-                for total, share in zip(learned, grads[3:], strict=False):
-                    total += share
-            _bring_home(call, ranks, leg, shares, dk, dv)
-        found = [None] * len(learned) if by_kernel else learned
-        return None, None, None, dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), *found
-
-
 class _Leg(NamedTuple):
     """One step round the ring: what came from `back`, and what went to `there`."""
 
@@ -108,52 +49,92 @@ class _Leg(NamedTuple):
     received: list[tuple[Tensor, Tensor]]  # their k and v
 
 
-def _planned(call: Call, by_kernel: bool) -> list[Piece]:
-    return plan(call) if by_kernel else plan(call, wide=None)  # the reference holds the scores
+class KeysTravel(NamedTuple):
+    """Every rank attends with its rows to the keys that come by."""
 
+    ranks: Ranks
+    sent: list[list[Span]]  # the rows of my keys that each rank may see
+    seen: list[list[Span]]  # the positions of each rank's keys that I may see
 
-def _legs(ranks: Ranks, start: Callable[[int, int], Callable[[], _Leg]]) -> Iterator[_Leg]:
-    """Every leg, the next one's keys under way while this one's are computed with."""
-    size, rank = ranks.size, ranks.rank
-    waiting = start(rank, rank)
-    for step in range(size):
-        leg, nearer = waiting(), (step + 1) % size
-        if nearer:
-            waiting = start((rank + nearer) % size, (rank - nearer) % size)
-        yield leg
+    def forward(self, call: Call, local: Local) -> list[Tensor]:
+        """out, in the precision of its sums, and lse."""
+        q, exact = call.query, reference.exact(call.query)
+        out = q.new_zeros((q.shape[0], q.shape[2], q.shape[1], call.value.shape[3]), dtype=exact)
+        out, lse = out.transpose(1, 2), q.new_full(q.shape[:3], -torch.inf, dtype=exact)
+        for leg in self._legs(call.key, call.value):
+            for rows, _, part in _pieces(call, self.ranks, leg):
+                rectangles.merge_into(out[rows], lse[rows], *local.forward(part))
+        return [out, lse]
 
+    def backward(
+        self,
+        call: Call,
+        local: Local,
+        out: Tensor,
+        lse: Tensor,
+        grad_out: Tensor | None,
+        grad_lse: Tensor | None,
+    ) -> list[Tensor]:
+        """Every piece again with the merged out and lse (F2); dk and dv go home as they are made.
 
-def _keys(call: Call, ranks: Ranks, there: int, back: int) -> Callable[[], _Leg]:
-    """Send my keys that `there` may see, and ask for those of `back` that I may see."""
-    k, v = call.key, call.value
-    spans = seen(call, ranks, ranks.rank, back)
-    sends = [x for a, b in _mine(call, ranks, there) for x in (k[:, :, a:b], v[:, :, a:b])]
-    if there == back == ranks.rank:
-        pairs = list(zip(sends[::2], sends[1::2], strict=True))
-        return lambda: _Leg(there, back, spans, pairs)
-    shapes = [(*x.shape[:2], b - a, x.shape[3]) for a, b in spans for x in (k, v)]
-    wait = messages.swap(ranks.group, {there: sends}, {back: shapes}, k.dtype, k.device)
+        The same keys travel again, so that no rank ever holds them all.
+        """
+        grad_out = torch.zeros_like(out) if grad_out is None else grad_out
+        rules = () if call.bias is None or local.by_kernel else call.bias.tensors()
+        like = call.query, call.key, call.value, *rules
+        dq, dk, dv, *learned = (torch.zeros_like(x, dtype=out.dtype) for x in like)
+        for leg in self._legs(call.key, call.value):
+            shares = [torch.zeros_like(x, dtype=out.dtype) for pair in leg.received for x in pair]
+            for rows, which, part in _pieces(call, self.ranks, leg):
+                d_rows, d_key, d_value, *rest = local.backward(
+                    part, out[rows], lse[rows], grad_out[rows],
+                    None if grad_lse is None else grad_lse[rows],
+                )  # fmt: skip
+                dq[rows] += d_rows
+                shares[2 * which] += d_key
+                shares[2 * which + 1] += d_value
+                for total, share in zip(learned, rest, strict=False):
+                    total += share
+            self._bring_home(leg, shares, dk, dv)
+        return [x.to(y.dtype) for x, y in zip((dq, dk, dv, *learned), like, strict=True)]
 
-    def arrive() -> _Leg:
-        came = wait()[back]
-        return _Leg(there, back, spans, list(zip(came[::2], came[1::2], strict=True)))
+    def _legs(self, k: Tensor, v: Tensor) -> Iterator[_Leg]:
+        """Every leg, the next one's keys under way while this one's are computed with."""
+        size, rank = self.ranks.size, self.ranks.rank
+        waiting = self._keys(k, v, rank, rank)
+        for step in range(size):
+            leg, nearer = waiting(), (step + 1) % size
+            if nearer:
+                waiting = self._keys(k, v, (rank + nearer) % size, (rank - nearer) % size)
+            yield leg
 
-    return arrive
+    def _keys(self, k: Tensor, v: Tensor, there: int, back: int) -> Callable[[], _Leg]:
+        """Send my keys that `there` may see, and ask for those of `back` that I may see."""
+        spans, group = self.seen[back], self.ranks.group
+        sends = [x for a, b in self.sent[there] for x in (k[:, :, a:b], v[:, :, a:b])]
+        if there == back == self.ranks.rank:
+            pairs = list(zip(sends[::2], sends[1::2], strict=True))
+            return lambda: _Leg(there, back, spans, pairs)
+        shapes = [(*x.shape[:2], b - a, x.shape[3]) for a, b in spans for x in (k, v)]
+        wait = messages.swap(group, {there: sends}, {back: shapes}, k.dtype, k.device)
 
+        def arrive() -> _Leg:
+            came = wait()[back]
+            return _Leg(there, back, spans, list(zip(came[::2], came[1::2], strict=True)))
 
-def _bring_home(
-    call: Call, ranks: Ranks, leg: _Leg, shares: list[Tensor], dk: Tensor, dv: Tensor
-) -> None:
-    """Send back the gradients of the keys that came, and add those of mine that went."""
-    mine = _mine(call, ranks, leg.there)
-    if leg.back != ranks.rank:
-        shapes = [(*x.shape[:2], b - a, x.shape[3]) for a, b in mine for x in (dk, dv)]
-        shares = messages.swap(
-            ranks.group, {leg.back: shares}, {leg.there: shapes}, dk.dtype, dk.device
-        )()[leg.there]  # fmt: skip
-    for (a, b), d_key, d_value in zip(mine, shares[::2], shares[1::2], strict=True):
-        dk[:, :, a:b] += d_key
-        dv[:, :, a:b] += d_value
+        return arrive
+
+    def _bring_home(self, leg: _Leg, shares: list[Tensor], dk: Tensor, dv: Tensor) -> None:
+        """Send back the gradients of the keys that came, and add those of mine that went."""
+        mine, group = self.sent[leg.there], self.ranks.group
+        if leg.back != self.ranks.rank:
+            shapes = [(*x.shape[:2], b - a, x.shape[3]) for a, b in mine for x in (dk, dv)]
+            shares = messages.swap(
+                group, {leg.back: shares}, {leg.there: shapes}, dk.dtype, dk.device
+            )()[leg.there]
+        for (a, b), d_key, d_value in zip(mine, shares[::2], shares[1::2], strict=True):
+            dk[:, :, a:b] += d_key
+            dv[:, :, a:b] += d_value
 
 
 def _pieces(call: Call, ranks: Ranks, leg: _Leg) -> Iterator[tuple[tuple[slice, ...], int, Call]]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from wqkv.attend.algebra import Full
 from wqkv.attend.merge import Partial, merge
 from wqkv.attend.parallel import messages
+from wqkv.attend.parallel.agreement import agree, shown, together
 from wqkv.attend.parallel.ranks import Ranks
 from wqkv.errors import ArgumentError, KindError, describe, message
 from wqkv.layer.cache import Held, check_count, refuse_gradients
@@ -32,6 +33,7 @@ class Spread(Dynamic):
     prompt in steps of some thousand words: while they are exchanged, a rank holds the contexts of
     all ranks.
     Whatever is done to the cache (rewind, reorder, ...) is done on every rank. Each saves a file.
+    Ranks whose steps, lengths or blocks differ all raise at the next call.
     Gradients: none; an append that would need one is an error.
 
     Args:
@@ -85,14 +87,22 @@ class Spread(Dynamic):
 
     @messages.untraced
     def whole(self, part: Partial) -> Partial:
-        if part.out.requires_grad:
-            raise ArgumentError(
-                message(
-                    "Spread merges what the ranks found, and no gradient comes back from them.",
-                    {"out": part.out},
-                    "Call under torch.no_grad().",
+        with together(self.ranks.group):
+            if part.out.requires_grad:
+                raise ArgumentError(
+                    message(
+                        "Spread merges what the ranks found, and no gradient comes back from them.",
+                        {"out": part.out},
+                        "Call under torch.no_grad().",
+                    )
                 )
-            )
+        asked = {
+            "asked": "attention over a Spread cache",
+            "block": str(self.block),
+            "length": str(self._length),
+            "out": shown(part.out),
+        }
+        agree(self.ranks.group, asked)
         mine = torch.cat((part.out.to(part.lse.dtype), part.lse.unsqueeze(-1)), dim=-1)
         came = self.ranks.every(mine)  # in order, so that all ranks merge to the same bits
         out, lse = merge(*(Partial(x[..., :-1], x[..., -1]) for x in came))

@@ -1,0 +1,165 @@
+"""Ranks agree about a call before anything travels, or all of them raise.
+
+What must be equal on all ranks becomes a text, and its digest one number: a call costs one
+all_gather of 8 bytes a rank. Only where the digests differ do the texts follow, for the message.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from hashlib import blake2b
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from wqkv.attend.algebra import Mask
+from wqkv.attend.bias import Bias
+from wqkv.attend.call import Call
+from wqkv.attend.parallel import messages
+from wqkv.errors import ArgumentError, EngineError, describe
+
+#: Of a larger tensor a checksum reads so many numbers, evenly spread.
+READ = 2**14
+#: How many sides, and how much of a value, an error shows.
+SIDES, WIDTH = 4, 160
+
+
+def agree(group: ProcessGroup, asked: Mapping[str, str]) -> None:
+    """Raise on every rank unless all ask the same; every rank comes here.
+
+    Cost: 0.1 ms with gloo on 2 ranks of one machine, and 0.03 ms for what is asked: 7 percent of a
+    causal ring of 256 tokens and 8 heads forward, 2 percent of one of 1,024. Where the group speaks
+    for GPUs alone (nccl), every rank waits for its GPU; a group that speaks for the CPU too, as
+    init_process_group() without a backend makes, spares that.
+
+    Raises:
+        ArgumentError: what the ranks ask for differs, with the sides and their ranks; or another
+            rank has raised inside `together`, with its error.
+    """
+    texts = _every(group, json.dumps(asked))
+    if len(set(texts)) > 1:
+        raise ArgumentError(_difference([json.loads(text) for text in texts]))
+
+
+def together(group: ProcessGroup | None) -> AbstractContextManager[None]:
+    """What a rank does before `agree`: an error in here is raised there, on all other ranks.
+
+    None is a call of one process.
+    """
+    return nullcontext() if group is None else _together(group)
+
+
+@contextmanager
+def _together(group: ProcessGroup) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        with suppress(EngineError):  # the other ranks are gone: the error here says more
+            _every(group, json.dumps({"error": f"{type(error).__name__}: {error}"}))
+        raise
+
+
+def question(call: Call, asked: str) -> dict[str, str]:
+    """What must be equal on all ranks that share a call."""
+    return {
+        "asked": asked,
+        **{name: shown(getattr(call, name)) for name in ("query", "key", "value")},
+        **{name: read(getattr(call, name)) for name in ("mask", "bias", "sinks", "query_offset")},
+        **{name: repr(getattr(call, name)) for name in ("scale", "softcap", "dropout_p")},
+        "gradients": "wanted" if call.wants_grad() or call.wants_grad(rules=True) else "none",
+    }
+
+
+def shown(thing: object) -> str:
+    """How a tensor or rule is described, alike on all ranks: no number of a GPU, no address."""
+    text = describe(thing) if isinstance(thing, Tensor) else repr(thing)
+    return re.sub(r" at 0x[0-9a-f]+|(?<=[a-z]):\d+", "", text)
+
+
+def read(thing: object) -> str:
+    """The same, with a checksum of every tensor that it is made of."""
+    tensors: tuple[Tensor, ...] = (thing,) if isinstance(thing, Tensor) else ()
+    if isinstance(thing, Mask | Bias):
+        tensors = thing.tensors()
+    return " ".join([shown(thing), *map(_checksum, tensors)])
+
+
+def _checksum(x: Tensor) -> str:
+    """Of its numbers, or of some of them; a GPU's are not read."""
+    x = x.detach()
+    if type(x) is not Tensor or x.device.type != "cpu" or not x.numel():
+        return ""
+    x = x[tuple(slice(0, 1) if step == 0 else slice(None) for step in x.stride())]
+    if x.numel() > READ:
+        if not x.is_contiguous():
+            return ""
+        x = x.view(-1)[:: x.numel() // READ | 1]  # odd, so that it does not keep to some columns
+    x = torch.func.debug_unwrap(x.contiguous())
+    numbers = (ctypes.c_char * (x.numel() * x.element_size())).from_address(x.data_ptr())
+    return f"#{zlib.crc32(numbers):08x}"
+
+
+def _every(group: ProcessGroup, text: str) -> list[str]:
+    """Every rank's text, which travels only if they differ."""
+    size = group.size()
+    if size == 1:
+        return [text]
+    digest = int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
+    mine = torch.tensor([digest], device=_device(group))
+    if len(set(torch.cat(messages.gathered(group, mine)).tolist())) == 1:
+        return [text] * size
+    return messages.gathered_texts(group, text)
+
+
+def _device(group: ProcessGroup) -> torch.device:
+    """Where its numbers are: on the CPU, if the group speaks for it."""
+    if "cpu" in dist.get_backend_config(group):
+        return torch.device("cpu")
+    kind = torch.accelerator.current_accelerator()
+    assert kind is not None
+    return torch.device(kind.type, torch.accelerator.current_device_index())
+
+
+def _difference(asked: list[dict[str, str]]) -> str:
+    """Which ranks say what, of all that differs."""
+    failed = [rank for rank, one in enumerate(asked) if "error" in one]
+    if failed:
+        return (
+            f"{_ranks(failed)} met an error before anything was sent, so all ranks raise:\n"
+            f"{asked[failed[0]]['error']}"
+        )
+    names = [name for name in asked[0] if len({one.get(name) for one in asked}) > 1]
+    what = "ask for different things"
+    if names[0] != "asked":  # else the rest is of other things
+        what = f"disagree about {', '.join(f'`{name}`' for name in names)}"
+    names = names[:1] if names[0] == "asked" else names
+    sides: dict[tuple[str, ...], list[int]] = {}
+    for rank, one in enumerate(asked):
+        sides.setdefault(tuple(one[name] for name in names), []).append(rank)
+    lines = [f"The ranks {what}."]
+    for values, ranks in list(sides.items())[:SIDES]:
+        pairs = zip(names, values, strict=True)
+        lines.append(f"  {_ranks(ranks)}: " + "; ".join(f"{n} {_cut(v)}" for n, v in pairs))
+    if len(sides) > SIDES:
+        lines.append(f"  and {len(sides) - SIDES} other sides")
+    return "\n".join([*lines, "Ask for the same on every rank."])
+
+
+def _cut(value: str) -> str:
+    value = " ".join(value.split())
+    return value if len(value) <= WIDTH else f"{value[:WIDTH]}..."
+
+
+def _ranks(ranks: list[int]) -> str:
+    """`Rank 0`, `Ranks 1, 2 and 3`."""
+    *first, last = map(str, ranks)
+    if len(first) > 3:
+        first, last = first[:3], f"{len(ranks) - 3} more"
+    return f"Ranks {', '.join(first)} and {last}" if first else f"Rank {last}"
