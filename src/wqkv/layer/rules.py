@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from typing import Any
 
 from torch import nn
 
 from wqkv.attend.forms import Form, alike, outline
-from wqkv.errors import ArgumentError
 
 #: Arguments that change no result, or whose difference the sizes and names of the tensors show.
 _SHOWN = {
@@ -36,7 +36,7 @@ class Ruled(nn.Module, Form):
         self, state_dict: Any, prefix: str, local_metadata: dict[str, Any], *rest: Any
     ) -> None:
         if "rules" in local_metadata:
-            _check(local_metadata["rules"], _rules(self), prefix[:-1])
+            _compare(local_metadata["rules"], _rules(self), prefix[:-1])
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
 
 
@@ -49,22 +49,24 @@ def _rules(module: Ruled) -> dict[str, Any]:
     return rules
 
 
-def _check(saved: dict[str, Any], own: dict[str, Any], name: str) -> None:
-    """Raise unless a checkpoint's rules are the layer's; it may say nothing of some, or of all."""
+def _compare(saved: dict[str, Any], own: dict[str, Any], name: str) -> None:
+    """Warn unless a checkpoint's rules are the layer's; it may say nothing of some, or of all."""
     odd = [rule for rule in own if rule in saved and not alike(saved[rule], own[rule])]
     if set(odd) <= _COUNTS:
         return
     shown = [f"  {rule}: {_text(saved[rule])} there, {_text(own[rule])} here" for rule in odd]
-    raise ArgumentError(
+    warnings.warn(
         "\n".join(
             [
                 f"The checkpoint of {f'`{name}`' if name else 'this layer'} was made by other "
                 f"rules than the layer has: {', '.join(odd)}.",
                 *shown,
-                "Make the layer by the rules of the checkpoint. To load the tensors all the same, "
-                "pass load_state_dict(dict(state_dict)), which says nothing of rules.",
+                "Its tensors are loaded. Make the layer by the rules of the checkpoint, or, if the "
+                "new rules are meant, pass load_state_dict(dict(state_dict)), which says nothing.",
             ]
-        )
+        ),
+        UserWarning,
+        stacklevel=2,
     )
 
 
