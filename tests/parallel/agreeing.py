@@ -157,6 +157,7 @@ def local() -> dict[str, tuple[str, float]]:
             q, k, v, mask=Lengths([99, 1] if mine() else [1, 1]), mesh=Ring()
         ),
         "layer": lambda: layer(torch.zeros(1, 3, 7 if mine() else 8)),
+        "layer's map": lambda: layer.map(torch.zeros(1, 3, 7 if mine() else 8)),
         "map": lambda: SharedMap.words(
             Ring(), q[:, :, :1] if mine() else q, k, mask=Causal()
         ),
