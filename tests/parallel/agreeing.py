@@ -138,7 +138,7 @@ def differing() -> dict[str, tuple[str, float]]:
             text = said(lambda call=call, way=way: attention(*call[0], **call[1], mesh=way))
             found[f"{way_name} {name}"] = text, fine(way)
     other = Ring(None, "zigzag") if mine() else Ring()
-    found["layout"] = said(lambda: attention(*inputs(), mesh=other)), fine(Ring())
+    found["layout"] = said(lambda: attention(*inputs(n=2 * N), mesh=other)), fine(Ring())
     other = AllToAll() if mine() else Ring()
     found["way"] = said(lambda: attention(*inputs(), mesh=other)), fine(Ring())
     return found
