@@ -138,7 +138,7 @@ def differing() -> dict[str, tuple[str, float]]:
             text = said(lambda call=call, way=way: attention(*call[0], **call[1], mesh=way))
             found[f"{way_name} {name}"] = text, fine(way)
     other = Ring(None, "zigzag") if mine() else Ring()
-    found["layout"] = said(lambda: attention(*inputs(), mesh=other)), fine(Ring())
+    found["layout"] = said(lambda: attention(*inputs(n=2 * N), mesh=other)), fine(Ring())
     other = AllToAll() if mine() else Ring()
     found["way"] = said(lambda: attention(*inputs(), mesh=other)), fine(Ring())
     return found
@@ -157,6 +157,7 @@ def local() -> dict[str, tuple[str, float]]:
             q, k, v, mask=Lengths([99, 1] if mine() else [1, 1]), mesh=Ring()
         ),
         "layer": lambda: layer(torch.zeros(1, 3, 7 if mine() else 8)),
+        "layer's map": lambda: layer.map(torch.zeros(1, 3, 7 if mine() else 8)),
         "map": lambda: SharedMap.words(
             Ring(), q[:, :, :1] if mine() else q, k, mask=Causal()
         ),

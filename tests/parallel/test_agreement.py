@@ -75,11 +75,12 @@ def test_an_error_of_one_rank_is_raised_on_all(found):
         "axes": "`query` has 3 axes, not 4",
         "keys": "`key` has 2 heads and .* positions, `value` 2 and 1",
         "mask": "Lengths has a length of 99, but there are 12 keys",
-        "layer": "7",
+        "layer": "`Q` has last size 7; this layer takes 8",
+        "layer's map": "`Q` has last size 7; this layer takes 8",
         "map": "Where do . queries stand among 12 keys",
         "heads": "The map of a rank's heads is an AttentionMap",
         "shard": "3 heads and 3 key heads make no equal shares",
-        "spread": "7",
+        "spread": "`Q` has last size 7; this layer takes 8",
     }
     for rank, mine in enumerate(found):
         for name, say in says.items():

@@ -321,10 +321,11 @@ class MultiheadAttention(Ruled):
         >>> layer.map(torch.randn(1, 3, 6))[0, 1, 2].shape
         torch.Size([3])
         """
-        q, held, where = self._prepare(Q, K, V, mask, positions, query_offset, None)
-        q, held, _ = self._opened(q, held)
-        call = self._calls(q, held, where)[0]
-        del call["value"]
+        with together(None if self.mesh is None else self.mesh.group):
+            q, held, where = self._prepare(Q, K, V, mask, positions, query_offset, None)
+            q, held, _ = self._opened(q, held)
+            call = self._calls(q, held, where)[0]
+            del call["value"]
         return AttentionMap(**call) if self.mesh is None else SharedMap.words(self.mesh, **call)
 
     def qkv(

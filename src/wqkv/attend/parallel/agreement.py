@@ -34,7 +34,7 @@ SIDES, WIDTH = 4, 160
 def agree(group: ProcessGroup, asked: Mapping[str, str]) -> None:
     """Raise on every rank unless all ask the same; every rank comes here.
 
-    Cost: 0.1 ms with gloo on 2 ranks of one machine, and 0.03 ms for what is asked: 7 percent of a
+    Cost: 0.1 ms with gloo on 2 ranks of one idle machine, 0.03 ms for what is asked: 7 percent of a
     causal ring of 256 tokens and 8 heads forward, 2 percent of one of 1,024. Where the group speaks
     for GPUs alone (nccl), every rank waits for its GPU; a group that speaks for the CPU too, as
     init_process_group() without a backend makes, spares that.
