@@ -61,6 +61,7 @@ ORDER = (
     "wqkv.layer.caches.spread",
     "wqkv.layer.caches",
     "wqkv.layer.parts",
+    "wqkv.layer.plain",
     "wqkv.layer.checks",
     "wqkv.layer.trace",
     "wqkv.layer.layer",

@@ -63,6 +63,11 @@ def shard_heads(layer: MultiheadAttention, mesh: DeviceMesh) -> MultiheadAttenti
                 f"`{name}` is over {over!r}, which the ranks do not have apart.\n"
                 "Norms over one head with weights for all can be shared."
             )
+    if shared and layer.persistent:
+        raise ArgumentError(
+            f"The {kv_heads} heads of `persistent_k` make no shares for {size} ranks.\n"
+            "Pass a mesh whose size divides the key heads."
+        )
     columns: ParallelStyle = _KeyHead(kv_heads) if shared else ColwiseParallel()
     plan: dict[str, ParallelStyle] = {"WQ": ColwiseParallel(), "WK": columns, "WV": columns}
     if layer.gate is not None:
@@ -72,7 +77,7 @@ def shard_heads(layer: MultiheadAttention, mesh: DeviceMesh) -> MultiheadAttenti
     parallelize_module(layer, mesh, plan)
     for norm in filter(None, (layer.q_norm, layer.k_norm, layer.v_norm)):
         _share(norm, mesh, [Shard(0) if norm.norm.over == "each head" else Replicate()])
-    _share(layer, mesh, [Shard(0)])  # the sinks
+    _share(layer, mesh, [Shard(0)])  # the sinks, and the persistent keys and values
     layer.n_head, layer.n_kv_head = n_head // size, max(kv_heads // size, 1)
     return layer
 
