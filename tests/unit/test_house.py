@@ -62,6 +62,7 @@ ORDER = (
     "wqkv.layer.caches",
     "wqkv.layer.parts",
     "wqkv.layer.plain",
+    "wqkv.layer.node",
     "wqkv.layer.checks",
     "wqkv.layer.trace",
     "wqkv.layer.layer",

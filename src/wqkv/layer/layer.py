@@ -20,6 +20,7 @@ from wqkv.attend.rope import RoPE, rotate
 from wqkv.errors import ArgumentError, EngineError, KindError, describe
 from wqkv.layer import checks
 from wqkv.layer.cache import Held, KVCache
+from wqkv.layer.node import one_node
 from wqkv.layer.parts import Norm, Normalise, QKNorm, Temperature, own
 from wqkv.layer.trace import Trace, all_steps
 from wqkv.maps.attention_map import AttentionMap
@@ -214,6 +215,9 @@ class MultiheadAttention(nn.Module):
                 None with a cache is the cache's length.
             cache: keys and values of earlier calls, which this call's are added to.
         """
+        rest = {"mask": mask, "positions": positions, "query_offset": query_offset, "cache": cache}
+        if (node := one_node(self, Q, K, V, **rest)) is not None:
+            return node  # type: ignore[no-any-return]
         q, held, where = self._prepare(Q, K, V, mask, positions, query_offset, cache)
         alone = cache is None or cache.ranks is None
         key_len = sum(piece.k.shape[2] for piece in held) if alone else where.length

@@ -17,6 +17,7 @@ from wqkv.attend.masks import Causal, Dense
 from wqkv.errors import ArgumentError, EngineError, KindError, describe, message
 from wqkv.layer import checks
 from wqkv.layer.layer import MATRICES, MultiheadAttention
+from wqkv.layer.node import one_node
 from wqkv.layer.plain import besides
 from wqkv.layer.trace import all_steps
 
@@ -320,6 +321,9 @@ class StandIn(MultiheadAttention):
         add_zero_attn, whose keys every query sees, whatever a mask says.
         `is_causal` is taken at its word: the mask is Causal() then, whatever `attn_mask` says.
         """
+        rest = (key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal)
+        if (node := one_node(self, query, key, value, *rest)) is not None:
+            return node  # type: ignore[no-any-return]
         checks.tensors(query=query, key=key, value=value)
         if query.ndim not in (2, 3):
             came: dict[str, object] = {"query": query}
