@@ -6,6 +6,7 @@ from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 #: What runs when a module is called, saved or loaded, as nn.Module names it.
 HOOKS = (
@@ -37,8 +38,9 @@ def besides(module: nn.Module) -> list[str]:
     for name, tensor in module._parameters.items():
         if tensor is None:
             continue
-        # A subclass (DTensor, a quantized tensor) computes by its own rules.
-        if type(tensor) not in (nn.Parameter, Tensor):
+        # A subclass (DTensor, a quantized tensor) computes by its own rules. A FakeTensor, which
+        # export puts in place of a tensor, does what that tensor does.
+        if type(tensor) not in (nn.Parameter, Tensor, FakeTensor):
             found.append(f"a {name} of class {type(tensor).__name__}")
         elif tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None):
             found.append(f"hooks of {name}")

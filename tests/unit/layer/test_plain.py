@@ -112,6 +112,25 @@ def test_what_is_no_linear():
     assert not plain(weighted) and "parametrizations" in besides(weighted)
 
 
+def test_an_exported_step_folds_as_one_that_runs():
+    """Export puts other tensors in place of the weights, and WK and WV are not called on tokens."""
+    x = torch.randn(1, 99, 64, dtype=torch.float64)
+
+    class Step(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = latent()
+
+        def forward(self, Q: Tensor, K: Tensor) -> Tensor:
+            return self.layer(Q, K, query_offset=98)
+
+    step = Step()
+    exported = torch.export.export(step, (x[:, 98:], x))
+    called = [node.args[1].name for node in exported.graph.nodes if "linear" in str(node.target)]
+    assert called == [f"p_layer_{name}_weight" for name in ("wq", "wc", "wr", "wo")]
+    torch.testing.assert_close(exported.module()(x[:, 98:], x), step(x[:, 98:], x))
+
+
 def test_hooks_of_all_modules_do_not_count():
     hook = register_module_forward_hook(lambda *_: None)
     try:
