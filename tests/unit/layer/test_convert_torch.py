@@ -368,6 +368,8 @@ def test_a_model_that_is_wrapped_already(one_rank):
     says = r"(?s)The model is DistributedDataParallel, .*Pass the model before it is wrapped"
     with pytest.raises(ArgumentError, match=says):
         convert(nn.parallel.DistributedDataParallel(theirs()))
+    other = nn.parallel.DistributedDataParallel(nn.Linear(3, 5))
+    assert convert(other) is other
 
 
 def test_going_back_too_is_all_or_none():

@@ -255,7 +255,8 @@ def _replaced(model: Any, kind: type[Any], make: Callable[[Any], nn.Module]) -> 
     made: dict[nn.Module, nn.Module] = {}
     places = _places(model)
     for path, module in model.named_modules():
-        if isinstance(module, DistributedDataParallel):
+        wrapped = isinstance(module, DistributedDataParallel)
+        if wrapped and any(isinstance(part, kind) for part in module.modules()):
             raise ArgumentError(
                 f"{path or 'The model'} is DistributedDataParallel, which averages the gradients "
                 "of the parameters that it was given, and of no new ones.\n"
