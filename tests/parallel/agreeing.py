@@ -255,7 +255,7 @@ class Near(Bias):
     def __init__(self, module: nn.Linear, *, learns: bool) -> None:
         self.module, self.learns = module, learns
 
-    def tile(self, at: At) -> Tensor:
+    def tile(self, at: At, dtype: torch.dtype | None = None) -> Tensor:
         return self.module.weight * (at.key_pos - at.query_pos).abs()
 
     def tensors(self) -> tuple[Tensor, ...]:

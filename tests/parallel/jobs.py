@@ -12,12 +12,19 @@ from torch import Tensor, nn
 from torch.distributed import checkpoint as dcp
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    RowwiseParallel,
+    parallelize_module,
+)
 from torch.utils.checkpoint import checkpoint
 
 from wqkv import (
     ALiBi,
     Causal,
     Dense,
+    DifferentialAttention,
+    Dynamic,
     Full,
     Lengths,
     MultiheadAttention,
@@ -102,7 +109,11 @@ def everything() -> dict[str, Any]:
     """All jobs that need nothing of their own, for processes are slow to begin."""
     from tests.parallel import costs, mapped  # which takes its cases from here
 
-    jobs = (equal_one_process, other_lengths, layers, heads, together, sent, complaints)
+    jobs = (
+        equal_one_process, other_lengths, layers, heads, torchs_heads, refused_heads, together,
+        sent, complaints,
+    )  # fmt: skip
+
     return {job.__name__: job() for job in (*jobs, mapped.maps, costs.costs)}
 
 
@@ -154,7 +165,9 @@ def layers() -> list[tuple[str, float]]:
     rest: dict[str, Any] = {"mask": Causal(), "dtype": torch.float64}
     made = [
         MultiheadAttention(16, 4, n_kv_head=2, position=RoPE(), gate="head", sinks=True, **rest),
-        MultiheadAttention(16, 4, position=ALiBi(4), temperature=Temperature(5, 0.3), **rest),
+        MultiheadAttention(
+            16, 4, position=ALiBi(4), temperature=Temperature(5, 0.3), persistent=2, **rest
+        ),
         LatentAttention(16, 4, rank=5, d_rope=2, **rest),
     ]
     for layer in made:
@@ -179,7 +192,13 @@ def heads() -> list[tuple[str, float]]:
     rest: dict[str, Any] = {"mask": Causal(), "dtype": torch.float64, "position": RoPE()}
     kinds: list[dict[str, Any]] = [
         {},
-        {"n_kv_head": 4, "sinks": True, "gate": "channel", "norm": QKNorm(bias=True)},
+        {
+            "n_kv_head": 4,
+            "sinks": True,
+            "gate": "channel",
+            "norm": QKNorm(bias=True),
+            "persistent": 3,
+        },
         {"n_kv_head": 1, "norm": QKNorm("layer"), "v_norm": Norm(), "bias": ["WK", "WO"]},
         {"norm": QKNorm(over="each head"), "gate": "head", "bias": False},
         {"WO": False},
@@ -206,6 +225,95 @@ def heads() -> list[tuple[str, float]]:
         ]
         found.append((str(kind), max(float((a - b).detach().abs().max()) for a, b in pairs)))
     return found
+
+
+WHOLE_KEYS = {"WQ": ColwiseParallel, "WO": RowwiseParallel}
+BY_COLUMNS = WHOLE_KEYS | {"WK": ColwiseParallel, "WV": ColwiseParallel}
+
+
+def cut_by_torch(layer: MultiheadAttention, plan: dict[str, Any]) -> MultiheadAttention:
+    """A layer whose matrices alone are shared, by torch's own tensor parallelism."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    parallelize_module(layer, mesh, {name: style() for name, style in plan.items()})
+    return layer
+
+
+def torchs_heads() -> list[tuple[str, float]]:
+    """Outputs, gradients, steps and maps of layers whose matrices torch shares."""
+    found, size, rank = [], dist.get_world_size(), dist.get_rank()
+    rest: dict[str, Any] = {"mask": Causal(), "dtype": torch.float64, "position": RoPE()}
+    gated = BY_COLUMNS | {"WG": ColwiseParallel}
+    learned: list[tuple[Any, dict[str, Any], dict[str, Any]]] = [
+        (MultiheadAttention, BY_COLUMNS, {"n_head": 8}),
+        (MultiheadAttention, BY_COLUMNS, {"n_head": 12, "n_kv_head": 4, "d_k": 6, "d_v": 5}),
+        (MultiheadAttention, gated, {"n_head": 4, "gate": "channel"}),
+        (MultiheadAttention, gated, {"n_head": 8, "gate": "head", "v_norm": Norm(weight=False)}),
+    ]
+    # here something is whole on every rank, and would learn a part
+    run: list[tuple[Any, dict[str, Any], dict[str, Any]]] = [
+        (MultiheadAttention, BY_COLUMNS, {"n_head": 4, "norm": QKNorm(), "v_norm": Norm()}),
+        (MultiheadAttention, WHOLE_KEYS, {"n_head": 4, "n_kv_head": 1, "persistent": 3}),
+        (LatentAttention, BY_COLUMNS, {"n_head": 4, "rank": 5, "d_rope": 2}),
+    ]
+    for kind, plan, given in learned + run:
+        torch.manual_seed(0)
+        layer = kind(16, **given, **rest)
+        x = random(B, N, 16).requires_grad_()
+        whole, maps = layer(x), layer.map(x)[:]
+        grads = torch.autograd.grad(whole.square().sum(), [x, *layer.parameters()])
+        names = [name for name, _ in layer.named_parameters()]
+        shared, pairs = cut_by_torch(layer, plan), []
+        if (kind, plan, given) in learned:
+            out = shared(x)
+            out.square().sum().backward()
+            pairs = [(out, whole), (x.grad, grads[0])]
+            pairs += [
+                (shared.get_parameter(name).grad.full_tensor(), grad)
+                for name, grad in zip(names, grads[1:], strict=True)
+            ]
+        with torch.no_grad():
+            cache = Dynamic()
+            steps = [shared(part, cache=cache) for part in x.split([N - 2, 1, 1], dim=1)]
+            pairs += [(shared(x), whole), (torch.cat(steps, dim=1), whole)]
+            pairs.append((shared.map(x)[:], maps.chunk(size, dim=1)[rank]))
+        worst = max(float((a - b).detach().abs().max()) for a, b in pairs)
+        found.append((f"{kind.__name__} {given}", worst))
+    return found
+
+
+def refused_heads() -> list[str]:
+    """What is said of layers of which the matrices alone do not make a share."""
+    rest: dict[str, Any] = {"dtype": torch.float64, "n_head": 4}
+    learns = 3  # the last ones
+    layers: list[tuple[MultiheadAttention, dict[str, Any]]] = [
+        (MultiheadAttention(16, **rest, sinks=True), BY_COLUMNS),
+        (MultiheadAttention(16, **rest, position=ALiBi(4)), BY_COLUMNS),
+        (MultiheadAttention(16, **rest, norm=QKNorm(over="each head")), BY_COLUMNS),
+        (MultiheadAttention(16, **rest, norm=QKNorm(over="projection")), BY_COLUMNS),
+        (MultiheadAttention(16, **rest, v_norm=Norm(over="projection", weight=False)), BY_COLUMNS),
+        (MultiheadAttention(16, **rest, gate="head"), BY_COLUMNS),
+        (MultiheadAttention(16, **rest, persistent=1), BY_COLUMNS),
+        (MultiheadAttention(16, n_head=3, d_k=6, dtype=torch.float64), BY_COLUMNS),
+        (MultiheadAttention(16, **rest, n_kv_head=1, d_k=6), BY_COLUMNS),
+        (MultiheadAttention(16, **rest), WHOLE_KEYS),
+        (MultiheadAttention(16, n_head=8, n_kv_head=2, dtype=torch.float64), WHOLE_KEYS),
+        (DifferentialAttention(16, **rest, start=0.5), BY_COLUMNS),
+        (LatentAttention(16, **rest, rank=5, d_rope=2), WHOLE_KEYS),
+        (MultiheadAttention(16, **rest, n_kv_head=1), WHOLE_KEYS),
+        (MultiheadAttention(16, **rest, norm=QKNorm()), BY_COLUMNS),
+        (LatentAttention(16, **rest, rank=5, d_rope=2), BY_COLUMNS),
+    ]
+    found = []
+    for i, (layer, plan) in enumerate(layers):
+        try:
+            with torch.set_grad_enabled(i >= len(layers) - learns):
+                cut_by_torch(layer, plan)(random(B, N, 16))
+            found.append("nothing")
+        except WqkvError as error:
+            found.append(str(error))
+    one = MultiheadAttention(16, 4, n_kv_head=1, persistent=2)
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    return [*found, _said(lambda: shard_heads(one, mesh))]
 
 
 class Block(nn.Module):
@@ -335,6 +443,7 @@ def complaints() -> list[str]:
         _said(lambda: Ranks(None, "spiral")),
         _said(lambda: Ring().spans(7)),
         _said(lambda: _with_cache()),
+        _said(lambda: _mapped()),
     ]
 
 
@@ -344,6 +453,12 @@ def _with_cache() -> None:
     layer = MultiheadAttention(8, 2)
     layer.mesh = Ring()
     layer(torch.zeros(1, 2, 8), cache=Dynamic())
+
+
+def _mapped() -> None:
+    layer = MultiheadAttention(8, 2, persistent=2)
+    layer.mesh = Ring()
+    layer.map(torch.zeros(1, 2, 8))
 
 
 def _said(do: Any) -> str:

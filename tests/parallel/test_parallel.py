@@ -26,6 +26,42 @@ def test_heads_over_ranks_equal_one_process(found):
         assert [name for name, worst in mine["heads"] if not worst < 1e-10] == []
 
 
+def test_matrices_that_torch_shares_equal_one_process(found):
+    for mine in found:
+        assert len(mine["torchs_heads"]) == 7
+        assert [name for name, worst in mine["torchs_heads"] if not worst < 1e-10] == []
+
+
+#: What is said on 2 ranks and on 4, which differs where the numbers do.
+REFUSED = [
+    "`sinks` is for 4 heads, and there are {0}.",
+    "ALiBi is made for 4 heads, and the call has {0}.",
+    "The norm is over 'each head' of 4 heads, and there are {0}.",
+    "The norm is over 'projection' of 4 heads, and there are {0}.",
+    "The norm is over 'projection' of 4 heads, and there are {0}.",
+    "The gate is for 4 heads, and there are {0}.",
+    "WQ gives {0} of 4 heads, and WK 4 of 4.",
+    "A projection gives {1} numbers a token: no whole heads of 6.",
+    "A projection gives {2} numbers a token: no whole heads of 6.",
+    "WQ gives {0} of 4 heads, and WK 4 of 4.",
+    "WQ gives {3} of 8 heads, and WK 2 of 2.",
+    "WQ gives {3} of 8 heads, and DifferentialAttention needs all: its first maps stand ",
+    "WQ gives {0} of 4 heads, and WK 4 of 4.",
+    "`WK` is whole, and there are {0} of 4 heads: its gradient would be this rank's part",
+    "`q_norm` is whole, and there are {0} of 4 heads: its gradient would be this rank's part",
+    "`WC` is whole, and there are {0} of 4 heads: its gradient would be this rank's part",
+    "ArgumentError: The 1 heads of `persistent_k` make no shares for {4} ranks.",
+]
+
+
+def test_matrices_that_are_no_share_of_a_layer(found):
+    numbers = {2: (2, 9, 3, 4, 2), 4: (1, 5, 2, 2, 4)}[len(found)]
+    for mine in found[:1]:
+        assert len(mine["refused_heads"]) == len(REFUSED)
+        for said, expected in zip(mine["refused_heads"], REFUSED, strict=True):
+            assert said.startswith(expected.format(*numbers)), said
+
+
 def test_with_fsdp_checkpointing_and_compile(found):
     for mine in found:
         assert [name for name, _ in mine["together"]] == [
@@ -74,6 +110,7 @@ def test_errors_name_the_numbers(found):
         "`layout` is 'spiral'.*'contiguous' or 'zigzag'",
         f"7 words do not make {size} equal parts.*Pad the text to 8",
         "keeps no cache",
+        "over words with persistent keys has no map.*layer.mesh to None",
     )
     for mine in found:
         for text, say in zip(mine["complaints"], says, strict=True):

@@ -71,6 +71,8 @@ ORDER = (
     "wqkv.layer.caches.spread",
     "wqkv.layer.caches",
     "wqkv.layer.parts",
+    "wqkv.layer.plain",
+    "wqkv.layer.node",
     "wqkv.layer.checks",
     "wqkv.layer.rules",
     "wqkv.layer.trace",

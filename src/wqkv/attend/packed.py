@@ -25,20 +25,19 @@ class Packed:
     scale: float
     softcap: float | None
     dropout_p: float
-
-    @property
-    def learned(self) -> int | None:
-        """Which of the tensors the bias is made of."""
-        bias = self.rules[1]
-        return bias[1]["tensor"] if isinstance(bias, list) else None
+    learned: int | None  # which of the tensors the bias is made of, if it has one
 
 
 def pack(call: Call) -> tuple[Packed, list[Tensor | None]]:
     """The call without q, k, v and sinks, and its tensors; the first is the seed of dropout."""
     tensors: list[Tensor | None] = [call.seed]
     numbers: list[int] = []
-    rules = [_pack(rule, tensors, numbers) for rule in (call.mask, call.bias, call.query_offset)]
-    return Packed(rules, numbers, call.scale, call.softcap, call.dropout_p), tensors
+    mask = _pack(call.mask, tensors, numbers)
+    first = len(tensors)
+    bias = _pack(call.bias, tensors, numbers)
+    learned = first if len(tensors) > first else None
+    rules = [mask, bias, _pack(call.query_offset, tensors, numbers)]
+    return Packed(rules, numbers, call.scale, call.softcap, call.dropout_p, learned), tensors
 
 
 def unpack(

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from numbers import Real
+from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from wqkv.attend.algebra import Mask
 from wqkv.attend.bias import Bias
 from wqkv.attend.call import autocasts, cast_dtype
 from wqkv.attend.rope import RoPE
 from wqkv.errors import ArgumentError, KindError, describe, message
-from wqkv.layer.parts import Norm, QKNorm, Temperature
+from wqkv.layer.parts import Norm, QKNorm, Temperature, own
+from wqkv.layer.plain import plain
 
 #: The counts that a layer cannot do without.
 NEEDED = ("d_model", "n_head", "rank", "d_rope")
@@ -55,8 +58,8 @@ def tensors(**given: object) -> None:
             )
 
 
-def inputs(Q: Tensor, K: Tensor, V: Tensor, sizes: tuple[int, int, int], weight: object) -> None:
-    """Raise unless Q, K and V fit each other, the sizes the layer takes, and its WQ's weight."""
+def inputs(Q: Tensor, K: Tensor, V: Tensor, sizes: tuple[int, int, int], WQ: object) -> None:
+    """Raise unless Q, K and V fit each other, the sizes the layer takes, and a plain WQ."""
     came: dict[str, object] = {"Q": Q, "K": K, "V": V}
     tensors(**came)
     for name, x, size in zip(came, (Q, K, V), sizes, strict=True):
@@ -106,8 +109,8 @@ def inputs(Q: Tensor, K: Tensor, V: Tensor, sizes: tuple[int, int, int], weight:
         raise ArgumentError(
             message("Q, K and V are on different devices.", came, "Move them to one device.")
         )
-    if isinstance(weight, nn.Parameter) and weight.is_floating_point():
-        came["WQ.weight"] = weight
+    if plain(WQ):  # Any other WQ may bring or cast its weight when it is called.
+        came["WQ.weight"] = weight = WQ.weight
         if weight.device != Q.device:
             raise ArgumentError(
                 message("The layer is on another device.", came, "Move Q or the layer.")
@@ -120,6 +123,70 @@ def _near_divisors(whole: int, near: int) -> str:
     divisors = [n for n in range(1, whole + 1) if whole % n == 0]
     below = [n for n in divisors if n < near][-1:]
     return " or ".join(str(n) for n in below + [n for n in divisors if n > near][:1])
+
+
+# A rank's share of the heads, which torch's tensor parallelism makes of the matrices alone.
+
+SHARE = "Share the layer with `shard_heads`, which shares all parts of a head, or says why not."
+
+
+def columns(x: Tensor, d: int) -> None:
+    """Raise unless a projection gives whole heads of d numbers."""
+    if x.shape[-1] % d or not x.shape[-1]:
+        raise ArgumentError(
+            message(
+                f"A projection gives {x.shape[-1]} numbers a token: no whole heads of {d}.",
+                {"projected": x},
+                SHARE,
+            )
+        )
+
+
+def share(layer: Any, q: Tensor, k: Tensor) -> None:
+    """Raise unless q and k have all heads of a layer, or a part of them in whole groups."""
+    q_heads, k_heads = q.shape[1], k.shape[1]
+    n_head, n_kv_head = layer.maps * layer.n_head, layer.maps * layer.n_kv_head
+    if q_heads * n_kv_head != k_heads * n_head and not k_heads == n_kv_head == 1:
+        raise ArgumentError(
+            message(
+                f"WQ gives {q_heads} of {n_head} heads, and WK {k_heads} of {n_kv_head}.",
+                {"q": q, "k": k},
+                SHARE,
+            )
+        )
+    if layer.maps > 1 and q_heads != n_head:
+        raise ArgumentError(
+            f"WQ gives {q_heads} of {n_head} heads, and {type(layer).__name__} needs all: its "
+            "first maps stand before its second ones.\nKeep its matrices whole on every rank."
+        )
+    if q_heads != n_head:
+        whole = {"WK": [k] if k_heads == n_kv_head else []}
+        for name in ("q_norm", "k_norm", "v_norm"):
+            norm = getattr(layer, name)
+            whole[name] = [] if norm is None else [*norm.parameters()]
+        for name, tensors in whole.items():
+            for tensor in tensors:
+                no_gradient(name, tensor, q_heads, n_head)
+    if layer.sinks is not None:
+        each_head("`sinks`", len(own(layer.sinks)), q_heads)
+
+
+def no_gradient(name: str, tensor: Tensor, q_heads: int, n_head: int) -> None:
+    """Raise where what is whole on every rank would learn from this rank's heads alone.
+
+    A DTensor knows its ranks, and sums its gradient.
+    """
+    if torch.is_grad_enabled() and tensor.requires_grad and not hasattr(tensor, "to_local"):
+        raise ArgumentError(
+            f"`{name}` is whole, and there are {q_heads} of {n_head} heads: its gradient would be "
+            f"this rank's part of the sum.\nCall under torch.no_grad(). {SHARE}"
+        )
+
+
+def each_head(what: str, have: int, n_head: int) -> None:
+    """Raise unless a part that each head has its own of is there for every head."""
+    if have != n_head:
+        raise ArgumentError(f"{what} is for {have} heads, and there are {n_head}.\n{SHARE}")
 
 
 def values(

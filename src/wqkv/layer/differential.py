@@ -73,6 +73,7 @@ class DifferentialAttention(MultiheadAttention):
     def _opened(
         self, q: Tensor, held: Sequence[Held], key_len: int | None = None
     ) -> tuple[Tensor, Sequence[Held], Callable[[Tensor], Tensor]]:
+        q, held, _ = super()._opened(q, held, key_len)
         held = [piece._replace(v=torch.cat((piece.v, piece.v), dim=1)) for piece in held]
         return q, held, self._difference
 

@@ -16,9 +16,10 @@ from wqkv.layer import checks
 from wqkv.layer.cache import Held
 from wqkv.layer.layer import MultiheadAttention, Where
 from wqkv.layer.parts import Norm, Normalise
+from wqkv.layer.plain import plain
 
 #: Arguments of MultiheadAttention that have no meaning here.
-_NOT_HERE = ("n_kv_head", "vdim", "norm", "v_norm", "clip")
+_NOT_HERE = ("n_kv_head", "vdim", "norm", "v_norm", "clip", "persistent")
 
 
 class LatentAttention(MultiheadAttention):
@@ -38,7 +39,8 @@ class LatentAttention(MultiheadAttention):
         q_rank: the size of a compressed vector for q, which makes WQ (Linear, norm, Linear); None.
         bias: True, False, or names out of WQ, WC, WR, WO and WG.
         c_norm: the norm of the compressed vectors (module `c_norm`).
-        rest: further arguments of MultiheadAttention, but for n_kv_head, vdim, norm, v_norm, clip.
+        rest: further arguments of MultiheadAttention, but for n_kv_head, vdim, norm, v_norm,
+            clip and persistent.
 
     Raises:
         ArgumentError, KindError: sizes that cannot be, or inputs that disagree with them.
@@ -121,11 +123,11 @@ class LatentAttention(MultiheadAttention):
         return {**rest, **own, "c_norm": self.c_norm.norm}
 
     def _queries(self, Q: Tensor, where: Where) -> Tensor:
-        plain, turning = self._split(self.WQ(Q), self.n_head).split(
+        straight, turning = self._split(self.WQ(Q), self.d_k).split(
             (self.d_k - self.d_rope, self.d_rope), dim=-1
         )
         turned = self._turned(turning, where.query_offset, where.positions, where.length)
-        return self._warmed(torch.cat((plain, turned), dim=-1), where)
+        return self._warmed(torch.cat((straight, turned), dim=-1), where)
 
     def _keys(self, K: Tensor, V: Tensor, where: Where) -> tuple[Tensor, Tensor]:
         if V is not K:
@@ -141,17 +143,27 @@ class LatentAttention(MultiheadAttention):
     def _opened(
         self, q: Tensor, held: Sequence[Held], key_len: int | None = None
     ) -> tuple[Tensor, Sequence[Held], Callable[[Tensor], Tensor]]:
-        if key_len is None or self._few(q.shape[2], key_len) is False:
-            return q, [self._expanded(piece) for piece in held], lambda heads: heads
-        plain, turned = q.split((self.d_k - self.d_rope, self.d_rope), dim=-1)
-        WK, WV = (
-            _matrix(module, self.rank, q).unflatten(1, (self.n_head, -1)).movedim(1, 0)
-            for module in (self.WK, self.WV)
-        )
-        q = torch.cat((plain @ WK.transpose(1, 2), turned), dim=-1)
+        if q.shape[1] != self.n_head:
+            checks.no_gradient("WC", held[0].k, q.shape[1], self.n_head)
+        matrices = None if key_len is None else self._matrices()
+        if key_len is None or matrices is None or self._few(q.shape[2], key_len) is False:
+            return super()._opened(q, [self._expanded(piece) for piece in held], key_len)
+        WK, WV = matrices
+        checks.share(self, q, WK[None])
+        straight, turned = q.split((self.d_k - self.d_rope, self.d_rope), dim=-1)
+        q = torch.cat((straight @ WK.transpose(1, 2), turned), dim=-1)
         # the values are c; the rotated part comes along, for the kernels want one width
         held = [piece._replace(v=piece.k) for piece in held]
         return q, held, lambda heads: heads[..., : self.rank] @ WV
+
+    def _matrices(self) -> list[Tensor] | None:
+        """WK and WV, (head, rank, d), if they are matrices and nothing else: only these fold."""
+        found: list[Tensor] = []
+        for matrix, d in ((self.WK, self.d_k - self.d_rope), (self.WV, self.d_v)):
+            if not plain(matrix) or matrix.bias is not None:
+                return None
+            found.append(self._split(matrix.weight.T[None], d)[0])
+        return found
 
     def _few(self, query_len: int, key_len: int) -> bool:
         """Whether it takes fewer multiplications a head to attend to c itself."""
@@ -161,14 +173,6 @@ class LatentAttention(MultiheadAttention):
 
     def _expanded(self, piece: Held) -> Held:
         c, r = piece.k.squeeze(1).split((self.rank, self.d_rope), dim=-1)
-        k, v = self._split(self.WK(c), self.n_head), self._split(self.WV(c), self.n_head)
-        r = r.unsqueeze(1).expand(-1, self.n_head, -1, -1)
+        k, v = self._split(self.WK(c), self.d_k - self.d_rope), self._split(self.WV(c), self.d_v)
+        r = r.unsqueeze(1).expand(-1, k.shape[1], -1, -1)
         return piece._replace(k=torch.cat((k, r), dim=-1), v=v)
-
-
-def _matrix(module: nn.Module, size: int, like: Tensor) -> Tensor:
-    """The matrix (size, out) that a projection without bias is, whatever module it is by now."""
-    if type(module) is nn.Linear and not module._forward_hooks and not module._forward_pre_hooks:
-        return module.weight.T
-    matrix: Tensor = module(torch.eye(size, dtype=like.dtype, device=like.device))
-    return matrix

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -14,16 +15,17 @@ from wqkv.attend.engines import reference
 from wqkv.attend.forms import read
 from wqkv.attend.functional import attention
 from wqkv.attend.masks import Dense, Full, Mask
-from wqkv.attend.merge import merge, with_sinks
+from wqkv.attend.merge import logaddexp, merge, with_sinks
 from wqkv.attend.parallel.agreement import together
 from wqkv.attend.parallel.ranks import Ranks
 from wqkv.attend.rope import RoPE, rotate
 from wqkv.errors import ArgumentError, EngineError, KindError, describe
 from wqkv.layer import checks
 from wqkv.layer.cache import Held, KVCache
+from wqkv.layer.node import one_node
 from wqkv.layer.parts import Norm, Normalise, QKNorm, Temperature, own
 from wqkv.layer.rules import Ruled, has_bias
-from wqkv.layer.trace import Trace
+from wqkv.layer.trace import Trace, all_steps
 from wqkv.maps.attention_map import AttentionMap
 from wqkv.maps.shared import SharedMap
 
@@ -71,6 +73,8 @@ class MultiheadAttention(Ruled):
         temperature: what q is multiplied by, by its position.
         softcap: scores become softcap * tanh(scores / softcap).
         sinks: True learns one more logit a head, `sinks`, whose value is zero; it starts at 0.
+        persistent: how many keys and values per head are learned (`persistent_k`, `persistent_v`).
+            Every query sees them, whatever the mask; no position turns them, no bias is added.
         gate: context * sigmoid(Q WG), with one number a "head" or a "channel" (module `WG`).
         scale: None is 1 / sqrt(d_k).
         dropout: the share of weights set to zero while training.
@@ -80,7 +84,7 @@ class MultiheadAttention(Ruled):
         ArgumentError, KindError: sizes that cannot be, or inputs that disagree with them.
 
     Source: Vaswani et al. 2017 (arXiv:1706.03762), section 3.2.2; the gate: Qiu et al. 2025
-    (arXiv:2505.06708).
+    (arXiv:2505.06708); persistent keys and values: Sukhbaatar et al. 2019 (arXiv:1907.01470).
 
     >>> layer = MultiheadAttention(512, 8)
     >>> layer(torch.randn(2, 17, 512)).shape
@@ -100,6 +104,8 @@ class MultiheadAttention(Ruled):
     v_norm: Normalise | None
     sinks: nn.Parameter | None
     position_0: nn.Parameter  # what `position` learns, where it learns
+    persistent_k: nn.Parameter | None
+    persistent_v: nn.Parameter | None
     #: Ring(mesh), AllToAll(mesh) or Ranks(mesh): Q, K and V are this rank's share of the words.
     mesh: Ranks | None = None
 
@@ -123,6 +129,7 @@ class MultiheadAttention(Ruled):
         temperature: Temperature | None = None,
         softcap: float | None = None,
         sinks: bool = False,
+        persistent: int = 0,
         gate: Literal["head", "channel"] | None = None,
         scale: float | None = None,
         dropout: float = 0.0,
@@ -137,7 +144,7 @@ class MultiheadAttention(Ruled):
         n_kv_head = n_head if n_kv_head is None else n_kv_head
         checks.counts(
             d_model=d_model, n_head=n_head, n_kv_head=n_kv_head,
-            d_k=d_k, d_v=d_v, kdim=kdim, vdim=vdim,
+            d_k=d_k, d_v=d_v, kdim=kdim, vdim=vdim, persistent=persistent or None,
         )  # fmt: skip
         checks.heads(d_model, n_head, n_kv_head, d_k)
         checks.values(
@@ -154,7 +161,7 @@ class MultiheadAttention(Ruled):
         self.mask: Mask = Full() if mask is None else mask
         self.position, self.scale, self.dropout, self.engine = position, scale, dropout, engine
         self.norm, self.clip, self.temperature, self.softcap = norm, clip, temperature, softcap
-        self.gate = gate
+        self.gate, self.persistent = gate, persistent
         where: dict[str, Any] = {"device": device, "dtype": dtype}
         sizes = self._sizes()
         sizes["WO"] = (n_head * self.d_v, d_model)
@@ -162,8 +169,8 @@ class MultiheadAttention(Ruled):
             sizes["WG"] = (d_model, n_head * (self.d_v if gate == "channel" else 1))
         biased = _biased(bias, sizes)
         for name, size in sizes.items():
-            made = nn.Linear(*size, bias=name in biased, **where) if WO or name != "WO" else None
-            self.register_module(name, made)
+            matrix = nn.Linear(*size, bias=name in biased, **where) if WO or name != "WO" else None
+            self.register_module(name, matrix)
         self.q_norm = self.k_norm = self.v_norm = None
         if norm is not None:
             self.q_norm = Normalise(norm, self.maps * n_head, self.d_k, **where)
@@ -173,6 +180,11 @@ class MultiheadAttention(Ruled):
         self.register_parameter("sinks", None)
         if sinks:
             self.sinks = nn.Parameter(torch.zeros(self.maps * n_head, **where))
+        for name, heads, d in (("k", self.maps * n_kv_head, self.d_k), ("v", n_kv_head, self.d_v)):
+            self.register_parameter(f"persistent_{name}", None)
+            if persistent:
+                made = torch.randn(heads, persistent, d, **where) / math.sqrt(heads * d)
+                self.register_parameter(f"persistent_{name}", nn.Parameter(made))
 
     @property
     def position(self) -> RoPE | Bias | None:
@@ -247,24 +259,17 @@ class MultiheadAttention(Ruled):
                 None with a cache is the cache's length.
             cache: keys and values of earlier calls, which this call's are added to.
         """
+        rest = {"mask": mask, "positions": positions, "query_offset": query_offset, "cache": cache}
+        if (node := one_node(self, Q, K, V, **rest)) is not None:
+            return node  # type: ignore[no-any-return]
         ranks = self.mesh or getattr(cache, "ranks", None)
-        group = None if ranks is None else ranks.group
-        with together(group):
+        with together(None if ranks is None else ranks.group):
             q, held, where = self._prepare(Q, K, V, mask, positions, query_offset, cache)
             alone = cache is None or cache.ranks is None
             key_len = sum(piece.k.shape[2] for piece in held) if alone else where.length
             q, held, finish = self._opened(q, held, key_len)
             calls = self._calls(q, held, where)
-        rest: dict[str, Any] = {"dropout_p": self.dropout if self.training else 0.0}
-        rest |= {"engine": self.engine, "mesh": self.mesh}
-        if len(calls) == 1 and alone:
-            heads = attention(**calls[0], **rest)
-        else:  # the sinks once, after the merge
-            rest |= {"sinks": None, "return_lse": True}
-            with together(group):
-                part = merge(*(attention(**call | rest) for call in calls))
-            part = part if cache is None else cache.whole(part)
-            heads = with_sinks(part, own(self.sinks)).out
+        heads = self._attended(calls, cache)
         return self._output(finish(heads), Q)
 
     def trace(
@@ -279,6 +284,8 @@ class MultiheadAttention(Ruled):
     ) -> Trace:
         """The same call with every intermediate kept and no dropout. Builds the whole matrix.
 
+        Persistent keys and values stand behind the others.
+
         >>> layer = MultiheadAttention(6, 2)
         >>> layer.trace(torch.randn(1, 3, 6)).weights.shape
         torch.Size([1, 2, 3, 3])
@@ -290,17 +297,17 @@ class MultiheadAttention(Ruled):
             )
         q, held, where = self._prepare(Q, K, V, mask, positions, query_offset, None)
         q, held, finish = self._opened(q, held)
-        call = request(**self._calls(q, held, where)[0])
-        if reasons := reference.reasons_against(call):
+        calls = [request(**call) for call in (*self._calls(q, held, where), *self._beside(q))]
+        if reasons := reference.reasons_against(calls[0]):
             raise EngineError(
                 f"A trace keeps every weight: {reasons[0]}.\nTrace fewer queries at a time."
             )
-        steps = reference.steps(call, call.places())
-        context = finish(steps.out)
+        scores, weights, heads = all_steps(calls)
+        k = torch.cat([call.key for call in calls], dim=2)
+        v = torch.cat([call.value for call in calls], dim=2)
+        context = finish(heads)
         output = self._output(context, Q)
-        return Trace(
-            call.query, call.key, call.value, steps.scores, steps.weights, _join(context), output
-        )
+        return Trace(calls[0].query, k, v, scores, weights, _join(context), output)
 
     def map(
         self,
@@ -316,6 +323,7 @@ class MultiheadAttention(Ruled):
 
         Over words (`mesh`) it is the map of the whole text, a SharedMap, which every rank asks for.
         Where the heads are shared it has this rank's: see `SharedMap.heads`.
+        Persistent keys have no column; like a sink they take a part of every row.
 
         >>> layer = MultiheadAttention(6, 2)
         >>> layer.map(torch.randn(1, 3, 6))[0, 1, 2].shape
@@ -326,7 +334,18 @@ class MultiheadAttention(Ruled):
             q, held, _ = self._opened(q, held)
             call = self._calls(q, held, where)[0]
             del call["value"]
-        return AttentionMap(**call) if self.mesh is None else SharedMap.words(self.mesh, **call)
+            if self.mesh is not None and self.persistent:
+                raise ArgumentError(
+                    "A layer over words with persistent keys has no map.\n"
+                    "Set layer.mesh to None and pass the whole text."
+                )
+        if self.mesh is not None:
+            return SharedMap.words(self.mesh, **call)
+        seen = AttentionMap(**call)
+        for beside in self._beside(q):
+            del beside["value"]
+            seen = AttentionMap(**call, lse=logaddexp(seen.lse, AttentionMap(**beside).lse))
+        return seen
 
     def qkv(
         self,
@@ -366,7 +385,7 @@ class MultiheadAttention(Ruled):
                 "each rank a share of the keys."
             )
         if cache is not None and cache.filled:
-            checks.inputs(Q, Q, Q, (self.d_model,) * 3, getattr(self.WQ, "weight", None))
+            checks.inputs(Q, Q, Q, (self.d_model,) * 3, self.WQ)
             held = cache.held()
             where = self._where(Q, None, mask, positions, query_offset, 0, _end(held))
             return self._queries(Q, where), held, where
@@ -374,7 +393,7 @@ class MultiheadAttention(Ruled):
         K = Q if K is None else K
         V = K if V is None else V
         sizes = self.d_model, self.kdim, self.vdim
-        checks.inputs(Q, K, V, sizes, getattr(self.WQ, "weight", None))
+        checks.inputs(Q, K, V, sizes, self.WQ)
         first = 0 if cache is None else cache.length
         if cache is not None and query_offset is None:
             query_offset = first
@@ -424,20 +443,22 @@ class MultiheadAttention(Ruled):
         return Where(rule, query_offset, first_key, positions, K is None, length)
 
     def _queries(self, Q: Tensor, where: Where) -> Tensor:
-        q = self._clipped(self._split(self.WQ(Q), self.maps * self.n_head), self.q_norm)
+        q = self._clipped(self._split(self.WQ(Q), self.d_k), self.q_norm)
         q = self._turned(q, where.query_offset, where.positions, where.length)
         return self._warmed(self._placed(q, self.q_norm), where)
 
     def _keys(self, K: Tensor, V: Tensor, where: Where) -> tuple[Tensor, Tensor]:
-        k = self._clipped(self._split(self.WK(K), self.maps * self.n_kv_head), self.k_norm)
-        v = self._split(self.WV(V), self.n_kv_head)
+        k = self._clipped(self._split(self.WK(K), self.d_k), self.k_norm)
+        v = self._split(self.WV(V), self.d_v)
         v = self._clipped(v if self.v_norm is None else _normed(self.v_norm, v), None)
         positions = where.positions if where.own else None
         k = self._turned(k, where.first_key, positions, where.length)
         return self._placed(k, self.k_norm), v
 
-    def _split(self, x: Tensor, heads: int) -> Tensor:
-        return torch.unflatten(x, -1, (heads, -1)).transpose(1, 2)
+    def _split(self, x: Tensor, d: int) -> Tensor:
+        """The heads of a projection, d numbers each: where ranks share its columns, their own."""
+        checks.columns(x, d)
+        return torch.unflatten(x, -1, (-1, d)).transpose(1, 2)
 
     def _clipped(self, x: Tensor, norm: Normalise | None) -> Tensor:
         """After the norm that comes before the position, and the clip."""
@@ -511,6 +532,35 @@ class MultiheadAttention(Ruled):
             )
         return calls
 
+    def _beside(self, q: Tensor) -> list[dict[str, Any]]:
+        """What `attention` is asked for the persistent keys, which stand at no position."""
+        if self.persistent_k is None:
+            return []
+        k, v = (
+            own(x).to(q.dtype).expand(len(q), -1, -1, -1)
+            for x in (self.persistent_k, self.persistent_v)
+        )
+        _, (piece,), _ = self._opened(q, [Held(k, v)])
+        rules = {"scale": self.scale, "softcap": self.softcap}
+        return [{"query": q, "key": piece.k, "value": piece.v, **rules}]
+
+    def _attended(self, calls: Sequence[dict[str, Any]], cache: KVCache | None = None) -> Tensor:
+        """The heads' results: attention to every piece, merged."""
+        rest: dict[str, Any] = {"dropout_p": self.dropout if self.training else 0.0}
+        rest |= {"engine": self.engine}
+        beside = self._beside(calls[0]["query"])
+        if len(calls) == 1 and not beside and (cache is None or cache.ranks is None):
+            alone: Tensor = attention(**calls[0], **rest, mesh=self.mesh)
+            return alone
+        # what stands at no position once, after the merge over all ranks
+        rest |= {"sinks": None, "return_lse": True}
+        ranks = self.mesh or getattr(cache, "ranks", None)
+        with together(None if ranks is None else ranks.group):
+            part = merge(*(attention(**call | rest, mesh=self.mesh) for call in calls))
+        part = part if cache is None else cache.whole(part)
+        part = merge(part, *(attention(**call | rest) for call in beside))
+        return with_sinks(part, own(self.sinks)).out
+
     def _opened(
         self, q: Tensor, held: Sequence[Held], key_len: int | None = None
     ) -> tuple[Tensor, Sequence[Held], Callable[[Tensor], Tensor]]:
@@ -518,12 +568,14 @@ class MultiheadAttention(Ruled):
 
         The cheapest for `key_len` keys, or the formula's own queries and keys where it is None.
         """
+        checks.share(self, q, held[0].k)
         return q, held, lambda heads: heads
 
     def _output(self, context: Tensor, Q: Tensor) -> Tensor:
         if self.gate is not None:
-            gate = torch.sigmoid(self._split(self.WG(Q), self.n_head))
-            context = context * gate
+            gate = self._split(self.WG(Q), self.d_v if self.gate == "channel" else 1)
+            checks.each_head("The gate", gate.shape[1], context.shape[1])
+            context = context * torch.sigmoid(gate)
         joined = _join(context)
         if self.WO is None:
             return joined
@@ -535,6 +587,8 @@ class MultiheadAttention(Ruled):
         if self.n_kv_head != self.n_head:
             parts.append(f"n_kv_head={self.n_kv_head}")
         parts.append(f"d_k={self.d_k}")
+        if self.persistent:
+            parts.append(f"persistent={self.persistent}")
         if not isinstance(self.mask, Full):
             parts.append(f"mask={self.mask!r}")
         for name in ("position", "clip", "temperature", "softcap", "gate"):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from wqkv.attend.engines import reference
 from wqkv.attend.forms import Form, tagged
-from wqkv.errors import ArgumentError, KindError, describe
+from wqkv.errors import ArgumentError, KindError, describe, message
 
 KINDS = ("rms", "layer", "l2")
 OVER = ("head", "each head", "projection")
@@ -71,7 +71,7 @@ class Normalise(nn.Module):
         super().__init__()
         if not isinstance(norm, Norm):
             raise KindError(f"A norm is a Norm, not {describe(norm)}.")
-        self.norm = norm
+        self.norm, self.n_head = norm, n_head
         shape = {"head": (d,), "each head": (n_head, d), "projection": (n_head * d,)}[norm.over]
         self.register_parameter("weight", None)
         self.register_parameter("bias", None)
@@ -89,6 +89,7 @@ class Normalise(nn.Module):
             None if part is None else own(part).to(x.dtype) for part in (self.weight, self.bias)
         )
         size = x.shape[-1:]
+        self._check_heads(heads, weight if bias is None else bias)
         inside = weight if self.norm.over != "each head" else None  # as the kernels take it
         if self.norm.kind == "rms":
             x = F.rms_norm(x, size, inside, self.norm.eps)
@@ -101,6 +102,23 @@ class Normalise(nn.Module):
         if bias is not None:
             x = x + bias
         return x.view_as(heads).to(heads.dtype)
+
+    def _check_heads(self, heads: Tensor, learned: Tensor | None) -> None:
+        """Raise where some heads are on other ranks, and the norm needs them or is for all."""
+        n = heads.shape[2] if heads.ndim == 4 else 1
+        have = self.n_head
+        if self.norm.over == "head":
+            return
+        if self.norm.over == "each head":
+            have = n if learned is None else len(learned)
+        if n != have:
+            raise ArgumentError(
+                message(
+                    f"The norm is over {self.norm.over!r} of {have} heads, and there are {n}.",
+                    {"heads": heads},
+                    "Share the layer with `shard_heads`, or keep its matrices whole.",
+                )
+            )
 
     def extra_repr(self) -> str:
         return repr(self.norm)

@@ -59,7 +59,7 @@ def shard_heads(layer: MultiheadAttention, mesh: DeviceMesh) -> MultiheadAttenti
     parallelize_module(layer, mesh, plan)
     for norm in filter(None, (layer.q_norm, layer.k_norm, layer.v_norm)):
         _share(norm, mesh, [Shard(0) if norm.norm.over == "each head" else Replicate()])
-    _share(layer, mesh, [Shard(0)])  # the sinks
+    _share(layer, mesh, [Shard(0)])  # the sinks, and the persistent keys and values
     layer.n_head, layer.n_kv_head = n_head // size, max(kv_heads // size, 1)
     return layer
 
@@ -85,6 +85,11 @@ def _check(layer: MultiheadAttention, size: int) -> None:
                 f"`{name}` is over {over!r}, which the ranks do not have apart.\n"
                 "Norms over one head with weights for all can be shared."
             )
+    if shared and layer.persistent:
+        raise ArgumentError(
+            f"The {kv_heads} heads of `persistent_k` make no shares for {size} ranks.\n"
+            "Pass a mesh whose size divides the key heads."
+        )
 
 
 def _share(module: nn.Module, mesh: DeviceMesh, placements: list[Placement]) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from wqkv import pictures
+from wqkv.attend.call import Call
+from wqkv.attend.engines import reference
+from wqkv.attend.merge import Partial, merge, share
 from wqkv.errors import describe
 
 if TYPE_CHECKING:
@@ -50,3 +55,14 @@ class Trace:
 
     def _pictures(self) -> list[pictures.Picture]:
         return [(f"head {h}", one) for h, one in enumerate(self.weights[0].detach().float())]
+
+
+def all_steps(calls: Sequence[Call]) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores and weights of several calls of the same queries, side by side, and what they give."""
+    first, *others = (reference.steps(call, call.places()) for call in calls)
+    if not others:
+        return first.scores, first.weights, first.out
+    parts = [first, *others]
+    whole = merge(*(Partial(part.out, part.lse) for part in parts))
+    weights = [part.weights * share(part.lse, whole.lse) for part in parts]
+    return torch.cat([part.scores for part in parts], -1), torch.cat(weights, -1), whole.out

@@ -16,6 +16,7 @@ from wqkv.attend.engines import reference
 from wqkv.attend.merge import share
 from wqkv.attend.places import At
 from wqkv.errors import ArgumentError
+from wqkv.layer.convert.huggingface import check_plain
 from wqkv.layer.layer import MultiheadAttention
 from wqkv.look.sweep import Sweep
 from wqkv.maps.attention_map import AttentionMap
@@ -38,6 +39,12 @@ class OpenLayer:
                 f"Each head of {type(layer).__name__} is a difference of {layer.maps} maps, and "
                 "what is shown here has one.\nLook at it with its `map` and `trace`."
             )
+        if layer.persistent:
+            raise ArgumentError(
+                f"{layer.persistent} of the keys are persistent, which are no words of the text.\n"
+                "Look at the layer with its `map` and `trace`."
+            )
+        check_plain(layer)
         self.layer, self.x = layer, x
         self.q, self.k, self.v = layer.qkv(x, source)
         self._pushed: dict[int, Tensor] = {}
@@ -128,7 +135,7 @@ class OpenLayer:
 
     def WO(self, head: int) -> Tensor:
         """The rows of the paper's WO that belong to a head: (d_v, d_model)."""
-        return torch.unflatten(self._WO.T, 0, (self.layer.n_head, -1))[head]
+        return torch.unflatten(self._WO.T, 0, (-1, self.layer.d_v))[head]
 
     @property
     def _WO(self) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from wqkv.errors import ArgumentError, WqkvError, describe
 from wqkv.layer.convert.huggingface import from_hf, matrices, stacks
@@ -150,6 +151,7 @@ def _listening(
     turns: dict[nn.Module, list[Place]] = {}  # layers that share modules go by their turn
     readers: dict[nn.Module, str] = {}
     now: dict[str, Tensor] = {}
+    hooks: list[RemovableHandle] = []
     for place, holds in modules.items():
         turns.setdefault(holds["WO"], []).append(place)
         readers[holds["WQ"]] = "Q"
@@ -160,15 +162,24 @@ def _listening(
         now[readers[module]] = args[0]
 
     def left(module: nn.Module, args: tuple[Any, ...], y: Tensor) -> None:
+        deaf()  # our layer is made of these very modules, and may call them
         heard(turns[module].pop(0), now.pop("Q"), now.pop("K", None), y)
+        listen()
 
-    hooks = [module.register_forward_pre_hook(reached) for module in readers]
-    hooks += [module.register_forward_hook(left) for module in turns]
+    def listen() -> None:
+        # the first of all hooks on what is read, for those before it our layer runs too
+        hooks.extend(m.register_forward_pre_hook(reached, prepend=True) for m in readers)
+        hooks.extend(module.register_forward_hook(left) for module in turns)
+
+    def deaf() -> None:
+        while hooks:
+            hooks.pop().remove()
+
+    listen()
     try:
         yield
     finally:
-        for hook in hooks:
-            hook.remove()
+        deaf()
 
 
 def _compared(

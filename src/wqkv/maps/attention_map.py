@@ -55,7 +55,8 @@ class AttentionMap:
     Args:
         query: (batch, n_head, query_len, d_k); the rest is as in `attention`.
         key: (batch, n_kv_head, key_len, d_k).
-        lse: the logsumexp of every row, if it is known: (batch, n_head, query_len).
+        lse: the logsumexp of every row, if it is known: (batch, n_head, query_len). It may count
+            more than these keys, which then have their part of the row.
         limit: the most weights that one tile may hold.
 
     Raises:

@@ -32,9 +32,7 @@ class Top(NamedTuple):
 def times(P: Weights, X: Tensor) -> Tensor:
     """P X."""
     key = P.call.key
-    part = P.attend(value=spread("X", X, "keys", key.shape[:3]).to(key))
-    P.known = part.lse if P.known is None else P.known
-    return part.out
+    return P.times(spread("X", X, "keys", key.shape[:3]).to(key))[0]
 
 
 def t_times(P: Weights, Y: Tensor) -> Tensor:
@@ -64,10 +62,10 @@ def entropy(P: Weights) -> Tensor:
         for block in P.blocks():
             total[block.rows] += torch.special.entr(P.block(block)).sum(dim=-1)
         return total
-    out, P.known = P.attend()  # the values are the keys: P K
-    lse = P.known
-    mean_score = (call.query * out).sum(dim=-1) * call.scale
-    mass = 1.0 if call.sinks is None else 1 - (call.sinks.view(1, -1, 1) - lse).exp()
+    PK, mine = P.times(call.key)
+    lse = P.lse
+    mean_score = (call.query * PK).sum(dim=-1) * call.scale
+    mass = mine if call.sinks is None else mine - (call.sinks.view(1, -1, 1) - lse).exp()
     return (lse * mass - mean_score).masked_fill(lse == -torch.inf, 0)
 
 
@@ -87,7 +85,7 @@ def mean_distance(P: Weights) -> Tensor:
     X = X.expand(*call.key.shape[:2], key_len, 2)
     start = offset.to(P.device)[:, None, None] if isinstance(offset, Tensor) else offset
     i = numbers(range(query_len), P.device) + start
-    sums = P.attend(value=X).out
+    sums, _ = P.times(X)
     # the keys that do not stand after the query, in their share of the row
     back, back_lse = P.attend(value=X, mask=call.mask & Causal(), sinks=None)
     back = back * share(back_lse, P.lse)

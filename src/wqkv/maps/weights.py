@@ -22,7 +22,7 @@ from wqkv.attend.call import Call, unrounded
 from wqkv.attend.engines import reference
 from wqkv.attend.engines.by_reference import extreme_rows
 from wqkv.attend.engines.plan import ROWS, plan
-from wqkv.attend.merge import Partial, logaddexp
+from wqkv.attend.merge import Partial, logaddexp, share
 from wqkv.attend.places import At, Rect, places
 from wqkv.attend.values import version
 from wqkv.errors import ArgumentError, message
@@ -106,6 +106,17 @@ class Weights:
         call = replace(self.call, **changes)
         part: Partial = engines.choose(call, "auto").run(call)
         return part
+
+    def times(self, X: Tensor) -> tuple[Tensor, Tensor]:
+        """P X, and the share of every row that these keys and the sink have.
+
+        It is 1 unless the lse that is known counts more keys than there are here.
+        """
+        part = self.attend(value=X)
+        if self.known is None:
+            self.known = part.lse
+        mine = share(part.lse, self.known)
+        return part.out * mine, mine[..., 0]
 
     def tile(self, b: Line, h: Line, i: Line, j: Line) -> Tensor:
         """The weights at every combination of batch, head, query and key."""

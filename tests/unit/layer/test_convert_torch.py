@@ -6,8 +6,10 @@ import pickle
 
 import pytest
 import torch
+from torch import distributed as dist
 from torch import nn
-from torch.nn.utils import parametrizations
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.utils import parametrizations, prune
 
 from wqkv import (
     ALiBi,
@@ -73,13 +75,16 @@ SIZES = {
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("zero", [True, False])
-def test_there_and_back(sizes: str, bias: bool, zero: bool):
-    made = theirs(bias=bias, add_zero_attn=zero, dropout=0.25, **SIZES[sizes]).eval()
+@pytest.mark.parametrize("learned", [True, False])
+def test_there_and_back(sizes: str, bias: bool, zero: bool, learned: bool):
+    rest = {"add_zero_attn": zero, "add_bias_kv": learned}
+    made = theirs(bias=bias, dropout=0.25, **rest, **SIZES[sizes]).eval()
     ours = from_torch(made)
     assert type(ours) is MultiheadAttention and not ours.training and ours.dropout == 0.25
     names = {f"{name}.{part}" for name in ("WQ", "WK", "WV", "WO") for part in ("weight", "bias")}
-    learned = {name for name, x in ours.named_parameters() if x.requires_grad}
-    assert learned == (names if bias else {name for name in names if "weight" in name})
+    names = names if bias else {name for name in names if "weight" in name}
+    names |= {"persistent_k", "persistent_v"} if learned else set()
+    assert {name for name, x in ours.named_parameters() if x.requires_grad} == names
     back = to_torch(ours)
     same(back, made)
     assert back.batch_first and back.add_zero_attn == zero
@@ -89,7 +94,8 @@ def test_there_and_back(sizes: str, bias: bool, zero: bool):
     K, V = words(B, NK, made.kdim, seed=1), words(B, NK, made.vdim, seed=2)
     expected, weights = made(Q, K, V, average_attn_weights=False)
     close(ours(Q, K, V), expected)
-    close(ours.trace(Q, K, V).weights, weights[..., :NK])
+    close(ours.trace(Q, K, V).weights, weights[..., : NK + learned])
+    close(ours.map(Q, K, V)[:], weights[..., :NK])
     assert torch.equal(back(Q, K, V)[0], made(Q, K, V)[0])
 
 
@@ -137,8 +143,10 @@ class Other(nn.MultiheadAttention):
 
 @pytest.mark.parametrize("door", [from_torch, convert])
 def test_what_ours_cannot_hold(door):
-    with pytest.raises(ArgumentError, match=r"(?s)has bias_k, bias_v, which our.*takes in_proj_w"):
-        door(theirs(add_bias_kv=True))
+    made = theirs()
+    made.register_buffer("seen", torch.zeros(3))
+    with pytest.raises(ArgumentError, match=r"(?s)has seen, which our.*It takes in_proj_weight,"):
+        door(made)
     with pytest.raises(KindError, match=r"nn.MultiheadAttention itself is asked for, not Other"):
         door(Other(D_MODEL, N_HEAD))
     with pytest.raises(KindError, match="not ParametrizedMultiheadAttention"):
@@ -155,6 +163,12 @@ def with_adapter() -> MultiheadAttention:
     return made
 
 
+def with_half_of_a_matrix() -> MultiheadAttention:
+    made = ours(bias=False)
+    made.WQ = nn.Linear(D_MODEL, 22, bias=False)
+    return made
+
+
 def with_learned_sinks(learned: bool) -> MultiheadAttention:
     made = ours(sinks=True)
     made.sinks.requires_grad_(learned)
@@ -167,7 +181,7 @@ HELD_NOT = [
     (lambda: ours(d_k=5), "d_k is 5, not 11; d_v is 5, not 11"),
     (lambda: ours(d_v=13), "d_v is 13, not 11"),
     (lambda: ours(6, d_k=5), "d_model 33 is not a multiple of n_head 6"),
-    (lambda: ours(WO=False), "WO is NoneType, not Linear"),
+    (lambda: ours(WO=False), "WO is a builtins.NoneType, not nn.Linear"),
     (lambda: ours(bias=["WQ"]), "it has WQ.bias"),
     (lambda: ours(bias=["WQ", "WK", "WO"]), "it has no WV.bias"),
     (lambda: ours(mask=Causal()), r"mask is Causal\(\), not Full\(\)"),
@@ -179,9 +193,11 @@ HELD_NOT = [
     (lambda: ours(gate="head"), "gate is 'head', not None; it has WG.bias; it has WG.weight"),
     (lambda: ours(v_norm=Norm()), "layer: it has v_norm.weight.\nIt has d_model"),
     (lambda: ours(v_norm=Norm(weight=False)), "layer: it has v_norm.\nIt has d_model"),
+    (lambda: ours(persistent=2), "persistent is 2, not 1"),
+    (with_half_of_a_matrix, r"WQ.weight is \(22, 33\), not \(33, 33\)"),
     (lambda: with_learned_sinks(True), "it has sinks"),
     (lambda: with_learned_sinks(False), "it has sinks"),
-    (with_adapter, "WV is Sequential, not Linear"),
+    (with_adapter, r"WV is a torch\.nn\.modules\.container\.Sequential, not nn\.Linear"),
     (lambda: DifferentialAttention(40, 2, start=0.8), "it is a DifferentialAttention"),
 ]
 
@@ -251,19 +267,109 @@ def test_a_module_by_itself():
     assert not back.batch_first
 
 
-@pytest.mark.parametrize("what", ["learned keys", "a hook", "a hook inside"])
+def replaced(module: nn.Module) -> None:
+    module.forward = type(module).forward
+
+
+def put(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
+    setattr(module, name, nn.Parameter(tensor, requires_grad=False))
+
+
+class Quantized(torch.Tensor):
+    """Stands for a tensor that computes by its own rules."""
+
+
+LOST = {
+    "a hook": (lambda m: m.register_forward_pre_hook(lambda *_: None), "it has _forward_pre_hooks"),
+    "a hook on the way back": (
+        lambda m: m.register_full_backward_hook(lambda *_: None),
+        "it has _backward_hooks",
+    ),
+    "a hook inside": (
+        lambda m: m.out_proj.register_forward_hook(lambda *_: None),
+        "out_proj has _forward_hooks",
+    ),
+    "a hook of a parameter": (
+        lambda m: m.q_proj_weight.register_hook(lambda grad: grad * 0),
+        "it has hooks of q_proj_weight",
+    ),
+    "a hook after a gradient": (
+        lambda m: m.out_proj.bias.register_post_accumulate_grad_hook(lambda _: None),
+        "out_proj has hooks of bias",
+    ),
+    "another forward": (replaced, "it has a replaced forward"),
+    "another forward inside": (lambda m: replaced(m.out_proj), "out_proj has a replaced forward"),
+    "another kind of tensor": (
+        lambda m: put(m, "k_proj_weight", torch.ones(D_MODEL, KDIM).as_subclass(Quantized)),
+        "it has a k_proj_weight of class Quantized",
+    ),
+    "a parametrization inside": (
+        lambda m: parametrizations.weight_norm(m.out_proj),
+        "out_proj has .*parametrizations, which",
+    ),
+    "pruned": (
+        lambda m: prune.random_unstructured(m, "in_proj_bias", 0.5),
+        "it has _forward_pre_hooks",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", LOST)
 def test_all_are_replaced_or_none(what: str):
-    block, error = Block(), ArgumentError
-    if what == "learned keys":
-        block.both["cross"] = theirs(add_bias_kv=True)
-        says = r"both\.cross: nn.MultiheadAttention has bias_k"
-    else:
-        at = block.both["cross"] if what == "a hook" else block.both["cross"].out_proj
-        at.register_forward_pre_hook(lambda *_: None)
-        says = r"(?s)both\.cross: it has _forward_pre_hooks, which would be lost.*put them on"
-    with pytest.raises(error, match=says):
+    block, (change, says) = Block(), LOST[what]
+    change(block.both["cross"])
+    with pytest.raises(ArgumentError, match=rf"(?s)both\.cross: {says}"):
         convert(block)
     assert not any(isinstance(module, StandIn) for module in block.modules())
+    with pytest.raises(ArgumentError, match=f"(?s)^{says}"):
+        from_torch(block.both["cross"])
+
+
+def test_hooks_of_all_modules_of_the_process_stay():
+    hook = register_module_forward_pre_hook(lambda *_: None)
+    try:
+        assert isinstance(convert(theirs()), StandIn)
+    finally:
+        hook.remove()
+
+
+def test_parameters_that_two_modules_share():
+    block = nn.ModuleList([theirs(), theirs(), nn.Linear(D_MODEL, D_MODEL)])
+    block[1].in_proj_weight = block[0].in_proj_weight
+    says = (
+        r"(?s)0: one parameter is 0\.in_proj_weight and 1\.in_proj_weight, and would.*tie the new"
+    )
+    with pytest.raises(ArgumentError, match=says):
+        convert(block)
+    block[1] = theirs()
+    block[2].weight = block[1].out_proj.weight
+    with pytest.raises(ArgumentError, match=r"1: one parameter is 1\.out_proj\.weight and 2\.wei"):
+        convert(block)
+    assert not any(isinstance(module, StandIn) for module in block.modules())
+    block[2] = block[1]  # one module in two places stays one
+    assert convert(block)[2] is block[1]
+    block[0].WQ.weight = block[1].WK.weight
+    with pytest.raises(ArgumentError, match=r"0: one parameter is 0\.WQ\.weight and 1\.WK\.weight"):
+        to_torch(block)
+    alone = theirs(kdim=D_MODEL, vdim=KDIM)
+    alone.q_proj_weight = alone.k_proj_weight
+    with pytest.raises(ArgumentError, match="q_proj_weight and k_proj_weight, and would"):
+        convert(alone)
+
+
+@pytest.fixture
+def one_rank():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_a_model_that_is_wrapped_already(one_rank):
+    says = r"(?s)The model is DistributedDataParallel, .*Pass the model before it is wrapped"
+    with pytest.raises(ArgumentError, match=says):
+        convert(nn.parallel.DistributedDataParallel(theirs()))
+    other = nn.parallel.DistributedDataParallel(nn.Linear(3, 5))
+    assert convert(other) is other
 
 
 def test_going_back_too_is_all_or_none():
@@ -274,8 +380,10 @@ def test_going_back_too_is_all_or_none():
     assert isinstance(block.first, StandIn)
     block.both["cross"].mask = MultiheadAttention(4, 2).mask
     block.first.WQ.register_forward_hook(lambda *_: None)
-    with pytest.raises(ArgumentError, match="first: it has _forward_hooks"):
+    with pytest.raises(ArgumentError, match="first: WQ has _forward_hooks"):
         to_torch(block)
+    with pytest.raises(ArgumentError, match=r"(?s)^WQ has _forward_hooks, which would be los"):
+        to_torch(block.first)
 
 
 def test_a_step_of_training_is_torchs():
@@ -317,6 +425,7 @@ def states() -> dict[str, tuple[nn.Module, nn.Module]]:
         "separate": (theirs(kdim=KDIM), convert(theirs(kdim=KDIM))),
         "no bias": (theirs(bias=False), convert(theirs(bias=False))),
         "zero key": (theirs(add_zero_attn=True), convert(theirs(add_zero_attn=True))),
+        "learned key": (theirs(add_bias_kv=True), convert(theirs(add_bias_kv=True))),
         "block": (Block(), convert(Block())),
     }
 
@@ -363,7 +472,7 @@ def test_states_that_do_not_fit_are_named():
         convert(theirs()).load_state_dict(state)
     with pytest.raises(RuntimeError, match=r"Unexpected key.*WQ\.bias"):
         convert(theirs(bias=False)).load_state_dict(theirs().state_dict())
-    with pytest.raises(RuntimeError, match=r"Unexpected key.*bias_k"):
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*persistent_k"):
         convert(theirs()).load_state_dict(theirs(add_bias_kv=True).state_dict())
 
 

@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from wqkv import (
     Causal,
@@ -24,7 +25,7 @@ from wqkv import (
 from wqkv.attend.rope import DynamicNTK, Given, Linear, Llama3, LongRoPE, YaRN
 from wqkv.errors import ArgumentError, KindError
 from wqkv.layer.convert.families import FAMILIES
-from wqkv.layer.convert.huggingface import matrices, sizes, stacks
+from wqkv.layer.convert.huggingface import check_plain, matrices, sizes, stacks
 
 transformers = pytest.importorskip("transformers")
 
@@ -269,6 +270,123 @@ def test_sizes_and_a_head_on_top():
     assert matrices(model, 2)["WO"] is model.transformer.h[2].attn.c_proj
     assert sizes(model) == {"n_layer": 3, "n_head": 6, "n_kv_head": 6, "d_model": 48, "d_k": 8}
     assert sizes(tiny("llama"))["n_kv_head"] == 2
+
+
+# Modules that are more than their weights
+
+
+class Adapted(nn.Module):
+    """A module with something beside it, and the numbers of the bare one in plain sight."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base_layer = base
+
+    def __getattr__(self, name: str):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.base_layer, name)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 1.5 * self.base_layer(x)
+
+
+def put(model: nn.Module, path: str) -> None:
+    model.set_submodule(path, Adapted(model.get_submodule(path)))
+
+
+MORE = {
+    "an adapter": put,
+    "a hook": lambda model, path: model.get_submodule(path).register_forward_hook(
+        lambda module, _, y: 1.5 * y
+    ),
+    "a hook before": lambda model, path: model.get_submodule(path).register_forward_pre_hook(
+        lambda module, given: (1.5 * given[0],)
+    ),
+    "pruned": lambda model, path: prune.random_unstructured(
+        model.get_submodule(path), "weight", 0.5
+    ),
+}
+
+
+@pytest.mark.parametrize("what", MORE)
+@pytest.mark.parametrize(
+    ("kind", "path", "name"),
+    [
+        ("llama", "layers.1.self_attn.q_proj", "WQ"),
+        ("llama", "layers.1.self_attn.o_proj", "WO"),
+        ("bert", "encoder.layer.1.attention.self.value", "WV"),
+        ("t5", "decoder.block.1.layer.0.SelfAttention.k", "WK"),
+        ("gpt2", "h.1.attn.c_proj", "WO"),
+        ("gemma3_text", "layers.1.self_attn.v_proj", "WV"),
+    ],
+)
+def test_a_projection_that_is_more_than_its_weight_is_kept(what, kind, path, name):
+    model = tiny(kind)
+    MORE[what](model, path)
+    layer = from_hf(model, 1)
+    assert getattr(layer, name) is model.get_submodule(path)
+    assert type(getattr(from_hf(model, 0), name)) is nn.Linear
+    assert parity(model).holds
+    assert layer(torch.randn(1, 5, 48)).shape == (1, 5, 48)
+
+
+@pytest.mark.parametrize("what", MORE)
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [
+        ("gpt2", "h.1.attn.c_attn"),
+        ("phi3", "layers.1.self_attn.qkv_proj"),
+        ("deepseek_v2", "layers.1.self_attn.kv_a_layernorm"),
+        ("deepseek_v2", "layers.1.self_attn.kv_b_proj"),
+        ("diffllama", "layers.1.self_attn.v_proj"),
+        ("gemma3_text", "layers.1.self_attn.k_norm"),
+    ],
+)
+def test_what_would_be_copied_is_refused_by_name(what, kind, path):
+    model = tiny(kind)
+    MORE[what](model, path)
+    has = {
+        "an adapter": r"the part base_layer, the class .*\.Adapted",
+        "a hook": "_forward_hooks",
+        "a hook before": "_forward_pre_hooks",
+        "pruned": "_forward_pre_hooks",
+    }[what]
+    with pytest.raises(ArgumentError, match=f"(?s)computes more than its weight says.*has {has}"):
+        from_hf(model, 1)
+    from_hf(model, 0)
+
+
+def test_a_module_whose_size_cannot_be_known():
+    model = tiny("llama")
+    model.layers[1].self_attn.q_proj = nn.Sequential(nn.Linear(48, 48))
+    with pytest.raises(ArgumentError, match=r"`layers\.1\.self_attn\.q_proj` .* has the part 0"):
+        from_hf(model, 1)
+
+
+def test_a_model_inside_what_adapts_it():
+    class Outside(nn.Module):
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__()
+            self.base_model = model
+
+    model = tiny("llama", "ForCausalLM")
+    found = from_hf(Outside(Outside(model)), 1)
+    assert found.WQ.weight is model.model.layers[1].self_attn.q_proj.weight
+
+
+def test_what_is_shown_needs_plain_matrices():
+    model = tiny("llama")
+    check_plain(from_hf(model, 1))
+    put(model, "layers.1.self_attn.v_proj")
+    with pytest.raises(ArgumentError, match=r"(?s)`WV` computes more.*Adapted\.\nMerge an adapter"):
+        check_plain(from_hf(model, 1))
+    layer = LatentAttention(48, 2, rank=4, d_rope=2, q_rank=5)
+    check_plain(layer)
+    layer.WQ[1].register_forward_hook(lambda *_: None)
+    with pytest.raises(ArgumentError, match=r"`WQ\.1` computes .* has _forward_hooks"):
+        check_plain(layer)
 
 
 # Parts

@@ -1,10 +1,13 @@
 """LatentAttention: by its formula, and the same attended to compressed or written out."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from wqkv import Causal, Dynamic, Lengths, Paged, Pool, Quantised, Rolling, RoPE, Static, Window
 from wqkv.errors import ArgumentError
@@ -103,17 +106,29 @@ def test_one_query_attends_to_the_compressed_vectors_and_many_to_the_keys():
     layer = LatentAttention(64, 4, rank=16, d_rope=4, d_k=20, d_v=16)
     assert layer._few(1, 1000)
     assert not layer._few(1000, 1000)
-    asked = []
-    layer.WK.register_forward_hook(lambda module, args, result: asked.append(args[0].shape[-2]))
     x = torch.randn(1, 100, 64)
-    with torch.no_grad():
+    with torch.no_grad(), called(layer.WK) as asked:
         whole = layer(x)
         assert asked == [100]
         cache = Dynamic()
         layer(x[:, :99], cache=cache)
+        assert asked == [100, 99]
         last = layer(x[:, 99:], cache=cache)
-    assert asked[2:] == [16]  # the matrix itself, and not 100 words
+    assert asked == [100, 99]  # the matrix itself was used, and no token written out
     torch.testing.assert_close(last, whole[:, 99:], rtol=1e-4, atol=1e-5)
+
+
+@contextmanager
+def called(module: nn.Module) -> Iterator[list[int]]:
+    """How many tokens a module is called with, each time, without a hook of its own."""
+    asked: list[int] = []
+    hook = register_module_forward_hook(
+        lambda this, args, _: asked.append(args[0].shape[-2]) if this is module else None
+    )
+    try:
+        yield asked
+    finally:
+        hook.remove()
 
 
 def test_cache_keeps_the_compressed_vector_alone():

@@ -8,6 +8,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from wqkv import (
     ALiBi,
@@ -26,6 +27,7 @@ from wqkv import (
 )
 from wqkv.attend.rope import DynamicNTK, LongRoPE
 from wqkv.errors import ArgumentError, EngineError, KindError
+from wqkv.layer.parts import QKNorm
 
 B, NQ, NK = 2, 5, 7
 D_MODEL, N_HEAD, D_K, D_V, KDIM, VDIM = 33, 3, 11, 13, 17, 19
@@ -567,13 +569,16 @@ CALLED_WRONG = [
 def test_called_wrong(given, rest, error, says, method, position):
     """The error comes before any arithmetic."""
     made, calls = layer(dtype=torch.float32, position=position), []
-    for matrix in (made.WQ, made.WK, made.WV):
-        matrix.register_forward_pre_hook(lambda *_: calls.append(1))
-    with pytest.raises(error, match=f"(?s){says}"):
-        getattr(made, method)(*given, **rest)
-    assert calls == []
-    made(X)
-    assert len(calls) == 3
+    # A hook on a matrix itself would leave the matrix to say what it takes.
+    hook = register_module_forward_pre_hook(lambda module, _: calls.append(type(module)))
+    try:
+        with pytest.raises(error, match=f"(?s){says}"):
+            getattr(made, method)(*given, **rest)
+        assert nn.Linear not in calls
+        made(X)
+        assert calls.count(nn.Linear) == 4
+    finally:
+        hook.remove()
 
 
 @pytest.mark.parametrize("method", ["forward", "trace"])
@@ -681,6 +686,126 @@ def test_map_and_qkv_are_those_of_the_trace(position):
     for ours, theirs in zip(made.qkv(x), (trace.q, trace.k, trace.v), strict=True):
         torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(seen.times(trace.v), made.trace(x).weights @ trace.v)
+
+
+PERSISTENT = {
+    "plain": {},
+    "groups and a sink": {"n_head": 6, "n_kv_head": 2, "d_k": 4, "d_v": 7, "sinks": True},
+    "turned": {"position": RoPE(), "mask": Causal(), "norm": QKNorm()},
+    "biased, capped": {"position": ALiBi(3), "mask": Window(2, 0), "softcap": 1.5},
+    "gated": {"mask": Causal(), "gate": "channel", "scale": 0.7},
+}
+
+
+def with_persistent(name: str, **rest) -> MultiheadAttention:
+    """No parameter 0, and a row of one sample that sees no key."""
+    made = layer(30, **{"n_head": 3, "persistent": 2} | PERSISTENT[name] | rest)
+    if made.sinks is not None:
+        made.sinks.data += 0.5
+    return made
+
+
+def by_formula(made: MultiheadAttention, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """One query and one head at a time, the persistent keys behind the others."""
+    q, k, v = made.qkv(x)
+    group, scale = made.n_head // made.n_kv_head, made.scale or made.d_k**-0.5
+    context = q.new_zeros(B, x.shape[1], made.n_head, made.d_v)
+    for b in range(B):
+        for h in range(made.n_head):
+            keys = torch.cat((k[b, h // group], made.persistent_k[h // group]))
+            values = torch.cat((v[b, h // group], made.persistent_v[h // group]))
+            scores = q[b, h] @ keys.T * scale
+            if made.softcap is not None:
+                scores = made.softcap * torch.tanh(scores / made.softcap)
+            n = x.shape[1]
+            if isinstance(made.position, ALiBi):
+                far = (torch.arange(n)[:, None] - torch.arange(n)).abs()
+                scores = torch.cat(
+                    (scores[:, :n] - made.position.slopes[h] * far, scores[:, n:]), dim=1
+                )
+            seen = torch.cat((mask[b], torch.ones(n, made.persistent, dtype=torch.bool)), dim=1)
+            weights = scores.masked_fill(~seen, -math.inf).exp()
+            total = weights.sum(dim=1, keepdim=True)
+            total = total if made.sinks is None else total + made.sinks[h].exp()
+            context[b, :, h] = weights / total @ values
+    if made.gate is not None:
+        context = context * torch.sigmoid(made.WG(x)).view_as(context)
+    return made.WO(context.flatten(2))
+
+
+@pytest.mark.parametrize("name", PERSISTENT)
+def test_persistent_keys_and_values_by_their_formula(name: str):
+    made, x = with_persistent(name), words(B, NK, 30).requires_grad_()
+    given = torch.ones(B, NK, NK, dtype=torch.bool)
+    given[1, 2] = False
+    seen = given & made.mask.dense(NK, NK)[0]
+    ours, expected = made(x, mask=given[:, None]), by_formula(made, x, seen)
+    torch.testing.assert_close(ours, expected)
+    leaves, up = [x, *made.parameters()], words(*ours.shape, seed=1)
+    grads = (torch.autograd.grad(y, leaves, up) for y in (ours, expected))
+    torch.testing.assert_close(*grads)
+
+
+@pytest.mark.parametrize("name", PERSISTENT)
+def test_persistent_keys_in_the_trace_and_the_map(name: str):
+    made, x = with_persistent(name), words(B, NK, 30)
+    trace, seen, eye = made.trace(x), made.map(x), torch.eye(NK).double()
+    torch.testing.assert_close(trace.output, made(x))
+    total = trace.weights.sum(dim=-1)
+    assert trace.k.shape[2] == trace.v.shape[2] == trace.scores.shape[3] == NK + 2
+    torch.testing.assert_close(trace.scores[..., NK:].isinf().any(), torch.tensor(False))
+    if made.sinks is None:
+        torch.testing.assert_close(total, torch.ones_like(total))
+    weights = trace.weights[..., :NK]
+    torch.testing.assert_close(seen[:], weights)
+    torch.testing.assert_close(seen.times(eye), weights)
+    torch.testing.assert_close(seen.entropy(), torch.special.entr(weights).sum(-1))
+    torch.testing.assert_close(seen.received(), weights.sum(2))
+    torch.testing.assert_close(seen.mass([1, 3]), weights[..., [1, 3]].sum(-1))
+    far = (torch.arange(NK)[:, None] - torch.arange(NK)).abs()
+    torch.testing.assert_close(seen.mean_distance(), (weights * far).sum(-1))
+
+
+@pytest.mark.parametrize("cache", [Dynamic, lambda: Rolling(3)], ids=["Dynamic", "Rolling"])
+@pytest.mark.parametrize("name", ["turned", "biased, capped"])
+def test_persistent_keys_beside_a_cache(name: str, cache):
+    made, x = with_persistent(name, mask=Window(2, 0)), words(B, NK, 30)
+    with torch.no_grad():
+        kept, whole = cache(), made(x)
+        steps = [made(part, cache=kept) for part in x.split([3, 1, 3], dim=1)]
+    torch.testing.assert_close(torch.cat(steps, dim=1), whole)
+
+
+def test_persistent_keys_in_half_precision_and_autocast():
+    made, x = with_persistent("gated", dtype=torch.float32), words(B, NK, 30).float()
+    whole = made(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = made(x)
+    half = made.bfloat16()(x.bfloat16())
+    for found in (mixed, half):
+        assert found.dtype == torch.bfloat16
+        assert (found.float() - whole).abs().max() < 0.05 * whole.abs().max()
+
+
+def test_persistent_values_are_dropped_too():
+    made = layer(30, 3, persistent=1, dropout=0.5, bias=False).train()
+    nn.init.zeros_(made.WV.weight)  # what is left is the persistent value's
+    torch.manual_seed(0)
+    parts = made(words(B, 200, 30)).abs().sum(-1)
+    assert 0 < (parts == 0).sum() < parts.numel()
+
+
+@pytest.mark.parametrize(
+    ("count", "error", "says"),
+    [
+        (-1, ArgumentError, "`persistent` is -1"),
+        (1.5, KindError, "`persistent` is a count, not float 1.5"),
+        (True, KindError, "`persistent` is a count, not bool True"),
+    ],
+)
+def test_persistent_is_a_count(count, error, says):
+    with pytest.raises(error, match=says):
+        layer(persistent=count)
 
 
 def test_map_of_a_long_text_is_never_built():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from wqkv import LayerParity, Parity, parity
+from wqkv import Full, LayerParity, MultiheadAttention, Parity, from_hf, parity
 from wqkv.errors import ArgumentError
 from wqkv.look.answers import Proof
 
@@ -88,14 +88,20 @@ def test_every_layer_is_compared(kind, layers, read):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_a_wrong_layer_exceeds(dtype):
+def test_a_wrong_layer_exceeds(dtype, monkeypatch):
     model = tiny("llama", dtype=dtype)
     assert parity(model).holds
-    off = model.layers[1].self_attn.o_proj.register_forward_hook(lambda *args: args[-1] * 1.1)
-    found = parity(model)
+
+    def wrong(model: nn.Module, layer: int, part: str) -> MultiheadAttention:
+        made = from_hf(model, layer, part=part)
+        made.mask = Full() if layer == 1 else made.mask
+        return made
+
+    with monkeypatch.context() as patched:
+        patched.setattr("wqkv.look.parity.from_hf", wrong)
+        found = parity(model)
     assert not found.holds
     assert [layer.verdict for layer in found.layers] == ["holds", "EXCEEDS", "holds"]
-    off.remove()
     nn.init.constant_(model.layers[2].self_attn.q_proj.weight, torch.nan)
     assert [layer.verdict for layer in parity(model).layers] == ["holds", "holds", "EXCEEDS"]
 

@@ -449,6 +449,18 @@ def test_a_difference_of_maps_is_not_one_map():
         OpenLayer(DifferentialAttention(20, 2, start=0.8), torch.randn(1, 5, 20))
 
 
+def test_a_layer_that_is_more_than_its_weights():
+    layer = MultiheadAttention(20, 2)
+    layer.WO.register_forward_hook(lambda module, _, y: 2 * y)
+    with pytest.raises(ArgumentError, match=r"(?s)`WO` computes more.*_forward_hooks.*`from_hf`"):
+        OpenLayer(layer, torch.randn(1, 5, 20))
+
+
+def test_keys_that_are_no_words():
+    with pytest.raises(ArgumentError, match="2 of the keys are persistent"):
+        OpenLayer(MultiheadAttention(20, 2, persistent=2), torch.randn(1, 5, 20))
+
+
 def test_whoever_watches_a_reading_can_end_it(tiny):
     def stop(seen: View, layer: int) -> None:
         if layer == 1:

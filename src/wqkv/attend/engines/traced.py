@@ -50,6 +50,7 @@ def compute(call: Call, one: bool, by_kernel: bool) -> tuple[Tensor, Tensor]:
         packed.scale,
         packed.softcap,
         packed.dropout_p,
+        packed.learned,
         one,
         by_kernel,
     )
@@ -74,8 +75,8 @@ def _text(rules: Any) -> str:
 
 def _packed(rest: list[Any]) -> Packed:
     """Of the operator's arguments from `numbers` on."""
-    numbers, rules, scale, softcap, dropout_p, *_ = rest
-    return Packed(json.loads(rules), numbers, scale, softcap, dropout_p)
+    numbers, rules, scale, softcap, dropout_p, learned, *_ = rest
+    return Packed(json.loads(rules), numbers, scale, softcap, dropout_p, learned)
 
 
 @torch.library.custom_op("wqkv::attend", mutates_args=())
@@ -89,10 +90,11 @@ def _attend(
     scale: float,
     softcap: float | None,
     dropout_p: float,
+    learned: int | None,
     one: bool,
     by_kernel: bool,
 ) -> tuple[Tensor, Tensor]:
-    packed = _packed([numbers, rules, scale, softcap, dropout_p])
+    packed = _packed([numbers, rules, scale, softcap, dropout_p, learned])
     call = unpack(packed, q, k, v, tensors)
     out, lse = rectangles.forward(call, pieces_of(call, one, by_kernel), by_kernel=by_kernel)
     return _laid_out(out), lse.contiguous()
@@ -121,10 +123,11 @@ def _attend_backward(
     scale: float,
     softcap: float | None,
     dropout_p: float,
+    learned: int | None,
     one: bool,
     by_kernel: bool,
 ) -> list[Tensor]:
-    packed = _packed([numbers, rules, scale, softcap, dropout_p])
+    packed = _packed([numbers, rules, scale, softcap, dropout_p, learned])
     call = unpack(packed, q, k, v, tensors)
     grads = rectangles.backward(
         call, pieces_of(call, one, by_kernel), out, lse, grad_out, grad_lse, by_kernel=by_kernel
@@ -136,8 +139,8 @@ def _attend_backward(
 def _(*inputs: Any) -> list[Tensor]:
     q, k, v, tensors, *rest = inputs[4:]
     grads = [x.new_empty(x.transpose(1, 2).shape).transpose(1, 2) for x in (q, k, v)]
-    learned = _packed(rest).learned
-    if learned is not None and not rest[-1]:
+    learned, by_kernel = rest[5], rest[-1]
+    if learned is not None and not by_kernel:
         grads.append(torch.empty_like(tensors[learned], memory_format=torch.contiguous_format))
     return grads
 
@@ -153,7 +156,7 @@ def _backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> Any
     grads = _attend_backward(grad_out, grad_lse, out, lse, q, k, v, tensors, *ctx.rest)
     by_tensor: list[Tensor | None] = [None] * len(tensors)
     if len(grads) > 3:
-        by_tensor[_packed(ctx.rest).learned or 0] = grads[3]
+        by_tensor[ctx.rest[5]] = grads[3]
     # an empty list counts as one of tensors, and its gradient is a list too
     no_numbers: list[Tensor] | None = None if ctx.rest[0] else []
     return (*grads[:3], by_tensor, no_numbers, *[None] * (len(ctx.rest) - 1))

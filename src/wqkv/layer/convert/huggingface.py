@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from itertools import count
 
 from torch import Tensor, nn
 
 from wqkv.errors import ArgumentError, KindError, describe
 from wqkv.layer.convert.families import FAMILIES
-from wqkv.layer.convert.rows import Row, Spot, build
+from wqkv.layer.convert.rows import Row, Spot, build, parameter
 from wqkv.layer.layer import MATRICES, MultiheadAttention
+from wqkv.layer.parts import Normalise
+from wqkv.layer.plain import besides
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ class Stack:
                 f"There is no layer {layer}: the model has {len(self)} layers, "
                 f"0 to {len(self) - 1}."
             )
-        spot = Spot(self.base, self.row, layer, at, tensor or self.base.get_parameter)
+        tensor = tensor or partial(parameter, self.base)
+        spot = Spot(self.base, self.row, layer, at, tensor)
         missing = next((name for name in MATRICES if not spot.holds(name)), None)
         if missing:
             kind = f", which the configuration calls {spot.kind!r}" if spot.kind else ""
@@ -60,7 +64,7 @@ def stacks(model: nn.Module) -> dict[str, Stack]:
     """
     if not isinstance(model, nn.Module):
         raise KindError(f"`model` is a module of transformers, not {describe(model)}.")
-    base: nn.Module = getattr(model, "base_model", model)
+    base = _base(model)
     found = _own(base)
     for name, child in base.named_children() if not found else ():
         parts = _own(child, f"{name}.")
@@ -73,6 +77,12 @@ def stacks(model: nn.Module) -> dict[str, Stack]:
             f"The nearest rows are: {', '.join(near)}."
         )
     return found
+
+
+def _base(model: nn.Module) -> nn.Module:
+    """The model without its head, and without what adapters have put around it."""
+    inner: nn.Module = getattr(model, "base_model", model)
+    return model if inner is model else _base(inner)
 
 
 def _own(base: nn.Module, prefix: str = "") -> dict[str, Stack]:
@@ -104,6 +114,8 @@ def from_hf(model: nn.Module, layer: int, *, part: str | None = None) -> Multihe
     """Layer number `layer` (from 0) of a transformers model as ours, with its mask and position.
 
     The matrices are the model's own where it keeps them apart, and copies where it packs them.
+    A projection that does more than its weight says (LoRA, a quantizer, hooks) is the model's own
+    module; where such a one is packed, or anything but a projection, that is an error.
     What the model does beside the layer stays with the caller: norms and residuals around it, and
     what a call says of padding and of positions.
 
@@ -112,7 +124,8 @@ def from_hf(model: nn.Module, layer: int, *, part: str | None = None) -> Multihe
             model inside, such as "vision_model"; None is the decoder, or the only one.
 
     Raises:
-        ArgumentError: the family has no table row, or the model no such part or layer.
+        ArgumentError: the family has no table row, or the model no such part or layer; or a module
+            that would have to be copied is more than its weight.
 
     >>> import torch
     >>> from transformers import GPT2Config, GPT2Model
@@ -121,6 +134,20 @@ def from_hf(model: nn.Module, layer: int, *, part: str | None = None) -> Multihe
     torch.Size([2, 5, 24])
     """
     return build(stack(model, part).spot(layer))
+
+
+def check_plain(layer: MultiheadAttention) -> None:
+    """Raise unless all parts of a layer are what their weights say, for these are then shown."""
+    for path, part in layer.named_modules():
+        more = besides(part) if part is not layer else []
+        if type(part) not in (type(layer), nn.Linear, nn.Sequential, Normalise):
+            more.append(f"the class {type(part).__module__}.{type(part).__name__}")
+        if more:
+            raise ArgumentError(
+                f"`{path}` computes more than its weight says: it has {', '.join(more)}.\n"
+                "Merge an adapter into the weight, dequantize it, or remove the hooks; `from_hf` "
+                "and `parity` take the layer as it is."
+            )
 
 
 def matrices(model: nn.Module, layer: int, part: str | None = None) -> dict[str, nn.Module]:

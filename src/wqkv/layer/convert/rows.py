@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from wqkv.errors import ArgumentError
 from wqkv.layer.layer import MultiheadAttention
+from wqkv.layer.plain import unread
 
 
 class Packed(NamedTuple):
@@ -87,7 +89,12 @@ class Spot:
 
     def size(self, name: str) -> tuple[int, int]:
         """(in, out) of the module that holds one of our matrices."""
-        out, into = self.get(self.path(name)).weight.shape
+        module = self.get(self.path(name))
+        if hasattr(module, "out_features"):  # also where a quantizer packed the weight
+            return module.in_features, module.out_features
+        if not hasattr(module, "weight"):
+            raise _more(f"{self.at}.{self.path(name)}", module)
+        out, into = module.weight.shape
         return (out, into) if self.row.transposed else (into, out)
 
 
@@ -161,7 +168,10 @@ _FIELDS = {"holds", "made", "transposed", "n_head", "kind", "sizes"}
 
 
 def build(spot: Spot) -> MultiheadAttention:
-    """Our layer with the tensors of a spot: those that stand alone are taken, the others copied."""
+    """Our layer with the tensors of a spot: those that stand alone are taken, the others copied.
+
+    A projection that is not its weight (an adapter, a quantizer, hooks) is taken as a module.
+    """
     row = spot.row
     given = row.sizes(spot)
     for name, value in row.arguments.items():
@@ -176,10 +186,15 @@ def build(spot: Spot) -> MultiheadAttention:
     }
     layer = row.kind(**given, bias=tuple(biased), device="meta")
     state: dict[str, Tensor] = {}
+    kept: dict[str, nn.Module] = {}
     for path, module in modules.items():
         held = row.holds[path]
         if isinstance(module, Tensor):
             state[_names(held)[0]] = spot.take(path)
+            continue
+        if isinstance(held, str) and _stays(layer, held, module, row):
+            kept[held] = module
+            layer.set_submodule(held, nn.Identity())
             continue
         for part in ("weight", "bias"):
             if getattr(module, part, None) is None:
@@ -195,4 +210,38 @@ def build(spot: Spot) -> MultiheadAttention:
             state[name] = parameter
     with torch.no_grad():
         layer.load_state_dict(state, assign=True)
-    return layer.train(spot.base.training)
+    layer.train(spot.base.training)
+    for held, module in kept.items():
+        layer.set_submodule(held, module)
+    return layer
+
+
+def _stays(layer: MultiheadAttention, held: str, module: nn.Module, row: Row) -> bool:
+    """Whether a projection does more than its weight says, and nothing but itself is needed."""
+    made = any(name.startswith(f"{held}.") for name in row.made)
+    return type(layer.get_submodule(held)) is nn.Linear and not made and bool(unread(module))
+
+
+def parameter(base: nn.Module, name: str) -> Tensor:
+    """A parameter of a model by its name, if its module does with it what the class says.
+
+    Raises:
+        ArgumentError: the module does more, such as an adapter or a quantizer.
+    """
+    path, _, part = name.rpartition(".")
+    if part in ("weight", "bias"):
+        check_read(path, base.get_submodule(path))
+    return base.get_parameter(name)
+
+
+def check_read(path: str, module: nn.Module) -> None:
+    """Raise unless a module's numbers say what it computes."""
+    if unread(module):
+        raise _more(path, module)
+
+
+def _more(path: str, module: nn.Module) -> ArgumentError:
+    return ArgumentError(
+        f"`{path}` computes more than its weight says: it has {', '.join(unread(module))}.\n"
+        "Merge an adapter into the weight, dequantize it, or remove the hooks."
+    )

@@ -8,15 +8,18 @@ from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from wqkv.attend.algebra import Full, Mask
 from wqkv.attend.call import Call, request
 from wqkv.attend.engines import reference
-from wqkv.attend.functional import attention
 from wqkv.attend.masks import Causal, Dense
 from wqkv.errors import ArgumentError, EngineError, KindError, describe, message
 from wqkv.layer import checks
 from wqkv.layer.layer import MATRICES, MultiheadAttention
+from wqkv.layer.node import one_node
+from wqkv.layer.plain import besides
+from wqkv.layer.trace import all_steps
 
 #: What each parameter of nn.MultiheadAttention holds, one after the other.
 HELD = {
@@ -27,6 +30,8 @@ HELD = {
     "in_proj_bias": ("WQ.bias", "WK.bias", "WV.bias"),
     "out_proj.weight": ("WO.weight",),
     "out_proj.bias": ("WO.bias",),
+    "bias_k": ("persistent_k",),
+    "bias_v": ("persistent_v",),
 }
 
 _Model = TypeVar("_Model", bound=nn.Module)
@@ -36,13 +41,15 @@ _Layer = TypeVar("_Layer", bound=MultiheadAttention)
 def from_torch(module: nn.MultiheadAttention) -> MultiheadAttention:
     """The same layer as ours: WQ, WK and WV are the parts of in_proj_weight, WO is out_proj.
 
-    The numbers are copied; dtype, device, dropout, training and requires_grad stay, hooks stay
-    behind. Ours is called with (batch, length, d), whatever `batch_first` was, and with masks in
-    which True = may attend; `convert` keeps torch's call. add_zero_attn becomes a sink of logit 0.
+    The numbers are copied; dtype, device, dropout, training and requires_grad stay. Ours is called
+    with (batch, length, d), whatever `batch_first` was, and with masks in which True = may attend;
+    `convert` keeps torch's call. bias_k and bias_v become a persistent key and value, add_zero_attn
+    a sink of logit 0.
 
     Raises:
         KindError: it is a subclass, whose forward may do anything.
-        ArgumentError: it has parameters that ours does not (bias_k, bias_v).
+        ArgumentError: it is more than its parameters, which a copy would lose: hooks, a replaced
+            forward, parametrizations, parameters of another kind.
 
     >>> from_torch(nn.MultiheadAttention(512, 8))(torch.randn(2, 17, 512)).shape
     torch.Size([2, 17, 512])
@@ -53,13 +60,14 @@ def from_torch(module: nn.MultiheadAttention) -> MultiheadAttention:
 def _unpacked(module: nn.MultiheadAttention, kind: type[_Layer]) -> _Layer:
     if type(module) is not nn.MultiheadAttention:
         raise KindError(f"nn.MultiheadAttention itself is asked for, not {type(module).__name__}.")
+    _check_copied(module)
     theirs = module.state_dict()
     if more := theirs.keys() - HELD:
         raise ArgumentError(
             f"nn.MultiheadAttention has {', '.join(sorted(more))}, which our layer has no place "
             f"for.\nIt takes {', '.join(HELD)}."
         )
-    ours = _ours(theirs)
+    ours = _ours(theirs, module.num_heads)
     layer = kind(
         module.embed_dim,
         module.num_heads,
@@ -67,6 +75,7 @@ def _unpacked(module: nn.MultiheadAttention, kind: type[_Layer]) -> _Layer:
         vdim=module.vdim,
         bias=[name for name in MATRICES if f"{name}.bias" in ours],
         sinks=module.add_zero_attn,
+        persistent=int("bias_k" in theirs),
         dropout=module.dropout,
         device="meta",
     )
@@ -80,10 +89,20 @@ def _unpacked(module: nn.MultiheadAttention, kind: type[_Layer]) -> _Layer:
     return layer.train(module.training)
 
 
-def _ours(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _check_copied(module: nn.Module) -> None:
+    """Raise unless a copy of a module's parameters is all of it."""
+    for path, part in module.named_modules():
+        if more := besides(part):
+            raise ArgumentError(
+                f"{f'{path} ' if path else 'it '}has {', '.join(more)}, which would be lost.\n"
+                "Remove them, and put them on the new module; gather or dequantize parameters."
+            )
+
+
+def _ours(theirs: Mapping[str, Tensor], n_head: int) -> dict[str, Tensor]:
     """The parameters of nn.MultiheadAttention by our names."""
     return {
-        name: part
+        name: part.reshape(n_head, 1, -1) if name.startswith("persistent") else part
         for held, names in HELD.items()
         if held in theirs
         for name, part in zip(names, theirs[held].chunk(len(names)), strict=False)
@@ -121,12 +140,14 @@ def _packed(layer: MultiheadAttention) -> nn.MultiheadAttention:
             f"nn.MultiheadAttention cannot hold this layer: {'; '.join(reasons)}.\n"
             "It has d_model, n_head, kdim, vdim, dropout, and one switch for all biases."
         )
+    _check_copied(layer)
     ours = dict(layer.named_parameters(remove_duplicate=False))
     made = nn.MultiheadAttention(
         layer.d_model,
         layer.n_head,
         layer.dropout,
         bias="WO.bias" in ours,
+        add_bias_kv=layer.persistent == 1,
         add_zero_attn=layer.sinks is not None,
         kdim=layer.kdim,
         vdim=layer.vdim,
@@ -134,7 +155,7 @@ def _packed(layer: MultiheadAttention) -> nn.MultiheadAttention:
         device="meta",
     )
     state = {}
-    for held in made.state_dict():
+    for held, like in made.state_dict().items():
         parts = {name: ours[name] for name in HELD[held]}
         if len({(x.dtype, x.device, x.requires_grad) for x in parts.values()}) > 1:
             came: dict[str, object] = {
@@ -143,7 +164,7 @@ def _packed(layer: MultiheadAttention) -> nn.MultiheadAttention:
             }
             what = f"`{held}` is one parameter, and its parts are not of one kind."
             raise ArgumentError(message(what, came, "Make them alike."))
-        state[held] = torch.cat([x.detach() for x in parts.values()])
+        state[held] = torch.cat([x.detach() for x in parts.values()]).view(like.shape)
     made.load_state_dict(state, assign=True)
     for held, parameter in made.named_parameters():
         parameter.requires_grad_(ours[HELD[held][0]].requires_grad)
@@ -156,7 +177,7 @@ def _reasons_against(layer: MultiheadAttention) -> list[str]:
         return [f"it is a {type(layer).__name__}"]
     modules = {name: getattr(layer, name) for name in MATRICES}
     if reasons := [
-        f"{name} is {type(module).__name__}, not Linear"
+        f"{name} is a {type(module).__module__}.{type(module).__name__}, not nn.Linear"
         for name, module in modules.items()
         if type(module) is not nn.Linear
     ]:
@@ -170,6 +191,7 @@ def _reasons_against(layer: MultiheadAttention) -> list[str]:
         vdim=layer.vdim,
         bias=modules["WO"].bias is not None,
         sinks=layer.sinks is not None and not layer.sinks.requires_grad and not layer.sinks.any(),
+        persistent=min(layer.persistent, 1),
         dropout=layer.dropout,
         engine=layer.engine,
         device="meta",
@@ -183,14 +205,20 @@ def _reasons_against(layer: MultiheadAttention) -> list[str]:
         for name in usual
         if name in own and not name.startswith("_") and own[name] != usual[name]
     ]
-    has, wants = ({*part.state_dict(), *_bare(part)} for part in (layer, plain))
-    reasons += [f"it has {name}" for name in sorted(has - wants)]
-    return reasons + [f"it has no {name}" for name in sorted(wants - has)]
+    has, wants = _parts(layer), _parts(plain)
+    reasons += [f"it has {name}" for name in sorted(has.keys() - wants)]
+    reasons += [f"it has no {name}" for name in sorted(wants.keys() - has)]
+    return reasons or [  # a shape follows from the sizes, unless a matrix was put in its place
+        f"{name} is {has[name]}, not {wants[name]}"
+        for name in sorted(has)
+        if has[name] != wants[name]
+    ]
 
 
-def _bare(layer: nn.Module) -> list[str]:
-    """The parts without numbers of their own, such as a norm that learns nothing."""
-    return [name for name, part in layer.named_children() if not part.state_dict()]
+def _parts(layer: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The shapes of its parameters, and the parts without any, such as a norm without weights."""
+    shapes = {name: tuple(x.shape) for name, x in layer.state_dict().items()}
+    return shapes | {name: () for name, part in layer.named_children() if not part.state_dict()}
 
 
 def convert(model: _Model) -> _Model:
@@ -205,7 +233,8 @@ def convert(model: _Model) -> _Model:
 
     Raises:
         KindError, ArgumentError: what `from_torch` raises for one of them, with its name; or one
-            has hooks, which would be lost. The model is then as it was.
+            shares a parameter with another module, or the model is wrapped for data parallelism.
+            The model is then as it was.
 
     >>> encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(512, 8, batch_first=True), 2)
     >>> convert(encoder)(torch.randn(2, 17, 512)).shape
@@ -225,17 +254,25 @@ def _replaced(model: Any, kind: type[Any], make: Callable[[Any], nn.Module]) -> 
     if not isinstance(model, nn.Module):
         raise KindError(f"A model is an nn.Module, not {describe(model)}.")
     made: dict[nn.Module, nn.Module] = {}
+    places = _places(model)
     for path, module in model.named_modules():
+        wrapped = isinstance(module, DistributedDataParallel)
+        if wrapped and any(isinstance(part, kind) for part in module.modules()):
+            raise ArgumentError(
+                f"{path or 'The model'} is DistributedDataParallel, which averages the gradients "
+                "of the parameters that it was given, and of no new ones.\n"
+                "Pass the model before it is wrapped."
+            )
         if not isinstance(module, kind):
             continue
         try:
             made[module] = make(module)
-            every = [(name, x) for part in module.modules() for name, x in vars(part).items()]
-            if hooks := {name for name, x in every if name.endswith("_hooks") and x}:
-                raise ArgumentError(
-                    f"it has {', '.join(sorted(hooks))}, which would be lost.\n"
-                    "Remove them, and put them on the new module."
-                )
+            for parameter in module.parameters():
+                if len(shared := places[parameter]) > 1:
+                    raise ArgumentError(
+                        f"one parameter is {' and '.join(shared)}, and would become several.\n"
+                        "Give each its own, and tie the new ones after this."
+                    )
         except (ArgumentError, KindError) as error:
             raise type(error)(f"{path or type(model).__name__}: {error}") from None
     for parent in list(model.modules()):
@@ -243,6 +280,16 @@ def _replaced(model: Any, kind: type[Any], make: Callable[[Any], nn.Module]) -> 
             if child is not None and child in made:
                 setattr(parent, name, made[child])
     return made.get(model, model)
+
+
+def _places(model: nn.Module) -> dict[Tensor, list[str]]:
+    """Where each parameter of a model is; a module that stands in two places counts once."""
+    places: dict[Tensor, list[str]] = {}
+    for path, module in model.named_modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                places.setdefault(parameter, []).append(f"{path}.{name}".lstrip("."))
+    return places
 
 
 class StandIn(MultiheadAttention):
@@ -272,9 +319,13 @@ class StandIn(MultiheadAttention):
     ) -> tuple[Tensor, Tensor | None]:
         """The output, and the weights before dropout (batch, [n_head,] query_len, key_len) or None.
 
-        Asking for weights leaves the output as it is; with add_zero_attn they have a column more.
+        Asking for weights leaves the output as it is. With bias_k they have a column more, and with
+        add_zero_attn, whose keys every query sees, whatever a mask says.
         `is_causal` is taken at its word: the mask is Causal() then, whatever `attn_mask` says.
         """
+        rest = (key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal)
+        if (node := one_node(self, query, key, value, *rest)) is not None:
+            return node  # type: ignore[no-any-return]
         checks.tensors(query=query, key=key, value=value)
         if query.ndim not in (2, 3):
             came: dict[str, object] = {"query": query}
@@ -290,14 +341,15 @@ class StandIn(MultiheadAttention):
         if is_causal:
             mask = mask & Causal()
         q, held, where = self._prepare(Q, K, V, mask, None, 0, None)
+        q, held, _ = self._opened(q, held)
         (call,) = self._calls(q, held, where)
         call["bias"] = bias
-        dropout_p = self.dropout if self.training else 0.0
-        output = self._output(attention(**call, dropout_p=dropout_p, engine=self.engine), Q)
+        output = self._output(self._attended([call]), Q)
         output = output[0] if single else output.transpose(0, 1) if turned else output
         if not need_weights:
             return output, None
-        weights = self._weights(request(**call)).to(output.dtype)
+        calls = [request(**one) for one in (call, *self._beside(q))]
+        weights = self._weights(calls).to(output.dtype)
         weights = weights.mean(dim=1) if average_attn_weights else weights
         return output, weights[0] if single else weights
 
@@ -327,11 +379,11 @@ class StandIn(MultiheadAttention):
                 bias = four if bias is None else bias + four
         return mask, bias
 
-    def _weights(self, call: Call) -> Tensor:
-        if reasons := reference.reasons_against(call):
+    def _weights(self, calls: list[Call]) -> Tensor:
+        if reasons := reference.reasons_against(calls[0]):
             raise EngineError(f"All weights are asked for: {reasons[0]}.\nPass need_weights=False.")
-        weights = reference.steps(call, call.places()).weights
-        if call.sinks is None:
+        _, weights, _ = all_steps(calls)
+        if self.sinks is None:
             return weights
         return torch.cat((weights, 1 - weights.sum(dim=-1, keepdim=True)), dim=-1)  # the sink's
 
@@ -340,7 +392,8 @@ class StandIn(MultiheadAttention):
         held = {name: state_dict.pop(prefix + name) for name in HELD if prefix + name in state_dict}
         if held and self.sinks is not None:
             state_dict.setdefault(f"{prefix}sinks", torch.zeros_like(self.sinks))
-        state_dict.update({prefix + name: part for name, part in _ours(held).items()})
+        ours = _ours(held, self.n_head)
+        state_dict.update({prefix + name: part for name, part in ours.items()})
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 

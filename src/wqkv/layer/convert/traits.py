@@ -14,7 +14,7 @@ from wqkv.attend.bias import ALiBi, T5Bias
 from wqkv.attend.masks import Causal, Chunked, Full, Mask, Window
 from wqkv.attend.rope import RoPE
 from wqkv.layer.convert import rope
-from wqkv.layer.convert.rows import Spot
+from wqkv.layer.convert.rows import Spot, check_read
 from wqkv.layer.parts import Norm, QKNorm, Temperature
 
 # Numbers that the module states
@@ -167,7 +167,7 @@ def normed(
         if (module := spot.get(q)) is None:
             return None
         weight, bias = (getattr(module, name, None) is not None for name in ("weight", "bias"))
-        return QKNorm(kind, over, _eps(module), weight, bias, after_position)
+        return QKNorm(kind, over, _eps(spot, q), weight, bias, after_position)
 
     return {"norm": norm, "holds": {q: "q_norm", k: "k_norm"}}
 
@@ -196,16 +196,18 @@ def normed_by_lists(q: str, k: str) -> Mapping[str, Any]:
 
 def bare(path: str) -> Callable[[Spot], Norm]:
     """A norm without weights."""
-    return lambda spot: Norm(eps=_eps(spot.get(path)), weight=False)
+    return lambda spot: Norm(eps=_eps(spot, path), weight=False)
 
 
 def rms_after_rotation(spot: Spot) -> QKNorm | None:
     """Llama 4's: called L2, it divides by the root of the mean square."""
     module = spot.get("qk_norm")
-    return module and QKNorm(eps=_eps(module), weight=False, after_position=True)
+    return module and QKNorm(eps=_eps(spot, "qk_norm"), weight=False, after_position=True)
 
 
-def _eps(module: Any) -> float:
+def _eps(spot: Spot, path: str) -> float:
+    module = spot.get(path)
+    check_read(f"{spot.at}.{path}", module)
     stated: float = getattr(module, "variance_epsilon", None) or module.eps
     return stated
 
@@ -239,7 +241,7 @@ def latent(spot: Spot) -> dict[str, Any]:
         "d_rope": config.qk_rope_head_dim,
         "d_k": config.qk_nope_head_dim + config.qk_rope_head_dim,
         "d_v": config.v_head_dim,
-        "c_norm": Norm(eps=_eps(spot.get("kv_a_layernorm"))),
+        "c_norm": Norm(eps=_eps(spot, "kv_a_layernorm")),
     }
 
 

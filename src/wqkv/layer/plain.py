@@ -1,0 +1,60 @@
+"""Whether a module is its weight and bias, and nothing that its class and parameters do not say."""
+
+from __future__ import annotations
+
+from typing import TypeGuard
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+
+#: What runs when a module is called, saved or loaded, as nn.Module names it.
+HOOKS = (
+    "_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks",
+    "_state_dict_pre_hooks", "_state_dict_hooks",
+    "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
+)  # fmt: skip
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+def plain(module: object) -> TypeGuard[nn.Linear]:
+    """Whether a module computes x W^T + b with its own `weight` and `bias`, as nn.Linear does.
+
+    What is not plain (hooks, an adapter, a quantizer, a shard) has to be called.
+    """
+    return type(module) is nn.Linear and not besides(module)
+
+
+def besides(module: nn.Module) -> list[str]:
+    """What a module does or holds that its class and the numbers of its parameters do not say.
+
+    Its own parts alone are looked at. Hooks for all modules of the process do not count.
+    """
+    found = [name for name in HOOKS if getattr(module, name)]
+    if "forward" in module.__dict__:
+        found.append("a replaced forward")
+    if "parametrizations" in module._modules:
+        found.append("parametrizations")
+    for name, tensor in module._parameters.items():
+        if tensor is None:
+            continue
+        # A subclass (DTensor, a quantized tensor) computes by its own rules. A FakeTensor, which
+        # export puts in place of a tensor, does what that tensor does.
+        if type(tensor) not in (nn.Parameter, Tensor, FakeTensor):
+            found.append(f"a {name} of class {type(tensor).__name__}")
+        elif tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None):
+            found.append(f"hooks of {name}")
+    return found
+
+
+def unread(module: nn.Module) -> list[str]:
+    """Why the weight and bias of a leaf of torch or transformers do not tell what it computes."""
+    found = besides(module) + [f"the part {name}" for name, _ in module.named_children()]
+    if type(module).__module__.partition(".")[0] not in ("torch", "transformers"):
+        found.append(f"the class {type(module).__module__}.{type(module).__name__}")
+    tensors = dict(module._parameters) | dict(module._buffers)
+    found += [f"the tensor {name}" for name in tensors if name not in ("weight", "bias")]
+    weight = tensors.get("weight")
+    if weight is not None and weight.dtype not in FLOATS:
+        found.append(f"a weight of {weight.dtype}")
+    return found
