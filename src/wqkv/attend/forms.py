@@ -91,13 +91,19 @@ def fields(kind: type) -> tuple[str, ...]:
     Raises:
         KindError: it names none, and what it holds would be lost.
     """
-    names: tuple[str, ...] | None = vars(kind).get("__match_args__")
+    names: tuple[str, ...] | None = named(kind)
     if names is None:
         raise KindError(
             f"{kind.__name__} has no form.\nName the arguments of its constructor, which are also "
             "its attributes, in `__match_args__`."
         )
     return names
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def named(kind: type) -> tuple[str, ...] | None:
+    """The fields that a type itself names: those of a base would leave out what it adds."""
+    return vars(kind).get("__match_args__")
 
 
 def find(name: str, base: type = Form) -> type[Any]:

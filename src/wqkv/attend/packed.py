@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from wqkv.attend.call import Call
-from wqkv.attend.forms import fields, find
+from wqkv.attend.forms import find, named
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,9 @@ def _pack(rule: Any, tensors: list[Tensor | None], numbers: list[int]) -> Any:
     if isinstance(rule, int):
         numbers.append(rule)
         return {"number": len(numbers) - 1}
-    if "__match_args__" in type(rule).__dict__:
-        return [
-            type(rule),
-            *(_pack(getattr(rule, name), tensors, numbers) for name in fields(type(rule))),
-        ]
+    names = named(type(rule))
+    if names is not None:
+        return [type(rule), *(_pack(getattr(rule, name), tensors, numbers) for name in names)]
     tensors.extend(rule.tensors())
     return rule
 

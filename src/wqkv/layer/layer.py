@@ -230,7 +230,8 @@ class MultiheadAttention(Ruled):
             "WO": self.WO is not None, "mask": self.mask, "position": self._position,
             "norm": self.norm, "v_norm": self.v_norm and self.v_norm.norm, "clip": self.clip,
             "temperature": self.temperature, "softcap": self.softcap,
-            "sinks": self.sinks is not None, "gate": self.gate, "scale": self.scale,
+            "sinks": self.sinks is not None, "gate": self.gate,
+            "persistent": self.persistent, "scale": self.scale,
             "dropout": self.dropout, "engine": self.engine,
         }  # fmt: skip
 

@@ -8,6 +8,7 @@ from wqkv import Causal, Full, Lengths, Window, attention
 from wqkv.attend.call import request
 from wqkv.attend.engines import rectangles
 from wqkv.attend.engines.plan import memory, plan, whole
+from wqkv.attend.engines.tiles import Tile, Tiles
 from wqkv.errors import EngineError
 
 
@@ -110,12 +111,12 @@ def test_a_tile_of_fake_numbers_is_not_kept(monkeypatch):
     mask, q = Window(5, 0), torch.randn(1, 2, 7, 8)
     call = request(q, q, q, mask=mask)
     (piece,) = plan(call)
-    tile = rectangles._Tiles(call).get(piece)[0]
+    tile = Tiles(call).get(piece).added
     memory(mask).clear()
     with FakeTensorMode():
         dry = torch.zeros(tile.shape)
     with monkeypatch.context() as patch:
-        patch.setattr(rectangles._Tiles, "_make", lambda *_: (dry, None))
-        assert rectangles._Tiles(call).get(piece)[0] is dry
-    assert torch.equal(rectangles._Tiles(call).get(piece)[0], tile)
-    assert rectangles._Tiles(call).get(piece)[0] is rectangles._Tiles(call).get(piece)[0]
+        patch.setattr(Tiles, "_make", lambda *_: Tile(dry))
+        assert Tiles(call).get(piece).added is dry
+    assert torch.equal(Tiles(call).get(piece).added, tile)
+    assert Tiles(call).get(piece).added is Tiles(call).get(piece).added

@@ -91,7 +91,7 @@ def extreme_rows(call: Call, lse: Tensor) -> Tensor | None:
     exp(score - lse) would be 1 for each of n equal keys, and not 1 / n. Where lse is about 8,000 in
     float32, it is still right to 1e-3. Such rows are computed whole, by the reference.
     """
-    if call.bias is None:
+    if call.bias is None or lse.is_meta:
         return None
     limit = 2**-10 / torch.finfo(lse.dtype).eps
     found = (lse.abs() > limit) & lse.isfinite()
