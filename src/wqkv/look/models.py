@@ -222,7 +222,10 @@ def cut(tokenizer: Any, sentence: str, name: str, longest: int | None, side: str
         raise ArgumentError(f"{name} sees no word in the sentence {sentence!r}.")
     pieces = tokenizer.convert_ids_to_tokens(ids)
     found = encoded.get("offset_mapping") or [(0, 0)] * len(ids)
-    spans = tuple(trim(sentence, *span) for span in found)
+    spans = tuple(
+        (0, 0) if blank(piece) else trim(sentence, *span)
+        for piece, span in zip(pieces, found, strict=True)
+    )
     words = tuple(
         piece if mark or a == b else sentence[a:b]
         for piece, mark, (a, b) in zip(pieces, special, spans, strict=True)
@@ -339,6 +342,14 @@ def _found(name: str | None) -> tuple[str, str | None, str]:
 def spaced(n: int, count: int) -> Tensor:
     """`count` of n positions, evenly spaced from the first to the last."""
     return torch.linspace(0, n - 1, count, dtype=torch.float64).round().long()
+
+
+def blank(piece: str) -> bool:
+    """Whether a piece is only ▁, the blank before a word, and so stands for nothing in the text.
+
+    Where the tokenizer put the blank in by itself, its offsets are those of the next character.
+    """
+    return not piece.strip("\u2581")
 
 
 def trim(sentence: str, start: int, end: int) -> tuple[int, int]:

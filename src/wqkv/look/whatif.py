@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from wqkv.errors import ArgumentError
-from wqkv.look.models import OpenModel, Reading, Step, Words, trim
+from wqkv.look.models import OpenModel, Reading, Step, Words, blank, trim
 from wqkv.look.view import View
 
 #: So many of the likeliest next words are named.
@@ -183,15 +183,22 @@ def continued(tokenizer: Any, words: Words, ids: list[int]) -> Words:
     new, last, decode = ids[len(words.ids) :], words.ids[-1], tokenizer.decode
     known, begin = set(tokenizer.all_special_ids), len(words.sentence)
     special = [id in known for id in new]
-    text, spans = words.sentence, []
-    for at, mark in enumerate(special):
-        start = len(text)
+    pieces = [  # a model may have more rows than its tokenizer has pieces
+        piece or str(id)
+        for piece, id in zip(tokenizer.convert_ids_to_tokens(new), new, strict=True)
+    ]
+    told, text, ends = [last], words.sentence, [begin]
+    for id, mark in zip(new, special, strict=True):
         if not mark:
-            told = [id for id in new[: at + 1] if id not in known]
-            tail = decode([last, *told])[len(decode([last])) :]
-            text = text[:begin] + tail
-        spans.append(trim(text, start, len(text)) if start < len(text) else (0, 0))
-    pieces = tokenizer.convert_ids_to_tokens(new)
+            told.append(id)
+            text = text[:begin] + decode(told)[len(decode([last])) :]
+        # the first pieces of a character are written \ufffd, until its last one comes
+        ends.append(max(ends[-1], len(text.rstrip("\ufffd"))))
+    ends[-1] = len(text)
+    spans = []
+    for at, (piece, mark) in enumerate(zip(pieces, special, strict=True)):
+        start, stop = ends[at], next((end for end in ends[at + 1 :] if end > ends[at]), ends[at])
+        spans.append((0, 0) if mark or blank(piece) else trim(text, start, stop))
     shown = [text[a:b] or piece for (a, b), piece in zip(spans, pieces, strict=True)]
     return Words(
         text,

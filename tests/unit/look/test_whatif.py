@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from tests.browser.tiny import text, tiny
+from tests.unit.look.pieces import blanks, bytewise
 from wqkv.errors import ArgumentError
-from wqkv.look import models
+from wqkv.look import models, whatif
 from wqkv.look.models import OpenModel, Words
 from wqkv.look.view import View
 from wqkv.look.whatif import continued, edited, generate, what_if
@@ -119,6 +120,22 @@ def test_more_words_than_before(minilm, tired):
     pairs = zip(tired.reading.outputs, new.outputs, strict=True)
     layers = [relative(a[0, before], b[0, after]) for a, b in pairs]
     assert found.layers == pytest.approx(layers, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "places"),
+    [
+        ((1, 7, 7, 7, 2), (1, 7, 7, 2), ([0, 1, 2, 4], [0, 1, 2, 3])),
+        ((1, 7, 7, 2), (1, 7, 7, 7, 2), ([0, 1, 2, 3], [0, 1, 2, 4])),
+        ((1, 2), (1, 2), ([0, 1], [0, 1])),
+        ((1, 3, 2), (1, 5, 6, 2), ([0, 2], [0, 3])),
+        ((1, 2), (3, 4), ([], [])),
+    ],
+)
+def test_a_word_that_is_said_again_is_shared_once(old, new, places):
+    """What both texts begin with is not counted once more among what they end with."""
+    texts = [Words.of(ids) for ids in (old, new)]
+    assert whatif._shared(*texts) == places
 
 
 def test_heads_and_words_at_once(minilm, tired):
@@ -273,6 +290,26 @@ def test_pieces_without_a_text_of_their_own(minilm):
     )
     assert len(found.words) == len(found.spans) == len(found.special) == len(words.ids) + 2
     assert found.special[-1] and found.words[-1] == "[SEP]"
+
+
+@pytest.mark.parametrize("known", [3, 6, 9, 10, 12])
+def test_pieces_that_are_parts_of_a_character(known):
+    """Written on, a text has the words and the places that it has when it is read."""
+    tokenizer = bytewise()
+    whole = models.cut(tokenizer, "它累了 a 它", "made", None)
+    begun = models.cut(tokenizer, tokenizer.decode(whole.ids[:known]), "made", None)
+    assert continued(tokenizer, begun, list(whole.ids)) == whole
+    cut = continued(tokenizer, begun, list(whole.ids[:-1]))  # its last character is not whole
+    assert cut.sentence.endswith(" \ufffd")
+    assert cut.spans[-2:] == ((6, 7), (6, 7))
+
+
+def test_a_blank_that_is_written_has_no_text():
+    tokenizer = blanks()
+    whole = models.cut(tokenizer, "他来了 他", "made", None)
+    assert whole.words == ("\u2581", "他", "来了", "\u2581", "他")
+    begun = models.cut(tokenizer, "他来了", "made", None)
+    assert continued(tokenizer, begun, list(whole.ids)) == whole
 
 
 @pytest.mark.slow
