@@ -273,7 +273,7 @@ def load(name: str | None, progress: Callable[[str], None]) -> Loaded:
     transformers: Any = need("transformers", "hf", "Opening a model")
     where, gguf, shown = _found(name)
     progress(f"reading the words of {shown}")
-    tokenizer = _load(transformers, transformers.AutoTokenizer, where, name, _of_file(gguf))
+    tokenizer = _load(transformers.AutoTokenizer, where, name, _of_file(gguf))
     progress(f"reading the weights of {shown}")
     kind = _speaker(transformers, where, name, gguf)
     model, complete = _weights(transformers, kind or transformers.AutoModel, where, name, gguf)
@@ -295,7 +295,7 @@ def open_bare(
 
 def _speaker(transformers: Any, where: str, name: str | None, gguf: str | None) -> Any:
     """How to open the model with its head for the next word; None if it has none."""
-    config = _load(transformers, transformers.AutoConfig, where, name, _of_file(gguf))
+    config = _load(transformers.AutoConfig, where, name, _of_file(gguf))
     known = transformers.models.auto.modeling_auto
     kind = transformers.AutoModelForCausalLM
     speaks = known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
@@ -313,7 +313,7 @@ def _weights(
     rest = {"dtype": torch.float32, "output_loading_info": True, **_of_file(gguf)}
     if gguf is not None:
         rest["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    model, info = _load(transformers, kind, where, name, rest)
+    model, info = _load(kind, where, name, rest)
     return model.eval(), not info["missing_keys"]
 
 
@@ -387,14 +387,10 @@ def _files(path: Path) -> tuple[str, str | None]:
     raise ArgumentError(f"{str(path)!r} is no model: it has no config.json and no .gguf file.")
 
 
-def _load(transformers: Any, kind: Any, where: str, name: str | None, rest: dict[str, Any]) -> Any:
+def _load(kind: Any, where: str, name: str | None, rest: dict[str, Any]) -> Any:
     """Open with transformers, its own bars and warnings held back meanwhile."""
-    log = transformers.utils.logging
-    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity_error()
-    log.disable_progress_bar()
     try:
-        with redirect_stderr(StringIO()):  # one bar, of .gguf files, asks nobody
+        with quiet(), redirect_stderr(StringIO()):  # one bar, of .gguf files, asks nobody
             return kind.from_pretrained(where, **rest)
     except Exception as error:  # whatever a foreign loader raises for a foreign file
         reason = next((line for line in str(error).splitlines() if line.strip()), "")
@@ -402,6 +398,17 @@ def _load(transformers: Any, kind: Any, where: str, name: str | None, rest: dict
             f"{name or DEFAULT!r} does not open as a model "
             f"({type(error).__name__}: {reason[:200]})."
         ) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """transformers' own bars and warnings held back meanwhile."""
+    log: Any = need("transformers.utils.logging", "hf", "Opening a model")
+    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
     finally:
         log.set_verbosity(level)
         if bars:

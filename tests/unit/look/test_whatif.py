@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import transformers
 
 from tests.browser.tiny import text, tiny
 from tests.unit.look.pieces import blanks, bytewise
@@ -274,6 +275,61 @@ def test_generate_ends_inside_the_first_word(seen):
         generate(seen, 2, step)
     assert told == [0, 0, 0]  # at the start, and after two of three layers
     assert [len(m._forward_hooks) for m in seen.model.model.modules()] == hooks
+
+
+def written(view: View, count: int = 7, **options: object) -> tuple[int, ...]:
+    return generate(view, count, **options).view.reading.ids[view.n :]
+
+
+def test_words_are_drawn_by_a_seed(seen):
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    drawn = [written(seen, seed=seed, temperature=2.0) for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert written(seen, seed=3, top_k=1) == written(seen, seed=4, top_p=1e-9) == written(seen)
+
+
+def test_the_seed_is_that_of_transformers(llama, seen):
+    torch.manual_seed(7)
+    ids = torch.tensor([seen.reading.ids])
+    theirs = llama.speaker.generate(ids, max_new_tokens=7, do_sample=True, top_k=11)
+    assert written(seen, seed=7, top_k=11) == tuple(theirs[0, N:].tolist())
+
+
+def test_probabilities_are_those_of_the_model(llama, seen):
+    """Whatever else decides which word is taken."""
+    never = written(seen)[0]
+    found = generate(seen, 2, bad_words_ids=[[never]], seed=1, temperature=0.1)
+    chances = seen.reading.logits.softmax(dim=0)
+    first = found.steps[0]
+    assert first.top[0].id == never != found.view.reading.ids[N]
+    assert first.probability == pytest.approx(float(chances[found.view.reading.ids[N]]), rel=1e-4)
+    assert first.word == llama.tokenizer.decode([found.view.reading.ids[N]])
+
+
+def test_generate_with_a_static_cache_and_a_processor(seen):
+    def forced(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(scores, -torch.inf).index_fill(1, torch.tensor([11]), 0.0)
+
+    assert written(seen, cache_implementation="static") == written(seen)
+    processors = transformers.LogitsProcessorList([forced])
+    assert written(seen, 3, logits_processor=processors) == (11, 11, 11)
+
+
+@pytest.mark.parametrize("end", [lambda id: id, lambda id: [id, 0]])
+def test_generate_stops_where_the_configuration_ends(llama, seen, monkeypatch, end):
+    plain = written(seen)
+    monkeypatch.setattr(llama.speaker.generation_config, "eos_token_id", end(plain[2]))
+    assert written(seen) == plain[: plain.index(plain[2]) + 1]
+
+
+@pytest.mark.parametrize("option", [{"max_new_tokens": 3}, {"num_beams": 3}, {"do_sample": True}])
+def test_options_that_are_set_already(seen, option):
+    ((name, value),) = option.items()
+    says = f"`{name}` is {type(value).__name__} {value}, which `generate` sets by itself"
+    with pytest.raises(ArgumentError, match=says):
+        generate(seen, 3, **option)
 
 
 def test_generate_needs_a_head_for_words(tired):
