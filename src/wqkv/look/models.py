@@ -165,13 +165,19 @@ class OpenModel(Part):
         return cut(self.tokenizer, sentence, self.name, self.longest)
 
     @property
+    def first(self) -> int:
+        """The position of the first word: behind that of padding, where their table has one."""
+        tables = (
+            m for name, m in self.model.named_modules() if name.endswith("position_embeddings")
+        )
+        padding = (getattr(table, "padding_idx", None) for table in tables)
+        return next((place + 1 for place in padding if place is not None), 0)
+
+    @property
     def longest(self) -> int | None:
         """How many tokens fit into the table of positions."""
-        longest: int | None = getattr(self.config, "max_position_embeddings", None)
-        after_padding = ("roberta", "xlm-roberta", "camembert")  # where their first word stands
-        if longest is not None and self.family in after_padding:
-            longest -= self.config.pad_token_id + 1
-        return longest
+        places: int | None = getattr(self.config, "max_position_embeddings", None)
+        return None if places is None else places - self.first
 
     @torch.no_grad()
     def run(

@@ -174,6 +174,8 @@ def generate(
         "pad_token_id": min(ends, default=None),
         "streamer": pen,
     }
+    if model.first:  # generate counts from 0
+        set_here["position_ids"] = torch.arange(view.n)[None] + model.first
     if twice := sorted(set_here.keys() & options.keys()):
         raise ArgumentError(
             f"`{twice[0]}` is {describe(options[twice[0]])}, which `generate` sets by itself.\n"

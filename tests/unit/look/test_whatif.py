@@ -324,6 +324,23 @@ def test_generate_stops_where_the_configuration_ends(llama, seen, monkeypatch, e
     assert written(seen) == plain[: plain.index(plain[2]) + 1]
 
 
+@pytest.mark.parametrize("kind", ["roberta", "bert"])
+def test_positions_that_begin_behind_padding(llama, kind):
+    """Written on, a word stands where it stands when it is read."""
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(
+        kind, vocab_size=43, hidden_size=12, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=7, max_position_embeddings=29, pad_token_id=1, is_decoder=True,
+        initializer_range=0.5,
+    )  # fmt: skip
+    speaker = transformers.AutoModelForCausalLM.from_config(config).eval()
+    opened = OpenModel(speaker.base_model, llama.tokenizer, "tiny", speaker)
+    ids = [5, 7, 11, 13]
+    for id in written(View.read(opened, Words.of(ids)), 5):
+        assert id == int(opened.run(Words.of(ids)).logits.argmax())
+        ids.append(id)
+
+
 @pytest.mark.parametrize("option", [{"max_new_tokens": 3}, {"num_beams": 3}, {"do_sample": True}])
 def test_options_that_are_set_already(seen, option):
     ((name, value),) = option.items()
