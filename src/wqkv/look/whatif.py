@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from wqkv.errors import ArgumentError, describe
-from wqkv.look.models import OpenModel, Reading, Step, Words, blank, quiet, trim
+from wqkv.look.models import OpenModel, Reading, Step, Words, blank, trim
 from wqkv.look.view import View
+from wqkv.upstream.of_transformers import quiet
 
 #: So many of the likeliest next words are named.
 LIKELIEST = 8

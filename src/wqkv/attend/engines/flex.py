@@ -20,6 +20,7 @@ from wqkv.attend.call import Call
 from wqkv.attend.engines.rectangles import empty_reasons
 from wqkv.attend.merge import Partial, with_sinks
 from wqkv.attend.places import At
+from wqkv.upstream import of_torch
 
 #: How many graphs are kept; the next one raises.
 LIMIT = 256
@@ -67,7 +68,7 @@ def run(call: Call) -> Partial:
     if not plain:
         blocks = create_block_mask(visible, batch, n_head, query_len, key_len, device=device)
     # Every rule is a graph of its own. At its limit the compiler would fall back in silence.
-    with torch._dynamo.config.patch(recompile_limit=LIMIT):
+    with of_torch.compiler_config.patch(recompile_limit=LIMIT):
         result = _compiled()(
             call.query,
             call.key,
