@@ -211,7 +211,7 @@ class _Pen:
         """Keep the logits of the last word that the model has read."""
 
         def heard(module: nn.Module, args: Any, said: Any) -> None:
-            self._logits = said.logits[0, -1].detach().float()
+            self._logits = said.logits[0, -1].detach().to(torch.float32, copy=True)
 
         assert self.model.speaker is not None
         hook = self.model.speaker.register_forward_hook(heard)
