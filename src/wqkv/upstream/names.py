@@ -21,9 +21,21 @@ def find(path: str, tested: str) -> Any:
     try:
         return resolve_name(path)
     except (ImportError, AttributeError) as error:
-        package = path.partition(":")[0].partition(".")[0]
-        raise UpstreamError(
-            f"{package} {metadata.version(package)} has no `{path.strip(':').replace(':', '.')}`, "
-            f"which wqkv uses: {error}.\n"
-            f"Install a version that wqkv is tested with: {package} {tested}."
-        ) from error
+        raise _lacks(path, tested, error) from error
+
+
+def member(thing: object, path: str, tested: str) -> Any:
+    """The member of an object that its class has by a path, such as "torch:nn.Module._hooks"."""
+    try:
+        return getattr(thing, path.rpartition(".")[2])
+    except AttributeError as error:
+        raise _lacks(path, tested, error) from error
+
+
+def _lacks(path: str, tested: str, error: Exception) -> UpstreamError:
+    package = path.partition(":")[0].partition(".")[0]
+    return UpstreamError(
+        f"{package} {metadata.version(package)} has no `{path.strip(':').replace(':', '.')}`, "
+        f"which wqkv uses: {error}.\n"
+        f"Install a version that wqkv is tested with: {package} {tested}."
+    )

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from wqkv.upstream.names import find
+from wqkv.upstream.names import find, member
 
 TESTED = "2.13.0"
 
@@ -51,4 +51,5 @@ def is_compiled(module: nn.Module) -> bool:
 
 def is_hooked(module: nn.Module) -> bool:
     """Whether hooks change what goes into a module, or what comes out of it."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+    kinds = ("_forward_hooks", "_forward_pre_hooks")
+    return any(member(module, f"torch:nn.Module.{kind}", TESTED) for kind in kinds)

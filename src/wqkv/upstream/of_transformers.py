@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from wqkv.errors import need
-from wqkv.upstream.names import find
+from wqkv.upstream.names import find, member
 
 TESTED = "5.20.0 to 5.24.0"
 MASKS = """
@@ -19,12 +19,14 @@ eager_mask or_masks packed_sequence_mask_function padding_mask_function prepare_
 sdpa_mask sliding_window_bidirectional_overlay sliding_window_overlay
 """
 
+MODEL = "transformers.modeling_utils:PreTrainedModel"
+
 #: Where each name stands.
 NAMES = {
     # through which models get their attention functions and masks
     "AttentionInterface": "transformers.modeling_utils:AttentionInterface",
     "AttentionMaskInterface": "transformers.masking_utils:AttentionMaskInterface",
-    "PreTrainedModel": "transformers.modeling_utils:PreTrainedModel",
+    "PreTrainedModel": MODEL,
     # what masks are made of; they are recognised by their code
     **{name: f"transformers.masking_utils:{name}" for name in MASKS.split()},
     # how tensors are renamed when a checkpoint is read
@@ -58,12 +60,12 @@ def positions_of_packed_texts() -> Any:
 
 def can_switch(model: Any) -> bool:
     """Whether a model's own code asks the interface for its attention function."""
-    return bool(model._can_set_attn_implementation())
+    return bool(member(model, f"{MODEL}._can_set_attn_implementation", TESTED)())
 
 
 def passed_over(model: Any) -> tuple[str, ...]:
     """Patterns of the tensors that may be in a checkpoint without a place in the model."""
-    return tuple(model._keys_to_ignore_on_load_unexpected or ())
+    return tuple(member(model, f"{MODEL}._keys_to_ignore_on_load_unexpected", TESTED) or ())
 
 
 def updated(cache: Any) -> dict[int, bool] | None:

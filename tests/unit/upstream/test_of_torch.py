@@ -87,3 +87,5 @@ def test_hooked_modules():
     before.register_forward_pre_hook(lambda *_: None)
     after.register_forward_hook(lambda *_: None)
     assert [is_hooked(m) for m in (plain, before, after)] == [False, True, True]
+    with pytest.raises(UpstreamError, match=r"torch 2.* has no `torch.nn.Module._forward_hooks`"):
+        is_hooked(object())

@@ -89,6 +89,19 @@ def test_can_switch():
     assert (of_transformers.can_switch(llama), of_transformers.can_switch(mpt)) == (True, False)
 
 
+@pytest.mark.parametrize(
+    ("ask", "name"),
+    [
+        (of_transformers.can_switch, "_can_set_attn_implementation"),
+        (of_transformers.passed_over, "_keys_to_ignore_on_load_unexpected"),
+    ],
+)
+def test_a_member_that_is_gone(ask, name):
+    says = rf"transformers 5.* has no `transformers.modeling_utils.PreTrainedModel.{name}`, which"
+    with pytest.raises(UpstreamError, match=says):
+        ask(object())
+
+
 def test_passed_over():
     gpt2 = transformers.GPT2Model(transformers.GPT2Config(n_embd=12, n_head=2, n_layer=1))
     assert "attn.bias" in of_transformers.passed_over(gpt2)
