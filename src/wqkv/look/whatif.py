@@ -48,12 +48,16 @@ class Change:
 
 
 class Said(NamedTuple):
-    """One word of a generation: which, at what position, and what else it could have been."""
+    """One word of a generation: which, at what position, and what else it could have been.
+
+    A word that is drawn, or that the model's `generation_config` favors, need not be in `top`.
+    """
 
     position: int
     word: str
     probability: float
     top: tuple[Next, ...]
+    id: int
 
 
 @dataclass(frozen=True)
@@ -227,7 +231,7 @@ class _Pen:
         id, top = int(ids), _likeliest(self.model, self._logits)
         chance = float(self._logits.softmax(dim=0)[id])
         word = self.model.tokenizer.decode([id])
-        self.steps.append(Said(self.start + len(self.ids), word, chance, top))
+        self.steps.append(Said(self.start + len(self.ids), word, chance, top, id))
         self.ids.append(id)
 
     def end(self) -> None:

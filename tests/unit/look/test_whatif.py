@@ -303,7 +303,7 @@ def test_probabilities_are_those_of_the_model(llama, seen):
     found = generate(seen, 2, bad_words_ids=[[never]], seed=1, temperature=0.1)
     chances = seen.reading.logits.softmax(dim=0)
     first = found.steps[0]
-    assert first.top[0].id == never != found.view.reading.ids[N]
+    assert first.top[0].id == never != first.id == found.view.reading.ids[N]
     assert first.probability == pytest.approx(float(chances[found.view.reading.ids[N]]), rel=1e-4)
     assert first.word == llama.tokenizer.decode([found.view.reading.ids[N]])
 
