@@ -129,7 +129,7 @@ def clearest(view: View, layer: int, head: int | None = None, word: int | None =
         place, same = torch.tensor(_whole_words(reading)), _same(reading)
     if word is None:
         pieces = zip(reading.words, reading.special, strict=True)
-        word = next((i for i, (w, mark) in enumerate(pieces) if not (mark or blank(w))), 0)
+        word = next((i for i, (w, mark) in enumerate(pieces) if not (mark or blank(w.strip()))), 0)
     else:
         tells[word] = True
     best = Clear(0.0, layer, head or 0, word)

@@ -291,11 +291,12 @@ def test_a_number_is_that_of_a_token_before_it_is_a_part_of_one():
     assert find(four, "3") == 3
 
 
-def test_a_blank_is_not_chosen(minilm):
+@pytest.mark.parametrize("blank", ["\u2581", "\u2581\u2581", " ", "\n"])
+def test_a_blank_is_not_chosen(minilm, blank):
     """Where no link is clear, the first word is told of, which a piece of nothing is not."""
     words = Words(
         "!",
-        ("[CLS]", "\u2581", "!"),
+        ("[CLS]", blank, "!"),
         (True, False, False),
         ((0, 0), (0, 0), (0, 1)),
         (101, 102, 999),
