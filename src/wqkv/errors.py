@@ -5,7 +5,8 @@ WqkvError
 ├── KindError (TypeError)            a thing of the wrong kind: integers for floats, two dtypes
 ├── EngineError (RuntimeError)       no engine can run the call; lists every reason
 ├── MissedError (LookupError)        a layer whose attention was not captured, or failed its proof
-└── MissingExtraError (ImportError)  an optional package is not installed; gives the pip line
+├── MissingExtraError (ImportError)  an optional package is not installed; gives the pip line
+└── UpstreamError (ImportError)      the installed torch or transformers lacks a name that is used
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ class MissedError(WqkvError, LookupError):
 
 class MissingExtraError(WqkvError, ImportError):
     """An optional package is not installed."""
+
+
+class UpstreamError(WqkvError, ImportError):
+    """The installed torch or transformers lacks a name that wqkv uses."""
 
 
 _SHORT = {"float": "f", "bfloat": "bf", "int": "i", "uint": "u", "complex": "c"}

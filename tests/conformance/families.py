@@ -1,18 +1,21 @@
 """Transformers' model families as tiny random models, and how much of each is captured.
 
-A family's row says what its configuration needs besides SMALL, and, where not every layer is
-captured, how many are and why the others are not.
+A family's row says what its configuration needs besides SMALL, how many layers it has where some
+may not ask transformers' interface for their attention function (whether they do, the model says),
+and why one that does ask is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel
+from transformers import AttentionInterface, AutoConfig, AutoModel
 
 OUTSIDE = "it does not use the attention interface"
 SPARSE = "it passes `block_indices`, which may change the weights and is not understood"
@@ -47,12 +50,11 @@ SMALL: dict[str, Any] = {
 
 
 class Family(NamedTuple):
-    """`captured` of `layers` layers; None stands for all of them."""
+    """Without `layers` all of its attention asks the interface, in every version."""
 
     config: Mapping[str, Any] = MappingProxyType({})
-    captured: int | None = None
     layers: int | None = None
-    reason: str = ""
+    refused: Mapping[int, str] = MappingProxyType({})  # by layer, why
     shown: tuple[int, ...] | None = None  # the layers whose weights the eager path returns
     with_sinks: bool = True  # whether the eager path's weights are those with the sink's part
 
@@ -63,40 +65,40 @@ def _kinds(*kinds: str, **others: Any) -> Family:
 
 WINDOWS = _kinds("full_attention", "sliding_attention")
 HEADS = Family({"num_key_value_heads": 4})
-NONE = Family({}, 0, 2, OUTSIDE)
+TWO = Family(layers=2)
 STAGES = {"depths": [2, 2], "num_heads": [2, 4], "embed_dim": 16, "window_size": 2, "patch_size": 4}
 
 FAMILIES: dict[str, Family] = {
     # texts read as a whole
     "albert": Family(),
     "bert": Family(),
-    "big_bird": NONE,
+    "big_bird": TWO,
     "camembert": Family(),
-    "canine": Family({}, 0, 4, OUTSIDE),
-    "convbert": NONE,
+    "canine": Family(layers=4),
+    "convbert": TWO,
     "data2vec-text": Family(),
-    "deberta-v2": NONE,
+    "deberta-v2": TWO,
     "distilbert": Family(),
     "electra": Family(),
     "ernie": Family(),
     "esm": Family({"mask_token_id": 3}),
     "eurobert": Family(),
-    "ibert": NONE,
+    "ibert": TWO,
     "jina_embeddings_v3": Family(),
     "layoutlm": Family(),
-    "megatron-bert": NONE,
+    "megatron-bert": TWO,
     "mobilebert": Family(),
     "modernbert": _kinds("full_attention", "sliding_attention", local_attention=4),
-    "mpnet": NONE,
+    "mpnet": TWO,
     "nomic_bert": Family(),
-    "nystromformer": NONE,
-    "rembert": NONE,
+    "nystromformer": TWO,
+    "rembert": TWO,
     "roberta": Family(),
-    "roformer": NONE,
+    "roformer": TWO,
     "splinter": Family(),
-    "squeezebert": Family({"embedding_size": 32}, 0, 2, OUTSIDE),
+    "squeezebert": Family({"embedding_size": 32}, 2),
     "xlm-roberta": Family(),
-    "xlnet": Family({"d_head": 8}, 0, 2, OUTSIDE),
+    "xlnet": Family({"d_head": 8}, 2),
     # texts read from left to right
     "apertus": Family(),
     "arcee": Family(),
@@ -104,8 +106,8 @@ FAMILIES: dict[str, Family] = {
     "bamba": Family({"mamba_n_heads": 8, "mamba_d_head": 8, "attn_layer_indices": [1]}),
     "biogpt": Family(),
     "bitnet": Family(),
-    "bloom": NONE,
-    "codegen": Family({"rotary_dim": 4}, 0, 2, OUTSIDE),
+    "bloom": TWO,
+    "codegen": Family({"rotary_dim": 4}, 2),
     "cohere": Family(),
     "cohere2": WINDOWS,
     "cwm": WINDOWS,
@@ -120,7 +122,7 @@ FAMILIES: dict[str, Family] = {
     "ernie4_5": Family(),
     "ernie4_5_moe": Family(),
     "exaone4": WINDOWS,
-    "falcon": NONE,
+    "falcon": TWO,
     "flex_olmo": Family(),
     "gemma": Family(),
     "gemma2": WINDOWS,
@@ -139,11 +141,11 @@ FAMILIES: dict[str, Family] = {
     "gpt-sw3": Family(),
     "gpt2": Family(),
     "gpt_bigcode": Family(),
-    "gpt_neo": Family({"attention_types": [[["global", "local"], 1]]}, 0, 2, OUTSIDE),
+    "gpt_neo": Family({"attention_types": [[["global", "local"], 1]]}, 2),
     "gpt_neox": Family(),
-    "gpt_neox_japanese": NONE,
+    "gpt_neox_japanese": TWO,
     "gpt_oss": WINDOWS,
-    "gptj": Family({"rotary_dim": 4}, 0, 2, OUTSIDE),
+    "gptj": Family({"rotary_dim": 4}, 2),
     "granite": Family(),
     "granite_swa": WINDOWS._replace(with_sinks=False),
     "granitemoe": Family(),
@@ -158,17 +160,15 @@ FAMILIES: dict[str, Family] = {
     "llama4_text": _kinds("chunked_attention", "full_attention", attention_chunk_size=5),
     "longcat_flash": HEADS,
     "mimo_v2_flash": WINDOWS,
-    "minimax": _kinds("linear_attention", "full_attention")._replace(
-        captured=1, layers=2, reason=OUTSIDE
-    ),
+    "minimax": _kinds("linear_attention", "full_attention")._replace(layers=2),
     "minimax_m2": Family(),
     "minimax_m3_vl_text": _kinds(
         "full_attention", "minimax_m3_sparse", index_topk=5, index_n_heads=2
-    )._replace(captured=1, layers=2, reason=SPARSE),
+    )._replace(refused={1: SPARSE}),
     "mistral": Family(),
     "mixtral": Family(),
     "modernbert-decoder": _kinds("full_attention", "sliding_attention", local_attention=4),
-    "mpt": NONE,
+    "mpt": TWO,
     "nemotron": Family(),
     "olmo": Family(),
     "olmo2": Family(),
@@ -196,13 +196,13 @@ FAMILIES: dict[str, Family] = {
     "stablelm": Family(),
     "starcoder2": Family(),
     "vaultgemma": Family(),
-    "xglm": NONE,
+    "xglm": TWO,
     # one text read, another written
     "bart": Family(),
-    "bigbird_pegasus": Family({}, 4, 6, OUTSIDE),
+    "bigbird_pegasus": Family(layers=6),
     "blenderbot": Family(),
-    "fsmt": Family({}, 0, 6, OUTSIDE),
-    "longt5": Family({}, 4, 6, OUTSIDE),
+    "fsmt": Family(layers=6),
+    "longt5": Family(layers=6),
     "m2m_100": Family(),
     "marian": Family(),
     "mbart": Family(),
@@ -216,7 +216,7 @@ FAMILIES: dict[str, Family] = {
     # pictures and sounds
     "beit": Family({"use_relative_position_bias": True}),
     "clip_vision_model": Family(),
-    "data2vec-vision": NONE,
+    "data2vec-vision": TWO,
     "deit": Family(),
     "dinov2": Family(),
     "dinov3_vit": Family(),
@@ -224,14 +224,33 @@ FAMILIES: dict[str, Family] = {
     "ijepa": Family(),
     "sam3_vit_model": Family(),
     "segformer": Family({"num_attention_heads": [1, 2, 5, 8]}),
-    "siglip_vision_model": Family({}, 2, 3, OUTSIDE),
+    "siglip_vision_model": Family(layers=3),
     "swin": Family(STAGES, shown=(1, 3)),
-    "swinv2": Family(STAGES, 0, 4, OUTSIDE),
+    "swinv2": Family(STAGES, 4),
     "vit": Family(),
     "wav2vec2": Family(),
-    "wavlm": NONE,
+    "wavlm": TWO,
     "whisper": Family(),
 }
+
+
+@contextmanager
+def asking() -> Iterator[set[nn.Module]]:
+    """The modules that meanwhile get their attention function from transformers' interface."""
+    asked: set[nn.Module] = set()
+    get: Any = AttentionInterface.get_interface
+
+    def spied(self: Any, implementation: Any, default: Any) -> Any:
+        function = get(self, implementation, default)
+
+        def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            asked.add(module)
+            return function(module, *args, **kwargs)
+
+        return call
+
+    with mock.patch.object(AttentionInterface, "get_interface", spied):
+        yield asked
 
 
 def build(name: str, **others: Any) -> tuple[nn.Module, str]:

@@ -12,7 +12,7 @@ pytest.importorskip("transformers")
 
 from transformers.utils import logging
 
-from tests.conformance.families import FAMILIES, Family, build, inputs
+from tests.conformance.families import FAMILIES, OUTSIDE, Family, asking, build, inputs
 from wqkv.errors import MissedError
 from wqkv.look.watch import Seen, watch
 
@@ -70,19 +70,28 @@ def test_family(name):
     model, implementation = build(name)
     given = inputs(model)
     with torch.no_grad():
-        plain = model(**given)[0]
+        with asking() as asked:
+            plain = model(**given)[0]
         with watch(model) as seen:
             watched = model(**given)[0]
     torch.testing.assert_close(watched, plain, rtol=0, atol=0, equal_nan=True)
     assert model.config._attn_implementation == implementation
 
+    modules, report = dict(model.named_modules()), seen.report()
     layers = len(seen) if family.layers is None else family.layers
-    captured = layers if family.captured is None else family.captured
-    report = seen.report()
+    outside = {
+        i
+        for i, layer in enumerate(seen.layers)
+        if modules[layer.name.partition(" (")[0]] not in asked
+    }
+    expected = {i: family.refused.get(i, "") for i in range(layers)} | dict.fromkeys(
+        outside, OUTSIDE
+    )
+    captured = sum(not reason for reason in expected.values())
     assert len(seen) == layers > 0, report
+    assert not outside or family.layers, report
     assert report.startswith(f"captured {captured} of {layers} layers"), report
-    missed = [layer for layer in seen.layers if layer.state != "captured"]
-    assert {layer.reason for layer in missed} == ({family.reason} if missed else set())
+    assert {i: layer.reason for i, layer in enumerate(seen.layers)} == expected
 
     compared = 0
     weights = truth(model, given, family, seen) if captured else [None] * layers
@@ -99,7 +108,7 @@ def test_family(name):
 
 
 def test_the_table_is_wide():
-    captured = [name for name, family in FAMILIES.items() if family.captured is None]
+    captured = [name for name, family in FAMILIES.items() if family.layers is None]
     assert len(captured) >= 60
     odd = {"gemma3n_text", "gemma4_text", "qwen3_next", "diffllama", "mimo_v2_flash", "swin"}
     odd |= {"beit", "doge", "deepseek_v2", "deepseek_v3", "gpt_oss", "gemma2", "t5", "mistral"}

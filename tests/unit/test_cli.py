@@ -65,6 +65,23 @@ def test_see(capsys, opened):
     assert "\x1b" not in out
 
 
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        (" IT ", ""),
+        ("7", ""),
+        (
+            "ity",
+            "wqkv: 'ity' is not one token of the model: the token 'it', number 7, is followed\n",
+        ),
+        ("i\x1b", "wqkv: 'i\\x1b' is not one token of the model: the token 'it', number 7, is fol"),
+    ],
+)
+def test_see_says_which_token_it_follows(capsys, opened, word, says):
+    err = run(capsys, "see", "One.", "--word", word, "--json")[2]
+    assert err.startswith(says) and bool(err) == bool(says)
+
+
 def test_several_sentences(capsys, opened, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("Two.\n\n  Three.  \n"))
     code, out, _ = run(capsys, "see", "One.", "-", "--model", "somewhere")

@@ -23,6 +23,10 @@ ROOT = Path(__file__).parents[2]
 # A module imports only from those before it. A package's own name is its __init__.
 ORDER = (
     "wqkv.errors",
+    "wqkv.upstream.names",
+    "wqkv.upstream.of_torch",
+    "wqkv.upstream.of_transformers",
+    "wqkv.upstream",
     "wqkv.pictures",
     "wqkv.attend.forms",
     "wqkv.attend.places",
@@ -214,6 +218,69 @@ def wrong_imports(root: Path) -> list[str]:
 
 def test_imports_go_one_way():
     wrong = wrong_imports(ROOT)
+    assert not wrong, "\n".join(wrong)
+
+
+# Names from inside other packages
+
+# What Python documents: members of a NamedTuple, and sys._getframe.
+OURS = {"_replace", "_asdict", "_fields", "_make", "_getframe"}
+INSIDE = ("src/wqkv/upstream/", "src/wqkv/attend/engines/kernels.py")
+LOOKS = {"getattr", "hasattr", "setattr", "delattr"}
+
+
+def made(tree: ast.AST) -> Iterator[str]:
+    """Every name that a file gives to something."""
+    for node in ast.walk(tree):
+        match node:
+            case (
+                ast.FunctionDef(name=name)
+                | ast.AsyncFunctionDef(name=name)
+                | ast.ClassDef(name=name)
+                | ast.arg(arg=name)
+            ):
+                yield name
+            case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()):
+                yield name
+            case ast.alias(name=name, asname=other):
+                yield other or name
+
+
+def used(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """(line, name) of attributes and modules: written out, imported, or asked for by a string."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(attr=name):
+                yield node.lineno, name
+            case ast.ImportFrom(module=str(name)):
+                yield node.lineno, name
+            case ast.Call(func=ast.Name(id=looks), args=[_, ast.Constant(value=str(name)), *_]) if (
+                looks in LOOKS
+            ):
+                yield node.lineno, name
+            case ast.Call(func=ast.Name(id="need"), args=[ast.Constant(value=str(name)), *_]):
+                yield node.lineno, name
+
+
+def foreign_names(root: Path) -> list[str]:
+    """Names from inside torch or transformers that stand outside `upstream`."""
+    trees = {
+        str(path.relative_to(root)): ast.parse(path.read_text("utf-8"))
+        for path in modules(root).values()
+    }
+    ours = OURS.union(*(made(tree) for tree in trees.values()))
+    return [
+        f"{path}:{line}: {name} is inside another package: give it a line in wqkv.upstream"
+        for path, tree in trees.items()
+        if not path.startswith(INSIDE)
+        for line, name in used(tree)
+        if name.startswith("transformers.")
+        or any(re.match(r"_[^_]", part) and part not in ours for part in name.split("."))
+    ]
+
+
+def test_names_of_other_packages_stand_in_one_place():
+    wrong = foreign_names(ROOT)
     assert not wrong, "\n".join(wrong)
 
 
@@ -439,6 +506,25 @@ def test_planted_import(tmp_path, path, source, complaint):
     wrong = wrong_imports(plant(tmp_path, {f"src/wqkv/{path}": source}))
     assert len(wrong) == (complaint is not None)
     assert all(complaint in line for line in wrong)
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("def _mine(x): return x._mine, x._replace(a=1), x.__dict__", None),
+        ("import transformers\nfrom torch import nn", None),
+        ("def f(module): return module._forward_hooks", "_forward_hooks"),
+        ("def f(module): return getattr(module, '_orig_mod', module)", "_orig_mod"),
+        ("from torch.utils._pytree import tree_map", "torch.utils._pytree"),
+        ("from transformers.cache_utils import Cache", "transformers.cache_utils"),
+        ("need('transformers.masking_utils', 'hf', '')", "transformers.masking_utils"),
+    ],
+)
+def test_planted_foreign_name(tmp_path, source, name):
+    wrong = foreign_names(plant(tmp_path, {"src/wqkv/a.py": source}))
+    assert len(wrong) == (name is not None)
+    assert all(f": {name} is inside" in line for line in wrong)
+    assert foreign_names(plant(tmp_path / "b", {"src/wqkv/upstream/a.py": source})) == []
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from wqkv.errors import ArgumentError, KindError, describe
+from wqkv.upstream.of_torch import constant
 
 #: The most numbers of a tensor that a form writes out.
 LARGEST = 2**16
@@ -100,7 +101,7 @@ def fields(kind: type) -> tuple[str, ...]:
     return names
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def named(kind: type) -> tuple[str, ...] | None:
     """The fields that a type itself names: those of a base would leave out what it adds."""
     return vars(kind).get("__match_args__")

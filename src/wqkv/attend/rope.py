@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import is_functorch_wrapped_tensor
 
 from wqkv.attend.forms import Form, tagged
 from wqkv.errors import ArgumentError, KindError, describe, message
+from wqkv.upstream import of_torch
 
 
 @dataclass(frozen=True)
@@ -378,7 +378,7 @@ def _remember(
     found = kept.get(key)
     if found is None:
         found = make(*key)
-        if all(_lasts(x) and not is_functorch_wrapped_tensor(x) for x in found):
+        if all(_lasts(x) and not of_torch.is_wrapped(x) for x in found):
             if len(kept) >= most:
                 kept.pop(next(iter(kept)), None)
             kept[key] = found

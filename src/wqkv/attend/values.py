@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
-_functorch = torch._C._functorch
-_PROXY = torch._C._TorchDispatchModeKey.PROXY
+from wqkv.upstream import of_torch
+
+# looked up now, because a tracer that meets them first cannot look them up
+_active, _mode, _PROXY = of_torch.transforms_active, of_torch.dispatch_mode, of_torch.PROXY
 
 
 def readable(tensor: Tensor) -> bool:
@@ -24,26 +25,21 @@ def is_traced(tensor: Tensor) -> bool:
     """Whether a graph is being made: torch.compile, torch.export, make_fx or FakeTensorMode."""
     if torch.compiler.is_compiling():
         return True
-    return torch._C._get_dispatch_mode(_PROXY) is not None or _is_fake(tensor)
+    return _mode(_PROXY) is not None or _is_fake(tensor)
 
 
 def transformed() -> bool:
     """Whether a transform of torch.func is at work, which cannot look into plain Python code."""
-    return torch._C._are_functorch_transforms_active()
+    return bool(_active())
 
 
 def derivative_reasons(tensor: Tensor) -> list[str]:
     """Why a function with a backward pass of its own cannot be used now."""
-    if forward_ad._current_level >= 0:
+    if of_torch.in_forward_mode():
         return ["it has no forward-mode derivative, which torch.func.jvp asks for"]
     if transformed() and is_traced(tensor):
         return ["torch.func inside a traced graph looks into plain operators alone"]
     return []
-
-
-def version(x: Tensor) -> int:
-    """How often a tensor was changed in place; 0 where torch does not count."""
-    return 0 if x.is_inference() else x._version
 
 
 def _is_fake(tensor: Tensor) -> bool:
@@ -54,8 +50,8 @@ def _is_mapped(tensor: Tensor) -> bool:
     """Whether vmap maps it; it may lie under what torch.func.grad wraps."""
     if not transformed():
         return False
-    while _functorch.is_functorch_wrapped_tensor(tensor):
-        if _functorch.is_batchedtensor(tensor):
+    while of_torch.is_wrapped(tensor):
+        if of_torch.is_batched(tensor):
             return True
-        tensor = _functorch.get_unwrapped(tensor)
+        tensor = of_torch.under(tensor)
     return False

@@ -49,6 +49,8 @@ def run(args: argparse.Namespace) -> None:
         model = open_model(args.model, progress)
         stories = [tell(model, text, args.word, args.layer, args.head) for text in sentences]
 
+    for story in stories if args.word else ():
+        _say(story, args.word)
     if args.html:
         from wqkv.show.html import page
 
@@ -110,6 +112,17 @@ def _check(args: argparse.Namespace, sentences: Sequence[str]) -> None:
             )
     if not (args.html or args.output or args.json):
         need("rich", "show", "The terminal picture")
+
+
+def _say(story: Story, word: str) -> None:
+    """Say which token is followed where the model has no token that is the word."""
+    token, wanted = story.words[story.word], word.strip()
+    if wanted.casefold() not in (token.casefold(), str(story.word)):
+        print(
+            f"wqkv: {wanted!r} is not one token of the model: "
+            f"the token {token!r}, number {story.word}, is followed",
+            file=sys.stderr,
+        )
 
 
 def _print(stories: Sequence[Story]) -> None:

@@ -9,7 +9,7 @@ from torch.fx import Proxy, Tracer
 
 from wqkv.attend.algebra import Mask
 from wqkv.errors import ArgumentError
-from wqkv.layer.plain import HOOKS
+from wqkv.upstream.of_torch import hooks
 
 
 def one_node(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -32,9 +32,9 @@ def _recorded(
             f"torch.fx records {name} as one call, and it is the whole model.\n"
             f"Trace a model that holds it, such as nn.Sequential({name}(...))."
         )
-    if hooks := [hook for hook in HOOKS if hook.endswith("ward_hooks") and getattr(module, hook)]:
+    if found := [kind for kind in hooks(module) if kind.endswith("ward_hooks")]:
         raise ArgumentError(
-            f"`{path}` has {', '.join(hooks)}, which would run now and in every call again.\n"
+            f"`{path}` has {', '.join(found)}, which would run now and in every call again.\n"
             "Remove them, or trace with a torch.fx.Tracer whose is_leaf_module is True for it."
         )
     for key, value in kwargs.items():

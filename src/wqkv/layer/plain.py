@@ -6,14 +6,9 @@ from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 
-#: What runs when a module is called, saved or loaded, as nn.Module names it.
-HOOKS = (
-    "_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks",
-    "_state_dict_pre_hooks", "_state_dict_hooks",
-    "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
-)  # fmt: skip
+from wqkv.upstream import of_torch
+
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -30,19 +25,19 @@ def besides(module: nn.Module) -> list[str]:
 
     Its own parts alone are looked at. Hooks for all modules of the process do not count.
     """
-    found = [name for name in HOOKS if getattr(module, name)]
+    found = of_torch.hooks(module)
     if "forward" in module.__dict__:
         found.append("a replaced forward")
     if "parametrizations" in module._modules:
         found.append("parametrizations")
-    for name, tensor in module._parameters.items():
+    for name, tensor in of_torch.parameters_of(module).items():
         if tensor is None:
             continue
         # A subclass (DTensor, a quantized tensor) computes by its own rules. A FakeTensor, which
         # export puts in place of a tensor, does what that tensor does.
-        if type(tensor) not in (nn.Parameter, Tensor, FakeTensor):
+        if type(tensor) not in (nn.Parameter, Tensor, of_torch.FakeTensor):
             found.append(f"a {name} of class {type(tensor).__name__}")
-        elif tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None):
+        elif of_torch.tensor_hooks(tensor):
             found.append(f"hooks of {name}")
     return found
 
@@ -52,7 +47,7 @@ def unread(module: nn.Module) -> list[str]:
     found = besides(module) + [f"the part {name}" for name, _ in module.named_children()]
     if type(module).__module__.partition(".")[0] not in ("torch", "transformers"):
         found.append(f"the class {type(module).__module__}.{type(module).__name__}")
-    tensors = dict(module._parameters) | dict(module._buffers)
+    tensors = of_torch.parameters_of(module) | of_torch.buffers_of(module)
     found += [f"the tensor {name}" for name in tensors if name not in ("weight", "bias")]
     weight = tensors.get("weight")
     if weight is not None and weight.dtype not in FLOATS:

@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from wqkv.attend.forms import Form, alike, outline
+from wqkv.upstream import of_torch
 
 #: Arguments that change no result, or whose difference the sizes and names of the tensors show.
 _SHOWN = {
@@ -28,7 +29,7 @@ class Ruled(nn.Module, Form):
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        said = getattr(destination, "_metadata", {}).get(prefix[:-1])
+        said = of_torch.said_of(destination, prefix)
         if said is not None:
             said["rules"] = _rules(self)
 

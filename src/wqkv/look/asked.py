@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
 from wqkv.attend.masks import Causal, Dense, Full, Lengths, Mask, Segments, Window
 from wqkv.attend.places import At, Rect
-from wqkv.errors import EngineError, describe, need
+from wqkv.errors import EngineError, describe
+from wqkv.upstream import of_transformers as _masking
+from wqkv.upstream.of_torch import make_wrapper, to_copy, tree_map_only
 
-_masking: Any = need("transformers.masking_utils", "hf", "wqkv.look.use")
 _aten: Any = torch.ops.aten
 
 #: The largest matrix (in pairs) that a model gets when it computes with its mask.
@@ -251,7 +251,7 @@ _KINDS = {
         "or": _masking.or_masks(),
     }.items()
 }
-if _remap := getattr(_masking, "remap_positions_for_packed_sequence", None):  # since 5.23
+if _remap := _masking.positions_of_packed_texts():
     _KINDS[_remap(id, torch.zeros(1, device="cpu")).__code__] = "remap"
 
 
@@ -304,9 +304,7 @@ class Carried(Tensor):
     @staticmethod
     def __new__(cls, asked: Asked) -> Carried:
         shape = (asked.batch, 1, asked.query_len, asked.key_len)
-        made: Carried = Tensor._make_wrapper_subclass(
-            cls, shape, dtype=asked.dtype, device=asked.device
-        )
+        made: Carried = make_wrapper(cls, shape, dtype=asked.dtype, device=asked.device)
         made.asked = asked
         return made
 
@@ -335,7 +333,7 @@ def _moved(
     """The mask after an operator that leaves it a value; None for any other."""
     if func in (_aten.detach.default, _aten.alias.default, _aten.clone.default):
         return Carried(asked)
-    if func is _aten._to_copy.default and kwargs.get("dtype", asked.dtype).is_floating_point:
+    if func is to_copy and kwargs.get("dtype", asked.dtype).is_floating_point:
         device, dtype = (kwargs.get(name) or getattr(asked, name) for name in ("device", "dtype"))
         return Carried(replace(asked, device=torch.device(device), dtype=dtype))
     if func is _aten.slice.Tensor and args[0] in (2, 3) and len(args) <= 3:

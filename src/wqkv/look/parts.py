@@ -9,6 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from wqkv.upstream.of_torch import is_compiled
+from wqkv.upstream.of_transformers import updated
+
 Kind = Literal["encoder", "decoder", "cross"]
 
 _ATTENTION = re.compile(r"atten|attn", re.IGNORECASE)
@@ -41,12 +44,7 @@ def attention_like(model: nn.Module) -> set[nn.Module]:
 def compiled(model: nn.Module) -> set[nn.Module]:
     """The modules that run compiled, where no hook sees them: a compiled one and all inside it."""
     return {
-        inner
-        for module in model.modules()
-        if hasattr(module, "_orig_mod")  # torch.compile(module)
-        or getattr(module, "_compiled_call_impl", None) is not None  # module.compile()
-        or hasattr(vars(module).get("forward"), "_torchdynamo_orig_callable")
-        for inner in module.modules()
+        inner for module in model.modules() if is_compiled(module) for inner in module.modules()
     }
 
 
@@ -76,9 +74,9 @@ def reads_others(given: dict[str, Any]) -> bool:
 
 def goes_on(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether cross-attention will read the keys that an earlier step of the text has stored."""
-    updated = [getattr(value, "is_updated", None) for value in (*args, *kwargs.values())]
-    layer = getattr(module, "layer_idx", None)
-    return any(isinstance(one, dict) and bool(one.get(layer)) for one in updated)
+    layer: Any = getattr(module, "layer_idx", None)
+    stored = (updated(value) or {} for value in (*args, *kwargs.values()))
+    return any(bool(one.get(layer)) for one in stored)
 
 
 def device(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device:

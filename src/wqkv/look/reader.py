@@ -14,7 +14,7 @@ from wqkv.errors import MissedError
 from wqkv.look.corpus import Document, text_of
 from wqkv.look.heads import TEXT, Window, around, windows
 from wqkv.look.measures import Batch, Links, Sums, measure
-from wqkv.look.models import OpenModel
+from wqkv.look.models import OpenModel, blank
 from wqkv.look.tally import KEPT, Example, Skipped, Tally
 from wqkv.look.watch import watch
 from wqkv.maps.attention_map import AttentionMap
@@ -165,7 +165,11 @@ class Reader:
             found = tokenizer(
                 text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
             )
-            return text, found["offset_mapping"]
+            pieces = tokenizer.convert_ids_to_tokens(found["input_ids"])
+            return text, [
+                (a, a) if blank(piece) else (a, b)
+                for piece, (a, b) in zip(pieces, found["offset_mapping"], strict=True)
+            ]
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         words = [tokenizer.decode([i]) for i in ids]
         ends = [*accumulate(len(word) + 1 for word in words)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from wqkv.errors import ArgumentError
 from wqkv.look.answers import Proof
-from wqkv.look.models import SAMPLED_ROWS, OpenModel, Words, in_range, spaced
+from wqkv.look.models import SAMPLED_ROWS, OpenModel, Words, blank, in_range, spaced
 from wqkv.look.view import ALL_ROWS, View
 
 
@@ -87,7 +88,7 @@ def tell(
     not count.
 
     Args:
-        word: a word of the sentence (its last piece, where the model cuts it up), or its number.
+        word: a word of the sentence, or its number; see `find`.
 
     Raises:
         ArgumentError: an empty or too long sentence, an unknown word, a layer or head out of range.
@@ -127,7 +128,8 @@ def clearest(view: View, layer: int, head: int | None = None, word: int | None =
         keys[0] &= not view.model.layer(layer).mask.by_position
         place, same = torch.tensor(_whole_words(reading), device="cpu"), _same(reading)
     if word is None:
-        word = next((i for i, mark in enumerate(reading.special) if not mark), 0)
+        pieces = zip(reading.words, reading.special, strict=True)
+        word = next((i for i, (w, mark) in enumerate(pieces) if not (mark or blank(w.strip()))), 0)
     else:
         tells[word] = True
     best = Clear(0.0, layer, head or 0, word)
@@ -204,30 +206,46 @@ def _same(words: Words) -> Tensor:
 def _whole_words(reading: Words) -> list[int]:
     """For each token the number of the written word it belongs to: "didn", "'" and "t" are one."""
     numbers: list[int] = []
-    text, last = reading.sentence, 0
+    last = 0
     for a, b in reading.spans:
-        # Scripts from U+2E80 on (Chinese, Japanese, Korean) are written without blanks.
-        follows = 0 < a == last < b and not text[a].isspace()
-        joined = follows and max(text[a - 1], text[a]) < "\u2e80"
+        shares = a < min(b, last)  # it is one more piece of the same character
+        joined = shares or (a == last < b and _joined(reading.sentence, a))
         numbers.append(numbers[-1] + (not joined) if numbers else 0)
         last = b
     return numbers
 
 
+def _joined(text: str, at: int) -> bool:
+    """Whether the characters before and at `at` belong to one written word.
+
+    Scripts from U+2E80 on (Chinese, Japanese, Korean) are written without blanks.
+    """
+    pair = text[at - 1 : at + 1] if at else ""
+    return len(pair) == 2 and not any(c.isspace() or c >= "\u2e80" for c in pair)
+
+
 def find(reading: Words, word: str) -> int:
-    """The position of a word: a token, the last piece of a word in several, or a number."""
-    wanted = word.strip().casefold()
+    """The position of a word: a token, the last of those that it is cut into, or a number.
+
+    A word that is only a part of a token is the token that holds it (its end, if there are two).
+    """
+    text, spans, wanted = reading.sentence, reading.spans, word.strip()
+
+    def holder(end: int) -> int | None:
+        return max((i for i, (a, b) in enumerate(spans) if a < end <= b), default=None)
+
     for i, token in enumerate(reading.words):
-        if token.casefold() == wanted:
-            return i
-    start = reading.sentence.casefold().find(wanted) if wanted else -1
-    if start >= 0:
-        starts = {a for a, b in reading.spans if a < b}
-        ends = [i for i, (a, b) in enumerate(reading.spans) if a < b == start + len(wanted)]
-        if ends and start in starts:
-            return ends[-1]
-    if wanted.isdecimal() and int(wanted) < len(reading.words):
-        return int(wanted)
+        if token.casefold() == wanted.casefold():
+            last = holder(spans[i][1])  # a character may be in several pieces
+            return i if last is None else last
+    found = [m.span() for m in re.finditer(re.escape(wanted), text, re.IGNORECASE) if wanted]
+    starts, ends = {a for a, b in spans if a < b}, {b for a, b in spans if a < b}
+    whole = [holder(b) for a, b in found if a in starts and b in ends]
+    parts = [holder(b) for a, b in found if not (_joined(text, a) or _joined(text, b))]
+    number = int(wanted) if wanted.isdecimal() else len(spans)
+    for at in (*whole, number, *parts):
+        if at is not None and at < len(spans):
+            return at
     listed = " ".join(reading.words[:40]) + (" ..." if len(reading.words) > 40 else "")
     raise ArgumentError(
         f"There is no word {word!r} in the sentence. Its words: {listed} "

@@ -12,11 +12,9 @@ from torch import Tensor, nn
 
 from wqkv.attend.functional import attention
 from wqkv.attend.masks import Causal, Dense, Full, Mask, Segments
-from wqkv.errors import EngineError, KindError, describe, message, need
+from wqkv.errors import EngineError, KindError, describe, message
 from wqkv.look.asked import Carried, ask
-
-_masking: Any = need("transformers.masking_utils", "hf", "wqkv.look.use")
-_modeling: Any = need("transformers.modeling_utils", "hf", "wqkv.look.use")
+from wqkv.upstream import of_transformers as upstream
 
 #: The name that models know it by.
 NAME = "wqkv"
@@ -63,10 +61,10 @@ def use(model: Model) -> Model:
     >>> use(model)(torch.tensor([[3, 5, 7]])).last_hidden_state.shape
     torch.Size([1, 3, 16])
     """
-    if not isinstance(model, _modeling.PreTrainedModel):
+    if not isinstance(model, upstream.PreTrainedModel):
         raise KindError(f"`model` is a transformers model, not a {type(model).__name__}.")
-    parts: list[Any] = [m for m in model.modules() if isinstance(m, _modeling.PreTrainedModel)]
-    if fixed := sorted({type(m).__name__ for m in parts if not m._can_set_attn_implementation()}):
+    parts: list[Any] = [m for m in model.modules() if isinstance(m, upstream.PreTrainedModel)]
+    if fixed := sorted({type(m).__name__ for m in parts if not upstream.can_switch(m)}):
         raise EngineError(
             f"{type(model).__name__} cannot run on wqkv: the attention of {', '.join(fixed)} does "
             "not go through transformers' AttentionInterface."
@@ -207,5 +205,5 @@ def _texts(module: nn.Module, query: Tensor, key: Tensor, ends_q: Tensor, ends_k
     return Segments(labels[1], None if torch.equal(*labels) else labels[0])
 
 
-_modeling.AttentionInterface.register(NAME, run)
-_masking.AttentionMaskInterface.register(NAME, ask)
+upstream.AttentionInterface.register(NAME, run)
+upstream.AttentionMaskInterface.register(NAME, ask)

@@ -34,6 +34,7 @@ from wqkv.look.records import Run, Statistics
 from wqkv.look.runs import record, repeat
 from wqkv.maps.attention_map import AttentionMap
 from wqkv.maps.weights import aside
+from wqkv.upstream.of_torch import original, plain_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -140,11 +141,9 @@ class Seen(Sequence[Map]):
             if number < 0:
                 raise ArgumentError(f"`layers` holds {number}.\nPass 0 or more.")
         self._wanted, self._keep = wanted, keep
-        self._model = getattr(model, "_orig_mod", model)
+        self._model = original(model)
         self._compiled = compiled(model)
-        self._names = {
-            module: name.replace("._orig_mod", "") for name, module in self._model.named_modules()
-        }
+        self._names = {module: plain_name(name) for name, module in self._model.named_modules()}
         self._like = attention_like(self._model)
         self._places: dict[tuple[nn.Module, int], _Place] = {}
         self._visits: Counter[nn.Module] = Counter()
@@ -434,7 +433,7 @@ _ORIGINAL: list[Any] = []
 
 
 def _install(seen: Seen) -> None:
-    from transformers.modeling_utils import AttentionInterface
+    from wqkv.upstream.of_transformers import AttentionInterface
 
     if not _ACTIVE:
         original: Any = AttentionInterface.__dict__["get_interface"]
@@ -452,7 +451,7 @@ def _install(seen: Seen) -> None:
 
 
 def _uninstall(seen: Seen) -> None:
-    from transformers.modeling_utils import AttentionInterface
+    from wqkv.upstream.of_transformers import AttentionInterface
 
     _ACTIVE.remove(seen)
     if not _ACTIVE:

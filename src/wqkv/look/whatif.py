@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from wqkv.errors import ArgumentError
-from wqkv.look.models import OpenModel, Reading, Step, Words, trim
+from wqkv.errors import ArgumentError, describe
+from wqkv.look.models import OpenModel, Reading, Step, Words, blank, trim
 from wqkv.look.view import View
+from wqkv.upstream.of_transformers import quiet
 
 #: So many of the likeliest next words are named.
 LIKELIEST = 8
@@ -46,12 +48,16 @@ class Change:
 
 
 class Said(NamedTuple):
-    """One word of a generation: which, at what position, and what else it could have been."""
+    """One word of a generation: which, at what position, and what else it could have been.
+
+    A word that is drawn, or that the model's `generation_config` favors, need not be in `top`.
+    """
 
     position: int
     word: str
     probability: float
     top: tuple[Next, ...]
+    id: int
 
 
 @dataclass(frozen=True)
@@ -129,15 +135,24 @@ def generate(
     count: int,
     step: Step = lambda done, total: None,
     each: Callable[[View, int], None] = lambda view, layer: None,
+    seed: int | None = None,
+    **options: Any,
 ) -> Generated:
-    """Let the model write on: at most `count` words, each the likeliest.
+    """Let the model write on with its own `generate`: at most `count` words.
+
+    The probabilities that are told are the model's own, before any option changes them.
 
     Args:
         step: is told how many words are written, after every layer; may raise, which ends it.
         each: see `View.read`.
+        seed: draws the words at random, the same ones for the same seed; None takes each time the
+            likeliest. Both follow the model's `generation_config`.
+        options: what else transformers' `generate` takes, such as temperature=0.7, top_k=50 and
+            top_p=0.9 (with a seed), cache_implementation="static", or a `logits_processor`.
 
     Raises:
-        ArgumentError: the model has no head for the next word, or no room is left.
+        ArgumentError: the model has no head for the next word, no room is left, or an option that
+            is set here.
     """
     model, reading = _whole(view, "Writing on"), view.reading
     if model.speaker is None:
@@ -150,22 +165,77 @@ def generate(
             f"There is no room for {count} more words: the text has {view.n}, "
             f"and {model.name} takes {longest}."
         )
-    steps: list[Said] = []
-    ids = list(reading.ids)
-    given, past = torch.tensor([ids], device="cpu"), None
-    ends = set(model.tokenizer.all_special_ids)
+    speaker: Any = model.speaker
+    ids, pen = torch.tensor([reading.ids], device="cpu"), _Pen(model, view.n)
+    own = speaker.generation_config.eos_token_id
+    ends = {*model.tokenizer.all_special_ids, *(own if isinstance(own, list) else [own])} - {None}
+    set_here: dict[str, Any] = {
+        "attention_mask": torch.ones_like(ids),
+        "do_sample": seed is not None,
+        "eos_token_id": sorted(ends) or None,
+        "max_new_tokens": min(count, longest - view.n),
+        "num_beams": 1,
+        "num_return_sequences": 1,
+        "pad_token_id": min(ends, default=None),
+        "streamer": pen,
+    }
+    if model.first:  # generate counts from 0
+        set_here["position_ids"] = torch.arange(view.n, device="cpu")[None] + model.first
+    if twice := sorted(set_here.keys() & options.keys()):
+        raise ArgumentError(
+            f"`{twice[0]}` is {describe(options[twice[0]])}, which `generate` sets by itself.\n"
+            "Leave it out: `count` says how many words are written, `seed` that they are drawn."
+        )
     step(0, count)
-    with torch.no_grad(), model.told(lambda _: step(len(steps), count)):
-        while len(steps) < count and len(ids) < longest:
-            said: Any = model.called(given, past_key_values=past, use_cache=True)
-            logits = said.logits[0, -1]
-            id, top = int(logits.argmax()), _likeliest(model, logits)
-            steps.append(Said(len(ids), top[0].word, top[0].probability, top))
-            ids.append(id)
-            given, past = torch.tensor([[id]], device="cpu"), said.past_key_values
-            if id in ends:
-                break
-    return Generated(tuple(steps), View.read(model, continued(model.tokenizer, reading, ids), each))
+    with (
+        quiet(),
+        torch.random.fork_rng(devices=[], enabled=seed is not None),
+        model.told(lambda _: step(len(pen.steps), count)),
+        pen.listening(),
+    ):
+        if seed is not None:
+            torch.default_generator.manual_seed(seed)
+        speaker.generate(ids, **set_here, **options)
+    whole = [*reading.ids, *pen.ids]
+    words = continued(model.tokenizer, reading, whole)
+    return Generated(tuple(pen.steps), View.read(model, words, each))
+
+
+class _Pen:
+    """A streamer of `generate` that keeps each word with what else it could have been."""
+
+    def __init__(self, model: OpenModel, start: int) -> None:
+        self.model, self.start = model, start
+        self.steps: list[Said] = []
+        self.ids: list[int] = []
+        self._logits: Tensor | None = None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Keep the logits of the last word that the model has read."""
+
+        def heard(module: nn.Module, args: Any, said: Any) -> None:
+            self._logits = said.logits[0, -1].detach().to(torch.float32, copy=True)
+
+        assert self.model.speaker is not None
+        hook = self.model.speaker.register_forward_hook(heard)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    def put(self, ids: Tensor) -> None:
+        """The next word; or the text before it, which comes first."""
+        if self._logits is None:
+            return
+        id, top = int(ids), _likeliest(self.model, self._logits)
+        chance = float(self._logits.softmax(dim=0)[id])
+        word = self.model.tokenizer.decode([id])
+        self.steps.append(Said(self.start + len(self.ids), word, chance, top, id))
+        self.ids.append(id)
+
+    def end(self) -> None:
+        """Nothing is left to write."""
 
 
 def _whole(view: View, what: str) -> OpenModel:
@@ -183,15 +253,22 @@ def continued(tokenizer: Any, words: Words, ids: list[int]) -> Words:
     new, last, decode = ids[len(words.ids) :], words.ids[-1], tokenizer.decode
     known, begin = set(tokenizer.all_special_ids), len(words.sentence)
     special = [id in known for id in new]
-    text, spans = words.sentence, []
-    for at, mark in enumerate(special):
-        start = len(text)
+    pieces = [  # a model may have more rows than its tokenizer has pieces
+        piece or str(id)
+        for piece, id in zip(tokenizer.convert_ids_to_tokens(new), new, strict=True)
+    ]
+    told, text, ends = [last], words.sentence, [begin]
+    for id, mark in zip(new, special, strict=True):
         if not mark:
-            told = [id for id in new[: at + 1] if id not in known]
-            tail = decode([last, *told])[len(decode([last])) :]
-            text = text[:begin] + tail
-        spans.append(trim(text, start, len(text)) if start < len(text) else (0, 0))
-    pieces = tokenizer.convert_ids_to_tokens(new)
+            told.append(id)
+            text = text[:begin] + decode(told)[len(decode([last])) :]
+        # the first pieces of a character are written \ufffd, until its last one comes
+        ends.append(max(ends[-1], len(text.rstrip("\ufffd"))))
+    ends[-1] = len(text)
+    spans = []
+    for at, (piece, mark) in enumerate(zip(pieces, special, strict=True)):
+        start, stop = ends[at], next((end for end in ends[at + 1 :] if end > ends[at]), ends[at])
+        spans.append((0, 0) if mark or blank(piece) else trim(text, start, stop))
     shown = [text[a:b] or piece for (a, b), piece in zip(spans, pieces, strict=True)]
     return Words(
         text,

@@ -24,9 +24,9 @@ from wqkv.attend.engines.by_reference import extreme_rows
 from wqkv.attend.engines.plan import ROWS, plan
 from wqkv.attend.merge import Partial, logaddexp, share
 from wqkv.attend.places import At, Rect, places
-from wqkv.attend.values import version
 from wqkv.errors import ArgumentError, message
 from wqkv.maps.picks import Line, cut, numbers, take
+from wqkv.upstream.of_torch import version
 
 #: Rows are looked through in blocks of about this many weights.
 BLOCK = 2**22

@@ -161,7 +161,6 @@ def test_first_derivatives(rules):
           grad(lambda y: vmap(lambda x: theirs(x[None]))(y).pow(2).sum())(q))  # fmt: skip
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # torch's
 def test_forward_mode_goes_to_the_reference():
     q = random(1, 2, N, D)
     ours, theirs = both(lambda e: lambda x: attention(x, x, x, mask=Causal(), engine=e).sum())

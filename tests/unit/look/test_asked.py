@@ -1,5 +1,7 @@
 """A model's mask function as a value: what transformers itself would write out, for every one."""
 
+import inspect
+
 import pytest
 import torch
 
@@ -7,7 +9,10 @@ from wqkv import Causal, Full, Segments, Window
 from wqkv.attend.algebra import And
 from wqkv.attend.masks import Dense
 from wqkv.errors import EngineError
+from wqkv.upstream import of_transformers
 
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("wqkv.look.use")
 masking = pytest.importorskip("transformers.masking_utils")
 asked_module = pytest.importorskip("wqkv.look.asked")
 Asked, Carried, Unknown, ask = (
@@ -104,28 +109,38 @@ def test_what_hides_nothing_is_left_out():
     assert asked(masking.sliding_window_causal_mask_function(40), PLACES["whole"]).mask == Causal()
 
 
-since_5_23 = pytest.mark.skipif(
-    not hasattr(masking, "packed_sequence_compatibility_function"),
-    reason="before 5.23 transformers did not count from each text's start",
+@pytest.mark.parametrize(
+    ("kind", "make", "part"),
+    [
+        ("llama", masking.create_causal_mask, Causal()),
+        ("mistral", masking.create_sliding_window_causal_mask, Window(2, 0)),
+    ],
 )
+def test_packed_texts(kind, make, part):
+    """Whatever functions a version of transformers makes such a mask of."""
+    takes = inspect.signature(make).parameters
+    given = {
+        "inputs_embeds": torch.zeros(1, 11, 5),
+        "attention_mask": None,
+        "position_ids": torch.tensor([[0, 1, 2, 3, 0, 1, 2, 0, 1, 2, 3]]),
+        "cache" if "cache" in takes else "past_key_values": None,
+    }
+    made = {}
+    for name in ("wqkv", "sdpa"):
+        config = transformers.AutoConfig.for_model(kind)
+        config.sliding_window, config._attn_implementation = 3, name
+        made[name] = make(config=config, **given)
+    got = made["wqkv"].asked.mask
+    assert repr(got.parts[0]) == repr(part)
+    assert isinstance(got.parts[1], Segments)
+    assert torch.equal(got.dense(11, 11).view(11, 11), made["sdpa"].view(11, 11))
 
 
-@since_5_23
-def test_packed_texts():
-    positions = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 0, 1, 2, 3]])
-    texts = masking.find_packed_sequence_indices(positions)
-    window = masking.sliding_window_causal_mask_function(3)
-    function = masking.packed_sequence_compatibility_function(window, positions, texts)
-    got = Asked(1, 11, 11, 0, 0, function, None, False, torch.device("cpu"), torch.float32)
-    assert [type(part) for part in got.mask.parts] == [Window, Segments]
-    written = masking.sdpa_mask(1, 11, 11, 0, 0, function, allow_is_causal_skip=False)
-    assert torch.equal(got.mask.dense(11, 11), written)
-
-
-@since_5_23
 def test_positions_that_restart_outside_of_texts_stay_a_function():
-    positions = torch.tensor([[0, 1, 2, 0, 1]])
-    function = masking.remap_positions_for_packed_sequence(masking.causal_mask_function, positions)
+    remap = of_transformers.positions_of_packed_texts()
+    if remap is None:
+        pytest.skip(f"transformers {transformers.__version__} counts from the first position")
+    function = remap(masking.causal_mask_function, torch.tensor([[0, 1, 2, 0, 1]]))
     got = Asked(1, 5, 5, 0, 0, function, None, False, torch.device("cpu"), torch.float32)
     assert isinstance(got.mask.parts[0] if isinstance(got.mask, And) else got.mask, Unknown)
     written = masking.sdpa_mask(1, 5, 5, 0, 0, function, allow_is_causal_skip=False)

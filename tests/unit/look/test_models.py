@@ -109,22 +109,20 @@ def test_long_sentence(minilm):
     assert len(minilm.read("a " * 510).words) == 512
 
 
-def test_table_of_positions_of_roberta():
-    """Its first word stands after the padding index."""
-    config = transformers.RobertaConfig(
-        vocab_size=29,
-        hidden_size=6,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=7,
-        max_position_embeddings=13,
-        pad_token_id=1,
-    )
-    opened = OpenModel(transformers.RobertaModel(config).eval(), None, "tiny")
-    assert opened.longest == 11
-    opened.run(Words.of([5] * 11))
-    with pytest.raises((IndexError, RuntimeError), match="out of"):
-        opened.run(Words.of([5] * 12))
+@pytest.mark.parametrize(
+    ("kind", "longest"),
+    [("roberta", 11), ("xlm-roberta", 11), ("camembert", 11), ("mpnet", 11), ("bert", 13)],
+)
+def test_table_of_positions(kind, longest):
+    """In some the first word stands behind the place of padding, which their table knows."""
+    sizes = dict.fromkeys(("vocab_size", "max_position_embeddings"), 13)
+    sizes |= {"hidden_size": 6, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.AutoConfig.for_model(kind, **sizes, intermediate_size=7, pad_token_id=1)
+    opened = OpenModel(transformers.AutoModel.from_config(config).eval(), None, "tiny")
+    assert opened.longest == longest
+    opened.run(Words.of([5] * longest))
+    with pytest.raises((IndexError, RuntimeError), match=r"out of|must match"):
+        opened.run(Words.of([5] * (longest + 1)))
 
 
 @pytest.mark.parametrize("number", [6, -1])

@@ -15,7 +15,17 @@ from transformers import (
     StaticCache,
 )
 
-from tests.unit.look.tiny import SEQ2SEQ, agree, generate, missed, padded, tiny, weights, words
+from tests.unit.look.tiny import (
+    SEQ2SEQ,
+    agree,
+    generate,
+    kept,
+    missed,
+    padded,
+    tiny,
+    weights,
+    words,
+)
 from wqkv.attend.masks import Causal
 from wqkv.errors import MissedError
 from wqkv.look.readings import read
@@ -95,10 +105,10 @@ def test_a_watch_that_begins_in_the_middle():
     model, ids = tiny("llama"), words(11)
     cache = DynamicCache(config=model.config)
     with torch.no_grad():
-        model(ids[:, :6], past_key_values=cache)
+        model(ids[:, :6], **kept(model, cache))
         with watch(model) as seen:
-            model(ids[:, 6:10], past_key_values=cache)
-            model(ids[:, 10:], past_key_values=cache)
+            model(ids[:, 6:10], **kept(model, cache))
+            model(ids[:, 10:], **kept(model, cache))
     assert seen[0].shape == (2, 6, 5, 11)
     assert "rows from 6 on" in seen.report()
     torch.testing.assert_close(seen[1][:], weights(model, ids)[1][:, :, 6:])
@@ -109,10 +119,10 @@ def test_a_cache_that_is_cut_back():
     cache = DynamicCache(config=model.config)
     with torch.no_grad(), watch(model) as seen:
         model(words(9).flip(1)[:, :3])
-        model(ids[:, :8], past_key_values=cache)
-        model(words(2).flip(1), past_key_values=cache)
+        model(ids[:, :8], **kept(model, cache))
+        model(words(2).flip(1), **kept(model, cache))
         cache.crop(-2)
-        model(ids[:, 8:], past_key_values=cache)
+        model(ids[:, 8:], **kept(model, cache))
     assert len(seen.runs(1)) == 2
     agree(seen[1], weights(model, ids)[1])
 
@@ -121,7 +131,7 @@ def test_a_static_cache_may_change_afterwards():
     model, ids = tiny("llama"), words()
     cache = StaticCache(config=model.config, max_cache_len=7)
     with torch.no_grad(), watch(model) as seen:
-        model(ids, past_key_values=cache)
+        model(ids, **kept(model, cache))
     cache.reset()
     agree(seen[1], weights(model, ids)[1])
 
@@ -227,12 +237,12 @@ def steps(model, *masks, cut: int = 0, prompt: int = 5):
     """A prompt and then one word a mask, with a cache; the cache is cut back at the end."""
     ids, cache = words(prompt + len(masks)), DynamicCache(config=model.config)
     with torch.no_grad(), watch(model) as seen:
-        model(ids[:, :prompt], attention_mask=masks[0], past_key_values=cache)
+        model(ids[:, :prompt], attention_mask=masks[0], **kept(model, cache))
         for at, mask in enumerate(masks[1:], prompt):
-            model(ids[:, at : at + 1], attention_mask=mask, past_key_values=cache)
+            model(ids[:, at : at + 1], attention_mask=mask, **kept(model, cache))
         if cut:
             cache.crop(-cut)
-            model(ids[:, -1:], past_key_values=cache)
+            model(ids[:, -1:], **kept(model, cache))
     return seen
 
 

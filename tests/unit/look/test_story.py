@@ -7,12 +7,13 @@ import pytest
 import torch
 import transformers
 
+from tests.unit.look.pieces import blanks, bytewise
 from wqkv.errors import ArgumentError
-from wqkv.look import opened
+from wqkv.look import models, opened
 from wqkv.look import story as module
 from wqkv.look.answers import Proof
-from wqkv.look.models import OpenModel
-from wqkv.look.story import Story, clearest, of, tell
+from wqkv.look.models import OpenModel, Words
+from wqkv.look.story import Story, clearest, find, of, tell
 from wqkv.look.view import View
 from wqkv.show.data import as_json
 
@@ -237,6 +238,88 @@ def test_unknown_word(minilm, word):
 def test_unknown_word_of_a_long_sentence(minilm):
     with pytest.raises(ArgumentError, match=r"x x \.\.\. \(or a number from 0 to 54"):
         tell(minilm, "x " * 53, "y")
+
+
+def test_a_piece_that_is_only_a_blank_has_no_text():
+    words = models.cut(blanks(), "他说他来了", "made", None)
+    assert words.words == ("\u2581", "他说", "他", "来了")
+    assert words.spans == ((0, 0), (0, 2), (2, 3), (3, 5))
+    assert models.cut(blanks(), "他 他来了", "made", None).words == (
+        "\u2581",
+        "他",
+        "\u2581",
+        "他",
+        "来了",
+    )
+
+
+@pytest.mark.parametrize(
+    ("word", "place"),
+    [
+        ("他", 2),
+        ("他说", 1),
+        ("来了", 3),
+        ("说", 1),
+        ("来", 3),
+        ("说他", 2),
+        ("他来了", 3),
+        ("1", 1),
+    ],
+)
+def test_word_in_a_script_without_blanks(word, place):
+    """The token itself, the last of several, a number, the token that holds it."""
+    assert find(models.cut(blanks(), "他说他来了", "made", None), word) == place
+
+
+@pytest.mark.parametrize(
+    ("word", "place"), [("它", 2), ("累", 5), ("累了", 8), ("它累了", 8), ("4", 4)]
+)
+def test_word_of_which_a_piece_is_a_part_of_a_character(word, place):
+    assert find(models.cut(bytewise(), "它累了", "made", None), word) == place
+
+
+def test_a_number_is_that_of_a_token_before_it_is_a_part_of_one():
+    words = Words("他3说", ("他3说",), (False,), ((0, 3),), (1,))
+    assert find(words, "3") == 0
+    four = Words(
+        "他3说来了他",
+        ("他3说", *"来了他"),
+        (False,) * 4,
+        ((0, 3), (3, 4), (4, 5), (5, 6)),
+        (1,) * 4,
+    )
+    assert find(four, "3") == 3
+
+
+@pytest.mark.parametrize("blank", ["\u2581", "\u2581\u2581", " ", "\n"])
+def test_a_blank_is_not_chosen(minilm, blank):
+    """Where no link is clear, the first word is told of, which a piece of nothing is not."""
+    words = Words(
+        "!",
+        ("[CLS]", blank, "!"),
+        (True, False, False),
+        ((0, 0), (0, 0), (0, 1)),
+        (101, 102, 999),
+    )
+    assert clearest(View.read(minilm, words), 0).word == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "spans", "numbers"),
+    [
+        ("猫坐在", [(0, 1), (1, 2), (2, 3)], [0, 1, 2]),
+        ("a猫b", [(0, 1), (1, 2), (2, 3)], [0, 1, 2]),
+        ("它累", [(0, 1)] * 3 + [(1, 2)] * 3, [0, 0, 0, 1, 1, 1]),
+        ("it's", [(0, 2), (2, 3), (3, 4)], [0, 0, 0]),
+        ("a b", [(0, 0), (0, 1), (2, 3), (0, 0)], [0, 1, 2, 3]),
+        ("a\nb", [(0, 1), (1, 2), (2, 3)], [0, 1, 2]),
+    ],
+)
+def test_words_as_they_are_written(text, spans, numbers):
+    """Chinese stands side by side, one word a token; English has blanks between its words."""
+    n = len(spans)
+    words = Words(text, ("",) * n, (False,) * n, tuple(spans), (0,) * n)
+    assert module._whole_words(words) == numbers
 
 
 @pytest.mark.parametrize(

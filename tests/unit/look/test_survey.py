@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.survey.corpora import BROKEN, LINES, corpus, model
+from tests.unit.look.pieces import blanks
 from wqkv.errors import ArgumentError, MissedError, MissingExtraError
 from wqkv.look import heads, reader
 from wqkv.look import survey as surveyed
@@ -281,6 +282,13 @@ def test_a_tokenizer_without_places(opened, monkeypatch):
     monkeypatch.setattr(type(opened.tokenizer), "is_fast", False)
     text, spans = read._spans("the  keeper\nlit")
     assert [text[slice(*span)] for span in spans] == ["the", "keeper", "lit"]
+
+
+def test_a_piece_that_is_only_a_blank_stands_nowhere(opened, monkeypatch):
+    read = Reader(opened)
+    monkeypatch.setattr(opened, "tokenizer", blanks())
+    text, spans = read._spans("他说 他来了")
+    assert [text[slice(*span)] for span in spans] == ["", "他说", "", "他", "来了"]
 
 
 def test_a_corpus_that_changes_meanwhile(name, opened, tmp_path):

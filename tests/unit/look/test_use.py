@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from tests.unit.look.tiny import kept
 from wqkv.errors import EngineError, KindError
 
 transformers = pytest.importorskip("transformers")
@@ -261,7 +262,7 @@ def test_a_growing_cache_without_windows():
     for name in ("eager", "wqkv"):
         model.set_attn_implementation(name)
         cache = transformers.DynamicCache()
-        words.append(model.generate(**inputs, past_key_values=cache, max_new_tokens=9))
+        words.append(model.generate(**inputs, **kept(model, cache), max_new_tokens=9))
     assert torch.equal(*words)
 
 

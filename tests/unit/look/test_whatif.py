@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+import transformers
 
 from tests.browser.tiny import text, tiny
+from tests.unit.look.pieces import blanks, bytewise
 from wqkv.errors import ArgumentError
-from wqkv.look import models
+from wqkv.look import models, whatif
 from wqkv.look.models import OpenModel, Words
 from wqkv.look.view import View
 from wqkv.look.whatif import continued, edited, generate, what_if
@@ -119,6 +121,22 @@ def test_more_words_than_before(minilm, tired):
     pairs = zip(tired.reading.outputs, new.outputs, strict=True)
     layers = [relative(a[0, before], b[0, after]) for a, b in pairs]
     assert found.layers == pytest.approx(layers, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "places"),
+    [
+        ((1, 7, 7, 7, 2), (1, 7, 7, 2), ([0, 1, 2, 4], [0, 1, 2, 3])),
+        ((1, 7, 7, 2), (1, 7, 7, 7, 2), ([0, 1, 2, 3], [0, 1, 2, 4])),
+        ((1, 2), (1, 2), ([0, 1], [0, 1])),
+        ((1, 3, 2), (1, 5, 6, 2), ([0, 2], [0, 3])),
+        ((1, 2), (3, 4), ([], [])),
+    ],
+)
+def test_a_word_that_is_said_again_is_shared_once(old, new, places):
+    """What both texts begin with is not counted once more among what they end with."""
+    texts = [Words.of(ids) for ids in (old, new)]
+    assert whatif._shared(*texts) == places
 
 
 def test_heads_and_words_at_once(minilm, tired):
@@ -259,6 +277,78 @@ def test_generate_ends_inside_the_first_word(seen):
     assert [len(m._forward_hooks) for m in seen.model.model.modules()] == hooks
 
 
+def written(view: View, count: int = 7, **options: object) -> tuple[int, ...]:
+    return generate(view, count, **options).view.reading.ids[view.n :]
+
+
+def test_words_are_drawn_by_a_seed(seen):
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    drawn = [written(seen, seed=seed, temperature=2.0) for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert written(seen, seed=3, top_k=1) == written(seen, seed=4, top_p=1e-9) == written(seen)
+
+
+def test_the_seed_is_that_of_transformers(llama, seen):
+    torch.manual_seed(7)
+    ids = torch.tensor([seen.reading.ids])
+    theirs = llama.speaker.generate(ids, max_new_tokens=7, do_sample=True, top_k=11)
+    assert written(seen, seed=7, top_k=11) == tuple(theirs[0, N:].tolist())
+
+
+def test_probabilities_are_those_of_the_model(llama, seen):
+    """Whatever else decides which word is taken."""
+    never = written(seen)[0]
+    found = generate(seen, 2, bad_words_ids=[[never]], seed=1, temperature=0.1)
+    chances = seen.reading.logits.softmax(dim=0)
+    first = found.steps[0]
+    assert first.top[0].id == never != first.id == found.view.reading.ids[N]
+    assert first.probability == pytest.approx(float(chances[found.view.reading.ids[N]]), rel=1e-4)
+    assert first.word == llama.tokenizer.decode([found.view.reading.ids[N]])
+
+
+def test_generate_with_a_static_cache_and_a_processor(seen):
+    def forced(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(scores, -torch.inf).index_fill(1, torch.tensor([11]), 0.0)
+
+    assert written(seen, cache_implementation="static") == written(seen)
+    processors = transformers.LogitsProcessorList([forced])
+    assert written(seen, 3, logits_processor=processors) == (11, 11, 11)
+
+
+@pytest.mark.parametrize("end", [lambda id: id, lambda id: [id, 0]])
+def test_generate_stops_where_the_configuration_ends(llama, seen, monkeypatch, end):
+    plain = written(seen)
+    monkeypatch.setattr(llama.speaker.generation_config, "eos_token_id", end(plain[2]))
+    assert written(seen) == plain[: plain.index(plain[2]) + 1]
+
+
+@pytest.mark.parametrize("kind", ["roberta", "bert"])
+def test_positions_that_begin_behind_padding(llama, kind):
+    """Written on, a word stands where it stands when it is read."""
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(
+        kind, vocab_size=43, hidden_size=12, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=7, max_position_embeddings=29, pad_token_id=1, is_decoder=True,
+        initializer_range=0.5,
+    )  # fmt: skip
+    speaker = transformers.AutoModelForCausalLM.from_config(config).eval()
+    opened = OpenModel(speaker.base_model, llama.tokenizer, "tiny", speaker)
+    ids = [5, 7, 11, 13]
+    for id in written(View.read(opened, Words.of(ids)), 5):
+        assert id == int(opened.run(Words.of(ids)).logits.argmax())
+        ids.append(id)
+
+
+@pytest.mark.parametrize("option", [{"max_new_tokens": 3}, {"num_beams": 3}, {"do_sample": True}])
+def test_options_that_are_set_already(seen, option):
+    ((name, value),) = option.items()
+    says = f"`{name}` is {type(value).__name__} {value}, which `generate` sets by itself"
+    with pytest.raises(ArgumentError, match=says):
+        generate(seen, 3, **option)
+
+
 def test_generate_needs_a_head_for_words(tired):
     with pytest.raises(ArgumentError, match="all-MiniLM-L6-v2 says no next word"):
         generate(tired, 3)
@@ -273,6 +363,26 @@ def test_pieces_without_a_text_of_their_own(minilm):
     )
     assert len(found.words) == len(found.spans) == len(found.special) == len(words.ids) + 2
     assert found.special[-1] and found.words[-1] == "[SEP]"
+
+
+@pytest.mark.parametrize("known", [3, 6, 9, 10, 12])
+def test_pieces_that_are_parts_of_a_character(known):
+    """Written on, a text has the words and the places that it has when it is read."""
+    tokenizer = bytewise()
+    whole = models.cut(tokenizer, "它累了 a 它", "made", None)
+    begun = models.cut(tokenizer, tokenizer.decode(whole.ids[:known]), "made", None)
+    assert continued(tokenizer, begun, list(whole.ids)) == whole
+    cut = continued(tokenizer, begun, list(whole.ids[:-1]))  # its last character is not whole
+    assert cut.sentence.endswith(" \ufffd")
+    assert cut.spans[-2:] == ((6, 7), (6, 7))
+
+
+def test_a_blank_that_is_written_has_no_text():
+    tokenizer = blanks()
+    whole = models.cut(tokenizer, "他来了 他", "made", None)
+    assert whole.words == ("\u2581", "他", "来了", "\u2581", "他")
+    begun = models.cut(tokenizer, "他来了", "made", None)
+    assert continued(tokenizer, begun, list(whole.ids)) == whole
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 from torch import nn
@@ -31,6 +33,12 @@ SEQ2SEQ = {
     **dict.fromkeys(("bos_token_id", "decoder_start_token_id"), 1),
     "forced_eos_token_id": None,
 }
+
+
+def kept(model: nn.Module, cache: object) -> dict[str, object]:
+    """A cache as the argument that the model takes it by, which transformers 5.24 renamed."""
+    takes = inspect.signature(model.forward).parameters
+    return {"cache" if "cache" in takes else "past_key_values": cache}
 
 
 def tiny(name: str, implementation: str = "sdpa", kind=AutoModelForCausalLM, **others):

@@ -22,6 +22,7 @@ from wqkv.attend.engines.plan import ROWS
 from wqkv.attend.engines.rectangles import empty_reasons
 from wqkv.attend.merge import Partial, with_sinks
 from wqkv.attend.places import At, Rect
+from wqkv.upstream import of_torch
 
 #: How many graphs are kept; the next one raises.
 LIMIT = 256
@@ -71,7 +72,7 @@ def run(call: Call) -> Partial:
         key, value = reference.cleared(key, seen), reference.cleared(value, seen)
         blocks = create_block_mask(visible, batch, n_head, query_len, key_len, device=device)
     # Every rule is a graph of its own. At its limit the compiler would fall back in silence.
-    with torch._dynamo.config.patch(recompile_limit=LIMIT):
+    with of_torch.compiler_config.patch(recompile_limit=LIMIT):
         result = _compiled()(
             call.query,
             key,

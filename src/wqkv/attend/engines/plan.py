@@ -17,7 +17,7 @@ from torch import Tensor
 from wqkv.attend.algebra import Full, Mask
 from wqkv.attend.call import Call
 from wqkv.attend.places import Rect
-from wqkv.attend.values import version
+from wqkv.upstream.of_torch import version
 
 #: Blocks of queries are not halved below this; smaller ones cost more in calls than they leave out.
 ROWS = 128

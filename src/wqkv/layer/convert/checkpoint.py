@@ -21,6 +21,7 @@ from wqkv.layer.convert.huggingface import stack
 from wqkv.layer.convert.pretrained import configuration, opened
 from wqkv.layer.convert.rows import build
 from wqkv.layer.layer import MultiheadAttention
+from wqkv.upstream import of_transformers as upstream
 
 INDEX = ".index.json"
 #: What a folder's checkpoint may be called, the first that is there.
@@ -192,7 +193,7 @@ def _check(stored: Stored, wanted: Tensor, name: str, file: Path) -> None:
 
 def _check_known(model: Any, home: str, names: Collection[str], file: Path) -> None:
     """Raise if the attention at `home` has a weight or bias in the file that the model has not."""
-    known, passed = model.state_dict().keys(), model._keys_to_ignore_on_load_unexpected or ()
+    known, passed = model.state_dict().keys(), upstream.passed_over(model)
     for theirs in sorted(names):
         name = theirs.removeprefix(f"{model.base_model_prefix}.")
         module, _, kind = name.removeprefix(home).rpartition(".")
@@ -293,15 +294,12 @@ def _their_names(
 
 def _renamed(model: Any, wanted: Mapping[str, Tensor], names: Collection[str]) -> dict[str, str]:
     """The tensors that transformers reads under another name than they lie under."""
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
-
-    rules = get_model_conversion_mapping(model)
-    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
-    converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
+    rules = upstream.get_model_conversion_mapping(model)
+    renamings = [rule for rule in rules if isinstance(rule, upstream.WeightRenaming)]
+    converters = [rule for rule in rules if isinstance(rule, upstream.WeightConverter)]
     found: dict[str, str] = {}
     for theirs in sorted(names):
-        name, converted = rename_source_key(
+        name, converted = upstream.rename_source_key(
             theirs, renamings, converters, model.base_model_prefix, dict(wanted)
         )
         if name in wanted and converted is None:

@@ -20,6 +20,7 @@ from wqkv.layer.layer import MATRICES, MultiheadAttention
 from wqkv.layer.node import one_node
 from wqkv.layer.plain import besides
 from wqkv.layer.trace import all_steps
+from wqkv.upstream import of_torch
 
 #: What each parameter of nn.MultiheadAttention holds, one after the other.
 HELD = {
@@ -286,7 +287,7 @@ def _places(model: nn.Module) -> dict[Tensor, list[str]]:
     """Where each parameter of a model is; a module that stands in two places counts once."""
     places: dict[Tensor, list[str]] = {}
     for path, module in model.named_modules():
-        for name, parameter in module._parameters.items():
+        for name, parameter in of_torch.parameters_of(module).items():
             if parameter is not None:
                 places.setdefault(parameter, []).append(f"{path}.{name}".lstrip("."))
     return places

@@ -128,10 +128,10 @@ function candidates(step) {
       h(
         "tbody",
         {},
-        step.top.map(({ word, probability }, i) =>
+        step.top.map(({ word, probability, id }) =>
           h(
             "tr",
-            { class: i ? null : "chosen" }, // the likeliest is written
+            { class: id === step.id ? "chosen" : null }, // the likeliest, mostly
             h("th", { scope: "row" }, h("bdi", {}, visible(word))),
             h("td", { class: "right", title: String(probability) }, fixed(probability, 3)),
             h("td", { class: "barcell" }, bar(probability, top)),

@@ -1,0 +1,1 @@
+"""The private and version-dependent names of other packages that wqkv relies on."""

@@ -1,0 +1,111 @@
+"""Everything private of torch that wqkv relies on, but its kernels (attend/engines/kernels.py).
+
+Each name is looked up when first used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from wqkv.upstream.names import find, member
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+TESTED = "2.13.0"
+
+#: Where each name stands.
+NAMES = {
+    "compiler_config": "torch._dynamo.config:",
+    "make_wrapper": "torch:Tensor._make_wrapper_subclass",
+    "to_copy": "torch:ops.aten._to_copy.default",
+    "tree_map_only": "torch.utils._pytree:tree_map_only",
+    # what holds numbers, and what a transform or a tracer put in its place
+    "FakeTensor": "torch._subclasses.fake_tensor:FakeTensor",
+    "transforms_active": "torch:_C._are_functorch_transforms_active",
+    "is_wrapped": "torch:_C._functorch.is_functorch_wrapped_tensor",
+    "is_batched": "torch:_C._functorch.is_batchedtensor",
+    "under": "torch:_C._functorch.get_unwrapped",
+    "dispatch_mode": "torch:_C._get_dispatch_mode",
+    "PROXY": "torch:_C._TorchDispatchModeKey.PROXY",
+}
+#: What runs when a module is called, saved or loaded, as nn.Module names it.
+HOOKS = (
+    "_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks",
+    "_state_dict_pre_hooks", "_state_dict_hooks",
+    "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
+)  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = find(NAMES[name], TESTED)
+    return globals()[name]
+
+
+def original(module: nn.Module) -> nn.Module:
+    """The module that torch.compile(module) was called with, or the module itself."""
+    found: nn.Module = getattr(module, "_orig_mod", module)
+    return found
+
+
+def plain_name(name: str) -> str:
+    """The name of a module inside a compiled one, as it is without torch.compile."""
+    return name.replace("._orig_mod", "")
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether a module runs compiled: wrapped, compiled in place, or with a compiled forward."""
+    return (
+        original(module) is not module
+        or getattr(module, "_compiled_call_impl", None) is not None
+        or hasattr(vars(module).get("forward"), "_torchdynamo_orig_callable")
+    )
+
+
+def hooks(module: nn.Module) -> list[str]:
+    """The kinds of hooks that a module has."""
+    return [kind for kind in HOOKS if member(module, f"torch:nn.Module.{kind}", TESTED)]
+
+
+def tensor_hooks(x: Tensor) -> bool:
+    """Whether hooks change the gradient of a tensor, or run when it is there."""
+    # the second is None until there is one, and not every tensor has it
+    before = member(x, "torch:Tensor._backward_hooks", TESTED)
+    return bool(before or getattr(x, "_post_accumulate_grad_hooks", None))
+
+
+def parameters_of(module: nn.Module) -> dict[str, Tensor | None]:
+    """A module's own parameters by name; None where one was left out."""
+    return dict(member(module, "torch:nn.Module._parameters", TESTED))
+
+
+def buffers_of(module: nn.Module) -> dict[str, Tensor | None]:
+    """A module's own buffers by name."""
+    return dict(member(module, "torch:nn.Module._buffers", TESTED))
+
+
+def said_of(state: Any, prefix: str) -> dict[str, Any] | None:
+    """What a state_dict says of the module at a prefix besides tensors; None of a plain dict."""
+    said: dict[str, Any] | None = getattr(state, "_metadata", {}).get(prefix.removesuffix("."))
+    return said
+
+
+def version(x: Tensor) -> int:
+    """How often a tensor was changed in place; 0 where torch does not count."""
+    return 0 if x.is_inference() else x._version
+
+
+def in_forward_mode() -> bool:
+    """Whether forward-mode derivatives are being computed, as torch.func.jvp does."""
+    return forward_ad._current_level >= 0
+
+
+def constant(function: Function) -> Function:
+    """torch.compiler.assume_constant_result, which would import the compiler."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function

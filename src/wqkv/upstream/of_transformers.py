@@ -1,0 +1,89 @@
+"""Everything inside transformers that wqkv relies on; each name is looked up when first used.
+
+What the package `transformers` itself documents at its top is not listed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from wqkv.errors import need
+from wqkv.upstream.names import find, member
+
+TESTED = "5.20.0 to 5.24.0"
+MASKS = """
+and_masks bidirectional_mask_function blockwise_overlay causal_mask_function chunked_overlay
+eager_mask or_masks packed_sequence_mask_function padding_mask_function prepare_padding_mask
+sdpa_mask sliding_window_bidirectional_overlay sliding_window_overlay
+"""
+
+MODEL = "transformers.modeling_utils:PreTrainedModel"
+
+#: Where each name stands.
+NAMES = {
+    # through which models get their attention functions and masks
+    "AttentionInterface": "transformers.modeling_utils:AttentionInterface",
+    "AttentionMaskInterface": "transformers.masking_utils:AttentionMaskInterface",
+    "PreTrainedModel": MODEL,
+    # what masks are made of; they are recognised by their code
+    **{name: f"transformers.masking_utils:{name}" for name in MASKS.split()},
+    # how tensors are renamed when a checkpoint is read
+    "get_model_conversion_mapping": "transformers.conversion_mapping:get_model_conversion_mapping",
+    "WeightConverter": "transformers.core_model_loading:WeightConverter",
+    "WeightRenaming": "transformers.core_model_loading:WeightRenaming",
+    "rename_source_key": "transformers.core_model_loading:rename_source_key",
+    # the class of a family that has a head for the next word
+    "CAUSAL": "transformers.models.auto.modeling_auto:MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+    "SEQ2SEQ": (
+        "transformers.models.auto.modeling_auto:MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES"
+    ),
+    "BaseModelOutput": "transformers.modeling_outputs:BaseModelOutput",
+    "logging": "transformers.utils.logging:",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    need("transformers", "hf", "Looking into a Hugging Face model")
+    globals()[name] = find(NAMES[name], TESTED)
+    return globals()[name]
+
+
+def positions_of_packed_texts() -> Any:
+    """The mask function of texts in one row whose positions begin anew, which 5.20 has not."""
+    masking = need("transformers.masking_utils", "hf", "Looking into a Hugging Face model")
+    return getattr(masking, "remap_positions_for_packed_sequence", None)
+
+
+def can_switch(model: Any) -> bool:
+    """Whether a model's own code asks the interface for its attention function."""
+    return bool(member(model, f"{MODEL}._can_set_attn_implementation", TESTED)())
+
+
+def passed_over(model: Any) -> tuple[str, ...]:
+    """Patterns of the tensors that may be in a checkpoint without a place in the model."""
+    return tuple(member(model, f"{MODEL}._keys_to_ignore_on_load_unexpected", TESTED) or ())
+
+
+def updated(cache: Any) -> dict[int, bool] | None:
+    """By layer, whether the keys of the other text are stored already; None of another cache."""
+    found = getattr(cache, "is_updated", None)
+    return found if isinstance(found, dict) else None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hold transformers' own bars and warnings back meanwhile."""
+    log: Any = __getattr__("logging")
+    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()

@@ -1,0 +1,22 @@
+"""Tokenizers of a few pieces, of the two kinds that models for Chinese have."""
+
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers import models as kinds
+from transformers import PreTrainedTokenizerFast
+
+
+def blanks() -> PreTrainedTokenizerFast:
+    """Of XLM-R's kind: it puts a \u2581 before every word, often as a piece of its own."""
+    pieces = [("<unk>", 0.0), ("\u2581", -2.0), ("他说", -2.0), ("他", -3.0), ("来了", -2.0)]
+    made = Tokenizer(kinds.Unigram(pieces, unk_id=0))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>")
+
+
+def bytewise() -> PreTrainedTokenizerFast:
+    """Of GPT-2's kind: a Chinese character is three pieces."""
+    alphabet = {piece: i for i, piece in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    made = Tokenizer(kinds.BPE(alphabet, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=made)
