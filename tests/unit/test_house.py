@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 ORDER = (
     "wqkv.errors",
     "wqkv.pictures",
+    "wqkv.wrappers",
     "wqkv.attend.places",
     "wqkv.attend.algebra",
     "wqkv.attend.masks",
@@ -82,6 +83,8 @@ ORDER = (
     "wqkv.look.proofs",
     "wqkv.look.runs",
     "wqkv.look.parts",
+    "wqkv.look.listen",
+    "wqkv.look.door",
     "wqkv.look.watch",
     "wqkv.look.asked",
     "wqkv.look.use",

@@ -60,8 +60,8 @@ def test_heads_that_do_not_fit(heads, says):
 
 
 def test_what_the_records_refuse_is_a_reason(monkeypatch):
-    def refuses(*args):
+    def refuses(*args, **kwargs):
         raise ArgumentError("it is odd.\nPass another.")
 
-    monkeypatch.setattr("wqkv.look.watch.record", refuses)
+    monkeypatch.setattr("wqkv.look.listen.begin", refuses)
     missed(tiny("llama"), "its call is not understood: it is odd.")
