@@ -75,7 +75,7 @@ def follow(run: Run, asked: Asked) -> Going | None:
     found: Options = {}
     if asked.cross:
         past = m
-        if asked.goes_on and m == had:
+        if asked.goes_on:
             found[ANY] = _choice(key, run.key.data, run.key.data)
     else:
         past = had if m >= had + n else m - n  # a growing cache or a static one; or one that is cut

@@ -20,6 +20,7 @@ from transformers import (
 from tests.unit.look.tiny import SEQ2SEQ, agree, generate, missed, padded, tiny, weights, words
 from wqkv.attend.functional import attention
 from wqkv.attend.masks import Causal, Window
+from wqkv.errors import MissedError
 from wqkv.look.readings import read
 from wqkv.look.recognise import rows_of
 from wqkv.look.records import Asked, Reading
@@ -498,6 +499,45 @@ def test_cross_attention_is_cut_back_with_its_text():
     assert rows_agree(seen.cross, out.cross_attentions) == 0
     rows_agree(seen.decoder, out.decoder_attentions)
     assert seen.sample_of([0, 5, 5, 5, 7, 9]) == 0
+
+
+@pytest.mark.parametrize("cut", [4, 5])
+def test_a_cut_to_before_the_first_row_that_was_seen(cut):
+    model, ids = tiny("llama"), words(10, 1)
+    cache = DynamicCache(config=model.config)
+    with torch.no_grad():
+        model(ids[:, :6], past_key_values=cache)
+        with watch(model) as seen:
+            model(ids[:, 6:9], past_key_values=cache)
+            cache.crop(-cut)
+            model(ids[:, 9:], past_key_values=cache)
+    start = 9 - cut
+    assert f"rows from {start} on  the last of 2 runs, because its cache was cut" in seen.report()
+    text = torch.cat((ids[:, :start], ids[:, 9:]), dim=1)
+    agree(seen[1], weights(model, text)[1][:, :, start:])
+    agree(seen.runs(1)[0], weights(model, ids[:, :9])[1][:, :, 6:])
+
+
+@pytest.mark.parametrize("kind", [DynamicCache, StaticCache])
+def test_rows_after_steps_that_went_by_unseen_stand_where_they_stand(kind):
+    model, ids = tiny("llama"), words(11)
+    given = {"max_cache_len": 13} if kind is StaticCache else {}
+    cache = kind(config=model.config, **given)
+    step = torch.compile(
+        lambda x: model(x, past_key_values=cache, position_ids=torch.tensor([[7]])).logits,
+        backend="eager",
+    )
+    with torch.no_grad(), watch(model) as seen:
+        model(ids[:, :7], past_key_values=cache)
+        step(ids[:, 7:8])
+        model(ids[:, 8:10], past_key_values=cache, position_ids=torch.tensor([[8, 9]]))
+        model(ids[:, 10:], past_key_values=cache, position_ids=torch.tensor([[10]]))
+    assert "because its cache of" in seen.report()
+    assert "holds keys after position 9 that are seen" in seen.report()
+    for found, theirs in zip(seen, weights(model, ids), strict=True):
+        agree(found, theirs[:, :, 8:])
+    with pytest.raises(MissedError, match="Which token ids the samples hold is not known"):
+        seen.sample_of(ids[0])
 
 
 def test_a_map_made_before_a_cut_stays():
