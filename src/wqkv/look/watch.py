@@ -41,6 +41,9 @@ def watch(
 
     The model's own function computes, so its outputs are bit-identical. Each layer is proved when
     it is recorded: P V, of the weights that are shown, against the model's own output.
+    All steps of a generation are one map, also of a beam search: `Seen.sample_of` says which sample
+    is a returned text. Threads have maps of their own: see `Seen.threads`. Steps that run compiled
+    cannot be seen; the report counts them, and no older map is shown in their place.
     Where tensor parallelism shares the heads, each rank sees its own: see `SharedMap.heads`.
 
     Args:
