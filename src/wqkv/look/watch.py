@@ -1,7 +1,7 @@
 """Record the attention of a running Hugging Face model, which computes as if nobody looked.
 
-One door is watched: the interface through which a model gets its attention function. The function
-runs unchanged; what goes in and comes out is kept, recognised and proved (records.py).
+The model's own function runs unchanged; what goes in and comes out is overheard (door.py), kept
+for each thread (listen.py), recognised and proved (records.py). Here is what can be asked of it.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Seen(Sequence[Map]):
         self._listeners: list[Listener] = []
         self._only: Listener | None = None
         self._reached: dict[int, tuple[Any, set[nn.Module]]] = {}
-        self._beside = 0  # calls of compiled functions that may be any
+        self._beside = 0  # calls of compiled functions that may run any model
         self._exit: ExitStack | None = None
 
     # Coming and going
@@ -183,6 +183,11 @@ class Seen(Sequence[Map]):
         several others did, take one of these.
         """
         return [self._of_thread(listener) for listener in tuple(self._listeners)]
+
+    @property
+    def thread(self) -> str:
+        """The name of the thread that it answers for."""
+        return self._here.name
 
     def _of_thread(self, listener: Listener) -> Seen:
         one = copy.copy(self)

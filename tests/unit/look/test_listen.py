@@ -54,6 +54,7 @@ def test_each_thread_has_its_own_runs():
         in_threads(4, work)
     assert len(seen.threads) == 4
     lengths = set()
+    assert {one.thread for one in seen.threads} == {f"number {i}" for i in range(4)}
     for one in seen.threads:
         assert one.report().startswith("captured 2 of 2 layers")
         for layer in range(2):
@@ -67,7 +68,7 @@ def test_each_thread_has_its_own_runs():
         seen[0]
     report = seen.report()
     assert all(f"thread number {i}:\ncaptured 2 of 2 layers" in report for i in range(4))
-    assert "several threads" not in seen._repr_html_()
+    assert "thread number 0:" in seen._repr_html_()
 
 
 def test_one_other_thread_is_the_one_that_is_meant():
