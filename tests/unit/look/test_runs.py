@@ -444,6 +444,20 @@ def test_keys_that_are_not_found_are_called_unknown():
     assert seen.runs(1)[0].shape == (1, 6, 20, 20)
 
 
+def test_the_padding_of_a_sample_goes_with_it():
+    model, ids, given = tiny("llama"), words(9, 3), torch.ones(3, 9, dtype=torch.long)
+    given[1, :2], given[2, :4] = 0, 0
+    cache, order = DynamicCache(config=model.config), [2, 0, 1]
+    with torch.no_grad(), watch(model) as seen:
+        model(ids[:, :8], attention_mask=given[:, :8], past_key_values=cache)
+        cache.reorder_cache(torch.tensor(order))
+        model(ids[order, 8:], attention_mask=given[order], past_key_values=cache)
+    assert len(seen.runs(0)) == 1
+    assert repr(seen[0].mask) == "(Causal() & ~Lengths([4, 0, 2]))"
+    for found, theirs in zip(seen, weights(model, ids[order], given[order]), strict=True):
+        agree(found, theirs)
+
+
 def test_one_word_again_and_again_does_not_tell_how_much_was_cut():
     """T5's first layer has keys without positions; the second tells them apart."""
     for layers in (1, 2):
