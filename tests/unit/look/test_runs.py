@@ -554,6 +554,22 @@ def test_rows_after_steps_that_went_by_unseen_stand_where_they_stand(kind):
         seen.sample_of(ids[0])
 
 
+def test_a_source_that_is_masked_otherwise_later():
+    model, target = tiny("bart", kind=AutoModelForSeq2SeqLM, **SEQ2SEQ), words(4)
+    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    with torch.no_grad(), watch(model) as seen:
+        encoded = model.model.encoder(words())
+        for part, given in ((target[:, :3], padded(7)), (target[:, 3:], padded(7, 2))):
+            model(
+                encoder_outputs=encoded, attention_mask=given, decoder_input_ids=part,
+                past_key_values=cache,
+            )  # fmt: skip
+    assert "because the mask of a later step is not what Full() says there" in seen.report()
+    assert [m.shape for m in seen.cross] == [(2, 6, 1, 7)] * 2
+    assert [m.shape for m in seen.decoder] == [(2, 6, 4, 4)] * 2
+    assert not seen.cross[1][1, :, 0, :2].any()
+
+
 def test_a_map_made_before_a_cut_stays():
     model, ids, maps = tiny("llama"), words(9, 1), []
     cache = DynamicCache(config=model.config)
