@@ -458,6 +458,20 @@ def test_the_padding_of_a_sample_goes_with_it():
         agree(found, theirs)
 
 
+def test_the_stored_rows_of_a_sample_go_with_it():
+    model, ids, order = tiny("llama"), words(9, 3), [2, 0, 1]
+    holes = Causal().dense(9, 9).repeat(3, 1, 1, 1)
+    for sample in range(3):
+        holes[sample, 0, 5:, 1 + sample] = holes[sample, 0, 4, 0] = False
+    cache = DynamicCache(config=model.config)
+    with torch.no_grad(), watch(model) as seen:
+        model(ids[:, :8], attention_mask=holes[:, :, :8, :8], past_key_values=cache)
+        cache.reorder_cache(torch.tensor(order))
+        model(ids[order, 8:], attention_mask=holes[order][:, :, 8:], past_key_values=cache)
+    assert len(seen.runs(0)) == 1
+    assert torch.equal(seen[1][:] > 0, holes[order].expand(3, 6, 9, 9))
+
+
 def test_one_word_again_and_again_does_not_tell_how_much_was_cut():
     """T5's first layer has keys without positions; the second tells them apart."""
     for layers in (1, 2):
