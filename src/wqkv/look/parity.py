@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from wqkv.errors import ArgumentError, WqkvError, describe
 from wqkv.layer.convert.huggingface import from_hf, matrices, stacks
 from wqkv.look.answers import Proof
+from wqkv.wrappers import unwrapped
 
 #: How many random words a model reads if it is given nothing else.
 WORDS = 64
@@ -102,6 +103,7 @@ def parity(
     >>> parity(GPT2Model(GPT2Config(n_layer=2, n_embd=24, n_head=3)).eval()).holds
     True
     """
+    model = unwrapped(model)
     parts = stacks(model)
     if model.training:
         raise ArgumentError("The model trains, so dropout may change it.\nCall model.eval() first.")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
+from collections.abc import Iterator
+from itertools import islice
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, Literal
 
 import torch
@@ -35,7 +39,10 @@ def attention_like(model: nn.Module) -> set[nn.Module]:
     for name, module in model.named_modules():
         parts = [part for part, _ in module.named_children()]
         parts += [part for part, _ in module.named_parameters(recurse=False)]
-        if _ATTENTION.search(type(module).__name__) and any(map(_PROJECTION.match, parts)):
+        own = next((part for part in reversed(name.split(".")) if not part.isdecimal()), "")
+        titles = [type(module).__name__] + [own] * ("linear" not in own)  # no softmax there
+        named = any(map(_ATTENTION.search, titles))
+        if named and any(map(_PROJECTION.match, parts)):
             like[name] = module
     outer = {name for name in like for other in like if other.startswith(f"{name}.")}
     return {module for name, module in like.items() if name not in outer and name}
@@ -46,6 +53,43 @@ def compiled(model: nn.Module) -> set[nn.Module]:
     return {
         inner for module in model.modules() if is_compiled(module) for inner in module.modules()
     }
+
+
+def reached(function: Any, model: nn.Module, depth: int = 3) -> set[nn.Module]:
+    """The modules of a model that a function may run: it is bound to them, or names what is."""
+    own = set(model.modules())
+    found, seen, level = set[nn.Module](), set[int](), [function]
+    for _ in range(depth + 1):
+        level = [one for one in level if id(one) not in seen]
+        seen.update(map(id, level))
+        for one in level:
+            if isinstance(one, nn.Module):
+                found |= own & set(one.modules())
+        level = [other for one in level for other in islice(_named_in(one), 1000)]
+    return found
+
+
+def _named_in(one: Any) -> Iterator[Any]:
+    """What a function or value leads to: its closure, the globals it names, what it holds."""
+    if isinstance(one, functools.partial):
+        yield from (one.func, *one.args, *one.keywords.values())
+    elif isinstance(one, MethodType):
+        yield from (one.__self__, one.__func__)
+    elif isinstance(one, FunctionType):
+        yield from (cell.cell_contents for cell in one.__closure__ or () if cell != CellType())
+        yield from (one.__globals__[name] for name in _names(one.__code__) & set(one.__globals__))
+    elif isinstance(one, list | tuple):
+        yield from one
+    elif isinstance(one, dict):
+        yield from one.values()
+    elif not isinstance(one, nn.Module | ModuleType | type | Tensor):
+        yield from getattr(one, "__dict__", {}).values()
+
+
+def _names(code: CodeType) -> set[str]:
+    """The names that a function's code uses, and those of functions inside it."""
+    inner = (one for one in code.co_consts if isinstance(one, CodeType))
+    return set(code.co_names).union(*map(_names, inner))
 
 
 def kind(name: str, module: nn.Module) -> Kind | None:
@@ -82,3 +126,13 @@ def goes_on(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 def device(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device:
     tensors = (x for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
     return next((x.device for x in tensors), torch.device("cpu"))
+
+
+def ended_by(model: nn.Module) -> list[int]:
+    """The token ids that end a text, or fill what is left after its end."""
+    found: list[int] = []
+    for config in (getattr(model, "generation_config", None), getattr(model, "config", None)):
+        for name in ("pad_token_id", "eos_token_id"):
+            value = getattr(config, name, None)
+            found += value if isinstance(value, list) else [value] if isinstance(value, int) else []
+    return found

@@ -14,7 +14,7 @@ from wqkv.attend.call import Call, request
 from wqkv.attend.engines import reference
 from wqkv.attend.places import At
 from wqkv.errors import WqkvError, describe
-from wqkv.look.records import Asked, Run
+from wqkv.look.records import Asked, Proof
 from wqkv.maps.weights import BLOCK
 
 #: Up to this many rows of a batch are all proved; of more, this many are sampled, but no fewer of
@@ -22,19 +22,18 @@ from wqkv.maps.weights import BLOCK
 ALL_ROWS, SAMPLED_ROWS, FEWEST = 512, 64, 4
 
 
-class Proof(NamedTuple):
-    """|P V - output|: the largest share of the allowed difference, and what it is made of."""
+class Standing(NamedTuple):
+    """Where a call's first query stands in its text and in its run, and its first key there."""
 
-    error: float
-    share: float
-    rows: int
-    empty: int
+    position: int
+    row: int = 0
+    first_key: int = 0
 
 
-def prove(run: Run, asked: Asked, position: int, first_key: int) -> None:
-    """Compare the weights of this call, as they will be shown, with the model's output."""
+def prove(asked: Asked, mask: Mask, at: Standing, key_len: int) -> Proof:
+    """Compare the weights of a call, as a map of `key_len` keys will show them, with its output."""
     n, m = asked.query.shape[2], asked.key.shape[2]
-    m = min(m, run.key.len - first_key)
+    m = min(m, key_len - at.first_key)
     key, value = asked.key[:, :, :m], asked.value[:, :, :m]
     bias = asked.bias
     if bias is not None and bias.shape[3] > 1:
@@ -50,40 +49,36 @@ def prove(run: Run, asked: Asked, position: int, first_key: int) -> None:
             sinks=asked.sinks,
         )
     except WqkvError as error:
-        run.refused = "its call is not understood: " + " ".join(str(error).splitlines()[:1])
-        return
+        why = "its call is not understood: " + " ".join(str(error).splitlines()[:1])
+        return Proof(refused=why)
     if value.shape[:3] != (len(key), key.shape[1], m):
-        run.refused = f"its values are {describe(value)} for the keys {describe(key)}"
-        return
-    mask = run.mask()
+        why = f"its values are {describe(value)} for the keys {describe(key)}"
+        return Proof(refused=why)
     picked = torch.arange(n, device="cpu")
     if len(key) * n > ALL_ROWS:
         count = min(n, max(SAMPLED_ROWS // len(key), FEWEST))
         picked = torch.linspace(0, n - 1, count, dtype=torch.float64, device="cpu").round().long()
-    row = position - run.start  # where this call's rows lie among those of the run
     step = max(1, BLOCK // max(1, call.sizes[0] * call.sizes[1] * m))
+    proof = Proof()
     for rows in picked.to(key.device).split(step):
-        proof = _prove_rows(call, value, asked.output, mask, rows, (row, position, first_key))
-        run.error = max(run.error, proof.error)
-        run.share = max(run.share, proof.share)
-        run.rows += proof.rows
-        run.empty += proof.empty
-    if run.share > 1:
-        run.refused = (
-            f"its proof failed: the rebuilt output differs from the model's by {run.error:.1e}, "
-            f"{run.share:.1f} times what rounding allows"
-        )
+        proof = proof.plus(_prove_rows(call, value, asked.output, mask, rows, at))
+    if proof.share <= 1:
+        return proof
+    return proof._replace(
+        refused=f"its proof failed: the rebuilt output differs from the model's by "
+        f"{proof.error:.1e}, {proof.share:.1f} times what rounding allows"
+    )
 
 
 def _prove_rows(
-    call: Call, value: Tensor, output: Tensor, mask: Mask, rows: Tensor, at: tuple[int, int, int]
+    call: Call, value: Tensor, output: Tensor, mask: Mask, rows: Tensor, at: Standing
 ) -> Proof:
     """|P V - output| on some rows against what rounding allows there.
 
     If scores are off by up to e_ij = c eps (1 + |s_ij|), row i of the output is off by at most
     sum_j P_ij e_ij |v_j| + (sum_j P_ij e_ij) (sum_j P_ij |v_j|).
     """
-    row, position, first_key = at
+    position, row, first_key = at
     batch, n_head, _, m = call.sizes
     device = rows.device
     some = rows.view(1, 1, -1, 1)

@@ -24,11 +24,15 @@ from wqkv.look.recognise import (
 )
 from wqkv.look.records import Asked, Reading
 
-#: Arguments that tell what this file reads anyway, or that change no score.
+#: Arguments that change no weight: positions are already in q and k, packed texts in the mask or in
+#: the arguments below, and the rest says what is computed or returned beside attention.
 HARMLESS = frozenset(
     {
         "cache_position",
         "deterministic",
+        "labels",
+        "layer_idx",
+        "logits_to_keep",
         "max_length_k",
         "max_length_q",
         "max_seqlen",
@@ -36,11 +40,14 @@ HARMLESS = frozenset(
         "output_attentions",
         "output_hidden_states",
         "output_router_logits",
+        "position_embeddings",
         "position_ids",
         "return_dict",
+        "token_type_ids",
         "use_cache",
     }
 )
+#: Arguments that may, and that are understood.
 READ = frozenset(
     {
         "attention_mask",
@@ -80,7 +87,8 @@ def read(
     if len(args) > len(NAMES):
         raise Refusal(f"it passes {len(args)} arguments without names")
     given = {**dict(zip(NAMES, args, strict=False)), **kwargs}
-    _refuse_unknown(given)
+    for name in unknown(given):
+        raise Refusal(f"it passes `{name}`, which may change the weights and is not understood")
     if given.get("dropout") and module.training:
         raise Refusal(f"dropout {given['dropout']:g} while training draws new weights every time")
     query, key, value, output = _tensors(given, out)
@@ -124,11 +132,17 @@ def read(
     )
 
 
-def _refuse_unknown(given: dict[str, Any]) -> None:
+def unknown(given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of an attention function that may change the weights in a way not known here.
+
+    None and False switch nothing on.
+    """
     known = READ | HARMLESS
-    for name, value in given.items():
-        if name not in known and value is not None and value is not False:
-            raise Refusal(f"it passes `{name}`, which may change the weights and is not understood")
+    return {
+        name: value
+        for name, value in given.items()
+        if name not in known and value is not None and value is not False
+    }
 
 
 def _tensors(given: dict[str, Any], out: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -52,6 +52,14 @@ class Visible:
         """The first keys only."""
         return Visible(self.query_len, key_len, self._ask, self.known)
 
+    def shifted(self, count: int) -> Visible:
+        """With so many more keys before the first, which no row sees."""
+
+        def ask(start: int, stop: int) -> Tensor:
+            return torch.nn.functional.pad(self.rows(start, stop), (count, 0))
+
+        return Visible(self.query_len, self.key_len + count, ask) if count else self
+
     def whole(self) -> Tensor:
         """All rows, as one matrix."""
         if ("whole", self.key_len) not in self.known:
@@ -105,6 +113,18 @@ class Pattern:
         if self.right is not None:
             span = span & Lengths(list(self.right))
         return span
+
+    def select(self, order: Tensor) -> Pattern:
+        """The pattern of the samples `order`."""
+
+        def pick(ends: tuple[int, ...] | None) -> tuple[int, ...] | None:
+            return ends if ends is None or len(ends) == 1 else tuple(ends[b] for b in order)
+
+        starts = self.starts
+        if starts is not None and len(starts) > 1:
+            starts = starts[order]
+        left, right, prefix = pick(self.left), pick(self.right), pick(self.prefix)
+        return replace(self, left=left, right=right, prefix=prefix, starts=starts)
 
 
 def pattern_of(mask: Mask) -> Pattern | None:

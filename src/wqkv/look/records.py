@@ -51,6 +51,21 @@ class Reading(NamedTuple):
     all: bool = False
 
 
+class Proof(NamedTuple):
+    """|P V - output|: the largest share of the allowed difference, and what it is made of."""
+
+    error: float = 0.0
+    share: float = 0.0
+    rows: int = 0
+    empty: int = 0
+    refused: str | None = None  # why there is none, or why it failed
+
+    def plus(self, other: Proof) -> Proof:
+        """Both as one."""
+        worst = (max(self.error, other.error), max(self.share, other.share))
+        return Proof(*worst, self.rows + other.rows, self.empty + other.empty)
+
+
 class Rows:
     """A tensor that grows along axis 2 without being copied at every step."""
 
@@ -74,10 +89,13 @@ class Rows:
         self.len = need
 
     def crop(self, length: int) -> None:
-        self.len = length
+        """Only the first. Maps made before keep the others, so these are not written over."""
+        if length < self.len:
+            self._data, self.len = self._data[:, :, :length], length
 
     def select(self, order: Tensor) -> None:
-        self._data = self._data[order]
+        """Only the samples `order`."""
+        self._data = self.data[order]
 
 
 @dataclass
@@ -92,14 +110,18 @@ class Run:
     dense: list[Tensor] = field(default_factory=list)  # rows of a mask that has no pattern
     bias: list[Tensor] = field(default_factory=list)  # rows of a stored bias
     refused: str | None = None
-    error: float = 0.0
-    share: float = 0.0
-    rows: int = 0
-    empty: int = 0
+    found: bool = True  # whether `start` is known; if not, it counts from its cache's first key
+    began: str = ""  # why it does not go on the run before it
+    proof: Proof = field(default_factory=Proof)
     kept: bool = True
     statistics: tuple[Tensor, Tensor] | None = None  # entropy and received
     size: tuple[int, int, int, int] = (0, 0, 0, 0)
     rules: str = ""
+
+    @property
+    def end(self) -> int:
+        """Where the next query will stand, if the text goes on."""
+        return self.start + self.query.len
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -121,9 +143,7 @@ class Run:
         return ", ".join(parts)
 
     def mask(self) -> Mask:
-        if self.pattern is not None:
-            return self.pattern.mask()
-        return _dense(_stack(self.dense, self.key.len))
+        return mask_of(self.pattern, self.dense, self.key.len)
 
     def map(self) -> AttentionMap | Statistics:
         if self.refused is not None:
@@ -191,6 +211,11 @@ class Statistics:
 
     def __repr__(self) -> str:
         return f"Statistics{list(self.shape)}"
+
+
+def mask_of(pattern: Pattern | None, dense: Sequence[Tensor], key_len: int) -> Mask:
+    """The mask of a run: its pattern, or else its rows."""
+    return pattern.mask() if pattern is not None else _dense(_stack(dense, key_len))
 
 
 def _stack(pieces: Sequence[Tensor], key_len: int) -> Tensor:

@@ -1,40 +1,30 @@
 """Record the attention of a running Hugging Face model, which computes as if nobody looked.
 
-One door is watched: the interface through which a model gets its attention function. The function
-runs unchanged; what goes in and comes out is kept, recognised and proved (records.py).
+The model's own function runs unchanged; what goes in and comes out is overheard (door.py), kept
+for each thread (listen.py), recognised and proved (records.py). Here is what can be asked of it.
 """
 
 from __future__ import annotations
 
-import functools
+import copy
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, overload
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from wqkv import pictures
-from wqkv.errors import ArgumentError, KindError, MissedError, WqkvError, describe, need
-from wqkv.look.parts import (
-    Kind,
-    attention_like,
-    bound,
-    compiled,
-    device,
-    goes_on,
-    kind,
-    reads_others,
-)
-from wqkv.look.readings import Refusal, read
+from wqkv.errors import ArgumentError, KindError, MissedError, describe, need
+from wqkv.look.door import install, uninstall
+from wqkv.look.listen import LayerRuns, Listener, Watched
+from wqkv.look.parts import Kind, compiled, ended_by, kind, reached
 from wqkv.look.records import Run, Statistics
-from wqkv.look.runs import record, repeat
 from wqkv.maps.attention_map import AttentionMap
-from wqkv.maps.weights import aside
-from wqkv.upstream.of_torch import original, plain_name
+from wqkv.wrappers import unwrapped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,6 +41,9 @@ def watch(
 
     The model's own function computes, so its outputs are bit-identical. Each layer is proved when
     it is recorded: P V, of the weights that are shown, against the model's own output.
+    All steps of a generation are one map, also of a beam search: `Seen.sample_of` says which sample
+    is a returned text. Threads have maps of their own: see `Seen.threads`. Steps that run compiled
+    cannot be seen; the report counts them, and no older map is shown in their place.
     Where tensor parallelism shares the heads, each rank sees its own: see `SharedMap.heads`.
 
     Args:
@@ -86,41 +79,6 @@ class Layer(NamedTuple):
     reason: str
 
 
-class _Place:
-    """What is known of one layer."""
-
-    def __init__(self, name: str, module: nn.Module, kind: Kind | None, wanted: bool) -> None:
-        self.name, self.module, self.wanted = name, module, wanted
-        self.known = kind
-        self.runs: list[Run] = []
-        self.reason: str | None = None  # why the last call was not recorded
-
-    @property
-    def kind(self) -> Kind:
-        """As its name says, or else its mask."""
-        if self.known is not None or not self.runs:
-            return self.known or "encoder"
-        pattern = self.runs[-1].pattern
-        return "decoder" if pattern is not None and pattern.after == 0 else "encoder"
-
-    def why(self) -> str | None:
-        """Why there is no map; None if there is one."""
-        if not self.wanted:
-            return "it was not asked for: see `layers`"
-        if self.reason is not None:
-            return self.reason
-        if not self.runs:
-            return "it does not use the attention interface"
-        return self.runs[-1].refused
-
-
-class _Frame(NamedTuple):
-    module: nn.Module
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    goes_on: bool
-
-
 class Seen(Sequence[Map]):
     """What `watch` saw: seen[layer] is the map of a layer, in the order of their first run.
 
@@ -140,16 +98,13 @@ class Seen(Sequence[Map]):
                 raise KindError(f"`layers` holds numbers of layers, not {describe(number)}.")
             if number < 0:
                 raise ArgumentError(f"`layers` holds {number}.\nPass 0 or more.")
-        self._wanted, self._keep = wanted, keep
-        self._model = original(model)
+        self._watched = Watched(unwrapped(model), wanted, keep)
         self._compiled = compiled(model)
-        self._names = {module: plain_name(name) for name, module in self._model.named_modules()}
-        self._like = attention_like(self._model)
-        self._places: dict[tuple[nn.Module, int], _Place] = {}
-        self._visits: Counter[nn.Module] = Counter()
-        self._calls: Counter[nn.Module] = Counter()
-        self._stack: list[_Frame] = []
-        self._masks: dict[Any, Any] = {}
+        self._own = threading.local()
+        self._listeners: list[Listener] = []
+        self._only: Listener | None = None
+        self._reached: dict[int, tuple[Any, set[nn.Module]]] = {}
+        self._beside = 0  # calls of compiled functions that may run any model
         self._exit: ExitStack | None = None
 
     # Coming and going
@@ -159,14 +114,14 @@ class Seen(Sequence[Map]):
             raise ArgumentError("This watch is on already.\nCall `watch` again for another.")
         need("transformers", "hf", "watch")
         with ExitStack() as stack:
-            for module in self._names:
+            for module in self._watched.names:
                 if any(True for _ in module.children()):
                     before = module.register_forward_pre_hook(self._enter, with_kwargs=True)
                     stack.callback(before.remove)
                     after = module.register_forward_hook(self._leave, always_call=True)
                     stack.callback(after.remove)
-            _install(self)
-            stack.callback(_uninstall, self)
+            install(self)
+            stack.callback(uninstall, self)
             self._exit = stack.pop_all()
         return self
 
@@ -179,122 +134,133 @@ class Seen(Sequence[Map]):
         stack, self._exit = self._exit, None
         if stack is not None:
             stack.close()
-        self._stack.clear()
-        self._masks.clear()
+        self._reached.clear()
+        for listener in self._listeners:
+            listener.stop()
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():  # first of all: whatever follows would be traced
             return
-        if not self._stack:  # a forward begins
-            self._visits.clear()
-        self._stack.append(_Frame(module, args, kwargs, goes_on(module, args, kwargs)))
-        self._visits[module] += 1
-        self._calls[module] = 0
-        if module in self._like:
-            self._place(module)
+        self._mine().enter(module, args, kwargs)
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         if torch.compiler.is_compiling():
             return
-        while self._stack and self._stack.pop().module is not module:
-            pass
-        if not self._stack:
-            self._masks.clear()
-        place = self._places.get((module, max(self._visits[module] - 1, 0)))
-        if place is not None and place.runs and not self._calls[module] and output is not None:
-            place.reason = "a later call of it did not use the attention interface"
-        if self._keep == "statistics" and place is not None and place.runs and place.runs[-1].kept:
-            with aside(place.runs[-1].key.data.device):
-                place.runs[-1].reduce()
+        self._mine().leave(module, output)
 
-    def _place(self, module: nn.Module) -> _Place:
-        key = (module, max(self._visits[module] - 1, 0))
-        if key not in self._places:
-            number = len(self._places)
-            wanted = self._wanted is None or number in self._wanted
-            name = self._names[module]
-            if key[1]:
-                name = f"{name} (run {key[1] + 1})"
-            self._places[key] = _Place(name, module, kind(self._names[module], module), wanted)
-        return self._places[key]
+    def _mine(self) -> Listener:
+        """What listens to the thread that runs."""
+        listener: Listener | None = getattr(self._own, "listener", None)
+        if listener is None:
+            listener = self._own.listener = Listener(self._watched)
+            self._listeners.append(listener)
+        return listener
 
-    # One call
-
-    def _holds(self, module: object) -> bool:
-        return isinstance(module, nn.Module) and module in self._names
-
-    def _take(
-        self, rule: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+    def heard(
+        self, rule: str, module: object, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
     ) -> None:
-        """Record one call of a model's attention function."""
-        place = self._place(module)
-        count, self._calls[module] = self._calls[module], self._calls[module] + 1
-        if not place.wanted:
-            return
-        frame = next((one for one in reversed(self._stack) if one.module is module), None)
-        given = bound(module, frame.args, frame.kwargs) if frame is not None else {}
-        cross = place.kind == "cross" or reads_others(given)
-        if cross:
-            place.known = "cross"
-        with aside(device(module, args, kwargs)):
-            try:
-                later = frame is not None and frame.goes_on
-                asked = read(rule, module, args, kwargs, out, self._masks, cross, later)
-                if count and place.runs and place.reason is None:
-                    repeat(place.runs[-1], asked)
-                    return
-                run, new = record(place.runs[-1] if place.runs else None, asked)
-            except Refusal as refusal:
-                place.reason = str(refusal)
-                return
-            except WqkvError as error:
-                place.reason = "its call is not understood: " + str(error).partition("\n")[0]
-                return
-        place.reason = None
-        if new:
-            place.runs.append(run)
+        """A call of an attention function, of any model: see `door`."""
+        if isinstance(module, nn.Module) and module in self._watched.names:
+            self._mine().take(rule, module, args, kwargs, out)
+
+    def passed_by(self, function: Any) -> None:
+        """A call of a compiled function, of any model: see `door`."""
+        key = id(function)  # which may have no hash
+        if key not in self._reached:
+            self._reached[key] = function, reached(function, self._watched.model)
+        if modules := self._reached[key][1]:
+            self._mine().pass_by(modules)
+        else:
+            self._beside += 1
 
     # What was seen
 
     @property
-    def _all(self) -> list[_Place]:
+    def threads(self) -> list[Seen]:
+        """The same for each thread that ran the model, in the order in which they first ran it.
+
+        A Seen answers for the thread that asks, or for the only thread that ran the model; where
+        several others did, take one of these.
+        """
+        return [self._of_thread(listener) for listener in tuple(self._listeners)]
+
+    @property
+    def thread(self) -> str:
+        """The name of the thread that it answers for."""
+        return self._here.name
+
+    def _of_thread(self, listener: Listener) -> Seen:
+        one = copy.copy(self)
+        one._only = listener
+        return one
+
+    @property
+    def _listener(self) -> Listener | None:
+        """The thread that is asked about; None if it is one of several others."""
+        own: Listener | None = self._only or getattr(self._own, "listener", None)
+        if own is None and len(self._listeners) < 2:
+            return self._listeners[0] if self._listeners else Listener(self._watched)
+        return own
+
+    @property
+    def _here(self) -> Listener:
+        listener = self._listener
+        if listener is None:
+            names = ", ".join(one.name for one in self._listeners)
+            raise MissedError(
+                f"{len(self._listeners)} other threads ran {self._name}: {names}.\n"
+                "Ask one of them, as in seen.threads[0]."
+            )
+        return listener
+
+    @property
+    def _name(self) -> str:
+        return type(self._watched.model).__name__
+
+    @property
+    def _hidden(self) -> set[nn.Module]:
+        """What runs compiled, or did."""
+        return self._compiled | self._here.passed
+
+    @property
+    def _all(self) -> list[LayerRuns]:
         """The layers, without helpers inside a module that uses the interface itself."""
-        places = list(self._places.values())
-        places += [
-            _Place(name, module, kind(name, module), True)
-            for module, name in self._names.items()
-            if module in self._like & self._compiled - {place.module for place in places}
+        layers, names = list(self._here.layers.values()), self._watched.names
+        layers += [
+            LayerRuns(name, module, kind(name, module), True)
+            for module, name in names.items()
+            if module in self._watched.like & self._hidden - {layer.module for layer in layers}
         ]
-        used = [self._names[place.module] for place in places if place.runs]
+        used = [names[layer.module] for layer in layers if layer.runs]
         return [
-            place
-            for place in places
-            if place.runs
-            or place.reason
-            or not any(self._names[place.module].startswith(f"{name}.") for name in used)
+            layer
+            for layer in layers
+            if layer.runs
+            or layer.reason
+            or not any(names[layer.module].startswith(f"{name}.") for name in used)
         ]
 
     @property
     def layers(self) -> list[Layer]:
         """Every attention layer that ran: its name, kind, state and reason."""
         found = []
-        for place in self._all:
-            why = self._why(place)
-            state = "captured" if why is None else "missed" if place.wanted else "not asked for"
-            found.append(Layer(place.name, place.kind, state, why or ""))
+        for one in self._all:
+            why = self._why(one)
+            state = "captured" if why is None else "missed" if one.wanted else "not asked for"
+            found.append(Layer(one.name, one.kind, state, why or ""))
         return found
 
-    def _why(self, place: _Place) -> str | None:
-        why = place.why()
-        if place.module in self._compiled and why is not None and place.wanted and not place.runs:
+    def _why(self, one: LayerRuns) -> str | None:
+        why = one.why()
+        if one.module in self._hidden and why is not None and one.wanted and not one.runs:
             return "it runs compiled, out of sight"
         return why
 
-    def _map(self, place: _Place, run: int = -1) -> Map:
-        why = self._why(place) if run == -1 else None
+    def _map(self, one: LayerRuns) -> Map:
+        why = self._why(one)
         if why is not None:
-            raise MissedError(f"There is no map of {place.name}: {why}.")
-        return place.runs[run].map()
+            raise MissedError(f"There is no map of {one.name}: {why}.")
+        return one.runs[-1].map()
 
     def __len__(self) -> int:
         return len(self._all)
@@ -304,14 +270,57 @@ class Seen(Sequence[Map]):
     @overload
     def __getitem__(self, layer: slice) -> list[Map]: ...
     def __getitem__(self, layer: int | slice) -> Map | list[Map]:
-        places = self._all
-        if isinstance(layer, slice):
-            return [self._map(place) for place in places[layer]]
-        return self._map(_in(places, layer))
+        return _Part(self, self._all)[layer]
 
     def runs(self, layer: int) -> Sequence[Map]:
-        """All runs of a layer, oldest first: one a forward, or one a whole generation."""
-        return [run.map() for run in _in(self._all, layer).runs]
+        """All runs of a layer, oldest first: one a forward, or one a whole generation.
+
+        A step that does not fit the run before it begins another; a run whose proof failed is left
+        out.
+        """
+        return [run.map() for run in _in(self._all, layer).runs if run.refused is None]
+
+    def sample_of(self, sequence: Tensor | Sequence[int]) -> int:
+        """The sample of the last text that a returned sequence of token ids is, beams included.
+
+        A model never reads the last token that it writes, so a sequence of n tokens that ends with
+        it has the rows seen[layer][sample, :, : n - 1]. Of an encoder-decoder model it is the text
+        of the decoder.
+
+        Raises:
+            MissedError: no sample holds it (a beam that ended may have given its place to another),
+                samples with other sources hold it too, or the token ids are not known.
+
+        >>> from transformers import AutoModelForCausalLM, LlamaConfig
+        >>> config = LlamaConfig(hidden_size=16, intermediate_size=24, num_hidden_layers=1,
+        ...                      num_attention_heads=2, vocab_size=31, eos_token_id=None)
+        >>> model = AutoModelForCausalLM.from_config(config).eval()
+        >>> with watch(model) as seen:
+        ...     text = model.generate(torch.tensor([[3, 5, 7]]), num_beams=4, max_new_tokens=6)
+        >>> seen[0][seen.sample_of(text[0])].shape
+        torch.Size([2, 8, 8])
+        """
+        here, ids = self._here, torch.as_tensor(sequence, device="cpu").flatten().tolist()
+        if here.text is None:
+            raise MissedError(
+                "Which token ids the samples hold is not known: the model read no `input_ids` from "
+                "the text's beginning on, or some of its steps went by unseen."
+            )
+        ends = ended_by(self._watched.model)
+        count = max((n for n, one in enumerate(ids, 1) if one not in ends), default=0)
+        read = ids[: min(count, len(ids) - 1)]
+        texts = here.text.tolist()
+        found = [sample for sample, text in enumerate(texts) if text[: len(read)] == read]
+        if not found:
+            raise MissedError(
+                f"None of the {len(texts)} samples holds these {len(ids)} tokens: a beam that ends "
+                "may give its place to another.\nTo see them, run the model on them under `watch`."
+            )
+        runs = [one.runs[-1] for one in self._all if one.kind == "cross" and one.runs]
+        sources = [run.key.data[found] for run in runs if run.kept]
+        if any(not torch.equal(x, x[:1].expand_as(x)) for x in sources):
+            raise MissedError(f"Samples {found} hold this text, and do not read the same source.")
+        return found[0]
 
     @property
     def encoder(self) -> Sequence[Map]:
@@ -329,12 +338,12 @@ class Seen(Sequence[Map]):
         return self._of("cross")
 
     def _of(self, kind: Kind) -> _Part:
-        return _Part(self, [place for place in self._all if place.kind == kind])
+        return _Part(self, [one for one in self._all if one.kind == kind])
 
     # In a notebook
 
     def _repr_html_(self) -> str:
-        found = self._pictures(pictures.LOOKED)
+        found = self._pictures(pictures.LOOKED) if self._listener is not None else []
         return pictures.html(self.report(), found, "the mean of all heads" if found else "")
 
     def plot(self) -> Figure:
@@ -344,49 +353,64 @@ class Seen(Sequence[Map]):
             MissingExtraError: matplotlib is not installed.
         """
         need("matplotlib", "show", "A plot")
-        return pictures.figure(type(self._model).__name__, self._pictures())
+        return pictures.figure(self._name, self._pictures())
 
     def _pictures(self, most: float = math.inf) -> list[pictures.Picture]:
         """Block means of the first sample, as long as they take at most so many weights."""
         found: list[pictures.Picture] = []
-        for place in self._all:
-            m = None if self._why(place) else self._map(place)
+        for one in self._all:
+            m = None if self._why(one) else self._map(one)
             if isinstance(m, AttentionMap) and m.shape[0]:
                 most -= math.prod(m.shape)
                 if most < 0:
                     break
-                found.append((place.name, m.thumbnail(pictures.SIDE)[0].mean(dim=0)))
+                found.append((one.name, m.thumbnail(pictures.SIDE)[0].mean(dim=0)))
         return found
 
     def report(self) -> str:
         """How many layers were captured, the proof of each, and what was missed and why."""
-        places = self._all
-        whys = [self._why(place) for place in places]
+        listener = self._listener
+        if listener is None:
+            names = [f"thread {one.name}:" for one in self._listeners]
+            reports = [one.report() for one in self.threads]
+            return "\n".join(line for pair in zip(names, reports, strict=True) for line in pair)
+        layers = self._all
+        whys = [self._why(one) for one in layers]
         good = sum(why is None for why in whys)
-        unasked = sum(not place.wanted for place in places)
-        name = type(self._model).__name__
-        if not places:
-            return f"captured 0 of 0 layers of {name}: no attention layer ran in sight"
+        unasked = sum(not one.wanted for one in layers)
         rest = f" ({unasked} not asked for)" if unasked else ""
-        lines = [f"captured {good} of {len(places)} layers of {name}{rest}"]
-        width = max(len(place.name) for place in places)
-        for number, (place, why) in enumerate(zip(places, whys, strict=True)):
-            head = f"{number:>3}  {place.name:<{width}}  {place.kind:<7}"
-            lines.append(f"{head}  {_shown(place.runs) if why is None else _missed(place, why)}")
-        beyond = [n for n in self._wanted or () if n >= len(places)]
-        if beyond:
+        rest += "" if layers else ": no attention layer ran in sight"
+        lines = [f"captured {good} of {len(layers)} layers of {self._name}{rest}"]
+        width = max((len(one.name) for one in layers), default=0)
+        for number, (one, why) in enumerate(zip(layers, whys, strict=True)):
+            head = f"{number:>3}  {one.name:<{width}}  {one.kind:<7}"
+            lines.append(f"{head}  {_shown(one.runs) if why is None else _missed(one, why)}")
+        beyond = [n for n in self._watched.wanted or () if n >= len(layers)]
+        if beyond and layers:
             lines.append(f"there is no layer {', '.join(map(str, beyond))}: asked for by `layers`")
+        if listener.unseen:
+            lines.append(
+                f"compiled steps that went by unseen: {listener.unseen}. To see them, run them "
+                'uncompiled, under torch.compiler.set_stance("force_eager")'
+            )
+        if self._beside:
+            lines.append(
+                f"calls of other compiled functions: {self._beside}. "
+                "Whether they ran the model is not known"
+            )
+        if self._only is None and (others := len(self._listeners) - 1) > 0:
+            lines.append(f"{others} other threads ran it too: see `threads`")
         return "\n".join(lines)
 
 
 class _Part(Sequence[Map]):
-    """The layers of one kind."""
+    """Some of the layers."""
 
-    def __init__(self, seen: Seen, places: list[_Place]) -> None:
-        self._seen, self._places = seen, places
+    def __init__(self, seen: Seen, layers: list[LayerRuns]) -> None:
+        self._seen, self._layers = seen, layers
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._layers)
 
     @overload
     def __getitem__(self, layer: int) -> Map: ...
@@ -394,86 +418,35 @@ class _Part(Sequence[Map]):
     def __getitem__(self, layer: slice) -> list[Map]: ...
     def __getitem__(self, layer: int | slice) -> Map | list[Map]:
         if isinstance(layer, slice):
-            return [self._seen._map(place) for place in self._places[layer]]
-        return self._seen._map(_in(self._places, layer))
+            return [self._seen._map(one) for one in self._layers[layer]]
+        return self._seen._map(_in(self._layers, layer))
 
 
-def _in(places: list[_Place], layer: int) -> _Place:
-    if not -len(places) <= layer < len(places):
-        raise IndexError(f"There is no layer {layer}: {len(places)} ran.")
-    return places[layer]
+def _in(layers: list[LayerRuns], layer: int) -> LayerRuns:
+    if not -len(layers) <= layer < len(layers):
+        raise IndexError(f"There is no layer {layer}: {len(layers)} ran.")
+    return layers[layer]
 
 
-def _missed(place: _Place, why: str) -> str:
-    return f"missed: {why}" if place.wanted else "not asked for"
+def _missed(one: LayerRuns, why: str) -> str:
+    return f"missed: {why}" if one.wanted else "not asked for"
 
 
 def _shown(runs: list[Run]) -> str:
     """A captured layer in the report."""
     run = runs[-1]
+    proof = run.proof
+    rows = f"{proof.rows} rows" + (f", {proof.empty} empty" if proof.empty else "")
     parts = [
         f"{list(run.shape)} {run.shown}",
-        f"proof {run.error:.1e}, {run.share:.0%} of rounding",
+        f"proof {proof.error:.1e}, {proof.share:.0%} of rounding ({rows})",
     ]
-    rows = f"{run.rows} rows"
-    if run.empty:
-        rows += f", {run.empty} empty"
-    parts[1] += f" ({rows})"
     if run.start:
         parts.append(f"rows from {run.start} on")
+    if not run.found:
+        first = "row that was seen" if run.asked.cross else "key of its cache"
+        parts.append(f"counted from the first {first}, whose place in the text is not known")
     if len(runs) > 1:
-        parts.append(f"the last of {len(runs)} runs")
+        why = f", because {run.began}" if run.began else ""
+        parts.append(f"the last of {len(runs)} runs{why}")
     return "  ".join(parts)
-
-
-# The door
-
-_ACTIVE: list[Seen] = []
-_ORIGINAL: list[Any] = []
-
-
-def _install(seen: Seen) -> None:
-    from wqkv.upstream.of_transformers import AttentionInterface
-
-    if not _ACTIVE:
-        original: Any = AttentionInterface.__dict__["get_interface"]
-        _ORIGINAL.append(original)
-
-        @functools.wraps(original)
-        def get_interface(self: Any, attn_implementation: Any, default: Any) -> Any:
-            function = original(self, attn_implementation, default)
-            if torch.compiler.is_compiling():
-                return function
-            return _listening(function, _rule(str(attn_implementation), function is default))
-
-        AttentionInterface.get_interface = get_interface
-    _ACTIVE.append(seen)
-
-
-def _uninstall(seen: Seen) -> None:
-    from wqkv.upstream.of_transformers import AttentionInterface
-
-    _ACTIVE.remove(seen)
-    if not _ACTIVE:
-        AttentionInterface.get_interface = _ORIGINAL.pop()
-
-
-def _rule(name: str, is_default: bool) -> str:
-    """By whose rules a missing mask is read."""
-    if is_default:
-        return "eager"
-    if name == "wqkv":  # ours follows sdpa
-        return "sdpa"
-    return next((rule for rule in ("sdpa", "flash", "flex") if rule in name), "other")
-
-
-def _listening(function: Callable[..., Any], rule: str) -> Callable[..., Any]:
-    @functools.wraps(function)
-    def call(module: Any, *args: Any, **kwargs: Any) -> Any:
-        out = function(module, *args, **kwargs)
-        for seen in tuple(_ACTIVE):
-            if seen._holds(module):
-                seen._take(rule, module, args, kwargs, out)
-        return out
-
-    return call

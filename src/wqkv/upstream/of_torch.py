@@ -67,6 +67,16 @@ def is_compiled(module: nn.Module) -> bool:
     )
 
 
+def on_compiled_call() -> Any:
+    """The function that torch asks in each call of compiled code, before it runs."""
+    return find("torch._dynamo.eval_frame:_callback_from_stance", TESTED)
+
+
+def set_on_compiled_call(function: Any) -> None:
+    """Put another function in its place."""
+    find("torch._dynamo:eval_frame", TESTED)._callback_from_stance = function
+
+
 def hooks(module: nn.Module) -> list[str]:
     """The kinds of hooks that a module has."""
     return [kind for kind in HOOKS if member(module, f"torch:nn.Module.{kind}", TESTED)]

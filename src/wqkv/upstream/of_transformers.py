@@ -39,6 +39,8 @@ NAMES = {
     "SEQ2SEQ": (
         "transformers.models.auto.modeling_auto:MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES"
     ),
+    # the outputs that a model collects while it runs
+    "active_collector": "transformers.utils.output_capturing:_active_collector",
     "BaseModelOutput": "transformers.modeling_outputs:BaseModelOutput",
     "logging": "transformers.utils.logging:",
 }

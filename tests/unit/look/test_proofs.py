@@ -35,6 +35,20 @@ def test_a_planted_nan_fails_the_proof(registered):
     missed(tiny("llama", registered("planted_nan", wrong)), "its proof failed")
 
 
+def test_a_step_whose_proof_fails_takes_nothing_with_it(registered):
+    def wrong_steps(module, query, *args, **kwargs):
+        out, rest = sdpa_attention_forward(module, query, *args, **kwargs)
+        return out + (1e-2 if query.shape[2] == 1 else 0), rest
+
+    model, ids = tiny("llama", registered("wrong_steps_sdpa", wrong_steps)), words()
+    with torch.no_grad(), watch(model) as seen:
+        model.generate(ids, max_new_tokens=2, attention_mask=torch.ones_like(ids))
+    assert [layer.reason[:16] for layer in seen.layers] == ["its proof failed"] * 2
+    assert len(seen.runs(1)) == 1
+    model.set_attn_implementation("sdpa")
+    agree(seen.runs(1)[0], weights(model, ids)[1])
+
+
 def test_a_long_text_is_proved_on_sampled_rows():
     model, ids = tiny("llama", max_position_embeddings=1024), words(600, 1)
     with torch.no_grad(), watch(model) as seen:
@@ -60,8 +74,8 @@ def test_heads_that_do_not_fit(heads, says):
 
 
 def test_what_the_records_refuse_is_a_reason(monkeypatch):
-    def refuses(*args):
+    def refuses(*args, **kwargs):
         raise ArgumentError("it is odd.\nPass another.")
 
-    monkeypatch.setattr("wqkv.look.watch.record", refuses)
+    monkeypatch.setattr("wqkv.look.listen.begin", refuses)
     missed(tiny("llama"), "its call is not understood: it is odd.")

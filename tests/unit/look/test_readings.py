@@ -19,7 +19,7 @@ from transformers.masking_utils import (
 
 from tests.unit.look.tiny import agree, generate, missed, padded, tiny, weights, words
 from wqkv.attend.masks import Causal, Full
-from wqkv.look.readings import Refusal, read
+from wqkv.look.readings import HARMLESS, Refusal, read, unknown
 from wqkv.look.watch import watch
 
 
@@ -85,6 +85,33 @@ def test_an_unknown_argument(name):
             *args, **{**kwargs, name: torch.ones(1)}
         )
     missed(model, f"it passes `{name}`, which may change the weights")
+
+
+@pytest.mark.parametrize("name", sorted(HARMLESS))
+def test_an_argument_that_changes_no_weight(name):
+    """Whoever looks and whoever runs go by one list."""
+    from wqkv.look import use
+
+    query = torch.randn(2, 6, 5, 4)
+    given = {name: True}
+    value = torch.zeros(2, 6, 5, 4)
+    assert call(value=value, **given).causal
+    plain = use.run(nn.Module(), query, query, value, None)[0]
+    assert torch.equal(use.run(nn.Module(), query, query, value, None, **given)[0], plain)
+    assert use.unknown is unknown
+    assert unknown({**given, "indices": 3, "other": None, "more": False}) == {"indices": 3}
+
+
+@pytest.mark.parametrize("name", ["token_type_ids", "labels", "logits_to_keep", "max_seqlen"])
+def test_a_model_that_hands_such_an_argument_on(name):
+    model = tiny("llama", kind=AutoModel)
+    given = {"input_ids": words(), name: 7 if name in ("logits_to_keep", "max_seqlen") else words()}
+    with torch.no_grad(), watch(model) as seen:
+        plain = model(**given)[0]
+    assert seen.report().startswith("captured 2 of 2"), seen.report()
+    model.set_attn_implementation("wqkv")
+    with torch.no_grad():
+        torch.testing.assert_close(model(**given)[0], plain)
 
 
 def test_dropout_in_training():

@@ -122,6 +122,97 @@ def test_other_models_are_refused():
     assert model.config._attn_implementation != "wqkv"
 
 
+def around(name: str, model: nn.Module) -> nn.Module:
+    """A model inside what people put around models."""
+    if name == "peft":
+        peft = pytest.importorskip("peft")
+        return peft.get_peft_model(model, peft.LoraConfig(r=3, target_modules=["q_proj"]))
+    if name == "compile":
+        return torch.compile(model, backend="eager")
+    return nn.DataParallel(model)
+
+
+@pytest.mark.parametrize("name", ["peft", "compile", "parallel"])
+# peft 0.18 asks transformers 5 by a name that goes with its version 6
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+def test_a_model_inside_others(name):
+    model, inputs = tiny("llama"), batch()
+    whole = around(name, model).eval()
+    eager = logits(model, **inputs)[inputs["attention_mask"].bool()]
+    assert use(whole) is whole
+    assert model.config._attn_implementation == "wqkv"
+    ours = whole(**inputs).logits.detach()
+    agree(ours[inputs["attention_mask"].bool()], eager)
+
+
+class Own(nn.Module):
+    """Attention that asks nobody for a function, in a class whose name does not tell what it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(24, 24) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (p(x).unflatten(2, (3, 8)).mT for p in (self.q_proj, self.k_proj, self.v_proj))
+        return nn.functional.scaled_dot_product_attention(q, k, v).mT.flatten(2)
+
+
+class Mine(transformers.PreTrainedModel):
+    config_class = transformers.PretrainedConfig
+    layers: type[nn.Module] = Own
+
+    def __init__(self, config) -> None:
+        super().__init__(config)
+        self.embed, self.attn = nn.Embedding(31, 24), nn.ModuleList([self.layers() for _ in "ab"])
+        self.post_init()
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x = self.embed(input_ids)
+        for layer in self.attn:
+            x = x + layer(x)
+        return x
+
+
+class Nameless(Mine):
+    layers = nn.Identity
+
+
+def test_attention_that_does_not_come_here_is_named_in_the_first_forward():
+    for kind, what in ((Mine, r"attn.0 \(Own\), attn.1 \(Own\)"), (Nameless, "all its modules")):
+        model = use(kind(transformers.PretrainedConfig()).eval())
+        for _ in range(2):
+            with pytest.raises(
+                EngineError, match=f"{kind.__name__} does not run on .* of {what} w"
+            ):
+                model(torch.tensor([[1, 2, 3]]))
+        model.set_attn_implementation("eager")
+        assert model(torch.tensor([[1, 2, 3]])).shape == (1, 3, 24)
+
+
+def test_the_check_is_over_when_all_attention_came():
+    model = use(tiny("llama"))
+    hooks = [len(part._forward_hooks) for part in model.modules()]
+    assert sum(hooks) == 3
+    logits(model, **batch())
+    assert not any(part._forward_hooks for part in model.modules())
+    model.model.layers[0].self_attn = Own()  # what comes later is not looked at
+    assert not module._CHECKS or all(model not in check._names for check in module._CHECKS)
+
+
+def test_a_part_that_runs_later_is_checked_then():
+    """A model of two texts whose encoder runs alone first, and a module that runs in the second."""
+    sizes = {"d_model": 24, "d_kv": 4, "num_heads": 6, "num_layers": 1, "d_ff": 29}
+    config = transformers.T5Config(**sizes, vocab_size=31, decoder_start_token_id=1)
+    model = use(transformers.T5Model(config).eval())
+    ids = torch.tensor([[5, 7, 11]])
+    encoded = model.encoder(ids)
+    model.decoder.block[0].layer[1].EncDecAttention.forward = lambda hidden_states, **_: (
+        hidden_states, None, None,
+    )  # fmt: skip
+    with pytest.raises(EngineError, match=r"of decoder.block.0.layer.1.EncDecAttention \(T5Atten"):
+        model(encoder_outputs=encoded, decoder_input_ids=ids)
+
+
 # The same answers
 
 
@@ -366,6 +457,43 @@ def test_dropout_of_a_model():
     assert not torch.equal(first, quiet)
 
 
+@pytest.mark.parametrize("kind", [*CONFIGS, "opt"])  # opt does not hand the argument on
+@pytest.mark.parametrize("how", ["call", "config"])
+def test_output_attentions(kind, how):
+    """The weights that the eager path gives; where a query sees nothing they are 0."""
+    CONFIGS.setdefault("opt", {**COMMON, "ffn_dim": 32, "word_embed_proj_dim": 48})
+    model, inputs = tiny(kind), batch()
+    given = {"output_attentions": True} if how == "call" else {}
+    if how == "config":
+        model.config.output_attentions = True
+    theirs = model(**inputs, **given).attentions
+    ours = use(model)(**inputs, **given).attentions
+    assert len(ours) == len(theirs) == 2
+    for a, b in zip(ours, theirs, strict=True):
+        sees = a.sum(dim=3) > 0
+        assert 6 * 4 <= int((~sees).sum()) <= 6 * 6  # heads x padding: chunks leave more empty
+        torch.testing.assert_close(a[sees], b[sees], rtol=1e-4, atol=1e-5)
+    gradients = [
+        torch.autograd.grad(
+            weights[0][:, :, 5:13].square().sum(), model.get_input_embeddings().weight
+        )
+        for weights in (ours, theirs)
+    ]
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)
+    assert (
+        use(model)(**inputs, output_attentions=False).get("attentions") is None or how == "config"
+    )
+
+
+def test_output_attentions_while_writing():
+    model, inputs = tiny("llama"), {name: x[2:] for name, x in batch().items()}
+    options = {"max_new_tokens": 3, "output_attentions": True, "return_dict_in_generate": True}
+    theirs = model.generate(**inputs, **options).attentions
+    ours = use(model).generate(**inputs, **options).attentions
+    assert [x[1].shape for x in ours] == [(1, 6, 17, 17), (1, 6, 1, 18), (1, 6, 1, 19)]
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
 def test_softcap_and_scaling():
     q, k, v = qkv()
     capped = torch.tanh(q @ k.repeat_interleave(3, dim=1).mT * 0.7 / 2.0) * 2.0
@@ -383,6 +511,8 @@ def test_sinks_of_a_head_and_of_a_query():
         got, _ = run(Layer(), q, k, v, seen[None, None], **{name: sinks})
         want = dense(q, k, v, seen, sinks if sinks.ndim == 4 else sinks.view(1, -1, 1, 1))
         torch.testing.assert_close(got, want)
+        _, P = run(Layer(), q, k, v, seen[None, None], **{name: sinks}, output_attentions=True)
+        torch.testing.assert_close((P @ v.repeat_interleave(3, dim=1)).transpose(1, 2), want)
         assert not got[:, 3].any()
 
 
@@ -426,9 +556,11 @@ def test_unknown_arguments_are_refused_by_name(name):
     run(Layer(), q, k, v, None, **{name: None}, use_cache=True, position_ids=torch.arange(7))
 
 
-def test_weights_are_refused():
+def test_weights_over_the_limit_are_refused(monkeypatch):
+    monkeypatch.setattr(module.reference, "LIMIT_GIB", 1e-9)
     q, k, v = qkv()
-    with pytest.raises(EngineError, match="no weights, for which `output_attentions` asks Layer"):
+    says = "asks Layer for all weights: its 7 x 7 scores would take 0.0 GiB, the limit is 1e-09 GiB"
+    with pytest.raises(EngineError, match=says):
         run(Layer(), q, k, v, None, output_attentions=True)
     run(Layer(), q, k, v, None, output_attentions=False)
 

@@ -161,6 +161,18 @@ def test_a_graph_that_is_recorded():
     assert seen[0] is not None and of_torch.dispatch_mode(of_torch.PROXY) is None
 
 
+def test_calls_of_compiled_code():
+    before, told = of_torch.on_compiled_call(), []
+    made = torch.compile(lambda x: x + 1, backend="eager")
+    of_torch.set_on_compiled_call(lambda callback: told.append(callback) or before(callback))
+    try:
+        made(torch.ones(2))
+    finally:
+        of_torch.set_on_compiled_call(before)
+    assert len([one for one in told if one is not None]) == 1  # None leaves compiled code
+    assert of_torch.on_compiled_call() is before
+
+
 def test_a_constant_is_not_traced():
     @of_torch.constant
     def name(kind):

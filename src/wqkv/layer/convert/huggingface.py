@@ -16,6 +16,7 @@ from wqkv.layer.convert.rows import Row, Spot, build, parameter
 from wqkv.layer.layer import MATRICES, MultiheadAttention
 from wqkv.layer.parts import Normalise
 from wqkv.layer.plain import besides
+from wqkv.wrappers import unwrapped
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ def stacks(model: nn.Module) -> dict[str, Stack]:
 
 
 def _base(model: nn.Module) -> nn.Module:
-    """The model without its head, and without what adapters have put around it."""
+    """The model without its head, and without what was put around it."""
+    model = unwrapped(model)
     inner: nn.Module = getattr(model, "base_model", model)
     return model if inner is model else _base(inner)
 
