@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 # A module imports only from those before it. A package's own name is its __init__.
 ORDER = (
     "wqkv.errors",
+    "wqkv.doors",
     "wqkv.pictures",
     "wqkv.attend.places",
     "wqkv.attend.algebra",

@@ -8,12 +8,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from wqkv.attend.places import At
-from wqkv.errors import ArgumentError, describe, message
+from wqkv.attend.places import At, is_whole
+from wqkv.doors import door
+from wqkv.errors import ArgumentError, KindError, describe, message
 
 
+@door
 class Bias:
     """A float that is added to the scores, as a value that can be asked for any tile."""
+
+    said = "a bias such as ALiBi(8)"
 
     def tile(self, at: At) -> Tensor:
         """Broadcastable to (batch, head, query, key)."""
@@ -102,6 +106,7 @@ class _PartBias(Bias):
         self.inner.add_gradient(total, at.moved(self.start, self.row), d_tile)
 
 
+@door
 class ALiBi(Bias):
     """Linear bias: score(i, j) - slope * |i - j|, one slope a head.
 
@@ -125,9 +130,11 @@ class ALiBi(Bias):
             numbers += [2 ** (-8 * h / (2 * low)) for h in range(1, 2 * low + 1, 2)][: slopes - low]
             slopes = numbers
         if not isinstance(slopes, Tensor):
+            if not all(map(math.isfinite, slopes)):
+                raise ArgumentError(f"ALiBi has slopes {list(slopes)}.\nPass finite numbers.")
             slopes = torch.tensor(slopes, dtype=torch.float32)
         self.slopes = slopes
-        if self.slopes.ndim != 1 or not self.slopes.is_floating_point():
+        if self.slopes.ndim != 1 or not len(self.slopes) or not self.slopes.is_floating_point():
             raise ArgumentError(
                 message("ALiBi takes one slope a head.", {"slopes": self.slopes}, "Pass (n_head,).")
             )
@@ -156,6 +163,7 @@ class ALiBi(Bias):
         return f"ALiBi({describe(self.slopes)})"
 
 
+@door
 class T5Bias(Bias):
     """One learned number a head and bucket of distances.
 
@@ -188,6 +196,10 @@ class T5Bias(Bias):
 
     def bucket(self, ahead: Tensor) -> Tensor:
         """The bucket of key position - query position."""
+        if not is_whole(ahead):
+            raise KindError(
+                message("A distance is a whole number.", {"ahead": ahead}, "Pass integers.")
+            )
         n = self.table.shape[0]
         if self.bidirectional:
             n //= 2

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from wqkv.attend.algebra import And, Full, Mask, Not, Or, either
-from wqkv.attend.places import At, Rect, Sizes
+from wqkv.attend.places import At, Rect, Sizes, is_whole
+from wqkv.doors import door
 from wqkv.errors import ArgumentError, KindError, describe, message
 
 __all__ = [
@@ -68,6 +69,7 @@ class Causal(Mask):
         return _span(None, 0, rect)
 
 
+@door
 @dataclass(frozen=True)
 class Window(Mask):
     """A query at i sees the keys i - before <= j <= i + after; None means no limit.
@@ -92,8 +94,6 @@ class Window(Mask):
     def __post_init__(self) -> None:
         for name in ("before", "after"):
             count = getattr(self, name)
-            if count is not None and (not isinstance(count, int) or isinstance(count, bool)):
-                raise KindError(f"Window's `{name}` is an int or None, not {describe(count)}.")
             if count is not None and count < 0:
                 raise ArgumentError(
                     f"Window's `{name}` is {count}, but it counts the other positions seen.\n"
@@ -113,6 +113,7 @@ class Window(Mask):
         return _span(None if self.before is None else -self.before, self.after, rect)
 
 
+@door
 @dataclass(frozen=True)
 class Chunked(Mask):
     """Chunks of `size` words: a query at i sees the keys j with j // size == i // size.
@@ -131,8 +132,6 @@ class Chunked(Mask):
     by_position = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.size, int) or isinstance(self.size, bool):
-            raise KindError(f"Chunked's `size` is an int, not {describe(self.size)}.")
         if self.size < 1:
             raise ArgumentError(f"Chunked's `size` is {self.size}.\nPass 1 word or more.")
 
@@ -146,13 +145,14 @@ class Chunked(Mask):
         return True if q0 == q1 == k0 == k1 else None
 
 
+@door
 class _Ends(Mask):
     """Keys before an end, one for all samples or one a sample: what Lengths and Prefix share."""
 
     ends: int | Tensor
 
     def _set(self, name: str, ends: int | Sequence[int] | Tensor) -> None:
-        if isinstance(ends, int) and not isinstance(ends, bool):
+        if isinstance(ends, int):
             object.__setattr__(self, "ends", ends)
         else:
             object.__setattr__(self, "ends", _integers(name, ends, dims=1))
@@ -219,6 +219,7 @@ class _Ends(Mask):
         return f"{type(self).__name__}({shown})"
 
 
+@door
 class Lengths(_Ends):
     """Padding at the end: in sample b the keys at positions j < lengths[b] are visible.
 
@@ -236,10 +237,6 @@ class Lengths(_Ends):
     """
 
     def __init__(self, lengths: Sequence[int] | Tensor) -> None:
-        if isinstance(lengths, int):
-            raise KindError(
-                f"Lengths takes one length a sample, not {describe(lengths)}.\nPass [{lengths}]."
-            )
         self._set("lengths", lengths)
 
     def visible(self, at: At) -> Tensor:
@@ -249,6 +246,7 @@ class Lengths(_Ends):
         return self._before_region(rect)
 
 
+@door
 class Prefix(_Ends):
     """A prefix that all may see, causal after it: query i sees key j if j < length or j <= i.
 
@@ -280,6 +278,7 @@ class Prefix(_Ends):
         return None, None
 
 
+@door
 class Segments(Mask):
     """Packed documents: a query sees the keys that carry its own label.
 
@@ -398,6 +397,7 @@ class Segments(Mask):
         return f"Segments({', '.join(describe(tensor) for tensor in self.tensors())})"
 
 
+@door
 class Dense(Mask):
     """A stored matrix: bool, (query, key) or (batch | 1, head | 1, query | 1, key | 1).
 
@@ -411,7 +411,7 @@ class Dense(Mask):
     """
 
     def __init__(self, matrix: Tensor) -> None:
-        if not isinstance(matrix, Tensor) or matrix.dtype != torch.bool:
+        if matrix.dtype != torch.bool:
             came: dict[str, object] = {"matrix": matrix}
             raise KindError(message("A mask is bool: True = may attend.", came, _hint(matrix)))
         if matrix.ndim not in (2, 4):
@@ -464,9 +464,9 @@ class Dense(Mask):
         return f"Dense({describe(self.matrix)})"
 
 
-def _hint(matrix: object) -> str:
+def _hint(matrix: Tensor) -> str:
     """What to do with something that should be a bool mask."""
-    if not isinstance(matrix, Tensor) or not matrix.is_floating_point():
+    if not matrix.is_floating_point():
         return "Pass a bool tensor, such as `matrix.bool()`."
     if _readable(matrix) and bool(((matrix == 0) | (matrix == 1)).all()):
         return "It holds only 0 and 1, which as a bias would hide nothing: pass `matrix.bool()`."
@@ -489,8 +489,13 @@ def _readable(tensor: Tensor) -> bool:
 
 def _integers(name: str, values: object, dims: int) -> Tensor:
     """A copy, so that a mask stays what it was made."""
-    tensor = torch.as_tensor(values).clone()
-    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+    try:
+        tensor = torch.as_tensor(values).clone()
+    except (TypeError, ValueError, RuntimeError) as error:  # rows of different lengths
+        raise ArgumentError(
+            f"`{name}` makes no tensor: {error}.\nPass rows of one length."
+        ) from None
+    if not is_whole(tensor):
         raise KindError(
             message(
                 f"`{name}` holds whole numbers.", {name: tensor}, "Pass an integer tensor or list."

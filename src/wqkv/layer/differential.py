@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from wqkv.doors import door
+from wqkv.errors import ArgumentError
 from wqkv.layer import checks
 from wqkv.layer.cache import Held
 from wqkv.layer.layer import MultiheadAttention
 from wqkv.layer.parts import Norm, Normalise
 
 
+@door
 class DifferentialAttention(MultiheadAttention):
     """context_h = (1 - start) norm((P1_h - lambda P2_h) v_h): two softmaxes cancel their noise.
 
@@ -53,10 +57,11 @@ class DifferentialAttention(MultiheadAttention):
         **rest: Any,
     ) -> None:
         checks.counts(d_model=d_model, n_head=n_head, d_k=d_k)
-        checks.number(start=start)
+        if not math.isfinite(start):
+            raise ArgumentError(f"`start` is {start}.\nPass a finite number.")
         checks.heads(d_model, n_head, n_head, d_k)
         d_k = max(d_model // (2 * n_head), 1) if d_k is None else d_k
-        where: dict[str, Any] = {"device": device, "dtype": dtype}
+        where = checks.where(device, dtype)
         super().__init__(
             d_model, n_head, d_k=d_k, d_v=2 * d_k if d_v is None else d_v, **where, **rest
         )

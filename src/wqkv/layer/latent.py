@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from wqkv.attend.rope import RoPE
+from wqkv.doors import door
 from wqkv.errors import ArgumentError
 from wqkv.layer import checks
 from wqkv.layer.cache import Held
@@ -20,6 +21,7 @@ from wqkv.layer.parts import Norm, Normalise
 _NOT_HERE = ("n_kv_head", "vdim", "norm", "v_norm", "clip")
 
 
+@door
 class LatentAttention(MultiheadAttention):
     """k_h = [c WK_h, rotate(K WR)], v_h = c WV_h, with c = norm(K WC): one small vector a word.
 
@@ -90,7 +92,7 @@ class LatentAttention(MultiheadAttention):
                 f"`bias` is {bias!r}, and WK and WV carry none.\nPass names out of WQ, WC, WR, WO."
             )
         self.rank, self.d_rope = rank, d_rope
-        where: dict[str, Any] = {"device": device, "dtype": dtype}
+        where = checks.where(device, dtype)
         super().__init__(
             d_model, n_head, d_k=d_k, d_v=d_k - d_rope if d_v is None else d_v,
             kdim=kdim, vdim=kdim, bias=bias, position=position or RoPE(), **where, **rest,

@@ -9,14 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from wqkv.attend.bias import Bias
-from wqkv.attend.call import check_offset, request
+from wqkv.attend.call import request
 from wqkv.attend.engines import reference
 from wqkv.attend.functional import attention
 from wqkv.attend.masks import Dense, Full, Mask
 from wqkv.attend.merge import merge, with_sinks
 from wqkv.attend.parallel.ranks import Ranks
+from wqkv.attend.places import check_offset
 from wqkv.attend.rope import RoPE, rotate
-from wqkv.errors import ArgumentError, EngineError, KindError, describe
+from wqkv.doors import door
+from wqkv.errors import ArgumentError, EngineError
 from wqkv.layer import checks
 from wqkv.layer.cache import Held, KVCache
 from wqkv.layer.parts import Norm, Normalise, QKNorm, Temperature, own
@@ -38,6 +40,7 @@ class Where(NamedTuple):
     length: int  # how many keys there are in the end
 
 
+@door
 class MultiheadAttention(nn.Module):
     """output = concat_h(softmax(q_h k_h^T * scale) v_h) WO, with q = Q WQ, k = K WK, v = V WV.
 
@@ -132,10 +135,9 @@ class MultiheadAttention(nn.Module):
             d_k=d_k, d_v=d_v, kdim=kdim, vdim=vdim,
         )  # fmt: skip
         checks.heads(d_model, n_head, n_kv_head, d_k)
-        checks.values(
-            mask=mask, position=position, norm=norm, v_norm=v_norm, temperature=temperature
-        )
+        checks.values(position, temperature)
         checks.numbers(dropout=dropout, clip=clip, softcap=softcap, scale=scale)
+        checks.engine(engine)
         if gate not in (None, "head", "channel"):
             raise ArgumentError(f"`gate` is {gate!r}.\nPass 'head', 'channel' or None.")
 
@@ -147,7 +149,7 @@ class MultiheadAttention(nn.Module):
         self.position, self.scale, self.dropout, self.engine = position, scale, dropout, engine
         self.norm, self.clip, self.temperature, self.softcap = norm, clip, temperature, softcap
         self.gate = gate
-        where: dict[str, Any] = {"device": device, "dtype": dtype}
+        where = checks.where(device, dtype)
         sizes = self._sizes()
         sizes["WO"] = (n_head * self.d_v, d_model)
         if gate is not None:
@@ -309,8 +311,6 @@ class MultiheadAttention(nn.Module):
         cache: KVCache | None,
     ) -> tuple[Tensor, Sequence[Held], Where]:
         """q (batch, n_head, query_len, d_k), and all keys and values that it may see."""
-        if cache is not None and not isinstance(cache, KVCache):
-            raise KindError(f"`cache` is a cache such as Dynamic(), not {describe(cache)}.")
         if cache is not None and self.mesh is not None:
             raise ArgumentError(
                 "A layer over ranks keeps no cache.\nSet layer.mesh to None; Spread(ranks) gives "
@@ -353,7 +353,7 @@ class MultiheadAttention(nn.Module):
         length: int,
     ) -> Where:
         if query_offset is not None:
-            query_offset = check_offset(query_offset, Q.shape[0])
+            query_offset = check_offset(query_offset, Q.shape[0], Q.device)
         query_len = Q.shape[1] * self._ranks
         turned = isinstance(self.position, RoPE) and positions is None
         if turned and query_offset is None and query_len != length:
@@ -366,12 +366,8 @@ class MultiheadAttention(nn.Module):
             checks.positions(positions, Q, self.position)
         if mask is None:
             rule = self.mask
-        elif isinstance(mask, Mask | Tensor):
-            rule = self.mask & (mask if isinstance(mask, Mask) else Dense(mask))
         else:
-            raise KindError(
-                f"`mask` is a mask such as Causal(), a bool tensor or None, not {describe(mask)}."
-            )
+            rule = self.mask & (mask if isinstance(mask, Mask) else Dense(mask))
         return Where(rule, query_offset, first_key, positions, K is None, length)
 
     def _queries(self, Q: Tensor, where: Where) -> Tensor:

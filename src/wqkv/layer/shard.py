@@ -23,6 +23,7 @@ from torch.distributed.tensor.parallel import (
 )
 
 from wqkv.attend.bias import Bias
+from wqkv.attend.parallel.ranks import Ranks
 from wqkv.errors import ArgumentError
 from wqkv.layer.layer import MultiheadAttention
 
@@ -44,7 +45,7 @@ def shard_heads(layer: MultiheadAttention, mesh: DeviceMesh) -> MultiheadAttenti
 
     Source: Shoeybi et al. 2019 (arXiv:1909.08053), section 3.
     """
-    size, n_head, kv_heads = mesh.size(), layer.n_head, layer.n_kv_head
+    size, n_head, kv_heads = Ranks(mesh).size, layer.n_head, layer.n_kv_head
     if type(layer) is not MultiheadAttention or isinstance(layer.position, Bias):
         what = type(layer).__name__ if layer.position is None else type(layer.position).__name__
         raise ArgumentError(f"shard_heads does not know how to share the heads of {what}.")

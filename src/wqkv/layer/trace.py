@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from wqkv import pictures
+from wqkv.doors import door
 from wqkv.errors import describe
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@door
 @dataclass(frozen=True)
 class Trace:
     """What happened to the words, in order: q, k, v -> scores -> weights -> context -> output.

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from wqkv import pictures
+from wqkv.doors import door
 from wqkv.errors import ArgumentError, KindError, MissedError, WqkvError, describe, need
 from wqkv.look.parts import (
     Kind,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 Map = AttentionMap | Statistics
 
 
+@door
 def watch(
     model: nn.Module,
     layers: Iterable[int] | None = None,
@@ -120,6 +122,7 @@ class _Frame(NamedTuple):
     goes_on: bool
 
 
+@door
 class Seen(Sequence[Map]):
     """What `watch` saw: seen[layer] is the map of a layer, in the order of their first run.
 
@@ -129,8 +132,6 @@ class Seen(Sequence[Map]):
     def __init__(
         self, model: nn.Module, layers: Iterable[int] | None, keep: Literal["all", "statistics"]
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise KindError(f"`model` is a torch module, not {describe(model)}.")
         if keep not in ("all", "statistics"):
             raise ArgumentError(f"`keep` is {keep!r}.\nPass 'all' or 'statistics'.")
         wanted = None if layers is None else list(layers)
@@ -304,6 +305,7 @@ class Seen(Sequence[Map]):
     def __getitem__(self, layer: int) -> Map: ...
     @overload
     def __getitem__(self, layer: slice) -> list[Map]: ...
+    @door
     def __getitem__(self, layer: int | slice) -> Map | list[Map]:
         places = self._all
         if isinstance(layer, slice):

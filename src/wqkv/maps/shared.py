@@ -14,9 +14,11 @@ from wqkv.attend.algebra import Mask
 from wqkv.attend.call import request
 from wqkv.attend.parallel import messages
 from wqkv.attend.parallel.ranks import Ranks
+from wqkv.attend.places import check_held
+from wqkv.doors import door
 from wqkv.errors import ArgumentError, KindError, describe
 from wqkv.maps import statistics
-from wqkv.maps.attention_map import LIMIT, AttentionMap
+from wqkv.maps.attention_map import LIMIT, AttentionMap, check_limit
 from wqkv.maps.picks import Line, numbers
 from wqkv.maps.statistics import Top
 
@@ -43,6 +45,7 @@ class Part(NamedTuple):
         return _within(queries, self.rows[2])
 
 
+@door
 class SharedMap(AttentionMap):
     """One AttentionMap that ranks share: P = sum over ranks of what each has, 0 where it has none.
 
@@ -75,7 +78,10 @@ class SharedMap(AttentionMap):
         limit: int = LIMIT,
     ) -> None:
         self._ranks, self._parts, self._shape, self._mask = ranks, parts, shape, mask
+        check_limit(limit)
         self._placed, self.limit = placed, limit
+        if not parts:
+            raise ArgumentError("A SharedMap has no parts.\nPass what this rank has of the map.")
         own = parts[0].map._weights
         self._like: dict[str, Any] = {"dtype": own.dtype, "device": own.device}
 
@@ -172,6 +178,7 @@ class SharedMap(AttentionMap):
         )
 
     def t_times(self, Y: Tensor) -> Tensor:
+        check_held("Y", Y, self._like["device"])
         Y = statistics.spread("Y", Y, "queries", self.shape[:3])
         return self._by_head([part.map.t_times(Y[part.rows]) for part in self._parts])
 
@@ -238,7 +245,9 @@ class SharedMap(AttentionMap):
         lengths = [part.map.shape[2] for part in self._parts]
         batch, n_head, _, key_len = self._parts[0].map.shape
         n_kv_head = self._parts[0].map._weights.given.key.shape[1]
-        statistics.fits((batch, n_head, sum(lengths), key_len), n_kv_head, value, output)
+        statistics.fits(
+            (batch, n_head, sum(lengths), key_len), n_kv_head, value, output, self._like["device"]
+        )
         worst = torch.zeros(self._ranks.size, **self._like)
         for part, own in zip(self._parts, output.split(lengths, dim=2), strict=True):
             here = part.rows_of(queries)

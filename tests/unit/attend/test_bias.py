@@ -1,11 +1,13 @@
 """Biases against the numbers of the papers and of transformers."""
 
+import math
+
 import pytest
 import torch
 
 from wqkv.attend.bias import ALiBi, Bias, StoredBias, T5Bias
 from wqkv.attend.places import places
-from wqkv.errors import ArgumentError
+from wqkv.errors import ArgumentError, KindError
 
 AT = places((slice(0, 1), 3, slice(0, 5), slice(0, 7)), 2)
 
@@ -105,6 +107,13 @@ def test_alibi_of_half_precision_slopes_is_not_rounded_twice():
 @pytest.mark.parametrize(
     ("run", "error", "says"),
     [
+        (lambda: ALiBi([0.5, math.nan]), ArgumentError, r"slopes \[0.5, nan\].*finite"),
+        (lambda: ALiBi([]), ArgumentError, r"one slope a head.*f32\[0\]"),
+        (
+            lambda: T5Bias(torch.ones(8, 3), bidirectional=True).bucket(torch.ones(3)),
+            KindError,
+            r"distance is a whole number.*f32\[3\]",
+        ),
         (lambda: ALiBi(0), ArgumentError, "ALiBi for 0 heads"),
         (lambda: ALiBi(torch.ones(2, 3)), ArgumentError, r"one slope a head.*f32\[2, 3\]"),
         (lambda: ALiBi(torch.ones(3).int()), ArgumentError, r"one slope a head.*i32\[3\]"),

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from wqkv.attend.algebra import Full
 from wqkv.attend.masks import Lengths
-from wqkv.errors import ArgumentError, KindError, describe
+from wqkv.attend.places import check_held
+from wqkv.doors import door
+from wqkv.errors import ArgumentError
 from wqkv.layer.cache import (
     Held,
     KVCache,
@@ -24,6 +26,7 @@ from wqkv.layer.cache import (
 )
 
 
+@door
 class Pool:
     """Memory for `blocks` blocks of `size` positions each, for all Paged caches that are given it.
 
@@ -111,6 +114,7 @@ class _Sequence:
         self.cut(0)
 
 
+@door
 class Paged(KVCache):
     """Each sample in blocks of its own length out of a shared Pool.
 
@@ -133,8 +137,6 @@ class Paged(KVCache):
     """
 
     def __init__(self, pool: Pool) -> None:
-        if not isinstance(pool, Pool):
-            raise KindError(f"Paged takes a Pool, not {describe(pool)}.")
         self.pool = pool
         self._sequences: list[_Sequence] = []
 
@@ -144,7 +146,7 @@ class Paged(KVCache):
         return torch.tensor(lengths) if len(set(lengths)) > 1 else max(lengths, default=0)
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Held, ...]:
-        batch, _, n, _ = k.shape if isinstance(k, Tensor) and k.ndim == 4 else (0, 0, 0, 0)
+        batch, _, n, _ = k.shape if k.ndim == 4 else (0, 0, 0, 0)
         batch = len(self._sequences) or batch
         kept = (x.new_empty((batch, x.shape[1], 0, x.shape[2])) for x in self.pool._slots or ())
         check(k, v, *kept)
@@ -175,6 +177,8 @@ class Paged(KVCache):
         return (Held(k, v, 0, Full() if len(set(lengths)) == 1 else Lengths(lengths)),)
 
     def rewind(self, length: int | Tensor) -> None:
+        if isinstance(length, Tensor):
+            check_held("length", length)
         lengths = length.tolist() if isinstance(length, Tensor) else length
         if not isinstance(lengths, list):
             lengths = [lengths] * len(self._sequences)
