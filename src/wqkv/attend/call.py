@@ -255,4 +255,4 @@ def _offset(
                 "Pass one of them, or another position."
             )
         return 0
-    return check_offset(given, sizes.batch or 0, device)
+    return check_offset(given, sizes.batch, device)

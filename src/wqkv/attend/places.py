@@ -84,7 +84,9 @@ def check_held(name: str, x: Tensor, device: torch.device | None = None) -> None
         )
 
 
-def check_offset(given: int | Tensor, batch: int, device: torch.device | None) -> int | Tensor:
+def check_offset(
+    given: int | Tensor, batch: int | None, device: torch.device | None
+) -> int | Tensor:
     """Where the first query stands, an int or (batch,), if it can be that."""
     if not isinstance(given, Tensor):
         return given
@@ -102,7 +104,7 @@ def check_offset(given: int | Tensor, batch: int, device: torch.device | None) -
             )
         )
     check_held("query_offset", given, device)
-    return given.expand(batch)
+    return given.expand(batch or 0)
 
 
 def _later(part: slice, by: int) -> slice:

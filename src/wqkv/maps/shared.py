@@ -11,7 +11,8 @@ from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
 
 from wqkv.attend.algebra import Mask
-from wqkv.attend.call import request
+from wqkv.attend.bias import Bias
+from wqkv.attend.call import FULL, request
 from wqkv.attend.parallel import messages
 from wqkv.attend.parallel.ranks import Ranks
 from wqkv.attend.places import check_held
@@ -120,19 +121,42 @@ class SharedMap(AttentionMap):
         )  # fmt: skip
 
     @classmethod
-    def words(cls, ranks: Ranks, query: Tensor, key: Tensor, **rules: Any) -> SharedMap:
+    def words(
+        cls,
+        ranks: Ranks,
+        query: Tensor,
+        key: Tensor,
+        *,
+        mask: Mask | Tensor = FULL,
+        bias: Bias | Tensor | None = None,
+        scale: float | None = None,
+        softcap: float | None = None,
+        sinks: Tensor | None = None,
+        query_offset: int | Tensor | None = None,
+    ) -> SharedMap:
         """The map of a whole text, of which every rank has some words.
 
         A rank keeps its queries and gets all keys, once: key_len * d_k numbers a key head.
 
         Args:
-            query, key: this rank's words of `attention(..., mesh=ranks)`.
-            rules: the mask, bias, scale, softcap, sinks and query_offset of the whole text.
+            query, key: this rank's words of `attention(..., mesh=ranks)`; the rules are those of
+                the whole text.
 
         Raises:
             ArgumentError, KindError: what `attention` would raise for them.
         """
-        call = request(query.detach(), key.detach(), key.detach(), **rules, ranks=ranks.size)
+        call = request(
+            query.detach(),
+            key.detach(),
+            key.detach(),
+            mask=mask,
+            bias=bias,
+            scale=scale,
+            softcap=softcap,
+            sinks=sinks,
+            query_offset=query_offset,
+            ranks=ranks.size,
+        )
         batch, n_head, query_len, key_len = call.sizes
         query_len, key_len = query_len * ranks.size, key_len * ranks.size
         spans, _ = ranks.spans(query_len), ranks.spans(key_len)
@@ -151,7 +175,7 @@ class SharedMap(AttentionMap):
                 query_offset=call.query_offset + a,
             )
             parts.append(Part(own, 0, a))
-        placed = rules.get("query_offset") is not None or query_len == key_len
+        placed = query_offset is not None or query_len == key_len
         return cls(ranks, parts, (batch, n_head, query_len, key_len), call.mask, placed=placed)
 
     @property
