@@ -54,7 +54,9 @@ def describe(value: object) -> str:
         dtype = str(value.dtype).removeprefix("torch.")
         kind = dtype.rstrip("0123456789")
         dtype = _SHORT.get(kind, kind) + dtype[len(kind) :]
-        return f"{dtype}[{', '.join(str(size) for size in value.shape)}] on {value.device}"
+        # a nested tensor may have no shape: its samples have sizes of their own
+        shape = (value.size(0), "...") if value.is_nested else value.shape
+        return f"{dtype}[{', '.join(str(size) for size in shape)}] on {value.device}"
     text = repr(value)
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
 
@@ -64,6 +66,17 @@ def message(what: str, came: dict[str, object], do: str) -> str:
     width = max((len(name) for name in came), default=0) + 1
     lines = [f"  {name + ':':<{width}} {describe(value)}" for name, value in came.items()]
     return "\n".join([what, *lines, do])
+
+
+def need_device(device: torch.device | str) -> torch.device:
+    """A device, or an error where no tensor can be made on it."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it has CUDA
+        reason = next(iter(str(error).splitlines()), "")[:200]
+        raise ArgumentError(
+            f"`device` is {str(device)!r}: {reason}\nPass a device of this machine, such as 'cpu'."
+        ) from error
 
 
 def need(module: str, extra: str, purpose: str) -> ModuleType:

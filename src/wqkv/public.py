@@ -13,6 +13,7 @@ from wqkv.attend.masks import Causal, Chunked, Dense, Full, Lengths, Prefix, Seg
 from wqkv.attend.merge import Partial, merge
 from wqkv.attend.parallel.ranks import AllToAll, Ranks, Ring
 from wqkv.attend.rope import RoPE
+from wqkv.doors import door as _door
 from wqkv.layer.cache import Held, KVCache
 from wqkv.layer.caches.buffered import Cross, Dynamic, Static
 from wqkv.layer.caches.paged import Paged, Pool
@@ -95,6 +96,7 @@ __all__ = [
 _Model = TypeVar("_Model", bound=nn.Module)
 
 
+@_door
 def use(model: _Model) -> _Model:
     """Run a transformers model on `attention`, its masks kept as values, and return it.
 
@@ -107,6 +109,7 @@ def use(model: _Model) -> _Model:
     return switch(model)
 
 
+@_door
 def shard_heads(layer: MultiheadAttention, mesh: DeviceMesh) -> MultiheadAttention:
     """The same layer with its heads shared by the ranks of a mesh, in place: same input and output.
 

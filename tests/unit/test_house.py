@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 # A module imports only from those before it. A package's own name is its __init__.
 ORDER = (
     "wqkv.errors",
+    "wqkv.doors",
     "wqkv.upstream.names",
     "wqkv.upstream.of_torch",
     "wqkv.upstream.of_transformers",

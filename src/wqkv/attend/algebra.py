@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from wqkv.attend.forms import Form, tagged
-from wqkv.attend.places import At, Rect, Sizes, places
-from wqkv.errors import KindError, describe
+from wqkv.attend.places import At, Rect, Sizes, check_offset, places
+from wqkv.doors import door
+from wqkv.errors import ArgumentError, KindError, describe
 
 
 class Reach(NamedTuple):
@@ -21,8 +22,11 @@ class Reach(NamedTuple):
     high: int | None
 
 
+@door
 class Mask(Form):
     """Who may see whom. True = may attend."""
+
+    said = "a mask such as Causal()"
 
     #: Whether the answer depends on where the queries stand.
     by_position = False
@@ -74,6 +78,11 @@ class Mask(Form):
         It was made for `key_len` keys (and `query_len` rows). Positions are counted from `start`:
         in the part, key 0 and position 0 stand there.
         """
+        if not 0 <= start <= key_len or row < 0 or (query_len or 0) < 0:
+            raise ArgumentError(
+                f"There is no part from key {start} of {key_len} and from row {row} on.\n"
+                "Pass a start from 0 to key_len, and a row from 0."
+            )
         return self if self.by_shift else Part(self, start, key_len, row, query_len)
 
     def heads(self, start: int, stop: int) -> Mask:
@@ -87,10 +96,15 @@ class Mask(Form):
         tensor([[[[1, 1, 1],
                   [1, 1, 1]]]], dtype=torch.int32)
         """
+        if min(query_len, key_len) < 0:
+            raise ArgumentError(
+                f"There is no matrix of {query_len} queries and {key_len} keys.\nPass 0 or more."
+            )
         self.check(Sizes(None, None, query_len, key_len))
         batch, n_head = self._extent()
         if isinstance(query_offset, Tensor):
             batch = max(batch, query_offset.numel())
+            query_offset = check_offset(query_offset, batch, None)
         return self._matrix(batch, n_head, query_len, key_len, query_offset)
 
     def _matrix(
@@ -124,6 +138,7 @@ def _mask(value: object) -> Mask:
     return value
 
 
+@door
 @dataclass(frozen=True)
 @tagged
 class Full(Mask):
@@ -167,7 +182,7 @@ class _Made(Mask):
         self.parts = parts
 
     @classmethod
-    def of_fields(cls, values: list[Any]) -> Self:
+    def _of_fields(cls, values: list[Any]) -> Self:
         return cls(*values)
 
     @property

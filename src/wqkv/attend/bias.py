@@ -9,12 +9,16 @@ import torch
 from torch import Tensor
 
 from wqkv.attend.forms import Form
-from wqkv.attend.places import At
-from wqkv.errors import ArgumentError, describe, message
+from wqkv.attend.places import At, is_whole
+from wqkv.doors import door
+from wqkv.errors import ArgumentError, KindError, describe, message
 
 
+@door
 class Bias(Form):
     """A float that is added to the scores, as a value that can be asked for any tile."""
+
+    said = "a bias such as ALiBi(8)"
 
     def tile(self, at: At, dtype: torch.dtype | None = None) -> Tensor:
         """Broadcastable to (batch, head, query, key); computed in `dtype`, that of the scores.
@@ -27,9 +31,13 @@ class Bias(Form):
         """What may be learned: one tensor."""
         raise NotImplementedError
 
-    def with_tensor(self, tensor: Tensor) -> Bias:
-        """The same bias made of another tensor, such as a parameter as it is by now."""
-        raise NotImplementedError
+    def _with_tensor(self, tensor: Tensor) -> Bias:
+        """The same bias made of another tensor, such as a parameter as it is by now.
+
+        Its fields are not checked again.
+        """
+        fields = self.arguments().values()
+        return self._of_fields([tensor if isinstance(x, Tensor) else x for x in fields])
 
     def add_gradient(self, total: Tensor, at: At, d_tile: Tensor) -> None:
         """Add to `total` its tensor's gradient, from that of a tile (batch, head, query, key)."""
@@ -71,9 +79,6 @@ class StoredBias(Bias):
     def tensors(self) -> tuple[Tensor, ...]:
         return (self.values,)
 
-    def with_tensor(self, tensor: Tensor) -> Bias:
-        return StoredBias(tensor)
-
     def heads(self, start: int, stop: int) -> Bias:
         return self if self.values.shape[1] == 1 else StoredBias(self.values[:, start:stop])
 
@@ -114,6 +119,7 @@ class _PartBias(Bias):
         self.inner.add_gradient(total, at.moved(self.start, self.row), d_tile)
 
 
+@door
 class ALiBi(Bias):
     """Linear bias: score(i, j) - slope * |i - j|, one slope a head.
 
@@ -139,9 +145,11 @@ class ALiBi(Bias):
             numbers += [2 ** (-8 * h / (2 * low)) for h in range(1, 2 * low + 1, 2)][: slopes - low]
             slopes = numbers
         if not isinstance(slopes, Tensor):
+            if not all(map(math.isfinite, slopes)):
+                raise ArgumentError(f"ALiBi has slopes {list(slopes)}.\nPass finite numbers.")
             slopes = torch.tensor(slopes, dtype=torch.float32, device="cpu")
         self.slopes = slopes
-        if self.slopes.ndim != 1 or not self.slopes.is_floating_point():
+        if self.slopes.ndim != 1 or not len(self.slopes) or not self.slopes.is_floating_point():
             raise ArgumentError(
                 message("ALiBi takes one slope a head.", {"slopes": self.slopes}, "Pass (n_head,).")
             )
@@ -155,9 +163,6 @@ class ALiBi(Bias):
 
     def tensors(self) -> tuple[Tensor, ...]:
         return (self.slopes,)
-
-    def with_tensor(self, tensor: Tensor) -> Bias:
-        return ALiBi(tensor)
 
     def heads(self, start: int, stop: int) -> Bias:
         return self if len(self.slopes) == 1 else ALiBi(self.slopes[start:stop])
@@ -173,6 +178,7 @@ class ALiBi(Bias):
         return f"ALiBi({describe(self.slopes)})"
 
 
+@door
 class T5Bias(Bias):
     """One learned number a head and bucket of distances.
 
@@ -207,6 +213,10 @@ class T5Bias(Bias):
 
     def bucket(self, ahead: Tensor) -> Tensor:
         """The bucket of key position - query position."""
+        if not is_whole(ahead):
+            raise KindError(
+                message("A distance is a whole number.", {"ahead": ahead}, "Pass integers.")
+            )
         n = self.table.shape[0]
         if self.bidirectional:
             n //= 2
@@ -230,13 +240,10 @@ class T5Bias(Bias):
     def tensors(self) -> tuple[Tensor, ...]:
         return (self.table,)
 
-    def with_tensor(self, tensor: Tensor) -> Bias:
-        return T5Bias(tensor, bidirectional=self.bidirectional, max_distance=self.max_distance)
-
     def heads(self, start: int, stop: int) -> Bias:
         if self.table.shape[1] == 1:
             return self
-        return self.with_tensor(self.table[:, start:stop])
+        return self._with_tensor(self.table[:, start:stop])
 
     def add_gradient(self, total: Tensor, at: At, d_tile: Tensor) -> None:
         buckets = self.bucket(at.key_pos - at.query_pos)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
@@ -12,9 +13,9 @@ from torch import Tensor
 from wqkv.attend.algebra import Full, Mask
 from wqkv.attend.bias import Bias, StoredBias
 from wqkv.attend.masks import Dense
-from wqkv.attend.places import At, Rect, Sizes, places
+from wqkv.attend.places import At, Rect, Sizes, check_offset, places
 from wqkv.attend.values import readable
-from wqkv.errors import ArgumentError, KindError, describe, message
+from wqkv.errors import ArgumentError, KindError, message
 
 FULL = Full()
 
@@ -84,7 +85,7 @@ def request(
     The rules are those of a text of which each of `ranks` holds an equal share.
     """
     came: dict[str, object] = {"query": query, "key": key, "value": value}
-    _check_tensors(came)
+    _check_tensors(came, (query, key, value))
     _check_shapes(query, key, value, came)
     if autocasts(query.device):
         query, key, value = (x.to(cast_dtype(x)) for x in (query, key, value))
@@ -96,26 +97,14 @@ def request(
     query_len, key_len = query_len * ranks, key.shape[2] * ranks
     sizes = Sizes(batch, n_head, query_len, key_len)
 
-    if isinstance(mask, Tensor):
-        mask = Dense(mask)
-    elif not isinstance(mask, Mask):
-        raise KindError(
-            f"`mask` is a mask such as Causal() or a bool tensor, not {describe(mask)}."
-        )
+    mask = Dense(mask) if isinstance(mask, Tensor) else mask
     mask.check(sizes)
-    if isinstance(bias, Tensor):
-        bias = _stored_bias(bias)
+    bias = _stored_bias(bias) if isinstance(bias, Tensor) else bias
     if bias is not None:
-        if not isinstance(bias, Bias):
-            raise KindError(f"`bias` is a float tensor, ALiBi or T5Bias, not {describe(bias)}.")
         bias.check((batch, n_head, query_len, key_len))
 
     if scale is None:
         scale = 1 / math.sqrt(d_k) if d_k else 1.0
-    elif isinstance(scale, Tensor):
-        raise KindError(
-            "`scale` is a number. A learned temperature multiplies `query` before the call."
-        )
     elif not abs(scale) < math.inf:
         raise ArgumentError(f"`scale` is {scale}.\nPass a finite number.")
     if softcap is not None and not 0 < softcap < math.inf:
@@ -130,7 +119,7 @@ def request(
     if sinks is not None:
         _check_sinks(sinks, n_head, query)
     matters = mask.by_position or (bias is not None and bias.by_position)
-    offset = _offset(query_offset, sizes, matters)
+    offset = _offset(query_offset, sizes, matters, query.device)
     return Call(
         query, key, value, mask, bias, float(scale), softcap, sinks, dropout_p, offset, return_lse
     )
@@ -163,10 +152,8 @@ def unrounded(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast(kind, enabled=False) if autocasts(device) else nullcontext()
 
 
-def _check_tensors(came: dict[str, object]) -> None:
-    for name, tensor in came.items():
-        if not isinstance(tensor, Tensor):
-            raise KindError(f"`{name}` is a tensor, not {describe(tensor)}.")
+def _check_tensors(came: dict[str, object], tensors: Sequence[Tensor]) -> None:
+    for name, tensor in zip(came, tensors, strict=True):
         if not tensor.is_floating_point():
             raise KindError(
                 message(
@@ -183,7 +170,6 @@ def _check_tensors(came: dict[str, object]) -> None:
                     "Pass (batch, head, length, d).",
                 )
             )
-    tensors = [tensor for tensor in came.values() if isinstance(tensor, Tensor)]
     if len({tensor.device for tensor in tensors}) > 1:
         raise ArgumentError(
             message("The inputs are on different devices.", came, "Move them to one device.")
@@ -248,7 +234,7 @@ def _stored_bias(bias: Tensor) -> StoredBias:
 
 def _check_sinks(sinks: Tensor, n_head: int, query: Tensor) -> None:
     came: dict[str, object] = {"sinks": sinks, "query": query}
-    if not isinstance(sinks, Tensor) or not sinks.is_floating_point():
+    if not sinks.is_floating_point():
         raise KindError(
             message(
                 "`sinks` holds one float logit a head.", came, f"Pass a float tensor ({n_head},)."
@@ -273,7 +259,9 @@ def _check_sinks(sinks: Tensor, n_head: int, query: Tensor) -> None:
         )
 
 
-def _offset(given: int | Tensor | None, sizes: Sizes, matters: bool) -> int | Tensor:
+def _offset(
+    given: int | Tensor | None, sizes: Sizes, matters: bool, device: torch.device
+) -> int | Tensor:
     query_len, key_len = sizes.query_len, sizes.key_len
     if given is None:
         if matters and query_len != key_len:
@@ -286,29 +274,4 @@ def _offset(given: int | Tensor | None, sizes: Sizes, matters: bool) -> int | Te
                 "Pass one of them, or another position."
             )
         return 0
-    return check_offset(given, sizes.batch)
-
-
-def check_offset(given: int | Tensor, batch: int | None) -> int | Tensor:
-    """Where the first query stands, an int or (batch,), if it can be that."""
-    if isinstance(given, bool) or not isinstance(given, int | Tensor | torch.SymInt):
-        raise KindError(f"`query_offset` is an int or one integer a sample, not {describe(given)}.")
-    if isinstance(given, Tensor):
-        if given.is_floating_point() or given.dtype == torch.bool:
-            raise KindError(
-                message(
-                    "`query_offset` counts positions.", {"query_offset": given}, "Pass integers."
-                )
-            )
-        if given.ndim == 0:
-            given = given.expand(1)
-        if given.ndim != 1 or len(given) not in (1, batch):
-            raise ArgumentError(
-                message(
-                    f"`query_offset` has shape {tuple(given.shape)} for a batch of {batch}.",
-                    {"query_offset": given},
-                    "Pass an int, or one integer a sample.",
-                )
-            )
-        return given.expand(batch or 0)
-    return given
+    return check_offset(given, sizes.batch, device)

@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
+from wqkv.doors import door
 from wqkv.errors import ArgumentError, KindError, describe
 from wqkv.upstream.of_torch import constant
 
@@ -55,19 +56,20 @@ class Form:
         return written
 
     @classmethod
+    @door
     def from_dict(cls, form: Mapping[str, Any]) -> Self:
         """The value of a form, checked as its constructor checks; it may be of a subclass.
 
         Raises:
             ArgumentError, KindError: it is no form of such a value.
         """
-        made = read(form) if isinstance(form, Mapping) else form
+        made = read(form)
         if not isinstance(made, cls):
             raise KindError(f"A form of {cls.__name__} is asked for, not of {describe(made)}.")
         return made
 
     @classmethod
-    def of_fields(cls, values: list[Any]) -> Self:
+    def _of_fields(cls, values: list[Any]) -> Self:
         """The value again from its fields, which are not checked twice."""
         made = cls.__new__(cls)
         for name, value in zip(fields(cls), values, strict=True):

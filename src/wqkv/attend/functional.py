@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from wqkv.attend.bias import Bias
 from wqkv.attend.call import FULL, request
 from wqkv.attend.merge import Partial
 from wqkv.attend.parallel.ranks import Ranks
+from wqkv.doors import door
 from wqkv.errors import EngineError, describe
 
 
@@ -50,6 +51,7 @@ def attention(
     mesh: Ranks | None = ...,
     return_lse: Literal[True],
 ) -> Partial: ...
+@door
 def attention(
     query: Tensor,
     key: Tensor,
@@ -86,7 +88,7 @@ def attention(
         mask: who may see whom; True = may attend. A bool tensor is Dense(tensor).
         bias: a float added to the scores: ALiBi, T5Bias, or a tensor, (query_len, key_len) or four
             axes, (batch | 1, n_head | 1, query_len | 1, key_len | 1).
-        scale: None is 1 / sqrt(d_k).
+        scale: None is 1 / sqrt(d_k). A learned temperature multiplies `query` before the call.
         sinks: (n_head,), one more logit a head whose value is zero.
         dropout_p: the share of weights set to zero, the others scaled up; applied if above 0.
         query_offset: the position of the first query, an int or one a sample. Needed where
@@ -139,8 +141,21 @@ class Explanation(str):
         return str(self)
 
 
+@door
 def explain(
-    query: Tensor, key: Tensor, value: Tensor, *, engine: str = "auto", **rules: Any
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    mask: Mask | Tensor = FULL,
+    bias: Bias | Tensor | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+    dropout_p: float = 0.0,
+    query_offset: int | Tensor | None = None,
+    engine: str = "auto",
+    return_lse: bool = False,
 ) -> Explanation:
     """Which engine would run `attention` with these arguments, and why not others.
 
@@ -157,8 +172,19 @@ def explain(
       reference  can run
       flex       FlexAttention has no dropout
     """
-    rules.setdefault("return_lse", False)
-    call = request(query, key, value, **rules)
+    call = request(
+        query,
+        key,
+        value,
+        mask=mask,
+        bias=bias,
+        scale=scale,
+        softcap=softcap,
+        sinks=sinks,
+        dropout_p=dropout_p,
+        query_offset=query_offset,
+        return_lse=return_lse,
+    )
     try:
         chosen = engines.name(engines.choose(call, engine))
     except EngineError as error:

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from wqkv.attend.algebra import And, Full, Mask, Not, Or, Reach, either
 from wqkv.attend.forms import tagged
-from wqkv.attend.places import At, Rect, Sizes, as_tensor
+from wqkv.attend.places import At, Rect, Sizes, as_tensor, is_whole
 from wqkv.attend.values import readable
+from wqkv.doors import door
 from wqkv.errors import ArgumentError, KindError, describe, message
 
 __all__ = [
@@ -47,6 +48,7 @@ def _span(low: int | None, high: int | None, rect: Rect) -> bool | None:
     return True if (low is None or least >= low) and (high is None or most <= high) else None
 
 
+@door
 @dataclass(frozen=True)
 @tagged
 class Causal(Mask):
@@ -75,6 +77,7 @@ class Causal(Mask):
         return Reach(None, 0)
 
 
+@door
 @dataclass(frozen=True)
 @tagged
 class Window(Mask):
@@ -100,8 +103,6 @@ class Window(Mask):
     def __post_init__(self) -> None:
         for name in ("before", "after"):
             count = getattr(self, name)
-            if count is not None and (not isinstance(count, int) or isinstance(count, bool)):
-                raise KindError(f"Window's `{name}` is an int or None, not {describe(count)}.")
             if count is not None and count < 0:
                 raise ArgumentError(
                     f"Window's `{name}` is {count}, but it counts the other positions seen.\n"
@@ -124,6 +125,7 @@ class Window(Mask):
         return Reach(None if self.before is None else -self.before, self.after)
 
 
+@door
 @dataclass(frozen=True)
 @tagged
 class Chunked(Mask):
@@ -143,8 +145,6 @@ class Chunked(Mask):
     by_position = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.size, int) or isinstance(self.size, bool):
-            raise KindError(f"Chunked's `size` is an int, not {describe(self.size)}.")
         if self.size < 1:
             raise ArgumentError(f"Chunked's `size` is {self.size}.\nPass 1 word or more.")
 
@@ -158,13 +158,14 @@ class Chunked(Mask):
         return True if q0 == q1 == k0 == k1 else None
 
 
+@door
 class _Ends(Mask):
     """Keys before an end, one for all samples or one a sample: what Lengths and Prefix share."""
 
     ends: int | Tensor
 
     def _set(self, name: str, ends: int | Sequence[int] | Tensor) -> None:
-        if isinstance(ends, int) and not isinstance(ends, bool):
+        if isinstance(ends, int):
             object.__setattr__(self, "ends", ends)
         else:
             object.__setattr__(self, "ends", _integers(name, ends, dims=1))
@@ -231,6 +232,7 @@ class _Ends(Mask):
         return f"{type(self).__name__}({shown})"
 
 
+@door
 class Lengths(_Ends):
     """Padding at the end: in sample b the keys at positions j < lengths[b] are visible.
 
@@ -250,10 +252,6 @@ class Lengths(_Ends):
     __match_args__ = ("ends",)
 
     def __init__(self, lengths: Sequence[int] | Tensor) -> None:
-        if isinstance(lengths, int):
-            raise KindError(
-                f"Lengths takes one length a sample, not {describe(lengths)}.\nPass [{lengths}]."
-            )
         self._set("lengths", lengths)
 
     def arguments(self) -> dict[str, Any]:
@@ -266,6 +264,7 @@ class Lengths(_Ends):
         return self._before_region(rect)
 
 
+@door
 class Prefix(_Ends):
     """A prefix that all may see, causal after it: query i sees key j if j < length or j <= i.
 
@@ -302,6 +301,7 @@ class Prefix(_Ends):
         return None, None
 
 
+@door
 class Segments(Mask):
     """Packed documents: a query sees the keys that carry its own label.
 
@@ -424,6 +424,7 @@ class Segments(Mask):
         return f"Segments({', '.join(describe(tensor) for tensor in self.tensors())})"
 
 
+@door
 class Dense(Mask):
     """A stored matrix: bool, (query, key) or (batch | 1, head | 1, query | 1, key | 1).
 
@@ -439,7 +440,7 @@ class Dense(Mask):
     __match_args__ = ("matrix",)
 
     def __init__(self, matrix: Tensor) -> None:
-        if not isinstance(matrix, Tensor) or matrix.dtype != torch.bool:
+        if matrix.dtype != torch.bool:
             came: dict[str, object] = {"matrix": matrix}
             raise KindError(message("A mask is bool: True = may attend.", came, _hint(matrix)))
         if matrix.ndim not in (2, 4):
@@ -492,9 +493,9 @@ class Dense(Mask):
         return f"Dense({describe(self.matrix)})"
 
 
-def _hint(matrix: object) -> str:
+def _hint(matrix: Tensor) -> str:
     """What to do with something that should be a bool mask."""
-    if not isinstance(matrix, Tensor) or not matrix.is_floating_point():
+    if not matrix.is_floating_point():
         return "Pass a bool tensor, such as `matrix.bool()`."
     if readable(matrix) and bool(((matrix == 0) | (matrix == 1)).all()):
         return "It holds only 0 and 1, which as a bias would hide nothing: pass `matrix.bool()`."
@@ -512,10 +513,15 @@ def _warn_empty(empty: int, rows: int) -> None:
 
 def _integers(name: str, values: object, dims: int) -> Tensor:
     """A copy, so that a mask stays what it was made."""
-    tensor = as_tensor(values).clone()
+    try:
+        tensor = as_tensor(values).clone()
+    except (TypeError, ValueError, RuntimeError) as error:  # rows of different lengths
+        raise ArgumentError(
+            f"`{name}` makes no tensor: {error}.\nPass rows of one length."
+        ) from None
     if tensor.numel() == 0 and not isinstance(values, Tensor):
         tensor = tensor.long()  # torch reads an empty list as floats
-    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+    if not is_whole(tensor):
         raise KindError(
             message(
                 f"`{name}` holds whole numbers.", {name: tensor}, "Pass an integer tensor or list."

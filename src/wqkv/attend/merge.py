@@ -7,6 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from wqkv.doors import check_tensor, door
+from wqkv.errors import ArgumentError, KindError, message
+
 
 class Partial(NamedTuple):
     """Attention over some keys: their weighted sum, and lse = logsumexp of their scores.
@@ -19,6 +22,7 @@ class Partial(NamedTuple):
     lse: Tensor
 
 
+@door
 def merge(first: Partial, *others: Partial) -> Partial:
     """Attention over the union of disjoint sets of keys.
 
@@ -31,12 +35,26 @@ def merge(first: Partial, *others: Partial) -> Partial:
     >>> merge(a, Partial(torch.zeros(1, 1, 1, 2), torch.zeros(1, 1, 1))).out
     tensor([[[[0.5000, 0.5000]]]])
     """
+    for part in (first, *others):
+        _check(part, first)
     merged = first
     for other in others:
         lse = logaddexp(merged.lse, other.lse)
         out = merged.out * share(merged.lse, lse) + other.out * share(other.lse, lse)
         merged = Partial(out.to(first.out.dtype), lse)
     return merged
+
+
+def _check(part: Partial, first: Partial) -> None:
+    """Raise unless a part is attention of the queries of the first."""
+    for name, x in part._asdict().items():
+        check_tensor(name, x)
+    came: dict[str, object] = {"first": first.out, "out": part.out, "lse": part.lse}
+    if part.out.shape != first.out.shape or part.out.shape[:-1] != part.lse.shape:
+        do = "Pass parts of the same queries, with one lse a row."
+        raise ArgumentError(message("These are not parts of one attention.", came, do))
+    if part.out.dtype != first.out.dtype or part.out.device != first.out.device:
+        raise KindError(message("The parts differ in dtype or device.", came, "Cast or move them."))
 
 
 def with_sinks(part: Partial, sinks: Tensor | None) -> Partial:

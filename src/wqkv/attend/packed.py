@@ -78,4 +78,4 @@ def _unpack(packed: Any, tensors: Sequence[Tensor | None], numbers: Sequence[int
         return packed
     kind, *parts = packed
     known = find(kind) if isinstance(kind, str) else kind
-    return known.of_fields([_unpack(part, tensors, numbers) for part in parts])
+    return known._of_fields([_unpack(part, tensors, numbers) for part in parts])

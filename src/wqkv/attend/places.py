@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from wqkv.errors import ArgumentError, KindError, message
+
 
 class Sizes(NamedTuple):
     """The sizes of one call; a batch or n_head of None stands for any."""
@@ -83,6 +85,43 @@ def as_tensor(values: object) -> Tensor:
     if isinstance(values, Tensor):
         return values
     return torch.as_tensor(values, device="cpu")
+
+
+def is_whole(x: Tensor) -> bool:
+    """Whether a tensor holds whole numbers."""
+    return not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool)
+
+
+def check_held(name: str, x: Tensor, device: torch.device | None = None) -> None:
+    """Raise where numbers are needed (on a device), and the tensor holds none: it is on meta."""
+    if x.is_meta and (device is None or device.type != "meta"):
+        do = "Pass one that holds numbers."
+        raise ArgumentError(
+            message(f"`{name}` is on meta, and its numbers are read.", {name: x}, do)
+        )
+
+
+def check_offset(
+    given: int | Tensor, batch: int | None, device: torch.device | None
+) -> int | Tensor:
+    """Where the first query stands, an int or (batch,), if it can be that."""
+    if not isinstance(given, Tensor):
+        return given
+    came: dict[str, object] = {"query_offset": given}
+    if not is_whole(given):
+        raise KindError(message("`query_offset` counts positions.", came, "Pass integers."))
+    if given.ndim == 0:
+        given = given.expand(1)
+    if given.ndim != 1 or len(given) not in (1, batch):
+        raise ArgumentError(
+            message(
+                f"`query_offset` has shape {tuple(given.shape)} for a batch of {batch}.",
+                came,
+                "Pass an int, or one integer a sample.",
+            )
+        )
+    check_held("query_offset", given, device)
+    return given.expand(batch or 0)
 
 
 def _later(part: slice, by: int) -> slice:

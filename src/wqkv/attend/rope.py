@@ -6,7 +6,7 @@ Rotary position embeddings: Su et al. 2021 (arXiv:2104.09864), eq. 34. The scali
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from wqkv.attend.forms import Form, tagged
-from wqkv.errors import ArgumentError, KindError, describe, message
+from wqkv.attend.places import check_held, is_whole
+from wqkv.doors import door
+from wqkv.errors import ArgumentError, KindError, message
 from wqkv.upstream import of_torch
 
 
@@ -22,15 +24,19 @@ from wqkv.upstream import of_torch
 class Scaling(Form):
     """Changes RoPE's frequencies so that it reaches beyond the length it was trained for."""
 
+    said = "a scaling such as YaRN(...)"
+
     #: Whether the frequencies depend on the length of the text.
     by_length = False
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, int | float) and not isinstance(value, bool) and not value > 0:
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if number and not 0 < value < math.inf:
                 raise ArgumentError(
-                    f"`{field.name}` of {type(self).__name__} is {value}.\nPass a number above 0."
+                    f"`{field.name}` of {type(self).__name__} is {value}.\n"
+                    "Pass a finite number above 0."
                 )
 
     def frequencies(self, plain: Tensor, theta: float, length: int) -> Tensor:
@@ -42,6 +48,7 @@ class Scaling(Form):
         return 1.0
 
 
+@door
 @dataclass(frozen=True)
 @tagged
 class Linear(Scaling):
@@ -56,6 +63,7 @@ class Linear(Scaling):
         return plain / self.factor
 
 
+@door
 @dataclass(frozen=True)
 @tagged
 class DynamicNTK(Scaling):
@@ -76,6 +84,7 @@ class DynamicNTK(Scaling):
         return _plain(theta, d)
 
 
+@door
 @dataclass(frozen=True)
 @tagged
 class YaRN(Scaling):
@@ -117,6 +126,7 @@ class YaRN(Scaling):
         return 0.1 * math.log(self.factor) + 1.0 if self.factor > 1 else 1.0
 
 
+@door
 @dataclass(frozen=True)
 @tagged
 class Llama3(Scaling):
@@ -130,12 +140,20 @@ class Llama3(Scaling):
     high: float
     trained_length: int
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.low >= self.high:
+            raise ArgumentError(
+                f"Llama3 has `low` {self.low} and `high` {self.high}.\nPass a lower `low`."
+            )
+
     def frequencies(self, plain: Tensor, theta: float, length: int) -> Tensor:
         turns = self.trained_length * plain / (2 * math.pi)
         smooth = ((turns - self.low) / (self.high - self.low)).clamp(0, 1)
         return plain * smooth + plain / self.factor * (1 - smooth)
 
 
+@door
 @dataclass(frozen=True)
 @tagged
 class LongRoPE(Scaling):
@@ -147,8 +165,8 @@ class LongRoPE(Scaling):
     Source: Ding et al. 2024 (arXiv:2402.13753).
     """
 
-    short: tuple[float, ...]
-    long: tuple[float, ...]
+    short: Sequence[float]
+    long: Sequence[float]
     trained_length: int
     factor: float = 1.0
     gain_: float | None = None
@@ -158,6 +176,10 @@ class LongRoPE(Scaling):
         super().__post_init__()
         object.__setattr__(self, "short", tuple(self.short))
         object.__setattr__(self, "long", tuple(self.long))
+        if not all(0 < divisor < math.inf for divisor in (*self.short, *self.long)):
+            raise ArgumentError(
+                f"LongRoPE has divisors {self.short} and {self.long}.\nPass finite numbers above 0."
+            )
 
     def frequencies(self, plain: Tensor, theta: float, length: int) -> Tensor:
         divisors = self.long if length > self.trained_length else self.short
@@ -174,16 +196,19 @@ class LongRoPE(Scaling):
         return math.sqrt(1 + math.log(max(self.factor, 1), self.trained_length))
 
 
+@door
 @dataclass(frozen=True)
 @tagged
 class Given(Scaling):
     """Frequencies as they are, one a channel pair, whatever theta is."""
 
-    values: tuple[float, ...]
+    values: Sequence[float]
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "values", tuple(self.values))
+        if not all(map(math.isfinite, self.values)):
+            raise ArgumentError(f"Given has frequencies {self.values}.\nPass finite numbers.")
 
     def frequencies(self, plain: Tensor, theta: float, length: int) -> Tensor:
         if len(self.values) != len(plain):
@@ -194,6 +219,7 @@ class Given(Scaling):
         return torch.tensor(self.values, dtype=torch.float64, device="cpu")
 
 
+@door
 @dataclass(frozen=True)
 @tagged
 class RoPE(Form):
@@ -221,7 +247,7 @@ class RoPE(Form):
     d: int | None = None
     interleaved: bool = False
     scaling: Scaling | None = None
-    axes: tuple[int, ...] | None = None
+    axes: Sequence[int] | None = None
 
     @classmethod
     def grid(cls, d: int, theta: float = 10000.0, axes: int = 2) -> RoPE:
@@ -230,21 +256,16 @@ class RoPE(Form):
         >>> RoPE.grid(8).axes
         (0, 0, 1, 1)
         """
-        if d % (2 * axes):
+        if axes < 1 or d < 1 or d % (2 * axes):
             raise ArgumentError(
-                f"{d} channels do not make pairs for {axes} axes.\nPass a multiple of {2 * axes}."
+                f"{d} channels do not make pairs for {axes} axes.\n"
+                f"Pass a multiple of {2 * max(axes, 1)}, and 1 axis or more."
             )
         plain = tuple(_plain(theta, d // axes).tolist())
         pairs = tuple(axis for axis in range(axes) for _ in plain)
         return cls(theta, d, scaling=Given(plain * axes), axes=pairs)
 
     def __post_init__(self) -> None:
-        if isinstance(self.scaling, dict):
-            object.__setattr__(self, "scaling", Scaling.from_dict(self.scaling))
-        if self.scaling is not None and not isinstance(self.scaling, Scaling):
-            raise KindError(
-                f"RoPE's `scaling` is YaRN(...) or another, not {describe(self.scaling)}."
-            )
         if not 0 < self.theta < math.inf:
             raise ArgumentError(
                 f"RoPE's `theta` is {self.theta}; the base of the frequencies is above 0."
@@ -255,6 +276,8 @@ class RoPE(Form):
             )
         if self.axes is not None:
             object.__setattr__(self, "axes", tuple(self.axes))
+        if self.axes is not None and min(self.axes, default=0) < 0:
+            raise ArgumentError(f"RoPE's `axes` are {self.axes}.\nPass numbers from 0.")
         if self.axes is not None and self.d != 2 * len(self.axes):
             raise ArgumentError(
                 f"RoPE's `axes` names {len(self.axes)} pairs of channels, and `d` is {self.d}.\n"
@@ -267,22 +290,32 @@ class RoPE(Form):
         `length` is that of the whole text, for scalings that depend on it; None means the
         largest position + 1.
         """
-        return rotate(x, *self.turns(x, position, length), interleaved=self.interleaved)
+        cos, sin = self.turns(x, position, length)
+        pairs = zip(reversed(cos.shape[:-1]), reversed(x.shape[:-1]), strict=False)
+        if cos.ndim > x.ndim or any(have not in (1, size) for have, size in pairs):
+            raise ArgumentError(
+                message(
+                    f"`position` has shape {tuple(position.shape)}, and `x` {tuple(x.shape)}.",
+                    {"x": x, "position": position},
+                    "Pass (n,) or (batch, n), and with `axes` one of them an axis.",
+                )
+            )
+        return rotate(x, cos, sin, interleaved=self.interleaved)
 
     def turns(
         self, x: Tensor, position: Tensor, length: int | None = None
     ) -> tuple[Tensor, Tensor]:
         """The cos and sin that `rotate` turns x by: (n, d / 2), or (batch, 1, n, d / 2)."""
         d = self._channels(x)
-        if position.is_floating_point():
-            raise KindError(
-                message("A position is a whole number.", {"position": position}, "Pass integers.")
-            )
+        came: dict[str, object] = {"x": x, "position": position}
+        if not is_whole(position):
+            raise KindError(message("A position is a whole number.", came, "Pass integers."))
+        check_held("position", position, x.device)
         if self.axes is not None and position.ndim > 1 and len(position) <= max(self.axes):
             raise ArgumentError(
                 message(
                     f"RoPE turns by {max(self.axes) + 1} axes, and a position has {len(position)}.",
-                    {"position": position},
+                    came,
                     "Pass (axis, n) or (axis, batch, n).",
                 )
             )
@@ -295,7 +328,7 @@ class RoPE(Form):
         else:
             (frequency,) = _frequencies(self, d, by_length)
         frequency = frequency.to(x.device)
-        place = position.to(dtype)
+        place = position.to(x.device, dtype)
         if self.axes is None or position.ndim == 1:
             angle = place[..., None] * frequency.to(dtype)
         else:
@@ -319,6 +352,10 @@ class RoPE(Form):
         return cos[first : first + n], sin[first : first + n]
 
     def _channels(self, x: Tensor) -> int:
+        if not x.ndim or not x.is_floating_point():
+            raise ArgumentError(
+                message("RoPE turns vectors of floats.", {"x": x}, "Pass (batch, head, n, d_k).")
+            )
         d = x.shape[-1] if self.d is None else self.d
         if d > x.shape[-1] or d % 2:
             raise ArgumentError(

@@ -14,8 +14,9 @@ from torch import Tensor
 from wqkv.attend.algebra import Full, Mask
 from wqkv.attend.merge import Partial
 from wqkv.attend.parallel.ranks import Ranks
-from wqkv.attend.places import as_tensor
-from wqkv.errors import ArgumentError, KindError, describe, message
+from wqkv.attend.places import as_tensor, check_held, is_whole
+from wqkv.doors import door
+from wqkv.errors import ArgumentError, KindError, describe, message, need_device
 
 #: A file that is cut short, mislabelled or made to harm fails in one of these ways.
 _BROKEN = (
@@ -38,6 +39,7 @@ class Held(NamedTuple):
     mask: Mask = Full()  # who may see them, positions counted from `start`
 
 
+@door
 class KVCache:
     """Keys and values of earlier calls: a sequence cut into steps gives the result of one pass.
 
@@ -60,6 +62,7 @@ class KVCache:
     (True, 7)
     """
 
+    said = "a cache such as Dynamic()"
     #: Whether `held()` has all keys and values, so that the layer computes none (Cross).
     filled: bool = False
     #: The ranks that keep the other keys (Spread); None: all are here.
@@ -105,7 +108,11 @@ class KVCache:
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write it as plain numbers and tensors."""
-        torch.save({"kind": type(self).__name__, **self._state()}, path)
+        state = {"kind": type(self).__name__, **self._state()}
+        try:
+            torch.save(state, path)
+        except (OSError, RuntimeError) as error:
+            raise ArgumentError(f"{str(path)!r} cannot be written: {_reason(error)}") from error
 
     @classmethod
     def load(cls, path: str | PathLike[str], device: torch.device | str | None = None) -> Self:
@@ -117,17 +124,17 @@ class KVCache:
         Raises:
             ArgumentError: the file holds another kind, or is broken; nothing is loaded.
         """
-        with Path(path).open("rb") as file:
-            try:
+        device = None if device is None else need_device(device)
+        try:
+            with Path(path).open("rb") as file:
                 state = torch.load(file, map_location=device, weights_only=True)
-                kind = state.pop("kind")
-                made = cls._from(state) if kind == cls.__name__ else None
-            except _BROKEN as error:
-                reason = next(iter(str(error).splitlines()), "")[:200]
-                raise ArgumentError(
-                    f"{str(path)!r} holds no {cls.__name__} cache: "
-                    f"{type(error).__name__}: {reason}.\nPass a file that `save` wrote."
-                ) from error
+            kind = state.pop("kind")
+            made = cls._from(state) if kind == cls.__name__ else None
+        except _BROKEN as error:
+            raise ArgumentError(
+                f"{str(path)!r} holds no {cls.__name__} cache: {_reason(error)}.\n"
+                "Pass a file that `save` wrote."
+            ) from error
         if made is None:
             raise ArgumentError(
                 f"{str(path)!r} holds a cache of kind {kind!r}, not {cls.__name__}.\n"
@@ -145,15 +152,19 @@ class KVCache:
         raise NotImplementedError
 
 
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:200]}"
+
+
 def check(k: Tensor, v: Tensor, kept_k: Tensor | None = None, kept_v: Tensor | None = None) -> None:
     """Raise unless k and v fit each other and what is kept; all are (batch, heads, length, d)."""
     came: dict[str, object] = {"k": k, "v": v}
-    for name, x in came.items():
-        if not isinstance(x, Tensor):
-            raise KindError(f"`{name}` is a tensor, not {describe(x)}.")
+    for name, x in (("k", k), ("v", v)):
         if x.ndim != 4:
             do = "Pass (batch, head, length, d)."
             raise ArgumentError(message(f"`{name}` has {x.ndim} axes, not 4.", came, do))
+        if not x.is_floating_point():
+            raise KindError(message(f"`{name}` holds {x.dtype}.", came, "Pass floats."))
     if k.shape[0] != v.shape[0] or k.shape[2] != v.shape[2]:
         raise ArgumentError(
             message(
@@ -231,7 +242,8 @@ def check_rewind(length: object, kept: int) -> int:
 def chosen(index: Sequence[int] | Tensor, batch: int) -> Tensor:
     """The samples that `reorder` asks for."""
     order = as_tensor(index)
-    if order.ndim != 1 or order.is_floating_point() or order.dtype == torch.bool or not len(order):
+    check_held("index", order)
+    if order.ndim != 1 or not is_whole(order) or not len(order):
         raise KindError(
             message(
                 "`index` holds one whole number a new sample.",

@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import math
-from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from wqkv.attend.algebra import Mask
-from wqkv.attend.bias import Bias
+from wqkv.attend import engines
 from wqkv.attend.call import autocasts, cast_dtype
+from wqkv.attend.places import check_held, is_whole
 from wqkv.attend.rope import RoPE
-from wqkv.errors import ArgumentError, KindError, describe, message
-from wqkv.layer.parts import Norm, QKNorm, Temperature, own
+from wqkv.doors import check_tensor
+from wqkv.errors import ArgumentError, KindError, message, need_device
+from wqkv.layer.parts import own
 from wqkv.layer.plain import plain
-
-#: The counts that a layer cannot do without.
-NEEDED = ("d_model", "n_head", "rank", "d_rope")
 
 
 def counts(**given: int | None) -> None:
-    """Raise unless each is a count from 1, or None where it need not be given."""
+    """Raise unless each is a count from 1, or None."""
     for name, size in given.items():
-        if (size is not None or name in NEEDED) and (
-            not isinstance(size, int) or isinstance(size, bool)
-        ):
-            raise KindError(f"`{name}` is a count, not {describe(size)}.")
         if size is not None and size < 1:
             raise ArgumentError(f"`{name}` is {size}.\nPass 1 or more.")
+
+
+def where(device: torch.device | str | None, dtype: torch.dtype | None) -> dict[str, Any]:
+    """Where the parameters are made, and of what floats, as every module takes it."""
+    if device is not None:
+        need_device(device)
+    if dtype is not None and not dtype.is_floating_point:
+        raise KindError(f"`dtype` is {dtype}, and parameters are floats.\nPass torch.float32, say.")
+    return {"device": device, "dtype": dtype}
 
 
 def heads(d_model: int, n_head: int, n_kv_head: int, d_k: int | None) -> None:
@@ -49,19 +51,12 @@ def heads(d_model: int, n_head: int, n_kv_head: int, d_k: int | None) -> None:
 def tensors(**given: object) -> None:
     """Raise unless each is a tensor, all of whose samples have one length."""
     for name, x in given.items():
-        if not isinstance(x, Tensor):
-            raise KindError(f"`{name}` is a tensor, not {describe(x)}.")
-        if x.is_nested:
-            raise KindError(
-                f"`{name}` is a nested tensor, whose samples have lengths of their own.\n"
-                f"Pass `{name}.to_padded_tensor(0.0)`, and a mask that hides the padding."
-            )
+        check_tensor(name, x)
 
 
 def inputs(Q: Tensor, K: Tensor, V: Tensor, sizes: tuple[int, int, int], WQ: object) -> None:
     """Raise unless Q, K and V fit each other, the sizes the layer takes, and a plain WQ."""
     came: dict[str, object] = {"Q": Q, "K": K, "V": V}
-    tensors(**came)
     for name, x, size in zip(came, (Q, K, V), sizes, strict=True):
         if x.ndim != 3:
             raise ArgumentError(
@@ -189,20 +184,8 @@ def each_head(what: str, have: int, n_head: int) -> None:
         raise ArgumentError(f"{what} is for {have} heads, and there are {n_head}.\n{SHARE}")
 
 
-def values(
-    mask: object, position: object, norm: object, v_norm: object, temperature: object
-) -> None:
-    """Raise unless each value is one of its kind, or None."""
-    kinds: tuple[tuple[str, object, tuple[type, ...], str], ...] = (
-        ("mask", mask, (Mask,), "a mask such as Causal()"),
-        ("position", position, (RoPE, Bias), "RoPE, ALiBi, T5Bias or None"),
-        ("norm", norm, (QKNorm,), "a QKNorm or None"),
-        ("v_norm", v_norm, (Norm,), "a Norm or None"),
-        ("temperature", temperature, (Temperature,), "a Temperature or None"),
-    )
-    for name, value, kind, what in kinds:
-        if value is not None and not isinstance(value, kind):
-            raise KindError(f"`{name}` is {what}, not {describe(value)}.")
+def values(position: object, temperature: object) -> None:
+    """Raise unless the values fit each other."""
     if temperature is not None and isinstance(position, RoPE) and position.axes is not None:
         raise ArgumentError(
             f"`temperature` goes by one position a word, and `position` has "
@@ -210,19 +193,20 @@ def values(
         )
 
 
-def number(**given: float | None) -> None:
-    """Raise unless each is a number, or None."""
-    for name, value in given.items():
-        if value is not None and not isinstance(value, Real):
-            raise KindError(f"`{name}` is a number, not {describe(value)}.")
+def engine(name: str) -> None:
+    """Raise unless there is such an engine."""
+    known = ["auto", *map(engines.name, (*engines.PREFERENCE, *engines.BY_NAME))]
+    if name not in known:
+        raise ArgumentError(f"There is no engine {name!r}.\nPass one of: {', '.join(known)}.")
 
 
 def numbers(dropout: float, clip: float | None, softcap: float | None, scale: float | None) -> None:
-    number(dropout=dropout, clip=clip, softcap=softcap, scale=scale)
     if not 0 <= dropout < 1:
         raise ArgumentError(
             f"`dropout` is {dropout}, the share of weights to drop.\nPass 0 <= dropout < 1."
         )
+    if scale is not None and not math.isfinite(scale):
+        raise ArgumentError(f"`scale` is {scale}.\nPass a finite number.")
     for name, most in (("clip", clip), ("softcap", softcap)):
         if most is not None and not 0 < most < math.inf:
             raise ArgumentError(f"`{name}` is {most}.\nPass a number above 0, or None.")
@@ -231,8 +215,9 @@ def numbers(dropout: float, clip: float | None, softcap: float | None, scale: fl
 def positions(given: Tensor, Q: Tensor, position: object) -> None:
     """Raise unless there is one position a word of Q, on every axis that turns it."""
     came: dict[str, object] = {"positions": given, "Q": Q}
-    if not isinstance(given, Tensor):
-        raise KindError(f"`positions` is a tensor of whole numbers, not {describe(given)}.")
+    if not is_whole(given):
+        raise KindError(message("A position is a whole number.", came, "Pass integers."))
+    check_held("positions", given, Q.device)
     if not isinstance(position, RoPE):
         raise ArgumentError(
             message("The layer has no RoPE that `positions` could turn.", came, "Leave them out.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,13 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from wqkv.attend.engines import reference
-from wqkv.attend.forms import read
+from wqkv.doors import door
+from wqkv.errors import ArgumentError
 from wqkv.layer import checks
 from wqkv.layer.cache import Held
 from wqkv.layer.layer import MultiheadAttention
 from wqkv.layer.parts import Norm, Normalise
 
 
+@door
 class DifferentialAttention(MultiheadAttention):
     """context_h = (1 - start) norm((P1_h - lambda P2_h) v_h): two softmaxes cancel their noise.
 
@@ -55,15 +58,16 @@ class DifferentialAttention(MultiheadAttention):
         **rest: Any,
     ) -> None:
         checks.counts(d_model=d_model, n_head=n_head, d_k=d_k)
-        checks.number(start=start)
+        if not math.isfinite(start):
+            raise ArgumentError(f"`start` is {start}.\nPass a finite number.")
         checks.heads(d_model, n_head, n_head, d_k)
         d_k = max(d_model // (2 * n_head), 1) if d_k is None else d_k
-        where: dict[str, Any] = {"device": device, "dtype": dtype}
+        where = checks.where(device, dtype)
         super().__init__(
             d_model, n_head, d_k=d_k, d_v=2 * d_k if d_v is None else d_v, **where, **rest
         )
         self.start = start
-        self.c_norm = Normalise(read(c_norm) or Norm(eps=1e-5), n_head, self.d_v, **where)
+        self.c_norm = Normalise(c_norm or Norm(eps=1e-5), n_head, self.d_v, **where)
         for name in ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2"):
             self.register_parameter(name, nn.Parameter(torch.randn(d_k, **where) * 0.1))
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wqkv.attend.forms import read
 from wqkv.attend.rope import RoPE
+from wqkv.doors import door
 from wqkv.errors import ArgumentError
 from wqkv.layer import checks
 from wqkv.layer.cache import Held
@@ -22,6 +22,7 @@ from wqkv.layer.plain import plain
 _NOT_HERE = ("n_kv_head", "vdim", "norm", "v_norm", "clip", "persistent")
 
 
+@door
 class LatentAttention(MultiheadAttention):
     """k_h = [c WK_h, rotate(K WR)], v_h = c WV_h, with c = norm(K WC): one small vector a word.
 
@@ -92,9 +93,9 @@ class LatentAttention(MultiheadAttention):
             raise ArgumentError(
                 f"`bias` is {bias!r}, and WK and WV carry none.\nPass names out of WQ, WC, WR, WO."
             )
-        c_norm = read(c_norm) or Norm()
+        c_norm = c_norm or Norm()
         self.rank, self.d_rope, self.q_rank = rank, d_rope, q_rank
-        where: dict[str, Any] = {"device": device, "dtype": dtype}
+        where = checks.where(device, dtype)
         super().__init__(
             d_model, n_head, d_k=d_k, d_v=d_k - d_rope if d_v is None else d_v,
             kdim=kdim, vdim=kdim, bias=bias, position=position or RoPE(), **where, **rest,

@@ -10,16 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from wqkv.attend.bias import Bias
-from wqkv.attend.call import check_offset, request
+from wqkv.attend.call import request
 from wqkv.attend.engines import reference
-from wqkv.attend.forms import read
 from wqkv.attend.functional import attention
 from wqkv.attend.masks import Dense, Full, Mask
 from wqkv.attend.merge import logaddexp, merge, with_sinks
 from wqkv.attend.parallel.agreement import together
 from wqkv.attend.parallel.ranks import Ranks
+from wqkv.attend.places import check_offset
 from wqkv.attend.rope import RoPE, rotate
-from wqkv.errors import ArgumentError, EngineError, KindError, describe
+from wqkv.doors import door
+from wqkv.errors import ArgumentError, EngineError
 from wqkv.layer import checks
 from wqkv.layer.cache import Held, KVCache
 from wqkv.layer.node import one_node
@@ -109,6 +110,7 @@ class MultiheadAttention(Ruled):
     #: Ring(mesh), AllToAll(mesh) or Ranks(mesh): Q, K and V are this rank's share of the words.
     mesh: Ranks | None = None
 
+    @door
     def __init__(
         self,
         d_model: int,
@@ -138,19 +140,15 @@ class MultiheadAttention(Ruled):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        mask, position, norm, v_norm, temperature = map(
-            read, (mask, position, norm, v_norm, temperature)
-        )
         n_kv_head = n_head if n_kv_head is None else n_kv_head
         checks.counts(
             d_model=d_model, n_head=n_head, n_kv_head=n_kv_head,
             d_k=d_k, d_v=d_v, kdim=kdim, vdim=vdim, persistent=persistent or None,
         )  # fmt: skip
         checks.heads(d_model, n_head, n_kv_head, d_k)
-        checks.values(
-            mask=mask, position=position, norm=norm, v_norm=v_norm, temperature=temperature
-        )
+        checks.values(position, temperature)
         checks.numbers(dropout=dropout, clip=clip, softcap=softcap, scale=scale)
+        checks.engine(engine)
         if gate not in (None, "head", "channel"):
             raise ArgumentError(f"`gate` is {gate!r}.\nPass 'head', 'channel' or None.")
 
@@ -162,7 +160,7 @@ class MultiheadAttention(Ruled):
         self.position, self.scale, self.dropout, self.engine = position, scale, dropout, engine
         self.norm, self.clip, self.temperature, self.softcap = norm, clip, temperature, softcap
         self.gate, self.persistent = gate, persistent
-        where: dict[str, Any] = {"device": device, "dtype": dtype}
+        where = checks.where(device, dtype)
         sizes = self._sizes()
         sizes["WO"] = (n_head * self.d_v, d_model)
         if gate is not None:
@@ -195,7 +193,7 @@ class MultiheadAttention(Ruled):
         """
         value = self._position
         if isinstance(value, Bias) and hasattr(self, "position_0"):
-            return value.with_tensor(own(self.position_0))
+            return value._with_tensor(own(self.position_0))
         return value
 
     @position.setter
@@ -205,7 +203,7 @@ class MultiheadAttention(Ruled):
         (tensor,) = value.tensors() if isinstance(value, Bias) else (None,)
         if isinstance(value, Bias) and isinstance(tensor, nn.Parameter):
             self.register_parameter("position_0", tensor)
-            value = value.with_tensor(tensor.detach().to("meta"))  # its kind and sizes alone
+            value = value._with_tensor(tensor.detach().to("meta"))  # its kind and sizes alone
         self._position = value
 
     def _sizes(self) -> dict[str, tuple[int, int]]:
@@ -367,6 +365,7 @@ class MultiheadAttention(Ruled):
         q, (piece,), _ = self._opened(q, held)
         return q, piece.k, piece.v
 
+    @door  # not at `forward`: with ranks, an error of one is told to the others
     def _prepare(
         self,
         Q: Tensor,
@@ -378,8 +377,6 @@ class MultiheadAttention(Ruled):
         cache: KVCache | None,
     ) -> tuple[Tensor, Sequence[Held], Where]:
         """q (batch, n_head, query_len, d_k), and all keys and values that it may see."""
-        if cache is not None and not isinstance(cache, KVCache):
-            raise KindError(f"`cache` is a cache such as Dynamic(), not {describe(cache)}.")
         if cache is not None and self.mesh is not None:
             raise ArgumentError(
                 "A layer over ranks keeps no cache.\nSet layer.mesh to None; Spread(ranks) gives "
@@ -422,7 +419,7 @@ class MultiheadAttention(Ruled):
         length: int,
     ) -> Where:
         if query_offset is not None:
-            query_offset = check_offset(query_offset, Q.shape[0])
+            query_offset = check_offset(query_offset, Q.shape[0], Q.device)
         query_len = Q.shape[1] * self._ranks
         turned = isinstance(self.position, RoPE) and positions is None
         if turned and query_offset is None and query_len != length:
@@ -435,12 +432,8 @@ class MultiheadAttention(Ruled):
             checks.positions(positions, Q, self.position)
         if mask is None:
             rule = self.mask
-        elif isinstance(mask, Mask | Tensor):
-            rule = self.mask & (mask if isinstance(mask, Mask) else Dense(mask))
         else:
-            raise KindError(
-                f"`mask` is a mask such as Causal(), a bool tensor or None, not {describe(mask)}."
-            )
+            rule = self.mask & (mask if isinstance(mask, Mask) else Dense(mask))
         return Where(rule, query_offset, first_key, positions, K is None, length)
 
     def _queries(self, Q: Tensor, where: Where) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,12 +12,15 @@ from torch.nn import functional as F
 
 from wqkv.attend.engines import reference
 from wqkv.attend.forms import Form, tagged
-from wqkv.errors import ArgumentError, KindError, describe, message
+from wqkv.attend.places import is_whole
+from wqkv.doors import door
+from wqkv.errors import ArgumentError, KindError, message
 
 KINDS = ("rms", "layer", "l2")
 OVER = ("head", "each head", "projection")
 
 
+@door
 @dataclass(frozen=True)
 @tagged
 class Norm(Form):
@@ -44,8 +48,11 @@ class Norm(Form):
                     f"A norm's `{name}` is {getattr(self, name)!r}.\n"
                     f"Pass one of: {', '.join(map(repr, known))}."
                 )
+        if not 0 <= self.eps < math.inf:
+            raise ArgumentError(f"A norm's `eps` is {self.eps}.\nPass a number from 0.")
 
 
+@door
 @dataclass(frozen=True)
 @tagged
 class QKNorm(Norm):
@@ -60,6 +67,7 @@ class QKNorm(Norm):
 class Normalise(nn.Module):
     """A norm with its weights, of (batch, length, n_head, d), or (batch, length, d) of one head."""
 
+    @door
     def __init__(
         self,
         norm: Norm,
@@ -69,8 +77,6 @@ class Normalise(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(norm, Norm):
-            raise KindError(f"A norm is a Norm, not {describe(norm)}.")
         self.norm, self.n_head = norm, n_head
         shape = {"head": (d,), "each head": (n_head, d), "projection": (n_head * d,)}[norm.over]
         self.register_parameter("weight", None)
@@ -137,6 +143,7 @@ def own(parameter: Tensor | None) -> Any:
     return parameter.to_local(grad_placements=grads)
 
 
+@door
 @dataclass(frozen=True)
 @tagged
 class Temperature(Form):
@@ -156,8 +163,13 @@ class Temperature(Form):
             raise ArgumentError(
                 f"Temperature's `every` is {self.every}, a number of words.\nPass 1 or more."
             )
+        if not math.isfinite(self.by):
+            raise ArgumentError(f"Temperature's `by` is {self.by}.\nPass a finite number.")
 
     def at(self, position: Tensor, dtype: torch.dtype) -> Tensor:
         """The factor of each position."""
+        if not is_whole(position):
+            came: dict[str, object] = {"position": position}
+            raise KindError(message("A position is a whole number.", came, "Pass integers."))
         steps = torch.div(position + self.shift, self.every, rounding_mode="floor").to(dtype)
         return torch.log1p(steps.clamp(min=0)) * self.by + 1

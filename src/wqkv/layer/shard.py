@@ -24,6 +24,7 @@ from torch.distributed.tensor.parallel import (
 
 from wqkv.attend.bias import Bias
 from wqkv.attend.parallel.agreement import agree, shown, together
+from wqkv.attend.parallel.ranks import Ranks
 from wqkv.errors import ArgumentError
 from wqkv.layer.layer import MultiheadAttention
 
@@ -49,7 +50,7 @@ def shard_heads(layer: MultiheadAttention, mesh: DeviceMesh) -> MultiheadAttenti
         _check(layer, mesh.size())
         tensors = ", ".join(f"{name} {shown(x)}" for name, x in layer.named_parameters())
     agree(mesh.get_group(), {"asked": "shard_heads", "layer": shown(layer), "parameters": tensors})
-    size, n_head, kv_heads = mesh.size(), layer.n_head, layer.n_kv_head
+    size, n_head, kv_heads = Ranks(mesh).size, layer.n_head, layer.n_kv_head
     columns: ParallelStyle = _KeyHead(kv_heads) if kv_heads < size else ColwiseParallel()
     plan: dict[str, ParallelStyle] = {"WQ": ColwiseParallel(), "WK": columns, "WV": columns}
     if layer.gate is not None:

@@ -13,12 +13,14 @@ from wqkv import pictures
 from wqkv.attend.call import Call
 from wqkv.attend.engines import reference
 from wqkv.attend.merge import Partial, merge, share
+from wqkv.doors import door
 from wqkv.errors import describe
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@door
 @dataclass(frozen=True)
 class Trace:
     """What happened to the words, in order: q, k, v -> scores -> weights -> context -> output.

@@ -20,12 +20,12 @@ from wqkv.upstream import of_transformers as upstream
 class Watch(Protocol):
     """What is told of every call."""
 
-    def heard(
+    def _heard(
         self, rule: str, module: object, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
     ) -> None:
         """An attention function was called for a module."""
 
-    def passed_by(self, function: Any) -> None:
+    def _passed_by(self, function: Any) -> None:
         """A compiled function was called: it runs no hook."""
 
 
@@ -84,7 +84,7 @@ def _listening(function: Callable[..., Any], rule: str) -> Callable[..., Any]:
     def call(module: Any, *args: Any, **kwargs: Any) -> Any:
         out = function(module, *args, **kwargs)
         for watch in tuple(_ACTIVE):
-            watch.heard(rule, module, args, kwargs, out)
+            watch._heard(rule, module, args, kwargs, out)
         return out
 
     return call
@@ -107,7 +107,7 @@ def _callback(original: Any) -> Any:
         function = sys._getframe(1).f_locals.get("fn")
         if function is not None and found is not None:  # None: it will run uncompiled
             for watch in tuple(_ACTIVE):
-                watch.passed_by(function)
+                watch._passed_by(function)
         return found
 
     return callback_from_stance

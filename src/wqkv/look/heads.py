@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from wqkv.attend.algebra import Mask
-from wqkv.errors import ArgumentError
+from wqkv.doors import door
+from wqkv.errors import ArgumentError, KindError, describe
 from wqkv.look.models import OpenModel
 from wqkv.look.watch import watch
 from wqkv.maps.attention_map import AttentionMap
@@ -106,6 +107,7 @@ class Head:
         return max(known, key=known.__getitem__, default=None)
 
 
+@door
 @dataclass(frozen=True)
 class Heads:
     """Every head of a model, by layer: `heads[18][6]`; `source` says what was read.
@@ -122,6 +124,7 @@ class Heads:
     words: int
     source: str = ""
 
+    @door
     def __getitem__(self, layer: int) -> tuple[Head, ...]:
         return self.table[layer]
 
@@ -147,6 +150,7 @@ class Heads:
         return f"Heads of {self.size} over {self.words} words: {counts or 'none'}"
 
 
+@door
 def heads(
     maps: Iterable[AttentionMap],
     tokens: Sequence[Hashable],
@@ -264,6 +268,8 @@ def count(
     tally = Tally([], int(word.sum()))
     flats: dict[tuple[Mask, int], tuple[dict[str, Tensor], Tensor]] = {}  # mostly one for all
     for layer, m in enumerate(maps):
+        if not isinstance(m, AttentionMap):
+            raise KindError(f"`maps` holds AttentionMaps, not {describe(m)}.")
         if m.shape[0] != 1 or m.shape[2:] != (n, n):
             raise ArgumentError(
                 f"Map {layer} is {list(m.shape)}, and there are {n} tokens.\n"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from wqkv.doors import door
 from wqkv.errors import ArgumentError, WqkvError, describe
 from wqkv.layer.convert.huggingface import from_hf, matrices, stacks
 from wqkv.look.answers import Proof
@@ -20,6 +21,7 @@ from wqkv.wrappers import unwrapped
 WORDS = 64
 
 
+@door
 @dataclass(frozen=True)
 class LayerParity:
     """One layer of a part of a model, counted from 0: its proof, or why there is none."""
@@ -36,6 +38,7 @@ class LayerParity:
         return "holds" if self.proof.holds else "EXCEEDS"
 
 
+@door
 @dataclass(frozen=True)
 class Parity:
     """The proofs of all layers of a model; `print` shows them as a table."""
@@ -80,6 +83,7 @@ Place = tuple[str, int]
 Step = Callable[[int, int], None]
 
 
+@door
 def parity(
     model: nn.Module,
     inputs: Mapping[str, Any] | None = None,
@@ -132,12 +136,13 @@ def parity(
         try:
             model(**given)
         except (TypeError, ValueError, RuntimeError, LookupError, AttributeError) as error:
-            if inputs is not None or isinstance(error, WqkvError):
+            if isinstance(error, WqkvError):
                 raise
             reason = next(iter(str(error).splitlines()), "")[:200]
+            read = "random " * (inputs is None) + (" and ".join(given) or "no `inputs`")
             raise ArgumentError(
-                f"The model does not run on random {' and '.join(given)} "
-                f"({type(error).__name__}: {reason}).\nPass `inputs`."
+                f"The model does not run on {read} ({type(error).__name__}: {reason}).\n"
+                "Pass `inputs` that it takes."
             ) from error
     read = ", ".join(f"{name} {describe(value)}" for name, value in given.items())
     config: Any = model.config

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from wqkv import pictures
+from wqkv.attend.places import check_held
+from wqkv.doors import door
 from wqkv.errors import ArgumentError, KindError, MissedError, describe, need
 from wqkv.look.door import install, uninstall
 from wqkv.look.listen import LayerRuns, Listener, Watched
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 Map = AttentionMap | Statistics
 
 
+@door
 def watch(
     model: nn.Module,
     layers: Iterable[int] | None = None,
@@ -79,6 +82,7 @@ class Layer(NamedTuple):
     reason: str
 
 
+@door
 class Seen(Sequence[Map]):
     """What `watch` saw: seen[layer] is the map of a layer, in the order of their first run.
 
@@ -88,8 +92,6 @@ class Seen(Sequence[Map]):
     def __init__(
         self, model: nn.Module, layers: Iterable[int] | None, keep: Literal["all", "statistics"]
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise KindError(f"`model` is a torch module, not {describe(model)}.")
         if keep not in ("all", "statistics"):
             raise ArgumentError(f"`keep` is {keep!r}.\nPass 'all' or 'statistics'.")
         wanted = None if layers is None else list(layers)
@@ -156,14 +158,14 @@ class Seen(Sequence[Map]):
             self._listeners.append(listener)
         return listener
 
-    def heard(
+    def _heard(
         self, rule: str, module: object, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
     ) -> None:
         """A call of an attention function, of any model: see `door`."""
         if isinstance(module, nn.Module) and module in self._watched.names:
             self._mine().take(rule, module, args, kwargs, out)
 
-    def passed_by(self, function: Any) -> None:
+    def _passed_by(self, function: Any) -> None:
         """A call of a compiled function, of any model: see `door`."""
         key = id(function)  # which may have no hash
         if key not in self._reached:
@@ -269,6 +271,7 @@ class Seen(Sequence[Map]):
     def __getitem__(self, layer: int) -> Map: ...
     @overload
     def __getitem__(self, layer: slice) -> list[Map]: ...
+    @door
     def __getitem__(self, layer: int | slice) -> Map | list[Map]:
         return _Part(self, self._all)[layer]
 
@@ -300,6 +303,8 @@ class Seen(Sequence[Map]):
         >>> seen[0][seen.sample_of(text[0])].shape
         torch.Size([2, 8, 8])
         """
+        if isinstance(sequence, Tensor):
+            check_held("sequence", sequence)
         here, ids = self._here, torch.as_tensor(sequence, device="cpu").flatten().tolist()
         if here.text is None:
             raise MissedError(

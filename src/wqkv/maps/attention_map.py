@@ -13,7 +13,8 @@ from wqkv import pictures
 from wqkv.attend.algebra import Mask
 from wqkv.attend.bias import Bias
 from wqkv.attend.call import FULL, request
-from wqkv.errors import ArgumentError, describe, message, need
+from wqkv.doors import door
+from wqkv.errors import ArgumentError, KindError, describe, message, need
 from wqkv.maps import statistics
 from wqkv.maps.picks import Index, Line, numbers, pick
 from wqkv.maps.statistics import Top
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 LIMIT = 64 * 2**20
 
 _AXES = ("batch", "head", "query", "key")
+
+
+def check_limit(limit: int) -> None:
+    if limit < 1:
+        raise ArgumentError(f"`limit` is {limit}, the most weights of a tile.\nPass 1 or more.")
+
 
 Rest = ParamSpec("Rest")
 Result = TypeVar("Result")
@@ -44,6 +51,7 @@ def _beside(
     return update_wrapper(wrapped, method)
 
 
+@door
 class AttentionMap:
     """P = softmax(q k^T * scale), looked at like an array [batch, head, query, key], never built.
 
@@ -96,6 +104,9 @@ class AttentionMap:
             sinks=sinks,
             query_offset=query_offset,
         )
+        check_limit(limit)
+        if lse is not None and not lse.is_floating_point():
+            raise KindError(message("`lse` holds floats.", {"lse": lse}, "Cast it."))
         if lse is not None and lse.shape != call.query.shape[:3]:
             raise ArgumentError(
                 message(

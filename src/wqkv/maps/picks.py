@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor
 
+from wqkv.attend.places import check_held, is_whole
+from wqkv.doors import check_tensor
 from wqkv.errors import ArgumentError, KindError, describe
 
-Index = int | slice | Sequence[int] | Tensor
+Index = SupportsIndex | slice | Sequence[SupportsIndex] | Tensor
 #: Positions along one axis, from 0 on.
 Line = range | Tensor
 
@@ -24,13 +26,19 @@ def pick(given: Any, size: int, name: str) -> tuple[Line, bool]:
         KindError: no int, slice or list of ints (or of `size` bools).
     """
     if isinstance(given, slice):
-        found = range(size)[given]
+        try:
+            found = range(size)[given]
+        except (TypeError, ValueError) as error:  # ends that are no ints, a step of 0
+            raise KindError(f"{given} picks no part of the {name} axis: {error}.") from None
         return (
             found if found.step == 1 else torch.tensor(found, dtype=torch.long, device="cpu")
         ), False
     if not isinstance(given, bool) and _is_int(given):
         position = _within(operator.index(given), size, name)
         return range(position, position + 1), True
+    if isinstance(given, Tensor):
+        check_tensor(name, given)
+        check_held(name, given)
     what = f"The {name} axis takes an int, a slice or a list of ints, not {describe(given)}."
     try:
         picked = torch.as_tensor(given, device="cpu")
@@ -40,7 +48,7 @@ def pick(given: Any, size: int, name: str) -> tuple[Line, bool]:
         return picked.nonzero().flatten().cpu(), False
     if picked.shape == (0,):
         return range(0), False  # an empty list has no kind of number
-    if picked.is_floating_point() or picked.dtype == torch.bool or picked.ndim != 1:
+    if not is_whole(picked) or picked.ndim != 1:
         raise KindError(what)
     picked = picked.cpu().long()
     for end in (picked.max(), picked.min()):

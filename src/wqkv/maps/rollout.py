@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from wqkv.errors import ArgumentError
+from wqkv.doors import door
+from wqkv.errors import ArgumentError, message
 from wqkv.maps.attention_map import AttentionMap
 
 
+@door
 def rollout(maps: Sequence[AttentionMap], vector: Tensor, residual: float = 0.5) -> Tensor:
     """Where an output comes from: v <- residual v + (1 - residual) mean_h(P_h^T v), last map first.
 
@@ -26,6 +28,14 @@ def rollout(maps: Sequence[AttentionMap], vector: Tensor, residual: float = 0.5)
     >>> rollout([AttentionMap(q, q), AttentionMap(q, q)], torch.eye(5)[4]).shape
     torch.Size([3, 5])
     """
+    if not 0 <= residual <= 1:
+        raise ArgumentError(
+            f"`residual` is {residual}, the share that passes a layer by.\nPass 0 to 1."
+        )
+    if vector.ndim not in (1, 2) or not vector.is_floating_point():
+        raise ArgumentError(
+            message("`vector` is no vector of floats.", {"vector": vector}, "Pass (query_len,).")
+        )
     flow = vector
     for layer, one in reversed(list(enumerate(maps))):
         batch, n_head, query_len, key_len = one.shape

@@ -11,13 +11,16 @@ from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
 
 from wqkv.attend.algebra import Mask
-from wqkv.attend.call import request
+from wqkv.attend.bias import Bias
+from wqkv.attend.call import FULL, request
 from wqkv.attend.parallel import messages
 from wqkv.attend.parallel.agreement import agree, question, read, together
 from wqkv.attend.parallel.ranks import Ranks
-from wqkv.errors import KindError, describe
+from wqkv.attend.places import check_held
+from wqkv.doors import door
+from wqkv.errors import ArgumentError, KindError, describe
 from wqkv.maps import statistics
-from wqkv.maps.attention_map import LIMIT, AttentionMap
+from wqkv.maps.attention_map import LIMIT, AttentionMap, check_limit
 from wqkv.maps.picks import Line, numbers
 from wqkv.maps.statistics import Top
 
@@ -44,6 +47,7 @@ class Part(NamedTuple):
         return _within(queries, self.rows[2])
 
 
+@door
 class SharedMap(AttentionMap):
     """One AttentionMap that ranks share: P = sum over ranks of what each has, 0 where it has none.
 
@@ -76,7 +80,10 @@ class SharedMap(AttentionMap):
         limit: int = LIMIT,
     ) -> None:
         self._ranks, self._parts, self._shape, self._mask = ranks, parts, shape, mask
+        check_limit(limit)
         self._placed, self.limit = placed, limit
+        if not parts:
+            raise ArgumentError("A SharedMap has no parts.\nPass what this rank has of the map.")
         own = parts[0].map._weights
         self._like: dict[str, Any] = {"dtype": own.dtype, "device": own.device}
 
@@ -117,20 +124,43 @@ class SharedMap(AttentionMap):
         )  # fmt: skip
 
     @classmethod
-    def words(cls, ranks: Ranks, query: Tensor, key: Tensor, **rules: Any) -> SharedMap:
+    def words(
+        cls,
+        ranks: Ranks,
+        query: Tensor,
+        key: Tensor,
+        *,
+        mask: Mask | Tensor = FULL,
+        bias: Bias | Tensor | None = None,
+        scale: float | None = None,
+        softcap: float | None = None,
+        sinks: Tensor | None = None,
+        query_offset: int | Tensor | None = None,
+    ) -> SharedMap:
         """The map of a whole text, of which every rank has some words.
 
         A rank keeps its queries and gets all keys, once: key_len * d_k numbers a key head.
 
         Args:
-            query, key: this rank's words of `attention(..., mesh=ranks)`.
-            rules: the mask, bias, scale, softcap, sinks and query_offset of the whole text.
+            query, key: this rank's words of `attention(..., mesh=ranks)`; the rules are those of
+                the whole text.
 
         Raises:
             ArgumentError, KindError: what `attention` would raise for them.
         """
         with together(ranks.group):
-            call = request(query.detach(), key.detach(), key.detach(), **rules, ranks=ranks.size)
+            call = request(
+                query.detach(),
+                key.detach(),
+                key.detach(),
+                mask=mask,
+                bias=bias,
+                scale=scale,
+                softcap=softcap,
+                sinks=sinks,
+                query_offset=query_offset,
+                ranks=ranks.size,
+            )
             asked = question(call, f"a map of tokens, {ranks.layout}")
         agree(ranks.group, asked)
         batch, n_head, query_len, key_len = call.sizes
@@ -151,7 +181,7 @@ class SharedMap(AttentionMap):
                 query_offset=call.query_offset + a,
             )
             parts.append(Part(own, 0, a))
-        placed = rules.get("query_offset") is not None or query_len == key_len
+        placed = query_offset is not None or query_len == key_len
         return cls(ranks, parts, (batch, n_head, query_len, key_len), call.mask, placed=placed)
 
     @property
@@ -178,6 +208,7 @@ class SharedMap(AttentionMap):
         )
 
     def t_times(self, Y: Tensor) -> Tensor:
+        check_held("Y", Y, self._like["device"])
         Y = statistics.spread("Y", Y, "queries", self.shape[:3])
         shares = [part.map.t_times(Y[part.rows]) for part in self._parts]
         return self._by_head(shares, _question("t_times", Y))
@@ -250,7 +281,9 @@ class SharedMap(AttentionMap):
         lengths = [part.map.shape[2] for part in self._parts]
         batch, n_head, _, key_len = self._parts[0].map.shape
         n_kv_head = self._parts[0].map._weights.given.key.shape[1]
-        statistics.fits((batch, n_head, sum(lengths), key_len), n_kv_head, value, output)
+        statistics.fits(
+            (batch, n_head, sum(lengths), key_len), n_kv_head, value, output, self._like["device"]
+        )
         worst = torch.zeros(self._ranks.size, **self._like)
         for part, own in zip(self._parts, output.split(lengths, dim=2), strict=True):
             here = part.rows_of(queries)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from wqkv.attend.masks import Causal
 from wqkv.attend.merge import share
+from wqkv.attend.places import check_held
 from wqkv.errors import ArgumentError, KindError, message
 from wqkv.maps.picks import Line, numbers
 from wqkv.maps.weights import Weights
@@ -32,11 +33,13 @@ class Top(NamedTuple):
 def times(P: Weights, X: Tensor) -> Tensor:
     """P X."""
     key = P.call.key
+    check_held("X", X, P.device)
     return P.times(spread("X", X, "keys", key.shape[:3]).to(key))[0]
 
 
 def t_times(P: Weights, Y: Tensor) -> Tensor:
     """P^T Y."""
+    check_held("Y", Y, P.device)
     Y = spread("Y", Y, "queries", P.sizes[:3]).to(P.lse)
     batch, n_head, _, key_len = P.sizes
     sums = Y.new_zeros((batch, n_head, key_len, Y.shape[3]))
@@ -145,7 +148,7 @@ def strongest(found: Top, k: int) -> Top:
 
 def proof(P: Weights, value: Tensor, output: Tensor, queries: Tensor) -> float:
     """The largest difference between P V and an output, among some rows."""
-    fits(P.sizes, P.given.key.shape[1], value, output)
+    fits(P.sizes, P.given.key.shape[1], value, output, P.device)
     v = value.detach().to(P.dtype).repeat_interleave(P.given.group, dim=1)
     worst = 0.0
     for here, tile in P.rows(some(queries)):
@@ -157,8 +160,14 @@ def proof(P: Weights, value: Tensor, output: Tensor, queries: Tensor) -> float:
     return worst
 
 
-def fits(sizes: Sequence[int], n_kv_head: int, value: Tensor, output: Tensor) -> None:
+def fits(
+    sizes: Sequence[int], n_kv_head: int, value: Tensor, output: Tensor, device: torch.device
+) -> None:
     """Raise unless a map of these sizes times the value may be the output."""
+    for name, x in (("value", value), ("output", output)):
+        check_held(name, x, device)
+        if not x.is_floating_point():
+            raise KindError(message("A map is multiplied with floats.", {name: x}, "Cast it."))
     batch, n_head, query_len, key_len = sizes
     kv_shape, out_shape = (batch, n_kv_head, key_len), (batch, n_head, query_len)
     if (

@@ -1,12 +1,14 @@
 """Biases against the numbers of the papers and of transformers."""
 
+import math
+
 import pytest
 import torch
 
 from wqkv.attend.bias import ALiBi, Bias, StoredBias, T5Bias
 from wqkv.attend.functional import attention
 from wqkv.attend.places import places
-from wqkv.errors import ArgumentError
+from wqkv.errors import ArgumentError, KindError
 
 AT = places((slice(0, 1), 3, slice(0, 5), slice(0, 7)), 2)
 
@@ -99,7 +101,7 @@ def test_tiles_are_made_in_the_dtype_of_the_scores():
 def test_a_bias_with_another_tensor(make):
     first, second = torch.rand(8, 3), torch.rand(8, 3)
     (tensor,) = make(second).tensors()
-    changed = make(first).with_tensor(tensor)
+    changed = make(first)._with_tensor(tensor)
     assert type(changed) is type(make(first)) and changed.tensors()[0] is tensor
     if isinstance(changed, T5Bias):
         assert (changed.bidirectional, changed.max_distance) == (True, 23)
@@ -145,6 +147,13 @@ def test_alibi_of_half_precision_slopes_is_not_rounded_twice():
 @pytest.mark.parametrize(
     ("run", "error", "says"),
     [
+        (lambda: ALiBi([0.5, math.nan]), ArgumentError, r"slopes \[0.5, nan\].*finite"),
+        (lambda: ALiBi([]), ArgumentError, r"one slope a head.*f32\[0\]"),
+        (
+            lambda: T5Bias(torch.ones(8, 3), bidirectional=True).bucket(torch.ones(3)),
+            KindError,
+            r"distance is a whole number.*f32\[3\]",
+        ),
         (lambda: ALiBi(0), ArgumentError, "ALiBi for 0 heads"),
         (lambda: ALiBi(torch.ones(2, 3)), ArgumentError, r"one slope a head.*f32\[2, 3\]"),
         (lambda: ALiBi(torch.ones(3).int()), ArgumentError, r"one slope a head.*i32\[3\]"),
@@ -188,7 +197,7 @@ def test_errors(run, error, says):
     [
         lambda: Bias().tile(None),
         lambda: Bias().tensors(),
-        lambda: Bias().with_tensor(torch.ones(3)),
+        lambda: Bias()._with_tensor(torch.ones(3)),
         lambda: Bias().add_gradient(None, None, None),
         lambda: Bias().heads(0, 1),
     ],

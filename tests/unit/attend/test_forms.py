@@ -63,7 +63,7 @@ def test_there_and_back(value):
     for twin in (copy.deepcopy(value), pickle.loads(pickle.dumps(value))):
         assert twin.to_dict() == form
     fields = [getattr(value, name) for name in forms.fields(type(value))]
-    assert type(value).of_fields(fields).to_dict() == form
+    assert type(value)._of_fields(fields).to_dict() == form
     if is_dataclass(value):
         assert again == value and hash(again) == hash(value) and replace(value) == value
         assert json.loads(json.dumps(asdict(value))) == json.loads(text)

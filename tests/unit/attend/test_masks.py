@@ -318,6 +318,7 @@ def test_masks_of_differences_say_so():
 
 # Errors
 
+LABELS = torch.tensor([[3, 5]])
 DENSE_FLOAT = torch.tensor([[0.5, -1.0]])
 
 
@@ -333,15 +334,42 @@ DENSE_FLOAT = torch.tensor([[0.5, -1.0]])
         (lambda: Lengths(5), KindError, r"not int 5\.\nPass \[5\]"),
         (lambda: Lengths([3, -1]), ArgumentError, "`lengths` has a length of -1"),
         (lambda: Prefix(-2), ArgumentError, "`length` has a length of -2"),
-        (lambda: Lengths([1.0, 2.0]), KindError, r"`lengths` holds whole.*f32\[2\]"),
-        (lambda: Prefix(True), KindError, r"`length` holds whole numbers.*bool\[\]"),
-        (lambda: Lengths([[3, 5]]), ArgumentError, "`lengths` has 1 axis, not 2.*one number a"),
-        (lambda: Segments([3, 5]), ArgumentError, "`labels` has 2 axes, not 1.*one label a pos"),
-        (lambda: Segments([[3]], [3]), ArgumentError, "`query_labels` has 2 axes, not 1"),
+        (
+            lambda: Lengths([1.0, 2.0]),
+            KindError,
+            r"`lengths` is a list of ints or a tensor, not list \[1.0",
+        ),
+        (lambda: Lengths(torch.ones(2)), KindError, r"`lengths` holds whole.*f32\[2\]"),
+        (
+            lambda: Prefix(True),
+            KindError,
+            "`length` is an int, a list of ints or a tensor, not bool",
+        ),
+        (lambda: Lengths(LABELS), ArgumentError, "`lengths` has 1 axis, not 2.*one number a"),
+        (lambda: Segments(LABELS[0]), ArgumentError, "`labels` has 2 axes, not 1.*one label a pos"),
+        (lambda: Segments([[3]], LABELS[0]), ArgumentError, "`query_labels` has 2 axes, not 1"),
+        (lambda: Segments([3, 5]), KindError, "`labels` is a list of lists of ints or a tensor"),
+        (lambda: Segments([[3, 5], [7]]), ArgumentError, "`labels` makes no tensor.*rows of one l"),
+        (
+            lambda: Lengths([2, 3]).part(4, 3),
+            ArgumentError,
+            "no part from key 4 of 3 and from row 0",
+        ),
+        (
+            lambda: Causal().part(1, 3, row=-2),
+            ArgumentError,
+            "no part from key 1 of 3 and .* row -2",
+        ),
+        (
+            lambda: Causal().dense(2, 3, torch.tensor([0.5])),
+            KindError,
+            r"counts positions.*f32\[1\]",
+        ),
+        (lambda: Full().dense(2, -3), ArgumentError, "no matrix of 2 queries and -3 keys"),
         (lambda: Dense(torch.eye(2, 3)), KindError, r"f32\[2, 3\].*only 0 and 1.*matrix.bool"),
         (lambda: Dense(DENSE_FLOAT), KindError, r"f32\[1, 2\].*is a bias: pass it as `bias`"),
         (lambda: Dense(torch.ones(2, 3).int()), KindError, r"i32\[2, 3\].*`matrix.bool\(\)`"),
-        (lambda: Dense([[True]]), KindError, r"matrix: list \[\[True\]\]"),
+        (lambda: Dense([[True]]), KindError, r"`matrix` is a tensor, not list \[\[True\]\]"),
         (lambda: Dense(torch.ones(2, 3, 5).bool()), ArgumentError, "2 or 4 axes, not 3.*padding"),
         (lambda: Causal() & 3, KindError, "combines with a mask, not with int 3"),
         (lambda: Full() & 3, KindError, "not with int 3"),

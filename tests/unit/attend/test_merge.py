@@ -7,6 +7,7 @@ import torch
 
 from wqkv.attend.functional import attention
 from wqkv.attend.merge import Partial, logaddexp, merge, share, with_sinks
+from wqkv.errors import ArgumentError, KindError
 
 B, H, Q, D = 2, 3, 5, 7
 
@@ -102,3 +103,22 @@ def test_parts_of_nothing():
     assert logaddexp(empty, one).item() == 1.0
     assert share(empty, empty).item() == share(empty, one).item() == 0.0
     assert share(one, one).shape == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("other", "error", "says"),
+    [
+        (NOTHING._replace(out=NOTHING.out[:, :, :3]), ArgumentError, r"out: +f64\[2, 3, 3, 7\]"),
+        (
+            NOTHING._replace(lse=NOTHING.lse[:1]),
+            ArgumentError,
+            r"lse: +f64\[1, 3, 5\].*one lse a row",
+        ),
+        (NOTHING._replace(out=NOTHING.out.float()), KindError, r"differ in dtype.*out: +f32"),
+        (NOTHING._replace(lse=3), KindError, "`lse` is a tensor, not int 3"),
+        (tuple(NOTHING), KindError, "`others` is a Partial, not tuple"),
+    ],
+)
+def test_what_does_not_merge(other, error, says):
+    with pytest.raises(error, match=f"(?s){says}"):
+        merge(part(0), other)

@@ -361,6 +361,22 @@ def test_grid_is_the_vision_rotation_of_qwen2_vl():
 @pytest.mark.parametrize(
     ("run", "error", "says"),
     [
+        (lambda: RoPE.grid(8, axes=0), ArgumentError, "8 channels do not make pairs for 0 axes"),
+        (lambda: RoPE(d=4, axes=(-1, 0)), ArgumentError, r"`axes` are \(-1, 0\).*from 0"),
+        (lambda: Linear(math.inf), ArgumentError, "`factor` of Linear is inf.*finite"),
+        (lambda: Llama3(8.0, 4.0, 1.0, 7), ArgumentError, "`low` 4.0 and `high` 1.0.*lower `low`"),
+        (lambda: LongRoPE((1.0, 0.0), (2.0, 3.0), 5), ArgumentError, r"divisors \(1.0, 0.0\) and"),
+        (lambda: Given((1.0, math.nan)), ArgumentError, r"frequencies \(1.0, nan\).*finite"),
+        (
+            lambda: RoPE().rotate(torch.ones(2, 3, 5, 4), torch.arange(7)),
+            ArgumentError,
+            r"`position` has shape \(7,\), and `x` \(2, 3, 5, 4\).*\(n,\) or \(batch, n\)",
+        ),
+        (
+            lambda: RoPE().rotate(torch.ones(2, 3, 5, 4).long(), torch.arange(5)),
+            ArgumentError,
+            r"vectors of floats.*i64\[2, 3, 5, 4\]",
+        ),
         (lambda: RoPE.grid(10), ArgumentError, "10 channels do not make pairs for 2 axes.*of 4"),
         (lambda: RoPE(axes=(0, 1)), ArgumentError, "names 2 pairs of channels, and `d` is None"),
         (
@@ -379,7 +395,11 @@ def test_grid_is_the_vision_rotation_of_qwen2_vl():
         (lambda: LongRoPE((1.0,), (1.0,), -7), ArgumentError, "`trained_length` of LongRoPE is -7"),
         (lambda: RoPE(theta=-3.0), ArgumentError, "`theta` is -3.0"),
         (lambda: RoPE(theta=math.nan), ArgumentError, "`theta` is nan"),
-        (lambda: RoPE(scaling="yarn"), KindError, r"`scaling` is YaRN\(.*, not str 'yarn'"),
+        (
+            lambda: RoPE(scaling="yarn"),
+            KindError,
+            r"`scaling` is a scaling such as YaRN\(.*, not str 'yarn'",
+        ),
         (lambda: RoPE(d=5), ArgumentError, "`d` is 5, but channels turn in pairs"),
         (lambda: RoPE(d=0), ArgumentError, "`d` is 0"),
         (

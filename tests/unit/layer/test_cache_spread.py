@@ -221,9 +221,9 @@ def test_a_file_of_another_rank(tmp_path):
 @pytest.mark.parametrize(
     ("make", "error", "says"),
     [
-        (lambda: Spread(4), KindError, r"`ranks` is Ranks or None, not int 4.\nPass Ranks\(mesh\)"),
+        (lambda: Spread(4), KindError, r"`ranks` is a Ranks or None, not int 4"),
         (lambda: Spread(block=0), ArgumentError, "`block` is 0.\nPass 1 or more"),
-        (lambda: Spread(block="3"), KindError, "`block` is a count, not str '3'"),
+        (lambda: Spread(block="3"), KindError, "`block` is an int, not str '3'"),
         (
             lambda: Spread.merge([Spread(block=3), Spread(block=4)]),
             ArgumentError,

@@ -622,7 +622,7 @@ def test_called_wrong(rest: dict, error: type, says: str):
 
 @pytest.mark.parametrize("convert_or_back", [convert, to_torch])
 def test_a_model_is_asked_for(convert_or_back):
-    with pytest.raises(KindError, match=r"A model is an nn.Module, not NoneType None"):
+    with pytest.raises(KindError, match=r"is an nn.Module, not NoneType None"):
         convert_or_back(None)
 
 

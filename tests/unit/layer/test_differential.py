@@ -85,8 +85,9 @@ def test_sizes_by_default_are_those_of_the_paper():
     ("rest", "error", "says"),
     [
         ({"d_v": 0}, ArgumentError, "`d_v` is 0"),
+        ({"start": math.nan}, ArgumentError, "`start` is nan"),
         ({"start": "0.8"}, KindError, "`start` is a number, not str '0.8'"),
-        ({"c_norm": "rms"}, KindError, "A norm is a Norm, not str 'rms'"),
+        ({"c_norm": "rms"}, KindError, "`c_norm` is a Norm or None, not str 'rms'"),
     ],
 )
 def test_made_wrong(rest, error, says):

@@ -454,13 +454,15 @@ def test_layer_out_of_range(layer):
 
 @pytest.mark.parametrize("layer", ["1", 1.0, True])
 def test_layer_that_is_no_number(layer):
-    says = f"`layer` is a number from 0 to 2, not {type(layer).__name__} {layer!r}"
+    says = f"`layer` is an int, not {type(layer).__name__} {layer!r}"
     with pytest.raises(KindError, match=says):
         from_hf(tiny("bert"), layer)
 
 
 def test_model_that_is_no_module():
-    with pytest.raises(KindError, match="`model` is a module of transformers, not str 'bert'"):
+    with pytest.raises(
+        KindError, match=r"`model` is an nn.Module, not str 'bert'\.\nPass one to from_hf"
+    ):
         from_hf("bert", 0)
 
 

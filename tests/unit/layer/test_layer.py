@@ -505,18 +505,27 @@ MADE_WRONG = [
     ((33, 3), {"kdim": 0}, ArgumentError, "`kdim` is 0"),
     ((33, 3), {"vdim": -1}, ArgumentError, "`vdim` is -1"),
     ((33, 3), {"d_v": 0}, ArgumentError, "`d_v` is 0"),
-    ((33.0, 3), {}, KindError, "`d_model` is a count, not float 33.0"),
-    ((33, True), {}, KindError, "`n_head` is a count, not bool True"),
-    ((33, 3), {"d_k": "5"}, KindError, "`d_k` is a count, not str '5'"),
-    ((33, None), {}, KindError, "`n_head` is a count, not NoneType None"),
+    ((33.0, 3), {}, KindError, "`d_model` is an int, not float 33.0"),
+    ((33, True), {}, KindError, "`n_head` is an int, not bool True"),
+    ((33, 3), {"d_k": "5"}, KindError, "`d_k` is an int or None, not str '5'"),
+    ((33, None), {}, KindError, "`n_head` is an int, not NoneType None"),
     ((33, 3), {"dropout": 1.0}, ArgumentError, "`dropout` is 1.0"),
     ((33, 3), {"dropout": "0.1"}, KindError, "`dropout` is a number, not str '0.1'"),
-    ((33, 3), {"scale": "1"}, KindError, "`scale` is a number, not str '1'"),
-    ((33, 3), {"bias": None}, ArgumentError, "`bias` is None.*WQ, WK, WV, WO"),
-    ((33, 3), {"bias": "WQ"}, ArgumentError, "`bias` is 'WQ'.*WQ, WK, WV, WO"),
+    ((33, 3), {"scale": "1"}, KindError, "`scale` is a number or None, not str '1'"),
+    ((33, 3), {"scale": math.inf}, ArgumentError, "`scale` is inf"),
+    ((33, 3), {"bias": None}, KindError, "`bias` is a bool or a list of strings, not NoneType"),
+    ((33, 3), {"bias": "WQ"}, KindError, r"not str 'WQ'\.\nPass \['WQ'\] to MultiheadAttention"),
+    ((33, 3), {"engine": "x"}, ArgumentError, "no engine 'x'.*one of: auto, fused, tiled, ref"),
+    ((33, 3), {"device": "x"}, ArgumentError, "`device` is 'x': Expected one of.*such as 'cpu'"),
+    (
+        (33, 3),
+        {"dtype": torch.int64},
+        KindError,
+        "`dtype` is torch.int64, and parameters are floats",
+    ),
     ((33, 3), {"bias": ["WX"]}, ArgumentError, r"`bias` is \['WX'\]"),
     ((33, 3), {"mask": torch.ones(5, 5).bool()}, KindError, r"`mask` is .* not bool\[5, 5\]"),
-    ((33, 3), {"position": 5}, KindError, "`position` is RoPE, ALiBi, T5Bias or None, not int 5"),
+    ((33, 3), {"position": 5}, KindError, "`position` is a RoPE, a bias .* or None, not int 5"),
 ]
 
 
@@ -556,7 +565,12 @@ CALLED_WRONG = [
         KindError,
         "`Q` is a nested tensor.*Pass `Q.to_padded_tensor",
     ),
-    ((X,), {"query_offset": "1"}, KindError, "`query_offset` is an int or one .* not str '1'"),
+    (
+        (X,),
+        {"query_offset": "1"},
+        KindError,
+        "`query_offset` is an int, a tensor or None, not str '1'",
+    ),
     ((X,), {"query_offset": torch.ones(3).long()}, ArgumentError, r"shape \(3,\) for a batch of 2"),
     ((X,), {"mask": "causal"}, KindError, "`mask` is a mask .* not str 'causal'"),
     ((X,), {"mask": torch.zeros(NQ, NQ)}, KindError, r"A mask is bool.*f32\[5, 5\]"),
@@ -664,7 +678,7 @@ def test_one_offset_a_sample_is_a_place_on_every_axis():
 @pytest.mark.parametrize(
     ("position", "positions", "kind", "says"),
     [
-        (RoPE(), [0, 1], KindError, "`positions` is a tensor of whole numbers, not"),
+        (RoPE(), [0, 1], KindError, "`positions` is a tensor or None, not list"),
         (None, torch.arange(NK), ArgumentError, "no RoPE that `positions` could turn"),
         (RoPE(), torch.arange(NK + 1), ArgumentError, r"shape \(8,\) for 7 words of Q.*\(2, 7\)"),
         (RoPE(), torch.arange(NK * 1.0), KindError, "A position is a whole number"),
@@ -799,8 +813,8 @@ def test_persistent_values_are_dropped_too():
     ("count", "error", "says"),
     [
         (-1, ArgumentError, "`persistent` is -1"),
-        (1.5, KindError, "`persistent` is a count, not float 1.5"),
-        (True, KindError, "`persistent` is a count, not bool True"),
+        (1.5, KindError, "`persistent` is an int, not float 1.5"),
+        (True, KindError, "`persistent` is an int, not bool True"),
     ],
 )
 def test_persistent_is_a_count(count, error, says):

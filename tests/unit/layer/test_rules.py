@@ -98,7 +98,7 @@ def test_a_form_has_every_argument(kind):
              for name in inspect.signature(base).parameters}  # fmt: skip
     apart = {"device", "dtype", "rest"}
     if kind is LatentAttention:
-        apart |= {"n_kv_head", "vdim", "norm", "v_norm", "clip"}
+        apart |= {"n_kv_head", "vdim", "norm", "v_norm", "clip", "persistent"}
     assert set(layer.to_dict()) - {"type"} == names - apart
 
 

@@ -41,3 +41,16 @@ def test_by_hand():
 def test_other_words(layers, numbers, says):
     with pytest.raises(ArgumentError, match=re.escape(says)):
         rollout(layers, torch.ones(numbers))
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"residual": 1.5}, "`residual` is 1.5, the share that passes a layer by."),
+        ({"vector": torch.ones(N).long()}, "`vector` is no vector of floats.\n  vector: i64[5]"),
+        ({"vector": torch.tensor(1.0)}, "`vector` is no vector of floats.\n  vector: f32[]"),
+    ],
+)
+def test_what_cannot_flow(given, says):
+    with pytest.raises(ArgumentError, match=re.escape(says)):
+        rollout(**{"maps": [layer(0)], "vector": torch.ones(N)} | given)

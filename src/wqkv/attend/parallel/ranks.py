@@ -14,11 +14,13 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from wqkv.attend.parallel import messages
 from wqkv.attend.parallel.agreement import agree, shown
-from wqkv.errors import ArgumentError
+from wqkv.doors import door
+from wqkv.errors import ArgumentError, message
 
 Span = tuple[int, int]
 
 
+@door
 @dataclass(frozen=True)
 class Ranks:
     """Which ranks share the words, and how they are laid out.
@@ -68,7 +70,7 @@ class Ranks:
         rank, parts = self.rank if rank is None else rank, self.size
         if self.layout == "zigzag":
             parts *= 2
-        if total % parts:
+        if total < 0 or total % parts:
             raise ArgumentError(
                 f"{total} words do not make {parts} equal parts ({self.layout}, {self.size} ranks)."
                 f"\nPad the text to {total + -total % parts}, and hide the padding with Lengths."
@@ -84,10 +86,12 @@ class Ranks:
 
     def shard(self, x: Tensor, dim: int = 1) -> Tensor:
         """This rank's words of a tensor that holds all."""
+        _check_axis(x, dim)
         return torch.cat([x.narrow(dim, a, b - a) for a, b in self.spans(x.shape[dim])], dim)
 
     def gather(self, x: Tensor, dim: int = 1) -> Tensor:
         """All words, on every rank, of tensors that hold each rank's; without a gradient."""
+        _check_axis(x, dim)
         agree(self.group, {"asked": "the words of all ranks", "x": shown(x), "dim": str(dim)})
         return self.in_order(self.every(x.detach()), dim)
 
@@ -97,6 +101,11 @@ class Ranks:
 
     def in_order(self, parts: Sequence[Tensor], dim: int) -> Tensor:
         """Every rank's words, as they follow in the text."""
+        if len(parts) != self.size:
+            raise ArgumentError(
+                f"{len(parts)} parts came from {self.size} ranks.\nPass one a rank."
+            )
+        _check_axis(parts[0], dim)
         total = parts[0].shape[dim] * self.size
         found: list[tuple[int, Tensor]] = []
         for rank, part in enumerate(parts):
@@ -105,6 +114,12 @@ class Ranks:
                 found.append((a, part.narrow(dim, first, b - a)))
                 first += b - a
         return torch.cat([part for _, part in sorted(found, key=lambda pair: pair[0])], dim)
+
+
+def _check_axis(x: Tensor, dim: int) -> None:
+    if not -x.ndim <= dim < x.ndim:
+        came: dict[str, object] = {"x": x}
+        raise ArgumentError(message(f"`x` has no axis {dim}.", came, "Pass the axis of the words."))
 
 
 class Ring(Ranks):

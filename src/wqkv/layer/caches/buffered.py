@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from wqkv.doors import door
 from wqkv.errors import ArgumentError, describe, message
 from wqkv.layer.cache import (
     Held,
@@ -23,6 +24,7 @@ from wqkv.layer.cache import (
 )
 
 
+@door
 class Buffered(KVCache):
     """What kinds share whose tensors are (batch, heads, room, ...), the first rows taken."""
 
@@ -159,6 +161,7 @@ class Buffered(KVCache):
         return f"{type(self).__name__}({', '.join(parts)})"
 
 
+@door
 class Dynamic(Buffered):
     """Keeps all keys and values, in buffers that double when they are full.
 
@@ -190,6 +193,7 @@ class Dynamic(Buffered):
         return max(needed, 2 * had)
 
 
+@door
 class Static(Buffered):
     """Room for `capacity` positions, taken at the first append; one more is an error.
 
@@ -225,6 +229,7 @@ class Static(Buffered):
         return self.capacity + 1
 
 
+@door
 class Cross(Buffered):
     """Cross-attention: the keys and values of another text, computed once.
 

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from wqkv.attend.algebra import Full
 from wqkv.attend.masks import Lengths
-from wqkv.errors import ArgumentError, KindError, describe
+from wqkv.attend.places import check_held
+from wqkv.doors import door
+from wqkv.errors import ArgumentError
 from wqkv.layer.cache import (
     Held,
     KVCache,
@@ -25,6 +27,7 @@ from wqkv.layer.cache import (
 )
 
 
+@door
 class Pool:
     """Memory for `blocks` blocks of `size` positions each, for all Paged caches that are given it.
 
@@ -114,6 +117,7 @@ class _Sequence:
         self.cut(0)
 
 
+@door
 class Paged(KVCache):
     """Each sample in blocks of its own length out of a shared Pool.
 
@@ -136,8 +140,6 @@ class Paged(KVCache):
     """
 
     def __init__(self, pool: Pool) -> None:
-        if not isinstance(pool, Pool):
-            raise KindError(f"Paged takes a Pool, not {describe(pool)}.")
         self.pool = pool
         self._sequences: list[_Sequence] = []
 
@@ -151,7 +153,7 @@ class Paged(KVCache):
         )
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Held, ...]:
-        batch, _, n, _ = k.shape if isinstance(k, Tensor) and k.ndim == 4 else (0, 0, 0, 0)
+        batch, _, n, _ = k.shape if k.ndim == 4 else (0, 0, 0, 0)
         batch = len(self._sequences) or batch
         kept = (x.new_empty((batch, x.shape[1], 0, x.shape[2])) for x in self.pool._slots or ())
         check(k, v, *kept)
@@ -182,6 +184,8 @@ class Paged(KVCache):
         return (Held(k, v, 0, Full() if len(set(lengths)) == 1 else Lengths(lengths)),)
 
     def rewind(self, length: int | Tensor) -> None:
+        if isinstance(length, Tensor):
+            check_held("length", length)
         lengths = length.tolist() if isinstance(length, Tensor) else length
         if not isinstance(lengths, list):
             lengths = [lengths] * len(self._sequences)

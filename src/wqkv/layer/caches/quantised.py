@@ -7,6 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from wqkv.doors import door
 from wqkv.errors import ArgumentError, describe, message
 from wqkv.layer.cache import Held, check_count, refuse_gradients
 from wqkv.layer.caches.buffered import Dynamic
@@ -14,6 +15,7 @@ from wqkv.layer.caches.buffered import Dynamic
 _PARTS = ("codes", "low", "step")
 
 
+@door
 class Quantised(Dynamic):
     """x ~ low + code * step, code one of 2^bits levels, per position, head and group of channels.
 

@@ -11,11 +11,13 @@ from torch import Tensor
 
 from wqkv.attend.algebra import Full
 from wqkv.attend.masks import Causal, Mask, Window
+from wqkv.doors import door
 from wqkv.errors import ArgumentError
 from wqkv.layer.cache import Held, check_alike, check_count, check_rewind, refuse_gradients
 from wqkv.layer.caches.buffered import Buffered
 
 
+@door
 class Rolling(Buffered):
     """Keeps what `Window(window - 1, 0) | the first tokens` shows: memory does not grow.
 

@@ -13,11 +13,13 @@ from wqkv.attend.merge import Partial, merge
 from wqkv.attend.parallel import messages
 from wqkv.attend.parallel.agreement import agree, shown, together
 from wqkv.attend.parallel.ranks import Ranks
-from wqkv.errors import ArgumentError, KindError, describe, message
+from wqkv.doors import door
+from wqkv.errors import ArgumentError, message
 from wqkv.layer.cache import Held, check_count, refuse_gradients
 from wqkv.layer.caches.buffered import Dynamic
 
 
+@door
 class Spread(Dynamic):
     """Each rank keeps a share: out = merge over ranks r of attention(q, k_r, v_r) (F1).
 
@@ -56,11 +58,6 @@ class Spread(Dynamic):
     def __init__(self, ranks: Ranks | None = None, block: int = 2048) -> None:
         super().__init__()
         ranks = Ranks() if ranks is None else ranks
-        if not isinstance(ranks, Ranks):
-            raise KindError(
-                f"`ranks` is Ranks or None, not {describe(ranks)}.\nPass Ranks(mesh), or None for "
-                "all ranks."
-            )
         self.ranks, self.block = ranks, check_count("block", block)
         self.rank, self.size = ranks.rank, ranks.size
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from wqkv.doors import door
 from wqkv.errors import ArgumentError, need
 from wqkv.layer.convert.huggingface import stack
 from wqkv.layer.convert.pretrained import configuration, opened
@@ -33,6 +34,7 @@ FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 MOST_BYTES, MOST_LAYERS = 2**27, 10_000
 
 
+@door
 def load_attention(
     path: str | PathLike[str], layer: int, *, part: str | None = None, pickle: bool = False
 ) -> MultiheadAttention:

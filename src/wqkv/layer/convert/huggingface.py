@@ -10,7 +10,8 @@ from itertools import count
 
 from torch import Tensor, nn
 
-from wqkv.errors import ArgumentError, KindError, describe
+from wqkv.doors import door
+from wqkv.errors import ArgumentError
 from wqkv.layer.convert.families import FAMILIES
 from wqkv.layer.convert.rows import Row, Spot, build, parameter
 from wqkv.layer.layer import MATRICES, MultiheadAttention
@@ -34,13 +35,8 @@ class Stack:
         """Where layer number `layer` is; `tensor` stands in for the model's own parameters.
 
         Raises:
-            KindError: `layer` is no number of one.
             ArgumentError: no such layer, or one that does not attend with matrices of its own.
         """
-        if not isinstance(layer, int) or isinstance(layer, bool):
-            raise KindError(
-                f"`layer` is a number from 0 to {len(self) - 1}, not {describe(layer)}."
-            )
         at = self.row.where(self.base, layer) if layer >= 0 else None
         if at is None:
             raise ArgumentError(
@@ -60,11 +56,8 @@ def stacks(model: nn.Module) -> dict[str, Stack]:
     """The parts of a model that the table knows, the one that is meant if none is named first.
 
     Raises:
-        KindError: it is no module.
         ArgumentError: there is none; the error names the nearest rows.
     """
-    if not isinstance(model, nn.Module):
-        raise KindError(f"`model` is a module of transformers, not {describe(model)}.")
     base = _base(model)
     found = _own(base)
     for name, child in base.named_children() if not found else ():
@@ -112,6 +105,7 @@ def stack(model: nn.Module, part: str | None = None) -> Stack:
     return found[part]
 
 
+@door
 def from_hf(model: nn.Module, layer: int, *, part: str | None = None) -> MultiheadAttention:
     """Layer number `layer` (from 0) of a transformers model as ours, with its mask and position.
 

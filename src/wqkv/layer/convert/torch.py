@@ -14,7 +14,8 @@ from wqkv.attend.algebra import Full, Mask
 from wqkv.attend.call import Call, request
 from wqkv.attend.engines import reference
 from wqkv.attend.masks import Causal, Dense
-from wqkv.errors import ArgumentError, EngineError, KindError, describe, message
+from wqkv.doors import door
+from wqkv.errors import ArgumentError, EngineError, KindError, message
 from wqkv.layer import checks
 from wqkv.layer.layer import MATRICES, MultiheadAttention
 from wqkv.layer.node import one_node
@@ -39,6 +40,7 @@ _Model = TypeVar("_Model", bound=nn.Module)
 _Layer = TypeVar("_Layer", bound=MultiheadAttention)
 
 
+@door
 def from_torch(module: nn.MultiheadAttention) -> MultiheadAttention:
     """The same layer as ours: WQ, WK and WV are the parts of in_proj_weight, WO is out_proj.
 
@@ -114,7 +116,8 @@ def _ours(theirs: Mapping[str, Tensor], n_head: int) -> dict[str, Tensor]:
 def to_torch(module: MultiheadAttention) -> nn.MultiheadAttention: ...
 @overload
 def to_torch(module: _Model) -> _Model: ...
-def to_torch(module: Any) -> Any:
+@door
+def to_torch(module: nn.Module) -> Any:
     """nn.MultiheadAttention with the numbers of our layer; or a converted model as it was before.
 
     A layer gives one with batch_first=True. In a model every layer that `convert` put there, and no
@@ -222,6 +225,7 @@ def _parts(layer: nn.Module) -> dict[str, tuple[int, ...]]:
     return shapes | {name: () for name, part in layer.named_children() if not part.state_dict()}
 
 
+@door
 def convert(model: _Model) -> _Model:
     """The model with our layer wherever it had nn.MultiheadAttention; in place, and returned.
 
@@ -252,8 +256,6 @@ def convert(model: _Model) -> _Model:
 
 def _replaced(model: Any, kind: type[Any], make: Callable[[Any], nn.Module]) -> Any:
     """A model whose modules of one kind are made anew, all or none; a shared one stays shared."""
-    if not isinstance(model, nn.Module):
-        raise KindError(f"A model is an nn.Module, not {describe(model)}.")
     made: dict[nn.Module, nn.Module] = {}
     places = _places(model)
     for path, module in model.named_modules():

@@ -1,0 +1,338 @@
+"""The public doors: each argument is of the kind that its annotation says, or a KindError tells.
+
+`@door` reads the annotations of a function, or of a class's constructor and public methods, at the
+first call. From then on the kind of every argument is checked before the function looks at its
+value, and a type that passed is remembered. While a graph is traced nothing is checked.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import update_wrapper
+from numbers import Real
+from os import PathLike
+from types import FunctionType, NoneType, UnionType
+from typing import Any, Literal, NamedTuple, SupportsIndex, TypeVar, Union, get_args, get_origin
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Proxy
+from torch.masked import MaskedTensor
+
+from wqkv.errors import KindError, describe
+
+Door = TypeVar("Door", bound=Callable[..., Any])
+Fits = Callable[[Any], bool]
+
+_STRIDED = torch.strided
+_HOLDS = list, tuple, set, frozenset, range
+
+#: What one of a kind is called, and several of them.
+_SAID: dict[object, tuple[str, str]] = {
+    int: ("an int", "ints"),
+    SupportsIndex: ("an int", "ints"),
+    float: ("a number", "numbers"),
+    bool: ("a bool", "bools"),
+    str: ("a string", "strings"),
+    NoneType: ("None", "None"),
+    PathLike: ("a path", "paths"),
+    Tensor: ("a tensor", "tensors"),
+    nn.Module: ("an nn.Module", "nn.Modules"),
+}
+#: A method that takes one of these is called by our own parts alone, thousands of times a request.
+_INSIDE = {"At", "Rect", "Sizes"}
+
+
+class Kind(NamedTuple):
+    """One kind of value that an argument may be of."""
+
+    fits: Fits
+    one: str  # what one of them is called, and several
+    many: str
+    by_type: bool = True  # whether the type of a value alone decides
+    of: Fits | None = None  # what each value in it must fit
+    from_form: Callable[[Mapping[str, Any]], Any] | None = None  # makes one of its JSON form
+
+
+ANYTHING = [Kind(lambda value: True, "anything", "anything")]
+
+
+class Rule(dict[type, Fits | None]):
+    """What one argument may be: what a value must fit, by its type; None where that is enough."""
+
+    def __init__(self, name: str, kinds: list[Kind]) -> None:
+        self.name, self.kinds = name, kinds
+
+    def __missing__(self, unknown: type) -> Fits:
+        return self.admits
+
+    def admits(self, value: object) -> bool:
+        for kind in self.kinds:
+            if kind.fits(value):
+                if kind.by_type or kind.fits is _is_plain:
+                    self[type(value)] = None if kind.by_type else kind.fits
+                return True
+        return isinstance(value, Proxy)  # torch.fx records what is done to it
+
+    def made(self, value: Any) -> Any:
+        """The value that a form stands for, where it is one."""
+        if isinstance(value, Mapping):
+            for kind in self.kinds:
+                if kind.from_form is not None:
+                    with suppress(KindError):  # it may be of the next kind
+                        return kind.from_form(value)
+        return value
+
+    def refusal(self, value: object, door: str) -> KindError:
+        name, tensors = self.name, any(kind.one == "a tensor" for kind in self.kinds)
+        if tensors and isinstance(value, Tensor):
+            return KindError(_not_plain(name, value))
+        do = f"Pass one to {door}({name}=...)."
+        if isinstance(value, Tensor) and any(kind.one == "a number" for kind in self.kinds):
+            do = f"Pass `{name}.item()`, its number without a gradient, to {door}."
+        elif tensors and hasattr(value, "__array__"):
+            do = f"Pass `torch.as_tensor({name})` to {door}."
+        elif isinstance(value, int | str) and any(k.of and k.of(value) for k in self.kinds):
+            do = f"Pass [{value!r}] to {door}."
+        return KindError(f"`{name}` is {_one_of(self.kinds)}, not {describe(value)}.\n{do}")
+
+
+class Rules:
+    """Those of all arguments of a function, read at its first call."""
+
+    def __init__(self, function: Callable[..., Any], method: bool) -> None:
+        self.function, self.method = function, method
+        self.places: list[Rule] = []  # in the order of the positional arguments
+        self.others: Rule | None = None  # of *args
+        self.named: dict[str, Rule] | None = None  # None until they are read
+
+    def look(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Raise for the first argument of a wrong kind; a wrong number of them is Python's."""
+        named = self._read() if self.named is None else self.named
+        for rule, value in zip(self.places, args):  # noqa: B905
+            fits = rule[type(value)]
+            if fits is not None and not fits(value):
+                raise rule.refusal(value, self._door(args))
+        if self.others is not None:
+            for value in args[len(self.places) :]:
+                if not self.others.admits(value):
+                    raise self.others.refusal(value, self._door(args))
+        for name, value in kwargs.items():
+            rule = named.get(name, _UNKNOWN)
+            fits = rule[type(value)]
+            if fits is not None and not fits(value):
+                raise rule.refusal(value, self._door(args))
+
+    def made(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments with values in place of the forms that stand for them."""
+        named = self._read() if self.named is None else self.named
+        places = [*self.places, *[_UNKNOWN] * (len(args) - len(self.places))]
+        return (
+            tuple(rule.made(value) for rule, value in zip(places, args)),  # noqa: B905
+            {name: named.get(name, _UNKNOWN).made(value) for name, value in kwargs.items()},
+        )
+
+    def _read(self) -> dict[str, Rule]:
+        places, named = [], {}
+        for i, (name, argument) in enumerate(inspect.signature(self.function).parameters.items()):
+            own = self.method and i == 0
+            rule = Rule(name, ANYTHING if own else _kinds(self._hint(argument.annotation)))
+            if argument.kind is argument.VAR_POSITIONAL:
+                self.others = rule
+            elif argument.kind is not argument.VAR_KEYWORD:
+                named[name] = rule
+                if argument.kind is not argument.KEYWORD_ONLY:
+                    places.append(rule)
+        # whole and in this order, for another thread may look at the same time
+        self.places = places
+        self.named = named
+        return named
+
+    def _hint(self, annotation: object) -> object:
+        """What an annotation says; anything, where it names what is imported for mypy alone."""
+        if not isinstance(annotation, str):
+            return annotation
+        try:
+            return eval(annotation, inspect.unwrap(self.function).__globals__)
+        except NameError:
+            return Any
+
+    def _door(self, args: tuple[Any, ...]) -> str:
+        """How the function is called by whoever calls it."""
+        name = self.function.__name__
+        if not self.method:
+            return name
+        owner = args[0] if isinstance(args[0], type) else type(args[0])
+        return owner.__name__ if name.startswith("_") else f"{owner.__name__}.{name}"
+
+
+_UNKNOWN = Rule("", ANYTHING)  # Python refuses it, or hands it on in **kwargs
+
+
+def door(it: Door) -> Door:
+    """A function that looks at the kind of each argument first; a class whose methods do."""
+    if not isinstance(it, type):
+        method = "." in it.__qualname__.rpartition("<locals>.")[2]
+        return _checked(it, method)  # type: ignore[return-value]
+    for name, given in list(vars(it).items()):
+        function = given.__func__ if isinstance(given, classmethod) else given
+        if inspect.isfunction(function) and (name == "__init__" or name[0] != "_"):
+            hints = {hint for key, hint in function.__annotations__.items() if key != "return"}
+            if hints and not hints & _INSIDE:
+                checked = _checked(function, method=True)
+                setattr(it, name, checked if function is given else classmethod(checked))
+    return it
+
+
+def _checked(function: Callable[..., Any], method: bool) -> Callable[..., Any]:
+    compiling, rules = torch.compiler.is_compiling, Rules(function, method)
+    makes = method and function.__name__ == "__init__"
+
+    def look(args: Any, kwargs: Any) -> Any:  # a function: torch.compile takes no method here
+        if makes and hasattr(args[0], "from_dict"):
+            args, kwargs = rules.made(args, kwargs)
+        rules.look(args, kwargs)
+        return args, kwargs
+
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        if not compiling():
+            args, kwargs = look(args, kwargs)
+        return function(*args, **kwargs)
+
+    # with the globals of the function, by which doctest knows its module
+    code, name = checked.__code__, function.__name__
+    own = FunctionType(code, function.__globals__, name, None, checked.__closure__)
+    update_wrapper(own, function)
+    # torch.fx would take the code of what is wrapped for that of the wrapper
+    del own.__wrapped__  # type: ignore[attr-defined]
+    own.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+    return own
+
+
+def _kinds(hint: Any) -> list[Kind]:
+    """The kinds that an annotation allows."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if isinstance(hint, TypeVar):
+        return ANYTHING if hint.__bound__ is None else _kinds(hint.__bound__)
+    if origin in (Union, UnionType):
+        return [kind for part in parts for kind in _kinds(part)]
+    if origin is Literal:
+        said, types = " or ".join(map(repr, parts)), tuple(set(map(type, parts)))
+        return [Kind(lambda value: isinstance(value, types), said, said)]  # which, says its taker
+    if origin is tuple:
+        return [_tuple(parts)]
+    if origin in (list, Sequence, Collection, Iterable):
+        return [_several(origin, _kinds(parts[0]))]
+    if origin is Callable:
+        return [Kind(callable, "a function", "functions")]
+    kind = hint if origin is None else origin
+    if not isinstance(kind, type) or kind in (Any, object, inspect.Parameter.empty):  # and Self
+        return ANYTHING
+    form = getattr(kind, "from_dict", None)
+    return [Kind(_fits(kind), *_called(kind), by_type=kind is not Tensor, from_form=form)]
+
+
+def _fits(kind: type) -> Fits:
+    if kind is Tensor:
+        return _is_plain
+    if kind is int:
+        return lambda value: isinstance(value, int | torch.SymInt) and not isinstance(value, bool)
+    if kind is SupportsIndex:
+        return lambda value: isinstance(value, SupportsIndex) and not isinstance(value, Tensor)
+    if kind is float:
+        numbers = Real, torch.SymInt, torch.SymFloat
+        return lambda value: isinstance(value, numbers) and not isinstance(value, bool)
+    return lambda value: isinstance(value, kind)
+
+
+def _called(kind: type) -> tuple[str, str]:
+    if kind in _SAID:
+        return _SAID[kind]
+    said = getattr(kind, "said", None)
+    if isinstance(said, str):
+        return said, said
+    name = f"torch.{kind.__name__}" if kind in (torch.dtype, torch.device) else kind.__name__
+    return f"{'an' if name[0] in 'AEIO' else 'a'} {name}", f"{name}s"
+
+
+def _several(origin: type, of: list[Kind]) -> Kind:
+    """A list of some kind, or whatever else the annotation allows; a string is none of it.
+
+    What makes its values when it is asked for them is not looked into.
+    """
+    fits = of[0].fits if len(of) == 1 else lambda value: any(kind.fits(value) for kind in of)
+
+    def fit(value: Any) -> bool:
+        if not isinstance(value, origin) or isinstance(value, str | bytes | Mapping | Tensor):
+            return False
+        return not isinstance(value, _HOLDS) or all(map(fits, value))
+
+    many = " or ".join(kind.many for kind in of)
+    return Kind(fit, f"a list of {many}", f"lists of {many}", by_type=False, of=fits)
+
+
+def _tuple(parts: tuple[Any, ...]) -> Kind:
+    if parts[1:] == (...,):
+        return _several(tuple, _kinds(parts[0]))._replace(
+            one=f"a tuple of {_kinds(parts[0])[0].many}"
+        )
+    rules = [_kinds(part) for part in parts]
+
+    def fit(value: Any) -> bool:
+        return (
+            isinstance(value, tuple)
+            and len(value) == len(rules)
+            and all(any(k.fits(x) for k in kinds) for x, kinds in zip(value, rules, strict=True))
+        )
+
+    said = f"({', '.join(_one_of(kinds) for kinds in rules)})"
+    return Kind(fit, said, said, by_type=False)
+
+
+def _one_of(kinds: list[Kind]) -> str:
+    """`a number, a tensor or None`."""
+    *first, last = dict.fromkeys(kind.one for kind in kinds)
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is a tensor that holds a number at every place, all on this rank."""
+    if type(value) is not Tensor and (
+        not isinstance(value, Tensor)
+        or isinstance(value, MaskedTensor)
+        or hasattr(value, "full_tensor")
+    ):
+        return False
+    return value.layout is _STRIDED and not (value.is_nested or value.is_quantized)
+
+
+def check_tensor(name: str, value: object) -> None:
+    """Raise unless it is a tensor that holds a number at every place, all on this rank."""
+    if not _is_plain(value):
+        raise Rule(name, _kinds(Tensor)).refusal(value, "it")
+
+
+def _not_plain(name: str, value: Tensor) -> str:
+    if value.is_nested:
+        return (
+            f"`{name}` is a nested tensor, whose samples have lengths of their own.\n"
+            f"Pass `{name}.to_padded_tensor(0.0)`, and a mask that hides the padding."
+        )
+    if isinstance(value, MaskedTensor):
+        return (
+            f"`{name}` is a masked tensor.\n"
+            f"Pass `{name}.to_tensor(0.0)`, and what it hides as a mask."
+        )
+    if hasattr(value, "full_tensor"):
+        return (
+            f"`{name}` is a DTensor, which lies on several ranks.\n"
+            f"Pass this rank's part, `{name}.to_local()`."
+        )
+    if value.is_quantized:
+        return f"`{name}` is quantized, {value.dtype}.\nPass `{name}.dequantize()`."
+    layout = str(value.layout).removeprefix("torch.")
+    return f"`{name}` is a tensor with the layout {layout}.\nPass `{name}.to_dense()`."
