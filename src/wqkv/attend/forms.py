@@ -57,13 +57,13 @@ class Form:
 
     @classmethod
     @door
-    def from_dict(cls, form: Mapping[str, Any]) -> Self:
+    def from_dict(cls, form: Mapping[str, Any] | Form) -> Self:
         """The value of a form, checked as its constructor checks; it may be of a subclass.
 
         Raises:
             ArgumentError, KindError: it is no form of such a value.
         """
-        made = read(form)
+        made = read(form) if isinstance(form, Mapping) else form
         if not isinstance(made, cls):
             raise KindError(f"A form of {cls.__name__} is asked for, not of {describe(made)}.")
         return made

@@ -176,7 +176,7 @@ NO_TENSOR = "no form of a tensor"
         (lambda: Mask.from_dict({}), ArgumentError, r'names its "type".*dict \{\}'),
         (lambda: Mask.from_dict({"type": "Widow"}), ArgumentError, "'Widow'.*known: .*Window"),
         (lambda: Mask.from_dict({"type": ["Full"]}), ArgumentError, r"type \['Full'\]"),
-        (lambda: Mask.from_dict(3), KindError, "Mask is asked for, not of int 3"),
+        (lambda: Mask.from_dict(3), KindError, "`form` is a Mapping or a Form, not int 3"),
         (lambda: Mask.from_dict(RoPE().to_dict()), KindError, "of Mask is asked for, not of RoPE"),
         (
             lambda: Mask.from_dict({"type": "Window", "before": 3}),
