@@ -102,8 +102,8 @@ class Rule(dict[type, Fits | None]):
 class Rules:
     """Those of all arguments of a function, read at its first call."""
 
-    def __init__(self, function: Callable[..., Any], method: bool) -> None:
-        self.function, self.method = function, method
+    def __init__(self, function: Callable[..., Any], method: bool, name: str) -> None:
+        self.function, self.method, self.name = function, method, name
         self.places: list[Rule] = []  # in the order of the positional arguments
         self.others: Rule | None = None  # of *args
         self.named: dict[str, Rule] | None = None  # None until they are read
@@ -163,7 +163,7 @@ class Rules:
 
     def _door(self, args: tuple[Any, ...]) -> str:
         """How the function is called by whoever calls it."""
-        name = self.function.__name__
+        name = self.name
         if not self.method:
             return name
         owner = args[0] if isinstance(args[0], type) else type(args[0])
@@ -173,11 +173,15 @@ class Rules:
 _UNKNOWN = Rule("", ANYTHING)  # Python refuses it, or hands it on in **kwargs
 
 
-def door(it: Door) -> Door:
-    """A function that looks at the kind of each argument first; a class whose methods do."""
+def door(it: Door, name: str | None = None) -> Door:
+    """A function that looks at the kind of each argument first; a class whose methods do.
+
+    Args:
+        name: what callers know a function by, if not by its own name.
+    """
     if not isinstance(it, type):
         method = "." in it.__qualname__.rpartition("<locals>.")[2]
-        return _checked(it, method)  # type: ignore[return-value]
+        return _checked(it, method, name)  # type: ignore[return-value]
     for name, given in list(vars(it).items()):
         function = given.__func__ if isinstance(given, classmethod) else given
         if inspect.isfunction(function) and (name == "__init__" or name[0] != "_"):
@@ -188,8 +192,11 @@ def door(it: Door) -> Door:
     return it
 
 
-def _checked(function: Callable[..., Any], method: bool) -> Callable[..., Any]:
-    compiling, rules = torch.compiler.is_compiling, Rules(function, method)
+def _checked(
+    function: Callable[..., Any], method: bool, known: str | None = None
+) -> Callable[..., Any]:
+    rules = Rules(function, method, known or function.__name__)
+    compiling = torch.compiler.is_compiling
     makes = method and function.__name__ == "__init__"
 
     def look(args: Any, kwargs: Any) -> Any:  # a function: torch.compile takes no method here

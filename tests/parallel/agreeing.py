@@ -156,6 +156,9 @@ def local() -> dict[str, tuple[str, float]]:
         "mask": lambda: attention(
             q, k, v, mask=Lengths([99, 1] if mine() else [1, 1]), mesh=Ring()
         ),
+        "kind": lambda: attention(q, k, v, scale="x" if mine() else 1.0, mesh=Ring()),
+        "layer's kind": lambda: layer(torch.zeros(1, 3, 8), mask=3 if mine() else None),
+        "map's kind": lambda: SharedMap.words(Ring(), q, k, mask="x" if mine() else Causal()),
         "layer": lambda: layer(torch.zeros(1, 3, 7 if mine() else 8)),
         "layer's map": lambda: layer.map(torch.zeros(1, 3, 7 if mine() else 8)),
         "map": lambda: SharedMap.words(

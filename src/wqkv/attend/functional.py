@@ -14,7 +14,7 @@ from wqkv.attend.call import FULL, request
 from wqkv.attend.merge import Partial
 from wqkv.attend.parallel.ranks import Ranks
 from wqkv.doors import door
-from wqkv.errors import EngineError, describe
+from wqkv.errors import EngineError, KindError, describe
 
 
 @overload
@@ -51,7 +51,6 @@ def attention(
     mesh: Ranks | None = ...,
     return_lse: Literal[True],
 ) -> Partial: ...
-@door
 def attention(
     query: Tensor,
     key: Tensor,
@@ -112,7 +111,7 @@ def attention(
     torch.Size([2, 8, 17, 64])
     """
     ask = partial(
-        request,
+        _asked,
         query,
         key,
         value,
@@ -129,9 +128,17 @@ def attention(
     if mesh is None:
         call = ask()
         result = engines.choose(call, engine).run(call)
-    else:
+    elif not isinstance(mesh, Ranks):
+        raise KindError(
+            f"`mesh` is Ring(mesh), AllToAll(mesh) or Ranks(mesh), not {describe(mesh)}."
+        )
+    else:  # an error of this rank alone is told to the others
         result = parallel.attend(partial(ask, ranks=mesh.size), mesh)
     return result if return_lse else result.out
+
+
+#: Checks the kinds of what a call is made of; over ranks that is done where they hear of errors.
+_asked = door(request, name="attention")
 
 
 class Explanation(str):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +24,8 @@ from wqkv.maps import statistics
 from wqkv.maps.attention_map import LIMIT, AttentionMap, check_limit
 from wqkv.maps.picks import Line, numbers
 from wqkv.maps.statistics import Top
+
+_asked = door(request, name="SharedMap.words")
 
 
 class Part(NamedTuple):
@@ -47,7 +50,6 @@ class Part(NamedTuple):
         return _within(queries, self.rows[2])
 
 
-@door
 class SharedMap(AttentionMap):
     """One AttentionMap that ranks share: P = sum over ranks of what each has, 0 where it has none.
 
@@ -69,6 +71,7 @@ class SharedMap(AttentionMap):
 
     _repr_html_ = None  # type: ignore[assignment]  # a picture in one rank's notebook would wait
 
+    @door
     def __init__(
         self,
         ranks: Ranks,
@@ -148,11 +151,13 @@ class SharedMap(AttentionMap):
         Raises:
             ArgumentError, KindError: what `attention` would raise for them.
         """
+        if not isinstance(ranks, Ranks):
+            raise KindError(f"`ranks` is Ranks(mesh) or a kind of it, not {describe(ranks)}.")
         with together(ranks.group):
-            call = request(
-                query.detach(),
-                key.detach(),
-                key.detach(),
+            call = _asked(
+                query,
+                key,
+                key,
                 mask=mask,
                 bias=bias,
                 scale=scale,
@@ -161,6 +166,7 @@ class SharedMap(AttentionMap):
                 query_offset=query_offset,
                 ranks=ranks.size,
             )
+            call = replace(call, query=call.query.detach(), key=call.key.detach())
             asked = question(call, f"a map of tokens, {ranks.layout}")
         agree(ranks.group, asked)
         batch, n_head, query_len, key_len = call.sizes
@@ -207,6 +213,7 @@ class SharedMap(AttentionMap):
             self._ranks, parts, self.shape, self.mask, placed=self._placed, limit=self.limit
         )
 
+    @door
     def t_times(self, Y: Tensor) -> Tensor:
         check_held("Y", Y, self._like["device"])
         Y = statistics.spread("Y", Y, "queries", self.shape[:3])

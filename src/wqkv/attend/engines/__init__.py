@@ -10,7 +10,7 @@ from types import ModuleType
 
 from wqkv.attend.call import Call
 from wqkv.attend.engines import flex, fused, reference, tiled
-from wqkv.errors import ArgumentError, EngineError
+from wqkv.errors import ArgumentError, EngineError, KindError, describe
 
 #: "auto" takes the first which can run the call.
 PREFERENCE: tuple[ModuleType, ...] = (fused, tiled, reference)
@@ -24,6 +24,8 @@ def name(engine: ModuleType) -> str:
 
 def choose(call: Call, engine: str) -> ModuleType:
     """The engine for this call: the first able one for "auto", else the named one."""
+    if not isinstance(engine, str):
+        raise KindError(f"`engine` is a string, not {describe(engine)}.")
     known = {name(module): module for module in (*PREFERENCE, *BY_NAME)}
     if engine == "auto":
         for module in PREFERENCE:
