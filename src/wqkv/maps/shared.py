@@ -220,6 +220,7 @@ class SharedMap(AttentionMap):
         shares = [part.map.t_times(Y[part.rows]) for part in self._parts]
         return self._by_head(shares, _question("t_times", Y))
 
+    @door
     def thumbnail(self, n: int = 64) -> Tensor:
         shares = [
             part.map._columns(statistics.thumbnail, n, part.row, self.shape[2])
