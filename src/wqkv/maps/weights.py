@@ -195,12 +195,18 @@ class Weights:
             start = start + torch.where(visible, 0.0, -torch.inf)
             visible = None
         q, k = folded(q), k.flatten(0, 1)
-        if call.bias is not None or call.softcap is not None:
-            product = torch.bmm(q, k.mT).mul_(call.scale)
-            tile = reference.capped(call, product).view(len(b), len(h), len(i), len(j))
-            if call.bias is not None:  # before lse: only then is the score rounded as it was
-                tile = tile.add_(call.bias.tile(self._places(b, h, i, j), self.dtype))
-            tile = tile.add_(start)
+        if call.softcap is not None or call.bias is not None:
+            bias = start.new_zeros((1, 1, 1, 1))
+            if call.bias is not None:
+                bias = call.bias.tile(self._places(b, h, i, j), self.dtype)
+            bias = bias.expand(len(b), len(h), len(i), len(j))
+            if call.softcap is None:
+                tile = folded(bias).baddbmm(q, k.mT, alpha=call.scale)
+            else:
+                product = torch.bmm(q, k.mT).mul_(call.scale)
+                tile = reference.capped(call, product).add_(folded(bias))
+            # lse after the bias: only so is the score rounded as it was
+            tile = tile.view_as(bias).add_(start)
         elif start.shape[3] == len(j):
             tile = folded(start).baddbmm_(q, k.mT, alpha=call.scale)
         else:

@@ -1,5 +1,9 @@
 """torch.compile and torch.export: one graph without a break, any length, the same numbers."""
 
+import shutil
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -148,3 +152,40 @@ def test_a_mask_of_ones_own_is_refused_by_name():
     with pytest.raises(Exception, match=r"Even cannot be compiled") as caught:
         torch.compile(lambda q: attention(q, q, q, mask=Even()), backend="eager", fullgraph=True)(q)
     assert isinstance(caught.value, KindError) or "KindError" in str(caught.value)
+
+
+SAVED = """
+import sys, torch
+import wqkv
+program = torch.export.load(sys.argv[1]).module()
+print(float((program(torch.ones(1, 5, 16)) - torch.load(sys.argv[2])).abs().max()))
+"""
+
+
+def test_a_saved_export_loads_where_wqkv_is_imported(tmp_path):
+    """The names of the package are imported when asked for, but its operators are there."""
+    layer = MultiheadAttention(16, 2, mask=Causal()).eval()
+    x = torch.ones(1, 5, 16)
+    program = torch.export.export(layer, (x,))
+    assert any("wqkv.attend" in str(node.target) for node in program.graph.nodes)
+    torch.export.save(program, tmp_path / "program.pt2")
+    torch.save(layer(x).detach(), tmp_path / "right.pt")
+    run = [sys.executable, "-c", SAVED, tmp_path / "program.pt2", tmp_path / "right.pt"]
+    done = subprocess.run(run, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1e-6
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore::FutureWarning:copyreg")  # torch's own pytrees
+@pytest.mark.filterwarnings("ignore::FutureWarning:torch")
+@pytest.mark.parametrize("rules", [{}, {"position": ALiBi(2)}], ids=["no tensors", "slopes"])
+def test_aot_inductor(tmp_path, rules):
+    """Its operators are never given an empty list of tensors, which it would pass as None."""
+    layer = MultiheadAttention(16, 2, mask=Causal(), **rules).eval()
+    x = torch.randn(1, 5, 16)
+    with torch.no_grad():
+        program = torch.export.export(layer, (x,))
+        path = str(tmp_path / "program.pt2")
+        torch._inductor.aoti_compile_and_package(program, package_path=path)
+        torch.testing.assert_close(torch._inductor.aoti_load_package(path)(x), layer(x))
