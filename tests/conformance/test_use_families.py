@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tests.conformance.families import asking
 from wqkv.errors import EngineError
+from wqkv.look.parts import attention_like
 
 transformers = pytest.importorskip("transformers")
 module = pytest.importorskip("wqkv.look.use")
@@ -190,7 +191,9 @@ def test_the_eager_answer(kind, monkeypatch):
         with pytest.raises(EngineError, match=OWN):
             module.use(model)
         return
-    if kind in PARTLY:
+    # what these modules are made of is not the same in all versions of transformers
+    classes = {type(m).__name__ for m in attention_like(model)}
+    if any(f"({name}" in PARTLY.get(kind, "").replace("\\", "") for name in classes):
         with pytest.raises(EngineError, match=f"computes the attention of {PARTLY[kind]}"):
             answer(module.use(model), inputs)
         model.set_attn_implementation("eager")
