@@ -96,7 +96,8 @@ def inputs(Q: Tensor, K: Tensor, V: Tensor, sizes: tuple[int, int, int], WQ: obj
                 "Every key needs its value.",
             )
         )
-    if not cast_dtype(Q) == cast_dtype(K) == cast_dtype(V):
+    alike = Q.dtype == K.dtype == V.dtype
+    if not (alike or cast_dtype(Q) == cast_dtype(K) == cast_dtype(V)):
         raise KindError(
             message("Q, K and V have different dtypes.", came, "Cast them to one floating dtype.")
         )

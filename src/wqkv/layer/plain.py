@@ -47,7 +47,7 @@ def unread(module: nn.Module) -> list[str]:
     found = besides(module) + [f"the part {name}" for name, _ in module.named_children()]
     if type(module).__module__.partition(".")[0] not in ("torch", "transformers"):
         found.append(f"the class {type(module).__module__}.{type(module).__name__}")
-    tensors = of_torch.parameters_of(module) | of_torch.buffers_of(module)
+    tensors = {**of_torch.parameters_of(module), **of_torch.buffers_of(module)}
     found += [f"the tensor {name}" for name in tensors if name not in ("weight", "bias")]
     weight = tensors.get("weight")
     if weight is not None and weight.dtype not in FLOATS:

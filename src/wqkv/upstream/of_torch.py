@@ -5,7 +5,7 @@ Each name is looked up when first used.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -79,7 +79,10 @@ def set_on_compiled_call(function: Any) -> None:
 
 def hooks(module: nn.Module) -> list[str]:
     """The kinds of hooks that a module has."""
-    return [kind for kind in HOOKS if member(module, f"torch:nn.Module.{kind}", TESTED)]
+    try:  # in each call of a layer
+        return [kind for kind in HOOKS if getattr(module, kind)]
+    except AttributeError:
+        return [kind for kind in HOOKS if member(module, f"torch:nn.Module.{kind}", TESTED)]
 
 
 def tensor_hooks(x: Tensor) -> bool:
@@ -89,14 +92,16 @@ def tensor_hooks(x: Tensor) -> bool:
     return bool(before or getattr(x, "_post_accumulate_grad_hooks", None))
 
 
-def parameters_of(module: nn.Module) -> dict[str, Tensor | None]:
+def parameters_of(module: nn.Module) -> Mapping[str, Tensor | None]:
     """A module's own parameters by name; None where one was left out."""
-    return dict(member(module, "torch:nn.Module._parameters", TESTED))
+    found: Mapping[str, Tensor | None] = member(module, "torch:nn.Module._parameters", TESTED)
+    return found
 
 
-def buffers_of(module: nn.Module) -> dict[str, Tensor | None]:
+def buffers_of(module: nn.Module) -> Mapping[str, Tensor | None]:
     """A module's own buffers by name."""
-    return dict(member(module, "torch:nn.Module._buffers", TESTED))
+    found: Mapping[str, Tensor | None] = member(module, "torch:nn.Module._buffers", TESTED)
+    return found
 
 
 def said_of(state: Any, prefix: str) -> dict[str, Any] | None:
