@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
 
-from wqkv.attend.forms import Form
+from wqkv.attend.forms import Form, parts
 from wqkv.attend.places import At, is_whole
 from wqkv.doors import door
 from wqkv.errors import ArgumentError, KindError, describe, message
@@ -36,8 +37,14 @@ class Bias(Form):
 
         Its fields are not checked again.
         """
-        fields = self.arguments().values()
-        return self._of_fields([tensor if isinstance(x, Tensor) else x for x in fields])
+        if parts(type(self)) is not None:
+            fields = self.arguments().values()
+            return self._of_fields([tensor if isinstance(x, Tensor) else x for x in fields])
+        made, (own,) = copy(self), self.tensors()
+        for name, value in vars(self).items():
+            if value is own:
+                object.__setattr__(made, name, tensor)
+        return made
 
     def add_gradient(self, total: Tensor, at: At, d_tile: Tensor) -> None:
         """Add to `total` its tensor's gradient, from that of a tile (batch, head, query, key)."""

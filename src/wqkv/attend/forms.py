@@ -109,6 +109,15 @@ def named(kind: type) -> tuple[str, ...] | None:
     return vars(kind).get("__match_args__")
 
 
+@constant
+def parts(kind: type) -> tuple[str, ...] | None:
+    """The fields by which a value can be taken apart and put together: of our own types alone.
+
+    Another's type may keep what follows from its fields in other places.
+    """
+    return named(kind) if kind.__module__.startswith("wqkv.") else None
+
+
 def find(name: str, base: type = Form) -> type[Any]:
     """The type of a name: `base` or a subclass.
 

@@ -169,7 +169,7 @@ class _Ends(Mask):
             object.__setattr__(self, "ends", ends)
         else:
             object.__setattr__(self, "ends", _integers(name, ends, dims=1))
-        if self._host is not None and min(self._host, default=0) < 0:
+        if self._host and min(self._host) < 0:  # torch.compile knows no min(default=...)
             raise ArgumentError(f"`{name}` has a length of {min(self._host)}.\nPass 0 or more.")
 
     @property
@@ -198,7 +198,7 @@ class _Ends(Mask):
         if self._host is None:
             return None
         ends = self._host if rect.sample is None else [self._host[rect.sample % len(self._host)]]
-        if rect.k0 >= max(ends, default=0):
+        if not ends or rect.k0 >= max(ends):
             return False
         return True if rect.k1 <= min(ends) else None
 

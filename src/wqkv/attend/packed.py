@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from wqkv.attend.call import Call
-from wqkv.attend.forms import find, named
+from wqkv.attend.forms import find, parts
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def unpack(
 def _pack(rule: Any, tensors: list[Tensor | None], numbers: list[int]) -> Any:
     """A rule as [its type, its fields]; its tensors and numbers (a tracer may not know them) apart.
 
-    A rule whose type names no fields stands for itself, its tensors beside it.
+    A rule that cannot be taken apart stands for itself, its tensors beside it.
     """
     if rule is None or isinstance(rule, bool):
         return rule
@@ -64,7 +64,7 @@ def _pack(rule: Any, tensors: list[Tensor | None], numbers: list[int]) -> Any:
     if isinstance(rule, int):
         numbers.append(rule)
         return {"number": len(numbers) - 1}
-    names = named(type(rule))
+    names = parts(type(rule))
     if names is not None:
         return [type(rule), *(_pack(getattr(rule, name), tensors, numbers) for name in names)]
     tensors.extend(rule.tensors())
@@ -76,6 +76,6 @@ def _unpack(packed: Any, tensors: Sequence[Tensor | None], numbers: Sequence[int
         return tensors[packed["tensor"]] if "tensor" in packed else numbers[packed["number"]]
     if not isinstance(packed, list):
         return packed
-    kind, *parts = packed
+    kind, *values = packed
     known = find(kind) if isinstance(kind, str) else kind
-    return known._of_fields([_unpack(part, tensors, numbers) for part in parts])
+    return known._of_fields([_unpack(value, tensors, numbers) for value in values])

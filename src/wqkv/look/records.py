@@ -85,7 +85,8 @@ class Rows:
             grown = self._data.new_empty((batch, n_head, need + max(need // 4, 16), d))
             grown[:, :, : self.len] = self.data
             self._data = grown
-        self._data[:, :, self.len : need] = x.detach()
+        # Room that no map has seen: through `.data`, which does not count as a change of `data`.
+        self._data.data[:, :, self.len : need] = x.detach()
         self.len = need
 
     def crop(self, length: int) -> None:

@@ -64,8 +64,18 @@ class Weights:
         self.dtype = reference.exact(given.query)
         self.known = None if lse is None else lse.detach().to(self.dtype)
         rules = given.mask.tensors() + (given.bias.tensors() if given.bias else ())
-        sinks = () if given.sinks is None else (given.sinks,)
-        self.made_of = [(x, version(x)) for x in (given.query, given.key, *rules, *sinks)]
+        others = (given.query, given.key, given.sinks, given.query_offset, lse)
+        tensors = (*rules, *(x for x in others if isinstance(x, Tensor)))
+        self.made_of = [(x, version(x)) for x in tensors]
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.check()
+        return self.__dict__
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """In a copy the counting begins anew."""
+        self.__dict__.update(state)
+        self.made_of = [(x, version(x)) for x, _ in self.made_of]
 
     def check(self) -> None:
         """Raise if a tensor that the map is made of was changed in place since then."""

@@ -197,6 +197,7 @@ def test_errors(run, error, says):
     [
         lambda: Bias().tile(None),
         lambda: Bias().tensors(),
+        lambda: Bias()._with_tensor(torch.ones(3)),
         lambda: Bias().add_gradient(None, None, None),
         lambda: Bias().heads(0, 1),
     ],
@@ -204,8 +205,3 @@ def test_errors(run, error, says):
 def test_a_new_bias_says_what_it_does(ask):
     with pytest.raises(NotImplementedError):
         ask()
-
-
-def test_a_new_bias_names_its_fields():
-    with pytest.raises(KindError, match="Bias has no form"):
-        Bias()._with_tensor(torch.ones(3))

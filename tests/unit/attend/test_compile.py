@@ -189,3 +189,15 @@ def test_aot_inductor(tmp_path, rules):
         path = str(tmp_path / "program.pt2")
         torch._inductor.aoti_compile_and_package(program, package_path=path)
         torch.testing.assert_close(torch._inductor.aoti_load_package(path)(x), layer(x))
+
+
+@pytest.mark.parametrize("make", [lambda n: Prefix(n - 1), lambda n: Lengths([n - 1])])
+def test_a_mask_of_a_traced_length(make):
+    def call(x):
+        return attention(x, x, x, mask=make(x.shape[2]))
+
+    torch._dynamo.reset()
+    made = torch.compile(call, fullgraph=True, dynamic=True, backend="aot_eager")
+    for n in (17, 300):
+        x = torch.randn(1, 2, n, 8)
+        torch.testing.assert_close(made(x), call(x))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from wqkv import MultiheadAttention, attention
 from wqkv.attend import forms
 from wqkv.attend.bias import ALiBi, Bias, StoredBias, T5Bias
 from wqkv.attend.forms import LARGEST, Form, alike, outline
@@ -232,3 +233,48 @@ def test_what_is_alike(a, b, same):
 def test_later_versions_may_say_more():
     form = RoPE().to_dict()
     assert alike(form | {"later": 3}, form) and not alike(form | {"theta": 3}, form)
+
+
+class Strided(Mask):
+    """A mask of someone's own, which keeps more than its fields say."""
+
+    __match_args__ = ("step", "name")
+    strict = False
+
+    def __init__(self, step: float, name: str) -> None:
+        self.step, self.name = step, name
+        self.strict = step > 1
+        self.table = torch.arange(40)
+
+    def visible(self, at):
+        seen = self.table[at.key_pos] * self.step <= at.query_pos
+        return seen if self.strict else seen | True
+
+    def region(self, rect):
+        return None
+
+
+@pytest.mark.parametrize("mask", [Strided(1.5, "x"), Strided(1.5, "x") & Causal()], ids=repr)
+def test_a_mask_of_ones_own_in_training(mask):
+    q = torch.randn(1, 2, 37, 8, dtype=torch.float64)
+    right = attention(q, q, q, mask=mask)
+    given = q.clone().requires_grad_()
+    out = attention(given, given, given, mask=mask)
+    assert torch.equal(out, right)
+    ours = torch.autograd.grad(out.pow(2).sum(), given)[0]
+    out = attention(given, given, given, mask=mask, engine="reference")
+    torch.testing.assert_close(ours, torch.autograd.grad(out.pow(2).sum(), given)[0])
+
+
+def test_a_bias_of_ones_own_with_a_parameter():
+    class Own(T5Bias):
+        def __init__(self, n: int) -> None:
+            super().__init__(torch.nn.Parameter(torch.randn(8, n)), bidirectional=True)
+
+    layer = MultiheadAttention(16, 4, position=Own(4))
+    x = torch.randn(2, 7, 16)
+    right = MultiheadAttention(16, 4, position=T5Bias(layer.position_0, bidirectional=True))
+    right.load_state_dict(dict(layer.state_dict()))
+    assert torch.equal(layer(x), right(x))
+    layer(x).sum().backward()
+    assert layer.position_0.grad is not None

@@ -12,7 +12,7 @@ pytest.importorskip("transformers")
 
 from transformers import AttentionInterface, AutoModel, AutoModelForCausalLM
 
-from tests.unit.look.tiny import agree, padded, tiny, weights, words
+from tests.unit.look.tiny import agree, kept, padded, tiny, weights, words
 from wqkv.errors import ArgumentError, KindError, MissedError
 from wqkv.look.records import Statistics
 from wqkv.look.watch import watch
@@ -208,3 +208,17 @@ def test_nothing_ran():
         pass
     says = "captured 0 of 0 layers of LlamaForCausalLM: no attention layer ran in sight"
     assert seen.report() == says
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_a_map_stays_as_it_was_while_the_text_grows(steps):
+    model, ids = tiny("llama"), words(8, 1)
+    with torch.no_grad(), watch(model) as seen:
+        past = model(ids, use_cache=True).past_key_values
+        maps, tiles = [seen[0]], [seen[0][:].clone()]
+        for n in range(steps):
+            model(ids[:, n : n + 1], **kept(model, past), use_cache=True)
+            maps.append(seen[0])
+            tiles.append(seen[0][:].clone())
+    for m, tile in zip(maps, tiles, strict=True):
+        assert torch.equal(m[:], tile)

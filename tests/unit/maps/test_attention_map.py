@@ -1,6 +1,8 @@
 """The map that is never built, against the matrix: every statistic, rule, mask and index."""
 
+import copy
 import math
+import pickle
 import re
 from typing import NamedTuple
 
@@ -398,3 +400,29 @@ def test_nothing_to_look_at(sizes):
     assert m.t_times(torch.ones(q, 2)).shape == (b, H, k, 2)
     assert m.thumbnail(3).shape == (b, H, min(q, 3), min(k, 3))
     assert torch.allclose(m.mass(slice(None)), torch.tensor(1.0 if k else 0.0, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("what", ["query", "key", "mask", "bias", "sinks", "query_offset", "lse"])
+def test_a_change_in_place_is_noticed(what):
+    q = torch.randn(2, 3, 5, 4)
+    given = {
+        "query": q, "key": q.clone(), "mask": torch.ones(5, 5).tril().bool(),
+        "bias": torch.randn(5, 5), "sinks": torch.randn(3), "query_offset": torch.tensor([0, 1]),
+        "lse": torch.randn(2, 3, 5),
+    }  # fmt: skip
+    m = AttentionMap(**given)
+    before = m[0]
+    torch.testing.assert_close(m[0], before)
+    given[what].add_(1) if what != "mask" else given[what].fill_(True)
+    with pytest.raises(ArgumentError, match=r"changed in place since then.*\n.*tensor:"):
+        m[0]
+
+
+def test_copies_of_a_map():
+    q = torch.randn(1, 2, 5, 4)
+    m = AttentionMap(q, q, mask=Causal())
+    for other in (copy.deepcopy(m), pickle.loads(pickle.dumps(m))):
+        assert torch.equal(other[:], m[:])
+    q.zero_()
+    with pytest.raises(ArgumentError, match="changed in place"):
+        copy.deepcopy(m)
