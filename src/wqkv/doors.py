@@ -60,7 +60,10 @@ ANYTHING = [Kind(lambda value: True, "anything", "anything")]
 
 
 class Rule(dict[type, Fits | None]):
-    """What one argument may be: what a value must fit, by its type; None where that is enough."""
+    """The kinds that one argument may have. Maps a type to a check of its values, or to None.
+
+    None means that every value of the type is allowed. A type is added when it is first seen.
+    """
 
     def __init__(self, name: str, kinds: list[Kind]) -> None:
         self.name, self.kinds = name, kinds
@@ -100,7 +103,7 @@ class Rule(dict[type, Fits | None]):
 
 
 class Rules:
-    """Those of all arguments of a function, read at its first call."""
+    """The rules of all arguments of a function. They are read at its first call."""
 
     def __init__(self, function: Callable[..., Any], method: bool, name: str) -> None:
         self.function, self.method, self.name = function, method, name

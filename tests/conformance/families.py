@@ -50,7 +50,7 @@ SMALL: dict[str, Any] = {
 
 
 class Family(NamedTuple):
-    """Without `layers` all of its attention asks the interface, in every version."""
+    """If `layers` is None, all attention of the family uses the interface in every version."""
 
     config: Mapping[str, Any] = MappingProxyType({})
     layers: int | None = None

@@ -16,7 +16,7 @@ from wqkv.errors import ArgumentError, KindError, describe
 
 
 class Reach(NamedTuple):
-    """The least and the most that key position - query position can be; None is no limit."""
+    """Bounds of key position - query position for visible pairs; None is no bound."""
 
     low: int | None
     high: int | None
@@ -52,7 +52,7 @@ class Mask(Form):
         return ()
 
     def reach(self) -> Reach:
-        """How far from its own position a query can see at most, whatever else hides keys."""
+        """Bounds of key position - query position outside of which no pair is visible."""
         return Reach(None, None)
 
     def check(self, sizes: Sizes) -> None:

@@ -52,9 +52,10 @@ def unpack(
 
 
 def _pack(rule: Any, tensors: list[Tensor | None], numbers: list[int]) -> Any:
-    """A rule as [its type, its fields]; its tensors and numbers (a tracer may not know them) apart.
+    """Write a rule as [type, *fields], with its tensors and numbers moved to the two lists.
 
-    A rule that cannot be taken apart stands for itself, its tensors beside it.
+    Numbers are moved because a tracer may hold them as symbols. A rule that cannot be taken apart
+    is kept as it is, and its tensors are added to the list, so that autograd watches them.
     """
     if rule is None or isinstance(rule, bool):
         return rule

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from wqkv.upstream import of_torch
 
-# looked up now, because a tracer that meets them first cannot look them up
+# Looked up at import: torch.compile cannot trace the lookup of a name that was never used before.
 _active, _mode, _PROXY = of_torch.transforms_active, of_torch.dispatch_mode, of_torch.PROXY
 
 

@@ -23,6 +23,7 @@ from wqkv.look.readings import Refusal, read
 from wqkv.look.records import Asked, Run
 from wqkv.look.runs import Going, Options, Step, begin, follow, go_on, repeat, settle
 from wqkv.maps.weights import aside
+from wqkv.upstream.of_torch import plain_name
 
 
 class Watched:
@@ -30,9 +31,7 @@ class Watched:
 
     def __init__(self, model: nn.Module, wanted: list[int] | None, keep: str) -> None:
         self.model, self.wanted, self.keep = model, wanted, keep
-        self.names = {
-            module: name.replace("._orig_mod", "") for name, module in model.named_modules()
-        }
+        self.names = {module: plain_name(name) for name, module in model.named_modules()}
         self.like = attention_like(model)
 
 

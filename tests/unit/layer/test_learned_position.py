@@ -1,4 +1,4 @@
-"""A position that a layer learns is its own parameter, whoever sets it; and dry runs on meta."""
+"""A learned position is the layer's own parameter, however it is set; dry runs on meta."""
 
 import copy
 import pickle

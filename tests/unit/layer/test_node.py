@@ -1,4 +1,4 @@
-"""Layers inside a model that torch.fx traces: one node each, and the same result."""
+"""torch.fx records each layer of a model as one node, and the result stays the same."""
 
 import pickle
 

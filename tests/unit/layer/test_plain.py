@@ -52,7 +52,7 @@ def replaced(module: nn.Linear) -> None:
 
 
 def offloaded(module: nn.Linear) -> None:
-    """The weight is away until the module is called, as in libraries that offload."""
+    """Keep the weight on meta until the module is called, as libraries that offload weights do."""
     weight, plainly = module.weight.detach(), module.forward
     module.weight = nn.Parameter(weight.to("meta"))
 

@@ -341,7 +341,7 @@ def one_number_altered(path, other):
 
 
 def without_a_checksum(path, other):
-    """As parts were before they had one."""
+    """Name a part as earlier versions did, which had no checksum."""
     path.rename(path.with_name(f"{path.name.partition('.')[0]}.parquet"))
 
 

@@ -1,4 +1,4 @@
-"""Every private name of torch is there, and means what wqkv takes it for."""
+"""Every private name of torch that wqkv uses exists, and does what wqkv expects."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Every name from inside transformers is there, and means what wqkv takes it for."""
+"""Every internal name of transformers that wqkv uses exists, and does what wqkv expects."""
 
 import pytest
 import torch

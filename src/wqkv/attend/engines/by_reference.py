@@ -85,7 +85,7 @@ def _weights(
 
 
 def extreme_rows(call: Call, lse: Tensor) -> Tensor | None:
-    """Which rows a bias pushed so far that lse cannot hold their sum; None if there are none.
+    """Find the rows whose bias is so large that lse loses the number of keys; None without any.
 
     A padding row of finfo.min or -1e9 is one: ln(n) is lost beside such a number, so that
     exp(score - lse) would be 1 for each of n equal keys, and not 1 / n. Where lse is about 8,000 in
@@ -113,7 +113,7 @@ def row_pieces(call: Call, rows: Tensor) -> list[Piece]:
 
 
 def without_rows(lse: Tensor, rows: Tensor | None) -> Tensor:
-    """lse with which exp(score - lse) is 0 in empty rows and in `rows`."""
+    """Change lse so that exp(score - lse) is 0 in empty rows and in `rows`."""
     lse = lse.masked_fill(lse == -torch.inf, 0)  # exp(-inf - 0) = 0, where exp(-inf + inf) is NaN
     return lse if rows is None else lse.masked_fill(rows, torch.inf)
 
@@ -143,10 +143,10 @@ def zeros_like(x: Tensor) -> Tensor:
 
 
 def _repeat(x: Tensor, group: int) -> Tensor:
-    """The key head of every query head."""
+    """Repeat each key head for the query heads that read it: (batch, n_head, ...)."""
     return x.repeat_interleave(group, dim=1)
 
 
 def _gather(x: Tensor, group: int) -> Tensor:
-    """The sum over the query heads of every key head."""
+    """Sum over the query heads that read the same key head: (batch, n_kv_head, ...)."""
     return x if group == 1 else x.unflatten(1, (-1, group)).sum(dim=2)

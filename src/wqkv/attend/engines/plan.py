@@ -84,7 +84,7 @@ def plan(call: Call, wide: int | None = WIDE) -> list[Piece]:
 
 
 def pieces_of(call: Call, one: bool, by_kernel: bool) -> list[Piece]:
-    """The rectangles of a call: one, or as planned for the kernels or for the reference."""
+    """The rectangles of a call: the call as one, or a plan for the kernels or the reference."""
     # Where the reference computes them, rectangles stay small: it holds the scores of one.
     return whole(call) if one else plan(call) if by_kernel else plan(call, wide=None)
 

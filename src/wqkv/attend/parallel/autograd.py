@@ -37,7 +37,7 @@ class Way(Protocol):
 
 
 def attended(call: Call, way: Way) -> tuple[Tensor, Tensor]:
-    """out and lse of this rank's rows, without the sinks, differentiable."""
+    """Compute out and lse of this rank's rows, with gradients. The sinks are merged afterwards."""
     local = Local.of(call)
     packed, tensors = pack(seeded(call))
     setting = _Setting(packed, way, local.by_kernel)
@@ -49,7 +49,7 @@ def attended(call: Call, way: Way) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)  # torch.func would look into a tuple for tensors
 class _Setting:
-    """All that the passes of a call need besides tensors."""
+    """What the forward and backward pass of a call need besides tensors."""
 
     packed: Packed
     way: Way

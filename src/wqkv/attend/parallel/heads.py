@@ -59,14 +59,14 @@ class HeadsTravel(NamedTuple):
         return [self._home(dq, self.heads), dk, dv, *learned]
 
     def _out(self, x: Tensor, shares: Sequence[Span]) -> Tensor:
-        """All heads of my words -> all words of my heads."""
+        """All heads of this rank's tokens -> all tokens of its heads."""
         ranks, (a, b) = self.ranks, shares[self.ranks.rank]
         shape = (x.shape[0], b - a, *x.shape[2:])
         parts = messages.exchange(ranks.group, [x[:, a:b] for a, b in shares], [shape] * ranks.size)
         return ranks.in_order(parts, 2)
 
     def _home(self, x: Tensor, shares: Sequence[Span]) -> Tensor:
-        """All words of my heads -> all heads of my words: the way back, and `_out`'s transpose."""
+        """All tokens of this rank's heads -> all heads of its tokens: `_out` backwards."""
         ranks, total = self.ranks, x.shape[2]
         rows = [
             torch.cat([x[:, :, a:b] for a, b in ranks.spans(total, rank)], 2)
