@@ -20,7 +20,7 @@ import torch
 
 from benchmarks import contest, peers, report
 from wqkv import AttentionMap, Causal, Full, attention, watch
-from wqkv.attend.algebra import Mask
+from wqkv.attend.masks.algebra import Mask
 
 HEADS, D = 8, 64
 

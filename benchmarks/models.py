@@ -47,7 +47,7 @@ def contestants(row: Row, *, shrink: int = 1) -> tuple[list[Contestant], Absent]
     try:
         from transformers import AutoConfig, AutoModel
 
-        from wqkv.look.use import use
+        from wqkv.replace.use import use
     except ImportError as error:
         return [], dict.fromkeys(row.targets, f"no module {error.name}")
     case = row.case

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from benchmarks import report
-from wqkv.look.models import OpenModel, Words
-from wqkv.show.api import QUICK, SLOW, Api, Ask
+from wqkv.explorer.api import QUICK, SLOW, Api, Ask
+from wqkv.study.model import OpenModel, Words
 
 #: In seconds, on two cores, after the model has run.
 TARGETS = {"first paint": 2.0, "tile": 0.2}

@@ -21,11 +21,11 @@ from pathlib import Path
 import torch
 
 from benchmarks import report
-from wqkv.look.corpus import DOCUMENTS, chunks, read
-from wqkv.look.measures import Batch
-from wqkv.look.models import open_model
-from wqkv.look.reader import Reader
-from wqkv.look.survey import Job, Worker, fingerprint, survey
+from wqkv.corpus.documents import DOCUMENTS, chunks, read
+from wqkv.corpus.measures import Batch
+from wqkv.corpus.survey import Job, Worker, fingerprint, survey
+from wqkv.corpus.worker import Reader
+from wqkv.study.model import open_model
 
 #: The survey's tokens a second, of the model's own.
 TARGET = 0.5

@@ -14,7 +14,7 @@ from block import train
 from encoder_decoder import START, Translator
 from matplotlib.figure import Figure
 
-from wqkv.show.plots import fonts
+from wqkv.draw.plots import fonts
 
 FETCHED = Path(__file__).parents[1] / ".venv/libreoffice"  # by `make examples`
 LONGEST, BATCH, EPOCHS = 16, 64, 12

@@ -34,4 +34,4 @@ else:
         return sorted({*globals(), *import_module("wqkv.public").__all__})
 
     if "torch" in sys.modules:  # torch.export.load wants the operators of a saved program
-        import_module("wqkv.attend.engines.traced")
+        import_module("wqkv.attend.engines.operator")

@@ -5,19 +5,20 @@ from typing import TypeVar
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from wqkv.attend.algebra import Mask
 from wqkv.attend.bias import ALiBi, Bias, T5Bias
 from wqkv.attend.forms import Form
 from wqkv.attend.functional import attention, explain
-from wqkv.attend.masks import Causal, Chunked, Dense, Full, Lengths, Prefix, Segments, Window
-from wqkv.attend.merge import Partial, merge
+from wqkv.attend.masks.algebra import Mask
+from wqkv.attend.masks.kinds import Causal, Chunked, Dense, Full, Lengths, Prefix, Segments, Window
 from wqkv.attend.parallel.ranks import AllToAll, Ranks, Ring
+from wqkv.attend.partial import Partial, merge
 from wqkv.attend.rope import RoPE
 from wqkv.doors import door as _door
-from wqkv.layer.cache import Held, KVCache
+from wqkv.layer.attention import MultiheadAttention
+from wqkv.layer.caches.base import KeyPiece, KVCache
 from wqkv.layer.caches.buffered import Cross, Dynamic, Static
 from wqkv.layer.caches.paged import Paged, Pool
-from wqkv.layer.caches.quantised import Quantised
+from wqkv.layer.caches.quantized import Quantized
 from wqkv.layer.caches.rolling import Rolling
 from wqkv.layer.caches.spread import Spread
 from wqkv.layer.convert.checkpoint import load_attention
@@ -25,15 +26,14 @@ from wqkv.layer.convert.huggingface import from_hf
 from wqkv.layer.convert.torch import convert, from_torch, to_torch
 from wqkv.layer.differential import DifferentialAttention
 from wqkv.layer.latent import LatentAttention
-from wqkv.layer.layer import MultiheadAttention
-from wqkv.layer.parts import Norm, QKNorm, Temperature
+from wqkv.layer.norms import Norm, QKNorm, Temperature
 from wqkv.layer.trace import Trace
-from wqkv.look.heads import Heads, heads
-from wqkv.look.parity import LayerParity, Parity, parity
-from wqkv.look.watch import Seen, watch
 from wqkv.maps.attention_map import AttentionMap
 from wqkv.maps.rollout import rollout
 from wqkv.maps.shared import SharedMap
+from wqkv.record.watch import Seen, watch
+from wqkv.study.heads import Heads, heads
+from wqkv.study.parity import LayerParity, Parity, parity
 
 __all__ = [
     "ALiBi",
@@ -49,8 +49,8 @@ __all__ = [
     "Form",
     "Full",
     "Heads",
-    "Held",
     "KVCache",
+    "KeyPiece",
     "LatentAttention",
     "LayerParity",
     "Lengths",
@@ -63,7 +63,7 @@ __all__ = [
     "Pool",
     "Prefix",
     "QKNorm",
-    "Quantised",
+    "Quantized",
     "Ranks",
     "Ring",
     "RoPE",
@@ -104,7 +104,7 @@ def use(model: _Model) -> _Model:
         KindError, EngineError: it is no transformers model, or its attention cannot be reached.
         MissingExtraError: transformers is not installed.
     """
-    from wqkv.look.use import use as switch  # transformers: not before it is asked for
+    from wqkv.replace.use import use as switch  # transformers: not before it is asked for
 
     return switch(model)
 

@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 import pytest
 
-from wqkv.look import story
-from wqkv.look.models import OpenModel, open_model
-from wqkv.look.pair import OpenPair
-from wqkv.look.view import View
-from wqkv.show import server
-from wqkv.show.api import Api
+from wqkv.explorer import server
+from wqkv.explorer.api import Api
+from wqkv.study import one_token as story
+from wqkv.study.model import OpenModel, open_model
+from wqkv.study.pair import OpenPair
+from wqkv.study.view import View
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from tests.browser.conftest import ANIMAL, HEAD, HERE, IT, LAYER, STATISTICS, go, settled
-from wqkv.show import steps
+from wqkv.draw import steps
 
 VIEWS = ("text", "grid", "map", "whatif", "generate")
 

@@ -4,8 +4,8 @@ import pytest
 
 from tests.browser.conftest import go, serving, settled, table
 from tests.browser.tiny import text, tiny
-from wqkv.look.whatif import generate
-from wqkv.show import steps
+from wqkv.draw import steps
+from wqkv.study.whatif import generate
 
 N = 4211
 HERE = "layer=1&head=4&word=2000&other=1900"

@@ -3,7 +3,7 @@
 import re
 from importlib.resources import files
 
-PAGE = files("wqkv.show") / "page"
+PAGE = files("wqkv.explorer") / "page"
 IMPORT = re.compile(r'import \{ ([\w, ]+) \} from "\./(\w+\.js)";')
 TOP = re.compile(r"^(export )?(?:async )?(?:function|const|let|class) (\w+)", re.MULTILINE)
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.browser.conftest import ANIMAL, HEAD, HERE, IT, LAYER, STATISTICS, go, settled, table
-from wqkv.look.whatif import what_if
-from wqkv.show import steps
+from wqkv.draw import steps
+from wqkv.study.whatif import what_if
 
 # The seven steps
 

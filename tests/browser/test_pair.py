@@ -4,9 +4,9 @@ import pytest
 
 from tests.browser.conftest import Site, go, serving, settled, table
 from tests.browser.tiny_pair import READ, TARGET, tiny_bart, tiny_t5
-from wqkv.look import story
-from wqkv.look.heads import heads
-from wqkv.show import steps
+from wqkv.draw import steps
+from wqkv.study import one_token as story
+from wqkv.study.heads import heads
 
 MODELS = {"t5": tiny_t5, "bart": tiny_bart}
 HERE = "layer=1&head=1&word=3"
@@ -227,7 +227,7 @@ def test_the_lines_of_python_give_the_number(open_page, site, pair):
     page = open_page(f"{HERE}&step=4&other={KEY}")
     page.locator("#open").get_by_role("button", name="Copy as Python").click()
     lines = page.locator("#open .code").inner_text().strip().split("\n")
-    assert lines[:2] == ["from wqkv.look.pair import open_pair", "model = open_pair()"]
+    assert lines[:2] == ["from wqkv.study.pair import open_pair", "model = open_pair()"]
     known: dict = {"model": pair}
     exec("\n".join(lines[2:-1]), known)
     assert eval(lines[-1], known) == site.view.cell(1, 1, WORD, KEY)

@@ -4,7 +4,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from wqkv.look.models import OpenModel
+from wqkv.study.model import OpenModel
 
 TELLS = """
 the a lamp keeper sea storm light wind harbour night village boat rope stair window glass bread

@@ -11,7 +11,7 @@ from transformers import (
 )
 
 from tests.browser.tiny import WORDS
-from wqkv.look.pair import OpenPair
+from wqkv.study.pair import OpenPair
 
 READ = "the keeper lit the lamp , when night was dark"
 TARGET = "a boat knew , because old light burned bright"

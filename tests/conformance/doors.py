@@ -190,7 +190,7 @@ MADE: dict[str, Callable[[], Any]] = {
     "Pool": lambda: wqkv.Pool(4),
     "Prefix": lambda: wqkv.Prefix(2),
     "QKNorm": wqkv.QKNorm,
-    "Quantised": lambda: filled(wqkv.Quantised()),
+    "Quantized": lambda: filled(wqkv.Quantized()),
     "Ranks": wqkv.Ranks,
     "Ring": wqkv.Ring,
     "RoPE": wqkv.RoPE,
@@ -212,7 +212,7 @@ MADE: dict[str, Callable[[], Any]] = {
     "Given": lambda: rope.Given((1.0, 0.5)),
 }
 #: Tuples, into which whoever is given one looks; and classes that only their heirs make.
-NO_DOORS = {"Bias", "Form", "Held", "KVCache", "Mask", "Partial"}
+NO_DOORS = {"Bias", "Form", "KeyPiece", "KVCache", "Mask", "Partial"}
 
 X = {"Q": lambda: floats(B, N, WIDTH)}
 QKV = dict.fromkeys(("query", "key", "value"), heads_of)

@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from tests.conformance.families import FAMILIES, OUTSIDE, Family, asking, build, inputs
 from wqkv.errors import MissedError
-from wqkv.look.watch import Seen, watch
+from wqkv.record.watch import Seen, watch
 
 # float32 rounding of scores of some hundreds: T5 does not scale them
 TOLERANCE = 2e-5

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from wqkv import Causal, Lengths, RoPE, Segments
-from wqkv.attend.algebra import Full, Mask
-from wqkv.attend.places import Rect
-from wqkv.layer.cache import KVCache
+from wqkv.attend.geometry import Rect
+from wqkv.attend.masks.algebra import Full, Mask
+from wqkv.layer.attention import MultiheadAttention
+from wqkv.layer.caches.base import KVCache
 from wqkv.layer.caches.buffered import Cross, Dynamic
 from wqkv.layer.convert.families import FAMILIES
 from wqkv.layer.convert.huggingface import Stack, from_hf, stacks
-from wqkv.layer.layer import MultiheadAttention
 
 transformers = pytest.importorskip("transformers")
 VISUAL = transformers.models.qwen2_vl.modeling_qwen2_vl.Qwen2VisionTransformerPretrainedModel

@@ -1,4 +1,4 @@
-"""The layer in the hands of other people's tools: adapters, quantisers, exporters, compilers."""
+"""The layer in the hands of other people's tools: adapters, quantizers, exporters, compilers."""
 
 import copy
 import io
@@ -130,19 +130,19 @@ def test_a_hook_changes_what_the_layer_computes():
 
 @pytest.mark.parametrize("kind", ["int8_weight_only", "int8_dynamic_activation_int8_weight"])
 def test_int8_matrices_of_torchao(kind: str):
-    """The projections are quantised, called, and off by the rounding of their weights alone."""
+    """The projections are quantized, called, and off by the rounding of their weights alone."""
     quantization = pytest.importorskip("torchao.quantization")
     model, x = layer().eval(), vectors(B, N, D_MODEL)
     exact = model(x)
-    rounded, quantised = copy.deepcopy(model), copy.deepcopy(model)
-    quantization.quantize_(quantised, getattr(quantization, kind)())
-    calls = counted(quantised)
+    rounded, quantized = copy.deepcopy(model), copy.deepcopy(model)
+    quantization.quantize_(quantized, getattr(quantization, kind)())
+    calls = counted(quantized)
     with torch.no_grad():
-        out = quantised(x)
+        out = quantized(x)
     assert sorted(calls) == sorted(PROJECTIONS)
 
     for name in PROJECTIONS:
-        weight = getattr(quantised, name).weight
+        weight = getattr(quantized, name).weight
         kept = getattr(weight, "original_weight_tensor", weight)  # inside the dynamic kind
         assert kept.tensor_impl.get_plain()[0].dtype == torch.int8
         plain = getattr(model, name).weight

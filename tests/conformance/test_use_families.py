@@ -14,7 +14,7 @@ from tests.conformance.families import asking
 from wqkv.errors import EngineError
 
 transformers = pytest.importorskip("transformers")
-module = pytest.importorskip("wqkv.look.use")
+module = pytest.importorskip("wqkv.replace.use")
 
 #: Given to a family as far as its configuration has the name.
 COMMON = {

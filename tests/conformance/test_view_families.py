@@ -10,10 +10,10 @@ import torch
 
 from tests.conformance.test_from_hf import CASES, tiny
 from wqkv.errors import ArgumentError
-from wqkv.look import story
-from wqkv.look.models import OpenModel, Words
-from wqkv.look.pair import OpenPair
-from wqkv.look.view import View
+from wqkv.study import one_token as story
+from wqkv.study.model import OpenModel, Words
+from wqkv.study.pair import OpenPair
+from wqkv.study.view import View
 
 IDS = torch.randint(3, 61, (11,), generator=torch.Generator().manual_seed(0)).tolist()
 #: They read pictures or sounds, or a picture beside the text.

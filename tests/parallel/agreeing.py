@@ -29,8 +29,8 @@ from wqkv import (
 )
 from wqkv.attend.bias import Bias
 from wqkv.attend.engines import rectangles
+from wqkv.attend.geometry import At
 from wqkv.attend.parallel.ranks import AllToAll, Ranks, Ring
-from wqkv.attend.places import At
 from wqkv.maps.attention_map import AttentionMap
 
 B, HEADS, KV_HEADS, N, D_K, D_V = 2, 4, 2, 12, 6, 5

@@ -36,12 +36,12 @@ from wqkv import (
     attention,
 )
 from wqkv.attend.call import request
-from wqkv.attend.masks import Mask
+from wqkv.attend.masks.kinds import Mask
 from wqkv.attend.parallel import messages, traffic
 from wqkv.attend.parallel.ranks import AllToAll, Ranks, Ring
 from wqkv.errors import EngineError, WqkvError
 from wqkv.layer.latent import LatentAttention
-from wqkv.layer.parts import Norm, QKNorm, Temperature
+from wqkv.layer.norms import Norm, QKNorm, Temperature
 from wqkv.layer.shard import shard_heads
 
 B, HEADS, KV_HEADS, N, D_K, D_V = 2, 4, 2, 24, 6, 5

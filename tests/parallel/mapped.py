@@ -35,7 +35,7 @@ from wqkv import (
     watch,
 )
 from wqkv.attend.call import request
-from wqkv.attend.parallel.heads import shares_of
+from wqkv.attend.parallel.all_to_all import shares_of
 from wqkv.attend.parallel.ranks import AllToAll, Ranks, Ring
 from wqkv.errors import WqkvError
 from wqkv.layer.shard import shard_heads

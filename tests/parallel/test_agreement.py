@@ -10,9 +10,10 @@ import torch
 
 from tests.parallel import agreeing, ranks
 from wqkv import Causal, Dense, Segments
-from wqkv.attend.algebra import Mask
 from wqkv.attend.call import request
-from wqkv.attend.parallel import agreement, heads
+from wqkv.attend.masks.algebra import Mask
+from wqkv.attend.parallel import agreement
+from wqkv.attend.parallel import all_to_all as heads
 from wqkv.errors import ArgumentError
 
 

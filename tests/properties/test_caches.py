@@ -19,20 +19,20 @@ from wqkv import (
     Causal,
     Cross,
     Dynamic,
-    Held,
+    KeyPiece,
     KVCache,
     Lengths,
     MultiheadAttention,
     Paged,
     Pool,
-    Quantised,
+    Quantized,
     Rolling,
     RoPE,
     Static,
     Window,
     attention,
 )
-from wqkv.attend.masks import Mask
+from wqkv.attend.masks.kinds import Mask
 from wqkv.errors import ArgumentError
 
 Rule = Callable[[int], Mask]  # the mask over so many keys
@@ -52,7 +52,7 @@ def caches(draw: st.DrawFn, rounds: bool = True) -> KVCache:
         return Rolling(draw(small), draw(st.integers(0, 4)))
     if pick == 3:
         return Paged(Pool(1009, draw(small)))
-    return Quantised(draw(st.sampled_from([8, 4])), draw(st.sampled_from([None, 1])))
+    return Quantized(draw(st.sampled_from([8, 4])), draw(st.sampled_from([None, 1])))
 
 
 @st.composite
@@ -78,7 +78,7 @@ def rules(draw: st.DrawFn) -> Rule:
 def test_any_cut_is_one_pass(
     cache: KVCache, cut: list[int], rule: Rule, n_kv_head: int, seed: int, grad: bool
 ) -> None:
-    """Of q, k and v; what Quantised rounds is rounded for the one pass too."""
+    """Of q, k and v; what Quantized rounds is rounded for the one pass too."""
     n = sum(cut)
     q, k, v = (x.detach() for x in qkv(seed, n, n, n_kv_head))
     with torch.set_grad_enabled(grad):  # Dynamic writes in place without gradients, else joins
@@ -115,7 +115,7 @@ def test_any_cut_of_a_layers_words_is_one_pass(
     st.floats(-3, 3),
     st.floats(-2, 2),
 )
-def test_quantised_is_within_its_bound(
+def test_quantized_is_within_its_bound(
     bits: int, group: int | None, cut: list[int], seed: int, loud: float, shift: float
 ) -> None:
     """Half a step off in k moves a score by up to scale |q|_1 half, and so a weight by e^(2 that).
@@ -125,7 +125,7 @@ def test_quantised_is_within_its_bound(
     n = sum(cut)
     q, k, v = (x.detach() for x in qkv(seed, n, n))
     k, v = k * 10**loud + shift, v * 10**loud + shift
-    cache = Quantised(bits, group)
+    cache = Quantized(bits, group)
     stepped = in_steps(cache, q, k, v, cut, lambda end: Causal())
     (piece,) = cache.held()
     halves = []
@@ -163,7 +163,7 @@ class Model:
             (k[:, :n], v[:, :n]) for (k, v), n in zip(self.samples, lengths, strict=True)
         ]
 
-    def check(self, cache: KVCache, pieces: tuple[Held, ...]) -> None:
+    def check(self, cache: KVCache, pieces: tuple[KeyPiece, ...]) -> None:
         """Every piece holds the numbers of its positions; only Rolling leaves positions out."""
         expected = self.lengths if len(set(self.lengths)) > 1 else self.lengths[0]
         assert torch.as_tensor(cache.length).tolist() == expected

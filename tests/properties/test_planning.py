@@ -13,7 +13,7 @@ from tests.properties.strategies import BATCH, HEADS, Masks, masks
 from wqkv.attend.call import Call, request
 from wqkv.attend.engines import plan as planning
 from wqkv.attend.engines.plan import Piece, plan
-from wqkv.attend.places import Rect
+from wqkv.attend.geometry import Rect
 
 
 def call_of(drawn: Masks, offset: int | torch.Tensor) -> Call:

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.survey.corpora import LINES, corpus, model
-from wqkv.look.survey import survey
+from wqkv.corpus.survey import survey
 
 pytest.importorskip("pyarrow", reason="the survey needs the extra `survey`")
 

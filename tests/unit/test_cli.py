@@ -11,15 +11,17 @@ import pytest
 
 import wqkv
 from tests.browser.tiny import tiny
-from tests.unit.show import test_heads, test_parity
-from tests.unit.show.stories import make
+from tests.unit.draw import test_heads, test_parity
+from tests.unit.draw.stories import make
 from wqkv import Causal, Full, cli
 from wqkv.commands.given import EXAMPLE
 from wqkv.errors import ArgumentError
-from wqkv.look import heads, models, pair, story
-from wqkv.look import parity as look_parity
-from wqkv.show import server
-from wqkv.show.ticket import once
+from wqkv.explorer import server
+from wqkv.explorer.ticket import once
+from wqkv.study import heads, pair
+from wqkv.study import model as models
+from wqkv.study import one_token as story
+from wqkv.study import parity as look_parity
 
 ROOT = Path(__file__).parents[2]
 
@@ -212,8 +214,8 @@ def test_progress_on_a_terminal(capsys, opened, monkeypatch, no_color, spins):
 @pytest.mark.parametrize("json_or_not", [["--json"], []])
 def test_closed_pipe_ends_quietly(json_or_not):
     code = (
-        "import sys; from wqkv import cli; from wqkv.look import models, story\n"
-        "from tests.unit.show.stories import make\n"
+        "import sys; from wqkv import cli; from wqkv.study import model as models, one_token as story\n"
+        "from tests.unit.draw.stories import make\n"
         "models.open_model = lambda *_: None\n"
         "story.tell = lambda *_: make([f'w{i}' for i in range(211)])\n"
         "sys.exit(cli.main(['see', *map(str, range(9)), *sys.argv[1:]]))"

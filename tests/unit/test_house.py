@@ -1,4 +1,4 @@
-"""The house rules: one direction of imports, true file maps, documented public names, clean text.
+"""The house rules: one direction of imports, documented public names, clean text.
 
 Each rule is a function of a root folder that returns its complaints, so that the tests at the end
 can plant a fault and see it reported.
@@ -28,25 +28,25 @@ ORDER = (
     "wqkv.upstream.of_torch",
     "wqkv.upstream.of_transformers",
     "wqkv.upstream",
-    "wqkv.pictures",
     "wqkv.wrappers",
     "wqkv.attend.forms",
-    "wqkv.attend.places",
+    "wqkv.attend.geometry",
     "wqkv.attend.values",
-    "wqkv.attend.algebra",
+    "wqkv.attend.masks.algebra",
+    "wqkv.attend.masks.kinds",
     "wqkv.attend.masks",
     "wqkv.attend.rope",
     "wqkv.attend.bias",
     "wqkv.attend.call",
     "wqkv.attend.packed",
-    "wqkv.attend.merge",
+    "wqkv.attend.partial",
     "wqkv.attend.engines.reference",
     "wqkv.attend.engines.plan",
     "wqkv.attend.engines.kernels",
     "wqkv.attend.engines.tiles",
     "wqkv.attend.engines.by_reference",
     "wqkv.attend.engines.rectangles",
-    "wqkv.attend.engines.traced",
+    "wqkv.attend.engines.operator",
     "wqkv.attend.engines.differentiable",
     "wqkv.attend.engines.fused",
     "wqkv.attend.engines.tiled",
@@ -58,10 +58,11 @@ ORDER = (
     "wqkv.attend.parallel.local",
     "wqkv.attend.parallel.autograd",
     "wqkv.attend.parallel.ring",
-    "wqkv.attend.parallel.heads",
+    "wqkv.attend.parallel.all_to_all",
     "wqkv.attend.parallel",
     "wqkv.attend.functional",
     "wqkv.attend",
+    "wqkv.maps.pictures",
     "wqkv.maps.picks",
     "wqkv.maps.weights",
     "wqkv.maps.statistics",
@@ -69,24 +70,24 @@ ORDER = (
     "wqkv.maps.shared",
     "wqkv.maps.rollout",
     "wqkv.maps",
-    "wqkv.layer.cache",
+    "wqkv.layer.caches.base",
     "wqkv.layer.caches.buffered",
     "wqkv.layer.caches.rolling",
-    "wqkv.layer.caches.quantised",
+    "wqkv.layer.caches.quantized",
     "wqkv.layer.caches.paged",
     "wqkv.layer.caches.spread",
     "wqkv.layer.caches",
-    "wqkv.layer.parts",
+    "wqkv.layer.norms",
     "wqkv.layer.plain",
     "wqkv.layer.node",
     "wqkv.layer.checks",
-    "wqkv.layer.rules",
+    "wqkv.layer.metadata",
     "wqkv.layer.trace",
-    "wqkv.layer.layer",
+    "wqkv.layer.attention",
     "wqkv.layer.latent",
     "wqkv.layer.differential",
     "wqkv.layer.shard",
-    "wqkv.layer.convert.rope",
+    "wqkv.layer.convert.positions",
     "wqkv.layer.convert.rows",
     "wqkv.layer.convert.traits",
     "wqkv.layer.convert.families",
@@ -96,53 +97,57 @@ ORDER = (
     "wqkv.layer.convert.torch",
     "wqkv.layer.convert",
     "wqkv.layer",
-    "wqkv.look.recognise",
-    "wqkv.look.records",
-    "wqkv.look.readings",
-    "wqkv.look.proofs",
-    "wqkv.look.runs",
-    "wqkv.look.parts",
-    "wqkv.look.listen",
-    "wqkv.look.door",
-    "wqkv.look.watch",
-    "wqkv.look.asked",
-    "wqkv.look.use",
-    "wqkv.look.models",
-    "wqkv.look.heads",
-    "wqkv.look.corpus",
-    "wqkv.look.measures",
-    "wqkv.look.tally",
-    "wqkv.look.reader",
-    "wqkv.look.survey",
-    "wqkv.look.answers",
-    "wqkv.look.parity",
-    "wqkv.look.sweep",
-    "wqkv.look.opened",
-    "wqkv.look.view",
-    "wqkv.look.whatif",
-    "wqkv.look.pair",
-    "wqkv.look.story",
-    "wqkv.look",
+    "wqkv.record.mask_pattern",
+    "wqkv.record.captured",
+    "wqkv.record.arguments",
+    "wqkv.record.proof",
+    "wqkv.record.follow",
+    "wqkv.record.modules",
+    "wqkv.record.listen",
+    "wqkv.record.overhear",
+    "wqkv.record.watch",
+    "wqkv.record",
+    "wqkv.replace.carried_mask",
+    "wqkv.replace.use",
+    "wqkv.replace",
+    "wqkv.study.model",
+    "wqkv.study.heads",
+    "wqkv.study.answers",
+    "wqkv.study.parity",
+    "wqkv.study.sweep",
+    "wqkv.study.opened_layer",
+    "wqkv.study.view",
+    "wqkv.study.whatif",
+    "wqkv.study.pair",
+    "wqkv.study.one_token",
+    "wqkv.study",
+    "wqkv.corpus.documents",
+    "wqkv.corpus.measures",
+    "wqkv.corpus.sums",
+    "wqkv.corpus.worker",
+    "wqkv.corpus.survey",
+    "wqkv.corpus",
     "wqkv.public",
     "wqkv",
-    "wqkv.show.data",
-    "wqkv.show.phrases",
-    "wqkv.show.steps",
-    "wqkv.show.terminal",
-    "wqkv.show.html",
-    "wqkv.show.plots",
-    "wqkv.show.heads",
-    "wqkv.show.survey",
-    "wqkv.show.parity",
-    "wqkv.show.hosts",
-    "wqkv.show.jobs",
-    "wqkv.show.asks",
-    "wqkv.show.api",
-    "wqkv.show.export",
-    "wqkv.show.ticket",
-    "wqkv.show.protocol",
-    "wqkv.show.server",
-    "wqkv.show",
+    "wqkv.draw.to_json",
+    "wqkv.draw.phrases",
+    "wqkv.draw.steps",
+    "wqkv.draw.terminal",
+    "wqkv.draw.html",
+    "wqkv.draw.plots",
+    "wqkv.draw.heads",
+    "wqkv.draw.survey",
+    "wqkv.draw.parity",
+    "wqkv.draw",
+    "wqkv.explorer.hosts",
+    "wqkv.explorer.jobs",
+    "wqkv.explorer.request",
+    "wqkv.explorer.api",
+    "wqkv.explorer.export",
+    "wqkv.explorer.ticket",
+    "wqkv.explorer.protocol",
+    "wqkv.explorer.server",
+    "wqkv.explorer",
     "wqkv.commands.given",
     "wqkv.commands.screen",
     "wqkv.commands.progress",
@@ -155,21 +160,22 @@ ORDER = (
     "wqkv.cli",
     "wqkv.__main__",
 )
-# look/ stands beside layer/, and opens a model's matrices as a layer.
-FROM_LAYER_TO_LOOK = (
-    "wqkv.layer.layer",
+# study/ opens a model's matrices as a layer; record/, replace/ and corpus/ know nothing of layers.
+FROM_LAYER_TO_STUDY = (
+    "wqkv.layer.attention",
     "wqkv.layer.convert",
     "wqkv.layer.convert.huggingface",
     "wqkv.layer.convert.pretrained",
     "wqkv.layer.convert.checkpoint",
 )
+BESIDE_LAYER = ("wqkv.record", "wqkv.replace", "wqkv.study", "wqkv.corpus")
 
 
 # Imports
 
 
 def modules(root: Path) -> dict[str, Path]:
-    """Every module of the package: {"wqkv.attend.masks": path, "wqkv.attend": path of __init__}."""
+    """Every module of the package: {"wqkv.attend.rope": path, "wqkv.attend": path of __init__}."""
     found = {}
     for path in sorted((root / "src/wqkv").rglob("*.py")):
         parts = path.relative_to(root / "src").with_suffix("").parts
@@ -211,12 +217,11 @@ def wrong_imports(root: Path) -> list[str]:
                     wrong.append(f"{where}, which is not there")
             elif rank[target] >= rank[name]:
                 wrong.append(f"{where}, which does not stand above it")
-            elif (
-                name.startswith("wqkv.look")
-                and target.startswith("wqkv.layer")
-                and target not in FROM_LAYER_TO_LOOK
-            ):
-                wrong.append(f"{where}; of layer/, look/ may use only {FROM_LAYER_TO_LOOK}")
+            elif name.startswith(BESIDE_LAYER) and target.startswith("wqkv.layer"):
+                allowed = FROM_LAYER_TO_STUDY if name.startswith("wqkv.study") else ()
+                if target not in allowed:
+                    room = name.split(".")[1]
+                    wrong.append(f"{where}; of layer/, {room}/ may use only {allowed}")
     return wrong
 
 
@@ -285,59 +290,6 @@ def foreign_names(root: Path) -> list[str]:
 
 def test_names_of_other_packages_stand_in_one_place():
     wrong = foreign_names(ROOT)
-    assert not wrong, "\n".join(wrong)
-
-
-# File maps
-
-READMES = ("README.md", "README.zh-CN.md")
-HEADING = re.compile(r"#+ .*(File map|文件)")
-ENTRY = re.compile(r"[-*|`\s]*([\w/-]*[/.][\w./-]*)[`|:\s]*(.*)")
-
-
-def file_map(readme: Path) -> dict[str, str]:
-    """{path: what it is} from the fenced block or the list under the heading "File map"."""
-    entries, inside, fenced = {}, False, False
-    for line in readme.read_text("utf-8").splitlines():
-        if line.startswith("```"):
-            fenced = not fenced
-        elif line.startswith("#") and not fenced:
-            inside = bool(HEADING.match(line))
-        elif not inside or not (fenced or line.startswith(("-", "*", "|"))):
-            continue
-        elif entry := ENTRY.match(line):
-            entries[entry[1]] = entry[2]
-    return entries
-
-
-def has_code(path: Path) -> bool:
-    return any(not isinstance(node, ast.Expr) for node in ast.parse(path.read_text("utf-8")).body)
-
-
-def wrong_file_map(root: Path, readme: str) -> list[str]:
-    """What the file map leaves out or makes up. Its paths start at root or at src/wqkv."""
-    if not (root / readme).exists():
-        return [f"{readme} is not there"]
-    entries = file_map(root / readme)
-    if not entries:
-        return [f"{readme} has no lines `path  what it is` under a heading `File map`"]
-    wrong, listed = [], set()
-    for path, what in entries.items():
-        here = [start / path for start in (root, root / "src/wqkv") if (start / path).exists()]
-        listed.update(here[:1])
-        if not here:
-            wrong.append(f"{readme} lists {path}, which is not there")
-        if not what:
-            wrong.append(f"{readme} does not say what {path} is")
-    for path in modules(root).values():
-        if path not in listed and (path.name != "__init__.py" or has_code(path)):
-            wrong.append(f"{readme} does not list {path.relative_to(root)}")
-    return wrong
-
-
-@pytest.mark.parametrize("readme", READMES)
-def test_file_map_is_true(readme):
-    wrong = wrong_file_map(ROOT, readme)
     assert not wrong, "\n".join(wrong)
 
 
@@ -483,26 +435,30 @@ BELOW = "does not stand above it"
 @pytest.mark.parametrize(
     ("path", "source", "complaint"),
     [
-        ("attend/masks.py", "import torch\nfrom wqkv.errors import describe", None),
-        ("attend/engines/fused.py", "from ..merge import Partial", None),
-        ("attend/__init__.py", "from .masks import Full\nfrom . import merge", None),
-        ("look/models.py", "from wqkv.layer import convert\nimport wqkv.layer.layer", None),
-        ("attend/masks.py", "from wqkv.attend.merge import Partial", BELOW),
-        ("attend/masks.py", "import torch, wqkv.attend.call", BELOW),
-        ("attend/masks.py", "from wqkv.attend import call", BELOW),
-        ("attend/masks.py", "from wqkv import Full", "masks imports wqkv, which does not stand"),
-        ("attend/masks.py", "import wqkv.attend.masks", BELOW),
+        ("attend/masks/kinds.py", "import torch\nfrom wqkv.errors import describe", None),
+        ("attend/engines/fused.py", "from ..partial import Partial", None),
+        ("attend/__init__.py", "from .masks import algebra\nfrom . import partial", None),
+        ("study/model.py", "from wqkv.layer import convert\nimport wqkv.layer.attention", None),
+        ("attend/masks/kinds.py", "from wqkv.attend.partial import Partial", BELOW),
+        ("attend/masks/kinds.py", "import torch, wqkv.attend.call", BELOW),
+        ("attend/masks/kinds.py", "from wqkv.attend import call", BELOW),
+        (
+            "attend/masks/kinds.py",
+            "from wqkv import Full",
+            "imports wqkv, which does not stand",
+        ),
+        ("attend/masks/kinds.py", "import wqkv.attend.masks.kinds", BELOW),
         ("attend/engines/fused.py", "from ..functional import attention", BELOW),
         ("attend/engines/fused.py", "from . import flex", BELOW),
         ("attend/engines/__init__.py", "from .. import parallel", BELOW),
         ("attend/call.py", "def f():\n    from wqkv.layer import layer", "call.py:2: "),
-        ("errors.py", "if TYPE_CHECKING:\n    from .attend import merge", "errors.py:2: "),
-        ("layer/layer.py", "from wqkv.maps.attention_map import AttentionMap", None),
-        ("maps/weights.py", "from wqkv.layer.layer import MultiheadAttention", BELOW),
-        ("layer/layer.py", "from wqkv.look.watch import watch", BELOW),
-        ("look/watch.py", "from wqkv.layer.cache import Dynamic", "look/ may use only"),
-        ("look/watch.py", "from wqkv.layer import MultiheadAttention", "look/ may use only"),
-        ("look/watch.py", "from wqkv.attend.mask import Full", "mask, which is not there"),
+        ("errors.py", "if TYPE_CHECKING:\n    from .attend import partial", "errors.py:2: "),
+        ("layer/attention.py", "from wqkv.maps.attention_map import AttentionMap", None),
+        ("maps/weights.py", "from wqkv.layer.attention import MultiheadAttention", BELOW),
+        ("layer/attention.py", "from wqkv.record.watch import watch", BELOW),
+        ("record/watch.py", "from wqkv.layer.caches.base import Dynamic", "record/ may use only"),
+        ("record/watch.py", "from wqkv.layer import MultiheadAttention", "record/ may use only"),
+        ("record/watch.py", "from wqkv.attend.mask import Full", "mask, which is not there"),
         ("attend/new.py", "", "add it to ORDER in tests/unit/test_house.py"),
     ],
 )
@@ -529,30 +485,6 @@ def test_planted_foreign_name(tmp_path, source, name):
     assert len(wrong) == (name is not None)
     assert all(f": {name} is inside" in line for line in wrong)
     assert foreign_names(plant(tmp_path / "b", {"src/wqkv/upstream/a.py": source})) == []
-
-
-@pytest.mark.parametrize(
-    ("text", "complaints"),
-    [
-        ("## File map\n```\nsrc/wqkv/errors.py  the errors\n```\n## Next\n```\na.py  no\n```", []),
-        ("## 文件地图\nProse, e.g. this.\n- `errors.py`: the errors", []),
-        ("## Files\n```\nerrors.py  the errors\n```", ["README.md has no lines"]),
-        ("## File map\n```\nerrors.py\n```", ["README.md does not say what errors.py is"]),
-        (
-            "## File map\n```\n# a comment\nsrc/  code\ngone.py  nothing\n```",
-            ["README.md lists gone.py", "README.md does not list src/wqkv/errors.py"],
-        ),
-    ],
-)
-def test_planted_file_map(tmp_path, text, complaints):
-    files = {"README.md": text, "src/wqkv/errors.py": "x = 1", "src/wqkv/__init__.py": '"""."""'}
-    wrong = wrong_file_map(plant(tmp_path, files), "README.md")
-    assert len(wrong) == len(complaints)
-    assert all(line.startswith(start) for line, start in zip(wrong, complaints, strict=True))
-
-
-def test_planted_missing_readme(tmp_path):
-    assert wrong_file_map(tmp_path, "README.md") == ["README.md is not there"]
 
 
 def test_planted_undocumented():

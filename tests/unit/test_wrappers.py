@@ -10,7 +10,7 @@ from wqkv.wrappers import unwrapped
 
 pytest.importorskip("transformers")
 
-from tests.unit.look.tiny import agree, tiny, weights, words
+from tests.tiny import agree, tiny, weights, words
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from wqkv.attend.forms import Form, parts
-from wqkv.attend.places import At, is_whole
+from wqkv.attend.geometry import At, is_whole
 from wqkv.doors import door
 from wqkv.errors import ArgumentError, KindError, describe, message
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from wqkv.attend.algebra import Full, Mask
 from wqkv.attend.bias import Bias, StoredBias
-from wqkv.attend.masks import Dense
-from wqkv.attend.places import At, Rect, Sizes, check_offset, places
+from wqkv.attend.geometry import At, Rect, Sizes, check_offset, places
+from wqkv.attend.masks.algebra import Full, Mask
+from wqkv.attend.masks.kinds import Dense
 from wqkv.attend.values import readable
 from wqkv.errors import ArgumentError, KindError, message
 

@@ -8,11 +8,11 @@ from typing import Literal, overload
 from torch import Tensor
 
 from wqkv.attend import engines, parallel
-from wqkv.attend.algebra import Mask
 from wqkv.attend.bias import Bias
 from wqkv.attend.call import FULL, request
-from wqkv.attend.merge import Partial
+from wqkv.attend.masks.algebra import Mask
 from wqkv.attend.parallel.ranks import Ranks
+from wqkv.attend.partial import Partial
 from wqkv.doors import door
 from wqkv.errors import EngineError, KindError, describe
 

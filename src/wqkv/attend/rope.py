@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from wqkv.attend.forms import Form, tagged
-from wqkv.attend.places import check_held, is_whole
+from wqkv.attend.geometry import check_held, is_whole
 from wqkv.doors import door
 from wqkv.errors import ArgumentError, KindError, message
 from wqkv.upstream import of_torch

@@ -44,9 +44,9 @@ def run(args: argparse.Namespace) -> None:
     if not args.json:
         need("rich", "show", "The terminal picture")
 
-    from wqkv.look.heads import TEXT, probe, read
-    from wqkv.look.models import open_model
-    from wqkv.show.heads import as_json, save_csv, save_png, show
+    from wqkv.draw.heads import as_json, save_csv, save_png, show
+    from wqkv.study.heads import TEXT, probe, read
+    from wqkv.study.model import open_model
 
     with spinner() as progress:
         model = open_model(args.model, progress)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from wqkv.commands.given import EXAMPLE, Commands, check_file, check_utf8, read_texts
 from wqkv.commands.progress import bar, spinner
-from wqkv.show.hosts import name, own
+from wqkv.explorer.hosts import name, own
 
 
 def add(commands: Commands) -> None:
@@ -58,13 +58,13 @@ def run(args: argparse.Namespace) -> None:
         need("starlette", "show", "The explorer")
         need("uvicorn", "show", "The explorer")
 
-    from wqkv.look.pair import open_any
+    from wqkv.study.pair import open_any
 
     with spinner() as progress:
         model = open_any(args.model, progress)
     if args.export:
-        from wqkv.show.api import Api
-        from wqkv.show.export import export
+        from wqkv.explorer.api import Api
+        from wqkv.explorer.export import export
 
         with bar("recording", "answers") as told:
             api = Api(model, args.model)
@@ -74,8 +74,8 @@ def run(args: argparse.Namespace) -> None:
         print(f"wqkv: wrote {args.export}", file=sys.stderr)
         return
 
-    from wqkv.show.server import serve
-    from wqkv.show.ticket import once
+    from wqkv.explorer.server import serve
+    from wqkv.explorer.ticket import once
 
     def ready(address: str) -> None:
         print(f"wqkv: {address}\nwqkv: Ctrl-C ends it", file=sys.stderr, flush=True)

@@ -30,9 +30,9 @@ def run(args: argparse.Namespace) -> bool:
     if not args.json:
         need("rich", "show", "The terminal picture")
 
-    from wqkv.look.models import open_bare
-    from wqkv.look.parity import parity
-    from wqkv.show.parity import as_json, show
+    from wqkv.draw.parity import as_json, show
+    from wqkv.study.model import open_bare
+    from wqkv.study.parity import parity
 
     with spinner() as progress:
         model, name = open_bare(args.model, progress)

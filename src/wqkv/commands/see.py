@@ -13,7 +13,7 @@ from wqkv.commands.progress import spinner
 from wqkv.commands.screen import console, print_json
 
 if TYPE_CHECKING:
-    from wqkv.look.story import Story
+    from wqkv.study.one_token import Story
 
 
 def add(commands: Commands) -> None:
@@ -42,8 +42,8 @@ def run(args: argparse.Namespace) -> None:
     sentences = list(_sentences(args.sentences))
     _check(args, sentences)
 
-    from wqkv.look.models import open_model
-    from wqkv.look.story import tell
+    from wqkv.study.model import open_model
+    from wqkv.study.one_token import tell
 
     with spinner() as progress:
         model = open_model(args.model, progress)
@@ -52,17 +52,17 @@ def run(args: argparse.Namespace) -> None:
     for story in stories if args.word else ():
         _say(story, args.word)
     if args.html:
-        from wqkv.show.html import page
+        from wqkv.draw.html import page
 
         args.html.write_text(page(stories), encoding="utf-8")
         print(f"wqkv: wrote {args.html}", file=sys.stderr)
     if args.output:
-        from wqkv.show.plots import save_map
+        from wqkv.draw.plots import save_map
 
         save_map(stories[0], args.output)
         print(f"wqkv: wrote {args.output}", file=sys.stderr)
     if args.json:
-        from wqkv.show.data import as_json
+        from wqkv.draw.to_json import as_json
 
         print_json(as_json(stories))
     elif not (args.html or args.output):
@@ -100,7 +100,7 @@ def _check(args: argparse.Namespace, sentences: Sequence[str]) -> None:
     check_utf8("sentence", sentences)
     check_file("page", args.html, ".html", ".htm")
     if args.output:
-        from wqkv.show.plots import check_format
+        from wqkv.draw.plots import check_format
 
         check_format(args.output)
         check_file("image", args.output)
@@ -126,7 +126,7 @@ def _say(story: Story, word: str) -> None:
 
 
 def _print(stories: Sequence[Story]) -> None:
-    from wqkv.show.terminal import see
+    from wqkv.draw.terminal import see
 
     drawn = console()
     for i, story in enumerate(stories):

@@ -40,8 +40,8 @@ def run(args: argparse.Namespace) -> None:
 
     need("rich", "show", "The terminal picture")
 
-    from wqkv.look.survey import survey, write
-    from wqkv.show.survey import page, show
+    from wqkv.corpus.survey import survey, write
+    from wqkv.draw.survey import page, show
 
     with bar("surveying", "documents") as told:
         found = survey(

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from wqkv.attend import engines
 from wqkv.attend.call import autocasts, cast_dtype
-from wqkv.attend.places import check_held, is_whole
+from wqkv.attend.geometry import check_held, is_whole
 from wqkv.attend.rope import RoPE
 from wqkv.doors import check_tensor
 from wqkv.errors import ArgumentError, KindError, message, need_device
-from wqkv.layer.parts import own
+from wqkv.layer.norms import own
 from wqkv.layer.plain import plain
 
 

@@ -13,9 +13,9 @@ from wqkv.attend.engines import reference
 from wqkv.doors import door
 from wqkv.errors import ArgumentError
 from wqkv.layer import checks
-from wqkv.layer.cache import Held
-from wqkv.layer.layer import MultiheadAttention
-from wqkv.layer.parts import Norm, Normalise
+from wqkv.layer.attention import MultiheadAttention
+from wqkv.layer.caches.base import KeyPiece
+from wqkv.layer.norms import Norm, Normalise
 
 
 @door
@@ -75,8 +75,8 @@ class DifferentialAttention(MultiheadAttention):
         return {**super().arguments(), "start": self.start, "c_norm": self.c_norm.norm}
 
     def _opened(
-        self, q: Tensor, held: Sequence[Held], key_len: int | None = None
-    ) -> tuple[Tensor, Sequence[Held], Callable[[Tensor], Tensor]]:
+        self, q: Tensor, held: Sequence[KeyPiece], key_len: int | None = None
+    ) -> tuple[Tensor, Sequence[KeyPiece], Callable[[Tensor], Tensor]]:
         q, held, _ = super()._opened(q, held, key_len)
         held = [piece._replace(v=torch.cat((piece.v, piece.v), dim=1)) for piece in held]
         return q, held, self._difference

@@ -13,9 +13,9 @@ from wqkv.attend.rope import RoPE
 from wqkv.doors import door
 from wqkv.errors import ArgumentError
 from wqkv.layer import checks
-from wqkv.layer.cache import Held
-from wqkv.layer.layer import MultiheadAttention, Where
-from wqkv.layer.parts import Norm, Normalise
+from wqkv.layer.attention import MultiheadAttention, Where
+from wqkv.layer.caches.base import KeyPiece
+from wqkv.layer.norms import Norm, Normalise
 from wqkv.layer.plain import plain
 
 #: Arguments of MultiheadAttention that have no meaning here.
@@ -142,8 +142,8 @@ class LatentAttention(MultiheadAttention):
         return k, k[..., :0]
 
     def _opened(
-        self, q: Tensor, held: Sequence[Held], key_len: int | None = None
-    ) -> tuple[Tensor, Sequence[Held], Callable[[Tensor], Tensor]]:
+        self, q: Tensor, held: Sequence[KeyPiece], key_len: int | None = None
+    ) -> tuple[Tensor, Sequence[KeyPiece], Callable[[Tensor], Tensor]]:
         if q.shape[1] != self.n_head:
             checks.no_gradient("WC", held[0].k, q.shape[1], self.n_head)
         matrices = None if key_len is None else self._matrices()
@@ -172,7 +172,7 @@ class LatentAttention(MultiheadAttention):
         plain = key_len * made + query_len * key_len * (self.d_k + self.d_v)
         return query_len * made + query_len * key_len * 2 * (self.rank + self.d_rope) < plain
 
-    def _expanded(self, piece: Held) -> Held:
+    def _expanded(self, piece: KeyPiece) -> KeyPiece:
         c, r = piece.k.squeeze(1).split((self.rank, self.d_rope), dim=-1)
         k, v = self._split(self.WK(c), self.d_k - self.d_rope), self._split(self.WV(c), self.d_v)
         r = r.unsqueeze(1).expand(-1, k.shape[1], -1, -1)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from torch.fx import Proxy, Tracer
 
-from wqkv.attend.algebra import Mask
+from wqkv.attend.masks.algebra import Mask
 from wqkv.errors import ArgumentError
 from wqkv.upstream.of_torch import hooks
 

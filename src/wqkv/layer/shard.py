@@ -26,7 +26,7 @@ from wqkv.attend.bias import Bias
 from wqkv.attend.parallel.agreement import agree, shown, together
 from wqkv.attend.parallel.ranks import Ranks
 from wqkv.errors import ArgumentError
-from wqkv.layer.layer import MultiheadAttention
+from wqkv.layer.attention import MultiheadAttention
 
 
 def shard_heads(layer: MultiheadAttention, mesh: DeviceMesh) -> MultiheadAttention:

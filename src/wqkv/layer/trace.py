@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from wqkv import pictures
 from wqkv.attend.call import Call
 from wqkv.attend.engines import reference
-from wqkv.attend.merge import Partial, merge, share
+from wqkv.attend.partial import Partial, merge, share
 from wqkv.doors import door
 from wqkv.errors import describe
+from wqkv.maps import pictures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from torch import Tensor
 
-from wqkv import pictures
-from wqkv.attend.algebra import Mask
 from wqkv.attend.bias import Bias
 from wqkv.attend.call import FULL, request
+from wqkv.attend.masks.algebra import Mask
 from wqkv.doors import door
 from wqkv.errors import ArgumentError, KindError, describe, message, need
-from wqkv.maps import statistics
+from wqkv.maps import pictures, statistics
 from wqkv.maps.picks import Index, Line, numbers, pick
 from wqkv.maps.statistics import Top
 from wqkv.maps.weights import Weights, aside

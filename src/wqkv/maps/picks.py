@@ -9,7 +9,7 @@ from typing import Any, SupportsIndex
 import torch
 from torch import Tensor
 
-from wqkv.attend.places import check_held, is_whole
+from wqkv.attend.geometry import check_held, is_whole
 from wqkv.doors import check_tensor
 from wqkv.errors import ArgumentError, KindError, describe
 

@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
 
-from wqkv.attend.algebra import Mask
 from wqkv.attend.bias import Bias
 from wqkv.attend.call import FULL, request
+from wqkv.attend.geometry import check_held
+from wqkv.attend.masks.algebra import Mask
 from wqkv.attend.parallel import messages
 from wqkv.attend.parallel.agreement import agree, question, read, together
 from wqkv.attend.parallel.ranks import Ranks
-from wqkv.attend.places import check_held
 from wqkv.doors import door
 from wqkv.errors import ArgumentError, KindError, describe
 from wqkv.maps import statistics

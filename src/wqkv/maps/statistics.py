@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wqkv.attend.masks import Causal
-from wqkv.attend.merge import share
-from wqkv.attend.places import check_held
+from wqkv.attend.geometry import check_held
+from wqkv.attend.masks.kinds import Causal
+from wqkv.attend.partial import share
 from wqkv.errors import ArgumentError, KindError, message
 from wqkv.maps.picks import Line, numbers
 from wqkv.maps.weights import Weights

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from wqkv.attend import engines
-from wqkv.attend.algebra import Full
 from wqkv.attend.call import Call, unrounded
 from wqkv.attend.engines import reference
 from wqkv.attend.engines.by_reference import extreme_rows
 from wqkv.attend.engines.plan import ROWS, plan
-from wqkv.attend.merge import Partial, logaddexp, share
-from wqkv.attend.places import At, Rect, places
+from wqkv.attend.geometry import At, Rect, places
+from wqkv.attend.masks.algebra import Full
+from wqkv.attend.partial import Partial, logaddexp, share
 from wqkv.errors import ArgumentError, message
 from wqkv.maps.picks import Line, cut, numbers, take
 from wqkv.upstream.of_torch import version

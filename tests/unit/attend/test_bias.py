@@ -7,7 +7,7 @@ import torch
 
 from wqkv.attend.bias import ALiBi, Bias, StoredBias, T5Bias
 from wqkv.attend.functional import attention
-from wqkv.attend.places import places
+from wqkv.attend.geometry import places
 from wqkv.errors import ArgumentError, KindError
 
 AT = places((slice(0, 1), 3, slice(0, 5), slice(0, 7)), 2)

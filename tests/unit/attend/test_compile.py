@@ -21,7 +21,7 @@ from wqkv import (
     Window,
     attention,
 )
-from wqkv.attend.algebra import Mask
+from wqkv.attend.masks.algebra import Mask
 from wqkv.errors import KindError
 
 LENGTHS = (300, 131, 17, 521)

@@ -13,10 +13,20 @@ from wqkv import MultiheadAttention, attention
 from wqkv.attend import forms
 from wqkv.attend.bias import ALiBi, Bias, StoredBias, T5Bias
 from wqkv.attend.forms import LARGEST, Form, alike, outline
-from wqkv.attend.masks import Causal, Chunked, Dense, Full, Lengths, Mask, Prefix, Segments, Window
+from wqkv.attend.masks.kinds import (
+    Causal,
+    Chunked,
+    Dense,
+    Full,
+    Lengths,
+    Mask,
+    Prefix,
+    Segments,
+    Window,
+)
 from wqkv.attend.rope import DynamicNTK, Given, Linear, Llama3, LongRoPE, RoPE, Scaling, YaRN
 from wqkv.errors import ArgumentError, KindError
-from wqkv.layer.parts import Norm, QKNorm, Temperature
+from wqkv.layer.norms import Norm, QKNorm, Temperature
 
 SOME = torch.tensor([[[[0.5, -torch.inf, torch.nan, 3.0]]]])
 VALUES = [

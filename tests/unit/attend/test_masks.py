@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from wqkv.attend.functional import attention
-from wqkv.attend.masks import (
+from wqkv.attend.geometry import At, Rect, Sizes, places
+from wqkv.attend.masks.kinds import (
     Causal,
     Chunked,
     Dense,
@@ -17,7 +18,6 @@ from wqkv.attend.masks import (
     Segments,
     Window,
 )
-from wqkv.attend.places import At, Rect, Sizes, places
 from wqkv.errors import ArgumentError, KindError
 
 N = 7

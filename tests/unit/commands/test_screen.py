@@ -9,13 +9,14 @@ import threading
 
 import pytest
 
-from tests.unit.show.stories import make
+from tests.unit.draw.stories import make
 from wqkv import cli
 from wqkv.commands import see
 from wqkv.commands.progress import bar, spinner
 from wqkv.commands.screen import Screen, console, print_json, screens, shown
 from wqkv.errors import ArgumentError
-from wqkv.look import models, story
+from wqkv.study import model as models
+from wqkv.study import one_token as story
 
 HOSTILE = "\x1b]0;pwned\x07\r\x7f\x9b2J\u202eback"
 SHOWN = r"\x1b]0;pwned\x07\x0d\x7f\x9b2J\u202eback"

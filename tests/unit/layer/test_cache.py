@@ -12,12 +12,12 @@ from wqkv import (
     Causal,
     Cross,
     Dynamic,
-    Held,
+    KeyPiece,
     KVCache,
     Lengths,
     Paged,
     Pool,
-    Quantised,
+    Quantized,
     Rolling,
     Spread,
     Static,
@@ -35,8 +35,8 @@ KINDS = {
     "Static": functools.partial(Static, 29),
     "Rolling": functools.partial(Rolling, WINDOW),
     "Rolling with first": functools.partial(Rolling, WINDOW, FIRST),
-    "8 bits": Quantised,
-    "4 bits": functools.partial(Quantised, 4, 1),
+    "8 bits": Quantized,
+    "4 bits": functools.partial(Quantized, 4, 1),
     "Paged": lambda: Paged(Pool(43, 3)),
     "Spread": functools.partial(Spread, block=4),
 }
@@ -51,7 +51,7 @@ def qkv(n: int = N, batch: int = B, dtype: torch.dtype = torch.float64, seed: in
     return [torch.randn(shape, generator=random, dtype=dtype) for shape in shapes]
 
 
-def look(q: torch.Tensor, pieces: tuple[Held, ...], rule, offset) -> torch.Tensor:
+def look(q: torch.Tensor, pieces: tuple[KeyPiece, ...], rule, offset) -> torch.Tensor:
     """Attention over the pieces of a cache, as the layer does it; `rule` is made for a length."""
     ends = offset + q.shape[2]
     end = ends if isinstance(ends, int) else int(ends.max())
@@ -83,9 +83,9 @@ def seen_by(cache: KVCache, rule):
 
 def kept(cache: KVCache, k, v):
     """The keys and values as the kind rounds them."""
-    if not isinstance(cache, Quantised):
+    if not isinstance(cache, Quantized):
         return k, v
-    (piece,) = Quantised(cache.bits, cache.group).append(k, v)
+    (piece,) = Quantized(cache.bits, cache.group).append(k, v)
     return piece.k, piece.v
 
 
@@ -488,8 +488,8 @@ def test_merged_wrong(kind):
         (lambda: Rolling(0), ArgumentError, "`window` is 0"),
         (lambda: Rolling(3, -1), ArgumentError, "`first` is -1.\nPass 0 or more"),
         (lambda: Rolling(True), KindError, "`window` is an int, not bool True"),
-        (lambda: Quantised(5), ArgumentError, "`bits` is 5.\nPass 8 or 4"),
-        (lambda: Quantised(8, 0), ArgumentError, "`group` is 0"),
+        (lambda: Quantized(5), ArgumentError, "`bits` is 5.\nPass 8 or 4"),
+        (lambda: Quantized(8, 0), ArgumentError, "`group` is 0"),
         (lambda: Pool(0), ArgumentError, "`blocks` is 0"),
         (lambda: Pool(3, "4"), KindError, "`size` is an int, not str '4'"),
         (lambda: Paged(7), KindError, "`pool` is a Pool, not int 7"),
@@ -504,7 +504,7 @@ def test_merged_pieces_are_one_attention():
     """`look`, by which these tests judge, merges what one call would compute."""
     q, k, v = qkv()
     cuts = (0, 4, 15, 23)
-    pieces = tuple(Held(k[:, :, a:b], v[:, :, a:b], a) for a, b in itertools.pairwise(cuts))
+    pieces = tuple(KeyPiece(k[:, :, a:b], v[:, :, a:b], a) for a, b in itertools.pairwise(cuts))
     for rule in (Causal(), Window(3, 2), Causal() & Lengths([9, 20])):
         out = look(q, pieces, lambda end, rule=rule: rule, 0)
         torch.testing.assert_close(out, attention(q, k, v, mask=rule), rtol=1e-12, atol=1e-13)

@@ -25,7 +25,7 @@ from wqkv.attend.engines import reference
 from wqkv.errors import ArgumentError, EngineError, KindError
 from wqkv.layer.convert.torch import StandIn
 from wqkv.layer.differential import DifferentialAttention
-from wqkv.layer.parts import Norm, QKNorm
+from wqkv.layer.norms import Norm, QKNorm
 
 B, NQ, NK = 2, 5, 7
 D_MODEL, N_HEAD, D_K, KDIM, VDIM = 33, 3, 11, 17, 19

@@ -9,7 +9,7 @@ from torch import Tensor
 from wqkv import Causal, Dynamic
 from wqkv.errors import ArgumentError, KindError
 from wqkv.layer.differential import DifferentialAttention
-from wqkv.layer.parts import Norm
+from wqkv.layer.norms import Norm
 
 B, N, D_MODEL, N_HEAD, N_KV, D_K, D_V = 2, 7, 26, 6, 3, 5, 11
 

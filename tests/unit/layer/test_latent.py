@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from wqkv import Causal, Dynamic, Lengths, Paged, Pool, Quantised, Rolling, RoPE, Static, Window
+from wqkv import Causal, Dynamic, Lengths, Paged, Pool, Quantized, Rolling, RoPE, Static, Window
 from wqkv.errors import ArgumentError
 from wqkv.layer.latent import LatentAttention
-from wqkv.layer.parts import QKNorm
+from wqkv.layer.norms import QKNorm
 
 B, N, D_MODEL, N_HEAD, D_K, D_V, D_ROPE, RANK, Q_RANK = 2, 11, 23, 3, 10, 7, 4, 5, 6
 
@@ -154,8 +154,8 @@ def test_cuts_give_the_result_of_one_pass():
         lambda: Static(N),
         lambda: Rolling(N),
         lambda: Paged(Pool(17, 3)),
-        lambda: Quantised(8, group=1),
-        lambda: Quantised(4, group=1),
+        lambda: Quantized(8, group=1),
+        lambda: Quantized(4, group=1),
     ],
 )
 def test_every_cache_keeps_the_compressed_vector(make):
@@ -167,12 +167,12 @@ def test_every_cache_keeps_the_compressed_vector(make):
 
 
 @pytest.mark.parametrize("bits", [8, 4])
-def test_quantised_compressed_vectors_come_back_from_a_file(bits, tmp_path):
-    layer, cache, x = made(), Quantised(bits), words(B, N, D_MODEL)
+def test_quantized_compressed_vectors_come_back_from_a_file(bits, tmp_path):
+    layer, cache, x = made(), Quantized(bits), words(B, N, D_MODEL)
     with torch.no_grad():
         layer(x[:, :-1], cache=cache)
         cache.save(tmp_path / "cache")
-        again = Quantised.load(tmp_path / "cache")
+        again = Quantized.load(tmp_path / "cache")
         torch.testing.assert_close(
             layer(x[:, -1:], cache=again), layer(x[:, -1:], cache=cache), rtol=0, atol=0
         )

@@ -15,7 +15,7 @@ from torch import Tensor
 from wqkv.attend.call import Call
 from wqkv.attend.engines import reference
 from wqkv.attend.engines.plan import Piece
-from wqkv.attend.places import Rect, slices
+from wqkv.attend.geometry import Rect, slices
 
 #: The most scores that are held at once where whole rows are computed.
 HELD = 2**22

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from wqkv.attend.call import Call, seeded
-from wqkv.attend.engines import rectangles, traced
+from wqkv.attend.engines import operator as traced
+from wqkv.attend.engines import rectangles
 from wqkv.attend.engines.plan import Piece, pieces_of, whole
 from wqkv.attend.packed import Packed, pack, unpack
 from wqkv.attend.values import is_traced, transformed

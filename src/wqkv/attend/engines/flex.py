@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, create_block_mask, flex_attention
 
-from wqkv.attend.algebra import Full
 from wqkv.attend.call import Call
 from wqkv.attend.engines import reference
 from wqkv.attend.engines.plan import ROWS
 from wqkv.attend.engines.rectangles import empty_reasons
-from wqkv.attend.merge import Partial, with_sinks
-from wqkv.attend.places import At, Rect
+from wqkv.attend.geometry import At, Rect
+from wqkv.attend.masks.algebra import Full
+from wqkv.attend.partial import Partial, with_sinks
 from wqkv.upstream import of_torch
 
 #: How many graphs are kept; the next one raises.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from wqkv.attend.algebra import Full
 from wqkv.attend.call import Call
-from wqkv.attend.engines import differentiable, rectangles, traced
-from wqkv.attend.merge import Partial, with_sinks
+from wqkv.attend.engines import differentiable, rectangles
+from wqkv.attend.engines import operator as traced
+from wqkv.attend.masks.algebra import Full
+from wqkv.attend.partial import Partial, with_sinks
 from wqkv.attend.values import is_traced
 
 #: The most pairs (query_len * key_len) whose mask or bias is written out.

@@ -14,9 +14,9 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
-from wqkv.attend.algebra import Full, Mask
 from wqkv.attend.call import Call
-from wqkv.attend.places import Rect
+from wqkv.attend.geometry import Rect
+from wqkv.attend.masks.algebra import Full, Mask
 from wqkv.upstream.of_torch import version
 
 #: Blocks of queries are not halved below this; smaller ones cost more in calls than they leave out.

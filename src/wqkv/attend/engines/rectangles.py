@@ -16,9 +16,9 @@ from wqkv.attend.call import Call, unrounded
 from wqkv.attend.engines import by_reference, kernels, reference
 from wqkv.attend.engines.plan import Piece
 from wqkv.attend.engines.tiles import Tile, Tiles
-from wqkv.attend.masks import Causal
-from wqkv.attend.merge import logaddexp
-from wqkv.attend.places import slices
+from wqkv.attend.geometry import slices
+from wqkv.attend.masks.kinds import Causal
+from wqkv.attend.partial import logaddexp
 
 
 def kernel_reasons(call: Call) -> list[str]:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from wqkv.attend.algebra import Full
 from wqkv.attend.call import Call, unrounded
-from wqkv.attend.merge import Partial
-from wqkv.attend.places import At
+from wqkv.attend.geometry import At
+from wqkv.attend.masks.algebra import Full
+from wqkv.attend.partial import Partial
 from wqkv.attend.values import readable
 
 #: The largest matrix of scores it builds.

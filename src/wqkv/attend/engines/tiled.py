@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from wqkv.attend.call import Call
-from wqkv.attend.engines import differentiable, rectangles, traced
-from wqkv.attend.merge import Partial, with_sinks
+from wqkv.attend.engines import differentiable, rectangles
+from wqkv.attend.engines import operator as traced
+from wqkv.attend.partial import Partial, with_sinks
 
 
 def reasons_against(call: Call) -> list[str]:

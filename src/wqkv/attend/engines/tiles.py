@@ -7,11 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wqkv.attend.algebra import Mask
 from wqkv.attend.call import Call
 from wqkv.attend.engines import reference
 from wqkv.attend.engines.plan import Piece, memory
-from wqkv.attend.places import Rect
+from wqkv.attend.geometry import Rect
+from wqkv.attend.masks.algebra import Mask
 
 
 class Tile(NamedTuple):

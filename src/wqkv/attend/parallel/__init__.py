@@ -15,12 +15,13 @@ from collections.abc import Callable
 from types import ModuleType
 
 from wqkv.attend.call import Call
-from wqkv.attend.merge import Partial, with_sinks
-from wqkv.attend.parallel import heads, ring
+from wqkv.attend.parallel import all_to_all as heads
+from wqkv.attend.parallel import ring
 from wqkv.attend.parallel.agreement import agree, question, together
 from wqkv.attend.parallel.autograd import attended
 from wqkv.attend.parallel.messages import untraced
 from wqkv.attend.parallel.ranks import AllToAll, Ranks, Ring
+from wqkv.attend.partial import Partial, with_sinks
 
 
 @untraced  # what travels is decided when the call is there

@@ -19,9 +19,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from wqkv.attend.algebra import Mask
 from wqkv.attend.bias import Bias
 from wqkv.attend.call import Call
+from wqkv.attend.masks.algebra import Mask
 from wqkv.attend.parallel import messages
 from wqkv.errors import ArgumentError, EngineError, describe
 

@@ -9,13 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wqkv.attend.algebra import Mask
 from wqkv.attend.call import Call
 from wqkv.attend.engines import rectangles, reference
+from wqkv.attend.geometry import Rect
+from wqkv.attend.masks.algebra import Mask
 from wqkv.attend.parallel import messages
 from wqkv.attend.parallel.local import Local
 from wqkv.attend.parallel.ranks import Ranks, Span
-from wqkv.attend.places import Rect
 from wqkv.errors import EngineError
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from wqkv.doors import door
 from wqkv.errors import ArgumentError, describe, message
-from wqkv.layer.cache import (
-    Held,
+from wqkv.layer.caches.base import (
+    KeyPiece,
     KVCache,
     check,
     check_alike,
@@ -42,9 +42,9 @@ class Buffered(KVCache):
     def length(self) -> int:
         return self._length
 
-    def held(self) -> tuple[Held, ...]:
+    def held(self) -> tuple[KeyPiece, ...]:
         rows = self._rows()
-        return (Held(rows["k"], rows["v"]),) if self._length else ()
+        return (KeyPiece(rows["k"], rows["v"]),) if self._length else ()
 
     def rewind(self, length: int | Tensor) -> None:
         self._length = check_rewind(length, self._length)
@@ -176,7 +176,7 @@ class Dynamic(Buffered):
     ([torch.Size([2, 3, 5, 7])], 5)
     """
 
-    def append(self, k: Tensor, v: Tensor) -> tuple[Held, ...]:
+    def append(self, k: Tensor, v: Tensor) -> tuple[KeyPiece, ...]:
         self._check(k, v)
         new = {"k": k, "v": v}
         if torch.is_grad_enabled():
@@ -213,7 +213,7 @@ class Static(Buffered):
         super().__init__()
         self.capacity = check_count("capacity", capacity)
 
-    def append(self, k: Tensor, v: Tensor) -> tuple[Held, ...]:
+    def append(self, k: Tensor, v: Tensor) -> tuple[KeyPiece, ...]:
         self._check(k, v)
         refuse_gradients("Static", k, v)
         if self._length + k.shape[2] > self.capacity:
@@ -248,7 +248,7 @@ class Cross(Buffered):
     def filled(self) -> bool:  # type: ignore[override]
         return self._length > 0
 
-    def append(self, k: Tensor, v: Tensor) -> tuple[Held, ...]:
+    def append(self, k: Tensor, v: Tensor) -> tuple[KeyPiece, ...]:
         check(k, v)
         if self.filled:
             raise ArgumentError(

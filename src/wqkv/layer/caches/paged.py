@@ -9,13 +9,13 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from wqkv.attend.algebra import Full
-from wqkv.attend.masks import Lengths
-from wqkv.attend.places import check_held
+from wqkv.attend.geometry import check_held
+from wqkv.attend.masks.algebra import Full
+from wqkv.attend.masks.kinds import Lengths
 from wqkv.doors import door
 from wqkv.errors import ArgumentError
-from wqkv.layer.cache import (
-    Held,
+from wqkv.layer.caches.base import (
+    KeyPiece,
     KVCache,
     check,
     check_alike,
@@ -152,7 +152,7 @@ class Paged(KVCache):
             else max(lengths, default=0)
         )
 
-    def append(self, k: Tensor, v: Tensor) -> tuple[Held, ...]:
+    def append(self, k: Tensor, v: Tensor) -> tuple[KeyPiece, ...]:
         batch, _, n, _ = k.shape if k.ndim == 4 else (0, 0, 0, 0)
         batch = len(self._sequences) or batch
         kept = (x.new_empty((batch, x.shape[1], 0, x.shape[2])) for x in self.pool._slots or ())
@@ -169,7 +169,7 @@ class Paged(KVCache):
         values[slots] = v.transpose(1, 2).flatten(0, 1)
         return self.held()
 
-    def held(self) -> tuple[Held, ...]:
+    def held(self) -> tuple[KeyPiece, ...]:
         lengths = self._lengths
         longest = max(lengths, default=0)
         if longest == 0 or self.pool._slots is None:
@@ -181,7 +181,7 @@ class Paged(KVCache):
                 row[:] = sequence.blocks[0] * self.pool.size
                 row[: sequence.length] = sequence.slots(0, sequence.length)
         k, v = (memory[slots.to(memory.device)].transpose(1, 2) for memory in self.pool._slots)
-        return (Held(k, v, 0, Full() if len(set(lengths)) == 1 else Lengths(lengths)),)
+        return (KeyPiece(k, v, 0, Full() if len(set(lengths)) == 1 else Lengths(lengths)),)
 
     def rewind(self, length: int | Tensor) -> None:
         if isinstance(length, Tensor):

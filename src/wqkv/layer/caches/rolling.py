@@ -9,11 +9,17 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from wqkv.attend.algebra import Full
-from wqkv.attend.masks import Causal, Mask, Window
+from wqkv.attend.masks.algebra import Full
+from wqkv.attend.masks.kinds import Causal, Mask, Window
 from wqkv.doors import door
 from wqkv.errors import ArgumentError
-from wqkv.layer.cache import Held, check_alike, check_count, check_rewind, refuse_gradients
+from wqkv.layer.caches.base import (
+    KeyPiece,
+    check_alike,
+    check_count,
+    check_rewind,
+    refuse_gradients,
+)
 from wqkv.layer.caches.buffered import Buffered
 
 
@@ -53,7 +59,7 @@ class Rolling(Buffered):
         self.first = check_count("first", first, least=0)
         self._dropped = 0  # how many positions after the first are gone
 
-    def append(self, k: Tensor, v: Tensor) -> tuple[Held, ...]:
+    def append(self, k: Tensor, v: Tensor) -> tuple[KeyPiece, ...]:
         self._check(k, v)
         refuse_gradients("Rolling", k, v)
         new, n = {"k": k, "v": v}, k.shape[2]
@@ -71,7 +77,7 @@ class Rolling(Buffered):
         self._drop_seen()
         return pieces
 
-    def held(self) -> tuple[Held, ...]:
+    def held(self) -> tuple[KeyPiece, ...]:
         low = min(self.first, self._used)
         return (*self._piece(0, low, Full()), *self._piece(low, self._used, Full()))
 
@@ -104,15 +110,15 @@ class Rolling(Buffered):
     def _room(self, needed: int, had: int) -> int:
         return self.first + 2 * self.window
 
-    def _piece(self, r0: int, r1: int, mask: Mask) -> tuple[Held, ...]:
+    def _piece(self, r0: int, r1: int, mask: Mask) -> tuple[KeyPiece, ...]:
         """Some rows, if there are any; either all or none of them are among the first."""
         if r0 >= r1:
             return ()
         start = r0 + (self._dropped if r0 >= self.first else 0)
         k, v = (self._tensors[name][:, :, r0:r1] for name in ("k", "v"))
-        return (Held(k, v, start, mask),)
+        return (KeyPiece(k, v, start, mask),)
 
-    def _seen(self, n: int) -> tuple[Held, ...]:
+    def _seen(self, n: int) -> tuple[KeyPiece, ...]:
         """What the last n positions see."""
         used, low = self._used, min(self.first, self._used)
         early = self._length - n < low  # some of the queries are themselves among the first

@@ -8,14 +8,14 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from wqkv.attend.algebra import Full
-from wqkv.attend.merge import Partial, merge
+from wqkv.attend.masks.algebra import Full
 from wqkv.attend.parallel import messages
 from wqkv.attend.parallel.agreement import agree, shown, together
 from wqkv.attend.parallel.ranks import Ranks
+from wqkv.attend.partial import Partial, merge
 from wqkv.doors import door
 from wqkv.errors import ArgumentError, message
-from wqkv.layer.cache import Held, check_count, refuse_gradients
+from wqkv.layer.caches.base import KeyPiece, check_count, refuse_gradients
 from wqkv.layer.caches.buffered import Dynamic
 
 
@@ -61,7 +61,7 @@ class Spread(Dynamic):
         self.ranks, self.block = ranks, check_count("block", block)
         self.rank, self.size = ranks.rank, ranks.size
 
-    def append(self, k: Tensor, v: Tensor) -> tuple[Held, ...]:
+    def append(self, k: Tensor, v: Tensor) -> tuple[KeyPiece, ...]:
         self._check(k, v)
         refuse_gradients("Spread", k, v)
         first, end = self._length, self._length + k.shape[2]
@@ -71,14 +71,14 @@ class Spread(Dynamic):
             self._write({"k": k[:, :, a - first : b - first], "v": v[:, :, a - first : b - first]})
         self._length = end
         # without a word of its own it looks at a new one and does not see it: (0, -inf)
-        return self.held() or (Held(k[:, :, :1], v[:, :, :1], first, ~Full()),)
+        return self.held() or (KeyPiece(k[:, :, :1], v[:, :, :1], first, ~Full()),)
 
-    def held(self) -> tuple[Held, ...]:
+    def held(self) -> tuple[KeyPiece, ...]:
         """What this rank keeps, one piece a block."""
         rows, pieces, row = self._rows(), [], 0
         for a, b in self._spans(0, self._length):
             k, v = (rows[name][:, :, row : row + b - a] for name in ("k", "v"))
-            pieces.append(Held(k, v, a))
+            pieces.append(KeyPiece(k, v, a))
             row += b - a
         return tuple(pieces)
 

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from wqkv.doors import door
 from wqkv.errors import ArgumentError, need
+from wqkv.layer.attention import MultiheadAttention
 from wqkv.layer.convert.huggingface import stack
 from wqkv.layer.convert.pretrained import configuration, opened
 from wqkv.layer.convert.rows import build
-from wqkv.layer.layer import MultiheadAttention
 from wqkv.upstream import of_transformers as upstream
 
 INDEX = ".index.json"
@@ -189,7 +189,7 @@ def _check(stored: Stored, wanted: Tensor, name: str, file: Path) -> None:
     if stored.dtype is None:
         raise ArgumentError(
             f"`{name}` holds {stored.label} in {str(file)!r}.\n"
-            f"Pass a checkpoint in {', '.join(FLOATS)}: quantised ones are not read."
+            f"Pass a checkpoint in {', '.join(FLOATS)}: quantized ones are not read."
         )
 
 

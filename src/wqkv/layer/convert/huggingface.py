@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from wqkv.doors import door
 from wqkv.errors import ArgumentError
+from wqkv.layer.attention import MATRICES, MultiheadAttention
 from wqkv.layer.convert.families import FAMILIES
 from wqkv.layer.convert.rows import Row, Spot, build, parameter
-from wqkv.layer.layer import MATRICES, MultiheadAttention
-from wqkv.layer.parts import Normalise
+from wqkv.layer.norms import Normalise
 from wqkv.layer.plain import besides
 from wqkv.wrappers import unwrapped
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from wqkv.errors import ArgumentError
-from wqkv.layer.layer import MultiheadAttention
+from wqkv.layer.attention import MultiheadAttention
 from wqkv.layer.plain import unread
 
 

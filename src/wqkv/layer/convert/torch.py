@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from wqkv.attend.algebra import Full, Mask
 from wqkv.attend.call import Call, request
 from wqkv.attend.engines import reference
-from wqkv.attend.masks import Causal, Dense
+from wqkv.attend.masks.algebra import Full, Mask
+from wqkv.attend.masks.kinds import Causal, Dense
 from wqkv.doors import door
 from wqkv.errors import ArgumentError, EngineError, KindError, message
 from wqkv.layer import checks
-from wqkv.layer.layer import MATRICES, MultiheadAttention
+from wqkv.layer.attention import MATRICES, MultiheadAttention
 from wqkv.layer.node import one_node
 from wqkv.layer.plain import besides
 from wqkv.layer.trace import all_steps

@@ -1,0 +1,1 @@
+"""What a model's heads do over a whole corpus."""

@@ -1,0 +1,252 @@
+"""The layer x head table of what heads do: in a terminal, as JSON, CSV or a picture."""
+
+from __future__ import annotations
+
+import csv
+import math
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wqkv import __version__
+from wqkv.draw import steps
+from wqkv.draw.plots import check_format, fonts
+from wqkv.errors import need
+from wqkv.study.heads import EVEN, LABELS, LIFT, PATTERNS, SHARE, UNCLASSIFIED, Head, Heads, Score
+
+if TYPE_CHECKING:  # JSON and CSV need no rich
+    from rich.console import Console
+    from rich.text import Text
+
+#: A letter, a short name and a colour for each label; the colours can be told apart by all eyes.
+#: Source: Okabe and Ito 2008, https://jfly.uni-koeln.de/color/.
+SIGNS = {
+    "previous": ("P", "prev", "#0072b2"),
+    "next": ("N", "next", "#56b4e9"),
+    "first-token sink": ("F", "sink", "#d55e00"),
+    "separator sink": ("S", "sep", "#e69f00"),
+    "duplicate-token": ("D", "dup", "#cc79a7"),
+    "induction": ("I", "ind", "#009e73"),
+    "local": ("L", "near", "#f0e442"),
+    "uniform": ("U", "unif", "#bbbbbb"),
+    UNCLASSIFIED: ("-", "-", "#ffffff"),
+}
+_WIDE, _MIDDLE, _NARROW = 8, 4, 1  # the cells "prev .98", "P.98" and "P"
+
+
+def rule() -> str:
+    """What a label asks for, in one sentence."""
+    return (
+        f"A label needs more than {SHARE:.2f} of the weight and {LIFT:g} times what equal weights"
+        f" would put there; uniform needs {EVEN:.2f} of the highest entropy."
+    )
+
+
+def title(heads: Heads, model: str) -> str:
+    """What was looked at: `tiny, 2 layers x 3 heads, over 85 words (tokens): a built-in text`."""
+    source = f": {heads.source}" if heads.source else ""
+    return f"{model}, {heads.size}, over {heads.words:,} words (tokens){source}"
+
+
+# Terminal
+
+
+def show(heads: Heads, model: str, console: Console) -> None:
+    """Print the table, and of each label the number of its heads and the strongest's evidence.
+
+    It fits the console's width, and prints no escape codes unless the console shows colours.
+    """
+    from rich.text import Text
+
+    from wqkv.draw.terminal import Pen
+
+    pen = Pen(console)
+    n_head = max((len(row) for row in heads.table), default=0)
+    gutter = 1 + len(str(max(len(heads.table) - 1, 0))) + 1
+    cell, blocks = _layout(n_head, console.width - gutter)
+    pen.write(Text(steps.visible(title(heads, model), pen.encoding), "bold"), indent=0)
+    for block in blocks:
+        pen.write(Text())
+        names = [f"{'H' if at == block.start else ''}{at}" for at in block]
+        step = 1 if cell > _NARROW else 4  # a column of one sign has no room for a number of two
+        header = "".join(f"{name:<{(cell + 1) * step}}" for name in names[::step])
+        pen.write(Text(" " * gutter + header.rstrip(), "dim"), indent=0)
+        for layer, row in enumerate(heads.table):
+            line = Text(f"{f'L{layer}':<{gutter}}", "dim")
+            for at in block:
+                line.append_text(_cell(row[at], cell) if at < len(row) else Text(" " * cell))
+                line.append(" ")
+            pen.write(line, indent=0)
+    pen.write(Text())
+    for label in LABELS:
+        if found := heads.labelled(label):
+            sign, short, _ = SIGNS[label]
+            short = short if cell == _WIDE else sign
+            number = f"{len(found)} head{'s' * (len(found) != 1)}"
+            pen.write(
+                Text.assemble(_painted(f" {short} ", label), (f" {label}", "bold"), f", {number}"),
+                indent=0,
+            )
+            if label != UNCLASSIFIED:
+                best = found[0]
+                pen.write(Text(f"strongest: L{best.layer}H{best.head} {best.evidence}"))
+    pen.write(Text())
+    pen.write(Text(rule(), "dim"), indent=0)
+
+
+def _layout(n_head: int, room: int) -> tuple[int, list[range]]:
+    """The width of a cell, and which heads stand beside each other."""
+    for cell, most in ((_WIDE, 1), (_MIDDLE, 2)):
+        fits = max(1, (room + 1) // (cell + 1))
+        if math.ceil(n_head / fits) <= most:
+            return cell, _blocks(n_head, fits)
+    return _NARROW, _blocks(n_head, max(1, (room + 1) // (_NARROW + 1)))
+
+
+def _blocks(n_head: int, fits: int) -> list[range]:
+    """At most `fits` heads in a block, the blocks as equal as they can be."""
+    count = max(1, math.ceil(n_head / fits))
+    each = math.ceil(n_head / count)
+    return [range(at, min(at + each, n_head)) for at in range(0, max(n_head, 1), max(each, 1))]
+
+
+def _cell(head: Head, width: int) -> Text:
+    sign, short, _ = SIGNS[head.label]
+    if head.score is None or width == _NARROW:
+        shown = f"{sign if width < _WIDE else short:^{width}}"
+    elif width == _MIDDLE:
+        shown = f"{sign}{_digits(head.score)}"
+    else:
+        shown = f"{short:<4} {_digits(head.score)}"
+    return _painted(shown, head.label)
+
+
+def _painted(shown: str, label: str) -> Text:
+    from rich.text import Text
+
+    return Text(shown, "dim" if label == UNCLASSIFIED else f"black on {SIGNS[label][2]}")
+
+
+def _digits(score: float) -> str:
+    """A score from 0 to 1 in three signs: `.98`, `1.0`."""
+    return "1.0" if score >= 0.995 else f"{score:.2f}"[1:]
+
+
+# Data
+
+
+def as_json(heads: Heads, model: str) -> dict[str, Any]:
+    """Every score of every head, ready for strict JSON; None where a pattern cannot be scored.
+
+    >>> as_json(Heads((), 0), "tiny")["heads"]
+    []
+    """
+    return {
+        "wqkv": __version__,
+        "model": model,
+        "source": heads.source,
+        "words": heads.words,
+        "thresholds": {"share": SHARE, "lift": LIFT, "entropy": EVEN},
+        "heads": [
+            {
+                "layer": head.layer,
+                "head": head.head,
+                "label": head.label,
+                "score": _finite(head.score),
+                "evidence": head.evidence,
+                "scores": {name: _score(score) for name, score in head.scores.items()},
+            }
+            for head in heads.all
+        ],
+    }
+
+
+def _score(score: Score | None) -> dict[str, float | None] | None:
+    if score is None:
+        return None
+    flat = _finite(score.flat)
+    return {"value": _finite(score.value), "equal_weights": flat, "words": score.words}
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def save_csv(heads: Heads, path: str | Path) -> None:
+    """One line a head: layer, head, label, score, every pattern's score, evidence."""
+    with Path(path).open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["layer", "head", "label", "score", *PATTERNS, "evidence"])
+        for head in heads.all:
+            scores = [head.scores[name] for name in PATTERNS]
+            numbers = [head.score, *(None if score is None else score.value for score in scores)]
+            shown = ["" if number is None else f"{number:.6g}" for number in numbers]
+            writer.writerow([head.layer, head.head, head.label, *shown, head.evidence])
+
+
+# Picture
+
+
+def save_png(heads: Heads, model: str, path: str | Path) -> None:
+    """Draw the table to a file: a square a head, its colour the label, its depth the score.
+
+    Raises:
+        ArgumentError: a suffix that is no picture's.
+        MissingExtraError: matplotlib is not installed.
+    """
+    check_format(path)
+    need("matplotlib", "show", "A picture of the table")
+    from matplotlib.colors import to_rgb
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    layers, n_head = len(heads.table), max((len(row) for row in heads.table), default=0)
+    wide, high = 0.46 * max(n_head, 1), 0.34 * max(layers, 1)
+    figure = Figure(figsize=(wide + 3.2, max(high, 2.6) + 1.4), layout="constrained")
+    axes = figure.add_subplot()
+    paper = (1.0, 1.0, 1.0)
+    pixels = [[paper] * n_head for _ in range(layers)]
+    for head in heads.all:
+        if head.score is None:
+            pixels[head.layer][head.head] = (0.97, 0.97, 0.97)
+            continue
+        depth = min(max(head.score, 0.25), 1.0)
+        ink = to_rgb(SIGNS[head.label][2])
+        mixed = tuple(depth * part + (1 - depth) for part in ink)
+        pixels[head.layer][head.head] = (mixed[0], mixed[1], mixed[2])
+        shown = f"{SIGNS[head.label][0]} {_digits(head.score)}"
+        bright = 0.3 * mixed[0] + 0.59 * mixed[1] + 0.11 * mixed[2]
+        colour = "black" if bright > 0.5 else "white"
+        at = (head.head, head.layer)
+        axes.text(*at, shown, ha="center", va="center", fontsize=8, color=colour)
+    axes.imshow(pixels or [[paper]], aspect="auto")
+    axes.set_xticks(range(n_head), [str(i) for i in range(n_head)], fontsize=8)
+    axes.set_yticks(range(layers), [str(i) for i in range(layers)], fontsize=8)
+    axes.set_xticks([i - 0.5 for i in range(1, n_head)], minor=True)
+    axes.set_yticks([i - 0.5 for i in range(1, layers)], minor=True)
+    axes.grid(which="minor", color="white", linewidth=2)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("head")
+    axes.set_ylabel("layer")
+    found = [(label, len(heads.labelled(label))) for label in LABELS]
+    patches = [
+        Patch(
+            facecolor="#f7f7f7" if label == UNCLASSIFIED else SIGNS[label][2],
+            edgecolor="#cccccc",
+            label=f"{SIGNS[label][0]}  {label}: {count}",
+        )
+        for label, count in found
+        if count
+    ]
+    axes.legend(
+        handles=patches, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=9
+    )
+    named = steps.visible(title(heads, model))
+    families, missing = fonts(named)  # a folder or a file may be named in any script
+    named = textwrap.fill(named.translate(missing), round(11 * (wide + 3)))
+    font: dict[str, Any] = {"parse_math": False, "fontfamily": families}
+    figure.suptitle(named, fontsize=10, x=0.02, ha="left", **font)
+    note = f"{rule()} The deeper the colour, the higher the score."
+    figure.supxlabel(textwrap.fill(note, round(14 * (wide + 3))), fontsize=8, color="#555555")
+    figure.savefig(path, dpi=160, bbox_inches="tight", pad_inches=0.15)

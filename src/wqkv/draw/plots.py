@@ -1,0 +1,101 @@
+"""The heat map of one head as an image file."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from wqkv.draw import steps
+from wqkv.errors import ArgumentError, need
+from wqkv.study.one_token import Story
+
+FORMATS = (".png", ".svg", ".pdf")
+MARK = "#d95f02"
+NOT_TEXT = ("Last Resort", "cm", "STIX")  # boxes for everything; glyphs under other letters' codes
+LABELS = 64  # an axis with more words names every second, third, ...
+
+
+def check_format(path: str | Path) -> None:
+    """Raise ArgumentError unless the suffix of `path` is one of FORMATS."""
+    suffix = Path(path).suffix
+    if suffix.lower() not in FORMATS:
+        choices = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        what = f"ends in {suffix!r}" if suffix else "has no suffix"
+        raise ArgumentError(
+            f"The image file {str(path)!r} {what}. Pass a name ending in {choices}."
+        )
+
+
+def save_map(story: Story, path: str | Path) -> None:
+    """Draw the weights from every word to every word, the chosen word's row framed, to a file.
+
+    The colour follows the square root of the weight, so that small weights can be seen.
+
+    Raises:
+        ArgumentError: another suffix; a story whose map was left out.
+        MissingExtraError: matplotlib is not installed.
+    """
+    check_format(path)
+    if story.map is None:
+        raise ArgumentError("The story has no map.\nMake it with `tell`, which keeps one.")
+    need("matplotlib", "show", "An image of the map")
+    from matplotlib.colors import PowerNorm
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    n = len(story.words)
+    step = math.ceil(n / LABELS)
+    ticks = list(range(story.word % step, n, step))  # so that the chosen word is named
+    labels = [steps.label(story.words, j) for j in ticks]
+    title = f"{steps.visible(story.model)}, layer {story.layer}, head {story.head}"
+    families, missing = fonts("".join([*labels, title]))
+    labels = [steps.short(label.translate(missing)) for label in labels]
+    font: dict[str, Any] = {"parse_math": False, "fontfamily": families}  # a word may be "$"
+
+    side = 2.6 + 0.2 * min(max(n, 14), LABELS)
+    figure = Figure(figsize=(side + 1.2, side), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(story.map.numpy(), cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1))
+    axes.set_xticks(ticks, labels, rotation=90, fontsize=9, **font)
+    axes.set_yticks(ticks, labels, fontsize=9, **font)
+    for axis_labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+        axis_labels[ticks.index(story.word)].set_color(MARK)
+    axes.tick_params(length=2)
+    axes.spines[:].set_color("#cccccc")
+    row = (-0.5, story.word - 0.5)
+    line = 2 if step == 1 else 0.7
+    axes.add_patch(Rectangle(row, n, 1, fill=False, edgecolor=MARK, linewidth=line, clip_on=False))
+    title = title.translate(missing)
+    axes.set_title(title if story.proof.holds else f"FAILED ITS PROOF\n{title}", **font)
+    axes.set_ylabel("from this word" + ("" if step == 1 else f" (1 in {step} is named)"))
+    axes.set_xlabel("to this word")
+    bar = figure.colorbar(image, shrink=0.8, ticks=[0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1])
+    bar.ax.set_yticklabels(["0", "0.01", "0.05", "0.1", "0.25", "0.5", "0.75", "1"])
+    bar.set_label("weight (the colour follows its square root)")
+    figure.savefig(path, dpi=160, bbox_inches="tight", pad_inches=0.15)
+
+
+def fonts(text: str) -> tuple[list[str], dict[int, str]]:
+    r"""Installed families that can draw `text`, and `\u732b` for a character that none has."""
+    from matplotlib import font_manager, ft2font
+
+    families = ["DejaVu Sans"]  # comes with matplotlib
+    shipped = ft2font.FT2Font(font_manager.findfont(families[0]))
+    missing = {c for c in text if not shipped.get_char_index(ord(c))}
+    upright = [
+        font
+        for font in font_manager.fontManager.ttflist
+        if font.style == "normal" and font.weight == 400 and not font.name.startswith(NOT_TEXT)
+    ]
+    for font in sorted(upright, key=lambda font: ("Sans" not in font.name, font.name)):
+        if not missing:
+            break
+        try:
+            face = ft2font.FT2Font(font.fname)
+        except RuntimeError:  # bitmaps only, as the coloured emoji
+            continue
+        if found := {c for c in missing if face.get_char_index(ord(c))}:
+            families.append(font.name)
+            missing -= found
+    return families, {ord(c): c.encode("unicode_escape").decode("ascii") for c in missing}

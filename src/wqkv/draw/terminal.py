@@ -1,0 +1,215 @@
+"""One story as a terminal picture, in colours or in shapes alone."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from wqkv.draw import steps
+from wqkv.errors import need
+from wqkv.study.one_token import Story
+
+need("rich", "show", "The terminal picture")
+
+from rich.console import Console  # noqa: E402  only after `need` has spoken for a missing rich
+from rich.text import Text  # noqa: E402
+
+BLUE, ORANGE, GREY = (67, 147, 230), (232, 134, 46), (118, 118, 118)
+UP, DOWN = " ▁▄█", " ▔▀█"
+BAR = " ▏▎▍▌▋▊▉"
+# One sign for one sign, so that columns stay columns.
+TO_ASCII = str.maketrans("▁▄█▔▀▏▎▍▌▋▊▉…", ".o#'o...####~")
+INDENT, TOP, GUTTER = 3, 12, 30
+
+
+def see(story: Story, console: Console) -> None:
+    """Print what one head does to one word, in seven steps and a proof.
+
+    It fits the console's width, and prints no escape codes unless the console shows colours.
+    """
+    pen = Pen(console)
+    told = steps.tell(story, pen.encoding)
+    title = (
+        f"{story.model}, layer {story.layer} of 0 to {story.n_layer - 1},"
+        f" head {story.head} of 0 to {story.n_head - 1}"
+    )
+    if story.n_kv_head != story.n_head:
+        title += f" (the {story.n_head} heads share {story.n_kv_head} of k and v)"
+    pen.write(Text(steps.visible(title, pen.encoding), "bold"), indent=0)
+    if not story.proof.holds:
+        _proof(pen, story)
+    for i, step in enumerate(told, start=1):
+        pen.write(Text())
+        pen.write(Text.assemble((f"{i}  {step.name}", "bold")), indent=0)
+        pen.write(Text(step.sentence))
+        if i == 1:
+            _words(pen, story)
+        pen.write(Text(step.formula, "italic cyan"))
+        match i:
+            case 1:
+                _vector(pen, "x", story.x)
+                pen.write(Text("above the middle: positive, below: negative; height: size", "dim"))
+            case 3:
+                _vector(pen, "q = x WQ", story.q)
+                _vector(pen, "k = x WK", story.k)
+                _vector(pen, "v = x WV", story.v)
+            case 5:
+                _ranking(pen, story)
+            case 6:
+                _vector(pen, "context", story.context)
+            case 7:
+                _vector(pen, "share = context WO", story.share)
+                _vector(pen, f"output of {story.n_head} heads", story.output)
+    pen.write(Text())
+    _proof(pen, story)
+
+
+class Pen:
+    """Writes lines that this console can show: its width, its encoding, its colours or none."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.encoding = console.encoding
+        self.width = max(console.width - INDENT, 12)
+        # Without colours rich still writes codes for bold and dim; NO_COLOR is to have none at all.
+        self.colour = (
+            console.is_terminal and not console.no_color and console.color_system is not None
+        )
+        try:
+            (UP + DOWN + BAR + "…").encode(self.encoding)
+            self.ascii = False
+        except UnicodeEncodeError:
+            self.ascii = True
+
+    def write(self, text: Text, indent: int = INDENT) -> None:
+        """Print one text, wrapped between words and indented."""
+        for line in text.wrap(self.console, self.width + INDENT - indent):
+            line.rstrip()
+            if self.ascii:
+                line.plain = line.plain.translate(TO_ASCII)
+            line.pad_left(indent if line.plain else 0)
+            shown = line if self.colour else Text(line.plain)
+            self.console.print(shown, no_wrap=True, overflow="ignore", crop=False, highlight=False)
+
+    def rows(self, *rows: Text) -> None:
+        """Print texts that already fit and must not be wrapped."""
+        for row in rows:
+            row.truncate(self.width)
+            self.write(row.copy() if row.plain.strip() else Text(""))
+
+    def word(self, story: Story, j: int, width: int, pad: bool = False) -> Text:
+        """Word j in at most `width` cells: the chosen word stands out, special ones step back."""
+        chosen = "bold reverse" if j == story.word else "dim" if story.special[j] else ""
+        text = Text(steps.visible(story.words[j], self.encoding), chosen)
+        if j == story.word and not self.colour:
+            text = Text(f">{text.plain}<")
+        text.truncate(width, overflow="ellipsis")
+        if pad:
+            text = Text.assemble(text, " " * (width - text.cell_len))
+        return text
+
+
+def _words(pen: Pen, story: Story) -> None:
+    """The sentence, or as much of it around the chosen word as fits in three lines."""
+    texts = [pen.word(story, j, min(24, pen.width)) for j in range(len(story.words))]
+    first = last = story.word
+    room = 3 * pen.width - texts[story.word].cell_len - 24
+    while True:
+        grown = False
+        if last + 1 < len(texts) and texts[last + 1].cell_len < room:
+            last, grown = last + 1, True
+            room -= texts[last].cell_len + 1
+        if first > 0 and texts[first - 1].cell_len < room:
+            first, grown = first - 1, True
+            room -= texts[first].cell_len + 1
+        if not grown:
+            break
+    line = Text(" ").join(texts[first : last + 1])
+    pen.write(line)
+    if last - first + 1 < len(texts):
+        note = f"(words {first} to {last} of 0 to {len(texts) - 1})"
+        pen.write(Text(note, "dim"))
+
+
+def _vector(pen: Pen, name: str, values: Tensor) -> None:
+    """A vector as bars on two rows, positive above and negative below; the largest is tallest."""
+    gutter = GUTTER if pen.width >= 70 else 0
+    room = pen.width - gutter
+    cells, per = steps.bars(values, room)
+    wide = 2 if 2 * len(cells) <= room else 1
+    top = max((abs(c) for c in cells if math.isfinite(c)), default=0.0) or 1.0
+    above, below = Text(), Text()
+    for cell in cells:
+        if not math.isfinite(cell):
+            above.append("?" * wide)
+            below.append("?" * wide)
+            continue
+        size = abs(cell) / top
+        level = sum(size >= edge for edge in (0.0625, 0.3125, 0.75))  # nearest of 0, 1/8, 1/2, 1
+        style = _shade(BLUE if cell > 0 else ORANGE, size)
+        above.append((UP[level] if cell > 0 else " ") * wide, style)
+        below.append((DOWN[level] if cell < 0 else " ") * wide, style)
+    if gutter:
+        pen.rows(
+            Text.assemble((f"{name:<{gutter}}", "bold"), above),
+            Text.assemble((f"{steps.spread(values):<{gutter}}", "dim"), below),
+        )
+    else:
+        pen.write(Text.assemble((name, "bold"), "  ", (steps.spread(values), "dim")))
+        pen.rows(above, below)
+    if per > 1:
+        pen.write(Text(f"each bar is the mean of {per} neighbouring numbers", "dim"))
+
+
+def _ranking(pen: Pen, story: Story) -> None:
+    """The words by falling weight with a bar each; the rest and the hidden ones are summed up."""
+    seen, hidden = steps.seen(story), steps.hidden(story)
+    shown = seen[:TOP]
+    texts = [pen.word(story, j, pen.width) for j in shown]
+    width = min(max((t.cell_len for t in texts), default=4), max(pen.width - 30, 6), 32)
+    at = len(str(len(story.words) - 1))
+    if shown:
+        head = f"{'at':>{max(at, 2)}} {'word':<{width}} {'score':>7} {'weight':>7}"
+        pen.rows(Text(head, "dim"))
+    room = pen.width - max(at, 2) - width - 18
+    top = max((story.weights[j].item() for j in shown), default=0.0) or 1.0
+    for j in shown:
+        score, weight = story.scores[j].item(), story.weights[j].item()
+        row = Text.assemble(
+            (f"{j:>{max(at, 2)}} ", "dim"),
+            pen.word(story, j, width, pad=True),
+            f" {steps.number(score):>7} {steps.weight(weight):>7} ",
+            (_bar(weight / top, min(room, 60)), _shade(BLUE, 1.0)),
+        )
+        pen.rows(row)
+    if rest := seen[TOP:]:
+        share = steps.weight(sum(story.weights[j].item() for j in rest))
+        words = "1 more word has" if len(rest) == 1 else f"{len(rest)} more words share"
+        pen.write(Text(f"and {words} {share}", "dim"))
+    if hidden:
+        line = Text("hidden, no score: ")
+        line.append_text(Text(" ").join([pen.word(story, j, 24) for j in hidden[:8]]))
+        if len(hidden) > 8:
+            line.append(f" and {len(hidden) - 8} more")
+        line.stylize("dim")
+        pen.write(line)
+
+
+def _proof(pen: Pen, story: Story) -> None:
+    style = "bold green" if story.proof.holds else "bold white on red"
+    pen.write(Text(steps.visible(steps.prove(story), pen.encoding), style), indent=0)
+
+
+def _bar(part: float, room: int) -> str:
+    """A bar of `part` of the room, drawn to an eighth of a cell; nothing for NaN."""
+    eighths = round(part * room * 8) if math.isfinite(part) else 0
+    return "█" * (eighths // 8) + BAR[eighths % 8].strip()
+
+
+def _shade(colour: tuple[int, int, int], size: float) -> str:
+    """A colour that fades into grey as the size falls to 0."""
+    red, green, blue = (
+        round(g + (c - g) * math.sqrt(size)) for c, g in zip(colour, GREY, strict=True)
+    )
+    return f"#{red:02x}{green:02x}{blue:02x}"

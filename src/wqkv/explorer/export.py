@@ -1,0 +1,177 @@
+"""The explorer as one file: the page with the answers inside that it would ask a server for."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from html import escape
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+
+from wqkv.draw.phrases import PHRASES
+from wqkv.explorer.api import LONG, QUICK, SIDE, SLOW, Answer, Api, Seen
+from wqkv.explorer.request import Ask
+from wqkv.study.model import Step
+
+#: So many bytes of answers are recorded; the page says so, and what was left out.
+CAP = 16 * 2**20
+
+Asked = tuple[str, dict[str, int | str]]  # the name of an answer, and its parameters
+_IMPORT = re.compile(r'^import \{[^}]*\} from "\./([\w-]+\.js)";\n', re.MULTILINE)
+_EXPORT = re.compile(r"^export (?=(?:async )?function |class |const |let )", re.MULTILINE)
+
+
+def export(
+    api: Api, seen: Seen, at: tuple[int, int, int], lang: str, step: Step, cap: int = CAP
+) -> str:
+    """One page with a text in it, for a browser without network.
+
+    Args:
+        at: the layer, head and word that it opens at.
+        step: is told how many answers are recorded.
+    """
+    answers, left_out = record(api, seen, at, lang, step, cap)
+    layer, head, word = at
+    start = f"layer={layer}&head={head}&word={word}&lang={lang}"
+    return page({"answers": answers, "cap": cap, "left_out": left_out}, start)
+
+
+def record(
+    api: Api, seen: Seen, at: tuple[int, int, int], lang: str, step: Step, cap: int
+) -> tuple[dict[str, Answer], list[str]]:
+    """The answers by what the page asks, as many as fit; and what did not fit, in words."""
+    answers: dict[str, Answer] = {
+        "model": {**api.facts(), "start": {"view": "1"}},
+        "views/1": {**api.about(seen), "parts": []},
+    }
+    size = sum(map(_size, answers.values()))
+    left_out: list[str] = []
+    groups = list(_wanted(api, seen, at, lang))
+    total = sum(len(asked) for _, asked in groups)
+    for name, asked in groups:
+        for kind, given in asked:
+            key = f"views/1/{kind}?" + "&".join(f"{k}={given[k]}" for k in sorted(given))
+            if key in answers:
+                continue
+            step(len(answers), total)
+            ask = Ask({k: str(v) for k, v in given.items()})
+            answer = (QUICK | SLOW)[kind](api, seen, ask, lambda *_: step(len(answers), total))
+            size += _size(answer)
+            if size > cap:
+                size -= _size(answer)
+                left_out.append(PHRASES[lang][name])
+                break
+            answers[key] = answer
+    left_out.append(PHRASES[lang]["left_long" if _long(seen) else "left_rest"])
+    if seen.parts:
+        left_out.append(PHRASES[lang]["left_parts"])
+    return answers, left_out
+
+
+def _wanted(
+    api: Api, seen: Seen, at: tuple[int, int, int], lang: str
+) -> Iterator[tuple[str, list[Asked]]]:
+    """What the page may ask for, the most needed first, in groups that have a name."""
+    view, (layer, head, word) = seen.view, at
+    n, m, own = view.n, view.m, view.reading.source is None
+    layers = range(view.model.sizes["n_layer"])
+    heads = [(one, other) for one in layers for other in range(view.model.sizes["n_head"])]
+
+    def of(name: str, layer: int, head: int, **rest: int | str) -> Asked:
+        return name, {"layer": layer, "head": head, **rest}
+
+    def told(layer: int, head: int, i: int) -> list[Asked]:
+        asked = of("story", layer, head, word=i, lang=lang), of("row", layer, head, i=i)
+        return [*asked, of("column", layer, head, j=i if own else best(layer, head, i))]
+
+    def best(layer: int, head: int, i: int) -> int:
+        return int(view.row(layer, head, i).weights.argmax())
+
+    yield "left_word", told(*at)
+    q0, k0 = (max(0, min(word - SIDE // 2, count - SIDE)) for count in (n, m))
+    passes = [of("received", layer, head), of("links", layer, head, k=20)]
+    if "distance" in view.statistics:
+        passes.append(of("distances", layer, head))
+    yield (
+        "left_map",
+        [
+            *passes,
+            of("thumbnail", layer, head, size=64),
+            of("tile", layer, head, q0=q0, q1=min(n, q0 + SIDE), k0=k0, k1=min(m, k0 + SIDE)),
+            *([of("thumbnail", layer, head, size=128)] if max(n, m) > SIDE else []),
+        ],
+    )
+    if _long(seen):
+        return
+    yield "left_cells", [of("cell", layer, head, i=word, j=j) for j in range(min(m, SIDE))]
+    grids: list[Asked] = [
+        ("grid", {"statistic": name, **({"lang": lang} if name == "label" else {})})
+        for name in view.statistics
+    ]
+    yield "left_grids", grids
+    small: list[Asked] = [("thumbnail", {"layer": one, "size": 24}) for one in layers]
+    yield "left_thumbnails", small + [of("thumbnail", *one, size=64) for one in heads]
+    words = [part for i in range(n) for part in told(layer, head, i)]
+    yield "left_words", words if own else words + [of("column", layer, head, j=j) for j in range(m)]
+    yield "left_heads", [part for one in heads for part in told(*one, word)]
+
+
+def _long(seen: Seen) -> bool:
+    return max(seen.view.n, seen.view.m) > LONG
+
+
+def _size(answer: Answer) -> int:
+    return len(json.dumps(answer))
+
+
+# The page
+
+
+def page(recorded: Answer, start: str) -> str:
+    """open.html with its style, its modules as one script, and the recorded answers."""
+    folder = files("wqkv.explorer") / "page"
+    style = (folder / "open.css").read_text("utf-8")
+    script = joined(folder, "main.js")
+    policy = (
+        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}';"
+        " img-src data: blob:; base-uri 'none'; form-action 'none'"
+    )
+    data = json.dumps(recorded, allow_nan=False).replace("<", "\\u003c")
+    changes = {
+        "<html ": f'<html data-start="{escape(start)}" ',
+        "<head>\n": f'<head>\n<meta http-equiv="Content-Security-Policy" content="{policy}">\n',
+        '<link rel="stylesheet" href="page/open.css">': f"<style>{style}</style>",
+        '<script type="module" src="page/main.js"></script>': (
+            f'<script type="application/json" id="recorded">{data}</script>\n'
+            f'<script type="module">{script}</script>'
+        ),
+    }
+    text = (folder / "open.html").read_text("utf-8")
+    for old, new in changes.items():
+        assert text.count(old) == 1, f"open.html has {old!r} {text.count(old)} times"
+        text = text.replace(old, new)
+    return text
+
+
+def joined(folder: Traversable, name: str) -> str:
+    """A module after all that it imports, as one script: each module once, no imports left."""
+    begun: set[str] = set()
+    parts: list[str] = []
+
+    def add(name: str) -> None:
+        if name not in begun:  # two modules may import each other
+            begun.add(name)
+            text = (folder / name).read_text("utf-8")
+            for inner in _IMPORT.findall(text):
+                add(inner)
+            parts.append(_EXPORT.sub("", _IMPORT.sub("", text)))
+
+    add(name)
+    return "".join(parts)
+
+
+def _hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

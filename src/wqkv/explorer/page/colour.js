@@ -1,0 +1,61 @@
+// One hue from weight 0 to weight 1, away from the ground; the same stops as draw/html.py.
+
+const LIGHT = [
+  [239, 244, 250],
+  [49, 127, 201],
+  [8, 36, 84],
+];
+const DARK = [
+  [29, 36, 46],
+  [47, 123, 196],
+  [214, 236, 255],
+];
+
+const system = matchMedia("(prefers-color-scheme: dark)");
+
+function isDark() {
+  const chosen = document.documentElement.dataset.theme;
+  return chosen ? chosen === "dark" : system.matches;
+}
+
+// The colour of a value from 0 to 1, as [red, green, blue].
+export function ramp(value) {
+  const stops = isDark() ? DARK : LIGHT,
+    at = 2 * Math.min(Math.max(value, 0), 1);
+  const [low, high] = at < 1 ? [stops[0], stops[1]] : [stops[1], stops[2]];
+  return low.map((a, i) => Math.round(a + (high[i] - a) * (at < 1 ? at : at - 1)));
+}
+
+export function css(rgb) {
+  return `rgb(${rgb.join(" ")})`;
+}
+
+// A weight's colour: by its square root, so that 0.01 can be told from 0.
+export function tint(value) {
+  return ramp(Math.sqrt(value || 0));
+}
+
+// Black or white, whichever is read better on a colour.
+export function inkOn(rgb) {
+  const [r, g, b] = rgb.map(part => (part / 255) ** 2.2);
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.2 ? "#0c1420" : "#ffffff";
+}
+
+// Colours an element by CSSOM, which a strict policy allows.
+export function paint(element, rgb) {
+  element.style.backgroundColor = css(rgb);
+  element.style.color = inkOn(rgb);
+}
+
+// 256 colours for a canvas.
+export function palette(scale = tint) {
+  return Array.from({ length: 256 }, (_, i) => scale(i / 255));
+}
+
+// The colour that a variable has now, for canvases and saved pictures. An element that wears it
+// answers, for light-dark(a, b) cannot be asked of the variable.
+export function worn(name) {
+  const probe = document.getElementById("probe");
+  probe.style.color = `var(${name})`;
+  return getComputedStyle(probe).color;
+}

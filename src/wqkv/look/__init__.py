@@ -1,1 +1,0 @@
-"""The view into any model."""

@@ -1,0 +1,1 @@
+"""What a running model's attention did, as exact values."""

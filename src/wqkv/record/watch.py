@@ -1,0 +1,457 @@
+"""Record the attention of a running Hugging Face model, which computes as if nobody looked.
+
+The model's own function runs unchanged; what goes in and comes out is overheard (door.py), kept
+for each thread (listen.py), recognised and proved (records.py). Here is what can be asked of it.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import threading
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, overload
+
+import torch
+from torch import Tensor, nn
+
+from wqkv.attend.geometry import check_held
+from wqkv.doors import door
+from wqkv.errors import ArgumentError, KindError, MissedError, describe, need
+from wqkv.maps import pictures
+from wqkv.maps.attention_map import AttentionMap
+from wqkv.record.captured import Run, Statistics
+from wqkv.record.listen import LayerRuns, Listener, Watched
+from wqkv.record.modules import Kind, compiled, ended_by, kind, reached
+from wqkv.record.overhear import install, uninstall
+from wqkv.wrappers import unwrapped
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Map = AttentionMap | Statistics
+
+
+@door
+def watch(
+    model: nn.Module,
+    layers: Iterable[int] | None = None,
+    keep: Literal["all", "statistics"] = "all",
+) -> Seen:
+    """Record q, k and the mask of every attention layer while a Hugging Face model runs.
+
+    The model's own function computes, so its outputs are bit-identical. Each layer is proved when
+    it is recorded: P V, of the weights that are shown, against the model's own output.
+    All steps of a generation are one map, also of a beam search: `Seen.sample_of` says which sample
+    is a returned text. Threads have maps of their own: see `Seen.threads`. Steps that run compiled
+    cannot be seen; the report counts them, and no older map is shown in their place.
+    Where tensor parallelism shares the heads, each rank sees its own: see `SharedMap.heads`.
+
+    Args:
+        layers: the numbers of the layers to record, in the order in which they first run; None is
+            all. They count every kind of attention.
+        keep: "statistics" keeps each forward's entropy and received alone, not q and k.
+
+    Raises:
+        MissingExtraError: transformers is not installed.
+
+    >>> from transformers import AutoModel, LlamaConfig
+    >>> config = LlamaConfig(hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+    ...                      num_attention_heads=2, vocab_size=31)
+    >>> model = AutoModel.from_config(config).eval()
+    >>> with watch(model) as seen:
+    ...     _ = model(torch.arange(5)[None])
+    >>> seen[1]
+    AttentionMap[1, 2, 5, 5] of query f32[1, 2, 5, 8] on cpu, mask Causal()
+    >>> print(seen.report())
+    captured 2 of 2 layers of LlamaModel
+      0  layers.0.self_attn  decoder  [1, 2, 5, 5] Causal()  proof ...
+      1  layers.1.self_attn  decoder  [1, 2, 5, 5] Causal()  proof ...
+    """
+    return Seen(model, layers, keep)
+
+
+class Layer(NamedTuple):
+    """One attention layer of a model: `captured`, `missed` (and why), or `not asked for`."""
+
+    name: str
+    kind: Kind
+    state: str
+    reason: str
+
+
+@door
+class Seen(Sequence[Map]):
+    """What `watch` saw: seen[layer] is the map of a layer, in the order of their first run.
+
+    A layer that was missed, or whose proof failed, raises MissedError with the reason.
+    """
+
+    def __init__(
+        self, model: nn.Module, layers: Iterable[int] | None, keep: Literal["all", "statistics"]
+    ) -> None:
+        if keep not in ("all", "statistics"):
+            raise ArgumentError(f"`keep` is {keep!r}.\nPass 'all' or 'statistics'.")
+        wanted = None if layers is None else list(layers)
+        for number in wanted or ():
+            if not isinstance(number, int) or isinstance(number, bool):
+                raise KindError(f"`layers` holds numbers of layers, not {describe(number)}.")
+            if number < 0:
+                raise ArgumentError(f"`layers` holds {number}.\nPass 0 or more.")
+        self._watched = Watched(unwrapped(model), wanted, keep)
+        self._compiled = compiled(model)
+        self._own = threading.local()
+        self._listeners: list[Listener] = []
+        self._only: Listener | None = None
+        self._reached: dict[int, tuple[Any, set[nn.Module]]] = {}
+        self._beside = 0  # calls of compiled functions that may run any model
+        self._exit: ExitStack | None = None
+
+    # Coming and going
+
+    def __enter__(self) -> Self:
+        if self._exit is not None:
+            raise ArgumentError("This watch is on already.\nCall `watch` again for another.")
+        need("transformers", "hf", "watch")
+        with ExitStack() as stack:
+            for module in self._watched.names:
+                if any(True for _ in module.children()):
+                    before = module.register_forward_pre_hook(self._enter, with_kwargs=True)
+                    stack.callback(before.remove)
+                    after = module.register_forward_hook(self._leave, always_call=True)
+                    stack.callback(after.remove)
+            install(self)
+            stack.callback(uninstall, self)
+            self._exit = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        stack, self._exit = self._exit, None
+        if stack is not None:
+            stack.close()
+        self._reached.clear()
+        for listener in self._listeners:
+            listener.stop()
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if torch.compiler.is_compiling():  # first of all: whatever follows would be traced
+            return
+        self._mine().enter(module, args, kwargs)
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
+        self._mine().leave(module, output)
+
+    def _mine(self) -> Listener:
+        """What listens to the thread that runs."""
+        listener: Listener | None = getattr(self._own, "listener", None)
+        if listener is None:
+            listener = self._own.listener = Listener(self._watched)
+            self._listeners.append(listener)
+        return listener
+
+    def _heard(
+        self, rule: str, module: object, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+    ) -> None:
+        """A call of an attention function, of any model: see `door`."""
+        if isinstance(module, nn.Module) and module in self._watched.names:
+            self._mine().take(rule, module, args, kwargs, out)
+
+    def _passed_by(self, function: Any) -> None:
+        """A call of a compiled function, of any model: see `door`."""
+        key = id(function)  # which may have no hash
+        if key not in self._reached:
+            self._reached[key] = function, reached(function, self._watched.model)
+        if modules := self._reached[key][1]:
+            self._mine().pass_by(modules)
+        else:
+            self._beside += 1
+
+    # What was seen
+
+    @property
+    def threads(self) -> list[Seen]:
+        """The same for each thread that ran the model, in the order in which they first ran it.
+
+        A Seen answers for the thread that asks, or for the only thread that ran the model; where
+        several others did, take one of these.
+        """
+        return [self._of_thread(listener) for listener in tuple(self._listeners)]
+
+    @property
+    def thread(self) -> str:
+        """The name of the thread that it answers for."""
+        return self._here.name
+
+    def _of_thread(self, listener: Listener) -> Seen:
+        one = copy.copy(self)
+        one._only = listener
+        return one
+
+    @property
+    def _listener(self) -> Listener | None:
+        """The thread that is asked about; None if it is one of several others."""
+        own: Listener | None = self._only or getattr(self._own, "listener", None)
+        if own is None and len(self._listeners) < 2:
+            return self._listeners[0] if self._listeners else Listener(self._watched)
+        return own
+
+    @property
+    def _here(self) -> Listener:
+        listener = self._listener
+        if listener is None:
+            names = ", ".join(one.name for one in self._listeners)
+            raise MissedError(
+                f"{len(self._listeners)} other threads ran {self._name}: {names}.\n"
+                "Ask one of them, as in seen.threads[0]."
+            )
+        return listener
+
+    @property
+    def _name(self) -> str:
+        return type(self._watched.model).__name__
+
+    @property
+    def _hidden(self) -> set[nn.Module]:
+        """What runs compiled, or did."""
+        return self._compiled | self._here.passed
+
+    @property
+    def _all(self) -> list[LayerRuns]:
+        """The layers, without helpers inside a module that uses the interface itself."""
+        layers, names = list(self._here.layers.values()), self._watched.names
+        layers += [
+            LayerRuns(name, module, kind(name, module), True)
+            for module, name in names.items()
+            if module in self._watched.like & self._hidden - {layer.module for layer in layers}
+        ]
+        used = [names[layer.module] for layer in layers if layer.runs]
+        return [
+            layer
+            for layer in layers
+            if layer.runs
+            or layer.reason
+            or not any(names[layer.module].startswith(f"{name}.") for name in used)
+        ]
+
+    @property
+    def layers(self) -> list[Layer]:
+        """Every attention layer that ran: its name, kind, state and reason."""
+        found = []
+        for one in self._all:
+            why = self._why(one)
+            state = "captured" if why is None else "missed" if one.wanted else "not asked for"
+            found.append(Layer(one.name, one.kind, state, why or ""))
+        return found
+
+    def _why(self, one: LayerRuns) -> str | None:
+        why = one.why()
+        if one.module in self._hidden and why is not None and one.wanted and not one.runs:
+            return "it runs compiled, out of sight"
+        return why
+
+    def _map(self, one: LayerRuns) -> Map:
+        why = self._why(one)
+        if why is not None:
+            raise MissedError(f"There is no map of {one.name}: {why}.")
+        return one.runs[-1].map()
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    @overload
+    def __getitem__(self, layer: int) -> Map: ...
+    @overload
+    def __getitem__(self, layer: slice) -> list[Map]: ...
+    @door
+    def __getitem__(self, layer: int | slice) -> Map | list[Map]:
+        return _Part(self, self._all)[layer]
+
+    def runs(self, layer: int) -> Sequence[Map]:
+        """All runs of a layer, oldest first: one a forward, or one a whole generation.
+
+        A step that does not fit the run before it begins another; a run whose proof failed is left
+        out.
+        """
+        return [run.map() for run in _in(self._all, layer).runs if run.refused is None]
+
+    def sample_of(self, sequence: Tensor | Sequence[int]) -> int:
+        """The sample of the last text that a returned sequence of token ids is, beams included.
+
+        A model never reads the last token that it writes, so a sequence of n tokens that ends with
+        it has the rows seen[layer][sample, :, : n - 1]. Of an encoder-decoder model it is the text
+        of the decoder.
+
+        Raises:
+            MissedError: no sample holds it (a beam that ended may have given its place to another),
+                samples with other sources hold it too, or the token ids are not known.
+
+        >>> from transformers import AutoModelForCausalLM, LlamaConfig
+        >>> config = LlamaConfig(hidden_size=16, intermediate_size=24, num_hidden_layers=1,
+        ...                      num_attention_heads=2, vocab_size=31, eos_token_id=None)
+        >>> model = AutoModelForCausalLM.from_config(config).eval()
+        >>> with watch(model) as seen:
+        ...     text = model.generate(torch.tensor([[3, 5, 7]]), num_beams=4, max_new_tokens=6)
+        >>> seen[0][seen.sample_of(text[0])].shape
+        torch.Size([2, 8, 8])
+        """
+        if isinstance(sequence, Tensor):
+            check_held("sequence", sequence)
+        here, ids = self._here, torch.as_tensor(sequence, device="cpu").flatten().tolist()
+        if here.text is None:
+            raise MissedError(
+                "Which token ids the samples hold is not known: the model read no `input_ids` from "
+                "the text's beginning on, or some of its steps went by unseen."
+            )
+        ends = ended_by(self._watched.model)
+        count = max((n for n, one in enumerate(ids, 1) if one not in ends), default=0)
+        read = ids[: min(count, len(ids) - 1)]
+        texts = here.text.tolist()
+        found = [sample for sample, text in enumerate(texts) if text[: len(read)] == read]
+        if not found:
+            raise MissedError(
+                f"None of the {len(texts)} samples holds these {len(ids)} tokens: a beam that ends "
+                "may give its place to another.\nTo see them, run the model on them under `watch`."
+            )
+        runs = [one.runs[-1] for one in self._all if one.kind == "cross" and one.runs]
+        sources = [run.key.data[found] for run in runs if run.kept]
+        if any(not torch.equal(x, x[:1].expand_as(x)) for x in sources):
+            raise MissedError(f"Samples {found} hold this text, and do not read the same source.")
+        return found[0]
+
+    @property
+    def encoder(self) -> Sequence[Map]:
+        """The maps of the layers that read a text as a whole."""
+        return self._of("encoder")
+
+    @property
+    def decoder(self) -> Sequence[Map]:
+        """The maps of the layers that write a text."""
+        return self._of("decoder")
+
+    @property
+    def cross(self) -> Sequence[Map]:
+        """The maps of the layers that look at another text or picture."""
+        return self._of("cross")
+
+    def _of(self, kind: Kind) -> _Part:
+        return _Part(self, [one for one in self._all if one.kind == kind])
+
+    # In a notebook
+
+    def _repr_html_(self) -> str:
+        found = self._pictures(pictures.LOOKED) if self._listener is not None else []
+        return pictures.html(self.report(), found, "the mean of all heads" if found else "")
+
+    def plot(self) -> Figure:
+        """The mean of all heads of every layer that was captured, as a matplotlib figure.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        need("matplotlib", "show", "A plot")
+        return pictures.figure(self._name, self._pictures())
+
+    def _pictures(self, most: float = math.inf) -> list[pictures.Picture]:
+        """Block means of the first sample, as long as they take at most so many weights."""
+        found: list[pictures.Picture] = []
+        for one in self._all:
+            m = None if self._why(one) else self._map(one)
+            if isinstance(m, AttentionMap) and m.shape[0]:
+                most -= math.prod(m.shape)
+                if most < 0:
+                    break
+                found.append((one.name, m.thumbnail(pictures.SIDE)[0].mean(dim=0)))
+        return found
+
+    def report(self) -> str:
+        """How many layers were captured, the proof of each, and what was missed and why."""
+        listener = self._listener
+        if listener is None:
+            names = [f"thread {one.name}:" for one in self._listeners]
+            reports = [one.report() for one in self.threads]
+            return "\n".join(line for pair in zip(names, reports, strict=True) for line in pair)
+        layers = self._all
+        whys = [self._why(one) for one in layers]
+        good = sum(why is None for why in whys)
+        unasked = sum(not one.wanted for one in layers)
+        rest = f" ({unasked} not asked for)" if unasked else ""
+        rest += "" if layers else ": no attention layer ran in sight"
+        lines = [f"captured {good} of {len(layers)} layers of {self._name}{rest}"]
+        width = max((len(one.name) for one in layers), default=0)
+        for number, (one, why) in enumerate(zip(layers, whys, strict=True)):
+            head = f"{number:>3}  {one.name:<{width}}  {one.kind:<7}"
+            lines.append(f"{head}  {_shown(one.runs) if why is None else _missed(one, why)}")
+        beyond = [n for n in self._watched.wanted or () if n >= len(layers)]
+        if beyond and layers:
+            lines.append(f"there is no layer {', '.join(map(str, beyond))}: asked for by `layers`")
+        if listener.unseen:
+            lines.append(
+                f"compiled steps that went by unseen: {listener.unseen}. To see them, run them "
+                'uncompiled, under torch.compiler.set_stance("force_eager")'
+            )
+        if self._beside:
+            lines.append(
+                f"calls of other compiled functions: {self._beside}. "
+                "Whether they ran the model is not known"
+            )
+        if self._only is None and (others := len(self._listeners) - 1) > 0:
+            lines.append(f"{others} other threads ran it too: see `threads`")
+        return "\n".join(lines)
+
+
+class _Part(Sequence[Map]):
+    """Some of the layers."""
+
+    def __init__(self, seen: Seen, layers: list[LayerRuns]) -> None:
+        self._seen, self._layers = seen, layers
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    @overload
+    def __getitem__(self, layer: int) -> Map: ...
+    @overload
+    def __getitem__(self, layer: slice) -> list[Map]: ...
+    def __getitem__(self, layer: int | slice) -> Map | list[Map]:
+        if isinstance(layer, slice):
+            return [self._seen._map(one) for one in self._layers[layer]]
+        return self._seen._map(_in(self._layers, layer))
+
+
+def _in(layers: list[LayerRuns], layer: int) -> LayerRuns:
+    if not -len(layers) <= layer < len(layers):
+        raise IndexError(f"There is no layer {layer}: {len(layers)} ran.")
+    return layers[layer]
+
+
+def _missed(one: LayerRuns, why: str) -> str:
+    return f"missed: {why}" if one.wanted else "not asked for"
+
+
+def _shown(runs: list[Run]) -> str:
+    """A captured layer in the report."""
+    run = runs[-1]
+    proof = run.proof
+    rows = f"{proof.rows} rows" + (f", {proof.empty} empty" if proof.empty else "")
+    parts = [
+        f"{list(run.shape)} {run.shown}",
+        f"proof {proof.error:.1e}, {proof.share:.0%} of rounding ({rows})",
+    ]
+    if run.start:
+        parts.append(f"rows from {run.start} on")
+    if not run.found:
+        first = "row that was seen" if run.asked.cross else "key of its cache"
+        parts.append(f"counted from the first {first}, whose place in the text is not known")
+    if len(runs) > 1:
+        why = f", because {run.began}" if run.began else ""
+        parts.append(f"the last of {len(runs)} runs{why}")
+    return "  ".join(parts)

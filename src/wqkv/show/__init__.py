@@ -1,1 +1,0 @@
-"""The face: one story (wqkv.look.story) as a terminal picture, a web page, an image or JSON."""

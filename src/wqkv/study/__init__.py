@@ -1,0 +1,1 @@
+"""One model, one text: every number, asked for one at a time."""

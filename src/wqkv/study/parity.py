@@ -1,0 +1,244 @@
+"""Parity: every layer of a model as ours, against the model's own on the same hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from wqkv.doors import door
+from wqkv.errors import ArgumentError, WqkvError, describe
+from wqkv.layer.convert.huggingface import from_hf, matrices, stacks
+from wqkv.study.answers import Proof
+from wqkv.wrappers import unwrapped
+
+#: How many random words a model reads if it is given nothing else.
+WORDS = 64
+
+
+@door
+@dataclass(frozen=True)
+class LayerParity:
+    """One layer of a part of a model, counted from 0: its proof, or why there is none."""
+
+    part: str
+    layer: int
+    proof: Proof | None
+    reason: str = ""
+
+    @property
+    def verdict(self) -> str:
+        if self.proof is None:
+            return "not compared"
+        return "holds" if self.proof.holds else "EXCEEDS"
+
+
+@door
+@dataclass(frozen=True)
+class Parity:
+    """The proofs of all layers of a model; `print` shows them as a table."""
+
+    family: str
+    inputs: str  # what the model read, such as "input_ids i64[1, 64] on cpu"
+    layers: tuple[LayerParity, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether layers were compared and none differs by more than its rounding allows."""
+        verdicts = {layer.verdict for layer in self.layers}
+        return "holds" in verdicts and "EXCEEDS" not in verdicts
+
+    def lines(self) -> list[tuple[str, str]]:
+        """(line, verdict) of every layer."""
+        part = max((len(layer.part) for layer in self.layers), default=0)
+        number = len(str(max((layer.layer for layer in self.layers), default=0)))
+        lines = []
+        for layer in self.layers:
+            proof, line = layer.proof, f"{layer.part:<{part}}  {layer.layer:>{number}}  "
+            if proof is None:
+                line += f"{layer.verdict}: {layer.reason}"
+            else:
+                line += f"{proof.difference:.1e} of {proof.tolerance:.1e} allowed  {layer.verdict}"
+            lines.append((line, layer.verdict))
+        return lines
+
+    @property
+    def end(self) -> str:
+        """How many layers hold: "parity holds in 12 of 12 layers"."""
+        held = sum(layer.verdict == "holds" for layer in self.layers)
+        return f"parity holds in {held} of {len(self.layers)} layers"
+
+    def __str__(self) -> str:
+        return "\n".join([*(line for line, _ in self.lines()), self.end])
+
+
+#: A part of the model, and the number of a layer in it.
+Place = tuple[str, int]
+#: Is told how many layers are compared, of how many.
+Step = Callable[[int, int], None]
+
+
+@door
+def parity(
+    model: nn.Module,
+    inputs: Mapping[str, Any] | None = None,
+    *,
+    progress: Step = lambda done, total: None,
+) -> Parity:
+    """max |ours(x) - y| of every layer: x reached the model's own attention and y left it.
+
+    The model runs once, as it is. Allowed are d_model products in another order, each rounded by
+    half a last digit of y's largest number; in half precision, whose sums are kept in float32,
+    eight last digits. A layer that does not attend, or cannot be ours, is told with its reason.
+
+    Args:
+        inputs: what the model is called with, without padding; None is random words, a random
+            picture or a random sound.
+
+    Raises:
+        ArgumentError: the family has no table row; the model trains; it does not run on the inputs.
+
+    >>> from transformers import GPT2Config, GPT2Model
+    >>> parity(GPT2Model(GPT2Config(n_layer=2, n_embd=24, n_head=3)).eval()).holds
+    True
+    """
+    model = unwrapped(model)
+    parts = stacks(model)
+    if model.training:
+        raise ArgumentError("The model trains, so dropout may change it.\nCall model.eval() first.")
+    given = _inputs(model) if inputs is None else dict(inputs)
+    padding = given.get("attention_mask")
+    if isinstance(padding, Tensor) and not bool(padding.all()):
+        raise ArgumentError("`inputs` has padding.\nPass samples of one length.")
+
+    found: dict[Place, LayerParity] = {}
+    modules: dict[Place, dict[str, nn.Module]] = {}
+    for place in ((part, layer) for part in parts for layer in range(len(parts[part]))):
+        reason = "the model did not call it"
+        try:
+            modules[place] = matrices(model, place[1], place[0])
+        except ArgumentError as error:
+            reason = str(error)
+        found[place] = LayerParity(*place, None, reason)
+    done = 0
+
+    def heard(place: Place, Q: Tensor, K: Tensor | None, y: Tensor) -> None:
+        nonlocal done
+        found[place] = _compared(model, place, Q, K, y)
+        progress(done := done + 1, len(modules))
+
+    with torch.no_grad(), _listening(modules, heard):
+        try:
+            model(**given)
+        except (TypeError, ValueError, RuntimeError, LookupError, AttributeError) as error:
+            if isinstance(error, WqkvError):
+                raise
+            reason = next(iter(str(error).splitlines()), "")[:200]
+            read = "random " * (inputs is None) + (" and ".join(given) or "no `inputs`")
+            raise ArgumentError(
+                f"The model does not run on {read} ({type(error).__name__}: {reason}).\n"
+                "Pass `inputs` that it takes."
+            ) from error
+    read = ", ".join(f"{name} {describe(value)}" for name, value in given.items())
+    config: Any = model.config
+    return Parity(str(config.model_type), read, tuple(found.values()))
+
+
+@contextmanager
+def _listening(
+    modules: Mapping[Place, Mapping[str, nn.Module]],
+    heard: Callable[[Place, Tensor, Tensor | None, Tensor], None],
+) -> Iterator[None]:
+    """Tell what reaches and what leaves every attention while the model runs."""
+    turns: dict[nn.Module, list[Place]] = {}  # layers that share modules go by their turn
+    readers: dict[nn.Module, str] = {}
+    now: dict[str, Tensor] = {}
+    hooks: list[RemovableHandle] = []
+    for place, holds in modules.items():
+        turns.setdefault(holds["WO"], []).append(place)
+        readers[holds["WQ"]] = "Q"
+        if place[0].endswith("cross"):
+            readers[holds["WK"]] = "K"
+
+    def reached(module: nn.Module, args: tuple[Any, ...]) -> None:
+        now[readers[module]] = args[0]
+
+    def left(module: nn.Module, args: tuple[Any, ...], y: Tensor) -> None:
+        deaf()  # our layer is made of these very modules, and may call them
+        heard(turns[module].pop(0), now.pop("Q"), now.pop("K", None), y)
+        listen()
+
+    def listen() -> None:
+        # the first of all hooks on what is read, for those before it our layer runs too
+        hooks.extend(m.register_forward_pre_hook(reached, prepend=True) for m in readers)
+        hooks.extend(module.register_forward_hook(left) for module in turns)
+
+    def deaf() -> None:
+        while hooks:
+            hooks.pop().remove()
+
+    listen()
+    try:
+        yield
+    finally:
+        deaf()
+
+
+def _compared(
+    model: nn.Module, place: Place, Q: Tensor, K: Tensor | None, y: Tensor
+) -> LayerParity:
+    part, layer = place
+    if Q.ndim != 3:
+        return LayerParity(part, layer, None, f"it reads {describe(Q)}, samples in one row")
+    try:
+        off = from_hf(model, layer, part=part)(Q, K) - y
+    except WqkvError as error:
+        return LayerParity(part, layer, None, " ".join(str(error).split()))
+    # float64 models of transformers still keep the angles of RoPE and the softmax in float32
+    eps = max(torch.finfo(y.dtype).eps, torch.finfo(torch.float32).eps)
+    size = float(y.abs().max())
+    unit = eps * (8 if eps > 1e-4 else y.shape[-1] / 2)
+    proof = Proof(float(off.abs().max()), size, unit * size, off[..., 0].numel())
+    return LayerParity(part, layer, proof)
+
+
+def _inputs(model: Any) -> dict[str, Tensor]:
+    """Random words, a random picture or a random sound: one sample of what the model reads."""
+    config = model.config
+    random = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=random, device="cpu").to(model.device, model.dtype)
+
+    def words(n: int = WORDS) -> Tensor:
+        if not getattr(config, "vocab_size", None):
+            raise ArgumentError(
+                f"What models of the family {config.model_type!r} read is not known here.\n"
+                "Pass `inputs`."
+            )
+        for name in ("max_position_embeddings", "max_seq_len", "max_target_positions"):
+            n = min(n, (getattr(config, name, None) or n + 2) - 2)  # some count from 2
+        numbers = torch.randint(
+            5, config.vocab_size, (1, max(n, 1)), generator=random, device="cpu"
+        )
+        return numbers.to(model.device)
+
+    match model.main_input_name:
+        case "pixel_values":
+            side = config.image_size if isinstance(config.image_size, int) else config.image_size[0]
+            given = {"pixel_values": normal(1, config.num_channels, side, side)}
+        case "input_values":
+            given = {"input_values": normal(1, 4000)}
+        case "input_features":
+            frames = 2 * config.max_source_positions  # two of them are one position
+            given = {"input_features": normal(1, config.num_mel_bins, frames)}
+        case _:
+            given = {"input_ids": words()}
+    if config.is_encoder_decoder:
+        given["decoder_input_ids"] = words(WORDS // 2)
+    return given

@@ -1,0 +1,177 @@
+import base64
+import dataclasses
+import hashlib
+import math
+import re
+from html import escape
+from html.parser import HTMLParser
+
+import pytest
+import torch
+
+from tests.unit.draw.stories import make
+from wqkv.draw import steps
+from wqkv.draw.html import page
+from wqkv.study.answers import Proof
+
+TRAPS = (
+    "[CLS]",
+    "<script>alert(1)</script>",
+    "</script>",
+    "</style>",
+    '"><img src=x>',
+    "&amp;",
+    "it",
+)
+
+
+class Parts(HTMLParser):
+    """The tags of a page with their attributes, and its map as the text of its rows."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.rows, self.inside = [], [], None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag == "div" and dict(attributes).get("class", "").startswith("cells"):
+            self.inside = "map"
+        elif tag == "tr" and self.inside:
+            self.rows.append([])
+        elif tag in ("td", "th") and self.inside:
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        if tag == "div":
+            self.inside = None
+
+    def handle_data(self, text):
+        if self.inside and self.rows:
+            self.rows[-1][-1] += text
+
+
+def digest(text):
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def test_policy_allows_its_own_style_and_script_alone():
+    text = page([make(TRAPS, word=6), make()])
+    [policy] = re.findall(r'Content-Security-Policy" content="([^"]*)"', text)
+    [style] = re.findall(r"<style>(.*?)</style>", text, re.DOTALL)
+    [script] = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    assert policy.split("; ") == [
+        "default-src 'none'",
+        f"style-src '{digest(style)}'",
+        f"script-src '{digest(script)}'",
+        "base-uri 'none'",
+        "form-action 'none'",
+    ]
+    assert "url(" not in style
+    assert not re.search(r"fetch|XMLHttp|import|https?:", script)
+
+
+def test_asks_for_nothing():
+    text = page([make(TRAPS, word=6, sentence="<img src=http://x>", model="<b>", mask="<i>")])
+    tags = Parts(text).tags
+    names = [tag for tag, _ in tags]
+    assert names.count("script") == names.count("style") == 1
+    assert not {"img", "link", "iframe", "base", "form", "object"} & {*names}
+    for _, attributes in tags:
+        assert not {"src", "style", "srcset", "background"} & {*attributes}
+        assert not [name for name in attributes if name.startswith("on")]
+        assert attributes.get("href", "#").startswith("#")
+
+
+def test_words_are_escaped():
+    text = page([make(TRAPS, word=6, sentence="</title>", model="<b>&")])
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert "&amp;amp;" in text
+    assert "&lt;/title&gt;" in text
+    assert "&lt;b&gt;&amp;" in text
+    assert text.isascii() or "<script>alert" not in text
+    page([make(["\ud800", "it"], word=1)]).encode("utf-8")
+
+
+def test_map_holds_the_numbers():
+    story = make()
+    head, *rows = Parts(page([story])).rows
+    assert head == ["", *story.words]
+    assert [row[0] for row in rows] == list(story.words)
+    found = torch.tensor([[float(weight) for weight in row[1:]] for row in rows])
+    assert (found - story.map).abs().max() <= 0.0005 + 1e-6
+
+
+def test_tables_hold_the_numbers():
+    story = make(causal=True)
+    text = page([story])
+    for j in range(8):
+        cells = rf"<td>{j}<th scope=row><bdi>{re.escape(escape(story.words[j]))}</bdi>"
+        assert re.search(rf"{cells}<td>{story.scores[j]:.2f}<", text)
+        assert re.search(rf"{cells}<td>{steps.weight(story.weights[j].item())}<", text)
+    assert text.count("<td>hidden<td>") == 3
+    assert "Hidden, no score: <bdi>was</bdi> <bdi>tired</bdi> <bdi>[SEP]</bdi></p>" in text
+
+
+def test_empty_cells_are_exact_zeros():
+    text = page([make(causal=True)])
+    assert text.count("<td class=z>0.000") == 11 * 10 / 2
+
+
+def test_size_of_64_words():
+    assert len(page([make([f"word{i}" for i in range(64)])]).encode()) < 200_000
+
+
+def test_long_text_is_cut_and_says_so():
+    story = make([f"w{i}" for i in range(503)], word=211)
+    text = page([story])
+    assert len(text.encode()) < 300_000
+    assert "Words 83 to 338 of 0 to 502." in text
+    assert "Words 179 to 242 of 0 to 502." in text
+    assert "The 12 best of 503 words." in text
+    assert f"<h2><bdi>{story.sentence[:197]}...</bdi></h2>" in text
+    assert "And 491 more words share 0." in text
+    assert Parts(text).rows[0] == ["", *(f"w{i}" for i in range(179, 243))]
+
+
+def test_one_more_word_and_many_hidden():
+    assert "And 1 more word has 0.00" in page([make([f"w{i}" for i in range(13)])])
+    assert "</bdi> and 3 more</p>" in page([make(["x"] * 17, word=1, causal=True)])
+
+
+def test_wide_vectors_are_binned_and_say_so():
+    assert "1031 numbers" in (text := page([make(x=torch.randn(1031))]))
+    assert "each bar is the mean of 3" in text
+    assert "each bar" not in page([make()])
+
+
+def test_several_stories():
+    text = page([make(sentence="One."), make(sentence="Two.")])
+    assert '<a href="#story1"><bdi>Two.</bdi></a>' in text
+    assert 'id="story1"' in text
+    assert "<nav>" not in page([make()])
+
+
+@pytest.mark.parametrize(("difference", "count"), [(1.9e-7, 0), (0.5, 2), (math.nan, 2)])
+def test_failed_proof_is_loud(difference, count):
+    text = page([make(proof=Proof(difference, 2.3, 4.1e-6, 11))])
+    assert text.count("<p class=failed>FAILED ITS PROOF") == count
+    assert text.count("PROOF HOLDS") == (count == 0)
+
+
+def test_heads_that_share():
+    assert "the 7 heads share 1 of k and v" in page([make(n_head=7, n_kv_head=1)])
+
+
+def test_numbers_that_are_not_finite():
+    nan = torch.full((11,), math.nan)
+    hidden = torch.full((11,), -math.inf)
+    assert "<td>nan<td>" in page([make(scores=nan, weights=nan, map=nan.expand(11, 11))])
+    assert "x" in page([make(x=torch.tensor([math.nan, math.inf]))])
+    story = dataclasses.replace(make(), scores=hidden, weights=torch.zeros(11))
+    assert "every weight is 0" in page([story])
+
+
+def test_a_story_without_its_map():
+    assert "The whole head" in page([make()])
+    assert "The whole head" not in page([make(map=None)])

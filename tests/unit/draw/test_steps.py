@@ -1,0 +1,282 @@
+import math
+from string import Formatter
+
+import pytest
+import torch
+
+from tests.unit.draw.stories import make
+from wqkv.draw import steps
+from wqkv.draw.phrases import EVIDENCE, PHRASES
+from wqkv.study.answers import Proof
+from wqkv.study.heads import LABELS, UNCLASSIFIED, Head, Score
+
+
+@pytest.mark.parametrize(
+    ("word", "encoding", "shown"),
+    [
+        ("[CLS]", "utf-8", "[CLS]"),
+        ("", "utf-8", "''"),
+        ("  ", "utf-8", "'  '"),
+        ("a\n\tb", "utf-8", r"a\n\tb"),
+        ("\x1b[31m", "utf-8", r"\x1b[31m"),
+        ("\u202eabc", "utf-8", r"\u202eabc"),
+        ("\ud800", "utf-8", r"\ud800"),
+        ("猫", "utf-8", "猫"),
+        ("猫é", "latin-1", r"\u732bé"),
+    ],
+)
+def test_visible(word, encoding, shown):
+    assert steps.visible(word, encoding) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (-4.2149, "-4.21"),
+        (-0.001, "0.00"),
+        (31415.9, "3.1e+04"),
+        (-math.inf, "-inf"),
+        (math.nan, "nan"),
+    ],
+)
+def test_number(value, shown):
+    assert steps.number(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.6774, "0.677"), (0.0, "0.000"), (0.0005, "0.001"), (4.2e-6, "4.2e-06"), (math.nan, "nan")],
+)
+def test_weight(value, shown):
+    assert steps.weight(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("n", "word", "most", "window"),
+    [
+        (7, 3, 11, range(7)),
+        (101, 0, 5, range(5)),
+        (101, 50, 5, range(48, 53)),
+        (101, 99, 5, range(96, 101)),
+    ],
+)
+def test_window(n, word, most, window):
+    assert steps.window(n, word, most) == window
+
+
+def test_bars():
+    values = torch.tensor([1.0, 3.0, 5.0, 7.0, 11.0])
+    assert steps.bars(values, 5) == ([1, 3, 5, 7, 11], 1)
+    assert steps.bars(values, 3) == ([2, 6, 11], 2)
+
+
+def test_formulas_hold_the_numbers():
+    story = make()
+    best = story.ranked[0]
+    score, total = story.scores[best].item(), story.scores.double().exp().sum().item()
+    told = steps.tell(story)
+    assert len(told) == 7
+    assert told[3].formula == f"score(it, {story.words[best]}) = q . k / sqrt(17) = {score:.2f}"
+    assert f"exp({score:.2f}) / {total:.4g} = {story.weights[best]:.3f}" in told[4].formula
+    assert told[4].sentence.startswith('No word is hidden from "it" (Full()).')
+    assert told[5].formula.startswith(
+        f"context = {story.weights[best]:.3f} v({story.words[best]}) + "
+    )
+    assert "17 for q, 17 for k and 13 for v" in told[1].sentence
+
+
+@pytest.mark.parametrize(
+    ("changes", "formula"),
+    [
+        ({"scale": 1.0}, "= q . k = "),
+        ({"scale": 0.31}, "= q . k x 0.31 = "),
+        ({"position": "ALiBi(slopes=3)"}, "= q . k / sqrt(17) + ALiBi = "),
+        ({"position": "RoPE(theta=10000.0)"}, "= q . k / sqrt(17) = "),
+    ],
+)
+def test_score_formula(changes, formula):
+    told = steps.tell(make(**changes))
+    assert formula in told[3].formula
+    assert ("RoPE turns q and k" in told[1].formula) == changes.get("position", "").startswith(
+        "RoPE"
+    )
+
+
+def test_hidden_words():
+    told = steps.tell(make(causal=True))
+    assert told[4].sentence.startswith('3 of 11 words are hidden from "it" (Causal()).')
+    told = steps.tell(make(causal=True, word=9))
+    assert told[4].sentence.startswith('1 of 11 words is hidden from "tired" (Causal()).')
+
+
+def test_every_word_hidden():
+    nothing = torch.full((11,), -math.inf)
+    told = steps.tell(make(scores=nothing, weights=torch.zeros(11)))
+    assert "no score" in told[3].formula
+    assert "every weight is 0" in told[4].formula
+    assert told[5].formula == "context = 0"
+
+
+def test_huge_scores_keep_their_sum_as_a_logarithm():
+    scores = torch.tensor([900.0, 899.0] + [0.0] * 9)
+    told = steps.tell(make(scores=scores, weights=scores.softmax(0)))
+    assert "exp(900.00) / exp(900.31) = 0.731" in told[4].formula
+
+
+def test_same_sizes_are_said_once():
+    values = torch.ones(17)
+    assert "into 17 each." in steps.tell(make(v=values))[1].sentence
+
+
+@pytest.mark.parametrize(
+    ("difference", "start", "facts"),
+    [
+        (1.9e-7, "PROOF HOLDS: ", "1.9e-07"),
+        (0.5, "FAILED ITS PROOF: ", "0.5"),
+        (math.nan, "FAILED", "nan"),
+    ],
+)
+def test_prove(difference, start, facts):
+    line = steps.prove(make(proof=Proof(difference, 2.3, 4.1e-6, 11)))
+    assert line.startswith(start)
+    assert f"differ by at most {facts} (numbers up to 2.30; allowed 4.1e-06)" in line
+    assert ("Do not trust" in line) == start.startswith("FAILED")
+
+
+# Two sentences, two languages
+
+
+def test_phrases_fit_each_other():
+    """The same phrases in every language, with the same numbers in them."""
+    names = [set(phrases) for phrases in PHRASES.values()]
+    assert names == names[:1] * len(names)
+    for name in PHRASES["en"]:
+        fields = [
+            {field for _, field, _, _ in Formatter().parse(phrases[name]) if field}
+            for phrases in PHRASES.values()
+        ]
+        assert fields == fields[:1] * len(fields), name
+
+
+@pytest.mark.parametrize("lang", steps.LANGUAGES)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"causal": True},
+        {"layer": 0, "scale": 1.0},
+        {"n_kv_head": 1, "position": "RoPE(theta=10000.0)", "scale": 0.3},
+        {"scores": torch.full((11,), -math.inf), "weights": torch.zeros(11)},
+    ],
+    ids=["plain", "causal", "first", "shared", "hidden"],
+)
+def test_every_step_says_two_sentences(lang, changes):
+    told = steps.tell(make(**changes), lang=lang)
+    assert len(told) == 7
+    for step in told:
+        for part in (step.name, step.sentence, step.sentence2, step.formula):
+            assert part and "{" not in part
+        assert step.sentence != step.sentence2
+        assert step.sentence[-1] == step.sentence2[-1] == ("。" if lang == "zh" else ".")
+
+
+def test_second_sentences_hold_the_numbers():
+    story = make()
+    best = story.ranked[0]
+    told = [step.sentence2 for step in steps.tell(story)]
+    assert told[0].startswith("By now 2 layers have worked on x")
+    assert told[1] == "Head 1 of 3 has its own part of each matrix: 53 x 17 numbers of WQ."
+    top = f"{story.weights[best].item():.3f}"
+    assert told[4] == (
+        f'"it" looks most at "{story.words[best]}": {top} of its weight lies there, where equal'
+        " weights would put 0.091."
+    )
+    share, output = (f"{part.norm().item():.2f}" for part in (story.share, story.output))
+    assert told[6] == f"This head's share is {share} long, the output of all 3 heads {output}."
+
+
+@pytest.mark.parametrize(
+    ("changes", "step", "says"),
+    [
+        ({"layer": 0}, 0, "In the first layer"),
+        ({"n_kv_head": 1}, 1, "the 3 heads share 1 parts of WK and WV"),
+        ({}, 3, "The root of 17 keeps"),
+        ({"scale": 1.0}, 3, "does not scale"),
+        ({"scale": 0.25}, 3, "multiplies its scores by 0.25"),
+    ],
+)
+def test_second_sentences_know_the_model(changes, step, says):
+    assert says in steps.tell(make(**changes))[step].sentence2
+
+
+def test_a_learned_sink_is_said():
+    """With a sink the weights sum to less than 1, and the total holds its part."""
+    story = make()
+    story = make(weights=story.weights * 0.75)
+    told = steps.tell(story)[4]
+    assert "with the 0.250 of a learned sink they sum to 1" in told.sentence
+    best = story.ranked[0]
+    total = story.scores.double().exp().sum().item() / 0.75
+    score, weight = story.scores[best].item(), story.weights[best].item()
+    assert f"exp({score:.2f}) / {total:.4g} = {weight:.3f}" in told.formula
+    assert math.exp(score) / total == pytest.approx(weight, rel=1e-4)
+
+
+def test_chinese():
+    told = steps.tell(make(causal=True), lang="zh")
+    assert [step.name for step in told][:5] == [
+        "词",
+        "WQ、WK、WV",
+        "q、k、v",
+        "得分",
+        "掩码与 softmax",
+    ]
+    assert told[0].sentence == "模型读入 11 个词。我们跟着“it”走进第 2 层的第 1 个头。"
+    assert told[4].sentence.startswith("11 个词里有 3 个“it”看不到（Causal()）。")
+    assert steps.prove(make(), "zh").startswith(
+        "证明成立：我们的输出与 tiny-model 自己的输出最多相差"
+    )
+    failed = make(proof=Proof(0.5, 2.3, 4.1e-6, 11))
+    assert steps.prove(failed, "zh").startswith("证明失败：")
+    english = steps.tell(make(causal=True))
+    assert [step.formula for step in told][3] == [step.formula for step in english][3]
+
+
+# Why a head has its label
+
+
+def labelled(label: str, **scores: Score) -> Head:
+    score = None if label == UNCLASSIFIED else 0.77
+    return Head(3, 1, label, score, "the English sentence", {**scores})
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_evidence_is_the_english_sentence(label):
+    assert steps.evidence(labelled(label)) == "the English sentence"
+
+
+def test_evidence_in_chinese():
+    score = Score(0.777, 0.0123, 1234)
+    for label in LABELS[:-1]:
+        said = steps.evidence(labelled(label, **{label: score}), "zh")
+        assert "0.78" in said and "1,234" in said and said.isascii() is False
+        assert EVIDENCE["zh"][label].partition("{")[0] in said
+        assert ("0.01" in said) == (label != "uniform")
+    assert "相距不超过 3 的词" in steps.evidence(labelled("local", local=score), "zh")
+
+
+def test_evidence_of_no_label_in_chinese():
+    """Of the nearest pattern, as in English; an even spread is never near."""
+    near, far, even = Score(0.4, 0.1, 11), Score(0.2, 0.1, 11), Score(0.8, 1.0, 11)
+    head = labelled(UNCLASSIFIED, previous=far, next=near, uniform=even, local=None)
+    assert head.pattern == "next"
+    said = steps.evidence(head, "zh")
+    assert said.startswith("不符合任何一种") and "0.40 的权重落在后一个词上" in said
+    few = labelled(UNCLASSIFIED, previous=None, uniform=even)
+    assert (few.pattern, steps.evidence(few, "zh")) == (None, "词太少，无法判断")
+
+
+def test_evidence_knows_every_label():
+    assert set(EVIDENCE) == set(steps.LANGUAGES) - {"en"}
+    for say in EVIDENCE.values():
+        assert set(say) == {"share", "even", "none", "few", *LABELS} - {UNCLASSIFIED}

@@ -1,0 +1,66 @@
+"""A ticket leads to the page once, for its owner, for a while; a token cannot be told from it."""
+
+import os
+import re
+import secrets
+import socket
+
+import pytest
+
+from wqkv.explorer import ticket as module
+from wqkv.explorer.ticket import Ticket, once
+
+
+def shows(address: str, client: int = 0, server: int = 0):
+    path = "/" + address.split("/", 3)[3]
+    return {"path": path, "client": ("127.0.0.1", client), "server": ("127.0.0.1", server)}
+
+
+def test_an_address_without_the_token():
+    token = secrets.token_urlsafe(24)
+    address = once(f"http://127.0.0.1:8000/{token}/")
+    assert re.fullmatch(r"http://127\.0\.0\.1:8000/[0-9a-f]{64}/", address)
+    assert address == once(f"http://127.0.0.1:8000/{token}/")
+    assert address != once(f"http://127.0.0.1:8000/{token}x/")
+
+
+def test_it_is_good_once():
+    ticket, address = Ticket("token"), once("http://a/token/")
+    assert not ticket.use(shows(address[:-1]))
+    assert not ticket.use(shows(f"{address}page/open.css"))
+    assert not ticket.use({"path": "/\udcff/"})
+    assert ticket.use(shows(address))
+    assert not ticket.use(shows(address))
+
+
+def test_it_is_good_for_a_while(monkeypatch):
+    monkeypatch.setattr(module, "VALID", -1.0)
+    assert not Ticket("token").use(shows(once("http://a/token/")))
+
+
+@pytest.mark.parametrize("system", [False, True])
+def test_it_is_good_for_its_owner(monkeypatch, tmp_path, system):
+    """Another user who read it off the arguments comes first: he does not get in."""
+    table = tmp_path / "tcp"
+    line = "   {}: 0100007F:{:04X} 0100007F:1F40 01 0:0 00:0 0 {} 0 4711 1 0 20 4 30 10 -1"
+    users = {40001: 4242, 40002: os.getuid(), 40003: 0}
+    lines = [line.format(at, port, user) for at, (port, user) in enumerate(users.items())]
+    table.write_text("\n".join(["  sl  local_address rem_address st", *lines, ""]))
+    monkeypatch.setattr(module, "TABLES", (table, tmp_path / "none") if system else ())
+    address = once("http://a/token/")
+    for port, good in ((40001, not system), (40002, True), (40003, True), (40004, True)):
+        assert Ticket("token").use(shows(address, port, 8000)) == good
+    assert Ticket("token").use(shows(address, 40001, 8001))  # goes elsewhere
+
+
+@pytest.mark.skipif(not module.TABLES[0].exists(), reason="only Linux lists who is connected")
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_real_connection(host):
+    try:
+        listening = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else 2)
+    except OSError:
+        pytest.skip(f"this machine has no {host}")
+    port = listening.getsockname()[1]
+    with listening, socket.create_connection((host, port)) as client:
+        assert module._users([client.getsockname()[1], port]) == {os.getuid()}
+        assert module._users([port, port]) == set()

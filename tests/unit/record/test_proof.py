@@ -1,0 +1,81 @@
+"""No picture without a proof: one wrong number in a layer's output is found."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("transformers")
+
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from tests.tiny import agree, missed, tiny, weights, words
+from wqkv.errors import ArgumentError
+from wqkv.record.arguments import read
+from wqkv.record.follow import record
+from wqkv.record.watch import watch
+
+
+def test_a_planted_wrong_output_fails_the_proof(registered):
+    def wrong(*args, **kwargs):
+        out, rest = sdpa_attention_forward(*args, **kwargs)
+        out = out.clone()
+        out[0, 5, 1, 2] += 1e-3  # one number of many
+        return out, rest
+
+    missed(tiny("llama", registered("planted_sdpa", wrong)), "its proof failed")
+
+
+def test_a_planted_nan_fails_the_proof(registered):
+    def wrong(*args, **kwargs):
+        out, rest = sdpa_attention_forward(*args, **kwargs)
+        return out * float("nan"), rest
+
+    missed(tiny("llama", registered("planted_nan", wrong)), "its proof failed")
+
+
+def test_a_step_whose_proof_fails_takes_nothing_with_it(registered):
+    def wrong_steps(module, query, *args, **kwargs):
+        out, rest = sdpa_attention_forward(module, query, *args, **kwargs)
+        return out + (1e-2 if query.shape[2] == 1 else 0), rest
+
+    model, ids = tiny("llama", registered("wrong_steps_sdpa", wrong_steps)), words()
+    with torch.no_grad(), watch(model) as seen:
+        model.generate(ids, max_new_tokens=2, attention_mask=torch.ones_like(ids))
+    assert [layer.reason[:16] for layer in seen.layers] == ["its proof failed"] * 2
+    assert len(seen.runs(1)) == 1
+    model.set_attn_implementation("sdpa")
+    agree(seen.runs(1)[0], weights(model, ids)[1])
+
+
+def test_a_long_text_is_proved_on_sampled_rows():
+    model, ids = tiny("llama", max_position_embeddings=1024), words(600, 1)
+    with torch.no_grad(), watch(model) as seen:
+        model(ids)
+    assert "(64 rows)" in seen.report()
+    agree(seen[1], weights(model, ids)[1])
+
+
+@pytest.mark.parametrize(
+    ("heads", "says"),
+    [
+        ((6, 4, 4), "its call is not understood: `query` has 6 heads, no multiple of the 4 heads"),
+        ((6, 3, 2), "its values are f32[2, 2, 5, 4] on cpu for the keys f32[2, 3, 5, 4] on cpu"),
+    ],
+)
+def test_heads_that_do_not_fit(heads, says):
+    query, key, value = (torch.zeros(2, count, 5, 4) for count in heads)
+    given = {"query": query, "key": key, "value": value}
+    asked = read("sdpa", nn.Module(), (), given, query.transpose(1, 2), {}, False, False)
+    run, _ = record(None, asked)
+    assert run.refused is not None
+    assert run.refused.startswith(says)
+
+
+def test_what_the_records_refuse_is_a_reason(monkeypatch):
+    def refuses(*args, **kwargs):
+        raise ArgumentError("it is odd.\nPass another.")
+
+    monkeypatch.setattr("wqkv.record.listen.begin", refuses)
+    missed(tiny("llama"), "its call is not understood: it is odd.")

@@ -1,0 +1,394 @@
+"""Heads switched off, words changed, words written on: against the model itself."""
+
+import pytest
+import torch
+import transformers
+
+from tests.browser.tiny import text, tiny
+from tests.pieces import blanks, bytewise
+from wqkv.errors import ArgumentError
+from wqkv.study import model as models
+from wqkv.study import whatif
+from wqkv.study.model import OpenModel, Words
+from wqkv.study.view import View
+from wqkv.study.whatif import continued, edited, generate, what_if
+
+TIRED = "The animal didn't cross the street because it was too tired."
+N = 23
+
+
+@pytest.fixture(scope="module")
+def llama() -> OpenModel:
+    return tiny()
+
+
+@pytest.fixture(scope="module")
+def seen(llama) -> View:
+    return View.read(llama, text(N - 1))
+
+
+@pytest.fixture(scope="module")
+def tired(minilm) -> View:
+    return View.read(minilm, TIRED)
+
+
+def relative(before: torch.Tensor, after: torch.Tensor) -> float:
+    return float((after - before).norm() / before.norm())
+
+
+# Heads
+
+
+def test_a_head_that_is_off_adds_nothing(llama, seen):
+    """The same as a WO whose rows for these heads are 0."""
+    found = what_if(seen, [(1, 4), (1, 0), (2, 3)])
+    silenced = tiny()
+    with torch.no_grad():
+        for layer, head in ((1, 4), (1, 0), (2, 3)):
+            WO = silenced.model.layers[layer].self_attn.o_proj.weight
+            WO[:, head * 14 : (head + 1) * 14] = 0
+    theirs = silenced.read(seen.reading.sentence)
+    assert found.change == pytest.approx(relative(seen.reading.final, theirs.final), rel=1e-5)
+    pairs = zip(seen.reading.outputs, theirs.outputs, strict=True)
+    assert found.layers == pytest.approx([relative(*pair) for pair in pairs], rel=1e-5, abs=1e-9)
+    assert found.layers[0] == 0 and found.layers[1] > 0.01
+    chances = theirs.logits.softmax(0)
+    assert found.after[0].probability == pytest.approx(float(chances.max()), rel=1e-5)
+    assert found.before[0].probability == pytest.approx(float(seen.reading.logits.softmax(0).max()))
+    assert (found.similarity, found.view, found.words) == (None, None, seen.reading.words)
+
+
+def test_the_model_is_as_before(llama, seen):
+    modules = list(llama.speaker.modules())
+    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules]
+    what_if(seen, [(0, 0)])
+    assert [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules] == hooks
+    again = llama.read(seen.reading.sentence)
+    assert torch.equal(again.final, seen.reading.final)
+
+
+def test_layers_that_share_their_matrices_are_switched_off_one_at_a_time():
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.AlbertConfig(
+        vocab_size=53, embedding_size=6, hidden_size=12, num_hidden_layers=3, num_attention_heads=2,
+        intermediate_size=7, max_position_embeddings=19, initializer_range=0.5,
+    )  # fmt: skip
+    shared = OpenModel(transformers.AlbertModel(config).eval(), None, "tiny-albert")
+    words = Words.of([5, 7, 11, 3])
+    plain, off = shared.run(words), shared.run(words, off=[(1, 0)])
+    assert torch.equal(plain.outputs[0], off.outputs[0])
+    assert relative(plain.outputs[1], off.outputs[1]) > 0.01
+
+
+def test_similarity_where_no_next_word_is_said(minilm, tired):
+    found = what_if(tired, [(3, 1)])
+    off = minilm.run(minilm.words(TIRED), off=[(3, 1)])
+    vectors = (reading.final[0].mean(0) for reading in (tired.reading, off))
+    expected = torch.nn.functional.cosine_similarity(*vectors, dim=0)
+    assert found.similarity == pytest.approx(float(expected))
+    assert (found.before, found.after) == (None, None)
+    assert 0.9 < found.similarity < 1
+
+
+# Words
+
+
+def test_a_changed_word(minilm, tired):
+    found = what_if(tired, edits={13: "wide"})
+    wide = minilm.read(TIRED.replace("tired", "wide"))
+    assert found.words == wide.words
+    assert found.view.reading.sentence == wide.sentence
+    assert torch.equal(found.view.reading.final, wide.final)
+    shared = [i for i in range(16) if i != 13]
+    expected = relative(tired.reading.final[0, shared], wide.final[0, shared])
+    assert found.change == pytest.approx(expected, rel=1e-5)
+    # in layer 3, head 1, `it` looks at another word, as it should
+    assert tired.row(3, 1, 10).weights[2] > 0.6 > 0.3 > found.view.row(3, 1, 10).weights[2]
+
+
+def test_more_words_than_before(minilm, tired):
+    """Only what both texts begin and end with can be compared."""
+    found = what_if(tired, edits={13: "very very tired", 2: "big animal"})
+    words = (
+        "[CLS] The big animal didn ' t cross the street because it was too very very tired . [SEP]"
+    )
+    assert found.words == tuple(words.split())
+    new = minilm.read(found.view.reading.sentence)
+    before, after = [0, 1, 13, 14, 15], [0, 1, 16, 17, 18]
+    expected = relative(tired.reading.final[0, before], new.final[0, after])
+    assert found.change == pytest.approx(expected, rel=1e-5)
+    pairs = zip(tired.reading.outputs, new.outputs, strict=True)
+    layers = [relative(a[0, before], b[0, after]) for a, b in pairs]
+    assert found.layers == pytest.approx(layers, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "places"),
+    [
+        ((1, 7, 7, 7, 2), (1, 7, 7, 2), ([0, 1, 2, 4], [0, 1, 2, 3])),
+        ((1, 7, 7, 2), (1, 7, 7, 7, 2), ([0, 1, 2, 3], [0, 1, 2, 4])),
+        ((1, 2), (1, 2), ([0, 1], [0, 1])),
+        ((1, 3, 2), (1, 5, 6, 2), ([0, 2], [0, 3])),
+        ((1, 2), (3, 4), ([], [])),
+    ],
+)
+def test_a_word_that_is_said_again_is_shared_once(old, new, places):
+    """What both texts begin with is not counted once more among what they end with."""
+    texts = [Words.of(ids) for ids in (old, new)]
+    assert whatif._shared(*texts) == places
+
+
+def test_heads_and_words_at_once(minilm, tired):
+    found = what_if(tired, [(0, 5)], {13: "wide"})
+    off = minilm.run(minilm.words(TIRED.replace("tired", "wide")), off=[(0, 5)])
+    assert found.view is None
+    assert found.words[13] == "wide"
+    shared = [i for i in range(16) if i != 13]
+    expected = relative(tired.reading.final[0, shared], off.final[0, shared])
+    assert found.change == pytest.approx(expected, rel=1e-5)
+
+
+def test_layers_of_a_long_text_compare_what_was_kept(llama, monkeypatch):
+    monkeypatch.setattr(models, "KEPT", 0)
+    monkeypatch.setattr(models, "SAMPLED_ROWS", 3)
+    old = View.read(llama, text(N - 1))  # 23 words: 0, 11 and 22 are kept
+    found = what_if(old, edits={12: "sea lamp"})  # 24 words: 0, 12 (rounded to even) and 23
+    assert found.view.reading.rows.tolist() == [0, 12, 23]
+    whole = [llama.run(r) for r in (old.reading, found.view.reading)]
+    assert found.change == pytest.approx(
+        relative(
+            old.reading.final[0, [*range(12), *range(13, 23)]],
+            found.view.reading.final[0, [*range(12), *range(14, 24)]],
+        ),
+        rel=1e-5,
+    )
+    pairs = [(a[0, [0, 2]], b[0, [0, 2]]) for a, b in zip(*(w.outputs for w in whole), strict=True)]
+    assert found.layers == pytest.approx([relative(*pair) for pair in pairs], rel=1e-4, abs=1e-9)
+
+
+def test_edited(minilm):
+    words = minilm.words("Two cats, one dog.")
+    assert edited(words, {1: "Three", 5: "big dog"}) == "Three cats, one big dog."
+    assert edited(words, {}) == "Two cats, one dog."
+
+
+def test_progress_and_an_end(seen):
+    told = []
+    what_if(seen, [(0, 0)], each=lambda view, layer: told.append(layer))
+    what_if(seen, edits={3: "sea"}, each=lambda view, layer: told.append(layer))
+    assert told == [0, 1, 2, 0, 1, 2]
+
+    def stop(view: View, layer: int) -> None:
+        raise InterruptedError
+
+    for changes in ({"off": [(0, 0)]}, {"edits": {3: "sea"}}):
+        with pytest.raises(InterruptedError):
+            what_if(seen, **changes, each=stop)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({}, "Nothing is changed.\nName a head to switch off, or a word to change"),
+        ({"off": [(6, 0)]}, "no layer 6: the model has 6 layers"),
+        ({"off": [(0, 0), (5, 12)]}, "no head 12"),
+        ({"edits": {16: "x"}}, "no word 16: the text has 16 words, 0 to 15"),
+        ({"edits": {-1: "x"}}, "no word -1"),
+        ({"edits": {0: "x"}}, r"Word 0, '\[CLS\]', does not stand in the text"),
+        ({"edits": dict.fromkeys(range(1, 15), "")}, "sentence is empty|sees no word"),
+    ],
+)
+def test_mistakes(tired, changes, says):
+    with pytest.raises(ArgumentError, match=says):
+        what_if(tired, **changes)
+
+
+# Writing on
+
+
+def test_generate_writes_what_the_model_would(llama, seen):
+    found = generate(seen, 5)
+    ids = torch.tensor([seen.reading.ids])
+    theirs = llama.speaker.generate(ids, max_new_tokens=5, do_sample=False)[0].tolist()
+    assert list(found.view.reading.ids) == theirs
+    assert [said.position for said in found.steps] == [23, 24, 25, 26, 27]
+    for said in found.steps:
+        before = llama.run(Words.of(theirs[: said.position]))
+        chances = before.logits.softmax(0)
+        assert said.probability == pytest.approx(float(chances.max()), rel=1e-4)
+        assert said.top[0][:2] == (said.word, said.probability)
+        assert [one.id for one in said.top] == chances.topk(8).indices.tolist()
+        assert [one.probability for one in said.top] == sorted(
+            (one.probability for one in said.top), reverse=True
+        )
+        assert said.word == found.view.reading.words[said.position]
+    assert len(found.steps[0].top) == 8
+    assert found.view.proof(2).holds
+
+
+def test_generate_goes_on_in_the_same_text(llama, seen):
+    found = generate(seen, 3).view.reading
+    assert found.sentence.startswith(seen.reading.sentence + " ")
+    assert found.words[:N] == seen.reading.words
+    for word, (a, b) in zip(found.words[1:], found.spans[1:], strict=True):
+        assert found.sentence[a:b] == word
+    assert llama.words(found.sentence).ids == found.ids
+
+
+def test_generate_stops_at_a_special_word(llama, seen, monkeypatch):
+    written = generate(seen, 3).view.reading.ids[N:]
+    stop = {*llama.tokenizer.all_special_ids, written[1]}
+    monkeypatch.setattr(type(llama.tokenizer), "all_special_ids", property(lambda _: list(stop)))
+    found = generate(seen, 9)
+    assert found.view.reading.ids[N:] == written[:2]
+    assert found.view.reading.special[N:] == (False, True)
+    assert found.view.reading.spans[-1] == (0, 0)
+
+
+def test_generate_stops_where_the_model_ends(llama, seen, monkeypatch):
+    monkeypatch.setattr(llama.config, "max_position_embeddings", N + 2)
+    assert len(generate(seen, 9).steps) == 2
+    monkeypatch.setattr(llama.config, "max_position_embeddings", N)
+    says = f"no room for 9 more words: the text has {N}, and tiny-llama takes {N}"
+    with pytest.raises(ArgumentError, match=says):
+        generate(seen, 9)
+
+
+def test_generate_tells_its_progress(seen):
+    told = []
+    generate(seen, 2, lambda *at: told.append(at), lambda view, layer: told.append(layer))
+    assert told == [(0, 2)] * 4 + [(1, 2)] * 3 + [0, 1, 2]  # before, and after every layer
+
+
+def test_generate_ends_inside_the_first_word(seen):
+    """A layer of the prompt is not waited for longer than it takes."""
+    told = []
+
+    def step(done: int, total: int) -> None:
+        told.append(done)
+        if len(told) == 3:
+            raise InterruptedError
+
+    hooks = [len(m._forward_hooks) for m in seen.model.model.modules()]
+    with pytest.raises(InterruptedError):
+        generate(seen, 2, step)
+    assert told == [0, 0, 0]  # at the start, and after two of three layers
+    assert [len(m._forward_hooks) for m in seen.model.model.modules()] == hooks
+
+
+def written(view: View, count: int = 7, **options: object) -> tuple[int, ...]:
+    return generate(view, count, **options).view.reading.ids[view.n :]
+
+
+def test_words_are_drawn_by_a_seed(seen):
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    drawn = [written(seen, seed=seed, temperature=2.0) for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert written(seen, seed=3, top_k=1) == written(seen, seed=4, top_p=1e-9) == written(seen)
+
+
+def test_the_seed_is_that_of_transformers(llama, seen):
+    torch.manual_seed(7)
+    ids = torch.tensor([seen.reading.ids])
+    theirs = llama.speaker.generate(ids, max_new_tokens=7, do_sample=True, top_k=11)
+    assert written(seen, seed=7, top_k=11) == tuple(theirs[0, N:].tolist())
+
+
+def test_probabilities_are_those_of_the_model(llama, seen):
+    """Whatever else decides which word is taken."""
+    never = written(seen)[0]
+    found = generate(seen, 2, bad_words_ids=[[never]], seed=1, temperature=0.1)
+    chances = seen.reading.logits.softmax(dim=0)
+    first = found.steps[0]
+    assert first.top[0].id == never != first.id == found.view.reading.ids[N]
+    assert first.probability == pytest.approx(float(chances[found.view.reading.ids[N]]), rel=1e-4)
+    assert first.word == llama.tokenizer.decode([found.view.reading.ids[N]])
+
+
+def test_generate_with_a_static_cache_and_a_processor(seen):
+    def forced(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(scores, -torch.inf).index_fill(1, torch.tensor([11]), 0.0)
+
+    assert written(seen, cache_implementation="static") == written(seen)
+    processors = transformers.LogitsProcessorList([forced])
+    assert written(seen, 3, logits_processor=processors) == (11, 11, 11)
+
+
+@pytest.mark.parametrize("end", [lambda id: id, lambda id: [id, 0]])
+def test_generate_stops_where_the_configuration_ends(llama, seen, monkeypatch, end):
+    plain = written(seen)
+    monkeypatch.setattr(llama.speaker.generation_config, "eos_token_id", end(plain[2]))
+    assert written(seen) == plain[: plain.index(plain[2]) + 1]
+
+
+@pytest.mark.parametrize("kind", ["roberta", "bert"])
+def test_positions_that_begin_behind_padding(llama, kind):
+    """Written on, a word stands where it stands when it is read."""
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(
+        kind, vocab_size=43, hidden_size=12, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=7, max_position_embeddings=29, pad_token_id=1, is_decoder=True,
+        initializer_range=0.5,
+    )  # fmt: skip
+    speaker = transformers.AutoModelForCausalLM.from_config(config).eval()
+    opened = OpenModel(speaker.base_model, llama.tokenizer, "tiny", speaker)
+    ids = [5, 7, 11, 13]
+    for id in written(View.read(opened, Words.of(ids)), 5):
+        assert id == int(opened.run(Words.of(ids)).logits.argmax())
+        ids.append(id)
+
+
+@pytest.mark.parametrize("option", [{"max_new_tokens": 3}, {"num_beams": 3}, {"do_sample": True}])
+def test_options_that_are_set_already(seen, option):
+    ((name, value),) = option.items()
+    says = f"`{name}` is {type(value).__name__} {value}, which `generate` sets by itself"
+    with pytest.raises(ArgumentError, match=says):
+        generate(seen, 3, **option)
+
+
+def test_generate_needs_a_head_for_words(tired):
+    with pytest.raises(ArgumentError, match="all-MiniLM-L6-v2 says no next word"):
+        generate(tired, 3)
+
+
+def test_pieces_without_a_text_of_their_own(minilm):
+    """`##s` is glued to the word before it."""
+    words = minilm.words("one cat")
+    known = minilm.tokenizer.convert_tokens_to_ids(["##s", "sit", "[SEP]"])
+    found = continued(
+        minilm.tokenizer, words, [*words.ids[:-1], *known][: len(words.ids)] + known[1:]
+    )
+    assert len(found.words) == len(found.spans) == len(found.special) == len(words.ids) + 2
+    assert found.special[-1] and found.words[-1] == "[SEP]"
+
+
+@pytest.mark.parametrize("known", [3, 6, 9, 10, 12])
+def test_pieces_that_are_parts_of_a_character(known):
+    """Written on, a text has the words and the places that it has when it is read."""
+    tokenizer = bytewise()
+    whole = models.cut(tokenizer, "它累了 a 它", "made", None)
+    begun = models.cut(tokenizer, tokenizer.decode(whole.ids[:known]), "made", None)
+    assert continued(tokenizer, begun, list(whole.ids)) == whole
+    cut = continued(tokenizer, begun, list(whole.ids[:-1]))  # its last character is not whole
+    assert cut.sentence.endswith(" \ufffd")
+    assert cut.spans[-2:] == ((6, 7), (6, 7))
+
+
+def test_a_blank_that_is_written_has_no_text():
+    tokenizer = blanks()
+    whole = models.cut(tokenizer, "他来了 他", "made", None)
+    assert whole.words == ("\u2581", "他", "来了", "\u2581", "他")
+    begun = models.cut(tokenizer, "他来了", "made", None)
+    assert continued(tokenizer, begun, list(whole.ids)) == whole
+
+
+@pytest.mark.slow
+def test_a_trained_model_goes_on(smollm):
+    found = generate(View.read(smollm, "The capital of France is"), 2)
+    assert [said.word for said in found.steps] == [" Paris", "."]
+    assert found.view.reading.sentence == "The capital of France is Paris."
+    assert found.view.reading.words[-2:] == ("Paris", ".")
