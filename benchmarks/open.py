@@ -20,7 +20,7 @@ import torch
 
 from benchmarks import report
 from wqkv.explorer.api import QUICK, SLOW, Api, Ask
-from wqkv.study.model import OpenModel, Words
+from wqkv.study.model import OpenModel, Tokens
 
 #: In seconds, on two cores, after the model has run.
 TARGETS = {"first paint": 2.0, "tile": 0.2}
@@ -63,7 +63,7 @@ def measure(length: int, clock: Callable[[], float]) -> dict[str, float]:
         return result
 
     model, ids = llama(length), torch.randint(3, 1000, (length,)).tolist()
-    api, words = Numbers(model), Words.of(ids)
+    api, words = Numbers(model), Tokens.of(ids)
     with torch.no_grad():
         timed("the model alone", lambda: model.called(torch.tensor([ids])))
     seen = timed("the model, its proofs and the first link", lambda: api.open(words, _tell))
@@ -80,7 +80,7 @@ def measure(length: int, clock: Callable[[], float]) -> dict[str, float]:
     timed("first paint: thumbnail of 64 x 64", ask("thumbnail", **here))
     timed("first paint: row", ask("row", **here, i=word))
     found["first paint"] = round(sum(v for k, v in found.items() if k.startswith("first")), 4)
-    timed("story", ask("story", **here, word=word))
+    timed("story", ask("story", **here, token=word))
     timed("tile of 256 x 256", ask("tile", **here, **tile))
     timed("tile of 256 x 256 of another head", ask("tile", **other, **tile))
     found["tile"] = max(v for k, v in found.items() if k.startswith("tile"))

@@ -23,7 +23,7 @@ CHROMIUM = next(
 )
 #: The link that stands out in this sentence: from "it" to "animal".
 LAYER, HEAD, IT, ANIMAL = 3, 1, 10, 2
-HERE = f"layer={LAYER}&head={HEAD}&word={IT}"
+HERE = f"layer={LAYER}&head={HEAD}&token={IT}"
 STATISTICS = ("entropy", "received", "distance", "sink", "label", "maps")
 TIRED = "The animal didn't cross the street because it was too tired."
 

@@ -164,7 +164,9 @@ def test_an_address_whose_text_the_server_no_longer_has(open_page):
 
 
 def test_an_address_with_mistakes_opens_all_the_same(open_page):
-    page = open_page("layer=99&head=x&word=12345&step=9&view=no&other=-1&stat=%E0%A4%A", fresh=True)
+    page = open_page(
+        "layer=99&head=x&token=12345&step=9&view=no&other=-1&stat=%E0%A4%A", fresh=True
+    )
     assert page.locator("#pick-layer").input_value() == "3"
     assert page.locator("#step-7").get_attribute("aria-selected") == "true"
 
@@ -231,7 +233,7 @@ def test_both_languages_say_everything(open_page):
 def test_a_refusal_is_told_and_can_be_tried_again(open_page):
     page = open_page(f"{HERE}&step=0", fresh=True)
     page.context.set_offline(True)
-    page.locator("[data-key='more-word']").click()
+    page.locator("[data-key='more-token']").click()
     page.locator("#view .notice").wait_for()
     assert "does not answer" in page.locator("#view .notice").inner_text()
     page.context.set_offline(False)

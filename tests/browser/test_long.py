@@ -8,7 +8,7 @@ from wqkv.draw import steps
 from wqkv.study.whatif import generate
 
 N = 4211
-HERE = "layer=1&head=4&word=2000&other=1900"
+HERE = "layer=1&head=4&token=2000&other=1900"
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_the_steps_of_writing(open_page, site):
     for moment, step in enumerate(found.steps):
         assert f"word {moment + 1} of 3" in page.locator(".scrub").inner_text()
         candidates = table(page.locator(".twolists table").first)
-        assert [line[0] for line in candidates] == [one.word for one in step.top]
+        assert [line[0] for line in candidates] == [one.token for one in step.top]
         assert [float(line[1]) for line in candidates] == pytest.approx(
             [one.probability for one in step.top], abs=6e-4
         )

@@ -36,7 +36,7 @@ def test_the_arrow_keys_walk_the_seven_steps(open_page, told, lang):
 
 def test_keys_that_work_everywhere(open_page):
     page = open_page(HERE)
-    for key, name, value in (("l", "layer", "4"), ("h", "head", "2"), ("w", "word", "11")):
+    for key, name, value in (("l", "layer", "4"), ("h", "head", "2"), ("w", "token", "11")):
         page.keyboard.press(key)
         settled(page)
         assert page.locator(f"#pick-{name}").input_value() == value
@@ -71,7 +71,7 @@ def test_what_can_be_pressed_has_a_name_and_can_be_reached(open_page):
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.dataset.key ?? ''"))
     wanted = {"text", "read", "lang", "theme", "keys", "menu", "pick-layer", "pick-head"}
-    wanted |= {"pick-word", "step-4", "score-2", "terms", "tab-text", "dir-from", f"w-{IT}"}
+    wanted |= {"pick-token", "step-4", "score-2", "terms", "tab-text", "dir-from", f"w-{IT}"}
     assert wanted - reached == set()
 
 
@@ -109,7 +109,7 @@ def test_numbers_are_printed_as_python_prints_them(open_page):
 def test_scores_and_the_worked_cell(open_page, site, told):
     panel = open_page(f"{HERE}&step=4&other={ANIMAL}").locator("#open")
     assert table(panel.locator(".ranking")) == [
-        [str(j), word, steps.number(told.scores[j].item())] for j, word in enumerate(told.words)
+        [str(j), word, steps.number(told.scores[j].item())] for j, word in enumerate(told.tokens)
     ]
     cell = site.view.cell(LAYER, HEAD, IT, ANIMAL)
     chain = [row[:2] for row in table(panel.locator(".chain"))]
@@ -132,7 +132,7 @@ def test_scores_and_the_worked_cell(open_page, site, told):
 def test_weights_effects_and_the_residual(open_page, site, told):
     page = open_page(f"{HERE}&step=5")
     weights = [steps.weight(weight) for weight in told.weights.tolist()]
-    words = [[str(j), word] for j, word in enumerate(told.words)]
+    words = [[str(j), word] for j, word in enumerate(told.tokens)]
     found = table(page.locator("#open .ranking"))
     assert found == [[*word, weight] for word, weight in zip(words, weights, strict=True)]
     assert (
@@ -176,7 +176,7 @@ def test_the_text_both_ways(open_page, site):
     assert titles == [f"{j}: {steps.weight(one)}" for j, one in enumerate(row.weights.tolist())]
     page.locator(".flow [data-j='8']").click()
     settled(page)
-    assert page.locator("#pick-word").input_value() == "8"
+    assert page.locator("#pick-token").input_value() == "8"
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_the_heads(open_page, site, statistic):
 
 
 def test_labels_come_with_their_evidence(open_page):
-    page = open_page("layer=0&head=2&word=10&step=0&view=grid&stat=label")
+    page = open_page("layer=0&head=2&token=10&step=0&view=grid&stat=label")
     assert page.locator("[data-key='h-0-2']").inner_text() == "prev"
     told = page.locator(".enlarged").inner_text()
     assert "previous word" in told
@@ -283,7 +283,7 @@ def test_the_map(open_page, site):
     assert read.locator("b").get_attribute("title") == str(tile[11, 3].double().item())
     page.keyboard.press("Enter")
     settled(page)
-    assert "word=11" in page.url and "other=3" in page.url
+    assert "token=11" in page.url and "other=3" in page.url
     links = site.view.links(LAYER, HEAD, 20)
     found = table(page.locator(".links"))
     assert [line[1] for line in found] == [steps.weight(link.weight) for link in links]
@@ -322,10 +322,10 @@ def test_next_words_that_read_alike_stay_apart(open_page):
     """Parts of characters are several words, and all are written as U+FFFD."""
 
     def said(*top):
-        return {"top": [{"word": "\ufffd", "probability": p, "id": id} for id, p in top]}
+        return {"top": [{"token": "\ufffd", "probability": p, "id": id} for id, p in top]}
 
     answer = {"before": said((7, 0.5), (3, 0.25)), "after": said((3, 0.625), (7, 0.125))}
-    answer |= {"change": 0.1, "layers": [0.1], "words": ["it"], "view": None, "python": ""}
+    answer |= {"change": 0.1, "layers": [0.1], "tokens": ["it"], "view": None, "python": ""}
     page = open_page(HERE, fresh=True)
     page.route("**/whatif", lambda route: route.fulfill(json=answer))
     go(page, f"{HERE}&view=whatif&change=0.0&v={open_page.view}")

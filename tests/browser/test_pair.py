@@ -9,7 +9,7 @@ from wqkv.study import one_token as story
 from wqkv.study.heads import heads
 
 MODELS = {"t5": tiny_t5, "bart": tiny_bart}
-HERE = "layer=1&head=1&word=3"
+HERE = "layer=1&head=1&token=3"
 WORD, KEY = 3, 7
 
 
@@ -49,7 +49,7 @@ def test_the_two_texts(open_page, site: Site):
     for flow, line in ((read, row), (written, column)):
         titles = flow.locator("[data-j]").evaluate_all("parts => parts.map(part => part.title)")
         assert titles == [f"{j}: {steps.weight(one)}" for j, one in enumerate(line.tolist())]
-    for place, (line, words) in enumerate(((row, view.keys.words), (column, view.reading.words))):
+    for place, (line, words) in enumerate(((row, view.keys.tokens), (column, view.reading.tokens))):
         top = line.topk(min(10, len(line)))
         found = table(page.locator(".twolists table").nth(place))
         expected = [
@@ -61,13 +61,13 @@ def test_the_two_texts(open_page, site: Site):
     assert "As it was given" in page.locator("#view").inner_text()
     written.locator("[data-j='2']").click()
     settled(page)
-    assert page.locator("#pick-word").input_value() == "2"
+    assert page.locator("#pick-token").input_value() == "2"
     best = int(view.row(1, 1, 2).weights.argmax())
     assert read.locator(".chosen").get_attribute("data-j") == str(best)
     read.locator("[data-j='5']").focus()
     page.keyboard.press("Enter")
     settled(page)
-    assert "other=5" in page.url and "word=2" in page.url
+    assert "other=5" in page.url and "token=2" in page.url
     assert page.locator("#view .foot .holds").inner_text() == "exact"
 
 
@@ -97,9 +97,9 @@ def test_the_worked_cell_and_row(open_page, site):
     cell, row = site.view.cell(1, 1, WORD, KEY), site.view.row(1, 1, WORD)
     panel = page.locator("#open")
     assert panel.locator(".result td").first.inner_text() == steps.weight(cell.weight)
-    word, key = site.view.reading.words[WORD], site.view.keys.words[KEY]
+    word, key = site.view.reading.tokens[WORD], site.view.keys.tokens[KEY]
     assert panel.locator(".cell h4").inner_text() == f"Worked out: {word}{WORD} → {key}{KEY}"
-    assert [line[1] for line in table(panel.locator(".ranking"))] == list(site.view.keys.words)
+    assert [line[1] for line in table(panel.locator(".ranking"))] == list(site.view.keys.tokens)
     page.keyboard.press("6")
     settled(page)
     found = table(panel.locator(".ranking"))
@@ -124,7 +124,7 @@ def test_the_map_is_as_wide_as_what_was_read(open_page, site):
     assert read.locator("b").get_attribute("title") == str(tile[i, j].double().item())
     page.keyboard.press("Enter")
     settled(page)
-    assert f"word={i}" in page.url and f"other={j}" in page.url
+    assert f"token={i}" in page.url and f"other={j}" in page.url
     links = view.links(1, 1, 20)
     found = table(page.locator(".links"))
     assert [line[1] for line in found] == [steps.weight(link.weight) for link in links]
@@ -167,7 +167,7 @@ def test_the_other_two_attentions(open_page, views, name):
     page.locator("[data-key='stat-label']").click()
     settled(page)
     maps = [view.layer(i).whole for i in range(sizes["n_layer"])]
-    found = heads(maps, view.reading.words, view.reading.special)
+    found = heads(maps, view.reading.tokens, view.reading.special)
     assert found[1][1].evidence in page.locator(".enlarged").inner_text()
     page.go_back()
     page.go_back()
@@ -194,7 +194,7 @@ def test_the_model_writes_where_nothing_is_given(open_page, pair):
     settled(page)
     view = pair.read("the sea was dark")["cross"]
     shown = page.locator(".twotexts .flow").first.locator("[data-j]").all_inner_texts()
-    assert shown == list(view.reading.words)
+    assert shown == list(view.reading.tokens)
     assert "By the model" in page.locator("#view").inner_text()
     again = open_page(page.url.partition("#")[2].replace("v=", "v=gone"), fresh=True)
     assert again.locator(".twotexts .flow").first.inner_text() == (

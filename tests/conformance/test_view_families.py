@@ -11,7 +11,7 @@ import torch
 from tests.conformance.test_from_hf import CASES, tiny
 from wqkv.errors import ArgumentError
 from wqkv.study import one_token as story
-from wqkv.study.model import OpenModel, Words
+from wqkv.study.model import OpenModel, Tokens
 from wqkv.study.pair import OpenPair
 from wqkv.study.view import View
 
@@ -37,7 +37,7 @@ def opened(case: str) -> OpenModel:
 
 @pytest.mark.parametrize("case", [case for case in CASES if case not in (*OTHERS, *REFUSED)])
 def test_family(case):
-    model, words = opened(case), Words.of(IDS)
+    model, words = opened(case), Tokens.of(IDS)
     view = View.read(model, words)
     for layer in range(model.sizes["n_layer"]):
         proof = view.proof(layer)
@@ -59,7 +59,7 @@ def test_family(case):
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_refused(case):
     with pytest.raises(ArgumentError, match=REFUSED[case]):
-        View.read(opened(case), Words.of(IDS))
+        View.read(opened(case), Tokens.of(IDS))
 
 
 @pytest.mark.parametrize("case", TWO_TEXTS.split())
@@ -67,7 +67,7 @@ def test_family_of_two_texts(case):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of configurations that say too much
         model = OpenPair(tiny(case).float(), None, case)
-    views = model.run(Words.of(IDS), Words.of(IDS[6::-1]))
+    views = model.run(Tokens.of(IDS), Tokens.of(IDS[6::-1]))
     assert [(view.n, view.m) for view in views.values()] == [(11, 11), (7, 7), (7, 11)]
     for view in views.values():
         for layer in range(view.model.sizes["n_layer"]):

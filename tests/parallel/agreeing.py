@@ -158,10 +158,10 @@ def local() -> dict[str, tuple[str, float]]:
         ),
         "kind": lambda: attention(q, k, v, scale="x" if mine() else 1.0, mesh=Ring()),
         "layer's kind": lambda: layer(torch.zeros(1, 3, 8), mask=3 if mine() else None),
-        "map's kind": lambda: SharedMap.words(Ring(), q, k, mask="x" if mine() else Causal()),
+        "map's kind": lambda: SharedMap.tokens(Ring(), q, k, mask="x" if mine() else Causal()),
         "layer": lambda: layer(torch.zeros(1, 3, 7 if mine() else 8)),
         "layer's map": lambda: layer.map(torch.zeros(1, 3, 7 if mine() else 8)),
-        "map": lambda: SharedMap.words(
+        "map": lambda: SharedMap.tokens(
             Ring(), q[:, :, :1] if mine() else q, k, mask=Causal()
         ),
         "heads": lambda: SharedMap.heads(q if mine() else AttentionMap(q, k)),
@@ -356,7 +356,7 @@ def kept() -> dict[str, list[int]]:
 def questions() -> dict[str, tuple[str, float]]:
     """Ranks that ask one map for different things."""
     q, k, _ = inputs()
-    m = SharedMap.words(Ring(), q, k, mask=Causal())
+    m = SharedMap.tokens(Ring(), q, k, mask=Causal())
     n = dist.get_rank()
     asked: dict[str, Callable[[], Any]] = {
         "rows": lambda: m[0, 0, n],

@@ -140,14 +140,14 @@ def words() -> dict[str, Answer]:
     for name, rest in cases().items():
         whole = AttentionMap(q, k, **rest)
         for ranks in BOTH:
-            m = SharedMap.words(ranks, ranks.shard(q, 2), ranks.shard(k, 2), **rest)
+            m = SharedMap.tokens(ranks, ranks.shard(q, 2), ranks.shard(k, 2), **rest)
             found[f"{name}, {ranks.layout}"] = asked(m, whole)
     q = q[:, :, :8]  # cross-attention, one offset a sample
     for offset in (N - 8, torch.tensor([0, N - 8])):
         rest = {"mask": Window(5, 0), "query_offset": offset}
         whole = AttentionMap(q, k, **rest)
         for ranks in BOTH:
-            m = SharedMap.words(ranks, ranks.shard(q, 2), ranks.shard(k, 2), **rest)
+            m = SharedMap.tokens(ranks, ranks.shard(q, 2), ranks.shard(k, 2), **rest)
             found[f"cross from {offset}, {ranks.layout}"] = asked(m, whole)
     return found
 
@@ -159,7 +159,7 @@ def calls() -> dict[str, tuple[float, float]]:
         for ranks in BOTH:
             mine = [ranks.shard(x, 2) for x in (q, k, v)]
             out = attention(*mine, **rest, mesh=ranks)
-            m = SharedMap.words(ranks, *mine[:2], **rest)
+            m = SharedMap.tokens(ranks, *mine[:2], **rest)
             value, wrong = ranks.gather(mine[2], 2), out.clone()
             if ranks.rank == 1:
                 wrong[1, 2, -1, 3] += 0.25
@@ -303,11 +303,11 @@ def complaints() -> dict[str, str]:
     """
     ranks, (q, k) = Ring(), inputs()
     mine = ranks.shard(q, 2), ranks.shard(k, 2)
-    m = SharedMap.words(ranks, *mine, mask=Causal())
+    m = SharedMap.tokens(ranks, *mine, mask=Causal())
     v, out = k, ranks.shard(q, 2)
     layer = MultiheadAttention(8, 2)
     layer.mesh = ranks
-    unplaced = SharedMap.words(ranks, *(x[:, :, :n] for x, n in zip(mine, (1, 2), strict=True)))
+    unplaced = SharedMap.tokens(ranks, *(x[:, :, :n] for x, n in zip(mine, (1, 2), strict=True)))
     m.limit = 2 * N
     questions: dict[str, Callable[[], Any]] = {
         "position": lambda: m[0, 0, N],
@@ -329,8 +329,8 @@ def complaints() -> dict[str, str]:
     rows = 5 + (ranks.rank == 1)
     x = random(2, 2, rows, 3)
     together: dict[str, Callable[[], Any]] = {
-        "offset": lambda: SharedMap.words(ranks, mine[0][:, :, :1], mine[1], mask=Causal()),
-        "zigzag": lambda: SharedMap.words(Ranks(None, "zigzag"), q[:, :, :3], k[:, :, :3]),
+        "offset": lambda: SharedMap.tokens(ranks, mine[0][:, :, :1], mine[1], mask=Causal()),
+        "zigzag": lambda: SharedMap.tokens(Ranks(None, "zigzag"), q[:, :, :3], k[:, :, :3]),
         "kind": lambda: SharedMap.heads(m),
         "sizes": lambda: SharedMap.heads(AttentionMap(x, x)),
     }
@@ -341,11 +341,11 @@ def others() -> dict[str, Any]:
     """What a map is called, whose rows it has, and that its kind of number is the query's."""
     found, (q, k) = {}, inputs()
     for ranks in BOTH:
-        m = SharedMap.words(ranks, ranks.shard(q, 2), ranks.shard(k, 2), mask=Causal())
+        m = SharedMap.tokens(ranks, ranks.shard(q, 2), ranks.shard(k, 2), mask=Causal())
         found[ranks.layout] = repr(m), [part.map.shape for part in m._parts]
     half = q.bfloat16(), k.bfloat16()
     mine = (Ranks().shard(x, 2) for x in half)
-    ours = SharedMap.words(Ranks(), *mine, mask=Causal()).entropy()
+    ours = SharedMap.tokens(Ranks(), *mine, mask=Causal()).entropy()
     found["half"] = ours.dtype, apart(ours, AttentionMap(*half, mask=Causal()).entropy())
     return found
 

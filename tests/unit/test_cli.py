@@ -214,7 +214,8 @@ def test_progress_on_a_terminal(capsys, opened, monkeypatch, no_color, spins):
 @pytest.mark.parametrize("json_or_not", [["--json"], []])
 def test_closed_pipe_ends_quietly(json_or_not):
     code = (
-        "import sys; from wqkv import cli; from wqkv.study import model as models, one_token as story\n"
+        "import sys; from wqkv import cli\n"
+        "from wqkv.study import model as models, one_token as story\n"
         "from tests.unit.draw.stories import make\n"
         "models.open_model = lambda *_: None\n"
         "story.tell = lambda *_: make([f'w{i}' for i in range(211)])\n"

@@ -114,13 +114,13 @@ def _check(args: argparse.Namespace, sentences: Sequence[str]) -> None:
         need("rich", "show", "The terminal picture")
 
 
-def _say(story: Story, word: str) -> None:
+def _say(story: Story, token: str) -> None:
     """Say which token is followed where the model has no token that is the word."""
-    token, wanted = story.words[story.word], word.strip()
-    if wanted.casefold() not in (token.casefold(), str(story.word)):
+    token, wanted = story.tokens[story.token], token.strip()
+    if wanted.casefold() not in (token.casefold(), str(story.token)):
         print(
             f"wqkv: {wanted!r} is not one token of the model: "
-            f"the token {token!r}, number {story.word}, is followed",
+            f"the token {token!r}, number {story.token}, is followed",
             file=sys.stderr,
         )
 

@@ -28,7 +28,7 @@ MEASURES: dict[str, tuple[str, Tensor]] = {
     **dict.fromkeys(PATTERNS, ("share of the weight", SHARES)),
     "uniform": ("share of the highest entropy", SHARES),
     "entropy": ("nats", torch.arange(1, BINS, device="cpu") / 2),
-    "distance": ("words", 2.0 ** torch.arange(-4, BINS - 5, device="cpu")),
+    "distance": ("tokens", 2.0 ** torch.arange(-4, BINS - 5, device="cpu")),
     "received": (
         "weight, from all words of its text",
         2.0 ** torch.arange(-12, BINS - 13, device="cpu"),
@@ -39,7 +39,7 @@ MEASURES: dict[str, tuple[str, Tensor]] = {
 class Sums(NamedTuple):
     """Sums over the words of a batch, of one layer."""
 
-    words: Tensor  # (measure,) int64
+    counts: Tensor  # (measure,) int64
     total: Tensor  # (measure, n_head) float64
     squares: Tensor  # (measure, n_head) float64
     flat: Tensor  # (measure,) float64: of equal weights
@@ -69,7 +69,7 @@ class Batch:
         self.real = torch.arange(self.ids.shape[1], device="cpu") < torch.tensor(
             [[len(one)] for one in ids], device="cpu"
         )
-        self.word = ~padded(special, True)
+        self.token = ~padded(special, True)
         self.separator = padded(separators, False)
         self.common = torch.stack([_counts(row) for row in self.ids]) > COMMON
 
@@ -163,9 +163,9 @@ def _blocks(batch: Batch, maps: Sequence[AttentionMap]) -> Iterator[_Block]:
 def _block(batch: Batch, b: slice, i: slice, j: slice) -> _Block:
     n = j.stop
     key, query = torch.arange(n, device="cpu"), torch.arange(i.start, i.stop, device="cpu")[:, None]
-    word, real, separator = (x[b, None, j] for x in (batch.word, batch.real, batch.separator))
+    word, real, separator = (x[b, None, j] for x in (batch.token, batch.real, batch.separator))
     same = (batch.ids[b, i, None] == batch.ids[b, None, j]) & real
-    again = same & word & (batch.word & ~batch.common)[b, i, None]
+    again = same & word & (batch.token & ~batch.common)[b, i, None]
     after = torch.zeros_like(again)
     after[..., 1:] = again[..., :-1]
     plain = word & ~separator & (key > 0)
@@ -232,7 +232,7 @@ class _Values:
 def _sums(batch: Batch, values: _Values, equal: _Values) -> Sums:
     n = batch.ids.shape[1]
     flat = equal.by_name
-    rows = torch.stack([batch.word] * len(MEASURES))
+    rows = torch.stack([batch.token] * len(MEASURES))
     for row, name in zip(rows, PATTERNS, strict=False):
         row &= flat[name][:, 0] > 0.5 / n if name != "uniform" else flat["entropy"][:, 0] > 0.5
     of = dict(zip(MEASURES, rows, strict=True))

@@ -57,7 +57,7 @@ class Row(NamedTuple):
     layer: int
     head: int
     measure: str
-    words: int
+    tokens: int
     mean: float | None
     variance: float | None
     equal: float | None  # the mean that equal weights would have
@@ -73,7 +73,7 @@ class Tally:
     """
 
     heads: tuple[tuple[int, int], ...] = ()  # (layer, head); none before the first words
-    words: Any = 0  # array (head, measure) of int64
+    counts: Any = 0  # array (head, measure) of int64: how many tokens each sum is over
     sums: Any = 0  # array (3, head, measure) of ints: of values, their squares, equal weights
     bins: Any = 0  # array (head, measure, BINS) of int64
     examples: tuple[tuple[Example, ...], ...] = ()  # of each head, the strongest first
@@ -89,11 +89,11 @@ class Tally:
             torch.stack((x.total, x.squares, x.flat[:, None].expand_as(x.total))) for x in layers
         ]
         heads = [(at, head) for at, x in enumerate(layers) for head in range(x.total.shape[1])]
-        words = [x.words[:, None].expand(x.total.shape).T for x in layers]
+        counts = [x.counts[:, None].expand(x.total.shape).T for x in layers]
         bins = [x.bins.transpose(0, 1) for x in layers]
         return cls(
             tuple(heads),
-            torch.cat(words).numpy(),
+            torch.cat(counts).numpy(),
             _exact(torch.cat(sums, dim=2).transpose(1, 2).numpy()),
             torch.cat(bins).numpy(),
             ((),) * len(heads),
@@ -105,7 +105,7 @@ class Tally:
         both = self.heads and other.heads
         return Tally(
             self.heads or other.heads,
-            self.words + other.words,
+            self.counts + other.counts,
             self.sums + other.sums,
             self.bins + other.bins,
             tuple(tuple(nsmallest(KEPT, a + b)) for a, b in pairs)
@@ -123,17 +123,17 @@ class Tally:
         found = []
         for at, (layer, head) in enumerate(self.heads):
             for number, name in enumerate(MEASURES):
-                words = int(self.words[at, number])
+                tokens = int(self.counts[at, number])
                 mean = variance = equal = None
-                if words:
+                if tokens:
                     total, squares, flat = (
-                        Fraction(x, UNIT * words) for x in self.sums[:, at, number]
+                        Fraction(x, UNIT * tokens) for x in self.sums[:, at, number]
                     )
                     # each square was rounded, so the difference may fall below 0
                     mean, variance = float(total), float(max(squares - total**2, Fraction(0)))
                     equal = float(flat)
                 histogram = tuple(self.bins[at, number].tolist())
-                found.append(Row(layer, head, name, words, mean, variance, equal, histogram))
+                found.append(Row(layer, head, name, tokens, mean, variance, equal, histogram))
         return found
 
     def label(self, source: str = "") -> looked.Heads:
@@ -142,10 +142,10 @@ class Tally:
         for layer in dict.fromkeys(layer for layer, _ in self.heads):
             here = [at for at, place in enumerate(self.heads) if place[0] == layer]
             value, _, flat = self.sums[:, here] / UNIT
-            parts = np.stack([value, flat, self.words[here]]).astype(np.float64)
+            parts = np.stack([value, flat, self.counts[here]]).astype(np.float64)
             layers.append(torch.from_numpy(parts[:, :, : len(PATTERNS)]).transpose(1, 2))
-        words = int(self.words[0, list(MEASURES).index("entropy")]) if self.heads else 0
-        return looked.label(looked.Tally(layers, words), source)
+        tokens = int(self.counts[0, list(MEASURES).index("entropy")]) if self.heads else 0
+        return looked.label(looked.Tally(layers, tokens), source)
 
 
 def merge(tallies: Iterable[Tally]) -> Tally:
@@ -171,7 +171,7 @@ def dump(tally: Tally) -> bytes:
         "layer": [layer for layer, _ in tally.heads for _ in names],
         "head": [head for _, head in tally.heads for _ in names],
         "measure": names * len(tally.heads),
-        "words": np.ravel(tally.words) if some else [],
+        "tokens": np.ravel(tally.counts) if some else [],
         **dict(zip(SUMS, sums.reshape(3, -1), strict=True)),
         "histogram": list(tally.bins.reshape(-1, BINS)) if some else [],
         # with the first measure of each head
@@ -197,7 +197,7 @@ def load(path: Any) -> Tally:
     return replace(
         found,
         heads=tuple(zip(layers, heads, strict=True)),
-        words=column("words"),
+        counts=column("tokens"),
         sums=_exact(np.stack([column(name) for name in SUMS])),
         bins=bins.reshape(-1, len(MEASURES), BINS),
         examples=tuple(

@@ -271,7 +271,7 @@ def _tables(found: Survey) -> dict[str, dict[str, list[Any]]]:
     """The three results as columns."""
     tally, labels = found.tally, {(x.layer, x.head): x.label for x in found.heads.all}
     rows = [(*row, labels[row.layer, row.head]) for row in tally.rows]
-    names = ("layer", "head", "measure", "words", "mean", "variance", "equal_weights", "histogram")
+    names = ("layer", "head", "measure", "tokens", "mean", "variance", "equal_weights", "histogram")
     links = [
         (*place, rank, one.weight, named(one.file, one.number), one.text, one.query, one.key)
         for place, examples in zip(tally.heads, tally.examples, strict=True)

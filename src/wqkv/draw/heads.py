@@ -45,7 +45,7 @@ def rule() -> str:
 def title(heads: Heads, model: str) -> str:
     """What was looked at: `tiny, 2 layers x 3 heads, over 85 words (tokens): a built-in text`."""
     source = f": {heads.source}" if heads.source else ""
-    return f"{model}, {heads.size}, over {heads.words:,} words (tokens){source}"
+    return f"{model}, {heads.size}, over {heads.tokens:,} words (tokens){source}"
 
 
 # Terminal
@@ -145,7 +145,7 @@ def as_json(heads: Heads, model: str) -> dict[str, Any]:
         "wqkv": __version__,
         "model": model,
         "source": heads.source,
-        "words": heads.words,
+        "tokens": heads.tokens,
         "thresholds": {"share": SHARE, "lift": LIFT, "entropy": EVEN},
         "heads": [
             {
@@ -165,7 +165,7 @@ def _score(score: Score | None) -> dict[str, float | None] | None:
     if score is None:
         return None
     flat = _finite(score.flat)
-    return {"value": _finite(score.value), "equal_weights": flat, "words": score.words}
+    return {"value": _finite(score.value), "equal_weights": flat, "tokens": score.tokens}
 
 
 def _finite(value: float | None) -> float | None:

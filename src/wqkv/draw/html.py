@@ -98,19 +98,19 @@ def _title(story: Story) -> str:
 
 
 def _words(story: Story) -> str:
-    near = steps.window(len(story.words), story.word, WORDS)
-    spans = [f"<bdi{_mark(story, j)}>{_text(story.words[j])}</bdi>" for j in near]
+    near = steps.window(len(story.tokens), story.token, WORDS)
+    spans = [f"<bdi{_mark(story, j)}>{_text(story.tokens[j])}</bdi>" for j in near]
     return f"<p class=words>{' '.join(spans)}</p>{_cut(story, near)}"
 
 
 def _mark(story: Story, j: int) -> str:
-    return " class=chosen" if j == story.word else " class=special" if story.special[j] else ""
+    return " class=chosen" if j == story.token else " class=special" if story.special[j] else ""
 
 
 def _cut(story: Story, near: range) -> str:
-    if len(near) == len(story.words):
+    if len(near) == len(story.tokens):
         return ""
-    last = len(story.words) - 1
+    last = len(story.tokens) - 1
     return f"<p class=note>Words {near[0]} to {near[-1]} of 0 to {last}.</p>"
 
 
@@ -151,7 +151,7 @@ def _matrices(story: Story) -> str:
 
 def _scores(story: Story) -> str:
     """The score of each word in reading order; of a long text the best ones."""
-    seen, n = steps.seen(story), len(story.words)
+    seen, n = steps.seen(story), len(story.tokens)
     shown = range(n) if n <= 2 * TABLE else sorted(seen[:TABLE])
     finite = [abs(story.scores[j].item()) for j in shown]
     top = max((score for score in finite if math.isfinite(score)), default=0.0) or 1.0
@@ -182,18 +182,18 @@ def _weights(story: Story) -> str:
         rows += _row(story, j, f"<td>{steps.weight(weight)}<td>{_bar(bar)}")
     notes = ""
     if rest := seen[TABLE:]:
-        words = "1 more word has" if len(rest) == 1 else f"{len(rest)} more words share"
+        tokens = "1 more word has" if len(rest) == 1 else f"{len(rest)} more words share"
         share = steps.weight(sum(story.weights[j].item() for j in rest))
-        notes += f"<p class=note>And {words} {share}.</p>"
+        notes += f"<p class=note>And {tokens} {share}.</p>"
     if hidden:
-        names = " ".join(f"<bdi>{_text(story.words[j])}</bdi>" for j in hidden[:TABLE])
+        names = " ".join(f"<bdi>{_text(story.tokens[j])}</bdi>" for j in hidden[:TABLE])
         more = f" and {len(hidden) - TABLE} more" if len(hidden) > TABLE else ""
         notes += f"<p class=note>Hidden, no score: {names}{more}</p>"
     return f"<table class=words><tr><th>at<th>word<th>weight<th>{rows}</table>{notes}"
 
 
 def _row(story: Story, j: int, cells: str) -> str:
-    return f"<tr{_mark(story, j)}><td>{j}<th scope=row><bdi>{_text(story.words[j])}</bdi>{cells}"
+    return f"<tr{_mark(story, j)}><td>{j}<th scope=row><bdi>{_text(story.tokens[j])}</bdi>{cells}"
 
 
 def _bar(shapes: str) -> str:
@@ -204,14 +204,14 @@ def _map(story: Story) -> str:
     """The head's weights from every word to every word as a table, one coloured cell a weight."""
     if story.map is None:
         return ""
-    near = steps.window(len(story.words), story.word, MAP)
+    near = steps.window(len(story.tokens), story.token, MAP)
     heads = "".join(
-        f"<th scope=col{_mark(story, j)}><bdi>{escape(steps.label(story.words, j))}</bdi>"
+        f"<th scope=col{_mark(story, j)}><bdi>{escape(steps.label(story.tokens, j))}</bdi>"
         for j in near
     )
     weights = story.map[near.start : near.stop, near.start : near.stop].tolist()
     rows = "".join(
-        f"<tr{_mark(story, i)}><th scope=row><bdi>{escape(steps.label(story.words, i))}</bdi>"
+        f"<tr{_mark(story, i)}><th scope=row><bdi>{escape(steps.label(story.tokens, i))}</bdi>"
         + "".join(f"<td class={_level(weight)}>{steps.weight(weight)}" for weight in row)
         for i, row in zip(near, weights, strict=True)
     )

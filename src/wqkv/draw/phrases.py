@@ -157,8 +157,8 @@ PHRASES = {"en": EN, "zh": ZH}
 #: Why a head has its label, in the languages that heads.py does not speak.
 EVIDENCE = {
     "zh": {
-        "share": "{value} 的权重落在{on}上（{words} 个词的均值；平均分配时为 {flat}）",
-        "even": "熵达到最大值的 {value}（{words} 个词的均值）",
+        "share": "{value} 的权重落在{on}上（{tokens} 个词的均值；平均分配时为 {flat}）",
+        "even": "熵达到最大值的 {value}（{tokens} 个词的均值）",
         "none": "不符合任何一种；最接近的一种：{nearest}",
         "few": "词太少，无法判断",
         "previous": "前一个词",

@@ -44,10 +44,10 @@ def save_map(story: Story, path: str | Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-    n = len(story.words)
+    n = len(story.tokens)
     step = math.ceil(n / LABELS)
-    ticks = list(range(story.word % step, n, step))  # so that the chosen word is named
-    labels = [steps.label(story.words, j) for j in ticks]
+    ticks = list(range(story.token % step, n, step))  # so that the chosen word is named
+    labels = [steps.label(story.tokens, j) for j in ticks]
     title = f"{steps.visible(story.model)}, layer {story.layer}, head {story.head}"
     families, missing = fonts("".join([*labels, title]))
     labels = [steps.short(label.translate(missing)) for label in labels]
@@ -60,10 +60,10 @@ def save_map(story: Story, path: str | Path) -> None:
     axes.set_xticks(ticks, labels, rotation=90, fontsize=9, **font)
     axes.set_yticks(ticks, labels, fontsize=9, **font)
     for axis_labels in (axes.get_xticklabels(), axes.get_yticklabels()):
-        axis_labels[ticks.index(story.word)].set_color(MARK)
+        axis_labels[ticks.index(story.token)].set_color(MARK)
     axes.tick_params(length=2)
     axes.spines[:].set_color("#cccccc")
-    row = (-0.5, story.word - 0.5)
+    row = (-0.5, story.token - 0.5)
     line = 2 if step == 1 else 0.7
     axes.add_patch(Rectangle(row, n, 1, fill=False, edgecolor=MARK, linewidth=line, clip_on=False))
     title = title.translate(missing)

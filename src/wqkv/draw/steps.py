@@ -52,9 +52,9 @@ def weight(value: float) -> str:
     return f"{value:.3f}" if value == 0 or not value < 0.0005 else f"{value:.1e}"
 
 
-def label(words: Sequence[str], j: int, encoding: str = "utf-8") -> str:
+def label(tokens: Sequence[str], j: int, encoding: str = "utf-8") -> str:
     """Word j, short enough for a formula."""
-    return short(visible(words[j], encoding))
+    return short(visible(tokens[j], encoding))
 
 
 def short(text: str) -> str:
@@ -62,9 +62,9 @@ def short(text: str) -> str:
     return text if len(text) <= 20 else text[:17] + "..."
 
 
-def window(n: int, word: int, most: int) -> range:
+def window(n: int, token: int, most: int) -> range:
     """At most `most` of n positions, with `word` as near to the middle as the ends allow."""
-    first = max(0, min(word - most // 2, n - most))
+    first = max(0, min(token - most // 2, n - most))
     return range(first, min(n, first + most))
 
 
@@ -99,9 +99,9 @@ def tell(story: Story, encoding: str = "utf-8", lang: str = "en") -> tuple[Step,
         say = say | {name: say[f"{name}_cross"] for name in CROSS}
     root = math.isclose(story.scale, story.d_k**-0.5, rel_tol=1e-6)
     facts: dict[str, Any] = {
-        "n": len(story.words),
+        "n": len(story.tokens),
         "m": len(story.keys),
-        "word": label(story.words, story.word, encoding),
+        "word": label(story.tokens, story.token, encoding),
         "best": label(story.keys, story.ranked[0], encoding),
         "q": story.q.numel(),
         "k": story.k.numel(),
@@ -157,9 +157,9 @@ def _score(story: Story, ranked: list[int], encoding: str, say: dict[str, str]) 
         score = f"q . k / sqrt({story.d_k})"
     if story.position and not story.position.startswith("RoPE"):
         score += f" + {story.position.partition('(')[0]}"  # a bias by position
-    word = label(story.words, story.word, encoding)
+    token = label(story.tokens, story.token, encoding)
     best = label(story.keys, ranked[0], encoding)
-    return f"score({word}, {best}) = {score} = {_at(story.scores, ranked[0])}"
+    return f"score({token}, {best}) = {score} = {_at(story.scores, ranked[0])}"
 
 
 def _at(values: torch.Tensor, j: int) -> str:
@@ -167,10 +167,10 @@ def _at(values: torch.Tensor, j: int) -> str:
 
 
 def _softmax(story: Story, ranked: list[int], encoding: str, say: dict[str, str]) -> Step:
-    n, word = len(story.keys), label(story.words, story.word, encoding)
+    n, token = len(story.keys), label(story.tokens, story.token, encoding)
     count = n - len(ranked)
     which = "none_hidden" if count == 0 else "one_hidden" if count == 1 else "hidden"
-    facts = {"word": word, "n": n, "count": count, "mask": story.mask}
+    facts = {"word": token, "n": n, "count": count, "mask": story.mask}
     mask = say[which].format(**facts)
     if not ranked:
         sentence = say["softmax_1"].format(hidden=mask)
@@ -188,8 +188,8 @@ def _softmax(story: Story, ranked: list[int], encoding: str, say: dict[str, str]
     return Step(
         say["softmax"],
         sentence,
-        say["softmax_2"].format(word=word, best=name, weight=top, equal=weight(1 / len(ranked))),
-        f"weight({word}, {name}) = {say['softmax_f']}"
+        say["softmax_2"].format(word=token, best=name, weight=top, equal=weight(1 / len(ranked))),
+        f"weight({token}, {name}) = {say['softmax_f']}"
         f" = exp({_at(story.scores, best)}) / {total} = {top}",
     )
 

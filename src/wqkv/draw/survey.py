@@ -79,7 +79,7 @@ def _counts(found: Survey) -> str:
     windows = f" in {tally.windows:,} windows" if tally.windows > tally.documents else ""
     return (
         f"{tally.documents:,} document{'s' * (tally.documents != 1)}{windows}, "
-        f"{tally.tokens:,} tokens, {found.heads.words:,} of them words"
+        f"{tally.tokens:,} tokens, {found.heads.tokens:,} of them words"
     )
 
 
@@ -198,7 +198,7 @@ def _measure(row: Row) -> str:
         if count
     )
     low, high = (_end(float(end)) for end in (ends[0], ends[-1]))
-    said = f"{row.words:,} words; the first bin ends at {low}, the last begins at {high}"
+    said = f"{row.tokens:,} words; the first bin ends at {low}, the last begins at {high}"
     return (
         f'<tr>{name}{cells}<td><svg viewBox="0 0 {BINS} 40" preserveAspectRatio="none" role="img"'
         f' aria-label="{said}"><title>{said}</title><path class=up d="{bars}"/>'

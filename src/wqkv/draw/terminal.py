@@ -98,11 +98,11 @@ class Pen:
             row.truncate(self.width)
             self.write(row.copy() if row.plain.strip() else Text(""))
 
-    def word(self, story: Story, j: int, width: int, pad: bool = False) -> Text:
+    def token(self, story: Story, j: int, width: int, pad: bool = False) -> Text:
         """Word j in at most `width` cells: the chosen word stands out, special ones step back."""
-        chosen = "bold reverse" if j == story.word else "dim" if story.special[j] else ""
-        text = Text(steps.visible(story.words[j], self.encoding), chosen)
-        if j == story.word and not self.colour:
+        chosen = "bold reverse" if j == story.token else "dim" if story.special[j] else ""
+        text = Text(steps.visible(story.tokens[j], self.encoding), chosen)
+        if j == story.token and not self.colour:
             text = Text(f">{text.plain}<")
         text.truncate(width, overflow="ellipsis")
         if pad:
@@ -112,9 +112,9 @@ class Pen:
 
 def _words(pen: Pen, story: Story) -> None:
     """The sentence, or as much of it around the chosen word as fits in three lines."""
-    texts = [pen.word(story, j, min(24, pen.width)) for j in range(len(story.words))]
-    first = last = story.word
-    room = 3 * pen.width - texts[story.word].cell_len - 24
+    texts = [pen.token(story, j, min(24, pen.width)) for j in range(len(story.tokens))]
+    first = last = story.token
+    room = 3 * pen.width - texts[story.token].cell_len - 24
     while True:
         grown = False
         if last + 1 < len(texts) and texts[last + 1].cell_len < room:
@@ -166,9 +166,9 @@ def _ranking(pen: Pen, story: Story) -> None:
     """The words by falling weight with a bar each; the rest and the hidden ones are summed up."""
     seen, hidden = steps.seen(story), steps.hidden(story)
     shown = seen[:TOP]
-    texts = [pen.word(story, j, pen.width) for j in shown]
+    texts = [pen.token(story, j, pen.width) for j in shown]
     width = min(max((t.cell_len for t in texts), default=4), max(pen.width - 30, 6), 32)
-    at = len(str(len(story.words) - 1))
+    at = len(str(len(story.tokens) - 1))
     if shown:
         head = f"{'at':>{max(at, 2)}} {'word':<{width}} {'score':>7} {'weight':>7}"
         pen.rows(Text(head, "dim"))
@@ -178,18 +178,18 @@ def _ranking(pen: Pen, story: Story) -> None:
         score, weight = story.scores[j].item(), story.weights[j].item()
         row = Text.assemble(
             (f"{j:>{max(at, 2)}} ", "dim"),
-            pen.word(story, j, width, pad=True),
+            pen.token(story, j, width, pad=True),
             f" {steps.number(score):>7} {steps.weight(weight):>7} ",
             (_bar(weight / top, min(room, 60)), _shade(BLUE, 1.0)),
         )
         pen.rows(row)
     if rest := seen[TOP:]:
         share = steps.weight(sum(story.weights[j].item() for j in rest))
-        words = "1 more word has" if len(rest) == 1 else f"{len(rest)} more words share"
-        pen.write(Text(f"and {words} {share}", "dim"))
+        tokens = "1 more word has" if len(rest) == 1 else f"{len(rest)} more words share"
+        pen.write(Text(f"and {tokens} {share}", "dim"))
     if hidden:
         line = Text("hidden, no score: ")
-        line.append_text(Text(" ").join([pen.word(story, j, 24) for j in hidden[:8]]))
+        line.append_text(Text(" ").join([pen.token(story, j, 24) for j in hidden[:8]]))
         if len(hidden) > 8:
             line.append(f" and {len(hidden) - 8} more")
         line.stylize("dim")

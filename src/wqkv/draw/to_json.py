@@ -34,7 +34,7 @@ def as_json(stories: Sequence[Story]) -> dict[str, Any]:
 
 def _story(story: Story) -> dict[str, Any]:
     ranked = [
-        {"word": story.words[j], "position": j, "weight": story.weights[j].item()}
+        {"token": story.tokens[j], "position": j, "weight": story.weights[j].item()}
         for j in story.ranked
     ]
     return {**plain(story), "ranked": plain(ranked)}

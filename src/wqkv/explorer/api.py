@@ -24,7 +24,7 @@ from wqkv.explorer.jobs import Refused
 from wqkv.explorer.request import Ask
 from wqkv.study import one_token as story
 from wqkv.study.heads import TEXT, Heads, heads, probe, read
-from wqkv.study.model import OpenModel, Part, Step, Words
+from wqkv.study.model import OpenModel, Part, Step, Tokens
 from wqkv.study.pair import OpenPair
 from wqkv.study.view import View, edges, labelled
 from wqkv.study.whatif import Next, generate, what_if
@@ -178,7 +178,7 @@ class Api:
             "after": _outcome(found.after, found.similarity),
             "change": plain(found.change),
             "layers": plain(found.layers),
-            "words": found.words,
+            "tokens": found.tokens,
             "view": opened,
             "python": seen.says(lines, call),
         }
@@ -194,7 +194,7 @@ class Api:
         made = seen.says(lines, f"view = {call}.view")
         seconds = time.monotonic() - begun
         return {
-            "words": found.view.reading.words,
+            "tokens": found.view.reading.tokens,
             "steps": plain(found.steps),
             "view": self.keep(Seen(found.view, _first(links), seconds, made)),
             "python": seen.says(lines, call),
@@ -242,7 +242,7 @@ class Api:
     def about(self, seen: Seen) -> Answer:
         """A view: its words, and the proof of every layer."""
         view, reading = seen.view, seen.view.reading
-        _, layer, head, word = seen.first
+        _, layer, head, token = seen.first
         return {
             **_words(reading),
             "n": view.n,
@@ -253,7 +253,7 @@ class Api:
             "keys": None if reading.source is None else _words(reading.source),
             "statistics": view.statistics,
             "proofs": plain([view.proof(i) for i in range(view.model.sizes["n_layer"])]),
-            "first": {"layer": layer, "head": head, "word": word},
+            "first": {"layer": layer, "head": head, "token": token},
             "engine": view.layer(layer).engine(),
             "seconds": seen.seconds,
             "python": seen.says(f"view.proof({layer})"),
@@ -262,17 +262,17 @@ class Api:
     # Answers about a view; the slow ones tell `step` how far they are
 
     def story(self, seen: Seen, ask: Ask, step: Step) -> Answer:
-        layer, head, word = ask.wholes("layer", "head", "word")
-        lang = ask.word("lang", "en", *steps.LANGUAGES)
-        told = story.of(seen.view, layer, head, word)
+        layer, head, token = ask.wholes("layer", "head", "token")
+        lang = ask.choice("lang", "en", *steps.LANGUAGES)
+        told = story.of(seen.view, layer, head, token)
         found = plain(told)
         found["ranked"] = [
-            {"word": told.keys[j], "position": j, "weight": told.weights[j].item()}
+            {"token": told.keys[j], "position": j, "weight": told.weights[j].item()}
             for j in told.ranked[:64]
         ]
         if told.source is not None:  # the page has its words
-            found["source"] = {"word": told.source.word, "x": plain(told.source.x)}
-        long = ("words", "special", "sentence", "scores", "weights")
+            found["source"] = {"token": told.source.token, "x": plain(told.source.x)}
+        long = ("tokens", "special", "sentence", "scores", "weights")
         for name in ("map", *(long if max(seen.view.n, seen.view.m) > LONG else ())):
             del found[name]
         return {
@@ -280,7 +280,7 @@ class Api:
             "steps": plain(steps.tell(told, lang=lang)),
             "proofSentence": steps.prove(told, lang),
             "python": seen.says(
-                "from wqkv.study import one_token", f"one_token.of(view, {layer}, {head}, {word})"
+                "from wqkv.study import one_token", f"one_token.of(view, {layer}, {head}, {token})"
             ),
         }
 
@@ -346,11 +346,11 @@ class Api:
         return {"links": plain(found), "python": seen.says(f"view.links({layer}, {head}, {k})")}
 
     def grid(self, seen: Seen, ask: Ask, step: Step) -> Answer:
-        statistic = ask.word("statistic", "entropy", *seen.view.statistics)
+        statistic = ask.choice("statistic", "entropy", *seen.view.statistics)
         if statistic != "label":
             found = seen.view.grid(statistic, step)
             return {**plain(found), "python": seen.says(f"view.grid({statistic!r})")}
-        lang = ask.word("lang", "en", *steps.LANGUAGES)
+        lang = ask.choice("lang", "en", *steps.LANGUAGES)
         labels, python = self._labelled(seen, step)
         return {
             **plain(labelled(labels)),
@@ -368,12 +368,12 @@ class Api:
         if isinstance(self.model, OpenPair):
             view, layers = seen.view, range(seen.view.model.sizes["n_layer"])
             maps = (view.layer(i).whole for i in layers)
-            found = heads(maps, view.reading.words, view.reading.special)
+            found = heads(maps, view.reading.tokens, view.reading.special)
             lines = [
                 f"{finds} heads",
                 grid,
                 f"maps = [view.layer(i).whole for i in {layers}]",
-                "labelled(heads(maps, view.reading.words, view.reading.special))",
+                "labelled(heads(maps, view.reading.tokens, view.reading.special))",
             ]
             return found, seen.says(*lines)
         causal = self.model.layer(0).mask.by_position
@@ -421,13 +421,13 @@ def _means(line: Tensor) -> Answer:
     return {"edges": bounds, "values": plain(sums / torch.tensor(bounds, device="cpu").diff())}
 
 
-def _words(words: Words) -> Answer:
+def _words(tokens: Tokens) -> Answer:
     """A text and its words."""
     return {
-        "text": words.sentence,
-        "words": words.words,
-        "special": words.special,
-        "spans": words.spans,
+        "text": tokens.sentence,
+        "tokens": tokens.tokens,
+        "special": tokens.special,
+        "spans": tokens.spans,
     }
 
 

@@ -34,8 +34,8 @@ def export(
         step: is told how many answers are recorded.
     """
     answers, left_out = record(api, seen, at, lang, step, cap)
-    layer, head, word = at
-    start = f"layer={layer}&head={head}&word={word}&lang={lang}"
+    layer, head, token = at
+    start = f"layer={layer}&head={head}&token={token}&lang={lang}"
     return page({"answers": answers, "cap": cap, "left_out": left_out}, start)
 
 
@@ -75,7 +75,7 @@ def _wanted(
     api: Api, seen: Seen, at: tuple[int, int, int], lang: str
 ) -> Iterator[tuple[str, list[Asked]]]:
     """What the page may ask for, the most needed first, in groups that have a name."""
-    view, (layer, head, word) = seen.view, at
+    view, (layer, head, token) = seen.view, at
     n, m, own = view.n, view.m, view.reading.source is None
     layers = range(view.model.sizes["n_layer"])
     heads = [(one, other) for one in layers for other in range(view.model.sizes["n_head"])]
@@ -84,14 +84,14 @@ def _wanted(
         return name, {"layer": layer, "head": head, **rest}
 
     def told(layer: int, head: int, i: int) -> list[Asked]:
-        asked = of("story", layer, head, word=i, lang=lang), of("row", layer, head, i=i)
+        asked = of("story", layer, head, token=i, lang=lang), of("row", layer, head, i=i)
         return [*asked, of("column", layer, head, j=i if own else best(layer, head, i))]
 
     def best(layer: int, head: int, i: int) -> int:
         return int(view.row(layer, head, i).weights.argmax())
 
     yield "left_word", told(*at)
-    q0, k0 = (max(0, min(word - SIDE // 2, count - SIDE)) for count in (n, m))
+    q0, k0 = (max(0, min(token - SIDE // 2, count - SIDE)) for count in (n, m))
     passes = [of("received", layer, head), of("links", layer, head, k=20)]
     if "distance" in view.statistics:
         passes.append(of("distances", layer, head))
@@ -106,7 +106,7 @@ def _wanted(
     )
     if _long(seen):
         return
-    yield "left_cells", [of("cell", layer, head, i=word, j=j) for j in range(min(m, SIDE))]
+    yield "left_cells", [of("cell", layer, head, i=token, j=j) for j in range(min(m, SIDE))]
     grids: list[Asked] = [
         ("grid", {"statistic": name, **({"lang": lang} if name == "label" else {})})
         for name in view.statistics
@@ -114,9 +114,12 @@ def _wanted(
     yield "left_grids", grids
     small: list[Asked] = [("thumbnail", {"layer": one, "size": 24}) for one in layers]
     yield "left_thumbnails", small + [of("thumbnail", *one, size=64) for one in heads]
-    words = [part for i in range(n) for part in told(layer, head, i)]
-    yield "left_words", words if own else words + [of("column", layer, head, j=j) for j in range(m)]
-    yield "left_heads", [part for one in heads for part in told(*one, word)]
+    tokens = [part for i in range(n) for part in told(layer, head, i)]
+    yield (
+        "left_words",
+        tokens if own else tokens + [of("column", layer, head, j=j) for j in range(m)],
+    )
+    yield "left_heads", [part for one in heads for part in told(*one, token)]
 
 
 def _long(seen: Seen) -> bool:

@@ -34,7 +34,7 @@ class Ask:
     def has(self, name: str) -> bool:
         return name in self._given
 
-    def word(self, name: str, default: str, *choices: str) -> str:
+    def choice(self, name: str, default: str, *choices: str) -> str:
         """One of some words."""
         value = self._given.get(name, default)
         if value not in choices:
@@ -61,13 +61,13 @@ def text(value: object, name: str = "text") -> str:
 def changes(body: dict[str, Any]) -> tuple[list[tuple[int, int]], dict[int, str]]:
     """The heads that a request switches off, and the words that it changes."""
     off, edits = body.get("off", []), body.get("edits", [])
-    do = 'Send {"off": [[layer, head]], "edits": [{"word": number, "text": "..."}]}.'
+    do = 'Send {"off": [[layer, head]], "edits": [{"token": number, "text": "..."}]}.'
     try:
         heads = [(_number(layer), _number(head)) for layer, head in off]
-        words = {_number(edit["word"]): text(edit["text"]) for edit in edits}
+        tokens = {_number(edit["token"]): text(edit["text"]) for edit in edits}
     except (TypeError, ValueError, KeyError):
         raise Refused(422, "The changes are not understood.", do) from None
-    return heads, words
+    return heads, tokens
 
 
 def amount(body: dict[str, Any]) -> int:

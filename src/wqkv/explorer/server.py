@@ -290,12 +290,12 @@ class _Served:
 
     async def export(self, request: Request) -> Response:
         seen, ask = self.api.seen(request.path_params["view"]), asks.Ask(request.query_params)
-        layer, head, word = ask.wholes("layer", "head", "word")
-        seen.view.checked(layer, head, word)
-        lang = ask.word("lang", "en", *PHRASES)
+        layer, head, token = ask.wholes("layer", "head", "token")
+        seen.view.checked(layer, head, token)
+        lang = ask.choice("lang", "en", *PHRASES)
 
         def run(step: Step) -> str:
-            return export(self.api, seen, (layer, head, word), lang, step)
+            return export(self.api, seen, (layer, head, token), lang, step)
 
         job = self.jobs.start("export", run)
         try:
@@ -308,7 +308,7 @@ class _Served:
         if job.failure is not None:
             return _refusal(job.failure)
         page = job.take()  # a large one
-        name = {"Content-Disposition": f'attachment; filename="wqkv-{layer}-{head}-{word}.html"'}
+        name = {"Content-Disposition": f'attachment; filename="wqkv-{layer}-{head}-{token}.html"'}
         return Response(page, 200, HEADERS | name, TYPES[".html"])
 
     async def _soon(self, answer: Callable[[], Any]) -> Response:

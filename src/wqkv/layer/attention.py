@@ -339,7 +339,7 @@ class MultiheadAttention(Ruled):
                     "Set layer.mesh to None and pass the whole text."
                 )
         if self.mesh is not None:
-            return SharedMap.words(self.mesh, **call)
+            return SharedMap.tokens(self.mesh, **call)
         seen = AttentionMap(**call)
         for beside in self._beside(q):
             del beside["value"]

@@ -25,7 +25,7 @@ from wqkv.maps.attention_map import LIMIT, AttentionMap, check_limit
 from wqkv.maps.picks import Line, numbers
 from wqkv.maps.statistics import Top
 
-_asked = door(request, name="SharedMap.words")
+_asked = door(request, name="SharedMap.tokens")
 
 
 class Part(NamedTuple):
@@ -64,7 +64,7 @@ class SharedMap(AttentionMap):
     >>> from torch import distributed as dist
     >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     >>> q = torch.randn(1, 2, 5, 8)
-    >>> SharedMap.words(Ranks(), q, q).entropy().shape
+    >>> SharedMap.tokens(Ranks(), q, q).entropy().shape
     torch.Size([1, 2, 5])
     >>> dist.destroy_process_group()
     """
@@ -127,7 +127,7 @@ class SharedMap(AttentionMap):
         )  # fmt: skip
 
     @classmethod
-    def words(
+    def tokens(
         cls,
         ranks: Ranks,
         query: Tensor,

@@ -73,13 +73,13 @@ class Score:
 
     value: float  # the share of the weight; for uniform, of the highest entropy
     flat: float  # what equal weights over the visible words would give
-    words: int  # over how many words the mean is taken
+    tokens: int  # over how many tokens the mean is taken
 
     @property
     def facts(self) -> dict[str, str]:
         """Its numbers as they are written in a sentence."""
         flat = f"{self.flat:.2f}" if self.flat >= 0.005 else f"{self.flat:.1g}"
-        return {"value": f"{self.value:.2f}", "flat": flat, "words": f"{self.words:,}"}
+        return {"value": f"{self.value:.2f}", "flat": flat, "tokens": f"{self.tokens:,}"}
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Heads:
     """
 
     table: tuple[tuple[Head, ...], ...]
-    words: int
+    tokens: int
     source: str = ""
 
     @door
@@ -147,7 +147,7 @@ class Heads:
     def __repr__(self) -> str:
         found = ((len(self.labelled(label)), label) for label in LABELS)
         counts = ", ".join(f"{count} {label}" for count, label in found if count)
-        return f"Heads of {self.size} over {self.words} words: {counts or 'none'}"
+        return f"Heads of {self.size} over {self.tokens} words: {counts or 'none'}"
 
 
 @door
@@ -232,11 +232,11 @@ class Tally(NamedTuple):
     """Sums over words, so that windows add up: of the values, of those of equal weights, of 1."""
 
     layers: list[Tensor]  # each (3, pattern, n_head), float64
-    words: int
+    tokens: int
 
     def plus(self, other: Tally) -> Tally:
         layers = [a + b for a, b in zip(self.layers, other.layers, strict=True)]
-        return Tally(layers, self.words + other.words)
+        return Tally(layers, self.tokens + other.tokens)
 
 
 def count(
@@ -340,7 +340,7 @@ def label(tally: Tally, source: str = "") -> Heads:
             }
             row.append(_head(layer, head, scores))
         table.append(tuple(row))
-    return Heads(tuple(table), tally.words, source)
+    return Heads(tuple(table), tally.tokens, source)
 
 
 def _head(layer: int, head: int, scores: dict[str, Score | None]) -> Head:
@@ -365,9 +365,9 @@ def _passes(name: str, score: Score) -> bool:
 
 
 def _evidence(name: str, score: Score) -> str:
-    says = "puts {value} of its weight {on} (mean of {words} words; equal weights: {flat})"
+    says = "puts {value} of its weight {on} (mean of {tokens} words; equal weights: {flat})"
     if name == "uniform":
-        says = "reaches {value} {on} (mean of {words} words)"
+        says = "reaches {value} {on} (mean of {tokens} words)"
     return says.format(on=PATTERNS[name], **score.facts)
 
 
@@ -392,7 +392,7 @@ def _over(model: OpenModel, parts: Sequence[Window], source: str, progress: Prog
     for ids, special, separators in parts:
         part = count(maps(ids), ids, special, separators)
         tally = part if tally is None else tally.plus(part)
-    if tally is None or not tally.words:
+    if tally is None or not tally.tokens:
         raise ArgumentError(f"{model.name} sees no word in the text.")
     return label(tally, source)
 

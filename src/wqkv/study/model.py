@@ -28,24 +28,26 @@ KEPT, SAMPLED_ROWS = 2**26, 64
 
 
 @dataclass(frozen=True)
-class Words:
+class Tokens:
     """A text as a tokenizer cut it."""
 
     sentence: str
-    words: tuple[str, ...]  # as a person reads them
+    tokens: tuple[str, ...]  # as a person reads them
     special: tuple[bool, ...]  # [CLS], <s> and their like
     spans: tuple[tuple[int, int], ...]  # where each word stands in the sentence; (0, 0) if unknown
     ids: tuple[int, ...]  # as the model reads them
 
     @classmethod
-    def of(cls, ids: Sequence[int]) -> Words:
+    def of(cls, ids: Sequence[int]) -> Tokens:
         """Words of which the numbers alone are known."""
-        words = tuple(map(str, ids))
-        return cls(" ".join(words), words, (False,) * len(words), ((0, 0),) * len(words), (*ids,))
+        tokens = tuple(map(str, ids))
+        return cls(
+            " ".join(tokens), tokens, (False,) * len(tokens), ((0, 0),) * len(tokens), (*ids,)
+        )
 
 
 @dataclass(frozen=True)
-class Reading(Words):
+class Reading(Tokens):
     """A text as the model read it: its words, and each layer's input and attention output."""
 
     inputs: list[Tensor]  # a layer: (1, n, d_model)
@@ -100,18 +102,18 @@ class Part:
     @contextmanager
     def listening(
         self,
-        words: Words,
+        tokens: Tokens,
         off: Collection[tuple[int, int]] = (),
         each: Callable[[Reading], None] = lambda reading: None,
         source: Reading | None = None,
     ) -> Iterator[Reading]:
         """A reading of some words, which fills while the model runs on them; see `run`."""
-        count, n = len(self._layers), len(words.ids)
+        count, n = len(self._layers), len(tokens.ids)
         rows = torch.arange(n, device="cpu")
         kept: Tensor | slice = slice(None)
         if count * n * self.sizes["d_model"] > KEPT:
             rows = kept = spaced(n, SAMPLED_ROWS)
-        given = {field.name: getattr(words, field.name) for field in fields(Words)}
+        given = {field.name: getattr(tokens, field.name) for field in fields(Tokens)}
         reading = Reading(**given, inputs=[], outputs=[], rows=rows, source=source)
 
         def enter(_: nn.Module, args: tuple[Any, ...]) -> None:
@@ -161,9 +163,9 @@ class OpenModel(Part):
 
     def read(self, sentence: str) -> Reading:
         """Run the model on a text, and keep what goes into and comes out of each attention."""
-        return self.run(self.words(sentence))
+        return self.run(self.tokens(sentence))
 
-    def words(self, sentence: str) -> Words:
+    def tokens(self, sentence: str) -> Tokens:
         """A text as the model's words."""
         return cut(self.tokenizer, sentence, self.name, self.longest)
 
@@ -185,7 +187,7 @@ class OpenModel(Part):
     @torch.no_grad()
     def run(
         self,
-        words: Words,
+        tokens: Tokens,
         off: Collection[tuple[int, int]] = (),
         each: Callable[[Reading], None] = lambda reading: None,
     ) -> Reading:
@@ -198,8 +200,8 @@ class OpenModel(Part):
         last: list[Tensor] = []
         hook = self.model.register_forward_hook(lambda _, __, out: last.append(out[0]))
         try:
-            with self.listening(words, off, each) as reading:
-                said = self.called(torch.tensor([words.ids], device="cpu"))
+            with self.listening(tokens, off, each) as reading:
+                said = self.called(torch.tensor([tokens.ids], device="cpu"))
         finally:
             hook.remove()
         logits = None if self.speaker is None else said.logits[0, -1].float()
@@ -214,7 +216,9 @@ class OpenModel(Part):
         return self.speaker(input_ids=ids, **rest)
 
 
-def cut(tokenizer: Any, sentence: str, name: str, longest: int | None, side: str = "text") -> Words:
+def cut(
+    tokenizer: Any, sentence: str, name: str, longest: int | None, side: str = "text"
+) -> Tokens:
     """A text as a tokenizer cuts it for the model `name`, which takes at most `longest` words.
 
     Args:
@@ -235,11 +239,11 @@ def cut(tokenizer: Any, sentence: str, name: str, longest: int | None, side: str
         (0, 0) if blank(piece) else trim(sentence, *span)
         for piece, span in zip(pieces, found, strict=True)
     )
-    words = tuple(
+    tokens = tuple(
         piece if mark or a == b else sentence[a:b]
         for piece, mark, (a, b) in zip(pieces, special, spans, strict=True)
     )
-    return Words(sentence, words, special, spans, tuple(ids))
+    return Tokens(sentence, tokens, special, spans, tuple(ids))
 
 
 def fits(n: int, name: str, longest: int | None) -> None:

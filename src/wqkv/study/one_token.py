@@ -11,7 +11,7 @@ from torch import Tensor
 
 from wqkv.errors import ArgumentError
 from wqkv.study.answers import Proof
-from wqkv.study.model import SAMPLED_ROWS, OpenModel, Words, blank, in_range, spaced
+from wqkv.study.model import SAMPLED_ROWS, OpenModel, Tokens, blank, in_range, spaced
 from wqkv.study.view import ALL_ROWS, View
 
 
@@ -19,9 +19,9 @@ from wqkv.study.view import ALL_ROWS, View
 class Source:
     """The text that another one looks at, and of it the word that is looked at most."""
 
-    words: tuple[str, ...]  # m
+    tokens: tuple[str, ...]  # m
     special: tuple[bool, ...]  # m
-    word: int
+    token: int
     x: Tensor  # (d_model,) its state, as the encoder hands it on
 
 
@@ -35,7 +35,7 @@ class Story:
     model: str  # "all-MiniLM-L6-v2"
     family: str  # "bert"
     sentence: str
-    words: tuple[str, ...]  # n, as a person reads them
+    tokens: tuple[str, ...]  # n, as a person reads them
     special: tuple[bool, ...]  # n, True for [CLS], <s> and their like
     n_layer: int
     n_head: int
@@ -44,7 +44,7 @@ class Story:
     d_k: int
     layer: int
     head: int
-    word: int
+    token: int
     mask: str  # which words may be seen: "Full()", "Causal()"
     position: str  # how the layer itself places q and k, such as "RoPE(theta=10000.0)"; "" if not
     scale: float  # 1 / sqrt(d_k) in most models
@@ -64,7 +64,7 @@ class Story:
     @property
     def keys(self) -> tuple[str, ...]:
         """The m words that may be looked at."""
-        return self.words if self.source is None else self.source.words
+        return self.tokens if self.source is None else self.source.tokens
 
     @property
     def ranked(self) -> list[int]:
@@ -76,7 +76,7 @@ class Story:
 def tell(
     model: OpenModel,
     sentence: str,
-    word: str | None = None,
+    token: str | None = None,
     layer: int | None = None,
     head: int | None = None,
 ) -> Story:
@@ -98,7 +98,7 @@ def tell(
     if head is not None:
         in_range("head", head, model.sizes["n_head"])
     view = View(model, model.read(sentence))
-    at = None if word is None else find(view.reading, word)
+    at = None if token is None else find(view.reading, token)
     layers = range(model.sizes["n_layer"]) if layer is None else [layer]
     links = [clearest(view, number, head, at) for number in layers]
     told = of(view, *max(links, key=lambda link: link.clearness)[1:])
@@ -111,28 +111,28 @@ class Clear(NamedTuple):
     clearness: float
     layer: int
     head: int
-    word: int
+    token: int
 
 
-def clearest(view: View, layer: int, head: int | None = None, word: int | None = None) -> Clear:
+def clearest(view: View, layer: int, head: int | None = None, token: int | None = None) -> Clear:
     """The clearest link of a layer; of a text of more than ALL_ROWS words some are looked at.
 
     Between two texts there is no distance, so that the clearest link is the strongest one.
     """
     n, reading = view.n, view.reading
-    rows = torch.arange(n, device="cpu") if word is None else torch.tensor([word], device="cpu")
+    rows = torch.arange(n, device="cpu") if token is None else torch.tensor([token], device="cpu")
     if len(rows) > ALL_ROWS:
         rows = spaced(n, SAMPLED_ROWS)
     tells, keys = _tells(reading), _tells(view.keys)
     if reading.source is None:
         keys[0] &= not view.model.layer(layer).mask.by_position
-        place, same = torch.tensor(_whole_words(reading), device="cpu"), _same(reading)
-    if word is None:
-        pieces = zip(reading.words, reading.special, strict=True)
-        word = next((i for i, (w, mark) in enumerate(pieces) if not (mark or blank(w.strip()))), 0)
+        place, same = torch.tensor(_written_words(reading), device="cpu"), _same(reading)
+    if token is None:
+        pieces = zip(reading.tokens, reading.special, strict=True)
+        token = next((i for i, (w, mark) in enumerate(pieces) if not (mark or blank(w.strip()))), 0)
     else:
-        tells[word] = True
-    best = Clear(0.0, layer, head or 0, word)
+        tells[token] = True
+    best = Clear(0.0, layer, head or 0, token)
     for here, weights in view.layer(layer).rows(rows):
         reach = (keys & tells[here, None]).float()
         if reading.source is None:
@@ -147,22 +147,22 @@ def clearest(view: View, layer: int, head: int | None = None, word: int | None =
     return best
 
 
-def of(view: View, layer: int, head: int, word: int) -> Story:
+def of(view: View, layer: int, head: int, token: int) -> Story:
     """What one head does to one word of a text that is read already, without its map."""
-    model, reading, opened = view.model, view.reading, view.checked(layer, head, word)
+    model, reading, opened = view.model, view.reading, view.checked(layer, head, token)
     ours, kv_head = opened.layer, head // (model.sizes["n_head"] // model.sizes["n_kv_head"])
-    _, _, row = opened.row(head, word)
+    _, _, row = opened.row(head, token)
     context, weights = row.out[0, 0, 0], row.weights[0, 0, 0]
-    source, kept = None, word  # whose k and v are kept
+    source, kept = None, token  # whose k and v are kept
     if reading.source is not None:
         kept, states = int(weights.argmax()), reading.source.final
         assert states is not None
-        source = Source(view.keys.words, view.keys.special, kept, states[0, kept])
+        source = Source(view.keys.tokens, view.keys.special, kept, states[0, kept])
     return Story(
         model=model.name,
         family=model.family,
         sentence=reading.sentence,
-        words=reading.words,
+        tokens=reading.tokens,
         special=reading.special,
         n_layer=model.sizes["n_layer"],
         n_head=model.sizes["n_head"],
@@ -171,39 +171,39 @@ def of(view: View, layer: int, head: int, word: int) -> Story:
         d_k=model.sizes["d_k"],
         layer=layer,
         head=head,
-        word=word,
+        token=token,
         mask=repr(ours.mask),
         position="" if ours.position is None else repr(ours.position),
         scale=ours.d_k**-0.5 if ours.scale is None else ours.scale,
-        x=reading.inputs[layer][0, word],
-        q=opened.q[0, head, word],
+        x=reading.inputs[layer][0, token],
+        q=opened.q[0, head, token],
         k=opened.k[0, kv_head, kept],
         v=opened.v[0, kv_head, kept],
         scores=row.scores[0, 0, 0],
         weights=weights,
         context=context,
-        share=opened.gated(head, word, context) @ opened.WO(head),
-        output=opened.output(torch.tensor([word], device="cpu"))[0][0],
+        share=opened.gated(head, token, context) @ opened.WO(head),
+        output=opened.output(torch.tensor([token], device="cpu"))[0][0],
         proof=view.proof(layer),
         source=source,
     )
 
 
-def _tells(words: Words) -> Tensor:
+def _tells(tokens: Tokens) -> Tensor:
     """Which words are more than punctuation: bool (n,)."""
-    marks = zip(words.words, words.special, strict=True)
+    marks = zip(tokens.tokens, tokens.special, strict=True)
     return torch.tensor(
         [any(c.isalnum() for c in w) and not mark for w, mark in marks], device="cpu"
     )
 
 
-def _same(words: Words) -> Tensor:
+def _same(tokens: Tokens) -> Tensor:
     """For each word the first place where it stands: (n,)."""
-    first = {w.casefold(): i for i, w in reversed(list(enumerate(words.words)))}
-    return torch.tensor([first[w.casefold()] for w in words.words], device="cpu")
+    first = {w.casefold(): i for i, w in reversed(list(enumerate(tokens.tokens)))}
+    return torch.tensor([first[w.casefold()] for w in tokens.tokens], device="cpu")
 
 
-def _whole_words(reading: Words) -> list[int]:
+def _written_words(reading: Tokens) -> list[int]:
     """For each token the number of the written word it belongs to: "didn", "'" and "t" are one."""
     numbers: list[int] = []
     last = 0
@@ -224,17 +224,17 @@ def _joined(text: str, at: int) -> bool:
     return len(pair) == 2 and not any(c.isspace() or c >= "\u2e80" for c in pair)
 
 
-def find(reading: Words, word: str) -> int:
+def find(reading: Tokens, written: str) -> int:
     """The position of a word: a token, the last of those that it is cut into, or a number.
 
     A word that is only a part of a token is the token that holds it (its end, if there are two).
     """
-    text, spans, wanted = reading.sentence, reading.spans, word.strip()
+    text, spans, wanted = reading.sentence, reading.spans, written.strip()
 
     def holder(end: int) -> int | None:
         return max((i for i, (a, b) in enumerate(spans) if a < end <= b), default=None)
 
-    for i, token in enumerate(reading.words):
+    for i, token in enumerate(reading.tokens):
         if token.casefold() == wanted.casefold():
             last = holder(spans[i][1])  # a character may be in several pieces
             return i if last is None else last
@@ -246,8 +246,8 @@ def find(reading: Words, word: str) -> int:
     for at in (*whole, number, *parts):
         if at is not None and at < len(spans):
             return at
-    listed = " ".join(reading.words[:40]) + (" ..." if len(reading.words) > 40 else "")
+    listed = " ".join(reading.tokens[:40]) + (" ..." if len(reading.tokens) > 40 else "")
     raise ArgumentError(
-        f"There is no word {word!r} in the sentence. Its words: {listed} "
-        f"(or a number from 0 to {len(reading.words) - 1})."
+        f"There is no token {written!r} in the sentence. Its tokens: {listed} "
+        f"(or a number from 0 to {len(reading.tokens) - 1})."
     )

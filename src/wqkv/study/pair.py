@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from wqkv.errors import ArgumentError
-from wqkv.study.model import Loaded, OpenModel, Part, Reading, Step, Words, cut, fits, load
+from wqkv.study.model import Loaded, OpenModel, Part, Reading, Step, Tokens, cut, fits, load
 from wqkv.study.view import View
 from wqkv.study.whatif import continued
 from wqkv.upstream import of_transformers as upstream
@@ -57,14 +57,14 @@ class OpenPair:
             target: what is written; None lets the model write, each time the likeliest word, at
                 most WRITTEN.
         """
-        words = cut(self.tokenizer, text, self.name, self.longest)
-        return self.run(words, None if target is None else self._given(target), step, each)
+        tokens = cut(self.tokenizer, text, self.name, self.longest)
+        return self.run(tokens, None if target is None else self._given(target), step, each)
 
     @torch.no_grad()
     def run(
         self,
-        words: Words,
-        target: Words | None,
+        tokens: Tokens,
+        target: Tokens | None,
         step: Step = lambda done, total: None,
         each: Each = lambda view, layer: None,
     ) -> dict[str, View]:
@@ -88,8 +88,8 @@ class OpenPair:
             step(done, total)
 
         model: Any = self.model
-        with self._view("encoder", words, proved) as encoder:
-            states = model.get_encoder()(input_ids=torch.tensor([words.ids], device="cpu"))[0]
+        with self._view("encoder", tokens, proved) as encoder:
+            states = model.get_encoder()(input_ids=torch.tensor([tokens.ids], device="cpu"))[0]
         source = encoder.reading = replace(encoder.reading, final=states)
         if target is None:
             before = done
@@ -105,7 +105,7 @@ class OpenPair:
 
     @contextmanager
     def _view(
-        self, part: str, words: Words, each: Each, source: Reading | None = None
+        self, part: str, tokens: Tokens, each: Each, source: Reading | None = None
     ) -> Iterator[View]:
         """A view of one attention, which is proved and grows while the model runs."""
 
@@ -114,27 +114,27 @@ class OpenPair:
             view.proof(layer)
             each(view, layer)
 
-        with self.parts[part].listening(words, each=proved, source=source) as reading:
+        with self.parts[part].listening(tokens, each=proved, source=source) as reading:
             view = View(self.parts[part], reading)
             yield view
 
     # What is written
 
-    def _given(self, target: str) -> Words:
+    def _given(self, target: str) -> Tokens:
         """A text as the decoder reads it: moved by one word, behind the one it starts with."""
-        words = cut(self.tokenizer, target, self.name, None, side="text_target")
+        tokens = cut(self.tokenizer, target, self.name, None, side="text_target")
         start = self._start()
         if start is None:  # mBART starts with the language, which stands behind a text
-            start = words.ids[-1]
-        kept = len(words.ids) - words.special[-1]  # the end is not read again
+            start = tokens.ids[-1]
+        kept = len(tokens.ids) - tokens.special[-1]  # the end is not read again
         fits(1 + kept, self.name, self.longest)
         first = self._pieces([start])
-        return Words(
-            words.sentence,
-            (*first.words, *words.words[:kept]),
-            (True, *words.special[:kept]),
-            (*first.spans, *words.spans[:kept]),
-            (*first.ids, *words.ids[:kept]),
+        return Tokens(
+            tokens.sentence,
+            (*first.tokens, *tokens.tokens[:kept]),
+            (True, *tokens.special[:kept]),
+            (*first.spans, *tokens.spans[:kept]),
+            (*first.ids, *tokens.ids[:kept]),
         )
 
     def _start(self) -> int | None:
@@ -146,7 +146,7 @@ class OpenPair:
                     return int(found)
         return None
 
-    def _written(self, states: Tensor, step: Step) -> Words:
+    def _written(self, states: Tensor, step: Step) -> Tokens:
         """What the model writes by itself, without the word that ends it."""
         if self.speaker is None:
             raise ArgumentError(
@@ -177,10 +177,10 @@ class OpenPair:
         marks = next((at for at, id in enumerate(ids) if id not in known), len(ids))
         return continued(self.tokenizer, self._pieces(ids[: max(marks, 1)]), ids)
 
-    def _pieces(self, ids: list[int]) -> Words:
+    def _pieces(self, ids: list[int]) -> Tokens:
         """Special words, which stand in no text."""
-        words, n = self.tokenizer.convert_ids_to_tokens(ids), len(ids)
-        return Words("", tuple(words), (True,) * n, ((0, 0),) * n, tuple(ids))
+        tokens, n = self.tokenizer.convert_ids_to_tokens(ids), len(ids)
+        return Tokens("", tuple(tokens), (True,) * n, ((0, 0),) * n, tuple(ids))
 
 
 def _states(states: Tensor) -> Any:

@@ -215,7 +215,7 @@ def _inputs(model: Any) -> dict[str, Tensor]:
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=random, device="cpu").to(model.device, model.dtype)
 
-    def words(n: int = WORDS) -> Tensor:
+    def tokens(n: int = WORDS) -> Tensor:
         if not getattr(config, "vocab_size", None):
             raise ArgumentError(
                 f"What models of the family {config.model_type!r} read is not known here.\n"
@@ -238,7 +238,7 @@ def _inputs(model: Any) -> dict[str, Tensor]:
             frames = 2 * config.max_source_positions  # two of them are one position
             given = {"input_features": normal(1, config.num_mel_bins, frames)}
         case _:
-            given = {"input_ids": words()}
+            given = {"input_ids": tokens()}
     if config.is_encoder_decoder:
-        given["decoder_input_ids"] = words(WORDS // 2)
+        given["decoder_input_ids"] = tokens(WORDS // 2)
     return given

@@ -26,7 +26,7 @@ from wqkv.study.model import (
     Part,
     Reading,
     Step,
-    Words,
+    Tokens,
     in_range,
     spaced,
 )
@@ -44,7 +44,7 @@ LINKS = 256
 STATISTICS = {
     "entropy": "nats",  # of a row's weights, mean over all rows
     "received": "of 1",  # by the word that is looked at most, mean over all rows
-    "distance": "words",  # from the word that looks to what it looks at
+    "distance": "tokens",  # from the word that looks to what it looks at
     "sink": "of 1",  # the weight on the first word and a learned sink, mean over all rows
     "label": "of 1",  # the score of the pattern that the head follows
 }
@@ -72,7 +72,7 @@ class View:
     def read(
         cls,
         model: OpenModel,
-        text: str | Words,
+        text: str | Tokens,
         each: Callable[[View, int], None] = lambda view, layer: None,
     ) -> View:
         """A text, read by a model; every layer is proved as soon as the model has run it.
@@ -89,25 +89,25 @@ class View:
             views[0].proof(layer)
             each(views[0], layer)
 
-        words = model.words(text) if isinstance(text, str) else text
-        reading = model.run(words, each=proved)
+        tokens = model.tokens(text) if isinstance(text, str) else text
+        reading = model.run(tokens, each=proved)
         views[0].reading = reading
         return views[0]
 
     @property
     def n(self) -> int:
         """How many words there are."""
-        return len(self.reading.words)
+        return len(self.reading.tokens)
 
     @property
-    def keys(self) -> Words:
+    def keys(self) -> Tokens:
         """The words that are looked at."""
         return self.reading.source or self.reading
 
     @property
     def m(self) -> int:
         """How many words are looked at."""
-        return len(self.keys.words)
+        return len(self.keys.tokens)
 
     @property
     def statistics(self) -> tuple[str, ...]:
@@ -299,11 +299,11 @@ class View:
         tolerance = d_model * 2**-24 * size + off
         return Proof(float((ours - own).abs().max()), size, tolerance, len(rows))
 
-    def checked(self, layer: int, head: int, word: int = 0, key: int = 0) -> OpenLayer:
+    def checked(self, layer: int, head: int, token: int = 0, key: int = 0) -> OpenLayer:
         """A layer, after a look at the numbers that it is asked about."""
         in_range("layer", layer, self.model.sizes["n_layer"])
         in_range("head", head, self.model.sizes["n_head"])
-        for number, count in ((word, self.n), (key, self.m)):
+        for number, count in ((token, self.n), (key, self.m)):
             if not 0 <= number < count:
                 raise ArgumentError(
                     f"There is no word {number}: the text has {count} words, 0 to {count - 1}."

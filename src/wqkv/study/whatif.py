@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from wqkv.errors import ArgumentError, describe
-from wqkv.study.model import OpenModel, Reading, Step, Words, blank, trim
+from wqkv.study.model import OpenModel, Reading, Step, Tokens, blank, trim
 from wqkv.study.view import View
 from wqkv.upstream.of_transformers import quiet
 
@@ -22,7 +22,7 @@ LIKELIEST = 8
 class Next(NamedTuple):
     """A word that may come next; two that are no whole character may read alike: \ufffd."""
 
-    word: str
+    token: str
     probability: float
     id: int
 
@@ -43,7 +43,7 @@ class Change:
     similarity: float | None
     change: float
     layers: tuple[float, ...]
-    words: tuple[str, ...]
+    tokens: tuple[str, ...]
     view: View | None
 
 
@@ -54,7 +54,7 @@ class Said(NamedTuple):
     """
 
     position: int
-    word: str
+    token: str
     probability: float
     top: tuple[Next, ...]
     id: int
@@ -89,11 +89,11 @@ def what_if(
         view.checked(layer, head)
     if not (off or edits):
         raise ArgumentError("Nothing is changed.\nName a head to switch off, or a word to change.")
-    words: Words = model.words(edited(old, edits)) if edits else old
+    tokens: Tokens = model.tokens(edited(old, edits)) if edits else old
     if off:
-        new = model.run(words, off, lambda reading: each(view, len(reading.outputs) - 1))
+        new = model.run(tokens, off, lambda reading: each(view, len(reading.outputs) - 1))
     else:
-        changed = View.read(model, words, each)
+        changed = View.read(model, tokens, each)
         new = changed.reading
     assert old.final is not None and new.final is not None
     shared = _shared(old, new)
@@ -106,24 +106,24 @@ def what_if(
         similarity=None if speaks else float(torch.cosine_similarity(a, b, dim=0)),
         change=_relative(old.final, new.final, shared),
         layers=tuple(_relative(a, b, kept) for a, b in zip(old.outputs, new.outputs, strict=True)),
-        words=new.words,
+        tokens=new.tokens,
         view=changed,
     )
 
 
-def edited(words: Words, edits: Mapping[int, str]) -> str:
+def edited(tokens: Tokens, edits: Mapping[int, str]) -> str:
     """A text with other words in place of some."""
-    text, end = words.sentence, len(words.sentence)
+    text, end = tokens.sentence, len(tokens.sentence)
     for number in sorted(edits, reverse=True):
-        if not 0 <= number < len(words.words):
+        if not 0 <= number < len(tokens.tokens):
             raise ArgumentError(
-                f"There is no word {number}: the text has {len(words.words)} words, "
-                f"0 to {len(words.words) - 1}."
+                f"There is no word {number}: the text has {len(tokens.tokens)} words, "
+                f"0 to {len(tokens.tokens) - 1}."
             )
-        start, stop = words.spans[number]
+        start, stop = tokens.spans[number]
         if start == stop:
             raise ArgumentError(
-                f"Word {number}, {words.words[number]!r}, does not stand in the text.\n"
+                f"Word {number}, {tokens.tokens[number]!r}, does not stand in the text.\n"
                 "Change one that does."
             )
         text, end = text[:start] + edits[number] + text[min(stop, end) :], start
@@ -197,8 +197,8 @@ def generate(
             torch.default_generator.manual_seed(seed)
         speaker.generate(ids, **set_here, **options)
     whole = [*reading.ids, *pen.ids]
-    words = continued(model.tokenizer, reading, whole)
-    return Generated(tuple(pen.steps), View.read(model, words, each))
+    tokens = continued(model.tokenizer, reading, whole)
+    return Generated(tuple(pen.steps), View.read(model, tokens, each))
 
 
 class _Pen:
@@ -230,8 +230,8 @@ class _Pen:
             return
         id, top = int(ids), _likeliest(self.model, self._logits)
         chance = float(self._logits.softmax(dim=0)[id])
-        word = self.model.tokenizer.decode([id])
-        self.steps.append(Said(self.start + len(self.ids), word, chance, top, id))
+        token = self.model.tokenizer.decode([id])
+        self.steps.append(Said(self.start + len(self.ids), token, chance, top, id))
         self.ids.append(id)
 
     def end(self) -> None:
@@ -248,16 +248,16 @@ def _whole(view: View, what: str) -> OpenModel:
     return view.model
 
 
-def continued(tokenizer: Any, words: Words, ids: list[int]) -> Words:
+def continued(tokenizer: Any, tokens: Tokens, ids: list[int]) -> Tokens:
     """Words that go on with more of them, written as the tokenizer writes them after the last."""
-    new, last, decode = ids[len(words.ids) :], words.ids[-1], tokenizer.decode
-    known, begin = set(tokenizer.all_special_ids), len(words.sentence)
+    new, last, decode = ids[len(tokens.ids) :], tokens.ids[-1], tokenizer.decode
+    known, begin = set(tokenizer.all_special_ids), len(tokens.sentence)
     special = [id in known for id in new]
     pieces = [  # a model may have more rows than its tokenizer has pieces
         piece or str(id)
         for piece, id in zip(tokenizer.convert_ids_to_tokens(new), new, strict=True)
     ]
-    told, text, ends = [last], words.sentence, [begin]
+    told, text, ends = [last], tokens.sentence, [begin]
     for id, mark in zip(new, special, strict=True):
         if not mark:
             told.append(id)
@@ -270,11 +270,11 @@ def continued(tokenizer: Any, words: Words, ids: list[int]) -> Words:
         start, stop = ends[at], next((end for end in ends[at + 1 :] if end > ends[at]), ends[at])
         spans.append((0, 0) if mark or blank(piece) else trim(text, start, stop))
     shown = [text[a:b] or piece for (a, b), piece in zip(spans, pieces, strict=True)]
-    return Words(
+    return Tokens(
         text,
-        (*words.words, *shown),
-        (*words.special, *special),
-        (*words.spans, *spans),
+        (*tokens.tokens, *shown),
+        (*tokens.special, *special),
+        (*tokens.spans, *spans),
         tuple(ids),
     )
 
@@ -294,7 +294,7 @@ def _relative(before: Tensor, after: Tensor, at: Places) -> float:
     return float((b - a).norm() / a.norm())
 
 
-def _shared(old: Words, new: Words) -> Places:
+def _shared(old: Tokens, new: Tokens) -> Places:
     """Where the words stand that both texts begin and end with."""
     n, m = len(old.ids), len(new.ids)
     first = _alike(old.ids, new.ids)

@@ -69,7 +69,7 @@ def test_patterns_are_those_of_heads(model, monkeypatch, cached):
     count = len(PATTERNS)
     for ours, theirs in zip(sums, alone.layers, strict=True):
         value, flat, words = theirs
-        assert torch.equal(ours.words[:count].double(), words[:, 0])
+        assert torch.equal(ours.counts[:count].double(), words[:, 0])
         torch.testing.assert_close(ours.total[:count], value, rtol=1e-5, atol=1e-4)
         known = torch.arange(count) != list(PATTERNS).index("uniform")
         torch.testing.assert_close(ours.flat[:count][known], flat[known, 0], rtol=1e-5, atol=1e-4)
@@ -113,7 +113,7 @@ def test_the_rest_by_its_definition(model, monkeypatch, cached):
         for name in ("entropy", "distance", "received"):
             values = torch.cat([part[name] for part in parts])
             at = names.index(name)
-            assert int(sums[layer].words[at]) == len(values)
+            assert int(sums[layer].counts[at]) == len(values)
             torch.testing.assert_close(sums[layer].total[at], values.sum(0), rtol=1e-5, atol=1e-4)
             torch.testing.assert_close(
                 sums[layer].squares[at], values.square().sum(0), rtol=1e-5, atol=1e-4
@@ -137,7 +137,7 @@ def test_equal_weights(model):
     names = list(MEASURES)
     for found in measure(batch, flat)[0]:
         for at, name in enumerate(names):
-            expected = found.flat[at] if name != "uniform" else found.words[at].double()
+            expected = found.flat[at] if name != "uniform" else found.counts[at].double()
             torch.testing.assert_close(
                 found.total[at],
                 expected.expand(3),
@@ -151,7 +151,7 @@ def test_words_that_do_not_count():
     ids = [3, 0, 7, COMMA, 7, 11]
     one = ids, [i in SPECIAL for i in ids], [i in (*SPECIAL, COMMA) for i in ids]
     sums, links = measure(*seen(tiny("bert"), [one]))
-    words = dict(zip(MEASURES, sums[0].words.tolist(), strict=True))
+    words = dict(zip(MEASURES, sums[0].counts.tolist(), strict=True))
     assert words == {
         "previous": 3,  # before the first 7 stands a special word
         "next": 3,
@@ -184,7 +184,7 @@ def test_a_common_word_is_no_duplicate():
         sums, _ = measure(*seen(tiny("bert"), [one, WINDOWS[4]]))
         other = measure(*seen(tiny("bert"), [WINDOWS[4]]))[0][0]
         at = list(MEASURES).index("duplicate-token")
-        assert int(sums[0].words[at] - other.words[at]) == rows
+        assert int(sums[0].counts[at] - other.counts[at]) == rows
 
 
 def test_bins_are_whole():

@@ -58,7 +58,7 @@ def part(seed, heads=(3, 2)):
     found = Tally.of(layers)
     return Tally(
         found.heads,
-        found.words,
+        found.counts,
         found.sums,
         found.bins,
         examples,
@@ -106,7 +106,7 @@ def test_sums_are_those_of_the_batch():
     found = part(3)
     assert found.heads == ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1))
     words = torch.randint(0, 97, (M,), generator=torch.Generator().manual_seed(3))
-    assert found.words[:3].tolist() == [words.tolist()] * 3
+    assert found.counts[:3].tolist() == [words.tolist()] * 3
     assert found.sums.shape == (3, 5, M) and found.bins.shape == (5, M, BINS)
     for x in (2.0**-7, 0.3, 3e9, 7e15):
         kept = Tally.of([sums(torch.tensor([x], dtype=torch.float64))]).sums[:, 0, 0]
@@ -136,7 +136,7 @@ def test_rows_from_the_values_themselves():
     rows = merge([Tally.of([sums(x)]) for x in values]).rows
     assert [row.measure for row in rows] == list(MEASURES)
     whole = torch.cat(values)
-    assert (rows[0].layer, rows[0].head, rows[0].words) == (0, 0, 68)
+    assert (rows[0].layer, rows[0].head, rows[0].tokens) == (0, 0, 68)
     assert rows[0].mean == pytest.approx(float(whole.mean()), rel=1e-14)
     assert rows[0].variance == pytest.approx(float(whole.var(correction=0)), rel=1e-12)
     assert rows[0].equal == 0.25 and rows[0].histogram == (2,) * BINS
@@ -156,10 +156,10 @@ def test_labels_are_those_of_heads():
     layers = []
     for start, stop in ((0, 3), (3, 5)):
         value, _, flat = (found.sums[:, start:stop, :count] / UNIT).astype(float)
-        parts = np.stack([value, flat, found.words[start:stop, :count].astype(float)])
+        parts = np.stack([value, flat, found.counts[start:stop, :count].astype(float)])
         layers.append(torch.from_numpy(parts).transpose(1, 2))
-    words = int(found.words[0, list(MEASURES).index("entropy")])
+    words = int(found.counts[0, list(MEASURES).index("entropy")])
     ours = found.label("a corpus")
     assert ours == looked.label(looked.Tally(layers, words), "a corpus")
-    assert [len(row) for row in ours.table] == [3, 2] and ours.words == words
+    assert [len(row) for row in ours.table] == [3, 2] and ours.tokens == words
     assert Tally().label().table == ()

@@ -80,13 +80,13 @@ def test_the_sums_are_those_of_heads(whole, data, opened):
         if number not in BROKEN
     ]
     alone = heads.read(opened, texts)
-    assert whole.heads.words == alone.words
+    assert whole.heads.tokens == alone.tokens
     for ours, theirs in zip(whole.heads.all, alone.all, strict=True):
         assert ours.label == theirs.label
         for name, score in theirs.scores.items():
             assert (score is None) == (ours.scores[name] is None)
             if score is not None:
-                assert ours.scores[name].words == score.words
+                assert ours.scores[name].tokens == score.tokens
                 assert ours.scores[name].value == pytest.approx(score.value, rel=1e-5)
 
 
@@ -95,8 +95,8 @@ def test_the_tables(whole, folder):
     assert len(rows) == 2 * 6 * len(MEASURES)
     for row, known in zip(rows, whole.tally.rows, strict=True):
         assert (row["layer"], row["head"], row["measure"]) == known[:3]
-        assert (row["words"], row["mean"], row["variance"]) == known[3:6]
-        assert sum(row["histogram"]) == row["words"]
+        assert (row["tokens"], row["mean"], row["variance"]) == known[3:6]
+        assert sum(row["histogram"]) == row["tokens"]
         assert row["label"] == whole.heads[row["layer"]][row["head"]].label
     links = pq.read_table(folder / "whole/examples.parquet").to_pylist()
     assert {(row["layer"], row["head"]) for row in links} == {*whole.tally.heads}

@@ -15,7 +15,7 @@ from wqkv.errors import ArgumentError, MissingExtraError
 from wqkv.study.heads import LABELS, PATTERNS, Head, Heads, Score
 
 
-def make(layers=3, n_head=5, source="a text", words=1234):
+def make(layers=3, n_head=5, source="a text", tokens=1234):
     """Labels in turn; scores from 0.51 to 1; one pattern without a score."""
     table = []
     for layer in range(layers):
@@ -31,7 +31,7 @@ def make(layers=3, n_head=5, source="a text", words=1234):
             found = None if label == "unclassified" else value
             row.append(Head(layer, head, label, found, f"evidence {number}, in words", scores))
         table.append(tuple(row))
-    return Heads(tuple(table), words, source)
+    return Heads(tuple(table), tokens, source)
 
 
 def drawn(heads, width=80, encoding="utf-8", model="tiny-model", **console):
@@ -120,13 +120,13 @@ def test_json():
     bad = Head(2, 0, "unclassified", None, "", {name: Score(math.nan, 0.1, 7) for name in PATTERNS})
     data = as_json(Heads((*found.table, (bad,)), 1234, "a text"), "tiny-model")
     told = json.loads(json.dumps(data, allow_nan=False))
-    assert (told["model"], told["source"], told["words"]) == ("tiny-model", "a text", 1234)
+    assert (told["model"], told["source"], told["tokens"]) == ("tiny-model", "a text", 1234)
     assert told["thresholds"] == {"share": 0.5, "lift": 2.0, "entropy": 0.9}
     assert [(head["layer"], head["head"]) for head in told["heads"][4:6]] == [(0, 4), (1, 0)]
     first = told["heads"][0]
     assert (first["label"], first["score"]) == ("previous", 0.51)
     assert list(first["scores"]) == list(PATTERNS)
-    assert first["scores"]["previous"] == {"value": 0.51, "equal_weights": 0.125, "words": 13}
+    assert first["scores"]["previous"] == {"value": 0.51, "equal_weights": 0.125, "tokens": 13}
     assert first["scores"]["next"] is None
     assert told["heads"][8]["score"] is None
     assert told["heads"][10]["scores"]["local"]["value"] is None

@@ -56,7 +56,7 @@ def digest(text):
 
 
 def test_policy_allows_its_own_style_and_script_alone():
-    text = page([make(TRAPS, word=6), make()])
+    text = page([make(TRAPS, token=6), make()])
     [policy] = re.findall(r'Content-Security-Policy" content="([^"]*)"', text)
     [style] = re.findall(r"<style>(.*?)</style>", text, re.DOTALL)
     [script] = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
@@ -72,7 +72,7 @@ def test_policy_allows_its_own_style_and_script_alone():
 
 
 def test_asks_for_nothing():
-    text = page([make(TRAPS, word=6, sentence="<img src=http://x>", model="<b>", mask="<i>")])
+    text = page([make(TRAPS, token=6, sentence="<img src=http://x>", model="<b>", mask="<i>")])
     tags = Parts(text).tags
     names = [tag for tag, _ in tags]
     assert names.count("script") == names.count("style") == 1
@@ -84,20 +84,20 @@ def test_asks_for_nothing():
 
 
 def test_words_are_escaped():
-    text = page([make(TRAPS, word=6, sentence="</title>", model="<b>&")])
+    text = page([make(TRAPS, token=6, sentence="</title>", model="<b>&")])
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
     assert "&amp;amp;" in text
     assert "&lt;/title&gt;" in text
     assert "&lt;b&gt;&amp;" in text
     assert text.isascii() or "<script>alert" not in text
-    page([make(["\ud800", "it"], word=1)]).encode("utf-8")
+    page([make(["\ud800", "it"], token=1)]).encode("utf-8")
 
 
 def test_map_holds_the_numbers():
     story = make()
     head, *rows = Parts(page([story])).rows
-    assert head == ["", *story.words]
-    assert [row[0] for row in rows] == list(story.words)
+    assert head == ["", *story.tokens]
+    assert [row[0] for row in rows] == list(story.tokens)
     found = torch.tensor([[float(weight) for weight in row[1:]] for row in rows])
     assert (found - story.map).abs().max() <= 0.0005 + 1e-6
 
@@ -106,7 +106,7 @@ def test_tables_hold_the_numbers():
     story = make(causal=True)
     text = page([story])
     for j in range(8):
-        cells = rf"<td>{j}<th scope=row><bdi>{re.escape(escape(story.words[j]))}</bdi>"
+        cells = rf"<td>{j}<th scope=row><bdi>{re.escape(escape(story.tokens[j]))}</bdi>"
         assert re.search(rf"{cells}<td>{story.scores[j]:.2f}<", text)
         assert re.search(rf"{cells}<td>{steps.weight(story.weights[j].item())}<", text)
     assert text.count("<td>hidden<td>") == 3
@@ -123,7 +123,7 @@ def test_size_of_64_words():
 
 
 def test_long_text_is_cut_and_says_so():
-    story = make([f"w{i}" for i in range(503)], word=211)
+    story = make([f"w{i}" for i in range(503)], token=211)
     text = page([story])
     assert len(text.encode()) < 300_000
     assert "Words 83 to 338 of 0 to 502." in text
@@ -136,7 +136,7 @@ def test_long_text_is_cut_and_says_so():
 
 def test_one_more_word_and_many_hidden():
     assert "And 1 more word has 0.00" in page([make([f"w{i}" for i in range(13)])])
-    assert "</bdi> and 3 more</p>" in page([make(["x"] * 17, word=1, causal=True)])
+    assert "</bdi> and 3 more</p>" in page([make(["x"] * 17, token=1, causal=True)])
 
 
 def test_wide_vectors_are_binned_and_say_so():

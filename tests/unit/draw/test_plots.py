@@ -57,7 +57,7 @@ def test_names_words_and_head(tmp_path, readable_svg):
 
 
 def test_many_words_are_thinned(tmp_path, readable_svg):
-    save_map(make([f"w{i}" for i in range(211)], word=101), tmp_path / "map.svg")
+    save_map(make([f"w{i}" for i in range(211)], token=101), tmp_path / "map.svg")
     text = (tmp_path / "map.svg").read_text("utf-8")
     assert "(1 in 4 is named)" in text
     assert text.count(">w101<") == 2
@@ -70,7 +70,7 @@ def test_failed_proof(tmp_path, readable_svg):
 
 
 def test_every_script_without_warnings(tmp_path):
-    save_map(make(SCRIPTS, word=8), tmp_path / "map.png")
+    save_map(make(SCRIPTS, token=8), tmp_path / "map.png")
 
 
 def test_words_that_no_font_can_draw(tmp_path, readable_svg, monkeypatch):
@@ -78,7 +78,7 @@ def test_words_that_no_font_can_draw(tmp_path, readable_svg, monkeypatch):
         name, style, weight, fname = "A Sans", "normal", 400, __file__
 
     monkeypatch.setattr(font_manager.fontManager, "ttflist", [Bitmaps])
-    save_map(make(SCRIPTS, word=8), tmp_path / "map.svg")
+    save_map(make(SCRIPTS, token=8), tmp_path / "map.svg")
     text = (tmp_path / "map.svg").read_text("utf-8")
     assert r">\u732b\u304c<" in text
     assert ">$x_$<" in text
@@ -91,7 +91,7 @@ def test_a_font_that_can_draw_is_found(tmp_path, readable_svg):
     fonts = font_manager.fontManager.ttflist
     if not any("CJK" in f.name and FT2Font(f.fname).get_char_index(ord("猫")) for f in fonts):
         pytest.skip("no CJK font is installed")
-    save_map(make(SCRIPTS, word=8), tmp_path / "map.svg")
+    save_map(make(SCRIPTS, token=8), tmp_path / "map.svg")
     assert ">猫が<" in (tmp_path / "map.svg").read_text("utf-8")
 
 

@@ -76,11 +76,11 @@ def test_formulas_hold_the_numbers():
     score, total = story.scores[best].item(), story.scores.double().exp().sum().item()
     told = steps.tell(story)
     assert len(told) == 7
-    assert told[3].formula == f"score(it, {story.words[best]}) = q . k / sqrt(17) = {score:.2f}"
+    assert told[3].formula == f"score(it, {story.tokens[best]}) = q . k / sqrt(17) = {score:.2f}"
     assert f"exp({score:.2f}) / {total:.4g} = {story.weights[best]:.3f}" in told[4].formula
     assert told[4].sentence.startswith('No word is hidden from "it" (Full()).')
     assert told[5].formula.startswith(
-        f"context = {story.weights[best]:.3f} v({story.words[best]}) + "
+        f"context = {story.weights[best]:.3f} v({story.tokens[best]}) + "
     )
     assert "17 for q, 17 for k and 13 for v" in told[1].sentence
 
@@ -105,7 +105,7 @@ def test_score_formula(changes, formula):
 def test_hidden_words():
     told = steps.tell(make(causal=True))
     assert told[4].sentence.startswith('3 of 11 words are hidden from "it" (Causal()).')
-    told = steps.tell(make(causal=True, word=9))
+    told = steps.tell(make(causal=True, token=9))
     assert told[4].sentence.startswith('1 of 11 words is hidden from "tired" (Causal()).')
 
 
@@ -188,7 +188,7 @@ def test_second_sentences_hold_the_numbers():
     assert told[1] == "Head 1 of 3 has its own part of each matrix: 53 x 17 numbers of WQ."
     top = f"{story.weights[best].item():.3f}"
     assert told[4] == (
-        f'"it" looks most at "{story.words[best]}": {top} of its weight lies there, where equal'
+        f'"it" looks most at "{story.tokens[best]}": {top} of its weight lies there, where equal'
         " weights would put 0.091."
     )
     share, output = (f"{part.norm().item():.2f}" for part in (story.share, story.output))

@@ -91,15 +91,15 @@ def test_numbers_are_those_of_the_tally():
             expected, rel=1e-2, abs=6e-4
         )
         assert len(re.findall(r"M\d+ 40v", cells)) == sum(map(bool, row.histogram))
-        assert f"{row.words:,} words; the first bin ends at" in cells
+        assert f"{row.tokens:,} words; the first bin ends at" in cells
     assert len(MEASURES) == 11
 
 
 def test_a_measure_without_words():
     found = make()
-    words = found.tally.words.copy()
-    words[2, 1] = 0
-    text = page(replace(found, tally=replace(found.tally, words=words)))
+    counts = found.tally.counts.copy()
+    counts[2, 1] = 0
+    text = page(replace(found, tally=replace(found.tally, counts=counts)))
     article = text.partition('id="L0H2"')[2].partition("</article>")[0]
     assert re.search(r"<th scope=row>next <small>.*?</small><td>none<td><td><td>", article)
 
@@ -127,7 +127,7 @@ def test_terminal(width):
     assert max(map(cell_len, text.splitlines())) <= width and "\x1b" not in text
     words = " ".join(text.split())
     assert words.startswith("tiny, 2 layers x 3 heads, over")
-    counts = f"read: 18 documents in 24 windows, 36 tokens, {found.heads.words} of them words"
+    counts = f"read: 18 documents in 24 windows, 36 tokens, {found.heads.tokens} of them words"
     assert f"{counts} skipped: 1 empty skipped: 1 not JSON skipped in: 猫 (1), b (1) " in words
     assert words.endswith("2.38 documents and 251 tokens a second (65 documents, 27 s)")
 

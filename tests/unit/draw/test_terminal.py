@@ -64,7 +64,7 @@ def test_binned_bars_say_so():
 
 
 def test_long_text_is_cut_and_says_so():
-    story = make([f"w{i}" for i in range(503)], word=211)
+    story = make([f"w{i}" for i in range(503)], token=211)
     text = drawn(story)
     rest = sum(story.weights[j].item() for j in story.ranked[12:])
     assert f"and 491 more words share {rest:.3f}" in text
@@ -80,7 +80,7 @@ def test_one_more_word():
 
 def test_hidden_words_are_named():
     assert "hidden, no score: was tired [SEP]" in drawn(make(causal=True))
-    assert "x x x x x x x x and 5 more" in drawn(make(["x"] * 17, word=3, causal=True))
+    assert "x x x x x x x x and 5 more" in drawn(make(["x"] * 17, token=3, causal=True))
 
 
 def test_every_word_hidden():
@@ -120,7 +120,7 @@ def test_escape_codes_only_where_colours_are(monkeypatch):
 
 
 def test_words_cannot_write_escape_codes():
-    assert "\x1b" not in drawn(make(["\x1b[31m", "it"], word=1))
+    assert "\x1b" not in drawn(make(["\x1b[31m", "it"], token=1))
 
 
 def test_missing_rich_gives_the_pip_line():

@@ -16,14 +16,14 @@ def test_holds_every_field():
     [plain] = data.as_json([story])["stories"]
     again = json.loads(json.dumps(plain, allow_nan=False))
     assert again == plain
-    assert again["words"] == list(story.words)
+    assert again["tokens"] == list(story.tokens)
     assert again["scores"][8:] == [None] * 3  # hidden from word 7
     assert torch.equal(torch.tensor(again["map"]), story.map)
     assert torch.equal(torch.tensor(again["x"]), story.x)
     proof = {"difference": 1.9e-7, "size": 2.3, "tolerance": 4.1e-6, "rows": 11, "holds": True}
     assert again["proof"] == proof
     best = story.ranked[0]
-    first = {"word": story.words[best], "position": best, "weight": story.weights[best].item()}
+    first = {"token": story.tokens[best], "position": best, "weight": story.weights[best].item()}
     assert again["ranked"][0] == first
     assert len(again["ranked"]) == 11
 

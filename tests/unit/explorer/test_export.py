@@ -61,7 +61,7 @@ def test_what_the_page_asks_for(api, seen):
     """Keys are in the order of the names; the page forms them so in api.js."""
     answers, _ = record(api, seen, AT, "zh", nobody, CAP)
     wanted = {
-        "views/1/story?head=4&lang=zh&layer=1&word=9",
+        "views/1/story?head=4&lang=zh&layer=1&token=9",
         "views/1/row?head=4&i=9&layer=1",
         "views/1/column?head=4&j=9&layer=1",
         "views/1/tile?head=4&k0=0&k1=13&layer=1&q0=0&q1=13",
@@ -72,7 +72,7 @@ def test_what_the_page_asks_for(api, seen):
         "views/1/thumbnail?layer=0&size=24",
         "views/1/cell?head=4&i=9&j=12&layer=1",
         "views/1/row?head=4&i=12&layer=1",
-        "views/1/story?head=0&lang=zh&layer=0&word=9",
+        "views/1/story?head=0&lang=zh&layer=0&token=9",
         *(f"views/1/grid?statistic={s}" for s in ("entropy", "received", "distance", "sink")),
         "views/1/grid?lang=zh&statistic=label",
     }
@@ -123,7 +123,7 @@ def test_the_page_holds_the_answers(api, seen, page):
     answers, left_out = record(api, seen, AT, "en", nobody, CAP)
     assert found["answers"] == json.loads(json.dumps(answers))
     assert (found["cap"], found["left_out"]) == (CAP, left_out)
-    assert '<html data-start="layer=1&amp;head=4&amp;word=9&amp;lang=en" lang=' in page
+    assert '<html data-start="layer=1&amp;head=4&amp;token=9&amp;lang=en" lang=' in page
 
 
 def test_the_page_loads_nothing(page):

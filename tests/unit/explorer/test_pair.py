@@ -56,17 +56,17 @@ def test_three_views_below_one_name(client, view, views):
     for part in PARTS:
         found, one = client.ask(f"views/{view}.{part}"), views[part]
         assert (found["part"], found["parts"]) == (part, list(PARTS))
-        assert (found["words"], found["n"]) == (list(one.reading.words), one.n)
+        assert (found["tokens"], found["n"]) == (list(one.reading.tokens), one.n)
         assert (found["read"], found["target"]) == (READ, TARGET)
         assert found["statistics"] == list(one.statistics)
         assert len(found["proofs"]) == one.model.sizes["n_layer"]
         assert all(proof["holds"] for proof in found["proofs"])
         links = [story.clearest(one, i) for i in range(one.model.sizes["n_layer"])]
         _, layer, head, word = max(links)
-        assert found["first"] == {"layer": layer, "head": head, "word": word}
+        assert found["first"] == {"layer": layer, "head": head, "token": word}
         assert found["python"].endswith(f"view = views[{part!r}]\nview.proof({layer})")
     keys = client.ask(f"views/{view}")["keys"]
-    assert (keys["words"], keys["text"]) == (list(views["cross"].keys.words), READ)
+    assert (keys["tokens"], keys["text"]) == (list(views["cross"].keys.tokens), READ)
     assert client.ask(f"views/{view}.decoder")["keys"] is None
 
 
@@ -79,17 +79,17 @@ def test_answers(client, view, views, part):
     assert column["weights"] == pytest.approx(one.column(1, 2, 7).weights.tolist(), rel=1e-4)
     found = client.finished(f"{name}/thumbnail", layer=1, head=2, size=4)
     assert (found["edges"][-1], found["keys"][-1]) == (one.n, one.m)
-    told = client.ask(f"{name}/story", layer=1, head=2, word=5)
+    told = client.ask(f"{name}/story", layer=1, head=2, token=5)
     expected = story.of(one, 1, 2, 5)
     assert told["k"] == pytest.approx(expected.k.tolist(), rel=1e-4)
     assert (told["source"] is not None) == (part == "cross")
     if part == "cross":
-        assert told["source"]["word"] == expected.source.word
+        assert told["source"]["token"] == expected.source.token
         assert told["source"]["x"] == pytest.approx(expected.source.x.tolist(), rel=1e-4, abs=1e-6)
     best = told["ranked"][0]
-    assert (best["position"], best["word"]) == (
+    assert (best["position"], best["token"]) == (
         expected.ranked[0],
-        one.keys.words[best["position"]],
+        one.keys.tokens[best["position"]],
     )
 
 
@@ -97,9 +97,9 @@ def test_labels_are_of_this_text(client, view, views):
     found = client.finished(f"views/{view}.encoder/grid", statistic="label")
     one = views["encoder"]
     maps = [one.layer(i).whole for i in range(3)]
-    labels = heads(maps, one.reading.words, one.reading.special)
+    labels = heads(maps, one.reading.tokens, one.reading.special)
     assert found["evidence"] == [[head.evidence for head in layer] for layer in labels.table]
-    assert "heads(maps, view.reading.words, view.reading.special)" in found["python"]
+    assert "heads(maps, view.reading.tokens, view.reading.special)" in found["python"]
 
 
 def test_the_lines_of_python(client, view, model):

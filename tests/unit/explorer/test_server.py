@@ -278,13 +278,13 @@ def test_view(open_client, seen):
     client, view = open_client
     found = client.ask(f"views/{view}")
     assert (found["text"], found["n"]) == (WORDS, 23)
-    assert tuple(found["words"]) == seen.reading.words
+    assert tuple(found["tokens"]) == seen.reading.tokens
     assert found["special"] == [True] + [False] * 22
     assert [tuple(span) for span in found["spans"]] == list(seen.reading.spans)
     assert found["proofs"] == plain([seen.proof(layer) for layer in range(3)])
     assert all(proof["holds"] and proof["rows"] == 23 for proof in found["proofs"])
     best = max((story.clearest(seen, layer) for layer in range(3)), key=lambda c: c.clearness)
-    assert found["first"] == {"layer": best.layer, "head": best.head, "word": best.word}
+    assert found["first"] == {"layer": best.layer, "head": best.head, "token": best.token}
     assert found["engine"] == seen.layer(best.layer).engine()
     assert found["seconds"] > 0
 
@@ -351,7 +351,7 @@ def test_other_lines_of_python(open_client, llama, monkeypatch):
     asked = {
         "model": client.ask("model"),
         "view": client.ask(where),
-        "story": client.ask(f"{where}/story", layer=0, head=1, word=5),
+        "story": client.ask(f"{where}/story", layer=0, head=1, token=5),
         "label": client.finished(f"{where}/grid", statistic="label"),
         "whatif": client.work(f"{where}/whatif", {"off": [[1, 2]]})["result"],
         "generate": client.work(f"{where}/generate", {"count": 2})["result"],
@@ -388,7 +388,7 @@ def test_a_layer_of_thumbnails(open_client, seen):
 )
 def test_story(open_client, seen, lang, name, holds):
     client, view = open_client
-    found = client.ask(f"views/{view}/story", layer=1, head=4, word=20, lang=lang)
+    found = client.ask(f"views/{view}/story", layer=1, head=4, token=20, lang=lang)
     told = story.of(seen, 1, 4, 20)
     for part in ("x", "q", "k", "v", "scores", "weights", "context", "share", "output"):
         assert near(found[part], plain(getattr(told, part))), part
@@ -427,24 +427,24 @@ def test_label_of_a_model_that_is_not_causal(minilm):
 
 def test_whatif(open_client, seen):
     client, view = open_client
-    body = {"off": [[1, 4]], "edits": [{"word": 20, "text": "sea"}]}
+    body = {"off": [[1, 4]], "edits": [{"token": 20, "text": "sea"}]}
     found = client.work(f"views/{view}/whatif", body)["result"]
     change = whatif.what_if(seen, [(1, 4)], {20: "sea"})
     assert found["change"] == pytest.approx(change.change, rel=1e-4)
     assert near(found["layers"], plain(change.layers))
     assert near(found["before"]["top"], plain(change.before))
     assert near(found["after"]["top"], plain(change.after))
-    assert (tuple(found["words"]), found["view"]) == (change.words, None)
+    assert (tuple(found["tokens"]), found["view"]) == (change.tokens, None)
     edited = client.work(f"views/{view}/whatif", {"edits": body["edits"]})["result"]
     after = client.ask(f"views/{edited['view']}")
-    assert after["words"][20] == "sea" and after["words"] == edited["words"]
+    assert after["tokens"][20] == "sea" and after["tokens"] == edited["tokens"]
     assert all(proof["holds"] for proof in after["proofs"])
 
 
 def test_whatif_without_next_words(minilm):
     with served(minilm) as client:
         view = client.open("A cat sat.")
-        found = client.work(f"views/{view}/whatif", {"edits": [{"word": 2, "text": "dog"}]})[
+        found = client.work(f"views/{view}/whatif", {"edits": [{"token": 2, "text": "dog"}]})[
             "result"
         ]
         assert found["before"] == {"similarity": 1.0}
@@ -457,7 +457,7 @@ def test_generate(open_client, seen):
     client, view = open_client
     found = client.work(f"views/{view}/generate", {"count": 4})["result"]
     written = whatif.generate(seen, 4)
-    assert tuple(found["words"]) == written.view.reading.words
+    assert tuple(found["tokens"]) == written.view.reading.tokens
     assert near(found["steps"], plain(written.steps))
     assert client.ask(f"views/{found['view']}")["n"] == 27
 
@@ -490,7 +490,7 @@ def test_a_long_text_is_sent_in_parts(llama, monkeypatch):
         found = long.received(1, 2)
         means = [found[a:b].mean().item() for a, b in itertools.pairwise(edges)]
         assert near(received["values"], means) and received["edges"] == edges
-        told = client.ask(f"views/{view}/story", layer=1, head=2, word=40)
+        told = client.ask(f"views/{view}/story", layer=1, head=2, token=40)
         assert "scores" not in told and "words" not in told and len(told["ranked"]) == 41
         assert (
             'Path("text.txt")' in told["python"] and f"{len(given):,} characters" in told["python"]
@@ -542,8 +542,8 @@ def test_the_oldest_text_is_closed(llama, monkeypatch, seen, limit):
         ("views/V/row", {"layer": -1, "head": 1, "i": 0}, 422, "There is no layer -1"),
         ("views/V/row", {"layer": 0, "head": 6, "i": 0}, 422, "There is no head 6"),
         ("views/V/row", {"layer": 0, "head": 0, "i": 23}, 422, "There is no word 23: the text has"),
-        ("views/V/story", {"layer": 0, "head": 0, "word": 99}, 422, "There is no word 99"),
-        ("views/V/story", {"layer": 0, "head": 0, "word": 9, "lang": "fr"}, 400, "`lang` is 'fr'."),
+        ("views/V/story", {"layer": 0, "head": 0, "token": 99}, 422, "There is no word 99"),
+        ("views/V/story", {"layer": 0, "head": 0, "token": 9, "lang": "fr"}, 400, "`lang` is 'fr'"),
         ("views/V/cell", {"layer": 0, "head": 0, "i": 0, "j": -1}, 422, "There is no word -1"),
         ("views/V/column", {"layer": 0, "head": 0, "j": 23}, 422, "There is no word 23"),
         ("views/V/grid", {"statistic": "size"}, 400, "The parameter `statistic` is 'size'."),
@@ -557,8 +557,8 @@ def test_the_oldest_text_is_closed(llama, monkeypatch, seen, limit):
             {"layer": 0, "head": 0, "q0": 0, "q1": 24, "k0": 0, "k1": 1},
             422, "There are no words 0 to 24",
         ),
-        ("views/V/export", {"layer": 0, "head": 6, "word": 0}, 422, "There is no head 6"),
-        ("views/V/export", {"layer": 0, "head": 0, "word": 0, "lang": "x"}, 400, "`lang` is 'x'"),
+        ("views/V/export", {"layer": 0, "head": 6, "token": 0}, 422, "There is no head 6"),
+        ("views/V/export", {"layer": 0, "head": 0, "token": 0, "lang": "x"}, 400, "`lang` is 'x'"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_asked(open_client, path, query, status, error):
@@ -593,9 +593,9 @@ def test_a_large_tile(llama):
         ("views/V/whatif", {"off": [[0, "1"]]}, 422, "The changes are not understood."),
         ("views/V/whatif", {"off": [[0, True]]}, 422, "The changes are not understood."),
         ("views/V/whatif", {"off": "ab"}, 422, "The changes are not understood."),
-        ("views/V/whatif", {"edits": [{"word": 1}]}, 422, "The changes are not understood."),
-        ("views/V/whatif", {"edits": {"word": 1}}, 422, "The changes are not understood."),
-        ("views/V/whatif", {"edits": [{"word": 1, "text": 5}]}, 422, "`text` is int"),
+        ("views/V/whatif", {"edits": [{"token": 1}]}, 422, "The changes are not understood."),
+        ("views/V/whatif", {"edits": {"token": 1}}, 422, "The changes are not understood."),
+        ("views/V/whatif", {"edits": [{"token": 1, "text": 5}]}, 422, "`text` is int"),
         ("views/V/generate", {}, 422, "`count` is None."),
         ("views/V/generate", {"count": 0}, 422, "`count` is 0."),
         ("views/V/generate", {"count": 257}, 422, "`count` is 257."),
@@ -657,7 +657,7 @@ def test_any_text(open_client, given):
     view = client.open(given)
     found = client.ask(f"views/{view}")
     assert found["text"] == given
-    assert len(found["words"]) == len(found["spans"]) == found["n"]
+    assert len(found["tokens"]) == len(found["spans"]) == found["n"]
     row = client.ask(f"views/{view}/row", layer=0, head=0, i=found["n"] - 1)
     assert sum(row["weights"]) == pytest.approx(1)
 
@@ -790,7 +790,7 @@ def test_answers_come_while_the_model_runs(llama):
         job = client.tell("open", {"text": WORDS})["job"]
         assert running.wait(TIMEOUT)
         assert client.ask(f"views/{view}/row", layer=2, head=5, i=11)["weights"]
-        assert client.ask(f"views/{view}/story", layer=2, head=5, word=11)["steps"]
+        assert client.ask(f"views/{view}/story", layer=2, head=5, token=11)["steps"]
         slow_one = client.ask(f"views/{view}/grid", status=202, statistic="entropy")["job"]
         assert client.ask(f"jobs/{slow_one}")["state"] == "waiting"
         go.set()
@@ -902,7 +902,7 @@ def test_two_pages_at_once(llama):
 
 
 @pytest.mark.parametrize(
-    "path", ["open", "V/links?layer=1&head=1&k=3", "V/export?layer=0&head=0&word=3"]
+    "path", ["open", "V/links?layer=1&head=1&k=3", "V/export?layer=0&head=0&token=3"]
 )
 def test_a_page_that_goes_away(llama, path):
     slow, waiting, go = slowly(llama)
@@ -1008,7 +1008,7 @@ def test_an_answer_may_take_longer(llama, monkeypatch):
         first = running.ask("GET", f"views/{view}")["first"]
         go.clear()
         running.ask("POST", "open", BODY)  # keeps the worker busy
-        export = f"views/{view}/export?layer=0&head=0&word={first['word']}"
+        export = f"views/{view}/export?layer=0&head=0&token={first['token']}"
         threading.Timer(1.2, go.set).start()
         connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=TIMEOUT)
         begun = time.monotonic()

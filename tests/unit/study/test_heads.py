@@ -103,7 +103,7 @@ def test_scores_word_by_word(causal, marks):
                 continue
             mean = sum(P[head.head, i, of[i]].sum() for i in rows) / len(rows)
             flat = sum(len(of[i]) / len(seen[i]) for i in rows) / len(rows)
-            assert score.words == len(rows), name
+            assert score.tokens == len(rows), name
             assert (score.value, score.flat) == pytest.approx((float(mean), flat)), name
     entropy = torch.special.entr(P).sum(-1)
     for head in row:
@@ -142,7 +142,7 @@ def test_a_word_that_is_everywhere_is_no_duplicate():
         n = len(words)
         row = heads([made(torch.full((1, n, n), 1 / n))], words)[0]
         score = row[0].scores["duplicate-token"]
-        assert (score.words if score else None) == rows
+        assert (score.tokens if score else None) == rows
 
 
 def test_layers_of_different_masks_and_widths():
@@ -205,8 +205,8 @@ def test_probe(tiny, monkeypatch):
     assert len(ids) == 22 and ids[:11] == ids[11:] and min(ids) > 1 and max(ids) < 97
     assert told == [(1, 2), (2, 2)]
     assert found.source == "11 random words, read twice (seed 5)"
-    assert (len(found.table), len(found[0]), found.words) == (2, 3, 22)
-    assert found[0][0].scores["induction"].words >= 11
+    assert (len(found.table), len(found[0]), found.tokens) == (2, 3, 22)
+    assert found[0][0].scores["induction"].tokens >= 11
     assert found[0][0].scores["separator sink"] is None
     probe(tiny, n=11, seed=6)
     assert asked[1] != ids
@@ -216,11 +216,11 @@ def test_probe(tiny, monkeypatch):
 
 def test_minilm(minilm):
     found = read(minilm, [TEXT], "a text")
-    assert (found.source, found.words) == ("a text", 85)
+    assert (found.source, found.tokens) == ("a text", 85)
     assert found[0][2].label == "previous"
     assert found[0][2].score == pytest.approx(1, abs=5e-4)
     assert found[1][8].label == "next"
-    assert found[0][2].scores["separator sink"].words == 75  # without 6 commas, 4 full stops
+    assert found[0][2].scores["separator sink"].tokens == 75  # without 6 commas, 4 full stops
     labels = {head.label for head in found.all}
     assert {"first-token sink", "local", "uniform", "duplicate-token"} <= labels
 
@@ -230,7 +230,7 @@ def test_windows_are_weighted_by_their_words(minilm, monkeypatch):
     told = []
     found = read(minilm, [TEXT, "One more."], "two texts", lambda *at: told.append(at))
     assert found.source == "two texts in 3 windows of at most 45, weighted by their words"
-    assert found.words == 85 + 3
+    assert found.tokens == 85 + 3
     assert told == [(done, 18) for done in range(1, 19)]
     windows = [*looked.windows(minilm, TEXT), *looked.windows(minilm, "One more.")]
     assert all((ids[0], ids[-1]) == (101, 102) for ids, _, _ in windows)
@@ -243,9 +243,9 @@ def test_windows_are_weighted_by_their_words(minilm, monkeypatch):
         scores = [part[3][5].scores[name] for part in parts]
         scores = [score for score in scores if score is not None]  # the last has too few words
         mean = found[3][5].scores[name]
-        whole = sum(score.value * score.words for score in scores)
-        assert mean.words - sum(score.words for score in scores) in (0, 2, 3)
-        assert whole / mean.words <= mean.value <= whole / mean.words + 3 / mean.words
+        whole = sum(score.value * score.tokens for score in scores)
+        assert mean.tokens - sum(score.tokens for score in scores) in (0, 2, 3)
+        assert whole / mean.tokens <= mean.value <= whole / mean.tokens + 3 / mean.tokens
 
 
 def test_texts_that_cannot_be_read(minilm):
@@ -261,7 +261,7 @@ def test_texts_that_cannot_be_read(minilm):
 def test_any_text_is_read(minilm, text):
     found = read(minilm, [text])
     assert len(found.all) == 72
-    assert found.words > 0
+    assert found.tokens > 0
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from tests.browser.tiny import tiny
 from wqkv import Causal, Full
 from wqkv.errors import ArgumentError, MissingExtraError
 from wqkv.study import model as models
-from wqkv.study.model import OpenModel, Words, in_range, open_bare, open_model
+from wqkv.study.model import OpenModel, Tokens, in_range, open_bare, open_model
 
 TIRED = "The animal didn't cross the street because it was too tired."
 
@@ -45,7 +45,7 @@ def test_transformers_speaks_as_loud_as_before(weights):
 def test_read(minilm):
     reading = minilm.read(TIRED)
     words = ["The", "animal", "didn", "'", "t", "cross", "the", "street", "because", "it", "was"]
-    assert reading.words == ("[CLS]", *words, "too", "tired", ".", "[SEP]")
+    assert reading.tokens == ("[CLS]", *words, "too", "tired", ".", "[SEP]")
     assert reading.special == (True, *[False] * 14, True)
     assert reading.spans[2:6] == ((4, 10), (11, 15), (15, 16), (16, 17))
     assert len(reading.inputs) == len(reading.outputs) == 6
@@ -68,16 +68,16 @@ def test_reading_leaves_no_hooks(minilm):
     before = hooks()
     minilm.read(TIRED)
     with pytest.raises(IndexError):
-        minilm.run(Words.of([10**6]))
+        minilm.run(Tokens.of([10**6]))
     assert hooks() == before
 
 
 @pytest.mark.parametrize("text", ["猫坐在垫子上。", "a 🙂", "naïve café", "a\n\n\tb", "\x00a"])
 def test_any_text_is_read(minilm, text):
     reading = minilm.read(text)
-    assert len(reading.words) == len(reading.spans) == reading.inputs[0].shape[1]
-    assert all(reading.words)
-    for word, mark, (a, b) in zip(reading.words, reading.special, reading.spans, strict=True):
+    assert len(reading.tokens) == len(reading.spans) == reading.inputs[0].shape[1]
+    assert all(reading.tokens)
+    for word, mark, (a, b) in zip(reading.tokens, reading.special, reading.spans, strict=True):
         assert mark or word == text[a:b]
 
 
@@ -106,7 +106,7 @@ def test_long_sentence(minilm):
         ArgumentError, match=r"has 513 words .*MiniLM-L6-v2 takes 512\.\nGive a shorter"
     ):
         minilm.read("a " * 511)
-    assert len(minilm.read("a " * 510).words) == 512
+    assert len(minilm.read("a " * 510).tokens) == 512
 
 
 @pytest.mark.parametrize(
@@ -120,9 +120,9 @@ def test_table_of_positions(kind, longest):
     config = transformers.AutoConfig.for_model(kind, **sizes, intermediate_size=7, pad_token_id=1)
     opened = OpenModel(transformers.AutoModel.from_config(config).eval(), None, "tiny")
     assert opened.longest == longest
-    opened.run(Words.of([5] * longest))
+    opened.run(Tokens.of([5] * longest))
     with pytest.raises((IndexError, RuntimeError), match=r"out of|must match"):
-        opened.run(Words.of([5] * (longest + 1)))
+        opened.run(Tokens.of([5] * (longest + 1)))
 
 
 @pytest.mark.parametrize("number", [6, -1])
@@ -146,14 +146,14 @@ def test_a_run_tells_what_is_there_after_every_layer(minilm):
     def each(reading):
         seen.append((len(reading.inputs), len(reading.outputs), reading.final))
 
-    reading = minilm.run(minilm.words(TIRED), each=each)
+    reading = minilm.run(minilm.tokens(TIRED), each=each)
     assert seen == [(layer, layer, None) for layer in range(1, 7)]
     assert reading.rows.tolist() == list(range(16))
     assert (reading.final.shape, reading.logits) == ((1, 16, 384), None)
     with torch.no_grad():
         ids = torch.tensor([reading.ids])
         assert torch.equal(reading.final, minilm.model(input_ids=ids).last_hidden_state)
-    assert minilm.run(reading).words == reading.words  # a reading is words, too
+    assert minilm.run(reading).tokens == reading.tokens  # a reading is words, too
 
 
 def test_outputs_of_a_long_text_are_kept_in_part(minilm, monkeypatch):
@@ -169,8 +169,8 @@ def test_outputs_of_a_long_text_are_kept_in_part(minilm, monkeypatch):
 
 
 def test_words_without_a_text():
-    words = Words.of([5, 7, 11])
-    assert (words.ids, words.words, words.sentence) == ((5, 7, 11), ("5", "7", "11"), "5 7 11")
+    words = Tokens.of([5, 7, 11])
+    assert (words.ids, words.tokens, words.sentence) == ((5, 7, 11), ("5", "7", "11"), "5 7 11")
     assert (words.special, words.spans) == ((False,) * 3, ((0, 0),) * 3)
 
 
@@ -201,7 +201,7 @@ def saved(tmp_path):
 def test_a_model_with_a_head_for_the_next_word(saved):
     speaker = tiny().speaker
     found = saved(speaker)
-    words = found.words("the sea was dark")
+    words = found.tokens("the sea was dark")
     with torch.no_grad():
         theirs = speaker(input_ids=torch.tensor([words.ids])).logits[0, -1]
     torch.testing.assert_close(found.run(words).logits, theirs)
@@ -213,12 +213,12 @@ def test_a_model_whose_head_is_not_there(saved):
     assert saved(tiny().model).speaker is None
     promised = saved(tiny().model, architectures=["LlamaForCausalLM"], tie_word_embeddings=False)
     assert promised.speaker is None
-    assert promised.run(promised.words("the sea")).logits is None
+    assert promised.run(promised.tokens("the sea")).logits is None
 
 
 def test_a_model_that_ties_its_head(saved):
     found = saved(tiny().model, architectures=["LlamaForCausalLM"], tie_word_embeddings=True)
-    reading = found.run(found.words("the sea"))
+    reading = found.run(found.tokens("the sea"))
     table = found.model.get_input_embeddings().weight.detach()
     torch.testing.assert_close(reading.logits, reading.final[0, -1] @ table.T)
 
@@ -381,6 +381,6 @@ def test_gguf_layers_are_the_models(smollm):
 @pytest.mark.slow
 def test_words_of_a_tokenizer_that_keeps_blanks(smollm):
     reading = smollm.read("The cat\n\nsat  here")
-    assert [word for word in reading.words if word.strip()] == ["The", "cat", "sat", "here"]
-    assert all(reading.words)
-    assert "".join(reading.words).replace(" ", "") == "Thecat\n\nsathere"
+    assert [word for word in reading.tokens if word.strip()] == ["The", "cat", "sat", "here"]
+    assert all(reading.tokens)
+    assert "".join(reading.tokens).replace(" ", "") == "Thecat\n\nsathere"

@@ -14,7 +14,7 @@ from wqkv.study import model as models
 from wqkv.study import one_token as module
 from wqkv.study import opened_layer as opened
 from wqkv.study.answers import Proof
-from wqkv.study.model import OpenModel, Words
+from wqkv.study.model import OpenModel, Tokens
 from wqkv.study.one_token import Story, clearest, find, of, tell
 from wqkv.study.view import View
 
@@ -29,11 +29,11 @@ def tired(minilm) -> Story:
 
 
 def weight(story: Story, word: str) -> float:
-    return story.weights[story.words.index(word)].item()
+    return story.weights[story.tokens.index(word)].item()
 
 
 def test_it_is_the_animal_that_is_tired(tired):
-    assert tired.words[tired.ranked[0]] == "animal"
+    assert tired.tokens[tired.ranked[0]] == "animal"
     assert weight(tired, "animal") == pytest.approx(0.677, abs=5e-4)
     assert weight(tired, "street") == pytest.approx(0.050, abs=5e-4)
 
@@ -45,41 +45,41 @@ def test_wide_moves_weight_to_the_street(minilm):
 
 
 @pytest.mark.parametrize(
-    "given", [{}, {"layer": 3}, {"layer": 3, "head": 1}, {"word": "it", "layer": 3}, {"head": 1}]
+    "given", [{}, {"layer": 3}, {"layer": 3, "head": 1}, {"token": "it", "layer": 3}, {"head": 1}]
 )
 def test_what_is_not_given_is_chosen(minilm, tired, given):
     story = tell(minilm, TIRED, **given)
-    assert (story.layer, story.head, story.word) == (3, 1, 10)
+    assert (story.layer, story.head, story.token) == (3, 1, 10)
     assert torch.equal(story.weights, tired.weights)
 
 
 @pytest.mark.parametrize(
-    "given", [{"layer": 0}, {"head": 5}, {"word": "street"}, {"word": "[SEP]"}, {"word": "."}]
+    "given", [{"layer": 0}, {"head": 5}, {"token": "street"}, {"token": "[SEP]"}, {"token": "."}]
 )
 def test_what_is_given_is_kept(minilm, given):
     story = tell(minilm, TIRED, **given)
     assert given.get("layer", story.layer) == story.layer
     assert given.get("head", story.head) == story.head
-    assert given.get("word", story.words[story.word]) == story.words[story.word]
+    assert given.get("token", story.tokens[story.token]) == story.tokens[story.token]
 
 
 def test_the_same_word_again_is_no_link(minilm):
     story = tell(minilm, "The dog saw a cat and the Dog ran.")
-    assert (story.words[story.word].lower(), story.words[story.ranked[0]]) == ("dog", "saw")
+    assert (story.tokens[story.token].lower(), story.tokens[story.ranked[0]]) == ("dog", "saw")
     assert tell(minilm, "yes Yes yes").map.shape == (5, 5)
 
 
 def test_blocks_do_not_change_what_is_told(minilm, tired, monkeypatch):
     monkeypatch.setattr(opened, "BLOCK", 12 * 16 * 3)  # three words at a time
     story = tell(minilm, TIRED)
-    assert (story.layer, story.head, story.word) == (3, 1, 10)
+    assert (story.layer, story.head, story.token) == (3, 1, 10)
     torch.testing.assert_close(story.map, tired.map)
 
 
 @pytest.mark.parametrize("sentence", ["猫坐在垫子上。", "hi", "!", "yes yes yes", "a 🙂"])
 def test_any_sentence_has_a_story(minilm, sentence):
     story = tell(minilm, sentence)
-    assert not story.special[story.word]
+    assert not story.special[story.token]
     assert story.weights.sum().item() == pytest.approx(1, abs=1e-5)
     assert story.proof.holds
 
@@ -104,7 +104,7 @@ def check_numbers(model: OpenModel, sentence: str, word: str, layer: int) -> Non
     shares = []
     for head in range(ours.n_head):
         story = tell(model, sentence, word, layer, head)
-        here, n = story.word, len(story.words)
+        here, n = story.token, len(story.tokens)
         assert torch.equal(story.x, x[0, here])
         torch.testing.assert_close(story.q, trace.q[0, head, here])
         torch.testing.assert_close(story.k, trace.k[0, head // group, here])
@@ -192,9 +192,9 @@ def test_a_long_text_is_looked_through_in_part(minilm, monkeypatch):
     monkeypatch.setattr(module, "SAMPLED_ROWS", 4)
     view = View.read(minilm, TIRED)
     found = [clearest(view, layer) for layer in range(6)]
-    assert {link.word for link in found} <= {0, 5, 10, 15}
+    assert {link.token for link in found} <= {0, 5, 10, 15}
     best = max(found, key=lambda link: link.clearness)
-    weights = view.row(best.layer, best.head, best.word).weights
+    weights = view.row(best.layer, best.head, best.token).weights
     assert 0 < best.clearness <= float(weights.max()) * 4
 
 
@@ -222,16 +222,16 @@ def test_a_long_text_is_looked_through_in_part(minilm, monkeypatch):
     ],
 )
 def test_word(minilm, word, place):
-    assert tell(minilm, TIRED, word, 0, 0).word == place
+    assert tell(minilm, TIRED, word, 0, 0).token == place
 
 
 def test_a_number_that_is_a_word_is_the_word(minilm):
-    assert tell(minilm, "I saw 2 of 5 cats", "2", 0, 0).word == 3
+    assert tell(minilm, "I saw 2 of 5 cats", "2", 0, 0).token == 3
 
 
 @pytest.mark.parametrize("word", ["dog", "anim", "idn't", "16", "-1", "", " "])
 def test_unknown_word(minilm, word):
-    says = rf"no word {word!r} in the sentence. Its words: \[CLS\] The animal .* from 0 to 15"
+    says = rf"no token {word!r} in the sentence. Its tokens: \[CLS\] The animal .* from 0 to 15"
     with pytest.raises(ArgumentError, match=says):
         tell(minilm, TIRED, word)
 
@@ -243,9 +243,9 @@ def test_unknown_word_of_a_long_sentence(minilm):
 
 def test_a_piece_that_is_only_a_blank_has_no_text():
     words = models.cut(blanks(), "他说他来了", "made", None)
-    assert words.words == ("\u2581", "他说", "他", "来了")
+    assert words.tokens == ("\u2581", "他说", "他", "来了")
     assert words.spans == ((0, 0), (0, 2), (2, 3), (3, 5))
-    assert models.cut(blanks(), "他 他来了", "made", None).words == (
+    assert models.cut(blanks(), "他 他来了", "made", None).tokens == (
         "\u2581",
         "他",
         "\u2581",
@@ -280,9 +280,9 @@ def test_word_of_which_a_piece_is_a_part_of_a_character(word, place):
 
 
 def test_a_number_is_that_of_a_token_before_it_is_a_part_of_one():
-    words = Words("他3说", ("他3说",), (False,), ((0, 3),), (1,))
+    words = Tokens("他3说", ("他3说",), (False,), ((0, 3),), (1,))
     assert find(words, "3") == 0
-    four = Words(
+    four = Tokens(
         "他3说来了他",
         ("他3说", *"来了他"),
         (False,) * 4,
@@ -295,14 +295,14 @@ def test_a_number_is_that_of_a_token_before_it_is_a_part_of_one():
 @pytest.mark.parametrize("blank", ["\u2581", "\u2581\u2581", " ", "\n"])
 def test_a_blank_is_not_chosen(minilm, blank):
     """Where no link is clear, the first word is told of, which a piece of nothing is not."""
-    words = Words(
+    words = Tokens(
         "!",
         ("[CLS]", blank, "!"),
         (True, False, False),
         ((0, 0), (0, 0), (0, 1)),
         (101, 102, 999),
     )
-    assert clearest(View.read(minilm, words), 0).word == 2
+    assert clearest(View.read(minilm, words), 0).token == 2
 
 
 @pytest.mark.parametrize(
@@ -319,8 +319,8 @@ def test_a_blank_is_not_chosen(minilm, blank):
 def test_words_as_they_are_written(text, spans, numbers):
     """Chinese stands side by side, one word a token; English has blanks between its words."""
     n = len(spans)
-    words = Words(text, ("",) * n, (False,) * n, tuple(spans), (0,) * n)
-    assert module._whole_words(words) == numbers
+    words = Tokens(text, ("",) * n, (False,) * n, tuple(spans), (0,) * n)
+    assert module._written_words(words) == numbers
 
 
 @pytest.mark.parametrize(
@@ -367,13 +367,13 @@ def test_facts_of_a_causal_model(smollm):
     assert (story.n_head, story.n_kv_head, story.mask) == (9, 3, "Causal()")
     assert story.position.startswith("RoPE(theta=100000.0")
     assert not story.map.triu(1).any()
-    assert story.scores[story.word + 1 :].tolist() == [-torch.inf] * (len(story.words) - 8)
+    assert story.scores[story.token + 1 :].tolist() == [-torch.inf] * (len(story.tokens) - 8)
 
 
 @pytest.mark.slow
 def test_first_word_of_a_causal_model_is_not_chosen(smollm):
     """Heads put there what they do not need."""
     story = tell(smollm, CAUSAL)
-    reach = [j for j in story.ranked if j not in (0, story.word)]
+    reach = [j for j in story.ranked if j not in (0, story.token)]
     assert story.weights[reach[0]] > 0.1
-    assert story.word > 1
+    assert story.token > 1

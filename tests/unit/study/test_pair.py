@@ -74,12 +74,12 @@ def test_the_weights_are_the_models(views, theirs, part):
 def test_the_words(name, views):
     marks = {"t5": ("<pad>", 0), "bart": ("<s>", 3)}
     written, read = views["cross"].reading, views["cross"].keys
-    assert written.words == (marks[name][0], *TARGET.replace(",", " ,").split())
+    assert written.tokens == (marks[name][0], *TARGET.replace(",", " ,").split())
     assert (written.ids[0], written.special[0]) == (marks[name][1], True)
-    assert written.words == views["decoder"].reading.words
-    assert read.words == views["encoder"].reading.words == (*READ.split(), "</s>")
+    assert written.tokens == views["decoder"].reading.tokens
+    assert read.tokens == views["encoder"].reading.tokens == (*READ.split(), "</s>")
     assert (read.sentence, written.sentence) == (READ, TARGET)
-    assert (views["cross"].n, views["cross"].m) == (len(written.words), len(read.words))
+    assert (views["cross"].n, views["cross"].m) == (len(written.tokens), len(read.tokens))
     assert (views["encoder"].keys, views["encoder"].m) == (read, views["encoder"].n)
 
 
@@ -114,8 +114,8 @@ def test_the_clearest_link_is_the_strongest_between_words(views):
     for layer in range(view.model.sizes["n_layer"]):
         for head in range(view.model.sizes["n_head"]):
             tile = view.tile(layer, head, 1, view.n, 0, view.m - 1)  # without <pad> and </s>
-            rows = [w != "," for w in view.reading.words[1:]]
-            keys = [w != "," for w in view.keys.words[:-1]]
+            rows = [w != "," for w in view.reading.tokens[1:]]
+            keys = [w != "," for w in view.keys.tokens[:-1]]
             strongest = max(strongest, tile[rows][:, keys].max().item())
     assert found.clearness == pytest.approx(strongest, rel=1e-5)
 
@@ -124,23 +124,23 @@ def test_a_story_between_two_texts(views):
     view = views["cross"]
     told = story.of(view, 1, 1, 3)
     best = int(told.weights.argmax())
-    assert (told.source.word, told.keys) == (best, view.keys.words)
+    assert (told.source.token, told.keys) == (best, view.keys.tokens)
     assert torch.equal(told.source.x, view.keys.final[0, best])
     layer = view.model.layer(1)
     with torch.no_grad():
         k = layer.WK(told.source.x).unflatten(0, (view.model.sizes["n_head"], -1))[1]
     torch.testing.assert_close(told.k, k)
     said = steps.tell(told)
-    assert f'k: how "{view.keys.words[best]}" is found' in said[2].sentence
+    assert f'k: how "{view.keys.tokens[best]}" is found' in said[2].sentence
     assert f"The encoder has read {view.m} words, and the decoder {view.n}" in said[0].sentence
-    assert view.keys.words[best] in said[4].formula
+    assert view.keys.tokens[best] in said[4].formula
     assert story.of(views["decoder"], 1, 1, 3).source is None
 
 
 def test_labels_of_one_text(views):
     view = views["encoder"]
     maps = [view.layer(i).whole for i in range(view.model.sizes["n_layer"])]
-    assert len(heads(maps, view.reading.words, view.reading.special).all) == (
+    assert len(heads(maps, view.reading.tokens, view.reading.special).all) == (
         view.model.sizes["n_layer"] * view.model.sizes["n_head"]
     )
 
@@ -158,7 +158,7 @@ def test_the_model_writes_by_its_own_rules(name, model):
     kept = written[0].tolist()
     assert found.ids == tuple(kept[:-1] if kept[-1] == 1 else kept)
     assert len(set(found.ids[1:])) == len(found.ids) - 1  # no word twice, which is its rule
-    assert found.sentence.split() == [w for w in found.words if w not in ("<pad>", "<s>")]
+    assert found.sentence.split() == [w for w in found.tokens if w not in ("<pad>", "<s>")]
     done = [at for at, _ in told]
     assert done == sorted(done) and told[-1][0] == told[-1][1]
     assert len({total for _, total in told}) == 1
@@ -198,7 +198,7 @@ def test_whoever_watches_can_end_it(model, layers):
 def test_only_special_words(model):
     """A decoder that has read its first word alone has a view of one row."""
     view = model.read(READ, "the")["cross"]
-    assert (view.n, view.reading.words[1]) == (2, "the")
+    assert (view.n, view.reading.tokens[1]) == (2, "the")
     alone = module.replace(view.reading, special=(True, True))
     assert story.clearest(View(view.model, alone), 0).clearness == 0.0
 
@@ -209,7 +209,7 @@ def test_a_model_that_writes_nothing():
     others = [i for i in range(model.model.config.vocab_size) if i != 1]
     model.speaker.generation_config.update(suppress_tokens=others)
     views = model.read(READ)
-    assert (views["cross"].reading.words, views["cross"].reading.sentence) == (("<pad>",), "")
+    assert (views["cross"].reading.tokens, views["cross"].reading.sentence) == (("<pad>",), "")
     for view in views.values():
         assert view.proof(1).holds
         assert view.row(1, 2, 0).weights.shape == (view.m,)
@@ -282,7 +282,7 @@ def test_a_decoder_that_starts_with_the_language(monkeypatch):
     for holder in (model.speaker.generation_config, model.model.config):
         holder.decoder_start_token_id = None
     words = model.read(READ, "the sea")["cross"].reading
-    assert words.ids[0] == 1 and words.words == ("</s>", "the", "sea")
+    assert words.ids[0] == 1 and words.tokens == ("</s>", "the", "sea")
 
 
 # What is for one text

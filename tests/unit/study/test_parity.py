@@ -207,10 +207,10 @@ def test_printed():
         LayerParity("cross", 10, Proof(0.5, 2.0, 3e-5, 5)),
         LayerParity("cross", 11, None, "why"),
     )
-    assert str(Parity("t5", "words", layers)).splitlines() == [
+    assert str(Parity("t5", "tokens", layers)).splitlines() == [
         "decoder   9  1.2e-07 of 3.0e-05 allowed  holds",
         "cross    10  5.0e-01 of 3.0e-05 allowed  EXCEEDS",
         "cross    11  not compared: why",
         "parity holds in 1 of 3 layers",
     ]
-    assert str(Parity("t5", "words", ())) == "parity holds in 0 of 0 layers"
+    assert str(Parity("t5", "tokens", ())) == "parity holds in 0 of 0 layers"

@@ -17,7 +17,7 @@ from wqkv.study import model as models
 from wqkv.study import opened_layer as opened
 from wqkv.study import sweep, view
 from wqkv.study.heads import read
-from wqkv.study.model import OpenModel, Words
+from wqkv.study.model import OpenModel, Tokens
 from wqkv.study.opened_layer import OpenLayer
 from wqkv.study.view import View, labelled
 
@@ -46,7 +46,7 @@ def ids(n: int = N) -> list[int]:
 
 @pytest.fixture(scope="module")
 def tiny() -> View:
-    return View.read(llama(), Words.of(ids()))
+    return View.read(llama(), Tokens.of(ids()))
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def shown(layer: MultiheadAttention) -> View:
         x = torch.randn(1, N, layer.d_model, generator=torch.Generator().manual_seed(3))
         output = layer.eval()(x)
     given = {
-        field.name: getattr(Words.of(ids()), field.name) for field in dataclasses.fields(Words)
+        field.name: getattr(Tokens.of(ids()), field.name) for field in dataclasses.fields(Tokens)
     }
     return View(
         OneLayer(layer), models.Reading(**given, inputs=[x], outputs=[output], rows=torch.arange(N))
@@ -240,7 +240,7 @@ def test_distances_and_links(tiny):
 
 
 def test_one_word_has_one_distance():
-    seen = View.read(llama(), Words.of(ids(1)))
+    seen = View.read(llama(), Tokens.of(ids(1)))
     assert seen.distances(0, 0).edges == (0, 1)
     assert seen.distances(0, 0).mass.tolist() == pytest.approx([1.0])
     assert [link[:2] for link in seen.links(0, 0)] == [(0, 0)]
@@ -248,7 +248,7 @@ def test_one_word_has_one_distance():
 
 def test_links_of_no_weight_are_no_links(tiny):
     """A causal row of 37 words has 37 * 36 / 2 weights of exactly 0."""
-    few = View.read(tiny.model, Words.of(ids(3)))
+    few = View.read(tiny.model, Tokens.of(ids(3)))
     assert len(few.links(0, 0, 9)) == 6
 
 
@@ -298,7 +298,7 @@ def test_labels_as_a_grid(minilm):
 
 def test_every_layer_is_proved_while_the_model_runs(tiny):
     told = []
-    seen = View.read(tiny.model, Words.of(ids()), lambda seen, layer: told.append((seen.n, layer)))
+    seen = View.read(tiny.model, Tokens.of(ids()), lambda seen, layer: told.append((seen.n, layer)))
     assert told == [(N, 0), (N, 1), (N, 2)]
     for layer in range(3):
         proof = seen.proof(layer)
@@ -336,7 +336,7 @@ def test_a_wrong_layer_fails_its_proof(tiny):
 def test_what_was_not_kept_of_a_long_text(monkeypatch):
     monkeypatch.setattr(models, "KEPT", 3 * N * 66 - 1)
     monkeypatch.setattr(models, "SAMPLED_ROWS", 5)
-    seen = View.read(llama(), Words.of(ids()))
+    seen = View.read(llama(), Tokens.of(ids()))
     assert seen.reading.rows.tolist() == [0, 9, 18, 27, 36]
     assert [output.shape for output in seen.reading.outputs] == [(1, 5, 66)] * 3
     assert seen.proof(2).holds and seen.proof(2).rows == 5
@@ -347,14 +347,14 @@ def test_what_was_not_kept_of_a_long_text(monkeypatch):
 def test_some_rows_of_a_long_text_are_proved(monkeypatch):
     monkeypatch.setattr(view, "ALL_ROWS", N - 1)
     monkeypatch.setattr(view, "SAMPLED_ROWS", 7)
-    seen = View.read(llama(), Words.of(ids()))
+    seen = View.read(llama(), Tokens.of(ids()))
     assert seen.proof(0).holds and seen.proof(0).rows == 7
     assert seen.row(0, 0, 1).residual.holds
 
 
 def test_rope_turns_far_words_as_transformers_does():
     """Frequencies that are off by one last digit would fail here."""
-    seen = View.read(llama(), Words.of(ids(4001)))
+    seen = View.read(llama(), Tokens.of(ids(4001)))
     proofs = [seen.proof(layer) for layer in range(3)]
     assert all(proof.holds for proof in proofs)
     assert max(proof.difference / proof.tolerance for proof in proofs) < 0.5
@@ -470,5 +470,5 @@ def test_whoever_watches_a_reading_can_end_it(tiny):
 
     before = [len(m._forward_hooks) for m in tiny.model.model.modules()]
     with pytest.raises(InterruptedError):
-        View.read(tiny.model, Words.of(ids()), stop)
+        View.read(tiny.model, Tokens.of(ids()), stop)
     assert [len(m._forward_hooks) for m in tiny.model.model.modules()] == before

@@ -9,7 +9,7 @@ from tests.pieces import blanks, bytewise
 from wqkv.errors import ArgumentError
 from wqkv.study import model as models
 from wqkv.study import whatif
-from wqkv.study.model import OpenModel, Words
+from wqkv.study.model import OpenModel, Tokens
 from wqkv.study.view import View
 from wqkv.study.whatif import continued, edited, generate, what_if
 
@@ -55,7 +55,7 @@ def test_a_head_that_is_off_adds_nothing(llama, seen):
     chances = theirs.logits.softmax(0)
     assert found.after[0].probability == pytest.approx(float(chances.max()), rel=1e-5)
     assert found.before[0].probability == pytest.approx(float(seen.reading.logits.softmax(0).max()))
-    assert (found.similarity, found.view, found.words) == (None, None, seen.reading.words)
+    assert (found.similarity, found.view, found.tokens) == (None, None, seen.reading.tokens)
 
 
 def test_the_model_is_as_before(llama, seen):
@@ -76,7 +76,7 @@ def test_layers_that_share_their_matrices_are_switched_off_one_at_a_time():
         intermediate_size=7, max_position_embeddings=19, initializer_range=0.5,
     )  # fmt: skip
     shared = OpenModel(transformers.AlbertModel(config).eval(), None, "tiny-albert")
-    words = Words.of([5, 7, 11, 3])
+    words = Tokens.of([5, 7, 11, 3])
     plain, off = shared.run(words), shared.run(words, off=[(1, 0)])
     assert torch.equal(plain.outputs[0], off.outputs[0])
     assert relative(plain.outputs[1], off.outputs[1]) > 0.01
@@ -84,7 +84,7 @@ def test_layers_that_share_their_matrices_are_switched_off_one_at_a_time():
 
 def test_similarity_where_no_next_word_is_said(minilm, tired):
     found = what_if(tired, [(3, 1)])
-    off = minilm.run(minilm.words(TIRED), off=[(3, 1)])
+    off = minilm.run(minilm.tokens(TIRED), off=[(3, 1)])
     vectors = (reading.final[0].mean(0) for reading in (tired.reading, off))
     expected = torch.nn.functional.cosine_similarity(*vectors, dim=0)
     assert found.similarity == pytest.approx(float(expected))
@@ -98,7 +98,7 @@ def test_similarity_where_no_next_word_is_said(minilm, tired):
 def test_a_changed_word(minilm, tired):
     found = what_if(tired, edits={13: "wide"})
     wide = minilm.read(TIRED.replace("tired", "wide"))
-    assert found.words == wide.words
+    assert found.tokens == wide.tokens
     assert found.view.reading.sentence == wide.sentence
     assert torch.equal(found.view.reading.final, wide.final)
     shared = [i for i in range(16) if i != 13]
@@ -114,7 +114,7 @@ def test_more_words_than_before(minilm, tired):
     words = (
         "[CLS] The big animal didn ' t cross the street because it was too very very tired . [SEP]"
     )
-    assert found.words == tuple(words.split())
+    assert found.tokens == tuple(words.split())
     new = minilm.read(found.view.reading.sentence)
     before, after = [0, 1, 13, 14, 15], [0, 1, 16, 17, 18]
     expected = relative(tired.reading.final[0, before], new.final[0, after])
@@ -136,15 +136,15 @@ def test_more_words_than_before(minilm, tired):
 )
 def test_a_word_that_is_said_again_is_shared_once(old, new, places):
     """What both texts begin with is not counted once more among what they end with."""
-    texts = [Words.of(ids) for ids in (old, new)]
+    texts = [Tokens.of(ids) for ids in (old, new)]
     assert whatif._shared(*texts) == places
 
 
 def test_heads_and_words_at_once(minilm, tired):
     found = what_if(tired, [(0, 5)], {13: "wide"})
-    off = minilm.run(minilm.words(TIRED.replace("tired", "wide")), off=[(0, 5)])
+    off = minilm.run(minilm.tokens(TIRED.replace("tired", "wide")), off=[(0, 5)])
     assert found.view is None
-    assert found.words[13] == "wide"
+    assert found.tokens[13] == "wide"
     shared = [i for i in range(16) if i != 13]
     expected = relative(tired.reading.final[0, shared], off.final[0, shared])
     assert found.change == pytest.approx(expected, rel=1e-5)
@@ -169,7 +169,7 @@ def test_layers_of_a_long_text_compare_what_was_kept(llama, monkeypatch):
 
 
 def test_edited(minilm):
-    words = minilm.words("Two cats, one dog.")
+    words = minilm.tokens("Two cats, one dog.")
     assert edited(words, {1: "Three", 5: "big dog"}) == "Three cats, one big dog."
     assert edited(words, {}) == "Two cats, one dog."
 
@@ -215,15 +215,15 @@ def test_generate_writes_what_the_model_would(llama, seen):
     assert list(found.view.reading.ids) == theirs
     assert [said.position for said in found.steps] == [23, 24, 25, 26, 27]
     for said in found.steps:
-        before = llama.run(Words.of(theirs[: said.position]))
+        before = llama.run(Tokens.of(theirs[: said.position]))
         chances = before.logits.softmax(0)
         assert said.probability == pytest.approx(float(chances.max()), rel=1e-4)
-        assert said.top[0][:2] == (said.word, said.probability)
+        assert said.top[0][:2] == (said.token, said.probability)
         assert [one.id for one in said.top] == chances.topk(8).indices.tolist()
         assert [one.probability for one in said.top] == sorted(
             (one.probability for one in said.top), reverse=True
         )
-        assert said.word == found.view.reading.words[said.position]
+        assert said.token == found.view.reading.tokens[said.position]
     assert len(found.steps[0].top) == 8
     assert found.view.proof(2).holds
 
@@ -231,10 +231,10 @@ def test_generate_writes_what_the_model_would(llama, seen):
 def test_generate_goes_on_in_the_same_text(llama, seen):
     found = generate(seen, 3).view.reading
     assert found.sentence.startswith(seen.reading.sentence + " ")
-    assert found.words[:N] == seen.reading.words
-    for word, (a, b) in zip(found.words[1:], found.spans[1:], strict=True):
+    assert found.tokens[:N] == seen.reading.tokens
+    for word, (a, b) in zip(found.tokens[1:], found.spans[1:], strict=True):
         assert found.sentence[a:b] == word
-    assert llama.words(found.sentence).ids == found.ids
+    assert llama.tokens(found.sentence).ids == found.ids
 
 
 def test_generate_stops_at_a_special_word(llama, seen, monkeypatch):
@@ -306,7 +306,7 @@ def test_probabilities_are_those_of_the_model(llama, seen):
     first = found.steps[0]
     assert first.top[0].id == never != first.id == found.view.reading.ids[N]
     assert first.probability == pytest.approx(float(chances[found.view.reading.ids[N]]), rel=1e-4)
-    assert first.word == llama.tokenizer.decode([found.view.reading.ids[N]])
+    assert first.token == llama.tokenizer.decode([found.view.reading.ids[N]])
 
 
 def test_generate_with_a_static_cache_and_a_processor(seen):
@@ -337,8 +337,8 @@ def test_positions_that_begin_behind_padding(llama, kind):
     speaker = transformers.AutoModelForCausalLM.from_config(config).eval()
     opened = OpenModel(speaker.base_model, llama.tokenizer, "tiny", speaker)
     ids = [5, 7, 11, 13]
-    for id in written(View.read(opened, Words.of(ids)), 5):
-        assert id == int(opened.run(Words.of(ids)).logits.argmax())
+    for id in written(View.read(opened, Tokens.of(ids)), 5):
+        assert id == int(opened.run(Tokens.of(ids)).logits.argmax())
         ids.append(id)
 
 
@@ -357,13 +357,13 @@ def test_generate_needs_a_head_for_words(tired):
 
 def test_pieces_without_a_text_of_their_own(minilm):
     """`##s` is glued to the word before it."""
-    words = minilm.words("one cat")
+    words = minilm.tokens("one cat")
     known = minilm.tokenizer.convert_tokens_to_ids(["##s", "sit", "[SEP]"])
     found = continued(
         minilm.tokenizer, words, [*words.ids[:-1], *known][: len(words.ids)] + known[1:]
     )
-    assert len(found.words) == len(found.spans) == len(found.special) == len(words.ids) + 2
-    assert found.special[-1] and found.words[-1] == "[SEP]"
+    assert len(found.tokens) == len(found.spans) == len(found.special) == len(words.ids) + 2
+    assert found.special[-1] and found.tokens[-1] == "[SEP]"
 
 
 @pytest.mark.parametrize("known", [3, 6, 9, 10, 12])
@@ -381,7 +381,7 @@ def test_pieces_that_are_parts_of_a_character(known):
 def test_a_blank_that_is_written_has_no_text():
     tokenizer = blanks()
     whole = models.cut(tokenizer, "他来了 他", "made", None)
-    assert whole.words == ("\u2581", "他", "来了", "\u2581", "他")
+    assert whole.tokens == ("\u2581", "他", "来了", "\u2581", "他")
     begun = models.cut(tokenizer, "他来了", "made", None)
     assert continued(tokenizer, begun, list(whole.ids)) == whole
 
@@ -389,6 +389,6 @@ def test_a_blank_that_is_written_has_no_text():
 @pytest.mark.slow
 def test_a_trained_model_goes_on(smollm):
     found = generate(View.read(smollm, "The capital of France is"), 2)
-    assert [said.word for said in found.steps] == [" Paris", "."]
+    assert [said.token for said in found.steps] == [" Paris", "."]
     assert found.view.reading.sentence == "The capital of France is Paris."
-    assert found.view.reading.words[-2:] == ("Paris", ".")
+    assert found.view.reading.tokens[-2:] == ("Paris", ".")

@@ -101,9 +101,9 @@ export function count(value) {
 }
 
 // A word as it can be shown: a line break as \n, what turns the reading direction as \u202e.
-export function visible(word) {
-  if (!word.replaceAll(" ", "")) return `'${word}'`;
-  return word.replace(/[\p{C}\p{Z}]/gu, c => {
+export function visible(token) {
+  if (!token.replaceAll(" ", "")) return `'${token}'`;
+  return token.replace(/[\p{C}\p{Z}]/gu, c => {
     if (c === " ") return c;
     const known = { "\n": "\\n", "\r": "\\r", "\t": "\\t" }[c];
     const code = c.codePointAt(0).toString(16);
@@ -118,15 +118,15 @@ export function visible(word) {
   });
 }
 
-export function label(word) {
-  const text = visible(word),
+export function label(token) {
+  const text = visible(token),
     parts = [...text];
   return parts.length <= 20 ? text : parts.slice(0, 17).join("") + "...";
 }
 
 // A word of the text, in its own reading direction.
-export function bdi(word, attributes = {}) {
-  return h("bdi", attributes, label(word));
+export function bdi(token, attributes = {}) {
+  return h("bdi", attributes, label(token));
 }
 
 // A sentence whose numbers do not break over lines at their minus: 1.8e-04.

@@ -107,9 +107,9 @@ export function ranking({ name, at, columns, pick, chosen, of = keys() }) {
                 "aria-pressed": String(j === chosen),
                 onclick: () => pick(j),
               },
-              bdi(of.words[j]),
+              bdi(of.tokens[j]),
             )
-          : bdi(of.words[j]),
+          : bdi(of.tokens[j]),
       ),
       columns.map(({ value, text, signed, kind }, i) => {
         const found = value(j);
@@ -231,8 +231,8 @@ export function plainWord(position) {
   return label(wordAt(position));
 }
 
-export function fullWord(position, word = wordAt(position)) {
-  return `${visible(word)} (${position})`;
+export function fullWord(position, token = wordAt(position)) {
+  return `${visible(token)} (${position})`;
 }
 
 export function fullKey(position) {

@@ -13,7 +13,7 @@ const RIGHT_TO_LEFT = /^\P{L}*[\p{Script=Hebrew}\p{Script=Arabic}\p{Script=Syria
 // focus; `lookup(j)` is a word's number; `pick(j)` and, with Shift, `toggle(j)` choose. The page that
 // is shown stands in the address as `from`.
 export function flow({ of, name, from, asked, at, lookup, hide = false, pick, toggle = pick }) {
-  const n = of.words.length,
+  const n = of.tokens.length,
     positions = around(state[from] ? Number(state[from]) + LAID / 2 : at, LAID, n),
     backward = RIGHT_TO_LEFT.test(of.text ?? "");
   const box = h(
@@ -43,9 +43,9 @@ export function flow({ of, name, from, asked, at, lookup, hide = false, pick, to
   );
   requestAnimationFrame(() => {
     // of a long text the chosen word is brought into sight
-    const word = box.querySelector(".chosen"),
-      top = word ? word.offsetTop - box.offsetTop : 0;
-    if (word && (top < box.scrollTop || top > box.scrollTop + box.clientHeight - 30))
+    const token = box.querySelector(".chosen"),
+      top = token ? token.offsetTop - box.offsetTop : 0;
+    if (token && (top < box.scrollTop || top > box.scrollTop + box.clientHeight - 30))
       box.scrollTop = top - box.clientHeight / 2;
   });
   return [n > LAID && overview(lookup, n, from), box, positions.length < n && pages(positions, n, from)];
@@ -77,7 +77,7 @@ function laid({ of, from, positions, asked, at, lookup, hide }) {
       ? "\u22ef"
       : known && points.length >= end && !special
         ? printed(points.slice(start, end).join(""))
-        : visible(of.words[j]);
+        : visible(of.tokens[j]);
     const value = lookup(j),
       chosen = asked.includes(j);
     const part = h(
@@ -88,7 +88,7 @@ function laid({ of, from, positions, asked, at, lookup, hide }) {
         "data-key": `${key}-${j}`,
         role: "option",
         "aria-selected": String(chosen),
-        "aria-label": `${visible(of.words[j])} ${weight(value)}`,
+        "aria-label": `${visible(of.tokens[j])} ${weight(value)}`,
         title: `${j}: ${weight(value)}`,
         tabindex: j === at ? 0 : -1,
       },

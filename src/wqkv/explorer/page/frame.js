@@ -118,8 +118,8 @@ function saveMenu() {
       "data-key": "export",
       onclick: () => {
         // asks for what is looked at now
-        const { layer, head, word } = state;
-        link.href = `api/views/${state.v}/export?${new URLSearchParams({ layer, head, word, lang: lang() })}`;
+        const { layer, head, token } = state;
+        link.href = `api/views/${state.v}/export?${new URLSearchParams({ layer, head, token, lang: lang() })}`;
       },
     },
     t("wholePage"),
@@ -152,20 +152,20 @@ function recordedNote() {
 
 // Layer, head, word: each can be stepped, chosen, or typed.
 export function drawWhere() {
-  const { layer, head, word } = state,
+  const { layer, head, token } = state,
     { model, text } = here;
   const heads = [...Array(model.n_head).keys()].map(j => [j, String(j)]),
     layers = [...Array(model.n_layer).keys()].map(l => [l, String(l)]);
-  const words = size() <= CHOICES ? text.words.map((one, j) => [j, `${j}  ${visible(one)}`]) : null;
+  const tokens = size() <= CHOICES ? text.tokens.map((one, j) => [j, `${j}  ${visible(one)}`]) : null;
   return [
     partChoice(),
     stepper("layer", layer, model.n_layer, layers),
     stepper("head", head, model.n_head, heads),
-    stepper("word", word, size(), words),
+    stepper("token", token, size(), tokens),
     h(
       "p",
       { class: "now" },
-      words ? null : bdi(text.words[word], { class: "chosen" }),
+      tokens ? null : bdi(text.tokens[token], { class: "chosen" }),
       h("span", {}, t("words", { n: count(size()) })),
       h("span", {}, model.dtype ?? "float32"),
       h("span", {}, text.engine ?? ""),
@@ -180,7 +180,7 @@ function stepper(what, value, n, options) {
     go({
       [what]: Math.min(Math.max(next, 0), n - 1),
       other: null,
-      ...(what === "word" ? { set: null } : {}),
+      ...(what === "token" ? { set: null } : {}),
     });
   const field = options
     ? h(

@@ -54,11 +54,11 @@ export async function generateView() {
       name: `step-${moment}`,
       python: answer.python,
       data: answer,
-      word: null,
+      token: null,
       picture: () =>
         barPicture(
           `${t("candidates")} (${step.position})`,
-          step.top.map(one => [visible(one.word), one.probability]),
+          step.top.map(one => [visible(one.token), one.probability]),
         ),
     }),
   ];
@@ -97,7 +97,7 @@ function sentence(answer, step, row) {
   const weights = new Map(entriesOf(row).map(one => [one.index, one.weight])),
     first = answer.steps[0].position,
     from = Math.max(0, step.position - LATEST);
-  const words = answer.words.slice(from, step.position + 1).map((word, i) => {
+  const tokens = answer.tokens.slice(from, step.position + 1).map((token, i) => {
     const j = from + i;
     const part = h(
       "bdi",
@@ -105,14 +105,14 @@ function sentence(answer, step, row) {
         class: `w${j >= first ? " new" : ""}${j === step.position ? " chosen" : ""}`,
         title: `${j}: ${weights.has(j) ? weight(weights.get(j)) : ""}`,
       },
-      visible(word),
+      visible(token),
     );
     if (j !== step.position && weights.get(j) > 0.0005) paint(part, tint(weights.get(j)));
     return [part, " "];
   });
   return [
-    from > 0 && h("p", { class: "note" }, t("wordsOf", { first: count(from), last: count(step.position), n: count(answer.words.length) })),
-    h("p", { class: "flow", "data-scroll": "written" }, words),
+    from > 0 && h("p", { class: "note" }, t("wordsOf", { first: count(from), last: count(step.position), n: count(answer.tokens.length) })),
+    h("p", { class: "flow", "data-scroll": "written" }, tokens),
   ];
 }
 
@@ -128,11 +128,11 @@ function candidates(step) {
       h(
         "tbody",
         {},
-        step.top.map(({ word, probability, id }) =>
+        step.top.map(({ token, probability, id }) =>
           h(
             "tr",
             { class: id === step.id ? "chosen" : null }, // the likeliest, mostly
-            h("th", { scope: "row" }, h("bdi", {}, visible(word))),
+            h("th", { scope: "row" }, h("bdi", {}, visible(token))),
             h("td", { class: "right", title: String(probability) }, fixed(probability, 3)),
             h("td", { class: "barcell" }, bar(probability, top)),
           ),
@@ -162,7 +162,7 @@ function looked(answer, row) {
             "tr",
             {},
             h("td", { class: "at" }, index),
-            h("th", { scope: "row" }, bdi(answer.words[index])),
+            h("th", { scope: "row" }, bdi(answer.tokens[index])),
             h("td", { class: "right", title: String(value) }, weight(value)),
             h("td", { class: "barcell" }, bar(value, top)),
           ),

@@ -63,7 +63,7 @@ export async function gridView() {
         python: little ? small.python : found.python,
         data: found,
         picture: () => gridPicture(found, stat),
-        word: null,
+        token: null,
       }),
     ),
   ];
@@ -237,13 +237,13 @@ function large({ values }) {
 
 // Heads that share k and v: each head's q, and the one k and v of all.
 function sharing() {
-  const { layer, head, word } = state,
+  const { layer, head, token } = state,
     per = here.model.n_head / here.model.n_kv_head,
     group = Math.floor(head / per);
   if (per === 1) return null;
   const heads = groups()[group];
   return later(
-    Promise.all(heads.map(one => about("story", { layer, head: one, word, lang: lang() }))),
+    Promise.all(heads.map(one => about("story", { layer, head: one, token, lang: lang() }))),
     stories =>
       h(
         "section",

@@ -26,11 +26,11 @@ export function about(what, query = {}) {
 }
 
 export function size() {
-  return here.text.words.length;
+  return here.text.tokens.length;
 }
 
 export function wordAt(position) {
-  return here.text.words[position] ?? "";
+  return here.text.tokens[position] ?? "";
 }
 
 // The words that are looked at: the text's own, or those of the text that was read.
@@ -39,16 +39,16 @@ export function keys() {
 }
 
 export function keyCount() {
-  return keys().words.length;
+  return keys().tokens.length;
 }
 
 export function keyAt(position) {
-  return keys().words[position] ?? "";
+  return keys().tokens[position] ?? "";
 }
 
 // "animal" with its position, small, beside it.
-export function named(position, word = wordAt(position)) {
-  return h("span", { class: "named" }, bdi(word), h("sub", {}, position));
+export function named(position, token = wordAt(position)) {
+  return h("span", { class: "named" }, bdi(token), h("sub", {}, position));
 }
 
 export function namedKey(position) {
@@ -97,7 +97,7 @@ export function foot({
   data,
   layer = state.layer,
   head = state.head,
-  word = state.word,
+  token = state.token,
   other = null,
 }) {
   const { dtype } = here.model,
@@ -105,8 +105,8 @@ export function foot({
   const code = h("pre", { class: "code", hidden: true, tabindex: 0 }, python ?? "");
   if (layer !== null) facts.append(h("span", {}, t("atLayer", { layer })));
   if (head !== null) facts.append(h("span", {}, t("atHead", { head })));
-  if (word !== null)
-    facts.append(h("span", {}, other === null ? [named(word)] : [named(word), " → ", namedKey(other)]));
+  if (token !== null)
+    facts.append(h("span", {}, other === null ? [named(token)] : [named(token), " → ", namedKey(other)]));
   facts.append(h("span", {}, dtype ?? "float32"), h("span", {}, here.text.engine ?? ""));
   facts.append(layer === null ? allProofs() : proofSign(layer));
   const file = [here.model.name, name, layer !== null && `layer${layer}`, head !== null && `head${head}`]

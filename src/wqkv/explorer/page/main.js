@@ -51,30 +51,30 @@ function paintAll() {
   if (state.theme) document.documentElement.dataset.theme = state.theme;
   else delete document.documentElement.dataset.theme;
   part("skip").textContent = t("skip");
-  draw("top", [here.model?.name, here.text?.words.length], () => drawTop(openText));
+  draw("top", [here.model?.name, here.text?.tokens.length], () => drawTop(openText));
   part("main").hidden = !here.text;
   if (!here.text) {
     document.title = t("title");
     return;
   }
   settle();
-  const { layer, head, word, other, step, view } = state;
-  document.title = `${visible(here.text.words[word])} · ${t("atBoth", { layer, head })} · wqkv`;
-  draw("where", [layer, head, word, here.text.proofs], () => drawWhere());
-  draw("strip", [layer, head, word, step], async () => strip(await readStory()));
-  draw("open", [layer, head, word, other, step], async () => panel(await readStory()));
+  const { layer, head, token, other, step, view } = state;
+  document.title = `${visible(here.text.tokens[token])} · ${t("atBoth", { layer, head })} · wqkv`;
+  draw("where", [layer, head, token, here.text.proofs], () => drawWhere());
+  draw("strip", [layer, head, token, step], async () => strip(await readStory()));
+  draw("open", [layer, head, token, other, step], async () => panel(await readStory()));
   draw("tabs", [view], () => viewTabs());
   draw("view", [{ ...state, step: 0, lang: "", theme: "" }], () => VIEWS[view]());
 }
 
 // What the address may have wrong is put right: a layer that the model has not, a word beyond the end.
 function settle() {
-  const { first, words } = here.text,
+  const { first, tokens } = here.text,
     { n_layer, n_head } = here.model;
   const within = (value, n, otherwise) => (Number.isInteger(value) && value < n ? value : otherwise);
   state.layer = within(state.layer, n_layer, first?.layer ?? 0);
   state.head = within(state.head, n_head, first?.head ?? 0);
-  state.word = within(state.word, words.length, first?.word ?? 0);
+  state.token = within(state.token, tokens.length, first?.token ?? 0);
   if (state.other !== undefined && state.other >= keyCount()) delete state.other;
   if (!hasStatistic(state.stat)) state.stat = "entropy";
   if (!(state.view in VIEWS)) state.view = "text";
@@ -120,14 +120,14 @@ async function show(view, text, target) {
   await readView(view);
   shownText = view;
   drawn.clear(); // before the state changes, or all would be drawn twice
-  const { layer, head, word } = here.text.first ?? {};
+  const { layer, head, token } = here.text.first ?? {};
   go({
     v: view,
     text,
     target,
     layer,
     head,
-    word,
+    token,
     other: null,
     set: null,
     at: null,
@@ -216,7 +216,7 @@ function onKey(event) {
   else if (event.key === "Escape") go({ step: 0 });
   else if (key === "l") go({ layer: turn(state.layer, here.model.n_layer), other: null });
   else if (key === "h") go({ head: turn(state.head, here.model.n_head), other: null });
-  else if (key === "w") go({ word: turn(state.word, size()), other: null, set: null });
+  else if (key === "w") go({ token: turn(state.token, size()), other: null, set: null });
   else if (key === "v")
     go({ view: Object.keys(VIEWS)[turn(Object.keys(VIEWS).indexOf(state.view), Object.keys(VIEWS).length)] });
   else if (event.key === "?") drawKeys();

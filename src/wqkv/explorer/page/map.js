@@ -27,7 +27,7 @@ function shownTile() {
   const kept = recordedTile();
   if (kept) return [kept.q0, kept.k0, Math.max(kept.q1 - kept.q0, kept.k1 - kept.k0)];
   const span = 64;
-  return inside(state.word - span / 2, (state.other ?? state.word) - span / 2, span);
+  return inside(state.token - span / 2, (state.other ?? state.token) - span / 2, span);
 }
 
 function longer() {
@@ -112,7 +112,7 @@ export async function mapView() {
       name: "map",
       python: tile.python,
       data: { layer, head, q0, k0, values: tile.values },
-      word: null,
+      token: null,
       picture: () => mapPicture(canvas),
     }),
   ];
@@ -169,7 +169,7 @@ function nextSpan(span, way) {
 
 function goToLink(i, j) {
   Object.assign(cursor, { i, j });
-  go({ word: i, other: j, at: null });
+  go({ token: i, other: j, at: null });
 }
 
 function moveTo(q0, k0, span) {
@@ -209,7 +209,7 @@ function tileCanvas(values, q0, k0, span, received, read) {
   const shows = (i, j) => i >= q0 && i < q0 + rows && j >= k0 && j < k0 + cols;
   const start = shows(cursor.i, cursor.j)
     ? cursor
-    : { i: state.word, j: state.other ?? strongestIn(values[clamp(state.word - q0, 0, rows - 1)]) + k0 };
+    : { i: state.token, j: state.other ?? strongestIn(values[clamp(state.token - q0, 0, rows - 1)]) + k0 };
   new ResizeObserver(() => tell(cursor.i, cursor.j)).observe(canvas);
   Object.assign(cursor, { i: clamp(start.i, q0, q0 + rows - 1), j: clamp(start.j, k0, k0 + cols - 1) });
   let pressed = null;
@@ -236,7 +236,7 @@ function tileCanvas(values, q0, k0, span, received, read) {
   canvas.addEventListener("pointercancel", () => {
     pressed = null;
   });
-  const choose = () => go({ word: cursor.i, other: cursor.j });
+  const choose = () => go({ token: cursor.i, other: cursor.j });
   canvas.addEventListener("keydown", event => {
     const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
     if (event.key === "Enter") choose();

@@ -123,7 +123,7 @@ export function linkTable({ links }, pick) {
   const rows = links.map(({ i, j, weight: value }, at) =>
     h(
       "tr",
-      { class: i === state.word && j === state.other ? "chosen" : null },
+      { class: i === state.token && j === state.other ? "chosen" : null },
       h(
         "th",
         { scope: "row" },

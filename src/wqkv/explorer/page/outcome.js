@@ -18,8 +18,8 @@ export function outcome(answer, { edits }) {
       h(
         "p",
         { class: "aftertext" },
-        answer.words.slice(0, 80).map(word => [bdi(word), " "]),
-        answer.words.length > 80 && "...",
+        answer.tokens.slice(0, 80).map(token => [bdi(token), " "]),
+        answer.tokens.length > 80 && "...",
       ),
     answer.view &&
       h(
@@ -49,24 +49,24 @@ function similarity({ after }) {
 function nextWords({ before, after }) {
   // by id: parts of characters are different words that read alike
   const [was, is] = [before, after].map(({ top }) => new Map(top.map(one => [one.id, one.probability]))),
-    names = new Map([...after.top, ...before.top].map(one => [one.id, one.word]));
+    names = new Map([...after.top, ...before.top].map(one => [one.id, one.token]));
   return [
     h("h3", {}, t("nextWord")),
-    twoColumns([...names].map(([id, word]) => [h("bdi", {}, visible(word)), was.get(id), is.get(id)])),
+    twoColumns([...names].map(([id, token]) => [h("bdi", {}, visible(token)), was.get(id), is.get(id)])),
     h("p", { class: "note" }, t("nextAfter")),
   ];
 }
 
 // Where the chosen word looks, in both texts. A word after the last change may have moved.
-export async function looksNow({ view, words }, { edits }) {
-  const { layer, head, word } = state,
-    moved = words.length - size(),
-    places = edits.map(edit => edit.word);
+export async function looksNow({ view, tokens }, { edits }) {
+  const { layer, head, token } = state,
+    moved = tokens.length - size(),
+    places = edits.map(edit => edit.token);
   const after = j => (j < Math.min(...places) || !moved ? j : j > Math.max(...places) ? j + moved : null),
-    there = after(word);
+    there = after(token);
   if (!view || there === null) return null;
   const [was, is] = await Promise.all([
-    about("row", { layer, head, i: word }),
+    about("row", { layer, head, i: token }),
     get(`views/${view}/row`, { layer, head, i: there }),
   ]);
   const new_ = new Map(entriesOf(is).map(one => [one.index, one.weight])),
@@ -74,13 +74,13 @@ export async function looksNow({ view, words }, { edits }) {
   return h(
     "section",
     {},
-    h("h3", {}, t("looksNow"), " ", named(word), " ", t("inBoth", { layer, head })),
+    h("h3", {}, t("looksNow"), " ", named(token), " ", t("inBoth", { layer, head })),
     twoColumns(
       rows.map(({ index, weight: value }) => {
         const to = after(index),
-          text = to === null ? "" : words[to];
+          text = to === null ? "" : tokens[to];
         return [
-          [bdi(here.text.words[index]), text && text !== here.text.words[index] && [" → ", bdi(text)]],
+          [bdi(here.text.tokens[index]), text && text !== here.text.tokens[index] && [" → ", bdi(text)]],
           value,
           to === null ? undefined : new_.get(to),
         ];

@@ -11,8 +11,8 @@ import { t } from "./words.js";
 const MOST = 10;
 
 export async function pairView() {
-  const { layer, head, word } = state,
-    row = await about("row", { layer, head, i: word }),
+  const { layer, head, token } = state,
+    row = await about("row", { layer, head, i: token }),
     key = state.other ?? strongest(row)[0]?.index ?? 0;
   const column = await about("column", { layer, head, j: key }).catch(error => {
     if (error.status !== 410) throw error;
@@ -21,7 +21,7 @@ export async function pairView() {
   const to = weightsOf(row),
     from = column ? weightsOf(column) : new Map();
   const written = here.text,
-    toWritten = j => go({ word: j, other: null }),
+    toWritten = j => go({ token: j, other: null }),
     toKey = j => go({ other: j });
   return [
     h("p", { class: "note" }, t("pairSays")),
@@ -37,8 +37,8 @@ export async function pairView() {
           of: written,
           name: t("wasWritten"),
           from: "from",
-          asked: [word],
-          at: word,
+          asked: [token],
+          at: token,
           lookup: j => from.get(j) ?? 0,
           pick: toWritten,
         }),
@@ -63,12 +63,12 @@ export async function pairView() {
     h(
       "div",
       { class: "twolists" },
-      looks(t("looksAt"), word, to, { of: keys(), chosen: key, pick: toKey, kind: "up" }),
+      looks(t("looksAt"), token, to, { of: keys(), chosen: key, pick: toKey, kind: "up" }),
       column
         ? looks(t("lookedAtBy"), key, from, {
             of: written,
-            chosen: word,
-            pick: j => go({ word: j, other: key }),
+            chosen: token,
+            pick: j => go({ token: j, other: key }),
             kind: "down",
           })
         : h("p", { class: "note" }, t("notRecorded")),
@@ -76,11 +76,11 @@ export async function pairView() {
     foot({
       name: "text",
       python: column ? `${row.python}\n${column.python.split("\n").at(-1)}` : row.python,
-      data: { word, to: [...to], key, from: [...from] },
+      data: { token, to: [...to], key, from: [...from] },
       other: key,
       picture: () =>
         barPicture(
-          `${fullWord(word)} ${t("looksAt")}`,
+          `${fullWord(token)} ${t("looksAt")}`,
           ranked(to)
             .slice(0, 24)
             .map(([j, value]) => [fullKey(j), value]),
@@ -102,7 +102,7 @@ function looks(title, subject, weights, { of, chosen, pick, kind }) {
   const all = ranked(weights),
     at = all.slice(0, MOST).map(([j]) => j),
     rest = all.slice(MOST).reduce((sum, [, value]) => sum + value, 0);
-  const name = bdi(kind === "up" ? here.text.words[subject] : keys().words[subject]);
+  const name = bdi(kind === "up" ? here.text.tokens[subject] : keys().tokens[subject]);
   return h(
     "section",
     {},

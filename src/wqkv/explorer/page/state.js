@@ -1,6 +1,6 @@
-// What is looked at, as the address says it: #layer=3&head=1&word=10. Back and forward work.
+// What is looked at, as the address says it: #layer=3&head=1&token=10. Back and forward work.
 
-const NUMBERS = ["step", "layer", "head", "word", "other", "moment"];
+const NUMBERS = ["step", "layer", "head", "token", "other", "moment"];
 const START = { step: 1, view: "text", lang: "", theme: "", stat: "entropy", dir: "to" };
 
 export const state = { ...START };

@@ -13,13 +13,13 @@ const CHIPS = 40;
 
 // What the panels are drawn from: the story, and the row where it says more.
 export async function readStory() {
-  const { layer, head, word } = state,
+  const { layer, head, token } = state,
     where = { layer, head };
   const [story, row] = await Promise.all([
-    about("story", { ...where, word, lang: lang() }),
-    about("row", { ...where, i: word }),
+    about("story", { ...where, token, lang: lang() }),
+    about("row", { ...where, i: token }),
   ]);
-  return { story, row, best: strongest(row)[0]?.index ?? word };
+  return { story, row, best: strongest(row)[0]?.index ?? token };
 }
 
 const DRAWINGS = [stepWords, stepMatrices, stepVectors, stepScores, stepSoftmax, stepSum, stepOut];
@@ -83,7 +83,7 @@ function drawing(...parts) {
 }
 
 function pictureOf(name, values) {
-  const title = `${here.model.name}, ${t("atBoth", state)}, ${fullWord(state.word)}: ${name}`;
+  const title = `${here.model.name}, ${t("atBoth", state)}, ${fullWord(state.token)}: ${name}`;
   return () =>
     barPicture(
       title,
@@ -93,15 +93,15 @@ function pictureOf(name, values) {
 }
 
 function stepWords({ story }) {
-  const pick = Object.assign(j => go({ word: j, other: null }), { chosen: state.word });
-  const near = around(state.word, CHIPS);
+  const pick = Object.assign(j => go({ token: j, other: null }), { chosen: state.token });
+  const near = around(state.token, CHIPS);
   return {
     picture: pictureOf("x", story.x),
     drawing: drawing(
       chips(near, pick),
       near.length < size() &&
         h("p", { class: "note" }, t("wordsOf", { first: count(near[0]), last: count(near.at(-1)), n: count(size()) })),
-      vector(`x(${plainWord(state.word)})`, story.x),
+      vector(`x(${plainWord(state.token)})`, story.x),
     ),
   };
 }
@@ -144,7 +144,7 @@ function entering(story) {
 }
 
 function shared(story) {
-  if (story.source) return h("p", { class: "note" }, t("kvOf", { word: fullKey(story.source.word) }));
+  if (story.source) return h("p", { class: "note" }, t("kvOf", { token: fullKey(story.source.token) }));
   if (story.n_kv_head === story.n_head) return null;
   const per = story.n_head / story.n_kv_head,
     group = Math.floor(story.head / per);
@@ -165,8 +165,8 @@ function stepVectors({ story }) {
 
 async function stepScores({ story, row, best }) {
   const other = state.other ?? best,
-    { layer, head, word } = state;
-  const cell = await about("cell", { layer, head, i: word, j: other }).catch(error => {
+    { layer, head, token } = state;
+  const cell = await about("cell", { layer, head, i: token, j: other }).catch(error => {
     if (error.status !== 410) throw error;
     return null; // a saved page without this cell
   });
@@ -189,7 +189,7 @@ async function stepScores({ story, row, best }) {
     picture: scores
       ? () =>
           barPicture(
-            `q(${fullWord(word)}) · k`,
+            `q(${fullWord(token)}) · k`,
             at.map(j => [fullKey(j), scores[j]]),
             { text: number, signed: true },
           )
@@ -205,7 +205,7 @@ async function stepScores({ story, row, best }) {
           keyCount() > at.length &&
           h("p", { class: "note" }, t("bestOf", { n: at.length, all: count(keyCount()) })),
       ),
-      cell ? cellSheet(cell, word, other) : h("p", { class: "note" }, t("notRecorded")),
+      cell ? cellSheet(cell, token, other) : h("p", { class: "note" }, t("notRecorded")),
     ),
   };
 }
@@ -262,7 +262,7 @@ function stepOut({ story }) {
 }
 
 function rowPicture(row) {
-  const title = `${here.model.name}, ${t("atBoth", state)}, ${fullWord(state.word)}: ${t("weight")}`;
+  const title = `${here.model.name}, ${t("atBoth", state)}, ${fullWord(state.token)}: ${t("weight")}`;
   return () =>
     barPicture(
       title,

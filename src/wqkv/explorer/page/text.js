@@ -12,11 +12,11 @@ const SET = 24; // words of a set
 const LISTED = 10;
 
 export async function textView() {
-  const { layer, head, word } = state,
+  const { layer, head, token } = state,
     set = list(state.set)
       .map(Number)
       .filter(j => j < size());
-  const asked = set.length ? set : [word];
+  const asked = set.length ? set : [token];
   const [rows, columns] = await Promise.all([
     Promise.all(asked.map(i => about("row", { layer, head, i }))),
     Promise.all(asked.map(j => about("column", { layer, head, j }))),
@@ -41,7 +41,7 @@ export async function textView() {
         t(even ? "hiddenEven" : "hiddenRest", { share: weight(gone), factor: factor.toFixed(3) }),
       ),
     setNote(set),
-    flow({ of: here.text, name: t("textOf"), from: "from", asked, at: word, lookup, hide, pick, toggle }),
+    flow({ of: here.text, name: t("textOf"), from: "from", asked, at: token, lookup, hide, pick, toggle }),
     scale(),
     h(
       "div",
@@ -52,7 +52,7 @@ export async function textView() {
     foot({
       name: `text-${state.dir}`,
       python,
-      data: { words: asked, to: [...to], from: [...from] },
+      data: { tokens: asked, to: [...to], from: [...from] },
       picture: () =>
         barPicture(
           `${asked.map(j => fullWord(j)).join(", ")}: ${t(state.dir === "to" ? "looksAt" : "lookedAtBy")}`,
@@ -128,11 +128,11 @@ function setNote(set) {
 }
 
 function pick(j) {
-  go({ word: j, other: null, set: null });
+  go({ token: j, other: null, set: null });
 }
 
 function toggle(j) {
-  const set = new Set(list(state.set).length ? list(state.set).map(Number) : [state.word]);
+  const set = new Set(list(state.set).length ? list(state.set).map(Number) : [state.token]);
   if (set.has(j)) set.delete(j);
   else if (set.size < SET) set.add(j);
   go({ set: [...set].sort((a, b) => a - b).join(",") || null });
@@ -143,7 +143,7 @@ function listing(kind, title, asked, weights, hide, factor) {
   const ranked = strong(weights, hide),
     at = ranked.slice(0, LISTED).map(([j]) => j);
   const rest = ranked.slice(LISTED).reduce((sum, [, value]) => sum + value, 0) * factor;
-  const head = asked.length > 1 ? t("setOf", { n: asked.length }) : bdi(here.text.words[asked[0]]);
+  const head = asked.length > 1 ? t("setOf", { n: asked.length }) : bdi(here.text.tokens[asked[0]]);
   return h(
     "section",
     {},
@@ -152,7 +152,7 @@ function listing(kind, title, asked, weights, hide, factor) {
       ? ranking({
           name: `list-${kind}`,
           at,
-          chosen: state.word,
+          chosen: state.token,
           pick,
           columns: [
             {

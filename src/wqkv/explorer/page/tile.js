@@ -11,11 +11,11 @@ const READABLE = 12; // pixels that a line of words needs
 export function place(canvas, { rows, cols }) {
   const width = canvas.clientWidth || 300,
     guess = width / cols,
-    words = guess >= READABLE * 0.8;
-  const left = words ? clamp(width * 0.2, 52, 118) : 8,
+    tokens = guess >= READABLE * 0.8;
+  const left = tokens ? clamp(width * 0.2, 52, 118) : 8,
     gutter = 34;
   const side = Math.min((width - left - 4) / cols, 44, Math.max(900 / rows, 14)),
-    names = words && side >= READABLE * 0.9;
+    names = tokens && side >= READABLE * 0.9;
   const top = gutter + (names ? clamp(width * 0.16, 44, 92) : 8);
   return { left, top, side, gutter, names, width, height: Math.ceil(top + side * rows + 4) };
 }
@@ -104,8 +104,8 @@ function drawNames(pen, { q0, k0, rows, cols }, { left, top, side, gutter }, cur
   }
 }
 
-function fitted(pen, word, room) {
-  let text = label(word);
+function fitted(pen, token, room) {
+  let text = label(token);
   if (pen.measureText(text).width <= room) return text;
   while (text.length > 1 && pen.measureText(`${text}…`).width > room) text = text.slice(0, -1);
   return `${text}…`;

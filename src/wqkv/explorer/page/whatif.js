@@ -18,7 +18,7 @@ function changes() {
     if (off && Number(off[1]) < n_layer && Number(off[2]) < n_head)
       found.push({ layer: Number(off[1]), head: Number(off[2]) });
     else if (edit && Number(edit[1]) < size())
-      found.push({ word: Number(edit[1]), text: unescaped(edit[2]) });
+      found.push({ token: Number(edit[1]), text: unescaped(edit[2]) });
   }
   return found;
 }
@@ -37,7 +37,7 @@ function change(to) {
     change:
       to
         .map(one =>
-          one.text === undefined ? `${one.layer}.${one.head}` : `${one.word}:${encodeURIComponent(one.text)}`,
+          one.text === undefined ? `${one.layer}.${one.head}` : `${one.token}:${encodeURIComponent(one.text)}`,
         )
         .join("|") || null,
   });
@@ -62,7 +62,7 @@ export async function whatifView() {
       data: answer,
       layer: null,
       head: null,
-      word: null,
+      token: null,
       picture: () =>
         barPicture(
           t("layerChange"),
@@ -74,23 +74,23 @@ export async function whatifView() {
 }
 
 function editor(made) {
-  const { layer, head, word } = state,
-    special = here.text.special[word];
+  const { layer, head, token } = state,
+    special = here.text.special[token];
   const off = made.findIndex(one => one.layer === layer && one.head === head),
-    edit = made.findIndex(one => one.word === word);
+    edit = made.findIndex(one => one.token === token);
   const without = at => made.filter((_, i) => i !== at);
   const given = h("input", {
     type: "text",
     id: "new-word",
     "data-key": "new-word",
-    value: edit < 0 ? here.text.words[word] : made[edit].text,
+    value: edit < 0 ? here.text.tokens[token] : made[edit].text,
     maxlength: 200,
     disabled: special,
     autocomplete: "off",
   });
-  const pick = Object.assign(j => go({ word: j, other: null }), { chosen: word });
+  const pick = Object.assign(j => go({ token: j, other: null }), { chosen: token });
   return [
-    chips(around(word, 60), pick),
+    chips(around(token, 60), pick),
     h(
       "div",
       { class: "editor" },
@@ -114,10 +114,10 @@ function editor(made) {
           onsubmit: event => {
             event.preventDefault();
             const text = given.value;
-            if (text.trim() && text !== here.text.words[word]) change([...without(edit), { word, text }]);
+            if (text.trim() && text !== here.text.tokens[token]) change([...without(edit), { token, text }]);
           },
         },
-        h("p", {}, h("label", { for: "new-word" }, t("editSays"), " ", named(word))),
+        h("p", {}, h("label", { for: "new-word" }, t("editSays"), " ", named(token))),
         special
           ? h("p", { class: "note" }, t("specialWord"))
           : h(
@@ -142,7 +142,7 @@ function changeList(made) {
         h(
           "li",
           {},
-          one.text === undefined ? t("isOff", one) : [named(one.word), " → ", bdi(one.text)],
+          one.text === undefined ? t("isOff", one) : [named(one.token), " → ", bdi(one.text)],
           h(
             "button",
             {
