@@ -84,7 +84,7 @@ export function ranking({ name, at, columns, pick, chosen, of = keys() }) {
     "tr",
     {},
     h("th", { scope: "col" }, t("at")),
-    h("th", { scope: "col" }, t("word")),
+    h("th", { scope: "col" }, t("token")),
     columns.map(column => [h("th", { scope: "col", class: "right" }, column.title), h("td", {})]),
   );
   const rows = at.map(j =>

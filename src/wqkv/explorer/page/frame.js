@@ -264,7 +264,7 @@ export function drawKeys() {
       ["Esc", "escape"],
       ["L", "layer"],
       ["H", "head"],
-      ["W", "word"],
+      ["W", "token"],
       ["V", "view"],
       ["?", "help"],
     ];

@@ -104,7 +104,7 @@ function twoColumns(rows) {
       h(
         "tr",
         {},
-        h("th", { scope: "col" }, t("word")),
+        h("th", { scope: "col" }, t("token")),
         h("th", { scope: "col", class: "right" }, t("before")),
         h("td", {}),
         h("th", { scope: "col", class: "right" }, t("after")),
