@@ -2,7 +2,7 @@
 
 One thread, processor time, medians, everything in turn; results are compared before they are timed.
 Peers that are installed run beside ours. With --memory also: what `watch` adds to a model of
-SmolLM2's shape (four of its layers) at 32,768 words, each run in a process of its own. The last
+SmolLM2's shape (four of its layers) at 32,768 tokens, each run in a process of its own. The last
 line is one JSON object.
 """
 
@@ -157,7 +157,7 @@ def memory(length: int = 32_768) -> dict[str, float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.maps")
-    parser.add_argument("--memory", action="store_true", help="the model at 32,768 words, minutes")
+    parser.add_argument("--memory", action="store_true", help="the model at 32,768 tokens, minutes")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -66,10 +66,10 @@ def contestants(row: Row, *, shrink: int = 1) -> tuple[list[Contestant], Absent]
         **_shrunk(FAMILIES[row.family], shrink),
     )
     plain = AutoModel.from_config(config, attn_implementation="eager").train(row.backward)
-    words = torch.randn(1, case.query_len, config.hidden_size)
+    hidden = torch.randn(1, case.query_len, config.hidden_size)
 
     def enter(name: str, model: nn.Module) -> Contestant:
-        leaf = words.clone().requires_grad_(row.backward)
+        leaf = hidden.clone().requires_grad_(row.backward)
 
         def run() -> torch.Tensor:
             found: torch.Tensor = model(inputs_embeds=leaf, use_cache=False).last_hidden_state

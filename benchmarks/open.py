@@ -1,7 +1,7 @@
 """python -m benchmarks.open [--length N] [--threads N]: what the explorer costs with a long text.
 
 A Llama of four layers (d_model 512, 8 heads, 2 of k and v, d_k 64) with random weights reads random
-words; then the explorer's own answers are timed as they are asked for, JSON included. Without
+tokens; then the explorer's own answers are timed as they are asked for, JSON included. Without
 --threads: processor seconds of one thread. With it: seconds by the clock. The last line is one JSON
 object.
 """
@@ -63,11 +63,11 @@ def measure(length: int, clock: Callable[[], float]) -> dict[str, float]:
         return result
 
     model, ids = llama(length), torch.randint(3, 1000, (length,)).tolist()
-    api, words = Numbers(model), Tokens.of(ids)
+    api, tokens = Numbers(model), Tokens.of(ids)
     with torch.no_grad():
         timed("the model alone", lambda: model.called(torch.tensor([ids])))
-    seen = timed("the model, its proofs and the first link", lambda: api.open(words, _tell))
-    _, layer, head, word = seen.first
+    seen = timed("the model, its proofs and the first link", lambda: api.open(tokens, _tell))
+    _, layer, head, token = seen.first
 
     def ask(name: str, **given: int | str) -> Callable[[], str]:
         asked = Ask({key: str(value) for key, value in given.items()})
@@ -78,9 +78,9 @@ def measure(length: int, clock: Callable[[], float]) -> dict[str, float]:
     tile = {"q0": middle, "q1": middle + 256, "k0": 0, "k1": 256}
     timed("first paint: the view", lambda: json.dumps(api.about(seen)))
     timed("first paint: thumbnail of 64 x 64", ask("thumbnail", **here))
-    timed("first paint: row", ask("row", **here, i=word))
+    timed("first paint: row", ask("row", **here, i=token))
     found["first paint"] = round(sum(v for k, v in found.items() if k.startswith("first")), 4)
-    timed("story", ask("story", **here, token=word))
+    timed("story", ask("story", **here, token=token))
     timed("tile of 256 x 256", ask("tile", **here, **tile))
     timed("tile of 256 x 256 of another head", ask("tile", **other, **tile))
     found["tile"] = max(v for k, v in found.items() if k.startswith("tile"))
@@ -106,7 +106,7 @@ def _tell(done: int, total: int) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--length", type=int, default=32_000, help="words of the text, 512 or more")
+    parser.add_argument("--length", type=int, default=32_000, help="tokens of the text, 512 or more")
     parser.add_argument("--threads", type=int, help="measure by the clock with so many threads")
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads or 1)

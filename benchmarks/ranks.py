@@ -45,7 +45,7 @@ class Work:
 
     @property
     def flops(self) -> float:
-        """Two products of d multiplications and additions, for each pair of words that see."""
+        """Two products of d multiplications and additions, for each pair of tokens that see."""
         return 4 * self.n_head * self.d * self.length * (self.length + 1) / 2
 
 
@@ -152,7 +152,7 @@ LONG = Work(2**20, n_head=32, n_kv_head=8, d=128, size_of=2)
 
 
 def gpus() -> list[dict[str, float | str]]:
-    """Rows of the model: one layer's attention, forward, a text of 2^20 words."""
+    """Rows of the model: one layer's attention, forward, a text of 2^20 tokens."""
     rows: list[dict[str, float | str]] = []
     for size in GPUS:
         for way in WAYS:
@@ -165,7 +165,7 @@ def gpus() -> list[dict[str, float | str]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ranks")
-    parser.add_argument("--length", type=int, default=8192, help="words of the text (8192)")
+    parser.add_argument("--length", type=int, default=8192, help="tokens of the text (8192)")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/")
     parser.add_argument("--gpus", action="store_true", help="print the model for GPUs, and end")
     options = parser.parse_args(argv)

@@ -1,7 +1,7 @@
 """python -m benchmarks.survey [--workers N] [--save]: what a survey costs beside the model alone.
 
 The docstrings of Python's standard library, read by the default model: its plain forward on the
-very batches of the survey, and the survey with all it does (reading, cutting into words, watching,
+very batches of the survey, and the survey with all it does (reading, cutting into tokens, watching,
 proving, measuring, writing). One thread, processor time, in turn, medians. With --workers also a
 run with so many workers of ray, by the clock. The last line is one JSON object.
 """
