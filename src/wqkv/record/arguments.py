@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from wqkv.attend.masks.algebra import Mask
-from wqkv.record.captured import Asked, Reading
+from wqkv.record.captured import Asked, Reading, Refusal
 from wqkv.record.mask_pattern import (
     Pattern,
     documents,
@@ -67,10 +67,6 @@ READ = frozenset(
     }
 )
 NAMES = ("query", "key", "value", "attention_mask")
-
-
-class Refusal(Exception):
-    """A call that is not understood; says why."""
 
 
 def read(

@@ -17,7 +17,12 @@ from wqkv.attend.masks.algebra import Mask
 from wqkv.attend.masks.kinds import Dense
 from wqkv.errors import MissedError
 from wqkv.maps.attention_map import AttentionMap
+from wqkv.maps.proof import Proof
 from wqkv.record.mask_pattern import Pattern, Visible
+
+
+class Refusal(Exception):
+    """A call that cannot be recorded; says why."""
 
 
 class Asked(NamedTuple):
@@ -49,21 +54,6 @@ class Reading(NamedTuple):
     pattern: Pattern | None = None
     first: bool = False
     all: bool = False
-
-
-class Proof(NamedTuple):
-    """|P V - output|: the largest share of the allowed difference, and what it is made of."""
-
-    error: float = 0.0
-    share: float = 0.0
-    rows: int = 0
-    empty: int = 0
-    refused: str | None = None  # why there is none, or why it failed
-
-    def plus(self, other: Proof) -> Proof:
-        """Both as one."""
-        worst = (max(self.error, other.error), max(self.share, other.share))
-        return Proof(*worst, self.rows + other.rows, self.empty + other.empty)
 
 
 class Rows:
@@ -113,7 +103,7 @@ class Run:
     refused: str | None = None
     found: bool = True  # whether `start` is known; if not, it counts from its cache's first key
     began: str = ""  # why it does not go on the run before it
-    proof: Proof = field(default_factory=Proof)
+    proof: Proof | None = None  # None where it is refused
     kept: bool = True
     statistics: tuple[Tensor, Tensor] | None = None  # entropy and received
     size: tuple[int, int, int, int] = (0, 0, 0, 0)
@@ -142,6 +132,10 @@ class Run:
         parts += [f"softcap {self.asked.softcap:g}"] if self.asked.softcap else []
         parts += ["sinks"] if self.asked.sinks is not None else []
         return ", ".join(parts)
+
+    def add(self, proof: Proof) -> None:
+        """Add the proof of more calls to that of the run."""
+        self.proof = proof if self.proof is None else self.proof.plus(proof)
 
     def mask(self) -> Mask:
         return mask_of(self.pattern, self.dense, self.key.len)

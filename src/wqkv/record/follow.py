@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wqkv.record.captured import Asked, Reading, Rows, Run, mask_of
+from wqkv.record.captured import Asked, Reading, Refusal, Rows, Run, mask_of
 from wqkv.record.mask_pattern import agrees, extend, recognise
-from wqkv.record.proof import Standing, prove
+from wqkv.record.prove_call import Standing, prove
 
 
 class Choice(NamedTuple):
@@ -156,20 +156,21 @@ def go_on(going: Going, step: Step | None) -> tuple[Run, bool]:
         return begin(asked, why="its layers do not agree on one way to go on"), True
     position = run.end - step.cut
     first_key = 0 if asked.cross else position - going.past
-    if step.order is None:
-        why = "samples whose kept keys are alike differ before them, so which goes on is not known"
-    else:
-        why = _extend(run, asked, step.order, position, first_key)
-    if not why:
-        return run, False
-    return begin(asked, Standing(position, 0, first_key), why), True
+    try:
+        _extend(run, asked, step.order, position, first_key)
+    except Refusal as refusal:
+        return begin(asked, Standing(position, 0, first_key), str(refusal)), True
+    return run, False
 
 
-def repeat(run: Run, asked: Asked) -> str | None:
-    """Another call within the same forward of a layer; why it cannot be taken, if it cannot.
+def repeat(run: Run, asked: Asked) -> None:
+    """Take another call within the same forward of a layer.
 
     With the same q and k (differential attention) it is proved, and nothing more; with others
     that see themselves alone (the pictures of a batch, one by one) it is the next document.
+
+    Raises:
+        Refusal: it is neither, or its proof fails.
     """
     n, m = asked.query.shape[2], asked.key.shape[2]
     held = min(m, run.key.len)
@@ -181,11 +182,11 @@ def repeat(run: Run, asked: Asked) -> str | None:
     ):
         at = Standing(run.start + old, old, run.key.len - held)
         proof = prove(asked, run.mask(), at, run.key.len)
-        run.proof = run.proof.plus(proof._replace(rows=0, empty=0))
-        return proof.refused
-    if _stands_alone(run, asked):
-        return _join(run, asked)
-    return "it asks the interface several times in a forward, with different words"
+        run.add(replace(proof, rows=0, empty=0))  # they are counted already
+    elif _stands_alone(run, asked):
+        _join(run, asked)
+    else:
+        raise Refusal("it asks the interface several times in a forward, with different words")
 
 
 def _stands_alone(run: Run, asked: Asked) -> bool:
@@ -199,19 +200,19 @@ def _stands_alone(run: Run, asked: Asked) -> bool:
     return plain == (None,) * 5 and square and whole and same and asked.readings[0].all
 
 
-def _join(run: Run, asked: Asked) -> str | None:
+def _join(run: Run, asked: Asked) -> None:
+    """Take a call into a run as its next document."""
     assert run.pattern is not None
     had, n = run.key.len, asked.key.shape[2]
     starts = run.pattern.starts
     if starts is None:
         starts = torch.zeros((1, had), dtype=torch.long, device=asked.key.device)
     new = torch.full((1, n), had, dtype=torch.long, device=asked.key.device)
-    run.pattern = replace(run.pattern, starts=torch.cat((starts, new), dim=1))
+    pattern = replace(run.pattern, starts=torch.cat((starts, new), dim=1))
+    run.add(prove(asked, pattern.mask(), Standing(had, had, had), had + n))
+    run.pattern = pattern
     run.query.append(asked.query)
     run.key.append(asked.key)
-    proof = prove(asked, run.mask(), Standing(had, had, had), run.key.len)
-    run.proof = run.proof.plus(proof)
-    return proof.refused
 
 
 # A new run
@@ -256,8 +257,10 @@ def _read(asked: Asked, reading: Reading, at: Standing | None) -> Run:
     dense = [] if pattern is not None else [visible.whole()]
     run = Run(asked, key, query, at.position, pattern, dense, _biases(asked, length, at))
     run.found = known or not (asked.goes_on if asked.cross else at.position)
-    run.proof = prove(asked, run.mask(), at, run.key.len)
-    run.refused = run.proof.refused
+    try:
+        run.proof = prove(asked, run.mask(), at, run.key.len)
+    except Refusal as refusal:
+        run.refused = str(refusal)
     run.let_go()
     return run
 
@@ -273,22 +276,30 @@ def _biases(asked: Asked, length: int, at: Standing) -> list[Tensor]:
 # The next call of a run
 
 
-def _extend(run: Run, asked: Asked, order: Tensor, position: int, first_key: int) -> str:
-    """Take the rows of a call into a run; or say why they do not fit, and leave it as it was."""
+def _extend(run: Run, asked: Asked, order: Tensor | None, position: int, first_key: int) -> None:
+    """Take the rows of a call into a run.
+
+    Raises:
+        Refusal: they do not fit, and the run is as it was.
+    """
+    if order is None:
+        raise Refusal(
+            "samples whose kept keys are alike differ before them, so which goes on is not known"
+        )
     n, m = asked.query.shape[2], asked.key.shape[2]
     cut, pattern = position < run.end, run.pattern
     if position <= run.start:
-        return "its cache was cut back to before the first row that was seen"
+        raise Refusal("its cache was cut back to before the first row that was seen")
     if cut and (run.dense or run.bias or (pattern and pattern.starts is not None)):
-        return "its cache was cut back, and its mask or bias is stored row by row"
+        raise Refusal("its cache was cut back, and its mask or bias is stored row by row")
     key_len = run.key.len if asked.cross else position + n
     length = key_len - first_key
     visible = asked.readings[0].visible
     if m > length and visible.used() > length:
-        return f"its cache of {m} holds keys after position {key_len} that are seen"
+        raise Refusal(f"its cache of {m} holds keys after position {key_len} that are seen")
     visible = visible.cut(length)
     if bool(run.bias) != (asked.bias is not None):
-        return "a later step has a bias and the first has none, or the other way round"
+        raise Refusal("a later step has a bias and the first has none, or the other way round")
     pieces = [[x if len(x) == 1 else x[order] for x in held] for held in (run.dense, run.bias)]
     dense, bias = pieces
     if pattern is None:
@@ -300,15 +311,13 @@ def _extend(run: Run, asked: Asked, order: Tensor, position: int, first_key: int
         else:
             grown = extend(pattern, visible, position, first_key, position)
         if grown is None:
-            return f"the mask of a later step is not what {pattern.mask()!r} says there"
+            raise Refusal(f"the mask of a later step is not what {pattern.mask()!r} says there")
         pattern = grown
     if asked.bias is not None:
         part = asked.bias[..., :length] if asked.bias.shape[3] > 1 else asked.bias
         bias.append(_shifted(part.detach().expand(-1, -1, n, -1), first_key))
     at = Standing(position, position - run.start, first_key)
     proof = prove(asked, mask_of(pattern, dense, key_len), at, key_len)
-    if proof.refused is not None:
-        return proof.refused
     same = torch.equal(order, torch.arange(len(run.key.data), device="cpu"))
     for rows in () if same else (run.key, run.query):
         rows.select(order)
@@ -317,8 +326,8 @@ def _extend(run: Run, asked: Asked, order: Tensor, position: int, first_key: int
     if not asked.cross:
         run.key.crop(position)
         run.key.append(asked.key[:, :, length - n : length])
-    run.pattern, run.dense, run.bias, run.proof = pattern, dense, bias, run.proof.plus(proof)
-    return ""
+    run.pattern, run.dense, run.bias = pattern, dense, bias
+    run.add(proof)
 
 
 def _shifted(rows: Tensor, first_key: int) -> Tensor:

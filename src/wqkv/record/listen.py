@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from wqkv.errors import WqkvError
 from wqkv.maps.weights import aside
-from wqkv.record.arguments import Refusal, read
-from wqkv.record.captured import Asked, Run
+from wqkv.record.arguments import read
+from wqkv.record.captured import Asked, Refusal, Run
 from wqkv.record.follow import Going, Options, Step, begin, follow, go_on, repeat, settle
 from wqkv.record.modules import (
     Kind,
@@ -203,8 +203,11 @@ class Listener:
                 elif first or not layer.runs:
                     run, new = begin(asked), True
                 else:
-                    layer.reason = repeat(layer.runs[-1], asked)
+                    repeat(layer.runs[-1], asked)
                     return
+            except Refusal as refusal:
+                layer.reason = str(refusal)
+                return
             except WqkvError as error:
                 layer.reason = "its call is not understood: " + str(error).partition("\n")[0]
                 return

@@ -441,10 +441,11 @@ def _shown(runs: list[Run]) -> str:
     """A captured layer in the report."""
     run = runs[-1]
     proof = run.proof
+    assert proof is not None  # else the layer was missed
     rows = f"{proof.rows} rows" + (f", {proof.empty} empty" if proof.empty else "")
     parts = [
         f"{list(run.shape)} {run.shown}",
-        f"proof {proof.error:.1e}, {proof.share:.0%} of rounding ({rows})",
+        f"proof {proof.difference:.1e}, {proof.share:.0%} of rounding ({rows})",
     ]
     if run.start:
         parts.append(f"rows from {run.start} on")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -14,8 +14,9 @@ from wqkv.attend.engines import reference
 from wqkv.attend.geometry import At
 from wqkv.attend.masks.algebra import Mask
 from wqkv.errors import WqkvError, describe
+from wqkv.maps.proof import Proof, weight_rounding
 from wqkv.maps.weights import BLOCK
-from wqkv.record.captured import Asked, Proof
+from wqkv.record.captured import Asked, Refusal
 
 #: Up to this many rows of a batch are all proved; of more, this many are sampled, but no fewer of
 #: each sample than FEWEST.
@@ -31,7 +32,11 @@ class Standing(NamedTuple):
 
 
 def prove(asked: Asked, mask: Mask, at: Standing, key_len: int) -> Proof:
-    """Compare the weights of a call, as a map of `key_len` keys will show them, with its output."""
+    """Compare the weights of a call, as a map of `key_len` keys will show them, with its output.
+
+    Raises:
+        Refusal: the call is not understood, or the proof fails.
+    """
     n, m = asked.query.shape[2], asked.key.shape[2]
     m = min(m, key_len - at.first_key)
     key, value = asked.key[:, :, :m], asked.value[:, :, :m]
@@ -50,24 +55,25 @@ def prove(asked: Asked, mask: Mask, at: Standing, key_len: int) -> Proof:
         )
     except WqkvError as error:
         why = "its call is not understood: " + " ".join(str(error).splitlines()[:1])
-        return Proof(refused=why)
+        raise Refusal(why) from error
     if value.shape[:3] != (len(key), key.shape[1], m):
-        why = f"its values are {describe(value)} for the keys {describe(key)}"
-        return Proof(refused=why)
+        raise Refusal(f"its values are {describe(value)} for the keys {describe(key)}")
     picked = torch.arange(n, device="cpu")
     if len(key) * n > ALL_ROWS:
         count = min(n, max(SAMPLED_ROWS // len(key), FEWEST))
         picked = torch.linspace(0, n - 1, count, dtype=torch.float64, device="cpu").round().long()
     step = max(1, BLOCK // max(1, call.sizes[0] * call.sizes[1] * m))
-    proof = Proof()
-    for rows in picked.to(key.device).split(step):
-        proof = proof.plus(_prove_rows(call, value, asked.output, mask, rows, at))
-    if proof.share <= 1:
-        return proof
-    return proof._replace(
-        refused=f"its proof failed: the rebuilt output differs from the model's by "
-        f"{proof.error:.1e}, {proof.share:.1f} times what rounding allows"
+    parts = picked.to(key.device).split(step)
+    proof = reduce(
+        Proof.plus,
+        (_prove_rows(call, value, asked.output, mask, rows, at) for rows in parts),
     )
+    if not proof.holds:
+        raise Refusal(
+            "its proof failed: the rebuilt output differs from the model's by "
+            f"{proof.difference:.1e}, {proof.share:.1f} times what rounding allows"
+        )
+    return proof
 
 
 def _prove_rows(
@@ -75,7 +81,7 @@ def _prove_rows(
 ) -> Proof:
     """|P V - output| on some rows against what rounding allows there.
 
-    If scores are off by up to e_ij = c eps (1 + |s_ij|), row i of the output is off by at most
+    If scores are off by up to e_ij = c (1 + |s_ij|), row i of the output is off by at most
     sum_j P_ij e_ij |v_j| + (sum_j P_ij e_ij) (sum_j P_ij |v_j|).
     """
     position, row, first_key = at
@@ -96,17 +102,14 @@ def _prove_rows(
     filled = sees.any(dim=-1)
     e = P * (1 + score.masked_fill(~sees, 0).abs())
     allowed = e @ v.abs() + e.sum(dim=-1, keepdim=True) * (P @ v.abs())
-    allowed = allowed * _unit(call, value, output) + torch.finfo(P.dtype).tiny
-    difference = (P @ v - theirs).abs()
-    share = (difference / allowed)[filled]
-    error = difference[filled]
+    c = weight_rounding(call.query, value, output)
+    allowed = allowed * c + torch.finfo(P.dtype).tiny
     empty = int((~filled).any(dim=1).sum())
-    if not share.numel():
-        return Proof(0.0, 0.0, 0, empty)
-    worst, largest = float(error.max()), float(share.max())
-    if math.isnan(worst) or math.isnan(largest):
-        worst = largest = math.inf
-    return Proof(worst, largest, int(filled.any(dim=1).sum()), empty)
+    if not allowed[filled].numel():
+        return Proof(0.0, 0.0, 0.0, 0, empty)
+    compared = int(filled.any(dim=1).sum())
+    proof = Proof.compare((P @ v)[filled], theirs[filled], allowed[filled], compared)
+    return replace(proof, empty=empty)
 
 
 class _Fixed(Mask):
@@ -117,11 +120,3 @@ class _Fixed(Mask):
 
     def visible(self, at: At) -> Tensor:
         return self._seen
-
-
-def _unit(call: Call, value: Tensor, output: Tensor) -> float:
-    """What one rounding is worth in the dtype that computed, with some room."""
-    eps = max(torch.finfo(x.dtype).eps for x in (call.query, value, output))
-    if call.query.is_cuda and eps < 1e-6 and torch.get_float32_matmul_precision() != "highest":
-        eps = 2**-10
-    return eps * (2 if eps > 1e-4 else 32)
