@@ -11,6 +11,11 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from wqkv.errors import MissedError, WqkvError
 from wqkv.maps.attention_map import AttentionMap
+from wqkv.record.arguments import OverheardCall, read
+from wqkv.record.captured import CapturedCall
+from wqkv.record.follow import begin, follow, go_on, settle
+from wqkv.record.read_mask import Convention
+from wqkv.record.run import Run
 from wqkv.record.watch import watch
 
 SIZES = {
@@ -102,3 +107,14 @@ def missed(model: nn.Module, reason: str, **given) -> None:
         seen[0]
     assert reason in str(error.value)
     assert isinstance(error.value, WqkvError)
+
+
+def call_of(convention: Convention, args: tuple, given: dict, out: object) -> CapturedCall:
+    """One call of an attention function, read as `watch` reads it."""
+    return read(OverheardCall(convention, nn.Module(), args, given, out), {}, False, False)
+
+
+def record(run: Run | None, call: CapturedCall) -> Run:
+    """The run that a call of a model's only layer continues, or begins."""
+    going = None if run is None else follow(run, call)
+    return begin(call) if going is None else go_on(going, settle([going.options]))

@@ -1,4 +1,7 @@
-"""The proof of a layer: P V, of the weights that will be shown, against the model's own output."""
+"""The proof of one recorded call: the output that the shown weights give, beside the model's own.
+
+`prove` makes it while a layer is recorded. What fails, and by what rule, says maps/proof.py.
+"""
 
 from __future__ import annotations
 
@@ -16,42 +19,42 @@ from wqkv.attend.masks.algebra import Mask
 from wqkv.errors import WqkvError, describe
 from wqkv.maps.proof import Proof, weight_rounding
 from wqkv.maps.weights import BLOCK
-from wqkv.record.captured import Asked, Refusal
+from wqkv.record.captured import CapturedCall, Refusal
 
-#: Up to this many rows of a batch are all proved; of more, this many are sampled, but no fewer of
-#: each sample than FEWEST.
+#: Up to this many rows of a batch are all proved. Of more, SAMPLED_ROWS are, but at least FEWEST
+#: of each sample.
 ALL_ROWS, SAMPLED_ROWS, FEWEST = 512, 64, 4
 
 
-class Standing(NamedTuple):
-    """Where a call's first query stands in its text and in its run, and its first key there."""
+class Placement(NamedTuple):
+    """Where a call stands in its run."""
 
-    position: int
-    row: int = 0
-    first_key: int = 0
+    position: int  # of its first query in the text
+    row: int = 0  # of its first query in the run's map
+    first_key: int = 0  # the position of its first key
 
 
-def prove(asked: Asked, mask: Mask, at: Standing, key_len: int) -> Proof:
+def prove(call: CapturedCall, mask: Mask, at: Placement, key_len: int) -> Proof:
     """Compare the weights of a call, as a map of `key_len` keys will show them, with its output.
 
     Raises:
         Refusal: the call is not understood, or the proof fails.
     """
-    n, m = asked.query.shape[2], asked.key.shape[2]
-    m = min(m, key_len - at.first_key)
-    key, value = asked.key[:, :, :m], asked.value[:, :, :m]
-    bias = asked.bias
+    n, m = call.query.shape[2], call.key.shape[2]
+    m = min(m, key_len - at.first_key)  # a static cache has room behind the text
+    key, value = call.key[:, :, :m], call.value[:, :, :m]
+    bias = call.bias
     if bias is not None and bias.shape[3] > 1:
         bias = bias[..., :m]
     try:
-        call = request(
-            asked.query.detach(),
+        ours = request(
+            call.query.detach(),
             key.detach(),
             key.detach(),
             bias=bias,
-            scale=asked.scale,
-            softcap=asked.softcap,
-            sinks=asked.sinks,
+            scale=call.scale,
+            softcap=call.softcap,
+            sinks=call.sinks,
         )
     except WqkvError as error:
         why = "its call is not understood: " + " ".join(str(error).splitlines()[:1])
@@ -62,11 +65,11 @@ def prove(asked: Asked, mask: Mask, at: Standing, key_len: int) -> Proof:
     if len(key) * n > ALL_ROWS:
         count = min(n, max(SAMPLED_ROWS // len(key), FEWEST))
         picked = torch.linspace(0, n - 1, count, dtype=torch.float64, device="cpu").round().long()
-    step = max(1, BLOCK // max(1, call.sizes[0] * call.sizes[1] * m))
+    step = max(1, BLOCK // max(1, ours.sizes[0] * ours.sizes[1] * m))
     parts = picked.to(key.device).split(step)
     proof = reduce(
         Proof.plus,
-        (_prove_rows(call, value, asked.output, mask, rows, at) for rows in parts),
+        (_prove_rows(ours, value, call.output, mask, rows, at) for rows in parts),
     )
     if not proof.holds:
         raise Refusal(
@@ -77,9 +80,9 @@ def prove(asked: Asked, mask: Mask, at: Standing, key_len: int) -> Proof:
 
 
 def _prove_rows(
-    call: Call, value: Tensor, output: Tensor, mask: Mask, rows: Tensor, at: Standing
+    call: Call, value: Tensor, output: Tensor, mask: Mask, rows: Tensor, at: Placement
 ) -> Proof:
-    """|P V - output| on some rows against what rounding allows there.
+    """Compare P V with the output on some rows.
 
     If scores are off by up to e_ij = c (1 + |s_ij|), row i of the output is off by at most
     sum_j P_ij e_ij |v_j| + (sum_j P_ij e_ij) (sum_j P_ij |v_j|).
@@ -93,12 +96,12 @@ def _prove_rows(
     heads = torch.arange(n_head, device=device).view(1, -1, 1, 1)
     here = At(samples, heads, some, some, keys)  # as this call counts, for its bias
     shown = At(samples, heads, some + row, some + position, keys + first_key)
-    part = replace(call, query=call.query[:, :, rows], mask=_Fixed(mask.visible(shown)))
+    part = replace(call, query=call.query[:, :, rows], mask=_Entries(mask.visible(shown)))
     steps = reference.steps(replace(part, value=part.key[..., :0]), here)
     P, score = steps.weights, steps.scores
     v = value.detach().to(P.dtype).repeat_interleave(n_head // value.shape[1], dim=1)
     theirs = output[:, :, rows].to(P.dtype)
-    sees = score != -torch.inf  # NaN is seen, and fails
+    sees = score != -torch.inf  # NaN counts as seen, so that it fails
     filled = sees.any(dim=-1)
     e = P * (1 + score.masked_fill(~sees, 0).abs())
     allowed = e @ v.abs() + e.sum(dim=-1, keepdim=True) * (P @ v.abs())
@@ -112,8 +115,8 @@ def _prove_rows(
     return replace(proof, empty=empty)
 
 
-class _Fixed(Mask):
-    """The entries at the places that are asked about, and no others."""
+class _Entries(Mask):
+    """The entries of a mask at the places that are asked about, computed before."""
 
     def __init__(self, seen: Tensor) -> None:
         self._seen = seen

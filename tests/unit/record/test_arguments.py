@@ -17,18 +17,19 @@ from transformers.masking_utils import (
     padding_mask_function,
 )
 
-from tests.tiny import agree, generate, missed, padded, tiny, weights, words
+from tests.tiny import agree, call_of, generate, missed, padded, tiny, weights, words
 from wqkv.attend.masks.kinds import Causal, Full
-from wqkv.record.arguments import HARMLESS, Refusal, read, unknown
+from wqkv.record.arguments import HARMLESS, unknown
+from wqkv.record.captured import Refusal
 from wqkv.record.watch import watch
 
 
-def call(rule="sdpa", args=(), out=None, **given):
+def call(convention="sdpa", args=(), out=None, **given):
     """One call of an attention function, read as `watch` reads it."""
     query = torch.zeros(2, 6, 5, 4)
     whole = {"query": query, "key": query, "value": query, "attention_mask": None, **given}
     out = query.transpose(1, 2) if out is None else out
-    return read(rule, nn.Module(), args, whole, (out, None), {}, False, False)
+    return call_of(convention, args, whole, (out, None))
 
 
 @pytest.mark.parametrize(
@@ -44,12 +45,12 @@ def call(rule="sdpa", args=(), out=None, **given):
         ({"position_bias": torch.zeros(5, 5)}, "its `position_bias` is no float tensor"),
         (
             {"sinks": torch.zeros(2, 6, 5, 1)},
-            r"its sinks have the shape \(2, 6, 5, 1\): a map takes one number a head, \(6,\), and",
+            r"its sinks have the shape \(2, 6, 5, 1\): a map takes one number per head, \(6,\)",
         ),
         ({"query": torch.zeros(2, 6, 5, 4, device="meta")}, "on the device meta, which holds no"),
-        ({"rule": "flash", "attention_mask": torch.zeros(2, 5)}, "hides every key"),
+        ({"convention": "flash", "attention_mask": torch.zeros(2, 5)}, "hides every key"),
         (
-            {"rule": "flash", "cu_seq_lens_q": torch.tensor([0, 5])},
+            {"convention": "flash", "cu_seq_lens_q": torch.tensor([0, 5])},
             "its documents differ between queries and keys",
         ),
     ],
@@ -99,7 +100,7 @@ def test_an_argument_that_changes_no_weight(name):
     plain = use.run(nn.Module(), query, query, value, None)[0]
     assert torch.equal(use.run(nn.Module(), query, query, value, None, **given)[0], plain)
     assert use.unknown is unknown
-    assert unknown({**given, "indices": 3, "other": None, "more": False}) == {"indices": 3}
+    assert unknown({**given, "indices": 3, "other": None, "more": False}) == ["indices"]
 
 
 @pytest.mark.parametrize("name", ["token_type_ids", "labels", "logits_to_keep", "max_seqlen"])
@@ -206,7 +207,7 @@ def test_sinks_that_differ_between_queries():
     with torch.no_grad(), watch(model) as seen:
         model(words(), use_cache=False)
     layers = [layer for layer in seen.layers if layer.name.endswith("self_attn")]
-    says = "its sinks have the shape (2, 6, 7, 1): a map takes one number a head, (6,), and none"
+    says = "its sinks have the shape (2, 6, 7, 1): a map takes one number per head, (6,), and none"
     assert len(layers) == 2
     assert all(layer.reason.startswith(says) for layer in layers), seen.report()
 
@@ -217,7 +218,7 @@ def test_a_mask_that_comes_as_a_value_is_not_gone_through(name, window, padding,
     """Models that run on wqkv hand their masks on as values."""
     pytest.importorskip("wqkv.replace.use")
     model, ids, given = tiny(name, "wqkv", **window), words(), padded(7, *padding)
-    for found in ("wqkv.record.follow.recognise", "wqkv.record.mask_pattern.Visible.rows"):
+    for found in ("wqkv.record.follow.recognize", "wqkv.record.mask_pattern.Visible.rows"):
         monkeypatch.setattr(found, lambda *args, **kwargs: pytest.fail("it was gone through"))
     with torch.no_grad(), watch(model) as seen:
         model(ids, attention_mask=given, use_cache=False)

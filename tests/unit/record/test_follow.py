@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
 pytest.importorskip("transformers")
 
@@ -20,10 +19,12 @@ from transformers import (
 from tests.tiny import (
     SEQ2SEQ,
     agree,
+    call_of,
     generate,
     kept,
     missed,
     padded,
+    record,
     tiny,
     weights,
     words,
@@ -31,9 +32,7 @@ from tests.tiny import (
 from wqkv.attend.functional import attention
 from wqkv.attend.masks.kinds import Causal, Window
 from wqkv.errors import MissedError
-from wqkv.record.arguments import read
-from wqkv.record.captured import Asked, Reading
-from wqkv.record.follow import record
+from wqkv.record.captured import CapturedCall, MaskReading
 from wqkv.record.mask_pattern import rows_of
 from wqkv.record.watch import watch
 
@@ -325,13 +324,13 @@ def test_pictures_of_a_batch_become_documents():
     torch.testing.assert_close(seen[1][:].sum(dim=-1), torch.ones(1, 2, 40))
 
 
-def alone(q, k, v, first: int, position: int, window: int) -> Asked:
+def alone(q, k, v, first: int, position: int, window: int) -> CapturedCall:
     """One call of one layer whose keys begin at `first`, as its own attention computed it."""
     n, m = q.shape[2], k.shape[2]
     mask = Window(window - 1, 0)
     out = attention(q, k, v, mask=mask, query_offset=position - first)
-    rows = Reading(rows_of(mask, n, m, position - first, q.device))
-    return Asked(q, k, v, out, [rows], False, False, None, None, None, None, True, window)
+    rows = MaskReading(rows_of(mask, n, m, position - first, q.device))
+    return CapturedCall(q, k, v, out, [rows], False, False, None, None, None, None, True, window)
 
 
 @pytest.mark.parametrize("same", [False, True])
@@ -340,12 +339,12 @@ def test_one_layer_alone_does_not_guess_between_beams(same):
     q, k, v = torch.randn(3, 2, 1, 8, 4, generator=torch.Generator().manual_seed(5))
     kept = slice(None) if same else slice(5, None)
     k[1, :, kept], v[1, :, kept] = k[0, :, kept], v[0, :, kept]
-    run, _ = record(None, alone(q, k, v, 0, 0, 3))
+    run = record(None, alone(q, k, v, 0, 0, 3))
     q1, k1, v1 = torch.randn(3, 2, 1, 1, 4, generator=torch.Generator().manual_seed(6))
     later = torch.cat((k[[1, 1]][:, :, 6:], k1), 2), torch.cat((v[[1, 1]][:, :, 6:], v1), 2)
-    found, new = record(run, alone(q1, *later, 6, 8, 3))
+    found = record(run, alone(q1, *later, 6, 8, 3))
     assert found.refused is None
-    assert new != same
+    assert (found is run) == same
     assert (found.start, found.key.len) == ((0, 9) if same else (8, 9))
     if not same:
         assert found.began.startswith("samples whose kept keys are alike differ before them")
@@ -355,11 +354,11 @@ def test_one_layer_alone_does_not_guess_between_beams(same):
 
 
 def test_heads_of_another_number_or_size_begin_again():
-    run, _ = record(None, alone(*torch.ones(3, 2, 2, 8, 4), 0, 0, 3))
+    run = record(None, alone(*torch.ones(3, 2, 2, 8, 4), 0, 0, 3))
     for n_head, d in ((1, 4), (2, 6)):
         later = (torch.ones(2, n_head, 1, d), *torch.ones(2, 2, n_head, 9, d))
-        found, new = record(run, alone(*later, 0, 8, 3))
-        assert new
+        found = record(run, alone(*later, 0, 8, 3))
+        assert found is not run
         assert found.query.data.shape == (2, n_head, 1, d)
         assert run.key.len == 8
 
@@ -665,7 +664,7 @@ def test_a_layer_that_asks_twice_about_different_words():
     model = tiny("llama")
     for layer in model.model.layers:
         layer.self_attn.forward = _twice(layer.self_attn.forward)
-    missed(model, "it asks the interface several times in a forward, with different words")
+    missed(model, "it asks the interface several times in a forward, with different tokens")
 
 
 def test_a_cache_with_keys_from_elsewhere():
@@ -675,12 +674,12 @@ def test_a_cache_with_keys_from_elsewhere():
     def step(n, m, mask=None):
         given = {"query": draw[:, :, :n], "key": draw[:, :, :m], "attention_mask": mask}
         given["value"], out = torch.zeros(1, 6, m, 4), torch.zeros(1, n, 6, 4)
-        return read("eager", nn.Module(), (), given, (out, None), {}, False, False)
+        return call_of("eager", (), given, (out, None))
 
-    run, _ = record(None, step(3, 3))
+    run = record(None, step(3, 3))
     assert run.refused is None
-    later, new = record(run, step(1, 7, torch.ones(1, 1, 1, 7, dtype=torch.bool)))
-    assert new
+    later = record(run, step(1, 7, torch.ones(1, 1, 1, 7, dtype=torch.bool)))
+    assert later is not run
     assert later.began == "its cache of 7 holds keys after position 4 that are seen"
     assert (later.start, later.key.len, run.end) == (6, 7, 3)
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
 pytest.importorskip("transformers")
 
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from tests.tiny import agree, missed, tiny, weights, words
+from tests.tiny import agree, call_of, missed, record, tiny, weights, words
 from wqkv.errors import ArgumentError
-from wqkv.record.arguments import read
-from wqkv.record.follow import record
 from wqkv.record.watch import watch
 
 
@@ -67,8 +64,7 @@ def test_a_long_text_is_proved_on_sampled_rows():
 def test_heads_that_do_not_fit(heads, says):
     query, key, value = (torch.zeros(2, count, 5, 4) for count in heads)
     given = {"query": query, "key": key, "value": value}
-    asked = read("sdpa", nn.Module(), (), given, query.transpose(1, 2), {}, False, False)
-    run, _ = record(None, asked)
+    run = record(None, call_of("sdpa", (), given, query.transpose(1, 2)))
     assert run.refused is not None
     assert run.refused.startswith(says)
 

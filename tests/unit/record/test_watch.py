@@ -14,7 +14,7 @@ from transformers import AttentionInterface, AutoModel, AutoModelForCausalLM
 
 from tests.tiny import agree, kept, padded, tiny, weights, words
 from wqkv.errors import ArgumentError, KindError, MissedError
-from wqkv.record.captured import Statistics
+from wqkv.record.run import Statistics
 from wqkv.record.watch import watch
 
 

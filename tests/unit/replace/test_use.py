@@ -535,7 +535,7 @@ def test_texts_by_their_ends():
     torch.testing.assert_close(got, dense(q, k, v, seen))
     assert torch.equal(run(Layer(), q, k, v, None, cu_seq_lens_k=ends)[0], got)
     short = {"cu_seq_lens_q": ends[:2], "cu_seq_lens_k": ends}
-    with pytest.raises(EngineError, match=r"Layer: its packed texts have 3 words, .* 1 x 7"):
+    with pytest.raises(EngineError, match=r"Layer: its packed texts have 3 tokens, .* 1 x 7"):
         run(Layer(), q, k, v, None, **short)
 
 
