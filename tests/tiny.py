@@ -59,7 +59,7 @@ def tiny(name: str, implementation: str = "sdpa", kind=AutoModelForCausalLM, **o
     return model
 
 
-def words(length: int = 7, batch: int = 2) -> torch.Tensor:
+def tokens(length: int = 7, batch: int = 2) -> torch.Tensor:
     return torch.randint(3, 60, (batch, length), generator=torch.Generator().manual_seed(1))
 
 
@@ -100,7 +100,7 @@ def generate(model, ids, given=None, **others):
 
 def missed(model: nn.Module, reason: str, **given) -> None:
     with torch.no_grad(), watch(model) as seen:
-        model(**(given or {"input_ids": words()}))
+        model(**(given or {"input_ids": tokens()}))
     assert seen.report().startswith("captured 0 of 2"), seen.report()
     assert all(reason in layer.reason for layer in seen.layers), seen.report()
     with pytest.raises(MissedError, match="There is no map of ") as error:

@@ -317,7 +317,7 @@ def _extend(
         if call.cross:
             extended = pattern if agrees(pattern.mask(), visible, position) else None
         else:
-            extended = extend(pattern, visible, position, first_key, position)
+            extended = extend(pattern, visible, position, first_key)
         if extended is None:
             raise Refusal(f"the mask of a later step is not what {pattern.mask()!r} says there")
         pattern = extended

@@ -224,6 +224,7 @@ def _guess(visible: Visible, position: int, causal: bool, window: int | None) ->
         right=tuple(right) if min(right) < visible.key_len else None,
     )
     span = _span(visible, position, left, right, causal, window)
+    # Documents and a prefix need rows and keys that are the same tokens.
     square = position == 0 and visible.query_len == visible.key_len
     candidates = [replace(padding, before=span[0], after=span[1])]
     if square and visible.query_len > 1:
@@ -276,17 +277,17 @@ def _span(
     high = min(max(end - 1 - position, 0), visible.query_len - 1)
     top, bottom = visible.row(low)[sample].nonzero(), visible.row(high)[sample].nonzero()
     before, after = None, None
-    if len(top):
+    if len(top):  # the first row may end before the last key: it sees so many keys after its own
         reach = int(top.max())
         ahead = reach - (position + low)
         if (reach < end - 1 and ahead >= 0) or (causal and ahead == 0):
             after = ahead
-    if len(bottom):
+    if len(bottom):  # the last row may begin after the first key: so many before its own
         start, at = int(bottom.min()), position + high
         if first < start <= at:
             before = at - start
         elif window is not None and after == 0 and at - (window - 1) <= first:
-            before = window - 1
+            before = window - 1  # the text is too short to show it
     return before, after
 
 
@@ -299,14 +300,12 @@ def _prefix(visible: Visible, left: list[int], right: list[int]) -> tuple[int, .
     return tuple(ends)
 
 
-def extend(
-    pattern: Pattern, visible: Visible, position: int, first_key: int, had: int
-) -> Pattern | None:
+def extend(pattern: Pattern, visible: Visible, position: int, first_key: int) -> Pattern | None:
     """Extend the pattern of a run to the rows of its next call; None if no pattern holds for all.
 
-    The first new row stands at `position`, its first key at `first_key`. The run had `had` keys;
-    those before `first_key` are seen by no new row. New rows may be the first to show a window or a
-    border of documents, and may be the first that are no padding.
+    The run had `position` keys, and the first new row stands there. Keys before `first_key` are
+    seen by no new row. New rows may be the first to show a window or a border of documents, and may
+    be the first that are no padding.
     """
     end = first_key + visible.key_len
     rows, columns = [], []
@@ -316,10 +315,12 @@ def extend(
         rows.append(torch.where(seen.any(dim=-1), first, row))  # a row that sees none: its own
         columns.append(seen.any(dim=1))
     firsts = torch.cat(rows, dim=1)
-    if pattern.left is not None and had in pattern.left:  # samples of padding alone, so far
+    if pattern.left is not None and position in pattern.left:  # samples of padding alone so far
         begins = _first_seen(torch.stack(columns).any(dim=0)) + first_key
         pairs = zip(pattern.left, begins.expand(len(pattern.left)).tolist(), strict=True)
-        pattern = replace(pattern, left=tuple(new if old == had else old for old, new in pairs))
+        pattern = replace(
+            pattern, left=tuple(new if old == position else old for old, new in pairs)
+        )
     tries = []
     if pattern.starts is not None:
         tries.append(_grown(pattern, pattern.starts, firsts))
@@ -329,7 +330,7 @@ def extend(
             before = position + visible.query_len - 1 - int(firsts[:, -1].min())
             if position - 1 - before <= min(pattern.left or (0,)):  # the window hid no earlier key
                 tries.append(replace(pattern, before=before))
-            zero = firsts.new_zeros((1, had))
+            zero = firsts.new_zeros((1, position))
             tries.append(_grown(pattern, zero, firsts))
     for one in tries:
         mask = one.mask()

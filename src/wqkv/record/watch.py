@@ -94,7 +94,7 @@ class Layer(NamedTuple):
 
 @door
 class Seen(Sequence[Map]):
-    """What `watch` saw: seen[layer] is the map of a layer, in the order of their first run.
+    """What `watch` saw: seen[layer] is the map of a layer, numbered in the order of first runs.
 
     A layer that was missed, or whose proof failed, raises MissedError with the reason.
     """
@@ -112,11 +112,11 @@ class Seen(Sequence[Map]):
                 raise ArgumentError(f"`layers` holds {number}.\nPass 0 or more.")
         self._watched = WatchedModel(unwrapped(model), wanted, keep)
         self._compiled = compiled(model)
-        self._own = threading.local()
+        self._thread = threading.local()
         self._listeners: list[Listener] = []
         self._only: Listener | None = None
         self._reached: dict[int, tuple[object, set[nn.Module]]] = {}
-        self._beside = 0  # calls of compiled functions that may run any model
+        self._other_compiled = 0  # calls of compiled functions that may run any model
         self._exit: ExitStack | None = None
 
     # Begin and end
@@ -127,7 +127,7 @@ class Seen(Sequence[Map]):
         need("transformers", "hf", "watch")
         with ExitStack() as stack:
             for module in self._watched.names:
-                if any(True for _ in module.children()):
+                if any(True for _ in module.children()):  # no leaf calls an attention function
                     before = module.register_forward_pre_hook(self._enter, with_kwargs=True)
                     stack.callback(before.remove)
                     after = module.register_forward_hook(self._leave, always_call=True)
@@ -153,25 +153,25 @@ class Seen(Sequence[Map]):
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if torch.compiler.is_compiling():  # first of all: whatever follows would be traced
             return
-        self._mine().enter(ModuleCall(module, args, kwargs))
+        self._running().enter(ModuleCall(module, args, kwargs))
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         if torch.compiler.is_compiling():
             return
-        self._mine().leave(module, output)
+        self._running().leave(module, output)
 
-    def _mine(self) -> Listener:
+    def _running(self) -> Listener:
         """The listener of the thread that runs."""
-        listener: Listener | None = getattr(self._own, "listener", None)
+        listener: Listener | None = getattr(self._thread, "listener", None)
         if listener is None:
-            listener = self._own.listener = Listener(self._watched)
+            listener = self._thread.listener = Listener(self._watched)
             self._listeners.append(listener)
         return listener
 
     def _heard(self, call: OverheardCall) -> None:
         """An attention function was called, by any model: see `overhear.Subscriber`."""
         if call.module in self._watched.names:
-            self._mine().take(call)
+            self._running().take(call)
 
     def _compiled_called(self, function: object) -> None:
         """A compiled function was called, that may run any model: see `overhear.Subscriber`."""
@@ -179,18 +179,18 @@ class Seen(Sequence[Map]):
         if key not in self._reached:
             self._reached[key] = function, reached(function, self._watched.model)
         if modules := self._reached[key][1]:
-            self._mine().pass_by(modules)
+            self._running().pass_by(modules)
         else:
-            self._beside += 1
+            self._other_compiled += 1
 
     # What was seen
 
     @property
     def threads(self) -> list[Seen]:
-        """The same for each thread that ran the model, in the order in which they first ran it.
+        """One Seen for each thread that ran the model, in the order in which they first ran it.
 
-        A Seen answers for the thread that asks, or for the only thread that ran the model; where
-        several others did, take one of these.
+        A Seen answers for the thread that asks. If that one did not run the model, it answers for
+        the only thread that did; if several did, take one of these.
         """
         return [self._of_thread(listener) for listener in tuple(self._listeners)]
 
@@ -207,7 +207,7 @@ class Seen(Sequence[Map]):
     @property
     def _listener(self) -> Listener | None:
         """The listener of the thread that is asked about; None if several others may be meant."""
-        own: Listener | None = self._only or getattr(self._own, "listener", None)
+        own: Listener | None = self._only or getattr(self._thread, "listener", None)
         if own is None and len(self._listeners) < 2:
             return self._listeners[0] if self._listeners else Listener(self._watched)
         return own
@@ -234,7 +234,10 @@ class Seen(Sequence[Map]):
 
     @property
     def _all(self) -> list[LayerRuns]:
-        """The layers, without modules inside one that calls the attention interface itself."""
+        """The layers, without modules inside one that calls the attention interface itself.
+
+        Modules that run compiled are layers too: they would call the interface if they did not.
+        """
         layers, names = list(self._here.layers.values()), self._watched.names
         layers += [
             LayerRuns(name, module, kind_of(name, module), True)
@@ -281,15 +284,15 @@ class Seen(Sequence[Map]):
         return _LayerMaps(self, self._all)[layer]
 
     def runs(self, layer: int) -> Sequence[Map]:
-        """All runs of a layer, oldest first: one a forward, or one a whole generation.
+        """All runs of a layer, the oldest first: each is one forward, or one whole generation.
 
-        A step that does not fit the run before it begins another; a run whose proof failed is left
-        out.
+        A step that does not continue the run before it begins another. Runs whose proof failed are
+        left out.
         """
         return [run.map() for run in _in(self._all, layer).runs if run.refused is None]
 
     def sample_of(self, sequence: Tensor | Sequence[int]) -> int:
-        """The sample of the last text that a returned sequence of token ids is, beams included.
+        """The sample of the last text that holds a returned sequence of token ids, also of beams.
 
         A model never reads the last token that it writes, so a sequence of n tokens that ends with
         it has the rows seen[layer][sample, :, : n - 1]. Of an encoder-decoder model it is the text
@@ -394,9 +397,9 @@ class Seen(Sequence[Map]):
                 f"compiled steps that went by unseen: {listener.unseen}. To see them, run them "
                 'uncompiled, under torch.compiler.set_stance("force_eager")'
             )
-        if self._beside:
+        if self._other_compiled:
             lines.append(
-                f"calls of other compiled functions: {self._beside}. "
+                f"calls of other compiled functions: {self._other_compiled}. "
                 "Whether they ran the model is not known"
             )
         if self._only is None and (others := len(self._listeners) - 1) > 0:

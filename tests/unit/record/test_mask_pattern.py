@@ -59,12 +59,12 @@ def test_a_float_mask_with_other_values_is_a_bias():
 def test_a_pattern_must_hold_for_later_rows():
     window = Pattern(before=2, after=0)
     full = rows_of(Full(), 1, 6, 5, torch.device("cpu"))
-    assert extend(window, full, 5, 0, 5) is None
+    assert extend(window, full, 5, 0) is None
     last = rows_of(Window(2, 0), 1, 6, 5, torch.device("cpu"))
-    assert extend(window, last, 5, 0, 5) is window
-    assert extend(Pattern(after=0), last, 5, 0, 5) is None  # earlier rows saw more than a window
+    assert extend(window, last, 5, 0) is window
+    assert extend(Pattern(after=0), last, 5, 0) is None  # earlier rows saw more than a window
     reached = rows_of(Window(4, 0), 1, 6, 5, torch.device("cpu"))
-    assert extend(Pattern(after=0), reached, 5, 0, 5).before == 4
+    assert extend(Pattern(after=0), reached, 5, 0).before == 4
     assert agrees(Causal(), rows_of(Causal(), 3, 5, 2, torch.device("cpu")), 2)
     assert not agrees(Causal(), rows_of(Causal(), 3, 5, 2, torch.device("cpu")), 1)
 

@@ -9,7 +9,7 @@ pytest.importorskip("transformers")
 
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from tests.tiny import agree, call_of, missed, record, tiny, weights, words
+from tests.tiny import agree, call_of, missed, record, tiny, tokens, weights
 from wqkv.errors import ArgumentError
 from wqkv.record.watch import watch
 
@@ -37,7 +37,7 @@ def test_a_step_whose_proof_fails_takes_nothing_with_it(registered):
         out, rest = sdpa_attention_forward(module, query, *args, **kwargs)
         return out + (1e-2 if query.shape[2] == 1 else 0), rest
 
-    model, ids = tiny("llama", registered("wrong_steps_sdpa", wrong_steps)), words()
+    model, ids = tiny("llama", registered("wrong_steps_sdpa", wrong_steps)), tokens()
     with torch.no_grad(), watch(model) as seen:
         model.generate(ids, max_new_tokens=2, attention_mask=torch.ones_like(ids))
     assert [layer.reason[:16] for layer in seen.layers] == ["its proof failed"] * 2
@@ -47,7 +47,7 @@ def test_a_step_whose_proof_fails_takes_nothing_with_it(registered):
 
 
 def test_a_long_text_is_proved_on_sampled_rows():
-    model, ids = tiny("llama", max_position_embeddings=1024), words(600, 1)
+    model, ids = tiny("llama", max_position_embeddings=1024), tokens(600, 1)
     with torch.no_grad(), watch(model) as seen:
         model(ids)
     assert "(64 rows)" in seen.report()

@@ -48,29 +48,29 @@ FUNCTIONS = {
 # query_len, key_len, where query 0 stands, where key 0 stands
 PLACES = {
     "whole": (11, 11, 0, 0),
-    "one more word": (1, 13, 12, 0),
-    "some more words": (3, 13, 10, 0),
+    "one more token": (1, 13, 12, 0),
+    "some more tokens": (3, 13, 10, 0),
     "static cache": (7, 19, 0, 0),
     "static cache, later": (2, 19, 9, 0),
     "window cache": (1, 5, 17, 13),
-    "window cache, some more words": (3, 7, 17, 13),
+    "window cache, some more tokens": (3, 7, 17, 13),
 }
 
 
 def padding(kind, n):
-    words = torch.ones(BATCH, n, dtype=torch.bool)
+    tokens = torch.ones(BATCH, n, dtype=torch.bool)
     if kind in ("left", "both"):
-        words[0, :3] = words[1, :1] = False
+        tokens[0, :3] = tokens[1, :1] = False
     if kind in ("right", "both"):
-        words[2, -2:] = False
+        tokens[2, -2:] = False
     if kind == "holes":
-        words[1, 2:4] = words[0, 1] = False
-    return words
+        tokens[1, 2:4] = tokens[0, 1] = False
+    return tokens
 
 
-def requested(function, place, words=None, use_vmap=False):
+def requested(function, place, tokens=None, use_vmap=False):
     return module.RequestedMask(
-        BATCH, *place, function, words, use_vmap, torch.device("cpu"), torch.float32
+        BATCH, *place, function, tokens, use_vmap, torch.device("cpu"), torch.float32
     )
 
 
@@ -80,11 +80,11 @@ def requested(function, place, words=None, use_vmap=False):
 def test_what_transformers_would_write(name, place, kind):
     query_len, key_len, _, key_start = place
     function, _ = FUNCTIONS[name]
-    words = None if kind == "none" else padding(kind, key_start + key_len)
+    tokens = None if kind == "none" else padding(kind, key_start + key_len)
     written = masking.sdpa_mask(
-        BATCH, *place, function, words, allow_is_causal_skip=False, use_vmap="one" in name
+        BATCH, *place, function, tokens, allow_is_causal_skip=False, use_vmap="one" in name
     )
-    got = requested(function, place, words, "one" in name)
+    got = requested(function, place, tokens, "one" in name)
     seen = got.mask.dense(query_len, key_len, got.offset)
     assert torch.equal(seen.expand(BATCH, 1, -1, -1), written)
 
@@ -104,8 +104,8 @@ def test_value_of_a_window_is_exact():
 
 
 def test_what_hides_nothing_is_left_out():
-    words = padding("none", 13)
-    assert requested(FUNCTIONS["causal"][0], PLACES["one more word"], words).mask == Full()
+    tokens = padding("none", 13)
+    assert requested(FUNCTIONS["causal"][0], PLACES["one more token"], tokens).mask == Full()
     assert (
         requested(masking.sliding_window_causal_mask_function(40), PLACES["whole"]).mask == Causal()
     )
@@ -154,7 +154,7 @@ def test_positions_that_restart_outside_of_texts_stay_a_function():
 def test_a_function_of_its_own_is_asked_about_chosen_pairs():
     from wqkv.attend.geometry import At
 
-    mask = requested(near, PLACES["some more words"]).mask
+    mask = requested(near, PLACES["some more tokens"]).mask
     b, row, k = torch.tensor([0, 2]), torch.tensor([1, 2]), torch.tensor([2, 5])
     at = At(b, torch.zeros_like(b), row, row + 10, k)
     assert mask.visible(at).tolist() == [(11 - 2) % 3 == 0, (12 - 5) % 3 == 0]
@@ -163,10 +163,12 @@ def test_a_function_of_its_own_is_asked_about_chosen_pairs():
 
 @pytest.fixture
 def carried():
-    words = padding("both", 11)
+    tokens = padding("both", 11)
     return module.request_mask(
-        BATCH, 11, 11, mask_function=FUNCTIONS["window"][0], attention_mask=words
-    ), masking.eager_mask(BATCH, 11, 11, mask_function=FUNCTIONS["window"][0], attention_mask=words)
+        BATCH, 11, 11, mask_function=FUNCTIONS["window"][0], attention_mask=tokens
+    ), masking.eager_mask(
+        BATCH, 11, 11, mask_function=FUNCTIONS["window"][0], attention_mask=tokens
+    )
 
 
 @pytest.mark.parametrize(
