@@ -10,7 +10,11 @@ pytest.importorskip("transformers")
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from tests.tiny import agree, call_of, missed, record, tiny, tokens, weights
+from wqkv.attend.functional import attention
 from wqkv.errors import ArgumentError
+from wqkv.maps.attention_map import AttentionMap
+from wqkv.record.captured import Refusal
+from wqkv.record.follow import repeat
 from wqkv.record.watch import watch
 
 
@@ -67,6 +71,25 @@ def test_heads_that_do_not_fit(heads, says):
     run = record(None, call_of("sdpa", (), given, query.transpose(1, 2)))
     assert run.refused is not None
     assert run.refused.startswith(says)
+
+
+@pytest.mark.parametrize("wrong", [0.0, 1e-3])
+def test_a_document_whose_proof_fails_leaves_its_run_as_it_was(wrong):
+    """The pictures of a batch, one by one: the second is proved before it is added."""
+    q, k, v = torch.randn(3, 1, 2, 5, 7, generator=torch.Generator().manual_seed(3))
+    given = {"query": q, "key": k, "value": v, "is_causal": False}
+    out = attention(q, k, v).transpose(1, 2)
+    run = record(None, call_of("eager", (), given, out))
+    q2 = given["query"] = q.flip(2) + 1
+    later = call_of("eager", (), given, attention(q2, k, v).transpose(1, 2) + wrong)
+    if wrong:
+        with pytest.raises(Refusal, match=r"its proof failed: .* by 1\.0e-03, .* times what round"):
+            repeat(run, later)
+    else:
+        repeat(run, later)
+    documents = 1 if wrong else 2
+    assert (run.shape, run.proof.rows) == ((1, 2, 5 * documents, 5 * documents), 5 * documents)
+    assert torch.equal(run.map()[:, :, :5, :5], AttentionMap(q, k)[:])
 
 
 def test_what_the_records_refuse_is_a_reason(monkeypatch):
