@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from wqkv.errors import MissedError, WqkvError
 from wqkv.maps.attention_map import AttentionMap
-from wqkv.record.arguments import OverheardCall, read
+from wqkv.record.arguments import OverheardCall, read_call
 from wqkv.record.captured import CapturedCall
 from wqkv.record.follow import begin, follow, go_on, settle
 from wqkv.record.read_mask import Convention
@@ -111,7 +111,7 @@ def missed(model: nn.Module, reason: str, **given) -> None:
 
 def call_of(convention: Convention, args: tuple, given: dict, out: object) -> CapturedCall:
     """One call of an attention function, read as `watch` reads it."""
-    return read(OverheardCall(convention, nn.Module(), args, given, out), {}, False, False)
+    return read_call(OverheardCall(convention, nn.Module(), args, given, out), {}, False, False)
 
 
 def record(run: Run | None, call: CapturedCall) -> Run:

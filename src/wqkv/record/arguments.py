@@ -79,7 +79,9 @@ class OverheardCall(NamedTuple):
         return next((x.device for x in tensors), torch.device("cpu"))
 
 
-def read(call: OverheardCall, known: KnownMasks, cross: bool, stored_keys: bool) -> CapturedCall:
+def read_call(
+    call: OverheardCall, known: KnownMasks, cross: bool, stored_keys: bool
+) -> CapturedCall:
     """Read one call.
 
     Args:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from wqkv.errors import WqkvError
 from wqkv.maps.weights import aside
-from wqkv.record.arguments import OverheardCall, read
+from wqkv.record.arguments import OverheardCall, read_call
 from wqkv.record.captured import CapturedCall, Refusal
 from wqkv.record.follow import (
     Continuation,
@@ -48,7 +48,7 @@ class LayerRuns:
     def __init__(
         self, name: str, module: nn.Module, known: AttentionKind | None, wanted: bool
     ) -> None:
-        self.name, self.module, self.known, self.wanted = name, module, known, wanted
+        self.name, self.module, self.known_kind, self.wanted = name, module, known, wanted
         self.runs: list[Run] = []
         self.reason: str | None = None  # why the last call was not recorded
         self.unseen = 0  # compiled calls since the last that was seen
@@ -56,8 +56,8 @@ class LayerRuns:
     @property
     def kind(self) -> AttentionKind:
         """What the layer looks at: as its names say, or else its mask."""
-        if self.known is not None or not self.runs:
-            return self.known or "encoder"
+        if self.known_kind is not None or not self.runs:
+            return self.known_kind or "encoder"
         pattern = self.runs[-1].pattern
         return "decoder" if pattern is not None and pattern.after == 0 else "encoder"
 
@@ -192,12 +192,12 @@ class Listener:
             return
         frame = next((one for one in reversed(self._stack) if one.call.module is module), None)
         if frame is not None and frame.call.reads_other_text:
-            layer.known = "cross"
+            layer.known_kind = "cross"
         layer.reason = None
         with aside(overheard.device):
             try:
                 stored_keys = frame is not None and frame.stored_keys
-                call = read(overheard, self._masks, layer.known == "cross", stored_keys)
+                call = read_call(overheard, self._masks, layer.known_kind == "cross", stored_keys)
             except Refusal as refusal:
                 layer.reason = str(refusal)
                 return
