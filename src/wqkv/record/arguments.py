@@ -151,7 +151,7 @@ def unknown(given: Mapping[str, object]) -> list[str]:
 
 
 def _by_name(call: OverheardCall) -> dict[str, Any]:
-    """The arguments by name, as far as they are supported."""
+    """The arguments by name, as the model passed them, if all of them are supported."""
     if len(call.args) > len(BY_PLACE):
         raise Refusal(f"it passes {len(call.args)} arguments without names")
     given = {**dict(zip(BY_PLACE, call.args, strict=False)), **call.kwargs}

@@ -61,15 +61,10 @@ def prove(call: CapturedCall, mask: Mask, at: Placement, key_len: int) -> Proof:
         raise Refusal(why) from error
     if value.shape[:3] != (len(key), key.shape[1], m):
         raise Refusal(f"its values are {describe(value)} for the keys {describe(key)}")
-    picked = torch.arange(n, device="cpu")
-    if len(key) * n > ALL_ROWS:
-        count = min(n, max(SAMPLED_ROWS // len(key), FEWEST))
-        picked = torch.linspace(0, n - 1, count, dtype=torch.float64, device="cpu").round().long()
     step = max(1, BLOCK // max(1, ours.sizes[0] * ours.sizes[1] * m))
-    parts = picked.to(key.device).split(step)
+    parts = _sampled_rows(len(key), n).to(key.device).split(step)
     proof = reduce(
-        Proof.plus,
-        (_prove_rows(ours, value, call.output, mask, rows, at) for rows in parts),
+        Proof.plus, (_prove_rows(ours, value, call.output, mask, rows, at) for rows in parts)
     )
     if not proof.holds:
         raise Refusal(
@@ -77,6 +72,15 @@ def prove(call: CapturedCall, mask: Mask, at: Placement, key_len: int) -> Proof:
             f"{proof.difference:.1e}, {proof.share:.1f} times what rounding allows"
         )
     return proof
+
+
+def _sampled_rows(batch: int, query_len: int) -> Tensor:
+    """The rows that are proved of every sample, evenly spaced."""
+    if batch * query_len <= ALL_ROWS:
+        return torch.arange(query_len, device="cpu")
+    count = min(query_len, max(SAMPLED_ROWS // batch, FEWEST))
+    places = torch.linspace(0, query_len - 1, count, dtype=torch.float64, device="cpu")
+    return places.round().long()
 
 
 def _prove_rows(
