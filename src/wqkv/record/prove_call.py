@@ -110,12 +110,12 @@ def _prove_rows(
     e = P * (1 + score.masked_fill(~sees, 0).abs())
     allowed = e @ v.abs() + e.sum(dim=-1, keepdim=True) * (P @ v.abs())
     c = weight_rounding(call.query, value, output)
-    allowed = allowed * c + torch.finfo(P.dtype).tiny
+    tolerance = (allowed * c + torch.finfo(P.dtype).tiny)[filled]
     empty = int((~filled).any(dim=1).sum())
-    if not allowed[filled].numel():
+    if not tolerance.numel():
         return Proof(0.0, 0.0, 0.0, 0, empty)
     compared = int(filled.any(dim=1).sum())
-    proof = Proof.compare((P @ v)[filled], theirs[filled], allowed[filled], compared)
+    proof = Proof.compare((P @ v)[filled], theirs[filled], tolerance, compared)
     return replace(proof, empty=empty)
 
 
