@@ -11,6 +11,11 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from wqkv.errors import MissedError, WqkvError
 from wqkv.maps.attention_map import AttentionMap
+from wqkv.record.arguments import OverheardCall, read_call
+from wqkv.record.captured import CapturedCall
+from wqkv.record.follow import begin, follow, go_on, settle
+from wqkv.record.read_mask import Convention
+from wqkv.record.run import Run
 from wqkv.record.watch import watch
 
 SIZES = {
@@ -54,7 +59,7 @@ def tiny(name: str, implementation: str = "sdpa", kind=AutoModelForCausalLM, **o
     return model
 
 
-def words(length: int = 7, batch: int = 2) -> torch.Tensor:
+def tokens(length: int = 7, batch: int = 2) -> torch.Tensor:
     return torch.randint(3, 60, (batch, length), generator=torch.Generator().manual_seed(1))
 
 
@@ -95,10 +100,21 @@ def generate(model, ids, given=None, **others):
 
 def missed(model: nn.Module, reason: str, **given) -> None:
     with torch.no_grad(), watch(model) as seen:
-        model(**(given or {"input_ids": words()}))
+        model(**(given or {"input_ids": tokens()}))
     assert seen.report().startswith("captured 0 of 2"), seen.report()
     assert all(reason in layer.reason for layer in seen.layers), seen.report()
     with pytest.raises(MissedError, match="There is no map of ") as error:
         seen[0]
     assert reason in str(error.value)
     assert isinstance(error.value, WqkvError)
+
+
+def call_of(convention: Convention, args: tuple, given: dict, out: object) -> CapturedCall:
+    """One call of an attention function, read as `watch` reads it."""
+    return read_call(OverheardCall(convention, nn.Module(), args, given, out), {}, False, False)
+
+
+def record(run: Run | None, call: CapturedCall) -> Run:
+    """The run that a call of a model's only layer continues, or begins."""
+    going = None if run is None else follow(run, call)
+    return begin(call) if going is None else go_on(going, settle([going.options]))

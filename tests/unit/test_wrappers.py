@@ -10,7 +10,7 @@ from wqkv.wrappers import unwrapped
 
 pytest.importorskip("transformers")
 
-from tests.tiny import agree, tiny, weights, words
+from tests.tiny import agree, tiny, tokens, weights
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_what_is_no_wrapper(model):
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 @pytest.mark.parametrize("wrapper", [nn.parallel.DistributedDataParallel, with_lora])
 def test_watch_sees_the_model_inside(alone, wrapper):
-    model, ids = tiny("llama"), words()
+    model, ids = tiny("llama"), tokens()
     whole = wrapper(model).eval()
     with torch.no_grad(), watch(whole) as seen:
         whole(input_ids=ids)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from wqkv import __version__
-from wqkv.study.answers import Proof
+from wqkv.maps.proof import Proof
 from wqkv.study.one_token import Story
 
 

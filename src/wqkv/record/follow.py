@@ -1,7 +1,8 @@
-"""Several calls of a layer as one run: where a call stands among the tokens, and what follows.
+"""Whether a call continues the run before it or begins another: where it stands, what it follows.
 
 A layer alone cannot always tell. Beams whose kept keys are alike, or keys without positions, leave
-several readings; so all layers of a step say what they allow, and `settle` takes what all allow.
+several possibilities. So every layer of a forward says what its keys allow, and `settle` takes what
+all of them allow.
 """
 
 from __future__ import annotations
@@ -14,87 +15,84 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wqkv.record.captured import Asked, Reading, Rows, Run, mask_of
-from wqkv.record.mask_pattern import agrees, extend, recognise
-from wqkv.record.proof import Standing, prove
+from wqkv.record.captured import CapturedCall, MaskReading, Refusal
+from wqkv.record.mask_pattern import agrees, extend, recognize
+from wqkv.record.prove_call import Placement, prove
+from wqkv.record.run import GrowingTensor, Run, mask_of
 
 
-class Choice(NamedTuple):
-    """Which samples may go on, as the kept keys say, and whether it matters which does."""
+class SampleMatch(NamedTuple):
+    """Which samples of a run may go on as which samples of a call, and whether it matters which."""
 
     matches: Tensor  # bool (samples of the call, of the run): the kept keys are the same
     alike: Tensor  # bool (samples of the run, of the run): all keys are the same
 
 
-#: What a call allows, by how many rows its cache may have been cut back (0: it grows).
-Options = dict[int, Choice]
-#: The one option of keys that belong to another text: they stay, whatever was cut back.
-ANY = -1
+#: What the keys of a call allow, by how many rows its cache may have been cut back (0: it grows).
+Options = dict[int, SampleMatch]
+#: The option of cross-attention: its keys belong to another text and stay, whatever was cut back.
+OTHER_TEXT = -1
 
 
-class Going(NamedTuple):
-    """A call that may go on with a run."""
+class Continuation(NamedTuple):
+    """A call that may continue a run."""
 
     run: Run
-    asked: Asked
-    past: int  # how many of the call's keys it has kept
+    call: CapturedCall
+    past: int  # how many of the call's keys were kept from earlier calls
     options: Options
 
     @property
     def sizes(self) -> tuple[int, int, int]:
-        """What layers of one step have in common."""
-        return len(self.asked.key), len(self.run.key.data), self.asked.query.shape[2]
+        """What the layers of one forward have in common: both batches, and query_len."""
+        return len(self.call.key), len(self.run.key.data), self.call.query.shape[2]
 
     @property
     def plain(self) -> bool:
         """Whether there is nothing to choose: one sample, one option."""
-        return self.sizes[:2] == (1, 1) and len(self.options) == 1 and ANY not in self.options
+        one = self.sizes[:2] == (1, 1) and len(self.options) == 1
+        return one and OTHER_TEXT not in self.options
 
 
-class Step(NamedTuple):
-    """What a step of a text does, in all layers: it keeps some rows, and some samples go on."""
+class TextStep(NamedTuple):
+    """How a text goes on, in all layers: it loses some rows, and some samples stay."""
 
-    cut: int
+    cut: int  # how many rows it loses at its end
     order: Tensor | None  # the old sample of each new one; None if it cannot be known
 
 
-def record(run: Run | None, asked: Asked) -> tuple[Run, bool]:
-    """Take one call into a run, or begin the next one: (the run, whether it is a new one)."""
-    going = None if run is None else follow(run, asked)
-    return (begin(asked), True) if going is None else go_on(going, settle([going.options]))
-
-
-def follow(run: Run, asked: Asked) -> Going | None:
-    """What the keys of a call say of how it goes on with a run; None if it does not."""
-    key, query, had = asked.key, asked.query, run.key.len
+def follow(run: Run, call: CapturedCall) -> Continuation | None:
+    """Compare the keys of a call with those of a run; None if it does not continue the run."""
+    key, query, had = call.key, call.query, run.key.len
     n, m = query.shape[2], key.shape[2]
     sizes = (key.shape[1], key.shape[3], query.shape[1], query.shape[3])
     ours = (*run.key.data.shape[1::2], *run.query.data.shape[1::2])
-    if sizes != ours:  # so too where q and k were let go
+    if sizes != ours:  # also where q and k of the run were released
         return None
     found: Options = {}
-    if asked.cross:
+    if call.cross:
         past = m
-        if asked.goes_on:
-            found[ANY] = _choice(key, run.key.data, run.key.data)
+        if call.stored_keys:
+            found[OTHER_TEXT] = _compare(key, run.key.data, run.key.data)
     else:
-        past = had if m >= had + n else m - n  # a growing cache or a static one; or one that is cut
-        for first in _firsts(run, key, past) if past > 0 else ():
+        # A static cache is longer than the text, and one that was cut back is shorter.
+        past = had if m >= had + n else m - n
+        for first in _places_of_first_key(run, key, past) if past > 0 else ():
             whole = run.key.data[:, :, : first + past]
-            found[had - first - past] = _choice(key[:, :, :past], whole[:, :, first:], whole)
+            found[had - first - past] = _compare(key[:, :, :past], whole[:, :, first:], whole)
     options = {cut: one for cut, one in found.items() if bool(one.matches.any(dim=1).all())}
-    return Going(run, asked, past, options) if options else None
+    return Continuation(run, call, past, options) if options else None
 
 
-def _choice(key: Tensor, kept: Tensor, whole: Tensor) -> Choice:
-    matches = _matches(key, kept)
+def _compare(key: Tensor, kept: Tensor, whole: Tensor) -> SampleMatch:
+    matches = _equal_samples(key, kept)
     if bool((matches.sum(dim=1) > 1).any()):
-        return Choice(matches, _matches(whole, whole))
-    return Choice(matches, torch.eye(len(whole), dtype=torch.bool, device="cpu"))
+        return SampleMatch(matches, _equal_samples(whole, whole))
+    return SampleMatch(matches, torch.eye(len(whole), dtype=torch.bool, device="cpu"))
 
 
-def _firsts(run: Run, key: Tensor, past: int) -> Iterator[int]:
-    """Where the first of the kept keys may stand in the run."""
+def _places_of_first_key(run: Run, key: Tensor, past: int) -> Iterator[int]:
+    """Where in the run the first of `past` kept keys may stand, by one number of it."""
     ours, last = run.key.data, run.key.len - past
     if not last:
         yield 0
@@ -103,9 +101,10 @@ def _firsts(run: Run, key: Tensor, past: int) -> Iterator[int]:
     yield from probe.any(dim=0).nonzero().flatten().tolist()
 
 
-def _matches(key: Tensor, ours: Tensor) -> Tensor:
-    """Which samples of `key` are bit for bit which of `ours`: bool (sample, sample)."""
+def _equal_samples(key: Tensor, ours: Tensor) -> Tensor:
+    """Which samples of `key` are bit for bit which of `ours`: bool (samples, samples)."""
     key, ours = _bits(key), _bits(ours)
+    # First the last position alone, which nearly always decides.
     last = (key[:, None, :, -1] == ours[None, :, :, -1]).flatten(2).all(dim=2)
     found = last.cpu()  # the layers of a model may stand on several devices
     for new, old in found.nonzero().tolist():
@@ -114,33 +113,33 @@ def _matches(key: Tensor, ours: Tensor) -> Tensor:
 
 
 def _bits(x: Tensor) -> Tensor:
-    """A tensor's bits, which are equal where NaN is the same NaN."""
+    """The bits of a tensor as integers, because NaN is not equal to itself."""
     whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     return x.view(whole[x.itemsize])
 
 
-def settle(layers: Sequence[Options]) -> Step | None:
+def settle(layers: Sequence[Options]) -> TextStep | None:
     """The step that all layers allow; None if there is none, or more than one.
 
     How far a cache was cut back, and which samples are alike, is told by the layers that look at
     their own text: samples that are alike in all of them are the same text so far.
     """
-    own = [options for options in layers if ANY not in options]
+    own = [options for options in layers if OTHER_TEXT not in options]
     steps = []
     for cut in set.intersection(*map(set, own)) if own else {0}:
-        each = [options[ANY if ANY in options else cut] for options in layers]
+        each = [options[OTHER_TEXT if OTHER_TEXT in options else cut] for options in layers]
         matches = reduce(torch.logical_and, (one.matches for one in each))
         each_alike = [options[cut].alike for options in own]
         alike = reduce(
             torch.logical_and, each_alike or [torch.eye(matches.shape[1], device="cpu").bool()]
         )
         if bool(matches.any(dim=1).all()):
-            steps.append(Step(cut, _chosen(matches, alike)))
+            steps.append(TextStep(cut, _choose_samples(matches, alike)))
     return steps[0] if len(steps) == 1 else None
 
 
-def _chosen(matches: Tensor, alike: Tensor) -> Tensor | None:
-    """One old sample for each new one: itself where it may be; None where it matters which."""
+def _choose_samples(matches: Tensor, alike: Tensor) -> Tensor | None:
+    """One old sample for each new one, if possible itself; None where it matters which."""
     order = matches.int().argmax(dim=1)
     if bool((matches & ~alike[order]).any()):
         return None
@@ -149,177 +148,205 @@ def _chosen(matches: Tensor, alike: Tensor) -> Tensor | None:
     return order
 
 
-def go_on(going: Going, step: Step | None) -> tuple[Run, bool]:
-    """Take a call into its run as its step says, or begin another where it does not fit."""
-    run, asked = going.run, going.asked
+def go_on(going: Continuation, step: TextStep | None) -> Run:
+    """Take a call into its run as the step says, or begin another run where it does not fit."""
+    run, call = going.run, going.call
     if step is None:
-        return begin(asked, why="its layers do not agree on one way to go on"), True
+        return begin(call, why="its layers do not agree on one way to go on")
     position = run.end - step.cut
-    first_key = 0 if asked.cross else position - going.past
-    if step.order is None:
-        why = "samples whose kept keys are alike differ before them, so which goes on is not known"
-    else:
-        why = _extend(run, asked, step.order, position, first_key)
-    if not why:
-        return run, False
-    return begin(asked, Standing(position, 0, first_key), why), True
+    first_key = 0 if call.cross else position - going.past
+    try:
+        _extend(run, call, step.order, position, first_key)
+    except Refusal as refusal:
+        return begin(call, Placement(position, 0, first_key), str(refusal))
+    return run
 
 
-def repeat(run: Run, asked: Asked) -> str | None:
-    """Another call within the same forward of a layer; why it cannot be taken, if it cannot.
+def repeat(run: Run, call: CapturedCall) -> None:
+    """Take another call within the same forward of a layer.
 
-    With the same q and k (differential attention) it is proved, and nothing more; with others
-    that see themselves alone (the pictures of a batch, one by one) it is the next document.
+    A call with the same q and k (differential attention) is proved, and adds nothing else. A call
+    with others that look at themselves alone (the pictures of a batch, one by one) is the next
+    document of the run.
+
+    Raises:
+        Refusal: it is neither, or its proof fails; then the run is as it was.
     """
-    n, m = asked.query.shape[2], asked.key.shape[2]
+    n, m = call.query.shape[2], call.key.shape[2]
     held = min(m, run.key.len)
     old = run.query.len - n
     if (
         old >= 0
-        and torch.equal(run.query.data[:, :, old:], asked.query)
-        and torch.equal(run.key.data[:, :, run.key.len - held :], asked.key[:, :, :held])
+        and torch.equal(run.query.data[:, :, old:], call.query)
+        and torch.equal(run.key.data[:, :, run.key.len - held :], call.key[:, :, :held])
     ):
-        at = Standing(run.start + old, old, run.key.len - held)
-        proof = prove(asked, run.mask(), at, run.key.len)
-        run.proof = run.proof.plus(proof._replace(rows=0, empty=0))
-        return proof.refused
-    if _stands_alone(run, asked):
-        return _join(run, asked)
-    return "it asks the interface several times in a forward, with different words"
+        at = Placement(run.start + old, old, run.key.len - held)
+        proof = prove(call, run.mask(), at, run.key.len)
+        run.add(replace(proof, rows=0, empty=0))  # its rows were counted with the first call
+    elif _is_document(run, call):
+        _add_document(run, call)
+    else:
+        raise Refusal("it asks the interface several times in a forward, with different tokens")
 
 
-def _stands_alone(run: Run, asked: Asked) -> bool:
+def _is_document(run: Run, call: CapturedCall) -> bool:
+    """Whether neither the run nor the call can see each other: square, full, and of one shape."""
     pattern, square = run.pattern, run.key.len == run.query.len
-    if pattern is None or asked.cross or run.bias or asked.bias is not None or run.start:
+    if pattern is None or call.cross or run.bias or call.bias is not None or run.start:
         return False
     plain = (pattern.before, pattern.after, pattern.left, pattern.right, pattern.prefix)
-    whole = asked.query.shape[2] == asked.key.shape[2]
-    shapes = asked.query.shape[:2] + asked.key.shape[:2]
+    whole = call.query.shape[2] == call.key.shape[2]
+    shapes = call.query.shape[:2] + call.key.shape[:2]
     same = shapes == run.query.data.shape[:2] + run.key.data.shape[:2]
-    return plain == (None,) * 5 and square and whole and same and asked.readings[0].all
+    return plain == (None,) * 5 and square and whole and same and call.readings[0].all
 
 
-def _join(run: Run, asked: Asked) -> str | None:
+def _add_document(run: Run, call: CapturedCall) -> None:
     assert run.pattern is not None
-    had, n = run.key.len, asked.key.shape[2]
+    had, n = run.key.len, call.key.shape[2]
     starts = run.pattern.starts
     if starts is None:
-        starts = torch.zeros((1, had), dtype=torch.long, device=asked.key.device)
-    new = torch.full((1, n), had, dtype=torch.long, device=asked.key.device)
-    run.pattern = replace(run.pattern, starts=torch.cat((starts, new), dim=1))
-    run.query.append(asked.query)
-    run.key.append(asked.key)
-    proof = prove(asked, run.mask(), Standing(had, had, had), run.key.len)
-    run.proof = run.proof.plus(proof)
-    return proof.refused
+        starts = torch.zeros((1, had), dtype=torch.long, device=call.key.device)
+    new = torch.full((1, n), had, dtype=torch.long, device=call.key.device)
+    pattern = replace(run.pattern, starts=torch.cat((starts, new), dim=1))
+    run.add(prove(call, pattern.mask(), Placement(had, had, had), had + n))
+    run.pattern = pattern
+    run.query.append(call.query)
+    run.key.append(call.key)
 
 
 # A new run
 
 
-def begin(asked: Asked, at: Standing | None = None, why: str = "") -> Run:
-    """A run whose first rows are this call's; `at` says where they stand, if that is known."""
-    runs = []
-    for reading in asked.readings:
-        run = _read(asked, reading, at)
+def begin(call: CapturedCall, at: Placement | None = None, why: str = "") -> Run:
+    """Begin a run with a call: by the first reading of its mask whose proof holds.
+
+    Args:
+        at: where the call stands; None if that is not known.
+        why: why it does not continue the run before it.
+    """
+    for reading in call.readings:
+        run = _begin_by(call, reading, at)
         run.began = why
         if run.refused is None:
-            return run
-        runs.append(run)
-    return runs[-1]
+            break
+    return run
 
 
-def _read(asked: Asked, reading: Reading, at: Standing | None) -> Run:
-    n, m = asked.query.shape[2], asked.key.shape[2]
+def _begin_by(call: CapturedCall, reading: MaskReading, at: Placement | None) -> Run:
+    n, m = call.query.shape[2], call.key.shape[2]
     visible, length, pattern = reading.visible, m, reading.pattern
     known = at is not None
-    if at is not None and not asked.cross:
+    if at is not None and not call.cross:
         length = at.position + n - at.first_key
         if m > length and visible.used() > length:  # steps went by unseen
             at = None
     if at is None:
-        if not asked.cross and m > n:
+        if not call.cross and m > n:
+            # Of a static cache, the keys that some row sees; the room behind them is not the text.
             length = n if reading.first else max(n, visible.used())
-        at = Standing(0 if asked.cross else max(length - n, 0))
+        at = Placement(0 if call.cross else max(length - n, 0))
     visible = visible.cut(length)
     if at.first_key:
         visible, pattern = visible.shifted(at.first_key), None
     if pattern is None:
-        causal = asked.causal and not asked.cross
-        window = None if asked.cross else asked.window
-        pattern = recognise(visible, at.position, causal=causal, window=window)
-    key = Rows(asked.key[:, :, :length], copy=not at.first_key)
+        causal = call.causal and not call.cross
+        window = None if call.cross else call.window
+        pattern = recognize(visible, at.position, causal=causal, window=window)
+    key = call.key[:, :, :length]
     if at.first_key:  # the keys before it are not known, and no row sees them
-        gone = asked.key.new_zeros((*asked.key.shape[:2], at.first_key, asked.key.shape[3]))
-        key = Rows(torch.cat((gone, asked.key[:, :, :length]), dim=2), copy=False)
-    query = Rows(asked.query, copy=False)
-    dense = [] if pattern is not None else [visible.whole()]
-    run = Run(asked, key, query, at.position, pattern, dense, _biases(asked, length, at))
-    run.found = known or not (asked.goes_on if asked.cross else at.position)
-    run.proof = prove(asked, run.mask(), at, run.key.len)
-    run.refused = run.proof.refused
-    run.let_go()
+        gone = key.new_zeros((*key.shape[:2], at.first_key, key.shape[3]))
+        key = torch.cat((gone, key), dim=2)
+    run = Run(
+        first=call,
+        key=GrowingTensor(key, copy=not at.first_key),  # a cache may be written over
+        query=GrowingTensor(call.query, copy=False),
+        start=at.position,
+        start_known=known or not (call.stored_keys if call.cross else at.position),
+        pattern=pattern,
+        dense=[] if pattern is not None else [visible.whole()],
+        bias=_bias_rows(call, length, at.first_key),
+    )
+    try:
+        run.proof = prove(call, run.mask(), at, run.key.len)
+    except Refusal as refusal:
+        run.refused = str(refusal)
+    run.release()
     return run
-
-
-def _biases(asked: Asked, length: int, at: Standing) -> list[Tensor]:
-    """The rows of a stored bias, as a map will read them."""
-    if asked.bias is None:
-        return []
-    bias = asked.bias[..., :length] if asked.bias.shape[3] > 1 else asked.bias
-    return [_shifted(bias.detach(), at.first_key)]
 
 
 # The next call of a run
 
 
-def _extend(run: Run, asked: Asked, order: Tensor, position: int, first_key: int) -> str:
-    """Take the rows of a call into a run; or say why they do not fit, and leave it as it was."""
-    n, m = asked.query.shape[2], asked.key.shape[2]
+def _extend(
+    run: Run, call: CapturedCall, order: Tensor | None, position: int, first_key: int
+) -> None:
+    """Take the rows of a call into a run.
+
+    Args:
+        order: which sample of the run each sample of the call continues.
+        position: where the call's first query stands in the text.
+        first_key: where its first key stands.
+
+    Raises:
+        Refusal: they do not fit; the run is as it was.
+    """
+    if order is None:
+        raise Refusal(
+            "samples whose kept keys are alike differ before them, so which goes on is not known"
+        )
+    n, m = call.query.shape[2], call.key.shape[2]
     cut, pattern = position < run.end, run.pattern
     if position <= run.start:
-        return "its cache was cut back to before the first row that was seen"
+        raise Refusal("its cache was cut back to before the first row that was seen")
     if cut and (run.dense or run.bias or (pattern and pattern.starts is not None)):
-        return "its cache was cut back, and its mask or bias is stored row by row"
-    key_len = run.key.len if asked.cross else position + n
+        raise Refusal("its cache was cut back, and its mask or bias is stored row by row")
+    key_len = run.key.len if call.cross else position + n
     length = key_len - first_key
-    visible = asked.readings[0].visible
+    visible = call.readings[0].visible
     if m > length and visible.used() > length:
-        return f"its cache of {m} holds keys after position {key_len} that are seen"
+        raise Refusal(f"its cache of {m} holds keys after position {key_len} that are seen")
     visible = visible.cut(length)
-    if bool(run.bias) != (asked.bias is not None):
-        return "a later step has a bias and the first has none, or the other way round"
-    pieces = [[x if len(x) == 1 else x[order] for x in held] for held in (run.dense, run.bias)]
-    dense, bias = pieces
+    if bool(run.bias) != (call.bias is not None):
+        raise Refusal("a later step has a bias and the first has none, or the other way round")
+    dense, bias = ([x if len(x) == 1 else x[order] for x in rows] for rows in (run.dense, run.bias))
     if pattern is None:
-        dense.append(_shifted(visible.rows(0, n), first_key))
+        dense.append(_add_hidden_keys(visible.rows(0, n), first_key))
     else:
         pattern = pattern.select(order)
-        if asked.cross:
-            grown = pattern if agrees(pattern.mask(), visible, position) else None
+        if call.cross:
+            extended = pattern if agrees(pattern.mask(), visible, position) else None
         else:
-            grown = extend(pattern, visible, position, first_key, position)
-        if grown is None:
-            return f"the mask of a later step is not what {pattern.mask()!r} says there"
-        pattern = grown
-    if asked.bias is not None:
-        part = asked.bias[..., :length] if asked.bias.shape[3] > 1 else asked.bias
-        bias.append(_shifted(part.detach().expand(-1, -1, n, -1), first_key))
-    at = Standing(position, position - run.start, first_key)
-    proof = prove(asked, mask_of(pattern, dense, key_len), at, key_len)
-    if proof.refused is not None:
-        return proof.refused
+            extended = extend(pattern, visible, position, first_key)
+        if extended is None:
+            raise Refusal(f"the mask of a later step is not what {pattern.mask()!r} says there")
+        pattern = extended
+    bias += _bias_rows(call, length, first_key, n)
+    at = Placement(position, position - run.start, first_key)
+    proof = prove(call, mask_of(pattern, dense, key_len), at, key_len)
+    # Nothing was changed until here, so that a refused call leaves the run as it was.
     same = torch.equal(order, torch.arange(len(run.key.data), device="cpu"))
     for rows in () if same else (run.key, run.query):
         rows.select(order)
     run.query.crop(position - run.start)
-    run.query.append(asked.query)
-    if not asked.cross:
+    run.query.append(call.query)
+    if not call.cross:
         run.key.crop(position)
-        run.key.append(asked.key[:, :, length - n : length])
-    run.pattern, run.dense, run.bias, run.proof = pattern, dense, bias, run.proof.plus(proof)
-    return ""
+        run.key.append(call.key[:, :, length - n : length])
+    run.pattern, run.dense, run.bias = pattern, dense, bias
+    run.add(proof)
 
 
-def _shifted(rows: Tensor, first_key: int) -> Tensor:
-    return torch.nn.functional.pad(rows, (first_key, 0)) if first_key else rows
+def _bias_rows(
+    call: CapturedCall, length: int, first_key: int, query_len: int = -1
+) -> list[Tensor]:
+    """The rows of a stored bias, as a map reads them; one for all queries may be repeated."""
+    if call.bias is None:
+        return []
+    bias = call.bias[..., :length] if call.bias.shape[3] > 1 else call.bias
+    return [_add_hidden_keys(bias.detach().expand(-1, -1, query_len, -1), first_key)]
+
+
+def _add_hidden_keys(rows: Tensor, count: int) -> Tensor:
+    """Put `count` keys before the first, which no row sees (False), or with a bias of 0."""
+    return torch.nn.functional.pad(rows, (count, 0)) if count else rows

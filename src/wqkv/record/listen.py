@@ -1,33 +1,40 @@
-"""What one thread runs of a watched model, as the hooks and the attention interface tell it."""
+"""What one thread runs of a watched model, as the hooks and the attention interface tell it.
+
+A forward is a stack of modules. The calls of a layer's attention function within it become runs;
+where several layers must agree how a text goes on, they wait for the end of the forward.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections import Counter, defaultdict
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from wqkv.errors import WqkvError
 from wqkv.maps.weights import aside
-from wqkv.record.arguments import Refusal, read
-from wqkv.record.captured import Asked, Run
-from wqkv.record.follow import Going, Options, Step, begin, follow, go_on, repeat, settle
-from wqkv.record.modules import (
-    Kind,
-    attention_like,
-    bound,
-    device,
-    goes_on,
-    kind,
-    reads_others,
+from wqkv.record.arguments import OverheardCall, read_call
+from wqkv.record.captured import CapturedCall, Refusal
+from wqkv.record.follow import (
+    Continuation,
+    Options,
+    TextStep,
+    begin,
+    follow,
+    go_on,
+    repeat,
+    settle,
 )
+from wqkv.record.modules import AttentionKind, ModuleCall, attention_like, kind_of
+from wqkv.record.read_mask import KnownMasks
+from wqkv.record.run import Run
 from wqkv.upstream.of_torch import plain_name
 
 
-class Watched:
-    """What is known of a model before it runs, and what is wanted of it."""
+class WatchedModel:
+    """What is known of a model before it runs, and which layers are wanted."""
 
     def __init__(self, model: nn.Module, wanted: list[int] | None, keep: str) -> None:
         self.model, self.wanted, self.keep = model, wanted, keep
@@ -36,27 +43,34 @@ class Watched:
 
 
 class LayerRuns:
-    """One attention layer and what was recorded of it."""
+    """One attention layer, and the runs that were recorded of it."""
 
-    def __init__(self, name: str, module: nn.Module, kind: Kind | None, wanted: bool) -> None:
-        self.name, self.module, self.wanted = name, module, wanted
-        self.known = kind
+    def __init__(
+        self, name: str, module: nn.Module, known: AttentionKind | None, wanted: bool
+    ) -> None:
+        self.name, self.module, self.known_kind, self.wanted = name, module, known, wanted
         self.runs: list[Run] = []
         self.reason: str | None = None  # why the last call was not recorded
         self.unseen = 0  # compiled calls since the last that was seen
 
     @property
-    def kind(self) -> Kind:
-        """As its name says, or else its mask."""
-        if self.known is not None or not self.runs:
-            return self.known or "encoder"
+    def kind(self) -> AttentionKind:
+        """What the layer looks at: as its names say, or else its mask."""
+        if self.known_kind is not None or not self.runs:
+            return self.known_kind or "encoder"
         pattern = self.runs[-1].pattern
         return "decoder" if pattern is not None and pattern.after == 0 else "encoder"
 
-    def why(self) -> str | None:
-        """Why there is no map; None if there is one."""
+    def why_missed(self, compiled: bool = False) -> str | None:
+        """Why there is no map; None if there is one.
+
+        Args:
+            compiled: whether the layer runs compiled now.
+        """
         if not self.wanted:
             return "it was not asked for: see `layers`"
+        if compiled and not self.runs:
+            return "it runs compiled, out of sight"
         if self.reason is not None:
             return self.reason
         if not self.runs:
@@ -70,55 +84,63 @@ class LayerRuns:
 
 
 class _Frame(NamedTuple):
-    module: nn.Module
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    goes_on: bool
+    """A module that runs now."""
+
+    call: ModuleCall
+    stored_keys: bool  # asked when it begins, because it stores keys itself
 
 
-class _Waiting(NamedTuple):
-    """A call whose place in its run is known when all layers of the step have been heard."""
+class _WaitingCall(NamedTuple):
+    """A call that is recorded when all layers of the forward have been heard."""
 
     layer: LayerRuns
-    asked: Asked
-    going: Going | None  # None: another call within the same forward
+    call: CapturedCall
+    going: Continuation | None  # None: another call of the layer within the same forward
+
+
+#: Layers with these sizes take the same step: see `Continuation.sizes`.
+Sizes = tuple[int, int, int]
 
 
 class Listener:
     """The forwards of one thread, one after the other."""
 
-    def __init__(self, watched: Watched) -> None:
+    def __init__(self, watched: WatchedModel) -> None:
         self.watched, self.name = watched, threading.current_thread().name
+        # by module, and by how often a forward ran it before: a model may run a module several
+        # times in a forward, and each time is a layer
         self.layers: dict[tuple[nn.Module, int], LayerRuns] = {}
         self.unseen = 0  # forwards that ran compiled
         self.passed: set[nn.Module] = set()  # what compiled code has run of the model
         self.text: Tensor | None = None  # the token ids of the last text, (batch, length)
-        self._visits: Counter[nn.Module] = Counter()
-        self._calls: Counter[nn.Module] = Counter()
+        # of the forward that runs
         self._stack: list[_Frame] = []
-        self._masks: dict[Any, Any] = {}
-        self._waiting: list[_Waiting] = []
-        self._options: defaultdict[tuple[int, int, int], list[Options]] = defaultdict(list)
-        self._steps: dict[tuple[int, int, int], Step | None] = {}
-        self._heard: list[LayerRuns] = []
+        self._visits: Counter[nn.Module] = Counter()  # how often each module began
+        self._calls: Counter[nn.Module] = Counter()  # attention functions called since it began
+        self._masks: KnownMasks = {}
+        self._waiting: list[_WaitingCall] = []
+        self._options: defaultdict[Sizes, list[Options]] = defaultdict(list)
+        self._steps: dict[Sizes, TextStep | None] = {}
+        self._recorded: list[LayerRuns] = []
 
     # One forward
 
-    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def enter(self, call: ModuleCall) -> None:
         """A module begins."""
+        module = call.module
         if not self._stack:  # a forward begins
             self._visits.clear()
-        self._stack.append(_Frame(module, args, kwargs, goes_on(module, args, kwargs)))
+        self._stack.append(_Frame(call, call.finds_stored_keys()))
         self._visits[module] += 1
         self._calls[module] = 0
         if module in self.watched.like:
             self._layer(module)
 
-    def leave(self, module: nn.Module, output: Any) -> None:
+    def leave(self, module: nn.Module, output: object) -> None:
         """A module ends, or failed: then there is no output."""
         frame = None
-        while self._stack and (frame := self._stack.pop()).module is not module:
-            pass
+        while self._stack and (frame := self._stack.pop()).call.module is not module:
+            pass  # modules inside it that failed never left
         layer = self.layers.get((module, max(self._visits[module] - 1, 0)))
         if layer is not None and layer.runs and not self._calls[module] and output is not None:
             layer.reason = "a later call of it did not use the attention interface"
@@ -127,14 +149,14 @@ class Listener:
             with aside(run.key.data.device):
                 run.reduce()
         if not self._stack and frame is not None:
-            self._finish(frame)
+            self._finish(frame.call)
 
-    def _finish(self, frame: _Frame) -> None:
+    def _finish(self, forward: ModuleCall) -> None:
         """The forward ends: record what had to wait for all its layers."""
         self._steps = {sizes: settle(layers) for sizes, layers in self._options.items()}
-        for layer, asked, going in self._waiting:
-            self._record(layer, asked, going)
-        self.text = self._read_text(frame)
+        for waiting in self._waiting:
+            self._record(*waiting)
+        self.text = self._read_text(forward.token_ids)
         self._forget()
 
     def stop(self) -> None:
@@ -143,15 +165,16 @@ class Listener:
         self._forget()
 
     def _forget(self) -> None:
-        for one in (self._masks, self._waiting, self._options, self._steps, self._heard):
+        for one in (self._masks, self._waiting, self._options, self._steps, self._recorded):
             one.clear()
 
     def _layer(self, module: nn.Module) -> LayerRuns:
+        """The layer of a module in its present visit."""
         key, watched = (module, max(self._visits[module] - 1, 0)), self.watched
         if key not in self.layers:
             number, name = len(self.layers), watched.names[module]
             wanted = watched.wanted is None or number in watched.wanted
-            known = kind(name, module)
+            known = kind_of(name, module)
             if key[1]:
                 name = f"{name} (run {key[1] + 1})"
             self.layers[key] = LayerRuns(name, module, known, wanted)
@@ -159,66 +182,64 @@ class Listener:
 
     # One call
 
-    def take(
-        self, rule: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
-    ) -> None:
-        """Record one call of a model's attention function."""
+    def take(self, overheard: OverheardCall) -> None:
+        """Record one call of a layer's attention function, or note why it cannot be recorded."""
+        module = overheard.module
         layer = self._layer(module)
         count, self._calls[module] = self._calls[module], self._calls[module] + 1
         layer.unseen = 0
         if not layer.wanted or (count and layer.reason is not None):
             return
-        frame = next((one for one in reversed(self._stack) if one.module is module), None)
-        given = bound(module, frame.args, frame.kwargs) if frame is not None else {}
-        cross = layer.kind == "cross" or reads_others(given)
-        if cross:
-            layer.known = "cross"
+        frame = next((one for one in reversed(self._stack) if one.call.module is module), None)
+        if frame is not None and frame.call.reads_other_text:
+            layer.known_kind = "cross"
         layer.reason = None
-        with aside(device(module, args, kwargs)):
+        with aside(overheard.device):
             try:
-                later = frame is not None and frame.goes_on
-                asked = read(rule, module, args, kwargs, out, self._masks, cross, later)
+                stored_keys = frame is not None and frame.stored_keys
+                call = read_call(overheard, self._masks, layer.known_kind == "cross", stored_keys)
             except Refusal as refusal:
                 layer.reason = str(refusal)
                 return
-            going = follow(layer.runs[-1], asked) if layer.runs and not count else None
+            going = follow(layer.runs[-1], call) if layer.runs and not count else None
             if going is not None:
                 self._options[going.sizes].append(going.options)
             if going is not None and (going.plain or not self._stack):
                 self._steps[going.sizes] = settle([going.options])
             elif going is not None or (count and any(one.layer is layer for one in self._waiting)):
-                asked = asked._replace(output=asked.output.clone())  # the model may write over it
-                self._waiting.append(_Waiting(layer, asked, going))
+                call = call._replace(output=call.output.clone())  # the model may write over it
+                self._waiting.append(_WaitingCall(layer, call, going))
                 return
-        self._record(layer, asked, going, first=not count)
+        self._record(layer, call, going, first=not count)
 
     def _record(
-        self, layer: LayerRuns, asked: Asked, going: Going | None, first: bool = False
+        self, layer: LayerRuns, call: CapturedCall, going: Continuation | None, first: bool = False
     ) -> None:
         """Take a call into a run of its layer, or begin one with the first call of a forward."""
-        with aside(asked.key.device):
+        with aside(call.key.device):
             try:
                 if going is not None:
-                    run, new = go_on(going, self._steps[going.sizes])
+                    run = go_on(going, self._steps[going.sizes])
                 elif first or not layer.runs:
-                    run, new = begin(asked), True
+                    run = begin(call)
                 else:
-                    layer.reason = repeat(layer.runs[-1], asked)
+                    repeat(layer.runs[-1], call)
                     return
+            except Refusal as refusal:
+                layer.reason = str(refusal)
+                return
             except WqkvError as error:
                 layer.reason = "its call is not understood: " + str(error).partition("\n")[0]
                 return
-        if new:
+        if going is None or run is not going.run:
             layer.runs.append(run)
-        self._heard.append(layer)
+        self._recorded.append(layer)
 
     # The text
 
-    def _read_text(self, frame: _Frame) -> Tensor | None:
+    def _read_text(self, ids: Tensor | None) -> Tensor | None:
         """The token ids that each sample holds now; None if they are not all known."""
-        given = bound(frame.module, frame.args, frame.kwargs)
-        ids = next((given[n] for n in ("decoder_input_ids", "input_ids") if n in given), None)
-        if not isinstance(ids, Tensor) or ids.ndim != 2:
+        if ids is None:
             return None
         batch, n = ids.shape
         text = self.text
@@ -226,14 +247,14 @@ class Listener:
         if text is not None and step is not None:
             kept = text[:, : text.shape[1] - step.cut]
             return None if step.order is None else torch.cat((kept[step.order], ids), dim=1)
-        runs = [layer.runs[-1] for layer in self._heard if layer.kind != "cross"]
+        runs = [layer.runs[-1] for layer in self._recorded if layer.kind != "cross"]
         fresh = any(run.end == n for run in runs if run.kept and len(run.query.data) == batch)
         return ids.detach().clone() if fresh else None
 
     # Compiled code
 
     def pass_by(self, modules: set[nn.Module]) -> None:
-        """Compiled code that holds these modules was called."""
+        """Compiled code that may run these modules was called."""
         if not self._stack:  # inside a forward it is a part of it
             self.unseen, self.text = self.unseen + 1, None
         self.passed |= modules

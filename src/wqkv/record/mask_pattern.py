@@ -1,13 +1,13 @@
-"""From the mask that a model passes to its attention to a mask as a value.
+"""Where a mask is recognized: from the matrix that a model passes to a mask as a value.
 
-The matrix is asked in blocks of rows. From a few of its rows and columns a pattern is guessed
-(padding, a window, documents, a prefix), and kept only if every entry agrees with it.
+The matrix is looked at in blocks of rows. From a few of its rows and columns a pattern is guessed
+(padding, a window, documents, a prefix), and taken only if every entry agrees with it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -24,10 +24,20 @@ HIDDEN = -1e4
 BLOCK = 2**22
 
 
+@dataclass
+class Found:
+    """What was found out about the rows of a mask: all layers of a model ask the same."""
+
+    matrices: dict[int, Tensor] = field(default_factory=dict)  # by key_len
+    used: dict[int, int] = field(default_factory=dict)  # by key_len
+    # by (key_len, position, causal, window), as `recognize` is asked
+    patterns: dict[tuple[int, int, bool, int | None], Pattern | None] = field(default_factory=dict)
+
+
 class Visible:
     """Who sees whom in one call, as the model says it: bool blocks of rows, made when asked.
 
-    `ask(a, b)` gives the rows a <= i < b, (batch | 1, head | 1, rows | 1, key_len).
+    `ask(a, b)` gives the rows a <= i < b, (batch | 1, n_head | 1, rows | 1, key_len).
     """
 
     def __init__(
@@ -35,11 +45,10 @@ class Visible:
         query_len: int,
         key_len: int,
         ask: Callable[[int, int], Tensor],
-        known: dict[Any, Any] | None = None,
+        found: Found | None = None,
     ) -> None:
         self.query_len, self.key_len, self._ask = query_len, key_len, ask
-        #: What was found before: the layers of a model share a mask.
-        self.known: dict[Any, Any] = {} if known is None else known
+        self.found = Found() if found is None else found
 
     def rows(self, start: int, stop: int) -> Tensor:
         return self._ask(start, stop)[..., : self.key_len]
@@ -49,11 +58,11 @@ class Visible:
         return self.rows(i, i + 1)[:, 0, 0]
 
     def cut(self, key_len: int) -> Visible:
-        """The first keys only."""
-        return Visible(self.query_len, key_len, self._ask, self.known)
+        """The first `key_len` keys alone."""
+        return Visible(self.query_len, key_len, self._ask, self.found)
 
     def shifted(self, count: int) -> Visible:
-        """With so many more keys before the first, which no row sees."""
+        """The same with `count` more keys before the first, which no row sees."""
 
         def ask(start: int, stop: int) -> Tensor:
             return torch.nn.functional.pad(self.rows(start, stop), (count, 0))
@@ -62,10 +71,9 @@ class Visible:
 
     def whole(self) -> Tensor:
         """All rows, as one matrix."""
-        if ("whole", self.key_len) not in self.known:
-            self.known["whole", self.key_len] = self.rows(0, self.query_len)
-        matrix: Tensor = self.known["whole", self.key_len]
-        return matrix
+        if self.key_len not in self.found.matrices:
+            self.found.matrices[self.key_len] = self.rows(0, self.query_len)
+        return self.found.matrices[self.key_len]
 
     def blocks(self) -> Iterator[tuple[int, int, Tensor]]:
         step = max(1, BLOCK // max(1, self.key_len))
@@ -75,16 +83,13 @@ class Visible:
 
     def used(self) -> int:
         """How many keys there are up to the last that any row sees."""
-        if ("used", self.key_len) not in self.known:
-            self.known["used", self.key_len] = self._used()
-        count: int = self.known["used", self.key_len]
-        return count
-
-    def _used(self) -> int:
-        seen = torch.zeros(self.key_len, dtype=torch.bool, device="cpu")
-        for _, _, block in self.blocks():
-            seen |= block.any(dim=0).any(dim=0).any(dim=0).cpu()
-        return int(seen.nonzero().max()) + 1 if bool(seen.any()) else 0
+        if self.key_len not in self.found.used:
+            seen = torch.zeros(self.key_len, dtype=torch.bool, device="cpu")
+            for _, _, block in self.blocks():
+                seen |= block.any(dim=0).any(dim=0).any(dim=0).cpu()
+            last = int(seen.nonzero().max()) if bool(seen.any()) else -1
+            self.found.used[self.key_len] = last + 1
+        return self.found.used[self.key_len]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,10 +98,10 @@ class Pattern:
 
     before: int | None = None
     after: int | None = None
-    left: tuple[int, ...] | None = None  # the first keys that padding hides, a sample
-    right: tuple[int, ...] | None = None  # where the padding at the end begins
+    left: tuple[int, ...] | None = None  # per sample, how many keys at the beginning are padding
+    right: tuple[int, ...] | None = None  # per sample, where the padding at the end begins
     starts: Tensor | None = None  # (batch | 1, key_len): where each position's document starts
-    prefix: tuple[int, ...] | None = None
+    prefix: tuple[int, ...] | None = None  # per sample, how many first tokens all rows see
 
     def mask(self) -> Mask:
         span: Mask = Full()
@@ -128,7 +133,7 @@ class Pattern:
 
 
 def pattern_of(mask: Mask) -> Pattern | None:
-    """A value as a pattern, read off what it is made of; None if it is made of anything else."""
+    """The pattern of a mask value, by its parts; None if it has a part that is no pattern."""
     match mask:
         case Full():
             return Pattern()
@@ -143,10 +148,11 @@ def pattern_of(mask: Mask) -> Pattern | None:
         case Prefix():
             return Pattern(prefix=_numbers(mask))
         case Segments(query_labels=None):
-            return _documents(mask.labels)
+            return _side_by_side(mask.labels)
         case And(a=a, b=b):
             found = [pattern_of(a), pattern_of(b)]
             sides = [{k: v for k, v in vars(one).items() if v is not None} for one in found if one]
+            # Where both say one thing, such as `after`, one of the two would be lost.
             if len(sides) == 2 and not sides[0].keys() & sides[1].keys():
                 return Pattern(**sides[0], **sides[1])
     return None
@@ -157,18 +163,18 @@ def _numbers(mask: Lengths | Prefix) -> tuple[int, ...]:
     return tuple(ends.tolist()) if isinstance(ends, Tensor) else (ends,)
 
 
-def _documents(labels: Tensor) -> Pattern | None:
-    """Segments whose words stand side by side: where each document starts."""
+def _side_by_side(labels: Tensor) -> Pattern | None:
+    """The pattern of documents that stand side by side; None if one is interrupted by another."""
     begins = torch.ones_like(labels, dtype=torch.bool)
     begins[:, 1:] = labels.diff(dim=1) != 0
     if any(int(new.sum()) != len(row.unique()) for new, row in zip(begins, labels, strict=True)):
-        return None  # a document goes on after another
+        return None
     place = torch.arange(labels.shape[1], device=labels.device)
     return Pattern(starts=torch.where(begins, place, 0).cummax(dim=1).values)
 
 
 def agrees(mask: Mask, visible: Visible, position: int, first_key: int = 0) -> bool:
-    """Whether a value gives just the same mask; the query 0 stands at `position`."""
+    """Whether a mask value agrees with every row; query 0 stands at `position`."""
     for start, stop, block in visible.blocks():
         batch, n_head = block.shape[:2]
         keys = slice(first_key, first_key + visible.key_len)
@@ -178,8 +184,10 @@ def agrees(mask: Mask, visible: Visible, position: int, first_key: int = 0) -> b
     return True
 
 
-def rows_of(mask: Mask, query_len: int, key_len: int, position: int, device: Any) -> Visible:
-    """A value asked in rows, for one call."""
+def rows_of(
+    mask: Mask, query_len: int, key_len: int, position: int, device: torch.device
+) -> Visible:
+    """The rows of a mask value in a call whose query 0 stands at `position`."""
 
     def ask(start: int, stop: int) -> Tensor:
         batch = max(1, mask._extent()[0])
@@ -190,22 +198,23 @@ def rows_of(mask: Mask, query_len: int, key_len: int, position: int, device: Any
     return Visible(query_len, key_len, ask)
 
 
-def recognise(
+def recognize(
     visible: Visible, position: int, *, causal: bool = False, window: int | None = None
 ) -> Pattern | None:
     """The pattern of a call whose query 0 stands at `position`; None if it has none.
 
-    `causal` and `window` (a count of keys, the query's own included) decide where the matrix is
-    too short to tell.
+    `causal` and `window` (a count of keys, the query's own included) decide where the matrix has
+    too few rows to tell.
     """
     key = (visible.key_len, position, causal, window)
-    if key not in visible.known:
-        visible.known[key] = _recognise(visible, position, causal, window)
-    pattern: Pattern | None = visible.known[key]
-    return pattern
+    patterns = visible.found.patterns
+    if key not in patterns:
+        patterns[key] = _guess(visible, position, causal, window)
+    return patterns[key]
 
 
-def _recognise(visible: Visible, position: int, causal: bool, window: int | None) -> Pattern | None:
+def _guess(visible: Visible, position: int, causal: bool, window: int | None) -> Pattern | None:
+    """The first pattern, the simplest first, that agrees with every entry."""
     found = _ends(visible)
     if found is None:
         return None
@@ -215,6 +224,7 @@ def _recognise(visible: Visible, position: int, causal: bool, window: int | None
         right=tuple(right) if min(right) < visible.key_len else None,
     )
     span = _span(visible, position, left, right, causal, window)
+    # Documents and a prefix need rows and keys that are the same tokens.
     square = position == 0 and visible.query_len == visible.key_len
     candidates = [replace(padding, before=span[0], after=span[1])]
     if square and visible.query_len > 1:
@@ -240,10 +250,10 @@ def _ends(visible: Visible) -> tuple[list[int], list[int], Tensor] | None:
     if columns is None:
         return None
     right = columns.shape[1] - columns.flip(1).int().argmax(dim=-1)
-    return _begins(columns).tolist(), right.tolist(), torch.cat(firsts, dim=1)
+    return _first_seen(columns).tolist(), right.tolist(), torch.cat(firsts, dim=1)
 
 
-def _begins(seen: Tensor) -> Tensor:
+def _first_seen(seen: Tensor) -> Tensor:
     """Where each sample's visible keys begin; at the end where there are none, as after padding."""
     return torch.where(seen.any(dim=-1), seen.int().argmax(dim=-1), seen.shape[1])
 
@@ -256,28 +266,33 @@ def _span(
     causal: bool,
     window: int | None,
 ) -> tuple[int | None, int | None]:
-    """How many keys before and after its own a query sees, read off the longest sample."""
+    """How many keys before and after its own a query sees: (before, after), None for all.
+
+    It is read from two rows of the longest sample, the first and the last whose own key is no
+    padding.
+    """
     sample = max(range(len(left)), key=lambda b: right[b] - left[b])
     first, end = left[sample], right[sample]
     low = min(max(first - position, 0), visible.query_len - 1)
     high = min(max(end - 1 - position, 0), visible.query_len - 1)
     top, bottom = visible.row(low)[sample].nonzero(), visible.row(high)[sample].nonzero()
     before, after = None, None
-    if len(top):
+    if len(top):  # the first row may end before the last key: it sees so many keys after its own
         reach = int(top.max())
         ahead = reach - (position + low)
         if (reach < end - 1 and ahead >= 0) or (causal and ahead == 0):
             after = ahead
-    if len(bottom):
+    if len(bottom):  # the last row may begin after the first key: so many before its own
         start, at = int(bottom.min()), position + high
         if first < start <= at:
             before = at - start
         elif window is not None and after == 0 and at - (window - 1) <= first:
-            before = window - 1
+            before = window - 1  # the text is too short to show it
     return before, after
 
 
 def _prefix(visible: Visible, left: list[int], right: list[int]) -> tuple[int, ...]:
+    """Per sample, how many keys its first row sees that is no padding."""
     ends = []
     for sample, (first, end) in enumerate(zip(left, right, strict=True)):
         seen = visible.row(min(first, visible.query_len - 1))[sample].nonzero()
@@ -285,15 +300,12 @@ def _prefix(visible: Visible, left: list[int], right: list[int]) -> tuple[int, .
     return tuple(ends)
 
 
-def extend(
-    pattern: Pattern, visible: Visible, position: int, first_key: int, had: int
-) -> Pattern | None:
-    """The pattern that also holds for the next rows; None if there is none.
+def extend(pattern: Pattern, visible: Visible, position: int, first_key: int) -> Pattern | None:
+    """Extend the pattern of a run to the rows of its next call; None if no pattern holds for all.
 
-    The rows stand at `position`, their keys at `first_key` and on; before them there were `had`
-    keys, and keys before `first_key` are seen by none of them. A window or a document border
-    that was too far away to show in the earlier rows may show now, and padding that was longer
-    than they were may end.
+    The run had `position` keys, and the first new row stands there. Keys before `first_key` are
+    seen by no new row. New rows may be the first to show a window or a border of documents, and may
+    be the first that are no padding.
     """
     end = first_key + visible.key_len
     rows, columns = [], []
@@ -303,10 +315,12 @@ def extend(
         rows.append(torch.where(seen.any(dim=-1), first, row))  # a row that sees none: its own
         columns.append(seen.any(dim=1))
     firsts = torch.cat(rows, dim=1)
-    if pattern.left is not None and had in pattern.left:  # samples of padding alone, so far
-        begins = _begins(torch.stack(columns).any(dim=0)) + first_key
+    if pattern.left is not None and position in pattern.left:  # samples of padding alone so far
+        begins = _first_seen(torch.stack(columns).any(dim=0)) + first_key
         pairs = zip(pattern.left, begins.expand(len(pattern.left)).tolist(), strict=True)
-        pattern = replace(pattern, left=tuple(new if old == had else old for old, new in pairs))
+        pattern = replace(
+            pattern, left=tuple(new if old == position else old for old, new in pairs)
+        )
     tries = []
     if pattern.starts is not None:
         tries.append(_grown(pattern, pattern.starts, firsts))
@@ -314,9 +328,9 @@ def extend(
         tries.append(pattern)
         if (pattern.before, pattern.after, pattern.prefix) == (None, 0, None):
             before = position + visible.query_len - 1 - int(firsts[:, -1].min())
-            if position - 1 - before <= min(pattern.left or (0,)):  # true of all earlier rows
+            if position - 1 - before <= min(pattern.left or (0,)):  # the window hid no earlier key
                 tries.append(replace(pattern, before=before))
-            zero = firsts.new_zeros((1, had))
+            zero = firsts.new_zeros((1, position))
             tries.append(_grown(pattern, zero, firsts))
     for one in tries:
         mask = one.mask()
@@ -328,13 +342,14 @@ def extend(
 
 
 def _grown(pattern: Pattern, starts: Tensor, firsts: Tensor) -> Pattern:
+    """The pattern with documents: known `starts`, and the first key that each new row sees."""
     batch = max(len(starts), len(firsts))
     both = (starts.expand(batch, -1), firsts.to(starts.device).expand(batch, -1))
     return replace(pattern, starts=torch.cat(both, dim=1))
 
 
 def _hides(mask: Mask, visible: Visible, position: int, first_key: int) -> bool:
-    """Whether the keys that a window cache has let go are hidden by the value too."""
+    """Whether the mask value hides the keys that a sliding-window cache has dropped."""
     if not first_key:
         return True
     device = visible.row(0).device
@@ -344,7 +359,7 @@ def _hides(mask: Mask, visible: Visible, position: int, first_key: int) -> bool:
 
 
 def of_tensor(mask: Tensor, query_len: int, key_len: int) -> tuple[Visible, Tensor | None]:
-    """A stored mask in rows, and the bias that a float mask holds besides what it hides."""
+    """The rows of a stored mask, and the mask again if it also adds other numbers to the scores."""
 
     def ask(start: int, stop: int) -> Tensor:
         block = mask if mask.shape[2] == 1 else mask[:, :, start:stop]
@@ -360,8 +375,10 @@ def of_tensor(mask: Tensor, query_len: int, key_len: int) -> tuple[Visible, Tens
     return visible, None if plain else mask
 
 
-def of_function(mask_mod: Any, batch: int, query_len: int, key_len: int, device: Any) -> Visible:
-    """FlexAttention's function of (batch, head, query, key), asked in rows."""
+def of_function(
+    mask_mod: Callable[..., Any], batch: int, query_len: int, key_len: int, device: torch.device
+) -> Visible:
+    """The rows of FlexAttention's function of (batch, head, query, key)."""
 
     def ask(start: int, stop: int) -> Tensor:
         at = places((slice(0, batch), 1, slice(start, stop), slice(0, key_len)), 0, device)
@@ -374,7 +391,7 @@ def of_function(mask_mod: Any, batch: int, query_len: int, key_len: int, device:
 def of_padding(mask: Tensor) -> Pattern | None:
     """The padding in a mask (batch, key_len) of 0 and 1; None if it is neither left nor right."""
     visible = Visible(1, mask.shape[1], lambda start, stop: mask[:, None, None].bool())
-    return recognise(visible, 0) if bool(mask.any()) else None
+    return recognize(visible, 0) if bool(mask.any()) else None
 
 
 def documents(bounds: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The attention modules of a Hugging Face model: which they are, and what they were called with."""
+"""The modules of a Hugging Face model: which are attention, of what kind, and how one is called."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import re
 from collections.abc import Iterator
 from itertools import islice
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from wqkv.upstream.of_torch import is_compiled
 from wqkv.upstream.of_transformers import updated
 
-Kind = Literal["encoder", "decoder", "cross"]
+#: A text as a whole, a text while it is written, or another text or picture.
+AttentionKind = Literal["encoder", "decoder", "cross"]
 
 _ATTENTION = re.compile(r"atten|attn", re.IGNORECASE)
 _PROJECTION = re.compile(
@@ -24,17 +24,58 @@ _PROJECTION = re.compile(
     re.IGNORECASE,
 )
 _CROSS = re.compile(r"cross|encoder_attn|encdec|enc_dec|encoder_decoder", re.IGNORECASE)
-_OTHER_WORDS = (
+#: The arguments by which modules are given another text, or a picture, to look at.
+_OTHER_TEXTS = (
     "key_value_states",
     "encoder_hidden_states",
     "cross_attention_states",
     "kv_states",
     "memory",
 )
+#: The arguments by which models are given token ids, the decoder's first.
+_TOKEN_IDS = ("decoder_input_ids", "input_ids")
+
+
+class ModuleCall(NamedTuple):
+    """One call of a module, as its hooks are told."""
+
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]  # by the names of each model's own code, which no type can list
+
+    def _given(self) -> dict[str, Any]:
+        """All arguments by name, those too that were passed without."""
+        try:
+            bound = inspect.signature(self.module.forward).bind_partial(*self.args, **self.kwargs)
+        except (TypeError, ValueError):
+            return self.kwargs
+        return {**bound.arguments.pop("kwargs", {}), **bound.arguments}
+
+    @property
+    def reads_other_text(self) -> bool:
+        """Whether it was given another text than its own to look at."""
+        given = self._given()
+        return any(given.get(name) is not None for name in _OTHER_TEXTS)
+
+    @property
+    def token_ids(self) -> Tensor | None:
+        """The token ids (batch, length) that it was given, if any."""
+        given = self._given()
+        ids = next((given[name] for name in _TOKEN_IDS if name in given), None)
+        return ids if isinstance(ids, Tensor) and ids.ndim == 2 else None
+
+    def finds_stored_keys(self) -> bool:
+        """Whether cross-attention will read keys that an earlier step of the text has stored."""
+        layer: Any = getattr(self.module, "layer_idx", None)
+        stored = (updated(value) or {} for value in (*self.args, *self.kwargs.values()))
+        return any(bool(one.get(layer)) for one in stored)
 
 
 def attention_like(model: nn.Module) -> set[nn.Module]:
-    """The innermost modules that are named attention and project queries or keys."""
+    """The innermost modules that are named attention and project queries or keys.
+
+    Only these are listed as missed where they do not use the attention interface.
+    """
     like = {}
     for name, module in model.named_modules():
         parts = [part for part, _ in module.named_children()]
@@ -55,10 +96,13 @@ def compiled(model: nn.Module) -> set[nn.Module]:
     }
 
 
-def reached(function: Any, model: nn.Module, depth: int = 3) -> set[nn.Module]:
-    """The modules of a model that a function may run: it is bound to them, or names what is."""
+def reached(function: object, model: nn.Module, depth: int = 3) -> set[nn.Module]:
+    """The modules of a model that a function may run, because what it names leads to them.
+
+    That is followed for `depth` steps, such as function -> closure -> server -> model.
+    """
     own = set(model.modules())
-    found, seen, level = set[nn.Module](), set[int](), [function]
+    found, seen, level = set[nn.Module](), set[int](), list[object]([function])
     for _ in range(depth + 1):
         level = [one for one in level if id(one) not in seen]
         seen.update(map(id, level))
@@ -69,7 +113,7 @@ def reached(function: Any, model: nn.Module, depth: int = 3) -> set[nn.Module]:
     return found
 
 
-def _named_in(one: Any) -> Iterator[Any]:
+def _named_in(one: object) -> Iterator[object]:
     """What a function or value leads to: its closure, the globals it names, what it holds."""
     if isinstance(one, functools.partial):
         yield from (one.func, *one.args, *one.keywords.values())
@@ -92,7 +136,8 @@ def _names(code: CodeType) -> set[str]:
     return set(code.co_names).union(*map(_names, inner))
 
 
-def kind(name: str, module: nn.Module) -> Kind | None:
+def kind_of(name: str, module: nn.Module) -> AttentionKind | None:
+    """What a layer looks at, by the names of its module; None if they do not tell."""
     if _CROSS.search(f"{name} {type(module).__name__}"):
         return "cross"
     found = re.findall(r"encoder|decoder|vision|visual", name)
@@ -100,32 +145,6 @@ def kind(name: str, module: nn.Module) -> Kind | None:
         return "decoder" if found[-1] == "decoder" else "encoder"
     causal = getattr(module, "is_causal", None)
     return None if causal is None else "decoder" if causal else "encoder"
-
-
-def bound(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """What a module was called with, by name."""
-    try:
-        bound = inspect.signature(module.forward).bind_partial(*args, **kwargs)
-    except (TypeError, ValueError):
-        return dict(kwargs)
-    return {**bound.arguments.pop("kwargs", {}), **bound.arguments}
-
-
-def reads_others(given: dict[str, Any]) -> bool:
-    """Whether a module was given other words to read than its own."""
-    return any(given.get(name) is not None for name in _OTHER_WORDS)
-
-
-def goes_on(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether cross-attention will read the keys that an earlier step of the text has stored."""
-    layer: Any = getattr(module, "layer_idx", None)
-    stored = (updated(value) or {} for value in (*args, *kwargs.values()))
-    return any(bool(one.get(layer)) for one in stored)
-
-
-def device(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device:
-    tensors = (x for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
-    return next((x.device for x in tensors), torch.device("cpu"))
 
 
 def ended_by(model: nn.Module) -> list[int]:

@@ -1,6 +1,7 @@
-"""The two doors that are watched: where a model gets its attention function, and compiled code.
+"""How a running model is overheard: where it gets its attention function, and in compiled code.
 
-Both are of the whole process, so they open once for all watches; each takes what is its own.
+Both places belong to the whole process, so each is changed once for all watches; every watch takes
+the calls of its own model.
 """
 
 from __future__ import annotations
@@ -12,79 +13,84 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
+from torch import nn
 
+from wqkv.record.arguments import OverheardCall
+from wqkv.record.read_mask import Convention
 from wqkv.upstream import of_torch
 from wqkv.upstream import of_transformers as upstream
 
 
-class Watch(Protocol):
-    """What is told of every call."""
+class Subscriber(Protocol):
+    """Whoever is told of every call, of any model."""
 
-    def _heard(
-        self, rule: str, module: object, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
-    ) -> None:
-        """An attention function was called for a module."""
+    def _heard(self, call: OverheardCall) -> None:
+        """An attention function was called."""
 
-    def _passed_by(self, function: Any) -> None:
-        """A compiled function was called: it runs no hook."""
+    def _compiled_called(self, function: object) -> None:
+        """A compiled function was called, whose modules run no hooks."""
 
 
-_ACTIVE: list[Watch] = []
+_SUBSCRIBERS: list[Subscriber] = []
 _ORIGINAL: list[Any] = []
 _LOCK = threading.Lock()
 
 
-def install(watch: Watch) -> None:
-    """Tell a watch of every call, until it is uninstalled."""
+def install(subscriber: Subscriber) -> None:
+    """Tell a subscriber of every call, until it is uninstalled."""
     interface = upstream.AttentionInterface
     with _LOCK:
-        if not _ACTIVE:
-            asked, compiled = interface.__dict__["get_interface"], of_torch.on_compiled_call()
-            _ORIGINAL[:] = asked, compiled
-            interface.get_interface = _interface(asked)
-            of_torch.set_on_compiled_call(_callback(compiled))
-        _ACTIVE.append(watch)
+        if not _SUBSCRIBERS:
+            get_interface = interface.__dict__["get_interface"]
+            on_compiled = of_torch.on_compiled_call()
+            _ORIGINAL[:] = get_interface, on_compiled
+            interface.get_interface = _overheard_interface(get_interface)
+            of_torch.set_on_compiled_call(_overheard_compiled(on_compiled))
+        _SUBSCRIBERS.append(subscriber)
 
 
-def uninstall(watch: Watch) -> None:
-    """Tell it no more."""
+def uninstall(subscriber: Subscriber) -> None:
+    """Tell it no more; after the last one both places are as they were."""
     interface = upstream.AttentionInterface
     with _LOCK:
-        _ACTIVE.remove(watch)
-        if not _ACTIVE:
-            interface.get_interface, compiled = _ORIGINAL
-            of_torch.set_on_compiled_call(compiled)
+        _SUBSCRIBERS.remove(subscriber)
+        if not _SUBSCRIBERS:
+            interface.get_interface, on_compiled = _ORIGINAL
+            of_torch.set_on_compiled_call(on_compiled)
 
 
 # The attention interface
 
 
-def _interface(original: Any) -> Any:
+def _overheard_interface(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def get_interface(self: Any, attn_implementation: Any, default: Any) -> Any:
         function = original(self, attn_implementation, default)
         if torch.compiler.is_compiling():
             return function
-        return _listening(function, _rule(str(attn_implementation), function is default))
+        return _overheard(function, _convention(str(attn_implementation), function is default))
 
     return get_interface
 
 
-def _rule(name: str, is_default: bool) -> str:
-    """By whose rules a missing mask is read."""
+def _convention(name: str, is_default: bool) -> Convention:
+    """The kind of an attention function, by its registered name."""
     if is_default:
         return "eager"
-    if name == "wqkv":  # ours follows sdpa
+    if "sdpa" in name or name == "wqkv":  # ours follows sdpa
         return "sdpa"
-    return next((rule for rule in ("sdpa", "flash", "flex") if rule in name), "other")
+    if "flash" in name:
+        return "flash"
+    return "flex" if "flex" in name else "other"
 
 
-def _listening(function: Callable[..., Any], rule: str) -> Callable[..., Any]:
+def _overheard(function: Callable[..., Any], convention: Convention) -> Callable[..., Any]:
     @functools.wraps(function)
     def call(module: Any, *args: Any, **kwargs: Any) -> Any:
         out = function(module, *args, **kwargs)
-        for watch in tuple(_ACTIVE):
-            watch._heard(rule, module, args, kwargs, out)
+        if isinstance(module, nn.Module):
+            for subscriber in tuple(_SUBSCRIBERS):
+                subscriber._heard(OverheardCall(convention, module, args, kwargs, out))
         return out
 
     return call
@@ -93,12 +99,12 @@ def _listening(function: Callable[..., Any], rule: str) -> Callable[..., Any]:
 # Compiled code
 
 
-def _callback(original: Any) -> Any:
+def _overheard_compiled(original: Callable[..., Any]) -> Callable[..., Any]:
     """torch asks this in each call of a compiled function, before it runs what it has compiled.
 
     Hooks of a model that was compiled before never run, and in what is compiled now they are
     traced, where counting would be a change that compiles again. So the caller's frame is looked
-    at, which is the only one that knows the function.
+    at, because no other place knows the function.
     """
 
     @functools.wraps(original)
@@ -106,8 +112,8 @@ def _callback(original: Any) -> Any:
         found = original(callback)
         function = sys._getframe(1).f_locals.get("fn")
         if function is not None and found is not None:  # None: it will run uncompiled
-            for watch in tuple(_ACTIVE):
-                watch._passed_by(function)
+            for subscriber in tuple(_SUBSCRIBERS):
+                subscriber._compiled_called(function)
         return found
 
     return callback_from_stance

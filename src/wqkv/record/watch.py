@@ -1,7 +1,8 @@
-"""Record the attention of a running Hugging Face model, which computes as if nobody looked.
+"""watch(model): record the attention of a running Hugging Face model, which computes unchanged.
 
-The model's own function runs unchanged; what goes in and comes out is overheard (door.py), kept
-for each thread (listen.py), recognised and proved (records.py). Here is what can be asked of it.
+What goes into its attention functions and comes out is overheard (overhear.py), read (arguments.py,
+read_mask.py), taken into runs for each thread (listen.py, follow.py) and proved (prove_call.py).
+Here is what can be asked of it.
 """
 
 from __future__ import annotations
@@ -22,10 +23,19 @@ from wqkv.doors import door
 from wqkv.errors import ArgumentError, KindError, MissedError, describe, need
 from wqkv.maps import pictures
 from wqkv.maps.attention_map import AttentionMap
-from wqkv.record.captured import Run, Statistics
-from wqkv.record.listen import LayerRuns, Listener, Watched
-from wqkv.record.modules import Kind, compiled, ended_by, kind, reached
+from wqkv.record.arguments import OverheardCall
+from wqkv.record.listen import LayerRuns, Listener, WatchedModel
+from wqkv.record.modules import (
+    AttentionKind,
+    ModuleCall,
+    compiled,
+    ended_by,
+    kind_of,
+    reached,
+)
 from wqkv.record.overhear import install, uninstall
+from wqkv.record.report import layer_lines
+from wqkv.record.run import Statistics
 from wqkv.wrappers import unwrapped
 
 if TYPE_CHECKING:
@@ -77,14 +87,14 @@ class Layer(NamedTuple):
     """One attention layer of a model: `captured`, `missed` (and why), or `not asked for`."""
 
     name: str
-    kind: Kind
+    kind: AttentionKind
     state: str
     reason: str
 
 
 @door
 class Seen(Sequence[Map]):
-    """What `watch` saw: seen[layer] is the map of a layer, in the order of their first run.
+    """What `watch` saw: seen[layer] is the map of a layer, numbered in the order of first runs.
 
     A layer that was missed, or whose proof failed, raises MissedError with the reason.
     """
@@ -100,16 +110,16 @@ class Seen(Sequence[Map]):
                 raise KindError(f"`layers` holds numbers of layers, not {describe(number)}.")
             if number < 0:
                 raise ArgumentError(f"`layers` holds {number}.\nPass 0 or more.")
-        self._watched = Watched(unwrapped(model), wanted, keep)
+        self._watched = WatchedModel(unwrapped(model), wanted, keep)
         self._compiled = compiled(model)
-        self._own = threading.local()
+        self._thread = threading.local()
         self._listeners: list[Listener] = []
         self._only: Listener | None = None
-        self._reached: dict[int, tuple[Any, set[nn.Module]]] = {}
-        self._beside = 0  # calls of compiled functions that may run any model
+        self._reached: dict[int, tuple[object, set[nn.Module]]] = {}
+        self._other_compiled = 0  # calls of compiled functions that may run any model
         self._exit: ExitStack | None = None
 
-    # Coming and going
+    # Begin and end
 
     def __enter__(self) -> Self:
         if self._exit is not None:
@@ -117,7 +127,7 @@ class Seen(Sequence[Map]):
         need("transformers", "hf", "watch")
         with ExitStack() as stack:
             for module in self._watched.names:
-                if any(True for _ in module.children()):
+                if any(True for _ in module.children()):  # no leaf calls an attention function
                     before = module.register_forward_pre_hook(self._enter, with_kwargs=True)
                     stack.callback(before.remove)
                     after = module.register_forward_hook(self._leave, always_call=True)
@@ -140,55 +150,55 @@ class Seen(Sequence[Map]):
         for listener in self._listeners:
             listener.stop()
 
+    # Hooks, as torch calls them: `kwargs` have the names of each model's own code.
+
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if torch.compiler.is_compiling():  # first of all: whatever follows would be traced
             return
-        self._mine().enter(module, args, kwargs)
+        self._running().enter(ModuleCall(module, args, kwargs))
 
-    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         if torch.compiler.is_compiling():
             return
-        self._mine().leave(module, output)
+        self._running().leave(module, output)
 
-    def _mine(self) -> Listener:
-        """What listens to the thread that runs."""
-        listener: Listener | None = getattr(self._own, "listener", None)
+    def _running(self) -> Listener:
+        """The listener of the thread that runs."""
+        listener: Listener | None = getattr(self._thread, "listener", None)
         if listener is None:
-            listener = self._own.listener = Listener(self._watched)
+            listener = self._thread.listener = Listener(self._watched)
             self._listeners.append(listener)
         return listener
 
-    def _heard(
-        self, rule: str, module: object, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
-    ) -> None:
-        """A call of an attention function, of any model: see `door`."""
-        if isinstance(module, nn.Module) and module in self._watched.names:
-            self._mine().take(rule, module, args, kwargs, out)
+    def _heard(self, call: OverheardCall) -> None:
+        """An attention function was called, by any model: see `overhear.Subscriber`."""
+        if call.module in self._watched.names:
+            self._running().take(call)
 
-    def _passed_by(self, function: Any) -> None:
-        """A call of a compiled function, of any model: see `door`."""
-        key = id(function)  # which may have no hash
+    def _compiled_called(self, function: object) -> None:
+        """A compiled function was called, that may run any model: see `overhear.Subscriber`."""
+        key = id(function)  # because it may have no hash
         if key not in self._reached:
             self._reached[key] = function, reached(function, self._watched.model)
         if modules := self._reached[key][1]:
-            self._mine().pass_by(modules)
+            self._running().pass_by(modules)
         else:
-            self._beside += 1
+            self._other_compiled += 1
 
     # What was seen
 
     @property
     def threads(self) -> list[Seen]:
-        """The same for each thread that ran the model, in the order in which they first ran it.
+        """One Seen for each thread that ran the model, in the order in which they first ran it.
 
-        A Seen answers for the thread that asks, or for the only thread that ran the model; where
-        several others did, take one of these.
+        A Seen answers for the thread that asks. If that one did not run the model, it answers for
+        the only thread that did; if several did, take one of these.
         """
         return [self._of_thread(listener) for listener in tuple(self._listeners)]
 
     @property
     def thread(self) -> str:
-        """The name of the thread that it answers for."""
+        """The name of the thread that this Seen answers for."""
         return self._here.name
 
     def _of_thread(self, listener: Listener) -> Seen:
@@ -198,8 +208,8 @@ class Seen(Sequence[Map]):
 
     @property
     def _listener(self) -> Listener | None:
-        """The thread that is asked about; None if it is one of several others."""
-        own: Listener | None = self._only or getattr(self._own, "listener", None)
+        """The listener of the thread that is asked about; None if several others may be meant."""
+        own: Listener | None = self._only or getattr(self._thread, "listener", None)
         if own is None and len(self._listeners) < 2:
             return self._listeners[0] if self._listeners else Listener(self._watched)
         return own
@@ -221,15 +231,18 @@ class Seen(Sequence[Map]):
 
     @property
     def _hidden(self) -> set[nn.Module]:
-        """What runs compiled, or did."""
+        """The modules that run compiled, or did."""
         return self._compiled | self._here.passed
 
     @property
     def _all(self) -> list[LayerRuns]:
-        """The layers, without helpers inside a module that uses the interface itself."""
+        """The layers, without modules inside one that calls the attention interface itself.
+
+        Modules that run compiled are layers too: they would call the interface if they did not.
+        """
         layers, names = list(self._here.layers.values()), self._watched.names
         layers += [
-            LayerRuns(name, module, kind(name, module), True)
+            LayerRuns(name, module, kind_of(name, module), True)
             for module, name in names.items()
             if module in self._watched.like & self._hidden - {layer.module for layer in layers}
         ]
@@ -253,10 +266,7 @@ class Seen(Sequence[Map]):
         return found
 
     def _why(self, one: LayerRuns) -> str | None:
-        why = one.why()
-        if one.module in self._hidden and why is not None and one.wanted and not one.runs:
-            return "it runs compiled, out of sight"
-        return why
+        return one.why_missed(compiled=one.module in self._hidden)
 
     def _map(self, one: LayerRuns) -> Map:
         why = self._why(one)
@@ -273,18 +283,18 @@ class Seen(Sequence[Map]):
     def __getitem__(self, layer: slice) -> list[Map]: ...
     @door
     def __getitem__(self, layer: int | slice) -> Map | list[Map]:
-        return _Part(self, self._all)[layer]
+        return _LayerMaps(self, self._all)[layer]
 
     def runs(self, layer: int) -> Sequence[Map]:
-        """All runs of a layer, oldest first: one a forward, or one a whole generation.
+        """All runs of a layer, the oldest first: each is one forward, or one whole generation.
 
-        A step that does not fit the run before it begins another; a run whose proof failed is left
-        out.
+        A step that does not continue the run before it begins another. Runs whose proof failed are
+        left out.
         """
         return [run.map() for run in _in(self._all, layer).runs if run.refused is None]
 
     def sample_of(self, sequence: Tensor | Sequence[int]) -> int:
-        """The sample of the last text that a returned sequence of token ids is, beams included.
+        """The sample of the last text that holds a returned sequence of token ids, also of beams.
 
         A model never reads the last token that it writes, so a sequence of n tokens that ends with
         it has the rows seen[layer][sample, :, : n - 1]. Of an encoder-decoder model it is the text
@@ -342,8 +352,8 @@ class Seen(Sequence[Map]):
         """The maps of the layers that look at another text or picture."""
         return self._of("cross")
 
-    def _of(self, kind: Kind) -> _Part:
-        return _Part(self, [one for one in self._all if one.kind == kind])
+    def _of(self, kind: AttentionKind) -> _LayerMaps:
+        return _LayerMaps(self, [one for one in self._all if one.kind == kind])
 
     # In a notebook
 
@@ -361,7 +371,7 @@ class Seen(Sequence[Map]):
         return pictures.figure(self._name, self._pictures())
 
     def _pictures(self, most: float = math.inf) -> list[pictures.Picture]:
-        """Block means of the first sample, as long as they take at most so many weights."""
+        """Block means of the first sample, of as many layers as have `most` weights together."""
         found: list[pictures.Picture] = []
         for one in self._all:
             m = None if self._why(one) else self._map(one)
@@ -380,16 +390,7 @@ class Seen(Sequence[Map]):
             reports = [one.report() for one in self.threads]
             return "\n".join(line for pair in zip(names, reports, strict=True) for line in pair)
         layers = self._all
-        whys = [self._why(one) for one in layers]
-        good = sum(why is None for why in whys)
-        unasked = sum(not one.wanted for one in layers)
-        rest = f" ({unasked} not asked for)" if unasked else ""
-        rest += "" if layers else ": no attention layer ran in sight"
-        lines = [f"captured {good} of {len(layers)} layers of {self._name}{rest}"]
-        width = max((len(one.name) for one in layers), default=0)
-        for number, (one, why) in enumerate(zip(layers, whys, strict=True)):
-            head = f"{number:>3}  {one.name:<{width}}  {one.kind:<7}"
-            lines.append(f"{head}  {_shown(one.runs) if why is None else _missed(one, why)}")
+        lines = layer_lines(self._name, [(one, self._why(one)) for one in layers])
         beyond = [n for n in self._watched.wanted or () if n >= len(layers)]
         if beyond and layers:
             lines.append(f"there is no layer {', '.join(map(str, beyond))}: asked for by `layers`")
@@ -398,9 +399,9 @@ class Seen(Sequence[Map]):
                 f"compiled steps that went by unseen: {listener.unseen}. To see them, run them "
                 'uncompiled, under torch.compiler.set_stance("force_eager")'
             )
-        if self._beside:
+        if self._other_compiled:
             lines.append(
-                f"calls of other compiled functions: {self._beside}. "
+                f"calls of other compiled functions: {self._other_compiled}. "
                 "Whether they ran the model is not known"
             )
         if self._only is None and (others := len(self._listeners) - 1) > 0:
@@ -408,8 +409,8 @@ class Seen(Sequence[Map]):
         return "\n".join(lines)
 
 
-class _Part(Sequence[Map]):
-    """Some of the layers."""
+class _LayerMaps(Sequence[Map]):
+    """The maps of some layers, made when they are asked for."""
 
     def __init__(self, seen: Seen, layers: list[LayerRuns]) -> None:
         self._seen, self._layers = seen, layers
@@ -431,27 +432,3 @@ def _in(layers: list[LayerRuns], layer: int) -> LayerRuns:
     if not -len(layers) <= layer < len(layers):
         raise IndexError(f"There is no layer {layer}: {len(layers)} ran.")
     return layers[layer]
-
-
-def _missed(one: LayerRuns, why: str) -> str:
-    return f"missed: {why}" if one.wanted else "not asked for"
-
-
-def _shown(runs: list[Run]) -> str:
-    """A captured layer in the report."""
-    run = runs[-1]
-    proof = run.proof
-    rows = f"{proof.rows} rows" + (f", {proof.empty} empty" if proof.empty else "")
-    parts = [
-        f"{list(run.shape)} {run.shown}",
-        f"proof {proof.error:.1e}, {proof.share:.0%} of rounding ({rows})",
-    ]
-    if run.start:
-        parts.append(f"rows from {run.start} on")
-    if not run.found:
-        first = "row that was seen" if run.asked.cross else "key of its cache"
-        parts.append(f"counted from the first {first}, whose place in the text is not known")
-    if len(runs) > 1:
-        why = f", because {run.began}" if run.began else ""
-        parts.append(f"the last of {len(runs)} runs{why}")
-    return "  ".join(parts)

@@ -1,7 +1,8 @@
 """The mask that a transformers model asks for, as a value, and its way to the layers.
 
-A model describes its mask by a function of positions. Those that transformers makes are recognised,
-so that windows, chunks and packed texts become values of wqkv; any other is asked about rectangles.
+A model describes its mask by a function of positions. The functions that transformers makes are
+recognized by their code, so that windows, chunks and packed texts become masks of wqkv. Any other
+stays a function, which is called for one rectangle of positions at a time.
 """
 
 from __future__ import annotations
@@ -17,40 +18,43 @@ from torch import Tensor
 from wqkv.attend.geometry import At, Rect
 from wqkv.attend.masks.kinds import Causal, Dense, Full, Lengths, Mask, Segments, Window
 from wqkv.errors import EngineError, describe
-from wqkv.upstream import of_transformers as _masking
+from wqkv.upstream import of_transformers as masking
 from wqkv.upstream.of_torch import make_wrapper, to_copy, tree_map_only
 
 _aten: Any = torch.ops.aten
 
-#: The largest matrix (in pairs) that a model gets when it computes with its mask.
-LIMIT = 2**26
-Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+#: How many pairs (batch * query_len * key_len) are written out at most for a model that computes
+#: with its mask.
+MOST_PAIRS = 2**26
+#: Of batch, head, query and key, as tensors of positions; True = may attend.
+MaskFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
-def ask(
+def request_mask(
     batch_size: int,
     q_length: int,
     kv_length: int,
     q_offset: int | Tensor = 0,
     kv_offset: int | Tensor = 0,
-    mask_function: Rule = _masking.causal_mask_function,
+    mask_function: MaskFunction = masking.causal_mask_function,
     attention_mask: Tensor | None = None,
     use_vmap: bool = False,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     allow_is_causal_skip: bool = True,
-    **others: Any,
+    **others: Any,  # transformers passes each version's own
 ) -> Tensor | None:
-    """transformers' mask function: what its eager path would add to the scores, as a value."""
+    """transformers' interface for masks: make the mask of a forward, here as a Carried value."""
     device = torch.device(device)
     on_device = isinstance(q_offset, Tensor) and q_offset.device.type != "cpu"
     tracing = torch.compiler.is_compiling()
-    plain = attention_mask is None and mask_function is _masking.causal_mask_function
+    plain = attention_mask is None and mask_function is masking.causal_mask_function
     if tracing and plain and allow_is_causal_skip and q_length == kv_length:
-        return None  # which says causal, as to transformers' own functions
+        return None  # layers then take it as causal, as transformers' own functions do
     if tracing or (on_device and q_length == 1):
-        # A traced graph needs a plain tensor; one row is short, and reads no position from a GPU.
-        written: Tensor = _masking.eager_mask(
+        # A traced graph needs a plain tensor. A `q_offset` on a GPU is not read, because every step
+        # of a generation would wait for the GPU: its one row is written out, which is short.
+        written: Tensor = masking.eager_mask(
             batch_size,
             q_length,
             kv_length,
@@ -63,8 +67,8 @@ def ask(
             device=device,
         )
         return written
-    padding = _masking.prepare_padding_mask(attention_mask, kv_length, kv_offset)
-    asked = Asked(
+    padding = masking.prepare_padding_mask(attention_mask, kv_length, kv_offset)
+    requested = RequestedMask(
         batch_size,
         q_length,
         kv_length,
@@ -76,46 +80,53 @@ def ask(
         device,
         dtype,
     )
-    return Carried(asked)
+    return Carried(requested)
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
-    """The mask that a model asks for; its positions are absolute."""
+class RequestedMask:
+    """The mask that a model asks for in one forward; its positions are absolute."""
 
     batch: int
     query_len: int
     key_len: int
     query_start: int
     key_start: int
-    function: Rule
-    padding: Tensor | None  # (batch, key_start + key_len or more), True = a word
+    function: MaskFunction
+    padding: Tensor | None  # (batch, key_start + key_len or more), True = a token
     use_vmap: bool  # the function takes one index at a time
     device: torch.device
     dtype: torch.dtype
 
     @property
     def offset(self) -> int:
-        """Where the queries stand among the keys at hand."""
+        """Where query 0 stands, counted from the first key of the call."""
         return self.query_start - self.key_start
 
     @cached_property
     def mask(self) -> Mask:
-        """It as a value, in which key 0 is the first key at hand."""
+        """The mask as a value, in which key 0 is the first key of the call."""
         parts = self._parts(self.function)
         if self.padding is not None:
             parts.append(_padding(self._here(self.padding.bool())))
         return self._all(parts)
 
     def dense(self, why: str) -> Tensor:
-        """It written out as the eager path has it, 0 or the least float: for a model's own sums."""
+        """The mask written out as transformers' eager path does, 0 or the least float.
+
+        Args:
+            why: the operator for which a model needs it, for the error.
+
+        Raises:
+            EngineError: it would have more than MOST_PAIRS.
+        """
         pairs = self.batch * self.query_len * self.key_len
-        if pairs > LIMIT:
+        if pairs > MOST_PAIRS:
             raise EngineError(
                 f"The model computes with its mask ({why}), which for {self.query_len} x "
                 f"{self.key_len} positions and a batch of {self.batch} would take "
                 f"{pairs * self.dtype.itemsize / 2**30:.2f} GiB.\n"
-                f"Pass a shorter text: {LIMIT} pairs are written out at most."
+                f"Pass a shorter text: {MOST_PAIRS} pairs are written out at most."
             )
         seen = self.mask.dense(self.query_len, self.key_len, self.offset).to(self.device)
         least = torch.finfo(self.dtype).min
@@ -123,34 +134,37 @@ class Asked:
         return written.masked_fill(~seen, least).expand(self.batch, 1, -1, -1)
 
     def _here(self, stored: Tensor) -> Tensor:
-        """The entries of the keys at hand, of a tensor (batch, position)."""
+        """The entries for the keys of the call, of a tensor (batch, position)."""
         return stored[:, self.key_start : self.key_start + self.key_len]
 
-    def _parts(self, function: Rule) -> list[Mask]:
+    def _parts(self, function: MaskFunction) -> list[Mask]:
         """A mask function of transformers as values, all of which must hold."""
-        known = _held(function)
+
+        def given(name: str) -> Any:
+            return _closure_value(function, name)
+
         match _KINDS.get(getattr(function, "__code__", None)):
             case "causal":
                 return [Causal()]
             case "full":
                 return [Full()]
             case "before":
-                return [Window(known["sliding_window"] - 1, None)]
+                return [Window(given("sliding_window") - 1, None)]
             case "around":
-                return [Window(known["sliding_window"], known["sliding_window"])]
+                return [Window(given("sliding_window"), given("sliding_window"))]
             case "padding":
-                return [_padding(self._here(known["padding_mask"].bool()))]
+                return [_padding(self._here(given("padding_mask").bool()))]
             case "chunks" if self._among:
                 place = torch.arange(self.key_start, self.key_start + self.key_len, device="cpu")
-                first = known["left_padding"].cpu()[:, None]
-                return [_segments((place - first) // known["chunk_size"])]
+                first = given("left_padding").cpu()[:, None]
+                return [_segments((place - first) // given("chunk_size"))]
             case "packed" if self._among:
-                return [_segments(self._here(known["packed_sequence_mask"]))]
+                return [_segments(self._here(given("packed_sequence_mask")))]
             case "blocks" if self._among:
-                labels = self._here(known["block_sequence_ids"]).cpu()
+                labels = self._here(given("block_sequence_ids")).cpu()
                 return [_segments(labels), _padding(labels >= 0)]
             case "and":
-                functions = known["mask_functions"]
+                functions = given("mask_functions")
                 texts = any(_kind(f) == "packed" for f in functions)
                 return [
                     part
@@ -158,27 +172,32 @@ class Asked:
                     for part in (self._within_texts(f) if texts else self._parts(f))
                 ]
             case "or":
-                first, *rest = (self._all(self._parts(f)) for f in known["mask_functions"])
+                first, *rest = (self._all(self._parts(f)) for f in given("mask_functions"))
                 for other in rest:
                     first = first | other
                 return [first]
-        return [Unknown(replace(self), function)]  # a copy: no cycle through the kept mask
+        # A copy, because `mask` is kept in this one: they would hold each other alive.
+        return [Unknown(replace(self), function)]
 
-    def _within_texts(self, function: Rule) -> list[Mask]:
-        """Positions that count from each text's start differ as those that count from the first."""
+    def _within_texts(self, function: MaskFunction) -> list[Mask]:
+        """One part of the mask of packed texts, whose positions begin anew with each text.
+
+        Within a text such positions differ as absolute ones do. So a function of their differences
+        alone, such as a window, is the same of absolute positions.
+        """
         if _kind(function) == "remap":
-            parts = self._parts(_held(function)["mask_function"])
+            parts = self._parts(_closure_value(function, "mask_function"))
             if all(part.by_shift for part in parts):
                 return parts
         return self._parts(function)
 
     @property
     def _among(self) -> bool:
-        """Whether the queries stand among the keys at hand."""
+        """Whether every query is also a key of the call."""
         return self.offset >= 0 and self.offset + self.query_len <= self.key_len
 
     def _all(self, parts: list[Mask]) -> Mask:
-        """All of them, without those that hide nothing here, and with windows as one."""
+        """The mask of all parts: windows become one, and what hides nothing here is left out."""
         here = Rect(None, self.offset, self.offset + self.query_len, 0, self.key_len)
         parts = [part for part in parts if part.region(here) is not True]
         windows = [part for part in parts if isinstance(part, Causal | Window)]
@@ -197,20 +216,20 @@ class Asked:
 
 
 class Unknown(Mask):
-    """A mask function that is none of transformers' own: asked about one rectangle at a time.
+    """A mask function that is none of transformers' own: it is called for one rectangle at a time.
 
     As in Dense, the rows are the queries of the call.
     """
 
-    def __init__(self, asked: Asked, function: Rule) -> None:
-        self.asked, self.function = asked, function
+    def __init__(self, requested: RequestedMask, function: MaskFunction) -> None:
+        self.requested, self.function = requested, function
 
     def visible(self, at: At) -> Tensor:
-        q, k = self.asked.query_start, self.asked.key_start
+        q, k = self.requested.query_start, self.requested.key_start
         if at.box is None:
             return self.function(at.batch, torch.zeros_like(at.head), at.row + q, at.key_pos + k)
         batch, rows, keys = at.box
-        seen: Tensor = _masking.sdpa_mask(
+        seen: Tensor = masking.sdpa_mask(
             batch_size=batch.stop,
             q_length=rows.stop - rows.start,
             kv_length=keys.stop - keys.start,
@@ -218,7 +237,7 @@ class Unknown(Mask):
             kv_offset=keys.start + k,
             mask_function=self.function,
             allow_is_causal_skip=False,
-            use_vmap=self.asked.use_vmap,
+            use_vmap=self.requested.use_vmap,
             device=at.key_pos.device,
         )
         return seen[batch]
@@ -227,10 +246,10 @@ class Unknown(Mask):
         return None
 
     def _extent(self) -> tuple[int, int]:
-        return self.asked.batch, 1
+        return self.requested.batch, 1
 
     def _lengths(self) -> tuple[int | None, int | None]:
-        return self.asked.query_len, self.asked.key_len
+        return self.requested.query_len, self.requested.key_len
 
     def __repr__(self) -> str:
         return f"Unknown({getattr(self.function, '__qualname__', self.function)})"
@@ -239,49 +258,53 @@ class Unknown(Mask):
 _KINDS = {
     function.__code__: kind
     for kind, function in {
-        "causal": _masking.causal_mask_function,
-        "full": _masking.bidirectional_mask_function,
-        "before": _masking.sliding_window_overlay(1),
-        "around": _masking.sliding_window_bidirectional_overlay(1),
-        "chunks": _masking.chunked_overlay(1, torch.zeros(1, device="cpu")),
-        "padding": _masking.padding_mask_function(torch.zeros(1, device="cpu")),
-        "packed": _masking.packed_sequence_mask_function(torch.zeros(1, device="cpu")),
-        "blocks": _masking.blockwise_overlay(torch.zeros(1, device="cpu")),
-        "and": _masking.and_masks(),
-        "or": _masking.or_masks(),
+        "causal": masking.causal_mask_function,
+        "full": masking.bidirectional_mask_function,
+        "before": masking.sliding_window_overlay(1),
+        "around": masking.sliding_window_bidirectional_overlay(1),
+        "chunks": masking.chunked_overlay(1, torch.zeros(1, device="cpu")),
+        "padding": masking.padding_mask_function(torch.zeros(1, device="cpu")),
+        "packed": masking.packed_sequence_mask_function(torch.zeros(1, device="cpu")),
+        "blocks": masking.blockwise_overlay(torch.zeros(1, device="cpu")),
+        "and": masking.and_masks(),
+        "or": masking.or_masks(),
     }.items()
 }
-if _remap := _masking.positions_of_packed_texts():
+if _remap := masking.positions_of_packed_texts():
     _KINDS[_remap(id, torch.zeros(1, device="cpu")).__code__] = "remap"
 
 
 def _kind(function: Any) -> str | None:
+    """Which function of transformers this is; closures of one function share its code."""
     return _KINDS.get(getattr(function, "__code__", None))
 
 
-def _held(function: Any) -> dict[str, Any]:
-    """What a function holds of the one that made it."""
-    names = getattr(getattr(function, "__code__", None), "co_freevars", ())
-    cells = getattr(function, "__closure__", None) or ()
-    return {name: cell.cell_contents for name, cell in zip(names, cells, strict=True)}
+def _closure_value(function: Any, name: str) -> Any:
+    """What a function was given by the function of transformers that made it, by its name there."""
+    cell = function.__closure__[function.__code__.co_freevars.index(name)]
+    return cell.cell_contents
 
 
 def _segments(labels: Tensor) -> Mask:
+    """Documents by their labels (batch, key), stored once where all samples have the same."""
     labels = labels.cpu()
     alike = len(labels) > 1 and bool((labels == labels[:1]).all())
     return Segments(labels[:1] if alike else labels)
 
 
-def _padding(words: Tensor) -> Mask:
-    """Bool (batch, key): lengths where words stand side by side, else one row a sample."""
-    words = words.cpu()
-    count, n = words.sum(dim=1), words.shape[1]
+def _padding(tokens: Tensor) -> Mask:
+    """The mask that hides padding; `tokens` is bool (batch, key), False where there is padding.
+
+    Lengths where the tokens of every sample stand side by side, else one stored row per sample.
+    """
+    tokens = tokens.cpu()
+    count, n = tokens.sum(dim=1), tokens.shape[1]
     if bool((count == n).all()):
         return Full()
-    start = words.int().argmax(dim=1)
+    start = tokens.int().argmax(dim=1)
     place = torch.arange(n, device="cpu")
-    if not bool((words == (place >= start[:, None]) & (place < (start + count)[:, None])).all()):
-        return Dense(words[:, None, None, :])
+    if not bool((tokens == (place >= start[:, None]) & (place < (start + count)[:, None])).all()):
+        return Dense(tokens[:, None, None, :])
     mask: Mask = Full()
     if bool((start > 0).any()):
         mask = ~Lengths(start)
@@ -291,57 +314,64 @@ def _padding(words: Tensor) -> Mask:
 
 
 class Carried(Tensor):
-    """A mask on its way from a model to its layers: to look at, the eager path's float mask.
+    """A mask on its way from a model to its layers: it looks like the eager path's float mask.
 
-    It has no memory, and must still be a tensor, and that one: `generate` calls `.contiguous()` on
-    what it prepares for a static cache, a finished mask is told by its four axes, hooks move
-    tensors; and a few families compute with it (doge, deepseek_v4, bigbird_pegasus), in ways that
-    are right for the eager mask in all of them and for a bool one in some. They get it written out.
+    It has no memory, and must still be a tensor of that shape, because `generate` calls
+    `.contiguous()` on what it prepares for a static cache, models know a finished mask by its four
+    axes, and hooks move tensors. A few families compute with their mask (doge, deepseek_v4,
+    bigbird_pegasus): they get it written out, as floats because some cannot take a bool mask.
     """
 
-    asked: Asked
+    requested: RequestedMask
 
     @staticmethod
-    def __new__(cls, asked: Asked) -> Carried:
-        shape = (asked.batch, 1, asked.query_len, asked.key_len)
-        made: Carried = make_wrapper(cls, shape, dtype=asked.dtype, device=asked.device)
-        made.asked = asked
+    def __new__(cls, requested: RequestedMask) -> Carried:
+        shape = (requested.batch, 1, requested.query_len, requested.key_len)
+        made: Carried = make_wrapper(cls, shape, dtype=requested.dtype, device=requested.device)
+        made.requested = requested
         return made
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, requested: RequestedMask) -> None:
         """Tensor's own takes no such argument."""
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
-        return f"Carried({self.asked.mask!r}, {describe(self)})"
+        return f"Carried({self.requested.mask!r}, {describe(self)})"
 
+    # As torch calls it for every operator: the arguments are those of any operator.
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         if isinstance(args[0], Carried):
-            moved = _moved(func, args[0].asked, args[1:], kwargs)
+            moved = _moved(func, args[0].requested, args[1:], kwargs)
             if moved is not None:
                 return moved
-        args, kwargs = tree_map_only(Carried, lambda x: x.asked.dense(str(func)), (args, kwargs))
+        args, kwargs = tree_map_only(
+            Carried, lambda x: x.requested.dense(str(func)), (args, kwargs)
+        )
         return func(*args, **kwargs)
 
 
 def _moved(
-    func: Any, asked: Asked, args: tuple[Any, ...], kwargs: dict[str, Any]
+    func: Any, requested: RequestedMask, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Carried | None:
-    """The mask after an operator that leaves it a value; None for any other."""
+    """The mask after an operator that leaves it a value: a copy, a move, or a slice; else None."""
     if func in (_aten.detach.default, _aten.alias.default, _aten.clone.default):
-        return Carried(asked)
-    if func is to_copy and kwargs.get("dtype", asked.dtype).is_floating_point:
-        device, dtype = (kwargs.get(name) or getattr(asked, name) for name in ("device", "dtype"))
-        return Carried(replace(asked, device=torch.device(device), dtype=dtype))
+        return Carried(requested)
+    if func is to_copy and kwargs.get("dtype", requested.dtype).is_floating_point:
+        device, dtype = (
+            kwargs.get(name) or getattr(requested, name) for name in ("device", "dtype")
+        )
+        return Carried(replace(requested, device=torch.device(device), dtype=dtype))
     if func is _aten.slice.Tensor and args[0] in (2, 3) and len(args) <= 3:
-        size = asked.query_len if args[0] == 2 else asked.key_len
+        size = requested.query_len if args[0] == 2 else requested.key_len
         start, stop, _ = slice(*args[1:]).indices(size)
         if args[0] == 2:
-            cut = replace(asked, query_start=asked.query_start + start, query_len=stop - start)
+            cut = replace(
+                requested, query_start=requested.query_start + start, query_len=stop - start
+            )
         else:
-            cut = replace(asked, key_start=asked.key_start + start, key_len=stop - start)
+            cut = replace(requested, key_start=requested.key_start + start, key_len=stop - start)
         return Carried(cut)
     return None

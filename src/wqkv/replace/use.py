@@ -5,24 +5,25 @@ Importing this module registers the name "wqkv" with transformers, for attention
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 
-from wqkv.attend.call import request
+from wqkv.attend.call import Call, request
 from wqkv.attend.engines import reference
 from wqkv.attend.functional import attention
 from wqkv.attend.masks.kinds import Causal, Dense, Full, Mask, Segments
 from wqkv.errors import EngineError, KindError, describe, message
 from wqkv.record.arguments import unknown
 from wqkv.record.modules import attention_like
-from wqkv.replace.carried_mask import Carried, ask
+from wqkv.replace.carried_mask import Carried, request_mask
 from wqkv.upstream import of_transformers as upstream
 from wqkv.wrappers import unwrapped
 
-#: The name that models know it by.
+#: The name of our attention in `set_attn_implementation`.
 NAME = "wqkv"
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -31,17 +32,17 @@ def use(model: Model) -> Model:
     """Switch a transformers model to attention(), and return it.
 
     `set_attn_implementation("sdpa")` of the model switches it back. A query that may see no key (a
-    padded word) has output 0, where transformers' eager path averages over all words. The weights
+    padded token) has output 0, where transformers' eager path averages over all tokens. The weights
     of output_attentions=True are computed beside it, N x N, before dropout. Heads may be shared by
-    ranks (tensor parallelism), words may not: a model makes the masks of the words that it gets.
+    ranks (tensor parallelism). Tokens may not, because a model makes masks for the tokens it gets.
 
     Args:
-        model: it, or it inside PEFT, torch.compile or data parallelism.
+        model: a transformers model, also inside PEFT, torch.compile or data parallelism.
 
     Raises:
         KindError: it is no transformers model.
-        EngineError: some of its attention does not go through transformers' interface. Where only
-            its code tells, the first forward raises.
+        EngineError: the model is not supported, because some of its attention does not go through
+            transformers' interface. Where only its code tells, the first forward raises.
 
     Source: https://huggingface.co/docs/transformers/attention_interface
 
@@ -66,7 +67,7 @@ def use(model: Model) -> Model:
 
 
 class _Check:
-    """Sees to it that all attention of a model comes here, each module the first time it runs."""
+    """Checks that all attention of a model goes through `run`, until every module has run once."""
 
     def __init__(self, model: nn.Module) -> None:
         self._names = {module: name for name, module in model.named_modules()}
@@ -74,7 +75,7 @@ class _Check:
         self._hooks = [model.register_forward_hook(self._end)]
         self._left = attention_like(model)
         self._hooks += [module.register_forward_hook(self._after) for module in self._left]
-        _CHECKS.add(self)  # as long as the model is: its hooks hold it
+        _CHECKS.add(self)  # a weak set: the hooks keep this check alive as long as the model
 
     def comes(self, module: nn.Module) -> None:
         """A module has called `run`."""
@@ -92,7 +93,8 @@ class _Check:
         came = [f"{self._names[module]}." for module in self._came]
         silent = []
         for module in self._ran:
-            name = f"{self._names[module]}."  # a module around it may call for it, or one inside
+            # The module around it may call the interface for it, or a module inside it.
+            name = f"{self._names[module]}."
             if not any(name.startswith(other) or other.startswith(name) for other in came):
                 silent.append(f"{self._names[module]} ({type(module).__name__})")
         here = config._attn_implementation == NAME
@@ -130,17 +132,20 @@ def run(
     cu_seq_lens_q: Tensor | None = None,
     cu_seq_lens_k: Tensor | None = None,
     sliding_window: int | None = None,
-    **others: Any,
+    **others: Any,  # by the names of each model's own code
 ) -> tuple[Tensor, Tensor | None]:
-    """transformers' attention function: out (batch, query_len, n_head, d_v), and the weights.
+    """transformers' interface for attention: the output (batch, query_len, n_head, d_v), and P.
 
-    They are None unless `output_attentions` asks for them.
+    The weights P are None unless `output_attentions` asks for them.
+
+    Raises:
+        EngineError, KindError: an argument, or a mask, is not understood.
     """
     if not torch.compiler.is_compiling():
         for check in tuple(_CHECKS):
             check.comes(module)
-    _refuse(module, others)
-    mask, bias, offset = _rules(module, query, key, attention_mask, is_causal)
+    _refuse_unknown(module, others)
+    mask, bias, offset = _read_mask(module, query, key, attention_mask, is_causal)
     if attention_mask is None and sliding_window is not None and sliding_window < key.shape[2]:
         raise EngineError(  # with a mask, the window is in it
             f"wqkv cannot run {type(module).__name__}: its `sliding_window` {sliding_window} is "
@@ -150,77 +155,77 @@ def run(
     ends_q = cu_seq_lens_k if cu_seq_lens_q is None else cu_seq_lens_q
     ends_k = cu_seq_lens_q if cu_seq_lens_k is None else cu_seq_lens_k
     if ends_q is not None and ends_k is not None:
-        mask = mask & _texts(module, query, key, ends_q, ends_k)
+        mask = mask & _packed_texts(module, query, key, ends_q, ends_k)
     if position_bias is not None:
         bias = position_bias if bias is None else bias + position_bias
     if query.shape[0] != key.shape[0]:  # learned queries, one set for all samples
         query = query.expand(key.shape[0], -1, -1, -1)
     sinks = s_aux if sinks is None else sinks
-    a_query = sinks is not None and sinks.ndim == 4  # (batch, n_head, query_len, 1)
-    given: dict[str, Any] = {
-        "mask": mask,
-        "bias": bias,
-        "scale": scaling,
-        "softcap": softcap,
-        "sinks": None if a_query else sinks,
-        "query_offset": offset,
-    }
-    part = attention(query, key, value, **given, dropout_p=dropout, return_lse=True)
-    out = part.out
-    weights = _weights(module, query, key, given) if _asks(module, others) else None
-    if a_query and sinks is not None:
-        share = torch.sigmoid(part.lse.unsqueeze(-1) - sinks).to(out.dtype)
+    # Sinks that differ between queries, (batch, n_head, query_len, 1), are merged afterwards.
+    by_query, sinks = (sinks, None) if sinks is not None and sinks.ndim == 4 else (None, sinks)
+    part = attention(
+        query, key, value, mask=mask, bias=bias, scale=scaling, softcap=softcap, sinks=sinks,
+        query_offset=offset, dropout_p=dropout, return_lse=True,
+    )  # fmt: skip
+    out, weights = part.out, None
+    if _asks_for_weights(module, others.get("output_attentions")):
+        call = request(
+            query, key, key, mask=mask, bias=bias, scale=scaling, softcap=softcap, sinks=sinks,
+            query_offset=offset,
+        )  # fmt: skip
+        weights = _weights(module, call).to(query.dtype)
+    if by_query is not None:
+        share = torch.sigmoid(part.lse.unsqueeze(-1) - by_query).to(out.dtype)
         out, weights = out * share, None if weights is None else weights * share
     return out.transpose(1, 2).contiguous(), weights
 
 
-def _asks(module: nn.Module, others: dict[str, Any]) -> bool:
+def _asks_for_weights(module: nn.Module, output_attentions: object) -> bool:
     """Whether weights are asked for: in the call, in the configuration, or of the model alone.
 
     Not all models hand `output_attentions` on; transformers keeps what they collect in a variable.
     """
     config = getattr(module, "config", None)
-    if others.get("output_attentions") or getattr(config, "output_attentions", False):
+    if output_attentions or getattr(config, "output_attentions", False):
         return True
     if torch.compiler.is_compiling():
         return False
     return any("attentions" in name for name in upstream.active_collector.get() or ())
 
 
-def _weights(module: nn.Module, query: Tensor, key: Tensor, given: dict[str, Any]) -> Tensor:
-    """The N x N weights of a call, in the dtype of the model, with gradients."""
-    call = request(query, key, key, **given)
+def _weights(module: nn.Module, call: Call) -> Tensor:
+    """The N x N weights of a call, with gradients."""
     if reasons := reference.reasons_against(call):
         raise EngineError(
             f"`output_attentions` asks {type(module).__name__} for all weights: {reasons[0]} GiB.\n"
             "Look at them with wqkv.watch(model), which never builds the matrix."
         )
-    return reference.steps(call, call.places()).weights.to(query.dtype)
+    return reference.steps(call, call.places()).weights
 
 
-def _refuse(module: nn.Module, others: dict[str, Any]) -> None:
+def _refuse_unknown(module: nn.Module, others: Mapping[str, object]) -> None:
     """Raise for arguments that may change the result in a way that is not known here."""
     if found := unknown(others):
         names = ", ".join(f"`{name}`" for name in found)
         raise EngineError(
             message(
                 f"wqkv cannot run {type(module).__name__}: it does not know what {names} does.",
-                found,
+                {name: others[name] for name in found},
                 'Run this model with `set_attn_implementation("eager")`.',
             )
         )
 
 
-def _rules(
+def _read_mask(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
     given: Tensor | None,
     is_causal: bool | None,
 ) -> tuple[Mask, Tensor | None, int]:
-    """The mask, a bias that came in its place, and where the queries stand among the keys."""
+    """The mask of a call, or a bias in its place, and where its query 0 stands among the keys."""
     query_len, key_len = query.shape[2], key.shape[2]
-    if given is None:  # as transformers' own: queries stand at the first keys
+    if given is None:  # as in transformers' own functions, queries stand at the first keys
         causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
         return (Causal() if causal and query_len > 1 else Full()), None, 0
     if not isinstance(given, Tensor) or given.ndim != 4:
@@ -228,7 +233,7 @@ def _rules(
             f"wqkv cannot run {type(module).__name__}: its `attention_mask` is "
             f"{describe(given)}, not a tensor (batch, head, query, key)."
         )
-    if given.shape[3] > key_len:  # made for the longest cache of several layers
+    if given.shape[3] > key_len:  # one mask was made for the longest cache of several layers
         given = given[..., :key_len]
     if given.shape[3] not in (1, key_len) or given.shape[2] not in (1, query_len):
         raise EngineError(
@@ -239,14 +244,16 @@ def _rules(
             )
         )
     if isinstance(given, Carried):
-        return given.asked.mask, None, given.asked.offset
+        return given.requested.mask, None, given.requested.offset
     if given.dtype == torch.bool:
         return Dense(given), None, 0
     return Full(), given, 0
 
 
-def _texts(module: nn.Module, query: Tensor, key: Tensor, ends_q: Tensor, ends_k: Tensor) -> Mask:
-    """Packed texts from where each ends: 0, the first one's length, and so on."""
+def _packed_texts(
+    module: nn.Module, query: Tensor, key: Tensor, ends_q: Tensor, ends_k: Tensor
+) -> Mask:
+    """The mask of packed texts, from their cumulative lengths: 0, n, n + m, ..."""
     labels = []
     for ends, x in ((ends_q, query), (ends_k, key)):
         lengths = ends.cpu().diff()
@@ -254,7 +261,7 @@ def _texts(module: nn.Module, query: Tensor, key: Tensor, ends_q: Tensor, ends_k
             raise EngineError(
                 message(
                     f"wqkv cannot run {type(module).__name__}: its packed texts have "
-                    f"{int(lengths.sum())} words, and there are {len(x)} x {x.shape[2]}.",
+                    f"{int(lengths.sum())} tokens, and there are {len(x)} x {x.shape[2]}.",
                     {"cu_seq_lens_q": ends_q, "cu_seq_lens_k": ends_k, "query": query, "key": key},
                     "Pass the texts in one row, without a cache.",
                 )
@@ -264,4 +271,4 @@ def _texts(module: nn.Module, query: Tensor, key: Tensor, ends_q: Tensor, ends_k
 
 
 upstream.AttentionInterface.register(NAME, run)
-upstream.AttentionMaskInterface.register(NAME, ask)
+upstream.AttentionMaskInterface.register(NAME, request_mask)

@@ -7,25 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Proof:
-    """Our layer's output beside the model's own attention output, for the same hidden states.
-
-    Ours is made of the weights that are shown: concat_h(weights_h v_h) WO. `difference` is the
-    largest absolute difference over all channels of `rows` words, `size` the largest absolute
-    number in the model's output there, `tolerance` what float32 allows: d_model * 2^-24 of that
-    size for the sums, and the rounding of the weights (see OpenLayer.output).
-    """
-
-    difference: float
-    size: float
-    tolerance: float
-    rows: int
-
-    @property
-    def holds(self) -> bool:
-        return self.difference <= self.tolerance  # NaN does not hold
+from wqkv.maps.proof import Proof
 
 
 class Term(NamedTuple):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from wqkv.errors import ArgumentError
-from wqkv.study.answers import Proof
+from wqkv.maps.proof import Proof
 from wqkv.study.model import SAMPLED_ROWS, OpenModel, Tokens, blank, in_range, spaced
 from wqkv.study.view import ALL_ROWS, View
 

@@ -105,7 +105,7 @@ class OpenLayer:
         """What the layer adds to some words, made of their weights, and the weights' rounding.
 
         A weight exp(score - lse) is off by up to 2^-23 (1 + |lse|) of itself; through v and WO that
-        is the second number, its largest over all words and channels.
+        is the second number, its largest over all words and channels: rule 1 of maps/proof.py.
         """
         parts, off = [], 0.0
         for here, weights in self.rows(rows):

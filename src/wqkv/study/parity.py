@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from wqkv.doors import door
 from wqkv.errors import ArgumentError, WqkvError, describe
 from wqkv.layer.convert.huggingface import from_hf, matrices, stacks
-from wqkv.study.answers import Proof
+from wqkv.maps.proof import Proof, sum_rounding
 from wqkv.wrappers import unwrapped
 
 #: How many random words a model reads if it is given nothing else.
@@ -196,14 +196,10 @@ def _compared(
     if Q.ndim != 3:
         return LayerParity(part, layer, None, f"it reads {describe(Q)}, samples in one row")
     try:
-        off = from_hf(model, layer, part=part)(Q, K) - y
+        ours = from_hf(model, layer, part=part)(Q, K)
     except WqkvError as error:
         return LayerParity(part, layer, None, " ".join(str(error).split()))
-    # float64 models of transformers still keep the angles of RoPE and the softmax in float32
-    eps = max(torch.finfo(y.dtype).eps, torch.finfo(torch.float32).eps)
-    size = float(y.abs().max())
-    unit = eps * (8 if eps > 1e-4 else y.shape[-1] / 2)
-    proof = Proof(float(off.abs().max()), size, unit * size, off[..., 0].numel())
+    proof = Proof.compare(ours, y, sum_rounding(y), rows=y[..., 0].numel())
     return LayerParity(part, layer, proof)
 
 

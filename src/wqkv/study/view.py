@@ -18,7 +18,8 @@ from torch import Tensor
 from wqkv.attend.engines import reference
 from wqkv.errors import ArgumentError
 from wqkv.maps.attention_map import AttentionMap
-from wqkv.study.answers import Blocks, Cell, Column, Distances, Grid, Link, Proof, Row, Term
+from wqkv.maps.proof import Proof, sum_rounding
+from wqkv.study.answers import Blocks, Cell, Column, Distances, Grid, Link, Row, Term
 from wqkv.study.heads import Heads
 from wqkv.study.model import (
     SAMPLED_ROWS,
@@ -294,10 +295,7 @@ class View:
     def _prove(self, layer: int, rows: Tensor) -> Proof:
         own = self.reading.outputs[layer][0, torch.searchsorted(self.reading.rows, rows)]
         ours, off = self.layer(layer).output(rows)
-        size, d_model = float(own.abs().max()), own.shape[1]
-        # The same sums in another order: d_model products, each rounded by half a last digit.
-        tolerance = d_model * 2**-24 * size + off
-        return Proof(float((ours - own).abs().max()), size, tolerance, len(rows))
+        return Proof.compare(ours, own, sum_rounding(own) + off, len(rows))
 
     def checked(self, layer: int, head: int, token: int = 0, key: int = 0) -> OpenLayer:
         """A layer, after a look at the numbers that it is asked about."""

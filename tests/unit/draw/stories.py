@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from wqkv.study.answers import Proof
+from wqkv.maps.proof import Proof
 from wqkv.study.one_token import Story
 
 torch.set_num_threads(1)

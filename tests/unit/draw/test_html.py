@@ -12,7 +12,7 @@ import torch
 from tests.unit.draw.stories import make
 from wqkv.draw import steps
 from wqkv.draw.html import page
-from wqkv.study.answers import Proof
+from wqkv.maps.proof import Proof
 
 TRAPS = (
     "[CLS]",

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from wqkv import LayerParity, Parity
 from wqkv.draw.parity import as_json, show
-from wqkv.study.answers import Proof
+from wqkv.maps.proof import Proof
 
 
 def make(*differences: float | None) -> Parity:
@@ -69,7 +69,14 @@ def test_json_is_strict():
         "part": "decoder",
         "layer": 0,
         "reason": "",
-        "proof": {"difference": 1e-7, "size": 2.0, "tolerance": 3e-5, "rows": 7, "holds": True},
+        "proof": {
+            "difference": 1e-7,
+            "size": 2.0,
+            "tolerance": 3e-5,
+            "rows": 7,
+            "empty": 0,
+            "holds": True,
+        },
     }
     assert told["layers"][1]["proof"]["difference"] is None
     assert told["layers"][2]["proof"] is None

@@ -5,7 +5,7 @@ from matplotlib import font_manager
 from tests.unit.draw.stories import make
 from wqkv.draw.plots import save_map
 from wqkv.errors import ArgumentError, MissingExtraError
-from wqkv.study.answers import Proof
+from wqkv.maps.proof import Proof
 
 SCRIPTS = (
     "猫が",

@@ -7,7 +7,7 @@ import torch
 from tests.unit.draw.stories import make
 from wqkv.draw import steps
 from wqkv.draw.phrases import EVIDENCE, PHRASES
-from wqkv.study.answers import Proof
+from wqkv.maps.proof import Proof
 from wqkv.study.heads import LABELS, UNCLASSIFIED, Head, Score
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from tests.unit.draw.stories import make
 from wqkv.draw.terminal import see
-from wqkv.study.answers import Proof
+from wqkv.maps.proof import Proof
 
 
 def drawn(story, width=80, encoding="utf-8", **console):

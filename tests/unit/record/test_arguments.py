@@ -17,18 +17,19 @@ from transformers.masking_utils import (
     padding_mask_function,
 )
 
-from tests.tiny import agree, generate, missed, padded, tiny, weights, words
+from tests.tiny import agree, call_of, generate, missed, padded, tiny, tokens, weights
 from wqkv.attend.masks.kinds import Causal, Full
-from wqkv.record.arguments import HARMLESS, Refusal, read, unknown
+from wqkv.record.arguments import HARMLESS, unknown
+from wqkv.record.captured import Refusal
 from wqkv.record.watch import watch
 
 
-def call(rule="sdpa", args=(), out=None, **given):
+def call(convention="sdpa", args=(), out=None, **given):
     """One call of an attention function, read as `watch` reads it."""
     query = torch.zeros(2, 6, 5, 4)
     whole = {"query": query, "key": query, "value": query, "attention_mask": None, **given}
     out = query.transpose(1, 2) if out is None else out
-    return read(rule, nn.Module(), args, whole, (out, None), {}, False, False)
+    return call_of(convention, args, whole, (out, None))
 
 
 @pytest.mark.parametrize(
@@ -44,12 +45,12 @@ def call(rule="sdpa", args=(), out=None, **given):
         ({"position_bias": torch.zeros(5, 5)}, "its `position_bias` is no float tensor"),
         (
             {"sinks": torch.zeros(2, 6, 5, 1)},
-            r"its sinks have the shape \(2, 6, 5, 1\): a map takes one number a head, \(6,\), and",
+            r"its sinks have the shape \(2, 6, 5, 1\): a map takes one number per head, \(6,\)",
         ),
         ({"query": torch.zeros(2, 6, 5, 4, device="meta")}, "on the device meta, which holds no"),
-        ({"rule": "flash", "attention_mask": torch.zeros(2, 5)}, "hides every key"),
+        ({"convention": "flash", "attention_mask": torch.zeros(2, 5)}, "hides every key"),
         (
-            {"rule": "flash", "cu_seq_lens_q": torch.tensor([0, 5])},
+            {"convention": "flash", "cu_seq_lens_q": torch.tensor([0, 5])},
             "its documents differ between queries and keys",
         ),
     ],
@@ -99,13 +100,16 @@ def test_an_argument_that_changes_no_weight(name):
     plain = use.run(nn.Module(), query, query, value, None)[0]
     assert torch.equal(use.run(nn.Module(), query, query, value, None, **given)[0], plain)
     assert use.unknown is unknown
-    assert unknown({**given, "indices": 3, "other": None, "more": False}) == {"indices": 3}
+    assert unknown({**given, "indices": 3, "other": None, "more": False}) == ["indices"]
 
 
 @pytest.mark.parametrize("name", ["token_type_ids", "labels", "logits_to_keep", "max_seqlen"])
 def test_a_model_that_hands_such_an_argument_on(name):
     model = tiny("llama", kind=AutoModel)
-    given = {"input_ids": words(), name: 7 if name in ("logits_to_keep", "max_seqlen") else words()}
+    given = {
+        "input_ids": tokens(),
+        name: 7 if name in ("logits_to_keep", "max_seqlen") else tokens(),
+    }
     with torch.no_grad(), watch(model) as seen:
         plain = model(**given)[0]
     assert seen.report().startswith("captured 2 of 2"), seen.report()
@@ -118,7 +122,7 @@ def test_dropout_in_training():
     model = tiny("llama", attention_dropout=0.25).train()
     missed(model, "dropout 0.25 while training draws new weights every time")
     with torch.no_grad(), watch(model.eval()) as seen:
-        model(words())
+        model(tokens())
     assert seen.report().startswith("captured 2 of 2")
 
 
@@ -134,7 +138,7 @@ def test_a_function_that_nobody_knows_is_read_as_what_proves_true(registered):
     for name, function, mask in (("mine", causal, Causal()), ("other", full, Full())):
         model = tiny("llama", registered(name, function))
         with torch.no_grad(), watch(model) as seen:
-            model(words())
+            model(tokens())
         assert seen.report().startswith("captured 2 of 2")
         assert seen[0].mask == mask
 
@@ -161,7 +165,7 @@ def test_a_flash_function_by_its_rules(registered):
     for window, left in ((None, 0), (None, 2), (4, 0), (4, 2)):
         model, given = tiny("mistral", sliding_window=window), padded(7, left)
         model.config._attn_implementation_internal = name  # set by name, it would look for kernels
-        text, seen = generate(model, words(), given)
+        text, seen = generate(model, tokens(), given)
         assert seen.report().startswith("captured 2 of 2"), seen.report()
         whole = torch.cat((given, torch.ones(2, 8, dtype=torch.long)), dim=1)
         model.config._attn_implementation_internal = "eager"
@@ -189,7 +193,7 @@ def test_a_flex_function_by_its_rules(registered):
         return _by_hand(module, query, key, value, mask.mask_mod(*at), scaling)
 
     model, given = tiny("llama", registered("my_flex", flex, blocks)), padded(7, 2)
-    text, seen = generate(model, words(), given)
+    text, seen = generate(model, tokens(), given)
     assert seen.report().startswith("captured 2 of 2"), seen.report()
     assert "Causal() & ~Lengths([0, 2])" in seen.report()
     whole = torch.cat((given, torch.ones(2, 8, dtype=torch.long)), dim=1)
@@ -204,9 +208,9 @@ def test_sinks_that_differ_between_queries():
     others |= {"hidden_size": 32, "intermediate_size": 32, "moe_intermediate_size": 16}
     model = tiny("inkling2_text", "eager", AutoModel, **others)
     with torch.no_grad(), watch(model) as seen:
-        model(words(), use_cache=False)
+        model(tokens(), use_cache=False)
     layers = [layer for layer in seen.layers if layer.name.endswith("self_attn")]
-    says = "its sinks have the shape (2, 6, 7, 1): a map takes one number a head, (6,), and none"
+    says = "its sinks have the shape (2, 6, 7, 1): a map takes one number per head, (6,), and none"
     assert len(layers) == 2
     assert all(layer.reason.startswith(says) for layer in layers), seen.report()
 
@@ -216,8 +220,8 @@ def test_sinks_that_differ_between_queries():
 def test_a_mask_that_comes_as_a_value_is_not_gone_through(name, window, padding, monkeypatch):
     """Models that run on wqkv hand their masks on as values."""
     pytest.importorskip("wqkv.replace.use")
-    model, ids, given = tiny(name, "wqkv", **window), words(), padded(7, *padding)
-    for found in ("wqkv.record.follow.recognise", "wqkv.record.mask_pattern.Visible.rows"):
+    model, ids, given = tiny(name, "wqkv", **window), tokens(), padded(7, *padding)
+    for found in ("wqkv.record.follow.recognize", "wqkv.record.mask_pattern.Visible.rows"):
         monkeypatch.setattr(found, lambda *args, **kwargs: pytest.fail("it was gone through"))
     with torch.no_grad(), watch(model) as seen:
         model(ids, attention_mask=given, use_cache=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
 pytest.importorskip("transformers")
 
@@ -20,20 +19,20 @@ from transformers import (
 from tests.tiny import (
     SEQ2SEQ,
     agree,
+    call_of,
     generate,
     kept,
     missed,
     padded,
+    record,
     tiny,
+    tokens,
     weights,
-    words,
 )
 from wqkv.attend.functional import attention
 from wqkv.attend.masks.kinds import Causal, Window
 from wqkv.errors import MissedError
-from wqkv.record.arguments import read
-from wqkv.record.captured import Asked, Reading
-from wqkv.record.follow import record
+from wqkv.record.captured import CapturedCall, MaskReading
 from wqkv.record.mask_pattern import rows_of
 from wqkv.record.watch import watch
 
@@ -62,7 +61,7 @@ CHUNKS = {
 def test_a_generation_is_one_map(name, others, implementation, left, cache):
     model, given = tiny(name, implementation, **others), padded(7, left)
     options = {} if cache is None else {"cache_implementation": cache}
-    text, seen = generate(model, words(), given, **options)
+    text, seen = generate(model, tokens(), given, **options)
     assert seen.report().startswith("captured 2 of 2")
     assert len(seen.runs(0)) == 1
     whole = torch.cat((given, torch.ones(2, 8, dtype=torch.long)), dim=1)
@@ -73,7 +72,7 @@ def test_a_generation_is_one_map(name, others, implementation, left, cache):
 def test_chunks_over_a_generation():
     model = tiny("llama4_text", **CHUNKS)
     for prompt in (3, 7):
-        text, seen = generate(model, words(prompt), torch.ones(2, prompt, dtype=torch.long))
+        text, seen = generate(model, tokens(prompt), torch.ones(2, prompt, dtype=torch.long))
         assert "Segments" in seen.report()
         for found, theirs in zip(seen, weights(model, text[:, :-1]), strict=True):
             agree(found, theirs)
@@ -86,7 +85,9 @@ def test_chunks_over_a_generation():
 )
 def test_padding_that_outlasts_the_first_piece_of_a_prompt(name, others, left, cache):
     model, given = tiny(name, **others), padded(11, left)
-    text, seen = generate(model, words(11), given, prefill_chunk_size=4, cache_implementation=cache)
+    text, seen = generate(
+        model, tokens(11), given, prefill_chunk_size=4, cache_implementation=cache
+    )
     assert seen.report().startswith("captured 2 of 2"), seen.report()
     assert "Dense" not in seen.report()
     whole = torch.cat((given, torch.ones(2, 8, dtype=torch.long)), dim=1)
@@ -149,7 +150,7 @@ def rows_agree(seen, theirs) -> int:
 @pytest.mark.parametrize("left", [0, 3])
 def test_every_row_of_a_beam_belongs_to_its_text(monkeypatch, cache, left):
     model, given = tiny("llama"), padded(7, left)
-    seen, texts, _ = beams(monkeypatch, model, words(), given, cache_implementation=cache)
+    seen, texts, _ = beams(monkeypatch, model, tokens(), given, cache_implementation=cache)
     assert seen[0].shape == (6, 6, 18, 18)
     given = torch.cat((given, torch.ones(2, 11, dtype=torch.long)), dim=1)
     assert rows_agree(seen, weights(model, texts, given.repeat_interleave(3, dim=0))) == 0
@@ -170,11 +171,11 @@ def test_beams_of_cross_attention(monkeypatch, name, others):
     """Its keys are the same for all beams of a text: the order is that of the step."""
     model = tiny(name, kind=AutoModelForSeq2SeqLM, **SEQ2SEQ, **others)
     given = padded(7, 2)
-    seen, texts, out = beams(monkeypatch, model, words(), given)
+    seen, texts, out = beams(monkeypatch, model, tokens(), given)
     model.set_attn_implementation("eager")
     with torch.no_grad():
         theirs = model(
-            words().repeat_interleave(3, dim=0), decoder_input_ids=texts, output_attentions=True,
+            tokens().repeat_interleave(3, dim=0), decoder_input_ids=texts, output_attentions=True,
             attention_mask=given.repeat_interleave(3, dim=0),
         )  # fmt: skip
     assert rows_agree(seen.decoder, theirs.decoder_attentions) == 0
@@ -188,7 +189,7 @@ def test_beams_of_cross_attention(monkeypatch, name, others):
 def test_the_sample_of_a_returned_text(monkeypatch):
     model = tiny("llama")
     seen, texts, out = beams(
-        monkeypatch, model, words(), None, num_return_sequences=2, eos_token_id=None
+        monkeypatch, model, tokens(), None, num_return_sequences=2, eos_token_id=None
     )
     found = [seen.sample_of(sequence) for sequence in out]
     assert [sample // 3 for sample in found] == [0, 0, 1, 1]
@@ -197,7 +198,7 @@ def test_the_sample_of_a_returned_text(monkeypatch):
 
 
 def test_a_watch_that_begins_in_the_middle():
-    model, ids = tiny("llama"), words(11)
+    model, ids = tiny("llama"), tokens(11)
     cache = DynamicCache(config=model.config)
     with torch.no_grad():
         model(ids[:, :6], **kept(model, cache))
@@ -210,12 +211,12 @@ def test_a_watch_that_begins_in_the_middle():
 
 
 def test_a_cache_that_is_cut_back():
-    model, ids = tiny("llama"), words(11)
+    model, ids = tiny("llama"), tokens(11)
     cache = DynamicCache(config=model.config)
     with torch.no_grad(), watch(model) as seen:
-        model(words(9).flip(1)[:, :3])
+        model(tokens(9).flip(1)[:, :3])
         model(ids[:, :8], **kept(model, cache))
-        model(words(2).flip(1), **kept(model, cache))
+        model(tokens(2).flip(1), **kept(model, cache))
         cache.crop(-2)
         model(ids[:, 8:], **kept(model, cache))
     assert len(seen.runs(1)) == 2
@@ -223,7 +224,7 @@ def test_a_cache_that_is_cut_back():
 
 
 def test_a_static_cache_may_change_afterwards():
-    model, ids = tiny("llama"), words()
+    model, ids = tiny("llama"), tokens()
     cache = StaticCache(config=model.config, max_cache_len=7)
     with torch.no_grad(), watch(model) as seen:
         model(ids, **kept(model, cache))
@@ -236,12 +237,12 @@ def test_stored_biases_grow(cache):
     """T5's position bias, a row at a time."""
     model = tiny("t5", kind=AutoModelForSeq2SeqLM, d_kv=4, **SEQ2SEQ)
     options = {"cache_implementation": cache} if cache else {}
-    text, seen = generate(model, words(), padded(7, 2), **options)
+    text, seen = generate(model, tokens(), padded(7, 2), **options)
     assert [len(part) for part in (seen.encoder, seen.decoder, seen.cross)] == [2, 2, 2]
     model.set_attn_implementation("eager")
     with torch.no_grad():
         out = model(
-            words(), attention_mask=padded(7, 2), decoder_input_ids=text[:, :-1],
+            tokens(), attention_mask=padded(7, 2), decoder_input_ids=text[:, :-1],
             output_attentions=True,
         )  # fmt: skip
     parts = (out.encoder_attentions, out.decoder_attentions, out.cross_attentions)
@@ -269,11 +270,11 @@ def test_stored_biases_grow(cache):
 )
 def test_cross_attention(name, kind, others):
     model = tiny(name, kind=kind, **SEQ2SEQ, **others)
-    target = words(5)
+    target = tokens(5)
     given = (
         {"input_features": torch.randn(2, 7, 46, generator=torch.Generator().manual_seed(1))}
         if name == "whisper"
-        else {"input_ids": words(7), "attention_mask": padded(7, 2)}
+        else {"input_ids": tokens(7), "attention_mask": padded(7, 2)}
     )
     with torch.no_grad(), watch(model) as seen:
         model(**given, decoder_input_ids=target)
@@ -297,7 +298,7 @@ def test_cross_attention(name, kind, others):
 def test_our_own_implementation():
     pytest.importorskip("wqkv.replace.use")
     model, given = tiny("mistral", "wqkv", sliding_window=5), padded(7, 2)
-    text, seen = generate(model, words(), given)
+    text, seen = generate(model, tokens(), given)
     assert seen.report().startswith("captured 2 of 2"), seen.report()
     assert "Window(before=4, after=0) & ~Lengths([0, 2])" in seen.report()
     whole = torch.cat((given, torch.ones(2, 8, dtype=torch.long)), dim=1)
@@ -325,13 +326,13 @@ def test_pictures_of_a_batch_become_documents():
     torch.testing.assert_close(seen[1][:].sum(dim=-1), torch.ones(1, 2, 40))
 
 
-def alone(q, k, v, first: int, position: int, window: int) -> Asked:
+def alone(q, k, v, first: int, position: int, window: int) -> CapturedCall:
     """One call of one layer whose keys begin at `first`, as its own attention computed it."""
     n, m = q.shape[2], k.shape[2]
     mask = Window(window - 1, 0)
     out = attention(q, k, v, mask=mask, query_offset=position - first)
-    rows = Reading(rows_of(mask, n, m, position - first, q.device))
-    return Asked(q, k, v, out, [rows], False, False, None, None, None, None, True, window)
+    rows = MaskReading(rows_of(mask, n, m, position - first, q.device))
+    return CapturedCall(q, k, v, out, [rows], False, False, None, None, None, None, True, window)
 
 
 @pytest.mark.parametrize("same", [False, True])
@@ -340,12 +341,12 @@ def test_one_layer_alone_does_not_guess_between_beams(same):
     q, k, v = torch.randn(3, 2, 1, 8, 4, generator=torch.Generator().manual_seed(5))
     kept = slice(None) if same else slice(5, None)
     k[1, :, kept], v[1, :, kept] = k[0, :, kept], v[0, :, kept]
-    run, _ = record(None, alone(q, k, v, 0, 0, 3))
+    run = record(None, alone(q, k, v, 0, 0, 3))
     q1, k1, v1 = torch.randn(3, 2, 1, 1, 4, generator=torch.Generator().manual_seed(6))
     later = torch.cat((k[[1, 1]][:, :, 6:], k1), 2), torch.cat((v[[1, 1]][:, :, 6:], v1), 2)
-    found, new = record(run, alone(q1, *later, 6, 8, 3))
+    found = record(run, alone(q1, *later, 6, 8, 3))
     assert found.refused is None
-    assert new != same
+    assert (found is run) == same
     assert (found.start, found.key.len) == ((0, 9) if same else (8, 9))
     if not same:
         assert found.began.startswith("samples whose kept keys are alike differ before them")
@@ -355,17 +356,17 @@ def test_one_layer_alone_does_not_guess_between_beams(same):
 
 
 def test_heads_of_another_number_or_size_begin_again():
-    run, _ = record(None, alone(*torch.ones(3, 2, 2, 8, 4), 0, 0, 3))
+    run = record(None, alone(*torch.ones(3, 2, 2, 8, 4), 0, 0, 3))
     for n_head, d in ((1, 4), (2, 6)):
         later = (torch.ones(2, n_head, 1, d), *torch.ones(2, 2, n_head, 9, d))
-        found, new = record(run, alone(*later, 0, 8, 3))
-        assert new
+        found = record(run, alone(*later, 0, 8, 3))
+        assert found is not run
         assert found.query.data.shape == (2, n_head, 1, d)
         assert run.key.len == 8
 
 
 def test_layers_that_disagree_begin_again():
-    model, ids = tiny("llama"), words(9, 3)
+    model, ids = tiny("llama"), tokens(9, 3)
     cache = DynamicCache(config=model.config)
     with torch.no_grad(), watch(model) as seen:
         model(ids[:, :8], **kept(model, cache))
@@ -381,7 +382,7 @@ def test_cross_attention_alone_does_not_know_its_beams():
     model = tiny("bart", kind=AutoModelForSeq2SeqLM, **SEQ2SEQ)
     for layers, rows in (([3], 1), ([2, 3], 12)):
         with torch.no_grad(), watch(model, layers=layers) as seen:
-            model.generate(words(), num_beams=3, max_new_tokens=12, min_new_tokens=12)
+            model.generate(tokens(), num_beams=3, max_new_tokens=12, min_new_tokens=12)
         assert seen[3].shape == (6, 6, rows, 7)
         assert ("so which goes on is not known" in seen.report()) == (rows == 1)
 
@@ -418,7 +419,7 @@ def keep(picked):
 )
 @pytest.mark.parametrize("batch", [1, 2])
 def test_kept_keys_are_found_again(kept, start, seen_keys, batch):
-    ids = words(21, batch)
+    ids = tokens(21, batch)
     seen = attended(tiny("llama"), ids, (keep(kept), start))
     m = seen[1]
     assert m.shape[3] == start + 1
@@ -437,7 +438,7 @@ def test_kept_keys_are_found_again(kept, start, seen_keys, batch):
 
 def test_a_cache_that_slides_by_hand_is_one_run():
     model, steps = tiny("llama"), [(keep(slice(-7, None)), 20 + i) for i in range(4)]
-    seen = attended(model, words(24, 1), *steps)
+    seen = attended(model, tokens(24, 1), *steps)
     assert seen[1].shape == (1, 6, 4, 24)
     places = torch.arange(24)
     rows = torch.arange(20, 24)[:, None]
@@ -447,7 +448,7 @@ def test_a_cache_that_slides_by_hand_is_one_run():
 
 def test_keys_that_are_not_found_are_called_unknown():
     holes = keep([0, 1, 2, 15, 16, 17, 18, 19])
-    seen = attended(tiny("llama"), words(22, 1), (holes, 20), (lambda cache: None, 21))
+    seen = attended(tiny("llama"), tokens(22, 1), (holes, 20), (lambda cache: None, 21))
     assert seen[1].shape == (1, 6, 2, 10)
     says = "rows from 8 on  counted from the first key of its cache, whose place in the text is not"
     assert says in seen.report()
@@ -455,7 +456,7 @@ def test_keys_that_are_not_found_are_called_unknown():
 
 
 def test_the_padding_of_a_sample_goes_with_it():
-    model, ids, given = tiny("llama"), words(9, 3), torch.ones(3, 9, dtype=torch.long)
+    model, ids, given = tiny("llama"), tokens(9, 3), torch.ones(3, 9, dtype=torch.long)
     given[1, :2], given[2, :4] = 0, 0
     cache, order = DynamicCache(config=model.config), [2, 0, 1]
     with torch.no_grad(), watch(model) as seen:
@@ -469,7 +470,7 @@ def test_the_padding_of_a_sample_goes_with_it():
 
 
 def test_the_stored_rows_of_a_sample_go_with_it():
-    model, ids, order = tiny("llama"), words(9, 3), [2, 0, 1]
+    model, ids, order = tiny("llama"), tokens(9, 3), [2, 0, 1]
     holes = Causal().dense(9, 9).repeat(3, 1, 1, 1)
     for sample in range(3):
         holes[sample, 0, 5:, 1 + sample] = holes[sample, 0, 4, 0] = False
@@ -489,7 +490,7 @@ def test_one_word_again_and_again_does_not_tell_how_much_was_cut():
         model = tiny("t5", kind=AutoModelForSeq2SeqLM, d_kv=4, **sizes)
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         with torch.no_grad(), watch(model) as seen:
-            encoded = model.encoder(words(7, 1))
+            encoded = model.encoder(tokens(7, 1))
             for part, cut in ((torch.tensor([[5] * 6]), 2), (torch.tensor([[7]]), 0)):
                 model(encoder_outputs=encoded, decoder_input_ids=part, **kept(model, cache))
                 if cut:
@@ -501,7 +502,7 @@ def test_one_word_again_and_again_does_not_tell_how_much_was_cut():
 
 
 def test_samples_that_are_dropped_or_repeated_go_on():
-    model, ids = tiny("llama"), words(9, 3)
+    model, ids = tiny("llama"), tokens(9, 3)
     more = torch.tensor([[5], [6], [7], [8]])
     cache = DynamicCache(config=model.config)
     with torch.no_grad(), watch(model) as seen:
@@ -523,7 +524,7 @@ def test_cross_attention_is_cut_back_with_its_text():
     target, cache = torch.tensor([[0, 5, 5, 5, 5, 5, 7]]), DynamicCache(config=model.config)
     cache = EncoderDecoderCache(cache, DynamicCache(config=model.config))
     with torch.no_grad():
-        encoded = model.encoder(words(7, 1))
+        encoded = model.encoder(tokens(7, 1))
         with watch(model) as seen:
             for part, cut in ((target[:, :6], 2), (target[:, 6:], 0)):
                 model(encoder_outputs=encoded, decoder_input_ids=part, **kept(model, cache))
@@ -541,7 +542,7 @@ def test_cross_attention_is_cut_back_with_its_text():
 
 @pytest.mark.parametrize("cut", [3, 4, 5])
 def test_a_cut_to_before_the_first_row_that_was_seen(cut):
-    model, ids = tiny("llama"), words(10, 1)
+    model, ids = tiny("llama"), tokens(10, 1)
     cache = DynamicCache(config=model.config)
     with torch.no_grad():
         model(ids[:, :6], **kept(model, cache))
@@ -558,7 +559,7 @@ def test_a_cut_to_before_the_first_row_that_was_seen(cut):
 
 @pytest.mark.parametrize("kind", [DynamicCache, StaticCache])
 def test_rows_after_steps_that_went_by_unseen_stand_where_they_stand(kind):
-    model, ids = tiny("llama"), words(11)
+    model, ids = tiny("llama"), tokens(11)
     given = {"max_cache_len": 13} if kind is StaticCache else {}
     cache = kind(config=model.config, **given)
     step = torch.compile(
@@ -579,10 +580,10 @@ def test_rows_after_steps_that_went_by_unseen_stand_where_they_stand(kind):
 
 
 def test_a_source_that_is_masked_otherwise_later():
-    model, target = tiny("bart", kind=AutoModelForSeq2SeqLM, **SEQ2SEQ), words(4)
+    model, target = tiny("bart", kind=AutoModelForSeq2SeqLM, **SEQ2SEQ), tokens(4)
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
     with torch.no_grad(), watch(model) as seen:
-        encoded = model.model.encoder(words())
+        encoded = model.model.encoder(tokens())
         for part, given in ((target[:, :3], padded(7)), (target[:, 3:], padded(7, 2))):
             model(
                 encoder_outputs=encoded, attention_mask=given, decoder_input_ids=part,
@@ -595,7 +596,7 @@ def test_a_source_that_is_masked_otherwise_later():
 
 
 def test_a_map_made_before_a_cut_stays():
-    model, ids, maps = tiny("llama"), words(9, 1), []
+    model, ids, maps = tiny("llama"), tokens(9, 1), []
     cache = DynamicCache(config=model.config)
     with torch.no_grad(), watch(model) as seen:
         for part in (ids[:, :5], ids[:, 5:6], ids[:, 6:7]):  # the second makes room for more
@@ -611,8 +612,8 @@ def test_a_map_made_before_a_cut_stays():
 
 
 def steps(model, *masks, cut: int = 0, prompt: int = 5):
-    """A prompt and then one word a mask, with a cache; the cache is cut back at the end."""
-    ids, cache = words(prompt + len(masks)), DynamicCache(config=model.config)
+    """A prompt and then one token per mask, with a cache; the cache is cut back at the end."""
+    ids, cache = tokens(prompt + len(masks)), DynamicCache(config=model.config)
     with torch.no_grad(), watch(model) as seen:
         model(ids[:, :prompt], attention_mask=masks[0], **kept(model, cache))
         for at, mask in enumerate(masks[1:], prompt):
@@ -637,7 +638,7 @@ def test_a_later_step_that_breaks_the_pattern():
     seen = steps(tiny("llama"), None, hole)
     begins_again(seen, "the mask of a later step is not what Causal() says there", 5, 6)
     assert torch.equal(seen[1][:] > 0, hole.expand(2, 6, 1, 6))
-    agree(seen.runs(1)[0], weights(tiny("llama"), words(7)[:, :5])[1])
+    agree(seen.runs(1)[0], weights(tiny("llama"), tokens(7)[:, :5])[1])
 
 
 def test_rows_without_a_pattern_grow():
@@ -661,26 +662,26 @@ def test_a_bias_that_comes_later():
     begins_again(seen, why, 5, 6)
 
 
-def test_a_layer_that_asks_twice_about_different_words():
+def test_a_layer_that_asks_twice_about_different_tokens():
     model = tiny("llama")
     for layer in model.model.layers:
         layer.self_attn.forward = _twice(layer.self_attn.forward)
-    missed(model, "it asks the interface several times in a forward, with different words")
+    missed(model, "it asks the interface several times in a forward, with different tokens")
 
 
 def test_a_cache_with_keys_from_elsewhere():
-    """A step's mask lets it see places of a static cache that no word of the run has filled."""
+    """A step's mask lets it see places of a static cache that no token of the run has filled."""
     draw = torch.randn(1, 6, 11, 4, generator=torch.Generator().manual_seed(4))
 
     def step(n, m, mask=None):
         given = {"query": draw[:, :, :n], "key": draw[:, :, :m], "attention_mask": mask}
         given["value"], out = torch.zeros(1, 6, m, 4), torch.zeros(1, n, 6, 4)
-        return read("eager", nn.Module(), (), given, (out, None), {}, False, False)
+        return call_of("eager", (), given, (out, None))
 
-    run, _ = record(None, step(3, 3))
+    run = record(None, step(3, 3))
     assert run.refused is None
-    later, new = record(run, step(1, 7, torch.ones(1, 1, 1, 7, dtype=torch.bool)))
-    assert new
+    later = record(run, step(1, 7, torch.ones(1, 1, 1, 7, dtype=torch.bool)))
+    assert later is not run
     assert later.began == "its cache of 7 holds keys after position 4 that are seen"
     assert (later.start, later.key.len, run.end) == (6, 7, 3)
 

@@ -11,7 +11,7 @@ pytest.importorskip("transformers")
 
 from transformers import AutoModelForSeq2SeqLM, DynamicCache
 
-from tests.tiny import SEQ2SEQ, agree, kept, tiny, weights, words
+from tests.tiny import SEQ2SEQ, agree, kept, tiny, tokens, weights
 from wqkv.errors import MissedError
 from wqkv.record.watch import watch
 
@@ -47,7 +47,7 @@ def test_each_thread_has_its_own_runs():
         start.wait()
         with torch.no_grad():
             for _ in range(20):
-                model(words(5 + number))
+                model(tokens(5 + number))
         assert seen[0].shape == (2, 6, 5 + number, 5 + number)  # of the thread that asks
 
     with watch(model) as seen:
@@ -62,7 +62,7 @@ def test_each_thread_has_its_own_runs():
             assert len(one.runs(layer)) == 20
             assert len(shapes) == 1
         lengths.add(one[1].shape[3])
-        agree(one[1], weights(model, words(one[1].shape[3]))[1])
+        agree(one[1], weights(model, tokens(one[1].shape[3]))[1])
     assert lengths == {5, 6, 7, 8}
     with pytest.raises(MissedError, match=r"4 other threads ran LlamaForCausalLM: number \d, "):
         seen[0]
@@ -75,9 +75,9 @@ def test_one_other_thread_is_the_one_that_is_meant():
     """As where a thread writes and the main one prints what it has written."""
     model = tiny("llama")
     with torch.no_grad(), watch(model) as seen:
-        in_threads(1, lambda _: model(words()))
+        in_threads(1, lambda _: model(tokens()))
         assert seen[0].shape == (2, 6, 7, 7)
-        model(words(5))
+        model(tokens(5))
     assert seen[0].shape == (2, 6, 5, 5)
     assert [one[0].shape[3] for one in seen.threads] == [7, 5]
     assert seen.report().endswith("1 other threads ran it too: see `threads`")
@@ -90,7 +90,7 @@ def test_a_watch_in_each_thread():
     def work(number: int) -> None:
         for _ in range(10):
             with torch.no_grad(), watch(model) as seen:
-                model(words(5 + number))
+                model(tokens(5 + number))
             assert seen[1].shape == (2, 6, 5 + number, 5 + number)
             assert len(seen.runs(1)) == 1
 
@@ -102,7 +102,7 @@ def test_a_watch_in_each_thread():
 
 
 def test_a_text_is_what_was_read():
-    model, ids = tiny("llama"), words(9)
+    model, ids = tiny("llama"), tokens(9)
     cache = DynamicCache(config=model.config)
     with torch.no_grad(), watch(model) as seen:
         model(ids[:, :6], **kept(model, cache))
@@ -130,7 +130,7 @@ def test_what_ends_a_text_is_not_read():
 
 
 def test_texts_that_are_not_known():
-    model, ids = tiny("llama"), words(9)
+    model, ids = tiny("llama"), tokens(9)
     cache, embed = DynamicCache(config=model.config), model.get_input_embeddings()
     with torch.no_grad(), watch(model) as seen:
         with pytest.raises(MissedError, match=NOT_KNOWN):  # nothing ran
@@ -148,8 +148,8 @@ def test_texts_that_are_not_known():
 
 def test_one_text_from_two_sources():
     model = tiny("bart", kind=AutoModelForSeq2SeqLM, **SEQ2SEQ)
-    target = words(5)[:1].expand(2, -1)
-    for source, samples in ((words(), 2), (words()[:1].expand(2, -1), 1)):
+    target = tokens(5)[:1].expand(2, -1)
+    for source, samples in ((tokens(), 2), (tokens()[:1].expand(2, -1), 1)):
         with torch.no_grad(), watch(model) as seen:
             model(input_ids=source, decoder_input_ids=target)
         if samples == 1:

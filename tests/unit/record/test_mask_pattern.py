@@ -10,7 +10,7 @@ from wqkv.record.mask_pattern import (
     extend,
     of_tensor,
     pattern_of,
-    recognise,
+    recognize,
     rows_of,
 )
 
@@ -31,21 +31,21 @@ MASKS = [
 
 @pytest.mark.parametrize("mask", MASKS, ids=repr)
 @pytest.mark.parametrize("additive", [False, True])
-def test_a_matrix_is_recognised(mask, additive):
+def test_a_matrix_is_recognized(mask, additive):
     matrix = mask.dense(11, 11)
     given = torch.zeros(matrix.shape).masked_fill(~matrix, -1e9) if additive else matrix
     visible, bias = of_tensor(given, 11, 11)
     assert bias is None
-    pattern = recognise(visible, 0)
+    pattern = recognize(visible, 0)
     assert pattern is not None
     assert torch.equal(pattern.mask().dense(11, 11).expand_as(matrix), matrix)
     assert "Dense" not in repr(pattern.mask())
 
 
-def test_one_wrong_entry_is_not_recognised():
+def test_one_wrong_entry_is_not_recognized():
     matrix = Causal().dense(11, 11).clone()
     matrix[0, 0, 6, 2] = False
-    assert recognise(of_tensor(matrix, 11, 11)[0], 0) is None
+    assert recognize(of_tensor(matrix, 11, 11)[0], 0) is None
 
 
 def test_a_float_mask_with_other_values_is_a_bias():
@@ -53,18 +53,18 @@ def test_a_float_mask_with_other_values_is_a_bias():
     values[0, 0, 3, 1] = 0.5
     visible, bias = of_tensor(values, 5, 5)
     assert bias is values
-    assert recognise(visible, 0).mask() == Causal()
+    assert recognize(visible, 0).mask() == Causal()
 
 
 def test_a_pattern_must_hold_for_later_rows():
     window = Pattern(before=2, after=0)
     full = rows_of(Full(), 1, 6, 5, torch.device("cpu"))
-    assert extend(window, full, 5, 0, 5) is None
+    assert extend(window, full, 5, 0) is None
     last = rows_of(Window(2, 0), 1, 6, 5, torch.device("cpu"))
-    assert extend(window, last, 5, 0, 5) is window
-    assert extend(Pattern(after=0), last, 5, 0, 5) is None  # earlier rows saw more than a window
+    assert extend(window, last, 5, 0) is window
+    assert extend(Pattern(after=0), last, 5, 0) is None  # earlier rows saw more than a window
     reached = rows_of(Window(4, 0), 1, 6, 5, torch.device("cpu"))
-    assert extend(Pattern(after=0), reached, 5, 0, 5).before == 4
+    assert extend(Pattern(after=0), reached, 5, 0).before == 4
     assert agrees(Causal(), rows_of(Causal(), 3, 5, 2, torch.device("cpu")), 2)
     assert not agrees(Causal(), rows_of(Causal(), 3, 5, 2, torch.device("cpu")), 1)
 

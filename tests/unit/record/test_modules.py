@@ -11,7 +11,7 @@ pytest.importorskip("transformers")
 from transformers import AutoModel, __version__
 
 from tests.conformance.families import asking
-from tests.tiny import missed, tiny, words
+from tests.tiny import missed, tiny, tokens
 from wqkv import heads
 from wqkv.errors import MissedError
 from wqkv.record.watch import watch
@@ -27,7 +27,7 @@ def test_outside_the_interface(name):
     implementation = "sdpa" if name == "falcon" else "eager"
     model = tiny(name, implementation, AutoModel, **others)
     with torch.no_grad(), asking() as asked:
-        model(words())
+        model(tokens())
     if asked:
         pytest.skip(f"in transformers {__version__} {name} asks the interface")
     missed(model, OUTSIDE)
@@ -57,10 +57,10 @@ def test_a_layer_that_goes_round_the_interface_later():
     """What was seen before is not shown for what came after."""
     model = tiny("llama")
     with torch.no_grad(), watch(model) as seen:
-        model(words())
+        model(tokens())
         layer = model.model.layers[1].self_attn
         layer.forward = lambda hidden_states, **kwargs: (hidden_states, None)
-        model(words())
+        model(tokens())
     assert seen.report().startswith("captured 1 of 2")
     with pytest.raises(MissedError, match="a later call of it did not use the attention interface"):
         seen[1]
@@ -100,7 +100,7 @@ def test_one_layer_compiled(compiling):
     model = tiny("llama")
     model.model.layers[0] = compiling(model.model.layers[0])
     with torch.no_grad(), watch(model) as seen:
-        model(words())
+        model(tokens())
     assert seen.report().startswith("captured 1 of 2"), seen.report()
     states = {layer.name: (layer.state, layer.reason) for layer in seen.layers}
     assert states == {
@@ -141,7 +141,7 @@ def by_torch(model):
 @pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated")
 @pytest.mark.filterwarnings("ignore:.*quantized tensor creation functions")
 def test_quantized(quantize):
-    model, ids = quantize(tiny("llama")), words(7, 1)
+    model, ids = quantize(tiny("llama")), tokens(7, 1)
     assert not any(isinstance(module, nn.Linear) for module in model.modules())
     with torch.no_grad():
         plain = model(ids)[0]

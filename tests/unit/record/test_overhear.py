@@ -12,7 +12,7 @@ pytest.importorskip("transformers")
 
 from transformers import CompileConfig
 
-from tests.tiny import tiny, words
+from tests.tiny import tiny, tokens
 from wqkv.errors import MissedError
 from wqkv.record.watch import watch
 
@@ -61,11 +61,11 @@ def test_a_compiled_step_leaves_no_older_map_looking_current(way, before):
     model = tiny("llama")
     step = way(model)
     if before:  # then it has no trace of the hooks
-        plain = step(words(11))
+        plain = step(tokens(11))
     with watch(model) as seen:
-        model(words())
-        watched = step(words(11))
-        step(words(11))
+        model(tokens())
+        watched = step(tokens(11))
+        step(tokens(11))
     if before:
         assert torch.equal(
             *(x if isinstance(x, torch.Tensor) else x.logits for x in (plain, watched))
@@ -77,10 +77,10 @@ def test_a_compiled_step_leaves_no_older_map_looking_current(way, before):
     with pytest.raises(MissedError, match=says):
         seen[0]
     with pytest.raises(MissedError, match="some of its steps went by unseen"):
-        seen.sample_of(words()[0])
+        seen.sample_of(tokens()[0])
     assert [m.shape for m in seen.runs(0)] == [(2, 6, 7, 7)]
     with torch.compiler.set_stance("force_eager"), watch(model) as seen:
-        step(words(11))
+        step(tokens(11))
     assert seen.report().startswith("captured 2 of 2")
     assert "compiled" not in seen.report()
     assert seen[1].shape == (2, 6, 11, 11)
@@ -93,10 +93,10 @@ def test_a_static_cache_compiles_the_steps_of_a_generation(warm, monkeypatch):
     config = CompileConfig(backend="eager", fullgraph=False, mode=None)
     config._compile_all_devices = True  # as it is on a GPU
     options = {"max_new_tokens": 5, "cache_implementation": "static", "compile_config": config}
-    options |= {"do_sample": False, "attention_mask": torch.ones_like(words())}
-    plain = model.generate(words(), **options) if warm else None
+    options |= {"do_sample": False, "attention_mask": torch.ones_like(tokens())}
+    plain = model.generate(tokens(), **options) if warm else None
     with watch(model) as seen:
-        text = model.generate(words(), **options)
+        text = model.generate(tokens(), **options)
     assert plain is None or torch.equal(plain, text)
     assert "compiled steps that went by unseen: 4. " in seen.report()  # the prompt's is seen
     with pytest.raises(MissedError, match="4 times: `runs` has what came before"):
@@ -109,10 +109,10 @@ def test_what_is_seen_later_is_current():
     model = tiny("llama")
     step = by_closure(model)
     with watch(model) as seen:
-        step(words(11))
+        step(tokens(11))
         assert seen.report().startswith("captured 0 of 2")
         assert [layer.reason for layer in seen.layers] == ["it runs compiled, out of sight"] * 2
-        model(words())
+        model(tokens())
     assert seen[0].shape == (2, 6, 7, 7)
     assert "compiled steps that went by unseen: 1." in seen.report()
 
@@ -121,9 +121,9 @@ def test_what_is_seen_later_is_current():
 def test_a_layer_that_is_compiled_in_the_meantime():
     model = tiny("llama")
     with watch(model) as seen:
-        model(words())
+        model(tokens())
         model.model.layers[1].compile(backend="eager")
-        model(words(11))
+        model(tokens(11))
     assert seen[0].shape == (2, 6, 11, 11)
     with pytest.raises(MissedError, match="it ran compiled and unseen after what was seen, 1 tim"):
         seen[1]
@@ -133,9 +133,9 @@ def test_a_layer_that_is_compiled_in_the_meantime():
 @torch.no_grad()
 def test_other_compiled_functions_are_counted_and_hide_nothing():
     model, other = tiny("llama"), tiny("llama")
-    steps = (compiling(lambda x: x.sin() + 1), lambda x: by_closure(other)(words()))
+    steps = (compiling(lambda x: x.sin() + 1), lambda x: by_closure(other)(tokens()))
     with watch(model) as seen:
-        model(words())
+        model(tokens())
         for step in steps:
             step(torch.ones(3))
     assert seen[0].shape == (2, 6, 7, 7)

@@ -12,9 +12,9 @@ pytest.importorskip("transformers")
 
 from transformers import AttentionInterface, AutoModel, AutoModelForCausalLM
 
-from tests.tiny import agree, kept, padded, tiny, weights, words
+from tests.tiny import agree, kept, padded, tiny, tokens, weights
 from wqkv.errors import ArgumentError, KindError, MissedError
-from wqkv.record.captured import Statistics
+from wqkv.record.run import Statistics
 from wqkv.record.watch import watch
 
 
@@ -22,7 +22,7 @@ from wqkv.record.watch import watch
 @pytest.mark.parametrize(("left", "right"), [(0, 0), (3, 0), (0, 2), (2, 1)])
 @pytest.mark.parametrize(("name", "kind"), [("llama", AutoModelForCausalLM), ("bert", AutoModel)])
 def test_one_forward(name, kind, implementation, left, right):
-    model, ids, given = tiny(name, implementation, kind), words(), padded(7, left, right)
+    model, ids, given = tiny(name, implementation, kind), tokens(), padded(7, left, right)
     with torch.no_grad():
         plain = model(ids, attention_mask=given)[0]
         with watch(model) as seen:
@@ -38,7 +38,7 @@ def test_one_forward(name, kind, implementation, left, right):
 
 
 def test_maps_carry_no_gradient_and_the_model_learns_as_before():
-    model, ids = tiny("llama"), words()
+    model, ids = tiny("llama"), tokens()
     model(ids, labels=ids).loss.backward()
     plain = [weight.grad.clone() for weight in model.parameters()]
     model.zero_grad()
@@ -52,7 +52,7 @@ def test_maps_carry_no_gradient_and_the_model_learns_as_before():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 def test_half_precision(dtype, implementation):
-    model, ids = tiny("llama", implementation).to(dtype), words()
+    model, ids = tiny("llama", implementation).to(dtype), tokens()
     with torch.no_grad(), watch(model) as seen:
         model(ids)
     assert seen.report().startswith("captured 2 of 2")
@@ -61,7 +61,7 @@ def test_half_precision(dtype, implementation):
 
 
 def test_autocast():
-    model, ids = tiny("llama"), words()
+    model, ids = tiny("llama"), tokens()
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         plain = model(ids)[0]
         with watch(model) as seen:
@@ -70,7 +70,7 @@ def test_autocast():
 
 
 def test_a_window_and_its_documents():
-    model, ids = tiny("mistral", sliding_window=4), words(11)
+    model, ids = tiny("mistral", sliding_window=4), tokens(11)
     with torch.no_grad(), watch(model) as seen:
         model(ids)
     assert "Window(before=3, after=0)" in seen.report()
@@ -78,13 +78,13 @@ def test_a_window_and_its_documents():
     place = torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5]])
     model = tiny("llama")
     with torch.no_grad(), watch(model) as seen:
-        model(words(11, 1), position_ids=place, use_cache=False)
+        model(tokens(11, 1), position_ids=place, use_cache=False)
     assert "Segments" in seen.report()
     assert float(seen[0][0, :, 7, :5].abs().max()) == 0
 
 
 def test_a_mask_without_a_pattern_is_kept_as_it_is():
-    model, ids = tiny("llama"), words(7, 1)
+    model, ids = tiny("llama"), tokens(7, 1)
     holes = torch.rand(1, 1, 7, 7, generator=torch.Generator().manual_seed(3)) > 0.4
     holes |= torch.eye(7, dtype=torch.bool)
     with torch.no_grad(), watch(model) as seen:
@@ -96,7 +96,7 @@ def test_a_mask_without_a_pattern_is_kept_as_it_is():
 
 def test_layers_that_share_their_weights():
     model = tiny("albert", kind=AutoModel, num_hidden_layers=3, embedding_size=13)
-    ids = words()
+    ids = tokens()
     with torch.no_grad(), watch(model) as seen:
         model(ids)
         model(ids)
@@ -122,7 +122,7 @@ def test_everything_is_as_before_after_an_exception():
 
 
 def test_an_exception_in_the_model_leaves_the_next_forward_whole():
-    model, ids = tiny("llama"), words()
+    model, ids = tiny("llama"), tokens()
     with torch.no_grad(), watch(model) as seen:
         with pytest.raises(IndexError):
             model(ids + 100)
@@ -135,9 +135,9 @@ def test_nested_watches_of_two_models():
     before = AttentionInterface.__dict__["get_interface"]
     with torch.no_grad(), watch(model) as outer:
         with watch(other) as inner, watch(model, layers=[1]) as again:
-            model(words())
-            other(words())
-        model(words(5))
+            model(tokens())
+            other(tokens())
+        model(tokens(5))
     assert AttentionInterface.__dict__["get_interface"] is before
     assert (len(outer.runs(0)), len(again.runs(1)), len(inner.runs(0))) == (2, 1, 1)
     assert outer[0].shape == (2, 6, 5, 5)
@@ -164,7 +164,7 @@ def test_watch_refuses_what_it_cannot_be():
 
 
 def test_layers_bound_what_is_recorded():
-    model, ids = tiny("llama"), words()
+    model, ids = tiny("llama"), tokens()
     with torch.no_grad(), watch(model, layers=[1, 40]) as seen:
         model(ids)
     assert seen.report().startswith("captured 1 of 2 layers of LlamaForCausalLM (1 not asked for)")
@@ -178,7 +178,7 @@ def test_layers_bound_what_is_recorded():
 
 
 def test_statistics_alone():
-    model, ids, given = tiny("llama"), words(), padded(7, 2)
+    model, ids, given = tiny("llama"), tokens(), padded(7, 2)
     with torch.no_grad(), watch(model, keep="statistics") as seen, watch(model) as whole:
         model(ids, attention_mask=given)
         model(ids)
@@ -212,7 +212,7 @@ def test_nothing_ran():
 
 @pytest.mark.parametrize("steps", [1, 5])
 def test_a_map_stays_as_it_was_while_the_text_grows(steps):
-    model, ids = tiny("llama"), words(8, 1)
+    model, ids = tiny("llama"), tokens(8, 1)
     with torch.no_grad(), watch(model) as seen:
         past = model(ids, use_cache=True).past_key_values
         maps, tiles = [seen[0]], [seen[0][:].clone()]

@@ -14,10 +14,8 @@ from wqkv.upstream import of_transformers
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("wqkv.replace.use")
 masking = pytest.importorskip("transformers.masking_utils")
-asked_module = pytest.importorskip("wqkv.replace.carried_mask")
-Asked, Carried, Unknown, ask = (
-    getattr(asked_module, name) for name in ("Asked", "Carried", "Unknown", "ask")
-)
+module = pytest.importorskip("wqkv.replace.carried_mask")
+Carried, Unknown = module.Carried, module.Unknown
 
 BATCH = 3
 
@@ -50,28 +48,30 @@ FUNCTIONS = {
 # query_len, key_len, where query 0 stands, where key 0 stands
 PLACES = {
     "whole": (11, 11, 0, 0),
-    "one more word": (1, 13, 12, 0),
-    "some more words": (3, 13, 10, 0),
+    "one more token": (1, 13, 12, 0),
+    "some more tokens": (3, 13, 10, 0),
     "static cache": (7, 19, 0, 0),
     "static cache, later": (2, 19, 9, 0),
     "window cache": (1, 5, 17, 13),
-    "window cache, some more words": (3, 7, 17, 13),
+    "window cache, some more tokens": (3, 7, 17, 13),
 }
 
 
 def padding(kind, n):
-    words = torch.ones(BATCH, n, dtype=torch.bool)
+    tokens = torch.ones(BATCH, n, dtype=torch.bool)
     if kind in ("left", "both"):
-        words[0, :3] = words[1, :1] = False
+        tokens[0, :3] = tokens[1, :1] = False
     if kind in ("right", "both"):
-        words[2, -2:] = False
+        tokens[2, -2:] = False
     if kind == "holes":
-        words[1, 2:4] = words[0, 1] = False
-    return words
+        tokens[1, 2:4] = tokens[0, 1] = False
+    return tokens
 
 
-def asked(function, place, words=None, use_vmap=False):
-    return Asked(BATCH, *place, function, words, use_vmap, torch.device("cpu"), torch.float32)
+def requested(function, place, tokens=None, use_vmap=False):
+    return module.RequestedMask(
+        BATCH, *place, function, tokens, use_vmap, torch.device("cpu"), torch.float32
+    )
 
 
 @pytest.mark.parametrize("kind", ["none", "left", "right", "both", "holes"])
@@ -80,11 +80,11 @@ def asked(function, place, words=None, use_vmap=False):
 def test_what_transformers_would_write(name, place, kind):
     query_len, key_len, _, key_start = place
     function, _ = FUNCTIONS[name]
-    words = None if kind == "none" else padding(kind, key_start + key_len)
+    tokens = None if kind == "none" else padding(kind, key_start + key_len)
     written = masking.sdpa_mask(
-        BATCH, *place, function, words, allow_is_causal_skip=False, use_vmap="one" in name
+        BATCH, *place, function, tokens, allow_is_causal_skip=False, use_vmap="one" in name
     )
-    got = asked(function, place, words, "one" in name)
+    got = requested(function, place, tokens, "one" in name)
     seen = got.mask.dense(query_len, key_len, got.offset)
     assert torch.equal(seen.expand(BATCH, 1, -1, -1), written)
 
@@ -93,20 +93,22 @@ def test_what_transformers_would_write(name, place, kind):
 def test_values(name):
     function, kind = FUNCTIONS[name]
     if kind is not None:
-        assert isinstance(asked(function, PLACES["whole"]).mask, kind)
+        assert isinstance(requested(function, PLACES["whole"]).mask, kind)
 
 
 def test_value_of_a_window_is_exact():
     whole = PLACES["whole"]
-    assert asked(FUNCTIONS["window"][0], whole).mask == Window(4, 0)
-    assert asked(FUNCTIONS["around"][0], whole).mask == Window(3, 3)
-    assert repr(asked(FUNCTIONS["own"][0], whole).mask) == "(Causal() & Unknown(near))"
+    assert requested(FUNCTIONS["window"][0], whole).mask == Window(4, 0)
+    assert requested(FUNCTIONS["around"][0], whole).mask == Window(3, 3)
+    assert repr(requested(FUNCTIONS["own"][0], whole).mask) == "(Causal() & Unknown(near))"
 
 
 def test_what_hides_nothing_is_left_out():
-    words = padding("none", 13)
-    assert asked(FUNCTIONS["causal"][0], PLACES["one more word"], words).mask == Full()
-    assert asked(masking.sliding_window_causal_mask_function(40), PLACES["whole"]).mask == Causal()
+    tokens = padding("none", 13)
+    assert requested(FUNCTIONS["causal"][0], PLACES["one more token"], tokens).mask == Full()
+    assert (
+        requested(masking.sliding_window_causal_mask_function(40), PLACES["whole"]).mask == Causal()
+    )
 
 
 @pytest.mark.parametrize(
@@ -130,7 +132,7 @@ def test_packed_texts(kind, make, part):
         config = transformers.AutoConfig.for_model(kind)
         config.sliding_window, config._attn_implementation = 3, name
         made[name] = make(config=config, **given)
-    got = made["wqkv"].asked.mask
+    got = made["wqkv"].requested.mask
     assert repr(got.parts[0]) == repr(part)
     assert isinstance(got.parts[1], Segments)
     assert torch.equal(got.dense(11, 11).view(11, 11), made["sdpa"].view(11, 11))
@@ -141,7 +143,9 @@ def test_positions_that_restart_outside_of_texts_stay_a_function():
     if remap is None:
         pytest.skip(f"transformers {transformers.__version__} counts from the first position")
     function = remap(masking.causal_mask_function, torch.tensor([[0, 1, 2, 0, 1]]))
-    got = Asked(1, 5, 5, 0, 0, function, None, False, torch.device("cpu"), torch.float32)
+    got = module.RequestedMask(
+        1, 5, 5, 0, 0, function, None, False, torch.device("cpu"), torch.float32
+    )
     assert isinstance(got.mask.parts[0] if isinstance(got.mask, And) else got.mask, Unknown)
     written = masking.sdpa_mask(1, 5, 5, 0, 0, function, allow_is_causal_skip=False)
     assert torch.equal(got.mask.dense(5, 5), written)
@@ -150,7 +154,7 @@ def test_positions_that_restart_outside_of_texts_stay_a_function():
 def test_a_function_of_its_own_is_asked_about_chosen_pairs():
     from wqkv.attend.geometry import At
 
-    mask = asked(near, PLACES["some more words"]).mask
+    mask = requested(near, PLACES["some more tokens"]).mask
     b, row, k = torch.tensor([0, 2]), torch.tensor([1, 2]), torch.tensor([2, 5])
     at = At(b, torch.zeros_like(b), row, row + 10, k)
     assert mask.visible(at).tolist() == [(11 - 2) % 3 == 0, (12 - 5) % 3 == 0]
@@ -159,10 +163,12 @@ def test_a_function_of_its_own_is_asked_about_chosen_pairs():
 
 @pytest.fixture
 def carried():
-    words = padding("both", 11)
-    return ask(
-        BATCH, 11, 11, mask_function=FUNCTIONS["window"][0], attention_mask=words
-    ), masking.eager_mask(BATCH, 11, 11, mask_function=FUNCTIONS["window"][0], attention_mask=words)
+    tokens = padding("both", 11)
+    return module.request_mask(
+        BATCH, 11, 11, mask_function=FUNCTIONS["window"][0], attention_mask=tokens
+    ), masking.eager_mask(
+        BATCH, 11, 11, mask_function=FUNCTIONS["window"][0], attention_mask=tokens
+    )
 
 
 @pytest.mark.parametrize(
@@ -183,7 +189,7 @@ def test_on_its_way_it_stays_a_value(carried, do):
     got, want = do(value), do(written)
     assert isinstance(got, Carried)
     assert (got.shape, got.dtype) == (want.shape, want.dtype)
-    assert torch.equal(got.asked.mask.dense(*got.shape[2:], got.asked.offset), want == 0)
+    assert torch.equal(got.requested.mask.dense(*got.shape[2:], got.requested.offset), want == 0)
 
 
 @pytest.mark.parametrize(
@@ -211,15 +217,15 @@ def test_it_prints(carried):
 
 
 def test_written_out_up_to_a_limit(carried, monkeypatch):
-    monkeypatch.setattr(asked_module, "LIMIT", 362)
+    monkeypatch.setattr(module, "MOST_PAIRS", 362)
     with pytest.raises(EngineError, match=r"aten.add.*11 x 11 .* batch of 3 .* 0\.00 GiB") as e:
         carried[0] + 1
     assert "362 pairs" in str(e.value)
-    monkeypatch.setattr(asked_module, "LIMIT", 363)
+    monkeypatch.setattr(module, "MOST_PAIRS", 363)
     assert torch.equal(carried[0] + 1, carried[1] + 1)
 
 
 def test_holes_are_one_row_a_sample():
-    mask = asked(FUNCTIONS["full"][0], PLACES["whole"], padding("holes", 11)).mask
+    mask = requested(FUNCTIONS["full"][0], PLACES["whole"], padding("holes", 11)).mask
     assert isinstance(mask, Dense)
     assert mask.matrix.shape == (BATCH, 1, 1, 11)

@@ -1,7 +1,7 @@
-"""transformers models on attention(): the eager path's logits, gradients and words, no N x N.
+"""transformers models on attention(): the eager path's logits, gradients and tokens, no N x N.
 
-A padded word that sees nothing has output 0 here, and the average of all words in the eager path:
-only real words are compared.
+A padded token that sees nothing has output 0 here, and the average of all tokens in the eager path:
+only real tokens are compared.
 """
 
 import subprocess
@@ -62,9 +62,9 @@ def tiny(kind: str, **changes) -> nn.Module:
 def batch() -> dict[str, Tensor]:
     """Three texts: padded at the left, at the right, and not."""
     ids = torch.randint(3, 101, (3, 17), generator=torch.Generator().manual_seed(2))
-    words = torch.ones_like(ids)
-    words[0, :4] = words[1, 13:] = 0
-    return {"input_ids": ids, "attention_mask": words}
+    tokens = torch.ones_like(ids)
+    tokens[0, :4] = tokens[1, 13:] = 0
+    return {"input_ids": ids, "attention_mask": tokens}
 
 
 def agree(ours: Tensor, eager: Tensor, scale: float | None = None) -> None:
@@ -228,7 +228,7 @@ def test_logits(kind):
 def test_gradients(kind):
     inputs = batch()
     labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
-    labels[0, 4] = -100  # read off the padded word before it
+    labels[0, 4] = -100  # read off the padded token before it
 
     def gradients(model) -> list[Tensor]:
         model(**inputs, labels=labels).loss.backward()
@@ -314,7 +314,7 @@ def test_packed_texts():
     torch.testing.assert_close(ours, torch.cat(apart, dim=1))
 
 
-# Words
+# Generated tokens
 
 
 CACHES = {
@@ -328,7 +328,7 @@ CACHES = {
 @pytest.mark.parametrize("cache", CACHES)
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_generate(kind, cache):
-    """Greedy words past the window; the growing and static caches hold a window where one is."""
+    """Greedy tokens past the window; the growing and static caches hold a window where one is."""
     model, inputs = tiny(kind), batch()
     inputs = {name: x[[0, 2], :11] for name, x in inputs.items()}
     found = {}
@@ -350,12 +350,12 @@ def test_a_growing_cache_without_windows():
     """All keys are held, and the layers' windows hide the early ones."""
     model, inputs = tiny("mistral"), batch()
     inputs = {name: x[[0, 2], :11] for name, x in inputs.items()}
-    words = []
+    tokens = []
     for name in ("eager", "wqkv"):
         model.set_attn_implementation(name)
         cache = transformers.DynamicCache()
-        words.append(model.generate(**inputs, **kept(model, cache), max_new_tokens=9))
-    assert torch.equal(*words)
+        tokens.append(model.generate(**inputs, **kept(model, cache), max_new_tokens=9))
+    assert torch.equal(*tokens)
 
 
 # No N x N
@@ -386,11 +386,11 @@ def test_nothing_is_as_large_as_one_matrix(kind, padded, training):
     changes = {name: part[name] for name in CONFIGS[kind] if name in part}
     model = use(tiny(kind, **changes, max_position_embeddings=n, num_attention_heads=2))
     ids = torch.randint(3, 101, (1, n))
-    words = torch.ones_like(ids)
+    tokens = torch.ones_like(ids)
     if padded:
-        words[:, :301] = 0
+        tokens[:, :301] = 0
     with torch.set_grad_enabled(training), Largest() as largest:
-        out = model.model(input_ids=ids, attention_mask=words, use_cache=False)[0]
+        out = model.model(input_ids=ids, attention_mask=tokens, use_cache=False)[0]
         if training:
             out.sum().backward()
     assert largest.numbers <= n * n // 4, largest.what
@@ -535,7 +535,7 @@ def test_texts_by_their_ends():
     torch.testing.assert_close(got, dense(q, k, v, seen))
     assert torch.equal(run(Layer(), q, k, v, None, cu_seq_lens_k=ends)[0], got)
     short = {"cu_seq_lens_q": ends[:2], "cu_seq_lens_k": ends}
-    with pytest.raises(EngineError, match=r"Layer: its packed texts have 3 words, .* 1 x 7"):
+    with pytest.raises(EngineError, match=r"Layer: its packed texts have 3 tokens, .* 1 x 7"):
         run(Layer(), q, k, v, None, **short)
 
 

@@ -13,7 +13,6 @@ from wqkv.errors import ArgumentError
 from wqkv.study import model as models
 from wqkv.study import one_token as module
 from wqkv.study import opened_layer as opened
-from wqkv.study.answers import Proof
 from wqkv.study.model import OpenModel, Tokens
 from wqkv.study.one_token import Story, clearest, find, of, tell
 from wqkv.study.view import View
@@ -150,13 +149,6 @@ def test_equal_weights_are_ranked_in_reading_order(tired):
     even = copy.copy(tired)
     object.__setattr__(even, "weights", torch.tensor([0.25] * 3 + [0.5] + [0.25] * 12))
     assert even.ranked == [3, 0, 1, 2, *range(4, 16)]
-
-
-@pytest.mark.parametrize(
-    ("difference", "holds"), [(0.0, True), (1e-5, True), (1.1e-5, False), (float("nan"), False)]
-)
-def test_proof(difference, holds):
-    assert Proof(difference, 3.0, 1e-5, 7).holds is holds
 
 
 def test_proof_fails_on_another_layer(minilm):

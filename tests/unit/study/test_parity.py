@@ -6,7 +6,7 @@ from torch import nn
 
 from wqkv import Full, LayerParity, MultiheadAttention, Parity, from_hf, parity
 from wqkv.errors import ArgumentError
-from wqkv.study.answers import Proof
+from wqkv.maps.proof import Proof
 
 transformers = pytest.importorskip("transformers")
 

@@ -1,0 +1,52 @@
+"""What `seen.report()` says of layers: those captured, with proofs, and those missed, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from wqkv.record.listen import LayerRuns
+from wqkv.record.run import Run
+
+
+def layer_lines(name: str, layers: Sequence[tuple[LayerRuns, str | None]]) -> list[str]:
+    """One line that counts the layers, and one for each.
+
+    Args:
+        name: the model's class.
+        layers: each with the reason why it was missed, None where it was captured.
+    """
+    captured = sum(why is None for _, why in layers)
+    unasked = sum(not one.wanted for one, _ in layers)
+    rest = f" ({unasked} not asked for)" if unasked else ""
+    rest += "" if layers else ": no attention layer ran in sight"
+    lines = [f"captured {captured} of {len(layers)} layers of {name}{rest}"]
+    width = max((len(one.name) for one, _ in layers), default=0)
+    for number, (one, why) in enumerate(layers):
+        head = f"{number:>3}  {one.name:<{width}}  {one.kind:<7}"
+        lines.append(f"{head}  {_captured(one.runs) if why is None else _missed(one, why)}")
+    return lines
+
+
+def _missed(one: LayerRuns, why: str) -> str:
+    return f"missed: {why}" if one.wanted else "not asked for"
+
+
+def _captured(runs: Sequence[Run]) -> str:
+    """The last run of a captured layer."""
+    run = runs[-1]
+    proof = run.proof
+    assert proof is not None, "a run without a proof is refused, so its layer was missed"
+    rows = f"{proof.rows} rows" + (f", {proof.empty} empty" if proof.empty else "")
+    parts = [
+        f"{list(run.shape)} {run.shown}",
+        f"proof {proof.difference:.1e}, {proof.share:.0%} of rounding ({rows})",
+    ]
+    if run.start:
+        parts.append(f"rows from {run.start} on")
+    if not run.start_known:
+        first = "row that was seen" if run.first.cross else "key of its cache"
+        parts.append(f"counted from the first {first}, whose place in the text is not known")
+    if len(runs) > 1:
+        why = f", because {run.began}" if run.began else ""
+        parts.append(f"the last of {len(runs)} runs{why}")
+    return "  ".join(parts)

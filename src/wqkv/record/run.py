@@ -1,0 +1,209 @@
+"""What counts as one run of a layer, and what is kept of it: q, k, the mask as a value, the proof.
+
+A run is one forward, or all steps of one generation: a call continues it if its keys begin, bit for
+bit, with keys that the run has (follow.py decides). Queries are gathered, each key is kept once.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from wqkv.attend.masks.algebra import Mask
+from wqkv.attend.masks.kinds import Dense
+from wqkv.errors import MissedError
+from wqkv.maps.attention_map import AttentionMap
+from wqkv.maps.proof import Proof
+from wqkv.record.captured import CapturedCall
+from wqkv.record.mask_pattern import Pattern
+
+
+class GrowingTensor:
+    """A tensor (batch, head, length, d) that grows along its length, with room for later steps.
+
+    Maps that were made of it keep what they have: what they may see is never written over.
+    """
+
+    def __init__(self, x: Tensor, *, copy: bool) -> None:
+        # A view would keep all of its storage alive, such as a whole static cache.
+        is_view = x.untyped_storage().nbytes() > x.numel() * x.element_size()
+        self._room = x.detach().clone() if copy or is_view else x.detach()
+        self.len = x.shape[2]
+
+    @property
+    def data(self) -> Tensor:
+        return self._room[:, :, : self.len]
+
+    def append(self, x: Tensor) -> None:
+        need = self.len + x.shape[2]
+        if need > self._room.shape[2]:
+            batch, n_head, _, d = self._room.shape
+            grown = self._room.new_empty((batch, n_head, need + max(need // 4, 16), d))
+            grown[:, :, : self.len] = self.data
+            self._room = grown
+        # Room that no map has seen. Through `.data`, because otherwise torch counts it as a change
+        # of every tensor that shares this memory, and a map checks that its tensors are unchanged.
+        self._room.data[:, :, self.len : need] = x.detach()
+        self.len = need
+
+    def crop(self, length: int) -> None:
+        """Keep the first `length` positions."""
+        if length < self.len:
+            # The room ends here too: older maps still see what follows, so `append` must move.
+            self._room, self.len = self._room[:, :, :length], length
+
+    def select(self, order: Tensor) -> None:
+        """Keep the samples `order`, in this order."""
+        self._room = self.data[order]
+
+
+class Statistics:
+    """What keep="statistics" keeps of a layer: the entropy of rows, and what keys received."""
+
+    def __init__(self, entropy: Tensor, received: Tensor, shape: tuple[int, int, int, int]) -> None:
+        self._entropy, self._received, self.shape = entropy, received, shape
+
+    def entropy(self) -> Tensor:
+        """As `AttentionMap.entropy`: (batch, n_head, query_len)."""
+        return self._entropy
+
+    def received(self) -> Tensor:
+        """As `AttentionMap.received`: (batch, n_head, key_len)."""
+        return self._received
+
+    def __getitem__(self, index: object) -> NoReturn:
+        raise MissedError(
+            'q and k were not kept, so there are no tiles.\nWatch with keep="all" to see them.'
+        )
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__") or not hasattr(AttentionMap, name):
+            raise AttributeError(name)
+        raise MissedError(
+            f'q and k were not kept, so there is no `{name}`.\nWatch with keep="all" to see it.'
+        )
+
+    def __repr__(self) -> str:
+        return f"Statistics{list(self.shape)}"
+
+
+@dataclass
+class Run:
+    """One text through one layer: a forward, or all steps of a generation."""
+
+    first: CapturedCall  # its rules hold for the run; its tensors are released
+    key: GrowingTensor
+    query: GrowingTensor
+    start: int  # the position of the first recorded query
+    start_known: bool  # if not, positions count from the first key of its cache
+    pattern: Pattern | None
+    dense: list[Tensor]  # the mask's rows, call by call, where it has no pattern
+    bias: list[Tensor]  # the rows of a stored bias, call by call
+    began: str = ""  # why it does not continue the run before it
+    proof: Proof | None = None
+    refused: str | None = None  # why it is not shown
+    statistics: Statistics | None = None  # all that is kept of it, with keep="statistics"
+    rules: str = field(default="", init=False)  # as `shown` said before the mask was released
+
+    @property
+    def end(self) -> int:
+        """The position of the next query, if the text goes on."""
+        return self.start + self.query.len
+
+    @property
+    def kept(self) -> bool:
+        """Whether q and k are kept."""
+        return self.refused is None and self.statistics is None
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(batch, n_head, query_len, key_len)."""
+        if self.statistics is not None:
+            return self.statistics.shape
+        batch, n_head, query_len, _ = self.query.data.shape
+        return batch, n_head, query_len, self.key.len
+
+    @property
+    def shown(self) -> str:
+        """The mask and whatever else enters the scores, as the report shows it."""
+        if not self.kept:
+            return self.rules
+        parts = [repr(self.mask())]
+        parts += ["a stored bias"] if self.bias else []
+        parts += [f"softcap {self.first.softcap:g}"] if self.first.softcap else []
+        parts += ["sinks"] if self.first.sinks is not None else []
+        return ", ".join(parts)
+
+    def mask(self) -> Mask:
+        return mask_of(self.pattern, self.dense, self.key.len)
+
+    def map(self) -> AttentionMap | Statistics:
+        """The map of the run.
+
+        Raises:
+            MissedError: its proof failed, or its first call was not understood.
+        """
+        if self.refused is not None:
+            raise MissedError(self.refused)
+        if self.statistics is not None:
+            return self.statistics
+        return AttentionMap(
+            self.query.data,
+            self.key.data,
+            mask=self.mask(),
+            bias=_stack(self.bias, self.key.len) if self.bias else None,
+            scale=self.first.scale,
+            softcap=self.first.softcap,
+            sinks=self.first.sinks,
+            query_offset=self.start,
+        )
+
+    def add(self, proof: Proof) -> None:
+        """Add the proof of another call."""
+        self.proof = proof if self.proof is None else self.proof.plus(proof)
+
+    def reduce(self) -> None:
+        """Compute the statistics, and release q and k."""
+        found = self.map()
+        if isinstance(found, AttentionMap):
+            self.rules = self.shown
+            self.statistics = Statistics(found.entropy(), found.received(), found.shape)
+            self.release()
+
+    def release(self) -> None:
+        """Release every large tensor that no map needs."""
+        empty = self.query.data.new_empty((0, 0, 0, 0))
+        self.first = self.first._replace(
+            query=empty, key=empty, value=empty, output=empty, readings=[], bias=None
+        )
+        if not self.kept:
+            self.query = self.key = GrowingTensor(empty, copy=False)
+            self.dense, self.bias = [], []
+
+
+def mask_of(pattern: Pattern | None, dense: Sequence[Tensor], key_len: int) -> Mask:
+    """The mask of a run: its pattern, or else its rows."""
+    return pattern.mask() if pattern is not None else _dense(_stack(dense, key_len))
+
+
+def _stack(pieces: Sequence[Tensor], key_len: int) -> Tensor:
+    """Put the rows of several calls into one matrix; earlier rows do not see later keys."""
+    if len(pieces) == 1:
+        return pieces[0]
+    batch, n_head = (max(piece.shape[axis] for piece in pieces) for axis in (0, 1))
+    padded = [
+        torch.nn.functional.pad(piece, (0, key_len - piece.shape[3])).expand(batch, n_head, -1, -1)
+        for piece in pieces
+    ]
+    return torch.cat(padded, dim=2)
+
+
+def _dense(matrix: Tensor) -> Dense:
+    with warnings.catch_warnings():  # Dense warns of empty rows, which padding makes rightly
+        warnings.simplefilter("ignore", UserWarning)
+        return Dense(matrix)
