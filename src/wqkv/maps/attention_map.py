@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from torch import Tensor
 
 from wqkv.attend.bias import Bias
-from wqkv.attend.call import FULL, request
+from wqkv.attend.call import Call, request
 from wqkv.attend.masks.algebra import Mask
+from wqkv.attend.rules import FULL, Rules
 from wqkv.doors import door
 from wqkv.errors import ArgumentError, KindError, describe, message, need
 from wqkv.maps import pictures, statistics
@@ -93,29 +95,28 @@ class AttentionMap:
         limit: int = LIMIT,
     ) -> None:
         call = request(
-            query.detach(),
-            key.detach(),
-            key.detach(),
-            mask=mask,
-            bias=bias,
-            scale=scale,
-            softcap=softcap,
-            sinks=sinks,
-            query_offset=query_offset,
-        )
+            query.detach(), key.detach(), key.detach(), mask=mask, bias=bias, scale=scale,
+            softcap=softcap, sinks=sinks, query_offset=query_offset,
+        )  # fmt: skip
+        self._look_at(call, lse, limit)
+
+    def _look_at(self, call: Call, lse: Tensor | None, limit: int) -> None:
+        """Make this the map of a call."""
         check_limit(limit)
+        query = call.query
         if lse is not None and not lse.is_floating_point():
             raise KindError(message("`lse` holds floats.", {"lse": lse}, "Cast it."))
-        if lse is not None and lse.shape != call.query.shape[:3]:
+        if lse is not None and lse.shape != query.shape[:3]:
             raise ArgumentError(
                 message(
-                    f"`lse` has shape {tuple(lse.shape)}, not {tuple(call.query.shape[:3])}.",
+                    f"`lse` has shape {tuple(lse.shape)}, not {tuple(query.shape[:3])}.",
                     {"lse": lse, "query": query},
                     "Pass (batch, n_head, query_len).",
                 )
             )
         self._weights, self.limit = Weights(call, lse), limit
-        self._placed = query_offset is not None or call.sizes[2] == call.sizes[3]
+        # whether it is known where the queries stand among the keys
+        self._placed = call.rules.query_offset is not None or call.sizes[2] == call.sizes[3]
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -125,7 +126,7 @@ class AttentionMap:
     @property
     def mask(self) -> Mask:
         """Who may see whom."""
-        return self._weights.given.mask
+        return self._weights.given.rules.mask
 
     @property
     def lse(self) -> Tensor:
@@ -202,13 +203,9 @@ class AttentionMap:
         call = self._weights.given
         batch, n_head, query_len, key_len = self.shape
         nothing = call.query.new_zeros((1, 1, 1, 1), dtype=self._weights.dtype)
-        return AttentionMap(
-            nothing.expand(batch, n_head, query_len, 1),
-            nothing.expand(batch, n_head, key_len, 1),
-            mask=call.mask,
-            query_offset=call.query_offset,
-            limit=self.limit,
-        )
+        q, k = (nothing.expand(batch, n_head, n, 1) for n in (query_len, key_len))
+        rules = Rules(mask=call.rules.mask, query_offset=call.rules.query_offset)
+        return map_of(Call(q, k, k, rules), limit=self.limit)
 
     # Statistics: no N x N
 
@@ -279,7 +276,7 @@ class AttentionMap:
         """
         return self._proof(value, output, self._queries(rows))
 
-    # What all of this is asked of: one process's weights
+    # How one process answers; SharedMap overrides these methods
 
     @_beside
     def _tile(self, b: Line, h: Line, i: Line, j: Line) -> Tensor:
@@ -311,3 +308,10 @@ class AttentionMap:
         """Some rows, None for all."""
         line, _ = pick(slice(None) if rows is None else rows, self.shape[2], "query")
         return numbers(line)
+
+
+def map_of(call: Call, lse: Tensor | None = None, limit: int = LIMIT) -> AttentionMap:
+    """The map of a call, which was checked when it was made. Its value is not looked at."""
+    made = AttentionMap.__new__(AttentionMap)
+    made._look_at(replace(call, query=call.query.detach(), key=call.key.detach()), lse, limit)
+    return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -12,16 +13,17 @@ from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
 
 from wqkv.attend.bias import Bias
-from wqkv.attend.call import FULL, request
+from wqkv.attend.call import Call, request
 from wqkv.attend.geometry import check_held
 from wqkv.attend.masks.algebra import Mask
 from wqkv.attend.parallel import messages
 from wqkv.attend.parallel.agreement import agree, question, read, together
 from wqkv.attend.parallel.ranks import Ranks
+from wqkv.attend.rules import FULL
 from wqkv.doors import door
 from wqkv.errors import ArgumentError, KindError, describe
 from wqkv.maps import statistics
-from wqkv.maps.attention_map import LIMIT, AttentionMap, check_limit
+from wqkv.maps.attention_map import LIMIT, AttentionMap, check_limit, map_of
 from wqkv.maps.picks import Line, numbers
 from wqkv.maps.statistics import Top
 
@@ -88,7 +90,7 @@ class SharedMap(AttentionMap):
         if not parts:
             raise ArgumentError("A SharedMap has no parts.\nPass what this rank has of the map.")
         own = parts[0].map._weights
-        self._like: dict[str, Any] = {"dtype": own.dtype, "device": own.device}
+        self._dtype, self._device = own.dtype, own.device
 
     @classmethod
     def heads(cls, m: AttentionMap, mesh: DeviceMesh | ProcessGroup | None = None) -> SharedMap:
@@ -122,9 +124,13 @@ class SharedMap(AttentionMap):
         counts = messages.total(ranks.group, mine).tolist()
         head, n_head = sum(counts[: ranks.rank]), sum(counts)
         return cls(
-            ranks, [Part(m, head, 0)], (batch, n_head, query_len, key_len), m.mask,
-            placed=m._placed, limit=m.limit,
-        )  # fmt: skip
+            ranks,
+            [Part(m, head, 0)],
+            (batch, n_head, query_len, key_len),
+            m.mask,
+            placed=m._placed,
+            limit=m.limit,
+        )
 
     @classmethod
     def tokens(
@@ -153,42 +159,11 @@ class SharedMap(AttentionMap):
         """
         if not isinstance(ranks, Ranks):
             raise KindError(f"`ranks` is Ranks(mesh) or a kind of it, not {describe(ranks)}.")
-        with together(ranks.group):
-            call = _asked(
-                query,
-                key,
-                key,
-                mask=mask,
-                bias=bias,
-                scale=scale,
-                softcap=softcap,
-                sinks=sinks,
-                query_offset=query_offset,
-                ranks=ranks.size,
-            )
-            call = replace(call, query=call.query.detach(), key=call.key.detach())
-            asked = question(call, f"a map of tokens, {ranks.layout}")
-        agree(ranks.group, asked)
-        batch, n_head, query_len, key_len = call.sizes
-        query_len, key_len = query_len * ranks.size, key_len * ranks.size
-        spans, _ = ranks.spans(query_len), ranks.spans(key_len)
-        keys, parts, first = ranks.gather(call.key, 2), [], 0
-        for a, b in spans:
-            rows = slice(first, first + b - a)
-            first = rows.stop
-            own = AttentionMap(
-                call.query[:, :, rows],
-                keys,
-                mask=call.mask.part(0, key_len, a, query_len),
-                bias=None if call.bias is None else call.bias.part(0, a),
-                scale=call.scale,
-                softcap=call.softcap,
-                sinks=call.sinks,
-                query_offset=call.query_offset + a,
-            )
-            parts.append(Part(own, 0, a))
-        placed = query_offset is not None or query_len == key_len
-        return cls(ranks, parts, (batch, n_head, query_len, key_len), call.mask, placed=placed)
+        ask = partial(
+            _asked, query, key, key, mask=mask, bias=bias, scale=scale, softcap=softcap,
+            sinks=sinks, query_offset=query_offset, ranks=ranks.size,
+        )  # fmt: skip
+        return shared_map_of(ranks, ask)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -215,7 +190,7 @@ class SharedMap(AttentionMap):
 
     @door
     def t_times(self, Y: Tensor) -> Tensor:
-        check_held("Y", Y, self._like["device"])
+        check_held("Y", Y, self._device)
         Y = statistics.spread("Y", Y, "queries", self.shape[:3])
         shares = [part.map.t_times(Y[part.rows]) for part in self._parts]
         return self._by_head(shares, _question("t_times", Y))
@@ -269,8 +244,8 @@ class SharedMap(AttentionMap):
         batch, n_head, _, key_len = self.shape
         slots = batch, n_head, self._ranks.size * len(self._parts), k
         found = Top(
-            torch.zeros(slots, **self._like),
-            *torch.zeros((2, *slots), dtype=torch.long, device=self._like["device"]),
+            self._zeros(slots),
+            *torch.zeros((2, *slots), dtype=torch.long, device=self._device),
         )
         for slot, part in enumerate(self._parts, self._ranks.rank * len(self._parts)):
             found.weights[:, :, slot] = -torch.inf  # a link that is none
@@ -290,9 +265,9 @@ class SharedMap(AttentionMap):
         batch, n_head, _, key_len = self._parts[0].map.shape
         n_kv_head = self._parts[0].map._weights.given.key.shape[1]
         statistics.fits(
-            (batch, n_head, sum(lengths), key_len), n_kv_head, value, output, self._like["device"]
+            (batch, n_head, sum(lengths), key_len), n_kv_head, value, output, self._device
         )
-        worst = torch.zeros(self._ranks.size, **self._like)
+        worst = self._zeros([self._ranks.size])
         for part, own in zip(self._parts, output.split(lengths, dim=2), strict=True):
             here = part.rows_of(queries)
             if len(here):
@@ -306,13 +281,44 @@ class SharedMap(AttentionMap):
     ) -> Tensor:
         """A tensor of this shape, of which this rank has shares, each with its place."""
         self._agree(asked)
-        whole = torch.zeros(shape, **self._like)
+        whole = self._zeros(shape)
         for place, share in shares:
             whole[place] += share
         return messages.total(self._ranks.group, whole)
 
+    def _zeros(self, shape: Sequence[int]) -> Tensor:
+        return torch.zeros(shape, dtype=self._dtype, device=self._device)
+
     def _agree(self, asked: str) -> None:
         agree(self._ranks.group, {"asked": asked, "map": str(list(self.shape))})
+
+
+def shared_map_of(ranks: Ranks, ask: Callable[[], Call]) -> SharedMap:
+    """The map of the call that `ask` makes; its errors are raised on all ranks."""
+    with together(ranks.group):
+        call = ask()
+        call = replace(call, query=call.query.detach(), key=call.key.detach())
+        asked = question(call, f"a map of tokens, {ranks.layout}")
+    agree(ranks.group, asked)
+    batch, n_head, query_len, key_len = call.sizes
+    query_len, key_len = query_len * ranks.size, key_len * ranks.size
+    spans, _ = ranks.spans(query_len), ranks.spans(key_len)
+    keys, parts, first = ranks.gather(call.key, 2), [], 0
+    for a, b in spans:
+        rows = slice(first, first + b - a)
+        first = rows.stop
+        bias = call.rules.bias
+        rules = replace(
+            call.rules,
+            mask=call.rules.mask.part(0, key_len, a, query_len),
+            bias=None if bias is None else bias.part(0, a),
+            query_offset=call.query_offset + a,
+        )
+        own = Call(call.query[:, :, rows], keys, keys, rules)
+        parts.append(Part(map_of(own), 0, a))
+    placed = call.rules.query_offset is not None or query_len == key_len
+    shape = batch, n_head, query_len, key_len
+    return SharedMap(ranks, parts, shape, call.rules.mask, placed=placed)
 
 
 def _question(name: str, *given: object) -> str:

@@ -20,10 +20,11 @@ from wqkv.attend import engines
 from wqkv.attend.call import Call, unrounded
 from wqkv.attend.engines import reference
 from wqkv.attend.engines.by_reference import extreme_rows
-from wqkv.attend.engines.plan import ROWS, plan
+from wqkv.attend.engines.plan import ROWS, visible_pieces
 from wqkv.attend.geometry import At, Rect, places
 from wqkv.attend.masks.algebra import Full
 from wqkv.attend.partial import Partial, logaddexp, share
+from wqkv.attend.rules import Rules
 from wqkv.errors import ArgumentError, message
 from wqkv.maps.picks import Line, cut, numbers, take
 from wqkv.upstream.of_torch import version
@@ -63,10 +64,8 @@ class Weights:
         self.given = given
         self.dtype = reference.exact(given.query)
         self.known = None if lse is None else lse.detach().to(self.dtype)
-        rules = given.mask.tensors() + (given.bias.tensors() if given.bias else ())
-        others = (given.query, given.key, given.sinks, given.query_offset, lse)
-        tensors = (*rules, *(x for x in others if isinstance(x, Tensor)))
-        self.made_of = [(x, version(x)) for x in tensors]
+        tensors = [given.query, given.key, *given.rules.tensors()]
+        self.made_of = [(x, version(x)) for x in (tensors if lse is None else [*tensors, lse])]
 
     def __getstate__(self) -> dict[str, Any]:
         self.check()
@@ -108,12 +107,13 @@ class Weights:
     def lse(self) -> Tensor:
         """The logsumexp of every row of scores (and its sink): (batch, n_head, query_len)."""
         if self.known is None:
-            self.known = self.attend().lse
+            call = self.call
+            self.known = self.attend(call.key, call.rules).lse
         return self.known
 
-    def attend(self, **changes: Any) -> Partial:
-        """The call with some of its parts changed, by fused kernels; the values are the keys."""
-        call = replace(self.call, **changes)
+    def attend(self, value: Tensor, rules: Rules) -> Partial:
+        """Attention with these values and rules, by fused kernels."""
+        call = replace(self.call, value=value, rules=rules)
         part: Partial = engines.choose(call, "auto").run(call)
         return part
 
@@ -122,7 +122,7 @@ class Weights:
 
         It is 1 unless the lse that is known counts more keys than there are here.
         """
-        part = self.attend(value=X)
+        part = self.attend(X, self.given.rules)
         if self.known is None:
             self.known = part.lse
         mine = share(part.lse, self.known)
@@ -160,10 +160,10 @@ class Weights:
             i, j = queries[part], keys[part]
             q = take(call.query, *everything, i).to(self.dtype)
             k = take(call.key, range(batch), range(call.key.shape[1]), j).to(self.dtype)
-            product = (q * k.repeat_interleave(call.group, dim=1)).sum(dim=-1) * call.scale
+            product = (q * reference.repeat_heads(k, call.group)).sum(dim=-1) * call.scale
             at = self._places(*everything, i, j)  # and the queries along the keys:
             at = at._replace(row=at.row.mT, query_pos=at.query_pos.mT)
-            score = reference.rules(call, product.unsqueeze(2), at).squeeze(2)
+            score = reference.apply_rules(call, product.unsqueeze(2), at).squeeze(2)
             known = take(lse, *everything, i)
             P = (score - known.masked_fill(known == -torch.inf, 0)).exp()
             extreme = extreme_rows(call, known)
@@ -175,7 +175,7 @@ class Weights:
     def blocks(self) -> Iterator[Block]:
         """All of the map that holds anything, in parts."""
         batch, n_head, _, _ = self.sizes
-        for piece in plan(self.given, wide=None):
+        for piece in visible_pieces(self.given, wide=None):
             sample, q0, q1, k0, k1 = piece.rect
             b = range(batch) if sample is None else range(sample, sample + 1)
             for i in _parts(range(q0, q1), 4 * ROWS):
@@ -205,12 +205,13 @@ class Weights:
             start = start + torch.where(visible, 0.0, -torch.inf)
             visible = None
         q, k = folded(q), k.flatten(0, 1)
-        if call.softcap is not None or call.bias is not None:
+        rules = call.rules
+        if rules.softcap is not None or rules.bias is not None:
             bias = start.new_zeros((1, 1, 1, 1))
-            if call.bias is not None:
-                bias = call.bias.tile(self._places(b, h, i, j), self.dtype)
+            if rules.bias is not None:
+                bias = rules.bias.tile(self._places(b, h, i, j), self.dtype)
             bias = bias.expand(len(b), len(h), len(i), len(j))
-            if call.softcap is None:
+            if rules.softcap is None:
                 tile = folded(bias).baddbmm(q, k.mT, alpha=call.scale)
             else:
                 product = torch.bmm(q, k.mT).mul_(call.scale)
@@ -226,7 +227,7 @@ class Weights:
 
     def _visible(self, b: Line, h: Line, i: Line, j: Line) -> Tensor | None:
         """Who sees whom; None where every query sees every key."""
-        mask, offset = self.given.mask, self.given.query_offset
+        mask, offset = self.given.rules.mask, self.given.query_offset
         if isinstance(mask, Full):
             return None
         if isinstance(i, range) and isinstance(j, range) and isinstance(offset, int):
@@ -244,8 +245,8 @@ class Weights:
             return take(self.lse, b, h, i)
         zero = call.query.new_zeros((len(b), len(h), len(i)), dtype=self.dtype)
         lse = zero - torch.inf
-        if call.sinks is not None:
-            lse = zero + take(call.sinks.to(zero), h).view(1, -1, 1)
+        if call.rules.sinks is not None:
+            lse = zero + take(call.rules.sinks.to(zero), h).view(1, -1, 1)
         for j in _parts(range(key_len), max(1, BLOCK // max(1, lse.numel()))):
             lse = logaddexp(lse, self._less(zero, b, h, i, j).logsumexp(dim=-1))
         return lse

@@ -5,16 +5,18 @@ Importing this module registers the name "wqkv" with transformers, for attention
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, TypeVar
 from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 
-from wqkv.attend.call import request
+from wqkv.attend.call import call_of
 from wqkv.attend.engines import reference
-from wqkv.attend.functional import attention
+from wqkv.attend.functional import attend
 from wqkv.attend.masks.kinds import Causal, Dense, Full, Mask, Segments
+from wqkv.attend.rules import Rules, as_bias
 from wqkv.errors import EngineError, KindError, describe, message
 from wqkv.record.arguments import unknown
 from wqkv.record.modules import attention_like
@@ -157,17 +159,12 @@ def run(
         query = query.expand(key.shape[0], -1, -1, -1)
     sinks = s_aux if sinks is None else sinks
     a_query = sinks is not None and sinks.ndim == 4  # (batch, n_head, query_len, 1)
-    given: dict[str, Any] = {
-        "mask": mask,
-        "bias": bias,
-        "scale": scaling,
-        "softcap": softcap,
-        "sinks": None if a_query else sinks,
-        "query_offset": offset,
-    }
-    part = attention(query, key, value, **given, dropout_p=dropout, return_lse=True)
+    rules = Rules(
+        mask, as_bias(bias), scaling, softcap, None if a_query else sinks, dropout, offset
+    )
+    part = attend(query, key, value, rules)
     out = part.out
-    weights = _weights(module, query, key, given) if _asks(module, others) else None
+    weights = _weights(module, query, key, rules) if _asks(module, others) else None
     if a_query and sinks is not None:
         share = torch.sigmoid(part.lse.unsqueeze(-1) - sinks).to(out.dtype)
         out, weights = out * share, None if weights is None else weights * share
@@ -187,9 +184,9 @@ def _asks(module: nn.Module, others: dict[str, Any]) -> bool:
     return any("attentions" in name for name in upstream.active_collector.get() or ())
 
 
-def _weights(module: nn.Module, query: Tensor, key: Tensor, given: dict[str, Any]) -> Tensor:
+def _weights(module: nn.Module, query: Tensor, key: Tensor, rules: Rules) -> Tensor:
     """The N x N weights of a call, in the dtype of the model, with gradients."""
-    call = request(query, key, key, **given)
+    call = call_of(query, key, key, replace(rules, dropout_p=0.0))
     if reasons := reference.reasons_against(call):
         raise EngineError(
             f"`output_attentions` asks {type(module).__name__} for all weights: {reasons[0]} GiB.\n"

@@ -1,7 +1,8 @@
 """The engines, in order of preference; `choose` picks, `explain` tells why.
 
-An engine is a module with two functions: `reasons_against(call) -> list[str]`, pure and never
-waiting for a device, and `run(call) -> Partial`. Adding one is one file and one word here.
+An engine is a module with three functions: `reasons_against(call) -> list[str]`, pure and never
+waiting for a device, `run(call) -> Partial`, and `plan(call) -> Plan`, which says what `run`
+computes. Adding one is one file and one word here.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from types import ModuleType
 
 from wqkv.attend.call import Call
 from wqkv.attend.engines import flex, fused, reference, tiled
+from wqkv.attend.engines.plan import Plan
+from wqkv.attend.values import is_traced, transformed
 from wqkv.errors import ArgumentError, EngineError, KindError, describe
 
 #: "auto" takes the first which can run the call.
@@ -41,6 +44,14 @@ def choose(call: Call, engine: str) -> ModuleType:
             f"The engine {engine!r} cannot run this call: {'; '.join(reasons)}.\n{report(call)}"
         )
     return known[engine]
+
+
+def planned(call: Call, engine: ModuleType) -> str:
+    """The plan of an engine for a call, in words."""
+    if is_traced(call.query) or transformed():
+        return "planned when the numbers are there"
+    plan: Plan = engine.plan(call)
+    return plan.describe(call)
 
 
 def report(call: Call) -> str:

@@ -46,25 +46,25 @@ def backward(
     if grad_lse is not None:
         delta = delta - grad_lse
     extreme = extreme_rows(call, lse)
-    group, rules = call.group, () if call.bias is None else call.bias.tensors()
+    group, rules = call.group, () if call.rules.bias is None else call.rules.bias.tensors()
     dq, dk, dv = (zeros_like(x) for x in (call.query, call.key, call.value))
     d_rules = [torch.zeros_like(tensor, dtype=exact) for tensor in rules]
     for number, piece, P in _weights(call, pieces, lse, extreme):
         rows, keys = slices(piece.rect)
         at, cut = call.places(piece.rect), _cut(call, piece)
         cut = reference.without_unseen(cut, at)
-        dP = grad_out[rows] @ _repeat(cut.value, group).transpose(-2, -1)
+        dP = grad_out[rows] @ reference.repeat_heads(cut.value, group).transpose(-2, -1)
         kept = _dropout(cut, number)
         d_score = P * ((dP if kept is None else dP * kept) - delta[rows].unsqueeze(-1))
-        if call.bias is not None:
-            call.bias.add_gradient(d_rules[0], at, d_score)
-        if call.softcap is not None:
-            d_score = d_score * (1 - torch.tanh(reference.products(cut) / call.softcap) ** 2)
+        if call.rules.bias is not None:
+            call.rules.bias.add_gradient(d_rules[0], at, d_score)
+        if call.rules.softcap is not None:
+            d_score = d_score * (1 - torch.tanh(reference.products(cut) / call.rules.softcap) ** 2)
         d_score = d_score * call.scale
-        dq[rows] += d_score @ _repeat(cut.key, group)
-        dk[keys] += _gather(d_score.transpose(-2, -1) @ cut.query, group)
+        dq[rows] += d_score @ reference.repeat_heads(cut.key, group)
+        dk[keys] += reference.sum_heads(d_score.transpose(-2, -1) @ cut.query, group)
         P = P if kept is None else P * kept
-        dv[keys] += _gather(P.transpose(-2, -1) @ grad_out[rows], group)
+        dv[keys] += reference.sum_heads(P.transpose(-2, -1) @ grad_out[rows], group)
     return [dq, dk, dv, *d_rules]
 
 
@@ -91,7 +91,7 @@ def extreme_rows(call: Call, lse: Tensor) -> Tensor | None:
     exp(score - lse) would be 1 for each of n equal keys, and not 1 / n. Where lse is about 8,000 in
     float32, it is still right to 1e-3. Such rows are computed whole, by the reference.
     """
-    if call.bias is None or lse.is_meta:
+    if call.rules.bias is None or lse.is_meta:
         return None
     limit = 2**-10 / torch.finfo(lse.dtype).eps
     found = (lse.abs() > limit) & lse.isfinite()
@@ -123,14 +123,14 @@ def _cut(call: Call, piece: Piece) -> Call:
     rows, keys = slices(piece.rect)
     exact = reference.exact(call.query)
     q, k, v = call.query[rows].to(exact), call.key[keys].to(exact), call.value[keys].to(exact)
-    return replace(call, query=q, key=k, value=v, sinks=None)
+    return replace(call, query=q, key=k, value=v, rules=call.rules.without_sinks())
 
 
 def _dropout(cut: Call, number: int) -> Tensor | None:
     """What dropout multiplies the weights of a rectangle by: 0, or 1 / (1 - p)."""
     if cut.seed is None:
         return None
-    device, keep = cut.query.device, 1 - cut.dropout_p
+    device, keep = cut.query.device, 1 - cut.rules.dropout_p
     generator = torch.Generator(device).manual_seed(int(cut.seed) + number)
     factors = torch.empty(cut.sizes, dtype=cut.query.dtype, device=device)
     return factors.bernoulli_(keep, generator=generator).div_(keep)
@@ -140,13 +140,3 @@ def zeros_like(x: Tensor) -> Tensor:
     """Zeros laid out as (batch, length, head, d), like the projections they go to."""
     b, h, n, d = x.shape
     return x.new_zeros((b, n, h, d), dtype=reference.exact(x)).transpose(1, 2)
-
-
-def _repeat(x: Tensor, group: int) -> Tensor:
-    """Repeat each key head for the query heads that read it: (batch, n_head, ...)."""
-    return x.repeat_interleave(group, dim=1)
-
-
-def _gather(x: Tensor, group: int) -> Tensor:
-    """Sum over the query heads that read the same key head: (batch, n_kv_head, ...)."""
-    return x if group == 1 else x.unflatten(1, (-1, group)).sum(dim=2)

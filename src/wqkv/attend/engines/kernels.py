@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from wqkv.attend.engines.reference import repeat_heads, sum_heads
+
 _DTYPES = {
     "cpu": (torch.float32, torch.float64, torch.bfloat16, torch.float16),
     "cuda": (torch.float32, torch.bfloat16, torch.float16),
@@ -65,7 +67,8 @@ def backward(
 def efficient_forward(
     q: Tensor, k: Tensor, v: Tensor, tile: Tensor | None, causal: bool, scale: float
 ) -> tuple[Tensor, Tensor]:
-    k, v = _repeat(k, q), _repeat(v, q)
+    group = q.shape[1] // k.shape[1]
+    k, v = repeat_heads(k, group), repeat_heads(v, group)
     out, lse, _, _ = _aten._scaled_dot_product_efficient_attention(
         q, k, v, _aligned(tile, q, k), True, 0.0, causal, scale=scale
     )
@@ -83,8 +86,8 @@ def efficient_backward(
     causal: bool,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    heads = k.shape[1]
-    k, v = _repeat(k, q), _repeat(v, q)
+    group = q.shape[1] // k.shape[1]
+    k, v = repeat_heads(k, group), repeat_heads(v, group)
     state = torch.zeros((), dtype=torch.int64, device=q.device)  # of a dropout that is not used
     dq, dk, dv, _ = _aten._scaled_dot_product_efficient_attention_backward(
         grad_out,
@@ -101,17 +104,7 @@ def efficient_backward(
         causal,
         scale=scale,
     )
-    return dq, _gather(dk, heads), _gather(dv, heads)
-
-
-def _repeat(x: Tensor, q: Tensor) -> Tensor:
-    return x if x.shape[1] == q.shape[1] else x.repeat_interleave(q.shape[1] // x.shape[1], dim=1)
-
-
-def _gather(x: Tensor, heads: int) -> Tensor:
-    if x.shape[1] == heads:
-        return x
-    return x.reshape(x.shape[0], heads, -1, *x.shape[2:]).sum(dim=2)
+    return dq, sum_heads(dk, group), sum_heads(dv, group)
 
 
 def _aligned(tile: Tensor | None, q: Tensor, k: Tensor) -> Tensor | None:

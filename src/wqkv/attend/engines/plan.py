@@ -1,4 +1,4 @@
-"""Which rectangles of a call are worth computing: a mask's structure, cut into fused calls.
+"""Plan: which rectangles of a call are computed, and what computes each of them.
 
 Two ideas. A rectangle that is all visible is one kernel call without a mask; one that is all hidden
 is none. And a range of queries is halved only as long as that leaves out hidden keys, so that long
@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
 from wqkv.attend.call import Call
+from wqkv.attend.engines.memory import Memory
 from wqkv.attend.geometry import Rect
 from wqkv.attend.masks.algebra import Full, Mask
-from wqkv.upstream.of_torch import version
+from wqkv.attend.masks.kinds import Causal
 
 #: Blocks of queries are not halved below this; smaller ones cost more in calls than they leave out.
 ROWS = 128
@@ -33,16 +33,80 @@ class Piece(NamedTuple):
     fresh: bool  # no piece before it has touched these rows
 
 
-def whole(call: Call) -> list[Piece]:
-    """The call as one rectangle."""
+#: What computes the rectangles. The kernels' own causal mask serves where a plan is one rectangle.
+Kernel = Literal["kernel", "causal kernel", "reference", "FlexAttention"]
+
+#: How a call is cut: one kernel call for all of it, a kernel call for each rectangle, or, where
+#: no kernel can, smaller rectangles for the reference, which holds the scores of one.
+Method = Literal["one kernel call", "kernel calls", "reference"]
+
+
+class Plan(NamedTuple):
+    """Which rectangles of a call are computed, and what computes each of them."""
+
+    pieces: Sequence[Piece]
+    kernel: Kernel
+
+    def is_one(self, call: Call) -> bool:
+        """Whether all of the call is one rectangle, so that nothing has to be merged."""
+        batch, _, query_len, key_len = call.sizes
+        if len(self.pieces) != 1:
+            return False
+        rect = self.pieces[0].rect
+        return (rect.sample is None or batch == 1) and rect[1:] == (0, query_len, 0, key_len)
+
+    def describe(self, call: Call) -> str:
+        """How many rectangles, what computes them, and how much of the whole they are."""
+        batch, _, query_len, key_len = call.sizes
+        pairs = 0
+        for (sample, q0, q1, k0, k1), _, _ in self.pieces:
+            pairs += (q1 - q0) * (k1 - k0) * (batch if sample is None else 1)
+        part = pairs / max(1, batch * query_len * key_len)
+        count = len(self.pieces)
+        shape = "1 rectangle" if count == 1 else f"{count} rectangles"
+        return f"{shape} by the {self.kernel}, {part:.0%} of all pairs"
+
+
+def make_plan(call: Call, method: Method) -> Plan:
+    """Cut a call by a method. The numbers of its mask and offset are read."""
+    if method == "reference":
+        return Plan(visible_pieces(call, wide=None), "reference")
+    pieces = whole(call) if method == "one kernel call" else visible_pieces(call)
+    plan = Plan(pieces, "kernel")
+    if _is_causal(call) and plan.is_one(call) and pieces[0].mixed:
+        return Plan(pieces, "causal kernel")
+    return plan
+
+
+def one_piece(call: Call, kernel: Kernel) -> Plan:
+    """The plan of what computes every pair, seen or not."""
     _, _, query_len, key_len = call.sizes
-    first, mixed = call.query_offset, not isinstance(call.mask, Full)
-    if mixed and call.mask.by_shift and isinstance(first, int):
-        seen = call.mask.region(Rect(None, first, first + query_len, 0, key_len))
-        mixed = seen is not True  # a word that sees all before it needs no mask
+    mixed = not isinstance(call.rules.mask, Full)
+    return Plan((Piece(Rect(None, 0, query_len, 0, key_len), mixed, True),), kernel)
+
+
+def _is_causal(call: Call) -> bool:
+    """Whether the kernels' own causal mask, aligned at the upper left, is meant.
+
+    They hide before they scale, so that a scale of 0 or less would make NaN or inf of -inf, and
+    they read keys that stand after all queries.
+    """
+    rules, offset, (_, _, query_len, key_len) = call.rules, call.query_offset, call.sizes
+    plain = rules.bias is None and isinstance(rules.mask, Causal) and query_len >= key_len
+    return plain and call.scale > 0 and isinstance(offset, int) and offset == 0
+
+
+def whole(call: Call) -> list[Piece]:
+    """The call as one rectangle, without the keys that its mask puts out of reach."""
+    _, _, query_len, key_len = call.sizes
+    mask, first = call.rules.mask, call.query_offset
+    mixed = not isinstance(mask, Full)
+    if mixed and mask.by_shift and isinstance(first, int):
+        seen = mask.region(Rect(None, first, first + query_len, 0, key_len))
+        mixed = seen is not True  # a token that sees all before it needs no mask
     k0, k1 = 0, key_len
     if mixed and isinstance(first, int):
-        k0, k1 = _within_reach(call.mask, first, first + query_len, 0, key_len)
+        k0, k1 = _within_reach(mask, first, first + query_len, 0, key_len)
         k0, k1 = (k0, k1) if k0 < k1 else (0, key_len)
     return [Piece(Rect(None, 0, query_len, k0, k1), mixed, True)]
 
@@ -56,16 +120,16 @@ def _within_reach(mask: Mask, q0: int, q1: int, k0: int, k1: int) -> tuple[int, 
     )
 
 
-def plan(call: Call, wide: int | None = WIDE) -> list[Piece]:
+def visible_pieces(call: Call, wide: int | None = WIDE) -> list[Piece]:
     """The rectangles of a call, disjoint, together all that is visible.
 
     With `wide` None all rectangles of a query share one range of queries, in order; otherwise early
     rectangles may span the ranges of later ones.
     """
     batch, _, query_len, key_len = call.sizes
-    offset = call.query_offset
+    mask, offset = call.rules.mask, call.query_offset
     offsets: list[int] | None = None
-    if isinstance(offset, Tensor) and call.mask.by_position:
+    if isinstance(offset, Tensor) and mask.by_position:
         if offset.device.type != "cpu":  # where the queries stand is known on the device only
             return [
                 Piece(Rect(None, i, min(i + ROWS, query_len), 0, key_len), True, True)
@@ -74,57 +138,32 @@ def plan(call: Call, wide: int | None = WIDE) -> list[Piece]:
         offsets = offset.tolist()
     start = offset if isinstance(offset, int) else 0
     samples: Sequence[int | None] = (
-        range(batch) if call.mask.per_sample or offsets is not None else [None]
+        range(batch) if mask.per_sample or offsets is not None else [None]
     )
     pieces: list[Piece] = []
     for sample in samples:
         first = start if offsets is None or sample is None else offsets[sample]
-        pieces += _cached(call.mask, sample, first, first + query_len, key_len, wide)
+        pieces += _cached(mask, sample, first, first + query_len, key_len, wide)
     return pieces
 
 
-def pieces_of(call: Call, one: bool, by_kernel: bool) -> list[Piece]:
-    """The rectangles of a call: the call as one, or a plan for the kernels or the reference."""
-    # Where the reference computes them, rectangles stay small: it holds the scores of one.
-    return whole(call) if one else plan(call) if by_kernel else plan(call, wide=None)
-
-
-_values: dict[Mask, dict[Any, Any]] = {}
-_things: WeakKeyDictionary[Mask, tuple[tuple[int, ...], dict[Any, Any]]] = WeakKeyDictionary()
-
-
-def memory(mask: Mask) -> dict[Any, Any]:
-    """Where what follows from a mask is kept: equal values share it.
-
-    A stored matrix may be changed in place; what followed from it before is then forgotten.
-    """
-    if tensors := mask.tensors():
-        now = tuple(version(tensor) for tensor in tensors)
-        then, kept = _things.get(mask, (now, {}))
-        if then != now:
-            kept = {}
-        _things[mask] = now, kept
-        return kept
-    if mask not in _values and len(_values) >= 64:
-        _values.clear()
-    return _values.setdefault(mask, {})
+#: By (sample, first and last query, key_len, wide, ROWS).
+_pieces: Memory[tuple[int | None, int, int, int, int | None, int], list[Piece]] = Memory()
 
 
 def _cached(
     mask: Mask, sample: int | None, q0: int, q1: int, key_len: int, wide: int | None
 ) -> list[Piece]:
-    plans = memory(mask)
-    key = (sample, q0, q1, key_len, wide, ROWS)
-    if key not in plans:
-        if len(plans) >= 128:
-            plans.clear()
+    """The rectangles of queries at positions q0 to q1, whose rows count from 0."""
+
+    def make() -> list[Piece]:
         cuts = sorted(set(mask.cuts(sample)))
-        plans[key] = [
+        return [
             piece._replace(rect=piece.rect._replace(q0=piece.rect.q0 - q0, q1=piece.rect.q1 - q0))
             for piece in _cover(mask, cuts, sample, q0, q1, [(0, key_len)], wide, True)
         ]
-    kept: list[Piece] = plans[key]
-    return kept
+
+    return _pieces.get(mask, (sample, q0, q1, key_len, wide, ROWS), make)
 
 
 def _cover(

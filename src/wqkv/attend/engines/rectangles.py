@@ -1,4 +1,4 @@
-"""Rectangles of a call, computed and merged, forward and backward: what fused and tiled share.
+"""The rectangles of a plan, computed and merged, forward and backward: what fused and tiled share.
 
 Each rectangle is one kernel call, or, where the kernels cannot (softcap, dropout, a learned bias,
 another device), the reference on it. Nothing larger than a rectangle's mask or scores is held.
@@ -14,23 +14,27 @@ from torch.nn import functional as F
 
 from wqkv.attend.call import Call, unrounded
 from wqkv.attend.engines import by_reference, kernels, reference
-from wqkv.attend.engines.plan import Piece
-from wqkv.attend.engines.tiles import Tile, Tiles
+from wqkv.attend.engines.plan import Method, Piece, Plan
+from wqkv.attend.engines.tiles import CAUSAL, Tile, Tiles
 from wqkv.attend.geometry import slices
-from wqkv.attend.masks.kinds import Causal
 from wqkv.attend.partial import logaddexp
 
 
 def kernel_reasons(call: Call) -> list[str]:
     """Why the kernels cannot compute the rectangles of this call, so that the reference does."""
     reasons = kernels.reasons_against(call.query.device, call.query.dtype)
-    if call.softcap is not None:
+    if call.rules.softcap is not None:
         reasons.append("the kernels have no softcap")
-    if call.dropout_p > 0:
+    if call.rules.dropout_p > 0:
         reasons.append("the kernels have no dropout that a backward pass can repeat")
-    if call.wants_grad(rules=True):
+    if call.wants_bias_grad():
         reasons.append("the kernels have no gradient for a bias")
     return reasons
+
+
+def method(call: Call) -> Method:
+    """How the rectangles of a call are computed: by the kernels, where they can."""
+    return "reference" if kernel_reasons(call) else "kernel calls"
 
 
 def empty_reasons(call: Call) -> list[str]:
@@ -40,16 +44,17 @@ def empty_reasons(call: Call) -> list[str]:
     return [f"{name} is 0" for name, size in zip(names, sizes, strict=True) if size == 0]
 
 
-def forward(call: Call, pieces: Sequence[Piece], *, by_kernel: bool) -> tuple[Tensor, Tensor]:
+def forward(call: Call, plan: Plan) -> tuple[Tensor, Tensor]:
     """out (batch, n_head, query_len, d_v), in `kept` precision, and lse: computed and merged."""
     with unrounded(call.query.device):
-        if by_kernel and _is_whole(call, pieces):
-            out, lse = _whole(call, pieces[0])
+        if plan.kernel != "reference" and plan.is_one(call):
+            out, lse = _whole(call, plan)
         else:
-            out, lse = _merged(call, pieces, by_kernel)
+            out, lse = _merged(call, plan)
         extreme = by_reference.extreme_rows(call, lse)
         if extreme is not None:
-            for number, piece in enumerate(by_reference.row_pieces(call, extreme), len(pieces)):
+            again = by_reference.row_pieces(call, extreme)
+            for number, piece in enumerate(again, len(plan.pieces)):
                 rows, _ = slices(piece.rect)
                 here, (row_out, row_lse) = extreme[rows], by_reference.forward(call, piece, number)
                 out[rows] = torch.where(here.unsqueeze(-1), row_out.to(out.dtype), out[rows])
@@ -59,32 +64,31 @@ def forward(call: Call, pieces: Sequence[Piece], *, by_kernel: bool) -> tuple[Te
 
 def backward(
     call: Call,
-    pieces: Sequence[Piece],
+    plan: Plan,
     out: Tensor,
     lse: Tensor,
     grad_out: Tensor | None,
     grad_lse: Tensor | None,
-    *,
-    by_kernel: bool,
 ) -> list[Tensor]:
     """dq, dk, dv, and by the reference also the gradient of the bias."""
     grad_out = torch.zeros_like(out) if grad_out is None else grad_out
-    rules = () if by_kernel or call.bias is None else call.bias.tensors()
-    like = (call.query, call.key, call.value, *rules)
+    like = [call.query, call.key, call.value]
     with unrounded(call.query.device):
-        if not by_kernel:
-            grads = by_reference.backward(call, pieces, out, lse, grad_out, grad_lse)
+        if plan.kernel == "reference":
+            like += () if call.rules.bias is None else call.rules.bias.tensors()
+            grads = by_reference.backward(call, plan.pieces, out, lse, grad_out, grad_lse)
         else:
             extreme = by_reference.extreme_rows(call, lse)
-            grads = _by_kernel(call, pieces, out, lse, extreme, grad_out, grad_lse)
+            grads = _by_kernel(call, plan, out, lse, extreme, grad_out, grad_lse)
             if extreme is not None:
                 rest = by_reference.backward(call, (), out, lse, grad_out, grad_lse)
                 grads = [a + b for a, b in zip(grads, rest, strict=False)]
         return [x.to(y.dtype) for x, y in zip(grads, like, strict=True)]
 
 
-def _merged(call: Call, pieces: Sequence[Piece], by_kernel: bool) -> tuple[Tensor, Tensor]:
+def _merged(call: Call, plan: Plan) -> tuple[Tensor, Tensor]:
     """The rectangles one by one, merged."""
+    pieces, by_kernel = plan.pieces, plan.kernel != "reference"
     q, k, v = call.query, call.key, call.value
     batch, n_head, query_len, _ = call.sizes
     exact = reference.exact(q)
@@ -116,28 +120,26 @@ def kept(q: Tensor) -> torch.dtype:
     return reference.exact(q) if q.device.type == "cpu" else q.dtype
 
 
-def _whole(call: Call, piece: Piece) -> tuple[Tensor, Tensor]:
+def _whole(call: Call, plan: Plan) -> tuple[Tensor, Tensor]:
     """The whole call as one kernel call."""
     q, k, v = _for_kernel(call.query, call.key, call.value)
-    causal = piece.mixed and _is_causal(call)
-    tile = Tile() if causal else Tiles(call).get(piece)
-    out, lse = _kernel(q, k, v, tile, call.scale, causal)
+    tile = CAUSAL if plan.kernel == "causal kernel" else Tiles(call).get(plan.pieces[0])
+    out, lse = _kernel(q, k, v, tile, call.scale)
     return out[..., : call.value.shape[3]], lse
 
 
-def _kernel(
-    q: Tensor, k: Tensor, v: Tensor, tile: Tile, scale: float, causal: bool = False
-) -> tuple[Tensor, Tensor]:
+def _kernel(q: Tensor, k: Tensor, v: Tensor, tile: Tile, scale: float) -> tuple[Tensor, Tensor]:
+    """One kernel call, and what the kernels leave wrong of it put right."""
     if tile.visible is not None:
         k, v = reference.cleared(k, tile.visible), reference.cleared(v, tile.visible)
     batch, n_head, query_len, width = q.shape
-    alike = not causal and (tile.added is None or tile.added.shape[1] == 1)
+    alike = not tile.causal and (tile.added is None or tile.added.shape[1] == 1)
     # The heads of a group, if they see the same, stand as so many queries of one head; by the
     # kernel's own causal mask each would see one key more.
     fold = query_len == 1 and n_head > k.shape[1] and alike
     if fold:
         q = q.reshape(batch, k.shape[1], -1, width)
-    out, lse = kernels.forward(q, k, v, tile.added, causal, scale)
+    out, lse = kernels.forward(q, k, v, tile.added, tile.causal, scale)
     if fold:
         out, lse = out.reshape(batch, n_head, 1, width), lse.reshape(batch, n_head, 1)
     if tile.empty is not None:  # where nothing is seen, the kernels leave NaN or an lse of 0
@@ -148,7 +150,7 @@ def _kernel(
 
 def _by_kernel(
     call: Call,
-    pieces: Sequence[Piece],
+    plan: Plan,
     out: Tensor,
     lse: Tensor,
     extreme: Tensor | None,
@@ -171,17 +173,17 @@ def _by_kernel(
     q, k, v = _for_kernel(q, k, v)
     grad_out, out = (_to_width(x, q.shape[3]) for x in (grad_out, out))
     tiles = Tiles(call)
-    whole = _is_whole(call, pieces)
+    whole = plan.is_one(call)
     totals = [] if whole else [by_reference.zeros_like(x) for x in (q, k, v)]
-    for piece in pieces:
+    for piece in plan.pieces:
         rows, keys = slices(piece.rect)
-        causal = whole and piece.mixed and _is_causal(call)
-        tile, key, value = Tile() if causal else tiles.get(piece), k[keys], v[keys]
+        tile = CAUSAL if plan.kernel == "causal kernel" else tiles.get(piece)
+        key, value = k[keys], v[keys]
         if tile.visible is not None:
             key, value = (reference.cleared(x, tile.visible) for x in (key, value))
         shares = kernels.backward(
             grad_out[rows], q[rows], key, value, out[rows], lse[rows],
-            tile.added, causal, call.scale,
+            tile.added, tile.causal, call.scale,
         )  # fmt: skip
         if whole:
             totals = list(shares)
@@ -199,24 +201,6 @@ def _rows_reached(pieces: Sequence[Piece], batch: int) -> int:
         for piece in pieces
         if piece.fresh
     )
-
-
-def _is_whole(call: Call, pieces: Sequence[Piece]) -> bool:
-    batch, _, query_len, key_len = call.sizes
-    if len(pieces) != 1 or not (pieces[0].rect.sample is None or batch == 1):
-        return False
-    return pieces[0].rect[1:] == (0, query_len, 0, key_len)
-
-
-def _is_causal(call: Call) -> bool:
-    """Whether the kernels' own causal mask, aligned at the upper left, is meant.
-
-    They hide before they scale, so that a scale of 0 or less would make NaN or inf of -inf, and
-    they read keys that stand after all queries.
-    """
-    offset, (_, _, query_len, key_len) = call.query_offset, call.sizes
-    plain = call.bias is None and isinstance(call.mask, Causal) and query_len >= key_len
-    return plain and call.scale > 0 and isinstance(offset, int) and offset == 0
 
 
 def _for_kernel(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wqkv.attend.call import Call, unrounded
+from wqkv.attend.engines.plan import Plan, one_piece
 from wqkv.attend.geometry import At
 from wqkv.attend.masks.algebra import Full
 from wqkv.attend.partial import Partial
@@ -44,6 +45,10 @@ def reasons_against(call: Call) -> list[str]:
     return []
 
 
+def plan(call: Call) -> Plan:
+    return one_piece(call, "reference")
+
+
 def run(call: Call) -> Partial:
     result = steps(call, call.places())
     return Partial(result.out, result.lse)
@@ -52,30 +57,30 @@ def run(call: Call) -> Partial:
 def products(call: Call) -> Tensor:
     """q k^T * scale."""
     dtype = exact(call.query)
-    k = call.key.to(dtype).repeat_interleave(call.group, dim=1)
+    k = repeat_heads(call.key.to(dtype), call.group)
     return call.query.to(dtype) @ k.transpose(-2, -1) * call.scale
 
 
 def capped(call: Call, product: Tensor) -> Tensor:
     """Kept between plus and minus the softcap."""
-    if call.softcap is None:
+    if call.rules.softcap is None:
         return product
-    return call.softcap * torch.tanh(product / call.softcap)
+    return call.rules.softcap * torch.tanh(product / call.rules.softcap)
 
 
-def rules(call: Call, product: Tensor, at: At) -> Tensor:
+def apply_rules(call: Call, product: Tensor, at: At) -> Tensor:
     """The scores that products at the places `at` become: capped, biased, -inf where hidden."""
     score = capped(call, product)
-    if call.bias is not None:
-        score = score + call.bias.tile(at, score.dtype)
-    if isinstance(call.mask, Full):
+    if call.rules.bias is not None:
+        score = score + call.rules.bias.tile(at, score.dtype)
+    if isinstance(call.rules.mask, Full):
         return score
-    return score.masked_fill(~call.mask.visible(at), -torch.inf)
+    return score.masked_fill(~call.rules.mask.visible(at), -torch.inf)
 
 
 def scores(call: Call, at: At) -> Tensor:
     """The scores of a call whose queries and keys are at the places `at`."""
-    return rules(call, products(call), at)
+    return apply_rules(call, products(call), at)
 
 
 def cleared(x: Tensor, visible: Tensor) -> Tensor:
@@ -93,9 +98,9 @@ def cleared(x: Tensor, visible: Tensor) -> Tensor:
 
 def without_unseen(call: Call, at: At) -> Call:
     """The call with zeros for the keys and values that no query sees, if a mask hides any."""
-    if isinstance(call.mask, Full):
+    if isinstance(call.rules.mask, Full):
         return call
-    visible = call.mask.visible(at)
+    visible = call.rules.mask.visible(at)
     return replace(call, key=cleared(call.key, visible), value=cleared(call.value, visible))
 
 
@@ -112,8 +117,8 @@ def _steps(call: Call, at: At, kept: Tensor | None) -> Steps:
     dtype = exact(call.query)
     score = scores(call, at)
     logits = score
-    if call.sinks is not None:
-        sink = call.sinks.to(dtype).view(1, -1, 1, 1).expand(*score.shape[:3], 1)
+    if call.rules.sinks is not None:
+        sink = call.rules.sinks.to(dtype).view(1, -1, 1, 1).expand(*score.shape[:3], 1)
         logits = torch.cat((score, sink), dim=-1)
     # exp(scores - top) cannot overflow; a row that may see nothing has top = -inf, here 0.
     if logits.shape[-1]:
@@ -127,10 +132,20 @@ def _steps(call: Call, at: At, kept: Tensor | None) -> Steps:
     weights = (score - top).exp() / total
     lse = (top + total.log()).masked_fill(empty, -torch.inf).squeeze(-1)
 
-    v = call.value.to(dtype).repeat_interleave(call.group, dim=1)
-    dropped = F.dropout(weights, call.dropout_p) if kept is None else weights * kept
+    v = repeat_heads(call.value.to(dtype), call.group)
+    dropped = F.dropout(weights, call.rules.dropout_p) if kept is None else weights * kept
     out = dropped @ v
     return Steps(score, weights, out.to(call.query.dtype), lse)
+
+
+def repeat_heads(x: Tensor, group: int) -> Tensor:
+    """Repeat each key head for the `group` query heads that read it: (batch, n_head, ...)."""
+    return x if group == 1 else x.repeat_interleave(group, dim=1)
+
+
+def sum_heads(x: Tensor, group: int) -> Tensor:
+    """Sum over the `group` query heads that read the same key head: (batch, n_kv_head, ...)."""
+    return x if group == 1 else x.unflatten(1, (-1, group)).sum(dim=2)
 
 
 def exact(x: Tensor) -> torch.dtype:

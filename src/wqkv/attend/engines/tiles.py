@@ -9,7 +9,8 @@ from torch import Tensor
 
 from wqkv.attend.call import Call
 from wqkv.attend.engines import reference
-from wqkv.attend.engines.plan import Piece, memory
+from wqkv.attend.engines.memory import Memory
+from wqkv.attend.engines.plan import Piece
 from wqkv.attend.geometry import Rect
 from wqkv.attend.masks.algebra import Mask
 
@@ -20,6 +21,14 @@ class Tile(NamedTuple):
     added: Tensor | None = None  # (batch | 1, n_head | 1, query, key): bias, -inf where hidden
     empty: Tensor | None = None  # (batch | 1, n_head | 1, query): the rows that see nothing
     visible: Tensor | None = None  # which keys each query sees, if some key is seen by none
+    causal: bool = False  # the kernel's own causal mask instead, aligned at the upper left
+
+
+#: The tile of a rectangle in which a causal mask is all that there is.
+CAUSAL = Tile(causal=True)
+
+#: By (key - query at the first pair, rows, keys, dtype, device): for masks of key - query alone.
+_by_shift: Memory[tuple[int, int, int, torch.dtype, torch.device], Tile] = Memory()
 
 
 class Tiles:
@@ -29,32 +38,27 @@ class Tiles:
         self.call = call
 
     def get(self, piece: Piece) -> Tile:
-        call, offset = self.call, self.call.query_offset
-        if not piece.mixed and call.bias is None:
+        rules, query, offset = self.call.rules, self.call.query, self.call.query_offset
+        if not piece.mixed and rules.bias is None:
             return Tile()
         sample, q0, q1, k0, k1 = piece.rect
-        if call.bias is not None or isinstance(offset, Tensor):
-            return self._make(piece, call.mask)
-        mask = call.mask.within(Rect(sample, q0 + offset, q1 + offset, k0, k1))
+        if rules.bias is not None or isinstance(offset, Tensor):
+            return self._make(piece, rules.mask)
+        mask = rules.mask.within(Rect(sample, q0 + offset, q1 + offset, k0, k1))
         if not mask.by_shift:
             return self._make(piece, mask)
-        kept = memory(mask)
-        key = (q0 + offset - k0, q1 - q0, k1 - k0, reference.exact(call.query), call.query.device)
-        found: Tile | None = kept.get(key)
-        if found is None:
-            found = self._make(piece, mask)
-            if type(found.added) is Tensor:  # a fake one holds nothing, and would be found for ever
-                if len(kept) >= 128:
-                    kept.clear()
-                kept[key] = found
-        return found
+        key = (q0 + offset - k0, q1 - q0, k1 - k0, reference.exact(query), query.device)
+        # A fake tensor holds no numbers: kept, it would be found by every later call.
+        return _by_shift.get(
+            mask, key, lambda: self._make(piece, mask), lambda made: type(made.added) is Tensor
+        )
 
     def _make(self, piece: Piece, mask: Mask) -> Tile:
-        call, at = self.call, self.call.places(piece.rect)
+        call, at, bias = self.call, self.call.places(piece.rect), self.call.rules.bias
         width = piece.rect.k1 - piece.rect.k0
         added, empty, visible = None, None, None
-        if call.bias is not None:
-            added = call.bias.tile(at, reference.exact(call.query)).detach()
+        if bias is not None:
+            added = bias.tile(at, reference.exact(call.query)).detach()
             added = added.expand(*added.shape[:3], width)
         if piece.mixed:
             visible = mask.visible(at)
