@@ -102,7 +102,7 @@ class Rule(dict[type, Fits | None]):
         return KindError(f"`{name}` is {_one_of(self.kinds)}, not {describe(value)}.\n{do}")
 
 
-class ArgumentRules:
+class Rules:
     """The rules of all arguments of a function. They are read at its first call."""
 
     def __init__(self, function: Callable[..., Any], method: bool, name: str) -> None:
@@ -198,7 +198,7 @@ def door(it: Door, name: str | None = None) -> Door:
 def _checked(
     function: Callable[..., Any], method: bool, known: str | None = None
 ) -> Callable[..., Any]:
-    rules = ArgumentRules(function, method, known or function.__name__)
+    rules = Rules(function, method, known or function.__name__)
     compiling = torch.compiler.is_compiling
     makes = method and function.__name__ == "__init__"
 

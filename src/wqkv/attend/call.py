@@ -50,7 +50,7 @@ class Call:
 
     @property
     def query_offset(self) -> int | Tensor:
-        """The position of query 0; a tensor has one a sample."""
+        """The position of query 0; a tensor has one per sample."""
         offset = self.rules.query_offset
         return 0 if offset is None else offset
 
@@ -127,7 +127,7 @@ call_of = door(_fit, name="attention")
 
 
 def autocasts(device: torch.device) -> bool:
-    """Whether autocast is on for a device; not every kind of device knows it."""
+    """Whether autocast is on for a device; some kinds of devices have none."""
     kind = device.type
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
@@ -140,7 +140,7 @@ def cast_dtype(x: Tensor) -> torch.dtype:
 
 
 def seeded(call: Call) -> Call:
-    """The call with a seed, if it has dropout: one number of the default generator."""
+    """The call with a seed, if it has dropout, drawn from the default generator of the CPU."""
     if call.rules.dropout_p == 0:
         return call
     # on the CPU, where the seeds of all generators can be read
@@ -148,7 +148,7 @@ def seeded(call: Call) -> Call:
 
 
 def unrounded(device: torch.device) -> AbstractContextManager[object]:
-    """Inside, autocast is off: it would cast our float32 products to half precision again."""
+    """Context without autocast, which would cast our float32 products to half precision again."""
     kind = device.type
     return torch.autocast(kind, enabled=False) if autocasts(device) else nullcontext()
 

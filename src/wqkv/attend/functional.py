@@ -78,8 +78,8 @@ def attention(
     Dtype: the inputs share one floating dtype, which is the output's; scores and softmax in float32
     (float64 for float64). Under autocast they are cast as torch does for its own attention.
     Empty rows: a query that may see no key has output, weights and gradient 0, and lse -inf.
-    Padding: a key that no query of its sample may see is never felt, whatever it holds. A NaN in a
-    key that some query sees may reach other rows of that sample.
+    Padding: a key that no query of its sample may see changes nothing, whatever it holds. A NaN in
+    a key that some query sees may reach other rows of that sample.
     Derivatives: first ones on every engine; second ones and forward mode by the reference.
 
     Args:
@@ -90,13 +90,13 @@ def attention(
         bias: a float added to the scores: ALiBi, T5Bias, or a tensor, (query_len, key_len) or four
             axes, (batch | 1, n_head | 1, query_len | 1, key_len | 1).
         scale: None is 1 / sqrt(d_k). A learned temperature multiplies `query` before the call.
-        sinks: (n_head,), one more logit per head whose value is zero.
+        sinks: (n_head,), one more logit per head, whose value is zero.
         dropout_p: the share of weights set to zero, the others scaled up; applied if above 0.
         query_offset: the position of the first query, an int or one per sample. Needed where
             query_len != key_len and the mask or bias depends on positions.
         engine: "auto", or the name of one; a named engine runs or raises. `explain` lists them.
         mesh: Ring(mesh), AllToAll(mesh), or Ranks(mesh), which takes the cheaper of both: query,
-            key and value are this rank's share of the tokens, the rules those of the whole text.
+            key and value are this rank's share of the tokens, mask and bias the whole text's.
         return_lse: return Partial(out, lse); lse is the logsumexp of each row of scores and sink.
 
     Raises:

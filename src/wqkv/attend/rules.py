@@ -32,7 +32,7 @@ class Rules:
     softcap: float | None = None
     sinks: Tensor | None = None  # (n_head,)
     dropout_p: float = 0.0
-    query_offset: int | Tensor | None = None  # a tensor has one a sample; None: nobody asked
+    query_offset: int | Tensor | None = None  # a tensor has one per sample; None: not said
 
     def __post_init__(self) -> None:
         if self.scale is not None and not abs(self.scale) < math.inf:

@@ -1,4 +1,4 @@
-"""AttentionMap: one layer's weights, looked at like an array and never built."""
+"""AttentionMap: one layer's weights, indexed like an array and never built."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ Rest = ParamSpec("Rest")
 Result = TypeVar("Result")
 
 
-def _beside(
+def _computed_aside(
     method: Callable[Concatenate[AttentionMap, Rest], Result],
 ) -> Callable[Concatenate[AttentionMap, Rest], Result]:
-    """Beside what else is computed: see `aside`."""
+    """Run a method apart from the caller's modes of torch: see `aside`."""
 
     def wrapped(self: AttentionMap, /, *args: Rest.args, **kwargs: Rest.kwargs) -> Result:
         self._weights.check()
@@ -54,7 +54,7 @@ def _beside(
 
 @door
 class AttentionMap:
-    """P = softmax(q k^T * scale), looked at like an array [batch, head, query, key], never built.
+    """P = softmax(q k^T * scale), indexed like an array [batch, head, query, key], never built.
 
     P[i, j] = exp(score(i, j) - lse_i), so a tile costs its own small matrix product. A row sums to
     1; to less where a sink takes a part, to 0 where nothing may be seen.
@@ -65,7 +65,7 @@ class AttentionMap:
         query: (batch, n_head, query_len, d_k); the rest is as in `attention`.
         key: (batch, n_kv_head, key_len, d_k).
         lse: the logsumexp of every row, if it is known: (batch, n_head, query_len). It may count
-            more than these keys, which then have their part of the row.
+            more keys than these, whose weights are then a part of the row.
         limit: the most weights that one tile may hold.
 
     Raises:
@@ -196,9 +196,9 @@ class AttentionMap:
         return self._pairs(i, j)
 
     def flat(self) -> AttentionMap:
-        """Equal weights for all keys that a row may see; its `lse` is the log of their number.
+        """The map with equal weights for all keys that a row may see; `lse` is ln(their number).
 
-        What a pattern is compared with: `m.mass(keys) / m.flat().mass(keys)`.
+        A pattern is measured against it: `m.mass(keys) / m.flat().mass(keys)`.
         """
         call = self._weights.given
         batch, n_head, query_len, key_len = self.shape
@@ -276,36 +276,36 @@ class AttentionMap:
         """
         return self._proof(value, output, self._queries(rows))
 
-    # How one process answers; SharedMap overrides these methods
+    # How one process answers. SharedMap overrides these methods
 
-    @_beside
+    @_computed_aside
     def _tile(self, b: Line, h: Line, i: Line, j: Line) -> Tensor:
         return self._weights.tile(b, h, i, j)
 
-    @_beside
+    @_computed_aside
     def _pairs(self, queries: Tensor, keys: Tensor) -> Tensor:
         return self._weights.pairs(queries, keys)
 
-    @_beside
+    @_computed_aside
     def _rows(self, of: Callable[..., Tensor], *args: Any) -> Tensor:
-        """What `of` says of every row: (batch, n_head, query_len, ...)."""
+        """A statistic of every row, `of(weights, *args)`: (batch, n_head, query_len, ...)."""
         return of(self._weights, *args)
 
-    @_beside
+    @_computed_aside
     def _columns(self, of: Callable[..., Tensor], *args: Any) -> Tensor:
-        """What is a sum over rows: (batch, n_head, ...)."""
+        """A statistic that is a sum over rows, `of(weights, *args)`: (batch, n_head, ...)."""
         return of(self._weights, *args)
 
-    @_beside
+    @_computed_aside
     def _top(self, k: int, queries: Tensor, progress: Callable[[int, int], None]) -> Top:
         return statistics.top(self._weights, k, queries, progress)
 
-    @_beside
+    @_computed_aside
     def _proof(self, value: Tensor, output: Tensor, queries: Tensor) -> float:
         return statistics.proof(self._weights, value, output, queries)
 
     def _queries(self, rows: Index | None) -> Tensor:
-        """Some rows, None for all."""
+        """The positions of some rows; None picks all."""
         line, _ = pick(slice(None) if rows is None else rows, self.shape[2], "query")
         return numbers(line)
 

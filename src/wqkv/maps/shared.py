@@ -1,4 +1,4 @@
-"""SharedMap: one map of which every rank has some heads or some rows, told alike on all ranks."""
+"""SharedMap: one map of which every rank has some heads or some rows; all ranks get one answer."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ class Part(NamedTuple):
 class SharedMap(AttentionMap):
     """One AttentionMap that ranks share: P = sum over ranks of what each has, 0 where it has none.
 
-    It is asked as any map is, and answers the same on every rank. Each computes for its own heads
-    or rows; what travels is the answer. All ranks must ask alike, in the same order: one that asks
-    alone waits for the others, and where the questions differ, all ranks raise.
+    It has the methods of any map, which return the same on every rank. Each rank computes for its
+    own heads or rows; only the answers travel. All ranks must call the same methods, in one order:
+    a rank that calls alone waits for the others, and where the calls differ, all ranks raise.
 
-    Four things are said of what a rank has: an X with heads (`times`) has this rank's key heads,
-    `proof` takes the values of all words and this rank's key heads, and this rank's own output, and
-    `top` tells its progress by the rows of one of this rank's parts.
+    Some arguments are about this rank's share alone. An X with heads (`times`) has this rank's key
+    heads. `proof` takes the values of all tokens for this rank's key heads, and the output of this
+    rank's heads and rows. `progress` of `top` counts the rows of one of this rank's parts.
 
     >>> from torch import distributed as dist
     >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
@@ -71,7 +71,7 @@ class SharedMap(AttentionMap):
     >>> dist.destroy_process_group()
     """
 
-    _repr_html_ = None  # type: ignore[assignment]  # a picture in one rank's notebook would wait
+    _repr_html_ = None  # type: ignore[assignment]  # drawn in one rank's notebook, it would wait for the others
 
     @door
     def __init__(
@@ -94,10 +94,10 @@ class SharedMap(AttentionMap):
 
     @classmethod
     def heads(cls, m: AttentionMap, mesh: DeviceMesh | ProcessGroup | None = None) -> SharedMap:
-        """The map of the heads of all ranks, in their order, of the map of this rank's heads.
+        """Join the maps of each rank's heads to the map of all heads, in the order of the ranks.
 
-        For `shard_heads` it is `SharedMap.heads(layer.map(x), mesh)`, for a model whose heads torch
-        or transformers share (tensor parallelism) `SharedMap.heads(seen[layer], mesh)`.
+        With `shard_heads` it is `SharedMap.heads(layer.map(x), mesh)`; for a model whose heads
+        torch or transformers share (tensor parallelism), `SharedMap.heads(seen[layer], mesh)`.
 
         Args:
             mesh: as in `Ranks`; None is all ranks.
@@ -146,13 +146,13 @@ class SharedMap(AttentionMap):
         sinks: Tensor | None = None,
         query_offset: int | Tensor | None = None,
     ) -> SharedMap:
-        """The map of a whole text, of which every rank has some words.
+        """The map of a whole text, of which every rank has some tokens.
 
-        A rank keeps its queries and gets all keys, once: key_len * d_k numbers a key head.
+        A rank keeps its queries and gets all keys, once: key_len * d_k numbers per key head.
 
         Args:
-            query, key: this rank's words of `attention(..., mesh=ranks)`; the rules are those of
-                the whole text.
+            query, key: this rank's tokens, as in `attention(..., mesh=ranks)`; mask, bias and the
+                rest are those of the whole text.
 
         Raises:
             ArgumentError, KindError: what `attention` would raise for them.
@@ -203,7 +203,7 @@ class SharedMap(AttentionMap):
         ]
         return self._by_head(shares, _question("thumbnail", n))
 
-    # What every rank has, put in its place and added up
+    # Each rank puts its share in its place, and all are added up
 
     def _rows(self, of: Callable[..., Tensor], *args: Any) -> Tensor:
         shares = [part.map._rows(of, *args) for part in self._parts]
@@ -248,7 +248,7 @@ class SharedMap(AttentionMap):
             *torch.zeros((2, *slots), dtype=torch.long, device=self._device),
         )
         for slot, part in enumerate(self._parts, self._ranks.rank * len(self._parts)):
-            found.weights[:, :, slot] = -torch.inf  # a link that is none
+            found.weights[:, :, slot] = -torch.inf  # where this part has fewer than k links
             here = part.rows_of(queries)
             if len(here):
                 best = part.map._top(k, queries[here] - part.row, progress)
@@ -279,7 +279,7 @@ class SharedMap(AttentionMap):
     def _sum(
         self, shape: Sequence[int], shares: Iterable[tuple[Any, Tensor]], asked: str
     ) -> Tensor:
-        """A tensor of this shape, of which this rank has shares, each with its place."""
+        """Add up all ranks' shares of a tensor; this rank's come with their places in it."""
         self._agree(asked)
         whole = self._zeros(shape)
         for place, share in shares:
@@ -322,7 +322,7 @@ def shared_map_of(ranks: Ranks, ask: Callable[[], Call]) -> SharedMap:
 
 
 def _question(name: str, *given: object) -> str:
-    """What a map is asked, as every rank says it; of numbers that are a rank's own, how many."""
+    """A call of a method as text, which must be equal on all ranks; floats are a rank's own."""
     return f"{name}({', '.join(map(_shown, given))})"
 
 
@@ -333,6 +333,6 @@ def _shown(given: object) -> str:
 
 
 def _within(line: Tensor, part: slice) -> Tensor:
-    """Where in a line the positions are that lie in a part."""
+    """The indices of those positions in `line` that lie in `part`."""
     inside: Tensor = (line >= part.start) & (line < part.stop)
     return inside.nonzero().flatten()

@@ -1,4 +1,4 @@
-"""What is summed, searched or proved over the whole map: no N x N, memory in O(N).
+"""Statistics, search and proof over a whole map: no N x N, memory in O(N).
 
 Sums along a row, P X, are fused calls with the values replaced by X. Sums along a column, P^T Y,
 go through the map in blocks: one matrix product and one exp2, cheaper than a fused call, which
@@ -93,7 +93,7 @@ def mean_distance(P: Weights) -> Tensor:
     start = offset.to(P.device)[:, None, None] if isinstance(offset, Tensor) else offset
     i = numbers(range(query_len), P.device) + start
     sums, _ = P.times(X)
-    # the keys that do not stand after the query, in their share of the row
+    # of the keys that do not stand after the query, with their share of the row
     rules = call.rules.without_sinks()
     back, back_lse = P.attend(X, replace(rules, mask=rules.mask & Causal()))
     back = back * share(back_lse, P.lse)
@@ -102,9 +102,9 @@ def mean_distance(P: Weights) -> Tensor:
 
 
 def thumbnail(P: Weights, n: int, row: int, query_len: int) -> Tensor:
-    """The means of n x n blocks: P X with a column a block of keys, then means of rows.
+    """The means of n x n blocks: P X with one column per block of keys, then means of rows.
 
-    These rows' part of it, where they are those from `row` on of `query_len`.
+    P has the rows from `row` on of `query_len`; the other rows count as 0 in the means.
     """
     if n < 1:
         raise ArgumentError(f"`n` is {n}, the blocks of a side.\nPass 1 or more.")
@@ -120,7 +120,7 @@ def thumbnail(P: Weights, n: int, row: int, query_len: int) -> Tensor:
 
 
 def top(P: Weights, k: int, queries: Tensor, progress: Callable[[int, int], None]) -> Top:
-    """The k strongest links of every head among some rows, looked through in blocks."""
+    """Search the k strongest links of every head among some rows, block by block."""
     wanted(k, queries)
     key_len, done = P.sizes[3], 0
     best: Top | None = None
@@ -192,7 +192,7 @@ def fits(
 
 
 def some(queries: Tensor) -> Tensor:
-    """The rows, of which there is at least one."""
+    """Return the rows; raise if there are none."""
     if not len(queries):
         raise ArgumentError("There are no rows to look through.\nPass at least one.")
     return queries

@@ -26,7 +26,12 @@ def name(engine: ModuleType) -> str:
 
 
 def choose(call: Call, engine: str) -> ModuleType:
-    """The engine for this call: the first able one for "auto", else the named one."""
+    """The engine for a call: of "auto" the first in PREFERENCE that can run it, else the named one.
+
+    Raises:
+        EngineError: the named engine cannot run the call, with every engine's reasons.
+        ArgumentError, KindError: there is no engine of this name.
+    """
     if not isinstance(engine, str):
         raise KindError(f"`engine` is a string, not {describe(engine)}.")
     known = {name(module): module for module in (*PREFERENCE, *BY_NAME)}
@@ -55,7 +60,7 @@ def planned(call: Call, engine: ModuleType) -> str:
 
 
 def report(call: Call) -> str:
-    """Every engine with every reason against it."""
+    """Every engine with every reason against it, one a line."""
     lines = []
     for module in (*PREFERENCE, *BY_NAME):
         reasons = module.reasons_against(call)

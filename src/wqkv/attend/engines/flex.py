@@ -1,7 +1,7 @@
-"""FlexAttention, compiled: opt-in, for it compiles anew, for seconds, for every rule and length.
+"""FlexAttention, compiled. By name only, because each new rule or length compiles for seconds.
 
-The values that the reference reads tell it who sees whom: `visible` of a mask and `tile` of a bias,
-asked about one pair at a time.
+It asks the same values as the reference who sees whom, `visible` of a mask and `tile` of a bias,
+about one pair at a time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from wqkv.attend.masks.algebra import Full
 from wqkv.attend.partial import Partial, with_sinks
 from wqkv.upstream import of_torch
 
-#: How many graphs are kept; the next one raises.
+#: How many compiled graphs are kept; the next one raises.
 LIMIT = 256
 
 
@@ -91,13 +91,13 @@ def run(call: Call) -> Partial:
             enable_gqa=call.group > 1,
             return_aux=AuxRequest(lse=True) if lse else None,
         )
-    if not lse:  # nobody will read it
+    if not lse:  # nobody reads it, and on a CPU there is none
         return Partial(result, call.query.new_full(call.query.shape[:3], torch.nan))
     return with_sinks(Partial(result[0], result[1].lse), call.rules.sinks)
 
 
 def _seen(call: Call) -> Tensor:
-    """Which keys any query sees, as a mask of one row; in blocks of queries."""
+    """Which keys any query sees, (batch | 1, n_head | 1, 1, key_len), in blocks of queries."""
     _, _, query_len, key_len = call.sizes
     found: Tensor | None = None
     for q0 in range(0, query_len, ROWS):

@@ -1,10 +1,10 @@
 """torch's fused kernels that return lse beside the output: all private operators are here.
 
-q is (batch, n_head, query_len, d), k and v (batch, n_kv_head, key_len, d), with one last size.
-`tile` is a float mask which broadcasts to (batch, n_head, query_len, key_len). The kernels' own
-causal mask is aligned at the upper left.
+q is (batch, n_head, query_len, d), k and v (batch, n_kv_head, key_len, d), all with one last size.
+`tile` is a float mask that broadcasts to (batch, n_head, query_len, key_len). `causal` asks for the
+kernel's own causal mask, which is aligned at the upper left.
 
-CUDA: the memory-efficient kernel, for it alone takes a mask. Not run on a GPU yet.
+CUDA: the memory-efficient kernel, because it alone takes a mask. Not run on a GPU yet.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def efficient_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     group = q.shape[1] // k.shape[1]
     k, v = repeat_heads(k, group), repeat_heads(v, group)
-    state = torch.zeros((), dtype=torch.int64, device=q.device)  # of a dropout that is not used
+    state = torch.zeros((), dtype=torch.int64, device=q.device)  # for dropout, which is off
     dq, dk, dv, _ = _aten._scaled_dot_product_efficient_attention_backward(
         grad_out,
         q,
@@ -108,7 +108,7 @@ def efficient_backward(
 
 
 def _aligned(tile: Tensor | None, q: Tensor, k: Tensor) -> Tensor | None:
-    """The mask in q's dtype, its rows at multiples of 16 numbers, as the kernel wants them."""
+    """The mask in q's dtype, expanded; its rows begin at multiples of 16 numbers in memory."""
     if tile is None:
         return None
     n = k.shape[2]

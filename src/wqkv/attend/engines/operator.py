@@ -1,7 +1,8 @@
-"""The rectangles as one operator, so that torch.compile and torch.export see a call and not a plan.
+"""The rectangles as one operator, for graphs: torch.compile, torch.export, make_fx, fake tensors.
 
 A plan depends on lengths and masks; traced, it would be unrolled for one length. Inside an operator
-it is made when the numbers are there, so lengths stay dynamic. Rules travel as text and tensors.
+it is made when the graph runs, so that lengths stay dynamic. Rules travel as text and tensors. An
+eager call does not come here (see differentiable.py).
 """
 
 from __future__ import annotations
@@ -169,7 +170,7 @@ def _backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> Any
     by_tensor: list[Tensor | None] = [None] * len(tensors)
     if len(grads) > 3:
         by_tensor[ctx.rest.learned] = grads[3]
-    # an empty list counts as one of tensors, and its gradient is a list too
+    # autograd takes an empty list of numbers for one of tensors, and wants a list back
     no_numbers: list[Tensor] | None = None if ctx.rest.numbers else []
     return (*grads[:3], by_tensor, no_numbers, *[None] * (len(ctx.rest) - 1))
 
@@ -178,5 +179,5 @@ _attend.register_autograd(_backward, setup_context=_setup)
 
 
 def _laid_out(x: Tensor) -> Tensor:
-    """As (batch, length, head, d) in memory, which is what the tracer was told."""
+    """Lay x out as (batch, length, head, d) in memory, as the fake implementations promise."""
     return x.transpose(1, 2).contiguous().transpose(1, 2)

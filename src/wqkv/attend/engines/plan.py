@@ -1,8 +1,8 @@
 """Plan: which rectangles of a call are computed, and what computes each of them.
 
-Two ideas. A rectangle that is all visible is one kernel call without a mask; one that is all hidden
-is none. And a range of queries is halved only as long as that leaves out hidden keys, so that long
-visible stretches stay large: a causal square is one big rectangle and two smaller squares.
+Two ideas. A rectangle that is all visible is one kernel call without a mask, and one that is all
+hidden is no call. And a range of queries is halved only as long as that leaves out hidden keys, so
+that visible rectangles stay large: a causal square is one big rectangle and two smaller squares.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WIDE = 512
 
 
 class Piece(NamedTuple):
-    """One rectangle to compute. Here q0 and q1 count the rows of the call, wherever they stand."""
+    """One rectangle to compute. In its `rect`, q0 and q1 count rows of the call, not positions."""
 
     rect: Rect
     mixed: bool  # some of its pairs are hidden
@@ -112,7 +112,7 @@ def whole(call: Call) -> list[Piece]:
 
 
 def _within_reach(mask: Mask, q0: int, q1: int, k0: int, k1: int) -> tuple[int, int]:
-    """The keys from k0 to k1 that queries from q0 to q1 can see at most."""
+    """Cut the range of keys k0 to k1 to what queries at positions q0 to q1 can see at most."""
     low, high = mask.reach()
     return (
         k0 if low is None else max(k0, q0 + low),
@@ -121,10 +121,11 @@ def _within_reach(mask: Mask, q0: int, q1: int, k0: int, k1: int) -> tuple[int, 
 
 
 def visible_pieces(call: Call, wide: int | None = WIDE) -> list[Piece]:
-    """The rectangles of a call, disjoint, together all that is visible.
+    """Cut a call into disjoint rectangles that hold every visible pair.
 
-    With `wide` None all rectangles of a query share one range of queries, in order; otherwise early
-    rectangles may span the ranges of later ones.
+    Args:
+        wide: visible stretches of so many keys become rectangles of their own, with as many queries
+            as see them. None: all rectangles of a query have one range of queries, in order.
     """
     batch, _, query_len, key_len = call.sizes
     mask, offset = call.rules.mask, call.query_offset
@@ -166,6 +167,14 @@ def _cached(
     return _pieces.get(mask, (sample, q0, q1, key_len, wide, ROWS), make)
 
 
+class _Stretch(NamedTuple):
+    """Neighboring keys k0 <= j < k1 that some queries see."""
+
+    k0: int
+    k1: int
+    mixed: bool  # some of the pairs are hidden
+
+
 def _cover(
     mask: Mask,
     cuts: list[int],
@@ -176,17 +185,20 @@ def _cover(
     wide: int | None,
     fresh: bool,
 ) -> Iterator[Piece]:
+    """The rectangles of queries at positions q0 to q1 over ranges of keys.
+
+    `cuts` are the positions where the mask changes, such as the borders of documents.
+    """
     leaf = q1 - q0 <= ROWS
     grain = ROWS if leaf or wide is None else wide
-    found = [
-        span for k0, k1 in keys for span in _spans(mask, cuts, Rect(sample, q0, q1, k0, k1), grain)
-    ]
-    if leaf or not any(mixed for _, _, mixed in found):
+    found = [s for k0, k1 in keys for s in _seen(mask, cuts, Rect(sample, q0, q1, k0, k1), grain)]
+    if leaf or not any(stretch.mixed for stretch in found):
         for k0, k1, mixed in _joined(found):
             rect = Rect(sample, q0, q1, *_within_reach(mask, q0, q1, k0, k1))
             yield Piece(rect, mixed, fresh)
             fresh = False
         return
+    # Wide visible stretches stand as they are; what is left is cut for each half of the queries.
     rest: list[tuple[int, int]] = []
     for k0, k1, mixed in found:
         if not mixed and wide is not None and k1 - k0 >= wide:
@@ -201,45 +213,51 @@ def _cover(
     yield from _cover(mask, cuts, sample, middle, q1, rest, wide, fresh)
 
 
-def _spans(mask: Mask, cuts: list[int], rect: Rect, grain: int) -> Iterator[tuple[int, int, bool]]:
-    """The stretches of keys that these queries see: (start, end, whether mixed), in order."""
+def _seen(mask: Mask, cuts: list[int], rect: Rect, grain: int) -> Iterator[_Stretch]:
+    """The stretches of keys that the queries of a rectangle see, in order.
+
+    A mixed stretch is halved down to `grain` keys, or half of ROWS where a border is inside.
+    """
     seen = mask.region(rect)
     if seen is False or rect.k0 == rect.k1:
         return
     width = rect.k1 - rect.k0
     middle, border = _middle(cuts, rect.k0, rect.k1)
     if seen or (width <= grain and not (border and width > ROWS // 2)):
-        yield rect.k0, rect.k1, not seen
+        yield _Stretch(rect.k0, rect.k1, not seen)
         return
-    last: tuple[int, int, bool] | None = None
-    for part in (rect._replace(k1=middle), rect._replace(k0=middle)):
-        for span in _spans(mask, cuts, part, grain):
-            if last and last[1] == span[0] and last[2] == span[2]:
-                last = (last[0], span[1], span[2])
+    last: _Stretch | None = None
+    for half in (rect._replace(k1=middle), rect._replace(k0=middle)):
+        for one in _seen(mask, cuts, half, grain):
+            if last and last.k1 == one.k0 and last.mixed == one.mixed:
+                last = last._replace(k1=one.k1)
                 continue
             if last:
                 yield last
-            last = span
+            last = one
     if last:
         yield last
 
 
-def _joined(spans: list[tuple[int, int, bool]]) -> Iterator[tuple[int, int, bool]]:
-    """Neighbouring short stretches as one: a masked call costs less than two calls and a merge."""
-    last: tuple[int, int, bool] | None = None
-    for k0, k1, mixed in spans:
-        if last and last[1] == k0 and k1 - last[0] <= 2 * WIDE:
-            last = (last[0], k1, last[2] or mixed)
+def _joined(stretches: list[_Stretch]) -> Iterator[_Stretch]:
+    """Join short stretches side by side: one masked call costs less than two calls and a merge."""
+    last: _Stretch | None = None
+    for one in stretches:
+        if last and last.k1 == one.k0 and one.k1 - last.k0 <= 2 * WIDE:
+            last = _Stretch(last.k0, one.k1, last.mixed or one.mixed)
             continue
         if last:
             yield last
-        last = (k0, k1, mixed)
+        last = one
     if last:
         yield last
 
 
 def _middle(cuts: list[int], start: int, end: int) -> tuple[int, bool]:
-    """Where to halve a range, at the nearest border or a round number, and whether at a border."""
+    """Where to halve a range, and whether the mask changes there.
+
+    It is the cut nearest to the middle; without one inside, a multiple of ROWS after `start`.
+    """
     half = (start + end) // 2
     near = bisect_left(cuts, half)
     inside = [cut for cut in cuts[max(0, near - 1) : near + 1] if start < cut < end]

@@ -38,21 +38,25 @@ def method(call: Call) -> Method:
 
 
 def empty_reasons(call: Call) -> list[str]:
-    """Sizes of 0, for which there is nothing to cut."""
+    """Which sizes are 0: then there is nothing to cut, and the reference returns what is empty."""
     names = ("batch", "n_head", "query_len", "key_len", "d_k", "d_v")
     sizes = (*call.sizes, call.query.shape[3], call.value.shape[3])
     return [f"{name} is 0" for name, size in zip(names, sizes, strict=True) if size == 0]
 
 
 def forward(call: Call, plan: Plan) -> tuple[Tensor, Tensor]:
-    """out (batch, n_head, query_len, d_v), in `kept` precision, and lse: computed and merged."""
+    """Compute the rectangles of a plan and merge them.
+
+    Returns:
+        out (batch, n_head, query_len, d_v) in the dtype `kept`, and lse (batch, n_head, query_len).
+    """
     with unrounded(call.query.device):
         if plan.kernel != "reference" and plan.is_one(call):
             out, lse = _whole(call, plan)
         else:
             out, lse = _merged(call, plan)
         extreme = by_reference.extreme_rows(call, lse)
-        if extreme is not None:
+        if extreme is not None:  # rare: the lse of these rows cannot be merged, so start again
             again = by_reference.row_pieces(call, extreme)
             for number, piece in enumerate(again, len(plan.pieces)):
                 rows, _ = slices(piece.rect)
@@ -70,7 +74,10 @@ def backward(
     grad_out: Tensor | None,
     grad_lse: Tensor | None,
 ) -> list[Tensor]:
-    """dq, dk, dv, and by the reference also the gradient of the bias."""
+    """dq, dk and dv; where the plan says the reference, also the gradient of the bias (F2).
+
+    out and lse are those that `forward` gave with the same plan.
+    """
     grad_out = torch.zeros_like(out) if grad_out is None else grad_out
     like = [call.query, call.key, call.value]
     with unrounded(call.query.device):
@@ -87,7 +94,7 @@ def backward(
 
 
 def _merged(call: Call, plan: Plan) -> tuple[Tensor, Tensor]:
-    """The rectangles one by one, merged."""
+    """Compute the rectangles one by one, each merged into the rows that it sees (F1)."""
     pieces, by_kernel = plan.pieces, plan.kernel != "reference"
     q, k, v = call.query, call.key, call.value
     batch, n_head, query_len, _ = call.sizes
@@ -116,12 +123,15 @@ def _merged(call: Call, plan: Plan) -> tuple[Tensor, Tensor]:
 
 
 def kept(q: Tensor) -> torch.dtype:
-    """What the output is kept in for the backward pass, which would else carry its rounding."""
+    """The dtype of out between both passes: float32 for half inputs, so that it is not rounded.
+
+    Of a GPU it is the dtype of the inputs, because its kernels want one dtype.
+    """
     return reference.exact(q) if q.device.type == "cpu" else q.dtype
 
 
 def _whole(call: Call, plan: Plan) -> tuple[Tensor, Tensor]:
-    """The whole call as one kernel call."""
+    """Compute a plan of one rectangle, which is the whole call, as one kernel call."""
     q, k, v = _for_kernel(call.query, call.key, call.value)
     tile = CAUSAL if plan.kernel == "causal kernel" else Tiles(call).get(plan.pieces[0])
     out, lse = _kernel(q, k, v, tile, call.scale)
@@ -129,20 +139,20 @@ def _whole(call: Call, plan: Plan) -> tuple[Tensor, Tensor]:
 
 
 def _kernel(q: Tensor, k: Tensor, v: Tensor, tile: Tile, scale: float) -> tuple[Tensor, Tensor]:
-    """One kernel call, and what the kernels leave wrong of it put right."""
+    """Call the kernel for one rectangle, and put right what it leaves wrong."""
     if tile.visible is not None:
         k, v = reference.cleared(k, tile.visible), reference.cleared(v, tile.visible)
     batch, n_head, query_len, width = q.shape
     alike = not tile.causal and (tile.added is None or tile.added.shape[1] == 1)
-    # The heads of a group, if they see the same, stand as so many queries of one head; by the
-    # kernel's own causal mask each would see one key more.
+    # One query: the heads that share a key head, if they see the same, become so many queries of
+    # it, which is faster. Not by the kernel's own causal mask, where each would see one key more.
     fold = query_len == 1 and n_head > k.shape[1] and alike
     if fold:
         q = q.reshape(batch, k.shape[1], -1, width)
     out, lse = kernels.forward(q, k, v, tile.added, tile.causal, scale)
     if fold:
         out, lse = out.reshape(batch, n_head, 1, width), lse.reshape(batch, n_head, 1)
-    if tile.empty is not None:  # where nothing is seen, the kernels leave NaN or an lse of 0
+    if tile.empty is not None:  # the kernels leave NaN, or an lse of 0, in a row that sees nothing
         out = out.masked_fill(tile.empty.unsqueeze(-1), 0)
         lse = lse.masked_fill(tile.empty, -torch.inf)
     return out, lse
@@ -157,7 +167,7 @@ def _by_kernel(
     grad_out: Tensor,
     grad_lse: Tensor | None,
 ) -> list[Tensor]:
-    """dq, dk, dv: each rectangle's share, by the kernels' backward with the merged out and lse.
+    """dq, dk, dv: the sum of all rectangles' shares, each by the kernels' backward (F2).
 
     The extreme rows are left out: their weights are taken to be 0.
     """
@@ -174,7 +184,7 @@ def _by_kernel(
     grad_out, out = (_to_width(x, q.shape[3]) for x in (grad_out, out))
     tiles = Tiles(call)
     whole = plan.is_one(call)
-    totals = [] if whole else [by_reference.zeros_like(x) for x in (q, k, v)]
+    totals = [] if whole else [by_reference.zero_gradient(x) for x in (q, k, v)]
     for piece in plan.pieces:
         rows, keys = slices(piece.rect)
         tile = CAUSAL if plan.kernel == "causal kernel" else tiles.get(piece)
@@ -195,7 +205,7 @@ def _by_kernel(
 
 
 def _rows_reached(pieces: Sequence[Piece], batch: int) -> int:
-    """How many rows see anything."""
+    """How many rows are in any rectangle; the others see nothing."""
     return sum(
         (piece.rect.q1 - piece.rect.q0) * (batch if piece.rect.sample is None else 1)
         for piece in pieces
@@ -204,16 +214,19 @@ def _rows_reached(pieces: Sequence[Piece], batch: int) -> int:
 
 
 def _for_kernel(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The kernels want one last size: zeros change neither q k^T nor the channels of v."""
+    """Pad q, k and v to one last size, which the kernels want.
+
+    Zeros change neither q k^T nor the channels that v has.
+    """
     width = max(q.shape[3], v.shape[3])
     return _to_width(q, width), _to_width(k, width), _to_width(v, width)
 
 
 def _to_width(x: Tensor, width: int) -> Tensor:
-    """With zeros up to `width`, and its numbers side by side: the kernels misread other strides.
+    """Zero-pad the last axis to `width` and make it unit-stride: the kernels misread others.
 
-    Half precision goes through float32 on the CPU: its kernel rounds the weights to half
-    before they meet the values, and is no faster.
+    Half precision goes through float32 on the CPU, because its kernel rounds the weights to half
+    before it multiplies them with the values, and is no faster.
     """
     if x.device.type == "cpu":
         x = x.to(reference.exact(x))
@@ -223,6 +236,10 @@ def _to_width(x: Tensor, width: int) -> Tensor:
 
 
 def merge_into(out: Tensor, lse: Tensor, new_out: Tensor, new_lse: Tensor) -> None:
-    """F1 in place, with out a + (b - a) w; w = exp(new_lse - both) is 0 where both are empty."""
+    """Merge a new part into out and lse, in place (F1).
+
+    out + (new_out - out) w, where the new part's share w = exp(new_lse - lse of both) is
+    sigmoid(new_lse - lse). Two empty parts give NaN there (-inf + inf), which becomes 0.
+    """
     out.lerp_(new_out.to(out.dtype), torch.sigmoid(new_lse - lse).nan_to_num_(0.0).unsqueeze(-1))
     lse.copy_(logaddexp(lse, new_lse))

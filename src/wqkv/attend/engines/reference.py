@@ -1,7 +1,7 @@
-"""The specification: softmax(q k^T * scale, softcap, bias, mask, sink) v, written as it is read.
+"""The specification: softmax(q k^T * scale, softcap, bias, mask, sink) v, step by step.
 
-Every other engine is tested against this one in float64. It builds the N x N matrix, so it is for
-short texts, for rectangles of long ones, and for a person who wants to know what is computed.
+Every other engine is tested against this one in float64. It builds the N x N matrix, so it serves
+short texts, rectangles of long ones, and whoever wants to read what is computed.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from wqkv.attend.masks.algebra import Full
 from wqkv.attend.partial import Partial
 from wqkv.attend.values import readable
 
-#: The largest matrix of scores it builds.
+#: The largest matrix of scores that it builds, in GiB.
 LIMIT_GIB = 4.0
 
 
 class Steps(NamedTuple):
-    """Everything that happens on the way, (batch, n_head, query_len, ...)."""
+    """Every intermediate of one call, each (batch, n_head, query_len, ...)."""
 
     scores: Tensor  # after scale, softcap, bias and mask; -inf where hidden
     weights: Tensor  # rows sum to 1; to less with a sink; to 0 where nothing may be seen
@@ -62,7 +62,7 @@ def products(call: Call) -> Tensor:
 
 
 def capped(call: Call, product: Tensor) -> Tensor:
-    """Kept between plus and minus the softcap."""
+    """Products kept between plus and minus the softcap, if there is one."""
     if call.rules.softcap is None:
         return product
     return call.rules.softcap * torch.tanh(product / call.rules.softcap)
@@ -86,12 +86,12 @@ def scores(call: Call, at: At) -> Tensor:
 def cleared(x: Tensor, visible: Tensor) -> Tensor:
     """Keys or values (batch, n_kv_head, key, d), with zeros where no query of `visible` sees them.
 
-    Whatever padding holds would else be felt, because 0 * NaN and 0 * inf are NaN.
+    A weight of 0 does not keep out what padding holds, because 0 * NaN and 0 * inf are NaN.
     """
     unseen = ~visible.any(dim=2)  # (batch | 1, n_head | 1, key | 1)
     if readable(unseen) and not bool(unseen.any()):
         return x
-    if unseen.shape[1] > x.shape[1]:  # hidden from every head that reads this key head
+    if unseen.shape[1] > x.shape[1]:  # by query head: hidden from all that read this key head
         unseen = unseen.unflatten(1, (x.shape[1], -1)).all(dim=2)
     return x.masked_fill(unseen.unsqueeze(-1), 0)
 
@@ -105,9 +105,10 @@ def without_unseen(call: Call, at: At) -> Call:
 
 
 def steps(call: Call, at: At, kept: Tensor | None = None) -> Steps:
-    """The formula for a call whose queries and keys are at the places `at`.
+    """Compute the formula for a call whose queries and keys are at the places `at`.
 
-    `kept` holds what dropout multiplies the weights by; None draws it, if the call has dropout.
+    Args:
+        kept: what dropout multiplies the weights by; None draws it, if the call has dropout.
     """
     with unrounded(call.query.device):
         return _steps(without_unseen(call, at), at, kept)
@@ -149,5 +150,5 @@ def sum_heads(x: Tensor, group: int) -> Tensor:
 
 
 def exact(x: Tensor) -> torch.dtype:
-    """Scores, softmax and sums in float32 (float64 for float64), whatever the inputs."""
+    """The dtype of scores, softmax and sums: float32, or float64 for float64."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32

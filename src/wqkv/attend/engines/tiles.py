@@ -1,4 +1,4 @@
-"""The float masks of a call's rectangles, which the kernels add to the scores."""
+"""Tiles: a rectangle's mask and bias as a kernel takes them, a float that it adds to its scores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wqkv.attend.masks.algebra import Mask
 
 
 class Tile(NamedTuple):
-    """What a rectangle's mask and bias do to its scores; None where there is nothing to do."""
+    """What a kernel is told of a rectangle's mask and bias; None where there is nothing to do."""
 
     added: Tensor | None = None  # (batch | 1, n_head | 1, query, key): bias, -inf where hidden
     empty: Tensor | None = None  # (batch | 1, n_head | 1, query): the rows that see nothing
@@ -32,7 +32,7 @@ _by_shift: Memory[tuple[int, int, int, torch.dtype, torch.device], Tile] = Memor
 
 
 class Tiles:
-    """The tiles of a call; what depends on key - query alone is made once for many calls."""
+    """The tiles of a call. One whose mask depends on key - query alone is kept for later calls."""
 
     def __init__(self, call: Call) -> None:
         self.call = call
@@ -72,7 +72,7 @@ class Tiles:
             if visible.device.type == "cpu" and bool(visible.any(dim=2).all()):
                 visible = None
         assert added is not None
-        if empty is None:  # a bias may hide too
+        if empty is None:  # with a bias, which may hide too
             empty = (added == -torch.inf).all(dim=-1)
         if empty.device.type == "cpu" and not bool(empty.any()):
             empty = None
