@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -86,17 +87,22 @@ def test_rope_is_the_node_with_the_caches_of_its_angles(name: str):
 # The comparison can fail
 
 
+def ruled(call: Call, **others: Any) -> Call:
+    """The call with other rules."""
+    return replace(call, rules=replace(call.rules, **others))
+
+
 @pytest.mark.parametrize(
     ("fault", "names"),
     [
-        (lambda call: replace(call, scale=-call.scale), ["test_attention_4d"]),
-        (lambda call: replace(call, scale=1.1 * call.scale), ["test_attention_3d_gqa"]),
-        (lambda call: replace(call, mask=Full()), ["test_attention_4d_causal"]),
-        (lambda call: replace(call, mask=~call.mask), ["test_attention_4d_attn_mask_bool"]),
-        (lambda call: replace(call, bias=None), ["test_attention_4d_attn_mask"]),
-        (lambda call: replace(call, softcap=None), ["test_attention_4d_softcap"]),
+        (lambda call: ruled(call, scale=-call.scale), ["test_attention_4d"]),
+        (lambda call: ruled(call, scale=1.1 * call.scale), ["test_attention_3d_gqa"]),
+        (lambda call: ruled(call, mask=Full()), ["test_attention_4d_causal"]),
+        (lambda call: ruled(call, mask=~call.rules.mask), ["test_attention_4d_attn_mask_bool"]),
+        (lambda call: ruled(call, bias=None), ["test_attention_4d_attn_mask"]),
+        (lambda call: ruled(call, softcap=None), ["test_attention_4d_softcap"]),
         (
-            lambda call: replace(call, query_offset=call.query_offset + 1),
+            lambda call: ruled(call, query_offset=call.query_offset + 1),
             ["test_attention_4d_causal_with_past_and_present", "test_attention_local_window"],
         ),
         (

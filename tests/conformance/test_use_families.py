@@ -183,8 +183,8 @@ def answer(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
 @pytest.mark.parametrize("kind", [*RUN, *OLD])
 def test_the_eager_answer(kind, monkeypatch):
     model, calls = tiny(kind, {**RUN, **OLD}[kind]), []
-    attention = module.attention
-    monkeypatch.setattr(module, "attention", lambda *a, **k: calls.append(k) or attention(*a, **k))
+    attend = module.attend
+    monkeypatch.setattr(module, "attend", lambda *a, **k: calls.append(k) or attend(*a, **k))
     inputs, real = batch(model)
     with asking() as asked:
         eager = answer(model, inputs)[real]

@@ -179,11 +179,11 @@ def own_heads() -> dict[str, Answer]:
     (h0, h1), (k0, k1) = (of[ranks.rank] for of in spans)
     for name, rest in cases().items():
         call = request(q, k, k, **rest)
-        mine = dict(rest, mask=call.mask.heads(h0, h1))
-        if call.bias is not None:
-            mine["bias"] = call.bias.heads(h0, h1)
-        if call.sinks is not None:
-            mine["sinks"] = call.sinks[h0:h1]
+        mine = dict(rest, mask=call.rules.mask.heads(h0, h1))
+        if call.rules.bias is not None:
+            mine["bias"] = call.rules.bias.heads(h0, h1)
+        if call.rules.sinks is not None:
+            mine["sinks"] = call.rules.sinks[h0:h1]
         m = SharedMap.heads(AttentionMap(q[:, h0:h1], k[:, k0:k1], **mine))
         found[name] = asked(m, AttentionMap(q, k, **rest))
         out = attention(q[:, h0:h1], k[:, k0:k1], k[:, k0:k1], **mine)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from unittest import mock
-from weakref import WeakKeyDictionary
 
 import torch
 from hypothesis import given
@@ -12,7 +11,8 @@ from hypothesis import strategies as st
 from tests.properties.strategies import BATCH, HEADS, Masks, masks
 from wqkv.attend.call import Call, request
 from wqkv.attend.engines import plan as planning
-from wqkv.attend.engines.plan import Piece, plan
+from wqkv.attend.engines.memory import Memory
+from wqkv.attend.engines.plan import Piece, visible_pieces
 from wqkv.attend.geometry import Rect
 
 
@@ -65,9 +65,9 @@ def test_a_plan_is_true(
     among = not any("Segments" in repr(mask) for mask in drawn.masks)
     if shifts is not None and among:
         offset = drawn.query_offset + torch.tensor(shifts)
-    small = {"ROWS": rows, "WIDE": wide or 8, "_values": {}, "_things": WeakKeyDictionary()}
+    small = {"ROWS": rows, "WIDE": wide or 8, "_pieces": Memory()}
     with mock.patch.multiple(planning, **small):
-        pieces = plan(call_of(drawn, offset), wide=wide)
+        pieces = visible_pieces(call_of(drawn, offset), wide=wide)
     seen = drawn.masks[0].dense(drawn.query_len, drawn.key_len, offset)
     assert complaints(pieces, seen.expand(BATCH, HEADS, -1, -1), wide) == []
 

@@ -1,4 +1,4 @@
-"""One attention request, validated once and frozen. Nothing here reads a GPU's memory."""
+"""Call: one attention request, whose q, k, v and rules agree. Nothing here waits for a GPU."""
 
 from __future__ import annotations
 
@@ -10,30 +10,22 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from wqkv.attend.bias import Bias, StoredBias
-from wqkv.attend.geometry import At, Rect, Sizes, check_offset, places
-from wqkv.attend.masks.algebra import Full, Mask
-from wqkv.attend.masks.kinds import Dense
-from wqkv.attend.values import readable
+from wqkv.attend.bias import Bias
+from wqkv.attend.geometry import At, Rect, places
+from wqkv.attend.masks.algebra import Mask
+from wqkv.attend.rules import FULL, Rules, as_bias, as_mask
+from wqkv.doors import door
 from wqkv.errors import ArgumentError, KindError, message
-
-FULL = Full()
 
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """q, k, v and the rules; all sizes agree. Made by `request`."""
+    """q, k, v and their rules; all sizes agree. Made by `request` or `call_of`, which check."""
 
     query: Tensor  # (batch, n_head, query_len, d_k)
     key: Tensor  # (batch, n_kv_head, key_len, d_k)
     value: Tensor  # (batch, n_kv_head, key_len, d_v)
-    mask: Mask
-    bias: Bias | None
-    scale: float
-    softcap: float | None
-    sinks: Tensor | None  # (n_head,)
-    dropout_p: float
-    query_offset: int | Tensor  # where query 0 stands; a tensor has one a sample
+    rules: Rules
     lse: bool = True  # whether the caller will read lse
     seed: Tensor | None = None  # () int64: what dropout draws from, in forward and backward alike
 
@@ -47,6 +39,21 @@ class Call:
         """How many query heads share a key head."""
         return self.query.shape[1] // max(self.key.shape[1], 1)
 
+    @property
+    def scale(self) -> float:
+        """What q k^T is multiplied by."""
+        scale = self.rules.scale
+        if scale is not None:
+            return float(scale)
+        d_k = self.query.shape[3]
+        return 1 / math.sqrt(d_k) if d_k else 1.0
+
+    @property
+    def query_offset(self) -> int | Tensor:
+        """The position of query 0; a tensor has one per sample."""
+        offset = self.rules.query_offset
+        return 0 if offset is None else offset
+
     def places(self, rect: Rect | None = None) -> At:
         """The places of a rectangle, whose q0 and q1 count rows (None: of the whole call)."""
         batch, n_head, query_len, key_len = self.sizes
@@ -55,14 +62,18 @@ class Call:
         box = (samples, n_head, slice(q0, q1), slice(k0, k1))
         return places(box, self.query_offset, self.query.device)
 
-    def wants_grad(self, *, rules: bool = False) -> bool:
-        """Whether a gradient will be asked for q, k or v (or, with `rules`, for the bias)."""
-        if not torch.is_grad_enabled():
+    def wants_grad(self) -> bool:
+        """Whether a gradient will be asked for q, k or v."""
+        return torch.is_grad_enabled() and (
+            self.query.requires_grad or self.key.requires_grad or self.value.requires_grad
+        )
+
+    def wants_bias_grad(self) -> bool:
+        """Whether a gradient will be asked for the bias."""
+        bias = self.rules.bias
+        if bias is None or not torch.is_grad_enabled():
             return False
-        tensors: tuple[Tensor, ...] = (self.query, self.key, self.value)
-        if rules:
-            tensors = self.bias.tensors() if self.bias else ()
-        return any(tensor.requires_grad for tensor in tensors)
+        return any(tensor.requires_grad for tensor in bias.tensors())
 
 
 def request(
@@ -80,7 +91,21 @@ def request(
     return_lse: bool = True,
     ranks: int = 1,
 ) -> Call:
-    """Check everything once, with every size in the message.
+    """Make a call of the arguments of `attention`; `ranks` is as in `call_of`."""
+    rules = Rules(as_mask(mask), as_bias(bias), scale, softcap, sinks, dropout_p, query_offset)
+    return _fit(query, key, value, rules, return_lse=return_lse, ranks=ranks)
+
+
+def _fit(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rules: Rules,
+    *,
+    return_lse: bool = True,
+    ranks: int = 1,
+) -> Call:
+    """Check q, k, v and the rules against each other, with every size in the message.
 
     The rules are those of a text of which each of `ranks` holds an equal share.
     """
@@ -93,40 +118,16 @@ def request(
         raise KindError(
             message("The inputs have different dtypes.", came, "Cast them to one floating dtype.")
         )
-    batch, n_head, query_len, d_k = query.shape
-    query_len, key_len = query_len * ranks, key.shape[2] * ranks
-    sizes = Sizes(batch, n_head, query_len, key_len)
+    fitting = rules.fit(query, query.shape[2] * ranks, key.shape[2] * ranks)
+    return Call(query, key, value, fitting, return_lse)
 
-    mask = Dense(mask) if isinstance(mask, Tensor) else mask
-    mask.check(sizes)
-    bias = _stored_bias(bias) if isinstance(bias, Tensor) else bias
-    if bias is not None:
-        bias.check((batch, n_head, query_len, key_len))
 
-    if scale is None:
-        scale = 1 / math.sqrt(d_k) if d_k else 1.0
-    elif not abs(scale) < math.inf:
-        raise ArgumentError(f"`scale` is {scale}.\nPass a finite number.")
-    if softcap is not None and not 0 < softcap < math.inf:
-        raise ArgumentError(
-            f"`softcap` is {softcap}; the scores are capped at plus and minus it.\n"
-            "Pass > 0 or None."
-        )
-    if not 0 <= dropout_p < 1:
-        raise ArgumentError(
-            f"`dropout_p` is {dropout_p}, the share of weights to drop.\nPass 0 <= dropout_p < 1."
-        )
-    if sinks is not None:
-        _check_sinks(sinks, n_head, query)
-    matters = mask.by_position or (bias is not None and bias.by_position)
-    offset = _offset(query_offset, sizes, matters, query.device)
-    return Call(
-        query, key, value, mask, bias, float(scale), softcap, sinks, dropout_p, offset, return_lse
-    )
+#: The same for callers whose arguments no door has looked at: their kinds are checked first.
+call_of = door(_fit, name="attention")
 
 
 def autocasts(device: torch.device) -> bool:
-    """Whether autocast is on for a device; not every kind of device knows it."""
+    """Whether autocast is on for a device; some kinds of devices have none."""
     kind = device.type
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
@@ -139,15 +140,15 @@ def cast_dtype(x: Tensor) -> torch.dtype:
 
 
 def seeded(call: Call) -> Call:
-    """The call with a seed, if it has dropout: one number of the default generator."""
-    if call.dropout_p == 0:
+    """The call with a seed, if it has dropout, drawn from the default generator of the CPU."""
+    if call.rules.dropout_p == 0:
         return call
     # on the CPU, where the seeds of all generators can be read
     return replace(call, seed=torch.randint(2**62, (), device="cpu"))
 
 
 def unrounded(device: torch.device) -> AbstractContextManager[object]:
-    """Inside, autocast is off: it would cast our float32 products to half precision again."""
+    """Context without autocast, which would cast our float32 products to half precision again."""
     kind = device.type
     return torch.autocast(kind, enabled=False) if autocasts(device) else nullcontext()
 
@@ -213,65 +214,3 @@ def _check_shapes(query: Tensor, key: Tensor, value: Tensor, came: dict[str, obj
                 f"Pass a `key` with one of: {fits} heads.",
             )
         )
-
-
-def _stored_bias(bias: Tensor) -> StoredBias:
-    if not bias.is_floating_point():
-        do = "Pass a bool tensor as `mask`." if bias.dtype == torch.bool else "Cast it to a float."
-        raise KindError(
-            message("A bias is a float that is added to the scores.", {"bias": bias}, do)
-        )
-    if bias.ndim not in (2, 4):
-        raise ArgumentError(
-            message(
-                f"A bias has 2 or 4 axes, not {bias.ndim}.",
-                {"bias": bias},
-                "Pass (query, key) or (batch, head, query, key), with 1 where all are alike.",
-            )
-        )
-    return StoredBias(bias[None, None] if bias.ndim == 2 else bias)
-
-
-def _check_sinks(sinks: Tensor, n_head: int, query: Tensor) -> None:
-    came: dict[str, object] = {"sinks": sinks, "query": query}
-    if not sinks.is_floating_point():
-        raise KindError(
-            message(
-                "`sinks` holds one float logit a head.", came, f"Pass a float tensor ({n_head},)."
-            )
-        )
-    if sinks.shape != (n_head,):
-        raise ArgumentError(
-            message(
-                f"`sinks` has shape {tuple(sinks.shape)} for {n_head} heads.",
-                came,
-                f"Pass ({n_head},).",
-            )
-        )
-    if sinks.device != query.device:
-        raise ArgumentError(
-            message("`sinks` is on another device.", came, f"Pass `sinks.to('{query.device}')`.")
-        )
-    if readable(sinks) and bool(sinks.isnan().any()):
-        heads = sinks.isnan().nonzero().flatten().tolist()
-        raise ArgumentError(
-            message(f"`sinks` is NaN for head {heads}.", came, "Pass a number a head.")
-        )
-
-
-def _offset(
-    given: int | Tensor | None, sizes: Sizes, matters: bool, device: torch.device
-) -> int | Tensor:
-    query_len, key_len = sizes.query_len, sizes.key_len
-    if given is None:
-        if matters and query_len != key_len:
-            raise ArgumentError(
-                f"Where do {query_len} queries stand among {key_len} keys? "
-                "The mask or bias depends on it.\n"
-                "  query_offset=0: the first query at the first key (upper left)\n"
-                f"  query_offset={key_len - query_len}: the last query at the last key "
-                "(lower right, as with a cache)\n"
-                "Pass one of them, or another position."
-            )
-        return 0
-    return check_offset(given, sizes.batch, device)

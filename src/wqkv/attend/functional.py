@@ -1,7 +1,8 @@
-"""attention(): the one public function."""
+"""attention(), the formula on every engine, and explain(), which says what would run it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal, overload
 
@@ -9,10 +10,11 @@ from torch import Tensor
 
 from wqkv.attend import engines, parallel
 from wqkv.attend.bias import Bias
-from wqkv.attend.call import FULL, request
+from wqkv.attend.call import Call, call_of, request
 from wqkv.attend.masks.algebra import Mask
 from wqkv.attend.parallel.ranks import Ranks
 from wqkv.attend.partial import Partial
+from wqkv.attend.rules import FULL, Rules
 from wqkv.doors import door
 from wqkv.errors import EngineError, KindError, describe
 
@@ -76,8 +78,8 @@ def attention(
     Dtype: the inputs share one floating dtype, which is the output's; scores and softmax in float32
     (float64 for float64). Under autocast they are cast as torch does for its own attention.
     Empty rows: a query that may see no key has output, weights and gradient 0, and lse -inf.
-    Padding: a key that no query of its sample may see is never felt, whatever it holds. A NaN in a
-    key that some query sees may reach other rows of that sample.
+    Padding: a key that no query of its sample may see changes nothing, whatever it holds. A NaN in
+    a key that some query sees may reach other rows of that sample.
     Derivatives: first ones on every engine; second ones and forward mode by the reference.
 
     Args:
@@ -88,13 +90,13 @@ def attention(
         bias: a float added to the scores: ALiBi, T5Bias, or a tensor, (query_len, key_len) or four
             axes, (batch | 1, n_head | 1, query_len | 1, key_len | 1).
         scale: None is 1 / sqrt(d_k). A learned temperature multiplies `query` before the call.
-        sinks: (n_head,), one more logit a head whose value is zero.
+        sinks: (n_head,), one more logit per head, whose value is zero.
         dropout_p: the share of weights set to zero, the others scaled up; applied if above 0.
-        query_offset: the position of the first query, an int or one a sample. Needed where
+        query_offset: the position of the first query, an int or one per sample. Needed where
             query_len != key_len and the mask or bias depends on positions.
         engine: "auto", or the name of one; a named engine runs or raises. `explain` lists them.
         mesh: Ring(mesh), AllToAll(mesh), or Ranks(mesh), which takes the cheaper of both: query,
-            key and value are this rank's share of the words, the rules those of the whole text.
+            key and value are this rank's share of the tokens, mask and bias the whole text's.
         return_lse: return Partial(out, lse); lse is the logsumexp of each row of scores and sink.
 
     Raises:
@@ -111,33 +113,44 @@ def attention(
     torch.Size([2, 8, 17, 64])
     """
     ask = partial(
-        _asked,
-        query,
-        key,
-        value,
-        mask=mask,
-        bias=bias,
-        scale=scale,
-        softcap=softcap,
-        sinks=sinks,
-        dropout_p=dropout_p,
-        query_offset=query_offset,
-        return_lse=return_lse,
-    )
-    result: Partial
-    if mesh is None:
-        call = ask()
-        result = engines.choose(call, engine).run(call)
-    elif not isinstance(mesh, Ranks):
-        raise KindError(
-            f"`mesh` is Ring(mesh), AllToAll(mesh) or Ranks(mesh), not {describe(mesh)}."
-        )
-    else:  # an error of this rank alone is told to the others
-        result = parallel.attend(partial(ask, ranks=mesh.size), mesh)
+        _asked, query, key, value, mask=mask, bias=bias, scale=scale, softcap=softcap, sinks=sinks,
+        dropout_p=dropout_p, query_offset=query_offset, return_lse=return_lse,
+    )  # fmt: skip
+    result = _attend(ask, engine, mesh)
     return result if return_lse else result.out
 
 
-#: Checks the kinds of what a call is made of; over ranks that is done where they hear of errors.
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rules: Rules,
+    *,
+    engine: str = "auto",
+    mesh: Ranks | None = None,
+    return_lse: bool = True,
+) -> Partial:
+    """`attention` by rules that are one value, as layers and models hand them over.
+
+    With `return_lse` False the result's lse may be NaN, because some engines have none then.
+    """
+    return _attend(partial(call_of, query, key, value, rules, return_lse=return_lse), engine, mesh)
+
+
+def _attend(ask: Callable[..., Call], engine: str, mesh: Ranks | None) -> Partial:
+    """Run the call that `ask` makes; over ranks, its errors are told to the others."""
+    if mesh is None:
+        call = ask()
+        result: Partial = engines.choose(call, engine).run(call)
+        return result
+    if not isinstance(mesh, Ranks):
+        raise KindError(
+            f"`mesh` is Ring(mesh), AllToAll(mesh) or Ranks(mesh), not {describe(mesh)}."
+        )
+    return parallel.attend(partial(ask, ranks=mesh.size), mesh)
+
+
+#: Check the kinds of what a call is made of; over ranks that is done where they hear of errors.
 _asked = door(request, name="attention")
 
 
@@ -164,7 +177,10 @@ def explain(
     engine: str = "auto",
     return_lse: bool = False,
 ) -> Explanation:
-    """Which engine would run `attention` with these arguments, and why not others.
+    """Which engine would run `attention` with these arguments, by which plan, and why not others.
+
+    A plan says how many rectangles of the N x N pairs are computed, and by what: torch's fused
+    kernel (its own causal mask, where that is all), or the reference, one rectangle at a time.
 
     Raises:
         ArgumentError, KindError: what `attention` would raise for them.
@@ -173,30 +189,22 @@ def explain(
     >>> q = torch.randn(2, 8, 17, 64)
     >>> print(explain(q, q, q, dropout_p=0.1))
     attention of query f32[2, 8, 17, 64] on cpu, key f32[2, 8, 17, 64] on cpu, mask Full()
-    engine: tiled
+    engine: tiled, 1 rectangle by the reference, 100% of all pairs
       fused      the kernels have no dropout that a backward pass can repeat
       tiled      can run
       reference  can run
       flex       FlexAttention has no dropout
     """
     call = request(
-        query,
-        key,
-        value,
-        mask=mask,
-        bias=bias,
-        scale=scale,
-        softcap=softcap,
-        sinks=sinks,
-        dropout_p=dropout_p,
-        query_offset=query_offset,
-        return_lse=return_lse,
-    )
+        query, key, value, mask=mask, bias=bias, scale=scale, softcap=softcap, sinks=sinks,
+        dropout_p=dropout_p, query_offset=query_offset, return_lse=return_lse,
+    )  # fmt: skip
     try:
-        chosen = engines.name(engines.choose(call, engine))
+        module = engines.choose(call, engine)
+        chosen = f"{engines.name(module)}, {engines.planned(call, module)}"
     except EngineError as error:
         chosen = f"none: {str(error).splitlines()[0]}"
     return Explanation(
-        f"attention of query {describe(query)}, key {describe(key)}, mask {call.mask!r}\n"
+        f"attention of query {describe(query)}, key {describe(key)}, mask {call.rules.mask!r}\n"
         f"engine: {chosen}\n{engines.report(call)}"
     )

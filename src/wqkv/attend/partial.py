@@ -1,4 +1,4 @@
-"""(output, lse) of disjoint sets of keys merge: what windows, pages and sinks rest on."""
+"""Partial: (output, lse) over some keys. Two of disjoint sets of keys merge into that of both."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def merge(first: Partial, *others: Partial) -> Partial:
 
     lse = log(sum_p exp(lse_p)), out = sum_p out_p exp(lse_p - lse).
     Associative and commutative up to rounding. Empty rows: without keys in any part, (0, -inf).
-    Not for rows whose scores a bias pushed to -1e9 or finfo.min: their lse cannot hold ln(n).
+    Not for rows whose scores a bias pushed to -1e9 or finfo.min, because their lse loses ln(n).
     Source: the online softmax, Milakov and Gimelshein 2018 (arXiv:1805.02867), eq. 4.
 
     >>> a = Partial(torch.ones(1, 1, 1, 2), torch.zeros(1, 1, 1))
@@ -46,19 +46,19 @@ def merge(first: Partial, *others: Partial) -> Partial:
 
 
 def _check(part: Partial, first: Partial) -> None:
-    """Raise unless a part is attention of the queries of the first."""
+    """Raise unless a part has the queries, dtype and device of the first."""
     for name, x in part._asdict().items():
         check_tensor(name, x)
     came: dict[str, object] = {"first": first.out, "out": part.out, "lse": part.lse}
     if part.out.shape != first.out.shape or part.out.shape[:-1] != part.lse.shape:
-        do = "Pass parts of the same queries, with one lse a row."
+        do = "Pass parts of the same queries, with one lse per row."
         raise ArgumentError(message("These are not parts of one attention.", came, do))
     if part.out.dtype != first.out.dtype or part.out.device != first.out.device:
         raise KindError(message("The parts differ in dtype or device.", came, "Cast or move them."))
 
 
 def with_sinks(part: Partial, sinks: Tensor | None) -> Partial:
-    """One more key a head, with the learned logit `sinks` (n_head,) as score and value zero."""
+    """Merge one more key per head, whose score is the learned `sinks` (n_head,) and value zero."""
     if sinks is None:
         return part
     sink = sinks.to(part.lse.dtype).view(1, -1, 1)

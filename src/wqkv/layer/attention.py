@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from wqkv.attend.bias import Bias
-from wqkv.attend.call import request
+from wqkv.attend.call import call_of
 from wqkv.attend.engines import reference
-from wqkv.attend.functional import attention
+from wqkv.attend.functional import attend
 from wqkv.attend.geometry import check_offset
 from wqkv.attend.masks.kinds import Dense, Full, Mask
 from wqkv.attend.parallel.agreement import together
 from wqkv.attend.parallel.ranks import Ranks
-from wqkv.attend.partial import logaddexp, merge, with_sinks
+from wqkv.attend.partial import Partial, logaddexp, merge, with_sinks
 from wqkv.attend.rope import RoPE, rotate
+from wqkv.attend.rules import Rules
 from wqkv.doors import door
 from wqkv.errors import ArgumentError, EngineError
 from wqkv.layer import checks
@@ -27,8 +30,8 @@ from wqkv.layer.metadata import Ruled, has_bias
 from wqkv.layer.node import one_node
 from wqkv.layer.norms import Norm, Normalise, QKNorm, Temperature, own
 from wqkv.layer.trace import Trace, all_steps
-from wqkv.maps.attention_map import AttentionMap
-from wqkv.maps.shared import SharedMap
+from wqkv.maps.attention_map import AttentionMap, map_of
+from wqkv.maps.shared import shared_map_of
 
 MATRICES = ("WQ", "WK", "WV", "WO")
 
@@ -267,8 +270,8 @@ class MultiheadAttention(Ruled):
             alone = cache is None or cache.ranks is None
             key_len = sum(piece.k.shape[2] for piece in held) if alone else where.length
             q, held, finish = self._opened(q, held, key_len)
-            calls = self._calls(q, held, where)
-        heads = self._attended(calls, cache)
+            pieces = self._rules_per_piece(held, where)
+        heads = self._attended(q, pieces, cache)
         return self._output(finish(heads), Q)
 
     def trace(
@@ -296,7 +299,8 @@ class MultiheadAttention(Ruled):
             )
         q, held, where = self._prepare(Q, K, V, mask, positions, query_offset, None)
         q, held, finish = self._opened(q, held)
-        calls = [request(**call) for call in (*self._calls(q, held, where), *self._beside(q))]
+        pieces = [*self._rules_per_piece(held, where), *self._beside(q)]
+        calls = [call_of(q, piece.k, piece.v, rules) for piece, rules in pieces]
         if reasons := reference.reasons_against(calls[0]):
             raise EngineError(
                 f"A trace keeps every weight: {reasons[0]}.\nTrace fewer queries at a time."
@@ -331,19 +335,20 @@ class MultiheadAttention(Ruled):
         with together(None if self.mesh is None else self.mesh.group):
             q, held, where = self._prepare(Q, K, V, mask, positions, query_offset, None)
             q, held, _ = self._opened(q, held)
-            call = self._calls(q, held, where)[0]
-            del call["value"]
+            (piece, rules), *_ = self._rules_per_piece(held, where)
             if self.mesh is not None and self.persistent:
                 raise ArgumentError(
                     "A layer over words with persistent keys has no map.\n"
                     "Set layer.mesh to None and pass the whole text."
                 )
         if self.mesh is not None:
-            return SharedMap.tokens(self.mesh, **call)
-        seen = AttentionMap(**call)
-        for beside in self._beside(q):
-            del beside["value"]
-            seen = AttentionMap(**call, lse=logaddexp(seen.lse, AttentionMap(**beside).lse))
+            ask = partial(call_of, q, piece.k, piece.k, rules, ranks=self.mesh.size)
+            return shared_map_of(self.mesh, ask)
+        call = call_of(q, piece.k, piece.k, rules)
+        seen = map_of(call)
+        for beside, others in self._beside(q):
+            rest = map_of(call_of(q, beside.k, beside.k, others))
+            seen = map_of(call, lse=logaddexp(seen.lse, rest.lse))
         return seen
 
     def qkv(
@@ -502,32 +507,26 @@ class MultiheadAttention(Ruled):
         factor = self.temperature.at(position, reference.exact(q)).unsqueeze(-1)
         return q * (factor.unsqueeze(1) if factor.ndim == 3 else factor).to(q.dtype)
 
-    def _calls(self, q: Tensor, held: Sequence[KeyPiece], where: Where) -> list[dict[str, Any]]:
-        """What `attention` is asked for every piece."""
-        offset, end, calls = where.query_offset, max(where.length, _end(held)), []
-        position = self.position
-        bias = position if isinstance(position, Bias) else None
+    def _rules_per_piece(
+        self, held: Sequence[KeyPiece], where: Where
+    ) -> list[tuple[KeyPiece, Rules]]:
+        """Each piece of the keys, and the rules by which the queries attend to it."""
+        offset, end, found = where.query_offset, max(where.length, _end(held)), []
+        bias = self.position if isinstance(self.position, Bias) else None
+        sinks = own(self.sinks)
         for piece in held:
             # the rules of a mesh are already those of the whole text
             whole = self.mesh is not None or (piece.start, piece.k.shape[2]) == (0, end)
             mask = where.mask if whole else where.mask.part(piece.start, end)
-            calls.append(
-                {
-                    "query": q,
-                    "key": piece.k,
-                    "value": piece.v,
-                    "mask": piece.mask & mask,
-                    "bias": bias,
-                    "scale": self.scale,
-                    "softcap": self.softcap,
-                    "sinks": own(self.sinks),
-                    "query_offset": None if offset is None else offset - piece.start,
-                }
-            )
-        return calls
+            rules = Rules(
+                piece.mask & mask, bias, self.scale, self.softcap, sinks,
+                query_offset=None if offset is None else offset - piece.start,
+            )  # fmt: skip
+            found.append((piece, rules))
+        return found
 
-    def _beside(self, q: Tensor) -> list[dict[str, Any]]:
-        """What `attention` is asked for the persistent keys, which stand at no position."""
+    def _beside(self, q: Tensor) -> list[tuple[KeyPiece, Rules]]:
+        """The persistent keys, which stand at no position, and their rules; none where none are."""
         if self.persistent_k is None:
             return []
         k, v = (
@@ -535,24 +534,31 @@ class MultiheadAttention(Ruled):
             for x in (self.persistent_k, self.persistent_v)
         )
         _, (piece,), _ = self._opened(q, [KeyPiece(k, v)])
-        rules = {"scale": self.scale, "softcap": self.softcap}
-        return [{"query": q, "key": piece.k, "value": piece.v, **rules}]
+        return [(piece, Rules(scale=self.scale, softcap=self.softcap))]
 
-    def _attended(self, calls: Sequence[dict[str, Any]], cache: KVCache | None = None) -> Tensor:
+    def _attended(
+        self, q: Tensor, pieces: Sequence[tuple[KeyPiece, Rules]], cache: KVCache | None = None
+    ) -> Tensor:
         """The heads' results: attention to every piece, merged."""
-        rest: dict[str, Any] = {"dropout_p": self.dropout if self.training else 0.0}
-        rest |= {"engine": self.engine}
-        beside = self._beside(calls[0]["query"])
-        if len(calls) == 1 and not beside and (cache is None or cache.ranks is None):
-            alone: Tensor = attention(**calls[0], **rest, mesh=self.mesh)
-            return alone
+        dropout_p = self.dropout if self.training else 0.0
+        beside = self._beside(q)
+        if len(pieces) == 1 and not beside and (cache is None or cache.ranks is None):
+            ((piece, rules),) = pieces
+            rules = rules if dropout_p == 0 else replace(rules, dropout_p=dropout_p)
+            return attend(
+                q, piece.k, piece.v, rules, engine=self.engine, mesh=self.mesh, return_lse=False
+            ).out
+
+        def part_of(piece: KeyPiece, rules: Rules, mesh: Ranks | None) -> Partial:
+            rules = replace(rules, sinks=None, dropout_p=dropout_p)
+            return attend(q, piece.k, piece.v, rules, engine=self.engine, mesh=mesh)
+
         # what stands at no position once, after the merge over all ranks
-        rest |= {"sinks": None, "return_lse": True}
         ranks = self.mesh or getattr(cache, "ranks", None)
         with together(None if ranks is None else ranks.group):
-            part = merge(*(attention(**call | rest, mesh=self.mesh) for call in calls))
+            part = merge(*(part_of(*piece, self.mesh) for piece in pieces))
         part = part if cache is None else cache.whole(part)
-        part = merge(part, *(attention(**call | rest) for call in beside))
+        part = merge(part, *(part_of(*piece, None) for piece in beside))
         return with_sinks(part, own(self.sinks)).out
 
     def _opened(

@@ -1,17 +1,19 @@
-"""AttentionMap: one layer's weights, looked at like an array and never built."""
+"""AttentionMap: one layer's weights, indexed like an array and never built."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from torch import Tensor
 
 from wqkv.attend.bias import Bias
-from wqkv.attend.call import FULL, request
+from wqkv.attend.call import Call, request
 from wqkv.attend.masks.algebra import Mask
+from wqkv.attend.rules import FULL, Rules
 from wqkv.doors import door
 from wqkv.errors import ArgumentError, KindError, describe, message, need
 from wqkv.maps import pictures, statistics
@@ -37,10 +39,10 @@ Rest = ParamSpec("Rest")
 Result = TypeVar("Result")
 
 
-def _beside(
+def _computed_aside(
     method: Callable[Concatenate[AttentionMap, Rest], Result],
 ) -> Callable[Concatenate[AttentionMap, Rest], Result]:
-    """Beside what else is computed: see `aside`."""
+    """Run a method apart from the caller's modes of torch: see `aside`."""
 
     def wrapped(self: AttentionMap, /, *args: Rest.args, **kwargs: Rest.kwargs) -> Result:
         self._weights.check()
@@ -52,7 +54,7 @@ def _beside(
 
 @door
 class AttentionMap:
-    """P = softmax(q k^T * scale), looked at like an array [batch, head, query, key], never built.
+    """P = softmax(q k^T * scale), indexed like an array [batch, head, query, key], never built.
 
     P[i, j] = exp(score(i, j) - lse_i), so a tile costs its own small matrix product. A row sums to
     1; to less where a sink takes a part, to 0 where nothing may be seen.
@@ -63,7 +65,7 @@ class AttentionMap:
         query: (batch, n_head, query_len, d_k); the rest is as in `attention`.
         key: (batch, n_kv_head, key_len, d_k).
         lse: the logsumexp of every row, if it is known: (batch, n_head, query_len). It may count
-            more than these keys, which then have their part of the row.
+            more keys than these, whose weights are then a part of the row.
         limit: the most weights that one tile may hold.
 
     Raises:
@@ -93,29 +95,28 @@ class AttentionMap:
         limit: int = LIMIT,
     ) -> None:
         call = request(
-            query.detach(),
-            key.detach(),
-            key.detach(),
-            mask=mask,
-            bias=bias,
-            scale=scale,
-            softcap=softcap,
-            sinks=sinks,
-            query_offset=query_offset,
-        )
+            query.detach(), key.detach(), key.detach(), mask=mask, bias=bias, scale=scale,
+            softcap=softcap, sinks=sinks, query_offset=query_offset,
+        )  # fmt: skip
+        self._look_at(call, lse, limit)
+
+    def _look_at(self, call: Call, lse: Tensor | None, limit: int) -> None:
+        """Make this the map of a call."""
         check_limit(limit)
+        query = call.query
         if lse is not None and not lse.is_floating_point():
             raise KindError(message("`lse` holds floats.", {"lse": lse}, "Cast it."))
-        if lse is not None and lse.shape != call.query.shape[:3]:
+        if lse is not None and lse.shape != query.shape[:3]:
             raise ArgumentError(
                 message(
-                    f"`lse` has shape {tuple(lse.shape)}, not {tuple(call.query.shape[:3])}.",
+                    f"`lse` has shape {tuple(lse.shape)}, not {tuple(query.shape[:3])}.",
                     {"lse": lse, "query": query},
                     "Pass (batch, n_head, query_len).",
                 )
             )
         self._weights, self.limit = Weights(call, lse), limit
-        self._placed = query_offset is not None or call.sizes[2] == call.sizes[3]
+        # whether it is known where the queries stand among the keys
+        self._placed = call.rules.query_offset is not None or call.sizes[2] == call.sizes[3]
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -125,7 +126,7 @@ class AttentionMap:
     @property
     def mask(self) -> Mask:
         """Who may see whom."""
-        return self._weights.given.mask
+        return self._weights.given.rules.mask
 
     @property
     def lse(self) -> Tensor:
@@ -195,20 +196,16 @@ class AttentionMap:
         return self._pairs(i, j)
 
     def flat(self) -> AttentionMap:
-        """Equal weights for all keys that a row may see; its `lse` is the log of their number.
+        """The map with equal weights for all keys that a row may see; `lse` is ln(their number).
 
-        What a pattern is compared with: `m.mass(keys) / m.flat().mass(keys)`.
+        A pattern is measured against it: `m.mass(keys) / m.flat().mass(keys)`.
         """
         call = self._weights.given
         batch, n_head, query_len, key_len = self.shape
         nothing = call.query.new_zeros((1, 1, 1, 1), dtype=self._weights.dtype)
-        return AttentionMap(
-            nothing.expand(batch, n_head, query_len, 1),
-            nothing.expand(batch, n_head, key_len, 1),
-            mask=call.mask,
-            query_offset=call.query_offset,
-            limit=self.limit,
-        )
+        q, k = (nothing.expand(batch, n_head, n, 1) for n in (query_len, key_len))
+        rules = Rules(mask=call.rules.mask, query_offset=call.rules.query_offset)
+        return map_of(Call(q, k, k, rules), limit=self.limit)
 
     # Statistics: no N x N
 
@@ -279,35 +276,42 @@ class AttentionMap:
         """
         return self._proof(value, output, self._queries(rows))
 
-    # What all of this is asked of: one process's weights
+    # How one process answers. SharedMap overrides these methods
 
-    @_beside
+    @_computed_aside
     def _tile(self, b: Line, h: Line, i: Line, j: Line) -> Tensor:
         return self._weights.tile(b, h, i, j)
 
-    @_beside
+    @_computed_aside
     def _pairs(self, queries: Tensor, keys: Tensor) -> Tensor:
         return self._weights.pairs(queries, keys)
 
-    @_beside
+    @_computed_aside
     def _rows(self, of: Callable[..., Tensor], *args: Any) -> Tensor:
-        """What `of` says of every row: (batch, n_head, query_len, ...)."""
+        """A statistic of every row, `of(weights, *args)`: (batch, n_head, query_len, ...)."""
         return of(self._weights, *args)
 
-    @_beside
+    @_computed_aside
     def _columns(self, of: Callable[..., Tensor], *args: Any) -> Tensor:
-        """What is a sum over rows: (batch, n_head, ...)."""
+        """A statistic that is a sum over rows, `of(weights, *args)`: (batch, n_head, ...)."""
         return of(self._weights, *args)
 
-    @_beside
+    @_computed_aside
     def _top(self, k: int, queries: Tensor, progress: Callable[[int, int], None]) -> Top:
         return statistics.top(self._weights, k, queries, progress)
 
-    @_beside
+    @_computed_aside
     def _proof(self, value: Tensor, output: Tensor, queries: Tensor) -> float:
         return statistics.proof(self._weights, value, output, queries)
 
     def _queries(self, rows: Index | None) -> Tensor:
-        """Some rows, None for all."""
+        """The positions of some rows; None picks all."""
         line, _ = pick(slice(None) if rows is None else rows, self.shape[2], "query")
         return numbers(line)
+
+
+def map_of(call: Call, lse: Tensor | None = None, limit: int = LIMIT) -> AttentionMap:
+    """The map of a call, which was checked when it was made. Its value is not looked at."""
+    made = AttentionMap.__new__(AttentionMap)
+    made._look_at(replace(call, query=call.query.detach(), key=call.key.detach()), lse, limit)
+    return made

@@ -1,4 +1,4 @@
-"""What an index of one axis picks: a range, which is cut out, or positions, which are gathered."""
+"""Resolve an index along one axis to a range, which is sliced, or positions, which are gathered."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def pick(given: Any, size: int, name: str) -> tuple[Line, bool]:
 
 
 def _within(position: int, size: int, name: str) -> int:
-    """A position counted from 0, as Python counts it."""
+    """Turn a position, which may count from the end as -1, into one that counts from 0."""
     if not -size <= position < size:
         raise ArgumentError(f"There is no {name} {position}: the map has {size}, 0 to {size - 1}.")
     return position % size
@@ -91,5 +91,5 @@ def take(x: Tensor, *lines: Line) -> Tensor:
 
 
 def cut(line: range) -> slice:
-    """Neighbours as a slice."""
+    """A range as a slice."""
     return slice(line.start, line.stop)

@@ -1,4 +1,4 @@
-"""Where an output comes from, through all layers."""
+"""rollout: how much of an output comes from each input, through all layers."""
 
 from __future__ import annotations
 
@@ -13,13 +13,18 @@ from wqkv.maps.attention_map import AttentionMap
 
 @door
 def rollout(maps: Sequence[AttentionMap], vector: Tensor, residual: float = 0.5) -> Tensor:
-    """Where an output comes from: v <- residual v + (1 - residual) mean_h(P_h^T v), last map first.
+    """Share of each input in an output: v <- residual v + (1 - residual) mean_h(P_h^T v).
 
-    `vector` (query_len,) says which outputs are asked about (1 at one word, say); the result
-    (batch, key_len) says how much comes from every input. Vector products only.
+    The last map comes first. Vector products only.
+
+    Args:
+        vector: (query_len,), how much of each output is asked about: 1 at one token, 0 elsewhere.
+
+    Returns:
+        (batch, key_len), how much of it comes from each input.
 
     Raises:
-        ArgumentError: maps that are not of the same words, a vector of another length.
+        ArgumentError: maps that are not of the same tokens, a vector of another length.
 
     Source: Abnar and Zuidema 2020 (arXiv:2005.00928), section 3, with the mean over heads.
 
@@ -43,7 +48,7 @@ def rollout(maps: Sequence[AttentionMap], vector: Tensor, residual: float = 0.5)
             raise ArgumentError(
                 f"Map {layer} has {query_len} queries and {key_len} keys, and {flow.shape[-1]} "
                 "numbers flow back into it.\n"
-                "Pass the maps of successive layers over the same words, and one number a word."
+                "Pass the maps of successive layers over the same tokens, and one number per token."
             )
         column = flow.expand(batch, query_len)[:, None, :, None].expand(-1, n_head, -1, 1)
         flow = residual * flow + (1 - residual) * one.t_times(column).squeeze(-1).mean(dim=1)

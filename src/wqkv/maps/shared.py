@@ -1,9 +1,10 @@
-"""SharedMap: one map of which every rank has some heads or some rows, told alike on all ranks."""
+"""SharedMap: one map of which every rank has some heads or some rows; all ranks get one answer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -12,16 +13,17 @@ from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
 
 from wqkv.attend.bias import Bias
-from wqkv.attend.call import FULL, request
+from wqkv.attend.call import Call, request
 from wqkv.attend.geometry import check_held
 from wqkv.attend.masks.algebra import Mask
 from wqkv.attend.parallel import messages
 from wqkv.attend.parallel.agreement import agree, question, read, together
 from wqkv.attend.parallel.ranks import Ranks
+from wqkv.attend.rules import FULL
 from wqkv.doors import door
 from wqkv.errors import ArgumentError, KindError, describe
 from wqkv.maps import statistics
-from wqkv.maps.attention_map import LIMIT, AttentionMap, check_limit
+from wqkv.maps.attention_map import LIMIT, AttentionMap, check_limit, map_of
 from wqkv.maps.picks import Line, numbers
 from wqkv.maps.statistics import Top
 
@@ -53,13 +55,13 @@ class Part(NamedTuple):
 class SharedMap(AttentionMap):
     """One AttentionMap that ranks share: P = sum over ranks of what each has, 0 where it has none.
 
-    It is asked as any map is, and answers the same on every rank. Each computes for its own heads
-    or rows; what travels is the answer. All ranks must ask alike, in the same order: one that asks
-    alone waits for the others, and where the questions differ, all ranks raise.
+    It has the methods of any map, which return the same on every rank. Each rank computes for its
+    own heads or rows; only the answers travel. All ranks must call the same methods, in one order:
+    a rank that calls alone waits for the others, and where the calls differ, all ranks raise.
 
-    Four things are said of what a rank has: an X with heads (`times`) has this rank's key heads,
-    `proof` takes the values of all words and this rank's key heads, and this rank's own output, and
-    `top` tells its progress by the rows of one of this rank's parts.
+    Some arguments are about this rank's share alone. An X with heads (`times`) has this rank's key
+    heads. `proof` takes the values of all tokens for this rank's key heads, and the output of this
+    rank's heads and rows. `progress` of `top` counts the rows of one of this rank's parts.
 
     >>> from torch import distributed as dist
     >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
@@ -69,7 +71,7 @@ class SharedMap(AttentionMap):
     >>> dist.destroy_process_group()
     """
 
-    _repr_html_ = None  # type: ignore[assignment]  # a picture in one rank's notebook would wait
+    _repr_html_ = None  # type: ignore[assignment]  # drawn in one rank's notebook, it would wait for the others
 
     @door
     def __init__(
@@ -88,14 +90,14 @@ class SharedMap(AttentionMap):
         if not parts:
             raise ArgumentError("A SharedMap has no parts.\nPass what this rank has of the map.")
         own = parts[0].map._weights
-        self._like: dict[str, Any] = {"dtype": own.dtype, "device": own.device}
+        self._dtype, self._device = own.dtype, own.device
 
     @classmethod
     def heads(cls, m: AttentionMap, mesh: DeviceMesh | ProcessGroup | None = None) -> SharedMap:
-        """The map of the heads of all ranks, in their order, of the map of this rank's heads.
+        """Join the maps of each rank's heads to the map of all heads, in the order of the ranks.
 
-        For `shard_heads` it is `SharedMap.heads(layer.map(x), mesh)`, for a model whose heads torch
-        or transformers share (tensor parallelism) `SharedMap.heads(seen[layer], mesh)`.
+        With `shard_heads` it is `SharedMap.heads(layer.map(x), mesh)`; for a model whose heads
+        torch or transformers share (tensor parallelism), `SharedMap.heads(seen[layer], mesh)`.
 
         Args:
             mesh: as in `Ranks`; None is all ranks.
@@ -122,9 +124,13 @@ class SharedMap(AttentionMap):
         counts = messages.total(ranks.group, mine).tolist()
         head, n_head = sum(counts[: ranks.rank]), sum(counts)
         return cls(
-            ranks, [Part(m, head, 0)], (batch, n_head, query_len, key_len), m.mask,
-            placed=m._placed, limit=m.limit,
-        )  # fmt: skip
+            ranks,
+            [Part(m, head, 0)],
+            (batch, n_head, query_len, key_len),
+            m.mask,
+            placed=m._placed,
+            limit=m.limit,
+        )
 
     @classmethod
     def tokens(
@@ -140,55 +146,24 @@ class SharedMap(AttentionMap):
         sinks: Tensor | None = None,
         query_offset: int | Tensor | None = None,
     ) -> SharedMap:
-        """The map of a whole text, of which every rank has some words.
+        """The map of a whole text, of which every rank has some tokens.
 
-        A rank keeps its queries and gets all keys, once: key_len * d_k numbers a key head.
+        A rank keeps its queries and gets all keys, once: key_len * d_k numbers per key head.
 
         Args:
-            query, key: this rank's words of `attention(..., mesh=ranks)`; the rules are those of
-                the whole text.
+            query, key: this rank's tokens, as in `attention(..., mesh=ranks)`; mask, bias and the
+                rest are those of the whole text.
 
         Raises:
             ArgumentError, KindError: what `attention` would raise for them.
         """
         if not isinstance(ranks, Ranks):
             raise KindError(f"`ranks` is Ranks(mesh) or a kind of it, not {describe(ranks)}.")
-        with together(ranks.group):
-            call = _asked(
-                query,
-                key,
-                key,
-                mask=mask,
-                bias=bias,
-                scale=scale,
-                softcap=softcap,
-                sinks=sinks,
-                query_offset=query_offset,
-                ranks=ranks.size,
-            )
-            call = replace(call, query=call.query.detach(), key=call.key.detach())
-            asked = question(call, f"a map of tokens, {ranks.layout}")
-        agree(ranks.group, asked)
-        batch, n_head, query_len, key_len = call.sizes
-        query_len, key_len = query_len * ranks.size, key_len * ranks.size
-        spans, _ = ranks.spans(query_len), ranks.spans(key_len)
-        keys, parts, first = ranks.gather(call.key, 2), [], 0
-        for a, b in spans:
-            rows = slice(first, first + b - a)
-            first = rows.stop
-            own = AttentionMap(
-                call.query[:, :, rows],
-                keys,
-                mask=call.mask.part(0, key_len, a, query_len),
-                bias=None if call.bias is None else call.bias.part(0, a),
-                scale=call.scale,
-                softcap=call.softcap,
-                sinks=call.sinks,
-                query_offset=call.query_offset + a,
-            )
-            parts.append(Part(own, 0, a))
-        placed = query_offset is not None or query_len == key_len
-        return cls(ranks, parts, (batch, n_head, query_len, key_len), call.mask, placed=placed)
+        ask = partial(
+            _asked, query, key, key, mask=mask, bias=bias, scale=scale, softcap=softcap,
+            sinks=sinks, query_offset=query_offset, ranks=ranks.size,
+        )  # fmt: skip
+        return shared_map_of(ranks, ask)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -215,7 +190,7 @@ class SharedMap(AttentionMap):
 
     @door
     def t_times(self, Y: Tensor) -> Tensor:
-        check_held("Y", Y, self._like["device"])
+        check_held("Y", Y, self._device)
         Y = statistics.spread("Y", Y, "queries", self.shape[:3])
         shares = [part.map.t_times(Y[part.rows]) for part in self._parts]
         return self._by_head(shares, _question("t_times", Y))
@@ -228,7 +203,7 @@ class SharedMap(AttentionMap):
         ]
         return self._by_head(shares, _question("thumbnail", n))
 
-    # What every rank has, put in its place and added up
+    # Each rank puts its share in its place, and all are added up
 
     def _rows(self, of: Callable[..., Tensor], *args: Any) -> Tensor:
         shares = [part.map._rows(of, *args) for part in self._parts]
@@ -269,11 +244,11 @@ class SharedMap(AttentionMap):
         batch, n_head, _, key_len = self.shape
         slots = batch, n_head, self._ranks.size * len(self._parts), k
         found = Top(
-            torch.zeros(slots, **self._like),
-            *torch.zeros((2, *slots), dtype=torch.long, device=self._like["device"]),
+            self._zeros(slots),
+            *torch.zeros((2, *slots), dtype=torch.long, device=self._device),
         )
         for slot, part in enumerate(self._parts, self._ranks.rank * len(self._parts)):
-            found.weights[:, :, slot] = -torch.inf  # a link that is none
+            found.weights[:, :, slot] = -torch.inf  # where this part has fewer than k links
             here = part.rows_of(queries)
             if len(here):
                 best = part.map._top(k, queries[here] - part.row, progress)
@@ -290,9 +265,9 @@ class SharedMap(AttentionMap):
         batch, n_head, _, key_len = self._parts[0].map.shape
         n_kv_head = self._parts[0].map._weights.given.key.shape[1]
         statistics.fits(
-            (batch, n_head, sum(lengths), key_len), n_kv_head, value, output, self._like["device"]
+            (batch, n_head, sum(lengths), key_len), n_kv_head, value, output, self._device
         )
-        worst = torch.zeros(self._ranks.size, **self._like)
+        worst = self._zeros([self._ranks.size])
         for part, own in zip(self._parts, output.split(lengths, dim=2), strict=True):
             here = part.rows_of(queries)
             if len(here):
@@ -304,19 +279,50 @@ class SharedMap(AttentionMap):
     def _sum(
         self, shape: Sequence[int], shares: Iterable[tuple[Any, Tensor]], asked: str
     ) -> Tensor:
-        """A tensor of this shape, of which this rank has shares, each with its place."""
+        """Add up all ranks' shares of a tensor; this rank's come with their places in it."""
         self._agree(asked)
-        whole = torch.zeros(shape, **self._like)
+        whole = self._zeros(shape)
         for place, share in shares:
             whole[place] += share
         return messages.total(self._ranks.group, whole)
+
+    def _zeros(self, shape: Sequence[int]) -> Tensor:
+        return torch.zeros(shape, dtype=self._dtype, device=self._device)
 
     def _agree(self, asked: str) -> None:
         agree(self._ranks.group, {"asked": asked, "map": str(list(self.shape))})
 
 
+def shared_map_of(ranks: Ranks, ask: Callable[[], Call]) -> SharedMap:
+    """The map of the call that `ask` makes; its errors are raised on all ranks."""
+    with together(ranks.group):
+        call = ask()
+        call = replace(call, query=call.query.detach(), key=call.key.detach())
+        asked = question(call, f"a map of tokens, {ranks.layout}")
+    agree(ranks.group, asked)
+    batch, n_head, query_len, key_len = call.sizes
+    query_len, key_len = query_len * ranks.size, key_len * ranks.size
+    spans, _ = ranks.spans(query_len), ranks.spans(key_len)
+    keys, parts, first = ranks.gather(call.key, 2), [], 0
+    for a, b in spans:
+        rows = slice(first, first + b - a)
+        first = rows.stop
+        bias = call.rules.bias
+        rules = replace(
+            call.rules,
+            mask=call.rules.mask.part(0, key_len, a, query_len),
+            bias=None if bias is None else bias.part(0, a),
+            query_offset=call.query_offset + a,
+        )
+        own = Call(call.query[:, :, rows], keys, keys, rules)
+        parts.append(Part(map_of(own), 0, a))
+    placed = call.rules.query_offset is not None or query_len == key_len
+    shape = batch, n_head, query_len, key_len
+    return SharedMap(ranks, parts, shape, call.rules.mask, placed=placed)
+
+
 def _question(name: str, *given: object) -> str:
-    """What a map is asked, as every rank says it; of numbers that are a rank's own, how many."""
+    """A call of a method as text, which must be equal on all ranks; floats are a rank's own."""
     return f"{name}({', '.join(map(_shown, given))})"
 
 
@@ -327,6 +333,6 @@ def _shown(given: object) -> str:
 
 
 def _within(line: Tensor, part: slice) -> Tensor:
-    """Where in a line the positions are that lie in a part."""
+    """The indices of those positions in `line` that lie in `part`."""
     inside: Tensor = (line >= part.start) & (line < part.stop)
     return inside.nonzero().flatten()

@@ -1,4 +1,4 @@
-"""What is summed, searched or proved over the whole map: no N x N, memory in O(N).
+"""Statistics, search and proof over a whole map: no N x N, memory in O(N).
 
 Sums along a row, P X, are fused calls with the values replaced by X. Sums along a column, P^T Y,
 go through the map in blocks: one matrix product and one exp2, cheaper than a fused call, which
@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from wqkv.attend.engines.reference import repeat_heads
 from wqkv.attend.geometry import check_held
 from wqkv.attend.masks.kinds import Causal
 from wqkv.attend.partial import share
@@ -59,8 +61,9 @@ def received(P: Weights) -> Tensor:
 
 def entropy(P: Weights) -> Tensor:
     """-sum_j P_ij ln P_ij = lse_i m_i - sum_j P_ij score_ij, with m_i the row's sum."""
-    call = P.call
-    if call.bias is not None or call.softcap is not None:  # the scores are not linear in the keys
+    call, rules = P.call, P.given.rules
+    # With either of them the scores are not linear in the keys.
+    if rules.bias is not None or rules.softcap is not None:
         total = torch.zeros_like(P.lse)
         for block in P.blocks():
             total[block.rows] += torch.special.entr(P.block(block)).sum(dim=-1)
@@ -68,7 +71,8 @@ def entropy(P: Weights) -> Tensor:
     PK, mine = P.times(call.key)
     lse = P.lse
     mean_score = (call.query * PK).sum(dim=-1) * call.scale
-    mass = mine if call.sinks is None else mine - (call.sinks.view(1, -1, 1) - lse).exp()
+    sinks = rules.sinks
+    mass = mine if sinks is None else mine - (sinks.view(1, -1, 1) - lse).exp()
     return (lse * mass - mean_score).masked_fill(lse == -torch.inf, 0)
 
 
@@ -89,17 +93,18 @@ def mean_distance(P: Weights) -> Tensor:
     start = offset.to(P.device)[:, None, None] if isinstance(offset, Tensor) else offset
     i = numbers(range(query_len), P.device) + start
     sums, _ = P.times(X)
-    # the keys that do not stand after the query, in their share of the row
-    back, back_lse = P.attend(value=X, mask=call.mask & Causal(), sinks=None)
+    # of the keys that do not stand after the query, with their share of the row
+    rules = call.rules.without_sinks()
+    back, back_lse = P.attend(X, replace(rules, mask=rules.mask & Causal()))
     back = back * share(back_lse, P.lse)
     ahead = sums - back
     return (i * back[..., 0] - back[..., 1]) + (ahead[..., 1] - i * ahead[..., 0])
 
 
 def thumbnail(P: Weights, n: int, row: int, query_len: int) -> Tensor:
-    """The means of n x n blocks: P X with a column a block of keys, then means of rows.
+    """The means of n x n blocks: P X with one column per block of keys, then means of rows.
 
-    These rows' part of it, where they are those from `row` on of `query_len`.
+    P has the rows from `row` on of `query_len`; the other rows count as 0 in the means.
     """
     if n < 1:
         raise ArgumentError(f"`n` is {n}, the blocks of a side.\nPass 1 or more.")
@@ -115,7 +120,7 @@ def thumbnail(P: Weights, n: int, row: int, query_len: int) -> Tensor:
 
 
 def top(P: Weights, k: int, queries: Tensor, progress: Callable[[int, int], None]) -> Top:
-    """The k strongest links of every head among some rows, looked through in blocks."""
+    """Search the k strongest links of every head among some rows, block by block."""
     wanted(k, queries)
     key_len, done = P.sizes[3], 0
     best: Top | None = None
@@ -149,7 +154,7 @@ def strongest(found: Top, k: int) -> Top:
 def proof(P: Weights, value: Tensor, output: Tensor, queries: Tensor) -> float:
     """The largest difference between P V and an output, among some rows."""
     fits(P.sizes, P.given.key.shape[1], value, output, P.device)
-    v = value.detach().to(P.dtype).repeat_interleave(P.given.group, dim=1)
+    v = repeat_heads(value.detach().to(P.dtype), P.given.group)
     worst = 0.0
     for here, tile in P.rows(some(queries)):
         ours = tile @ v
@@ -187,7 +192,7 @@ def fits(
 
 
 def some(queries: Tensor) -> Tensor:
-    """The rows, of which there is at least one."""
+    """Return the rows; raise if there are none."""
     if not len(queries):
         raise ArgumentError("There are no rows to look through.\nPass at least one.")
     return queries

@@ -1,7 +1,7 @@
-"""The weights of one call wherever they are asked for: exp(score - lse), in float32 or float64.
+"""The weights of one call at any places: exp(score - lse), in float32 or float64.
 
-A tile is one matrix product, which starts from what is added to the scores (-lse, a bias, -inf
-where the mask hides), and an exp in place.
+A tile is one matrix product and an exp in place. The product is added to a matrix that already
+holds what is added to the scores: -lse, a bias, -inf where the mask hides.
 """
 
 from __future__ import annotations
@@ -20,26 +20,27 @@ from wqkv.attend import engines
 from wqkv.attend.call import Call, unrounded
 from wqkv.attend.engines import reference
 from wqkv.attend.engines.by_reference import extreme_rows
-from wqkv.attend.engines.plan import ROWS, plan
+from wqkv.attend.engines.plan import ROWS, visible_pieces
 from wqkv.attend.geometry import At, Rect, places
 from wqkv.attend.masks.algebra import Full
 from wqkv.attend.partial import Partial, logaddexp, share
+from wqkv.attend.rules import Rules
 from wqkv.errors import ArgumentError, message
 from wqkv.maps.picks import Line, cut, numbers, take
 from wqkv.upstream.of_torch import version
 
-#: Rows are looked through in blocks of about this many weights.
+#: Some rows are computed in blocks of about this many weights.
 BLOCK = 2**22
-#: The whole map is gone through in blocks of about this many, which stay in a processor's cache.
+#: The whole map is computed in blocks of about this many, which stay in a processor's cache.
 CACHED = 2**20
-#: e^x = 2^(LOG2E x): torch's exp2 is three times as fast as its exp on a CPU, and -inf costs it
-#: nothing more (2,097,152 float32, AVX-512, one thread: 0.6 ms for 1.8; of -inf 0.7 for 3.8).
-#: Multiplied after the subtraction, when the number is small: before it, rounding would show.
+#: e^x = 2^(LOG2E x), because torch's exp2 is three times as fast as its exp on a CPU, for -inf too
+#: (2,097,152 float32, AVX-512, one thread: 0.6 ms against 1.8; of -inf 0.7 against 3.8).
+#: LOG2E is multiplied after lse is subtracted, because before it the numbers are large and round.
 LOG2E = math.log2(math.e)
 
 
 class Block(NamedTuple):
-    """A part of the map: some samples, all heads, neighbouring queries and keys."""
+    """A part of the map: some samples, all heads, neighboring queries and keys."""
 
     b: range
     i: range
@@ -63,17 +64,17 @@ class Weights:
         self.given = given
         self.dtype = reference.exact(given.query)
         self.known = None if lse is None else lse.detach().to(self.dtype)
-        rules = given.mask.tensors() + (given.bias.tensors() if given.bias else ())
-        others = (given.query, given.key, given.sinks, given.query_offset, lse)
-        tensors = (*rules, *(x for x in others if isinstance(x, Tensor)))
-        self.made_of = [(x, version(x)) for x in tensors]
+        tensors = [given.query, given.key, *given.rules.tensors()]
+        self.made_of = [(x, version(x)) for x in (tensors if lse is None else [*tensors, lse])]
+
+    # dict[str, Any] is what copy and pickle ask for.
 
     def __getstate__(self) -> dict[str, Any]:
         self.check()
         return self.__dict__
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """In a copy the counting begins anew."""
+        """Take the tensors of a copy as they are now: their versions count from 0 again."""
         self.__dict__.update(state)
         self.made_of = [(x, version(x)) for x, _ in self.made_of]
 
@@ -100,7 +101,7 @@ class Weights:
 
     @property
     def call(self) -> Call:
-        """The call in float32 or float64: half precision could hold neither lse nor an entropy."""
+        """The call in float32 or float64, because half precision holds no lse; values are keys."""
         q, k = (x.to(self.dtype) for x in (self.given.query, self.given.key))
         return replace(self.given, query=q, key=k, value=k)
 
@@ -108,21 +109,22 @@ class Weights:
     def lse(self) -> Tensor:
         """The logsumexp of every row of scores (and its sink): (batch, n_head, query_len)."""
         if self.known is None:
-            self.known = self.attend().lse
+            call = self.call
+            self.known = self.attend(call.key, call.rules).lse
         return self.known
 
-    def attend(self, **changes: Any) -> Partial:
-        """The call with some of its parts changed, by fused kernels; the values are the keys."""
-        call = replace(self.call, **changes)
+    def attend(self, value: Tensor, rules: Rules) -> Partial:
+        """Attention with these values and rules, by fused kernels."""
+        call = replace(self.call, value=value, rules=rules)
         part: Partial = engines.choose(call, "auto").run(call)
         return part
 
     def times(self, X: Tensor) -> tuple[Tensor, Tensor]:
-        """P X, and the share of every row that these keys and the sink have.
+        """P X, and the share of each row, (batch, n_head, query_len), of these keys and the sink.
 
-        It is 1 unless the lse that is known counts more keys than there are here.
+        The share is 1, unless the map was given an lse that counts more keys than it has.
         """
-        part = self.attend(value=X)
+        part = self.attend(X, self.given.rules)
         if self.known is None:
             self.known = part.lse
         mine = share(part.lse, self.known)
@@ -131,7 +133,7 @@ class Weights:
     def tile(self, b: Line, h: Line, i: Line, j: Line) -> Tensor:
         """The weights at every combination of batch, head, query and key."""
         lse = self._lse_of(b, h, i)
-        P = self._less(lse, b, h, i, j).mul_(LOG2E).exp2_()
+        P = self._scores_less(lse, b, h, i, j).mul_(LOG2E).exp2_()
         extreme = extreme_rows(self.given, lse)
         return P if extreme is None else P.div_(self._sums(extreme, lse, b, h, i).unsqueeze(-1))
 
@@ -139,11 +141,11 @@ class Weights:
         """sum_j exp(score - lse) of the extreme rows, whose lse is too large to hold it; else 1."""
         sums = torch.zeros_like(lse)
         for j in _parts(range(self.sizes[3]), max(1, BLOCK // max(1, lse.numel()))):
-            sums += self._less(lse, b, h, i, j).exp_().sum(dim=-1)
+            sums += self._scores_less(lse, b, h, i, j).exp_().sum(dim=-1)
         return sums.masked_fill_(~extreme, 1)
 
     def rows(self, queries: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Some rows of every head, whole, in parts: (which rows, their weights)."""
+        """Compute whole rows of every head, in parts: (which rows, their weights)."""
         batch, n_head, _, key_len = self.sizes
         for here in queries.split(max(1, BLOCK // max(1, batch * n_head * key_len))):
             yield here, self.tile(range(batch), range(n_head), here, range(key_len))
@@ -160,10 +162,11 @@ class Weights:
             i, j = queries[part], keys[part]
             q = take(call.query, *everything, i).to(self.dtype)
             k = take(call.key, range(batch), range(call.key.shape[1]), j).to(self.dtype)
-            product = (q * k.repeat_interleave(call.group, dim=1)).sum(dim=-1) * call.scale
-            at = self._places(*everything, i, j)  # and the queries along the keys:
+            product = (q * reference.repeat_heads(k, call.group)).sum(dim=-1) * call.scale
+            at = self._places(*everything, i, j)
+            # Query n stands beside key n on the last axis, so that places are pairs, no rectangle.
             at = at._replace(row=at.row.mT, query_pos=at.query_pos.mT)
-            score = reference.rules(call, product.unsqueeze(2), at).squeeze(2)
+            score = reference.apply_rules(call, product.unsqueeze(2), at).squeeze(2)
             known = take(lse, *everything, i)
             P = (score - known.masked_fill(known == -torch.inf, 0)).exp()
             extreme = extreme_rows(call, known)
@@ -173,9 +176,9 @@ class Weights:
         return result
 
     def blocks(self) -> Iterator[Block]:
-        """All of the map that holds anything, in parts."""
+        """The parts of the map that hold visible pairs."""
         batch, n_head, _, _ = self.sizes
-        for piece in plan(self.given, wide=None):
+        for piece in visible_pieces(self.given, wide=None):
             sample, q0, q1, k0, k1 = piece.rect
             b = range(batch) if sample is None else range(sample, sample + 1)
             for i in _parts(range(q0, q1), 4 * ROWS):
@@ -187,35 +190,38 @@ class Weights:
         """The weights of a part: (batch, n_head, query, key)."""
         return self.tile(block.b, range(self.sizes[1]), block.i, block.j)
 
-    def _less(self, lse: Tensor, b: Line, h: Line, i: Line, j: Line) -> Tensor:
-        """score - lse, -inf where hidden."""
+    def _scores_less(self, lse: Tensor, b: Line, h: Line, i: Line, j: Line) -> Tensor:
+        """score - lse at every combination of batch, head, query and key; -inf where hidden."""
         call = self.given
         shared = _key_heads(h, call.group)
         q = take(call.query, b, h, i).to(self.dtype)
         k = take(call.key, b, shared, j).to(self.dtype)
 
-        def folded(x: Tensor) -> Tensor:  # heads that share keys stand as so many queries
+        def folded(x: Tensor) -> Tensor:  # heads that share a key head, as more queries of it
             rows = len(h) // max(1, len(shared)) * len(i)
             return x.reshape(len(b) * len(shared), rows, x.shape[3])
 
         start = -lse.masked_fill(lse == -torch.inf, 0).unsqueeze(-1)
         visible = self._visible(b, h, i, j)
-        if visible is not None and len(i) >= k.shape[3]:  # the copy of k is less than the tile
+        # Many queries: clear unseen keys and hide by the matrix that the product is added to.
+        # Few: a copy of k would be larger than the tile, which is filled with -inf afterwards.
+        if visible is not None and len(i) >= k.shape[3]:
             k = reference.cleared(k, visible)
             start = start + torch.where(visible, 0.0, -torch.inf)
             visible = None
         q, k = folded(q), k.flatten(0, 1)
-        if call.softcap is not None or call.bias is not None:
+        rules = call.rules
+        if rules.softcap is not None or rules.bias is not None:
             bias = start.new_zeros((1, 1, 1, 1))
-            if call.bias is not None:
-                bias = call.bias.tile(self._places(b, h, i, j), self.dtype)
+            if rules.bias is not None:
+                bias = rules.bias.tile(self._places(b, h, i, j), self.dtype)
             bias = bias.expand(len(b), len(h), len(i), len(j))
-            if call.softcap is None:
+            if rules.softcap is None:
                 tile = folded(bias).baddbmm(q, k.mT, alpha=call.scale)
             else:
                 product = torch.bmm(q, k.mT).mul_(call.scale)
                 tile = reference.capped(call, product).add_(folded(bias))
-            # lse after the bias: only so is the score rounded as it was
+            # The bias first, then -lse: in this order the score is rounded as it was for lse.
             tile = tile.view_as(bias).add_(start)
         elif start.shape[3] == len(j):
             tile = folded(start).baddbmm_(q, k.mT, alpha=call.scale)
@@ -226,7 +232,7 @@ class Weights:
 
     def _visible(self, b: Line, h: Line, i: Line, j: Line) -> Tensor | None:
         """Who sees whom; None where every query sees every key."""
-        mask, offset = self.given.mask, self.given.query_offset
+        mask, offset = self.given.rules.mask, self.given.query_offset
         if isinstance(mask, Full):
             return None
         if isinstance(i, range) and isinstance(j, range) and isinstance(offset, int):
@@ -237,17 +243,17 @@ class Weights:
         return mask.visible(self._places(b, h, i, j))
 
     def _lse_of(self, b: Line, h: Line, i: Line) -> Tensor:
-        """The lse of some rows; of a few rows of a long map computed for them alone."""
+        """The lse of some rows. Of few rows of a long map it is computed for these alone."""
         call, (_, _, query_len, key_len) = self.given, self.sizes
         few = 8 * len(i) <= query_len and query_len * key_len > BLOCK
         if self.known is not None or not few:
             return take(self.lse, b, h, i)
         zero = call.query.new_zeros((len(b), len(h), len(i)), dtype=self.dtype)
         lse = zero - torch.inf
-        if call.sinks is not None:
-            lse = zero + take(call.sinks.to(zero), h).view(1, -1, 1)
+        if call.rules.sinks is not None:
+            lse = zero + take(call.rules.sinks.to(zero), h).view(1, -1, 1)
         for j in _parts(range(key_len), max(1, BLOCK // max(1, lse.numel()))):
-            lse = logaddexp(lse, self._less(zero, b, h, i, j).logsumexp(dim=-1))
+            lse = logaddexp(lse, self._scores_less(zero, b, h, i, j).logsumexp(dim=-1))
         return lse
 
     def _places(self, b: Line, h: Line, i: Line, j: Line) -> At:
@@ -263,13 +269,17 @@ class Weights:
 
 @contextmanager
 def aside(device: torch.device) -> Iterator[None]:
-    """Beside what else is computed: no gradients, no inference mode, no autocast, which rounds."""
+    """Context to compute statistics in: no gradients, no inference mode, no autocast.
+
+    The caller may be a model at work. Tensors made in inference mode could not be kept, and
+    autocast would round.
+    """
     with torch.inference_mode(False), torch.no_grad(), unrounded(device):
         yield
 
 
 def _key_heads(h: Line, group: int) -> Line:
-    """The key heads that some heads read; each once where whole groups ask, in order."""
+    """The key heads that some heads read: each once if `h` is whole groups, else one per head."""
     if isinstance(h, range) and (len(h) == 1 or h.start % group == len(h) % group == 0):
         return range(h.start // group, -(-h.stop // group))
     return numbers(h) // group

@@ -100,7 +100,8 @@ def _prove_rows(
     heads = torch.arange(n_head, device=device).view(1, -1, 1, 1)
     here = At(samples, heads, some, some, keys)  # as this call counts, for its bias
     shown = At(samples, heads, some + row, some + position, keys + first_key)
-    part = replace(call, query=call.query[:, :, rows], mask=_Entries(mask.visible(shown)))
+    fixed = replace(call.rules, mask=_Entries(mask.visible(shown)))
+    part = replace(call, query=call.query[:, :, rows], rules=fixed)
     steps = reference.steps(replace(part, value=part.key[..., :0]), here)
     P, score = steps.weights, steps.scores
     v = value.detach().to(P.dtype).repeat_interleave(n_head // value.shape[1], dim=1)

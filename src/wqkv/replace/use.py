@@ -6,16 +6,18 @@ Importing this module registers the name "wqkv" with transformers, for attention
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 
-from wqkv.attend.call import Call, request
+from wqkv.attend.call import call_of
 from wqkv.attend.engines import reference
-from wqkv.attend.functional import attention
+from wqkv.attend.functional import attend
 from wqkv.attend.masks.kinds import Causal, Dense, Full, Mask, Segments
+from wqkv.attend.rules import Rules, as_bias
 from wqkv.errors import EngineError, KindError, describe, message
 from wqkv.record.arguments import unknown
 from wqkv.record.modules import attention_like
@@ -163,17 +165,11 @@ def run(
     sinks = s_aux if sinks is None else sinks
     # Sinks that differ between queries, (batch, n_head, query_len, 1), are merged afterwards.
     by_query, sinks = (sinks, None) if sinks is not None and sinks.ndim == 4 else (None, sinks)
-    part = attention(
-        query, key, value, mask=mask, bias=bias, scale=scaling, softcap=softcap, sinks=sinks,
-        query_offset=offset, dropout_p=dropout, return_lse=True,
-    )  # fmt: skip
+    rules = Rules(mask, as_bias(bias), scaling, softcap, sinks, dropout, offset)
+    part = attend(query, key, value, rules)
     out, weights = part.out, None
     if _asks_for_weights(module, others.get("output_attentions")):
-        call = request(
-            query, key, key, mask=mask, bias=bias, scale=scaling, softcap=softcap, sinks=sinks,
-            query_offset=offset,
-        )  # fmt: skip
-        weights = _weights(module, call).to(query.dtype)
+        weights = _weights(module, query, key, rules)
     if by_query is not None:
         share = torch.sigmoid(part.lse.unsqueeze(-1) - by_query).to(out.dtype)
         out, weights = out * share, None if weights is None else weights * share
@@ -193,14 +189,15 @@ def _asks_for_weights(module: nn.Module, output_attentions: object) -> bool:
     return any("attentions" in name for name in upstream.active_collector.get() or ())
 
 
-def _weights(module: nn.Module, call: Call) -> Tensor:
-    """The N x N weights of a call, with gradients."""
+def _weights(module: nn.Module, query: Tensor, key: Tensor, rules: Rules) -> Tensor:
+    """The N x N weights of a call, in the dtype of the model, with gradients."""
+    call = call_of(query, key, key, replace(rules, dropout_p=0.0))
     if reasons := reference.reasons_against(call):
         raise EngineError(
             f"`output_attentions` asks {type(module).__name__} for all weights: {reasons[0]} GiB.\n"
             "Look at them with wqkv.watch(model), which never builds the matrix."
         )
-    return reference.steps(call, call.places()).weights
+    return reference.steps(call, call.places()).weights.to(query.dtype)
 
 
 def _refuse_unknown(module: nn.Module, others: Mapping[str, object]) -> None:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from wqkv.attend import engines
 from wqkv.attend.bias import Bias
-from wqkv.attend.call import Call, request
+from wqkv.attend.call import Call, call_of
 from wqkv.attend.engines import reference
 from wqkv.attend.geometry import At
 from wqkv.attend.partial import share
+from wqkv.attend.rules import Rules
 from wqkv.errors import ArgumentError
 from wqkv.layer.attention import MultiheadAttention
 from wqkv.layer.convert.huggingface import check_plain
-from wqkv.maps.attention_map import AttentionMap
+from wqkv.maps.attention_map import AttentionMap, map_of
 from wqkv.study.sweep import Sweep
 
 #: Rows are gone through in blocks of about this many weights.
@@ -58,15 +58,14 @@ class OpenLayer:
     @cached_property
     def whole(self) -> AttentionMap:
         """The map of all heads."""
-        return AttentionMap(self.q, self.k, query_offset=0, **self._rules(slice(None)))
+        return map_of(self.call)
 
     def map(self, head: int) -> AttentionMap:
         """The map of one head, [1, 1, n, m]: its statistics cost one head."""
         if head not in self._maps:
             one, of_keys = self._at(head)
-            self._maps[head] = AttentionMap(
-                self.q[:, one], self.k[:, of_keys], query_offset=0, **self._rules(one)
-            )
+            q, k = self.q[:, one], self.k[:, of_keys]
+            self._maps[head] = map_of(call_of(q, k, k, self._rules(one)))
         return self._maps[head]
 
     def sink(self) -> Tensor:
@@ -80,7 +79,7 @@ class OpenLayer:
     @cached_property
     def call(self) -> Call:
         """What is asked of all heads."""
-        return request(self.q, self.k, self.v, query_offset=0, **self._rules(slice(None)))
+        return call_of(self.q, self.k, self.v, self._rules(slice(None)))
 
     def engine(self) -> str:
         """The engine that our layer runs this text on."""
@@ -91,7 +90,7 @@ class OpenLayer:
         """One row of one head as the specification has it: its call, its places, its steps."""
         one, of_keys = self._at(head)
         q, k, v = self.q[:, one, i : i + 1], self.k[:, of_keys], self.v[:, of_keys]
-        call = request(q, k, v, query_offset=i, **self._rules(one))
+        call = call_of(q, k, v, self._rules(one, i))
         at = call.places()
         return call, at, reference.steps(call, at)
 
@@ -128,7 +127,7 @@ class OpenLayer:
         product = (self.q[0, :, rows] * self.k[0, kv[:, None], key]).sum(dim=-1) * self.call.scale
         some, head = rows.view(1, 1, -1, 1), torch.arange(len(key), device="cpu").view(1, -1, 1, 1)
         at = At(torch.zeros_like(head[:, :1]), head, some, some, key[None, ..., None])
-        score = reference.rules(self.call, product[None, ..., None], at)[..., 0]
+        score = reference.apply_rules(self.call, product[None, ..., None], at)[..., 0]
         return (score - top.log()).masked_fill(top == 0, 0)  # a row that sees nothing
 
     # One head's way out
@@ -165,14 +164,15 @@ class OpenLayer:
         kv = head // (self.q.shape[1] // self.k.shape[1])
         return slice(head, head + 1), slice(kv, kv + 1)
 
-    def _rules(self, heads: slice) -> dict[str, Any]:
-        """What `attention` is asked for besides q, k and v."""
+    def _rules(self, heads: slice, query_offset: int = 0) -> Rules:
+        """The rules of some heads, where the first query stands at `query_offset`."""
         layer, all = self.layer, heads == slice(None)
         bias = layer.position if isinstance(layer.position, Bias) else None
-        return {
-            "mask": layer.mask,
-            "bias": bias if bias is None or all else bias.heads(heads.start, heads.stop),
-            "scale": layer.scale,
-            "softcap": layer.softcap,
-            "sinks": None if layer.sinks is None else layer.sinks.detach()[heads],
-        }
+        return Rules(
+            layer.mask,
+            bias if bias is None or all else bias.heads(heads.start, heads.stop),
+            layer.scale,
+            layer.softcap,
+            None if layer.sinks is None else layer.sinks.detach()[heads],
+            query_offset=query_offset,
+        )

@@ -157,18 +157,18 @@ class View:
         dot = products.sum()
         capped = reference.capped(call, dot * call.scale)
         here = at._replace(key_pos=torch.tensor(j, device="cpu").view(1, 1, 1, 1))
-        bias = None if call.bias is None else float(call.bias.tile(here, dot.dtype))
-        hidden = not bool(call.mask.visible(here).all())
+        bias = None if call.rules.bias is None else float(call.rules.bias.tile(here, dot.dtype))
+        hidden = not bool(call.rules.mask.visible(here).all())
         return Cell(
             terms=tuple(map(Term, q.tolist(), k.tolist(), products.tolist())),
             dot=float(dot),
             scale=call.scale,
             scaled=float(dot) * call.scale,
-            softcap=call.softcap,
-            capped=None if call.softcap is None else float(capped),
+            softcap=call.rules.softcap,
+            capped=None if call.rules.softcap is None else float(capped),
             bias=bias,
             score=-math.inf if hidden else float(capped) + (bias or 0.0),
-            sink=None if call.sinks is None else float(call.sinks),
+            sink=None if call.rules.sinks is None else float(call.rules.sinks),
             lse=float(steps.lse),
             weight=float(steps.weights[0, 0, 0, j]),
             hidden=hidden,
@@ -184,7 +184,7 @@ class View:
         return Row(
             weights=weights,
             effects=weights * opened.pushed(head, i),
-            sink=None if call.sinks is None else float((call.sinks[0] - lse).exp()),
+            sink=None if call.rules.sinks is None else float((call.rules.sinks[0] - lse).exp()),
             lse=float(lse),
             output=float(output.norm()),
             residual=self._prove(layer, torch.tensor([i], device="cpu")) if kept else None,

@@ -172,18 +172,18 @@ def test_places():
 def test_wants_grad():
     learned = torch.zeros(8, H, requires_grad=True)
     call = ask(bias=T5Bias(learned, bidirectional=True), query_offset=0)
-    assert (call.wants_grad(), call.wants_grad(rules=True)) == (False, True)
+    assert (call.wants_grad(), call.wants_bias_grad()) == (False, True)
     call = ask(value=torch.zeros(B, HK, K, DV, requires_grad=True))
-    assert (call.wants_grad(), call.wants_grad(rules=True)) == (True, False)
+    assert (call.wants_grad(), call.wants_bias_grad()) == (True, False)
     with torch.no_grad():
         assert not call.wants_grad()
 
 
 def test_a_matrix_becomes_four_axes():
     call = ask(bias=torch.zeros(Q, K), mask=torch.ones(Q, K).bool())
-    assert isinstance(call.bias, StoredBias)
-    assert call.bias.values.shape == (1, 1, Q, K)
-    assert call.mask.tensors()[0].shape == (1, 1, Q, K)
+    assert isinstance(call.rules.bias, StoredBias)
+    assert call.rules.bias.values.shape == (1, 1, Q, K)
+    assert call.rules.mask.tensors()[0].shape == (1, 1, Q, K)
 
 
 def test_the_public_door_checks():

@@ -8,7 +8,9 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call, grad, hessian, jacrev, jvp, stack_module_state, vjp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 from wqkv import ALiBi, Causal, Lengths, MultiheadAttention, RoPE, Segments, T5Bias, attention
 from wqkv.errors import EngineError
@@ -265,3 +267,57 @@ def test_shapes_alone(make):
         out.sum().backward()
         assert out.shape == x.grad.shape == (2, 3, 70, 8)
         assert MultiheadAttention(16, 4, position=RoPE())(torch.empty(1, 3, 16)).shape == (1, 3, 16)
+
+
+class Recorder(TorchDispatchMode):
+    """The names of all operators that are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.add(str(function))
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("rules", [{}, {"mask": Causal()}, {"softcap": 3.0}])
+def test_an_eager_call_enters_no_operator_of_ours(rules):
+    """Not even where a mode looks on; only where a graph is made."""
+    x = torch.randn(1, 2, 300, 8, requires_grad=True)
+    with Recorder() as seen:
+        attention(x, x, x, **rules).sum().backward()
+    assert seen.names and not any("wqkv" in name for name in seen.names)
+    with Recorder() as seen, FakeTensorMode():
+        x = torch.randn(1, 2, 300, 8, requires_grad=True)
+        attention(x, x, x, **rules).sum().backward()
+    ours = {"wqkv.attend.default", "wqkv.attend_backward.default"}
+    assert {name for name in seen.names if "wqkv" in name} == ours
+
+
+@pytest.mark.parametrize("n", [8, 300])
+@pytest.mark.parametrize(
+    ("rules", "products"),
+    # of 2 n n d per head: q k^T and P v forward; what is computed again and four more backward
+    [({"softcap": 3.0}, (2, 8)), ({"dropout_p": 0.1}, (2, 7)), ({"engine": "reference"}, (2, 6))],
+)
+def test_floating_point_operations_are_counted(rules, products, n):
+    batch, n_head, d = 2, 4, 16
+    q, k, v = (torch.randn(batch, h, n, d, requires_grad=True) for h in (n_head, 2, 2))
+    one = 2 * batch * n_head * n * n * d
+    with FlopCounterMode(display=False) as forward:
+        out = attention(q, k, v, **rules)
+    with FlopCounterMode(display=False) as backward:
+        out.sum().backward()
+    counted = forward.get_total_flops(), forward.get_total_flops() + backward.get_total_flops()
+    assert counted == tuple(count * one for count in products)
+
+
+def test_the_kernel_counts_as_torchs_own():
+    """torch has no formula for its CPU kernel, neither in its own attention nor here."""
+    x = torch.randn(2, 4, 300, 16)
+    with FlopCounterMode(display=False) as ours:
+        attention(x, x, x)
+    with FlopCounterMode(display=False) as theirs:
+        torch.nn.functional.scaled_dot_product_attention(x, x, x)
+    assert ours.get_total_flops() == theirs.get_total_flops()

@@ -112,7 +112,7 @@ def test_parts_of_nothing():
         (
             NOTHING._replace(lse=NOTHING.lse[:1]),
             ArgumentError,
-            r"lse: +f64\[1, 3, 5\].*one lse a row",
+            r"lse: +f64\[1, 3, 5\].*one lse per row",
         ),
         (NOTHING._replace(out=NOTHING.out.float()), KindError, r"differ in dtype.*out: +f32"),
         (NOTHING._replace(lse=3), KindError, "`lse` is a tensor, not int 3"),

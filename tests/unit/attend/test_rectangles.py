@@ -6,8 +6,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from wqkv import Causal, Full, Lengths, Window, attention
 from wqkv.attend.call import request
-from wqkv.attend.engines import rectangles
-from wqkv.attend.engines.plan import memory, plan, whole
+from wqkv.attend.engines import rectangles, tiles
+from wqkv.attend.engines.plan import make_plan, visible_pieces
 from wqkv.attend.engines.tiles import Tile, Tiles
 from wqkv.errors import EngineError
 
@@ -84,13 +84,14 @@ def test_a_planted_wrong_lse_spoils_the_gradient():
     """The backward pass rests on the merged lse: with that of one rectangle it is wrong."""
     q, k, v = (torch.randn(1, 1, 301, 8, dtype=torch.float64) for _ in range(3))
     call = request(q, k, v, mask=Causal())
-    pieces = plan(call)
-    out, lse = rectangles.forward(call, pieces, by_kernel=True)
-    good = rectangles.backward(call, pieces, out, lse, out, None, by_kernel=True)
-    bad = rectangles.backward(call, pieces, out, lse + 0.1, out, None, by_kernel=True)
-    one = rectangles.forward(call, whole(call), by_kernel=True)
+    plan, whole = make_plan(call, "kernel calls"), make_plan(call, "one kernel call")
+    assert len(plan.pieces) > 1 and whole.kernel == "causal kernel"
+    out, lse = rectangles.forward(call, plan)
+    good = rectangles.backward(call, plan, out, lse, out, None)
+    bad = rectangles.backward(call, plan, out, lse + 0.1, out, None)
+    one = rectangles.forward(call, whole)
     agree((out, lse), one)
-    agree(good, rectangles.backward(call, whole(call), *one, out, None, by_kernel=True))
+    agree(good, rectangles.backward(call, whole, *one, out, None))
     assert (good[0] - bad[0]).abs().max() > 1e-3
 
 
@@ -110,9 +111,9 @@ def test_a_tile_of_fake_numbers_is_not_kept(monkeypatch):
     """A dry run's tile would be found by every later call of the same shape."""
     mask, q = Window(5, 0), torch.randn(1, 2, 7, 8)
     call = request(q, q, q, mask=mask)
-    (piece,) = plan(call)
+    (piece,) = visible_pieces(call)
     tile = Tiles(call).get(piece).added
-    memory(mask).clear()
+    tiles._by_shift.clear()
     with FakeTensorMode():
         dry = torch.zeros(tile.shape)
     with monkeypatch.context() as patch:

@@ -83,8 +83,8 @@ def logits(model, **inputs) -> Tensor:
 
 def test_use_switches_and_sdpa_switches_back(monkeypatch):
     model, inputs, calls = tiny("llama"), batch(), []
-    attention = module.attention
-    monkeypatch.setattr(module, "attention", lambda *a, **k: calls.append(k) or attention(*a, **k))
+    attend = module.attend
+    monkeypatch.setattr(module, "attend", lambda *a, **k: calls.append(k) or attend(*a, **k))
     model.set_attn_implementation("sdpa")
     before = logits(model, **inputs)
     assert use(model) is model

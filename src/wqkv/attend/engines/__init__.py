@@ -1,7 +1,8 @@
 """The engines, in order of preference; `choose` picks, `explain` tells why.
 
-An engine is a module with two functions: `reasons_against(call) -> list[str]`, pure and never
-waiting for a device, and `run(call) -> Partial`. Adding one is one file and one word here.
+An engine is a module with three functions: `reasons_against(call) -> list[str]`, pure and never
+waiting for a device, `run(call) -> Partial`, and `plan(call) -> Plan`, which says what `run`
+computes. Adding one is one file and one word here.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from types import ModuleType
 
 from wqkv.attend.call import Call
 from wqkv.attend.engines import flex, fused, reference, tiled
+from wqkv.attend.engines.plan import Plan
+from wqkv.attend.values import is_traced, transformed
 from wqkv.errors import ArgumentError, EngineError, KindError, describe
 
 #: "auto" takes the first which can run the call.
@@ -23,7 +26,12 @@ def name(engine: ModuleType) -> str:
 
 
 def choose(call: Call, engine: str) -> ModuleType:
-    """The engine for this call: the first able one for "auto", else the named one."""
+    """The engine for a call: of "auto" the first in PREFERENCE that can run it, else the named one.
+
+    Raises:
+        EngineError: the named engine cannot run the call, with every engine's reasons.
+        ArgumentError, KindError: there is no engine of this name.
+    """
     if not isinstance(engine, str):
         raise KindError(f"`engine` is a string, not {describe(engine)}.")
     known = {name(module): module for module in (*PREFERENCE, *BY_NAME)}
@@ -43,8 +51,16 @@ def choose(call: Call, engine: str) -> ModuleType:
     return known[engine]
 
 
+def planned(call: Call, engine: ModuleType) -> str:
+    """The plan of an engine for a call, in words."""
+    if is_traced(call.query) or transformed():
+        return "planned when the numbers are there"
+    plan: Plan = engine.plan(call)
+    return plan.describe(call)
+
+
 def report(call: Call) -> str:
-    """Every engine with every reason against it."""
+    """Every engine with every reason against it, one a line."""
     lines = []
     for module in (*PREFERENCE, *BY_NAME):
         reasons = module.reasons_against(call)

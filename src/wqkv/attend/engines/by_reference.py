@@ -1,7 +1,7 @@
-"""Rectangles by the reference: what the kernels cannot (softcap, dropout, a learned bias).
+"""Rectangles by the reference, where no kernel can: softcap, dropout, a learned bias.
 
-It holds the scores of one rectangle at a time. Its backward pass is written out, because autograd
-does not record inside an operator; it computes the scores again and draws dropout again.
+The scores of one rectangle are held at a time. The backward pass is written out, because autograd
+does not record inside an operator. It computes the scores again, and draws the same dropout again.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from wqkv.attend.engines import reference
 from wqkv.attend.engines.plan import Piece
 from wqkv.attend.geometry import Rect, slices
 
-#: The most scores that are held at once where whole rows are computed.
-HELD = 2**22
+#: Extreme rows are computed whole, in blocks of at most this many scores.
+SCORES = 2**22
 
 
 def forward(call: Call, piece: Piece, number: int) -> tuple[Tensor, Tensor]:
-    """out and lse of the rectangle that has this number among those of the call."""
+    """out and lse of one rectangle. Its number in the plan tells its dropout from the others'."""
     cut = _cut(call, piece)
     steps = reference.steps(cut, call.places(piece.rect), _dropout(cut, number))
     return steps.out, steps.lse
@@ -39,6 +39,7 @@ def backward(
     """dq, dk, dv and the gradient of the bias, in the dtype of the scores.
 
     dscore = P (dP - sum(dout out) + dlse), with P = exp(score - lse) and dP = dout v^T.
+    Without pieces it computes the extreme rows alone, which are whole rows.
     """
     exact = reference.exact(call.query)
     grad_out = grad_out.to(exact)
@@ -46,32 +47,35 @@ def backward(
     if grad_lse is not None:
         delta = delta - grad_lse
     extreme = extreme_rows(call, lse)
-    group, rules = call.group, () if call.bias is None else call.bias.tensors()
-    dq, dk, dv = (zeros_like(x) for x in (call.query, call.key, call.value))
+    group, rules = call.group, () if call.rules.bias is None else call.rules.bias.tensors()
+    dq, dk, dv = (zero_gradient(x) for x in (call.query, call.key, call.value))
     d_rules = [torch.zeros_like(tensor, dtype=exact) for tensor in rules]
     for number, piece, P in _weights(call, pieces, lse, extreme):
         rows, keys = slices(piece.rect)
         at, cut = call.places(piece.rect), _cut(call, piece)
         cut = reference.without_unseen(cut, at)
-        dP = grad_out[rows] @ _repeat(cut.value, group).transpose(-2, -1)
+        dP = grad_out[rows] @ reference.repeat_heads(cut.value, group).transpose(-2, -1)
         kept = _dropout(cut, number)
         d_score = P * ((dP if kept is None else dP * kept) - delta[rows].unsqueeze(-1))
-        if call.bias is not None:
-            call.bias.add_gradient(d_rules[0], at, d_score)
-        if call.softcap is not None:
-            d_score = d_score * (1 - torch.tanh(reference.products(cut) / call.softcap) ** 2)
+        if call.rules.bias is not None:
+            call.rules.bias.add_gradient(d_rules[0], at, d_score)
+        if call.rules.softcap is not None:
+            d_score = d_score * (1 - torch.tanh(reference.products(cut) / call.rules.softcap) ** 2)
         d_score = d_score * call.scale
-        dq[rows] += d_score @ _repeat(cut.key, group)
-        dk[keys] += _gather(d_score.transpose(-2, -1) @ cut.query, group)
+        dq[rows] += d_score @ reference.repeat_heads(cut.key, group)
+        dk[keys] += reference.sum_heads(d_score.transpose(-2, -1) @ cut.query, group)
         P = P if kept is None else P * kept
-        dv[keys] += _gather(P.transpose(-2, -1) @ grad_out[rows], group)
+        dv[keys] += reference.sum_heads(P.transpose(-2, -1) @ grad_out[rows], group)
     return [dq, dk, dv, *d_rules]
 
 
 def _weights(
     call: Call, pieces: Sequence[Piece], lse: Tensor, extreme: Tensor | None
 ) -> Iterator[tuple[int, Piece, Tensor]]:
-    """The weights of every rectangle: its number, itself, P."""
+    """For every rectangle its number, itself, and its weights P.
+
+    The extreme rows are 0 in these; they follow as rectangles of their own, with later numbers.
+    """
     lse = without_rows(lse, extreme)
     for number, piece in enumerate(pieces):
         rows, _ = slices(piece.rect)
@@ -85,13 +89,13 @@ def _weights(
 
 
 def extreme_rows(call: Call, lse: Tensor) -> Tensor | None:
-    """Find the rows whose bias is so large that lse loses the number of keys; None without any.
+    """Find the rows whose lse is too large to hold the number of keys; None if there are none.
 
-    A padding row of finfo.min or -1e9 is one: ln(n) is lost beside such a number, so that
-    exp(score - lse) would be 1 for each of n equal keys, and not 1 / n. Where lse is about 8,000 in
-    float32, it is still right to 1e-3. Such rows are computed whole, by the reference.
+    A bias of finfo.min or -1e9 on a padding row makes one: ln(n) is rounded away beside such a
+    number, so that exp(score - lse) would be 1 for each of n equal keys, and not 1 / n. In float32
+    an lse of 8,000 still holds it to 1e-3. Extreme rows are computed whole, by the reference.
     """
-    if call.bias is None or lse.is_meta:
+    if call.rules.bias is None or lse.is_meta:
         return None
     limit = 2**-10 / torch.finfo(lse.dtype).eps
     found = (lse.abs() > limit) & lse.isfinite()
@@ -99,9 +103,9 @@ def extreme_rows(call: Call, lse: Tensor) -> Tensor | None:
 
 
 def row_pieces(call: Call, rows: Tensor) -> list[Piece]:
-    """Whole rows as rectangles: each stretch of the rows that any head of any sample names."""
+    """Cut whole rows, which are True for any head of any sample, into rectangles."""
     batch, n_head, _, key_len = call.sizes
-    most = max(1, HELD // max(1, batch * n_head * key_len))
+    most = max(1, SCORES // max(1, batch * n_head * key_len))
     pieces: list[Piece] = []
     for row in rows.flatten(0, 1).any(dim=0).nonzero().flatten().tolist():
         last = pieces[-1].rect if pieces else None
@@ -113,40 +117,36 @@ def row_pieces(call: Call, rows: Tensor) -> list[Piece]:
 
 
 def without_rows(lse: Tensor, rows: Tensor | None) -> Tensor:
-    """Change lse so that exp(score - lse) is 0 in empty rows and in `rows`."""
+    """Change lse so that exp(score - lse) is 0 in empty rows and in `rows`, never NaN."""
     lse = lse.masked_fill(lse == -torch.inf, 0)  # exp(-inf - 0) = 0, where exp(-inf + inf) is NaN
     return lse if rows is None else lse.masked_fill(rows, torch.inf)
 
 
 def _cut(call: Call, piece: Piece) -> Call:
-    """A rectangle as a call of its own, in the dtype of the scores."""
+    """Make a rectangle a call of its own, in the dtype of the scores and without sinks."""
     rows, keys = slices(piece.rect)
     exact = reference.exact(call.query)
     q, k, v = call.query[rows].to(exact), call.key[keys].to(exact), call.value[keys].to(exact)
-    return replace(call, query=q, key=k, value=v, sinks=None)
+    return replace(call, query=q, key=k, value=v, rules=call.rules.without_sinks())
 
 
 def _dropout(cut: Call, number: int) -> Tensor | None:
-    """What dropout multiplies the weights of a rectangle by: 0, or 1 / (1 - p)."""
+    """What dropout multiplies the weights of a rectangle by: 0, or 1 / (1 - p); None without it.
+
+    The seed of the call and the number of the rectangle draw the same in both passes.
+    """
     if cut.seed is None:
         return None
-    device, keep = cut.query.device, 1 - cut.dropout_p
+    device, keep = cut.query.device, 1 - cut.rules.dropout_p
     generator = torch.Generator(device).manual_seed(int(cut.seed) + number)
     factors = torch.empty(cut.sizes, dtype=cut.query.dtype, device=device)
     return factors.bernoulli_(keep, generator=generator).div_(keep)
 
 
-def zeros_like(x: Tensor) -> Tensor:
-    """Zeros laid out as (batch, length, head, d), like the projections they go to."""
+def zero_gradient(x: Tensor) -> Tensor:
+    """Zeros of the shape of x (batch, head, length, d), to which its gradient is added.
+
+    In memory they lie as (batch, length, head, d), as the projection wants them that gets them.
+    """
     b, h, n, d = x.shape
     return x.new_zeros((b, n, h, d), dtype=reference.exact(x)).transpose(1, 2)
-
-
-def _repeat(x: Tensor, group: int) -> Tensor:
-    """Repeat each key head for the query heads that read it: (batch, n_head, ...)."""
-    return x.repeat_interleave(group, dim=1)
-
-
-def _gather(x: Tensor, group: int) -> Tensor:
-    """Sum over the query heads that read the same key head: (batch, n_kv_head, ...)."""
-    return x if group == 1 else x.unflatten(1, (-1, group)).sum(dim=2)

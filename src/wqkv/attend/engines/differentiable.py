@@ -1,54 +1,74 @@
-"""The rectangles as a function that autograd, torch.func and torch.compile know how to treat."""
+"""The rectangles as a function that autograd, torch.func and torch.compile know how to treat.
+
+An eager call is planned and computed at once, with a node of autograd where a gradient is wanted.
+Only where a graph is made (values.is_traced) does the operator stand in its place.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from wqkv.attend.call import Call, seeded
-from wqkv.attend.engines import operator as traced
-from wqkv.attend.engines import rectangles
-from wqkv.attend.engines.plan import Piece, pieces_of, whole
+from wqkv.attend.engines import operator, rectangles
+from wqkv.attend.engines.plan import Method, Plan, make_plan
 from wqkv.attend.packed import Packed, pack, unpack
-from wqkv.attend.values import is_traced, transformed
+from wqkv.attend.values import derivative_reasons, is_traced, transformed
 from wqkv.errors import EngineError
 
 
-def compute(call: Call, *, one: bool) -> tuple[Tensor, Tensor]:
-    """out and lse of a call without its sinks: as one piece, or as planned."""
-    by_kernel = not rectangles.kernel_reasons(call)
+def reasons_against(call: Call) -> list[str]:
+    """Why neither a node of autograd nor the operator can stand where the call is made."""
+    # The first half spares an eager call the import of torch.onnx.
+    if torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():
+        return ["ONNX knows no operator of ours"]
+    return derivative_reasons(call.query)
+
+
+def compute(call: Call, method: Method) -> tuple[Tensor, Tensor]:
+    """out and lse of a call without its sinks, planned by a method."""
     call = seeded(call)
     if is_traced(call.query):
-        if by_kernel and traced.is_step(call):
-            out, lse = rectangles.forward(call, whole(call), by_kernel=True)
-        else:
-            out, lse = traced.compute(call, one, by_kernel)
+        out, lse = operator.compute(call, method)
     elif transformed():  # the plan waits until the values can be read
-        out, lse = _apply(_Rectangles, call, one, by_kernel, None)
+        out, lse = _apply(_Rectangles, call, method, None)
     else:
-        pieces = pieces_of(call, one, by_kernel)
-        if call.wants_grad() or call.wants_grad(rules=True):
-            out, lse = _apply(_Recorded, call, one, by_kernel, pieces)
-        else:  # autograd's books cost as much as a short call
-            out, lse = rectangles.forward(call, pieces, by_kernel=by_kernel)
+        plan = make_plan(call, method)
+        if call.wants_grad() or call.wants_bias_grad():
+            out, lse = _apply(_Recorded, call, method, plan)
+        else:  # a node of autograd costs as much as a short call
+            out, lse = rectangles.forward(call, plan)
     return out.to(call.query.dtype), lse
 
 
-def _apply(
-    function: Any, call: Call, one: bool, by_kernel: bool, pieces: Sequence[Piece] | None
-) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)  # torch.func would look into a tuple for tensors
+class _Plain:
+    """What the forward and backward pass of a call need besides tensors."""
+
+    packed: Packed
+    method: Method
+    plan: Plan | None  # None: made in each pass, where the values can be read
+
+    def plan_of(self, call: Call) -> Plan:
+        return make_plan(call, self.method) if self.plan is None else self.plan
+
+
+def _apply(function: Any, call: Call, method: Method, plan: Plan | None) -> tuple[Tensor, Tensor]:
     packed, tensors = pack(call)
     result: tuple[Tensor, Tensor] = function.apply(
-        packed, one, by_kernel, pieces, call.query, call.key, call.value, *tensors
+        _Plain(packed, method, plan), call.query, call.key, call.value, *tensors
     )
     return result
 
 
 class _Mapped(torch.autograd.Function):
-    """A function that torch.func.vmap maps by calling it once for each sample."""
+    """A function that torch.func.vmap maps by calling it once per sample.
+
+    So that each sample's mask and lengths are numbers when its plan is made.
+    """
 
     @classmethod
     def vmap(cls, info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> Any:
@@ -66,45 +86,41 @@ class _Mapped(torch.autograd.Function):
 
 
 class _Rectangles(_Mapped):
-    """out and lse. All tensors are inputs and are saved as such; nothing else is kept for long."""
+    """out and lse. All tensors are inputs and saved as such, so that autograd watches them."""
 
     @staticmethod
     def forward(
-        packed: Packed,
-        one: bool,
-        by_kernel: bool,
-        pieces: Sequence[Piece] | None,
+        plain: _Plain,
         q: Tensor,
         k: Tensor,
         v: Tensor,
         *tensors: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        call = unpack(packed, q, k, v, tensors)
-        pieces = pieces_of(call, one, by_kernel) if pieces is None else pieces
-        return rectangles.forward(call, pieces, by_kernel=by_kernel)
+        call = unpack(plain.packed, q, k, v, tensors)
+        return rectangles.forward(call, plain.plan_of(call))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        *ctx.plain, q, k, v = inputs[:7]
-        ctx.save_for_backward(*output, q, k, v, *inputs[7:])
+        ctx.plain, *tensors = inputs
+        ctx.save_for_backward(*output, *tensors)
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> Any:
         out, lse, q, k, v, *tensors = ctx.saved_tensors  # once: checkpointing gives them once
-        inputs = (*ctx.plain, grad_out, grad_lse, out, lse, q, k, v, *tensors)
+        inputs = (ctx.plain, grad_out, grad_lse, out, lse, q, k, v, *tensors)
         if torch.is_grad_enabled() or transformed():
-            grads = _Backward.apply(*inputs)  # type: ignore[no-untyped-call]
+            grads = _RectanglesBackward.apply(*inputs)  # type: ignore[no-untyped-call]
         else:
-            grads = _Backward.forward(*inputs)
+            grads = _RectanglesBackward.forward(*inputs)
         rest: list[Tensor | None] = [None] * len(tensors)
         if len(grads) > 3:
-            rest[ctx.plain[0].learned] = grads[3]
-        return None, None, None, None, *grads[:3], *rest
+            rest[ctx.plain.packed.learned] = grads[3]
+        return None, *grads[:3], *rest
 
 
 class _Recorded(torch.autograd.Function):
-    """The same without torch.func, in the older form, whose `apply` takes 30 us less."""
+    """The same function in autograd's older form, without torch.func: `apply` takes 30 us less."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
@@ -117,19 +133,16 @@ class _Recorded(torch.autograd.Function):
         return _Rectangles.backward(ctx, grad_out, grad_lse)
 
 
-class _Backward(_Mapped):
+class _RectanglesBackward(_Mapped):
     """dq, dk, dv, and by the reference the gradient of the bias; there is no second derivative.
 
-    A function of its own, because create_graph=True (which torch.func always asks with) does not
-    say that a second derivative will follow: only that one is refused, when it comes.
+    It is a function of its own because create_graph=True, which torch.func always passes, does not
+    mean that a second derivative follows. Only where one is computed does its backward raise.
     """
 
     @staticmethod
     def forward(
-        packed: Packed,
-        one: bool,
-        by_kernel: bool,
-        pieces: Sequence[Piece] | None,
+        plain: _Plain,
         grad_out: Tensor | None,
         grad_lse: Tensor | None,
         out: Tensor,
@@ -139,11 +152,9 @@ class _Backward(_Mapped):
         v: Tensor,
         *tensors: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        call = unpack(packed, q, k, v, tensors)
-        pieces = pieces_of(call, one, by_kernel) if pieces is None else pieces
-        return tuple(
-            rectangles.backward(call, pieces, out, lse, grad_out, grad_lse, by_kernel=by_kernel)
-        )
+        call = unpack(plain.packed, q, k, v, tensors)
+        plan = plain.plan_of(call)
+        return tuple(rectangles.backward(call, plan, out, lse, grad_out, grad_lse))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

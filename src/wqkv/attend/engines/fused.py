@@ -1,10 +1,10 @@
-"""One kernel call for the whole: no mask, or one small enough to be written out."""
+"""One kernel call for the whole: without a mask, or with one small enough to be written out."""
 
 from __future__ import annotations
 
 from wqkv.attend.call import Call
 from wqkv.attend.engines import differentiable, rectangles
-from wqkv.attend.engines import operator as traced
+from wqkv.attend.engines.plan import Plan, make_plan
 from wqkv.attend.masks.algebra import Full
 from wqkv.attend.partial import Partial, with_sinks
 from wqkv.attend.values import is_traced
@@ -15,18 +15,23 @@ SMALL = 2**14
 
 def reasons_against(call: Call) -> list[str]:
     reasons = rectangles.empty_reasons(call) + rectangles.kernel_reasons(call)
-    reasons += traced.graph_reasons(call)
-    if call.bias is None and isinstance(call.mask, Full):
+    reasons += differentiable.reasons_against(call)
+    if call.rules.bias is None and isinstance(call.rules.mask, Full):
         return reasons
     _, _, query_len, key_len = call.sizes
-    if call.mask.per_sample:  # whose keys are worth cutting apart even for one query
+    if call.rules.mask.per_sample:
+        # Samples of different lengths are worth cutting apart even for one query, above 512 keys.
         query_len = max(query_len, 32)
-    if is_traced(call.query):  # to ask for the lengths would fix them in the graph
+    if is_traced(call.query):  # to compare the lengths would fix them in the graph
         reasons.append("a mask or bias is cut into rectangles while a graph is traced")
     elif query_len > 1 and query_len * key_len > SMALL:
         reasons.append(f"a mask or bias over more than {SMALL} pairs is cut into rectangles")
     return reasons
 
 
+def plan(call: Call) -> Plan:
+    return make_plan(call, "one kernel call")
+
+
 def run(call: Call) -> Partial:
-    return with_sinks(Partial(*differentiable.compute(call, one=True)), call.sinks)
+    return with_sinks(Partial(*differentiable.compute(call, "one kernel call")), call.rules.sinks)

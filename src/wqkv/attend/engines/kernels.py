@@ -1,10 +1,10 @@
 """torch's fused kernels that return lse beside the output: all private operators are here.
 
-q is (batch, n_head, query_len, d), k and v (batch, n_kv_head, key_len, d), with one last size.
-`tile` is a float mask which broadcasts to (batch, n_head, query_len, key_len). The kernels' own
-causal mask is aligned at the upper left.
+q is (batch, n_head, query_len, d), k and v (batch, n_kv_head, key_len, d), all with one last size.
+`tile` is a float mask that broadcasts to (batch, n_head, query_len, key_len). `causal` asks for the
+kernel's own causal mask, which is aligned at the upper left.
 
-CUDA: the memory-efficient kernel, for it alone takes a mask. Not run on a GPU yet.
+CUDA: the memory-efficient kernel, because it alone takes a mask. Not run on a GPU yet.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from wqkv.attend.engines.reference import repeat_heads, sum_heads
 
 _DTYPES = {
     "cpu": (torch.float32, torch.float64, torch.bfloat16, torch.float16),
@@ -65,7 +67,8 @@ def backward(
 def efficient_forward(
     q: Tensor, k: Tensor, v: Tensor, tile: Tensor | None, causal: bool, scale: float
 ) -> tuple[Tensor, Tensor]:
-    k, v = _repeat(k, q), _repeat(v, q)
+    group = q.shape[1] // k.shape[1]
+    k, v = repeat_heads(k, group), repeat_heads(v, group)
     out, lse, _, _ = _aten._scaled_dot_product_efficient_attention(
         q, k, v, _aligned(tile, q, k), True, 0.0, causal, scale=scale
     )
@@ -83,9 +86,9 @@ def efficient_backward(
     causal: bool,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    heads = k.shape[1]
-    k, v = _repeat(k, q), _repeat(v, q)
-    state = torch.zeros((), dtype=torch.int64, device=q.device)  # of a dropout that is not used
+    group = q.shape[1] // k.shape[1]
+    k, v = repeat_heads(k, group), repeat_heads(v, group)
+    state = torch.zeros((), dtype=torch.int64, device=q.device)  # for dropout, which is off
     dq, dk, dv, _ = _aten._scaled_dot_product_efficient_attention_backward(
         grad_out,
         q,
@@ -101,21 +104,11 @@ def efficient_backward(
         causal,
         scale=scale,
     )
-    return dq, _gather(dk, heads), _gather(dv, heads)
-
-
-def _repeat(x: Tensor, q: Tensor) -> Tensor:
-    return x if x.shape[1] == q.shape[1] else x.repeat_interleave(q.shape[1] // x.shape[1], dim=1)
-
-
-def _gather(x: Tensor, heads: int) -> Tensor:
-    if x.shape[1] == heads:
-        return x
-    return x.reshape(x.shape[0], heads, -1, *x.shape[2:]).sum(dim=2)
+    return dq, sum_heads(dk, group), sum_heads(dv, group)
 
 
 def _aligned(tile: Tensor | None, q: Tensor, k: Tensor) -> Tensor | None:
-    """The mask in q's dtype, its rows at multiples of 16 numbers, as the kernel wants them."""
+    """The mask in q's dtype, expanded; its rows begin at multiples of 16 numbers in memory."""
     if tile is None:
         return None
     n = k.shape[2]

@@ -1,4 +1,4 @@
-"""Rectangles of a call, computed and merged, forward and backward: what fused and tiled share.
+"""The rectangles of a plan, computed and merged, forward and backward: what fused and tiled share.
 
 Each rectangle is one kernel call, or, where the kernels cannot (softcap, dropout, a learned bias,
 another device), the reference on it. Nothing larger than a rectangle's mask or scores is held.
@@ -14,42 +14,51 @@ from torch.nn import functional as F
 
 from wqkv.attend.call import Call, unrounded
 from wqkv.attend.engines import by_reference, kernels, reference
-from wqkv.attend.engines.plan import Piece
-from wqkv.attend.engines.tiles import Tile, Tiles
+from wqkv.attend.engines.plan import Method, Piece, Plan
+from wqkv.attend.engines.tiles import CAUSAL, Tile, Tiles
 from wqkv.attend.geometry import slices
-from wqkv.attend.masks.kinds import Causal
 from wqkv.attend.partial import logaddexp
 
 
 def kernel_reasons(call: Call) -> list[str]:
     """Why the kernels cannot compute the rectangles of this call, so that the reference does."""
     reasons = kernels.reasons_against(call.query.device, call.query.dtype)
-    if call.softcap is not None:
+    if call.rules.softcap is not None:
         reasons.append("the kernels have no softcap")
-    if call.dropout_p > 0:
+    if call.rules.dropout_p > 0:
         reasons.append("the kernels have no dropout that a backward pass can repeat")
-    if call.wants_grad(rules=True):
+    if call.wants_bias_grad():
         reasons.append("the kernels have no gradient for a bias")
     return reasons
 
 
+def method(call: Call) -> Method:
+    """How the rectangles of a call are computed: by the kernels, where they can."""
+    return "reference" if kernel_reasons(call) else "kernel calls"
+
+
 def empty_reasons(call: Call) -> list[str]:
-    """Sizes of 0, for which there is nothing to cut."""
+    """Which sizes are 0: then there is nothing to cut, and the reference returns what is empty."""
     names = ("batch", "n_head", "query_len", "key_len", "d_k", "d_v")
     sizes = (*call.sizes, call.query.shape[3], call.value.shape[3])
     return [f"{name} is 0" for name, size in zip(names, sizes, strict=True) if size == 0]
 
 
-def forward(call: Call, pieces: Sequence[Piece], *, by_kernel: bool) -> tuple[Tensor, Tensor]:
-    """out (batch, n_head, query_len, d_v), in `kept` precision, and lse: computed and merged."""
+def forward(call: Call, plan: Plan) -> tuple[Tensor, Tensor]:
+    """Compute the rectangles of a plan and merge them.
+
+    Returns:
+        out (batch, n_head, query_len, d_v) in the dtype `kept`, and lse (batch, n_head, query_len).
+    """
     with unrounded(call.query.device):
-        if by_kernel and _is_whole(call, pieces):
-            out, lse = _whole(call, pieces[0])
+        if plan.kernel != "reference" and plan.is_one(call):
+            out, lse = _whole(call, plan)
         else:
-            out, lse = _merged(call, pieces, by_kernel)
+            out, lse = _merged(call, plan)
         extreme = by_reference.extreme_rows(call, lse)
-        if extreme is not None:
-            for number, piece in enumerate(by_reference.row_pieces(call, extreme), len(pieces)):
+        if extreme is not None:  # rare: the lse of these rows cannot be merged, so start again
+            again = by_reference.row_pieces(call, extreme)
+            for number, piece in enumerate(again, len(plan.pieces)):
                 rows, _ = slices(piece.rect)
                 here, (row_out, row_lse) = extreme[rows], by_reference.forward(call, piece, number)
                 out[rows] = torch.where(here.unsqueeze(-1), row_out.to(out.dtype), out[rows])
@@ -59,32 +68,34 @@ def forward(call: Call, pieces: Sequence[Piece], *, by_kernel: bool) -> tuple[Te
 
 def backward(
     call: Call,
-    pieces: Sequence[Piece],
+    plan: Plan,
     out: Tensor,
     lse: Tensor,
     grad_out: Tensor | None,
     grad_lse: Tensor | None,
-    *,
-    by_kernel: bool,
 ) -> list[Tensor]:
-    """dq, dk, dv, and by the reference also the gradient of the bias."""
+    """dq, dk and dv; where the plan says the reference, also the gradient of the bias (F2).
+
+    out and lse are those that `forward` gave with the same plan.
+    """
     grad_out = torch.zeros_like(out) if grad_out is None else grad_out
-    rules = () if by_kernel or call.bias is None else call.bias.tensors()
-    like = (call.query, call.key, call.value, *rules)
+    like = [call.query, call.key, call.value]
     with unrounded(call.query.device):
-        if not by_kernel:
-            grads = by_reference.backward(call, pieces, out, lse, grad_out, grad_lse)
+        if plan.kernel == "reference":
+            like += () if call.rules.bias is None else call.rules.bias.tensors()
+            grads = by_reference.backward(call, plan.pieces, out, lse, grad_out, grad_lse)
         else:
             extreme = by_reference.extreme_rows(call, lse)
-            grads = _by_kernel(call, pieces, out, lse, extreme, grad_out, grad_lse)
+            grads = _by_kernel(call, plan, out, lse, extreme, grad_out, grad_lse)
             if extreme is not None:
                 rest = by_reference.backward(call, (), out, lse, grad_out, grad_lse)
                 grads = [a + b for a, b in zip(grads, rest, strict=False)]
         return [x.to(y.dtype) for x, y in zip(grads, like, strict=True)]
 
 
-def _merged(call: Call, pieces: Sequence[Piece], by_kernel: bool) -> tuple[Tensor, Tensor]:
-    """The rectangles one by one, merged."""
+def _merged(call: Call, plan: Plan) -> tuple[Tensor, Tensor]:
+    """Compute the rectangles one by one, each merged into the rows that it sees (F1)."""
+    pieces, by_kernel = plan.pieces, plan.kernel != "reference"
     q, k, v = call.query, call.key, call.value
     batch, n_head, query_len, _ = call.sizes
     exact = reference.exact(q)
@@ -112,35 +123,36 @@ def _merged(call: Call, pieces: Sequence[Piece], by_kernel: bool) -> tuple[Tenso
 
 
 def kept(q: Tensor) -> torch.dtype:
-    """What the output is kept in for the backward pass, which would else carry its rounding."""
+    """The dtype of out between both passes: float32 for half inputs, so that it is not rounded.
+
+    Of a GPU it is the dtype of the inputs, because its kernels want one dtype.
+    """
     return reference.exact(q) if q.device.type == "cpu" else q.dtype
 
 
-def _whole(call: Call, piece: Piece) -> tuple[Tensor, Tensor]:
-    """The whole call as one kernel call."""
+def _whole(call: Call, plan: Plan) -> tuple[Tensor, Tensor]:
+    """Compute a plan of one rectangle, which is the whole call, as one kernel call."""
     q, k, v = _for_kernel(call.query, call.key, call.value)
-    causal = piece.mixed and _is_causal(call)
-    tile = Tile() if causal else Tiles(call).get(piece)
-    out, lse = _kernel(q, k, v, tile, call.scale, causal)
+    tile = CAUSAL if plan.kernel == "causal kernel" else Tiles(call).get(plan.pieces[0])
+    out, lse = _kernel(q, k, v, tile, call.scale)
     return out[..., : call.value.shape[3]], lse
 
 
-def _kernel(
-    q: Tensor, k: Tensor, v: Tensor, tile: Tile, scale: float, causal: bool = False
-) -> tuple[Tensor, Tensor]:
+def _kernel(q: Tensor, k: Tensor, v: Tensor, tile: Tile, scale: float) -> tuple[Tensor, Tensor]:
+    """Call the kernel for one rectangle, and put right what it leaves wrong."""
     if tile.visible is not None:
         k, v = reference.cleared(k, tile.visible), reference.cleared(v, tile.visible)
     batch, n_head, query_len, width = q.shape
-    alike = not causal and (tile.added is None or tile.added.shape[1] == 1)
-    # The heads of a group, if they see the same, stand as so many queries of one head; by the
-    # kernel's own causal mask each would see one key more.
+    alike = not tile.causal and (tile.added is None or tile.added.shape[1] == 1)
+    # One query: the heads that share a key head, if they see the same, become so many queries of
+    # it, which is faster. Not by the kernel's own causal mask, where each would see one key more.
     fold = query_len == 1 and n_head > k.shape[1] and alike
     if fold:
         q = q.reshape(batch, k.shape[1], -1, width)
-    out, lse = kernels.forward(q, k, v, tile.added, causal, scale)
+    out, lse = kernels.forward(q, k, v, tile.added, tile.causal, scale)
     if fold:
         out, lse = out.reshape(batch, n_head, 1, width), lse.reshape(batch, n_head, 1)
-    if tile.empty is not None:  # where nothing is seen, the kernels leave NaN or an lse of 0
+    if tile.empty is not None:  # the kernels leave NaN, or an lse of 0, in a row that sees nothing
         out = out.masked_fill(tile.empty.unsqueeze(-1), 0)
         lse = lse.masked_fill(tile.empty, -torch.inf)
     return out, lse
@@ -148,14 +160,14 @@ def _kernel(
 
 def _by_kernel(
     call: Call,
-    pieces: Sequence[Piece],
+    plan: Plan,
     out: Tensor,
     lse: Tensor,
     extreme: Tensor | None,
     grad_out: Tensor,
     grad_lse: Tensor | None,
 ) -> list[Tensor]:
-    """dq, dk, dv: each rectangle's share, by the kernels' backward with the merged out and lse.
+    """dq, dk, dv: the sum of all rectangles' shares, each by the kernels' backward (F2).
 
     The extreme rows are left out: their weights are taken to be 0.
     """
@@ -171,17 +183,17 @@ def _by_kernel(
     q, k, v = _for_kernel(q, k, v)
     grad_out, out = (_to_width(x, q.shape[3]) for x in (grad_out, out))
     tiles = Tiles(call)
-    whole = _is_whole(call, pieces)
-    totals = [] if whole else [by_reference.zeros_like(x) for x in (q, k, v)]
-    for piece in pieces:
+    whole = plan.is_one(call)
+    totals = [] if whole else [by_reference.zero_gradient(x) for x in (q, k, v)]
+    for piece in plan.pieces:
         rows, keys = slices(piece.rect)
-        causal = whole and piece.mixed and _is_causal(call)
-        tile, key, value = Tile() if causal else tiles.get(piece), k[keys], v[keys]
+        tile = CAUSAL if plan.kernel == "causal kernel" else tiles.get(piece)
+        key, value = k[keys], v[keys]
         if tile.visible is not None:
             key, value = (reference.cleared(x, tile.visible) for x in (key, value))
         shares = kernels.backward(
             grad_out[rows], q[rows], key, value, out[rows], lse[rows],
-            tile.added, causal, call.scale,
+            tile.added, tile.causal, call.scale,
         )  # fmt: skip
         if whole:
             totals = list(shares)
@@ -193,7 +205,7 @@ def _by_kernel(
 
 
 def _rows_reached(pieces: Sequence[Piece], batch: int) -> int:
-    """How many rows see anything."""
+    """How many rows are in any rectangle; the others see nothing."""
     return sum(
         (piece.rect.q1 - piece.rect.q0) * (batch if piece.rect.sample is None else 1)
         for piece in pieces
@@ -201,35 +213,20 @@ def _rows_reached(pieces: Sequence[Piece], batch: int) -> int:
     )
 
 
-def _is_whole(call: Call, pieces: Sequence[Piece]) -> bool:
-    batch, _, query_len, key_len = call.sizes
-    if len(pieces) != 1 or not (pieces[0].rect.sample is None or batch == 1):
-        return False
-    return pieces[0].rect[1:] == (0, query_len, 0, key_len)
-
-
-def _is_causal(call: Call) -> bool:
-    """Whether the kernels' own causal mask, aligned at the upper left, is meant.
-
-    They hide before they scale, so that a scale of 0 or less would make NaN or inf of -inf, and
-    they read keys that stand after all queries.
-    """
-    offset, (_, _, query_len, key_len) = call.query_offset, call.sizes
-    plain = call.bias is None and isinstance(call.mask, Causal) and query_len >= key_len
-    return plain and call.scale > 0 and isinstance(offset, int) and offset == 0
-
-
 def _for_kernel(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The kernels want one last size: zeros change neither q k^T nor the channels of v."""
+    """Pad q, k and v to one last size, which the kernels want.
+
+    Zeros change neither q k^T nor the channels that v has.
+    """
     width = max(q.shape[3], v.shape[3])
     return _to_width(q, width), _to_width(k, width), _to_width(v, width)
 
 
 def _to_width(x: Tensor, width: int) -> Tensor:
-    """With zeros up to `width`, and its numbers side by side: the kernels misread other strides.
+    """Zero-pad the last axis to `width` and make it unit-stride: the kernels misread others.
 
-    Half precision goes through float32 on the CPU: its kernel rounds the weights to half
-    before they meet the values, and is no faster.
+    Half precision goes through float32 on the CPU, because its kernel rounds the weights to half
+    before it multiplies them with the values, and is no faster.
     """
     if x.device.type == "cpu":
         x = x.to(reference.exact(x))
@@ -239,6 +236,10 @@ def _to_width(x: Tensor, width: int) -> Tensor:
 
 
 def merge_into(out: Tensor, lse: Tensor, new_out: Tensor, new_lse: Tensor) -> None:
-    """F1 in place, with out a + (b - a) w; w = exp(new_lse - both) is 0 where both are empty."""
+    """Merge a new part into out and lse, in place (F1).
+
+    out + (new_out - out) w, where the new part's share w = exp(new_lse - lse of both) is
+    sigmoid(new_lse - lse). Two empty parts give NaN there (-inf + inf), which becomes 0.
+    """
     out.lerp_(new_out.to(out.dtype), torch.sigmoid(new_lse - lse).nan_to_num_(0.0).unsqueeze(-1))
     lse.copy_(logaddexp(lse, new_lse))

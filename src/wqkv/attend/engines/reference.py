@@ -1,7 +1,7 @@
-"""The specification: softmax(q k^T * scale, softcap, bias, mask, sink) v, written as it is read.
+"""The specification: softmax(q k^T * scale, softcap, bias, mask, sink) v, step by step.
 
-Every other engine is tested against this one in float64. It builds the N x N matrix, so it is for
-short texts, for rectangles of long ones, and for a person who wants to know what is computed.
+Every other engine is tested against this one in float64. It builds the N x N matrix, so it serves
+short texts, rectangles of long ones, and whoever wants to read what is computed.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wqkv.attend.call import Call, unrounded
+from wqkv.attend.engines.plan import Plan, one_piece
 from wqkv.attend.geometry import At
 from wqkv.attend.masks.algebra import Full
 from wqkv.attend.partial import Partial
 from wqkv.attend.values import readable
 
-#: The largest matrix of scores it builds.
+#: The largest matrix of scores that it builds, in GiB.
 LIMIT_GIB = 4.0
 
 
 class Steps(NamedTuple):
-    """Everything that happens on the way, (batch, n_head, query_len, ...)."""
+    """Every intermediate of one call, each (batch, n_head, query_len, ...)."""
 
     scores: Tensor  # after scale, softcap, bias and mask; -inf where hidden
     weights: Tensor  # rows sum to 1; to less with a sink; to 0 where nothing may be seen
@@ -44,6 +45,10 @@ def reasons_against(call: Call) -> list[str]:
     return []
 
 
+def plan(call: Call) -> Plan:
+    return one_piece(call, "reference")
+
+
 def run(call: Call) -> Partial:
     result = steps(call, call.places())
     return Partial(result.out, result.lse)
@@ -52,57 +57,58 @@ def run(call: Call) -> Partial:
 def products(call: Call) -> Tensor:
     """q k^T * scale."""
     dtype = exact(call.query)
-    k = call.key.to(dtype).repeat_interleave(call.group, dim=1)
+    k = repeat_heads(call.key.to(dtype), call.group)
     return call.query.to(dtype) @ k.transpose(-2, -1) * call.scale
 
 
 def capped(call: Call, product: Tensor) -> Tensor:
-    """Kept between plus and minus the softcap."""
-    if call.softcap is None:
+    """Products kept between plus and minus the softcap, if there is one."""
+    if call.rules.softcap is None:
         return product
-    return call.softcap * torch.tanh(product / call.softcap)
+    return call.rules.softcap * torch.tanh(product / call.rules.softcap)
 
 
-def rules(call: Call, product: Tensor, at: At) -> Tensor:
+def apply_rules(call: Call, product: Tensor, at: At) -> Tensor:
     """The scores that products at the places `at` become: capped, biased, -inf where hidden."""
     score = capped(call, product)
-    if call.bias is not None:
-        score = score + call.bias.tile(at, score.dtype)
-    if isinstance(call.mask, Full):
+    if call.rules.bias is not None:
+        score = score + call.rules.bias.tile(at, score.dtype)
+    if isinstance(call.rules.mask, Full):
         return score
-    return score.masked_fill(~call.mask.visible(at), -torch.inf)
+    return score.masked_fill(~call.rules.mask.visible(at), -torch.inf)
 
 
 def scores(call: Call, at: At) -> Tensor:
     """The scores of a call whose queries and keys are at the places `at`."""
-    return rules(call, products(call), at)
+    return apply_rules(call, products(call), at)
 
 
 def cleared(x: Tensor, visible: Tensor) -> Tensor:
     """Keys or values (batch, n_kv_head, key, d), with zeros where no query of `visible` sees them.
 
-    Whatever padding holds would else be felt, because 0 * NaN and 0 * inf are NaN.
+    A weight of 0 does not keep out what padding holds, because 0 * NaN and 0 * inf are NaN.
     """
     unseen = ~visible.any(dim=2)  # (batch | 1, n_head | 1, key | 1)
     if readable(unseen) and not bool(unseen.any()):
         return x
-    if unseen.shape[1] > x.shape[1]:  # hidden from every head that reads this key head
+    if unseen.shape[1] > x.shape[1]:  # by query head: hidden from all that read this key head
         unseen = unseen.unflatten(1, (x.shape[1], -1)).all(dim=2)
     return x.masked_fill(unseen.unsqueeze(-1), 0)
 
 
 def without_unseen(call: Call, at: At) -> Call:
     """The call with zeros for the keys and values that no query sees, if a mask hides any."""
-    if isinstance(call.mask, Full):
+    if isinstance(call.rules.mask, Full):
         return call
-    visible = call.mask.visible(at)
+    visible = call.rules.mask.visible(at)
     return replace(call, key=cleared(call.key, visible), value=cleared(call.value, visible))
 
 
 def steps(call: Call, at: At, kept: Tensor | None = None) -> Steps:
-    """The formula for a call whose queries and keys are at the places `at`.
+    """Compute the formula for a call whose queries and keys are at the places `at`.
 
-    `kept` holds what dropout multiplies the weights by; None draws it, if the call has dropout.
+    Args:
+        kept: what dropout multiplies the weights by; None draws it, if the call has dropout.
     """
     with unrounded(call.query.device):
         return _steps(without_unseen(call, at), at, kept)
@@ -112,8 +118,8 @@ def _steps(call: Call, at: At, kept: Tensor | None) -> Steps:
     dtype = exact(call.query)
     score = scores(call, at)
     logits = score
-    if call.sinks is not None:
-        sink = call.sinks.to(dtype).view(1, -1, 1, 1).expand(*score.shape[:3], 1)
+    if call.rules.sinks is not None:
+        sink = call.rules.sinks.to(dtype).view(1, -1, 1, 1).expand(*score.shape[:3], 1)
         logits = torch.cat((score, sink), dim=-1)
     # exp(scores - top) cannot overflow; a row that may see nothing has top = -inf, here 0.
     if logits.shape[-1]:
@@ -127,12 +133,22 @@ def _steps(call: Call, at: At, kept: Tensor | None) -> Steps:
     weights = (score - top).exp() / total
     lse = (top + total.log()).masked_fill(empty, -torch.inf).squeeze(-1)
 
-    v = call.value.to(dtype).repeat_interleave(call.group, dim=1)
-    dropped = F.dropout(weights, call.dropout_p) if kept is None else weights * kept
+    v = repeat_heads(call.value.to(dtype), call.group)
+    dropped = F.dropout(weights, call.rules.dropout_p) if kept is None else weights * kept
     out = dropped @ v
     return Steps(score, weights, out.to(call.query.dtype), lse)
 
 
+def repeat_heads(x: Tensor, group: int) -> Tensor:
+    """Repeat each key head for the `group` query heads that read it: (batch, n_head, ...)."""
+    return x if group == 1 else x.repeat_interleave(group, dim=1)
+
+
+def sum_heads(x: Tensor, group: int) -> Tensor:
+    """Sum over the `group` query heads that read the same key head: (batch, n_kv_head, ...)."""
+    return x if group == 1 else x.unflatten(1, (-1, group)).sum(dim=2)
+
+
 def exact(x: Tensor) -> torch.dtype:
-    """Scores, softmax and sums in float32 (float64 for float64), whatever the inputs."""
+    """The dtype of scores, softmax and sums: float32, or float64 for float64."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32

@@ -1,4 +1,4 @@
-"""The float masks of a call's rectangles, which the kernels add to the scores."""
+"""Tiles: a rectangle's mask and bias as a kernel takes them, a float that it adds to its scores."""
 
 from __future__ import annotations
 
@@ -9,52 +9,56 @@ from torch import Tensor
 
 from wqkv.attend.call import Call
 from wqkv.attend.engines import reference
-from wqkv.attend.engines.plan import Piece, memory
+from wqkv.attend.engines.memory import Memory
+from wqkv.attend.engines.plan import Piece
 from wqkv.attend.geometry import Rect
 from wqkv.attend.masks.algebra import Mask
 
 
 class Tile(NamedTuple):
-    """What a rectangle's mask and bias do to its scores; None where there is nothing to do."""
+    """What a kernel is told of a rectangle's mask and bias; None where there is nothing to do."""
 
     added: Tensor | None = None  # (batch | 1, n_head | 1, query, key): bias, -inf where hidden
     empty: Tensor | None = None  # (batch | 1, n_head | 1, query): the rows that see nothing
     visible: Tensor | None = None  # which keys each query sees, if some key is seen by none
+    causal: bool = False  # the kernel's own causal mask instead, aligned at the upper left
+
+
+#: The tile of a rectangle in which a causal mask is all that there is.
+CAUSAL = Tile(causal=True)
+
+#: By (key - query at the first pair, rows, keys, dtype, device): for masks of key - query alone.
+_by_shift: Memory[tuple[int, int, int, torch.dtype, torch.device], Tile] = Memory()
 
 
 class Tiles:
-    """The tiles of a call; what depends on key - query alone is made once for many calls."""
+    """The tiles of a call. One whose mask depends on key - query alone is kept for later calls."""
 
     def __init__(self, call: Call) -> None:
         self.call = call
 
     def get(self, piece: Piece) -> Tile:
-        call, offset = self.call, self.call.query_offset
-        if not piece.mixed and call.bias is None:
+        rules, query, offset = self.call.rules, self.call.query, self.call.query_offset
+        if not piece.mixed and rules.bias is None:
             return Tile()
         sample, q0, q1, k0, k1 = piece.rect
-        if call.bias is not None or isinstance(offset, Tensor):
-            return self._make(piece, call.mask)
-        mask = call.mask.within(Rect(sample, q0 + offset, q1 + offset, k0, k1))
+        if rules.bias is not None or isinstance(offset, Tensor):
+            return self._make(piece, rules.mask)
+        mask = rules.mask.within(Rect(sample, q0 + offset, q1 + offset, k0, k1))
         if not mask.by_shift:
             return self._make(piece, mask)
-        kept = memory(mask)
-        key = (q0 + offset - k0, q1 - q0, k1 - k0, reference.exact(call.query), call.query.device)
-        found: Tile | None = kept.get(key)
-        if found is None:
-            found = self._make(piece, mask)
-            if type(found.added) is Tensor:  # a fake one holds nothing, and would be found for ever
-                if len(kept) >= 128:
-                    kept.clear()
-                kept[key] = found
-        return found
+        key = (q0 + offset - k0, q1 - q0, k1 - k0, reference.exact(query), query.device)
+        # A fake tensor holds no numbers: kept, it would be found by every later call.
+        return _by_shift.get(
+            mask, key, lambda: self._make(piece, mask), lambda made: type(made.added) is Tensor
+        )
 
     def _make(self, piece: Piece, mask: Mask) -> Tile:
-        call, at = self.call, self.call.places(piece.rect)
+        call, at, bias = self.call, self.call.places(piece.rect), self.call.rules.bias
         width = piece.rect.k1 - piece.rect.k0
         added, empty, visible = None, None, None
-        if call.bias is not None:
-            added = call.bias.tile(at, reference.exact(call.query)).detach()
+        if bias is not None:
+            added = bias.tile(at, reference.exact(call.query)).detach()
             added = added.expand(*added.shape[:3], width)
         if piece.mixed:
             visible = mask.visible(at)
@@ -68,7 +72,7 @@ class Tiles:
             if visible.device.type == "cpu" and bool(visible.any(dim=2).all()):
                 visible = None
         assert added is not None
-        if empty is None:  # a bias may hide too
+        if empty is None:  # with a bias, which may hide too
             empty = (added == -torch.inf).all(dim=-1)
         if empty.device.type == "cpu" and not bool(empty.any()):
             empty = None

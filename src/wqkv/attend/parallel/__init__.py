@@ -38,7 +38,7 @@ def attend(ask: Callable[[], Call], ranks: Ranks) -> Partial:
         prepared, way = _module(call, ranks).prepared(call, ranks)
     agree(group, asked)
     out, lse = attended(prepared, way)
-    out, lse = with_sinks(Partial(out, lse), call.sinks)
+    out, lse = with_sinks(Partial(out, lse), call.rules.sinks)
     return Partial(out.to(call.query.dtype), lse)
 
 
@@ -56,7 +56,7 @@ def traffic(call: Call, ranks: Ranks) -> dict[str, int]:
     """The bytes that the busiest rank sends forward, for each way that can run the call."""
     size = call.query.element_size()
     ways: dict[str, int] = {}
-    if call.dropout_p == 0:
+    if call.rules.dropout_p == 0:
         ways["Ring"] = ring.numbers_sent(call, ranks) * size
     if not heads.unfit(call, ranks):
         ways["AllToAll"] = heads.numbers_sent(call, ranks) * size

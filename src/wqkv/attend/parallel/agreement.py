@@ -68,12 +68,15 @@ def _together(group: ProcessGroup) -> Iterator[None]:
 
 def question(call: Call, asked: str) -> dict[str, str]:
     """What must be equal on all ranks that share a call."""
+    rules = call.rules
     return {
         "asked": asked,
         **{name: shown(getattr(call, name)) for name in ("query", "key", "value")},
-        **{name: read(getattr(call, name)) for name in ("mask", "bias", "sinks", "query_offset")},
-        **{name: repr(getattr(call, name)) for name in ("scale", "softcap", "dropout_p")},
-        "gradients": "wanted" if call.wants_grad() or call.wants_grad(rules=True) else "none",
+        **{name: read(getattr(rules, name)) for name in ("mask", "bias", "sinks")},
+        "query_offset": read(call.query_offset),
+        "scale": repr(call.scale),
+        **{name: repr(getattr(rules, name)) for name in ("softcap", "dropout_p")},
+        "gradients": "wanted" if call.wants_grad() or call.wants_bias_grad() else "none",
     }
 
 

@@ -20,9 +20,9 @@ def prepared(call: Call, ranks: Ranks) -> tuple[Call, HeadsTravel]:
     """The call with the rules of this rank's heads."""
     heads, kv_heads = shares_of(call, ranks)
     h0, h1 = heads[ranks.rank]
-    bias = None if call.bias is None else call.bias.heads(h0, h1)
-    call = replace(call, mask=call.mask.heads(h0, h1), bias=bias)
-    return call, HeadsTravel(ranks, heads, kv_heads)
+    bias = None if call.rules.bias is None else call.rules.bias.heads(h0, h1)
+    rules = replace(call.rules, mask=call.rules.mask.heads(h0, h1), bias=bias)
+    return replace(call, rules=rules), HeadsTravel(ranks, heads, kv_heads)
 
 
 class HeadsTravel(NamedTuple):

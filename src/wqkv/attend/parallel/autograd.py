@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from wqkv.attend.call import Call, seeded
+from wqkv.attend.engines.plan import Method
 from wqkv.attend.packed import Packed, pack, unpack
 from wqkv.attend.parallel.agreement import agree, shown, together
 from wqkv.attend.parallel.local import Local
@@ -40,7 +41,7 @@ def attended(call: Call, way: Way) -> tuple[Tensor, Tensor]:
     """Compute out and lse of this rank's rows, with gradients. The sinks are merged afterwards."""
     local = Local.of(call)
     packed, tensors = pack(seeded(call))
-    setting = _Setting(packed, way, local.by_kernel)
+    setting = _Setting(packed, way, local.method)
     out, lse, *_ = _Attended.apply(  # type: ignore[no-untyped-call]
         setting, call.query, call.key, call.value, *tensors
     )
@@ -53,7 +54,7 @@ class _Setting:
 
     packed: Packed
     way: Way
-    by_kernel: bool
+    method: Method
 
 
 class _Attended(torch.autograd.Function):
@@ -61,7 +62,7 @@ class _Attended(torch.autograd.Function):
     def forward(
         setting: _Setting, q: Tensor, k: Tensor, v: Tensor, *tensors: Tensor | None
     ) -> tuple[Tensor, ...]:
-        call, local = unpack(setting.packed, q, k, v, tensors), Local(setting.by_kernel)
+        call, local = unpack(setting.packed, q, k, v, tensors), Local(setting.method)
         found = setting.way.forward(call, local)
         local.settle()  # all messages have gone
         return tuple(found)
@@ -116,7 +117,7 @@ class _Backward(torch.autograd.Function):
         lse: Tensor,
         *tensors: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        call, local = unpack(setting.packed, q, k, v, tensors), Local(setting.by_kernel)
+        call, local = unpack(setting.packed, q, k, v, tensors), Local(setting.method)
         found = setting.way.backward(call, local, out, lse, grad_out, grad_lse)
         local.settle()
         return tuple(found)

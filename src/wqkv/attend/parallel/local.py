@@ -7,7 +7,7 @@ from torch import Tensor
 
 from wqkv.attend.call import Call
 from wqkv.attend.engines import rectangles, reference
-from wqkv.attend.engines.plan import Piece, plan
+from wqkv.attend.engines.plan import Method, make_plan
 
 
 class Local:
@@ -17,19 +17,18 @@ class Local:
     for their messages, and an error between a send and a receive would leave some in flight.
     """
 
-    def __init__(self, by_kernel: bool) -> None:
-        self.by_kernel = by_kernel
+    def __init__(self, method: Method) -> None:
+        self.method = method
         self._error: Exception | None = None
 
     @classmethod
     def of(cls, call: Call) -> Local:
-        reasons = rectangles.kernel_reasons(call) + rectangles.empty_reasons(call)
-        return cls(not reasons)
+        return cls("reference" if rectangles.empty_reasons(call) else rectangles.method(call))
 
     def forward(self, call: Call) -> tuple[Tensor, Tensor]:
         """out and lse of a call without its sinks."""
         try:
-            return rectangles.forward(call, self._plan(call), by_kernel=self.by_kernel)
+            return rectangles.forward(call, make_plan(call, self.method))
         except Exception as error:
             self._error = self._error or error
         nan = call.query.new_full(
@@ -49,9 +48,8 @@ class Local:
         kept = rectangles.kept(call.query)  # the kernels of a GPU want one dtype
         try:
             return rectangles.backward(
-                call, self._plan(call), out.to(kept), lse,
+                call, make_plan(call, self.method), out.to(kept), lse,
                 None if grad_out is None else grad_out.to(kept), grad_lse,
-                by_kernel=self.by_kernel,
             )  # fmt: skip
         except Exception as error:
             self._error = self._error or error
@@ -65,6 +63,3 @@ class Local:
                 raise error
         finally:
             del error  # it holds this frame, which would hold it
-
-    def _plan(self, call: Call) -> list[Piece]:
-        return plan(call) if self.by_kernel else plan(call, wide=None)  # which holds the scores

@@ -21,7 +21,7 @@ from wqkv.errors import EngineError
 
 def prepared(call: Call, ranks: Ranks) -> tuple[Call, KeysTravel]:
     """The call, and who sends what to whom, which the mask's structure says."""
-    if call.dropout_p > 0:
+    if call.rules.dropout_p > 0:
         raise EngineError("A ring has no dropout.\nPass mesh=AllToAll(...), or no dropout.")
     every = range(ranks.size)
     sent = [_mine(call, ranks, reader) for reader in every]
@@ -80,8 +80,8 @@ class KeysTravel(NamedTuple):
         The same keys travel again, so that no rank ever holds them all.
         """
         grad_out = torch.zeros_like(out) if grad_out is None else grad_out
-        rules = () if call.bias is None or local.by_kernel else call.bias.tensors()
-        like = call.query, call.key, call.value, *rules
+        bias = call.rules.bias if local.method == "reference" else None
+        like = call.query, call.key, call.value, *(() if bias is None else bias.tensors())
         dq, dk, dv, *learned = (torch.zeros_like(x, dtype=out.dtype) for x in like)
         for leg in self._legs(call.key, call.value):
             shares = [torch.zeros_like(x, dtype=out.dtype) for pair in leg.received for x in pair]
@@ -147,13 +147,15 @@ def _pieces(call: Call, ranks: Ranks, leg: _Leg) -> Iterator[tuple[tuple[slice, 
         for which, ((k0, k1), (key, value)) in enumerate(zip(leg.spans, leg.received, strict=True)):
             if _hull(call, q0, q1, k0, k1) is None:
                 continue
-            mask = call.mask.part(k0, key_len, q0, query_len)
-            bias = None if call.bias is None else call.bias.part(k0, q0)
+            mask = call.rules.mask.part(k0, key_len, q0, query_len)
+            bias = None if call.rules.bias is None else call.rules.bias.part(k0, q0)
             offset = call.query_offset + q0 - k0
-            yield rows, which, replace(
-                call, query=call.query[rows], key=key, value=value, mask=mask, bias=bias,
-                sinks=None, query_offset=offset,
-            )  # fmt: skip
+            rules = replace(call.rules, mask=mask, bias=bias, sinks=None, query_offset=offset)
+            yield (
+                rows,
+                which,
+                replace(call, query=call.query[rows], key=key, value=value, rules=rules),
+            )
 
 
 def seen(call: Call, ranks: Ranks, reader: int, source: int) -> list[Span]:
@@ -185,8 +187,8 @@ def _hull(call: Call, q0: int, q1: int, k0: int, k1: int) -> Span | None:
     if isinstance(offset, Tensor):
         return k0, k1
     rect = Rect(None, q0 + offset, q1 + offset, k0, k1)
-    start = _edge(call.mask, rect, last=False)
-    return None if start is None else (start, 1 + _some(_edge(call.mask, rect, last=True)))
+    start = _edge(call.rules.mask, rect, last=False)
+    return None if start is None else (start, 1 + _some(_edge(call.rules.mask, rect, last=True)))
 
 
 def _edge(mask: Mask, rect: Rect, *, last: bool) -> int | None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from wqkv.attend.call import Call, request
+from wqkv.attend.bias import Bias
+from wqkv.attend.call import Call, call_of
 from wqkv.attend.engines import reference
 from wqkv.attend.masks.algebra import Full, Mask
 from wqkv.attend.masks.kinds import Causal, Dense
+from wqkv.attend.rules import as_bias
 from wqkv.doors import door
 from wqkv.errors import ArgumentError, EngineError, KindError, message
 from wqkv.layer import checks
@@ -345,20 +348,22 @@ class StandIn(MultiheadAttention):
             mask = mask & Causal()
         q, held, where = self._prepare(Q, K, V, mask, None, 0, None)
         q, held, _ = self._opened(q, held)
-        (call,) = self._calls(q, held, where)
-        call["bias"] = bias
-        output = self._output(self._attended([call]), Q)
+        ((piece, rules),) = self._rules_per_piece(held, where)
+        pieces = [(piece, replace(rules, bias=bias))]
+        output = self._output(self._attended(q, pieces), Q)
         output = output[0] if single else output.transpose(0, 1) if turned else output
         if not need_weights:
             return output, None
-        calls = [request(**one) for one in (call, *self._beside(q))]
+        calls = [
+            call_of(q, piece.k, piece.v, rules) for piece, rules in (*pieces, *self._beside(q))
+        ]
         weights = self._weights(calls).to(output.dtype)
         weights = weights.mean(dim=1) if average_attn_weights else weights
         return output, weights[0] if single else weights
 
     def _rules(
         self, Q: Tensor, K: Tensor, key_padding_mask: Tensor | None, attn_mask: Tensor | None
-    ) -> tuple[Mask, Tensor | None]:
+    ) -> tuple[Mask, Bias | None]:
         """torch's masks as ours, and what they add to the scores."""
         rules = {"key_padding_mask": key_padding_mask, "attn_mask": attn_mask}
         checks.tensors(**{name: rule for name, rule in rules.items() if rule is not None})
@@ -380,7 +385,7 @@ class StandIn(MultiheadAttention):
                 mask = mask & Dense(~four)
             else:
                 bias = four if bias is None else bias + four
-        return mask, bias
+        return mask, as_bias(bias)
 
     def _weights(self, calls: list[Call]) -> Tensor:
         if reasons := reference.reasons_against(calls[0]):
