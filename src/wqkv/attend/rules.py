@@ -15,6 +15,7 @@ from wqkv.attend.masks.kinds import Dense
 from wqkv.attend.values import readable
 from wqkv.errors import ArgumentError, KindError, message
 
+#: The mask that hides nothing, as the default of functions.
 FULL = Full()
 
 
@@ -26,7 +27,7 @@ class Rules:
     what depends on the sizes of q and k, once, when a `Call` is made.
     """
 
-    mask: Mask = FULL
+    mask: Mask  # without a default, because torch.compile cannot trace that of a dataclass
     bias: Bias | None = None
     scale: float | None = None  # None: 1 / sqrt(d_k)
     softcap: float | None = None

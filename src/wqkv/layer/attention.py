@@ -21,7 +21,7 @@ from wqkv.attend.parallel.agreement import together
 from wqkv.attend.parallel.ranks import Ranks
 from wqkv.attend.partial import Partial, logaddexp, merge, with_sinks
 from wqkv.attend.rope import RoPE, rotate
-from wqkv.attend.rules import Rules
+from wqkv.attend.rules import FULL, Rules
 from wqkv.doors import door
 from wqkv.errors import ArgumentError, EngineError
 from wqkv.layer import checks
@@ -534,7 +534,7 @@ class MultiheadAttention(Ruled):
             for x in (self.persistent_k, self.persistent_v)
         )
         _, (piece,), _ = self._opened(q, [KeyPiece(k, v)])
-        return [(piece, Rules(scale=self.scale, softcap=self.softcap))]
+        return [(piece, Rules(FULL, None, self.scale, self.softcap))]
 
     def _attended(
         self, q: Tensor, pieces: Sequence[tuple[KeyPiece, Rules]], cache: KVCache | None = None

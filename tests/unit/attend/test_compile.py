@@ -140,6 +140,23 @@ def test_inductor_compiles_the_layer():
     torch.testing.assert_close(compiled(x), layer(x), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "rules",
+    [{"dropout": 0.3}, {"persistent": 3, "sinks": True}, {"persistent": 2, "position": ALiBi(3)}],
+    ids=["dropout", "persistent and sinks", "persistent and a bias"],
+)
+def test_the_layers_own_rules_compile(rules):
+    """A layer makes its rules inside the graph."""
+    torch._dynamo.reset()
+    layer = MultiheadAttention(24, 3, mask=Causal(), **rules)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    x, found = torch.randn(2, 29, 24), []
+    for run in (layer, compiled):
+        torch.manual_seed(3)
+        found.append(run(x))
+    torch.testing.assert_close(*found)
+
+
 def test_a_mask_of_ones_own_is_refused_by_name():
     class Even(Mask):
         def visible(self, at):

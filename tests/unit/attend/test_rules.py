@@ -8,7 +8,7 @@ import torch
 from wqkv import ALiBi, Causal, Lengths
 from wqkv.attend.bias import StoredBias
 from wqkv.attend.masks.kinds import Dense, Full
-from wqkv.attend.rules import Rules, as_bias, as_mask
+from wqkv.attend.rules import FULL, Rules, as_bias, as_mask
 from wqkv.errors import ArgumentError, KindError
 
 QUERY = torch.zeros(2, 3, 5, 7)
@@ -24,7 +24,7 @@ QUERY = torch.zeros(2, 3, 5, 7)
 )
 def test_numbers(given, says):
     with pytest.raises(ArgumentError, match=says):
-        Rules(**given)
+        Rules(**{"mask": FULL, **given})
 
 
 @pytest.mark.parametrize(
@@ -38,13 +38,13 @@ def test_numbers(given, says):
     ],
 )
 def test_sizes(given, says):
-    rules = Rules(**given)
+    rules = Rules(**{"mask": FULL, **given})
     with pytest.raises(ArgumentError, match=says):
         rules.fit(QUERY, 5, 11)
 
 
 def test_fitting_rules_are_the_same():
-    for rules in (Rules(), Rules(Causal(), query_offset=6), Rules(sinks=torch.zeros(3))):
+    for rules in (Rules(FULL), Rules(Causal(), query_offset=6), Rules(FULL, sinks=torch.zeros(3))):
         assert rules.fit(QUERY, 5, 11) is rules
     placed = Rules(Causal(), query_offset=torch.tensor(6)).fit(QUERY, 5, 11)
     assert placed.query_offset.tolist() == [6, 6]
@@ -64,7 +64,7 @@ def test_tensors():
     assert [x.data_ptr() for x in rules.tensors()] == [
         x.data_ptr() for x in (matrix, slopes, sinks, offset)
     ]
-    assert Rules().tensors() == ()
+    assert Rules(FULL).tensors() == ()
 
 
 def test_tensors_as_rules():
