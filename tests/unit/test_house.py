@@ -62,6 +62,7 @@ ORDER = (
     "wqkv.attend.parallel",
     "wqkv.attend.functional",
     "wqkv.attend",
+    "wqkv.maps.display",
     "wqkv.maps.pictures",
     "wqkv.maps.picks",
     "wqkv.maps.weights",

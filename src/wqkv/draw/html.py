@@ -12,7 +12,7 @@ from importlib.resources import files
 from torch import Tensor
 
 from wqkv.draw import steps
-from wqkv.maps.pictures import DARK, LIGHT
+from wqkv.maps import display
 from wqkv.study.one_token import Story
 
 # What a drawing holds at most; it says so where it cuts.
@@ -22,9 +22,8 @@ LEVELS = 16
 
 def page(stories: Sequence[Story]) -> str:
     """One self-contained page: each story in seven steps, its proof, and the map of its head."""
-    parts = files("wqkv.explorer") / "page"
-    style = (parts / "story.css").read_text("utf-8") + _ramp()
-    script = (parts / "story.js").read_text("utf-8")
+    style = asset("story.css") + _level_colors()
+    script = asset("story.js")
     links = "".join(
         f'<li><a href="#story{i}"><bdi>{_title(story)}</bdi></a>' for i, story in enumerate(stories)
     )
@@ -60,6 +59,11 @@ def frame(title: str, style: str, body: Sequence[str], script: str = "") -> str:
             "</html>\n",
         ]
     )
+
+
+def asset(name: str) -> str:
+    """The text of one style or script in `pages/`."""
+    return (files("wqkv.draw") / "pages" / name).read_text("utf-8")
 
 
 def _story(story: Story, i: int) -> str:
@@ -165,7 +169,7 @@ def _scores(story: Story) -> str:
         start, sign = (50, "up") if score > 0 else (50 - length, "down")
         bar = f'<rect class={sign} x="{start:g}%" width="{length:g}%" height="100%"/>'
         axis = '<rect class=axis x="50%" width="1" height="100%"/>'
-        rows += _row(story, j, f"<td>{steps.number(score)}<td>{_bar(bar + axis)}")
+        rows += _row(story, j, f"<td>{display.number(score)}<td>{_bar(bar + axis)}")
     note = "" if n <= 2 * TABLE else f"<p class=note>The {len(shown)} best of {n} words.</p>"
     return f"<table class=words><tr><th>at<th>word<th>score<th>{rows}</table>{note}"
 
@@ -179,11 +183,11 @@ def _weights(story: Story) -> str:
         weight = story.weights[j].item()
         length = weight / top * 100 if math.isfinite(weight) else 0
         bar = f'<rect class=up width="{length:.4g}%" height="100%"/>'
-        rows += _row(story, j, f"<td>{steps.weight(weight)}<td>{_bar(bar)}")
+        rows += _row(story, j, f"<td>{display.weight(weight)}<td>{_bar(bar)}")
     notes = ""
     if rest := seen[TABLE:]:
         tokens = "1 more word has" if len(rest) == 1 else f"{len(rest)} more words share"
-        share = steps.weight(sum(story.weights[j].item() for j in rest))
+        share = display.weight(sum(story.weights[j].item() for j in rest))
         notes += f"<p class=note>And {tokens} {share}.</p>"
     if hidden:
         names = " ".join(f"<bdi>{_text(story.tokens[j])}</bdi>" for j in hidden[:TABLE])
@@ -212,7 +216,7 @@ def _map(story: Story) -> str:
     weights = story.map[near.start : near.stop, near.start : near.stop].tolist()
     rows = "".join(
         f"<tr{_mark(story, i)}><th scope=row><bdi>{escape(steps.label(story.tokens, i))}</bdi>"
-        + "".join(f"<td class={_level(weight)}>{steps.weight(weight)}" for weight in row)
+        + "".join(f"<td class={_level(weight)}>{display.weight(weight)}" for weight in row)
         for i, row in zip(near, weights, strict=True)
     )
     marks = ["" if i % 3 else f"{(i / (LEVELS - 1)) ** 2:.2g}" for i in range(LEVELS)]
@@ -237,18 +241,16 @@ def _level(weight: float) -> str:
     return f"h{round(math.sqrt(weight) * (LEVELS - 1))}"
 
 
-def _ramp() -> str:
-    """The colours of the map's levels, for light and dark ground."""
-    rules = []
-    for stops in (LIGHT, DARK):
-        rule = ""
-        for level in range(LEVELS):
-            at = 2 * level / (LEVELS - 1)
-            low, high = stops[int(at) : int(at) + 2] if at < 2 else (stops[2], stops[2])
-            mixed = [round(a + (b - a) * (at % 1)) for a, b in zip(low, high, strict=True)]
-            rule += f".h{level}{{background:#{bytes(mixed).hex()}}}"
-        rules.append(rule)
-    return f"{rules[0]}@media(prefers-color-scheme:dark){{{rules[1]}}}"
+def _level_colors() -> str:
+    """The background of each level's class, on a light and on a dark ground."""
+    light, dark = (
+        "".join(
+            f".h{level}{{background:#{bytes(display.color(level / (LEVELS - 1), stops)).hex()}}}"
+            for level in range(LEVELS)
+        )
+        for stops in (display.LIGHT, display.DARK)
+    )
+    return f"{light}@media(prefers-color-scheme:dark){{{dark}}}"
 
 
 def _text(text: str) -> str:

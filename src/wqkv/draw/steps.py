@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from wqkv.draw.phrases import EVIDENCE, PHRASES
+from wqkv.maps.display import number, weight
 from wqkv.study.heads import NEAR, Head
 from wqkv.study.one_token import Story
 
@@ -38,18 +39,6 @@ def visible(text: str, encoding: str = "utf-8") -> str:
         c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
     )
     return shown.encode(encoding, "backslashreplace").decode(encoding)
-
-
-def number(value: float) -> str:
-    """A score or a channel in two decimals: `-4.21`, `12.00`, `3.1e+04`."""
-    if not abs(value) < 9999.995:  # also inf and NaN
-        return f"{value:.1e}"
-    return f"{round(value, 2) + 0.0:.2f}"  # + 0.0 turns -0.0 into 0.0
-
-
-def weight(value: float) -> str:
-    """A weight in three decimals, `0.677`; one that would round to 0 as a power, `4.2e-06`."""
-    return f"{value:.3f}" if value == 0 or not value < 0.0005 else f"{value:.1e}"
 
 
 def label(tokens: Sequence[str], j: int, encoding: str = "utf-8") -> str:

@@ -7,7 +7,6 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from html import escape
-from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from wqkv.corpus.measures import BINS, MEASURES
@@ -15,7 +14,8 @@ from wqkv.corpus.sums import Example, Row
 from wqkv.corpus.survey import Survey, named
 from wqkv.draw import heads as table
 from wqkv.draw import steps
-from wqkv.draw.html import frame
+from wqkv.draw.html import asset, frame
+from wqkv.maps import display
 from wqkv.study.heads import LABELS, Head
 
 if TYPE_CHECKING:
@@ -27,8 +27,7 @@ NAMED, FILES = 50, 5
 
 def page(found: Survey) -> str:
     """One self-contained page: the label of every head, and of each its measures and examples."""
-    folder = files("wqkv.explorer") / "page"
-    style = "".join((folder / name).read_text("utf-8") for name in ("story.css", "survey.css"))
+    style = asset("story.css") + asset("survey.css")
     rows: dict[tuple[int, int], list[Row]] = {place: [] for place in found.tally.heads}
     for row in found.tally.rows:
         rows[row.layer, row.head].append(row)
@@ -214,7 +213,7 @@ def _example(one: Example) -> str:
     spaced = (re.sub(r"\s+", " ", part) for part in parts)
     before, word, middle, other, after = (_text(part) if part.strip() else part for part in spaced)
     return (
-        f"<li><b>{steps.weight(one.weight)}</b> <bdi>{before}<mark class={first}>{word}</mark>"
+        f"<li><b>{display.weight(one.weight)}</b> <bdi>{before}<mark class={first}>{word}</mark>"
         f"{middle}<mark class={second}>{other}</mark>{after}</bdi>"
         f" <small><bdi>{_text(named(one.file, one.number))}</bdi></small>"
     )

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from wqkv.draw import steps
 from wqkv.errors import need
+from wqkv.maps import display
 from wqkv.study.one_token import Story
 
 need("rich", "show", "The terminal picture")
@@ -179,12 +180,12 @@ def _ranking(pen: Pen, story: Story) -> None:
         row = Text.assemble(
             (f"{j:>{max(at, 2)}} ", "dim"),
             pen.token(story, j, width, pad=True),
-            f" {steps.number(score):>7} {steps.weight(weight):>7} ",
+            f" {display.number(score):>7} {display.weight(weight):>7} ",
             (_bar(weight / top, min(room, 60)), _shade(BLUE, 1.0)),
         )
         pen.rows(row)
     if rest := seen[TOP:]:
-        share = steps.weight(sum(story.weights[j].item() for j in rest))
+        share = display.weight(sum(story.weights[j].item() for j in rest))
         tokens = "1 more word has" if len(rest) == 1 else f"{len(rest)} more words share"
         pen.write(Text(f"and {tokens} {share}", "dim"))
     if hidden:

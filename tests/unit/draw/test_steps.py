@@ -30,28 +30,6 @@ def test_visible(word, encoding, shown):
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"),
-    [
-        (-4.2149, "-4.21"),
-        (-0.001, "0.00"),
-        (31415.9, "3.1e+04"),
-        (-math.inf, "-inf"),
-        (math.nan, "nan"),
-    ],
-)
-def test_number(value, shown):
-    assert steps.number(value) == shown
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [(0.6774, "0.677"), (0.0, "0.000"), (0.0005, "0.001"), (4.2e-6, "4.2e-06"), (math.nan, "nan")],
-)
-def test_weight(value, shown):
-    assert steps.weight(value) == shown
-
-
-@pytest.mark.parametrize(
     ("n", "word", "most", "window"),
     [
         (7, 3, 11, range(7)),
