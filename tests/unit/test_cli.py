@@ -17,7 +17,7 @@ from wqkv import Causal, Full, cli
 from wqkv.commands.given import EXAMPLE
 from wqkv.errors import ArgumentError
 from wqkv.explorer import server
-from wqkv.explorer.ticket import once
+from wqkv.explorer.ticket import address_with_ticket
 from wqkv.study import heads, pair
 from wqkv.study import model as models
 from wqkv.study import one_token as story
@@ -268,7 +268,7 @@ def test_open(capsys, explored):
 def test_no_process_is_told_the_token(capsys, explored):
     """Only the address of a ticket, since all users of a machine see the arguments."""
     assert run(capsys, "open", "One.")[0] == 0
-    assert explored[2] == once("http://the-address/") != "http://the-address/"
+    assert explored[2] == address_with_ticket("http://the-address/") != "http://the-address/"
     assert "the-address" not in explored[2]
 
 
