@@ -125,6 +125,7 @@ ORDER = (
     "wqkv.corpus.documents",
     "wqkv.corpus.measures",
     "wqkv.corpus.sums",
+    "wqkv.corpus.reader",
     "wqkv.corpus.worker",
     "wqkv.corpus.survey",
     "wqkv.corpus",

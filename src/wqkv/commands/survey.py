@@ -40,7 +40,8 @@ def run(args: argparse.Namespace) -> None:
 
     need("rich", "show", "The terminal picture")
 
-    from wqkv.corpus.survey import survey, write
+    from wqkv.corpus.survey import survey
+    from wqkv.corpus.worker import write_whole
     from wqkv.draw.survey import page, show
 
     with bar("surveying", "documents") as told:
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
             documents=args.part,
             progress=told,
         )
-    write(args.out / "survey.html", page(found).encode())
+    write_whole(args.out / "survey.html", page(found).encode())
     show(found, console())
     for path in found.damaged:
         print(f"wqkv: {path} was damaged or altered, and was made again", file=sys.stderr)
