@@ -392,7 +392,7 @@ def test_heads_reads_the_text_that_is_given(capsys, headed, monkeypatch, tmp_pat
     code, out, err = run(capsys, "heads", "One.", "--model", "somewhere")
     assert (code, err) == (0, "")
     assert headed == ["somewhere", (["One."], "the given text")]
-    assert out.startswith("tiny-model, 3 layers x 5 heads, over 1,234 words (tokens): the given")
+    assert out.startswith("tiny-model, 3 layers x 5 heads, over 1,234 tokens: the given")
     assert "\x1b" not in out
     monkeypatch.setattr(sys, "stdin", io.StringIO("Two.\nThree."))
     assert run(capsys, "heads", "One.", "-")[0] == 0

@@ -1,4 +1,4 @@
-"""Stories as one web page without network: its policy allows its own script and style alone."""
+"""Stories as one web page. It loads nothing: its policy allows its own style and script alone."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from wqkv.draw import steps
 from wqkv.maps import display
 from wqkv.study.one_token import Story
 
-# What a drawing holds at most; it says so where it cuts.
-TITLE, BARS, WORDS, MAP, TABLE = 200, 512, 256, 64, 12
+#: What a drawing shows at most; where it leaves something out, it says so: characters of a title,
+#: bars of a vector, tokens of a text, tokens of a map's side, and rows of a table.
+TITLE, BARS, TOKENS, MAP, TABLE = 200, 512, 256, 64, 12
+#: How many colors a map has.
 LEVELS = 16
 
 
 def page(stories: Sequence[Story]) -> str:
-    """One self-contained page: each story in seven steps, its proof, and the map of its head."""
+    """Return one self-contained page: each story in seven steps, its proof, its head's map."""
     style = asset("story.css") + _level_colors()
     script = asset("story.js")
     links = "".join(
@@ -40,7 +42,7 @@ def page(stories: Sequence[Story]) -> str:
 
 
 def frame(title: str, style: str, body: Sequence[str], script: str = "") -> str:
-    """A whole page whose policy allows this style and this script, and nothing else."""
+    """Return a whole page, whose policy allows this style and this script, and nothing else."""
     allowed = f"script-src '{_hash(script)}';" if script else ""
     policy = (
         f"default-src 'none'; style-src '{_hash(style)}'; {allowed}"
@@ -68,7 +70,7 @@ def asset(name: str) -> str:
 
 def _story(story: Story, i: int) -> str:
     drawings = [
-        _words(story) + _vector("x", story.x),
+        _text_around(story) + _vector("x", story.x),
         _matrices(story),
         _vector("q = x WQ", story.q) + _vector("k = x WK", story.k) + _vector("v = x WV", story.v),
         _scores(story),
@@ -101,17 +103,18 @@ def _title(story: Story) -> str:
     return escape(sentence if len(sentence) <= TITLE else sentence[: TITLE - 3] + "...")
 
 
-def _words(story: Story) -> str:
-    near = steps.window(len(story.tokens), story.token, WORDS)
-    spans = [f"<bdi{_mark(story, j)}>{_text(story.tokens[j])}</bdi>" for j in near]
-    return f"<p class=words>{' '.join(spans)}</p>{_cut(story, near)}"
+def _text_around(story: Story) -> str:
+    """The tokens around the chosen one."""
+    near = steps.window(len(story.tokens), story.token, TOKENS)
+    spans = [f"<bdi{_class_of(story, j)}>{_text(story.tokens[j])}</bdi>" for j in near]
+    return f"<p class=words>{' '.join(spans)}</p>{_window_note(story, near)}"
 
 
-def _mark(story: Story, j: int) -> str:
+def _class_of(story: Story, j: int) -> str:
     return " class=chosen" if j == story.token else " class=special" if story.special[j] else ""
 
 
-def _cut(story: Story, near: range) -> str:
+def _window_note(story: Story, near: range) -> str:
     if len(near) == len(story.tokens):
         return ""
     last = len(story.tokens) - 1
@@ -119,7 +122,7 @@ def _cut(story: Story, near: range) -> str:
 
 
 def _vector(name: str, values: Tensor) -> str:
-    """A vector as bars, one a number, blue above the line and orange below it."""
+    """A vector as bars, one per number: positive ones above the line, negative ones below it."""
     bars, per = steps.bars(values, BARS)
     top = max((abs(bar) for bar in bars if math.isfinite(bar)), default=0.0) or 1.0
     up = down = ""
@@ -154,7 +157,7 @@ def _matrices(story: Story) -> str:
 
 
 def _scores(story: Story) -> str:
-    """The score of each word in reading order; of a long text the best ones."""
+    """The score of each token in reading order; for a long text the best scores alone."""
     seen, n = steps.seen(story), len(story.tokens)
     shown = range(n) if n <= 2 * TABLE else sorted(seen[:TABLE])
     finite = [abs(story.scores[j].item()) for j in shown]
@@ -163,19 +166,19 @@ def _scores(story: Story) -> str:
     for j in shown:
         score = story.scores[j].item()
         if score == -math.inf:
-            rows += _row(story, j, "<td>hidden<td>")
+            rows += _token_row(story, j, "<td>hidden<td>")
             continue
         length = round(abs(score) / top * 50, 2) if math.isfinite(score) else 0
         start, sign = (50, "up") if score > 0 else (50 - length, "down")
         bar = f'<rect class={sign} x="{start:g}%" width="{length:g}%" height="100%"/>'
         axis = '<rect class=axis x="50%" width="1" height="100%"/>'
-        rows += _row(story, j, f"<td>{display.number(score)}<td>{_bar(bar + axis)}")
+        rows += _token_row(story, j, f"<td>{display.number(score)}<td>{_bar_svg(bar + axis)}")
     note = "" if n <= 2 * TABLE else f"<p class=note>The {len(shown)} best of {n} words.</p>"
     return f"<table class=words><tr><th>at<th>word<th>score<th>{rows}</table>{note}"
 
 
 def _weights(story: Story) -> str:
-    """The words by falling weight; the rest and the hidden ones are summed up."""
+    """The tokens by falling weight, then one line each for the rest and for the hidden ones."""
     seen, hidden = steps.seen(story), steps.hidden(story)
     top = max((story.weights[j].item() for j in seen[:TABLE]), default=0.0) or 1.0
     rows = ""
@@ -183,12 +186,12 @@ def _weights(story: Story) -> str:
         weight = story.weights[j].item()
         length = weight / top * 100 if math.isfinite(weight) else 0
         bar = f'<rect class=up width="{length:.4g}%" height="100%"/>'
-        rows += _row(story, j, f"<td>{display.weight(weight)}<td>{_bar(bar)}")
+        rows += _token_row(story, j, f"<td>{display.weight(weight)}<td>{_bar_svg(bar)}")
     notes = ""
     if rest := seen[TABLE:]:
-        tokens = "1 more word has" if len(rest) == 1 else f"{len(rest)} more words share"
+        who = "1 more word has" if len(rest) == 1 else f"{len(rest)} more words share"
         share = display.weight(sum(story.weights[j].item() for j in rest))
-        notes += f"<p class=note>And {tokens} {share}.</p>"
+        notes += f"<p class=note>And {who} {share}.</p>"
     if hidden:
         names = " ".join(f"<bdi>{_text(story.tokens[j])}</bdi>" for j in hidden[:TABLE])
         more = f" and {len(hidden) - TABLE} more" if len(hidden) > TABLE else ""
@@ -196,26 +199,27 @@ def _weights(story: Story) -> str:
     return f"<table class=words><tr><th>at<th>word<th>weight<th>{rows}</table>{notes}"
 
 
-def _row(story: Story, j: int, cells: str) -> str:
-    return f"<tr{_mark(story, j)}><td>{j}<th scope=row><bdi>{_text(story.tokens[j])}</bdi>{cells}"
+def _token_row(story: Story, j: int, cells: str) -> str:
+    token = f"<th scope=row><bdi>{_text(story.tokens[j])}</bdi>"
+    return f"<tr{_class_of(story, j)}><td>{j}{token}{cells}"
 
 
-def _bar(shapes: str) -> str:
+def _bar_svg(shapes: str) -> str:
     return f'<svg class=bar aria-hidden="true">{shapes}</svg>'
 
 
 def _map(story: Story) -> str:
-    """The head's weights from every word to every word as a table, one coloured cell a weight."""
+    """The head's weights from every token to every token, one colored cell per weight."""
     if story.map is None:
         return ""
     near = steps.window(len(story.tokens), story.token, MAP)
     heads = "".join(
-        f"<th scope=col{_mark(story, j)}><bdi>{escape(steps.label(story.tokens, j))}</bdi>"
+        f"<th scope=col{_class_of(story, j)}><bdi>{escape(steps.label(story.tokens, j))}</bdi>"
         for j in near
     )
     weights = story.map[near.start : near.stop, near.start : near.stop].tolist()
     rows = "".join(
-        f"<tr{_mark(story, i)}><th scope=row><bdi>{escape(steps.label(story.tokens, i))}</bdi>"
+        f"<tr{_class_of(story, i)}><th scope=row><bdi>{escape(steps.label(story.tokens, i))}</bdi>"
         + "".join(f"<td class={_level(weight)}>{display.weight(weight)}" for weight in row)
         for i, row in zip(near, weights, strict=True)
     )
@@ -226,7 +230,7 @@ def _map(story: Story) -> str:
     return (
         "<section class=map><h3>The whole head</h3><p>The weight from each word (row) to each word"
         " (column). Point at a cell, or use the arrow keys.</p>"
-        f"{_cut(story, near)}<output aria-live=polite>&nbsp;</output>"
+        f"{_window_note(story, near)}<output aria-live=polite>&nbsp;</output>"
         f'<div class="cells n{math.ceil(len(near) / 16)}" tabindex=0 role=group'
         ' aria-label="map of weights"><table>'
         f"<thead><tr><td>{heads}<tbody>{rows}</table></div>"

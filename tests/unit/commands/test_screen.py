@@ -120,7 +120,7 @@ def test_what_was_written(capsys, monkeypatch, tmp_path):
 
 
 def test_rich_keeps_its_codes_and_no_others(monkeypatch):
-    """A picture, a spinner and a bar on a terminal in colours."""
+    """A picture, a spinner and a bar on a terminal in colors."""
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setattr(models, "open_model", lambda *_: None)
@@ -156,7 +156,7 @@ def test_json(capsys):
 
 
 def test_a_screen_is_no_terminal():
-    """Or Python would colour its tracebacks and argparse its help, in codes that are shown."""
+    """Or Python would color its tracebacks and argparse its help, in codes that are shown."""
     screen = Screen(Terminal())
     assert not screen.isatty()
     with pytest.raises(io.UnsupportedOperation):
