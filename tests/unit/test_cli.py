@@ -325,9 +325,9 @@ def test_open_writes_a_page(capsys, monkeypatch, tmp_path, lang):
             ["One.", "--host", "192.0.2.7"],
             "Other machines can reach 192.0.2.7: whoever knows the address could read your texts",
         ),
-        (["--host", "0.0.0.0", "--others"], "The host '0.0.0.0' is no name that a browser could"),
-        (["--host", "0", "--others"], "The host '0' is no name that a browser could"),
-        (["--host", "0:0::0", "--others"], "The host '0:0::0' is no name that a browser could"),
+        (["--host", "0.0.0.0", "--others"], "The host '0.0.0.0' is not a name that a browser can"),
+        (["--host", "0", "--others"], "The host '0' is not a name that a browser can"),
+        (["--host", "0:0::0", "--others"], "The host '0:0::0' is not a name that a browser can"),
         (["One.", "Two."], "unrecognized arguments: Two."),
     ],
 )

@@ -12,18 +12,18 @@ from wqkv.commands.screen import console, print_json
 
 
 def add(commands: Commands) -> None:
-    what = "what every head of a trained model does: previous word, sink, induction, ..."
+    what = "what every head of a trained model does: previous token, sink, induction, ..."
     heads = commands.add_parser(
         "heads",
         help=what,
         description=f"Show {what}",
         allow_abbrev=False,
         epilog="A text longer than the model takes is read in windows, and the scores are means "
-        "over all their words. example: wqkv heads --text book.txt --png heads.png",
+        "over all their tokens. example: wqkv heads --text book.txt --png heads.png",
     )
     heads.set_defaults(command=run)
     arg = heads.add_argument
-    default = "a causal model reads random words twice, others a built-in text"
+    default = "a causal model reads random tokens twice, others a built-in text"
     arg("texts", nargs="*", metavar="TEXT", help=f"in quotes; - reads stdin (default: {default})")
     arg("--model", metavar="NAME", help="a folder or a hub name (default: the packaged model)")
     arg("--text", type=Path, metavar="FILE", help="read this file, of any length")
@@ -48,15 +48,15 @@ def run(args: argparse.Namespace) -> None:
     from wqkv.study.heads import TEXT, probe, read
     from wqkv.study.model import open_model
 
-    with spinner() as progress:
-        model = open_model(args.model, progress)
-    with bar(f"reading with {model.name}") as told:
+    with spinner() as say:
+        model = open_model(args.model, say)
+    with bar(f"reading with {model.name}") as progress:
         if texts:
-            found = read(model, texts, source, told)
+            found = read(model, texts, source, progress)
         elif model.layer(0).mask.by_position:
-            found = probe(model, progress=told)
+            found = probe(model, progress=progress)
         else:
-            found = read(model, [TEXT], "a built-in text", told)
+            found = read(model, [TEXT], "a built-in text", progress)
 
     if args.csv:
         save_csv(found, args.csv)

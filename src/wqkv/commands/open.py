@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
         raise ArgumentError(f"There is no port {args.port}. Pass 1 to {2**16 - 1}, or 0 for any.")
     if canonical_host(args.host) in ("0.0.0.0", "[::]", ""):
         raise ArgumentError(
-            f"The host {args.host!r} is no name that a browser could ask for."
+            f"The host {args.host!r} is not a name that a browser can ask for."
             " Pass the address by which this machine is reached."
         )
     if not is_loopback(args.host) and not args.others:
@@ -60,16 +60,16 @@ def run(args: argparse.Namespace) -> None:
 
     from wqkv.study.pair import open_any
 
-    with spinner() as progress:
-        model = open_any(args.model, progress)
+    with spinner() as say:
+        model = open_any(args.model, say)
     if args.export:
         from wqkv.explorer.api import Api
         from wqkv.explorer.export import export
 
-        with bar("recording", "answers") as told:
+        with bar("recording", "answers") as progress:
             api = Api(model, args.model)
-            seen = api.open(text, told, args.target)
-            page = export(api, seen, seen.first[1:], args.lang, told)
+            seen = api.open(text, progress, args.target)
+            page = export(api, seen, seen.first[1:], args.lang, progress)
         args.export.write_text(page, encoding="utf-8")
         print(f"wqkv: wrote {args.export}", file=sys.stderr)
         return

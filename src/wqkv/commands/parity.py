@@ -10,7 +10,7 @@ from wqkv.commands.screen import console, print_json
 
 
 def add(commands: Commands) -> None:
-    what = "compare every attention layer of a model with ours, made of the same matrices"
+    what = "compare every attention layer of a model with ours, made from the same matrices"
     parser = commands.add_parser(
         "parity",
         help=what,
@@ -34,10 +34,10 @@ def run(args: argparse.Namespace) -> bool:
     from wqkv.study.model import open_bare
     from wqkv.study.parity import parity
 
-    with spinner() as progress:
-        model, name = open_bare(args.model, progress)
-    with bar(f"comparing {name}") as told:
-        found = parity(model, progress=told)
+    with spinner() as say:
+        model, name = open_bare(args.model, say)
+    with bar(f"comparing {name}") as progress:
+        found = parity(model, progress=progress)
 
     if args.json:
         print_json(as_json(found, name))

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     from wqkv.corpus.worker import write_whole
     from wqkv.draw.survey import page, show
 
-    with bar("surveying", "documents") as told:
+    with bar("surveying", "documents") as progress:
         found = survey(
             args.model,
             args.data,
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
             workers=(os.cpu_count() or 1) if args.workers is None else args.workers,
             address=args.address,
             documents=args.part,
-            progress=told,
+            progress=progress,
         )
     write_whole(args.out / "survey.html", page(found).encode())
     show(found, console())
