@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol, TypeAlias, overload
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
@@ -43,18 +43,10 @@ def _story(story: Story) -> dict[str, Json]:
     return {**plain(story), "ranked": plain(ranked)}
 
 
-class Record(Protocol):
-    """A dataclass, as type checkers know it."""
-
-    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
-
-
-@overload
-def plain(value: Record) -> dict[str, Json]: ...
-@overload
-def plain(value: object) -> Json: ...
-def plain(value: object) -> Json:
+def plain(value: object) -> Any:
     """Return a record, a tensor, or a value made of them as JSON; None for a number not finite.
+
+    The result is typed as Any because it depends on the record: the caller knows its form.
 
     >>> plain({"scores": (0.5, -math.inf)})
     {'scores': [0.5, None]}
@@ -65,14 +57,13 @@ def plain(value: object) -> Json:
         case float():
             return value if math.isfinite(value) else None
         case Tensor():
-            numbers: list[Json] | float = value.tolist()
+            numbers = value.tolist()
             # A map has millions of numbers: each is looked at only where one is not finite.
             return numbers if bool(value.isfinite().all()) else plain(numbers)
         case dict():
             return {name: plain(part) for name, part in value.items()}
         case tuple() if hasattr(value, "_asdict"):
-            fields: dict[str, object] = value._asdict()
-            return plain(fields)
+            return plain(value._asdict())
         case list() | tuple():
             return [plain(part) for part in value]
     assert dataclasses.is_dataclass(value), f"{type(value).__name__} has no JSON form"
