@@ -27,7 +27,7 @@ ALIKE = 0.8
 AROUND = 60
 
 
-class TextWindow(NamedTuple):
+class DocumentWindow(NamedTuple):
     """One window of one document: part number `part` of `parts`, counted from 0."""
 
     document: Document
@@ -54,7 +54,7 @@ class Reader:
     def tally(self, documents: Sequence[Document], field: str) -> Tally:
         """Return the tally of some documents. It depends on them and on the model alone."""
         skipped: list[Skipped] = []
-        read: list[TextWindow] = []
+        read: list[DocumentWindow] = []
         total: list[LayerSums] = []
         links: list[StrongestLinks] = []
         for batch in self.batches(self.windows(documents, field, skipped)):
@@ -80,7 +80,7 @@ class Reader:
 
     def windows(
         self, documents: Sequence[Document], field: str, skipped: list[Skipped]
-    ) -> list[TextWindow]:
+    ) -> list[DocumentWindow]:
         """Return the windows of all documents, and add those that cannot be read to `skipped`."""
         result = []
         for document in documents:
@@ -91,15 +91,17 @@ class Reader:
             if problem:
                 skipped.append(Skipped(document.file, document.number, problem))
             else:
+                parts = len(found)
                 result += [
-                    TextWindow(document, text, at, len(found), one) for at, one in enumerate(found)
+                    DocumentWindow(document, text, part, parts, window)
+                    for part, window in enumerate(found)
                 ]
         return result
 
-    def batches(self, windows: Sequence[TextWindow]) -> Iterator[list[TextWindow]]:
+    def batches(self, windows: Sequence[DocumentWindow]) -> Iterator[list[DocumentWindow]]:
         """Yield the windows in batches of like length, the longest first."""
         least = ALIKE if self.pads else 1.0
-        held: list[TextWindow] = []
+        held: list[DocumentWindow] = []
         # Document and part make the order, and so every batch, the same in every run.
         for one in sorted(windows, key=lambda one: (-one.length, one.document[:2], one.part)):
             longest = held[0].length if held else 0
@@ -130,8 +132,8 @@ class Reader:
         return measure(batch, cast(Sequence[AttentionMap], seen))
 
     def _measured(
-        self, batch: list[TextWindow], skipped: list[Skipped]
-    ) -> Iterator[tuple[list[TextWindow], list[LayerSums], list[StrongestLinks]]]:
+        self, batch: list[DocumentWindow], skipped: list[Skipped]
+    ) -> Iterator[tuple[list[DocumentWindow], list[LayerSums], list[StrongestLinks]]]:
         """Yield a batch with its measures.
 
         Where a proof fails, yield each window by itself. A window that fails then is skipped.
@@ -149,7 +151,7 @@ class Reader:
     # Examples
 
     def _examples(
-        self, windows: Sequence[TextWindow], links: StrongestLinks
+        self, windows: Sequence[DocumentWindow], links: StrongestLinks
     ) -> tuple[tuple[Example, ...], ...]:
         """Return for every head the KEPT strongest links, at most one of each document."""
         spans: dict[tuple[str, int], tuple[str, list[tuple[int, int]]]] = {}
@@ -196,7 +198,7 @@ class Reader:
         ]
 
     def _shown(
-        self, one: TextWindow, text: str, spans: list[tuple[int, int]], query: int, key: int
+        self, one: DocumentWindow, text: str, spans: list[tuple[int, int]], query: int, key: int
     ) -> tuple[str, tuple[int, int], tuple[int, int]]:
         """Return the text around two tokens of a window, and where the query and the key are in it.
 
