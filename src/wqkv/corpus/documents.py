@@ -102,7 +102,7 @@ def text_of(document: Document, field: str) -> tuple[str, str]:
     if document.data is None:
         return "", document.problem
     try:
-        text: Any = document.data.decode("utf-8-sig")
+        text: object = document.data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         return "", f"not UTF-8: byte 0x{document.data[error.start]:02x} at {error.start}"
     if document.file.lower().endswith(LINES):

@@ -186,7 +186,7 @@ Columns = Mapping[str, Sequence[object] | NDArray[Any]]
 
 
 def dump(tally: Tally) -> bytes:
-    """Write the tally of one chunk as a part: a Parquet file with one row a head and measure.
+    """Write the tally of one chunk as a part: a Parquet file with one row per head and measure.
 
     The sums of one chunk came from float64, so they are exact as float64 too. Skipped documents and
     counts stand in the file's metadata; the examples of a head stand in the row of its first
