@@ -102,7 +102,7 @@ def text_of(document: Document, field: str) -> tuple[str, str]:
     if document.data is None:
         return "", document.problem
     try:
-        text: object = document.data.decode("utf-8-sig")
+        text = document.data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         return "", f"not UTF-8: byte 0x{document.data[error.start]:02x} at {error.start}"
     if document.file.lower().endswith(LINES):
@@ -114,9 +114,10 @@ def text_of(document: Document, field: str) -> tuple[str, str]:
             return "", f"not a JSON object: {type(record).__name__}"
         if field not in record:
             return "", f"no field {field!r} among {', '.join(map(repr, record)) or 'none'}"[:200]
-        text = record[field]
-        if not isinstance(text, str):
-            return "", f"its {field!r} is {type(text).__name__}, not text"
+        value = record[field]
+        if not isinstance(value, str):
+            return "", f"its {field!r} is {type(value).__name__}, not text"
+        text = value
         if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
             return "", "not Unicode: half of a surrogate pair"
     return (text, "") if text.strip() else ("", "empty")
