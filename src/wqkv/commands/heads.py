@@ -48,15 +48,15 @@ def run(args: argparse.Namespace) -> None:
     from wqkv.study.heads import TEXT, probe, read
     from wqkv.study.model import open_model
 
-    with spinner() as say:
-        model = open_model(args.model, say)
-    with bar(f"reading with {model.name}") as progress:
+    with spinner() as progress:
+        model = open_model(args.model, progress)
+    with bar(f"reading with {model.name}") as told:
         if texts:
-            found = read(model, texts, source, progress)
+            found = read(model, texts, source, told)
         elif model.layer(0).mask.by_position:
-            found = probe(model, progress=progress)
+            found = probe(model, progress=told)
         else:
-            found = read(model, [TEXT], "a built-in text", progress)
+            found = read(model, [TEXT], "a built-in text", told)
 
     if args.csv:
         save_csv(found, args.csv)

@@ -34,10 +34,10 @@ def run(args: argparse.Namespace) -> bool:
     from wqkv.study.model import open_bare
     from wqkv.study.parity import parity
 
-    with spinner() as say:
-        model, name = open_bare(args.model, say)
-    with bar(f"comparing {name}") as progress:
-        found = parity(model, progress=progress)
+    with spinner() as progress:
+        model, name = open_bare(args.model, progress)
+    with bar(f"comparing {name}") as told:
+        found = parity(model, progress=told)
 
     if args.json:
         print_json(as_json(found, name))

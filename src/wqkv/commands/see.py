@@ -45,8 +45,8 @@ def run(args: argparse.Namespace) -> None:
     from wqkv.study.model import open_model
     from wqkv.study.one_token import tell
 
-    with spinner() as say:
-        model = open_model(args.model, say)
+    with spinner() as progress:
+        model = open_model(args.model, progress)
         stories = [tell(model, text, args.word, args.layer, args.head) for text in sentences]
 
     for story in stories if args.word else ():

@@ -18,7 +18,7 @@ from typing import Any, Generic, Literal, NotRequired, TypedDict, TypeVar
 import torch
 
 from wqkv.errors import MissedError, WqkvError
-from wqkv.study.model import Step
+from wqkv.study.model import Step as Progress
 
 #: How many jobs are remembered with their results.
 REMEMBERED = 64
@@ -62,7 +62,7 @@ class JobFacts(TypedDict):
 class Job(Generic[Result]):
     """A call of `run` that takes its time; `result` is there when `state` is "done"."""
 
-    def __init__(self, what: str, run: Callable[[Step], Result]) -> None:
+    def __init__(self, what: str, run: Callable[[Progress], Result]) -> None:
         self.what, self.run, self.id = what, run, secrets.token_urlsafe(9)
         self.state: State = "waiting"
         self.done = self.total = 0
@@ -72,7 +72,7 @@ class Job(Generic[Result]):
         self.failure: Refused | None = None
         self.cancelled, self.ended = threading.Event(), threading.Event()
 
-    def step(self, done: int, total: int) -> None:
+    def report(self, done: int, total: int) -> None:
         """Note how far `run` is; raise `Cancelled`, which ends `run`, if the job was cancelled."""
         if self.cancelled.is_set():
             raise Cancelled
@@ -81,9 +81,9 @@ class Job(Generic[Result]):
     def work(self) -> None:
         """Call `run`, and keep its result or its error: no error may end the worker."""
         try:
-            self.step(0, 0)
+            self.report(0, 0)
             self.state = "running"
-            result = self.run(self.step)
+            result = self.run(self.report)
             self.bytes = size(result)
             if self.bytes > KEPT:
                 wrong = f"The answer takes {self.bytes:,} bytes, and at most {KEPT:,} are kept."
@@ -131,7 +131,9 @@ class Jobs:
         self._thread = threading.Thread(target=self._work, name="wqkv-model", daemon=True)
         self._thread.start()
 
-    def start(self, what: str, run: Callable[[Step], Result], key: object = None) -> Job[Result]:
+    def start(
+        self, what: str, run: Callable[[Progress], Result], key: object = None
+    ) -> Job[Result]:
         """Put a job into the queue, or return the job that had the same `key`.
 
         A job that failed or was cancelled is not returned again.

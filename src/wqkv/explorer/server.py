@@ -29,7 +29,8 @@ from wqkv.explorer.hosts import canonical_address, canonical_host
 from wqkv.explorer.jobs import Job, Jobs, Refused, refusal_of
 from wqkv.explorer.request import Body, Parameters
 from wqkv.explorer.ticket import Ticket
-from wqkv.study.model import OpenModel, Step
+from wqkv.study.model import OpenModel
+from wqkv.study.model import Step as Progress
 from wqkv.study.pair import OpenPair
 
 need("starlette", "show", "The explorer")
@@ -258,8 +259,8 @@ class _Handlers:
         return _json({"job": self._open_job(body.text(), body.target()).id})
 
     def _open_job(self, text: str, target: str | None) -> Job[dict[str, str]]:
-        def run(step: Step) -> dict[str, str]:
-            return {"view": self.api.keep(self.api.open(text, step, target))}
+        def run(progress: Progress) -> dict[str, str]:
+            return {"view": self.api.keep(self.api.open(text, progress, target))}
 
         return self.jobs.start("open", run)
 
@@ -290,7 +291,7 @@ class _Handlers:
         if name not in SLOW:
             raise Refused(404, f"There is no {name[:80]!r} of a text.", "Load the page again.")
         key = view, name, *sorted(request.query_params.items())
-        job = self.jobs.start(name, lambda step: SLOW[name](self.api, seen, ask, step), key)
+        job = self.jobs.start(name, lambda report: SLOW[name](self.api, seen, ask, report), key)
         end = time.monotonic() + PATIENCE
         while not job.ended.is_set() and time.monotonic() < end:
             await asyncio.sleep(0.004)
@@ -317,8 +318,8 @@ class _Handlers:
         seen.view.checked(layer, head, token)
         lang = ask.choice("lang", "en", *PHRASES)
 
-        def run(step: Step) -> str:
-            return export(self.api, seen, (layer, head, token), lang, step)
+        def run(progress: Progress) -> str:
+            return export(self.api, seen, (layer, head, token), lang, progress)
 
         job = self.jobs.start("export", run)
         try:
