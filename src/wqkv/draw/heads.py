@@ -28,7 +28,7 @@ class Sign(NamedTuple):
     color: str
 
 
-#: The sign of each label. The colors can be told apart by people with any kind of color vision.
+#: The sign of each label. Color-blind people can tell the colors apart too.
 #: Source: Okabe and Ito 2008, https://jfly.uni-koeln.de/color/.
 SIGNS = {
     "previous": Sign("P", "prev", "#0072b2"),

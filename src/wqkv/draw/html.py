@@ -68,6 +68,11 @@ def asset(name: str) -> str:
     return (files("wqkv.draw") / "pages" / name).read_text("utf-8")
 
 
+def escaped(text: str) -> str:
+    """Return a text for HTML, with line breaks and control characters as codes."""
+    return escape(steps.visible(text))
+
+
 def _story(story: Story, i: int) -> str:
     drawings = [
         _text_around(story) + _vector("x", story.x),
@@ -80,8 +85,8 @@ def _story(story: Story, i: int) -> str:
         + _vector(f"output of {story.n_head} heads", story.output),
     ]
     sections = "".join(
-        f"<section><div><h3><i>{number}</i> {step.name}</h3><p>{_text(step.sentence)}"
-        f"<p class=formula>{_text(step.formula)}</div><div>{drawing}</div></section>"
+        f"<section><div><h3><i>{number}</i> {step.name}</h3><p>{escaped(step.sentence)}"
+        f"<p class=formula>{escaped(step.formula)}</div><div>{drawing}</div></section>"
         for number, (step, drawing) in enumerate(zip(steps.tell(story), drawings, strict=True), 1)
     )
     about = (
@@ -91,9 +96,9 @@ def _story(story: Story, i: int) -> str:
     if story.n_kv_head != story.n_head:
         about += f"; the {story.n_head} heads share {story.n_kv_head} of k and v"
     holds = "holds" if story.proof.holds else "failed"
-    proof = f"<p class={holds}>{_text(steps.prove(story))}</p>"
+    proof = f"<p class={holds}>{escaped(steps.prove(story))}</p>"
     return (
-        f'<article id="story{i}"><h2><bdi>{_title(story)}</bdi></h2><p>{_text(about)}</p>'
+        f'<article id="story{i}"><h2><bdi>{_title(story)}</bdi></h2><p>{escaped(about)}</p>'
         f"{'' if story.proof.holds else proof}{sections}{_map(story)}{proof}</article>"
     )
 
@@ -106,7 +111,7 @@ def _title(story: Story) -> str:
 def _text_around(story: Story) -> str:
     """The tokens around the chosen one."""
     near = steps.window(len(story.tokens), story.token, TOKENS)
-    spans = [f"<bdi{_class_of(story, j)}>{_text(story.tokens[j])}</bdi>" for j in near]
+    spans = [f"<bdi{_class_of(story, j)}>{escaped(story.tokens[j])}</bdi>" for j in near]
     return f"<p class=words>{' '.join(spans)}</p>{_window_note(story, near)}"
 
 
@@ -134,9 +139,9 @@ def _vector(name: str, values: Tensor) -> str:
             down += f"M{i} 100v{-height}h.85v{height}z"
     size = steps.spread(values) + (f"; each bar is the mean of {per}" if per > 1 else "")
     return (
-        f"<figure><figcaption><b>{_text(name)}</b> {size}</figcaption>"
+        f"<figure><figcaption><b>{escaped(name)}</b> {size}</figcaption>"
         f'<svg class=vector viewBox="0 0 {len(bars)} 200" preserveAspectRatio="none" role="img"'
-        f' aria-label="{_text(name)}: {size}"><path class=up d="{up}"/>'
+        f' aria-label="{escaped(name)}: {size}"><path class=up d="{up}"/>'
         f'<path class=down d="{down}"/><path class=axis d="M0 100h{len(bars)}"/></svg></figure>'
     )
 
@@ -193,14 +198,14 @@ def _weights(story: Story) -> str:
         share = display.weight(sum(story.weights[j].item() for j in rest))
         notes += f"<p class=note>And {who} {share}.</p>"
     if hidden:
-        names = " ".join(f"<bdi>{_text(story.tokens[j])}</bdi>" for j in hidden[:TABLE])
+        names = " ".join(f"<bdi>{escaped(story.tokens[j])}</bdi>" for j in hidden[:TABLE])
         more = f" and {len(hidden) - TABLE} more" if len(hidden) > TABLE else ""
         notes += f"<p class=note>Hidden, no score: {names}{more}</p>"
     return f"<table class=words><tr><th>at<th>word<th>weight<th>{rows}</table>{notes}"
 
 
 def _token_row(story: Story, j: int, cells: str) -> str:
-    token = f"<th scope=row><bdi>{_text(story.tokens[j])}</bdi>"
+    token = f"<th scope=row><bdi>{escaped(story.tokens[j])}</bdi>"
     return f"<tr{_class_of(story, j)}><td>{j}{token}{cells}"
 
 
@@ -255,10 +260,6 @@ def _level_colors() -> str:
         for stops in (display.LIGHT, display.DARK)
     )
     return f"{light}@media(prefers-color-scheme:dark){{{dark}}}"
-
-
-def _text(text: str) -> str:
-    return escape(steps.visible(text))
 
 
 def _hash(text: str) -> str:

@@ -6,7 +6,6 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from html import escape
 from typing import TYPE_CHECKING
 
 from wqkv.corpus.documents import document_name
@@ -15,7 +14,7 @@ from wqkv.corpus.sums import Example, HeadMeasure
 from wqkv.corpus.survey import Survey
 from wqkv.draw import heads as table
 from wqkv.draw import steps
-from wqkv.draw.html import asset, frame
+from wqkv.draw.html import asset, escaped, frame
 from wqkv.maps import display
 from wqkv.study.heads import LABELS, Head
 
@@ -40,8 +39,8 @@ def page(found: Survey) -> str:
         for head, place in zip(heads, places, strict=True)
     ]
     body = [
-        f"<header><h1>What do the heads of <b><bdi>{_text(found.model)}</bdi></b> do?</h1>"
-        f"<p>Over {_counts(found)}: <bdi>{_text(found.source)}</bdi></p></header>",
+        f"<header><h1>What do the heads of <b><bdi>{escaped(found.model)}</bdi></b> do?</h1>"
+        f"<p>Over {_counts(found)}: <bdi>{escaped(found.source)}</bdi></p></header>",
         f"<main>{_table(found)}{_legend(found)}{_skipped(found)}",
         *articles,
         "</main>",
@@ -135,7 +134,7 @@ def _legend(found: Survey) -> str:
             said = ""
             if best.score is not None:
                 name = _anchor(best.layer, best.head)
-                said = f'<a href="#{name}">{name}</a> {_text(best.evidence)}'
+                said = f'<a href="#{name}">{name}</a> {escaped(best.evidence)}'
             rows += (
                 f"<tr><td class={_class_of(label)}>{table.SIGNS[label].letter}<th scope=row>{label}"
                 f"<td>{len(heads)}<td>{said}"
@@ -143,7 +142,7 @@ def _legend(found: Survey) -> str:
     return (
         "<section class=map><h3>What they do</h3><table class=legend><thead><tr><td>"
         f"<th scope=col>label<th scope=col>heads<th scope=col>the strongest<tbody>{rows}</table>"
-        f"<p class=note>{_text(table.rule())}</section>"
+        f"<p class=note>{escaped(table.rule())}</section>"
     )
 
 
@@ -151,9 +150,9 @@ def _skipped(found: Survey) -> str:
     skipped = found.tally.skipped
     if not skipped:
         return ""
-    reasons = "".join(f"<li>{count:,} {_text(reason)}" for reason, count in _reasons(found))
+    reasons = "".join(f"<li>{count:,} {escaped(reason)}" for reason, count in _reasons(found))
     names = "".join(
-        f"<li><bdi>{_text(document_name(one.file, one.number))}</bdi>: {_text(one.reason)}"
+        f"<li><bdi>{escaped(document_name(one.file, one.number))}</bdi>: {escaped(one.reason)}"
         for one in skipped[:NAMED]
     )
     more = len(skipped) - NAMED
@@ -171,7 +170,7 @@ def _article(head: Head, measures: Sequence[HeadMeasure], examples: Sequence[Exa
     label = f"<b class={_class_of(head.label)}>{table.SIGNS[head.label].letter}</b> {head.label}"
     return (
         f'<article class=head id="{_anchor(head.layer, head.head)}">'
-        f"<h2>Layer {head.layer}, head {head.head}: {label}</h2><p>It {_text(head.evidence)}.</p>"
+        f"<h2>Layer {head.layer}, head {head.head}: {label}</h2><p>It {escaped(head.evidence)}.</p>"
         "<section><div><h3>Its strongest links</h3><p>One a document, by weight: the framed token "
         "looks at the filled one. Special tokens, separators, the first token of a window and the "
         f"same token again do not count.</div><div>{shown}</div></section>"
@@ -215,11 +214,13 @@ def _example_item(one: Example) -> str:
     first, second = ("query", "key") if one.query < one.key else ("key", "query")
     parts = (one.text[:a], one.text[a:b], one.text[b:c], one.text[c:d], one.text[d:])
     spaced = (re.sub(r"\s+", " ", part) for part in parts)
-    before, token, middle, other, after = (_text(part) if part.strip() else part for part in spaced)
+    before, token, middle, other, after = (
+        escaped(part) if part.strip() else part for part in spaced
+    )
     return (
         f"<li><b>{display.weight(one.weight)}</b> <bdi>{before}<mark class={first}>{token}</mark>"
         f"{middle}<mark class={second}>{other}</mark>{after}</bdi>"
-        f" <small><bdi>{_text(document_name(one.file, one.number))}</bdi></small>"
+        f" <small><bdi>{escaped(document_name(one.file, one.number))}</bdi></small>"
     )
 
 
@@ -248,7 +249,3 @@ def _label_colors() -> str:
         ink = "#000" if 0.3 * red + 0.59 * green + 0.11 * blue > 100 else "#fff"
         rules += f".{_class_of(label)}{{background:{color};color:{ink}}}"
     return rules
-
-
-def _text(text: str) -> str:
-    return escape(steps.visible(text))
