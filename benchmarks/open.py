@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from benchmarks import report
-from wqkv.explorer.api import QUICK, SLOW, Api, Ask
+from wqkv.explorer.api import QUICK, SLOW, Api
+from wqkv.explorer.request import Parameters
 from wqkv.study.model import OpenModel, Tokens
 
 #: In seconds, on two cores, after the model has run.
@@ -70,7 +71,7 @@ def measure(length: int, clock: Callable[[], float]) -> dict[str, float]:
     _, layer, head, token = seen.first
 
     def ask(name: str, **given: int | str) -> Callable[[], str]:
-        asked = Ask({key: str(value) for key, value in given.items()})
+        asked = Parameters({key: str(value) for key, value in given.items()})
         return lambda: json.dumps((QUICK | SLOW)[name](api, seen, asked, _tell))
 
     here, middle = {"layer": layer, "head": head}, length // 2

@@ -23,8 +23,9 @@ import torch
 from benchmarks import report
 from wqkv.corpus.documents import DOCUMENTS, chunks, read
 from wqkv.corpus.measures import Batch
-from wqkv.corpus.survey import Job, Worker, fingerprint, survey
-from wqkv.corpus.worker import Reader
+from wqkv.corpus.reader import Reader
+from wqkv.corpus.survey import survey
+from wqkv.corpus.worker import Recipe, Worker, fingerprint
 from wqkv.study.model import open_model
 
 #: The survey's tokens a second, of the model's own.
@@ -55,12 +56,12 @@ def write(path: Path, texts: list[str]) -> Path:
 def race(path: Path, folder: Path, repeats: int = 5) -> dict[str, float]:
     """The survey of one chunk beside the plain forward on its batches."""
     model = open_model()
-    job = Job(None, f"1 {fingerprint(model)} text", "text", str(folder))
-    (chunk,) = chunks([path], key=job.key)
-    worker, reader = Worker(job, model), Reader(model)
-    cuts = reader.cuts(read(chunk, "text"), "text", [])
-    batches = [Batch([cut.window for cut in batch], 0) for batch in reader.batches(cuts)]
-    tokens = sum(cut.length for cut in cuts)
+    recipe = Recipe(None, fingerprint(model), "text", str(folder))
+    (chunk,) = chunks([path], key=recipe.key)
+    worker, reader = Worker(recipe, model), Reader(model)
+    windows = reader.windows(read(chunk, "text"), "text", [])
+    batches = [Batch([one.window for one in batch], 0) for batch in reader.batches(windows)]
+    tokens = sum(one.length for one in windows)
 
     def plain() -> None:
         with torch.no_grad():
@@ -73,9 +74,9 @@ def race(path: Path, folder: Path, repeats: int = 5) -> dict[str, float]:
     alone, whole = medians(plain, ours, repeats)
     return {
         "documents": chunk.documents,
-        "windows": len(cuts),
+        "windows": len(windows),
         "tokens": tokens,
-        "longest": max(cut.length for cut in cuts),
+        "longest": max(one.length for one in windows),
         "plain, tokens a second": tokens / alone,
         "survey, tokens a second": tokens / whole,
         "survey, documents a second": chunk.documents / whole,

@@ -12,17 +12,20 @@ from typing import NoReturn
 
 from wqkv import __version__
 from wqkv.commands import heads, open, parity, see, survey
-from wqkv.commands.screen import screens
+from wqkv.commands.screen import clean_streams
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; return 0, 1 if its answer is no or the pipe closed, 2 after an error, 130
-    after Ctrl-C."""
+    """Run one command, and return the exit status.
+
+    That is 0; 1 if the command's answer is no, or who reads its output has gone; 2 after an error;
+    130 after Ctrl-C.
+    """
     try:
-        with screens():
+        with clean_streams():
             return _run(argv)
     except BrokenPipeError:
-        # Python flushes stdout once more when it ends, and would complain then.
+        # Python flushes stdout once more when it ends, and would print a traceback then.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
@@ -31,10 +34,10 @@ def _run(argv: list[str] | None) -> int:
     try:
         args = _parser().parse_args(argv)
         command: Callable[[argparse.Namespace], bool | None] = args.command
-        no = command(args) is False
+        answer_is_no = command(args) is False
         sys.stdout.flush()
-        return int(no)
-    except SystemExit as stop:  # argparse has printed
+        return int(answer_is_no)
+    except SystemExit as stop:  # argparse has printed why
         return int(stop.code or 0)
     except KeyboardInterrupt:
         print("wqkv: interrupted", file=sys.stderr)
@@ -42,12 +45,12 @@ def _run(argv: list[str] | None) -> int:
     except BrokenPipeError:
         raise
     except Exception as error:
-        print(f"wqkv: {_said(error)}", file=sys.stderr)
+        print(f"wqkv: {_message(error)}", file=sys.stderr)
         return 2
 
 
-def _said(error: Exception) -> str:
-    """What is wrong, on one line; the traceback of what is no user's mistake."""
+def _message(error: Exception) -> str:
+    """Return what is wrong on one line, or the traceback if it is not the user's mistake."""
     from wqkv.errors import WqkvError
 
     if isinstance(error, WqkvError):
@@ -59,7 +62,7 @@ def _said(error: Exception) -> str:
 
 
 def one_line(message: str) -> str:
-    r"""A message on one line, with its indented lines in parentheses.
+    r"""Return a message on one line, with its indented lines in parentheses.
 
     >>> one_line("No word 'x'.\n  words: a, b\n  layer: int 3\nPass one of them.")
     "No word 'x'. (words: a, b; layer: int 3) Pass one of them."

@@ -156,7 +156,7 @@ def test_one_and_four_workers_two_of_which_are_killed(folder, name, data, undist
         logging_level="ERROR",
         runtime_env={
             "worker_process_setup_hook": "tests.survey.doomed.worker",
-            "env_vars": {"WQKV_DOOM": str(doom), "PYTHONPATH": str(ROOT)},
+            "env_vars": {"WQKV_DOOM": str(doom), "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}"},
         },
     )
     try:

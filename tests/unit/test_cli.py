@@ -17,7 +17,7 @@ from wqkv import Causal, Full, cli
 from wqkv.commands.given import EXAMPLE
 from wqkv.errors import ArgumentError
 from wqkv.explorer import server
-from wqkv.explorer.ticket import once
+from wqkv.explorer.ticket import address_with_ticket
 from wqkv.study import heads, pair
 from wqkv.study import model as models
 from wqkv.study import one_token as story
@@ -268,7 +268,7 @@ def test_open(capsys, explored):
 def test_no_process_is_told_the_token(capsys, explored):
     """Only the address of a ticket, since all users of a machine see the arguments."""
     assert run(capsys, "open", "One.")[0] == 0
-    assert explored[2] == once("http://the-address/") != "http://the-address/"
+    assert explored[2] == address_with_ticket("http://the-address/") != "http://the-address/"
     assert "the-address" not in explored[2]
 
 
@@ -325,9 +325,9 @@ def test_open_writes_a_page(capsys, monkeypatch, tmp_path, lang):
             ["One.", "--host", "192.0.2.7"],
             "Other machines can reach 192.0.2.7: whoever knows the address could read your texts",
         ),
-        (["--host", "0.0.0.0", "--others"], "The host '0.0.0.0' is no name that a browser could"),
-        (["--host", "0", "--others"], "The host '0' is no name that a browser could"),
-        (["--host", "0:0::0", "--others"], "The host '0:0::0' is no name that a browser could"),
+        (["--host", "0.0.0.0", "--others"], "The host '0.0.0.0' is not a name that a browser can"),
+        (["--host", "0", "--others"], "The host '0' is not a name that a browser can"),
+        (["--host", "0:0::0", "--others"], "The host '0:0::0' is not a name that a browser can"),
         (["One.", "Two."], "unrecognized arguments: Two."),
     ],
 )
@@ -392,7 +392,7 @@ def test_heads_reads_the_text_that_is_given(capsys, headed, monkeypatch, tmp_pat
     code, out, err = run(capsys, "heads", "One.", "--model", "somewhere")
     assert (code, err) == (0, "")
     assert headed == ["somewhere", (["One."], "the given text")]
-    assert out.startswith("tiny-model, 3 layers x 5 heads, over 1,234 words (tokens): the given")
+    assert out.startswith("tiny-model, 3 layers x 5 heads, over 1,234 tokens: the given")
     assert "\x1b" not in out
     monkeypatch.setattr(sys, "stdin", io.StringIO("Two.\nThree."))
     assert run(capsys, "heads", "One.", "-")[0] == 0

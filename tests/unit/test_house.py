@@ -64,6 +64,7 @@ ORDER = (
     "wqkv.attend.parallel",
     "wqkv.attend.functional",
     "wqkv.attend",
+    "wqkv.maps.display",
     "wqkv.maps.pictures",
     "wqkv.maps.picks",
     "wqkv.maps.weights",
@@ -130,6 +131,7 @@ ORDER = (
     "wqkv.corpus.documents",
     "wqkv.corpus.measures",
     "wqkv.corpus.sums",
+    "wqkv.corpus.reader",
     "wqkv.corpus.worker",
     "wqkv.corpus.survey",
     "wqkv.corpus",
@@ -190,7 +192,10 @@ def modules(root: Path) -> dict[str, Path]:
 
 
 def imports(name: str, path: Path, known: Iterable[str]) -> Iterator[tuple[int, str]]:
-    """(line, module of ours) for each import, wherever it stands in the file."""
+    """(line, module of ours) for each import, wherever it stands in the file.
+
+    Reading the files of another package is an import too: `files("wqkv.explorer")`.
+    """
     package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
@@ -200,6 +205,9 @@ def imports(name: str, path: Path, known: Iterable[str]) -> Iterator[tuple[int, 
             base = ".".join([*above, *([node.module] if node.module else [])])
             names = [f"{base}.{alias.name}" for alias in node.names]
             targets = [target if target in known else base for target in names]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "files":
+            read = [part.value for part in node.args if isinstance(part, ast.Constant)]
+            targets = [target for target in read if not name.startswith(f"{target}.")]
         else:
             continue
         for target in dict.fromkeys(targets):
@@ -465,6 +473,8 @@ BELOW = "does not stand above it"
         ("record/watch.py", "from wqkv.layer.caches.base import Dynamic", "record/ may use only"),
         ("record/watch.py", "from wqkv.layer import MultiheadAttention", "record/ may use only"),
         ("record/watch.py", "from wqkv.attend.mask import Full", "mask, which is not there"),
+        ("draw/html.py", "files('wqkv.draw') / 'pages'", None),
+        ("draw/html.py", "files('wqkv.explorer') / 'page'", BELOW),
         ("attend/new.py", "", "add it to ORDER in tests/unit/test_house.py"),
     ],
 )

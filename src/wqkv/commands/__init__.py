@@ -1,1 +1,1 @@
-"""The commands of `wqkv`. What they need is imported when they run, so that --help is quick."""
+"""The commands of `wqkv`. Each imports what it needs when it runs, so that --help is quick."""

@@ -1,4 +1,4 @@
-"""What the commands are given: texts to read, and files to write."""
+"""What the commands are given: texts to read and files to write, checked before any work."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ from typing import Any, TypeAlias
 
 EXAMPLE = "The animal didn't cross the street because it was too tired."
 
-#: Where a command adds itself.
+#: What a command adds itself to. Any: argparse does not name the type of its parsers.
 Commands: TypeAlias = "argparse._SubParsersAction[Any]"
 
 
 def read_texts(given: Sequence[str], file: Path | None) -> tuple[list[str], str]:
-    """The texts to read, none for the default, and what they are called."""
+    """Return the texts to read, and a phrase that says what they are.
+
+    Args:
+        given: the texts as typed; "-" stands for standard input. None given is no text.
+        file: a file to read in their place.
+    """
     from wqkv.errors import ArgumentError
 
     if file is not None:
@@ -41,6 +46,11 @@ def read_texts(given: Sequence[str], file: Path | None) -> tuple[list[str], str]
 
 
 def check_utf8(what: str, texts: Sequence[str]) -> None:
+    """Refuse a text that is not Unicode; the shell passes such bytes as halves of surrogate pairs.
+
+    Args:
+        what: what the error calls the text.
+    """
     from wqkv.errors import ArgumentError
 
     for text in texts:
@@ -51,7 +61,7 @@ def check_utf8(what: str, texts: Sequence[str]) -> None:
 
 
 def check_file(what: str, path: Path | None, *suffixes: str) -> None:
-    """Refuse a file that cannot be written where it is asked for, or is named as something else."""
+    """Refuse a file to write if its suffix is not in `suffixes`, or its folder is not there."""
     from wqkv.errors import ArgumentError
 
     if path is None:

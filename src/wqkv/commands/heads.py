@@ -12,18 +12,18 @@ from wqkv.commands.screen import console, print_json
 
 
 def add(commands: Commands) -> None:
-    what = "what every head of a trained model does: previous word, sink, induction, ..."
+    what = "what every head of a trained model does: previous token, sink, induction, ..."
     heads = commands.add_parser(
         "heads",
         help=what,
         description=f"Show {what}",
         allow_abbrev=False,
         epilog="A text longer than the model takes is read in windows, and the scores are means "
-        "over all their words. example: wqkv heads --text book.txt --png heads.png",
+        "over all their tokens. example: wqkv heads --text book.txt --png heads.png",
     )
     heads.set_defaults(command=run)
     arg = heads.add_argument
-    default = "a causal model reads random words twice, others a built-in text"
+    default = "a causal model reads random tokens twice, others a built-in text"
     arg("texts", nargs="*", metavar="TEXT", help=f"in quotes; - reads stdin (default: {default})")
     arg("--model", metavar="NAME", help="a folder or a hub name (default: the packaged model)")
     arg("--text", type=Path, metavar="FILE", help="read this file, of any length")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from wqkv.commands.given import EXAMPLE, Commands, check_file, check_utf8, read_texts
 from wqkv.commands.progress import bar, spinner
-from wqkv.explorer.hosts import name, own
+from wqkv.explorer.hosts import canonical_host, is_loopback
 
 
 def add(commands: Commands) -> None:
@@ -43,12 +43,12 @@ def run(args: argparse.Namespace) -> None:
     check_file("page", args.export, ".html", ".htm")
     if not 0 <= args.port < 2**16:
         raise ArgumentError(f"There is no port {args.port}. Pass 1 to {2**16 - 1}, or 0 for any.")
-    if name(args.host) in ("0.0.0.0", "[::]", ""):
+    if canonical_host(args.host) in ("0.0.0.0", "[::]", ""):
         raise ArgumentError(
-            f"The host {args.host!r} is no name that a browser could ask for."
+            f"The host {args.host!r} is not a name that a browser can ask for."
             " Pass the address by which this machine is reached."
         )
-    if not own(args.host) and not args.others:
+    if not is_loopback(args.host) and not args.others:
         raise ArgumentError(
             f"Other machines can reach {args.host}: whoever knows the address could read your texts"
             " and keep this machine busy, and nothing is encrypted on the way."
@@ -60,29 +60,29 @@ def run(args: argparse.Namespace) -> None:
 
     from wqkv.study.pair import open_any
 
-    with spinner() as progress:
-        model = open_any(args.model, progress)
+    with spinner() as say:
+        model = open_any(args.model, say)
     if args.export:
         from wqkv.explorer.api import Api
         from wqkv.explorer.export import export
 
-        with bar("recording", "answers") as told:
+        with bar("recording", "answers") as progress:
             api = Api(model, args.model)
-            seen = api.open(text, told, args.target)
-            page = export(api, seen, seen.first[1:], args.lang, told)
+            seen = api.open(text, progress, args.target)
+            page = export(api, seen, seen.first[1:], args.lang, progress)
         args.export.write_text(page, encoding="utf-8")
         print(f"wqkv: wrote {args.export}", file=sys.stderr)
         return
 
     from wqkv.explorer.server import serve
-    from wqkv.explorer.ticket import once
+    from wqkv.explorer.ticket import address_with_ticket
 
     def ready(address: str) -> None:
         print(f"wqkv: {address}\nwqkv: Ctrl-C ends it", file=sys.stderr, flush=True)
         if not args.no_browser:
             import webbrowser
 
-            webbrowser.open(once(address))
+            webbrowser.open(address_with_ticket(address))
 
     serve(
         model,

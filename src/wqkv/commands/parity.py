@@ -10,7 +10,7 @@ from wqkv.commands.screen import console, print_json
 
 
 def add(commands: Commands) -> None:
-    what = "compare every attention layer of a model with ours, made of the same matrices"
+    what = "compare every attention layer of a model with ours, made from the same matrices"
     parser = commands.add_parser(
         "parity",
         help=what,

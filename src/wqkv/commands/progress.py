@@ -1,7 +1,8 @@
-"""Progress, on stderr: on a terminal, and nothing elsewhere.
+"""Progress lines on stderr, where that is a terminal; nothing elsewhere.
 
-While a line moves, rich takes what is printed, reads the codes in it as styles and links, and puts
-it above: so there is a screen before rich too. A few control characters it drops, so it gets none.
+While a line moves, rich takes over what others print, and puts it above the line. It would read
+codes in it as styles and links, and drop some control characters. So the streams are cleaned before
+rich as well.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from wqkv.commands.screen import console, screens, shown
+from wqkv.commands.screen import clean_streams, console, escape_controls
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,20 +20,20 @@ if TYPE_CHECKING:
 
 @contextmanager
 def spinner() -> Iterator[Callable[[str], None]]:
-    """A spinner with one line."""
+    """Show a spinner, and give a function that changes the text beside it."""
     drawn = _console()
     if drawn is None:
         yield lambda line: None
         return
     from rich.text import Text
 
-    with drawn.status(Text("opening the model"), spinner="line") as status, screens():
-        yield lambda line: status.update(Text(shown(line)))
+    with drawn.status(Text("opening the model"), spinner="line") as status, clean_streams():
+        yield lambda line: status.update(Text(escape_controls(line)))
 
 
 @contextmanager
 def bar(what: str, unit: str = "layers") -> Iterator[Callable[[int, int], None]]:
-    """A bar with the time that is left."""
+    """Show a bar with the time that is left, and give a function (done, total) that moves it."""
     drawn = _console()
     if drawn is None:
         yield lambda done, total: None
@@ -45,19 +46,20 @@ def bar(what: str, unit: str = "layers") -> Iterator[Callable[[int, int], None]]
         TextColumn("{task.fields[at]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=drawn, transient=True) as bar, screens():
-        task = bar.add_task(shown(what), total=None, at="")
+    with Progress(*columns, console=drawn, transient=True) as drawn_bar, clean_streams():
+        task = drawn_bar.add_task(escape_controls(what), total=None, at="")
 
-        def told(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total, at=f"{done} of {total} {unit}")
+        def move(done: int, total: int) -> None:
+            drawn_bar.update(task, completed=done, total=total, at=f"{done} of {total} {unit}")
 
-        yield told
+        yield move
 
 
 def _console() -> Console | None:
-    """A console on stderr that can draw a moving line, if there is one."""
+    """Return a console on stderr that can draw a moving line, or None."""
     if find_spec("rich") is None:
         return None
     drawn = console(stderr=True)
+    # A moving line is made of escape codes, as colors are, so NO_COLOR turns it off too.
     moves = drawn.file.isatty() and not drawn.no_color and not drawn.is_dumb_terminal
-    return drawn if moves else None  # what moves is made of escape codes
+    return drawn if moves else None

@@ -1,8 +1,8 @@
-r"""What the commands print: no text of a file, of a model or of an error steers the terminal.
+r"""What the commands print: no text of a file, a model or an error can send codes to the terminal.
 
-`main` puts a `Screen` before stdout and stderr, so that every line passes `shown`: of print, of
-argparse, of warnings, logs and tracebacks. What draws with rich has codes of its own, so it draws
-on `console`, which cleans the texts and leaves the codes.
+`main` puts a `CleanStream` before stdout and stderr, so that every line passes `escape_controls`:
+lines of print, of argparse, of warnings, logs and tracebacks. rich has to send codes of its own, so
+it prints to `console`, which cleans the texts alone.
 """
 
 from __future__ import annotations
@@ -13,34 +13,38 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO, cast
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment
 
-#: C0 without tab and newline, DEL, C1, halves of pairs, and what Unicode calls Bidi_Control.
+#: Unicode's control characters C0 (without tab and newline), DEL and C1, the halves of surrogate
+#: pairs, and the characters that turn the reading direction (Bidi_Control).
 _CONTROLS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
 
-def shown(text: str) -> str:
-    r"""A text with its control characters spelled out.
+def escape_controls(text: str) -> str:
+    r"""Return a text with its control characters as codes that can be read.
 
-    >>> print(shown("\x1b[31mred\r \u202eback"))
+    >>> print(escape_controls("\x1b[31mred\r \u202eback"))
     \x1b[31mred\x0d \u202eback
     """
-    return _CONTROLS.sub(_spelled, text)
+    return _CONTROLS.sub(_code, text)
 
 
-def _spelled(found: re.Match[str]) -> str:
+def _code(found: re.Match[str]) -> str:
     code = ord(found[0])
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
-class Screen(io.TextIOBase):
-    """A stream that shows control characters, and so is no terminal to those who ask."""
+class CleanStream(io.TextIOBase):
+    """A stream that writes control characters as codes.
+
+    Its `isatty` is False, so that nobody sends codes for colors through it.
+    """
 
     def __init__(self, below: TextIO) -> None:
         self.below = below
@@ -50,25 +54,25 @@ class Screen(io.TextIOBase):
         return self.below.encoding
 
     def write(self, text: str) -> int:
-        self.below.write(shown(text))
+        self.below.write(escape_controls(text))
         return len(text)
 
     def flush(self) -> None:
         self.below.flush()
 
     def close(self) -> None:
-        """Nothing: the stream below belongs to the process."""
+        """Do nothing, because the stream below belongs to the process."""
 
 
 @contextmanager
-def screens() -> Iterator[None]:
-    """All that is printed meanwhile is cleaned."""
-    with redirect_stdout(Screen(sys.stdout)), redirect_stderr(Screen(sys.stderr)):
+def clean_streams() -> Iterator[None]:
+    """Clean all that is printed meanwhile."""
+    with redirect_stdout(CleanStream(sys.stdout)), redirect_stderr(CleanStream(sys.stderr)):
         yield
 
 
 def console(stderr: bool = False) -> Console:
-    """A console of rich on stdout or stderr, whose texts are cleaned and whose codes are not."""
+    """Return a console of rich on stdout or stderr, which cleans texts and leaves its own codes."""
     from rich.console import Console
 
     class Clean(Console):
@@ -76,17 +80,23 @@ def console(stderr: bool = False) -> Console:
             self, renderable: RenderableType, options: ConsoleOptions | None = None
         ) -> Iterable[Segment]:
             for segment in super().render(renderable, options):
-                yield segment if segment.control else segment._replace(text=shown(segment.text))
+                yield (
+                    segment
+                    if segment.control
+                    else segment._replace(text=escape_controls(segment.text))
+                )
 
         def on_broken_pipe(self) -> NoReturn:
             raise BrokenPipeError  # `main` ends as it does for every other line
 
-    stream: Any = sys.stderr if stderr else sys.stdout
-    return Clean(file=stream.below if isinstance(stream, Screen) else stream)
+    stream: object = sys.stderr if stderr else sys.stdout  # typed as TextIO, which is not its class
+    return Clean(file=stream.below if isinstance(stream, CleanStream) else cast(TextIO, stream))
 
 
 def print_json(value: object) -> None:
-    r"""Print strict JSON on one line; DEL is the one control character that `dumps` leaves.
+    r"""Print strict JSON on one line.
+
+    DEL is the one control character that `json.dumps` does not escape.
 
     >>> print_json({"word": "\x1b\x7f"})
     {"word": "\u001b\u007f"}

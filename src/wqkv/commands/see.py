@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
         stories = [tell(model, text, args.word, args.layer, args.head) for text in sentences]
 
     for story in stories if args.word else ():
-        _say(story, args.word)
+        _say_which_token(story, args.word)
     if args.html:
         from wqkv.draw.html import page
 
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _sentences(given: Sequence[str]) -> Iterator[str]:
-    """The sentences, with - replaced by the lines of standard input."""
+    """Yield the sentences, with the lines of standard input in place of "-"."""
     from wqkv.errors import ArgumentError
 
     if not given:
@@ -114,9 +114,9 @@ def _check(args: argparse.Namespace, sentences: Sequence[str]) -> None:
         need("rich", "show", "The terminal picture")
 
 
-def _say(story: Story, token: str) -> None:
-    """Say which token is followed where the model has no token that is the word."""
-    token, wanted = story.tokens[story.token], token.strip()
+def _say_which_token(story: Story, word: str) -> None:
+    """Say which token is followed, if the word that was typed is not one token of the model."""
+    token, wanted = story.tokens[story.token], word.strip()
     if wanted.casefold() not in (token.casefold(), str(story.token)):
         print(
             f"wqkv: {wanted!r} is not one token of the model: "

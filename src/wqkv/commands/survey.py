@@ -40,10 +40,11 @@ def run(args: argparse.Namespace) -> None:
 
     need("rich", "show", "The terminal picture")
 
-    from wqkv.corpus.survey import survey, write
+    from wqkv.corpus.survey import survey
+    from wqkv.corpus.worker import write_whole
     from wqkv.draw.survey import page, show
 
-    with bar("surveying", "documents") as told:
+    with bar("surveying", "documents") as progress:
         found = survey(
             args.model,
             args.data,
@@ -52,9 +53,9 @@ def run(args: argparse.Namespace) -> None:
             workers=(os.cpu_count() or 1) if args.workers is None else args.workers,
             address=args.address,
             documents=args.part,
-            progress=told,
+            progress=progress,
         )
-    write(args.out / "survey.html", page(found).encode())
+    write_whole(args.out / "survey.html", page(found).encode())
     show(found, console())
     for path in found.damaged:
         print(f"wqkv: {path} was damaged or altered, and was made again", file=sys.stderr)

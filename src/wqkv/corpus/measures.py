@@ -1,7 +1,9 @@
-"""What every head does in a batch of windows: each measure word by word, and its strongest links.
+"""What every head does in a batch of windows: each measure token by token, and its strongest links.
 
-The weights are looked through in blocks that stay in a processor's cache, all measures of a block
-at once; nothing N x N is held.
+The weights are computed block by block. A block is small enough for the processor's cache, and all
+measures are taken of it before the next one is computed, so no N x N matrix is ever held.
+
+A token counts in a measure unless it is special ([CLS], <s> and their like) or padding.
 """
 
 from __future__ import annotations
@@ -18,44 +20,49 @@ from wqkv.attend.masks.algebra import Mask
 from wqkv.maps.attention_map import AttentionMap
 from wqkv.study.heads import COMMON, NEAR, PATTERNS, Window
 
-#: Weights of a block, which stay in a processor's cache.
+#: How many weights a block has, so that it stays in the processor's cache.
 CACHED = 2**20
-#: A histogram has this many bins.
+#: How many bins a histogram has.
 BINS = 20
-#: Where each bin ends but the last, and what is counted in it.
 SHARES = torch.arange(1, BINS, device="cpu") / BINS
+#: Every measure, with its unit and the BINS - 1 values at which one bin ends and the next begins.
 MEASURES: dict[str, tuple[str, Tensor]] = {
     **dict.fromkeys(PATTERNS, ("share of the weight", SHARES)),
     "uniform": ("share of the highest entropy", SHARES),
     "entropy": ("nats", torch.arange(1, BINS, device="cpu") / 2),
     "distance": ("tokens", 2.0 ** torch.arange(-4, BINS - 5, device="cpu")),
     "received": (
-        "weight, from all words of its text",
+        "weight, from all tokens of its text",
         2.0 ** torch.arange(-12, BINS - 13, device="cpu"),
     ),
 }
 
 
-class Sums(NamedTuple):
-    """Sums over the words of a batch, of one layer."""
+class LayerSums(NamedTuple):
+    """Sums over the tokens of a batch that count, for every measure of one layer."""
 
-    counts: Tensor  # (measure,) int64
-    total: Tensor  # (measure, n_head) float64
-    squares: Tensor  # (measure, n_head) float64
-    flat: Tensor  # (measure,) float64: of equal weights
-    bins: Tensor  # (measure, n_head, BINS) int64
+    counts: Tensor  # (measure,) int64: how many tokens
+    total: Tensor  # (measure, n_head) float64: of the values
+    squares: Tensor  # (measure, n_head) float64: of their squares
+    equal: Tensor  # (measure,) float64: of the values that equal weights would have
+    bins: Tensor  # (measure, n_head, BINS) int64: how many values lie in each bin
 
 
-class Links(NamedTuple):
-    """The strongest link of each window and head, of one layer: (window, n_head)."""
+class StrongestLinks(NamedTuple):
+    """The strongest link of every window and head in one layer, each (window, n_head)."""
 
-    weight: Tensor
+    weight: Tensor  # -1 where a window has no pair that may be a link
     query: Tensor
     key: Tensor
 
 
 class Batch:
-    """Windows side by side, padded at the end."""
+    """Windows side by side, padded at their ends. All tensors are (window, longest length).
+
+    `ids` are the token ids, `real` is False for padding, `counted` is False for padding and special
+    tokens, `separator` marks separators, and `common` marks tokens that occur more than COMMON
+    times in their window.
+    """
 
     def __init__(self, windows: Sequence[Window], pad: int) -> None:
         def padded(parts: Sequence[Sequence[int | bool]], fill: int | bool) -> Tensor:
@@ -69,85 +76,95 @@ class Batch:
         self.real = torch.arange(self.ids.shape[1], device="cpu") < torch.tensor(
             [[len(one)] for one in ids], device="cpu"
         )
-        self.token = ~padded(special, True)
+        self.counted = ~padded(special, True)
         self.separator = padded(separators, False)
-        self.common = torch.stack([_counts(row) for row in self.ids]) > COMMON
+        self.common = torch.stack([_occurrences(row) for row in self.ids]) > COMMON
 
     @property
     def mask(self) -> Tensor | None:
-        """What a model is told of the padding."""
+        """The `attention_mask` of a Hugging Face model: 1 for tokens, 0 for padding."""
         return None if bool(self.real.all()) else self.real.long()
 
 
-def _counts(ids: Tensor) -> Tensor:
-    """How often each word occurs."""
+def _occurrences(ids: Tensor) -> Tensor:
+    """How often the token at each position occurs in `ids`."""
     _, of, counts = torch.unique(ids, return_inverse=True, return_counts=True)
     found: Tensor = counts[of]
     return found
 
 
-def measure(batch: Batch, maps: Sequence[AttentionMap]) -> tuple[list[Sums], list[Links]]:
-    """All measures of all layers. A word counts where `heads.count` counts it.
+def measure(
+    batch: Batch, maps: Sequence[AttentionMap]
+) -> tuple[list[LayerSums], list[StrongestLinks]]:
+    """Take all measures of all layers, and the strongest link of every window and head.
 
-    The strongest link is the one of most weight between two different words of which none is
-    special, a separator, or the window's first token, where heads put what they do not need.
+    A token counts for a measure where `heads.count` counts it. The strongest link is the largest
+    weight between two different tokens of which neither is special, a separator, or the first of
+    the window: heads put the weight that they have no use for on those.
+
+    Args:
+        maps: one a layer, each (window, n_head, n, n).
     """
-    maps = list(maps)  # what `watch` saw makes a new map whenever it is asked
-    entropies = [m.entropy() for m in maps]  # lse comes with it
-    kinds = _kinds(batch, maps)
-    equal = {kind: _Values(batch, 1) for kind in kinds}
-    found = [_Values(batch, m.shape[1]) for m in maps]
+    maps = list(maps)  # `watch` makes a new map every time that one is taken from it
+    entropies = [m.entropy() for m in maps]  # first, because the maps keep the lse it computes
+    first_like = _first_layers_with_equal_masks(batch, maps)
+    # What equal weights over the visible keys would give depends on the mask alone.
+    equal = {layer: _TokenValues(batch, 1) for layer in first_like}
+    found = [_TokenValues(batch, m.shape[1]) for m in maps]
     for block in _blocks(batch, maps):
-        for kind, values in equal.items():
-            seen = block.seen(maps[kind].mask)
-            count = seen.sum(dim=-1, keepdim=True)
-            values.add(block, seen / count.clamp(min=1))
+        for layer, values in equal.items():
+            visible = block.visible(maps[layer].mask)
+            count = visible.sum(dim=-1, keepdim=True)
+            values.add(block, visible / count.clamp(min=1))
             values.by_name["entropy"][block.b, :, block.i] = count[..., 0].log()
         for values, m in zip(found, maps, strict=True):
             values.add(block, m[block.b, :, block.i, block.j])
     sums = []
-    for values, kind, entropy in zip(found, kinds, entropies, strict=True):
+    for values, layer, entropy in zip(found, first_like, entropies, strict=True):
         values.by_name["entropy"][:] = entropy
-        values.by_name["uniform"][:] = entropy / equal[kind].by_name["entropy"]
-        sums.append(_sums(batch, values, equal[kind]))
+        values.by_name["uniform"][:] = entropy / equal[layer].by_name["entropy"]
+        sums.append(_sums(batch, values, equal[layer]))
     return sums, [values.links for values in found]
 
 
-def _kinds(batch: Batch, maps: Sequence[AttentionMap]) -> list[int]:
-    """Of every layer the first one that hides the same: mostly one for all."""
+def _first_layers_with_equal_masks(batch: Batch, maps: Sequence[AttentionMap]) -> list[int]:
+    """For every layer the first layer whose mask shows the same pairs. Mostly 0 for all."""
     count, n = batch.ids.shape
     everything = places((slice(0, count), 1, slice(0, n), slice(0, n)), 0)
     known: dict[int, Tensor] = {}
-    kinds = []
+    first = []
     for at, m in enumerate(maps):
-        seen = m.mask.visible(everything)[:, :1]
-        kind = next((k for k, other in known.items() if torch.equal(seen, other)), at)
-        known.setdefault(kind, seen)
-        kinds.append(kind)
-    return kinds
+        visible = m.mask.visible(everything)[:, :1]
+        same = next((k for k, other in known.items() if torch.equal(visible, other)), at)
+        known.setdefault(same, visible)
+        first.append(same)
+    return first
 
 
 @dataclass(frozen=True)
 class _Block:
-    """Some windows and some of their rows, with all their keys: (b, 1, i, j)."""
+    """Some windows `b`, some of their queries `i`, and the keys `j`: (b, 1, i, j)."""
 
     b: slice
     i: slice
     j: slice
-    shares: dict[str, Tensor]  # what the weights are multiplied with, of each measure
-    real: Tensor  # (b, 1, 1, i)
-    near: Tensor  # (b, 1, i, 2 NEAR + 1) the keys that are near
-    counts: Tensor  # whether those are words
-    linked: Tensor  # 1 where a link may be
+    shares: dict[str, Tensor]  # by measure, (b, 1, i, j): its value is the sum of share * weight
+    real: Tensor  # (b, 1, 1, i): 0 for padding
+    near: Tensor  # (b, 1, i, 2 * NEAR + 1): positions, from NEAR before the query to NEAR after it
+    counts: Tensor  # of the same shape: 1 where that position exists and its token counts
+    linked: Tensor  # (b, 1, i, j): 1 where a link may be
 
-    def seen(self, mask: Mask) -> Tensor:
-        """Which keys the rows may see."""
-        seen = mask.visible(places((self.b, 1, self.i, self.j), 0))
-        return seen[:, :1].expand_as(self.linked).float()
+    def visible(self, mask: Mask) -> Tensor:
+        """1 where the query may see the key, (b, 1, i, j)."""
+        visible = mask.visible(places((self.b, 1, self.i, self.j), 0))
+        return visible[:, :1].expand_as(self.linked).float()
 
 
 def _blocks(batch: Batch, maps: Sequence[AttentionMap]) -> Iterator[_Block]:
-    """All that holds anything: no padding of all windows, no keys that no row may see."""
+    """Cut the batch into blocks of at most CACHED weights.
+
+    Left out are padding at the end of all windows of a block, and keys that no query may see.
+    """
     count, n = batch.ids.shape
     n_head = max(m.shape[1] for m in maps)
     samples = max(1, CACHED // (n_head * n * n))
@@ -155,26 +172,28 @@ def _blocks(batch: Batch, maps: Sequence[AttentionMap]) -> Iterator[_Block]:
         end = int(batch.real[b].sum(dim=-1).max())
         rows = max(1, CACHED // (n_head * end))
         for i in (slice(at, min(at + rows, end)) for at in range(0, end, rows)):
-            ahead = Rect(None, i.start, i.stop, i.stop, end)
-            causal = all(m.mask.region(ahead) is False for m in maps)
-            yield _block(batch, b, i, slice(0, i.stop if causal else end))
+            after = Rect(None, i.start, i.stop, i.stop, end)  # these queries, all keys after them
+            hidden = all(m.mask.region(after) is False for m in maps)
+            yield _block(batch, b, i, slice(0, i.stop if hidden else end))
 
 
 def _block(batch: Batch, b: slice, i: slice, j: slice) -> _Block:
     n = j.stop
     key, query = torch.arange(n, device="cpu"), torch.arange(i.start, i.stop, device="cpu")[:, None]
-    word, real, separator = (x[b, None, j] for x in (batch.token, batch.real, batch.separator))
+    counted, real, separator = (
+        part[b, None, j] for part in (batch.counted, batch.real, batch.separator)
+    )
     same = (batch.ids[b, i, None] == batch.ids[b, None, j]) & real
-    again = same & word & (batch.token & ~batch.common)[b, i, None]
-    after = torch.zeros_like(again)
-    after[..., 1:] = again[..., :-1]
-    plain = word & ~separator & (key > 0)
+    repeated = same & counted & (batch.counted & ~batch.common)[b, i, None]
+    after_repeated = torch.zeros_like(repeated)  # one key later: what followed the same token
+    after_repeated[..., 1:] = repeated[..., :-1]
+    may_link = counted & ~separator & (key > 0)
     near = query + torch.arange(-NEAR, NEAR + 1, device="cpu")
-    inside = near.clamp(0, n - 1)
+    inside = near.clamp(0, n - 1)  # so that `gather` has a position; `counts` is 0 outside
     shares = {
         "separator sink": separator.expand_as(same),
-        "duplicate-token": again & (key != query),
-        "induction": after & word & (key < query),
+        "duplicate-token": repeated & (key != query),
+        "induction": after_repeated & counted & (key < query),
         "distance": (key - query).abs().expand_as(same),
     }
     return _Block(
@@ -183,25 +202,29 @@ def _block(batch: Batch, b: slice, i: slice, j: slice) -> _Block:
         j,
         {name: share[:, None].float() for name, share in shares.items()},
         real[:, :, None, i].float(),
-        inside.expand(len(word), 1, *inside.shape),
-        ((near == inside) & word[:, 0, inside])[:, None].float(),
-        (plain & plain[:, 0, i, None] & ~same)[:, None].float(),
+        inside.expand(len(counted), 1, *inside.shape),
+        ((near == inside) & counted[:, 0, inside])[:, None].float(),
+        (may_link & may_link[:, 0, i, None] & ~same)[:, None].float(),
     )
 
 
-class _Values:
-    """Each measure of one layer, word by word, filled block by block."""
+class _TokenValues:
+    """The values of all measures at every token, in one layer, filled block by block.
+
+    `values` is (measure, window, n_head, n), and `by_name` its parts by measure.
+    """
 
     def __init__(self, batch: Batch, n_head: int) -> None:
         count, n = batch.ids.shape
-        self.of = torch.zeros(len(MEASURES), count, n_head, n, device="cpu")
-        self.by_name = dict(zip(MEASURES, self.of, strict=True))
-        self.links = Links(
+        self.values = torch.zeros(len(MEASURES), count, n_head, n, device="cpu")
+        self.by_name = dict(zip(MEASURES, self.values, strict=True))
+        self.links = StrongestLinks(
             torch.full((count, n_head), -1.0, device="cpu"),
             *torch.zeros(2, count, n_head, dtype=torch.long, device="cpu").unbind(),
         )
 
     def add(self, block: _Block, weights: Tensor) -> None:
+        """Fill in what the weights of one block (b, n_head, i, j) tell."""
         at = (block.b, slice(None), block.i)
         for name, share in block.shares.items():
             self.by_name[name][at] = (weights * share).sum(dim=-1)
@@ -212,9 +235,9 @@ class _Values:
         self.by_name["next"][at] = near[..., NEAR + 1]
         self.by_name["first-token sink"][at] = weights[..., 0]
         self.by_name["received"][block.b, :, block.j] += (block.real @ weights).squeeze(2)
-        self._link(block, weights)
+        self._keep_stronger_links(block, weights)
 
-    def _link(self, block: _Block, weights: Tensor) -> None:
+    def _keep_stronger_links(self, block: _Block, weights: Tensor) -> None:
         by_row = (weights * block.linked).amax(dim=-1)
         row = by_row.argmax(dim=-1)
         best = by_row.gather(2, row[..., None])[..., 0]
@@ -223,37 +246,41 @@ class _Values:
             torch.arange(row.shape[1], device="cpu"),
         )
         key = (weights[(*every, row)] * block.linked[every[0], 0, row]).argmax(dim=-1)
-        held = Links(*(part[block.b] for part in self.links))
-        better = best > held.weight  # the first, where several are equal
+        held = StrongestLinks(*(part[block.b] for part in self.links))
+        better = best > held.weight  # of equal ones the first is kept
         for part, new in zip(held, (best, row + block.i.start, key), strict=True):
             part[better] = new[better]
 
 
-def _sums(batch: Batch, values: _Values, equal: _Values) -> Sums:
+def _sums(batch: Batch, found: _TokenValues, equal: _TokenValues) -> LayerSums:
     n = batch.ids.shape[1]
     flat = equal.by_name
-    rows = torch.stack([batch.token] * len(MEASURES))
+    # Which tokens count for each measure. A pattern counts where there is a key that fits it: then
+    # equal weights put at least 1 / n on it, if not by rounding. "uniform" counts where at least
+    # two keys are visible: log(2) is more than 0.5.
+    rows = torch.stack([batch.counted] * len(MEASURES))
     for row, name in zip(rows, PATTERNS, strict=False):
         row &= flat[name][:, 0] > 0.5 / n if name != "uniform" else flat["entropy"][:, 0] > 0.5
-    of = dict(zip(MEASURES, rows, strict=True))
-    of["first-token sink"][:, 0] = False  # a sink does not look at itself
-    of["separator sink"] &= ~batch.separator
+    by_name = dict(zip(MEASURES, rows, strict=True))
+    by_name["first-token sink"][:, 0] = False  # how far a sink looks at itself tells nothing
+    by_name["separator sink"] &= ~batch.separator
     every = rows[:, :, None]
-    x = values.of.masked_fill(~every, 0).double()
-    return Sums(
+    values = found.values.masked_fill(~every, 0).double()
+    return LayerSums(
         rows.sum(dim=(1, 2)),
-        x.sum(dim=(1, 3)),
-        x.square().sum(dim=(1, 3)),
-        equal.of.masked_fill(~every, 0).double().sum(dim=(1, 2, 3)),
-        _bins(values.of, every),
+        values.sum(dim=(1, 3)),
+        values.square().sum(dim=(1, 3)),
+        equal.values.masked_fill(~every, 0).double().sum(dim=(1, 2, 3)),
+        _histograms(found.values, every),
     )
 
 
-def _bins(values: Tensor, rows: Tensor) -> Tensor:
-    """How many values of each measure and head fall into each bin; on a border, into the upper."""
+def _histograms(values: Tensor, rows: Tensor) -> Tensor:
+    """How many values of each measure and head lie in each bin; one on a border, in the upper."""
     count, _, n_head, _ = values.shape
     ends = zip(values, (ends for _, ends in MEASURES.values()), strict=True)
     bins = torch.stack([torch.bucketize(x, edges, right=True) for x, edges in ends])
+    # One bincount for all: every (measure, head) has its own BINS numbers.
     bins += BINS * torch.arange(count * n_head, device="cpu").view(count, 1, n_head, 1)
     found = torch.bincount(bins[rows.expand_as(bins)], minlength=count * n_head * BINS)
     return found.view(count, n_head, BINS)

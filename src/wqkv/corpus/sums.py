@@ -1,46 +1,54 @@
-"""Statistics of all heads that merge: exact integers, so that no order and no grouping shows."""
+"""Sums over the tokens of a corpus for every head, and their way into a part and back.
+
+The sums are exact integers, so the order in which documents are added, and how they are grouped,
+cannot change a result by rounding.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import reduce
 from heapq import nsmallest
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from wqkv.corpus.measures import BINS, MEASURES, Sums
+from wqkv.corpus.measures import BINS, MEASURES, LayerSums
 from wqkv.errors import need
-from wqkv.study import heads as looked
+from wqkv.study import heads as one_text
 from wqkv.study.heads import PATTERNS
 
-#: Sums are counted in units of 1 / UNIT. A float64 from 2^-7 on is a whole number of them.
+#: Sums are counted in units of 1 / UNIT. Every float64 from 2^-7 on is a whole number of them.
 UNIT = 2**60
-#: So many examples are kept of each head.
+#: How many examples are kept for each head.
 KEPT = 5
+#: The columns of a part that hold `Tally.sums`, in this order.
 SUMS = ("total", "squares", "equal")
 
 
 class Example(NamedTuple):
     """The strongest link of one head in one document, and the text around it.
 
-    Examples are ordered as they are compared: by falling weight, then by document.
+    Examples compare as tuples: the one of larger weight comes first, then by document. That is why
+    the first field is the negative weight.
     """
 
-    less: float  # the weight, below 0
+    negative_weight: float
     file: str
     number: int  # the line or row, from 1; 0 is a whole file
     text: str
-    query: tuple[int, int]  # where the two words stand in `text`
+    query: tuple[int, int]  # where the query's token begins and ends in `text`
     key: tuple[int, int]
 
     @property
     def weight(self) -> float:
-        return -self.less
+        return -self.negative_weight
 
 
 class Skipped(NamedTuple):
@@ -51,8 +59,8 @@ class Skipped(NamedTuple):
     reason: str
 
 
-class Row(NamedTuple):
-    """One measure of one head over all words."""
+class HeadMeasure(NamedTuple):
+    """One measure of one head over all tokens that count; None where there are none."""
 
     layer: int
     head: int
@@ -64,6 +72,10 @@ class Row(NamedTuple):
     histogram: tuple[int, ...]
 
 
+def _no_numbers() -> NDArray[Any]:
+    return np.zeros(0, np.int64)
+
+
 @dataclass(frozen=True, eq=False)
 class Tally:
     """What is known of all heads after some documents.
@@ -72,10 +84,13 @@ class Tally:
     3
     """
 
-    heads: tuple[tuple[int, int], ...] = ()  # (layer, head); none before the first words
-    counts: Any = 0  # array (head, measure) of int64: how many tokens each sum is over
-    sums: Any = 0  # array (3, head, measure) of ints: of values, their squares, equal weights
-    bins: Any = 0  # array (head, measure, BINS) of int64
+    heads: tuple[tuple[int, int], ...] = ()  # (layer, head); none before the first token
+    #: (head, measure): how many tokens each sum is over.
+    counts: NDArray[np.int64] = field(default_factory=_no_numbers)
+    #: (3, head, measure) of Python's integers: sums of values, of their squares, of equal weights.
+    sums: NDArray[np.object_] = field(default_factory=_no_numbers)
+    #: (head, measure, BINS): the histograms.
+    bins: NDArray[np.int64] = field(default_factory=_no_numbers)
     examples: tuple[tuple[Example, ...], ...] = ()  # of each head, the strongest first
     skipped: tuple[Skipped, ...] = ()
     documents: int = 0  # that were read
@@ -83,10 +98,10 @@ class Tally:
     tokens: int = 0
 
     @classmethod
-    def of(cls, layers: Sequence[Sums]) -> Tally:
-        """The sums of a batch."""
+    def of(cls, layers: Sequence[LayerSums]) -> Tally:
+        """Return the sums of a batch, whose layers count from 0."""
         sums = [
-            torch.stack((x.total, x.squares, x.flat[:, None].expand_as(x.total))) for x in layers
+            torch.stack((x.total, x.squares, x.equal[:, None].expand_as(x.total))) for x in layers
         ]
         heads = [(at, head) for at, x in enumerate(layers) for head in range(x.total.shape[1])]
         counts = [x.counts[:, None].expand(x.total.shape).T for x in layers]
@@ -94,31 +109,33 @@ class Tally:
         return cls(
             tuple(heads),
             torch.cat(counts).numpy(),
-            _exact(torch.cat(sums, dim=2).transpose(1, 2).numpy()),
+            _in_units(torch.cat(sums, dim=2).transpose(1, 2).numpy()),
             torch.cat(bins).numpy(),
             ((),) * len(heads),
         )
 
     def plus(self, other: Tally) -> Tally:
-        """Both, exactly."""
-        pairs = zip(self.examples, other.examples, strict=True)
-        both = self.heads and other.heads
-        return Tally(
-            self.heads or other.heads,
-            self.counts + other.counts,
-            self.sums + other.sums,
-            self.bins + other.bins,
-            tuple(tuple(nsmallest(KEPT, a + b)) for a, b in pairs)
-            if both
-            else self.examples or other.examples,
-            tuple(sorted(self.skipped + other.skipped)),
-            self.documents + other.documents,
-            self.windows + other.windows,
-            self.tokens + other.tokens,
+        """Return the tally of the documents of both."""
+        measured = self if self.heads else other
+        if self.heads and other.heads:
+            pairs = zip(self.examples, other.examples, strict=True)
+            measured = replace(
+                self,
+                counts=self.counts + other.counts,
+                sums=self.sums + other.sums,
+                bins=self.bins + other.bins,
+                examples=tuple(tuple(nsmallest(KEPT, a + b)) for a, b in pairs),
+            )
+        return replace(
+            measured,
+            skipped=tuple(sorted(self.skipped + other.skipped)),
+            documents=self.documents + other.documents,
+            windows=self.windows + other.windows,
+            tokens=self.tokens + other.tokens,
         )
 
     @property
-    def rows(self) -> list[Row]:
+    def measures(self) -> list[HeadMeasure]:
         """Every measure of every head."""
         found = []
         for at, (layer, head) in enumerate(self.heads):
@@ -129,68 +146,81 @@ class Tally:
                     total, squares, flat = (
                         Fraction(x, UNIT * tokens) for x in self.sums[:, at, number]
                     )
-                    # each square was rounded, so the difference may fall below 0
+                    # Each square was rounded to a float64, so the difference may fall below 0.
                     mean, variance = float(total), float(max(squares - total**2, Fraction(0)))
                     equal = float(flat)
                 histogram = tuple(self.bins[at, number].tolist())
-                found.append(Row(layer, head, name, tokens, mean, variance, equal, histogram))
+                found.append(
+                    HeadMeasure(layer, head, name, tokens, mean, variance, equal, histogram)
+                )
         return found
 
-    def label(self, source: str = "") -> looked.Heads:
-        """What every head does, as `heads` says it of one text."""
+    def label(self, source: str = "") -> one_text.Heads:
+        """Label every head by the rules that `wqkv.study.heads` has for one text."""
         layers = []
         for layer in dict.fromkeys(layer for layer, _ in self.heads):
             here = [at for at, place in enumerate(self.heads) if place[0] == layer]
             value, _, flat = self.sums[:, here] / UNIT
             parts = np.stack([value, flat, self.counts[here]]).astype(np.float64)
             layers.append(torch.from_numpy(parts[:, :, : len(PATTERNS)]).transpose(1, 2))
+        # Every token that counts has an entropy.
         tokens = int(self.counts[0, list(MEASURES).index("entropy")]) if self.heads else 0
-        return looked.label(looked.Tally(layers, tokens), source)
+        return one_text.label(one_text.Tally(layers, tokens), source)
 
 
 def merge(tallies: Iterable[Tally]) -> Tally:
-    """All of them."""
+    """Return the tally of the documents of all."""
     return reduce(Tally.plus, tallies, Tally())
 
 
-def _exact(sums: Any) -> Any:
-    """Floats as whole numbers of units."""
+def _in_units(sums: NDArray[np.float64]) -> NDArray[np.object_]:
+    """Turn float64 sums into whole numbers of 1 / UNIT, as Python's integers, which have no end."""
     units = np.ldexp(sums, 60).ravel().tolist()
     return np.array([int(x) for x in units], dtype=object).reshape(sums.shape)
 
 
-# Parquet
+# Parts
+
+#: A table by its columns' names, as pyarrow takes it.
+Columns = Mapping[str, Sequence[object] | NDArray[Any]]
 
 
 def dump(tally: Tally) -> bytes:
-    """A part: the sums of one chunk as a Parquet file. They came from float64 and are exact."""
+    """Write the tally of one chunk as a part: a Parquet file with one row per head and measure.
+
+    The sums of one chunk came from float64, so they are exact as float64 too. Skipped documents and
+    counts stand in the file's metadata; the examples of a head stand in the row of its first
+    measure.
+    """
     names, none = list(MEASURES), [None] * (len(MEASURES) - 1)
     some = bool(tally.heads)
     sums = (tally.sums / UNIT).astype(np.float64) if some else np.zeros((3, 0))
-    columns: dict[str, Any] = {
+    columns: Columns = {
         "layer": [layer for layer, _ in tally.heads for _ in names],
         "head": [head for _, head in tally.heads for _ in names],
         "measure": names * len(tally.heads),
         "tokens": np.ravel(tally.counts) if some else [],
         **dict(zip(SUMS, sums.reshape(3, -1), strict=True)),
         "histogram": list(tally.bins.reshape(-1, BINS)) if some else [],
-        # with the first measure of each head
         "examples": [x for one in tally.examples for x in (json.dumps(one), *none)],
     }
     counts = [tally.documents, tally.windows, tally.tokens]
     return parquet(columns, json.dumps({"skipped": tally.skipped, "counts": counts}))
 
 
-def load(path: Any) -> Tally:
-    """A part as `dump` made it."""
+def load(path: str | Path) -> Tally:
+    """Read a part that `dump` made."""
     table = need("pyarrow.parquet", "survey", "Reading Parquet").read_table(path)
     note = json.loads(table.schema.metadata[b"wqkv"])
-    found = Tally((), 0, 0, 0, (), tuple(Skipped(*one) for one in note["skipped"]), *note["counts"])
+    documents, windows, tokens = note["counts"]
+    skipped = tuple(Skipped(*one) for one in note["skipped"])
+    found = Tally(skipped=skipped, documents=documents, windows=windows, tokens=tokens)
     if not len(table):
         return found
 
-    def column(name: str) -> Any:
-        return table[name].to_numpy().reshape(-1, len(MEASURES))
+    def column(name: str) -> NDArray[Any]:
+        values: NDArray[Any] = table[name].to_numpy().reshape(-1, len(MEASURES))
+        return values
 
     layers, heads = column("layer")[:, 0].tolist(), column("head")[:, 0].tolist()
     bins = table["histogram"].combine_chunks().flatten().to_numpy()
@@ -198,7 +228,7 @@ def load(path: Any) -> Tally:
         found,
         heads=tuple(zip(layers, heads, strict=True)),
         counts=column("tokens"),
-        sums=_exact(np.stack([column(name) for name in SUMS])),
+        sums=_in_units(np.stack([column(name) for name in SUMS])),
         bins=bins.reshape(-1, len(MEASURES), BINS),
         examples=tuple(
             tuple(Example(a, b, c, d, tuple(e), tuple(f)) for a, b, c, d, e, f in json.loads(row))
@@ -207,8 +237,8 @@ def load(path: Any) -> Tally:
     )
 
 
-def parquet(columns: dict[str, Any], note: str = "") -> bytes:
-    """A Parquet file of some columns, with a note for programs."""
+def parquet(columns: Columns, note: str = "") -> bytes:
+    """Return a Parquet file with these columns, and `note` as its metadata "wqkv"."""
     purpose = "Writing Parquet"
     arrow, writer = need("pyarrow", "survey", purpose), need("pyarrow.parquet", "survey", purpose)
     table = arrow.table(columns).replace_schema_metadata({"wqkv": note})

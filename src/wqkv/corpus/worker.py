@@ -1,209 +1,219 @@
-"""From documents to what is kept of them: windows, batches of like length, sums and examples."""
+"""What one worker of a survey does: read a chunk of documents, and write its part.
+
+A worker runs in this process, or as an actor of Ray Data, which starts actors that died again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+import hashlib
+import json
+import logging
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
-from typing import NamedTuple, cast
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
-from wqkv.corpus.documents import Document, text_of
-from wqkv.corpus.measures import Batch, Links, Sums, measure
-from wqkv.corpus.sums import KEPT, Example, Skipped, Tally
-from wqkv.errors import MissedError
-from wqkv.maps.attention_map import AttentionMap
-from wqkv.record.watch import watch
-from wqkv.study.heads import TEXT, Window, around, windows
-from wqkv.study.model import OpenModel, blank
+from wqkv.corpus.documents import Chunk, FileRange, digest, read
+from wqkv.corpus.reader import Reader
+from wqkv.corpus.sums import dump
+from wqkv.errors import ArgumentError, WqkvError, need
+from wqkv.study.model import OpenModel, open_model
 
-#: A batch holds so many tokens, padding included, or one window.
-TOKENS = 2048
-#: The shortest window of a batch has at least this share of the longest one's length.
-ALIKE = 0.8
-#: So many letters are shown on each side of a link's words.
-AROUND = 60
+#: Changes whenever the same documents would give another part. 2: the column "words" is "tokens".
+FORMAT = 2
+#: Ray Data tells its progress block by block; it holds at most so many blocks.
+BLOCKS = 10_000
 
 
-class Cut(NamedTuple):
-    """One window of one document."""
+@dataclass(frozen=True)
+class Recipe:
+    """What all parts of a survey are made with, and the folder they lie in."""
 
-    document: Document
-    text: str
-    part: int
-    parts: int
-    window: Window
+    model: str | None  # as in `open_model`
+    fingerprint: str  # of that model
+    field: str
+    folder: str
 
     @property
-    def length(self) -> int:
-        return len(self.window[0])
+    def key(self) -> str:
+        """All that a part depends on besides its documents; it goes into the chunks' names."""
+        return f"{FORMAT} {self.fingerprint} {self.field}"
 
+    def path(self, chunk: str, data: bytes) -> Path:
+        """Return the path of the part of a chunk that holds these bytes."""
+        checksum = hashlib.sha256(chunk.encode() + data).hexdigest()[:32]
+        return Path(self.folder) / f"{chunk}.{checksum}.parquet"
 
-class Reader:
-    """Reads documents with one model, which is watched and proved in every batch."""
+    def parts(self, chunks: Iterable[Chunk]) -> tuple[dict[str, Path], list[Path]]:
+        """Return the whole parts by their chunks' names, and the damaged parts of these chunks.
 
-    def __init__(self, model: OpenModel) -> None:
-        self.model = model
-        pad = model.tokenizer.pad_token_id
-        self._pad: int = 0 if pad is None else pad
-        self._before = len(around(model)[0])
-
-    def tally(self, documents: Sequence[Document], field: str) -> Tally:
-        """What is kept of some documents: a function of them and of the model alone."""
-        skipped: list[Skipped] = []
-        done: list[Cut] = []
-        total: list[Sums] = []
-        links: list[Links] = []
-        for batch in self.batches(self.cuts(documents, field, skipped)):
-            for cuts, sums, found in self._measured(batch, skipped):
-                pairs = zip(total, sums, strict=True)
-                total = [Sums(*map(torch.add, a, b)) for a, b in pairs] if total else sums
-                links.append(Links(*(torch.cat(parts, 1) for parts in zip(*found, strict=True))))
-                done += cuts
-        whole = Tally.of(total) if total else Tally()
-        if done:
-            every = Links(*map(torch.cat, zip(*links, strict=True)))
-            whole = replace(whole, examples=self._examples(done, every))
-        return replace(
-            whole,
-            skipped=tuple(sorted(skipped)),
-            documents=len({cut.document[:2] for cut in done}),
-            windows=len(done),
-            tokens=sum(cut.length for cut in done),
-        )
-
-    def cuts(self, documents: Sequence[Document], field: str, skipped: list[Skipped]) -> list[Cut]:
-        """The windows of all documents; what cannot be read is added to `skipped`."""
-        cuts = []
-        for document in documents:
-            text, problem = text_of(document, field)
-            found = [] if problem else windows(self.model, text)
-            if not problem and all(all(special) for _, special, _ in found):
-                problem = f"no word that {self.model.name} knows"
-            if problem:
-                skipped.append(Skipped(document.file, document.number, problem))
+        A part is damaged if its bytes do not have the checksum in its name. Parts of other chunks
+        (of other documents, models or formats) are left alone.
+        """
+        wanted, whole, damaged = {chunk.name for chunk in chunks}, {}, []
+        for path in sorted(Path(self.folder).glob("*.parquet")):
+            if (chunk := path.name.partition(".")[0]) not in wanted:
+                continue
+            if path == self.path(chunk, path.read_bytes()):
+                whole[chunk] = path
             else:
-                cuts += [Cut(document, text, at, len(found), one) for at, one in enumerate(found)]
-        return cuts
+                damaged.append(path)
+        return whole, damaged
 
-    def batches(self, cuts: Sequence[Cut]) -> Iterator[list[Cut]]:
-        """Windows of like length side by side, the longest first."""
-        least = ALIKE if self.pads else 1.0
-        held: list[Cut] = []
-        for cut in sorted(cuts, key=lambda cut: (-cut.length, cut.document[:2], cut.part)):
-            longest = held[0].length if held else 0
-            if held and ((len(held) + 1) * longest > TOKENS or cut.length < least * longest):
-                yield held
-                held = []
-            held.append(cut)
-        if held:
-            yield held
+
+class Counts(NamedTuple):
+    """How many documents and tokens a part has."""
+
+    documents: int
+    tokens: int
+
+
+class Worker:
+    """Makes parts with a model that is opened once.
+
+    Args:
+        model: the opened model; None opens it when the first part is made, as actors do.
+    """
+
+    def __init__(self, recipe: Recipe, model: OpenModel | None = None) -> None:
+        self.recipe = recipe
+        self._model = model
 
     @cached_property
-    def pads(self) -> bool:
-        """Whether this model reads a padded text as it reads it alone."""
-        pair = windows(self.model, TEXT)[0], windows(self.model, TEXT[: TEXT.index(".")])[0]
+    def reader(self) -> Reader:
+        """The reader, whose model is checked to be the one that the command opened."""
+        if self._model is None:
+            torch.set_num_threads(1)
+            self._model = open_model(self.recipe.model)
+            ours, theirs = fingerprint(self._model), self.recipe.fingerprint
+            if ours != theirs:
+                raise ArgumentError(
+                    f"The model {self._model.name} differs between machines: its digest is {ours} "
+                    f"for a worker and {theirs} for the command."
+                )
+        return Reader(self._model)
+
+    def make(self, chunk: Chunk) -> Counts:
+        """Read a chunk, and write its part."""
+        documents = read(chunk, self.recipe.field)
+        if digest(documents, self.recipe.key) != chunk.name:
+            files = ", ".join(dict.fromkeys(part.file for part in chunk.ranges))
+            raise ArgumentError(f"{files} changed while it was read.\nRun the command again.")
+        tally = self.reader.tally(documents, self.recipe.field)
+        data = dump(tally)
+        write_whole(self.recipe.path(chunk.name, data), data)
+        return Counts(chunk.documents, tally.tokens)
+
+    def __call__(self, rows: Mapping[str, Sequence[str]]) -> dict[str, list[int] | list[str]]:
+        """Make the part of one row of Ray Data, which passes and takes rows as columns.
+
+        An error goes back as text: raised here, it would reach the user inside Ray's own traceback.
+        """
+        name, ranges = json.loads(rows["chunk"][0])
         try:
-            a, b, both = (self._run(texts)[0] for texts in (pair[:1], pair[1:], pair))
-        except MissedError:
-            return False
-        return all(
-            torch.allclose(x.total + y.total, z.total, rtol=1e-4, atol=1e-3)
-            for x, y, z in zip(a, b, both, strict=True)
+            made = self.make(Chunk(name, tuple(FileRange(*part) for part in ranges)))
+        except (WqkvError, OSError) as error:
+            return {"documents": [0], "tokens": [0], "error": [str(error)]}
+        return {"documents": [made.documents], "tokens": [made.tokens], "error": [""]}
+
+
+def fingerprint(model: OpenModel) -> str:
+    """Return a digest of a model's weights, its vocabulary and its configuration."""
+    found = hashlib.sha256()
+    known = {name: value for name, value in model.config.to_dict().items() if name[0] != "_"}
+    known.pop("transformers_version", None)
+    found.update(json.dumps(known, sort_keys=True, default=str).encode())
+    found.update(json.dumps(sorted(model.tokenizer.get_vocab().items())).encode())
+    for name, weights in sorted(model.model.state_dict().items()):
+        found.update(name.encode())
+        found.update(weights.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()[:32]
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all, at whatever moment the process dies."""
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    with unfinished.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())  # else the new name could reach the disk before the bytes
+    unfinished.replace(path)
+
+
+# Ray
+
+
+def make_on_ray(
+    recipe: Recipe, chunks: Sequence[Chunk], workers: int, address: str | None
+) -> Iterator[Counts]:
+    """Make the parts of some chunks on actors of Ray Data, and yield what each part has.
+
+    Args:
+        address: of a running Ray cluster; None starts one on this machine, and ends it.
+    """
+    ray, data = need_ray()
+    ours = not ray.is_initialized()
+    if ours:
+        # Keyword arguments of a foreign call; those of a running cluster are its own.
+        own: dict[str, Any] = {
+            "num_cpus": workers,
+            "include_dashboard": False,
+            "object_store_memory": 2**27,
+        }
+        with _stderr_of_libraries_closed():
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                logging_level="ERROR",
+                **(own if address is None else {}),
+            )
+    try:
+        data.DataContext.get_current().enable_progress_bars = False
+        rows = [{"chunk": json.dumps(chunk)} for chunk in chunks]
+        dataset = data.from_items(rows, override_num_blocks=min(len(rows), BLOCKS))
+        done = dataset.map_batches(
+            Worker,
+            fn_constructor_args=(recipe,),
+            batch_size=1,
+            num_cpus=1,
+            compute=data.ActorPoolStrategy(size=min(workers, len(chunks))),
         )
-
-    def _run(self, texts: Sequence[Window]) -> tuple[list[Sums], list[Links]]:
-        batch = Batch(texts, self._pad)
-        with torch.no_grad(), watch(self.model.model) as seen:
-            self.model.model(input_ids=batch.ids, attention_mask=batch.mask)
-        return measure(batch, cast(Sequence[AttentionMap], seen))
-
-    def _measured(
-        self, batch: list[Cut], skipped: list[Skipped]
-    ) -> Iterator[tuple[list[Cut], list[Sums], list[Links]]]:
-        """A batch; where a proof fails, each of its windows alone, and without those that fail."""
-        try:
-            yield batch, *self._run([cut.window for cut in batch])
-        except MissedError as error:
-            for cut in batch if len(batch) > 1 else []:
-                yield from self._measured([cut], skipped)
-            if len(batch) == 1:
-                (cut,) = batch
-                of = f"window {cut.part + 1} of {cut.parts}: " if cut.parts > 1 else ""
-                skipped.append(Skipped(*cut.document[:2], f"{of}{error}"))
-
-    # Examples
-
-    def _examples(self, cuts: list[Cut], links: Links) -> tuple[tuple[Example, ...], ...]:
-        """Of every head the strongest links, one a document."""
-        spans: dict[tuple[str, int], tuple[str, list[tuple[int, int]]]] = {}
-        kept = []
-        for weights, queries, keys in zip(*(part.T.tolist() for part in links), strict=True):
-            ranked = sorted(
-                (-weight, *cut.document[:2], cut.part, at)
-                for at, (weight, cut) in enumerate(zip(weights, cuts, strict=True))
-                if weight > 0
-            )
-            best: dict[tuple[str, int], int] = {}
-            for _, file, number, _, at in ranked:
-                best.setdefault((file, number), at)
-            row = []
-            for name, at in list(best.items())[:KEPT]:
-                if name not in spans:
-                    spans[name] = self._spans(cuts[at].text)
-                shown = self._shown(cuts[at], *spans[name], queries[at], keys[at])
-                row.append(Example(-weights[at], name[0], name[1], *shown))
-            kept.append(tuple(row))
-        return tuple(kept)
-
-    def _spans(self, text: str) -> tuple[str, list[tuple[int, int]]]:
-        """A text, and where each of its tokens stands in it."""
-        tokenizer = self.model.tokenizer
-        if tokenizer.is_fast:
-            found = tokenizer(
-                text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-            )
-            pieces = tokenizer.convert_ids_to_tokens(found["input_ids"])
-            return text, [
-                (a, a) if blank(piece) else (a, b)
-                for piece, (a, b) in zip(pieces, found["offset_mapping"], strict=True)
-            ]
-        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        words = [tokenizer.decode([i]) for i in ids]
-        ends = [*accumulate(len(word) + 1 for word in words)]
-        return " ".join(words), [
-            (end - 1 - len(w), end - 1) for w, end in zip(words, ends, strict=True)
-        ]
-
-    def _shown(
-        self, cut: Cut, text: str, spans: list[tuple[int, int]], query: int, key: int
-    ) -> tuple[str, tuple[int, int], tuple[int, int]]:
-        """The text around two words of a window, and where they stand in it."""
-        start = len(spans) * cut.part // cut.parts - self._before
-        (a, b), (c, d) = sorted(_bare(text, *spans[start + at]) for at in (query, key))
-        first, middle, last = _end(text[:a]), text[b:c], _start(text[d:])
-        if len(middle) > 2 * AROUND:
-            middle = f"{_start(middle)} ... {_end(middle)}"
-        shown = first + text[a:b] + middle + text[c:d] + last
-        one = len(first), len(first) + b - a
-        other = one[1] + len(middle), one[1] + len(middle) + d - c
-        return (shown, one, other) if query < key else (shown, other, one)
+        for row in done.iter_rows():
+            if row["error"]:
+                raise ArgumentError(row["error"])
+            yield Counts(row["documents"], row["tokens"])
+    finally:
+        if ours:
+            ray.shutdown()
 
 
-def _bare(text: str, start: int, end: int) -> tuple[int, int]:
-    """A span without the blank that some tokenizers put before a word."""
-    while start < end - 1 and text[start].isspace():
-        start += 1
-    return start, end
+@contextmanager
+def _stderr_of_libraries_closed() -> Iterator[None]:
+    """Send what C++ writes to stderr to nowhere: ray prints there that a log level was set."""
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
 
 
-def _start(text: str) -> str:
-    """Whole words of at most AROUND letters from the start of a text."""
-    return text if len(text) <= AROUND else text[:AROUND].rpartition(" ")[0] or text[:AROUND]
+def need_ray() -> tuple[Any, Any]:
+    """Return ray and ray.data, which have no types.
 
-
-def _end(text: str) -> str:
-    """Whole words of at most AROUND letters up to the end of a text."""
-    return text if len(text) <= AROUND else text[-AROUND:].partition(" ")[2] or text[-AROUND:]
+    Ray sends no statistics anywhere, and its own log lines stay in its files.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    purpose = "A survey with several workers"
+    ray, data = need("ray", "survey", purpose), need("ray.data", "survey", purpose)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    return ray, data

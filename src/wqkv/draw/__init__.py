@@ -1,1 +1,1 @@
-"""Numbers as text, HTML, pictures and JSON."""
+"""Stories, tables and surveys as text, HTML, pictures and JSON."""

@@ -6,11 +6,12 @@ import csv
 import math
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wqkv import __version__
 from wqkv.draw import steps
 from wqkv.draw.plots import check_format, fonts
+from wqkv.draw.to_json import Json
 from wqkv.errors import need
 from wqkv.study.heads import EVEN, LABELS, LIFT, PATTERNS, SHARE, UNCLASSIFIED, Head, Heads, Score
 
@@ -18,24 +19,34 @@ if TYPE_CHECKING:  # JSON and CSV need no rich
     from rich.console import Console
     from rich.text import Text
 
-#: A letter, a short name and a colour for each label; the colours can be told apart by all eyes.
+
+class Sign(NamedTuple):
+    """How a label is shown where there is little room."""
+
+    letter: str
+    short: str  # a name of at most four letters
+    color: str
+
+
+#: The sign of each label. Color-blind people can tell the colors apart too.
 #: Source: Okabe and Ito 2008, https://jfly.uni-koeln.de/color/.
 SIGNS = {
-    "previous": ("P", "prev", "#0072b2"),
-    "next": ("N", "next", "#56b4e9"),
-    "first-token sink": ("F", "sink", "#d55e00"),
-    "separator sink": ("S", "sep", "#e69f00"),
-    "duplicate-token": ("D", "dup", "#cc79a7"),
-    "induction": ("I", "ind", "#009e73"),
-    "local": ("L", "near", "#f0e442"),
-    "uniform": ("U", "unif", "#bbbbbb"),
-    UNCLASSIFIED: ("-", "-", "#ffffff"),
+    "previous": Sign("P", "prev", "#0072b2"),
+    "next": Sign("N", "next", "#56b4e9"),
+    "first-token sink": Sign("F", "sink", "#d55e00"),
+    "separator sink": Sign("S", "sep", "#e69f00"),
+    "duplicate-token": Sign("D", "dup", "#cc79a7"),
+    "induction": Sign("I", "ind", "#009e73"),
+    "local": Sign("L", "near", "#f0e442"),
+    "uniform": Sign("U", "unif", "#bbbbbb"),
+    UNCLASSIFIED: Sign("-", "-", "#ffffff"),
 }
-_WIDE, _MIDDLE, _NARROW = 8, 4, 1  # the cells "prev .98", "P.98" and "P"
+#: The widths of a cell as "prev .98", "P.98" and "P".
+_WIDE, _MIDDLE, _NARROW = 8, 4, 1
 
 
 def rule() -> str:
-    """What a label asks for, in one sentence."""
+    """Return in one sentence when a head gets a label."""
     return (
         f"A label needs more than {SHARE:.2f} of the weight and {LIFT:g} times what equal weights"
         f" would put there; uniform needs {EVEN:.2f} of the highest entropy."
@@ -43,18 +54,18 @@ def rule() -> str:
 
 
 def title(heads: Heads, model: str) -> str:
-    """What was looked at: `tiny, 2 layers x 3 heads, over 85 words (tokens): a built-in text`."""
+    """Return what was read: `tiny, 2 layers x 3 heads, over 85 tokens: a built-in text`."""
     source = f": {heads.source}" if heads.source else ""
-    return f"{model}, {heads.size}, over {heads.tokens:,} words (tokens){source}"
+    return f"{model}, {heads.size}, over {heads.tokens:,} tokens{source}"
 
 
 # Terminal
 
 
 def show(heads: Heads, model: str, console: Console) -> None:
-    """Print the table, and of each label the number of its heads and the strongest's evidence.
+    """Print the table of labels, and for each label how many heads have it and the strongest one.
 
-    It fits the console's width, and prints no escape codes unless the console shows colours.
+    The table fits the console's width. There are no escape codes unless the console shows colors.
     """
     from rich.text import Text
 
@@ -68,7 +79,7 @@ def show(heads: Heads, model: str, console: Console) -> None:
     for block in blocks:
         pen.write(Text())
         names = [f"{'H' if at == block.start else ''}{at}" for at in block]
-        step = 1 if cell > _NARROW else 4  # a column of one sign has no room for a number of two
+        step = 1 if cell > _NARROW else 4  # a column of one letter has no room for "10"
         header = "".join(f"{name:<{(cell + 1) * step}}" for name in names[::step])
         pen.write(Text(" " * gutter + header.rstrip(), "dim"), indent=0)
         for layer, row in enumerate(heads.table):
@@ -80,8 +91,8 @@ def show(heads: Heads, model: str, console: Console) -> None:
     pen.write(Text())
     for label in LABELS:
         if found := heads.labelled(label):
-            sign, short, _ = SIGNS[label]
-            short = short if cell == _WIDE else sign
+            sign = SIGNS[label]
+            short = sign.short if cell == _WIDE else sign.letter
             number = f"{len(found)} head{'s' * (len(found) != 1)}"
             pen.write(
                 Text.assemble(_painted(f" {short} ", label), (f" {label}", "bold"), f", {number}"),
@@ -95,7 +106,10 @@ def show(heads: Heads, model: str, console: Console) -> None:
 
 
 def _layout(n_head: int, room: int) -> tuple[int, list[range]]:
-    """The width of a cell, and which heads stand beside each other."""
+    """Return the width of a cell, and the heads of each block of columns.
+
+    The widest cell is taken that needs one block, then the one that needs two, else the narrow one.
+    """
     for cell, most in ((_WIDE, 1), (_MIDDLE, 2)):
         fits = max(1, (room + 1) // (cell + 1))
         if math.ceil(n_head / fits) <= most:
@@ -104,39 +118,39 @@ def _layout(n_head: int, room: int) -> tuple[int, list[range]]:
 
 
 def _blocks(n_head: int, fits: int) -> list[range]:
-    """At most `fits` heads in a block, the blocks as equal as they can be."""
+    """Split the heads into blocks of at most `fits`, as equal as they can be."""
     count = max(1, math.ceil(n_head / fits))
     each = math.ceil(n_head / count)
     return [range(at, min(at + each, n_head)) for at in range(0, max(n_head, 1), max(each, 1))]
 
 
 def _cell(head: Head, width: int) -> Text:
-    sign, short, _ = SIGNS[head.label]
+    sign = SIGNS[head.label]
     if head.score is None or width == _NARROW:
-        shown = f"{sign if width < _WIDE else short:^{width}}"
+        shown = f"{sign.letter if width < _WIDE else sign.short:^{width}}"
     elif width == _MIDDLE:
-        shown = f"{sign}{_digits(head.score)}"
+        shown = f"{sign.letter}{_two_digits(head.score)}"
     else:
-        shown = f"{short:<4} {_digits(head.score)}"
+        shown = f"{sign.short:<4} {_two_digits(head.score)}"
     return _painted(shown, head.label)
 
 
 def _painted(shown: str, label: str) -> Text:
     from rich.text import Text
 
-    return Text(shown, "dim" if label == UNCLASSIFIED else f"black on {SIGNS[label][2]}")
+    return Text(shown, "dim" if label == UNCLASSIFIED else f"black on {SIGNS[label].color}")
 
 
-def _digits(score: float) -> str:
-    """A score from 0 to 1 in three signs: `.98`, `1.0`."""
+def _two_digits(score: float) -> str:
+    """A score from 0 to 1 in three characters: `.98`, `1.0`."""
     return "1.0" if score >= 0.995 else f"{score:.2f}"[1:]
 
 
 # Data
 
 
-def as_json(heads: Heads, model: str) -> dict[str, Any]:
-    """Every score of every head, ready for strict JSON; None where a pattern cannot be scored.
+def as_json(heads: Heads, model: str) -> dict[str, Json]:
+    """Return every score of every head for strict JSON; None where a pattern cannot be scored.
 
     >>> as_json(Heads((), 0), "tiny")["heads"]
     []
@@ -161,7 +175,7 @@ def as_json(heads: Heads, model: str) -> dict[str, Any]:
     }
 
 
-def _score(score: Score | None) -> dict[str, float | None] | None:
+def _score(score: Score | None) -> Json:
     if score is None:
         return None
     flat = _finite(score.flat)
@@ -173,7 +187,7 @@ def _finite(value: float | None) -> float | None:
 
 
 def save_csv(heads: Heads, path: str | Path) -> None:
-    """One line a head: layer, head, label, score, every pattern's score, evidence."""
+    """Write one line per head: layer, head, label, score, every pattern's score, evidence."""
     with Path(path).open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["layer", "head", "label", "score", *PATTERNS, "evidence"])
@@ -188,10 +202,10 @@ def save_csv(heads: Heads, path: str | Path) -> None:
 
 
 def save_png(heads: Heads, model: str, path: str | Path) -> None:
-    """Draw the table to a file: a square a head, its colour the label, its depth the score.
+    """Draw the table to a file: one square per head, its color the label, its depth the score.
 
     Raises:
-        ArgumentError: a suffix that is no picture's.
+        ArgumentError: the suffix is not one of `plots.FORMATS`.
         MissingExtraError: matplotlib is not installed.
     """
     check_format(path)
@@ -211,14 +225,14 @@ def save_png(heads: Heads, model: str, path: str | Path) -> None:
             pixels[head.layer][head.head] = (0.97, 0.97, 0.97)
             continue
         depth = min(max(head.score, 0.25), 1.0)
-        ink = to_rgb(SIGNS[head.label][2])
+        ink = to_rgb(SIGNS[head.label].color)
         mixed = tuple(depth * part + (1 - depth) for part in ink)
         pixels[head.layer][head.head] = (mixed[0], mixed[1], mixed[2])
-        shown = f"{SIGNS[head.label][0]} {_digits(head.score)}"
+        shown = f"{SIGNS[head.label].letter} {_two_digits(head.score)}"
         bright = 0.3 * mixed[0] + 0.59 * mixed[1] + 0.11 * mixed[2]
-        colour = "black" if bright > 0.5 else "white"
+        color = "black" if bright > 0.5 else "white"
         at = (head.head, head.layer)
-        axes.text(*at, shown, ha="center", va="center", fontsize=8, color=colour)
+        axes.text(*at, shown, ha="center", va="center", fontsize=8, color=color)
     axes.imshow(pixels or [[paper]], aspect="auto")
     axes.set_xticks(range(n_head), [str(i) for i in range(n_head)], fontsize=8)
     axes.set_yticks(range(layers), [str(i) for i in range(layers)], fontsize=8)
@@ -232,9 +246,9 @@ def save_png(heads: Heads, model: str, path: str | Path) -> None:
     found = [(label, len(heads.labelled(label))) for label in LABELS]
     patches = [
         Patch(
-            facecolor="#f7f7f7" if label == UNCLASSIFIED else SIGNS[label][2],
+            facecolor="#f7f7f7" if label == UNCLASSIFIED else SIGNS[label].color,
             edgecolor="#cccccc",
-            label=f"{SIGNS[label][0]}  {label}: {count}",
+            label=f"{SIGNS[label].letter}  {label}: {count}",
         )
         for label, count in found
         if count
@@ -245,8 +259,9 @@ def save_png(heads: Heads, model: str, path: str | Path) -> None:
     named = steps.visible(title(heads, model))
     families, missing = fonts(named)  # a folder or a file may be named in any script
     named = textwrap.fill(named.translate(missing), round(11 * (wide + 3)))
+    # Keyword arguments of a foreign call. A name may hold "$", which is not a formula.
     font: dict[str, Any] = {"parse_math": False, "fontfamily": families}
     figure.suptitle(named, fontsize=10, x=0.02, ha="left", **font)
-    note = f"{rule()} The deeper the colour, the higher the score."
+    note = f"{rule()} The deeper the color, the higher the score."
     figure.supxlabel(textwrap.fill(note, round(14 * (wide + 3))), fontsize=8, color="#555555")
     figure.savefig(path, dpi=160, bbox_inches="tight", pad_inches=0.15)

@@ -1,4 +1,4 @@
-"""Stories as one web page without network: its policy allows its own script and style alone."""
+"""Stories as one web page. It loads nothing: its policy allows its own style and script alone."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from importlib.resources import files
 from torch import Tensor
 
 from wqkv.draw import steps
-from wqkv.maps.pictures import DARK, LIGHT
+from wqkv.maps import display
 from wqkv.study.one_token import Story
 
-# What a drawing holds at most; it says so where it cuts.
-TITLE, BARS, WORDS, MAP, TABLE = 200, 512, 256, 64, 12
+#: What a drawing shows at most; where it leaves something out, it says so: characters of a title,
+#: bars of a vector, tokens of a text, tokens of a map's side, and rows of a table.
+TITLE, BARS, TOKENS, MAP, TABLE = 200, 512, 256, 64, 12
+#: How many colors a map has.
 LEVELS = 16
 
 
 def page(stories: Sequence[Story]) -> str:
-    """One self-contained page: each story in seven steps, its proof, and the map of its head."""
-    parts = files("wqkv.explorer") / "page"
-    style = (parts / "story.css").read_text("utf-8") + _ramp()
-    script = (parts / "story.js").read_text("utf-8")
+    """Return one self-contained page: each story in seven steps, its proof, its head's map."""
+    style = asset("story.css") + _level_colors()
+    script = asset("story.js")
     links = "".join(
         f'<li><a href="#story{i}"><bdi>{_title(story)}</bdi></a>' for i, story in enumerate(stories)
     )
@@ -41,7 +42,7 @@ def page(stories: Sequence[Story]) -> str:
 
 
 def frame(title: str, style: str, body: Sequence[str], script: str = "") -> str:
-    """A whole page whose policy allows this style and this script, and nothing else."""
+    """Return a whole page, whose policy allows this style and this script, and nothing else."""
     allowed = f"script-src '{_hash(script)}';" if script else ""
     policy = (
         f"default-src 'none'; style-src '{_hash(style)}'; {allowed}"
@@ -62,9 +63,19 @@ def frame(title: str, style: str, body: Sequence[str], script: str = "") -> str:
     )
 
 
+def asset(name: str) -> str:
+    """The text of one style or script in `pages/`."""
+    return (files("wqkv.draw") / "pages" / name).read_text("utf-8")
+
+
+def escaped(text: str) -> str:
+    """Return a text for HTML, with line breaks and control characters as codes."""
+    return escape(steps.visible(text))
+
+
 def _story(story: Story, i: int) -> str:
     drawings = [
-        _words(story) + _vector("x", story.x),
+        _text_around(story) + _vector("x", story.x),
         _matrices(story),
         _vector("q = x WQ", story.q) + _vector("k = x WK", story.k) + _vector("v = x WV", story.v),
         _scores(story),
@@ -74,8 +85,8 @@ def _story(story: Story, i: int) -> str:
         + _vector(f"output of {story.n_head} heads", story.output),
     ]
     sections = "".join(
-        f"<section><div><h3><i>{number}</i> {step.name}</h3><p>{_text(step.sentence)}"
-        f"<p class=formula>{_text(step.formula)}</div><div>{drawing}</div></section>"
+        f"<section><div><h3><i>{number}</i> {step.name}</h3><p>{escaped(step.sentence)}"
+        f"<p class=formula>{escaped(step.formula)}</div><div>{drawing}</div></section>"
         for number, (step, drawing) in enumerate(zip(steps.tell(story), drawings, strict=True), 1)
     )
     about = (
@@ -85,9 +96,9 @@ def _story(story: Story, i: int) -> str:
     if story.n_kv_head != story.n_head:
         about += f"; the {story.n_head} heads share {story.n_kv_head} of k and v"
     holds = "holds" if story.proof.holds else "failed"
-    proof = f"<p class={holds}>{_text(steps.prove(story))}</p>"
+    proof = f"<p class={holds}>{escaped(steps.prove(story))}</p>"
     return (
-        f'<article id="story{i}"><h2><bdi>{_title(story)}</bdi></h2><p>{_text(about)}</p>'
+        f'<article id="story{i}"><h2><bdi>{_title(story)}</bdi></h2><p>{escaped(about)}</p>'
         f"{'' if story.proof.holds else proof}{sections}{_map(story)}{proof}</article>"
     )
 
@@ -97,17 +108,18 @@ def _title(story: Story) -> str:
     return escape(sentence if len(sentence) <= TITLE else sentence[: TITLE - 3] + "...")
 
 
-def _words(story: Story) -> str:
-    near = steps.window(len(story.tokens), story.token, WORDS)
-    spans = [f"<bdi{_mark(story, j)}>{_text(story.tokens[j])}</bdi>" for j in near]
-    return f"<p class=words>{' '.join(spans)}</p>{_cut(story, near)}"
+def _text_around(story: Story) -> str:
+    """The tokens around the chosen one."""
+    near = steps.window(len(story.tokens), story.token, TOKENS)
+    spans = [f"<bdi{_class_of(story, j)}>{escaped(story.tokens[j])}</bdi>" for j in near]
+    return f"<p class=words>{' '.join(spans)}</p>{_window_note(story, near)}"
 
 
-def _mark(story: Story, j: int) -> str:
+def _class_of(story: Story, j: int) -> str:
     return " class=chosen" if j == story.token else " class=special" if story.special[j] else ""
 
 
-def _cut(story: Story, near: range) -> str:
+def _window_note(story: Story, near: range) -> str:
     if len(near) == len(story.tokens):
         return ""
     last = len(story.tokens) - 1
@@ -115,7 +127,7 @@ def _cut(story: Story, near: range) -> str:
 
 
 def _vector(name: str, values: Tensor) -> str:
-    """A vector as bars, one a number, blue above the line and orange below it."""
+    """A vector as bars, one per number: positive ones above the line, negative ones below it."""
     bars, per = steps.bars(values, BARS)
     top = max((abs(bar) for bar in bars if math.isfinite(bar)), default=0.0) or 1.0
     up = down = ""
@@ -127,9 +139,9 @@ def _vector(name: str, values: Tensor) -> str:
             down += f"M{i} 100v{-height}h.85v{height}z"
     size = steps.spread(values) + (f"; each bar is the mean of {per}" if per > 1 else "")
     return (
-        f"<figure><figcaption><b>{_text(name)}</b> {size}</figcaption>"
+        f"<figure><figcaption><b>{escaped(name)}</b> {size}</figcaption>"
         f'<svg class=vector viewBox="0 0 {len(bars)} 200" preserveAspectRatio="none" role="img"'
-        f' aria-label="{_text(name)}: {size}"><path class=up d="{up}"/>'
+        f' aria-label="{escaped(name)}: {size}"><path class=up d="{up}"/>'
         f'<path class=down d="{down}"/><path class=axis d="M0 100h{len(bars)}"/></svg></figure>'
     )
 
@@ -150,7 +162,7 @@ def _matrices(story: Story) -> str:
 
 
 def _scores(story: Story) -> str:
-    """The score of each word in reading order; of a long text the best ones."""
+    """The score of each token in reading order; for a long text the best scores alone."""
     seen, n = steps.seen(story), len(story.tokens)
     shown = range(n) if n <= 2 * TABLE else sorted(seen[:TABLE])
     finite = [abs(story.scores[j].item()) for j in shown]
@@ -159,19 +171,19 @@ def _scores(story: Story) -> str:
     for j in shown:
         score = story.scores[j].item()
         if score == -math.inf:
-            rows += _row(story, j, "<td>hidden<td>")
+            rows += _token_row(story, j, "<td>hidden<td>")
             continue
         length = round(abs(score) / top * 50, 2) if math.isfinite(score) else 0
         start, sign = (50, "up") if score > 0 else (50 - length, "down")
         bar = f'<rect class={sign} x="{start:g}%" width="{length:g}%" height="100%"/>'
         axis = '<rect class=axis x="50%" width="1" height="100%"/>'
-        rows += _row(story, j, f"<td>{steps.number(score)}<td>{_bar(bar + axis)}")
+        rows += _token_row(story, j, f"<td>{display.number(score)}<td>{_bar_svg(bar + axis)}")
     note = "" if n <= 2 * TABLE else f"<p class=note>The {len(shown)} best of {n} words.</p>"
     return f"<table class=words><tr><th>at<th>word<th>score<th>{rows}</table>{note}"
 
 
 def _weights(story: Story) -> str:
-    """The words by falling weight; the rest and the hidden ones are summed up."""
+    """The tokens by falling weight, then one line each for the rest and for the hidden ones."""
     seen, hidden = steps.seen(story), steps.hidden(story)
     top = max((story.weights[j].item() for j in seen[:TABLE]), default=0.0) or 1.0
     rows = ""
@@ -179,40 +191,41 @@ def _weights(story: Story) -> str:
         weight = story.weights[j].item()
         length = weight / top * 100 if math.isfinite(weight) else 0
         bar = f'<rect class=up width="{length:.4g}%" height="100%"/>'
-        rows += _row(story, j, f"<td>{steps.weight(weight)}<td>{_bar(bar)}")
+        rows += _token_row(story, j, f"<td>{display.weight(weight)}<td>{_bar_svg(bar)}")
     notes = ""
     if rest := seen[TABLE:]:
-        tokens = "1 more word has" if len(rest) == 1 else f"{len(rest)} more words share"
-        share = steps.weight(sum(story.weights[j].item() for j in rest))
-        notes += f"<p class=note>And {tokens} {share}.</p>"
+        who = "1 more word has" if len(rest) == 1 else f"{len(rest)} more words share"
+        share = display.weight(sum(story.weights[j].item() for j in rest))
+        notes += f"<p class=note>And {who} {share}.</p>"
     if hidden:
-        names = " ".join(f"<bdi>{_text(story.tokens[j])}</bdi>" for j in hidden[:TABLE])
+        names = " ".join(f"<bdi>{escaped(story.tokens[j])}</bdi>" for j in hidden[:TABLE])
         more = f" and {len(hidden) - TABLE} more" if len(hidden) > TABLE else ""
         notes += f"<p class=note>Hidden, no score: {names}{more}</p>"
     return f"<table class=words><tr><th>at<th>word<th>weight<th>{rows}</table>{notes}"
 
 
-def _row(story: Story, j: int, cells: str) -> str:
-    return f"<tr{_mark(story, j)}><td>{j}<th scope=row><bdi>{_text(story.tokens[j])}</bdi>{cells}"
+def _token_row(story: Story, j: int, cells: str) -> str:
+    token = f"<th scope=row><bdi>{escaped(story.tokens[j])}</bdi>"
+    return f"<tr{_class_of(story, j)}><td>{j}{token}{cells}"
 
 
-def _bar(shapes: str) -> str:
+def _bar_svg(shapes: str) -> str:
     return f'<svg class=bar aria-hidden="true">{shapes}</svg>'
 
 
 def _map(story: Story) -> str:
-    """The head's weights from every word to every word as a table, one coloured cell a weight."""
+    """The head's weights from every token to every token, one colored cell per weight."""
     if story.map is None:
         return ""
     near = steps.window(len(story.tokens), story.token, MAP)
     heads = "".join(
-        f"<th scope=col{_mark(story, j)}><bdi>{escape(steps.label(story.tokens, j))}</bdi>"
+        f"<th scope=col{_class_of(story, j)}><bdi>{escape(steps.label(story.tokens, j))}</bdi>"
         for j in near
     )
     weights = story.map[near.start : near.stop, near.start : near.stop].tolist()
     rows = "".join(
-        f"<tr{_mark(story, i)}><th scope=row><bdi>{escape(steps.label(story.tokens, i))}</bdi>"
-        + "".join(f"<td class={_level(weight)}>{steps.weight(weight)}" for weight in row)
+        f"<tr{_class_of(story, i)}><th scope=row><bdi>{escape(steps.label(story.tokens, i))}</bdi>"
+        + "".join(f"<td class={_level(weight)}>{display.weight(weight)}" for weight in row)
         for i, row in zip(near, weights, strict=True)
     )
     marks = ["" if i % 3 else f"{(i / (LEVELS - 1)) ** 2:.2g}" for i in range(LEVELS)]
@@ -222,7 +235,7 @@ def _map(story: Story) -> str:
     return (
         "<section class=map><h3>The whole head</h3><p>The weight from each word (row) to each word"
         " (column). Point at a cell, or use the arrow keys.</p>"
-        f"{_cut(story, near)}<output aria-live=polite>&nbsp;</output>"
+        f"{_window_note(story, near)}<output aria-live=polite>&nbsp;</output>"
         f'<div class="cells n{math.ceil(len(near) / 16)}" tabindex=0 role=group'
         ' aria-label="map of weights"><table>'
         f"<thead><tr><td>{heads}<tbody>{rows}</table></div>"
@@ -237,22 +250,16 @@ def _level(weight: float) -> str:
     return f"h{round(math.sqrt(weight) * (LEVELS - 1))}"
 
 
-def _ramp() -> str:
-    """The colours of the map's levels, for light and dark ground."""
-    rules = []
-    for stops in (LIGHT, DARK):
-        rule = ""
-        for level in range(LEVELS):
-            at = 2 * level / (LEVELS - 1)
-            low, high = stops[int(at) : int(at) + 2] if at < 2 else (stops[2], stops[2])
-            mixed = [round(a + (b - a) * (at % 1)) for a, b in zip(low, high, strict=True)]
-            rule += f".h{level}{{background:#{bytes(mixed).hex()}}}"
-        rules.append(rule)
-    return f"{rules[0]}@media(prefers-color-scheme:dark){{{rules[1]}}}"
-
-
-def _text(text: str) -> str:
-    return escape(steps.visible(text))
+def _level_colors() -> str:
+    """The background of each level's class, on a light and on a dark ground."""
+    light, dark = (
+        "".join(
+            f".h{level}{{background:#{bytes(display.color(level / (LEVELS - 1), stops)).hex()}}}"
+            for level in range(LEVELS)
+        )
+        for stops in (display.LIGHT, display.DARK)
+    )
+    return f"{light}@media(prefers-color-scheme:dark){{{dark}}}"
 
 
 def _hash(text: str) -> str:

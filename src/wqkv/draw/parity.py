@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from wqkv import __version__
 from wqkv.draw import steps
-from wqkv.draw.to_json import plain
+from wqkv.draw.to_json import Json, plain
 from wqkv.study.parity import Parity
 
 if TYPE_CHECKING:  # JSON needs no rich
@@ -16,9 +16,9 @@ _STYLES = {"holds": "", "EXCEEDS": "bold red", "not compared": "dim"}
 
 
 def show(parity: Parity, model: str, console: Console) -> None:
-    """Print a line a layer, and how many hold.
+    """Print one line per layer, and how many hold.
 
-    It fits the console's width, and prints no escape codes unless the console shows colours.
+    The lines fit the console's width. There are no escape codes unless the console shows colors.
     """
     from rich.text import Text
 
@@ -34,8 +34,8 @@ def show(parity: Parity, model: str, console: Console) -> None:
     pen.write(Text(parity.end, "bold green" if parity.holds else "bold red"), indent=0)
 
 
-def as_json(parity: Parity, model: str) -> dict[str, Any]:
-    """Every number of every layer, ready for strict JSON; None stands for no proof.
+def as_json(parity: Parity, model: str) -> dict[str, Json]:
+    """Return every number of every layer for strict JSON; None where a layer has no proof.
 
     >>> as_json(Parity("bert", "", ()), "tiny")["layers"]
     []

@@ -1,10 +1,15 @@
-"""The sentences of the seven steps, in English and Chinese; steps.py fills in the numbers."""
+"""The sentences of the seven steps, in English and Chinese; steps.py fills in the numbers.
+
+They speak to a learner, who knows words. So a token is called a word here, and the first sentence
+says once that the two are the same.
+"""
 
 from __future__ import annotations
 
 EN = {
     "words": "Words",
-    "words_1": 'The model reads {n} words. We follow "{word}" into layer {layer}, head {head}.',
+    "words_1": 'The model reads {n} words (tokens). We follow "{word}" into layer {layer},'
+    " head {head}.",
     "words_2_first": "In the first layer x is what the model's table of words says, and nothing of"
     " the other words is in it.",
     "words_2": "By now {layer} layers have worked on x, so that it also tells of other words.",
@@ -51,8 +56,9 @@ EN = {
     "out_2": "This head's share is {share} long, the output of all {n_head} heads {output}.",
     "out_f": "share = context WO,  output = the {n_head} heads' shares added up"
     "  (plus a bias, where the model has one)",
-    # where a word of the text that is written looks at the text that was read
-    "words_1_cross": "The encoder has read {m} words, and the decoder {n} of what it writes."
+    # Cross-attention: a word of the text that is written looks at the text that was read.
+    "words_1_cross": "The encoder has read {m} words (tokens), and the decoder {n} of what it"
+    " writes."
     ' We follow "{word}" into the cross-attention of layer {layer}, head {head}.',
     "words_2_cross": "x is the decoder's state of the word after this layer's self-attention; the"
     " words that were read come as the encoder hands them on.",
@@ -71,7 +77,7 @@ EN = {
     " (numbers up to {size}; allowed {tolerance:.2g})",
     "holds": "PROOF HOLDS: {facts}.",
     "failed": "FAILED ITS PROOF: {facts}. Do not trust this picture.",
-    # what an exported page may have to leave out
+    # What an exported page may have to leave out.
     "left_word": "the chosen word",
     "left_map": "the map of the chosen head",
     "left_cells": "single weights of the chosen word",
@@ -86,7 +92,7 @@ EN = {
 
 ZH = {
     "words": "词",
-    "words_1": "模型读入 {n} 个词。我们跟着“{word}”走进第 {layer} 层的第 {head} 个头。",
+    "words_1": "模型读入 {n} 个词（token）。我们跟着“{word}”走进第 {layer} 层的第 {head} 个头。",
     "words_2_first": "在第一层里，x 就是模型词表给这个词的数字，里面还没有其他词的内容。",
     "words_2": "前面 {layer} 层已经处理过 x，所以它也带有其他词的内容。",
     "words_f": "x = 在这里代表“{word}”的 {d_model} 个数",
@@ -126,7 +132,7 @@ ZH = {
     "out_1": "WO 把上下文变成这个头加给“{word}”的内容。",
     "out_2": "这个头的份额长 {share}，{n_head} 个头的总输出长 {output}。",
     "out_f": "份额 = 上下文 WO,  输出 = {n_head} 个头的份额之和  （如果模型有偏置，再加偏置）",
-    "words_1_cross": "编码器读入了 {m} 个词，解码器读入了所写的 {n} 个词。我们跟着“{word}”"
+    "words_1_cross": "编码器读入了 {m} 个词（token），解码器读入了所写的 {n} 个词。我们跟着“{word}”"
     "走进第 {layer} 层交叉注意力的第 {head} 个头。",
     "words_2_cross": "x 是解码器在本层自注意力之后给这个词的状态；原文各词则用编码器交出的状态。",
     "matrices_1_cross": "WQ 把 x 的 {d_model} 个数变成 q；WK 和 WV 把原文每个词的编码器状态 y 变成"
@@ -154,7 +160,7 @@ ZH = {
 
 PHRASES = {"en": EN, "zh": ZH}
 
-#: Why a head has its label, in the languages that heads.py does not speak.
+#: Why a head has its label, in the languages beside the English of wqkv.study.heads.
 EVIDENCE = {
     "zh": {
         "share": "{value} 的权重落在{on}上（{tokens} 个词的均值；平均分配时为 {flat}）",

@@ -11,9 +11,12 @@ from wqkv.errors import ArgumentError, need
 from wqkv.study.one_token import Story
 
 FORMATS = (".png", ".svg", ".pdf")
+#: The color that marks the chosen token.
 MARK = "#d95f02"
-NOT_TEXT = ("Last Resort", "cm", "STIX")  # boxes for everything; glyphs under other letters' codes
-LABELS = 64  # an axis with more words names every second, third, ...
+#: Fonts that say they can draw a letter, and draw a box or another letter.
+NOT_TEXT = ("Last Resort", "cm", "STIX")
+#: How many tokens an axis names at most; of more it names every second, third, ...
+LABELS = 64
 
 
 def check_format(path: str | Path) -> None:
@@ -28,12 +31,12 @@ def check_format(path: str | Path) -> None:
 
 
 def save_map(story: Story, path: str | Path) -> None:
-    """Draw the weights from every word to every word, the chosen word's row framed, to a file.
+    """Draw the weights from every token to every token to a file; the chosen token's row is framed.
 
-    The colour follows the square root of the weight, so that small weights can be seen.
+    The color follows the square root of the weight, so that small weights can be seen.
 
     Raises:
-        ArgumentError: another suffix; a story whose map was left out.
+        ArgumentError: the suffix is not one of FORMATS; the story has no map.
         MissingExtraError: matplotlib is not installed.
     """
     check_format(path)
@@ -46,12 +49,13 @@ def save_map(story: Story, path: str | Path) -> None:
 
     n = len(story.tokens)
     step = math.ceil(n / LABELS)
-    ticks = list(range(story.token % step, n, step))  # so that the chosen word is named
+    ticks = list(range(story.token % step, n, step))  # so that the chosen token is named
     labels = [steps.label(story.tokens, j) for j in ticks]
     title = f"{steps.visible(story.model)}, layer {story.layer}, head {story.head}"
     families, missing = fonts("".join([*labels, title]))
     labels = [steps.short(label.translate(missing)) for label in labels]
-    font: dict[str, Any] = {"parse_math": False, "fontfamily": families}  # a word may be "$"
+    # Keyword arguments of a foreign call. A token may be "$", which is not a formula.
+    font: dict[str, Any] = {"parse_math": False, "fontfamily": families}
 
     side = 2.6 + 0.2 * min(max(n, 14), LABELS)
     figure = Figure(figsize=(side + 1.2, side), layout="constrained")
@@ -72,12 +76,15 @@ def save_map(story: Story, path: str | Path) -> None:
     axes.set_xlabel("to this word")
     bar = figure.colorbar(image, shrink=0.8, ticks=[0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1])
     bar.ax.set_yticklabels(["0", "0.01", "0.05", "0.1", "0.25", "0.5", "0.75", "1"])
-    bar.set_label("weight (the colour follows its square root)")
+    bar.set_label("weight (the color follows its square root)")
     figure.savefig(path, dpi=160, bbox_inches="tight", pad_inches=0.15)
 
 
 def fonts(text: str) -> tuple[list[str], dict[int, str]]:
-    r"""Installed families that can draw `text`, and `\u732b` for a character that none has."""
+    r"""Return the installed font families that can draw `text`, and what replaces the rest.
+
+    A character that no font has is replaced by its code: `\u732b`.
+    """
     from matplotlib import font_manager, ft2font
 
     families = ["DejaVu Sans"]  # comes with matplotlib
@@ -93,7 +100,7 @@ def fonts(text: str) -> tuple[list[str], dict[int, str]]:
             break
         try:
             face = ft2font.FT2Font(font.fname)
-        except RuntimeError:  # bitmaps only, as the coloured emoji
+        except RuntimeError:  # a font of bitmaps alone, as colored emoji are
             continue
         if found := {c for c in missing if face.get_char_index(ord(c))}:
             families.append(font.name)

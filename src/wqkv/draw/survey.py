@@ -4,47 +4,48 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from html import escape
-from importlib.resources import files
 from typing import TYPE_CHECKING
 
+from wqkv.corpus.documents import document_name
 from wqkv.corpus.measures import BINS, MEASURES
-from wqkv.corpus.sums import Example, Row
-from wqkv.corpus.survey import Survey, named
+from wqkv.corpus.sums import Example, HeadMeasure
+from wqkv.corpus.survey import Survey
 from wqkv.draw import heads as table
 from wqkv.draw import steps
-from wqkv.draw.html import frame
+from wqkv.draw.html import asset, escaped, frame
+from wqkv.maps import display
 from wqkv.study.heads import LABELS, Head
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-#: So many documents that were skipped are named, and on a terminal so many of their files.
+#: How many skipped documents the page names, and how many of their files the terminal names.
 NAMED, FILES = 50, 5
 
 
 def page(found: Survey) -> str:
-    """One self-contained page: the label of every head, and of each its measures and examples."""
-    folder = files("wqkv.explorer") / "page"
-    style = "".join((folder / name).read_text("utf-8") for name in ("story.css", "survey.css"))
-    rows: dict[tuple[int, int], list[Row]] = {place: [] for place in found.tally.heads}
-    for row in found.tally.rows:
-        rows[row.layer, row.head].append(row)
+    """Return one self-contained page: every head's label, its measures and its examples."""
+    style = asset("story.css") + asset("survey.css")
+    measures: dict[tuple[int, int], list[HeadMeasure]] = defaultdict(list)
+    for one in found.tally.measures:
+        measures[one.layer, one.head].append(one)
     examples = dict(zip(found.tally.heads, found.tally.examples, strict=True))
     heads = found.heads.all
+    places = [(head.layer, head.head) for head in heads]
     articles = [
-        _head(head, rows[head.layer, head.head], examples[head.layer, head.head]) for head in heads
+        _article(head, measures[place], examples[place])
+        for head, place in zip(heads, places, strict=True)
     ]
     body = [
-        f"<header><h1>What do the heads of <b><bdi>{_text(found.model)}</bdi></b> do?</h1>"
-        f"<p>Over {_counts(found)}: <bdi>{_text(found.source)}</bdi></p></header>",
+        f"<header><h1>What do the heads of <b><bdi>{escaped(found.model)}</bdi></b> do?</h1>"
+        f"<p>Over {_counts(found)}: <bdi>{escaped(found.source)}</bdi></p></header>",
         f"<main>{_table(found)}{_legend(found)}{_skipped(found)}",
         *articles,
         "</main>",
     ]
-    return frame(f"wqkv survey: {steps.visible(found.model)}", style + _colours(), body)
+    return frame(f"wqkv survey: {steps.visible(found.model)}", style + _label_colors(), body)
 
 
 def show(found: Survey, console: Console) -> None:
@@ -65,7 +66,7 @@ def show(found: Survey, console: Console) -> None:
 
 
 def pace(found: Survey) -> str:
-    """How fast this run was: `2 documents and 251 tokens a second (65 documents, 27 s)`."""
+    """Return how fast this run was: `2 documents and 251 tokens a second (65 documents, 27 s)`."""
     documents, tokens, seconds = found.pace
     seconds = max(seconds, 1e-9)
     return (
@@ -79,12 +80,12 @@ def _counts(found: Survey) -> str:
     windows = f" in {tally.windows:,} windows" if tally.windows > tally.documents else ""
     return (
         f"{tally.documents:,} document{'s' * (tally.documents != 1)}{windows}, "
-        f"{tally.tokens:,} tokens, {found.heads.tokens:,} of them words"
+        f"{tally.tokens:,} tokens, {found.heads.tokens:,} of them not special"
     )
 
 
 def _reasons(found: Survey) -> list[tuple[str, int]]:
-    """What was wrong with documents, the most frequent first."""
+    """What was wrong with documents and how often, the most frequent first."""
     return Counter(one.reason.partition(":")[0] for one in found.tally.skipped).most_common()
 
 
@@ -114,12 +115,12 @@ def _table(found: Survey) -> str:
 
 
 def _cell(head: Head) -> str:
-    sign, kind = table.SIGNS[head.label][0], _kind(head.label)
+    sign, kind = table.SIGNS[head.label].letter, _class_of(head.label)
     score = "" if head.score is None else f"<small>{head.score:.2f}</small>"
     said = f"layer {head.layer} head {head.head}: {head.label}"
     if head.score is not None:
         said += f" {head.score:.2f}"
-    name = _name(head.layer, head.head)
+    name = _anchor(head.layer, head.head)
     return (
         f'<td class={kind}><a href="#{name}" title="{said}" aria-label="{said}">{sign}{score}</a>'
     )
@@ -132,16 +133,16 @@ def _legend(found: Survey) -> str:
             best = heads[0]
             said = ""
             if best.score is not None:
-                name = _name(best.layer, best.head)
-                said = f'<a href="#{name}">{name}</a> {_text(best.evidence)}'
+                name = _anchor(best.layer, best.head)
+                said = f'<a href="#{name}">{name}</a> {escaped(best.evidence)}'
             rows += (
-                f"<tr><td class={_kind(label)}>{table.SIGNS[label][0]}<th scope=row>{label}"
+                f"<tr><td class={_class_of(label)}>{table.SIGNS[label].letter}<th scope=row>{label}"
                 f"<td>{len(heads)}<td>{said}"
             )
     return (
         "<section class=map><h3>What they do</h3><table class=legend><thead><tr><td>"
         f"<th scope=col>label<th scope=col>heads<th scope=col>the strongest<tbody>{rows}</table>"
-        f"<p class=note>{_text(table.rule())}</section>"
+        f"<p class=note>{escaped(table.rule())}</section>"
     )
 
 
@@ -149,9 +150,9 @@ def _skipped(found: Survey) -> str:
     skipped = found.tally.skipped
     if not skipped:
         return ""
-    reasons = "".join(f"<li>{count:,} {_text(reason)}" for reason, count in _reasons(found))
+    reasons = "".join(f"<li>{count:,} {escaped(reason)}" for reason, count in _reasons(found))
     names = "".join(
-        f"<li><bdi>{_text(named(one.file, one.number))}</bdi>: {_text(one.reason)}"
+        f"<li><bdi>{escaped(document_name(one.file, one.number))}</bdi>: {escaped(one.reason)}"
         for one in skipped[:NAMED]
     )
     more = len(skipped) - NAMED
@@ -162,43 +163,44 @@ def _skipped(found: Survey) -> str:
     )
 
 
-def _head(head: Head, rows: Sequence[Row], examples: Sequence[Example]) -> str:
-    measures = "".join(_measure(row) for row in rows)
-    links = "".join(_example(example) for example in examples)
+def _article(head: Head, measures: Sequence[HeadMeasure], examples: Sequence[Example]) -> str:
+    rows = "".join(_measure_row(one) for one in measures)
+    links = "".join(_example_item(example) for example in examples)
     shown = f"<ol class=links>{links}</ol>" if links else "<p class=note>None."
-    label = f"<b class={_kind(head.label)}>{table.SIGNS[head.label][0]}</b> {head.label}"
+    label = f"<b class={_class_of(head.label)}>{table.SIGNS[head.label].letter}</b> {head.label}"
     return (
-        f'<article class=head id="{_name(head.layer, head.head)}">'
-        f"<h2>Layer {head.layer}, head {head.head}: {label}</h2><p>It {_text(head.evidence)}.</p>"
-        "<section><div><h3>Its strongest links</h3><p>One a document, by weight: the framed word "
-        "looks at the filled one. Special words, separators, the first token of a window and the "
-        f"same word again do not count.</div><div>{shown}</div></section>"
-        "<section><div><h3>Its measures</h3><p>Over all words: the mean, the standard deviation, "
-        "what equal weights would give, and how many words lie where.</div>"
+        f'<article class=head id="{_anchor(head.layer, head.head)}">'
+        f"<h2>Layer {head.layer}, head {head.head}: {label}</h2><p>It {escaped(head.evidence)}.</p>"
+        "<section><div><h3>Its strongest links</h3><p>One a document, by weight: the framed token "
+        "looks at the filled one. Special tokens, separators, the first token of a window and the "
+        f"same token again do not count.</div><div>{shown}</div></section>"
+        "<section><div><h3>Its measures</h3><p>Over all tokens that are not special: the "
+        "mean, the standard deviation, what equal weights would give, and how many tokens lie "
+        "where.</div>"
         "<div><table class=measures><thead><tr><td><th scope=col>mean<th scope=col>sd"
         "<th scope=col>equal<th scope=col>from low to high"
-        f"<tbody>{measures}</table></div></section>"
+        f"<tbody>{rows}</table></div></section>"
         '<p><a href="#">All heads</a></article>'
     )
 
 
-def _measure(row: Row) -> str:
-    unit, ends = MEASURES[row.measure]
-    name = f"<th scope=row>{row.measure} <small>{unit}</small>"
-    if row.mean is None or row.variance is None or row.equal is None:
+def _measure_row(one: HeadMeasure) -> str:
+    unit, ends = MEASURES[one.measure]
+    name = f"<th scope=row>{one.measure} <small>{unit}</small>"
+    if one.mean is None or one.variance is None or one.equal is None:
         return f"<tr>{name}<td>none<td><td><td>"
-    numbers = [row.mean, math.sqrt(row.variance)]
-    if row.measure != "uniform":
-        numbers.append(row.equal)
+    numbers = [one.mean, math.sqrt(one.variance)]
+    if one.measure != "uniform":  # there equal weights have 1 by definition
+        numbers.append(one.equal)
     cells = "".join(f"<td>{_number(x)}" for x in numbers) + "<td>" * (3 - len(numbers))
-    top = max(row.histogram)
+    top = max(one.histogram)
     bars = "".join(
         f"M{at} 40v-{max(1, round(40 * count / top))}h.85V40z"
-        for at, count in enumerate(row.histogram)
+        for at, count in enumerate(one.histogram)
         if count
     )
     low, high = (_end(float(end)) for end in (ends[0], ends[-1]))
-    said = f"{row.tokens:,} words; the first bin ends at {low}, the last begins at {high}"
+    said = f"{one.tokens:,} tokens; the first bin ends at {low}, the last begins at {high}"
     return (
         f'<tr>{name}{cells}<td><svg viewBox="0 0 {BINS} 40" preserveAspectRatio="none" role="img"'
         f' aria-label="{said}"><title>{said}</title><path class=up d="{bars}"/>'
@@ -207,16 +209,18 @@ def _measure(row: Row) -> str:
     )
 
 
-def _example(one: Example) -> str:
+def _example_item(one: Example) -> str:
     (a, b), (c, d) = sorted((one.query, one.key))
     first, second = ("query", "key") if one.query < one.key else ("key", "query")
     parts = (one.text[:a], one.text[a:b], one.text[b:c], one.text[c:d], one.text[d:])
     spaced = (re.sub(r"\s+", " ", part) for part in parts)
-    before, word, middle, other, after = (_text(part) if part.strip() else part for part in spaced)
+    before, token, middle, other, after = (
+        escaped(part) if part.strip() else part for part in spaced
+    )
     return (
-        f"<li><b>{steps.weight(one.weight)}</b> <bdi>{before}<mark class={first}>{word}</mark>"
+        f"<li><b>{display.weight(one.weight)}</b> <bdi>{before}<mark class={first}>{token}</mark>"
         f"{middle}<mark class={second}>{other}</mark>{after}</bdi>"
-        f" <small><bdi>{_text(named(one.file, one.number))}</bdi></small>"
+        f" <small><bdi>{escaped(document_name(one.file, one.number))}</bdi></small>"
     )
 
 
@@ -228,24 +232,20 @@ def _end(x: float) -> str:
     return f"{x:.2g}" if x < 10 else f"{x:,.0f}"
 
 
-def _name(layer: int, head: int) -> str:
+def _anchor(layer: int, head: int) -> str:
     return f"L{layer}H{head}"
 
 
-def _kind(label: str) -> str:
+def _class_of(label: str) -> str:
     return f"k{LABELS.index(label)}"
 
 
-def _colours() -> str:
-    """The colour of each label, and the ink that can be read on it."""
+def _label_colors() -> str:
+    """The color of each label, and black or white on it, whichever can be read better."""
     rules = ""
-    for label in LABELS[:-1]:
-        colour = table.SIGNS[label][2]
-        red, green, blue = bytes.fromhex(colour[1:])
+    for label in LABELS[:-1]:  # the last, unclassified, has no color
+        color = table.SIGNS[label].color
+        red, green, blue = bytes.fromhex(color[1:])
         ink = "#000" if 0.3 * red + 0.59 * green + 0.11 * blue > 100 else "#fff"
-        rules += f".{_kind(label)}{{background:{colour};color:{ink}}}"
+        rules += f".{_class_of(label)}{{background:{color};color:{ink}}}"
     return rules
-
-
-def _text(text: str) -> str:
-    return escape(steps.visible(text))

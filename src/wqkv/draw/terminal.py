@@ -1,4 +1,4 @@
-"""One story as a terminal picture, in colours or in shapes alone."""
+"""One story as a terminal picture, with colors or with shapes alone."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from wqkv.draw import steps
 from wqkv.errors import need
+from wqkv.maps import display
 from wqkv.study.one_token import Story
 
 need("rich", "show", "The terminal picture")
@@ -15,18 +16,21 @@ need("rich", "show", "The terminal picture")
 from rich.console import Console  # noqa: E402  only after `need` has spoken for a missing rich
 from rich.text import Text  # noqa: E402
 
-BLUE, ORANGE, GREY = (67, 147, 230), (232, 134, 46), (118, 118, 118)
+#: Positive numbers are blue, negative ones orange, and both fade into gray towards 0.
+BLUE, ORANGE, GRAY = (67, 147, 230), (232, 134, 46), (118, 118, 118)
+#: A bar of one cell above and below the line in four heights, and the end of a bar in eighths.
 UP, DOWN = " ▁▄█", " ▔▀█"
 BAR = " ▏▎▍▌▋▊▉"
-# One sign for one sign, so that columns stay columns.
+#: One character for one character, so that columns stay columns.
 TO_ASCII = str.maketrans("▁▄█▔▀▏▎▍▌▋▊▉…", ".o#'o...####~")
+#: Columns before a line, tokens in the table of weights at most, columns before a vector's bars.
 INDENT, TOP, GUTTER = 3, 12, 30
 
 
 def see(story: Story, console: Console) -> None:
-    """Print what one head does to one word, in seven steps and a proof.
+    """Print what one head does to one token, in seven steps and a proof.
 
-    It fits the console's width, and prints no escape codes unless the console shows colours.
+    The lines fit the console's width. There are no escape codes unless the console shows colors.
     """
     pen = Pen(console)
     told = steps.tell(story, pen.encoding)
@@ -44,7 +48,7 @@ def see(story: Story, console: Console) -> None:
         pen.write(Text.assemble((f"{i}  {step.name}", "bold")), indent=0)
         pen.write(Text(step.sentence))
         if i == 1:
-            _words(pen, story)
+            _text_around(pen, story)
         pen.write(Text(step.formula, "italic cyan"))
         match i:
             case 1:
@@ -66,14 +70,14 @@ def see(story: Story, console: Console) -> None:
 
 
 class Pen:
-    """Writes lines that this console can show: its width, its encoding, its colours or none."""
+    """Writes lines that a console can show: in its width, in its encoding, in colors or without."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.encoding = console.encoding
         self.width = max(console.width - INDENT, 12)
-        # Without colours rich still writes codes for bold and dim; NO_COLOR is to have none at all.
-        self.colour = (
+        # Without colors rich still writes codes for bold and dim; NO_COLOR asks for none at all.
+        self.color = (
             console.is_terminal and not console.no_color and console.color_system is not None
         )
         try:
@@ -83,26 +87,30 @@ class Pen:
             self.ascii = True
 
     def write(self, text: Text, indent: int = INDENT) -> None:
-        """Print one text, wrapped between words and indented."""
+        """Print one text, wrapped at blanks and indented."""
         for line in text.wrap(self.console, self.width + INDENT - indent):
             line.rstrip()
             if self.ascii:
                 line.plain = line.plain.translate(TO_ASCII)
             line.pad_left(indent if line.plain else 0)
-            shown = line if self.colour else Text(line.plain)
+            shown = line if self.color else Text(line.plain)
             self.console.print(shown, no_wrap=True, overflow="ignore", crop=False, highlight=False)
 
     def rows(self, *rows: Text) -> None:
-        """Print texts that already fit and must not be wrapped."""
+        """Print texts that must not be wrapped; what does not fit is cut off."""
         for row in rows:
             row.truncate(self.width)
             self.write(row.copy() if row.plain.strip() else Text(""))
 
     def token(self, story: Story, j: int, width: int, pad: bool = False) -> Text:
-        """Word j in at most `width` cells: the chosen word stands out, special ones step back."""
+        """Return token j in at most `width` cells, bold if it is chosen, and dim if special.
+
+        Args:
+            pad: fill up with blanks to `width` cells.
+        """
         chosen = "bold reverse" if j == story.token else "dim" if story.special[j] else ""
         text = Text(steps.visible(story.tokens[j], self.encoding), chosen)
-        if j == story.token and not self.colour:
+        if j == story.token and not self.color:
             text = Text(f">{text.plain}<")
         text.truncate(width, overflow="ellipsis")
         if pad:
@@ -110,8 +118,8 @@ class Pen:
         return text
 
 
-def _words(pen: Pen, story: Story) -> None:
-    """The sentence, or as much of it around the chosen word as fits in three lines."""
+def _text_around(pen: Pen, story: Story) -> None:
+    """Print the text, or as much of it around the chosen token as fits in three lines."""
     texts = [pen.token(story, j, min(24, pen.width)) for j in range(len(story.tokens))]
     first = last = story.token
     room = 3 * pen.width - texts[story.token].cell_len - 24
@@ -133,7 +141,7 @@ def _words(pen: Pen, story: Story) -> None:
 
 
 def _vector(pen: Pen, name: str, values: Tensor) -> None:
-    """A vector as bars on two rows, positive above and negative below; the largest is tallest."""
+    """Print a vector as bars on two rows, positive ones above and negative ones below."""
     gutter = GUTTER if pen.width >= 70 else 0
     room = pen.width - gutter
     cells, per = steps.bars(values, room)
@@ -146,7 +154,8 @@ def _vector(pen: Pen, name: str, values: Tensor) -> None:
             below.append("?" * wide)
             continue
         size = abs(cell) / top
-        level = sum(size >= edge for edge in (0.0625, 0.3125, 0.75))  # nearest of 0, 1/8, 1/2, 1
+        # The characters are 0, 1/8, 1/2 and 1 cell high; the edges lie in the middle between them.
+        level = sum(size >= edge for edge in (0.0625, 0.3125, 0.75))
         style = _shade(BLUE if cell > 0 else ORANGE, size)
         above.append((UP[level] if cell > 0 else " ") * wide, style)
         below.append((DOWN[level] if cell < 0 else " ") * wide, style)
@@ -159,11 +168,11 @@ def _vector(pen: Pen, name: str, values: Tensor) -> None:
         pen.write(Text.assemble((name, "bold"), "  ", (steps.spread(values), "dim")))
         pen.rows(above, below)
     if per > 1:
-        pen.write(Text(f"each bar is the mean of {per} neighbouring numbers", "dim"))
+        pen.write(Text(f"each bar is the mean of {per} neighboring numbers", "dim"))
 
 
 def _ranking(pen: Pen, story: Story) -> None:
-    """The words by falling weight with a bar each; the rest and the hidden ones are summed up."""
+    """Print the tokens by falling weight, then one line each for the rest and the hidden ones."""
     seen, hidden = steps.seen(story), steps.hidden(story)
     shown = seen[:TOP]
     texts = [pen.token(story, j, pen.width) for j in shown]
@@ -179,14 +188,14 @@ def _ranking(pen: Pen, story: Story) -> None:
         row = Text.assemble(
             (f"{j:>{max(at, 2)}} ", "dim"),
             pen.token(story, j, width, pad=True),
-            f" {steps.number(score):>7} {steps.weight(weight):>7} ",
+            f" {display.number(score):>7} {display.weight(weight):>7} ",
             (_bar(weight / top, min(room, 60)), _shade(BLUE, 1.0)),
         )
         pen.rows(row)
     if rest := seen[TOP:]:
-        share = steps.weight(sum(story.weights[j].item() for j in rest))
-        tokens = "1 more word has" if len(rest) == 1 else f"{len(rest)} more words share"
-        pen.write(Text(f"and {tokens} {share}", "dim"))
+        share = display.weight(sum(story.weights[j].item() for j in rest))
+        who = "1 more word has" if len(rest) == 1 else f"{len(rest)} more words share"
+        pen.write(Text(f"and {who} {share}", "dim"))
     if hidden:
         line = Text("hidden, no score: ")
         line.append_text(Text(" ").join([pen.token(story, j, 24) for j in hidden[:8]]))
@@ -202,14 +211,14 @@ def _proof(pen: Pen, story: Story) -> None:
 
 
 def _bar(part: float, room: int) -> str:
-    """A bar of `part` of the room, drawn to an eighth of a cell; nothing for NaN."""
+    """A bar as long as `part` (0 to 1) of `room` cells, to an eighth of a cell; none for NaN."""
     eighths = round(part * room * 8) if math.isfinite(part) else 0
     return "█" * (eighths // 8) + BAR[eighths % 8].strip()
 
 
-def _shade(colour: tuple[int, int, int], size: float) -> str:
-    """A colour that fades into grey as the size falls to 0."""
+def _shade(color: tuple[int, int, int], size: float) -> str:
+    """A color that fades into gray as `size` falls from 1 to 0."""
     red, green, blue = (
-        round(g + (c - g) * math.sqrt(size)) for c, g in zip(colour, GREY, strict=True)
+        round(g + (c - g) * math.sqrt(size)) for c, g in zip(color, GRAY, strict=True)
     )
     return f"#{red:02x}{green:02x}{blue:02x}"

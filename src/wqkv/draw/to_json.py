@@ -1,11 +1,11 @@
-"""Stories as plain data for JSON."""
+"""Records as JSON: dataclasses, named tuples and tensors as dicts, lists and numbers."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
@@ -13,12 +13,15 @@ from wqkv import __version__
 from wqkv.maps.proof import Proof
 from wqkv.study.one_token import Story
 
+#: What JSON can hold.
+Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | None"
 
-def as_json(stories: Sequence[Story]) -> dict[str, Any]:
-    """Every field of every story as plain numbers, ready for strict JSON.
 
-    JSON knows no infinity: a score of -inf (a hidden word) is None, as is every number that is not
-    finite. `ranked` lists the words by falling weight and `proof` adds `holds`. "model" is the
+def as_json(stories: Sequence[Story]) -> dict[str, Json]:
+    """Return every field of every story for strict JSON.
+
+    JSON has no infinity: a score of -inf (a hidden token) is None, as is every number that is not
+    finite. `ranked` lists the tokens by falling weight, and `proof` has `holds` too. "model" is the
     model's name, or None where the stories come from several models.
 
     >>> as_json([])["stories"]
@@ -32,7 +35,7 @@ def as_json(stories: Sequence[Story]) -> dict[str, Any]:
     }
 
 
-def _story(story: Story) -> dict[str, Any]:
+def _story(story: Story) -> dict[str, Json]:
     ranked = [
         {"token": story.tokens[j], "position": j, "weight": story.weights[j].item()}
         for j in story.ranked
@@ -40,28 +43,30 @@ def _story(story: Story) -> dict[str, Any]:
     return {**plain(story), "ranked": plain(ranked)}
 
 
-def plain(value: Any) -> Any:
-    """A value of ours as what JSON knows: lists, dicts, strings, numbers; None for no number.
+def plain(value: object) -> Any:
+    """Return a record, a tensor, or a value made of them as JSON; None for a number not finite.
+
+    The result is typed as Any because it depends on the record: the caller knows its form.
 
     >>> plain({"scores": (0.5, -math.inf)})
     {'scores': [0.5, None]}
     """
     match value:
+        case None | str() | int():
+            return value
+        case float():
+            return value if math.isfinite(value) else None
         case Tensor():
             numbers = value.tolist()
+            # A map has millions of numbers: each is looked at only where one is not finite.
             return numbers if bool(value.isfinite().all()) else plain(numbers)
-        case Proof():
-            return plain(_fields(value)) | {"holds": value.holds}
         case dict():
             return {name: plain(part) for name, part in value.items()}
         case tuple() if hasattr(value, "_asdict"):
             return plain(value._asdict())
         case list() | tuple():
             return [plain(part) for part in value]
-        case float():
-            return value if math.isfinite(value) else None
-    return plain(_fields(value)) if dataclasses.is_dataclass(value) else value
-
-
-def _fields(value: Any) -> dict[str, Any]:
-    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    assert dataclasses.is_dataclass(value), f"{type(value).__name__} has no JSON form"
+    names = [field.name for field in dataclasses.fields(value)]
+    record = {name: plain(getattr(value, name)) for name in names}
+    return record | {"holds": value.holds} if isinstance(value, Proof) else record

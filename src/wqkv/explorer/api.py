@@ -21,7 +21,7 @@ from wqkv.draw import steps
 from wqkv.draw.to_json import plain
 from wqkv.errors import ArgumentError
 from wqkv.explorer.jobs import Refused
-from wqkv.explorer.request import Ask
+from wqkv.explorer.request import Parameters
 from wqkv.study import one_token as story
 from wqkv.study.heads import TEXT, Heads, heads, probe, read
 from wqkv.study.model import OpenModel, Part, Step, Tokens
@@ -261,8 +261,8 @@ class Api:
 
     # Answers about a view; the slow ones tell `step` how far they are
 
-    def story(self, seen: Seen, ask: Ask, step: Step) -> Answer:
-        layer, head, token = ask.wholes("layer", "head", "token")
+    def story(self, seen: Seen, ask: Parameters, step: Step) -> Answer:
+        layer, head, token = ask.integers("layer", "head", "token")
         lang = ask.choice("lang", "en", *steps.LANGUAGES)
         told = story.of(seen.view, layer, head, token)
         found = plain(told)
@@ -284,12 +284,12 @@ class Api:
             ),
         }
 
-    def cell(self, seen: Seen, ask: Ask, step: Step) -> Answer:
-        at = ask.wholes("layer", "head", "i", "j")
+    def cell(self, seen: Seen, ask: Parameters, step: Step) -> Answer:
+        at = ask.integers("layer", "head", "i", "j")
         return {**plain(seen.view.cell(*at)), "python": seen.says(f"view.cell{at}")}
 
-    def row(self, seen: Seen, ask: Ask, step: Step) -> Answer:
-        at = ask.wholes("layer", "head", "i")
+    def row(self, seen: Seen, ask: Parameters, step: Step) -> Answer:
+        at = ask.integers("layer", "head", "i")
         row = seen.view.row(*at)
         found = plain(row)
         if seen.view.m > LONG:
@@ -302,23 +302,23 @@ class Api:
             del found["weights"], found["effects"]
         return {**found, "python": seen.says(f"view.row{at}")}
 
-    def column(self, seen: Seen, ask: Ask, step: Step) -> Answer:
-        at = ask.wholes("layer", "head", "j")
+    def column(self, seen: Seen, ask: Parameters, step: Step) -> Answer:
+        at = ask.integers("layer", "head", "j")
         return {**plain(seen.view.column(*at)), "python": seen.says(f"view.column{at}")}
 
-    def tile(self, seen: Seen, ask: Ask, step: Step) -> Answer:
-        at = ask.wholes("layer", "head", "q0", "q1", "k0", "k1")
+    def tile(self, seen: Seen, ask: Parameters, step: Step) -> Answer:
+        at = ask.integers("layer", "head", "q0", "q1", "k0", "k1")
         _, _, q0, q1, k0, k1 = at
         if max(q1 - q0, k1 - k0) > SIDE:
             wrong = f"A tile of {q1 - q0} x {k1 - k0} weights is too large."
             raise Refused(413, wrong, f"Pass at most {SIDE} x {SIDE}, or take a thumbnail.")
         return {"values": plain(seen.view.tile(*at)), "python": seen.says(f"view.tile{at}")}
 
-    def thumbnail(self, seen: Seen, ask: Ask, step: Step) -> Answer:
-        layer, size = ask.whole("layer"), ask.whole("size", 64)
+    def thumbnail(self, seen: Seen, ask: Parameters, step: Step) -> Answer:
+        layer, size = ask.integer("layer"), ask.integer("size", 64)
         if not 1 <= size <= 256:
             raise Refused(413, f"A side of {size} blocks cannot be drawn.", "Pass 1 to 256.")
-        head = ask.whole("head") if ask.has("head") else None
+        head = ask.integer("head") if ask.has("head") else None
         found = seen.view.thumbnail(layer, head, size)
         return {
             "edges": found.edges,
@@ -327,25 +327,25 @@ class Api:
             "python": seen.says(f"view.thumbnail({layer}, {head}, {size})"),
         }
 
-    def received(self, seen: Seen, ask: Ask, step: Step) -> Answer:
-        layer, head = ask.wholes("layer", "head")
+    def received(self, seen: Seen, ask: Parameters, step: Step) -> Answer:
+        layer, head = ask.integers("layer", "head")
         found = seen.view.received(layer, head, step)
         answer = {"values": plain(found)} if seen.view.m <= LONG else _means(found)
         return {**answer, "python": seen.says(f"view.received({layer}, {head})")}
 
-    def distances(self, seen: Seen, ask: Ask, step: Step) -> Answer:
-        layer, head = ask.wholes("layer", "head")
+    def distances(self, seen: Seen, ask: Parameters, step: Step) -> Answer:
+        layer, head = ask.integers("layer", "head")
         return {
             **plain(seen.view.distances(layer, head, step)),
             "python": seen.says(f"view.distances({layer}, {head})"),
         }
 
-    def links(self, seen: Seen, ask: Ask, step: Step) -> Answer:
-        (layer, head), k = ask.wholes("layer", "head"), ask.whole("k", 20)
+    def links(self, seen: Seen, ask: Parameters, step: Step) -> Answer:
+        (layer, head), k = ask.integers("layer", "head"), ask.integer("k", 20)
         found = seen.view.links(layer, head, k, step)
         return {"links": plain(found), "python": seen.says(f"view.links({layer}, {head}, {k})")}
 
-    def grid(self, seen: Seen, ask: Ask, step: Step) -> Answer:
+    def grid(self, seen: Seen, ask: Parameters, step: Step) -> Answer:
         statistic = ask.choice("statistic", "entropy", *seen.view.statistics)
         if statistic != "label":
             found = seen.view.grid(statistic, step)
@@ -387,13 +387,13 @@ class Api:
 
 
 #: The answers about a view by name, and those that may take long: a pass or more over a map.
-QUICK: dict[str, Callable[[Api, Seen, Ask, Step], Answer]] = {
+QUICK: dict[str, Callable[[Api, Seen, Parameters, Step], Answer]] = {
     "story": Api.story,
     "cell": Api.cell,
     "row": Api.row,
     "tile": Api.tile,
 }
-SLOW: dict[str, Callable[[Api, Seen, Ask, Step], Answer]] = {
+SLOW: dict[str, Callable[[Api, Seen, Parameters, Step], Answer]] = {
     "column": Api.column,
     "thumbnail": Api.thumbnail,
     "received": Api.received,

@@ -13,7 +13,7 @@ from importlib.resources.abc import Traversable
 
 from wqkv.draw.phrases import PHRASES
 from wqkv.explorer.api import LONG, QUICK, SIDE, SLOW, Answer, Api, Seen
-from wqkv.explorer.request import Ask
+from wqkv.explorer.request import Parameters
 from wqkv.study.model import Step
 
 #: So many bytes of answers are recorded; the page says so, and what was left out.
@@ -57,7 +57,7 @@ def record(
             if key in answers:
                 continue
             step(len(answers), total)
-            ask = Ask({k: str(v) for k, v in given.items()})
+            ask = Parameters({k: str(v) for k, v in given.items()})
             answer = (QUICK | SLOW)[kind](api, seen, ask, lambda *_: step(len(answers), total))
             size += _size(answer)
             if size > cap:

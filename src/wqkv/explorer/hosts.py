@@ -1,4 +1,4 @@
-"""Names of hosts as browsers write them, so that they can be compared."""
+"""Names of hosts in the one spelling that browsers send, so that two names can be compared."""
 
 from __future__ import annotations
 
@@ -12,12 +12,18 @@ _IPV4 = re.compile(rf"{_NUMBER}(\.{_NUMBER}){{0,3}}")
 _HOST = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([0-9]*))?")
 
 
-def name(host: str) -> str:
-    """A name or an address: in lower case, IPv4 in four parts, IPv6 short and in brackets, other
-    letters than ASCII in Punycode. Source: https://url.spec.whatwg.org/#host-parsing
+def canonical_host(host: str) -> str:
+    """Return a name or an address as browsers spell it.
 
-    >>> name("MyBox.local."), name("127.1"), name("0:0:0:0:0:0:0:1"), name("bücher.example")
-    ('mybox.local', '127.0.0.1', '[::1]', 'xn--bcher-kva.example')
+    A name is in lower case, and in Punycode where it has other letters than ASCII. An IPv4 address
+    has four decimal numbers; an IPv6 address is in its short form and in brackets.
+
+    Source: https://url.spec.whatwg.org/#host-parsing
+
+    >>> [canonical_host(host) for host in ("MyBox.local.", "127.1", "0:0:0:0:0:0:0:1")]
+    ['mybox.local', '127.0.0.1', '[::1]']
+    >>> canonical_host("bücher.example")
+    'xn--bcher-kva.example'
     """
     inner = host.removeprefix("[").removesuffix("]").lower()
     try:
@@ -26,32 +32,32 @@ def name(host: str) -> str:
         plain = unicodedata.normalize("NFKC", inner).replace("\u3002", ".").removesuffix(".")
         if _IPV4.fullmatch(plain):
             return socket.inet_ntoa(socket.inet_aton(plain))
-    except (ValueError, OSError):  # no address: it is compared as it stands
+    except (ValueError, OSError):  # not an address, though it looks like one: browsers refuse it
         return inner
-    return ".".join(map(_label, plain.split(".")))
+    return ".".join(map(_punycode, plain.split(".")))
 
 
-def sent(host: str) -> str:
-    """`name:port` as one spelling of what a browser sends, which leaves port 80 out.
+def canonical_address(host: str) -> str:
+    """Return `host:port` in one spelling. Browsers leave port 80 out; here it is written.
 
-    >>> sent("LOCALHOST"), sent("[2001:DB8::1]:8000")
+    >>> canonical_address("LOCALHOST"), canonical_address("[2001:DB8::1]:8000")
     ('localhost:80', '[2001:db8::1]:8000')
     """
     found = _HOST.fullmatch(host)
-    return host if found is None else f"{name(found[1])}:{int(found[2] or 80)}"
+    return host if found is None else f"{canonical_host(found[1])}:{int(found[2] or 80)}"
 
 
-def own(host: str) -> bool:
-    """Whether only this machine reaches a host.
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach a host.
 
-    >>> own("127.1"), own("LocalHost"), own("192.0.2.7")
+    >>> is_loopback("127.1"), is_loopback("LocalHost"), is_loopback("192.0.2.7")
     (True, True, False)
     """
     try:
-        return ipaddress.ip_address(name(host).strip("[]")).is_loopback
+        return ipaddress.ip_address(canonical_host(host).strip("[]")).is_loopback
     except ValueError:
-        return name(host) == "localhost"
+        return canonical_host(host) == "localhost"
 
 
-def _label(label: str) -> str:
+def _punycode(label: str) -> str:
     return label if label.isascii() else f"xn--{label.encode('punycode').decode()}"

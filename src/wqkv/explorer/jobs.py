@@ -1,4 +1,7 @@
-"""One worker that runs the model for everybody: one job at a time, with progress and cancel."""
+"""One worker thread that runs the model for every request: one job at a time, in order of arrival.
+
+A page asks how far its job is, and may cancel it.
+"""
 
 from __future__ import annotations
 
@@ -10,57 +13,77 @@ import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any, Generic, Literal, NotRequired, TypedDict, TypeVar
 
 import torch
 
 from wqkv.errors import MissedError, WqkvError
+from wqkv.study.model import Step as Progress
 
-#: Is told how much is done, of how much; ends a job that nobody wants any more.
-Step = Callable[[int, int], None]
-#: How many jobs are remembered with their results, of how many bytes in all, and how many may wait.
-REMEMBERED, KEPT, WAITING = 64, 2**28, 32
-#: How many seconds the last job has to end.
-PATIENCE = 2.0
+#: How many jobs are remembered with their results.
+REMEMBERED = 64
+#: How many bytes the remembered results may take in all.
+KEPT = 2**28
+#: How many jobs may wait for the worker.
+WAITING = 32
+#: How many seconds `Jobs.close` waits for the running job.
+CLOSING = 2.0
 
 log = logging.getLogger("wqkv")
 
+State = Literal["waiting", "running", "done", "failed", "cancelled"]
+Result = TypeVar("Result")
+
 
 class Cancelled(Exception):
-    """Nobody wants the job any more."""
+    """Raised inside a job that was cancelled."""
 
 
 class Refused(Exception):
-    """An answer that is no success: the status of HTTP, what is wrong, and what to do."""
+    """An answer that is an error: its HTTP status, what is wrong, and what to do about it."""
 
     def __init__(self, status: int, error: str, do: str) -> None:
         super().__init__(f"{error} {do}")
         self.status, self.error, self.do = status, error, do
 
 
-class Job:
-    """Something that takes its time; `result` is there when `state` is "done"."""
+class JobFacts(TypedDict):
+    """What the page is told of a job: how far it is, and its result or its error."""
 
-    def __init__(self, what: str, run: Callable[[Step], Any]) -> None:
+    state: State
+    what: str
+    done: int
+    total: int
+    error: NotRequired[str]
+    do: NotRequired[str]
+    result: NotRequired[object]  # JSON, whatever the job made
+
+
+class Job(Generic[Result]):
+    """A call of `run` that takes its time; `result` is there when `state` is "done"."""
+
+    def __init__(self, what: str, run: Callable[[Progress], Result]) -> None:
         self.what, self.run, self.id = what, run, secrets.token_urlsafe(9)
-        self.state: Literal["waiting", "running", "done", "failed", "cancelled"] = "waiting"
+        self.state: State = "waiting"
         self.done = self.total = 0
-        self.result: Any = None
+        self.result: Result | None = None
         self.bytes = 0  # that the result takes
-        self.failure: Refused | None = None  # no error itself: that would hold all its frames
-        self.unwanted, self.ended = threading.Event(), threading.Event()
+        # Not the exception itself: its traceback would keep all local variables of `run` alive.
+        self.failure: Refused | None = None
+        self.cancelled, self.ended = threading.Event(), threading.Event()
 
-    def step(self, done: int, total: int) -> None:
-        if self.unwanted.is_set():
+    def report(self, done: int, total: int) -> None:
+        """Note how far `run` is; raise `Cancelled`, which ends `run`, if the job was cancelled."""
+        if self.cancelled.is_set():
             raise Cancelled
         self.done, self.total = done, total
 
     def work(self) -> None:
-        """Run, whatever happens: the next job must have its turn."""
+        """Call `run`, and keep its result or its error: no error may end the worker."""
         try:
-            self.step(0, 0)
+            self.report(0, 0)
             self.state = "running"
-            result = self.run(self.step)
+            result = self.run(self.report)
             self.bytes = size(result)
             if self.bytes > KEPT:
                 wrong = f"The answer takes {self.bytes:,} bytes, and at most {KEPT:,} are kept."
@@ -71,85 +94,105 @@ class Job:
         except Cancelled:
             self.state = "cancelled"
         except Exception as error:
-            self.failure = explained(error)
+            self.failure = refusal_of(error)
             self.state = "failed"
         finally:
             self.ended.set()
 
-    def take(self) -> Any:
-        """The result, which is kept no longer."""
+    def take(self) -> Result | None:
+        """Return the result, and keep it no longer."""
         result, self.result, self.bytes = self.result, None, 0
         return result
 
-    def facts(self) -> dict[str, Any]:
-        """What a page is told of it."""
-        facts = {"state": self.state, "what": self.what, "done": self.done, "total": self.total}
+    def facts(self) -> JobFacts:
+        """Return what the page is told of this job."""
+        facts: JobFacts = {
+            "state": self.state,
+            "what": self.what,
+            "done": self.done,
+            "total": self.total,
+        }
         if self.failure is not None:
-            facts |= {"error": self.failure.error, "do": self.failure.do}
-        return facts | ({"result": self.result} if self.state == "done" else {})
+            facts["error"], facts["do"] = self.failure.error, self.failure.do
+        if self.state == "done":
+            facts["result"] = self.result
+        return facts
 
 
 class Jobs:
-    """The jobs of one server, on a thread of their own."""
+    """The jobs of one server, and the thread that works on them."""
 
     def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._jobs: OrderedDict[str, Job] = OrderedDict()
-        self._same: dict[object, Job] = {}
+        # Jobs of all kinds of results stand in one queue, so their type is open here.
+        self._queue: queue.SimpleQueue[Job[Any] | None] = queue.SimpleQueue()
+        self._jobs: OrderedDict[str, Job[Any]] = OrderedDict()
+        self._by_key: dict[object, Job[Any]] = {}
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="wqkv-model", daemon=True)
         self._thread.start()
 
-    def start(self, what: str, run: Callable[[Step], Any], key: object = None) -> Job:
-        """A job that will run; with a key the one that does, or did, the same.
+    def start(
+        self, what: str, run: Callable[[Progress], Result], key: object = None
+    ) -> Job[Result]:
+        """Put a job into the queue, or return the job that had the same `key`.
+
+        A job that failed or was cancelled is not returned again.
+
+        Args:
+            what: what the page calls the work.
+            key: equal for calls whose results are equal; None is equal to no other call.
 
         Raises:
             Refused: WAITING jobs wait already.
         """
         with self._lock:
-            same = self._same.get(key)
-            if same is not None and same.failure is None and not same.unwanted.is_set():
+            same = self._by_key.get(key)
+            if same is not None and same.failure is None and not same.cancelled.is_set():
                 return same
             if sum(job.state == "waiting" for job in self._jobs.values()) >= WAITING:
                 raise Refused(503, f"{WAITING} jobs are waiting already.", "Try again in a moment.")
             job = self._put(Job(what, run))
             if key is not None:
-                self._same[key] = job
+                self._by_key[key] = job
             return job
 
-    def again(self, job: Job) -> Job:
-        """The same once more, however many wait."""
+    def again(self, job: Job[Result]) -> Job[Result]:
+        """Put the same work into the queue once more, however many jobs wait."""
         with self._lock:
             return self._put(Job(job.what, job.run))
 
-    def _put(self, job: Job) -> Job:
+    def _put(self, job: Job[Result]) -> Job[Result]:
         self._jobs[job.id] = job
         self._forget()
         self._queue.put(job)
         return job
 
     def _forget(self) -> None:
-        """Let the oldest results go that are too many, or too large in all."""
+        """Drop the oldest ended jobs while there are too many, or their results are too large."""
         ended = [job for job in self._jobs.values() if job.ended.is_set()]
         while ended and (len(self._jobs) > REMEMBERED or sum(job.bytes for job in ended) > KEPT):
             del self._jobs[ended.pop(0).id]
-        self._same = {key: job for key, job in self._same.items() if job.id in self._jobs}
+        self._by_key = {key: job for key, job in self._by_key.items() if job.id in self._jobs}
 
-    def find(self, id: str) -> Job | None:
+    def find(self, id: str) -> Job[Any] | None:
+        """Return a job by its id, or None if it is not remembered."""
         with self._lock:
             return self._jobs.get(id)
 
-    def cancel(self, job: Job) -> None:
-        """It ends at its next step, or before its first."""
-        job.unwanted.set()
+    def cancel(self, job: Job[Any]) -> None:
+        """Cancel a job: it ends the next time that it tells its progress, or before it begins."""
+        job.cancelled.set()
 
     def close(self) -> None:
-        """End all jobs; a layer that runs on is not waited for long, for Ctrl-C means now."""
+        """Cancel all jobs, and wait for the running one at most CLOSING seconds.
+
+        One layer of a long text can take minutes, and Ctrl-C must end the server now.
+        """
         with self._lock:
             for job in self._jobs.values():
-                job.unwanted.set()
+                job.cancelled.set()
         self._queue.put(None)
-        self._thread.join(PATIENCE)
+        self._thread.join(CLOSING)
 
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:
@@ -159,7 +202,7 @@ class Jobs:
 
 
 def size(value: object) -> int:
-    """How many bytes of memory plain data takes."""
+    """Return how many bytes of memory a value of dicts, lists, tuples, texts and numbers takes."""
     match value:
         case dict():
             parts: Iterable[object] = itertools.chain(value, value.values())
@@ -170,14 +213,18 @@ def size(value: object) -> int:
     return sys.getsizeof(value) + sum(map(size, parts))
 
 
-def explained(error: Exception) -> Refused:
-    """What went wrong in two sentences; the details of what is no user's mistake go to the log."""
+def refusal_of(error: Exception) -> Refused:
+    """Turn an exception into the answer that the page gets.
+
+    An error that is not the user's mistake is written to the log; the page gets its type alone.
+    """
     if isinstance(error, Refused):
         return error
     if isinstance(error, WqkvError):
-        what, _, do = str(error).rpartition("\n")
+        what, _, do = str(error).rpartition("\n")  # the last line says what to do
         status = 409 if isinstance(error, MissedError) else 422
         return Refused(status, " ".join(what.split()) or do, do if what else "")
+    # torch raises a plain RuntimeError when the CPU has no memory left.
     text = str(error)
     memory = "can't allocate memory" in text or "not enough memory" in text
     if memory or isinstance(error, MemoryError | torch.OutOfMemoryError):

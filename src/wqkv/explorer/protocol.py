@@ -1,4 +1,4 @@
-"""HTTP for the explorer's server: whoever does not complete a request in time is hung up on."""
+"""HTTP for the explorer's server: a connection whose request does not arrive in time is closed."""
 
 from __future__ import annotations
 
@@ -7,29 +7,32 @@ import asyncio
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-#: Seconds that a request, head and body, may take to arrive. An answer may take longer.
-LATE = 30.0
+#: How many seconds a request, head and body, may take to arrive. An answer may take longer.
+ARRIVAL = 30.0
 
 
-class Prompt(H11Protocol):
-    """One connection; between two requests uvicorn waits for less."""
+class TimedProtocol(H11Protocol):
+    """One connection, which is closed when a request takes too long to arrive.
 
-    _late: asyncio.TimerHandle | None = None
+    uvicorn itself limits only the pause between two requests.
+    """
+
+    _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._late = self.loop.call_later(LATE, transport.close)
+        self._timer = self.loop.call_later(ARRIVAL, transport.close)
 
     def handle_events(self) -> None:
         super().handle_events()
         complete = self.conn.their_state not in (h11.IDLE, h11.SEND_BODY)
-        if self._late is not None and complete:
-            self._late.cancel()
-            self._late = None
-        elif self._late is None and not complete:
-            self._late = self.loop.call_later(LATE, self.transport.close)
+        if self._timer is not None and complete:
+            self._timer.cancel()
+            self._timer = None
+        elif self._timer is None and not complete:
+            self._timer = self.loop.call_later(ARRIVAL, self.transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        if self._late is not None:
-            self._late.cancel()
+        if self._timer is not None:
+            self._timer.cancel()

@@ -1,41 +1,46 @@
-"""What a request asks for, checked before anything is computed."""
+"""What a request asks for: its parameters and its JSON body, checked before any work is done."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from wqkv.explorer.jobs import Refused
 
-#: The longest text, in characters, and the most words that are written at once.
-LONGEST, WRITTEN = 1_000_000, 256
+#: How long a text may be on the page, in characters.
+MAX_CHARACTERS = 1_000_000
+#: How many tokens the model writes at most for one request.
+MAX_NEW_TOKENS = 256
 
 
-class Ask:
-    """The parameters of one request."""
+class Parameters:
+    """The parameters in a request's address. Every method raises `Refused` for a wrong one."""
 
     def __init__(self, given: Mapping[str, str]) -> None:
         self._given = given
 
-    def whole(self, name: str, default: int | None = None) -> int:
-        """A whole number."""
+    def integer(self, name: str, default: int | None = None) -> int:
+        """The integer that `name` gives, or `default` where it is left out."""
         value = self._given.get(name)
         if value is None and default is not None:
             return default
         if value is None or not re.fullmatch(r"-?[0-9]{1,9}", value):
             came = "missing" if value is None else repr(value[:40])
-            raise Refused(400, f"The parameter `{name}` is {came}.", "Pass a whole number.")
+            raise Refused(400, f"The parameter `{name}` is {came}.", "Pass an integer.")
         return int(value)
 
-    def wholes(self, *names: str) -> tuple[int, ...]:
-        return tuple(self.whole(name) for name in names)
+    def integers(self, *names: str) -> tuple[int, ...]:
+        """The integers that `names` give, none of which may be left out."""
+        return tuple(self.integer(name) for name in names)
 
     def has(self, name: str) -> bool:
+        """Whether `name` is given."""
         return name in self._given
 
     def choice(self, name: str, default: str, *choices: str) -> str:
-        """One of some words."""
+        """The one of `choices` that `name` gives, or `default` where it is left out."""
         value = self._given.get(name, default)
         if value not in choices:
             wrong = f"The parameter `{name}` is {value[:40]!r}."
@@ -43,43 +48,68 @@ class Ask:
         return value
 
 
-def text(value: object, name: str = "text") -> str:
-    """A text that can be read."""
+class Body:
+    """The JSON object that a request carries. Every method raises `Refused` for a wrong value."""
+
+    def __init__(self, data: bytes | bytearray) -> None:
+        try:
+            value = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            wrong = f"The request is not JSON ({type(error).__name__})."
+            raise Refused(400, wrong, "Send a JSON object.") from None
+        if not isinstance(value, dict):
+            wrong = f"The request is {type(value).__name__}, not a JSON object."
+            raise Refused(422, wrong, "Send a JSON object.")
+        # Anyone may have sent it, so nothing is known of its values until a method checks them.
+        self._given: dict[str, Any] = value
+
+    def text(self) -> str:
+        """The text to read: {"text": "..."}."""
+        return _checked_text(self._given.get("text"), "text")
+
+    def target(self) -> str | None:
+        """What a model of two texts is to have written: {"target": "..."}; None if left out."""
+        target = self._given.get("target")
+        return None if target is None else _checked_text(target, "target")
+
+    def changes(self) -> tuple[list[tuple[int, int]], dict[int, str]]:
+        """The heads to switch off as (layer, head), and the new text of tokens by position."""
+        off, edits = self._given.get("off", []), self._given.get("edits", [])
+        do = 'Send {"off": [[layer, head]], "edits": [{"token": number, "text": "..."}]}.'
+        try:
+            heads = [(_checked_integer(layer), _checked_integer(head)) for layer, head in off]
+            texts = {
+                _checked_integer(edit["token"]): _checked_text(edit["text"], "text")
+                for edit in edits
+            }
+        except (TypeError, ValueError, KeyError):
+            raise Refused(422, "The changes are not understood.", do) from None
+        return heads, texts
+
+    def count(self) -> int:
+        """How many tokens the model is to write: {"count": number}."""
+        count = self._given.get("count")
+        if type(count) is int and 1 <= count <= MAX_NEW_TOKENS:
+            return count
+        wrong = f"`count` is {str(count)[:40]}."
+        raise Refused(422, wrong, f"Send a number from 1 to {MAX_NEW_TOKENS}.")
+
+
+def _checked_text(value: object, name: str) -> str:
     if not isinstance(value, str):
         raise Refused(422, f"`{name}` is {type(value).__name__}, not a string.", "Send a string.")
-    if len(value) > LONGEST:
-        wrong = f"The text has {len(value):,} characters, and at most {LONGEST:,} are read."
+    if len(value) > MAX_CHARACTERS:
+        wrong = f"The text has {len(value):,} characters, and at most {MAX_CHARACTERS:,} are read."
         raise Refused(413, wrong, "Send a shorter text.")
     try:
         value.encode()
     except UnicodeEncodeError:
-        wrong = "The text is no Unicode: it has one half of a pair of surrogates."
-        raise Refused(422, wrong, "Send it without.") from None
+        wrong = "The text is not valid Unicode: it holds one half of a surrogate pair."
+        raise Refused(422, wrong, "Send it without that character.") from None
     return value
 
 
-def changes(body: dict[str, Any]) -> tuple[list[tuple[int, int]], dict[int, str]]:
-    """The heads that a request switches off, and the words that it changes."""
-    off, edits = body.get("off", []), body.get("edits", [])
-    do = 'Send {"off": [[layer, head]], "edits": [{"token": number, "text": "..."}]}.'
-    try:
-        heads = [(_number(layer), _number(head)) for layer, head in off]
-        tokens = {_number(edit["token"]): text(edit["text"]) for edit in edits}
-    except (TypeError, ValueError, KeyError):
-        raise Refused(422, "The changes are not understood.", do) from None
-    return heads, tokens
-
-
-def amount(body: dict[str, Any]) -> int:
-    """How many words a request wants: {"count": number}."""
-    count = body.get("count")
-    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= WRITTEN:
-        wrong = f"`count` is {str(count)[:40]}."
-        raise Refused(422, wrong, f"Send a number from 1 to {WRITTEN}.")
-    return count
-
-
-def _number(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
+def _checked_integer(value: object) -> int:
+    if type(value) is not int:  # isinstance takes True and False for integers
         raise TypeError
     return value

@@ -1,4 +1,8 @@
-"""The explorer's server: the answers of api.py as JSON, to a page on this machine alone."""
+"""The explorer's server: sends the page, and the answers of api.py as JSON.
+
+It answers only requests that know its secret, name it by a host of its own, and come from its own
+page: other pages in the same browser can send requests to it too.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +13,24 @@ import json
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
 from wqkv.draw.phrases import PHRASES
 from wqkv.errors import need
-from wqkv.explorer import request as asks
 from wqkv.explorer.api import QUICK, SLOW, Api
 from wqkv.explorer.export import export
-from wqkv.explorer.hosts import name, sent
-from wqkv.explorer.jobs import Job, Jobs, Refused, Step, explained
+from wqkv.explorer.hosts import canonical_address, canonical_host
+from wqkv.explorer.jobs import Job, Jobs, Refused, refusal_of
+from wqkv.explorer.request import Body, Parameters
 from wqkv.explorer.ticket import Ticket
 from wqkv.study.model import OpenModel
+from wqkv.study.model import Step as Progress
 from wqkv.study.pair import OpenPair
 
 need("starlette", "show", "The explorer")
@@ -36,20 +42,23 @@ from starlette.responses import Response  # noqa: E402
 from starlette.routing import Route  # noqa: E402
 from starlette.types import ASGIApp, Receive, Scope, Send  # noqa: E402
 
-#: The largest request, in bytes.
-BODY = 2**20
-#: Seconds that a slow answer is waited for before the page is told to ask for the job.
+#: How many bytes a request may have at most.
+MAX_BYTES = 2**20
+#: How many seconds a request waits for a slow answer before it is answered with the job's id.
 PATIENCE = 0.5
-#: What the page may consist of.
+#: The files that the page may consist of, by suffix.
 TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
 }
+#: The page may load its own files and ask its own server alone, and no other page may show it in a
+#: frame.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
     " img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+#: Of every answer: nothing of it is kept, given to other pages, or read as another type.
 HEADERS = {
     "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
@@ -58,7 +67,7 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-AGAIN = "Open the address that `wqkv open` printed."
+OPEN_AGAIN = "Open the address that `wqkv open` printed."
 
 
 def serve(
@@ -74,112 +83,128 @@ def serve(
     """Serve the explorer until Ctrl-C.
 
     Args:
-        text: what the page opens with.
-        target: what a model of two texts has written then; None lets it write.
-        source: what `open_model` was called with.
+        text: the text that the page opens with.
+        target: for a model of two texts, what it has written for `text`; None lets it write.
+        source: the argument that `open_model` was called with.
         port: 0 takes a free one.
-        ready: is told the page's address.
+        ready: is called with the page's address as soon as the server listens.
     """
-    uvicorn: Any = need("uvicorn", "show", "The explorer")
-    from wqkv.explorer.protocol import Prompt
+    need("uvicorn", "show", "The explorer")
+    import uvicorn
+
+    from wqkv.explorer.protocol import TimedProtocol
 
     api = Api(model, source)
     api.fits(target)
-    shown = name(host)
+    shown = canonical_host(host)
     family = socket.AF_INET6 if shown.startswith("[") else socket.AF_INET
     listening = socket.create_server((shown.strip("[]"), port), family=family)
-    port, token = listening.getsockname()[1], secrets.token_urlsafe(24)
-    names = [f"{one}:{port}" for one in ("127.0.0.1", "localhost", "[::1]", shown)]
-    served = app(api, token, names, text, target)
-    quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False}
-    config = uvicorn.Config(served, http=Prompt, ws="none", timeout_graceful_shutdown=2, **quiet)
-    ready(f"http://{shown}:{port}/{token}/")
+    port, secret = listening.getsockname()[1], secrets.token_urlsafe(24)
+    hosts = [f"{one}:{port}" for one in ("127.0.0.1", "localhost", "[::1]", shown)]
+    config = uvicorn.Config(
+        app(api, secret, hosts, text, target),
+        http=TimedProtocol,
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=2,
+    )
+    ready(f"http://{shown}:{port}/{secret}/")
     uvicorn.Server(config).run(sockets=[listening])
 
 
 def app(
     api: Api,
-    token: str,
+    secret: str,
     hosts: Sequence[str],
     text: str | None = None,
     target: str | None = None,
 ) -> Starlette:
-    """The page and its answers, below /{token}/.
+    """Return the application that serves the page and its answers below /{secret}/.
 
     Args:
-        hosts: what a request may call this server: "127.0.0.1:8000".
-        text: what the page opens with.
+        hosts: the names that a request may call this server by, such as "127.0.0.1:8000".
+        text: the text that the page opens with.
         target: see `serve`.
     """
-    served = _Served(api, text, target)
+    handlers = _Handlers(api, text, target)
 
     @asynccontextmanager
     async def life(_: Starlette) -> AsyncIterator[None]:
         yield
-        await asyncio.to_thread(served.close)
+        await asyncio.to_thread(handlers.close)
 
-    async def astray(_: Request, error: Exception) -> Response:
-        """An address or a method that no route has."""
+    async def nothing_here(_: Request, error: Exception) -> Response:
+        """Answer a path or a method that no route has."""
         assert isinstance(error, HTTPException)
-        return _refusal(Refused(error.status_code, "There is nothing here.", AGAIN))
+        return _refusal(Refused(error.status_code, "There is nothing here.", OPEN_AGAIN))
 
-    astrays = {HTTPException: astray}
-    made = Starlette(routes=served.routes(), lifespan=life, exception_handlers=astrays)
-    made.add_middleware(_Guard, token=token, hosts=frozenset(hosts))
+    made = Starlette(
+        routes=handlers.routes(),
+        lifespan=life,
+        exception_handlers={HTTPException: nothing_here},
+    )
+    made.add_middleware(_Guard, secret=secret, hosts=frozenset(hosts))
     return made
 
 
 class _Guard:
-    """Lets pass what knows the token, means this server, and comes from its own page."""
+    """Lets a request pass that knows the secret, names this server, and comes from its own page."""
 
-    def __init__(self, inner: ASGIApp, token: str, hosts: frozenset[str]) -> None:
-        self.inner, self.token, self.ticket = inner, token, Ticket(token)
-        self.hosts = frozenset(map(sent, hosts))
+    def __init__(self, inner: ASGIApp, secret: str, hosts: frozenset[str]) -> None:
+        self.inner, self.secret, self.ticket = inner, secret, Ticket(secret)
+        self.hosts = frozenset(map(canonical_address, hosts))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self.inner(scope, receive, send)
         elif scope["type"] == "http":
             try:
-                inner = {**scope, "path": self._path(scope), "root_path": ""}
+                inner = {**scope, "path": self._path_below_secret(scope), "root_path": ""}
             except Refused as refused:
                 answer = _refusal(refused)
-                if self.ticket.use(scope):
-                    answer = Response(None, 303, HEADERS | {"Location": f"/{self.token}/"})
+                if self._has_ticket(scope):
+                    answer = Response(None, 303, HEADERS | {"Location": f"/{self.secret}/"})
                 await answer(scope, receive, send)
             else:
                 await self.inner(inner, receive, send)
         else:
             await send({"type": "websocket.close", "code": 1008})
 
-    def _path(self, scope: Scope) -> str:
-        """The path below the token."""
+    def _path_below_secret(self, scope: Scope) -> str:
+        """Return the path that a request asks for below the secret, or raise `Refused`."""
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        token, slash, rest = scope["path"].removeprefix("/").partition("/")
-        known = hmac.compare_digest(token.encode("utf-8", "replace"), self.token.encode())
-        if not (known and slash):  # without the slash the page would ask for its parts elsewhere
-            raise Refused(404, "There is nothing here.", AGAIN)
+        secret, slash, rest = scope["path"].removeprefix("/").partition("/")
+        # compare_digest takes the same time for every wrong secret, so none is guessed by time.
+        known = hmac.compare_digest(secret.encode("utf-8", "replace"), self.secret.encode())
+        # Without the slash at its end, the page would ask for its files beside the secret.
+        if not (known and slash):
+            raise Refused(404, "There is nothing here.", OPEN_AGAIN)
         host, origin = headers.get(b"host", ""), headers.get(b"origin")
-        if sent(host) not in self.hosts:
-            raise Refused(403, f"This server is not {host[:80]!r}.", AGAIN)
+        if canonical_address(host) not in self.hosts:
+            raise Refused(403, f"This server is not {host[:80]!r}.", OPEN_AGAIN)
         scheme, _, page = (origin or f"http://{host}").partition("://")
-        if scheme != "http" or sent(page) not in self.hosts:
-            raise Refused(403, f"A page of {(origin or '')[:80]!r} may not ask here.", AGAIN)
+        if scheme != "http" or canonical_address(page) not in self.hosts:
+            raise Refused(403, f"A page of {(origin or '')[:80]!r} may not ask here.", OPEN_AGAIN)
         length = headers.get(b"content-length", "0")
-        if not length.isdecimal() or int(length) > BODY:
+        if not length.isdecimal() or int(length) > MAX_BYTES:
             raise _too_large(length)
         return f"/{rest}"
 
+    def _has_ticket(self, scope: Scope) -> bool:
+        client, server = ((scope.get(end) or ("", 0))[1] for end in ("client", "server"))
+        return self.ticket.use(scope["path"], client, server)
 
-class _Served:
-    """The addresses below the token."""
+
+class _Handlers:
+    """The handler of every address below the secret."""
 
     def __init__(self, api: Api, text: str | None, target: str | None) -> None:
         self.api, self.jobs = api, Jobs()
         self.readers = ThreadPoolExecutor(2, "wqkv-reader")
-        page = files("wqkv.explorer") / "page"
-        self.files = {file.name: file for file in page.iterdir() if Path(file.name).suffix in TYPES}
-        self.start = None if text is None else self._opening(text, target)
+        self.files = dict(_page_files(files("wqkv.explorer") / "page"))
+        self.start = None if text is None else self._open_job(text, target)
 
     def close(self) -> None:
         self.jobs.close()
@@ -187,29 +212,29 @@ class _Served:
 
     def routes(self) -> list[Route]:
         return [
-            Route("/", _guarded(self.page)),
-            Route("/page/{name}", _guarded(self.file)),
-            Route("/api/model", _guarded(self.model)),
-            Route("/api/open", _guarded(self.open), methods=["POST"]),
-            Route("/api/jobs/{job}", _guarded(self.job)),
-            Route("/api/jobs/{job}/cancel", _guarded(self.cancel), methods=["POST"]),
-            Route("/api/views/{view}", _guarded(self.view)),
-            Route("/api/views/{view}/whatif", _guarded(self.what_if), methods=["POST"]),
-            Route("/api/views/{view}/generate", _guarded(self.generate), methods=["POST"]),
-            Route("/api/views/{view}/export", _guarded(self.export)),
-            Route("/api/views/{view}/{name}", _guarded(self.answer)),
+            Route("/", _answering_errors(self.page)),
+            Route("/page/{name:path}", _answering_errors(self.file)),
+            Route("/api/model", _answering_errors(self.model)),
+            Route("/api/open", _answering_errors(self.open), methods=["POST"]),
+            Route("/api/jobs/{job}", _answering_errors(self.job)),
+            Route("/api/jobs/{job}/cancel", _answering_errors(self.cancel), methods=["POST"]),
+            Route("/api/views/{view}", _answering_errors(self.view)),
+            Route("/api/views/{view}/whatif", _answering_errors(self.what_if), methods=["POST"]),
+            Route("/api/views/{view}/generate", _answering_errors(self.generate), methods=["POST"]),
+            Route("/api/views/{view}/export", _answering_errors(self.export)),
+            Route("/api/views/{view}/{name}", _answering_errors(self.answer)),
         ]
 
     # The page
 
     async def page(self, _: Request) -> Response:
-        return self._sent("open.html")
+        return self._file("open.html")
 
     async def file(self, request: Request) -> Response:
-        return self._sent(request.path_params["name"])
+        return self._file(request.path_params["name"])
 
-    def _sent(self, name: str) -> Response:
-        if name not in self.files:  # a name from a request never becomes a path
+    def _file(self, name: str) -> Response:
+        if name not in self.files:  # so a name from a request never becomes a path on the disk
             raise Refused(404, f"The page has no file {name[:80]!r}.", "Load the page again.")
         text = self.files[name].read_bytes()
         return Response(text, 200, HEADERS, TYPES[Path(name).suffix])
@@ -217,38 +242,36 @@ class _Served:
     # The API
 
     async def model(self, _: Request) -> Response:
-        return _json({**self.api.facts(), "start": self._started()})
+        return _json({**self.api.facts(), "start": self._start_facts()})
 
-    def _started(self) -> dict[str, str] | None:
-        """The text that the page opens with, as a view once it is read; again, if it is gone."""
+    def _start_facts(self) -> dict[str, str] | None:
+        """Return the view of the text that the page opens with, or the job that reads it."""
         if self.start is None:
             return None
-        if self.start.state == "done":
-            if self.api.has(view := self.start.result["view"]):
-                return {"view": view}
-            self.start = self.jobs.again(self.start)
+        if self.start.result is not None:
+            if self.api.has(self.start.result["view"]):
+                return self.start.result
+            self.start = self.jobs.again(self.start)  # other texts have replaced it since
         return {"job": self.start.id}
 
     async def open(self, request: Request) -> Response:
         body = await _body(request)
-        text, target = asks.text(body.get("text")), body.get("target")
-        target = None if target is None else asks.text(target, "target")
-        return _json({"job": self._opening(text, target).id})
+        return _json({"job": self._open_job(body.text(), body.target()).id})
 
-    def _opening(self, text: str, target: str | None) -> Job:
-        def run(step: Step) -> dict[str, str]:
-            return {"view": self.api.keep(self.api.open(text, step, target))}
+    def _open_job(self, text: str, target: str | None) -> Job[dict[str, str]]:
+        def run(progress: Progress) -> dict[str, str]:
+            return {"view": self.api.keep(self.api.open(text, progress, target))}
 
         return self.jobs.start("open", run)
 
     async def job(self, request: Request) -> Response:
-        return await self._soon(self._job(request).facts)
+        return await self._answer_soon(self._find_job(request).facts)
 
     async def cancel(self, request: Request) -> Response:
-        self.jobs.cancel(self._job(request))
+        self.jobs.cancel(self._find_job(request))
         return _json({})
 
-    def _job(self, request: Request) -> Job:
+    def _find_job(self, request: Request) -> Job[Any]:  # of any kind of result
         id = request.path_params["job"]
         job = self.start if self.start is not None and self.start.id == id else self.jobs.find(id)
         if job is None:
@@ -257,45 +280,46 @@ class _Served:
 
     async def view(self, request: Request) -> Response:
         seen = self.api.seen(request.path_params["view"])
-        return await self._soon(lambda: self.api.about(seen))
+        return await self._answer_soon(lambda: self.api.about(seen))
 
     async def answer(self, request: Request) -> Response:
         name, view = request.path_params["name"], request.path_params["view"]
-        seen, ask = self.api.seen(view), asks.Ask(request.query_params)
+        seen, ask = self.api.seen(view), Parameters(request.query_params)
         if name in QUICK:
-            return await self._soon(lambda: QUICK[name](self.api, seen, ask, lambda *_: None))
+            quick = functools.partial(QUICK[name], self.api, seen, ask, lambda *_: None)
+            return await self._answer_soon(quick)
         if name not in SLOW:
             raise Refused(404, f"There is no {name[:80]!r} of a text.", "Load the page again.")
         key = view, name, *sorted(request.query_params.items())
-        job = self.jobs.start(name, lambda step: SLOW[name](self.api, seen, ask, step), key)
+        job = self.jobs.start(name, lambda report: SLOW[name](self.api, seen, ask, report), key)
         end = time.monotonic() + PATIENCE
         while not job.ended.is_set() and time.monotonic() < end:
             await asyncio.sleep(0.004)
         if job.failure is not None:
             return _refusal(job.failure)
         if job.state == "done":
-            return await self._soon(lambda: job.result)
+            return await self._answer_soon(lambda: job.result)
         return _json({"job": job.id}, 202)
 
     async def what_if(self, request: Request) -> Response:
         seen, body = self.api.seen(request.path_params["view"]), await _body(request)
-        off, edits = asks.changes(body)
+        off, edits = body.changes()
         run = functools.partial(self.api.what_if, seen, off, edits)
         return _json({"job": self.jobs.start("whatif", run).id})
 
     async def generate(self, request: Request) -> Response:
         seen, body = self.api.seen(request.path_params["view"]), await _body(request)
-        run = functools.partial(self.api.generate, seen, asks.amount(body))
+        run = functools.partial(self.api.generate, seen, body.count())
         return _json({"job": self.jobs.start("generate", run).id})
 
     async def export(self, request: Request) -> Response:
-        seen, ask = self.api.seen(request.path_params["view"]), asks.Ask(request.query_params)
-        layer, head, token = ask.wholes("layer", "head", "token")
+        seen, ask = self.api.seen(request.path_params["view"]), Parameters(request.query_params)
+        layer, head, token = ask.integers("layer", "head", "token")
         seen.view.checked(layer, head, token)
         lang = ask.choice("lang", "en", *PHRASES)
 
-        def run(step: Step) -> str:
-            return export(self.api, seen, (layer, head, token), lang, step)
+        def run(progress: Progress) -> str:
+            return export(self.api, seen, (layer, head, token), lang, progress)
 
         job = self.jobs.start("export", run)
         try:
@@ -307,21 +331,30 @@ class _Served:
             self.jobs.cancel(job)
         if job.failure is not None:
             return _refusal(job.failure)
-        page = job.take()  # a large one
+        page = job.take()  # not kept: it is large, and the page asks for it once
         name = {"Content-Disposition": f'attachment; filename="wqkv-{layer}-{head}-{token}.html"'}
         return Response(page, 200, HEADERS | name, TYPES[".html"])
 
-    async def _soon(self, answer: Callable[[], Any]) -> Response:
-        """An answer that takes milliseconds, beside whatever the worker does."""
+    async def _answer_soon(self, answer: Callable[[], object]) -> Response:
+        """Return an answer that takes milliseconds, without waiting for the jobs."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.readers, lambda: _json(answer()))
+
+
+def _page_files(folder: Traversable, path: str = "") -> Iterator[tuple[str, Traversable]]:
+    """Yield every file of the page with its path below the page's folder."""
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from _page_files(entry, f"{path}{entry.name}/")
+        elif Path(entry.name).suffix in TYPES:
+            yield f"{path}{entry.name}", entry
 
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def _guarded(handler: Handler) -> Handler:
-    """Whatever goes wrong becomes an answer of two sentences, and the server goes on."""
+def _answering_errors(handler: Handler) -> Handler:
+    """Return `handler`, whose exceptions become answers, so that the server goes on."""
 
     async def answer(request: Request) -> Response:
         try:
@@ -329,7 +362,7 @@ def _guarded(handler: Handler) -> Handler:
         except ClientDisconnect:
             return Response(status_code=400)  # nobody reads it
         except Exception as error:
-            return _refusal(explained(error))
+            return _refusal(refusal_of(error))
 
     return answer
 
@@ -338,28 +371,19 @@ def _refusal(refused: Refused) -> Response:
     return _json({"error": refused.error, "do": refused.do}, refused.status)
 
 
-def _json(value: Any, status: int = 200) -> Response:
+def _json(value: object, status: int = 200) -> Response:
     return Response(json.dumps(value, allow_nan=False), status, HEADERS, "application/json")
 
 
 def _too_large(length: str) -> Refused:
-    wrong = f"The request has {length[:20]} bytes, and at most {BODY} are read."
+    wrong = f"The request has {length[:20]} bytes, and at most {MAX_BYTES} are read."
     return Refused(413, wrong, "Send a shorter text.")
 
 
-async def _body(request: Request) -> dict[str, Any]:
-    """A request's JSON object."""
+async def _body(request: Request) -> Body:
     data = bytearray()
     async for part in request.stream():
         data += part
-        if len(data) > BODY:
-            raise _too_large(f"more than {BODY}")
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        wrong = f"The request is no JSON ({type(error).__name__})."
-        raise Refused(400, wrong, "Send a JSON object.") from None
-    if not isinstance(value, dict):
-        wrong = f"The request is {type(value).__name__}, not a JSON object."
-        raise Refused(422, wrong, "Send a JSON object.")
-    return value
+        if len(data) > MAX_BYTES:
+            raise _too_large(f"more than {MAX_BYTES}")
+    return Body(data)

@@ -1,8 +1,9 @@
 """An address that leads to the page once.
 
-A browser is started with its address as an argument, and every user of a machine sees the arguments
-of all processes. So the address has a ticket in place of the token: good for one request, for a
-while, and where the system tells who is connected, for this user alone.
+A browser is started with its address as an argument, and every user of a machine can read the
+arguments of all processes. So the address that a browser is started with holds a ticket in place of
+the secret. The ticket is good for one request, for VALID seconds, and, where the system tells who
+is connected, for the user who started the server alone.
 """
 
 from __future__ import annotations
@@ -11,51 +12,54 @@ import hashlib
 import hmac
 import os
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-#: Seconds that a browser has to start.
+#: How many seconds a browser has to start.
 VALID = 120.0
 #: Where Linux lists the connections of this machine and their owners.
 TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 
 
-def once(address: str) -> str:
-    """The page's address with a ticket in place of its token."""
-    start, token, _ = address.rsplit("/", 2)
-    return f"{start}/{_name(token)}/"
+def address_with_ticket(address: str) -> str:
+    """Return the page's address with the ticket in place of the secret."""
+    start, secret, _ = address.rsplit("/", 2)
+    return f"{start}/{_ticket_of(secret)}/"
 
 
 class Ticket:
-    """The one ticket of a token, which cannot be told from it."""
+    """The one ticket for a secret; the secret cannot be computed from it."""
 
-    def __init__(self, token: str) -> None:
-        self._path, self._until = f"/{_name(token)}/", time.monotonic() + VALID
+    def __init__(self, secret: str) -> None:
+        self._path, self._until = f"/{_ticket_of(secret)}/", time.monotonic() + VALID
 
-    def use(self, scope: Mapping[str, Any]) -> bool:
-        """Whether a request shows the ticket and may; it is void from then on."""
-        if not hmac.compare_digest(scope["path"].encode("utf-8", "replace"), self._path.encode()):
+    def use(self, path: str, client_port: int, server_port: int) -> bool:
+        """Return whether a request may pass with this ticket. Its first use ends it.
+
+        Args:
+            path: the path that the request asks for, which must be the ticket's.
+            client_port, server_port: the two ends of the request's connection.
+        """
+        # compare_digest takes the same time for every wrong path, so none can be guessed by time.
+        if not hmac.compare_digest(path.encode("utf-8", "replace"), self._path.encode()):
             return False
         good, self._until = time.monotonic() < self._until, 0.0
-        ports = [(scope.get(end) or ("", 0))[1] for end in ("client", "server")]
-        return good and all(_trusted(user) for user in _users(ports))
+        return good and all(_is_trusted(user) for user in _users(client_port, server_port))
 
 
-def _name(token: str) -> str:
-    return hashlib.sha256(f"ticket {token}".encode()).hexdigest()
+def _ticket_of(secret: str) -> str:
+    return hashlib.sha256(f"ticket {secret}".encode()).hexdigest()
 
 
-def _users(ports: list[int]) -> set[int]:
-    """Whose the connection from one port to another is, as far as the system tells."""
+def _users(from_port: int, to_port: int) -> set[int]:
+    """Return the ids of the users who own the connection, as far as the system lists it."""
     found = set()
     for table in TABLES:
         lines = table.read_text().splitlines()[1:] if table.exists() else []
-        for fields in map(str.split, lines):
-            if [int(end.rpartition(":")[2], 16) for end in fields[1:3]] == ports:
+        for fields in map(str.split, lines):  # ports are hexadecimal: 0100007F:1F40
+            if [int(end.rpartition(":")[2], 16) for end in fields[1:3]] == [from_port, to_port]:
                 found.add(int(fields[7]))
     return found
 
 
-def _trusted(user: int) -> bool:
-    return user in (0, os.getuid())
+def _is_trusted(user: int) -> bool:
+    return user in (0, os.getuid())  # 0 is root, who can read every process anyway

@@ -14,13 +14,11 @@ import torch
 from torch import Tensor
 
 from wqkv.errors import need
+from wqkv.maps.display import LIGHT, color
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Three colours of one hue from weight 0 to weight 1, away from the ground, be it light or dark.
-LIGHT = ((239, 244, 250), (49, 127, 201), (8, 36, 84))
-DARK = ((29, 36, 46), (47, 123, 196), (214, 236, 255))
 #: What HTML shows at most: pictures, blocks of a side, and weights that are looked at for it all.
 PICTURES, SIDE, LOOKED = 8, 64, 2**24
 
@@ -58,8 +56,8 @@ def figure(title: str, pictures: Sequence[Picture]) -> Figure:
     rows = max(1, math.ceil(len(pictures) / columns))
     made = Figure(figsize=(2.6 * columns + 1, 2.6 * rows + 0.7), layout="constrained")
     axes = made.subplots(rows, columns, squeeze=False).flatten()
-    colours = [[part / 255 for part in colour] for colour in LIGHT]
-    hue = LinearSegmentedColormap.from_list("weights", colours)
+    colors = [[part / 255 for part in stop] for stop in LIGHT]
+    hue = LinearSegmentedColormap.from_list("weights", colors)
     top = max((_largest(values) for _, values in pictures), default=0) or 1.0
     drawn = None
     for one in axes[len(pictures) :]:
@@ -93,7 +91,7 @@ def means(values: Tensor, side: int) -> Tensor:
 def png(values: Tensor) -> bytes:
     """Numbers (rows, columns) as an image of one hue: the square root of each part of the largest.
 
-    Source: W3C PNG, third edition, with a palette of 256 colours.
+    Source: W3C PNG, third edition, with a palette of 256 colors.
     """
     top = _largest(values) or 1.0
     shades = (values.float().nan_to_num(0, 0, 0).clamp(min=0) / top).sqrt().mul(255).round()
@@ -113,14 +111,8 @@ def png(values: Tensor) -> bytes:
 
 
 def _palette() -> bytes:
-    """256 colours along the hue."""
-    parts = []
-    for level in range(256):
-        at = level / 127.5
-        low, high = LIGHT[:2] if at < 1 else LIGHT[1:]
-        share = at - (at >= 1)
-        parts += [round(a + (b - a) * share) for a, b in zip(low, high, strict=True)]
-    return bytes(parts)
+    """The 256 colors along the hue, three bytes each."""
+    return bytes(part for level in range(256) for part in color(level / 255))
 
 
 def _encoded(values: Tensor) -> str:

@@ -13,7 +13,7 @@ from tests.unit.draw.stories import make
 from wqkv import cli
 from wqkv.commands import see
 from wqkv.commands.progress import bar, spinner
-from wqkv.commands.screen import Screen, console, print_json, screens, shown
+from wqkv.commands.screen import CleanStream, clean_streams, console, escape_controls, print_json
 from wqkv.errors import ArgumentError
 from wqkv.study import model as models
 from wqkv.study import one_token as story
@@ -33,8 +33,8 @@ def test_every_control_character_and_nothing_else():
         c = chr(code)
         control = (code < 32 and c not in "\t\n") or 127 <= code < 160 or c in BIDI
         spelled = f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
-        assert shown(f"a{c}b") == f"a{spelled if control else c}b"
-    assert shown("猫 👩\u200d🚀 \udcff") == "猫 👩\u200d🚀 \\udcff"
+        assert escape_controls(f"a{c}b") == f"a{spelled if control else c}b"
+    assert escape_controls("猫 👩\u200d🚀 \udcff") == "猫 👩\u200d🚀 \\udcff"
 
 
 def fails(error):
@@ -66,7 +66,7 @@ def test_every_way_to_print(capsys, monkeypatch, run):
     monkeypatch.setattr(see, "run", run)
     cli.main(["see", "One."])
     printed = "".join(capsys.readouterr())
-    assert shown(printed) == printed
+    assert escape_controls(printed) == printed
     assert r"\x1b]0;pwned\x07" in printed and r"\x9b2J\u202eback" in printed
 
 
@@ -92,7 +92,7 @@ def test_what_python_itself_prints():
         [sys.executable, "-c", textwrap.dedent(code), said], capture_output=True, check=True
     )
     err = done.stderr.decode()
-    assert err.count(SHOWN) == 3 and shown(err) == err
+    assert err.count(SHOWN) == 3 and escape_controls(err) == err
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_what_python_itself_prints():
 def test_argparse(capsys, argv):
     assert cli.main(argv) == 2
     err = capsys.readouterr().err
-    assert err.startswith("wqkv: ") and "pwned" in err and shown(err) == err
+    assert err.startswith("wqkv: ") and "pwned" in err and escape_controls(err) == err
 
 
 def test_what_is_no_users_mistake_is_a_traceback(capsys, monkeypatch):
@@ -120,7 +120,7 @@ def test_what_was_written(capsys, monkeypatch, tmp_path):
 
 
 def test_rich_keeps_its_codes_and_no_others(monkeypatch):
-    """A picture, a spinner and a bar on a terminal in colours."""
+    """A picture, a spinner and a bar on a terminal in colors."""
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setattr(models, "open_model", lambda *_: None)
@@ -129,7 +129,7 @@ def test_rich_keeps_its_codes_and_no_others(monkeypatch):
     monkeypatch.setattr(sys, "stderr", err := Terminal())
     assert cli.main(["see", "One."]) == 0
     assert "\x1b[1m" in out.getvalue() and "\x1b]0" not in out.getvalue()
-    with screens():
+    with clean_streams():
         from rich.text import Text
 
         console().print(Text(HOSTILE, "bold"), HOSTILE)
@@ -146,7 +146,7 @@ def test_rich_keeps_its_codes_and_no_others(monkeypatch):
 
 
 def test_json(capsys):
-    with screens():
+    with clean_streams():
         print_json({HOSTILE: [HOSTILE, 1.5]})
     (line,) = capsys.readouterr().out.splitlines()
     assert line.isascii() and line.isprintable() and r"\u001b]0;pwned\u0007" in line
@@ -155,9 +155,9 @@ def test_json(capsys):
         print_json(float("nan"))
 
 
-def test_a_screen_is_no_terminal():
-    """Or Python would colour its tracebacks and argparse its help, in codes that are shown."""
-    screen = Screen(Terminal())
+def test_a_clean_stream_is_no_terminal():
+    """Or Python would color its tracebacks and argparse its help, in codes that are shown."""
+    screen = CleanStream(Terminal())
     assert not screen.isatty()
     with pytest.raises(io.UnsupportedOperation):
         screen.fileno()

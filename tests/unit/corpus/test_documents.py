@@ -278,7 +278,7 @@ def test_the_workers_read_what_was_named(tmp_path):
     path = lines(tmp_path / "a.jsonl", *map(str, range(7)))
     for chunk in chunks([path], key="k", documents=3):
         sent = json.loads(json.dumps(chunk))
-        again = Chunk(sent[0], tuple(corpus.Piece(*piece) for piece in sent[1]))
+        again = Chunk(sent[0], tuple(corpus.FileRange(*part) for part in sent[1]))
         assert again == chunk and digest(read(again, "text"), "k") == chunk.name
 
 

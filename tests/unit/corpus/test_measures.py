@@ -72,7 +72,7 @@ def test_patterns_are_those_of_heads(model, monkeypatch, cached):
         assert torch.equal(ours.counts[:count].double(), words[:, 0])
         torch.testing.assert_close(ours.total[:count], value, rtol=1e-5, atol=1e-4)
         known = torch.arange(count) != list(PATTERNS).index("uniform")
-        torch.testing.assert_close(ours.flat[:count][known], flat[known, 0], rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(ours.equal[:count][known], flat[known, 0], rtol=1e-5, atol=1e-4)
 
 
 def by_loops(m, one):
@@ -137,7 +137,7 @@ def test_equal_weights(model):
     names = list(MEASURES)
     for found in measure(batch, flat)[0]:
         for at, name in enumerate(names):
-            expected = found.flat[at] if name != "uniform" else found.counts[at].double()
+            expected = found.equal[at] if name != "uniform" else found.counts[at].double()
             torch.testing.assert_close(
                 found.total[at],
                 expected.expand(3),

@@ -1,4 +1,4 @@
-"""Sums that merge in any order, and their way through Parquet."""
+"""LayerSums that merge in any order, and their way through Parquet."""
 
 import random
 from fractions import Fraction
@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wqkv.corpus.measures import BINS, MEASURES, Sums
+from wqkv.corpus.measures import BINS, MEASURES, LayerSums
 from wqkv.corpus.sums import KEPT, UNIT, Example, Skipped, Tally, dump, load, merge
 from wqkv.study import heads as looked
 from wqkv.study.heads import PATTERNS
@@ -29,7 +29,7 @@ def part(seed, heads=(3, 2)):
         return torch.rand(shape, generator=numbers, dtype=torch.float64) * scale
 
     layers = [
-        Sums(
+        LayerSums(
             torch.randint(0, 97, (M,), generator=numbers),
             some(M, n),
             some(M, n),
@@ -93,7 +93,7 @@ def test_floats_would_show():
 def sums(values):
     """One head, whose first measure has these values."""
     zero = torch.zeros(M - 1, 1).double()
-    return Sums(
+    return LayerSums(
         torch.tensor([len(values), *[0] * (M - 1)]),
         torch.cat((values.sum().view(1, 1), zero)),
         torch.cat((values.square().sum().view(1, 1), zero)),
@@ -128,12 +128,12 @@ def test_the_strongest_examples_of_all_documents():
         every = [one for seed in range(7) for one in part(seed).examples[at]]
         every.sort(key=lambda one: (-one.weight, one.file, one.number))
         assert kept == tuple(every[:KEPT])
-    assert len({one.less for row in found.examples for one in row}) > 1
+    assert len({one.negative_weight for row in found.examples for one in row}) > 1
 
 
 def test_rows_from_the_values_themselves():
     values = [torch.rand(n, generator=torch.Generator().manual_seed(n)).double() for n in (31, 37)]
-    rows = merge([Tally.of([sums(x)]) for x in values]).rows
+    rows = merge([Tally.of([sums(x)]) for x in values]).measures
     assert [row.measure for row in rows] == list(MEASURES)
     whole = torch.cat(values)
     assert (rows[0].layer, rows[0].head, rows[0].tokens) == (0, 0, 68)
@@ -146,8 +146,8 @@ def test_rows_from_the_values_themselves():
 def test_a_variance_is_not_negative():
     third = torch.full((M, 1), 1 / 3).double()
     ones = torch.ones(M, dtype=torch.long)
-    one = Sums(3 * ones, 3 * third, third - 1e-12, third[:, 0], torch.ones(M, 1, BINS))
-    assert {row.variance for row in Tally.of([one]).rows} == {0.0}
+    one = LayerSums(3 * ones, 3 * third, third - 1e-12, third[:, 0], torch.ones(M, 1, BINS))
+    assert {row.variance for row in Tally.of([one]).measures} == {0.0}
 
 
 def test_labels_are_those_of_heads():

@@ -8,16 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.pieces import blanks
-from tests.survey.corpora import BROKEN, LINES, corpus, model
+from tests.survey.corpora import BROKEN, LINES
 from wqkv.corpus import survey as surveyed
-from wqkv.corpus import worker as reader
-from wqkv.corpus.documents import Document, chunks
+from wqkv.corpus import worker
 from wqkv.corpus.measures import MEASURES
 from wqkv.corpus.sums import load
-from wqkv.corpus.survey import Job, Worker, fingerprint, survey, write
-from wqkv.corpus.worker import Reader
-from wqkv.errors import ArgumentError, MissedError, MissingExtraError
+from wqkv.corpus.survey import survey
+from wqkv.corpus.worker import Recipe, Worker, fingerprint
+from wqkv.errors import ArgumentError, MissingExtraError
 from wqkv.study import heads
 from wqkv.study.model import open_model
 
@@ -27,37 +25,8 @@ pq = pytest.importorskip("pyarrow.parquet", reason="the survey needs the extra `
 TABLES = ("heads", "examples", "skipped")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("survey")
-
-
-@pytest.fixture(scope="module")
-def name(folder):
-    return model(folder / "model")
-
-
-@pytest.fixture(scope="module")
-def data(folder):
-    return corpus(folder / "docs.jsonl")
-
-
-@pytest.fixture(scope="module")
-def opened(name):
-    return open_model(name)
-
-
-@pytest.fixture(scope="module")
-def whole(folder, name, data):
-    return survey(name, [data], folder / "whole", documents=7)
-
-
 def tables(out):
     return {name: (Path(out) / f"{name}.parquet").read_bytes() for name in TABLES}
-
-
-def line(text, number=1):
-    return Document("a.jsonl", number, json.dumps({"text": text}).encode())
 
 
 def test_what_was_read(whole, data):
@@ -93,7 +62,7 @@ def test_the_sums_are_those_of_heads(whole, data, opened):
 def test_the_tables(whole, folder):
     rows = pq.read_table(folder / "whole/heads.parquet").to_pylist()
     assert len(rows) == 2 * 6 * len(MEASURES)
-    for row, known in zip(rows, whole.tally.rows, strict=True):
+    for row, known in zip(rows, whole.tally.measures, strict=True):
         assert (row["layer"], row["head"], row["measure"]) == known[:3]
         assert (row["tokens"], row["mean"], row["variance"]) == known[3:6]
         assert sum(row["histogram"]) == row["tokens"]
@@ -138,7 +107,7 @@ def test_a_part_is_not_made_again(whole, folder, name, data, monkeypatch):
     monkeypatch.setattr(Worker, "make", lambda self, chunk: made.append(chunk))
     again = survey(name, [data], folder / "whole", documents=7)
     assert made == [] and again.pace.documents == 0
-    assert again.tally.rows == whole.tally.rows
+    assert again.tally.measures == whole.tally.measures
 
 
 def test_it_goes_on_where_it_was(whole, folder, name, data, tmp_path):
@@ -159,6 +128,18 @@ def test_it_goes_on_where_it_was(whole, folder, name, data, tmp_path):
     assert told[0] == (had, LINES) and told[-1] == (LINES, LINES) and len(told) == 4
     assert tables(tmp_path) == tables(folder / "whole")
     assert not [*(tmp_path / "parts").glob("*.tmp")]
+
+
+def test_parts_of_an_older_format_are_left_alone(whole, folder, name, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(worker, "FORMAT", worker.FORMAT - 1)
+    survey(name, [data], tmp_path, documents=7)
+    older = {path.name: path.read_bytes() for path in (tmp_path / "parts").iterdir()}
+    monkeypatch.undo()
+    found = survey(name, [data], tmp_path, documents=7)
+    assert found.pace.documents == LINES and found.damaged == ()
+    there = {path.name: path.read_bytes() for path in (tmp_path / "parts").iterdir()}
+    assert older.items() <= there.items() and len(there) == 2 * len(older)
+    assert tables(tmp_path) == tables(folder / "whole")
 
 
 def test_what_a_part_depends_on(folder, name, data, tmp_path):
@@ -182,134 +163,6 @@ def test_what_a_part_depends_on(folder, name, data, tmp_path):
     ]
     assert [tally.tokens for tally in fields] == [3, 6]
     assert len([*(tmp_path / "out/parts").iterdir()]) == 2
-
-
-def test_batches_are_of_like_length(opened):
-    read = Reader(opened)
-    assert read.pads
-    counts = (1, 7, 9, 3, 10, 8, 2, 7)
-    documents = [line("the keeper lit the lamp " * n, at) for at, n in enumerate(counts)]
-    skipped = []
-    cuts = read.cuts(documents, "text", skipped)
-    batches = [[cut.length for cut in batch] for batch in read.batches(cuts)]
-    assert batches == [[51, 46, 41], [36, 36], [16], [11], [6]]
-    read.pads = False
-    alone = [[cut.length for cut in batch] for batch in read.batches(cuts)]
-    assert alone == [[51], [46], [41], [36, 36], [16], [11], [6]]
-    one, other = Reader(opened), Reader(opened)
-    other.pads = False
-    for a, b in zip(
-        one.tally(documents, "text").rows, other.tally(documents, "text").rows, strict=True
-    ):
-        assert (a.mean is None and b.mean is None) or a.mean == pytest.approx(b.mean, rel=1e-5)
-
-
-def test_a_batch_holds_no_more_than_it_may(opened, monkeypatch):
-    monkeypatch.setattr(reader, "TOKENS", 100)
-    read = Reader(opened)
-    cuts = read.cuts([line("the keeper lit the lamp " * 6)] * 7, "text", [])
-    assert [len(batch) for batch in read.batches(cuts)] == [3, 3, 1]
-
-
-def test_a_model_that_does_not_heed_padding(opened, monkeypatch):
-    class Deaf(torch.nn.Module):
-        """Reads the padding as words."""
-
-        def forward(self, input_ids, attention_mask=None):
-            return inner(input_ids=input_ids.flip(1))
-
-    read, inner = Reader(opened), opened.model
-    assert read.pads
-    monkeypatch.setattr(opened, "model", Deaf())
-    opened.model.inner = inner
-    assert not Reader(opened).pads
-
-
-def test_a_window_that_fails_its_proof(opened, monkeypatch):
-    """It is left out and named; the rest of its batch counts."""
-    bad = opened.tokenizer.convert_tokens_to_ids("storm")
-    run = Reader._run
-
-    def refuse(self, texts):
-        if any(bad in ids for ids, _, _ in texts):
-            raise MissedError("its proof failed")
-        return run(self, texts)
-
-    monkeypatch.setattr(Reader, "_run", refuse)
-    texts = ["the keeper lit the lamp", "the storm lit the lamp", "the lamp " * 30 + "storm"]
-    documents = [line(text, number) for number, text in enumerate(texts, 1)]
-    found = Reader(opened).tally(documents, "text")
-    assert found.skipped == (
-        ("a.jsonl", 2, "its proof failed"),
-        ("a.jsonl", 3, "window 2 of 2: its proof failed"),
-    )
-    assert (found.documents, found.windows) == (2, 2)
-
-
-def test_words_that_no_model_knows(minilm):
-    found = Reader(minilm).tally([line("\x00"), line("a cat", 2)], "text")
-    assert found.skipped == (("a.jsonl", 1, "no word that all-MiniLM-L6-v2 knows"),)
-    assert found.tokens == 4
-
-
-def test_the_text_around_a_link(minilm):
-    """Words far apart, a link into the second window, letters that are several bytes."""
-    read = Reader(minilm)
-    far = "animal " + "of the field " * 30 + "tired"
-    (cut,) = read.cuts([line(far)], "text", [])
-    text, query, key = read._shown(cut, *read._spans(far), cut.length - 2, 1)
-    assert (text[slice(*query)], text[slice(*key)]) == ("tired", "animal")
-    assert (
-        text
-        == "animal"
-        + far[6:66].rpartition(" ")[0]
-        + " ... "
-        + far[-65:-5].partition(" ")[2]
-        + "tired"
-    )
-    text, key, query = read._shown(cut, *read._spans(far), 1, cut.length - 2)
-    assert (text[slice(*query)], text[slice(*key)]) == ("tired", "animal")
-    long = "naïve 猫 words " * 200 + "the end"
-    cuts = read.cuts([line(long)], "text", [])
-    assert len(cuts) == 2
-    last = cuts[1]
-    text, query, key = read._shown(last, *read._spans(long), last.length - 2, last.length - 3)
-    assert (text[slice(*query)], text[slice(*key)]) == ("end", "the")
-    assert text.endswith("猫 words the end") and len(text) < reader.AROUND + 8
-
-
-def test_a_tokenizer_without_places(opened, monkeypatch):
-    read = Reader(opened)
-    monkeypatch.setattr(type(opened.tokenizer), "is_fast", False)
-    text, spans = read._spans("the  keeper\nlit")
-    assert [text[slice(*span)] for span in spans] == ["the", "keeper", "lit"]
-
-
-def test_a_piece_that_is_only_a_blank_stands_nowhere(opened, monkeypatch):
-    read = Reader(opened)
-    monkeypatch.setattr(opened, "tokenizer", blanks())
-    text, spans = read._spans("他说 他来了")
-    assert [text[slice(*span)] for span in spans] == ["", "他说", "", "他", "来了"]
-
-
-def test_a_corpus_that_changes_meanwhile(name, opened, tmp_path):
-    path = tmp_path / "a.jsonl"
-    path.write_text('{"text": "the lamp"}\n')
-    job = Job(name, f"1 {fingerprint(opened)} text", "text", str(tmp_path))
-    (chunk,) = chunks([path], key=job.key)
-    path.write_text('{"text": "the sea."}\n')
-    says = f"{path} changed while it was read.\nRun the command again."
-    with pytest.raises(ArgumentError, match=re.escape(says)):
-        Worker(job, opened).make(chunk)
-    rows = Worker(job, opened)({"chunk": [json.dumps(chunk)]})
-    assert rows == {"documents": [0], "tokens": [0], "error": [says]}
-
-
-def test_another_model_under_the_same_name(name, opened, tmp_path):
-    job = Job(name, f"1 {'0' * 32} text", "text", str(tmp_path))
-    says = f"its digest is {fingerprint(opened)} for a worker and {'0' * 32} for the command."
-    with pytest.raises(ArgumentError, match=re.escape(says)):
-        _ = Worker(job).reader
 
 
 def shortened(path, other):
@@ -389,10 +242,10 @@ def test_a_part_that_is_none(name, data, tmp_path):
     survey(name, [data], tmp_path, documents=7)
     path = sorted((tmp_path / "parts").iterdir())[2]
     of_somebody_else(path, path)
-    job = Job(name, "", "text", str(tmp_path / "parts"))
-    path = path.rename(job.path(path.name.partition(".")[0], path.read_bytes()))
+    recipe = Recipe(name, "", "text", str(tmp_path / "parts"))
+    path = path.rename(recipe.path(path.name.partition(".")[0], path.read_bytes()))
     with pytest.raises(
-        ArgumentError, match=rf"The part {path.name} is no part \(\w+: .*\nRemove '"
+        ArgumentError, match=rf"The part {path.name} is not a part \(\w+: .*\nRemove '"
     ):
         survey(name, [data], tmp_path, documents=7)
 
@@ -431,23 +284,11 @@ def test_mistakes(name, data, tmp_path, monkeypatch):
         raise MissingExtraError(f"{purpose} needs {module}: pip install 'wqkv[{extra}]'")
 
     monkeypatch.setattr(surveyed, "need", absent)
+    monkeypatch.setattr(worker, "need", absent)
     with pytest.raises(MissingExtraError, match=r"A survey needs pyarrow.parquet.*wqkv\[survey\]"):
         survey(name, [data], tmp_path)
     with pytest.raises(MissingExtraError, match=r"several workers needs ray: .*wqkv\[survey\]"):
-        surveyed._ray()
-
-
-def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
-    path = tmp_path / "a"
-    write(path, b"one")
-
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(surveyed.os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        write(path, b"another")
-    assert path.read_bytes() == b"one"
+        worker.need_ray()
 
 
 def test_threads_are_as_they_were(whole):

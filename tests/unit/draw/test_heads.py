@@ -49,7 +49,7 @@ def test_fits_the_width(width, n_head):
     assert max(cell_len(line) for line in lines) <= width
     assert all(line == line.rstrip() for line in lines)
     # every head has its cell, and every row its name
-    signs = {sign for sign, _, _ in SIGNS.values()} | {short for _, short, _ in SIGNS.values()}
+    signs = {name for sign in SIGNS.values() for name in (sign.letter, sign.short)}
     rows = [line.split() for line in lines if line[:2] in ("L0", "L1", "L2")]
     cells = [cell for row in rows for cell in row[1:] if not cell.replace(".", "").isdigit()]
     assert len(cells) == 3 * n_head
@@ -58,7 +58,7 @@ def test_fits_the_width(width, n_head):
 
 def test_cells_say_label_and_score():
     lines = drawn(make(2, 5), 80).splitlines()
-    assert lines[0] == "tiny-model, 2 layers x 5 heads, over 1,234 words (tokens): a text"
+    assert lines[0] == "tiny-model, 2 layers x 5 heads, over 1,234 tokens: a text"
     assert lines[2] == "   H0       1        2        3        4"
     assert lines[3] == "L0 prev .51 next .58 sink .65 sep  .72 dup  .79"
     assert lines[4] == "L1 ind  .86 near .93 unif 1.0    -     prev .58"
@@ -84,9 +84,7 @@ def test_labels_without_heads_are_not_in_the_legend():
 
 
 def test_one_layer_and_none():
-    assert drawn(make(1, 5, "")).startswith(
-        "tiny-model, 1 layer x 5 heads, over 1,234 words (tokens)\n"
-    )
+    assert drawn(make(1, 5, "")).startswith("tiny-model, 1 layer x 5 heads, over 1,234 tokens\n")
     assert "0 layers x 0 heads" in drawn(Heads((), 0))
 
 
@@ -101,11 +99,11 @@ def test_narrow_encodings(encoding):
     assert r"\u732b" in drawn(make(source="猫"), encoding=encoding, model="猫")
 
 
-def test_escape_codes_only_where_colours_are(monkeypatch):
+def test_escape_codes_only_where_colors_are(monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
     terminal = {"force_terminal": True, "color_system": "truecolor"}
-    coloured = drawn(make(), **terminal)
-    assert "48;2;0;114;178" in coloured  # the colour of "previous" behind its cells
+    colored = drawn(make(), **terminal)
+    assert "48;2;0;114;178" in colored  # the color of "previous" behind its cells
     for console in (
         {"no_color": True, **terminal},
         {"force_terminal": True, "color_system": None},
@@ -158,7 +156,7 @@ def test_png(tmp_path, sizes):
 def test_picture_names_what_it_shows(tmp_path, readable_svg):
     save_png(make(3, 5, "$x_$ 猫"), "tiny-model", tmp_path / "a.svg")
     text = (tmp_path / "a.svg").read_text("utf-8")
-    assert "tiny-model, 3 layers x 5 heads, over 1,234 words" in text
+    assert "tiny-model, 3 layers x 5 heads, over 1,234 tokens" in text
     assert "$x_$" in text
     assert ">P .51<" in text
     assert ">P  previous: 2<" in text
@@ -188,5 +186,5 @@ def test_json_and_csv_need_no_rich():
 
 def test_signs():
     assert list(SIGNS) == list(LABELS)
-    assert len({sign for sign, _, _ in SIGNS.values()}) == len(SIGNS)
+    assert len({sign.letter for sign in SIGNS.values()}) == len(SIGNS)
     assert title(make(1, 1), "m").startswith("m, 1 layer x 1 head, ")

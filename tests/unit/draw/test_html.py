@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from tests.unit.draw.stories import make
-from wqkv.draw import steps
 from wqkv.draw.html import page
+from wqkv.maps import display
 from wqkv.maps.proof import Proof
 
 TRAPS = (
@@ -108,7 +108,7 @@ def test_tables_hold_the_numbers():
     for j in range(8):
         cells = rf"<td>{j}<th scope=row><bdi>{re.escape(escape(story.tokens[j]))}</bdi>"
         assert re.search(rf"{cells}<td>{story.scores[j]:.2f}<", text)
-        assert re.search(rf"{cells}<td>{steps.weight(story.weights[j].item())}<", text)
+        assert re.search(rf"{cells}<td>{display.weight(story.weights[j].item())}<", text)
     assert text.count("<td>hidden<td>") == 3
     assert "Hidden, no score: <bdi>was</bdi> <bdi>tired</bdi> <bdi>[SEP]</bdi></p>" in text
 

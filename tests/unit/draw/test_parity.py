@@ -51,11 +51,11 @@ def test_fits_the_console(width, encoding):
     assert all(line == line.rstrip() for line in lines)
 
 
-def test_colours_only_where_they_show():
+def test_colors_only_where_they_show():
     parity = make(1e-7, 0.5)
     assert "\x1b" not in drawn(parity)
-    coloured = drawn(parity, force_terminal=True, color_system="standard")
-    assert coloured.count("\x1b[1;31m") == 2  # the layer and the sum
+    colored = drawn(parity, force_terminal=True, color_system="standard")
+    assert colored.count("\x1b[1;31m") == 2  # the layer and the sum
     held = drawn(make(1e-7), force_terminal=True, color_system="standard")
     assert "\x1b[1;32mparity holds in 1 of 1 layers" in held
 

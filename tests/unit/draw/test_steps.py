@@ -30,28 +30,6 @@ def test_visible(word, encoding, shown):
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"),
-    [
-        (-4.2149, "-4.21"),
-        (-0.001, "0.00"),
-        (31415.9, "3.1e+04"),
-        (-math.inf, "-inf"),
-        (math.nan, "nan"),
-    ],
-)
-def test_number(value, shown):
-    assert steps.number(value) == shown
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [(0.6774, "0.677"), (0.0, "0.000"), (0.0005, "0.001"), (4.2e-6, "4.2e-06"), (math.nan, "nan")],
-)
-def test_weight(value, shown):
-    assert steps.weight(value) == shown
-
-
-@pytest.mark.parametrize(
     ("n", "word", "most", "window"),
     [
         (7, 3, 11, range(7)),
@@ -231,7 +209,7 @@ def test_chinese():
         "得分",
         "掩码与 softmax",
     ]
-    assert told[0].sentence == "模型读入 11 个词。我们跟着“it”走进第 2 层的第 1 个头。"
+    assert told[0].sentence == "模型读入 11 个词（token）。我们跟着“it”走进第 2 层的第 1 个头。"
     assert told[4].sentence.startswith("11 个词里有 3 个“it”看不到（Causal()）。")
     assert steps.prove(make(), "zh").startswith(
         "证明成立：我们的输出与 tiny-model 自己的输出最多相差"

@@ -70,7 +70,7 @@ def test_texts_are_escaped():
     assert "\\u202e" in text
 
 
-def test_an_example_marks_its_words():
+def test_an_example_marks_its_tokens():
     text = page(make())
     assert (
         "<b>0.625</b> <bdi>&lt;script&gt;<mark class=key>alert</mark>(1)&lt;/script&gt; "
@@ -81,7 +81,7 @@ def test_an_example_marks_its_words():
 def test_numbers_are_those_of_the_tally():
     found = make()
     text = page(found)
-    for row in found.tally.rows:
+    for row in found.tally.measures:
         article = text.partition(f'id="L{row.layer}H{row.head}"')[2].partition("</article>")[0]
         cells = article.partition(f"<th scope=row>{row.measure} ")[2].partition("<tr>")[0]
         numbers = re.findall(r"<td>([\d.,]+)", cells)
@@ -91,11 +91,11 @@ def test_numbers_are_those_of_the_tally():
             expected, rel=1e-2, abs=6e-4
         )
         assert len(re.findall(r"M\d+ 40v", cells)) == sum(map(bool, row.histogram))
-        assert f"{row.tokens:,} words; the first bin ends at" in cells
+        assert f"{row.tokens:,} tokens; the first bin ends at" in cells
     assert len(MEASURES) == 11
 
 
-def test_a_measure_without_words():
+def test_a_measure_without_tokens():
     found = make()
     counts = found.tally.counts.copy()
     counts[2, 1] = 0
@@ -127,7 +127,9 @@ def test_terminal(width):
     assert max(map(cell_len, text.splitlines())) <= width and "\x1b" not in text
     words = " ".join(text.split())
     assert words.startswith("tiny, 2 layers x 3 heads, over")
-    counts = f"read: 18 documents in 24 windows, 36 tokens, {found.heads.tokens} of them words"
+    counts = (
+        f"read: 18 documents in 24 windows, 36 tokens, {found.heads.tokens} of them not special"
+    )
     assert f"{counts} skipped: 1 empty skipped: 1 not JSON skipped in: 猫 (1), b (1) " in words
     assert words.endswith("2.38 documents and 251 tokens a second (65 documents, 27 s)")
 

@@ -41,7 +41,7 @@ def test_shows_the_numbers_in_order():
     assert text.rstrip().splitlines()[-2].startswith("PROOF HOLDS")
 
 
-def test_bars_carry_sign_and_size_without_colour():
+def test_bars_carry_sign_and_size_without_color():
     x = torch.tensor([8.0, 4.0, 1.0, 0.0, -1.0, -4.0, -8.0])
     above, below = (
         line[33:]
@@ -59,7 +59,7 @@ def test_numbers_that_are_not_finite():
 
 
 def test_binned_bars_say_so():
-    assert "each bar is the mean of 2 neighbouring numbers" in drawn(make(), 80)
+    assert "each bar is the mean of 2 neighboring numbers" in drawn(make(), 80)
     assert "each bar" not in drawn(make(), 120)
 
 
@@ -108,7 +108,7 @@ def test_narrow_encodings(encoding):
     assert "█" not in text
 
 
-def test_escape_codes_only_where_colours_are(monkeypatch):
+def test_escape_codes_only_where_colors_are(monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
     terminal = {"force_terminal": True, "color_system": "truecolor"}
     assert "\x1b[" in drawn(make(), **terminal)

@@ -14,7 +14,7 @@ from tests.browser.tiny import text, tiny
 from wqkv.explorer import export as module
 from wqkv.explorer.api import QUICK, SLOW, Api, Seen
 from wqkv.explorer.export import CAP, export, joined, record
-from wqkv.explorer.request import Ask
+from wqkv.explorer.request import Parameters
 
 AT = (1, 4, 9)
 
@@ -53,7 +53,7 @@ def test_every_answer_is_the_servers(api, seen):
     assert answers.pop("views/1") == api.about(seen)
     for key, answer in answers.items():
         name, _, query = key.removeprefix("views/1/").partition("?")
-        ask = Ask(dict(part.split("=") for part in query.split("&")))
+        ask = Parameters(dict(part.split("=") for part in query.split("&")))
         assert (QUICK | SLOW)[name](api, seen, ask, nobody) == answer
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from wqkv.explorer.hosts import name, own, sent
+from wqkv.explorer.hosts import canonical_address, canonical_host, is_loopback
 
 
 @pytest.mark.parametrize(
@@ -31,23 +31,26 @@ from wqkv.explorer.hosts import name, own, sent
     ],
 )
 def test_names(given, browsers):
-    assert name(given) == browsers
-    assert name(browsers) == browsers
+    assert canonical_host(given) == browsers
+    assert canonical_host(browsers) == browsers
 
 
 def test_ports():
-    assert sent("localhost") == sent("LOCALHOST:80") == sent("localhost.:") == "localhost:80"
-    assert sent("[::1]") == sent("[0::1]:80") == "[::1]:80"
-    assert sent("127.1:8000") == "127.0.0.1:8000" != sent("127.0.0.1:8001")
+    for spelling in ("localhost", "LOCALHOST:80", "localhost.:"):
+        assert canonical_address(spelling) == "localhost:80"
+    assert canonical_address("[::1]") == canonical_address("[0::1]:80") == "[::1]:80"
+    assert canonical_address("127.1:8000") == "127.0.0.1:8000"
+    assert canonical_address("127.0.0.1:8001") == "127.0.0.1:8001"
 
 
 @pytest.mark.parametrize(
     "odd", ["a:b", "a:80:80", "[::1", "::1", "127.0.0.1:8000/x", "x@127.0.0.1:8000", "a:\u0661"]
 )
 def test_what_is_no_host_stays(odd):
-    assert sent(odd) == odd
+    assert canonical_address(odd) == odd
 
 
-def test_whose_machine():
-    assert all(map(own, ("127.0.0.1", "127.9", "::1", "[::1]", "localhost", "LocalHost.")))
-    assert not any(map(own, ("0.0.0.0", "::", "192.0.2.7", "mybox.local", "localhost.example", "")))
+def test_is_loopback():
+    assert all(map(is_loopback, ("127.0.0.1", "127.9", "::1", "[::1]", "localhost", "LocalHost.")))
+    others = ("0.0.0.0", "::", "192.0.2.7", "mybox.local", "localhost.example", "")
+    assert not any(map(is_loopback, others))

@@ -168,7 +168,7 @@ def test_close_ends_everything():
 
 
 def test_close_does_not_wait_for_long(monkeypatch):
-    monkeypatch.setattr(module, "PATIENCE", 0.01)
+    monkeypatch.setattr(module, "CLOSING", 0.01)
     jobs = Jobs()
     running, go = blocked(jobs)
     jobs.close()

@@ -128,7 +128,7 @@ def test_the_lines_of_python(client, view, model):
     ],
 )
 def test_refusals(client, view, path, status, says):
-    reply = client.get(f"http://127.0.0.1:8007/the-token/api/views/{view}{path}")
+    reply = client.get(f"http://127.0.0.1:8007/the-secret/api/views/{view}{path}")
     assert reply.status_code == status and says in reply.json()["error"]
 
 

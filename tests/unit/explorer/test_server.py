@@ -1,7 +1,6 @@
 """The explorer's server: who may ask, every answer, and whatever may go wrong."""
 
 import functools
-import html
 import http.client
 import itertools
 import json
@@ -23,23 +22,23 @@ from wqkv.draw import steps
 from wqkv.draw.to_json import plain
 from wqkv.explorer import api as module
 from wqkv.explorer import protocol, server
-from wqkv.explorer import request as asks
 from wqkv.explorer.api import Api
-from wqkv.explorer.protocol import Prompt
-from wqkv.explorer.ticket import once
+from wqkv.explorer.protocol import TimedProtocol
+from wqkv.explorer.request import Body
+from wqkv.explorer.ticket import address_with_ticket
 from wqkv.study import one_token as story
 from wqkv.study import whatif
 from wqkv.study.model import OpenModel, open_model
 from wqkv.study.view import View
 
 HOST = "127.0.0.1:8007"
-ROOT = f"http://{HOST}/the-token/"
+ROOT = f"http://{HOST}/the-secret/"
 WORDS = text(22)  # 23 with <s>
 TIMEOUT = 20
 
 
 class Client(TestClient):
-    """A page: asks below the token, and waits for jobs."""
+    """A page: asks below the secret, and waits for jobs."""
 
     def ask(self, path: str, status: int = 200, **query):
         reply = self.get(f"{ROOT}api/{path}", params=query)
@@ -88,7 +87,7 @@ class Client(TestClient):
 
 @contextmanager
 def served(model: OpenModel, given: str | None = None):
-    made = server.app(Api(model, "a/tiny"), "the-token", [HOST, "localhost:8007"], given)
+    made = server.app(Api(model, "a/tiny"), "the-secret", [HOST, "localhost:8007"], given)
     with Client(made, base_url=ROOT, raise_server_exceptions=True) as client:
         yield client
 
@@ -121,23 +120,23 @@ def open_client(llama):
 @pytest.mark.parametrize(
     ("path", "headers", "status", "says"),
     [
-        ("/the-token/api/model", {}, 200, ""),
-        ("/the-token/api/model", {"origin": f"http://{HOST}"}, 200, ""),
-        ("/the-token/api/model", {"host": "localhost:8007"}, 200, ""),
+        ("/the-secret/api/model", {}, 200, ""),
+        ("/the-secret/api/model", {"origin": f"http://{HOST}"}, 200, ""),
+        ("/the-secret/api/model", {"host": "localhost:8007"}, 200, ""),
         ("/the-tokem/api/model", {}, 404, "nothing here"),
         ("/api/model", {}, 404, "nothing here"),
         ("/", {}, 404, "nothing here"),
-        ("//the-token/api/model", {}, 404, "nothing here"),
-        ("/the-token", {}, 404, "nothing here"),
-        ("/the-token%2fapi/model", {}, 200, ""),
+        ("//the-secret/api/model", {}, 404, "nothing here"),
+        ("/the-secret", {}, 404, "nothing here"),
+        ("/the-secret%2fapi/model", {}, 200, ""),
         ("/\u00fc/api/model", {}, 404, "nothing here"),
-        ("/the-token/api/model", {"host": "evil.example"}, 403, "not 'evil.example'"),
-        ("/the-token/api/model", {"host": "127.0.0.1"}, 403, "not '127.0.0.1'"),
-        ("/the-token/api/model", {"host": "127.0.0.1:8008"}, 403, "8008"),
-        ("/the-token/api/model", {"host": ""}, 403, "not ''"),
-        ("/the-token/api/model", {"origin": "https://evil.example"}, 403, "'https://evil"),
-        ("/the-token/api/model", {"origin": "null"}, 403, "'null' may not ask"),
-        ("/the-token/api/model", {"origin": f"https://{HOST}"}, 403, "may not ask"),
+        ("/the-secret/api/model", {"host": "evil.example"}, 403, "not 'evil.example'"),
+        ("/the-secret/api/model", {"host": "127.0.0.1"}, 403, "not '127.0.0.1'"),
+        ("/the-secret/api/model", {"host": "127.0.0.1:8008"}, 403, "8008"),
+        ("/the-secret/api/model", {"host": ""}, 403, "not ''"),
+        ("/the-secret/api/model", {"origin": "https://evil.example"}, 403, "'https://evil"),
+        ("/the-secret/api/model", {"origin": "null"}, 403, "'null' may not ask"),
+        ("/the-secret/api/model", {"origin": f"https://{HOST}"}, 403, "may not ask"),
     ],
 )
 def test_who_may_ask(open_client, path, headers, status, says):
@@ -162,22 +161,22 @@ def test_who_may_ask(open_client, path, headers, status, says):
     ],
 )
 def test_hosts_as_browsers_send_them(llama, called, sends, passes):
-    made = server.app(Api(llama), "the-token", [called])
+    made = server.app(Api(llama), "the-secret", [called])
     with TestClient(made) as client:
         for headers in ({"host": sends}, {"host": sends, "origin": f"http://{sends}"}):
-            reply = client.get("/the-token/api/model", headers=headers)
+            reply = client.get("/the-secret/api/model", headers=headers)
             assert reply.status_code == (200 if passes else 403)
         origin = {"host": sends, "origin": f"https://{sends}"}
-        assert client.get("/the-token/api/model", headers=origin).status_code == 403
+        assert client.get("/the-secret/api/model", headers=origin).status_code == 403
 
 
 def test_a_ticket_leads_to_the_page_once(llama):
     with served(llama) as client:
-        address = once(ROOT)
-        assert "the-token" not in address
+        address = address_with_ticket(ROOT)
+        assert "the-secret" not in address
         assert client.post(f"{address}api/open", content="{}").status_code == 404
         reply = client.get(address, follow_redirects=False)
-        assert (reply.status_code, reply.headers["location"]) == (303, "/the-token/")
+        assert (reply.status_code, reply.headers["location"]) == (303, "/the-secret/")
         assert reply.headers["cache-control"] == "no-store"
         assert reply.headers["referrer-policy"] == "no-referrer"
         assert client.get(address).status_code == 404
@@ -205,7 +204,7 @@ def test_no_websockets(open_client):
 
     with (
         pytest.raises(WebSocketDisconnect),
-        open_client[0].websocket_connect(f"ws://{HOST}/the-token/api/model"),
+        open_client[0].websocket_connect(f"ws://{HOST}/the-secret/api/model"),
     ):
         pass
 
@@ -224,10 +223,19 @@ def test_the_page_and_its_parts(open_client):
         assert (part.status_code, part.headers["content-type"]) == (200, f"{kind}; charset=utf-8")
 
 
+def test_the_page_may_have_folders(tmp_path):
+    (tmp_path / "views" / "inner").mkdir(parents=True)
+    for path in ("open.html", "views/row.js", "views/inner/row.css", "views/notes.txt"):
+        (tmp_path / path).write_text(path)
+    found = {path: file.read_text() for path, file in server._page_files(tmp_path)}
+    assert found == {path: path for path in ("open.html", "views/row.js", "views/inner/row.css")}
+
+
 @pytest.mark.parametrize(
     "name",
     [
         "nothing.js",
+        "views%2f..%2fopen.html",
         "..%2fserver.py",
         "../server.py",
         "..\\server.py",
@@ -585,7 +593,7 @@ def test_a_large_tile(llama):
         ("open", {"text": ["a"]}, 422, "`text` is list, not a string."),
         ("open", [], 422, "The request is list, not a JSON object."),
         ("open", None, 422, "The request is NoneType, not a JSON object."),
-        ("open", {"text": "x\ud800"}, 422, "The text is no Unicode"),
+        ("open", {"text": "x\ud800"}, 422, "The text is not valid Unicode"),
         ("open", {"text": "x" * 1_000_001}, 413, "1,000,001 characters, and at most 1,000,000"),
         ("views/V/whatif", {"off": 3}, 422, "The changes are not understood."),
         ("views/V/whatif", {"off": [3]}, 422, "The changes are not understood."),
@@ -617,7 +625,7 @@ def test_what_cannot_be_sent(open_client, path, body, status, error):
 )
 def test_what_is_no_json(open_client, content):
     found = open_client[0].tell("open", status=400, content=content)
-    assert found["error"].startswith("The request is no JSON (")
+    assert found["error"].startswith("The request is not JSON (")
 
 
 def test_a_body_that_is_too_large(open_client):
@@ -841,8 +849,10 @@ class Running:
     def __init__(self, model: OpenModel, given: str | None = None) -> None:
         self.listening = socket.create_server(("127.0.0.1", 0))
         self.port = self.listening.getsockname()[1]
-        made = server.app(Api(model), "the-token", [f"127.0.0.1:{self.port}"], given)
-        config = uvicorn.Config(made, log_level="warning", access_log=False, http=Prompt, ws="none")
+        made = server.app(Api(model), "the-secret", [f"127.0.0.1:{self.port}"], given)
+        config = uvicorn.Config(
+            made, log_level="warning", access_log=False, http=TimedProtocol, ws="none"
+        )
         self.server = uvicorn.Server(config)
         run = functools.partial(self.server.run, sockets=[self.listening])
         self.thread = threading.Thread(target=run)
@@ -861,7 +871,7 @@ class Running:
 
     def ask(self, method: str, path: str, body: bytes | None = None):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT)
-        connection.request(method, f"/the-token/api/{path}", body)
+        connection.request(method, f"/the-secret/api/{path}", body)
         reply = connection.getresponse()
         found = json.loads(reply.read())
         connection.close()
@@ -917,7 +927,7 @@ def test_a_page_that_goes_away(llama, path):
         sent = b"" if "V" in path else body
         method = "GET" if "V" in path else "POST"
         path = path.replace("V/", f"views/{view}/")
-        head = f"{method} /the-token/api/{path} HTTP/1.1\r\nHost: 127.0.0.1:{running.port}\r\n"
+        head = f"{method} /the-secret/api/{path} HTTP/1.1\r\nHost: 127.0.0.1:{running.port}\r\n"
         with socket.create_connection(("127.0.0.1", running.port)) as page:
             page.sendall(f"{head}Content-Length: {len(sent)}\r\n\r\n".encode() + sent)
             time.sleep(0.1)
@@ -943,7 +953,7 @@ def test_what_is_no_http(llama):
 # serve
 
 
-HEAD = b"POST /the-token/api/open HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n"
+HEAD = b"POST /the-secret/api/open HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n"
 BODY = b'{"text": "the sea"}'
 WHOLE = HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
 
@@ -970,13 +980,13 @@ def hung_up(connection: socket.socket, most: float) -> float:
         HEAD + b"Content-Length: 19\r\n\r\n",
         HEAD + b"Content-Length: 19\r\n\r\n" + BODY[:7],
         HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\n{'tex",
-        HEAD.replace(b"the-token", b"no-token") + b"Content-Length: 19\r\n\r\n{",
+        HEAD.replace(b"the-secret", b"no-secret") + b"Content-Length: 19\r\n\r\n{",
         WHOLE + HEAD,
         WHOLE + WHOLE[:-3],
     ],
 )
 def test_a_request_that_is_never_complete(llama, monkeypatch, sent):
-    monkeypatch.setattr(protocol, "LATE", 0.5)
+    monkeypatch.setattr(protocol, "ARRIVAL", 0.5)
     with Running(llama) as running:
         with _connected(running) as connection:
             connection.sendall(sent.replace(b"%d", b"%d" % running.port))
@@ -987,7 +997,7 @@ def test_a_request_that_is_never_complete(llama, monkeypatch, sent):
 @pytest.mark.parametrize("whole", [b"", WHOLE])
 def test_a_request_that_drips(llama, monkeypatch, whole):
     """Each byte comes soon; all of them together do not."""
-    monkeypatch.setattr(protocol, "LATE", 0.6)
+    monkeypatch.setattr(protocol, "ARRIVAL", 0.6)
     with Running(llama) as running, _connected(running) as connection:
         connection.sendall(whole.replace(b"%d", b"%d" % running.port))
         time.sleep(0.2)
@@ -1000,7 +1010,7 @@ def test_a_request_that_drips(llama, monkeypatch, whole):
 
 
 def test_an_answer_may_take_longer(llama, monkeypatch):
-    monkeypatch.setattr(protocol, "LATE", 0.3)
+    monkeypatch.setattr(protocol, "ARRIVAL", 0.3)
     slow, _, go = slowly(llama)
     go.set()
     with Running(slow) as running:
@@ -1012,10 +1022,10 @@ def test_an_answer_may_take_longer(llama, monkeypatch):
         threading.Timer(1.2, go.set).start()
         connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=TIMEOUT)
         begun = time.monotonic()
-        connection.request("GET", f"/the-token/api/{export}")
+        connection.request("GET", f"/the-secret/api/{export}")
         reply = connection.getresponse()
         assert reply.status == 200 and reply.read() and time.monotonic() - begun > 1
-        connection.request("GET", "/the-token/api/model")
+        connection.request("GET", "/the-secret/api/model")
         assert connection.getresponse().status == 200
         connection.close()
 
@@ -1024,18 +1034,18 @@ def test_serve(llama, monkeypatch):
     addresses, hosts = [], []
     made = server.app
 
-    def app(api, token, allowed, given, target):
+    def app(api, secret, allowed, given, target):
         hosts.extend(allowed)
         assert (api.opening.splitlines()[1], given) == ("model = open_model('a/b')", WORDS)
         assert target is None
-        return made(api, token, allowed)  # without a text, which nobody would wait for
+        return made(api, secret, allowed)  # without a text, which nobody would wait for
 
     monkeypatch.setattr(server, "app", app)
     monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: sockets[0].close())
     server.serve(llama, WORDS, source="a/b", ready=addresses.append)
     server.serve(llama, WORDS, source="a/b", ready=addresses.append)
     found = [re.fullmatch(r"http://127\.0\.0\.1:(\d+)/([\w-]{32})/", one) for one in addresses]
-    assert found[0][2] != found[1][2]  # a token of its own each time
+    assert found[0][2] != found[1][2]  # a secret of its own each time
     names = ("127.0.0.1", "localhost", "[::1]")
     assert set(hosts[:4]) == {f"{name}:{found[0][1]}" for name in names}
 
@@ -1057,5 +1067,5 @@ def test_serve_elsewhere(llama, monkeypatch):
 
 
 def test_texts_of_the_limits():
-    assert asks.text("x" * 1_000_000)
-    assert html.escape(asks.text("<\x00>")) == "&lt;\x00&gt;"
+    for given in ("x" * 1_000_000, "<\x00>"):
+        assert Body(json.dumps({"text": given}).encode()).text() == given

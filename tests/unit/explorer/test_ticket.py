@@ -1,4 +1,4 @@
-"""A ticket leads to the page once, for its owner, for a while; a token cannot be told from it."""
+"""A ticket leads to the page once, for its owner, for a while, and does not tell the secret."""
 
 import os
 import re
@@ -8,34 +8,33 @@ import socket
 import pytest
 
 from wqkv.explorer import ticket as module
-from wqkv.explorer.ticket import Ticket, once
+from wqkv.explorer.ticket import Ticket, address_with_ticket
 
 
-def shows(address: str, client: int = 0, server: int = 0):
-    path = "/" + address.split("/", 3)[3]
-    return {"path": path, "client": ("127.0.0.1", client), "server": ("127.0.0.1", server)}
+def use(ticket: Ticket, address: str, client_port: int = 0, server_port: int = 0) -> bool:
+    return ticket.use("/" + address.split("/", 3)[3], client_port, server_port)
 
 
-def test_an_address_without_the_token():
-    token = secrets.token_urlsafe(24)
-    address = once(f"http://127.0.0.1:8000/{token}/")
+def test_an_address_without_the_secret():
+    secret = secrets.token_urlsafe(24)
+    address = address_with_ticket(f"http://127.0.0.1:8000/{secret}/")
     assert re.fullmatch(r"http://127\.0\.0\.1:8000/[0-9a-f]{64}/", address)
-    assert address == once(f"http://127.0.0.1:8000/{token}/")
-    assert address != once(f"http://127.0.0.1:8000/{token}x/")
+    assert address == address_with_ticket(f"http://127.0.0.1:8000/{secret}/")
+    assert address != address_with_ticket(f"http://127.0.0.1:8000/{secret}x/")
 
 
 def test_it_is_good_once():
-    ticket, address = Ticket("token"), once("http://a/token/")
-    assert not ticket.use(shows(address[:-1]))
-    assert not ticket.use(shows(f"{address}page/open.css"))
-    assert not ticket.use({"path": "/\udcff/"})
-    assert ticket.use(shows(address))
-    assert not ticket.use(shows(address))
+    ticket, address = Ticket("secret"), address_with_ticket("http://a/secret/")
+    assert not use(ticket, address[:-1])
+    assert not use(ticket, f"{address}page/open.css")
+    assert not ticket.use("/\udcff/", 0, 0)
+    assert use(ticket, address)
+    assert not use(ticket, address)
 
 
 def test_it_is_good_for_a_while(monkeypatch):
     monkeypatch.setattr(module, "VALID", -1.0)
-    assert not Ticket("token").use(shows(once("http://a/token/")))
+    assert not use(Ticket("secret"), address_with_ticket("http://a/secret/"))
 
 
 @pytest.mark.parametrize("system", [False, True])
@@ -47,10 +46,10 @@ def test_it_is_good_for_its_owner(monkeypatch, tmp_path, system):
     lines = [line.format(at, port, user) for at, (port, user) in enumerate(users.items())]
     table.write_text("\n".join(["  sl  local_address rem_address st", *lines, ""]))
     monkeypatch.setattr(module, "TABLES", (table, tmp_path / "none") if system else ())
-    address = once("http://a/token/")
+    address = address_with_ticket("http://a/secret/")
     for port, good in ((40001, not system), (40002, True), (40003, True), (40004, True)):
-        assert Ticket("token").use(shows(address, port, 8000)) == good
-    assert Ticket("token").use(shows(address, 40001, 8001))  # goes elsewhere
+        assert use(Ticket("secret"), address, port, 8000) == good
+    assert use(Ticket("secret"), address, 40001, 8001)  # goes elsewhere
 
 
 @pytest.mark.skipif(not module.TABLES[0].exists(), reason="only Linux lists who is connected")
@@ -62,5 +61,5 @@ def test_a_real_connection(host):
         pytest.skip(f"this machine has no {host}")
     port = listening.getsockname()[1]
     with listening, socket.create_connection((host, port)) as client:
-        assert module._users([client.getsockname()[1], port]) == {os.getuid()}
-        assert module._users([port, port]) == set()
+        assert module._users(client.getsockname()[1], port) == {os.getuid()}
+        assert module._users(port, port) == set()

@@ -16,7 +16,7 @@ from transformers import AutoModel, LlamaConfig
 
 from wqkv import AttentionMap, Causal, MultiheadAttention, watch
 from wqkv.errors import MissingExtraError
-from wqkv.maps import pictures
+from wqkv.maps import display, pictures
 
 SIZES = (2, 3, 41, 53)
 
@@ -41,8 +41,8 @@ def test_a_png_is_what_a_reader_sees():
     seen = Image.open(io.BytesIO(pictures.png(values)))
     assert seen.size == (7, 5)
     pixels = torch.tensor(np.array(seen.convert("RGB"))).int()
-    assert pixels[0, 0].tolist() == list(pictures.LIGHT[0])
-    assert pixels[4, 6].tolist() == list(pictures.LIGHT[2])
+    assert pixels[0, 0].tolist() == list(display.LIGHT[0])
+    assert pixels[4, 6].tolist() == list(display.LIGHT[2])
     order = values.flatten().argsort()
     lightness = pixels.sum(-1).flatten()[order]
     assert (lightness.diff() <= 0).all()  # the more, the darker

@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from wqkv import cli
-from wqkv.corpus.survey import Job, Worker
+from wqkv.corpus.worker import Recipe, Worker
 from wqkv.errors import ArgumentError
 from wqkv.layer.convert.checkpoint import load_attention
 from wqkv.layer.convert.pretrained import configuration
@@ -63,7 +63,7 @@ OWN = {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}
         open_bare,
         open_any,
         lambda name: load_attention(name, 0),
-        lambda name: Worker(Job(name, f"1 {'0' * 32} text", "text", "parts")).reader,
+        lambda name: Worker(Recipe(name, "0" * 32, "text", "parts")).reader,
     ],
 )
 def test_a_family_of_its_own(folder, open_it):

@@ -132,7 +132,10 @@ def test_a_story_between_two_texts(views):
     torch.testing.assert_close(told.k, k)
     said = steps.tell(told)
     assert f'k: how "{view.keys.tokens[best]}" is found' in said[2].sentence
-    assert f"The encoder has read {view.m} words, and the decoder {view.n}" in said[0].sentence
+    assert (
+        f"The encoder has read {view.m} words (tokens), and the decoder {view.n}"
+        in said[0].sentence
+    )
     assert view.keys.tokens[best] in said[4].formula
     assert story.of(views["decoder"], 1, 1, 3).source is None
 
