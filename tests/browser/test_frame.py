@@ -213,7 +213,7 @@ def test_light_and_dark(open_page):
 
 def test_both_languages_say_everything(open_page):
     page = open_page(f"{HERE}&view=grid&stat=label")
-    texts = page.evaluate("import('./page/words.js').then(({ TEXTS }) => TEXTS)")
+    texts = page.evaluate("import('./page/words/words.js').then(({ TEXTS }) => TEXTS)")
     assert texts["en"].keys() == texts["zh"].keys()
     for key, text in texts["en"].items():
         assert set(re.findall(r"\{\w+\}", text)) == set(re.findall(r"\{\w+\}", texts["zh"][key])), (

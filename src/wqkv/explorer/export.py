@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import posixpath
 import re
 from collections.abc import Iterator
 from html import escape
@@ -20,7 +21,7 @@ from wqkv.study.model import Step
 CAP = 16 * 2**20
 
 Asked = tuple[str, dict[str, int | str]]  # the name of an answer, and its parameters
-_IMPORT = re.compile(r'^import \{[^}]*\} from "\./([\w-]+\.js)";\n', re.MULTILINE)
+_IMPORT = re.compile(r'^import \{[^}]*\} from "(\.{1,2}/[\w./-]+\.js)";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(?:async )?function |class |const |let )", re.MULTILINE)
 
 
@@ -160,7 +161,12 @@ def page(recorded: Answer, start: str) -> str:
 
 
 def joined(folder: Traversable, name: str) -> str:
-    """A module after all that it imports, as one script: each module once, no imports left."""
+    """A module after all that it imports, as one script: each module once, no imports left.
+
+    Args:
+        folder: where the page's modules are, in folders of their own.
+        name: the module's path in it, such as "main.js"; what it imports stands relative to it.
+    """
     begun: set[str] = set()
     parts: list[str] = []
 
@@ -169,7 +175,7 @@ def joined(folder: Traversable, name: str) -> str:
             begun.add(name)
             text = (folder / name).read_text("utf-8")
             for inner in _IMPORT.findall(text):
-                add(inner)
+                add(posixpath.normpath(posixpath.join(posixpath.dirname(name), inner)))
             parts.append(_EXPORT.sub("", _IMPORT.sub("", text)))
 
     add(name)

@@ -9,10 +9,11 @@ import json
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -177,8 +178,7 @@ class _Served:
     def __init__(self, api: Api, text: str | None, target: str | None) -> None:
         self.api, self.jobs = api, Jobs()
         self.readers = ThreadPoolExecutor(2, "wqkv-reader")
-        page = files("wqkv.explorer") / "page"
-        self.files = {file.name: file for file in page.iterdir() if Path(file.name).suffix in TYPES}
+        self.files = dict(_inside(files("wqkv.explorer") / "page"))
         self.start = None if text is None else self._opening(text, target)
 
     def close(self) -> None:
@@ -188,7 +188,7 @@ class _Served:
     def routes(self) -> list[Route]:
         return [
             Route("/", _guarded(self.page)),
-            Route("/page/{name}", _guarded(self.file)),
+            Route("/page/{name:path}", _guarded(self.file)),
             Route("/api/model", _guarded(self.model)),
             Route("/api/open", _guarded(self.open), methods=["POST"]),
             Route("/api/jobs/{job}", _guarded(self.job)),
@@ -315,6 +315,15 @@ class _Served:
         """An answer that takes milliseconds, beside whatever the worker does."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.readers, lambda: _json(answer()))
+
+
+def _inside(folder: Traversable, path: str = "") -> Iterator[tuple[str, Traversable]]:
+    """The files of the page and of its folders, by their paths: "views/map.js"."""
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from _inside(entry, f"{path}{entry.name}/")
+        elif Path(entry.name).suffix in TYPES:
+            yield f"{path}{entry.name}", entry
 
 
 Handler = Callable[[Request], Awaitable[Response]]

@@ -155,19 +155,21 @@ def test_a_text_cannot_leave_its_place(api, given):
 
 
 def test_modules_are_joined_in_order(tmp_path):
-    (tmp_path / "main.js").write_text(
-        'import { a } from "./a.js";\nimport { b, c } from "./b.js";\nstart(a, b, c);\n'
-    )
-    (tmp_path / "a.js").write_text(
-        'import { b } from "./b.js";\nexport const a = b;\nexport let x = 1;\nexport class Y {}\n'
-    )
-    (tmp_path / "b.js").write_text(
-        'import { a } from "./a.js";\nexport function b() {}\nexport async function c() {}\n'
-    )
+    """Each folder's imports are relative; two files of one name in two folders are two modules."""
+    for path, source in {
+        "main.js": 'import { a } from "./a.js";\nimport { b, c } from "./in/b.js";\nstart(a, b);\n',
+        "a.js": 'import { b } from "./in/b.js";\nexport const a = b;\nexport let x = 1;\n',
+        "in/b.js": 'import { a } from "../a.js";\nimport { y } from "./a.js";\n'
+        "export function b() {}\nexport async function c() {}\n",
+        "in/a.js": "export class y {}\n",
+    }.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(source)
     assert joined(tmp_path, "main.js") == (
+        "class y {}\n"
         "function b() {}\nasync function c() {}\n"
-        "const a = b;\nlet x = 1;\nclass Y {}\n"
-        "start(a, b, c);\n"
+        "const a = b;\nlet x = 1;\n"
+        "start(a, b);\n"
     )
 
 

@@ -1,11 +1,13 @@
 // The whole of one head's map in small: block means, received weight, distances, strongest links.
 
-import { bdi, clamp, count, h, short, svg, weight } from "./dom.js";
-import { bar } from "./draw.js";
-import { here, keyAt, keyCount, size, wordAt } from "./here.js";
-import { drawPlain, topOf } from "./plain.js";
-import { state } from "./state.js";
-import { t } from "./words.js";
+import { h, svg } from "../parts/dom.js";
+import { clamp, count, short, weight } from "../parts/format.js";
+import { drawThumbnail, topOf } from "../parts/thumbnail.js";
+import { bdi } from "../parts/token.js";
+import { bar } from "../parts/vector.js";
+import { keyAt, keyCount, opened, size, tokenAt } from "../reading/opened.js";
+import { state } from "../reading/state.js";
+import { t } from "../words/words.js";
 
 // The whole text as block means, and the rectangle that is shown exactly.
 export function minimap(blocks, [q0, k0, span], moveTo) {
@@ -44,14 +46,14 @@ export function minimap(blocks, [q0, k0, span], moveTo) {
         moveTo(q0 + move[0] * by, k0 + move[1] * by, span);
       },
     },
-    drawPlain(blocks.values),
+    drawThumbnail(blocks.values),
     frame,
   );
   box.style.aspectRatio = String(clamp(m / n, 0.5, 2));
   const [high, wide] = [blocks.values.length, blocks.values[0].length],
     facts = { n: count(n), m: count(m), size: high, high, wide, top: weight(topOf(blocks.values)) };
   if (n <= high && m <= wide) return [box, h("p", { class: "note" }, t("eachCell"))];
-  return [box, h("p", { class: "note" }, here.text.keys ? t("minimapBoth", facts) : t("minimapSays", facts))];
+  return [box, h("p", { class: "note" }, opened.text.keys ? t("minimapBoth", facts) : t("minimapSays", facts))];
 }
 
 // What every word receives, over the whole text.
@@ -134,7 +136,7 @@ export function linkTable({ links }, pick) {
             "data-key": `link-${at}`,
             onclick: () => pick(i, j),
           },
-          bdi(wordAt(i)),
+          bdi(tokenAt(i)),
           h("sub", {}, i),
           " → ",
           bdi(keyAt(j)),

@@ -1,14 +1,14 @@
 // Draws a tile of exact weights on a canvas: cells, words beside them, received weight above.
 
-import { css, palette, worn } from "./colour.js";
-import { here, keyAt, keys, wordAt } from "./here.js";
-import { clamp, label } from "./dom.js";
-import { t } from "./words.js";
+import { css, currentColor, palette } from "../parts/color.js";
+import { clamp, label } from "../parts/format.js";
+import { keyAt, keys, opened, tokenAt } from "../reading/opened.js";
+import { t } from "../words/words.js";
 
 const READABLE = 12; // pixels that a line of words needs
 
 // Where things are, in CSS pixels: margins for the words, the gutter, and a cell's side.
-export function place(canvas, { rows, cols }) {
+export function tileLayout(canvas, { rows, cols }) {
   const width = canvas.clientWidth || 300,
     guess = width / cols,
     tokens = guess >= READABLE * 0.8;
@@ -21,7 +21,7 @@ export function place(canvas, { rows, cols }) {
 }
 
 export function cellsOf(canvas, rect, event) {
-  const { left, top, side } = place(canvas, rect),
+  const { left, top, side } = tileLayout(canvas, rect),
     box = canvas.getBoundingClientRect();
   const j = Math.floor((event.clientX - box.left - left) / side),
     i = Math.floor((event.clientY - box.top - top) / side);
@@ -29,7 +29,7 @@ export function cellsOf(canvas, rect, event) {
 }
 
 export function drawTile(canvas, rect, cursor) {
-  const at = place(canvas, rect),
+  const at = tileLayout(canvas, rect),
     density = Math.min(devicePixelRatio || 1, 2);
   const [wide, high] = [Math.round(at.width * density), Math.round(at.height * density)];
   if (canvas.width !== wide || canvas.height !== high) {
@@ -39,7 +39,7 @@ export function drawTile(canvas, rect, cursor) {
   }
   const pen = canvas.getContext("2d"),
     inks = Object.fromEntries(
-      ["ground", "line", "ink", "soft", "down"].map(name => [name, worn(`--${name}`)]),
+      ["ground", "line", "ink", "soft", "down"].map(name => [name, currentColor(`--${name}`)]),
     );
   pen.setTransform(density, 0, 0, density, 0, 0);
   pen.fillStyle = inks.ground;
@@ -53,12 +53,12 @@ export function drawTile(canvas, rect, cursor) {
 // A weight of exactly 0 (hidden, or too small for a float) is left as empty ground.
 function drawCells(pen, { values, rows, cols }, { left, top, side }, inks) {
   const gap = side >= 13 ? 1 : -0.5,
-    colours = palette().map(css);
+    colors = palette().map(css);
   pen.fillStyle = inks.line;
   pen.fillRect(left - 1, top - 1, side * cols + 2, side * rows + 2);
   values.forEach((row, i) =>
     row.forEach((value, j) => {
-      pen.fillStyle = value ? colours[Math.round(clamp(value, 0, 1) * 255)] : inks.ground;
+      pen.fillStyle = value ? colors[Math.round(clamp(value, 0, 1) * 255)] : inks.ground;
       pen.fillRect(left + j * side, top + i * side, side - gap, side - gap);
     }),
   );
@@ -90,8 +90,8 @@ function drawNames(pen, { q0, k0, rows, cols }, { left, top, side, gutter }, cur
   pen.textBaseline = "middle";
   pen.textAlign = "right";
   for (let i = 0; i < rows; i++) {
-    pen.fillStyle = ink(here.text, q0 + i, q0 + i === cursor.i);
-    pen.fillText(fitted(pen, wordAt(q0 + i), left - 10), left - 6, top + (i + 0.5) * side);
+    pen.fillStyle = ink(opened.text, q0 + i, q0 + i === cursor.i);
+    pen.fillText(fitted(pen, tokenAt(q0 + i), left - 10), left - 6, top + (i + 0.5) * side);
   }
   pen.textAlign = "left";
   for (let j = 0; j < cols; j++) {

@@ -1,67 +1,16 @@
-// The text that is open, and what every view carries: where it looks, in which numbers, proved or not.
+// The line under every view: where it looks, in which numbers, proved or not; and what can be saved.
 
-import { get } from "./api.js";
-import { bdi, count, h, power, short } from "./dom.js";
-import { save } from "./save.js";
-import { state } from "./state.js";
-import { t } from "./words.js";
-
-export const here = { model: null, text: null };
-let whole = null; // the model with the facts of all its parts
-
-export async function readModel() {
-  whole = await get("model");
-  here.model = whole;
-}
-
-// A text that the server has, and the facts of the attention that it shows.
-export async function readView(view) {
-  here.text = await get(`views/${view}`);
-  here.model = { ...whole, ...whole.parts[here.text.part] };
-}
-
-// An answer about the open text: about("row", { layer: 3, head: 1, i: 10 }).
-export function about(what, query = {}) {
-  return get(`views/${state.v}/${what}`, query);
-}
-
-export function size() {
-  return here.text.tokens.length;
-}
-
-export function wordAt(position) {
-  return here.text.tokens[position] ?? "";
-}
-
-// The words that are looked at: the text's own, or those of the text that was read.
-export function keys() {
-  return here.text.keys ?? here.text;
-}
-
-export function keyCount() {
-  return keys().tokens.length;
-}
-
-export function keyAt(position) {
-  return keys().tokens[position] ?? "";
-}
-
-// "animal" with its position, small, beside it.
-export function named(position, token = wordAt(position)) {
-  return h("span", { class: "named" }, bdi(token), h("sub", {}, position));
-}
-
-export function namedKey(position) {
-  return named(position, keyAt(position));
-}
-
-export function hasStatistic(name) {
-  return name === "maps" || here.text.statistics.includes(name);
-}
+import { h } from "../parts/dom.js";
+import { count, power, short } from "../parts/format.js";
+import { save } from "../parts/save.js";
+import { keyTag, tokenTag } from "../parts/token.js";
+import { opened, size } from "../reading/opened.js";
+import { state } from "../reading/state.js";
+import { t } from "../words/words.js";
 
 // The proof of a layer: a sign that is read as a sentence.
 export function proofSign(layer = state.layer) {
-  const proof = here.text.proofs?.[layer];
+  const proof = opened.text.proofs?.[layer];
   if (!proof) return h("span", { class: "sign waits" }, t("unproved"));
   const facts = factsOf(proof);
   return h(
@@ -82,7 +31,7 @@ function factsOf(proof) {
 }
 
 export function proofFacts(layer = state.layer) {
-  const proof = here.text.proofs?.[layer];
+  const proof = opened.text.proofs?.[layer];
   if (!proof) return t("unproved");
   const facts = factsOf(proof);
   return `${proof.holds ? t("proofHolds") : t("proofFailed")} ${facts}`;
@@ -100,16 +49,16 @@ export function foot({
   token = state.token,
   other = null,
 }) {
-  const { dtype } = here.model,
+  const { dtype } = opened.model,
     facts = h("p", { class: "facts" });
   const code = h("pre", { class: "code", hidden: true, tabindex: 0 }, python ?? "");
   if (layer !== null) facts.append(h("span", {}, t("atLayer", { layer })));
   if (head !== null) facts.append(h("span", {}, t("atHead", { head })));
   if (token !== null)
-    facts.append(h("span", {}, other === null ? [named(token)] : [named(token), " → ", namedKey(other)]));
-  facts.append(h("span", {}, dtype ?? "float32"), h("span", {}, here.text.engine ?? ""));
+    facts.append(h("span", {}, other === null ? [tokenTag(token)] : [tokenTag(token), " → ", keyTag(other)]));
+  facts.append(h("span", {}, dtype ?? "float32"), h("span", {}, opened.text.engine ?? ""));
   facts.append(layer === null ? allProofs() : proofSign(layer));
-  const file = [here.model.name, name, layer !== null && `layer${layer}`, head !== null && `head${head}`]
+  const file = [opened.model.name, name, layer !== null && `layer${layer}`, head !== null && `head${head}`]
     .filter(Boolean)
     .join("-");
   return h(
@@ -149,7 +98,7 @@ export function foot({
 }
 
 function allProofs() {
-  const proofs = here.text.proofs ?? [],
+  const proofs = opened.text.proofs ?? [],
     failed = proofs.flatMap((proof, layer) => (proof && !proof.holds ? [layer] : []));
   if (failed.length)
     return h("span", { class: "sign failed" }, t("someFailed", { layers: failed.join(", ") }));

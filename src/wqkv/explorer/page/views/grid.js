@@ -1,13 +1,16 @@
-// All heads of the model as a grid of layers and heads, coloured by one statistic; one head enlarged.
+// All heads of the model as a grid of layers and heads, colored by one statistic; one head enlarged.
 
-import { about, foot, hasStatistic, here, keyCount, size } from "./here.js";
-import { drawPlain } from "./plain.js";
-import { clamp, count, fixed, h, number, short, svg, unbroken, walk } from "./dom.js";
-import { css, inkOn, paint, ramp } from "./colour.js";
-import { go, state } from "./state.js";
-import { said, sheet, vector } from "./draw.js";
-import { lang, t } from "./words.js";
-import { later } from "./later.js";
+import { whenAnswered } from "../frame/awaited.js";
+import { foot } from "../frame/foot.js";
+import { css, inkOn, paint, ramp } from "../parts/color.js";
+import { h, svg, unbroken, walk } from "../parts/dom.js";
+import { clamp, count, fixed, number, short } from "../parts/format.js";
+import { sheet, svgText } from "../parts/picture.js";
+import { drawThumbnail } from "../parts/thumbnail.js";
+import { vector } from "../parts/vector.js";
+import { askFor, hasStatistic, keyCount, opened, size } from "../reading/opened.js";
+import { go, state } from "../reading/state.js";
+import { lang, t } from "../words/words.js";
 
 const STATISTICS = ["entropy", "received", "distance", "sink", "label"];
 const ENLARGED = 64,
@@ -17,16 +20,16 @@ export async function gridView() {
   const { layer, head, stat } = state,
     little = stat === "maps",
     statistic = little ? "entropy" : stat;
-  const grid = about("grid", { statistic, ...(statistic === "label" ? { lang: lang() } : {}) }),
-    thumbnail = about("thumbnail", { layer, head, size: ENLARGED });
-  const maps = little ? Promise.all(grid0().map(l => about("thumbnail", { layer: l, size: SMALL }))) : null;
+  const grid = askFor("grid", { statistic, ...(statistic === "label" ? { lang: lang() } : {}) }),
+    thumbnail = askFor("thumbnail", { layer, head, size: ENLARGED });
+  const maps = little ? Promise.all(layerNumbers().map(l => askFor("thumbnail", { layer: l, size: SMALL }))) : null;
   return [
     h(
       "div",
       { class: "controls" },
       h(
         "span",
-        { class: "segmented", role: "group", "aria-label": t("colourBy") },
+        { class: "segmented", role: "group", "aria-label": t("colorBy") },
         [...STATISTICS, "maps"].filter(hasStatistic).map(name =>
           h(
             "button",
@@ -44,7 +47,7 @@ export async function gridView() {
     h(
       "div",
       { class: "gridsplit" },
-      later(Promise.all([grid, maps]), ([found, drawn]) => [
+      whenAnswered(Promise.all([grid, maps]), ([found, drawn]) => [
         table(found, drawn, little),
         legend(found, stat),
       ]),
@@ -52,12 +55,12 @@ export async function gridView() {
         "aside",
         { class: "enlarged" },
         h("h3", {}, t("atBoth", { layer, head })),
-        later(grid, numbersOf),
-        later(thumbnail, large),
+        whenAnswered(grid, numbersOf),
+        whenAnswered(thumbnail, large),
         sharing(),
       ),
     ),
-    later(Promise.all([grid, thumbnail]), ([found, small]) =>
+    whenAnswered(Promise.all([grid, thumbnail]), ([found, small]) =>
       foot({
         name: `heads-${stat}`,
         python: little ? small.python : found.python,
@@ -78,19 +81,19 @@ function table(grid, maps, little) {
       role: "grid",
       "aria-label": t("gridOf", { statistic: t(`stat_${state.stat}`) }),
       "data-scroll": "heads",
-      onkeydown: event => walk(event, cells, here.model.n_head),
+      onkeydown: event => walk(event, cells, opened.model.n_head),
     },
     headNumbers(),
-    grid0().map(l => layerRow(l, grid, maps?.[l], cells)),
+    layerNumbers().map(l => layerRow(l, grid, maps?.[l], cells)),
   );
 }
 
-function grid0() {
-  return [...Array(here.model.n_layer).keys()];
+function layerNumbers() {
+  return [...Array(opened.model.n_layer).keys()];
 }
 
 function groups() {
-  const { n_head, n_kv_head } = here.model,
+  const { n_head, n_kv_head } = opened.model,
     per = n_head / n_kv_head;
   return Array.from({ length: n_kv_head }, (_, group) =>
     Array.from({ length: per }, (_, i) => group * per + i),
@@ -149,7 +152,7 @@ function headCell(l, j, grid, values) {
     },
     values ? null : name ? t(`brief_${name}`) : value === null ? "" : brief(value),
   );
-  if (values) cell.append(drawPlain(values));
+  if (values) cell.append(drawThumbnail(values));
   else if (value !== null) paint(cell, ramp(share(grid, value)));
   return cell;
 }
@@ -225,8 +228,8 @@ function numbersOf(grid) {
 function large({ values }) {
   const [n, m, high, wide] = [size(), keyCount(), values.length, values[0].length],
     facts = { n: count(n), m: count(m), size: high, high, wide },
-    means = here.text.keys ? t("blockMeansBoth", facts) : t("blockMeans", facts),
-    box = h("div", { class: "bigmap" }, drawPlain(values, t("thumbnailOf", state)));
+    means = opened.text.keys ? t("blockMeansBoth", facts) : t("blockMeans", facts),
+    box = h("div", { class: "bigmap" }, drawThumbnail(values, t("thumbnailOf", state)));
   box.style.aspectRatio = String(clamp(m / n, 0.5, 2));
   return [
     box,
@@ -238,12 +241,12 @@ function large({ values }) {
 // Heads that share k and v: each head's q, and the one k and v of all.
 function sharing() {
   const { layer, head, token } = state,
-    per = here.model.n_head / here.model.n_kv_head,
+    per = opened.model.n_head / opened.model.n_kv_head,
     group = Math.floor(head / per);
   if (per === 1) return null;
   const heads = groups()[group];
-  return later(
-    Promise.all(heads.map(one => about("story", { layer, head: one, token, lang: lang() }))),
+  return whenAnswered(
+    Promise.all(heads.map(one => askFor("story", { layer, head: one, token, lang: lang() }))),
     stories =>
       h(
         "section",
@@ -260,14 +263,14 @@ function gridPicture(grid, stat) {
   const side = 34,
     left = 60,
     top = 60,
-    { n_layer, n_head } = here.model,
+    { n_layer, n_head } = opened.model,
     width = Math.max(480, left + n_head * side + 20);
   const cells = grid.values.flatMap((row, l) =>
     row.map((value, j) => {
-      const colour = ramp(value === null ? 0 : share(grid, value)),
+      const color = ramp(value === null ? 0 : share(grid, value)),
         text = grid.labels ? t(`brief_${grid.labels[l][j]}`) : value === null ? "" : brief(value);
-      const shownText = said(text, left + j * side + side / 2, top + l * side + side / 2 + 4, "middle");
-      shownText.setAttribute("fill", inkOn(colour));
+      const shownText = svgText(text, left + j * side + side / 2, top + l * side + side / 2 + 4, "middle");
+      shownText.setAttribute("fill", inkOn(color));
       shownText.setAttribute("font-size", 11);
       return [
         svg("rect", {
@@ -275,20 +278,20 @@ function gridPicture(grid, stat) {
           y: top + l * side,
           width: side - 2,
           height: side - 2,
-          fill: css(colour),
+          fill: css(color),
         }),
         shownText,
       ];
     }),
   );
   const names = [
-    ...grid0().map(l => said(String(l), left - 10, top + l * side + side / 2 + 4, "end", "--soft")),
+    ...layerNumbers().map(l => svgText(String(l), left - 10, top + l * side + side / 2 + 4, "end", "--soft")),
     ...Array.from({ length: n_head }, (_, j) =>
-      said(String(j), left + j * side + side / 2, top - 8, "middle", "--soft"),
+      svgText(String(j), left + j * side + side / 2, top - 8, "middle", "--soft"),
     ),
   ];
   return sheet(
-    `${here.model.name}: ${t(`stat_${stat}`)}, ${number(grid.low)} - ${number(grid.high)} ${t(`unit_${grid.unit}`, {}, grid.unit)}`,
+    `${opened.model.name}: ${t(`stat_${stat}`)}, ${number(grid.low)} - ${number(grid.high)} ${t(`unit_${grid.unit}`, {}, grid.unit)}`,
     width,
     top + n_layer * side + 20,
     cells,

@@ -1,10 +1,10 @@
 // The seven steps across the top, each with a small drawing of its numbers; the arrow keys walk them.
 
-import { means, signedBars } from "./draw.js";
-import { h, walk } from "./dom.js";
+import { h, walk } from "../parts/dom.js";
+import { means, signedBars } from "../parts/vector.js";
+import { go, state } from "../reading/state.js";
+import { t } from "../words/words.js";
 import { strongest } from "./worked.js";
-import { go, state } from "./state.js";
-import { t } from "./words.js";
 
 const BRIEF = ["x", "W", "q k v", "q·k", "exp", "Σ", "WO"]; // where there is no room for names
 

@@ -1,12 +1,14 @@
 // What became of a text after a change: its next word or similarity, where a word looks, the layers.
 
-import { get } from "./api.js";
-import { bdi, fixed, h, short, visible, weight } from "./dom.js";
-import { bar } from "./draw.js";
-import { about, here, named, size } from "./here.js";
-import { go, state } from "./state.js";
-import { t } from "./words.js";
-import { entriesOf, strongest } from "./worked.js";
+import { h } from "../parts/dom.js";
+import { fixed, short, visible, weight } from "../parts/format.js";
+import { bdi, tokenTag } from "../parts/token.js";
+import { bar } from "../parts/vector.js";
+import { askFor, opened, size } from "../reading/opened.js";
+import { get } from "../reading/server.js";
+import { go, state } from "../reading/state.js";
+import { entriesOf, strongest } from "../steps/worked.js";
+import { t } from "../words/words.js";
 
 // What the model says now: the next word, or how near the text's vector still is.
 export function outcome(answer, { edits }) {
@@ -63,24 +65,24 @@ export async function looksNow({ view, tokens }, { edits }) {
     moved = tokens.length - size(),
     places = edits.map(edit => edit.token);
   const after = j => (j < Math.min(...places) || !moved ? j : j > Math.max(...places) ? j + moved : null),
-    there = after(token);
-  if (!view || there === null) return null;
+    shownChildren = after(token);
+  if (!view || shownChildren === null) return null;
   const [was, is] = await Promise.all([
-    about("row", { layer, head, i: token }),
-    get(`views/${view}/row`, { layer, head, i: there }),
+    askFor("row", { layer, head, i: token }),
+    get(`views/${view}/row`, { layer, head, i: shownChildren }),
   ]);
   const new_ = new Map(entriesOf(is).map(one => [one.index, one.weight])),
     rows = strongest(was).slice(0, 10);
   return h(
     "section",
     {},
-    h("h3", {}, t("looksNow"), " ", named(token), " ", t("inBoth", { layer, head })),
+    h("h3", {}, t("looksNow"), " ", tokenTag(token), " ", t("inBoth", { layer, head })),
     twoColumns(
       rows.map(({ index, weight: value }) => {
         const to = after(index),
           text = to === null ? "" : tokens[to];
         return [
-          [bdi(here.text.tokens[index]), text && text !== here.text.tokens[index] && [" → ", bdi(text)]],
+          [bdi(opened.text.tokens[index]), text && text !== opened.text.tokens[index] && [" → ", bdi(text)]],
           value,
           to === null ? undefined : new_.get(to),
         ];

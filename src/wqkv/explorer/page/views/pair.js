@@ -1,26 +1,30 @@
 // Two texts: a written word is chosen to see where it looks, a word that was read to see who looks.
 
-import { about, foot, here, keys } from "./here.js";
-import { bdi, count, h, weight } from "./dom.js";
-import { barPicture, fullKey, fullWord, ranking, scale } from "./draw.js";
-import { entriesOf, strongest } from "./worked.js";
-import { flow } from "./flow.js";
-import { go, state } from "./state.js";
-import { t } from "./words.js";
+import { foot } from "../frame/foot.js";
+import { h } from "../parts/dom.js";
+import { flow } from "../parts/flow.js";
+import { count, weight } from "../parts/format.js";
+import { barPicture } from "../parts/picture.js";
+import { ranking, scale } from "../parts/ranking.js";
+import { bdi, keyWithPosition, tokenWithPosition } from "../parts/token.js";
+import { askFor, keys, opened } from "../reading/opened.js";
+import { go, state } from "../reading/state.js";
+import { entriesOf, strongest } from "../steps/worked.js";
+import { t } from "../words/words.js";
 
 const MOST = 10;
 
 export async function pairView() {
   const { layer, head, token } = state,
-    row = await about("row", { layer, head, i: token }),
+    row = await askFor("row", { layer, head, i: token }),
     key = state.other ?? strongest(row)[0]?.index ?? 0;
-  const column = await about("column", { layer, head, j: key }).catch(error => {
+  const column = await askFor("column", { layer, head, j: key }).catch(error => {
     if (error.status !== 410) throw error;
     return null; // a saved page without this column
   });
   const to = weightsOf(row),
     from = column ? weightsOf(column) : new Map();
-  const written = here.text,
+  const written = opened.text,
     toWritten = j => go({ token: j, other: null }),
     toKey = j => go({ other: j });
   return [
@@ -32,7 +36,7 @@ export async function pairView() {
         "section",
         {},
         h("h3", {}, t("wasWritten")),
-        h("p", { class: "note" }, t(here.text.target === null ? "byModel" : "byYou")),
+        h("p", { class: "note" }, t(opened.text.target === null ? "byModel" : "byYou")),
         flow({
           of: written,
           name: t("wasWritten"),
@@ -80,10 +84,10 @@ export async function pairView() {
       other: key,
       picture: () =>
         barPicture(
-          `${fullWord(token)} ${t("looksAt")}`,
+          `${tokenWithPosition(token)} ${t("looksAt")}`,
           ranked(to)
             .slice(0, 24)
-            .map(([j, value]) => [fullKey(j), value]),
+            .map(([j, value]) => [keyWithPosition(j), value]),
         ),
     }),
   ];
@@ -102,7 +106,7 @@ function looks(title, subject, weights, { of, chosen, pick, kind }) {
   const all = ranked(weights),
     at = all.slice(0, MOST).map(([j]) => j),
     rest = all.slice(MOST).reduce((sum, [, value]) => sum + value, 0);
-  const name = bdi(kind === "up" ? here.text.tokens[subject] : keys().tokens[subject]);
+  const name = bdi(kind === "up" ? opened.text.tokens[subject] : keys().tokens[subject]);
   return h(
     "section",
     {},
@@ -117,28 +121,5 @@ function looks(title, subject, weights, { of, chosen, pick, kind }) {
     }),
     all.length > MOST &&
       h("p", { class: "note" }, t("restShare", { n: count(all.length - MOST), share: weight(rest) })),
-  );
-}
-
-// The three attentions of a model that reads one text and writes another.
-export function partChoice() {
-  const { parts, part } = here.text,
-    base = String(state.v).split(".")[0];
-  if (!parts?.length) return part ? h("p", { class: "note" }, t(`part_${part}`)) : null;
-  return h(
-    "span",
-    { class: "segmented parts", role: "group", "aria-label": t("attentions") },
-    parts.map(name =>
-      h(
-        "button",
-        {
-          "data-key": `part-${name}`,
-          "aria-pressed": String(name === part),
-          title: t(`partsays_${name}`),
-          onclick: () => go({ v: `${base}.${name}`, other: null, set: null, at: null, from: null, keysfrom: null }),
-        },
-        t(`part_${name}`),
-      ),
-    ),
   );
 }

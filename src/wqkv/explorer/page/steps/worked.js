@@ -1,9 +1,11 @@
 // One weight and one row of weights, worked out with the numbers that make them.
 
-import { named, namedKey } from "./here.js";
-import { ranking, shown, signedBars } from "./draw.js";
-import { h, number, power, short, weight } from "./dom.js";
-import { t } from "./words.js";
+import { h } from "../parts/dom.js";
+import { number, power, short, weight } from "../parts/format.js";
+import { listed, ranking } from "../parts/ranking.js";
+import { keyTag, tokenTag } from "../parts/token.js";
+import { signedBars } from "../parts/vector.js";
+import { t } from "../words/words.js";
 
 // The strongest positions of a row, whether all of it came or, of a long text, the strongest alone.
 export function entriesOf(row) {
@@ -20,7 +22,7 @@ export function strongest(row) {
 // From q . k to the weight, one line a stage.
 export function cellSheet(cell, i, j) {
   if (cell.hidden)
-    return h("div", { class: "cell" }, h("h4", {}, named(i), " → ", namedKey(j)), h("p", {}, t("cellHidden")));
+    return h("div", { class: "cell" }, h("h4", {}, tokenTag(i), " → ", keyTag(j)), h("p", {}, t("cellHidden")));
   // One line a stage: what is done, the number after it, why.
   const line = (name, value, say) =>
     h(
@@ -47,12 +49,12 @@ export function cellSheet(cell, i, j) {
     { class: "result" },
     h("th", { scope: "row" }, "exp"),
     h("td", { class: "right", title: String(cell.weight) }, weight(cell.weight)),
-    h("td", { class: "say" }, t("weightOf"), " ", named(i), " → ", namedKey(j)),
+    h("td", { class: "say" }, t("weightOf"), " ", tokenTag(i), " → ", keyTag(j)),
   );
   return h(
     "div",
     { class: "cell" },
-    h("h4", {}, t("worked"), " ", named(i), " → ", namedKey(j)),
+    h("h4", {}, t("worked"), " ", tokenTag(i), " → ", keyTag(j)),
     termBars(cell.terms),
     h("table", { class: "chain" }, h("tbody", {}, lines, result)),
     termTable(cell.terms),
@@ -132,7 +134,7 @@ export function rowSheet(row, { name, pick, chosen, scores = null, effects = fal
   const entries = new Map(entriesOf(row).map(one => [one.index, one])),
     ranked = strongest(row).map(one => one.index);
   const seen = j => (scores?.[j] === null ? null : entries.get(j)); // a hidden word has no score
-  const at = shown(ranked),
+  const at = listed(ranked),
     columns = [
       { title: t("weight"), value: j => seen(j)?.weight ?? null, text: weight },
       effects && { title: t("effect"), value: j => seen(j)?.effect ?? null, text: weight, kind: "down" },

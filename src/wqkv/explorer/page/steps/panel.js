@@ -1,12 +1,16 @@
 // The open step: its two sentences, its formula and its drawing.
 
-import { about, foot, here, keyCount, proofFacts, size } from "./here.js";
-import { around, barPicture, chips, fullKey, fullWord, means, plainWord } from "./draw.js";
-import { ranking, shown, signedBars, vector } from "./draw.js";
-import { count, h, number, unbroken, weight } from "./dom.js";
+import { foot, proofFacts } from "../frame/foot.js";
+import { h, unbroken } from "../parts/dom.js";
+import { count, number, weight } from "../parts/format.js";
+import { barPicture } from "../parts/picture.js";
+import { around, chips, listed, ranking } from "../parts/ranking.js";
+import { keyWithPosition, labelAt, tokenWithPosition } from "../parts/token.js";
+import { means, signedBars, vector } from "../parts/vector.js";
+import { askFor, keyCount, opened, size } from "../reading/opened.js";
+import { go, state } from "../reading/state.js";
+import { lang, t } from "../words/words.js";
 import { cellSheet, residual, rowSheet, strongest } from "./worked.js";
-import { go, state } from "./state.js";
-import { lang, t } from "./words.js";
 
 export const STEPS = 7;
 const CHIPS = 40;
@@ -16,8 +20,8 @@ export async function readStory() {
   const { layer, head, token } = state,
     where = { layer, head };
   const [story, row] = await Promise.all([
-    about("story", { ...where, token, lang: lang() }),
-    about("row", { ...where, i: token }),
+    askFor("story", { ...where, token, lang: lang() }),
+    askFor("row", { ...where, i: token }),
   ]);
   return { story, row, best: strongest(row)[0]?.index ?? token };
 }
@@ -83,7 +87,7 @@ function drawing(...parts) {
 }
 
 function pictureOf(name, values) {
-  const title = `${here.model.name}, ${t("atBoth", state)}, ${fullWord(state.token)}: ${name}`;
+  const title = `${opened.model.name}, ${t("atBoth", state)}, ${tokenWithPosition(state.token)}: ${name}`;
   return () =>
     barPicture(
       title,
@@ -101,7 +105,7 @@ function stepWords({ story }) {
       chips(near, pick),
       near.length < size() &&
         h("p", { class: "note" }, t("wordsOf", { first: count(near[0]), last: count(near.at(-1)), n: count(size()) })),
-      vector(`x(${plainWord(state.token)})`, story.x),
+      vector(`x(${labelAt(state.token)})`, story.x),
     ),
   };
 }
@@ -144,7 +148,7 @@ function entering(story) {
 }
 
 function shared(story) {
-  if (story.source) return h("p", { class: "note" }, t("kvOf", { token: fullKey(story.source.token) }));
+  if (story.source) return h("p", { class: "note" }, t("kvOf", { token: keyWithPosition(story.source.token) }));
   if (story.n_kv_head === story.n_head) return null;
   const per = story.n_head / story.n_kv_head,
     group = Math.floor(story.head / per);
@@ -166,11 +170,11 @@ function stepVectors({ story }) {
 async function stepScores({ story, row, best }) {
   const other = state.other ?? best,
     { layer, head, token } = state;
-  const cell = await about("cell", { layer, head, i: token, j: other }).catch(error => {
+  const cell = await askFor("cell", { layer, head, i: token, j: other }).catch(error => {
     if (error.status !== 410) throw error;
     return null; // a saved page without this cell
   });
-  const at = shown(strongest(row).map(one => one.index)),
+  const at = listed(strongest(row).map(one => one.index)),
     scores = story.scores,
     pick = j => go({ other: j });
   const table = scores
@@ -189,8 +193,8 @@ async function stepScores({ story, row, best }) {
     picture: scores
       ? () =>
           barPicture(
-            `q(${fullWord(token)}) · k`,
-            at.map(j => [fullKey(j), scores[j]]),
+            `q(${tokenWithPosition(token)}) · k`,
+            at.map(j => [keyWithPosition(j), scores[j]]),
             { text: number, signed: true },
           )
       : rowPicture(row),
@@ -262,14 +266,14 @@ function stepOut({ story }) {
 }
 
 function rowPicture(row) {
-  const title = `${here.model.name}, ${t("atBoth", state)}, ${fullWord(state.token)}: ${t("weight")}`;
+  const title = `${opened.model.name}, ${t("atBoth", state)}, ${tokenWithPosition(state.token)}: ${t("weight")}`;
   return () =>
     barPicture(
       title,
-      shown(
+      listed(
         strongest(row).map(one => one.index),
         32,
-      ).map(j => [fullKey(j), strongest(row).find(one => one.index === j)?.weight ?? null]),
+      ).map(j => [keyWithPosition(j), strongest(row).find(one => one.index === j)?.weight ?? null]),
       { text: weight },
     );
 }

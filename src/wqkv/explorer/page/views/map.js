@@ -1,14 +1,18 @@
 // One head's map: the whole text as block means, and exact tiles of it, fetched when looked at.
 
-import { recorded } from "./api.js";
-import { clamp, h, short, svg, weight } from "./dom.js";
-import { said, scale, sheet } from "./draw.js";
-import { about, foot, hasStatistic, here, keyCount, named, namedKey, size } from "./here.js";
-import { later } from "./later.js";
+import { whenAnswered } from "../frame/awaited.js";
+import { foot } from "../frame/foot.js";
+import { h, svg } from "../parts/dom.js";
+import { clamp, short, weight } from "../parts/format.js";
+import { sheet, svgText } from "../parts/picture.js";
+import { scale } from "../parts/ranking.js";
+import { keyTag, tokenTag } from "../parts/token.js";
+import { askFor, hasStatistic, keyCount, opened, size } from "../reading/opened.js";
+import { recorded } from "../reading/server.js";
+import { go, list, state } from "../reading/state.js";
+import { t } from "../words/words.js";
 import { gutter, histogram, linkTable, minimap } from "./minimap.js";
-import { go, list, state } from "./state.js";
-import { cellsOf, drawTile, place } from "./tile.js";
-import { t } from "./words.js";
+import { cellsOf, drawTile, tileLayout } from "./tile.js";
 
 const WHOLE = 256; // a shorter text is one tile
 const BLOCKS = 128,
@@ -57,9 +61,9 @@ async function readTile(where, q0, k0, span) {
   const [rows, cols] = sides(span),
     kept = recordedTile(),
     cut = kept && q0 >= kept.q0 && k0 >= kept.k0 && q0 + rows <= kept.q1 && k0 + cols <= kept.k1;
-  if (!cut) return about("tile", { ...where, q0, q1: q0 + rows, k0, k1: k0 + cols });
+  if (!cut) return askFor("tile", { ...where, q0, q1: q0 + rows, k0, k1: k0 + cols });
   const { q0: top, q1, k0: left, k1 } = kept,
-    whole = await about("tile", { ...where, q0: top, q1, k0: left, k1 });
+    whole = await askFor("tile", { ...where, q0: top, q1, k0: left, k1 });
   return {
     ...whole,
     values: whole.values.slice(q0 - top, q0 - top + rows).map(row => row.slice(k0 - left, k0 - left + cols)),
@@ -74,10 +78,10 @@ export async function mapView() {
     [q0, k0, span] = shownTile(),
     [rows, cols] = sides(span);
   const small = n > WHOLE || span < n;
-  const received = about("received", where),
-    distances = hasStatistic("distance") ? about("distances", where) : null,
-    links = about("links", { ...where, k: LINKS });
-  const blocks = small ? about("thumbnail", { ...where, size: n > WHOLE ? BLOCKS : 64 }) : null;
+  const received = askFor("received", where),
+    distances = hasStatistic("distance") ? askFor("distances", where) : null,
+    links = askFor("links", { ...where, k: LINKS });
+  const blocks = small ? askFor("thumbnail", { ...where, size: n > WHOLE ? BLOCKS : 64 }) : null;
   const tile = await readTile(where, q0, k0, span);
   const read = h("output", { class: "readout" }),
     canvas = tileCanvas(tile.values, q0, k0, span, received, read);
@@ -90,8 +94,8 @@ export async function mapView() {
         h(
           "div",
           { class: "mini-side" },
-          later(received, gutter),
-          later(blocks, found => minimap(found, [q0, k0, span], moveTo)),
+          whenAnswered(received, gutter),
+          whenAnswered(blocks, found => minimap(found, [q0, k0, span], moveTo)),
         ),
       h(
         "div",
@@ -99,13 +103,13 @@ export async function mapView() {
         canvas,
         scale(),
         h("p", { class: "note" }, t("tileSays", { q0, q1: q0 + rows - 1, k0, k1: k0 + cols - 1 })),
-        later(received, found => h("p", { class: "note" }, gutterSays(found))),
+        whenAnswered(received, found => h("p", { class: "note" }, gutterSays(found))),
       ),
       h(
         "div",
         { class: "lists" },
-        distances && later(distances, histogram),
-        later(links, found => linkTable(found, goToLink)),
+        distances && whenAnswered(distances, histogram),
+        whenAnswered(links, found => linkTable(found, goToLink)),
       ),
     ),
     foot({
@@ -198,9 +202,9 @@ function tileCanvas(values, q0, k0, span, received, read) {
     Object.assign(cursor, { i: clamp(i, q0, q0 + rows - 1), j: clamp(j, k0, k0 + cols - 1) });
     const value = values[cursor.i - q0][cursor.j - k0];
     read.replaceChildren(
-      named(cursor.i),
+      tokenTag(cursor.i),
       " → ",
-      namedKey(cursor.j),
+      keyTag(cursor.j),
       " ",
       h("b", { title: String(value) }, weight(value)),
     );
@@ -227,7 +231,7 @@ function tileCanvas(values, q0, k0, span, received, read) {
       cell = at(event);
     pressed = null;
     if (!from) return;
-    const { side } = place(canvas, rect),
+    const { side } = tileLayout(canvas, rect),
       dx = Math.round((event.clientX - from.x) / side),
       dy = Math.round((event.clientY - from.y) / side);
     if ((dx || dy) && span < longer()) moveTo(q0 - dy, k0 - dx, span);
@@ -267,12 +271,12 @@ function strongestIn(row) {
 function mapPicture(canvas) {
   const width = canvas.width,
     height = canvas.height,
-    title = `${here.model.name}, ${t("atBoth", state)}`;
+    title = `${opened.model.name}, ${t("atBoth", state)}`;
   return sheet(
     title,
     Math.max(width, 320),
     height + 40,
     svg("image", { href: canvas.toDataURL("image/png"), x: 0, y: 40, width, height }),
-    said("", 0, 0),
+    svgText("", 0, 0),
   );
 }

@@ -18,7 +18,7 @@ function isDark() {
   return chosen ? chosen === "dark" : system.matches;
 }
 
-// The colour of a value from 0 to 1, as [red, green, blue].
+// The color of a value from 0 to 1, as [red, green, blue].
 export function ramp(value) {
   const stops = isDark() ? DARK : LIGHT,
     at = 2 * Math.min(Math.max(value, 0), 1);
@@ -30,31 +30,31 @@ export function css(rgb) {
   return `rgb(${rgb.join(" ")})`;
 }
 
-// A weight's colour: by its square root, so that 0.01 can be told from 0.
+// A weight's color: by its square root, so that 0.01 can be told from 0.
 export function tint(value) {
   return ramp(Math.sqrt(value || 0));
 }
 
-// Black or white, whichever is read better on a colour.
+// Black or white, whichever is read better on a color.
 export function inkOn(rgb) {
   const [r, g, b] = rgb.map(part => (part / 255) ** 2.2);
   return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.2 ? "#0c1420" : "#ffffff";
 }
 
-// Colours an element by CSSOM, which a strict policy allows.
+// Colors an element by CSSOM, which a strict policy allows.
 export function paint(element, rgb) {
   element.style.backgroundColor = css(rgb);
   element.style.color = inkOn(rgb);
 }
 
-// 256 colours for a canvas.
+// 256 colors for a canvas.
 export function palette(scale = tint) {
   return Array.from({ length: 256 }, (_, i) => scale(i / 255));
 }
 
-// The colour that a variable has now, for canvases and saved pictures. An element that wears it
+// The color that a variable has now, for canvases and saved pictures. An element that wears it
 // answers, for light-dark(a, b) cannot be asked of the variable.
-export function worn(name) {
+export function currentColor(name) {
   const probe = document.getElementById("probe");
   probe.style.color = `var(${name})`;
   return getComputedStyle(probe).color;

@@ -1,10 +1,10 @@
 // A small map as a canvas: one pixel a value, scaled up without smoothing.
 
-import { palette } from "./colour.js";
+import { palette } from "./color.js";
 import { h } from "./dom.js";
 
 // Values are weights from 0 to 1; block means of a long text are small, so the largest gives the top.
-export function drawPlain(values, name = null) {
+export function drawThumbnail(values, name = null) {
   const height = values.length,
     width = values[0]?.length ?? 0;
   const canvas = h("canvas", {
@@ -17,7 +17,7 @@ export function drawPlain(values, name = null) {
   });
   const pen = canvas.getContext("2d"),
     image = pen.createImageData(width || 1, height || 1);
-  colourIn(image, values, topOf(values));
+  colorIn(image, values, topOf(values));
   pen.putImageData(image, 0, 0);
   return canvas;
 }
@@ -28,13 +28,13 @@ export function topOf(values) {
   return top || 1;
 }
 
-function colourIn(image, values, top) {
-  const colours = palette(),
+function colorIn(image, values, top) {
+  const colors = palette(),
     data = image.data;
   let at = 0;
   for (const row of values)
     for (const value of row) {
-      const [r, g, b] = colours[Math.round(Math.min(Math.max((value ?? 0) / top, 0), 1) * 255)];
+      const [r, g, b] = colors[Math.round(Math.min(Math.max((value ?? 0) / top, 0), 1) * 255)];
       data[at] = r;
       data[at + 1] = g;
       data[at + 2] = b;

@@ -1,10 +1,12 @@
 // A text in its own spaces and lines, each word tinted by a number; of a long one a page.
 
-import { around, signedBars } from "./draw.js";
-import { clamp, count, h, visible, weight } from "./dom.js";
-import { go, state } from "./state.js";
-import { paint, tint } from "./colour.js";
-import { t } from "./words.js";
+import { go, state } from "../reading/state.js";
+import { t } from "../words/words.js";
+import { paint, tint } from "./color.js";
+import { h } from "./dom.js";
+import { clamp, count, visible, weight } from "./format.js";
+import { around } from "./ranking.js";
+import { signedBars } from "./vector.js";
 
 const LAID = 1500; // words that are laid out at once
 const RIGHT_TO_LEFT = /^\P{L}*[\p{Script=Hebrew}\p{Script=Arabic}\p{Script=Syriac}\p{Script=Thaana}\p{Script=Nko}]/u;
@@ -32,11 +34,11 @@ export function flow({ of, name, from, asked, at, lookup, hide = false, pick, to
         const way = backward ? -1 : 1,
           step = { ArrowLeft: -way, ArrowRight: way, ArrowUp: -10, ArrowDown: 10 }[event.key];
         const all = [...box.querySelectorAll("[data-j]")],
-          here_ = all.indexOf(event.target);
-        if (!step || here_ < 0 || event.altKey || event.ctrlKey || event.metaKey) return;
+          index = all.indexOf(event.target);
+        if (!step || index < 0 || event.altKey || event.ctrlKey || event.metaKey) return;
         event.preventDefault();
         event.stopPropagation();
-        all[clamp(here_ + step, 0, all.length - 1)].focus();
+        all[clamp(index + step, 0, all.length - 1)].focus();
       },
     },
     laid({ of, from, positions, asked, at, lookup, hide }),

@@ -1,16 +1,20 @@
 // What if: heads switched off, words changed; the answer before and after; every change can be undone.
 
-import { workOnce } from "./api.js";
-import { bdi, h, short } from "./dom.js";
-import { around, barPicture, chips } from "./draw.js";
-import { foot, here, named, size } from "./here.js";
+import { foot } from "../frame/foot.js";
+import { h } from "../parts/dom.js";
+import { short } from "../parts/format.js";
+import { barPicture } from "../parts/picture.js";
+import { around, chips } from "../parts/ranking.js";
+import { bdi, tokenTag } from "../parts/token.js";
+import { opened, size } from "../reading/opened.js";
+import { workOnce } from "../reading/server.js";
+import { go, state } from "../reading/state.js";
+import { t } from "../words/words.js";
 import { layers, looksNow, outcome } from "./outcome.js";
-import { go, state } from "./state.js";
-import { t } from "./words.js";
 
 // The changes stand in the address, the last one last: change=3.1|10:cat (each text escaped).
 function changes() {
-  const { n_layer, n_head } = here.model,
+  const { n_layer, n_head } = opened.model,
     found = [];
   for (const part of (state.change ?? "").split("|")) {
     const off = /^(\d{1,4})\.(\d{1,4})$/.exec(part),
@@ -44,7 +48,7 @@ function change(to) {
 }
 
 export async function whatifView() {
-  if (here.text.part) return h("p", { class: "note" }, t("noWhatif", { model: here.model.name }));
+  if (opened.text.part) return h("p", { class: "note" }, t("noWhatif", { model: opened.model.name }));
   const made = changes(),
     parts = [editor(made), made.length ? changeList(made) : h("p", { class: "note" }, t("whatifSays"))];
   if (!made.length) return parts;
@@ -75,7 +79,7 @@ export async function whatifView() {
 
 function editor(made) {
   const { layer, head, token } = state,
-    special = here.text.special[token];
+    special = opened.text.special[token];
   const off = made.findIndex(one => one.layer === layer && one.head === head),
     edit = made.findIndex(one => one.token === token);
   const without = at => made.filter((_, i) => i !== at);
@@ -83,7 +87,7 @@ function editor(made) {
     type: "text",
     id: "new-word",
     "data-key": "new-word",
-    value: edit < 0 ? here.text.tokens[token] : made[edit].text,
+    value: edit < 0 ? opened.text.tokens[token] : made[edit].text,
     maxlength: 200,
     disabled: special,
     autocomplete: "off",
@@ -114,10 +118,10 @@ function editor(made) {
           onsubmit: event => {
             event.preventDefault();
             const text = given.value;
-            if (text.trim() && text !== here.text.tokens[token]) change([...without(edit), { token, text }]);
+            if (text.trim() && text !== opened.text.tokens[token]) change([...without(edit), { token, text }]);
           },
         },
-        h("p", {}, h("label", { for: "new-word" }, t("editSays"), " ", named(token))),
+        h("p", {}, h("label", { for: "new-word" }, t("editSays"), " ", tokenTag(token))),
         special
           ? h("p", { class: "note" }, t("specialWord"))
           : h(
@@ -142,7 +146,7 @@ function changeList(made) {
         h(
           "li",
           {},
-          one.text === undefined ? t("isOff", one) : [named(one.token), " → ", bdi(one.text)],
+          one.text === undefined ? t("isOff", one) : [tokenTag(one.token), " → ", bdi(one.text)],
           h(
             "button",
             {

@@ -1,12 +1,16 @@
 // The text itself, each word tinted by its weight: where a word looks, and who looks at it.
 
-import { about, foot, here, named, size } from "./here.js";
-import { barPicture, fullWord, ranking, scale } from "./draw.js";
-import { bdi, count, h, weight } from "./dom.js";
-import { entriesOf } from "./worked.js";
-import { flow } from "./flow.js";
-import { go, list, state } from "./state.js";
-import { t } from "./words.js";
+import { foot } from "../frame/foot.js";
+import { h } from "../parts/dom.js";
+import { flow } from "../parts/flow.js";
+import { count, weight } from "../parts/format.js";
+import { barPicture } from "../parts/picture.js";
+import { ranking, scale } from "../parts/ranking.js";
+import { bdi, tokenTag, tokenWithPosition } from "../parts/token.js";
+import { askFor, opened, size } from "../reading/opened.js";
+import { go, list, state } from "../reading/state.js";
+import { entriesOf } from "../steps/worked.js";
+import { t } from "../words/words.js";
 
 const SET = 24; // words of a set
 const LISTED = 10;
@@ -18,12 +22,12 @@ export async function textView() {
       .filter(j => j < size());
   const asked = set.length ? set : [token];
   const [rows, columns] = await Promise.all([
-    Promise.all(asked.map(i => about("row", { layer, head, i }))),
-    Promise.all(asked.map(j => about("column", { layer, head, j }))),
+    Promise.all(asked.map(i => askFor("row", { layer, head, i }))),
+    Promise.all(asked.map(j => askFor("column", { layer, head, j }))),
   ]);
   const to = merge(rows, 1 / asked.length),
     from = merge(columns, 1);
-  const special = here.text.special,
+  const special = opened.text.special,
     hide = state.hide === "1",
     even = hide && state.even === "1";
   const gone = hide ? [...to.entries()].reduce((sum, [j, value]) => sum + (special[j] ? value : 0), 0) : 0;
@@ -41,7 +45,7 @@ export async function textView() {
         t(even ? "hiddenEven" : "hiddenRest", { share: weight(gone), factor: factor.toFixed(3) }),
       ),
     setNote(set),
-    flow({ of: here.text, name: t("textOf"), from: "from", asked, at: token, lookup, hide, pick, toggle }),
+    flow({ of: opened.text, name: t("textOf"), from: "from", asked, at: token, lookup, hide, pick, toggle }),
     scale(),
     h(
       "div",
@@ -55,10 +59,10 @@ export async function textView() {
       data: { tokens: asked, to: [...to], from: [...from] },
       picture: () =>
         barPicture(
-          `${asked.map(j => fullWord(j)).join(", ")}: ${t(state.dir === "to" ? "looksAt" : "lookedAtBy")}`,
+          `${asked.map(j => tokenWithPosition(j)).join(", ")}: ${t(state.dir === "to" ? "looksAt" : "lookedAtBy")}`,
           strong(state.dir === "to" ? to : from, hide)
             .slice(0, 24)
-            .map(([j, value]) => [fullWord(j), value * (state.dir === "to" ? factor : 1)]),
+            .map(([j, value]) => [tokenWithPosition(j), value * (state.dir === "to" ? factor : 1)]),
         ),
     }),
   ];
@@ -75,7 +79,7 @@ function merge(answers, factor) {
 
 function strong(weights, hide) {
   return [...weights]
-    .filter(([j, value]) => value > 0 && !(hide && here.text.special[j]))
+    .filter(([j, value]) => value > 0 && !(hide && opened.text.special[j]))
     .sort((a, b) => b[1] - a[1] || a[0] - b[0]);
 }
 
@@ -107,8 +111,8 @@ function controls(hide, even) {
       choice("to", t("whereLooks")),
       choice("from", t("whoLooks")),
     ),
-    here.text.special.some(Boolean) && box("hide", hide, t("hideSpecial")),
-    hide && state.dir === "to" && box("even", even, t("renormalise")),
+    opened.text.special.some(Boolean) && box("hide", hide, t("hideSpecial")),
+    hide && state.dir === "to" && box("even", even, t("renormalize")),
   );
 }
 
@@ -119,7 +123,7 @@ function setNote(set) {
     { class: "note" },
     t("setIs", { n: set.length }),
     " ",
-    set.flatMap((j, i) => [i ? " " : "", named(j)]),
+    set.flatMap((j, i) => [i ? " " : "", tokenTag(j)]),
     " ",
     t(state.dir === "to" ? "setMean" : "setSum"),
     " ",
@@ -143,7 +147,7 @@ function listing(kind, title, asked, weights, hide, factor) {
   const ranked = strong(weights, hide),
     at = ranked.slice(0, LISTED).map(([j]) => j);
   const rest = ranked.slice(LISTED).reduce((sum, [, value]) => sum + value, 0) * factor;
-  const head = asked.length > 1 ? t("setOf", { n: asked.length }) : bdi(here.text.tokens[asked[0]]);
+  const head = asked.length > 1 ? t("setOf", { n: asked.length }) : bdi(opened.text.tokens[asked[0]]);
   return h(
     "section",
     {},

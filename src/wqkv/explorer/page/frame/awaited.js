@@ -1,10 +1,10 @@
 // A part that is drawn when its numbers come, while the rest is there already.
 
-import { drawNotice } from "./frame.js";
-import { fill, h } from "./dom.js";
-import { Refusal } from "./api.js";
+import { fill, h } from "../parts/dom.js";
+import { Refusal } from "../reading/server.js";
+import { drawNotice } from "./notices.js";
 
-export function later(numbers, make) {
+export function whenAnswered(numbers, make) {
   const place = h("div", { "aria-busy": "true", class: "later" });
   numbers
     .then(make)

@@ -1,19 +1,23 @@
 // What a causal model writes, word by word: a scrubber over the steps, and where each step looked.
 
-import { get, workOnce } from "./api.js";
-import { bar, barPicture } from "./draw.js";
-import { bdi, clamp, count, fixed, h, visible, weight } from "./dom.js";
-import { about, foot, here } from "./here.js";
-import { go, state } from "./state.js";
-import { paint, tint } from "./colour.js";
-import { entriesOf } from "./worked.js";
-import { t } from "./words.js";
+import { foot } from "../frame/foot.js";
+import { paint, tint } from "../parts/color.js";
+import { h } from "../parts/dom.js";
+import { clamp, count, fixed, visible, weight } from "../parts/format.js";
+import { barPicture } from "../parts/picture.js";
+import { bdi } from "../parts/token.js";
+import { bar } from "../parts/vector.js";
+import { askFor, opened } from "../reading/opened.js";
+import { get, workOnce } from "../reading/server.js";
+import { go, state } from "../reading/state.js";
+import { entriesOf } from "../steps/worked.js";
+import { t } from "../words/words.js";
 
 const LATEST = 200; // words before the one that is written: of a long text the rest is left out
 
 export async function generateView() {
-  if (here.text.part) return h("p", { class: "note" }, t("hasWritten", { model: here.model.name }));
-  if (!here.model.generates) return h("p", { class: "note" }, t("noGenerate", { model: here.model.name }));
+  if (opened.text.part) return h("p", { class: "note" }, t("hasWritten", { model: opened.model.name }));
+  if (!opened.model.generates) return h("p", { class: "note" }, t("noGenerate", { model: opened.model.name }));
   const form = h(
     "form",
     {
@@ -44,7 +48,7 @@ export async function generateView() {
   // The row that chose a word is that of the word before it.
   const row = answer.view
     ? await get(`views/${answer.view}/row`, { layer, head, i: step.position - 1 })
-    : await about("row", { layer, head, i: step.position - 1 });
+    : await askFor("row", { layer, head, i: step.position - 1 });
   return [
     form,
     scrubber(answer, moment, last),

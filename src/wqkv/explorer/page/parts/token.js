@@ -1,0 +1,31 @@
+// A token of the text as an element, or with its position.
+
+import { keyAt, tokenAt } from "../reading/opened.js";
+import { h } from "./dom.js";
+import { label, visible } from "./format.js";
+
+// A word of the text, in its own reading direction.
+export function bdi(token, attributes = {}) {
+  return h("bdi", attributes, label(token));
+}
+
+export function labelAt(position) {
+  return label(tokenAt(position));
+}
+
+export function tokenWithPosition(position, token = tokenAt(position)) {
+  return `${visible(token)} (${position})`;
+}
+
+export function keyWithPosition(position) {
+  return tokenWithPosition(position, keyAt(position));
+}
+
+// "animal" with its position, small, beside it.
+export function tokenTag(position, token = tokenAt(position)) {
+  return h("span", { class: "named" }, bdi(token), h("sub", {}, position));
+}
+
+export function keyTag(position) {
+  return tokenTag(position, keyAt(position));
+}
