@@ -19,7 +19,9 @@ from typing import Any
 import torch
 
 from benchmarks import report
-from wqkv.explorer.api import QUICK, SLOW, Api, Ask
+from wqkv.explorer.api import Api
+from wqkv.explorer.numbers import QUICK, SLOW
+from wqkv.explorer.request import Ask
 from wqkv.study.model import OpenModel, Tokens
 
 #: In seconds, on two cores, after the model has run.

@@ -13,8 +13,10 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 
 from wqkv.draw.phrases import PHRASES
-from wqkv.explorer.api import LONG, QUICK, SIDE, SLOW, Answer, Api, Seen
+from wqkv.explorer.api import Api, OpenView
+from wqkv.explorer.numbers import LONG, QUICK, SIDE, SLOW
 from wqkv.explorer.request import Ask
+from wqkv.explorer.schema import Answer, Recorded, ServedModel, ViewAnswer
 from wqkv.study.model import Step
 
 #: So many bytes of answers are recorded; the page says so, and what was left out.
@@ -26,28 +28,26 @@ _EXPORT = re.compile(r"^export (?=(?:async )?function |class |const |let )", re.
 
 
 def export(
-    api: Api, seen: Seen, at: tuple[int, int, int], lang: str, step: Step, cap: int = CAP
+    api: Api, seen: OpenView, at: tuple[int, int, int], lang: str, step: Step, cap: int = CAP
 ) -> str:
     """One page with a text in it, for a browser without network.
 
     Args:
-        at: the layer, head and word that it opens at.
+        at: the layer, head and token that it opens at.
         step: is told how many answers are recorded.
     """
-    answers, left_out = record(api, seen, at, lang, step, cap)
     layer, head, token = at
     start = f"layer={layer}&head={head}&token={token}&lang={lang}"
-    return page({"answers": answers, "cap": cap, "left_out": left_out}, start)
+    return page(record(api, seen, at, lang, step, cap), start)
 
 
 def record(
-    api: Api, seen: Seen, at: tuple[int, int, int], lang: str, step: Step, cap: int
-) -> tuple[dict[str, Answer], list[str]]:
-    """The answers by what the page asks, as many as fit; and what did not fit, in words."""
-    answers: dict[str, Answer] = {
-        "model": {**api.facts(), "start": {"view": "1"}},
-        "views/1": {**api.about(seen), "parts": []},
-    }
+    api: Api, seen: OpenView, at: tuple[int, int, int], lang: str, step: Step, cap: int
+) -> Recorded:
+    """The answers by what the page asks, as many as fit into `cap` bytes; and what did not fit."""
+    model: ServedModel = {**api.facts(), "start": {"view": "1"}}
+    about: ViewAnswer = {**api.about(seen), "parts": []}
+    answers: dict[str, ServedModel | ViewAnswer | Answer] = {"model": model, "views/1": about}
     size = sum(map(_size, answers.values()))
     left_out: list[str] = []
     groups = list(_wanted(api, seen, at, lang))
@@ -69,11 +69,11 @@ def record(
     left_out.append(PHRASES[lang]["left_long" if _long(seen) else "left_rest"])
     if seen.parts:
         left_out.append(PHRASES[lang]["left_parts"])
-    return answers, left_out
+    return {"answers": answers, "cap": cap, "left_out": left_out}
 
 
 def _wanted(
-    api: Api, seen: Seen, at: tuple[int, int, int], lang: str
+    api: Api, seen: OpenView, at: tuple[int, int, int], lang: str
 ) -> Iterator[tuple[str, list[Asked]]]:
     """What the page may ask for, the most needed first, in groups that have a name."""
     view, (layer, head, token) = seen.view, at
@@ -123,18 +123,18 @@ def _wanted(
     yield "left_heads", [part for one in heads for part in told(*one, token)]
 
 
-def _long(seen: Seen) -> bool:
+def _long(seen: OpenView) -> bool:
     return max(seen.view.n, seen.view.m) > LONG
 
 
-def _size(answer: Answer) -> int:
+def _size(answer: ServedModel | ViewAnswer | Answer) -> int:
     return len(json.dumps(answer))
 
 
 # The page
 
 
-def page(recorded: Answer, start: str) -> str:
+def page(recorded: Recorded, start: str) -> str:
     """open.html with its style, its modules as one script, and the recorded answers."""
     folder = files("wqkv.explorer") / "page"
     style = (folder / "open.css").read_text("utf-8")

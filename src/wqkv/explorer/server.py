@@ -20,10 +20,12 @@ from typing import Any
 from wqkv.draw.phrases import PHRASES
 from wqkv.errors import need
 from wqkv.explorer import request as asks
-from wqkv.explorer.api import QUICK, SLOW, Api
+from wqkv.explorer.api import Api
 from wqkv.explorer.export import export
 from wqkv.explorer.hosts import name, sent
 from wqkv.explorer.jobs import Job, Jobs, Refused, Step, explained
+from wqkv.explorer.numbers import QUICK, SLOW
+from wqkv.explorer.schema import ServedModel, StartFacts
 from wqkv.explorer.ticket import Ticket
 from wqkv.study.model import OpenModel
 from wqkv.study.pair import OpenPair
@@ -217,9 +219,10 @@ class _Served:
     # The API
 
     async def model(self, _: Request) -> Response:
-        return _json({**self.api.facts(), "start": self._started()})
+        answer: ServedModel = {**self.api.facts(), "start": self._started()}
+        return _json(answer)
 
-    def _started(self) -> dict[str, str] | None:
+    def _started(self) -> StartFacts | None:
         """The text that the page opens with, as a view once it is read; again, if it is gone."""
         if self.start is None:
             return None
