@@ -215,8 +215,8 @@ def _grid(found: Grid, python: str) -> GridAnswer:
     return GridAnswer(
         statistic=found.statistic,
         unit=found.unit,
-        low=plain(found.low),
-        high=plain(found.high),
+        low=found.low,
+        high=found.high,
         values=plain(found.values),
         labels=found.labels,
         evidence=found.evidence,

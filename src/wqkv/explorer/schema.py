@@ -309,8 +309,8 @@ class GridAnswer(TypedDict):
 
     statistic: str
     unit: str
-    low: Number
-    high: Number
+    low: float
+    high: float
     values: Table
     labels: Sequence[Sequence[str]] | None
     evidence: Sequence[Sequence[str]] | None

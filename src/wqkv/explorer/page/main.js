@@ -3,7 +3,7 @@
 import { drawKeys, drawNotice, jobBar } from "./frame/notices.js";
 import { drawTop } from "./frame/top.js";
 import { drawWhere } from "./frame/where.js";
-import { fill, h, walk } from "./parts/dom.js";
+import { fill, h, select, walk } from "./parts/dom.js";
 import { visible } from "./parts/format.js";
 import { hasStatistic, keyCount, opened, readModel, readView, size } from "./reading/opened.js";
 import { finish, onJob, recorded, Refusal, work } from "./reading/server.js";
@@ -18,10 +18,13 @@ import { textView } from "./views/text.js";
 import { whatifView } from "./views/whatif.js";
 import { lang, t } from "./words/words.js";
 
+/** @import { ViewName } from "./types" */
+
 const VIEWS = { text: () => (opened.text.keys ? pairView() : textView()), grid: gridView, map: mapView, whatif: whatifView, generate: generateView };
 const IN_ADDRESS = 1500; // characters of a text that the address carries
 
-const part = name => document.getElementById(name);
+// A part of open.html, all of which are there.
+const part = name => /** @type {HTMLElement} */ (document.getElementById(name));
 
 // Drawing: each part knows of what state it was drawn, and the last to ask is the one that is shown.
 
@@ -70,7 +73,7 @@ function paintAll() {
   draw("view", [{ ...state, step: 0, lang: "", theme: "" }], () => VIEWS[view]());
 }
 
-// What the address may have wrong is put right: a layer that the model has not, a word beyond the end.
+// What the address may have wrong is put right: a layer that the model has not, a token beyond the end.
 function settle() {
   const { first, tokens } = opened.text,
     { n_layer, n_head } = opened.model;
@@ -158,7 +161,8 @@ function say(error) {
   fill(part("notice"), error ? drawNotice(error) : []);
 }
 
-let shownText = null;
+/** @type {string | undefined} */
+let shownText; // the name of the view that is shown
 
 async function start() {
   paintAll();
@@ -174,19 +178,21 @@ async function resume() {
   const { start: given } = opened.model;
   let view = state.v;
   if (view === undefined && state.text) return openText(state.text, state.target);
-  if (view === undefined) view = given?.job ? (await finish(given.job)).view : given?.view;
+  if (view === undefined)
+    view = given?.job ? /** @type {ViewName} */ (await finish(given.job)).view : given?.view;
   if (view === undefined) return say(new Refusal(t("noText")));
   try {
     await readView(view);
   } catch (error) {
-    if (error.status !== 404 || !state.text) throw error; // the server has been started again, say
+    const gone = error instanceof Refusal && error.status === 404; // the server has been started again, say
+    if (!gone || !state.text) throw error;
     const { text, target } = state,
       [, part] = String(view).split(".");
-    view = (await work("open", target ? { text, target } : { text })).view;
-    if (part) view = `${view}.${part}`;
+    const again = /** @type {ViewName} */ (await work("open", target ? { text, target } : { text }));
+    view = part ? `${again.view}.${part}` : again.view;
     await readView(view);
   }
-  shownText = String(view);
+  shownText = view;
   settle();
   drawn.clear();
   go({ v: shownText }, true); // the address names from now on what is shown
@@ -196,10 +202,11 @@ async function resume() {
 // Back and forward may name another text; an address that names none means this one.
 async function follow() {
   if (opened.text) state.v ??= shownText;
-  if (opened.text && state.v !== shownText) {
-    shownText = state.v;
+  const view = state.v;
+  if (opened.text && view !== undefined && view !== shownText) {
+    shownText = view;
     part("view").setAttribute("aria-busy", "true");
-    await attempt(() => readView(state.v));
+    await attempt(() => readView(view));
     part("view").removeAttribute("aria-busy");
   }
   paintAll();
@@ -230,7 +237,9 @@ function onKey(event) {
 onState(follow);
 onJob(job => jobBar(job));
 document.addEventListener("keydown", onKey);
-part("skip").addEventListener("click", () => part("tabs").querySelector("[tabindex='0']")?.focus());
+part("skip").addEventListener("click", () => {
+  select(part("tabs"), "[tabindex='0']").at(0)?.focus();
+});
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
   drawn.clear();
   paintAll();

@@ -4,10 +4,15 @@ import { fill, h } from "../parts/dom.js";
 import { Refusal } from "../reading/server.js";
 import { drawNotice } from "./notices.js";
 
-export function whenAnswered(numbers, make) {
+/**
+ * @template Answer
+ * @param {Promise<Answer>} answer
+ * @param {(answer: Answer) => unknown} draw what is drawn of the answer once it is there
+ */
+export function whenAnswered(answer, draw) {
   const place = h("div", { "aria-busy": "true", class: "later" });
-  numbers
-    .then(make)
+  answer
+    .then(draw)
     .catch(error => {
       if (!(error instanceof Refusal)) console.error(error);
       return drawNotice(error);

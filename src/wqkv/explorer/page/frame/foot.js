@@ -8,6 +8,8 @@ import { opened, size } from "../reading/opened.js";
 import { state } from "../reading/state.js";
 import { t } from "../words/words.js";
 
+/** @import { ProofFacts } from "../types" */
+
 // The proof of a layer: a sign that is read as a sentence.
 export function proofSign(layer = state.layer) {
   const proof = opened.text.proofs?.[layer];
@@ -20,6 +22,7 @@ export function proofSign(layer = state.layer) {
   );
 }
 
+/** @param {ProofFacts} proof */
 function factsOf(proof) {
   return t("proofFacts", {
     difference: proof.difference ? power(proof.difference) : "0",
@@ -37,8 +40,16 @@ export function proofFacts(layer = state.layer) {
   return `${proof.holds ? t("proofHolds") : t("proofFailed")} ${facts}`;
 }
 
-// The line under every view: layer, head, word, dtype, engine, exact or not; and the ways out.
-// `python` are the lines that give the same numbers; `picture()` makes an SVG; `data` goes into JSON.
+/**
+ * The line under every view: layer, head, token, dtype, engine, exact or not; and the ways out.
+ * Layer, head and token are null where a view is not about one.
+ *
+ * @param {{
+ *   name: string, python?: string, picture?: () => SVGElement, data?: unknown,
+ *   layer?: number | null, head?: number | null, token?: number | null, other?: number | null,
+ * }} given `python` are the lines that give the same numbers, `picture` makes an SVG to save, `data`
+ *   goes into the JSON to save, `other` is the token that is looked at
+ */
 export function foot({
   name,
   python,
@@ -79,7 +90,7 @@ export function foot({
           t("python"),
         ),
       picture &&
-        ["png", "svg"].map(kind =>
+        /** @type {const} */ (["png", "svg"]).map(kind =>
           h(
             "button",
             { class: "quiet", "data-key": `${kind}-${name}`, onclick: () => save(kind, file, picture) },
@@ -119,7 +130,7 @@ async function showCode(button, code, python) {
   } catch {
     // no clipboard here: the lines are shown and selected
     copied = false;
-    getSelection().selectAllChildren(code);
+    getSelection()?.selectAllChildren(code);
   }
   button.textContent = copied ? t("copied") : t("copyThese");
   setTimeout(() => {

@@ -4,8 +4,11 @@ import { fill, h } from "../parts/dom.js";
 import { cancel } from "../reading/server.js";
 import { t } from "../words/words.js";
 
+/** @import { RunningJob } from "../reading/server.js" */
+
+/** @param {RunningJob | null} job */
 export function jobBar(job) {
-  const place = document.getElementById("job");
+  const place = /** @type {HTMLElement} */ (document.getElementById("job"));
   place.hidden = !job;
   if (!job) return fill(place);
   const bar = h("progress", { max: job.total || 1, "aria-label": t(`job_${job.what}`) });
@@ -19,7 +22,12 @@ export function jobBar(job) {
   );
 }
 
-// An error as one sentence and what to do.
+/**
+ * An error as one sentence and what to do.
+ *
+ * @param {any} error a Refusal, or whatever else was thrown
+ * @param {(() => void) | null} again
+ */
 export function drawNotice(error, again = null) {
   const known = { 410: t("notRecorded"), [-1]: t("gone"), 499: t("cancelled") }[error.status];
   return h(
@@ -32,17 +40,17 @@ export function drawNotice(error, again = null) {
 }
 
 export function drawKeys() {
-  const dialog = document.getElementById("keys"),
-    rows = [
+  const dialog = /** @type {HTMLDialogElement} */ (document.getElementById("keys"));
+  const rows = /** @type {const} */ ([
       ["← →", "steps"],
       ["1 – 7", "number"],
       ["Esc", "escape"],
       ["L", "layer"],
       ["H", "head"],
-      ["W", "token"],
+      ["W", "word"],
       ["V", "view"],
       ["?", "help"],
-    ];
+    ]);
   fill(
     dialog,
     h("h2", {}, t("keysTitle")),

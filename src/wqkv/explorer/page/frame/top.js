@@ -8,6 +8,8 @@ import { go, state } from "../reading/state.js";
 import { lang, t } from "../words/words.js";
 import { drawKeys } from "./notices.js";
 
+/** @import { Recorded } from "../types" */
+
 const TYPED = 20000; // characters that are put back into the box
 const THEMES = ["", "light", "dark"];
 
@@ -106,7 +108,7 @@ export function drawTop(openText) {
         opened.text && !recorded && saveMenu(),
       ),
     ),
-    recorded && recordedNote(),
+    recorded && recordedNote(recorded),
   ];
 }
 
@@ -118,8 +120,9 @@ function saveMenu() {
       "data-key": "export",
       onclick: () => {
         // asks for what is looked at now
-        const { layer, head, token } = state;
-        link.href = `api/views/${state.v}/export?${new URLSearchParams({ layer, head, token, lang: lang() })}`;
+        const { layer, head, token } = state,
+          query = `layer=${layer}&head=${head}&token=${token}&lang=${lang()}`;
+        link.href = `api/views/${state.v}/export?${query}`;
       },
     },
     t("wholePage"),
@@ -139,13 +142,14 @@ function saveMenu() {
   );
 }
 
-function recordedNote() {
+/** @param {Recorded} page */
+function recordedNote(page) {
   const bytes = new Blob([document.documentElement.outerHTML]).size,
     kilo = value => `${count(Math.round(value / 1024))} KB`;
   return h(
     "p",
     { class: "recorded" },
-    t("recordedSays", { size: kilo(bytes), cap: kilo(recorded.cap ?? bytes) }),
-    recorded.left_out?.length ? ` ${t("leftOut", { what: recorded.left_out.join("; ") })}` : "",
+    t("recordedSays", { size: kilo(bytes), cap: kilo(page.cap) }),
+    page.left_out.length ? ` ${t("leftOut", { what: page.left_out.join("; ") })}` : "",
   );
 }

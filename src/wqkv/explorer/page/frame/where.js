@@ -8,9 +8,9 @@ import { go, state } from "../reading/state.js";
 import { t } from "../words/words.js";
 import { proofFacts, proofSign } from "./foot.js";
 
-const CHOICES = 400; // more words are named by their number
+const CHOICES = 400; // more tokens are named by their number
 
-// Layer, head, word: each can be stepped, chosen, or typed.
+// Layer, head, token: each can be stepped, chosen, or typed.
 export function drawWhere() {
   const { layer, head, token } = state,
     { model, text } = opened;

@@ -1,5 +1,7 @@
 // One hue from weight 0 to weight 1, away from the ground; the same stops as draw/html.py.
 
+/** @typedef {number[]} RGB red, green and blue, from 0 to 255 */
+
 const LIGHT = [
   [239, 244, 250],
   [49, 127, 201],
@@ -18,7 +20,12 @@ function isDark() {
   return chosen ? chosen === "dark" : system.matches;
 }
 
-// The color of a value from 0 to 1, as [red, green, blue].
+/**
+ * The color of a value from 0 to 1, as [red, green, blue].
+ *
+ * @param {number} value
+ * @returns {RGB}
+ */
 export function ramp(value) {
   const stops = isDark() ? DARK : LIGHT,
     at = 2 * Math.min(Math.max(value, 0), 1);
@@ -26,22 +33,36 @@ export function ramp(value) {
   return low.map((a, i) => Math.round(a + (high[i] - a) * (at < 1 ? at : at - 1)));
 }
 
+/** @param {RGB} rgb */
 export function css(rgb) {
   return `rgb(${rgb.join(" ")})`;
 }
 
-// A weight's color: by its square root, so that 0.01 can be told from 0.
+/**
+ * A weight's color: by its square root, so that 0.01 can be told from 0.
+ *
+ * @param {number | null | undefined} value
+ */
 export function tint(value) {
   return ramp(Math.sqrt(value || 0));
 }
 
-// Black or white, whichever is read better on a color.
+/**
+ * Black or white, whichever is read better on a color.
+ *
+ * @param {RGB} rgb
+ */
 export function inkOn(rgb) {
   const [r, g, b] = rgb.map(part => (part / 255) ** 2.2);
   return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.2 ? "#0c1420" : "#ffffff";
 }
 
-// Colors an element by CSSOM, which a strict policy allows.
+/**
+ * Colors an element by CSSOM, which a strict policy allows.
+ *
+ * @param {HTMLElement} element
+ * @param {RGB} rgb
+ */
 export function paint(element, rgb) {
   element.style.backgroundColor = css(rgb);
   element.style.color = inkOn(rgb);
@@ -52,10 +73,14 @@ export function palette(scale = tint) {
   return Array.from({ length: 256 }, (_, i) => scale(i / 255));
 }
 
-// The color that a variable has now, for canvases and saved pictures. An element that wears it
-// answers, for light-dark(a, b) cannot be asked of the variable.
+/**
+ * The color that a variable has now, for canvases and saved pictures. An element that wears it
+ * answers, for light-dark(a, b) cannot be asked of the variable.
+ *
+ * @param {string} name
+ */
 export function currentColor(name) {
-  const probe = document.getElementById("probe");
+  const probe = /** @type {HTMLElement} */ (document.getElementById("probe"));
   probe.style.color = `var(${name})`;
   return getComputedStyle(probe).color;
 }

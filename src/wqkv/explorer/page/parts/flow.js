@@ -1,19 +1,36 @@
-// A text in its own spaces and lines, each word tinted by a number; of a long one a page.
+// A text in its own spaces and lines, each token tinted by a number; of a long one a page.
 
 import { go, state } from "../reading/state.js";
 import { t } from "../words/words.js";
 import { paint, tint } from "./color.js";
-import { h } from "./dom.js";
+import { h, select } from "./dom.js";
 import { clamp, count, visible, weight } from "./format.js";
 import { around } from "./ranking.js";
 import { signedBars } from "./vector.js";
 
-const LAID = 1500; // words that are laid out at once
+/** @import { TextFacts } from "../types" */
+
+const LAID = 1500; // tokens that are laid out at once
 const RIGHT_TO_LEFT = /^\P{L}*[\p{Script=Hebrew}\p{Script=Arabic}\p{Script=Syriac}\p{Script=Thaana}\p{Script=Nko}]/u;
 
-// `of` is the text, `name` what it is called; `asked` are the chosen words, `at` the one with the
-// focus; `lookup(j)` is a word's number; `pick(j)` and, with Shift, `toggle(j)` choose. The page that
-// is shown stands in the address as `from`.
+/**
+ * `of` is the text, `name` what it is called; `asked` are the chosen tokens, `at` the one with the
+ * focus; `lookup(j)` is a token's number; `pick(j)` and, with Shift, `toggle(j)` choose. The page that
+ * is shown stands in the address as `from`.
+ *
+ * @typedef {object} Flow
+ * @property {TextFacts} of
+ * @property {string} name
+ * @property {"from" | "keysfrom"} from
+ * @property {number[]} asked
+ * @property {number} at
+ * @property {(j: number) => number} lookup
+ * @property {boolean} [hide]
+ * @property {(j: number) => void} pick
+ * @property {(j: number) => void} [toggle]
+ */
+
+/** @param {Flow} given */
 export function flow({ of, name, from, asked, at, lookup, hide = false, pick, toggle = pick }) {
   const n = of.tokens.length,
     positions = around(state[from] ? Number(state[from]) + LAID / 2 : at, LAID, n),
@@ -33,7 +50,7 @@ export function flow({ of, name, from, asked, at, lookup, hide = false, pick, to
         if (event.key === "Enter" || event.key === " ") return choose(event, pick, toggle);
         const way = backward ? -1 : 1,
           step = { ArrowLeft: -way, ArrowRight: way, ArrowUp: -10, ArrowDown: 10 }[event.key];
-        const all = [...box.querySelectorAll("[data-j]")],
+        const all = select(box, "[data-j]"),
           index = all.indexOf(event.target);
         if (!step || index < 0 || event.altKey || event.ctrlKey || event.metaKey) return;
         event.preventDefault();
@@ -44,8 +61,8 @@ export function flow({ of, name, from, asked, at, lookup, hide = false, pick, to
     laid({ of, from, positions, asked, at, lookup, hide }),
   );
   requestAnimationFrame(() => {
-    // of a long text the chosen word is brought into sight
-    const token = box.querySelector(".chosen"),
+    // of a long text the chosen token is brought into sight
+    const token = select(box, ".chosen").at(0),
       top = token ? token.offsetTop - box.offsetTop : 0;
     if (token && (top < box.scrollTop || top > box.scrollTop + box.clientHeight - 30))
       box.scrollTop = top - box.clientHeight / 2;

@@ -1,6 +1,11 @@
 // Numbers and tokens as text: the same characters as draw/steps.py writes.
 
-// toFixed, but exact halves go to the even digit, as in Python.
+/**
+ * toFixed, but exact halves go to the even digit, as in Python.
+ *
+ * @param {number} value
+ * @param {number} digits
+ */
 export function fixed(value, digits) {
   const odd = value * 2 ** (digits + 1);
   if (!Number.isInteger(odd) || odd % 2 === 0 || Math.abs(value) > 1e9) return value.toFixed(digits);
@@ -8,12 +13,20 @@ export function fixed(value, digits) {
   return ((below % 2 ? below + 1 : below) / 10 ** digits).toFixed(digits);
 }
 
-// 4.2e-06, as Python writes powers.
+/**
+ * 4.2e-06, as Python writes powers.
+ *
+ * @param {number | null | undefined} value
+ */
 export function power(value, digits = 1) {
-  return value.toExponential(digits).replace(/e([+-])(\d)$/, "e$10$2");
+  return (value ?? NaN).toExponential(digits).replace(/e([+-])(\d)$/, "e$10$2");
 }
 
-// A score or a channel: -4.21, 12.00, 3.1e+04. null stands for what JSON cannot hold.
+/**
+ * A score or a channel: -4.21, 12.00, 3.1e+04. null stands for what JSON cannot hold.
+ *
+ * @param {number | null | undefined} value
+ */
 export function number(value) {
   if (value === null || value === undefined) return "-";
   if (!(Math.abs(value) < 9999.995)) return power(value);
@@ -21,13 +34,21 @@ export function number(value) {
   return text === "-0.00" ? "0.00" : text;
 }
 
-// A weight: 0.677, or 4.2e-06 where that would round to 0.
+/**
+ * A weight: 0.677, or 4.2e-06 where that would round to 0.
+ *
+ * @param {number | null | undefined} value
+ */
 export function weight(value) {
   if (value === null || value === undefined) return "-";
   return value === 0 || value >= 0.0005 ? fixed(value, 3) : power(value);
 }
 
-// At most so many significant digits: 0.1768, 4.7e-05, 12,345.
+/**
+ * At most so many significant digits: 0.1768, 4.7e-05, 12,345.
+ *
+ * @param {number | null | undefined} value
+ */
 export function short(value, digits = 4) {
   if (value === null || value === undefined) return "-";
   if (value === 0) return "0";
@@ -38,17 +59,22 @@ export function short(value, digits = 4) {
     : String(Number(value.toPrecision(digits)));
 }
 
+/** @param {number} value */
 export function count(value) {
   return value.toLocaleString("en");
 }
 
-// A word as it can be shown: a line break as \n, what turns the reading direction as \u202e.
+/**
+ * A token as it can be shown: a line break as \n, what turns the reading direction as \u202e.
+ *
+ * @param {string} token
+ */
 export function visible(token) {
   if (!token.replaceAll(" ", "")) return `'${token}'`;
   return token.replace(/[\p{C}\p{Z}]/gu, c => {
     if (c === " ") return c;
     const known = { "\n": "\\n", "\r": "\\r", "\t": "\\t" }[c];
-    const code = c.codePointAt(0).toString(16);
+    const code = /** @type {number} */ (c.codePointAt(0)).toString(16);
     return (
       known ??
       (code.length <= 2
@@ -60,12 +86,18 @@ export function visible(token) {
   });
 }
 
+/** @param {string} token */
 export function label(token) {
   const text = visible(token),
     parts = [...text];
   return parts.length <= 20 ? text : parts.slice(0, 17).join("") + "...";
 }
 
+/**
+ * @param {number} value
+ * @param {number} low
+ * @param {number} high
+ */
 export function clamp(value, low, high) {
   return Math.min(Math.max(value, low), high);
 }

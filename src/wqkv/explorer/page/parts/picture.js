@@ -4,6 +4,10 @@ import { currentColor } from "./color.js";
 import { svg } from "./dom.js";
 import { weight } from "./format.js";
 
+/**
+ * @param {string} title
+ * @param {[string, number | null][]} entries
+ */
 export function barPicture(title, entries, { text = weight, signed = false } = {}) {
   const top = Math.max(...entries.map(([, value]) => Math.abs(value ?? 0)), 0) || 1;
   const width = 720,
@@ -15,13 +19,14 @@ export function barPicture(title, entries, { text = weight, signed = false } = {
     title,
     width,
     head + line * entries.length + 16,
-    entries.map(([name, value], i) => {
-      const length = (Math.abs(value ?? 0) / top) * room * (signed ? 0.5 : 1),
+    entries.map(([name, found], i) => {
+      const value = found ?? 0,
+        length = (Math.abs(value) / top) * room * (signed ? 0.5 : 1),
         middle = left + (signed ? room / 2 : 0),
         y = head + i * line;
       return [
         svgText(name, 140, y + 15, "end"),
-        svgText(value === null ? "-" : text(value), left - 8, y + 15, "end", "--soft"),
+        svgText(found === null ? "-" : text(found), left - 8, y + 15, "end", "--soft"),
         svg("rect", {
           x: value < 0 ? middle - length : middle,
           y: y + 3,
@@ -34,6 +39,11 @@ export function barPicture(title, entries, { text = weight, signed = false } = {
   );
 }
 
+/**
+ * @param {string} title
+ * @param {number} width
+ * @param {number} height
+ */
 export function sheet(title, width, height, ...parts) {
   return svg(
     "svg",

@@ -7,8 +7,26 @@ import { h } from "./dom.js";
 import { bdi } from "./token.js";
 import { bar } from "./vector.js";
 
-// Words with numbers and bars beside them. Columns: {title, value(j), text(value), signed, kind}.
-// `pick(j)` makes the words buttons; `of` is the text whose words they are.
+/** @import { TextFacts } from "../types" */
+
+/**
+ * Words with numbers and bars beside them. Columns: {title, value(j), text(value), signed, kind}.
+ * `pick(j)` makes the tokens buttons; `of` is the text whose tokens they are.
+ *
+ * @typedef {object} RankingColumn
+ * @property {string} title
+ * @property {(j: number) => number | null | undefined} value none is said to be hidden
+ * @property {(value: number) => string} text
+ * @property {boolean} [signed]
+ * @property {string} [kind] "up" or "down", the color of its bars
+ */
+
+/**
+ * @param {{
+ *   name: string, at: number[], columns: RankingColumn[], pick?: (j: number) => void,
+ *   chosen?: number, of?: TextFacts,
+ * }} table
+ */
 export function ranking({ name, at, columns, pick, chosen, of = keys() }) {
   const tops = columns.map(({ value }) => Math.max(...at.map(j => Math.abs(value(j) ?? 0)), 0));
   const head = h(
@@ -56,7 +74,7 @@ export function ranking({ name, at, columns, pick, chosen, of = keys() }) {
   return h("table", { class: `ranking n${columns.length}` }, h("thead", {}, head), h("tbody", {}, rows));
 }
 
-// Which words a table shows: all of a short text in reading order, else the strongest.
+// Which tokens a table shows: all of a short text in reading order, else the strongest.
 export function listed(ranked, most = 16) {
   return keyCount() <= 24 ? [...Array(keyCount()).keys()] : ranked.slice(0, most);
 }

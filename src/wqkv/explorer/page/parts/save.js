@@ -1,5 +1,10 @@
 // Saves what is seen as a file: SVG and PNG of a picture, JSON of its numbers.
 
+/**
+ * @param {"json" | "svg" | "png"} kind
+ * @param {string} name
+ * @param {() => any} make an SVG to save, or what goes into the JSON
+ */
 export async function save(kind, name, make) {
   const made = make();
   if (kind === "json")
@@ -16,14 +21,18 @@ export async function save(kind, name, make) {
     const canvas = document.createElement("canvas"),
       scale = Math.min(2, 8192 / Math.max(width, height));
     Object.assign(canvas, { width: Math.round(width * scale), height: Math.round(height * scale) });
-    canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
-    download(await new Promise(done => canvas.toBlob(done, "image/png")), `${name}.png`);
+    canvas.getContext("2d")?.drawImage(image, 0, 0, canvas.width, canvas.height);
+    canvas.toBlob(drawn => drawn && download(drawn, `${name}.png`), "image/png");
   } finally {
     URL.revokeObjectURL(address);
   }
 }
 
-export function download(blob, name) {
+/**
+ * @param {Blob} blob
+ * @param {string} name
+ */
+function download(blob, name) {
   const link = document.createElement("a"),
     address = URL.createObjectURL(blob);
   link.href = address;

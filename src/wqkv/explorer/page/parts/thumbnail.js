@@ -3,7 +3,12 @@
 import { palette } from "./color.js";
 import { h } from "./dom.js";
 
-// Values are weights from 0 to 1; block means of a long text are small, so the largest gives the top.
+/**
+ * Values are weights from 0 to 1; block means of a long text are small, so the largest gives the top.
+ *
+ * @param {(number | null)[][]} values
+ * @param {string | null} name what it is called; without a name it is decoration
+ */
 export function drawThumbnail(values, name = null) {
   const height = values.length,
     width = values[0]?.length ?? 0;
@@ -15,16 +20,17 @@ export function drawThumbnail(values, name = null) {
     "aria-label": name,
     "aria-hidden": name ? null : "true",
   });
-  const pen = canvas.getContext("2d"),
+  const pen = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d")),
     image = pen.createImageData(width || 1, height || 1);
   colorIn(image, values, topOf(values));
   pen.putImageData(image, 0, 0);
   return canvas;
 }
 
+/** @param {(number | null)[][]} values */
 export function topOf(values) {
   let top = 0;
-  for (const row of values) for (const value of row) if (value > top) top = value;
+  for (const row of values) for (const value of row) top = Math.max(top, value ?? 0);
   return top || 1;
 }
 

@@ -6,20 +6,32 @@ import { number } from "./format.js";
 
 const BARS = 512;
 
-// Neighboring numbers in at most `most` means, and how many numbers each is the mean of.
+/** @typedef {(number | null)[]} Numbers */
+
+/**
+ * Neighboring numbers in at most `most` means, and how many numbers each is the mean of.
+ *
+ * @param {Numbers} values
+ * @param {number} most
+ * @returns {[number[], number]}
+ */
 export function means(values, most) {
   const per = Math.ceil(values.length / most),
-    result = [];
+    result = /** @type {number[]} */ ([]);
   for (let i = 0; i < values.length; i += per) {
-    const part = values.slice(i, i + per).map(value => value ?? 0);
-    result.push(part.reduce((a, b) => a + b, 0) / part.length);
+    const part = values.slice(i, i + per);
+    result.push(part.reduce((/** @type {number} */ sum, value) => sum + (value ?? 0), 0) / part.length);
   }
   return [result, per];
 }
 
-// Bars above and below a line, one a number: three paths.
+/**
+ * Bars above and below a line, one a number: three paths.
+ *
+ * @param {Numbers} values
+ */
 export function signedBars(values, attributes = {}) {
-  const top = values.reduce((most, value) => Math.max(most, Math.abs(value ?? 0)), 0) || 1;
+  const top = values.reduce((/** @type {number} */ most, value) => Math.max(most, Math.abs(value ?? 0)), 0) || 1;
   let up = "",
     down = "";
   values.forEach((value, i) => {
@@ -36,13 +48,18 @@ export function signedBars(values, attributes = {}) {
   );
 }
 
-// A vector with its name, its size, its bars, and all its numbers for who wants them.
+/**
+ * A vector with its name, its size, its bars, and all its numbers for who wants them.
+ *
+ * @param {string} name
+ * @param {Numbers} values
+ */
 export function vector(name, values) {
   const [bars, per] = means(values, BARS);
   const spread = t("numbers", {
     n: values.length,
-    low: number(Math.min(...values)),
-    high: number(Math.max(...values)),
+    low: number(Math.min(...values.map(value => value ?? 0))),
+    high: number(Math.max(...values.map(value => value ?? 0))),
   });
   const all = h("details", { class: "all" }, h("summary", {}, t("allNumbers")));
   all.addEventListener("toggle", () => {
@@ -58,15 +75,21 @@ export function vector(name, values) {
   );
 }
 
-// A bar of a table: from the left, or around the middle where numbers have a sign.
+/**
+ * A bar of a table: from the left, or around the middle where numbers have a sign.
+ *
+ * @param {number | null} value
+ * @param {number | null} top the length of a whole bar
+ */
 export function bar(value, top, { signed = false, kind = "up" } = {}) {
-  const share = top && Number.isFinite(value) ? Math.min(Math.abs(value) / top, 1) * (signed ? 50 : 100) : 0;
-  const start = signed ? (value < 0 ? 50 - share : 50) : 0;
+  const length = value ?? 0,
+    share = top ? Math.min(Math.abs(length) / top, 1) * (signed ? 50 : 100) : 0,
+    start = signed ? (length < 0 ? 50 - share : 50) : 0;
   return svg(
     "svg",
     { class: "bar", "aria-hidden": "true" },
     svg("rect", {
-      class: signed && value < 0 ? "down" : kind,
+      class: signed && length < 0 ? "down" : kind,
       x: `${start}%`,
       width: `${share}%`,
       height: "100%",

@@ -1,15 +1,23 @@
 // Asks the server, or the answers recorded in an exported page. Every answer is kept.
 
+/** @import { JobFacts, Recorded } from "../types" */
+
 const recordedPart = document.getElementById("recorded");
-export const recorded = recordedPart ? JSON.parse(recordedPart.textContent) : null;
+
+/** @type {Recorded | null} */
+export const recorded = recordedPart ? JSON.parse(recordedPart.textContent ?? "null") : null;
 
 const kept = new Map(); // the last answers, oldest first
 const KEPT = 200;
 
+// What the server refuses, with its status of HTTP. 410: it is not in the saved page; 499: the job
+// was cancelled; -1: there is no server any more.
 export class Refusal extends Error {
+  /** @param {string} error */
   constructor(error, todo = "", status = 0) {
     super(error);
-    Object.assign(this, { todo, status });
+    this.todo = todo;
+    this.status = status;
   }
 }
 
@@ -19,6 +27,13 @@ function keyOf(path, query = {}) {
   return path + (names.length ? "?" + names.map(name => `${name}=${query[name]}`).join("&") : "");
 }
 
+/**
+ * The answer to an address below api/, which is kept. It has the type that the caller says.
+ *
+ * @param {string} path
+ * @param {Record<string, string | number>} query
+ * @returns {Promise<any>}
+ */
 export async function get(path, query = {}) {
   const key = keyOf(path, query);
   if (kept.has(key)) {
@@ -37,10 +52,17 @@ export async function get(path, query = {}) {
 }
 
 async function fromRecord(key) {
-  if (key in recorded.answers) return recorded.answers[key];
+  if (recorded && key in recorded.answers) return recorded.answers[key];
   throw new Refusal("", "", 410);
 }
 
+/**
+ * @param {string} method
+ * @param {string} path
+ * @param {Record<string, string | number>} query
+ * @param {unknown} body what is sent as JSON; undefined sends nothing
+ * @returns {Promise<any>}
+ */
 async function ask(method, path, query = {}, body = undefined) {
   const names = Object.keys(query).sort();
   const address = `api/${path}${names.length ? "?" + names.map(name => `${name}=${encodeURIComponent(query[name])}`).join("&") : ""}`;
@@ -65,7 +87,11 @@ async function ask(method, path, query = {}, body = undefined) {
   return answer;
 }
 
-// Work that takes a while: post it, watch it, get its result.
+/**
+ * Work that takes a while: post it, watch it, get its result.
+ *
+ * @returns {Promise<any>}
+ */
 export async function work(path, body) {
   if (recorded) throw new Refusal("", "", 410);
   const answer = await ask("POST", path, {}, body);
@@ -74,7 +100,11 @@ export async function work(path, body) {
 
 const worked = new Map();
 
-// The same work is done once: by the same key comes the same result.
+/**
+ * The same work is done once: by the same key comes the same result.
+ *
+ * @returns {Promise<any>}
+ */
 export function workOnce(path, body) {
   const key = keyOf(path) + JSON.stringify(body);
   if (!worked.has(key)) {
@@ -85,25 +115,38 @@ export function workOnce(path, body) {
   return worked.get(key);
 }
 
+/** @typedef {JobFacts & { job: string }} RunningJob */
+
+/** @type {(job: RunningJob | null) => void} */
 let watcher = () => {};
 
-// Is told {job, what, done, total} while a job runs, and null when none does.
+/**
+ * Is told of a job while it runs, and null when none does.
+ *
+ * @param {(job: RunningJob | null) => void} listener
+ */
 export function onJob(listener) {
   watcher = listener;
 }
 
-const running = new Map(),
-  stopped = new Set();
+/** @type {Map<string, RunningJob>} */
+const running = new Map();
+const stopped = new Set(); // jobs that the page waits for no longer
 
+/**
+ * The result of a job, once it is done.
+ *
+ * @param {string} job
+ */
 export async function finish(job) {
   try {
     for (let pause = 60; ; pause = Math.min(pause * 1.4, 600)) {
-      const now = await ask("GET", `jobs/${job}`);
+      const now = /** @type {JobFacts} */ (await ask("GET", `jobs/${job}`));
       if (now.state === "done") return now.result ?? {};
       if (now.state === "failed") throw new Refusal(now.error ?? "It failed.", now.do ?? "", 500);
       if (now.state === "cancelled" || stopped.has(job)) throw new Refusal("", "", 499);
       running.set(job, { job, ...now });
-      watcher([...running.values()].at(-1));
+      watcher([...running.values()].at(-1) ?? null);
       await new Promise(wake => setTimeout(wake, pause));
     }
   } finally {
@@ -112,7 +155,11 @@ export async function finish(job) {
   }
 }
 
-// The page stops waiting at once; the server stops at its next step.
+/**
+ * The page stops waiting at once; the server stops at its next step.
+ *
+ * @param {string} job
+ */
 export function cancel(job) {
   stopped.add(job);
   return ask("POST", `jobs/${job}/cancel`, {}, {});

@@ -3,15 +3,33 @@
 const NUMBERS = ["step", "layer", "head", "token", "other", "moment"];
 const START = { step: 1, view: "text", lang: "", theme: "", stat: "entropy", dir: "to" };
 
-export const state = { ...START };
+/**
+ * What is looked at. Layer, head and token are there as soon as a view is drawn, because main.js sets
+ * what the address leaves out; of the other optional parts each belongs to one view.
+ *
+ * @typedef {typeof START & {
+ *   layer: number, head: number, token: number, other?: number, moment?: number,
+ *   v?: string, text?: string, target?: string, set?: string, at?: string, from?: string,
+ *   keysfrom?: string, change?: string, count?: string, hide?: string, even?: string,
+ * }} State
+ */
+
+export const state = /** @type {State} */ ({ ...START });
+
+/** @type {((state: State) => void)[]} */
 const listeners = [];
 
+/** @param {(state: State) => void} listener */
 export function onState(listener) {
   listeners.push(listener);
 }
 
-// Changes the state and the address; null takes a part out. With `replace` it makes no new entry
-// in the history: for what moves much, such as a cursor.
+/**
+ * Changes the state and the address; null takes a part out. With `replace` it makes no new entry in
+ * the history, because back would then walk through every move of a cursor.
+ *
+ * @param {{ [Name in keyof State]?: State[Name] | null }} patch
+ */
 export function go(patch, replace = false) {
   const before = format();
   for (const [name, value] of Object.entries(patch)) {
@@ -76,7 +94,11 @@ addEventListener("popstate", () => {
   tellAll();
 });
 
-// Lists in the address: set=3,4,5.
+/**
+ * Lists in the address: set=3,4,5.
+ *
+ * @param {string | undefined} text
+ */
 export function list(text) {
   return text ? text.split(",") : [];
 }

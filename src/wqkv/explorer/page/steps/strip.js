@@ -6,8 +6,11 @@ import { go, state } from "../reading/state.js";
 import { t } from "../words/words.js";
 import { strongest } from "./worked.js";
 
+/** @import { RowAnswer, StoryAnswer } from "../types" */
+
 const BRIEF = ["x", "W", "q k v", "q·k", "exp", "Σ", "WO"]; // where there is no room for names
 
+/** @param {{ story: StoryAnswer, row: RowAnswer }} read */
 export function strip({ story, row }) {
   const minis = miniatures(story, row);
   const tabs = story.steps.map((step, i) =>
@@ -41,6 +44,10 @@ export function strip({ story, row }) {
   );
 }
 
+/**
+ * @param {StoryAnswer} story
+ * @param {RowAnswer} row
+ */
 function miniatures(story, row) {
   const mini = values => signedBars(means(values, 48)[0], { class: "mini", "aria-hidden": "true" });
   const three = (...parts) => h("span", { class: "minis" }, parts);

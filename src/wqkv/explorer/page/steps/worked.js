@@ -7,19 +7,37 @@ import { keyTag, tokenTag } from "../parts/token.js";
 import { signedBars } from "../parts/vector.js";
 import { t } from "../words/words.js";
 
-// The strongest positions of a row, whether all of it came or, of a long text, the strongest alone.
+/** @import { CellAnswer, ColumnAnswer, RowAnswer, StrongFacts, TermFacts } from "../types" */
+/** @import { RankingColumn } from "../parts/ranking.js" */
+
+/** @typedef {StrongFacts & { weight: number }} Entry */
+
+/**
+ * The strongest positions of a row, whether all of it came or, of a long text, the strongest alone.
+ *
+ * @param {Pick<RowAnswer, "weights" | "effects" | "strongest"> | ColumnAnswer} row
+ * @returns {Entry[]}
+ */
 export function entriesOf(row) {
+  const effects = "effects" in row ? row.effects : undefined;
   const found = row.weights
-    ? row.weights.map((value, j) => ({ index: j, weight: value, effect: row.effects?.[j] ?? null }))
-    : row.strongest;
-  return found.filter(one => one.weight !== null);
+    ? row.weights.map((value, j) => ({ index: j, weight: value, effect: effects?.[j] ?? null }))
+    : (/** @type {RowAnswer} */ (row).strongest ?? []);
+  return /** @type {Entry[]} */ (found.filter(one => one.weight !== null));
 }
 
+/** @param {RowAnswer} row */
 export function strongest(row) {
   return entriesOf(row).sort((a, b) => b.weight - a.weight || a.index - b.index);
 }
 
-// From q . k to the weight, one line a stage.
+/**
+ * From q . k to the weight, one line a stage.
+ *
+ * @param {CellAnswer} cell
+ * @param {number} i
+ * @param {number} j
+ */
 export function cellSheet(cell, i, j) {
   if (cell.hidden)
     return h("div", { class: "cell" }, h("h4", {}, tokenTag(i), " → ", keyTag(j)), h("p", {}, t("cellHidden")));
@@ -40,7 +58,7 @@ export function cellSheet(cell, i, j) {
     cell.bias !== null && line(`+ ${number(cell.bias)}`, cell.score, t("biasSays")),
     line(
       `− ${number(cell.lse)}`,
-      cell.score - cell.lse,
+      (cell.score ?? NaN) - (cell.lse ?? NaN),
       t(cell.sink === null ? "lseSays" : "lseSinkSays", { sink: number(cell.sink) }),
     ),
   ];
@@ -61,7 +79,11 @@ export function cellSheet(cell, i, j) {
   );
 }
 
-// Every product q_d k_d as a bar; point or use the arrows to read one.
+/**
+ * Every product q_d k_d as a bar; point or use the arrows to read one.
+ *
+ * @param {TermFacts[]} terms
+ */
 function termBars(terms) {
   const say = h("output", { class: "say" }, t("pointTerm"));
   const bars = signedBars(
@@ -84,7 +106,7 @@ function termBars(terms) {
     const { q, k, product } = terms[at],
       text = `q[${at}] k[${at}] = ${number(q)} × ${number(k)} = ${number(product)}`;
     say.textContent = text;
-    bars.setAttribute("aria-valuenow", at);
+    bars.setAttribute("aria-valuenow", String(at));
     bars.setAttribute("aria-valuetext", text);
   };
   bars.addEventListener("pointermove", event => {
@@ -101,6 +123,7 @@ function termBars(terms) {
   return h("div", { class: "termbox" }, bars, say);
 }
 
+/** @param {TermFacts[]} terms */
 function termTable(terms) {
   const all = h("details", { class: "all" }, h("summary", {}, t("allTerms", { n: terms.length })));
   all.addEventListener("toggle", () => {
@@ -129,18 +152,22 @@ function termTable(terms) {
   return all;
 }
 
-// The row's weights and what each word adds, so that a sink shows: much weight, little effect.
-export function rowSheet(row, { name, pick, chosen, scores = null, effects = false }) {
+/**
+ * The row's weights and what each token adds, so that a sink shows: much weight, little effect.
+ *
+ * @param {RowAnswer} row
+ * @param {{ name: string, pick: (j: number) => void, chosen?: number, scores?: (number | null)[], effects?: boolean }} shown
+ */
+export function rowSheet(row, { name, pick, chosen, scores, effects = false }) {
   const entries = new Map(entriesOf(row).map(one => [one.index, one])),
     ranked = strongest(row).map(one => one.index);
-  const seen = j => (scores?.[j] === null ? null : entries.get(j)); // a hidden word has no score
-  const at = listed(ranked),
-    columns = [
-      { title: t("weight"), value: j => seen(j)?.weight ?? null, text: weight },
-      effects && { title: t("effect"), value: j => seen(j)?.effect ?? null, text: weight, kind: "down" },
-    ].filter(Boolean);
+  const seen = j => (scores?.[j] === null ? null : entries.get(j)); // a hidden token has no score
+  const at = listed(ranked);
+  /** @type {RankingColumn[]} */
+  const columns = [{ title: t("weight"), value: j => seen(j)?.weight, text: weight }];
+  if (effects) columns.push({ title: t("effect"), value: j => seen(j)?.effect, text: weight, kind: "down" });
   const rest = ranked.filter(j => !at.includes(j)),
-    left = rest.reduce((sum, j) => sum + entries.get(j).weight, 0);
+    left = rest.reduce((sum, j) => sum + (entries.get(j)?.weight ?? 0), 0);
   return [
     ranking({ name, at, columns, pick, chosen }),
     rest.length > 0 &&
@@ -155,6 +182,7 @@ export function rowSheet(row, { name, pick, chosen, scores = null, effects = fal
   ];
 }
 
+/** @param {RowAnswer} row */
 export function residual(row) {
   const found = row.residual;
   if (!found) return null;

@@ -1,4 +1,4 @@
-// What a causal model writes, word by word: a scrubber over the steps, and where each step looked.
+// What a causal model writes, token by token: a scrubber over the steps, and where each step looked.
 
 import { foot } from "../frame/foot.js";
 import { paint, tint } from "../parts/color.js";
@@ -13,7 +13,9 @@ import { go, state } from "../reading/state.js";
 import { entriesOf } from "../steps/worked.js";
 import { t } from "../words/words.js";
 
-const LATEST = 200; // words before the one that is written: of a long text the rest is left out
+/** @import { GenerateAnswer, RowAnswer, WrittenFacts } from "../types" */
+
+const LATEST = 200; // tokens before the one that is written: of a long text the rest is left out
 
 export async function generateView() {
   if (opened.text.part) return h("p", { class: "note" }, t("hasWritten", { model: opened.model.name }));
@@ -39,13 +41,14 @@ export async function generateView() {
   });
   form.append(amount, h("button", { type: "submit", "data-key": "generate" }, t("write")));
   if (!state.count) return [form, h("p", { class: "note" }, t("generateSays"))];
-  const answer = await workOnce(`views/${state.v}/generate`, { count: Number(state.count) }),
-    last = answer.steps.length - 1,
+  /** @type {GenerateAnswer} */
+  const answer = await workOnce(`views/${state.v}/generate`, { count: Number(state.count) });
+  const last = answer.steps.length - 1,
     moment = clamp(state.moment ?? 0, 0, Math.max(last, 0));
   if (last < 0) return [form, h("p", { class: "note" }, t("nothingWritten"))];
   const step = answer.steps[moment],
     { layer, head } = state;
-  // The row that chose a word is that of the word before it.
+  // The row that chose a token is that of the token before it.
   const row = answer.view
     ? await get(`views/${answer.view}/row`, { layer, head, i: step.position - 1 })
     : await askFor("row", { layer, head, i: step.position - 1 });
@@ -68,6 +71,11 @@ export async function generateView() {
   ];
 }
 
+/**
+ * @param {GenerateAnswer} answer
+ * @param {number} moment
+ * @param {number} last
+ */
 function scrubber(answer, moment, last) {
   const slider = h("input", {
     type: "range",
@@ -96,22 +104,29 @@ function scrubber(answer, moment, last) {
   );
 }
 
-// The text so far, tinted by the weights of the row that chose the next word.
+/**
+ * The text so far, tinted by the weights of the row that chose the next token.
+ *
+ * @param {GenerateAnswer} answer
+ * @param {WrittenFacts} step
+ * @param {RowAnswer} row
+ */
 function sentence(answer, step, row) {
   const weights = new Map(entriesOf(row).map(one => [one.index, one.weight])),
     first = answer.steps[0].position,
     from = Math.max(0, step.position - LATEST);
   const tokens = answer.tokens.slice(from, step.position + 1).map((token, i) => {
-    const j = from + i;
+    const j = from + i,
+      value = weights.get(j);
     const part = h(
       "bdi",
       {
         class: `w${j >= first ? " new" : ""}${j === step.position ? " chosen" : ""}`,
-        title: `${j}: ${weights.has(j) ? weight(weights.get(j)) : ""}`,
+        title: `${j}: ${value === undefined ? "" : weight(value)}`,
       },
       visible(token),
     );
-    if (j !== step.position && weights.get(j) > 0.0005) paint(part, tint(weights.get(j)));
+    if (j !== step.position && value !== undefined && value > 0.0005) paint(part, tint(value));
     return [part, " "];
   });
   return [
@@ -120,6 +135,7 @@ function sentence(answer, step, row) {
   ];
 }
 
+/** @param {WrittenFacts} step */
 function candidates(step) {
   const top = step.top[0]?.probability ?? 1;
   return h(
@@ -137,7 +153,7 @@ function candidates(step) {
             "tr",
             { class: id === step.id ? "chosen" : null }, // the likeliest, mostly
             h("th", { scope: "row" }, h("bdi", {}, visible(token))),
-            h("td", { class: "right", title: String(probability) }, fixed(probability, 3)),
+            h("td", { class: "right", title: String(probability) }, fixed(probability ?? NaN, 3)),
             h("td", { class: "barcell" }, bar(probability, top)),
           ),
         ),
@@ -146,6 +162,10 @@ function candidates(step) {
   );
 }
 
+/**
+ * @param {GenerateAnswer} answer
+ * @param {RowAnswer} row
+ */
 function looked(answer, row) {
   const ranked = entriesOf(row)
       .sort((a, b) => b.weight - a.weight)

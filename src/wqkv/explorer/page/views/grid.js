@@ -2,15 +2,16 @@
 
 import { whenAnswered } from "../frame/awaited.js";
 import { foot } from "../frame/foot.js";
-import { css, inkOn, paint, ramp } from "../parts/color.js";
-import { h, svg, unbroken, walk } from "../parts/dom.js";
-import { clamp, count, fixed, number, short } from "../parts/format.js";
-import { sheet, svgText } from "../parts/picture.js";
+import { paint, ramp } from "../parts/color.js";
+import { h, walk } from "../parts/dom.js";
 import { drawThumbnail } from "../parts/thumbnail.js";
-import { vector } from "../parts/vector.js";
-import { askFor, hasStatistic, keyCount, opened, size } from "../reading/opened.js";
+import { askFor, hasStatistic, opened } from "../reading/opened.js";
 import { go, state } from "../reading/state.js";
 import { lang, t } from "../words/words.js";
+import { large, numbersOf, sharing } from "./head.js";
+import { brief, gridPicture, labelText, legend, share, statText } from "./statistic.js";
+
+/** @import { GridAnswer, ThumbnailAnswer } from "../types" */
 
 const STATISTICS = ["entropy", "received", "distance", "sink", "label"];
 const ENLARGED = 64,
@@ -72,6 +73,11 @@ export async function gridView() {
   ];
 }
 
+/**
+ * @param {GridAnswer} grid
+ * @param {ThumbnailAnswer[] | null} maps
+ * @param {boolean} little
+ */
 function table(grid, maps, little) {
   const cells = [];
   return h(
@@ -88,11 +94,11 @@ function table(grid, maps, little) {
   );
 }
 
-function layerNumbers() {
+export function layerNumbers() {
   return [...Array(opened.model.n_layer).keys()];
 }
 
-function groups() {
+export function groups() {
   const { n_head, n_kv_head } = opened.model,
     per = n_head / n_kv_head;
   return Array.from({ length: n_kv_head }, (_, group) =>
@@ -109,6 +115,12 @@ function headNumbers() {
   );
 }
 
+/**
+ * @param {number} l
+ * @param {GridAnswer} grid
+ * @param {ThumbnailAnswer | undefined} thumbnails
+ * @param {HTMLElement[]} cells
+ */
 function layerRow(l, grid, thumbnails, cells) {
   return h(
     "div",
@@ -117,7 +129,7 @@ function layerRow(l, grid, thumbnails, cells) {
     groups().map(heads =>
       together(
         heads.map(j => {
-          const cell = headCell(l, j, grid, thumbnails?.heads[j]);
+          const cell = headCell(l, j, grid, thumbnails?.heads?.[j]);
           cells.push(cell);
           return cell;
         }),
@@ -133,6 +145,12 @@ function together(parts) {
   return group_;
 }
 
+/**
+ * @param {number} l
+ * @param {number} j
+ * @param {GridAnswer} grid
+ * @param {ThumbnailAnswer["values"]} values
+ */
 function headCell(l, j, grid, values) {
   const value = grid.values[l][j],
     name = grid.labels?.[l]?.[j],
@@ -155,146 +173,4 @@ function headCell(l, j, grid, values) {
   if (values) cell.append(drawThumbnail(values));
   else if (value !== null) paint(cell, ramp(share(grid, value)));
   return cell;
-}
-
-function brief(value) {
-  return Math.abs(value) >= 10
-    ? String(Math.round(value))
-    : fixed(value, 1).replace(/\.0$/, "").replace(/^0\./, ".");
-}
-
-function share(grid, value) {
-  return (value - grid.low) / (grid.high - grid.low || 1);
-}
-
-function statText(grid, value) {
-  return value === null ? "-" : `${short(value, 3)} ${t(`unit_${grid.unit}`, {}, grid.unit)}`.trim();
-}
-
-function labelText(name) {
-  return t(`label_${name}`, {}, name);
-}
-
-// From low to high; of labels, how many heads have each.
-function legend(grid, stat) {
-  if (stat === "maps") return h("p", { class: "note" }, t("mapsSay"));
-  const steps = Array.from({ length: 9 }, (_, i) => i / 8);
-  const bar = h(
-    "p",
-    { class: "scale" },
-    h("span", {}, `${short(grid.low, 3)}`),
-    steps.map(at => {
-      const swatch = h("b", {}, "");
-      swatch.style.backgroundColor = css(ramp(at));
-      return swatch;
-    }),
-    h("span", {}, `${short(grid.high, 3)} ${t(`unit_${grid.unit}`, {}, grid.unit)}`),
-  );
-  if (!grid.labels) return bar;
-  const counts = new Map();
-  for (const name of grid.labels.flat()) counts.set(name, (counts.get(name) ?? 0) + 1);
-  return [
-    bar,
-    h(
-      "dl",
-      { class: "labels" },
-      [...counts]
-        .sort((a, b) => b[1] - a[1])
-        .map(([name, n]) =>
-          h("div", {}, h("dt", {}, t(`brief_${name}`)), h("dd", {}, `${labelText(name)} (${n})`)),
-        ),
-    ),
-  ];
-}
-
-// The chosen head's number, or its label with the evidence.
-function numbersOf(grid) {
-  const { layer, head } = state,
-    value = grid.values[layer][head],
-    name = grid.labels?.[layer][head];
-  return [
-    value !== null &&
-      h(
-        "p",
-        {},
-        t("named", { name: name ? t("score") : t(`stat_${grid.statistic}`) }),
-        " ",
-        h("b", { title: String(value) }, statText(grid, value)),
-      ),
-    name && h("p", {}, h("b", {}, labelText(name)), " ", unbroken(grid.evidence[layer][head])),
-  ];
-}
-
-function large({ values }) {
-  const [n, m, high, wide] = [size(), keyCount(), values.length, values[0].length],
-    facts = { n: count(n), m: count(m), size: high, high, wide },
-    means = opened.text.keys ? t("blockMeansBoth", facts) : t("blockMeans", facts),
-    box = h("div", { class: "bigmap" }, drawThumbnail(values, t("thumbnailOf", state)));
-  box.style.aspectRatio = String(clamp(m / n, 0.5, 2));
-  return [
-    box,
-    h("p", { class: "note" }, n > high || m > wide ? means : t("eachCell")),
-    h("p", {}, h("button", { "data-key": "to-map", onclick: () => go({ view: "map" }) }, t("openMap"))),
-  ];
-}
-
-// Heads that share k and v: each head's q, and the one k and v of all.
-function sharing() {
-  const { layer, head, token } = state,
-    per = opened.model.n_head / opened.model.n_kv_head,
-    group = Math.floor(head / per);
-  if (per === 1) return null;
-  const heads = groups()[group];
-  return whenAnswered(
-    Promise.all(heads.map(one => askFor("story", { layer, head: one, token, lang: lang() }))),
-    stories =>
-      h(
-        "section",
-        { class: "shared" },
-        h("h4", {}, t("groupOf", { first: heads[0], last: heads.at(-1), group })),
-        stories.map((story, i) => vector(`q (${heads[i]})`, story.q)),
-        vector("k", stories[0].k),
-        vector("v", stories[0].v),
-      ),
-  );
-}
-
-function gridPicture(grid, stat) {
-  const side = 34,
-    left = 60,
-    top = 60,
-    { n_layer, n_head } = opened.model,
-    width = Math.max(480, left + n_head * side + 20);
-  const cells = grid.values.flatMap((row, l) =>
-    row.map((value, j) => {
-      const color = ramp(value === null ? 0 : share(grid, value)),
-        text = grid.labels ? t(`brief_${grid.labels[l][j]}`) : value === null ? "" : brief(value);
-      const shownText = svgText(text, left + j * side + side / 2, top + l * side + side / 2 + 4, "middle");
-      shownText.setAttribute("fill", inkOn(color));
-      shownText.setAttribute("font-size", 11);
-      return [
-        svg("rect", {
-          x: left + j * side,
-          y: top + l * side,
-          width: side - 2,
-          height: side - 2,
-          fill: css(color),
-        }),
-        shownText,
-      ];
-    }),
-  );
-  const names = [
-    ...layerNumbers().map(l => svgText(String(l), left - 10, top + l * side + side / 2 + 4, "end", "--soft")),
-    ...Array.from({ length: n_head }, (_, j) =>
-      svgText(String(j), left + j * side + side / 2, top - 8, "middle", "--soft"),
-    ),
-  ];
-  return sheet(
-    `${opened.model.name}: ${t(`stat_${stat}`)}, ${number(grid.low)} - ${number(grid.high)} ${t(`unit_${grid.unit}`, {}, grid.unit)}`,
-    width,
-    top + n_layer * side + 20,
-    cells,
-    names,
-  );
 }

@@ -14,6 +14,9 @@ import { t } from "../words/words.js";
 import { gutter, histogram, linkTable, minimap } from "./minimap.js";
 import { cellsOf, drawTile, tileLayout } from "./tile.js";
 
+/** @import { ReceivedAnswer, TileAnswer } from "../types" */
+/** @import { TileShown } from "./tile.js" */
+
 const WHOLE = 256; // a shorter text is one tile
 const BLOCKS = 128,
   LINKS = 20,
@@ -21,7 +24,7 @@ const BLOCKS = 128,
 
 const cursor = { i: -1, j: -1 }; // where the arrow keys are; it outlives a drawing
 
-// The rectangle that is shown exactly: [q0, k0, span]. Its sides are span, or all words there are.
+// The rectangle that is shown exactly: [q0, k0, span]. Its sides are span, or all tokens there are.
 function shownTile() {
   const n = longer(),
     given = list(state.at).map(Number);
@@ -90,7 +93,7 @@ export async function mapView() {
     h(
       "div",
       { class: small ? "mapsplit three" : "mapsplit" },
-      small &&
+      blocks &&
         h(
           "div",
           { class: "mini-side" },
@@ -122,23 +125,20 @@ export async function mapView() {
   ];
 }
 
+/** @param {ReceivedAnswer} received */
 function gutterSays({ edges }) {
   return edges ? t("receivedMean", { per: short(keyCount() / (edges.length - 1), 2) }) : t("receivedEach");
 }
 
-// `received` by position, whether every word's came or the means of blocks.
+/**
+ * `received` by position, whether every token's came or the means of blocks.
+ *
+ * @param {ReceivedAnswer} received
+ * @returns {(j: number) => number | null}
+ */
 function receivedAt(received) {
-  if (!received.edges) return j => received.values[j];
-  return j => {
-    let low = 0,
-      high = received.edges.length - 2;
-    while (low < high) {
-      const middle = (low + high + 1) >> 1;
-      if (received.edges[middle] <= j) low = middle;
-      else high = middle - 1;
-    }
-    return received.values[low];
-  };
+  const { edges, values } = received;
+  return edges ? j => values[edges.findLastIndex(edge => edge <= j)] : j => values[j];
 }
 
 function zoomButtons(q0, k0, span) {
@@ -180,7 +180,16 @@ function moveTo(q0, k0, span) {
   go({ at: inside(q0, k0, span).join(",") }, true);
 }
 
-// The exact weights, with words beside them where there is room, and what every word receives above.
+/**
+ * The exact weights, with tokens beside them where there is room, and what every token receives above.
+ *
+ * @param {TileAnswer["values"]} values
+ * @param {number} q0
+ * @param {number} k0
+ * @param {number} span
+ * @param {Promise<ReceivedAnswer>} received
+ * @param {HTMLElement} read
+ */
 function tileCanvas(values, q0, k0, span, received, read) {
   const canvas = h("canvas", {
     class: "tile",
@@ -189,8 +198,9 @@ function tileCanvas(values, q0, k0, span, received, read) {
     "aria-label": t("mapKeys"),
     "data-key": "tile",
   });
-  const [rows, cols] = sides(span),
-    rect = { values, q0, k0, rows, cols, received: null };
+  const [rows, cols] = sides(span);
+  /** @type {TileShown} */
+  const rect = { values, q0, k0, rows, cols, received: null };
   received.then(
     found => {
       rect.received = receivedAt(found);

@@ -9,8 +9,16 @@ import { keyAt, keyCount, opened, size, tokenAt } from "../reading/opened.js";
 import { state } from "../reading/state.js";
 import { t } from "../words/words.js";
 
-// The whole text as block means, and the rectangle that is shown exactly.
-export function minimap(blocks, [q0, k0, span], moveTo) {
+/** @import { DistancesAnswer, LinksAnswer, ReceivedAnswer, ThumbnailAnswer } from "../types" */
+
+/**
+ * The whole text as block means, and the rectangle that is shown exactly.
+ *
+ * @param {ThumbnailAnswer} blocks
+ * @param {[number, number, number]} shown
+ * @param {(q0: number, k0: number, span: number) => void} moveTo
+ */
+export function minimap({ values = [] }, [q0, k0, span], moveTo) {
   const n = size(),
     m = keyCount(),
     least = count_ => Math.max(Math.min(span, count_), count_ / 60),
@@ -46,19 +54,23 @@ export function minimap(blocks, [q0, k0, span], moveTo) {
         moveTo(q0 + move[0] * by, k0 + move[1] * by, span);
       },
     },
-    drawThumbnail(blocks.values),
+    drawThumbnail(values),
     frame,
   );
   box.style.aspectRatio = String(clamp(m / n, 0.5, 2));
-  const [high, wide] = [blocks.values.length, blocks.values[0].length],
-    facts = { n: count(n), m: count(m), size: high, high, wide, top: weight(topOf(blocks.values)) };
+  const [high, wide] = [values.length, values[0].length],
+    facts = { n: count(n), m: count(m), size: high, high, wide, top: weight(topOf(values)) };
   if (n <= high && m <= wide) return [box, h("p", { class: "note" }, t("eachCell"))];
   return [box, h("p", { class: "note" }, opened.text.keys ? t("minimapBoth", facts) : t("minimapSays", facts))];
 }
 
-// What every word receives, over the whole text.
+/**
+ * What every token receives, over the whole text.
+ *
+ * @param {ReceivedAnswer} received
+ */
 export function gutter({ edges, values }) {
-  const top = values.reduce((most, value) => Math.max(most, value), 0) || 1;
+  const top = Math.max(...values.map(value => value ?? 0), 0) || 1;
   return svg(
     "svg",
     {
@@ -72,7 +84,7 @@ export function gutter({ edges, values }) {
   );
 }
 
-// At most 1024 bars, each as high as the most that one of its words receives.
+// At most 1024 bars, each as high as the most that one of its tokens receives.
 function gutterPath(values, edges, top) {
   let path = "";
   const per = edges ? 1 : Math.ceil(values.length / 1024);
@@ -85,8 +97,9 @@ function gutterPath(values, edges, top) {
   return path;
 }
 
+/** @param {DistancesAnswer} found */
 export function histogram({ edges, mass, mean }) {
-  const top = Math.max(...mass),
+  const top = Math.max(...mass.map(value => value ?? 0)),
     rows = mass.map((value, b) => {
       const [low, high] = [edges[b], edges[b + 1] - 1];
       return h(
@@ -121,6 +134,10 @@ export function histogram({ edges, mass, mean }) {
   );
 }
 
+/**
+ * @param {LinksAnswer} found
+ * @param {(i: number, j: number) => void} pick
+ */
 export function linkTable({ links }, pick) {
   const rows = links.map(({ i, j, weight: value }, at) =>
     h(

@@ -1,4 +1,4 @@
-// What became of a text after a change: its next word or similarity, where a word looks, the layers.
+// What became of a text after a change: its next token or similarity, where a token looks, the layers.
 
 import { h } from "../parts/dom.js";
 import { fixed, short, visible, weight } from "../parts/format.js";
@@ -10,12 +10,19 @@ import { go, state } from "../reading/state.js";
 import { entriesOf, strongest } from "../steps/worked.js";
 import { t } from "../words/words.js";
 
-// What the model says now: the next word, or how near the text's vector still is.
+/** @import { WhatIfAnswer } from "../types" */
+
+/**
+ * What the model says now: the next token, or how near the text's vector still is.
+ *
+ * @param {WhatIfAnswer} answer
+ * @param {{ edits: unknown[] }} asked
+ */
 export function outcome(answer, { edits }) {
   return h(
     "section",
     {},
-    answer.before.top ? nextWords(answer) : similarity(answer),
+    answer.before.top ? nextTokens(answer) : similarity(answer),
     edits.length > 0 &&
       h(
         "p",
@@ -40,18 +47,21 @@ export function outcome(answer, { edits }) {
   );
 }
 
+/** @param {WhatIfAnswer} answer */
 function similarity({ after }) {
   return [
     h("h3", {}, t("similarity")),
-    h("p", { class: "big", title: String(after.similarity) }, fixed(after.similarity, 4)),
+    h("p", { class: "big", title: String(after.similarity) }, fixed(after.similarity ?? NaN, 4)),
     h("p", { class: "note" }, t("similaritySays")),
   ];
 }
 
-function nextWords({ before, after }) {
-  // by id: parts of characters are different words that read alike
-  const [was, is] = [before, after].map(({ top }) => new Map(top.map(one => [one.id, one.probability]))),
-    names = new Map([...after.top, ...before.top].map(one => [one.id, one.token]));
+/** @param {WhatIfAnswer} answer */
+function nextTokens({ before, after }) {
+  // by id: parts of characters are different tokens that read alike
+  const [old, now] = [before.top ?? [], after.top ?? []],
+    [was, is] = [old, now].map(top => new Map(top.map(one => [one.id, one.probability]))),
+    names = new Map([...now, ...old].map(one => [one.id, one.token]));
   return [
     h("h3", {}, t("nextWord")),
     twoColumns([...names].map(([id, token]) => [h("bdi", {}, visible(token)), was.get(id), is.get(id)])),
@@ -59,7 +69,12 @@ function nextWords({ before, after }) {
   ];
 }
 
-// Where the chosen word looks, in both texts. A word after the last change may have moved.
+/**
+ * Where the chosen token looks, in both texts. A token after the last change may have moved.
+ *
+ * @param {WhatIfAnswer} answer
+ * @param {{ edits: { token: number }[] }} asked
+ */
 export async function looksNow({ view, tokens }, { edits }) {
   const { layer, head, token } = state,
     moved = tokens.length - size(),
@@ -123,6 +138,7 @@ function twoColumns(rows) {
   );
 }
 
+/** @param {WhatIfAnswer} answer */
 export function layers(answer) {
   const top = Math.max(...answer.layers.map(value => value ?? 0));
   const rows = answer.layers.map((value, l) =>

@@ -1,4 +1,4 @@
-// Two texts: a written word is chosen to see where it looks, a word that was read to see who looks.
+// Two texts: a written token is chosen to see where it looks, a token that was read to see who looks.
 
 import { foot } from "../frame/foot.js";
 import { h } from "../parts/dom.js";
@@ -11,6 +11,8 @@ import { askFor, keys, opened } from "../reading/opened.js";
 import { go, state } from "../reading/state.js";
 import { entriesOf, strongest } from "../steps/worked.js";
 import { t } from "../words/words.js";
+
+/** @import { ColumnAnswer, RowAnswer } from "../types" */
 
 const MOST = 10;
 
@@ -93,6 +95,7 @@ export async function pairView() {
   ];
 }
 
+/** @param {RowAnswer | ColumnAnswer} answer */
 function weightsOf(answer) {
   return new Map(entriesOf(answer).map(({ index, weight: value }) => [index, value]));
 }
@@ -101,7 +104,7 @@ function ranked(weights) {
   return [...weights].filter(([, value]) => value > 0).sort((a, b) => b[1] - a[1] || a[0] - b[0]);
 }
 
-// The strongest words one way, as buttons that go there.
+// The strongest tokens one way, as buttons that go there.
 function looks(title, subject, weights, { of, chosen, pick, kind }) {
   const all = ranked(weights),
     at = all.slice(0, MOST).map(([j]) => j),

@@ -1,4 +1,4 @@
-// The text itself, each word tinted by its weight: where a word looks, and who looks at it.
+// The text itself, each token tinted by its weight: where a token looks, and who looks at it.
 
 import { foot } from "../frame/foot.js";
 import { h } from "../parts/dom.js";
@@ -12,7 +12,9 @@ import { go, list, state } from "../reading/state.js";
 import { entriesOf } from "../steps/worked.js";
 import { t } from "../words/words.js";
 
-const SET = 24; // words of a set
+/** @import { ColumnAnswer, RowAnswer } from "../types" */
+
+const SET = 24; // tokens of a set
 const LISTED = 10;
 
 export async function textView() {
@@ -68,7 +70,13 @@ export async function textView() {
   ];
 }
 
-// Sums of weights by position. Of a set the rows are averaged, the columns added.
+/**
+ * Sums of weights by position. Of a set the rows are averaged, the columns added.
+ *
+ * @param {(RowAnswer | ColumnAnswer)[]} answers
+ * @param {number} factor
+ * @returns {Map<number, number>}
+ */
 function merge(answers, factor) {
   const sums = new Map();
   for (const answer of answers)
@@ -142,7 +150,7 @@ function toggle(j) {
   go({ set: [...set].sort((a, b) => a - b).join(",") || null });
 }
 
-// The strongest words one way, as buttons that go there.
+// The strongest tokens one way, as buttons that go there.
 function listing(kind, title, asked, weights, hide, factor) {
   const ranked = strong(weights, hide),
     at = ranked.slice(0, LISTED).map(([j]) => j);

@@ -1,13 +1,29 @@
-// Draws a tile of exact weights on a canvas: cells, words beside them, received weight above.
+// Draws a tile of exact weights on a canvas: cells, tokens beside them, received weight above.
 
 import { css, currentColor, palette } from "../parts/color.js";
 import { clamp, label } from "../parts/format.js";
 import { keyAt, keys, opened, tokenAt } from "../reading/opened.js";
 import { t } from "../words/words.js";
 
-const READABLE = 12; // pixels that a line of words needs
+/** @import { TileAnswer } from "../types" */
 
-// Where things are, in CSS pixels: margins for the words, the gutter, and a cell's side.
+/**
+ * A rectangle of exact weights; `received` is what each token receives, once it is known.
+ *
+ * @typedef {{
+ *   values: TileAnswer["values"], q0: number, k0: number, rows: number, cols: number,
+ *   received: ((j: number) => number | null) | null,
+ * }} TileShown
+ */
+
+const READABLE = 12; // pixels that a line of tokens needs
+
+/**
+ * Where things are, in CSS pixels: margins for the tokens, the gutter, and a cell's side.
+ *
+ * @param {HTMLCanvasElement} canvas
+ * @param {TileShown} rect
+ */
 export function tileLayout(canvas, { rows, cols }) {
   const width = canvas.clientWidth || 300,
     guess = width / cols,
@@ -20,6 +36,12 @@ export function tileLayout(canvas, { rows, cols }) {
   return { left, top, side, gutter, names, width, height: Math.ceil(top + side * rows + 4) };
 }
 
+/**
+ * @param {HTMLCanvasElement} canvas
+ * @param {TileShown} rect
+ * @param {MouseEvent} event
+ * @returns {[number, number] | null}
+ */
 export function cellsOf(canvas, rect, event) {
   const { left, top, side } = tileLayout(canvas, rect),
     box = canvas.getBoundingClientRect();
@@ -28,6 +50,11 @@ export function cellsOf(canvas, rect, event) {
   return i < 0 || j < 0 || i >= rect.rows || j >= rect.cols ? null : [rect.q0 + i, rect.k0 + j];
 }
 
+/**
+ * @param {HTMLCanvasElement} canvas
+ * @param {TileShown} rect
+ * @param {{ i: number, j: number }} cursor
+ */
 export function drawTile(canvas, rect, cursor) {
   const at = tileLayout(canvas, rect),
     density = Math.min(devicePixelRatio || 1, 2);
@@ -37,7 +64,7 @@ export function drawTile(canvas, rect, cursor) {
     canvas.height = high;
     canvas.style.height = `${at.height}px`;
   }
-  const pen = canvas.getContext("2d"),
+  const pen = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d")),
     inks = Object.fromEntries(
       ["ground", "line", "ink", "soft", "down"].map(name => [name, currentColor(`--${name}`)]),
     );
@@ -50,7 +77,12 @@ export function drawTile(canvas, rect, cursor) {
   drawCursor(pen, rect, at, cursor, inks);
 }
 
-// A weight of exactly 0 (hidden, or too small for a float) is left as empty ground.
+/**
+ * A weight of exactly 0 (hidden, or too small for a float) is left as empty ground.
+ *
+ * @param {CanvasRenderingContext2D} pen
+ * @param {TileShown} rect
+ */
 function drawCells(pen, { values, rows, cols }, { left, top, side }, inks) {
   const gap = side >= 13 ? 1 : -0.5,
     colors = palette().map(css);

@@ -1,4 +1,4 @@
-// What if: heads switched off, words changed; the answer before and after; every change can be undone.
+// What if: heads switched off, tokens changed; the answer before and after; every change can be undone.
 
 import { foot } from "../frame/foot.js";
 import { h } from "../parts/dom.js";
@@ -11,6 +11,8 @@ import { workOnce } from "../reading/server.js";
 import { go, state } from "../reading/state.js";
 import { t } from "../words/words.js";
 import { layers, looksNow, outcome } from "./outcome.js";
+
+/** @import { WhatIfAnswer } from "../types" */
 
 // The changes stand in the address, the last one last: change=3.1|10:cat (each text escaped).
 function changes() {
@@ -54,8 +56,9 @@ export async function whatifView() {
   if (!made.length) return parts;
   const asked = {
     off: made.filter(one => one.text === undefined).map(({ layer, head }) => [layer, head]),
-    edits: made.filter(one => one.text !== undefined),
+    edits: /** @type {{ token: number, text: string }[]} */ (made.filter(one => one.text !== undefined)),
   };
+  /** @type {WhatIfAnswer} */
   const answer = await workOnce(`views/${state.v}/whatif`, asked);
   return [
     ...parts,

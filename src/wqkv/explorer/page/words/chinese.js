@@ -1,5 +1,8 @@
 // The texts of the page in Chinese, under the names of english.js.
 
+/** @import { en } from "./english.js" */
+
+/** @type {Record<keyof typeof en, string>} */
 export const zh = {
   title: "wqkv：一个注意力头在做什么",
   skip: "跳到各视图",

@@ -1,6 +1,6 @@
 // The texts of the page in English. Sentences about one token's numbers come from Python.
 
-export const en = {
+export const en = /** @type {const} */ ({
   title: "wqkv: what one head of attention does",
   skip: "Skip to the views",
   read: "Read",
@@ -254,4 +254,4 @@ export const en = {
   key_word: "next word",
   key_view: "next view",
   key_help: "this list",
-};
+});
