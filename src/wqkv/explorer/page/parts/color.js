@@ -1,4 +1,4 @@
-// One hue from weight 0 to weight 1, away from the ground; the same stops as draw/html.py.
+// One hue from weight 0 to weight 1, away from the ground: the colors of every other picture of ours.
 
 /** @typedef {number[]} RGB red, green and blue, from 0 to 255 */
 
@@ -30,7 +30,17 @@ export function ramp(value) {
   const stops = isDark() ? DARK : LIGHT,
     at = 2 * Math.min(Math.max(value, 0), 1);
   const [low, high] = at < 1 ? [stops[0], stops[1]] : [stops[1], stops[2]];
-  return low.map((a, i) => Math.round(a + (high[i] - a) * (at < 1 ? at : at - 1)));
+  return low.map((a, i) => rounded(a + (high[i] - a) * (at < 1 ? at : at - 1)));
+}
+
+/**
+ * The nearest whole number; of exact halves the even one, as in Python.
+ *
+ * @param {number} value
+ */
+function rounded(value) {
+  const up = Math.round(value);
+  return up - value === 0.5 && up % 2 ? up - 1 : up;
 }
 
 /** @param {RGB} rgb */

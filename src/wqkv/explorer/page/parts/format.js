@@ -14,12 +14,17 @@ export function fixed(value, digits) {
 }
 
 /**
- * 4.2e-06, as Python writes powers.
+ * 4.2e-06, as Python writes powers: toExponential, but exact halves go to the even digit.
  *
  * @param {number | null | undefined} value
  */
 export function power(value, digits = 1) {
-  return (value ?? NaN).toExponential(digits).replace(/e([+-])(\d)$/, "e$10$2");
+  const given = value ?? NaN,
+    [exact, exponent] = given.toExponential(60).split("e"),
+    cut = exact.indexOf(".") + 1 + digits,
+    half = /^50*$/.test(exact.slice(cut)) && "02468".includes(exact[cut - 1]);
+  const text = half ? `${exact.slice(0, cut)}e${exponent}` : given.toExponential(digits);
+  return text.replace(/e([+-])(\d)$/, "e$10$2");
 }
 
 /**
