@@ -10,8 +10,8 @@ import { bar } from "./vector.js";
 /** @import { TextFacts } from "../types" */
 
 /**
- * Words with numbers and bars beside them. Columns: {title, value(j), text(value), signed, kind}.
- * `pick(j)` makes the tokens buttons; `of` is the text whose tokens they are.
+ * Tokens with numbers and bars beside them.
+ * `pick(j)` makes the tokens buttons; `of` is the text whose tokens they are, else the keys.
  *
  * @typedef {object} RankingColumn
  * @property {string} title

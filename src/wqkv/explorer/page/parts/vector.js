@@ -26,7 +26,7 @@ export function means(values, most) {
 }
 
 /**
- * Bars above and below a line, one a number: three paths.
+ * Bars above and below a line, one for each number: three paths.
  *
  * @param {Numbers} values
  */

@@ -32,7 +32,7 @@ export function strongest(row) {
 }
 
 /**
- * From q . k to the weight, one line a stage.
+ * From q . k to the weight, one line for each stage.
  *
  * @param {CellAnswer} cell
  * @param {number} i
@@ -41,7 +41,7 @@ export function strongest(row) {
 export function cellSheet(cell, i, j) {
   if (cell.hidden)
     return h("div", { class: "cell" }, h("h4", {}, tokenTag(i), " → ", keyTag(j)), h("p", {}, t("cellHidden")));
-  // One line a stage: what is done, the number after it, why.
+  // One line for each stage: what is done, the number after it, why.
   const line = (name, value, say) =>
     h(
       "tr",

@@ -33,7 +33,7 @@ export const zh = {
   atBoth: "第 {layer} 层第 {head} 头",
   inBoth: "（第 {layer} 层第 {head} 头）",
   named: "{name}：",
-  words: "{n} 个词",
+  words: "{n} 个词（token）",
   modelSize: "{layers} 层 × {heads} 头，每个词 {d} 个数",
   exact: "精确",
   failed: "未通过验证",

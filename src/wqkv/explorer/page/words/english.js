@@ -1,4 +1,5 @@
-// The texts of the page in English. Sentences about one token's numbers come from Python.
+// The texts of the page in English, for a learner: a token is a word here, which the page says once.
+// The sentences about the numbers of one token come from Python, see draw/phrases.py.
 
 export const en = /** @type {const} */ ({
   title: "wqkv: what one head of attention does",
@@ -30,8 +31,8 @@ export const en = /** @type {const} */ ({
   atBoth: "layer {layer}, head {head}",
   inBoth: "(layer {layer}, head {head})",
   named: "{name}:",
-  words: "{n} words",
-  modelSize: "{layers} layers × {heads} heads, {d} numbers a word",
+  words: "{n} words (tokens)",
+  modelSize: "{layers} layers × {heads} heads, {d} numbers per word",
   exact: "exact",
   failed: "failed its proof",
   unproved: "not proved yet",
@@ -66,7 +67,7 @@ export const en = /** @type {const} */ ({
     "lse, the same for the whole row; with the learned sink of {sink} the weights sum to less than 1",
   weightOf: "the weight",
   cellHidden: "The mask hides this word: no score, weight 0.",
-  terms: "products of q and k, one a channel",
+  terms: "products of q and k, one per channel",
   pointTerm: "Point at a bar, or use the arrow keys.",
   allTerms: "all {n} products",
   restShare: "Other words ({n}) share {share}.",

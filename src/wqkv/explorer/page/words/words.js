@@ -6,7 +6,6 @@ import { en } from "./english.js";
 
 export const TEXTS = { en, zh };
 
-// The page speaks to a learner, who calls a token a word.
 export function lang() {
   if (state.lang === "en" || state.lang === "zh") return state.lang;
   return navigator.language?.toLowerCase().startsWith("zh") ? "zh" : "en";
