@@ -195,6 +195,7 @@ class Api:
         with self._lock:
             name = secrets.token_urlsafe(6)
             self._views[name] = seen
+            # the newest one stays, however large it is, because the page is about to show it
             while len(self._views) > 1 and (
                 len(self._views) > VIEWS or sum(one.bytes for one in self._views.values()) > HELD
             ):
@@ -280,10 +281,12 @@ def _keep_clearest(links: list[one_token.Clear], step: Step) -> Callable[[View, 
 
 
 def _clearest(links: list[one_token.Clear]) -> one_token.Clear:
+    """The clearest of the links that were found, one of each layer."""
     return max(links, key=lambda link: link.clearness)
 
 
 def _outcome(top: tuple[Next, ...] | None, similarity: float | None) -> OutcomeFacts:
+    """What comes of a text: the likeliest next tokens, or the similarity to the text before."""
     return {"similarity": plain(similarity)} if top is None else {"top": plain(top)}
 
 

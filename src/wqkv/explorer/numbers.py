@@ -45,6 +45,7 @@ RANKED = 64
 
 
 def story(api: Api, seen: OpenView, ask: Ask, step: Step) -> StoryAnswer:
+    """What one head does to one token, and the seven steps in words."""
     layer, head, token = ask.wholes("layer", "head", "token")
     lang = ask.choice("lang", "en", *steps.LANGUAGES)
     told = one_token.of(seen.view, layer, head, token)
@@ -88,7 +89,7 @@ def story(api: Api, seen: OpenView, ask: Ask, step: Step) -> StoryAnswer:
             f" layer.v[0, {group}, {kept}], view.row({layer}, {head}, {token})",
         ),
     )
-    if max(seen.view.n, seen.view.m) <= LONG:
+    if max(seen.view.n, seen.view.m) <= LONG:  # of a longer one the row has the strongest
         answer["sentence"] = told.sentence
         answer["tokens"] = told.tokens
         answer["special"] = told.special
@@ -98,6 +99,7 @@ def story(api: Api, seen: OpenView, ask: Ask, step: Step) -> StoryAnswer:
 
 
 def cell(api: Api, seen: OpenView, ask: Ask, step: Step) -> CellAnswer:
+    """How one weight comes about, term by term."""
     at = ask.wholes("layer", "head", "i", "j")
     found = seen.view.cell(*at)
     return CellAnswer(
@@ -118,6 +120,7 @@ def cell(api: Api, seen: OpenView, ask: Ask, step: Step) -> CellAnswer:
 
 
 def row(api: Api, seen: OpenView, ask: Ask, step: Step) -> RowAnswer:
+    """Where one token looks; of a text of more than LONG tokens only what can be drawn."""
     at = ask.wholes("layer", "head", "i")
     found = seen.view.row(*at)
     answer = RowAnswer(
@@ -140,6 +143,7 @@ def row(api: Api, seen: OpenView, ask: Ask, step: Step) -> RowAnswer:
 
 
 def column(api: Api, seen: OpenView, ask: Ask, step: Step) -> ColumnAnswer:
+    """Who looks at one token. The first column of a head needs a pass over its map."""
     at = ask.wholes("layer", "head", "j")
     found = seen.view.column(*at)
     return ColumnAnswer(
@@ -150,6 +154,7 @@ def column(api: Api, seen: OpenView, ask: Ask, step: Step) -> ColumnAnswer:
 
 
 def tile(api: Api, seen: OpenView, ask: Ask, step: Step) -> TileAnswer:
+    """The exact weights of a rectangle of at most SIDE x SIDE."""
     at = ask.wholes("layer", "head", "q0", "q1", "k0", "k1")
     _, _, q0, q1, k0, k1 = at
     if max(q1 - q0, k1 - k0) > SIDE:
@@ -159,10 +164,11 @@ def tile(api: Api, seen: OpenView, ask: Ask, step: Step) -> TileAnswer:
 
 
 def thumbnail(api: Api, seen: OpenView, ask: Ask, step: Step) -> ThumbnailAnswer:
+    """A whole map in `size` x `size` blocks: of one head, or of all heads of a layer."""
     layer, size = ask.whole("layer"), ask.whole("size", 64)
     if not 1 <= size <= 256:
         raise Refused(413, f"A side of {size} blocks cannot be drawn.", "Pass 1 to 256.")
-    head = ask.whole("head") if ask.has("head") else None
+    head = ask.whole("head") if ask.has("head") else None  # None: all heads of the layer
     found = seen.view.thumbnail(layer, head, size)
     python = seen.says(f"view.thumbnail({layer}, {head}, {size})")
     answer = ThumbnailAnswer(edges=found.edges, keys=found.keys, python=python)
@@ -174,6 +180,7 @@ def thumbnail(api: Api, seen: OpenView, ask: Ask, step: Step) -> ThumbnailAnswer
 
 
 def received(api: Api, seen: OpenView, ask: Ask, step: Step) -> ReceivedAnswer:
+    """What every token receives from all tokens together."""
     layer, head = ask.wholes("layer", "head")
     found = seen.view.received(layer, head, step)
     python = seen.says(f"view.received({layer}, {head})")
@@ -183,6 +190,7 @@ def received(api: Api, seen: OpenView, ask: Ask, step: Step) -> ReceivedAnswer:
 
 
 def distances(api: Api, seen: OpenView, ask: Ask, step: Step) -> DistancesAnswer:
+    """How far one head looks."""
     layer, head = ask.wholes("layer", "head")
     found = seen.view.distances(layer, head, step)
     return DistancesAnswer(
@@ -194,12 +202,14 @@ def distances(api: Api, seen: OpenView, ask: Ask, step: Step) -> DistancesAnswer
 
 
 def links(api: Api, seen: OpenView, ask: Ask, step: Step) -> LinksAnswer:
+    """The `k` strongest weights of one head."""
     (layer, head), k = ask.wholes("layer", "head"), ask.whole("k", 20)
     found = seen.view.links(layer, head, k, step)
     return LinksAnswer(links=plain(found), python=seen.says(f"view.links({layer}, {head}, {k})"))
 
 
 def grid(api: Api, seen: OpenView, ask: Ask, step: Step) -> GridAnswer:
+    """One number per head of the model; of the statistic "label" also what each head does."""
     statistic = ask.choice("statistic", "entropy", *seen.view.statistics)
     if statistic != "label":
         return _grid(seen.view.grid(statistic, step), seen.says(f"view.grid({statistic!r})"))
