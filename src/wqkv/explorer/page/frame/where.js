@@ -10,7 +10,6 @@ import { proofFacts, proofSign } from "./foot.js";
 
 const CHOICES = 400; // more tokens are named by their number
 
-// Layer, head, token: each can be stepped, chosen, or typed.
 export function drawWhere() {
   const { layer, head, token } = state,
     { model, text } = opened;

@@ -14,20 +14,16 @@ const LAID = 1500; // tokens that are laid out at once
 const RIGHT_TO_LEFT = /^\P{L}*[\p{Script=Hebrew}\p{Script=Arabic}\p{Script=Syriac}\p{Script=Thaana}\p{Script=Nko}]/u;
 
 /**
- * `of` is the text, `name` what it is called; `asked` are the chosen tokens, `at` the one with the
- * focus; `lookup(j)` is a token's number; `pick(j)` and, with Shift, `toggle(j)` choose. The page that
- * is shown stands in the address as `from`.
- *
  * @typedef {object} Flow
  * @property {TextFacts} of
- * @property {string} name
- * @property {"from" | "keysfrom"} from
- * @property {number[]} asked
- * @property {number} at
- * @property {(j: number) => number} lookup
- * @property {boolean} [hide]
+ * @property {string} name what the text is called
+ * @property {"from" | "keysfrom"} from where the address says at which token the page begins
+ * @property {number[]} asked the chosen tokens
+ * @property {number} at the one that takes the focus
+ * @property {(j: number) => number} lookup the number that a token is tinted by
+ * @property {boolean} [hide] leaves special tokens out
  * @property {(j: number) => void} pick
- * @property {(j: number) => void} [toggle]
+ * @property {(j: number) => void} [toggle] chooses with Shift
  */
 
 /** @param {Flow} given */

@@ -10,9 +10,6 @@ import { bar } from "./vector.js";
 /** @import { TextFacts } from "../types" */
 
 /**
- * Tokens with numbers and bars beside them.
- * `pick(j)` makes the tokens buttons; `of` is the text whose tokens they are, else the keys.
- *
  * @typedef {object} RankingColumn
  * @property {string} title
  * @property {(j: number) => number | null | undefined} value none is said to be hidden
@@ -22,10 +19,12 @@ import { bar } from "./vector.js";
  */
 
 /**
+ * Tokens with numbers and bars beside them.
+ *
  * @param {{
  *   name: string, at: number[], columns: RankingColumn[], pick?: (j: number) => void,
  *   chosen?: number, of?: TextFacts,
- * }} table
+ * }} table `at` are their positions in the text `of`; `pick` makes buttons of the tokens
  */
 export function ranking({ name, at, columns, pick, chosen, of = keys() }) {
   const tops = columns.map(({ value }) => Math.max(...at.map(j => Math.abs(value(j) ?? 0)), 0));
@@ -96,7 +95,7 @@ export function scale() {
   );
 }
 
-// Words as chips, of which one is chosen.
+// Tokens as chips, of which one is chosen.
 export function chips(positions, pick) {
   return h(
     "p",
