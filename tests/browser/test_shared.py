@@ -75,7 +75,8 @@ def test_colors(open_page):
     levels = [i / 255 for i in range(256)] + [i / 1020 for i in range(1021)]
     for theme, stops in (("light", LIGHT), ("dark", DARK)):
         page = open_page(f"theme={theme}")
-        assert run(page, "color.js", "all.ramp(one)", levels) == [mixed(x, stops) for x in levels]
+        ramp = run(page, "color.js", "all.ramp(one)", levels)
+        assert ramp == [mixed(x, stops) for x in levels]
         tints = run(page, "color.js", "all.tint(one)", levels)
         assert tints == [mixed(x**0.5, stops) for x in levels]
 
@@ -87,6 +88,6 @@ def test_themes():
         dict(re.findall(r"--(\w+):(#\w+)", part)) for part in story.split("@media", 2)[:2]
     )
     assert light.keys() == dark.keys()
-    for name, color in light.items():
+    for name, value in light.items():
         found = re.search(rf"--{name}: light-dark\((#\w+), (#\w+)\)", ours)
-        assert found is not None and found.groups() == (color, dark[name]), name
+        assert found is not None and found.groups() == (value, dark[name]), name
