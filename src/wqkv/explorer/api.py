@@ -1,6 +1,7 @@
-"""What the explorer's page may ask for, as plain data: every number is one that View gives.
+"""One model and the texts that are open in it: they are read, changed and written on here.
 
-Nothing here knows of HTTP: the server sends these answers, an exported page has them inside.
+What a view is asked is answered in numbers.py. Nothing here knows of HTTP: the server sends these
+answers, and an exported page has them inside.
 """
 
 from __future__ import annotations
@@ -11,49 +12,45 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
-
-import torch
-from torch import Tensor
 
 from wqkv import __version__
-from wqkv.draw import steps
 from wqkv.draw.to_json import plain
 from wqkv.errors import ArgumentError
+from wqkv.explorer import as_python
 from wqkv.explorer.jobs import Refused
-from wqkv.explorer.request import Parameters
-from wqkv.study import one_token as story
+from wqkv.explorer.schema import (
+    GenerateAnswer,
+    ModelAnswer,
+    OutcomeFacts,
+    PartFacts,
+    TextFacts,
+    ViewAnswer,
+    WhatIfAnswer,
+)
+from wqkv.study import one_token
 from wqkv.study.heads import TEXT, Heads, heads, probe, read
 from wqkv.study.model import OpenModel, Part, Step, Tokens
 from wqkv.study.pair import OpenPair
-from wqkv.study.view import View, edges, labelled
+from wqkv.study.view import View
 from wqkv.study.whatif import Next, generate, what_if
 
-#: The most weights of one side of a tile.
-SIDE = 256
 #: So many views are held, and so many bytes of them; the one asked least lately goes first.
 VIEWS, HELD = 8, 2**32
-#: Of a text of more words a row is its STRONGEST weights, and a curve of the means of CURVE blocks.
-LONG, STRONGEST, CURVE = 4096, 512, 1024
-#: The lines that reproduce a number spell out a text of up to so many characters.
-SPELLED = 2000
-
-Answer = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A view, the link it opens at, how long it took, and the lines of Python that make it.
+class OpenView:
+    """A view, the link it opens at, how many seconds it took, and the lines of Python that make it.
 
     `parts` are the attentions of a model of two texts by name, of which this is one; `target` is
     what it was told to write.
     """
 
     view: View
-    first: story.Clear
+    first: one_token.Clear
     seconds: float
     python: str
-    parts: dict[str, Seen] = field(default_factory=dict)
+    parts: dict[str, OpenView] = field(default_factory=dict)
     target: str | None = None
 
     def says(self, *lines: str) -> str:
@@ -62,7 +59,8 @@ class Seen:
 
     @property
     def bytes(self) -> int:
-        return sum(seen.view.bytes for seen in self.parts.values()) or self.view.bytes
+        """The memory of the view; of a model of two texts, of all its views together."""
+        return sum(part.view.bytes for part in self.parts.values()) or self.view.bytes
 
 
 class Api:
@@ -74,39 +72,30 @@ class Api:
 
     def __init__(self, model: OpenModel | OpenPair, source: str | None = None) -> None:
         self.model = model
-        self._views: OrderedDict[str, Seen] = OrderedDict()
+        self.opening = as_python.opening(model, source)
+        self._views: OrderedDict[str, OpenView] = OrderedDict()
         self._lock = threading.Lock()
         self._labels: Heads | None = None
-        name = "" if source is None else repr(source)
-        file, call = ("pair", "open_pair") if self.pair else ("model", "open_model")
-        self.opening = f"from wqkv.study.{file} import {call}\nmodel = {call}({name})"
 
-    @property
-    def pair(self) -> bool:
-        """Whether the model reads one text and writes another."""
-        return isinstance(self.model, OpenPair)
-
-    def facts(self) -> Answer:
-        """The model, in numbers; one of two texts has three `parts`, and says those of "cross"."""
-        model, parts = self.model, {}
-        if isinstance(model, OpenPair):
-            parts = model.parts
-            shown, sizes = parts["cross"], 'model.parts["cross"].sizes'
-        else:
-            shown, sizes = model, "model.sizes"
-        return {
-            "name": model.name,
-            "family": model.family,
+    def facts(self) -> ModelAnswer:
+        """The model in numbers; see `ModelAnswer`."""
+        model = self.model
+        parts = model.parts if isinstance(model, OpenPair) else {}
+        shown = model.parts["cross"] if isinstance(model, OpenPair) else model
+        sizes = 'model.parts["cross"].sizes' if parts else "model.sizes"
+        return ModelAnswer(
             **_sizes(shown),
-            "dtype": str(next(model.model.parameters()).dtype).removeprefix("torch."),
-            "longest": model.longest,
-            "generates": model.speaker is not None,
-            "parts": {name: _sizes(part) for name, part in parts.items()},
-            "version": __version__,
-            "python": f"{self.opening}\n{sizes}",
-        }
+            name=model.name,
+            family=model.family,
+            dtype=str(next(model.model.parameters()).dtype).removeprefix("torch."),
+            longest=model.longest,
+            generates=model.speaker is not None,
+            parts={name: _sizes(part) for name, part in parts.items()},
+            version=__version__,
+            python=f"{self.opening}\n{sizes}",
+        )
 
-    # Views
+    # Reading
 
     def fits(self, target: str | None) -> None:
         """Refuse a second text where the model writes none."""
@@ -115,7 +104,7 @@ class Api:
                 f"{self.model.name} writes no second text, and there is a target.\nPass one text."
             )
 
-    def open(self, text: str, step: Step, target: str | None = None) -> Seen:
+    def open(self, text: str, step: Step, target: str | None = None) -> OpenView:
         """Read a text, prove every layer, and find the clearest link.
 
         Args:
@@ -125,97 +114,90 @@ class Api:
         if isinstance(self.model, OpenPair):
             return self._open_pair(self.model, text, step, target)
         begun = time.monotonic()
-        links: list[story.Clear] = []
+        links: list[one_token.Clear] = []
         step(0, self.model.sizes["n_layer"])
-        view = View.read(self.model, text, self._each(links, step))
-        return Seen(view, _first(links), time.monotonic() - begun, self.python(text))
+        view = View.read(self.model, text, _keep_clearest(links, step))
+        return OpenView(view, _clearest(links), time.monotonic() - begun, self.python(text))
 
-    def _open_pair(self, model: OpenPair, text: str, step: Step, target: str | None) -> Seen:
+    def _open_pair(self, model: OpenPair, text: str, step: Step, target: str | None) -> OpenView:
         begun = time.monotonic()
-        links: dict[str, list[story.Clear]] = {part: [] for part in model.parts}
+        links: dict[str, list[one_token.Clear]] = {part: [] for part in model.parts}
 
         def each(view: View, layer: int) -> None:
             assert view.model.part is not None
-            links[view.model.part].append(story.clearest(view, layer))
+            links[view.model.part].append(one_token.clearest(view, layer))
 
         views = model.read(text, target, step, each)
         seconds = time.monotonic() - begun
-        parts: dict[str, Seen] = {}
+        parts: dict[str, OpenView] = {}
         for name, view in views.items():
             python = f"{self.python(text, target)}\nview = views[{name!r}]"
-            parts[name] = Seen(view, _first(links[name]), seconds, python, parts, target)
+            parts[name] = OpenView(view, _clearest(links[name]), seconds, python, parts, target)
         return parts["cross"]
 
     def python(self, text: str, target: str | None = None) -> str:
-        """The lines that read a text."""
-        given = _spelled("text", text)
-        if not self.pair:
-            reads = "from wqkv.study.view import View"
-            return f"{self.opening}\n{reads}\n{given}\nview = View.read(model, text)"
-        if target is None:
-            return f"{self.opening}\n{given}\nviews = model.read(text)"
-        given += f"\n{_spelled('target', target)}"
-        return f"{self.opening}\n{given}\nviews = model.read(text, target)"
+        """The lines that open the model and read a text."""
+        return f"{self.opening}\n{as_python.reading(self.model, text, target)}"
+
+    # The model runs again
 
     def what_if(
-        self, seen: Seen, off: list[tuple[int, int]], edits: dict[int, str], step: Step
-    ) -> Answer:
-        """The text with heads switched off and words changed, before and after."""
-        links: list[story.Clear] = []
+        self, seen: OpenView, off: list[tuple[int, int]], edits: dict[int, str], step: Step
+    ) -> WhatIfAnswer:
+        """The text with heads switched off and tokens replaced, before and after.
+
+        Args:
+            off: (layer, head) of every head that is switched off.
+            edits: what stands in place of some tokens, by their positions.
+        """
+        links: list[one_token.Clear] = []
         begun, count = time.monotonic(), seen.view.model.sizes["n_layer"]
         if off:  # no view comes of it, so no link is looked for
             found = what_if(seen.view, off, edits, lambda _, layer: step(layer + 1, count))
         else:
-            found = what_if(seen.view, off, edits, self._each(links, step))
-        lines = "from wqkv.study.whatif import what_if"
-        call = f"what_if(view, {off}, {edits})"
+            found = what_if(seen.view, off, edits, _keep_clearest(links, step))
+        call = f"wqkv.what_if(view, {off}, {edits})"
         opened = None
         if found.view is not None:
-            made = seen.says(lines, f"view = {call}.view")
-            opened = self.keep(Seen(found.view, _first(links), time.monotonic() - begun, made))
-        return {
-            "before": _outcome(found.before, 1.0),
-            "after": _outcome(found.after, found.similarity),
-            "change": plain(found.change),
-            "layers": plain(found.layers),
-            "tokens": found.tokens,
-            "view": opened,
-            "python": seen.says(lines, call),
-        }
+            python = seen.says(f"view = {call}.view")
+            seconds = time.monotonic() - begun
+            opened = self.keep(OpenView(found.view, _clearest(links), seconds, python))
+        return WhatIfAnswer(
+            before=_outcome(found.before, 1.0),
+            after=_outcome(found.after, found.similarity),
+            change=plain(found.change),
+            layers=plain(found.layers),
+            tokens=found.tokens,
+            view=opened,
+            python=seen.says(call),
+        )
 
-    def generate(self, seen: Seen, count: int, step: Step) -> Answer:
-        """What the model writes after the text."""
-        links: list[story.Clear] = []
+    def generate(self, seen: OpenView, count: int, step: Step) -> GenerateAnswer:
+        """At most `count` tokens that the model writes after the text."""
+        links: list[one_token.Clear] = []
         begun, layers = time.monotonic(), seen.view.model.sizes["n_layer"]
         total = count + layers
-        each = self._each(links, lambda done, _: step(count + done, total))
+        each = _keep_clearest(links, lambda done, _: step(count + done, total))
         found = generate(seen.view, count, lambda done, _: step(done, total), each)
-        lines, call = "from wqkv.study.whatif import generate", f"generate(view, {count})"
-        made = seen.says(lines, f"view = {call}.view")
-        seconds = time.monotonic() - begun
-        return {
-            "tokens": found.view.reading.tokens,
-            "steps": plain(found.steps),
-            "view": self.keep(Seen(found.view, _first(links), seconds, made)),
-            "python": seen.says(lines, call),
-        }
+        call = f"wqkv.generate(view, {count})"
+        python, seconds = seen.says(f"view = {call}.view"), time.monotonic() - begun
+        return GenerateAnswer(
+            tokens=found.view.reading.tokens,
+            steps=plain(found.steps),
+            view=self.keep(OpenView(found.view, _clearest(links), seconds, python)),
+            python=seen.says(call),
+        )
 
-    def _each(self, links: list[story.Clear], step: Step) -> Callable[[View, int], None]:
-        """What is done after every layer of a reading: find its clearest link, tell of it."""
+    # The views that are open
 
-        def each(view: View, layer: int) -> None:
-            links.append(story.clearest(view, layer))
-            step(layer + 1, view.model.sizes["n_layer"])
-
-        return each
-
-    def keep(self, seen: Seen) -> str:
+    def keep(self, seen: OpenView) -> str:
         """The name of a view from now on."""
         with self._lock:
             name = secrets.token_urlsafe(6)
             self._views[name] = seen
+            # the newest one stays, however large it is, because the page is about to show it
             while len(self._views) > 1 and (
-                len(self._views) > VIEWS or sum(s.bytes for s in self._views.values()) > HELD
+                len(self._views) > VIEWS or sum(one.bytes for one in self._views.values()) > HELD
             ):
                 self._views.popitem(last=False)
         return name
@@ -225,7 +207,7 @@ class Api:
         with self._lock:
             return name in self._views
 
-    def seen(self, name: str) -> Seen:
+    def seen(self, name: str) -> OpenView:
         """A view by its name, to which ".encoder" may be added, or another part's name."""
         name, _, part = name.partition(".")
         with self._lock:
@@ -239,215 +221,93 @@ class Api:
             raise Refused(404, wrong, "Load the page again.")
         return seen.parts[part] if part else seen
 
-    def about(self, seen: Seen) -> Answer:
-        """A view: its words, and the proof of every layer."""
+    def about(self, seen: OpenView) -> ViewAnswer:
+        """A view: its tokens, and the proof of every layer."""
         view, reading = seen.view, seen.view.reading
         _, layer, head, token = seen.first
-        return {
-            **_words(reading),
-            "n": view.n,
-            "part": view.model.part,
-            "parts": list(seen.parts),
-            "target": seen.target,
-            "read": (seen.parts["encoder"].view if seen.parts else view).reading.sentence,
-            "keys": None if reading.source is None else _words(reading.source),
-            "statistics": view.statistics,
-            "proofs": plain([view.proof(i) for i in range(view.model.sizes["n_layer"])]),
-            "first": {"layer": layer, "head": head, "token": token},
-            "engine": view.layer(layer).engine(),
-            "seconds": seen.seconds,
-            "python": seen.says(f"view.proof({layer})"),
-        }
+        return ViewAnswer(
+            **_text(reading),
+            n=view.n,
+            part=view.model.part,
+            parts=list(seen.parts),
+            target=seen.target,
+            read=(seen.parts["encoder"].view if seen.parts else view).reading.sentence,
+            keys=None if reading.source is None else _text(reading.source),
+            statistics=view.statistics,
+            proofs=plain([view.proof(i) for i in range(view.model.sizes["n_layer"])]),
+            first={"layer": layer, "head": head, "token": token},
+            engine=view.layer(layer).engine(),
+            seconds=seen.seconds,
+            python=seen.says(f"view.proof({layer})"),
+        )
 
-    # Answers about a view; the slow ones tell `step` how far they are
+    # What every head does
 
-    def story(self, seen: Seen, ask: Parameters, step: Step) -> Answer:
-        layer, head, token = ask.integers("layer", "head", "token")
-        lang = ask.choice("lang", "en", *steps.LANGUAGES)
-        told = story.of(seen.view, layer, head, token)
-        found = plain(told)
-        found["ranked"] = [
-            {"token": told.keys[j], "position": j, "weight": told.weights[j].item()}
-            for j in told.ranked[:64]
-        ]
-        if told.source is not None:  # the page has its words
-            found["source"] = {"token": told.source.token, "x": plain(told.source.x)}
-        long = ("tokens", "special", "sentence", "scores", "weights")
-        for name in ("map", *(long if max(seen.view.n, seen.view.m) > LONG else ())):
-            del found[name]
-        return {
-            **found,
-            "steps": plain(steps.tell(told, lang=lang)),
-            "proofSentence": steps.prove(told, lang),
-            "python": seen.says(
-                "from wqkv.study import one_token", f"one_token.of(view, {layer}, {head}, {token})"
-            ),
-        }
+    def labels(self, seen: OpenView, step: Step) -> tuple[Heads, str]:
+        """The label of every head, and the lines that find it.
 
-    def cell(self, seen: Seen, ask: Parameters, step: Step) -> Answer:
-        at = ask.integers("layer", "head", "i", "j")
-        return {**plain(seen.view.cell(*at)), "python": seen.says(f"view.cell{at}")}
-
-    def row(self, seen: Seen, ask: Parameters, step: Step) -> Answer:
-        at = ask.integers("layer", "head", "i")
-        row = seen.view.row(*at)
-        found = plain(row)
-        if seen.view.m > LONG:
-            top = row.weights.topk(STRONGEST).indices
-            found["strongest"] = [
-                {"index": j, "weight": row.weights[j].item(), "effect": row.effects[j].item()}
-                for j in top.tolist()
-            ]
-            found["curve"] = _means(row.weights)
-            del found["weights"], found["effects"]
-        return {**found, "python": seen.says(f"view.row{at}")}
-
-    def column(self, seen: Seen, ask: Parameters, step: Step) -> Answer:
-        at = ask.integers("layer", "head", "j")
-        return {**plain(seen.view.column(*at)), "python": seen.says(f"view.column{at}")}
-
-    def tile(self, seen: Seen, ask: Parameters, step: Step) -> Answer:
-        at = ask.integers("layer", "head", "q0", "q1", "k0", "k1")
-        _, _, q0, q1, k0, k1 = at
-        if max(q1 - q0, k1 - k0) > SIDE:
-            wrong = f"A tile of {q1 - q0} x {k1 - k0} weights is too large."
-            raise Refused(413, wrong, f"Pass at most {SIDE} x {SIDE}, or take a thumbnail.")
-        return {"values": plain(seen.view.tile(*at)), "python": seen.says(f"view.tile{at}")}
-
-    def thumbnail(self, seen: Seen, ask: Parameters, step: Step) -> Answer:
-        layer, size = ask.integer("layer"), ask.integer("size", 64)
-        if not 1 <= size <= 256:
-            raise Refused(413, f"A side of {size} blocks cannot be drawn.", "Pass 1 to 256.")
-        head = ask.integer("head") if ask.has("head") else None
-        found = seen.view.thumbnail(layer, head, size)
-        return {
-            "edges": found.edges,
-            "keys": found.keys,
-            "values" if ask.has("head") else "heads": plain(found.values),
-            "python": seen.says(f"view.thumbnail({layer}, {head}, {size})"),
-        }
-
-    def received(self, seen: Seen, ask: Parameters, step: Step) -> Answer:
-        layer, head = ask.integers("layer", "head")
-        found = seen.view.received(layer, head, step)
-        answer = {"values": plain(found)} if seen.view.m <= LONG else _means(found)
-        return {**answer, "python": seen.says(f"view.received({layer}, {head})")}
-
-    def distances(self, seen: Seen, ask: Parameters, step: Step) -> Answer:
-        layer, head = ask.integers("layer", "head")
-        return {
-            **plain(seen.view.distances(layer, head, step)),
-            "python": seen.says(f"view.distances({layer}, {head})"),
-        }
-
-    def links(self, seen: Seen, ask: Parameters, step: Step) -> Answer:
-        (layer, head), k = ask.integers("layer", "head"), ask.integer("k", 20)
-        found = seen.view.links(layer, head, k, step)
-        return {"links": plain(found), "python": seen.says(f"view.links({layer}, {head}, {k})")}
-
-    def grid(self, seen: Seen, ask: Parameters, step: Step) -> Answer:
-        statistic = ask.choice("statistic", "entropy", *seen.view.statistics)
-        if statistic != "label":
-            found = seen.view.grid(statistic, step)
-            return {**plain(found), "python": seen.says(f"view.grid({statistic!r})")}
-        lang = ask.choice("lang", "en", *steps.LANGUAGES)
-        labels, python = self._labelled(seen, step)
-        return {
-            **plain(labelled(labels)),
-            "evidence": [[steps.evidence(head, lang) for head in row] for row in labels.table],
-            "source": labels.source,
-            "python": python,
-        }
-
-    def _labelled(self, seen: Seen, step: Step) -> tuple[Heads, str]:
-        """What every head does, and the lines that find it.
-
-        Of a model of one text it is a matter of the model; of two, what they do in this text.
+        Of a model of one text it is a matter of the model, found once; of a model of two texts it
+        is what the heads do in this text.
         """
-        finds, grid = "from wqkv.study.heads import", "from wqkv.study.view import labelled"
         if isinstance(self.model, OpenPair):
             view, layers = seen.view, range(seen.view.model.sizes["n_layer"])
             maps = (view.layer(i).whole for i in layers)
-            found = heads(maps, view.reading.tokens, view.reading.special)
-            lines = [
-                f"{finds} heads",
-                grid,
+            lines = (
+                "import wqkv",
                 f"maps = [view.layer(i).whole for i in {layers}]",
-                "labelled(heads(maps, view.reading.tokens, view.reading.special))",
-            ]
-            return found, seen.says(*lines)
+                "wqkv.heads(maps, view.reading.tokens, view.reading.special)",
+            )
+            return heads(maps, view.reading.tokens, view.reading.special), seen.says(*lines)
         causal = self.model.layer(0).mask.by_position
         if self._labels is None and causal:
             self._labels = probe(self.model, progress=step)
         elif self._labels is None:
             self._labels = read(self.model, [TEXT], "a built-in text", step)
         call = "probe(model)" if causal else "read(model, [TEXT])"
-        lines = [f"{finds} TEXT, probe, read", grid, f"labelled({call})"]
-        return self._labels, "\n".join([self.opening, *lines])
+        return (
+            self._labels,
+            f"{self.opening}\nfrom wqkv.study.heads import TEXT, probe, read\n{call}",
+        )
 
 
-#: The answers about a view by name, and those that may take long: a pass or more over a map.
-QUICK: dict[str, Callable[[Api, Seen, Parameters, Step], Answer]] = {
-    "story": Api.story,
-    "cell": Api.cell,
-    "row": Api.row,
-    "tile": Api.tile,
-}
-SLOW: dict[str, Callable[[Api, Seen, Parameters, Step], Answer]] = {
-    "column": Api.column,
-    "thumbnail": Api.thumbnail,
-    "received": Api.received,
-    "distances": Api.distances,
-    "links": Api.links,
-    "grid": Api.grid,
-}
+def _keep_clearest(links: list[one_token.Clear], step: Step) -> Callable[[View, int], None]:
+    """What is done after every layer of a reading: keep its clearest link, and tell of it."""
+
+    def each(view: View, layer: int) -> None:
+        links.append(one_token.clearest(view, layer))
+        step(layer + 1, view.model.sizes["n_layer"])
+
+    return each
 
 
-def _first(links: list[story.Clear]) -> story.Clear:
+def _clearest(links: list[one_token.Clear]) -> one_token.Clear:
+    """The clearest of the links that were found, one of each layer."""
     return max(links, key=lambda link: link.clearness)
 
 
-def _outcome(top: tuple[Next, ...] | None, similarity: float | None) -> Answer:
+def _outcome(top: tuple[Next, ...] | None, similarity: float | None) -> OutcomeFacts:
+    """What comes of a text: the likeliest next tokens, or the similarity to the text before."""
     return {"similarity": plain(similarity)} if top is None else {"top": plain(top)}
 
 
-def _means(line: Tensor) -> Answer:
-    """A line of numbers as the means of CURVE blocks."""
-    bounds = edges(len(line), CURVE)
-    of_block = torch.repeat_interleave(torch.tensor(bounds, device="cpu").diff())
-    sums = torch.zeros(CURVE, dtype=torch.float64, device="cpu").index_add_(
-        0, of_block, line.double()
+def _text(tokens: Tokens) -> TextFacts:
+    return TextFacts(
+        text=tokens.sentence, tokens=tokens.tokens, special=tokens.special, spans=tokens.spans
     )
-    return {"edges": bounds, "values": plain(sums / torch.tensor(bounds, device="cpu").diff())}
 
 
-def _words(tokens: Tokens) -> Answer:
-    """A text and its words."""
-    return {
-        "text": tokens.sentence,
-        "tokens": tokens.tokens,
-        "special": tokens.special,
-        "spans": tokens.spans,
-    }
-
-
-def _sizes(part: Part) -> Answer:
-    """What the layers of a model, or of a part of it, are."""
-    ours = part.layer(0)
-    return {
-        **part.sizes,
-        "d_v": ours.d_v,
-        "causal": ours.mask.by_position,
-        "position": "" if ours.position is None else repr(ours.position),
-        "scale": ours.d_k**-0.5 if ours.scale is None else ours.scale,
-        "softcap": ours.softcap,
-        "sinks": ours.sinks is not None,
-    }
-
-
-def _spelled(name: str, text: str) -> str:
-    """The line of Python that has a text."""
-    if len(text) <= SPELLED:
-        return f"{name} = {text!r}"
-    what = f"  # the {len(text):,} characters that were opened"
-    return f'from pathlib import Path\n{name} = Path("{name}.txt").read_text("utf-8"){what}'
+def _sizes(part: Part) -> PartFacts:
+    ours, sizes = part.layer(0), part.sizes
+    return PartFacts(
+        n_layer=sizes["n_layer"],
+        n_head=sizes["n_head"],
+        n_kv_head=sizes["n_kv_head"],
+        d_model=sizes["d_model"],
+        d_k=sizes["d_k"],
+        d_v=ours.d_v,
+        causal=ours.mask.by_position,
+        position="" if ours.position is None else repr(ours.position),
+        scale=ours.d_k**-0.5 if ours.scale is None else ours.scale,
+        softcap=ours.softcap,
+        sinks=ours.sinks is not None,
+    )

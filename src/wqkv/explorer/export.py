@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import posixpath
 import re
 from collections.abc import Iterator
 from html import escape
@@ -12,41 +13,41 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 
 from wqkv.draw.phrases import PHRASES
-from wqkv.explorer.api import LONG, QUICK, SIDE, SLOW, Answer, Api, Seen
+from wqkv.explorer.api import Api, OpenView
+from wqkv.explorer.numbers import LONG, QUICK, SIDE, SLOW
 from wqkv.explorer.request import Parameters
+from wqkv.explorer.schema import Answer, Recorded, ServedModel, ViewAnswer
 from wqkv.study.model import Step
 
 #: So many bytes of answers are recorded; the page says so, and what was left out.
 CAP = 16 * 2**20
 
 Asked = tuple[str, dict[str, int | str]]  # the name of an answer, and its parameters
-_IMPORT = re.compile(r'^import \{[^}]*\} from "\./([\w-]+\.js)";\n', re.MULTILINE)
+_IMPORT = re.compile(r'^import \{[^}]*\} from "(\.{1,2}/[\w./-]+\.js)";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(?:async )?function |class |const |let )", re.MULTILINE)
 
 
 def export(
-    api: Api, seen: Seen, at: tuple[int, int, int], lang: str, step: Step, cap: int = CAP
+    api: Api, seen: OpenView, at: tuple[int, int, int], lang: str, step: Step, cap: int = CAP
 ) -> str:
     """One page with a text in it, for a browser without network.
 
     Args:
-        at: the layer, head and word that it opens at.
+        at: the layer, head and token that it opens at.
         step: is told how many answers are recorded.
     """
-    answers, left_out = record(api, seen, at, lang, step, cap)
     layer, head, token = at
     start = f"layer={layer}&head={head}&token={token}&lang={lang}"
-    return page({"answers": answers, "cap": cap, "left_out": left_out}, start)
+    return page(record(api, seen, at, lang, step, cap), start)
 
 
 def record(
-    api: Api, seen: Seen, at: tuple[int, int, int], lang: str, step: Step, cap: int
-) -> tuple[dict[str, Answer], list[str]]:
-    """The answers by what the page asks, as many as fit; and what did not fit, in words."""
-    answers: dict[str, Answer] = {
-        "model": {**api.facts(), "start": {"view": "1"}},
-        "views/1": {**api.about(seen), "parts": []},
-    }
+    api: Api, seen: OpenView, at: tuple[int, int, int], lang: str, step: Step, cap: int
+) -> Recorded:
+    """The answers by what the page asks, as many as fit into `cap` bytes; and what did not fit."""
+    model: ServedModel = {**api.facts(), "start": {"view": "1"}}
+    about: ViewAnswer = {**api.about(seen), "parts": []}
+    answers: dict[str, ServedModel | ViewAnswer | Answer] = {"model": model, "views/1": about}
     size = sum(map(_size, answers.values()))
     left_out: list[str] = []
     groups = list(_wanted(api, seen, at, lang))
@@ -68,11 +69,11 @@ def record(
     left_out.append(PHRASES[lang]["left_long" if _long(seen) else "left_rest"])
     if seen.parts:
         left_out.append(PHRASES[lang]["left_parts"])
-    return answers, left_out
+    return {"answers": answers, "cap": cap, "left_out": left_out}
 
 
 def _wanted(
-    api: Api, seen: Seen, at: tuple[int, int, int], lang: str
+    api: Api, seen: OpenView, at: tuple[int, int, int], lang: str
 ) -> Iterator[tuple[str, list[Asked]]]:
     """What the page may ask for, the most needed first, in groups that have a name."""
     view, (layer, head, token) = seen.view, at
@@ -122,18 +123,18 @@ def _wanted(
     yield "left_heads", [part for one in heads for part in told(*one, token)]
 
 
-def _long(seen: Seen) -> bool:
+def _long(seen: OpenView) -> bool:
     return max(seen.view.n, seen.view.m) > LONG
 
 
-def _size(answer: Answer) -> int:
+def _size(answer: ServedModel | ViewAnswer | Answer) -> int:
     return len(json.dumps(answer))
 
 
 # The page
 
 
-def page(recorded: Answer, start: str) -> str:
+def page(recorded: Recorded, start: str) -> str:
     """open.html with its style, its modules as one script, and the recorded answers."""
     folder = files("wqkv.explorer") / "page"
     style = (folder / "open.css").read_text("utf-8")
@@ -160,7 +161,12 @@ def page(recorded: Answer, start: str) -> str:
 
 
 def joined(folder: Traversable, name: str) -> str:
-    """A module after all that it imports, as one script: each module once, no imports left."""
+    """A module after all that it imports, as one script: each module once, no imports left.
+
+    Args:
+        folder: where the page's modules are, in folders of their own.
+        name: the module's path in it, such as "main.js"; what it imports stands relative to it.
+    """
     begun: set[str] = set()
     parts: list[str] = []
 
@@ -169,7 +175,7 @@ def joined(folder: Traversable, name: str) -> str:
             begun.add(name)
             text = (folder / name).read_text("utf-8")
             for inner in _IMPORT.findall(text):
-                add(inner)
+                add(posixpath.normpath(posixpath.join(posixpath.dirname(name), inner)))
             parts.append(_EXPORT.sub("", _IMPORT.sub("", text)))
 
     add(name)

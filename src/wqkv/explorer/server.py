@@ -23,11 +23,13 @@ from typing import Any
 
 from wqkv.draw.phrases import PHRASES
 from wqkv.errors import need
-from wqkv.explorer.api import QUICK, SLOW, Api
+from wqkv.explorer.api import Api
 from wqkv.explorer.export import export
 from wqkv.explorer.hosts import canonical_address, canonical_host
 from wqkv.explorer.jobs import Job, Jobs, Refused, refusal_of
+from wqkv.explorer.numbers import QUICK, SLOW
 from wqkv.explorer.request import Body, Parameters
+from wqkv.explorer.schema import ServedModel, StartFacts
 from wqkv.explorer.ticket import Ticket
 from wqkv.study.model import OpenModel
 from wqkv.study.model import Step as Progress
@@ -242,15 +244,16 @@ class _Handlers:
     # The API
 
     async def model(self, _: Request) -> Response:
-        return _json({**self.api.facts(), "start": self._start_facts()})
+        answer: ServedModel = {**self.api.facts(), "start": self._start_facts()}
+        return _json(answer)
 
-    def _start_facts(self) -> dict[str, str] | None:
+    def _start_facts(self) -> StartFacts | None:
         """Return the view of the text that the page opens with, or the job that reads it."""
         if self.start is None:
             return None
         if self.start.result is not None:
             if self.api.has(self.start.result["view"]):
-                return self.start.result
+                return {"view": self.start.result["view"]}
             self.start = self.jobs.again(self.start)  # other texts have replaced it since
         return {"job": self.start.id}
 

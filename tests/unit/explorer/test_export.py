@@ -12,8 +12,9 @@ import pytest
 
 from tests.browser.tiny import text, tiny
 from wqkv.explorer import export as module
-from wqkv.explorer.api import QUICK, SLOW, Api, Seen
+from wqkv.explorer.api import Api, OpenView
 from wqkv.explorer.export import CAP, export, joined, record
+from wqkv.explorer.numbers import QUICK, SLOW
 from wqkv.explorer.request import Parameters
 
 AT = (1, 4, 9)
@@ -29,7 +30,7 @@ def api() -> Api:
 
 
 @pytest.fixture(scope="module")
-def seen(api) -> Seen:
+def seen(api) -> OpenView:
     return api.open(text(12), nobody)
 
 
@@ -47,8 +48,9 @@ def recorded(page: str) -> dict:
 
 
 def test_every_answer_is_the_servers(api, seen):
-    answers, left_out = record(api, seen, AT, "en", nobody, CAP)
-    assert left_out == ["other words of other heads"]
+    made = record(api, seen, AT, "en", nobody, CAP)
+    answers = made["answers"]
+    assert made["left_out"] == ["other words of other heads"]
     assert answers.pop("model") == {**api.facts(), "start": {"view": "1"}}
     assert answers.pop("views/1") == api.about(seen)
     for key, answer in answers.items():
@@ -59,7 +61,7 @@ def test_every_answer_is_the_servers(api, seen):
 
 def test_what_the_page_asks_for(api, seen):
     """Keys are in the order of the names; the page forms them so in api.js."""
-    answers, _ = record(api, seen, AT, "zh", nobody, CAP)
+    answers = record(api, seen, AT, "zh", nobody, CAP)["answers"]
     wanted = {
         "views/1/story?head=4&lang=zh&layer=1&token=9",
         "views/1/row?head=4&i=9&layer=1",
@@ -80,10 +82,11 @@ def test_what_the_page_asks_for(api, seen):
 
 
 def test_the_cap(api, seen):
-    whole, _ = record(api, seen, AT, "en", nobody, CAP)
+    whole = record(api, seen, AT, "en", nobody, CAP)["answers"]
     size = sum(len(json.dumps(answer)) for answer in whole.values())
     for cap in (0, size // 7, size // 2, size - 1):
-        answers, left_out = record(api, seen, AT, "en", nobody, cap)
+        made = record(api, seen, AT, "en", nobody, cap)
+        answers, left_out = made["answers"], made["left_out"]
         kept = {key for key in answers if key not in ("model", "views/1")}
         assert sum(len(json.dumps(answers[key])) for key in kept) <= cap
         assert kept < whole.keys() and len(left_out) >= 2
@@ -94,8 +97,9 @@ def test_a_long_text_keeps_the_chosen_head(api, monkeypatch):
     monkeypatch.setattr(module, "LONG", 20)
     monkeypatch.setattr(module, "SIDE", 8)
     long = api.open(text(22), nobody)
-    answers, left_out = record(api, long, (1, 4, 21), "en", nobody, CAP)
-    assert left_out == ["everything but the chosen head: the text is long"]
+    made = record(api, long, (1, 4, 21), "en", nobody, CAP)
+    answers = made["answers"]
+    assert made["left_out"] == ["everything but the chosen head: the text is long"]
     kinds = {key.partition("?")[0].rpartition("/")[2] for key in answers}
     assert kinds == {"model", "1", "story", "row", "column", *module.SLOW, "tile"} - {"grid"}
     assert "views/1/tile?head=4&k0=15&k1=23&layer=1&q0=15&q1=23" in answers
@@ -119,17 +123,15 @@ def test_progress_and_an_end(api, seen):
 
 
 def test_the_page_holds_the_answers(api, seen, page):
-    found = recorded(page)
-    answers, left_out = record(api, seen, AT, "en", nobody, CAP)
-    assert found["answers"] == json.loads(json.dumps(answers))
-    assert (found["cap"], found["left_out"]) == (CAP, left_out)
+    assert recorded(page) == json.loads(json.dumps(record(api, seen, AT, "en", nobody, CAP)))
     assert '<html data-start="layer=1&amp;head=4&amp;token=9&amp;lang=en" lang=' in page
 
 
 def test_the_page_loads_nothing(page):
     assert not re.findall(r'(?:src|href)="(?!data:,)', page)
-    assert "import {" not in page and "\nexport " not in page
-    assert "@import" not in page and "url(http" not in page
+    assert "\nimport " not in page and "\nexport " not in page
+    (style,) = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
+    assert "@import" not in style and "url(" not in style
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)[1]
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
     assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
@@ -155,19 +157,21 @@ def test_a_text_cannot_leave_its_place(api, given):
 
 
 def test_modules_are_joined_in_order(tmp_path):
-    (tmp_path / "main.js").write_text(
-        'import { a } from "./a.js";\nimport { b, c } from "./b.js";\nstart(a, b, c);\n'
-    )
-    (tmp_path / "a.js").write_text(
-        'import { b } from "./b.js";\nexport const a = b;\nexport let x = 1;\nexport class Y {}\n'
-    )
-    (tmp_path / "b.js").write_text(
-        'import { a } from "./a.js";\nexport function b() {}\nexport async function c() {}\n'
-    )
+    """Each folder's imports are relative; two files of one name in two folders are two modules."""
+    for path, source in {
+        "main.js": 'import { a } from "./a.js";\nimport { b, c } from "./in/b.js";\nstart(a, b);\n',
+        "a.js": 'import { b } from "./in/b.js";\nexport const a = b;\nexport let x = 1;\n',
+        "in/b.js": 'import { a } from "../a.js";\nimport { y } from "./a.js";\n'
+        "export function b() {}\nexport async function c() {}\n",
+        "in/a.js": "export class y {}\n",
+    }.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(source)
     assert joined(tmp_path, "main.js") == (
+        "class y {}\n"
         "function b() {}\nasync function c() {}\n"
-        "const a = b;\nlet x = 1;\nclass Y {}\n"
-        "start(a, b, c);\n"
+        "const a = b;\nlet x = 1;\n"
+        "start(a, b);\n"
     )
 
 

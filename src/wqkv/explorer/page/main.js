@@ -1,24 +1,30 @@
 // The page: reads the address, asks for what it names, and draws the part that changed.
 
-import { finish, onJob, recorded, Refusal, work } from "./api.js";
-import { drawKeys, drawNotice, drawTop, drawWhere, jobBar } from "./frame.js";
-import { fill, h, visible, walk } from "./dom.js";
-import { go, onState, state } from "./state.js";
-import { hasStatistic, here, keyCount, readModel, readView, size } from "./here.js";
-import { lang, t } from "./words.js";
-import { panel, readStory, STEPS } from "./steps.js";
-import { strip } from "./strip.js";
-import { generateView } from "./generate.js";
-import { gridView } from "./grid.js";
-import { mapView } from "./map.js";
-import { pairView } from "./pair.js";
-import { textView } from "./text.js";
-import { whatifView } from "./whatif.js";
+import { drawKeys, drawNotice, jobBar } from "./frame/notices.js";
+import { drawTop } from "./frame/top.js";
+import { drawWhere } from "./frame/where.js";
+import { fill, h, select, walk } from "./parts/dom.js";
+import { visible } from "./parts/format.js";
+import { hasStatistic, keyCount, opened, readModel, readView, size } from "./reading/opened.js";
+import { finish, onJob, recorded, Refusal, work } from "./reading/server.js";
+import { go, onState, state } from "./reading/state.js";
+import { panel, readStory, STEPS } from "./steps/panel.js";
+import { strip } from "./steps/strip.js";
+import { generateView } from "./views/generate.js";
+import { gridView } from "./views/grid.js";
+import { mapView } from "./views/map.js";
+import { pairView } from "./views/pair.js";
+import { textView } from "./views/text.js";
+import { whatifView } from "./views/whatif.js";
+import { lang, t } from "./words/words.js";
 
-const VIEWS = { text: () => (here.text.keys ? pairView() : textView()), grid: gridView, map: mapView, whatif: whatifView, generate: generateView };
+/** @import { ViewName } from "./types" */
+
+const VIEWS = { text: () => (opened.text.keys ? pairView() : textView()), grid: gridView, map: mapView, whatif: whatifView, generate: generateView };
 const IN_ADDRESS = 1500; // characters of a text that the address carries
 
-const part = name => document.getElementById(name);
+// A part of open.html, all of which are there.
+const part = name => /** @type {HTMLElement} */ (document.getElementById(name));
 
 // Drawing: each part knows of what state it was drawn, and the last to ask is the one that is shown.
 
@@ -51,26 +57,26 @@ function paintAll() {
   if (state.theme) document.documentElement.dataset.theme = state.theme;
   else delete document.documentElement.dataset.theme;
   part("skip").textContent = t("skip");
-  draw("top", [here.model?.name, here.text?.tokens.length], () => drawTop(openText));
-  part("main").hidden = !here.text;
-  if (!here.text) {
+  draw("top", [opened.model?.name, opened.text?.tokens.length], () => drawTop(openText));
+  part("main").hidden = !opened.text;
+  if (!opened.text) {
     document.title = t("title");
     return;
   }
   settle();
   const { layer, head, token, other, step, view } = state;
-  document.title = `${visible(here.text.tokens[token])} · ${t("atBoth", { layer, head })} · wqkv`;
-  draw("where", [layer, head, token, here.text.proofs], () => drawWhere());
+  document.title = `${visible(opened.text.tokens[token])} · ${t("atBoth", { layer, head })} · wqkv`;
+  draw("where", [layer, head, token, opened.text.proofs], () => drawWhere());
   draw("strip", [layer, head, token, step], async () => strip(await readStory()));
   draw("open", [layer, head, token, other, step], async () => panel(await readStory()));
   draw("tabs", [view], () => viewTabs());
   draw("view", [{ ...state, step: 0, lang: "", theme: "" }], () => VIEWS[view]());
 }
 
-// What the address may have wrong is put right: a layer that the model has not, a word beyond the end.
+// What the address may have wrong is put right: a layer that the model has not, a token beyond the end.
 function settle() {
-  const { first, tokens } = here.text,
-    { n_layer, n_head } = here.model;
+  const { first, tokens } = opened.text,
+    { n_layer, n_head } = opened.model;
   const within = (value, n, otherwise) => (Number.isInteger(value) && value < n ? value : otherwise);
   state.layer = within(state.layer, n_layer, first?.layer ?? 0);
   state.head = within(state.head, n_head, first?.head ?? 0);
@@ -120,7 +126,7 @@ async function show(view, text, target) {
   await readView(view);
   shownText = view;
   drawn.clear(); // before the state changes, or all would be drawn twice
-  const { layer, head, token } = here.text.first ?? {};
+  const { layer, head, token } = opened.text.first ?? {};
   go({
     v: view,
     text,
@@ -155,7 +161,8 @@ function say(error) {
   fill(part("notice"), error ? drawNotice(error) : []);
 }
 
-let shownText = null;
+/** @type {string | undefined} */
+let shownText; // the name of the view that is shown
 
 async function start() {
   paintAll();
@@ -168,22 +175,24 @@ async function start() {
 
 // The text that the address names; else the one that the command line gave.
 async function resume() {
-  const { start: given } = here.model;
+  const { start: given } = opened.model;
   let view = state.v;
   if (view === undefined && state.text) return openText(state.text, state.target);
-  if (view === undefined) view = given?.job ? (await finish(given.job)).view : given?.view;
+  if (view === undefined)
+    view = given?.job ? /** @type {ViewName} */ (await finish(given.job)).view : given?.view;
   if (view === undefined) return say(new Refusal(t("noText")));
   try {
     await readView(view);
   } catch (error) {
-    if (error.status !== 404 || !state.text) throw error; // the server has been started again, say
+    const gone = error instanceof Refusal && error.status === 404; // the server has been started again, say
+    if (!gone || !state.text) throw error;
     const { text, target } = state,
       [, part] = String(view).split(".");
-    view = (await work("open", target ? { text, target } : { text })).view;
-    if (part) view = `${view}.${part}`;
+    const again = /** @type {ViewName} */ (await work("open", target ? { text, target } : { text }));
+    view = part ? `${again.view}.${part}` : again.view;
     await readView(view);
   }
-  shownText = String(view);
+  shownText = view;
   settle();
   drawn.clear();
   go({ v: shownText }, true); // the address names from now on what is shown
@@ -192,11 +201,12 @@ async function resume() {
 
 // Back and forward may name another text; an address that names none means this one.
 async function follow() {
-  if (here.text) state.v ??= shownText;
-  if (here.text && state.v !== shownText) {
-    shownText = state.v;
+  if (opened.text) state.v ??= shownText;
+  const view = state.v;
+  if (opened.text && view !== undefined && view !== shownText) {
+    shownText = view;
     part("view").setAttribute("aria-busy", "true");
-    await attempt(() => readView(state.v));
+    await attempt(() => readView(view));
     part("view").removeAttribute("aria-busy");
   }
   paintAll();
@@ -205,7 +215,7 @@ async function follow() {
 // Keys that work everywhere but in what is typed
 
 function onKey(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented || !here.text) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented || !opened.text) return;
   if (event.target.closest("input, select, textarea, dialog[open], summary, .scroll, .digits, .code")) return;
   const way = event.shiftKey ? -1 : 1,
     turn = (value, n) => (value + way + n) % n;
@@ -214,8 +224,8 @@ function onKey(event) {
   else if (event.key === "ArrowLeft" && state.step > 1) go({ step: state.step - 1 });
   else if (/^[1-7]$/.test(key)) go({ step: Number(key) });
   else if (event.key === "Escape") go({ step: 0 });
-  else if (key === "l") go({ layer: turn(state.layer, here.model.n_layer), other: null });
-  else if (key === "h") go({ head: turn(state.head, here.model.n_head), other: null });
+  else if (key === "l") go({ layer: turn(state.layer, opened.model.n_layer), other: null });
+  else if (key === "h") go({ head: turn(state.head, opened.model.n_head), other: null });
   else if (key === "w") go({ token: turn(state.token, size()), other: null, set: null });
   else if (key === "v")
     go({ view: Object.keys(VIEWS)[turn(Object.keys(VIEWS).indexOf(state.view), Object.keys(VIEWS).length)] });
@@ -227,7 +237,9 @@ function onKey(event) {
 onState(follow);
 onJob(job => jobBar(job));
 document.addEventListener("keydown", onKey);
-part("skip").addEventListener("click", () => part("tabs").querySelector("[tabindex='0']")?.focus());
+part("skip").addEventListener("click", () => {
+  select(part("tabs"), "[tabindex='0']").at(0)?.focus();
+});
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
   drawn.clear();
   paintAll();

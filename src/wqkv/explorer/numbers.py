@@ -1,0 +1,260 @@
+"""Every answer about an open view, as JSON has it: each number is one that `View` gives.
+
+QUICK and SLOW list the answers by the last word of their address. All are called alike: with the
+API, the view, the parameters of the request, and the progress callback of the worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from wqkv.draw import steps
+from wqkv.draw.to_json import plain
+from wqkv.explorer.api import Api, OpenView
+from wqkv.explorer.jobs import Refused
+from wqkv.explorer.request import Parameters
+from wqkv.explorer.schema import (
+    Answer,
+    CellAnswer,
+    ColumnAnswer,
+    DistancesAnswer,
+    GridAnswer,
+    LinksAnswer,
+    MeansFacts,
+    ReceivedAnswer,
+    RowAnswer,
+    SourceFacts,
+    StoryAnswer,
+    ThumbnailAnswer,
+    TileAnswer,
+)
+from wqkv.study import one_token
+from wqkv.study.answers import Grid
+from wqkv.study.model import Step
+from wqkv.study.view import edges, labelled
+
+#: The most weights of one side of a tile.
+SIDE = 256
+#: Of a text of more than LONG tokens a row is its STRONGEST weights, and the means of CURVE blocks.
+LONG, STRONGEST, CURVE = 4096, 512, 1024
+#: So many of the tokens that are looked at most are listed in a story.
+RANKED = 64
+
+
+def story(api: Api, seen: OpenView, ask: Parameters, step: Step) -> StoryAnswer:
+    """What one head does to one token, and the seven steps in words."""
+    layer, head, token = ask.integers("layer", "head", "token")
+    lang = ask.choice("lang", "en", *steps.LANGUAGES)
+    told = one_token.of(seen.view, layer, head, token)
+    group, kept = head // (told.n_head // told.n_kv_head), token  # whose k and v are shown
+    source: SourceFacts | None = None
+    if told.source is not None:
+        kept = told.source.token
+        source = {"token": kept, "x": plain(told.source.x)}
+    answer = StoryAnswer(
+        model=told.model,
+        family=told.family,
+        n_layer=told.n_layer,
+        n_head=told.n_head,
+        n_kv_head=told.n_kv_head,
+        d_model=told.d_model,
+        d_k=told.d_k,
+        layer=layer,
+        head=head,
+        token=token,
+        mask=told.mask,
+        position=told.position,
+        scale=told.scale,
+        x=plain(told.x),
+        q=plain(told.q),
+        k=plain(told.k),
+        v=plain(told.v),
+        context=plain(told.context),
+        share=plain(told.share),
+        output=plain(told.output),
+        proof=plain(told.proof),
+        source=source,
+        ranked=[
+            {"token": told.keys[j], "position": j, "weight": told.weights[j].item()}
+            for j in told.ranked[:RANKED]
+        ],
+        steps=plain(steps.tell(told, lang=lang)),
+        proofSentence=steps.prove(told, lang),
+        python=seen.says(
+            f"layer = view.layer({layer})",
+            f"layer.q[0, {head}, {token}], layer.k[0, {group}, {kept}],"
+            f" layer.v[0, {group}, {kept}], view.row({layer}, {head}, {token})",
+        ),
+    )
+    if max(seen.view.n, seen.view.m) <= LONG:  # of a longer one the row has the strongest
+        answer["sentence"] = told.sentence
+        answer["tokens"] = told.tokens
+        answer["special"] = told.special
+        answer["scores"] = plain(told.scores)
+        answer["weights"] = plain(told.weights)
+    return answer
+
+
+def cell(api: Api, seen: OpenView, ask: Parameters, step: Step) -> CellAnswer:
+    """How one weight comes about, term by term."""
+    at = ask.integers("layer", "head", "i", "j")
+    found = seen.view.cell(*at)
+    return CellAnswer(
+        terms=plain(found.terms),
+        dot=plain(found.dot),
+        scale=plain(found.scale),
+        scaled=plain(found.scaled),
+        softcap=plain(found.softcap),
+        capped=plain(found.capped),
+        bias=plain(found.bias),
+        score=plain(found.score),
+        sink=plain(found.sink),
+        lse=plain(found.lse),
+        weight=plain(found.weight),
+        hidden=found.hidden,
+        python=seen.says(f"view.cell{at}"),
+    )
+
+
+def row(api: Api, seen: OpenView, ask: Parameters, step: Step) -> RowAnswer:
+    """Where one token looks; of a text of more than LONG tokens only what can be drawn."""
+    at = ask.integers("layer", "head", "i")
+    found = seen.view.row(*at)
+    answer = RowAnswer(
+        sink=plain(found.sink),
+        lse=plain(found.lse),
+        output=plain(found.output),
+        residual=plain(found.residual),
+        python=seen.says(f"view.row{at}"),
+    )
+    if seen.view.m <= LONG:
+        answer["weights"] = plain(found.weights)
+        answer["effects"] = plain(found.effects)
+    else:
+        answer["strongest"] = [
+            {"index": j, "weight": found.weights[j].item(), "effect": found.effects[j].item()}
+            for j in found.weights.topk(STRONGEST).indices.tolist()
+        ]
+        answer["curve"] = _means(found.weights)
+    return answer
+
+
+def column(api: Api, seen: OpenView, ask: Parameters, step: Step) -> ColumnAnswer:
+    """Who looks at one token. The first column of a head needs a pass over its map."""
+    at = ask.integers("layer", "head", "j")
+    found = seen.view.column(*at)
+    return ColumnAnswer(
+        weights=plain(found.weights),
+        received=plain(found.received),
+        python=seen.says(f"view.column{at}"),
+    )
+
+
+def tile(api: Api, seen: OpenView, ask: Parameters, step: Step) -> TileAnswer:
+    """The exact weights of a rectangle of at most SIDE x SIDE."""
+    at = ask.integers("layer", "head", "q0", "q1", "k0", "k1")
+    _, _, q0, q1, k0, k1 = at
+    if max(q1 - q0, k1 - k0) > SIDE:
+        wrong = f"A tile of {q1 - q0} x {k1 - k0} weights is too large."
+        raise Refused(413, wrong, f"Pass at most {SIDE} x {SIDE}, or take a thumbnail.")
+    return TileAnswer(values=plain(seen.view.tile(*at)), python=seen.says(f"view.tile{at}"))
+
+
+def thumbnail(api: Api, seen: OpenView, ask: Parameters, step: Step) -> ThumbnailAnswer:
+    """A whole map in `size` x `size` blocks: of one head, or of all heads of a layer."""
+    layer, size = ask.integer("layer"), ask.integer("size", 64)
+    if not 1 <= size <= 256:
+        raise Refused(413, f"A side of {size} blocks cannot be drawn.", "Pass 1 to 256.")
+    head = ask.integer("head") if ask.has("head") else None  # None: all heads of the layer
+    found = seen.view.thumbnail(layer, head, size)
+    python = seen.says(f"view.thumbnail({layer}, {head}, {size})")
+    answer = ThumbnailAnswer(edges=found.edges, keys=found.keys, python=python)
+    if head is None:
+        answer["heads"] = plain(found.values)
+    else:
+        answer["values"] = plain(found.values)
+    return answer
+
+
+def received(api: Api, seen: OpenView, ask: Parameters, step: Step) -> ReceivedAnswer:
+    """What every token receives from all tokens together."""
+    layer, head = ask.integers("layer", "head")
+    found = seen.view.received(layer, head, step)
+    python = seen.says(f"view.received({layer}, {head})")
+    if seen.view.m <= LONG:
+        return ReceivedAnswer(values=plain(found), python=python)
+    return ReceivedAnswer(**_means(found), python=python)
+
+
+def distances(api: Api, seen: OpenView, ask: Parameters, step: Step) -> DistancesAnswer:
+    """How far one head looks."""
+    layer, head = ask.integers("layer", "head")
+    found = seen.view.distances(layer, head, step)
+    return DistancesAnswer(
+        edges=found.edges,
+        mass=plain(found.mass),
+        mean=plain(found.mean),
+        python=seen.says(f"view.distances({layer}, {head})"),
+    )
+
+
+def links(api: Api, seen: OpenView, ask: Parameters, step: Step) -> LinksAnswer:
+    """The `k` strongest weights of one head."""
+    (layer, head), k = ask.integers("layer", "head"), ask.integer("k", 20)
+    found = seen.view.links(layer, head, k, step)
+    return LinksAnswer(links=plain(found), python=seen.says(f"view.links({layer}, {head}, {k})"))
+
+
+def grid(api: Api, seen: OpenView, ask: Parameters, step: Step) -> GridAnswer:
+    """One number per head of the model; of the statistic "label" also what each head does."""
+    statistic = ask.choice("statistic", "entropy", *seen.view.statistics)
+    if statistic != "label":
+        return _grid(seen.view.grid(statistic, step), seen.says(f"view.grid({statistic!r})"))
+    lang = ask.choice("lang", "en", *steps.LANGUAGES)
+    found, python = api.labels(seen, step)
+    answer = _grid(labelled(found), python)
+    answer["evidence"] = [[steps.evidence(head, lang) for head in layer] for layer in found.table]
+    answer["source"] = found.source
+    return answer
+
+
+def _grid(found: Grid, python: str) -> GridAnswer:
+    return GridAnswer(
+        statistic=found.statistic,
+        unit=found.unit,
+        low=found.low,
+        high=found.high,
+        values=plain(found.values),
+        labels=found.labels,
+        evidence=found.evidence,
+        python=python,
+    )
+
+
+def _means(line: Tensor) -> MeansFacts:
+    """A line of numbers as the means of CURVE blocks."""
+    bounds = edges(len(line), CURVE)
+    sizes = torch.tensor(bounds, device="cpu").diff()
+    of_block = torch.repeat_interleave(sizes)
+    sums = torch.zeros(CURVE, dtype=torch.float64, device="cpu").index_add_(
+        0, of_block, line.double()
+    )
+    return MeansFacts(edges=bounds, values=plain(sums / sizes))
+
+
+Handler = Callable[[Api, OpenView, Parameters, Step], Answer]
+
+#: The answers that take milliseconds.
+QUICK: dict[str, Handler] = {"story": story, "cell": cell, "row": row, "tile": tile}
+#: Those that may take long, because they need a pass or more over a map.
+SLOW: dict[str, Handler] = {
+    "column": column,
+    "thumbnail": thumbnail,
+    "received": received,
+    "distances": distances,
+    "links": links,
+    "grid": grid,
+}

@@ -1,0 +1,96 @@
+// One hue from weight 0 to weight 1, away from the ground: the colors of every other picture of ours.
+
+/** @typedef {number[]} RGB red, green and blue, from 0 to 255 */
+
+const LIGHT = [
+  [239, 244, 250],
+  [49, 127, 201],
+  [8, 36, 84],
+];
+const DARK = [
+  [29, 36, 46],
+  [47, 123, 196],
+  [214, 236, 255],
+];
+
+const system = matchMedia("(prefers-color-scheme: dark)");
+
+function isDark() {
+  const chosen = document.documentElement.dataset.theme;
+  return chosen ? chosen === "dark" : system.matches;
+}
+
+/**
+ * The color of a value from 0 to 1, as [red, green, blue].
+ *
+ * @param {number} value
+ * @returns {RGB}
+ */
+export function ramp(value) {
+  const stops = isDark() ? DARK : LIGHT,
+    at = 2 * Math.min(Math.max(value, 0), 1);
+  const [low, high] = at < 1 ? [stops[0], stops[1]] : [stops[1], stops[2]];
+  return low.map((a, i) => rounded(a + (high[i] - a) * (at < 1 ? at : at - 1)));
+}
+
+/**
+ * The nearest whole number; of exact halves the even one, as in Python.
+ *
+ * @param {number} value
+ */
+function rounded(value) {
+  const up = Math.round(value);
+  return up - value === 0.5 && up % 2 ? up - 1 : up;
+}
+
+/** @param {RGB} rgb */
+export function css(rgb) {
+  return `rgb(${rgb.join(" ")})`;
+}
+
+/**
+ * A weight's color: by its square root, so that 0.01 can be told from 0.
+ *
+ * @param {number | null | undefined} value
+ */
+export function tint(value) {
+  return ramp(Math.sqrt(value || 0));
+}
+
+/**
+ * Black or white, whichever is read better on a color.
+ *
+ * @param {RGB} rgb
+ */
+export function inkOn(rgb) {
+  const [r, g, b] = rgb.map(part => (part / 255) ** 2.2);
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.2 ? "#0c1420" : "#ffffff";
+}
+
+/**
+ * Colors an element by CSSOM, which a strict policy allows.
+ *
+ * @param {HTMLElement} element
+ * @param {RGB} rgb
+ */
+export function paint(element, rgb) {
+  element.style.backgroundColor = css(rgb);
+  element.style.color = inkOn(rgb);
+}
+
+// 256 colors for a canvas.
+export function palette(scale = tint) {
+  return Array.from({ length: 256 }, (_, i) => scale(i / 255));
+}
+
+/**
+ * The color that a variable has now, for canvases and saved pictures. An element that wears it
+ * answers, for light-dark(a, b) cannot be asked of the variable.
+ *
+ * @param {string} name
+ */
+export function currentColor(name) {
+  const probe = /** @type {HTMLElement} */ (document.getElementById("probe"));
+  probe.style.color = `var(${name})`;
+  return getComputedStyle(probe).color;
+}

@@ -1,0 +1,122 @@
+// Tokens to choose from: as a table with numbers and bars, or as chips; and the scale of weights.
+
+import { keyCount, keys, opened, size, tokenAt } from "../reading/opened.js";
+import { t } from "../words/words.js";
+import { css, inkOn, tint } from "./color.js";
+import { h } from "./dom.js";
+import { bdi } from "./token.js";
+import { bar } from "./vector.js";
+
+/** @import { TextFacts } from "../types" */
+
+/**
+ * @typedef {object} RankingColumn
+ * @property {string} title
+ * @property {(j: number) => number | null | undefined} value none is said to be hidden
+ * @property {(value: number) => string} text
+ * @property {boolean} [signed]
+ * @property {string} [kind] "up" or "down", the color of its bars
+ */
+
+/**
+ * Tokens with numbers and bars beside them.
+ *
+ * @param {{
+ *   name: string, at: number[], columns: RankingColumn[], pick?: (j: number) => void,
+ *   chosen?: number, of?: TextFacts,
+ * }} table `at` are their positions in the text `of`; `pick` makes buttons of the tokens
+ */
+export function ranking({ name, at, columns, pick, chosen, of = keys() }) {
+  const tops = columns.map(({ value }) => Math.max(...at.map(j => Math.abs(value(j) ?? 0)), 0));
+  const head = h(
+    "tr",
+    {},
+    h("th", { scope: "col" }, t("at")),
+    h("th", { scope: "col" }, t("token")),
+    columns.map(column => [h("th", { scope: "col", class: "right" }, column.title), h("td", {})]),
+  );
+  const rows = at.map(j =>
+    h(
+      "tr",
+      {
+        class:
+          [j === chosen && "chosen", of.special[j] && "special"].filter(Boolean).join(" ") || null,
+      },
+      h("td", { class: "at" }, j),
+      h(
+        "th",
+        { scope: "row" },
+        pick
+          ? h(
+              "button",
+              {
+                class: "link",
+                "data-key": `${name}-${j}`,
+                "aria-pressed": String(j === chosen),
+                onclick: () => pick(j),
+              },
+              bdi(of.tokens[j]),
+            )
+          : bdi(of.tokens[j]),
+      ),
+      columns.map(({ value, text, signed, kind }, i) => {
+        const found = value(j);
+        if (found === null || found === undefined)
+          return [h("td", { class: "right hidden" }, i ? "" : t("hidden")), h("td", {})];
+        return [
+          h("td", { class: "right", title: String(found) }, text(found)),
+          h("td", { class: "barcell" }, bar(found, tops[i], { signed, kind })),
+        ];
+      }),
+    ),
+  );
+  return h("table", { class: `ranking n${columns.length}` }, h("thead", {}, head), h("tbody", {}, rows));
+}
+
+// Which tokens a table shows: all of a short text in reading order, else the strongest.
+export function listed(ranked, most = 16) {
+  return keyCount() <= 24 ? [...Array(keyCount()).keys()] : ranked.slice(0, most);
+}
+
+// The scale of weights, from 0 to 1.
+export function scale() {
+  const marks = [0, 0.01, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1];
+  return h(
+    "p",
+    { class: "scale" },
+    h("span", {}, t("weight")),
+    marks.map(mark => {
+      const swatch = h("b", {}, String(mark).replace("0.", "."));
+      const color = tint(mark);
+      swatch.style.backgroundColor = css(color);
+      swatch.style.color = inkOn(color);
+      return swatch;
+    }),
+  );
+}
+
+// Tokens as chips, of which one is chosen.
+export function chips(positions, pick) {
+  return h(
+    "p",
+    { class: "chips" },
+    positions.map(j =>
+      h(
+        "button",
+        {
+          class: `chip${opened.text.special[j] ? " special" : ""}`,
+          "data-key": `chip-${j}`,
+          "aria-pressed": String(j === pick.chosen),
+          onclick: () => pick(j),
+        },
+        bdi(tokenAt(j)),
+      ),
+    ),
+  );
+}
+
+// At most `most` positions around one, as near to the middle as the ends allow.
+export function around(position, most, n = size()) {
+  const first = Math.max(0, Math.min(position - Math.floor(most / 2), n - most));
+  return Array.from({ length: Math.min(n, most) }, (_, i) => first + i);
+}

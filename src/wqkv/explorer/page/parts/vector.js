@@ -1,0 +1,99 @@
+// A vector as bars, and the bars of tables.
+
+import { t } from "../words/words.js";
+import { h, svg } from "./dom.js";
+import { number } from "./format.js";
+
+const BARS = 512;
+
+/** @typedef {(number | null)[]} Numbers */
+
+/**
+ * Neighboring numbers in at most `most` means, and how many numbers each is the mean of.
+ *
+ * @param {Numbers} values
+ * @param {number} most
+ * @returns {[number[], number]}
+ */
+export function means(values, most) {
+  const per = Math.ceil(values.length / most),
+    result = /** @type {number[]} */ ([]);
+  for (let i = 0; i < values.length; i += per) {
+    const part = values.slice(i, i + per);
+    result.push(part.reduce((/** @type {number} */ sum, value) => sum + (value ?? 0), 0) / part.length);
+  }
+  return [result, per];
+}
+
+/**
+ * Bars above and below a line, one for each number: three paths.
+ *
+ * @param {Numbers} values
+ */
+export function signedBars(values, attributes = {}) {
+  const top = values.reduce((/** @type {number} */ most, value) => Math.max(most, Math.abs(value ?? 0)), 0) || 1;
+  let up = "",
+    down = "";
+  values.forEach((value, i) => {
+    const height = Math.round(((value ?? 0) / top) * 100);
+    if (height > 0) up += `M${i} 100v-${height}h.85v${height}z`;
+    else if (height < 0) down += `M${i} 100v${-height}h.85v${height}z`;
+  });
+  return svg(
+    "svg",
+    { viewBox: `0 0 ${values.length} 200`, preserveAspectRatio: "none", ...attributes },
+    svg("path", { class: "up", d: up }),
+    svg("path", { class: "down", d: down }),
+    svg("path", { class: "axis", d: `M0 100h${values.length}` }),
+  );
+}
+
+/**
+ * A vector with its name, its size, its bars, and all its numbers for who wants them.
+ *
+ * @param {string} name
+ * @param {Numbers} values
+ */
+export function vector(name, values) {
+  const [bars, per] = means(values, BARS);
+  const spread = t("numbers", {
+    n: values.length,
+    low: number(Math.min(...values.map(value => value ?? 0))),
+    high: number(Math.max(...values.map(value => value ?? 0))),
+  });
+  const all = h("details", { class: "all" }, h("summary", {}, t("allNumbers")));
+  all.addEventListener("toggle", () => {
+    // written out when asked for
+    if (all.open && all.children.length === 1)
+      all.append(h("p", { class: "digits", tabindex: 0 }, values.map(value => value ?? "null").join(", ")));
+  });
+  return h(
+    "figure",
+    { class: "vector" },
+    h("figcaption", {}, h("b", {}, name), ` ${spread}`, per > 1 && t("eachMean", { per }), all),
+    signedBars(bars, { role: "img", "aria-label": `${name}: ${spread}` }),
+  );
+}
+
+/**
+ * A bar of a table: from the left, or around the middle where numbers have a sign.
+ *
+ * @param {number | null} value
+ * @param {number | null} top the length of a whole bar
+ */
+export function bar(value, top, { signed = false, kind = "up" } = {}) {
+  const length = value ?? 0,
+    share = top ? Math.min(Math.abs(length) / top, 1) * (signed ? 50 : 100) : 0,
+    start = signed ? (length < 0 ? 50 - share : 50) : 0;
+  return svg(
+    "svg",
+    { class: "bar", "aria-hidden": "true" },
+    svg("rect", {
+      class: signed && length < 0 ? "down" : kind,
+      x: `${start}%`,
+      width: `${share}%`,
+      height: "100%",
+    }),
+    signed && svg("rect", { class: "axis", x: "50%", width: 1, height: "100%" }),
+  );
+}

@@ -1,0 +1,85 @@
+// The open step: its two sentences, its formula and its drawing.
+
+import { foot } from "../frame/foot.js";
+import { h, unbroken } from "../parts/dom.js";
+import { askFor } from "../reading/opened.js";
+import { go, state } from "../reading/state.js";
+import { lang, t } from "../words/words.js";
+import { DRAWINGS } from "./drawings.js";
+import { strongest } from "./worked.js";
+
+/** @import { RowAnswer, StoryAnswer } from "../types" */
+
+/** @typedef {{ story: StoryAnswer, row: RowAnswer, best: number }} Read */
+
+export const STEPS = 7;
+
+/**
+ * What the panels are drawn from: the story, and the row where it says more.
+ *
+ * @returns {Promise<Read>}
+ */
+export async function readStory() {
+  const { layer, head, token } = state,
+    where = { layer, head };
+  const [story, row] = await Promise.all([
+    askFor("story", { ...where, token, lang: lang() }),
+    askFor("row", { ...where, i: token }),
+  ]);
+  return { story, row, best: strongest(row)[0]?.index ?? token };
+}
+
+/** @param {Read} read */
+export async function panel(read) {
+  if (!state.step) return null;
+  const { story } = read,
+    step = story.steps[state.step - 1];
+  const parts = await DRAWINGS[state.step - 1](read);
+  const text = h(
+    "div",
+    { class: "tell" },
+    h("h2", {}, h("i", {}, state.step), step.name),
+    h("p", {}, unbroken(step.sentence)),
+    h("p", {}, unbroken(step.sentence2)),
+    h("p", { class: "formula" }, unbroken(step.formula)),
+    h(
+      "p",
+      { class: "pager" },
+      h(
+        "button",
+        { "data-key": "step-back", disabled: state.step === 1, onclick: () => go({ step: state.step - 1 }) },
+        "←",
+        h("span", {}, t("back")),
+      ),
+      h(
+        "button",
+        {
+          "data-key": "step-next",
+          disabled: state.step === STEPS,
+          onclick: () => go({ step: state.step + 1 }),
+        },
+        h("span", {}, t("next")),
+        "→",
+      ),
+      h("button", { class: "quiet", "data-key": "step-close", onclick: () => go({ step: 0 }) }, t("close")),
+    ),
+  );
+  return h(
+    "div",
+    {
+      class: `open step${state.step}`,
+      role: "tabpanel",
+      id: "panel",
+      "aria-labelledby": `step-${state.step}`,
+    },
+    text,
+    parts.drawing,
+    foot({
+      name: `step${state.step}`,
+      python: parts.python ?? story.python,
+      picture: parts.picture,
+      data: parts.data ?? story,
+      other: parts.other ?? null,
+    }),
+  );
+}

@@ -1,0 +1,364 @@
+// The records of explorer/schema.py as types. Generated: python -m tests.browser.page_types
+
+/** What the layers of a model are, or those of one of its parts. */
+export interface PartFacts {
+  n_layer: number;
+  n_head: number;
+  n_kv_head: number;
+  d_model: number;
+  d_k: number;
+  d_v: number;
+  causal: boolean;
+  position: string;
+  scale: number;
+  softcap: number | null;
+  sinks: boolean;
+}
+
+/** A text and its tokens; a span is where a token stands in the text, in characters. */
+export interface TextFacts {
+  text: string;
+  tokens: string[];
+  special: boolean[];
+  spans: [number, number][];
+}
+
+/** What the proof of a layer found; see `maps.proof.Proof`. */
+export interface ProofFacts {
+  difference: number | null;
+  size: number | null;
+  tolerance: number | null;
+  rows: number;
+  empty: number;
+  holds: boolean;
+}
+
+/** The row at which a text opens, because the clearest link starts there. */
+export interface PlaceFacts {
+  layer: number;
+  head: number;
+  token: number;
+}
+
+/** A token that is looked at; `position` is its number in the text. */
+export interface RankedFacts {
+  token: string;
+  position: number;
+  weight: number | null;
+}
+
+/** The token of the text that was read that is looked at most, and its state. */
+export interface SourceFacts {
+  token: number;
+  x: (number | null)[];
+}
+
+/** One of the seven steps in words. */
+export interface StepFacts {
+  name: string;
+  sentence: string;
+  sentence2: string;
+  formula: string;
+}
+
+/** One of the d_k products of a score. */
+export interface TermFacts {
+  q: number | null;
+  k: number | null;
+  product: number | null;
+}
+
+/** One of the strongest weights of a long row, and the length of what comes of it. */
+export interface StrongFacts {
+  index: number;
+  weight: number | null;
+  effect: number | null;
+}
+
+/** Means of blocks: block b holds positions edges[b] to edges[b + 1] - 1. */
+export interface MeansFacts {
+  edges: number[];
+  values: (number | null)[];
+}
+
+/** The weight from token i to token j. */
+export interface LinkFacts {
+  i: number;
+  j: number;
+  weight: number | null;
+}
+
+/** A token that may come next. */
+export interface NextFacts {
+  token: string;
+  probability: number | null;
+  id: number;
+}
+
+/** A token that was written, its position, and the likeliest ones at that place. */
+export interface WrittenFacts {
+  token: string;
+  probability: number | null;
+  id: number;
+  position: number;
+  top: NextFacts[];
+}
+
+/** What comes of a text: the likeliest next tokens, or the similarity to the text before. */
+export interface OutcomeFacts {
+  similarity?: number | null;
+  top?: NextFacts[];
+}
+
+/** What the page opens with: a view, or the job that reads it. */
+export interface StartFacts {
+  view?: string;
+  job?: string;
+}
+
+/** The model; one of two texts has three `parts`, and its own facts are those of "cross". */
+export interface ModelAnswer {
+  n_layer: number;
+  n_head: number;
+  n_kv_head: number;
+  d_model: number;
+  d_k: number;
+  d_v: number;
+  causal: boolean;
+  position: string;
+  scale: number;
+  softcap: number | null;
+  sinks: boolean;
+  name: string;
+  family: string;
+  dtype: string;
+  longest: number | null;
+  generates: boolean;
+  parts: { [name: string]: PartFacts };
+  version: string;
+  python: string;
+}
+
+/** The model, and the text that the page opens with, if there is one. */
+export interface ServedModel {
+  n_layer: number;
+  n_head: number;
+  n_kv_head: number;
+  d_model: number;
+  d_k: number;
+  d_v: number;
+  causal: boolean;
+  position: string;
+  scale: number;
+  softcap: number | null;
+  sinks: boolean;
+  name: string;
+  family: string;
+  dtype: string;
+  longest: number | null;
+  generates: boolean;
+  parts: { [name: string]: PartFacts };
+  version: string;
+  python: string;
+  start: StartFacts | null;
+}
+
+/** A text as one attention of a model read it.
+ * 
+ * `read` is what was typed, `target` what was given to be written, `keys` the text whose tokens
+ * are looked at where it is another one. */
+export interface ViewAnswer {
+  text: string;
+  tokens: string[];
+  special: boolean[];
+  spans: [number, number][];
+  n: number;
+  part: string | null;
+  parts: string[];
+  target: string | null;
+  read: string;
+  keys: TextFacts | null;
+  statistics: string[];
+  proofs: ProofFacts[];
+  first: PlaceFacts;
+  engine: string;
+  seconds: number;
+  python: string;
+}
+
+/** What one head does to one token; see `study.one_token`. A long text has no long lists. */
+export interface StoryAnswer {
+  model: string;
+  family: string;
+  n_layer: number;
+  n_head: number;
+  n_kv_head: number;
+  d_model: number;
+  d_k: number;
+  layer: number;
+  head: number;
+  token: number;
+  mask: string;
+  position: string;
+  scale: number;
+  x: (number | null)[];
+  q: (number | null)[];
+  k: (number | null)[];
+  v: (number | null)[];
+  context: (number | null)[];
+  share: (number | null)[];
+  output: (number | null)[];
+  proof: ProofFacts;
+  source: SourceFacts | null;
+  ranked: RankedFacts[];
+  steps: StepFacts[];
+  proofSentence: string;
+  python: string;
+  sentence?: string;
+  tokens?: string[];
+  special?: boolean[];
+  scores?: (number | null)[];
+  weights?: (number | null)[];
+}
+
+/** How one weight comes about; see `study.answers.Cell`. */
+export interface CellAnswer {
+  terms: TermFacts[];
+  dot: number | null;
+  scale: number | null;
+  scaled: number | null;
+  softcap: number | null;
+  capped: number | null;
+  bias: number | null;
+  score: number | null;
+  sink: number | null;
+  lse: number | null;
+  weight: number | null;
+  hidden: boolean;
+  python: string;
+}
+
+/** Where one token looks; of a long text the strongest weights, and a curve of means. */
+export interface RowAnswer {
+  sink: number | null;
+  lse: number | null;
+  output: number | null;
+  residual: ProofFacts | null;
+  python: string;
+  weights?: (number | null)[];
+  effects?: (number | null)[];
+  strongest?: StrongFacts[];
+  curve?: MeansFacts;
+}
+
+/** Who looks at one token. */
+export interface ColumnAnswer {
+  weights: (number | null)[];
+  received: number | null;
+  python: string;
+}
+
+/** Exact weights of a rectangle. */
+export interface TileAnswer {
+  values: ((number | null)[])[];
+  python: string;
+}
+
+/** Means of blocks of a whole map: of one head `values`, of all heads of a layer `heads`. */
+export interface ThumbnailAnswer {
+  edges: number[];
+  keys: number[];
+  python: string;
+  values?: ((number | null)[])[];
+  heads?: (((number | null)[])[])[];
+}
+
+/** What every token receives; of a long text the means of blocks. */
+export interface ReceivedAnswer {
+  values: (number | null)[];
+  python: string;
+  edges?: number[];
+}
+
+/** How far one head looks. */
+export interface DistancesAnswer {
+  edges: number[];
+  mass: (number | null)[];
+  mean: number | null;
+  python: string;
+}
+
+/** The strongest links of one head. */
+export interface LinksAnswer {
+  links: LinkFacts[];
+  python: string;
+}
+
+/** One number per head; of the labels also their names, evidence and source. */
+export interface GridAnswer {
+  statistic: string;
+  unit: string;
+  low: number;
+  high: number;
+  values: ((number | null)[])[];
+  labels: string[][] | null;
+  evidence: string[][] | null;
+  python: string;
+  source?: string;
+}
+
+/** A text before and after a change; `view` is the changed text where no head is off. */
+export interface WhatIfAnswer {
+  before: OutcomeFacts;
+  after: OutcomeFacts;
+  change: number | null;
+  layers: (number | null)[];
+  tokens: string[];
+  view: string | null;
+  python: string;
+}
+
+/** What the model wrote, and the whole text as a view. */
+export interface GenerateAnswer {
+  tokens: string[];
+  steps: WrittenFacts[];
+  view: string;
+  python: string;
+}
+
+/** The answers about a view, by the last word of their address: api/views/{view}/row. */
+export interface Answers {
+  story: StoryAnswer;
+  cell: CellAnswer;
+  row: RowAnswer;
+  tile: TileAnswer;
+  column: ColumnAnswer;
+  thumbnail: ThumbnailAnswer;
+  received: ReceivedAnswer;
+  distances: DistancesAnswer;
+  links: LinksAnswer;
+  grid: GridAnswer;
+}
+
+/** What a saved page has inside: the answers by the addresses that the page would ask. */
+export interface Recorded {
+  answers: { [name: string]: ServedModel | ViewAnswer | StoryAnswer | CellAnswer | RowAnswer | TileAnswer | ColumnAnswer | ThumbnailAnswer | ReceivedAnswer | DistancesAnswer | LinksAnswer | GridAnswer };
+  cap: number;
+  left_out: string[];
+}
+
+/** How far a job is; `result` once it is done, `error` and `do` if it failed. */
+export interface JobFacts {
+  state: string;
+  what: string;
+  done: number;
+  total: number;
+  result?: ViewName | WhatIfAnswer | GenerateAnswer | StoryAnswer | CellAnswer | RowAnswer | TileAnswer | ColumnAnswer | ThumbnailAnswer | ReceivedAnswer | DistancesAnswer | LinksAnswer | GridAnswer;
+  error?: string;
+  do?: string;
+}
+
+/** The name of a view that is open from now on. */
+export interface ViewName {
+  view: string;
+}

@@ -1,0 +1,292 @@
+// One head's map: the whole text as block means, and exact tiles of it, fetched when looked at.
+
+import { whenAnswered } from "../frame/awaited.js";
+import { foot } from "../frame/foot.js";
+import { h, svg } from "../parts/dom.js";
+import { clamp, short, weight } from "../parts/format.js";
+import { sheet, svgText } from "../parts/picture.js";
+import { scale } from "../parts/ranking.js";
+import { keyTag, tokenTag } from "../parts/token.js";
+import { askFor, hasStatistic, keyCount, opened, size } from "../reading/opened.js";
+import { recorded } from "../reading/server.js";
+import { go, list, state } from "../reading/state.js";
+import { t } from "../words/words.js";
+import { gutter, histogram, linkTable, minimap } from "./minimap.js";
+import { cellsOf, drawTile, tileLayout } from "./tile.js";
+
+/** @import { ReceivedAnswer, TileAnswer } from "../types" */
+/** @import { TileShown } from "./tile.js" */
+
+const WHOLE = 256; // a shorter text is one tile
+const BLOCKS = 128,
+  LINKS = 20,
+  SPANS = [8, 16, 32, 64, 128, 256];
+
+const cursor = { i: -1, j: -1 }; // where the arrow keys are; it outlives a drawing
+
+// The rectangle that is shown exactly: [q0, k0, span]. Its sides are span, or all tokens there are.
+function shownTile() {
+  const n = longer(),
+    given = list(state.at).map(Number);
+  if (given.length === 3 && given.every(Number.isInteger))
+    return inside(given[0], given[1], clamp(given[2], Math.min(4, n), Math.min(WHOLE, n)));
+  if (n <= WHOLE) return [0, 0, n];
+  const kept = recordedTile();
+  if (kept) return [kept.q0, kept.k0, Math.max(kept.q1 - kept.q0, kept.k1 - kept.k0)];
+  const span = 64;
+  return inside(state.token - span / 2, (state.other ?? state.token) - span / 2, span);
+}
+
+function longer() {
+  return Math.max(size(), keyCount());
+}
+
+function sides(span) {
+  return [Math.min(span, size()), Math.min(span, keyCount())];
+}
+
+function inside(q0, k0, span) {
+  const [rows, cols] = sides(span);
+  return [clamp(Math.round(q0), 0, size() - rows), clamp(Math.round(k0), 0, keyCount() - cols), span];
+}
+
+// The tile of this head that a saved page has inside, if it is one: smaller ones are cut out of it.
+function recordedTile() {
+  for (const key of Object.keys(recorded?.answers ?? {})) {
+    const [path, query] = key.split("?"),
+      at = Object.fromEntries([...new URLSearchParams(query)].map(([name, value]) => [name, Number(value)]));
+    if (path.endsWith("/tile") && at.layer === state.layer && at.head === state.head) return at;
+  }
+  return null;
+}
+
+async function readTile(where, q0, k0, span) {
+  const [rows, cols] = sides(span),
+    kept = recordedTile(),
+    cut = kept && q0 >= kept.q0 && k0 >= kept.k0 && q0 + rows <= kept.q1 && k0 + cols <= kept.k1;
+  if (!cut) return askFor("tile", { ...where, q0, q1: q0 + rows, k0, k1: k0 + cols });
+  const { q0: top, q1, k0: left, k1 } = kept,
+    whole = await askFor("tile", { ...where, q0: top, q1, k0: left, k1 });
+  return {
+    ...whole,
+    values: whole.values.slice(q0 - top, q0 - top + rows).map(row => row.slice(k0 - left, k0 - left + cols)),
+  };
+}
+
+// The tile comes at once; what needs a pass over the whole map is drawn when it is there.
+export async function mapView() {
+  const { layer, head } = state,
+    where = { layer, head },
+    n = longer(),
+    [q0, k0, span] = shownTile(),
+    [rows, cols] = sides(span);
+  const small = n > WHOLE || span < n;
+  const received = askFor("received", where),
+    distances = hasStatistic("distance") ? askFor("distances", where) : null,
+    links = askFor("links", { ...where, k: LINKS });
+  const blocks = small ? askFor("thumbnail", { ...where, size: n > WHOLE ? BLOCKS : 64 }) : null;
+  const tile = await readTile(where, q0, k0, span);
+  const read = h("output", { class: "readout" }),
+    canvas = tileCanvas(tile.values, q0, k0, span, received, read);
+  return [
+    h("div", { class: "controls" }, zoomButtons(q0, k0, span), read),
+    h(
+      "div",
+      { class: small ? "mapsplit three" : "mapsplit" },
+      blocks &&
+        h(
+          "div",
+          { class: "mini-side" },
+          whenAnswered(received, gutter),
+          whenAnswered(blocks, found => minimap(found, [q0, k0, span], moveTo)),
+        ),
+      h(
+        "div",
+        { class: "tile-side" },
+        canvas,
+        scale(),
+        h("p", { class: "note" }, t("tileSays", { q0, q1: q0 + rows - 1, k0, k1: k0 + cols - 1 })),
+        whenAnswered(received, found => h("p", { class: "note" }, gutterSays(found))),
+      ),
+      h(
+        "div",
+        { class: "lists" },
+        distances && whenAnswered(distances, histogram),
+        whenAnswered(links, found => linkTable(found, goToLink)),
+      ),
+    ),
+    foot({
+      name: "map",
+      python: tile.python,
+      data: { layer, head, q0, k0, values: tile.values },
+      token: null,
+      picture: () => mapPicture(canvas),
+    }),
+  ];
+}
+
+/** @param {ReceivedAnswer} received */
+function gutterSays({ edges }) {
+  return edges ? t("receivedMean", { per: short(keyCount() / (edges.length - 1), 2) }) : t("receivedEach");
+}
+
+/**
+ * `received` by position, whether every token's came or the means of blocks.
+ *
+ * @param {ReceivedAnswer} received
+ * @returns {(j: number) => number | null}
+ */
+function receivedAt(received) {
+  const { edges, values } = received;
+  return edges ? j => values[edges.findLastIndex(edge => edge <= j)] : j => values[j];
+}
+
+function zoomButtons(q0, k0, span) {
+  const [rows, cols] = sides(span);
+  const zoom = way => {
+    const to = nextSpan(span, way),
+      i = cursor.i >= 0 ? cursor.i : q0 + rows / 2,
+      j = cursor.j >= 0 ? cursor.j : k0 + cols / 2;
+    moveTo(i - to / 2, j - to / 2, to);
+  };
+  const button = (key, text, name, off, act) =>
+    h(
+      "button",
+      { "data-key": `zoom-${key}`, "aria-label": name, title: name, disabled: off, onclick: act },
+      text,
+    );
+  return h(
+    "span",
+    { class: "segmented" },
+    button("in", "+", t("zoomIn"), nextSpan(span, -1) === span, () => zoom(-1)),
+    button("out", "−", t("zoomOut"), nextSpan(span, 1) === span, () => zoom(1)),
+    h("button", { "data-key": "zoom-here", onclick: () => go({ at: null }) }, t("aroundWord")),
+  );
+}
+
+function nextSpan(span, way) {
+  const most = Math.min(WHOLE, longer()),
+    spans = [...new Set([...SPANS.filter(one => one < most), most])];
+  if (way < 0) return spans.filter(one => one < span).at(-1) ?? span;
+  return spans.find(one => one > span) ?? span;
+}
+
+function goToLink(i, j) {
+  Object.assign(cursor, { i, j });
+  go({ token: i, other: j, at: null });
+}
+
+function moveTo(q0, k0, span) {
+  go({ at: inside(q0, k0, span).join(",") }, true);
+}
+
+/**
+ * The exact weights, with tokens beside them where there is room, and what every token receives above.
+ *
+ * @param {TileAnswer["values"]} values
+ * @param {number} q0
+ * @param {number} k0
+ * @param {number} span
+ * @param {Promise<ReceivedAnswer>} received
+ * @param {HTMLElement} read
+ */
+function tileCanvas(values, q0, k0, span, received, read) {
+  const canvas = h("canvas", {
+    class: "tile",
+    tabindex: 0,
+    role: "application",
+    "aria-label": t("mapKeys"),
+    "data-key": "tile",
+  });
+  const [rows, cols] = sides(span);
+  /** @type {TileShown} */
+  const rect = { values, q0, k0, rows, cols, received: null };
+  received.then(
+    found => {
+      rect.received = receivedAt(found);
+      drawTile(canvas, rect, cursor);
+    },
+    () => {},
+  ); // said where it is written out
+  const tell = (i, j) => {
+    Object.assign(cursor, { i: clamp(i, q0, q0 + rows - 1), j: clamp(j, k0, k0 + cols - 1) });
+    const value = values[cursor.i - q0][cursor.j - k0];
+    read.replaceChildren(
+      tokenTag(cursor.i),
+      " → ",
+      keyTag(cursor.j),
+      " ",
+      h("b", { title: String(value) }, weight(value)),
+    );
+    drawTile(canvas, rect, cursor);
+  };
+  const shows = (i, j) => i >= q0 && i < q0 + rows && j >= k0 && j < k0 + cols;
+  const start = shows(cursor.i, cursor.j)
+    ? cursor
+    : { i: state.token, j: state.other ?? strongestIn(values[clamp(state.token - q0, 0, rows - 1)]) + k0 };
+  new ResizeObserver(() => tell(cursor.i, cursor.j)).observe(canvas);
+  Object.assign(cursor, { i: clamp(start.i, q0, q0 + rows - 1), j: clamp(start.j, k0, k0 + cols - 1) });
+  let pressed = null;
+  const at = event => cellsOf(canvas, rect, event);
+  canvas.addEventListener("pointermove", event => {
+    const cell = at(event);
+    if (cell && !pressed) tell(...cell);
+  });
+  canvas.addEventListener("pointerdown", event => {
+    pressed = { x: event.clientX, y: event.clientY };
+    canvas.setPointerCapture(event.pointerId);
+  });
+  canvas.addEventListener("pointerup", event => {
+    const from = pressed,
+      cell = at(event);
+    pressed = null;
+    if (!from) return;
+    const { side } = tileLayout(canvas, rect),
+      dx = Math.round((event.clientX - from.x) / side),
+      dy = Math.round((event.clientY - from.y) / side);
+    if ((dx || dy) && span < longer()) moveTo(q0 - dy, k0 - dx, span);
+    else if (cell) (tell(...cell), choose());
+  });
+  canvas.addEventListener("pointercancel", () => {
+    pressed = null;
+  });
+  const choose = () => go({ token: cursor.i, other: cursor.j });
+  canvas.addEventListener("keydown", event => {
+    const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+    if (event.key === "Enter") choose();
+    else if (event.key === "+" || event.key === "=")
+      moveTo(cursor.i - nextSpan(span, -1) / 2, cursor.j - nextSpan(span, -1) / 2, nextSpan(span, -1));
+    else if (event.key === "-")
+      moveTo(cursor.i - nextSpan(span, 1) / 2, cursor.j - nextSpan(span, 1) / 2, nextSpan(span, 1));
+    else if (move && !event.altKey && !event.ctrlKey && !event.metaKey) {
+      const by = event.shiftKey ? 10 : 1,
+        i = clamp(cursor.i + move[0] * by, 0, size() - 1),
+        j = clamp(cursor.j + move[1] * by, 0, keyCount() - 1);
+      if (shows(i, j)) tell(i, j);
+      else {
+        Object.assign(cursor, { i, j });
+        moveTo(q0 + move[0] * Math.max(by, span >> 1), k0 + move[1] * Math.max(by, span >> 1), span);
+      }
+    } else return;
+    event.preventDefault();
+    event.stopPropagation();
+  });
+  return canvas;
+}
+
+function strongestIn(row) {
+  return row.reduce((best, value, j) => (value > row[best] ? j : best), 0);
+}
+
+function mapPicture(canvas) {
+  const width = canvas.width,
+    height = canvas.height,
+    title = `${opened.model.name}, ${t("atBoth", state)}`;
+  return sheet(
+    title,
+    Math.max(width, 320),
+    height + 40,
+    svg("image", { href: canvas.toDataURL("image/png"), x: 0, y: 40, width, height }),
+    svgText("", 0, 0),
+  );
+}

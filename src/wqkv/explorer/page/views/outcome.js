@@ -1,0 +1,176 @@
+// What became of a text after a change: its next token or similarity, where a token looks, the layers.
+
+import { h } from "../parts/dom.js";
+import { fixed, short, visible, weight } from "../parts/format.js";
+import { bdi, tokenTag } from "../parts/token.js";
+import { bar } from "../parts/vector.js";
+import { askFor, opened, size } from "../reading/opened.js";
+import { get } from "../reading/server.js";
+import { go, state } from "../reading/state.js";
+import { entriesOf, strongest } from "../steps/worked.js";
+import { t } from "../words/words.js";
+
+/** @import { WhatIfAnswer } from "../types" */
+
+/**
+ * What the model says now: the next token, or how near the text's vector still is.
+ *
+ * @param {WhatIfAnswer} answer
+ * @param {{ edits: unknown[] }} asked
+ */
+export function outcome(answer, { edits }) {
+  return h(
+    "section",
+    {},
+    answer.before.top ? nextTokens(answer) : similarity(answer),
+    edits.length > 0 &&
+      h(
+        "p",
+        { class: "aftertext" },
+        answer.tokens.slice(0, 80).map(token => [bdi(token), " "]),
+        answer.tokens.length > 80 && "...",
+      ),
+    answer.view &&
+      h(
+        "p",
+        {},
+        h(
+          "button",
+          {
+            "data-key": "open-after",
+            onclick: () =>
+              go({ v: String(answer.view), change: null, other: null, set: null, at: null, text: null }),
+          },
+          t("openAfter"),
+        ),
+      ),
+  );
+}
+
+/** @param {WhatIfAnswer} answer */
+function similarity({ after }) {
+  return [
+    h("h3", {}, t("similarity")),
+    h("p", { class: "big", title: String(after.similarity) }, fixed(after.similarity ?? NaN, 4)),
+    h("p", { class: "note" }, t("similaritySays")),
+  ];
+}
+
+/** @param {WhatIfAnswer} answer */
+function nextTokens({ before, after }) {
+  // by id: parts of characters are different tokens that read alike
+  const [old, now] = [before.top ?? [], after.top ?? []],
+    [was, is] = [old, now].map(top => new Map(top.map(one => [one.id, one.probability]))),
+    names = new Map([...now, ...old].map(one => [one.id, one.token]));
+  return [
+    h("h3", {}, t("nextWord")),
+    twoColumns([...names].map(([id, token]) => [h("bdi", {}, visible(token)), was.get(id), is.get(id)])),
+    h("p", { class: "note" }, t("nextAfter")),
+  ];
+}
+
+/**
+ * Where the chosen token looks, in both texts. A token after the last change may have moved.
+ *
+ * @param {WhatIfAnswer} answer
+ * @param {{ edits: { token: number }[] }} asked
+ */
+export async function looksNow({ view, tokens }, { edits }) {
+  const { layer, head, token } = state,
+    moved = tokens.length - size(),
+    places = edits.map(edit => edit.token);
+  const after = j => (j < Math.min(...places) || !moved ? j : j > Math.max(...places) ? j + moved : null),
+    shownChildren = after(token);
+  if (!view || shownChildren === null) return null;
+  const [was, is] = await Promise.all([
+    askFor("row", { layer, head, i: token }),
+    get(`views/${view}/row`, { layer, head, i: shownChildren }),
+  ]);
+  const new_ = new Map(entriesOf(is).map(one => [one.index, one.weight])),
+    rows = strongest(was).slice(0, 10);
+  return h(
+    "section",
+    {},
+    h("h3", {}, t("looksNow"), " ", tokenTag(token), " ", t("inBoth", { layer, head })),
+    twoColumns(
+      rows.map(({ index, weight: value }) => {
+        const to = after(index),
+          text = to === null ? "" : tokens[to];
+        return [
+          [bdi(opened.text.tokens[index]), text && text !== opened.text.tokens[index] && [" → ", bdi(text)]],
+          value,
+          to === null ? undefined : new_.get(to),
+        ];
+      }),
+    ),
+  );
+}
+
+function twoColumns(rows) {
+  const top = Math.max(...rows.flatMap(([, was, is]) => [was ?? 0, is ?? 0]));
+  const cell = (value, kind) => [
+    h("td", { class: "right", title: String(value ?? "") }, value === undefined ? "" : weight(value)),
+    h("td", { class: "barcell" }, value === undefined ? "" : bar(value, top, { kind })),
+  ];
+  return h(
+    "table",
+    { class: "ranking n2" },
+    h(
+      "thead",
+      {},
+      h(
+        "tr",
+        {},
+        h("th", { scope: "col" }, t("token")),
+        h("th", { scope: "col", class: "right" }, t("before")),
+        h("td", {}),
+        h("th", { scope: "col", class: "right" }, t("after")),
+        h("td", {}),
+      ),
+    ),
+    h(
+      "tbody",
+      {},
+      rows.map(([name, was, is]) =>
+        h("tr", {}, h("th", { scope: "row" }, name), cell(was, "up"), cell(is, "down")),
+      ),
+    ),
+  );
+}
+
+/** @param {WhatIfAnswer} answer */
+export function layers(answer) {
+  const top = Math.max(...answer.layers.map(value => value ?? 0));
+  const rows = answer.layers.map((value, l) =>
+    h(
+      "tr",
+      {},
+      h("th", { scope: "row", class: "right" }, l),
+      h("td", { class: "right", title: String(value) }, short(value, 3)),
+      h("td", { class: "barcell" }, bar(value, top, { kind: "down" })),
+    ),
+  );
+  return h(
+    "section",
+    {},
+    h("h3", {}, t("layerChange")),
+    h("p", {}, t("outputChange"), " ", h("b", { title: String(answer.change) }, short(answer.change, 3))),
+    h(
+      "table",
+      { class: "ranking n1 bins" },
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          h("th", { scope: "col", class: "right" }, t("layer")),
+          h("th", { scope: "col", class: "right" }, t("changeBy")),
+          h("td", {}),
+        ),
+      ),
+      h("tbody", {}, rows),
+    ),
+    h("p", { class: "note" }, t("changeSays")),
+  );
+}

@@ -1,0 +1,182 @@
+// The text itself, each token tinted by its weight: where a token looks, and who looks at it.
+
+import { foot } from "../frame/foot.js";
+import { h } from "../parts/dom.js";
+import { flow } from "../parts/flow.js";
+import { count, weight } from "../parts/format.js";
+import { barPicture } from "../parts/picture.js";
+import { ranking, scale } from "../parts/ranking.js";
+import { bdi, tokenTag, tokenWithPosition } from "../parts/token.js";
+import { askFor, opened, size } from "../reading/opened.js";
+import { go, list, state } from "../reading/state.js";
+import { entriesOf } from "../steps/worked.js";
+import { t } from "../words/words.js";
+
+/** @import { ColumnAnswer, RowAnswer } from "../types" */
+
+const SET = 24; // tokens of a set
+const LISTED = 10;
+
+export async function textView() {
+  const { layer, head, token } = state,
+    set = list(state.set)
+      .map(Number)
+      .filter(j => j < size());
+  const asked = set.length ? set : [token];
+  const [rows, columns] = await Promise.all([
+    Promise.all(asked.map(i => askFor("row", { layer, head, i }))),
+    Promise.all(asked.map(j => askFor("column", { layer, head, j }))),
+  ]);
+  const to = merge(rows, 1 / asked.length),
+    from = merge(columns, 1);
+  const special = opened.text.special,
+    hide = state.hide === "1",
+    even = hide && state.even === "1";
+  const gone = hide ? [...to.entries()].reduce((sum, [j, value]) => sum + (special[j] ? value : 0), 0) : 0;
+  const factor = even && gone < 1 ? 1 / (1 - gone) : 1;
+  const lookup = state.dir === "to" ? j => (to.get(j) ?? 0) * factor : j => from.get(j) ?? 0;
+  const python = [
+    ...new Set([...rows, ...columns].flatMap(answer => (answer.python ?? "").split("\n"))),
+  ].join("\n");
+  return [
+    controls(hide, even),
+    hide &&
+      h(
+        "p",
+        { class: "note" },
+        t(even ? "hiddenEven" : "hiddenRest", { share: weight(gone), factor: factor.toFixed(3) }),
+      ),
+    setNote(set),
+    flow({ of: opened.text, name: t("textOf"), from: "from", asked, at: token, lookup, hide, pick, toggle }),
+    scale(),
+    h(
+      "div",
+      { class: "twolists" },
+      listing("to", t(asked.length > 1 ? "lookAt" : "looksAt"), asked, to, hide, factor),
+      listing("from", t("lookedAtBy"), asked, from, hide, 1),
+    ),
+    foot({
+      name: `text-${state.dir}`,
+      python,
+      data: { tokens: asked, to: [...to], from: [...from] },
+      picture: () =>
+        barPicture(
+          `${asked.map(j => tokenWithPosition(j)).join(", ")}: ${t(state.dir === "to" ? "looksAt" : "lookedAtBy")}`,
+          strong(state.dir === "to" ? to : from, hide)
+            .slice(0, 24)
+            .map(([j, value]) => [tokenWithPosition(j), value * (state.dir === "to" ? factor : 1)]),
+        ),
+    }),
+  ];
+}
+
+/**
+ * Sums of weights by position. Of a set the rows are averaged, the columns added.
+ *
+ * @param {(RowAnswer | ColumnAnswer)[]} answers
+ * @param {number} factor
+ * @returns {Map<number, number>}
+ */
+function merge(answers, factor) {
+  const sums = new Map();
+  for (const answer of answers)
+    for (const { index, weight: value } of entriesOf(answer))
+      sums.set(index, (sums.get(index) ?? 0) + value * factor);
+  return sums;
+}
+
+function strong(weights, hide) {
+  return [...weights]
+    .filter(([j, value]) => value > 0 && !(hide && opened.text.special[j]))
+    .sort((a, b) => b[1] - a[1] || a[0] - b[0]);
+}
+
+function controls(hide, even) {
+  const choice = (dir, text) =>
+    h(
+      "button",
+      { "data-key": `dir-${dir}`, "aria-pressed": String(state.dir === dir), onclick: () => go({ dir }) },
+      text,
+    );
+  const box = (name, on, text) =>
+    h(
+      "label",
+      { class: "check" },
+      h("input", {
+        type: "checkbox",
+        "data-key": `check-${name}`,
+        checked: on,
+        onchange: event => go({ [name]: event.target.checked ? "1" : null }),
+      }),
+      text,
+    );
+  return h(
+    "div",
+    { class: "controls" },
+    h(
+      "span",
+      { class: "segmented", role: "group", "aria-label": t("direction") },
+      choice("to", t("whereLooks")),
+      choice("from", t("whoLooks")),
+    ),
+    opened.text.special.some(Boolean) && box("hide", hide, t("hideSpecial")),
+    hide && state.dir === "to" && box("even", even, t("renormalize")),
+  );
+}
+
+function setNote(set) {
+  if (!set.length) return h("p", { class: "note" }, t("shiftSays"));
+  return h(
+    "p",
+    { class: "note" },
+    t("setIs", { n: set.length }),
+    " ",
+    set.flatMap((j, i) => [i ? " " : "", tokenTag(j)]),
+    " ",
+    t(state.dir === "to" ? "setMean" : "setSum"),
+    " ",
+    h("button", { class: "quiet", "data-key": "set-clear", onclick: () => go({ set: null }) }, t("clearSet")),
+  );
+}
+
+function pick(j) {
+  go({ token: j, other: null, set: null });
+}
+
+function toggle(j) {
+  const set = new Set(list(state.set).length ? list(state.set).map(Number) : [state.token]);
+  if (set.has(j)) set.delete(j);
+  else if (set.size < SET) set.add(j);
+  go({ set: [...set].sort((a, b) => a - b).join(",") || null });
+}
+
+// The strongest tokens one way, as buttons that go there.
+function listing(kind, title, asked, weights, hide, factor) {
+  const ranked = strong(weights, hide),
+    at = ranked.slice(0, LISTED).map(([j]) => j);
+  const rest = ranked.slice(LISTED).reduce((sum, [, value]) => sum + value, 0) * factor;
+  const head = asked.length > 1 ? t("setOf", { n: asked.length }) : bdi(opened.text.tokens[asked[0]]);
+  return h(
+    "section",
+    {},
+    h("h3", {}, kind === "to" ? [head, " ", title] : [title, " ", head]),
+    at.length
+      ? ranking({
+          name: `list-${kind}`,
+          at,
+          chosen: state.token,
+          pick,
+          columns: [
+            {
+              title: t("weight"),
+              value: j => weights.get(j) * factor,
+              text: weight,
+              kind: kind === "to" ? "up" : "down",
+            },
+          ],
+        })
+      : h("p", { class: "note" }, t("nobody")),
+    ranked.length > LISTED &&
+      h("p", { class: "note" }, t("restShare", { n: count(ranked.length - LISTED), share: weight(rest) })),
+  );
+}

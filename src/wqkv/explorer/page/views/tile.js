@@ -1,0 +1,152 @@
+// Draws a tile of exact weights on a canvas: cells, tokens beside them, received weight above.
+
+import { css, currentColor, palette } from "../parts/color.js";
+import { clamp, label } from "../parts/format.js";
+import { keyAt, keys, opened, tokenAt } from "../reading/opened.js";
+import { t } from "../words/words.js";
+
+/** @import { TileAnswer } from "../types" */
+
+/**
+ * A rectangle of exact weights; `received` is what each token receives, once it is known.
+ *
+ * @typedef {{
+ *   values: TileAnswer["values"], q0: number, k0: number, rows: number, cols: number,
+ *   received: ((j: number) => number | null) | null,
+ * }} TileShown
+ */
+
+const READABLE = 12; // pixels that a line of tokens needs
+
+/**
+ * Where things are, in CSS pixels: margins for the tokens, the gutter, and a cell's side.
+ *
+ * @param {HTMLCanvasElement} canvas
+ * @param {TileShown} rect
+ */
+export function tileLayout(canvas, { rows, cols }) {
+  const width = canvas.clientWidth || 300,
+    guess = width / cols,
+    tokens = guess >= READABLE * 0.8;
+  const left = tokens ? clamp(width * 0.2, 52, 118) : 8,
+    gutter = 34;
+  const side = Math.min((width - left - 4) / cols, 44, Math.max(900 / rows, 14)),
+    names = tokens && side >= READABLE * 0.9;
+  const top = gutter + (names ? clamp(width * 0.16, 44, 92) : 8);
+  return { left, top, side, gutter, names, width, height: Math.ceil(top + side * rows + 4) };
+}
+
+/**
+ * @param {HTMLCanvasElement} canvas
+ * @param {TileShown} rect
+ * @param {MouseEvent} event
+ * @returns {[number, number] | null}
+ */
+export function cellsOf(canvas, rect, event) {
+  const { left, top, side } = tileLayout(canvas, rect),
+    box = canvas.getBoundingClientRect();
+  const j = Math.floor((event.clientX - box.left - left) / side),
+    i = Math.floor((event.clientY - box.top - top) / side);
+  return i < 0 || j < 0 || i >= rect.rows || j >= rect.cols ? null : [rect.q0 + i, rect.k0 + j];
+}
+
+/**
+ * @param {HTMLCanvasElement} canvas
+ * @param {TileShown} rect
+ * @param {{ i: number, j: number }} cursor
+ */
+export function drawTile(canvas, rect, cursor) {
+  const at = tileLayout(canvas, rect),
+    density = Math.min(devicePixelRatio || 1, 2);
+  const [wide, high] = [Math.round(at.width * density), Math.round(at.height * density)];
+  if (canvas.width !== wide || canvas.height !== high) {
+    canvas.width = wide;
+    canvas.height = high;
+    canvas.style.height = `${at.height}px`;
+  }
+  const pen = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d")),
+    inks = Object.fromEntries(
+      ["ground", "line", "ink", "soft", "down"].map(name => [name, currentColor(`--${name}`)]),
+    );
+  pen.setTransform(density, 0, 0, density, 0, 0);
+  pen.fillStyle = inks.ground;
+  pen.fillRect(0, 0, at.width, at.height);
+  drawCells(pen, rect, at, inks);
+  if (rect.received) drawGutter(pen, rect, at, inks);
+  if (at.names) drawNames(pen, rect, at, cursor, inks);
+  drawCursor(pen, rect, at, cursor, inks);
+}
+
+/**
+ * A weight of exactly 0 (hidden, or too small for a float) is left as empty ground.
+ *
+ * @param {CanvasRenderingContext2D} pen
+ * @param {TileShown} rect
+ */
+function drawCells(pen, { values, rows, cols }, { left, top, side }, inks) {
+  const gap = side >= 13 ? 1 : -0.5,
+    colors = palette().map(css);
+  pen.fillStyle = inks.line;
+  pen.fillRect(left - 1, top - 1, side * cols + 2, side * rows + 2);
+  values.forEach((row, i) =>
+    row.forEach((value, j) => {
+      pen.fillStyle = value ? colors[Math.round(clamp(value, 0, 1) * 255)] : inks.ground;
+      pen.fillRect(left + j * side, top + i * side, side - gap, side - gap);
+    }),
+  );
+}
+
+function drawGutter(pen, { k0, cols, received }, { left, side, gutter }, inks) {
+  const found = Array.from({ length: cols }, (_, j) => received(k0 + j) ?? 0),
+    top = Math.max(...found, 1e-30);
+  pen.fillStyle = inks.down;
+  if (left > 50) {
+    pen.font = "11px system-ui, sans-serif";
+    pen.textAlign = "right";
+    pen.textBaseline = "bottom";
+    pen.fillText(t("receivedShort"), left - 6, gutter);
+  }
+  found.forEach((value, j) =>
+    pen.fillRect(
+      left + j * side,
+      gutter - (value / top) * (gutter - 6),
+      Math.max(side - 1, 1),
+      (value / top) * (gutter - 6),
+    ),
+  );
+}
+
+function drawNames(pen, { q0, k0, rows, cols }, { left, top, side, gutter }, cursor, inks) {
+  pen.font = `${Math.round(clamp(side * 0.62, 10, 14))}px system-ui, sans-serif`;
+  const ink = (of, position, chosen) => (chosen ? inks.down : of.special[position] ? inks.soft : inks.ink);
+  pen.textBaseline = "middle";
+  pen.textAlign = "right";
+  for (let i = 0; i < rows; i++) {
+    pen.fillStyle = ink(opened.text, q0 + i, q0 + i === cursor.i);
+    pen.fillText(fitted(pen, tokenAt(q0 + i), left - 10), left - 6, top + (i + 0.5) * side);
+  }
+  pen.textAlign = "left";
+  for (let j = 0; j < cols; j++) {
+    pen.save();
+    pen.translate(left + (j + 0.5) * side, top - 6);
+    pen.rotate(-Math.PI / 2);
+    pen.fillStyle = ink(keys(), k0 + j, k0 + j === cursor.j);
+    pen.fillText(fitted(pen, keyAt(k0 + j), top - gutter - 10), 0, 0);
+    pen.restore();
+  }
+}
+
+function fitted(pen, token, room) {
+  let text = label(token);
+  if (pen.measureText(text).width <= room) return text;
+  while (text.length > 1 && pen.measureText(`${text}…`).width > room) text = text.slice(0, -1);
+  return `${text}…`;
+}
+
+function drawCursor(pen, { q0, k0, rows, cols }, { left, top, side }, { i, j }, inks) {
+  if (i < q0 || j < k0 || i >= q0 + rows || j >= k0 + cols) return;
+  const room = Math.max(side, 5);
+  pen.strokeStyle = inks.down;
+  pen.lineWidth = 2;
+  pen.strokeRect(left + (j - k0) * side - 1, top + (i - q0) * side - 1, room + 1, room + 1);
+}

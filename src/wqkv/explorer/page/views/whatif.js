@@ -1,0 +1,170 @@
+// What if: heads switched off, tokens changed; the answer before and after; every change can be undone.
+
+import { foot } from "../frame/foot.js";
+import { h } from "../parts/dom.js";
+import { short } from "../parts/format.js";
+import { barPicture } from "../parts/picture.js";
+import { around, chips } from "../parts/ranking.js";
+import { bdi, tokenTag } from "../parts/token.js";
+import { opened, size } from "../reading/opened.js";
+import { workOnce } from "../reading/server.js";
+import { go, state } from "../reading/state.js";
+import { t } from "../words/words.js";
+import { layers, looksNow, outcome } from "./outcome.js";
+
+/** @import { WhatIfAnswer } from "../types" */
+
+// The changes stand in the address, the last one last: change=3.1|10:cat (each text escaped).
+function changes() {
+  const { n_layer, n_head } = opened.model,
+    found = [];
+  for (const part of (state.change ?? "").split("|")) {
+    const off = /^(\d{1,4})\.(\d{1,4})$/.exec(part),
+      edit = /^(\d{1,9}):(.+)$/.exec(part);
+    if (off && Number(off[1]) < n_layer && Number(off[2]) < n_head)
+      found.push({ layer: Number(off[1]), head: Number(off[2]) });
+    else if (edit && Number(edit[1]) < size())
+      found.push({ token: Number(edit[1]), text: unescaped(edit[2]) });
+  }
+  return found;
+}
+
+function unescaped(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    // a broken escape stays as it is
+    return text;
+  }
+}
+
+function change(to) {
+  go({
+    change:
+      to
+        .map(one =>
+          one.text === undefined ? `${one.layer}.${one.head}` : `${one.token}:${encodeURIComponent(one.text)}`,
+        )
+        .join("|") || null,
+  });
+}
+
+export async function whatifView() {
+  if (opened.text.part) return h("p", { class: "note" }, t("noWhatif", { model: opened.model.name }));
+  const made = changes(),
+    parts = [editor(made), made.length ? changeList(made) : h("p", { class: "note" }, t("whatifSays"))];
+  if (!made.length) return parts;
+  const asked = {
+    off: made.filter(one => one.text === undefined).map(({ layer, head }) => [layer, head]),
+    edits: /** @type {{ token: number, text: string }[]} */ (made.filter(one => one.text !== undefined)),
+  };
+  /** @type {WhatIfAnswer} */
+  const answer = await workOnce(`views/${state.v}/whatif`, asked);
+  return [
+    ...parts,
+    h("div", { class: "outcome" }, outcome(answer, asked), await looksNow(answer, asked), layers(answer)),
+    foot({
+      name: "whatif",
+      python: answer.python,
+      data: answer,
+      layer: null,
+      head: null,
+      token: null,
+      picture: () =>
+        barPicture(
+          t("layerChange"),
+          answer.layers.map((value, l) => [t("atLayer", { layer: l }), value]),
+          { text: short },
+        ),
+    }),
+  ];
+}
+
+function editor(made) {
+  const { layer, head, token } = state,
+    special = opened.text.special[token];
+  const off = made.findIndex(one => one.layer === layer && one.head === head),
+    edit = made.findIndex(one => one.token === token);
+  const without = at => made.filter((_, i) => i !== at);
+  const given = h("input", {
+    type: "text",
+    id: "new-word",
+    "data-key": "new-word",
+    value: edit < 0 ? opened.text.tokens[token] : made[edit].text,
+    maxlength: 200,
+    disabled: special,
+    autocomplete: "off",
+  });
+  const pick = Object.assign(j => go({ token: j, other: null }), { chosen: token });
+  return [
+    chips(around(token, 60), pick),
+    h(
+      "div",
+      { class: "editor" },
+      h(
+        "div",
+        {},
+        h("p", {}, t("offSays")),
+        h(
+          "button",
+          {
+            "data-key": "off",
+            "aria-pressed": String(off >= 0),
+            onclick: () => change(off >= 0 ? without(off) : [...made, { layer, head }]),
+          },
+          t(off >= 0 ? "switchOn" : "switchOff", { layer, head }),
+        ),
+      ),
+      h(
+        "form",
+        {
+          onsubmit: event => {
+            event.preventDefault();
+            const text = given.value;
+            if (text.trim() && text !== opened.text.tokens[token]) change([...without(edit), { token, text }]);
+          },
+        },
+        h("p", {}, h("label", { for: "new-word" }, t("editSays"), " ", tokenTag(token))),
+        special
+          ? h("p", { class: "note" }, t("specialWord"))
+          : h(
+              "span",
+              { class: "joined" },
+              given,
+              h("button", { type: "submit", "data-key": "edit" }, t("change")),
+            ),
+      ),
+    ),
+  ];
+}
+
+function changeList(made) {
+  return h(
+    "div",
+    { class: "changes" },
+    h(
+      "ul",
+      {},
+      made.map((one, at) =>
+        h(
+          "li",
+          {},
+          one.text === undefined ? t("isOff", one) : [tokenTag(one.token), " → ", bdi(one.text)],
+          h(
+            "button",
+            {
+              class: "quiet",
+              "data-key": `undo-${at}`,
+              "aria-label": t("undoThis"),
+              title: t("undoThis"),
+              onclick: () => change(made.filter((_, i) => i !== at)),
+            },
+            "×",
+          ),
+        ),
+      ),
+    ),
+    h("button", { "data-key": "undo", onclick: () => change(made.slice(0, -1)) }, t("undo")),
+    made.length > 1 && h("button", { "data-key": "undo-all", onclick: () => change([]) }, t("undoAll")),
+  );
+}

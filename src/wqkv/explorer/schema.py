@@ -1,0 +1,395 @@
+"""The explorer's answers as JSON has them: the keys of each, and the types of their values.
+
+The page's own types, page/types.d.ts, are generated from these records. Layers, heads and positions
+count from 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NotRequired, TypedDict
+
+Number = float | None  # None stands for what JSON has no number for: an infinity or NaN
+Numbers = Sequence[Number]
+Table = Sequence[Numbers]
+
+
+# Parts of answers
+
+
+class PartFacts(TypedDict):
+    """What the layers of a model are, or those of one of its parts."""
+
+    n_layer: int
+    n_head: int
+    n_kv_head: int
+    d_model: int
+    d_k: int
+    d_v: int
+    causal: bool
+    position: str  # "" where the layers do not place q and k themselves
+    scale: float
+    softcap: float | None
+    sinks: bool
+
+
+class TextFacts(TypedDict):
+    """A text and its tokens; a span is where a token stands in the text, in characters."""
+
+    text: str
+    tokens: Sequence[str]
+    special: Sequence[bool]  # [CLS], <s> and their like
+    spans: Sequence[tuple[int, int]]
+
+
+class ProofFacts(TypedDict):
+    """What the proof of a layer found; see `maps.proof.Proof`."""
+
+    difference: Number
+    size: Number
+    tolerance: Number
+    rows: int
+    empty: int  # rows that may see no key
+    holds: bool
+
+
+class PlaceFacts(TypedDict):
+    """The row at which a text opens, because the clearest link starts there."""
+
+    layer: int
+    head: int
+    token: int
+
+
+class RankedFacts(TypedDict):
+    """A token that is looked at; `position` is its number in the text."""
+
+    token: str
+    position: int
+    weight: Number
+
+
+class SourceFacts(TypedDict):
+    """The token of the text that was read that is looked at most, and its state."""
+
+    token: int
+    x: Numbers
+
+
+class StepFacts(TypedDict):
+    """One of the seven steps in words."""
+
+    name: str
+    sentence: str
+    sentence2: str
+    formula: str
+
+
+class TermFacts(TypedDict):
+    """One of the d_k products of a score."""
+
+    q: Number
+    k: Number
+    product: Number
+
+
+class StrongFacts(TypedDict):
+    """One of the strongest weights of a long row, and the length of what comes of it."""
+
+    index: int
+    weight: Number
+    effect: Number
+
+
+class MeansFacts(TypedDict):
+    """Means of blocks: block b holds positions edges[b] to edges[b + 1] - 1."""
+
+    edges: Sequence[int]
+    values: Numbers
+
+
+class LinkFacts(TypedDict):
+    """The weight from token i to token j."""
+
+    i: int
+    j: int
+    weight: Number
+
+
+class NextFacts(TypedDict):
+    """A token that may come next."""
+
+    token: str
+    probability: Number
+    id: int
+
+
+class WrittenFacts(NextFacts):
+    """A token that was written, its position, and the likeliest ones at that place."""
+
+    position: int
+    top: Sequence[NextFacts]
+
+
+class OutcomeFacts(TypedDict):
+    """What comes of a text: the likeliest next tokens, or the similarity to the text before."""
+
+    similarity: NotRequired[Number]
+    top: NotRequired[Sequence[NextFacts]]
+
+
+class StartFacts(TypedDict):
+    """What the page opens with: a view, or the job that reads it."""
+
+    view: NotRequired[str]
+    job: NotRequired[str]
+
+
+# Answers; `python` are the lines that give the same numbers
+
+
+class ModelAnswer(PartFacts):
+    """The model; one of two texts has three `parts`, and its own facts are those of "cross"."""
+
+    name: str
+    family: str
+    dtype: str
+    longest: int | None
+    generates: bool
+    parts: dict[str, PartFacts]
+    version: str
+    python: str
+
+
+class ServedModel(ModelAnswer):
+    """The model, and the text that the page opens with, if there is one."""
+
+    start: StartFacts | None
+
+
+class ViewAnswer(TextFacts):
+    """A text as one attention of a model read it.
+
+    `read` is what was typed, `target` what was given to be written, `keys` the text whose tokens
+    are looked at where it is another one.
+    """
+
+    n: int
+    part: str | None
+    parts: Sequence[str]
+    target: str | None
+    read: str
+    keys: TextFacts | None
+    statistics: Sequence[str]
+    proofs: Sequence[ProofFacts]
+    first: PlaceFacts
+    engine: str
+    seconds: float
+    python: str
+
+
+class StoryAnswer(TypedDict):
+    """What one head does to one token; see `study.one_token`. A long text has no long lists."""
+
+    model: str
+    family: str
+    n_layer: int
+    n_head: int
+    n_kv_head: int
+    d_model: int
+    d_k: int
+    layer: int
+    head: int
+    token: int
+    mask: str
+    position: str
+    scale: float
+    x: Numbers
+    q: Numbers
+    k: Numbers
+    v: Numbers
+    context: Numbers
+    share: Numbers
+    output: Numbers
+    proof: ProofFacts
+    source: SourceFacts | None
+    ranked: Sequence[RankedFacts]
+    steps: Sequence[StepFacts]
+    proofSentence: str
+    python: str
+    sentence: NotRequired[str]
+    tokens: NotRequired[Sequence[str]]
+    special: NotRequired[Sequence[bool]]
+    scores: NotRequired[Numbers]
+    weights: NotRequired[Numbers]
+
+
+class CellAnswer(TypedDict):
+    """How one weight comes about; see `study.answers.Cell`."""
+
+    terms: Sequence[TermFacts]
+    dot: Number
+    scale: Number
+    scaled: Number
+    softcap: Number
+    capped: Number
+    bias: Number
+    score: Number
+    sink: Number
+    lse: Number
+    weight: Number
+    hidden: bool
+    python: str
+
+
+class RowAnswer(TypedDict):
+    """Where one token looks; of a long text the strongest weights, and a curve of means."""
+
+    sink: Number
+    lse: Number
+    output: Number
+    residual: ProofFacts | None
+    python: str
+    weights: NotRequired[Numbers]
+    effects: NotRequired[Numbers]
+    strongest: NotRequired[Sequence[StrongFacts]]
+    curve: NotRequired[MeansFacts]
+
+
+class ColumnAnswer(TypedDict):
+    """Who looks at one token."""
+
+    weights: Numbers
+    received: Number
+    python: str
+
+
+class TileAnswer(TypedDict):
+    """Exact weights of a rectangle."""
+
+    values: Table
+    python: str
+
+
+class ThumbnailAnswer(TypedDict):
+    """Means of blocks of a whole map: of one head `values`, of all heads of a layer `heads`."""
+
+    edges: Sequence[int]
+    keys: Sequence[int]
+    python: str
+    values: NotRequired[Table]
+    heads: NotRequired[Sequence[Table]]
+
+
+class ReceivedAnswer(TypedDict):
+    """What every token receives; of a long text the means of blocks."""
+
+    values: Numbers
+    python: str
+    edges: NotRequired[Sequence[int]]
+
+
+class DistancesAnswer(TypedDict):
+    """How far one head looks."""
+
+    edges: Sequence[int]
+    mass: Numbers
+    mean: Number
+    python: str
+
+
+class LinksAnswer(TypedDict):
+    """The strongest links of one head."""
+
+    links: Sequence[LinkFacts]
+    python: str
+
+
+class GridAnswer(TypedDict):
+    """One number per head; of the labels also their names, evidence and source."""
+
+    statistic: str
+    unit: str
+    low: float
+    high: float
+    values: Table
+    labels: Sequence[Sequence[str]] | None
+    evidence: Sequence[Sequence[str]] | None
+    python: str
+    source: NotRequired[str]
+
+
+class WhatIfAnswer(TypedDict):
+    """A text before and after a change; `view` is the changed text where no head is off."""
+
+    before: OutcomeFacts
+    after: OutcomeFacts
+    change: Number
+    layers: Numbers
+    tokens: Sequence[str]
+    view: str | None
+    python: str
+
+
+class GenerateAnswer(TypedDict):
+    """What the model wrote, and the whole text as a view."""
+
+    tokens: Sequence[str]
+    steps: Sequence[WrittenFacts]
+    view: str
+    python: str
+
+
+class Answers(TypedDict):
+    """The answers about a view, by the last word of their address: api/views/{view}/row."""
+
+    story: StoryAnswer
+    cell: CellAnswer
+    row: RowAnswer
+    tile: TileAnswer
+    column: ColumnAnswer
+    thumbnail: ThumbnailAnswer
+    received: ReceivedAnswer
+    distances: DistancesAnswer
+    links: LinksAnswer
+    grid: GridAnswer
+
+
+Answer = (
+    StoryAnswer
+    | CellAnswer
+    | RowAnswer
+    | TileAnswer
+    | ColumnAnswer
+    | ThumbnailAnswer
+    | ReceivedAnswer
+    | DistancesAnswer
+    | LinksAnswer
+    | GridAnswer
+)
+
+
+class Recorded(TypedDict):
+    """What a saved page has inside: the answers by the addresses that the page would ask."""
+
+    answers: dict[str, ServedModel | ViewAnswer | Answer]
+    cap: int
+    left_out: Sequence[str]
+
+
+class JobFacts(TypedDict):
+    """How far a job is; `result` once it is done, `error` and `do` if it failed."""
+
+    state: str
+    what: str
+    done: int
+    total: int
+    result: NotRequired[ViewName | WhatIfAnswer | GenerateAnswer | Answer]
+    error: NotRequired[str]
+    do: NotRequired[str]
+
+
+class ViewName(TypedDict):
+    """The name of a view that is open from now on."""
+
+    view: str
