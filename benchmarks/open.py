@@ -20,7 +20,8 @@ import torch
 
 from benchmarks import report
 from wqkv.explorer.api import QUICK, SLOW, Api, Ask
-from wqkv.study.model import OpenModel, Tokens
+from wqkv.study.model import OpenModel
+from wqkv.study.tokens import TokenizedText
 
 #: In seconds, on two cores, after the model has run.
 TARGETS = {"first paint": 2.0, "tile": 0.2}
@@ -63,7 +64,7 @@ def measure(length: int, clock: Callable[[], float]) -> dict[str, float]:
         return result
 
     model, ids = llama(length), torch.randint(3, 1000, (length,)).tolist()
-    api, words = Numbers(model), Tokens.of(ids)
+    api, words = Numbers(model), TokenizedText.of_ids(ids)
     with torch.no_grad():
         timed("the model alone", lambda: model.called(torch.tensor([ids])))
     seen = timed("the model, its proofs and the first link", lambda: api.open(words, _tell))

@@ -16,7 +16,8 @@ from torch import Tensor
 from wqkv.attend.geometry import Rect, places
 from wqkv.attend.masks.algebra import Mask
 from wqkv.maps.attention_map import AttentionMap
-from wqkv.study.heads import COMMON, NEAR, PATTERNS, Window
+from wqkv.study.heads import COMMON, NEAR, PATTERNS
+from wqkv.study.tokens import TokenWindow
 
 #: Weights of a block, which stay in a processor's cache.
 CACHED = 2**20
@@ -57,7 +58,7 @@ class Links(NamedTuple):
 class Batch:
     """Windows side by side, padded at the end."""
 
-    def __init__(self, windows: Sequence[Window], pad: int) -> None:
+    def __init__(self, windows: Sequence[TokenWindow], pad: int) -> None:
         def padded(parts: Sequence[Sequence[int | bool]], fill: int | bool) -> Tensor:
             n = max(map(len, parts))
             return torch.tensor(
@@ -87,7 +88,7 @@ def _counts(ids: Tensor) -> Tensor:
 
 
 def measure(batch: Batch, maps: Sequence[AttentionMap]) -> tuple[list[Sums], list[Links]]:
-    """All measures of all layers. A word counts where `heads.count` counts it.
+    """All measures of all layers. A word counts where `heads.sum_patterns` counts it.
 
     The strongest link is the one of most weight between two different words of which none is
     special, a separator, or the window's first token, where heads put what they do not need.

@@ -145,7 +145,7 @@ class Tally:
             parts = np.stack([value, flat, self.counts[here]]).astype(np.float64)
             layers.append(torch.from_numpy(parts[:, :, : len(PATTERNS)]).transpose(1, 2))
         tokens = int(self.counts[0, list(MEASURES).index("entropy")]) if self.heads else 0
-        return looked.label(looked.Tally(layers, tokens), source)
+        return looked.label_sums(looked.PatternSums(layers, tokens), source)
 
 
 def merge(tallies: Iterable[Tally]) -> Tally:

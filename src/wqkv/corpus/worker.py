@@ -16,8 +16,9 @@ from wqkv.corpus.sums import KEPT, Example, Skipped, Tally
 from wqkv.errors import MissedError
 from wqkv.maps.attention_map import AttentionMap
 from wqkv.record.watch import watch
-from wqkv.study.heads import TEXT, Window, around, windows
-from wqkv.study.model import OpenModel, blank
+from wqkv.study.heads import TEXT
+from wqkv.study.model import OpenModel
+from wqkv.study.tokens import TokenWindow, is_blank, special_around, windows
 
 #: A batch holds so many tokens, padding included, or one window.
 TOKENS = 2048
@@ -34,7 +35,7 @@ class Cut(NamedTuple):
     text: str
     part: int
     parts: int
-    window: Window
+    window: TokenWindow
 
     @property
     def length(self) -> int:
@@ -48,7 +49,7 @@ class Reader:
         self.model = model
         pad = model.tokenizer.pad_token_id
         self._pad: int = 0 if pad is None else pad
-        self._before = len(around(model)[0])
+        self._before = len(special_around(model.tokenizer)[0])
 
     def tally(self, documents: Sequence[Document], field: str) -> Tally:
         """What is kept of some documents: a function of them and of the model alone."""
@@ -79,7 +80,7 @@ class Reader:
         cuts = []
         for document in documents:
             text, problem = text_of(document, field)
-            found = [] if problem else windows(self.model, text)
+            found = [] if problem else self._windows(text)
             if not problem and all(all(special) for _, special, _ in found):
                 problem = f"no word that {self.model.name} knows"
             if problem:
@@ -87,6 +88,9 @@ class Reader:
             else:
                 cuts += [Cut(document, text, at, len(found), one) for at, one in enumerate(found)]
         return cuts
+
+    def _windows(self, text: str) -> list[TokenWindow]:
+        return windows(self.model.tokenizer, text, self.model.longest)
 
     def batches(self, cuts: Sequence[Cut]) -> Iterator[list[Cut]]:
         """Windows of like length side by side, the longest first."""
@@ -104,7 +108,7 @@ class Reader:
     @cached_property
     def pads(self) -> bool:
         """Whether this model reads a padded text as it reads it alone."""
-        pair = windows(self.model, TEXT)[0], windows(self.model, TEXT[: TEXT.index(".")])[0]
+        pair = self._windows(TEXT)[0], self._windows(TEXT[: TEXT.index(".")])[0]
         try:
             a, b, both = (self._run(texts)[0] for texts in (pair[:1], pair[1:], pair))
         except MissedError:
@@ -114,7 +118,7 @@ class Reader:
             for x, y, z in zip(a, b, both, strict=True)
         )
 
-    def _run(self, texts: Sequence[Window]) -> tuple[list[Sums], list[Links]]:
+    def _run(self, texts: Sequence[TokenWindow]) -> tuple[list[Sums], list[Links]]:
         batch = Batch(texts, self._pad)
         with torch.no_grad(), watch(self.model.model) as seen:
             self.model.model(input_ids=batch.ids, attention_mask=batch.mask)
@@ -167,7 +171,7 @@ class Reader:
             )
             pieces = tokenizer.convert_ids_to_tokens(found["input_ids"])
             return text, [
-                (a, a) if blank(piece) else (a, b)
+                (a, a) if is_blank(piece) else (a, b)
                 for piece, (a, b) in zip(pieces, found["offset_mapping"], strict=True)
             ]
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from wqkv.draw import steps
 from wqkv.maps.pictures import DARK, LIGHT
-from wqkv.study.one_token import Story
+from wqkv.study.one_token import TokenStory
 
 # What a drawing holds at most; it says so where it cuts.
 TITLE, BARS, WORDS, MAP, TABLE = 200, 512, 256, 64, 12
 LEVELS = 16
 
 
-def page(stories: Sequence[Story]) -> str:
+def page(stories: Sequence[TokenStory]) -> str:
     """One self-contained page: each story in seven steps, its proof, and the map of its head."""
     parts = files("wqkv.explorer") / "page"
     style = (parts / "story.css").read_text("utf-8") + _ramp()
@@ -62,7 +62,7 @@ def frame(title: str, style: str, body: Sequence[str], script: str = "") -> str:
     )
 
 
-def _story(story: Story, i: int) -> str:
+def _story(story: TokenStory, i: int) -> str:
     drawings = [
         _words(story) + _vector("x", story.x),
         _matrices(story),
@@ -92,22 +92,22 @@ def _story(story: Story, i: int) -> str:
     )
 
 
-def _title(story: Story) -> str:
+def _title(story: TokenStory) -> str:
     sentence = steps.visible(story.sentence)
     return escape(sentence if len(sentence) <= TITLE else sentence[: TITLE - 3] + "...")
 
 
-def _words(story: Story) -> str:
+def _words(story: TokenStory) -> str:
     near = steps.window(len(story.tokens), story.token, WORDS)
     spans = [f"<bdi{_mark(story, j)}>{_text(story.tokens[j])}</bdi>" for j in near]
     return f"<p class=words>{' '.join(spans)}</p>{_cut(story, near)}"
 
 
-def _mark(story: Story, j: int) -> str:
+def _mark(story: TokenStory, j: int) -> str:
     return " class=chosen" if j == story.token else " class=special" if story.special[j] else ""
 
 
-def _cut(story: Story, near: range) -> str:
+def _cut(story: TokenStory, near: range) -> str:
     if len(near) == len(story.tokens):
         return ""
     last = len(story.tokens) - 1
@@ -134,7 +134,7 @@ def _vector(name: str, values: Tensor) -> str:
     )
 
 
-def _matrices(story: Story) -> str:
+def _matrices(story: TokenStory) -> str:
     """x times each matrix, with the sizes."""
     rows = "".join(
         f"<div><span class=vec>x <small>{story.d_model}</small></span> <span>times</span>"
@@ -149,7 +149,7 @@ def _matrices(story: Story) -> str:
     return f"<div class=matrices>{rows}</div>"
 
 
-def _scores(story: Story) -> str:
+def _scores(story: TokenStory) -> str:
     """The score of each word in reading order; of a long text the best ones."""
     seen, n = steps.seen(story), len(story.tokens)
     shown = range(n) if n <= 2 * TABLE else sorted(seen[:TABLE])
@@ -170,7 +170,7 @@ def _scores(story: Story) -> str:
     return f"<table class=words><tr><th>at<th>word<th>score<th>{rows}</table>{note}"
 
 
-def _weights(story: Story) -> str:
+def _weights(story: TokenStory) -> str:
     """The words by falling weight; the rest and the hidden ones are summed up."""
     seen, hidden = steps.seen(story), steps.hidden(story)
     top = max((story.weights[j].item() for j in seen[:TABLE]), default=0.0) or 1.0
@@ -192,7 +192,7 @@ def _weights(story: Story) -> str:
     return f"<table class=words><tr><th>at<th>word<th>weight<th>{rows}</table>{notes}"
 
 
-def _row(story: Story, j: int, cells: str) -> str:
+def _row(story: TokenStory, j: int, cells: str) -> str:
     return f"<tr{_mark(story, j)}><td>{j}<th scope=row><bdi>{_text(story.tokens[j])}</bdi>{cells}"
 
 
@@ -200,7 +200,7 @@ def _bar(shapes: str) -> str:
     return f'<svg class=bar aria-hidden="true">{shapes}</svg>'
 
 
-def _map(story: Story) -> str:
+def _map(story: TokenStory) -> str:
     """The head's weights from every word to every word as a table, one coloured cell a weight."""
     if story.map is None:
         return ""

@@ -8,7 +8,7 @@ from typing import Any
 
 from wqkv.draw import steps
 from wqkv.errors import ArgumentError, need
-from wqkv.study.one_token import Story
+from wqkv.study.one_token import TokenStory
 
 FORMATS = (".png", ".svg", ".pdf")
 MARK = "#d95f02"
@@ -27,7 +27,7 @@ def check_format(path: str | Path) -> None:
         )
 
 
-def save_map(story: Story, path: str | Path) -> None:
+def save_map(story: TokenStory, path: str | Path) -> None:
     """Draw the weights from every word to every word, the chosen word's row framed, to a file.
 
     The colour follows the square root of the weight, so that small weights can be seen.

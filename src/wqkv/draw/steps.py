@@ -11,7 +11,7 @@ import torch
 
 from wqkv.draw.phrases import EVIDENCE, PHRASES
 from wqkv.study.heads import NEAR, Head
-from wqkv.study.one_token import Story
+from wqkv.study.one_token import TokenStory
 
 #: What the steps can be told in.
 LANGUAGES = tuple(PHRASES)
@@ -81,18 +81,18 @@ def bars(values: torch.Tensor, most: int) -> tuple[list[float], int]:
     return [sum(part) / len(part) for part in parts], per
 
 
-def hidden(story: Story) -> list[int]:
+def hidden(story: TokenStory) -> list[int]:
     """The positions that this word may not see."""
     return [j for j, score in enumerate(story.scores.tolist()) if score == -math.inf]
 
 
-def seen(story: Story) -> list[int]:
+def seen(story: TokenStory) -> list[int]:
     """The positions that this word may see, by falling weight."""
     scores = story.scores.tolist()
     return [j for j in story.ranked if scores[j] != -math.inf]
 
 
-def tell(story: Story, encoding: str = "utf-8", lang: str = "en") -> tuple[Step, ...]:
+def tell(story: TokenStory, encoding: str = "utf-8", lang: str = "en") -> tuple[Step, ...]:
     """The seven steps of one story, from words to WO."""
     say, ranked = PHRASES[lang], seen(story)
     if story.source is not None:
@@ -149,7 +149,7 @@ def _first(values: torch.Tensor) -> str:
     return ", ".join([*numbers, "..."] if len(values) > 2 else numbers)
 
 
-def _score(story: Story, ranked: list[int], encoding: str, say: dict[str, str]) -> str:
+def _score(story: TokenStory, ranked: list[int], encoding: str, say: dict[str, str]) -> str:
     if not ranked:
         return say["scores_f_none"]
     score = f"q . k x {story.scale:.4g}" if story.scale != 1 else "q . k"
@@ -166,7 +166,7 @@ def _at(values: torch.Tensor, j: int) -> str:
     return number(values[j].item())
 
 
-def _softmax(story: Story, ranked: list[int], encoding: str, say: dict[str, str]) -> Step:
+def _softmax(story: TokenStory, ranked: list[int], encoding: str, say: dict[str, str]) -> Step:
     n, token = len(story.keys), label(story.tokens, story.token, encoding)
     count = n - len(ranked)
     which = "none_hidden" if count == 0 else "one_hidden" if count == 1 else "hidden"
@@ -194,14 +194,14 @@ def _softmax(story: Story, ranked: list[int], encoding: str, say: dict[str, str]
     )
 
 
-def _context(story: Story, ranked: list[int], encoding: str) -> str:
+def _context(story: TokenStory, ranked: list[int], encoding: str) -> str:
     terms = [
         f"{weight(story.weights[j].item())} v({label(story.keys, j, encoding)})" for j in ranked[:3]
     ]
     return "context = " + " + ".join([*terms, "..."] if len(ranked) > 3 else terms or ["0"])
 
 
-def prove(story: Story, lang: str = "en") -> str:
+def prove(story: TokenStory, lang: str = "en") -> str:
     """The proof in one line; it begins with FAILED ITS PROOF when it does not hold."""
     say, proof = PHRASES[lang], story.proof
     facts = say["proof"].format(

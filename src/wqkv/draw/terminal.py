@@ -8,7 +8,7 @@ from torch import Tensor
 
 from wqkv.draw import steps
 from wqkv.errors import need
-from wqkv.study.one_token import Story
+from wqkv.study.one_token import TokenStory
 
 need("rich", "show", "The terminal picture")
 
@@ -23,7 +23,7 @@ TO_ASCII = str.maketrans("▁▄█▔▀▏▎▍▌▋▊▉…", ".o#'o...###
 INDENT, TOP, GUTTER = 3, 12, 30
 
 
-def see(story: Story, console: Console) -> None:
+def see(story: TokenStory, console: Console) -> None:
     """Print what one head does to one word, in seven steps and a proof.
 
     It fits the console's width, and prints no escape codes unless the console shows colours.
@@ -98,7 +98,7 @@ class Pen:
             row.truncate(self.width)
             self.write(row.copy() if row.plain.strip() else Text(""))
 
-    def token(self, story: Story, j: int, width: int, pad: bool = False) -> Text:
+    def token(self, story: TokenStory, j: int, width: int, pad: bool = False) -> Text:
         """Word j in at most `width` cells: the chosen word stands out, special ones step back."""
         chosen = "bold reverse" if j == story.token else "dim" if story.special[j] else ""
         text = Text(steps.visible(story.tokens[j], self.encoding), chosen)
@@ -110,7 +110,7 @@ class Pen:
         return text
 
 
-def _words(pen: Pen, story: Story) -> None:
+def _words(pen: Pen, story: TokenStory) -> None:
     """The sentence, or as much of it around the chosen word as fits in three lines."""
     texts = [pen.token(story, j, min(24, pen.width)) for j in range(len(story.tokens))]
     first = last = story.token
@@ -162,7 +162,7 @@ def _vector(pen: Pen, name: str, values: Tensor) -> None:
         pen.write(Text(f"each bar is the mean of {per} neighbouring numbers", "dim"))
 
 
-def _ranking(pen: Pen, story: Story) -> None:
+def _ranking(pen: Pen, story: TokenStory) -> None:
     """The words by falling weight with a bar each; the rest and the hidden ones are summed up."""
     seen, hidden = steps.seen(story), steps.hidden(story)
     shown = seen[:TOP]
@@ -196,7 +196,7 @@ def _ranking(pen: Pen, story: Story) -> None:
         pen.write(line)
 
 
-def _proof(pen: Pen, story: Story) -> None:
+def _proof(pen: Pen, story: TokenStory) -> None:
     style = "bold green" if story.proof.holds else "bold white on red"
     pen.write(Text(steps.visible(steps.prove(story), pen.encoding), style), indent=0)
 

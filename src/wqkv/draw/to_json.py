@@ -11,10 +11,10 @@ from torch import Tensor
 
 from wqkv import __version__
 from wqkv.study.answers import Proof
-from wqkv.study.one_token import Story
+from wqkv.study.one_token import TokenStory
 
 
-def as_json(stories: Sequence[Story]) -> dict[str, Any]:
+def as_json(stories: Sequence[TokenStory]) -> dict[str, Any]:
     """Every field of every story as plain numbers, ready for strict JSON.
 
     JSON knows no infinity: a score of -inf (a hidden word) is None, as is every number that is not
@@ -32,7 +32,7 @@ def as_json(stories: Sequence[Story]) -> dict[str, Any]:
     }
 
 
-def _story(story: Story) -> dict[str, Any]:
+def _story(story: TokenStory) -> dict[str, Any]:
     ranked = [
         {"token": story.tokens[j], "position": j, "weight": story.weights[j].item()}
         for j in story.ranked

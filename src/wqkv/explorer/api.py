@@ -23,11 +23,14 @@ from wqkv.errors import ArgumentError
 from wqkv.explorer.jobs import Refused
 from wqkv.explorer.request import Ask
 from wqkv.study import one_token as story
-from wqkv.study.heads import TEXT, Heads, heads, probe, read
-from wqkv.study.model import OpenModel, Part, Step, Tokens
+from wqkv.study.callbacks import Progress as Step
+from wqkv.study.heads import TEXT, Heads, heads, label_grid, probe, read
+from wqkv.study.model import OpenModel
 from wqkv.study.pair import OpenPair
-from wqkv.study.view import View, edges, labelled
-from wqkv.study.whatif import Next, generate, what_if
+from wqkv.study.part import ModelPart
+from wqkv.study.tokens import TokenizedText
+from wqkv.study.view import View, edges
+from wqkv.study.whatif import NextToken, generate, what_if
 
 #: The most weights of one side of a tile.
 SIDE = 256
@@ -50,7 +53,7 @@ class Seen:
     """
 
     view: View
-    first: story.Clear
+    first: story.ClearLink
     seconds: float
     python: str
     parts: dict[str, Seen] = field(default_factory=dict)
@@ -125,20 +128,19 @@ class Api:
         if isinstance(self.model, OpenPair):
             return self._open_pair(self.model, text, step, target)
         begun = time.monotonic()
-        links: list[story.Clear] = []
-        step(0, self.model.sizes["n_layer"])
-        view = View.read(self.model, text, self._each(links, step))
+        links: list[story.ClearLink] = []
+        step(0, self.model.sizes.n_layer)
+        view = self.model.view(text, self._each(links, step))
         return Seen(view, _first(links), time.monotonic() - begun, self.python(text))
 
     def _open_pair(self, model: OpenPair, text: str, step: Step, target: str | None) -> Seen:
         begun = time.monotonic()
-        links: dict[str, list[story.Clear]] = {part: [] for part in model.parts}
+        links: dict[str, list[story.ClearLink]] = {part: [] for part in model.parts}
 
         def each(view: View, layer: int) -> None:
-            assert view.model.part is not None
-            links[view.model.part].append(story.clearest(view, layer))
+            links[view.model.part].append(story.clearest_link(view, layer))
 
-        views = model.read(text, target, step, each)
+        views = model.views(text, target, step, each)
         seconds = time.monotonic() - begun
         parts: dict[str, Seen] = {}
         for name, view in views.items():
@@ -150,19 +152,18 @@ class Api:
         """The lines that read a text."""
         given = _spelled("text", text)
         if not self.pair:
-            reads = "from wqkv.study.view import View"
-            return f"{self.opening}\n{reads}\n{given}\nview = View.read(model, text)"
+            return f"{self.opening}\n{given}\nview = model.view(text)"
         if target is None:
-            return f"{self.opening}\n{given}\nviews = model.read(text)"
+            return f"{self.opening}\n{given}\nviews = model.views(text)"
         given += f"\n{_spelled('target', target)}"
-        return f"{self.opening}\n{given}\nviews = model.read(text, target)"
+        return f"{self.opening}\n{given}\nviews = model.views(text, target)"
 
     def what_if(
         self, seen: Seen, off: list[tuple[int, int]], edits: dict[int, str], step: Step
     ) -> Answer:
         """The text with heads switched off and words changed, before and after."""
-        links: list[story.Clear] = []
-        begun, count = time.monotonic(), seen.view.model.sizes["n_layer"]
+        links: list[story.ClearLink] = []
+        begun, count = time.monotonic(), seen.view.model.sizes.n_layer
         if off:  # no view comes of it, so no link is looked for
             found = what_if(seen.view, off, edits, lambda _, layer: step(layer + 1, count))
         else:
@@ -185,8 +186,8 @@ class Api:
 
     def generate(self, seen: Seen, count: int, step: Step) -> Answer:
         """What the model writes after the text."""
-        links: list[story.Clear] = []
-        begun, layers = time.monotonic(), seen.view.model.sizes["n_layer"]
+        links: list[story.ClearLink] = []
+        begun, layers = time.monotonic(), seen.view.model.sizes.n_layer
         total = count + layers
         each = self._each(links, lambda done, _: step(count + done, total))
         found = generate(seen.view, count, lambda done, _: step(done, total), each)
@@ -200,12 +201,12 @@ class Api:
             "python": seen.says(lines, call),
         }
 
-    def _each(self, links: list[story.Clear], step: Step) -> Callable[[View, int], None]:
+    def _each(self, links: list[story.ClearLink], step: Step) -> Callable[[View, int], None]:
         """What is done after every layer of a reading: find its clearest link, tell of it."""
 
         def each(view: View, layer: int) -> None:
-            links.append(story.clearest(view, layer))
-            step(layer + 1, view.model.sizes["n_layer"])
+            links.append(story.clearest_link(view, layer))
+            step(layer + 1, view.model.sizes.n_layer)
 
         return each
 
@@ -246,13 +247,13 @@ class Api:
         return {
             **_words(reading),
             "n": view.n,
-            "part": view.model.part,
+            "part": view.model.part if seen.parts else None,
             "parts": list(seen.parts),
             "target": seen.target,
             "read": (seen.parts["encoder"].view if seen.parts else view).reading.sentence,
             "keys": None if reading.source is None else _words(reading.source),
             "statistics": view.statistics,
-            "proofs": plain([view.proof(i) for i in range(view.model.sizes["n_layer"])]),
+            "proofs": plain([view.proof(i) for i in range(view.model.sizes.n_layer)]),
             "first": {"layer": layer, "head": head, "token": token},
             "engine": view.layer(layer).engine(),
             "seconds": seen.seconds,
@@ -264,7 +265,7 @@ class Api:
     def story(self, seen: Seen, ask: Ask, step: Step) -> Answer:
         layer, head, token = ask.wholes("layer", "head", "token")
         lang = ask.choice("lang", "en", *steps.LANGUAGES)
-        told = story.of(seen.view, layer, head, token)
+        told = story.token_story(seen.view, layer, head, token)
         found = plain(told)
         found["ranked"] = [
             {"token": told.keys[j], "position": j, "weight": told.weights[j].item()}
@@ -280,7 +281,8 @@ class Api:
             "steps": plain(steps.tell(told, lang=lang)),
             "proofSentence": steps.prove(told, lang),
             "python": seen.says(
-                "from wqkv.study import one_token", f"one_token.of(view, {layer}, {head}, {token})"
+                "from wqkv.study.one_token import token_story",
+                f"token_story(view, {layer}, {head}, {token})",
             ),
         }
 
@@ -351,29 +353,28 @@ class Api:
             found = seen.view.grid(statistic, step)
             return {**plain(found), "python": seen.says(f"view.grid({statistic!r})")}
         lang = ask.choice("lang", "en", *steps.LANGUAGES)
-        labels, python = self._labelled(seen, step)
+        labels, python = self._label_grid(seen, step)
         return {
-            **plain(labelled(labels)),
+            **plain(label_grid(labels)),
             "evidence": [[steps.evidence(head, lang) for head in row] for row in labels.table],
             "source": labels.source,
             "python": python,
         }
 
-    def _labelled(self, seen: Seen, step: Step) -> tuple[Heads, str]:
+    def _label_grid(self, seen: Seen, step: Step) -> tuple[Heads, str]:
         """What every head does, and the lines that find it.
 
         Of a model of one text it is a matter of the model; of two, what they do in this text.
         """
-        finds, grid = "from wqkv.study.heads import", "from wqkv.study.view import labelled"
+        finds = "from wqkv.study.heads import"
         if isinstance(self.model, OpenPair):
-            view, layers = seen.view, range(seen.view.model.sizes["n_layer"])
+            view, layers = seen.view, range(seen.view.model.sizes.n_layer)
             maps = (view.layer(i).whole for i in layers)
             found = heads(maps, view.reading.tokens, view.reading.special)
             lines = [
-                f"{finds} heads",
-                grid,
+                f"{finds} heads, label_grid",
                 f"maps = [view.layer(i).whole for i in {layers}]",
-                "labelled(heads(maps, view.reading.tokens, view.reading.special))",
+                "label_grid(heads(maps, view.reading.tokens, view.reading.special))",
             ]
             return found, seen.says(*lines)
         causal = self.model.layer(0).mask.by_position
@@ -382,7 +383,7 @@ class Api:
         elif self._labels is None:
             self._labels = read(self.model, [TEXT], "a built-in text", step)
         call = "probe(model)" if causal else "read(model, [TEXT])"
-        lines = [f"{finds} TEXT, probe, read", grid, f"labelled({call})"]
+        lines = [f"{finds} TEXT, label_grid, probe, read", f"label_grid({call})"]
         return self._labels, "\n".join([self.opening, *lines])
 
 
@@ -403,11 +404,11 @@ SLOW: dict[str, Callable[[Api, Seen, Ask, Step], Answer]] = {
 }
 
 
-def _first(links: list[story.Clear]) -> story.Clear:
+def _first(links: list[story.ClearLink]) -> story.ClearLink:
     return max(links, key=lambda link: link.clearness)
 
 
-def _outcome(top: tuple[Next, ...] | None, similarity: float | None) -> Answer:
+def _outcome(top: tuple[NextToken, ...] | None, similarity: float | None) -> Answer:
     return {"similarity": plain(similarity)} if top is None else {"top": plain(top)}
 
 
@@ -421,7 +422,7 @@ def _means(line: Tensor) -> Answer:
     return {"edges": bounds, "values": plain(sums / torch.tensor(bounds, device="cpu").diff())}
 
 
-def _words(tokens: Tokens) -> Answer:
+def _words(tokens: TokenizedText) -> Answer:
     """A text and its words."""
     return {
         "text": tokens.sentence,
@@ -431,11 +432,11 @@ def _words(tokens: Tokens) -> Answer:
     }
 
 
-def _sizes(part: Part) -> Answer:
+def _sizes(part: ModelPart) -> Answer:
     """What the layers of a model, or of a part of it, are."""
     ours = part.layer(0)
     return {
-        **part.sizes,
+        **part.sizes._asdict(),
         "d_v": ours.d_v,
         "causal": ours.mask.by_position,
         "position": "" if ours.position is None else repr(ours.position),

@@ -14,7 +14,7 @@ from importlib.resources.abc import Traversable
 from wqkv.draw.phrases import PHRASES
 from wqkv.explorer.api import LONG, QUICK, SIDE, SLOW, Answer, Api, Seen
 from wqkv.explorer.request import Ask
-from wqkv.study.model import Step
+from wqkv.study.callbacks import Progress as Step
 
 #: So many bytes of answers are recorded; the page says so, and what was left out.
 CAP = 16 * 2**20
@@ -77,8 +77,8 @@ def _wanted(
     """What the page may ask for, the most needed first, in groups that have a name."""
     view, (layer, head, token) = seen.view, at
     n, m, own = view.n, view.m, view.reading.source is None
-    layers = range(view.model.sizes["n_layer"])
-    heads = [(one, other) for one in layers for other in range(view.model.sizes["n_head"])]
+    layers = range(view.model.sizes.n_layer)
+    heads = [(one, other) for one in layers for other in range(view.model.sizes.n_head)]
 
     def of(name: str, layer: int, head: int, **rest: int | str) -> Asked:
         return name, {"layer": layer, "head": head, **rest}

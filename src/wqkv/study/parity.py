@@ -15,10 +15,11 @@ from wqkv.doors import door
 from wqkv.errors import ArgumentError, WqkvError, describe
 from wqkv.layer.convert.huggingface import from_hf, matrices, stacks
 from wqkv.study.answers import Proof
+from wqkv.study.callbacks import Progress, silent
 from wqkv.wrappers import unwrapped
 
-#: How many random words a model reads if it is given nothing else.
-WORDS = 64
+#: How many random tokens a model reads if it is given nothing else.
+RANDOM_TOKENS = 64
 
 
 @door
@@ -78,9 +79,7 @@ class Parity:
 
 
 #: A part of the model, and the number of a layer in it.
-Place = tuple[str, int]
-#: Is told how many layers are compared, of how many.
-Step = Callable[[int, int], None]
+LayerPlace = tuple[str, int]
 
 
 @door
@@ -88,16 +87,16 @@ def parity(
     model: nn.Module,
     inputs: Mapping[str, Any] | None = None,
     *,
-    progress: Step = lambda done, total: None,
+    progress: Progress = silent,
 ) -> Parity:
     """max |ours(x) - y| of every layer: x reached the model's own attention and y left it.
 
     The model runs once, as it is. Allowed are d_model products in another order, each rounded by
     half a last digit of y's largest number; in half precision, whose sums are kept in float32,
-    eight last digits. A layer that does not attend, or cannot be ours, is told with its reason.
+    eight last digits. A layer that does not attend, or cannot be ours, is listed with the reason.
 
     Args:
-        inputs: what the model is called with, without padding; None is random words, a random
+        inputs: what the model is called with, without padding; None is random tokens, a random
             picture or a random sound.
 
     Raises:
@@ -116,8 +115,8 @@ def parity(
     if isinstance(padding, Tensor) and not bool(padding.all()):
         raise ArgumentError("`inputs` has padding.\nPass samples of one length.")
 
-    found: dict[Place, LayerParity] = {}
-    modules: dict[Place, dict[str, nn.Module]] = {}
+    found: dict[LayerPlace, LayerParity] = {}
+    modules: dict[LayerPlace, dict[str, nn.Module]] = {}
     for place in ((part, layer) for part in parts for layer in range(len(parts[part]))):
         reason = "the model did not call it"
         try:
@@ -127,7 +126,7 @@ def parity(
         found[place] = LayerParity(*place, None, reason)
     done = 0
 
-    def heard(place: Place, Q: Tensor, K: Tensor | None, y: Tensor) -> None:
+    def heard(place: LayerPlace, Q: Tensor, K: Tensor | None, y: Tensor) -> None:
         nonlocal done
         found[place] = _compared(model, place, Q, K, y)
         progress(done := done + 1, len(modules))
@@ -151,11 +150,11 @@ def parity(
 
 @contextmanager
 def _listening(
-    modules: Mapping[Place, Mapping[str, nn.Module]],
-    heard: Callable[[Place, Tensor, Tensor | None, Tensor], None],
+    modules: Mapping[LayerPlace, Mapping[str, nn.Module]],
+    heard: Callable[[LayerPlace, Tensor, Tensor | None, Tensor], None],
 ) -> Iterator[None]:
-    """Tell what reaches and what leaves every attention while the model runs."""
-    turns: dict[nn.Module, list[Place]] = {}  # layers that share modules go by their turn
+    """Call `heard` with what reaches and what leaves every attention while the model runs."""
+    turns: dict[nn.Module, list[LayerPlace]] = {}  # layers that share modules go by their turn
     readers: dict[nn.Module, str] = {}
     now: dict[str, Tensor] = {}
     hooks: list[RemovableHandle] = []
@@ -190,7 +189,7 @@ def _listening(
 
 
 def _compared(
-    model: nn.Module, place: Place, Q: Tensor, K: Tensor | None, y: Tensor
+    model: nn.Module, place: LayerPlace, Q: Tensor, K: Tensor | None, y: Tensor
 ) -> LayerParity:
     part, layer = place
     if Q.ndim != 3:
@@ -208,14 +207,14 @@ def _compared(
 
 
 def _inputs(model: Any) -> dict[str, Tensor]:
-    """Random words, a random picture or a random sound: one sample of what the model reads."""
+    """Random tokens, a random picture or a random sound: one sample of what the model reads."""
     config = model.config
     random = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=random, device="cpu").to(model.device, model.dtype)
 
-    def tokens(n: int = WORDS) -> Tensor:
+    def tokens(n: int = RANDOM_TOKENS) -> Tensor:
         if not getattr(config, "vocab_size", None):
             raise ArgumentError(
                 f"What models of the family {config.model_type!r} read is not known here.\n"
@@ -240,5 +239,5 @@ def _inputs(model: Any) -> dict[str, Tensor]:
         case _:
             given = {"input_ids": tokens()}
     if config.is_encoder_decoder:
-        given["decoder_input_ids"] = tokens(WORDS // 2)
+        given["decoder_input_ids"] = tokens(RANDOM_TOKENS // 2)
     return given

@@ -160,6 +160,6 @@ def test_labels_are_those_of_heads():
         layers.append(torch.from_numpy(parts).transpose(1, 2))
     words = int(found.counts[0, list(MEASURES).index("entropy")])
     ours = found.label("a corpus")
-    assert ours == looked.label(looked.Tally(layers, words), "a corpus")
+    assert ours == looked.label_sums(looked.PatternSums(layers, words), "a corpus")
     assert [len(row) for row in ours.table] == [3, 2] and ours.tokens == words
     assert Tally().label().table == ()

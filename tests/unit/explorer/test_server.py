@@ -246,7 +246,7 @@ def test_no_path_reaches_the_disk(open_client, name):
 
 @pytest.fixture(scope="module")
 def seen(llama) -> View:
-    return View.read(llama, WORDS)
+    return llama.view(WORDS)
 
 
 def test_model(open_client, llama):
@@ -283,7 +283,7 @@ def test_view(open_client, seen):
     assert [tuple(span) for span in found["spans"]] == list(seen.reading.spans)
     assert found["proofs"] == plain([seen.proof(layer) for layer in range(3)])
     assert all(proof["holds"] and proof["rows"] == 23 for proof in found["proofs"])
-    best = max((story.clearest(seen, layer) for layer in range(3)), key=lambda c: c.clearness)
+    best = max((story.clearest_link(seen, layer) for layer in range(3)), key=lambda c: c.clearness)
     assert found["first"] == {"layer": best.layer, "head": best.head, "token": best.token}
     assert found["engine"] == seen.layer(best.layer).engine()
     assert found["seconds"] > 0
@@ -362,7 +362,7 @@ def test_other_lines_of_python(open_client, llama, monkeypatch):
         scope: dict = {}
         exec("\n".join(lines), scope)
         values[name] = eval(last, scope)
-    assert values["model"]["n_head"] == 6
+    assert values["model"].n_head == 6
     assert near(plain(values["view"]), asked["view"]["proofs"][asked["view"]["first"]["layer"]])
     assert near(plain(values["story"].weights), asked["story"]["weights"])
     assert near(plain(values["label"].values), asked["label"]["values"])
@@ -389,7 +389,7 @@ def test_a_layer_of_thumbnails(open_client, seen):
 def test_story(open_client, seen, lang, name, holds):
     client, view = open_client
     found = client.ask(f"views/{view}/story", layer=1, head=4, token=20, lang=lang)
-    told = story.of(seen, 1, 4, 20)
+    told = story.token_story(seen, 1, 4, 20)
     for part in ("x", "q", "k", "v", "scores", "weights", "context", "share", "output"):
         assert near(found[part], plain(getattr(told, part))), part
     assert "map" not in found
@@ -450,7 +450,7 @@ def test_whatif_without_next_words(minilm):
         assert found["before"] == {"similarity": 1.0}
         assert 0 < found["after"]["similarity"] < 1
         failed = client.work(f"views/{view}/generate", {"count": 3})
-        assert failed["error"] == "all-MiniLM-L6-v2 says no next word."
+        assert failed["error"] == "all-MiniLM-L6-v2 predicts no next token."
 
 
 def test_generate(open_client, seen):
@@ -471,7 +471,7 @@ def test_a_long_text_is_sent_in_parts(llama, monkeypatch):
     monkeypatch.setattr(module, "CURVE", 7)
     monkeypatch.setattr(module, "SPELLED", 40)
     given = text(40)
-    long = View.read(llama, given)
+    long = llama.view(given)
     with served(llama) as client:
         view = client.open(given)
         row = client.ask(f"views/{view}/row", layer=1, head=2, i=40)
@@ -541,11 +541,11 @@ def test_the_oldest_text_is_closed(llama, monkeypatch, seen, limit):
         ("views/V/row", {"layer": 3, "head": 1, "i": 0}, 422, "There is no layer 3: the model has"),
         ("views/V/row", {"layer": -1, "head": 1, "i": 0}, 422, "There is no layer -1"),
         ("views/V/row", {"layer": 0, "head": 6, "i": 0}, 422, "There is no head 6"),
-        ("views/V/row", {"layer": 0, "head": 0, "i": 23}, 422, "There is no word 23: the text has"),
-        ("views/V/story", {"layer": 0, "head": 0, "token": 99}, 422, "There is no word 99"),
+        ("views/V/row", {"layer": 0, "head": 0, "i": 23}, 422, "There is no token 23: the text"),
+        ("views/V/story", {"layer": 0, "head": 0, "token": 99}, 422, "There is no token 99"),
         ("views/V/story", {"layer": 0, "head": 0, "token": 9, "lang": "fr"}, 400, "`lang` is 'fr'"),
-        ("views/V/cell", {"layer": 0, "head": 0, "i": 0, "j": -1}, 422, "There is no word -1"),
-        ("views/V/column", {"layer": 0, "head": 0, "j": 23}, 422, "There is no word 23"),
+        ("views/V/cell", {"layer": 0, "head": 0, "i": 0, "j": -1}, 422, "There is no token -1"),
+        ("views/V/column", {"layer": 0, "head": 0, "j": 23}, 422, "There is no token 23"),
         ("views/V/grid", {"statistic": "size"}, 400, "The parameter `statistic` is 'size'."),
         ("views/V/thumbnail", {"layer": 0, "head": 0, "size": 0}, 413, "A side of 0 blocks"),
         ("views/V/thumbnail", {"layer": 0, "size": 257}, 413, "A side of 257 blocks"),
@@ -555,7 +555,7 @@ def test_the_oldest_text_is_closed(llama, monkeypatch, seen, limit):
         (
             "views/V/tile",
             {"layer": 0, "head": 0, "q0": 0, "q1": 24, "k0": 0, "k1": 1},
-            422, "There are no words 0 to 24",
+            422, "There are no tokens 0 to 24",
         ),
         ("views/V/export", {"layer": 0, "head": 6, "token": 0}, 422, "There is no head 6"),
         ("views/V/export", {"layer": 0, "head": 0, "token": 0, "lang": "x"}, 400, "`lang` is 'x'"),
@@ -667,8 +667,8 @@ def test_any_text(open_client, given):
     [
         ("", "The sentence is empty. Give at least one word."),
         (" \n", "The sentence is empty. Give at least one word."),
-        ("<s>", "tiny-llama sees no word in the sentence '<s>'."),
-        ("sea " * 100_000, "The sentence has 100001 words (tokens), and tiny-llama takes 65536."),
+        ("<s>", "tiny-llama sees no token in the sentence '<s>'."),
+        ("sea " * 100_000, "The sentence has 100001 tokens, and tiny-llama takes 65536."),
     ],
 )
 def test_texts_that_cannot_be_read(open_client, given, error):
@@ -685,12 +685,12 @@ def failing(llama: OpenModel, error: Exception | None):
     """The model, which raises this when it runs."""
     fragile = OpenModel(llama.model, llama.tokenizer, "fragile", llama.speaker)
 
-    def called(ids, **rest):
+    def call(ids):
         if error is not None:
             raise error
-        return OpenModel.called(fragile, ids, **rest)
+        return OpenModel._call(fragile, ids)
 
-    fragile.called = called
+    fragile._call = call
     return fragile
 
 
@@ -709,9 +709,9 @@ def test_a_model_that_runs_out_of_memory(llama, error, caplog):
         found = client.work("open", {"text": WORDS})
         assert (found["state"], found["error"]) == ("failed", "The model ran out of memory.")
         assert found["do"] == "Open a shorter text."
-        fragile.called = functools.partial(OpenModel.called, fragile)
+        fragile._call = functools.partial(OpenModel._call, fragile)
         view = client.open()
-        fragile.called = failing(llama, error).called
+        fragile._call = failing(llama, error)._call
         found = client.work(f"views/{view}/whatif", {"off": [[0, 0]]})
         assert found["error"] == "The model ran out of memory."
         assert client.ask(f"views/{view}/row", layer=0, head=0, i=3)["weights"]

@@ -12,7 +12,9 @@ from wqkv import Causal
 from wqkv.errors import ArgumentError
 from wqkv.maps.attention_map import AttentionMap
 from wqkv.study import heads as looked
+from wqkv.study import tokens
 from wqkv.study.heads import LABELS, PATTERNS, TEXT, Score, heads, probe, read
+from wqkv.study.part import PartSizes
 
 SENTENCE = "[CLS] the cat sat , the dog sat , on the very very big mat . [SEP]"
 WORDS = SENTENCE.split()
@@ -63,12 +65,12 @@ def test_every_label_with_its_evidence():
         assert head.score == head.scores[name].value == pytest.approx(0.8, abs=0.12), name
         assert head.evidence.startswith(f"puts {head.score:.2f} of its weight {PATTERNS[name]} (")
     assert found[0][0].evidence == (
-        "puts 0.81 of its weight on the previous word (mean of 14 words; equal weights: 0.07)"
+        "puts 0.81 of its weight on the previous token (mean of 14 tokens; equal weights: 0.07)"
     )
-    assert found[0][7].evidence == "reaches 1.00 of the highest entropy (mean of 15 words)"
+    assert found[0][7].evidence == "reaches 1.00 of the highest entropy (mean of 15 tokens)"
     assert found[0][8].score is None
     assert re.match(r"fits no pattern; the nearest is [a-z- ]+: puts 0\.\d\d", found[0][8].evidence)
-    assert repr(found).endswith("over 15 words: " + ", ".join(f"1 {label}" for label in LABELS))
+    assert repr(found).endswith("over 15 tokens: " + ", ".join(f"1 {label}" for label in LABELS))
 
 
 @pytest.mark.parametrize("marks", [SPECIAL, [False] * N], ids=["special", "none special"])
@@ -129,10 +131,10 @@ def test_half_of_the_weight_is_not_enough_in_a_short_text():
         assert looked._passes("previous", Score(value, flat, 9)) == enough
 
 
-def test_too_few_words_to_tell():
+def test_too_few_tokens_to_tell():
     row = heads([made(torch.full((1, 3, 3), 1 / 3))], ["a", "b", "c"])[0]
     assert (row[0].label, row[0].score) == ("unclassified", None)
-    assert row[0].evidence == "has too few words to tell"
+    assert row[0].evidence == "has too few tokens to tell"
     assert set(row[0].scores.values()) == {None}
 
 
@@ -189,7 +191,7 @@ def tiny():
         def __len__(self):
             return 101
 
-    sizes = {"n_layer": 2, "n_head": 3}
+    sizes = PartSizes(n_layer=2, n_head=3, n_kv_head=1, d_model=12, d_k=4)
     model = LlamaModel(config).eval()
     return SimpleNamespace(
         model=model, config=config, tokenizer=Tokenizer(), sizes=sizes, name="tiny"
@@ -198,19 +200,19 @@ def tiny():
 
 def test_probe(tiny, monkeypatch):
     asked, told = [], []
-    maps_of = looked.maps_of
-    monkeypatch.setattr(looked, "maps_of", lambda m, ids: asked.append(ids) or maps_of(m, ids))
+    record = looked.record_maps
+    monkeypatch.setattr(looked, "record_maps", lambda m, ids: asked.append(ids) or record(m, ids))
     found = probe(tiny, n=11, seed=5, progress=lambda *at: told.append(at))
     ids = asked[0]
     assert len(ids) == 22 and ids[:11] == ids[11:] and min(ids) > 1 and max(ids) < 97
     assert told == [(1, 2), (2, 2)]
-    assert found.source == "11 random words, read twice (seed 5)"
+    assert found.source == "11 random tokens, read twice (seed 5)"
     assert (len(found.table), len(found[0]), found.tokens) == (2, 3, 22)
     assert found[0][0].scores["induction"].tokens >= 11
     assert found[0][0].scores["separator sink"] is None
     probe(tiny, n=11, seed=6)
     assert asked[1] != ids
-    with pytest.raises(ArgumentError, match="`n` is 3, how many random words"):
+    with pytest.raises(ArgumentError, match="`n` is 3, how many random tokens"):
         probe(tiny, n=3)
 
 
@@ -225,23 +227,25 @@ def test_minilm(minilm):
     assert {"first-token sink", "local", "uniform", "duplicate-token"} <= labels
 
 
-def test_windows_are_weighted_by_their_words(minilm, monkeypatch):
-    monkeypatch.setattr(looked, "WINDOW", 50)
+def test_windows_are_weighted_by_their_tokens(minilm, monkeypatch):
+    monkeypatch.setattr(tokens, "LONGEST_WINDOW", 50)
     told = []
     found = read(minilm, [TEXT, "One more."], "two texts", lambda *at: told.append(at))
-    assert found.source == "two texts in 3 windows of at most 45, weighted by their words"
+    assert found.source == "two texts in 3 windows of at most 45, weighted by their tokens"
     assert found.tokens == 85 + 3
     assert told == [(done, 18) for done in range(1, 19)]
-    windows = [*looked.windows(minilm, TEXT), *looked.windows(minilm, "One more.")]
+    windows = [
+        w for text in (TEXT, "One more.") for w in tokens.windows(minilm.tokenizer, text, 512)
+    ]
     assert all((ids[0], ids[-1]) == (101, 102) for ids, _, _ in windows)
     assert [sum(special) for _, special, _ in windows] == [2, 2, 2]
     parts = [
-        heads(looked.maps_of(minilm, ids), ids, special, separators)
+        heads(looked.record_maps(minilm, ids), ids, special, separators)
         for ids, special, separators in windows
     ]
     for name in ("previous", "first-token sink", "local", "uniform"):
         scores = [part[3][5].scores[name] for part in parts]
-        scores = [score for score in scores if score is not None]  # the last has too few words
+        scores = [score for score in scores if score is not None]  # the last has too few tokens
         mean = found[3][5].scores[name]
         whole = sum(score.value * score.tokens for score in scores)
         assert mean.tokens - sum(score.tokens for score in scores) in (0, 2, 3)
@@ -251,7 +255,7 @@ def test_windows_are_weighted_by_their_words(minilm, monkeypatch):
 def test_texts_that_cannot_be_read(minilm):
     with pytest.raises(ArgumentError, match=r"^The text is empty\. Give at least one word\.$"):
         read(minilm, [" \n"])
-    with pytest.raises(ArgumentError, match="all-MiniLM-L6-v2 sees no word in the text"):
+    with pytest.raises(ArgumentError, match="all-MiniLM-L6-v2 sees no token in the text"):
         read(minilm, ["\x00"])
 
 
@@ -275,7 +279,7 @@ def test_smollm2(smollm):
             assert (best.layer, best.head) == place
     random = torch.Generator().manual_seed(0)
     ids = torch.randint(100, 40000, (40,), generator=random).tolist() * 2
-    found = heads(looked.maps_of(smollm, ids), ids)
+    found = heads(looked.record_maps(smollm, ids), ids)
     scores = {name: found[layer][head].score for name, (layer, head) in strongest.items()}
     known = {"induction": 0.884, "previous": 0.883, "first-token sink": 1.0}
     assert scores == pytest.approx(known, abs=5e-4)

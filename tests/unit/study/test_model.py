@@ -12,8 +12,11 @@ import transformers
 from tests.browser.tiny import tiny
 from wqkv import Causal, Full
 from wqkv.errors import ArgumentError, MissingExtraError
-from wqkv.study import model as models
-from wqkv.study.model import OpenModel, Tokens, in_range, open_bare, open_model
+from wqkv.study import loading, part, tokens
+from wqkv.study.loading import load_bare
+from wqkv.study.model import OpenModel, open_model
+from wqkv.study.part import in_range
+from wqkv.study.tokens import TokenizedText
 
 TIRED = "The animal didn't cross the street because it was too tired."
 
@@ -21,7 +24,7 @@ TIRED = "The animal didn't cross the street because it was too tired."
 def test_the_default_model(minilm):
     assert (minilm.name, minilm.family) == ("all-MiniLM-L6-v2", "bert")
     sizes = {"n_layer": 6, "n_head": 12, "n_kv_head": 12, "d_model": 384, "d_k": 32}
-    assert minilm.sizes == sizes
+    assert minilm.sizes._asdict() == sizes
     assert not minilm.model.training
     assert {parameter.dtype for parameter in minilm.model.parameters()} == {torch.float32}
     assert (minilm.layer(5).mask, minilm.layer(5).position) == (Full(), None)
@@ -68,7 +71,7 @@ def test_reading_leaves_no_hooks(minilm):
     before = hooks()
     minilm.read(TIRED)
     with pytest.raises(IndexError):
-        minilm.run(Tokens.of([10**6]))
+        minilm.run(TokenizedText.of_ids([10**6]))
     assert hooks() == before
 
 
@@ -86,7 +89,7 @@ def test_any_text_is_read(minilm, text):
     [((0, 3), (1, 3)), ((0, 1), (0, 1)), ((3, 6), (4, 5)), ((4, 5), (4, 5)), ((2, 2), (2, 2))],
 )
 def test_spans_are_without_blanks_around(span, trimmed):
-    assert models.trim(" ab c ", *span) == trimmed
+    assert tokens.trim_span(" ab c ", *span) == trimmed
 
 
 @pytest.mark.parametrize("sentence", ["", " \n\t"])
@@ -96,14 +99,14 @@ def test_empty_sentence(minilm, sentence):
 
 
 @pytest.mark.parametrize("sentence", ["[CLS]", "[SEP] [PAD]", "\u200b", "🙂", "x" * 300])
-def test_no_word_in_the_sentence(minilm, sentence):
-    with pytest.raises(ArgumentError, match=rf"sees no word in .* {re.escape(repr(sentence))}\."):
+def test_no_token_in_the_sentence(minilm, sentence):
+    with pytest.raises(ArgumentError, match=rf"sees no token in .* {re.escape(repr(sentence))}\."):
         minilm.read(sentence)
 
 
 def test_long_sentence(minilm):
     with pytest.raises(
-        ArgumentError, match=r"has 513 words .*MiniLM-L6-v2 takes 512\.\nGive a shorter"
+        ArgumentError, match=r"has 513 tokens, and all-MiniLM-L6-v2 takes 512\.\nGive a shorter"
     ):
         minilm.read("a " * 511)
     assert len(minilm.read("a " * 510).tokens) == 512
@@ -120,9 +123,9 @@ def test_table_of_positions(kind, longest):
     config = transformers.AutoConfig.for_model(kind, **sizes, intermediate_size=7, pad_token_id=1)
     opened = OpenModel(transformers.AutoModel.from_config(config).eval(), None, "tiny")
     assert opened.longest == longest
-    opened.run(Tokens.of([5] * longest))
+    opened.run(TokenizedText.of_ids([5] * longest))
     with pytest.raises((IndexError, RuntimeError), match=r"out of|must match"):
-        opened.run(Tokens.of([5] * (longest + 1)))
+        opened.run(TokenizedText.of_ids([5] * (longest + 1)))
 
 
 @pytest.mark.parametrize("number", [6, -1])
@@ -158,25 +161,25 @@ def test_a_run_tells_what_is_there_after_every_layer(minilm):
 
 def test_outputs_of_a_long_text_are_kept_in_part(minilm, monkeypatch):
     whole = minilm.read(TIRED)
-    monkeypatch.setattr(models, "KEPT", 6 * 16 * 384 - 1)
-    monkeypatch.setattr(models, "SAMPLED_ROWS", 4)
-    part = minilm.read(TIRED)
-    assert part.rows.tolist() == [0, 5, 10, 15]
-    for some, every in zip(part.outputs, whole.outputs, strict=True):
-        assert torch.equal(some, every[:, part.rows])
-    monkeypatch.setattr(models, "KEPT", 6 * 16 * 384)
+    monkeypatch.setattr(part, "KEPT_OUTPUTS", 6 * 16 * 384 - 1)
+    monkeypatch.setattr(part, "SAMPLED_ROWS", 4)
+    some = minilm.read(TIRED)
+    assert some.rows.tolist() == [0, 5, 10, 15]
+    for ours, every in zip(some.outputs, whole.outputs, strict=True):
+        assert torch.equal(ours, every[:, some.rows])
+    monkeypatch.setattr(part, "KEPT_OUTPUTS", 6 * 16 * 384)
     assert len(minilm.read(TIRED).rows) == 16
 
 
-def test_words_without_a_text():
-    words = Tokens.of([5, 7, 11])
+def test_tokens_without_a_text():
+    words = TokenizedText.of_ids([5, 7, 11])
     assert (words.ids, words.tokens, words.sentence) == ((5, 7, 11), ("5", "7", "11"), "5 7 11")
     assert (words.special, words.spans) == ((False,) * 3, ((0, 0),) * 3)
 
 
 @pytest.mark.parametrize(("n", "count"), [(37, 5), (5, 5), (100_003, 64)])
 def test_spaced(n, count):
-    found = models.spaced(n, count)
+    found = part.spaced(n, count)
     assert (len(found), int(found[0]), int(found[-1])) == (count, 0, n - 1)
     assert (found.diff() - (n - 1) / (count - 1)).abs().max() < 1
 
@@ -328,13 +331,13 @@ def test_a_model_of_two_texts():
 
 def test_bare_model(weights):
     told = []
-    model, name = open_bare(str(weights), told.append)
+    model, name = load_bare(str(weights), told.append)
     assert (name, type(model).__name__, model.training) == ("model", "BertModel", False)
     assert told == ["reading the weights of model"]
 
 
 def test_default_model_is_not_installed(monkeypatch):
-    monkeypatch.setattr(models, "DEFAULT", "not_installed_here")
+    monkeypatch.setattr(loading, "DEFAULT", "not_installed_here")
     with pytest.raises(MissingExtraError, match=r"(?s)default model is not.*wqkv\[default-model\]"):
         open_model()
 
@@ -362,7 +365,7 @@ def test_package_is_not_installed(package, extra, purpose, monkeypatch, tmp_path
 def test_gguf(smollm):
     assert (smollm.name, smollm.family) == ("SmolLM2-135M-Instruct.Q4_1", "llama")
     sizes = {"n_layer": 30, "n_head": 9, "n_kv_head": 3, "d_model": 576, "d_k": 64}
-    assert smollm.sizes == sizes
+    assert smollm.sizes._asdict() == sizes
     layer = smollm.layer(29)
     assert (layer.mask, layer.position.theta, layer.position.scaling) == (Causal(), 100000.0, None)
 
