@@ -193,7 +193,7 @@ def token_story(view: View, layer: int, head: int, token: int) -> TokenStory:
         scores=row.scores[0, 0, 0],
         weights=weights,
         context=context,
-        share=opened.gated(head, token, context) @ opened.WO(head),
+        share=opened.apply_gate(head, token, context) @ opened.WO(head),
         output=opened.output(torch.tensor([token], device="cpu"))[0][0],
         proof=view.proof(layer),
         source=source,

@@ -148,11 +148,11 @@ class View:
         opened = self.checked(layer, head, i)
         call, _, steps = opened.row(head, i)
         weights, lse = steps.weights[0, 0, 0], steps.lse[0, 0, 0]
-        output = opened.gated(head, i, steps.out[0, 0, 0]) @ opened.WO(head)
+        output = opened.apply_gate(head, i, steps.out[0, 0, 0]) @ opened.WO(head)
         kept = bool((self.reading.rows == i).any())
         return WeightRow(
             weights=weights,
-            effects=weights * opened.pushed(head, i),
+            effects=weights * opened.full_effects(head, i),
             sink=None if call.sinks is None else float((call.sinks[0] - lse).exp()),
             lse=float(lse),
             output=float(output.norm()),
