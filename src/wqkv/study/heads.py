@@ -254,6 +254,7 @@ def label_heads(view: View, progress: Progress = silent) -> Heads:
     """
     if isinstance(view.model, OpenModel):
         return label_model(view.model, progress)
+    view.check_statistic("label")  # "cross" has no labels: its patterns are within one text
     maps = (view.layer(i).whole for i in range(view.model.sizes.n_layer))
     return heads(maps, view.reading.tokens, view.reading.special)
 

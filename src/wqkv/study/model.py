@@ -56,8 +56,8 @@ class OpenModel(ModelPart):
     `speaker` is the model with its head for the next token, if it has one.
     """
 
-    opener = "open_model"
-    main = ONLY_PART
+    opener: ClassVar[str] = "open_model"
+    main: ClassVar[str] = ONLY_PART
 
     def __init__(
         self, model: nn.Module, tokenizer: Any, name: str, speaker: nn.Module | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +31,8 @@ class OpenPair:
     `parts` has these by name. In "cross" the tokens that are written look at those that were read.
     """
 
-    opener = "open_pair"
-    main = "cross"
+    opener: ClassVar[str] = "open_pair"
+    main: ClassVar[str] = "cross"
 
     def __init__(
         self, model: nn.Module, tokenizer: Any, name: str, speaker: nn.Module | None = None

@@ -200,7 +200,7 @@ class View:
 
     def distances(self, layer: int, head: int, progress: Progress = silent) -> Distances:
         """How far a head looks, in steps of a factor 2; a mean over all tokens."""
-        self._check_statistic("distance")
+        self.check_statistic("distance")
         found = self.sweep(layer, head, progress).by_distance / self.n
         bounds = [0, *(2**b for b in range((self.n - 1).bit_length())), self.n]
         mass = torch.stack([found[a:b].sum() for a, b in pairwise(bounds)])
@@ -236,7 +236,7 @@ class View:
             raise ArgumentError(
                 f"There is no statistic {statistic!r}.\nPass one of: {', '.join(measure)}."
             )
-        self._check_statistic(statistic)
+        self.check_statistic(statistic)
         rows, count = [], self.model.sizes.n_layer
         for layer in range(count):
             progress(layer, count)
@@ -246,7 +246,8 @@ class View:
         most = {"entropy": math.log(max(self.m, 2)), "distance": max(1.0, float(values.max()))}
         return HeadGrid(statistic, STATISTICS[statistic], 0.0, most.get(statistic, 1.0), values)
 
-    def _check_statistic(self, statistic: str) -> None:
+    def check_statistic(self, statistic: str) -> None:
+        """Raise unless the statistic is one of `statistics`."""
         if statistic not in self.statistics:
             raise ArgumentError(
                 f"There is no {statistic} between two texts: no token of one is near to or far "

@@ -8,12 +8,24 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaModel
 
+from tests.browser.tiny import tiny as tiny_llama
+from tests.browser.tiny_pair import tiny_bart
 from wqkv import Causal
 from wqkv.errors import ArgumentError
 from wqkv.maps.attention_map import AttentionMap
 from wqkv.study import heads as looked
 from wqkv.study import tokens
-from wqkv.study.heads import LABELS, PATTERNS, TEXT, Score, heads, probe, read
+from wqkv.study.heads import (
+    LABELS,
+    PATTERNS,
+    TEXT,
+    Score,
+    heads,
+    label_grid,
+    label_heads,
+    probe,
+    read,
+)
 from wqkv.study.part import PartSizes
 
 SENTENCE = "[CLS] the cat sat , the dog sat , on the very very big mat . [SEP]"
@@ -268,6 +280,19 @@ def test_any_text_is_read(minilm, text):
     assert found.tokens > 0
 
 
+def test_a_model_is_labeled_by_the_text_that_suits_it(minilm):
+    """A causal one is probed, another reads TEXT, one of two texts is labeled in its view."""
+    assert label_heads(minilm.view("A cat.")) == read(minilm, [TEXT], "a built-in text")
+    causal = tiny_llama()
+    assert label_heads(causal.view("the sea was dark")) == probe(causal)
+    views = tiny_bart().views("the sea was dark", "the sea")
+    with pytest.raises(ArgumentError, match="There is no label between two texts"):
+        label_heads(views["cross"])
+    view = views["decoder"]
+    maps = [view.layer(i).whole for i in range(view.model.sizes.n_layer)]
+    assert label_heads(view) == heads(maps, view.reading.tokens, view.reading.special)
+
+
 @pytest.mark.slow
 def test_smollm2(smollm):
     """Its strongest heads are the same on every draw; on one known draw to the third decimal."""
@@ -283,3 +308,13 @@ def test_smollm2(smollm):
     scores = {name: found[layer][head].score for name, (layer, head) in strongest.items()}
     known = {"induction": 0.884, "previous": 0.883, "first-token sink": 1.0}
     assert scores == pytest.approx(known, abs=5e-4)
+
+
+def test_labels_as_a_grid(minilm):
+    found = read(minilm, [TEXT])
+    grid = label_grid(found)
+    assert (grid.statistic, tuple(grid.values.shape)) == ("label", (6, 12))
+    assert grid.labels[0][2] == found[0][2].label == "previous"
+    assert grid.values[0, 2].item() == pytest.approx(found[0][2].score)
+    assert grid.evidence[0][2] == found[0][2].evidence
+    assert grid.values.isnan().any() == any(head.score is None for head in found.all)

@@ -241,19 +241,6 @@ def test_unknown_word_of_a_long_sentence(minilm):
         clearest_story(minilm, "x " * 53, "y")
 
 
-def test_a_piece_that_is_only_a_blank_has_no_text():
-    words = tokens.tokenize(blanks(), "他说他来了", "made", None)
-    assert words.tokens == ("\u2581", "他说", "他", "来了")
-    assert words.spans == ((0, 0), (0, 2), (2, 3), (3, 5))
-    assert tokens.tokenize(blanks(), "他 他来了", "made", None).tokens == (
-        "\u2581",
-        "他",
-        "\u2581",
-        "他",
-        "来了",
-    )
-
-
 @pytest.mark.parametrize(
     ("word", "place"),
     [

@@ -1,11 +1,13 @@
 """Models of two texts: their three attentions as views, against the models themselves."""
 
 import json
+import sys
 
 import pytest
 import torch
 import transformers
 
+from tests.browser.tiny import tiny
 from tests.browser.tiny_pair import READ, TARGET, tiny_bart, tiny_t5
 from wqkv.draw import steps
 from wqkv.errors import ArgumentError
@@ -143,6 +145,42 @@ def test_labels_of_one_text(views):
     assert len(heads(maps, view.reading.tokens, view.reading.special).all) == (
         view.model.sizes.n_layer * view.model.sizes.n_head
     )
+
+
+# What models of one text and of two both answer
+
+
+def shape(model):
+    return model.main, list(model.parts), model.opener
+
+
+def test_one_interface(model):
+    one = tiny()
+    assert shape(one) == ("text", ["text"], "open_model")
+    assert shape(model) == ("cross", list(PARTS), "open_pair")
+    for each, target in ((one, None), (model, TARGET)):
+        seen: list[tuple[View, int]] = []
+        told: list[tuple[int, int]] = []
+        views = each.views(
+            READ,
+            target,
+            lambda done, total, told=told: told.append((done, total)),
+            lambda view, layer, seen=seen: seen.append((view, layer)),
+        )
+        assert views.keys() == each.parts.keys() and each.main in views
+        assert getattr(sys.modules[type(each).__module__], each.opener)
+        for name, view in views.items():
+            assert view.model is each.parts[name] and view.model.part == name
+            layers = [layer for shown, layer in seen if shown is view]
+            assert layers == list(range(view.model.sizes.n_layer))
+        assert told[-1] == (len(seen), len(seen))
+        each.check_target(target)
+
+
+def test_a_model_of_one_text_has_no_target():
+    for ask in (tiny().check_target, lambda target: tiny().views(READ, target)):
+        with pytest.raises(ArgumentError, match="tiny-llama writes no second text"):
+            ask(TARGET)
 
 
 # Writing

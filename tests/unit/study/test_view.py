@@ -15,7 +15,6 @@ from wqkv.errors import ArgumentError
 from wqkv.layer.differential import DifferentialAttention
 from wqkv.study import opened_layer as opened
 from wqkv.study import part, sweep, view
-from wqkv.study.heads import label_grid, read
 from wqkv.study.model import OpenModel
 from wqkv.study.opened_layer import OpenLayer
 from wqkv.study.tokens import TokenizedText
@@ -279,16 +278,6 @@ def test_grids(tiny):
         assert (grid.low, grid.statistic, grid.labels) == (0.0, statistic, None)
         assert grid.high >= float(grid.values.max())
         assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
-
-
-def test_labels_as_a_grid(minilm):
-    found = read(minilm, [TIRED])
-    grid = label_grid(found)
-    assert (grid.statistic, tuple(grid.values.shape)) == ("label", (6, 12))
-    assert grid.labels[0][2] == found[0][2].label == "previous"
-    assert grid.values[0, 2].item() == pytest.approx(found[0][2].score)
-    assert grid.evidence[0][2] == found[0][2].evidence
-    assert grid.values.isnan().any() == any(head.score is None for head in found.all)
 
 
 # Proofs

@@ -5,11 +5,10 @@ import torch
 import transformers
 
 from tests.browser.tiny import text, tiny
-from tests.pieces import blanks, bytewise
 from wqkv.errors import ArgumentError
-from wqkv.study import part, tokens, whatif
+from wqkv.study import part, whatif
 from wqkv.study.model import OpenModel
-from wqkv.study.tokens import TokenizedText, extend
+from wqkv.study.tokens import TokenizedText
 from wqkv.study.view import View
 from wqkv.study.whatif import edit, generate, what_if
 
@@ -353,35 +352,6 @@ def test_options_that_are_set_already(seen, option):
 def test_generate_needs_a_head_for_words(tired):
     with pytest.raises(ArgumentError, match="all-MiniLM-L6-v2 predicts no next token"):
         generate(tired, 3)
-
-
-def test_pieces_without_a_text_of_their_own(minilm):
-    """`##s` is glued to the word before it."""
-    words = minilm.tokens("one cat")
-    known = minilm.tokenizer.convert_tokens_to_ids(["##s", "sit", "[SEP]"])
-    found = extend(minilm.tokenizer, words, [*words.ids[:-1], *known][: len(words.ids)] + known[1:])
-    assert len(found.tokens) == len(found.spans) == len(found.special) == len(words.ids) + 2
-    assert found.special[-1] and found.tokens[-1] == "[SEP]"
-
-
-@pytest.mark.parametrize("known", [3, 6, 9, 10, 12])
-def test_pieces_that_are_parts_of_a_character(known):
-    """Written on, a text has the words and the places that it has when it is read."""
-    tokenizer = bytewise()
-    whole = tokens.tokenize(tokenizer, "它累了 a 它", "made", None)
-    begun = tokens.tokenize(tokenizer, tokenizer.decode(whole.ids[:known]), "made", None)
-    assert extend(tokenizer, begun, list(whole.ids)) == whole
-    cut = extend(tokenizer, begun, list(whole.ids[:-1]))  # its last character is not whole
-    assert cut.sentence.endswith(" \ufffd")
-    assert cut.spans[-2:] == ((6, 7), (6, 7))
-
-
-def test_a_blank_that_is_written_has_no_text():
-    tokenizer = blanks()
-    whole = tokens.tokenize(tokenizer, "他来了 他", "made", None)
-    assert whole.tokens == ("\u2581", "他", "来了", "\u2581", "他")
-    begun = tokens.tokenize(tokenizer, "他来了", "made", None)
-    assert extend(tokenizer, begun, list(whole.ids)) == whole
 
 
 @pytest.mark.slow
