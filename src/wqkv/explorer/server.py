@@ -291,7 +291,7 @@ class _Served:
     async def export(self, request: Request) -> Response:
         seen, ask = self.api.seen(request.path_params["view"]), asks.Ask(request.query_params)
         layer, head, token = ask.wholes("layer", "head", "token")
-        seen.view.checked(layer, head, token)
+        seen.view.checked_layer(layer, head, token)
         lang = ask.choice("lang", "en", *PHRASES)
 
         def run(step: Step) -> str:

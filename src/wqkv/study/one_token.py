@@ -111,7 +111,7 @@ def clearest_story(
 
 
 class ClearLink(NamedTuple):
-    """A link, by the token that looks, and how clear it is; see `clearest_story`."""
+    """A link, by its head and the token that looks, and how clear it is; see `clearest_story`."""
 
     clearness: float
     layer: int
@@ -133,6 +133,7 @@ def clearest_link(
         rows = spaced(n, SAMPLED_ROWS)
     queries, keys = _has_letters(reading), _has_letters(view.keys)  # those that count
     if reading.source is None:
+        # Heads of causal models put the weight that they do not need on the first token.
         keys[0] &= not view.model.layer(layer).mask.by_position
         place = torch.tensor(_written_words(reading), device="cpu")
         same = _first_occurrence(reading)
@@ -145,11 +146,11 @@ def clearest_link(
         queries[token] = True  # it was asked for, so it counts
     best = ClearLink(0.0, layer, head or 0, token)
     for here, weights in view.layer(layer).rows(rows):
-        reach = (keys & queries[here, None]).float()
+        factor = (keys & queries[here, None]).float()  # clearness is weight times this: (rows, m)
         if reading.source is None:
-            reach *= (place[here, None] - place).abs().clamp(min=1).log2()
-            reach[same[here, None] == same] = 0
-        clear = (weights if head is None else weights[head : head + 1]) * reach
+            factor *= (place[here, None] - place).abs().clamp(min=1).log2()
+            factor[same[here, None] == same] = 0
+        clear = (weights if head is None else weights[head : head + 1]) * factor
         top = int(clear.argmax())
         found = float(clear.flatten()[top])
         if found > best.clearness:
@@ -160,8 +161,9 @@ def clearest_link(
 
 def token_story(view: View, layer: int, head: int, token: int) -> TokenStory:
     """What one head does to one token of a text that is read already, without its map."""
-    model, reading, opened = view.model, view.reading, view.checked(layer, head, token)
-    ours, kv_head = opened.layer, head // (model.sizes.n_head // model.sizes.n_kv_head)
+    model, reading, opened = view.model, view.reading, view.checked_layer(layer, head, token)
+    sizes, ours = model.sizes, opened.layer
+    kv_head = head // (sizes.n_head // sizes.n_kv_head)
     _, _, row = opened.row(head, token)
     context, weights = row.out[0, 0, 0], row.weights[0, 0, 0]
     source, kept = None, token  # the token whose k and v are shown
@@ -175,11 +177,11 @@ def token_story(view: View, layer: int, head: int, token: int) -> TokenStory:
         sentence=reading.sentence,
         tokens=reading.tokens,
         special=reading.special,
-        n_layer=model.sizes.n_layer,
-        n_head=model.sizes.n_head,
-        n_kv_head=model.sizes.n_kv_head,
-        d_model=model.sizes.d_model,
-        d_k=model.sizes.d_k,
+        n_layer=sizes.n_layer,
+        n_head=sizes.n_head,
+        n_kv_head=sizes.n_kv_head,
+        d_model=sizes.d_model,
+        d_k=sizes.d_k,
         layer=layer,
         head=head,
         token=token,
@@ -253,6 +255,8 @@ def find_token(text: TokenizedText, word: str) -> int:
             return i if last is None else last
     found = [m.span() for m in re.finditer(re.escape(wanted), sentence, re.IGNORECASE) if wanted]
     starts, ends = {a for a, b in spans if a < b}, {b for a, b in spans if a < b}
+    # `wanted` from the start of one token to the end of another, or else as a word by itself that
+    # stands inside tokens.
     whole = [token_ending(b) for a, b in found if a in starts and b in ends]
     parts = [
         token_ending(b) for a, b in found if not (_joined(sentence, a) or _joined(sentence, b))

@@ -68,7 +68,7 @@ class View:
 
     @property
     def keys(self) -> TokenizedText:
-        """The tokens that are looked at."""
+        """The text whose tokens are looked at: the keys."""
         return self.reading.source or self.reading
 
     @property
@@ -78,9 +78,10 @@ class View:
 
     @property
     def statistics(self) -> tuple[str, ...]:
-        """Those of STATISTICS that `grid` gives; between two texts there is no distance."""
-        between = self.reading.source is not None
-        return tuple(s for s in STATISTICS if not between or s not in ("distance", "label"))
+        """Those of STATISTICS that this text has; between two texts some have no meaning."""
+        if self.reading.source is None:
+            return tuple(STATISTICS)
+        return tuple(s for s in STATISTICS if s not in ("distance", "label"))
 
     @property
     def bytes(self) -> int:
@@ -92,7 +93,7 @@ class View:
         return opened + sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def layer(self, layer: int) -> OpenLayer:
-        """A layer with this text in it."""
+        """A layer with the q, k and v of this text."""
         ours = self.model.layer(layer)
         with self._lock:
             opened = self._layers.get(layer)
@@ -112,14 +113,14 @@ class View:
 
     def map(self, layer: int, head: int) -> AttentionMap:
         """The map of one head: [1, 1, n, m]."""
-        return self.checked(layer, head).map(head)
+        return self.checked_layer(layer, head).map(head)
 
     # Cells, rows, columns, tiles
 
     @torch.no_grad()
     def cell(self, layer: int, head: int, i: int, j: int) -> WeightCell:
         """How the weight that token i puts on token j comes about."""
-        opened = self.checked(layer, head, i, key=j)
+        opened = self.checked_layer(layer, head, i, key=j)
         call, at, steps = opened.row(head, i)
         q, k = call.query[0, 0, 0].double(), call.key[0, 0, j].double()
         products = q * k
@@ -144,8 +145,8 @@ class View:
         )
 
     def row(self, layer: int, head: int, i: int) -> WeightRow:
-        """Where token i looks."""
-        opened = self.checked(layer, head, i)
+        """The weights that token i puts on all keys, and what each adds to it."""
+        opened = self.checked_layer(layer, head, i)
         call, _, steps = opened.row(head, i)
         weights, lse = steps.weights[0, 0, 0], steps.lse[0, 0, 0]
         output = opened.apply_gate(head, i, steps.out[0, 0, 0]) @ opened.WO(head)
@@ -160,13 +161,16 @@ class View:
         )
 
     def column(self, layer: int, head: int, j: int) -> WeightColumn:
-        """Who looks at token j. The first column of a head costs one pass over its map."""
-        weights = self.checked(layer, head, key=j).map(head)[0, 0, :, j]
+        """The weights that all tokens put on token j.
+
+        The first column of a head costs one pass over its map, which every column needs.
+        """
+        weights = self.checked_layer(layer, head, key=j).map(head)[0, 0, :, j]
         return WeightColumn(weights, float(weights.double().sum()))
 
     def tile(self, layer: int, head: int, q0: int, q1: int, k0: int, k1: int) -> Tensor:
         """The weights that tokens q0 to q1 - 1 put on tokens k0 to k1 - 1."""
-        opened = self.checked(layer, head)
+        opened = self.checked_layer(layer, head)
         for start, stop, count in ((q0, q1, self.n), (k0, k1, self.m)):
             if not 0 <= start < stop <= count:
                 raise ArgumentError(
@@ -175,11 +179,11 @@ class View:
                 )
         return opened.map(head)[0, 0, q0:q1, k0:k1]
 
-    # One head as a whole: each a pass or more over its map
+    # One head as a whole: each of these costs a pass or more over its map
 
     def thumbnail(self, layer: int, head: int | None, size: int = 64) -> BlockMeans:
         """The map of one head as means of size x size blocks; None is all heads of the layer."""
-        opened = self.checked(layer, head or 0)
+        opened = self.checked_layer(layer, head or 0)
         values = (opened.whole if head is None else opened.map(head)).thumbnail(size)[0]
         rows, keys = (
             edges(count, blocks)
@@ -189,7 +193,7 @@ class View:
 
     def sweep(self, layer: int, head: int, progress: Progress = silent) -> Sweep:
         """The result of one pass over the map of a head; it is kept."""
-        opened = self.checked(layer, head)
+        opened = self.checked_layer(layer, head)
         if head not in opened.sweeps:
             opened.sweeps[head] = sweep(opened.map(head), LINKS, progress)
         return opened.sweeps[head]
@@ -226,6 +230,7 @@ class View:
 
         `progress` counts layers.
         """
+        # Each is one number per head of a layer: (n_head,).
         measure: dict[str, Callable[[OpenLayer], Tensor]] = {
             "entropy": lambda one: one.whole.entropy()[0].mean(dim=-1),
             "received": lambda one: one.whole.received()[0].amax(dim=-1) / self.n,
@@ -243,11 +248,11 @@ class View:
             rows.append(measure[statistic](self.layer(layer)))
         progress(count, count)
         values = torch.stack(rows)
-        most = {"entropy": math.log(max(self.m, 2)), "distance": max(1.0, float(values.max()))}
-        return HeadGrid(statistic, STATISTICS[statistic], 0.0, most.get(statistic, 1.0), values)
+        high = {"entropy": math.log(max(self.m, 2)), "distance": max(1.0, float(values.max()))}
+        return HeadGrid(statistic, STATISTICS[statistic], 0.0, high.get(statistic, 1.0), values)
 
     def check_statistic(self, statistic: str) -> None:
-        """Raise unless the statistic is one of `statistics`."""
+        """Raise if this is one of STATISTICS that only a text which looks at itself has."""
         if statistic not in self.statistics:
             raise ArgumentError(
                 f"There is no {statistic} between two texts: no token of one is near to or far "
@@ -274,7 +279,7 @@ class View:
         tolerance = d_model * 2**-24 * size + off
         return Proof(float((ours - own).abs().max()), size, tolerance, len(rows))
 
-    def checked(self, layer: int, head: int, token: int = 0, key: int = 0) -> OpenLayer:
+    def checked_layer(self, layer: int, head: int, token: int = 0, key: int = 0) -> OpenLayer:
         """The layer, if it, the head, the query token and the key token are all there."""
         in_range("layer", layer, self.model.sizes.n_layer)
         in_range("head", head, self.model.sizes.n_head)

@@ -87,7 +87,7 @@ def what_if(
     """
     model, old, changed = _one_text_model(view, "What if"), view.reading, None
     for layer, head in off:
-        view.checked(layer, head)
+        view.checked_layer(layer, head)
     if not (off or edits):
         raise ArgumentError("Nothing is changed.\nName a head to switch off, or a token to change.")
     text: TokenizedText = model.tokens(edit(old, edits)) if edits else old
