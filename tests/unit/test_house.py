@@ -120,6 +120,7 @@ ORDER = (
     "wqkv.study.opened_layer",
     "wqkv.study.view",
     "wqkv.study.model",
+    "wqkv.study.patterns",
     "wqkv.study.heads",
     "wqkv.study.whatif",
     "wqkv.study.pair",

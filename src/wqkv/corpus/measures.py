@@ -16,7 +16,7 @@ from torch import Tensor
 from wqkv.attend.geometry import Rect, places
 from wqkv.attend.masks.algebra import Mask
 from wqkv.maps.attention_map import AttentionMap
-from wqkv.study.heads import COMMON, NEAR, PATTERNS
+from wqkv.study.patterns import COMMON, NEAR, PATTERNS
 from wqkv.study.tokens import TokenWindow
 
 #: Weights of a block, which stay in a processor's cache.
@@ -88,7 +88,7 @@ def _counts(ids: Tensor) -> Tensor:
 
 
 def measure(batch: Batch, maps: Sequence[AttentionMap]) -> tuple[list[Sums], list[Links]]:
-    """All measures of all layers. A word counts where `heads.sum_patterns` counts it.
+    """All measures of all layers. A token counts where study/patterns.py counts it.
 
     The strongest link is the one of most weight between two different words of which none is
     special, a separator, or the window's first token, where heads put what they do not need.

@@ -15,8 +15,8 @@ import torch
 
 from wqkv.corpus.measures import BINS, MEASURES, Sums
 from wqkv.errors import need
-from wqkv.study import heads as looked
-from wqkv.study.heads import PATTERNS
+from wqkv.study.heads import Heads, label_sums
+from wqkv.study.patterns import PATTERNS, PatternSums
 
 #: Sums are counted in units of 1 / UNIT. A float64 from 2^-7 on is a whole number of them.
 UNIT = 2**60
@@ -136,7 +136,7 @@ class Tally:
                 found.append(Row(layer, head, name, tokens, mean, variance, equal, histogram))
         return found
 
-    def label(self, source: str = "") -> looked.Heads:
+    def label(self, source: str = "") -> Heads:
         """What every head does, as `heads` says it of one text."""
         layers = []
         for layer in dict.fromkeys(layer for layer, _ in self.heads):
@@ -145,7 +145,7 @@ class Tally:
             parts = np.stack([value, flat, self.counts[here]]).astype(np.float64)
             layers.append(torch.from_numpy(parts[:, :, : len(PATTERNS)]).transpose(1, 2))
         tokens = int(self.counts[0, list(MEASURES).index("entropy")]) if self.heads else 0
-        return looked.label_sums(looked.PatternSums(layers, tokens), source)
+        return label_sums(PatternSums(layers, tokens), source)
 
 
 def merge(tallies: Iterable[Tally]) -> Tally:

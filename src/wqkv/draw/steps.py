@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from wqkv.draw.phrases import EVIDENCE, PHRASES
-from wqkv.study.heads import NEAR, Head
+from wqkv.study.heads import Head
 from wqkv.study.one_token import TokenStory
+from wqkv.study.patterns import NEAR
 
 #: What the steps can be told in.
 LANGUAGES = tuple(PHRASES)
