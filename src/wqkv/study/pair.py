@@ -100,7 +100,7 @@ class OpenPair:
             states = model.get_encoder()(input_ids=torch.tensor([text.ids], device="cpu"))[0]
         source = encoder.reading = replace(encoder.reading, final=states)
         if target is None:
-            before = done
+            before = done  # how many layers of the encoder
             target = self._write(states, lambda at, _: progress(before + at, total))
             done += room
         with (
@@ -134,9 +134,8 @@ class OpenPair:
         start = self._start_id()
         if start is None:  # mBART starts with the token of the language, which ends a text
             start = tokens.ids[-1]
-        kept = (
-            len(tokens.ids) - tokens.special[-1]
-        )  # nothing follows the end token, so no row of it
+        # Nothing follows the end token, so the decoder need not read it.
+        kept = len(tokens.ids) - tokens.special[-1]
         check_length(1 + kept, self.name, self.longest)
         first = self._special([start])
         return TokenizedText(
@@ -185,8 +184,9 @@ class OpenPair:
         known = set(self.tokenizer.all_special_ids)
         if len(ids) > 1 and ids[-1] in known:
             ids.pop()
-        marks = next((at for at, id in enumerate(ids) if id not in known), len(ids))
-        return extend(self.tokenizer, self._special(ids[: max(marks, 1)]), ids)
+        # The special tokens at the start are no text; the rest is written behind them.
+        start = next((at for at, id in enumerate(ids) if id not in known), len(ids))
+        return extend(self.tokenizer, self._special(ids[: max(start, 1)]), ids)
 
     def _special(self, ids: list[int]) -> TokenizedText:
         """Special tokens, which stand in no text."""
@@ -195,6 +195,7 @@ class OpenPair:
 
 
 def _states(states: Tensor) -> Any:
+    """The encoder's output in the class of transformers that a decoder takes."""
     return upstream.BaseModelOutput(last_hidden_state=states)
 
 

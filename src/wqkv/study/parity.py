@@ -110,7 +110,8 @@ def parity(
     parts = stacks(model)
     if model.training:
         raise ArgumentError("The model trains, so dropout may change it.\nCall model.eval() first.")
-    given = _inputs(model) if inputs is None else dict(inputs)
+    # Keyword arguments of the model's own forward, which differ from family to family.
+    given = _random_inputs(model) if inputs is None else dict(inputs)
     padding = given.get("attention_mask")
     if isinstance(padding, Tensor) and not bool(padding.all()):
         raise ArgumentError("`inputs` has padding.\nPass samples of one length.")
@@ -126,12 +127,12 @@ def parity(
         found[place] = LayerParity(*place, None, reason)
     done = 0
 
-    def heard(place: LayerPlace, Q: Tensor, K: Tensor | None, y: Tensor) -> None:
+    def compare(place: LayerPlace, Q: Tensor, K: Tensor | None, y: Tensor) -> None:
         nonlocal done
-        found[place] = _compared(model, place, Q, K, y)
+        found[place] = _compare_layer(model, place, Q, K, y)
         progress(done := done + 1, len(modules))
 
-    with torch.no_grad(), _listening(modules, heard):
+    with torch.no_grad(), _hooked(modules, compare):
         try:
             model(**given)
         except (TypeError, ValueError, RuntimeError, LookupError, AttributeError) as error:
@@ -149,14 +150,14 @@ def parity(
 
 
 @contextmanager
-def _listening(
+def _hooked(
     modules: Mapping[LayerPlace, Mapping[str, nn.Module]],
-    heard: Callable[[LayerPlace, Tensor, Tensor | None, Tensor], None],
+    compare: Callable[[LayerPlace, Tensor, Tensor | None, Tensor], None],
 ) -> Iterator[None]:
-    """Call `heard` with what reaches and what leaves every attention while the model runs."""
+    """Call compare(place, Q, K, y) for every attention that runs meanwhile; K is None if it is Q."""
     turns: dict[nn.Module, list[LayerPlace]] = {}  # layers that share modules go by their turn
-    readers: dict[nn.Module, str] = {}
-    now: dict[str, Tensor] = {}
+    readers: dict[nn.Module, str] = {}  # the modules that read Q, or K in cross-attention
+    read: dict[str, Tensor] = {}  # by the layer that runs
     hooks: list[RemovableHandle] = []
     for place, holds in modules.items():
         turns.setdefault(holds["WO"], []).append(place)
@@ -164,31 +165,32 @@ def _listening(
         if place[0].endswith("cross"):
             readers[holds["WK"]] = "K"
 
-    def reached(module: nn.Module, args: tuple[Any, ...]) -> None:
-        now[readers[module]] = args[0]
+    def keep_input(module: nn.Module, args: tuple[Any, ...]) -> None:
+        read[readers[module]] = args[0]
 
-    def left(module: nn.Module, args: tuple[Any, ...], y: Tensor) -> None:
-        deaf()  # our layer is made of these very modules, and may call them
-        heard(turns[module].pop(0), now.pop("Q"), now.pop("K", None), y)
-        listen()
+    def layer_ran(module: nn.Module, args: tuple[Any, ...], y: Tensor) -> None:
+        remove_hooks()  # our layer is made of these very modules, and may call them
+        compare(turns[module].pop(0), read.pop("Q"), read.pop("K", None), y)
+        add_hooks()
 
-    def listen() -> None:
-        # the first of all hooks on what is read, for those before it our layer runs too
-        hooks.extend(m.register_forward_pre_hook(reached, prepend=True) for m in readers)
-        hooks.extend(module.register_forward_hook(left) for module in turns)
+    def add_hooks() -> None:
+        # Ours comes before all other hooks on what is read: our layer calls the module with them,
+        # so it must be given what they were given.
+        hooks.extend(m.register_forward_pre_hook(keep_input, prepend=True) for m in readers)
+        hooks.extend(module.register_forward_hook(layer_ran) for module in turns)
 
-    def deaf() -> None:
+    def remove_hooks() -> None:
         while hooks:
             hooks.pop().remove()
 
-    listen()
+    add_hooks()
     try:
         yield
     finally:
-        deaf()
+        remove_hooks()
 
 
-def _compared(
+def _compare_layer(
     model: nn.Module, place: LayerPlace, Q: Tensor, K: Tensor | None, y: Tensor
 ) -> LayerParity:
     part, layer = place
@@ -206,7 +208,7 @@ def _compared(
     return LayerParity(part, layer, proof)
 
 
-def _inputs(model: Any) -> dict[str, Tensor]:
+def _random_inputs(model: Any) -> dict[str, Tensor]:
     """Random tokens, a random picture or a random sound: one sample of what the model reads."""
     config = model.config
     random = torch.Generator().manual_seed(0)
