@@ -154,7 +154,7 @@ def _hooked(
     modules: Mapping[LayerPlace, Mapping[str, nn.Module]],
     compare: Callable[[LayerPlace, Tensor, Tensor | None, Tensor], None],
 ) -> Iterator[None]:
-    """Call compare(place, Q, K, y) for every attention that runs meanwhile; K is None if it is Q."""
+    """Call compare(place, Q, K, y) for every attention that runs; K is None if it is Q."""
     turns: dict[nn.Module, list[LayerPlace]] = {}  # layers that share modules go by their turn
     readers: dict[nn.Module, str] = {}  # the modules that read Q, or K in cross-attention
     read: dict[str, Tensor] = {}  # by the layer that runs
