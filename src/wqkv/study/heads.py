@@ -160,7 +160,7 @@ def heads(
     return label_sums(sum_patterns(maps, tokens, special, separators))
 
 
-# A model that reads something for it
+# The heads of a model, which reads a text for it
 
 
 def probe(model: OpenModel, n: int = 40, seed: int = 0, progress: Progress = silent) -> Heads:
@@ -294,7 +294,7 @@ def _label_head(layer: int, head: int, scores: dict[str, Score | None]) -> Head:
 
 
 def _evidence(name: str, score: Score) -> str:
-    says = "puts {value} of its weight {on} (mean of {tokens} tokens; equal weights: {flat})"
+    sentence = "puts {value} of its weight {on} (mean of {tokens} tokens; equal weights: {flat})"
     if name == "uniform":
-        says = "reaches {value} {on} (mean of {tokens} tokens)"
-    return says.format(on=PATTERNS[name], **score.facts)
+        sentence = "reaches {value} {on} (mean of {tokens} tokens)"
+    return sentence.format(on=PATTERNS[name], **score.facts)

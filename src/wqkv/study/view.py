@@ -104,7 +104,7 @@ class View:
                 )
                 self._layers[layer] = opened
             self._layers.move_to_end(layer)
-            # The layer that nobody has asked for in the longest time goes first.
+            # The layer that was asked for least lately goes first.
             while (
                 len(self._layers) > 1 and sum(o.bytes for o in self._layers.values()) > KEPT_BYTES
             ):
