@@ -22,7 +22,8 @@ from benchmarks import report
 from wqkv.explorer.api import Api
 from wqkv.explorer.numbers import QUICK, SLOW
 from wqkv.explorer.request import Parameters
-from wqkv.study.model import OpenModel, Tokens
+from wqkv.study.model import OpenModel
+from wqkv.study.tokens import TokenizedText
 
 #: In seconds, on two cores, after the model has run.
 TARGETS = {"first paint": 2.0, "tile": 0.2}
@@ -65,7 +66,7 @@ def measure(length: int, clock: Callable[[], float]) -> dict[str, float]:
         return result
 
     model, ids = llama(length), torch.randint(3, 1000, (length,)).tolist()
-    api, tokens = Numbers(model), Tokens.of(ids)
+    api, tokens = Numbers(model), TokenizedText.of_ids(ids)
     with torch.no_grad():
         timed("the model alone", lambda: model.called(torch.tensor([ids])))
     seen = timed("the model, its proofs and the first link", lambda: api.open(tokens, _tell))

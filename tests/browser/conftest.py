@@ -69,8 +69,8 @@ def site(minilm) -> Iterator[Site]:
 
 
 @pytest.fixture(scope="module")
-def told(site) -> story.Story:
-    return story.of(site.view, LAYER, HEAD, IT)
+def told(site) -> story.TokenStory:
+    return story.token_story(site.view, LAYER, HEAD, IT)
 
 
 @pytest.fixture(scope="module")

@@ -249,7 +249,7 @@ def test_labels_come_with_their_evidence(open_page):
     assert page.locator("[data-key='h-0-2']").inner_text() == "prev"
     told = page.locator(".enlarged").inner_text()
     assert "previous word" in told
-    assert re.search(r"puts 1\.00 of its weight on the previous word \(mean of \d+ words", told)
+    assert re.search(r"puts 1\.00 of its weight on the previous token \(mean of \d+ tokens", told)
     assert re.search(r"previous word \(\d+\)", page.locator(".labels").inner_text())
     go(page, f"{page.url.partition('#')[2]}&lang=zh")
     told = page.locator(".enlarged").inner_text()

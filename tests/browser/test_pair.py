@@ -25,7 +25,7 @@ def pair(make):
 
 @pytest.fixture(scope="module")
 def views(pair):
-    return pair.read(READ, TARGET)
+    return pair.views(READ, TARGET)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_the_two_texts(open_page, site: Site):
 @pytest.mark.parametrize("lang", ["en", "zh"])
 def test_the_seven_steps(open_page, site, lang):
     page = open_page(f"{HERE}&lang={lang}&step=1")
-    told = story.of(site.view, 1, 1, WORD)
+    told = story.token_story(site.view, 1, 1, WORD)
     for number, step in enumerate(steps.tell(told, lang=lang), start=1):
         page.keyboard.press(str(number))
         settled(page)
@@ -158,15 +158,15 @@ def test_the_other_two_attentions(open_page, views, name):
     assert page.url.partition("v=")[2].partition("&")[0] == part(open_page, name)
     assert page.locator(f"[data-key='part-{name}']").get_attribute("aria-pressed") == "true"
     sizes = view.model.sizes
-    assert page.locator("#pick-layer option").count() == sizes["n_layer"]
-    assert page.locator("#pick-head option").count() == sizes["n_head"]
+    assert page.locator("#pick-layer option").count() == sizes.n_layer
+    assert page.locator("#pick-head option").count() == sizes.n_head
     titles = page.locator(".flow [data-j]").evaluate_all("parts => parts.map(part => part.title)")
     row = view.row(1, 1, WORD).weights.tolist()
     assert titles == [f"{j}: {steps.weight(one)}" for j, one in enumerate(row)]
     page.locator("#tab-grid").click()
     page.locator("[data-key='stat-label']").click()
     settled(page)
-    maps = [view.layer(i).whole for i in range(sizes["n_layer"])]
+    maps = [view.layer(i).whole for i in range(sizes.n_layer)]
     found = heads(maps, view.reading.tokens, view.reading.special)
     assert found[1][1].evidence in page.locator(".enlarged").inner_text()
     page.go_back()
@@ -192,7 +192,7 @@ def test_the_model_writes_where_nothing_is_given(open_page, pair):
     page.locator("#text").press("Enter")
     page.wait_for_url(lambda url: "text=" in url)
     settled(page)
-    view = pair.read("the sea was dark")["cross"]
+    view = pair.views("the sea was dark")["cross"]
     shown = page.locator(".twotexts .flow").first.locator("[data-j]").all_inner_texts()
     assert shown == list(view.reading.tokens)
     assert "By the model" in page.locator("#view").inner_text()

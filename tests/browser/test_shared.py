@@ -8,7 +8,7 @@ from importlib.resources import files
 import torch
 
 from wqkv.draw import steps
-from wqkv.maps.pictures import DARK, LIGHT
+from wqkv.maps.display import DARK, LIGHT, color
 
 PAGE = files("wqkv.explorer") / "page"
 
@@ -38,12 +38,6 @@ def characters() -> list[str]:
     """A string of each character that Python knows; not those that a later Unicode may have."""
     known = (chr(i) for i in range(sys.maxunicode + 1) if not 0xD800 <= i < 0xE000)
     return [one for one in known if unicodedata.category(one) not in ("Cn", "Co")]
-
-
-def mixed(level: float, stops) -> list[int]:
-    """The color at a level from 0 to 1."""
-    low, high, share = (*stops[:2], 2 * level) if 2 * level < 1 else (*stops[1:], 2 * level - 1)
-    return [round(a + (b - a) * share) for a, b in zip(low, high, strict=True)]
 
 
 def run(page, file: str, call: str, given):
@@ -76,14 +70,15 @@ def test_colors(open_page):
     for theme, stops in (("light", LIGHT), ("dark", DARK)):
         page = open_page(f"theme={theme}")
         ramp = run(page, "color.js", "all.ramp(one)", levels)
-        assert ramp == [mixed(x, stops) for x in levels]
+        assert ramp == [list(color(x, stops)) for x in levels]
         tints = run(page, "color.js", "all.tint(one)", levels)
-        assert tints == [mixed(x**0.5, stops) for x in levels]
+        assert tints == [list(color(x**0.5, stops)) for x in levels]
 
 
 def test_themes():
     """The page and `wqkv see --html` have the colors of one family, each on its own ground."""
-    ours, story = ((PAGE / name).read_text("utf-8") for name in ("open.css", "story.css"))
+    ours = (PAGE / "open.css").read_text("utf-8")
+    story = (files("wqkv.draw") / "pages/story.css").read_text("utf-8")
     light, dark = (
         dict(re.findall(r"--(\w+):(#\w+)", part)) for part in story.split("@media", 2)[:2]
     )

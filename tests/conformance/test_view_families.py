@@ -11,9 +11,9 @@ import torch
 from tests.conformance.test_from_hf import CASES, tiny
 from wqkv.errors import ArgumentError
 from wqkv.study import one_token as story
-from wqkv.study.model import OpenModel, Tokens
+from wqkv.study.model import OpenModel
 from wqkv.study.pair import OpenPair
-from wqkv.study.view import View
+from wqkv.study.tokens import TokenizedText
 
 IDS = torch.randint(3, 61, (11,), generator=torch.Generator().manual_seed(0)).tolist()
 #: They read pictures or sounds, or a picture beside the text.
@@ -37,16 +37,16 @@ def opened(case: str) -> OpenModel:
 
 @pytest.mark.parametrize("case", [case for case in CASES if case not in (*OTHERS, *REFUSED)])
 def test_family(case):
-    model, words = opened(case), Tokens.of(IDS)
-    view = View.read(model, words)
-    for layer in range(model.sizes["n_layer"]):
+    model, words = opened(case), TokenizedText.of_ids(IDS)
+    view = model.view(words)
+    for layer in range(model.sizes.n_layer):
         proof = view.proof(layer)
         assert proof.holds and proof.size > 0.1, (layer, proof)
         assert proof.difference < 0.5 * proof.tolerance, (layer, proof)  # no near miss
-    layer, head, word = model.sizes["n_layer"] - 1, model.sizes["n_head"] - 2, 9
+    layer, head, word = model.sizes.n_layer - 1, model.sizes.n_head - 2, 9
     off = model.run(words, off=[(layer, head)])
     lacks = view.reading.outputs[layer][0, word] - off.outputs[layer][0, word]
-    told, allowed = story.of(view, layer, head, word), view.proof(layer).tolerance
+    told, allowed = story.token_story(view, layer, head, word), view.proof(layer).tolerance
     assert (told.share - lacks).abs().max() <= allowed
     row = view.row(layer, head, word)
     assert row.output == pytest.approx(float(lacks.norm()), rel=1e-3, abs=allowed)
@@ -59,7 +59,7 @@ def test_family(case):
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_refused(case):
     with pytest.raises(ArgumentError, match=REFUSED[case]):
-        View.read(opened(case), Tokens.of(IDS))
+        opened(case).view(TokenizedText.of_ids(IDS))
 
 
 @pytest.mark.parametrize("case", TWO_TEXTS.split())
@@ -67,10 +67,10 @@ def test_family_of_two_texts(case):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of configurations that say too much
         model = OpenPair(tiny(case).float(), None, case)
-    views = model.run(Tokens.of(IDS), Tokens.of(IDS[6::-1]))
+    views = model.run(TokenizedText.of_ids(IDS), TokenizedText.of_ids(IDS[6::-1]))
     assert [(view.n, view.m) for view in views.values()] == [(11, 11), (7, 7), (7, 11)]
     for view in views.values():
-        for layer in range(view.model.sizes["n_layer"]):
+        for layer in range(view.model.sizes.n_layer):
             proof = view.proof(layer)
             assert proof.holds and proof.size > 0.1, (layer, proof)
             assert proof.difference < 0.5 * proof.tolerance, (layer, proof)  # no near miss

@@ -1,11 +1,12 @@
-"""The models that the tests of look/ share: opened once."""
+"""The models that the tests share: opened once."""
 
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from wqkv.study.model import DEFAULT, OpenModel, open_model
+from wqkv.study.loading import DEFAULT
+from wqkv.study.model import OpenModel, open_model
 
 
 def folder(package: str) -> Path:

@@ -18,7 +18,7 @@ from wqkv.commands.given import EXAMPLE
 from wqkv.errors import ArgumentError
 from wqkv.explorer import server
 from wqkv.explorer.ticket import address_with_ticket
-from wqkv.study import heads, pair
+from wqkv.study import heads, loading, pair
 from wqkv.study import model as models
 from wqkv.study import one_token as story
 from wqkv.study import parity as look_parity
@@ -36,7 +36,7 @@ def opened(monkeypatch):
         asked.append(name)
         return "the model"
 
-    def tell(model, sentence, word, layer, head):
+    def clearest_story(model, sentence, word, layer, head):
         assert model == "the model"
         asked.append((sentence, word, layer, head))
         if word == "zebra":
@@ -44,7 +44,7 @@ def opened(monkeypatch):
         return make(sentence=sentence)
 
     monkeypatch.setattr(models, "open_model", open_model)
-    monkeypatch.setattr(story, "tell", tell)
+    monkeypatch.setattr(story, "clearest_story", clearest_story)
     return asked
 
 
@@ -218,7 +218,7 @@ def test_closed_pipe_ends_quietly(json_or_not):
         "from wqkv.study import model as models, one_token as story\n"
         "from tests.unit.draw.stories import make\n"
         "models.open_model = lambda *_: None\n"
-        "story.tell = lambda *_: make([f'w{i}' for i in range(211)])\n"
+        "story.clearest_story = lambda *_: make([f'w{i}' for i in range(211)])\n"
         "sys.exit(cli.main(['see', *map(str, range(9)), *sys.argv[1:]]))"
     )
     command = [sys.executable, "-c", code, *json_or_not]
@@ -486,7 +486,7 @@ def compared(monkeypatch):
     """A stand-in for the model and its parity; the names it was opened by."""
     asked = []
 
-    def open_bare(name, progress):
+    def load_bare(name, progress):
         progress("reading")
         asked.append(name)
         return "the model", "tiny-model"
@@ -496,7 +496,7 @@ def compared(monkeypatch):
         progress(1, 2)
         return test_parity.make(1e-7, 0.5 if asked[-1] == "wrong" else 1e-6)
 
-    monkeypatch.setattr(models, "open_bare", open_bare)
+    monkeypatch.setattr(loading, "load_bare", load_bare)
     monkeypatch.setattr(look_parity, "parity", found)
     return asked
 

@@ -45,18 +45,13 @@ def run(args: argparse.Namespace) -> None:
         need("rich", "show", "The terminal picture")
 
     from wqkv.draw.heads import as_json, save_csv, save_png, show
-    from wqkv.study.heads import TEXT, probe, read
+    from wqkv.study.heads import label_model, read
     from wqkv.study.model import open_model
 
     with spinner() as progress:
         model = open_model(args.model, progress)
     with bar(f"reading with {model.name}") as told:
-        if texts:
-            found = read(model, texts, source, told)
-        elif model.layer(0).mask.by_position:
-            found = probe(model, progress=told)
-        else:
-            found = read(model, [TEXT], "a built-in text", told)
+        found = read(model, texts, source, told) if texts else label_model(model, told)
 
     if args.csv:
         save_csv(found, args.csv)

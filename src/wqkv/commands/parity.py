@@ -31,11 +31,11 @@ def run(args: argparse.Namespace) -> bool:
         need("rich", "show", "The terminal picture")
 
     from wqkv.draw.parity import as_json, show
-    from wqkv.study.model import open_bare
+    from wqkv.study.loading import load_bare
     from wqkv.study.parity import parity
 
     with spinner() as progress:
-        model, name = open_bare(args.model, progress)
+        model, name = load_bare(args.model, progress)
     with bar(f"comparing {name}") as told:
         found = parity(model, progress=told)
 

@@ -13,7 +13,7 @@ from wqkv.commands.progress import spinner
 from wqkv.commands.screen import console, print_json
 
 if TYPE_CHECKING:
-    from wqkv.study.one_token import Story
+    from wqkv.study.one_token import TokenStory
 
 
 def add(commands: Commands) -> None:
@@ -43,11 +43,13 @@ def run(args: argparse.Namespace) -> None:
     _check(args, sentences)
 
     from wqkv.study.model import open_model
-    from wqkv.study.one_token import tell
+    from wqkv.study.one_token import clearest_story
 
     with spinner() as progress:
         model = open_model(args.model, progress)
-        stories = [tell(model, text, args.word, args.layer, args.head) for text in sentences]
+        stories = [
+            clearest_story(model, text, args.word, args.layer, args.head) for text in sentences
+        ]
 
     for story in stories if args.word else ():
         _say_which_token(story, args.word)
@@ -114,7 +116,7 @@ def _check(args: argparse.Namespace, sentences: Sequence[str]) -> None:
         need("rich", "show", "The terminal picture")
 
 
-def _say_which_token(story: Story, word: str) -> None:
+def _say_which_token(story: TokenStory, word: str) -> None:
     """Say which token is followed, if the word that was typed is not one token of the model."""
     token, wanted = story.tokens[story.token], word.strip()
     if wanted.casefold() not in (token.casefold(), str(story.token)):
@@ -125,7 +127,7 @@ def _say_which_token(story: Story, word: str) -> None:
         )
 
 
-def _print(stories: Sequence[Story]) -> None:
+def _print(stories: Sequence[TokenStory]) -> None:
     from wqkv.draw.terminal import see
 
     drawn = console()

@@ -18,7 +18,8 @@ from torch import Tensor
 from wqkv.attend.geometry import Rect, places
 from wqkv.attend.masks.algebra import Mask
 from wqkv.maps.attention_map import AttentionMap
-from wqkv.study.heads import COMMON, NEAR, PATTERNS, Window
+from wqkv.study.patterns import COMMON, NEAR, PATTERNS
+from wqkv.study.tokens import TokenWindow
 
 #: How many weights a block has, so that it stays in the processor's cache.
 CACHED = 2**20
@@ -64,7 +65,7 @@ class Batch:
     times in their window.
     """
 
-    def __init__(self, windows: Sequence[Window], pad: int) -> None:
+    def __init__(self, windows: Sequence[TokenWindow], pad: int) -> None:
         def padded(parts: Sequence[Sequence[int | bool]], fill: int | bool) -> Tensor:
             n = max(map(len, parts))
             return torch.tensor(
@@ -98,9 +99,9 @@ def measure(
 ) -> tuple[list[LayerSums], list[StrongestLinks]]:
     """Take all measures of all layers, and the strongest link of every window and head.
 
-    A token counts for a measure where `heads.count` counts it. The strongest link is the largest
-    weight between two different tokens of which neither is special, a separator, or the first of
-    the window: heads put the weight that they have no use for on those.
+    A token counts for a measure where study/patterns.py counts it. The strongest link is the
+    largest weight between two different tokens of which neither is special, a separator, or the
+    first of the window: heads put the weight that they have no use for on those.
 
     Args:
         maps: one a layer, each (window, n_head, n, n).

@@ -16,8 +16,9 @@ from wqkv.corpus.sums import KEPT, Example, Skipped, Tally
 from wqkv.errors import MissedError
 from wqkv.maps.attention_map import AttentionMap
 from wqkv.record.watch import watch
-from wqkv.study.heads import TEXT, Window, around, windows
-from wqkv.study.model import OpenModel, blank
+from wqkv.study.heads import TEXT
+from wqkv.study.model import OpenModel
+from wqkv.study.tokens import TokenWindow, is_blank, special_around, windows
 
 #: How many tokens a batch holds at most, with its padding, if it has more than one window.
 TOKENS = 2048
@@ -34,7 +35,7 @@ class DocumentWindow(NamedTuple):
     text: str
     part: int
     parts: int
-    window: Window
+    window: TokenWindow
 
     @property
     def length(self) -> int:
@@ -49,7 +50,7 @@ class Reader:
         self.model = model
         pad = model.tokenizer.pad_token_id
         self._pad: int = 0 if pad is None else pad
-        self._before = len(around(model)[0])  # special tokens before a text
+        self._before = len(special_around(model.tokenizer)[0])  # special tokens before a text
 
     def tally(self, documents: Sequence[Document], field: str) -> Tally:
         """Return the tally of some documents. It depends on them and on the model alone."""
@@ -85,7 +86,7 @@ class Reader:
         result = []
         for document in documents:
             text, problem = text_of(document, field)
-            found = [] if problem else windows(self.model, text)
+            found = [] if problem else self._token_windows(text)
             if not problem and all(all(special) for _, special, _ in found):
                 problem = f"no token that {self.model.name} knows"
             if problem:
@@ -97,6 +98,9 @@ class Reader:
                     for part, window in enumerate(found)
                 ]
         return result
+
+    def _token_windows(self, text: str) -> list[TokenWindow]:
+        return windows(self.model.tokenizer, text, self.model.longest)
 
     def batches(self, windows: Sequence[DocumentWindow]) -> Iterator[list[DocumentWindow]]:
         """Yield the windows in batches of like length, the longest first."""
@@ -115,7 +119,7 @@ class Reader:
     @cached_property
     def pads(self) -> bool:
         """Whether this model reads a text with padding as it reads it without."""
-        pair = windows(self.model, TEXT)[0], windows(self.model, TEXT[: TEXT.index(".")])[0]
+        pair = self._token_windows(TEXT)[0], self._token_windows(TEXT[: TEXT.index(".")])[0]
         try:
             a, b, both = (self._run(texts)[0] for texts in (pair[:1], pair[1:], pair))
         except MissedError:
@@ -125,7 +129,7 @@ class Reader:
             for x, y, z in zip(a, b, both, strict=True)
         )
 
-    def _run(self, texts: Sequence[Window]) -> tuple[list[LayerSums], list[StrongestLinks]]:
+    def _run(self, texts: Sequence[TokenWindow]) -> tuple[list[LayerSums], list[StrongestLinks]]:
         batch = Batch(texts, self._pad)
         with torch.no_grad(), watch(self.model.model) as seen:
             self.model.model(input_ids=batch.ids, attention_mask=batch.mask)
@@ -187,7 +191,7 @@ class Reader:
             )
             tokens = tokenizer.convert_ids_to_tokens(found["input_ids"])
             return text, [
-                (a, a) if blank(token) else (a, b)
+                (a, a) if is_blank(token) else (a, b)
                 for token, (a, b) in zip(tokens, found["offset_mapping"], strict=True)
             ]
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from wqkv.corpus.measures import BINS, MEASURES, LayerSums
 from wqkv.errors import need
-from wqkv.study import heads as one_text
-from wqkv.study.heads import PATTERNS
+from wqkv.study.heads import Heads, label_sums
+from wqkv.study.patterns import PATTERNS, PatternSums
 
 #: Sums are counted in units of 1 / UNIT. Every float64 from 2^-7 on is a whole number of them.
 UNIT = 2**60
@@ -155,7 +155,7 @@ class Tally:
                 )
         return found
 
-    def label(self, source: str = "") -> one_text.Heads:
+    def label(self, source: str = "") -> Heads:
         """Label every head by the rules that `wqkv.study.heads` has for one text."""
         layers = []
         for layer in dict.fromkeys(layer for layer, _ in self.heads):
@@ -165,7 +165,7 @@ class Tally:
             layers.append(torch.from_numpy(parts[:, :, : len(PATTERNS)]).transpose(1, 2))
         # Every token that counts has an entropy.
         tokens = int(self.counts[0, list(MEASURES).index("entropy")]) if self.heads else 0
-        return one_text.label(one_text.Tally(layers, tokens), source)
+        return label_sums(PatternSums(layers, tokens), source)
 
 
 def merge(tallies: Iterable[Tally]) -> Tally:

@@ -13,7 +13,8 @@ from wqkv.draw import steps
 from wqkv.draw.plots import check_format, fonts
 from wqkv.draw.to_json import Json
 from wqkv.errors import need
-from wqkv.study.heads import EVEN, LABELS, LIFT, PATTERNS, SHARE, UNCLASSIFIED, Head, Heads, Score
+from wqkv.study.heads import LABELS, UNCLASSIFIED, Head, Heads, Score
+from wqkv.study.patterns import EVEN, LIFT, PATTERNS, SHARE
 
 if TYPE_CHECKING:  # JSON and CSV need no rich
     from rich.console import Console

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from wqkv.draw import steps
 from wqkv.maps import display
-from wqkv.study.one_token import Story
+from wqkv.study.one_token import TokenStory
 
 #: What a drawing shows at most; where it leaves something out, it says so: characters of a title,
 #: bars of a vector, tokens of a text, tokens of a map's side, and rows of a table.
@@ -22,7 +22,7 @@ TITLE, BARS, TOKENS, MAP, TABLE = 200, 512, 256, 64, 12
 LEVELS = 16
 
 
-def page(stories: Sequence[Story]) -> str:
+def page(stories: Sequence[TokenStory]) -> str:
     """Return one self-contained page: each story in seven steps, its proof, its head's map."""
     style = asset("story.css") + _level_colors()
     script = asset("story.js")
@@ -73,7 +73,7 @@ def escaped(text: str) -> str:
     return escape(steps.visible(text))
 
 
-def _story(story: Story, i: int) -> str:
+def _story(story: TokenStory, i: int) -> str:
     drawings = [
         _text_around(story) + _vector("x", story.x),
         _matrices(story),
@@ -103,23 +103,23 @@ def _story(story: Story, i: int) -> str:
     )
 
 
-def _title(story: Story) -> str:
+def _title(story: TokenStory) -> str:
     sentence = steps.visible(story.sentence)
     return escape(sentence if len(sentence) <= TITLE else sentence[: TITLE - 3] + "...")
 
 
-def _text_around(story: Story) -> str:
+def _text_around(story: TokenStory) -> str:
     """The tokens around the chosen one."""
     near = steps.window(len(story.tokens), story.token, TOKENS)
     spans = [f"<bdi{_class_of(story, j)}>{escaped(story.tokens[j])}</bdi>" for j in near]
     return f"<p class=words>{' '.join(spans)}</p>{_window_note(story, near)}"
 
 
-def _class_of(story: Story, j: int) -> str:
+def _class_of(story: TokenStory, j: int) -> str:
     return " class=chosen" if j == story.token else " class=special" if story.special[j] else ""
 
 
-def _window_note(story: Story, near: range) -> str:
+def _window_note(story: TokenStory, near: range) -> str:
     if len(near) == len(story.tokens):
         return ""
     last = len(story.tokens) - 1
@@ -146,7 +146,7 @@ def _vector(name: str, values: Tensor) -> str:
     )
 
 
-def _matrices(story: Story) -> str:
+def _matrices(story: TokenStory) -> str:
     """x times each matrix, with the sizes."""
     rows = "".join(
         f"<div><span class=vec>x <small>{story.d_model}</small></span> <span>times</span>"
@@ -161,7 +161,7 @@ def _matrices(story: Story) -> str:
     return f"<div class=matrices>{rows}</div>"
 
 
-def _scores(story: Story) -> str:
+def _scores(story: TokenStory) -> str:
     """The score of each token in reading order; for a long text the best scores alone."""
     seen, n = steps.seen(story), len(story.tokens)
     shown = range(n) if n <= 2 * TABLE else sorted(seen[:TABLE])
@@ -182,7 +182,7 @@ def _scores(story: Story) -> str:
     return f"<table class=words><tr><th>at<th>word<th>score<th>{rows}</table>{note}"
 
 
-def _weights(story: Story) -> str:
+def _weights(story: TokenStory) -> str:
     """The tokens by falling weight, then one line each for the rest and for the hidden ones."""
     seen, hidden = steps.seen(story), steps.hidden(story)
     top = max((story.weights[j].item() for j in seen[:TABLE]), default=0.0) or 1.0
@@ -204,7 +204,7 @@ def _weights(story: Story) -> str:
     return f"<table class=words><tr><th>at<th>word<th>weight<th>{rows}</table>{notes}"
 
 
-def _token_row(story: Story, j: int, cells: str) -> str:
+def _token_row(story: TokenStory, j: int, cells: str) -> str:
     token = f"<th scope=row><bdi>{escaped(story.tokens[j])}</bdi>"
     return f"<tr{_class_of(story, j)}><td>{j}{token}{cells}"
 
@@ -213,7 +213,7 @@ def _bar_svg(shapes: str) -> str:
     return f'<svg class=bar aria-hidden="true">{shapes}</svg>'
 
 
-def _map(story: Story) -> str:
+def _map(story: TokenStory) -> str:
     """The head's weights from every token to every token, one colored cell per weight."""
     if story.map is None:
         return ""

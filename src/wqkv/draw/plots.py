@@ -8,7 +8,7 @@ from typing import Any
 
 from wqkv.draw import steps
 from wqkv.errors import ArgumentError, need
-from wqkv.study.one_token import Story
+from wqkv.study.one_token import TokenStory
 
 FORMATS = (".png", ".svg", ".pdf")
 #: The color that marks the chosen token.
@@ -30,7 +30,7 @@ def check_format(path: str | Path) -> None:
         )
 
 
-def save_map(story: Story, path: str | Path) -> None:
+def save_map(story: TokenStory, path: str | Path) -> None:
     """Draw the weights from every token to every token to a file; the chosen token's row is framed.
 
     The color follows the square root of the weight, so that small weights can be seen.

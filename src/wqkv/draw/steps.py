@@ -10,8 +10,9 @@ import torch
 
 from wqkv.draw.phrases import EVIDENCE, PHRASES
 from wqkv.maps.display import number, weight
-from wqkv.study.heads import NEAR, Head
-from wqkv.study.one_token import Story
+from wqkv.study.heads import Head
+from wqkv.study.one_token import TokenStory
+from wqkv.study.patterns import NEAR
 
 #: The languages of the steps.
 LANGUAGES = tuple(PHRASES)
@@ -73,18 +74,18 @@ def bars(values: torch.Tensor, most: int) -> tuple[list[float], int]:
     return [sum(part) / len(part) for part in parts], per
 
 
-def hidden(story: Story) -> list[int]:
+def hidden(story: TokenStory) -> list[int]:
     """Return the positions that the chosen token may not see."""
     return [j for j, score in enumerate(story.scores.tolist()) if score == -math.inf]
 
 
-def seen(story: Story) -> list[int]:
+def seen(story: TokenStory) -> list[int]:
     """Return the positions that the chosen token may see, by falling weight."""
     scores = story.scores.tolist()
     return [j for j in story.ranked if scores[j] != -math.inf]
 
 
-def tell(story: Story, encoding: str = "utf-8", lang: str = "en") -> tuple[StoryStep, ...]:
+def tell(story: TokenStory, encoding: str = "utf-8", lang: str = "en") -> tuple[StoryStep, ...]:
     """Return the seven steps of one story, from words to WO.
 
     Args:
@@ -148,7 +149,7 @@ def _first_numbers(values: torch.Tensor) -> str:
     return ", ".join([*numbers, "..."] if len(values) > 2 else numbers)
 
 
-def _score_formula(story: Story, ranked: list[int], encoding: str, say: dict[str, str]) -> str:
+def _score_formula(story: TokenStory, ranked: list[int], encoding: str, say: dict[str, str]) -> str:
     if not ranked:
         return say["scores_f_none"]
     score = f"q . k x {story.scale:.4g}" if story.scale != 1 else "q . k"
@@ -165,7 +166,9 @@ def _number_at(values: torch.Tensor, j: int) -> str:
     return number(values[j].item())
 
 
-def _softmax_step(story: Story, ranked: list[int], encoding: str, say: dict[str, str]) -> StoryStep:
+def _softmax_step(
+    story: TokenStory, ranked: list[int], encoding: str, say: dict[str, str]
+) -> StoryStep:
     n, token = len(story.keys), label(story.tokens, story.token, encoding)
     count = n - len(ranked)
     which = "none_hidden" if count == 0 else "one_hidden" if count == 1 else "hidden"
@@ -193,14 +196,14 @@ def _softmax_step(story: Story, ranked: list[int], encoding: str, say: dict[str,
     )
 
 
-def _context_formula(story: Story, ranked: list[int], encoding: str) -> str:
+def _context_formula(story: TokenStory, ranked: list[int], encoding: str) -> str:
     terms = [
         f"{weight(story.weights[j].item())} v({label(story.keys, j, encoding)})" for j in ranked[:3]
     ]
     return "context = " + " + ".join([*terms, "..."] if len(ranked) > 3 else terms or ["0"])
 
 
-def prove(story: Story, lang: str = "en") -> str:
+def prove(story: TokenStory, lang: str = "en") -> str:
     """Return the proof in one line, which begins with FAILED ITS PROOF when it does not hold."""
     say, proof = PHRASES[lang], story.proof
     facts = say["proof"].format(

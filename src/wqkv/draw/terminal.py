@@ -9,7 +9,7 @@ from torch import Tensor
 from wqkv.draw import steps
 from wqkv.errors import need
 from wqkv.maps import display
-from wqkv.study.one_token import Story
+from wqkv.study.one_token import TokenStory
 
 need("rich", "show", "The terminal picture")
 
@@ -27,7 +27,7 @@ TO_ASCII = str.maketrans("▁▄█▔▀▏▎▍▌▋▊▉…", ".o#'o...###
 INDENT, TOP, GUTTER = 3, 12, 30
 
 
-def see(story: Story, console: Console) -> None:
+def see(story: TokenStory, console: Console) -> None:
     """Print what one head does to one token, in seven steps and a proof.
 
     The lines fit the console's width. There are no escape codes unless the console shows colors.
@@ -102,7 +102,7 @@ class Pen:
             row.truncate(self.width)
             self.write(row.copy() if row.plain.strip() else Text(""))
 
-    def token(self, story: Story, j: int, width: int, pad: bool = False) -> Text:
+    def token(self, story: TokenStory, j: int, width: int, pad: bool = False) -> Text:
         """Return token j in at most `width` cells, bold if it is chosen, and dim if special.
 
         Args:
@@ -118,7 +118,7 @@ class Pen:
         return text
 
 
-def _text_around(pen: Pen, story: Story) -> None:
+def _text_around(pen: Pen, story: TokenStory) -> None:
     """Print the text, or as much of it around the chosen token as fits in three lines."""
     texts = [pen.token(story, j, min(24, pen.width)) for j in range(len(story.tokens))]
     first = last = story.token
@@ -171,7 +171,7 @@ def _vector(pen: Pen, name: str, values: Tensor) -> None:
         pen.write(Text(f"each bar is the mean of {per} neighboring numbers", "dim"))
 
 
-def _ranking(pen: Pen, story: Story) -> None:
+def _ranking(pen: Pen, story: TokenStory) -> None:
     """Print the tokens by falling weight, then one line each for the rest and the hidden ones."""
     seen, hidden = steps.seen(story), steps.hidden(story)
     shown = seen[:TOP]
@@ -205,7 +205,7 @@ def _ranking(pen: Pen, story: Story) -> None:
         pen.write(line)
 
 
-def _proof(pen: Pen, story: Story) -> None:
+def _proof(pen: Pen, story: TokenStory) -> None:
     style = "bold green" if story.proof.holds else "bold white on red"
     pen.write(Text(steps.visible(steps.prove(story), pen.encoding), style), indent=0)
 

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from wqkv import __version__
 from wqkv.maps.proof import Proof
-from wqkv.study.one_token import Story
+from wqkv.study.one_token import TokenStory
 
 #: What JSON can hold.
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | None"
 
 
-def as_json(stories: Sequence[Story]) -> dict[str, Json]:
+def as_json(stories: Sequence[TokenStory]) -> dict[str, Json]:
     """Return every field of every story for strict JSON.
 
     JSON has no infinity: a score of -inf (a hidden token) is None, as is every number that is not
@@ -35,7 +35,7 @@ def as_json(stories: Sequence[Story]) -> dict[str, Json]:
     }
 
 
-def _story(story: Story) -> dict[str, Json]:
+def _story(story: TokenStory) -> dict[str, Json]:
     ranked = [
         {"token": story.tokens[j], "position": j, "weight": story.weights[j].item()}
         for j in story.ranked

@@ -10,12 +10,10 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from wqkv import __version__
 from wqkv.draw.to_json import plain
-from wqkv.errors import ArgumentError
 from wqkv.explorer import as_python
 from wqkv.explorer.jobs import Refused
 from wqkv.explorer.schema import (
@@ -27,12 +25,14 @@ from wqkv.explorer.schema import (
     ViewAnswer,
     WhatIfAnswer,
 )
-from wqkv.study import one_token
-from wqkv.study.heads import TEXT, Heads, heads, probe, read
-from wqkv.study.model import OpenModel, Part, Step, Tokens
-from wqkv.study.pair import OpenPair
-from wqkv.study.view import View
-from wqkv.study.whatif import Next, generate, what_if
+from wqkv.study.callbacks import Progress
+from wqkv.study.heads import Heads, label_heads
+from wqkv.study.model import TextModel
+from wqkv.study.one_token import ClearLink, clearest_link
+from wqkv.study.part import ModelPart
+from wqkv.study.tokens import TokenizedText
+from wqkv.study.view import EachLayer, View
+from wqkv.study.whatif import NextToken, generate, what_if
 
 #: So many views are held, and so many bytes of them; the one asked least lately goes first.
 VIEWS, HELD = 8, 2**32
@@ -47,7 +47,7 @@ class OpenView:
     """
 
     view: View
-    first: one_token.Clear
+    first: ClearLink
     seconds: float
     python: str
     parts: dict[str, OpenView] = field(default_factory=dict)
@@ -70,79 +70,64 @@ class Api:
         source: what `open_model` was called with.
     """
 
-    def __init__(self, model: OpenModel | OpenPair, source: str | None = None) -> None:
+    def __init__(self, model: TextModel, source: str | None = None) -> None:
         self.model = model
         self.opening = as_python.opening(model, source)
         self._views: OrderedDict[str, OpenView] = OrderedDict()
         self._lock = threading.Lock()
         self._labels: Heads | None = None
 
+    @property
+    def one_text(self) -> bool:
+        """Whether the model has one attention alone, in which a text looks at itself."""
+        return len(self.model.parts) == 1
+
     def facts(self) -> ModelAnswer:
         """The model in numbers; see `ModelAnswer`."""
         model = self.model
-        parts = model.parts if isinstance(model, OpenPair) else {}
-        shown = model.parts["cross"] if isinstance(model, OpenPair) else model
-        sizes = 'model.parts["cross"].sizes' if parts else "model.sizes"
         return ModelAnswer(
-            **_sizes(shown),
+            **_sizes(model.parts[model.main]),
             name=model.name,
             family=model.family,
             dtype=str(next(model.model.parameters()).dtype).removeprefix("torch."),
             longest=model.longest,
             generates=model.speaker is not None,
-            parts={name: _sizes(part) for name, part in parts.items()},
+            parts={} if self.one_text else {n: _sizes(part) for n, part in model.parts.items()},
             version=__version__,
-            python=f"{self.opening}\n{sizes}",
+            python=f"{self.opening}\nmodel.parts[{model.main!r}].sizes",
         )
 
     # Reading
 
-    def fits(self, target: str | None) -> None:
-        """Refuse a second text where the model writes none."""
-        if target is not None and not isinstance(self.model, OpenPair):
-            raise ArgumentError(
-                f"{self.model.name} writes no second text, and there is a target.\nPass one text."
-            )
-
-    def open(self, text: str, step: Step, target: str | None = None) -> OpenView:
+    def open(self, text: str, progress: Progress, target: str | None = None) -> OpenView:
         """Read a text, prove every layer, and find the clearest link.
 
         Args:
             target: what a model of two texts has written; None lets it write.
         """
-        self.fits(target)
-        if isinstance(self.model, OpenPair):
-            return self._open_pair(self.model, text, step, target)
         begun = time.monotonic()
-        links: list[one_token.Clear] = []
-        step(0, self.model.sizes["n_layer"])
-        view = View.read(self.model, text, _keep_clearest(links, step))
-        return OpenView(view, _clearest(links), time.monotonic() - begun, self.python(text))
-
-    def _open_pair(self, model: OpenPair, text: str, step: Step, target: str | None) -> OpenView:
-        begun = time.monotonic()
-        links: dict[str, list[one_token.Clear]] = {part: [] for part in model.parts}
+        links: dict[str, list[ClearLink]] = {part: [] for part in self.model.parts}
 
         def each(view: View, layer: int) -> None:
-            assert view.model.part is not None
-            links[view.model.part].append(one_token.clearest(view, layer))
+            links[view.model.part].append(clearest_link(view, layer))
 
-        views = model.read(text, target, step, each)
+        views = self.model.views(text, target, progress, each)
         seconds = time.monotonic() - begun
         parts: dict[str, OpenView] = {}
         for name, view in views.items():
             python = f"{self.python(text, target)}\nview = views[{name!r}]"
             parts[name] = OpenView(view, _clearest(links[name]), seconds, python, parts, target)
-        return parts["cross"]
+        main = parts[self.model.main]
+        return replace(main, parts={}) if self.one_text else main
 
     def python(self, text: str, target: str | None = None) -> str:
         """The lines that open the model and read a text."""
-        return f"{self.opening}\n{as_python.reading(self.model, text, target)}"
+        return f"{self.opening}\n{as_python.reading(text, target)}"
 
     # The model runs again
 
     def what_if(
-        self, seen: OpenView, off: list[tuple[int, int]], edits: dict[int, str], step: Step
+        self, seen: OpenView, off: list[tuple[int, int]], edits: dict[int, str], progress: Progress
     ) -> WhatIfAnswer:
         """The text with heads switched off and tokens replaced, before and after.
 
@@ -150,12 +135,12 @@ class Api:
             off: (layer, head) of every head that is switched off.
             edits: what stands in place of some tokens, by their positions.
         """
-        links: list[one_token.Clear] = []
-        begun, count = time.monotonic(), seen.view.model.sizes["n_layer"]
+        links: list[ClearLink] = []
+        begun, count = time.monotonic(), seen.view.model.sizes.n_layer
         if off:  # no view comes of it, so no link is looked for
-            found = what_if(seen.view, off, edits, lambda _, layer: step(layer + 1, count))
+            found = what_if(seen.view, off, edits, lambda _, layer: progress(layer + 1, count))
         else:
-            found = what_if(seen.view, off, edits, _keep_clearest(links, step))
+            found = what_if(seen.view, off, edits, _keep_clearest(links, progress))
         call = f"wqkv.what_if(view, {off}, {edits})"
         opened = None
         if found.view is not None:
@@ -172,13 +157,13 @@ class Api:
             python=seen.says(call),
         )
 
-    def generate(self, seen: OpenView, count: int, step: Step) -> GenerateAnswer:
+    def generate(self, seen: OpenView, count: int, progress: Progress) -> GenerateAnswer:
         """At most `count` tokens that the model writes after the text."""
-        links: list[one_token.Clear] = []
-        begun, layers = time.monotonic(), seen.view.model.sizes["n_layer"]
+        links: list[ClearLink] = []
+        begun, layers = time.monotonic(), seen.view.model.sizes.n_layer
         total = count + layers
-        each = _keep_clearest(links, lambda done, _: step(count + done, total))
-        found = generate(seen.view, count, lambda done, _: step(done, total), each)
+        each = _keep_clearest(links, lambda done, _: progress(count + done, total))
+        found = generate(seen.view, count, lambda done, _: progress(done, total), each)
         call = f"wqkv.generate(view, {count})"
         python, seconds = seen.says(f"view = {call}.view"), time.monotonic() - begun
         return GenerateAnswer(
@@ -228,13 +213,13 @@ class Api:
         return ViewAnswer(
             **_text(reading),
             n=view.n,
-            part=view.model.part,
+            part=view.model.part if seen.parts else None,
             parts=list(seen.parts),
             target=seen.target,
             read=(seen.parts["encoder"].view if seen.parts else view).reading.sentence,
             keys=None if reading.source is None else _text(reading.source),
             statistics=view.statistics,
-            proofs=plain([view.proof(i) for i in range(view.model.sizes["n_layer"])]),
+            proofs=plain([view.proof(i) for i in range(view.model.sizes.n_layer)]),
             first={"layer": layer, "head": head, "token": token},
             engine=view.layer(layer).engine(),
             seconds=seen.seconds,
@@ -243,67 +228,54 @@ class Api:
 
     # What every head does
 
-    def labels(self, seen: OpenView, step: Step) -> tuple[Heads, str]:
+    def labels(self, seen: OpenView, progress: Progress) -> tuple[Heads, str]:
         """The label of every head, and the lines that find it.
 
         Of a model of one text it is a matter of the model, found once; of a model of two texts it
         is what the heads do in this text.
         """
-        if isinstance(self.model, OpenPair):
-            view, layers = seen.view, range(seen.view.model.sizes["n_layer"])
-            maps = (view.layer(i).whole for i in layers)
-            lines = (
-                "import wqkv",
-                f"maps = [view.layer(i).whole for i in {layers}]",
-                "wqkv.heads(maps, view.reading.tokens, view.reading.special)",
-            )
-            return heads(maps, view.reading.tokens, view.reading.special), seen.says(*lines)
-        causal = self.model.layer(0).mask.by_position
-        if self._labels is None and causal:
-            self._labels = probe(self.model, progress=step)
-        elif self._labels is None:
-            self._labels = read(self.model, [TEXT], "a built-in text", step)
-        call = "probe(model)" if causal else "read(model, [TEXT])"
-        return (
-            self._labels,
-            f"{self.opening}\nfrom wqkv.study.heads import TEXT, probe, read\n{call}",
-        )
+        python = seen.says("from wqkv.study.heads import label_heads", "label_heads(view)")
+        if not self.one_text:
+            return label_heads(seen.view, progress), python
+        if self._labels is None:
+            self._labels = label_heads(seen.view, progress)
+        return self._labels, python
 
 
-def _keep_clearest(links: list[one_token.Clear], step: Step) -> Callable[[View, int], None]:
+def _keep_clearest(links: list[ClearLink], progress: Progress) -> EachLayer:
     """What is done after every layer of a reading: keep its clearest link, and tell of it."""
 
     def each(view: View, layer: int) -> None:
-        links.append(one_token.clearest(view, layer))
-        step(layer + 1, view.model.sizes["n_layer"])
+        links.append(clearest_link(view, layer))
+        progress(layer + 1, view.model.sizes.n_layer)
 
     return each
 
 
-def _clearest(links: list[one_token.Clear]) -> one_token.Clear:
+def _clearest(links: list[ClearLink]) -> ClearLink:
     """The clearest of the links that were found, one of each layer."""
     return max(links, key=lambda link: link.clearness)
 
 
-def _outcome(top: tuple[Next, ...] | None, similarity: float | None) -> OutcomeFacts:
+def _outcome(top: tuple[NextToken, ...] | None, similarity: float | None) -> OutcomeFacts:
     """What comes of a text: the likeliest next tokens, or the similarity to the text before."""
     return {"similarity": plain(similarity)} if top is None else {"top": plain(top)}
 
 
-def _text(tokens: Tokens) -> TextFacts:
+def _text(tokens: TokenizedText) -> TextFacts:
     return TextFacts(
         text=tokens.sentence, tokens=tokens.tokens, special=tokens.special, spans=tokens.spans
     )
 
 
-def _sizes(part: Part) -> PartFacts:
+def _sizes(part: ModelPart) -> PartFacts:
     ours, sizes = part.layer(0), part.sizes
     return PartFacts(
-        n_layer=sizes["n_layer"],
-        n_head=sizes["n_head"],
-        n_kv_head=sizes["n_kv_head"],
-        d_model=sizes["d_model"],
-        d_k=sizes["d_k"],
+        n_layer=sizes.n_layer,
+        n_head=sizes.n_head,
+        n_kv_head=sizes.n_kv_head,
+        d_model=sizes.d_model,
+        d_k=sizes.d_k,
         d_v=ours.d_v,
         causal=ours.mask.by_position,
         position="" if ours.position is None else repr(ours.position),

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-from wqkv.study.model import OpenModel
-from wqkv.study.pair import OpenPair
+from wqkv.study.model import TextModel
 
 #: A text of up to so many characters is spelled out in the lines; a longer one is read from a file.
 SPELLED = 2000
 
 
-def opening(model: OpenModel | OpenPair, source: str | None) -> str:
+def opening(model: TextModel, source: str | None) -> str:
     """The lines that open `model`; `source` is what it was opened by, None by default."""
     name = "" if source is None else repr(source)
-    if isinstance(model, OpenPair):
-        return f"from wqkv.study.pair import open_pair\nmodel = open_pair({name})"
-    return f"import wqkv\nmodel = wqkv.open_model({name})"
+    if model.opener == "open_model":
+        return f"import wqkv\nmodel = wqkv.open_model({name})"
+    return f"from {type(model).__module__} import {model.opener}\nmodel = {model.opener}({name})"
 
 
-def reading(model: OpenModel | OpenPair, text: str, target: str | None = None) -> str:
-    """The lines that read `text` with `model`: as `view`, or as `views` of a model of two texts.
+def reading(text: str, target: str | None = None) -> str:
+    """The lines that read `text` with `model`, as `views` by the names of its attentions.
 
     Args:
         target: what a model of two texts was told to write; None lets it write.
     """
-    if not isinstance(model, OpenPair):
-        return f"{_spelled('text', text)}\nview = wqkv.View.read(model, text)"
     if target is None:
-        return f"{_spelled('text', text)}\nviews = model.read(text)"
+        return f"{_spelled('text', text)}\nviews = model.views(text)"
     given = f"{_spelled('text', text)}\n{_spelled('target', target)}"
-    return f"{given}\nviews = model.read(text, target)"
+    return f"{given}\nviews = model.views(text, target)"
 
 
 def _spelled(name: str, text: str) -> str:

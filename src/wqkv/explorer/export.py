@@ -17,7 +17,7 @@ from wqkv.explorer.api import Api, OpenView
 from wqkv.explorer.numbers import LONG, QUICK, SIDE, SLOW
 from wqkv.explorer.request import Parameters
 from wqkv.explorer.schema import Answer, Recorded, ServedModel, ViewAnswer
-from wqkv.study.model import Step
+from wqkv.study.callbacks import Progress
 
 #: So many bytes of answers are recorded; the page says so, and what was left out.
 CAP = 16 * 2**20
@@ -28,21 +28,26 @@ _EXPORT = re.compile(r"^export (?=(?:async )?function |class |const |let )", re.
 
 
 def export(
-    api: Api, seen: OpenView, at: tuple[int, int, int], lang: str, step: Step, cap: int = CAP
+    api: Api,
+    seen: OpenView,
+    at: tuple[int, int, int],
+    lang: str,
+    progress: Progress,
+    cap: int = CAP,
 ) -> str:
     """One page with a text in it, for a browser without network.
 
     Args:
         at: the layer, head and token that it opens at.
-        step: is told how many answers are recorded.
+        progress: is told how many answers are recorded.
     """
     layer, head, token = at
     start = f"layer={layer}&head={head}&token={token}&lang={lang}"
-    return page(record(api, seen, at, lang, step, cap), start)
+    return page(record(api, seen, at, lang, progress, cap), start)
 
 
 def record(
-    api: Api, seen: OpenView, at: tuple[int, int, int], lang: str, step: Step, cap: int
+    api: Api, seen: OpenView, at: tuple[int, int, int], lang: str, progress: Progress, cap: int
 ) -> Recorded:
     """The answers by what the page asks, as many as fit into `cap` bytes; and what did not fit."""
     model: ServedModel = {**api.facts(), "start": {"view": "1"}}
@@ -57,9 +62,9 @@ def record(
             key = f"views/1/{kind}?" + "&".join(f"{k}={given[k]}" for k in sorted(given))
             if key in answers:
                 continue
-            step(len(answers), total)
+            progress(len(answers), total)
             ask = Parameters({k: str(v) for k, v in given.items()})
-            answer = (QUICK | SLOW)[kind](api, seen, ask, lambda *_: step(len(answers), total))
+            answer = (QUICK | SLOW)[kind](api, seen, ask, lambda *_: progress(len(answers), total))
             size += _size(answer)
             if size > cap:
                 size -= _size(answer)
@@ -78,8 +83,8 @@ def _wanted(
     """What the page may ask for, the most needed first, in groups that have a name."""
     view, (layer, head, token) = seen.view, at
     n, m, own = view.n, view.m, view.reading.source is None
-    layers = range(view.model.sizes["n_layer"])
-    heads = [(one, other) for one in layers for other in range(view.model.sizes["n_head"])]
+    layers = range(view.model.sizes.n_layer)
+    heads = [(one, other) for one in layers for other in range(view.model.sizes.n_head)]
 
     def of(name: str, layer: int, head: int, **rest: int | str) -> Asked:
         return name, {"layer": layer, "head": head, **rest}

@@ -18,7 +18,7 @@ from typing import Any, Generic, Literal, NotRequired, TypedDict, TypeVar
 import torch
 
 from wqkv.errors import MissedError, WqkvError
-from wqkv.study.model import Step as Progress
+from wqkv.study.callbacks import Progress
 
 #: How many jobs are remembered with their results.
 REMEMBERED = 64

@@ -31,10 +31,11 @@ from wqkv.explorer.schema import (
     ThumbnailAnswer,
     TileAnswer,
 )
-from wqkv.study import one_token
-from wqkv.study.answers import Grid
-from wqkv.study.model import Step
-from wqkv.study.view import edges, labelled
+from wqkv.study.answers import HeadGrid
+from wqkv.study.callbacks import Progress
+from wqkv.study.heads import label_grid
+from wqkv.study.one_token import token_story
+from wqkv.study.view import edges
 
 #: The most weights of one side of a tile.
 SIDE = 256
@@ -44,11 +45,11 @@ LONG, STRONGEST, CURVE = 4096, 512, 1024
 RANKED = 64
 
 
-def story(api: Api, seen: OpenView, ask: Parameters, step: Step) -> StoryAnswer:
+def story(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> StoryAnswer:
     """What one head does to one token, and the seven steps in words."""
     layer, head, token = ask.integers("layer", "head", "token")
     lang = ask.choice("lang", "en", *steps.LANGUAGES)
-    told = one_token.of(seen.view, layer, head, token)
+    told = token_story(seen.view, layer, head, token)
     group, kept = head // (told.n_head // told.n_kv_head), token  # whose k and v are shown
     source: SourceFacts | None = None
     if told.source is not None:
@@ -98,7 +99,7 @@ def story(api: Api, seen: OpenView, ask: Parameters, step: Step) -> StoryAnswer:
     return answer
 
 
-def cell(api: Api, seen: OpenView, ask: Parameters, step: Step) -> CellAnswer:
+def cell(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> CellAnswer:
     """How one weight comes about, term by term."""
     at = ask.integers("layer", "head", "i", "j")
     found = seen.view.cell(*at)
@@ -119,7 +120,7 @@ def cell(api: Api, seen: OpenView, ask: Parameters, step: Step) -> CellAnswer:
     )
 
 
-def row(api: Api, seen: OpenView, ask: Parameters, step: Step) -> RowAnswer:
+def row(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> RowAnswer:
     """Where one token looks; of a text of more than LONG tokens only what can be drawn."""
     at = ask.integers("layer", "head", "i")
     found = seen.view.row(*at)
@@ -142,7 +143,7 @@ def row(api: Api, seen: OpenView, ask: Parameters, step: Step) -> RowAnswer:
     return answer
 
 
-def column(api: Api, seen: OpenView, ask: Parameters, step: Step) -> ColumnAnswer:
+def column(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> ColumnAnswer:
     """Who looks at one token. The first column of a head needs a pass over its map."""
     at = ask.integers("layer", "head", "j")
     found = seen.view.column(*at)
@@ -153,7 +154,7 @@ def column(api: Api, seen: OpenView, ask: Parameters, step: Step) -> ColumnAnswe
     )
 
 
-def tile(api: Api, seen: OpenView, ask: Parameters, step: Step) -> TileAnswer:
+def tile(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> TileAnswer:
     """The exact weights of a rectangle of at most SIDE x SIDE."""
     at = ask.integers("layer", "head", "q0", "q1", "k0", "k1")
     _, _, q0, q1, k0, k1 = at
@@ -163,7 +164,7 @@ def tile(api: Api, seen: OpenView, ask: Parameters, step: Step) -> TileAnswer:
     return TileAnswer(values=plain(seen.view.tile(*at)), python=seen.says(f"view.tile{at}"))
 
 
-def thumbnail(api: Api, seen: OpenView, ask: Parameters, step: Step) -> ThumbnailAnswer:
+def thumbnail(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> ThumbnailAnswer:
     """A whole map in `size` x `size` blocks: of one head, or of all heads of a layer."""
     layer, size = ask.integer("layer"), ask.integer("size", 64)
     if not 1 <= size <= 256:
@@ -179,20 +180,20 @@ def thumbnail(api: Api, seen: OpenView, ask: Parameters, step: Step) -> Thumbnai
     return answer
 
 
-def received(api: Api, seen: OpenView, ask: Parameters, step: Step) -> ReceivedAnswer:
+def received(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> ReceivedAnswer:
     """What every token receives from all tokens together."""
     layer, head = ask.integers("layer", "head")
-    found = seen.view.received(layer, head, step)
+    found = seen.view.received(layer, head, progress)
     python = seen.says(f"view.received({layer}, {head})")
     if seen.view.m <= LONG:
         return ReceivedAnswer(values=plain(found), python=python)
     return ReceivedAnswer(**_means(found), python=python)
 
 
-def distances(api: Api, seen: OpenView, ask: Parameters, step: Step) -> DistancesAnswer:
+def distances(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> DistancesAnswer:
     """How far one head looks."""
     layer, head = ask.integers("layer", "head")
-    found = seen.view.distances(layer, head, step)
+    found = seen.view.distances(layer, head, progress)
     return DistancesAnswer(
         edges=found.edges,
         mass=plain(found.mass),
@@ -201,27 +202,27 @@ def distances(api: Api, seen: OpenView, ask: Parameters, step: Step) -> Distance
     )
 
 
-def links(api: Api, seen: OpenView, ask: Parameters, step: Step) -> LinksAnswer:
+def links(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> LinksAnswer:
     """The `k` strongest weights of one head."""
     (layer, head), k = ask.integers("layer", "head"), ask.integer("k", 20)
-    found = seen.view.links(layer, head, k, step)
+    found = seen.view.links(layer, head, k, progress)
     return LinksAnswer(links=plain(found), python=seen.says(f"view.links({layer}, {head}, {k})"))
 
 
-def grid(api: Api, seen: OpenView, ask: Parameters, step: Step) -> GridAnswer:
+def grid(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> GridAnswer:
     """One number per head of the model; of the statistic "label" also what each head does."""
     statistic = ask.choice("statistic", "entropy", *seen.view.statistics)
     if statistic != "label":
-        return _grid(seen.view.grid(statistic, step), seen.says(f"view.grid({statistic!r})"))
+        return _grid(seen.view.grid(statistic, progress), seen.says(f"view.grid({statistic!r})"))
     lang = ask.choice("lang", "en", *steps.LANGUAGES)
-    found, python = api.labels(seen, step)
-    answer = _grid(labelled(found), python)
+    found, python = api.labels(seen, progress)
+    answer = _grid(label_grid(found), python)
     answer["evidence"] = [[steps.evidence(head, lang) for head in layer] for layer in found.table]
     answer["source"] = found.source
     return answer
 
 
-def _grid(found: Grid, python: str) -> GridAnswer:
+def _grid(found: HeadGrid, python: str) -> GridAnswer:
     return GridAnswer(
         statistic=found.statistic,
         unit=found.unit,
@@ -245,7 +246,7 @@ def _means(line: Tensor) -> MeansFacts:
     return MeansFacts(edges=bounds, values=plain(sums / sizes))
 
 
-Handler = Callable[[Api, OpenView, Parameters, Step], Answer]
+Handler = Callable[[Api, OpenView, Parameters, Progress], Answer]
 
 #: The answers that take milliseconds.
 QUICK: dict[str, Handler] = {"story": story, "cell": cell, "row": row, "tile": tile}

@@ -31,8 +31,8 @@ from wqkv.explorer.numbers import QUICK, SLOW
 from wqkv.explorer.request import Body, Parameters
 from wqkv.explorer.schema import ServedModel, StartFacts
 from wqkv.explorer.ticket import Ticket
+from wqkv.study.callbacks import Progress
 from wqkv.study.model import OpenModel
-from wqkv.study.model import Step as Progress
 from wqkv.study.pair import OpenPair
 
 need("starlette", "show", "The explorer")
@@ -97,7 +97,7 @@ def serve(
     from wqkv.explorer.protocol import TimedProtocol
 
     api = Api(model, source)
-    api.fits(target)
+    model.check_target(target)
     shown = canonical_host(host)
     family = socket.AF_INET6 if shown.startswith("[") else socket.AF_INET
     listening = socket.create_server((shown.strip("[]"), port), family=family)
@@ -318,7 +318,7 @@ class _Handlers:
     async def export(self, request: Request) -> Response:
         seen, ask = self.api.seen(request.path_params["view"]), Parameters(request.query_params)
         layer, head, token = ask.integers("layer", "head", "token")
-        seen.view.checked(layer, head, token)
+        seen.view.checked_layer(layer, head, token)
         lang = ask.choice("lang", "en", *PHRASES)
 
         def run(progress: Progress) -> str:

@@ -1,4 +1,4 @@
-"""What a View answers, as records of plain numbers; words, heads and layers count from 0."""
+"""What a View answers, as records of plain numbers; tokens, heads and layers count from 0."""
 
 from __future__ import annotations
 
@@ -9,8 +9,17 @@ from torch import Tensor
 
 from wqkv.maps.proof import Proof
 
+#: The numbers that one head is summed up by, and the unit of each.
+STATISTICS = {
+    "entropy": "nats",  # of a row's weights, mean over all rows
+    "received": "of 1",  # the largest share that one token receives, mean over all rows
+    "distance": "tokens",  # from the query token to its keys, mean over all rows
+    "sink": "of 1",  # the weight on the first token and a learned sink, mean over all rows
+    "label": "of 1",  # the score of the pattern that the head follows, see study/heads.py
+}
 
-class Term(NamedTuple):
+
+class ScoreTerm(NamedTuple):
     """One of the d_k products of a score."""
 
     q: float
@@ -19,14 +28,14 @@ class Term(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Cell:
+class WeightCell:
     """How one weight comes about: exp(score - lse), score = cap(q . k * scale) + bias.
 
     The terms, `dot` and what follows from it are float64 sums of the model's own q and k. A learned
     sink is one more score in lse. `hidden` says that the mask hides the key: the score is -inf.
     """
 
-    terms: tuple[Term, ...]
+    terms: tuple[ScoreTerm, ...]
     dot: float
     scale: float
     scaled: float
@@ -41,53 +50,53 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
-    """Where one word looks: every weight, and the length of what comes of it, |weight v WO|.
+class WeightRow:
+    """Where one token looks: its weight on every key token, and what each weight adds to it.
 
-    A learned sink takes the share `sink` of the row, and adds nothing. `output` is the length of
-    the sum, which the head adds to the word. `residual` is the proof of this one word, all heads
-    together; None where the model's own number was not kept.
+    A learned sink takes the share `sink` of the row, and adds nothing. `residual` is the proof of
+    this one token, all heads together; None where the model's own number was not kept.
     """
 
-    weights: Tensor  # (m,), one a word that can be looked at
-    effects: Tensor  # (m,)
+    weights: Tensor  # (m,)
+    effects: Tensor  # (m,) |weight_j v_j WO|, the length of what key token j adds
     sink: float | None
     lse: float
-    output: float
+    output: float  # the length of what the head adds to the token, the sum over all keys
     residual: Proof | None
 
 
 @dataclass(frozen=True)
-class Column:
-    """Who looks at one word; `received` is the sum."""
+class WeightColumn:
+    """Who looks at one key token: the weight that each query token puts on it."""
 
     weights: Tensor  # (n,)
-    received: float
+    received: float  # their sum
 
 
 @dataclass(frozen=True)
-class Blocks:
-    """Exact means of blocks: block b holds the words edges[b] to edges[b + 1] - 1.
+class BlockMeans:
+    """Exact means of the weights in blocks of a map.
 
-    `keys` are the edges of the words that are looked at, which may be fewer or more.
+    Block (a, b) has the query tokens edges[a] to edges[a + 1] - 1 and the key tokens keys[b] to
+    keys[b + 1] - 1.
     """
 
     edges: tuple[int, ...]
     keys: tuple[int, ...]
-    values: Tensor
+    values: Tensor  # (blocks, blocks), or (n_head, blocks, blocks)
 
 
 @dataclass(frozen=True)
 class Distances:
-    """How far a head looks: the mean weight of a row at edges[b] to edges[b + 1] - 1 words away."""
+    """How far a head looks, as means over all query tokens."""
 
-    edges: tuple[int, ...]
-    mass: Tensor
-    mean: float  # in words
+    edges: tuple[int, ...]  # in tokens
+    mass: Tensor  # mass[b] is the weight on keys edges[b] to edges[b + 1] - 1 tokens away
+    mean: float  # in tokens
 
 
-class Link(NamedTuple):
-    """The weight from word i to word j."""
+class WeightLink(NamedTuple):
+    """The weight that query token i puts on key token j."""
 
     i: int
     j: int
@@ -95,16 +104,15 @@ class Link(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Grid:
-    """One number a head, (n_layer, n_head); NaN where there is none. `low` to `high` is its scale.
-
-    `labels` and `evidence` say what a head does, where that is the statistic.
-    """
+class HeadGrid:
+    """One number per head; NaN where a head has none. A color scale of it goes from low to high."""
 
     statistic: str
     unit: str
     low: float
     high: float
-    values: Tensor
-    labels: tuple[tuple[str, ...], ...] | None = None
-    evidence: tuple[tuple[str, ...], ...] | None = None
+    values: Tensor  # (n_layer, n_head)
+    labels: tuple[tuple[str, ...], ...] | None = (
+        None  # of the statistic "label": per layer and head
+    )
+    evidence: tuple[tuple[str, ...], ...] | None = None  # of "label": a sentence for each

@@ -21,15 +21,15 @@ from wqkv.layer.convert.huggingface import check_plain
 from wqkv.maps.attention_map import AttentionMap, map_of
 from wqkv.study.sweep import Sweep
 
-#: Rows are gone through in blocks of about this many weights.
+#: The weights of many rows are computed in blocks of about this many.
 BLOCK = 2**22
 
 
 class OpenLayer:
     """A layer's numbers for the hidden states x, (1, n, d_model), that a model put into it.
 
-    `q` is (1, n_head, n, d_k), `k` and `v` are (1, n_kv_head, m, d), as they go into the scores;
-    they are made of `source`, (1, m, d_model), or of x itself, where m is n.
+    `q` is (1, n_head, n, d_k), `k` and `v` are (1, n_kv_head, m, d), normed and rotated as they go
+    into the scores. k and v are made of `source`, (1, m, d_model), or of x itself, where m is n.
     """
 
     @torch.no_grad()
@@ -41,13 +41,13 @@ class OpenLayer:
             )
         if layer.persistent:
             raise ArgumentError(
-                f"{layer.persistent} of the keys are persistent, which are no words of the text.\n"
+                f"{layer.persistent} of the keys are persistent, which are no tokens of the text.\n"
                 "Look at the layer with its `map` and `trace`."
             )
         check_plain(layer)
         self.layer, self.x = layer, x
         self.q, self.k, self.v = layer.qkv(x, source)
-        self._pushed: dict[int, Tensor] = {}
+        self._effects: dict[int, Tensor] = {}
         self._maps: dict[int, AttentionMap] = {}
         self.sweeps: dict[int, Sweep] = {}
 
@@ -69,7 +69,7 @@ class OpenLayer:
         return self._maps[head]
 
     def sink(self) -> Tensor:
-        """The weight on the first word and on a learned sink, mean over all rows: (n_head,)."""
+        """The weight on the first token and on a learned sink, mean over all rows: (n_head,)."""
         weight = self.whole.mass(0)
         if self.layer.sinks is not None:
             sinks = self.layer.sinks.detach().view(1, -1, 1)
@@ -87,7 +87,7 @@ class OpenLayer:
 
     @torch.no_grad()
     def row(self, head: int, i: int) -> tuple[Call, At, reference.Steps]:
-        """One row of one head as the specification has it: its call, its places, its steps."""
+        """Row i of one head, computed by the reference: its call, its positions, its steps."""
         one, of_keys = self._at(head)
         q, k, v = self.q[:, one, i : i + 1], self.k[:, of_keys], self.v[:, of_keys]
         call = call_of(q, k, v, self._rules(one, i))
@@ -95,20 +95,21 @@ class OpenLayer:
         return call, at, reference.steps(call, at)
 
     def rows(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Some rows of all heads, in parts: (which rows, their weights (n_head, rows, m))."""
+        """Some rows of all heads, in blocks: (which rows, their weights (n_head, rows, m))."""
         for here in rows.split(max(1, BLOCK // (self.q.shape[1] * self.k.shape[2]))):
             yield here, self.whole.rows(here)[0]
 
     @torch.no_grad()
     def output(self, rows: Tensor) -> tuple[Tensor, float]:
-        """What the layer adds to some words, made of their weights, and the weights' rounding.
+        """What the layer adds to some tokens, made of their weights, and the weights' rounding.
 
         A weight exp(score - lse) is off by up to 2^-23 (1 + |lse|) of itself; through v and WO that
-        is the second number, its largest over all words and channels: rule 1 of maps/proof.py.
+        is the second number, its largest over all tokens and channels: rule 1 of maps/proof.py.
         """
         parts, off = [], 0.0
         for here, weights in self.rows(rows):
-            by_key = weights.view(self.v.shape[1], -1, weights.shape[2])  # heads that share a v
+            # Heads that share a v are multiplied by it together.
+            by_key = weights.view(self.v.shape[1], -1, weights.shape[2])
             context, bulk = (
                 (by_key @ v).view(1, *weights.shape[:2], -1) for v in (self.v[0], self.v[0].abs())
             )
@@ -118,9 +119,9 @@ class OpenLayer:
         return torch.cat(parts), 2**-23 * off
 
     def _lse(self, rows: Tensor, weights: Tensor) -> Tensor:
-        """The lse of some rows, score - log(weight) of the strongest: (1, n_head, rows).
+        """The lse of some rows, as score - log(weight) of their strongest key: (1, n_head, rows).
 
-        The map's own `lse` would be one more pass over all of it.
+        The map's own `lse` would cost one more pass over the whole map.
         """
         top, key = weights.max(dim=-1)
         kv = torch.arange(len(key), device="cpu") // (len(key) // self.k.shape[1])
@@ -130,7 +131,7 @@ class OpenLayer:
         score = reference.apply_rules(self.call, product[None, ..., None], at)[..., 0]
         return (score - top.log()).masked_fill(top == 0, 0)  # a row that sees nothing
 
-    # One head's way out
+    # From the values of one head to the layer's output
 
     def WO(self, head: int) -> Tensor:
         """The rows of the paper's WO that belong to a head: (d_v, d_model)."""
@@ -143,24 +144,25 @@ class OpenLayer:
         return matrix.detach()
 
     @torch.no_grad()
-    def gated(self, head: int, i: int, values: Tensor) -> Tensor:
-        """Values (..., d_v) of a head after the gate of word i, if the layer has one."""
+    def apply_gate(self, head: int, i: int, values: Tensor) -> Tensor:
+        """Values (..., d_v) of a head times the gate of token i, if the layer has one."""
         if self.layer.gate is None:
             return values
         gate = torch.sigmoid(self.layer.WG(self.x[0, i]))
         return values * torch.unflatten(gate, 0, (self.layer.n_head, -1))[head]
 
-    def pushed(self, head: int, i: int) -> Tensor:
-        """|v_j WO| of every word j, after the gate of word i: (m,)."""
-        if self.layer.gate is not None or head not in self._pushed:
+    def full_effects(self, head: int, i: int) -> Tensor:
+        """|v_j WO|, what key token j would add to token i at weight 1: (m,)."""
+        # Without a gate it is the same for all i, and kept.
+        if self.layer.gate is not None or head not in self._effects:
             values = self.v[0, self._at(head)[1].start]
-            self._pushed[head] = (self.gated(head, i, values) @ self.WO(head)).norm(dim=1)
-        return self._pushed[head]
+            self._effects[head] = (self.apply_gate(head, i, values) @ self.WO(head)).norm(dim=1)
+        return self._effects[head]
 
-    # Calls
+    # Heads, and the keys that they share
 
     def _at(self, head: int) -> tuple[slice, slice]:
-        """Where a head stands, and the keys that it reads."""
+        """Which slice of q is a head's, and which of k and v."""
         kv = head // (self.q.shape[1] // self.k.shape[1])
         return slice(head, head + 1), slice(kv, kv + 1)
 

@@ -1,34 +1,38 @@
-"""A model that reads one text and writes another: what its three attentions look at, as views."""
+"""A model that reads one text and writes another: a view of each of its three attentions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from wqkv.errors import ArgumentError
-from wqkv.study.model import Loaded, OpenModel, Part, Reading, Step, Tokens, cut, fits, load
-from wqkv.study.view import View
-from wqkv.study.whatif import continued
+from wqkv.study.callbacks import Progress, silent
+from wqkv.study.loading import LoadedModel, load
+from wqkv.study.model import OpenModel
+from wqkv.study.part import ModelPart, TextReading
+from wqkv.study.tokens import TokenizedText, check_length, extend, tokenize
+from wqkv.study.view import EachLayer, View
 from wqkv.upstream import of_transformers as upstream
 
 #: The attentions of such a model, in the order in which they run.
 PARTS = ("encoder", "decoder", "cross")
-#: The most words that the model writes if it is not told what to write.
-WRITTEN = 256
-
-Each = Callable[[View, int], None]
+#: The most tokens that the model writes if it is not told what to write.
+MOST_WRITTEN = 256
 
 
 class OpenPair:
     """An encoder-decoder model, its tokenizer, and the layers of its three attentions as ours.
 
-    `parts` has them by name. In "cross" the words that are written look at those that were read.
+    `parts` has these by name. In "cross" the tokens that are written look at those that were read.
     """
+
+    opener: ClassVar[str] = "open_pair"
+    main: ClassVar[str] = "cross"
 
     def __init__(
         self, model: nn.Module, tokenizer: Any, name: str, speaker: nn.Module | None = None
@@ -40,64 +44,68 @@ class OpenPair:
                 "Compare its layers with `wqkv parity`, or open one with `from_hf`."
             )
         self.model, self.tokenizer, self.name, self.speaker = model, tokenizer, name, speaker
-        self.parts = {part: Part(model, name, part) for part in PARTS}
-        self.family = self.parts["cross"].family
+        self.parts = {part: ModelPart(model, name, part) for part in PARTS}
+        self.family = self.parts[self.main].family
         self.longest: int | None = getattr(model.config, "max_position_embeddings", None)
 
-    def read(
+    def check_target(self, target: str | None) -> None:
+        """Accept any target: this model writes a second text."""
+
+    def views(
         self,
         text: str,
         target: str | None = None,
-        step: Step = lambda done, total: None,
-        each: Each = lambda view, layer: None,
+        progress: Progress = silent,
+        each: EachLayer = lambda view, layer: None,
     ) -> dict[str, View]:
-        """A text and what is written of it, as views of the three attentions by name; see `run`.
+        """Read a text and write another, and return the views of the three attentions; see `run`.
 
         Args:
-            target: what is written; None lets the model write, each time the likeliest word, at
-                most WRITTEN.
+            target: what is written; None lets the model write, each time the likeliest token, at
+                most MOST_WRITTEN.
         """
-        tokens = cut(self.tokenizer, text, self.name, self.longest)
-        return self.run(tokens, None if target is None else self._given(target), step, each)
+        tokens = tokenize(self.tokenizer, text, self.name, self.longest)
+        given = None if target is None else self._decoder_input(target)
+        return self.run(tokens, given, progress, each)
 
     @torch.no_grad()
     def run(
         self,
-        tokens: Tokens,
-        target: Tokens | None,
-        step: Step = lambda done, total: None,
-        each: Each = lambda view, layer: None,
+        text: TokenizedText,
+        target: TokenizedText | None,
+        progress: Progress = silent,
+        each: EachLayer = lambda view, layer: None,
     ) -> dict[str, View]:
-        """The same of words that are cut already; `target` is what the decoder reads.
+        """The views of two texts that are cut into tokens; `target` is what the decoder reads.
 
         Every layer is proved as soon as the model has run it. The decoder has read what it wrote up
-        to the word before the last: the row of a word is where it looks while it chooses the next.
+        to the token before the last: the row of a token says where it looks to choose the next one.
 
         Args:
-            step: is told how far it is; may raise, which ends the reading.
-            each: is given a view and the number of the layer that is proved.
+            progress: counts layers, and before the decoder's the tokens that it may write.
+            each: is called with a view and the number of the layer that was proved.
         """
-        layers = sum(part.sizes["n_layer"] for part in self.parts.values())
-        room = WRITTEN if target is None else 0
+        layers = sum(part.sizes.n_layer for part in self.parts.values())
+        room = MOST_WRITTEN if target is None else 0
         done, total = 0, layers + room
 
-        def proved(view: View, layer: int) -> None:
+        def layer_ran(view: View, layer: int) -> None:
             nonlocal done
             each(view, layer)
             done += 1
-            step(done, total)
+            progress(done, total)
 
         model: Any = self.model
-        with self._view("encoder", tokens, proved) as encoder:
-            states = model.get_encoder()(input_ids=torch.tensor([tokens.ids], device="cpu"))[0]
+        with self._view("encoder", text, layer_ran) as encoder:
+            states = model.get_encoder()(input_ids=torch.tensor([text.ids], device="cpu"))[0]
         source = encoder.reading = replace(encoder.reading, final=states)
         if target is None:
-            before = done
-            target = self._written(states, lambda at, _: step(before + at, total))
+            before = done  # how many layers of the encoder
+            target = self._write(states, lambda at, _: progress(before + at, total))
             done += room
         with (
-            self._view("decoder", target, proved) as decoder,
-            self._view("cross", target, proved, source) as cross,
+            self._view("decoder", target, layer_ran) as decoder,
+            self._view("cross", target, layer_ran, source) as cross,
         ):
             ids = torch.tensor([target.ids], device="cpu")
             model(encoder_outputs=_states(states), decoder_input_ids=ids, use_cache=False)
@@ -105,31 +113,32 @@ class OpenPair:
 
     @contextmanager
     def _view(
-        self, part: str, tokens: Tokens, each: Each, source: Reading | None = None
+        self, part: str, text: TokenizedText, each: EachLayer, source: TextReading | None = None
     ) -> Iterator[View]:
-        """A view of one attention, which is proved and grows while the model runs."""
+        """A view of one attention, which grows, and is proved, while the caller runs the model."""
 
-        def proved(reading: Reading) -> None:
+        def layer_ran(reading: TextReading) -> None:
             layer = len(reading.outputs) - 1
             view.proof(layer)
             each(view, layer)
 
-        with self.parts[part].listening(tokens, each=proved, source=source) as reading:
+        with self.parts[part].record(text, each=layer_ran, source=source) as reading:
             view = View(self.parts[part], reading)
             yield view
 
     # What is written
 
-    def _given(self, target: str) -> Tokens:
-        """A text as the decoder reads it: moved by one word, behind the one it starts with."""
-        tokens = cut(self.tokenizer, target, self.name, None, side="text_target")
-        start = self._start()
-        if start is None:  # mBART starts with the language, which stands behind a text
+    def _decoder_input(self, target: str) -> TokenizedText:
+        """A text as the decoder reads it: behind its start token, without the end token."""
+        tokens = tokenize(self.tokenizer, target, self.name, None, side="text_target")
+        start = self._start_id()
+        if start is None:  # mBART starts with the token of the language, which ends a text
             start = tokens.ids[-1]
-        kept = len(tokens.ids) - tokens.special[-1]  # the end is not read again
-        fits(1 + kept, self.name, self.longest)
-        first = self._pieces([start])
-        return Tokens(
+        # Nothing follows the end token, so the decoder need not read it.
+        kept = len(tokens.ids) - tokens.special[-1]
+        check_length(1 + kept, self.name, self.longest)
+        first = self._special([start])
+        return TokenizedText(
             tokens.sentence,
             (*first.tokens, *tokens.tokens[:kept]),
             (True, *tokens.special[:kept]),
@@ -137,8 +146,8 @@ class OpenPair:
             (*first.ids, *tokens.ids[:kept]),
         )
 
-    def _start(self) -> int | None:
-        """The id of the word that the decoder starts with."""
+    def _start_id(self) -> int | None:
+        """The id of the token that the decoder starts with, if the model says it."""
         for holder in (self.speaker, self.model):
             for kind in ("generation_config", "config"):
                 found = getattr(getattr(holder, kind, None), "decoder_start_token_id", None)
@@ -146,22 +155,23 @@ class OpenPair:
                     return int(found)
         return None
 
-    def _written(self, states: Tensor, step: Step) -> Tokens:
-        """What the model writes by itself, without the word that ends it."""
+    def _write(self, states: Tensor, progress: Progress) -> TokenizedText:
+        """What the model writes by itself, without the end token; `progress` counts tokens."""
         if self.speaker is None:
             raise ArgumentError(
-                f"{self.name} says no next word.\nPass the text that it is to have written."
+                f"{self.name} predicts no next token.\nPass the text that it is to have written."
             )
         speaker: Any = self.speaker
-        most = min(WRITTEN, self.longest or WRITTEN)
-        turns, layers = 0, self.parts["decoder"].sizes["n_layer"]
+        most = min(MOST_WRITTEN, self.longest or MOST_WRITTEN)
+        runs, layers = 0, self.parts["decoder"].sizes.n_layer
 
         def layer_ran(_: Tensor) -> None:
-            nonlocal turns
-            turns += 1
-            step(turns // layers, most)
+            nonlocal runs
+            runs += 1
+            progress(runs // layers, most)
 
-        with self.parts["decoder"].told(layer_ran):
+        with self.parts["decoder"].after_each_layer(layer_ran):
+            # Greedy, whatever the model's generation_config says.
             ids = speaker.generate(
                 encoder_outputs=_states(states),
                 attention_mask=torch.ones(states.shape[:2], dtype=torch.long, device="cpu"),
@@ -174,16 +184,18 @@ class OpenPair:
         known = set(self.tokenizer.all_special_ids)
         if len(ids) > 1 and ids[-1] in known:
             ids.pop()
-        marks = next((at for at, id in enumerate(ids) if id not in known), len(ids))
-        return continued(self.tokenizer, self._pieces(ids[: max(marks, 1)]), ids)
+        # The special tokens at the start are no text; the rest is written behind them.
+        start = next((at for at, id in enumerate(ids) if id not in known), len(ids))
+        return extend(self.tokenizer, self._special(ids[: max(start, 1)]), ids)
 
-    def _pieces(self, ids: list[int]) -> Tokens:
-        """Special words, which stand in no text."""
+    def _special(self, ids: list[int]) -> TokenizedText:
+        """Special tokens, which stand in no text."""
         tokens, n = self.tokenizer.convert_ids_to_tokens(ids), len(ids)
-        return Tokens("", tuple(tokens), (True,) * n, ((0, 0),) * n, tuple(ids))
+        return TokenizedText("", tuple(tokens), (True,) * n, ((0, 0),) * n, tuple(ids))
 
 
 def _states(states: Tensor) -> Any:
+    """The encoder's output in the class of transformers that a decoder takes."""
     return upstream.BaseModelOutput(last_hidden_state=states)
 
 
@@ -192,13 +204,13 @@ def open_pair(name: str, progress: Callable[[str], None] = lambda _: None) -> Op
 
     Args:
         name: a folder or a hub name.
-        progress: is told what is being read.
+        progress: is called with what is being read, as a line of text.
 
     Raises:
         ArgumentError: it is no such model, or one of a family without a table row.
     """
     loaded = load(name, progress)
-    if not _pair(loaded):
+    if not _writes_second_text(loaded):
         raise ArgumentError(f"{loaded.name} reads one text.\nOpen it with `open_model`.")
     return OpenPair(*loaded)
 
@@ -208,9 +220,9 @@ def open_any(
 ) -> OpenModel | OpenPair:
     """Open a model as what it is; see `open_model` and `open_pair`."""
     loaded = load(name, progress)
-    return OpenPair(*loaded) if _pair(loaded) else OpenModel(*loaded)
+    return OpenPair(*loaded) if _writes_second_text(loaded) else OpenModel(*loaded)
 
 
-def _pair(loaded: Loaded) -> bool:
+def _writes_second_text(loaded: LoadedModel) -> bool:
     config: Any = loaded.model.config
     return bool(config.is_encoder_decoder)

@@ -15,10 +15,11 @@ from wqkv.doors import door
 from wqkv.errors import ArgumentError, WqkvError, describe
 from wqkv.layer.convert.huggingface import from_hf, matrices, stacks
 from wqkv.maps.proof import Proof, sum_rounding
+from wqkv.study.callbacks import Progress, silent
 from wqkv.wrappers import unwrapped
 
-#: How many random words a model reads if it is given nothing else.
-WORDS = 64
+#: How many random tokens a model reads if it is given nothing else.
+RANDOM_TOKENS = 64
 
 
 @door
@@ -78,9 +79,7 @@ class Parity:
 
 
 #: A part of the model, and the number of a layer in it.
-Place = tuple[str, int]
-#: Is told how many layers are compared, of how many.
-Step = Callable[[int, int], None]
+LayerPlace = tuple[str, int]
 
 
 @door
@@ -88,16 +87,16 @@ def parity(
     model: nn.Module,
     inputs: Mapping[str, Any] | None = None,
     *,
-    progress: Step = lambda done, total: None,
+    progress: Progress = silent,
 ) -> Parity:
     """max |ours(x) - y| of every layer: x reached the model's own attention and y left it.
 
     The model runs once, as it is. Allowed are d_model products in another order, each rounded by
     half a last digit of y's largest number; in half precision, whose sums are kept in float32,
-    eight last digits. A layer that does not attend, or cannot be ours, is told with its reason.
+    eight last digits. A layer that does not attend, or cannot be ours, is listed with the reason.
 
     Args:
-        inputs: what the model is called with, without padding; None is random words, a random
+        inputs: what the model is called with, without padding; None is random tokens, a random
             picture or a random sound.
 
     Raises:
@@ -111,13 +110,14 @@ def parity(
     parts = stacks(model)
     if model.training:
         raise ArgumentError("The model trains, so dropout may change it.\nCall model.eval() first.")
-    given = _inputs(model) if inputs is None else dict(inputs)
+    # Keyword arguments of the model's own forward, which differ from family to family.
+    given = _random_inputs(model) if inputs is None else dict(inputs)
     padding = given.get("attention_mask")
     if isinstance(padding, Tensor) and not bool(padding.all()):
         raise ArgumentError("`inputs` has padding.\nPass samples of one length.")
 
-    found: dict[Place, LayerParity] = {}
-    modules: dict[Place, dict[str, nn.Module]] = {}
+    found: dict[LayerPlace, LayerParity] = {}
+    modules: dict[LayerPlace, dict[str, nn.Module]] = {}
     for place in ((part, layer) for part in parts for layer in range(len(parts[part]))):
         reason = "the model did not call it"
         try:
@@ -127,12 +127,12 @@ def parity(
         found[place] = LayerParity(*place, None, reason)
     done = 0
 
-    def heard(place: Place, Q: Tensor, K: Tensor | None, y: Tensor) -> None:
+    def compare(place: LayerPlace, Q: Tensor, K: Tensor | None, y: Tensor) -> None:
         nonlocal done
-        found[place] = _compared(model, place, Q, K, y)
+        found[place] = _compare_layer(model, place, Q, K, y)
         progress(done := done + 1, len(modules))
 
-    with torch.no_grad(), _listening(modules, heard):
+    with torch.no_grad(), _hooked(modules, compare):
         try:
             model(**given)
         except (TypeError, ValueError, RuntimeError, LookupError, AttributeError) as error:
@@ -150,14 +150,14 @@ def parity(
 
 
 @contextmanager
-def _listening(
-    modules: Mapping[Place, Mapping[str, nn.Module]],
-    heard: Callable[[Place, Tensor, Tensor | None, Tensor], None],
+def _hooked(
+    modules: Mapping[LayerPlace, Mapping[str, nn.Module]],
+    compare: Callable[[LayerPlace, Tensor, Tensor | None, Tensor], None],
 ) -> Iterator[None]:
-    """Tell what reaches and what leaves every attention while the model runs."""
-    turns: dict[nn.Module, list[Place]] = {}  # layers that share modules go by their turn
-    readers: dict[nn.Module, str] = {}
-    now: dict[str, Tensor] = {}
+    """Call compare(place, Q, K, y) for every attention that runs; K is None if it is Q."""
+    turns: dict[nn.Module, list[LayerPlace]] = {}  # layers that share modules go by their turn
+    readers: dict[nn.Module, str] = {}  # the modules that read Q, or K in cross-attention
+    read: dict[str, Tensor] = {}  # by the layer that runs
     hooks: list[RemovableHandle] = []
     for place, holds in modules.items():
         turns.setdefault(holds["WO"], []).append(place)
@@ -165,32 +165,33 @@ def _listening(
         if place[0].endswith("cross"):
             readers[holds["WK"]] = "K"
 
-    def reached(module: nn.Module, args: tuple[Any, ...]) -> None:
-        now[readers[module]] = args[0]
+    def keep_input(module: nn.Module, args: tuple[Any, ...]) -> None:
+        read[readers[module]] = args[0]
 
-    def left(module: nn.Module, args: tuple[Any, ...], y: Tensor) -> None:
-        deaf()  # our layer is made of these very modules, and may call them
-        heard(turns[module].pop(0), now.pop("Q"), now.pop("K", None), y)
-        listen()
+    def layer_ran(module: nn.Module, args: tuple[Any, ...], y: Tensor) -> None:
+        remove_hooks()  # our layer is made of these very modules, and may call them
+        compare(turns[module].pop(0), read.pop("Q"), read.pop("K", None), y)
+        add_hooks()
 
-    def listen() -> None:
-        # the first of all hooks on what is read, for those before it our layer runs too
-        hooks.extend(m.register_forward_pre_hook(reached, prepend=True) for m in readers)
-        hooks.extend(module.register_forward_hook(left) for module in turns)
+    def add_hooks() -> None:
+        # Ours comes before all other hooks on what is read: our layer calls the module with them,
+        # so it must be given what they were given.
+        hooks.extend(m.register_forward_pre_hook(keep_input, prepend=True) for m in readers)
+        hooks.extend(module.register_forward_hook(layer_ran) for module in turns)
 
-    def deaf() -> None:
+    def remove_hooks() -> None:
         while hooks:
             hooks.pop().remove()
 
-    listen()
+    add_hooks()
     try:
         yield
     finally:
-        deaf()
+        remove_hooks()
 
 
-def _compared(
-    model: nn.Module, place: Place, Q: Tensor, K: Tensor | None, y: Tensor
+def _compare_layer(
+    model: nn.Module, place: LayerPlace, Q: Tensor, K: Tensor | None, y: Tensor
 ) -> LayerParity:
     part, layer = place
     if Q.ndim != 3:
@@ -203,15 +204,15 @@ def _compared(
     return LayerParity(part, layer, proof)
 
 
-def _inputs(model: Any) -> dict[str, Tensor]:
-    """Random words, a random picture or a random sound: one sample of what the model reads."""
+def _random_inputs(model: Any) -> dict[str, Tensor]:
+    """Random tokens, a random picture or a random sound: one sample of what the model reads."""
     config = model.config
     random = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=random, device="cpu").to(model.device, model.dtype)
 
-    def tokens(n: int = WORDS) -> Tensor:
+    def tokens(n: int = RANDOM_TOKENS) -> Tensor:
         if not getattr(config, "vocab_size", None):
             raise ArgumentError(
                 f"What models of the family {config.model_type!r} read is not known here.\n"
@@ -236,5 +237,5 @@ def _inputs(model: Any) -> dict[str, Tensor]:
         case _:
             given = {"input_ids": tokens()}
     if config.is_encoder_decoder:
-        given["decoder_input_ids"] = tokens(WORDS // 2)
+        given["decoder_input_ids"] = tokens(RANDOM_TOKENS // 2)
     return given

@@ -1,8 +1,10 @@
-"""One pass over the whole map of a head: who is looked at, how far, and the strongest links."""
+"""One pass over the whole map of a head: received weight, distances, and the strongest links.
+
+The map is gone through tile by tile, so that nothing N x N is held.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -11,53 +13,60 @@ from torch.nn import functional as F
 
 from wqkv.attend.geometry import Rect
 from wqkv.maps.attention_map import AttentionMap
+from wqkv.study.callbacks import Progress
 
 #: The side of a tile: its 4 MiB stay in a processor's cache.
 SIDE = 1024
 
 
 class Sweep(NamedTuple):
-    """What one pass over a map of n x m finds, all in float64 but for the weights of the links."""
+    """The result of one pass over a map of n x m: float64, but for the weights of the links."""
 
-    received: Tensor  # (m,) the weight that every word receives
-    by_distance: Tensor  # (max(n, m),) the weight at |i - j| = 0, 1, ... words
-    links: tuple[Tensor, Tensor, Tensor]  # the k strongest: words i, words j, weights
+    received: Tensor  # (m,) the weight that every key token receives
+    by_distance: Tensor  # (max(n, m),) the weight at |i - j| = 0, 1, ... tokens
+    links: tuple[
+        Tensor, Tensor, Tensor
+    ]  # of the k strongest: query tokens i, key tokens j, weights
 
 
-def sweep(m: AttentionMap, k: int, step: Callable[[int, int], None]) -> Sweep:
-    """Go through a map of one head, [1, 1, n, m], tile by tile; `step` is told the rows done."""
+def sweep(m: AttentionMap, k: int, progress: Progress) -> Sweep:
+    """Go through a map of one head, [1, 1, n, m], tile by tile; `progress` counts rows."""
     n, keys = m.shape[2:]
     received = torch.zeros(keys, dtype=torch.float64, device="cpu")
-    ahead = torch.zeros(n + keys - 1, dtype=torch.float64, device="cpu")  # by j - i, from 1 - n on
+    # The weight at each j - i, from 1 - n to m - 1: one number per diagonal of the map.
+    by_offset = torch.zeros(n + keys - 1, dtype=torch.float64, device="cpu")
     best, places = torch.zeros(0, device="cpu"), torch.zeros(0, dtype=torch.long, device="cpu")
     for i in range(0, n, SIDE):
-        step(i, n)
+        progress(i, n)
         for j in range(0, keys, SIDE):
             q1, k1 = min(i + SIDE, n), min(j + SIDE, keys)
             if m.mask.region(Rect(0, i, q1, j, k1)) is False:
                 continue
             tile = m[0, 0, i:q1, j:k1]
             received[j:k1] += tile.sum(dim=0)
-            lines = _diagonals(tile)
-            first = j - q1 + 1 + n - 1
-            ahead[first : first + len(lines)] += lines
+            diagonals = _diagonals(tile)
+            first = j - q1 + n  # where j - i of the lower left corner, j - (q1 - 1), is counted
+            by_offset[first : first + len(diagonals)] += diagonals
             if len(best) < k or float(tile.max()) > float(best[-1]):
                 weights, at = tile.flatten().topk(min(k, tile.numel()))
                 at = (i + at // tile.shape[1]) * keys + j + at % tile.shape[1]
                 weights, at = torch.cat((best, weights)), torch.cat((places, at))
+                # Stable: of equal weights the one that was found first goes first.
                 order = weights.argsort(descending=True, stable=True)[:k]
                 best, places = weights[order], at[order]
-    step(n, n)
-    by_distance = ahead.new_zeros(max(n, keys))
-    by_distance[:keys] += ahead[n - 1 :]
-    by_distance[1:n] += ahead[: n - 1].flip(0)
+    progress(n, n)
+    # Distance d adds up the diagonals j - i = d and j - i = -d.
+    by_distance = by_offset.new_zeros(max(n, keys))
+    by_distance[:keys] += by_offset[n - 1 :]
+    by_distance[1:n] += by_offset[: n - 1].flip(0)
     return Sweep(received, by_distance, (places // keys, places % keys, best))
 
 
 def _diagonals(tile: Tensor) -> Tensor:
     """The sums of a tile's diagonals, from the lower left corner to the upper right one.
 
-    Rows that are one longer than the view's rows move one step to the right each.
+    Each row is padded to one number more than the length it is viewed at, so that every next row
+    begins one step further to the right, and the diagonals become columns.
     """
     rows, cols = tile.shape
     longer = F.pad(tile.flip(0), (0, rows)).flatten()

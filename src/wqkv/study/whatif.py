@@ -1,8 +1,8 @@
-"""What if: heads switched off, words changed, words added; the model runs again and is compared."""
+"""What if: heads switched off, tokens changed, tokens added; the model runs again on it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,16 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from wqkv.errors import ArgumentError, describe
-from wqkv.study.model import OpenModel, Reading, Step, Tokens, blank, trim
-from wqkv.study.view import View
+from wqkv.study.callbacks import Progress, silent
+from wqkv.study.model import OpenModel
+from wqkv.study.part import TextReading
+from wqkv.study.tokens import TokenizedText, extend
+from wqkv.study.view import EachLayer, View
 from wqkv.upstream.of_transformers import quiet
 
-#: So many of the likeliest next words are named.
+#: How many of the likeliest next tokens are named.
 LIKELIEST = 8
 
 
-class Next(NamedTuple):
-    """A word that may come next; two that are no whole character may read alike: \ufffd."""
+class NextToken(NamedTuple):
+    """A token that may come next; all that are no whole character read \ufffd."""
 
     token: str
     probability: float
@@ -31,40 +34,38 @@ class Next(NamedTuple):
 class Change:
     """A text before and after a change.
 
-    `before` and `after` are the likeliest next words of a model that says them; of another model
-    `similarity` is the cosine of the two texts' vectors, which are means over all words. `change`
-    is |after - before| / |before| of what the last layer hands on, `layers` the same of every
-    layer's attention output, over the words that both texts share. `view` is the changed text where
-    no head is off.
+    `change` and `layers` are |after - before| / |before|, over the tokens that both texts share.
     """
 
-    before: tuple[Next, ...] | None
-    after: tuple[Next, ...] | None
-    similarity: float | None
-    change: float
-    layers: tuple[float, ...]
-    tokens: tuple[str, ...]
-    view: View | None
+    before: tuple[NextToken, ...] | None  # the likeliest next tokens; None without a head for them
+    after: tuple[NextToken, ...] | None
+    similarity: (
+        float | None
+    )  # without such a head: the cosine of the means of the last hidden state
+    change: float  # of the last hidden state
+    layers: tuple[float, ...]  # of every layer's attention output
+    tokens: tuple[str, ...]  # of the changed text
+    view: View | None  # of the changed text; None where heads are off, because no layer is proved
 
 
-class Said(NamedTuple):
-    """One word of a generation: which, at what position, and what else it could have been.
+class GeneratedToken(NamedTuple):
+    """One token of a generation: which, at what position, and what else it could have been.
 
-    A word that is drawn, or that the model's `generation_config` favors, need not be in `top`.
+    A token that is drawn, or that the model's `generation_config` favors, need not be in `top`.
     """
 
     position: int
     token: str
     probability: float
-    top: tuple[Next, ...]
+    top: tuple[NextToken, ...]
     id: int
 
 
 @dataclass(frozen=True)
 class Generated:
-    """What a model wrote: a step a word, and the whole text as it reads it."""
+    """What a model wrote: one step per token, and the view of the whole text."""
 
-    steps: tuple[Said, ...]
+    steps: tuple[GeneratedToken, ...]
     view: View
 
 
@@ -72,38 +73,39 @@ def what_if(
     view: View,
     off: Collection[tuple[int, int]] = (),
     edits: Mapping[int, str] | None = None,
-    each: Callable[[View, int], None] = lambda view, layer: None,
+    each: EachLayer = lambda view, layer: None,
 ) -> Change:
-    """Run the model again with heads switched off and words changed.
+    """Run the model again with heads switched off and tokens changed.
 
     Args:
         off: (layer, head); the context of these heads is 0 before WO.
-        edits: what stands in place of some words, by their number.
-        each: see `View.read`.
+        edits: the text that replaces a token, by the number of the token.
+        each: is called after every layer; see `OpenModel.view`.
 
     Raises:
-        ArgumentError: a word that does not stand in the text, or no change at all.
+        ArgumentError: a token that does not stand in the text, or no change at all.
     """
-    model, old, changed = _whole(view, "What if"), view.reading, None
+    model, old, changed = _one_text_model(view, "What if"), view.reading, None
     for layer, head in off:
-        view.checked(layer, head)
+        view.checked_layer(layer, head)
     if not (off or edits):
-        raise ArgumentError("Nothing is changed.\nName a head to switch off, or a word to change.")
-    tokens: Tokens = model.tokens(edited(old, edits)) if edits else old
+        raise ArgumentError("Nothing is changed.\nName a head to switch off, or a token to change.")
+    text: TokenizedText = model.tokens(edit(old, edits)) if edits else old
     if off:
-        new = model.run(tokens, off, lambda reading: each(view, len(reading.outputs) - 1))
+        # A model without some of its heads is not the one that is proved, so it gets no view.
+        new = model.run(text, off, lambda reading: each(view, len(reading.outputs) - 1))
     else:
-        changed = View.read(model, tokens, each)
+        changed = model.view(text, each)
         new = changed.reading
     assert old.final is not None and new.final is not None
-    shared = _shared(old, new)
-    kept = _kept(old, new, shared)
-    speaks = old.logits is not None and new.logits is not None
+    shared = _shared_positions(old, new)
+    kept = _kept_rows(old, new, shared)
+    has_head = old.logits is not None and new.logits is not None
     a, b = old.final[0].mean(dim=0), new.final[0].mean(dim=0)
     return Change(
         before=None if old.logits is None else _likeliest(model, old.logits),
         after=None if new.logits is None else _likeliest(model, new.logits),
-        similarity=None if speaks else float(torch.cosine_similarity(a, b, dim=0)),
+        similarity=None if has_head else float(torch.cosine_similarity(a, b, dim=0)),
         change=_relative(old.final, new.final, shared),
         layers=tuple(_relative(a, b, kept) for a, b in zip(old.outputs, new.outputs, strict=True)),
         tokens=new.tokens,
@@ -111,65 +113,69 @@ def what_if(
     )
 
 
-def edited(tokens: Tokens, edits: Mapping[int, str]) -> str:
-    """A text with other words in place of some."""
-    text, end = tokens.sentence, len(tokens.sentence)
+def edit(text: TokenizedText, edits: Mapping[int, str]) -> str:
+    """A text with some tokens replaced, see `what_if`."""
+    sentence, end = text.sentence, len(text.sentence)
+    # From the last to the first, so that the spans before an edit stay true. Two pieces of one
+    # character have the same span: only what stands before `end` is replaced, once.
     for number in sorted(edits, reverse=True):
-        if not 0 <= number < len(tokens.tokens):
+        if not 0 <= number < len(text.tokens):
             raise ArgumentError(
-                f"There is no word {number}: the text has {len(tokens.tokens)} words, "
-                f"0 to {len(tokens.tokens) - 1}."
+                f"There is no token {number}: the text has {len(text.tokens)} tokens, "
+                f"0 to {len(text.tokens) - 1}."
             )
-        start, stop = tokens.spans[number]
+        start, stop = text.spans[number]
         if start == stop:
             raise ArgumentError(
-                f"Word {number}, {tokens.tokens[number]!r}, does not stand in the text.\n"
+                f"Token {number}, {text.tokens[number]!r}, does not stand in the text.\n"
                 "Change one that does."
             )
-        text, end = text[:start] + edits[number] + text[min(stop, end) :], start
-    return text
+        sentence = sentence[:start] + edits[number] + sentence[min(stop, end) :]
+        end = start
+    return sentence
 
 
 def generate(
     view: View,
     count: int,
-    step: Step = lambda done, total: None,
-    each: Callable[[View, int], None] = lambda view, layer: None,
+    progress: Progress = silent,
+    each: EachLayer = lambda view, layer: None,
     seed: int | None = None,
     **options: Any,
 ) -> Generated:
-    """Let the model write on with its own `generate`: at most `count` words.
+    """Let the model write on with its own `generate`: at most `count` tokens.
 
-    The probabilities that are told are the model's own, before any option changes them.
+    The probabilities that are returned are the model's own, before any option changes them.
 
     Args:
-        step: is told how many words are written, after every layer; may raise, which ends it.
-        each: see `View.read`.
-        seed: draws the words at random, the same ones for the same seed; None takes each time the
+        progress: counts tokens that are written; it is called after every layer.
+        each: is called after every layer of the last reading, of the whole text; see
+            `OpenModel.view`.
+        seed: draws the tokens at random, the same ones for the same seed; None takes each time the
             likeliest. Both follow the model's `generation_config`.
         options: what else transformers' `generate` takes, such as temperature=0.7, top_k=50 and
             top_p=0.9 (with a seed), cache_implementation="static", or a `logits_processor`.
 
     Raises:
-        ArgumentError: the model has no head for the next word, no room is left, or an option that
+        ArgumentError: the model has no head for the next token, no room is left, or an option that
             is set here.
     """
-    model, reading = _whole(view, "Writing on"), view.reading
+    model, reading = _one_text_model(view, "Writing on"), view.reading
     if model.speaker is None:
         raise ArgumentError(
-            f"{model.name} says no next word.\nOpen a causal language model, such as a Llama."
+            f"{model.name} predicts no next token.\nOpen a causal language model, such as a Llama."
         )
     longest = model.longest or view.n + count
     if count < 1 or view.n >= longest:
         raise ArgumentError(
-            f"There is no room for {count} more words: the text has {view.n}, "
+            f"There is no room for {count} more tokens: the text has {view.n}, "
             f"and {model.name} takes {longest}."
         )
     speaker: Any = model.speaker
-    ids, pen = torch.tensor([reading.ids], device="cpu"), _Pen(model, view.n)
+    ids, streamer = torch.tensor([reading.ids], device="cpu"), _Streamer(model, view.n)
     own = speaker.generation_config.eos_token_id
     ends = {*model.tokenizer.all_special_ids, *(own if isinstance(own, list) else [own])} - {None}
-    set_here: dict[str, Any] = {
+    set_here: dict[str, Any] = {  # keyword arguments of transformers' generate
         "attention_mask": torch.ones_like(ids),
         "do_sample": seed is not None,
         "eos_token_id": sorted(ends) or None,
@@ -177,69 +183,70 @@ def generate(
         "num_beams": 1,
         "num_return_sequences": 1,
         "pad_token_id": min(ends, default=None),
-        "streamer": pen,
+        "streamer": streamer,
     }
-    if model.first:  # generate counts from 0
-        set_here["position_ids"] = torch.arange(view.n, device="cpu")[None] + model.first
+    if model.first_position:  # without positions, `generate` counts them from 0
+        positions = torch.arange(view.n, device="cpu")[None] + model.first_position
+        set_here["position_ids"] = positions
     if twice := sorted(set_here.keys() & options.keys()):
         raise ArgumentError(
             f"`{twice[0]}` is {describe(options[twice[0]])}, which `generate` sets by itself.\n"
-            "Leave it out: `count` says how many words are written, `seed` that they are drawn."
+            "Leave it out: `count` says how many tokens are written, `seed` that they are drawn."
         )
-    step(0, count)
+    progress(0, count)
     with (
         quiet(),
         torch.random.fork_rng(devices=[], enabled=seed is not None),
-        model.told(lambda _: step(len(pen.steps), count)),
-        pen.listening(),
+        model.after_each_layer(lambda _: progress(len(streamer.steps), count)),
+        streamer.keeping_logits(),
     ):
         if seed is not None:
             torch.default_generator.manual_seed(seed)
         speaker.generate(ids, **set_here, **options)
-    whole = [*reading.ids, *pen.ids]
-    tokens = continued(model.tokenizer, reading, whole)
-    return Generated(tuple(pen.steps), View.read(model, tokens, each))
+    whole = extend(model.tokenizer, reading, [*reading.ids, *streamer.ids])
+    return Generated(tuple(streamer.steps), model.view(whole, each))
 
 
-class _Pen:
-    """A streamer of `generate` that keeps each word with what else it could have been."""
+class _Streamer:
+    """A streamer of `generate` that keeps each token with what else it could have been."""
 
     def __init__(self, model: OpenModel, start: int) -> None:
         self.model, self.start = model, start
-        self.steps: list[Said] = []
+        self.steps: list[GeneratedToken] = []
         self.ids: list[int] = []
         self._logits: Tensor | None = None
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Keep the logits of the last word that the model has read."""
+    def keeping_logits(self) -> Iterator[None]:
+        """Keep the logits of the last token that the model has read."""
 
-        def heard(module: nn.Module, args: Any, said: Any) -> None:
-            self._logits = said.logits[0, -1].detach().to(torch.float32, copy=True)
+        def keep(module: nn.Module, args: Any, output: Any) -> None:
+            # A copy, because a slice would keep the logits of all tokens in memory.
+            self._logits = output.logits[0, -1].detach().to(torch.float32, copy=True)
 
         assert self.model.speaker is not None
-        hook = self.model.speaker.register_forward_hook(heard)
+        hook = self.model.speaker.register_forward_hook(keep)
         try:
             yield
         finally:
             hook.remove()
 
     def put(self, ids: Tensor) -> None:
-        """The next word; or the text before it, which comes first."""
-        if self._logits is None:
+        """Keep the next token; `generate` calls this."""
+        if self._logits is None:  # the first call has the text itself, before the model has run
             return
         id, top = int(ids), _likeliest(self.model, self._logits)
         chance = float(self._logits.softmax(dim=0)[id])
         token = self.model.tokenizer.decode([id])
-        self.steps.append(Said(self.start + len(self.ids), token, chance, top, id))
+        self.steps.append(GeneratedToken(self.start + len(self.ids), token, chance, top, id))
         self.ids.append(id)
 
     def end(self) -> None:
-        """Nothing is left to write."""
+        """Do nothing; `generate` calls this after the last token."""
 
 
-def _whole(view: View, what: str) -> OpenModel:
-    """The model of a view, if it reads and writes one text."""
+def _one_text_model(view: View, what: str) -> OpenModel:
+    """The model of a view, if it reads and writes one text; `what` is asked of it."""
     if not isinstance(view.model, OpenModel):
         raise ArgumentError(
             f"{what} is for models of one text, and {view.model.name} reads one and writes another."
@@ -248,68 +255,37 @@ def _whole(view: View, what: str) -> OpenModel:
     return view.model
 
 
-def continued(tokenizer: Any, tokens: Tokens, ids: list[int]) -> Tokens:
-    """Words that go on with more of them, written as the tokenizer writes them after the last."""
-    new, last, decode = ids[len(tokens.ids) :], tokens.ids[-1], tokenizer.decode
-    known, begin = set(tokenizer.all_special_ids), len(tokens.sentence)
-    special = [id in known for id in new]
-    pieces = [  # a model may have more rows than its tokenizer has pieces
-        piece or str(id)
-        for piece, id in zip(tokenizer.convert_ids_to_tokens(new), new, strict=True)
-    ]
-    told, text, ends = [last], tokens.sentence, [begin]
-    for id, mark in zip(new, special, strict=True):
-        if not mark:
-            told.append(id)
-            text = text[:begin] + decode(told)[len(decode([last])) :]
-        # the first pieces of a character are written \ufffd, until its last one comes
-        ends.append(max(ends[-1], len(text.rstrip("\ufffd"))))
-    ends[-1] = len(text)
-    spans = []
-    for at, (piece, mark) in enumerate(zip(pieces, special, strict=True)):
-        start, stop = ends[at], next((end for end in ends[at + 1 :] if end > ends[at]), ends[at])
-        spans.append((0, 0) if mark or blank(piece) else trim(text, start, stop))
-    shown = [text[a:b] or piece for (a, b), piece in zip(spans, pieces, strict=True)]
-    return Tokens(
-        text,
-        (*tokens.tokens, *shown),
-        (*tokens.special, *special),
-        (*tokens.spans, *spans),
-        tuple(ids),
-    )
-
-
-def _likeliest(model: OpenModel, logits: Tensor) -> tuple[Next, ...]:
+def _likeliest(model: OpenModel, logits: Tensor) -> tuple[NextToken, ...]:
     found = logits.float().softmax(dim=0).topk(min(LIKELIEST, len(logits)))
     pairs = zip(found.indices.tolist(), found.values.tolist(), strict=True)
-    return tuple(Next(model.tokenizer.decode([id]), chance, id) for id, chance in pairs)
+    return tuple(NextToken(model.tokenizer.decode([id]), chance, id) for id, chance in pairs)
 
 
-Places = tuple[list[int], list[int]]  # of the same words in two texts
+SamePositions = tuple[list[int], list[int]]  # where the same tokens stand in two texts
 
 
-def _relative(before: Tensor, after: Tensor, at: Places) -> float:
+def _relative(before: Tensor, after: Tensor, at: SamePositions) -> float:
     """|after - before| / |before| of some rows; NaN where there are none."""
     a, b = before[0, at[0]], after[0, at[1]]
     return float((b - a).norm() / a.norm())
 
 
-def _shared(old: Tokens, new: Tokens) -> Places:
-    """Where the words stand that both texts begin and end with."""
+def _shared_positions(old: TokenizedText, new: TokenizedText) -> SamePositions:
+    """Where the tokens stand that both texts begin and end with."""
     n, m = len(old.ids), len(new.ids)
-    first = _alike(old.ids, new.ids)
-    last = min(_alike(old.ids[::-1], new.ids[::-1]), min(n, m) - first)
+    first = _common_length(old.ids, new.ids)
+    last = min(_common_length(old.ids[::-1], new.ids[::-1]), min(n, m) - first)
     return [*range(first), *range(n - last, n)], [*range(first), *range(m - last, m)]
 
 
-def _alike(a: Sequence[int], b: Sequence[int]) -> int:
+def _common_length(a: Sequence[int], b: Sequence[int]) -> int:
     """How many items two sequences begin with alike."""
     pairs = enumerate(zip(a, b, strict=False))
     return next((at for at, (x, y) in pairs if x != y), min(len(a), len(b)))
 
 
-def _kept(old: Reading, new: Reading, shared: Places) -> Places:
-    """Where the shared words stand among those whose outputs were kept in both."""
+def _kept_rows(old: TextReading, new: TextReading, shared: SamePositions) -> SamePositions:
+    """Where the shared tokens stand among those whose outputs were kept in both."""
     before, after = ({row: at for at, row in enumerate(r.rows.tolist())} for r in (old, new))
     both = [
         (before[i], after[j]) for i, j in zip(*shared, strict=True) if i in before and j in after

@@ -114,7 +114,7 @@ def test_what_is_no_users_mistake_is_a_traceback(capsys, monkeypatch):
 
 def test_what_was_written(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(models, "open_model", lambda *_: None)
-    monkeypatch.setattr(story, "tell", lambda *_: make())
+    monkeypatch.setattr(story, "clearest_story", lambda *_: make())
     assert cli.main(["see", "One.", "--html", str(tmp_path / "a\x1b[31m.html")]) == 0
     assert capsys.readouterr().err == rf"wqkv: wrote {tmp_path}/a\x1b[31m.html" + "\n"
 
@@ -124,7 +124,7 @@ def test_rich_keeps_its_codes_and_no_others(monkeypatch):
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setattr(models, "open_model", lambda *_: None)
-    monkeypatch.setattr(story, "tell", lambda *_: make(model=HOSTILE))
+    monkeypatch.setattr(story, "clearest_story", lambda *_: make(model=HOSTILE))
     monkeypatch.setattr(sys, "stdout", out := Terminal())
     monkeypatch.setattr(sys, "stderr", err := Terminal())
     assert cli.main(["see", "One."]) == 0

@@ -1,4 +1,4 @@
-"""Measures of a batch, against `heads.count` of each text alone and against plain loops."""
+"""Measures of a batch, against `sum_patterns` of each text alone and against plain loops."""
 
 import math
 
@@ -9,8 +9,8 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, Mistral
 from wqkv.corpus import measures
 from wqkv.corpus.measures import BINS, MEASURES, Batch, measure
 from wqkv.record.watch import watch
-from wqkv.study import heads
-from wqkv.study.heads import PATTERNS
+from wqkv.study import patterns, tokens
+from wqkv.study.patterns import PATTERNS, sum_patterns
 
 SPECIAL, COMMA = (0, 1), 5
 LENGTHS = (41, 37, 31, 29, 7)
@@ -64,7 +64,7 @@ def test_patterns_are_those_of_heads(model, monkeypatch, cached):
     alone = None
     for one in WINDOWS:
         _, maps = seen(model, [one])
-        part = heads.count(maps, *one)
+        part = sum_patterns(maps, *one)
         alone = part if alone is None else alone.plus(part)
     count = len(PATTERNS)
     for ours, theirs in zip(sums, alone.layers, strict=True):
@@ -177,7 +177,7 @@ def test_a_window_without_a_link():
 
 
 def test_a_common_word_is_no_duplicate():
-    n = heads.COMMON
+    n = patterns.COMMON
     for count, rows in ((n, n), (n + 1, 0)):
         ids = [3] * count + [7, 11]
         one = ids, [False] * len(ids), [False] * len(ids)
@@ -190,5 +190,5 @@ def test_a_common_word_is_no_duplicate():
 def test_bins_are_whole():
     assert all(len(ends) == BINS - 1 for _, ends in MEASURES.values())
     assert all(bool((ends.diff() > 0).all()) for _, ends in MEASURES.values())
-    assert math.e ** float(MEASURES["entropy"][1][-1]) > heads.WINDOW
-    assert float(MEASURES["distance"][1][-1]) >= heads.WINDOW
+    assert math.e ** float(MEASURES["entropy"][1][-1]) > tokens.LONGEST_WINDOW
+    assert float(MEASURES["distance"][1][-1]) >= tokens.LONGEST_WINDOW

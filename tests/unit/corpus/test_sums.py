@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from wqkv.corpus.measures import BINS, MEASURES, LayerSums
 from wqkv.corpus.sums import KEPT, UNIT, Example, Skipped, Tally, dump, load, merge
-from wqkv.study import heads as looked
-from wqkv.study.heads import PATTERNS
+from wqkv.study.heads import label_sums
+from wqkv.study.patterns import PATTERNS, PatternSums
 
 pytest.importorskip("pyarrow", reason="the survey needs the extra `survey`")
 
@@ -160,6 +160,6 @@ def test_labels_are_those_of_heads():
         layers.append(torch.from_numpy(parts).transpose(1, 2))
     words = int(found.counts[0, list(MEASURES).index("entropy")])
     ours = found.label("a corpus")
-    assert ours == looked.label(looked.Tally(layers, words), "a corpus")
+    assert ours == label_sums(PatternSums(layers, words), "a corpus")
     assert [len(row) for row in ours.table] == [3, 2] and ours.tokens == words
     assert Tally().label().table == ()

@@ -16,7 +16,7 @@ from wqkv.corpus.sums import load
 from wqkv.corpus.survey import survey
 from wqkv.corpus.worker import Recipe, Worker, fingerprint
 from wqkv.errors import ArgumentError, MissingExtraError
-from wqkv.study import heads
+from wqkv.study import heads, tokens
 from wqkv.study.model import open_model
 
 pa = pytest.importorskip("pyarrow", reason="the survey needs the extra `survey`")
@@ -86,9 +86,9 @@ def test_examples_are_where_they_say(whole, opened, data):
             query, key = (one.text[slice(*span)] for span in (one.query, one.key))
             assert one.text.split(" ... ")[0] in text
             best = -1.0
-            for ids, _, _ in heads.windows(opened, text):
+            for ids, _, _ in tokens.windows(opened.tokenizer, text, opened.longest):
                 words = opened.tokenizer.convert_ids_to_tokens(ids)
-                m = heads.maps_of(opened, ids)[layer][0, head]
+                m = heads.record_maps(opened, ids)[layer][0, head]
                 pairs = [
                     (i, j)
                     for i, w in enumerate(words)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from wqkv.maps.proof import Proof
-from wqkv.study.one_token import Story
+from wqkv.study.one_token import TokenStory
 
 torch.set_num_threads(1)
 
@@ -18,7 +18,7 @@ WORDS = ("[CLS]", "the", "animal", "didn", "'", "t", "cross", "it", "was", "tire
 
 def make(
     tokens: Sequence[str] = WORDS, token: int = 7, causal: bool = False, **changes: Any
-) -> Story:
+) -> TokenStory:
     """A story of n tokens in which x has 53 numbers, q and k have 17 and v has 13."""
     torch.manual_seed(3)
     n, d_model, d_k, d_v = len(tokens), 53, 17, 13
@@ -28,7 +28,7 @@ def make(
     weights = scores.softmax(dim=-1)
     values, WO = torch.randn(n, d_v), torch.randn(d_v, d_model)
     context = weights[token] @ values
-    story = Story(
+    story = TokenStory(
         model="tiny-model", family="bert", sentence=" ".join(tokens), tokens=tuple(tokens),
         special=tuple(w in ("[CLS]", "[SEP]") for w in tokens),
         n_layer=5, n_head=3, n_kv_head=3, d_model=d_model, d_k=d_k, layer=2, head=1, token=token,

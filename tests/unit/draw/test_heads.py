@@ -12,7 +12,8 @@ from rich.console import Console
 
 from wqkv.draw.heads import SIGNS, as_json, rule, save_csv, save_png, show, title
 from wqkv.errors import ArgumentError, MissingExtraError
-from wqkv.study.heads import LABELS, PATTERNS, Head, Heads, Score
+from wqkv.study.heads import LABELS, Head, Heads, Score
+from wqkv.study.patterns import PATTERNS
 
 
 def make(layers=3, n_head=5, source="a text", tokens=1234):

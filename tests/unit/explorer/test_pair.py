@@ -22,7 +22,7 @@ def model() -> OpenPair:
 
 @pytest.fixture(scope="module")
 def views(model):
-    return model.read(READ, TARGET)
+    return model.views(READ, TARGET)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_facts(client):
     assert found["parts"]["encoder"]["position"].startswith("T5Bias")
     assert found["python"] == (
         "from wqkv.study.pair import open_pair\nmodel = open_pair('a/tiny')\n"
-        'model.parts["cross"].sizes'
+        "model.parts['cross'].sizes"
     )
 
 
@@ -59,9 +59,9 @@ def test_three_views_below_one_name(client, view, views):
         assert (found["tokens"], found["n"]) == (list(one.reading.tokens), one.n)
         assert (found["read"], found["target"]) == (READ, TARGET)
         assert found["statistics"] == list(one.statistics)
-        assert len(found["proofs"]) == one.model.sizes["n_layer"]
+        assert len(found["proofs"]) == one.model.sizes.n_layer
         assert all(proof["holds"] for proof in found["proofs"])
-        links = [story.clearest(one, i) for i in range(one.model.sizes["n_layer"])]
+        links = [story.clearest_link(one, i) for i in range(one.model.sizes.n_layer)]
         _, layer, head, word = max(links)
         assert found["first"] == {"layer": layer, "head": head, "token": word}
         assert found["python"].endswith(f"view = views[{part!r}]\nview.proof({layer})")
@@ -80,7 +80,7 @@ def test_answers(client, view, views, part):
     found = client.finished(f"{name}/thumbnail", layer=1, head=2, size=4)
     assert (found["edges"][-1], found["keys"][-1]) == (one.n, one.m)
     told = client.ask(f"{name}/story", layer=1, head=2, token=5)
-    expected = story.of(one, 1, 2, 5)
+    expected = story.token_story(one, 1, 2, 5)
     assert told["k"] == pytest.approx(expected.k.tolist(), rel=1e-4)
     assert (told["source"] is not None) == (part == "cross")
     if part == "cross":
@@ -99,7 +99,7 @@ def test_labels_are_of_this_text(client, view, views):
     maps = [one.layer(i).whole for i in range(3)]
     labels = heads(maps, one.reading.tokens, one.reading.special)
     assert found["evidence"] == [[head.evidence for head in layer] for layer in labels.table]
-    assert "heads(maps, view.reading.tokens, view.reading.special)" in found["python"]
+    assert found["python"].endswith("label_heads(view)")
 
 
 def test_the_lines_of_python(client, view, model):
@@ -114,7 +114,7 @@ def test_the_lines_of_python(client, view, model):
         assert eval(lines[-1], known) is not None
     written = client.work("open", {"text": READ})["result"]["view"]
     assert client.ask(f"views/{written}")["target"] is None
-    assert "views = model.read(text)\n" in client.ask(f"views/{written}")["python"]
+    assert "views = model.views(text)\n" in client.ask(f"views/{written}")["python"]
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_the_lines_of_python(client, view, model):
         ("/grid?statistic=distance", 400, "`statistic` is 'distance'"),
         ("/grid?statistic=label", 400, "`statistic` is 'label'"),
         ("/distances?layer=0&head=0", 422, "no distance between two texts"),
-        ("/cell?layer=0&head=0&i=0&j=99", 422, "no word 99: the text has 11 words"),
+        ("/cell?layer=0&head=0&i=0&j=99", 422, "no token 99: the text has 11 tokens"),
     ],
 )
 def test_refusals(client, view, path, status, says):

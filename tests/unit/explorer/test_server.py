@@ -28,8 +28,9 @@ from wqkv.explorer.request import Body
 from wqkv.explorer.ticket import address_with_ticket
 from wqkv.study import one_token as story
 from wqkv.study import whatif
+from wqkv.study.heads import label_grid
 from wqkv.study.model import OpenModel, open_model
-from wqkv.study.view import View, labelled
+from wqkv.study.view import View
 
 HOST = "127.0.0.1:8007"
 ROOT = f"http://{HOST}/the-secret/"
@@ -254,13 +255,13 @@ def test_no_path_reaches_the_disk(open_client, name):
 
 @pytest.fixture(scope="module")
 def seen(llama) -> View:
-    return View.read(llama, WORDS)
+    return llama.view(WORDS)
 
 
 @pytest.fixture(autouse=True)
 def public(monkeypatch):
     """The names that the lines of Python use; this goes once they are public."""
-    for name, value in (("View", View), ("what_if", whatif.what_if), ("generate", whatif.generate)):
+    for name, value in (("what_if", whatif.what_if), ("generate", whatif.generate)):
         monkeypatch.setattr(wqkv, name, value, raising=False)
 
 
@@ -298,7 +299,7 @@ def test_view(open_client, seen):
     assert [tuple(span) for span in found["spans"]] == list(seen.reading.spans)
     assert found["proofs"] == plain([seen.proof(layer) for layer in range(3)])
     assert all(proof["holds"] and proof["rows"] == 23 for proof in found["proofs"])
-    best = max((story.clearest(seen, layer) for layer in range(3)), key=lambda c: c.clearness)
+    best = max((story.clearest_link(seen, layer) for layer in range(3)), key=lambda c: c.clearness)
     assert found["first"] == {"layer": best.layer, "head": best.head, "token": best.token}
     assert found["engine"] == seen.layer(best.layer).engine()
     assert found["seconds"] > 0
@@ -373,12 +374,12 @@ def test_other_lines_of_python(open_client, llama, monkeypatch):
         scope: dict = {}
         exec("\n".join(lines), scope)
         values[name] = eval(last, scope)
-    assert values["model"]["n_head"] == 6
+    assert values["model"].n_head == 6
     assert near(plain(values["view"]), asked["view"]["proofs"][asked["view"]["first"]["layer"]])
     *vectors, row = values["story"]
     assert near(plain(vectors), [asked["story"][name] for name in "qkv"])
     assert near(plain(row.weights), asked["story"]["weights"])
-    assert near(plain(labelled(values["label"]).values), asked["label"]["values"])
+    assert near(plain(label_grid(values["label"]).values), asked["label"]["values"])
     assert values["whatif"].change == pytest.approx(asked["whatif"]["change"])
     assert near(plain(values["generate"].steps), asked["generate"]["steps"])
     after = client.ask(f"views/{asked['generate']['view']}")["python"]
@@ -402,7 +403,7 @@ def test_a_layer_of_thumbnails(open_client, seen):
 def test_story(open_client, seen, lang, name, holds):
     client, view = open_client
     found = client.ask(f"views/{view}/story", layer=1, head=4, token=20, lang=lang)
-    told = story.of(seen, 1, 4, 20)
+    told = story.token_story(seen, 1, 4, 20)
     for part in ("x", "q", "k", "v", "scores", "weights", "context", "share", "output"):
         assert near(found[part], plain(getattr(told, part))), part
     assert "map" not in found
@@ -463,7 +464,7 @@ def test_whatif_without_next_words(minilm):
         assert found["before"] == {"similarity": 1.0}
         assert 0 < found["after"]["similarity"] < 1
         failed = client.work(f"views/{view}/generate", {"count": 3})
-        assert failed["error"] == "all-MiniLM-L6-v2 says no next word."
+        assert failed["error"] == "all-MiniLM-L6-v2 predicts no next token."
 
 
 def test_generate(open_client, seen):
@@ -484,7 +485,7 @@ def test_a_long_text_is_sent_in_parts(llama, monkeypatch):
     monkeypatch.setattr(numbers, "CURVE", 7)
     monkeypatch.setattr(as_python, "SPELLED", 40)
     given = text(40)
-    long = View.read(llama, given)
+    long = llama.view(given)
     with served(llama) as client:
         view = client.open(given)
         row = client.ask(f"views/{view}/row", layer=1, head=2, i=40)
@@ -554,11 +555,11 @@ def test_the_oldest_text_is_closed(llama, monkeypatch, seen, limit):
         ("views/V/row", {"layer": 3, "head": 1, "i": 0}, 422, "There is no layer 3: the model has"),
         ("views/V/row", {"layer": -1, "head": 1, "i": 0}, 422, "There is no layer -1"),
         ("views/V/row", {"layer": 0, "head": 6, "i": 0}, 422, "There is no head 6"),
-        ("views/V/row", {"layer": 0, "head": 0, "i": 23}, 422, "There is no word 23: the text has"),
-        ("views/V/story", {"layer": 0, "head": 0, "token": 99}, 422, "There is no word 99"),
+        ("views/V/row", {"layer": 0, "head": 0, "i": 23}, 422, "There is no token 23: the text"),
+        ("views/V/story", {"layer": 0, "head": 0, "token": 99}, 422, "There is no token 99"),
         ("views/V/story", {"layer": 0, "head": 0, "token": 9, "lang": "fr"}, 400, "`lang` is 'fr'"),
-        ("views/V/cell", {"layer": 0, "head": 0, "i": 0, "j": -1}, 422, "There is no word -1"),
-        ("views/V/column", {"layer": 0, "head": 0, "j": 23}, 422, "There is no word 23"),
+        ("views/V/cell", {"layer": 0, "head": 0, "i": 0, "j": -1}, 422, "There is no token -1"),
+        ("views/V/column", {"layer": 0, "head": 0, "j": 23}, 422, "There is no token 23"),
         ("views/V/grid", {"statistic": "size"}, 400, "The parameter `statistic` is 'size'."),
         ("views/V/thumbnail", {"layer": 0, "head": 0, "size": 0}, 413, "A side of 0 blocks"),
         ("views/V/thumbnail", {"layer": 0, "size": 257}, 413, "A side of 257 blocks"),
@@ -568,7 +569,7 @@ def test_the_oldest_text_is_closed(llama, monkeypatch, seen, limit):
         (
             "views/V/tile",
             {"layer": 0, "head": 0, "q0": 0, "q1": 24, "k0": 0, "k1": 1},
-            422, "There are no words 0 to 24",
+            422, "There are no tokens 0 to 24",
         ),
         ("views/V/export", {"layer": 0, "head": 6, "token": 0}, 422, "There is no head 6"),
         ("views/V/export", {"layer": 0, "head": 0, "token": 0, "lang": "x"}, 400, "`lang` is 'x'"),
@@ -680,8 +681,8 @@ def test_any_text(open_client, given):
     [
         ("", "The sentence is empty. Give at least one word."),
         (" \n", "The sentence is empty. Give at least one word."),
-        ("<s>", "tiny-llama sees no word in the sentence '<s>'."),
-        ("sea " * 100_000, "The sentence has 100001 words (tokens), and tiny-llama takes 65536."),
+        ("<s>", "tiny-llama sees no token in the sentence '<s>'."),
+        ("sea " * 100_000, "The sentence has 100001 tokens, and tiny-llama takes 65536."),
     ],
 )
 def test_texts_that_cannot_be_read(open_client, given, error):
@@ -698,12 +699,12 @@ def failing(llama: OpenModel, error: Exception | None):
     """The model, which raises this when it runs."""
     fragile = OpenModel(llama.model, llama.tokenizer, "fragile", llama.speaker)
 
-    def called(ids, **rest):
+    def call(ids):
         if error is not None:
             raise error
-        return OpenModel.called(fragile, ids, **rest)
+        return OpenModel._call(fragile, ids)
 
-    fragile.called = called
+    fragile._call = call
     return fragile
 
 
@@ -722,9 +723,9 @@ def test_a_model_that_runs_out_of_memory(llama, error, caplog):
         found = client.work("open", {"text": WORDS})
         assert (found["state"], found["error"]) == ("failed", "The model ran out of memory.")
         assert found["do"] == "Open a shorter text."
-        fragile.called = functools.partial(OpenModel.called, fragile)
+        fragile._call = functools.partial(OpenModel._call, fragile)
         view = client.open()
-        fragile.called = failing(llama, error).called
+        fragile._call = failing(llama, error)._call
         found = client.work(f"views/{view}/whatif", {"off": [[0, 0]]})
         assert found["error"] == "The model ran out of memory."
         assert client.ask(f"views/{view}/row", layer=0, head=0, i=3)["weights"]

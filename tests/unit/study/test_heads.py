@@ -1,6 +1,5 @@
 """Labels of heads: on maps of chosen weights, by definition word by word, and in two models."""
 
-import math
 import re
 from types import SimpleNamespace
 
@@ -8,11 +7,24 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaModel
 
+from tests.browser.tiny import tiny as tiny_llama
+from tests.browser.tiny_pair import tiny_bart
 from wqkv import Causal
 from wqkv.errors import ArgumentError
 from wqkv.maps.attention_map import AttentionMap
 from wqkv.study import heads as looked
-from wqkv.study.heads import LABELS, PATTERNS, TEXT, Score, heads, probe, read
+from wqkv.study import tokens
+from wqkv.study.heads import (
+    LABELS,
+    PATTERNS,
+    TEXT,
+    heads,
+    label_grid,
+    label_heads,
+    probe,
+    read,
+)
+from wqkv.study.part import PartSizes
 
 SENTENCE = "[CLS] the cat sat , the dog sat , on the very very big mat . [SEP]"
 WORDS = SENTENCE.split()
@@ -63,86 +75,19 @@ def test_every_label_with_its_evidence():
         assert head.score == head.scores[name].value == pytest.approx(0.8, abs=0.12), name
         assert head.evidence.startswith(f"puts {head.score:.2f} of its weight {PATTERNS[name]} (")
     assert found[0][0].evidence == (
-        "puts 0.81 of its weight on the previous word (mean of 14 words; equal weights: 0.07)"
+        "puts 0.81 of its weight on the previous token (mean of 14 tokens; equal weights: 0.07)"
     )
-    assert found[0][7].evidence == "reaches 1.00 of the highest entropy (mean of 15 words)"
+    assert found[0][7].evidence == "reaches 1.00 of the highest entropy (mean of 15 tokens)"
     assert found[0][8].score is None
     assert re.match(r"fits no pattern; the nearest is [a-z- ]+: puts 0\.\d\d", found[0][8].evidence)
-    assert repr(found).endswith("over 15 words: " + ", ".join(f"1 {label}" for label in LABELS))
+    assert repr(found).endswith("over 15 tokens: " + ", ".join(f"1 {label}" for label in LABELS))
 
 
-@pytest.mark.parametrize("marks", [SPECIAL, [False] * N], ids=["special", "none special"])
-@pytest.mark.parametrize("causal", [False, True])
-def test_scores_word_by_word(causal, marks):
-    """Every score by its definition, with plain loops over the matrix."""
-    draw = torch.Generator().manual_seed(3)
-    q, k = (torch.randn(1, 5, N, 7, generator=draw, dtype=torch.float64) for _ in range(2))
-    rules = {"mask": Causal()} if causal else {}
-    m = AttentionMap(2 * q, k, **rules)
-    P, words = m[0], [i for i in range(N) if not marks[i]]
-    seen = [range(i + 1) if causal else range(N) for i in range(N)]
-    apart = [i for i in range(N) if i and (marks[i] or WORDS[i] in ",.")]
-    same = {i: [j for j in words if WORDS[j] == WORDS[i] and j != i] for i in words}
-    keys = {
-        "previous": {i: [i - 1] for i in words if i - 1 in words},
-        "next": {i: [i + 1] for i in words if i + 1 in words},
-        "first-token sink": {i: [0] for i in words if i},
-        "separator sink": {i: apart for i in words if i not in apart},
-        "duplicate-token": same,
-        "induction": {i: [j + 1 for j in same[i] if j + 1 < i and j + 1 in words] for i in words},
-        "local": {i: [j for j in words if abs(i - j) <= 3] for i in words},
-    }
-    row = heads([m], WORDS, marks)[0]
-    for name, of in keys.items():
-        of = {i: [j for j in js if j in seen[i]] for i, js in of.items()}
-        rows = [i for i, js in of.items() if js]
-        for head in row:
-            score = head.scores[name]
-            if len(rows) < 4:
-                assert score is None, name
-                continue
-            mean = sum(P[head.head, i, of[i]].sum() for i in rows) / len(rows)
-            flat = sum(len(of[i]) / len(seen[i]) for i in rows) / len(rows)
-            assert score.tokens == len(rows), name
-            assert (score.value, score.flat) == pytest.approx((float(mean), flat)), name
-    entropy = torch.special.entr(P).sum(-1)
-    for head in row:
-        rows = [i for i in words if len(seen[i]) > 1]
-        ratio = [float(entropy[head.head, i]) / math.log(len(seen[i])) for i in rows]
-        assert head.scores["uniform"].value == pytest.approx(sum(ratio) / len(rows))
-    assert (row[0].scores["next"] is None) == causal
-
-
-def test_half_of_the_weight_is_not_enough_in_a_short_text():
-    """In 3 visible words a third lies on each anyway."""
-    words = list("abcdef")
-    weights = torch.zeros(2, 6, 6)
-    for i in range(6):
-        weights[0, i, max(i - 1, 0) : i + 1] = 0.5  # half on the previous word, half on itself
-        weights[1, i, : i + 1] = 1 / (i + 1)
-    row = heads([made(weights, mask=Causal())], words)[0]
-    assert row[0].scores["previous"].value == pytest.approx(0.5)
-    assert row[0].label == "unclassified"  # local has weight 1, and equal weights put 0.9 there
-    assert row[0].scores["local"].flat == pytest.approx((1 + 1 + 1 + 1 + 4 / 5 + 4 / 6) / 6)
-    assert row[1].label == "uniform"
-    for value, flat, enough in ((0.5, 0.1, False), (0.51, 0.1, True), (0.51, 0.26, False)):
-        assert looked._passes("previous", Score(value, flat, 9)) == enough
-
-
-def test_too_few_words_to_tell():
+def test_too_few_tokens_to_tell():
     row = heads([made(torch.full((1, 3, 3), 1 / 3))], ["a", "b", "c"])[0]
     assert (row[0].label, row[0].score) == ("unclassified", None)
-    assert row[0].evidence == "has too few words to tell"
+    assert row[0].evidence == "has too few tokens to tell"
     assert set(row[0].scores.values()) == {None}
-
-
-def test_a_word_that_is_everywhere_is_no_duplicate():
-    for count, rows in ((64, 64), (65, None)):
-        words = ["the"] * count + [f"w{i}" for i in range(7)]
-        n = len(words)
-        row = heads([made(torch.full((1, n, n), 1 / n))], words)[0]
-        score = row[0].scores["duplicate-token"]
-        assert (score.tokens if score else None) == rows
 
 
 def test_layers_of_different_masks_and_widths():
@@ -189,7 +134,7 @@ def tiny():
         def __len__(self):
             return 101
 
-    sizes = {"n_layer": 2, "n_head": 3}
+    sizes = PartSizes(n_layer=2, n_head=3, n_kv_head=1, d_model=12, d_k=4)
     model = LlamaModel(config).eval()
     return SimpleNamespace(
         model=model, config=config, tokenizer=Tokenizer(), sizes=sizes, name="tiny"
@@ -198,19 +143,19 @@ def tiny():
 
 def test_probe(tiny, monkeypatch):
     asked, told = [], []
-    maps_of = looked.maps_of
-    monkeypatch.setattr(looked, "maps_of", lambda m, ids: asked.append(ids) or maps_of(m, ids))
+    record = looked.record_maps
+    monkeypatch.setattr(looked, "record_maps", lambda m, ids: asked.append(ids) or record(m, ids))
     found = probe(tiny, n=11, seed=5, progress=lambda *at: told.append(at))
     ids = asked[0]
     assert len(ids) == 22 and ids[:11] == ids[11:] and min(ids) > 1 and max(ids) < 97
     assert told == [(1, 2), (2, 2)]
-    assert found.source == "11 random words, read twice (seed 5)"
+    assert found.source == "11 random tokens, read twice (seed 5)"
     assert (len(found.table), len(found[0]), found.tokens) == (2, 3, 22)
     assert found[0][0].scores["induction"].tokens >= 11
     assert found[0][0].scores["separator sink"] is None
     probe(tiny, n=11, seed=6)
     assert asked[1] != ids
-    with pytest.raises(ArgumentError, match="`n` is 3, how many random words"):
+    with pytest.raises(ArgumentError, match="`n` is 3, how many random tokens"):
         probe(tiny, n=3)
 
 
@@ -225,23 +170,25 @@ def test_minilm(minilm):
     assert {"first-token sink", "local", "uniform", "duplicate-token"} <= labels
 
 
-def test_windows_are_weighted_by_their_words(minilm, monkeypatch):
-    monkeypatch.setattr(looked, "WINDOW", 50)
+def test_windows_are_weighted_by_their_tokens(minilm, monkeypatch):
+    monkeypatch.setattr(tokens, "LONGEST_WINDOW", 50)
     told = []
     found = read(minilm, [TEXT, "One more."], "two texts", lambda *at: told.append(at))
-    assert found.source == "two texts in 3 windows of at most 45, weighted by their words"
+    assert found.source == "two texts in 3 windows of at most 45, weighted by their tokens"
     assert found.tokens == 85 + 3
     assert told == [(done, 18) for done in range(1, 19)]
-    windows = [*looked.windows(minilm, TEXT), *looked.windows(minilm, "One more.")]
+    windows = [
+        w for text in (TEXT, "One more.") for w in tokens.windows(minilm.tokenizer, text, 512)
+    ]
     assert all((ids[0], ids[-1]) == (101, 102) for ids, _, _ in windows)
     assert [sum(special) for _, special, _ in windows] == [2, 2, 2]
     parts = [
-        heads(looked.maps_of(minilm, ids), ids, special, separators)
+        heads(looked.record_maps(minilm, ids), ids, special, separators)
         for ids, special, separators in windows
     ]
     for name in ("previous", "first-token sink", "local", "uniform"):
         scores = [part[3][5].scores[name] for part in parts]
-        scores = [score for score in scores if score is not None]  # the last has too few words
+        scores = [score for score in scores if score is not None]  # the last has too few tokens
         mean = found[3][5].scores[name]
         whole = sum(score.value * score.tokens for score in scores)
         assert mean.tokens - sum(score.tokens for score in scores) in (0, 2, 3)
@@ -251,7 +198,7 @@ def test_windows_are_weighted_by_their_words(minilm, monkeypatch):
 def test_texts_that_cannot_be_read(minilm):
     with pytest.raises(ArgumentError, match=r"^The text is empty\. Give at least one word\.$"):
         read(minilm, [" \n"])
-    with pytest.raises(ArgumentError, match="all-MiniLM-L6-v2 sees no word in the text"):
+    with pytest.raises(ArgumentError, match="all-MiniLM-L6-v2 sees no token in the text"):
         read(minilm, ["\x00"])
 
 
@@ -262,6 +209,19 @@ def test_any_text_is_read(minilm, text):
     found = read(minilm, [text])
     assert len(found.all) == 72
     assert found.tokens > 0
+
+
+def test_a_model_is_labeled_by_the_text_that_suits_it(minilm):
+    """A causal one is probed, another reads TEXT, one of two texts is labeled in its view."""
+    assert label_heads(minilm.view("A cat.")) == read(minilm, [TEXT], "a built-in text")
+    causal = tiny_llama()
+    assert label_heads(causal.view("the sea was dark")) == probe(causal)
+    views = tiny_bart().views("the sea was dark", "the sea")
+    with pytest.raises(ArgumentError, match="There is no label between two texts"):
+        label_heads(views["cross"])
+    view = views["decoder"]
+    maps = [view.layer(i).whole for i in range(view.model.sizes.n_layer)]
+    assert label_heads(view) == heads(maps, view.reading.tokens, view.reading.special)
 
 
 @pytest.mark.slow
@@ -275,7 +235,17 @@ def test_smollm2(smollm):
             assert (best.layer, best.head) == place
     random = torch.Generator().manual_seed(0)
     ids = torch.randint(100, 40000, (40,), generator=random).tolist() * 2
-    found = heads(looked.maps_of(smollm, ids), ids)
+    found = heads(looked.record_maps(smollm, ids), ids)
     scores = {name: found[layer][head].score for name, (layer, head) in strongest.items()}
     known = {"induction": 0.884, "previous": 0.883, "first-token sink": 1.0}
     assert scores == pytest.approx(known, abs=5e-4)
+
+
+def test_labels_as_a_grid(minilm):
+    found = read(minilm, [TEXT])
+    grid = label_grid(found)
+    assert (grid.statistic, tuple(grid.values.shape)) == ("label", (6, 12))
+    assert grid.labels[0][2] == found[0][2].label == "previous"
+    assert grid.values[0, 2].item() == pytest.approx(found[0][2].score)
+    assert grid.evidence[0][2] == found[0][2].evidence
+    assert grid.values.isnan().any() == any(head.score is None for head in found.all)

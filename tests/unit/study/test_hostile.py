@@ -15,7 +15,8 @@ from wqkv.corpus.worker import Recipe, Worker
 from wqkv.errors import ArgumentError
 from wqkv.layer.convert.checkpoint import load_attention
 from wqkv.layer.convert.pretrained import configuration
-from wqkv.study.model import open_bare, open_model
+from wqkv.study.loading import load_bare
+from wqkv.study.model import open_model
 from wqkv.study.pair import open_any
 
 HARM = "import os; os.mkdir('harmed')\n"
@@ -60,7 +61,7 @@ OWN = {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}
     "open_it",
     [
         open_model,
-        open_bare,
+        load_bare,
         open_any,
         lambda name: load_attention(name, 0),
         lambda name: Worker(Recipe(name, "0" * 32, "text", "parts")).reader,
@@ -128,7 +129,7 @@ def test_a_kernel_that_would_be_fetched(folder, minilm, monkeypatch, key):
 def test_an_adapter(folder):
     change(folder, "adapter_config.json", peft_type="LORA", base_model_name_or_path="other/model")
     says = r"model' has an adapter_config.json, so its weights belong on .*\n.*merge_and_unload"
-    for open_it in (open_model, open_bare, lambda name: load_attention(name, 0)):
+    for open_it in (open_model, load_bare, lambda name: load_attention(name, 0)):
         with pytest.raises(ArgumentError, match=says):
             open_it(str(folder))
 
@@ -148,7 +149,7 @@ def pickled(folder, name="pytorch_model.bin", **more):
 def test_pickles_are_read_if_they_are_named(folder, minilm):
     pickled(folder)
     says = r"pytorch_model.bin' is made of pickles, which can run programs.*\n.*name of this file"
-    for open_it in (open_model, open_bare):
+    for open_it in (open_model, load_bare):
         with pytest.raises(ArgumentError, match=says):
             open_it(str(folder))
     opened = open_model(str(folder / "pytorch_model.bin"))

@@ -10,12 +10,12 @@ import transformers
 from tests.pieces import blanks, bytewise
 from wqkv.draw.to_json import as_json
 from wqkv.errors import ArgumentError
-from wqkv.study import model as models
 from wqkv.study import one_token as module
 from wqkv.study import opened_layer as opened
-from wqkv.study.model import OpenModel, Tokens
-from wqkv.study.one_token import Story, clearest, find, of, tell
-from wqkv.study.view import View
+from wqkv.study import tokens
+from wqkv.study.model import OpenModel
+from wqkv.study.one_token import TokenStory, clearest_link, clearest_story, find_token, token_story
+from wqkv.study.tokens import TokenizedText
 
 TIRED = "The animal didn't cross the street because it was too tired."
 WIDE = TIRED.replace("tired", "wide")
@@ -23,11 +23,11 @@ CAUSAL = "The cat sat on the mat because it was warm."
 
 
 @pytest.fixture(scope="module")
-def tired(minilm) -> Story:
-    return tell(minilm, TIRED, "it", 3, 1)
+def tired(minilm) -> TokenStory:
+    return clearest_story(minilm, TIRED, "it", 3, 1)
 
 
-def weight(story: Story, word: str) -> float:
+def weight(story: TokenStory, word: str) -> float:
     return story.weights[story.tokens.index(word)].item()
 
 
@@ -38,46 +38,46 @@ def test_it_is_the_animal_that_is_tired(tired):
 
 
 def test_wide_moves_weight_to_the_street(minilm):
-    story = tell(minilm, WIDE, "it", 3, 1)
+    story = clearest_story(minilm, WIDE, "it", 3, 1)
     assert weight(story, "animal") == pytest.approx(0.281, abs=5e-4)
     assert weight(story, "street") == pytest.approx(0.121, abs=5e-4)
 
 
 @pytest.mark.parametrize(
-    "given", [{}, {"layer": 3}, {"layer": 3, "head": 1}, {"token": "it", "layer": 3}, {"head": 1}]
+    "given", [{}, {"layer": 3}, {"layer": 3, "head": 1}, {"word": "it", "layer": 3}, {"head": 1}]
 )
 def test_what_is_not_given_is_chosen(minilm, tired, given):
-    story = tell(minilm, TIRED, **given)
+    story = clearest_story(minilm, TIRED, **given)
     assert (story.layer, story.head, story.token) == (3, 1, 10)
     assert torch.equal(story.weights, tired.weights)
 
 
 @pytest.mark.parametrize(
-    "given", [{"layer": 0}, {"head": 5}, {"token": "street"}, {"token": "[SEP]"}, {"token": "."}]
+    "given", [{"layer": 0}, {"head": 5}, {"word": "street"}, {"word": "[SEP]"}, {"word": "."}]
 )
 def test_what_is_given_is_kept(minilm, given):
-    story = tell(minilm, TIRED, **given)
+    story = clearest_story(minilm, TIRED, **given)
     assert given.get("layer", story.layer) == story.layer
     assert given.get("head", story.head) == story.head
-    assert given.get("token", story.tokens[story.token]) == story.tokens[story.token]
+    assert given.get("word", story.tokens[story.token]) == story.tokens[story.token]
 
 
 def test_the_same_word_again_is_no_link(minilm):
-    story = tell(minilm, "The dog saw a cat and the Dog ran.")
+    story = clearest_story(minilm, "The dog saw a cat and the Dog ran.")
     assert (story.tokens[story.token].lower(), story.tokens[story.ranked[0]]) == ("dog", "saw")
-    assert tell(minilm, "yes Yes yes").map.shape == (5, 5)
+    assert clearest_story(minilm, "yes Yes yes").map.shape == (5, 5)
 
 
 def test_blocks_do_not_change_what_is_told(minilm, tired, monkeypatch):
     monkeypatch.setattr(opened, "BLOCK", 12 * 16 * 3)  # three words at a time
-    story = tell(minilm, TIRED)
+    story = clearest_story(minilm, TIRED)
     assert (story.layer, story.head, story.token) == (3, 1, 10)
     torch.testing.assert_close(story.map, tired.map)
 
 
 @pytest.mark.parametrize("sentence", ["猫坐在垫子上。", "hi", "!", "yes yes yes", "a 🙂"])
 def test_any_sentence_has_a_story(minilm, sentence):
-    story = tell(minilm, sentence)
+    story = clearest_story(minilm, sentence)
     assert not story.special[story.token]
     assert story.weights.sum().item() == pytest.approx(1, abs=1e-5)
     assert story.proof.holds
@@ -102,7 +102,7 @@ def check_numbers(model: OpenModel, sentence: str, word: str, layer: int) -> Non
         trace = ours.trace(x)
     shares = []
     for head in range(ours.n_head):
-        story = tell(model, sentence, word, layer, head)
+        story = clearest_story(model, sentence, word, layer, head)
         here, n = story.token, len(story.tokens)
         assert torch.equal(story.x, x[0, here])
         torch.testing.assert_close(story.q, trace.q[0, head, here])
@@ -157,16 +157,16 @@ def test_proof_fails_on_another_layer(minilm):
     other._layers = copy.deepcopy(minilm._layers)
     with torch.no_grad():
         other._layers[3].WQ.weight[0, 0] += 1
-    proof = tell(other, TIRED, "it", 3, 1).proof
+    proof = clearest_story(other, TIRED, "it", 3, 1).proof
     assert not proof.holds
-    assert tell(other, TIRED, "it", 2, 1).proof.holds
+    assert clearest_story(other, TIRED, "it", 2, 1).proof.holds
 
 
 def test_the_page_and_the_terminal_are_told_the_same(minilm, tired):
-    """`tell` is what the page's answers are made of, and a map."""
-    view = View.read(minilm, TIRED)
-    told = of(view, 3, 1, 10)
-    for field in dataclasses.fields(Story):
+    """A story is what the page's answers are made of, and a map."""
+    view = minilm.view(TIRED)
+    told = token_story(view, 3, 1, 10)
+    for field in dataclasses.fields(TokenStory):
         ours, theirs = getattr(told, field.name), getattr(tired, field.name)
         if field.name == "map":
             assert ours is None
@@ -182,8 +182,8 @@ def test_a_long_text_is_looked_through_in_part(minilm, monkeypatch):
     """Of its words some are asked where they look; the link that is found is one of theirs."""
     monkeypatch.setattr(module, "ALL_ROWS", 15)
     monkeypatch.setattr(module, "SAMPLED_ROWS", 4)
-    view = View.read(minilm, TIRED)
-    found = [clearest(view, layer) for layer in range(6)]
+    view = minilm.view(TIRED)
+    found = [clearest_link(view, layer) for layer in range(6)]
     assert {link.token for link in found} <= {0, 5, 10, 15}
     best = max(found, key=lambda link: link.clearness)
     weights = view.row(best.layer, best.head, best.token).weights
@@ -214,36 +214,23 @@ def test_a_long_text_is_looked_through_in_part(minilm, monkeypatch):
     ],
 )
 def test_word(minilm, word, place):
-    assert tell(minilm, TIRED, word, 0, 0).token == place
+    assert clearest_story(minilm, TIRED, word, 0, 0).token == place
 
 
 def test_a_number_that_is_a_word_is_the_word(minilm):
-    assert tell(minilm, "I saw 2 of 5 cats", "2", 0, 0).token == 3
+    assert clearest_story(minilm, "I saw 2 of 5 cats", "2", 0, 0).token == 3
 
 
 @pytest.mark.parametrize("word", ["dog", "anim", "idn't", "16", "-1", "", " "])
 def test_unknown_word(minilm, word):
     says = rf"no token {word!r} in the sentence. Its tokens: \[CLS\] The animal .* from 0 to 15"
     with pytest.raises(ArgumentError, match=says):
-        tell(minilm, TIRED, word)
+        clearest_story(minilm, TIRED, word)
 
 
 def test_unknown_word_of_a_long_sentence(minilm):
     with pytest.raises(ArgumentError, match=r"x x \.\.\. \(or a number from 0 to 54"):
-        tell(minilm, "x " * 53, "y")
-
-
-def test_a_piece_that_is_only_a_blank_has_no_text():
-    words = models.cut(blanks(), "他说他来了", "made", None)
-    assert words.tokens == ("\u2581", "他说", "他", "来了")
-    assert words.spans == ((0, 0), (0, 2), (2, 3), (3, 5))
-    assert models.cut(blanks(), "他 他来了", "made", None).tokens == (
-        "\u2581",
-        "他",
-        "\u2581",
-        "他",
-        "来了",
-    )
+        clearest_story(minilm, "x " * 53, "y")
 
 
 @pytest.mark.parametrize(
@@ -261,40 +248,40 @@ def test_a_piece_that_is_only_a_blank_has_no_text():
 )
 def test_word_in_a_script_without_blanks(word, place):
     """The token itself, the last of several, a number, the token that holds it."""
-    assert find(models.cut(blanks(), "他说他来了", "made", None), word) == place
+    assert find_token(tokens.tokenize(blanks(), "他说他来了", "made", None), word) == place
 
 
 @pytest.mark.parametrize(
     ("word", "place"), [("它", 2), ("累", 5), ("累了", 8), ("它累了", 8), ("4", 4)]
 )
 def test_word_of_which_a_piece_is_a_part_of_a_character(word, place):
-    assert find(models.cut(bytewise(), "它累了", "made", None), word) == place
+    assert find_token(tokens.tokenize(bytewise(), "它累了", "made", None), word) == place
 
 
 def test_a_number_is_that_of_a_token_before_it_is_a_part_of_one():
-    words = Tokens("他3说", ("他3说",), (False,), ((0, 3),), (1,))
-    assert find(words, "3") == 0
-    four = Tokens(
+    words = TokenizedText("他3说", ("他3说",), (False,), ((0, 3),), (1,))
+    assert find_token(words, "3") == 0
+    four = TokenizedText(
         "他3说来了他",
         ("他3说", *"来了他"),
         (False,) * 4,
         ((0, 3), (3, 4), (4, 5), (5, 6)),
         (1,) * 4,
     )
-    assert find(four, "3") == 3
+    assert find_token(four, "3") == 3
 
 
 @pytest.mark.parametrize("blank", ["\u2581", "\u2581\u2581", " ", "\n"])
 def test_a_blank_is_not_chosen(minilm, blank):
     """Where no link is clear, the first word is told of, which a piece of nothing is not."""
-    words = Tokens(
+    words = TokenizedText(
         "!",
         ("[CLS]", blank, "!"),
         (True, False, False),
         ((0, 0), (0, 0), (0, 1)),
         (101, 102, 999),
     )
-    assert clearest(View.read(minilm, words), 0).token == 2
+    assert clearest_link(minilm.view(words), 0).token == 2
 
 
 @pytest.mark.parametrize(
@@ -311,7 +298,7 @@ def test_a_blank_is_not_chosen(minilm, blank):
 def test_words_as_they_are_written(text, spans, numbers):
     """Chinese stands side by side, one word a token; English has blanks between its words."""
     n = len(spans)
-    words = Tokens(text, ("",) * n, (False,) * n, tuple(spans), (0,) * n)
+    words = TokenizedText(text, ("",) * n, (False,) * n, tuple(spans), (0,) * n)
     assert module._written_words(words) == numbers
 
 
@@ -326,16 +313,20 @@ def test_words_as_they_are_written(text, spans, numbers):
 )
 def test_out_of_range(minilm, given, says):
     with pytest.raises(ArgumentError, match=says):
-        tell(minilm, TIRED, **given)
+        clearest_story(minilm, TIRED, **given)
 
 
 @pytest.mark.parametrize(
     ("sentence", "says"),
-    [("", "sentence is empty"), ("[SEP]", "sees no word"), ("a " * 511, "513 words .*takes 512")],
+    [
+        ("", "sentence is empty"),
+        ("[SEP]", "sees no token"),
+        ("a " * 511, "513 tokens, and .* takes 512"),
+    ],
 )
 def test_sentence_that_cannot_be_told(minilm, sentence, says):
     with pytest.raises(ArgumentError, match=says):
-        tell(minilm, sentence)
+        clearest_story(minilm, sentence)
 
 
 # A causal model with rotary positions and grouped heads
@@ -344,7 +335,7 @@ def test_sentence_that_cannot_be_told(minilm, sentence, says):
 @pytest.mark.slow
 def test_every_layer_of_a_causal_model_is_proven(smollm):
     for layer in range(30):
-        assert tell(smollm, CAUSAL, "it", layer, 4).proof.holds, layer
+        assert clearest_story(smollm, CAUSAL, "it", layer, 4).proof.holds, layer
 
 
 @pytest.mark.slow
@@ -355,7 +346,7 @@ def test_numbers_of_a_causal_model_agree(smollm, layer):
 
 @pytest.mark.slow
 def test_facts_of_a_causal_model(smollm):
-    story = tell(smollm, CAUSAL, "it", 17, 4)
+    story = clearest_story(smollm, CAUSAL, "it", 17, 4)
     assert (story.n_head, story.n_kv_head, story.mask) == (9, 3, "Causal()")
     assert story.position.startswith("RoPE(theta=100000.0")
     assert not story.map.triu(1).any()
@@ -365,7 +356,7 @@ def test_facts_of_a_causal_model(smollm):
 @pytest.mark.slow
 def test_first_word_of_a_causal_model_is_not_chosen(smollm):
     """Heads put there what they do not need."""
-    story = tell(smollm, CAUSAL)
+    story = clearest_story(smollm, CAUSAL)
     reach = [j for j in story.ranked if j not in (0, story.token)]
     assert story.weights[reach[0]] > 0.1
     assert story.token > 1

@@ -1,11 +1,13 @@
 """Models of two texts: their three attentions as views, against the models themselves."""
 
 import json
+import sys
 
 import pytest
 import torch
 import transformers
 
+from tests.browser.tiny import tiny
 from tests.browser.tiny_pair import READ, TARGET, tiny_bart, tiny_t5
 from wqkv.draw import steps
 from wqkv.errors import ArgumentError
@@ -34,7 +36,7 @@ def model(name) -> OpenPair:
 
 @pytest.fixture(scope="module")
 def views(model) -> dict[str, View]:
-    return model.read(READ, TARGET)
+    return model.views(READ, TARGET)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,7 @@ def test_sizes(name, model):
     assert tuple(model.parts) == PARTS
     for part, (n_layer, n_head) in SIZES[name].items():
         sizes = model.parts[part].sizes
-        assert (sizes["n_layer"], sizes["n_head"]) == (n_layer, n_head)
+        assert (sizes.n_layer, sizes.n_head) == (n_layer, n_head)
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -62,10 +64,10 @@ def test_the_weights_are_the_models(views, theirs, part):
     view = views[part]
     own = {"encoder": "encoder_attentions", "decoder": "decoder_attentions"}
     expected = getattr(theirs, own.get(part, "cross_attentions"))
-    assert len(expected) == view.model.sizes["n_layer"]
+    assert len(expected) == view.model.sizes.n_layer
     for layer, weights in enumerate(expected):
-        assert weights.shape[1:] == (view.model.sizes["n_head"], view.n, view.m)
-        for head in range(view.model.sizes["n_head"]):
+        assert weights.shape[1:] == (view.model.sizes.n_head, view.n, view.m)
+        for head in range(view.model.sizes.n_head):
             found = view.tile(layer, head, 0, view.n, 0, view.m)
             torch.testing.assert_close(found, weights[0, head], rtol=1e-4, atol=2e-6)
         assert view.proof(layer).holds and view.proof(layer).rows == view.n
@@ -109,10 +111,10 @@ def test_answers_between_two_texts(views):
 
 def test_the_clearest_link_is_the_strongest_between_words(views):
     view = views["cross"]
-    found = max(story.clearest(view, layer) for layer in range(view.model.sizes["n_layer"]))
+    found = max(story.clearest_link(view, layer) for layer in range(view.model.sizes.n_layer))
     strongest = 0.0
-    for layer in range(view.model.sizes["n_layer"]):
-        for head in range(view.model.sizes["n_head"]):
+    for layer in range(view.model.sizes.n_layer):
+        for head in range(view.model.sizes.n_head):
             tile = view.tile(layer, head, 1, view.n, 0, view.m - 1)  # without <pad> and </s>
             rows = [w != "," for w in view.reading.tokens[1:]]
             keys = [w != "," for w in view.keys.tokens[:-1]]
@@ -122,13 +124,13 @@ def test_the_clearest_link_is_the_strongest_between_words(views):
 
 def test_a_story_between_two_texts(views):
     view = views["cross"]
-    told = story.of(view, 1, 1, 3)
+    told = story.token_story(view, 1, 1, 3)
     best = int(told.weights.argmax())
     assert (told.source.token, told.keys) == (best, view.keys.tokens)
     assert torch.equal(told.source.x, view.keys.final[0, best])
     layer = view.model.layer(1)
     with torch.no_grad():
-        k = layer.WK(told.source.x).unflatten(0, (view.model.sizes["n_head"], -1))[1]
+        k = layer.WK(told.source.x).unflatten(0, (view.model.sizes.n_head, -1))[1]
     torch.testing.assert_close(told.k, k)
     said = steps.tell(told)
     assert f'k: how "{view.keys.tokens[best]}" is found' in said[2].sentence
@@ -137,15 +139,51 @@ def test_a_story_between_two_texts(views):
         in said[0].sentence
     )
     assert view.keys.tokens[best] in said[4].formula
-    assert story.of(views["decoder"], 1, 1, 3).source is None
+    assert story.token_story(views["decoder"], 1, 1, 3).source is None
 
 
 def test_labels_of_one_text(views):
     view = views["encoder"]
-    maps = [view.layer(i).whole for i in range(view.model.sizes["n_layer"])]
+    maps = [view.layer(i).whole for i in range(view.model.sizes.n_layer)]
     assert len(heads(maps, view.reading.tokens, view.reading.special).all) == (
-        view.model.sizes["n_layer"] * view.model.sizes["n_head"]
+        view.model.sizes.n_layer * view.model.sizes.n_head
     )
+
+
+# What models of one text and of two both answer
+
+
+def shape(model):
+    return model.main, list(model.parts), model.opener
+
+
+def test_one_interface(model):
+    one = tiny()
+    assert shape(one) == ("text", ["text"], "open_model")
+    assert shape(model) == ("cross", list(PARTS), "open_pair")
+    for each, target in ((one, None), (model, TARGET)):
+        seen: list[tuple[View, int]] = []
+        told: list[tuple[int, int]] = []
+        views = each.views(
+            READ,
+            target,
+            lambda done, total, told=told: told.append((done, total)),
+            lambda view, layer, seen=seen: seen.append((view, layer)),
+        )
+        assert views.keys() == each.parts.keys() and each.main in views
+        assert getattr(sys.modules[type(each).__module__], each.opener)
+        for name, view in views.items():
+            assert view.model is each.parts[name] and view.model.part == name
+            layers = [layer for shown, layer in seen if shown is view]
+            assert layers == list(range(view.model.sizes.n_layer))
+        assert told[-1] == (len(seen), len(seen))
+        each.check_target(target)
+
+
+def test_a_model_of_one_text_has_no_target():
+    for ask in (tiny().check_target, lambda target: tiny().views(READ, target)):
+        with pytest.raises(ArgumentError, match="tiny-llama writes no second text"):
+            ask(TARGET)
 
 
 # Writing
@@ -154,7 +192,7 @@ def test_labels_of_one_text(views):
 def test_the_model_writes_by_its_own_rules(name, model):
     """Greedy, as `generate` writes by itself; the word that ends it is not read again."""
     told = []
-    found = model.read(READ, step=lambda *at: told.append(at))["cross"].reading
+    found = model.views(READ, progress=lambda *at: told.append(at))["cross"].reading
     speaker = MODELS[name]().speaker
     ids = torch.tensor([model.tokenizer(READ)["input_ids"]])
     written = speaker.generate(input_ids=ids, num_beams=1, do_sample=False, max_length=256)
@@ -168,16 +206,16 @@ def test_the_model_writes_by_its_own_rules(name, model):
 
 
 def test_what_it_wrote_reads_the_same_when_given(model):
-    one = model.read(READ)["cross"]
+    one = model.views(READ)["cross"]
     assert not any(one.reading.special[1:])
-    two = model.read(READ, one.reading.sentence)["cross"]
+    two = model.views(READ, one.reading.sentence)["cross"]
     assert two.reading.ids == one.reading.ids
     assert torch.equal(two.row(1, 1, 3).weights, one.row(1, 1, 3).weights)
 
 
 def test_its_length_is_bounded(model, monkeypatch):
-    monkeypatch.setattr(module, "WRITTEN", 7)
-    assert model.read(READ)["cross"].n <= 7
+    monkeypatch.setattr(module, "MOST_WRITTEN", 7)
+    assert model.views(READ)["cross"].n <= 7
 
 
 @pytest.mark.parametrize("layers", [0, 1, 4, 9])
@@ -192,7 +230,7 @@ def test_whoever_watches_can_end_it(model, layers):
     calls: list[int] = []
     hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.model.modules()]
     with pytest.raises(InterruptedError):
-        model.read(READ, step=step)
+        model.views(READ, progress=step)
     assert len(calls) == layers + 1
     after = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.model.modules()]
     assert after == hooks
@@ -200,10 +238,10 @@ def test_whoever_watches_can_end_it(model, layers):
 
 def test_only_special_words(model):
     """A decoder that has read its first word alone has a view of one row."""
-    view = model.read(READ, "the")["cross"]
+    view = model.views(READ, "the")["cross"]
     assert (view.n, view.reading.tokens[1]) == (2, "the")
     alone = module.replace(view.reading, special=(True, True))
-    assert story.clearest(View(view.model, alone), 0).clearness == 0.0
+    assert story.clearest_link(View(view.model, alone), 0).clearness == 0.0
 
 
 def test_a_model_that_writes_nothing():
@@ -211,7 +249,7 @@ def test_a_model_that_writes_nothing():
     model = tiny_t5()
     others = [i for i in range(model.model.config.vocab_size) if i != 1]
     model.speaker.generation_config.update(suppress_tokens=others)
-    views = model.read(READ)
+    views = model.views(READ)
     assert (views["cross"].reading.tokens, views["cross"].reading.sentence) == (("<pad>",), "")
     for view in views.values():
         assert view.proof(1).holds
@@ -225,11 +263,11 @@ def test_a_model_that_writes_nothing():
 
 def test_a_target_that_is_too_long():
     model = tiny_bart()
-    assert model.read("the", "sea " * 60)["cross"].n == 61  # with the word that it starts with
-    with pytest.raises(ArgumentError, match=r"has 62 words \(tokens\), and tiny-bart takes 61"):
-        model.read("the", "sea " * 61)
-    with pytest.raises(ArgumentError, match=r"has 62 words \(tokens\), and tiny-bart takes 61"):
-        model.read("sea " * 61, "the")  # and the word that ends it
+    assert model.views("the", "sea " * 60)["cross"].n == 61  # with the word that it starts with
+    with pytest.raises(ArgumentError, match=r"has 62 tokens, and tiny-bart takes 61"):
+        model.views("the", "sea " * 61)
+    with pytest.raises(ArgumentError, match=r"has 62 tokens, and tiny-bart takes 61"):
+        model.views("sea " * 61, "the")  # and the word that ends it
 
 
 # Opening
@@ -246,7 +284,7 @@ def test_open(folder, views):
     for opener in (open_pair, open_any):
         found = opener(str(folder))
         assert isinstance(found, OpenPair) and found.speaker is not None
-        view = found.read(READ, TARGET)["cross"]
+        view = found.views(READ, TARGET)["cross"]
         torch.testing.assert_close(view.row(1, 1, 3).weights, views["cross"].row(1, 1, 3).weights)
     with pytest.raises(ArgumentError, match=r"(?s)reads one text and writes another.*open_pair"):
         open_model(str(folder))
@@ -257,9 +295,9 @@ def test_without_a_head_for_words(folder):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"architectures": ["Some"]}))
     found = open_pair(str(folder))
     assert found.speaker is None
-    with pytest.raises(ArgumentError, match=r"says no next word\.\nPass the text"):
-        found.read(READ)
-    assert found.read(READ, TARGET)["cross"].proof(1).holds
+    with pytest.raises(ArgumentError, match=r"predicts no next token\.\nPass the text"):
+        found.views(READ)
+    assert found.views(READ, TARGET)["cross"].proof(1).holds
 
 
 def test_a_model_of_one_text(weights):
@@ -284,7 +322,7 @@ def test_a_decoder_that_starts_with_the_language(monkeypatch):
     model = tiny_bart()
     for holder in (model.speaker.generation_config, model.model.config):
         holder.decoder_start_token_id = None
-    words = model.read(READ, "the sea")["cross"].reading
+    words = model.views(READ, "the sea")["cross"].reading
     assert words.ids[0] == 1 and words.tokens == ("</s>", "the", "sea")
 
 
@@ -298,8 +336,8 @@ def test_a_decoder_that_starts_with_the_language(monkeypatch):
         (lambda v: generate(v, 3), "Writing on is for models of one text, and tiny-"),
         (lambda v: v.distances(0, 0), "no distance between two texts.*\nAsk for one of: entropy,"),
         (lambda v: v.grid("distance"), "no distance between two texts"),
-        (lambda v: v.cell(0, 0, 0, 99), "no word 99: the text has 11 words, 0 to 10"),
-        (lambda v: v.tile(0, 0, 0, 3, 0, 12), "no words 0 to 12: the text has 11"),
+        (lambda v: v.cell(0, 0, 0, 99), "no token 99: the text has 11 tokens, 0 to 10"),
+        (lambda v: v.tile(0, 0, 0, 3, 0, 12), "no tokens 0 to 12: the text has 11"),
     ],
 )
 def test_mistakes(views, ask, says):

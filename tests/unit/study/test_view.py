@@ -13,13 +13,12 @@ from torch import nn
 from wqkv import ALiBi, Causal, Full, MultiheadAttention, RoPE, T5Bias, Window
 from wqkv.errors import ArgumentError
 from wqkv.layer.differential import DifferentialAttention
-from wqkv.study import model as models
 from wqkv.study import opened_layer as opened
-from wqkv.study import sweep, view
-from wqkv.study.heads import read
-from wqkv.study.model import OpenModel, Tokens
+from wqkv.study import part, sweep, view
+from wqkv.study.model import OpenModel
 from wqkv.study.opened_layer import OpenLayer
-from wqkv.study.view import View, labelled
+from wqkv.study.tokens import TokenizedText
+from wqkv.study.view import View
 
 TIRED = "The animal didn't cross the street because it was too tired."
 N = 37
@@ -46,12 +45,12 @@ def ids(n: int = N) -> list[int]:
 
 @pytest.fixture(scope="module")
 def tiny() -> View:
-    return View.read(llama(), Tokens.of(ids()))
+    return llama().view(TokenizedText.of_ids(ids()))
 
 
 @pytest.fixture(scope="module")
 def tired(minilm) -> View:
-    return View.read(minilm, TIRED)
+    return minilm.view(TIRED)
 
 
 def trace(seen: View, layer: int, dtype: torch.dtype = torch.float32):
@@ -125,7 +124,7 @@ class OneLayer:
 
     def __init__(self, layer: MultiheadAttention) -> None:
         self._layer, self.name = layer, "one layer"
-        self.sizes = {"n_layer": 1, "n_head": layer.n_head}
+        self.sizes = part.PartSizes(1, layer.n_head, layer.n_kv_head, layer.d_model, layer.d_k)
 
     def layer(self, number: int) -> MultiheadAttention:
         return self._layer
@@ -136,12 +135,10 @@ def shown(layer: MultiheadAttention) -> View:
     with torch.no_grad():
         x = torch.randn(1, N, layer.d_model, generator=torch.Generator().manual_seed(3))
         output = layer.eval()(x)
-    given = {
-        field.name: getattr(Tokens.of(ids()), field.name) for field in dataclasses.fields(Tokens)
-    }
-    return View(
-        OneLayer(layer), models.Reading(**given, inputs=[x], outputs=[output], rows=torch.arange(N))
-    )
+    text = TokenizedText.of_ids(ids())
+    given = {field.name: getattr(text, field.name) for field in dataclasses.fields(text)}
+    reading = part.TextReading(**given, inputs=[x], outputs=[output], rows=torch.arange(N))
+    return View(OneLayer(layer), reading)
 
 
 RULES = {
@@ -240,7 +237,7 @@ def test_distances_and_links(tiny):
 
 
 def test_one_word_has_one_distance():
-    seen = View.read(llama(), Tokens.of(ids(1)))
+    seen = llama().view(TokenizedText.of_ids(ids(1)))
     assert seen.distances(0, 0).edges == (0, 1)
     assert seen.distances(0, 0).mass.tolist() == pytest.approx([1.0])
     assert [link[:2] for link in seen.links(0, 0)] == [(0, 0)]
@@ -248,7 +245,7 @@ def test_one_word_has_one_distance():
 
 def test_links_of_no_weight_are_no_links(tiny):
     """A causal row of 37 words has 37 * 36 / 2 weights of exactly 0."""
-    few = View.read(tiny.model, Tokens.of(ids(3)))
+    few = tiny.model.view(TokenizedText.of_ids(ids(3)))
     assert len(few.links(0, 0, 9)) == 6
 
 
@@ -283,22 +280,13 @@ def test_grids(tiny):
         assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
 
 
-def test_labels_as_a_grid(minilm):
-    found = read(minilm, [TIRED])
-    grid = labelled(found)
-    assert (grid.statistic, tuple(grid.values.shape)) == ("label", (6, 12))
-    assert grid.labels[0][2] == found[0][2].label == "previous"
-    assert grid.values[0, 2].item() == pytest.approx(found[0][2].score)
-    assert grid.evidence[0][2] == found[0][2].evidence
-    assert grid.values.isnan().any() == any(head.score is None for head in found.all)
-
-
 # Proofs
 
 
 def test_every_layer_is_proved_while_the_model_runs(tiny):
     told = []
-    seen = View.read(tiny.model, Tokens.of(ids()), lambda seen, layer: told.append((seen.n, layer)))
+    text = TokenizedText.of_ids(ids())
+    seen = tiny.model.view(text, lambda seen, layer: told.append((seen.n, layer)))
     assert told == [(N, 0), (N, 1), (N, 2)]
     for layer in range(3):
         proof = seen.proof(layer)
@@ -334,9 +322,9 @@ def test_a_wrong_layer_fails_its_proof(tiny):
 
 
 def test_what_was_not_kept_of_a_long_text(monkeypatch):
-    monkeypatch.setattr(models, "KEPT", 3 * N * 66 - 1)
-    monkeypatch.setattr(models, "SAMPLED_ROWS", 5)
-    seen = View.read(llama(), Tokens.of(ids()))
+    monkeypatch.setattr(part, "KEPT_OUTPUTS", 3 * N * 66 - 1)
+    monkeypatch.setattr(part, "SAMPLED_ROWS", 5)
+    seen = llama().view(TokenizedText.of_ids(ids()))
     assert seen.reading.rows.tolist() == [0, 9, 18, 27, 36]
     assert [output.shape for output in seen.reading.outputs] == [(1, 5, 66)] * 3
     assert seen.proof(2).holds and seen.proof(2).rows == 5
@@ -347,14 +335,14 @@ def test_what_was_not_kept_of_a_long_text(monkeypatch):
 def test_some_rows_of_a_long_text_are_proved(monkeypatch):
     monkeypatch.setattr(view, "ALL_ROWS", N - 1)
     monkeypatch.setattr(view, "SAMPLED_ROWS", 7)
-    seen = View.read(llama(), Tokens.of(ids()))
+    seen = llama().view(TokenizedText.of_ids(ids()))
     assert seen.proof(0).holds and seen.proof(0).rows == 7
     assert seen.row(0, 0, 1).residual.holds
 
 
 def test_rope_turns_far_words_as_transformers_does():
     """Frequencies that are off by one last digit would fail here."""
-    seen = View.read(llama(), Tokens.of(ids(4001)))
+    seen = llama().view(TokenizedText.of_ids(ids(4001)))
     proofs = [seen.proof(layer) for layer in range(3)]
     assert all(proof.holds for proof in proofs)
     assert max(proof.difference / proof.tolerance for proof in proofs) < 0.5
@@ -366,13 +354,13 @@ def test_rope_turns_far_words_as_transformers_does():
 def test_layers_are_kept_up_to_a_limit(tiny, monkeypatch):
     seen = View(tiny.model, tiny.reading)
     assert seen.layer(0) is seen.layer(0)
-    monkeypatch.setattr(view, "KEPT", 2 * seen.layer(0).bytes)
+    monkeypatch.setattr(view, "KEPT_BYTES", 2 * seen.layer(0).bytes)
     first = seen.layer(0)
     assert seen.layer(1) is seen.layer(1)
     assert seen.layer(0) is first  # used last, so layer 1 goes
     seen.layer(2)
     assert seen.layer(0) is first
-    monkeypatch.setattr(view, "KEPT", 0)
+    monkeypatch.setattr(view, "KEPT_BYTES", 0)
     assert seen.layer(1) is seen.layer(1)
     assert seen.layer(0) is not first
 
@@ -425,11 +413,11 @@ def test_engine(tiny, tired):
         (lambda v: v.row(3, 0, 0), "no layer 3: the model has 3 layers, 0 to 2"),
         (lambda v: v.row(-1, 0, 0), "no layer -1"),
         (lambda v: v.map(0, 6), "no head 6: the model has 6 heads, 0 to 5"),
-        (lambda v: v.row(0, 0, 37), "no word 37: the text has 37 words, 0 to 36"),
-        (lambda v: v.cell(0, 0, 0, -1), "no word -1"),
-        (lambda v: v.column(0, 0, 99), "no word 99"),
-        (lambda v: v.tile(0, 0, 5, 5, 0, 3), "no words 5 to 5: the text has 37"),
-        (lambda v: v.tile(0, 0, 0, 3, 30, 38), "no words 30 to 38"),
+        (lambda v: v.row(0, 0, 37), "no token 37: the text has 37 tokens, 0 to 36"),
+        (lambda v: v.cell(0, 0, 0, -1), "no token -1"),
+        (lambda v: v.column(0, 0, 99), "no token 99"),
+        (lambda v: v.tile(0, 0, 5, 5, 0, 3), "no tokens 5 to 5: the text has 37"),
+        (lambda v: v.tile(0, 0, 0, 3, 30, 38), "no tokens 30 to 38"),
         (
             lambda v: v.grid("size"),
             "no statistic 'size'.\nPass one of: entropy, received, distance",
@@ -470,5 +458,5 @@ def test_whoever_watches_a_reading_can_end_it(tiny):
 
     before = [len(m._forward_hooks) for m in tiny.model.model.modules()]
     with pytest.raises(InterruptedError):
-        View.read(tiny.model, Tokens.of(ids()), stop)
+        tiny.model.view(TokenizedText.of_ids(ids()), stop)
     assert [len(m._forward_hooks) for m in tiny.model.model.modules()] == before

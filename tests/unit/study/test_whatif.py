@@ -5,13 +5,12 @@ import torch
 import transformers
 
 from tests.browser.tiny import text, tiny
-from tests.pieces import blanks, bytewise
 from wqkv.errors import ArgumentError
-from wqkv.study import model as models
-from wqkv.study import whatif
-from wqkv.study.model import OpenModel, Tokens
+from wqkv.study import part, whatif
+from wqkv.study.model import OpenModel
+from wqkv.study.tokens import TokenizedText
 from wqkv.study.view import View
-from wqkv.study.whatif import continued, edited, generate, what_if
+from wqkv.study.whatif import edit, generate, what_if
 
 TIRED = "The animal didn't cross the street because it was too tired."
 N = 23
@@ -24,12 +23,12 @@ def llama() -> OpenModel:
 
 @pytest.fixture(scope="module")
 def seen(llama) -> View:
-    return View.read(llama, text(N - 1))
+    return llama.view(text(N - 1))
 
 
 @pytest.fixture(scope="module")
 def tired(minilm) -> View:
-    return View.read(minilm, TIRED)
+    return minilm.view(TIRED)
 
 
 def relative(before: torch.Tensor, after: torch.Tensor) -> float:
@@ -76,7 +75,7 @@ def test_layers_that_share_their_matrices_are_switched_off_one_at_a_time():
         intermediate_size=7, max_position_embeddings=19, initializer_range=0.5,
     )  # fmt: skip
     shared = OpenModel(transformers.AlbertModel(config).eval(), None, "tiny-albert")
-    words = Tokens.of([5, 7, 11, 3])
+    words = TokenizedText.of_ids([5, 7, 11, 3])
     plain, off = shared.run(words), shared.run(words, off=[(1, 0)])
     assert torch.equal(plain.outputs[0], off.outputs[0])
     assert relative(plain.outputs[1], off.outputs[1]) > 0.01
@@ -136,8 +135,8 @@ def test_more_words_than_before(minilm, tired):
 )
 def test_a_word_that_is_said_again_is_shared_once(old, new, places):
     """What both texts begin with is not counted once more among what they end with."""
-    texts = [Tokens.of(ids) for ids in (old, new)]
-    assert whatif._shared(*texts) == places
+    texts = [TokenizedText.of_ids(ids) for ids in (old, new)]
+    assert whatif._shared_positions(*texts) == places
 
 
 def test_heads_and_words_at_once(minilm, tired):
@@ -151,9 +150,9 @@ def test_heads_and_words_at_once(minilm, tired):
 
 
 def test_layers_of_a_long_text_compare_what_was_kept(llama, monkeypatch):
-    monkeypatch.setattr(models, "KEPT", 0)
-    monkeypatch.setattr(models, "SAMPLED_ROWS", 3)
-    old = View.read(llama, text(N - 1))  # 23 words: 0, 11 and 22 are kept
+    monkeypatch.setattr(part, "KEPT_OUTPUTS", 0)
+    monkeypatch.setattr(part, "SAMPLED_ROWS", 3)
+    old = llama.view(text(N - 1))  # 23 words: 0, 11 and 22 are kept
     found = what_if(old, edits={12: "sea lamp"})  # 24 words: 0, 12 (rounded to even) and 23
     assert found.view.reading.rows.tolist() == [0, 12, 23]
     whole = [llama.run(r) for r in (old.reading, found.view.reading)]
@@ -170,8 +169,8 @@ def test_layers_of_a_long_text_compare_what_was_kept(llama, monkeypatch):
 
 def test_edited(minilm):
     words = minilm.tokens("Two cats, one dog.")
-    assert edited(words, {1: "Three", 5: "big dog"}) == "Three cats, one big dog."
-    assert edited(words, {}) == "Two cats, one dog."
+    assert edit(words, {1: "Three", 5: "big dog"}) == "Three cats, one big dog."
+    assert edit(words, {}) == "Two cats, one dog."
 
 
 def test_progress_and_an_end(seen):
@@ -191,13 +190,13 @@ def test_progress_and_an_end(seen):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({}, "Nothing is changed.\nName a head to switch off, or a word to change"),
+        ({}, "Nothing is changed.\nName a head to switch off, or a token to change"),
         ({"off": [(6, 0)]}, "no layer 6: the model has 6 layers"),
         ({"off": [(0, 0), (5, 12)]}, "no head 12"),
-        ({"edits": {16: "x"}}, "no word 16: the text has 16 words, 0 to 15"),
-        ({"edits": {-1: "x"}}, "no word -1"),
-        ({"edits": {0: "x"}}, r"Word 0, '\[CLS\]', does not stand in the text"),
-        ({"edits": dict.fromkeys(range(1, 15), "")}, "sentence is empty|sees no word"),
+        ({"edits": {16: "x"}}, "no token 16: the text has 16 tokens, 0 to 15"),
+        ({"edits": {-1: "x"}}, "no token -1"),
+        ({"edits": {0: "x"}}, r"Token 0, '\[CLS\]', does not stand in the text"),
+        ({"edits": dict.fromkeys(range(1, 15), "")}, "sentence is empty|sees no token"),
     ],
 )
 def test_mistakes(tired, changes, says):
@@ -215,7 +214,7 @@ def test_generate_writes_what_the_model_would(llama, seen):
     assert list(found.view.reading.ids) == theirs
     assert [said.position for said in found.steps] == [23, 24, 25, 26, 27]
     for said in found.steps:
-        before = llama.run(Tokens.of(theirs[: said.position]))
+        before = llama.run(TokenizedText.of_ids(theirs[: said.position]))
         chances = before.logits.softmax(0)
         assert said.probability == pytest.approx(float(chances.max()), rel=1e-4)
         assert said.top[0][:2] == (said.token, said.probability)
@@ -251,7 +250,7 @@ def test_generate_stops_where_the_model_ends(llama, seen, monkeypatch):
     monkeypatch.setattr(llama.config, "max_position_embeddings", N + 2)
     assert len(generate(seen, 9).steps) == 2
     monkeypatch.setattr(llama.config, "max_position_embeddings", N)
-    says = f"no room for 9 more words: the text has {N}, and tiny-llama takes {N}"
+    says = f"no room for 9 more tokens: the text has {N}, and tiny-llama takes {N}"
     with pytest.raises(ArgumentError, match=says):
         generate(seen, 9)
 
@@ -337,8 +336,8 @@ def test_positions_that_begin_behind_padding(llama, kind):
     speaker = transformers.AutoModelForCausalLM.from_config(config).eval()
     opened = OpenModel(speaker.base_model, llama.tokenizer, "tiny", speaker)
     ids = [5, 7, 11, 13]
-    for id in written(View.read(opened, Tokens.of(ids)), 5):
-        assert id == int(opened.run(Tokens.of(ids)).logits.argmax())
+    for id in written(opened.view(TokenizedText.of_ids(ids)), 5):
+        assert id == int(opened.run(TokenizedText.of_ids(ids)).logits.argmax())
         ids.append(id)
 
 
@@ -351,44 +350,13 @@ def test_options_that_are_set_already(seen, option):
 
 
 def test_generate_needs_a_head_for_words(tired):
-    with pytest.raises(ArgumentError, match="all-MiniLM-L6-v2 says no next word"):
+    with pytest.raises(ArgumentError, match="all-MiniLM-L6-v2 predicts no next token"):
         generate(tired, 3)
-
-
-def test_pieces_without_a_text_of_their_own(minilm):
-    """`##s` is glued to the word before it."""
-    words = minilm.tokens("one cat")
-    known = minilm.tokenizer.convert_tokens_to_ids(["##s", "sit", "[SEP]"])
-    found = continued(
-        minilm.tokenizer, words, [*words.ids[:-1], *known][: len(words.ids)] + known[1:]
-    )
-    assert len(found.tokens) == len(found.spans) == len(found.special) == len(words.ids) + 2
-    assert found.special[-1] and found.tokens[-1] == "[SEP]"
-
-
-@pytest.mark.parametrize("known", [3, 6, 9, 10, 12])
-def test_pieces_that_are_parts_of_a_character(known):
-    """Written on, a text has the words and the places that it has when it is read."""
-    tokenizer = bytewise()
-    whole = models.cut(tokenizer, "它累了 a 它", "made", None)
-    begun = models.cut(tokenizer, tokenizer.decode(whole.ids[:known]), "made", None)
-    assert continued(tokenizer, begun, list(whole.ids)) == whole
-    cut = continued(tokenizer, begun, list(whole.ids[:-1]))  # its last character is not whole
-    assert cut.sentence.endswith(" \ufffd")
-    assert cut.spans[-2:] == ((6, 7), (6, 7))
-
-
-def test_a_blank_that_is_written_has_no_text():
-    tokenizer = blanks()
-    whole = models.cut(tokenizer, "他来了 他", "made", None)
-    assert whole.tokens == ("\u2581", "他", "来了", "\u2581", "他")
-    begun = models.cut(tokenizer, "他来了", "made", None)
-    assert continued(tokenizer, begun, list(whole.ids)) == whole
 
 
 @pytest.mark.slow
 def test_a_trained_model_goes_on(smollm):
-    found = generate(View.read(smollm, "The capital of France is"), 2)
+    found = generate(smollm.view("The capital of France is"), 2)
     assert [said.token for said in found.steps] == [" Paris", "."]
     assert found.view.reading.sentence == "The capital of France is Paris."
     assert found.view.reading.tokens[-2:] == ("Paris", ".")

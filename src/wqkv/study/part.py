@@ -1,0 +1,152 @@
+"""The attention layers of a model as ours, and hooks that record what a text brings into them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from wqkv.errors import ArgumentError
+from wqkv.layer.attention import MultiheadAttention
+from wqkv.layer.convert import huggingface
+from wqkv.study.tokens import TokenizedText
+
+#: The attention outputs of all layers are kept up to this many numbers. Of a longer text only
+#: SAMPLED_ROWS rows of each layer are kept, evenly spaced from the first token to the last.
+KEPT_OUTPUTS, SAMPLED_ROWS = 2**26, 64
+#: The name of the only part of a model of one text.
+ONLY_PART = "text"
+
+
+class PartSizes(NamedTuple):
+    """How large the attention of a part is."""
+
+    n_layer: int
+    n_head: int
+    n_kv_head: int
+    d_model: int
+    d_k: int
+
+
+@dataclass(frozen=True)
+class TextReading(TokenizedText):
+    """A text as the model read it: its tokens, and each layer's input and attention output."""
+
+    inputs: list[Tensor]  # per layer (1, n, d_model)
+    outputs: list[Tensor]  # per layer (1, len(rows), d_model)
+    rows: Tensor  # the tokens whose outputs were kept
+    final: Tensor | None = None  # (1, n, d_model), the last hidden state, once the model has run
+    logits: Tensor | None = None  # (vocabulary,) for the token after the last, if it has a head
+    source: TextReading | None = None  # in "cross": the text whose `final` makes the keys
+
+
+class ModelPart:
+    """Attention layers of a model as ours: all of them, or those of one of its three parts.
+
+    Args:
+        name: what the model is called.
+        part: "encoder", "decoder" or "cross" of a model of two texts, else ONLY_PART.
+    """
+
+    def __init__(self, model: nn.Module, name: str, part: str = ONLY_PART) -> None:
+        self.model, self.name, self.part = model, name, part
+        config: Any = model.config  # of transformers: its fields differ from family to family
+        self.config, self.family = config, str(config.model_type)
+        self._hf_part = None if part == ONLY_PART else part
+        self.sizes = PartSizes(**huggingface.sizes(model, self._hf_part))
+        self._layers = [
+            huggingface.from_hf(model, i, part=self._hf_part) for i in range(self.sizes.n_layer)
+        ]
+
+    def layer(self, layer: int) -> MultiheadAttention:
+        """Layer number `layer` as our layer."""
+        return self._layers[in_range("layer", layer, len(self._layers))]
+
+    def _modules(self, name: str) -> list[nn.Module]:
+        """The model's own modules that hold the matrix `name`; layers may share one module."""
+        found = [
+            huggingface.matrices(self.model, i, self._hf_part)[name]
+            for i in range(len(self._layers))
+        ]
+        return list({id(module): module for module in found}.values())
+
+    @contextmanager
+    def after_each_layer(self, then: Callable[[Tensor], None]) -> Iterator[None]:
+        """Call `then` with the attention output of every layer that runs meanwhile.
+
+        The model stops if `then` raises.
+        """
+        WOs = self._modules("WO")
+        hooks = [WO.register_forward_hook(lambda _, __, y: then(y)) for WO in WOs]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    @contextmanager
+    def record(
+        self,
+        text: TokenizedText,
+        off: Collection[tuple[int, int]] = (),
+        each: Callable[[TextReading], None] = lambda reading: None,
+        source: TextReading | None = None,
+    ) -> Iterator[TextReading]:
+        """A reading of `text`, which grows layer by layer while the caller runs the model on it.
+
+        Args:
+            off: (layer, head) of heads that are switched off: their context is 0 before WO.
+            each: is called with the reading so far after every layer; raise from it to cancel.
+            source: the text that `text` looks at, if that is another one.
+        """
+        count, n = len(self._layers), len(text.ids)
+        rows = torch.arange(n, device="cpu")
+        kept: Tensor | slice = slice(None)
+        if count * n * self.sizes.d_model > KEPT_OUTPUTS:
+            rows = kept = spaced(n, SAMPLED_ROWS)
+        given = {field.name: getattr(text, field.name) for field in fields(TokenizedText)}
+        reading = TextReading(**given, inputs=[], outputs=[], rows=rows, source=source)
+
+        def keep_input(_: nn.Module, args: tuple[Any, ...]) -> None:
+            reading.inputs.append(args[0].detach())
+
+        def switch_off(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            # Layers may share modules, so the number of the layer is how many have ended.
+            heads = [head for layer, head in off if layer == len(reading.outputs)]
+            if not heads:
+                return None
+            context = torch.unflatten(args[0], -1, (self.sizes.n_head, -1)).clone()
+            context[..., heads, :] = 0
+            return context.flatten(-2), *args[1:]
+
+        def keep_output(y: Tensor) -> None:
+            reading.outputs.append(y.detach()[:, kept])
+            each(reading)
+
+        hooks = [WQ.register_forward_pre_hook(keep_input) for WQ in self._modules("WQ")]
+        hooks += [WO.register_forward_pre_hook(switch_off) for WO in self._modules("WO")]
+        try:
+            with self.after_each_layer(keep_output):
+                yield reading
+        finally:
+            for hook in hooks:
+                hook.remove()
+        assert len(reading.inputs) == len(reading.outputs) == count
+
+
+def spaced(n: int, count: int) -> Tensor:
+    """`count` of n positions, evenly spaced from the first to the last."""
+    return torch.linspace(0, n - 1, count, dtype=torch.float64, device="cpu").round().long()
+
+
+def in_range(what: str, number: int, count: int) -> int:
+    """The number itself, or an error that names the range."""
+    if not 0 <= number < count:
+        raise ArgumentError(
+            f"There is no {what} {number}: the model has {count} {what}s, 0 to {count - 1}."
+        )
+    return number
