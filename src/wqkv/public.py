@@ -8,8 +8,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from wqkv.attend.bias import ALiBi, Bias, T5Bias
 from wqkv.attend.forms import Form
 from wqkv.attend.functional import attention, explain
-from wqkv.attend.masks.algebra import Mask
-from wqkv.attend.masks.kinds import Causal, Chunked, Dense, Full, Lengths, Prefix, Segments, Window
+from wqkv.attend.masks import Causal, Chunked, Dense, Full, Lengths, Mask, Prefix, Segments, Window
 from wqkv.attend.parallel.ranks import AllToAll, Ranks, Ring
 from wqkv.attend.partial import Partial, merge
 from wqkv.attend.rope import RoPE

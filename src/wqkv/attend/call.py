@@ -12,8 +12,7 @@ from torch import Tensor
 
 from wqkv.attend.bias import Bias, StoredBias
 from wqkv.attend.geometry import At, Rect, Sizes, check_offset, places
-from wqkv.attend.masks.algebra import Full, Mask
-from wqkv.attend.masks.kinds import Dense
+from wqkv.attend.masks import Dense, Full, Mask
 from wqkv.attend.values import readable
 from wqkv.errors import ArgumentError, KindError, message
 

@@ -14,7 +14,7 @@ from wqkv.attend.call import request
 from wqkv.attend.engines import reference
 from wqkv.attend.functional import attention
 from wqkv.attend.geometry import check_offset
-from wqkv.attend.masks.kinds import Dense, Full, Mask
+from wqkv.attend.masks import Dense, Full, Mask
 from wqkv.attend.parallel.agreement import together
 from wqkv.attend.parallel.ranks import Ranks
 from wqkv.attend.partial import logaddexp, merge, with_sinks

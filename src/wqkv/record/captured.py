@@ -13,8 +13,7 @@ from typing import NamedTuple, NoReturn
 import torch
 from torch import Tensor
 
-from wqkv.attend.masks.algebra import Mask
-from wqkv.attend.masks.kinds import Dense
+from wqkv.attend.masks import Dense, Mask
 from wqkv.errors import MissedError
 from wqkv.maps.attention_map import AttentionMap
 from wqkv.record.mask_pattern import Pattern, Visible

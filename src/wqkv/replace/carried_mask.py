@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from wqkv.attend.geometry import At, Rect
-from wqkv.attend.masks.kinds import Causal, Dense, Full, Lengths, Mask, Segments, Window
+from wqkv.attend.masks import Causal, Dense, Full, Lengths, Mask, Segments, Window
 from wqkv.errors import EngineError, describe
 from wqkv.upstream import of_transformers as _masking
 from wqkv.upstream.of_torch import make_wrapper, to_copy, tree_map_only
@@ -229,7 +229,7 @@ class Unknown(Mask):
     def _extent(self) -> tuple[int, int]:
         return self.asked.batch, 1
 
-    def _lengths(self) -> tuple[int | None, int | None]:
+    def _own_lengths(self) -> tuple[int | None, int | None]:
         return self.asked.query_len, self.asked.key_len
 
     def __repr__(self) -> str:

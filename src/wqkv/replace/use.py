@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from wqkv.attend.call import request
 from wqkv.attend.engines import reference
 from wqkv.attend.functional import attention
-from wqkv.attend.masks.kinds import Causal, Dense, Full, Mask, Segments
+from wqkv.attend.masks import Causal, Dense, Full, Mask, Segments
 from wqkv.errors import EngineError, KindError, describe, message
 from wqkv.record.arguments import unknown
 from wqkv.record.modules import attention_like

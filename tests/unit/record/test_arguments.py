@@ -18,7 +18,7 @@ from transformers.masking_utils import (
 )
 
 from tests.tiny import agree, generate, missed, padded, tiny, weights, words
-from wqkv.attend.masks.kinds import Causal, Full
+from wqkv.attend.masks import Causal, Full
 from wqkv.record.arguments import HARMLESS, Refusal, read, unknown
 from wqkv.record.watch import watch
 

@@ -29,7 +29,7 @@ from tests.tiny import (
     words,
 )
 from wqkv.attend.functional import attention
-from wqkv.attend.masks.kinds import Causal, Window
+from wqkv.attend.masks import Causal, Window
 from wqkv.errors import MissedError
 from wqkv.record.arguments import read
 from wqkv.record.captured import Asked, Reading

@@ -17,7 +17,7 @@ from wqkv.attend.engines import by_reference, kernels, reference
 from wqkv.attend.engines.plan import Piece
 from wqkv.attend.engines.tiles import Tile, Tiles
 from wqkv.attend.geometry import slices
-from wqkv.attend.masks.kinds import Causal
+from wqkv.attend.masks import Causal
 from wqkv.attend.partial import logaddexp
 
 

@@ -12,8 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from wqkv.attend.call import Call, request
 from wqkv.attend.engines import reference
-from wqkv.attend.masks.algebra import Full, Mask
-from wqkv.attend.masks.kinds import Causal, Dense
+from wqkv.attend.masks import Causal, Dense, Full, Mask
 from wqkv.doors import door
 from wqkv.errors import ArgumentError, EngineError, KindError, message
 from wqkv.layer import checks
