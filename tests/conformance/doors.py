@@ -204,12 +204,12 @@ MADE: dict[str, Callable[[], Any]] = {
     "Temperature": lambda: wqkv.Temperature(4, 0.5),
     "Trace": trace,
     "Window": lambda: wqkv.Window(1, 0),
-    "Linear": lambda: rope.Linear(2.0),
+    "LinearScaling": lambda: rope.LinearScaling(2.0),
     "DynamicNTK": lambda: rope.DynamicNTK(2.0, 64),
     "YaRN": lambda: rope.YaRN(2.0, 64),
-    "Llama3": lambda: rope.Llama3(2.0, 1.0, 4.0, 64),
+    "Llama3Scaling": lambda: rope.Llama3Scaling(2.0, 1.0, 4.0, 64),
     "LongRoPE": lambda: rope.LongRoPE((1.0, 2.0), (1.0, 2.0), trained_length=64, factor=2.0),
-    "Given": lambda: rope.Given((1.0, 0.5)),
+    "GivenFrequencies": lambda: rope.GivenFrequencies((1.0, 0.5)),
 }
 #: Tuples, into which whoever is given one looks; and classes that only their heirs make.
 NO_DOORS = {"Bias", "Form", "KeyPiece", "KVCache", "Mask", "Partial"}
@@ -275,10 +275,10 @@ ARGUMENTS: dict[str, dict[str, Callable[[], Any]]] = {
     "Temperature": {"every": lambda: 4, "by": lambda: 0.5},
     "Trace": {name: lambda: floats(1) for name in inspect.signature(wqkv.Trace).parameters},
     "Window": {"before": lambda: 1, "after": lambda: 0},
-    "Linear": {"factor": lambda: 2.0},
+    "LinearScaling": {"factor": lambda: 2.0},
     "DynamicNTK": {"factor": lambda: 2.0, "trained_length": lambda: 64},
     "YaRN": {"factor": lambda: 2.0, "trained_length": lambda: 64},
-    "Llama3": {
+    "Llama3Scaling": {
         "factor": lambda: 2.0,
         "low": lambda: 1.0,
         "high": lambda: 4.0,
@@ -290,7 +290,7 @@ ARGUMENTS: dict[str, dict[str, Callable[[], Any]]] = {
         "factor": lambda: 2.0,
         "trained_length": lambda: 64,
     },
-    "Given": {"values": lambda: (1.0, 0.5)},
+    "GivenFrequencies": {"values": lambda: (1.0, 0.5)},
     # methods
     "dense": {"query_len": lambda: N, "key_len": lambda: N},
     "part": {"start": lambda: 1, "key_len": lambda: N},

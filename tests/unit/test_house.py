@@ -38,6 +38,7 @@ ORDER = (
     "wqkv.attend.masks.segments",
     "wqkv.attend.masks.dense",
     "wqkv.attend.masks",
+    "wqkv.attend.scalings",
     "wqkv.attend.rope",
     "wqkv.attend.bias",
     "wqkv.attend.call",

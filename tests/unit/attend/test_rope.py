@@ -8,16 +8,15 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from wqkv.attend import rope as rope_module
-from wqkv.attend.rope import (
+from wqkv.attend.rope import RoPE, rotate
+from wqkv.attend.scalings import (
     DynamicNTK,
-    Given,
-    Linear,
-    Llama3,
+    GivenFrequencies,
+    LinearScaling,
+    Llama3Scaling,
     LongRoPE,
-    RoPE,
-    Scaling,
+    RoPEScaling,
     YaRN,
-    rotate,
 )
 from wqkv.errors import ArgumentError, KindError
 
@@ -27,7 +26,7 @@ SHORT = tuple(1 + i / 7 for i in range(D // 2))
 LONG = tuple(2 + i / 3 for i in range(D // 2))
 
 SCALINGS = {
-    "linear": (Linear(3.0), {"factor": 3.0}),
+    "linear": (LinearScaling(3.0), {"factor": 3.0}),
     "dynamic": (DynamicNTK(3.0, TRAINED), {"factor": 3.0}),
     "yarn": (YaRN(3.0, 53), {"factor": 3.0, "original_max_position_embeddings": 53}),
     "yarn ramp": (
@@ -41,11 +40,11 @@ SCALINGS = {
         },
     ),
     "yarn gain": (
-        YaRN(3.0, 53, gain_=1.25),
+        YaRN(3.0, 53, gain=1.25),
         {"factor": 3.0, "original_max_position_embeddings": 53, "attention_factor": 1.25},
     ),
     "llama3": (
-        Llama3(5.0, 1.0, 4.0, 53),
+        Llama3Scaling(5.0, 1.0, 4.0, 53),
         {
             "factor": 5.0,
             "low_freq_factor": 1.0,
@@ -93,7 +92,7 @@ def test_scalings_are_those_of_transformers(kind, length):
     theirs, gain = ROPE_INIT_FUNCTIONS[kind.split()[0]](config(kind, rules), seq_len=length)
     ours = scaling.frequencies(PLAIN, THETA, length).float()
     torch.testing.assert_close(ours, theirs, rtol=2e-6, atol=0)
-    assert scaling.gain() == pytest.approx(gain, rel=1e-12)
+    assert scaling.amplitude() == pytest.approx(gain, rel=1e-12)
 
 
 def test_scalings_change_the_frequencies():
@@ -103,9 +102,9 @@ def test_scalings_change_the_frequencies():
             scaling.frequencies(PLAIN, THETA, 7), scaling.frequencies(PLAIN, THETA, 211)
         )
         assert changes == scaling.by_length
-    assert LongRoPE(SHORT, LONG, 53, factor=0.5).gain() == 1.0
-    assert YaRN(0.5, 53).gain() == 1.0
-    assert Linear(3.0).gain() == 1.0
+    assert LongRoPE(SHORT, LONG, 53, factor=0.5).amplitude() == 1.0
+    assert YaRN(0.5, 53).amplitude() == 1.0
+    assert LinearScaling(3.0).amplitude() == 1.0
 
 
 @pytest.mark.parametrize("kind", [None, *SCALINGS])
@@ -269,8 +268,8 @@ def test_a_dry_run_leaves_nothing_behind(rope, monkeypatch):
         lambda: FakeTensorMode(allow_non_fake_inputs=True),
     ]
     for mode in dry:
-        monkeypatch.setattr(rope_module, "_kept", {})
-        monkeypatch.setattr(rope_module, "_tables", {})
+        monkeypatch.setattr(rope_module, "_kept_frequencies", {})
+        monkeypatch.setattr(rope_module, "_kept_tables", {})
         with mode():
             rope.rotate(torch.randn(2, 3, 7, D), torch.arange(7), 7)
             rope.span(torch.randn(2, 3, 7, D), 0, 7, 7)
@@ -282,21 +281,21 @@ def test_a_dry_run_leaves_nothing_behind(rope, monkeypatch):
 
 
 def test_tables_made_inside_torch_func_are_not_kept(monkeypatch):
-    monkeypatch.setattr(rope_module, "_kept", {})
-    monkeypatch.setattr(rope_module, "_tables", {})
+    monkeypatch.setattr(rope_module, "_kept_frequencies", {})
+    monkeypatch.setattr(rope_module, "_kept_tables", {})
     x = torch.randn(2, 3, 7, D)
     torch.func.grad(lambda x: RoPE().span(x, 0, 7, 7)[0].sum() + x.sum())(x)
-    assert not rope_module._kept and not rope_module._tables
+    assert not rope_module._kept_frequencies and not rope_module._kept_tables
     RoPE().span(x, 0, 7, 7)
-    assert len(rope_module._kept) == len(rope_module._tables) == 1
+    assert len(rope_module._kept_frequencies) == len(rope_module._kept_tables) == 1
 
 
 def test_the_oldest_tables_go(monkeypatch):
-    monkeypatch.setattr(rope_module, "_tables", {})
+    monkeypatch.setattr(rope_module, "_kept_tables", {})
     x = torch.randn(2, 3, 7, D)
     for theta in range(2, 12):
         RoPE(float(theta)).span(x, 0, 7, 7)
-    assert [key[0].theta for key in rope_module._tables] == list(range(4, 12))
+    assert [key[0].theta for key in rope_module._kept_tables] == list(range(4, 12))
 
 
 def test_grid_on_the_meta_device():
@@ -306,7 +305,7 @@ def test_grid_on_the_meta_device():
 
 
 def test_given_frequencies_by_hand():
-    rope = RoPE(scaling=Given((math.pi / 2, math.pi)))
+    rope = RoPE(scaling=GivenFrequencies((math.pi / 2, math.pi)))
     turned = rope.rotate(torch.tensor([[[[1.0, 1.0, 0.0, 0.0]]]]), torch.tensor([1]))
     torch.testing.assert_close(turned, torch.tensor([[[[0.0, -1.0, 1.0, 0.0]]]]), atol=1e-6, rtol=0)
 
@@ -363,10 +362,22 @@ def test_grid_is_the_vision_rotation_of_qwen2_vl():
     [
         (lambda: RoPE.grid(8, axes=0), ArgumentError, "8 channels do not make pairs for 0 axes"),
         (lambda: RoPE(d=4, axes=(-1, 0)), ArgumentError, r"`axes` are \(-1, 0\).*from 0"),
-        (lambda: Linear(math.inf), ArgumentError, "`factor` of Linear is inf.*finite"),
-        (lambda: Llama3(8.0, 4.0, 1.0, 7), ArgumentError, "`low` 4.0 and `high` 1.0.*lower `low`"),
+        (
+            lambda: LinearScaling(math.inf),
+            ArgumentError,
+            "`factor` of LinearScaling is inf.*finite",
+        ),
+        (
+            lambda: Llama3Scaling(8.0, 4.0, 1.0, 7),
+            ArgumentError,
+            "`low` 4.0 and `high` 1.0.*lower `low`",
+        ),
         (lambda: LongRoPE((1.0, 0.0), (2.0, 3.0), 5), ArgumentError, r"divisors \(1.0, 0.0\) and"),
-        (lambda: Given((1.0, math.nan)), ArgumentError, r"frequencies \(1.0, nan\).*finite"),
+        (
+            lambda: GivenFrequencies((1.0, math.nan)),
+            ArgumentError,
+            r"frequencies \(1.0, nan\).*finite",
+        ),
         (
             lambda: RoPE().rotate(torch.ones(2, 3, 5, 4), torch.arange(7)),
             ArgumentError,
@@ -385,11 +396,11 @@ def test_grid_is_the_vision_rotation_of_qwen2_vl():
             r"turns by 3 axes, and a position has 2.*i64\[2, 5\]",
         ),
         (
-            lambda: Given((1.0,)).frequencies(PLAIN, THETA, 3),
+            lambda: GivenFrequencies((1.0,)).frequencies(PLAIN, THETA, 3),
             ArgumentError,
             "1 frequencies for 13 pairs",
         ),
-        (lambda: Linear(0.0), ArgumentError, "`factor` of Linear is 0.0.*above 0"),
+        (lambda: LinearScaling(0.0), ArgumentError, "`factor` of LinearScaling is 0.0.*above 0"),
         (lambda: DynamicNTK(3.0, 0), ArgumentError, "`trained_length` of DynamicNTK is 0"),
         (lambda: YaRN(math.nan, 5), ArgumentError, "`factor` of YaRN is nan"),
         (lambda: LongRoPE((1.0,), (1.0,), -7), ArgumentError, "`trained_length` of LongRoPE is -7"),
@@ -437,7 +448,7 @@ def test_errors(run, error, says):
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda: Scaling().frequencies(PLAIN, THETA, 3),
+        lambda: RoPEScaling().frequencies(PLAIN, THETA, 3),
     ],
 )
 def test_a_new_position_says_what_it_does(ask):
