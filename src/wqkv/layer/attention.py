@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,20 @@ class Where(NamedTuple):
     positions: Tensor | None  # of the queries' words, if they are not counted from query_offset
     own: bool  # whether the keys are the queries' own words
     length: int  # how many keys there are in the end
+
+
+class CommonArguments(TypedDict, total=False):
+    """Arguments of MultiheadAttention that LatentAttention and DifferentialAttention hand on."""
+
+    WO: bool
+    mask: Mask | None
+    temperature: Temperature | None
+    softcap: float | None
+    sinks: bool
+    gate: Literal["head", "channel"] | None
+    scale: float | None
+    dropout: float
+    engine: str
 
 
 class MultiheadAttention(Ruled):
@@ -95,11 +109,12 @@ class MultiheadAttention(Ruled):
     #: How many query maps a head has; they share its value.
     maps = 1
 
-    WQ: nn.Module
-    WK: nn.Module
-    WV: nn.Module
-    WO: nn.Module | None
-    WG: nn.Module
+    # As they are made, so that type checkers know `WQ.weight`; any module may take their place.
+    WQ: nn.Linear
+    WK: nn.Linear
+    WV: nn.Linear
+    WO: nn.Linear | None
+    WG: nn.Linear
     q_norm: Normalise | None
     k_norm: Normalise | None
     v_norm: Normalise | None
@@ -270,6 +285,20 @@ class MultiheadAttention(Ruled):
             calls = self._calls(q, held, where)
         heads = self._attended(calls, cache)
         return self._output(finish(heads), Q)
+
+    if TYPE_CHECKING:  # what nn.Module declares takes and returns Any
+
+        def __call__(
+            self,
+            Q: Tensor,
+            K: Tensor | None = None,
+            V: Tensor | None = None,
+            *,
+            mask: Mask | Tensor | None = None,
+            positions: Tensor | None = None,
+            query_offset: int | Tensor | None = None,
+            cache: KVCache | None = None,
+        ) -> Tensor: ...
 
     def trace(
         self,
