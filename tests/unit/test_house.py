@@ -17,6 +17,7 @@ import pytest
 from torch.utils._device import _device_constructors
 
 import wqkv
+from wqkv import Form, errors
 
 ROOT = Path(__file__).parents[2]
 
@@ -324,6 +325,20 @@ def test_all_names_the_public_names():
 def test_public_names_are_documented():
     names = {name: getattr(wqkv, name) for name in wqkv.__all__ if not name.startswith("_")}
     assert undocumented(names) == []
+
+
+def test_what_an_error_tells_to_pass_is_public():
+    examples = set(re.findall(r" such as (\w+)\(", " ".join(told(Form))))
+    assert {"Causal", "ALiBi", "YaRN"} <= examples <= {*wqkv.__all__}
+    raised = {name for name, value in vars(errors).items() if isinstance(value, type)}
+    assert {name for name in raised if name.endswith("Error")} <= {*wqkv.__all__}
+
+
+def told(kind: type) -> Iterator[str]:
+    """How errors name what an argument of a kind takes."""
+    yield getattr(kind, "said", "")
+    for below in kind.__subclasses__():
+        yield from told(below)
 
 
 def test_import_needs_torch_alone():

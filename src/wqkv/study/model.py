@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from wqkv.doors import door
 from wqkv.errors import ArgumentError, MissingExtraError, need
 from wqkv.layer.attention import MultiheadAttention
 from wqkv.layer.convert import huggingface
@@ -264,6 +265,7 @@ class Loaded(NamedTuple):
     speaker: nn.Module | None
 
 
+@door
 def open_model(
     name: str | None = None, progress: Callable[[str], None] = lambda _: None
 ) -> OpenModel:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from wqkv.attend.engines import reference
+from wqkv.doors import door
 from wqkv.errors import ArgumentError
 from wqkv.maps.attention_map import AttentionMap
 from wqkv.study.answers import Blocks, Cell, Column, Distances, Grid, Link, Proof, Row, Term
@@ -54,6 +55,7 @@ def _silent(done: int, total: int) -> None:
     """Nobody is told."""
 
 
+@door
 class View:
     """A text as a model read it, layer by layer and head by head; all count from 0.
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from wqkv.doors import door
 from wqkv.errors import ArgumentError, describe
 from wqkv.study.model import OpenModel, Reading, Step, Tokens, blank, trim
 from wqkv.study.view import View
@@ -68,6 +69,7 @@ class Generated:
     view: View
 
 
+@door
 def what_if(
     view: View,
     off: Collection[tuple[int, int]] = (),
@@ -130,6 +132,7 @@ def edited(tokens: Tokens, edits: Mapping[int, str]) -> str:
     return text
 
 
+@door
 def generate(
     view: View,
     count: int,

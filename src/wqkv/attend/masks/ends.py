@@ -15,6 +15,7 @@ from wqkv.doors import door
 from wqkv.errors import ArgumentError, describe
 
 
+@door
 class _Ends(Mask):
     """What Lengths and Prefix share: in sample b the keys at positions j < ends[b]."""
 
