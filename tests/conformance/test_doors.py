@@ -192,7 +192,7 @@ def test_a_planted_leak_is_told(group):
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: wqkv.Ranks().spans(-1), "-1 words do not make 1 equal parts"),
+        (lambda: wqkv.Ranks().spans(-1), "-1 tokens do not make 1 equal parts"),
         (lambda: wqkv.Ranks().shard(torch.ones(3)), "`x` has no axis 1.\n  x: f32[3] on cpu"),
         (lambda: wqkv.Ranks().in_order([], 1), "0 parts came from 1 ranks."),
         (

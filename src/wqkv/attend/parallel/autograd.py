@@ -1,4 +1,4 @@
-"""Attention over ranks as one step of autograd, whichever way it takes."""
+"""Attention over ranks as one function of autograd, whether keys or heads travel."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ from wqkv.errors import EngineError
 
 
 class Way(Protocol):
-    """What travels: keys (ring), or heads. Both passes send and receive."""
+    """What travels, KeysTravel or HeadsTravel. Both passes of a way send and receive."""
 
     ranks: Ranks
 
     def forward(self, call: Call, local: Local) -> list[Tensor]:
-        """out and lse; then q, k, v, out and lse as the backward pass reads them, if others."""
+        """out and lse of this rank's rows.
+
+        If the backward pass reads other q, k, v, out and lse than the call's, they follow.
+        """
 
     def backward(
         self,
@@ -33,11 +36,11 @@ class Way(Protocol):
         grad_out: Tensor | None,
         grad_lse: Tensor | None,
     ) -> list[Tensor]:
-        """dq, dk, dv, and the gradient of a learned bias."""
+        """dq, dk, dv of this rank's rows, and the gradient of a learned bias if there is one."""
 
 
 def attended(call: Call, way: Way) -> tuple[Tensor, Tensor]:
-    """Compute out and lse of this rank's rows, with gradients. The sinks are merged afterwards."""
+    """Return out and lse of this rank's rows, without the sinks, as a function of autograd."""
     local = Local.of(call)
     packed, tensors = pack(seeded(call))
     setting = _Setting(packed, way, local.by_kernel)
@@ -47,9 +50,9 @@ def attended(call: Call, way: Way) -> tuple[Tensor, Tensor]:
     return out, lse
 
 
-@dataclass(frozen=True)  # torch.func would look into a tuple for tensors
+@dataclass(frozen=True)  # no tuple, because torch.func would look into one for tensors
 class _Setting:
-    """What the forward and backward pass of a call need besides tensors."""
+    """What both passes of a call need besides tensors."""
 
     packed: Packed
     way: Way
@@ -63,12 +66,13 @@ class _Attended(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         call, local = unpack(setting.packed, q, k, v, tensors), Local(setting.by_kernel)
         found = setting.way.forward(call, local)
-        local.settle()  # all messages have gone
+        local.raise_held_error()  # all messages have gone
         return tuple(found)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.setting, q, k, v, *rest = inputs
+        # output[2:] are q, k, v, out and lse of this rank's heads, where heads travel
         ctx.save_for_backward(*(output[2:] or (q, k, v, *output)), *rest)
         ctx.mark_non_differentiable(*output[2:])
         ctx.set_materialize_grads(False)
@@ -77,7 +81,7 @@ class _Attended(torch.autograd.Function):
     def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None, *_: None) -> Any:
         setting: _Setting = ctx.setting
         group = setting.way.ranks.group
-        with together(group):  # what was changed in place on one rank is an error on all
+        with together(group):  # a tensor that one rank has changed in place is an error on all
             saved = ctx.saved_tensors
         came = {"out": grad_out, "lse": grad_lse}
         asked = {
@@ -99,9 +103,9 @@ class _Attended(torch.autograd.Function):
 
 
 class _Backward(torch.autograd.Function):
-    """The backward pass, a step of its own: only its own derivative is refused.
+    """The backward pass as a function of its own, so that only its own derivative is refused.
 
-    create_graph=True, which torch.func always passes, does not say that one will be asked for.
+    `backward` cannot refuse by create_graph=True, because torch.func always passes it.
     """
 
     @staticmethod
@@ -118,7 +122,7 @@ class _Backward(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         call, local = unpack(setting.packed, q, k, v, tensors), Local(setting.by_kernel)
         found = setting.way.backward(call, local, out, lse, grad_out, grad_lse)
-        local.settle()
+        local.raise_held_error()
         return tuple(found)
 
     @staticmethod
