@@ -103,7 +103,7 @@ def fields(kind: type) -> tuple[str, ...]:
     Raises:
         KindError: the type names none, so that what its values hold would be lost.
     """
-    names: tuple[str, ...] | None = named(kind)
+    names: tuple[str, ...] | None = own_fields(kind)
     if names is None:
         raise KindError(
             f"{kind.__name__} has no form.\nName the arguments of its constructor, which are also "
@@ -113,7 +113,7 @@ def fields(kind: type) -> tuple[str, ...]:
 
 
 @constant
-def named(kind: type) -> tuple[str, ...] | None:
+def own_fields(kind: type) -> tuple[str, ...] | None:
     """The fields that a type itself names; those of its base would leave out what it adds."""
     return vars(kind).get("__match_args__")
 
@@ -124,7 +124,7 @@ def parts(kind: type) -> tuple[str, ...] | None:
 
     None for a type of anybody else, which may keep more than its fields.
     """
-    return named(kind) if kind.__module__.startswith("wqkv.") else None
+    return own_fields(kind) if kind.__module__.startswith("wqkv.") else None
 
 
 def find(name: Json, base: type = Form) -> type[Any]:

@@ -141,7 +141,7 @@ def check_offset(
     """The position of the first query, an int or (batch,); raise if it cannot be one."""
     if not isinstance(given, Tensor):
         return given
-    came: dict[str, object] = {"query_offset": given}
+    came = {"query_offset": given}
     if not is_whole(given):
         raise KindError(message("`query_offset` counts positions.", came, "Pass integers."))
     if given.ndim == 0:

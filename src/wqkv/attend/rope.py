@@ -20,7 +20,7 @@ from wqkv.errors import ArgumentError, KindError, message
 from wqkv.upstream import of_torch
 
 #: Tensors that are kept for the whole process, by the arguments that they are made from.
-Kept = dict[tuple[Hashable, ...], tuple[Tensor, ...]]
+Memo = dict[tuple[Hashable, ...], tuple[Tensor, ...]]
 
 
 @door
@@ -117,7 +117,7 @@ class RoPE(Form):
     ) -> tuple[Tensor, Tensor]:
         """The cos and sin of `rotate`: (n, d / 2), or (batch, 1, n, d / 2)."""
         d = self._channels(x)
-        came: dict[str, object] = {"x": x, "position": position}
+        came = {"x": x, "position": position}
         if not is_whole(position):
             raise KindError(message("A position is a whole number.", came, "Pass integers."))
         check_held("position", position, x.device)
@@ -216,7 +216,7 @@ def _lasts(x: Tensor) -> bool:
 
 
 def _remember(
-    kept: Kept,
+    kept: Memo,
     most: int,
     key: tuple[Hashable, ...],
     make: Callable[..., tuple[Tensor, ...]],
@@ -245,8 +245,8 @@ def _frequencies(rope: RoPE, d: int, length: int) -> tuple[Tensor]:
     return (plain.to(torch.float32),)
 
 
-_kept_frequencies: Kept = {}
-_kept_tables: Kept = {}
+_kept_frequencies: Memo = {}
+_kept_tables: Memo = {}
 
 #: The most positions whose cos and sin are kept in a table.
 TABLE_LENGTH = 2**16

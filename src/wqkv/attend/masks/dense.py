@@ -31,8 +31,8 @@ class Dense(Mask):
 
     def __init__(self, matrix: Tensor) -> None:
         if matrix.dtype != torch.bool:
-            came: dict[str, object] = {"matrix": matrix}
-            raise KindError(message("A mask is bool: True = may attend.", came, _advice(matrix)))
+            what = "A mask is bool: True = may attend."
+            raise KindError(message(what, {"matrix": matrix}, _advice(matrix)))
         if matrix.ndim not in (2, 4):
             raise ArgumentError(
                 message(

@@ -126,7 +126,7 @@ class Ranks:
         """Join the tensors of all ranks, each with its rank's tokens, in the order of the text."""
         if len(parts) != self.size:
             raise ArgumentError(
-                f"{len(parts)} parts came from {self.size} ranks.\nPass one a rank."
+                f"{len(parts)} parts came from {self.size} ranks.\nPass one per rank."
             )
         _check_axis(parts[0], dim)
         total = parts[0].shape[dim] * self.size
