@@ -116,7 +116,7 @@ class Signature:
     # The keyword arguments of a call are any function's: their types are what is checked here.
 
     def check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Raise for the first argument of a wrong kind; Python counts and names them itself."""
+        """Raise for the first argument of a wrong kind; Python refuses a wrong number or name."""
         named = self._read() if self.named is None else self.named
         for rule, value in zip(self.positional, args):  # noqa: B905
             fits = rule[type(value)]

@@ -246,7 +246,7 @@ class T5Bias(Bias):
         self.table, self.bidirectional, self.max_distance = table, bidirectional, max_distance
 
     def bucket(self, ahead: Tensor) -> Tensor:
-        """The buckets of distances: of `ahead`, key position - query position."""
+        """The bucket of each distance `ahead`, which is key position - query position."""
         if not is_whole(ahead):
             raise KindError(
                 message("A distance is a whole number.", {"ahead": ahead}, "Pass integers.")

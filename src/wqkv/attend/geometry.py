@@ -34,8 +34,9 @@ class Rect(NamedTuple):
 
 
 class At(NamedTuple):
-    """The pairs that a mask or bias is asked about: integers that broadcast to (batch, head, query,
-    key).
+    """The pairs that a mask or bias is asked about.
+
+    All are integer tensors, which broadcast to (batch, head, query, key).
 
     `row` counts the queries of the call from 0, `query_pos` and `key_pos` are absolute positions.
     Where the pairs form a box, `box` holds its slices (batch, row, key), so that a stored matrix is

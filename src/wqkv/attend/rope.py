@@ -211,7 +211,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) ->
 
 
 def _lasts(x: Tensor) -> bool:
-    """Whether what is computed from x may be kept: it is real, and no graph is being traced."""
+    """Whether tensors made from x may be kept: x is not fake, and no graph is being traced."""
     return type(x) in (Tensor, nn.Parameter) and not torch.compiler.is_compiling()
 
 

@@ -275,7 +275,8 @@ class Seen(Sequence[Kept]):
         return self._kept(one.runs[-1].map())
 
     def _kept(self, found: Map) -> Kept:
-        return found  # type: ignore[return-value]  # by `keep`
+        """A map, as the type that `keep` stands for: type checkers cannot know."""
+        return found  # type: ignore[return-value]
 
     def __len__(self) -> int:
         return len(self._all)

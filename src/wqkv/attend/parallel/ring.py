@@ -139,8 +139,10 @@ class KeysTravel(NamedTuple):
 
 
 def _pieces(call: Call, ranks: Ranks, leg: _Leg) -> Iterator[tuple[tuple[slice, ...], int, Call]]:
-    """For each part of this rank's rows and each span of the keys that came: the index of the rows,
-    the number of the span, and the call of both."""
+    """The calls of one step: each part of this rank's rows against each span of keys that came.
+
+    Yields the index of the rows, the number of the span, and the call.
+    """
     query_len, key_len = (n * ranks.size for n in call.sizes[2:])
     first = 0
     for q0, q1 in ranks.spans(query_len):
@@ -159,8 +161,7 @@ def _pieces(call: Call, ranks: Ranks, leg: _Leg) -> Iterator[tuple[tuple[slice, 
 
 
 def seen(call: Call, ranks: Ranks, reader: int, source: int) -> list[Span]:
-    """The positions of the keys of rank `source` that rank `reader` may see, at most one span per
-    part of the layout."""
+    """The positions of the keys of `source` that `reader` may see, at most one span per part."""
     query_len, key_len = (n * ranks.size for n in call.sizes[2:])
     spans = []
     for k0, k1 in ranks.spans(key_len, source):
@@ -172,7 +173,7 @@ def seen(call: Call, ranks: Ranks, reader: int, source: int) -> list[Span]:
 
 
 def _sent_to(call: Call, ranks: Ranks, reader: int) -> list[Span]:
-    """Which rows of this rank's keys rank `reader` may see."""
+    """The keys of this rank that rank `reader` may see, as rows of this rank's tensors."""
     rows, first = [], 0
     for k0, k1 in ranks.spans(call.sizes[3] * ranks.size):
         for a, b in seen(call, ranks, reader, ranks.rank):
