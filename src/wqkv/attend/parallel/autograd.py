@@ -44,7 +44,7 @@ def attended(call: Call, way: Way) -> tuple[Tensor, Tensor]:
     local = Local.of(call)
     packed, tensors = pack(seeded(call))
     setting = _Setting(packed, way, local.by_kernel)
-    out, lse, *_ = _Attended.apply(  # type: ignore[no-untyped-call]
+    out, lse, *_ = _RanksAttention.apply(  # type: ignore[no-untyped-call]
         setting, call.query, call.key, call.value, *tensors
     )
     return out, lse
@@ -59,7 +59,7 @@ class _Setting:
     by_kernel: bool
 
 
-class _Attended(torch.autograd.Function):
+class _RanksAttention(torch.autograd.Function):
     @staticmethod
     def forward(
         setting: _Setting, q: Tensor, k: Tensor, v: Tensor, *tensors: Tensor | None
@@ -91,7 +91,7 @@ class _Attended(torch.autograd.Function):
         }
         agree(group, asked)
         inputs = setting, grad_out, grad_lse, *saved
-        dq, dk, dv, *learned = _Backward.apply(*inputs)  # type: ignore[no-untyped-call]
+        dq, dk, dv, *learned = _RanksBackward.apply(*inputs)  # type: ignore[no-untyped-call]
         rest: list[Tensor | None] = [None] * (len(saved) - 5)
         if learned:
             rest[setting.packed.learned or 0] = learned[0]
@@ -102,7 +102,7 @@ class _Attended(torch.autograd.Function):
         raise _refusal("forward-mode")
 
 
-class _Backward(torch.autograd.Function):
+class _RanksBackward(torch.autograd.Function):
     """The backward pass as a function of its own, so that only its own derivative is refused.
 
     `backward` cannot refuse by create_graph=True, because torch.func always passes it.
