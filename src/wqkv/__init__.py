@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> object:
-        """A public name or a submodule, imported when it is asked for, and torch with it.
+        """Import a public name or a submodule when it is first asked for, and torch with it.
 
-        So `wqkv --help` need not wait for torch.
+        So `wqkv --help` does not wait for torch.
         """
         if name == "__all__" or not name.startswith("_"):
             if find_spec(f"wqkv.{name}"):
@@ -33,5 +33,6 @@ else:
     def __dir__() -> list[str]:
         return sorted({*globals(), *import_module("wqkv.public").__all__})
 
-    if "torch" in sys.modules:  # torch.export.load wants the operators of a saved program
+    # torch.export.load wants the operators of a saved program to be there, before any name is used
+    if "torch" in sys.modules:
         import_module("wqkv.attend.engines.operator")

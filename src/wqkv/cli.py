@@ -87,7 +87,3 @@ def _parser() -> argparse.ArgumentParser:
     for command in (see, open, heads, parity, survey):
         command.add(commands)
     return parser
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

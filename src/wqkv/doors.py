@@ -41,7 +41,7 @@ _SAID: dict[object, tuple[str, str]] = {
     Tensor: ("a tensor", "tensors"),
     nn.Module: ("an nn.Module", "nn.Modules"),
 }
-#: A method that takes one of these is called by our own parts alone, thousands of times a request.
+#: A method that takes one of these is called by our own modules alone, thousands of times per call.
 _INSIDE = {"At", "Rect", "Sizes"}
 
 
@@ -49,38 +49,40 @@ class Kind(NamedTuple):
     """One kind of value that an argument may be of."""
 
     fits: Fits
-    one: str  # what one of them is called, and several
-    many: str
+    one: str  # how an error names one of them
+    many: str  # and several
     by_type: bool = True  # whether the type of a value alone decides
-    of: Fits | None = None  # what each value in it must fit
-    from_form: Callable[[Mapping[str, Any]], Any] | None = None  # makes one of its JSON form
+    of: Fits | None = None  # of a list: what each value in it must fit
+    from_form: Callable[[Mapping[str, Any]], Any] | None = None  # makes a value of its JSON form
 
 
 ANYTHING = [Kind(lambda value: True, "anything", "anything")]
 
 
-class Rule(dict[type, Fits | None]):
-    """The kinds that one argument may have. Maps a type to a check of its values, or to None.
+class Allowed(dict[type, Fits | None]):
+    """The kinds of value that one argument may have, and a memory of the types that were seen.
 
-    None means that every value of the type is allowed. A type is added when it is first seen.
+    The memory maps a type to the check of its values, or to None where every value of the type is
+    allowed. So a call costs one look-up of each argument's type.
     """
 
     def __init__(self, name: str, kinds: list[Kind]) -> None:
         self.name, self.kinds = name, kinds
 
     def __missing__(self, unknown: type) -> Fits:
-        return self.admits
+        return self.admits  # not remembered: a type that fits is added by `admits`
 
     def admits(self, value: object) -> bool:
         for kind in self.kinds:
             if kind.fits(value):
+                # of a list or a function the type says too little: it is checked each time
                 if kind.by_type or kind.fits is _is_plain:
                     self[type(value)] = None if kind.by_type else kind.fits
                 return True
         return isinstance(value, Proxy)  # torch.fx records what is done to it
 
-    def made(self, value: Any) -> Any:
-        """The value that a form stands for, where it is one."""
+    def from_form(self, value: Any) -> Any:
+        """The value that a JSON form stands for; any other value as it is."""
         if isinstance(value, Mapping):
             for kind in self.kinds:
                 if kind.from_form is not None:
@@ -102,61 +104,63 @@ class Rule(dict[type, Fits | None]):
         return KindError(f"`{name}` is {_one_of(self.kinds)}, not {describe(value)}.\n{do}")
 
 
-class Rules:
-    """The rules of all arguments of a function. They are read at its first call."""
+class Signature:
+    """What all arguments of a function may be, read from its annotations at its first call."""
 
     def __init__(self, function: Callable[..., Any], method: bool, name: str) -> None:
         self.function, self.method, self.name = function, method, name
-        self.places: list[Rule] = []  # in the order of the positional arguments
-        self.others: Rule | None = None  # of *args
-        self.named: dict[str, Rule] | None = None  # None until they are read
+        self.positional: list[Allowed] = []
+        self.rest: Allowed | None = None  # of *args
+        self.named: dict[str, Allowed] | None = None  # None until they are read
 
-    def look(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Raise for the first argument of a wrong kind; a wrong number of them is Python's."""
+    # The keyword arguments of a call are any function's: their types are what is checked here.
+
+    def check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Raise for the first argument of a wrong kind; Python refuses a wrong number or name."""
         named = self._read() if self.named is None else self.named
-        for rule, value in zip(self.places, args):  # noqa: B905
+        for rule, value in zip(self.positional, args):  # noqa: B905
             fits = rule[type(value)]
             if fits is not None and not fits(value):
                 raise rule.refusal(value, self._door(args))
-        if self.others is not None:
-            for value in args[len(self.places) :]:
-                if not self.others.admits(value):
-                    raise self.others.refusal(value, self._door(args))
+        if self.rest is not None:
+            for value in args[len(self.positional) :]:
+                if not self.rest.admits(value):
+                    raise self.rest.refusal(value, self._door(args))
         for name, value in kwargs.items():
             rule = named.get(name, _UNKNOWN)
             fits = rule[type(value)]
             if fits is not None and not fits(value):
                 raise rule.refusal(value, self._door(args))
 
-    def made(
+    def from_forms(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments with values in place of the forms that stand for them."""
+        """The arguments, with values in place of the JSON forms that stand for them."""
         named = self._read() if self.named is None else self.named
-        places = [*self.places, *[_UNKNOWN] * (len(args) - len(self.places))]
+        rules = [*self.positional, *[_UNKNOWN] * (len(args) - len(self.positional))]
         return (
-            tuple(rule.made(value) for rule, value in zip(places, args)),  # noqa: B905
-            {name: named.get(name, _UNKNOWN).made(value) for name, value in kwargs.items()},
+            tuple(rule.from_form(value) for rule, value in zip(rules, args)),  # noqa: B905
+            {name: named.get(name, _UNKNOWN).from_form(value) for name, value in kwargs.items()},
         )
 
-    def _read(self) -> dict[str, Rule]:
-        places, named = [], {}
+    def _read(self) -> dict[str, Allowed]:
+        positional, named = [], {}
         for i, (name, argument) in enumerate(inspect.signature(self.function).parameters.items()):
-            own = self.method and i == 0
-            rule = Rule(name, ANYTHING if own else _kinds(self._hint(argument.annotation)))
+            is_self = self.method and i == 0
+            rule = Allowed(name, ANYTHING if is_self else _kinds(self._hint(argument.annotation)))
             if argument.kind is argument.VAR_POSITIONAL:
-                self.others = rule
+                self.rest = rule
             elif argument.kind is not argument.VAR_KEYWORD:
                 named[name] = rule
                 if argument.kind is not argument.KEYWORD_ONLY:
-                    places.append(rule)
-        # whole and in this order, for another thread may look at the same time
-        self.places = places
+                    positional.append(rule)
+        # whole and in this order, because another thread may look at the same time
+        self.positional = positional
         self.named = named
         return named
 
     def _hint(self, annotation: object) -> object:
-        """What an annotation says; anything, where it names what is imported for mypy alone."""
+        """The type that an annotation means; Any where it names what is imported for mypy alone."""
         if not isinstance(annotation, str):
             return annotation
         try:
@@ -165,7 +169,7 @@ class Rules:
             return Any
 
     def _door(self, args: tuple[Any, ...]) -> str:
-        """How the function is called by whoever calls it."""
+        """The name by which a caller knows the function: `Window`, `RoPE.rotate`, `attention`."""
         name = self.name
         if not self.method:
             return name
@@ -173,14 +177,14 @@ class Rules:
         return owner.__name__ if name.startswith("_") else f"{owner.__name__}.{name}"
 
 
-_UNKNOWN = Rule("", ANYTHING)  # Python refuses it, or hands it on in **kwargs
+_UNKNOWN = Allowed("", ANYTHING)  # Python refuses such an argument, or hands it on in **kwargs
 
 
 def door(it: Door, name: str | None = None) -> Door:
-    """A function that looks at the kind of each argument first; a class whose methods do.
+    """Make a function check the kind of each argument first; of a class, all its public methods.
 
     Args:
-        name: what callers know a function by, if not by its own name.
+        name: what callers know the function by, if not by its own name.
     """
     if not isinstance(it, type):
         method = "." in it.__qualname__.rpartition("<locals>.")[2]
@@ -188,6 +192,7 @@ def door(it: Door, name: str | None = None) -> Door:
     for name, given in list(vars(it).items()):
         function = given.__func__ if isinstance(given, classmethod) else given
         if inspect.isfunction(function) and (name == "__init__" or name[0] != "_"):
+            # as strings, which `from __future__ import annotations` makes them
             hints = {hint for key, hint in function.__annotations__.items() if key != "return"}
             if hints and not hints & _INSIDE:
                 checked = _checked(function, method=True)
@@ -198,14 +203,14 @@ def door(it: Door, name: str | None = None) -> Door:
 def _checked(
     function: Callable[..., Any], method: bool, known: str | None = None
 ) -> Callable[..., Any]:
-    rules = Rules(function, method, known or function.__name__)
+    signature = Signature(function, method, known or function.__name__)
     compiling = torch.compiler.is_compiling
     makes = method and function.__name__ == "__init__"
 
     def look(args: Any, kwargs: Any) -> Any:  # a function: torch.compile takes no method here
         if makes and hasattr(args[0], "from_dict"):
-            args, kwargs = rules.made(args, kwargs)
-        rules.look(args, kwargs)
+            args, kwargs = signature.from_forms(args, kwargs)
+        signature.check(args, kwargs)
         return args, kwargs
 
     def checked(*args: Any, **kwargs: Any) -> Any:
@@ -213,14 +218,14 @@ def _checked(
             args, kwargs = look(args, kwargs)
         return function(*args, **kwargs)
 
-    # with the globals of the function, by which doctest knows its module
+    # `checked` again, with the globals of the function, by which doctest knows its module
     code, name = checked.__code__, function.__name__
-    own = FunctionType(code, function.__globals__, name, None, checked.__closure__)
-    update_wrapper(own, function)
-    # torch.fx would take the code of what is wrapped for that of the wrapper
-    del own.__wrapped__  # type: ignore[attr-defined]
-    own.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
-    return own
+    wrapper = FunctionType(code, function.__globals__, name, None, checked.__closure__)
+    update_wrapper(wrapper, function)
+    # torch.fx would take the code of the wrapped function for that of the wrapper
+    del wrapper.__wrapped__  # type: ignore[attr-defined]
+    wrapper.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+    return wrapper
 
 
 def _kinds(hint: Any) -> list[Kind]:
@@ -237,6 +242,8 @@ def _kinds(hint: Any) -> list[Kind]:
         return [_tuple(parts)]
     if origin in (list, Sequence, Collection, Iterable):
         return [_several(origin, _kinds(parts[0]))]
+    if origin is Mapping and parts[1] is not Any:
+        return [_mapping(*map(_kinds, parts))]
     if origin is Callable:
         return [Kind(callable, "a function", "functions")]
     kind = hint if origin is None else origin
@@ -270,19 +277,34 @@ def _called(kind: type) -> tuple[str, str]:
 
 
 def _several(origin: type, of: list[Kind]) -> Kind:
-    """A list of some kind, or whatever else the annotation allows; a string is none of it.
+    """A list of some kind, or whatever else the annotation allows; a string is no list.
 
-    What makes its values when it is asked for them is not looked into.
+    The values of a list, a range or an array are checked; those of a generator are not, because
+    looking would use them up, and those of another sequence are not, because it may compute them.
     """
     fits = of[0].fits if len(of) == 1 else lambda value: any(kind.fits(value) for kind in of)
 
-    def fit(value: Any) -> bool:
-        if not isinstance(value, origin) or isinstance(value, str | bytes | Mapping | Tensor):
+    def fit(given: Any) -> bool:
+        values: Any = given  # which keeps mypy from narrowing it to an object
+        if not isinstance(given, origin) or isinstance(given, str | bytes | Mapping | Tensor):
             return False
-        return not isinstance(value, _HOLDS) or all(map(fits, value))
+        if hasattr(given, "__array__"):
+            return getattr(values, "ndim", 1) > 0 and all(map(fits, values))
+        return not isinstance(given, _HOLDS) or all(map(fits, values))
 
     many = " or ".join(kind.many for kind in of)
     return Kind(fit, f"a list of {many}", f"lists of {many}", by_type=False, of=fits)
+
+
+def _mapping(keys: list[Kind], values: list[Kind]) -> Kind:
+    def fit(value: Any) -> bool:
+        return isinstance(value, Mapping) and all(
+            any(kind.fits(a) for kind in keys) and any(kind.fits(b) for kind in values)
+            for a, b in value.items()
+        )
+
+    said = " to ".join(" or ".join(kind.many for kind in kinds) for kinds in (keys, values))
+    return Kind(fit, f"a mapping of {said}", f"mappings of {said}", by_type=False)
 
 
 def _tuple(parts: tuple[Any, ...]) -> Kind:
@@ -310,7 +332,7 @@ def _one_of(kinds: list[Kind]) -> str:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether it is a tensor that holds a number at every place, all on this rank."""
+    """Whether a value is a tensor that holds a number at every place, all of them on this rank."""
     if type(value) is not Tensor and (
         not isinstance(value, Tensor)
         or isinstance(value, MaskedTensor)
@@ -321,9 +343,9 @@ def _is_plain(value: Any) -> bool:
 
 
 def check_tensor(name: str, value: object) -> None:
-    """Raise unless it is a tensor that holds a number at every place, all on this rank."""
+    """Raise unless a value is a tensor that holds a number at every place, all on this rank."""
     if not _is_plain(value):
-        raise Rule(name, _kinds(Tensor)).refusal(value, "it")
+        raise Allowed(name, _kinds(Tensor)).refusal(value, "it")
 
 
 def _not_plain(name: str, value: Tensor) -> str:

@@ -1,6 +1,8 @@
 """All public names; `import wqkv` takes them from here when the first is asked for."""
 
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -8,12 +10,30 @@ from torch.distributed.device_mesh import DeviceMesh
 from wqkv.attend.bias import ALiBi, Bias, T5Bias
 from wqkv.attend.forms import Form
 from wqkv.attend.functional import attention, explain
-from wqkv.attend.masks.algebra import Mask
-from wqkv.attend.masks.kinds import Causal, Chunked, Dense, Full, Lengths, Prefix, Segments, Window
+from wqkv.attend.masks import Causal, Chunked, Dense, Full, Lengths, Mask, Prefix, Segments, Window
 from wqkv.attend.parallel.ranks import AllToAll, Ranks, Ring
 from wqkv.attend.partial import Partial, merge
 from wqkv.attend.rope import RoPE
+from wqkv.attend.scalings import (
+    DynamicNTK,
+    GivenFrequencies,
+    LinearScaling,
+    Llama3Scaling,
+    LongRoPE,
+    RoPEScaling,
+    YaRN,
+)
+from wqkv.corpus.documents import DOCUMENTS
 from wqkv.doors import door as _door
+from wqkv.errors import (
+    ArgumentError,
+    EngineError,
+    KindError,
+    MissedError,
+    MissingExtraError,
+    UpstreamError,
+    WqkvError,
+)
 from wqkv.layer.attention import MultiheadAttention
 from wqkv.layer.caches.base import KeyPiece, KVCache
 from wqkv.layer.caches.buffered import Cross, Dynamic, Static
@@ -33,11 +53,19 @@ from wqkv.maps.rollout import rollout
 from wqkv.maps.shared import SharedMap
 from wqkv.record.watch import Seen, watch
 from wqkv.study.heads import Heads, heads
+from wqkv.study.model import open_model
+from wqkv.study.pair import open_pair
 from wqkv.study.parity import LayerParity, Parity, parity
+from wqkv.study.view import View
+from wqkv.study.whatif import generate, what_if
+
+if TYPE_CHECKING:
+    from wqkv.corpus.survey import Survey
 
 __all__ = [
     "ALiBi",
     "AllToAll",
+    "ArgumentError",
     "AttentionMap",
     "Bias",
     "Causal",
@@ -46,15 +74,24 @@ __all__ = [
     "Dense",
     "DifferentialAttention",
     "Dynamic",
+    "DynamicNTK",
+    "EngineError",
     "Form",
     "Full",
+    "GivenFrequencies",
     "Heads",
     "KVCache",
     "KeyPiece",
+    "KindError",
     "LatentAttention",
     "LayerParity",
     "Lengths",
+    "LinearScaling",
+    "Llama3Scaling",
+    "LongRoPE",
     "Mask",
+    "MissedError",
+    "MissingExtraError",
     "MultiheadAttention",
     "Norm",
     "Paged",
@@ -67,6 +104,7 @@ __all__ = [
     "Ranks",
     "Ring",
     "RoPE",
+    "RoPEScaling",
     "Rolling",
     "Seen",
     "Segments",
@@ -76,21 +114,30 @@ __all__ = [
     "T5Bias",
     "Temperature",
     "Trace",
+    "UpstreamError",
+    "View",
     "Window",
+    "WqkvError",
+    "YaRN",
     "attention",
     "convert",
     "explain",
     "from_hf",
     "from_torch",
+    "generate",
     "heads",
     "load_attention",
     "merge",
+    "open_model",
+    "open_pair",
     "parity",
     "rollout",
     "shard_heads",
+    "survey",
     "to_torch",
     "use",
     "watch",
+    "what_if",
 ]
 
 _Model = TypeVar("_Model", bound=nn.Module)
@@ -104,7 +151,7 @@ def use(model: _Model) -> _Model:
         KindError, EngineError: it is no transformers model, or its attention cannot be reached.
         MissingExtraError: transformers is not installed.
     """
-    from wqkv.replace.use import use as switch  # transformers: not before it is asked for
+    from wqkv.replace.use import use as switch  # needs transformers: imported when it is called
 
     return switch(model)
 
@@ -117,11 +164,46 @@ def shard_heads(layer: MultiheadAttention, mesh: DeviceMesh) -> MultiheadAttenti
     the results (see wqkv.layer.shard).
 
     Raises:
-        ArgumentError: heads that do not make equal shares, a layer over words already (`mesh`), or
-            a part that looks at all heads together.
+        ArgumentError: heads that do not make equal shares, a layer over tokens already (`mesh`),
+            or a part that looks at all heads together.
 
     Source: Shoeybi et al. 2019 (arXiv:1909.08053), section 3.
     """
-    from wqkv.layer.shard import shard_heads as shard  # torch's DTensor: not before it is asked for
+    from wqkv.layer.shard import shard_heads as shard  # needs torch's DTensor
 
     return shard(layer, mesh)
+
+
+@_door
+def survey(
+    model: str | None,
+    data: Sequence[str | Path],
+    out: str | Path,
+    *,
+    field: str = "text",
+    workers: int = 1,
+    address: str | None = None,
+    documents: int = DOCUMENTS,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> "Survey":
+    """Read a corpus with a model, and write what its heads do as three Parquet files.
+
+    Args:
+        model: a folder, a .gguf file, or a hub name; None is the packaged default.
+        data: files and folders of documents; of .jsonl and .parquet files, their column `field`.
+        out: the folder. What an earlier run has finished there is not made again.
+        workers: 1 works in this process; more are actors of Ray Data.
+        address: of a Ray cluster whose machines all see the model, the data and `out`.
+        documents: how many a part holds at most; a part is what a worker makes at once.
+        progress: is given how many documents are done, of how many; may raise, which ends the run.
+
+    Raises:
+        ArgumentError: no documents, none that can be read, no such model.
+        MissingExtraError: transformers, pyarrow, or for more workers ray, is not installed.
+    """
+    from wqkv.corpus.survey import survey as run  # needs numpy: imported when it is called
+
+    return run(
+        model, data, out, field=field, workers=workers, address=address, documents=documents,
+        progress=progress,
+    )  # fmt: skip

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from wqkv import ALiBi, Causal, Dense, Full, Lengths, Prefix, RoPE, Segments, T5Bias, Window
 from wqkv.attend.bias import Bias
-from wqkv.attend.masks.kinds import Mask
+from wqkv.attend.masks import Mask
 
 Shape = tuple[int, int, int, int]
 #: Given a name and a shape, a leaf with random numbers: what a model would learn.

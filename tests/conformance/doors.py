@@ -4,6 +4,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,8 +14,9 @@ from torch.distributed.tensor import DTensor, Replicate, init_device_mesh
 from transformers import GPT2Config, GPT2Model
 
 import wqkv
-from wqkv.attend import rope
+from tests.browser.tiny import text, tiny
 from wqkv.maps.shared import Part
+from wqkv.study.model import OpenModel
 
 B, H, N, D = 2, 3, 5, 4
 WIDTH = H * D
@@ -163,6 +165,16 @@ def seen() -> wqkv.Seen:
     return found
 
 
+@cache
+def opened() -> OpenModel:
+    return tiny(1)
+
+
+@cache  # a view changes nothing but what it has kept
+def view() -> wqkv.View:
+    return wqkv.View(opened(), opened().read(text(N - 1)))
+
+
 def trace() -> wqkv.Trace:
     return wqkv.MultiheadAttention(WIDTH, H).trace(floats(B, N, WIDTH))
 
@@ -203,19 +215,22 @@ MADE: dict[str, Callable[[], Any]] = {
     "T5Bias": lambda: wqkv.T5Bias(floats(8, H), bidirectional=True),
     "Temperature": lambda: wqkv.Temperature(4, 0.5),
     "Trace": trace,
+    "View": view,
     "Window": lambda: wqkv.Window(1, 0),
-    "Linear": lambda: rope.Linear(2.0),
-    "DynamicNTK": lambda: rope.DynamicNTK(2.0, 64),
-    "YaRN": lambda: rope.YaRN(2.0, 64),
-    "Llama3": lambda: rope.Llama3(2.0, 1.0, 4.0, 64),
-    "LongRoPE": lambda: rope.LongRoPE((1.0, 2.0), (1.0, 2.0), trained_length=64, factor=2.0),
-    "Given": lambda: rope.Given((1.0, 0.5)),
+    "LinearScaling": lambda: wqkv.LinearScaling(2.0),
+    "DynamicNTK": lambda: wqkv.DynamicNTK(2.0, 64),
+    "YaRN": lambda: wqkv.YaRN(2.0, 64),
+    "Llama3Scaling": lambda: wqkv.Llama3Scaling(2.0, 1.0, 4.0, 64),
+    "LongRoPE": lambda: wqkv.LongRoPE((1.0, 2.0), (1.0, 2.0), trained_length=64, factor=2.0),
+    "GivenFrequencies": lambda: wqkv.GivenFrequencies((1.0, 0.5)),
 }
 #: Tuples, into which whoever is given one looks; and classes that only their heirs make.
-NO_DOORS = {"Bias", "Form", "KeyPiece", "KVCache", "Mask", "Partial"}
+NO_DOORS = {"Bias", "Form", "KeyPiece", "KVCache", "Mask", "Partial", "RoPEScaling"}
 
 X = {"Q": lambda: floats(B, N, WIDTH)}
 QKV = dict.fromkeys(("query", "key", "value"), heads_of)
+LAYER = {"layer": lambda: 0}
+HEAD = {**LAYER, "head": lambda: 0}
 #: The arguments that a call needs, by the door's name or, for methods, by the method's.
 ARGUMENTS: dict[str, dict[str, Callable[[], Any]]] = {
     "attention": QKV,
@@ -230,6 +245,11 @@ ARGUMENTS: dict[str, dict[str, Callable[[], Any]]] = {
     "to_torch": {"module": lambda: wqkv.MultiheadAttention(WIDTH, H)},
     "convert": {"model": lambda: nn.TransformerEncoderLayer(WIDTH, H)},
     "heads": {"maps": lambda: [own_map()], "tokens": lambda: ["a", "b", "c", "d", "e"]},
+    "open_model": {},  # a folder: see `asked`
+    "open_pair": {},
+    "survey": {},
+    "what_if": {"view": view, "off": lambda: [(0, 0)]},
+    "generate": {"view": view, "count": lambda: 2},
     "load_attention": {"path": lambda: "not there", "layer": lambda: 0},
     "shard_heads": {
         "layer": lambda: wqkv.MultiheadAttention(WIDTH, H),
@@ -241,7 +261,7 @@ ARGUMENTS: dict[str, dict[str, Callable[[], Any]]] = {
     "Chunked": {"size": lambda: 2},
     "Dense": {"matrix": lambda: torch.ones(N, N, dtype=torch.bool)},
     "DifferentialAttention": {"d_model": lambda: WIDTH, "n_head": lambda: H, "start": lambda: 0.5},
-    "Heads": {"table": lambda: (), "words": lambda: 3},
+    "Heads": {"table": lambda: (), "tokens": lambda: 3},
     "LatentAttention": {
         "d_model": lambda: WIDTH,
         "n_head": lambda: H,
@@ -274,11 +294,12 @@ ARGUMENTS: dict[str, dict[str, Callable[[], Any]]] = {
     "T5Bias": {"table": lambda: floats(8, H), "bidirectional": lambda: True},
     "Temperature": {"every": lambda: 4, "by": lambda: 0.5},
     "Trace": {name: lambda: floats(1) for name in inspect.signature(wqkv.Trace).parameters},
+    "View": {"model": opened, "reading": lambda: view().reading},
     "Window": {"before": lambda: 1, "after": lambda: 0},
-    "Linear": {"factor": lambda: 2.0},
+    "LinearScaling": {"factor": lambda: 2.0},
     "DynamicNTK": {"factor": lambda: 2.0, "trained_length": lambda: 64},
     "YaRN": {"factor": lambda: 2.0, "trained_length": lambda: 64},
-    "Llama3": {
+    "Llama3Scaling": {
         "factor": lambda: 2.0,
         "low": lambda: 1.0,
         "high": lambda: 4.0,
@@ -290,7 +311,7 @@ ARGUMENTS: dict[str, dict[str, Callable[[], Any]]] = {
         "factor": lambda: 2.0,
         "trained_length": lambda: 64,
     },
-    "Given": {"values": lambda: (1.0, 0.5)},
+    "GivenFrequencies": {"values": lambda: (1.0, 0.5)},
     # methods
     "dense": {"query_len": lambda: N, "key_len": lambda: N},
     "part": {"start": lambda: 1, "key_len": lambda: N},
@@ -337,6 +358,21 @@ ARGUMENTS: dict[str, dict[str, Callable[[], Any]]] = {
     "turns": {"x": heads_of, "position": lambda: torch.arange(N)},
     "span": {"x": heads_of, "first": lambda: 0, "n": lambda: N, "length": lambda: N},
     "runs": {"layer": lambda: 0},
+    "View.layer": LAYER,
+    "View.proof": LAYER,
+    "View.cell": {**HEAD, "i": lambda: 2, "j": lambda: 1},
+    "View.row": {**HEAD, "i": lambda: 2},
+    "View.column": {**HEAD, "j": lambda: 1},
+    "View.tile": {
+        **HEAD,
+        "q0": lambda: 1,
+        "q1": lambda: 3,
+        "k0": lambda: 0,
+        "k1": lambda: 2,
+    },
+    "View.grid": {"statistic": lambda: "entropy"},
+    **dict.fromkeys(("View.map", "View.thumbnail", "View.sweep", "View.received"), HEAD),
+    **dict.fromkeys(("View.distances", "View.links", "View.checked"), HEAD),
     "sample_of": {"sequence": lambda: list(range(N))},
     "RoPE.frequencies": {},
     "labelled": {"label": lambda: "x"},

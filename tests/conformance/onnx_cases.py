@@ -22,7 +22,7 @@ from torch.nn.functional import pad
 from wqkv import Causal, Dense, Full, Lengths, Window, attention
 from wqkv.attend.call import request
 from wqkv.attend.engines import reference
-from wqkv.attend.masks.kinds import Mask
+from wqkv.attend.masks import Mask
 from wqkv.attend.rope import rotate
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)

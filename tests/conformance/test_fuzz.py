@@ -31,7 +31,7 @@ from tests.conformance.test_table import differences, poisoned, results
 from wqkv import Causal, Chunked, Dense, Full, Lengths, Prefix, RoPE, Segments, Window, attention
 from wqkv.attend import engines
 from wqkv.attend.call import request
-from wqkv.attend.masks.kinds import Mask
+from wqkv.attend.masks import Mask
 
 COUNT = int(os.environ.get("WQKV_FUZZ", "2000"))
 BLOCKS = 20

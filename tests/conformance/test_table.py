@@ -21,7 +21,7 @@ from wqkv import Partial, attention
 from wqkv.attend import engines
 from wqkv.attend.call import Call, request
 from wqkv.attend.engines import reference, tiled
-from wqkv.attend.masks.kinds import Dense, Mask
+from wqkv.attend.masks import Dense, Mask
 from wqkv.errors import EngineError
 
 #: Units in the last place that an engine may round away beyond what the reference does.

@@ -36,7 +36,7 @@ from wqkv import (
     attention,
 )
 from wqkv.attend.call import request
-from wqkv.attend.masks.kinds import Mask
+from wqkv.attend.masks import Mask
 from wqkv.attend.parallel import messages, traffic
 from wqkv.attend.parallel.ranks import AllToAll, Ranks, Ring
 from wqkv.errors import EngineError, WqkvError

@@ -196,7 +196,7 @@ class SimpleRepr:
 
 
 def test_what_a_checksum_reads():
-    labels = torch.arange(3 * agreement.READ).view(1, -1)
+    labels = torch.arange(3 * agreement.CHECKED_NUMBERS).view(1, -1)
     other = labels.clone()
     other[0, : labels.shape[1] // 2] += 1
     assert agreement.read(Segments(labels)) != agreement.read(Segments(other))

@@ -85,7 +85,7 @@ def test_errors_come_before_anything_is_sent(found):
         "proof of no rows": "There are no rows",
         "distance": f"Where do {size} queries stand among {2 * size} keys",
         "offset": f"Where do {size} queries stand among {N} keys",
-        "zigzag": f"{3 * size} words do not make {2 * size} equal parts",
+        "zigzag": f"{3 * size} tokens do not make {2 * size} equal parts",
         "kind": "The map of a rank's heads is an AttentionMap, not SharedMap",
         "trace": "A layer over words has no trace",
     }

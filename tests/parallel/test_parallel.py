@@ -108,7 +108,7 @@ def test_errors_name_the_numbers(found):
         f"{size + 1} heads do not make {size} equal shares.*mesh=Ring",
         "A ring has no dropout",
         "`layout` is 'spiral'.*'contiguous' or 'zigzag'",
-        f"7 words do not make {size} equal parts.*Pad the text to 8",
+        f"7 tokens do not make {size} equal parts.*Pad the text to 8",
         "keeps no cache",
         "over words with persistent keys has no map.*layer.mesh to None",
     )

@@ -12,7 +12,7 @@ from tests.conformance.test_fuzz import random_mask
 from wqkv import Dense
 from wqkv.attend import engines
 from wqkv.attend.call import request
-from wqkv.attend.masks.kinds import Mask
+from wqkv.attend.masks import Mask
 
 BATCH, HEADS, D_K, D_V = 2, 3, 5, 7
 lengths = st.integers(1, 23)

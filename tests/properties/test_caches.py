@@ -32,7 +32,7 @@ from wqkv import (
     Window,
     attention,
 )
-from wqkv.attend.masks.kinds import Mask
+from wqkv.attend.masks import Mask
 from wqkv.errors import ArgumentError
 
 Rule = Callable[[int], Mask]  # the mask over so many keys

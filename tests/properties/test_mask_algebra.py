@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.properties.strategies import BATCH, HEADS, Masks, close, masks, qkv, seeds
 from wqkv import Full, attention, merge
-from wqkv.attend.masks.kinds import Rect
+from wqkv.attend.geometry import Rect
 
 
 @given(masks(3))

@@ -115,7 +115,7 @@ def test_killed_ten_times(folder, name, data, undisturbed):
     made = [0]
     for where in (*STOPS, ("whole", None)):
         if isinstance(where, int):
-            killed_at(out, max(where, made[-1] + 1), start("-m", "wqkv.cli", *arguments))
+            killed_at(out, max(where, made[-1] + 1), start("-m", "wqkv", *arguments))
         else:
             assert not any((out / result).exists() for result in RESULTS)
             how, number = where[0], where[1] or PARTS - made[-1] + 2  # the second of the results
@@ -173,7 +173,7 @@ def test_one_and_four_workers_two_of_which_are_killed(folder, name, data, undist
 def test_a_killed_command_leaves_no_workers(folder, name, data, undisturbed):
     pytest.importorskip("ray", reason="several workers need the extra `survey`")
     out = folder / "group"
-    started = killed_at(out, 2, start("-m", "wqkv.cli", *command(name, data, out, workers=2)))
+    started = killed_at(out, 2, start("-m", "wqkv", *command(name, data, out, workers=2)))
     assert len(started) > 4  # ray's own and two workers
     _, alive = psutil.wait_procs(started, timeout=30)
     alive = [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]

@@ -185,6 +185,12 @@ def test_interrupt(capsys, opened, monkeypatch):
     assert run(capsys, "see", "One.") == (130, "", "wqkv: interrupted\n")
 
 
+def test_the_package_runs_as_the_command():
+    asked = [sys.executable, "-m", "wqkv", "--version"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=True)
+    assert done.stdout == f"wqkv {wqkv.__version__}\n"
+
+
 def test_version_and_help(capsys):
     assert run(capsys, "--version") == (0, f"wqkv {wqkv.__version__}\n", "")
     code, out, err = run(capsys, "see", "--help")

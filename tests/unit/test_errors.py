@@ -9,7 +9,9 @@ from wqkv.errors import (
     ArgumentError,
     EngineError,
     KindError,
+    MissedError,
     MissingExtraError,
+    UpstreamError,
     WqkvError,
     describe,
     message,
@@ -52,7 +54,9 @@ def test_message_has_three_parts():
         (ArgumentError, ValueError),
         (KindError, TypeError),
         (EngineError, RuntimeError),
+        (MissedError, LookupError),
         (MissingExtraError, ImportError),
+        (UpstreamError, ImportError),
     ],
 )
 def test_errors_are_also_what_python_calls_them(error, builtin):

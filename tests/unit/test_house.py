@@ -17,6 +17,7 @@ import pytest
 from torch.utils._device import _device_constructors
 
 import wqkv
+from wqkv import Form, errors
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,8 +34,12 @@ ORDER = (
     "wqkv.attend.geometry",
     "wqkv.attend.values",
     "wqkv.attend.masks.algebra",
-    "wqkv.attend.masks.kinds",
+    "wqkv.attend.masks.causal",
+    "wqkv.attend.masks.ends",
+    "wqkv.attend.masks.segments",
+    "wqkv.attend.masks.dense",
     "wqkv.attend.masks",
+    "wqkv.attend.scalings",
     "wqkv.attend.rope",
     "wqkv.attend.bias",
     "wqkv.attend.rules",
@@ -344,6 +349,20 @@ def test_public_names_are_documented():
     assert undocumented(names) == []
 
 
+def test_what_an_error_tells_to_pass_is_public():
+    examples = set(re.findall(r" such as (\w+)\(", " ".join(told(Form))))
+    assert {"Causal", "ALiBi", "YaRN"} <= examples <= {*wqkv.__all__}
+    raised = {name for name, value in vars(errors).items() if isinstance(value, type)}
+    assert {name for name in raised if name.endswith("Error")} <= {*wqkv.__all__}
+
+
+def told(kind: type) -> Iterator[str]:
+    """How errors name what an argument of a kind takes."""
+    yield getattr(kind, "said", "")
+    for below in kind.__subclasses__():
+        yield from told(below)
+
+
 def test_import_needs_torch_alone():
     extras = {"transformers", "safetensors", "gguf", "accelerate", "rich", "matplotlib", "onnx"}
     code = "import sys, torch; a = {*sys.modules}; import wqkv.public; print(*{*sys.modules} - a)"
@@ -457,19 +476,19 @@ BELOW = "does not stand above it"
 @pytest.mark.parametrize(
     ("path", "source", "complaint"),
     [
-        ("attend/masks/kinds.py", "import torch\nfrom wqkv.errors import describe", None),
+        ("attend/masks/causal.py", "import torch\nfrom wqkv.errors import describe", None),
         ("attend/engines/fused.py", "from ..partial import Partial", None),
         ("attend/__init__.py", "from .masks import algebra\nfrom . import partial", None),
         ("study/model.py", "from wqkv.layer import convert\nimport wqkv.layer.attention", None),
-        ("attend/masks/kinds.py", "from wqkv.attend.partial import Partial", BELOW),
-        ("attend/masks/kinds.py", "import torch, wqkv.attend.call", BELOW),
-        ("attend/masks/kinds.py", "from wqkv.attend import call", BELOW),
+        ("attend/masks/causal.py", "from wqkv.attend.partial import Partial", BELOW),
+        ("attend/masks/causal.py", "import torch, wqkv.attend.call", BELOW),
+        ("attend/masks/causal.py", "from wqkv.attend import call", BELOW),
         (
-            "attend/masks/kinds.py",
+            "attend/masks/causal.py",
             "from wqkv import Full",
             "imports wqkv, which does not stand",
         ),
-        ("attend/masks/kinds.py", "import wqkv.attend.masks.kinds", BELOW),
+        ("attend/masks/causal.py", "import wqkv.attend.masks.causal", BELOW),
         ("attend/engines/fused.py", "from ..functional import attention", BELOW),
         ("attend/engines/fused.py", "from . import flex", BELOW),
         ("attend/engines/__init__.py", "from .. import parallel", BELOW),

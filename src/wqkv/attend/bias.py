@@ -1,4 +1,4 @@
-"""What is added to the scores, as values: ALiBi and T5Bias by the distance, or a stored tensor."""
+"""What is added to the scores, as values: ALiBi and T5Bias, by distance, or a stored tensor."""
 
 from __future__ import annotations
 
@@ -17,29 +17,41 @@ from wqkv.errors import ArgumentError, KindError, describe, message
 
 @door
 class Bias(Form):
-    """A float that is added to the scores, as a value that can be asked for any tile."""
+    """What is added to the scores, as a value: score(i, j) = scale * q_i . k_j + bias(i, j).
 
+    It is computed tile by tile and never written out as a whole. A bias of your own derives from
+    this class and has `tile`, `tensors` and `heads`; for a gradient `add_gradient` too.
+
+    >>> ALiBi(8).heads(0, 2)
+    ALiBi(f32[2] on cpu)
+    """
+
+    #: How an error names what an argument of this type takes.
     said = "a bias such as ALiBi(8)"
 
-    def tile(self, at: At, dtype: torch.dtype | None = None) -> Tensor:
-        """Broadcastable to (batch, head, query, key); computed in `dtype`, that of the scores.
+    #: Whether the bias depends on where the queries stand.
+    by_position = True
 
-        None is the dtype of the tensor that it is made of.
+    def tile(self, at: At, dtype: torch.dtype | None = None) -> Tensor:
+        """The bias of the pairs `at`, broadcastable to (batch, head, query, key).
+
+        It is computed in `dtype`, that of the scores; None is the dtype of the bias's own tensor.
         """
         raise NotImplementedError
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """What may be learned: one tensor."""
+        """The one tensor that the bias is made of, which may be learned."""
         raise NotImplementedError
 
     def _with_tensor(self, tensor: Tensor) -> Bias:
-        """The same bias made of another tensor, such as a parameter as it is by now.
+        """The same bias made of another tensor, such as the present value of a parameter.
 
-        Its fields are not checked again.
+        The fields are not checked again.
         """
         if parts(type(self)) is not None:
             fields = self.arguments().values()
             return self._of_fields([tensor if isinstance(x, Tensor) else x for x in fields])
+        # another's class may keep its tensor anywhere: replace it wherever it stands
         made, (own,) = copy(self), self.tensors()
         for name, value in vars(self).items():
             if value is own:
@@ -47,32 +59,34 @@ class Bias(Form):
         return made
 
     def add_gradient(self, total: Tensor, at: At, d_tile: Tensor) -> None:
-        """Add to `total` its tensor's gradient, from that of a tile (batch, head, query, key)."""
+        """Add to `total` the gradient of the bias's tensor, from `d_tile`, that of a tile."""
         raise NotImplementedError
 
     def heads(self, start: int, stop: int) -> Bias:
-        """The same bias for some of its heads."""
+        """The same bias for its heads start to stop - 1."""
         raise NotImplementedError
 
     def part(self, start: int, row: int) -> Bias:
-        """The same bias for the keys from position `start` on, and rows from `row` on."""
-        return self
+        """The same bias for its keys from position `start` on and its rows from `row` on."""
+        return self  # a bias by distance does not change when both are counted from elsewhere
 
     def check(self, sizes: tuple[int, int, int, int]) -> None:
-        """Raise if it does not fit a call of (batch, n_head, query_len, key_len)."""
-
-    by_position = True
+        """Raise if the bias does not fit a call of (batch, n_head, query_len, key_len)."""
 
     def _check_heads(self, have: int, sizes: tuple[int, int, int, int]) -> None:
         if have not in (1, sizes[1]):
             raise ArgumentError(
                 f"{type(self).__name__} is made for {have} heads, and the call has {sizes[1]}.\n"
-                "Pass one number a head."
+                "Pass one number per head."
             )
 
 
 class StoredBias(Bias):
-    """A float tensor (batch | 1, head | 1, query | 1, key | 1); its rows are the call's queries."""
+    """A stored float tensor (batch | 1, head | 1, query | 1, key | 1).
+
+    Its rows are the queries of the call, whatever their positions. `attention` makes one of the
+    tensor that it is given as `bias`.
+    """
 
     __match_args__ = ("values",)
     by_position = False
@@ -128,12 +142,15 @@ class _PartBias(Bias):
 
 @door
 class ALiBi(Bias):
-    """Linear bias: score(i, j) - slope * |i - j|, one slope a head.
+    """Linear bias: bias(i, j) = -slope * |i - j|, with one slope per head.
 
     Args:
-        slopes: (n_head,) or a sequence; an int n stands for the paper's slopes of n heads:
-            2^(-8h / n), h = 1..n (for an n that is no power of two, those of the next lower power,
-            then every other one of the next higher).
+        slopes: (n_head,) or a sequence. An int n means the slopes of the paper for n heads:
+            2^(-8h / n), h = 1..n. Where n is no power of two, they are those of the next lower
+            power, then every other one of the next higher.
+
+    Raises:
+        ArgumentError: slopes that are not finite, or not one per head.
 
     Source: Press et al. 2022 (arXiv:2108.12409), section 3.
 
@@ -158,11 +175,13 @@ class ALiBi(Bias):
         self.slopes = slopes
         if self.slopes.ndim != 1 or not len(self.slopes) or not self.slopes.is_floating_point():
             raise ArgumentError(
-                message("ALiBi takes one slope a head.", {"slopes": self.slopes}, "Pass (n_head,).")
+                message(
+                    "ALiBi takes one slope per head.", {"slopes": self.slopes}, "Pass (n_head,)."
+                )
             )
 
     def tile(self, at: At, dtype: torch.dtype | None = None) -> Tensor:
-        # times a distance, the slopes' own dtype would round: float32 already at 2^24
+        # at least float32: in a half dtype slope * distance would be rounded at short distances
         dtype = dtype or torch.promote_types(self.slopes.dtype, torch.float32)
         slopes = self.slopes.to(at.head.device, dtype)
         slope = slopes[at.head if len(slopes) > 1 else torch.zeros_like(at.head)]
@@ -175,6 +194,7 @@ class ALiBi(Bias):
         return self if len(self.slopes) == 1 else ALiBi(self.slopes[start:stop])
 
     def add_gradient(self, total: Tensor, at: At, d_tile: Tensor) -> None:
+        # the derivative of -slope * distance by the slope is -distance
         by_head = (d_tile * (at.key_pos - at.query_pos).abs()).sum(dim=(0, 2, 3))
         total -= by_head.sum_to_size(total.shape)
 
@@ -187,15 +207,22 @@ class ALiBi(Bias):
 
 @door
 class T5Bias(Bias):
-    """One learned number a head and bucket of distances.
+    """Learned bias: bias(i, j) = table[bucket(j - i), head], with one number per head and bucket.
 
-    Half of the buckets are exact small distances, the other half grows logarithmically; from
-    max_distance on all share the last. With `bidirectional` half stand for keys after the query.
+    Half of the buckets are single small distances; those of the other half grow logarithmically,
+    up to max_distance, and the last holds all that is further away. If `bidirectional`, one half of
+    the buckets is for keys after the query and the other for keys before it.
 
     Args:
         table: float (n_bucket, n_head), usually a learned parameter.
 
+    Raises:
+        ArgumentError: a table of another shape, or a max_distance that its buckets hold exactly.
+
     Source: Raffel et al. 2020 (arXiv:1910.10683), section 2.1.
+
+    >>> T5Bias(torch.zeros(32, 8), bidirectional=True).bucket(torch.tensor([-200, -1, 0, 1, 9]))
+    tensor([15,  1,  0, 17, 24])
     """
 
     __match_args__ = ("table", "bidirectional", "max_distance")
@@ -219,7 +246,7 @@ class T5Bias(Bias):
         self.table, self.bidirectional, self.max_distance = table, bidirectional, max_distance
 
     def bucket(self, ahead: Tensor) -> Tensor:
-        """The bucket of key position - query position."""
+        """The bucket of each distance `ahead`, which is key position - query position."""
         if not is_whole(ahead):
             raise KindError(
                 message("A distance is a whole number.", {"ahead": ahead}, "Pass integers.")
@@ -233,7 +260,7 @@ class T5Bias(Bias):
             offset = torch.zeros_like(ahead)
             distance = (-ahead).clamp(min=0)
         exact = n // 2
-        # in float32, as in the published models: the borders of the buckets hang on the rounding
+        # in float32, as in the published models, because rounding decides about the borders
         growth = torch.log(distance.clamp(min=1).float() / exact)
         growth = growth / math.log(self.max_distance / exact)
         far = (exact + (growth * (n - exact)).to(ahead.dtype)).clamp(max=n - 1)
@@ -254,6 +281,7 @@ class T5Bias(Bias):
 
     def add_gradient(self, total: Tensor, at: At, d_tile: Tensor) -> None:
         buckets = self.bucket(at.key_pos - at.query_pos)
+        # (batch | 1, head, query, key) -> one row of n_head numbers per pair, added by bucket
         by_head = d_tile.sum_to_size(buckets.shape[0], *d_tile.shape[1:]).permute(0, 2, 3, 1)
         by_head = by_head.flatten(0, 2)
         total.index_add_(0, buckets.flatten(), by_head.sum_to_size(len(by_head), total.shape[1]))

@@ -1,12 +1,15 @@
-"""The JSON form of a value: its type, and the fields that tell it apart; and the value again."""
+"""The JSON form of a value, and the value of a JSON form: {"type": "Window", "before": 511, ...}.
+
+A form is the value's type and the arguments that make it again. `write` and `read` go both ways.
+"""
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import field
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,20 +21,27 @@ from wqkv.upstream.of_torch import constant
 #: The most numbers of a tensor that a form writes out.
 LARGEST = 2**16
 
+#: What the module `json` reads and writes.
+Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
+
 _Kind = TypeVar("_Kind", bound=type)
 
 
 class Form:
-    """A value with a JSON form: {"type": "Window", "before": 511, "after": 0}.
+    """A value with a JSON form, such as {"type": "Window", "before": 511, "after": 0}.
 
-    A class names the fields that tell its values apart in `__match_args__`; a dataclass has that
-    already, and is marked with `tagged`. So a class of your own has a form too. What has no tensor
-    compares by value; what has one, by identity, because a comparison would wait for a GPU: compare
-    the forms.
+    A class of your own has a form too, if it names its constructor's arguments, which are also its
+    attributes, in `__match_args__`; a dataclass has `__match_args__` already, and is decorated with
+    `tagged`.
+
+    Two values without tensors are equal if their fields are. A value with a tensor is equal to
+    itself alone, because comparing numbers would wait for a GPU; compare the forms instead.
     """
 
+    # Any, here and in `from_dict`: an argument may be of any type that its constructor checks.
+
     def arguments(self) -> dict[str, Any]:
-        """What its constructor takes to make it again: the fields, unless a class says otherwise.
+        """The arguments that make this value again: its fields, unless a class says otherwise.
 
         Raises:
             KindError: the class names no fields.
@@ -39,26 +49,26 @@ class Form:
         return {name: getattr(self, name) for name in fields(type(self))}
 
     def to_dict(self) -> dict[str, Any]:
-        """Its type and arguments as plain values, for `json.dumps`.
+        """Return the type and arguments as plain values, for `json.dumps`.
 
-        A tensor is {"dtype", "shape", "values"}, with "learned": true if it is a parameter. On the
-        meta device it has no values, and `from_dict` gives a parameter of zeros to be filled.
+        A tensor is written as {"dtype", "shape", "values"}, with "learned": true if it is a
+        parameter. A tensor on the meta device has no values; `from_dict` makes a parameter of zeros
+        of it, for a checkpoint to fill.
 
         Raises:
-            KindError: something in it has no form.
+            KindError: an argument has no form.
             ArgumentError: a tensor has more than LARGEST numbers.
 
         >>> from wqkv import Causal, Chunked
         >>> (Causal() & ~Chunked(4)).to_dict()["b"]
         {'type': 'Not', 'inner': {'type': 'Chunked', 'size': 4}}
         """
-        written: dict[str, Any] = write(self)
-        return written
+        return _form(self, None)
 
     @classmethod
     @door
     def from_dict(cls, form: Mapping[str, Any] | Form) -> Self:
-        """The value of a form, checked as its constructor checks; it may be of a subclass.
+        """Make the value of a form, of this class or a subclass; its constructor checks it.
 
         Raises:
             ArgumentError, KindError: it is no form of such a value.
@@ -70,7 +80,7 @@ class Form:
 
     @classmethod
     def _of_fields(cls, values: list[Any]) -> Self:
-        """The value again from its fields, which are not checked twice."""
+        """Make a value of its fields, which were checked before and are not checked again."""
         made = cls.__new__(cls)
         for name, value in zip(fields(cls), values, strict=True):
             object.__setattr__(made, name, value)
@@ -78,10 +88,9 @@ class Form:
 
 
 def tagged(kind: _Kind) -> _Kind:
-    """For a dataclass, whose `asdict` then names its type as its form does.
+    """Give a dataclass a field "type", so that `dataclasses.asdict` names its type as a form does.
 
-    Whoever writes a dataclass down by `dataclasses.asdict`, as the mixin of huggingface_hub does,
-    would else write {} for Causal().
+    The mixin of huggingface_hub writes dataclasses by `asdict`, which would write {} for Causal().
     """
     kind.__annotations__ = {**inspect.get_annotations(kind), "type": "str"}
     kind.type = field(default=kind.__name__, kw_only=True, repr=False, compare=False)  # type: ignore[attr-defined]
@@ -89,12 +98,12 @@ def tagged(kind: _Kind) -> _Kind:
 
 
 def fields(kind: type) -> tuple[str, ...]:
-    """The names of the fields that tell the values of a type apart.
+    """The names of the fields by which the values of a type differ.
 
     Raises:
-        KindError: it names none, and what it holds would be lost.
+        KindError: the type names none, so that what its values hold would be lost.
     """
-    names: tuple[str, ...] | None = named(kind)
+    names: tuple[str, ...] | None = own_fields(kind)
     if names is None:
         raise KindError(
             f"{kind.__name__} has no form.\nName the arguments of its constructor, which are also "
@@ -104,29 +113,29 @@ def fields(kind: type) -> tuple[str, ...]:
 
 
 @constant
-def named(kind: type) -> tuple[str, ...] | None:
-    """The fields that a type itself names: those of a base would leave out what it adds."""
+def own_fields(kind: type) -> tuple[str, ...] | None:
+    """The fields that a type itself names; those of its base would leave out what it adds."""
     return vars(kind).get("__match_args__")
 
 
 @constant
 def parts(kind: type) -> tuple[str, ...] | None:
-    """The fields by which a value can be taken apart and put together: of our own types alone.
+    """The fields by which a value of one of wqkv's own types can be taken apart and put together.
 
-    Another's type may keep what follows from its fields in other places.
+    None for a type of anybody else, which may keep more than its fields.
     """
-    return named(kind) if kind.__module__.startswith("wqkv.") else None
+    return own_fields(kind) if kind.__module__.startswith("wqkv.") else None
 
 
-def find(name: str, base: type = Form) -> type[Any]:
-    """The type of a name: `base` or a subclass.
+def find(name: Json, base: type = Form) -> type[Any]:
+    """The class of this name: `base` or one that derives from it.
 
     Raises:
-        ArgumentError: there is none.
+        ArgumentError: there is no such class.
     """
     known: dict[str, type] = {}
     for kind in _below(base):
-        known.setdefault(kind.__name__, kind)
+        known.setdefault(kind.__name__, kind)  # of two classes of one name, the first defined
     if not isinstance(name, str) or name not in known:
         raise ArgumentError(
             f"There is no {base.__name__} of type {name!r}.\n"
@@ -141,8 +150,13 @@ def _below(base: type[Any]) -> Iterator[type[Any]]:
         yield from _below(kind)
 
 
-def write(value: Any, other: Callable[[Any], Any] | None = None) -> Any:
-    """A value as JSON has it; `other` writes what is no plain value (None: tensors, or raise)."""
+def write(value: object, other: Callable[[object], Json] | None = None) -> Json:
+    """A value as JSON.
+
+    Args:
+        other: writes what is neither a plain value nor a form; None writes tensors, and raises for
+            anything else.
+    """
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple):
@@ -151,15 +165,19 @@ def write(value: Any, other: Callable[[Any], Any] | None = None) -> Any:
         return {name: write(part, other) for name, part in value.items()}
     if isinstance(value, Form):
         try:
-            parts = {name: write(part, other) for name, part in value.arguments().items()}
-            return {"type": type(value).__name__, **parts}
+            return _form(value, other)
         except KindError:
             if other is None:
                 raise
-    return (other or _numbers)(value)
+    return (other or _checked_tensor)(value)
 
 
-def _numbers(value: Any) -> dict[str, Any]:
+def _form(value: Form, other: Callable[[object], Json] | None) -> dict[str, Json]:
+    arguments = {name: write(part, other) for name, part in value.arguments().items()}
+    return {"type": type(value).__name__, **arguments}
+
+
+def _checked_tensor(value: object) -> Json:
     if not isinstance(value, Tensor):
         raise KindError(f"There is no form of {describe(value)}.\nPass a value that JSON knows.")
     if not value.is_meta and value.numel() > LARGEST:
@@ -168,34 +186,40 @@ def _numbers(value: Any) -> dict[str, Any]:
             "Keep it in a file of its own, or make it a parameter on the meta device, which a "
             "checkpoint fills."
         )
-    return _tensor(value, not value.is_meta)
+    return _tensor(value) if value.is_meta else _tensor_with_values(value)
 
 
-def _tensor(x: Tensor, values: bool) -> dict[str, Any]:
-    form: dict[str, Any] = {"dtype": str(x.dtype).removeprefix("torch."), "shape": list(x.shape)}
-    if values:
-        numbers = x.detach().flatten().tolist()
-        form["values"] = [x if math.isfinite(x) else str(x) for x in numbers]
+def _tensor(x: Tensor) -> dict[str, Json]:
+    form: dict[str, Json] = {"dtype": str(x.dtype).removeprefix("torch."), "shape": list(x.shape)}
     return form | ({"learned": True} if isinstance(x, nn.Parameter) or x.is_meta else {})
 
 
-def outline(value: Any) -> Any:
-    """A form that can always be made: without the numbers that are learned, many, or far away."""
+def _tensor_with_values(x: Tensor) -> dict[str, Json]:
+    numbers = x.detach().flatten().tolist()
+    # JSON has no infinity and no NaN: they are written as strings
+    return {**_tensor(x), "values": [n if math.isfinite(n) else str(n) for n in numbers]}
 
-    def other(value: Any) -> dict[str, Any]:
+
+def outline(value: object) -> Json:
+    """A form that can always be made, to be compared by `alike`.
+
+    It leaves out the numbers of a tensor that are learned, too many, or on another device.
+    """
+
+    def other(value: object) -> Json:
         if not isinstance(value, Tensor):
             return {"type": type(value).__name__}
         near = type(value) is Tensor and value.device.type == "cpu" and value.numel() <= LARGEST
-        return _tensor(value, near)
+        return _tensor_with_values(value) if near else _tensor(value)
 
     return write(value, other)
 
 
-def read(value: Any) -> Any:
-    """The value that a form stands for; what is no form is itself.
+def read(value: Json) -> Any:  # Any: the value of any type that has a form
+    """The value of a form; a plain value is returned as it is, and a list as a tuple.
 
     Raises:
-        ArgumentError, KindError: it is a form of nothing known, or its fields cannot be.
+        ArgumentError, KindError: a form of no known type, or with fields that cannot be.
     """
     if isinstance(value, list):
         return tuple(read(part) for part in value)
@@ -211,7 +235,7 @@ def read(value: Any) -> Any:
         return kind(**given)
     except KindError:
         raise
-    except TypeError as error:  # an argument that is missing, or that it does not have
+    except TypeError as error:  # an argument is missing, or is none of the constructor's
         raise ArgumentError(
             f"This is no form of {kind.__name__}: {error}.\n"
             f"  it has: {', '.join(given) or 'none'}\n"
@@ -219,8 +243,9 @@ def read(value: Any) -> Any:
         ) from error
 
 
-def _read_tensor(form: Mapping[str, Any]) -> Tensor:
-    dtype: Any = getattr(torch, str(form["dtype"]), None)
+def _read_tensor(form: Mapping[str, Json]) -> Tensor:
+    dtype = getattr(torch, str(form["dtype"]), None)
+    # Any: checked here, entry by entry
     shape: Any = form.get("shape")
     values: Any = form.get("values")
     sized = isinstance(shape, list) and all(isinstance(n, int) and n >= 0 for n in shape)
@@ -234,21 +259,22 @@ def _read_tensor(form: Mapping[str, Any]) -> Tensor:
             f"This is no form of a tensor: {describe(dict(form))}.\nIt has a dtype, a shape and as "
             "many values; a learned one may have no values."
         )
-    if values is None:  # a parameter that a checkpoint fills: on the default device, as any other
+    if values is None:  # a checkpoint fills it: made on the default device, as any parameter
         return nn.Parameter(torch.zeros(shape, dtype=dtype, device=None))
     numbers = [float(x) if isinstance(x, str) else x for x in values]
     x = torch.tensor(numbers, dtype=dtype, device="cpu").view(shape)
     return nn.Parameter(x) if form.get("learned") else x
 
 
-def alike(a: Any, b: Any) -> bool:
-    """Whether two forms say the same, as far as both say it; numbers to six digits."""
+def alike(a: Json, b: Json) -> bool:
+    """Whether two forms agree in all that both of them say; numbers agree to six digits."""
     if isinstance(a, Mapping) and isinstance(b, Mapping):
-        both = (a.keys() & b.keys()) - {"dtype"}
+        both = (a.keys() & b.keys()) - {"dtype"}  # a layer may have been moved to another dtype
         return all(alike(a[name], b[name]) for name in both)
     if isinstance(a, list) and isinstance(b, list):
         return len(a) == len(b) and all(map(alike, a, b))
     if isinstance(a, float) or isinstance(b, float):
-        numbers = isinstance(a, int | float) and isinstance(b, int | float)
-        return numbers and math.isclose(a, b, rel_tol=1e-6)
+        if not (isinstance(a, int | float) and isinstance(b, int | float)):
+            return False
+        return math.isclose(a, b, rel_tol=1e-6)
     return bool(a == b)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from wqkv.attend.bias import Bias, StoredBias
 from wqkv.attend.geometry import Sizes, check_offset
+from wqkv.attend.masks import Dense
 from wqkv.attend.masks.algebra import Full, Mask
-from wqkv.attend.masks.kinds import Dense
 from wqkv.attend.values import readable
 from wqkv.errors import ArgumentError, KindError, message
 

@@ -1,8 +1,8 @@
 """Whether a tensor's numbers can be read now, and whether a graph is being made of it.
 
-Several modes of torch hand us tensors without numbers: torch.compile and torch.export trace,
-FakeTensorMode and the meta device keep shapes alone, torch.func.vmap maps one call over samples.
-Whatever reads numbers (a plan, a check of a value) asks here first.
+Several modes of torch hand over tensors without numbers: torch.compile and torch.export trace a
+graph, FakeTensorMode and the meta device keep only shapes, torch.func.vmap maps one call over
+samples. Whatever reads numbers (a plan, a check of a value) asks here first.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ _active, _mode, _PROXY = of_torch.transforms_active, of_torch.dispatch_mode, of_
 
 
 def readable(tensor: Tensor) -> bool:
-    """Whether the numbers can be read without waiting for a device, and are there to be read."""
+    """Whether a tensor's numbers are there, and can be read without waiting for a device."""
     return tensor.device.type == "cpu" and not (is_traced(tensor) or _is_mapped(tensor))
 
 
 def is_traced(tensor: Tensor) -> bool:
-    """Whether a graph is being made: torch.compile, torch.export, make_fx or FakeTensorMode."""
+    """Whether torch.compile, torch.export or make_fx makes a graph, or the tensor is fake."""
     if torch.compiler.is_compiling():
         return True
     return _mode(_PROXY) is not None or _is_fake(tensor)
 
 
 def transformed() -> bool:
-    """Whether a transform of torch.func is at work, which cannot look into plain Python code."""
+    """Whether a transform of torch.func is active; none can look into plain Python code."""
     return bool(_active())
 
 
 def derivative_reasons(tensor: Tensor) -> list[str]:
-    """Why a function with a backward pass of its own cannot be used now."""
+    """Why a function with its own backward pass cannot be used now; empty if it can."""
     if of_torch.in_forward_mode():
         return ["it has no forward-mode derivative, which torch.func.jvp asks for"]
     if transformed() and is_traced(tensor):
@@ -43,11 +43,12 @@ def derivative_reasons(tensor: Tensor) -> list[str]:
 
 
 def _is_fake(tensor: Tensor) -> bool:
+    # the exact type first, because most tensors are one of these two and are looked at often
     return type(tensor) not in (Tensor, nn.Parameter) and hasattr(tensor, "fake_mode")
 
 
 def _is_mapped(tensor: Tensor) -> bool:
-    """Whether vmap maps it; it may lie under what torch.func.grad wraps."""
+    """Whether vmap maps the tensor; torch.func.grad may have wrapped it once more."""
     if not transformed():
         return False
     while of_torch.is_wrapped(tensor):

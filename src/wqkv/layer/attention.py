@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from wqkv.attend.call import call_of
 from wqkv.attend.engines import reference
 from wqkv.attend.functional import attend
 from wqkv.attend.geometry import check_offset
-from wqkv.attend.masks.kinds import Dense, Full, Mask
+from wqkv.attend.masks import Dense, Full, Mask
 from wqkv.attend.parallel.agreement import together
 from wqkv.attend.parallel.ranks import Ranks
 from wqkv.attend.partial import Partial, logaddexp, merge, with_sinks
@@ -45,6 +45,20 @@ class Where(NamedTuple):
     positions: Tensor | None  # of the queries' words, if they are not counted from query_offset
     own: bool  # whether the keys are the queries' own words
     length: int  # how many keys there are in the end
+
+
+class CommonArguments(TypedDict, total=False):
+    """Arguments of MultiheadAttention that LatentAttention and DifferentialAttention hand on."""
+
+    WO: bool
+    mask: Mask | None
+    temperature: Temperature | None
+    softcap: float | None
+    sinks: bool
+    gate: Literal["head", "channel"] | None
+    scale: float | None
+    dropout: float
+    engine: str
 
 
 class MultiheadAttention(Ruled):
@@ -98,11 +112,12 @@ class MultiheadAttention(Ruled):
     #: How many query maps a head has; they share its value.
     maps = 1
 
-    WQ: nn.Module
-    WK: nn.Module
-    WV: nn.Module
-    WO: nn.Module | None
-    WG: nn.Module
+    # As they are made, so that type checkers know `WQ.weight`; any module may take their place.
+    WQ: nn.Linear
+    WK: nn.Linear
+    WV: nn.Linear
+    WO: nn.Linear | None
+    WG: nn.Linear
     q_norm: Normalise | None
     k_norm: Normalise | None
     v_norm: Normalise | None
@@ -273,6 +288,20 @@ class MultiheadAttention(Ruled):
             pieces = self._rules_per_piece(held, where)
         heads = self._attended(q, pieces, cache)
         return self._output(finish(heads), Q)
+
+    if TYPE_CHECKING:  # what nn.Module declares takes and returns Any
+
+        def __call__(
+            self,
+            Q: Tensor,
+            K: Tensor | None = None,
+            V: Tensor | None = None,
+            *,
+            mask: Mask | Tensor | None = None,
+            positions: Tensor | None = None,
+            query_offset: int | Tensor | None = None,
+            cache: KVCache | None = None,
+        ) -> Tensor: ...
 
     def trace(
         self,

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 
+from wqkv.attend.bias import Bias
 from wqkv.attend.engines import reference
+from wqkv.attend.rope import RoPE
 from wqkv.doors import door
 from wqkv.errors import ArgumentError
 from wqkv.layer import checks
-from wqkv.layer.attention import MultiheadAttention
+from wqkv.layer.attention import CommonArguments, MultiheadAttention
 from wqkv.layer.caches.base import KeyPiece
-from wqkv.layer.norms import Norm, Normalise
+from wqkv.layer.norms import Norm, Normalise, QKNorm
+
+
+class FurtherArguments(CommonArguments, total=False):
+    """Arguments of MultiheadAttention that DifferentialAttention hands on, besides the common."""
+
+    n_kv_head: int | None
+    kdim: int | None
+    vdim: int | None
+    bias: bool | Collection[str]
+    position: RoPE | Bias | None
+    norm: QKNorm | None
+    v_norm: Norm | None
+    clip: float | None
+    persistent: int
 
 
 @door
@@ -55,7 +71,7 @@ class DifferentialAttention(MultiheadAttention):
         c_norm: Norm | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        **rest: Any,
+        **rest: Unpack[FurtherArguments],
     ) -> None:
         checks.counts(d_model=d_model, n_head=n_head, d_k=d_k)
         if not math.isfinite(start):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from wqkv.attend.rope import RoPE
 from wqkv.doors import door
 from wqkv.errors import ArgumentError
 from wqkv.layer import checks
-from wqkv.layer.attention import MultiheadAttention, Where
+from wqkv.layer.attention import CommonArguments, MultiheadAttention, Where
 from wqkv.layer.caches.base import KeyPiece
 from wqkv.layer.norms import Norm, Normalise
 from wqkv.layer.plain import plain
@@ -53,8 +53,8 @@ class LatentAttention(MultiheadAttention):
     torch.Size([2, 17, 512])
     """
 
-    WC: nn.Module
-    WR: nn.Module
+    WC: nn.Linear
+    WR: nn.Linear
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class LatentAttention(MultiheadAttention):
         c_norm: Norm | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        **rest: Any,
+        **rest: Unpack[CommonArguments],
     ) -> None:
         checks.counts(d_model=d_model, n_head=n_head, rank=rank, d_rope=d_rope, q_rank=q_rank)
         if odd := [name for name in _NOT_HERE if name in rest]:
@@ -103,11 +103,12 @@ class LatentAttention(MultiheadAttention):
         self.scale = 1 / math.sqrt(d_k) if self.scale is None else self.scale
         self.c_norm = Normalise(c_norm, 1, rank, **where)
         if q_rank is not None:
-            self.WQ = nn.Sequential(
+            compressed = nn.Sequential(
                 nn.Linear(d_model, q_rank, bias="WQ" in (bias or ()), **where),
                 Normalise(c_norm, 1, q_rank, **where),
                 nn.Linear(q_rank, n_head * d_k, bias=False, **where),
             )
+            self.register_module("WQ", compressed)
 
     def _sizes(self) -> dict[str, tuple[int, int]]:
         return {

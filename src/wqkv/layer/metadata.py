@@ -46,7 +46,7 @@ def _rules(module: Ruled) -> dict[str, Any]:
     given = module.arguments().items()
     rules = {name: outline(value) for name, value in given if name not in _SHOWN}
     if rules["scale"] is None:
-        rules["scale"] = 1 / math.sqrt(rules["d_k"])
+        rules["scale"] = 1 / math.sqrt(module.arguments()["d_k"])
     return rules
 
 

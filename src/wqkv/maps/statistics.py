@@ -17,7 +17,7 @@ from torch import Tensor
 
 from wqkv.attend.engines.reference import repeat_heads
 from wqkv.attend.geometry import check_held
-from wqkv.attend.masks.kinds import Causal
+from wqkv.attend.masks import Causal
 from wqkv.attend.partial import share
 from wqkv.errors import ArgumentError, KindError, message
 from wqkv.maps.picks import Line, numbers

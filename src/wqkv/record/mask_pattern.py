@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from wqkv.attend.geometry import places
-from wqkv.attend.masks.algebra import And, Full, Mask, Not
-from wqkv.attend.masks.kinds import Causal, Lengths, Prefix, Segments, Window
+from wqkv.attend.masks import And, Causal, Full, Lengths, Mask, Not, Prefix, Segments, Window
 
 #: A float mask hides with numbers at or below this one (-1e4, -1e9, the least float, -inf).
 HIDDEN = -1e4

@@ -14,8 +14,8 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from wqkv.attend.masks import Dense
 from wqkv.attend.masks.algebra import Mask
-from wqkv.attend.masks.kinds import Dense
 from wqkv.errors import MissedError
 from wqkv.maps.attention_map import AttentionMap
 from wqkv.maps.proof import Proof

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -42,14 +42,24 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Map = AttentionMap | Statistics
+#: What is kept of a layer: AttentionMap, or Statistics under keep="statistics".
+Kept = TypeVar("Kept", bound=Map)
 
 
+@overload
+def watch(
+    model: nn.Module, layers: Iterable[int] | None = None, keep: Literal["all"] = "all"
+) -> Seen[AttentionMap]: ...
+@overload
+def watch(
+    model: nn.Module, layers: Iterable[int] | None = None, *, keep: Literal["statistics"]
+) -> Seen[Statistics]: ...
 @door
 def watch(
     model: nn.Module,
     layers: Iterable[int] | None = None,
     keep: Literal["all", "statistics"] = "all",
-) -> Seen:
+) -> Seen[AttentionMap] | Seen[Statistics]:
     """Record q, k and the mask of every attention layer while a Hugging Face model runs.
 
     The model's own function computes, so its outputs are bit-identical. Each layer is proved when
@@ -93,7 +103,7 @@ class Layer(NamedTuple):
 
 
 @door
-class Seen(Sequence[Map]):
+class Seen(Sequence[Kept]):
     """What `watch` saw: seen[layer] is the map of a layer, numbered in the order of first runs.
 
     A layer that was missed, or whose proof failed, raises MissedError with the reason.
@@ -188,7 +198,7 @@ class Seen(Sequence[Map]):
     # What was seen
 
     @property
-    def threads(self) -> list[Seen]:
+    def threads(self) -> list[Seen[Kept]]:
         """One Seen for each thread that ran the model, in the order in which they first ran it.
 
         A Seen answers for the thread that asks. If that one did not run the model, it answers for
@@ -201,7 +211,7 @@ class Seen(Sequence[Map]):
         """The name of the thread that this Seen answers for."""
         return self._here.name
 
-    def _of_thread(self, listener: Listener) -> Seen:
+    def _of_thread(self, listener: Listener) -> Seen[Kept]:
         one = copy.copy(self)
         one._only = listener
         return one
@@ -268,30 +278,35 @@ class Seen(Sequence[Map]):
     def _why(self, one: LayerRuns) -> str | None:
         return one.why_missed(compiled=one.module in self._hidden)
 
-    def _map(self, one: LayerRuns) -> Map:
+    def _map(self, one: LayerRuns) -> Kept:
         why = self._why(one)
         if why is not None:
             raise MissedError(f"There is no map of {one.name}: {why}.")
-        return one.runs[-1].map()
+        return self._kept(one.runs[-1].map())
+
+    def _kept(self, found: Map) -> Kept:
+        """A map, as the type that `keep` stands for: type checkers cannot know."""
+        return found  # type: ignore[return-value]
 
     def __len__(self) -> int:
         return len(self._all)
 
     @overload
-    def __getitem__(self, layer: int) -> Map: ...
+    def __getitem__(self, layer: int) -> Kept: ...
     @overload
-    def __getitem__(self, layer: slice) -> list[Map]: ...
+    def __getitem__(self, layer: slice) -> list[Kept]: ...
     @door
-    def __getitem__(self, layer: int | slice) -> Map | list[Map]:
+    def __getitem__(self, layer: int | slice) -> Kept | list[Kept]:
         return _LayerMaps(self, self._all)[layer]
 
-    def runs(self, layer: int) -> Sequence[Map]:
+    def runs(self, layer: int) -> Sequence[Kept]:
         """All runs of a layer, the oldest first: each is one forward, or one whole generation.
 
         A step that does not continue the run before it begins another. Runs whose proof failed are
         left out.
         """
-        return [run.map() for run in _in(self._all, layer).runs if run.refused is None]
+        runs = _in(self._all, layer).runs
+        return [self._kept(run.map()) for run in runs if run.refused is None]
 
     def sample_of(self, sequence: Tensor | Sequence[int]) -> int:
         """The sample of the last text that holds a returned sequence of token ids, also of beams.
@@ -338,21 +353,21 @@ class Seen(Sequence[Map]):
         return found[0]
 
     @property
-    def encoder(self) -> Sequence[Map]:
+    def encoder(self) -> Sequence[Kept]:
         """The maps of the layers that read a text as a whole."""
         return self._of("encoder")
 
     @property
-    def decoder(self) -> Sequence[Map]:
+    def decoder(self) -> Sequence[Kept]:
         """The maps of the layers that write a text."""
         return self._of("decoder")
 
     @property
-    def cross(self) -> Sequence[Map]:
+    def cross(self) -> Sequence[Kept]:
         """The maps of the layers that look at another text or picture."""
         return self._of("cross")
 
-    def _of(self, kind: AttentionKind) -> _LayerMaps:
+    def _of(self, kind: AttentionKind) -> _LayerMaps[Kept]:
         return _LayerMaps(self, [one for one in self._all if one.kind == kind])
 
     # In a notebook
@@ -409,20 +424,20 @@ class Seen(Sequence[Map]):
         return "\n".join(lines)
 
 
-class _LayerMaps(Sequence[Map]):
+class _LayerMaps(Sequence[Kept]):
     """The maps of some layers, made when they are asked for."""
 
-    def __init__(self, seen: Seen, layers: list[LayerRuns]) -> None:
+    def __init__(self, seen: Seen[Kept], layers: list[LayerRuns]) -> None:
         self._seen, self._layers = seen, layers
 
     def __len__(self) -> int:
         return len(self._layers)
 
     @overload
-    def __getitem__(self, layer: int) -> Map: ...
+    def __getitem__(self, layer: int) -> Kept: ...
     @overload
-    def __getitem__(self, layer: slice) -> list[Map]: ...
-    def __getitem__(self, layer: int | slice) -> Map | list[Map]:
+    def __getitem__(self, layer: slice) -> list[Kept]: ...
+    def __getitem__(self, layer: int | slice) -> Kept | list[Kept]:
         if isinstance(layer, slice):
             return [self._seen._map(one) for one in self._layers[layer]]
         return self._seen._map(_in(self._layers, layer))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from wqkv.attend.geometry import At, Rect
-from wqkv.attend.masks.kinds import Causal, Dense, Full, Lengths, Mask, Segments, Window
+from wqkv.attend.masks import Causal, Dense, Full, Lengths, Mask, Segments, Window
 from wqkv.errors import EngineError, describe
 from wqkv.upstream import of_transformers as masking
 from wqkv.upstream.of_torch import make_wrapper, to_copy, tree_map_only
@@ -248,7 +248,7 @@ class Unknown(Mask):
     def _extent(self) -> tuple[int, int]:
         return self.requested.batch, 1
 
-    def _lengths(self) -> tuple[int | None, int | None]:
+    def _own_lengths(self) -> tuple[int | None, int | None]:
         return self.requested.query_len, self.requested.key_len
 
     def __repr__(self) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from wqkv.attend.call import call_of
 from wqkv.attend.engines import reference
 from wqkv.attend.functional import attend
-from wqkv.attend.masks.kinds import Causal, Dense, Full, Mask, Segments
+from wqkv.attend.masks import Causal, Dense, Full, Mask, Segments
 from wqkv.attend.rules import Rules, as_bias
 from wqkv.errors import EngineError, KindError, describe, message
 from wqkv.record.arguments import unknown

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from wqkv.doors import door
 from wqkv.errors import ArgumentError
 from wqkv.study.callbacks import Progress, silent
 from wqkv.study.loading import load
@@ -171,6 +172,7 @@ class OpenModel(ModelPart):
         return {self.part: self.view(text, layer_ran)}
 
 
+@door
 def open_model(
     name: str | None = None, progress: Callable[[str], None] = lambda _: None
 ) -> OpenModel:

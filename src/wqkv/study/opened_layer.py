@@ -140,8 +140,7 @@ class OpenLayer:
     @property
     def _WO(self) -> Tensor:
         assert self.layer.WO is not None
-        matrix: Tensor = self.layer.WO.weight  # type: ignore[assignment]
-        return matrix.detach()
+        return self.layer.WO.weight.detach()
 
     @torch.no_grad()
     def apply_gate(self, head: int, i: int, values: Tensor) -> Tensor:

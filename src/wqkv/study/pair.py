@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from wqkv.doors import door
 from wqkv.errors import ArgumentError
 from wqkv.study.callbacks import Progress, silent
 from wqkv.study.loading import LoadedModel, load
@@ -199,6 +200,7 @@ def _states(states: Tensor) -> Any:
     return upstream.BaseModelOutput(last_hidden_state=states)
 
 
+@door
 def open_pair(name: str, progress: Callable[[str], None] = lambda _: None) -> OpenPair:
     """Open a model that reads one text and writes another, in float32 on the CPU.
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from wqkv.attend.engines import reference
+from wqkv.doors import door
 from wqkv.errors import ArgumentError
 from wqkv.maps.attention_map import AttentionMap
 from wqkv.maps.proof import Proof, sum_rounding
@@ -47,6 +48,7 @@ LINKS = 256
 EachLayer = Callable[["View", int], None]
 
 
+@door
 class View:
     """A text as a model read it, layer by layer and head by head; all count from 0.
 

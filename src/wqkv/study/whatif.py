@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from wqkv.doors import door
 from wqkv.errors import ArgumentError, describe
 from wqkv.study.callbacks import Progress, silent
 from wqkv.study.model import OpenModel
@@ -69,6 +70,7 @@ class Generated:
     view: View
 
 
+@door
 def what_if(
     view: View,
     off: Collection[tuple[int, int]] = (),
@@ -135,6 +137,7 @@ def edit(text: TokenizedText, edits: Mapping[int, str]) -> str:
     return sentence
 
 
+@door
 def generate(
     view: View,
     count: int,

@@ -9,8 +9,8 @@ from typing import Any
 from wqkv.errors import UpstreamError
 
 
-def find(path: str, tested: str) -> Any:
-    """The object at a path, such as "transformers.masking_utils:sdpa_mask".
+def find(path: str, tested: str) -> Any:  # Any: whatever stands there
+    """Return the object at a path, such as "transformers.masking_utils:sdpa_mask".
 
     Args:
         tested: the versions of the package that wqkv is tested with.
@@ -25,7 +25,15 @@ def find(path: str, tested: str) -> Any:
 
 
 def member(thing: object, path: str, tested: str) -> Any:
-    """The member of an object that its class has by a path, such as "torch:nn.Module._hooks"."""
+    """Return the last name of a path as a member of `thing`.
+
+    Args:
+        path: where the class of `thing` defines the member, such as "torch:nn.Module._parameters".
+        tested: the versions of the package that wqkv is tested with.
+
+    Raises:
+        UpstreamError: it has no such member in the installed version.
+    """
     try:
         return getattr(thing, path.rpartition(".")[2])
     except AttributeError as error:

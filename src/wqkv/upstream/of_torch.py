@@ -1,6 +1,7 @@
-"""Everything private of torch that wqkv relies on, but its kernels (attend/engines/kernels.py).
+"""Every private name of torch that wqkv uses, but its kernels (attend/engines/kernels.py).
 
-Each name is looked up when first used.
+`of_torch.NAME` is looked up when it is first used; the functions below use names that every object
+has.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ TESTED = "2.13.0"
 
 #: Where each name stands.
 NAMES = {
-    "compiler_config": "torch._dynamo.config:",
-    "make_wrapper": "torch:Tensor._make_wrapper_subclass",
-    "to_copy": "torch:ops.aten._to_copy.default",
-    "tree_map_only": "torch.utils._pytree:tree_map_only",
-    # what holds numbers, and what a transform or a tracer put in its place
+    "compiler_config": "torch._dynamo.config:",  # the settings of torch.compile
+    "make_wrapper": "torch:Tensor._make_wrapper_subclass",  # a tensor without memory
+    "to_copy": "torch:ops.aten._to_copy.default",  # what Tensor.to becomes
+    "tree_map_only": "torch.utils._pytree:tree_map_only",  # a map over nested containers
+    # whether a tensor holds numbers, or stands for one in a transform or a tracer
     "FakeTensor": "torch._subclasses.fake_tensor:FakeTensor",
     "transforms_active": "torch:_C._are_functorch_transforms_active",
     "is_wrapped": "torch:_C._functorch.is_functorch_wrapped_tensor",
@@ -32,7 +33,7 @@ NAMES = {
     "dispatch_mode": "torch:_C._get_dispatch_mode",
     "PROXY": "torch:_C._TorchDispatchModeKey.PROXY",
 }
-#: What runs when a module is called, saved or loaded, as nn.Module names it.
+#: Where nn.Module keeps the hooks that run when a module is called, saved or loaded.
 HOOKS = (
     "_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks",
     "_state_dict_pre_hooks", "_state_dict_hooks",
@@ -48,13 +49,13 @@ def __getattr__(name: str) -> Any:
 
 
 def original(module: nn.Module) -> nn.Module:
-    """The module that torch.compile(module) was called with, or the module itself."""
+    """The module that torch.compile was called with; a module that is not its result, itself."""
     found: nn.Module = getattr(module, "_orig_mod", module)
     return found
 
 
 def plain_name(name: str) -> str:
-    """The name of a module inside a compiled one, as it is without torch.compile."""
+    """The name of a module inside a compiled model, as it would be without torch.compile."""
     return name.replace("._orig_mod", "")
 
 
@@ -67,33 +68,33 @@ def is_compiled(module: nn.Module) -> bool:
     )
 
 
-def on_compiled_call() -> Any:
-    """The function that torch asks in each call of compiled code, before it runs."""
+def on_compiled_call() -> Any:  # Any: torch's own type, which is private too
+    """The function that torch calls before each call of compiled code."""
     return find("torch._dynamo.eval_frame:_callback_from_stance", TESTED)
 
 
 def set_on_compiled_call(function: Any) -> None:
-    """Put another function in its place."""
+    """Replace the function that torch calls before each call of compiled code."""
     find("torch._dynamo:eval_frame", TESTED)._callback_from_stance = function
 
 
 def hooks(module: nn.Module) -> list[str]:
     """The kinds of hooks that a module has."""
-    try:  # in each call of a layer
+    try:  # the short way, because each call of a layer asks this
         return [kind for kind in HOOKS if getattr(module, kind)]
     except AttributeError:
         return [kind for kind in HOOKS if member(module, f"torch:nn.Module.{kind}", TESTED)]
 
 
 def tensor_hooks(x: Tensor) -> bool:
-    """Whether hooks change the gradient of a tensor, or run when it is there."""
-    # the second is None until there is one, and not every tensor has it
+    """Whether hooks run on the gradient of a tensor, before or after it is added up."""
+    # not every tensor has the second attribute, which is None until a hook is registered
     before = member(x, "torch:Tensor._backward_hooks", TESTED)
     return bool(before or getattr(x, "_post_accumulate_grad_hooks", None))
 
 
 def parameters_of(module: nn.Module) -> Mapping[str, Tensor | None]:
-    """A module's own parameters by name; None where one was left out."""
+    """A module's own parameters by name; None where a parameter is registered and left out."""
     found: Mapping[str, Tensor | None] = member(module, "torch:nn.Module._parameters", TESTED)
     return found
 
@@ -104,23 +105,23 @@ def buffers_of(module: nn.Module) -> Mapping[str, Tensor | None]:
     return found
 
 
-def said_of(state: Any, prefix: str) -> dict[str, Any] | None:
-    """What a state_dict says of the module at a prefix besides tensors; None of a plain dict."""
+def said_of(state: object, prefix: str) -> dict[str, Any] | None:  # Any: JSON, as torch keeps it
+    """The metadata that a state_dict keeps of the module at a prefix; a plain dict keeps none."""
     said: dict[str, Any] | None = getattr(state, "_metadata", {}).get(prefix.removesuffix("."))
     return said
 
 
 def version(x: Tensor) -> int:
-    """How often a tensor was changed in place; 0 where torch does not count."""
+    """How often a tensor was changed in place; always 0 for an inference tensor."""
     return 0 if x.is_inference() else x._version
 
 
 def in_forward_mode() -> bool:
-    """Whether forward-mode derivatives are being computed, as torch.func.jvp does."""
+    """Whether forward-mode derivatives are being computed, as by torch.func.jvp."""
     return forward_ad._current_level >= 0
 
 
 def constant(function: Function) -> Function:
-    """torch.compiler.assume_constant_result, which would import the compiler."""
+    """Do what torch.compiler.assume_constant_result does, which would import the compiler."""
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function

@@ -1,6 +1,6 @@
-"""Everything inside transformers that wqkv relies on; each name is looked up when first used.
+"""Every name from inside transformers that wqkv uses, looked up when it is first used.
 
-What the package `transformers` itself documents at its top is not listed here.
+What can be imported from `transformers` itself is documented there and not listed here.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ NAMES = {
     "AttentionInterface": "transformers.modeling_utils:AttentionInterface",
     "AttentionMaskInterface": "transformers.masking_utils:AttentionMaskInterface",
     "PreTrainedModel": MODEL,
-    # what masks are made of; they are recognised by their code
+    # functions that masks are made of; a mask is recognized by the code of these functions
     **{name: f"transformers.masking_utils:{name}" for name in MASKS.split()},
     # how tensors are renamed when a checkpoint is read
     "get_model_conversion_mapping": "transformers.conversion_mapping:get_model_conversion_mapping",
     "WeightConverter": "transformers.core_model_loading:WeightConverter",
     "WeightRenaming": "transformers.core_model_loading:WeightRenaming",
     "rename_source_key": "transformers.core_model_loading:rename_source_key",
-    # the class of a family that has a head for the next word
+    # by family, the class that has a head for the next token
     "CAUSAL": "transformers.models.auto.modeling_auto:MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
     "SEQ2SEQ": (
         "transformers.models.auto.modeling_auto:MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES"
@@ -54,31 +54,31 @@ def __getattr__(name: str) -> Any:
     return globals()[name]
 
 
-def positions_of_packed_texts() -> Any:
-    """The mask function of texts in one row whose positions begin anew, which 5.20 has not."""
+def positions_of_packed_texts() -> Any:  # Any: a mask function, or None
+    """The mask function for packed texts, each with positions from 0; None in transformers 5.20."""
     masking = need("transformers.masking_utils", "hf", "Looking into a Hugging Face model")
     return getattr(masking, "remap_positions_for_packed_sequence", None)
 
 
-def can_switch(model: Any) -> bool:
-    """Whether a model's own code asks the interface for its attention function."""
+def can_switch(model: object) -> bool:
+    """Whether the code of a model gets its attention function from AttentionInterface."""
     return bool(member(model, f"{MODEL}._can_set_attn_implementation", TESTED)())
 
 
-def passed_over(model: Any) -> tuple[str, ...]:
-    """Patterns of the tensors that may be in a checkpoint without a place in the model."""
+def passed_over(model: object) -> tuple[str, ...]:
+    """Patterns of the names of checkpoint tensors that the model has no place for, and ignores."""
     return tuple(member(model, f"{MODEL}._keys_to_ignore_on_load_unexpected", TESTED) or ())
 
 
-def updated(cache: Any) -> dict[int, bool] | None:
-    """By layer, whether the keys of the other text are stored already; None of another cache."""
+def updated(cache: object) -> dict[int, bool] | None:
+    """By layer, whether the keys of the other text are in the cache; None of any other cache."""
     found = getattr(cache, "is_updated", None)
     return found if isinstance(found, dict) else None
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hold transformers' own bars and warnings back meanwhile."""
+    """Context without transformers' progress bars and warnings."""
     log: Any = __getattr__("logging")
     level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()

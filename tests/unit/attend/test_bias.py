@@ -148,15 +148,15 @@ def test_alibi_of_half_precision_slopes_is_not_rounded_twice():
     ("run", "error", "says"),
     [
         (lambda: ALiBi([0.5, math.nan]), ArgumentError, r"slopes \[0.5, nan\].*finite"),
-        (lambda: ALiBi([]), ArgumentError, r"one slope a head.*f32\[0\]"),
+        (lambda: ALiBi([]), ArgumentError, r"one slope per head.*f32\[0\]"),
         (
             lambda: T5Bias(torch.ones(8, 3), bidirectional=True).bucket(torch.ones(3)),
             KindError,
             r"distance is a whole number.*f32\[3\]",
         ),
         (lambda: ALiBi(0), ArgumentError, "ALiBi for 0 heads"),
-        (lambda: ALiBi(torch.ones(2, 3)), ArgumentError, r"one slope a head.*f32\[2, 3\]"),
-        (lambda: ALiBi(torch.ones(3).int()), ArgumentError, r"one slope a head.*i32\[3\]"),
+        (lambda: ALiBi(torch.ones(2, 3)), ArgumentError, r"one slope per head.*f32\[2, 3\]"),
+        (lambda: ALiBi(torch.ones(3).int()), ArgumentError, r"one slope per head.*i32\[3\]"),
         (lambda: ALiBi(3).check((2, 5, 7, 7)), ArgumentError, "for 3 heads, and the call has 5"),
         (
             lambda: T5Bias(torch.ones(8), bidirectional=True),

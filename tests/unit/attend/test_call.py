@@ -10,7 +10,7 @@ from wqkv.attend.bias import ALiBi, StoredBias, T5Bias
 from wqkv.attend.call import autocasts, request
 from wqkv.attend.functional import attention, explain
 from wqkv.attend.geometry import Rect
-from wqkv.attend.masks.kinds import Causal, Full, Lengths, Window
+from wqkv.attend.masks import Causal, Full, Lengths, Window
 from wqkv.errors import ArgumentError, EngineError, KindError
 
 B, H, HK, Q, K, D, DV = 2, 6, 3, 5, 7, 11, 13

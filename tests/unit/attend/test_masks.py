@@ -7,7 +7,7 @@ import torch
 
 from wqkv.attend.functional import attention
 from wqkv.attend.geometry import At, Rect, Sizes, places
-from wqkv.attend.masks.kinds import (
+from wqkv.attend.masks import (
     Causal,
     Chunked,
     Dense,
@@ -330,7 +330,7 @@ DENSE_FLOAT = torch.tensor([[0.5, -1.0]])
         (lambda: Window(0, 1.5), KindError, "`after` is an int or None, not float 1.5"),
         (lambda: Window(True, 1), KindError, "`before` is an int or None, not bool True"),
         (lambda: Chunked(2.5), KindError, "`size` is an int, not float 2.5"),
-        (lambda: Chunked(0), ArgumentError, "`size` is 0.*1 word or more"),
+        (lambda: Chunked(0), ArgumentError, "`size` is 0.*1 token or more"),
         (lambda: Lengths(5), KindError, r"not int 5\.\nPass \[5\]"),
         (lambda: Lengths([3, -1]), ArgumentError, "`lengths` has a length of -1"),
         (lambda: Prefix(-2), ArgumentError, "`length` has a length of -2"),
@@ -345,8 +345,12 @@ DENSE_FLOAT = torch.tensor([[0.5, -1.0]])
             KindError,
             "`length` is an int, a list of ints or a tensor, not bool",
         ),
-        (lambda: Lengths(LABELS), ArgumentError, "`lengths` has 1 axis, not 2.*one number a"),
-        (lambda: Segments(LABELS[0]), ArgumentError, "`labels` has 2 axes, not 1.*one label a pos"),
+        (lambda: Lengths(LABELS), ArgumentError, "`lengths` has 1 axis, not 2.*one length per"),
+        (
+            lambda: Segments(LABELS[0]),
+            ArgumentError,
+            "`labels` has 2 axes, not 1.*one label per pos",
+        ),
         (lambda: Segments([[3]], LABELS[0]), ArgumentError, "`query_labels` has 2 axes, not 1"),
         (lambda: Segments([3, 5]), KindError, "`labels` is a list of lists of ints or a tensor"),
         (lambda: Segments([[3, 5], [7]]), ArgumentError, "`labels` makes no tensor.*rows of one l"),

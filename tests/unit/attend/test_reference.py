@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from wqkv.attend.bias import ALiBi
 from wqkv.attend.functional import attention
-from wqkv.attend.masks.kinds import Causal, Lengths, Window
+from wqkv.attend.masks import Causal, Lengths, Window
 from wqkv.errors import EngineError
 
 B, H, HK, Q, K, D, DV = 2, 6, 3, 5, 7, 11, 13

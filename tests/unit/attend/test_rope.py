@@ -7,105 +7,15 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from tests.unit.attend.test_scalings import PLAIN, SCALINGS, THETA, D, config
 from wqkv.attend import rope as rope_module
-from wqkv.attend.rope import (
+from wqkv.attend.rope import RoPE, rotate
+from wqkv.attend.scalings import (
     DynamicNTK,
-    Given,
-    Linear,
-    Llama3,
-    LongRoPE,
-    RoPE,
-    Scaling,
+    GivenFrequencies,
     YaRN,
-    rotate,
 )
 from wqkv.errors import ArgumentError, KindError
-
-D, THETA, TRAINED = 26, 5000.0, 101
-PLAIN = THETA ** -(torch.arange(0, D, 2, dtype=torch.float64) / D)
-SHORT = tuple(1 + i / 7 for i in range(D // 2))
-LONG = tuple(2 + i / 3 for i in range(D // 2))
-
-SCALINGS = {
-    "linear": (Linear(3.0), {"factor": 3.0}),
-    "dynamic": (DynamicNTK(3.0, TRAINED), {"factor": 3.0}),
-    "yarn": (YaRN(3.0, 53), {"factor": 3.0, "original_max_position_embeddings": 53}),
-    "yarn ramp": (
-        YaRN(3.0, 53, beta_fast=7.0, beta_slow=0.5, truncate=False),
-        {
-            "factor": 3.0,
-            "original_max_position_embeddings": 53,
-            "beta_fast": 7.0,
-            "beta_slow": 0.5,
-            "truncate": False,
-        },
-    ),
-    "yarn gain": (
-        YaRN(3.0, 53, gain_=1.25),
-        {"factor": 3.0, "original_max_position_embeddings": 53, "attention_factor": 1.25},
-    ),
-    "llama3": (
-        Llama3(5.0, 1.0, 4.0, 53),
-        {
-            "factor": 5.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 53,
-        },
-    ),
-    "longrope": (
-        LongRoPE(SHORT, LONG, 53, TRAINED / 53),
-        {
-            "short_factor": list(SHORT),
-            "long_factor": list(LONG),
-            "original_max_position_embeddings": 53,
-        },
-    ),
-    "longrope gain": (
-        LongRoPE(list(SHORT), list(LONG), 53, 7.0, 1.5),
-        {
-            "short_factor": list(SHORT),
-            "long_factor": list(LONG),
-            "factor": 7.0,
-            "attention_factor": 1.5,
-            "original_max_position_embeddings": 53,
-        },
-    ),
-}
-
-
-def config(kind: str, rules: dict[str, object]):
-    transformers = pytest.importorskip("transformers")
-    return transformers.LlamaConfig(
-        hidden_size=3 * D,
-        num_attention_heads=3,
-        max_position_embeddings=TRAINED,
-        rope_parameters={"rope_type": kind.split()[0], "rope_theta": THETA, **rules},
-    )
-
-
-@pytest.mark.parametrize("length", [7, 53, 54, 101, 103, 211])
-@pytest.mark.parametrize("kind", SCALINGS)
-def test_scalings_are_those_of_transformers(kind, length):
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
-    scaling, rules = SCALINGS[kind]
-    theirs, gain = ROPE_INIT_FUNCTIONS[kind.split()[0]](config(kind, rules), seq_len=length)
-    ours = scaling.frequencies(PLAIN, THETA, length).float()
-    torch.testing.assert_close(ours, theirs, rtol=2e-6, atol=0)
-    assert scaling.gain() == pytest.approx(gain, rel=1e-12)
-
-
-def test_scalings_change_the_frequencies():
-    for scaling, _ in SCALINGS.values():
-        assert not torch.allclose(scaling.frequencies(PLAIN, THETA, 211), PLAIN)
-        changes = not torch.equal(
-            scaling.frequencies(PLAIN, THETA, 7), scaling.frequencies(PLAIN, THETA, 211)
-        )
-        assert changes == scaling.by_length
-    assert LongRoPE(SHORT, LONG, 53, factor=0.5).gain() == 1.0
-    assert YaRN(0.5, 53).gain() == 1.0
-    assert Linear(3.0).gain() == 1.0
 
 
 @pytest.mark.parametrize("kind", [None, *SCALINGS])
@@ -269,8 +179,8 @@ def test_a_dry_run_leaves_nothing_behind(rope, monkeypatch):
         lambda: FakeTensorMode(allow_non_fake_inputs=True),
     ]
     for mode in dry:
-        monkeypatch.setattr(rope_module, "_kept", {})
-        monkeypatch.setattr(rope_module, "_tables", {})
+        monkeypatch.setattr(rope_module, "_kept_frequencies", {})
+        monkeypatch.setattr(rope_module, "_kept_tables", {})
         with mode():
             rope.rotate(torch.randn(2, 3, 7, D), torch.arange(7), 7)
             rope.span(torch.randn(2, 3, 7, D), 0, 7, 7)
@@ -282,21 +192,21 @@ def test_a_dry_run_leaves_nothing_behind(rope, monkeypatch):
 
 
 def test_tables_made_inside_torch_func_are_not_kept(monkeypatch):
-    monkeypatch.setattr(rope_module, "_kept", {})
-    monkeypatch.setattr(rope_module, "_tables", {})
+    monkeypatch.setattr(rope_module, "_kept_frequencies", {})
+    monkeypatch.setattr(rope_module, "_kept_tables", {})
     x = torch.randn(2, 3, 7, D)
     torch.func.grad(lambda x: RoPE().span(x, 0, 7, 7)[0].sum() + x.sum())(x)
-    assert not rope_module._kept and not rope_module._tables
+    assert not rope_module._kept_frequencies and not rope_module._kept_tables
     RoPE().span(x, 0, 7, 7)
-    assert len(rope_module._kept) == len(rope_module._tables) == 1
+    assert len(rope_module._kept_frequencies) == len(rope_module._kept_tables) == 1
 
 
 def test_the_oldest_tables_go(monkeypatch):
-    monkeypatch.setattr(rope_module, "_tables", {})
+    monkeypatch.setattr(rope_module, "_kept_tables", {})
     x = torch.randn(2, 3, 7, D)
     for theta in range(2, 12):
         RoPE(float(theta)).span(x, 0, 7, 7)
-    assert [key[0].theta for key in rope_module._tables] == list(range(4, 12))
+    assert [key[0].theta for key in rope_module._kept_tables] == list(range(4, 12))
 
 
 def test_grid_on_the_meta_device():
@@ -306,7 +216,7 @@ def test_grid_on_the_meta_device():
 
 
 def test_given_frequencies_by_hand():
-    rope = RoPE(scaling=Given((math.pi / 2, math.pi)))
+    rope = RoPE(scaling=GivenFrequencies((math.pi / 2, math.pi)))
     turned = rope.rotate(torch.tensor([[[[1.0, 1.0, 0.0, 0.0]]]]), torch.tensor([1]))
     torch.testing.assert_close(turned, torch.tensor([[[[0.0, -1.0, 1.0, 0.0]]]]), atol=1e-6, rtol=0)
 
@@ -363,10 +273,6 @@ def test_grid_is_the_vision_rotation_of_qwen2_vl():
     [
         (lambda: RoPE.grid(8, axes=0), ArgumentError, "8 channels do not make pairs for 0 axes"),
         (lambda: RoPE(d=4, axes=(-1, 0)), ArgumentError, r"`axes` are \(-1, 0\).*from 0"),
-        (lambda: Linear(math.inf), ArgumentError, "`factor` of Linear is inf.*finite"),
-        (lambda: Llama3(8.0, 4.0, 1.0, 7), ArgumentError, "`low` 4.0 and `high` 1.0.*lower `low`"),
-        (lambda: LongRoPE((1.0, 0.0), (2.0, 3.0), 5), ArgumentError, r"divisors \(1.0, 0.0\) and"),
-        (lambda: Given((1.0, math.nan)), ArgumentError, r"frequencies \(1.0, nan\).*finite"),
         (
             lambda: RoPE().rotate(torch.ones(2, 3, 5, 4), torch.arange(7)),
             ArgumentError,
@@ -384,15 +290,6 @@ def test_grid_is_the_vision_rotation_of_qwen2_vl():
             ArgumentError,
             r"turns by 3 axes, and a position has 2.*i64\[2, 5\]",
         ),
-        (
-            lambda: Given((1.0,)).frequencies(PLAIN, THETA, 3),
-            ArgumentError,
-            "1 frequencies for 13 pairs",
-        ),
-        (lambda: Linear(0.0), ArgumentError, "`factor` of Linear is 0.0.*above 0"),
-        (lambda: DynamicNTK(3.0, 0), ArgumentError, "`trained_length` of DynamicNTK is 0"),
-        (lambda: YaRN(math.nan, 5), ArgumentError, "`factor` of YaRN is nan"),
-        (lambda: LongRoPE((1.0,), (1.0,), -7), ArgumentError, "`trained_length` of LongRoPE is -7"),
         (lambda: RoPE(theta=-3.0), ArgumentError, "`theta` is -3.0"),
         (lambda: RoPE(theta=math.nan), ArgumentError, "`theta` is nan"),
         (
@@ -417,29 +314,8 @@ def test_grid_is_the_vision_rotation_of_qwen2_vl():
             KindError,
             r"whole number.*f32\[3\]",
         ),
-        (
-            lambda: LongRoPE((1.0,), (2.0, 3.0), 5).frequencies(PLAIN, THETA, 3),
-            ArgumentError,
-            "1 divisors for 13 pairs",
-        ),
-        (
-            lambda: LongRoPE((1.0,), (2.0, 3.0), 5).frequencies(PLAIN, THETA, 7),
-            ArgumentError,
-            "2 divisors for 13 pairs",
-        ),
     ],
 )
 def test_errors(run, error, says):
     with pytest.raises(error, match=f"(?s){says}"):
         run()
-
-
-@pytest.mark.parametrize(
-    "ask",
-    [
-        lambda: Scaling().frequencies(PLAIN, THETA, 3),
-    ],
-)
-def test_a_new_position_says_what_it_does(ask):
-    with pytest.raises(NotImplementedError):
-        ask()

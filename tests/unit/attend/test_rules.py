@@ -7,7 +7,7 @@ import torch
 
 from wqkv import ALiBi, Causal, Lengths
 from wqkv.attend.bias import StoredBias
-from wqkv.attend.masks.kinds import Dense, Full
+from wqkv.attend.masks import Dense, Full
 from wqkv.attend.rules import FULL, Rules, as_bias, as_mask
 from wqkv.errors import ArgumentError, KindError
 

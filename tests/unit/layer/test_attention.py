@@ -25,7 +25,10 @@ from wqkv import (
     Window,
     attention,
 )
-from wqkv.attend.rope import DynamicNTK, LongRoPE
+from wqkv.attend.scalings import (
+    DynamicNTK,
+    LongRoPE,
+)
 from wqkv.errors import ArgumentError, EngineError, KindError
 from wqkv.layer.norms import QKNorm
 

@@ -22,7 +22,14 @@ from wqkv import (
     from_hf,
     parity,
 )
-from wqkv.attend.rope import DynamicNTK, Given, Linear, Llama3, LongRoPE, YaRN
+from wqkv.attend.scalings import (
+    DynamicNTK,
+    GivenFrequencies,
+    LinearScaling,
+    Llama3Scaling,
+    LongRoPE,
+    YaRN,
+)
 from wqkv.errors import ArgumentError, KindError
 from wqkv.layer.convert.families import FAMILIES
 from wqkv.layer.convert.huggingface import check_plain, matrices, sizes, stacks
@@ -143,7 +150,7 @@ LONG = {"short_factor": [1.0, 1.1, 1.3, 1.7], "long_factor": [2.0, 2.3, 2.9, 3.1
 YARN = {"rope_type": "yarn", "factor": 3.0, "original_max_position_embeddings": 7}
 LONGROPE = {"rope_type": "longrope", **LONG}
 ROPES = [
-    ({"rope_type": "linear", "factor": 3.0}, Linear(3.0)),
+    ({"rope_type": "linear", "factor": 3.0}, LinearScaling(3.0)),
     ({"rope_type": "dynamic", "factor": 3.0}, DynamicNTK(3.0, 17)),
     (
         {
@@ -153,12 +160,12 @@ ROPES = [
             "high_freq_factor": 4.0,
             "original_max_position_embeddings": 7,
         },
-        Llama3(5.0, 1.0, 4.0, 7),
+        Llama3Scaling(5.0, 1.0, 4.0, 7),
     ),
     (YARN, YaRN(3.0, 7)),
     (
         {**YARN, "mscale": 0.7, "mscale_all_dim": 1.3},
-        YaRN(3.0, 7, gain_=(0.07 * math.log(3) + 1) / (0.13 * math.log(3) + 1)),
+        YaRN(3.0, 7, gain=(0.07 * math.log(3) + 1) / (0.13 * math.log(3) + 1)),
     ),
     (
         {**YARN, "beta_fast": 11.0, "beta_slow": 0.5, "attention_factor": 1.5, "truncate": False},
@@ -175,7 +182,7 @@ ROPES = [
     ({**LONGROPE, "factor": 7.0}, LongRoPE(*LONG.values(), 17, 7.0)),
     (
         {"rope_type": "proportional", "partial_rotary_factor": 0.5, "factor": 2.0},
-        Given((0.5, 500.0 ** -(2 / 8) / 2, 0.0, 0.0)),
+        GivenFrequencies((0.5, 500.0 ** -(2 / 8) / 2, 0.0, 0.0)),
     ),
 ]
 

@@ -27,7 +27,9 @@ from wqkv import (
     Temperature,
     Window,
 )
-from wqkv.attend.rope import YaRN
+from wqkv.attend.scalings import (
+    YaRN,
+)
 from wqkv.errors import ArgumentError, KindError
 
 N, D_MODEL = 7, 24

@@ -18,7 +18,7 @@ from transformers.masking_utils import (
 )
 
 from tests.tiny import agree, call_of, generate, missed, padded, tiny, tokens, weights
-from wqkv.attend.masks.kinds import Causal, Full
+from wqkv.attend.masks import Causal, Full
 from wqkv.record.arguments import HARMLESS, unknown
 from wqkv.record.captured import Refusal
 from wqkv.record.watch import watch

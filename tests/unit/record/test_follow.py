@@ -30,7 +30,7 @@ from tests.tiny import (
     weights,
 )
 from wqkv.attend.functional import attention
-from wqkv.attend.masks.kinds import Causal, Window
+from wqkv.attend.masks import Causal, Window
 from wqkv.errors import MissedError
 from wqkv.record.captured import CapturedCall, MaskReading
 from wqkv.record.mask_pattern import rows_of

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from wqkv.attend.masks.kinds import Causal, Dense, Full, Lengths, Prefix, Segments, Window
+from wqkv.attend.masks import Causal, Dense, Full, Lengths, Prefix, Segments, Window
 from wqkv.record.mask_pattern import (
     Pattern,
     agrees,

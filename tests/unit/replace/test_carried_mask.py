@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from wqkv import Causal, Full, Segments, Window
-from wqkv.attend.masks.algebra import And
-from wqkv.attend.masks.kinds import Dense
+from wqkv.attend.masks import And, Dense
 from wqkv.errors import EngineError
 from wqkv.upstream import of_transformers
 

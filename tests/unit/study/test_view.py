@@ -119,7 +119,7 @@ def layered(layer: MultiheadAttention) -> OpenLayer:
     return OpenLayer(layer.eval(), x)
 
 
-class OneLayer:
+class OneLayer(OpenModel):
     """As much of a model as a view asks for."""
 
     def __init__(self, layer: MultiheadAttention) -> None:

@@ -16,8 +16,8 @@ from torch import Tensor
 from wqkv.attend.call import Call
 from wqkv.attend.engines.memory import Memory
 from wqkv.attend.geometry import Rect
+from wqkv.attend.masks import Causal
 from wqkv.attend.masks.algebra import Full, Mask
-from wqkv.attend.masks.kinds import Causal
 
 #: Blocks of queries are not halved below this; smaller ones cost more in calls than they leave out.
 ROWS = 128

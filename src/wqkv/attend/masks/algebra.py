@@ -1,4 +1,4 @@
-"""What a mask is, and how masks combine: `a & b`, `a | b`, `~a`."""
+"""The interface of every mask, Full, and what `a & b`, `a | b`, `~a` and `a.part(...)` make."""
 
 from __future__ import annotations
 
@@ -21,18 +21,43 @@ class Reach(NamedTuple):
     low: int | None
     high: int | None
 
+    def region(self, rect: Rect) -> bool | None:
+        """Whether low <= key position - query position <= high in a rectangle; see Mask.region."""
+        least, most = rect.k0 - (rect.q1 - 1), rect.k1 - 1 - rect.q0
+        low, high = self
+        if (low is not None and most < low) or (high is not None and least > high):
+            return False
+        return True if (low is None or least >= low) and (high is None or most <= high) else None
+
 
 @door
 class Mask(Form):
-    """Who may see whom. True = may attend."""
+    """Who may see whom, as a value: True means "may attend" everywhere.
 
+    A mask answers from its structure: whether a rectangle of positions is all visible, all hidden
+    or mixed (`region`), and which pairs of a small box are visible (`visible`). So a mask of any
+    length costs no memory; `dense` alone writes the matrix out. `str(mask)` draws it.
+
+    A mask of your own derives from this class and has at least `visible` and `region`.
+
+    >>> from wqkv import Causal, Window
+    >>> Causal() & ~Window(1, 0)
+    (Causal() & ~Window(before=1, after=0))
+    >>> print((Causal() & ~Window(1, 0)).dense(4, 4)[0, 0].int())
+    tensor([[0, 0, 0, 0],
+            [0, 0, 0, 0],
+            [1, 0, 0, 0],
+            [1, 1, 0, 0]], dtype=torch.int32)
+    """
+
+    #: How an error names what an argument of this type takes.
     said = "a mask such as Causal()"
 
     #: Whether the answer depends on where the queries stand.
     by_position = False
     #: Whether the answer is a function of key position - query position alone.
     by_shift = False
-    #: Whether the samples differ in a way that is known on the host, so each is planned alone.
+    #: Whether the samples differ in numbers that are on the CPU, so that each is planned alone.
     per_sample = False
 
     def visible(self, at: At) -> Tensor:
@@ -44,11 +69,11 @@ class Mask(Form):
         raise NotImplementedError
 
     def within(self, rect: Rect) -> Mask:
-        """A mask, perhaps a simpler one, that hides the same in this rectangle."""
+        """A mask that hides the same pairs in this rectangle; a simpler one where there is one."""
         return self
 
     def cuts(self, sample: int | None) -> Iterable[int]:
-        """Positions where rectangles are best cut: borders of documents, ends of samples."""
+        """Positions at which a plan should cut: borders of documents, ends of samples."""
         return ()
 
     def reach(self) -> Reach:
@@ -56,41 +81,50 @@ class Mask(Form):
         return Reach(None, None)
 
     def check(self, sizes: Sizes) -> None:
-        """Raise if it cannot be meant for a call of these sizes. Never reads a GPU's memory."""
+        """Raise if the mask does not fit a call of these sizes. Never reads a GPU's memory."""
 
     def tensors(self) -> tuple[Tensor, ...]:
+        """The tensors that the mask is made of."""
         return ()
 
     def __and__(self, other: Mask) -> Mask:
-        if isinstance(self, Full):
-            return _mask(other)
-        return self if isinstance(other, Full) else And(self, _mask(other))
+        if isinstance(self, Full):  # nothing to add: a plain mask is planned faster than an And
+            return _checked(other)
+        return self if isinstance(other, Full) else And(self, _checked(other))
 
     def __or__(self, other: Mask) -> Mask:
-        return Or(self, _mask(other))
+        return Or(self, _checked(other))
 
     def __invert__(self) -> Mask:
         return self.inner if isinstance(self, Not) else Not(self)
 
     def part(self, start: int, key_len: int, row: int = 0, query_len: int | None = None) -> Mask:
-        """The same mask for some of its keys and rows, from position `start` and row `row` on.
+        """The same mask for its keys from position `start` on and its rows from `row` on.
 
-        It was made for `key_len` keys (and `query_len` rows). Positions are counted from `start`:
-        in the part, key 0 and position 0 stand there.
+        Args:
+            key_len, query_len: how many keys and rows the whole mask has; a query_len of None is
+                that of the call.
+
+        In the part, key 0 and position 0 are those at `start` of the whole mask.
+
+        >>> from wqkv import Lengths
+        >>> Lengths([2, 3]).part(1, 3).dense(1, 2).int()[:, 0, 0]
+        tensor([[1, 0],
+                [1, 1]], dtype=torch.int32)
         """
         if not 0 <= start <= key_len or row < 0 or (query_len or 0) < 0:
             raise ArgumentError(
                 f"There is no part from key {start} of {key_len} and from row {row} on.\n"
                 "Pass a start from 0 to key_len, and a row from 0."
             )
-        return self if self.by_shift else Part(self, start, key_len, row, query_len)
+        return self if self.by_shift else PartMask(self, start, key_len, row, query_len)
 
     def heads(self, start: int, stop: int) -> Mask:
-        """The same mask for some of its heads."""
+        """The same mask for its heads start to stop - 1."""
         return self
 
     def dense(self, query_len: int, key_len: int, query_offset: int | Tensor = 0) -> Tensor:
-        """The matrix itself, bool (batch | 1, head | 1, query_len, key_len). Only this builds it.
+        """Write the matrix out: bool (batch | 1, head | 1, query_len, key_len).
 
         >>> Full().dense(2, 3).int()
         tensor([[[[1, 1, 1],
@@ -112,27 +146,28 @@ class Mask(Form):
     ) -> Tensor:
         device = next((tensor.device for tensor in self.tensors()), None)
         box = (slice(0, batch), n_head, slice(0, query_len), slice(0, key_len))
-        seen = self.visible(places(box, query_offset, device))
-        return seen.expand(batch, n_head, query_len, key_len)
+        visible = self.visible(places(box, query_offset, device))
+        return visible.expand(batch, n_head, query_len, key_len)
 
     def _extent(self) -> tuple[int, int]:
-        """The batch and n_head that the matrix has of itself."""
+        """The batch and n_head that the mask is made for; 1 where it is alike for all."""
         return 1, 1
 
-    def _lengths(self) -> tuple[int | None, int | None]:
-        """The query_len and key_len that the mask is made for; None stands for any."""
+    def _own_lengths(self) -> tuple[int | None, int | None]:
+        """The query_len and key_len that the mask is made for; None means any."""
         return None, None
 
     def __str__(self) -> str:
-        query_len, key_len = self._lengths()
+        query_len, key_len = self._own_lengths()
         if key_len is None:
             key_len = 6 if query_len is None else query_len
         query_len = key_len if query_len is None else query_len
+        # the first sample and head, and at most 24 x 24 numbers, which fit a terminal
         rows = self._matrix(1, 1, min(query_len, 24), min(key_len, 24))[0, 0].int().tolist()
         return "\n".join([repr(self), *(" ".join(map(str, row)) for row in rows)])
 
 
-def _mask(value: object) -> Mask:
+def _checked(value: object) -> Mask:
     if not isinstance(value, Mask):
         raise KindError(f"A mask combines with a mask, not with {describe(value)}.")
     return value
@@ -175,8 +210,8 @@ def opposite(a: bool | None) -> bool | None:
     return None if a is None else not a
 
 
-class _Made(Mask):
-    """A mask made of others."""
+class _Compound(Mask):
+    """What And, Or, Not and PartMask share: a mask made of other masks, its `parts`."""
 
     def __init__(self, *parts: Mask) -> None:
         self.parts = parts
@@ -214,22 +249,24 @@ class _Made(Mask):
         batches, heads = zip(*(part._extent() for part in self.parts), strict=True)
         return max(batches), max(heads)
 
-    def _lengths(self) -> tuple[int | None, int | None]:
+    def _own_lengths(self) -> tuple[int | None, int | None]:
         query_lens, key_lens = (
-            [length for length in lengths if length is not None]  # which may be 0
-            for lengths in zip(*(part._lengths() for part in self.parts), strict=True)
+            [length for length in lengths if length is not None]  # 0 is a length too
+            for lengths in zip(*(part._own_lengths() for part in self.parts), strict=True)
         )
         return min(query_lens, default=None), min(key_lens, default=None)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Made) and type(other) is type(self) and self.parts == other.parts
+        return (
+            isinstance(other, _Compound) and type(other) is type(self) and self.parts == other.parts
+        )
 
     def __hash__(self) -> int:
         return hash((type(self), self.parts))
 
 
-class And(_Made):
-    """Visible where both are: written `a & b`."""
+class And(_Compound):
+    """Visible where both masks are: written `a & b`."""
 
     __match_args__ = ("a", "b")
 
@@ -259,8 +296,8 @@ class And(_Made):
         return f"({self.a!r} & {self.b!r})"
 
 
-class Or(_Made):
-    """Visible where one is: written `a | b`."""
+class Or(_Compound):
+    """Visible where at least one of two masks is: written `a | b`."""
 
     __match_args__ = ("a", "b")
 
@@ -290,8 +327,8 @@ class Or(_Made):
         return f"({self.a!r} | {self.b!r})"
 
 
-class Not(_Made):
-    """Visible where the other is not: written `~a`."""
+class Not(_Compound):
+    """Visible where another mask is not: written `~a`."""
 
     __match_args__ = ("inner",)
 
@@ -309,8 +346,8 @@ class Not(_Made):
         return f"~{self.inner!r}"
 
 
-class Part(_Made):
-    """Some keys and rows of another mask: what `Mask.part` makes."""
+class PartMask(_Compound):
+    """Some keys and rows of another mask, as `Mask.part` makes it."""
 
     __match_args__ = ("inner", "start", "key_len", "row", "query_len")
 
@@ -340,24 +377,24 @@ class Part(_Made):
 
     def heads(self, start: int, stop: int) -> Mask:
         inner = self.inner.heads(start, stop)
-        return Part(inner, self.start, self.key_len, self.row, self.query_len)
+        return PartMask(inner, self.start, self.key_len, self.row, self.query_len)
 
-    def _lengths(self) -> tuple[int | None, int | None]:
-        query_len, key_len = self.inner._lengths()
+    def _own_lengths(self) -> tuple[int | None, int | None]:
+        query_len, key_len = self.inner._own_lengths()
         return query_len, None if key_len is None else key_len - self.start
 
-    def _where(self) -> tuple[int | None, ...]:
+    def _numbers(self) -> tuple[int | None, ...]:
         return self.start, self.key_len, self.row, self.query_len
 
     def __eq__(self, other: object) -> bool:
         return (
-            isinstance(other, Part)
+            isinstance(other, PartMask)
             and self.parts == other.parts
-            and self._where() == other._where()
+            and self._numbers() == other._numbers()
         )
 
     def __hash__(self) -> int:
-        return hash((Part, self.parts, self._where()))
+        return hash((PartMask, self.parts, self._numbers()))
 
     def __repr__(self) -> str:
         where = (self.start, self.key_len, *((self.row, self.query_len) if self.row else ()))

@@ -1,4 +1,4 @@
-"""AllToAll: heads travel; every rank attends with some heads to all words."""
+"""AllToAll: heads travel; every rank attends with some of the heads to all tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wqkv.errors import ArgumentError
 
 
 def prepared(call: Call, ranks: Ranks) -> tuple[Call, HeadsTravel]:
-    """The call with the rules of this rank's heads."""
+    """The call with the mask and bias of this rank's heads, and who computes which heads."""
     heads, kv_heads = shares_of(call, ranks)
     h0, h1 = heads[ranks.rank]
     bias = None if call.rules.bias is None else call.rules.bias.heads(h0, h1)
@@ -26,19 +26,19 @@ def prepared(call: Call, ranks: Ranks) -> tuple[Call, HeadsTravel]:
 
 
 class HeadsTravel(NamedTuple):
-    """Every rank attends with its share of the heads to the words of all."""
+    """The way on which every rank attends with its share of the heads to all tokens."""
 
     ranks: Ranks
-    heads: list[Span]  # of every rank
-    kv_heads: list[Span]
+    heads: list[Span]  # which query heads each rank computes
+    kv_heads: list[Span]  # and which key heads these read
 
     def forward(self, call: Call, local: Local) -> list[Tensor]:
-        """out and lse of my words; q, k, v, out and lse of my heads."""
-        q = self._out(call.query, self.heads)
-        k, v = (self._out(x, self.kv_heads) for x in (call.key, call.value))
+        """out and lse of this rank's tokens; then q, k, v, out, lse of its heads, for backward."""
+        q = self._to_heads(call.query, self.heads)
+        k, v = (self._to_heads(x, self.kv_heads) for x in (call.key, call.value))
         out, lse = local.forward(replace(call, query=q, key=k, value=v))
-        home = self._home(out.to(q.dtype), self.heads)
-        return [home, self._home(lse.unsqueeze(-1), self.heads).squeeze(-1), q, k, v, out, lse]
+        home = self._to_tokens(out.to(q.dtype), self.heads)
+        return [home, self._to_tokens(lse.unsqueeze(-1), self.heads).squeeze(-1), q, k, v, out, lse]
 
     def backward(
         self,
@@ -49,24 +49,24 @@ class HeadsTravel(NamedTuple):
         grad_out: Tensor | None,
         grad_lse: Tensor | None,
     ) -> list[Tensor]:
-        """The gradients of my words go out as those of my heads; dq, dk and dv come home."""
+        """dq, dk, dv of this rank's tokens, computed from the gradients of its heads."""
         if grad_out is not None:
-            grad_out = self._out(grad_out, self.heads)
+            grad_out = self._to_heads(grad_out, self.heads)
         if grad_lse is not None:
-            grad_lse = self._out(grad_lse.unsqueeze(-1), self.heads).squeeze(-1)
+            grad_lse = self._to_heads(grad_lse.unsqueeze(-1), self.heads).squeeze(-1)
         dq, dk, dv, *learned = local.backward(call, out, lse, grad_out, grad_lse)
-        dk, dv = (self._home(x, self.kv_heads) for x in (dk, dv))
-        return [self._home(dq, self.heads), dk, dv, *learned]
+        dk, dv = (self._to_tokens(x, self.kv_heads) for x in (dk, dv))
+        return [self._to_tokens(dq, self.heads), dk, dv, *learned]
 
-    def _out(self, x: Tensor, shares: Sequence[Span]) -> Tensor:
-        """All heads of this rank's tokens -> all tokens of its heads."""
+    def _to_heads(self, x: Tensor, shares: Sequence[Span]) -> Tensor:
+        """Exchange all heads of this rank's tokens for all tokens of its heads."""
         ranks, (a, b) = self.ranks, shares[self.ranks.rank]
         shape = (x.shape[0], b - a, *x.shape[2:])
         parts = messages.exchange(ranks.group, [x[:, a:b] for a, b in shares], [shape] * ranks.size)
         return ranks.in_order(parts, 2)
 
-    def _home(self, x: Tensor, shares: Sequence[Span]) -> Tensor:
-        """All tokens of this rank's heads -> all heads of its tokens: `_out` backwards."""
+    def _to_tokens(self, x: Tensor, shares: Sequence[Span]) -> Tensor:
+        """Exchange all tokens of this rank's heads for all heads of its tokens."""
         ranks, total = self.ranks, x.shape[2]
         rows = [
             torch.cat([x[:, :, a:b] for a, b in ranks.spans(total, rank)], 2)
@@ -76,12 +76,12 @@ class HeadsTravel(NamedTuple):
         shapes = [(x.shape[0], b - a, size, x.shape[3]) for a, b in shares]
         result = x.new_zeros((x.shape[0], n_head, size, x.shape[3]))
         for (a, b), part in zip(shares, messages.exchange(ranks.group, rows, shapes), strict=True):
-            result[:, a:b] += part  # several ranks may have had the same key head
+            result[:, a:b] += part  # added, because several ranks may have had the same key head
         return result
 
 
 def unfit(call: Call, ranks: Ranks) -> str:
-    """Why the heads do not make equal shares, or ""."""
+    """Why the heads do not make equal shares; "" if they do."""
     n_head, kv_heads, size = call.query.shape[1], call.key.shape[1], ranks.size
     if n_head % size:
         return f"{n_head} heads do not make {size} equal shares"
@@ -94,7 +94,7 @@ def unfit(call: Call, ranks: Ranks) -> str:
 
 
 def shares_of(call: Call, ranks: Ranks) -> tuple[list[Span], list[Span]]:
-    """The heads, and the key heads that they read, of every rank."""
+    """The query heads of every rank, and the key heads that they read."""
     if reason := unfit(call, ranks):
         raise ArgumentError(f"{reason}.\nPass mesh=Ring(...), or another number of ranks.")
     step = call.query.shape[1] // ranks.size
@@ -104,7 +104,7 @@ def shares_of(call: Call, ranks: Ranks) -> tuple[list[Span], list[Span]]:
 
 
 def numbers_sent(call: Call, ranks: Ranks) -> int:
-    """How many numbers a rank sends forward: (size - 1) / size of its q, k, v and result."""
+    """How many numbers a rank sends forward: (size - 1) / size of its q, k, v and out."""
     batch, n_head, query_len, key_len = call.sizes
     kv_heads = max(b - a for a, b in shares_of(call, ranks)[1])
     rows = batch * (n_head // ranks.size * query_len + kv_heads * key_len)

@@ -1,4 +1,4 @@
-"""Attention over ranks as one step of autograd, whichever way it takes."""
+"""Attention over ranks as one function of autograd, whether keys or heads travel."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ from wqkv.errors import EngineError
 
 
 class Way(Protocol):
-    """What travels: keys (ring), or heads. Both passes send and receive."""
+    """What travels, KeysTravel or HeadsTravel. Both passes of a way send and receive."""
 
     ranks: Ranks
 
     def forward(self, call: Call, local: Local) -> list[Tensor]:
-        """out and lse; then q, k, v, out and lse as the backward pass reads them, if others."""
+        """out and lse of this rank's rows.
+
+        If the backward pass reads other q, k, v, out and lse than the call's, they follow.
+        """
 
     def backward(
         self,
@@ -34,42 +37,43 @@ class Way(Protocol):
         grad_out: Tensor | None,
         grad_lse: Tensor | None,
     ) -> list[Tensor]:
-        """dq, dk, dv, and the gradient of a learned bias."""
+        """dq, dk, dv of this rank's rows, and the gradient of a learned bias if there is one."""
 
 
 def attended(call: Call, way: Way) -> tuple[Tensor, Tensor]:
-    """Compute out and lse of this rank's rows, with gradients. The sinks are merged afterwards."""
+    """Return out and lse of this rank's rows, without the sinks, as a function of autograd."""
     local = Local.of(call)
     packed, tensors = pack(seeded(call))
     setting = _Setting(packed, way, local.method)
-    out, lse, *_ = _Attended.apply(  # type: ignore[no-untyped-call]
+    out, lse, *_ = _RanksAttention.apply(  # type: ignore[no-untyped-call]
         setting, call.query, call.key, call.value, *tensors
     )
     return out, lse
 
 
-@dataclass(frozen=True)  # torch.func would look into a tuple for tensors
+@dataclass(frozen=True)  # no tuple, because torch.func would look into one for tensors
 class _Setting:
-    """What the forward and backward pass of a call need besides tensors."""
+    """What both passes of a call need besides tensors."""
 
     packed: Packed
     way: Way
     method: Method
 
 
-class _Attended(torch.autograd.Function):
+class _RanksAttention(torch.autograd.Function):
     @staticmethod
     def forward(
         setting: _Setting, q: Tensor, k: Tensor, v: Tensor, *tensors: Tensor | None
     ) -> tuple[Tensor, ...]:
         call, local = unpack(setting.packed, q, k, v, tensors), Local(setting.method)
         found = setting.way.forward(call, local)
-        local.settle()  # all messages have gone
+        local.raise_held_error()  # all messages have gone
         return tuple(found)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.setting, q, k, v, *rest = inputs
+        # output[2:] are q, k, v, out and lse of this rank's heads, where heads travel
         ctx.save_for_backward(*(output[2:] or (q, k, v, *output)), *rest)
         ctx.mark_non_differentiable(*output[2:])
         ctx.set_materialize_grads(False)
@@ -78,7 +82,7 @@ class _Attended(torch.autograd.Function):
     def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None, *_: None) -> Any:
         setting: _Setting = ctx.setting
         group = setting.way.ranks.group
-        with together(group):  # what was changed in place on one rank is an error on all
+        with together(group):  # a tensor that one rank has changed in place is an error on all
             saved = ctx.saved_tensors
         came = {"out": grad_out, "lse": grad_lse}
         asked = {
@@ -88,7 +92,7 @@ class _Attended(torch.autograd.Function):
         }
         agree(group, asked)
         inputs = setting, grad_out, grad_lse, *saved
-        dq, dk, dv, *learned = _Backward.apply(*inputs)  # type: ignore[no-untyped-call]
+        dq, dk, dv, *learned = _RanksBackward.apply(*inputs)  # type: ignore[no-untyped-call]
         rest: list[Tensor | None] = [None] * (len(saved) - 5)
         if learned:
             rest[setting.packed.learned or 0] = learned[0]
@@ -99,10 +103,10 @@ class _Attended(torch.autograd.Function):
         raise _refusal("forward-mode")
 
 
-class _Backward(torch.autograd.Function):
-    """The backward pass, a step of its own: only its own derivative is refused.
+class _RanksBackward(torch.autograd.Function):
+    """The backward pass as a function of its own, so that only its own derivative is refused.
 
-    create_graph=True, which torch.func always passes, does not say that one will be asked for.
+    `backward` cannot refuse by create_graph=True, because torch.func always passes it.
     """
 
     @staticmethod
@@ -119,7 +123,7 @@ class _Backward(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         call, local = unpack(setting.packed, q, k, v, tensors), Local(setting.method)
         found = setting.way.backward(call, local, out, lse, grad_out, grad_lse)
-        local.settle()
+        local.raise_held_error()
         return tuple(found)
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""What a rank computes by itself, between messages: the one place here that asks the engines."""
+"""What a rank computes between messages: the one file of parallel/ that calls the engines."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from wqkv.attend.engines.plan import Method, make_plan
 class Local:
     """A rank's own work in the forward or backward pass of one call over ranks.
 
-    Its first error waits for `settle`, and what it could not compute is NaN: the other ranks wait
-    for their messages, and an error between a send and a receive would leave some in flight.
+    An error is held back until `raise_held_error`, and NaN stands for what could not be computed,
+    because the other ranks wait for messages: an error between a send and a receive would leave
+    some in flight.
     """
 
     def __init__(self, method: Method) -> None:
@@ -26,7 +27,7 @@ class Local:
         return cls("reference" if rectangles.empty_reasons(call) else rectangles.method(call))
 
     def forward(self, call: Call) -> tuple[Tensor, Tensor]:
-        """out and lse of a call without its sinks."""
+        """out and lse of a call, without its sinks; NaN after an error."""
         try:
             return rectangles.forward(call, make_plan(call, self.method))
         except Exception as error:
@@ -44,8 +45,8 @@ class Local:
         grad_out: Tensor | None,
         grad_lse: Tensor | None,
     ) -> list[Tensor]:
-        """dq, dk, dv, and where the reference computes also the gradient of the bias."""
-        kept = rectangles.kept(call.query)  # the kernels of a GPU want one dtype
+        """dq, dk, dv, and the bias's gradient if the reference computes; NaN after an error."""
+        kept = rectangles.kept(call.query)  # a GPU's kernels take one dtype for all
         try:
             return rectangles.backward(
                 call, make_plan(call, self.method), out.to(kept), lse,
@@ -55,11 +56,11 @@ class Local:
             self._error = self._error or error
         return [torch.full_like(x, torch.nan) for x in (call.query, call.key, call.value)]
 
-    def settle(self) -> None:
-        """Raise the error that waited, if there is one."""
+    def raise_held_error(self) -> None:
+        """Raise the first error that was held back, if there is one."""
         error, self._error = self._error, None
         try:
             if error is not None:
                 raise error
         finally:
-            del error  # it holds this frame, which would hold it
+            del error  # its traceback holds this frame, which would hold it for ever

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,9 +18,10 @@ R = TypeVar("R")
 
 
 def untraced(run: Callable[P, R]) -> Callable[P, R]:
-    """A function that sends, of which torch.compile makes no graph.
+    """Decorate a function that sends messages, so that torch.compile calls it as it is.
 
-    torch.compiler.disable alone would import torch's compiler, two seconds, with wqkv.
+    torch.compiler.disable as the decorator would import torch's compiler together with wqkv, which
+    takes two seconds.
     """
 
     @wraps(run)
@@ -36,7 +37,12 @@ def untraced(run: Callable[P, R]) -> Callable[P, R]:
 def exchange(
     group: ProcessGroup, sends: Sequence[Tensor], shapes: Sequence[Sequence[int]]
 ) -> list[Tensor]:
-    """One tensor to every rank, and one from each."""
+    """Send one tensor to every rank, and return the one that each rank sent, in the ranks' order.
+
+    Args:
+        sends: by rank; this rank's own is returned as it is.
+        shapes: of what comes, by rank.
+    """
     mine, x = group.rank(), sends[0]
     others = [rank for rank in range(group.size()) if rank != mine]
     came = swap(
@@ -48,29 +54,31 @@ def exchange(
 def swap(
     group: ProcessGroup,
     sends: dict[int, list[Tensor]],
-    shapes: dict[int, list[Any]],
+    shapes: Mapping[int, Sequence[Sequence[int]]],
     dtype: torch.dtype,
     device: torch.device,
 ) -> Callable[[], dict[int, list[Tensor]]]:
-    """Begin to send tensors to ranks and to receive some; what it returns waits for them."""
+    """Begin to send tensors and to receive others; return a function that waits for what comes.
+
+    Args:
+        sends: what each rank is sent. All tensors for a rank go as one message.
+        shapes: of what each rank sends.
+    """
     ops, buffers = [], {}
     for rank, tensors in sends.items():
         flat = [x.reshape(-1) for x in tensors if x.numel()]
-        if flat:  # an empty message is known to be empty on both sides
-            ops.append(
-                (rank, dist.P2POp(dist.isend, torch.cat(flat), group=group, group_peer=rank))
-            )
+        if flat:  # both sides know the sizes, so an empty message is not sent
+            ops.append(dist.P2POp(dist.isend, torch.cat(flat), group=group, group_peer=rank))
     for rank, wanted in shapes.items():
         sizes = [torch.Size(shape).numel() for shape in wanted]
         buffers[rank] = torch.empty(sum(sizes), dtype=dtype, device=device), sizes
         if sum(sizes):
-            op = dist.P2POp(dist.irecv, buffers[rank][0], group=group, group_peer=rank)
-            ops.append((rank, op))
-    works = _told(group, lambda: dist.batch_isend_irecv([op for _, op in ops])) if ops else []
+            ops.append(dist.P2POp(dist.irecv, buffers[rank][0], group=group, group_peer=rank))
+    works = _communicate(group, lambda: dist.batch_isend_irecv(ops)) if ops else []
 
     def wait() -> dict[int, list[Tensor]]:
         for work in works:
-            _told(group, work.wait)
+            _communicate(group, work.wait)
         return {
             rank: [part.view(shape) for part, shape in zip(
                 buffer.split(sizes), shapes[rank], strict=True
@@ -82,28 +90,29 @@ def swap(
 
 
 def total(group: ProcessGroup, x: Tensor) -> Tensor:
-    """The sum of every rank's tensor of this shape, in its place; the same bits on every rank."""
+    """Add up every rank's tensor of this shape, in place; all ranks get the same bits."""
     if x.numel():
-        _told(group, lambda: dist.all_reduce(x, group=group))
+        _communicate(group, lambda: dist.all_reduce(x, group=group))
     return x
 
 
 def gathered(group: ProcessGroup, x: Tensor) -> list[Tensor]:
-    """Every rank's tensor of one shape, by one collective."""
-    parts = [x.clone() for _ in range(group.size())]  # torch's fake groups leave them as they are
-    _told(group, lambda: dist.all_gather(parts, x, group=group))
+    """Every rank's tensor of this shape, in the ranks' order, by one collective."""
+    # clones of x, because torch's fake groups, which send nothing, leave them as they are
+    parts = [x.clone() for _ in range(group.size())]
+    _communicate(group, lambda: dist.all_gather(parts, x, group=group))
     return parts
 
 
 def gathered_texts(group: ProcessGroup, text: str) -> list[str]:
-    """Every rank's text."""
+    """Every rank's text, in the ranks' order."""
     texts = [""] * group.size()
-    _told(group, lambda: dist.all_gather_object(texts, text, group=group))
+    _communicate(group, lambda: dist.all_gather_object(texts, text, group=group))
     return texts
 
 
-def _told(group: ProcessGroup, do: Callable[[], Any]) -> Any:
-    """What `do` returns; that a rank is gone is said in one sentence."""
+def _communicate(group: ProcessGroup, do: Callable[[], R]) -> R:
+    """Return do(), or raise an error of ours in one sentence if another rank is gone."""
     try:
         return do()
     except RuntimeError as error:

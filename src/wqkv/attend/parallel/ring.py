@@ -1,4 +1,4 @@
-"""Ring: keys travel, partials merge; what a rank may not see is never sent to it."""
+"""Ring: keys travel and partial results merge; a rank is never sent a key that it may not see."""
 
 from __future__ import annotations
 
@@ -20,44 +20,44 @@ from wqkv.errors import EngineError
 
 
 def prepared(call: Call, ranks: Ranks) -> tuple[Call, KeysTravel]:
-    """The call, and who sends what to whom, which the mask's structure says."""
+    """The call, and which keys each rank sends to which, as the mask's structure says."""
     if call.rules.dropout_p > 0:
         raise EngineError("A ring has no dropout.\nPass mesh=AllToAll(...), or no dropout.")
     every = range(ranks.size)
-    sent = [_mine(call, ranks, reader) for reader in every]
+    sent = [_sent_to(call, ranks, reader) for reader in every]
     return call, KeysTravel(ranks, sent, [seen(call, ranks, ranks.rank, i) for i in every])
 
 
 def numbers_sent(call: Call, ranks: Ranks) -> int:
-    """How many numbers the busiest rank sends forward: (d_k + d_v) n_kv_head a word seen."""
-    word = call.key.shape[0] * call.key.shape[1] * (call.key.shape[3] + call.value.shape[3])
+    """How many numbers the busiest rank sends forward: (d_k + d_v) n_kv_head per key."""
+    per_key = call.key.shape[0] * call.key.shape[1] * (call.key.shape[3] + call.value.shape[3])
     every = range(ranks.size)
 
-    def words(source: int) -> int:
+    def keys(source: int) -> int:
         others = (seen(call, ranks, reader, source) for reader in every if reader != source)
         return sum(b - a for spans in others for a, b in spans)
 
-    return max(map(words, every)) * word
+    return max(map(keys, every)) * per_key
 
 
 class _Leg(NamedTuple):
-    """One step round the ring: what came from `back`, and what went to `there`."""
+    """One step round the ring: what was sent to rank `there`, and what came from rank `back`."""
 
     there: int
     back: int
     spans: list[Span]  # the positions of the keys that came
-    received: list[tuple[Tensor, Tensor]]  # their k and v
+    received: list[tuple[Tensor, Tensor]]  # their k and v, a pair per span
 
 
 class KeysTravel(NamedTuple):
-    """Every rank attends with its rows to the keys that come by."""
+    """The way on which every rank attends with its own rows to the keys that come by."""
 
     ranks: Ranks
-    sent: list[list[Span]]  # the rows of my keys that each rank may see
-    seen: list[list[Span]]  # the positions of each rank's keys that I may see
+    sent: list[list[Span]]  # per rank: which rows of this rank's keys it may see
+    seen: list[list[Span]]  # per rank: the positions of its keys that this rank may see
 
     def forward(self, call: Call, local: Local) -> list[Tensor]:
-        """out, in the precision of its sums, and lse."""
+        """out, in the dtype of its sums, and lse of this rank's rows."""
         q, exact = call.query, reference.exact(call.query)
         out = q.new_zeros((q.shape[0], q.shape[2], q.shape[1], call.value.shape[3]), dtype=exact)
         out, lse = out.transpose(1, 2), q.new_full(q.shape[:3], -torch.inf, dtype=exact)
@@ -75,9 +75,10 @@ class KeysTravel(NamedTuple):
         grad_out: Tensor | None,
         grad_lse: Tensor | None,
     ) -> list[Tensor]:
-        """Every piece again with the merged out and lse (F2); dk and dv go home as they are made.
+        """Compute every piece's share of the gradients from the merged out and lse (F2).
 
-        The same keys travel again, so that no rank ever holds them all.
+        The same keys travel again, so that no rank ever holds all of them. The dk and dv of a piece
+        go back to its rank at once.
         """
         grad_out = torch.zeros_like(out) if grad_out is None else grad_out
         bias = call.rules.bias if local.method == "reference" else None
@@ -99,17 +100,17 @@ class KeysTravel(NamedTuple):
         return [x.to(y.dtype) for x, y in zip((dq, dk, dv, *learned), like, strict=True)]
 
     def _legs(self, k: Tensor, v: Tensor) -> Iterator[_Leg]:
-        """Every leg, the next one's keys under way while this one's are computed with."""
+        """Every step round the ring. The next step's keys travel while this one's are used."""
         size, rank = self.ranks.size, self.ranks.rank
         waiting = self._keys(k, v, rank, rank)
         for step in range(size):
-            leg, nearer = waiting(), (step + 1) % size
-            if nearer:
-                waiting = self._keys(k, v, (rank + nearer) % size, (rank - nearer) % size)
+            leg, after = waiting(), (step + 1) % size
+            if after:
+                waiting = self._keys(k, v, (rank + after) % size, (rank - after) % size)
             yield leg
 
     def _keys(self, k: Tensor, v: Tensor, there: int, back: int) -> Callable[[], _Leg]:
-        """Send my keys that `there` may see, and ask for those of `back` that I may see."""
+        """Begin to send this rank's keys that `there` may see, and to receive those of `back`."""
         spans, group = self.seen[back], self.ranks.group
         sends = [x for a, b in self.sent[there] for x in (k[:, :, a:b], v[:, :, a:b])]
         if there == back == self.ranks.rank:
@@ -125,7 +126,7 @@ class KeysTravel(NamedTuple):
         return arrive
 
     def _bring_home(self, leg: _Leg, shares: list[Tensor], dk: Tensor, dv: Tensor) -> None:
-        """Send back the gradients of the keys that came, and add those of mine that went."""
+        """Send back the gradients of the keys that came; add those of this rank's own to dk, dv."""
         mine, group = self.sent[leg.there], self.ranks.group
         if leg.back != self.ranks.rank:
             shapes = [(*x.shape[:2], b - a, x.shape[3]) for a, b in mine for x in (dk, dv)]
@@ -138,7 +139,10 @@ class KeysTravel(NamedTuple):
 
 
 def _pieces(call: Call, ranks: Ranks, leg: _Leg) -> Iterator[tuple[tuple[slice, ...], int, Call]]:
-    """My rows against the keys that came: where they stand, which keys, and a call of its own."""
+    """The calls of one step: each part of this rank's rows against each span of keys that came.
+
+    Yields the index of the rows, the number of the span, and the call.
+    """
     query_len, key_len = (n * ranks.size for n in call.sizes[2:])
     first = 0
     for q0, q1 in ranks.spans(query_len):
@@ -159,7 +163,7 @@ def _pieces(call: Call, ranks: Ranks, leg: _Leg) -> Iterator[tuple[tuple[slice, 
 
 
 def seen(call: Call, ranks: Ranks, reader: int, source: int) -> list[Span]:
-    """The positions of the keys of `source` that `reader` may see, one span a part at most."""
+    """The positions of the keys of `source` that `reader` may see, at most one span per part."""
     query_len, key_len = (n * ranks.size for n in call.sizes[2:])
     spans = []
     for k0, k1 in ranks.spans(key_len, source):
@@ -170,8 +174,8 @@ def seen(call: Call, ranks: Ranks, reader: int, source: int) -> list[Span]:
     return spans
 
 
-def _mine(call: Call, ranks: Ranks, reader: int) -> list[Span]:
-    """The rows of my keys that `reader` may see."""
+def _sent_to(call: Call, ranks: Ranks, reader: int) -> list[Span]:
+    """The keys of this rank that rank `reader` may see, as rows of this rank's tensors."""
     rows, first = [], 0
     for k0, k1 in ranks.spans(call.sizes[3] * ranks.size):
         for a, b in seen(call, ranks, reader, ranks.rank):
@@ -182,9 +186,9 @@ def _mine(call: Call, ranks: Ranks, reader: int) -> list[Span]:
 
 
 def _hull(call: Call, q0: int, q1: int, k0: int, k1: int) -> Span | None:
-    """From the first to the last key that these queries may see; all where it is not known."""
+    """The span from the first to the last key that any of these queries may see; None: no key."""
     offset = call.query_offset
-    if isinstance(offset, Tensor):
+    if isinstance(offset, Tensor):  # one per sample: all keys, because a GPU's numbers are not read
         return k0, k1
     rect = Rect(None, q0 + offset, q1 + offset, k0, k1)
     start = _edge(call.rules.mask, rect, last=False)
@@ -192,7 +196,7 @@ def _hull(call: Call, q0: int, q1: int, k0: int, k1: int) -> Span | None:
 
 
 def _edge(mask: Mask, rect: Rect, *, last: bool) -> int | None:
-    """The first (or last) key that is not hidden from all of these queries."""
+    """The first (or last) key that any of these queries may see, found by halving the keys."""
     seen = mask.region(rect)
     if seen is False:
         return None

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from wqkv.attend.geometry import check_held
-from wqkv.attend.masks.algebra import Full
-from wqkv.attend.masks.kinds import Lengths
+from wqkv.attend.masks import Full, Lengths
 from wqkv.doors import door
 from wqkv.errors import ArgumentError
 from wqkv.layer.caches.base import (

@@ -9,8 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from wqkv.attend.masks.algebra import Full
-from wqkv.attend.masks.kinds import Causal, Mask, Window
+from wqkv.attend.masks import Causal, Full, Mask, Window
 from wqkv.doors import door
 from wqkv.errors import ArgumentError
 from wqkv.layer.caches.base import (

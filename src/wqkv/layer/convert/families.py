@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from wqkv.attend.masks.kinds import Causal
+from wqkv.attend.masks import Causal
 from wqkv.layer.convert import traits as of
 from wqkv.layer.convert.rows import Packed, Row
 from wqkv.layer.differential import DifferentialAttention

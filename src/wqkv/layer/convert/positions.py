@@ -5,7 +5,16 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from wqkv.attend.rope import DynamicNTK, Given, Linear, Llama3, LongRoPE, RoPE, Scaling, YaRN
+from wqkv.attend.rope import RoPE
+from wqkv.attend.scalings import (
+    DynamicNTK,
+    GivenFrequencies,
+    LinearScaling,
+    Llama3Scaling,
+    LongRoPE,
+    RoPEScaling,
+    YaRN,
+)
 from wqkv.errors import ArgumentError
 
 
@@ -38,7 +47,7 @@ def _d(config: Any) -> int:
     return d
 
 
-def _scaling(rules: dict[str, Any], config: Any, d: int) -> Scaling | None:
+def _scaling(rules: dict[str, Any], config: Any, d: int) -> RoPEScaling | None:
     kind = rules["rope_type"]
     longest = config.max_position_embeddings
     trained = rules.get("original_max_position_embeddings") or longest
@@ -46,12 +55,12 @@ def _scaling(rules: dict[str, Any], config: Any, d: int) -> Scaling | None:
     if kind == "default":
         return None
     if kind == "linear":
-        return Linear(rules["factor"])
+        return LinearScaling(rules["factor"])
     if kind == "dynamic":
         return DynamicNTK(rules["factor"], longest)
     if kind == "llama3":
         low, high = rules["low_freq_factor"], rules["high_freq_factor"]
-        return Llama3(rules["factor"], low, high, trained)
+        return Llama3Scaling(rules["factor"], low, high, trained)
     if kind == "longrope":
         factor = rules.get("factor") or longest / trained
         return LongRoPE(rules["short_factor"], rules["long_factor"], trained, factor, gain)
@@ -72,7 +81,9 @@ def _scaling(rules: dict[str, Any], config: Any, d: int) -> Scaling | None:
         turned = int(rules.get("partial_rotary_factor", 1.0) * d // 2)
         slow = rules["rope_theta"] ** (2 / d)
         factor = rules.get("factor") or 1.0
-        return Given(tuple(slow**-i / factor if i < turned else 0.0 for i in range(d // 2)))
+        return GivenFrequencies(
+            tuple(slow**-i / factor if i < turned else 0.0 for i in range(d // 2))
+        )
     raise ArgumentError(
         f"The model scales its rotary positions by {kind!r}, which is not known here.\n"
         "Known: default, linear, dynamic, llama3, longrope, yarn, proportional."

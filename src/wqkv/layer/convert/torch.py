@@ -14,8 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 from wqkv.attend.bias import Bias
 from wqkv.attend.call import Call, call_of
 from wqkv.attend.engines import reference
+from wqkv.attend.masks import Causal, Dense
 from wqkv.attend.masks.algebra import Full, Mask
-from wqkv.attend.masks.kinds import Causal, Dense
 from wqkv.attend.rules import as_bias
 from wqkv.doors import door
 from wqkv.errors import ArgumentError, EngineError, KindError, message

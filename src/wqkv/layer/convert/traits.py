@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from wqkv.attend.bias import ALiBi, T5Bias
-from wqkv.attend.masks.kinds import Causal, Chunked, Full, Mask, Window
+from wqkv.attend.masks import Causal, Chunked, Full, Mask, Window
 from wqkv.attend.rope import RoPE
 from wqkv.layer.convert import positions as rope
 from wqkv.layer.convert.rows import Spot, check_read
