@@ -6,14 +6,16 @@ inputs and attributes become wqkv's values, and its outputs are what wqkv comput
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import torch
 from onnx import TensorProto, helper
-from onnx.backend.test.case.node import collect_testcases
+from onnx.backend.test.case import node as made
+from onnx.backend.test.case.node import attention as _attention  # noqa: F401: makes its cases
+from onnx.backend.test.case.node import rotaryembedding as _rotary  # noqa: F401: makes its cases
 from onnx.backend.test.case.test_case import TestCase
 from onnx.backend.test.runner import Runner
 from torch import Tensor
@@ -28,14 +30,14 @@ from wqkv.attend.rope import rotate
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 
-@cache
-def _all() -> list[TestCase]:
-    return collect_testcases(None)  # takes 9 seconds, whatever is asked for
-
-
 def cases(op_type: str) -> dict[str, TestCase]:
-    """{name: case} of one operator: each is one node with its inputs and expected outputs."""
-    return {case.name: case for case in _all() if case.model.graph.node[0].op_type == op_type}
+    """Return {name: case} of one operator: each is one node with its inputs and expected outputs.
+
+    onnx makes the cases of an operator when its module is imported. onnx's `collect_testcases`
+    would import the modules of all operators, which takes seconds.
+    """
+    every = made._NodeTestCases
+    return {case.name: case for case in every if case.model.graph.node[0].op_type == op_type}
 
 
 def attributes(case: TestCase) -> dict[str, Any]:
