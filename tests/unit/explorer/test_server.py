@@ -952,13 +952,11 @@ def _connected(running: Running) -> socket.socket:
     return socket.create_connection(("127.0.0.1", running.port))
 
 
-def hung_up(connection: socket.socket, most: float) -> float:
-    """How long a server goes on listening."""
-    begun = time.monotonic()
-    connection.settimeout(most)
+def wait_until_hung_up(connection: socket.socket) -> None:
+    """Read what the server sends until it ends the connection; TimeoutError if it does not."""
+    connection.settimeout(TIMEOUT)
     while connection.recv(2**16):
         pass
-    return time.monotonic() - begun
 
 
 @pytest.mark.parametrize(
@@ -980,7 +978,7 @@ def test_a_request_that_is_never_complete(llama, monkeypatch, sent):
     with Running(llama) as running:
         with _connected(running) as connection:
             connection.sendall(sent.replace(b"%d", b"%d" % running.port))
-            assert hung_up(connection, TIMEOUT) < 8  # uvicorn waits 5 s between two requests
+            wait_until_hung_up(connection)
         assert running.ask("GET", "model")["name"] == "tiny-llama"
 
 
@@ -991,12 +989,12 @@ def test_a_request_that_drips(llama, monkeypatch, whole):
     with Running(llama) as running, _connected(running) as connection:
         connection.sendall(whole.replace(b"%d", b"%d" % running.port))
         time.sleep(0.2)
-        begun = time.monotonic()
+        taken = 0
         with pytest.raises((ConnectionError, BrokenPipeError)):
-            while time.monotonic() < begun + TIMEOUT:
+            for taken in range(int(TIMEOUT / 0.05)):
                 connection.sendall(b"X")
                 time.sleep(0.05)
-        assert 0.3 < time.monotonic() - begun < 5
+        assert taken > 1  # the first bytes came soon enough
 
 
 def test_an_answer_may_take_longer(llama, monkeypatch):
@@ -1011,10 +1009,9 @@ def test_an_answer_may_take_longer(llama, monkeypatch):
         export = f"views/{view}/export?layer=0&head=0&token={first['token']}"
         threading.Timer(1.2, go.set).start()
         connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=TIMEOUT)
-        begun = time.monotonic()
         connection.request("GET", f"/the-token/api/{export}")
         reply = connection.getresponse()
-        assert reply.status == 200 and reply.read() and time.monotonic() - begun > 1
+        assert reply.status == 200 and reply.read() and go.is_set()
         connection.request("GET", "/the-token/api/model")
         assert connection.getresponse().status == 200
         connection.close()
