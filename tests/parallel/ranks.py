@@ -14,12 +14,15 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from tests.forks import FORKS
+
 
 def run(
     size: int, job: Callable[..., Any], folder: Path, *args: Any, timeout_s: float = 60
 ) -> list[Any]:
     """What `job(*args)` returns on every rank (None: it ended); an exception is raised here."""
-    mp.spawn(_rank, (size, job, str(folder), args, timeout_s), nprocs=size)
+    arguments = (size, job, str(folder), args, timeout_s)
+    mp.start_processes(_rank, arguments, nprocs=size, start_method=FORKS.get_start_method())
     files = [folder / f"rank{rank}" for rank in range(size)]
     return [pickle.loads(file.read_bytes()) if file.exists() else None for file in files]
 

@@ -29,7 +29,7 @@ from wqkv.explorer.protocol import Prompt
 from wqkv.explorer.ticket import once
 from wqkv.study import one_token as story
 from wqkv.study import whatif
-from wqkv.study.model import OpenModel, open_model
+from wqkv.study.model import OpenModel
 from wqkv.study.view import View
 
 HOST = "127.0.0.1:8007"
@@ -96,11 +96,6 @@ def served(model: OpenModel, given: str | None = None):
 @pytest.fixture(scope="module")
 def llama() -> OpenModel:
     return tiny()
-
-
-@pytest.fixture(scope="module")
-def minilm() -> OpenModel:
-    return open_model()
 
 
 @pytest.fixture
