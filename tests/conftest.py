@@ -1,8 +1,8 @@
-"""For every test: one thread, a hypothesis profile, the kind of the test, and its group.
+"""For every test: one thread, a hypothesis profile, its kind, and its group.
 
-A test that needs more than this process and its own small tensors is of a kind. It has the marker
-of that name, or it asks for the fixture of that name, which gives the marker. `make quick` leaves
-all kinds out. A test that enters a kind's door without its marker fails.
+A test that needs more than this process and its own small tensors is of a kind: it has the marker
+of that name, or it asks for the fixture of that name. Tests of no kind are marked `quick`. A test
+that goes through a kind's door without the marker fails, so that `make quick` stays quick.
 """
 
 import os
@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pytest
 import torch
@@ -24,29 +24,31 @@ settings.register_profile("dev", deadline=None, max_examples=50)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if "CI" in os.environ else "dev"))
 
-#: In the order in which `make test` begins them: those that take longest begin first.
+#: What a test may need, in the order in which `make test` begins: what takes longest comes first.
 KINDS = {
     "ray": "starts the workers of ray",
     "ranks": "starts the processes of a group of torch.distributed",
     "browser": "drives chromium",
-    "trained": "opens trained weights",
+    "trained": "opens a trained model",
     "slow": "takes more than a few seconds for another reason",
     "compile": "compiles or exports a graph",
-    "process": "starts another Python",
+    "process": "starts another process",
 }
-#: The fixtures that take long to make.
+#: What only tests of a kind may call.
+DOORS = [
+    ("ranks", torch.multiprocessing, "start_processes"),
+    ("compile", torch, "compile"),
+    ("compile", torch.export, "export"),
+    ("process", subprocess.Popen, "__init__"),
+]
+#: Fixtures that take so long to make that all tests which share one run on one process.
 SHARED = ("ranks", "ray", "smollm")
-#: What only tests of the kind may call.
-DOORS: dict[str, list[tuple[Any, str]]] = {
-    "ranks": [(torch.multiprocessing, "start_processes")],
-    "compile": [(torch, "compile"), (torch.export, "export")],
-    "process": [(subprocess.Popen, "__init__")],
-}
 
 
 def pytest_configure(config: pytest.Config) -> None:
     for kind, what in KINDS.items():
         config.addinivalue_line("markers", f"{kind}: {what}")
+    config.addinivalue_line("markers", "quick: is of no kind")
 
 
 def kinds(item: pytest.Item) -> list[str]:
@@ -66,6 +68,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for kind in KINDS:
             if kind in fixtures:
                 item.add_marker(kind)
+        if not kinds(item):
+            item.add_marker("quick")
         group = next((name for name in SHARED if name in fixtures), item.nodeid.partition("::")[0])
         item.add_marker(pytest.mark.xdist_group(group))
         groups.setdefault(group, []).append(item)
@@ -77,19 +81,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [item for group in sorted(groups.values(), key=begins) for item in group]
 
 
-def refuse(kind: str, name: str) -> Callable[..., NoReturn]:
-    def door(*args: object, **kwargs: object) -> NoReturn:
-        pytest.fail(f"This test calls {name}: mark it @pytest.mark.{kind} ({KINDS[kind]}).")
+def closed(kind: str) -> Callable[..., NoReturn]:
+    def call(*args: object, **kwargs: object) -> NoReturn:
+        pytest.fail(f"This test {KINDS[kind]}: mark it @pytest.mark.{kind}.")
 
-    return door
+    return call
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Close the doors of the kinds that the test is not of."""
     with pytest.MonkeyPatch.context() as patch:
-        for kind in DOORS.keys() - kinds(item):
-            for owner, name in DOORS[kind]:
-                patch.setattr(owner, name, refuse(kind, f"{owner.__name__}.{name}"))
+        for kind, owner, name in DOORS:
+            if kind not in kinds(item):
+                patch.setattr(owner, name, closed(kind))
         return (yield)
 
 

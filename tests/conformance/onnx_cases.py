@@ -7,15 +7,14 @@ inputs and attributes become wqkv's values, and its outputs are what wqkv comput
 from __future__ import annotations
 
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import torch
 from onnx import TensorProto, helper
-from onnx.backend.test.case import node as made
-from onnx.backend.test.case.node import attention as _attention  # noqa: F401: makes its cases
-from onnx.backend.test.case.node import rotaryembedding as _rotary  # noqa: F401: makes its cases
+from onnx.backend.test.case import node
 from onnx.backend.test.case.test_case import TestCase
 from onnx.backend.test.runner import Runner
 from torch import Tensor
@@ -36,8 +35,9 @@ def cases(op_type: str) -> dict[str, TestCase]:
     onnx makes the cases of an operator when its module is imported. onnx's `collect_testcases`
     would import the modules of all operators, which takes seconds.
     """
-    every = made._NodeTestCases
-    return {case.name: case for case in every if case.model.graph.node[0].op_type == op_type}
+    import_module(f"{node.__name__}.{op_type.lower()}")
+    made = node._NodeTestCases
+    return {case.name: case for case in made if case.model.graph.node[0].op_type == op_type}
 
 
 def attributes(case: TestCase) -> dict[str, Any]:
@@ -55,12 +55,11 @@ def run(case: TestCase, engine: str = "auto", dtype: torch.dtype | None = None) 
     given = {name: tensor(array) for name, array in inputs(case).items()}
     if dtype is not None:
         given = {n: x.to(dtype) if x.is_floating_point() else x for n, x in given.items()}
-    node = case.model.graph.node[0]
-    if node.op_type == "Attention":
+    if case.model.graph.node[0].op_type == "Attention":
         found = run_attention(given, attributes(case), engine)
     else:
         found = {"output": run_rotary(given, attributes(case))}
-    return [array(found[name]) for name in node.output if name]
+    return [array(found[name]) for name in case.model.graph.node[0].output if name]
 
 
 def check(case: TestCase, outputs: list[np.ndarray]) -> None:

@@ -242,6 +242,7 @@ def gradients(module: nn.Module, x: torch.Tensor, *call) -> list[torch.Tensor]:
     return [out, *torch.autograd.grad(out, [x, *parameters], upstream)]
 
 
+@pytest.mark.compile
 def test_compiled_whole_with_gradients():
     torch._dynamo.reset()
     made = layer()
@@ -252,6 +253,7 @@ def test_compiled_whole_with_gradients():
             torch.testing.assert_close(ours, eager)
 
 
+@pytest.mark.compile
 def test_exported_for_any_batch_and_length():
     made = layer()
     shapes = {"Q": {0: torch.export.Dim("batch"), 1: torch.export.Dim("n")}}

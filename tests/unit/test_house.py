@@ -322,6 +322,7 @@ def test_public_names_are_documented():
     assert undocumented(names) == []
 
 
+@pytest.mark.process
 def test_import_needs_torch_alone():
     extras = {"transformers", "safetensors", "gguf", "accelerate", "rich", "matplotlib", "onnx"}
     code = "import sys, torch; a = {*sys.modules}; import wqkv.public; print(*{*sys.modules} - a)"
@@ -332,6 +333,7 @@ def test_import_needs_torch_alone():
     assert sorted(slow & {*done.stdout.split()}) == []
 
 
+@pytest.mark.process
 def test_the_command_line_starts_without_torch():
     code = "import sys, wqkv.cli; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -390,6 +392,7 @@ def local_names(root: Path, paths: Iterable[str]) -> list[str]:
     return wrong
 
 
+@pytest.mark.process
 def test_text_names_no_machine():
     git = shutil.which("git")
     if git is None or not (ROOT / ".git").exists():

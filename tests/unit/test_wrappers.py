@@ -66,6 +66,7 @@ def test_what_is_no_wrapper(model):
 
 
 # as above
+@pytest.mark.compile
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 @pytest.mark.parametrize("wrapper", [nn.parallel.DistributedDataParallel, with_lora])
 def test_watch_sees_the_model_inside(alone, wrapper):

@@ -3,7 +3,7 @@
 import pytest
 import uvicorn
 
-from tests.browser.tiny_pair import READ, TARGET, tiny_t5
+from tests.tiny import READ, TARGET, tiny_t5
 from tests.unit.explorer.test_server import served
 from wqkv.errors import ArgumentError
 from wqkv.explorer import server

@@ -17,6 +17,8 @@ transformers = pytest.importorskip("transformers")
 safetensors = pytest.importorskip("safetensors")
 from safetensors.torch import load_file, save_file  # noqa: E402
 
+from tests.tiny import of_config  # noqa: E402
+
 TEXT = {
     "vocab_size": 61,
     "hidden_size": 24,
@@ -47,13 +49,7 @@ CONFIGS = {
 
 
 def tiny(kind: str, head: str = "Model", **changes):
-    torch.manual_seed(0)
-    config = transformers.CONFIG_MAPPING[kind](**{**CONFIGS[kind], **changes})
-    model = getattr(transformers, type(config).__name__.replace("Config", head))(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.3)
-    return model
+    return of_config(transformers.CONFIG_MAPPING[kind](**{**CONFIGS[kind], **changes}), head)
 
 
 @pytest.fixture
@@ -176,9 +172,12 @@ def test_files_and_memory_of_one_layer(tmp_path, monkeypatch):
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     opened, open_file = [], safetensors.safe_open
-    monkeypatch.setattr(
-        safetensors, "safe_open", lambda file, **rest: opened.append(file) or open_file(file, **rest)
-    )
+
+    def counted(file, **rest):
+        opened.append(file)
+        return open_file(file, **rest)
+
+    monkeypatch.setattr(safetensors, "safe_open", counted)
     before = resident()
     layer = load_attention(tmp_path, 77)
     grown = resident() - before

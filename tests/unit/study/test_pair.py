@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 
-from tests.browser.tiny_pair import READ, TARGET, tiny_bart, tiny_t5
+from tests.tiny import READ, TARGET, tiny_bart, tiny_t5
 from wqkv.draw import steps
 from wqkv.errors import ArgumentError
 from wqkv.study import one_token as story

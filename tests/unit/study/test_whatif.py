@@ -4,8 +4,8 @@ import pytest
 import torch
 import transformers
 
-from tests.browser.tiny import text, tiny
 from tests.pieces import blanks, bytewise
+from tests.tiny import text, tiny_llama
 from wqkv.errors import ArgumentError
 from wqkv.study import model as models
 from wqkv.study import whatif
@@ -19,7 +19,7 @@ N = 23
 
 @pytest.fixture(scope="module")
 def llama() -> OpenModel:
-    return tiny()
+    return tiny_llama()
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def relative(before: torch.Tensor, after: torch.Tensor) -> float:
 def test_a_head_that_is_off_adds_nothing(llama, seen):
     """The same as a WO whose rows for these heads are 0."""
     found = what_if(seen, [(1, 4), (1, 0), (2, 3)])
-    silenced = tiny()
+    silenced = tiny_llama()
     with torch.no_grad():
         for layer, head in ((1, 4), (1, 0), (2, 3)):
             WO = silenced.model.layers[layer].self_attn.o_proj.weight
