@@ -1,10 +1,11 @@
 """For every test: one thread, a hypothesis profile, its kind, and its group.
 
-A test that needs more than this process and its own small tensors is of a kind: it has the marker
-of that name, or it asks for the fixture of that name. Tests of no kind are marked `quick`. A test
-that goes through a kind's door without the marker fails, so that `make quick` stays quick.
+A test that needs more than this process and a moment is of a kind: it stands in the folder of that
+name, asks for the fixture of that name, or has the marker. Tests of no kind are marked `quick`. A
+test that goes through a kind's door without the marker fails, so that `make quick` stays quick.
 """
 
+import gc
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ KINDS = {
     "slow": "takes more than a few seconds for another reason",
     "compile": "compiles or exports a graph",
     "process": "starts another process",
+    "conformance": "compares with what others compute, case by case",
 }
 #: What only tests of a kind may call.
 DOORS = [
@@ -55,22 +57,26 @@ def kinds(item: pytest.Item) -> list[str]:
     return [kind for kind in KINDS if item.get_closest_marker(kind) is not None]
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Keep `-m quick` from importing the folders that it leaves out."""
+    return True if config.option.markexpr == "quick" and collection_path.name in KINDS else None
+
+
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses by markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by their fixtures, group them, and begin with the groups that take longest.
+    """Mark tests by folder and fixtures, group them, and begin with the groups that take longest.
 
     pytest-xdist runs a group on one process. A group is a file, so that its fixtures are made once,
     or all the tests that share a fixture that takes long to make.
     """
     groups: dict[str, list[pytest.Item]] = {}
     for item in items:
-        fixtures = getattr(item, "fixturenames", ())
-        for kind in KINDS:
-            if kind in fixtures:
-                item.add_marker(kind)
+        file, fixtures = item.nodeid.partition("::")[0], getattr(item, "fixturenames", ())
+        for kind in KINDS.keys() & {*Path(file).parts, *fixtures}:
+            item.add_marker(kind)
         if not kinds(item):
             item.add_marker("quick")
-        group = next((name for name in SHARED if name in fixtures), item.nodeid.partition("::")[0])
+        group = next((name for name in SHARED if name in fixtures), file)
         item.add_marker(pytest.mark.xdist_group(group))
         groups.setdefault(group, []).append(item)
 
@@ -79,6 +85,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return min((i for i, kind in enumerate(KINDS) if kind in of_a_kind), default=len(KINDS))
 
     items[:] = [item for group in sorted(groups.values(), key=begins) for item in group]
+
+
+def pytest_collection_finish() -> None:
+    """Spare every later garbage collection the million objects that imports and tests made."""
+    gc.collect()
+    gc.freeze()
 
 
 def closed(kind: str) -> Callable[..., NoReturn]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import sys
@@ -31,6 +32,7 @@ def _rank(
     rank: int, size: int, job: Callable[..., Any], folder: str, args: Any, timeout_s: float
 ) -> None:
     torch.set_num_threads(1)
+    gc.freeze()  # no collection searches what was imported before the fork
     store = dist.FileStore(f"{folder}/store", size)
     dist.init_process_group(
         "gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout_s)
