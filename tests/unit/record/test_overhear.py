@@ -120,6 +120,7 @@ def test_what_is_seen_later_is_current():
     assert "compiled steps that went by unseen: 1." in seen.report()
 
 
+@pytest.mark.compile
 @torch.no_grad()
 def test_a_layer_that_is_compiled_in_the_meantime():
     model = tiny("llama")
