@@ -44,7 +44,7 @@ DOORS = [
     ("process", subprocess.Popen, "__init__"),
 ]
 #: Fixtures that take so long to make that all tests which share one run on one process.
-SHARED = ("ranks", "ray", "smollm")
+SHARED = ("ranks", "smollm")
 
 
 def pytest_configure(config: pytest.Config) -> None:

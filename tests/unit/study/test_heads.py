@@ -264,7 +264,6 @@ def test_any_text_is_read(minilm, text):
     assert found.tokens > 0
 
 
-@pytest.mark.slow
 def test_smollm2(smollm):
     """Its strongest heads are the same on every draw; on one known draw to the third decimal."""
     strongest = {"induction": (18, 6), "previous": (16, 0), "first-token sink": (18, 8)}

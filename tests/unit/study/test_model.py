@@ -360,7 +360,6 @@ def test_package_is_not_installed(package, extra, purpose, monkeypatch, tmp_path
 # A causal model
 
 
-@pytest.mark.slow
 def test_gguf(smollm):
     assert (smollm.name, smollm.family) == ("SmolLM2-135M-Instruct.Q4_1", "llama")
     sizes = {"n_layer": 30, "n_head": 9, "n_kv_head": 3, "d_model": 576, "d_k": 64}
@@ -369,7 +368,6 @@ def test_gguf(smollm):
     assert (layer.mask, layer.position.theta, layer.position.scaling) == (Causal(), 100000.0, None)
 
 
-@pytest.mark.slow
 @torch.no_grad()
 def test_gguf_layers_are_the_models(smollm):
     reading = smollm.read("The capital of France is Paris, isn't it?")
@@ -380,7 +378,6 @@ def test_gguf_layers_are_the_models(smollm):
         )
 
 
-@pytest.mark.slow
 def test_words_of_a_tokenizer_that_keeps_blanks(smollm):
     reading = smollm.read("The cat\n\nsat  here")
     assert [word for word in reading.tokens if word.strip()] == ["The", "cat", "sat", "here"]

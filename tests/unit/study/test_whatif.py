@@ -386,7 +386,6 @@ def test_a_blank_that_is_written_has_no_text():
     assert continued(tokenizer, begun, list(whole.ids)) == whole
 
 
-@pytest.mark.slow
 def test_a_trained_model_goes_on(smollm):
     found = generate(View.read(smollm, "The capital of France is"), 2)
     assert [said.token for said in found.steps] == [" Paris", "."]
