@@ -183,6 +183,7 @@ def exported(module: nn.Module, *given: torch.Tensor, **shapes):
 ANY = torch.export.Dim.DYNAMIC
 
 
+@pytest.mark.compile
 @ONNX
 @torch.no_grad()
 def test_onnx_of_a_causal_grouped_rotary_layer_of_any_length():
@@ -206,6 +207,7 @@ class Padded(nn.Module):
         return self.layer(Q, K, mask=Lengths(lengths), query_offset=0)
 
 
+@pytest.mark.compile
 @ONNX
 @torch.no_grad()
 def test_onnx_of_padded_cross_attention_with_rows_that_see_nothing():
