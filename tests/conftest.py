@@ -1,8 +1,8 @@
 """For every test: one thread, a hypothesis profile, its kind, and its group.
 
 A test that needs more than this process and a moment is of a kind: it stands in the folder of that
-name, asks for the fixture of that name, or has the marker. Tests of no kind are marked `quick`. A
-test that goes through a kind's door without the marker fails, so that `make quick` stays quick.
+name, asks for the fixture of that name, or has the marker. Tests of no kind are marked `quick`; one
+that goes through a door of a kind fails and says which, so that `make quick` stays quick.
 """
 
 import gc
@@ -36,7 +36,7 @@ KINDS = {
     "process": "starts another process",
     "conformance": "compares with what others compute, case by case",
 }
-#: What only tests of a kind may call.
+#: What quick tests may not call, and the kind that a test which does is of.
 DOORS = [
     ("ranks", torch.multiprocessing, "start_processes"),
     ("compile", torch, "compile"),
@@ -102,10 +102,10 @@ def closed(kind: str) -> Callable[..., NoReturn]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Close the doors of the kinds that the test is not of."""
+    """Close the doors to a test that is of no kind."""
     with pytest.MonkeyPatch.context() as patch:
-        for kind, owner, name in DOORS:
-            if kind not in kinds(item):
+        if item.get_closest_marker("quick"):
+            for kind, owner, name in DOORS:
                 patch.setattr(owner, name, closed(kind))
         return (yield)
 

@@ -109,7 +109,6 @@ def test_killed_ten_times(folder, name, data, undisturbed):
 
 
 @pytest.mark.ray
-@pytest.mark.process
 def test_one_and_four_workers_two_of_which_are_killed(folder, name, data, undisturbed):
     """One in mid-write, by itself, and one from outside."""
     ray = pytest.importorskip("ray", reason="several workers need the extra `survey`")
@@ -149,7 +148,6 @@ def test_one_and_four_workers_two_of_which_are_killed(folder, name, data, undist
 
 
 @pytest.mark.ray
-@pytest.mark.process
 def test_a_killed_command_leaves_no_workers(folder, name, data, undisturbed):
     pytest.importorskip("ray", reason="several workers need the extra `survey`")
     out = folder / "group"
