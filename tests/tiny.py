@@ -1,4 +1,8 @@
-"""Tiny random transformers models that the tests of watching share, and the eager path's truth."""
+"""The small random models of all tests, and what the tests of watching ask of them.
+
+`tiny` makes a model of a family of transformers, and `of_config` one of a config of a test's own.
+`tiny_llama`, `tiny_t5` and `tiny_bart` are opened, and their tokenizer knows WORDS.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,22 @@ import inspect
 
 import pytest
 import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    BartConfig,
+    BartForConditionalGeneration,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from wqkv.errors import MissedError, WqkvError
 from wqkv.maps.attention_map import AttentionMap
@@ -17,6 +35,8 @@ from wqkv.record.follow import begin, follow, go_on, settle
 from wqkv.record.read_mask import Convention
 from wqkv.record.run import Run
 from wqkv.record.watch import watch
+from wqkv.study.model import OpenModel
+from wqkv.study.pair import OpenPair
 
 SIZES = {
     "hidden_size": 24,
@@ -40,12 +60,6 @@ SEQ2SEQ = {
 }
 
 
-def kept(model: nn.Module, cache: object) -> dict[str, object]:
-    """A cache as the argument that the model takes it by, which transformers 5.24 renamed."""
-    takes = inspect.signature(model.forward).parameters
-    return {"cache" if "cache" in takes else "past_key_values": cache}
-
-
 def tiny(name: str, implementation: str = "sdpa", kind=AutoModelForCausalLM, **others):
     torch.manual_seed(0)
     sizes = SIZES if kind in (AutoModel, AutoModelForCausalLM) else {}
@@ -57,6 +71,37 @@ def tiny(name: str, implementation: str = "sdpa", kind=AutoModelForCausalLM, **o
         for weight in model.parameters():
             weight *= 3 if weight.ndim > 1 else 1
     return model
+
+
+def of_config(config: PreTrainedConfig, head: str = "Model") -> nn.Module:
+    """Make the model of a config, such as BertModel or, by its head, BertForMaskedLM."""
+    torch.manual_seed(0)
+    return fill(getattr(transformers, type(config).__name__.replace("Config", head))(config).eval())
+
+
+def fill(model: nn.Module) -> nn.Module:
+    """Draw every parameter anew, also biases and norms, which start as 0 and 1."""
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def shake(model: nn.Module) -> nn.Module:
+    """Add a little to every parameter, also to biases and sinks, which start as 0."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += torch.randn(parameter.shape, generator=generator) * 0.1
+    return model
+
+
+# What the tests of watching ask
+
+
+def kept(model: nn.Module, cache: object) -> dict[str, object]:
+    """A cache as the argument that the model takes it by, which transformers 5.24 renamed."""
+    takes = inspect.signature(model.forward).parameters
+    return {"cache" if "cache" in takes else "past_key_values": cache}
 
 
 def tokens(length: int = 7, batch: int = 2) -> torch.Tensor:
@@ -118,3 +163,115 @@ def record(run: Run | None, call: CapturedCall) -> Run:
     """The run that a call of a model's only layer continues, or begins."""
     going = None if run is None else follow(run, call)
     return begin(call) if going is None else go_on(going, settle([going.options]))
+
+
+# Models with words
+
+TELLS = """
+the a lamp keeper sea storm light wind harbour night village boat rope stair window glass bread
+friend morning evening lit climbed watched knew brought told slept burned turned was in on from
+because when and but not too very old small bright dark . ,
+"""
+WORDS = TELLS.split()
+
+
+def tiny_llama(layers: int = 3) -> OpenModel:
+    """Make a causal model with grouped heads, RoPE and any length."""
+    torch.manual_seed(0)
+    names = ["<s>", "</s>", "<unk>", *WORDS]
+    cut = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, "<unk>"))
+    cut.pre_tokenizer = pre_tokenizers.Whitespace()
+    cut.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 0)])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=cut, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+    config = LlamaConfig(
+        vocab_size=len(names),
+        hidden_size=66,
+        intermediate_size=53,
+        num_hidden_layers=layers,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        head_dim=14,
+        max_position_embeddings=65536,
+        bos_token_id=0,
+        eos_token_id=None,
+        pad_token_id=1,
+        initializer_range=0.2,  # far from uniform attention
+    )
+    speaker = LlamaForCausalLM(config).eval()
+    return OpenModel(speaker.model, tokenizer, "tiny-llama", speaker)
+
+
+def text(n: int) -> str:
+    """n words in an order that never changes."""
+    draw = torch.Generator().manual_seed(1)
+    picks = torch.randint(len(WORDS), (n,), generator=draw).tolist()
+    return " ".join(WORDS[i] for i in picks)
+
+
+# Models that read one text and write another
+
+READ = "the keeper lit the lamp , when night was dark"
+TARGET = "a boat knew , because old light burned bright"
+MARKS = ["<pad>", "</s>", "<unk>", "<s>"]
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    cut = Tokenizer(models.WordLevel({name: i for i, name in enumerate([*MARKS, *WORDS])}, "<unk>"))
+    cut.pre_tokenizer = pre_tokenizers.Whitespace()
+    cut.post_processor = processors.TemplateProcessing("$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=cut,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        bos_token="<s>",
+    )
+
+
+def tiny_t5() -> OpenPair:
+    """Its encoder has 3 layers and its decoder 2; it writes no word twice."""
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=len(MARKS) + len(WORDS),
+        d_model=42,
+        d_kv=7,
+        num_heads=6,
+        d_ff=53,
+        num_layers=3,
+        num_decoder_layers=2,
+        relative_attention_num_buckets=8,
+        initializer_factor=1.7,  # far from uniform attention
+        dropout_rate=0.0,
+        pad_token_id=0,
+        eos_token_id=1,
+        decoder_start_token_id=0,
+    )
+    speaker = T5ForConditionalGeneration(config).eval()
+    speaker.generation_config.update(no_repeat_ngram_size=1, suppress_tokens=[0, 2, 3])
+    return OpenPair(speaker.base_model, tokenizer(), "tiny-t5", speaker)
+
+
+def tiny_bart() -> OpenPair:
+    torch.manual_seed(1)
+    config = BartConfig(
+        vocab_size=len(MARKS) + len(WORDS),
+        d_model=44,
+        encoder_layers=2,
+        decoder_layers=3,
+        encoder_attention_heads=2,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=53,
+        decoder_ffn_dim=59,
+        max_position_embeddings=61,
+        init_std=0.4,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=3,
+        decoder_start_token_id=3,
+        forced_eos_token_id=None,
+    )
+    speaker = BartForConditionalGeneration(config).eval()
+    speaker.generation_config.update(no_repeat_ngram_size=1, suppress_tokens=[0, 2, 3])
+    return OpenPair(speaker.base_model, tokenizer(), "tiny-bart", speaker)

@@ -14,7 +14,7 @@ import pytest
 from wqkv.explorer import server
 from wqkv.explorer.api import Api
 from wqkv.study import one_token as story
-from wqkv.study.model import OpenModel, open_model
+from wqkv.study.model import OpenModel
 from wqkv.study.pair import OpenPair
 from wqkv.study.view import View
 
@@ -55,11 +55,6 @@ def serving(
         running.should_exit = True
         thread.join()
         listening.close()
-
-
-@pytest.fixture(scope="session")
-def minilm() -> OpenModel:
-    return open_model()
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.browser.conftest import go, serving, settled, table
-from tests.browser.tiny import text, tiny
+from tests.tiny import text, tiny_llama
 from wqkv.draw import steps
 from wqkv.study.whatif import generate
 
@@ -13,7 +13,7 @@ HERE = "layer=1&head=4&token=2000&other=1900"
 
 @pytest.fixture(scope="module")
 def site():
-    with serving(tiny(), text(N - 1)) as made:  # and its first word, <s>
+    with serving(tiny_llama(), text(N - 1)) as made:  # and its first word, <s>
         yield made
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.browser.conftest import Site, go, serving, settled, table
-from tests.browser.tiny_pair import READ, TARGET, tiny_bart, tiny_t5
+from tests.tiny import READ, TARGET, tiny_bart, tiny_t5
 from wqkv.draw import steps
 from wqkv.study import one_token as story
 from wqkv.study.heads import heads

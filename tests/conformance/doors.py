@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor, Replicate, init_device_mesh
 from transformers import GPT2Config, GPT2Model
 
 import wqkv
-from tests.browser.tiny import text, tiny
+from tests.tiny import text, tiny_llama
 from wqkv.maps.shared import Part
 from wqkv.study.model import OpenModel
 
@@ -167,7 +167,7 @@ def seen() -> wqkv.Seen:
 
 @cache
 def opened() -> OpenModel:
-    return tiny(1)
+    return tiny_llama(1)
 
 
 @cache  # a view changes nothing but what it has kept

@@ -6,14 +6,15 @@ inputs and attributes become wqkv's values, and its outputs are what wqkv comput
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import partial
+from importlib import import_module
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import torch
 from onnx import TensorProto, helper
-from onnx.backend.test.case.node import collect_testcases
+from onnx.backend.test.case import node
 from onnx.backend.test.case.test_case import TestCase
 from onnx.backend.test.runner import Runner
 from torch import Tensor
@@ -28,14 +29,15 @@ from wqkv.attend.rope import rotate
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 
-@cache
-def _all() -> list[TestCase]:
-    return collect_testcases(None)  # takes 9 seconds, whatever is asked for
-
-
 def cases(op_type: str) -> dict[str, TestCase]:
-    """{name: case} of one operator: each is one node with its inputs and expected outputs."""
-    return {case.name: case for case in _all() if case.model.graph.node[0].op_type == op_type}
+    """Return {name: case} of one operator: each is one node with its inputs and expected outputs.
+
+    onnx makes the cases of an operator when its module is imported. onnx's `collect_testcases`
+    would import the modules of all operators, which takes seconds.
+    """
+    import_module(f"{node.__name__}.{op_type.lower()}")
+    made = node._NodeTestCases
+    return {case.name: case for case in made if case.model.graph.node[0].op_type == op_type}
 
 
 def attributes(case: TestCase) -> dict[str, Any]:
@@ -53,12 +55,11 @@ def run(case: TestCase, engine: str = "auto", dtype: torch.dtype | None = None) 
     given = {name: tensor(array) for name, array in inputs(case).items()}
     if dtype is not None:
         given = {n: x.to(dtype) if x.is_floating_point() else x for n, x in given.items()}
-    node = case.model.graph.node[0]
-    if node.op_type == "Attention":
+    if case.model.graph.node[0].op_type == "Attention":
         found = run_attention(given, attributes(case), engine)
     else:
         found = {"output": run_rotary(given, attributes(case))}
-    return [array(found[name]) for name in node.output if name]
+    return [array(found[name]) for name in case.model.graph.node[0].output if name]
 
 
 def check(case: TestCase, outputs: list[np.ndarray]) -> None:

@@ -19,9 +19,9 @@ import torch
 import torch.distributed as dist
 
 import wqkv
-from tests.browser.tiny_pair import tiny_t5
 from tests.conformance.doors import ARGUMENTS, MADE, NO_DOORS, VALUES, Wrong, model, quietly
 from tests.survey.corpora import model as saved_model
+from tests.tiny import tiny_t5
 from wqkv.doors import door
 from wqkv.errors import WqkvError
 

@@ -27,6 +27,8 @@ from wqkv.layer.convert.families import FAMILIES
 from wqkv.layer.convert.huggingface import Stack, from_hf, stacks
 
 transformers = pytest.importorskip("transformers")
+from tests.tiny import fill  # noqa: E402
+
 VISUAL = transformers.models.qwen2_vl.modeling_qwen2_vl.Qwen2VisionTransformerPretrainedModel
 
 #: Of the largest number. In float64 models some is float32 too: RoPE's angles, norms, the softmax.
@@ -210,11 +212,7 @@ def tiny(case: str) -> Any:
     config._experts_implementation = "eager"
     # Falcon's eager path adds its bias twice
     how = "sdpa" if getattr(config, "alibi", False) else "eager"
-    model = make(config, attn_implementation=how).double().eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            nn.init.normal_(parameter, std=0.3)
-    return model
+    return fill(make(config, attn_implementation=how).double().eval())
 
 
 # What a model is given, and what our layer is told of it

@@ -210,7 +210,7 @@ def test_a_bad_sample_harms_no_other(engine: str, case: Case) -> None:
             torch.testing.assert_close(bad[name][1:], good[name][1:])
 
 
-@pytest.mark.slow
+@pytest.mark.compile
 @pytest.mark.parametrize("name", FEW)
 @pytest.mark.parametrize("engine", COMPILED)
 def test_compiled_engine_on_few_for_it_is_slow(engine: str, name: str) -> None:

@@ -183,6 +183,7 @@ def exported(module: nn.Module, *given: torch.Tensor, **shapes):
 ANY = torch.export.Dim.DYNAMIC
 
 
+@pytest.mark.compile
 @ONNX
 @torch.no_grad()
 def test_onnx_of_a_causal_grouped_rotary_layer_of_any_length():
@@ -206,6 +207,7 @@ class Padded(nn.Module):
         return self.layer(Q, K, mask=Lengths(lengths), query_offset=0)
 
 
+@pytest.mark.compile
 @ONNX
 @torch.no_grad()
 def test_onnx_of_padded_cross_attention_with_rows_that_see_nothing():
@@ -242,6 +244,7 @@ def gradients(module: nn.Module, x: torch.Tensor, *call) -> list[torch.Tensor]:
     return [out, *torch.autograd.grad(out, [x, *parameters], upstream)]
 
 
+@pytest.mark.compile
 def test_compiled_whole_with_gradients():
     torch._dynamo.reset()
     made = layer()
@@ -252,6 +255,7 @@ def test_compiled_whole_with_gradients():
             torch.testing.assert_close(ours, eager)
 
 
+@pytest.mark.compile
 def test_exported_for_any_batch_and_length():
     made = layer()
     shapes = {"Q": {0: torch.export.Dim("batch"), 1: torch.export.Dim("n")}}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.conformance.families import asking
+from tests.tiny import shake
 from wqkv.errors import EngineError
 
 transformers = pytest.importorskip("transformers")
@@ -145,11 +146,7 @@ def tiny(kind: str, changes: dict[str, object]) -> nn.Module:
     if getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = 0
     model = transformers.AutoModel.from_config(config, attn_implementation="eager").eval()
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():  # biases and sinks too, which start as zero
-        for parameter in model.parameters():
-            parameter += torch.randn(parameter.shape, generator=generator) * 0.1
-    return model
+    return shake(model)
 
 
 def batch(model: nn.Module) -> tuple[dict[str, Tensor], Tensor]:

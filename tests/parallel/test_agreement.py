@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.parallel import agreeing, ranks
+from tests.parallel import agreeing
 from wqkv import Causal, Dense, Segments
 from wqkv.attend.call import request
 from wqkv.attend.masks.algebra import Mask
@@ -18,9 +18,9 @@ from wqkv.errors import ArgumentError
 
 
 @pytest.fixture(scope="module", params=[2, 4])
-def found(request, tmp_path_factory):
+def found(request, ranks):
     """Every rank's results."""
-    return ranks.run(request.param, agreeing.everything, tmp_path_factory.mktemp("ranks"))
+    return ranks(request.param, agreeing.everything)
 
 
 #: What is named, and what the usual ranks and the other say.

@@ -8,13 +8,13 @@ import re
 import pytest
 import torch
 
-from tests.parallel import decoding, ranks
+from tests.parallel import decoding
 
 
 @pytest.fixture(scope="module", params=[2, 4])
-def found(request, tmp_path_factory):
+def found(request, ranks):
     """Every rank's results."""
-    return ranks.run(request.param, decoding.everything, tmp_path_factory.mktemp("ranks"))
+    return ranks(request.param, decoding.everything)
 
 
 def test_every_step_equals_one_process(found):
@@ -87,16 +87,12 @@ def test_gradients_are_refused(found):
         )
 
 
-def test_files_of_four_ranks(tmp_path):
+def test_files_of_four_ranks(ranks, tmp_path):
     """They load on four ranks, each its own, and on two not at all."""
-    for name in ("saved", "four", "two"):
-        (tmp_path / name).mkdir()
-    folder = str(tmp_path / "saved")
-    for rank, (worst, heard, wrong) in enumerate(
-        ranks.run(4, decoding.save, tmp_path / "four", folder)
-    ):
+    folder = str(tmp_path)
+    for rank, (worst, heard, wrong) in enumerate(ranks(4, decoding.save, folder)):
         assert worst < 1e-12 and heard == "nothing"
         other = (rank + 1) % 4
         assert f"written by rank {other} of 4, and this is rank {rank} of 4" in wrong
-    for rank, (_, heard, _) in enumerate(ranks.run(2, decoding.load, tmp_path / "two", folder)):
+    for rank, (_, heard, _) in enumerate(ranks(2, decoding.load, folder)):
         assert f"written by rank {rank} of 4, and this is rank {rank} of 2" in heard

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-import time
 
-from tests.parallel import jobs, ranks
+from tests.parallel import jobs
 
 
 def test_every_mask_and_rule_equals_one_process(found):
@@ -70,14 +69,10 @@ def test_with_fsdp_checkpointing_and_compile(found):
         assert [name for name, worst in mine["together"] if not worst < 1e-9] == []
 
 
-def test_heads_saved_on_four_ranks_load_on_two_and_one(tmp_path):
-    for name in ("saved", "4", "2", "1"):
-        (tmp_path / name).mkdir()
-    ranks.run(4, jobs.save_heads, tmp_path / "4", str(tmp_path / "saved"))
+def test_heads_saved_on_four_ranks_load_on_two_and_one(ranks, tmp_path):
+    ranks(4, jobs.save_heads, str(tmp_path))
     for size in (2, 1):
-        for difference in ranks.run(
-            size, jobs.load_heads, tmp_path / str(size), str(tmp_path / "saved")
-        ):
+        for difference in ranks(size, jobs.load_heads, str(tmp_path)):
             assert difference < 1e-12
 
 
@@ -117,10 +112,8 @@ def test_errors_name_the_numbers(found):
             assert re.search(f"(?s){say}", text), text
 
 
-def test_a_rank_that_dies_ends_the_others_with_a_sentence(tmp_path):
-    start = time.monotonic()
-    *others, dead = ranks.run(3, jobs.one_dies, tmp_path, timeout_s=10)
+def test_a_rank_that_dies_ends_the_others_with_a_sentence(ranks):
+    *others, dead = ranks(3, jobs.one_dies, timeout_s=10)
     assert dead is None
     for rank, text in enumerate(others):
         assert f"Rank {rank} of 3 lost its connection: another has ended" in text
-    assert time.monotonic() - start < 60

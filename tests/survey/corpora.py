@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from tests.browser.tiny import WORDS, tiny
+from tests.tiny import WORDS, tiny_llama
 
 #: What is wrong with which line.
 BROKEN = {
@@ -20,7 +20,7 @@ LINES = 29
 
 def model(folder: Path, longest: int = 53) -> str:
     """Takes so many tokens at once."""
-    made = tiny(2)
+    made = tiny_llama(2)
     assert made.speaker is not None
     made.speaker.config.max_position_embeddings = longest
     made.speaker.save_pretrained(folder)

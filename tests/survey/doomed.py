@@ -1,7 +1,7 @@
 """The command, which kills itself where it writes a file.
 
-python -m tests.survey.doomed WHERE NUMBER ARGUMENTS...: in file number so and so, counted from 1;
-WHERE is `half`, with half of its bytes on the disk, or `whole`, before it gets its name.
+It dies in the file of a given number, counted from 1. WHERE is `half`, with half of the file's
+bytes on the disk, or `whole`, before the file gets its name.
 """
 
 import os
@@ -10,6 +10,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
+
+import torch
+
+from wqkv.cli import main
 
 sync = os.fsync  # what every file that is written goes through, before it gets its name
 
@@ -51,11 +55,9 @@ def worker() -> None:
     os.fsync = fsync
 
 
-if __name__ == "__main__":
-    import torch
-
-    from wqkv.cli import main
-
+def command(arguments: list[str], where: str = "whole", number: int = 0) -> None:
+    """Run in a process of its own, and of its own group; number 0 is never reached."""
+    os.setsid()
     torch.set_num_threads(1)
-    os.fsync = dying(sys.argv[1], int(sys.argv[2]))
-    sys.exit(main(sys.argv[3:]))
+    os.fsync = dying(where, number)
+    sys.exit(main(arguments))

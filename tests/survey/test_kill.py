@@ -10,6 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.forks import FORKS
+from tests.survey import doomed
 from tests.survey.corpora import LINES, corpus, model
 from wqkv.corpus.survey import survey
 
@@ -19,23 +21,8 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ("heads.parquet", "examples.parquet", "skipped.parquet")
 PART = 2  # documents
 PARTS = -(-LINES // PART)
-PATIENCE = 300  # seconds
 #: Killed when there are so many parts, or by itself: in mid-write of a part, or before its name.
 STOPS = (1, ("half", 1), ("whole", 2), 5, ("half", 1), 7, ("half", 3), 11, ("whole", 1))
-
-
-@pytest.fixture(autouse=True)
-def patience():
-    """A test that is stuck fails."""
-
-    def give_up(*_):
-        raise TimeoutError(f"stuck for {PATIENCE} seconds")
-
-    before = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(PATIENCE)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(scope="module")
@@ -85,25 +72,13 @@ def parts(out):
     return len([*(out / "parts").glob("*.parquet")])
 
 
-def start(*arguments):
-    return subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-
-
-def killed_at(out, count, running):
+def killed_at(out, count, pid, running):
     """Kill a command and all that it started itself, as soon as there are so many parts."""
     while parts(out) < count:
-        assert running.poll() is None, running.communicate()[1].decode()
+        assert running(), "the command ended before it was killed"
         time.sleep(0.005)
-    children = psutil.Process(running.pid).children(recursive=True)
-    os.killpg(running.pid, signal.SIGKILL)
-    assert running.wait() == -signal.SIGKILL
-    running.stderr.close()
+    children = psutil.Process(pid).children(recursive=True)
+    os.killpg(pid, signal.SIGKILL)
     return children
 
 
@@ -115,13 +90,16 @@ def test_killed_ten_times(folder, name, data, undisturbed):
     made = [0]
     for where in (*STOPS, ("whole", None)):
         if isinstance(where, int):
-            killed_at(out, max(where, made[-1] + 1), start("-m", "wqkv", *arguments))
+            running = FORKS.Process(target=doomed.command, args=(arguments,))
+            running.start()
+            killed_at(out, max(where, made[-1] + 1), running.pid, running.is_alive)
         else:
             assert not any((out / result).exists() for result in RESULTS)
             how, number = where[0], where[1] or PARTS - made[-1] + 2  # the second of the results
-            doomed = start("-m", "tests.survey.doomed", how, str(number), *arguments)
-            _, said = doomed.communicate()
-            assert doomed.returncode == -signal.SIGKILL, said.decode()
+            running = FORKS.Process(target=doomed.command, args=(arguments, how, number))
+            running.start()
+        running.join()
+        assert running.exitcode == -signal.SIGKILL
         made.append(parts(out))
     assert made == sorted(made) and made[-2] < made[-1] == PARTS
     assert [(out / result).exists() for result in RESULTS] == [True, False, False]
@@ -130,7 +108,7 @@ def test_killed_ten_times(folder, name, data, undisturbed):
     assert files(out) == undisturbed
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_one_and_four_workers_two_of_which_are_killed(folder, name, data, undisturbed):
     """One in mid-write, by itself, and one from outside."""
     ray = pytest.importorskip("ray", reason="several workers need the extra `survey`")
@@ -169,11 +147,14 @@ def test_one_and_four_workers_two_of_which_are_killed(folder, name, data, undist
     assert files(out) == undisturbed
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_a_killed_command_leaves_no_workers(folder, name, data, undisturbed):
     pytest.importorskip("ray", reason="several workers need the extra `survey`")
     out = folder / "group"
-    started = killed_at(out, 2, start("-m", "wqkv", *command(name, data, out, workers=2)))
+    arguments = [sys.executable, "-m", "wqkv", *command(name, data, out, workers=2)]
+    running = subprocess.Popen(arguments, cwd=ROOT, start_new_session=True)
+    started = killed_at(out, 2, running.pid, lambda: running.poll() is None)
+    assert running.wait() == -signal.SIGKILL
     assert len(started) > 4  # ray's own and two workers
     _, alive = psutil.wait_procs(started, timeout=30)
     alive = [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]

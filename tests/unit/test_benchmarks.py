@@ -74,6 +74,7 @@ def test_names_are_distinct_and_documents_fill_their_row():
     assert max(lengths) <= 960
 
 
+@pytest.mark.slow
 def test_quick(capsys):
     status = bench.main(["--quick"])
     shown = capsys.readouterr().out

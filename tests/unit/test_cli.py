@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 import wqkv
-from tests.browser.tiny import tiny
+from tests.tiny import tiny_llama
 from tests.unit.draw import test_heads, test_parity
 from tests.unit.draw.stories import make
 from wqkv import Causal, Full, cli
@@ -217,6 +217,7 @@ def test_progress_on_a_terminal(capsys, opened, monkeypatch, no_color, spins):
     json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("json_or_not", [["--json"], []])
 def test_closed_pipe_ends_quietly(json_or_not):
     code = (
@@ -305,7 +306,7 @@ def test_open_for_others(capsys, explored):
 
 @pytest.mark.parametrize("lang", ["en", "zh"])
 def test_open_writes_a_page(capsys, monkeypatch, tmp_path, lang):
-    monkeypatch.setattr(pair, "open_any", lambda name, progress: tiny(layers=1))
+    monkeypatch.setattr(pair, "open_any", lambda name, progress: tiny_llama(layers=1))
     path = tmp_path / "猫.html"
     argv = ("open", "the sea", "--model", "a/b", "--export", str(path), "--lang", lang)
     assert run(capsys, *argv) == (0, "", f"wqkv: wrote {path}\n")
@@ -358,7 +359,7 @@ def test_open_with_a_missing_extra(capsys, explored, monkeypatch, module):
 
 def test_open_where_the_port_is_taken(capsys, explored, monkeypatch):
     monkeypatch.undo()
-    monkeypatch.setattr(pair, "open_any", lambda name, progress: tiny(layers=1))
+    monkeypatch.setattr(pair, "open_any", lambda name, progress: tiny_llama(layers=1))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         code, _, err = run(capsys, "open", "One.", "--no-browser", "--port", port)

@@ -193,6 +193,7 @@ def test_many_threads_at_the_first_call():
         assert [a for a, *_ in found] == list(range(200))
 
 
+@pytest.mark.compile
 def test_under_a_tracer():
     """The checks are no part of a graph, and its stand-ins are no mistakes."""
     layer = MultiheadAttention(12, 3, mask=Causal()).eval()

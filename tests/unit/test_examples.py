@@ -72,6 +72,7 @@ def test_characters(example, capsys, tmp_path):
     assert imread(tmp_path / "characters.png").shape == (720, 700, 4)
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_over_ranks_reaches_the_loss_of_one_process():
     found = []

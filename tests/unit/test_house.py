@@ -363,6 +363,7 @@ def told(kind: type) -> Iterator[str]:
         yield from told(below)
 
 
+@pytest.mark.process
 def test_import_needs_torch_alone():
     extras = {"transformers", "safetensors", "gguf", "accelerate", "rich", "matplotlib", "onnx"}
     code = "import sys, torch; a = {*sys.modules}; import wqkv.public; print(*{*sys.modules} - a)"
@@ -373,6 +374,7 @@ def test_import_needs_torch_alone():
     assert sorted(slow & {*done.stdout.split()}) == []
 
 
+@pytest.mark.process
 def test_the_command_line_starts_without_torch():
     code = "import sys, wqkv.cli; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -431,6 +433,7 @@ def local_names(root: Path, paths: Iterable[str]) -> list[str]:
     return wrong
 
 
+@pytest.mark.process
 def test_text_names_no_machine():
     git = shutil.which("git")
     if git is None or not (ROOT / ".git").exists():

@@ -49,6 +49,7 @@ WRAPPERS = [
 ]
 
 
+@pytest.mark.compile
 # peft 0.18 asks transformers 5 by a name that goes with its version 6
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 @pytest.mark.parametrize("wrappers", WRAPPERS, ids=lambda ws: "-".join(w.__name__ for w in ws))

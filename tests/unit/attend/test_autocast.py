@@ -46,6 +46,7 @@ def test_the_same_bits_as_half_inputs_without_autocast(rules, engine):
     assert ours.lse.dtype == torch.float32
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("engine", ["auto", "reference"])
 def test_compiled(engine):
     q, k, v = (torch.randn(1, 2, 33, 32) * 3 for _ in range(3))

@@ -68,6 +68,7 @@ def both(function, inputs, learned):
     return (part.out, lse, *torch.autograd.grad(loss, (*inputs, *learned)))
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("name", NAMES)
 def test_one_graph_for_all_lengths(name):
     torch._dynamo.reset()
@@ -85,6 +86,7 @@ def test_one_graph_for_all_lengths(name):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.compile
 def test_lengths_stay_dynamic():
     torch._dynamo.reset()
     graphs = []
@@ -103,6 +105,7 @@ def test_lengths_stay_dynamic():
     assert len(graphs) == 1
 
 
+@pytest.mark.compile
 def test_dropout_repeats_itself_in_the_backward_pass():
     torch._dynamo.reset()
     q, k, v = (torch.randn(1, 2, 300, 8, requires_grad=True) for _ in range(3))
@@ -120,6 +123,7 @@ def test_dropout_repeats_itself_in_the_backward_pass():
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("strict", [True, False])
 def test_export_of_the_layer_takes_any_length(strict):
     layer = MultiheadAttention(24, 3, mask=Causal(), position=RoPE())
@@ -132,6 +136,7 @@ def test_export_of_the_layer_takes_any_length(strict):
         torch.testing.assert_close(program.module()(x), layer(x))
 
 
+@pytest.mark.compile
 def test_inductor_compiles_the_layer():
     torch._dynamo.reset()
     layer = MultiheadAttention(24, 3, mask=Causal(), position=RoPE())
@@ -140,6 +145,7 @@ def test_inductor_compiles_the_layer():
     torch.testing.assert_close(compiled(x), layer(x), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize(
     "rules",
     [{"dropout": 0.3}, {"persistent": 3, "sinks": True}, {"persistent": 2, "position": ALiBi(3)}],
@@ -157,6 +163,7 @@ def test_the_layers_own_rules_compile(rules):
     torch.testing.assert_close(*found)
 
 
+@pytest.mark.compile
 def test_a_mask_of_ones_own_is_refused_by_name():
     class Even(Mask):
         def visible(self, at):
@@ -179,6 +186,8 @@ print(float((program(torch.ones(1, 5, 16)) - torch.load(sys.argv[2])).abs().max(
 """
 
 
+@pytest.mark.process
+@pytest.mark.compile
 def test_a_saved_export_loads_where_wqkv_is_imported(tmp_path):
     """The names of the package are imported when asked for, but its operators are there."""
     layer = MultiheadAttention(16, 2, mask=Causal()).eval()
@@ -193,6 +202,7 @@ def test_a_saved_export_loads_where_wqkv_is_imported(tmp_path):
     assert float(done.stdout) < 1e-6
 
 
+@pytest.mark.compile
 @pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore::FutureWarning:copyreg")  # torch's own pytrees
 @pytest.mark.filterwarnings("ignore::FutureWarning:torch")
@@ -208,6 +218,7 @@ def test_aot_inductor(tmp_path, rules):
         torch.testing.assert_close(torch._inductor.aoti_load_package(path)(x), layer(x))
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("make", [lambda n: Prefix(n - 1), lambda n: Lengths([n - 1])])
 def test_a_mask_of_a_traced_length(make):
     def call(x):

@@ -243,6 +243,7 @@ def test_make_fx_records_one_operator(mode):
     torch.testing.assert_close(graph(x), call(x))
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("transform", [grad, vmap])
 def test_torch_func_inside_a_graph(transform):
     def call(x):

@@ -70,6 +70,7 @@ def test_every_way_to_print(capsys, monkeypatch, run):
     assert r"\x1b]0;pwned\x07" in printed and r"\x9b2J\u202eback" in printed
 
 
+@pytest.mark.process
 def test_what_python_itself_prints():
     """A log without a handler, a warning, a thread that fails: pytest would take them."""
     code = """

@@ -175,6 +175,7 @@ def test_missing_matplotlib(tmp_path, monkeypatch):
         save_png(make(), "tiny-model", tmp_path / "a.png")
 
 
+@pytest.mark.process
 def test_json_and_csv_need_no_rich():
     code = (
         "import sys; sys.modules['rich'] = sys.modules['matplotlib'] = None\n"

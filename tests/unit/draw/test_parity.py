@@ -82,6 +82,7 @@ def test_json_is_strict():
     assert told["layers"][2]["proof"] is None
 
 
+@pytest.mark.process
 def test_json_needs_no_rich():
     code = (
         "import sys; sys.modules['rich'] = None\n"

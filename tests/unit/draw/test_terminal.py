@@ -123,6 +123,7 @@ def test_words_cannot_write_escape_codes():
     assert "\x1b" not in drawn(make(["\x1b[31m", "it"], token=1))
 
 
+@pytest.mark.process
 def test_missing_rich_gives_the_pip_line():
     code = (
         "import sys; sys.modules['rich'] = None\n"

@@ -10,7 +10,7 @@ from shutil import which
 
 import pytest
 
-from tests.browser.tiny import text, tiny
+from tests.tiny import text, tiny_llama
 from wqkv.explorer import export as module
 from wqkv.explorer.api import Api, OpenView
 from wqkv.explorer.export import CAP, export, joined, record
@@ -26,7 +26,7 @@ def nobody(done: int, total: int) -> None:
 
 @pytest.fixture(scope="module")
 def api() -> Api:
-    return Api(tiny(layers=2))
+    return Api(tiny_llama(layers=2))
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +175,7 @@ def test_modules_are_joined_in_order(tmp_path):
     )
 
 
+@pytest.mark.process
 def test_the_joined_script_is_a_script(tmp_path):
     node = which("node")
     if node is None:

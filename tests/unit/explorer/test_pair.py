@@ -3,7 +3,7 @@
 import pytest
 import uvicorn
 
-from tests.browser.tiny_pair import READ, TARGET, tiny_t5
+from tests.tiny import READ, TARGET, tiny_t5
 from tests.unit.explorer.test_server import served
 from wqkv.errors import ArgumentError
 from wqkv.explorer import server
@@ -11,7 +11,6 @@ from wqkv.explorer.api import Api
 from wqkv.explorer.server import serve
 from wqkv.study import one_token as story
 from wqkv.study.heads import heads
-from wqkv.study.model import open_model
 from wqkv.study.pair import PARTS, OpenPair
 
 
@@ -142,12 +141,12 @@ def test_a_target_that_is_no_text(client):
     assert "`target` is int" in client.tell("open", {"text": "a", "target": 3}, 422)["error"]
 
 
-def test_a_target_for_a_model_of_one_text():
+def test_a_target_for_a_model_of_one_text(minilm):
     says = "all-MiniLM-L6-v2 writes no second text, and there is a target.\nPass one"
     with pytest.raises(ArgumentError, match=says):
-        Api(open_model()).open("A cat.", lambda done, total: None, "Eine Katze.")
+        Api(minilm).open("A cat.", lambda done, total: None, "Eine Katze.")
     with pytest.raises(ArgumentError, match=says):
-        serve(open_model(), "A cat.", target="Eine Katze.")
+        serve(minilm, "A cat.", target="Eine Katze.")
 
 
 def test_serve_hands_the_target_on(monkeypatch):

@@ -7,8 +7,7 @@ from typing import Any, NotRequired, TypedDict, Union, get_args, get_origin, get
 
 import pytest
 
-from tests.browser.tiny import text, tiny
-from tests.browser.tiny_pair import READ, TARGET, tiny_t5
+from tests.tiny import READ, TARGET, text, tiny_llama, tiny_t5
 from wqkv.explorer import numbers, schema
 from wqkv.explorer.api import Api
 from wqkv.explorer.export import record
@@ -74,7 +73,7 @@ def told(value: Any) -> Any:
 @pytest.fixture(scope="module", params=["one text", "two texts"])
 def opened(request):
     if request.param == "one text":
-        api = Api(tiny(layers=2))
+        api = Api(tiny_llama(layers=2))
         return api, api.open(text(12), nobody)
     api = Api(tiny_t5())
     return api, api.open(READ, nobody, TARGET)
@@ -123,7 +122,7 @@ def test_the_model_and_its_views(opened):
 
 
 def test_what_runs_the_model_again():
-    api = Api(tiny(layers=2))
+    api = Api(tiny_llama(layers=2))
     seen = api.open(text(12), nobody)
     for off, edits in (([(1, 2)], {}), ([], {3: "bright"})):
         assert wrong(told(api.what_if(seen, off, edits, nobody)), schema.WhatIfAnswer) == []

@@ -133,6 +133,7 @@ def test_static_stays_where_it_is():
     assert places == {(piece.k.data_ptr(), piece.v.data_ptr())}
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_static_compiles_twice_and_no_more(backend):
     """Up to the last position that it has room for."""
@@ -152,6 +153,7 @@ def test_static_compiles_twice_and_no_more(backend):
         cache.append(*(y[:, :, -1:] for y in cache.held()[0][:2]))
 
 
+@pytest.mark.compile
 def test_the_graph_of_a_step_holds_the_kernel_itself():
     """One word sees all that Static returns, so nothing is left to plan when the graph runs."""
     torch._dynamo.reset()

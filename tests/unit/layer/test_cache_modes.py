@@ -158,6 +158,7 @@ def test_cross(modes, between):
             assert layer.WQ.weight.grad.any() and layer.WK.weight.grad is None
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("mode", ["no_grad", "inference"])
 def test_a_compiled_cross_is_one_graph(mode):
     layer, cache = MultiheadAttention(D_MODEL, 3), Cross()
@@ -180,6 +181,7 @@ def test_loaded_under_inference_mode(tmp_path):
         torch.testing.assert_close(layer(x[:, 5:6], cache=again), layer(x[:, 5:6], cache=cache))
 
 
+@pytest.mark.compile
 def test_a_compiled_step_under_inference_mode():
     layer, cache = LAYERS["heads"]().requires_grad_(False), Static(29)
     step, x = torch.compile(layer, backend="aot_eager"), words(B, N, D_MODEL)

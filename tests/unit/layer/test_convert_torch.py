@@ -653,6 +653,7 @@ def test_all_weights_have_a_limit(monkeypatch: pytest.MonkeyPatch):
     assert made(x, x, x, need_weights=False)[0].shape == x.shape
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("masked", [True, False])
 def test_a_converted_model_compiles_whole(masked: bool):
     torch._dynamo.reset()

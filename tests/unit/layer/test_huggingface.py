@@ -35,6 +35,7 @@ from wqkv.layer.convert.families import FAMILIES
 from wqkv.layer.convert.huggingface import check_plain, matrices, sizes, stacks
 
 transformers = pytest.importorskip("transformers")
+from tests.tiny import of_config  # noqa: E402
 
 TEXT = {
     "vocab_size": 101,
@@ -112,12 +113,7 @@ CONFIGS = {
 
 
 def tiny(kind: str, name: str = "Model", **changes) -> nn.Module:
-    torch.manual_seed(0)
-    config = transformers.CONFIG_MAPPING[kind](**{**CONFIGS[kind], **changes})
-    model = getattr(transformers, type(config).__name__.replace("Config", name))(config).eval()
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.3)
-    return model
+    return of_config(transformers.CONFIG_MAPPING[kind](**{**CONFIGS[kind], **changes}), name)
 
 
 # Masks and positions

@@ -93,6 +93,7 @@ def test_torch_func_replaces_it(kind):
         torch.testing.assert_close(one, other(x), rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("kind", LEARNED)
 def test_a_compiled_layer_reads_it(kind):
     made, x = layer(position=LEARNED[kind]()), words(B, N, D_MODEL, seed=2)

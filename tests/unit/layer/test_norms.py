@@ -216,7 +216,6 @@ def test_temperature_before_the_text_is_that_of_its_beginning():
         (lambda: made(gate="word"), ArgumentError, "`gate` is 'word'.*'head', 'channel'"),
         (lambda: made(bias=["WG"]), ArgumentError, "`bias` is .*names out of WQ, WK, WV, WO"),
     ],
-    ids=str,
 )
 def test_errors(make, kind, text):
     with pytest.raises(kind, match=f"(?s){text}"):

@@ -112,6 +112,7 @@ def test_what_is_no_linear():
     assert not plain(weighted) and "parametrizations" in besides(weighted)
 
 
+@pytest.mark.compile
 def test_an_exported_step_folds_as_one_that_runs():
     """Export puts other tensors in place of the weights, and WK and WV are not called on tokens."""
     x = torch.randn(1, 99, 64, dtype=torch.float64)

@@ -557,6 +557,7 @@ def test_a_cut_to_before_the_first_row_that_was_seen(cut):
     agree(seen.runs(1)[0], weights(model, ids[:, :9])[1][:, :, 6:])
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("kind", [DynamicCache, StaticCache])
 def test_rows_after_steps_that_went_by_unseen_stand_where_they_stand(kind):
     model, ids = tiny("llama"), tokens(11)

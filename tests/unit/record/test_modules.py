@@ -90,11 +90,13 @@ def both_layers(model):
     return model
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("compiling", [whole, in_place, its_forward, both_layers])
 def test_compiled(compiling):
     missed(compiling(tiny("llama")), COMPILED)
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("compiling", [whole, in_place, its_forward])
 def test_one_layer_compiled(compiling):
     model = tiny("llama")

@@ -52,6 +52,7 @@ def by_a_function_inside(model):
     return compiling(lambda ids: tuple(run(x) for x in (ids,))[-1])
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize(
     "way", [by_object, by_closure, by_method, by_partial, by_a_function_inside]
@@ -86,6 +87,7 @@ def test_a_compiled_step_leaves_no_older_map_looking_current(way, before):
     assert seen[1].shape == (2, 6, 11, 11)
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("warm", [True, False])
 @torch.no_grad()
 def test_a_static_cache_compiles_the_steps_of_a_generation(warm, monkeypatch):
@@ -104,6 +106,7 @@ def test_a_static_cache_compiles_the_steps_of_a_generation(warm, monkeypatch):
     assert seen.runs(1)[0].shape == (2, 6, 7, 7)
 
 
+@pytest.mark.compile
 @torch.no_grad()
 def test_what_is_seen_later_is_current():
     model = tiny("llama")
@@ -117,6 +120,7 @@ def test_what_is_seen_later_is_current():
     assert "compiled steps that went by unseen: 1." in seen.report()
 
 
+@pytest.mark.compile
 @torch.no_grad()
 def test_a_layer_that_is_compiled_in_the_meantime():
     model = tiny("llama")
@@ -130,6 +134,7 @@ def test_a_layer_that_is_compiled_in_the_meantime():
     assert "compiled steps" not in seen.report()  # the step was seen, but for this layer
 
 
+@pytest.mark.compile
 @torch.no_grad()
 def test_other_compiled_functions_are_counted_and_hide_nothing():
     model, other = tiny("llama"), tiny("llama")

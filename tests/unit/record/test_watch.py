@@ -197,6 +197,7 @@ def test_statistics_alone():
     assert repr(seen[0]) == "Statistics[2, 6, 7, 7]"
 
 
+@pytest.mark.process
 def test_transformers_is_not_imported_until_it_is_used():
     code = "import sys, wqkv.record.watch; print('transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

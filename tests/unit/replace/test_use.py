@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tests.tiny import kept
+from tests.tiny import kept, shake
 from wqkv.errors import EngineError, KindError
 
 transformers = pytest.importorskip("transformers")
@@ -52,11 +52,7 @@ def tiny(kind: str, **changes) -> nn.Module:
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(kind, **{**CONFIGS[kind], **changes})
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():  # sinks and biases too, which start as zero
-        for parameter in model.parameters():
-            parameter += torch.randn(parameter.shape, generator=generator) * 0.1
-    return model.eval()
+    return shake(model.eval())
 
 
 def batch() -> dict[str, Tensor]:
@@ -102,6 +98,7 @@ def test_the_name_alone_is_enough():
     assert model(torch.tensor([[5, 7, 11]])).last_hidden_state.shape == (1, 3, 48)
 
 
+@pytest.mark.process
 def test_registered_on_import_alone():
     code = (
         "import sys, wqkv; assert 'transformers' not in sys.modules; import wqkv.replace.use; "
@@ -132,6 +129,7 @@ def around(name: str, model: nn.Module) -> nn.Module:
     return nn.DataParallel(model)
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("name", ["peft", "compile", "parallel"])
 # peft 0.18 asks transformers 5 by a name that goes with its version 6
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -268,6 +266,7 @@ def test_half_precision():
     assert float((ours - exact).abs().max()) <= 2 * float((eager - exact).abs().max())
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("kind", ["llama", "mistral"])
 def test_compiled(kind):
     model, inputs = use(tiny(kind)), batch()
@@ -276,6 +275,7 @@ def test_compiled(kind):
     torch.testing.assert_close(logits(torch.compile(model, backend="eager"), **inputs)[real], want)
 
 
+@pytest.mark.compile
 def test_compiled_without_a_mask():
     """A plain causal mask is said by none: no N x N in the graph."""
     torch._dynamo.reset()  # after eight models of other tests it would run this one uncompiled

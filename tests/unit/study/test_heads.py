@@ -7,8 +7,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaModel
 
-from tests.browser.tiny import tiny as tiny_llama
-from tests.browser.tiny_pair import tiny_bart
+from tests.tiny import tiny_bart, tiny_llama
 from wqkv import Causal
 from wqkv.errors import ArgumentError
 from wqkv.maps.attention_map import AttentionMap
@@ -224,7 +223,6 @@ def test_a_model_is_labeled_by_the_text_that_suits_it(minilm):
     assert label_heads(view) == heads(maps, view.reading.tokens, view.reading.special)
 
 
-@pytest.mark.slow
 def test_smollm2(smollm):
     """Its strongest heads are the same on every draw; on one known draw to the third decimal."""
     strongest = {"induction": (18, 6), "previous": (16, 0), "first-token sink": (18, 8)}

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from tests.browser.tiny import tiny
+from tests.tiny import tiny_llama
 from wqkv import Causal
 from wqkv.errors import ArgumentError, MissingExtraError
 from wqkv.study import loading
@@ -39,7 +39,7 @@ def saved(tmp_path):
     """Saves a model beside a tokenizer, and opens it."""
 
     def save(model, **config):
-        tiny().tokenizer.save_pretrained(tmp_path)
+        tiny_llama().tokenizer.save_pretrained(tmp_path)
         model.save_pretrained(tmp_path)
         path = tmp_path / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | config))
@@ -49,7 +49,7 @@ def saved(tmp_path):
 
 
 def test_a_model_with_a_head_for_the_next_word(saved):
-    speaker = tiny().speaker
+    speaker = tiny_llama().speaker
     found = saved(speaker)
     words = found.tokens("the sea was dark")
     with torch.no_grad():
@@ -60,14 +60,16 @@ def test_a_model_with_a_head_for_the_next_word(saved):
 
 def test_a_model_whose_head_is_not_there(saved):
     """Its file says nothing of a head, whatever the configuration promises."""
-    assert saved(tiny().model).speaker is None
-    promised = saved(tiny().model, architectures=["LlamaForCausalLM"], tie_word_embeddings=False)
+    assert saved(tiny_llama().model).speaker is None
+    promised = saved(
+        tiny_llama().model, architectures=["LlamaForCausalLM"], tie_word_embeddings=False
+    )
     assert promised.speaker is None
     assert promised.run(promised.tokens("the sea")).logits is None
 
 
 def test_a_model_that_ties_its_head(saved):
-    found = saved(tiny().model, architectures=["LlamaForCausalLM"], tie_word_embeddings=True)
+    found = saved(tiny_llama().model, architectures=["LlamaForCausalLM"], tie_word_embeddings=True)
     reading = found.run(found.tokens("the sea"))
     table = found.model.get_input_embeddings().weight.detach()
     torch.testing.assert_close(reading.logits, reading.final[0, -1] @ table.T)

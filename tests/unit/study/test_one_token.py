@@ -332,19 +332,16 @@ def test_sentence_that_cannot_be_told(minilm, sentence, says):
 # A causal model with rotary positions and grouped heads
 
 
-@pytest.mark.slow
 def test_every_layer_of_a_causal_model_is_proven(smollm):
     for layer in range(30):
         assert clearest_story(smollm, CAUSAL, "it", layer, 4).proof.holds, layer
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("layer", [0, 17])
 def test_numbers_of_a_causal_model_agree(smollm, layer):
     check_numbers(smollm, CAUSAL, "it", layer)
 
 
-@pytest.mark.slow
 def test_facts_of_a_causal_model(smollm):
     story = clearest_story(smollm, CAUSAL, "it", 17, 4)
     assert (story.n_head, story.n_kv_head, story.mask) == (9, 3, "Causal()")
@@ -353,7 +350,6 @@ def test_facts_of_a_causal_model(smollm):
     assert story.scores[story.token + 1 :].tolist() == [-torch.inf] * (len(story.tokens) - 8)
 
 
-@pytest.mark.slow
 def test_first_word_of_a_causal_model_is_not_chosen(smollm):
     """Heads put there what they do not need."""
     story = clearest_story(smollm, CAUSAL)

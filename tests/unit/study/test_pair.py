@@ -7,8 +7,7 @@ import pytest
 import torch
 import transformers
 
-from tests.browser.tiny import tiny
-from tests.browser.tiny_pair import READ, TARGET, tiny_bart, tiny_t5
+from tests.tiny import READ, TARGET, tiny_bart, tiny_llama, tiny_t5
 from wqkv.draw import steps
 from wqkv.errors import ArgumentError
 from wqkv.study import one_token as story
@@ -158,7 +157,7 @@ def shape(model):
 
 
 def test_one_interface(model):
-    one = tiny()
+    one = tiny_llama()
     assert shape(one) == ("text", ["text"], "open_model")
     assert shape(model) == ("cross", list(PARTS), "open_pair")
     for each, target in ((one, None), (model, TARGET)):
@@ -181,7 +180,7 @@ def test_one_interface(model):
 
 
 def test_a_model_of_one_text_has_no_target():
-    for ask in (tiny().check_target, lambda target: tiny().views(READ, target)):
+    for ask in (tiny_llama().check_target, lambda target: tiny_llama().views(READ, target)):
         with pytest.raises(ArgumentError, match="tiny-llama writes no second text"):
             ask(TARGET)
 

@@ -9,6 +9,7 @@ from wqkv.errors import ArgumentError
 from wqkv.maps.proof import Proof
 
 transformers = pytest.importorskip("transformers")
+from tests.tiny import of_config  # noqa: E402
 
 TEXT = {
     "vocab_size": 101,
@@ -54,13 +55,9 @@ CONFIGS = {
 
 
 def tiny(kind: str, name: str = "Model", dtype: torch.dtype = torch.float32) -> nn.Module:
-    torch.manual_seed(0)
     config = transformers.CONFIG_MAPPING[kind](**CONFIGS[kind])
     config._experts_implementation = "eager"
-    model = getattr(transformers, type(config).__name__.replace("Config", name))(config).eval()
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.3)
-    return model.to(dtype)
+    return of_config(config, name).to(dtype)
 
 
 @pytest.mark.parametrize(

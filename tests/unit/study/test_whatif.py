@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers
 
-from tests.browser.tiny import text, tiny
+from tests.tiny import text, tiny_llama
 from wqkv.errors import ArgumentError
 from wqkv.study import part, whatif
 from wqkv.study.model import OpenModel
@@ -18,7 +18,7 @@ N = 23
 
 @pytest.fixture(scope="module")
 def llama() -> OpenModel:
-    return tiny()
+    return tiny_llama()
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def relative(before: torch.Tensor, after: torch.Tensor) -> float:
 def test_a_head_that_is_off_adds_nothing(llama, seen):
     """The same as a WO whose rows for these heads are 0."""
     found = what_if(seen, [(1, 4), (1, 0), (2, 3)])
-    silenced = tiny()
+    silenced = tiny_llama()
     with torch.no_grad():
         for layer, head in ((1, 4), (1, 0), (2, 3)):
             WO = silenced.model.layers[layer].self_attn.o_proj.weight
@@ -354,7 +354,6 @@ def test_generate_needs_a_head_for_words(tired):
         generate(tired, 3)
 
 
-@pytest.mark.slow
 def test_a_trained_model_goes_on(smollm):
     found = generate(smollm.view("The capital of France is"), 2)
     assert [said.token for said in found.steps] == [" Paris", "."]

@@ -67,6 +67,7 @@ def test_to_copy():
     assert of_torch.to_copy(torch.zeros(2), dtype=torch.float64).dtype == torch.float64
 
 
+@pytest.mark.compile
 def test_compiled_modules():
     inner = nn.Linear(2, 3)
     wrapped, in_place, forward = torch.compile(inner), nn.Linear(2, 3), nn.Linear(2, 3)
@@ -161,6 +162,7 @@ def test_a_graph_that_is_recorded():
     assert seen[0] is not None and of_torch.dispatch_mode(of_torch.PROXY) is None
 
 
+@pytest.mark.compile
 def test_calls_of_compiled_code():
     before, told = of_torch.on_compiled_call(), []
     made = torch.compile(lambda x: x + 1, backend="eager")
@@ -173,6 +175,7 @@ def test_calls_of_compiled_code():
     assert of_torch.on_compiled_call() is before
 
 
+@pytest.mark.compile
 def test_a_constant_is_not_traced():
     @of_torch.constant
     def name(kind):
