@@ -6,7 +6,7 @@ import itertools
 import pytest
 import torch
 
-from tests.unit.layer.test_cache import KV_HEADS, B, N, in_steps, qkv, same
+from tests.unit.layer.caches.test_base import KV_HEADS, B, N, in_steps, qkv, same
 from wqkv import Causal, Full, Lengths, Rolling, Window, attention
 from wqkv.errors import ArgumentError
 

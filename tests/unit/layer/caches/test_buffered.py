@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.unit.layer.test_cache import D_K, KV_HEADS, B, N, in_steps, look, qkv, same
+from tests.unit.layer.caches.test_base import D_K, KV_HEADS, B, N, in_steps, look, qkv, same
 from wqkv import Causal, Cross, Dynamic, MultiheadAttention, RoPE, Static, Window, attention
 from wqkv.errors import ArgumentError
 
