@@ -50,7 +50,7 @@ REFUSED = [
     "`WK` is whole, and there are {0} of 4 heads: its gradient would be this rank's part",
     "`q_norm` is whole, and there are {0} of 4 heads: its gradient would be this rank's part",
     "`WC` is whole, and there are {0} of 4 heads: its gradient would be this rank's part",
-    "ArgumentError: The 1 heads of `persistent_k` make no shares for {4} ranks.",
+    "ArgumentError: The 1 heads of `persistent_k` make no equal shares for {4} ranks.",
 ]
 
 
@@ -110,7 +110,7 @@ def test_errors_name_the_numbers(found):
         "`layout` is 'spiral'.*'contiguous' or 'zigzag'",
         f"7 words do not make {size} equal parts.*Pad the text to 8",
         "keeps no cache",
-        "over words with persistent keys has no map.*layer.mesh to None",
+        "with a mesh and persistent keys has no map.*layer.mesh to None",
     )
     for mine in found:
         for text, say in zip(mine["complaints"], says, strict=True):

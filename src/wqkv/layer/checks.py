@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -14,7 +14,6 @@ from wqkv.attend.geometry import check_held, is_whole
 from wqkv.attend.rope import RoPE
 from wqkv.doors import check_tensor
 from wqkv.errors import ArgumentError, KindError, message, need_device
-from wqkv.layer.norms import own
 from wqkv.layer.plain import plain
 
 
@@ -25,8 +24,15 @@ def counts(**given: int | None) -> None:
             raise ArgumentError(f"`{name}` is {size}.\nPass 1 or more.")
 
 
-def where(device: torch.device | str | None, dtype: torch.dtype | None) -> dict[str, Any]:
-    """Where the parameters are made, and of what floats, as every module takes it."""
+class Factory(TypedDict):
+    """Where parameters are made, and of what floats: keyword arguments of torch's modules."""
+
+    device: torch.device | str | None
+    dtype: torch.dtype | None
+
+
+def factory(device: torch.device | str | None, dtype: torch.dtype | None) -> Factory:
+    """Raise unless there is such a device, and parameters may have this dtype."""
     if device is not None:
         need_device(device)
     if dtype is not None and not dtype.is_floating_point:
@@ -136,35 +142,6 @@ def columns(x: Tensor, d: int) -> None:
                 SHARE,
             )
         )
-
-
-def share(layer: Any, q: Tensor, k: Tensor) -> None:
-    """Raise unless q and k have all heads of a layer, or a part of them in whole groups."""
-    q_heads, k_heads = q.shape[1], k.shape[1]
-    n_head, n_kv_head = layer.maps * layer.n_head, layer.maps * layer.n_kv_head
-    if q_heads * n_kv_head != k_heads * n_head and not k_heads == n_kv_head == 1:
-        raise ArgumentError(
-            message(
-                f"WQ gives {q_heads} of {n_head} heads, and WK {k_heads} of {n_kv_head}.",
-                {"q": q, "k": k},
-                SHARE,
-            )
-        )
-    if layer.maps > 1 and q_heads != n_head:
-        raise ArgumentError(
-            f"WQ gives {q_heads} of {n_head} heads, and {type(layer).__name__} needs all: its "
-            "first maps stand before its second ones.\nKeep its matrices whole on every rank."
-        )
-    if q_heads != n_head:
-        whole = {"WK": [k] if k_heads == n_kv_head else []}
-        for name in ("q_norm", "k_norm", "v_norm"):
-            norm = getattr(layer, name)
-            whole[name] = [] if norm is None else [*norm.parameters()]
-        for name, tensors in whole.items():
-            for tensor in tensors:
-                no_gradient(name, tensor, q_heads, n_head)
-    if layer.sinks is not None:
-        each_head("`sinks`", len(own(layer.sinks)), q_heads)
 
 
 def no_gradient(name: str, tensor: Tensor, q_heads: int, n_head: int) -> None:

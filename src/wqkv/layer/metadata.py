@@ -24,7 +24,7 @@ _SHOWN = {
 _COUNTS = {"n_head", "n_kv_head"}
 
 
-class Ruled(nn.Module, Form):
+class SavesRules(nn.Module, Form):
     """A module with a form, whose checkpoints say by which of its arguments they were made."""
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -41,7 +41,7 @@ class Ruled(nn.Module, Form):
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
 
 
-def _rules(module: Ruled) -> dict[str, Any]:
+def _rules(module: SavesRules) -> dict[str, Any]:
     """The arguments that change the result, in plain values."""
     given = module.arguments().items()
     rules = {name: outline(value) for name, value in given if name not in _SHOWN}

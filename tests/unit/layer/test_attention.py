@@ -7,17 +7,22 @@ import pickle
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from wqkv import (
     ALiBi,
+    AllToAll,
     Causal,
     Cross,
+    DifferentialAttention,
     Dynamic,
     Full,
+    LatentAttention,
     Lengths,
     MultiheadAttention,
+    Ring,
     Rolling,
     RoPE,
     T5Bias,
@@ -865,3 +870,51 @@ def test_a_mask_of_the_call_is_over_all_keys_of_the_cache():
         first = made(x[:, :5], cache=cache, mask=padded)
         torch.testing.assert_close(first, whole[:, :5])
         torch.testing.assert_close(made(x[:, 5:], cache=cache, mask=padded), whole[:, 5:])
+
+
+# Ranks that share the tokens: `mesh`
+
+
+@pytest.fixture
+def one_rank():
+    """A mesh needs ranks: here one."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("kind", "rest"),
+    [
+        (MultiheadAttention, {"position": RoPE()}),
+        (LatentAttention, {"rank": 5, "d_rope": 2}),
+        (DifferentialAttention, {"start": 0.2}),
+    ],
+)
+def test_a_mesh_is_an_argument_or_set_later(one_rank, kind, rest):
+    ranks = Ring(layout="zigzag")
+    given = kind(24, 3, mask=Causal(), mesh=ranks, **rest)
+    later = kind(24, 3, mask=Causal(), **rest)
+    assert later.mesh is None
+    later.load_state_dict(given.state_dict())
+    x = words(B, 8, 24, dtype=torch.float32)
+    alone = later(x)
+    later.mesh = ranks
+    assert torch.equal(given(x), later(x))
+    assert torch.allclose(given(x), alone, atol=1e-6)
+    assert "mesh=Ring(mesh=None, layout='zigzag')" in given.extra_repr()
+
+
+def test_a_mesh_is_kept_by_copies_and_not_by_forms(one_rank):
+    made = layer(mesh=Ring(dist.group.WORLD))
+    copied = copy.deepcopy(made)
+    assert copied.mesh is made.mesh  # processes have no copy
+    assert torch.equal(copied(words(B, NQ, D_MODEL)), made(words(B, NQ, D_MODEL)))
+    assert "mesh" not in made.to_dict()
+    assert MultiheadAttention.from_dict(made.to_dict()).mesh is None
+    assert pickle.loads(pickle.dumps(layer(mesh=AllToAll()))).mesh == AllToAll()
+
+
+def test_a_mesh_that_is_none():
+    with pytest.raises(KindError, match="`mesh` is a Ranks or None, not str 'ring'"):
+        layer(mesh="ring")

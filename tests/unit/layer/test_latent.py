@@ -93,7 +93,7 @@ def test_compressed_and_written_out_agree(rest, monkeypatch):
     layer, x = made(**rest), words(B, N, D_MODEL)
     results = []
     for few in (True, False):
-        monkeypatch.setattr(LatentAttention, "_few", lambda self, m, n, few=few: few)
+        monkeypatch.setattr(LatentAttention, "_folding_is_cheaper", lambda self, m, n, few=few: few)
         y = x.clone().requires_grad_()
         out = layer(y)
         leaves = [y, *layer.parameters()]
@@ -104,8 +104,8 @@ def test_compressed_and_written_out_agree(rest, monkeypatch):
 
 def test_one_query_attends_to_the_compressed_vectors_and_many_to_the_keys():
     layer = LatentAttention(64, 4, rank=16, d_rope=4, d_k=20, d_v=16)
-    assert layer._few(1, 1000)
-    assert not layer._few(1000, 1000)
+    assert layer._folding_is_cheaper(1, 1000)
+    assert not layer._folding_is_cheaper(1000, 1000)
     x = torch.randn(1, 100, 64)
     with torch.no_grad(), called(layer.WK) as asked:
         whole = layer(x)
@@ -189,7 +189,7 @@ def test_padding_and_positions():
 
 @pytest.mark.parametrize("few", [True, False])
 def test_matrices_are_called_as_modules(few, monkeypatch):
-    monkeypatch.setattr(LatentAttention, "_few", lambda self, m, n: few)
+    monkeypatch.setattr(LatentAttention, "_folding_is_cheaper", lambda self, m, n: few)
 
     class Doubled(nn.Module):
         def __init__(self, inner):
@@ -225,7 +225,7 @@ def test_errors(rest, text):
 
 def test_values_of_their_own_are_refused():
     x = words(B, N, D_MODEL)
-    with pytest.raises(ArgumentError, match=r"from the same words\.\nLeave V out"):
+    with pytest.raises(ArgumentError, match=r"from the same tokens\.\nLeave V out"):
         made()(x, x, x.clone())
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from wqkv import Causal, MultiheadAttention, RoPE
 from wqkv.errors import ArgumentError, KindError
-from wqkv.layer.norms import KINDS, OVER, Norm, Normalise, QKNorm, Temperature
+from wqkv.layer.norms import KINDS, OVER, Norm, Normalize, QKNorm, Temperature
 
 B, N, D_MODEL, N_HEAD, N_KV, D_K, D_V = 2, 7, 19, 6, 3, 10, 11
 
@@ -30,8 +30,8 @@ def made(kind: type[MultiheadAttention] = MultiheadAttention, **rest) -> Multihe
 # The formulas, head by head
 
 
-def norm_of(norm: Norm, x: Tensor, module: Normalise | None) -> Tensor:
-    """x (batch, length, heads, d) normalised as the name says, one vector at a time."""
+def norm_of(norm: Norm, x: Tensor, module: Normalize | None) -> Tensor:
+    """x (batch, length, heads, d) normalized as the name says, one vector at a time."""
     out = torch.empty_like(x)
     for b in range(x.shape[0]):
         for n in range(x.shape[1]):
@@ -150,9 +150,9 @@ def test_a_part_left_out_changes_the_result():
 
 @pytest.mark.parametrize("norm", NORMS, ids=str)
 def test_norm_in_half_precision_is_rounded_once(norm):
-    exact = Normalise(norm, 5, 8, dtype=torch.float64)
+    exact = Normalize(norm, 5, 8, dtype=torch.float64)
     x = words(2, 3, 5, 8).to(torch.bfloat16)
-    half = Normalise(norm, 5, 8, dtype=torch.bfloat16)
+    half = Normalize(norm, 5, 8, dtype=torch.bfloat16)
     error = (half(x).double() - exact(x.double())).abs()
     assert (error <= 3 * 2**-8 * exact(x.double()).abs() + 1e-3).all()
 
@@ -208,7 +208,7 @@ def test_temperature_before_the_text_is_that_of_its_beginning():
             ArgumentError,
             "one position a word, and `position` has 2 axes.*one of them",
         ),
-        (lambda: Normalise("rms", 2, 3), KindError, "`norm` is a Norm, not str 'rms'"),
+        (lambda: Normalize("rms", 2, 3), KindError, "`norm` is a Norm, not str 'rms'"),
         (lambda: made(clip="1"), KindError, "`clip` is a number or None, not str '1'"),
         (lambda: made(softcap="1"), KindError, "`softcap` is a number or None, not str '1'"),
         (lambda: made(clip=0.0), ArgumentError, "`clip` is 0.0.*above 0"),
@@ -247,7 +247,7 @@ def test_norms_under_autocast(kind, over, weight, bias, half):
 @pytest.mark.parametrize("kind", KINDS)
 def test_norms_in_half_precision_round_once(kind, over, learned, half):
     """With weights in float32 or in half: the dtype of the input, as torch's norms have it."""
-    module = Normalise(Norm(kind, over, bias=True), N_HEAD, D_K, dtype=learned or half)
+    module = Normalize(Norm(kind, over, bias=True), N_HEAD, D_K, dtype=learned or half)
     for i, parameter in enumerate(module.parameters()):
         parameter.data += words(*parameter.shape, seed=i).to(parameter.dtype)
     x = words(B, N, N_HEAD, D_K).to(half)

@@ -15,7 +15,7 @@ from wqkv.errors import ArgumentError
 from wqkv.layer.attention import MATRICES, MultiheadAttention
 from wqkv.layer.convert.families import FAMILIES
 from wqkv.layer.convert.rows import Row, Spot, build, parameter
-from wqkv.layer.norms import Normalise
+from wqkv.layer.norms import Normalize
 from wqkv.layer.plain import besides
 from wqkv.wrappers import unwrapped
 
@@ -136,7 +136,7 @@ def check_plain(layer: MultiheadAttention) -> None:
     """Raise unless all parts of a layer are what their weights say, for these are then shown."""
     for path, part in layer.named_modules():
         more = besides(part) if part is not layer else []
-        if type(part) not in (type(layer), nn.Linear, nn.Sequential, Normalise):
+        if type(part) not in (type(layer), nn.Linear, nn.Sequential, Normalize):
             more.append(f"the class {type(part).__module__}.{type(part).__name__}")
         if more:
             raise ArgumentError(

@@ -343,8 +343,8 @@ class StandIn(MultiheadAttention):
         mask, bias = self._rules(Q, K, key_padding_mask, None if is_causal else attn_mask)
         if is_causal:
             mask = mask & Causal()
-        q, held, where = self._prepare(Q, K, V, mask, None, 0, None)
-        q, held, _ = self._opened(q, held)
+        q, held, where = self._project(Q, K, V, mask, None, 0, None)
+        q, held, _ = self._attention_inputs(q, held)
         (call,) = self._calls(q, held, where)
         call["bias"] = bias
         output = self._output(self._attended([call]), Q)
