@@ -14,7 +14,7 @@ from wqkv.doors import door
 from wqkv.errors import ArgumentError
 from wqkv.layer.attention import MATRICES, MultiheadAttention
 from wqkv.layer.convert.families import FAMILIES
-from wqkv.layer.convert.rows import Row, Spot, build, parameter
+from wqkv.layer.convert.rows import FamilyRow, Spot, build, parameter
 from wqkv.layer.norms import Normalize
 from wqkv.layer.plain import besides
 from wqkv.wrappers import unwrapped
@@ -25,7 +25,7 @@ class Stack:
     """The attention layers of one part of a model; `prefix` is where `base` stands in it."""
 
     base: nn.Module
-    row: Row
+    row: FamilyRow
     prefix: str = ""
 
     def __len__(self) -> int:

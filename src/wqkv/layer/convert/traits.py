@@ -1,9 +1,9 @@
-"""What the rows of the table say of a layer: masks, positions, norms and numbers, from a spot."""
+"""What rows of the table say of a layer: functions that read a mask, a norm, ... off a Spot."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, Literal
 
@@ -14,24 +14,12 @@ from wqkv.attend.bias import ALiBi, T5Bias
 from wqkv.attend.masks.kinds import Causal, Chunked, Full, Mask, Window
 from wqkv.attend.rope import RoPE
 from wqkv.layer.convert import positions as rope
-from wqkv.layer.convert.rows import Spot, check_read
+from wqkv.layer.convert.rows import FamilyNorm, Spot, check_read
+from wqkv.layer.differential import DifferentialAttention
+from wqkv.layer.latent import LatentAttention
 from wqkv.layer.norms import Norm, QKNorm, Temperature
 
-# Numbers that the module states
-
-
-def scale(spot: Spot) -> float | None:
-    for name in ("scaling", "scale", "softmax_scale"):
-        if isinstance(stated := getattr(spot.home, name, None), int | float):
-            return float(stated)
-    return None
-
-
-def dropout(spot: Spot) -> float:
-    for name in ("attention_dropout", "attn_dropout", "attn_dropout_p", "dropout"):
-        if (stated := getattr(spot.home, name, None)) is not None:
-            return float(stated.p if isinstance(stated, nn.Dropout) else stated)
-    return 0.0
+# Numbers
 
 
 def clip(spot: Spot) -> float | None:
@@ -47,6 +35,10 @@ def softcap(spot: Spot) -> float | None:
 
 def sinks(spot: Spot) -> bool:
     return spot.get("sinks") is not None
+
+
+def gate_by_head(spot: Spot) -> Literal["head"] | None:
+    return "head" if spot.get("g_proj") else None
 
 
 # Masks
@@ -150,7 +142,7 @@ def buckets(table: str, *, bidirectional: bool, most: str | int) -> Callable[[Sp
     return position
 
 
-# Norms. Each gives the fields of a row; a module that has no norm at the path gets none.
+# Norms. A layer that has no norm at the path gets none.
 
 
 def normed(
@@ -160,7 +152,7 @@ def normed(
     k: str = "k_norm",
     *,
     after_position: bool = False,
-) -> Mapping[str, Any]:
+) -> FamilyNorm:
     """The norm of q and k by the modules at two paths."""
 
     def norm(spot: Spot) -> QKNorm | None:
@@ -169,21 +161,21 @@ def normed(
         weight, bias = (getattr(module, name, None) is not None for name in ("weight", "bias"))
         return QKNorm(kind, over, _eps(spot, q), weight, bias, after_position)
 
-    return {"norm": norm, "holds": {q: "q_norm", k: "k_norm"}}
+    return FamilyNorm(norm, holds={q: "q_norm", k: "k_norm"})
 
 
-def normed_plus_one() -> Mapping[str, Any]:
-    """RMS, whose weights are kept as their difference from 1."""
+def normed_plus_one() -> FamilyNorm:
+    """RMS, whose weights the model keeps as their difference from 1."""
     made = {f"{name}.weight": partial(_plus_one, f"{name}.weight") for name in ("q_norm", "k_norm")}
-    return {"norm": normed("rms")["norm"], "made": made}
+    return FamilyNorm(normed("rms").norm, made=made)
 
 
 def _plus_one(path: str, spot: Spot) -> Tensor:
     return spot.take(path).detach() + 1
 
 
-def normed_by_lists(q: str, k: str) -> Mapping[str, Any]:
-    """LayerNorm with one module a head."""
+def normed_by_lists(q: str, k: str) -> FamilyNorm:
+    """LayerNorm with a list of modules, one per head."""
 
     def stacked(path: str) -> Callable[[Spot], Tensor]:
         return lambda spot: torch.stack(
@@ -191,7 +183,7 @@ def normed_by_lists(q: str, k: str) -> Mapping[str, Any]:
         )
 
     made = {"q_norm.weight": stacked(q), "k_norm.weight": stacked(k)}
-    return {"norm": normed("layer", "each head", f"{q}.0")["norm"], "made": made}
+    return FamilyNorm(normed("layer", "each head", f"{q}.0").norm, made=made)
 
 
 def bare(path: str) -> Callable[[Spot], Norm]:
@@ -215,46 +207,63 @@ def _eps(spot: Spot, path: str) -> float:
 # Temperatures
 
 
-def warmed_without_rope(spot: Spot) -> Temperature | None:
+def temperature_without_rope(spot: Spot) -> Temperature | None:
     config = spot.config
     if not config.attn_temperature_tuning or spot.get("use_rope"):
         return None
     return Temperature(int(config.floor_scale), config.attn_scale, shift=1)
 
 
-def warmed(spot: Spot) -> Temperature | None:
+def temperature(spot: Spot) -> Temperature | None:
     rules = spot.config.rope_parameters
     by = rules.get("llama_4_scaling_beta")
     return Temperature(rules["original_max_position_embeddings"], by) if by else None
 
 
-# Sizes of layers that are made otherwise
+# Layers of other classes: each is a `make` of a row
 
 
-def latent(spot: Spot) -> dict[str, Any]:
-    config = spot.config
-    return {
-        "d_model": spot.size("WO")[1],
-        "n_head": config.num_attention_heads,
-        "rank": config.kv_lora_rank,
-        "q_rank": config.q_lora_rank,
-        "d_rope": config.qk_rope_head_dim,
-        "d_k": config.qk_nope_head_dim + config.qk_rope_head_dim,
-        "d_v": config.v_head_dim,
-        "c_norm": Norm(eps=_eps(spot, "kv_a_layernorm")),
-    }
+def make_latent(spot: Spot, bias: Collection[str]) -> LatentAttention:
+    config, row = spot.config, spot.row
+    position = spot.read(row.position)
+    assert isinstance(position, RoPE)
+    return LatentAttention(
+        spot.size("WO")[1],
+        config.num_attention_heads,
+        rank=config.kv_lora_rank,
+        q_rank=config.q_lora_rank,
+        d_rope=config.qk_rope_head_dim,
+        d_k=config.qk_nope_head_dim + config.qk_rope_head_dim,
+        d_v=config.v_head_dim,
+        c_norm=Norm(eps=_eps(spot, "kv_a_layernorm")),
+        bias=bias,
+        mask=spot.read(row.mask),
+        position=position,
+        scale=spot.read(row.scale),
+        dropout=spot.read(row.dropout),
+        device="meta",
+    )
 
 
-def paired(spot: Spot) -> dict[str, Any]:
-    """Two maps of theirs are one head of ours."""
+def make_differential(spot: Spot, bias: Collection[str]) -> DifferentialAttention:
+    """Two heads of theirs, which share a value, are one head of ours with two maps."""
     n_head, n_kv_head = spot.config.num_attention_heads, spot.config.num_key_value_heads
-    return {
-        "d_model": spot.size("WQ")[0],
-        "n_head": n_head // 2,
-        "n_kv_head": n_kv_head // 2,
-        "d_k": spot.size("WQ")[1] // n_head,
-        "c_norm": bare("groupnorm")(spot),
-    }
+    d_model, q_out = spot.size("WQ")
+    row = spot.row
+    return DifferentialAttention(
+        d_model,
+        n_head // 2,
+        n_kv_head=n_kv_head // 2,
+        d_k=q_out // n_head,
+        start=spot.get("lambda_init"),
+        c_norm=bare("groupnorm")(spot),
+        bias=bias,
+        mask=spot.read(row.mask),
+        position=spot.read(row.position),
+        scale=spot.read(row.scale),
+        dropout=spot.read(row.dropout),
+        device="meta",
+    )
 
 
 def halves_beside(part: str) -> Callable[[Spot], Tensor]:
