@@ -206,7 +206,7 @@ def test_temperature_before_the_text_is_that_of_its_beginning():
         (
             lambda: made(temperature=Temperature(2, 1.0), position=RoPE.grid(8)),
             ArgumentError,
-            "one position a word, and `position` has 2 axes.*one of them",
+            "one position per token, and `position` has 2 axes.*one of them",
         ),
         (lambda: Normalize("rms", 2, 3), KindError, "`norm` is a Norm, not str 'rms'"),
         (lambda: made(clip="1"), KindError, "`clip` is a number or None, not str '1'"),
