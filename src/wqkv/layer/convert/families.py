@@ -23,7 +23,7 @@ def paths(text: str) -> dict[str, str]:
 
 
 def _albert(config: Any, layer: int) -> str | None:
-    """Its layers share their weights in groups."""
+    """The path of a layer: ALBERT's layers share their weights in groups."""
     turn, number = divmod(layer, config.inner_group_num)
     if turn >= config.num_hidden_layers:
         return None
@@ -57,7 +57,7 @@ MODERNBERT = FamilyRow(
 LLAMA = FamilyRow(
     "layers.{}.self_attn",
     paths("q_proj k_proj v_proj o_proj"),
-    mask=of.onwards,
+    mask=of.causal,
     position=of.rotary,
 )
 WINDOW, WINDOWS = replace(LLAMA, mask=of.window), replace(LLAMA, mask=of.windows)

@@ -286,16 +286,19 @@ def build(spot: Spot) -> MultiheadAttention:
 
 
 def _stays(layer: MultiheadAttention, held: str, module: nn.Module, row: FamilyRow) -> bool:
-    """Whether a projection does more than its weight says, and nothing but itself is needed."""
+    """Whether a projection computes more than its weight says, and can be taken as a module.
+
+    It cannot where the row makes its weight from others.
+    """
     made = any(name.startswith(f"{held}.") for name in row.made)
     return type(layer.get_submodule(held)) is nn.Linear and not made and bool(unread(module))
 
 
 def parameter(base: nn.Module, name: str) -> Tensor:
-    """A parameter of a model by its name, if its module does with it what the class says.
+    """A parameter of a model by its name.
 
     Raises:
-        ArgumentError: the module does more, such as an adapter or a quantizer.
+        ArgumentError: its module computes more than its numbers say (an adapter, a quantizer, ...).
     """
     path, _, part = name.rpartition(".")
     if part in ("weight", "bias"):
@@ -304,7 +307,7 @@ def parameter(base: nn.Module, name: str) -> Tensor:
 
 
 def check_read(path: str, module: nn.Module) -> None:
-    """Raise unless a module's numbers say what it computes."""
+    """Raise if a module computes more than its numbers say."""
     if unread(module):
         raise _more(path, module)
 

@@ -19,7 +19,7 @@ from wqkv.layer.differential import DifferentialAttention
 from wqkv.layer.latent import LatentAttention
 from wqkv.layer.norms import Norm, QKNorm, Temperature
 
-# Numbers
+# Numbers and switches
 
 
 def clip(spot: Spot) -> float | None:
@@ -49,36 +49,37 @@ def sliding(spot: Spot) -> bool:
 
 
 def decoding(spot: Spot) -> Mask:
-    """Of encoders that can be told to decode."""
+    """Causal where the configuration tells an encoder (BERT) to decode."""
     return Causal() if spot.config.is_decoder else Full()
 
 
-def onwards(spot: Spot) -> Mask:
-    """Of decoders, some of which can be told to look both ways."""
+def causal(spot: Spot) -> Mask:
+    """Causal, unless the module says that this decoder looks both ways."""
     return Causal() if getattr(spot.home, "is_causal", True) else Full()
 
 
 def window(spot: Spot) -> Mask:
-    """One for all layers, if the configuration has one; theirs counts the word itself."""
-    reach = spot.config.sliding_window
+    """The window of all layers, if the configuration has one."""
+    reach = spot.config.sliding_window  # it counts the token itself, as Window does not
     return Window(reach - 1, 0) if reach else Causal()
 
 
 def windows(spot: Spot) -> Mask:
-    """In the layers that the configuration calls sliding."""
-    whole, reach = onwards(spot), spot.config.sliding_window
+    """The window in the layers that the configuration calls sliding, none in the others."""
+    whole, reach = causal(spot), spot.config.sliding_window
     if not sliding(spot) or not reach:
         return whole
     return Window(reach - 1, 0 if whole == Causal() else reach - 1)
 
 
 def around(spot: Spot) -> Mask:
-    """Windows to both sides, which do not count the word itself."""
+    """Windows to both sides, in the sliding layers; this one does not count the token itself."""
     reach = spot.config.sliding_window
     return Window(reach, reach) if sliding(spot) else Full()
 
 
 def local(spot: Spot) -> Mask:
+    """GPT Neo's window, in the layers that its configuration calls local."""
     here = spot.config.attention_layers[spot.layer] == "local"
     return Window(spot.config.window_size - 1, 0) if here else Causal()
 
@@ -92,6 +93,7 @@ def chunked(spot: Spot) -> Mask:
 
 
 def rotary(spot: Spot, interleaved: bool = False) -> RoPE:
+    """RoPE with the scaling of the configuration, which positions.py reads."""
     return rope.from_config(spot.config, spot.kind, interleaved=interleaved)
 
 
@@ -101,16 +103,17 @@ interleaved = partial(rotary, interleaved=True)
 def rotary_in(
     test: Callable[[Spot], Any], position: Callable[[Spot], RoPE] = rotary
 ) -> Callable[[Spot], RoPE | None]:
-    """RoPE in some layers, no position in the others."""
+    """A position in the layers for which `test` is true, none in the others."""
     return lambda spot: position(spot) if test(spot) else None
 
 
 def old_rotary(spot: Spot) -> RoPE:
-    """From the time before configurations named a theta."""
+    """GPT-J's, from the time before configurations named a theta."""
     return RoPE(d=spot.config.rotary_dim, interleaved=True)
 
 
 def grid(spot: Spot) -> RoPE:
+    """RoPE over the rows and columns of a picture."""
     d = spot.size("WO")[0] // getattr(spot.config, spot.row.n_head)
     return RoPE.grid(d, spot.config.rope_parameters["rope_theta"])
 
@@ -120,17 +123,22 @@ def alibi(spot: Spot) -> ALiBi:
 
 
 def alibi_or_rotary(spot: Spot) -> ALiBi | RoPE:
-    """Falcon's, whose bias is scaled like the scores."""
+    """Falcon's; its ALiBi is added before the scores are scaled, so the slopes are scaled here."""
     if not spot.config.alibi:
         return rotary(spot)
-    # Slopes are rounded to bfloat16 there, and so is slope * position, which is not copied here:
-    # at word 1000 that moves a score by up to 2 / sqrt(d_k).
+    # Falcon rounds the slopes to bfloat16, and slope * position too. The second rounding is not
+    # copied here: at token 1000 it moves a score by up to 2 / sqrt(d_k).
     slopes = ALiBi(spot.config.num_attention_heads).slopes.bfloat16().float()
     return ALiBi(slopes / math.sqrt(spot.config.head_dim))
 
 
 def buckets(table: str, *, bidirectional: bool, most: str | int) -> Callable[[Spot], T5Bias]:
-    """T5's bias: where the model keeps its table, and its reach, or what the reach is called."""
+    """T5's relative position bias.
+
+    Args:
+        table: the path of the module that keeps the table; {} stands for the layer's number.
+        most: its max_distance, or what the configuration calls it.
+    """
 
     def position(spot: Spot) -> T5Bias:
         reach = getattr(spot.config, most) if isinstance(most, str) else most
@@ -153,7 +161,7 @@ def normed(
     *,
     after_position: bool = False,
 ) -> FamilyNorm:
-    """The norm of q and k by the modules at two paths."""
+    """The norm of q and k, whose modules are at the paths `q` and `k` of the attention module."""
 
     def norm(spot: Spot) -> QKNorm | None:
         if (module := spot.get(q)) is None:
@@ -187,12 +195,12 @@ def normed_by_lists(q: str, k: str) -> FamilyNorm:
 
 
 def bare(path: str) -> Callable[[Spot], Norm]:
-    """A norm without weights."""
+    """An RMS norm without weights, with the eps of the module at a path."""
     return lambda spot: Norm(eps=_eps(spot, path), weight=False)
 
 
 def rms_after_rotation(spot: Spot) -> QKNorm | None:
-    """Llama 4's: called L2, it divides by the root of the mean square."""
+    """Llama 4's norm; it is called L2 there, and divides by the root of the mean square."""
     module = spot.get("qk_norm")
     return module and QKNorm(eps=_eps(spot, "qk_norm"), weight=False, after_position=True)
 
