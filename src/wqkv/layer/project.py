@@ -169,11 +169,13 @@ class Projection(SavesRules):
         return Where(rule, query_offset, first_key, positions, K is None, length)
 
     def _queries(self, Q: Tensor, where: Where) -> Tensor:
+        """q of all tokens of Q, (batch, n_head, query_len, d_k), ready for the scores."""
         q = self._norm_and_clip(self._split_heads(self.WQ(Q), self.d_k), self.q_norm)
         q = self._rotate(q, where.query_offset, where.positions, where.length)
         return self._scale_by_position(self._norm_after_position(q, self.q_norm), where)
 
     def _keys(self, K: Tensor, V: Tensor, where: Where) -> tuple[Tensor, Tensor]:
+        """k and v of this call's tokens, (batch, n_kv_head, key_len, d_k or d_v), as cached."""
         k = self._norm_and_clip(self._split_heads(self.WK(K), self.d_k), self.k_norm)
         v = self._split_heads(self.WV(V), self.d_v)
         v = self._clip(v if self.v_norm is None else _normalize(self.v_norm, v))
@@ -220,7 +222,8 @@ class Projection(SavesRules):
                 counted = counted.expand(max(rope.axes) + 1, -1, -1)
             turns = rope.turns(x, counted, length or None)
         else:
-            turns = rope.span(x, first, n, length)  # the common case: reads a table, makes nothing
+            # The common case: the angles of n neighboring positions are cut out of a table.
+            turns = rope.span(x, first, n, length)
         return rotate(x, *turns, interleaved=rope.interleaved)
 
     def _count_from(self, first: int | Tensor, n: int, device: torch.device) -> Tensor:

@@ -72,7 +72,7 @@ class Spread(Dynamic):
                 {"k": k[:, :, a - first : b - first], "v": v[:, :, a - first : b - first]}
             )
         self._length = end
-        # A rank without a token attends to a hidden key: its part is (0, -inf), which adds nothing.
+        # A rank that keeps no key attends to a hidden one: (0, -inf), which adds nothing.
         return self.held() or (KeyPiece(k[:, :, :1], v[:, :, :1], first, ~Full()),)
 
     def held(self) -> tuple[KeyPiece, ...]:
