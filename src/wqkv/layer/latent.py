@@ -149,7 +149,10 @@ class LatentAttention(MultiheadAttention):
         if q.shape[1] != self.n_head:
             checks.no_gradient("WC", held[0].k, q.shape[1], self.n_head)
         matrices = None if key_len is None else self._foldable_matrices()
-        if key_len is None or matrices is None or not self._folding_is_cheaper(q.shape[2], key_len):
+        # `is False` and not `not`: in an exported graph the lengths are symbols, and to ask which
+        # way is cheaper would be a guard, so that the graph ran at no other ratio of lengths.
+        cheaper = self._folding_is_cheaper
+        if key_len is None or matrices is None or cheaper(q.shape[2], key_len) is False:
             return super()._attention_inputs(q, [self._expand(piece) for piece in held], key_len)
         WK, WV = matrices
         self._check_heads_of_rank(q, WK[None])
@@ -179,9 +182,7 @@ class LatentAttention(MultiheadAttention):
     def _expand(self, piece: KeyPiece) -> KeyPiece:
         """k and v of every head, from the compressed vectors that a piece keeps."""
         c, r = piece.k.squeeze(1).split((self.rank, self.d_rope), dim=-1)
-        k, v = (
-            self._split_heads(self.WK(c), self.d_k - self.d_rope),
-            self._split_heads(self.WV(c), self.d_v),
-        )
+        k = self._split_heads(self.WK(c), self.d_k - self.d_rope)
+        v = self._split_heads(self.WV(c), self.d_v)
         r = r.unsqueeze(1).expand(-1, k.shape[1], -1, -1)
         return piece._replace(k=torch.cat((k, r), dim=-1), v=v)

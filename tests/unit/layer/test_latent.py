@@ -187,6 +187,20 @@ def test_padding_and_positions():
     torch.testing.assert_close(later, layer(x), rtol=0, atol=1e-6)
 
 
+def test_an_exported_layer_takes_any_two_lengths():
+    """Which way is cheaper must not be asked of symbolic lengths: it would fix their ratio."""
+    layer, dim = made(), torch.export.Dim
+    lengths = {"Q": {1: dim("m", min=2, max=64)}, "K": {1: dim("n", min=2, max=64)}}
+    given = tokens(B, 7, D_MODEL), tokens(B, 11, D_MODEL)
+    exported = torch.export.export(
+        layer, given, {"query_offset": 0}, dynamic_shapes={**lengths, "query_offset": None}
+    ).module()
+    for m, n in ((3, 60), (60, 3)):
+        Q, K = tokens(B, m, D_MODEL), tokens(B, n, D_MODEL)
+        out = layer(Q, K, query_offset=0)
+        torch.testing.assert_close(exported(Q, K, query_offset=0), out)
+
+
 @pytest.mark.parametrize("few", [True, False])
 def test_matrices_are_called_as_modules(few, monkeypatch):
     monkeypatch.setattr(LatentAttention, "_folding_is_cheaper", lambda self, m, n: few)
