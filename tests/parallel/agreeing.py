@@ -147,8 +147,7 @@ def differing() -> dict[str, tuple[str, float]]:
 def local() -> dict[str, tuple[str, float]]:
     """An error that one rank alone meets before anything is sent."""
     q, k, v = inputs()
-    layer = MultiheadAttention(8, 2, mask=Causal())
-    layer.mesh = Ring()
+    layer = MultiheadAttention(8, 2, mask=Causal(), mesh=Ring())
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     wrong: dict[str, Callable[[], Any]] = {
         "axes": lambda: attention(q[0] if mine() else q, k, v, mesh=Ring()),

@@ -450,14 +450,12 @@ def complaints() -> list[str]:
 def _with_cache() -> None:
     from wqkv import Dynamic
 
-    layer = MultiheadAttention(8, 2)
-    layer.mesh = Ring()
+    layer = MultiheadAttention(8, 2, mesh=Ring())
     layer(torch.zeros(1, 2, 8), cache=Dynamic())
 
 
 def _mapped() -> None:
-    layer = MultiheadAttention(8, 2, persistent=2)
-    layer.mesh = Ring()
+    layer = MultiheadAttention(8, 2, persistent=2, mesh=Ring())
     layer.map(torch.zeros(1, 2, 8))
 
 

@@ -305,8 +305,7 @@ def complaints() -> dict[str, str]:
     mine = ranks.shard(q, 2), ranks.shard(k, 2)
     m = SharedMap.tokens(ranks, *mine, mask=Causal())
     v, out = k, ranks.shard(q, 2)
-    layer = MultiheadAttention(8, 2)
-    layer.mesh = ranks
+    layer = MultiheadAttention(8, 2, mesh=ranks)
     unplaced = SharedMap.tokens(ranks, *(x[:, :, :n] for x, n in zip(mine, (1, 2), strict=True)))
     m.limit = 2 * N
     questions: dict[str, Callable[[], Any]] = {

@@ -87,7 +87,7 @@ def test_errors_come_before_anything_is_sent(found):
         "offset": f"Where do {size} queries stand among {N} keys",
         "zigzag": f"{3 * size} tokens do not make {2 * size} equal parts",
         "kind": "The map of a rank's heads is an AttentionMap, not SharedMap",
-        "trace": "A layer over words has no trace",
+        "trace": "A layer whose tokens are shared by ranks has no trace",
     }
     heard = found[-1]["maps"]["complaints"]
     assert heard.keys() == {*says, "sizes"}

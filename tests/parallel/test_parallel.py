@@ -40,8 +40,8 @@ REFUSED = [
     "The norm is over 'projection' of 4 heads, and there are {0}.",
     "The gate is for 4 heads, and there are {0}.",
     "WQ gives {0} of 4 heads, and WK 4 of 4.",
-    "A projection gives {1} numbers a token: no whole heads of 6.",
-    "A projection gives {2} numbers a token: no whole heads of 6.",
+    "A projection gives {1} numbers per token: no whole heads of 6.",
+    "A projection gives {2} numbers per token: no whole heads of 6.",
     "WQ gives {0} of 4 heads, and WK 4 of 4.",
     "WQ gives {3} of 8 heads, and WK 2 of 2.",
     "WQ gives {3} of 8 heads, and DifferentialAttention needs all: its first maps stand ",
@@ -49,7 +49,7 @@ REFUSED = [
     "`WK` is whole, and there are {0} of 4 heads: its gradient would be this rank's part",
     "`q_norm` is whole, and there are {0} of 4 heads: its gradient would be this rank's part",
     "`WC` is whole, and there are {0} of 4 heads: its gradient would be this rank's part",
-    "ArgumentError: The 1 heads of `persistent_k` make no shares for {4} ranks.",
+    "ArgumentError: The 1 heads of `persistent_k` make no equal shares for {4} ranks.",
 ]
 
 
@@ -105,7 +105,7 @@ def test_errors_name_the_numbers(found):
         "`layout` is 'spiral'.*'contiguous' or 'zigzag'",
         f"7 tokens do not make {size} equal parts.*Pad the text to 8",
         "keeps no cache",
-        "over words with persistent keys has no map.*layer.mesh to None",
+        "with a mesh and persistent keys has no map.*layer.mesh to None",
     )
     for mine in found:
         for text, say in zip(mine["complaints"], says, strict=True):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.properties.strategies import BATCH, D_K, D_V, HEADS, close, qkv, seeds
-from tests.unit.layer.test_cache import in_steps, kept, seen_by
+from tests.unit.layer.caches.test_base import in_steps, kept, seen_by
 from wqkv import (
     Causal,
     Cross,

@@ -91,6 +91,7 @@ ORDER = (
     "wqkv.layer.node",
     "wqkv.layer.checks",
     "wqkv.layer.metadata",
+    "wqkv.layer.project",
     "wqkv.layer.trace",
     "wqkv.layer.attention",
     "wqkv.layer.latent",

@@ -1,1 +1,1 @@
-"""The matrices: words -> q, k, v -> output."""
+"""The layers: tokens -> q, k, v -> output, with the matrices WQ, WK, WV and WO in plain sight."""

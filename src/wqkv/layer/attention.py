@@ -1,4 +1,4 @@
-"""MultiheadAttention: project, place, attend, project."""
+"""MultiheadAttention: project (see project.py), attend, gate, project."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -15,36 +15,25 @@ from wqkv.attend.bias import Bias
 from wqkv.attend.call import call_of
 from wqkv.attend.engines import reference
 from wqkv.attend.functional import attend
-from wqkv.attend.geometry import check_offset
-from wqkv.attend.masks import Dense, Full, Mask
+from wqkv.attend.masks import Full, Mask
 from wqkv.attend.parallel.agreement import together
 from wqkv.attend.parallel.ranks import Ranks
 from wqkv.attend.partial import Partial, logaddexp, merge, with_sinks
-from wqkv.attend.rope import RoPE, rotate
+from wqkv.attend.rope import RoPE
 from wqkv.attend.rules import FULL, Rules
 from wqkv.doors import door
 from wqkv.errors import ArgumentError, EngineError
 from wqkv.layer import checks
 from wqkv.layer.caches.base import KeyPiece, KVCache
-from wqkv.layer.metadata import Ruled, has_bias
+from wqkv.layer.metadata import has_bias
 from wqkv.layer.node import one_node
-from wqkv.layer.norms import Norm, Normalise, QKNorm, Temperature, own
+from wqkv.layer.norms import Norm, Normalize, QKNorm, Temperature, local_shard
+from wqkv.layer.project import Projection, Where, end_of
 from wqkv.layer.trace import Trace, all_steps
 from wqkv.maps.attention_map import AttentionMap, map_of
 from wqkv.maps.shared import shared_map_of
 
 MATRICES = ("WQ", "WK", "WV", "WO")
-
-
-class Where(NamedTuple):
-    """Where the words of a call stand: the queries and keys, and what turns them."""
-
-    mask: Mask
-    query_offset: int | Tensor | None
-    first_key: int | Tensor  # what stands in the cache comes before it
-    positions: Tensor | None  # of the queries' words, if they are not counted from query_offset
-    own: bool  # whether the keys are the queries' own words
-    length: int  # how many keys there are in the end
 
 
 class CommonArguments(TypedDict, total=False):
@@ -59,18 +48,19 @@ class CommonArguments(TypedDict, total=False):
     scale: float | None
     dropout: float
     engine: str
+    mesh: Ranks | None
 
 
-class MultiheadAttention(Ruled):
+class MultiheadAttention(Projection):
     """output = concat_h(softmax(q_h k_h^T * scale) v_h) WO, with q = Q WQ, k = K WK, v = V WV.
 
     The matrices are the modules `WQ`, `WK`, `WV`, `WO` (nn.Linear; a Linear keeps the transpose of
     the paper's matrix, x W is `x @ WQ.weight.T`), and they are called, so hooks, adapters and
     quantizers on them work. Each starts as nn.Linear does: uniform in +-1/sqrt(input size).
 
-    In this order: project; norm and v_norm; clip; position turns q and k; a norm that comes after
-    the position; temperature; the cache; attention (see `attention` for the order inside); gate;
-    project.
+    The steps, in order: project to q, k, v; norm and v_norm; clip; rotate q and k by position;
+    norm, if it comes after the position; temperature; cache; attention (its own steps: see
+    `attention`); gate; project to the output.
 
     Heads: columns h * d_k to (h + 1) * d_k - 1 of WQ belong to head h. With n_kv_head < n_head,
     query head h reads key and value head h // (n_head / n_kv_head).
@@ -81,22 +71,25 @@ class MultiheadAttention(Ruled):
         n_kv_head: how many key and value heads there are; None is n_head.
         d_k, d_v: the size of a query or key, and of a value; None is d_model // n_head, and d_k.
         kdim, vdim: the last size of K and V; None is d_model.
-        bias: True, False, or the names of the matrices that carry one, such as ("WQ", "WK", "WV").
+        bias: True, False, or the names of the matrices that add a bias: ("WQ", "WK", "WV"), say.
         WO: False leaves out the last projection; the result is the context, n_head * d_v wide.
-        mask: who may see whom in every call, such as Causal(). This and each other value may be
+        mask: who may see whom in every call, such as Causal(). Like every value here it may be
             given as its JSON form too (see Form).
-        position: RoPE, which turns q and k; ALiBi or T5Bias, which add to the scores; None.
+        position: RoPE, which rotates q and k; ALiBi or T5Bias, which add to the scores; None.
         norm, v_norm: QKNorm of q and k (modules `q_norm`, `k_norm`); Norm of v (`v_norm`).
         clip: q, k and v are clamped to plus and minus it.
-        temperature: what q is multiplied by, by its position.
+        temperature: the factor of q, which depends on its position.
         softcap: scores become softcap * tanh(scores / softcap).
-        sinks: True learns one more logit a head, `sinks`, whose value is zero; it starts at 0.
+        sinks: True learns one more logit per head, `sinks`, whose value is zero; it starts at 0.
         persistent: how many keys and values per head are learned (`persistent_k`, `persistent_v`).
-            Every query sees them, whatever the mask; no position turns them, no bias is added.
-        gate: context * sigmoid(Q WG), with one number a "head" or a "channel" (module `WG`).
+            Every query sees them, whatever the mask; no position rotates them, no bias is added.
+        gate: context * sigmoid(Q WG), with one number per "head" or per "channel" (module `WG`).
         scale: None is 1 / sqrt(d_k).
         dropout: the share of weights set to zero while training.
         engine: see `attention`.
+        mesh: Ring(...), AllToAll(...) or Ranks(...), if ranks share the tokens of a text: each rank
+            calls the layer with its part of Q, K and V. An attribute like `mask`: it can be set
+            later, and `to_dict` leaves it out, because processes have no JSON form.
 
     Raises:
         ArgumentError, KindError: sizes that cannot be, or inputs that disagree with them.
@@ -109,24 +102,10 @@ class MultiheadAttention(Ruled):
     torch.Size([2, 17, 512])
     """
 
-    #: How many query maps a head has; they share its value.
-    maps = 1
-
-    # As they are made, so that type checkers know `WQ.weight`; any module may take their place.
-    WQ: nn.Linear
-    WK: nn.Linear
-    WV: nn.Linear
     WO: nn.Linear | None
     WG: nn.Linear
-    q_norm: Normalise | None
-    k_norm: Normalise | None
-    v_norm: Normalise | None
-    sinks: nn.Parameter | None
-    position_0: nn.Parameter  # what `position` learns, where it learns
     persistent_k: nn.Parameter | None
     persistent_v: nn.Parameter | None
-    #: Ring(mesh), AllToAll(mesh) or Ranks(mesh): Q, K and V are this rank's share of the words.
-    mesh: Ranks | None = None
 
     @door
     def __init__(
@@ -154,6 +133,7 @@ class MultiheadAttention(Ruled):
         scale: float | None = None,
         dropout: float = 0.0,
         engine: str = "auto",
+        mesh: Ranks | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -177,66 +157,39 @@ class MultiheadAttention(Ruled):
         self.mask: Mask = Full() if mask is None else mask
         self.position, self.scale, self.dropout, self.engine = position, scale, dropout, engine
         self.norm, self.clip, self.temperature, self.softcap = norm, clip, temperature, softcap
-        self.gate, self.persistent = gate, persistent
-        where = checks.where(device, dtype)
+        self.gate, self.persistent, self.mesh = gate, persistent, mesh
+        factory = checks.factory(device, dtype)
         sizes = self._sizes()
         sizes["WO"] = (n_head * self.d_v, d_model)
         if gate is not None:
             sizes["WG"] = (d_model, n_head * (self.d_v if gate == "channel" else 1))
         biased = _biased(bias, sizes)
         for name, size in sizes.items():
-            matrix = nn.Linear(*size, bias=name in biased, **where) if WO or name != "WO" else None
+            matrix = (
+                nn.Linear(*size, bias=name in biased, **factory) if WO or name != "WO" else None
+            )
             self.register_module(name, matrix)
         self.q_norm = self.k_norm = self.v_norm = None
         if norm is not None:
-            self.q_norm = Normalise(norm, self.maps * n_head, self.d_k, **where)
-            self.k_norm = Normalise(norm, self.maps * n_kv_head, self.d_k, **where)
+            self.q_norm = Normalize(norm, self.maps_per_head * n_head, self.d_k, **factory)
+            self.k_norm = Normalize(norm, self.maps_per_head * n_kv_head, self.d_k, **factory)
         if v_norm is not None:
-            self.v_norm = Normalise(v_norm, n_kv_head, self.d_v, **where)
+            self.v_norm = Normalize(v_norm, n_kv_head, self.d_v, **factory)
         self.register_parameter("sinks", None)
         if sinks:
-            self.sinks = nn.Parameter(torch.zeros(self.maps * n_head, **where))
-        for name, heads, d in (("k", self.maps * n_kv_head, self.d_k), ("v", n_kv_head, self.d_v)):
+            self.sinks = nn.Parameter(torch.zeros(self.maps_per_head * n_head, **factory))
+        key_heads = self.maps_per_head * n_kv_head
+        for name, heads, d in (("k", key_heads, self.d_k), ("v", n_kv_head, self.d_v)):
             self.register_parameter(f"persistent_{name}", None)
             if persistent:
-                made = torch.randn(heads, persistent, d, **where) / math.sqrt(heads * d)
+                made = torch.randn(heads, persistent, d, **factory) / math.sqrt(heads * d)
                 self.register_parameter(f"persistent_{name}", nn.Parameter(made))
 
-    @property
-    def position(self) -> RoPE | Bias | None:
-        """RoPE, ALiBi, T5Bias or None, as it is now.
-
-        A learned tensor of it is this layer's parameter `position_0`, and is read from there alone:
-        what loads, replaces, prunes, shards or maps parameters changes the position too.
-        """
-        value = self._position
-        if isinstance(value, Bias) and hasattr(self, "position_0"):
-            return value._with_tensor(own(self.position_0))
-        return value
-
-    @position.setter
-    def position(self, value: RoPE | Bias | None) -> None:
-        if hasattr(self, "position_0"):
-            del self.position_0
-        (tensor,) = value.tensors() if isinstance(value, Bias) else (None,)
-        if isinstance(value, Bias) and isinstance(tensor, nn.Parameter):
-            self.register_parameter("position_0", tensor)
-            value = value._with_tensor(tensor.detach().to("meta"))  # its kind and sizes alone
-        self._position = value
-
-    def _sizes(self) -> dict[str, tuple[int, int]]:
-        """The matrices that make q, k and v: the sizes of what goes in and what comes out."""
-        return {
-            "WQ": (self.d_model, self.maps * self.n_head * self.d_k),
-            "WK": (self.kdim, self.maps * self.n_kv_head * self.d_k),
-            "WV": (self.vdim, self.n_kv_head * self.d_v),
-        }
-
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, Any]:  # Any: what a JSON form holds, see Form.arguments
         """What its constructor takes to make it again, as `to_dict` writes it.
 
-        Not in it: device, dtype, mesh, and the numbers of its parameters, which a state_dict has. A
-        subclass with arguments of its own adds them.
+        Not in it are device, dtype and mesh, which belong to the processes that run it, and the
+        numbers of its parameters, which a state_dict has. A subclass adds its own arguments.
         """
         matrices = [name for name in (*self._sizes(), "WO", "WG") if hasattr(self, name)]
         return {
@@ -270,21 +223,24 @@ class MultiheadAttention(Ruled):
             V: (batch, key_len, vdim); None is K.
             mask: a second mask, for this call; a pair must be visible in it and in the layer's own.
                 With a cache its keys are all that came so far.
-            positions: by what the words of Q turn, (query_len,) or (batch, query_len), and those of
-                K if it is None; None counts them. The mask counts words whatever they turn by.
-            query_offset: the position of the first query, an int or one a sample (see `attention`);
-                None with a cache is the cache's length.
-            cache: keys and values of earlier calls, which this call's are added to.
+            positions: the positions by which RoPE rotates the tokens of Q, and of K if K is None:
+                (query_len,) or (batch, query_len). None counts from query_offset. The mask always
+                counts, whatever is passed here.
+            query_offset: the position of the first query, an int or one per sample (see
+                `attention`); None with a cache is the cache's length.
+            cache: keys and values of earlier calls; those of this call are added to it.
         """
-        rest = {"mask": mask, "positions": positions, "query_offset": query_offset, "cache": cache}
-        if (node := one_node(self, Q, K, V, **rest)) is not None:
+        node = one_node(
+            self, Q, K, V, mask=mask, positions=positions, query_offset=query_offset, cache=cache
+        )
+        if node is not None:
             return node  # type: ignore[no-any-return]
         ranks = self.mesh or getattr(cache, "ranks", None)
         with together(None if ranks is None else ranks.group):
-            q, held, where = self._prepare(Q, K, V, mask, positions, query_offset, cache)
+            q, held, where = self._project(Q, K, V, mask, positions, query_offset, cache)
             alone = cache is None or cache.ranks is None
             key_len = sum(piece.k.shape[2] for piece in held) if alone else where.length
-            q, held, finish = self._opened(q, held, key_len)
+            q, held, finish = self._attention_inputs(q, held, key_len)
             pieces = self._rules_per_piece(held, where)
         heads = self._attended(q, pieces, cache)
         return self._output(finish(heads), Q)
@@ -313,7 +269,7 @@ class MultiheadAttention(Ruled):
         positions: Tensor | None = None,
         query_offset: int | Tensor | None = None,
     ) -> Trace:
-        """The same call with every intermediate kept and no dropout. Builds the whole matrix.
+        """Make the same call without dropout, and keep every intermediate: the N x N weights too.
 
         Persistent keys and values stand behind the others.
 
@@ -323,11 +279,11 @@ class MultiheadAttention(Ruled):
         """
         if self.mesh is not None:
             raise ArgumentError(
-                "A layer over words has no trace: no rank has all of them.\n"
+                "A layer whose tokens are shared by ranks has no trace: no rank has all of them.\n"
                 "Use layer.map, or set layer.mesh to None and pass the whole text."
             )
-        q, held, where = self._prepare(Q, K, V, mask, positions, query_offset, None)
-        q, held, finish = self._opened(q, held)
+        q, held, where = self._project(Q, K, V, mask, positions, query_offset, None)
+        q, held, finish = self._attention_inputs(q, held)
         pieces = [*self._rules_per_piece(held, where), *self._beside(q)]
         calls = [call_of(q, piece.k, piece.v, rules) for piece, rules in pieces]
         if reasons := reference.reasons_against(calls[0]):
@@ -339,7 +295,7 @@ class MultiheadAttention(Ruled):
         v = torch.cat([call.value for call in calls], dim=2)
         context = finish(heads)
         output = self._output(context, Q)
-        return Trace(calls[0].query, k, v, scores, weights, _join(context), output)
+        return Trace(calls[0].query, k, v, scores, weights, _join_heads(context), output)
 
     def map(
         self,
@@ -351,10 +307,10 @@ class MultiheadAttention(Ruled):
         positions: Tensor | None = None,
         query_offset: int | Tensor | None = None,
     ) -> AttentionMap:
-        """The weights of the same call as a lazy map, at any length; there is no dropout in it.
+        """The weights of the same call without dropout, as a lazy map, at any length.
 
-        Over words (`mesh`) it is the map of the whole text, a SharedMap, which every rank asks for.
-        Where the heads are shared it has this rank's: see `SharedMap.heads`.
+        With `mesh` it is a SharedMap of the whole text, and every rank has to ask for it.
+        Where ranks share the heads (`shard_heads`) it has this rank's: see `SharedMap.heads`.
         Persistent keys have no column; like a sink they take a part of every row.
 
         >>> layer = MultiheadAttention(6, 2)
@@ -362,12 +318,12 @@ class MultiheadAttention(Ruled):
         torch.Size([3])
         """
         with together(None if self.mesh is None else self.mesh.group):
-            q, held, where = self._prepare(Q, K, V, mask, positions, query_offset, None)
-            q, held, _ = self._opened(q, held)
+            q, held, where = self._project(Q, K, V, mask, positions, query_offset, None)
+            q, held, _ = self._attention_inputs(q, held)
             (piece, rules), *_ = self._rules_per_piece(held, where)
             if self.mesh is not None and self.persistent:
                 raise ArgumentError(
-                    "A layer over words with persistent keys has no map.\n"
+                    "A layer with a mesh and persistent keys has no map.\n"
                     "Set layer.mesh to None and pass the whole text."
                 )
         if self.mesh is not None:
@@ -395,154 +351,17 @@ class MultiheadAttention(Ruled):
         >>> q.shape
         torch.Size([1, 2, 3, 3])
         """
-        q, held, _ = self._prepare(Q, K, V, None, positions, query_offset, None)
-        q, (piece,), _ = self._opened(q, held)
+        q, held, _ = self._project(Q, K, V, None, positions, query_offset, None)
+        q, (piece,), _ = self._attention_inputs(q, held)
         return q, piece.k, piece.v
-
-    @door  # not at `forward`: with ranks, an error of one is told to the others
-    def _prepare(
-        self,
-        Q: Tensor,
-        K: Tensor | None,
-        V: Tensor | None,
-        mask: Mask | Tensor | None,
-        positions: Tensor | None,
-        query_offset: int | Tensor | None,
-        cache: KVCache | None,
-    ) -> tuple[Tensor, Sequence[KeyPiece], Where]:
-        """q (batch, n_head, query_len, d_k), and all keys and values that it may see."""
-        if cache is not None and self.mesh is not None:
-            raise ArgumentError(
-                "A layer over ranks keeps no cache.\nSet layer.mesh to None; Spread(ranks) gives "
-                "each rank a share of the keys."
-            )
-        if cache is not None and cache.filled:
-            checks.inputs(Q, Q, Q, (self.d_model,) * 3, self.WQ)
-            held = cache.held()
-            where = self._where(Q, None, mask, positions, query_offset, 0, _end(held))
-            return self._queries(Q, where), held, where
-        own = K is None
-        K = Q if K is None else K
-        V = K if V is None else V
-        sizes = self.d_model, self.kdim, self.vdim
-        checks.inputs(Q, K, V, sizes, self.WQ)
-        first = 0 if cache is None else cache.length
-        if cache is not None and query_offset is None:
-            query_offset = first
-        where = self._where(
-            Q, None if own else K, mask, positions, query_offset, first,
-            K.shape[1] * self._ranks + (first if isinstance(first, int) else 0),
-        )  # fmt: skip
-        q = self._queries(Q, where)
-        k, v = self._keys(K, V, where)
-        return q, ((KeyPiece(k, v),) if cache is None else cache.append(k, v)), where
-
-    @property
-    def _ranks(self) -> int:
-        """How many ranks share the words."""
-        return 1 if self.mesh is None else self.mesh.size
-
-    def _where(
-        self,
-        Q: Tensor,
-        K: Tensor | None,
-        mask: Mask | Tensor | None,
-        positions: Tensor | None,
-        query_offset: int | Tensor | None,
-        first_key: int | Tensor,
-        length: int,
-    ) -> Where:
-        if query_offset is not None:
-            query_offset = check_offset(query_offset, Q.shape[0], Q.device)
-        query_len = Q.shape[1] * self._ranks
-        turned = isinstance(self.position, RoPE) and positions is None
-        if turned and query_offset is None and query_len != length:
-            raise ArgumentError(
-                f"Where do {query_len} queries stand among {length} keys? RoPE depends on it.\n"
-                f"Pass query_offset=0 for the first at the first, {length - query_len} for the "
-                "last at the last, or another position."
-            )
-        if positions is not None:
-            checks.positions(positions, Q, self.position)
-        if mask is None:
-            rule = self.mask
-        else:
-            rule = self.mask & (mask if isinstance(mask, Mask) else Dense(mask))
-        return Where(rule, query_offset, first_key, positions, K is None, length)
-
-    def _queries(self, Q: Tensor, where: Where) -> Tensor:
-        q = self._clipped(self._split(self.WQ(Q), self.d_k), self.q_norm)
-        q = self._turned(q, where.query_offset, where.positions, where.length)
-        return self._warmed(self._placed(q, self.q_norm), where)
-
-    def _keys(self, K: Tensor, V: Tensor, where: Where) -> tuple[Tensor, Tensor]:
-        k = self._clipped(self._split(self.WK(K), self.d_k), self.k_norm)
-        v = self._split(self.WV(V), self.d_v)
-        v = self._clipped(v if self.v_norm is None else _normed(self.v_norm, v), None)
-        positions = where.positions if where.own else None
-        k = self._turned(k, where.first_key, positions, where.length)
-        return self._placed(k, self.k_norm), v
-
-    def _split(self, x: Tensor, d: int) -> Tensor:
-        """The heads of a projection, d numbers each: where ranks share its columns, their own."""
-        checks.columns(x, d)
-        return torch.unflatten(x, -1, (-1, d)).transpose(1, 2)
-
-    def _clipped(self, x: Tensor, norm: Normalise | None) -> Tensor:
-        """After the norm that comes before the position, and the clip."""
-        if norm is not None and self.norm is not None and not self.norm.after_position:
-            x = _normed(norm, x)
-        return x if self.clip is None else x.clamp(-self.clip, self.clip)
-
-    def _placed(self, x: Tensor, norm: Normalise | None) -> Tensor:
-        """After the norm that comes after the position."""
-        if norm is not None and self.norm is not None and self.norm.after_position:
-            x = _normed(norm, x)
-        return x
-
-    def _turned(
-        self, x: Tensor, first: int | Tensor | None, positions: Tensor | None, length: int
-    ) -> Tensor:
-        """x turned by its positions, which are counted from `first` unless they are given."""
-        rope = self.position
-        if not isinstance(rope, RoPE):
-            return x
-        n, first = x.shape[2], 0 if first is None else first
-        if positions is not None:
-            turns = rope.turns(x, positions)
-        elif isinstance(first, Tensor) or self.mesh is not None:
-            line = self._line(n, first, x.device)
-            if rope.axes is not None and line.ndim == 2:  # (2, n) would be taken for two axes
-                line = line.expand(max(rope.axes) + 1, -1, -1)
-            turns = rope.turns(x, line, length or None)
-        else:
-            turns = rope.span(x, first, n, length)
-        return rotate(x, *turns, interleaved=rope.interleaved)
-
-    def _line(self, n: int, first: int | Tensor, device: torch.device) -> Tensor:
-        """The positions of n words, (n,), or (batch, n) where samples differ."""
-        start = first.view(-1, 1).to(device) if isinstance(first, Tensor) else first
-        line = torch.arange(n, device=device)
-        return start + (line if self.mesh is None else self.mesh.positions(n, device))
-
-    def _warmed(self, q: Tensor, where: Where) -> Tensor:
-        """q times the temperature of its position."""
-        if self.temperature is None:
-            return q
-        position = where.positions
-        if position is None:
-            offset = 0 if where.query_offset is None else where.query_offset
-            position = self._line(q.shape[2], offset, q.device)
-        factor = self.temperature.at(position, reference.exact(q)).unsqueeze(-1)
-        return q * (factor.unsqueeze(1) if factor.ndim == 3 else factor).to(q.dtype)
 
     def _rules_per_piece(
         self, held: Sequence[KeyPiece], where: Where
     ) -> list[tuple[KeyPiece, Rules]]:
         """Each piece of the keys, and the rules by which the queries attend to it."""
-        offset, end, found = where.query_offset, max(where.length, _end(held)), []
+        offset, end, found = where.query_offset, max(where.length, end_of(held)), []
         bias = self.position if isinstance(self.position, Bias) else None
-        sinks = own(self.sinks)
+        sinks = local_shard(self.sinks)
         for piece in held:
             # the rules of a mesh are already those of the whole text
             whole = self.mesh is not None or (piece.start, piece.k.shape[2]) == (0, end)
@@ -559,10 +378,10 @@ class MultiheadAttention(Ruled):
         if self.persistent_k is None:
             return []
         k, v = (
-            own(x).to(q.dtype).expand(len(q), -1, -1, -1)
+            local_shard(x).to(q.dtype).expand(len(q), -1, -1, -1)
             for x in (self.persistent_k, self.persistent_v)
         )
-        _, (piece,), _ = self._opened(q, [KeyPiece(k, v)])
+        _, (piece,), _ = self._attention_inputs(q, [KeyPiece(k, v)])
         return [(piece, Rules(FULL, None, self.scale, self.softcap))]
 
     def _attended(
@@ -588,24 +407,26 @@ class MultiheadAttention(Ruled):
             part = merge(*(part_of(*piece, self.mesh) for piece in pieces))
         part = part if cache is None else cache.whole(part)
         part = merge(part, *(part_of(*piece, None) for piece in beside))
-        return with_sinks(part, own(self.sinks)).out
+        return with_sinks(part, local_shard(self.sinks)).out
 
-    def _opened(
+    def _attention_inputs(
         self, q: Tensor, held: Sequence[KeyPiece], key_len: int | None = None
     ) -> tuple[Tensor, Sequence[KeyPiece], Callable[[Tensor], Tensor]]:
-        """What attends, to which keys and values, and what makes the context of the result.
+        """Hook for subclasses: the q, k, v to attend with, and a function from result to context.
 
-        The cheapest for `key_len` keys, or the formula's own queries and keys where it is None.
+        With `key_len`, how many keys there are on all ranks, they may be whatever is cheapest and
+        gives the same context. With None they are the q, k, v of the formula, which traces show.
         """
-        checks.share(self, q, held[0].k)
+        self._check_heads_of_rank(q, held[0].k)
         return q, held, lambda heads: heads
 
     def _output(self, context: Tensor, Q: Tensor) -> Tensor:
+        """Gate the context, (batch, n_head, query_len, d_v), join the heads and project by WO."""
         if self.gate is not None:
-            gate = self._split(self.WG(Q), self.d_v if self.gate == "channel" else 1)
+            gate = self._split_heads(self.WG(Q), self.d_v if self.gate == "channel" else 1)
             checks.each_head("The gate", gate.shape[1], context.shape[1])
             context = context * torch.sigmoid(gate)
-        joined = _join(context)
+        joined = _join_heads(context)
         if self.WO is None:
             return joined
         output: Tensor = self.WO(joined)
@@ -620,28 +441,19 @@ class MultiheadAttention(Ruled):
             parts.append(f"persistent={self.persistent}")
         if not isinstance(self.mask, Full):
             parts.append(f"mask={self.mask!r}")
-        for name in ("position", "clip", "temperature", "softcap", "gate"):
+        for name in ("position", "clip", "temperature", "softcap", "gate", "mesh"):
             if getattr(self, name) is not None:
                 parts.append(f"{name}={getattr(self, name)!r}")
         return ", ".join(parts)
 
 
-def _end(held: Sequence[KeyPiece]) -> int:
-    """How many positions there are up to the end of the last piece."""
-    return max(piece.start + piece.k.shape[2] for piece in held)
-
-
-def _normed(norm: Normalise, x: Tensor) -> Tensor:
-    normed: Tensor = norm(x.transpose(1, 2))
-    return normed.transpose(1, 2)
-
-
-def _join(heads: Tensor) -> Tensor:
-    """(batch, head, length, d) -> (batch, length, head * d)."""
+def _join_heads(heads: Tensor) -> Tensor:
+    """(batch, heads, length, d) -> (batch, length, heads * d)."""
     return heads.transpose(1, 2).flatten(2)
 
 
 def _biased(bias: bool | Collection[str], names: Collection[str]) -> Collection[str]:
+    """The names of the matrices that add a bias."""
     if isinstance(bias, bool):
         return names if bias else ()
     if not isinstance(bias, Collection) or isinstance(bias, str) or not set(bias) <= set(names):

@@ -1,9 +1,9 @@
-"""What a layer is asked for, checked once at its door, with every size in the message."""
+"""Checks of a layer's arguments and inputs, made once; each message gives every size."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -14,19 +14,25 @@ from wqkv.attend.geometry import check_held, is_whole
 from wqkv.attend.rope import RoPE
 from wqkv.doors import check_tensor
 from wqkv.errors import ArgumentError, KindError, message, need_device
-from wqkv.layer.norms import own
 from wqkv.layer.plain import plain
 
 
 def counts(**given: int | None) -> None:
-    """Raise unless each is a count from 1, or None."""
+    """Raise unless each argument is 1 or more, or None."""
     for name, size in given.items():
         if size is not None and size < 1:
             raise ArgumentError(f"`{name}` is {size}.\nPass 1 or more.")
 
 
-def where(device: torch.device | str | None, dtype: torch.dtype | None) -> dict[str, Any]:
-    """Where the parameters are made, and of what floats, as every module takes it."""
+class Factory(TypedDict):
+    """Where parameters are made, and of what floats: keyword arguments of torch's modules."""
+
+    device: torch.device | str | None
+    dtype: torch.dtype | None
+
+
+def factory(device: torch.device | str | None, dtype: torch.dtype | None) -> Factory:
+    """Raise unless there is such a device, and parameters may have this dtype."""
     if device is not None:
         need_device(device)
     if dtype is not None and not dtype.is_floating_point:
@@ -35,7 +41,7 @@ def where(device: torch.device | str | None, dtype: torch.dtype | None) -> dict[
 
 
 def heads(d_model: int, n_head: int, n_kv_head: int, d_k: int | None) -> None:
-    """Raise unless the words are cut evenly into heads, and these into groups."""
+    """Raise unless d_model makes equal heads, and n_head equal groups of them."""
     if d_k is None and d_model % n_head:
         raise ArgumentError(
             f"`d_model` {d_model} is not a multiple of `n_head` {n_head}.\n"
@@ -49,13 +55,13 @@ def heads(d_model: int, n_head: int, n_kv_head: int, d_k: int | None) -> None:
 
 
 def tensors(**given: object) -> None:
-    """Raise unless each is a tensor, all of whose samples have one length."""
+    """Raise unless each is a plain tensor: neither nested, masked, sparse nor distributed."""
     for name, x in given.items():
         check_tensor(name, x)
 
 
 def inputs(Q: Tensor, K: Tensor, V: Tensor, sizes: tuple[int, int, int], WQ: object) -> None:
-    """Raise unless Q, K and V fit each other, the sizes the layer takes, and a plain WQ."""
+    """Raise unless Q, K and V fit each other, the sizes (d_model, kdim, vdim), and a plain WQ."""
     came: dict[str, object] = {"Q": Q, "K": K, "V": V}
     for name, x, size in zip(came, (Q, K, V), sizes, strict=True):
         if x.ndim != 3:
@@ -68,7 +74,7 @@ def inputs(Q: Tensor, K: Tensor, V: Tensor, sizes: tuple[int, int, int], WQ: obj
             )
         if not x.is_floating_point():
             raise KindError(
-                message(f"`{name}` holds {x.dtype}.", came, "Pass floats: embed the words first.")
+                message(f"`{name}` holds {x.dtype}.", came, "Pass floats: embed the tokens first.")
             )
         if x.shape[2] != size:
             raise ArgumentError(
@@ -79,7 +85,9 @@ def inputs(Q: Tensor, K: Tensor, V: Tensor, sizes: tuple[int, int, int], WQ: obj
                 )
             )
         if x.shape[1] == 0:
-            raise ArgumentError(message(f"`{name}` has length 0.", came, "Pass at least one word."))
+            raise ArgumentError(
+                message(f"`{name}` has length 0.", came, "Pass at least one token.")
+            )
     if not Q.shape[0] == K.shape[0] == V.shape[0]:
         raise ArgumentError(
             message(
@@ -91,7 +99,7 @@ def inputs(Q: Tensor, K: Tensor, V: Tensor, sizes: tuple[int, int, int], WQ: obj
     if K.shape[1] != V.shape[1]:
         raise ArgumentError(
             message(
-                f"K has {K.shape[1]} words and V has {V.shape[1]}.",
+                f"K has {K.shape[1]} tokens and V has {V.shape[1]}.",
                 came,
                 "Every key needs its value.",
             )
@@ -105,7 +113,8 @@ def inputs(Q: Tensor, K: Tensor, V: Tensor, sizes: tuple[int, int, int], WQ: obj
         raise ArgumentError(
             message("Q, K and V are on different devices.", came, "Move them to one device.")
         )
-    if plain(WQ):  # Any other WQ may bring or cast its weight when it is called.
+    # Any other WQ (an adapter, a quantizer) may move or cast its weight when it is called.
+    if plain(WQ):
         came["WQ.weight"] = weight = WQ.weight
         if weight.device != Q.device:
             raise ArgumentError(
@@ -121,56 +130,28 @@ def _near_divisors(whole: int, near: int) -> str:
     return " or ".join(str(n) for n in below + [n for n in divisors if n > near][:1])
 
 
-# A rank's share of the heads, which torch's tensor parallelism makes of the matrices alone.
+# A rank's share of the heads. Torch's own tensor parallelism cuts the matrices and nothing else,
+# so norms, sinks and gates may not fit what a rank gets.
 
 SHARE = "Share the layer with `shard_heads`, which shares all parts of a head, or says why not."
 
 
 def columns(x: Tensor, d: int) -> None:
-    """Raise unless a projection gives whole heads of d numbers."""
+    """Raise unless a projection, (batch, length, numbers), gives whole heads of d numbers."""
     if x.shape[-1] % d or not x.shape[-1]:
         raise ArgumentError(
             message(
-                f"A projection gives {x.shape[-1]} numbers a token: no whole heads of {d}.",
+                f"A projection gives {x.shape[-1]} numbers per token: no whole heads of {d}.",
                 {"projected": x},
                 SHARE,
             )
         )
 
 
-def share(layer: Any, q: Tensor, k: Tensor) -> None:
-    """Raise unless q and k have all heads of a layer, or a part of them in whole groups."""
-    q_heads, k_heads = q.shape[1], k.shape[1]
-    n_head, n_kv_head = layer.maps * layer.n_head, layer.maps * layer.n_kv_head
-    if q_heads * n_kv_head != k_heads * n_head and not k_heads == n_kv_head == 1:
-        raise ArgumentError(
-            message(
-                f"WQ gives {q_heads} of {n_head} heads, and WK {k_heads} of {n_kv_head}.",
-                {"q": q, "k": k},
-                SHARE,
-            )
-        )
-    if layer.maps > 1 and q_heads != n_head:
-        raise ArgumentError(
-            f"WQ gives {q_heads} of {n_head} heads, and {type(layer).__name__} needs all: its "
-            "first maps stand before its second ones.\nKeep its matrices whole on every rank."
-        )
-    if q_heads != n_head:
-        whole = {"WK": [k] if k_heads == n_kv_head else []}
-        for name in ("q_norm", "k_norm", "v_norm"):
-            norm = getattr(layer, name)
-            whole[name] = [] if norm is None else [*norm.parameters()]
-        for name, tensors in whole.items():
-            for tensor in tensors:
-                no_gradient(name, tensor, q_heads, n_head)
-    if layer.sinks is not None:
-        each_head("`sinks`", len(own(layer.sinks)), q_heads)
-
-
 def no_gradient(name: str, tensor: Tensor, q_heads: int, n_head: int) -> None:
-    """Raise where what is whole on every rank would learn from this rank's heads alone.
+    """Raise if a tensor that is whole on every rank would learn from this rank's heads alone.
 
-    A DTensor knows its ranks, and sums its gradient.
+    A DTensor may: it knows its ranks, and its gradient is summed over them.
     """
     if torch.is_grad_enabled() and tensor.requires_grad and not hasattr(tensor, "to_local"):
         raise ArgumentError(
@@ -180,16 +161,16 @@ def no_gradient(name: str, tensor: Tensor, q_heads: int, n_head: int) -> None:
 
 
 def each_head(what: str, have: int, n_head: int) -> None:
-    """Raise unless a part that each head has its own of is there for every head."""
+    """Raise unless a part with one entry per head has as many as there are heads."""
     if have != n_head:
         raise ArgumentError(f"{what} is for {have} heads, and there are {n_head}.\n{SHARE}")
 
 
 def values(position: object, temperature: object) -> None:
-    """Raise unless the values fit each other."""
+    """Raise unless the position and the temperature fit each other."""
     if temperature is not None and isinstance(position, RoPE) and position.axes is not None:
         raise ArgumentError(
-            f"`temperature` goes by one position a word, and `position` has "
+            f"`temperature` needs one position per token, and `position` has "
             f"{max(position.axes) + 1} axes.\nLeave one of them out."
         )
 
@@ -202,6 +183,7 @@ def engine(name: str) -> None:
 
 
 def numbers(dropout: float, clip: float | None, softcap: float | None, scale: float | None) -> None:
+    """Raise unless each is in its range."""
     if not 0 <= dropout < 1:
         raise ArgumentError(
             f"`dropout` is {dropout}, the share of weights to drop.\nPass 0 <= dropout < 1."
@@ -214,14 +196,18 @@ def numbers(dropout: float, clip: float | None, softcap: float | None, scale: fl
 
 
 def positions(given: Tensor, Q: Tensor, position: object) -> None:
-    """Raise unless there is one position a word of Q, on every axis that turns it."""
+    """Raise unless there is one position per token of Q, on every axis by which RoPE rotates."""
     came: dict[str, object] = {"positions": given, "Q": Q}
     if not is_whole(given):
         raise KindError(message("A position is a whole number.", came, "Pass integers."))
     check_held("positions", given, Q.device)
     if not isinstance(position, RoPE):
         raise ArgumentError(
-            message("The layer has no RoPE that `positions` could turn.", came, "Leave them out.")
+            message(
+                "The layer has no RoPE, so `positions` would change nothing.",
+                came,
+                "Leave them out.",
+            )
         )
     batch, query_len = Q.shape[:2]
     shapes = [(query_len,), (batch, query_len), (1, query_len)]
@@ -231,7 +217,7 @@ def positions(given: Tensor, Q: Tensor, position: object) -> None:
     if tuple(given.shape) not in shapes:
         raise ArgumentError(
             message(
-                f"`positions` has shape {tuple(given.shape)} for {query_len} words of Q.",
+                f"`positions` has shape {tuple(given.shape)} for {query_len} tokens of Q.",
                 came,
                 f"Pass {' or '.join(map(str, dict.fromkeys(shapes)))}.",
             )

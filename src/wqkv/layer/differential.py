@@ -1,4 +1,4 @@
-"""DifferentialAttention: the difference of two maps a head."""
+"""DifferentialAttention: the difference of two attention maps per head."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wqkv.errors import ArgumentError
 from wqkv.layer import checks
 from wqkv.layer.attention import CommonArguments, MultiheadAttention
 from wqkv.layer.caches.base import KeyPiece
-from wqkv.layer.norms import Norm, Normalise, QKNorm
+from wqkv.layer.norms import Norm, Normalize, QKNorm
 
 
 class FurtherArguments(CommonArguments, total=False):
@@ -36,7 +36,7 @@ class FurtherArguments(CommonArguments, total=False):
 
 @door
 class DifferentialAttention(MultiheadAttention):
-    """context_h = (1 - start) norm((P1_h - lambda P2_h) v_h): two softmaxes cancel their noise.
+    """context_h = (1 - start) norm((P1_h - lambda P2_h) v_h): P2 cancels the noise of P1.
 
     P1_h = softmax(q1_h k1_h^T * scale), P2_h likewise;
     lambda = exp(lambda_q1 . lambda_k1) - exp(lambda_q2 . lambda_k2) + start.
@@ -58,7 +58,7 @@ class DifferentialAttention(MultiheadAttention):
     torch.Size([2, 17, 512])
     """
 
-    maps = 2
+    maps_per_head = 2
 
     def __init__(
         self,
@@ -78,33 +78,34 @@ class DifferentialAttention(MultiheadAttention):
             raise ArgumentError(f"`start` is {start}.\nPass a finite number.")
         checks.heads(d_model, n_head, n_head, d_k)
         d_k = max(d_model // (2 * n_head), 1) if d_k is None else d_k
-        where = checks.where(device, dtype)
+        factory = checks.factory(device, dtype)
         super().__init__(
-            d_model, n_head, d_k=d_k, d_v=2 * d_k if d_v is None else d_v, **where, **rest
+            d_model, n_head, d_k=d_k, d_v=2 * d_k if d_v is None else d_v, **factory, **rest
         )
         self.start = start
-        self.c_norm = Normalise(c_norm or Norm(eps=1e-5), n_head, self.d_v, **where)
+        self.c_norm = Normalize(c_norm or Norm(eps=1e-5), n_head, self.d_v, **factory)
         for name in ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2"):
-            self.register_parameter(name, nn.Parameter(torch.randn(d_k, **where) * 0.1))
+            self.register_parameter(name, nn.Parameter(torch.randn(d_k, **factory) * 0.1))
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, Any]:  # Any: what a JSON form holds, see Form.arguments
         return {**super().arguments(), "start": self.start, "c_norm": self.c_norm.norm}
 
-    def _opened(
+    def _attention_inputs(
         self, q: Tensor, held: Sequence[KeyPiece], key_len: int | None = None
     ) -> tuple[Tensor, Sequence[KeyPiece], Callable[[Tensor], Tensor]]:
-        q, held, _ = super()._opened(q, held, key_len)
+        q, held, _ = super()._attention_inputs(q, held, key_len)
         held = [piece._replace(v=torch.cat((piece.v, piece.v), dim=1)) for piece in held]
         return q, held, self._difference
 
     def _difference(self, heads: Tensor) -> Tensor:
+        """The normed difference of the two results of each head: (batch, n_head, length, d_v)."""
         exact = reference.exact(heads)
         first, second = heads.to(exact).chunk(2, dim=1)
         q1, k1, q2, k2 = (
             getattr(self, name).to(exact)
             for name in ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2")
         )
-        # not q1 @ k1: autocast would take the product back to half precision
+        # not q1 @ k1: autocast would compute a matrix product in half precision
         weight = (q1 * k1).sum().exp() - (q2 * k2).sum().exp() + self.start
         context = (first - weight * second).to(heads.dtype).transpose(1, 2)
         normed: Tensor = self.c_norm(context)

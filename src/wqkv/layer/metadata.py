@@ -1,7 +1,8 @@
-"""What a checkpoint says of the rules that its tensors were learned by, and whether a layer agrees.
+"""A checkpoint says by which rules (mask, position, scale, ...) its tensors were learned.
 
-A state_dict carries them in its metadata, beside torch's own version number: tensors, keys and
-strict loading stay as they are, and a file that holds only tensors says nothing.
+They are kept in the metadata of a state_dict, beside torch's own version number. Tensors, keys and
+strict loading stay as they are. Loading warns if the rules of the layer are others; a file that
+holds tensors alone has no metadata, and gives no warning.
 """
 
 from __future__ import annotations
@@ -16,16 +17,18 @@ from torch import nn
 from wqkv.attend.forms import Form, alike, outline
 from wqkv.upstream import of_torch
 
-#: Arguments that change no result, or whose difference the sizes and names of the tensors show.
-_SHOWN = {
+#: Arguments that are not compared: they change no result, or the tensors show them.
+_NOT_COMPARED = {
     "d_model", "kdim", "vdim", "rank", "q_rank", "bias", "WO", "sinks", "dropout", "engine",
 }  # fmt: skip
-#: Counts that a rank has its share of (`shard_heads`): another d_k or d_v comes with the others.
+#: Counts of which a rank has its share (`shard_heads`). If these alone differ, nothing is wrong.
 _COUNTS = {"n_head", "n_kv_head"}
 
 
-class Ruled(nn.Module, Form):
-    """A module with a form, whose checkpoints say by which of its arguments they were made."""
+class SavesRules(nn.Module, Form):
+    """A module with a JSON form, whose state_dict metadata keeps the arguments it was made with."""
+
+    # Any in these two: the signatures are torch's; metadata is JSON.
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -41,17 +44,17 @@ class Ruled(nn.Module, Form):
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
 
 
-def _rules(module: Ruled) -> dict[str, Any]:
-    """The arguments that change the result, in plain values."""
+def _rules(module: SavesRules) -> dict[str, Any]:  # JSON
+    """The arguments that change the result, as plain values."""
     given = module.arguments().items()
-    rules = {name: outline(value) for name, value in given if name not in _SHOWN}
+    rules = {name: outline(value) for name, value in given if name not in _NOT_COMPARED}
     if rules["scale"] is None:
         rules["scale"] = 1 / math.sqrt(module.arguments()["d_k"])
     return rules
 
 
-def _compare(saved: dict[str, Any], own: dict[str, Any], name: str) -> None:
-    """Warn unless a checkpoint's rules are the layer's; it may say nothing of some, or of all."""
+def _compare(saved: dict[str, Any], own: dict[str, Any], name: str) -> None:  # both JSON
+    """Warn if a rule of the checkpoint is another than the layer's; one may be missing."""
     odd = [rule for rule in own if rule in saved and not alike(saved[rule], own[rule])]
     if set(odd) <= _COUNTS:
         return
@@ -77,6 +80,6 @@ def _text(form: Any) -> str:
 
 
 def has_bias(module: nn.Module | None) -> bool:
-    """Whether a projection adds a bias; a factored one has it in its first part."""
+    """Whether a projection adds a bias; in a Sequential (LatentAttention's WQ) its first part."""
     first = module[0] if isinstance(module, nn.Sequential) else module
     return getattr(first, "bias", None) is not None

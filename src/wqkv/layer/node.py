@@ -1,4 +1,4 @@
-"""A layer in a graph of torch.fx: one node that calls it."""
+"""A layer in a graph of torch.fx: one node that calls it, and no look inside."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from wqkv.errors import ArgumentError
 from wqkv.upstream.of_torch import hooks
 
 
+# Any: the arguments and the result of whatever module is recorded; a Proxy may stand for each.
 def one_node(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """The result of a call that torch.fx traces, recorded as torch's own modules are; else None.
+    """The Proxy of a module call, if torch.fx traces it; None if it does not.
 
-    A trace has no shapes or values, and what happens inside a layer depends on both.
+    torch.fx records torch's own modules as one node too. It could not look inside a layer, because
+    a trace has no shapes and values, and what a layer does depends on both.
     """
     for given in (*args, *kwargs.values()):
         if isinstance(given, Proxy) and isinstance(given.tracer, Tracer):
@@ -43,7 +45,7 @@ def _recorded(
 
 
 def _constant(tracer: Tracer, value: object) -> Proxy:
-    """A value that is the same in every call: an attribute of the graph, as for a tensor."""
+    """Keep a value in the graph as an attribute, as torch.fx keeps a tensor that never changes."""
     n = 0
     while hasattr(tracer.root, f"_mask_constant{n}"):
         n += 1

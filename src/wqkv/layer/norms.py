@@ -1,4 +1,4 @@
-"""What a layer may do to q, k and v besides projecting them, as values: norms and temperature."""
+"""Norm, QKNorm and Temperature as values, and Normalize, the module of a norm."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ OVER = ("head", "each head", "projection")
 @dataclass(frozen=True)
 @tagged
 class Norm(Form):
-    """A vector brought to length: rms x / sqrt(mean(x^2) + eps), layer, or l2 x / max(|x|, eps).
+    """Scale a vector: "rms" x / sqrt(mean(x^2) + eps), "layer", or "l2" x / max(|x|, eps).
 
     Args:
         kind: "rms", "layer" (which first subtracts the mean), or "l2".
-        over: "head" normalises every head alone, all with one weight (d,); "each head" with a
-            weight of its own (n_head, d); "projection" all heads together, (n_head * d,).
-        weight, bias: whether the result is multiplied and shifted by learned numbers.
+        over: what is scaled, and the shape of its weight. "head": each head alone, one weight (d,)
+            for all; "each head": each head alone, a weight per head (n_head, d); "projection": all
+            heads together, (n_head * d,).
+        weight, bias: whether learned numbers multiply the result, and are added to it.
 
     Source: Zhang and Sennrich 2019 (arXiv:1910.07467); Ba et al. 2016 (arXiv:1607.06450).
     """
@@ -56,7 +57,7 @@ class Norm(Form):
 @dataclass(frozen=True)
 @tagged
 class QKNorm(Norm):
-    """A norm of q and k, before the position turns them or after it.
+    """A norm of q and k, before the position rotates them or after it.
 
     Source: Henry et al. 2020 (arXiv:2010.04245); Dehghani et al. 2023 (arXiv:2302.05442).
     """
@@ -64,8 +65,8 @@ class QKNorm(Norm):
     after_position: bool = False
 
 
-class Normalise(nn.Module):
-    """A norm with its weights, of (batch, length, n_head, d), or (batch, length, d) of one head."""
+class Normalize(nn.Module):
+    """A norm with its weights; takes (batch, length, n_head, d), or (batch, length, d)."""
 
     @door
     def __init__(
@@ -92,11 +93,13 @@ class Normalise(nn.Module):
         x = heads.to(reference.exact(heads))
         x = x.flatten(2) if self.norm.over == "projection" else x
         weight, bias = (
-            None if part is None else own(part).to(x.dtype) for part in (self.weight, self.bias)
+            None if part is None else local_shard(part).to(x.dtype)
+            for part in (self.weight, self.bias)
         )
         size = x.shape[-1:]
         self._check_heads(heads, weight if bias is None else bias)
-        inside = weight if self.norm.over != "each head" else None  # as the kernels take it
+        # torch's kernels take a weight of the shape `size`; one per head is multiplied afterwards
+        inside = weight if self.norm.over != "each head" else None
         if self.norm.kind == "rms":
             x = F.rms_norm(x, size, inside, self.norm.eps)
         elif self.norm.kind == "layer":
@@ -110,7 +113,7 @@ class Normalise(nn.Module):
         return x.view_as(heads).to(heads.dtype)
 
     def _check_heads(self, heads: Tensor, learned: Tensor | None) -> None:
-        """Raise where some heads are on other ranks, and the norm needs them or is for all."""
+        """Raise if the norm needs heads that are missing here because other ranks have them."""
         n = heads.shape[2] if heads.ndim == 4 else 1
         have = self.n_head
         if self.norm.over == "head":
@@ -130,10 +133,10 @@ class Normalise(nn.Module):
         return repr(self.norm)
 
 
-def own(parameter: Tensor | None) -> Any:
-    """This rank's numbers of a parameter that ranks share (`shard_heads`), or the parameter.
+def local_shard(parameter: Tensor | None) -> Any:  # Any: None for None, a tensor for a tensor
+    """This rank's part of a parameter that ranks share (`shard_heads`); any other as it is.
 
-    What is whole on every rank gets a gradient that is summed up over them.
+    The gradient of a parameter that every rank has whole is summed over the ranks.
     """
     if parameter is None or not hasattr(parameter, "to_local"):
         return parameter
@@ -147,11 +150,11 @@ def own(parameter: Tensor | None) -> Any:
 @dataclass(frozen=True)
 @tagged
 class Temperature(Form):
-    """Queries far into a text are multiplied by 1 + by * ln(1 + floor((position + shift) / every)).
+    """Multiply a query by 1 + by * ln(1 + floor((position + shift) / every)).
 
-    Before the text, at negative positions, as at its beginning: by 1.
+    Negative positions, before the text, are multiplied by 1, as its beginning is.
 
-    Source: the Llama 4 release, which sharpens the layers without positions beyond `every` words.
+    Source: the Llama 4 release, which sharpens the layers without RoPE beyond `every` tokens.
     """
 
     every: int
@@ -161,7 +164,7 @@ class Temperature(Form):
     def __post_init__(self) -> None:
         if self.every < 1:
             raise ArgumentError(
-                f"Temperature's `every` is {self.every}, a number of words.\nPass 1 or more."
+                f"Temperature's `every` is {self.every}, a number of tokens.\nPass 1 or more."
             )
         if not math.isfinite(self.by):
             raise ArgumentError(f"Temperature's `by` is {self.by}.\nPass a finite number.")

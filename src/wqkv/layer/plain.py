@@ -1,4 +1,4 @@
-"""Whether a module is its weight and bias, and nothing that its class and parameters do not say."""
+"""Whether a module computes what its class and parameters say, and nothing besides."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 def plain(module: object) -> TypeGuard[nn.Linear]:
     """Whether a module computes x W^T + b with its own `weight` and `bias`, as nn.Linear does.
 
-    What is not plain (hooks, an adapter, a quantizer, a shard) has to be called.
+    A module that is not plain (hooks, an adapter, a quantizer, a shard) has to be called.
     """
     return type(module) is nn.Linear and not besides(module)
 
 
 def besides(module: nn.Module) -> list[str]:
-    """What a module does or holds that its class and the numbers of its parameters do not say.
+    """What a module does or holds besides what its class and parameters say, in words.
 
-    Its own parts alone are looked at. Hooks for all modules of the process do not count.
+    Looks at the module alone, not at its children. Hooks for all modules of the process (torch's
+    register_module_forward_hook and the like) do not count.
     """
     found = of_torch.hooks(module)
     if "forward" in module.__dict__:
@@ -43,7 +44,10 @@ def besides(module: nn.Module) -> list[str]:
 
 
 def unread(module: nn.Module) -> list[str]:
-    """Why the weight and bias of a leaf of torch or transformers do not tell what it computes."""
+    """Why the weight and bias of a module do not tell what it computes; empty if they do.
+
+    Only a leaf of torch or transformers, without anything besides, is known to be its numbers.
+    """
     found = besides(module) + [f"the part {name}" for name, _ in module.named_children()]
     if type(module).__module__.partition(".")[0] not in ("torch", "transformers"):
         found.append(f"the class {type(module).__module__}.{type(module).__name__}")

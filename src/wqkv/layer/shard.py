@@ -1,4 +1,4 @@
-"""Heads over ranks: WQ, WK and WV by columns, WO by rows, with torch's own tensor parallelism."""
+"""Share heads between ranks: WQ, WK, WV by columns, WO by rows, by torch's tensor parallelism."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ from wqkv.layer.attention import MultiheadAttention
 
 
 def shard_heads(layer: MultiheadAttention, mesh: DeviceMesh) -> MultiheadAttention:
-    """The same layer with its heads shared by the ranks of a mesh, in place: same input and output.
+    """Share a layer's heads between the ranks of a mesh, in place; input and output stay the same.
 
     WQ, WK, WV (and WG) keep the columns of this rank's heads, WO their rows; one all-reduce adds up
-    the results. Without a WO each rank has its heads' context. Where there are fewer key heads than
-    ranks, WK and WV stay whole on every rank, and each takes the key head that its queries read.
-    `n_head` and `n_kv_head` become this rank's.
+    the results. Without a WO each rank returns the context of its own heads. With fewer key heads
+    than ranks, WK and WV stay whole on every rank, and each rank takes the key head that its
+    queries read. `n_head` and `n_kv_head` become this rank's.
 
     Args:
         mesh: one-dimensional; its size divides n_head, and n_kv_head or is a multiple of it.
 
     Raises:
-        ArgumentError: heads that do not make equal shares, a layer over words already (`mesh`), or
-            a part that looks at all heads together, on every rank; layers that differ.
+        ArgumentError, on every rank: the heads do not make equal shares, ranks share the layer's
+            tokens already (`layer.mesh`), a part needs all heads together, or layers differ.
 
     Source: Shoeybi et al. 2019 (arXiv:1909.08053), section 3.
     """
@@ -66,8 +66,13 @@ def shard_heads(layer: MultiheadAttention, mesh: DeviceMesh) -> MultiheadAttenti
 
 
 def _check(layer: MultiheadAttention, size: int) -> None:
-    """Raise unless its heads make equal shares, each of which can be computed alone."""
+    """Raise unless the heads make equal shares, each of which can be computed alone."""
     n_head, kv_heads = layer.n_head, layer.n_kv_head
+    if layer.mesh is not None:
+        raise ArgumentError(
+            f"Ranks share the tokens of this layer already: its mesh is {layer.mesh!r}.\n"
+            "Set layer.mesh to None; Spread(ranks) shares the keys of a cache beside the heads."
+        )
     if type(layer) is not MultiheadAttention or isinstance(layer.position, Bias):
         what = type(layer).__name__ if layer.position is None else type(layer.position).__name__
         raise ArgumentError(f"shard_heads does not know how to share the heads of {what}.")
@@ -83,25 +88,25 @@ def _check(layer: MultiheadAttention, size: int) -> None:
         over = "head" if norm is None else norm.norm.over
         if over == "projection" or (over == "each head" and shared and name != "q_norm"):
             raise ArgumentError(
-                f"`{name}` is over {over!r}, which the ranks do not have apart.\n"
-                "Norms over one head with weights for all can be shared."
+                f"`{name}` is over {over!r}, and no rank has all that it needs.\n"
+                "A norm over 'head' can be shared: each head alone, one weight for all."
             )
     if shared and layer.persistent:
         raise ArgumentError(
-            f"The {kv_heads} heads of `persistent_k` make no shares for {size} ranks.\n"
+            f"The {kv_heads} heads of `persistent_k` make no equal shares for {size} ranks.\n"
             "Pass a mesh whose size divides the key heads."
         )
 
 
 def _share(module: nn.Module, mesh: DeviceMesh, placements: list[Placement]) -> None:
-    """A module's own parameters, split or repeated over the ranks."""
+    """Split a module's own parameters over the ranks, or repeat them, as the placements say."""
     for name, parameter in list(module.named_parameters(recurse=False)):
         shared = nn.Parameter(distribute_tensor(parameter.data, mesh, placements))
         module.register_parameter(name, shared)
 
 
 class _KeyHead(ParallelStyle):
-    """The matrix is whole on every rank; of its result each takes the head that it reads."""
+    """Keep the matrix whole on every rank; of its result each rank takes the head that it reads."""
 
     def __init__(self, heads: int) -> None:
         super().__init__()
@@ -118,7 +123,7 @@ class _KeyHead(ParallelStyle):
             return (DTensor.from_local(inputs[0], mesh, whole, run_check=False), *inputs[1:])
 
         def end(module: nn.Module, output: Any, mesh: DeviceMesh) -> Tensor:
-            # every rank uses one head: its gradient for the matrix is a part of the sum
+            # A rank uses one head alone, so its gradient of the matrix is one part of the sum.
             local: Tensor = output.to_local(grad_placements=[Partial()])
             d = local.shape[-1] // self.heads
             return local[..., head * d : (head + 1) * d]

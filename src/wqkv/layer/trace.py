@@ -1,4 +1,4 @@
-"""Every intermediate of one layer call, named."""
+"""Trace: every intermediate of one layer call, by name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @door
 @dataclass(frozen=True)
 class Trace:
-    """What happened to the words, in order: q, k, v -> scores -> weights -> context -> output.
+    """What became of the tokens, in order: q, k, v -> scores -> weights -> context -> output.
 
     Heads: with n_kv_head < n_head, query head h reads key head h // (n_head / n_kv_head).
     """
@@ -33,7 +33,7 @@ class Trace:
     v: Tensor  # (batch, n_kv_head, key_len, d_v)
     scores: Tensor  # (batch, n_head, query_len, key_len) = q k^T * scale; -inf where the mask hides
     weights: Tensor  # (batch, n_head, query_len, key_len) = softmax(scores); 0 where all is hidden
-    context: Tensor  # (batch, query_len, n_head * d_v) = the heads' weights v, side by side
+    context: Tensor  # (batch, query_len, n_head * d_v) = weights v of all heads, side by side
     output: Tensor  # (batch, query_len, d_model) = context WO; the context itself without a WO
 
     def __repr__(self) -> str:
@@ -60,7 +60,7 @@ class Trace:
 
 
 def all_steps(calls: Sequence[Call]) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores and weights of several calls of the same queries, side by side, and what they give."""
+    """Scores and weights of calls with the same queries, joined along the keys, and the result."""
     first, *others = (reference.steps(call, call.places()) for call in calls)
     if not others:
         return first.scores, first.weights, first.out

@@ -34,10 +34,10 @@ class OpenLayer:
 
     @torch.no_grad()
     def __init__(self, layer: MultiheadAttention, x: Tensor, source: Tensor | None = None) -> None:
-        if layer.maps != 1:
+        if layer.maps_per_head != 1:
             raise ArgumentError(
-                f"Each head of {type(layer).__name__} is a difference of {layer.maps} maps, and "
-                "what is shown here has one.\nLook at it with its `map` and `trace`."
+                f"Each head of {type(layer).__name__} is a difference of {layer.maps_per_head} "
+                "maps, and what is shown here has one.\nLook at it with its `map` and `trace`."
             )
         if layer.persistent:
             raise ArgumentError(

@@ -7,17 +7,22 @@ import pickle
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from wqkv import (
     ALiBi,
+    AllToAll,
     Causal,
     Cross,
+    DifferentialAttention,
     Dynamic,
     Full,
+    LatentAttention,
     Lengths,
     MultiheadAttention,
+    Ring,
     Rolling,
     RoPE,
     T5Bias,
@@ -36,7 +41,7 @@ B, NQ, NK = 2, 5, 7
 D_MODEL, N_HEAD, D_K, D_V, KDIM, VDIM = 33, 3, 11, 13, 17, 19
 
 
-def words(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> torch.Tensor:
+def tokens(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
 
 
@@ -79,14 +84,14 @@ def test_state_dict_of_the_textbook_loads():
     theirs = Textbook(D_MODEL, N_HEAD).double()
     ours = layer(WO=False)
     ours.load_state_dict(theirs.state_dict(), strict=True)
-    Q, K, V = words(B, NQ, D_MODEL), words(B, NK, D_MODEL, seed=1), words(B, NK, D_MODEL, seed=2)
+    Q, K, V = tokens(B, NQ, D_MODEL), tokens(B, NK, D_MODEL, seed=1), tokens(B, NK, D_MODEL, seed=2)
     out = ours(Q, K, V)
     assert out.shape == (B, NQ, D_MODEL)
     torch.testing.assert_close(out, theirs(Q, K, V), rtol=1e-13, atol=1e-13)
 
 
 def test_numbers_by_hand():
-    """Two words, one head of two channels: scores 1 / sqrt(2) and 0."""
+    """Two tokens, one head of two channels: scores 1 / sqrt(2) and 0."""
     made = MultiheadAttention(2, 1, WO=False, bias=False, dtype=torch.float64)
     made.WQ.weight.data = torch.tensor([[1.0, 0.0], [0.0, 0.0]]).double()
     made.WK.weight.data = torch.eye(2).double()
@@ -146,8 +151,8 @@ def twenty_lines(made: MultiheadAttention, Q, K, V, hidden=None):
 @torch.no_grad()
 def test_against_twenty_lines(sizes):
     made = layer(**sizes)
-    Q = words(B, NQ, D_MODEL)
-    K, V = words(B, NK, sizes.get("kdim", D_MODEL)), words(B, NK, sizes.get("vdim", D_MODEL))
+    Q = tokens(B, NQ, D_MODEL)
+    K, V = tokens(B, NK, sizes.get("kdim", D_MODEL)), tokens(B, NK, sizes.get("vdim", D_MODEL))
     expected = twenty_lines(made, Q, K, V)
     torch.testing.assert_close(made(Q, K, V), expected, rtol=1e-12, atol=1e-13)
     torch.testing.assert_close(made.trace(Q, K, V).output, expected, rtol=1e-12, atol=1e-13)
@@ -160,7 +165,7 @@ def test_against_twenty_lines(sizes):
 
 
 def test_what_is_left_out_is_the_one_before():
-    made, Q, K = layer(), words(B, NQ, D_MODEL), words(B, NK, D_MODEL, seed=1)
+    made, Q, K = layer(), tokens(B, NQ, D_MODEL), tokens(B, NK, D_MODEL, seed=1)
     assert torch.equal(made(Q), made(Q, Q, Q))
     assert torch.equal(made(Q, K), made(Q, K, K))
     assert torch.equal(made(Q, V=Q * 2), made(Q, Q, Q * 2))
@@ -168,14 +173,14 @@ def test_what_is_left_out_is_the_one_before():
 
 @pytest.mark.parametrize("batch", [0, 1, 3])
 def test_any_batch(batch):
-    made, x = layer(), words(3, NQ, D_MODEL)
+    made, x = layer(), tokens(3, NQ, D_MODEL)
     out = made(x[:batch])
     assert out.shape == (batch, NQ, D_MODEL)
     torch.testing.assert_close(out, made(x)[:batch])
 
 
 def test_masks_of_layer_and_call_both_count():
-    made, x = layer(mask=Causal()), words(B, NQ, D_MODEL)
+    made, x = layer(mask=Causal()), tokens(B, NQ, D_MODEL)
     plain = layer()
     both = plain(x, mask=Causal() & Lengths([2, 5]))
     assert torch.equal(made(x, mask=Lengths([2, 5])), both)
@@ -210,11 +215,11 @@ def test_torchs_own_layer(kind, padded):
     theirs = nn.MultiheadAttention(D_MODEL, N_HEAD, batch_first=True, **sizes).double()
     nn.init.normal_(theirs.in_proj_bias)
     ours = copied(theirs, **sizes)
-    Q = words(B, NQ, D_MODEL)
+    Q = tokens(B, NQ, D_MODEL)
     K = V = Q
     if kind != "self":
-        K = words(B, NK, sizes.get("kdim", D_MODEL), seed=1)
-        V = words(B, NK, sizes.get("vdim", D_MODEL), seed=2)
+        K = tokens(B, NK, sizes.get("kdim", D_MODEL), seed=1)
+        V = tokens(B, NK, sizes.get("vdim", D_MODEL), seed=2)
     Q, K, V = (x.detach().clone().requires_grad_() for x in (Q, K, V))
     drop = torch.zeros(B, K.shape[1], dtype=torch.bool)
     drop[1, 3:] = padded
@@ -224,7 +229,7 @@ def test_torchs_own_layer(kind, padded):
     by_length = ours(Q, K, V, mask=Lengths([K.shape[1], 3 if padded else K.shape[1]]))
     torch.testing.assert_close(by_length, expected, rtol=1e-12, atol=1e-13)
     torch.testing.assert_close(ours.trace(Q, K, V, mask=~drop[:, None, None]).weights, weights)
-    grad = words(B, NQ, D_MODEL, seed=3)
+    grad = tokens(B, NQ, D_MODEL, seed=3)
     for a, b in zip(
         torch.autograd.grad(out, (Q, K, V), grad),
         torch.autograd.grad(expected, (Q, K, V), grad),
@@ -248,7 +253,7 @@ def test_torchs_own_layer(kind, padded):
 def test_gradients(rest):
     made = layer(6, 3, **rest)
     parameters = dict(made.named_parameters())
-    x = words(2, 3, 6).requires_grad_()
+    x = tokens(2, 3, 6).requires_grad_()
 
     def run(x, *values):
         given = dict(zip(parameters, values, strict=True))
@@ -258,8 +263,8 @@ def test_gradients(rest):
 
 
 def test_hidden_words_get_no_gradient():
-    x = words(B, NQ, D_MODEL).requires_grad_()
-    layer()(words(B, 2, D_MODEL), x, mask=Lengths([0, 3])).sum().backward()
+    x = tokens(B, NQ, D_MODEL).requires_grad_()
+    layer()(tokens(B, 2, D_MODEL), x, mask=Lengths([0, 3])).sum().backward()
     assert not x.grad[0].any() and not x.grad[1, 3:].any()
     assert x.grad[1, :3].any()
 
@@ -270,7 +275,7 @@ def test_hidden_words_get_no_gradient():
 @pytest.mark.parametrize("WO", [True, False])
 def test_trace(WO):
     made = layer(n_head=6, n_kv_head=2, d_k=D_K, d_v=D_V, WO=WO)
-    Q, K = words(B, NQ, D_MODEL), words(B, NK, D_MODEL, seed=1)
+    Q, K = tokens(B, NQ, D_MODEL), tokens(B, NK, D_MODEL, seed=1)
     trace = made.trace(Q, K, mask=Causal(), query_offset=1)
     width = D_MODEL if WO else 6 * D_V
     assert isinstance(trace, Trace)
@@ -295,7 +300,7 @@ def test_trace(WO):
 
 
 def test_trace_is_without_dropout_and_can_be_trained():
-    made, x = layer(dropout=0.5), words(B, NQ, D_MODEL)
+    made, x = layer(dropout=0.5), tokens(B, NQ, D_MODEL)
     trace = made.train().trace(x)
     torch.testing.assert_close(trace.output, made.eval()(x))
     trace.weights[0, 0, 0, 1].backward()
@@ -324,7 +329,7 @@ def test_trace_has_a_limit():
 
 
 def test_matrices_are_called_once():
-    made, x = layer(), words(B, NQ, D_MODEL)
+    made, x = layer(), tokens(B, NQ, D_MODEL)
     calls = []
     for name in ("WQ", "WK", "WV", "WO"):
         module = getattr(made, name)
@@ -336,7 +341,7 @@ def test_matrices_are_called_once():
 
 
 def test_another_module_can_stand_in_for_a_matrix():
-    made, x = layer(), words(B, NQ, D_MODEL)
+    made, x = layer(), tokens(B, NQ, D_MODEL)
     before = made(x)
     made.WQ = nn.Sequential(made.WQ, nn.Identity())
     assert torch.equal(made(x), before)
@@ -346,14 +351,14 @@ POSITIONS = {
     "none": lambda: None,
     "RoPE": lambda: RoPE(d=4),
     "ALiBi": lambda: ALiBi(N_HEAD),
-    "T5Bias": lambda: T5Bias(nn.Parameter(words(8, N_HEAD)), bidirectional=True),
+    "T5Bias": lambda: T5Bias(nn.Parameter(tokens(8, N_HEAD)), bidirectional=True),
 }
 
 
 @pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("way", ["deepcopy", "pickle", "state dict", "file"])
 def test_copies_are_equal_and_apart(position, way):
-    made, x = layer(position=POSITIONS[position](), mask=Causal()), words(B, NQ, D_MODEL)
+    made, x = layer(position=POSITIONS[position](), mask=Causal()), tokens(B, NQ, D_MODEL)
     expected = made(x)
     if way == "deepcopy":
         other = copy.deepcopy(made)
@@ -379,12 +384,12 @@ def test_copies_are_equal_and_apart(position, way):
 
 
 def test_a_learned_table_is_a_parameter():
-    table = nn.Parameter(words(8, N_HEAD))
+    table = nn.Parameter(tokens(8, N_HEAD))
     made = layer(position=T5Bias(table, bidirectional=True))
     assert dict(made.named_parameters())["position_0"] is table
-    made(words(B, NQ, D_MODEL)).square().sum().backward()
+    made(tokens(B, NQ, D_MODEL)).square().sum().backward()
     assert table.grad.any()
-    x = words(B, NQ, D_MODEL)
+    x = tokens(B, NQ, D_MODEL)
     before = made(x)
     torch.optim.SGD(made.parameters(), lr=1.0).step()
     assert not torch.equal(made(x), before)
@@ -395,7 +400,7 @@ def test_a_learned_table_is_a_parameter():
 
 
 def test_training_and_grad_mode_do_not_matter():
-    made, x = layer(), words(B, NQ, D_MODEL)
+    made, x = layer(), tokens(B, NQ, D_MODEL)
     expected = made.train()(x)
     torch.testing.assert_close(made.eval()(x), expected, rtol=1e-13, atol=1e-13)
     with torch.no_grad():
@@ -405,7 +410,7 @@ def test_training_and_grad_mode_do_not_matter():
 
 
 def test_dropout_only_while_training():
-    made, plain, x = layer(dropout=0.5), layer(), words(B, NQ, D_MODEL)
+    made, plain, x = layer(dropout=0.5), layer(), tokens(B, NQ, D_MODEL)
     torch.testing.assert_close(made.eval()(x), plain(x))
     assert not torch.allclose(made.train()(x), plain(x))
 
@@ -419,13 +424,13 @@ def test_grouped_heads_are_repeated_heads():
         for part, tensor in getattr(grouped, name).state_dict().items():
             heads = tensor.unflatten(0, (2, D_K)).repeat_interleave(3, 0).flatten(0, 1)
             getattr(getattr(full, name), part).data = heads
-    x = words(B, NQ, D_MODEL)
+    x = tokens(B, NQ, D_MODEL)
     torch.testing.assert_close(grouped(x), full(x), rtol=1e-13, atol=1e-13)
 
 
 @pytest.mark.parametrize("offset", [3, torch.tensor([3, 3])])
 def test_rope_turns_queries_where_they_stand(offset):
-    made, x = layer(position=RoPE(d=6), mask=Causal()), words(B, NK, D_MODEL)
+    made, x = layer(position=RoPE(d=6), mask=Causal()), tokens(B, NK, D_MODEL)
     out = made(x[:, 3:5], x, query_offset=offset)
     torch.testing.assert_close(out, made(x)[:, 3:5], rtol=1e-6, atol=1e-6)
     assert not torch.allclose(made(x[:, 3:5], x, query_offset=2), made(x)[:, 3:5])
@@ -433,7 +438,7 @@ def test_rope_turns_queries_where_they_stand(offset):
 
 def test_rope_is_between_projection_and_scores():
     rope = RoPE(d=6)
-    made, x = layer(position=rope), words(B, NQ, D_MODEL)
+    made, x = layer(position=rope), tokens(B, NQ, D_MODEL)
     plain, turned = layer().trace(x), made.trace(x)
     assert torch.equal(turned.q, rope.rotate(plain.q, torch.arange(NQ)))
     assert torch.equal(turned.k, rope.rotate(plain.k, torch.arange(NQ)))
@@ -442,21 +447,21 @@ def test_rope_is_between_projection_and_scores():
 
 def test_bias_reaches_the_scores():
     bias = ALiBi(N_HEAD)
-    made, x = layer(position=bias), words(B, NQ, D_MODEL)
+    made, x = layer(position=bias), tokens(B, NQ, D_MODEL)
     trace = layer().trace(x)
     expected = attention(trace.q, trace.k, trace.v, bias=bias).transpose(1, 2).flatten(2)
     torch.testing.assert_close(made(x), made.WO(expected), rtol=1e-13, atol=1e-13)
 
 
 def test_scale_and_engine_are_passed_on():
-    x = words(B, NQ, D_MODEL)
+    x = tokens(B, NQ, D_MODEL)
     assert not layer(scale=0.0).trace(x).scores.any()
     with pytest.raises(ArgumentError, match="no engine 'fast'"):
         layer(engine="fast")(x)
 
 
 def test_autocast():
-    made, x = layer(dtype=torch.float32), words(B, NQ, D_MODEL, dtype=torch.float32)
+    made, x = layer(dtype=torch.float32), tokens(B, NQ, D_MODEL, dtype=torch.float32)
     exact = made(x)
     with torch.autocast("cpu", torch.bfloat16):
         out, trace = made(x), made.trace(x)
@@ -468,7 +473,7 @@ def test_autocast():
 
 def test_bfloat16():
     made = layer(dtype=torch.bfloat16)
-    out = made(words(B, NQ, D_MODEL, dtype=torch.bfloat16))
+    out = made(tokens(B, NQ, D_MODEL, dtype=torch.bfloat16))
     assert out.dtype == torch.bfloat16
 
 
@@ -553,12 +558,12 @@ CALLED_WRONG = [
     ((X, X[0]), {}, ArgumentError, "`K` has 2 axes"),
     ((X, torch.zeros(3, NQ, D_MODEL)), {}, ArgumentError, "batches of 2, 3 and 3.*expand"),
     ((X, X, torch.zeros(3, NQ, D_MODEL)), {}, ArgumentError, "batches of 2, 2 and 3"),
-    ((X, X, torch.zeros(B, NK, D_MODEL)), {}, ArgumentError, "K has 5 words and V has 7"),
+    ((X, X, torch.zeros(B, NK, D_MODEL)), {}, ArgumentError, "K has 5 tokens and V has 7"),
     ((X, X.double()), {}, KindError, r"different dtypes.*K: f64\[2, 5, 33\]"),
     ((X.double(),), {}, KindError, r"layer has another dtype.*Q: +f64.*WQ.weight: f32\[33, 33\]"),
     ((X, X.to("meta")), {}, ArgumentError, r"different devices.*K: f32\[2, 5, 33\] on meta"),
     ((X.to("meta"),), {}, ArgumentError, r"layer is on another device.*on meta.*33, 33\] on cpu"),
-    ((X.long(),), {}, KindError, r"`Q` holds torch.int64.*embed the words"),
+    ((X.long(),), {}, KindError, r"`Q` holds torch.int64.*embed the tokens"),
     ((X[:, :0],), {}, ArgumentError, r"`Q` has length 0.*f32\[2, 0, 33\]"),
     ((X, X[:, :0]), {}, ArgumentError, "`K` has length 0"),
     (([1.0],), {}, KindError, r"`Q` is a tensor, not list \[1.0\]"),
@@ -602,26 +607,26 @@ def test_called_wrong(given, rest, error, says, method, position):
 def test_rope_asks_where_the_queries_stand(method):
     made = layer(position=RoPE(d=4))
     with pytest.raises(ArgumentError, match=r"(?s)Where do 5 queries stand among 7 keys.* 2 for"):
-        getattr(made, method)(words(B, NQ, D_MODEL), words(B, NK, D_MODEL))
+        getattr(made, method)(tokens(B, NQ, D_MODEL), tokens(B, NK, D_MODEL))
 
 
 def test_cache_that_is_none():
     with pytest.raises(KindError, match=r"`cache` is a cache such as Dynamic.*, not type <class"):
-        layer()(words(B, NQ, D_MODEL), cache=Dynamic)
+        layer()(tokens(B, NQ, D_MODEL), cache=Dynamic)
 
 
 def test_mask_that_does_not_fit():
     with pytest.raises(ArgumentError, match="3 lengths for a batch of 2"):
-        layer()(words(B, NQ, D_MODEL), mask=Lengths([1, 2, 3]))
+        layer()(tokens(B, NQ, D_MODEL), mask=Lengths([1, 2, 3]))
     with pytest.raises(ArgumentError, match=r"(?s)Where do 5 queries stand among 7 keys.*=2: the"):
-        layer(mask=Causal())(words(B, NQ, D_MODEL), words(B, NK, D_MODEL))
+        layer(mask=Causal())(tokens(B, NQ, D_MODEL), tokens(B, NK, D_MODEL))
 
 
 # Positions, maps and caches
 
 
 def test_positions_turn_the_words_and_the_mask_counts_them():
-    made, x = layer(30, 3, position=RoPE(), mask=Causal()), words(B, NK, 30)
+    made, x = layer(30, 3, position=RoPE(), mask=Causal()), tokens(B, NK, 30)
     counted = made(x)
     torch.testing.assert_close(made(x, positions=torch.arange(NK)), counted)
     moved = made(x, positions=torch.arange(NK) + 11)
@@ -635,14 +640,14 @@ def test_positions_turn_the_words_and_the_mask_counts_them():
 
 def test_positions_of_queries_alone_where_the_keys_are_others():
     made = layer(30, 3, position=RoPE())
-    Q, K = words(B, NQ, 30), words(B, NK, 30, seed=1)
+    Q, K = tokens(B, NQ, 30), tokens(B, NK, 30, seed=1)
     torch.testing.assert_close(
         made(Q, K, positions=torch.arange(NQ) + 2), made(Q, K, query_offset=2)
     )
 
 
 def test_positions_continue_in_a_cache():
-    made, x = layer(30, 3, position=RoPE(), mask=Causal()), words(B, NK, 30)
+    made, x = layer(30, 3, position=RoPE(), mask=Causal()), tokens(B, NK, 30)
     places = torch.tensor([[0, 1, 2, 3, 4, 5, 6], [0, 0, 0, 1, 2, 3, 4]])
     cache = Dynamic()
     with torch.no_grad():
@@ -653,16 +658,16 @@ def test_positions_continue_in_a_cache():
 
 @pytest.mark.parametrize("scaling", [DynamicNTK(3.0, 5), LongRoPE([1.0] * 5, [3.0] * 5, 5)])
 def test_a_cache_is_one_pass_up_to_the_length_that_a_scaling_was_trained_for(scaling):
-    made, x = layer(30, 3, position=RoPE(scaling=scaling), mask=Causal()), words(B, NK, 30)
+    made, x = layer(30, 3, position=RoPE(scaling=scaling), mask=Causal()), tokens(B, NK, 30)
     cache = Dynamic()
     with torch.no_grad():
-        steps = torch.cat([made(word, cache=cache) for word in x.split(1, dim=1)], dim=1)
+        steps = torch.cat([made(token, cache=cache) for token in x.split(1, dim=1)], dim=1)
         torch.testing.assert_close(steps[:, :5], made(x[:, :5]), rtol=0, atol=1e-6)
         assert not torch.allclose(steps[:, 5:], made(x)[:, 5:], atol=1e-3)
 
 
 def test_positions_on_axes():
-    made, x = layer(24, 3, position=RoPE.grid(8)), words(B, 6, 24)
+    made, x = layer(24, 3, position=RoPE.grid(8)), tokens(B, 6, 24)
     grid = torch.cartesian_prod(torch.arange(2), torch.arange(3)).T
     assert not torch.allclose(made(x, positions=grid), made(x), atol=1e-3)
     many = grid[:, None].expand(2, B, 6)
@@ -671,8 +676,8 @@ def test_positions_on_axes():
 
 def test_one_offset_a_sample_is_a_place_on_every_axis():
     """As many samples as axes: the places of the samples are none of the axes."""
-    made, Q = layer(24, 3, position=RoPE.grid(8)), words(B, NQ, 24)
-    K = words(B, NK, 24, seed=1)
+    made, Q = layer(24, 3, position=RoPE.grid(8)), tokens(B, NQ, 24)
+    K = tokens(B, NK, 24, seed=1)
     together = made(Q, K, query_offset=torch.tensor([2, 5]))
     alone = [made(Q[i : i + 1], K[i : i + 1], query_offset=at) for i, at in enumerate((2, 5))]
     torch.testing.assert_close(together, torch.cat(alone))
@@ -682,8 +687,8 @@ def test_one_offset_a_sample_is_a_place_on_every_axis():
     ("position", "positions", "kind", "says"),
     [
         (RoPE(), [0, 1], KindError, "`positions` is a tensor or None, not list"),
-        (None, torch.arange(NK), ArgumentError, "no RoPE that `positions` could turn"),
-        (RoPE(), torch.arange(NK + 1), ArgumentError, r"shape \(8,\) for 7 words of Q.*\(2, 7\)"),
+        (None, torch.arange(NK), ArgumentError, "no RoPE, so `positions` would change nothing"),
+        (RoPE(), torch.arange(NK + 1), ArgumentError, r"shape \(8,\) for 7 tokens of Q.*\(2, 7\)"),
         (RoPE(), torch.arange(NK * 1.0), KindError, "A position is a whole number"),
         (RoPE.grid(8), torch.ones(B, 3, NK).long(), ArgumentError, r"\(2, 3, 7\).*\(2, 2, 7\)"),
     ],
@@ -691,13 +696,13 @@ def test_one_offset_a_sample_is_a_place_on_every_axis():
 def test_errors_of_positions(position, positions, kind, says):
     made = layer(24, 3, position=position)
     with pytest.raises(kind, match=f"(?s){says}"):
-        made(words(B, NK, 24), positions=positions)
+        made(tokens(B, NK, 24), positions=positions)
 
 
 @pytest.mark.parametrize("position", [None, RoPE(), ALiBi(3)], ids=str)
 def test_map_and_qkv_are_those_of_the_trace(position):
     made = layer(30, 3, position=position, mask=Causal(), softcap=2.0, sinks=True)
-    x = words(B, NK, 30)
+    x = tokens(B, NK, 30)
     trace, seen = made.trace(x), made.map(x)
     torch.testing.assert_close(seen[:], trace.weights)
     for ours, theirs in zip(made.qkv(x), (trace.q, trace.k, trace.v), strict=True):
@@ -752,20 +757,20 @@ def by_formula(made: MultiheadAttention, x: torch.Tensor, mask: torch.Tensor) ->
 
 @pytest.mark.parametrize("name", PERSISTENT)
 def test_persistent_keys_and_values_by_their_formula(name: str):
-    made, x = with_persistent(name), words(B, NK, 30).requires_grad_()
+    made, x = with_persistent(name), tokens(B, NK, 30).requires_grad_()
     given = torch.ones(B, NK, NK, dtype=torch.bool)
     given[1, 2] = False
     seen = given & made.mask.dense(NK, NK)[0]
     ours, expected = made(x, mask=given[:, None]), by_formula(made, x, seen)
     torch.testing.assert_close(ours, expected)
-    leaves, up = [x, *made.parameters()], words(*ours.shape, seed=1)
+    leaves, up = [x, *made.parameters()], tokens(*ours.shape, seed=1)
     grads = (torch.autograd.grad(y, leaves, up) for y in (ours, expected))
     torch.testing.assert_close(*grads)
 
 
 @pytest.mark.parametrize("name", PERSISTENT)
 def test_persistent_keys_in_the_trace_and_the_map(name: str):
-    made, x = with_persistent(name), words(B, NK, 30)
+    made, x = with_persistent(name), tokens(B, NK, 30)
     trace, seen, eye = made.trace(x), made.map(x), torch.eye(NK).double()
     torch.testing.assert_close(trace.output, made(x))
     total = trace.weights.sum(dim=-1)
@@ -786,7 +791,7 @@ def test_persistent_keys_in_the_trace_and_the_map(name: str):
 @pytest.mark.parametrize("cache", [Dynamic, lambda: Rolling(3)], ids=["Dynamic", "Rolling"])
 @pytest.mark.parametrize("name", ["turned", "biased, capped"])
 def test_persistent_keys_beside_a_cache(name: str, cache):
-    made, x = with_persistent(name, mask=Window(2, 0)), words(B, NK, 30)
+    made, x = with_persistent(name, mask=Window(2, 0)), tokens(B, NK, 30)
     with torch.no_grad():
         kept, whole = cache(), made(x)
         steps = [made(part, cache=kept) for part in x.split([3, 1, 3], dim=1)]
@@ -794,7 +799,7 @@ def test_persistent_keys_beside_a_cache(name: str, cache):
 
 
 def test_persistent_keys_in_half_precision_and_autocast():
-    made, x = with_persistent("gated", dtype=torch.float32), words(B, NK, 30).float()
+    made, x = with_persistent("gated", dtype=torch.float32), tokens(B, NK, 30).float()
     whole = made(x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = made(x)
@@ -808,7 +813,7 @@ def test_persistent_values_are_dropped_too():
     made = layer(30, 3, persistent=1, dropout=0.5, bias=False).train()
     nn.init.zeros_(made.WV.weight)  # what is left is the persistent value's
     torch.manual_seed(0)
-    parts = made(words(B, 200, 30)).abs().sum(-1)
+    parts = made(tokens(B, 200, 30)).abs().sum(-1)
     assert 0 < (parts == 0).sum() < parts.numel()
 
 
@@ -835,7 +840,7 @@ def test_map_of_a_long_text_is_never_built():
 
 def test_cross_attention_computes_its_keys_once():
     made = layer(30, 3, kdim=KDIM, vdim=VDIM)
-    Q, K, V = words(B, NQ, 30), words(B, NK, KDIM, seed=1), words(B, NK, VDIM, seed=2)
+    Q, K, V = tokens(B, NQ, 30), tokens(B, NK, KDIM, seed=1), tokens(B, NK, VDIM, seed=2)
     called = []
     made.WK.register_forward_hook(lambda *_: called.append(1))
     cache = Cross()
@@ -847,7 +852,7 @@ def test_cross_attention_computes_its_keys_once():
 
 
 def test_a_rolling_cache_keeps_its_window_and_first_words():
-    made, x = layer(30, 3, position=RoPE(), mask=Causal(), sinks=True), words(B, 17, 30)
+    made, x = layer(30, 3, position=RoPE(), mask=Causal(), sinks=True), tokens(B, 17, 30)
     made.sinks.data += 0.5
     seen = torch.ones(17, 17).tril().bool()
     seen &= (torch.arange(17)[:, None] - torch.arange(17) < 5) | (torch.arange(17) < 2)
@@ -860,7 +865,7 @@ def test_a_rolling_cache_keeps_its_window_and_first_words():
 
 
 def test_a_mask_of_the_call_is_over_all_keys_of_the_cache():
-    made, x = layer(30, 3, mask=Causal()), words(B, NK, 30)
+    made, x = layer(30, 3, mask=Causal()), tokens(B, NK, 30)
     padded = ~Lengths([2, 0])
     cache = Dynamic()
     with torch.no_grad():
@@ -868,3 +873,51 @@ def test_a_mask_of_the_call_is_over_all_keys_of_the_cache():
         first = made(x[:, :5], cache=cache, mask=padded)
         torch.testing.assert_close(first, whole[:, :5])
         torch.testing.assert_close(made(x[:, 5:], cache=cache, mask=padded), whole[:, 5:])
+
+
+# Ranks that share the tokens: `mesh`
+
+
+@pytest.fixture
+def one_rank():
+    """A mesh needs ranks: here one."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("kind", "rest"),
+    [
+        (MultiheadAttention, {"position": RoPE()}),
+        (LatentAttention, {"rank": 5, "d_rope": 2}),
+        (DifferentialAttention, {"start": 0.2}),
+    ],
+)
+def test_a_mesh_is_an_argument_or_set_later(one_rank, kind, rest):
+    ranks = Ring(layout="zigzag")
+    given = kind(24, 3, mask=Causal(), mesh=ranks, **rest)
+    later = kind(24, 3, mask=Causal(), **rest)
+    assert later.mesh is None
+    later.load_state_dict(given.state_dict())
+    x = tokens(B, 8, 24, dtype=torch.float32)
+    alone = later(x)
+    later.mesh = ranks
+    assert torch.equal(given(x), later(x))
+    assert torch.allclose(given(x), alone, atol=1e-6)
+    assert "mesh=Ring(mesh=None, layout='zigzag')" in given.extra_repr()
+
+
+def test_a_mesh_is_kept_by_copies_and_not_by_forms(one_rank):
+    made = layer(mesh=Ring(dist.group.WORLD))
+    copied = copy.deepcopy(made)
+    assert copied.mesh is made.mesh  # processes have no copy
+    assert torch.equal(copied(tokens(B, NQ, D_MODEL)), made(tokens(B, NQ, D_MODEL)))
+    assert "mesh" not in made.to_dict()
+    assert MultiheadAttention.from_dict(made.to_dict()).mesh is None
+    assert pickle.loads(pickle.dumps(layer(mesh=AllToAll()))).mesh == AllToAll()
+
+
+def test_a_mesh_that_is_none():
+    with pytest.raises(KindError, match="`mesh` is a Ranks or None, not str 'ring'"):
+        layer(mesh="ring")

@@ -14,7 +14,7 @@ from wqkv.layer.norms import Norm
 B, N, D_MODEL, N_HEAD, N_KV, D_K, D_V = 2, 7, 26, 6, 3, 5, 11
 
 
-def words(*shape: int, seed: int = 0) -> Tensor:
+def tokens(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
@@ -22,7 +22,7 @@ def made(**rest) -> DifferentialAttention:
     sizes = {"n_kv_head": N_KV, "d_k": D_K, "d_v": D_V, "mask": Causal(), "start": 0.7}
     layer = DifferentialAttention(D_MODEL, N_HEAD, **sizes | rest, dtype=torch.float64)
     for i, parameter in enumerate(layer.parameters()):
-        parameter.data += 0.2 * words(*parameter.shape, seed=i)
+        parameter.data += 0.2 * tokens(*parameter.shape, seed=i)
     return layer
 
 
@@ -46,11 +46,11 @@ def by_formula(layer: DifferentialAttention, x: Tensor) -> Tensor:
 
 
 def test_layer_follows_its_formula_and_every_parameter_learns():
-    layer, x = made(), words(B, N, D_MODEL).requires_grad_()
+    layer, x = made(), tokens(B, N, D_MODEL).requires_grad_()
     ours, theirs = layer(x), by_formula(layer, x)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-13)
     torch.testing.assert_close(layer.trace(x).output, ours, rtol=1e-12, atol=1e-13)
-    leaves, up = [x, *layer.parameters()], words(*ours.shape, seed=1)
+    leaves, up = [x, *layer.parameters()], tokens(*ours.shape, seed=1)
     for a, b in zip(
         torch.autograd.grad(ours, leaves, up), torch.autograd.grad(theirs, leaves, up), strict=True
     ):
@@ -59,13 +59,13 @@ def test_layer_follows_its_formula_and_every_parameter_learns():
 
 
 def test_trace_shows_both_maps():
-    trace = made().trace(words(B, N, D_MODEL))
+    trace = made().trace(tokens(B, N, D_MODEL))
     assert trace.weights.shape == (B, 2 * N_HEAD, N, N)
     torch.testing.assert_close(trace.weights.sum(-1), torch.ones(B, 2 * N_HEAD, N).double())
 
 
 def test_cuts_give_the_result_of_one_pass():
-    layer, x = made(), words(B, N, D_MODEL)
+    layer, x = made(), tokens(B, N, D_MODEL)
     with torch.no_grad():
         cache = Dynamic()
         steps = torch.cat([layer(part, cache=cache) for part in x.split([3, 1, 3], 1)], dim=1)
@@ -102,7 +102,7 @@ def test_error_where_heads_do_not_fit():
 
 @pytest.mark.parametrize("name", ["lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2"])
 def test_gradient_of_lambda_in_float64(name):
-    layer, x = made(), words(B, N, D_MODEL)
+    layer, x = made(), tokens(B, N, D_MODEL)
     start = getattr(layer, name).detach().clone().requires_grad_()
 
     def run(value: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ def test_gradient_of_lambda_in_float64(name):
 def test_lambda_is_float32_under_autocast(half):
     """lambda is 0.5011 and the first map half of the second: in half precision nothing is left."""
     layer = made(start=0.5, c_norm=Norm("l2", weight=False)).float()
-    second = words(B, N_HEAD, N, D_V).to(half)
+    second = tokens(B, N_HEAD, N, D_V).to(half)
     for name in ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2"):
         one = torch.tensor([1.0004 if name == "lambda_q1" else 1.0, 0, 0, 0, 0])
         getattr(layer, name).data.copy_(one)

@@ -17,7 +17,7 @@ from wqkv.layer.norms import QKNorm
 B, N, D_MODEL, N_HEAD, D_K, D_V, D_ROPE, RANK, Q_RANK = 2, 11, 23, 3, 10, 7, 4, 5, 6
 
 
-def words(*shape: int, seed: int = 0) -> Tensor:
+def tokens(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
@@ -25,7 +25,7 @@ def made(**rest) -> LatentAttention:
     sizes = {"rank": RANK, "d_rope": D_ROPE, "d_k": D_K, "d_v": D_V, "mask": Causal()}
     layer = LatentAttention(D_MODEL, N_HEAD, **sizes | rest, dtype=torch.float64)
     for i, parameter in enumerate(layer.parameters()):
-        parameter.data += 0.3 * words(*parameter.shape, seed=i)
+        parameter.data += 0.3 * tokens(*parameter.shape, seed=i)
     return layer
 
 
@@ -65,11 +65,11 @@ def by_formula(layer: LatentAttention, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("bias", [False, True])
 def test_layer_follows_its_formula_and_every_matrix_learns(q_rank, bias):
     layer = made(q_rank=q_rank, bias=bias)
-    x = words(B, N, D_MODEL).requires_grad_()
+    x = tokens(B, N, D_MODEL).requires_grad_()
     ours, theirs = layer(x), by_formula(layer, x)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(layer.trace(x).output, ours, rtol=1e-12, atol=1e-13)
-    leaves, up = [x, *layer.parameters()], words(*ours.shape, seed=1)
+    leaves, up = [x, *layer.parameters()], tokens(*ours.shape, seed=1)
     for a, b in zip(
         torch.autograd.grad(ours, leaves, up), torch.autograd.grad(theirs, leaves, up), strict=True
     ):
@@ -90,10 +90,10 @@ def test_layer_follows_its_formula_and_every_matrix_learns(q_rank, bias):
     ids=str,
 )
 def test_compressed_and_written_out_agree(rest, monkeypatch):
-    layer, x = made(**rest), words(B, N, D_MODEL)
+    layer, x = made(**rest), tokens(B, N, D_MODEL)
     results = []
     for few in (True, False):
-        monkeypatch.setattr(LatentAttention, "_few", lambda self, m, n, few=few: few)
+        monkeypatch.setattr(LatentAttention, "_folding_is_cheaper", lambda self, m, n, few=few: few)
         y = x.clone().requires_grad_()
         out = layer(y)
         leaves = [y, *layer.parameters()]
@@ -104,8 +104,8 @@ def test_compressed_and_written_out_agree(rest, monkeypatch):
 
 def test_one_query_attends_to_the_compressed_vectors_and_many_to_the_keys():
     layer = LatentAttention(64, 4, rank=16, d_rope=4, d_k=20, d_v=16)
-    assert layer._few(1, 1000)
-    assert not layer._few(1000, 1000)
+    assert layer._folding_is_cheaper(1, 1000)
+    assert not layer._folding_is_cheaper(1000, 1000)
     x = torch.randn(1, 100, 64)
     with torch.no_grad(), called(layer.WK) as asked:
         whole = layer(x)
@@ -133,14 +133,14 @@ def called(module: nn.Module) -> Iterator[list[int]]:
 
 def test_cache_keeps_the_compressed_vector_alone():
     layer, cache = made(), Dynamic()
-    layer(words(B, N, D_MODEL), cache=cache)
+    layer(tokens(B, N, D_MODEL), cache=cache)
     (held,) = cache.held()
     assert held.k.shape == (B, 1, N, RANK + D_ROPE)
     assert held.v.numel() == 0
 
 
 def test_cuts_give_the_result_of_one_pass():
-    layer, x = made(q_rank=Q_RANK), words(B, N, D_MODEL)
+    layer, x = made(q_rank=Q_RANK), tokens(B, N, D_MODEL)
     with torch.no_grad():
         for cuts in ([1] * N, [5, 1, 5], [N - 1, 1]):
             cache, parts = Dynamic(), x.split(cuts, dim=1)
@@ -159,7 +159,7 @@ def test_cuts_give_the_result_of_one_pass():
     ],
 )
 def test_every_cache_keeps_the_compressed_vector(make):
-    layer, cache, x = made(), make(), words(B, N, D_MODEL)
+    layer, cache, x = made(), make(), tokens(B, N, D_MODEL)
     with torch.no_grad():
         steps = torch.cat([layer(part, cache=cache) for part in x.split([5, 1, 5], dim=1)], dim=1)
         torch.testing.assert_close(steps, layer(x), rtol=1e-12, atol=1e-13)
@@ -168,7 +168,7 @@ def test_every_cache_keeps_the_compressed_vector(make):
 
 @pytest.mark.parametrize("bits", [8, 4])
 def test_quantized_compressed_vectors_come_back_from_a_file(bits, tmp_path):
-    layer, cache, x = made(), Quantized(bits), words(B, N, D_MODEL)
+    layer, cache, x = made(), Quantized(bits), tokens(B, N, D_MODEL)
     with torch.no_grad():
         layer(x[:, :-1], cache=cache)
         cache.save(tmp_path / "cache")
@@ -179,7 +179,7 @@ def test_quantized_compressed_vectors_come_back_from_a_file(bits, tmp_path):
 
 
 def test_padding_and_positions():
-    layer, x = made(mask=None), words(B, N, D_MODEL)
+    layer, x = made(mask=None), tokens(B, N, D_MODEL)
     alone = layer(x[:1, :4])
     padded = layer(x, mask=Lengths([4, N]))
     torch.testing.assert_close(padded[:1, :4], alone, rtol=1e-12, atol=1e-13)
@@ -187,9 +187,23 @@ def test_padding_and_positions():
     torch.testing.assert_close(later, layer(x), rtol=0, atol=1e-6)
 
 
+def test_an_exported_layer_takes_any_two_lengths():
+    """Which way is cheaper must not be asked of symbolic lengths: it would fix their ratio."""
+    layer, dim = made(), torch.export.Dim
+    lengths = {"Q": {1: dim("m", min=2, max=64)}, "K": {1: dim("n", min=2, max=64)}}
+    given = tokens(B, 7, D_MODEL), tokens(B, 11, D_MODEL)
+    exported = torch.export.export(
+        layer, given, {"query_offset": 0}, dynamic_shapes={**lengths, "query_offset": None}
+    ).module()
+    for m, n in ((3, 60), (60, 3)):
+        Q, K = tokens(B, m, D_MODEL), tokens(B, n, D_MODEL)
+        out = layer(Q, K, query_offset=0)
+        torch.testing.assert_close(exported(Q, K, query_offset=0), out)
+
+
 @pytest.mark.parametrize("few", [True, False])
 def test_matrices_are_called_as_modules(few, monkeypatch):
-    monkeypatch.setattr(LatentAttention, "_few", lambda self, m, n: few)
+    monkeypatch.setattr(LatentAttention, "_folding_is_cheaper", lambda self, m, n: few)
 
     class Doubled(nn.Module):
         def __init__(self, inner):
@@ -199,7 +213,7 @@ def test_matrices_are_called_as_modules(few, monkeypatch):
         def forward(self, x):
             return 2 * self.inner(x)
 
-    layer, x = made(WO=False), words(B, N, D_MODEL)
+    layer, x = made(WO=False), tokens(B, N, D_MODEL)
     plain = layer(x)
     layer.WV = Doubled(layer.WV)
     torch.testing.assert_close(layer(x), 2 * plain, rtol=1e-12, atol=1e-13)
@@ -224,11 +238,11 @@ def test_errors(rest, text):
 
 
 def test_values_of_their_own_are_refused():
-    x = words(B, N, D_MODEL)
-    with pytest.raises(ArgumentError, match=r"from the same words\.\nLeave V out"):
+    x = tokens(B, N, D_MODEL)
+    with pytest.raises(ArgumentError, match=r"from the same tokens\.\nLeave V out"):
         made()(x, x, x.clone())
 
 
 def test_position_may_be_scaled():
-    x = words(B, N, D_MODEL)
+    x = tokens(B, N, D_MODEL)
     assert not torch.allclose(made()(x), made(position=RoPE(theta=3.0))(x))

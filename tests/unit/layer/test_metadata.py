@@ -70,13 +70,13 @@ def made(name: str) -> MultiheadAttention:
     return LAYERS[name]().eval()
 
 
-def words(*shape: int) -> Tensor:
+def tokens(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(3))
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_there_and_back(name):
-    layer, x = made(name), words(2, N, D_MODEL)
+    layer, x = made(name), tokens(2, N, D_MODEL)
     form = json.loads(json.dumps(layer.to_dict(), allow_nan=False))
     assert form["type"] == type(layer).__name__
     for base in (Form, MultiheadAttention, type(layer)):
@@ -98,7 +98,7 @@ def test_a_form_has_every_argument(kind):
     layer = next(made(name) for name in LAYERS if type(made(name)) is kind)
     names = {name for base in kind.__mro__ if issubclass(base, MultiheadAttention)
              for name in inspect.signature(base).parameters}  # fmt: skip
-    apart = {"device", "dtype", "rest"}
+    apart = {"device", "dtype", "mesh", "rest"}  # where it runs, and not what it computes
     if kind is LatentAttention:
         apart |= {"n_kv_head", "vdim", "norm", "v_norm", "clip", "persistent"}
     assert set(layer.to_dict()) - {"type"} == names - apart
@@ -157,7 +157,7 @@ def test_a_checkpoint_holds_the_same_tensors_and_loads_everywhere(name):
     for parameter in other.parameters():
         parameter.data.zero_()
     other.load_state_dict(torch.load(file, weights_only=True))
-    x = words(2, N, D_MODEL)
+    x = tokens(2, N, D_MODEL)
     assert torch.equal(other(x), layer(x))
     for told in (state, dict(state), copy.deepcopy(state)):
         other.load_state_dict(told, strict=True)
@@ -306,7 +306,7 @@ def test_a_model_goes_through_the_mixin_of_the_hub(name, tmp_path):
     hub = pytest.importorskip("huggingface_hub")
     kind = models(hub.PyTorchModelHubMixin)[name]
     for i, given in enumerate(GIVEN[name]):
-        model, x = kind(**given).eval(), words(2, N, 24)
+        model, x = kind(**given).eval(), tokens(2, N, 24)
         model.save_pretrained(tmp_path / str(i))
         again = kind.from_pretrained(tmp_path / str(i)).eval()
         assert torch.equal(again(x), model(x))

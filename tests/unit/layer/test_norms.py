@@ -9,12 +9,12 @@ from torch import Tensor
 
 from wqkv import Causal, MultiheadAttention, RoPE
 from wqkv.errors import ArgumentError, KindError
-from wqkv.layer.norms import KINDS, OVER, Norm, Normalise, QKNorm, Temperature
+from wqkv.layer.norms import KINDS, OVER, Norm, Normalize, QKNorm, Temperature
 
 B, N, D_MODEL, N_HEAD, N_KV, D_K, D_V = 2, 7, 19, 6, 3, 10, 11
 
 
-def words(*shape: int, seed: int = 0) -> Tensor:
+def tokens(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
@@ -23,15 +23,15 @@ def made(kind: type[MultiheadAttention] = MultiheadAttention, **rest) -> Multihe
     rest = {"n_kv_head": N_KV, "d_k": D_K, "d_v": D_V} | rest
     layer = kind(D_MODEL, N_HEAD, dtype=torch.float64, **rest)
     for i, parameter in enumerate(layer.parameters()):
-        parameter.data += 0.3 * words(*parameter.shape, seed=i)
+        parameter.data += 0.3 * tokens(*parameter.shape, seed=i)
     return layer
 
 
 # The formulas, head by head
 
 
-def norm_of(norm: Norm, x: Tensor, module: Normalise | None) -> Tensor:
-    """x (batch, length, heads, d) normalised as the name says, one vector at a time."""
+def norm_of(norm: Norm, x: Tensor, module: Normalize | None) -> Tensor:
+    """x (batch, length, heads, d) normalized as the name says, one vector at a time."""
     out = torch.empty_like(x)
     for b in range(x.shape[0]):
         for n in range(x.shape[1]):
@@ -122,12 +122,12 @@ LAYERS = [
 @pytest.mark.parametrize("parts", LAYERS, ids=str)
 def test_layer_follows_its_formula_and_every_part_learns(parts):
     layer = made(**{"mask": Causal(), "position": RoPE()} | parts)
-    x = words(B, N, D_MODEL, seed=99).requires_grad_()
+    x = tokens(B, N, D_MODEL, seed=99).requires_grad_()
     ours, theirs = layer(x), by_formula(layer, x)
     # rotary frequencies are rounded to float32, as in all trained models
     torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-7 if layer.position else 1e-13)
     torch.testing.assert_close(layer.trace(x).output, ours, rtol=1e-12, atol=1e-13)
-    up = words(*ours.shape, seed=5)
+    up = tokens(*ours.shape, seed=5)
     leaves = [x, *layer.parameters()]
     for name, a, b in zip(
         ["x", *(name for name, _ in layer.named_parameters())],
@@ -141,7 +141,7 @@ def test_layer_follows_its_formula_and_every_part_learns(parts):
 
 def test_a_part_left_out_changes_the_result():
     """Each case above is another layer: none of its parts is without effect."""
-    x, seen = words(B, N, D_MODEL, seed=99), set()
+    x, seen = tokens(B, N, D_MODEL, seed=99), set()
     for parts in LAYERS:
         layer = made(**{"mask": Causal(), "position": RoPE()} | parts)
         seen.add(round(float(layer(x).detach().square().sum()), 6))
@@ -150,16 +150,16 @@ def test_a_part_left_out_changes_the_result():
 
 @pytest.mark.parametrize("norm", NORMS, ids=str)
 def test_norm_in_half_precision_is_rounded_once(norm):
-    exact = Normalise(norm, 5, 8, dtype=torch.float64)
-    x = words(2, 3, 5, 8).to(torch.bfloat16)
-    half = Normalise(norm, 5, 8, dtype=torch.bfloat16)
+    exact = Normalize(norm, 5, 8, dtype=torch.float64)
+    x = tokens(2, 3, 5, 8).to(torch.bfloat16)
+    half = Normalize(norm, 5, 8, dtype=torch.bfloat16)
     error = (half(x).double() - exact(x.double())).abs()
     assert (error <= 3 * 2**-8 * exact(x.double()).abs() + 1e-3).all()
 
 
 def test_gate_sits_before_WO_and_the_trace_shows_the_context_before_it():
     layer = made(gate="channel")
-    x = words(B, N, D_MODEL)
+    x = tokens(B, N, D_MODEL)
     trace = layer.trace(x)
     gate = torch.sigmoid(layer.WG(x))
     torch.testing.assert_close(layer.WO(trace.context * gate), trace.output)
@@ -196,7 +196,7 @@ def test_temperature_before_the_text_is_that_of_its_beginning():
     ("make", "kind", "text"),
     [
         (lambda: Norm("batch"), ArgumentError, "`kind` is 'batch'.*'rms', 'layer', 'l2'"),
-        (lambda: QKNorm(over="word"), ArgumentError, "`over` is 'word'.*'head', 'each head'"),
+        (lambda: QKNorm(over="token"), ArgumentError, "`over` is 'token'.*'head', 'each head'"),
         (lambda: Norm(eps=-1e-6), ArgumentError, "`eps` is -1e-06"),
         (lambda: Temperature(2, math.inf), ArgumentError, "`by` is inf"),
         (lambda: Temperature(0, 1.0), ArgumentError, "`every` is 0.*1 or more"),
@@ -206,14 +206,14 @@ def test_temperature_before_the_text_is_that_of_its_beginning():
         (
             lambda: made(temperature=Temperature(2, 1.0), position=RoPE.grid(8)),
             ArgumentError,
-            "one position a word, and `position` has 2 axes.*one of them",
+            "one position per token, and `position` has 2 axes.*one of them",
         ),
-        (lambda: Normalise("rms", 2, 3), KindError, "`norm` is a Norm, not str 'rms'"),
+        (lambda: Normalize("rms", 2, 3), KindError, "`norm` is a Norm, not str 'rms'"),
         (lambda: made(clip="1"), KindError, "`clip` is a number or None, not str '1'"),
         (lambda: made(softcap="1"), KindError, "`softcap` is a number or None, not str '1'"),
         (lambda: made(clip=0.0), ArgumentError, "`clip` is 0.0.*above 0"),
         (lambda: made(softcap=-1.0), ArgumentError, "`softcap` is -1.0.*above 0"),
-        (lambda: made(gate="word"), ArgumentError, "`gate` is 'word'.*'head', 'channel'"),
+        (lambda: made(gate="token"), ArgumentError, "`gate` is 'token'.*'head', 'channel'"),
         (lambda: made(bias=["WG"]), ArgumentError, "`bias` is .*names out of WQ, WK, WV, WO"),
     ],
 )
@@ -231,7 +231,7 @@ def test_norms_under_autocast(kind, over, weight, bias, half):
     """Every norm in a layer whose weights are float32; warnings would be errors here."""
     norm = QKNorm(kind, over, weight=weight, bias=bias)
     layer = made(norm=norm, v_norm=Norm(kind, over, weight=weight, bias=bias)).float()
-    x = words(B, N, D_MODEL).float()
+    x = tokens(B, N, D_MODEL).float()
     with torch.autocast("cpu", half):
         ours = layer(x)
     assert ours.dtype == half
@@ -246,10 +246,10 @@ def test_norms_under_autocast(kind, over, weight, bias, half):
 @pytest.mark.parametrize("kind", KINDS)
 def test_norms_in_half_precision_round_once(kind, over, learned, half):
     """With weights in float32 or in half: the dtype of the input, as torch's norms have it."""
-    module = Normalise(Norm(kind, over, bias=True), N_HEAD, D_K, dtype=learned or half)
+    module = Normalize(Norm(kind, over, bias=True), N_HEAD, D_K, dtype=learned or half)
     for i, parameter in enumerate(module.parameters()):
-        parameter.data += words(*parameter.shape, seed=i).to(parameter.dtype)
-    x = words(B, N, N_HEAD, D_K).to(half)
+        parameter.data += tokens(*parameter.shape, seed=i).to(parameter.dtype)
+    x = tokens(B, N, N_HEAD, D_K).to(half)
     found = module(x)
     exact = copy.deepcopy(module).double()(x.double())
     assert found.dtype == half

@@ -263,7 +263,7 @@ def test_half_of_the_columns_are_half_of_the_heads():
 SHARES = [
     ({}, ("WQ",), "WQ gives 2 of 4 heads, and WK 4 of 4."),
     ({}, ("WK", "WV"), "WQ gives 4 of 4 heads, and WK 2 of 4."),
-    ({"d_k": 5, "n_kv_head": 1}, ("WQ", "WK"), "A projection gives 3 numbers a token: no whole"),
+    ({"d_k": 5, "n_kv_head": 1}, ("WQ", "WK"), "A projection gives 3 numbers per token: no whole"),
     ({"sinks": True}, ("WQ", "WK", "WV"), "`sinks` is for 4 heads, and there are 2."),
     ({"gate": "head"}, ("WQ", "WK", "WV"), "The gate is for 4 heads, and there are 2."),
     ({"gate": "channel"}, ("WG",), "The gate is for 2 heads, and there are 4."),

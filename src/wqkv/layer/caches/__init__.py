@@ -1,1 +1,1 @@
-"""The kinds of KVCache."""
+"""KV caches: KVCache, what every kind does, is in base.py; each kind has a module of its own."""

@@ -1,10 +1,10 @@
-"""Paged: blocks of positions out of a pool, shared between sequences until one writes."""
+"""Paged: sequences in blocks of memory, which they share until one of them writes."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -16,21 +16,22 @@ from wqkv.errors import ArgumentError
 from wqkv.layer.caches.base import (
     KeyPiece,
     KVCache,
-    check,
-    check_alike,
+    Saved,
     check_count,
+    check_new,
     check_rewind,
-    chosen,
-    lasting,
+    check_same_kind,
+    check_samples,
+    outside_inference_mode,
     refuse_gradients,
 )
 
 
 @door
 class Pool:
-    """Memory for `blocks` blocks of `size` positions each, for all Paged caches that are given it.
+    """Memory for `blocks` blocks of `size` positions each, shared by Paged caches.
 
-    It is taken at the first append. A block belongs to nobody, or to as many sequences as share it.
+    The memory is taken at the first append. A block is free, or used by one or more sequences.
 
     >>> pool = Pool(blocks=8, size=4)
     >>> cache = Paged(pool)
@@ -43,7 +44,7 @@ class Pool:
     def __init__(self, blocks: int, size: int = 16) -> None:
         self.blocks, self.size = check_count("blocks", blocks), check_count("size", size)
         self._users: list[int] = []  # how many sequences share each block that was ever taken
-        self._unused: list[int] = []  # of these, the ones that nobody has
+        self._unused: list[int] = []  # of these, the ones that no sequence has now
         self._slots: tuple[Tensor, Tensor] | None = None  # k and v, (blocks * size, heads, d)
 
     @property
@@ -68,7 +69,7 @@ class Pool:
             self._unused.append(block)
 
     def _copy(self, block: int) -> int:
-        """A block of one's own with the same numbers, in place of a shared one."""
+        """Take a block with the same numbers, and give back one share of the block."""
         own = self._take()
         for slots in self._slots or ():
             slots[own * self.size : (own + 1) * self.size] = slots[
@@ -77,10 +78,11 @@ class Pool:
         self._give_back(block)
         return own
 
-    def _memory(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    def _slots_like(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """The memory of keys and of values, taken now if k and v are the first."""
         if self._slots is None:
             n = self.blocks * self.size
-            self._slots = lasting(
+            self._slots = outside_inference_mode(
                 lambda: (
                     k.new_empty((n, k.shape[1], k.shape[3])),
                     v.new_empty((n, v.shape[1], v.shape[3])),
@@ -90,7 +92,7 @@ class Pool:
 
 
 class _Sequence:
-    """The blocks of one sample, and how many of their positions are taken."""
+    """The blocks of one sample in order, and its length: how many of their positions are taken."""
 
     def __init__(self, pool: Pool, blocks: Sequence[int] = (), length: int = 0) -> None:
         self.pool, self.blocks, self.length = pool, list(blocks), length
@@ -107,7 +109,7 @@ class _Sequence:
         self.blocks, self.length = self.blocks[:needed], length
 
     def slots(self, start: int, end: int) -> Tensor:
-        """Where positions stand in the pool."""
+        """The rows of the pool's memory that hold the positions start, ..., end - 1."""
         position = torch.arange(start, end, device="cpu")
         size = self.pool.size
         return torch.tensor(self.blocks, device="cpu")[position // size] * size + position % size
@@ -118,15 +120,15 @@ class _Sequence:
 
 @door
 class Paged(KVCache):
-    """Each sample in blocks of its own length out of a shared Pool.
+    """Keep each sample in blocks of a shared Pool; samples may differ in length.
 
-    `fork`, `split`, `merge`, `reorder` and deepcopy share blocks and copy nothing; whoever first
-    writes into a block that others share gets a copy of it. `rewind` takes one length a sample,
-    too: append a batch that is padded at the end, then rewind to the true lengths. Where lengths
-    differ, the pieces hide what is beyond with Lengths. Blocks go back to the pool with `rewind`
-    and when the cache is dropped.
+    `fork`, `split`, `merge`, `reorder` and deepcopy share blocks and copy nothing; a sample that
+    writes into a block that others share gets a copy of it first. `rewind` also takes one length
+    per sample: append a batch that is padded at the end, then rewind to the true lengths. Where
+    lengths differ, the piece hides the slots behind each with Lengths. Blocks go back to the pool
+    with `rewind`, and when the cache is deleted.
 
-    Reading gathers all positions of all samples, a copy a call: torch's CPU kernels read no pages.
+    Each call gathers all positions of all samples into a copy: torch's CPU kernels read no pages.
     Gradients: none; an append that would need one is an error.
 
     >>> cache = Paged(Pool(blocks=8, size=4))
@@ -155,13 +157,13 @@ class Paged(KVCache):
         batch, _, n, _ = k.shape if k.ndim == 4 else (0, 0, 0, 0)
         batch = len(self._sequences) or batch
         kept = (x.new_empty((batch, x.shape[1], 0, x.shape[2])) for x in self.pool._slots or ())
-        check(k, v, *kept)
+        check_new(k, v, *kept)
         refuse_gradients("Paged", k, v)
         sequences = self._sequences or [_Sequence(self.pool) for _ in range(batch)]
-        self._check_room(sequences, n)
-        keys, values = self.pool._memory(k, v)
+        self._check_blocks(sequences, n)
+        keys, values = self.pool._slots_like(k, v)
         for sequence in sequences:
-            self._make_room(sequence, n)
+            self._take_blocks(sequence, n)
         self._sequences = sequences
         slots = torch.cat([s.slots(s.length - n, s.length) for s in sequences]).to(k.device)
         keys[slots] = k.transpose(1, 2).flatten(0, 1)
@@ -173,7 +175,7 @@ class Paged(KVCache):
         longest = max(lengths, default=0)
         if longest == 0 or self.pool._slots is None:
             return ()
-        # Beyond a sample's end stands its own first position: others may have left NaN anywhere.
+        # Pad with the sample's first slot: unused slots may hold another sequence's NaN.
         slots = torch.zeros((len(lengths), longest), dtype=torch.long, device="cpu")
         for row, sequence in zip(slots, self._sequences, strict=True):
             if sequence.length:
@@ -191,7 +193,7 @@ class Paged(KVCache):
         if len(lengths) != len(self._sequences):
             raise ArgumentError(
                 f"{len(lengths)} lengths came for {len(self._sequences)} samples.\n"
-                "Pass an int, or one a sample."
+                "Pass an int, or one per sample."
             )
         pairs = list(zip(self._sequences, lengths, strict=True))
         for sequence, to in pairs:
@@ -200,46 +202,49 @@ class Paged(KVCache):
             sequence.cut(to)
 
     def reorder(self, index: Sequence[int] | Tensor) -> None:
-        order = chosen(index, len(self._sequences)).tolist()
+        order = check_samples(index, len(self._sequences)).tolist()
         self._sequences = [self._sequences[i].fork() for i in order]
 
     def fork(self, sample: int) -> Self:
-        """A cache of one sample that goes on from here by itself, its past shared."""
-        (sample,) = chosen([sample], len(self._sequences)).tolist()
-        return self._over([self._sequences[sample].fork()])
+        """A cache of one sample that goes on by itself from here; the past is shared."""
+        (sample,) = check_samples([sample], len(self._sequences)).tolist()
+        return self._with_sequences([self._sequences[sample].fork()])
 
-    def __deepcopy__(self, memo: object) -> Self:  # a pool of its own would keep others' blocks
-        return self._over([sequence.fork() for sequence in self._sequences])
+    def __deepcopy__(self, memo: object) -> Self:
+        # The copy keeps the pool: a copy of that would hold the blocks of other caches for ever.
+        return self._with_sequences([sequence.fork() for sequence in self._sequences])
 
     def split(self) -> list[Self]:
         return [self.fork(sample) for sample in range(len(self._sequences))]
 
     @classmethod
     def merge(cls, caches: Sequence[Self]) -> Self:
-        check_alike(cls, caches)
+        check_same_kind(cls, caches)
         pools = {id(cache.pool): cache.pool for cache in caches}
         if len(pools) > 1:
             raise ArgumentError(
                 f"These caches have {len(pools)} pools, and blocks do not leave their pool.\n"
                 "Make the caches with one Pool."
             )
-        return caches[0]._over([s.fork() for cache in caches for s in cache._sequences])
+        return caches[0]._with_sequences([s.fork() for cache in caches for s in cache._sequences])
 
     @property
     def _lengths(self) -> list[int]:
         return [sequence.length for sequence in self._sequences]
 
-    def _over(self, sequences: list[_Sequence]) -> Self:
+    def _with_sequences(self, sequences: list[_Sequence]) -> Self:
         other = type(self)(self.pool)
         other._sequences = sequences
         return other
 
-    def _check_room(self, sequences: list[_Sequence], n: int) -> None:
+    def _check_blocks(self, sequences: list[_Sequence], n: int) -> None:
+        """Raise unless the pool has the blocks for n more positions of each sequence."""
         size, needed = self.pool.size, 0
         writers: Counter[int] = Counter()
         for sequence in sequences:
             needed += -(-(sequence.length + n) // size) - len(sequence.blocks)
-            if sequence.length % size:  # the last block is written into: by all but one as a copy
+            # The last block is written into, and all but one of those who share it take a copy.
+            if sequence.length % size:
                 block = sequence.blocks[-1]
                 writers[block] += 1
                 needed += self.pool._users[block] > writers[block]
@@ -249,7 +254,8 @@ class Paged(KVCache):
                 f"{self.pool.blocks} are free.\nRewind or drop a cache, or make a larger Pool."
             )
 
-    def _make_room(self, sequence: _Sequence, n: int) -> None:
+    def _take_blocks(self, sequence: _Sequence, n: int) -> None:
+        """Make a sequence n positions longer: a last block of its own, and new blocks."""
         pool = self.pool
         if sequence.length % pool.size and pool._users[sequence.blocks[-1]] > 1:
             sequence.blocks[-1] = pool._copy(sequence.blocks[-1])
@@ -257,11 +263,11 @@ class Paged(KVCache):
         while len(sequence.blocks) * pool.size < sequence.length:
             sequence.blocks.append(pool._take())
 
-    def _state(self) -> dict[str, Any]:
+    def _to_saved(self) -> Saved:
         pool = self.pool
         used = sorted({block for s in self._sequences for block in s.blocks})
         place = {block: i for i, block in enumerate(used)}
-        state: dict[str, Any] = {
+        state: Saved = {
             "blocks": pool.blocks,
             "size": pool.size,
             "tables": [[place[block] for block in s.blocks] for s in self._sequences],
@@ -273,13 +279,13 @@ class Paged(KVCache):
         return state
 
     @classmethod
-    def _from(cls, state: dict[str, Any]) -> Self:
+    def _from_saved(cls, state: Saved) -> Self:
         made = cls(Pool(state["blocks"], state["size"]))
         pool, tables = made.pool, list(zip(state["tables"], state["lengths"], strict=True))
         if "k" in state:
             k, v = state["k"], state["v"]  # (blocks in use, size, heads, d)
-            check(k.transpose(1, 2), v.transpose(1, 2))
-            memory = pool._memory(k.transpose(1, 2), v.transpose(1, 2))
+            check_new(k.transpose(1, 2), v.transpose(1, 2))
+            memory = pool._slots_like(k.transpose(1, 2), v.transpose(1, 2))
             for slots, x in zip(memory, (k, v), strict=True):
                 slots[: len(x) * pool.size] = x.flatten(0, 1)
             pool._users = [sum(b == i for table, _ in tables for b in table) for i in range(len(k))]

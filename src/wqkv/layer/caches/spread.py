@@ -1,9 +1,9 @@
-"""Spread: the keys and values of one text over ranks, for decoding."""
+"""Spread: the keys and values of one text, distributed over ranks, for decoding."""
 
 from __future__ import annotations
 
 from os import PathLike
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -15,32 +15,32 @@ from wqkv.attend.parallel.ranks import Ranks
 from wqkv.attend.partial import Partial, merge
 from wqkv.doors import door
 from wqkv.errors import ArgumentError, message
-from wqkv.layer.caches.base import KeyPiece, check_count, refuse_gradients
+from wqkv.layer.caches.base import KeyPiece, Saved, check_count, refuse_gradients
 from wqkv.layer.caches.buffered import Dynamic
 
 
 @door
 class Spread(Dynamic):
-    """Each rank keeps a share: out = merge over ranks r of attention(q, k_r, v_r) (F1).
+    """Keep one share of the keys per rank: out = merge over ranks r of attention(q, k_r, v_r).
 
     Position t belongs to rank t // block % size, so no rank keeps more than
     ceil(ceil(length / block) / size) * block positions, in buffers that grow as those of Dynamic.
-    Every rank calls the layer with the same words and gets the same result, to the bit. It keeps
-    the keys that are its own, attends to them, and all exchange out and lse: a rank sends
-    (size - 1) * batch * n_head * query_len * (d_v + 1) numbers a call, of 4 bytes (8 for float64).
-    For LatentAttention d_v is rank + d_rope where it attends to the compressed vector;
-    DifferentialAttention has two heads for one.
+    Every rank calls the layer with the same tokens and gets the same result, to the bit: it keeps
+    the keys of its own positions, attends to them, and all ranks exchange out and lse. A rank sends
+    (size - 1) * batch * n_head * query_len * (d_v + 1) numbers per call, of 4 bytes (8 for
+    float64). For LatentAttention d_v is rank + d_rope where it attends to the compressed vector;
+    DifferentialAttention has 2 * n_head heads here.
 
-    A rank attends block by block: small blocks are even, large ones are fewer calls. Give a long
-    prompt in steps of some thousand words: while they are exchanged, a rank holds the contexts of
-    all ranks.
-    Whatever is done to the cache (rewind, reorder, ...) is done on every rank. Each saves a file.
-    Ranks whose steps, lengths or blocks differ all raise at the next call.
+    A rank attends block by block: with small blocks the ranks' work is more even, with large blocks
+    there are fewer kernel calls. Pass a long prompt in steps of some thousand tokens, because a
+    rank holds the contexts of all ranks while they are exchanged.
+    Whatever is done to the cache (rewind, reorder, ...) must be done on every rank, and each rank
+    saves a file of its own. If steps, lengths or blocks differ, all ranks raise at the next call.
     Gradients: none; an append that would need one is an error.
 
     Args:
-        ranks: who shares the words; None is all ranks. A layout has no meaning here.
-        block: how many neighbouring positions stay together.
+        ranks: which ranks share the tokens; None is all ranks. Their layout is not used here.
+        block: how many neighboring positions stay together.
 
     >>> import torch.distributed as dist
     >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
@@ -62,19 +62,21 @@ class Spread(Dynamic):
         self.rank, self.size = ranks.rank, ranks.size
 
     def append(self, k: Tensor, v: Tensor) -> tuple[KeyPiece, ...]:
-        self._check(k, v)
+        self._check_new(k, v)
         refuse_gradients("Spread", k, v)
         first, end = self._length, self._length + k.shape[2]
-        # a rank that gets none of them makes its buffers all the same: they know what fits
+        # A rank that gets none of them makes empty buffers, which later appends are checked by.
         for a, b in self._spans(first, end) or [(first, first)]:
             self._length = a
-            self._write({"k": k[:, :, a - first : b - first], "v": v[:, :, a - first : b - first]})
+            self._append_rows(
+                {"k": k[:, :, a - first : b - first], "v": v[:, :, a - first : b - first]}
+            )
         self._length = end
-        # without a word of its own it looks at a new one and does not see it: (0, -inf)
+        # A rank that keeps no key attends to a hidden one: (0, -inf), which adds nothing.
         return self.held() or (KeyPiece(k[:, :, :1], v[:, :, :1], first, ~Full()),)
 
     def held(self) -> tuple[KeyPiece, ...]:
-        """What this rank keeps, one piece a block."""
+        """What this rank keeps, one piece per block."""
         rows, pieces, row = self._rows(), [], 0
         for a, b in self._spans(0, self._length):
             k, v = (rows[name][:, :, row : row + b - a] for name in ("k", "v"))
@@ -101,7 +103,8 @@ class Spread(Dynamic):
         }
         agree(self.ranks.group, asked)
         mine = torch.cat((part.out.to(part.lse.dtype), part.lse.unsqueeze(-1)), dim=-1)
-        came = self.ranks.every(mine)  # in order, so that all ranks merge to the same bits
+        # In the order of the ranks, so that all merge to the same bits.
+        came = self.ranks.every(mine)
         out, lse = merge(*(Partial(x[..., :-1], x[..., -1]) for x in came))
         return Partial(out.to(part.out.dtype), lse)
 
@@ -112,10 +115,10 @@ class Spread(Dynamic):
         device: torch.device | str | None = None,
         ranks: Ranks | None = None,
     ) -> Self:
-        """Read what `save` wrote on this rank: a file of each, on as many ranks.
+        """Read the file that `save` wrote on this rank; there have to be as many ranks as then.
 
         Raises:
-            ArgumentError: the file is another rank's, or of another number of ranks.
+            ArgumentError: another rank wrote the file, or there were more or fewer ranks.
         """
         here = cls(ranks)
         made = super().load(path, device)
@@ -132,7 +135,7 @@ class Spread(Dynamic):
         return sum(b - a for a, b in self._spans(0, self._length))
 
     def _spans(self, first: int, end: int) -> list[tuple[int, int]]:
-        """The positions of this rank from `first` to before `end`, one span a block."""
+        """This rank's positions out of first, ..., end - 1: one (start, stop) per block."""
         step = self.block * self.size
         start = first // step * step + self.rank * self.block
         return [
@@ -142,7 +145,7 @@ class Spread(Dynamic):
         ]
 
     @classmethod
-    def _from(cls, state: dict[str, Any]) -> Self:
+    def _from_saved(cls, state: Saved) -> Self:
         check_count("size", state["size"])
         check_count("rank", state["rank"], least=0)
-        return super()._from(state)
+        return super()._from_saved(state)

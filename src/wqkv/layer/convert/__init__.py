@@ -1,1 +1,1 @@
-"""To and from the attention layers of others."""
+"""Our layer from others, and back: Hugging Face models, checkpoints, nn.MultiheadAttention."""

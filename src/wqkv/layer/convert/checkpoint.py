@@ -1,4 +1,4 @@
-"""One attention layer out of a checkpoint on disk: `load_attention`."""
+"""load_attention: one attention layer out of a checkpoint on disk."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from wqkv.layer.convert.rows import build
 from wqkv.upstream import of_transformers as upstream
 
 INDEX = ".index.json"
-#: What a folder's checkpoint may be called, the first that is there.
+#: What the file of a checkpoint may be called; the first that exists is read.
 NAMES = ("model.safetensors", "pytorch_model.bin")
 PICKLES = (".bin", ".pt", ".pth")
 PICKLED = (NAMES[1], NAMES[1] + INDEX)
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-#: No configuration or index has so many bytes, and no model so many layers.
+#: A configuration or index with more bytes, or a model with more layers, is refused.
 MOST_BYTES, MOST_LAYERS = 2**27, 10_000
 
 
@@ -40,9 +40,9 @@ def load_attention(
 ) -> MultiheadAttention:
     """Layer number `layer` (from 0) of a checkpoint as ours, like `from_hf`; nothing else is read.
 
-    The configuration makes the model without memory, the table of families says which tensors it
-    takes, and these alone are read, out of the files that hold them. They keep their dtype; where
-    dtypes differ, all get the widest.
+    The model is made from its configuration without memory, the table of families says which
+    tensors the layer takes, and only these are read, from the files that hold them. They keep their
+    dtype; where dtypes differ, all get the widest.
 
     Args:
         path: a folder with config.json and model.safetensors, or model.safetensors.index.json and
@@ -52,7 +52,7 @@ def load_attention(
             but tensors is unpickled.
 
     Raises:
-        ArgumentError: there is no such layer, or a file is broken, mislabelled or made to harm;
+        ArgumentError: there is no such layer, or a file is broken, mislabeled or made to harm;
             then nothing is loaded.
         MissingExtraError: transformers or safetensors is not installed.
 
@@ -73,6 +73,7 @@ def load_attention(
     def note(name: str) -> Tensor:
         return wanted.setdefault(found.prefix + name, found.base.get_parameter(name))
 
+    # The row runs twice: here it notes which tensors it takes, below it gets their numbers.
     spot = found.spot(layer, note)
     build(spot)
     tensors = _read(file, model, wanted, f"{found.prefix}{spot.at}.")
@@ -112,8 +113,9 @@ def is_pickle(file: Path) -> bool:
     return Path(file.name.removesuffix(INDEX)).suffix in PICKLES
 
 
+# Any, here and below: the module transformers, its models, and JSON of a file.
 def _outline(transformers: Any, folder: Path) -> Any:
-    """The model of a configuration without memory."""
+    """The model of a configuration on the meta device, so that it takes no memory."""
     config = folder / "config.json"
     if not config.is_file():
         raise ArgumentError(f"There is no {str(config)!r}, which says what the tensors are.")
@@ -130,7 +132,7 @@ def _outline(transformers: Any, folder: Path) -> Any:
 
 
 def _check_layers(told: Any, config: Path) -> None:
-    """Each layer is made, if without memory: a number that cannot be would never end."""
+    """Raise if a configuration asks for too many layers: to make them would take for ever."""
     for name, value in told.items() if isinstance(told, dict) else ():
         _check_layers(value, config)
         if "layer" in name and isinstance(value, int) and value > MOST_LAYERS:
@@ -155,16 +157,16 @@ def _broken(file: Path, what: str, error: Exception) -> ArgumentError:
 
 
 class Stored(NamedTuple):
-    """A tensor that lies in a file, not read yet; dtype is None if it holds no floats."""
+    """A tensor in a file, which is not read before `read` is called."""
 
     shape: tuple[int, ...]
-    dtype: torch.dtype | None
+    dtype: torch.dtype | None  # None if it holds no floats
     label: str  # what the file calls its dtype
     read: Callable[[], Tensor]
 
 
 def _read(file: Path, model: Any, wanted: Mapping[str, Tensor], home: str) -> dict[str, Tensor]:
-    """The tensors of these names, all of them checked before the first is read."""
+    """The tensors with the names in `wanted`; all are checked before the first is read."""
     where = _where(file)
     theirs = _their_names(model, wanted, where, file)
     _check_known(model, home, where.keys() - theirs.values(), file)
@@ -194,7 +196,7 @@ def _check(stored: Stored, wanted: Tensor, name: str, file: Path) -> None:
 
 
 def _check_known(model: Any, home: str, names: Collection[str], file: Path) -> None:
-    """Raise if the attention at `home` has a weight or bias in the file that the model has not."""
+    """Raise if the file has a weight or bias of the attention at `home` that the model has not."""
     known, passed = model.state_dict().keys(), upstream.passed_over(model)
     for theirs in sorted(names):
         name = theirs.removeprefix(f"{model.base_model_prefix}.")
@@ -216,13 +218,13 @@ def _where(file: Path) -> dict[str, Path]:
 
 
 def shards(file: Path) -> dict[str, Path]:
-    """Which file holds which tensor, by an index."""
+    """Which file holds which tensor, by an index; raises if it leads to any other kind of file."""
     told = _json(file)
     shards = told.get("weight_map") if isinstance(told, dict) else None
     if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
         raise ArgumentError(f"{str(file)!r} has no weight_map of names and files.")
     for name in sorted(set(shards.values())):
-        # A path could lead anywhere; and an index of safe files must not lead to pickles.
+        # A path could lead out of the folder, and an index of safe files must not lead to pickles.
         plain = not set(name) & set("/\\:\0") and name not in (".", "..")
         if not plain or Path(name).suffix != Path(file.name.removesuffix(INDEX)).suffix:
             raise ArgumentError(
@@ -234,7 +236,7 @@ def shards(file: Path) -> dict[str, Path]:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[tuple[Collection[str], Callable[[str], Stored]]]:
-    """The names of the tensors in a file, and what finds one."""
+    """Open a file: the names of its tensors, and a function that finds one by its name."""
     if not file.is_file():
         raise ArgumentError(f"The shard {str(file)!r} is not there.")
     if is_pickle(file):
@@ -269,14 +271,14 @@ def _opened(file: Path) -> Iterator[tuple[Collection[str], Callable[[str], Store
 
 def _unpickled(x: Tensor) -> Stored:
     dtype = x.dtype if x.dtype in FLOATS.values() else None
-    # cloned, for what is mapped into memory would keep the whole file
+    # A clone, because a tensor that is mapped into memory would keep the whole file.
     return Stored(tuple(x.shape), dtype, str(x.dtype), x.clone)
 
 
 def _their_names(
     model: Any, wanted: Mapping[str, Tensor], names: Collection[str], file: Path
 ) -> dict[str, str]:
-    """What the file calls the tensors: as the model does, with a prefix, or by an older name."""
+    """{the model's name: the file's name}: the same, with a prefix, or an older name."""
     found: dict[str, str] = {}
     for name in wanted:
         for theirs in (name, f"{model.base_model_prefix}.{name}"):
@@ -295,7 +297,7 @@ def _their_names(
 
 
 def _renamed(model: Any, wanted: Mapping[str, Tensor], names: Collection[str]) -> dict[str, str]:
-    """The tensors that transformers reads under another name than they lie under."""
+    """{the model's name: the file's name} of tensors that transformers renames in reading."""
     rules = upstream.get_model_conversion_mapping(model)
     renamings = [rule for rule in rules if isinstance(rule, upstream.WeightRenaming)]
     converters = [rule for rule in rules if isinstance(rule, upstream.WeightConverter)]

@@ -1,4 +1,4 @@
-"""Our layer with the matrices of a Hugging Face model: `from_hf`."""
+"""from_hf: our layer with the matrices of a Hugging Face model."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from wqkv.doors import door
 from wqkv.errors import ArgumentError
 from wqkv.layer.attention import MATRICES, MultiheadAttention
 from wqkv.layer.convert.families import FAMILIES
-from wqkv.layer.convert.rows import Row, Spot, build, parameter
-from wqkv.layer.norms import Normalise
+from wqkv.layer.convert.rows import FamilyRow, Spot, build, parameter
+from wqkv.layer.norms import Normalize
 from wqkv.layer.plain import besides
 from wqkv.wrappers import unwrapped
 
 
 @dataclass(frozen=True)
 class Stack:
-    """The attention layers of one part of a model; `prefix` is where `base` stands in it."""
+    """The attention layers of one part of a model."""
 
     base: nn.Module
-    row: Row
-    prefix: str = ""
+    row: FamilyRow
+    prefix: str = ""  # what the names of base's parameters begin with in the whole model
 
     def __len__(self) -> int:
         return next(n for n in count() if self.row.where(self.base, n) is None)
 
     def spot(self, layer: int, tensor: Callable[[str], Tensor] | None = None) -> Spot:
-        """Where layer number `layer` is; `tensor` stands in for the model's own parameters.
+        """Layer number `layer`. `tensor` gives a parameter by name, in place of the model's own.
 
         Raises:
             ArgumentError: no such layer, or one that does not attend with matrices of its own.
@@ -53,15 +53,15 @@ class Stack:
 
 
 def stacks(model: nn.Module) -> dict[str, Stack]:
-    """The parts of a model that the table knows, the one that is meant if none is named first.
+    """The parts of a model that the table knows; the first one is meant where none is named.
 
     Raises:
         ArgumentError: there is none; the error names the nearest rows.
     """
     base = _base(model)
-    found = _own(base)
+    found = _parts_of(base)
     for name, child in base.named_children() if not found else ():
-        parts = _own(child, f"{name}.")
+        parts = _parts_of(child, f"{name}.")
         found |= {name if len(parts) == 1 else f"{name}.{part}": parts[part] for part in parts}
     if not found:
         kind = _kind(base) or type(model).__name__
@@ -74,19 +74,21 @@ def stacks(model: nn.Module) -> dict[str, Stack]:
 
 
 def _base(model: nn.Module) -> nn.Module:
-    """The model without its head, and without what was put around it."""
+    """The model without its head, and without wrappers around it."""
     model = unwrapped(model)
     inner: nn.Module = getattr(model, "base_model", model)
     return model if inner is model else _base(inner)
 
 
-def _own(base: nn.Module, prefix: str = "") -> dict[str, Stack]:
+def _parts_of(base: nn.Module, prefix: str = "") -> dict[str, Stack]:
+    """The parts that the row of the model's own family names, as far as the model has them."""
     rows = FAMILIES.get(_kind(base), {})
     stacks = {part: Stack(base, row, prefix) for part, row in rows.items()}
     return {part: stack for part, stack in stacks.items() if stack.row.where(base, 0)}
 
 
 def _kind(model: nn.Module) -> str:
+    """What its configuration calls the family."""
     return getattr(getattr(model, "config", None), "model_type", None) or ""
 
 
@@ -109,19 +111,21 @@ def stack(model: nn.Module, part: str | None = None) -> Stack:
 def from_hf(model: nn.Module, layer: int, *, part: str | None = None) -> MultiheadAttention:
     """Layer number `layer` (from 0) of a transformers model as ours, with its mask and position.
 
-    The matrices are the model's own where it keeps them apart, and copies where it packs them.
-    A projection that does more than its weight says (LoRA, a quantizer, hooks) is the model's own
-    module; where such a one is packed, or anything but a projection, that is an error.
-    What the model does beside the layer stays with the caller: norms and residuals around it, and
-    what a call says of padding and of positions.
+    The matrices are the model's own where it keeps them apart, and copies where it packs them into
+    one. A projection that computes more than its weight says (LoRA, a quantizer, hooks) is taken as
+    the model's own module. If such a projection is packed, or a norm computes more than its weight
+    says, that is an error.
+    The caller does what the model does outside the layer: norms and residuals around it, and the
+    padding and positions of a call. Rules that the model does not know are set on the result, as
+    in `layer.mesh = Ring()`.
 
     Args:
-        part: "encoder", "decoder" or "cross" (its keys are the encoder's words), or the name of a
+        part: "encoder", "decoder" or "cross" (its keys are the encoder's tokens), or the name of a
             model inside, such as "vision_model"; None is the decoder, or the only one.
 
     Raises:
         ArgumentError: the family has no table row, or the model no such part or layer; or a module
-            that would have to be copied is more than its weight.
+            that would have to be copied computes more than its weight says.
 
     >>> import torch
     >>> from transformers import GPT2Config, GPT2Model
@@ -133,10 +137,10 @@ def from_hf(model: nn.Module, layer: int, *, part: str | None = None) -> Multihe
 
 
 def check_plain(layer: MultiheadAttention) -> None:
-    """Raise unless all parts of a layer are what their weights say, for these are then shown."""
+    """Raise unless all parts of a layer compute what their weights say, because these are shown."""
     for path, part in layer.named_modules():
         more = besides(part) if part is not layer else []
-        if type(part) not in (type(layer), nn.Linear, nn.Sequential, Normalise):
+        if type(part) not in (type(layer), nn.Linear, nn.Sequential, Normalize):
             more.append(f"the class {type(part).__module__}.{type(part).__name__}")
         if more:
             raise ArgumentError(
@@ -147,7 +151,7 @@ def check_plain(layer: MultiheadAttention) -> None:
 
 
 def matrices(model: nn.Module, layer: int, part: str | None = None) -> dict[str, nn.Module]:
-    """The model's own modules that hold WQ, WK, WV and WO of a layer (packed: one module)."""
+    """The model's own modules that hold WQ, WK, WV and WO; one module may hold several of them."""
     spot = stack(model, part).spot(layer)
     return {name: spot.get(spot.path(name)) for name in MATRICES}
 

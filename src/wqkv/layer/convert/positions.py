@@ -1,4 +1,4 @@
-"""RoPE from a transformers configuration."""
+"""RoPE, and how it is scaled, from a transformers configuration: its `rope_parameters`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,14 @@ from wqkv.errors import ArgumentError
 
 
 def from_config(config: Any, kind: str | None = None, *, interleaved: bool = False) -> RoPE:
-    """The RoPE of a configuration; `kind` is the layer's, for those with one RoPE a kind."""
+    """The RoPE of a configuration.
+
+    Args:
+        kind: the layer's kind, such as "sliding_attention", because some configurations have
+            parameters of their own for each kind.
+    """
     rules = dict(config.rope_parameters)
-    if kind in rules:  # one set a kind of layer
+    if kind in rules:
         rules = dict(rules[kind])
     theta = float(rules["rope_theta"])
     if sections := rules.get("mrope_section"):
@@ -32,7 +37,7 @@ def from_config(config: Any, kind: str | None = None, *, interleaved: bool = Fal
     whole = _d(config)
     part = rules.get("partial_rotary_factor") or getattr(config, "partial_rotary_factor", None)
     turned = int(whole * (part or 1.0))
-    if rules["rope_type"] == "proportional":  # all channels turn, but the last ones by angle 0
+    if rules["rope_type"] == "proportional":  # all channels rotate, the last ones by angle 0
         turned = whole
     return RoPE(
         theta,
@@ -43,11 +48,14 @@ def from_config(config: Any, kind: str | None = None, *, interleaved: bool = Fal
 
 
 def _d(config: Any) -> int:
+    """The size of a head."""
     d: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return d
 
 
+# Any: `rope_parameters` is JSON of the configuration, with other keys for each rope_type.
 def _scaling(rules: dict[str, Any], config: Any, d: int) -> RoPEScaling | None:
+    """The scaling that `rope_type` names, with the defaults that transformers gives it."""
     kind = rules["rope_type"]
     longest = config.max_position_embeddings
     trained = rules.get("original_max_position_embeddings") or longest

@@ -1,4 +1,4 @@
-"""The one way to what transformers opens: nothing that a checkpoint brings along ever runs."""
+"""The one place that opens checkpoints with transformers: no Python of a checkpoint ever runs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 from wqkv.errors import ArgumentError, need
 
 
+# Any: the arguments and results are those of whatever function of transformers is called.
 def opened(what: str, make: Callable[..., Any], *given: Any, **rest: Any) -> Any:
     """Call a `from_pretrained` or `from_config` of transformers on the checkpoint `what`.
 
-    No Python of the checkpoint runs, and nothing is asked on standard input: transformers asks for
-    leave to run it where `trust_remote_code` is not given.
+    No Python of the checkpoint runs. `trust_remote_code` is always given, because without it
+    transformers asks on standard input whether to run it.
 
     Raises:
         ArgumentError: it does not open without its own Python.
@@ -29,10 +30,10 @@ def opened(what: str, make: Callable[..., Any], *given: Any, **rest: Any) -> Any
 
 
 def configuration(what: str, where: Any, **rest: Any) -> Any:
-    """The configuration of a checkpoint, which is a whole model and no adapter.
+    """The configuration of a checkpoint; raises if it is an adapter for another model.
 
-    How attention and experts are computed is left to transformers, because a checkpoint can name
-    kernels there, which would be fetched and run.
+    What it says of how attention and experts are computed is removed, because a checkpoint can name
+    kernels there, which transformers would fetch and run.
     """
     transformers: Any = need("transformers", "hf", "Opening a model")
     config = opened(what, transformers.AutoConfig.from_pretrained, where, **rest)

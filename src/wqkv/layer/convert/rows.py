@@ -1,50 +1,59 @@
-"""What a row of the table of families says, and one attention layer of a model as it sees it."""
+"""What a row of the table of families says (FamilyRow), and how it makes our layer (build)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from wqkv.attend.bias import Bias
+from wqkv.attend.masks.algebra import Mask
+from wqkv.attend.rope import RoPE
+from wqkv.attend.rules import FULL
 from wqkv.errors import ArgumentError
 from wqkv.layer.attention import MultiheadAttention
+from wqkv.layer.norms import Norm, QKNorm, Temperature
 from wqkv.layer.plain import unread
 
 
-class Packed(NamedTuple):
-    """Matrices that share one module: in each of `blocks` equal stretches, one after the other.
+class PackedMatrices(NamedTuple):
+    """Matrices that share one module: its rows are `blocks` equal blocks, with a part of each.
 
-    `blocks` is a number, or the name of one that our layer has, such as "n_head".
+    `blocks` is a number, or the name of one that our layer has, such as "n_head": then each block
+    has the rows of one head.
     """
 
     names: tuple[str, ...]
     blocks: int | str = 1
 
     def cut(self, packed: Tensor, layer: MultiheadAttention) -> dict[str, Tensor]:
-        """Copies of the rows that belong to each matrix."""
+        """Copies of the rows that belong to each matrix, by its name."""
         blocks: int = self.blocks if isinstance(self.blocks, int) else getattr(layer, self.blocks)
-        weights: list[Any] = [layer.get_submodule(name).weight for name in self.names]
+        weights = [layer.get_parameter(f"{name}.weight") for name in self.names]
         parts = packed.unflatten(0, (blocks, -1)).split([len(w) // blocks for w in weights], dim=1)
         copies = [part.flatten(0, 1).clone() for part in parts]
         return dict(zip(self.names, copies, strict=True))
 
 
+_T = TypeVar("_T")
+
+
 @dataclass(frozen=True)
 class Spot:
-    """One attention layer of a model; `tensor` gives a parameter of the model by its name."""
+    """One attention layer of a model, which its family's row reads."""
 
-    base: nn.Module
-    row: Row
+    base: nn.Module  # the model without its head
+    row: FamilyRow
     layer: int
-    at: str
-    tensor: Callable[[str], Tensor]
+    at: str  # the path of the attention module in base
+    tensor: Callable[[str], Tensor]  # gives a parameter of base by its name
 
     @property
-    def config(self) -> Any:
+    def config(self) -> Any:  # Any: transformers has one class per family, each with its own names
         return self.base.config
 
     @property
@@ -60,10 +69,14 @@ class Spot:
 
     @cached_property
     def home(self) -> nn.Module:
-        """The module that WQ stands in: where the scale is stated."""
+        """The module that WQ stands in, which also states the scale."""
         return self.module.get_submodule(self.path("WQ").rpartition(".")[0])
 
-    def get(self, path: str) -> Any:
+    def read(self, trait: Trait[_T]) -> _T:
+        """What a row says of this layer: a value of every layer, or a function of the spot."""
+        return trait(self) if callable(trait) else trait
+
+    def get(self, path: str) -> Any:  # Any: whatever a foreign module has there
         """A module, parameter or number in the attention module; None if it is not there."""
         found: Any = self.base
         for name in f"{self.at}.{path}".split("."):
@@ -82,7 +95,7 @@ class Spot:
         return None
 
     def path(self, name: str) -> str:
-        """The same, of a matrix that is there."""
+        """The path of the module that holds one of our matrices, which is known to be there."""
         path = self.holds(name)
         assert path is not None, name
         return path
@@ -98,60 +111,121 @@ class Spot:
         return (out, into) if self.row.transposed else (into, out)
 
 
-def _names(held: str | Packed) -> tuple[str, ...]:
-    return held.names if isinstance(held, Packed) else (held,)
+#: What a row says of an argument of our layer: its value for all layers, or a function of one.
+Trait: TypeAlias = "_T | Callable[[Spot], _T]"
 
 
-def grouped(spot: Spot) -> dict[str, Any]:
-    """The sizes that the shapes of the matrices tell, given the number of heads."""
-    n_head: int = getattr(spot.config, spot.row.n_head)
+def _names(held: str | PackedMatrices) -> tuple[str, ...]:
+    return held.names if isinstance(held, PackedMatrices) else (held,)
+
+
+# Numbers that most families state on the attention module, under one of a few names
+
+
+def stated_scale(spot: Spot) -> float | None:
+    """What scores are multiplied by; None where the model states nothing: 1 / sqrt(d_k)."""
+    for name in ("scaling", "scale", "softmax_scale"):
+        if isinstance(stated := getattr(spot.home, name, None), int | float):
+            return float(stated)
+    return None
+
+
+def stated_dropout(spot: Spot) -> float:
+    for name in ("attention_dropout", "attn_dropout", "attn_dropout_p", "dropout"):
+        if (stated := getattr(spot.home, name, None)) is not None:
+            return float(stated.p if isinstance(stated, nn.Dropout) else stated)
+    return 0.0
+
+
+# Our layer without tensors, of the sizes and rules that a spot states
+
+
+def make_multihead(spot: Spot, bias: Collection[str]) -> MultiheadAttention:
+    """MultiheadAttention; its sizes follow from the shapes of the matrices and from n_head."""
+    row = spot.row
+    n_head: int = getattr(spot.config, row.n_head)
     (d_model, q_out), (kdim, k_out), (joined, _) = map(spot.size, ("WQ", "WK", "WO"))
     d_k = d_v = joined // n_head
-    if isinstance(spot.row.holds[spot.path("WQ")], str):
+    if isinstance(row.holds[spot.path("WQ")], str):  # WQ stands alone, so its size tells d_k
         d_k = q_out // n_head
-    if spot.path("WK") == spot.path("WQ"):
+    if spot.path("WK") == spot.path("WQ"):  # packed: k_out counts q, k and v together
         k_out = (q_out - n_head * d_k) // 2
-    sizes = {
-        "n_head": n_head,
-        "n_kv_head": k_out // d_k,
-        "d_model": d_model,
-        "d_k": d_k,
-        "d_v": d_v,
-    }
-    return sizes if kdim == d_model else {**sizes, "kdim": kdim, "vdim": kdim}
+    return MultiheadAttention(
+        d_model,
+        n_head,
+        n_kv_head=k_out // d_k,
+        d_k=d_k,
+        d_v=d_v,
+        kdim=kdim,
+        vdim=kdim,
+        bias=bias,
+        mask=spot.read(row.mask),
+        position=spot.read(row.position),
+        norm=spot.read(row.norm),
+        v_norm=spot.read(row.v_norm),
+        clip=spot.read(row.clip),
+        temperature=spot.read(row.temperature),
+        softcap=spot.read(row.softcap),
+        sinks=spot.read(row.sinks),
+        gate=spot.read(row.gate),
+        scale=spot.read(row.scale),
+        dropout=spot.read(row.dropout),
+        device="meta",
+    )
+
+
+class FamilyNorm(NamedTuple):
+    """The norm of q and k in a family, and the tensors that it takes: see FamilyRow."""
+
+    norm: Callable[[Spot], QKNorm | None]
+    holds: Mapping[str, str] = {}
+    made: Mapping[str, Callable[[Spot], Tensor]] = {}
 
 
 @dataclass(frozen=True)
-class Row:
+class FamilyRow:
     """Where a family keeps its attention, and what it does besides projecting.
 
     Args:
-        at: the path of layer {}'s attention module in the model without its head, or what gives
-            it for (configuration, layer), None after the last.
-        holds: what is at a path in that module: the name of a module or parameter of our layer, or
-            several that are packed. A path that a model does not have is passed over.
-        made: {the name of a tensor of ours: what makes it}, where it is no plain copy.
+        at: the path of the attention module of layer {}, in the model without its head; or a
+            function of (configuration, layer) that gives it, or None after the last layer.
+        holds: {a path in that module: what of ours is there}: the name of a module or parameter of
+            our layer, or several that are packed. A path that a model does not have is passed over.
+        made: {the name of a tensor of ours: what computes it}, where it is no plain copy.
         transposed: a Conv1D keeps the matrix as the paper writes it, x W; a Linear its transpose.
         n_head: what the configuration calls the number of heads.
-        kind, sizes: the class of our layer, and what gives the sizes it is made with.
-        arguments: its other arguments, each a value or a function of the spot.
+        make: makes our layer without tensors from a spot and the names of the biased matrices.
+
+    The others are arguments of our layer: a value, or a function of the spot that gives it. A
+    `make` other than make_multihead takes those of them that its class has.
     """
 
-    at: str | Callable[[Any, int], str | None]
-    holds: Mapping[str, str | Packed]
+    at: str | Callable[[Any, int], str | None]  # Any: a configuration, see Spot.config
+    holds: Mapping[str, str | PackedMatrices]
     made: Mapping[str, Callable[[Spot], Tensor]] = field(default_factory=dict)
     transposed: bool = False
     n_head: str = "num_attention_heads"
-    kind: type[MultiheadAttention] = MultiheadAttention
-    sizes: Callable[[Spot], dict[str, Any]] = grouped
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    make: Callable[[Spot, Collection[str]], MultiheadAttention] = make_multihead
+    mask: Trait[Mask] = FULL
+    position: Trait[RoPE | Bias | None] = None
+    norm: Trait[QKNorm | None] = None
+    v_norm: Trait[Norm | None] = None
+    clip: Trait[float | None] = None
+    temperature: Trait[Temperature | None] = None
+    softcap: Trait[float | None] = None
+    sinks: Trait[bool] = False
+    gate: Trait[Literal["head", "channel"] | None] = None
+    scale: Trait[float | None] = stated_scale
+    dropout: Trait[float] = stated_dropout
 
-    def but(self, at: str | None = None, **changes: Any) -> Row:
-        """The row with some fields or arguments changed; `holds` and `made` are added to."""
-        own = {name: changes.pop(name) for name in _FIELDS & changes.keys()}
-        for name in own.keys() & {"holds", "made"}:
-            own[name] = {**getattr(self, name), **own[name]}
-        return replace(self, at=at or self.at, arguments={**self.arguments, **changes}, **own)
+    def also_holds(self, holds: Mapping[str, str | PackedMatrices]) -> FamilyRow:
+        """The row with more paths; one that it has already is replaced."""
+        return replace(self, holds={**self.holds, **holds})
+
+    def with_norm(self, norm: FamilyNorm) -> FamilyRow:
+        """The row with a norm of q and k, and what that holds and makes."""
+        made = {**self.made, **norm.made}
+        return replace(self.also_holds(norm.holds), norm=norm.norm, made=made)
 
     def where(self, base: nn.Module, layer: int) -> str | None:
         """The path of a layer's attention module, if there is such a layer."""
@@ -164,18 +238,12 @@ class Row:
         return self.at.format(layer) if layer < len(layers) else None
 
 
-_FIELDS = {"holds", "made", "transposed", "n_head", "kind", "sizes"}
-
-
 def build(spot: Spot) -> MultiheadAttention:
     """Our layer with the tensors of a spot: those that stand alone are taken, the others copied.
 
-    A projection that is not its weight (an adapter, a quantizer, hooks) is taken as a module.
+    A projection that is more than its weight (an adapter, a quantizer, hooks) is taken as a module.
     """
     row = spot.row
-    given = row.sizes(spot)
-    for name, value in row.arguments.items():
-        given[name] = value(spot) if callable(value) else value
     modules = {path: module for path in row.holds if (module := spot.get(path)) is not None}
     biased = {
         name.partition(".")[0]
@@ -184,7 +252,7 @@ def build(spot: Spot) -> MultiheadAttention:
         for name in _names(row.holds[path])
         if name.startswith("W")
     }
-    layer = row.kind(**given, bias=tuple(biased), device="meta")
+    layer = row.make(spot, tuple(biased))
     state: dict[str, Tensor] = {}
     kept: dict[str, nn.Module] = {}
     for path, module in modules.items():
@@ -193,6 +261,7 @@ def build(spot: Spot) -> MultiheadAttention:
             state[_names(held)[0]] = spot.take(path)
             continue
         if isinstance(held, str) and _stays(layer, held, module, row):
+            # An empty place, so that load_state_dict does not look for its weight.
             kept[held] = module
             layer.set_submodule(held, nn.Identity())
             continue
@@ -206,7 +275,7 @@ def build(spot: Spot) -> MultiheadAttention:
             state |= {f"{name}.{part}": cut for name, cut in cuts.items()}
     state |= {name: make(spot) for name, make in row.made.items() if name in layer.state_dict()}
     for name, parameter in layer.named_parameters():
-        if name.startswith("position_"):
+        if name.startswith("position_"):  # the position was made with its tensor already
             state[name] = parameter
     with torch.no_grad():
         layer.load_state_dict(state, assign=True)
@@ -216,17 +285,20 @@ def build(spot: Spot) -> MultiheadAttention:
     return layer
 
 
-def _stays(layer: MultiheadAttention, held: str, module: nn.Module, row: Row) -> bool:
-    """Whether a projection does more than its weight says, and nothing but itself is needed."""
+def _stays(layer: MultiheadAttention, held: str, module: nn.Module, row: FamilyRow) -> bool:
+    """Whether a projection computes more than its weight says, and can be taken as a module.
+
+    It cannot where the row makes its weight from others.
+    """
     made = any(name.startswith(f"{held}.") for name in row.made)
     return type(layer.get_submodule(held)) is nn.Linear and not made and bool(unread(module))
 
 
 def parameter(base: nn.Module, name: str) -> Tensor:
-    """A parameter of a model by its name, if its module does with it what the class says.
+    """A parameter of a model by its name.
 
     Raises:
-        ArgumentError: the module does more, such as an adapter or a quantizer.
+        ArgumentError: its module computes more than its numbers say (an adapter, a quantizer, ...).
     """
     path, _, part = name.rpartition(".")
     if part in ("weight", "bias"):
@@ -235,7 +307,7 @@ def parameter(base: nn.Module, name: str) -> Tensor:
 
 
 def check_read(path: str, module: nn.Module) -> None:
-    """Raise unless a module's numbers say what it computes."""
+    """Raise if a module computes more than its numbers say."""
     if unread(module):
         raise _more(path, module)
 

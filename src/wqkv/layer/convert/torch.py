@@ -1,4 +1,4 @@
-"""To and from nn.MultiheadAttention, number for number, and in its place inside a model."""
+"""from_torch, to_torch and convert: nn.MultiheadAttention as our layer, and back."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from wqkv.layer.plain import besides
 from wqkv.layer.trace import all_steps
 from wqkv.upstream import of_torch
 
-#: What each parameter of nn.MultiheadAttention holds, one after the other.
+#: {a parameter of nn.MultiheadAttention: the parameters of ours whose rows it holds, in order}.
 HELD = {
     "in_proj_weight": ("WQ.weight", "WK.weight", "WV.weight"),
     "q_proj_weight": ("WQ.weight",),
@@ -45,25 +45,25 @@ _Layer = TypeVar("_Layer", bound=MultiheadAttention)
 
 @door
 def from_torch(module: nn.MultiheadAttention) -> MultiheadAttention:
-    """The same layer as ours: WQ, WK and WV are the parts of in_proj_weight, WO is out_proj.
+    """Our layer with the numbers of torch's: in_proj_weight is WQ, WK and WV, out_proj is WO.
 
-    The numbers are copied; dtype, device, dropout, training and requires_grad stay. Ours is called
-    with (batch, length, d), whatever `batch_first` was, and with masks in which True = may attend;
-    `convert` keeps torch's call. bias_k and bias_v become a persistent key and value, add_zero_attn
-    a sink of logit 0.
+    The numbers are copied; dtype, device, dropout, training and requires_grad stay. Our layer takes
+    (batch, length, d), whatever `batch_first` was, and masks in which True = may attend; `convert`
+    keeps torch's call. bias_k and bias_v become a persistent key and value, add_zero_attn becomes a
+    sink of logit 0.
 
     Raises:
         KindError: it is a subclass, whose forward may do anything.
-        ArgumentError: it is more than its parameters, which a copy would lose: hooks, a replaced
-            forward, parametrizations, parameters of another kind.
+        ArgumentError: it has more than its parameters, which a copy would lose: hooks, a replaced
+            forward, parametrizations, parameters of another class.
 
     >>> from_torch(nn.MultiheadAttention(512, 8))(torch.randn(2, 17, 512)).shape
     torch.Size([2, 17, 512])
     """
-    return _unpacked(module, MultiheadAttention)
+    return _our_layer(module, MultiheadAttention)
 
 
-def _unpacked(module: nn.MultiheadAttention, kind: type[_Layer]) -> _Layer:
+def _our_layer(module: nn.MultiheadAttention, kind: type[_Layer]) -> _Layer:
     if type(module) is not nn.MultiheadAttention:
         raise KindError(f"nn.MultiheadAttention itself is asked for, not {type(module).__name__}.")
     _check_copied(module)
@@ -96,7 +96,7 @@ def _unpacked(module: nn.MultiheadAttention, kind: type[_Layer]) -> _Layer:
 
 
 def _check_copied(module: nn.Module) -> None:
-    """Raise unless a copy of a module's parameters is all of it."""
+    """Raise if a copy of a module's parameters would lose something."""
     for path, part in module.named_modules():
         if more := besides(part):
             raise ArgumentError(
@@ -123,8 +123,8 @@ def to_torch(module: _Model) -> _Model: ...
 def to_torch(module: nn.Module) -> Any:
     """nn.MultiheadAttention with the numbers of our layer; or a converted model as it was before.
 
-    A layer gives one with batch_first=True. In a model every layer that `convert` put there, and no
-    other of ours, is replaced in place. The numbers are copied.
+    A layer gives one with batch_first=True. In a model, every layer that `convert` put there is
+    replaced in place, and no other of ours. The numbers are copied.
 
     Raises:
         ArgumentError: nn.MultiheadAttention cannot hold a layer; every reason is named.
@@ -133,15 +133,15 @@ def to_torch(module: nn.Module) -> Any:
     torch.Size([1536, 512])
     """
     if isinstance(module, MultiheadAttention):
-        return _packed(module)
-    model = _replaced(module, StandIn, _packed)
+        return _torch_layer(module)
+    model = _replace_modules(module, StandIn, _torch_layer)
     for encoder in model.modules():
         if vars(encoder).pop("nested_before_convert", False):
             encoder.use_nested_tensor = True
     return model
 
 
-def _packed(layer: MultiheadAttention) -> nn.MultiheadAttention:
+def _torch_layer(layer: MultiheadAttention) -> nn.MultiheadAttention:
     if reasons := _reasons_against(layer):
         raise ArgumentError(
             f"nn.MultiheadAttention cannot hold this layer: {'; '.join(reasons)}.\n"
@@ -179,7 +179,7 @@ def _packed(layer: MultiheadAttention) -> nn.MultiheadAttention:
 
 
 def _reasons_against(layer: MultiheadAttention) -> list[str]:
-    """What nn.MultiheadAttention cannot hold: how the layer differs from a plain one."""
+    """What nn.MultiheadAttention cannot hold: how the layer differs from one that it can."""
     if type(layer) not in (MultiheadAttention, StandIn):
         return [f"it is a {type(layer).__name__}"]
     modules = {name: getattr(layer, name) for name in MATRICES}
@@ -203,6 +203,7 @@ def _reasons_against(layer: MultiheadAttention) -> list[str]:
         engine=layer.engine,
         device="meta",
     ).train(layer.training)
+    # Attributes are compared by name, so that an argument that is added later is compared too.
     own, usual = dict(vars(layer)), {**vars(plain), "position": plain.position}
     own["position"] = layer.position
     if own["scale"] is not None and math.isclose(own["scale"], layer.d_k**-0.5):
@@ -223,7 +224,7 @@ def _reasons_against(layer: MultiheadAttention) -> list[str]:
 
 
 def _parts(layer: nn.Module) -> dict[str, tuple[int, ...]]:
-    """The shapes of its parameters, and the parts without any, such as a norm without weights."""
+    """The shapes of its parameters; () for a part without any, such as a norm without weights."""
     shapes = {name: tuple(x.shape) for name, x in layer.state_dict().items()}
     return shapes | {name: () for name, part in layer.named_children() if not part.state_dict()}
 
@@ -232,12 +233,12 @@ def _parts(layer: nn.Module) -> dict[str, tuple[int, ...]]:
 def convert(model: _Model) -> _Model:
     """The model with our layer wherever it had nn.MultiheadAttention; in place, and returned.
 
-    Each becomes a wqkv.MultiheadAttention that is called as before: batch_first, words without a
-    batch, and masks as torch means them (True = hidden, floats are added). So nn.Transformer and
-    its layers go on as they are; their fast paths, which go around the module, are not taken.
-    Rows that may see nothing get context 0, where torch has NaN or 0, by path.
+    Each becomes a wqkv.MultiheadAttention that is called as before: with batch_first, without a
+    batch, and with torch's masks (True = hidden, floats are added). So nn.Transformer and its
+    layers work as before; their fast paths, which do not call the module, are not taken.
+    Rows that may see nothing get context 0; torch has NaN or 0 there, depending on its path.
     The model loads both its old state_dict and its new one; `to_torch` gives the old modules back.
-    Parameters are new: make an optimiser after this.
+    The parameters are new: make an optimizer after this.
 
     Raises:
         KindError, ArgumentError: what `from_torch` raises for one of them, with its name; or one
@@ -248,7 +249,7 @@ def convert(model: _Model) -> _Model:
     >>> convert(encoder)(torch.randn(2, 17, 512)).shape
     torch.Size([2, 17, 512])
     """
-    model = _replaced(model, nn.MultiheadAttention, StandIn.of)
+    model = _replace_modules(model, nn.MultiheadAttention, StandIn.of)
     encoder: Any  # nn.TransformerEncoder passes nested tensors to its layers' fast path
     for encoder in model.modules():
         ours = any(isinstance(part, StandIn) for part in encoder.modules())
@@ -257,8 +258,8 @@ def convert(model: _Model) -> _Model:
     return model
 
 
-def _replaced(model: Any, kind: type[Any], make: Callable[[Any], nn.Module]) -> Any:
-    """A model whose modules of one kind are made anew, all or none; a shared one stays shared."""
+def _replace_modules(model: Any, kind: type[Any], make: Callable[[Any], nn.Module]) -> Any:
+    """Replace the modules of one kind, all or none; a module in two places stays one module."""
     made: dict[nn.Module, nn.Module] = {}
     places = _places(model)
     for path, module in model.named_modules():
@@ -289,7 +290,7 @@ def _replaced(model: Any, kind: type[Any], make: Callable[[Any], nn.Module]) -> 
 
 
 def _places(model: nn.Module) -> dict[Tensor, list[str]]:
-    """Where each parameter of a model is; a module that stands in two places counts once."""
+    """The names of each parameter of a model; a module in two places counts once."""
     places: dict[Tensor, list[str]] = {}
     for path, module in model.named_modules():
         for name, parameter in of_torch.parameters_of(module).items():
@@ -299,16 +300,16 @@ def _places(model: nn.Module) -> dict[Tensor, list[str]]:
 
 
 class StandIn(MultiheadAttention):
-    """Our layer, called as nn.MultiheadAttention is; `trace` is called as ours."""
+    """Our layer with the forward of nn.MultiheadAttention; `trace`, `map` and `qkv` stay ours."""
 
     batch_first = False
-    # torch's encoders read these two: as they are, no encoder goes around the module.
+    # torch's encoders read these two; with these values they call the module, on no fast path.
     in_proj_bias = None
     _qkv_same_embed_dim = False
 
     @classmethod
     def of(cls, module: nn.MultiheadAttention) -> StandIn:
-        layer = _unpacked(module, cls)
+        layer = _our_layer(module, cls)
         layer.batch_first = module.batch_first
         return layer
 
@@ -325,9 +326,9 @@ class StandIn(MultiheadAttention):
     ) -> tuple[Tensor, Tensor | None]:
         """The output, and the weights before dropout (batch, [n_head,] query_len, key_len) or None.
 
-        Asking for weights leaves the output as it is. With bias_k they have a column more, and with
-        add_zero_attn, whose keys every query sees, whatever a mask says.
-        `is_causal` is taken at its word: the mask is Causal() then, whatever `attn_mask` says.
+        Asking for weights does not change the output. bias_k adds a column to them, and so does
+        add_zero_attn: every query sees these keys, whatever a mask says.
+        With `is_causal` the mask is Causal(), whatever `attn_mask` says.
         """
         rest = (key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal)
         if (node := one_node(self, query, key, value, *rest)) is not None:
@@ -337,21 +338,22 @@ class StandIn(MultiheadAttention):
             came: dict[str, object] = {"query": query}
             do = "Pass (length, d), or three axes with a batch."
             raise ArgumentError(message(f"`query` has {query.ndim} axes, not 2 or 3.", came, do))
-        single, turned = query.ndim == 2, query.ndim == 3 and not self.batch_first
+        single, length_first = query.ndim == 2, query.ndim == 3 and not self.batch_first
         Q, K, V = (
-            x[None] if single else x.transpose(0, 1) if turned else x for x in (query, key, value)
+            x[None] if single else x.transpose(0, 1) if length_first else x
+            for x in (query, key, value)
         )
         if single and key_padding_mask is not None:
             key_padding_mask = key_padding_mask[None]
         mask, bias = self._rules(Q, K, key_padding_mask, None if is_causal else attn_mask)
         if is_causal:
             mask = mask & Causal()
-        q, held, where = self._prepare(Q, K, V, mask, None, 0, None)
-        q, held, _ = self._opened(q, held)
+        q, held, where = self._project(Q, K, V, mask, None, 0, None)
+        q, held, _ = self._attention_inputs(q, held)
         ((piece, rules),) = self._rules_per_piece(held, where)
         pieces = [(piece, replace(rules, bias=bias))]
         output = self._output(self._attended(q, pieces), Q)
-        output = output[0] if single else output.transpose(0, 1) if turned else output
+        output = output[0] if single else output.transpose(0, 1) if length_first else output
         if not need_weights:
             return output, None
         calls = [
@@ -396,7 +398,7 @@ class StandIn(MultiheadAttention):
         return torch.cat((weights, 1 - weights.sum(dim=-1, keepdim=True)), dim=-1)  # the sink's
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
-        """By the names of nn.MultiheadAttention too."""
+        """Load by our names, or by those of nn.MultiheadAttention."""
         held = {name: state_dict.pop(prefix + name) for name in HELD if prefix + name in state_dict}
         if held and self.sinks is not None:
             state_dict.setdefault(f"{prefix}sinks", torch.zeros_like(self.sinks))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.unit.layer.test_cache import B, N, in_steps, look, qkv
+from tests.unit.layer.caches.test_base import B, N, in_steps, look, qkv
 from wqkv import Causal, Lengths, Paged, Pool, Window, attention
 from wqkv.errors import ArgumentError, KindError
 

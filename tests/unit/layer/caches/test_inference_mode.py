@@ -80,14 +80,14 @@ def alone():
     dist.destroy_process_group()
 
 
-def words(*shape: int) -> Tensor:
+def tokens(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
 def stepped(layer, cache, modes: tuple[str, str], between) -> Tensor:
     """The text in steps, by turns in one mode and the other, and what happens between them too."""
     outputs = []
-    x = words(B, N, D_MODEL)
+    x = tokens(B, N, D_MODEL)
     for part, mode, other in zip(
         x.split((4, 1, 1, 2, 1, 4), dim=1), itertools.cycle(modes), itertools.cycle(modes[::-1])
     ):
@@ -110,7 +110,7 @@ def test_steps_in_two_modes_are_one_result(kind, name, modes, between):
     layer = LAYERS[name]().requires_grad_(False)
     with torch.no_grad():
         if kind == "Dynamic":
-            expected = layer(words(B, N, D_MODEL))
+            expected = layer(tokens(B, N, D_MODEL))
         else:
             expected = stepped(layer, KINDS[kind](), ("no_grad", "no_grad"), "nothing")
     ours = stepped(layer, KINDS[kind](), modes, between)
@@ -121,7 +121,7 @@ def test_steps_in_two_modes_are_one_result(kind, name, modes, between):
 def test_gradients_after_inference_mode(kind):
     """Right with Dynamic, whose past is then a constant; the others say that they have none."""
     torch.manual_seed(1)
-    layer, cache, x = LAYERS["heads"](), KINDS[kind](), words(B, 7, D_MODEL)
+    layer, cache, x = LAYERS["heads"](), KINDS[kind](), tokens(B, 7, D_MODEL)
     with torch.inference_mode():
         layer(x[:, :6], cache=cache)
     if kind != "Dynamic":
@@ -142,7 +142,7 @@ def test_gradients_after_inference_mode(kind):
 @pytest.mark.parametrize("modes", PAIRS, ids=" ".join)
 def test_cross(modes, between):
     layer, cache = MultiheadAttention(D_MODEL, 3), Cross()
-    x, other = words(B, 5, D_MODEL), words(B, 7, D_MODEL)
+    x, other = tokens(B, 5, D_MODEL), tokens(B, 7, D_MODEL)
     expected, first = layer(x, other), modes[0]
     if between == "deepcopy" and first == "grad":  # torch copies no tensor of a graph
         layer.requires_grad_(False)
@@ -163,7 +163,7 @@ def test_cross(modes, between):
 def test_a_compiled_cross_is_one_graph(mode):
     layer, cache = MultiheadAttention(D_MODEL, 3), Cross()
     step = torch.compile(layer, backend="aot_eager", fullgraph=True)
-    x, other = words(B, 5, D_MODEL), words(B, 7, D_MODEL)
+    x, other = tokens(B, 5, D_MODEL), tokens(B, 7, D_MODEL)
     expected = layer(x, other)
     with MODES[mode]():
         torch.testing.assert_close(step(x, other, cache=cache), expected)
@@ -171,7 +171,7 @@ def test_a_compiled_cross_is_one_graph(mode):
 
 
 def test_loaded_under_inference_mode(tmp_path):
-    layer, x = LAYERS["heads"]().requires_grad_(False), words(B, N, D_MODEL)
+    layer, x = LAYERS["heads"]().requires_grad_(False), tokens(B, N, D_MODEL)
     for kind in KINDS:
         cache = KINDS[kind]()
         layer(x[:, :5], cache=cache)
@@ -184,7 +184,7 @@ def test_loaded_under_inference_mode(tmp_path):
 @pytest.mark.compile
 def test_a_compiled_step_under_inference_mode():
     layer, cache = LAYERS["heads"]().requires_grad_(False), Static(29)
-    step, x = torch.compile(layer, backend="aot_eager"), words(B, N, D_MODEL)
+    step, x = torch.compile(layer, backend="aot_eager"), tokens(B, N, D_MODEL)
     expected = layer(x)
     with torch.inference_mode():
         steps = [
@@ -201,7 +201,7 @@ def test_a_mask_used_under_inference_mode_can_be_trained_with_later():
     """What is kept of a mask by then (its tiles) is made again or fit for a backward pass."""
     layer, x = (
         MultiheadAttention(D_MODEL, 3, mask=Window(5, 0), position=RoPE()),
-        words(1, 300, D_MODEL),
+        tokens(1, 300, D_MODEL),
     )
     with torch.inference_mode():
         layer(x)

@@ -16,12 +16,12 @@ from wqkv import ALiBi, Lengths, MultiheadAttention, RoPE, Segments, T5Bias
 B, N, D_MODEL, N_HEAD = 2, 7, 33, 3
 
 LEARNED = {
-    "T5Bias": lambda: T5Bias(nn.Parameter(words(8, N_HEAD)), bidirectional=True, max_distance=7),
-    "ALiBi": lambda: ALiBi(nn.Parameter(words(N_HEAD).abs())),
+    "T5Bias": lambda: T5Bias(nn.Parameter(tokens(8, N_HEAD)), bidirectional=True, max_distance=7),
+    "ALiBi": lambda: ALiBi(nn.Parameter(tokens(N_HEAD).abs())),
 }
 
 
-def words(*shape: int, seed: int = 0) -> Tensor:
+def tokens(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
@@ -65,7 +65,7 @@ WAYS = {
 @pytest.mark.parametrize("kind", LEARNED)
 def test_every_way_to_set_it_is_seen(kind, change):
     """By forward, trace, map and `position`: a bias of zeros is none."""
-    made, plain, x = layer(position=LEARNED[kind]()), layer(), words(B, N, D_MODEL, seed=2)
+    made, plain, x = layer(position=LEARNED[kind]()), layer(), tokens(B, N, D_MODEL, seed=2)
     before, expected = made(x), plain(x)
     WAYS[change](made)
     assert not torch.allclose(before, expected)
@@ -77,7 +77,7 @@ def test_every_way_to_set_it_is_seen(kind, change):
 
 @pytest.mark.parametrize("kind", LEARNED)
 def test_torch_func_replaces_it(kind):
-    made, x = layer(position=LEARNED[kind](), engine="reference"), words(B, N, D_MODEL, seed=2)
+    made, x = layer(position=LEARNED[kind](), engine="reference"), tokens(B, N, D_MODEL, seed=2)
     zero = {"position_0": torch.zeros_like(made.position_0)}
     ours = torch.func.functional_call(made, zero, (x,))
     torch.testing.assert_close(ours, layer()(x), rtol=1e-12, atol=1e-13)
@@ -96,7 +96,7 @@ def test_torch_func_replaces_it(kind):
 @pytest.mark.compile
 @pytest.mark.parametrize("kind", LEARNED)
 def test_a_compiled_layer_reads_it(kind):
-    made, x = layer(position=LEARNED[kind]()), words(B, N, D_MODEL, seed=2)
+    made, x = layer(position=LEARNED[kind]()), tokens(B, N, D_MODEL, seed=2)
     compiled = torch.compile(made, fullgraph=True, backend="aot_eager")
     for _ in range(2):
         torch.testing.assert_close(compiled(x), made(x), rtol=1e-12, atol=1e-13)
@@ -109,7 +109,7 @@ def test_a_compiled_layer_reads_it(kind):
 def test_fsdp_trains_it(kind):
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        plain, x = layer(position=LEARNED[kind]()), words(B, N, D_MODEL, seed=2)
+        plain, x = layer(position=LEARNED[kind]()), tokens(B, N, D_MODEL, seed=2)
         sharded = copy.deepcopy(plain)
         fully_shard(sharded, mesh=init_device_mesh("cpu", (1,)))
         before = plain.position_0.detach().clone()
@@ -124,7 +124,7 @@ def test_fsdp_trains_it(kind):
 
 @pytest.mark.parametrize("kind", LEARNED)
 def test_copies_have_their_own(kind):
-    made, x = layer(position=LEARNED[kind]()), words(B, N, D_MODEL, seed=2)
+    made, x = layer(position=LEARNED[kind]()), tokens(B, N, D_MODEL, seed=2)
     expected = made(x)
     for twin in (copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
         assert torch.equal(twin(x), expected)
@@ -134,7 +134,7 @@ def test_copies_have_their_own(kind):
 
 
 def test_layers_may_share_one_table():
-    table = nn.Parameter(words(8, N_HEAD))
+    table = nn.Parameter(tokens(8, N_HEAD))
     one, two = (layer(position=T5Bias(table, bidirectional=True)) for _ in range(2))
     assert one.position.table is two.position.table is one.position_0 is two.position_0 is table
 
@@ -151,7 +151,7 @@ def test_another_position_takes_its_place():
 
 RULES = {
     "ALiBi": lambda: {"position": ALiBi(N_HEAD)},
-    "T5Bias": lambda: {"position": T5Bias(nn.Parameter(words(8, N_HEAD)), bidirectional=True)},
+    "T5Bias": lambda: {"position": T5Bias(nn.Parameter(tokens(8, N_HEAD)), bidirectional=True)},
     "RoPE": lambda: {"position": RoPE(77.0, d=6)},
     "Lengths": lambda: {"mask": Lengths([N - 1, N])},
     "Segments": lambda: {"mask": Segments([[0, 0, *[1] * (N - 2)]])},
@@ -160,7 +160,7 @@ RULES = {
 
 @pytest.mark.parametrize("rule", RULES)
 def test_a_layer_made_on_meta_runs_once_it_is_filled(rule):
-    x, made = words(B, N, D_MODEL, seed=2), layer(**RULES[rule]())
+    x, made = tokens(B, N, D_MODEL, seed=2), layer(**RULES[rule]())
     with torch.device("meta"):
         dry = layer(**RULES[rule]())
         assert dry.WQ.weight.is_meta

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from tests.unit.layer.test_cache import D_K, KV_HEADS, B, N, one_rank, qkv
+from tests.unit.layer.caches.test_base import D_K, KV_HEADS, B, N, one_rank, qkv
 from wqkv import (
     Causal,
     Chunked,

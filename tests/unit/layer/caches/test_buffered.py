@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.unit.layer.test_cache import D_K, KV_HEADS, B, N, in_steps, look, qkv, same
+from tests.unit.layer.caches.test_base import D_K, KV_HEADS, B, N, in_steps, look, qkv, same
 from wqkv import Causal, Cross, Dynamic, MultiheadAttention, RoPE, Static, Window, attention
 from wqkv.errors import ArgumentError
 
@@ -155,7 +155,7 @@ def test_static_compiles_twice_and_no_more(backend):
 
 @pytest.mark.compile
 def test_the_graph_of_a_step_holds_the_kernel_itself():
-    """One word sees all that Static returns, so nothing is left to plan when the graph runs."""
+    """One token sees all that Static returns, so nothing is left to plan when the graph runs."""
     torch._dynamo.reset()
     torch.manual_seed(0)
     layer = MultiheadAttention(24, 6, n_kv_head=3, mask=Causal(), position=RoPE()).eval()
@@ -202,17 +202,17 @@ def test_cross_is_computed_once():
 def test_cross_asks_the_layer_for_no_more_keys():
     torch.manual_seed(0)
     layer = MultiheadAttention(24, 6, n_kv_head=3, kdim=17, vdim=17).double()
-    words, other = torch.randn(B, 5, 24).double(), torch.randn(B, 11, 17).double()
+    tokens, other = torch.randn(B, 5, 24).double(), torch.randn(B, 11, 17).double()
     calls = []
     for name in ("WQ", "WK", "WV", "WO"):
         getattr(layer, name).register_forward_hook(lambda *_, name=name: calls.append(name))
-    whole = layer(words, other)
+    whole = layer(tokens, other)
     calls.clear()
     cache = Cross()
-    steps = [layer(words[:, :2], other, cache=cache)]
+    steps = [layer(tokens[:, :2], other, cache=cache)]
     assert sorted(calls) == ["WK", "WO", "WQ", "WV"]
     calls.clear()
-    steps += [layer(word, other, cache=cache) for word in words[:, 2:].split(1, dim=1)]
+    steps += [layer(token, other, cache=cache) for token in tokens[:, 2:].split(1, dim=1)]
     assert sorted(calls) == ["WO"] * 3 + ["WQ"] * 3
     torch.testing.assert_close(torch.cat(steps, dim=1), whole, rtol=1e-12, atol=1e-13)
 
@@ -239,7 +239,7 @@ def test_samples_and_files_of_cross(tmp_path):
     assert torch.equal(cache.held()[0].k, k[[1, 1, 0]])
 
 
-class Words(nn.Module):
+class Tokens(nn.Module):
     """A layer that learns through the keys of its first half."""
 
     def __init__(self) -> None:
@@ -253,7 +253,7 @@ class Words(nn.Module):
 
 def test_a_layer_learns_through_dynamic():
     torch.manual_seed(0)
-    model, x = Words().double(), torch.randn(B, N, 24).double()
+    model, x = Tokens().double(), torch.randn(B, N, 24).double()
     found = []
     for cuts in ((N,), (7, 1, 11, 4)):
         model.zero_grad()

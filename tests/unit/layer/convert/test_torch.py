@@ -15,6 +15,7 @@ from wqkv import (
     ALiBi,
     Causal,
     MultiheadAttention,
+    Ring,
     RoPE,
     Window,
     convert,
@@ -31,7 +32,7 @@ B, NQ, NK = 2, 5, 7
 D_MODEL, N_HEAD, D_K, KDIM, VDIM = 33, 3, 11, 17, 19
 
 
-def words(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> torch.Tensor:
+def tokens(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
 
 
@@ -90,8 +91,8 @@ def test_there_and_back(sizes: str, bias: bool, zero: bool, learned: bool):
     assert back.batch_first and back.add_zero_attn == zero
     assert (back.kdim, back.vdim) == (made.kdim, made.vdim)
     same(from_torch(back), ours)
-    Q = words(B, NQ, D_MODEL)
-    K, V = words(B, NK, made.kdim, seed=1), words(B, NK, made.vdim, seed=2)
+    Q = tokens(B, NQ, D_MODEL)
+    K, V = tokens(B, NK, made.kdim, seed=1), tokens(B, NK, made.vdim, seed=2)
     expected, weights = made(Q, K, V, average_attn_weights=False)
     close(ours(Q, K, V), expected)
     close(ours.trace(Q, K, V).weights, weights[..., : NK + learned])
@@ -102,8 +103,8 @@ def test_there_and_back(sizes: str, bias: bool, zero: bool, learned: bool):
 def test_a_layer_of_ours_there_and_back():
     ours = MultiheadAttention(D_MODEL, N_HEAD, kdim=KDIM, bias=False, scale=D_K**-0.5)
     made = to_torch(ours)
-    Q, K = words(B, NQ, D_MODEL).float(), words(B, NK, KDIM).float()
-    V = words(B, NK, D_MODEL).float()
+    Q, K = tokens(B, NQ, D_MODEL).float(), tokens(B, NK, KDIM).float()
+    V = tokens(B, NK, D_MODEL).float()
     torch.testing.assert_close(made(Q, K, V)[0], ours(Q, K, V))
     assert made.batch_first and made.in_proj_bias is None
     back = from_torch(made)
@@ -194,6 +195,7 @@ HELD_NOT = [
     (lambda: ours(v_norm=Norm()), "layer: it has v_norm.weight.\nIt has d_model"),
     (lambda: ours(v_norm=Norm(weight=False)), "layer: it has v_norm.\nIt has d_model"),
     (lambda: ours(persistent=2), "persistent is 2, not 1"),
+    (lambda: ours(mesh=Ring()), r"mesh is Ring\(.*, not None"),
     (with_half_of_a_matrix, r"WQ.weight is \(22, 33\), not \(33, 33\)"),
     (lambda: with_learned_sinks(True), "it has sinks"),
     (lambda: with_learned_sinks(False), "it has sinks"),
@@ -240,7 +242,7 @@ class Block(nn.Module):
         return self.ours(x + self.both["cross"](x, y, z)[0])
 
 
-BLOCK_INPUTS = words(B, NQ, D_MODEL), words(B, NK, KDIM, seed=1), words(B, NK, VDIM, seed=2)
+BLOCK_INPUTS = tokens(B, NQ, D_MODEL), tokens(B, NK, KDIM, seed=1), tokens(B, NK, VDIM, seed=2)
 
 
 def test_every_one_is_replaced_and_shared_ones_stay_shared():
@@ -410,7 +412,7 @@ def test_an_encoder_goes_back_to_nested_tensors(nested: bool):
 def test_an_encoder_made_of_a_converted_layer():
     layer = convert(nn.TransformerEncoderLayer(12, 2, 5, 0.0, batch_first=True).double())
     encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-    x = words(B, NQ, 12)
+    x = tokens(B, NQ, 12)
     close(encoder(x), layer(layer(x)))
     close(to_torch(copy.deepcopy(encoder))(x), encoder(x))
 
@@ -497,18 +499,18 @@ BOOLS = torch.tensor([[False, True, False, False, True, False, False]] * 4 + [[T
 PADDED = torch.tensor([[False] * 7, [False] * 3 + [True] * 4])
 PER_HEAD = torch.rand(B * N_HEAD, NQ, NK, generator=torch.Generator().manual_seed(5)) < 0.4
 PER_HEAD[..., 2] = False  # so that every query sees something
-FLOATS = words(NQ, NK, seed=6)
+FLOATS = tokens(NQ, NK, seed=6)
 MASKS = {
     "none": {},
     "bool": {"attn_mask": BOOLS},
     "float": {"attn_mask": FLOATS},
     "float with -inf": {"attn_mask": FLOATS.masked_fill(BOOLS, -torch.inf)},
     "bool a head": {"attn_mask": PER_HEAD},
-    "float a head": {"attn_mask": words(B * N_HEAD, NQ, NK, seed=7)},
+    "float a head": {"attn_mask": tokens(B * N_HEAD, NQ, NK, seed=7)},
     "padding": {"key_padding_mask": PADDED},
-    "float padding": {"key_padding_mask": words(B, NK, seed=8)},
+    "float padding": {"key_padding_mask": tokens(B, NK, seed=8)},
     "bool and padding": {"attn_mask": BOOLS, "key_padding_mask": PADDED},
-    "both floats": {"attn_mask": FLOATS, "key_padding_mask": words(B, NK, seed=8)},
+    "both floats": {"attn_mask": FLOATS, "key_padding_mask": tokens(B, NK, seed=8)},
     "bool a head and padding": {"attn_mask": PER_HEAD, "key_padding_mask": PADDED},
 }
 
@@ -518,7 +520,7 @@ MASKS = {
 @pytest.mark.parametrize("name", MASKS)
 def test_masks_mean_what_they_did(name: str, batch_first: bool, need_weights: bool):
     made = theirs(batch_first=batch_first)
-    given = [words(B, NQ, D_MODEL), words(B, NK, D_MODEL, seed=1), words(B, NK, D_MODEL, seed=2)]
+    given = [tokens(B, NQ, D_MODEL), tokens(B, NK, D_MODEL, seed=1), tokens(B, NK, D_MODEL, seed=2)]
     given = [x if batch_first else x.transpose(0, 1) for x in given]
     rest = MASKS[name] | {"need_weights": need_weights, "average_attn_weights": False}
     close(convert(made)(*given, **rest), made(*given, **rest))
@@ -532,7 +534,7 @@ def test_words_without_a_batch(name: str, average: bool):
         masks["key_padding_mask"] = masks["key_padding_mask"][1]
     if name == "bool a head":
         masks["attn_mask"] = PER_HEAD[:N_HEAD]
-    given = words(NQ, D_MODEL), words(NK, D_MODEL, seed=1), words(NK, D_MODEL, seed=2)
+    given = tokens(NQ, D_MODEL), tokens(NK, D_MODEL, seed=1), tokens(NK, D_MODEL, seed=2)
     rest = masks | {"average_attn_weights": average}
     close(convert(made)(*given, **rest), made(*given, **rest))
 
@@ -540,7 +542,7 @@ def test_words_without_a_batch(name: str, average: bool):
 @pytest.mark.parametrize("need_weights", [True, False])
 @pytest.mark.parametrize("padded", [True, False])
 def test_the_hint_is_taken_at_its_word(need_weights: bool, padded: bool):
-    made, x = theirs(), words(B, NK, D_MODEL)
+    made, x = theirs(), tokens(B, NK, D_MODEL)
     causal = torch.ones(NK, NK, dtype=torch.bool).triu(1)
     rest = {"need_weights": need_weights, "key_padding_mask": PADDED if padded else None}
     expected = made(x, x, x, attn_mask=causal, is_causal=True, **rest)
@@ -551,7 +553,7 @@ def test_the_hint_is_taken_at_its_word(need_weights: bool, padded: bool):
 
 
 def test_asking_for_weights_changes_nothing():
-    made, x = convert(theirs(dropout=0.4)).train(), words(B, NQ, D_MODEL)
+    made, x = convert(theirs(dropout=0.4)).train(), tokens(B, NQ, D_MODEL)
     found = []
     for need_weights in (True, False):
         torch.manual_seed(3)
@@ -563,19 +565,19 @@ def test_asking_for_weights_changes_nothing():
 
 
 def test_a_gradient_reaches_a_float_mask_and_the_weights():
-    made, x = theirs(), words(B, NK, D_MODEL)
-    bias = words(NK, NK, seed=4).requires_grad_()
+    made, x = theirs(), tokens(B, NK, D_MODEL)
+    bias = tokens(NK, NK, seed=4).requires_grad_()
     results = []
     for module in (made, convert(made)):
         output, weights = module(x, x, x, attn_mask=bias)
-        loss = (output * words(*output.shape, seed=5)).sum() + (weights**3).sum()
+        loss = (output * tokens(*output.shape, seed=5)).sum() + (weights**3).sum()
         results.append(torch.autograd.grad(loss, bias))
     close(results[1], results[0])
 
 
 @pytest.mark.parametrize("kind", [bool, float])
 def test_a_row_that_sees_nothing_is_zero(kind: type):
-    made, x = convert(theirs()), words(B, NQ, D_MODEL).requires_grad_()
+    made, x = convert(theirs()), tokens(B, NQ, D_MODEL).requires_grad_()
     hidden = torch.zeros(NQ, NQ, dtype=torch.bool)
     hidden[3] = True
     mask = hidden if kind is bool else torch.zeros(NQ, NQ).double().masked_fill(hidden, -torch.inf)
@@ -587,11 +589,11 @@ def test_a_row_that_sees_nothing_is_zero(kind: type):
 
 
 def test_half_precision_and_autocast():
-    made, x = theirs(dtype=torch.bfloat16), words(B, NQ, D_MODEL, dtype=torch.bfloat16)
+    made, x = theirs(dtype=torch.bfloat16), tokens(B, NQ, D_MODEL, dtype=torch.bfloat16)
     output, weights = convert(made)(x, x, x)
     assert output.dtype == weights.dtype == torch.bfloat16
     torch.testing.assert_close((output, weights), made(x, x, x), rtol=0.05, atol=0.02)
-    made, x = theirs(dtype=torch.float32), words(B, NQ, D_MODEL, dtype=torch.float32)
+    made, x = theirs(dtype=torch.float32), tokens(B, NQ, D_MODEL, dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         assert convert(made)(x, x, x)[0].dtype == torch.bfloat16
 
@@ -617,7 +619,7 @@ CALLED_WRONG = [
 def test_called_wrong(rest: dict, error: type, says: str):
     made = convert(theirs())
     with pytest.raises(error, match=f"(?s){says}"):
-        made(words(B, NQ, D_MODEL), *[words(B, NK, D_MODEL)] * 2, **rest)
+        made(tokens(B, NQ, D_MODEL), *[tokens(B, NK, D_MODEL)] * 2, **rest)
 
 
 @pytest.mark.parametrize("convert_or_back", [convert, to_torch])
@@ -645,7 +647,7 @@ def test_words_that_are_none(given: tuple, error: type, says: str):
 
 
 def test_all_weights_have_a_limit(monkeypatch: pytest.MonkeyPatch):
-    made, x = convert(theirs()), words(B, NQ, D_MODEL)
+    made, x = convert(theirs()), tokens(B, NQ, D_MODEL)
     monkeypatch.setattr(reference, "LIMIT_GIB", 1e-7)
     says = r"All weights are asked for: its 5 x 5 scores would take .* GiB.*\nPass need_weights=F"
     with pytest.raises(EngineError, match=says):
@@ -660,7 +662,7 @@ def test_a_converted_model_compiles_whole(masked: bool):
     made = convert(nn.TransformerEncoderLayer(12, 2, 5, 0.0, batch_first=True))
     compiled = torch.compile(made, fullgraph=True, dynamic=True, backend="eager")
     for length in (7, 5):
-        x, hidden = words(B, length, 12).float(), torch.zeros(B, length, dtype=torch.bool)
+        x, hidden = tokens(B, length, 12).float(), torch.zeros(B, length, dtype=torch.bool)
         hidden[1, 3:] = True
         rest = {"src_key_padding_mask": hidden} if masked else {}
         torch.testing.assert_close(compiled(x, **rest), made(x, **rest))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.unit.layer.test_cache import D_K, D_V, KV_HEADS, B, qkv
+from tests.unit.layer.caches.test_base import D_K, D_V, KV_HEADS, B, qkv
 from wqkv import Quantized
 from wqkv.errors import ArgumentError
 

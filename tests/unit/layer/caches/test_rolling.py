@@ -6,7 +6,7 @@ import itertools
 import pytest
 import torch
 
-from tests.unit.layer.test_cache import KV_HEADS, B, N, in_steps, qkv, same
+from tests.unit.layer.caches.test_base import KV_HEADS, B, N, in_steps, qkv, same
 from wqkv import Causal, Full, Lengths, Rolling, Window, attention
 from wqkv.errors import ArgumentError
 
@@ -121,7 +121,7 @@ def test_going_back_before_anything_is_gone():
     assert places(cache.held()) == [(0, 2, "Full()")]
 
 
-def test_caches_that_dropped_at_other_times_merge():
+def test_caches_that_evicted_at_other_times_merge():
     one, _ = appended(5, 2, (1,) * N)
     other, _ = appended(5, 2, (20, 3))
     before = copy.deepcopy(one), copy.deepcopy(other)
