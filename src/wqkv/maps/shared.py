@@ -71,7 +71,7 @@ class SharedMap(AttentionMap):
     >>> dist.destroy_process_group()
     """
 
-    _repr_html_ = None  # type: ignore[assignment]  # drawn in one rank's notebook, it would wait for the others
+    _repr_html_ = None  # type: ignore[assignment]  # one rank alone would wait
 
     @door
     def __init__(
@@ -124,13 +124,9 @@ class SharedMap(AttentionMap):
         counts = messages.total(ranks.group, mine).tolist()
         head, n_head = sum(counts[: ranks.rank]), sum(counts)
         return cls(
-            ranks,
-            [Part(m, head, 0)],
-            (batch, n_head, query_len, key_len),
-            m.mask,
-            placed=m._placed,
-            limit=m.limit,
-        )
+            ranks, [Part(m, head, 0)], (batch, n_head, query_len, key_len), m.mask,
+            placed=m._placed, limit=m.limit,
+        )  # fmt: skip
 
     @classmethod
     def tokens(

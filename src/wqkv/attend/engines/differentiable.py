@@ -7,6 +7,7 @@ Only where a graph is made (values.is_traced) does the operator stand in its pla
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,11 +35,11 @@ def compute(call: Call, method: Method) -> tuple[Tensor, Tensor]:
     if is_traced(call.query):
         out, lse = operator.compute(call, method)
     elif transformed():  # the plan waits until the values can be read
-        out, lse = _apply(_Rectangles, call, method, None)
+        out, lse = _apply(call, method, None)
     else:
         plan = make_plan(call, method)
         if call.wants_grad() or call.wants_bias_grad():
-            out, lse = _apply(_Recorded, call, method, plan)
+            out, lse = _apply(call, method, plan)
         else:  # a node of autograd costs as much as a short call
             out, lse = rectangles.forward(call, plan)
     return out.to(call.query.dtype), lse
@@ -56,11 +57,12 @@ class _Plain:
         return make_plan(call, self.method) if self.plan is None else self.plan
 
 
-def _apply(function: Any, call: Call, method: Method, plan: Plan | None) -> tuple[Tensor, Tensor]:
+def _apply(call: Call, method: Method, plan: Plan | None) -> tuple[Tensor, Tensor]:
+    """out and lse as a node of autograd; without a plan by the function that torch.func takes."""
     packed, tensors = pack(call)
-    result: tuple[Tensor, Tensor] = function.apply(
-        _Plain(packed, method, plan), call.query, call.key, call.value, *tensors
-    )
+    inputs = _Plain(packed, method, plan), call.query, call.key, call.value, *tensors
+    apply: Any = _Rectangles.apply if plan is None else partial(_Recorded.apply, call)
+    result: tuple[Tensor, Tensor] = apply(*inputs)
     return result
 
 
@@ -123,14 +125,14 @@ class _Recorded(torch.autograd.Function):
     """The same function in autograd's older form, without torch.func: `apply` takes 30 us less."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
-        output = _Rectangles.forward(*inputs)
-        _Rectangles.setup_context(ctx, inputs, output)
+    def forward(ctx: Any, call: Call, *inputs: Any) -> tuple[Tensor, Tensor]:
+        output = rectangles.forward(call, inputs[0].plan_of(call))
+        _Rectangles.setup_context(ctx, inputs, output)  # the call itself is not kept
         return output
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> Any:
-        return _Rectangles.backward(ctx, grad_out, grad_lse)
+        return None, *_Rectangles.backward(ctx, grad_out, grad_lse)
 
 
 class _RectanglesBackward(_Mapped):
