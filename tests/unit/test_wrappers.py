@@ -66,6 +66,7 @@ def test_what_is_no_wrapper(model):
     assert unwrapped(model) is model
 
 
+@pytest.mark.compile
 # as above
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 @pytest.mark.parametrize("wrapper", [nn.parallel.DistributedDataParallel, with_lora])
