@@ -64,8 +64,8 @@ def _message(error: Exception) -> str:
 def one_line(message: str) -> str:
     r"""Return a message on one line, with its indented lines in parentheses.
 
-    >>> one_line("No word 'x'.\n  words: a, b\n  layer: int 3\nPass one of them.")
-    "No word 'x'. (words: a, b; layer: int 3) Pass one of them."
+    >>> one_line("No token 'x'.\n  tokens: a, b\n  layer: int 3\nPass one of them.")
+    "No token 'x'. (tokens: a, b; layer: int 3) Pass one of them."
     """
     inline = re.sub(
         r"(?:\n {2,}.*)+",

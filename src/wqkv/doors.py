@@ -132,6 +132,7 @@ class Signature:
             if fits is not None and not fits(value):
                 raise rule.refusal(value, self._door(args))
 
+    # The keyword arguments of any function.
     def from_forms(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -80,11 +80,12 @@ def describe(value: object) -> str:
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
 
 
+# Keyword arguments of any function: they are only described.
 def message(what: str, came: Mapping[str, object], do: str) -> str:
     """An error in three parts: what is wrong, what came (one line per argument), what to do.
 
     Args:
-        came: the arguments by name; they may be anything, because `describe` takes anything.
+        came: the arguments by name, of any kind, because they are only described.
     """
     width = max((len(name) for name in came), default=0) + 1
     lines = [f"  {name + ':':<{width}} {describe(value)}" for name, value in came.items()]

@@ -6,10 +6,20 @@
 from __future__ import annotations
 
 import inspect
+import json
 import types
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NotRequired, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import (
+    Any,
+    Literal,
+    NotRequired,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 from wqkv.explorer import schema
 
@@ -47,6 +57,8 @@ def typed(hint: Any) -> str:
         return str(hint.__name__)
     if origin in (Union, types.UnionType):
         return " | ".join(dict.fromkeys(map(typed, inner)))
+    if origin is Literal:
+        return " | ".join(map(json.dumps, inner))
     if origin is tuple:
         return f"[{', '.join(map(typed, inner))}]"
     if origin is dict:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
@@ -109,8 +109,8 @@ def _fit(
 
     The rules are those of a text of which each of `ranks` holds an equal share.
     """
-    came: dict[str, object] = {"query": query, "key": key, "value": value}
-    _check_tensors(came, (query, key, value))
+    came = {"query": query, "key": key, "value": value}
+    _check_tensors(came)
     _check_shapes(query, key, value, came)
     if autocasts(query.device):
         query, key, value = (x.to(cast_dtype(x)) for x in (query, key, value))
@@ -153,8 +153,8 @@ def unrounded(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast(kind, enabled=False) if autocasts(device) else nullcontext()
 
 
-def _check_tensors(came: dict[str, object], tensors: Sequence[Tensor]) -> None:
-    for name, tensor in zip(came, tensors, strict=True):
+def _check_tensors(came: Mapping[str, Tensor]) -> None:
+    for name, tensor in came.items():
         if not tensor.is_floating_point():
             raise KindError(
                 message(
@@ -171,13 +171,13 @@ def _check_tensors(came: dict[str, object], tensors: Sequence[Tensor]) -> None:
                     "Pass (batch, head, length, d).",
                 )
             )
-    if len({tensor.device for tensor in tensors}) > 1:
+    if len({tensor.device for tensor in came.values()}) > 1:
         raise ArgumentError(
             message("The inputs are on different devices.", came, "Move them to one device.")
         )
 
 
-def _check_shapes(query: Tensor, key: Tensor, value: Tensor, came: dict[str, object]) -> None:
+def _check_shapes(query: Tensor, key: Tensor, value: Tensor, came: Mapping[str, Tensor]) -> None:
     batch, n_head, _, d_k = query.shape
     kv_batch, n_kv_head, key_len, key_d = key.shape
     if key_d != d_k:

@@ -38,8 +38,7 @@ class Form:
     itself alone, because comparing numbers would wait for a GPU; compare the forms instead.
     """
 
-    # Any, here and in `from_dict`: an argument may be of any type that its constructor checks.
-
+    # JSON, here and below: an argument may be of any type that its constructor checks.
     def arguments(self) -> dict[str, Any]:
         """The arguments that make this value again: its fields, unless a class says otherwise.
 
@@ -48,7 +47,7 @@ class Form:
         """
         return {name: getattr(self, name) for name in fields(type(self))}
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:  # JSON
         """Return the type and arguments as plain values, for `json.dumps`.
 
         A tensor is written as {"dtype", "shape", "values"}, with "learned": true if it is a
@@ -66,7 +65,7 @@ class Form:
         return _form(self, None)
 
     @classmethod
-    @door
+    @door  # JSON
     def from_dict(cls, form: Mapping[str, Any] | Form) -> Self:
         """Make the value of a form, of this class or a subclass; its constructor checks it.
 

@@ -49,7 +49,7 @@ def _check(part: Partial, first: Partial) -> None:
     """Raise unless a part has the queries, dtype and device of the first."""
     for name, x in part._asdict().items():
         check_tensor(name, x)
-    came: dict[str, object] = {"first": first.out, "out": part.out, "lse": part.lse}
+    came = {"first": first.out, "out": part.out, "lse": part.lse}
     if part.out.shape != first.out.shape or part.out.shape[:-1] != part.lse.shape:
         do = "Pass parts of the same queries, with one lse per row."
         raise ArgumentError(message("These are not parts of one attention.", came, do))

@@ -115,7 +115,7 @@ def as_bias(bias: Bias | Tensor | None) -> Bias | None:
 
 def _check_sinks(sinks: Tensor, query: Tensor) -> None:
     n_head = query.shape[1]
-    came: dict[str, object] = {"sinks": sinks, "query": query}
+    came = {"sinks": sinks, "query": query}
     if not sinks.is_floating_point():
         raise KindError(
             message(

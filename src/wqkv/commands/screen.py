@@ -98,7 +98,7 @@ def print_json(value: object) -> None:
 
     DEL is the one control character that `json.dumps` does not escape.
 
-    >>> print_json({"word": "\x1b\x7f"})
-    {"word": "\u001b\u007f"}
+    >>> print_json({"token": "\x1b\x7f"})
+    {"token": "\u001b\u007f"}
     """
     print(json.dumps(value, allow_nan=False).replace("\x7f", "\\u007f"))

@@ -211,9 +211,9 @@ class Reader:
         """
         start = len(spans) * one.part // one.parts - self._before
         (a, b), (c, d) = sorted(_without_blank(text, *spans[start + at]) for at in (query, key))
-        before, between, after = _last_words(text[:a]), text[b:c], _first_words(text[d:])
+        before, between, after = _end(text[:a]), text[b:c], _begin(text[d:])
         if len(between) > 2 * AROUND:
-            between = f"{_first_words(between)} ... {_last_words(between)}"
+            between = f"{_begin(between)} ... {_end(between)}"
         shown = before + text[a:b] + between + text[c:d] + after
         left = len(before), len(before) + b - a
         right = left[1] + len(between), left[1] + len(between) + d - c
@@ -227,11 +227,11 @@ def _without_blank(text: str, start: int, end: int) -> tuple[int, int]:
     return start, end
 
 
-def _first_words(text: str) -> str:
-    """Return whole words, at most AROUND letters, from the start of a text."""
+def _begin(text: str) -> str:
+    """Return the start of a text up to a blank, at most AROUND letters."""
     return text if len(text) <= AROUND else text[:AROUND].rpartition(" ")[0] or text[:AROUND]
 
 
-def _last_words(text: str) -> str:
-    """Return whole words, at most AROUND letters, up to the end of a text."""
+def _end(text: str) -> str:
+    """Return the end of a text from a blank on, at most AROUND letters."""
     return text if len(text) <= AROUND else text[-AROUND:].partition(" ")[2] or text[-AROUND:]

@@ -260,7 +260,7 @@ def save_png(heads: Heads, model: str, path: str | Path) -> None:
     named = steps.visible(title(heads, model))
     families, missing = fonts(named)  # a folder or a file may be named in any script
     named = textwrap.fill(named.translate(missing), round(11 * (wide + 3)))
-    # Keyword arguments of a foreign call. A name may hold "$", which is not a formula.
+    # Keyword arguments of matplotlib. A name may hold "$", which is not a formula.
     font: dict[str, Any] = {"parse_math": False, "fontfamily": families}
     figure.suptitle(named, fontsize=10, x=0.02, ha="left", **font)
     note = f"{rule()} The deeper the color, the higher the score."

@@ -96,7 +96,7 @@ def tell(story: TokenStory, encoding: str = "utf-8", lang: str = "en") -> tuple[
     if story.source is not None:
         say = say | {name: say[f"{name}_cross"] for name in CROSS}
     root = math.isclose(story.scale, story.d_k**-0.5, rel_tol=1e-6)
-    facts: dict[str, object] = {
+    facts: dict[str, str | int | float] = {
         "n": len(story.tokens),
         "m": len(story.keys),
         "word": label(story.tokens, story.token, encoding),

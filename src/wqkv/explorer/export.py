@@ -96,7 +96,7 @@ def _wanted(
     def best(layer: int, head: int, i: int) -> int:
         return int(view.row(layer, head, i).weights.argmax())
 
-    yield "left_word", told(*at)
+    yield "left_token", told(*at)
     q0, k0 = (max(0, min(token - SIDE // 2, count - SIDE)) for count in (n, m))
     passes = [of("received", layer, head), of("links", layer, head, k=20)]
     if "distance" in view.statistics:
@@ -122,7 +122,7 @@ def _wanted(
     yield "left_thumbnails", small + [of("thumbnail", *one, size=64) for one in heads]
     tokens = [part for i in range(n) for part in told(layer, head, i)]
     yield (
-        "left_words",
+        "left_tokens",
         tokens if own else tokens + [of("column", layer, head, j=j) for j in range(m)],
     )
     yield "left_heads", [part for one in heads for part in told(*one, token)]

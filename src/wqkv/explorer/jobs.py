@@ -13,11 +13,12 @@ import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import Any, Generic, Literal, NotRequired, TypedDict, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 
 from wqkv.errors import MissedError, WqkvError
+from wqkv.explorer.schema import JobFacts, JobState
 from wqkv.study.callbacks import Progress
 
 #: How many jobs are remembered with their results.
@@ -31,7 +32,6 @@ CLOSING = 2.0
 
 log = logging.getLogger("wqkv")
 
-State = Literal["waiting", "running", "done", "failed", "cancelled"]
 Result = TypeVar("Result")
 
 
@@ -47,24 +47,12 @@ class Refused(Exception):
         self.status, self.error, self.do = status, error, do
 
 
-class JobFacts(TypedDict):
-    """What the page is told of a job: how far it is, and its result or its error."""
-
-    state: State
-    what: str
-    done: int
-    total: int
-    error: NotRequired[str]
-    do: NotRequired[str]
-    result: NotRequired[object]  # JSON, whatever the job made
-
-
 class Job(Generic[Result]):
     """A call of `run` that takes its time; `result` is there when `state` is "done"."""
 
     def __init__(self, what: str, run: Callable[[Progress], Result]) -> None:
         self.what, self.run, self.id = what, run, secrets.token_urlsafe(9)
-        self.state: State = "waiting"
+        self.state: JobState = "waiting"
         self.done = self.total = 0
         self.result: Result | None = None
         self.bytes = 0  # that the result takes
@@ -115,7 +103,7 @@ class Job(Generic[Result]):
         if self.failure is not None:
             facts["error"], facts["do"] = self.failure.error, self.failure.do
         if self.state == "done":
-            facts["result"] = self.result
+            facts["result"] = cast(Any, self.result)  # an answer or a view's name
         return facts
 
 

@@ -1,6 +1,6 @@
 """Every answer about an open view, as JSON has it: each number is one that `View` gives.
 
-QUICK and SLOW list the answers by the last word of their address. All are called alike: with the
+QUICK and SLOW list the answers by the last part of their address. All are called alike: with the
 API, the view, the parameters of the request, and the progress callback of the worker.
 """
 

@@ -60,7 +60,7 @@ class Body:
         if not isinstance(value, dict):
             wrong = f"The request is {type(value).__name__}, not a JSON object."
             raise Refused(422, wrong, "Send a JSON object.")
-        # Anyone may have sent it, so nothing is known of its values until a method checks them.
+        # JSON that anyone may have sent: nothing is known of its values until a method checks them.
         self._given: dict[str, Any] = value
 
     def text(self) -> str:

@@ -7,11 +7,12 @@ count from 0.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NotRequired, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 Number = float | None  # None stands for what JSON has no number for: an infinity or NaN
 Numbers = Sequence[Number]
 Table = Sequence[Numbers]
+JobState = Literal["waiting", "running", "done", "failed", "cancelled"]
 
 
 # Parts of answers
@@ -341,7 +342,7 @@ class GenerateAnswer(TypedDict):
 
 
 class Answers(TypedDict):
-    """The answers about a view, by the last word of their address: api/views/{view}/row."""
+    """The answers about a view, by the last part of their address: api/views/{view}/row."""
 
     story: StoryAnswer
     cell: CellAnswer
@@ -380,7 +381,7 @@ class Recorded(TypedDict):
 class JobFacts(TypedDict):
     """How far a job is; `result` once it is done, `error` and `do` if it failed."""
 
-    state: str
+    state: JobState
     what: str
     done: int
     total: int

@@ -62,7 +62,7 @@ def tensors(**given: object) -> None:
 
 def inputs(Q: Tensor, K: Tensor, V: Tensor, sizes: tuple[int, int, int], WQ: object) -> None:
     """Raise unless Q, K and V fit each other, the sizes (d_model, kdim, vdim), and a plain WQ."""
-    came: dict[str, object] = {"Q": Q, "K": K, "V": V}
+    came = {"Q": Q, "K": K, "V": V}
     for name, x, size in zip(came, (Q, K, V), sizes, strict=True):
         if x.ndim != 3:
             raise ArgumentError(
@@ -197,7 +197,7 @@ def numbers(dropout: float, clip: float | None, softcap: float | None, scale: fl
 
 def positions(given: Tensor, Q: Tensor, position: object) -> None:
     """Raise unless there is one position per token of Q, on every axis by which RoPE rotates."""
-    came: dict[str, object] = {"positions": given, "Q": Q}
+    came = {"positions": given, "Q": Q}
     if not is_whole(given):
         raise KindError(message("A position is a whole number.", came, "Pass integers."))
     check_held("positions", given, Q.device)

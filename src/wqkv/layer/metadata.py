@@ -36,6 +36,7 @@ class SavesRules(nn.Module, Form):
         if said is not None:
             said["rules"] = _rules(self)
 
+    # torch's signature; the metadata is JSON.
     def _load_from_state_dict(
         self, state_dict: Any, prefix: str, local_metadata: dict[str, Any], *rest: Any
     ) -> None:

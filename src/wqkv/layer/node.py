@@ -25,6 +25,7 @@ def one_node(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     return None
 
 
+# The keyword arguments of any module, as torch.fx hands them on.
 def _recorded(
     tracer: Tracer, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Proxy:

@@ -172,7 +172,7 @@ class Temperature(Form):
     def at(self, position: Tensor, dtype: torch.dtype) -> Tensor:
         """The factor of each position."""
         if not is_whole(position):
-            came: dict[str, object] = {"position": position}
+            came = {"position": position}
             raise KindError(message("A position is a whole number.", came, "Pass integers."))
         steps = torch.div(position + self.shift, self.every, rounding_mode="floor").to(dtype)
         return torch.log1p(steps.clamp(min=0)) * self.by + 1

@@ -67,8 +67,7 @@ class Weights:
         tensors = [given.query, given.key, *given.rules.tensors()]
         self.made_of = [(x, version(x)) for x in (tensors if lse is None else [*tensors, lse])]
 
-    # dict[str, Any] is what copy and pickle ask for.
-
+    # The signatures that pickle and copy ask for.
     def __getstate__(self) -> dict[str, Any]:
         self.check()
         return self.__dict__

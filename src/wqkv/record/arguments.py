@@ -68,7 +68,7 @@ class OverheardCall(NamedTuple):
     convention: Convention
     module: nn.Module
     args: tuple[Any, ...]
-    # By the names of transformers and of each model's own code, which no type can list.
+    # Keyword arguments of transformers and of each model's own code, which no type can list.
     kwargs: dict[str, Any]
     out: object
 
@@ -137,6 +137,7 @@ def read_call(
     )
 
 
+# `given`, here and below: keyword arguments of a foreign call.
 def unknown(given: Mapping[str, object]) -> list[str]:
     """The names of arguments that may change the weights in a way that is not known here.
 
@@ -150,6 +151,7 @@ def unknown(given: Mapping[str, object]) -> list[str]:
     ]
 
 
+# Keyword arguments of a foreign call.
 def _by_name(call: OverheardCall) -> dict[str, Any]:
     """The arguments by name, as the model passed them, if all of them are supported."""
     if len(call.args) > len(BY_PLACE):
@@ -162,6 +164,7 @@ def _by_name(call: OverheardCall) -> dict[str, Any]:
     return given
 
 
+# Keyword arguments of a foreign call.
 def _tensors(given: Mapping[str, object], out: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """q, k, v and the output, each (batch, head, length, d) and in one dtype but for the output."""
     output = out[0] if isinstance(out, tuple) else out

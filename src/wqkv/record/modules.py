@@ -41,7 +41,7 @@ class ModuleCall(NamedTuple):
 
     module: nn.Module
     args: tuple[Any, ...]
-    kwargs: dict[str, Any]  # by the names of each model's own code, which no type can list
+    kwargs: dict[str, Any]  # keyword arguments of each model's own code
 
     def _given(self) -> dict[str, Any]:
         """All arguments by name, those too that were passed without."""

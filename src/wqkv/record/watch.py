@@ -160,8 +160,7 @@ class Seen(Sequence[Kept]):
         for listener in self._listeners:
             listener.stop()
 
-    # Hooks, as torch calls them: `kwargs` have the names of each model's own code.
-
+    # Hooks, as torch calls them, with the keyword arguments of each model's own code.
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if torch.compiler.is_compiling():  # first of all: whatever follows would be traced
             return

@@ -337,7 +337,7 @@ class Carried(Tensor):
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"Carried({self.requested.mask!r}, {describe(self)})"
 
-    # As torch calls it for every operator: the arguments are those of any operator.
+    # As torch calls it, with the positional and keyword arguments of any operator.
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -353,6 +353,7 @@ class Carried(Tensor):
         return func(*args, **kwargs)
 
 
+# The keyword arguments of any operator.
 def _moved(
     func: Any, requested: RequestedMask, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Carried | None:

@@ -200,6 +200,7 @@ def _weights(module: nn.Module, query: Tensor, key: Tensor, rules: Rules) -> Ten
     return reference.steps(call, call.places()).weights.to(query.dtype)
 
 
+# `others`: keyword arguments of a foreign call.
 def _refuse_unknown(module: nn.Module, others: Mapping[str, object]) -> None:
     """Raise for arguments that may change the result in a way that is not known here."""
     if found := unknown(others):

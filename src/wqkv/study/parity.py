@@ -85,7 +85,7 @@ LayerPlace = tuple[str, int]
 @door
 def parity(
     model: nn.Module,
-    inputs: Mapping[str, Any] | None = None,
+    inputs: Mapping[str, Any] | None = None,  # keyword arguments of the model
     *,
     progress: Progress = silent,
 ) -> Parity:

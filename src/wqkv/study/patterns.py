@@ -42,8 +42,8 @@ FEWEST = 4
 #: number of pairs, to 64 per token.
 COMMON = 64
 
-#: Every pattern, and the words that end its evidence: "puts 0.81 of its weight ...". Which pairs
-#: (query, key) belong to it is said in `_pattern_pairs`, and for sinks in `sum_patterns`.
+#: Every pattern, and how the sentence of its evidence ends: "puts 0.81 of its weight ...".
+#: `_pattern_pairs` says which pairs (query, key) belong to it, `sum_patterns` does for sinks.
 PATTERNS = {
     "previous": "on the previous token",
     "next": "on the next token",

@@ -87,7 +87,7 @@ def is_blank(piece: str) -> bool:
 
 
 def trim_span(sentence: str, start: int, end: int) -> tuple[int, int]:
-    """A span without the blanks around it: some tokenizers count the blank before a word in."""
+    """A span without the blanks around it: some tokenizers include the blank before a word."""
     part = sentence[start:end]
     if not part.strip():
         return start, end

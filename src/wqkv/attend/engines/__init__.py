@@ -2,7 +2,7 @@
 
 An engine is a module with three functions: `reasons_against(call) -> list[str]`, pure and never
 waiting for a device, `run(call) -> Partial`, and `plan(call) -> Plan`, which says what `run`
-computes. Adding one is one file and one word here.
+computes. To add one, write one file and name it here.
 """
 
 from __future__ import annotations

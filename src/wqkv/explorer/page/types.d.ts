@@ -326,7 +326,7 @@ export interface GenerateAnswer {
   python: string;
 }
 
-/** The answers about a view, by the last word of their address: api/views/{view}/row. */
+/** The answers about a view, by the last part of their address: api/views/{view}/row. */
 export interface Answers {
   story: StoryAnswer;
   cell: CellAnswer;
@@ -349,7 +349,7 @@ export interface Recorded {
 
 /** How far a job is; `result` once it is done, `error` and `do` if it failed. */
 export interface JobFacts {
-  state: string;
+  state: "waiting" | "running" | "done" | "failed" | "cancelled";
   what: string;
   done: number;
   total: number;

@@ -165,7 +165,7 @@ def check_new(
     k: Tensor, v: Tensor, kept_k: Tensor | None = None, kept_v: Tensor | None = None
 ) -> None:
     """Raise unless new k and v fit each other and what is kept: (batch, heads, length, d) all."""
-    came: dict[str, object] = {"k": k, "v": v}
+    came = {"k": k, "v": v}
     for name, x in (("k", k), ("v", v)):
         if x.ndim != 4:
             do = "Pass (batch, head, length, d)."
@@ -190,7 +190,7 @@ def check_new(
 
 
 def _check_like(name: str, x: Tensor, kept: Tensor) -> None:
-    came: dict[str, object] = {name: x, "kept": kept}
+    came = {name: x, "kept": kept}
     for axis, what in ((0, "samples"), (1, "heads"), (3, "numbers per head")):
         if x.shape[axis] != kept.shape[axis]:
             raise ArgumentError(

@@ -165,7 +165,7 @@ def _torch_layer(layer: MultiheadAttention) -> nn.MultiheadAttention:
     for held, like in made.state_dict().items():
         parts = {name: ours[name] for name in HELD[held]}
         if len({(x.dtype, x.device, x.requires_grad) for x in parts.values()}) > 1:
-            came: dict[str, object] = {
+            came = {
                 name + (", learned" if x.requires_grad else ", frozen"): x.detach()
                 for name, x in parts.items()
             }
@@ -335,7 +335,7 @@ class StandIn(MultiheadAttention):
             return node  # type: ignore[no-any-return]
         checks.tensors(query=query, key=key, value=value)
         if query.ndim not in (2, 3):
-            came: dict[str, object] = {"query": query}
+            came = {"query": query}
             do = "Pass (length, d), or three axes with a batch."
             raise ArgumentError(message(f"`query` has {query.ndim} axes, not 2 or 3.", came, do))
         single, length_first = query.ndim == 2, query.ndim == 3 and not self.batch_first
