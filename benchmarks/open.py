@@ -68,7 +68,7 @@ def measure(length: int, clock: Callable[[], float]) -> dict[str, float]:
     model, ids = llama(length), torch.randint(3, 1000, (length,)).tolist()
     api, tokens = Numbers(model), TokenizedText.of_ids(ids)
     with torch.no_grad():
-        timed("the model alone", lambda: model.called(torch.tensor([ids])))
+        timed("the model alone", lambda: model.model(input_ids=torch.tensor([ids])))
     seen = timed("the model, its proofs and the first link", lambda: api.open(tokens, _tell))
     _, layer, head, token = seen.first
 

@@ -185,6 +185,7 @@ def test_interrupt(capsys, opened, monkeypatch):
     assert run(capsys, "see", "One.") == (130, "", "wqkv: interrupted\n")
 
 
+@pytest.mark.process
 def test_the_package_runs_as_the_command():
     asked = [sys.executable, "-m", "wqkv", "--version"]
     done = subprocess.run(asked, capture_output=True, text=True, check=True)

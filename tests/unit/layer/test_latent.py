@@ -187,6 +187,7 @@ def test_padding_and_positions():
     torch.testing.assert_close(later, layer(x), rtol=0, atol=1e-6)
 
 
+@pytest.mark.compile
 def test_an_exported_layer_takes_any_two_lengths():
     """Which way is cheaper must not be asked of symbolic lengths: it would fix their ratio."""
     layer, dim = made(), torch.export.Dim
