@@ -970,6 +970,7 @@ def wait_until_hung_up(connection: socket.socket) -> None:
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sent",
     [
@@ -993,6 +994,7 @@ def test_a_request_that_is_never_complete(llama, monkeypatch, sent):
         assert running.ask("GET", "model")["name"] == "tiny-llama"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole", [b"", WHOLE])
 def test_a_request_that_drips(llama, monkeypatch, whole):
     """Each byte comes soon; all of them together do not."""
@@ -1009,6 +1011,7 @@ def test_a_request_that_drips(llama, monkeypatch, whole):
         assert len(taken) > 1  # the first bytes came soon enough
 
 
+@pytest.mark.slow
 def test_an_answer_may_take_longer(llama, monkeypatch):
     monkeypatch.setattr(protocol, "ARRIVAL", 0.3)
     slow, _, go = slowly(llama)
