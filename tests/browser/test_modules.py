@@ -2,7 +2,10 @@
 
 import posixpath
 import re
+from graphlib import CycleError, TopologicalSorter
 from importlib.resources import files
+
+import pytest
 
 PAGE = files("wqkv.explorer") / "page"
 IMPORT = re.compile(r'import \{ ([\w, ]+) \} from "([\w./-]+\.js)";')
@@ -37,6 +40,13 @@ def test_imports_are_one_line_and_name_what_is_there():
         for names, other in imported(name, source):
             exported = {found for mark, found in TOP.findall(SOURCES[other]) if mark}
             assert set(names) <= exported, (name, other)
+
+
+def test_no_modules_import_each_other():
+    arrows = {name: {o for _, o in imported(name, source)} for name, source in SOURCES.items()}
+    assert list(TopologicalSorter(arrows).static_order())[-1] == "main.js"  # a circle raises
+    with pytest.raises(CycleError):
+        TopologicalSorter(arrows | {"parts/dom.js": {"main.js"}}).prepare()
 
 
 def test_what_is_imported_is_used():

@@ -68,3 +68,17 @@ export function keyAt(position) {
 export function hasStatistic(name) {
   return name === "maps" || opened.text.statistics.includes(name);
 }
+
+/** The numbers of the layers, from 0. */
+export function layerNumbers() {
+  return [...Array(opened.model.n_layer).keys()];
+}
+
+/** The heads of each group that shares k and v. */
+export function headGroups() {
+  const { n_head, n_kv_head } = opened.model,
+    per = n_head / n_kv_head;
+  return Array.from({ length: n_kv_head }, (_, group) =>
+    Array.from({ length: per }, (_, i) => group * per + i),
+  );
+}

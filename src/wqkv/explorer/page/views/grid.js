@@ -5,7 +5,7 @@ import { foot } from "../frame/foot.js";
 import { paint, ramp } from "../parts/color.js";
 import { h, walk } from "../parts/dom.js";
 import { drawThumbnail } from "../parts/thumbnail.js";
-import { askFor, hasStatistic, opened } from "../reading/opened.js";
+import { askFor, hasStatistic, headGroups, layerNumbers, opened } from "../reading/opened.js";
 import { go, state } from "../reading/state.js";
 import { lang, t } from "../words/words.js";
 import { large, numbersOf, sharing } from "./head.js";
@@ -94,24 +94,12 @@ function table(grid, maps, little) {
   );
 }
 
-export function layerNumbers() {
-  return [...Array(opened.model.n_layer).keys()];
-}
-
-export function groups() {
-  const { n_head, n_kv_head } = opened.model,
-    per = n_head / n_kv_head;
-  return Array.from({ length: n_kv_head }, (_, group) =>
-    Array.from({ length: per }, (_, i) => group * per + i),
-  );
-}
-
 function headNumbers() {
   return h(
     "div",
     { class: "headrow", "aria-hidden": "true" },
     h("span", { class: "lname" }),
-    groups().map(heads => together(heads.map(j => h("span", { class: "hname" }, j)))),
+    headGroups().map(heads => together(heads.map(j => h("span", { class: "hname" }, j)))),
   );
 }
 
@@ -126,7 +114,7 @@ function layerRow(l, grid, thumbnails, cells) {
     "div",
     { class: "headrow", role: "row" },
     h("span", { class: "lname", role: "rowheader" }, l),
-    groups().map(heads =>
+    headGroups().map(heads =>
       together(
         heads.map(j => {
           const cell = headCell(l, j, grid, thumbnails?.heads?.[j]);

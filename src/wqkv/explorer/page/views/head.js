@@ -5,10 +5,9 @@ import { h, unbroken } from "../parts/dom.js";
 import { clamp, count } from "../parts/format.js";
 import { drawThumbnail } from "../parts/thumbnail.js";
 import { vector } from "../parts/vector.js";
-import { askFor, keyCount, opened, size } from "../reading/opened.js";
+import { askFor, headGroups, keyCount, opened, size } from "../reading/opened.js";
 import { go, state } from "../reading/state.js";
 import { lang, t } from "../words/words.js";
-import { groups } from "./grid.js";
 import { labelText, statText } from "./statistic.js";
 
 /** @import { GridAnswer, ThumbnailAnswer } from "../types" */
@@ -55,7 +54,7 @@ export function sharing() {
     per = opened.model.n_head / opened.model.n_kv_head,
     group = Math.floor(head / per);
   if (per === 1) return null;
-  const heads = groups()[group];
+  const heads = headGroups()[group];
   return whenAnswered(
     Promise.all(heads.map(one => askFor("story", { layer, head: one, token, lang: lang() }))),
     stories =>

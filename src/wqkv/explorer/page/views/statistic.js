@@ -4,9 +4,8 @@ import { css, inkOn, ramp } from "../parts/color.js";
 import { h, svg } from "../parts/dom.js";
 import { fixed, number, short } from "../parts/format.js";
 import { sheet, svgText } from "../parts/picture.js";
-import { opened } from "../reading/opened.js";
+import { layerNumbers, opened } from "../reading/opened.js";
 import { t } from "../words/words.js";
-import { layerNumbers } from "./grid.js";
 
 /** @import { GridAnswer } from "../types" */
 
