@@ -1,4 +1,4 @@
-"""What is added to the scores, as values: ALiBi and T5Bias, by distance, or a stored tensor."""
+"""What is added to the scores: ALiBi and T5Bias, which depend on distance, or a stored tensor."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Bias(Form):
         if parts(type(self)) is not None:
             fields = self.arguments().values()
             return self._of_fields([tensor if isinstance(x, Tensor) else x for x in fields])
-        # another's class may keep its tensor anywhere: replace it wherever it stands
+        # a class of somebody else may keep its tensor in any attribute: replace it there
         made, (own,) = copy(self), self.tensors()
         for name, value in vars(self).items():
             if value is own:
@@ -68,7 +68,7 @@ class Bias(Form):
 
     def part(self, start: int, row: int) -> Bias:
         """The same bias for its keys from position `start` on and its rows from `row` on."""
-        return self  # a bias by distance does not change when both are counted from elsewhere
+        return self  # a bias by distance stays the same if queries and keys are shifted alike
 
     def check(self, sizes: tuple[int, int, int, int]) -> None:
         """Raise if the bias does not fit a call of (batch, n_head, query_len, key_len)."""

@@ -122,7 +122,7 @@ def _fit(
     return Call(query, key, value, fitting, return_lse)
 
 
-#: The same for callers whose arguments no door has looked at: their kinds are checked first.
+#: `_fit` for callers whose arguments no @door has checked: their types are checked first.
 call_of = door(_fit, name="attention")
 
 

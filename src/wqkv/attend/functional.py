@@ -130,7 +130,7 @@ def attend(
     mesh: Ranks | None = None,
     return_lse: bool = True,
 ) -> Partial:
-    """`attention` by rules that are one value, as layers and models hand them over.
+    """`attention` with its rules given as one `Rules`, as layers and models pass them.
 
     With `return_lse` False the result's lse may be NaN, because some engines have none then.
     """
@@ -150,7 +150,8 @@ def _attend(ask: Callable[..., Call], engine: str, mesh: Ranks | None) -> Partia
     return parallel.attend(partial(ask, ranks=mesh.size), mesh)
 
 
-#: Check the kinds of what a call is made of; over ranks that is done where they hear of errors.
+#: `request`, which first checks the types of its arguments. Over ranks it is called where an error
+#: on one rank is told to the others.
 _asked = door(request, name="attention")
 
 
@@ -177,7 +178,7 @@ def explain(
     engine: str = "auto",
     return_lse: bool = False,
 ) -> Explanation:
-    """Which engine would run `attention` with these arguments, by which plan, and why not others.
+    """Which engine would run `attention` with these arguments, by which plan; why others would not.
 
     A plan says how many rectangles of the N x N pairs are computed, and by what: torch's fused
     kernel (its own causal mask, where that is all), or the reference, one rectangle at a time.

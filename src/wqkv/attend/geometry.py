@@ -51,7 +51,7 @@ class At(NamedTuple):
     box: tuple[slice, slice, slice] | None = None
 
     def moved(self, by: int, rows: int) -> At:
-        """The same pairs as a whole mask counts them, of which a part begins at `by` and `rows`.
+        """The same pairs, counted as in the whole mask of which a part begins at `by` and `rows`.
 
         Adds `by` to the positions and `rows` to the rows; see `Mask.part`.
         """
@@ -103,7 +103,7 @@ def is_whole(x: Tensor) -> bool:
 
 
 def whole_numbers(name: str, values: object, dims: int, do: str) -> Tensor:
-    """A copy of whole numbers as a tensor of `dims` axes, or an error that ends with `do`.
+    """A copy of whole numbers as a tensor of `dims` axes, or an error that ends with advice, `do`.
 
     A copy, because a mask must not change when its caller's tensor does.
     """

@@ -1,4 +1,4 @@
-"""Partial: (output, lse) over some keys. Two of disjoint sets of keys merge into that of both."""
+"""Partial: (output, lse) over some keys. Two of disjoint sets merge into that of their union."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def merge(first: Partial, *others: Partial) -> Partial:
 
     lse = log(sum_p exp(lse_p)), out = sum_p out_p exp(lse_p - lse).
     Associative and commutative up to rounding. Empty rows: without keys in any part, (0, -inf).
-    Not for rows whose scores a bias pushed to -1e9 or finfo.min, because their lse loses ln(n).
+    Not valid in rows whose scores a bias has pushed to -1e9 or finfo.min: their lse loses ln(n).
     Source: the online softmax, Milakov and Gimelshein 2018 (arXiv:1805.02867), eq. 4.
 
     >>> a = Partial(torch.ones(1, 1, 1, 2), torch.zeros(1, 1, 1))

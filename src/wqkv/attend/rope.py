@@ -38,7 +38,7 @@ class RoPE(Form):
         interleaved: False pairs channel i with i + d/2 (Llama, NeoX); True pairs 2i with 2i + 1
             (the paper, GPT-J). A checkpoint works with its own pairing only.
         scaling: LinearScaling, DynamicNTK, YaRN, Llama3Scaling, LongRoPE or GivenFrequencies.
-        axes: for tokens of a picture or a film, which axis of the position turns each channel pair.
+        axes: for tokens of a picture or a film, the axis whose position turns each channel pair.
             Positions then are (axis, n) or (axis, batch, n); a token of plain text has the same
             number on every axis. `RoPE.grid` makes the usual two-dimensional one, and
             (0,) * 16 + (1,) * 24 + (2,) * 24 is one in sections.

@@ -1,4 +1,8 @@
-"""Rules: what turns the products q k^T into weights; all of a call that is not q, k or v."""
+"""Rules: what turns the products q k^T into weights; all of a call that is not q, k or v.
+
+How the queries are aligned with the keys, if query_len is not key_len, is the `query_offset` here;
+`fit` raises if it is missing and matters.
+"""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ from wqkv.errors import ArgumentError
 
 def plain_frequencies(theta: float, d: int) -> Tensor:
     """The angles per position of RoPE without a scaling, theta^(-2i / d): (d / 2,), float64."""
-    # A power of float32, as in all trained models: the last digit of a frequency turns token 6,000
-    # by 7e-4.
+    # The power is taken in float32, as in all trained models: an error in the last digit of a
+    # frequency turns token 6,000 by 7e-4 radians.
     frequencies: Tensor = 1 / theta ** (torch.arange(0, d, 2, device="cpu").float() / d)
     return frequencies.double()
 

@@ -43,7 +43,7 @@ def derivative_reasons(tensor: Tensor) -> list[str]:
 
 
 def _is_fake(tensor: Tensor) -> bool:
-    # the exact type first, because most tensors are one of these two and are looked at often
+    # the exact type is compared first, because most tensors are of one of these two types
     return type(tensor) not in (Tensor, nn.Parameter) and hasattr(tensor, "fake_mode")
 
 

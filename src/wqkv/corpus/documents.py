@@ -21,7 +21,7 @@ from wqkv.errors import ArgumentError, need
 DOCUMENTS = 128
 #: How many bytes a chunk holds at most, if it has more than one document.
 BYTES = 2**18
-#: The suffixes of files with one document a line, and with one a row.
+#: The suffixes of files with one document per line, and of files with one per row.
 LINES, ROWS = (".jsonl", ".ndjson"), ".parquet"
 
 
@@ -62,8 +62,8 @@ def chunks(
 ) -> Iterator[Chunk]:
     """Yield the documents of files and folders as chunks, in order.
 
-    A .jsonl or .ndjson file holds one document a line, a .parquet file one a row; any other file is
-    one document. A folder stands for all its files but hidden ones, sorted by path.
+    A .jsonl or .ndjson file holds one document per line, a .parquet file one per row; any other
+    file is one document. A folder stands for all its files but hidden ones, sorted by path.
 
     Args:
         field: the field of a line, or the column of a row, that holds the text.

@@ -1,4 +1,4 @@
-"""What every head does in a batch of windows: each measure token by token, and its strongest links.
+"""What every head does in a batch of windows: its measures at every token, and its strongest links.
 
 The weights are computed block by block. A block is small enough for the processor's cache, and all
 measures are taken of it before the next one is computed, so no N x N matrix is ever held.
@@ -104,7 +104,7 @@ def measure(
     first of the window: heads put the weight that they have no use for on those.
 
     Args:
-        maps: one a layer, each (window, n_head, n, n).
+        maps: one per layer, each (window, n_head, n, n).
     """
     maps = list(maps)  # `watch` makes a new map every time that one is taken from it
     entropies = [m.entropy() for m in maps]  # first, because the maps keep the lse it computes
@@ -129,7 +129,7 @@ def measure(
 
 
 def _first_layers_with_equal_masks(batch: Batch, maps: Sequence[AttentionMap]) -> list[int]:
-    """For every layer the first layer whose mask shows the same pairs. Mostly 0 for all."""
+    """For every layer the first layer whose mask shows the same pairs, mostly 0."""
     count, n = batch.ids.shape
     everything = places((slice(0, count), 1, slice(0, n), slice(0, n)), 0)
     known: dict[int, Tensor] = {}
@@ -256,14 +256,14 @@ class _TokenValues:
 def _sums(batch: Batch, found: _TokenValues, equal: _TokenValues) -> LayerSums:
     n = batch.ids.shape[1]
     flat = equal.by_name
-    # Which tokens count for each measure. A pattern counts where there is a key that fits it: then
-    # equal weights put at least 1 / n on it, if not by rounding. "uniform" counts where at least
-    # two keys are visible: log(2) is more than 0.5.
+    # Which tokens count in each measure. A token counts in a pattern if some key fits the pattern:
+    # then equal weights put at least 1 / n on it, up to rounding, hence the bound 0.5 / n. In
+    # "uniform" it counts if it sees two keys or more: their entropy is at least log(2) > 0.5.
     rows = torch.stack([batch.counted] * len(MEASURES))
     for row, name in zip(rows, PATTERNS, strict=False):
         row &= flat[name][:, 0] > 0.5 / n if name != "uniform" else flat["entropy"][:, 0] > 0.5
     by_name = dict(zip(MEASURES, rows, strict=True))
-    by_name["first-token sink"][:, 0] = False  # how far a sink looks at itself tells nothing
+    by_name["first-token sink"][:, 0] = False  # its own row tells nothing
     by_name["separator sink"] &= ~batch.separator
     every = rows[:, :, None]
     values = found.values.masked_fill(~every, 0).double()
@@ -277,7 +277,7 @@ def _sums(batch: Batch, found: _TokenValues, equal: _TokenValues) -> LayerSums:
 
 
 def _histograms(values: Tensor, rows: Tensor) -> Tensor:
-    """How many values of each measure and head lie in each bin; one on a border, in the upper."""
+    """How many values of each measure and head lie in each bin; a border is in the bin above."""
     count, _, n_head, _ = values.shape
     ends = zip(values, (ends for _, ends in MEASURES.values()), strict=True)
     bins = torch.stack([torch.bucketize(x, edges, right=True) for x, edges in ends])

@@ -1,4 +1,4 @@
-"""Sums over the tokens of a corpus for every head, and their way into a part and back.
+"""Sums over the tokens of a corpus for every head, written into a part (a Parquet file) and read.
 
 The sums are exact integers, so the order in which documents are added, and how they are grouped,
 cannot change a result by rounding.
@@ -174,7 +174,7 @@ def merge(tallies: Iterable[Tally]) -> Tally:
 
 
 def _in_units(sums: NDArray[np.float64]) -> NDArray[np.object_]:
-    """Turn float64 sums into whole numbers of 1 / UNIT, as Python's integers, which have no end."""
+    """Turn float64 sums into whole numbers of 1 / UNIT, as Python's ints, which cannot overflow."""
     units = np.ldexp(sums, 60).ravel().tolist()
     return np.array([int(x) for x in units], dtype=object).reshape(sums.shape)
 

@@ -35,7 +35,7 @@ from wqkv.study.model import open_model
 
 
 class Pace(NamedTuple):
-    """How much one run read, and in how many seconds. Parts that were there do not count."""
+    """How much one run read, and in how many seconds. Parts of earlier runs do not count."""
 
     documents: int
     tokens: int

@@ -1,6 +1,6 @@
 """What one worker of a survey does: read a chunk of documents, and write its part.
 
-A worker runs in this process, or as an actor of Ray Data, which starts actors that died again.
+A worker runs in this process, or as an actor of Ray Data, which restarts actors that have died.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def make_on_ray(
     ray, data = need_ray()
     ours = not ray.is_initialized()
     if ours:
-        # Keyword arguments of a foreign call; those of a running cluster are its own.
+        # Keyword arguments of ray.init, left out if a running cluster is joined: it has its own.
         own: dict[str, Any] = {
             "num_cpus": workers,
             "include_dashboard": False,

@@ -16,7 +16,7 @@ from wqkv.study.patterns import NEAR
 
 #: The languages of the steps.
 LANGUAGES = tuple(PHRASES)
-#: The phrases that cross-attention has its own form of, named with _cross at the end.
+#: The phrases that read differently in cross-attention; that form has "_cross" after its name.
 CROSS = ("words_1", "words_2", "matrices_1", "matrices_f", "qkv_1", "qkv_2", "scores_1", "sum_1")
 
 

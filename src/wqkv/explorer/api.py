@@ -34,7 +34,7 @@ from wqkv.study.tokens import TokenizedText
 from wqkv.study.view import EachLayer, View
 from wqkv.study.whatif import NextToken, generate, what_if
 
-#: So many views are held, and so many bytes of them; the one asked least lately goes first.
+#: At most so many views, and so many bytes, are held; the one asked for longest ago goes first.
 VIEWS, HELD = 8, 2**32
 
 
@@ -103,7 +103,7 @@ class Api:
         """Read a text, prove every layer, and find the clearest link.
 
         Args:
-            target: what a model of two texts has written; None lets it write.
+            target: the text that a model of two texts is taken to have written; None lets it write.
         """
         begun = time.monotonic()
         links: dict[str, list[ClearLink]] = {part: [] for part in self.model.parts}
@@ -188,7 +188,7 @@ class Api:
         return name
 
     def has(self, name: str) -> bool:
-        """Whether a view is held still."""
+        """Whether a view is still held."""
         with self._lock:
             return name in self._views
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wqkv.study.model import TextModel
 
-#: A text of up to so many characters is spelled out in the lines; a longer one is read from a file.
+#: A text of up to so many characters stands in the lines; a longer one is read from a file.
 SPELLED = 2000
 
 

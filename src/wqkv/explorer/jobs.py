@@ -55,7 +55,7 @@ class Job(Generic[Result]):
         self.state: JobState = "waiting"
         self.done = self.total = 0
         self.result: Result | None = None
-        self.bytes = 0  # that the result takes
+        self.bytes = 0  # how many bytes the result takes
         # Not the exception itself: its traceback would keep all local variables of `run` alive.
         self.failure: Refused | None = None
         self.cancelled, self.ended = threading.Event(), threading.Event()

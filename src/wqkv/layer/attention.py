@@ -77,15 +77,15 @@ class MultiheadAttention(Projection):
             given as its JSON form too (see Form).
         position: RoPE, which rotates q and k; ALiBi or T5Bias, which add to the scores; None.
         norm, v_norm: QKNorm of q and k (modules `q_norm`, `k_norm`); Norm of v (`v_norm`).
-        clip: q, k and v are clamped to plus and minus it.
-        temperature: the factor of q, which depends on its position.
+        clip: q, k and v are clamped to the range from -clip to clip.
+        temperature: a factor for q that depends on the position of its token.
         softcap: scores become softcap * tanh(scores / softcap).
         sinks: True learns one more logit per head, `sinks`, whose value is zero; it starts at 0.
         persistent: how many keys and values per head are learned (`persistent_k`, `persistent_v`).
             Every query sees them, whatever the mask; no position rotates them, no bias is added.
         gate: context * sigmoid(Q WG), with one number per "head" or per "channel" (module `WG`).
         scale: None is 1 / sqrt(d_k).
-        dropout: the share of weights set to zero while training.
+        dropout: the share of weights set to zero while training; none in eval().
         engine: see `attention`.
         mesh: Ring(...), AllToAll(...) or Ranks(...), if ranks share the tokens of a text: each rank
             calls the layer with its part of Q, K and V. An attribute like `mask`: it can be set
@@ -215,7 +215,7 @@ class MultiheadAttention(Projection):
         query_offset: int | Tensor | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
-        """Attend from Q to K and V: (batch, query_len, d_model), without a WO (..., n_head * d_v).
+        """Attend from Q to K and V: (batch, query_len, d_model); without WO (..., n_head * d_v).
 
         Args:
             Q: (batch, query_len, d_model).
@@ -224,8 +224,8 @@ class MultiheadAttention(Projection):
             mask: a second mask, for this call; a pair must be visible in it and in the layer's own.
                 With a cache its keys are all that came so far.
             positions: the positions by which RoPE rotates the tokens of Q, and of K if K is None:
-                (query_len,) or (batch, query_len). None counts from query_offset. The mask always
-                counts, whatever is passed here.
+                (query_len,) or (batch, query_len). None: they count up from query_offset. The mask
+                always counts tokens, whatever is passed here.
             query_offset: the position of the first query, an int or one per sample (see
                 `attention`); None with a cache is the cache's length.
             cache: keys and values of earlier calls; those of this call are added to it.
@@ -374,7 +374,7 @@ class MultiheadAttention(Projection):
         return found
 
     def _beside(self, q: Tensor) -> list[tuple[KeyPiece, Rules]]:
-        """The persistent keys, which stand at no position, and their rules; none where none are."""
+        """Persistent keys, which stand at no position, and their rules; [] if there are none."""
         if self.persistent_k is None:
             return []
         k, v = (
@@ -387,7 +387,7 @@ class MultiheadAttention(Projection):
     def _attended(
         self, q: Tensor, pieces: Sequence[tuple[KeyPiece, Rules]], cache: KVCache | None = None
     ) -> Tensor:
-        """The heads' results: attention to every piece, merged."""
+        """Attend to every piece and merge: (batch, n_head, query_len, d_v)."""
         dropout_p = self.dropout if self.training else 0.0
         beside = self._beside(q)
         if len(pieces) == 1 and not beside and (cache is None or cache.ranks is None):
@@ -401,7 +401,7 @@ class MultiheadAttention(Projection):
             rules = replace(rules, sinks=None, dropout_p=dropout_p)
             return attend(q, piece.k, piece.v, rules, engine=self.engine, mesh=mesh)
 
-        # what stands at no position once, after the merge over all ranks
+        # persistent keys and sinks are merged once, after all pieces and all ranks
         ranks = self.mesh or getattr(cache, "ranks", None)
         with together(None if ranks is None else ranks.group):
             part = merge(*(part_of(*piece, self.mesh) for piece in pieces))

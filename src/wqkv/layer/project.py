@@ -49,7 +49,7 @@ class Projection(SavesRules):
     d_v: int
     kdim: int
     vdim: int
-    # As they are made, so that type checkers know `WQ.weight`; any module may take their place.
+    # Typed as they are made, so that type checkers know `WQ.weight`; any module may replace them.
     WQ: nn.Linear
     WK: nn.Linear
     WV: nn.Linear
@@ -83,7 +83,7 @@ class Projection(SavesRules):
         (tensor,) = value.tensors() if isinstance(value, Bias) else (None,)
         if isinstance(value, Bias) and isinstance(tensor, nn.Parameter):
             self.register_parameter("position_0", tensor)
-            # On the meta device the value keeps its kind and sizes, and no second copy of numbers.
+            # On the meta device `value` keeps type and sizes, but no second copy of its numbers.
             value = value._with_tensor(tensor.detach().to("meta"))
         self._position = value
 
@@ -176,7 +176,7 @@ class Projection(SavesRules):
         return self._scale_by_position(self._norm_after_position(q, self.q_norm), where)
 
     def _keys(self, K: Tensor, V: Tensor, where: Where) -> tuple[Tensor, Tensor]:
-        """k and v of this call's tokens, (batch, n_kv_head, key_len, d_k or d_v), as cached."""
+        """k and v of these tokens, (batch, n_kv_head, key_len, d_k or d_v), ready to be cached."""
         k = self._norm_and_clip(self._split_heads(self.WK(K), self.d_k), self.k_norm)
         v = self._split_heads(self.WV(V), self.d_v)
         v = self._clip(v if self.v_norm is None else _normalize(self.v_norm, v))

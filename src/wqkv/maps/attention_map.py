@@ -24,7 +24,7 @@ from wqkv.maps.weights import Weights, aside
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: The most weights that one tile holds, unless it is raised.
+#: The limit of an N x N tile: the most weights that one holds, unless the caller raises it.
 LIMIT = 64 * 2**20
 
 _AXES = ("batch", "head", "query", "key")
@@ -233,7 +233,7 @@ class AttentionMap:
         return self._rows(statistics.mass, pick(keys, self.shape[3], "key")[0])
 
     def mean_distance(self) -> Tensor:
-        """sum_j P_ij |i - j|, to some 1e-6 of the length: (batch, n_head, query_len).
+        """sum_j P_ij |i - j|, to about 1e-6 of the length: (batch, n_head, query_len).
 
         Raises:
             ArgumentError: it is not known where the queries stand among the keys.
@@ -311,7 +311,7 @@ class AttentionMap:
 
 
 def map_of(call: Call, lse: Tensor | None = None, limit: int = LIMIT) -> AttentionMap:
-    """The map of a call, which was checked when it was made. Its value is not looked at."""
+    """The map of a call, which was checked when it was made. The call's `value` is not read."""
     made = AttentionMap.__new__(AttentionMap)
     made._look_at(replace(call, query=call.query.detach(), key=call.key.detach()), lse, limit)
     return made

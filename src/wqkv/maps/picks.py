@@ -47,7 +47,7 @@ def pick(given: Any, size: int, name: str) -> tuple[Line, bool]:
     if picked.dtype == torch.bool and picked.shape == (size,):
         return picked.nonzero().flatten().cpu(), False
     if picked.shape == (0,):
-        return range(0), False  # an empty list has no kind of number
+        return range(0), False  # torch would make an empty list a tensor of floats
     if not is_whole(picked) or picked.ndim != 1:
         raise KindError(what)
     picked = picked.cpu().long()

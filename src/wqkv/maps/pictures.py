@@ -19,14 +19,15 @@ from wqkv.maps.display import LIGHT, color
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: What HTML shows at most: pictures, blocks of a side, and weights that are looked at for it all.
+#: The most that one HTML text holds: how many pictures, how many blocks per side of each, and how
+#: many weights are read for all pictures.
 PICTURES, SIDE, LOOKED = 8, 64, 2**24
 
 Picture = tuple[str, Tensor]  # a name, and weights (queries, keys)
 
 
 def html(title: str, pictures: Sequence[Picture], note: str = "") -> str:
-    """A text and at most PICTURES of weights, which load nothing from anywhere."""
+    """HTML of a title and at most PICTURES pictures of weights. It loads nothing from elsewhere."""
     cells = "".join(
         '<figure style="display:inline-block;margin:4px">'
         f'<img alt="{escape(name)}" src="data:image/png;base64,{_encoded(values)}" '
@@ -89,7 +90,7 @@ def means(values: Tensor, side: int) -> Tensor:
 
 
 def png(values: Tensor) -> bytes:
-    """Numbers (rows, columns) as an image of one hue: the square root of each part of the largest.
+    """Numbers (rows, columns) as an image of one hue, darker by sqrt(number / the largest number).
 
     Source: W3C PNG, third edition, with a palette of 256 colors.
     """

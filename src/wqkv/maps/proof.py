@@ -24,7 +24,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Proof:
-    """|ours - the model's| at the number that takes up most of its tolerance.
+    """How far our output is from the model's, at the number that uses up most of its tolerance.
 
     `size` is the largest absolute number in the model's output, over the `rows` tokens that were
     compared. `empty` counts the rows that may see no key, which are not compared: there a model may
@@ -69,7 +69,7 @@ class Proof:
         return cls(difference, float(theirs.abs().max()), tolerance, rows)
 
     def plus(self, other: Proof) -> Proof:
-        """The proof of the rows of both."""
+        """One proof of the rows of both proofs."""
         worst = max(self, other, key=lambda one: one.share)
         return Proof(
             worst.difference,
@@ -81,7 +81,7 @@ class Proof:
 
 
 def weight_rounding(query: Tensor, value: Tensor, output: Tensor) -> float:
-    """c of rule 1, where every number of an output (not its largest alone) must hold.
+    """c of rule 1 for `watch`, which judges each number of an output by a tolerance of its own.
 
     Models run in any dtype and by any kernel: c is 32 last digits of the coarsest dtype, or 2 in
     half precision, whose kernels compute in float32 and round what they return.

@@ -318,7 +318,7 @@ def shared_map_of(ranks: Ranks, ask: Callable[[], Call]) -> SharedMap:
 
 
 def _question(name: str, *given: object) -> str:
-    """A call of a method as text, which must be equal on all ranks; floats are a rank's own."""
+    """A method's call as text, equal on all ranks. Of a tensor of floats, only the width is."""
     return f"{name}({', '.join(map(_shown, given))})"
 
 

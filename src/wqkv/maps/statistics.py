@@ -93,7 +93,7 @@ def mean_distance(P: Weights) -> Tensor:
     start = offset.to(P.device)[:, None, None] if isinstance(offset, Tensor) else offset
     i = numbers(range(query_len), P.device) + start
     sums, _ = P.times(X)
-    # of the keys that do not stand after the query, with their share of the row
+    # the same sums over the keys that do not stand after the query, times their share of the row
     rules = call.rules.without_sinks()
     back, back_lse = P.attend(X, replace(rules, mask=rules.mask & Causal()))
     back = back * share(back_lse, P.lse)

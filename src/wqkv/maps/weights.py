@@ -100,7 +100,7 @@ class Weights:
 
     @property
     def call(self) -> Call:
-        """The call in float32 or float64, because half precision holds no lse; values are keys."""
+        """The call in float32 or float64, as lse needs. Its value is the keys, as a stand-in."""
         q, k = (x.to(self.dtype) for x in (self.given.query, self.given.key))
         return replace(self.given, query=q, key=k, value=k)
 
@@ -242,7 +242,7 @@ class Weights:
         return mask.visible(self._places(b, h, i, j))
 
     def _lse_of(self, b: Line, h: Line, i: Line) -> Tensor:
-        """The lse of some rows. Of few rows of a long map it is computed for these alone."""
+        """The lse of some rows. If a long map is asked for few rows, only theirs is computed."""
         call, (_, _, query_len, key_len) = self.given, self.sizes
         few = 8 * len(i) <= query_len and query_len * key_len > BLOCK
         if self.known is not None or not few:

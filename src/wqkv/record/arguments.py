@@ -85,7 +85,7 @@ def read_call(
     """Read one call.
 
     Args:
-        known: what was found out about masks, because layers share them; it grows.
+        known: the masks that were read before, because layers share them; new ones are added.
         cross: whether the module is known to look at another text.
         stored_keys: whether cross-attention uses keys that an earlier step has stored.
 
@@ -141,7 +141,7 @@ def read_call(
 def unknown(given: Mapping[str, object]) -> list[str]:
     """The names of arguments that may change the weights in a way that is not known here.
 
-    None and False switch nothing on.
+    An argument that is None or False is not listed: it changes nothing.
     """
     known = READ | HARMLESS
     return [

@@ -10,7 +10,7 @@ from wqkv.record.mask_pattern import Pattern, Visible
 
 
 class Refusal(Exception):
-    """A call that cannot be recorded; says why."""
+    """Raised for a call that cannot be recorded; its message says why."""
 
 
 class MaskReading(NamedTuple):
@@ -40,5 +40,5 @@ class CapturedCall(NamedTuple):
     softcap: float | None
     sinks: Tensor | None  # (n_head,)
     bias: Tensor | None  # (batch | 1, n_head | 1, query_len | 1, key_len)
-    causal: bool  # decides where a mask has too few rows to tell
-    window: int | None  # the same: how many keys a query sees, its own included
+    causal: bool  # decides if a mask has too few rows to show whether it is causal
+    window: int | None  # decides there too: how many keys a query sees, its own included

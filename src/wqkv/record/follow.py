@@ -1,8 +1,8 @@
 """Whether a call continues the run before it or begins another: where it stands, what it follows.
 
-A layer alone cannot always tell. Beams whose kept keys are alike, or keys without positions, leave
-several possibilities. So every layer of a forward says what its keys allow, and `settle` takes what
-all of them allow.
+One layer cannot always tell. If the kept keys of several beams are equal, or keys carry no
+position, several answers are possible. So every layer of a forward (one call of the whole model)
+says what its keys allow, and `settle` takes the answer that all layers allow.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class SampleMatch(NamedTuple):
 
 #: What the keys of a call allow, by how many rows its cache may have been cut back (0: it grows).
 Options = dict[int, SampleMatch]
-#: The option of cross-attention: its keys belong to another text and stay, whatever was cut back.
+#: The number of rows that stands for cross-attention in Options: its keys belong to another text,
+#: and stay however far the cache was cut back.
 OTHER_TEXT = -1
 
 
@@ -67,7 +68,7 @@ def follow(run: Run, call: CapturedCall) -> Continuation | None:
     n, m = query.shape[2], key.shape[2]
     sizes = (key.shape[1], key.shape[3], query.shape[1], query.shape[3])
     ours = (*run.key.data.shape[1::2], *run.query.data.shape[1::2])
-    if sizes != ours:  # also where q and k of the run were released
+    if sizes != ours:  # they differ too if q and k of the run were released
         return None
     found: Options = {}
     if call.cross:
@@ -139,7 +140,7 @@ def settle(layers: Sequence[Options]) -> TextStep | None:
 
 
 def _choose_samples(matches: Tensor, alike: Tensor) -> Tensor | None:
-    """One old sample for each new one, if possible itself; None where it matters which."""
+    """Choose an old sample for each new one, if possible the same; None if the choice matters."""
     order = matches.int().argmax(dim=1)
     if bool((matches & ~alike[order]).any()):
         return None

@@ -1,7 +1,8 @@
 """What one thread runs of a watched model, as the hooks and the attention interface tell it.
 
-A forward is a stack of modules. The calls of a layer's attention function within it become runs;
-where several layers must agree how a text goes on, they wait for the end of the forward.
+A forward is one call of the whole model; the modules that run at a moment are a stack. The calls of
+a layer's attention function within it become runs (see run.py). Where several layers must agree how
+a text goes on, their calls wait for the end of the forward.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class LayerRuns:
 
     @property
     def kind(self) -> AttentionKind:
-        """What the layer looks at: as its names say, or else its mask."""
+        """What the layer looks at, as its names say, or, if they do not, as its mask says."""
         if self.known_kind is not None or not self.runs:
             return self.known_kind or "encoder"
         pattern = self.runs[-1].pattern
@@ -113,7 +114,7 @@ class Listener:
         self.unseen = 0  # forwards that ran compiled
         self.passed: set[nn.Module] = set()  # what compiled code has run of the model
         self.text: Tensor | None = None  # the token ids of the last text, (batch, length)
-        # of the forward that runs
+        # the rest is about the forward that runs now
         self._stack: list[_Frame] = []
         self._visits: Counter[nn.Module] = Counter()  # how often each module began
         self._calls: Counter[nn.Module] = Counter()  # attention functions called since it began
@@ -137,10 +138,10 @@ class Listener:
             self._layer(module)
 
     def leave(self, module: nn.Module, output: object) -> None:
-        """A module ends, or failed: then there is no output."""
+        """A module has ended. If it has failed, `output` is None."""
         frame = None
         while self._stack and (frame := self._stack.pop()).call.module is not module:
-            pass  # modules inside it that failed never left
+            pass  # drop modules inside it that failed, whose end was never told
         layer = self.layers.get((module, max(self._visits[module] - 1, 0)))
         if layer is not None and layer.runs and not self._calls[module] and output is not None:
             layer.reason = "a later call of it did not use the attention interface"

@@ -1,4 +1,4 @@
-"""Where a mask is recognized: from the matrix that a model passes to a mask as a value.
+"""Where a mask is recognized: a model passes a matrix, and a mask such as Window is made of it.
 
 The matrix is looked at in blocks of rows. From a few of its rows and columns a pattern is guessed
 (padding, a window, documents, a prefix), and taken only if every entry agrees with it.
@@ -25,7 +25,7 @@ BLOCK = 2**22
 
 @dataclass
 class Found:
-    """What was found out about the rows of a mask: all layers of a model ask the same."""
+    """What was found out about a mask, kept because all layers of a model ask the same."""
 
     matrices: dict[int, Tensor] = field(default_factory=dict)  # by key_len
     used: dict[int, int] = field(default_factory=dict)  # by key_len
@@ -151,7 +151,7 @@ def pattern_of(mask: Mask) -> Pattern | None:
         case And(a=a, b=b):
             found = [pattern_of(a), pattern_of(b)]
             sides = [{k: v for k, v in vars(one).items() if v is not None} for one in found if one]
-            # Where both say one thing, such as `after`, one of the two would be lost.
+            # If both sides set the same field, such as `after`, one of the values would be lost.
             if len(sides) == 2 and not sides[0].keys() & sides[1].keys():
                 return Pattern(**sides[0], **sides[1])
     return None
@@ -291,7 +291,7 @@ def _span(
 
 
 def _prefix(visible: Visible, left: list[int], right: list[int]) -> tuple[int, ...]:
-    """Per sample, how many keys its first row sees that is no padding."""
+    """Per sample, how many keys are seen by its first row that is not padding."""
     ends = []
     for sample, (first, end) in enumerate(zip(left, right, strict=True)):
         seen = visible.row(min(first, visible.query_len - 1))[sample].nonzero()
@@ -311,7 +311,7 @@ def extend(pattern: Pattern, visible: Visible, position: int, first_key: int) ->
     for start, stop, block in visible.blocks():
         seen, row = block[:, 0], torch.arange(start, stop, device=block.device) + position
         first = seen.int().argmax(dim=-1) + first_key
-        rows.append(torch.where(seen.any(dim=-1), first, row))  # a row that sees none: its own
+        rows.append(torch.where(seen.any(dim=-1), first, row))  # a row that sees no key: its own
         columns.append(seen.any(dim=1))
     firsts = torch.cat(rows, dim=1)
     if pattern.left is not None and position in pattern.left:  # samples of padding alone so far

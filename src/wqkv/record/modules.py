@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from wqkv.upstream.of_torch import is_compiled
 from wqkv.upstream.of_transformers import updated
 
-#: A text as a whole, a text while it is written, or another text or picture.
+#: What a layer looks at, in this order: a whole text, a text while it is written, or another text
+#: or picture.
 AttentionKind = Literal["encoder", "decoder", "cross"]
 
 _ATTENTION = re.compile(r"atten|attn", re.IGNORECASE)
@@ -44,7 +45,7 @@ class ModuleCall(NamedTuple):
     kwargs: dict[str, Any]  # keyword arguments of each model's own code
 
     def _given(self) -> dict[str, Any]:
-        """All arguments by name, those too that were passed without."""
+        """All arguments by name, also those that were passed by position."""
         try:
             bound = inspect.signature(self.module.forward).bind_partial(*self.args, **self.kwargs)
         except (TypeError, ValueError):

@@ -50,7 +50,7 @@ def install(subscriber: Subscriber) -> None:
 
 
 def uninstall(subscriber: Subscriber) -> None:
-    """Tell it no more; after the last one both places are as they were."""
+    """Tell a subscriber no more calls. After the last one both places are as they were."""
     interface = upstream.AttentionInterface
     with _LOCK:
         _SUBSCRIBERS.remove(subscriber)

@@ -1,6 +1,6 @@
 """The proof of one recorded call: the output that the shown weights give, beside the model's own.
 
-`prove` makes it while a layer is recorded. What fails, and by what rule, says maps/proof.py.
+`prove` makes it while a layer is recorded. maps/proof.py says when a proof fails.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from wqkv.maps.proof import Proof, weight_rounding
 from wqkv.maps.weights import BLOCK
 from wqkv.record.captured import CapturedCall, Refusal
 
-#: Up to this many rows of a batch are all proved. Of more, SAMPLED_ROWS are, but at least FEWEST
-#: of each sample.
+#: If a batch has at most ALL_ROWS rows, all are proved. Of a larger one SAMPLED_ROWS are, but at
+#: least FEWEST of each sample.
 ALL_ROWS, SAMPLED_ROWS, FEWEST = 512, 64, 4
 
 
@@ -98,7 +98,7 @@ def _prove_rows(
     keys = torch.arange(m, device=device).view(1, 1, 1, -1)
     samples = torch.arange(batch, device=device).view(-1, 1, 1, 1)
     heads = torch.arange(n_head, device=device).view(1, -1, 1, 1)
-    here = At(samples, heads, some, some, keys)  # as this call counts, for its bias
+    here = At(samples, heads, some, some, keys)  # as this call counts: its bias needs it
     shown = At(samples, heads, some + row, some + position, keys + first_key)
     fixed = replace(call.rules, mask=_Entries(mask.visible(shown)))
     part = replace(call, query=call.query[:, :, rows], rules=fixed)
@@ -106,7 +106,7 @@ def _prove_rows(
     P, score = steps.weights, steps.scores
     v = value.detach().to(P.dtype).repeat_interleave(n_head // value.shape[1], dim=1)
     theirs = output[:, :, rows].to(P.dtype)
-    sees = score != -torch.inf  # NaN counts as seen, so that it fails
+    sees = score != -torch.inf  # NaN counts as seen, so that the proof fails
     filled = sees.any(dim=-1)
     e = P * (1 + score.masked_fill(~sees, 0).abs())
     allowed = e @ v.abs() + e.sum(dim=-1, keepdim=True) * (P @ v.abs())

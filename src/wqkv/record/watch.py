@@ -2,7 +2,7 @@
 
 What goes into its attention functions and comes out is overheard (overhear.py), read (arguments.py,
 read_mask.py), taken into runs for each thread (listen.py, follow.py) and proved (prove_call.py).
-Here is what can be asked of it.
+This file has what a user calls: `watch` and `Seen`.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def watch(
 
     The model's own function computes, so its outputs are bit-identical. Each layer is proved when
     it is recorded: P V, of the weights that are shown, against the model's own output.
-    All steps of a generation are one map, also of a beam search: `Seen.sample_of` says which sample
+    All steps of a generation are one map, also in a beam search: `Seen.sample_of` says which sample
     is a returned text. Threads have maps of their own: see `Seen.threads`. Steps that run compiled
     cannot be seen; the report counts them, and no older map is shown in their place.
     Where tensor parallelism shares the heads, each rank sees its own: see `SharedMap.heads`.
@@ -72,7 +72,7 @@ def watch(
     Args:
         layers: the numbers of the layers to record, in the order in which they first run; None is
             all. They count every kind of attention.
-        keep: "statistics" keeps each forward's entropy and received alone, not q and k.
+        keep: "statistics" keeps only `entropy` and `received` of each forward, and not q and k.
 
     Raises:
         MissingExtraError: transformers is not installed.
@@ -186,7 +186,7 @@ class Seen(Sequence[Kept]):
 
     def _compiled_called(self, function: object) -> None:
         """A compiled function was called, that may run any model: see `overhear.Subscriber`."""
-        key = id(function)  # because it may have no hash
+        key = id(function)  # its id, because a callable may have no hash
         if key not in self._reached:
             self._reached[key] = function, reached(function, self._watched.model)
         if modules := self._reached[key][1]:
@@ -308,7 +308,7 @@ class Seen(Sequence[Kept]):
         return [self._kept(run.map()) for run in runs if run.refused is None]
 
     def sample_of(self, sequence: Tensor | Sequence[int]) -> int:
-        """The sample of the last text that holds a returned sequence of token ids, also of beams.
+        """Which sample of the last text holds a returned sequence of token ids, also with beams.
 
         A model never reads the last token that it writes, so a sequence of n tokens that ends with
         it has the rows seen[layer][sample, :, : n - 1]. Of an encoder-decoder model it is the text

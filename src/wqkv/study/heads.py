@@ -160,13 +160,13 @@ def heads(
     return label_sums(sum_patterns(maps, tokens, special, separators))
 
 
-# The heads of a model, which reads a text for it
+# The heads of a model, which is run on a text to label them
 
 
 def probe(model: OpenModel, n: int = 40, seed: int = 0, progress: Progress = silent) -> Heads:
     """The heads of a causal model over n random tokens read twice: the test for induction.
 
-    In the second half only the first half can tell what comes next, because it is random.
+    The tokens are random, so in the second half only a look at the first can tell what comes next.
     `progress` counts layers.
     """
     if n < FEWEST:
@@ -187,7 +187,7 @@ def read(
     """The heads of a model over texts of any length: means over all tokens of all windows.
 
     A text longer than the model takes (or than LONGEST_WINDOW) is cut into windows of nearly equal
-    length, each read for itself, with the special tokens that the tokenizer puts around a text.
+    length, each read by itself, with the special tokens that the tokenizer puts around a text.
     `progress` counts layers.
     """
     cut = [window for text in texts for window in windows(model.tokenizer, text, model.longest)]

@@ -41,7 +41,7 @@ def load(name: str | None, progress: Callable[[str], None]) -> LoadedModel:
     speaks = _class_with_head(transformers, config, source)
     model, complete = _load_weights(transformers, speaks or transformers.AutoModel, config, source)
     progress(f"laying out the matrices of {source.shown}")
-    # A head whose weights were missing was filled with random numbers: it is not used.
+    # A next-token head whose weights were missing is filled with random numbers, so it is not used.
     speaker = model if speaks is not None and complete else None
     return LoadedModel(model.base_model, tokenizer, source.shown, speaker)
 

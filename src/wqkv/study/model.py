@@ -161,7 +161,7 @@ class OpenModel(ModelPart):
         progress: Progress = silent,
         each: EachLayer = lambda view, layer: None,
     ) -> dict[str, View]:
-        """The view of a text as that of the only part; `progress` counts layers."""
+        """Read a text, and return {name of the only part: its view}; `progress` counts layers."""
         self.check_target(target)
         progress(0, self.sizes.n_layer)
 

@@ -83,7 +83,7 @@ class OpenPair:
         to the token before the last: the row of a token says where it looks to choose the next one.
 
         Args:
-            progress: counts layers, and before the decoder's the tokens that it may write.
+            progress: counts layers; before the decoder runs, also the tokens that it may write.
             each: is called with a view and the number of the layer that was proved.
         """
         layers = sum(part.sizes.n_layer for part in self.parts.values())

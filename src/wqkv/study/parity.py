@@ -155,7 +155,7 @@ def _hooked(
     compare: Callable[[LayerPlace, Tensor, Tensor | None, Tensor], None],
 ) -> Iterator[None]:
     """Call compare(place, Q, K, y) for every attention that runs; K is None if it is Q."""
-    turns: dict[nn.Module, list[LayerPlace]] = {}  # layers that share modules go by their turn
+    turns: dict[nn.Module, list[LayerPlace]] = {}  # layers that share modules differ by their turn
     readers: dict[nn.Module, str] = {}  # the modules that read Q, or K in cross-attention
     read: dict[str, Tensor] = {}  # by the layer that runs
     hooks: list[RemovableHandle] = []
@@ -219,7 +219,7 @@ def _random_inputs(model: Any) -> dict[str, Tensor]:
                 "Pass `inputs`."
             )
         for name in ("max_position_embeddings", "max_seq_len", "max_target_positions"):
-            n = min(n, (getattr(config, name, None) or n + 2) - 2)  # some count from 2
+            n = min(n, (getattr(config, name, None) or n + 2) - 2)  # some number positions from 2
         numbers = torch.randint(
             5, config.vocab_size, (1, max(n, 1)), generator=random, device="cpu"
         )

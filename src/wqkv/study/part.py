@@ -1,4 +1,4 @@
-"""The attention layers of a model as ours, and hooks that record what a text brings into them."""
+"""The attention layers of a model as ours, and hooks that record what goes through them."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class ModelPart:
 
     @contextmanager
     def after_each_layer(self, then: Callable[[Tensor], None]) -> Iterator[None]:
-        """Call `then` with the attention output of every layer that runs meanwhile.
+        """Context in which `then` is called with the attention output of every layer that runs.
 
         The model stops if `then` raises.
         """

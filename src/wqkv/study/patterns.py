@@ -43,7 +43,7 @@ FEWEST = 4
 COMMON = 64
 
 #: Every pattern, and how the sentence of its evidence ends: "puts 0.81 of its weight ...".
-#: `_pattern_pairs` says which pairs (query, key) belong to it, `sum_patterns` does for sinks.
+#: `_pattern_pairs` says which pairs (query, key) belong to it; of sinks `sum_patterns` says it.
 PATTERNS = {
     "previous": "on the previous token",
     "next": "on the next token",
@@ -90,7 +90,7 @@ def sum_patterns(
     special: Sequence[bool] | None = None,
     separators: Sequence[bool] | None = None,
 ) -> PatternSums:
-    """The sums that `heads` makes its means of; see there."""
+    """The sums from which `heads` (heads.py) takes means; its arguments are explained there."""
     n = len(tokens)
     special = [False] * n if special is None else special
     if separators is None:

@@ -106,7 +106,7 @@ class View:
                 )
                 self._layers[layer] = opened
             self._layers.move_to_end(layer)
-            # The layer that was asked for least lately goes first.
+            # The layer that was asked for longest ago is dropped first.
             while (
                 len(self._layers) > 1 and sum(o.bytes for o in self._layers.values()) > KEPT_BYTES
             ):

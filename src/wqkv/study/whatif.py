@@ -24,7 +24,7 @@ LIKELIEST = 8
 
 
 class NextToken(NamedTuple):
-    """A token that may come next; all that are no whole character read \ufffd."""
+    """A token that may come next; a token that is no whole character reads \ufffd."""
 
     token: str
     probability: float

@@ -15,9 +15,9 @@ from wqkv.attend.engines.plan import Plan
 from wqkv.attend.values import is_traced, transformed
 from wqkv.errors import ArgumentError, EngineError, KindError, describe
 
-#: "auto" takes the first which can run the call.
+#: The engine "auto" picks the first of these that can run the call.
 PREFERENCE: tuple[ModuleType, ...] = (fused, tiled, reference)
-#: Runs only when named.
+#: These engines run only if they are named.
 BY_NAME: tuple[ModuleType, ...] = (flex,)
 
 
@@ -26,7 +26,7 @@ def name(engine: ModuleType) -> str:
 
 
 def choose(call: Call, engine: str) -> ModuleType:
-    """The engine for a call: of "auto" the first in PREFERENCE that can run it, else the named one.
+    """The engine that runs a call: the named one, or for "auto" the first in PREFERENCE that can.
 
     Raises:
         EngineError: the named engine cannot run the call, with every engine's reasons.
@@ -60,7 +60,7 @@ def planned(call: Call, engine: ModuleType) -> str:
 
 
 def report(call: Call) -> str:
-    """Every engine with every reason against it, one a line."""
+    """Every engine with every reason against it, one engine per line."""
     lines = []
     for module in (*PREFERENCE, *BY_NAME):
         reasons = module.reasons_against(call)

@@ -22,7 +22,7 @@ SCORES = 2**22
 
 
 def forward(call: Call, piece: Piece, number: int) -> tuple[Tensor, Tensor]:
-    """out and lse of one rectangle. Its number in the plan tells its dropout from the others'."""
+    """out and lse of one rectangle. Its number in the plan sets its dropout apart from others'."""
     cut = _cut(call, piece)
     steps = reference.steps(cut, call.places(piece.rect), _dropout(cut, number))
     return steps.out, steps.lse
@@ -72,9 +72,10 @@ def backward(
 def _weights(
     call: Call, pieces: Sequence[Piece], lse: Tensor, extreme: Tensor | None
 ) -> Iterator[tuple[int, Piece, Tensor]]:
-    """For every rectangle its number, itself, and its weights P.
+    """Yield the number of every rectangle, the rectangle itself, and its weights P.
 
-    The extreme rows are 0 in these; they follow as rectangles of their own, with later numbers.
+    Extreme rows (see `extreme_rows`) are 0 there; they follow as rectangles of their own, which
+    are numbered after all others.
     """
     lse = without_rows(lse, extreme)
     for number, piece in enumerate(pieces):
@@ -146,7 +147,8 @@ def _dropout(cut: Call, number: int) -> Tensor | None:
 def zero_gradient(x: Tensor) -> Tensor:
     """Zeros of the shape of x (batch, head, length, d), to which its gradient is added.
 
-    In memory they lie as (batch, length, head, d), as the projection wants them that gets them.
+    In memory they lie as (batch, length, head, d), because the projection that receives them is
+    fastest so.
     """
     b, h, n, d = x.shape
     return x.new_zeros((b, n, h, d), dtype=reference.exact(x)).transpose(1, 2)

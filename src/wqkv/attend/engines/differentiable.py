@@ -22,7 +22,7 @@ from wqkv.errors import EngineError
 
 
 def reasons_against(call: Call) -> list[str]:
-    """Why neither a node of autograd nor the operator can stand where the call is made."""
+    """Why the call can be neither a node of autograd nor the operator, if so."""
     # The first half spares an eager call the import of torch.onnx.
     if torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():
         return ["ONNX knows no operator of ours"]
@@ -69,7 +69,7 @@ def _apply(call: Call, method: Method, plan: Plan | None) -> tuple[Tensor, Tenso
 class _Mapped(torch.autograd.Function):
     """A function that torch.func.vmap maps by calling it once per sample.
 
-    So that each sample's mask and lengths are numbers when its plan is made.
+    Each sample's mask and lengths are then plain numbers when its plan is made.
     """
 
     @classmethod
@@ -109,7 +109,7 @@ class _Rectangles(_Mapped):
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> Any:
-        out, lse, q, k, v, *tensors = ctx.saved_tensors  # once: checkpointing gives them once
+        out, lse, q, k, v, *tensors = ctx.saved_tensors  # read once: checkpointing allows it once
         inputs = (ctx.plain, grad_out, grad_lse, out, lse, q, k, v, *tensors)
         if torch.is_grad_enabled() or transformed():
             grads = _RectanglesBackward.apply(*inputs)  # type: ignore[no-untyped-call]

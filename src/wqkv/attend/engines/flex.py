@@ -1,7 +1,7 @@
-"""FlexAttention, compiled. By name only, because each new rule or length compiles for seconds.
+"""The engine flex: FlexAttention, by name only: it takes seconds to compile a rule or length.
 
-It asks the same values as the reference who sees whom, `visible` of a mask and `tile` of a bias,
-about one pair at a time.
+Like the reference, it asks the mask (`visible`) and the bias (`tile`), but about one pair of query
+and key at a time.
 """
 
 from __future__ import annotations

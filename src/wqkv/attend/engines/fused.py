@@ -1,4 +1,4 @@
-"""One kernel call for the whole: without a mask, or with one small enough to be written out."""
+"""The engine fused: one kernel call for all, without a mask or with a small one written out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def reasons_against(call: Call) -> list[str]:
     if call.rules.mask.per_sample:
         # Samples of different lengths are worth cutting apart even for one query, above 512 keys.
         query_len = max(query_len, 32)
-    if is_traced(call.query):  # to compare the lengths would fix them in the graph
+    if is_traced(call.query):  # comparing the lengths would make them constants of the graph
         reasons.append("a mask or bias is cut into rectangles while a graph is traced")
     elif query_len > 1 and query_len * key_len > SMALL:
         reasons.append(f"a mask or bias over more than {SMALL} pairs is cut into rectangles")

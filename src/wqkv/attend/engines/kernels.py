@@ -4,7 +4,7 @@ q is (batch, n_head, query_len, d), k and v (batch, n_kv_head, key_len, d), all 
 `tile` is a float mask that broadcasts to (batch, n_head, query_len, key_len). `causal` asks for the
 kernel's own causal mask, which is aligned at the upper left.
 
-CUDA: the memory-efficient kernel, because it alone takes a mask. Not run on a GPU yet.
+On CUDA it is the memory-efficient kernel, because no other takes a mask. It has not run on a GPU.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def backward(
     causal: bool,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """This rectangle's share of dq, dk, dv, for the out and lse of all keys (F2)."""
+    """This rectangle's share of dq, dk, dv, given out and lse merged over all keys (see F2)."""
     if q.device.type != "cpu":
         return efficient_backward(grad_out, q, k, v, out, lse, tile, causal, scale)
     dq, dk, dv = _aten._scaled_dot_product_flash_attention_for_cpu_backward(

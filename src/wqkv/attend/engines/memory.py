@@ -1,4 +1,4 @@
-"""Memory: what follows from a mask and is kept for later calls with the same one."""
+"""Memory: what was computed from a mask, kept for later calls with an equal mask."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ MASKS, THINGS = 64, 128
 
 
 class Memory(Generic[Key, Kept]):
-    """Things that follow from masks. Masks of equal value share theirs.
+    """What was computed from masks, by mask and key. Equal masks share it.
 
-    A stored matrix may be changed in place: what followed from it before is then forgotten.
+    If a mask's stored matrix is changed in place, what was computed from it before is forgotten.
     """
 
     def __init__(self) -> None:
         self._by_value: dict[Mask, dict[Key, Kept]] = {}
-        # a mask that holds tensors is known by identity, and goes when its owner lets it go
+        # a mask that holds tensors is found by identity, and forgotten when nobody else holds it
         self._stored: WeakKeyDictionary[Mask, tuple[tuple[int, ...], dict[Key, Kept]]] = (
             WeakKeyDictionary()
         )
@@ -36,7 +36,7 @@ class Memory(Generic[Key, Kept]):
         make: Callable[[], Kept],
         keeps: Callable[[Kept], bool] = lambda made: True,
     ) -> Kept:
-        """The thing of a mask by its key; where there is none, `make` it and keep it if `keeps`."""
+        """What is kept of a mask under `key`; if nothing is, `make()`, kept if `keeps` says so."""
         things = self._of(mask)
         if key in things:
             return things[key]

@@ -21,10 +21,10 @@ from wqkv.errors import KindError
 
 
 def compute(call: Call, method: Method) -> tuple[Tensor, Tensor]:
-    """out, as it is kept for the backward pass, and lse, through the operator."""
+    """Call the operator: lse, and out in the dtype in which the backward pass reads it."""
     if method != "reference" and not torch.is_grad_enabled() and call.sizes[2] == 1:
         pieces = whole(call)
-        # One token that sees all keys is one kernel call, which a graph can hold as it is.
+        # One token that sees all keys needs one kernel call, which can stand in a graph as it is.
         if call.rules.bias is None and not pieces[0].mixed:
             return rectangles.forward(call, Plan(pieces, "kernel"))
     packed, (seed, *tensors) = pack(call)

@@ -33,7 +33,7 @@ class Piece(NamedTuple):
     fresh: bool  # no piece before it has touched these rows
 
 
-#: What computes the rectangles. The kernels' own causal mask serves where a plan is one rectangle.
+#: What computes the rectangles. Plans of one rectangle alone use the kernels' own causal mask.
 Kernel = Literal["kernel", "causal kernel", "reference", "FlexAttention"]
 
 #: How a call is cut: one kernel call for all of it, a kernel call for each rectangle, or, where
@@ -79,14 +79,14 @@ def make_plan(call: Call, method: Method) -> Plan:
 
 
 def one_piece(call: Call, kernel: Kernel) -> Plan:
-    """The plan of what computes every pair, seen or not."""
+    """The plan of an engine that computes all pairs in one piece, visible or hidden."""
     _, _, query_len, key_len = call.sizes
     mixed = not isinstance(call.rules.mask, Full)
     return Plan((Piece(Rect(None, 0, query_len, 0, key_len), mixed, True),), kernel)
 
 
 def _is_causal(call: Call) -> bool:
-    """Whether the kernels' own causal mask, aligned at the upper left, is meant.
+    """Whether the call's mask is the kernels' own causal mask, which is aligned at the upper left.
 
     They hide before they scale, so that a scale of 0 or less would make NaN or inf of -inf, and
     they read keys that stand after all queries.
@@ -103,7 +103,7 @@ def whole(call: Call) -> list[Piece]:
     mixed = not isinstance(mask, Full)
     if mixed and mask.by_shift and isinstance(first, int):
         seen = mask.region(Rect(None, first, first + query_len, 0, key_len))
-        mixed = seen is not True  # a token that sees all before it needs no mask
+        mixed = seen is not True  # one token that sees all keys needs no mask
     k0, k1 = 0, key_len
     if mixed and isinstance(first, int):
         k0, k1 = _within_reach(mask, first, first + query_len, 0, key_len)
@@ -124,8 +124,9 @@ def visible_pieces(call: Call, wide: int | None = WIDE) -> list[Piece]:
     """Cut a call into disjoint rectangles that hold every visible pair.
 
     Args:
-        wide: visible stretches of so many keys become rectangles of their own, with as many queries
-            as see them. None: all rectangles of a query have one range of queries, in order.
+        wide: a visible stretch of at least so many keys becomes a rectangle of its own, with all
+            queries that see it. None: all rectangles that hold a query have the same queries, and
+            follow in the order of their keys.
     """
     batch, _, query_len, key_len = call.sizes
     mask, offset = call.rules.mask, call.query_offset
@@ -148,7 +149,7 @@ def visible_pieces(call: Call, wide: int | None = WIDE) -> list[Piece]:
     return pieces
 
 
-#: By (sample, first and last query, key_len, wide, ROWS).
+#: Plans made before, by (sample, first and last query, key_len, wide, ROWS).
 _pieces: Memory[tuple[int | None, int, int, int, int | None, int], list[Piece]] = Memory()
 
 

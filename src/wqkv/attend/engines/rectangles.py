@@ -2,6 +2,8 @@
 
 Each rectangle is one kernel call, or, where the kernels cannot (softcap, dropout, a learned bias,
 another device), the reference on it. Nothing larger than a rectangle's mask or scores is held.
+
+F1 (merging) and F2 (the backward pass splits the same way) are facts that DESIGN.md states.
 """
 
 from __future__ import annotations
@@ -125,7 +127,7 @@ def _merged(call: Call, plan: Plan) -> tuple[Tensor, Tensor]:
 def kept(q: Tensor) -> torch.dtype:
     """The dtype of out between both passes: float32 for half inputs, so that it is not rounded.
 
-    Of a GPU it is the dtype of the inputs, because its kernels want one dtype.
+    On a GPU it is the dtype of the inputs, because the kernels there take one dtype for all.
     """
     return reference.exact(q) if q.device.type == "cpu" else q.dtype
 
@@ -144,8 +146,9 @@ def _kernel(q: Tensor, k: Tensor, v: Tensor, tile: Tile, scale: float) -> tuple[
         k, v = reference.cleared(k, tile.visible), reference.cleared(v, tile.visible)
     batch, n_head, query_len, width = q.shape
     alike = not tile.causal and (tile.added is None or tile.added.shape[1] == 1)
-    # One query: the heads that share a key head, if they see the same, become so many queries of
-    # it, which is faster. Not by the kernel's own causal mask, where each would see one key more.
+    # With one query, the heads that share a key head become queries of that head, which is faster.
+    # All of them must see the same keys. Under the kernel's own causal mask they would not: each
+    # next query sees one key more.
     fold = query_len == 1 and n_head > k.shape[1] and alike
     if fold:
         q = q.reshape(batch, k.shape[1], -1, width)
@@ -205,7 +208,7 @@ def _by_kernel(
 
 
 def _rows_reached(pieces: Sequence[Piece], batch: int) -> int:
-    """How many rows are in any rectangle; the others see nothing."""
+    """How many rows lie in at least one rectangle; all other rows see nothing."""
     return sum(
         (piece.rect.q1 - piece.rect.q0) * (batch if piece.rect.sample is None else 1)
         for piece in pieces

@@ -20,7 +20,7 @@ from wqkv.attend.masks.algebra import Full
 from wqkv.attend.partial import Partial
 from wqkv.attend.values import readable
 
-#: The largest matrix of scores that it builds, in GiB.
+#: The limit of its N x N matrix of scores, in GiB.
 LIMIT_GIB = 4.0
 
 
@@ -91,7 +91,7 @@ def cleared(x: Tensor, visible: Tensor) -> Tensor:
     unseen = ~visible.any(dim=2)  # (batch | 1, n_head | 1, key | 1)
     if readable(unseen) and not bool(unseen.any()):
         return x
-    if unseen.shape[1] > x.shape[1]:  # by query head: hidden from all that read this key head
+    if unseen.shape[1] > x.shape[1]:  # per query head: unseen if no head that reads it sees it
         unseen = unseen.unflatten(1, (x.shape[1], -1)).all(dim=2)
     return x.masked_fill(unseen.unsqueeze(-1), 0)
 

@@ -1,4 +1,4 @@
-"""Rectangles planned from the mask's structure and merged: any mask, any device."""
+"""The engine tiled: rectangles planned from the mask's structure, computed and merged."""
 
 from __future__ import annotations
 

@@ -27,7 +27,8 @@ class Tile(NamedTuple):
 #: The tile of a rectangle in which a causal mask is all that there is.
 CAUSAL = Tile(causal=True)
 
-#: By (key - query at the first pair, rows, keys, dtype, device): for masks of key - query alone.
+#: Kept tiles of masks that depend on key - query alone, by (key - query at the first pair, rows,
+#: keys, dtype, device).
 _by_shift: Memory[tuple[int, int, int, torch.dtype, torch.device], Tile] = Memory()
 
 
@@ -72,7 +73,7 @@ class Tiles:
             if visible.device.type == "cpu" and bool(visible.any(dim=2).all()):
                 visible = None
         assert added is not None
-        if empty is None:  # with a bias, which may hide too
+        if empty is None:  # there is a bias, and a bias of -inf hides keys too
             empty = (added == -torch.inf).all(dim=-1)
         if empty.device.type == "cpu" and not bool(empty.any()):
             empty = None

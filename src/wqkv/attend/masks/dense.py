@@ -55,7 +55,7 @@ class Dense(Mask):
         return self if self.matrix.shape[1] == 1 else Dense(self.matrix[:, start:stop])
 
     def region(self, rect: Rect) -> bool | None:
-        return None  # to look would cost as much as the rectangle itself
+        return None  # reading the matrix would cost as much as computing the rectangle
 
     def check(self, sizes: Sizes) -> None:
         pairs = zip(self.matrix.shape, sizes, strict=True)

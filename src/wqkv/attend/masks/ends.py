@@ -1,4 +1,4 @@
-"""Masks that end: Lengths (padding) and Prefix, with one end for all samples or one per sample."""
+"""Masks with an end, for all samples or per sample: Lengths (padding) and Prefix."""
 
 from __future__ import annotations
 

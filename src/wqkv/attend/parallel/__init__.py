@@ -6,7 +6,7 @@ with the mask, bias and query_offset of the whole text. There are two ways to on
   attends to the keys that it has received, and merges, while the next keys are on their way.
 - AllToAll: heads travel. Each rank gets all tokens of some heads, and sends their results back.
 Before anything travels, the ranks agree about the call, or all of them raise (`agree`).
-gloo and NCCL run the same code; it was not run on GPUs yet.
+gloo and NCCL run the same code, which has not run on GPUs yet.
 
 That pieces merge, forward and backward, are the facts F1 and F2 of DESIGN.md.
 """

@@ -18,14 +18,15 @@ from wqkv.errors import EngineError
 
 
 class Way(Protocol):
-    """What travels, KeysTravel or HeadsTravel. Both passes of a way send and receive."""
+    """One of the two ways, KeysTravel or HeadsTravel. Both of its passes send and receive."""
 
     ranks: Ranks
 
     def forward(self, call: Call, local: Local) -> list[Tensor]:
         """out and lse of this rank's rows.
 
-        If the backward pass reads other q, k, v, out and lse than the call's, they follow.
+        If the backward pass reads other q, k, v, out and lse than the call's, these follow in
+        the list.
         """
 
     def backward(

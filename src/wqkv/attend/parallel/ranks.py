@@ -17,7 +17,7 @@ from wqkv.attend.parallel.agreement import agree, shown
 from wqkv.doors import door
 from wqkv.errors import ArgumentError, message
 
-#: The positions from the first number to the second, without the second.
+#: A range of positions, from the first number up to the second, which is not in it.
 Span = tuple[int, int]
 
 

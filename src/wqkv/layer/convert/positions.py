@@ -1,4 +1,7 @@
-"""RoPE, and how it is scaled, from a transformers configuration: its `rope_parameters`."""
+"""RoPE, and how it is scaled, from a transformers configuration: its `rope_parameters`.
+
+Older configurations call it `rope_scaling`; transformers reads both into `rope_parameters`.
+"""
 
 from __future__ import annotations
 
