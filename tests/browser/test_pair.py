@@ -227,7 +227,7 @@ def test_the_lines_of_python_give_the_number(open_page, site, pair):
     page = open_page(f"{HERE}&step=4&other={KEY}")
     page.locator("#open").get_by_role("button", name="Copy as Python").click()
     lines = page.locator("#open .code").inner_text().strip().split("\n")
-    assert lines[:2] == ["from wqkv.study.pair import open_pair", "model = open_pair()"]
+    assert lines[:2] == ["import wqkv", "model = wqkv.open_pair()"]
     known: dict = {"model": pair}
     exec("\n".join(lines[2:-1]), known)
     assert eval(lines[-1], known) == site.view.cell(1, 1, WORD, KEY)

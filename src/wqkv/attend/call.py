@@ -36,7 +36,7 @@ class Call:
 
     @property
     def group(self) -> int:
-        """How many query heads share a key head."""
+        """How many query heads share a key head: 1, or more with grouped heads (GQA, MQA)."""
         return self.query.shape[1] // max(self.key.shape[1], 1)
 
     @property

@@ -260,9 +260,10 @@ def _sums(batch: Batch, found: _TokenValues, equal: _TokenValues) -> LayerSums:
     # then equal weights put at least 1 / n on it, up to rounding, hence the bound 0.5 / n. In
     # "uniform" it counts if it sees two keys or more: their entropy is at least log(2) > 0.5.
     rows = torch.stack([batch.counted] * len(MEASURES))
-    for row, name in zip(rows, PATTERNS, strict=False):
-        row &= flat[name][:, 0] > 0.5 / n if name != "uniform" else flat["entropy"][:, 0] > 0.5
     by_name = dict(zip(MEASURES, rows, strict=True))
+    for name in PATTERNS:
+        seen = flat[name][:, 0] > 0.5 / n if name != "uniform" else flat["entropy"][:, 0] > 0.5
+        by_name[name] &= seen
     by_name["first-token sink"][:, 0] = False  # its own row tells nothing
     by_name["separator sink"] &= ~batch.separator
     every = rows[:, :, None]

@@ -162,7 +162,8 @@ class Tally:
             here = [at for at, place in enumerate(self.heads) if place[0] == layer]
             value, _, flat = self.sums[:, here] / UNIT
             parts = np.stack([value, flat, self.counts[here]]).astype(np.float64)
-            layers.append(torch.from_numpy(parts[:, :, : len(PATTERNS)]).transpose(1, 2))
+            patterns = [list(MEASURES).index(name) for name in PATTERNS]
+            layers.append(torch.from_numpy(parts[:, :, patterns]).transpose(1, 2))
         # Every token that counts has an entropy.
         tokens = int(self.counts[0, list(MEASURES).index("entropy")]) if self.heads else 0
         return label_sums(PatternSums(layers, tokens), source)

@@ -1,4 +1,4 @@
-"""What a model's heads do over a whole corpus. A run that was killed goes on where it was.
+"""What a model's heads do over a whole corpus. A run that was killed resumes where it was.
 
 Each chunk of documents becomes one part: a Parquet file with the tally of the chunk. A part depends
 on the chunk and the model alone, its name holds a digest of both and its own checksum, and it gets

@@ -11,9 +11,7 @@ SPELLED = 2000
 def opening(model: TextModel, source: str | None) -> str:
     """The lines that open `model`; `source` is what it was opened by, None by default."""
     name = "" if source is None else repr(source)
-    if model.opener == "open_model":
-        return f"import wqkv\nmodel = wqkv.open_model({name})"
-    return f"from {type(model).__module__} import {model.opener}\nmodel = {model.opener}({name})"
+    return f"import wqkv\nmodel = wqkv.{model.opener}({name})"
 
 
 def reading(text: str, target: str | None = None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -235,8 +236,7 @@ class MultiheadAttention(Projection):
         )
         if node is not None:
             return node  # type: ignore[no-any-return]
-        ranks = self.mesh or getattr(cache, "ranks", None)
-        with together(None if ranks is None else ranks.group):
+        with self._together(cache):
             q, held, where = self._project(Q, K, V, mask, positions, query_offset, cache)
             alone = cache is None or cache.ranks is None
             key_len = sum(piece.k.shape[2] for piece in held) if alone else where.length
@@ -384,6 +384,11 @@ class MultiheadAttention(Projection):
         _, (piece,), _ = self._attention_inputs(q, [KeyPiece(k, v)])
         return [(piece, Rules(FULL, None, self.scale, self.softcap))]
 
+    def _together(self, cache: KVCache | None) -> AbstractContextManager[None]:
+        """Context in which an error of one rank is raised on all, if ranks share this call."""
+        ranks = self.mesh if self.mesh is not None or cache is None else cache.ranks
+        return together(None if ranks is None else ranks.group)
+
     def _attended(
         self, q: Tensor, pieces: Sequence[tuple[KeyPiece, Rules]], cache: KVCache | None = None
     ) -> Tensor:
@@ -402,8 +407,7 @@ class MultiheadAttention(Projection):
             return attend(q, piece.k, piece.v, rules, engine=self.engine, mesh=mesh)
 
         # persistent keys and sinks are merged once, after all pieces and all ranks
-        ranks = self.mesh or getattr(cache, "ranks", None)
-        with together(None if ranks is None else ranks.group):
+        with self._together(cache):
             part = merge(*(part_of(*piece, self.mesh) for piece in pieces))
         part = part if cache is None else cache.whole(part)
         part = merge(part, *(part_of(*piece, None) for piece in beside))

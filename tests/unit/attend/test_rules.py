@@ -1,12 +1,16 @@
 """Rules: numbers are checked when they are made, sizes when they meet a call."""
 
+import dataclasses
+import inspect
 import math
 
 import pytest
 import torch
 
+import wqkv
 from wqkv import ALiBi, Causal, Lengths
 from wqkv.attend.bias import StoredBias
+from wqkv.attend.call import request
 from wqkv.attend.masks import Dense, Full
 from wqkv.attend.rules import FULL, Rules, as_bias, as_mask
 from wqkv.errors import ArgumentError, KindError
@@ -72,3 +76,19 @@ def test_tensors_as_rules():
     assert isinstance(as_bias(torch.ones(5, 5)), StoredBias) and as_bias(None) is None
     with pytest.raises(KindError, match="bool tensor as `mask`"):
         as_bias(torch.ones(5, 5).bool())
+
+
+def parameters(function):
+    return {name: one.default for name, one in inspect.signature(function).parameters.items()}
+
+
+def test_rules_are_spelled_alike_wherever_they_are_arguments():
+    """The public signatures repeat them, so that `help()` and type checkers know the names."""
+    known = parameters(wqkv.attention)
+    rules = {field.name: known[field.name] for field in dataclasses.fields(Rules)}
+    asked = {wqkv.explain: set(), wqkv.AttentionMap: {"dropout_p"}, request: set()}
+    for function, without in {**asked, wqkv.SharedMap.tokens: {"dropout_p"}}.items():
+        found = parameters(function)
+        assert {name: found.get(name, "missing") for name in rules.keys() - without} == {
+            name: value for name, value in rules.items() if name not in without
+        }, function

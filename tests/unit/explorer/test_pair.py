@@ -45,8 +45,7 @@ def test_facts(client):
     assert (found["n_layer"], found["causal"], found["scale"]) == (2, False, 1.0)
     assert found["parts"]["encoder"]["position"].startswith("T5Bias")
     assert found["python"] == (
-        "from wqkv.study.pair import open_pair\nmodel = open_pair('a/tiny')\n"
-        "model.parts['cross'].sizes"
+        "import wqkv\nmodel = wqkv.open_pair('a/tiny')\nmodel.parts['cross'].sizes"
     )
 
 
@@ -107,7 +106,7 @@ def test_the_lines_of_python(client, view, model):
         ("decoder/grid", {"statistic": "label"}),
     ):
         lines = client.finished(f"views/{view}.{path}", **query)["python"].split("\n")
-        assert lines[1] == "model = open_pair('a/tiny')"
+        assert lines[1] == "model = wqkv.open_pair('a/tiny')"
         known: dict = {"model": model}
         exec("\n".join(lines[2:-1]), known)
         assert eval(lines[-1], known) is not None
