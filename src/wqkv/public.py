@@ -52,12 +52,13 @@ from wqkv.maps.attention_map import AttentionMap
 from wqkv.maps.rollout import rollout
 from wqkv.maps.shared import SharedMap
 from wqkv.record.watch import Seen, watch
+from wqkv.study.generate import generate
 from wqkv.study.heads import Heads, heads
 from wqkv.study.model import open_model
 from wqkv.study.pair import open_pair
 from wqkv.study.parity import LayerParity, Parity, parity
 from wqkv.study.view import View
-from wqkv.study.whatif import generate, what_if
+from wqkv.study.whatif import what_if
 
 if TYPE_CHECKING:
     from wqkv.corpus.survey import Survey

@@ -6,10 +6,8 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-import wqkv
 from tests.browser.conftest import ANIMAL, HEAD, HERE, IT, LAYER, STATISTICS, go, settled
 from wqkv.draw import steps
-from wqkv.study.model import open_model
 
 VIEWS = ("text", "grid", "map", "whatif", "generate")
 
@@ -27,8 +25,7 @@ def test_every_view_says_what_it_shows_and_gives_python(open_page, view):
         assert foot.get_by_role("button", name="Copy as Python").count() == 1
 
 
-def test_the_lines_of_python_give_the_number(open_page, site, monkeypatch):
-    monkeypatch.setattr(wqkv, "open_model", open_model, raising=False)  # until it is public
+def test_the_lines_of_python_give_the_number(open_page, site):
     page = open_page(f"{HERE}&step=4&other={ANIMAL}")
     page.locator("#open").get_by_role("button", name="Copy as Python").click()
     lines = page.locator("#open .code").inner_text().strip().split("\n")

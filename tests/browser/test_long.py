@@ -5,7 +5,7 @@ import pytest
 from tests.browser.conftest import go, serving, settled, table
 from tests.tiny import text, tiny_llama
 from wqkv.draw import steps
-from wqkv.study.whatif import generate
+from wqkv.study.generate import generate
 
 N = 4211
 HERE = "layer=1&head=4&token=2000&other=1900"

@@ -135,6 +135,7 @@ ORDER = (
     "wqkv.study.model",
     "wqkv.study.patterns",
     "wqkv.study.heads",
+    "wqkv.study.generate",
     "wqkv.study.whatif",
     "wqkv.study.pair",
     "wqkv.study.one_token",

@@ -26,13 +26,14 @@ from wqkv.explorer.schema import (
     WhatIfAnswer,
 )
 from wqkv.study.callbacks import Progress
+from wqkv.study.generate import NextToken, generate
 from wqkv.study.heads import Heads, label_heads
 from wqkv.study.model import TextModel
 from wqkv.study.one_token import ClearLink, clearest_link
 from wqkv.study.part import ModelPart
 from wqkv.study.tokens import TokenizedText
 from wqkv.study.view import EachLayer, View
-from wqkv.study.whatif import NextToken, generate, what_if
+from wqkv.study.whatif import what_if
 
 #: At most so many views, and so many bytes, are held; the one asked for longest ago goes first.
 VIEWS, HELD = 8, 2**32

@@ -28,6 +28,7 @@ from wqkv.explorer.request import Body
 from wqkv.explorer.ticket import address_with_ticket
 from wqkv.study import one_token as story
 from wqkv.study import whatif
+from wqkv.study.generate import generate
 from wqkv.study.heads import label_grid
 from wqkv.study.model import OpenModel
 from wqkv.study.view import View
@@ -253,13 +254,6 @@ def seen(llama) -> View:
     return llama.view(WORDS)
 
 
-@pytest.fixture(autouse=True)
-def public(monkeypatch):
-    """The names that the lines of Python use; this goes once they are public."""
-    for name, value in (("what_if", whatif.what_if), ("generate", whatif.generate)):
-        monkeypatch.setattr(wqkv, name, value, raising=False)
-
-
 def test_model(open_client, llama):
     facts = open_client[0].ask("model")
     assert facts["name"] == "tiny-llama"
@@ -339,7 +333,7 @@ def test_answers_are_pythons(open_client, seen, name):
 
 def test_the_lines_of_python_give_the_answer(open_client, llama, monkeypatch):
     """Every line runs as it stands, and its value is what the page was sent."""
-    monkeypatch.setattr(wqkv, "open_model", lambda name: llama, raising=False)
+    monkeypatch.setattr(wqkv, "open_model", lambda name: llama)
     client, view = open_client
     for name, (query, _) in ANSWERS.items():
         found = client.finished(f"views/{view}/{name}", **query)
@@ -352,7 +346,7 @@ def test_the_lines_of_python_give_the_answer(open_client, llama, monkeypatch):
 
 
 def test_other_lines_of_python(open_client, llama, monkeypatch):
-    monkeypatch.setattr(wqkv, "open_model", lambda name: llama, raising=False)
+    monkeypatch.setattr(wqkv, "open_model", lambda name: llama)
     client, view = open_client
     where = f"views/{view}"
     asked = {
@@ -465,7 +459,7 @@ def test_whatif_without_next_words(minilm):
 def test_generate(open_client, seen):
     client, view = open_client
     found = client.work(f"views/{view}/generate", {"count": 4})["result"]
-    written = whatif.generate(seen, 4)
+    written = generate(seen, 4)
     assert tuple(found["tokens"]) == written.view.reading.tokens
     assert near(found["steps"], plain(written.steps))
     assert client.ask(f"views/{found['view']}")["n"] == 27

@@ -12,11 +12,12 @@ from wqkv.draw import steps
 from wqkv.errors import ArgumentError
 from wqkv.study import one_token as story
 from wqkv.study import pair as module
+from wqkv.study.generate import generate
 from wqkv.study.heads import heads
 from wqkv.study.model import OpenModel, open_model
 from wqkv.study.pair import PARTS, OpenPair, open_any, open_pair
 from wqkv.study.view import View
-from wqkv.study.whatif import generate, what_if
+from wqkv.study.whatif import what_if
 
 MODELS = {"t5": tiny_t5, "bart": tiny_bart}
 SIZES = {"t5": {"encoder": (3, 6), "decoder": (2, 6), "cross": (2, 6)}}
