@@ -45,6 +45,8 @@ class Proof:
     @property
     def share(self) -> float:
         """The difference as a share of the tolerance; above 1 the proof fails."""
+        if not math.isfinite(self.difference):  # infinity over infinity is NaN, which has no order
+            return math.inf
         return self.difference / max(torch.finfo(torch.float32).tiny, self.tolerance)
 
     @classmethod

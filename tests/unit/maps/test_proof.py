@@ -51,6 +51,15 @@ def test_one_number_that_is_none(planted, tolerance):
     assert Proof(0.1, 9.0, 0.5, 3).plus(proof).difference == math.inf
 
 
+@pytest.mark.parametrize("difference", [math.inf, math.nan])
+def test_a_failed_proof_is_never_lost(difference):
+    """Its tolerance may be infinite too, where v is near the largest number."""
+    holds, fails = Proof(0.0, 1.0, 1e-6, 10), Proof(difference, 1.0, math.inf, 5)
+    assert fails.share == math.inf
+    for proof in (fails, holds.plus(fails), fails.plus(holds), holds.plus(fails).plus(holds)):
+        assert not proof.holds
+
+
 def test_a_tolerance_that_is_none():
     allowed = torch.tensor([[1.0, math.nan], [1.0, 1.0]])
     proof = Proof.compare(OURS, THEIRS, allowed, rows=2)
