@@ -386,7 +386,8 @@ class MultiheadAttention(Projection):
 
     def _together(self, cache: KVCache | None) -> AbstractContextManager[None]:
         """Context in which an error of one rank is raised on all, if ranks share this call."""
-        ranks = self.mesh if self.mesh is not None or cache is None else cache.ranks
+        # getattr: of what kind the cache is, is checked inside, so that all ranks hear of an error
+        ranks = self.mesh or getattr(cache, "ranks", None)
         return together(None if ranks is None else ranks.group)
 
     def _attended(
