@@ -152,7 +152,7 @@ LONG = Work(2**20, n_head=32, n_kv_head=8, d=128, size_of=2)
 
 
 def gpus() -> list[dict[str, float | str]]:
-    """Rows of the model: one layer's attention, forward, a text of 2^20 tokens."""
+    """Compute what the cost model says of one layer's attention: forward, 2^20 tokens."""
     rows: list[dict[str, float | str]] = []
     for size in GPUS:
         for way in WAYS:

@@ -82,7 +82,7 @@ class Allowed(dict[type, Fits | None]):
         return isinstance(value, Proxy)  # torch.fx records what is done to it
 
     def from_form(self, value: Any) -> Any:
-        """The value that a JSON form stands for; any other value as it is."""
+        """Make the value that a JSON form describes; return any other value unchanged."""
         if isinstance(value, Mapping):
             for kind in self.kinds:
                 if kind.from_form is not None:
@@ -113,8 +113,7 @@ class Signature:
         self.rest: Allowed | None = None  # of *args
         self.named: dict[str, Allowed] | None = None  # None until they are read
 
-    # The keyword arguments of a call are any function's: their types are what is checked here.
-
+    # The keyword arguments of any function: it is this method that checks their types.
     def check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Raise for the first argument of a wrong kind; Python refuses a wrong number or name."""
         named = self._read() if self.named is None else self.named
@@ -193,7 +192,7 @@ def door(it: Door, name: str | None = None) -> Door:
     for name, given in list(vars(it).items()):
         function = given.__func__ if isinstance(given, classmethod) else given
         if inspect.isfunction(function) and (name == "__init__" or name[0] != "_"):
-            # as strings, which `from __future__ import annotations` makes them
+            # `from __future__ import annotations` makes every annotation a string
             hints = {hint for key, hint in function.__annotations__.items() if key != "return"}
             if hints and not hints & _INSIDE:
                 checked = _checked(function, method=True)

@@ -207,11 +207,12 @@ class ALiBi(Bias):
 
 @door
 class T5Bias(Bias):
-    """Learned bias: bias(i, j) = table[bucket(j - i), head], with one number per head and bucket.
+    """Learned bias: bias(i, j) = table[bucket(j - i), head].
 
-    Half of the buckets are single small distances; those of the other half grow logarithmically,
-    up to max_distance, and the last holds all that is further away. If `bidirectional`, one half of
-    the buckets is for keys after the query and the other for keys before it.
+    A bucket is a range of distances, and the table has one number per bucket and head. In one half
+    of the buckets each holds a single small distance. In the other half the ranges grow
+    logarithmically up to max_distance, and the last bucket also holds all larger distances. If
+    `bidirectional`, keys after the query have half of all buckets, and keys before it the rest.
 
     Args:
         table: float (n_bucket, n_head), usually a learned parameter.

@@ -127,7 +127,7 @@ def parts(kind: type) -> tuple[str, ...] | None:
 
 
 def find(name: Json, base: type = Form) -> type[Any]:
-    """The class of this name: `base` or one that derives from it.
+    """Find the class of this name among `base` and the classes that derive from it.
 
     Raises:
         ArgumentError: there is no such class.

@@ -30,7 +30,7 @@ from wqkv.study.generate import NextToken, generate
 from wqkv.study.heads import Heads, label_heads
 from wqkv.study.model import TextModel
 from wqkv.study.one_token import ClearLink, clearest_link
-from wqkv.study.part import ModelPart
+from wqkv.study.part import ModelPart, position_of, scale_of
 from wqkv.study.tokens import TokenizedText
 from wqkv.study.view import EachLayer, View
 from wqkv.study.whatif import what_if
@@ -279,8 +279,8 @@ def _sizes(part: ModelPart) -> PartFacts:
         d_k=sizes.d_k,
         d_v=ours.d_v,
         causal=ours.mask.by_position,
-        position="" if ours.position is None else repr(ours.position),
-        scale=ours.d_k**-0.5 if ours.scale is None else ours.scale,
+        position=position_of(ours),
+        scale=scale_of(ours),
         softcap=ours.softcap,
         sinks=ours.sinks is not None,
     )

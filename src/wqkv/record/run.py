@@ -112,7 +112,7 @@ class Run:
 
     @property
     def end(self) -> int:
-        """The position of the next query, if the text goes on."""
+        """The position that the next query will have if the text is continued."""
         return self.start + self.query.len
 
     @property

@@ -250,7 +250,7 @@ def _label_windows(
 
 
 def record_maps(model: OpenModel, ids: Sequence[int]) -> Sequence[AttentionMap]:
-    """The map of every layer for one text given as ids, recorded and proved while the model runs.
+    """Run the model on one text, given as ids; record the map of every layer and prove it.
 
     Raises:
         MissedError: a layer could not be recorded, or its proof failed.

@@ -12,7 +12,7 @@ from torch import Tensor
 from wqkv.errors import ArgumentError
 from wqkv.maps.proof import Proof
 from wqkv.study.model import OpenModel
-from wqkv.study.part import SAMPLED_ROWS, in_range, spaced
+from wqkv.study.part import SAMPLED_ROWS, in_range, position_of, scale_of, spaced
 from wqkv.study.tokens import TokenizedText, is_blank
 from wqkv.study.view import ALL_ROWS, View
 
@@ -133,7 +133,7 @@ def clearest_link(
         rows = spaced(n, SAMPLED_ROWS)
     queries, keys = _has_letters(reading), _has_letters(view.keys)  # those that count
     if reading.source is None:
-        # Heads of causal models put the weight that they do not need on the first token.
+        # In causal models a head puts weight that it has no use for on the first token.
         keys[0] &= not view.model.layer(layer).mask.by_position
         place = torch.tensor(_written_words(reading), device="cpu")
         same = _first_occurrence(reading)
@@ -186,8 +186,8 @@ def token_story(view: View, layer: int, head: int, token: int) -> TokenStory:
         head=head,
         token=token,
         mask=repr(ours.mask),
-        position="" if ours.position is None else repr(ours.position),
-        scale=ours.d_k**-0.5 if ours.scale is None else ours.scale,
+        position=position_of(ours),
+        scale=scale_of(ours),
         x=reading.inputs[layer][0, token],
         q=opened.q[0, head, token],
         k=opened.k[0, kv_head, kept],

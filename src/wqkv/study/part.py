@@ -138,6 +138,16 @@ class ModelPart:
         assert len(reading.inputs) == len(reading.outputs) == count
 
 
+def scale_of(layer: MultiheadAttention) -> float:
+    """What q k^T is multiplied by: 1 / sqrt(d_k), unless the layer has a scale of its own."""
+    return layer.d_k**-0.5 if layer.scale is None else layer.scale
+
+
+def position_of(layer: MultiheadAttention) -> str:
+    """How the layer itself places q and k, such as "RoPE(theta=10000.0)"; "" if it does not."""
+    return "" if layer.position is None else repr(layer.position)
+
+
 def spaced(n: int, count: int) -> Tensor:
     """`count` of n positions, evenly spaced from the first to the last."""
     return torch.linspace(0, n - 1, count, dtype=torch.float64, device="cpu").round().long()

@@ -58,7 +58,8 @@ def what_if(
         raise ArgumentError("Nothing is changed.\nName a head to switch off, or a token to change.")
     text: TokenizedText = model.tokens(edit(old, edits)) if edits else old
     if off:
-        # A model without some of its heads is not the one that is proved, so it gets no view.
+        # A view proves the model as it is. With heads switched off it computes something else, so
+        # there is no view.
         new = model.run(text, off, lambda reading: each(view, len(reading.outputs) - 1))
     else:
         changed = model.view(text, each)

@@ -4,30 +4,13 @@ import pytest
 import torch
 import transformers
 
-from tests.tiny import text, tiny_llama
 from wqkv.errors import ArgumentError
 from wqkv.study.generate import generate
 from wqkv.study.model import OpenModel
 from wqkv.study.tokens import TokenizedText
 from wqkv.study.view import View
 
-TIRED = "The animal didn't cross the street because it was too tired."
 N = 23
-
-
-@pytest.fixture(scope="module")
-def llama() -> OpenModel:
-    return tiny_llama()
-
-
-@pytest.fixture(scope="module")
-def seen(llama) -> View:
-    return llama.view(text(N - 1))
-
-
-@pytest.fixture(scope="module")
-def tired(minilm) -> View:
-    return minilm.view(TIRED)
 
 
 def test_generate_writes_what_the_model_would(llama, seen):

@@ -16,21 +16,6 @@ TIRED = "The animal didn't cross the street because it was too tired."
 N = 23
 
 
-@pytest.fixture(scope="module")
-def llama() -> OpenModel:
-    return tiny_llama()
-
-
-@pytest.fixture(scope="module")
-def seen(llama) -> View:
-    return llama.view(text(N - 1))
-
-
-@pytest.fixture(scope="module")
-def tired(minilm) -> View:
-    return minilm.view(TIRED)
-
-
 def relative(before: torch.Tensor, after: torch.Tensor) -> float:
     return float((after - before).norm() / before.norm())
 

@@ -179,5 +179,5 @@ _attend.register_autograd(_backward, setup_context=_setup)
 
 
 def _laid_out(x: Tensor) -> Tensor:
-    """Lay x out as (batch, length, head, d) in memory, as the fake implementations promise."""
+    """Store x in the order (batch, length, head, d), which the fake implementations declare."""
     return x.transpose(1, 2).contiguous().transpose(1, 2)

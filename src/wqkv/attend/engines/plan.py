@@ -156,7 +156,7 @@ _pieces: Memory[tuple[int | None, int, int, int, int | None, int], list[Piece]] 
 def _cached(
     mask: Mask, sample: int | None, q0: int, q1: int, key_len: int, wide: int | None
 ) -> list[Piece]:
-    """The rectangles of queries at positions q0 to q1, whose rows count from 0."""
+    """Plan the rectangles for the queries at positions q0 to q1 - 1; their rows count from 0."""
 
     def make() -> list[Piece]:
         cuts = sorted(set(mask.cuts(sample)))
@@ -186,7 +186,7 @@ def _cover(
     wide: int | None,
     fresh: bool,
 ) -> Iterator[Piece]:
-    """The rectangles of queries at positions q0 to q1 over ranges of keys.
+    """Plan the rectangles for the queries at positions q0 to q1 - 1 and some ranges of keys.
 
     `cuts` are the positions where the mask changes, such as the borders of documents.
     """

@@ -40,7 +40,7 @@ def method(call: Call) -> Method:
 
 
 def empty_reasons(call: Call) -> list[str]:
-    """Which sizes are 0: then there is nothing to cut, and the reference returns what is empty."""
+    """Name the sizes that are 0. A call with one has no rectangles, so the reference runs it."""
     names = ("batch", "n_head", "query_len", "key_len", "d_k", "d_v")
     sizes = (*call.sizes, call.query.shape[3], call.value.shape[3])
     return [f"{name} is 0" for name, size in zip(names, sizes, strict=True) if size == 0]

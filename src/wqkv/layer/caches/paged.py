@@ -109,7 +109,7 @@ class _Sequence:
         self.blocks, self.length = self.blocks[:needed], length
 
     def slots(self, start: int, end: int) -> Tensor:
-        """The rows of the pool's memory that hold the positions start, ..., end - 1."""
+        """Return the rows of the pool's memory that hold the positions start to end - 1."""
         position = torch.arange(start, end, device="cpu")
         size = self.pool.size
         return torch.tensor(self.blocks, device="cpu")[position // size] * size + position % size
@@ -238,7 +238,7 @@ class Paged(KVCache):
         return other
 
     def _check_blocks(self, sequences: list[_Sequence], n: int) -> None:
-        """Raise unless the pool has the blocks for n more positions of each sequence."""
+        """Raise if the pool has too few free blocks for n more positions per sequence."""
         size, needed = self.pool.size, 0
         writers: Counter[int] = Counter()
         for sequence in sequences:

@@ -295,7 +295,7 @@ def _stays(layer: MultiheadAttention, held: str, module: nn.Module, row: FamilyR
 
 
 def parameter(base: nn.Module, name: str) -> Tensor:
-    """A parameter of a model by its name.
+    """Return the parameter of a model that has this name.
 
     Raises:
         ArgumentError: its module computes more than its numbers say (an adapter, a quantizer, ...).

@@ -173,7 +173,7 @@ def normed(
 
 
 def normed_plus_one() -> FamilyNorm:
-    """RMS, whose weights the model keeps as their difference from 1."""
+    """An RMS norm of a model that stores each weight minus 1; the 1 is added here."""
     made = {f"{name}.weight": partial(_plus_one, f"{name}.weight") for name in ("q_norm", "k_norm")}
     return FamilyNorm(normed("rms").norm, made=made)
 
@@ -228,7 +228,7 @@ def temperature(spot: Spot) -> Temperature | None:
     return Temperature(rules["original_max_position_embeddings"], by) if by else None
 
 
-# Layers of other classes: each is a `make` of a row
+# The functions that a row may have as its `make`, for layers of other classes
 
 
 def make_latent(spot: Spot, bias: Collection[str]) -> LatentAttention:
