@@ -357,7 +357,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 def _answering_errors(handler: Handler) -> Handler:
-    """Return `handler`, whose exceptions become answers, so that the server goes on."""
+    """Wrap `handler` so that its exceptions become answers and the server keeps running."""
 
     async def answer(request: Request) -> Response:
         try:

@@ -73,7 +73,7 @@ class Weights:
         return self.__dict__
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take the tensors of a copy as they are now: their versions count from 0 again."""
+        """Restore a copy. The versions of its tensors start from 0, so they are read again."""
         self.__dict__.update(state)
         self.made_of = [(x, version(x)) for x, _ in self.made_of]
 

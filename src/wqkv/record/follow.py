@@ -22,7 +22,7 @@ from wqkv.record.run import GrowingTensor, Run, mask_of
 
 
 class SampleMatch(NamedTuple):
-    """Which samples of a run may go on as which samples of a call, and whether it matters which."""
+    """Which samples of a run each sample of a call may continue, and whether the choice matters."""
 
     matches: Tensor  # bool (samples of the call, of the run): the kept keys are the same
     alike: Tensor  # bool (samples of the run, of the run): all keys are the same
@@ -56,7 +56,7 @@ class Continuation(NamedTuple):
 
 
 class TextStep(NamedTuple):
-    """How a text goes on, in all layers: it loses some rows, and some samples stay."""
+    """How a step continues the text in all layers: the rows it drops and the samples it keeps."""
 
     cut: int  # how many rows it loses at its end
     order: Tensor | None  # the old sample of each new one; None if it cannot be known

@@ -284,7 +284,7 @@ class Seen(Sequence[Kept]):
         return self._kept(one.runs[-1].map())
 
     def _kept(self, found: Map) -> Kept:
-        """A map, as the type that `keep` stands for: type checkers cannot know."""
+        """Return the map as the type that `keep` asked for, which type checkers cannot infer."""
         return found  # type: ignore[return-value]
 
     def __len__(self) -> int:

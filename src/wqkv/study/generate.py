@@ -1,4 +1,4 @@
-"""Let a causal model go on with a text, and keep the probabilities of every step."""
+"""Let a causal model continue a text, and keep the probabilities of every step."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ class Prefix(_Ends):
 
 
 def _ends(name: str, given: int | Sequence[int] | Tensor) -> int | Tensor:
-    """An int as it is, and a sequence as a tensor (batch,); none of them below 0."""
+    """Return an int unchanged and a sequence as a tensor (batch,); raise below 0."""
     ends = given
     if not isinstance(ends, int):
         ends = whole_numbers(name, ends, 1, "Pass one length per sample.")

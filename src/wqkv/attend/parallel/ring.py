@@ -126,7 +126,7 @@ class KeysTravel(NamedTuple):
         return arrive
 
     def _bring_home(self, leg: _Leg, shares: list[Tensor], dk: Tensor, dv: Tensor) -> None:
-        """Send back the gradients of the keys that came; add those of this rank's own to dk, dv."""
+        """Send back the gradients of received keys; add those of this rank's own keys to dk, dv."""
         mine, group = self.sent[leg.there], self.ranks.group
         if leg.back != self.ranks.rank:
             shapes = [(*x.shape[:2], b - a, x.shape[3]) for a, b in mine for x in (dk, dv)]

@@ -206,7 +206,7 @@ class Paged(KVCache):
         self._sequences = [self._sequences[i].fork() for i in order]
 
     def fork(self, sample: int) -> Self:
-        """A cache of one sample that goes on by itself from here; the past is shared."""
+        """A cache of one sample that shares the past and grows independently from here."""
         (sample,) = check_samples([sample], len(self._sequences)).tolist()
         return self._with_sequences([self._sequences[sample].fork()])
 
