@@ -140,6 +140,8 @@ ORDER = (
     "wqkv.study.pair",
     "wqkv.study.one_token",
     "wqkv.study",
+    "wqkv.effects.records",
+    "wqkv.effects",
     "wqkv.corpus.documents",
     "wqkv.corpus.measures",
     "wqkv.corpus.sums",

@@ -1,0 +1,165 @@
+"""What `why` answers: one number of the model, and what removing a part of it does to that number.
+
+All effects are in the unit of that number, after - before: a negative effect says that the part
+had spoken for the answer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+#: How a link is removed: its weight goes to the row's other keys ("renormalize"), or the weight
+#: stays and the value that it carries is 0 ("zero").
+How: TypeAlias = Literal["renormalize", "zero"]
+HOWS: tuple[How, ...] = ("renormalize", "zero")
+#: A prediction is marked where removing the link changes the token's hidden state by more than this
+#: share of its length, or where computing the link's own block exactly moves the prediction by more
+#: than that share of it. Both were read off true removals: see docs/decisions.md.
+LARGE_CHANGE, LARGE_MOVE = 0.15, 0.3
+
+
+@dataclass(frozen=True)
+class Question:
+    """The number that is asked about.
+
+    `kind` is "next token", "masked token", "similarity" or "function". `number` says it in words,
+    such as "logit of ' Madrid' less logit of ' Rome'". Token `at` of the text is the one whose
+    prediction is asked for; None where the number belongs to the whole text.
+    """
+
+    kind: Literal["next token", "masked token", "similarity", "function"]
+    number: str
+    answer: str | None = None
+    against: str | None = None
+    at: int | None = None
+
+
+@dataclass(frozen=True)
+class LinkEffect:
+    """One link: token `query` looks at token `key` in a head of a layer.
+
+    `predicted` is the effect of its removal to first order, from gradients. `block` is the same
+    with the link's own block computed exactly; None where that was not done. `true` is the effect
+    of its removal in a model that ran again; None where it was not removed. `change` is how much
+    the removal changes the hidden state of token `query` in this layer, as a share of its length.
+    """
+
+    part: str  # "text", or "encoder", "decoder", "cross" of a model of two texts
+    layer: int
+    head: int
+    query: int
+    key: int
+    weight: float
+    predicted: float
+    change: float
+    block: float | None = None
+    true: float | None = None
+
+    @property
+    def warning(self) -> str:
+        """Why the prediction is not to be trusted, known before anything is removed; "" if it is.
+
+        "large local change" or "its own block says otherwise".
+        """
+        if not self.change <= LARGE_CHANGE:
+            return "large local change"
+        if self.block is not None:
+            size = max(abs(self.predicted), abs(self.block))
+            if abs(self.block - self.predicted) > LARGE_MOVE * size:
+                return "its own block says otherwise"
+        return ""
+
+    @property
+    def miss(self) -> str:
+        """How the prediction missed the true effect by more than half of it; "" if it did not.
+
+        "wrong sign", "prediction too small" or "prediction too large".
+        """
+        true = self.true
+        if true is None or not math.isfinite(true) or abs(self.predicted - true) <= abs(true) / 2:
+            return ""
+        if self.predicted * true < 0:
+            return "wrong sign"
+        return f"prediction too {'small' if abs(self.predicted) < abs(true) else 'large'}"
+
+
+@dataclass(frozen=True)
+class GroupEffect:
+    """Several links removed together, for real: a head (output 0), a token or a span of tokens.
+
+    A token or a span is removed from what later tokens see, in all layers and heads.
+    """
+
+    by: Literal["head", "token", "span"]
+    part: str
+    label: str  # the token, the text of the span, or "layer 3, head 4"
+    true: float
+    layer: int | None = None
+    head: int | None = None
+    first: int | None = None  # tokens first to last, both included
+    last: int | None = None
+
+
+@dataclass(frozen=True)
+class Joint:
+    """All links that are shown removed together, beside as many other links of like weight.
+
+    `after` is the number that is asked about with all removed, and `others` the same number for
+    each draw of other links of the same rows. `kept` counts links that stayed, because their row
+    would have lost every key.
+    """
+
+    links: int
+    after: float
+    kept: int
+    others: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """How good the predictions were, and what was not looked at.
+
+    Of `removed` links that were removed for real, `sign` were predicted with the right sign, and
+    `close` within half of the true effect; effects below rounding are not counted among them. The
+    `left` other links have `share` of all predicted effect, and none is predicted above `largest`.
+    """
+
+    removed: int
+    judged: int
+    sign: int
+    close: int
+    left: int
+    share: float
+    largest: float
+
+
+@dataclass(frozen=True)
+class Why:
+    """What an answer rests on.
+
+    `before` is the number that is asked about, computed with our attention, and `off` its
+    difference from the model's own. `rounding` is the effect below which nothing can be said.
+    `links` and `resting` were removed for real, and stand by falling |true|; `resting` are links to
+    the first token, whose removal switches a resting head on, and which say nothing about what was
+    read. `predicted` are the strongest links that were not removed. `groups` is by "head", "token"
+    and "span", as far as it was asked for.
+    """
+
+    model: str
+    question: Question
+    how: How
+    tokens: Mapping[str, tuple[str, ...]]  # of the queries, by part
+    keys: Mapping[str, tuple[str, ...]]  # of the keys, by part
+    before: float
+    off: float
+    rounding: float
+    count: int  # links in all
+    links: tuple[LinkEffect, ...]
+    resting: tuple[LinkEffect, ...]
+    predicted: tuple[LinkEffect, ...]
+    checked: Checked
+    together: Joint | None = None
+    groups: Mapping[str, tuple[GroupEffect, ...]] | None = None
