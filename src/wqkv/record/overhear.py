@@ -1,7 +1,7 @@
 """How a running model is overheard: where it gets its attention function, and in compiled code.
 
 Both places belong to the whole process, so each is changed once for all watches; every watch takes
-the calls of its own model.
+the calls of its own model. `answered` lets a caller answer the calls in place of the function.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 import sys
 import threading
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import nn
@@ -31,32 +32,61 @@ class Subscriber(Protocol):
         """A compiled function was called, whose modules run no hooks."""
 
 
+#: Answers a call in place of the attention function, which then does not run: it is given the
+#: module, the arguments by place and by name, and returns None for calls that are not its own.
+Answer: TypeAlias = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], object]
+
 _SUBSCRIBERS: list[Subscriber] = []
+_ANSWERS: list[Answer] = []
 _ORIGINAL: list[Any] = []
 _LOCK = threading.Lock()
 
 
 def install(subscriber: Subscriber) -> None:
     """Tell a subscriber of every call, until it is uninstalled."""
-    interface = upstream.AttentionInterface
     with _LOCK:
-        if not _SUBSCRIBERS:
-            get_interface = interface.__dict__["get_interface"]
-            on_compiled = of_torch.on_compiled_call()
-            _ORIGINAL[:] = get_interface, on_compiled
-            interface.get_interface = _overheard_interface(get_interface)
-            of_torch.set_on_compiled_call(_overheard_compiled(on_compiled))
+        _change_places()
         _SUBSCRIBERS.append(subscriber)
 
 
 def uninstall(subscriber: Subscriber) -> None:
     """Tell a subscriber no more calls. After the last one both places are as they were."""
-    interface = upstream.AttentionInterface
     with _LOCK:
         _SUBSCRIBERS.remove(subscriber)
-        if not _SUBSCRIBERS:
-            interface.get_interface, on_compiled = _ORIGINAL
-            of_torch.set_on_compiled_call(on_compiled)
+        _restore_places()
+
+
+@contextmanager
+def answered(by: Answer) -> Iterator[None]:
+    """Context in which `by` answers the calls of attention functions, of any model and thread."""
+    with _LOCK:
+        _change_places()
+        _ANSWERS.append(by)
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _ANSWERS.remove(by)
+            _restore_places()
+
+
+def _change_places() -> None:
+    """Change both places, if nobody has yet."""
+    if _SUBSCRIBERS or _ANSWERS:
+        return
+    interface = upstream.AttentionInterface
+    get_interface, on_compiled = interface.__dict__["get_interface"], of_torch.on_compiled_call()
+    _ORIGINAL[:] = get_interface, on_compiled
+    interface.get_interface = _overheard_interface(get_interface)
+    of_torch.set_on_compiled_call(_overheard_compiled(on_compiled))
+
+
+def _restore_places() -> None:
+    """Put both places back, if nobody needs them."""
+    if _SUBSCRIBERS or _ANSWERS:
+        return
+    upstream.AttentionInterface.get_interface, on_compiled = _ORIGINAL
+    of_torch.set_on_compiled_call(on_compiled)
 
 
 # The attention interface
@@ -87,7 +117,10 @@ def _convention(name: str, is_default: bool) -> Convention:
 def _overheard(function: Callable[..., Any], convention: Convention) -> Callable[..., Any]:
     @functools.wraps(function)
     def call(module: Any, *args: Any, **kwargs: Any) -> Any:
-        out = function(module, *args, **kwargs)
+        answers = (by(module, args, kwargs) for by in tuple(_ANSWERS))
+        out = next((answer for answer in answers if answer is not None), None)
+        if out is None:
+            out = function(module, *args, **kwargs)
         if isinstance(module, nn.Module):
             for subscriber in tuple(_SUBSCRIBERS):
                 subscriber._heard(OverheardCall(convention, module, args, kwargs, out))

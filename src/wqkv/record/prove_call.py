@@ -16,6 +16,7 @@ from wqkv.attend.call import Call, request
 from wqkv.attend.engines import reference
 from wqkv.attend.geometry import At
 from wqkv.attend.masks.algebra import Mask
+from wqkv.attend.masks.dense import Entries
 from wqkv.errors import WqkvError, describe
 from wqkv.maps.proof import Proof, weight_rounding
 from wqkv.maps.weights import BLOCK
@@ -100,7 +101,7 @@ def _prove_rows(
     heads = torch.arange(n_head, device=device).view(1, -1, 1, 1)
     here = At(samples, heads, some, some, keys)  # as this call counts: its bias needs it
     shown = At(samples, heads, some + row, some + position, keys + first_key)
-    fixed = replace(call.rules, mask=_Entries(mask.visible(shown)))
+    fixed = replace(call.rules, mask=Entries(mask.visible(shown)))
     part = replace(call, query=call.query[:, :, rows], rules=fixed)
     steps = reference.steps(replace(part, value=part.key[..., :0]), here)
     P, score = steps.weights, steps.scores
@@ -118,13 +119,3 @@ def _prove_rows(
     compared = int(filled.any(dim=1).sum())
     proof = Proof.compare((P @ v)[filled], theirs[filled], tolerance, compared)
     return replace(proof, empty=empty)
-
-
-class _Entries(Mask):
-    """The entries of a mask at the places that are asked about, computed before."""
-
-    def __init__(self, seen: Tensor) -> None:
-        self._seen = seen
-
-    def visible(self, at: At) -> Tensor:
-        return self._seen

@@ -28,6 +28,7 @@ class LoadedModel(NamedTuple):
     tokenizer: Any  # one of transformers' tokenizers
     name: str
     speaker: nn.Module | None  # the model with its head for the next token, if it has one
+    filler: nn.Module | None  # the model with its head for masked tokens, if it has one
 
 
 def load(name: str | None, progress: Callable[[str], None]) -> LoadedModel:
@@ -39,11 +40,14 @@ def load(name: str | None, progress: Callable[[str], None]) -> LoadedModel:
     progress(f"reading the weights of {source.shown}")
     config = source.load(configuration)
     speaks = _class_with_head(transformers, config, source)
-    model, complete = _load_weights(transformers, speaks or transformers.AutoModel, config, source)
+    fills = None if speaks else _class_for_masked(transformers, config)
+    kind = speaks or fills or transformers.AutoModel
+    model, complete = _load_weights(transformers, kind, config, source)
     progress(f"laying out the matrices of {source.shown}")
-    # A next-token head whose weights were missing is filled with random numbers, so it is not used.
+    # A head whose weights were missing is filled with random numbers, so it is not used.
     speaker = model if speaks is not None and complete else None
-    return LoadedModel(model.base_model, tokenizer, source.shown, speaker)
+    filler = model if fills is not None and complete else None
+    return LoadedModel(model.base_model, tokenizer, source.shown, speaker, filler)
 
 
 def load_bare(
@@ -68,6 +72,12 @@ def _class_with_head(transformers: Any, config: Any, source: _ModelSource) -> An
     # A .gguf file names no architecture, and holds language models alone.
     named = [speaks] if source.gguf else config.architectures or []
     return kind if speaks in named and speaks else None
+
+
+def _class_for_masked(transformers: Any, config: Any) -> Any:
+    """The class of transformers that opens the model with its head for masked tokens, or None."""
+    fills = upstream.MASKED.get(config.model_type)
+    return transformers.AutoModelForMaskedLM if fills in (config.architectures or []) else None
 
 
 def _load_weights(

@@ -54,14 +54,20 @@ class TextModel(Protocol):
 class OpenModel(ModelPart):
     """A model of one text, its tokenizer, and its attention layers as ours.
 
-    `speaker` is the model with its head for the next token, if it has one.
+    `speaker` is the model with its head for the next token, and `filler` the model with its head
+    for masked tokens, if it has one of them.
     """
 
     opener: ClassVar[str] = "open_model"
     main: ClassVar[str] = ONLY_PART
 
     def __init__(
-        self, model: nn.Module, tokenizer: Any, name: str, speaker: nn.Module | None = None
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        name: str,
+        speaker: nn.Module | None = None,
+        filler: nn.Module | None = None,
     ) -> None:
         config: Any = model.config
         if config.is_encoder_decoder:
@@ -70,7 +76,7 @@ class OpenModel(ModelPart):
                 "Open it with `wqkv open` or `open_pair`, or compare its layers with `wqkv parity`."
             )
         super().__init__(model, name)
-        self.tokenizer, self.speaker = tokenizer, speaker
+        self.tokenizer, self.speaker, self.filler = tokenizer, speaker, filler
 
     @property
     def parts(self) -> dict[str, ModelPart]:

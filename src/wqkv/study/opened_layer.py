@@ -65,7 +65,7 @@ class OpenLayer:
         if head not in self._maps:
             one, of_keys = self._at(head)
             q, k = self.q[:, one], self.k[:, of_keys]
-            self._maps[head] = map_of(call_of(q, k, k, self._rules(one)))
+            self._maps[head] = map_of(call_of(q, k, k, rules_of(self.layer, one)))
         return self._maps[head]
 
     def sink(self) -> Tensor:
@@ -79,7 +79,7 @@ class OpenLayer:
     @cached_property
     def call(self) -> Call:
         """What is asked of all heads."""
-        return call_of(self.q, self.k, self.v, self._rules(slice(None)))
+        return call_of(self.q, self.k, self.v, rules_of(self.layer))
 
     def engine(self) -> str:
         """The engine that our layer runs this text on."""
@@ -90,7 +90,7 @@ class OpenLayer:
         """Row i of one head, computed by the reference: its call, its positions, its steps."""
         one, of_keys = self._at(head)
         q, k, v = self.q[:, one, i : i + 1], self.k[:, of_keys], self.v[:, of_keys]
-        call = call_of(q, k, v, self._rules(one, i))
+        call = call_of(q, k, v, rules_of(self.layer, one, i))
         at = call.places()
         return call, at, reference.steps(call, at)
 
@@ -165,15 +165,15 @@ class OpenLayer:
         kv = head // (self.q.shape[1] // self.k.shape[1])
         return slice(head, head + 1), slice(kv, kv + 1)
 
-    def _rules(self, heads: slice, query_offset: int = 0) -> Rules:
-        """The rules of some heads, where the first query stands at `query_offset`."""
-        layer, all = self.layer, heads == slice(None)
-        bias = layer.position if isinstance(layer.position, Bias) else None
-        return Rules(
-            layer.mask,
-            bias if bias is None or all else bias.heads(heads.start, heads.stop),
-            layer.scale,
-            layer.softcap,
-            None if layer.sinks is None else layer.sinks.detach()[heads],
-            query_offset=query_offset,
-        )
+
+def rules_of(layer: MultiheadAttention, heads: slice = slice(None), query_offset: int = 0) -> Rules:
+    """The rules of some heads of a layer, where the first query stands at `query_offset`."""
+    bias = layer.position if isinstance(layer.position, Bias) else None
+    return Rules(
+        layer.mask,
+        bias if bias is None or heads == slice(None) else bias.heads(heads.start, heads.stop),
+        layer.scale,
+        layer.softcap,
+        None if layer.sinks is None else layer.sinks.detach()[heads],
+        query_offset=query_offset,
+    )

@@ -127,6 +127,19 @@ class OpenPair:
             view = View(self.parts[part], reading)
             yield view
 
+    def read_texts(self, text: str, target: str | None) -> tuple[TokenizedText, TokenizedText]:
+        """A text that is read and one that was written, as tokens; None: only the start token."""
+        read = tokenize(self.tokenizer, text, self.name, self.longest)
+        if target is not None:
+            return read, self._decoder_input(target)
+        start = self._start_id()
+        if start is None:
+            raise ArgumentError(
+                f"{self.name} does not say which token it starts to write with.\n"
+                "Pass what it has written as `target`."
+            )
+        return read, self._special([start])
+
     # What is written
 
     def _decoder_input(self, target: str) -> TokenizedText:
@@ -214,7 +227,7 @@ def open_pair(name: str, progress: Callable[[str], None] = lambda _: None) -> Op
     loaded = load(name, progress)
     if not _writes_second_text(loaded):
         raise ArgumentError(f"{loaded.name} reads one text.\nOpen it with `open_model`.")
-    return OpenPair(*loaded)
+    return OpenPair(*loaded[:4])
 
 
 def open_any(
@@ -222,7 +235,7 @@ def open_any(
 ) -> OpenModel | OpenPair:
     """Open a model as what it is; see `open_model` and `open_pair`."""
     loaded = load(name, progress)
-    return OpenPair(*loaded) if _writes_second_text(loaded) else OpenModel(*loaded)
+    return OpenPair(*loaded[:4]) if _writes_second_text(loaded) else OpenModel(*loaded)
 
 
 def _writes_second_text(loaded: LoadedModel) -> bool:

@@ -56,10 +56,10 @@ class ModelPart:
         self.model, self.name, self.part = model, name, part
         config: Any = model.config  # of transformers: its fields differ from family to family
         self.config, self.family = config, str(config.model_type)
-        self._hf_part = None if part == ONLY_PART else part
-        self.sizes = PartSizes(**huggingface.sizes(model, self._hf_part))
+        self.hf_part = None if part == ONLY_PART else part
+        self.sizes = PartSizes(**huggingface.sizes(model, self.hf_part))
         self._layers = [
-            huggingface.from_hf(model, i, part=self._hf_part) for i in range(self.sizes.n_layer)
+            huggingface.from_hf(model, i, part=self.hf_part) for i in range(self.sizes.n_layer)
         ]
 
     def layer(self, layer: int) -> MultiheadAttention:
@@ -69,7 +69,7 @@ class ModelPart:
     def _modules(self, name: str) -> list[nn.Module]:
         """The model's own modules that hold the matrix `name`; layers may share one module."""
         found = [
-            huggingface.matrices(self.model, i, self._hf_part)[name]
+            huggingface.matrices(self.model, i, self.hf_part)[name]
             for i in range(len(self._layers))
         ]
         return list({id(module): module for module in found}.values())

@@ -1,4 +1,4 @@
-"""Dense: a mask that is stored as a matrix."""
+"""Dense: a mask that is stored as a matrix; Entries: what a mask says at places asked about."""
 
 from __future__ import annotations
 
@@ -81,6 +81,19 @@ class Dense(Mask):
 
     def __repr__(self) -> str:
         return f"Dense({describe(self.matrix)})"
+
+
+class Entries(Mask):
+    """What a mask says at the places that the caller asks about: bool, broadcastable to them.
+
+    It serves one computation by the reference, and no others.
+    """
+
+    def __init__(self, seen: Tensor) -> None:
+        self.seen = seen
+
+    def visible(self, at: At) -> Tensor:
+        return self.seen
 
 
 def _advice(matrix: Tensor) -> str:

@@ -1,0 +1,229 @@
+"""A model that read one text: what a number of it becomes where parts of the model are removed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from wqkv.attend.rules import Rules
+from wqkv.effects.asked import AskedText
+from wqkv.effects.blocks import AttentionSite, Blocks
+from wqkv.effects.passes import (
+    BlockDone,
+    BlockPass,
+    Change,
+    GradientTaken,
+    HiddenSpan,
+    PlainPass,
+    RemovedKeys,
+    SiteLink,
+    TailPass,
+    rows_without,
+)
+from wqkv.effects.records import How
+from wqkv.errors import ArgumentError
+from wqkv.layer.convert import huggingface
+from wqkv.study.callbacks import Progress, silent
+from wqkv.study.model import TextModel
+from wqkv.study.opened_layer import rules_of
+
+#: Texts of more tokens are read with checkpoints: each block runs twice, and O(n) less is kept.
+CHECKPOINT_TOKENS = 1024
+#: How many changes run as one batch at most, and how many tokens and bytes of keys they may have.
+BATCH, BATCH_TOKENS, BATCH_BYTES = 32, 4096, 2**27
+#: Effects below this share of the largest term of the number are rounding, in float32 and float64.
+ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-12}
+
+
+class Rerun:
+    """A model that read one text, ready to run again with changes.
+
+    Args:
+        taken: is called in a backward pass from the number; None: there is none.
+
+    Raises:
+        ArgumentError: an attention of the model cannot be answered from outside.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self, model: TextModel, asked: AskedText, taken: GradientTaken | None = None
+    ) -> None:
+        self.model, self.asked, self._blocks = model, asked, Blocks(model)
+        n = max(len(queries.ids) for queries, _ in asked.texts.values())
+        self.plain = PlainPass(self._rules, taken, checkpointed=n > CHECKPOINT_TOKENS)
+        own = asked.terms(asked.run())  # by the model's own attention
+        if taken is None:
+            with self._blocks.running(self.plain):
+                terms = asked.terms(asked.run())
+        else:
+            terms = self._with_gradients()
+        self._check_complete()
+        self.before, self.off = float(terms.sum()), float((terms.sum() - own.sum()).abs())
+        share = ROUNDING.get(terms.dtype, 1e-5)
+        self.rounding = share * max(1.0, float(own.abs().max()))
+        # A model may count positions in a way of its own: then it always runs on all its tokens.
+        self._skips_rows = asked.can_skip_rows and self.plain.causal
+        if self._skips_rows and n > 1:
+            alone = self._run([Change()], "renormalize", start=0, row=n - 1)[0]
+            self._skips_rows = abs(float(alone) - self.before) <= 10 * self.rounding
+
+    def _with_gradients(self) -> Tensor:
+        with torch.enable_grad(), frozen(self._module), self._blocks.running(self.plain):
+            terms = self.asked.terms(self.asked.run())
+            torch.autograd.grad(terms.sum(), self.plain.leaves)
+        return terms.detach()
+
+    @property
+    def _module(self) -> nn.Module:
+        return self.model.speaker or self.model.model
+
+    def _rules(self, site: AttentionSite) -> Rules:
+        return rules_of(self.model.parts[site.part].layer(site.layer))
+
+    def _check_complete(self) -> None:
+        for name, part in self.model.parts.items():
+            found = sum(site.part == name for site in self.plain.given)
+            if found != part.sizes.n_layer:
+                raise ArgumentError(
+                    f"{self.model.name} has {part.sizes.n_layer} attention layers in its part "
+                    f"{name!r}, and {found} of them ask transformers' AttentionInterface for their "
+                    "function.\nOnly these can be changed from outside."
+                )
+
+    @property
+    def sites(self) -> list[AttentionSite]:
+        """All attentions, in the order in which they run."""
+        return list(self.plain.given)
+
+    # Removed for real
+
+    def after(
+        self, changes: Sequence[Change], how: How = "renormalize", progress: Progress = silent
+    ) -> list[float]:
+        """The number with each change by itself; `progress` counts changes."""
+        begins = [self._begin(change) for change in changes]
+        order = sorted(range(len(changes)), key=lambda n: begins[n])
+        found, done = [0.0] * len(changes), 0
+        while done < len(order):
+            row, _ = begins[order[done]]
+            chunk = order[done : done + self._room(row)]
+            # Later rows may run with the batch of an earlier one where little is computed in vain.
+            rows = self._n - row
+            fit = [n for n in chunk if rows <= 1.3 * (self._n - begins[n][0]) + 4]
+            chunk = chunk[: len(fit)]
+            start = min(begins[n][1] for n in chunk)
+            for n, number in zip(
+                chunk,
+                self._run([changes[n] for n in chunk], how, start=start, row=row).tolist(),
+                strict=True,
+            ):
+                found[n] = number
+            done += len(chunk)
+            progress(done, len(changes))
+        return found
+
+    def together(self, links: Sequence[SiteLink], how: How) -> tuple[float, int]:
+        """The number with all links removed at once, and how many stayed: see `rows_without`."""
+        change = Change(links=tuple(links))
+        row, start = self._begin(change)
+        one = TailPass(self.plain, [change], how, start=start, row=row)
+        return float(self._finish(one, row, 1)[0]), one.kept
+
+    def without_tokens(self, part: str, first: int, last: int) -> float:
+        """The number with tokens first to last of a part hidden from its other tokens."""
+        row = last + 1 if self._skips_rows else 0
+        if row >= self._n:
+            return self.before
+        span = part, HiddenSpan(first, last)
+        one = TailPass(self.plain, [Change()], start=0, row=row, hidden=span)
+        return float(self._finish(one, row, 1)[0])
+
+    @property
+    def _n(self) -> int:
+        return max(hidden.shape[1] for hidden in self.plain.inputs)
+
+    def _begin(self, change: Change) -> tuple[int, int]:
+        """The first row and the first block that a change needs."""
+        block_of = self.plain.block_of
+        blocks = [block_of[link.site] for link in change.links]
+        blocks += [block_of[site] for site, _ in change.heads]
+        blocks += [block_of[put.site] for put in change.put]
+        blocks += [put.block for put in change.put_hidden]
+        whole = change.heads or change.put or not self._skips_rows
+        rows = [link.query for link in change.links] + [put.row for put in change.put_hidden]
+        return 0 if whole or not rows else min(rows), min(blocks, default=0)
+
+    def _room(self, row: int) -> int:
+        """How many changes from a row on run as one batch."""
+        one = next(iter(self.plain.given.values()))
+        of_keys = one.key[0].nbytes + one.value[0].nbytes
+        return max(1, min(BATCH, BATCH_TOKENS // (self._n - row), BATCH_BYTES // max(1, of_keys)))
+
+    @torch.no_grad()
+    def _run(self, changes: Sequence[Change], how: How, *, start: int, row: int) -> Tensor:
+        one = TailPass(self.plain, changes, how, start=start, row=row)
+        return self._finish(one, row, len(changes))
+
+    @torch.no_grad()
+    def _finish(self, one: TailPass, row: int, batch: int) -> Tensor:
+        with self._blocks.running(one):
+            return self.asked.terms(self.asked.run(row, batch)).sum(dim=1)
+
+    # One block alone
+
+    @torch.no_grad()
+    def block_changes(
+        self, site: AttentionSite, links: Sequence[SiteLink], how: How
+    ) -> tuple[Tensor, Tensor]:
+        """What removing single links of an attention does to the token that looks, in its block.
+
+        Returns the change of its hidden state behind the block, (links, d_model), and the length of
+        what attention adds to it less, as a share of the length of its hidden state, (links,).
+        """
+        rows = sorted({link.query for link in links})
+        place = {row: n for n, row in enumerate(rows)}
+        given, rules = self.plain.given[site], self.plain.rules[site]
+        n_head, key_len = given.query.shape[1], given.key.shape[2]
+        queries = torch.tensor([*rows, *(link.query for link in links)], device="cpu")
+        removed = RemovedKeys.zeros(len(queries), n_head, key_len, given.key.device)
+        for n, link in enumerate(links, start=len(rows)):
+            removed.keys[n, link.head, link.key] = True
+        of_rows = given._replace(query=given.query[0][:, queries].transpose(0, 1))
+        one = torch.zeros_like(queries)
+        outputs, _ = rows_without(of_rows, one, queries, rules, removed, how)
+        added: list[Tensor] = []
+        WO = huggingface.matrices(
+            self.model.parts[site.part].model, site.layer, self.model.parts[site.part].hf_part
+        )["WO"]
+        hook = WO.register_forward_hook(lambda _, __, y: added.append(y[:, 0]))
+        alone = BlockPass(self.plain, site, queries, outputs)
+        try:
+            with self._blocks.running(alone):
+                self.asked.run_tokens(site.part, len(queries))
+        except BlockDone:
+            pass
+        finally:
+            hook.remove()
+        assert alone.hidden is not None
+        base = torch.tensor([place[link.query] for link in links], device="cpu")
+        hidden = self.plain.inputs[self.plain.block_of[site]][0, queries[len(rows) :]]
+        y = added[-1]
+        lengths = (y[len(rows) :] - y[base]).norm(dim=1) / hidden.norm(dim=1)
+        return alone.hidden[len(rows) :] - alone.hidden[base], lengths
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Context in which no parameter of a model wants a gradient: less is kept for the backward."""
+    wanted = [p for p in model.parameters() if p.requires_grad]
+    for parameter in wanted:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
