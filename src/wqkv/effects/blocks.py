@@ -129,7 +129,7 @@ class Blocks:
 
             return call
 
-        # Arguments of an attention function, by place and by name.
+        # By place, and keyword arguments of a foreign attention function.
         def answer(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
             nonlocal inside
             part = self._part_of.get(module)

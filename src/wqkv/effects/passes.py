@@ -8,9 +8,10 @@ in a causal model their hidden states, keys and values cannot change.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from wqkv.attend.call import call_of
 from wqkv.attend.engines import reference
 from wqkv.attend.functional import attend
 from wqkv.attend.geometry import At, Rect
-from wqkv.attend.masks.algebra import Mask, either
+from wqkv.attend.masks.algebra import Mask, either, opposite
 from wqkv.attend.masks.dense import Entries
 from wqkv.attend.rules import Rules
 from wqkv.effects.blocks import (
@@ -31,7 +32,7 @@ from wqkv.effects.blocks import (
     hidden_of,
     with_hidden,
 )
-from wqkv.effects.records import How
+from wqkv.maps.link_map import How
 
 
 class SiteLink(NamedTuple):
@@ -62,7 +63,7 @@ class PutHidden:
 
 
 @dataclass(frozen=True)
-class Change:
+class ModelChange:
     """What is changed in one run of the model; nothing by default. A removed head's output is 0."""
 
     links: tuple[SiteLink, ...] = ()
@@ -73,20 +74,26 @@ class Change:
 
 @dataclass(frozen=True)
 class HiddenSpan(Mask):
-    """Hides tokens first to last from all others; they still see what they saw, themselves too."""
+    """Hides tokens first to last from all others.
+
+    `own`: the queries are tokens of the same text, and those of the span still see the span.
+    """
 
     first: int
     last: int
+    own: bool = True
 
     def visible(self, at: At) -> Tensor:
-        key = (at.key_pos >= self.first) & (at.key_pos <= self.last)
-        query = (at.query_pos >= self.first) & (at.query_pos <= self.last)
-        return ~key | query
+        hidden = (at.key_pos >= self.first) & (at.key_pos <= self.last)
+        if self.own:
+            hidden = hidden & ~((at.query_pos >= self.first) & (at.query_pos <= self.last))
+        return ~hidden
 
     def region(self, rect: Rect) -> bool | None:
-        keys = _within(rect.k0, rect.k1, self.first, self.last)
-        queries = _within(rect.q0, rect.q1, self.first, self.last)
-        return either(None if keys is None else not keys, queries)
+        outside = opposite(_within(rect.k0, rect.k1, self.first, self.last))
+        if not self.own:
+            return outside
+        return either(outside, _within(rect.q0, rect.q1, self.first, self.last))
 
 
 def _within(start: int, stop: int, first: int, last: int) -> bool | None:
@@ -99,9 +106,18 @@ def _within(start: int, stop: int, first: int, last: int) -> bool | None:
 # As it is
 
 
-#: Is called in the backward pass with an attention, its output, the gradient of the number with
-#: respect to it, and that with respect to the hidden states behind its block.
-GradientTaken = Callable[[AttentionSite, Tensor, Tensor, Tensor], None]
+class GradientTaken(Protocol):
+    """Is called in the backward pass for every attention, the last one first."""
+
+    def __call__(
+        self, plain: PlainPass, site: AttentionSite, output: Tensor, grad: Tensor, behind: Tensor
+    ) -> None:
+        """Take an attention's output and the gradients of the number that is asked about.
+
+        Args:
+            grad: with respect to the output.
+            behind: with respect to the hidden states behind the attention's block.
+        """
 
 
 class PlainPass:
@@ -163,18 +179,18 @@ class PlainPass:
         out = attend(given.query, given.key, given.value, self.rules[site]).out
         if not again and self._taken is not None:
             taken, seen = self._taken, out.detach()
-            out.register_hook(lambda g: taken(site, seen, g, self._behind[block]))
+            out.register_hook(lambda g: taken(self, site, seen, g, self._behind[block]))
         return out
+
+    def sees_no_later(self, site: AttentionSite) -> bool:
+        """Whether no token sees a later one in an attention."""
+        rules, n = self.rules[site], self.given[site].key.shape[2]
+        return all(rules.mask.region(Rect(None, 0, i, i, n)) is False for i in range(1, n))
 
     @property
     def causal(self) -> bool:
-        """Whether no token sees a later one, in any attention."""
-        for site, rules in self.rules.items():
-            n = self.given[site].key.shape[2]
-            for row in range(1, n):
-                if rules.mask.region(Rect(None, 0, row, row, n)) is not False:
-                    return False
-        return True
+        """Whether no token sees a later one in any attention."""
+        return all(map(self.sees_no_later, self.given))
 
 
 # From a block on
@@ -186,18 +202,18 @@ class TailPass:
     Links are removed as `how` says. `kept` counts those that stayed, see `rows_without`.
 
     Args:
-        hidden: tokens that all others of a part do not see, in every sample.
+        hidden: by part, a mask that hides tokens there in every sample.
     """
 
     def __init__(
         self,
         plain: PlainPass,
-        changes: Sequence[Change],
+        changes: Sequence[ModelChange],
         how: How = "renormalize",
         *,
         start: int = 0,
         row: int = 0,
-        hidden: tuple[str, HiddenSpan] | None = None,
+        hidden: Mapping[str, Mask] = MappingProxyType({}),
     ) -> None:
         self._plain, self._changes, self._how = plain, changes, how
         self._start, self._row, self._hidden, self.kept = start, row, hidden, 0
@@ -230,8 +246,8 @@ class TailPass:
             key = torch.cat((base.key[:, :, :row].expand(batch, -1, -1, -1), key), dim=2)
             value = torch.cat((base.value[:, :, :row].expand(batch, -1, -1, -1), value), dim=2)
             rules = replace(rules, query_offset=row)
-        if self._hidden is not None and self._hidden[0] == part:
-            rules = replace(rules, mask=rules.mask & self._hidden[1])
+        if part in self._hidden:
+            rules = replace(rules, mask=rules.mask & self._hidden[part])
         out = attend(given.query, key, value, rules).out
         if links := self._links[site]:
             out = self._without(out, given._replace(key=key, value=value), rules, links)

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from wqkv.attend.functional import attend
 from wqkv.attend.rules import Rules
 from wqkv.effects.asked import AskedText
 from wqkv.effects.blocks import AttentionSite, Blocks
 from wqkv.effects.passes import (
     BlockDone,
     BlockPass,
-    Change,
     GradientTaken,
     HiddenSpan,
+    ModelChange,
     PlainPass,
     RemovedKeys,
     SiteLink,
     TailPass,
     rows_without,
 )
-from wqkv.effects.records import How
 from wqkv.errors import ArgumentError
 from wqkv.layer.convert import huggingface
+from wqkv.maps.link_map import How
 from wqkv.study.callbacks import Progress, silent
 from wqkv.study.model import TextModel
 from wqkv.study.opened_layer import rules_of
@@ -68,7 +69,7 @@ class Rerun:
         # A model may count positions in a way of its own: then it always runs on all its tokens.
         self._skips_rows = asked.can_skip_rows and self.plain.causal
         if self._skips_rows and n > 1:
-            alone = self._run([Change()], "renormalize", start=0, row=n - 1)[0]
+            alone = self._run([ModelChange()], "renormalize", start=0, row=n - 1)[0]
             self._skips_rows = abs(float(alone) - self.before) <= 10 * self.rounding
 
     def _with_gradients(self) -> Tensor:
@@ -102,7 +103,7 @@ class Rerun:
     # Removed for real
 
     def after(
-        self, changes: Sequence[Change], how: How = "renormalize", progress: Progress = silent
+        self, changes: Sequence[ModelChange], how: How = "renormalize", progress: Progress = silent
     ) -> list[float]:
         """The number with each change by itself; `progress` counts changes."""
         begins = [self._begin(change) for change in changes]
@@ -128,25 +129,31 @@ class Rerun:
 
     def together(self, links: Sequence[SiteLink], how: How) -> tuple[float, int]:
         """The number with all links removed at once, and how many stayed: see `rows_without`."""
-        change = Change(links=tuple(links))
+        change = ModelChange(links=tuple(links))
         row, start = self._begin(change)
         one = TailPass(self.plain, [change], how, start=start, row=row)
         return float(self._finish(one, row, 1)[0]), one.kept
 
-    def without_tokens(self, part: str, first: int, last: int) -> float:
-        """The number with tokens first to last of a part hidden from its other tokens."""
-        row = last + 1 if self._skips_rows else 0
-        if row >= self._n:
-            return self.before
-        span = part, HiddenSpan(first, last)
-        one = TailPass(self.plain, [Change()], start=0, row=row, hidden=span)
+    def without_tokens(self, spans: Mapping[str, HiddenSpan]) -> float:
+        """The number with spans of tokens hidden from all others, by part of the model."""
+        row = max(span.last + 1 for span in spans.values()) if self._skips_rows else 0
+        one = TailPass(self.plain, [ModelChange()], row=row, hidden=spans)
         return float(self._finish(one, row, 1)[0])
+
+    def seen_by_nobody(self, spans: Mapping[str, HiddenSpan]) -> bool:
+        """Whether no token stands behind these spans, and the model is causal."""
+        return self.plain.causal and all(span.last + 1 >= self._n for span in spans.values())
+
+    def output(self, site: AttentionSite) -> Tensor:
+        """The heads' outputs of an attention in the plain run: (n_head, n, d_v)."""
+        given = self.plain.given[site]
+        return attend(given.query, given.key, given.value, self.plain.rules[site]).out[0]
 
     @property
     def _n(self) -> int:
         return max(hidden.shape[1] for hidden in self.plain.inputs)
 
-    def _begin(self, change: Change) -> tuple[int, int]:
+    def _begin(self, change: ModelChange) -> tuple[int, int]:
         """The first row and the first block that a change needs."""
         block_of = self.plain.block_of
         blocks = [block_of[link.site] for link in change.links]
@@ -164,7 +171,7 @@ class Rerun:
         return max(1, min(BATCH, BATCH_TOKENS // (self._n - row), BATCH_BYTES // max(1, of_keys)))
 
     @torch.no_grad()
-    def _run(self, changes: Sequence[Change], how: How, *, start: int, row: int) -> Tensor:
+    def _run(self, changes: Sequence[ModelChange], how: How, *, start: int, row: int) -> Tensor:
         one = TailPass(self.plain, changes, how, start=start, row=row)
         return self._finish(one, row, len(changes))
 

@@ -33,7 +33,8 @@ class Subscriber(Protocol):
 
 
 #: Answers a call in place of the attention function, which then does not run: it is given the
-#: module, the arguments by place and by name, and returns None for calls that are not its own.
+#: module, the arguments by place and by name (keyword arguments of foreign code), and returns None
+#: for calls that are not its own.
 Answer: TypeAlias = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], object]
 
 _SUBSCRIBERS: list[Subscriber] = []

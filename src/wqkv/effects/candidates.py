@@ -1,0 +1,125 @@
+"""The links whose removal is predicted to matter most, found while the backward pass is there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from wqkv.attend.call import Call, call_of
+from wqkv.attend.masks.algebra import Mask
+from wqkv.effects.blocks import AttentionSite
+from wqkv.effects.passes import PlainPass, SiteLink
+from wqkv.maps.attention_map import map_of
+from wqkv.maps.link_map import How
+from wqkv.maps.links import removals, zeroings
+from wqkv.maps.weights import Block, Weights, aside
+
+#: How many links of each kind are kept per attention.
+KEPT = 512
+
+
+class PredictedLink(NamedTuple):
+    """A link, its weight and its effect to first order."""
+
+    link: SiteLink
+    weight: float
+    effect: float
+
+
+class _Best:
+    """The links of largest absolute effect among the tiles of one attention."""
+
+    def __init__(self, count: int) -> None:
+        self._count, self._floor = count, 0.0
+        self._found: list[Tensor] = []  # each (4, links): effect, head, query, key
+
+    def add(self, block: Block, effects: Tensor) -> None:
+        """Take the links of a tile, (n_head, queries, keys); NaN is none."""
+        at = (effects.abs() > self._floor).nonzero()
+        if len(at) > self._count:
+            best = effects[tuple(at.T)].abs().topk(self._count)
+            at, self._floor = at[best.indices], float(best.values[-1])
+        if len(at):
+            found = effects[tuple(at.T)].double()
+            places = at.T.double() + at.new_tensor([[0], [block.i.start], [block.j.start]])
+            self._found.append(torch.cat((found[None], places)))
+
+    def links(self) -> Tensor:
+        """(links, 4), by falling absolute effect."""
+        if not self._found:
+            return torch.zeros((0, 4), dtype=torch.float64, device="cpu")
+        found = torch.cat(self._found, dim=1).T
+        return found[found[:, 0].abs().argsort(descending=True)[: self._count]]
+
+
+class Candidates:
+    """A `GradientTaken` that keeps the strongest links of each attention.
+
+    `others` are links to any token but the first; `resting` those to the first, where the model is
+    causal. `behind` has the gradients behind a block that the links' own blocks are judged by.
+    """
+
+    def __init__(self, how: How, each: Callable[[AttentionSite], None]) -> None:
+        self._how, self._each = how, each
+        self.others: list[PredictedLink] = []
+        self.resting: list[PredictedLink] = []
+        self.behind: dict[tuple[int, int], Tensor] = {}  # by block and row (d_model,)
+        self.count, self.total = 0, 0.0  # of all links, and of their absolute effects
+        self._counts: dict[tuple[Mask, tuple[int, ...], bool], int] = {}
+
+    def __call__(
+        self, plain: PlainPass, site: AttentionSite, output: Tensor, grad: Tensor, behind: Tensor
+    ) -> None:
+        given, rules = plain.given[site], plain.rules[site]
+        call = call_of(given.query, given.key, given.value, rules)
+        square = call.sizes[2] == call.sizes[3] and site.part != "cross"
+        apart = square and plain.sees_no_later(site)
+        others, resting = _Best(KEPT), _Best(KEPT)
+        with aside(given.query.device):
+            P = Weights(call)
+            of = removals if self._how == "renormalize" else zeroings
+            effects = of(P, given.value, output, grad)
+            for block in P.blocks():
+                tile = effects.tile(block.b, range(call.sizes[1]), block.i, block.j)[0]
+                self.total += float(tile.abs().nansum(dtype=torch.float64))
+                if apart and block.j.start == 0:
+                    resting.add(block._replace(j=range(1)), tile[:, :, :1])
+                    tile[:, :, 0] = torch.nan
+                others.add(block, tile)
+            found = [self._links(site, P, best) for best in (others, resting)]
+        self.others += found[0]
+        self.resting += found[1]
+        number = plain.block_of[site]
+        for one in (*found[0], *found[1]):
+            row = one.link.query
+            self.behind.setdefault((number, row), behind[0, row].detach().clone())
+        self.count += self._count(call)
+        self._each(site)
+
+    def _count(self, call: Call) -> int:
+        """How many links of an attention can be removed, of all heads."""
+        mask, n_head = call.rules.mask, call.sizes[1]
+        alone = self._how == "renormalize" and call.rules.sinks is None
+        key = mask, call.sizes[2:], alone
+        if key not in self._counts:  # nearly always, all layers share one mask
+            # The lse of equal scores is ln(how many keys a row sees).
+            seen = map_of(call).flat().lse[0, 0].exp().round().long()
+            if alone:  # the only key of a row cannot be removed
+                seen = seen.masked_fill(seen == 1, 0)
+            self._counts[key] = int(seen.sum())
+        return n_head * self._counts[key]
+
+    def _links(self, site: AttentionSite, P: Weights, best: _Best) -> list[PredictedLink]:
+        found = best.links()
+        effects, places = found[:, 0].tolist(), found[:, 1:].long()
+        heads, queries, keys = places.T
+        weights = P.pairs(queries, keys)[0].gather(0, heads[None])[0].tolist()
+        return [
+            PredictedLink(SiteLink(site, *place), weight, effect)
+            for place, weight, effect in zip(places.tolist(), weights, effects, strict=True)
+            if effect and math.isfinite(effect)
+        ]
