@@ -300,7 +300,8 @@ class AttentionMap(TileMap[Weights]):
         First order predicts light links well and heavy ones badly; those of an L that is curved
         should be removed for real. Several keys together: `group`. A tile costs that of the weights
         and one product of width d_v; a link heavier than 3/4 also costs its whole row, which is
-        computed again without it, because 1 - P would have lost digits.
+        computed again without it, because 1 - P would have lost digits. Of keys that only a given
+        lse counts, no more is known than lse says: there the error is 1e-6 (1 + |lse|) / (1 - P).
 
         Args:
             value, output, grad_output: as in `gradients`.
