@@ -1,0 +1,279 @@
+"""What an answer rests on, in sentences: the question, what was removed, and what is not known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+from wqkv.draw import steps
+from wqkv.effects.records import GroupEffect, How, LinkEffect, Why
+
+#: What becomes of the weight of a link that is removed.
+REMOVALS: dict[How, str] = {
+    "renormalize": "its weight goes to the row's other keys",
+    "zero": "its weight stays, and the value that it carries becomes 0",
+}
+#: How a group is removed.
+GROUPS = {
+    "head": "Heads, the output of each set to 0",
+    "token": "Tokens, each hidden from all others that could see it, in all layers and heads",
+    "span": "Spans, each hidden from all tokens outside that could see it, in all layers and heads",
+}
+#: How many links are shown: of the first list, and of each other one.
+TOP, FEW = 12, 5
+FIRST_TOKEN = (
+    "Links to the first token. Removing one switches a resting head on, and says nothing about what"
+    " was read. This list may miss some:"
+)
+MARKS = (
+    "! marks a prediction that was doubtful before the removal (large local change, its own block"
+    " says otherwise), or that missed by more than half (wrong sign, too small, too large)."
+)
+CAVEAT = "This is not a proof that nothing else matters."
+
+
+class Sides(NamedTuple):
+    """What a link does: one whose removal lowers the number, and one whose removal raises it."""
+
+    speaks_for: str
+    speaks_against: str
+
+
+def sides(found: Why) -> Sides:
+    """Return what a negative and a positive effect say about a link.
+
+    A link with a negative effect `speaks for 'Madrid'`.
+    """
+    question = found.question
+    match question.kind:
+        case "similarity":
+            return Sides("makes the texts more alike", "makes the texts less alike")
+        case "function":
+            return Sides("raises the number", "lowers the number")
+    answer, rival = names(found)
+    return Sides(f"speaks for {answer}", f"speaks for {rival}" if rival else "speaks against it")
+
+
+def names(found: Why) -> tuple[str, str]:
+    """Return the answer and its rival ("" if there is none) in quotes, as sentences name them.
+
+    The blank before a token is left out, unless the two differ in nothing else.
+    """
+    answer, rival = found.question.answer or "", found.question.against or ""
+    if answer.strip(" ") != rival.strip(" "):
+        answer, rival = (text.strip(" ") or text for text in (answer, rival))
+    return (_quoted(answer) if answer else "the answer"), (_quoted(rival) if rival else "")
+
+
+def _quoted(text: str) -> str:
+    return f"'{steps.short(steps.visible(text))}'" if text.strip(" ") else repr(text)
+
+
+def texts(found: Why) -> dict[str, tuple[str, ...]]:
+    """Return the tokens of each text by what the model did with it, the one asked about last."""
+    if "text" in found.tokens:
+        return {"read": found.tokens["text"]}
+    return {"read": found.tokens["encoder"], "written": found.tokens["decoder"]}
+
+
+def asked_text(found: Why) -> tuple[str, ...]:
+    """Return the tokens that `question.at` counts."""
+    *_, last = texts(found).values()
+    return last
+
+
+def asked(found: Why) -> str:
+    """Return the question and its number: `logit of ' Madrid', for the token after is@18: 7.90`."""
+    question = found.question
+    said = steps.visible(question.number)
+    if question.at is not None:
+        which = {"next token": "the token after", "masked token": "the masked token"}
+        name = f"{steps.label(asked_text(found), question.at)}@{question.at}"
+        said += f", for {which.get(question.kind, 'the token')} {name}"
+    return f"{said}: {level(found.before, places(found))}{_preferred(found)}"
+
+
+def _preferred(found: Why) -> str:
+    """Which of the two answers the model prefers, where there are two."""
+    answer, rival = names(found)
+    return f". The model prefers {answer if found.before > 0 else rival}." if rival else ""
+
+
+def counted(found: Why) -> str:
+    """Return how many tokens and links there are, and how many were removed and how."""
+    tokens = [
+        f"{len(tokens):,} token{'s' * (len(tokens) != 1)} {done}"
+        for done, tokens in texts(found).items()
+    ]
+    return (
+        f"{' and '.join(tokens)}, {found.count:,} links in all layers and heads."
+        f" {found.checked.removed:,} of them were removed for real, each by itself:"
+        f" {removal(found)}."
+    )
+
+
+def meant(found: Why) -> str:
+    """Return what the sign of an effect says."""
+    down, up = sides(found)
+    return (
+        "The effect of a link is the number without it less the number with it."
+        f" A link with an effect below 0 {down}, one above 0 {up}."
+    )
+
+
+def removal(found: Why) -> str:
+    """Return what became of the weight of a removed link, and the name of that."""
+    return f'{REMOVALS[found.how]} ("{found.how}")'
+
+
+def places(found: Why) -> int:
+    """Return how many decimals the effects are shown with: three digits of the largest, >= 2."""
+    links = (*found.links, *found.resting, *found.predicted)
+    largest = max(filter(math.isfinite, map(size, links)), default=0.0) or 1.0
+    return min(max(2, 2 - math.floor(math.log10(largest))), 6)
+
+
+def size(link: LinkEffect) -> float:
+    """Return how large an effect is: the true one, or the predicted one of a link still there."""
+    return abs(link.predicted if link.true is None else link.true)
+
+
+def effect(value: float | None, decimals: int) -> str:
+    """Return an effect with its sign; what would round to 0 as a power of ten, and none as `-`.
+
+    >>> effect(-11.338, 2), effect(0.00042, 2), effect(None, 2)
+    ('-11.34', '+4.2e-04', '-')
+    """
+    if value is None or not math.isfinite(value):
+        return "-"
+    shown = f"{value:+.{decimals}f}"
+    if abs(value) >= 9999.995 or (value and not float(shown)):
+        return f"{value:+.1e}"
+    return shown
+
+
+def level(value: float, decimals: int) -> str:
+    """Return the number itself, which has a sign only where it is negative."""
+    return effect(value, decimals).removeprefix("+")
+
+
+def mark(found: Why, link: LinkEffect) -> str:
+    """Return why a row is to be read with care; "" if it is not.
+
+    A prediction is doubted before the removal (`warning`) and found to have missed (`miss`) after.
+    """
+    if nothing := unsaid(found, link.predicted if link.true is None else link.true):
+        return nothing
+    reasons = [reason for reason in (link.warning, link.miss) if reason]
+    return f"! {', '.join(reasons)}" if reasons else ""
+
+
+def unsaid(found: Why, value: float) -> str:
+    """Return why an effect says nothing; "" if it says something."""
+    if not math.isfinite(value):
+        return "cannot be removed: a row has no other key"
+    return "below rounding" if abs(value) < found.rounding else ""
+
+
+def shown(found: Why) -> tuple[LinkEffect, ...]:
+    """Return the links that a terminal shows, list after list."""
+    return (*found.links[:TOP], *found.resting[:FEW], *found.predicted[:FEW])
+
+
+def place(found: Why, link: LinkEffect) -> tuple[str, str]:
+    """Return the two tokens of a link: the query's, which looks, and the key's."""
+    return found.tokens[link.part][link.query], found.keys[link.part][link.key]
+
+
+def named(found: Why, link: LinkEffect, cut: Callable[[str], str]) -> str:
+    """Return a link's two tokens, each cut to what there is room for: `is@18 -> Spain@17`."""
+    query, key = map(cut, place(found, link))
+    return f"{query}@{link.query} -> {key}@{link.key}"
+
+
+def named_group(found: Why, group: GroupEffect) -> str:
+    """Return what a group is: `layer 3, head 4`, `Spain@17` or `tokens 0 to 6: The capital of`."""
+    name = steps.visible(group.label)
+    if group.by == "token":
+        name += f"@{group.first}"
+    if group.by == "span":
+        name = f"tokens {group.first} to {group.last}: {name}"
+    return f"{group.part}, {name}" if len(found.tokens) > 1 else name
+
+
+def together(found: Why) -> list[str]:
+    """Return what removing the strongest links together does, in sentences; none if not tried."""
+    joint, decimals = found.together, places(found)
+    if joint is None:
+        return []
+    before, after = level(found.before, decimals), level(joint.after, decimals)
+    count = f"{joint.links:,} link{'s' * (joint.links != 1)}"
+    all_shown = joint.links == len(found.links[:TOP])
+    which = f"All {count} of the first list" if all_shown else f"The strongest {count}"
+    if joint.links == 1:
+        which = "The first link"
+    kept = ""
+    if joint.kept:
+        kept = f" ({joint.kept:,} stayed, because the row would have lost every key)"
+    lines = [f"{which} removed together{kept}: {before} -> {after}{_winner(found, joint.after)}."]
+    others = sorted(filter(math.isfinite, joint.others))
+    if others:
+        cut = len(others) // 20
+        low, high = (level(number, decimals) for number in (others[cut], others[-1 - cut]))
+        draws = f"{len(others)} draws, 5 to 95 %" if len(others) > 1 else "1 draw"
+        until = f" to {high}" if low != high else ""
+        lines.append(
+            f"As many other links of like weight in the same rows: {before} -> {low}{until}"
+            f" ({draws})."
+        )
+    else:
+        lines.append("There were no other links of like weight to compare with.")
+    single = [link.true for link in found.links[: joint.links] if link.true is not None]
+    total = sum(filter(math.isfinite, single))
+    change = joint.after - found.before
+    if joint.links > 1 and math.isfinite(change):
+        lines.append(
+            f"Single effects sum to {effect(total, decimals)}, together they are"
+            f" {effect(change, decimals)}: {_compared(total, change)}."
+        )
+    return lines
+
+
+def _winner(found: Why, after: float) -> str:
+    """Which answer the model prefers without the links, where two were asked for."""
+    answer, rival = names(found)
+    if not rival or not math.isfinite(after):
+        return ""
+    still = "still " if after * found.before > 0 else ""
+    return f", and {answer if after > 0 else rival} {still}wins"
+
+
+def _compared(total: float, change: float) -> str:
+    if abs(total - change) <= 0.05 * max(abs(total), abs(change)):
+        return "they add up"
+    if total * change < 0:
+        return "the sum has the wrong sign"
+    return "they overlap" if abs(change) < abs(total) else "together they do more"
+
+
+def unchecked(found: Why) -> list[str]:
+    """Return what was not removed, and how often the predictions were right, in sentences."""
+    checked, decimals = found.checked, places(found)
+    left = (
+        f"Not removed: {checked.left:,} links with {100 * checked.share:.0f} % of all predicted"
+        f" effect. None of them is predicted to change the number by more than"
+        f" {level(checked.largest, decimals)}."
+        if checked.left
+        else "Every link was removed for real."
+    )
+    judged = f"{checked.judged:,} removed link{'s' * (checked.judged != 1)}"
+    if checked.judged < checked.removed:
+        judged += " with an effect above rounding"
+    right = (
+        f"Predictions can miss: of {judged}, {checked.sign:,} were predicted with the right sign,"
+        f" and {checked.close:,} within 50 % of the true effect."
+        if checked.judged
+        else "No prediction was compared with a true effect."
+    )
+    return [left, right, CAVEAT]
