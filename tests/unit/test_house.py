@@ -162,6 +162,7 @@ ORDER = (
     "wqkv.draw.parity",
     "wqkv.draw.effects",
     "wqkv.draw.why",
+    "wqkv.draw.arcs",
     "wqkv.draw",
     "wqkv.explorer.hosts",
     "wqkv.explorer.schema",

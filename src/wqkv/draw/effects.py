@@ -7,21 +7,22 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from wqkv.draw import steps
-from wqkv.effects.records import GroupEffect, How, LinkEffect, Why
+from wqkv.effects.records import GroupEffect, LinkEffect, Why
 
 #: What becomes of the weight of a link that is removed.
-REMOVALS: dict[How, str] = {
+REMOVALS = {
     "renormalize": "its weight goes to the row's other keys",
     "zero": "its weight stays, and the value that it carries becomes 0",
 }
-#: How a group is removed.
-GROUPS = {
+#: What is removed with a group.
+GROUP_REMOVALS = {
     "head": "Heads, the output of each set to 0",
     "token": "Tokens, each hidden from all others that could see it, in all layers and heads",
     "span": "Spans, each hidden from all tokens outside that could see it, in all layers and heads",
 }
-#: How many links are shown: of the first list, and of each other one.
-TOP, FEW = 12, 5
+#: How many links each list shows at most; the first shows those that were removed together.
+FEW = 5
+STRONGEST = "The strongest links, by true effect:"
 FIRST_TOKEN = (
     "Links to the first token. Removing one switches a resting head on, and says nothing about what"
     " was read. This list may miss some:"
@@ -30,6 +31,7 @@ MARKS = (
     "! marks a prediction that was doubtful before the removal (large local change, its own block"
     " says otherwise), or that missed by more than half (wrong sign, too small, too large)."
 )
+UNREMOVED = "The strongest of the links that were not removed, predicted only:"
 CAVEAT = "This is not a proof that nothing else matters."
 
 
@@ -46,12 +48,11 @@ def sides(found: Why) -> Sides:
     A link with a negative effect `speaks for 'Madrid'`.
     """
     question = found.question
-    match question.kind:
-        case "similarity":
-            return Sides("makes the texts more alike", "makes the texts less alike")
-        case "function":
-            return Sides("raises the number", "lowers the number")
     answer, rival = names(found)
+    if question.kind == "function":
+        return Sides("raises the number", "lowers the number")
+    if question.kind == "similarity" and not rival:
+        return Sides("makes the texts more alike", "makes the texts less alike")
     return Sides(f"speaks for {answer}", f"speaks for {rival}" if rival else "speaks against it")
 
 
@@ -83,6 +84,12 @@ def asked_text(found: Why) -> tuple[str, ...]:
     return last
 
 
+def title(found: Why) -> str:
+    """Return the question in short."""
+    what = "answer" if found.question.kind in ("next token", "masked token") else "number"
+    return f"What does this {what} of {found.model} rest on?"
+
+
 def asked(found: Why) -> str:
     """Return the question and its number: `logit of ' Madrid', for the token after is@18: 7.90`."""
     question = found.question
@@ -91,13 +98,21 @@ def asked(found: Why) -> str:
         which = {"next token": "the token after", "masked token": "the masked token"}
         name = f"{steps.label(asked_text(found), question.at)}@{question.at}"
         said += f", for {which.get(question.kind, 'the token')} {name}"
-    return f"{said}: {level(found.before, places(found))}{_preferred(found)}"
+    return f"{said}: {level(found.before, places(found))}{_winner(found, found.before)}"
 
 
-def _preferred(found: Why) -> str:
-    """Which of the two answers the model prefers, where there are two."""
+def _winner(found: Why, number: float, still: str = "") -> str:
+    """Which of two answers has the larger number; "" where one alone is asked about."""
     answer, rival = names(found)
-    return f". The model prefers {answer if found.before > 0 else rival}." if rival else ""
+    if not rival or not math.isfinite(number):
+        return ""
+    return f", so {answer if number > 0 else rival} {still}wins"
+
+
+def own(found: Why) -> str:
+    """Return how the model's own number differs from the one that our attention gives."""
+    off = f"differs by {abs(found.off):.1e}" if found.off else "is the same"
+    return f"Computed with our attention; the model's own number {off}."
 
 
 def counted(found: Why) -> str:
@@ -134,9 +149,14 @@ def places(found: Why) -> int:
     return min(max(2, 2 - math.floor(math.log10(largest))), 6)
 
 
+def value(link: LinkEffect) -> float:
+    """Return what is known best of a link's effect: the true one, or the predicted one."""
+    return link.predicted if link.true is None else link.true
+
+
 def size(link: LinkEffect) -> float:
-    """Return how large an effect is: the true one, or the predicted one of a link still there."""
-    return abs(link.predicted if link.true is None else link.true)
+    """Return |value(link)|."""
+    return abs(value(link))
 
 
 def effect(value: float | None, decimals: int) -> str:
@@ -153,6 +173,12 @@ def effect(value: float | None, decimals: int) -> str:
     return shown
 
 
+def cell(found: Why, value: float | None) -> str:
+    """Return an effect as a list shows it: one below rounding has no digits."""
+    below = value is not None and abs(value) < found.rounding
+    return "~0" if below else effect(value, places(found))
+
+
 def level(value: float, decimals: int) -> str:
     """Return the number itself, which has a sign only where it is negative."""
     return effect(value, decimals).removeprefix("+")
@@ -163,7 +189,7 @@ def mark(found: Why, link: LinkEffect) -> str:
 
     A prediction is doubted before the removal (`warning`) and found to have missed (`miss`) after.
     """
-    if nothing := unsaid(found, link.predicted if link.true is None else link.true):
+    if nothing := unsaid(found, value(link)):
         return nothing
     reasons = [reason for reason in (link.warning, link.miss) if reason]
     return f"! {', '.join(reasons)}" if reasons else ""
@@ -176,9 +202,26 @@ def unsaid(found: Why, value: float) -> str:
     return "below rounding" if abs(value) < found.rounding else ""
 
 
-def shown(found: Why) -> tuple[LinkEffect, ...]:
-    """Return the links that a terminal shows, list after list."""
-    return (*found.links[:TOP], *found.resting[:FEW], *found.predicted[:FEW])
+class LinkList(NamedTuple):
+    """A list of links with what is said above it: those that are shown, and how many are not."""
+
+    title: str
+    links: tuple[LinkEffect, ...]
+    rest: tuple[LinkEffect, ...]
+
+
+def lists(found: Why) -> list[LinkList]:
+    """Return the lists of links that are shown; first are those that were removed together."""
+    together = found.together.links if found.together is not None else FEW
+    return [
+        LinkList(title, links[:count], links[count:])
+        for title, links, count in (
+            (STRONGEST, found.links, together),
+            (FIRST_TOKEN, found.resting, FEW),
+            (UNREMOVED, found.predicted, FEW),
+        )
+        if links
+    ]
 
 
 def place(found: Why, link: LinkEffect) -> tuple[str, str]:
@@ -209,14 +252,14 @@ def together(found: Why) -> list[str]:
         return []
     before, after = level(found.before, decimals), level(joint.after, decimals)
     count = f"{joint.links:,} link{'s' * (joint.links != 1)}"
-    all_shown = joint.links == len(found.links[:TOP])
-    which = f"All {count} of the first list" if all_shown else f"The strongest {count}"
-    if joint.links == 1:
-        which = "The first link"
+    which = f"All {count} of the first list" if joint.links > 1 else "The link of the first list"
+    still = "still " if joint.after * found.before > 0 else ""
     kept = ""
     if joint.kept:
         kept = f" ({joint.kept:,} stayed, because the row would have lost every key)"
-    lines = [f"{which} removed together{kept}: {before} -> {after}{_winner(found, joint.after)}."]
+    lines = [
+        f"{which} removed together{kept}: {before} -> {after}{_winner(found, joint.after, still)}."
+    ]
     others = sorted(filter(math.isfinite, joint.others))
     if others:
         cut = len(others) // 20
@@ -240,20 +283,11 @@ def together(found: Why) -> list[str]:
     return lines
 
 
-def _winner(found: Why, after: float) -> str:
-    """Which answer the model prefers without the links, where two were asked for."""
-    answer, rival = names(found)
-    if not rival or not math.isfinite(after):
-        return ""
-    still = "still " if after * found.before > 0 else ""
-    return f", and {answer if after > 0 else rival} {still}wins"
-
-
 def _compared(total: float, change: float) -> str:
     if abs(total - change) <= 0.05 * max(abs(total), abs(change)):
         return "they add up"
     if total * change < 0:
-        return "the sum has the wrong sign"
+        return "they do not add up"
     return "they overlap" if abs(change) < abs(total) else "together they do more"
 
 

@@ -9,31 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wqkv import __version__
-from wqkv.draw import steps
-from wqkv.draw.effects import (
-    FEW,
-    FIRST_TOKEN,
-    GROUPS,
-    MARKS,
-    TOP,
-    asked,
-    asked_text,
-    counted,
-    effect,
-    level,
-    mark,
-    meant,
-    named,
-    named_group,
-    place,
-    places,
-    shown,
-    size,
-    texts,
-    together,
-    unchecked,
-    unsaid,
-)
+from wqkv.draw import effects, steps
 from wqkv.draw.to_json import Json, plain
 from wqkv.effects.records import GroupEffect, LinkEffect, Why
 from wqkv.maps import display
@@ -63,24 +39,23 @@ def show(found: Why, console: Console) -> None:
     def say(sentence: str, style: str = "") -> None:
         pen.write(Text(steps.visible(sentence, pen.encoding), style), indent=0)
 
-    what = "answer" if found.question.kind in ("next token", "masked token") else "number"
-    say(f"What does this {what} of {found.model} rest on?", "bold")
+    say(effects.title(found), "bold")
     _texts(pen, found)
-    say(asked(found), "bold")
-    say(f"The model's own number differs from it by {abs(found.off):.1e}.", "dim")
+    say(effects.asked(found), "bold")
+    say(effects.own(found), "dim")
     pen.write(Text())
-    say(counted(found))
-    say(meant(found))
+    say(effects.counted(found))
+    say(effects.meant(found))
     pen.write(Text())
     _lists(pen, found)
-    if any(mark(found, link).startswith("!") for link in shown(found)):
-        say(MARKS, "dim")
+    if any(effects.mark(found, link).startswith("!") for link in _shown(found)):
+        say(effects.MARKS, "dim")
         pen.write(Text())
-    for sentence in (*together(found), *unchecked(found)):
+    for sentence in (*effects.together(found), *effects.unchecked(found)):
         say(sentence)
     for by, groups in (found.groups or {}).items():
         pen.write(Text())
-        say(f"{GROUPS[by]}; true effects, which do not add up:", "bold")
+        say(f"{effects.GROUP_REMOVALS[by]}; true effects, which do not add up:", "bold")
         _groups(pen, found, groups)
 
 
@@ -90,9 +65,9 @@ def _texts(pen: Pen, found: Why) -> None:
 
     from wqkv.draw.terminal import CHOSEN
 
-    both, width = texts(found), min(24, pen.width)
+    both, width = effects.texts(found), min(24, pen.width)
     for done, tokens in both.items():
-        at = found.question.at if tokens is asked_text(found) else None
+        at = found.question.at if tokens is effects.asked_text(found) else None
         if len(both) > 1:
             pen.write(Text(f"{done}:", "dim"), indent=0)
         drawn = [pen.fit(token, width, CHOSEN if j == at else "") for j, token in enumerate(tokens)]
@@ -113,21 +88,15 @@ def _lists(pen: Pen, found: Why) -> None:
         head, *lines = map(" ".join, zip(*columns, strict=True))
         inset = INDENT + head.index("from")
     else:
-        head, lines = "", [_clause(pen, found, link) for link in shown(found)]
+        head, lines = "", [_clause(pen, found, link) for link in _shown(found)]
         inset = 2 * INDENT
     drawn = iter(lines)
-    for title, links, most in (
-        ("The strongest links, by true effect:", found.links, TOP),
-        (FIRST_TOKEN, found.resting, FEW),
-        ("The strongest of the links that were not removed, predicted only:", found.predicted, FEW),
-    ):
-        if not links:
-            continue
+    for title, links, rest in effects.lists(found):
         pen.write(Text(title, "bold"), indent=0)
         if head:
             pen.write(Text(head, "dim"))
-        for link in links[:most]:
-            line, note = Text(next(drawn)), mark(found, link)
+        for link in links:
+            line, note = Text(next(drawn)), effects.mark(found, link)
             line.stylize(_color(found, link.true), line.plain.rindex(" ") + 1)
             if columns and line.cell_len + 2 + len(note) <= pen.width:
                 line.append(f"  {note}")
@@ -135,15 +104,19 @@ def _lists(pen: Pen, found: Why) -> None:
             pen.write(line)
             if note:
                 pen.write(Text(note), indent=inset)
-        if rest := links[most:]:
-            largest = level(max(map(size, rest)), places(found))
+        if rest:
+            largest = effects.level(max(map(effects.size, rest)), effects.places(found))
             pen.write(Text(f"and {len(rest):,} more, none beyond {largest} up or down", "dim"))
         pen.write(Text())
 
 
+def _shown(found: Why) -> list[LinkEffect]:
+    return [link for some in effects.lists(found) for link in some.links]
+
+
 def _columns(pen: Pen, found: Why) -> list[list[str]]:
     """The columns of the lists, each with its name above; none where there is no room for them."""
-    links = shown(found)
+    links = _shown(found)
     before = [
         _column("layer", [str(link.layer) for link in links]),
         _column("head", [str(link.head) for link in links]),
@@ -152,17 +125,18 @@ def _columns(pen: Pen, found: Why) -> list[list[str]]:
         before.insert(0, _column("part", [link.part for link in links], right=False))
     after = [
         _column("weight", [display.weight(link.weight) for link in links]),
-        _column("predicted", [_cell(found, link.predicted) for link in links]),
-        _column("true", [_cell(found, link.true) for link in links]),
+        _column("predicted", [effects.cell(found, link.predicted) for link in links]),
+        _column("true", [effects.cell(found, link.true) for link in links]),
     ]
     numbers = max((len(f"@{link.query} -> @{link.key}") for link in links), default=0)
     room = pen.width - numbers - sum(len(column[0]) + 1 for column in (*before, *after))
-    cells = min((room - 1) // 2, 20)  # of one token
+    cells = min(room // 2, 20)  # of one token
     if cells < 4:
         return []
-    pairs = [named(found, link, lambda token: pen.fit(token, cells).plain) for link in links]
-    middle = _column(" from -> to", [f" {pair}" for pair in pairs], right=False)
-    return [*before, middle, *after]
+    pairs = [
+        effects.named(found, link, lambda token: pen.fit(token, cells).plain) for link in links
+    ]
+    return [*before, _column("from -> to", pairs, right=False), *after]
 
 
 def _column(name: str, cells: Sequence[str], right: bool = True) -> list[str]:
@@ -177,20 +151,14 @@ def _column(name: str, cells: Sequence[str], right: bool = True) -> list[str]:
     ]
 
 
-def _cell(found: Why, value: float | None) -> str:
-    """An effect as a list shows it; one below rounding has no digits."""
-    below = value is not None and abs(value) < found.rounding
-    return "~0" if below else effect(value, places(found))
-
-
 def _clause(pen: Pen, found: Why, link: LinkEffect) -> str:
     """One link as a clause."""
     part = f"{link.part}, " if len(found.tokens) > 1 else ""
-    name = named(found, link, lambda token: pen.fit(token, 20).plain)
+    name = effects.named(found, link, lambda token: pen.fit(token, 20).plain)
     return (
         f"{part}layer {link.layer}, head {link.head}, {name}:"
-        f" weight {display.weight(link.weight)}, predicted {_cell(found, link.predicted)},"
-        f" true {_cell(found, link.true)}"
+        f" weight {display.weight(link.weight)}, predicted {effects.cell(found, link.predicted)},"
+        f" true {effects.cell(found, link.true)}"
     )
 
 
@@ -199,15 +167,15 @@ def _groups(pen: Pen, found: Why, groups: Sequence[GroupEffect]) -> None:
     from rich.text import Text
 
     ranked = sorted(groups, key=lambda group: -abs(group.true) if math.isfinite(group.true) else 1)
-    cells = [_cell(found, group.true) for group in ranked[:GROUPED]]
+    cells = [effects.cell(found, group.true) for group in ranked[:GROUPED]]
     wide = max(map(len, cells), default=0)
     for group, cell in zip(ranked, cells, strict=False):
-        note = unsaid(found, group.true)
-        name = f"{note}, " * bool(note) + named_group(found, group)
+        note = effects.unsaid(found, group.true)
+        name = f"{note}, " * bool(note) + effects.named_group(found, group)
         name = pen.fit(name, max(pen.width - wide - 2, 4)).plain
         pen.write(Text.assemble((f"{cell:>{wide}}", _color(found, group.true)), "  ", name))
     if rest := ranked[GROUPED:]:
-        largest = level(abs(rest[0].true), places(found))
+        largest = effects.level(abs(rest[0].true), effects.places(found))
         pen.write(Text(f"and {len(rest):,} more, none beyond {largest} up or down", "dim"))
 
 
@@ -236,7 +204,7 @@ def as_json(found: Why) -> dict[str, Json]:
 
 
 def _link_record(found: Why, link: LinkEffect) -> dict[str, Json]:
-    query, key = place(found, link)
+    query, key = effects.place(found, link)
     more = {"query_token": query, "key_token": key, "warning": link.warning, "miss": link.miss}
     return {**plain(link), **more}
 
