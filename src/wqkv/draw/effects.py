@@ -117,15 +117,16 @@ def own(found: Why) -> str:
 
 def counted(found: Why) -> str:
     """Return how many tokens and links there are, and how many were removed and how."""
-    tokens = [
-        f"{len(tokens):,} token{'s' * (len(tokens) != 1)} {done}"
-        for done, tokens in texts(found).items()
-    ]
+    tokens = [f"{_some(len(tokens), 'token')} {done}" for done, tokens in texts(found).items()]
     return (
-        f"{' and '.join(tokens)}, {found.count:,} links in all layers and heads."
+        f"{' and '.join(tokens)}, {_some(found.count, 'link')} in all layers and heads."
         f" {found.checked.removed:,} of them were removed for real, each by itself:"
         f" {removal(found)}."
     )
+
+
+def _some(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def meant(found: Why) -> str:
@@ -145,7 +146,7 @@ def removal(found: Why) -> str:
 def places(found: Why) -> int:
     """Return how many decimals the effects are shown with: three digits of the largest, >= 2."""
     links = (*found.links, *found.resting, *found.predicted)
-    largest = max(filter(math.isfinite, map(size, links)), default=0.0) or 1.0
+    largest = max(map(size, links), default=0.0) or 1.0
     return min(max(2, 2 - math.floor(math.log10(largest))), 6)
 
 
@@ -155,8 +156,8 @@ def value(link: LinkEffect) -> float:
 
 
 def size(link: LinkEffect) -> float:
-    """Return |value(link)|."""
-    return abs(value(link))
+    """Return |value(link)|, and 0 for a link that cannot be removed."""
+    return abs(value(link)) if math.isfinite(value(link)) else 0.0
 
 
 def effect(value: float | None, decimals: int) -> str:
@@ -251,14 +252,15 @@ def together(found: Why) -> list[str]:
     if joint is None:
         return []
     before, after = level(found.before, decimals), level(joint.after, decimals)
-    count = f"{joint.links:,} link{'s' * (joint.links != 1)}"
-    which = f"All {count} of the first list" if joint.links > 1 else "The link of the first list"
-    still = "still " if joint.after * found.before > 0 else ""
-    kept = ""
+    which, more = "The link", ""
+    if joint.links > 1:
+        which, more = f"All {_some(joint.links, 'link')}", " together"
     if joint.kept:
-        kept = f" ({joint.kept:,} stayed, because the row would have lost every key)"
+        more += f" ({joint.kept:,} stayed, because the row would have lost every key)"
+    still = "still " if joint.after * found.before > 0 else ""
     lines = [
-        f"{which} removed together{kept}: {before} -> {after}{_winner(found, joint.after, still)}."
+        f"{which} of the first list removed{more}:"
+        f" {before} -> {after}{_winner(found, joint.after, still)}."
     ]
     others = sorted(filter(math.isfinite, joint.others))
     if others:
@@ -293,21 +295,21 @@ def _compared(total: float, change: float) -> str:
 
 def unchecked(found: Why) -> list[str]:
     """Return what was not removed, and how often the predictions were right, in sentences."""
-    checked, decimals = found.checked, places(found)
-    left = (
-        f"Not removed: {checked.left:,} links with {100 * checked.share:.0f} % of all predicted"
-        f" effect. None of them is predicted to change the number by more than"
-        f" {level(checked.largest, decimals)}."
-        if checked.left
-        else "Every link was removed for real."
+    checked = found.checked
+    left, right = (
+        "Every link was removed for real.",
+        "No removed link has an effect above rounding.",
     )
-    judged = f"{checked.judged:,} removed link{'s' * (checked.judged != 1)}"
-    if checked.judged < checked.removed:
-        judged += " with an effect above rounding"
-    right = (
-        f"Predictions can miss: of {judged}, {checked.sign:,} were predicted with the right sign,"
-        f" and {checked.close:,} within 50 % of the true effect."
-        if checked.judged
-        else "No prediction was compared with a true effect."
-    )
+    if checked.left:
+        left = (
+            f"Not removed: {_some(checked.left, 'link')} with {100 * checked.share:.3g} % of all"
+            f" predicted effect; none is predicted beyond {level(checked.largest, places(found))}."
+        )
+    if checked.judged:
+        clear = " with an effect above rounding" if checked.judged < checked.removed else ""
+        right = (
+            f"Predictions can miss: of those for {_some(checked.judged, 'removed link')}{clear},"
+            f" {checked.sign:,} had the right sign, and {checked.close:,} lay within 50 % of the"
+            " true effect."
+        )
     return [left, right, CAVEAT]

@@ -195,9 +195,12 @@ def _color(found: Why, true: float | None) -> str:
 def as_json(found: Why) -> dict[str, Json]:
     """Return every field for strict JSON; None for a number that is not finite.
 
-    A link has `warning` and `miss` too, and the texts of its tokens.
+    A link has `warning` and `miss` too, and links and question have the texts of their tokens.
     """
     record: dict[str, Json] = plain(found)
+    at = found.question.at
+    token = None if at is None else effects.asked_text(found)[at]
+    record["question"] = {**plain(found.question), "token": token}
     for name in ("links", "resting", "predicted"):
         record[name] = [_link_record(found, link) for link in getattr(found, name)]
     return {"wqkv": __version__, **record}
