@@ -59,7 +59,9 @@ def run(args: argparse.Namespace) -> None:
             f'No text was given. Call wqkv why "{CAPITALS}", or wqkv why - to read standard input.'
         )
     check_utf8("text", texts)
-    check_utf8("answer", [args.answer or "", args.against or "", args.target or ""])
+    check_utf8("answer", [args.answer or ""])
+    check_utf8("rival", [args.against or ""])
+    check_utf8("target", [args.target or ""])
     check_file("table", args.csv, ".csv")
     check_file("image", args.png, ".png")
     if args.png:
