@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any, NamedTuple
 
 from wqkv.draw import effects, steps
@@ -69,12 +70,14 @@ def _arcs(found: Why) -> list[_Arc]:
     below = len(effects.texts(found)) - 1
     ends = {"encoder": (below, below), "cross": (0, below)}  # the lines of the two tokens
     arcs = []
-    for title, links, _ in effects.lists(found):
-        names = "abcde" if title == effects.FIRST_TOKEN else map(str, range(1, len(links) + 1))
-        for name, link in zip(names, links, strict=False):
-            query, key = ends.get(link.part, (0, 0))
-            arcs.append(_Arc(name, link, (query, link.query), (key, link.key)))
-    return [arc for arc in arcs if arc.link.true is not None]
+    for removed in effects.lists(found):
+        if removed.name != "predicted":
+            resting = removed.name == "resting"
+            names = ascii_lowercase if resting else map(str, range(1, len(removed.links) + 1))
+            for name, link in zip(names, removed.links, strict=False):
+                query, key = ends.get(link.part, (0, 0))
+                arcs.append(_Arc(name, link, (query, link.query), (key, link.key)))
+    return arcs
 
 
 class _Sheet:
@@ -165,7 +168,7 @@ def _line(sheet: _Sheet, tokens: Sequence[str], touched: Sequence[int]) -> _Line
     """Lay out one text: its tokens side by side, or upright where they are too many for that."""
     names = [steps.short(sheet.shown(token)) for token in tokens]
     room = WIDE - 2 * MARGIN
-    if len(names) * 2 * BLANK < room:
+    if len(names) * 2 * BLANK < room:  # else they are not measured, because that takes time
         wide = [sheet.wide(name, 10) + BLANK for name in names]
         if sum(wide) <= room:
             more = min((NARROW - 2 * MARGIN - sum(wide)) / len(wide), 3 * BLANK)
@@ -205,8 +208,7 @@ def _x(lines: Sequence[_Line], end: tuple[int, int]) -> float:
 def _text(sheet: _Sheet, lines: Sequence[_Line], arcs: Sequence[_Arc]) -> None:
     """Draw the lines of tokens, and the arcs over the first, under the last and between them."""
     heights = _heights(lines, arcs)
-    parts = [arc.link.part for arc in arcs]
-    pairs = [*zip(parts, heights, strict=True)]
+    pairs = [(arc.link.part, high) for arc, high in zip(arcs, heights, strict=True)]
     sheet.y -= LOW + max((high for part, high in pairs if part in ("text", "decoder")), default=0)
     edges = []  # the upper and the lower edge of each line
     for at, line in enumerate(lines):
@@ -235,8 +237,8 @@ def _names(sheet: _Sheet, line: _Line, chosen: int | None) -> None:
     style = {"fontsize": 7, "rotation": 90} if line.upright else {"fontsize": 10}
     if line.upright:
         sheet.axes.plot([line.x[0], line.x[-1]], [sheet.y] * 2, color="#cccccc", linewidth=0.8)
+    box = {"boxstyle": "round,pad=0.2", "facecolor": "#fff3c4", "edgecolor": "#b59a3a"}
     for at, (name, x) in enumerate(zip(line.names, line.x, strict=True)):
-        box = {"boxstyle": "round,pad=0.2", "facecolor": "#fff3c4", "edgecolor": "#b59a3a"}
         more = {"bbox": box} if at == chosen else {}
         if name:
             sheet.axes.text(
@@ -297,8 +299,13 @@ def _arc(sheet: _Sheet, arc: _Arc, points: Sequence[tuple[float, float]], share:
         ha="center",
         va="center",
         fontsize=7,
-        bbox={"boxstyle": "circle,pad=0.2", "facecolor": "white", "edgecolor": color},
+        bbox=_badge(sheet, arc),
     )
+
+
+def _badge(sheet: _Sheet, arc: _Arc) -> dict[str, str]:
+    color = _color(sheet.found, arc.link)
+    return {"boxstyle": "circle,pad=0.2", "facecolor": "white", "edgecolor": color}
 
 
 # What is said above and below
@@ -340,46 +347,42 @@ def _list(sheet: _Sheet, arcs: Sequence[_Arc]) -> None:
     def cut(token: str) -> str:
         return steps.short(sheet.shown(token))
 
-    named = {arc.name: effects.named(found, arc.link, cut) for arc in arcs}
-    left = MARGIN + (0.85 if len(found.tokens) > 1 else 0.25)
-    middle = left + 1.15
-    right = middle + max((sheet.wide(name) for name in named.values()), default=0)
-    columns = (
-        *((MARGIN + 0.3, "left"), (left + 0.45, "right"), (left + 0.95, "right")),
-        *((middle, "left"), (right + 0.7, "right"), (right + 1.5, "right")),
-        *((right + 2.15, "right"), (right + 2.35, "left")),
-    )
-
-    def row(*cells: str, **style: Any) -> None:  # keyword arguments of matplotlib's Text
-        for (x, side), cell in zip(columns, cells, strict=True):
-            sheet.write(x, cell, ha=side, **style)
-
-    if not arcs:
-        return
-    sheet.paragraph(effects.STRONGEST, color=PALE)
-    sheet.y -= 0.05
-    head = ("layer", "head", "from -> to", "weight", "predicted", "true")
-    row("part" if len(found.tokens) > 1 else "", *head, "", color=PALE)
-    sheet.y -= LINE
-    for arc in arcs:
-        if arc.name == "a":
-            sheet.y -= 0.05
-            sheet.paragraph(effects.FIRST_TOKEN, color=PALE)
-            sheet.y -= 0.05
-        link = arc.link
-        color = _color(found, link)
-        box = {"boxstyle": "circle,pad=0.2", "facecolor": "white", "edgecolor": color}
-        sheet.write(MARGIN + 0.1, arc.name, ha="center", fontsize=7, bbox=box)
-        row(
-            link.part if len(found.tokens) > 1 else "",
+    titles = {one.links[0]: one.title for one in effects.lists(found)}
+    parts = len(found.tokens) > 1
+    head = ("part" if parts else "", "layer", "head", "from -> to", "weight", "predicted", "true")
+    rows = [
+        (
+            link.part if parts else "",
             str(link.layer),
             str(link.head),
-            named[arc.name],
+            effects.named(found, link, cut),
             display.weight(link.weight),
             effects.cell(found, link.predicted),
             effects.cell(found, link.true),
             effects.mark(found, link),
         )
+        for link in (arc.link for arc in arcs)
+    ]
+    left = MARGIN + (0.85 if parts else 0.25)
+    middle = left + 1.15
+    right = middle + max(map(sheet.wide, (head[3], *(row[3] for row in rows))))
+    columns = (
+        *((MARGIN + 0.3, "left"), (left + 0.45, "right"), (left + 0.95, "right")),
+        *((middle, "left"), (right + 0.7, "right"), (right + 1.5, "right")),
+        *((right + 2.15, "right"), (right + 2.35, "left")),
+    )
+    for arc, row in zip(arcs, rows, strict=True):
+        if title := titles.get(arc.link):
+            sheet.y -= 0.05
+            sheet.paragraph(title, color=PALE)
+            sheet.y -= 0.05
+        if arc == arcs[0]:
+            for (x, side), cell in zip(columns, head, strict=False):
+                sheet.write(x, cell, ha=side, color=PALE)
+            sheet.y -= LINE
+        sheet.write(MARGIN + 0.1, arc.name, ha="center", fontsize=7, bbox=_badge(sheet, arc))
+        for (x, side), cell in zip(columns, row, strict=True):
+            sheet.write(x, cell, ha=side)
         sheet.y -= LINE
     if any(effects.mark(found, arc.link).startswith("!") for arc in arcs):
         sheet.y -= 0.05

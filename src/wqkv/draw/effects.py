@@ -20,18 +20,21 @@ GROUP_REMOVALS = {
     "token": "Tokens, each hidden from all others that could see it, in all layers and heads",
     "span": "Spans, each hidden from all tokens outside that could see it, in all layers and heads",
 }
-#: How many links each list shows at most; the first shows those that were removed together.
-FEW = 5
+#: What is said above each list of links.
 STRONGEST = "The strongest links, by true effect:"
-FIRST_TOKEN = (
-    "Links to the first token. Removing one switches a resting head on, and says nothing about what"
-    " was read. This list may miss some:"
-)
+FIRST_TOKEN = {
+    "renormalize": "Links to the first token. Removing one switches a resting head on, and says"
+    " nothing about what was read. This list may miss some:",
+    "zero": "Links to the first token, which a resting head looks at. They say nothing about what"
+    " was read, and this list may miss some:",
+}
+UNREMOVED = "The strongest of the links that were not removed, predicted only:"
+#: How many links a list shows, except the first: that one shows those that were removed together.
+FEW = 5
 MARKS = (
     "! marks a prediction that was doubtful before the removal (large local change, its own block"
     " says otherwise), or that missed by more than half (wrong sign, too small, too large)."
 )
-UNREMOVED = "The strongest of the links that were not removed, predicted only:"
 CAVEAT = "This is not a proof that nothing else matters."
 
 
@@ -121,7 +124,7 @@ def counted(found: Why) -> str:
     return (
         f"{' and '.join(tokens)}, {_some(found.count, 'link')} in all layers and heads."
         f" {found.checked.removed:,} of them were removed for real, each by itself:"
-        f" {removal(found)}."
+        f' {REMOVALS[found.how]} ("{found.how}").'
     )
 
 
@@ -136,11 +139,6 @@ def meant(found: Why) -> str:
         "The effect of a link is the number without it less the number with it."
         f" A link with an effect below 0 {down}, one above 0 {up}."
     )
-
-
-def removal(found: Why) -> str:
-    """Return what became of the weight of a removed link, and the name of that."""
-    return f'{REMOVALS[found.how]} ("{found.how}")'
 
 
 def places(found: Why) -> int:
@@ -204,22 +202,23 @@ def unsaid(found: Why, value: float) -> str:
 
 
 class LinkList(NamedTuple):
-    """A list of links with what is said above it: those that are shown, and how many are not."""
+    """A list of links: its name, what is said above it, what it shows, and the rest."""
 
+    name: str  # "links", "resting" or "predicted"
     title: str
     links: tuple[LinkEffect, ...]
     rest: tuple[LinkEffect, ...]
 
 
 def lists(found: Why) -> list[LinkList]:
-    """Return the lists of links that are shown; first are those that were removed together."""
-    together = found.together.links if found.together is not None else FEW
+    """Return the lists of links that are shown, as far as they have any."""
+    first = found.together.links if found.together is not None else FEW
     return [
-        LinkList(title, links[:count], links[count:])
-        for title, links, count in (
-            (STRONGEST, found.links, together),
-            (FIRST_TOKEN, found.resting, FEW),
-            (UNREMOVED, found.predicted, FEW),
+        LinkList(name, title, links[:count], links[count:])
+        for name, title, links, count in (
+            ("links", STRONGEST, found.links, first),
+            ("resting", FIRST_TOKEN[found.how], found.resting, FEW),
+            ("predicted", UNREMOVED, found.predicted, FEW),
         )
         if links
     ]

@@ -91,7 +91,7 @@ def _lists(pen: Pen, found: Why) -> None:
         head, lines = "", [_clause(pen, found, link) for link in _shown(found)]
         inset = 2 * INDENT
     drawn = iter(lines)
-    for title, links, rest in effects.lists(found):
+    for _, title, links, rest in effects.lists(found):
         pen.write(Text(title, "bold"), indent=0)
         if head:
             pen.write(Text(head, "dim"))

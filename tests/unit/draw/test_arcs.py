@@ -103,6 +103,12 @@ def test_says_what_the_terminal_says(svg):
     assert "! marks" not in svg(similarity())
 
 
+def test_only_links_to_the_first_token(svg):
+    text = svg(capitals(links=(), together=None))
+    assert len(curves(text)) == 3 and ">layer<" in text
+    assert "strongest links" not in text and ">Links to the first token. Rem" in text
+
+
 def test_only_what_was_removed_is_drawn(svg):
     assert len(curves(svg(capitals(resting=())))) == 7
     text = svg(capitals(links=(), resting=(), together=None))

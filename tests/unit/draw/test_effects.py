@@ -181,6 +181,9 @@ def test_lists_are_those_removed_together_and_five_of_each_other():
     assert (len(first.links), len(first.rest)) == (11, 2)
     assert (len(resting.links), len(predicted.links)) == (3, 2)
     assert len(lists(dataclasses.replace(found, together=None))[0].links) == FEW
+    assert [one.name for one in lists(found)] == ["links", "resting", "predicted"]
+    assert "switches a resting head on" in resting.title
+    assert "which a resting head looks at" in lists(long(how="zero"))[1].title
     many = lists(capitals(resting=capitals().links))[1]
     assert (len(many.links), len(many.rest)) == (5, 2)
     assert lists(capitals(links=(), resting=(), predicted=())) == []
@@ -243,6 +246,11 @@ def test_single_effects_beside_the_joint_one(after, said):
     last = together(capitals(together=Joint(7, after, 0, ())))[-1]
     assert last.startswith("Single effects sum to -16.57, together they are ")
     assert last.endswith(f": {said}.")
+
+
+def test_single_effects_are_those_of_the_links_that_were_removed_together():
+    last = together(capitals(together=Joint(2, -5.0, 0, ())))[-1]
+    assert last == "Single effects sum to -13.28, together they are -12.90: they add up."
 
 
 def test_nothing_was_removed_together():
