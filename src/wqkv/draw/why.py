@@ -1,4 +1,4 @@
-"""What an answer rests on: as lists in a terminal, as JSON, CSV or a picture."""
+"""What an answer rests on: as lists in a terminal, as JSON and as CSV; arcs.py draws it."""
 
 from __future__ import annotations
 
@@ -97,7 +97,8 @@ def _lists(pen: Pen, found: Why) -> None:
             pen.write(Text(head, "dim"))
         for link in links:
             line, note = Text(next(drawn)), effects.mark(found, link)
-            line.stylize(_color(found, link.true), line.plain.rindex(" ") + 1)
+            last = line.plain.rindex(" ") + 1  # where the true effect begins
+            line.stylize(_color(found, link.true), last)
             if columns and line.cell_len + 2 + len(note) <= pen.width:
                 line.append(f"  {note}")
                 note = ""
