@@ -1,4 +1,4 @@
-"""The command line: `wqkv see | open | heads | parity | survey`."""
+"""The command line: `wqkv see | open | heads | why | parity | survey`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from wqkv import __version__
-from wqkv.commands import heads, open, parity, see, survey
+from wqkv.commands import heads, open, parity, see, survey, why
 from wqkv.commands.screen import clean_streams
 
 
@@ -84,6 +84,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="wqkv", description="Multi-head attention that you can open.")
     parser.add_argument("--version", action="version", version=f"wqkv {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (see, open, heads, parity, survey):
+    for command in (see, open, heads, why, parity, survey):
         command.add(commands)
     return parser

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -23,6 +24,8 @@ UP, DOWN = " ▁▄█", " ▔▀█"
 BAR = " ▏▎▍▌▋▊▉"
 #: One character for one character, so that columns stay columns.
 TO_ASCII = str.maketrans("▁▄█▔▀▏▎▍▌▋▊▉…", ".o#'o...####~")
+#: The style of the token that is followed.
+CHOSEN = "bold reverse"
 #: Columns before a line, tokens in the table of weights at most, columns before a vector's bars.
 INDENT, TOP, GUTTER = 3, 12, 30
 
@@ -108,35 +111,44 @@ class Pen:
         Args:
             pad: fill up with blanks to `width` cells.
         """
-        chosen = "bold reverse" if j == story.token else "dim" if story.special[j] else ""
-        text = Text(steps.visible(story.tokens[j], self.encoding), chosen)
-        if j == story.token and not self.color:
-            text = Text(f">{text.plain}<")
-        text.truncate(width, overflow="ellipsis")
+        style = CHOSEN if j == story.token else "dim" if story.special[j] else ""
+        text = self.fit(story.tokens[j], width, style)
         if pad:
             text = Text.assemble(text, " " * (width - text.cell_len))
         return text
+
+    def fit(self, token: str, width: int, style: str = "") -> Text:
+        """Return a token in at most `width` cells; one that is CHOSEN is marked by shapes too."""
+        text = Text(steps.visible(token, self.encoding), style)
+        if style == CHOSEN and not self.color:
+            text = Text(f">{text.plain}<")
+        text.truncate(width, overflow="ellipsis")
+        return text
+
+    def around(self, tokens: Sequence[Text], at: int) -> range:
+        """Print as many tokens around number `at` as fit in three lines, and return which."""
+        first = last = at
+        room = 3 * self.width - tokens[at].cell_len - 24
+        while True:
+            grown = False
+            if last + 1 < len(tokens) and tokens[last + 1].cell_len < room:
+                last, grown = last + 1, True
+                room -= tokens[last].cell_len + 1
+            if first > 0 and tokens[first - 1].cell_len < room:
+                first, grown = first - 1, True
+                room -= tokens[first].cell_len + 1
+            if not grown:
+                break
+        self.write(Text(" ").join(tokens[first : last + 1]))
+        return range(first, last + 1)
 
 
 def _text_around(pen: Pen, story: TokenStory) -> None:
     """Print the text, or as much of it around the chosen token as fits in three lines."""
     texts = [pen.token(story, j, min(24, pen.width)) for j in range(len(story.tokens))]
-    first = last = story.token
-    room = 3 * pen.width - texts[story.token].cell_len - 24
-    while True:
-        grown = False
-        if last + 1 < len(texts) and texts[last + 1].cell_len < room:
-            last, grown = last + 1, True
-            room -= texts[last].cell_len + 1
-        if first > 0 and texts[first - 1].cell_len < room:
-            first, grown = first - 1, True
-            room -= texts[first].cell_len + 1
-        if not grown:
-            break
-    line = Text(" ").join(texts[first : last + 1])
-    pen.write(line)
-    if last - first + 1 < len(texts):
-        note = f"(words {first} to {last} of 0 to {len(texts) - 1})"
+    shown = pen.around(texts, story.token)
+    if len(shown) < len(texts):
+        note = f"(words {shown[0]} to {shown[-1]} of 0 to {len(texts) - 1})"
         pen.write(Text(note, "dim"))
 
 

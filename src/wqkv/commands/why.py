@@ -1,0 +1,102 @@
+"""`wqkv why TEXT --answer ANSWER`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from wqkv.commands.given import Commands, check_file, check_utf8, read_texts
+from wqkv.commands.progress import bar, spinner
+from wqkv.commands.screen import console, print_json
+
+#: Long enough for a causal model to have learned from it what comes next.
+CAPITALS = "The capital of France is Paris. The capital of Italy is Rome. The capital of Spain is"
+#: What may be chosen. A test compares them with the computation's own, which would import torch.
+HOWS, BYS = ("renormalize", "zero"), ("head", "token", "span")
+
+
+def add(commands: Commands) -> None:
+    what = "which links between tokens an answer of a trained model rests on, each removed for real"
+    parser = commands.add_parser(
+        "why",
+        help=what,
+        description=f"Show {what}.",
+        allow_abbrev=False,
+        epilog="A causal model is asked for the next token: --answer is that token, with the blank "
+        "before it. An encoder, as the packaged model is one, is asked how alike two texts are, "
+        "unless a token of TEXT is masked: --answer is the other text, and the number is their "
+        "cosine similarity. "
+        f'examples: wqkv why "{CAPITALS}" --model HuggingFaceTB/SmolLM2-135M-Instruct '
+        '--answer " Madrid" --against " Rome"; wqkv why "A cat sleeps." --answer "A dog rests."',
+    )
+    parser.set_defaults(command=run)
+    arg = parser.add_argument
+    arg("text", nargs="?", metavar="TEXT", help="in quotes; - reads stdin")
+    arg("--model", metavar="NAME", help="a folder or a hub name (default: the packaged model)")
+    arg("--text", dest="file", type=Path, metavar="FILE", help="read this file")
+    arg("--answer", help="the token or the other text (default: the likeliest token)")
+    arg("--against", help="its rival (default: the likeliest other token)")
+    arg("--target", metavar="TEXT", help="what a model of two texts has written so far")
+    arg("--at", type=int, default=-1, metavar="N", help="the token asked about (default: the last)")
+    how = "give a removed weight to the row's other keys, or to a value of 0 (default: %(default)s)"
+    arg("--how", choices=HOWS, default=HOWS[0], help=how)
+    by = "remove every head, token or span too, each as a whole; may be given several times"
+    arg("--by", choices=BYS, action="append", default=[], help=by)
+    links = "how many links to remove for real (default: %(default)s)"
+    arg("--budget", type=int, default=200, metavar="N", help=links)
+    arg("--json", action="store_true", help="print JSON, with every removed link, instead of lists")
+    arg("--csv", type=Path, metavar="FILE", help="also write all removed links as .csv")
+    arg("--png", type=Path, metavar="FILE", help="also draw the links over the text as .png")
+
+
+def run(args: argparse.Namespace) -> None:
+    from wqkv.errors import ArgumentError, need
+
+    texts, _ = read_texts([args.text] if args.text is not None else [], args.file)
+    if not texts:
+        raise ArgumentError(
+            f'No text was given. Call wqkv why "{CAPITALS}", or wqkv why - to read standard input.'
+        )
+    check_utf8("text", texts)
+    check_utf8("answer", [args.answer or ""])
+    check_utf8("rival", [args.against or ""])
+    check_utf8("target", [args.target or ""])
+    check_file("table", args.csv, ".csv")
+    check_file("image", args.png, ".png")
+    if args.png:
+        need("matplotlib", "show", "A picture of the links")
+    if not args.json:
+        need("rich", "show", "The terminal picture")
+
+    from wqkv.draw.arcs import save_png
+    from wqkv.draw.why import as_json, save_csv, show
+    from wqkv.effects.why import why
+    from wqkv.study.pair import open_any
+
+    with spinner() as say:
+        model = open_any(args.model, say)
+    with bar(f"asking {model.name}", "steps") as told:
+        found = why(
+            model,
+            texts[0],
+            args.answer,
+            args.against,
+            args.at,
+            target=args.target,
+            how=args.how,
+            by=args.by,
+            budget=args.budget,
+            progress=told,
+        )
+
+    if args.csv:
+        save_csv(found, args.csv)
+        print(f"wqkv: wrote {args.csv}", file=sys.stderr)
+    if args.png:
+        save_png(found, args.png)
+        print(f"wqkv: wrote {args.png}", file=sys.stderr)
+    if args.json:
+        print_json(as_json(found))
+    else:
+        show(found, console())
