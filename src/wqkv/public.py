@@ -25,6 +25,7 @@ from wqkv.attend.scalings import (
 )
 from wqkv.corpus.documents import DOCUMENTS
 from wqkv.doors import door as _door
+from wqkv.effects.diff import Diff, diff
 from wqkv.errors import (
     ArgumentError,
     EngineError,
@@ -73,6 +74,7 @@ __all__ = [
     "Chunked",
     "Cross",
     "Dense",
+    "Diff",
     "DifferentialAttention",
     "Dynamic",
     "DynamicNTK",
@@ -122,6 +124,7 @@ __all__ = [
     "YaRN",
     "attention",
     "convert",
+    "diff",
     "explain",
     "from_hf",
     "from_torch",

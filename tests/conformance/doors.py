@@ -250,6 +250,7 @@ ARGUMENTS: dict[str, dict[str, Callable[[], Any]]] = {
     "survey": {},
     "what_if": {"view": view, "off": lambda: [(0, 0)]},
     "generate": {"view": view, "count": lambda: 2},
+    "diff": {"a": opened, "b": lambda: wqkv.Quantized(), "text": lambda: text(N - 1)},
     "load_attention": {"path": lambda: "not there", "layer": lambda: 0},
     "shard_heads": {
         "layer": lambda: wqkv.MultiheadAttention(WIDTH, H),
@@ -260,6 +261,11 @@ ARGUMENTS: dict[str, dict[str, Callable[[], Any]]] = {
     "AttentionMap": {"query": heads_of, "key": heads_of},
     "Chunked": {"size": lambda: 2},
     "Dense": {"matrix": lambda: torch.ones(N, N, dtype=torch.bool)},
+    "Diff": {
+        **dict.fromkeys(("a", "b", "how"), lambda: "x"),
+        **dict.fromkeys(("tokens", "heads", "rows", "maps"), tuple),
+        **dict.fromkeys(("kl", "rounding"), lambda: floats(1)),
+    },
     "DifferentialAttention": {"d_model": lambda: WIDTH, "n_head": lambda: H, "start": lambda: 0.5},
     "Heads": {"table": lambda: (), "tokens": lambda: 3},
     "LatentAttention": {

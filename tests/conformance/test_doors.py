@@ -31,6 +31,8 @@ ALIASES = {
     "Step": "Callable[[int, int], None]",
     "Progress": "Callable[[int, int], None]",
     "EachLayer": "Callable[[View, int], None]",
+    "Switch": "Callable[[], AbstractContextManager]",
+    "Maps": "tuple[tuple[AttentionMap, AttentionMap], ...]",
 }
 #: What other errors may come out, and why.
 OTHERS = {

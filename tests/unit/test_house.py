@@ -141,6 +141,8 @@ ORDER = (
     "wqkv.study.one_token",
     "wqkv.study",
     "wqkv.effects.records",
+    "wqkv.effects.circuits",
+    "wqkv.effects.diff",
     "wqkv.effects",
     "wqkv.corpus.documents",
     "wqkv.corpus.measures",
