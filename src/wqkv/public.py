@@ -25,6 +25,7 @@ from wqkv.attend.scalings import (
 )
 from wqkv.corpus.documents import DOCUMENTS
 from wqkv.doors import door as _door
+from wqkv.effects.circuits import Circuits, circuits
 from wqkv.effects.diff import Diff, diff
 from wqkv.errors import (
     ArgumentError,
@@ -72,6 +73,7 @@ __all__ = [
     "Bias",
     "Causal",
     "Chunked",
+    "Circuits",
     "Cross",
     "Dense",
     "Diff",
@@ -123,6 +125,7 @@ __all__ = [
     "WqkvError",
     "YaRN",
     "attention",
+    "circuits",
     "convert",
     "diff",
     "explain",

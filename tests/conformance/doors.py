@@ -250,6 +250,7 @@ ARGUMENTS: dict[str, dict[str, Callable[[], Any]]] = {
     "survey": {},
     "what_if": {"view": view, "off": lambda: [(0, 0)]},
     "generate": {"view": view, "count": lambda: 2},
+    "circuits": {"model": opened, **HEAD},
     "diff": {"a": opened, "b": lambda: wqkv.Quantized(), "text": lambda: text(N - 1)},
     "load_attention": {"path": lambda: "not there", "layer": lambda: 0},
     "shard_heads": {
@@ -261,6 +262,14 @@ ARGUMENTS: dict[str, dict[str, Callable[[], Any]]] = {
     "AttentionMap": {"query": heads_of, "key": heads_of},
     "Chunked": {"size": lambda: 2},
     "Dense": {"matrix": lambda: torch.ones(N, N, dtype=torch.bool)},
+    "Circuits": {
+        **dict.fromkeys(("model", "position"), lambda: "x"),
+        **dict.fromkeys(("layer", "head", "key_head", "distance"), lambda: 0),
+        **dict.fromkeys(("QK", "OV"), lambda: wqkv.circuits(opened(), 0, 0).OV),
+        "copying": lambda: None,
+        "composition": lambda: floats(1),
+        "left_out": tuple,
+    },
     "Diff": {
         **dict.fromkeys(("a", "b", "how"), lambda: "x"),
         **dict.fromkeys(("tokens", "heads", "rows", "maps"), tuple),
