@@ -177,15 +177,15 @@ def diff(
 def _named(a: OpenModel, b: OpenModel | Quantized | Switch) -> tuple[str, str]:
     """What B is called, and what is compared, in a sentence."""
     if isinstance(b, OpenModel):
-        return b.name, "two models, each with its own hidden states"
+        return b.name, "Two models, each with hidden states of its own."
     if isinstance(b, Quantized):
         group = "" if b.group is None else f" in groups of {b.group}"
         return f"{a.name} with keys of {b.bits} bits{group}", (
-            "each layer's keys rounded by themselves: q and the layers before are those of A, so "
-            "that the error of one layer is not carried to the next"
+            "Each layer's keys are rounded by themselves: q and the layers before are those of A, "
+            "so that the error of one layer is not carried to the next."
         )
     switch = getattr(b, "__name__", type(b).__name__)
-    return f"{a.name} in {switch}()", "one model, without the context and in it"
+    return f"{a.name} in {switch}()", "One model, A without the context and B in it."
 
 
 def context_of(switch: Switch) -> AbstractContextManager[object]:

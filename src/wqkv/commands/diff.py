@@ -1,0 +1,83 @@
+"""`wqkv diff A B TEXT` and `wqkv diff A --cache-bits 4 TEXT`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from wqkv.commands.given import Commands, check_file, check_utf8, read_texts
+from wqkv.commands.progress import bar, spinner
+from wqkv.commands.screen import console, print_json
+
+
+def add(commands: Commands) -> None:
+    what = "where two models look differently at one text: KL of every head and row"
+    diff = commands.add_parser(
+        "diff",
+        help=what,
+        description=f"Show {what}.",
+        allow_abbrev=False,
+        usage="%(prog)s [options] A B [TEXT]\n       %(prog)s [options] --cache-bits 4 A [TEXT]",
+        epilog="Both models cut the text into the same tokens. With --cache-bits the keys of one "
+        "model are rounded, each layer's by themselves: no error is carried to the next layer. "
+        'example: wqkv diff Qwen/Qwen3-0.6B Qwen/Qwen3-0.6B-Base "The capital of Spain is"',
+    )
+    diff.set_defaults(command=run)
+    arg = diff.add_argument
+    arg("a", metavar="A", help="a folder or a hub name")
+    arg(
+        "texts", nargs="*", metavar="B TEXT",
+        help="the second model; and a text in quotes, - reads stdin (default: a built-in text)",
+    )  # fmt: skip
+    arg("--text", type=Path, metavar="FILE", help="read this file")
+    arg(
+        "--cache-bits", type=int, choices=(8, 4),
+        help="compare A with itself where a quantized cache keeps the keys in so many bits",
+    )  # fmt: skip
+    arg("--json", action="store_true", help="print JSON, with every head, instead of the tables")
+    arg("--csv", type=Path, metavar="FILE", help="also write the heads as .csv")
+    arg("--png", type=Path, metavar="FILE", help="also write both maps of the first heads as .png")
+
+
+def run(args: argparse.Namespace) -> None:
+    from wqkv.errors import ArgumentError, need
+
+    given = list(args.texts)
+    if args.cache_bits is None and not given:
+        raise ArgumentError("There is one model. Pass a second one, or --cache-bits.")
+    other = None if args.cache_bits is not None else given.pop(0)
+    if len(given) > 1:
+        after = "--cache-bits compares one model" if other is None else "There are two models"
+        raise ArgumentError(f"{after}, and behind it come {len(given)} texts. Pass one text.")
+    texts, _ = read_texts(given, args.text)
+    check_utf8("text", texts)
+    check_file("table", args.csv, ".csv")
+    check_file("image", args.png, ".png")
+    if args.png:
+        need("matplotlib", "show", "A picture of the maps")
+    if not args.json:
+        need("rich", "show", "The terminal picture")
+
+    from wqkv.draw.diff import as_json, save_csv, save_png, show
+    from wqkv.effects.diff import diff
+    from wqkv.layer.caches.quantized import Quantized
+    from wqkv.study.heads import TEXT
+    from wqkv.study.model import open_model
+
+    with spinner() as progress:
+        a = open_model(args.a, progress)
+        b = Quantized(args.cache_bits) if other is None else open_model(other, progress)
+    with bar(f"comparing with {a.name}", "steps") as told:
+        found = diff(a, b, texts[0] if texts else TEXT, progress=told)
+
+    if args.csv:
+        save_csv(found, args.csv)
+        print(f"wqkv: wrote {args.csv}", file=sys.stderr)
+    if args.png:
+        save_png(found, args.png)
+        print(f"wqkv: wrote {args.png}", file=sys.stderr)
+    if args.json:
+        print_json(as_json(found))
+    else:
+        show(found, console())
