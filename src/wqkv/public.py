@@ -51,6 +51,7 @@ from wqkv.layer.latent import LatentAttention
 from wqkv.layer.norms import Norm, QKNorm, Temperature
 from wqkv.layer.trace import Trace
 from wqkv.maps.attention_map import AttentionMap
+from wqkv.maps.link_map import EffectMap, LinkMap
 from wqkv.maps.rollout import rollout
 from wqkv.maps.shared import SharedMap
 from wqkv.record.watch import Seen, watch
@@ -80,6 +81,7 @@ __all__ = [
     "DifferentialAttention",
     "Dynamic",
     "DynamicNTK",
+    "EffectMap",
     "EngineError",
     "Form",
     "Full",
@@ -92,6 +94,7 @@ __all__ = [
     "LayerParity",
     "Lengths",
     "LinearScaling",
+    "LinkMap",
     "Llama3Scaling",
     "LongRoPE",
     "Mask",
