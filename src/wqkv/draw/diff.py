@@ -13,7 +13,7 @@ from torch import Tensor
 
 from wqkv import __version__
 from wqkv.draw import steps
-from wqkv.draw.plots import LABELS, MARK, check_format, fonts
+from wqkv.draw.plots import MARK, check_format, fonts
 from wqkv.draw.to_json import Json, plain
 from wqkv.effects.diff import Diff, HeadDiff, RowDiff
 from wqkv.errors import need
@@ -28,6 +28,8 @@ if TYPE_CHECKING:  # JSON and CSV need no rich
 
 #: How many heads and tokens a terminal lists, and how many heads a picture shows.
 LISTED_HEADS, LISTED_ROWS, DRAWN_HEADS = 12, 8, 3
+#: How many tokens an axis names at most; of more it names every second, third, ...
+NAMED = 32
 #: A map of more tokens than this is drawn as the means of DRAWN_BLOCKS x DRAWN_BLOCKS blocks.
 DRAWN_TOKENS, DRAWN_BLOCKS = 512, 128
 #: The widths of the columns of numbers: "L23H4", a KL, and "0.153 -> 0.420".
@@ -118,12 +120,12 @@ def show(found: Diff, console: Console) -> None:
     columns = [("head", _HEAD), ("mean KL", _KL), ("token", wide + 1), *moved]
     _table(
         pen,
-        "Heads by mean KL, with the row that differs most and the key that moved most",
+        "Heads by mean KL, with the row of the largest and the key that moved most",
         columns,
         heads,
     )
     columns = [("token", wide + 1), ("mean KL", _KL), ("head", _HEAD), *moved]
-    _table(pen, "Tokens by mean KL over all heads, with the head that differs most", columns, rows)
+    _table(pen, "Tokens by mean KL over all heads, with the head of the largest", columns, rows)
     pen.write(Text())
     pen.write(Text(below(found), "dim"), indent=0)
 
@@ -206,10 +208,12 @@ def save_png(found: Diff, path: str | Path) -> None:
     names = [steps.label(found.tokens, j) for j in range(n)]
     families, missing = fonts("".join([*said, *names]))
     labels = [steps.short(name.translate(missing)) for name in names]
+    ticks = range(0, n, math.ceil(n / NAMED))
+    named = [labels[j] if n <= NAMED else f"{labels[j]}@{j}" for j in ticks]
     # Keyword arguments of a foreign call. A token may be "$", which is not a formula.
     font: dict[str, Any] = {"parse_math": False, "fontfamily": families}
 
-    side = 1.6 + 0.15 * min(max(n, 14), LABELS)
+    side = 1.6 + 0.15 * min(max(n, 14), NAMED)
     figure = Figure(figsize=(2.6 * side + 2.4, len(heads) * (side + 0.8) + 1), layout="constrained")
     grid = figure.subplots(len(heads), 3, squeeze=False, sharey=True, width_ratios=(1, 1, 0.5))
     top = max((float(image.max()) for pair in pairs for image in pair), default=0.0)
@@ -219,11 +223,10 @@ def save_png(found: Diff, path: str | Path) -> None:
         for axes, name, image in zip((left, right), "AB", pair, strict=True):
             drawn = axes.imshow(image.numpy(), cmap="Blues", norm=scale, extent=box)
             axes.set_title(f"{name}, layer {head.layer}, head {head.head}", fontsize=10)
-            row, line = (-0.5, head.largest.query - 0.5), 1.5 if n <= LABELS else 0.5
+            row, line = (-0.5, head.largest.query - 0.5), 1.5 if n <= NAMED else 0.6
             axes.add_patch(Rectangle(row, n, 1, fill=False, edgecolor=MARK, linewidth=line))
-            if n <= LABELS:
-                axes.set_xticks(range(n), labels, rotation=90, fontsize=8, **font)
-                axes.set_yticks(range(n), labels, fontsize=8, **font)
+            axes.set_xticks(ticks, named, rotation=90, fontsize=8, **font)
+            axes.set_yticks(ticks, named, fontsize=8, **font)
         left.set_ylabel("from this token")
         _bars(beside, found, head, labels, font)
     for axes in grid[-1, :2]:

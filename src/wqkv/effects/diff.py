@@ -164,7 +164,7 @@ def diff(
     maps = tuple(zip(of_a, of_b, strict=True))
     kl, rounding = [], []
     for one, other in maps:
-        kl.append(_kl(one, other)[0].clamp(min=0))
+        kl.append(one.kl(other)[0])
         lse = torch.cat((one.lse, other.lse), dim=2)[0].abs()
         rounding.append(ROUNDING * (1 + lse.nan_to_num(posinf=0).amax(dim=1)))  # empty rows: -inf
         step()
@@ -267,11 +267,3 @@ def summary(
         if means[query] > 0
     )
     return Diff(a, b, how, tokens, kl, rounding, tuple(heads), tuple(rows), maps)
-
-
-def _kl(a: AttentionMap, b: AttentionMap) -> Tensor:
-    found = []
-    for here in torch.arange(a.shape[2], device="cpu").split(64):
-        P, Q = a.rows(here).double(), b.rows(here).double()
-        found.append((torch.xlogy(P, P) - torch.xlogy(P, Q)).sum(dim=-1))
-    return torch.cat(found, dim=-1).float()
