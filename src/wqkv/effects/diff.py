@@ -202,7 +202,7 @@ def context_of(switch: Switch) -> AbstractContextManager[object]:
 
 def rounded(m: AttentionMap, cache: Quantized) -> AttentionMap:
     """The map of the same q with the keys as a cache of these bits gives them back."""
-    call = m._weights.given
+    call = m._numbers.given
     # `append` rounds values too, of which no weight is made: the keys stand in for them.
     (piece,) = Quantized(cache.bits, cache.group).append(call.key, call.key)
     return map_of(replace(call, key=piece.k, value=piece.k))

@@ -109,7 +109,7 @@ def test_keys_as_a_cache_gives_them_back(bits, group):
     found = diff(model, Quantized(bits, group), TEXT)
     exact = record_maps(model, model.tokens(TEXT).ids)
     for layer, (a, b) in enumerate(found.maps):
-        call = exact[layer]._weights.given
+        call = exact[layer]._numbers.given
         (held,) = Quantized(bits, group).append(call.key, call.value)
         theirs = AttentionMap(call.query, held.k, mask=call.rules.mask, scale=call.scale)
         assert torch.equal(a[:], exact[layer][:]) and torch.equal(b[:], theirs[:])
