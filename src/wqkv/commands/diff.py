@@ -43,13 +43,18 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> None:
     from wqkv.errors import ArgumentError, need
 
-    given = list(args.texts)
-    if args.cache_bits is None and not given:
+    given: list[str] = args.texts  # behind A: the second model, if there is one, and a text
+    other = None if args.cache_bits is not None else next(iter(given), None)
+    if args.cache_bits is None and other is None:
         raise ArgumentError("There is one model. Pass a second one, or --cache-bits.")
-    other = None if args.cache_bits is not None else given.pop(0)
+    given = given if other is None else given[1:]
     if len(given) > 1:
-        after = "--cache-bits compares one model" if other is None else "There are two models"
-        raise ArgumentError(f"{after}, and behind it come {len(given)} texts. Pass one text.")
+        what = (
+            "There are two models, and behind them come"
+            if other
+            else ("--cache-bits compares one model with itself, and behind it come")
+        )
+        raise ArgumentError(f"{what} {len(given)} texts. Pass one, in quotes.")
     texts, _ = read_texts(given, args.text)
     check_utf8("text", texts)
     check_file("table", args.csv, ".csv")
