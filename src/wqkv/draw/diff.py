@@ -6,9 +6,11 @@ import csv
 import math
 import textwrap
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from wqkv import __version__
@@ -19,6 +21,7 @@ from wqkv.effects.diff import Diff, HeadDiff, RowDiff
 from wqkv.errors import need
 from wqkv.maps import display
 from wqkv.maps.attention_map import AttentionMap
+from wqkv.study.view import edges
 
 if TYPE_CHECKING:  # JSON and CSV need no rich
     from rich.console import Console
@@ -249,9 +252,16 @@ def save_png(found: Diff, path: str | Path) -> None:
 
 def picture(m: AttentionMap, head: int) -> Tensor:
     """The map of one head as it is drawn: its weights, or the means of blocks of a long one."""
-    return m[0, head] if m.shape[2] <= DRAWN_TOKENS else m.thumbnail(DRAWN_BLOCKS)[0, head]
+    n = m.shape[2]
+    if n <= DRAWN_TOKENS:
+        return m[0, head]
+    # As `thumbnail`, which computes all heads of the layer.
+    blocks = [*pairwise(edges(n, DRAWN_BLOCKS))]
+    rows = torch.stack([m[0, head, first:last].mean(dim=0) for first, last in blocks])
+    return torch.stack([rows[:, first:last].mean(dim=1) for first, last in blocks], dim=1)
 
 
+# The font: keyword arguments of matplotlib.
 def _bars(axes: Any, found: Diff, head: HeadDiff, labels: list[str], font: dict[str, Any]) -> None:
     """KL of every row of a head, beside the rows of its maps."""
     kl, at, n = found.kl[head.layer, head.head], head.largest.query, len(found.tokens)
@@ -265,4 +275,5 @@ def _bars(axes: Any, found: Diff, head: HeadDiff, labels: list[str], font: dict[
     largest = f"{nats(head.largest.kl, head.rounding)} at {labels[at]}@{at}"
     axes.set_xlabel(f"largest: {largest}", fontsize=9, color=MARK, **font)
     axes.set_xlim(left=0)
+    axes.set_ylim(n - 0.5, -0.5)
     axes.set_title(f"KL of each row, mean {nats(head.mean, head.rounding)}", fontsize=10)
