@@ -233,6 +233,8 @@ def compositions(model: ModelPart, layer: int, OV: Factors, distance: int) -> Te
     """The Q-, K- and V-composition of all later heads with one: (n_layer, n_head, 3)."""
     n_layer, n_head = model.sizes[:2]
     found = torch.full((n_layer, n_head, 3), math.nan, dtype=torch.float64, device="cpu")
+    OV = Factors(torch.linalg.qr(OV.left).R, OV.right)  # small, and all norms stay as they are
+    norm = OV.norm
     for later in range(layer + 1, n_layer):
         theirs = plain_layer(model, later)
         for head in range(n_head):
@@ -240,7 +242,7 @@ def compositions(model: ModelPart, layer: int, OV: Factors, distance: int) -> Te
             # In "cross" keys and values are made of the other text, which none of its heads wrote.
             sides = (QK,) if model.part == "cross" else (QK, QK.turned, other)
             for at, side in enumerate(sides):
-                found[later, head, at] = OV.then(side).norm / (OV.norm * side.norm)
+                found[later, head, at] = OV.then(side).norm / (norm * side.norm)
     return found
 
 
