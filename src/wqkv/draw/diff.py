@@ -94,9 +94,12 @@ def show(found: Diff, console: Console) -> None:
 
     def row_of(row: RowDiff) -> tuple[Text, Text, Text]:
         limit = float(found.rounding[row.layer, row.head])
-        moved = row.keys[0]  # what is listed is above rounding, so some weight moved
+        largest = Text(nats(row.kl, limit))
+        if not row.keys:  # no weight moved
+            return largest, Text(), Text()
+        moved = row.keys[0]
         weights = f"{display.weight(moved.a)} -> {display.weight(moved.b)}"
-        return Text(nats(row.kl, limit)), token(moved.key), Text(weights)
+        return largest, token(moved.key), Text(weights)
 
     for line in lines(found):
         pen.write(Text(steps.visible(line, pen.encoding), "bold"), indent=0)

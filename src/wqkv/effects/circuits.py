@@ -25,6 +25,8 @@ from wqkv.study.part import ModelPart, in_range, position_of
 
 #: How many singular directions are named by tokens, and how many tokens name an end of one.
 LISTED_DIRECTIONS, LISTED_NAMES = 5, 8
+#: How many of these tokens, and of the later heads, a report shows.
+SHOWN_NAMES = 4
 #: So many tokens of the vocabulary are looked at together.
 VOCABULARY_BLOCK = 4096
 
@@ -90,6 +92,35 @@ class Circuits:
         where = f"{self.model}, layer {self.layer}, head {self.head}"
         copying = "" if self.copying is None else f", copying score {self.copying:.2f}"
         return f"Circuits of {where}: rank {len(self.OV.singular_values)}{copying}"
+
+    def report(self) -> str:
+        """The directions as tokens, and the later heads that read most of what this one writes."""
+        placed = f"; {self.position} at distance {self.distance}" if self.position else ""
+        lines = [repr(self), f"left out: {', '.join(self.left_out)}{placed}"]
+        for name, one in (
+            ("WQ WK^T: a query like these -> looks at a key like these", self.QK),
+            ("WV WO: from a token like these -> writes tokens like these", self.OV),
+        ):
+            lines.append(name)
+            for value, *ends in one.directions:
+                for end, size in zip(ends, (f"{value:.3g}", ""), strict=True):
+                    lines.append(f"  {size:>8}  {_shown(end.left)} -> {_shown(end.right)}")
+        chance = 1 / math.sqrt(self.OV.right.shape[1])
+        lines.append(f"composition of later heads with it ({chance:.2g} without any relation)")
+        for name, found in zip("QKV", self.composition.unbind(dim=2), strict=True):
+            known = found.nan_to_num(-1).flatten()
+            heads = (
+                "L{}H{} {:.3f}".format(*divmod(at, found.shape[1]), known[at])
+                for at in known.argsort(descending=True)[:SHOWN_NAMES].tolist()
+                if known[at] >= 0
+            )
+            lines.append(f"  {name}  {', '.join(heads) or 'none'}")
+        return "\n".join(lines)
+
+
+def _shown(names: tuple[str, ...]) -> str:
+    """Some names of tokens on one line; they may hold line breaks and blanks."""
+    return " ".join(map(repr, names[:SHOWN_NAMES])) or "?"
 
 
 @door

@@ -125,9 +125,9 @@ def diff(
         a: an open model.
         b: another one, which cuts the text into the same tokens. Or what makes another model of
             `a`: a function that returns a context, such as `disable_adapter` of a model of peft; or
-            Quantized(bits=4), the keys as this cache gives them back. There each layer's keys are
-            rounded by themselves: q, and the layers before, are those of `a`, so that the error of
-            one layer is not carried to the next.
+            Quantized(bits=4), the keys as this cache gives them back. There the keys of one layer
+            at a time are rounded: q and the layers before are those of `a`, so that the error of a
+            layer is not carried to the next.
         progress: counts the layers that ran and those that were compared; may raise, which ends it.
 
     Raises:
@@ -138,14 +138,13 @@ def diff(
     Source: Kullback and Leibler 1951, https://doi.org/10.1214/aoms/1177729694.
     """
     tokens, (name, how) = a.tokens(text), _named(a, b)
-    count = a.sizes.n_layer
-    total = count * (2 if isinstance(b, Quantized) else 3)
+    total = a.sizes.n_layer * (2 if isinstance(b, Quantized) else 3)
     done = 0
 
     def step(_: object = None) -> None:
         nonlocal done
         done += 1
-        progress(min(done, total), total)
+        progress(done, total)
 
     def record(model: OpenModel) -> list[AttentionMap]:
         with model.after_each_layer(step):
@@ -179,10 +178,11 @@ def _named(a: OpenModel, b: OpenModel | Quantized | Switch) -> tuple[str, str]:
     if isinstance(b, OpenModel):
         return b.name, "Two models, each with hidden states of its own."
     if isinstance(b, Quantized):
-        group = "" if b.group is None else f" in groups of {b.group}"
-        return f"{a.name} with keys of {b.bits} bits{group}", (
-            "Each layer's keys are rounded by themselves: q and the layers before are those of A, "
-            "so that the error of one layer is not carried to the next."
+        channels = "" if b.group is None else f"every {b.group} channels of "
+        return f"{a.name}, keys of {b.bits} bits", (
+            f"The keys of one layer at a time are rounded to {b.bits} bits, with a scale for "
+            f"{channels}each token and head: q and the layers before are those of A, so that the "
+            "error of a layer is not carried to the next."
         )
     switch = getattr(b, "__name__", type(b).__name__)
     return f"{a.name} in {switch}()", "One model, A without the context and B in it."

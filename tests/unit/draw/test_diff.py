@@ -82,6 +82,13 @@ def test_a_mean_that_is_rounding_beside_a_row_that_is_not(found):
     assert drawn(replace(found, heads=(quiet,))).splitlines()[7].split()[1] == "rounding"
 
 
+def test_a_row_where_no_weight_moved(found):
+    first = found.heads[0]
+    still = replace(first, largest=replace(first.largest, keys=()))
+    line = drawn(replace(found, heads=(still,))).splitlines()[7]
+    assert line.endswith(nats(first.largest.kl, 0))
+
+
 def test_models_that_are_alike_have_no_tables(same):
     told = drawn(same)
     assert "Heads by" not in told and "Tokens by" not in told

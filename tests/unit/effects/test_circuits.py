@@ -220,6 +220,25 @@ def test_repr(found):
     assert repr(circuits(part, 0, 1)) == "Circuits of gpt2, layer 0, head 1: rank 7"
 
 
+def test_report(found, llama):
+    title, left, *lines = found.report().splitlines()
+    assert title == repr(found)
+    assert left.startswith("left out: the norms around the layer; RoPE(theta=10000.0")
+    assert left.endswith("at distance 0")
+    direction = found.QK.directions[0]
+    left, right = (" ".join(map(repr, side[:4])) for side in direction.positive)
+    assert lines[1] == f"  {f'{direction.value:.3g}':>8}  {left} -> {right}"
+    left, right = (" ".join(map(repr, side[:4])) for side in direction.negative)
+    assert lines[2] == f"{' ' * 12}{left} -> {right}"
+    assert lines[11].startswith("WV WO: from a token like these")
+    later = found.composition[2]
+    for line, side, values in zip(lines[-3:], "QKV", later.unbind(dim=1), strict=True):
+        head = int(values.argmax())
+        assert line.startswith(f"  {side}  L2H{head} {values[head]:.3f}, L2H")
+    last = circuits(llama, 2, 0).report().splitlines()
+    assert last[-3:] == ["  Q  none", "  K  none", "  V  none"]
+
+
 # Mistakes
 
 

@@ -113,8 +113,8 @@ def test_keys_as_a_cache_gives_them_back(bits, group):
         (held,) = Quantized(bits, group).append(call.key, call.value)
         theirs = AttentionMap(call.query, held.k, mask=call.rules.mask, scale=call.scale)
         assert torch.equal(a[:], exact[layer][:]) and torch.equal(b[:], theirs[:])
-    assert f"{bits} bits" in found.b and ("groups of 7" in found.b) == (group == 7)
-    assert "not carried" in found.how
+    assert found.b == f"tiny-llama, keys of {bits} bits" and "not carried" in found.how
+    assert ("every 7 channels of each token" in found.how) == (group == 7)
     assert (0 < found.kl.mean() < 1e-3) == (bits == 8)
 
 
