@@ -20,7 +20,7 @@ def add(commands: Commands) -> None:
         allow_abbrev=False,
         usage="%(prog)s [options] A B [TEXT]\n       %(prog)s [options] --cache-bits 4 A [TEXT]",
         epilog="Both models cut the text into the same tokens. With --cache-bits the keys of one "
-        "model are rounded, each layer's by themselves: no error is carried to the next layer. "
+        "layer at a time are rounded, so that the error of a layer is not carried to the next. "
         'example: wqkv diff Qwen/Qwen3-0.6B Qwen/Qwen3-0.6B-Base "The capital of Spain is"',
     )
     diff.set_defaults(command=run)
