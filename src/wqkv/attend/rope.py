@@ -210,6 +210,18 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) ->
     return out if d == x.shape[-1] else torch.cat((out, kept), dim=-1)
 
 
+def pair_sums(x: Tensor, rope: RoPE) -> Tensor:
+    """The sum of x over the two channels of each pair that `rope` turns: (..., d / 2).
+
+    Where it turns some channels alone, one more number is the sum over all others.
+    """
+    d = rope._channels(x)
+    turned, kept = x[..., :d], x[..., d:]
+    pairs = turned.unflatten(-1, (d // 2, 2) if rope.interleaved else (2, d // 2))
+    sums = pairs.sum(dim=-1 if rope.interleaved else -2)
+    return sums if d == x.shape[-1] else torch.cat((sums, kept.sum(dim=-1, keepdim=True)), dim=-1)
+
+
 def _lasts(x: Tensor) -> bool:
     """Whether tensors made from x may be kept: x is not fake, and no graph is being traced."""
     return type(x) in (Tensor, nn.Parameter) and not torch.compiler.is_compiling()

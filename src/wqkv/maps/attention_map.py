@@ -11,6 +11,7 @@ from torch import Tensor
 from wqkv.attend.bias import Bias
 from wqkv.attend.call import Call, request
 from wqkv.attend.masks.algebra import Mask
+from wqkv.attend.rope import RoPE
 from wqkv.attend.rules import FULL, Rules
 from wqkv.doors import door
 from wqkv.errors import ArgumentError, KindError, describe, message, need
@@ -18,6 +19,7 @@ from wqkv.maps import links, pictures, row_statistics, statistics
 from wqkv.maps.link_map import HOWS, EffectMap, How, LinkMap
 from wqkv.maps.links import Links
 from wqkv.maps.picks import Index, pick
+from wqkv.maps.row_statistics import Coverage
 from wqkv.maps.tile_map import LIMIT, TileMap, check_limit, computed_aside
 from wqkv.maps.weights import Weights
 
@@ -178,6 +180,74 @@ class AttentionMap(TileMap[Weights]):
             )
         return self._rows(statistics.mean_distance)
 
+    def effective(self) -> Tensor:
+        """1 / sum_j P_ij^2, how many keys a row looks at: (batch, n_head, query_len).
+
+        n equal weights count as n keys. An empty row has 0. Where a sink takes a part of the row,
+        it can be more than there are keys. To 1e-5 of the largest. It costs one call, as
+        exp(2 lse - lse of all scores doubled); with softcap or a bias one pass over tiles.
+
+        Source: Hill 1973 (doi:10.2307/1934352), the diversity number of order 2.
+        """
+        return self._rows(row_statistics.effective)
+
+    def coverage(self, share: float) -> Coverage:
+        """The least and the most keys that hold a share of each row: (batch, n_head, query_len).
+
+        It is the number n of a row's heaviest keys whose weights first reach `share` of what the
+        row gives to its keys; a sink's part does not count. least <= n <= most, rounding included;
+        keys are counted by ln P in bins of 0.1, so that n is known to less than 5 % (2 % on the
+        mean). One pass over tiles, about 3 calls.
+
+        Args:
+            share: above 0 and below 1, such as 0.5, 0.9, 0.95 or 0.99.
+
+        Raises:
+            ArgumentError: a share that cannot be.
+
+        >>> import torch
+        >>> q = torch.zeros(1, 2, 5, 8)
+        >>> AttentionMap(q, q).coverage(0.5).most[0, 0]
+        tensor([3, 3, 3, 3, 3])
+        """
+        if not 0 < share < 1:
+            raise ArgumentError(
+                f"`share` is {share}, how much of each row some keys hold.\n"
+                "Pass a number above 0 and below 1."
+            )
+        bounds = self._rows(row_statistics.coverage, float(share))
+        return Coverage(*bounds.round().long().unbind(dim=-1))
+
+    def frequencies(self, rope: RoPE) -> Tensor:
+        """scale q_if . (P K)_if: a row's mean score, split over the pairs of channels f of RoPE.
+
+        (batch, n_head, query_len, pairs), as q and k of this map are rotated. Where RoPE turns some
+        channels alone (`d`), one more last number is of all others. The sum over the last axis is
+        sum_j P_ij q_i . k_j scale, the mean of the scores before a bias. To 1e-5 of the largest
+        |score|. It costs one call.
+
+        Raises:
+            ArgumentError: a map with softcap, whose scores are no sum; channels that do not fit.
+
+        Source: Su et al. 2021 (arXiv:2104.09864), eq. 16: a score is a sum over pairs.
+
+        >>> import torch
+        >>> from wqkv import RoPE
+        >>> q = torch.randn(1, 2, 5, 8)
+        >>> AttentionMap(q, q).frequencies(RoPE()).shape
+        torch.Size([1, 2, 5, 4])
+        """
+        return self._rows(row_statistics.frequencies, rope)
+
+    def largest(self) -> Tensor:
+        """max_ij scale q_i . k_j over visible pairs, before softcap and bias: (batch, n_head).
+
+        -inf where nothing is visible. QK-clip watches it. It costs one pass over tiles.
+
+        Source: Kimi K2 (arXiv:2507.20534), section 2.1.
+        """
+        return self._largest()
+
     def kl(self, other: AttentionMap) -> Tensor:
         """sum_j P_ij (ln P_ij - ln P'_ij) of every row, in nats: (batch, n_head, query_len).
 
@@ -188,10 +258,15 @@ class AttentionMap(TileMap[Weights]):
         the tiles of both.
 
         Raises:
-            ArgumentError: a map of another shape.
+            ArgumentError, KindError: a map of another shape or kind.
 
-        Source: Kullback and Leibler 1951, eq. 2.4.
+        Source: Kullback and Leibler 1951, section 2.
         """
+        if type(other) is not type(self):
+            raise KindError(
+                f"This map is of the type {type(self).__name__}, and the other of the type "
+                f"{type(other).__name__}.\nPass two of one type."
+            )
         if other.shape != self.shape:
             raise ArgumentError(
                 f"Two maps are compared link by link, and have shapes {list(self.shape)} and "
@@ -237,7 +312,11 @@ class AttentionMap(TileMap[Weights]):
         >>> AttentionMap(q, q).contributions(q, torch.randn(2, 8, 16)).total().shape
         torch.Size([1, 2, 5])
         """
-        return LinkMap(self._links(links.contributions, value, WO), "P_ij ||v_j WO||", self.limit)
+        return LinkMap(
+            self._links("contributions", links.contributions, value, WO),
+            "P_ij ||v_j WO||",
+            self.limit,
+        )
 
     def split(self, value: Tensor, WO: Tensor, direction: Tensor) -> LinkMap:
         """P_ij v_j . (WO_h u): what every link writes along a direction u, such as a logit's.
@@ -261,7 +340,7 @@ class AttentionMap(TileMap[Weights]):
         >>> AttentionMap(q, q).split(q, torch.randn(2, 8, 16), torch.randn(16))[0, 1].shape
         torch.Size([5, 5])
         """
-        found = self._links(links.split, value, WO, direction)
+        found = self._links("split", links.split, value, WO, direction)
         return LinkMap(found, "P_ij v_j . (WO u)", self.limit)
 
     def gradients(self, value: Tensor, output: Tensor, grad_output: Tensor) -> LinkMap:
@@ -283,7 +362,7 @@ class AttentionMap(TileMap[Weights]):
         >>> AttentionMap(q, q).gradients(q, q, torch.ones_like(q)).top(3).weights.shape
         torch.Size([1, 2, 3])
         """
-        found = self._links(links.gradients, value, output, grad_output)
+        found = self._links("gradients", links.gradients, value, output, grad_output)
         return LinkMap(found, "dL / dscore_ij", self.limit)
 
     def effects(
@@ -300,7 +379,8 @@ class AttentionMap(TileMap[Weights]):
         First order predicts light links well and heavy ones badly; those of an L that is curved
         should be removed for real. Several keys together: `group`. A tile costs that of the weights
         and one product of width d_v; a link heavier than 3/4 also costs its whole row, which is
-        computed again without it, because 1 - P would have lost digits.
+        computed again without it, because 1 - P would have lost digits. Of keys that only a given
+        lse counts, no more is known than lse says: there the error is 1e-6 (1 + |lse|) / (1 - P).
 
         Args:
             value, output, grad_output: as in `gradients`.
@@ -321,10 +401,14 @@ class AttentionMap(TileMap[Weights]):
                 f"Pass {' or '.join(map(repr, HOWS))}."
             )
         of = links.removals if how == "renormalize" else links.zeroings
-        found = self._links(of, value, output, grad_output)
+        found = self._links("effects", of, value, output, grad_output)
         return EffectMap(found, f"effects of removal, {how}", self.limit)
 
     # How one process answers. SharedMap overrides these methods
+
+    @computed_aside
+    def _largest(self) -> Tensor:
+        return row_statistics.largest(self._numbers)
 
     @computed_aside
     def _kl(self, other: AttentionMap) -> Tensor:
@@ -332,8 +416,8 @@ class AttentionMap(TileMap[Weights]):
         return row_statistics.kl(self._numbers, other._numbers)
 
     @computed_aside
-    def _links(self, of: Callable[..., Links], *args: Tensor) -> Links:
-        """Numbers of links, `of(weights, *args)`."""
+    def _links(self, name: str, of: Callable[..., Links], *args: Tensor) -> Links:
+        """The numbers of links that a method makes, `of(weights, *args)`."""
         return of(self._numbers, *args)
 
     @computed_aside

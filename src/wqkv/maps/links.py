@@ -6,7 +6,7 @@ fused calls, because it is linear in P (F3 in DESIGN.md).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -18,8 +18,8 @@ from wqkv.attend.masks import Dense
 from wqkv.attend.partial import logaddexp, share
 from wqkv.errors import ArgumentError, message
 from wqkv.maps import statistics
-from wqkv.maps.picks import Line, numbers, take
-from wqkv.maps.weights import Numbers, Weights, key_heads
+from wqkv.maps.picks import Line, cut, numbers, take
+from wqkv.maps.weights import LOG2E, Numbers, Weights, key_heads
 
 #: A link of more weight than this is removed by computing its row again without it: 1 - P would
 #: have lost digits. At most one link of a row is heavier, whatever rounding does.
@@ -35,53 +35,36 @@ class Links(Numbers):
         made_of: the tensors of the caller that R and C were made of.
     """
 
-    def __init__(
-        self, P: Weights, keys: Tensor, rows: Tensor | None, made_of: Sequence[Tensor]
-    ) -> None:
+    def __init__(self, P: Weights, C: Tensor, R: Tensor | None, made_of: Sequence[Tensor]) -> None:
         super().__init__(P.sizes, P.device, [*(x for x, _ in P.made_of), *made_of])
-        self.P, self.keys, self.rows_of = P, keys, rows
-        self.group = P.sizes[1] // max(1, keys.shape[1])
+        self.P, self.C, self.R = P, C, R
+        self.group = P.sizes[1] // max(1, C.shape[1])
+        # A value that is hidden may be NaN, and 0 * NaN is not 0: see `_where_seen`.
+        self.spoiled = not bool(C.isfinite().all())
+
+    def reach(self, queries: Tensor) -> range:
+        return self.P.reach(queries)
 
     def tile(self, b: Line, h: Line, i: Line, j: Line) -> Tensor:
         P = self.P.tile(b, h, i, j)
-        return _where_seen(P, P * self.factors(b, h, i, j))
-
-    def factors(self, b: Line, h: Line, i: Line, j: Line) -> Tensor:
-        """R_i . C_j at every combination of batch, head, query and key; without R, 1 for all i."""
-        shared = key_heads(h, self.group)
-        keys = take(self.keys, b, shared, j)
-        if self.rows_of is None:
-            return take(self.keys, b, h, j).mT
-        rows = take(self.rows_of, b, h, i)
-        folded = rows.reshape(
-            len(b), len(shared), len(h) // max(1, len(shared)) * len(i), rows.shape[3]
-        )
-        return (folded @ keys.mT).view(len(b), len(h), len(i), len(j))
+        return self._where_seen(P, self._factors(b, h, i, j).mul_(P))
 
     def pairs(self, queries: Tensor, keys: Tensor) -> Tensor:
         P = self.P.pairs(queries, keys)
-        return _where_seen(P, P * self.factors_of_pairs(queries, keys))
-
-    def factors_of_pairs(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """R_i . C_j of the pairs (queries[n], keys[n])."""
-        batch, n_head, _, _ = self.sizes
-        C = repeat_heads(take(self.keys, range(batch), range(self.keys.shape[1]), keys), self.group)
-        if self.rows_of is None:
-            return C[..., 0]
-        return (take(self.rows_of, range(batch), range(n_head), queries) * C).sum(dim=-1)
+        return self._where_seen(P, self._factors_of_pairs(queries, keys).mul_(P))
 
     def of_rows(self) -> Tensor:
         """The sum over all keys."""
-        return self._summed(self.keys)
+        return self._summed(self.C)
 
     def of_some(self, keys: Tensor) -> Tensor:
         """The sum over some keys, which are True in `keys` (key_len,)."""
-        return self._summed(self.keys * keys.to(self.keys).unsqueeze(-1))
+        return self._summed(self.C * keys.to(self.C).unsqueeze(-1))
 
     def _summed(self, C: Tensor) -> Tensor:
         """sum_j P_ij R_i . C_j: one call."""
-        if self.rows_of is not None:
-            return (self.rows_of * self.P.times(C)[0]).sum(dim=-1)
+        if self.R is not None:
+            return (self.R * self.P.times(C)[0]).sum(dim=-1)
         # The query heads that share a key head each have a column of its values.
         n_kv_head, group = self.P.given.key.shape[1], self.P.given.group
         sums, _ = self.P.times(C.squeeze(-1).unflatten(1, (n_kv_head, group)).mT)
@@ -90,80 +73,79 @@ class Links(Numbers):
 
     def of_keys(self) -> Tensor:
         """The sum over all queries: one pass over tiles."""
-        if self.rows_of is None:
+        if self.R is None:
             weight = statistics.received(self.P)
-            return _where_seen(weight, weight * self.keys.squeeze(-1))
-        sums = statistics.t_times(self.P, self.rows_of)
-        return _where_seen(sums, sums * repeat_heads(self.keys, self.group)).sum(dim=-1)
+            return self._where_seen(weight, weight * self.C.squeeze(-1))
+        sums = statistics.t_times(self.P, self.R)
+        return self._where_seen(sums, sums * repeat_heads(self.C, self.group)).sum(dim=-1)
+
+    def _factors(self, b: Line, h: Line, i: Line, j: Line) -> Tensor:
+        """R_i . C_j at every combination of batch, head, query and key."""
+        if self.R is None:
+            return take(self.C, b, h, j).mT.expand(-1, -1, len(i), -1).clone()
+        shared = key_heads(h, self.group)
+        rows, keys = take(self.R, b, h, i), take(self.C, b, shared, j)
+        heads = len(h) // max(1, len(shared))
+        folded = rows.reshape(len(b), len(shared), heads * len(i), rows.shape[3])
+        return (folded @ keys.mT).view(len(b), len(h), len(i), len(j))
+
+    def _factors_of_pairs(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """R_i . C_j of the pairs (queries[n], keys[n])."""
+        batch, n_head, _, _ = self.sizes
+        C = repeat_heads(take(self.C, range(batch), range(self.C.shape[1]), keys), self.group)
+        if self.R is None:
+            return C[..., 0]
+        return (take(self.R, range(batch), range(n_head), queries) * C).sum(dim=-1)
+
+    def _where_seen(self, P: Tensor, x: Tensor) -> Tensor:
+        """x with 0 where the weight is 0, because a value that nobody sees may be NaN."""
+        return x.masked_fill_(P == 0, 0) if self.spoiled else x
 
 
 class Removals(Links):
-    """What removing each link does to a scalar L, to first order: P (g . o - g . v) / (1 - P).
+    """What removing each link does to a scalar L, to first order: -gradient_ij / (1 - P_ij).
 
-    R is g, the gradient of L with respect to the head's output, C is v, and `whole` is g . o. A
-    link that is all of its row is NaN.
+    The gradient is P_ij R_i . C_j, where R is (g, -g . o), C is (v, 1), and g the gradient of L
+    with respect to the head's output o. A link that is all of its row is NaN.
     """
 
-    def __init__(
-        self, P: Weights, value: Tensor, grad: Tensor, whole: Tensor, made_of: Sequence[Tensor]
-    ) -> None:
-        super().__init__(P, value, grad, made_of)
-        self.grad, self.whole = grad, whole
+    def __init__(self, P: Weights, C: Tensor, R: Tensor, made_of: Sequence[Tensor]) -> None:
+        super().__init__(P, C, R, made_of)
+        self.rows_of, self.whole = R, -R[..., -1]
 
     def tile(self, b: Line, h: Line, i: Line, j: Line) -> Tensor:
-        if isinstance(j, range) and len(j) == self.sizes[3]:
-            return self._whole_rows(b, h, i)
+        reach = self.reach(numbers(i))
+        if isinstance(j, range) and j.start <= reach.start and reach.stop <= j.stop:
+            return self._whole_rows(b, h, i, j)
         P = self.P.tile(b, h, i, j)
-        x, whole = self.factors(b, h, i, j), take(self.whole, b, h, i).unsqueeze(-1)
-        found = _where_seen(P, _removed(P, P * x, whole))
-        heavy = _any_head((P > HEAVY).any(dim=3))
+        found = self._where_seen(P, _light(P, self._factors(b, h, i, j)))
+        heavy = _of_any_head(P.amax(dim=3) > HEAVY) if found.numel() else numbers(range(0))
         for here in self.few(heavy, len(b) * len(h)):
-            rows = self._whole_rows(b, h, numbers(i, heavy.device)[here])
+            rows = self._whole_rows(b, h, numbers(i, heavy.device)[here], range(self.sizes[3]))
             found[:, :, here] = rows.index_select(3, numbers(j, heavy.device))
         return found
 
     def pairs(self, queries: Tensor, keys: Tensor) -> Tensor:
-        batch, n_head, _, _ = self.sizes
-        everything = range(batch), range(n_head)
+        batch, n_head, _, key_len = self.sizes
         P = self.P.pairs(queries, keys)
-        x, whole = self.factors_of_pairs(queries, keys), take(self.whole, *everything, queries)
-        found = _where_seen(P, _removed(P, P * x, whole))
-        heavy = _any_head(P > HEAVY)
+        found = self._where_seen(P, _light(P, self._factors_of_pairs(queries, keys)))
+        heavy = _of_any_head(P > HEAVY)
         for here in self.few(heavy, batch * n_head):
-            rows = self._whole_rows(*everything, queries.to(heavy.device)[here])
+            i = queries.to(heavy.device)[here]
+            rows = self._whole_rows(range(batch), range(n_head), i, range(key_len))
             j = keys.to(heavy.device)[here].view(1, 1, -1, 1).expand(batch, n_head, -1, 1)
             found[:, :, here] = rows.gather(3, j).squeeze(3)
         return found
 
-    def _whole_rows(self, b: Line, h: Line, i: Line) -> Tensor:
-        j = range(self.sizes[3])
-        logs = self.P.logs(b, h, i, j)
-        P, x, whole = logs.exp(), self.factors(b, h, i, j), take(self.whole, b, h, i)
-        found = _where_seen(P, _removed(P, P * x, whole.unsqueeze(-1)))
-        heavy = P > HEAVY
-        rows = heavy.any(dim=3)  # (batch, head, query): these rows are computed again without it
-        heavy, x = heavy[rows], x[rows]
-        logs = logs[rows].masked_fill_(heavy, -torch.inf)
-        lse = logs.logsumexp(dim=-1)
-        if self.P.given.rules.sinks is not None:
-            lse = logaddexp(lse, take(self.P.log_sinks, b, h, i)[rows])
-        beyond = self._beyond and [take(part, b, h, i)[rows] for part in self._beyond]
-        W = (logs - _finite(lse).unsqueeze(-1)).exp_()
-        mean, lse = _with(beyond, _where_seen(W, W * x).sum(dim=-1), lse)
-        removed = (mean - whole[rows]).masked_fill_(lse == -torch.inf, torch.nan)
-        found[rows] = torch.where(heavy, removed.unsqueeze(-1), found[rows])
-        return found
-
     def of_rows(self) -> Tensor:
         everything = numbers(range(self.sizes[2]), self.device)
-        return torch.cat([tile.nansum(dim=3) for _, tile in self.rows(everything)], dim=2)
+        return torch.cat([tile.nansum(dim=3) for _, _, tile in self.rows(everything)], dim=2)
 
     def of_keys(self) -> Tensor:
-        everything = numbers(range(self.sizes[2]), self.device)
-        batch, n_head, _, key_len = self.sizes
+        batch, n_head, query_len, key_len = self.sizes
         sums = self.whole.new_zeros((batch, n_head, key_len))
-        for _, tile in self.rows(everything):
-            sums += tile.nansum(dim=2)
+        for _, j, tile in self.rows(numbers(range(query_len), self.device)):
+            sums[:, :, cut(j)] += tile.nansum(dim=2)
         return sums
 
     def of_some(self, keys: Tensor) -> Tensor:
@@ -174,30 +156,69 @@ class Removals(Links):
         """
         if not bool(keys.any()):
             return torch.zeros_like(self.whole)
-        rules, one = self.P.given.rules, self.keys.new_ones(())
-        chosen = torch.cat((self.keys, one.expand(*self.keys.shape[:3], 1)), dim=3)
-        sums, _ = self.P.times(chosen * keys.to(chosen).unsqueeze(-1))
-        mass, carried = sums[..., -1], (self.grad * sums[..., :-1]).sum(dim=-1)
-        found = _where_seen(mass, _removed(mass, carried, self.whole))
+        rules = self.P.given.rules
+        sums, _ = self.P.times(self.C * keys.to(self.C).unsqueeze(-1))
+        mass = sums[..., -1]
+        found = -(self.rows_of * sums).sum(dim=-1) / (1 - mass)
         others = replace(rules, mask=rules.mask & ~Dense(keys.view(1, 1, 1, -1)))
-        out, lse = self.P.attend(self.keys, others)
-        lse = lse - _finite(self.P.lse)
-        mean, lse = _with(self._beyond, (self.grad * out).sum(dim=-1), lse)
-        again = (mean - self.whole).masked_fill(lse == -torch.inf, torch.nan)
-        return torch.where(mass > HEAVY, again, found)
+        out, lse = self.P.attend(self.C, others)
+        removed = self._removed(self._carried(out), lse - _finite(self.P.lse), lambda x: x)
+        return torch.where(mass > HEAVY, removed, found)
+
+    def _whole_rows(self, b: Line, h: Line, i: Line, j: range) -> Tensor:
+        logs, factors = self.P.logs(b, h, i, j), self._factors(b, h, i, j)
+        P = (logs * LOG2E).exp2_()
+        if not P.numel():
+            return P
+        heavy = P.amax(dim=3) > HEAVY  # (batch, head, query)
+        if not bool(heavy.any()):
+            return self._where_seen(P, _light(P, factors))
+
+        def pick(x: Tensor) -> Tensor:
+            return take(x, b, h, i)[heavy]
+
+        # The rows that have a heavy link, as (row, key), are computed again without it.
+        away = P[heavy] > HEAVY
+        logs = logs[heavy].masked_fill_(away, -torch.inf)
+        lse = logs.logsumexp(dim=-1)
+        if self.P.given.rules.sinks is not None:
+            lse = logaddexp(lse, pick(self.P.log_sinks))
+        W = (logs - _finite(lse).unsqueeze(-1)).exp_()
+        carried = self._where_seen(W, W * (factors[heavy] + pick(self.whole).unsqueeze(-1)))
+        removed = self._removed(carried.sum(dim=-1), lse, pick)
+        found = self._where_seen(P, _light(P, factors))
+        found[heavy] = torch.where(away, removed.unsqueeze(-1), found[heavy])
+        return found
+
+    def _removed(self, carried: Tensor, lse: Tensor, pick: Callable[[Tensor], Tensor]) -> Tensor:
+        """How g . o changes if some rows become others, which give `carried` for g . o.
+
+        Args:
+            lse: of the other keys and the sink, less that of the row.
+            pick: these rows of a tensor (batch, n_head, query_len).
+        """
+        if self._beyond is not None:
+            mass, more = map(pick, self._beyond)
+            total = logaddexp(lse, mass)
+            carried = carried * share(lse, total)[..., 0] + more * (-_finite(total)).exp()
+            lse = total
+        return (carried - pick(self.whole)).masked_fill(lse == -torch.inf, torch.nan)
+
+    def _carried(self, out: Tensor) -> Tensor:
+        """g . (P v) of P C: R . (P C) is g . (P v) - g . o sum_j P."""
+        return (self.rows_of * out).sum(dim=-1) + self.whole * out[..., -1]
 
     @cached_property
     def _beyond(self) -> tuple[Tensor, Tensor] | None:
-        """Of the keys that a given lse counts beyond these: the log of their weight, and P g . v.
+        """Of the keys that only a given lse counts: the log of their weight, and g . (P v).
 
         None if no lse was given.
         """
         if not self.P.open:
             return None
-        out, mine = self.P.times(self.keys)
-        log_mass = self.P.log_beyond(mine)
-        carried = self.whole - (self.grad * out).sum(dim=-1)
-        return log_mass, carried.masked_fill(log_mass == -torch.inf, 0)
+        out, mine = self.P.times(self.C)
+        mass = self.P.log_beyond(mine)
+        return mass, (self.whole - self._carried(out)).masked_fill(mass == -torch.inf, 0)
 
 
 def contributions(P: Weights, value: Tensor, WO: Tensor) -> Links:
@@ -227,22 +248,18 @@ def split(P: Weights, value: Tensor, WO: Tensor, direction: Tensor) -> Links:
 
 def gradients(P: Weights, value: Tensor, output: Tensor, grad_output: Tensor) -> Links:
     """P_ij (g_i . v_j - g_i . o_i)."""
-    v, g, whole = _with_gradient(P, value, output, grad_output)
-    keys = torch.cat((v, v.new_ones((*v.shape[:3], 1))), dim=3)
-    rows = torch.cat((g, -whole.unsqueeze(-1)), dim=3)
-    return Links(P, keys, rows, [value, output, grad_output])
+    return Links(P, *_of_gradient(P, value, output, grad_output), [value, output, grad_output])
 
 
 def removals(P: Weights, value: Tensor, output: Tensor, grad_output: Tensor) -> Removals:
     """What removing each link does to L, its weight going to the row's others."""
-    v, g, whole = _with_gradient(P, value, output, grad_output)
-    return Removals(P, v, g, whole, [value, output, grad_output])
+    return Removals(P, *_of_gradient(P, value, output, grad_output), [value, output, grad_output])
 
 
 def zeroings(P: Weights, value: Tensor, output: Tensor, grad_output: Tensor) -> Links:
     """-P_ij g_i . v_j: what setting the value of each link to 0 does to L."""
-    v, g, _ = _with_gradient(P, value, output, grad_output)
-    return Links(P, v, -g, [value, output, grad_output])
+    C, R = _of_gradient(P, value, output, grad_output)
+    return Links(P, C[..., :-1], -R[..., :-1], [value, output, grad_output])
 
 
 def _parts_of_output(P: Weights, value: Tensor, WO: Tensor) -> tuple[Tensor, Tensor]:
@@ -269,10 +286,10 @@ def _parts_of_output(P: Weights, value: Tensor, WO: Tensor) -> tuple[Tensor, Ten
     return value.detach().to(P.device, P.dtype), WO.detach().to(P.device, P.dtype)
 
 
-def _with_gradient(
+def _of_gradient(
     P: Weights, value: Tensor, output: Tensor, grad_output: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """v, g and g . o in the dtype of the weights; raise unless all sizes fit."""
+) -> tuple[Tensor, Tensor]:
+    """(v, 1) and (g, -g . o), whose product is g . v - g . o; raise unless all sizes fit."""
     if P.given.rules.dropout_p:
         raise ArgumentError(
             f"The call has dropout {P.given.rules.dropout_p}, and this map does not know which "
@@ -281,21 +298,14 @@ def _with_gradient(
     outputs = {"output": output, "grad_output": grad_output}
     statistics.fits(P.sizes, P.given.key.shape[1], value, outputs, P.device)
     v, o, g = (x.detach().to(P.device, P.dtype) for x in (value, output, grad_output))
-    return v, g, (g * o).sum(dim=-1)
+    whole = (g * o).sum(dim=-1, keepdim=True)
+    one = v.new_ones((*v.shape[:3], 1))
+    return torch.cat((v, one), dim=3), torch.cat((g, -whole), dim=3)
 
 
-def _removed(mass: Tensor, carried: Tensor, whole: Tensor) -> Tensor:
-    """How g . o changes when `mass` of a row goes, which carried `carried` of it."""
-    return (mass * whole - carried) / (1 - mass)
-
-
-def _with(beyond: Sequence[Tensor] | None, mean: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean over a row's other keys and their lse, with those that only a given lse counts."""
-    if beyond is None:
-        return mean, lse
-    log_mass, carried = beyond
-    total = logaddexp(lse, log_mass)
-    return mean * share(lse, total)[..., 0] + carried * (-_finite(total)).exp(), total
+def _light(P: Tensor, factors: Tensor) -> Tensor:
+    """-P factors / (1 - P), in place of the factors."""
+    return factors.mul_(P).div_(P - 1)
 
 
 def _finite(lse: Tensor) -> Tensor:
@@ -303,11 +313,6 @@ def _finite(lse: Tensor) -> Tensor:
     return lse.masked_fill(lse == -torch.inf, 0)
 
 
-def _any_head(heavy: Tensor) -> Tensor:
-    """Which rows (batch, head, row) are True for any sample and head."""
+def _of_any_head(heavy: Tensor) -> Tensor:
+    """The rows of (batch, head, row) that are True for any sample and head."""
     return heavy.flatten(0, 1).any(dim=0).nonzero().flatten()
-
-
-def _where_seen(P: Tensor, x: Tensor) -> Tensor:
-    """x with 0 where the weight is 0, because a value that nobody sees may be NaN."""
-    return x.masked_fill_(P == 0, 0)

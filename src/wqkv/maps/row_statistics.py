@@ -2,11 +2,101 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from wqkv.maps.picks import cut
-from wqkv.maps.weights import Weights
+from wqkv.attend.rope import RoPE, pair_sums
+from wqkv.errors import ArgumentError
+from wqkv.maps.picks import cut, numbers
+from wqkv.maps.weights import LOG2E, Weights
+
+#: Bins of ln P, from 0 down. The last one also holds all smaller weights, and those that are 0.
+BINS, WIDTH = 301, 0.1
+
+
+class Coverage(NamedTuple):
+    """How many keys hold a share of each row, bounded: each (batch, n_head, query_len)."""
+
+    least: Tensor
+    most: Tensor
+
+
+def effective(P: Weights) -> Tensor:
+    """1 / sum_j P_ij^2 = exp(2 lse_i - lse_i of all scores doubled)."""
+    rules, lse = P.given.rules, P.lse
+    if rules.bias is not None or rules.softcap is not None:  # what no call doubles
+        squares = torch.zeros_like(lse)
+        for block in P.blocks():
+            squares[block.rows] += P.block(block).square_().sum(dim=-1)
+        return squares.reciprocal().masked_fill(squares == 0, 0)
+    doubled = replace(rules.without_sinks(), scale=2 * P.call.scale)
+    twice = P.attend(P.call.key, doubled).lse
+    return (2 * lse - twice).exp().masked_fill(twice == -torch.inf, 0)
+
+
+def coverage(P: Weights, share: float) -> Tensor:
+    """The least and the most keys that hold `share` of each row, on a last axis of 2.
+
+    The keys of a row are counted in bins of ln P. In the bin where the share is reached, each key
+    holds at most what the bin allows, and the heaviest hold at least the mean of the bin.
+    """
+    batch, n_head, query_len, _ = P.sizes
+    edges = torch.arange(BINS + 1, dtype=torch.float64, device=P.device).mul_(-WIDTH).exp_()
+    edges[-1] = 0
+    bounds = edges.new_zeros((batch, n_head, query_len, 2))
+    for here in P.few(numbers(range(query_len), P.device), batch * n_head):
+        logs = P.logs(range(batch), range(n_head), here, P.reach(here))
+        bins = (logs * (-1 / WIDTH)).clamp_(0, BINS - 1).long()
+        # In float64, because thousands of weights of one size are added one by one.
+        weights = logs.mul_(LOG2E).exp2_().double()
+        empty = weights.new_zeros((batch, n_head, len(here), BINS))
+        mass = empty.scatter_add(3, bins, weights)
+        count = empty.scatter_add(3, bins, weights.new_ones(()).expand_as(bins))
+        mass_to, count_to = mass.cumsum(dim=3), count.cumsum(dim=3)
+        total = mass_to[..., -1:]
+        # what the weights, and so the sums, may be off by
+        lse = P.lse[:, :, here].abs().unsqueeze(-1)
+        rounding = 4 * torch.finfo(P.dtype).eps * (1 + lse) * total
+        for side, want in enumerate((share * total - rounding, share * total + rounding)):
+            at = (mass_to < want).sum(dim=3, keepdim=True).clamp_(max=BINS - 1)
+            in_bin, held = count.gather(3, at), mass.gather(3, at)
+            rest = (want - (mass_to.gather(3, at) - held)).minimum(held).clamp_(min=0)
+            before = count_to.gather(3, at) - in_bin
+            if side == 0:
+                lighter = (held - rest) / edges[at + 1]  # so many keys at most are not needed
+                need = (rest / edges[at]).maximum(in_bin - lighter.nan_to_num(nan=torch.inf))
+            else:
+                need = (rest * in_bin / held).nan_to_num(nan=0.0)
+            bounds[:, :, here, side] = (before + need.ceil().minimum(in_bin))[..., 0]
+        bounds[:, :, here] *= total > 0
+    return bounds
+
+
+def frequencies(P: Weights, rope: RoPE) -> Tensor:
+    """scale q_f . (P K)_f of every pair f of channels that `rope` turns, and of all others."""
+    if P.given.rules.softcap is not None:
+        raise ArgumentError(
+            f"The scores are capped at {P.given.rules.softcap}, and a capped score is no sum over "
+            "RoPE's pairs.\nMake the map without softcap."
+        )
+    call = P.call
+    PK, _ = P.times(call.key)
+    return pair_sums(call.query * PK, rope) * call.scale
+
+
+def largest(P: Weights) -> Tensor:
+    """The largest scale q_i . k_j of a visible pair, before softcap and bias: (batch, n_head)."""
+    rules = replace(P.given.rules, bias=None, softcap=None)
+    none = torch.zeros(P.sizes[:3], dtype=P.dtype, device=P.device)
+    plain = Weights(replace(P.given, rules=rules), none)  # ln P of an lse of 0 is the score
+    found = none.new_full(P.sizes[:2], -torch.inf)
+    for b, i, j in plain.blocks():
+        scores = plain.logs(b, range(P.sizes[1]), i, j)
+        found[cut(b)] = found[cut(b)].maximum(scores.amax(dim=(2, 3)))
+    return found
 
 
 def kl(P: Weights, other: Weights) -> Tensor:

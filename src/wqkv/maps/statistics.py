@@ -20,7 +20,7 @@ from wqkv.attend.geometry import check_held
 from wqkv.attend.masks import Causal
 from wqkv.attend.partial import share
 from wqkv.errors import ArgumentError, KindError, message
-from wqkv.maps.picks import Line, numbers
+from wqkv.maps.picks import Line, cut, numbers
 from wqkv.maps.weights import Numbers, Weights
 
 
@@ -122,12 +122,17 @@ def thumbnail(P: Weights, n: int, row: int, query_len: int) -> Tensor:
 def top(P: Numbers, k: int, queries: Tensor, progress: Callable[[int, int], None]) -> Top:
     """Search the k strongest links of every head among some rows, block by block."""
     wanted(k, queries)
-    key_len, done = P.sizes[3], 0
+    k, done = min(k, len(queries) * P.sizes[3]), 0
     best: Top | None = None
-    for here, tile in P.rows(queries):
-        tile = tile.flatten(2)
-        at = strength(tile).topk(min(k, tile.shape[2]), dim=2).indices
-        found = Top(tile.gather(2, at), here.to(at.device)[at // key_len], at % key_len)
+    for here, j, tile in P.rows(queries, at_least=k):
+        ranked = strength(tile).flatten(2)
+        at = ranked.topk(min(k, ranked.shape[2]), dim=2).indices
+        width = max(1, len(j))
+        found = Top(
+            tile.flatten(2).gather(2, at),
+            here.to(at.device)[at // width],
+            at % width + j.start,
+        )
         if best is not None:
             found = strongest(
                 Top(*(torch.cat(pair, dim=2) for pair in zip(best, found, strict=True))), k
@@ -140,7 +145,7 @@ def top(P: Numbers, k: int, queries: Tensor, progress: Callable[[int, int], None
 
 def strength(x: Tensor) -> Tensor:
     """By what numbers are ranked: their absolute value; NaN comes last."""
-    return x.abs().masked_fill_(x.isnan(), -1)
+    return x.abs().nan_to_num_(nan=-1.0, posinf=torch.inf)
 
 
 def wanted(k: int, queries: Tensor) -> None:
@@ -161,8 +166,8 @@ def proof(P: Weights, value: Tensor, output: Tensor, queries: Tensor) -> float:
     fits(P.sizes, P.given.key.shape[1], value, {"output": output}, P.device)
     v = repeat_heads(value.detach().to(P.dtype), P.given.group)
     worst = 0.0
-    for here, tile in P.rows(some(queries)):
-        ours = tile @ v
+    for here, j, tile in P.rows(some(queries)):
+        ours = tile @ v[:, :, cut(j)]
         theirs = output[:, :, here.to(output.device)].to(v.dtype)
         if ours.numel():
             difference = float((ours - theirs).abs().max())

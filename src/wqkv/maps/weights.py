@@ -34,6 +34,8 @@ from wqkv.upstream.of_torch import version
 BLOCK = 2**22
 #: The whole map is computed in blocks of about this many, which stay in a processor's cache.
 CACHED = 2**20
+#: Whole rows are computed in blocks of at least so many, if BLOCK weights hold them.
+ROWS_AT_LEAST = 16
 #: e^x = 2^(LOG2E x), because torch's exp2 is three times as fast as its exp on a CPU, for -inf too
 #: (2,097,152 float32, AVX-512, one thread: 0.6 ms against 1.8; of -inf 0.7 against 3.8).
 #: LOG2E is multiplied after lse is subtracted, because before it the numbers are large and round.
@@ -98,15 +100,30 @@ class Numbers(ABC):
     def pairs(self, queries: Tensor, keys: Tensor) -> Tensor:
         """The numbers of the pairs (queries[n], keys[n]), one product each: (batch, n_head, n)."""
 
-    def rows(self, queries: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Compute whole rows of every head, in parts: (which rows, their numbers)."""
+    @abstractmethod
+    def reach(self, queries: Tensor) -> range:
+        """Neighboring keys outside of which some rows see nothing."""
+
+    def rows(self, queries: Tensor, at_least: int = 1) -> Iterator[tuple[Tensor, range, Tensor]]:
+        """Compute whole rows of every head, in parts: (which rows, which keys, their numbers).
+
+        All other keys of these rows are hidden. Where there are `at_least` so many keys, the parts
+        together have as many, hidden ones among them.
+        """
         batch, n_head, _, key_len = self.sizes
-        for here in self.few(queries, batch * n_head):
-            yield here, self.tile(range(batch), range(n_head), here, range(key_len))
+        heads = range(batch), range(n_head)
+        parts = [(here, self.reach(here)) for here in self.few(queries, batch * n_head)]
+        if sum(len(here) * len(j) for here, j in parts) < at_least:
+            parts = [(here, range(key_len)) for here, _ in parts]
+        for here, j in parts:
+            yield here, j, self.tile(*heads, here, j)
 
     def few(self, queries: Tensor, heads: int) -> tuple[Tensor, ...]:
         """Some rows in parts, each small enough for whole rows of so many heads."""
-        parts: tuple[Tensor, ...] = queries.split(max(1, BLOCK // max(1, heads * self.sizes[3])))
+        row = max(1, heads * self.sizes[3])
+        # In a processor's cache if it holds enough rows for a matrix product.
+        size = max(CACHED // row, min(ROWS_AT_LEAST, BLOCK // row), 1)
+        parts: tuple[Tensor, ...] = queries.split(size)
         return parts
 
 
@@ -143,6 +160,18 @@ class Weights(Numbers):
         lse = self.lse
         sinks = self.given.rules.sinks.to(lse).view(1, -1, 1)
         return sinks - lse.masked_fill(lse == -torch.inf, 0)
+
+    def reach(self, queries: Tensor) -> range:
+        _, _, _, key_len = self.sizes
+        low, high = self.given.rules.mask.reach()
+        offset = self.given.query_offset
+        if not len(queries) or (isinstance(offset, Tensor) and not len(offset)):
+            return range(key_len)
+        offsets = offset.tolist() if isinstance(offset, Tensor) else [offset]
+        first, last = int(queries.min()) + min(offsets), int(queries.max()) + max(offsets)
+        start = 0 if low is None else max(0, first + low)
+        stop = key_len if high is None else min(key_len, last + high + 1)
+        return range(start, max(start, stop))
 
     def log_beyond(self, mine: Tensor) -> Tensor:
         """ln of what each row gives to keys that only a given lse counts; -inf below rounding.

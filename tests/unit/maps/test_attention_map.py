@@ -236,6 +236,7 @@ def test_a_tile_over_the_limit():
 def test_top_is_in_order_and_tells_its_progress(monkeypatch):
     made = make("causal, int")
     monkeypatch.setattr(weights, "BLOCK", 2 * B * H * K)
+    monkeypatch.setattr(weights, "CACHED", B * H * K)
     told = []
     top = made.map.top(4, rows=[12, 0, 5, 7, 3], progress=lambda *at: told.append(at))
     assert told == [(2, 5), (4, 5), (5, 5)]
