@@ -1,4 +1,4 @@
-"""The command line: `wqkv see | open | heads | why | parity | survey`."""
+"""The command line: `wqkv see | open | heads | why | diff | parity | survey`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import re
 import sys
 import traceback
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from wqkv import __version__
-from wqkv.commands import heads, open, parity, see, survey, why
+from wqkv.commands import diff, heads, open, parity, see, survey, why
 from wqkv.commands.screen import clean_streams
 
 
@@ -76,6 +76,14 @@ def one_line(message: str) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
+    # argparse ends a list of texts at the first option: `wqkv diff A --cache-bits 4 TEXT` would be
+    # refused. Its signature has one overload per kind of namespace.
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, rest = super().parse_known_args(args, namespace)
+        if hasattr(found, "texts") and not any(one.startswith("-") and one != "-" for one in rest):
+            found.texts, rest = [*found.texts, *rest], []
+        return found, rest
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"wqkv: {message}; see {self.prog} --help\n")
 
@@ -84,6 +92,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="wqkv", description="Multi-head attention that you can open.")
     parser.add_argument("--version", action="version", version=f"wqkv {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (see, open, heads, why, parity, survey):
+    for command in (see, open, heads, why, diff, parity, survey):
         command.add(commands)
     return parser

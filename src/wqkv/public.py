@@ -25,6 +25,8 @@ from wqkv.attend.scalings import (
 )
 from wqkv.corpus.documents import DOCUMENTS
 from wqkv.doors import door as _door
+from wqkv.effects.circuits import Circuits, circuits
+from wqkv.effects.diff import Diff, diff
 from wqkv.errors import (
     ArgumentError,
     EngineError,
@@ -72,8 +74,10 @@ __all__ = [
     "Bias",
     "Causal",
     "Chunked",
+    "Circuits",
     "Cross",
     "Dense",
+    "Diff",
     "DifferentialAttention",
     "Dynamic",
     "DynamicNTK",
@@ -124,7 +128,9 @@ __all__ = [
     "WqkvError",
     "YaRN",
     "attention",
+    "circuits",
     "convert",
+    "diff",
     "explain",
     "from_hf",
     "from_torch",

@@ -190,10 +190,12 @@ MADE: dict[str, Callable[[], Any]] = {
     "Dense": lambda: wqkv.Dense(torch.ones(N, N, dtype=torch.bool)),
     "DifferentialAttention": lambda: wqkv.DifferentialAttention(WIDTH, H, start=0.5),
     "Dynamic": lambda: filled(wqkv.Dynamic()),
+    "EffectMap": lambda: a_map().effects(heads_of(), heads_of(), heads_of()),
     "Full": wqkv.Full,
     "Heads": lambda: wqkv.heads([own_map()], ["a", "b", "c", "d", "e"]),
     "LatentAttention": lambda: wqkv.LatentAttention(WIDTH, H, rank=3, d_rope=2),
     "Lengths": lambda: wqkv.Lengths([2, 3]),
+    "LinkMap": lambda: a_map().contributions(heads_of(), floats(H, D, WIDTH)),
     "MultiheadAttention": lambda: wqkv.MultiheadAttention(WIDTH, H, position=wqkv.RoPE()),
     "Norm": wqkv.Norm,
     "Paged": lambda: filled(wqkv.Paged(wqkv.Pool(8, 4))),
@@ -227,10 +229,19 @@ MADE: dict[str, Callable[[], Any]] = {
 #: Tuples, into which whoever is given one looks; and classes that only their heirs make.
 NO_DOORS = {"Bias", "Form", "KeyPiece", "KVCache", "Mask", "Partial", "RoPEScaling"}
 
+#: What a SharedMap refuses, whatever its arguments are.
+REFUSED = {f"SharedMap.{name}" for name in ("contributions", "split", "gradients", "effects")}
+
 X = {"Q": lambda: floats(B, N, WIDTH)}
 QKV = dict.fromkeys(("query", "key", "value"), heads_of)
 LAYER = {"layer": lambda: 0}
 HEAD = {**LAYER, "head": lambda: 0}
+LINKS = {
+    "numbers": lambda: a_map().gradients(heads_of(), heads_of(), heads_of())._numbers,
+    "what": lambda: "dL / dscore_ij",
+}
+GRADIENTS = dict.fromkeys(("value", "output", "grad_output"), heads_of)
+OUTPUT = {"value": heads_of, "WO": lambda: floats(H, D, WIDTH)}
 #: The arguments that a call needs, by the door's name or, for methods, by the method's.
 ARGUMENTS: dict[str, dict[str, Callable[[], Any]]] = {
     "attention": QKV,
@@ -250,6 +261,8 @@ ARGUMENTS: dict[str, dict[str, Callable[[], Any]]] = {
     "survey": {},
     "what_if": {"view": view, "off": lambda: [(0, 0)]},
     "generate": {"view": view, "count": lambda: 2},
+    "circuits": {"model": opened, **HEAD},
+    "diff": {"a": opened, "b": lambda: wqkv.Quantized(), "text": lambda: text(N - 1)},
     "load_attention": {"path": lambda: "not there", "layer": lambda: 0},
     "shard_heads": {
         "layer": lambda: wqkv.MultiheadAttention(WIDTH, H),
@@ -260,6 +273,19 @@ ARGUMENTS: dict[str, dict[str, Callable[[], Any]]] = {
     "AttentionMap": {"query": heads_of, "key": heads_of},
     "Chunked": {"size": lambda: 2},
     "Dense": {"matrix": lambda: torch.ones(N, N, dtype=torch.bool)},
+    "Circuits": {
+        **dict.fromkeys(("model", "position"), lambda: "x"),
+        **dict.fromkeys(("layer", "head", "key_head", "distance"), lambda: 0),
+        **dict.fromkeys(("QK", "OV"), lambda: wqkv.circuits(opened(), 0, 0).OV),
+        "copying": lambda: None,
+        "composition": lambda: floats(1),
+        "left_out": tuple,
+    },
+    "Diff": {
+        **dict.fromkeys(("a", "b", "how"), lambda: "x"),
+        **dict.fromkeys(("tokens", "heads", "rows", "maps"), tuple),
+        **dict.fromkeys(("kl", "rounding"), lambda: floats(1)),
+    },
     "DifferentialAttention": {"d_model": lambda: WIDTH, "n_head": lambda: H, "start": lambda: 0.5},
     "Heads": {"table": lambda: (), "tokens": lambda: 3},
     "LatentAttention": {
@@ -275,6 +301,8 @@ ARGUMENTS: dict[str, dict[str, Callable[[], Any]]] = {
         "reason": lambda: "",
     },
     "Lengths": {"lengths": lambda: [2, 3]},
+    "LinkMap": LINKS,
+    "EffectMap": LINKS,
     "MultiheadAttention": {"d_model": lambda: WIDTH, "n_head": lambda: H},
     "Paged": {"pool": lambda: wqkv.Pool(4)},
     "Parity": {"family": lambda: "", "inputs": lambda: "", "layers": tuple},
@@ -344,6 +372,15 @@ ARGUMENTS: dict[str, dict[str, Callable[[], Any]]] = {
     "t_times": {"Y": lambda: floats(N, 2)},
     "mass": {"keys": lambda: [1]},
     "thumbnail": {},
+    "coverage": {"share": lambda: 0.9},
+    "frequencies": {"rope": wqkv.RoPE},
+    "kl": {"other": a_map},
+    "SharedMap.kl": {"other": lambda: MADE["SharedMap"]()},
+    "contributions": OUTPUT,
+    "split": {**OUTPUT, "direction": lambda: floats(WIDTH)},
+    "gradients": GRADIENTS,
+    "effects": GRADIENTS,
+    "group": {"keys": lambda: [1]},
     "plot": {},
     "top": {"k": lambda: 2},
     "proof": {"value": heads_of, "output": heads_of},

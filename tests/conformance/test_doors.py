@@ -19,11 +19,26 @@ import torch
 import torch.distributed as dist
 
 import wqkv
-from tests.conformance.doors import ARGUMENTS, MADE, NO_DOORS, VALUES, Wrong, model, quietly
+from tests.conformance.doors import (
+    ARGUMENTS,
+    MADE,
+    NO_DOORS,
+    REFUSED,
+    VALUES,
+    B,
+    D,
+    H,
+    N,
+    Wrong,
+    floats,
+    model,
+    quietly,
+)
 from tests.survey.corpora import model as saved_model
 from tests.tiny import tiny_t5
 from wqkv.doors import door
 from wqkv.errors import WqkvError
+from wqkv.maps.shared import Part
 
 INTS = torch.ones(1, 1, 1, 1).long()
 ALIASES = {
@@ -31,6 +46,8 @@ ALIASES = {
     "Step": "Callable[[int, int], None]",
     "Progress": "Callable[[int, int], None]",
     "EachLayer": "Callable[[View, int], None]",
+    "Switch": "Callable[[], AbstractContextManager]",
+    "Maps": "tuple[tuple[AttentionMap, AttentionMap], ...]",
 }
 #: What other errors may come out, and why.
 OTHERS = {
@@ -91,7 +108,8 @@ def public_doors() -> Iterator[str]:
         elif name not in NO_DOORS:
             if named(it):
                 yield name
-            yield from (f"{name}.{method}" for method in own_methods(it))
+            methods = (f"{name}.{method}" for method in own_methods(it))
+            yield from (method for method in methods if method not in REFUSED)
 
 
 Arguments = dict[str, Callable[[], Any]]
@@ -189,6 +207,14 @@ def test_a_planted_leak_is_told(group):
     assert tried("bare", lambda: (door(bare), {})) == zero
 
 
+def in_two_parts() -> wqkv.SharedMap:
+    """The map of a rank that has the rows 0 and 1, and the rows from 2 on."""
+    q = floats(B, H, N, D)
+    rows = (slice(0, 2), slice(2, N))
+    parts = [Part(wqkv.AttentionMap(q[:, :, one], q), 0, one.start) for one in rows]
+    return wqkv.SharedMap(wqkv.Ranks(), parts, (B, H, N, N), wqkv.Full(), placed=True)
+
+
 @pytest.mark.parametrize(
     ("call", "says"),
     [
@@ -198,6 +224,18 @@ def test_a_planted_leak_is_told(group):
         (
             lambda: wqkv.SharedMap(wqkv.Ranks(), [], (1, 1, 1, 1), wqkv.Full(), placed=True),
             "no parts",
+        ),
+        (
+            lambda: MADE["SharedMap"]().effects(*[floats(B, H, N, D)] * 3),
+            "A SharedMap has no `effects`: its numbers of links would lie on 1 ranks.\nAsk each",
+        ),
+        (
+            lambda: MADE["AttentionMap"]().kl(MADE["SharedMap"]()),
+            "the type AttentionMap, and the other of the type SharedMap.\nPass two of one type.",
+        ),
+        (
+            lambda: MADE["SharedMap"]().kl(in_two_parts()),
+            "The ranks share the two maps in other ways.\n  SharedMap[2, 3, 5, 5] over 1 ranks",
         ),
         (lambda: wqkv.heads((m for m in [3]), ["abc"]), "`maps` holds AttentionMaps, not int 3"),
         (lambda: wqkv.Dynamic.load("x", "nowhere"), "`device` is 'nowhere': "),

@@ -76,6 +76,10 @@ def asked(m: AttentionMap, whole: AttentionMap) -> Answer:
         "t_times": lambda m: m.t_times(Y),
         "t_times by head": lambda m: m.t_times(by_head),
         "flat": lambda m: m.flat().mass([0]),
+        "effective": lambda m: 1 / (1 + m.effective()),  # which may be thousands beside a sink
+        "coverage": lambda m: torch.stack(m.coverage(0.9)),
+        "largest": lambda m: m.largest(),
+        "kl": lambda m: m.kl(m.flat()),
         "everything": lambda m: m[:],
         "one weight": lambda m: m[1, -1, last, 0],
         "tile": lambda m: m[1:, [n_head - 1, 0], 3:last, 2:7],
@@ -84,6 +88,8 @@ def asked(m: AttentionMap, whole: AttentionMap) -> Answer:
         "pairs": lambda m: m.at([0, last, 5, last], [0, 3, 5, 0]),
         "no rows": lambda m: m[:, :, 3:3],
     }
+    if not isinstance(whole._numbers.given.rules.softcap, float):
+        questions["frequencies"] = lambda m: m.frequencies(RoPE(d=2))
     worst, told = {}, []
     for name, question in questions.items():
         mine, truth = question(m), question(whole)

@@ -50,6 +50,10 @@ def models(model: nn.Module, ids: Tensor) -> None:
     assert_type(seen, wqkv.Seen[wqkv.AttentionMap])
     assert_type(seen[0].entropy(), Tensor)
     assert_type(seen[0].thumbnail(64), Tensor)
+    assert_type(seen[0].effective(), Tensor)
+    assert_type(seen[0].coverage(0.9).most, Tensor)
+    assert_type(seen[0].kl(seen[1]), Tensor)
+    assert_type(seen[0].frequencies(RoPE()), Tensor)
     found = wqkv.heads(seen, ["a", "word"])
     assert_type(found[0][1].label, str)
     assert_type(wqkv.use(model), nn.Module)
@@ -58,6 +62,20 @@ def models(model: nn.Module, ids: Tensor) -> None:
     assert_type(short[0].received(), Tensor)
 
     wqkv.watch(model, keep="some")  # type: ignore[call-overload]
+
+
+def links(m: wqkv.AttentionMap, v: Tensor, out: Tensor, grad: Tensor) -> None:
+    WO = torch.randn(8, 64, 512)
+    assert_type(m.contributions(v, WO), wqkv.LinkMap)
+    assert_type(m.split(v, WO, WO[0, 0]).total(), Tensor)
+    assert_type(m.gradients(v, out, grad)[0, 1], Tensor)
+    effects = m.effects(v, out, grad, how="zero")
+    assert_type(effects, wqkv.EffectMap)
+    assert_type(effects.top(20).keys, Tensor)
+    assert_type(effects.group([0, 1]), Tensor)
+
+    m.effects(v, out, grad, how="drop")  # type: ignore[arg-type]
+    m.gradients(v, out)  # type: ignore[call-arg]
 
 
 def study() -> None:

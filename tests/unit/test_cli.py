@@ -11,10 +11,11 @@ import pytest
 
 import wqkv
 from tests.tiny import tiny_llama
-from tests.unit.draw import test_heads, test_parity
+from tests.unit.draw import test_diff, test_heads, test_parity
 from tests.unit.draw.stories import make
-from wqkv import Causal, Full, cli
+from wqkv import Causal, Full, Quantized, cli
 from wqkv.commands.given import EXAMPLE
+from wqkv.effects import diff as effects_diff
 from wqkv.errors import ArgumentError
 from wqkv.explorer import server
 from wqkv.explorer.ticket import address_with_ticket
@@ -484,6 +485,109 @@ def test_bar_on_a_terminal(capsys, headed, monkeypatch, no_color, moves):
     assert ("reading with tiny-model" in terminal.getvalue()) == moves
     assert ("1 of 2 layers" in terminal.getvalue()) == moves
     json.loads(capsys.readouterr().out)
+
+
+# diff
+
+
+@pytest.fixture
+def differed(monkeypatch):
+    """A stand-in for the models and their difference; what was asked of them."""
+    asked = []
+    found = test_diff.make()
+
+    def open_model(name, progress):
+        asked.append(name)
+        return SimpleNamespace(name=name)
+
+    def diff(a, b, text, progress):
+        progress(1, 9)
+        asked.append((a.name, getattr(b, "name", b), text))
+        return found
+
+    monkeypatch.setattr(models, "open_model", open_model)
+    monkeypatch.setattr(effects_diff, "diff", diff)
+    return asked
+
+
+def test_diff_of_two_models(capsys, differed, monkeypatch, tmp_path):
+    code, out, err = run(capsys, "diff", "one", "two", "A cat.")
+    assert (code, err) == (0, "")
+    assert differed == ["one", "two", ("one", "two", "A cat.")]
+    assert out.startswith("A: tiny-llama\nB: ") and "\x1b" not in out
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Two.\nThree."))
+    assert run(capsys, "diff", "one", "two", "-")[0] == 0
+    assert differed[-1][2] == "Two.\nThree."
+    (tmp_path / "猫.txt").write_text("\ufeffFour.\n", "utf-8")
+    assert run(capsys, "diff", "one", "two", "--text", str(tmp_path / "猫.txt"))[0] == 0
+    assert differed[-1][2] == "Four.\n"
+    assert run(capsys, "diff", "one", "two")[0] == 0
+    assert differed[-1][2] == heads.TEXT
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["one", "--cache-bits", "4", "A cat."],
+        ["one", "A cat.", "--cache-bits", "4"],
+        ["--cache-bits", "4", "one", "A cat."],
+    ],
+)
+def test_diff_of_keys_in_a_cache(capsys, differed, argv):
+    """A text may stand behind an option."""
+    assert run(capsys, "diff", *argv)[0] == 0
+    name, cache, text = differed[-1]
+    assert (differed[0], name, text, len(differed)) == ("one", "one", "A cat.", 2)
+    assert isinstance(cache, Quantized) and (cache.bits, cache.group) == (4, None)
+
+
+def test_diff_writes_files_too(capsys, differed, tmp_path):
+    table, picture = tmp_path / "a.csv", tmp_path / "a.PNG"
+    files = ["--csv", str(table), "--png", str(picture)]
+    code, out, err = run(capsys, "diff", "one", "two", "--json", *files)
+    assert (code, err) == (0, f"wqkv: wrote {table}\nwqkv: wrote {picture}\n")
+    assert len(json.loads(out)["heads"]) == 18
+    assert len(table.read_text("utf-8").splitlines()) == 19
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "the following arguments are required: A"),
+        (["one"], "There is one model. Pass a second one, or --cache-bits."),
+        (["one", "two", "A", "cat"], "There are two models, and behind them come 2 texts."),
+        (["one", "two", "A cat.", "--cache-bits", "4"], "--cache-bits compares one model with its"),
+        (["one", "--cache-bits", "3", "A cat."], "argument --cache-bits: invalid choice: 3"),
+        (["one", "two", "A", "--text", "b.txt"], "There is a TEXT and --text b.txt. Pass one"),
+        (["one", "two", " "], "Text 1 of 1 is empty. Pass at least one word."),
+        (["one", "two", "\udcff"], r"The text '\udcff' is not valid UTF-8."),
+        (["one", "two", "--csv", "a.txt"], "The table 'a.txt' needs a name ending in .csv."),
+        (["one", "two", "--png", "a.svg"], "The image 'a.svg' needs a name ending in .png."),
+        (["one", "two", "A cat.", "--layer", "3"], "unrecognized arguments: --layer"),
+    ],
+)
+def test_mistakes_of_diff(capsys, differed, argv, message):
+    code, out, err = run(capsys, "diff", *argv)
+    assert (code, out, differed) == (2, "", [])
+    assert err.startswith("wqkv: ") and message in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("module", "argv"), [("rich", []), ("matplotlib", ["--png", "a.png"])])
+def test_diff_with_a_missing_extra(capsys, differed, monkeypatch, module, argv):
+    monkeypatch.setitem(sys.modules, module, None)
+    code, _, err = run(capsys, "diff", "one", "two", *argv)
+    assert (code, differed) == (2, [])
+    assert f"needs the package `{module}`" in err and "pip install 'wqkv[show]'" in err
+
+
+def test_diff_is_interrupted(capsys, differed, monkeypatch):
+    def stop(a, b, text, progress):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(effects_diff, "diff", stop)
+    assert run(capsys, "diff", "one", "two") == (130, "", "wqkv: interrupted\n")
 
 
 # parity

@@ -187,7 +187,7 @@ class AttentionMap(TileMap[Weights]):
         it can be more than there are keys. To 1e-5 of the largest. It costs one call, as
         exp(2 lse - lse of all scores doubled); with softcap or a bias one pass over tiles.
 
-        Source: the participation ratio, or Hill number of order 2: Hill 1973, eq. 5.
+        Source: Hill 1973 (doi:10.2307/1934352), the diversity number of order 2.
         """
         return self._rows(row_statistics.effective)
 
@@ -258,10 +258,15 @@ class AttentionMap(TileMap[Weights]):
         the tiles of both.
 
         Raises:
-            ArgumentError: a map of another shape.
+            ArgumentError, KindError: a map of another shape or kind.
 
-        Source: Kullback and Leibler 1951, eq. 2.4.
+        Source: Kullback and Leibler 1951, section 2.
         """
+        if type(other) is not type(self):
+            raise KindError(
+                f"This map is of the type {type(self).__name__}, and the other of the type "
+                f"{type(other).__name__}.\nPass two of one type."
+            )
         if other.shape != self.shape:
             raise ArgumentError(
                 f"Two maps are compared link by link, and have shapes {list(self.shape)} and "
@@ -307,7 +312,11 @@ class AttentionMap(TileMap[Weights]):
         >>> AttentionMap(q, q).contributions(q, torch.randn(2, 8, 16)).total().shape
         torch.Size([1, 2, 5])
         """
-        return LinkMap(self._links(links.contributions, value, WO), "P_ij ||v_j WO||", self.limit)
+        return LinkMap(
+            self._links("contributions", links.contributions, value, WO),
+            "P_ij ||v_j WO||",
+            self.limit,
+        )
 
     def split(self, value: Tensor, WO: Tensor, direction: Tensor) -> LinkMap:
         """P_ij v_j . (WO_h u): what every link writes along a direction u, such as a logit's.
@@ -331,7 +340,7 @@ class AttentionMap(TileMap[Weights]):
         >>> AttentionMap(q, q).split(q, torch.randn(2, 8, 16), torch.randn(16))[0, 1].shape
         torch.Size([5, 5])
         """
-        found = self._links(links.split, value, WO, direction)
+        found = self._links("split", links.split, value, WO, direction)
         return LinkMap(found, "P_ij v_j . (WO u)", self.limit)
 
     def gradients(self, value: Tensor, output: Tensor, grad_output: Tensor) -> LinkMap:
@@ -353,7 +362,7 @@ class AttentionMap(TileMap[Weights]):
         >>> AttentionMap(q, q).gradients(q, q, torch.ones_like(q)).top(3).weights.shape
         torch.Size([1, 2, 3])
         """
-        found = self._links(links.gradients, value, output, grad_output)
+        found = self._links("gradients", links.gradients, value, output, grad_output)
         return LinkMap(found, "dL / dscore_ij", self.limit)
 
     def effects(
@@ -392,7 +401,7 @@ class AttentionMap(TileMap[Weights]):
                 f"Pass {' or '.join(map(repr, HOWS))}."
             )
         of = links.removals if how == "renormalize" else links.zeroings
-        found = self._links(of, value, output, grad_output)
+        found = self._links("effects", of, value, output, grad_output)
         return EffectMap(found, f"effects of removal, {how}", self.limit)
 
     # How one process answers. SharedMap overrides these methods
@@ -407,8 +416,8 @@ class AttentionMap(TileMap[Weights]):
         return row_statistics.kl(self._numbers, other._numbers)
 
     @computed_aside
-    def _links(self, of: Callable[..., Links], *args: Tensor) -> Links:
-        """Numbers of links, `of(weights, *args)`."""
+    def _links(self, name: str, of: Callable[..., Links], *args: Tensor) -> Links:
+        """The numbers of links that a method makes, `of(weights, *args)`."""
         return of(self._numbers, *args)
 
     @computed_aside

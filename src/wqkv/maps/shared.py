@@ -23,6 +23,7 @@ from wqkv.doors import door
 from wqkv.errors import ArgumentError, KindError, describe
 from wqkv.maps import statistics
 from wqkv.maps.attention_map import AttentionMap, map_of
+from wqkv.maps.links import Links
 from wqkv.maps.picks import Line, numbers
 from wqkv.maps.statistics import Top
 from wqkv.maps.tile_map import LIMIT, check_limit
@@ -55,8 +56,9 @@ class Part(NamedTuple):
 class SharedMap(AttentionMap):
     """One AttentionMap that ranks share: P = sum over ranks of what each has, 0 where it has none.
 
-    It has the methods of any map, which return the same on every rank. Each rank computes for its
-    own heads or rows; only the answers travel. All ranks must call the same methods, in one order:
+    It has the methods of any map but the numbers of links (`contributions` to `effects`), which
+    return the same on every rank. Each rank computes for its own heads or rows; only the answers
+    travel. All ranks must call the same methods, in one order:
     a rank that calls alone waits for the others, and where the calls differ, all ranks raise.
 
     Some arguments are about this rank's share alone. An X with heads (`times`) has this rank's key
@@ -275,6 +277,32 @@ class SharedMap(AttentionMap):
                 worst[self._ranks.rank] = max(off, float(worst[self._ranks.rank]))
         self._agree(_question("proof", queries))
         return float(messages.total(self._ranks.group, worst).max())
+
+    def _largest(self) -> Tensor:
+        found = self._zeros((*self.shape[:2], self._ranks.size * len(self._parts)))
+        for slot, part in enumerate(self._parts, self._ranks.rank * len(self._parts)):
+            found[:, :, slot] = -torch.inf  # where this part has no heads
+            found[(*part.heads, slot)] = part.map._largest()
+        self._agree("largest()")
+        return messages.total(self._ranks.group, found).amax(dim=2)
+
+    def _kl(self, other: AttentionMap) -> Tensor:
+        assert isinstance(other, SharedMap)
+        with together(self._ranks.group):
+            ours, theirs = ([part.rows for part in one._parts] for one in (self, other))
+            if ours != theirs:
+                raise ArgumentError(
+                    f"The ranks share the two maps in other ways.\n  {self!r}\n  {other!r}\n"
+                    "Make both maps with one layout."
+                )
+        shares = [a.map._kl(b.map) for a, b in zip(self._parts, other._parts, strict=True)]
+        return self._sum(self.shape[:3], zip(ours, shares, strict=True), "kl")
+
+    def _links(self, name: str, of: Callable[..., Links], *args: Tensor) -> Links:
+        raise ArgumentError(
+            f"A SharedMap has no `{name}`: its numbers of links would lie on {self._ranks.size} "
+            "ranks.\nAsk each rank's own map, as `seen[layer]` before SharedMap.heads joins it."
+        )
 
     def _sum(
         self, shape: Sequence[int], shares: Iterable[tuple[Any, Tensor]], asked: str

@@ -1,0 +1,88 @@
+"""`wqkv diff A B TEXT` and `wqkv diff A --cache-bits 4 TEXT`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from wqkv.commands.given import Commands, check_file, check_utf8, read_texts
+from wqkv.commands.progress import bar, spinner
+from wqkv.commands.screen import console, print_json
+
+
+def add(commands: Commands) -> None:
+    what = "where two models look differently at one text: KL of every head and row"
+    diff = commands.add_parser(
+        "diff",
+        help=what,
+        description=f"Show {what}.",
+        allow_abbrev=False,
+        usage="%(prog)s [options] A B [TEXT]\n       %(prog)s [options] --cache-bits 4 A [TEXT]",
+        epilog="Both models cut the text into the same tokens. With --cache-bits the keys of one "
+        "layer at a time are rounded, so that the error of a layer is not carried to the next. "
+        'example: wqkv diff Qwen/Qwen3-0.6B Qwen/Qwen3-0.6B-Base "The capital of Spain is"',
+    )
+    diff.set_defaults(command=run)
+    arg = diff.add_argument
+    arg("a", metavar="A", help="a folder or a hub name")
+    arg(
+        "texts", nargs="*", metavar="B TEXT",
+        help="the second model; and a text in quotes, - reads stdin (default: a built-in text)",
+    )  # fmt: skip
+    arg("--text", type=Path, metavar="FILE", help="read this file")
+    arg(
+        "--cache-bits", type=int, choices=(8, 4),
+        help="compare A with itself where a quantized cache keeps the keys in so many bits",
+    )  # fmt: skip
+    arg("--json", action="store_true", help="print JSON, with every head, instead of the tables")
+    arg("--csv", type=Path, metavar="FILE", help="also write the heads as .csv")
+    arg("--png", type=Path, metavar="FILE", help="also write both maps of the first heads as .png")
+
+
+def run(args: argparse.Namespace) -> None:
+    from wqkv.errors import ArgumentError, need
+
+    given: list[str] = args.texts  # behind A: the second model, if there is one, and a text
+    other = None if args.cache_bits is not None else next(iter(given), None)
+    if args.cache_bits is None and other is None:
+        raise ArgumentError("There is one model. Pass a second one, or --cache-bits.")
+    given = given if other is None else given[1:]
+    if len(given) > 1:
+        what = (
+            "There are two models, and behind them come"
+            if other
+            else ("--cache-bits compares one model with itself, and behind it come")
+        )
+        raise ArgumentError(f"{what} {len(given)} texts. Pass one, in quotes.")
+    texts, _ = read_texts(given, args.text)
+    check_utf8("text", texts)
+    check_file("table", args.csv, ".csv")
+    check_file("image", args.png, ".png")
+    if args.png:
+        need("matplotlib", "show", "A picture of the maps")
+    if not args.json:
+        need("rich", "show", "The terminal picture")
+
+    from wqkv.draw.diff import as_json, save_csv, save_png, show
+    from wqkv.effects.diff import diff
+    from wqkv.layer.caches.quantized import Quantized
+    from wqkv.study.heads import TEXT
+    from wqkv.study.model import open_model
+
+    with spinner() as progress:
+        a = open_model(args.a, progress)
+        b = Quantized(args.cache_bits) if other is None else open_model(other, progress)
+    with bar(f"comparing with {a.name}", "steps") as told:
+        found = diff(a, b, texts[0] if texts else TEXT, progress=told)
+
+    if args.csv:
+        save_csv(found, args.csv)
+        print(f"wqkv: wrote {args.csv}", file=sys.stderr)
+    if args.png:
+        save_png(found, args.png)
+        print(f"wqkv: wrote {args.png}", file=sys.stderr)
+    if args.json:
+        print_json(as_json(found))
+    else:
+        show(found, console())
