@@ -30,14 +30,15 @@ class Links(Numbers):
     """P_ij R_i . C_j of one call.
 
     Args:
-        keys: C, (batch, n_head or n_kv_head, key_len, c).
-        rows: R, (batch, n_head, query_len, c); None is 1 everywhere, and then c is 1.
+        C: (batch, n_head or n_kv_head, key_len, c).
+        R: (batch, n_head, query_len, c); None is 1 everywhere, and then c is 1.
         made_of: the tensors of the caller that R and C were made of.
     """
 
     def __init__(self, P: Weights, C: Tensor, R: Tensor | None, made_of: Sequence[Tensor]) -> None:
         super().__init__(P.sizes, P.device, [*(x for x, _ in P.made_of), *made_of])
-        self.P, self.C, self.R = P, C, R
+        self.P, self.C = P, C
+        self.R = R
         self.group = P.sizes[1] // max(1, C.shape[1])
         # A value that is hidden may be NaN, and 0 * NaN is not 0: see `_where_seen`.
         self.spoiled = not bool(C.isfinite().all())
@@ -47,11 +48,11 @@ class Links(Numbers):
 
     def tile(self, b: Line, h: Line, i: Line, j: Line) -> Tensor:
         P = self.P.tile(b, h, i, j)
-        return self._where_seen(P, self._factors(b, h, i, j).mul_(P))
+        return self._where_seen(P, P * self._factors(b, h, i, j))
 
     def pairs(self, queries: Tensor, keys: Tensor) -> Tensor:
         P = self.P.pairs(queries, keys)
-        return self._where_seen(P, self._factors_of_pairs(queries, keys).mul_(P))
+        return self._where_seen(P, P * self._factors_of_pairs(queries, keys))
 
     def of_rows(self) -> Tensor:
         """The sum over all keys."""
@@ -80,9 +81,9 @@ class Links(Numbers):
         return self._where_seen(sums, sums * repeat_heads(self.C, self.group)).sum(dim=-1)
 
     def _factors(self, b: Line, h: Line, i: Line, j: Line) -> Tensor:
-        """R_i . C_j at every combination of batch, head, query and key."""
+        """R_i . C_j at every combination of batch, head, query and key; C_j without R."""
         if self.R is None:
-            return take(self.C, b, h, j).mT.expand(-1, -1, len(i), -1).clone()
+            return take(self.C, b, h, j).mT
         shared = key_heads(h, self.group)
         rows, keys = take(self.R, b, h, i), take(self.C, b, shared, j)
         heads = len(h) // max(1, len(shared))
@@ -109,12 +110,16 @@ class Removals(Links):
     with respect to the head's output o. A link that is all of its row is NaN.
     """
 
-    def __init__(self, P: Weights, C: Tensor, R: Tensor, made_of: Sequence[Tensor]) -> None:
-        super().__init__(P, C, R, made_of)
-        self.rows_of, self.whole = R, -R[..., -1]
+    R: Tensor  # never None here
+
+    @property
+    def whole(self) -> Tensor:
+        """g . o of every row."""
+        return -self.R[..., -1]
 
     def tile(self, b: Line, h: Line, i: Line, j: Line) -> Tensor:
         reach = self.reach(numbers(i))
+        # A tile that holds all of its rows has what a heavy link needs.
         if isinstance(j, range) and j.start <= reach.start and reach.stop <= j.stop:
             return self._whole_rows(b, h, i, j)
         P = self.P.tile(b, h, i, j)
@@ -159,7 +164,7 @@ class Removals(Links):
         rules = self.P.given.rules
         sums, _ = self.P.times(self.C * keys.to(self.C).unsqueeze(-1))
         mass = sums[..., -1]
-        found = -(self.rows_of * sums).sum(dim=-1) / (1 - mass)
+        found = -(self.R * sums).sum(dim=-1) / (1 - mass)
         others = replace(rules, mask=rules.mask & ~Dense(keys.view(1, 1, 1, -1)))
         out, lse = self.P.attend(self.C, others)
         removed = self._removed(self._carried(out), lse - _finite(self.P.lse), lambda x: x)
@@ -206,7 +211,7 @@ class Removals(Links):
 
     def _carried(self, out: Tensor) -> Tensor:
         """g . (P v) of P C: R . (P C) is g . (P v) - g . o sum_j P."""
-        return (self.rows_of * out).sum(dim=-1) + self.whole * out[..., -1]
+        return (self.R * out).sum(dim=-1) + self.whole * out[..., -1]
 
     @cached_property
     def _beyond(self) -> tuple[Tensor, Tensor] | None:

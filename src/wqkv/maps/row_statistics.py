@@ -93,9 +93,9 @@ def largest(P: Weights) -> Tensor:
     none = torch.zeros(P.sizes[:3], dtype=P.dtype, device=P.device)
     plain = Weights(replace(P.given, rules=rules), none)  # ln P of an lse of 0 is the score
     found = none.new_full(P.sizes[:2], -torch.inf)
-    for b, i, j in plain.blocks():
-        scores = plain.logs(b, range(P.sizes[1]), i, j)
-        found[cut(b)] = found[cut(b)].maximum(scores.amax(dim=(2, 3)))
+    for block in plain.blocks():
+        scores, samples = plain.logs_of(block), cut(block.b)
+        found[samples] = found[samples].maximum(scores.amax(dim=(2, 3)))
     return found
 
 
@@ -109,10 +109,9 @@ def kl(P: Weights, other: Weights) -> Tensor:
         found = mean - (theirs.scale * (theirs.query * of_theirs).sum(dim=-1) - other.lse)
         return found.masked_fill(P.lse == -torch.inf, 0).clamp_(min=0)
     found = torch.zeros_like(P.lse)
-    heads = range(P.sizes[1])
-    for b, i, j in P.blocks():
-        terms = _divergence(P.logs(b, heads, i, j), other.logs(b, heads, i, j))
-        found[cut(b), :, cut(i)] += terms.sum(dim=-1)
+    for block in P.blocks():
+        terms = _divergence(P.logs_of(block), other.logs_of(block))
+        found[block.rows] += terms.sum(dim=-1)
     for pair in zip(_besides(P), _besides(other), strict=True):
         found += _divergence(*pair)
     return found.clamp_(min=0)

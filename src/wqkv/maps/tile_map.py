@@ -80,7 +80,7 @@ class TileMap(Generic[Of]):
             raise ArgumentError(
                 f"A tile of {sides} weights takes {count * 4 / 2**30:.2f} GiB; "
                 f"the limit is {self.limit * 4 / 2**30:.2f} GiB.\n"
-                "Take fewer rows, or a statistic (times, thumbnail, top), or pass limit=..."
+                "Take fewer rows, or a statistic such as `top`, or make the map with limit=..."
             )
         tile = self._tile(*lines)
         return tile.squeeze([axis for axis, (_, single) in enumerate(picked) if single])

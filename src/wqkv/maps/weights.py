@@ -261,6 +261,10 @@ class Weights(Numbers):
         """The weights of a part: (batch, n_head, query, key)."""
         return self.tile(block.b, range(self.sizes[1]), block.i, block.j)
 
+    def logs_of(self, block: Block) -> Tensor:
+        """ln P of a part; -inf where hidden."""
+        return self.logs(block.b, range(self.sizes[1]), block.i, block.j)
+
     def _scores_less(self, lse: Tensor, b: Line, h: Line, i: Line, j: Line) -> Tensor:
         """score - lse at every combination of batch, head, query and key; -inf where hidden."""
         call = self.given

@@ -28,6 +28,7 @@ from wqkv.attend.engines import reference
 from wqkv.errors import ArgumentError, KindError
 from wqkv.maps import weights
 from wqkv.maps.attention_map import map_of
+from wqkv.maps.weights import Weights
 
 OUT = 11
 WO, U, G = draw(H, DV, OUT, seed=20), draw(OUT, seed=21), draw(B, H, Q, DV, seed=22)
@@ -212,6 +213,21 @@ def test_a_given_lse_that_counts_nothing_more():
     assert found[:, :, 0, 0].isnan().all() and int(found.isnan().sum()) == first.numel()
 
 
+def test_extreme_rows():
+    """A padding row with a bias of -1e9 looks at all keys alike: lse cannot hold their number."""
+    bias = torch.zeros(B, 1, Q, K)
+    bias[0, :, 3] = -1e9
+    q, k, v, g = draw(B, H, Q, D).float(), draw(B, HK, K, D).float(), V.float(), G.float()
+    m = AttentionMap(q, k, bias=bias)
+    out = m.times(v)
+    found = m.effects(v, out, g)
+    mean = heads(v)[0].mean(dim=1)
+    exact = (mean * g[0, :, 3]).sum(-1, keepdim=True) - (heads(v)[0] * g[0, :, 3:4]).sum(-1)
+    close(found[0, :, 3], exact / (K - 1), "whole rows")
+    close(found[0, :, 3, 2:9], exact[:, 2:9] / (K - 1), "a part")
+    close(found.at([3], [7])[0, :, 0], exact[:, 7] / (K - 1), "a pair")
+
+
 # Where the numbers come from
 
 
@@ -222,6 +238,8 @@ def test_longer_than_a_block(monkeypatch, rules):
     monkeypatch.setattr(weights, "CACHED", 20_000)
     q, k, v = 3 * draw(1, H, 307, D), draw(1, HK, 701, D, seed=1), draw(1, HK, 701, DV, seed=2)
     rules = {**rules, "mask": Causal() & ~Lengths([29]), "query_offset": 394}
+    sizes, score = [], Weights._scores_less
+    monkeypatch.setattr(Weights, "_scores_less", lambda *a: (sizes.append(x := score(*a)), x)[1])
     call = request(q, k, v, **rules)
     steps, g = reference.steps(call, call.places()), draw(1, H, 307, DV, seed=3)
     P, m = steps.weights, AttentionMap(q, k, **rules)
@@ -241,6 +259,7 @@ def test_longer_than_a_block(monkeypatch, rules):
         rows = [306, 3, 150]
         strongest = exact[:, :, rows].flatten(2).abs().topk(4).values
         torch.testing.assert_close(found.top(4, rows).weights.abs(), strongest)
+    assert max(x.numel() for x in sizes) <= H * 128 * 128  # of 6 x 307 x 701
 
 
 def test_top_ranks_what_cannot_be_removed_last():
