@@ -361,7 +361,8 @@ class BlockPass:
     """One block on single tokens, (tokens, 1, d_model): all of it but attention is row by row.
 
     The attention `site` returns `outputs`, (tokens, n_head, d_v). What the block computes before it
-    is as it was; what comes after it looks at the same keys as before.
+    is as it was; what comes after it looks at the same keys as before. (These change too where a
+    block holds two layers, as ALBERT's may.)
     """
 
     def __init__(

@@ -162,4 +162,4 @@ class Why:
     predicted: tuple[LinkEffect, ...]
     checked: Checked
     together: Joint | None = None
-    groups: Mapping[str, tuple[GroupEffect, ...]] | None = None
+    groups: Mapping[By, tuple[GroupEffect, ...]] | None = None

@@ -86,7 +86,7 @@ class Rerun:
             if not terms.requires_grad:
                 raise ArgumentError(
                     f"The number asked about ({self.asked.question.number}) has no gradient.\n"
-                    "Make it of the model's output by operations of torch that have one, without detach()."
+                    "Make it of the model's output, by operations of torch that have gradients."
                 )
             # A number may be made of the encoder's output alone.
             torch.autograd.grad(terms.sum(), self.plain.leaves, allow_unused=True)
