@@ -25,6 +25,9 @@ from wqkv.attend.scalings import (
 )
 from wqkv.corpus.documents import DOCUMENTS
 from wqkv.doors import door as _door
+from wqkv.effects.patch import Patched, patch
+from wqkv.effects.records import Why
+from wqkv.effects.why import why
 from wqkv.errors import (
     ArgumentError,
     EngineError,
@@ -101,6 +104,7 @@ __all__ = [
     "Paged",
     "Parity",
     "Partial",
+    "Patched",
     "Pool",
     "Prefix",
     "QKNorm",
@@ -120,6 +124,7 @@ __all__ = [
     "Trace",
     "UpstreamError",
     "View",
+    "Why",
     "Window",
     "WqkvError",
     "YaRN",
@@ -135,6 +140,7 @@ __all__ = [
     "open_model",
     "open_pair",
     "parity",
+    "patch",
     "rollout",
     "shard_heads",
     "survey",
@@ -142,6 +148,7 @@ __all__ = [
     "use",
     "watch",
     "what_if",
+    "why",
 ]
 
 _Model = TypeVar("_Model", bound=nn.Module)

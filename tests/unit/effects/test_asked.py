@@ -111,9 +111,7 @@ def with_blanks() -> PreTrainedTokenizerFast:
     """A tokenizer that puts a blank before every text, as Llama 2's does."""
     pieces = ["<unk>", "▁", "▁the", "▁lamp", "▁sea", "lamp", "▁sealight", "▁light"]
     cut = Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], 0, False))
-    cut.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-    )
+    cut.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     cut.decoder = decoders.Metaspace()
     return PreTrainedTokenizerFast(tokenizer_object=cut, unk_token="<unk>")
 
