@@ -277,7 +277,8 @@ def _difference(
     """
     model = logits.model
     with torch.no_grad():
-        ranked = logits.terms(logits.run())[0].topk(2).indices.tolist()
+        of_all = logits.terms(logits.run())[0]
+    ranked = of_all.topk(2).indices.tolist()
     a, first = _token(model, "answer", answer, behind) or (ranked[0], "")
     rival = next(id for id in ranked if id != a)
     b, second = _token(model, "against", against, behind) or (rival, "")
@@ -287,6 +288,12 @@ def _difference(
             f"{model.tokenizer.decode([a])!r}.\nPass two that differ in their first token."
         )
     shown = [model.tokenizer.decode([id]) for id in (a, b)]
+    for id, token in zip((a, b), shown, strict=True):
+        if id >= len(of_all):
+            raise ArgumentError(
+                f"Token {id}, {token!r}, is known to the tokenizer, and {model.name} has "
+                f"{len(of_all)} logits.\nPass another one."
+            )
     number = f"logit of {shown[0]!r}{first} less logit of {shown[1]!r}{second}"
 
     def read(output: Any) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -236,10 +237,16 @@ class Rerun:
         one = torch.zeros_like(queries)
         outputs, _ = rows_without(of_rows, one, queries, rules, removed, how)
         added: list[Tensor] = []
+        thread = threading.get_ident()
+
+        def keep(_: nn.Module, __: object, y: Tensor) -> None:
+            if threading.get_ident() == thread:  # another one may run the model meanwhile
+                added.append(y[:, 0])
+
         WO = huggingface.matrices(
             self.model.parts[site.part].model, site.layer, self.model.parts[site.part].hf_part
         )["WO"]
-        hook = WO.register_forward_hook(lambda _, __, y: added.append(y[:, 0]))
+        hook = WO.register_forward_hook(keep)
         alone = BlockPass(self.plain, site, queries, outputs)
         try:
             with self._blocks.running(alone):

@@ -136,6 +136,13 @@ def test_a_model_of_one_text_has_no_target(llama):
         ask(llama, text(N), target="a lamp")
 
 
+def test_a_token_that_the_model_does_not_know():
+    model = tiny_llama(1)
+    model.tokenizer.add_tokens(["lampsea"])
+    with pytest.raises(ArgumentError, match=r"Token 49, 'lampsea', .* and tiny-llama has 49 logits"):
+        ask(model, text(N), "lampsea")
+
+
 # Rows and batches
 
 

@@ -139,6 +139,27 @@ def test_spans_that_nobody_sees():
     assert not rerun.seen_by_nobody(last)
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt_oss"])
+def test_links_that_are_all_of_a_row_stay_together(name):
+    """Row 2 of a causal model has three keys. A sink takes all of the mass, so that none stays."""
+    model, asked = asked_of(name)
+    rerun = Rerun(model, asked)
+    site = rerun.sites[0]
+    row = [SiteLink(site, 1, 2, key) for key in range(3)]
+    other = SiteLink(site, 3, 4, 2)
+    number, kept = rerun.together([*row, other], "renormalize")
+    if name == "llama":
+        assert kept == 3
+        assert number == pytest.approx(truth(model, asked, links=[(0, 3, 4, 2)]), abs=1e-12)
+    else:
+        out = [(0, link.head, link.query, link.key) for link in (*row, other)]
+        assert kept == 0
+        assert number == pytest.approx(truth(model, asked, links=out), abs=1e-12)
+    out = [(0, link.head, link.query, link.key) for link in (*row, other)]
+    number, kept = rerun.together([*row, other], "zero")
+    assert kept == 0 and number == pytest.approx(truth(model, asked, zeroed=out), abs=1e-12)
+
+
 # Rounding
 
 
