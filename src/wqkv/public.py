@@ -27,6 +27,9 @@ from wqkv.corpus.documents import DOCUMENTS
 from wqkv.doors import door as _door
 from wqkv.effects.circuits import Circuits, circuits
 from wqkv.effects.diff import Diff, diff
+from wqkv.effects.patch import Patched, patch
+from wqkv.effects.records import Why
+from wqkv.effects.why import why
 from wqkv.errors import (
     ArgumentError,
     EngineError,
@@ -105,6 +108,7 @@ __all__ = [
     "Paged",
     "Parity",
     "Partial",
+    "Patched",
     "Pool",
     "Prefix",
     "QKNorm",
@@ -124,6 +128,7 @@ __all__ = [
     "Trace",
     "UpstreamError",
     "View",
+    "Why",
     "Window",
     "WqkvError",
     "YaRN",
@@ -141,6 +146,7 @@ __all__ = [
     "open_model",
     "open_pair",
     "parity",
+    "patch",
     "rollout",
     "shard_heads",
     "survey",
@@ -148,6 +154,7 @@ __all__ = [
     "use",
     "watch",
     "what_if",
+    "why",
 ]
 
 _Model = TypeVar("_Model", bound=nn.Module)

@@ -226,8 +226,12 @@ MADE: dict[str, Callable[[], Any]] = {
     "LongRoPE": lambda: wqkv.LongRoPE((1.0, 2.0), (1.0, 2.0), trained_length=64, factor=2.0),
     "GivenFrequencies": lambda: wqkv.GivenFrequencies((1.0, 0.5)),
 }
-#: Tuples, into which whoever is given one looks; and classes that only their heirs make.
-NO_DOORS = {"Bias", "Form", "KeyPiece", "KVCache", "Mask", "Partial", "RoPEScaling"}
+#: Tuples and records, into which whoever is given one looks; and classes that only their heirs
+#: make.
+NO_DOORS = {
+    *("Bias", "Form", "KeyPiece", "KVCache", "Mask", "Partial", "RoPEScaling"),
+    *("Patched", "Why"),
+}
 
 #: What a SharedMap refuses, whatever its arguments are.
 REFUSED = {f"SharedMap.{name}" for name in ("contributions", "split", "gradients", "effects")}
@@ -256,6 +260,8 @@ ARGUMENTS: dict[str, dict[str, Callable[[], Any]]] = {
     "to_torch": {"module": lambda: wqkv.MultiheadAttention(WIDTH, H)},
     "convert": {"model": lambda: nn.TransformerEncoderLayer(WIDTH, H)},
     "heads": {"maps": lambda: [own_map()], "tokens": lambda: ["a", "b", "c", "d", "e"]},
+    "why": {"model": opened, "text": lambda: text(N - 1)},
+    "patch": {"model": opened, "clean": lambda: text(3), "corrupted": lambda: "sea lamp wind"},
     "open_model": {},  # a folder: see `asked`
     "open_pair": {},
     "survey": {},

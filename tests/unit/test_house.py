@@ -150,6 +150,7 @@ ORDER = (
     "wqkv.effects.candidates",
     "wqkv.effects.asked",
     "wqkv.effects.rerun",
+    "wqkv.effects.together",
     "wqkv.effects.why",
     "wqkv.effects.patch",
     "wqkv.effects.circuits",

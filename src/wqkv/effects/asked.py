@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,10 @@ class AskedText(Protocol):
     @property
     def question(self) -> Question:
         """What is asked, in words."""
+
+    @property
+    def speaker(self) -> nn.Module:
+        """What is run: the model, with its head if the number needs it."""
 
     @property
     def texts(self) -> dict[str, tuple[TokenizedText, TokenizedText]]:
@@ -53,8 +57,9 @@ class OneText:
     text: TokenizedText
     question: Question
     read: ReadTerms
-    speaker: nn.Module  # what is run: the model, with its head if the number needs it
+    speaker: nn.Module
     last_only: bool  # whether the number is made of the last token's logits alone
+    ids: tuple[int, int] | None = None  # of the two tokens whose logits are compared
 
     @property
     def texts(self) -> dict[str, tuple[TokenizedText, TokenizedText]]:
@@ -94,6 +99,7 @@ class TwoTexts:
     question: Question
     read: ReadTerms
     speaker: nn.Module
+    ids: tuple[int, int] | None = None
 
     @property
     def texts(self) -> dict[str, tuple[TokenizedText, TokenizedText]]:
@@ -124,6 +130,9 @@ class TwoTexts:
         return self.read(output)
 
 
+Asked = TypeVar("Asked", OneText, TwoTexts)
+
+
 def _arguments(model: nn.Module) -> frozenset[str]:
     return frozenset(inspect.signature(model.forward).parameters)
 
@@ -134,57 +143,87 @@ def _arguments(model: nn.Module) -> frozenset[str]:
 def ask(
     model: TextModel,
     text: str,
-    answer: str | Callable[[Any], Tensor] | None = None,
-    against: str | None = None,
+    answer: str | int | Callable[[Any], Tensor] | None = None,
+    against: str | int | None = None,
     at: int = -1,
     target: str | None = None,
 ) -> AskedText:
-    """What `why` is asked, checked; see there."""
-    if isinstance(model, OpenPair):
-        return _ask_pair(model, text, answer, against, at, target)
-    if not isinstance(model, OpenModel):
+    """What `why` is asked, checked; see there. A token may be given by its id too."""
+    if not isinstance(model, OpenModel | OpenPair):
         raise ArgumentError(
             f"`model` is {describe(model)}.\nPass what open_model or open_pair returned."
         )
+    if model.model.training:
+        raise ArgumentError(
+            f"{model.name} trains, so that dropout may change what it says.\n"
+            "Call model.model.eval() first."
+        )
+    if any(parameter.is_inference() for parameter in model.model.parameters()):
+        raise ArgumentError(
+            f"{model.name} was made in inference mode, so that it has no gradients.\n"
+            "Open it outside of torch.inference_mode()."
+        )
+    if isinstance(model, OpenPair):
+        return _ask_pair(model, text, answer, against, at, target)
     model.check_target(target)
     tokens = model.tokens(text)
     if callable(answer):
-        return OneText(
-            model, tokens, Question("function", _name_of(answer)), _checked(answer),
-            model.speaker or model.model, last_only=False,
-        )  # fmt: skip
+        question = _of_function(answer, against, at)
+        speaker = model.speaker or model.model
+        return OneText(model, tokens, question, _checked(answer), speaker, last_only=False)
     if model.speaker is not None:
         row = _row(at, tokens)
-        tokens = cut(tokens, row + 1)  # later tokens change nothing
-        question, read = _logits(
-            model, tokens, model.speaker, "next token", row, answer, against,
-            lambda output: output.logits[:, -1],
+        question = Question("next token", "", at=row)
+        before = cut(tokens, row + 1)  # later tokens change nothing
+        logits = OneText(
+            model, before, question, lambda output: output.logits[:, -1], model.speaker,
+            last_only=True,
         )  # fmt: skip
-        return OneText(model, tokens, question, read, model.speaker, last_only=True)
+        return _difference(logits, answer, against, behind=_written(before))
     if model.filler is not None and model.tokenizer.mask_token_id in tokens.ids:
-        masked = [n for n, id in enumerate(tokens.ids) if id == model.tokenizer.mask_token_id]
-        row = masked[0] if at == -1 and len(masked) == 1 else _row(at, tokens)
-        if row not in masked:
-            raise ArgumentError(
-                f"Token {row} is {tokens.tokens[row]!r}, and tokens {masked} are masked.\n"
-                "Pass the number of one of them as `at`."
-            )
-        question, read = _logits(
-            model, tokens, model.filler, "masked token", row, answer, against,
-            lambda output: output.logits[:, row],
+        row = _masked_row(model, tokens, at)
+        question = Question("masked token", "", at=row)
+        logits = OneText(
+            model, tokens, question, lambda output: output.logits[:, row], model.filler,
+            last_only=False,
         )  # fmt: skip
-        return OneText(model, tokens, question, read, model.filler, last_only=False)
-    return _ask_similarity(model, tokens, answer, against)
+        return _difference(logits, answer, against)
+    return _ask_similarity(model, tokens, answer, against, at)
+
+
+def _masked_row(model: OpenModel, text: TokenizedText, at: int) -> int:
+    """Which token is asked for: the only one that is masked, or `at`."""
+    masked = [n for n, id in enumerate(text.ids) if id == model.tokenizer.mask_token_id]
+    row = masked[0] if at == -1 and len(masked) == 1 else _row(at, text)
+    if row not in masked:
+        raise ArgumentError(
+            f"Token {row} is {text.tokens[row]!r}, and tokens {masked} are masked.\n"
+            "Pass the number of one of them as `at`."
+        )
+    return row
 
 
 def _ask_similarity(
-    model: OpenModel, tokens: TokenizedText, answer: str | None, against: str | None
+    model: OpenModel,
+    tokens: TokenizedText,
+    answer: str | int | None,
+    against: str | int | None,
+    at: int,
 ) -> OneText:
     """How like two texts are: the cosine of the means of their last hidden states."""
-    if answer is None:
+    if not isinstance(answer, str):
         raise ArgumentError(
             f"{model.name} predicts no token here, so the number asked about is how like two texts "
             "are.\nPass the other text as `answer`."
+        )
+    if at != -1:
+        raise ArgumentError(
+            f"`at` is {at}, and how like two texts are is asked of all tokens.\nLeave `at` out."
+        )
+    if against is None and model.tokens(answer).ids == tokens.ids:
+        raise ArgumentError(
+            "`answer` is the text itself: whatever is removed, the two become less alike, which "
+            "first order cannot predict.\nPass another text."
         )
 
     def embed(text: TokenizedText) -> Tensor:
@@ -193,9 +232,11 @@ def _ask_similarity(
         return torch.nn.functional.normalize(states.mean(dim=1)[0], dim=0)
 
     directions, number = [embed(model.tokens(answer))], f"cosine with {answer!r}"
-    if against is not None:
+    if isinstance(against, str):
         directions.append(-embed(model.tokens(against)))
         number += f" less cosine with {against!r}"
+    else:
+        against = None
 
     def read(output: Any) -> Tensor:
         mean = torch.nn.functional.normalize(output[0].mean(dim=1), dim=1)
@@ -208,8 +249,8 @@ def _ask_similarity(
 def _ask_pair(
     model: OpenPair,
     text: str,
-    answer: str | Callable[[Any], Tensor] | None,
-    against: str | None,
+    answer: str | int | Callable[[Any], Tensor] | None,
+    against: str | int | None,
     at: int,
     target: str | None,
 ) -> TwoTexts:
@@ -217,74 +258,79 @@ def _ask_pair(
         raise ArgumentError(f"{model.name} predicts no next token.\nOpen it with its head.")
     source, written = model.read_texts(text, target)
     if callable(answer):
-        question = Question("function", _name_of(answer))
+        question = _of_function(answer, against, at)
         return TwoTexts(model, source, written, question, _checked(answer), model.speaker)
     row = _row(at, written)
-    written = cut(written, row + 1)
-
-    def logits(output: Any) -> Tensor:
-        found: Tensor = output.logits[:, -1]
-        return found
-
-    plain = TwoTexts(model, source, written, Question("function", ""), logits, model.speaker)
-    with torch.no_grad():
-        now = plain.terms(plain.run())[0]
-    question, read = _choose(model, "next token", row, now, answer, against, logits)
-    return TwoTexts(model, source, written, question, read, model.speaker)
-
-
-def _logits(
-    model: OpenModel,
-    tokens: TokenizedText,
-    speaker: nn.Module,
-    kind: Any,
-    row: int,
-    answer: str | None,
-    against: str | None,
-    logits: ReadTerms,
-) -> tuple[Question, ReadTerms]:
-    plain = OneText(
-        model, tokens, Question("function", ""), logits, speaker, last_only=kind == "next token"
+    before, question = cut(written, row + 1), Question("next token", "", at=row)
+    logits = TwoTexts(
+        model, source, before, question, lambda output: output.logits[:, -1], model.speaker
     )
+    return _difference(logits, answer, against, behind=_written(before))
+
+
+def _difference(
+    logits: Asked, answer: str | int | None, against: str | int | None, behind: str = ""
+) -> Asked:
+    """The logit of one token less that of another, where the logits of all tokens were asked.
+
+    None is the likeliest. `behind` is the text that the tokens stand behind.
+    """
+    model = logits.model
     with torch.no_grad():
-        now = plain.terms(plain.run())[0]
-    return _choose(model, kind, row, now, answer, against, logits)
-
-
-def _choose(
-    model: TextModel,
-    kind: Any,
-    row: int,
-    logits: Tensor,
-    answer: str | None,
-    against: str | None,
-    read: ReadTerms,
-) -> tuple[Question, ReadTerms]:
-    """The logit of one token less that of another; of the two likeliest, where none is named."""
-    ranked = logits.topk(2).indices.tolist()
-    a, first = _token(model, "answer", answer) or (ranked[0], "")
-    b, second = _token(model, "against", against) or (next(id for id in ranked if id != a), "")
+        of_all = logits.terms(logits.run())[0]
+    ranked = of_all.topk(2).indices.tolist()
+    a, first = _token(model, "answer", answer, behind) or (ranked[0], "")
+    rival = next(id for id in ranked if id != a)
+    b, second = _token(model, "against", against, behind) or (rival, "")
     if a == b:
         raise ArgumentError(
             f"`answer` {answer!r} and `against` {against!r} begin with the same token, "
             f"{model.tokenizer.decode([a])!r}.\nPass two that differ in their first token."
         )
     shown = [model.tokenizer.decode([id]) for id in (a, b)]
+    for id, token in zip((a, b), shown, strict=True):
+        if id >= len(of_all):
+            raise ArgumentError(
+                f"Token {id}, {token!r}, is known to the tokenizer, and {model.name} has "
+                f"{len(of_all)} logits.\nPass another one."
+            )
     number = f"logit of {shown[0]!r}{first} less logit of {shown[1]!r}{second}"
-    return (
-        Question(kind, number, shown[0], shown[1], row),
-        lambda output: read(output)[:, [a, b]] * read(output).new_tensor([1, -1]),
-    )
+
+    def read(output: Any) -> Tensor:
+        of_all = logits.read(output)
+        return of_all[:, [a, b]] * of_all.new_tensor([1, -1])
+
+    question = replace(logits.question, number=number, answer=shown[0], against=shown[1])
+    return replace(logits, question=question, read=read, ids=(a, b))
 
 
-def _token(model: TextModel, name: str, text: str | None) -> tuple[int, str] | None:
-    """The first token of a text, and a phrase that says so if it has more; None without a text."""
-    if text is None:
-        return None
-    ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+def _token(
+    model: OpenModel | OpenPair, name: str, text: str | int | None, behind: str
+) -> tuple[int, str] | None:
+    """The first token of a text, and a phrase that says so if it has more; None without a text.
+
+    It is the token behind another text, because many tokenizers cut " Rome" there in another way
+    than alone: some put a blank of their own before what stands alone.
+    """
+    if text is None or isinstance(text, int):
+        return None if text is None else (text, "")
+    side = "text_target" if isinstance(model, OpenPair) else "text"
+
+    def ids_of(text: str) -> list[int]:
+        found: list[int] = model.tokenizer(**{side: text}, add_special_tokens=False)["input_ids"]
+        return found
+
+    before, ids = ids_of(behind) if behind else [], ids_of(behind + text)
+    # Where the two texts grow together, such as "is" and "Rome", it is cut alone.
+    ids = ids[len(before) :] if ids[: len(before)] == before else ids_of(text)
     if not ids:
         raise ArgumentError(f"`{name}` is {text!r}, which has no token.\nPass at least one.")
     return ids[0], f" (the first token of {text!r})" if len(ids) > 1 else ""
+
+
+def _written(text: TokenizedText) -> str:
+    """What is written up to the last token of a text; "" if that is no part of the sentence."""
+    return text.sentence[: text.spans[-1][1]]
 
 
 def _row(at: int, text: TokenizedText) -> int:
@@ -303,8 +349,14 @@ def cut(text: TokenizedText, count: int) -> TokenizedText:
     )  # fmt: skip
 
 
-def _name_of(answer: Callable[[Any], Tensor]) -> str:
-    return str(getattr(answer, "__name__", None) or type(answer).__name__)
+def _of_function(answer: Callable[[Any], Tensor], against: str | int | None, at: int) -> Question:
+    """The question that is a user's function of the model's output."""
+    if against is not None or at != -1:
+        raise ArgumentError(
+            f"`answer` is a function, and `against` is {against!r}, `at` {at}.\n"
+            "Leave both out: the function says what the number is."
+        )
+    return Question("function", str(getattr(answer, "__name__", None) or type(answer).__name__))
 
 
 def _checked(answer: Callable[[Any], Tensor]) -> ReadTerms:
@@ -312,10 +364,10 @@ def _checked(answer: Callable[[Any], Tensor]) -> ReadTerms:
 
     def read(output: Any) -> Tensor:
         found = answer(output)
-        if not isinstance(found, Tensor) or found.ndim != 1:
+        if not isinstance(found, Tensor) or found.ndim != 1 or not found.is_floating_point():
             raise ArgumentError(
                 f"`answer` returned {describe(found)}.\n"
-                "Return one number per sample: a tensor (batch,)."
+                "Return one number per sample: a tensor (batch,) of floats."
             )
         return found.unsqueeze(1)
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from wqkv.attend.call import Call, call_of
+from wqkv.attend.call import call_of
 from wqkv.attend.masks.algebra import Mask
 from wqkv.effects.blocks import AttentionSite
 from wqkv.effects.passes import PlainPass, SiteLink
@@ -17,6 +16,7 @@ from wqkv.maps.attention_map import map_of
 from wqkv.maps.link_map import How
 from wqkv.maps.links import removals, zeroings
 from wqkv.maps.weights import Block, Weights, aside
+from wqkv.study.callbacks import Progress, silent
 
 #: How many links of each kind are kept per attention.
 KEPT = 512
@@ -57,19 +57,18 @@ class _Best:
 
 
 class Candidates:
-    """A `GradientTaken` that keeps the strongest links of each attention.
+    """A `GradientTaken` that keeps the strongest links of each attention, at least so many.
 
     `others` are links to any token but the first; `resting` those to the first, where the model is
     causal. `behind` has the gradients behind a block that the links' own blocks are judged by.
     """
 
-    def __init__(self, how: How, each: Callable[[AttentionSite], None]) -> None:
-        self._how, self._each = how, each
+    def __init__(self, how: How, progress: Progress = silent, at_least: int = 0) -> None:
+        self._how, self._progress, self._kept = how, progress, max(KEPT, at_least)
         self.others: list[PredictedLink] = []
         self.resting: list[PredictedLink] = []
         self.behind: dict[tuple[int, int], Tensor] = {}  # by block and row (d_model,)
-        self.count, self.total = 0, 0.0  # of all links, and of their absolute effects
-        self._counts: dict[tuple[Mask, tuple[int, ...], bool], int] = {}
+        self.total, self._done = 0.0, 0  # the sum of all absolute effects; attentions
 
     def __call__(
         self, plain: PlainPass, site: AttentionSite, output: Tensor, grad: Tensor, behind: Tensor
@@ -78,7 +77,7 @@ class Candidates:
         call = call_of(given.query, given.key, given.value, rules)
         square = call.sizes[2] == call.sizes[3] and site.part != "cross"
         apart = square and plain.sees_no_later(site)
-        others, resting = _Best(KEPT), _Best(KEPT)
+        others, resting = _Best(self._kept), _Best(self._kept)
         with aside(given.query.device):
             P = Weights(call)
             of = removals if self._how == "renormalize" else zeroings
@@ -97,21 +96,26 @@ class Candidates:
         for one in (*found[0], *found[1]):
             row = one.link.query
             self.behind.setdefault((number, row), behind[0, row].detach().clone())
-        self.count += self._count(call)
-        self._each(site)
+        self._done += 1
+        self._progress(self._done, len(plain.given))
 
-    def _count(self, call: Call) -> int:
-        """How many links of an attention can be removed, of all heads."""
-        mask, n_head = call.rules.mask, call.sizes[1]
-        alone = self._how == "renormalize" and call.rules.sinks is None
-        key = mask, call.sizes[2:], alone
-        if key not in self._counts:  # nearly always, all layers share one mask
-            # The lse of equal scores is ln(how many keys a row sees).
-            seen = map_of(call).flat().lse[0, 0].exp().round().long()
-            if alone:  # the only key of a row cannot be removed
-                seen = seen.masked_fill(seen == 1, 0)
-            self._counts[key] = int(seen.sum())
-        return n_head * self._counts[key]
+    def count_links(self, plain: PlainPass) -> int:
+        """How many links of the model can be removed."""
+        counts: dict[tuple[Mask, tuple[int, ...], bool], int] = {}
+        total = 0
+        for site, given in plain.given.items():
+            call = call_of(given.query, given.key, given.value, plain.rules[site])
+            mask, n_head = call.rules.mask, call.sizes[1]
+            alone = self._how == "renormalize" and call.rules.sinks is None
+            key = mask, call.sizes[2:], alone
+            if key not in counts:  # nearly always, all layers share one mask
+                # The lse of equal scores is ln(how many keys a row sees).
+                seen = map_of(call).flat().lse[0, 0].exp().round().long()
+                if alone:  # the only key of a row cannot be removed
+                    seen = seen.masked_fill(seen == 1, 0)
+                counts[key] = int(seen.sum())
+            total += n_head * counts[key]
+        return total
 
     def _links(self, site: AttentionSite, P: Weights, best: _Best) -> list[PredictedLink]:
         found = best.links()

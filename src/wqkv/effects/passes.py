@@ -32,6 +32,7 @@ from wqkv.effects.blocks import (
     hidden_of,
     with_hidden,
 )
+from wqkv.errors import ArgumentError, describe
 from wqkv.maps.link_map import How
 
 
@@ -149,6 +150,12 @@ class PlainPass:
 
     def block(self, call: BlockCall) -> BlockOutput:
         hidden = call.hidden
+        if hidden.ndim != 3 or len(hidden) != 1:
+            raise ArgumentError(
+                f"Block {call.number} of the model is given {describe(hidden)}.\n"
+                "Only models whose blocks take hidden states [1, n, d_model] can be run again with "
+                "changes."
+            )
         self.inputs.append(hidden.detach())
         if self._taken is None:
             output = call.run()
@@ -354,7 +361,8 @@ class BlockPass:
     """One block on single tokens, (tokens, 1, d_model): all of it but attention is row by row.
 
     The attention `site` returns `outputs`, (tokens, n_head, d_v). What the block computes before it
-    is as it was; what comes after it looks at the same keys as before.
+    is as it was; what comes after it looks at the same keys as before. (These change too where a
+    block holds two layers, as ALBERT's may.)
     """
 
     def __init__(

@@ -15,6 +15,7 @@ from wqkv.effects.passes import ModelChange, PutHidden, PutOutput
 from wqkv.effects.records import Question
 from wqkv.effects.rerun import Rerun
 from wqkv.errors import ArgumentError
+from wqkv.maps.weights import aside
 from wqkv.study.callbacks import Progress, silent
 from wqkv.study.model import OpenModel
 
@@ -46,6 +47,7 @@ class Patched:
 
 
 @door
+@aside(torch.device("cpu"))  # whatever the caller is at, such as autocast or inference mode
 def patch(
     model: OpenModel,
     clean: str,
@@ -77,16 +79,24 @@ def patch(
     if what not in WHATS:
         raise ArgumentError(f"`what` is {what!r}.\nPass one of {', '.join(map(repr, WHATS))}.")
     asked = ask(model, clean, answer, against)
-    if against is None and asked.question.kind != "similarity":
-        rival = ask(model, corrupted).question.answer
-        if rival != asked.question.answer:
-            asked = ask(model, clean, asked.question.answer, rival)
     assert isinstance(asked, OneText)
+    if against is None and asked.ids is not None:
+        rival = ask(model, corrupted)
+        assert isinstance(rival, OneText) and rival.ids is not None
+        if rival.ids[0] != asked.ids[0]:
+            asked = ask(model, clean, answer or asked.ids[0], rival.ids[0])
+            assert isinstance(asked, OneText)
     given, other = asked.text, model.tokens(corrupted)
     if len(given.ids) != len(other.ids):
         raise ArgumentError(
             f"The clean prompt has {len(given.ids)} tokens and the corrupted one "
             f"{len(other.ids)}.\nPass two prompts of equally many tokens."
+        )
+    at = asked.question.at
+    if asked.question.kind == "masked token" and other.ids[at or 0] != given.ids[at or 0]:
+        raise ArgumentError(
+            f"Token {at} is masked in the clean prompt, and {other.tokens[at or 0]!r} in the "
+            "corrupted one.\nMask the same token in both."
         )
     good, bad = (Rerun(model, replace(asked, text=text)) for text in (given, other))
     if abs(good.before - bad.before) <= good.rounding:
@@ -96,7 +106,7 @@ def patch(
         )
     shape = [model.sizes.n_layer, *_per_layer(model, what, len(other.ids))]
     after = bad.after(list(_changes(good, what)), progress=progress)
-    found = torch.tensor(after, device="cpu").view(shape)
+    found = torch.tensor(after, dtype=torch.float64, device="cpu").view(shape)
     return Patched(what, asked.question, good.before, bad.before, found, other.tokens)
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from wqkv.maps.link_map import How
 
+#: What may be removed together.
+By: TypeAlias = Literal["head", "token", "span"]
 #: A prediction is marked where removing the link changes the token's hidden state by more than this
 #: share of its length, or where computing the link's own block exactly moves the prediction by more
 #: than that share of it. Both were read off true removals: see docs/decisions.md.
@@ -91,7 +93,7 @@ class GroupEffect:
     A token or a span is removed from what later tokens see, in all layers and heads.
     """
 
-    by: Literal["head", "token", "span"]
+    by: By
     part: str
     label: str  # the token, the text of the span, or "layer 3, head 4"
     true: float
@@ -160,4 +162,4 @@ class Why:
     predicted: tuple[LinkEffect, ...]
     checked: Checked
     together: Joint | None = None
-    groups: Mapping[str, tuple[GroupEffect, ...]] | None = None
+    groups: Mapping[By, tuple[GroupEffect, ...]] | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -35,8 +37,8 @@ from wqkv.study.opened_layer import rules_of
 CHECKPOINT_TOKENS = 1024
 #: How many changes run as one batch at most, and how many tokens and bytes of keys they may have.
 BATCH, BATCH_TOKENS, BATCH_BYTES = 32, 4096, 2**27
-#: Effects below this share of the largest term of the number are rounding, in float32 and float64.
-ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-12}
+#: Effects below this share of the largest term of the number are rounding.
+ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
 
 class Rerun:
@@ -46,7 +48,8 @@ class Rerun:
         taken: is called in a backward pass from the number; None: there is none.
 
     Raises:
-        ArgumentError: an attention of the model cannot be answered from outside.
+        ArgumentError: an attention of the model cannot be answered from outside, its blocks take
+            something else than the hidden states of one text, or the number is not finite.
     """
 
     @torch.no_grad()
@@ -56,16 +59,22 @@ class Rerun:
         self.model, self.asked, self._blocks = model, asked, Blocks(model)
         n = max(len(queries.ids) for queries, _ in asked.texts.values())
         self.plain = PlainPass(self._rules, taken, checkpointed=n > CHECKPOINT_TOKENS)
-        own = asked.terms(asked.run())  # by the model's own attention
+        own = self._terms()  # by the model's own attention
         if taken is None:
             with self._blocks.running(self.plain):
-                terms = asked.terms(asked.run())
+                terms = self._terms()
         else:
             terms = self._with_gradients()
         self._check_complete()
         self.before, self.off = float(terms.sum()), float((terms.sum() - own.sum()).abs())
-        share = ROUNDING.get(terms.dtype, 1e-5)
-        self.rounding = share * max(1.0, float(own.abs().max()))
+        if not math.isfinite(self.before):
+            raise ArgumentError(
+                f"The number asked about ({asked.question.number}) is {self.before}.\n"
+                "Look for NaN and inf among the parameters of the model."
+            )
+        # Some parts of a model may compute in fewer digits than others.
+        share = max(ROUNDING[x.dtype] for x in (terms, self.plain.inputs[0]))
+        self.rounding = max(share * max(1.0, float(own.abs().max())), self.off)
         # A model may count positions in a way of its own: then it always runs on all its tokens.
         self._skips_rows = asked.can_skip_rows and self.plain.causal
         if self._skips_rows and n > 1:
@@ -73,16 +82,34 @@ class Rerun:
             self._skips_rows = abs(float(alone) - self.before) <= 10 * self.rounding
 
     def _with_gradients(self) -> Tensor:
-        with torch.enable_grad(), frozen(self._module), self._blocks.running(self.plain):
-            terms = self.asked.terms(self.asked.run())
-            torch.autograd.grad(terms.sum(), self.plain.leaves)
+        with torch.enable_grad(), frozen(self.asked.speaker), self._blocks.running(self.plain):
+            terms = self._terms()
+            if not terms.requires_grad:
+                raise ArgumentError(
+                    f"The number asked about ({self.asked.question.number}) has no gradient.\n"
+                    "Make it of the model's output, by operations of torch that have gradients."
+                )
+            # A number may be made of the encoder's output alone.
+            torch.autograd.grad(terms.sum(), self.plain.leaves, allow_unused=True)
         return terms.detach()
 
-    @property
-    def _module(self) -> nn.Module:
-        return self.model.speaker or self.model.model
+    def _terms(self, row: int = 0, batch: int = 1) -> Tensor:
+        """What the number is the sum of, (batch, terms), in a run from `row` on."""
+        terms = self.asked.terms(self.asked.run(row, batch))
+        if len(terms) != batch:
+            raise ArgumentError(
+                f"`answer` returned {len(terms)} numbers for {batch} samples.\n"
+                "Return one number per sample: a tensor (batch,) of floats."
+            )
+        return terms
 
     def _rules(self, site: AttentionSite) -> Rules:
+        if site.layer == self.model.parts[site.part].sizes.n_layer:
+            raise ArgumentError(
+                f"{self.model.name} asks for its attention function more often than it has layers "
+                f"in its part {site.part!r}.\nA layer that attends twice cannot be changed from "
+                "outside, and an `answer` that is a function may not run the model."
+            )
         return rules_of(self.model.parts[site.part].layer(site.layer))
 
     def _check_complete(self) -> None:
@@ -141,8 +168,15 @@ class Rerun:
         return float(self._finish(one, row, 1)[0])
 
     def seen_by_nobody(self, spans: Mapping[str, HiddenSpan]) -> bool:
-        """Whether no token stands behind these spans, and the model is causal."""
-        return self.plain.causal and all(span.last + 1 >= self._n for span in spans.values())
+        """Whether the spans end their texts, where no token sees a later one."""
+        return all(
+            span.own
+            and span.last + 1 == self.plain.given[site].key.shape[2]
+            and self.plain.sees_no_later(site)
+            for part, span in spans.items()
+            for site in self.sites
+            if site.part == part
+        )
 
     def output(self, site: AttentionSite) -> Tensor:
         """The heads' outputs of an attention in the plain run: (n_head, n, d_v)."""
@@ -178,7 +212,7 @@ class Rerun:
     @torch.no_grad()
     def _finish(self, one: TailPass, row: int, batch: int) -> Tensor:
         with self._blocks.running(one):
-            return self.asked.terms(self.asked.run(row, batch)).sum(dim=1)
+            return self._terms(row, batch).sum(dim=1)
 
     # One block alone
 
@@ -203,10 +237,16 @@ class Rerun:
         one = torch.zeros_like(queries)
         outputs, _ = rows_without(of_rows, one, queries, rules, removed, how)
         added: list[Tensor] = []
+        thread = threading.get_ident()
+
+        def keep(_: nn.Module, __: object, y: Tensor) -> None:
+            if threading.get_ident() == thread:  # another one may run the model meanwhile
+                added.append(y[:, 0])
+
         WO = huggingface.matrices(
             self.model.parts[site.part].model, site.layer, self.model.parts[site.part].hf_part
         )["WO"]
-        hook = WO.register_forward_hook(lambda _, __, y: added.append(y[:, 0]))
+        hook = WO.register_forward_hook(keep)
         alone = BlockPass(self.plain, site, queries, outputs)
         try:
             with self._blocks.running(alone):

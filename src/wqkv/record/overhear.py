@@ -1,7 +1,8 @@
 """How a running model is overheard: where it gets its attention function, and in compiled code.
 
 Both places belong to the whole process, so each is changed once for all watches; every watch takes
-the calls of its own model. `answered` lets a caller answer the calls in place of the function.
+the calls of its own model. `answered` lets a caller answer the calls in place of the function; no
+watch is told of these.
 """
 
 from __future__ import annotations
@@ -118,10 +119,11 @@ def _convention(name: str, is_default: bool) -> Convention:
 def _overheard(function: Callable[..., Any], convention: Convention) -> Callable[..., Any]:
     @functools.wraps(function)
     def call(module: Any, *args: Any, **kwargs: Any) -> Any:
-        answers = (by(module, args, kwargs) for by in tuple(_ANSWERS))
-        out = next((answer for answer in answers if answer is not None), None)
-        if out is None:
-            out = function(module, *args, **kwargs)
+        for by in tuple(_ANSWERS):
+            # No subscriber is told: the model did not ask its function.
+            if (answer := by(module, args, kwargs)) is not None:
+                return answer
+        out = function(module, *args, **kwargs)
         if isinstance(module, nn.Module):
             for subscriber in tuple(_SUBSCRIBERS):
                 subscriber._heard(OverheardCall(convention, module, args, kwargs, out))

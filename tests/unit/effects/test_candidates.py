@@ -45,9 +45,9 @@ def test_all_links_are_predicted(name, how, checkpointed, monkeypatch):
     if checkpointed:
         monkeypatch.setattr(rerun_module, "CHECKPOINT_TOKENS", 3)
     came = []
-    found = Candidates(how, came.append)
+    found = Candidates(how, lambda *done: came.append(done))
     rerun = Rerun(model, asked, found)
-    assert sorted(came) == sorted(rerun.sites)
+    assert came == [(n, len(rerun.sites)) for n in range(1, len(rerun.sites) + 1)]
     effects, weights = dense(model, asked, how)
     size = max(float(x.nan_to_num().abs().max()) for x in effects)
     for one in (*found.others, *found.resting):
@@ -59,17 +59,17 @@ def test_all_links_are_predicted(name, how, checkpointed, monkeypatch):
     assert sum(abs(one.effect) > 1e-9 * size for one in (*found.others, *found.resting)) == real
     assert found.total == pytest.approx(sum(float(x.abs().nansum()) for x in effects))
     can = sum(int(((P > 0) & ~x.isnan()).sum()) for x, P in zip(effects, weights, strict=True))
-    assert found.count == can
+    assert found.count_links(rerun.plain) == can
 
 
 def test_links_to_the_first_token_stand_apart_in_a_causal_model():
     model, asked = asked_of("llama")
-    found = Candidates("renormalize", lambda site: None)
+    found = Candidates("renormalize")
     Rerun(model, asked, found)
     assert {one.link.key for one in found.resting} == {0}
     assert 0 not in {one.link.key for one in found.others}
     model, asked = asked_of("bert")
-    found = Candidates("renormalize", lambda site: None)
+    found = Candidates("renormalize")
     Rerun(model, asked, found)
     assert not found.resting and 0 in {one.link.key for one in found.others}
 
@@ -77,11 +77,11 @@ def test_links_to_the_first_token_stand_apart_in_a_causal_model():
 def test_the_strongest_are_kept(monkeypatch):
     model = opened("llama")
     asked = ask(model, text(29), "lamp", "sea")
-    everything = Candidates("renormalize", lambda site: None)
+    everything = Candidates("renormalize")
     monkeypatch.setattr(module, "KEPT", 10_000)
     rerun = Rerun(model, asked, everything)
     monkeypatch.setattr(module, "KEPT", 7)
-    few = Candidates("renormalize", lambda site: None)
+    few = Candidates("renormalize")
     Rerun(model, asked, few)
     for site in rerun.sites:
         best = sorted(
@@ -95,6 +95,6 @@ def test_the_parameters_want_gradients_as_before():
     model, asked = asked_of("llama")
     wanted = [p.requires_grad for p in model.speaker.parameters()]
     assert all(wanted)
-    Rerun(model, asked, Candidates("renormalize", lambda site: None))
+    Rerun(model, asked, Candidates("renormalize"))
     assert [p.requires_grad for p in model.speaker.parameters()] == wanted
     assert all(p.grad is None for p in model.speaker.parameters())

@@ -4,11 +4,16 @@ import pytest
 import torch
 
 from tests.removal import taken_out
-from tests.tiny import READ, TARGET, text
+from tests.tiny import READ, TARGET, text, tiny_llama
 from tests.unit.effects.conftest import BOTH_WAYS, CAUSAL, opened
+from wqkv.attend.rules import Rules
 from wqkv.effects.asked import ask
-from wqkv.effects.passes import HiddenSpan, ModelChange, SiteLink
-from wqkv.effects.rerun import Rerun
+from wqkv.effects.blocks import BlockCall
+from wqkv.effects.candidates import Candidates
+from wqkv.effects.passes import HiddenSpan, ModelChange, PlainPass, SiteLink
+from wqkv.effects.rerun import ROUNDING, Rerun
+from wqkv.errors import ArgumentError
+from wqkv.study.model import OpenModel
 from wqkv.study.pair import OpenPair
 
 FAMILIES = ["llama", *CAUSAL, *BOTH_WAYS, "t5", "bart"]
@@ -113,3 +118,109 @@ def test_tokens_are_hidden_from_all_others(name, span):
     assert rerun.without_tokens(spans) == pytest.approx(expected, abs=1e-12)
     # The first token is out of sight of the last where three windows of 5 do not reach it.
     assert span == (0, 0) or abs(expected - rerun.before) > 1e-6
+
+
+# Which spans nobody sees
+
+
+def test_spans_that_nobody_sees():
+    model, asked = asked_of("llama")
+    rerun = Rerun(model, asked)
+    assert rerun.seen_by_nobody({"text": HiddenSpan(N - 2, N)})
+    assert not rerun.seen_by_nobody({"text": HiddenSpan(0, N - 1)})
+    model, asked = asked_of("bert")
+    assert not Rerun(model, asked).seen_by_nobody({"text": HiddenSpan(0, N)})
+    model, asked = asked_of("t5")
+    rerun, read, written = Rerun(model, asked), len(asked.source.ids), len(asked.target.ids)
+    assert read != written
+    assert rerun.seen_by_nobody({"decoder": HiddenSpan(3, written - 1)})
+    assert not rerun.seen_by_nobody({"decoder": HiddenSpan(3, written - 2)})
+    last = {"encoder": HiddenSpan(3, read - 1), "cross": HiddenSpan(3, read - 1, own=False)}
+    assert not rerun.seen_by_nobody(last)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt_oss"])
+def test_links_that_are_all_of_a_row_stay_together(name):
+    """Row 2 of a causal model has three keys. A sink takes all of the mass, so that none stays."""
+    model, asked = asked_of(name)
+    rerun = Rerun(model, asked)
+    site = rerun.sites[0]
+    row = [SiteLink(site, 1, 2, key) for key in range(3)]
+    other = SiteLink(site, 3, 4, 2)
+    number, kept = rerun.together([*row, other], "renormalize")
+    if name == "llama":
+        assert kept == 3
+        assert number == pytest.approx(truth(model, asked, links=[(0, 3, 4, 2)]), abs=1e-12)
+    else:
+        out = [(0, link.head, link.query, link.key) for link in (*row, other)]
+        assert kept == 0
+        assert number == pytest.approx(truth(model, asked, links=out), abs=1e-12)
+    out = [(0, link.head, link.query, link.key) for link in (*row, other)]
+    number, kept = rerun.together([*row, other], "zero")
+    assert kept == 0 and number == pytest.approx(truth(model, asked, zeroed=out), abs=1e-12)
+
+
+# Rounding
+
+
+@pytest.mark.parametrize("dtype", ROUNDING)
+def test_rounding_is_that_of_the_coarsest_part(dtype):
+    plain = tiny_llama()
+    speaker = plain.speaker.to(dtype)
+    model = OpenModel(speaker.base_model, plain.tokenizer, plain.name, speaker)
+    words, one = text(N), 0.3  # a number whose size is below 1
+    for answer in ("lamp", lambda output: output.logits[:, -1, 3].double() * 0 + one):
+        asked = ask(model, words, answer)
+        rerun = Rerun(model, asked)
+        size = max(1.0, float(asked.terms(asked.run()).detach().abs().max()))
+        assert rerun.rounding == pytest.approx(max(ROUNDING[dtype] * size, rerun.off))
+
+
+# What cannot be run again
+
+
+def test_a_number_that_is_not_finite():
+    model = tiny_llama(1)
+    asked = ask(model, text(N), lambda output: output.logits[:, -1, 3].log() * torch.inf)
+    with pytest.raises(ArgumentError, match=r"The number asked about \(<lambda>\) is (nan|-?inf)"):
+        Rerun(model, asked)
+
+
+def test_a_number_without_gradient():
+    model = tiny_llama(1)
+    asked = ask(model, text(N), lambda output: output.logits[:, -1, 3].detach())
+    assert Rerun(model, asked).before  # removals alone need none
+    with pytest.raises(ArgumentError, match=r"The number asked about \(<lambda>\) has no gradient"):
+        Rerun(model, asked, Candidates("renormalize"))
+
+
+def test_one_number_for_several_samples():
+    model = tiny_llama(1)
+    rerun = Rerun(model, ask(model, text(N), lambda output: output.logits[:1, -1, 3]))
+    site = rerun.sites[0]
+    with pytest.raises(ArgumentError, match="`answer` returned 1 numbers for 2 samples"):
+        rerun.after([ModelChange(heads=((site, head),)) for head in range(2)])
+
+
+def test_attention_that_is_asked_for_twice():
+    plain = tiny_llama(2)
+    model = OpenModel(plain.model, plain.tokenizer, plain.name)
+    own = model.model.layers[1].self_attn
+    forward = own.forward
+
+    def twice(*args, **kwargs):
+        forward(*args, **kwargs)
+        return forward(*args, **kwargs)
+
+    own.forward = twice
+    with pytest.raises(
+        ArgumentError, match="tiny-llama asks for its attention function more often"
+    ):
+        Rerun(model, ask(model, text(N), READ))
+
+
+def test_blocks_that_take_other_states():
+    """Gemma 3n's take four states of each token."""
+    call = BlockCall(7, lambda hidden: hidden, (torch.zeros(4, 1, 11, 13),), {})
+    with pytest.raises(ArgumentError, match=r"Block 7 of the model is given f32\[4, 1, 11, 13\]"):
+        PlainPass(lambda site: Rules()).block(call)
