@@ -15,7 +15,8 @@ from wqkv.effects.passes import PlainPass, SiteLink
 from wqkv.maps.attention_map import map_of
 from wqkv.maps.link_map import How
 from wqkv.maps.links import removals, zeroings
-from wqkv.maps.weights import Block, Weights, aside
+from wqkv.maps.picks import numbers
+from wqkv.maps.weights import Weights, aside
 from wqkv.study.callbacks import Progress, silent
 
 #: How many links of each kind are kept per attention.
@@ -37,15 +38,18 @@ class _Best:
         self._count, self._floor = count, 0.0
         self._found: list[Tensor] = []  # each (4, links): effect, head, query, key
 
-    def add(self, block: Block, effects: Tensor) -> None:
-        """Take the links of a tile, (n_head, queries, keys); NaN is none."""
+    def add(self, query: int, key: int, effects: Tensor) -> None:
+        """Take the links of a tile, (n_head, queries, keys), from a query and a key on.
+
+        NaN is none.
+        """
         at = (effects.abs() > self._floor).nonzero()
         if len(at) > self._count:
             best = effects[tuple(at.T)].abs().topk(self._count)
             at, self._floor = at[best.indices], float(best.values[-1])
         if len(at):
             found = effects[tuple(at.T)].double()
-            places = at.T.double() + at.new_tensor([[0], [block.i.start], [block.j.start]])
+            places = at.T.double() + at.new_tensor([[0], [query], [key]])
             self._found.append(torch.cat((found[None], places)))
 
     def links(self) -> Tensor:
@@ -82,13 +86,14 @@ class Candidates:
             P = Weights(call)
             of = removals if self._how == "renormalize" else zeroings
             effects = of(P, given.value, output, grad)
-            for block in P.blocks():
-                tile = effects.tile(block.b, range(call.sizes[1]), block.i, block.j)[0]
+            # Whole rows, because nearly every row has a heavy link in some head.
+            for i, j, tile in effects.rows(numbers(range(call.sizes[2]), P.device)):
+                (tile,), start = tile, int(i[0])
                 self.total += float(tile.abs().nansum(dtype=torch.float64))
-                if apart and block.j.start == 0:
-                    resting.add(block._replace(j=range(1)), tile[:, :, :1])
+                if apart and j.start == 0:
+                    resting.add(start, 0, tile[:, :, :1])
                     tile[:, :, 0] = torch.nan
-                others.add(block, tile)
+                others.add(start, j.start, tile)
             found = [self._links(site, P, best) for best in (others, resting)]
         self.others += found[0]
         self.resting += found[1]

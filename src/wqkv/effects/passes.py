@@ -146,7 +146,8 @@ class PlainPass:
         self.rules: dict[AttentionSite, Rules] = {}
         self.leaves: list[Tensor] = []  # what the gradient is asked for, so that it flows
         self._layers = Counter[str]()
-        self._behind: dict[int, Tensor] = {}  # the gradient behind a block
+        self._outputs: dict[AttentionSite, Tensor] = {}  # of attentions that were not taken yet
+        self._behind: tuple[int, Tensor]  # where backward is: a block, and the gradient behind it
 
     def block(self, call: BlockCall) -> BlockOutput:
         hidden = call.hidden
@@ -168,7 +169,7 @@ class PlainPass:
                 if self._checkpointed
                 else call.run(hidden)
             )
-            hidden_of(output).register_hook(lambda g: self._behind.update({call.number: g}))
+            hidden_of(output).register_hook(lambda grad: self._arrive(call.number, grad))
         kept = hidden_of(output).detach()
         self.outputs.append(with_hidden(output, kept))
         return output
@@ -184,10 +185,21 @@ class PlainPass:
                 query=given.query.detach(), key=given.key.detach(), value=given.value.detach()
             )
         out = attend(given.query, given.key, given.value, self.rules[site]).out
-        if not again and self._taken is not None:
-            taken, seen = self._taken, out.detach()
-            out.register_hook(lambda g: taken(self, site, seen, g, self._behind[block]))
+        if self._taken is not None:
+            if again or not self._checkpointed:  # else the outputs of all layers would be kept
+                self._outputs[site] = out.detach()
+            if not again:
+                out.register_hook(lambda grad: self._take(site, grad))
         return out
+
+    def _arrive(self, block: int, behind: Tensor) -> None:
+        self._behind = block, behind
+
+    def _take(self, site: AttentionSite, grad: Tensor) -> None:
+        block, behind = self._behind
+        # A block is left by its backward when all its attentions have been.
+        assert self._taken is not None and block == self.block_of[site]
+        self._taken(self, site, self._outputs.pop(site), grad, behind)
 
     def sees_no_later(self, site: AttentionSite) -> bool:
         """Whether no token sees a later one in an attention."""
@@ -302,8 +314,8 @@ class RemovedKeys(NamedTuple):
         return self.keys.any(dim=2, keepdim=True)
 
 
-#: Rows are computed again in parts of about this many numbers of keys.
-ROWS_AT_ONCE = 2**24
+#: Rows are computed again in parts of about this many scores, or numbers of copied keys.
+ROWS_AT_ONCE = 2**22
 
 
 def rows_without(
@@ -326,13 +338,20 @@ def rows_without(
     """
     kept, found = 0, []
     _, n_head, key_len = removed.keys.shape
-    step = max(1, ROWS_AT_ONCE // max(1, n_head * key_len * given.key.shape[3]))
+    alone = len(given.key) == 1  # all rows look at the same keys, which then need no copies
+    step = max(1, ROWS_AT_ONCE // max(1, n_head * key_len * (1 if alone else given.key.shape[3])))
     for start in range(0, len(queries), step):
         part = slice(start, start + step)
-        key, value, lost = given.key[members[part]], given.value[members[part]], removed.keys[part]
-        some = replace(rules, query_offset=queries[part])
-        call = call_of(given.query[part].unsqueeze(2), key, value, some)
-        at, lost = call.places(), lost.unsqueeze(2)
+        if alone:  # (rows, n_head, ...) -> (1, n_head, rows, ...)
+            query, lost = (x[part].transpose(0, 1)[None] for x in (given.query, removed.keys))
+            key, value, places = given.key, given.value, queries[part].view(1, 1, -1, 1)
+        else:  # -> (rows, n_head, 1, ...)
+            query, lost = (x[part].unsqueeze(2) for x in (given.query, removed.keys))
+            key, value = given.key[members[part]], given.value[members[part]]
+            places = queries[part].view(-1, 1, 1, 1)
+        some = replace(rules, query_offset=0)
+        call = call_of(query, key, value, some)
+        at = call.places()._replace(query_pos=places, box=None)
         if how == "zero":
             steps = reference.steps(call, at)
             v = reference.repeat_heads(value.to(steps.weights.dtype), call.group)
@@ -346,7 +365,7 @@ def rows_without(
                 kept += int(empty.sum())
                 same = reference.steps(call, at).out
                 out = torch.where(empty.any(dim=3, keepdim=True), same, out)
-        found.append(out.squeeze(2))
+        found.append(out[0].transpose(0, 1) if alone else out.squeeze(2))
     return torch.cat(found), kept
 
 
