@@ -108,6 +108,7 @@ ORDER = (
     "wqkv.layer.convert",
     "wqkv.layer",
     "wqkv.record.mask_pattern",
+    "wqkv.record.backward",
     "wqkv.record.captured",
     "wqkv.record.read_mask",
     "wqkv.record.arguments",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 
 from wqkv.errors import WqkvError
 from wqkv.maps.weights import aside
-from wqkv.record.arguments import OverheardCall, read_call
+from wqkv.record.arguments import OverheardCall, output_of, read_call, read_tensors
+from wqkv.record.backward import Backward
 from wqkv.record.captured import CapturedCall, Refusal
 from wqkv.record.follow import (
     Continuation,
@@ -37,8 +39,10 @@ from wqkv.upstream.of_torch import plain_name
 class WatchedModel:
     """What is known of a model before it runs, and which layers are wanted."""
 
-    def __init__(self, model: nn.Module, wanted: list[int] | None, keep: str) -> None:
-        self.model, self.wanted, self.keep = model, wanted, keep
+    def __init__(
+        self, model: nn.Module, wanted: list[int] | None, keep: str, gradients: bool
+    ) -> None:
+        self.model, self.wanted, self.keep, self.gradients = model, wanted, keep, gradients
         self.names = {module: plain_name(name) for name, module in model.named_modules()}
         self.like = attention_like(model)
 
@@ -116,6 +120,7 @@ class Listener:
         self.text: Tensor | None = None  # the token ids of the last text, (batch, length)
         # the rest is about the forward that runs now
         self._stack: list[_Frame] = []
+        self._learns = False  # whether gradients were on when it began
         self._visits: Counter[nn.Module] = Counter()  # how often each module began
         self._calls: Counter[nn.Module] = Counter()  # attention functions called since it began
         self._masks: KnownMasks = {}
@@ -131,6 +136,7 @@ class Listener:
         module = call.module
         if not self._stack:  # a forward begins
             self._visits.clear()
+            self._learns = torch.is_grad_enabled()
         self._stack.append(_Frame(call, call.finds_stored_keys()))
         self._visits[module] += 1
         self._calls[module] = 0
@@ -202,6 +208,10 @@ class Listener:
             except Refusal as refusal:
                 layer.reason = str(refusal)
                 return
+            if self.watched.gradients and (self._learns or torch.is_grad_enabled()):
+                backward = Backward()
+                backward.direct = backward.hear(output_of(overheard.out))
+                call = call._replace(backward=backward)
             going = follow(layer.runs[-1], call) if layer.runs and not count else None
             if going is not None:
                 self._options[going.sizes].append(going.options)
@@ -261,3 +271,36 @@ class Listener:
         self.passed |= modules
         for layer in self.layers.values():
             layer.unseen += layer.module in modules
+
+
+def repeated(layers: Iterable[LayerRuns], overheard: OverheardCall) -> bool:
+    """Find the run that a call repeats while a backward pass runs, as gradient checkpointing does.
+
+    It begins no run. If the forward itself ran without gradients (reentrant checkpointing), this
+    call's output is the one whose gradient is heard.
+
+    Returns:
+        whether it repeats one, or belongs to a layer of which none was recorded.
+    """
+    layers = [layer for layer in layers if layer.module is overheard.module]
+    if not any(layer.runs for layer in layers):
+        return True
+    with aside(overheard.device):
+        try:
+            query, key, value, output = read_tensors(overheard)
+        except Refusal:
+            return False
+        found = [
+            run
+            for layer in layers
+            for run in layer.runs
+            if torch.equal(run.query.data, query) and torch.equal(run.key.data, key)
+        ]
+        waiting = [run.backward for run in found if run.backward and not run.backward.direct]
+        for run in found:
+            run.again = True
+        for backward in waiting:
+            backward.mixed |= len(waiting) > 1
+            if backward.hear(output_of(overheard.out)):
+                backward.keep(value, output)
+    return bool(found)

@@ -24,7 +24,7 @@ from wqkv.errors import ArgumentError, KindError, MissedError, describe, need
 from wqkv.maps import pictures
 from wqkv.maps.attention_map import AttentionMap
 from wqkv.record.arguments import OverheardCall
-from wqkv.record.listen import LayerRuns, Listener, WatchedModel
+from wqkv.record.listen import LayerRuns, Listener, WatchedModel, repeated
 from wqkv.record.modules import (
     AttentionKind,
     ModuleCall,
@@ -36,6 +36,7 @@ from wqkv.record.modules import (
 from wqkv.record.overhear import install, uninstall
 from wqkv.record.report import layer_lines
 from wqkv.record.run import Statistics
+from wqkv.upstream import of_torch
 from wqkv.wrappers import unwrapped
 
 if TYPE_CHECKING:
@@ -48,7 +49,10 @@ Kept = TypeVar("Kept", bound=Map)
 
 @overload
 def watch(
-    model: nn.Module, layers: Iterable[int] | None = None, keep: Literal["all"] = "all"
+    model: nn.Module,
+    layers: Iterable[int] | None = None,
+    keep: Literal["all"] = "all",
+    gradients: bool = False,
 ) -> Seen[AttentionMap]: ...
 @overload
 def watch(
@@ -59,6 +63,7 @@ def watch(
     model: nn.Module,
     layers: Iterable[int] | None = None,
     keep: Literal["all", "statistics"] = "all",
+    gradients: bool = False,
 ) -> Seen[AttentionMap] | Seen[Statistics]:
     """Record q, k and the mask of every attention layer while a Hugging Face model runs.
 
@@ -73,8 +78,11 @@ def watch(
         layers: the numbers of the layers to record, in the order in which they first run; None is
             all. They count every kind of attention.
         keep: "statistics" keeps only `entropy` and `received` of each forward, and not q and k.
+        gradients: keep v, the heads' output and, while your own backward pass runs, the gradient
+            with respect to that output, for `Seen.effects`. All gradients stay bit-identical.
 
     Raises:
+        ArgumentError: gradients of what keep="statistics" does not keep.
         MissingExtraError: transformers is not installed.
 
     >>> from transformers import AutoModel, LlamaConfig
@@ -90,7 +98,7 @@ def watch(
       0  layers.0.self_attn  decoder  [1, 2, 5, 5] Causal()  proof ...
       1  layers.1.self_attn  decoder  [1, 2, 5, 5] Causal()  proof ...
     """
-    return Seen(model, layers, keep)
+    return Seen(model, layers, keep, gradients)
 
 
 class Layer(NamedTuple):
@@ -110,23 +118,33 @@ class Seen(Sequence[Kept]):
     """
 
     def __init__(
-        self, model: nn.Module, layers: Iterable[int] | None, keep: Literal["all", "statistics"]
+        self,
+        model: nn.Module,
+        layers: Iterable[int] | None,
+        keep: Literal["all", "statistics"],
+        gradients: bool = False,
     ) -> None:
         if keep not in ("all", "statistics"):
             raise ArgumentError(f"`keep` is {keep!r}.\nPass 'all' or 'statistics'.")
+        if gradients and keep == "statistics":
+            raise ArgumentError(
+                "`gradients` is True, and `keep` is 'statistics': an effect needs q and k.\n"
+                "Pass keep='all', or no gradients."
+            )
         wanted = None if layers is None else list(layers)
         for number in wanted or ():
             if not isinstance(number, int) or isinstance(number, bool):
                 raise KindError(f"`layers` holds numbers of layers, not {describe(number)}.")
             if number < 0:
                 raise ArgumentError(f"`layers` holds {number}.\nPass 0 or more.")
-        self._watched = WatchedModel(unwrapped(model), wanted, keep)
+        self._watched = WatchedModel(unwrapped(model), wanted, keep, gradients)
         self._compiled = compiled(model)
         self._thread = threading.local()
         self._listeners: list[Listener] = []
         self._only: Listener | None = None
         self._reached: dict[int, tuple[object, set[nn.Module]]] = {}
         self._other_compiled = 0  # calls of compiled functions that may run any model
+        self._other_repeated = 0  # calls in a backward pass that repeat none that was seen
         self._exit: ExitStack | None = None
 
     # Begin and end
@@ -162,12 +180,13 @@ class Seen(Sequence[Kept]):
 
     # Hooks, as torch calls them, with the keyword arguments of each model's own code.
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if torch.compiler.is_compiling():  # first of all: whatever follows would be traced
+        # First of all whether it compiles: whatever follows would be traced.
+        if torch.compiler.is_compiling() or _in_backward():
             return
         self._running().enter(ModuleCall(module, args, kwargs))
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or _in_backward():
             return
         self._running().leave(module, output)
 
@@ -181,8 +200,13 @@ class Seen(Sequence[Kept]):
 
     def _heard(self, call: OverheardCall) -> None:
         """An attention function was called, by any model: see `overhear.Subscriber`."""
-        if call.module in self._watched.names:
+        if call.module not in self._watched.names:
+            return
+        if not _in_backward():
             self._running().take(call)
+        elif self._watched.keep == "all":  # statistics keep nothing that could be compared
+            layers = (layer for one in self._listeners for layer in tuple(one.layers.values()))
+            self._other_repeated += not repeated(layers, call)
 
     def _compiled_called(self, function: object) -> None:
         """A compiled function was called, that may run any model: see `overhear.Subscriber`."""
@@ -404,7 +428,8 @@ class Seen(Sequence[Kept]):
             reports = [one.report() for one in self.threads]
             return "\n".join(line for pair in zip(names, reports, strict=True) for line in pair)
         layers = self._all
-        lines = layer_lines(self._name, [(one, self._why(one)) for one in layers])
+        reasons = [(one, self._why(one)) for one in layers]
+        lines = layer_lines(self._name, reasons, self._watched.gradients)
         beyond = [n for n in self._watched.wanted or () if n >= len(layers)]
         if beyond and layers:
             lines.append(f"there is no layer {', '.join(map(str, beyond))}: asked for by `layers`")
@@ -417,6 +442,11 @@ class Seen(Sequence[Kept]):
             lines.append(
                 f"calls of other compiled functions: {self._other_compiled}. "
                 "Whether they ran the model is not known"
+            )
+        if self._other_repeated:
+            lines.append(
+                f"calls in a backward pass that repeat no run: {self._other_repeated}. "
+                "They were not recorded"
             )
         if self._only is None and (others := len(self._listeners) - 1) > 0:
             lines.append(f"{others} other threads ran it too: see `threads`")
@@ -440,6 +470,14 @@ class _LayerMaps(Sequence[Kept]):
         if isinstance(layer, slice):
             return [self._seen._map(one) for one in self._layers[layer]]
         return self._seen._map(_in(self._layers, layer))
+
+
+def _in_backward() -> bool:
+    """Whether this thread runs a backward pass: what runs in it, checkpointing computes again.
+
+    On a GPU that thread is autograd's own, so it must not become one of those that ran the model.
+    """
+    return bool(of_torch.backward_number() >= 0)
 
 
 def _in(layers: list[LayerRuns], layer: int) -> LayerRuns:

@@ -1,0 +1,59 @@
+"""What a user's own backward pass says of one call of a layer: dL / d output, beside v and output.
+
+A tensor hook on the output hears its gradient and changes nothing. Under gradient checkpointing a
+layer runs again while the backward pass runs: that call begins no run, but belongs to the run of
+the forward that it repeats: see `repeated` in listen.py.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from wqkv.maps.weights import aside
+
+
+class Backward:
+    """v and the output of one call, and the gradient with respect to that output.
+
+    The gradients of several backward passes add up, as those of a parameter do.
+    """
+
+    def __init__(self) -> None:
+        self.value: Tensor | None = None  # (batch, n_kv_head, key_len, d_v)
+        self.output: Tensor | None = None  # (batch, n_head, query_len, d_v)
+        self.gradient: Tensor | None = None  # of the output
+        self.direct = False  # whether the forward's own output had a gradient to hear
+        self.mixed = False  # whether a repeated call may be this one or another
+
+    @property
+    def why_none(self) -> str | None:
+        """Why there is no gradient; None if there is one."""
+        if self.mixed:
+            return "another run has the same q and k, and which of them ran again is not known"
+        if self.gradient is None:
+            return "no backward pass has reached it"
+        return None
+
+    def hear(self, output: Tensor) -> bool:
+        """Wait for the gradient of an output (batch, query_len, n_head, d_v), if it will have one.
+
+        Returns:
+            whether it will have one, so that `keep` is needed.
+        """
+        if output.requires_grad:
+            output.register_hook(self._add)
+        return output.requires_grad
+
+    def keep(self, value: Tensor, output: Tensor) -> None:
+        """Keep copies: a cache may be written over, and so may an output."""
+        self.value, self.output = value.detach().clone(), output.detach().clone()
+
+    # Autograd goes on with the gradient that it had, because this returns None. It is told None
+    # where a function says that the output does not matter.
+    def _add(self, gradient: Tensor | None) -> None:
+        if gradient is None:
+            return
+        with aside(gradient.device):
+            ours = gradient.detach().transpose(1, 2)
+            # Never in place, and a copy: functions further down may write into what they are given.
+            self.gradient = ours.clone() if self.gradient is None else self.gradient + ours
