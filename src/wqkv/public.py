@@ -49,6 +49,7 @@ from wqkv.layer.latent import LatentAttention
 from wqkv.layer.norms import Norm, QKNorm, Temperature
 from wqkv.layer.trace import Trace
 from wqkv.maps.attention_map import AttentionMap
+from wqkv.maps.link_map import EffectMap, LinkMap
 from wqkv.maps.rollout import rollout
 from wqkv.maps.shared import SharedMap
 from wqkv.record.watch import Seen, watch
@@ -76,6 +77,7 @@ __all__ = [
     "DifferentialAttention",
     "Dynamic",
     "DynamicNTK",
+    "EffectMap",
     "EngineError",
     "Form",
     "Full",
@@ -88,6 +90,7 @@ __all__ = [
     "LayerParity",
     "Lengths",
     "LinearScaling",
+    "LinkMap",
     "Llama3Scaling",
     "LongRoPE",
     "Mask",

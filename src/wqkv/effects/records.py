@@ -9,12 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal
 
-#: How a link is removed: its weight goes to the row's other keys ("renormalize"), or the weight
-#: stays and the value that it carries is 0 ("zero").
-How: TypeAlias = Literal["renormalize", "zero"]
-HOWS: tuple[How, ...] = ("renormalize", "zero")
+from wqkv.maps.link_map import How
+
 #: A prediction is marked where removing the link changes the token's hidden state by more than this
 #: share of its length, or where computing the link's own block exactly moves the prediction by more
 #: than that share of it. Both were read off true removals: see docs/decisions.md.

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import update_wrapper
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -16,44 +14,19 @@ from wqkv.attend.masks.algebra import Mask
 from wqkv.attend.rules import FULL, Rules
 from wqkv.doors import door
 from wqkv.errors import ArgumentError, KindError, describe, message, need
-from wqkv.maps import pictures, statistics
-from wqkv.maps.picks import Index, Line, numbers, pick
-from wqkv.maps.statistics import Top
-from wqkv.maps.weights import Weights, aside
+from wqkv.maps import links, pictures, row_statistics, statistics
+from wqkv.maps.link_map import HOWS, EffectMap, How, LinkMap
+from wqkv.maps.links import Links
+from wqkv.maps.picks import Index, pick
+from wqkv.maps.tile_map import LIMIT, TileMap, check_limit, computed_aside
+from wqkv.maps.weights import Weights
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: The limit of an N x N tile: the most weights that one holds, unless the caller raises it.
-LIMIT = 64 * 2**20
-
-_AXES = ("batch", "head", "query", "key")
-
-
-def check_limit(limit: int) -> None:
-    if limit < 1:
-        raise ArgumentError(f"`limit` is {limit}, the most weights of a tile.\nPass 1 or more.")
-
-
-Rest = ParamSpec("Rest")
-Result = TypeVar("Result")
-
-
-def _computed_aside(
-    method: Callable[Concatenate[AttentionMap, Rest], Result],
-) -> Callable[Concatenate[AttentionMap, Rest], Result]:
-    """Run a method apart from the caller's modes of torch: see `aside`."""
-
-    def wrapped(self: AttentionMap, /, *args: Rest.args, **kwargs: Rest.kwargs) -> Result:
-        self._weights.check()
-        with aside(self._weights.device):
-            return method(self, *args, **kwargs)
-
-    return update_wrapper(wrapped, method)
-
 
 @door
-class AttentionMap:
+class AttentionMap(TileMap[Weights]):
     """P = softmax(q k^T * scale), indexed like an array [batch, head, query, key], never built.
 
     P[i, j] = exp(score(i, j) - lse_i), so a tile costs its own small matrix product. A row sums to
@@ -114,19 +87,14 @@ class AttentionMap:
                     "Pass (batch, n_head, query_len).",
                 )
             )
-        self._weights, self.limit = Weights(call, lse), limit
+        self._numbers, self.limit = Weights(call, lse), limit
         # whether it is known where the queries stand among the keys
         self._placed = call.rules.query_offset is not None or call.sizes[2] == call.sizes[3]
 
     @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """(batch, n_head, query_len, key_len)."""
-        return self._weights.sizes
-
-    @property
     def mask(self) -> Mask:
         """Who may see whom."""
-        return self._weights.given.rules.mask
+        return self._numbers.given.rules.mask
 
     @property
     def lse(self) -> Tensor:
@@ -134,7 +102,7 @@ class AttentionMap:
         return self._rows(lambda P: P.lse)
 
     def __repr__(self) -> str:
-        query = describe(self._weights.given.query)
+        query = describe(self._numbers.given.query)
         return f"AttentionMap{list(self.shape)} of query {query}, mask {self.mask!r}"
 
     # In a notebook
@@ -158,51 +126,14 @@ class AttentionMap:
         found = self.thumbnail(size)[0]
         return pictures.figure(repr(self), [(f"head {h}", one) for h, one in enumerate(found)])
 
-    # Tiles
-
-    def __getitem__(self, index: Index | tuple[Index | None, ...] | None) -> Tensor:
-        """The weights at [batch, head, query, key]; an int drops its axis, a slice does not."""
-        parts = index if isinstance(index, tuple) else (index,)
-        if len(parts) > 4 or any(part is None or part is Ellipsis for part in parts):
-            raise ArgumentError(
-                f"A map has the four axes batch, head, query and key, not {index!r}."
-            )
-        whole = (*parts, *[slice(None)] * (4 - len(parts)))
-        picked = [
-            pick(part, size, name)
-            for part, size, name in zip(whole, self.shape, _AXES, strict=True)
-        ]
-        lines = [line for line, _ in picked]
-        count = math.prod(map(len, lines))
-        if count > self.limit:
-            sides = " x ".join(str(len(line)) for line in lines)
-            raise ArgumentError(
-                f"A tile of {sides} weights takes {count * 4 / 2**30:.2f} GiB; "
-                f"the limit is {self.limit * 4 / 2**30:.2f} GiB.\n"
-                "Take fewer rows, or a statistic (times, thumbnail, top), or pass limit=..."
-            )
-        tile = self._tile(*lines)
-        return tile.squeeze([axis for axis, (_, single) in enumerate(picked) if single])
-
-    def rows(self, queries: Index) -> Tensor:
-        """The weights of some rows: (batch, n_head, len(queries), key_len)."""
-        return self[:, :, self._queries(queries)]
-
-    def at(self, queries: Index, keys: Index) -> Tensor:
-        """The weights of the pairs (queries[n], keys[n]), one product each: (batch, n_head, n)."""
-        i, j = self._queries(queries), numbers(pick(keys, self.shape[3], "key")[0])
-        if len(i) != len(j):
-            raise ArgumentError(f"{len(i)} queries and {len(j)} keys make no pairs.\nPass as many.")
-        return self._pairs(i, j)
-
     def flat(self) -> AttentionMap:
         """The map with equal weights for all keys that a row may see; `lse` is ln(their number).
 
         A pattern is measured against it: `m.mass(keys) / m.flat().mass(keys)`.
         """
-        call = self._weights.given
+        call = self._numbers.given
         batch, n_head, query_len, key_len = self.shape
-        nothing = call.query.new_zeros((1, 1, 1, 1), dtype=self._weights.dtype)
+        nothing = call.query.new_zeros((1, 1, 1, 1), dtype=self._numbers.dtype)
         q, k = (nothing.expand(batch, n_head, n, 1) for n in (query_len, key_len))
         rules = Rules(mask=call.rules.mask, query_offset=call.rules.query_offset)
         return map_of(Call(q, k, k, rules), limit=self.limit)
@@ -247,21 +178,30 @@ class AttentionMap:
             )
         return self._rows(statistics.mean_distance)
 
+    def kl(self, other: AttentionMap) -> Tensor:
+        """sum_j P_ij (ln P_ij - ln P'_ij) of every row, in nats: (batch, n_head, query_len).
+
+        P' are the weights of `other`. A sink counts as a key. It is infinite where `other` hides a
+        key that this map sees, and 0 in an empty row. It is a difference of numbers of the size of
+        lse: what is below 1e-5 (1 + max |lse|) is below rounding. It costs three calls if neither
+        map has softcap, sinks, a bias or a given lse, and both have one mask; else one pass over
+        the tiles of both.
+
+        Raises:
+            ArgumentError: a map of another shape.
+
+        Source: Kullback and Leibler 1951, eq. 2.4.
+        """
+        if other.shape != self.shape:
+            raise ArgumentError(
+                f"Two maps are compared link by link, and have shapes {list(self.shape)} and "
+                f"{list(other.shape)}.\nPass a map of the same tokens, with as many heads."
+            )
+        return self._kl(other)
+
     def thumbnail(self, n: int = 64) -> Tensor:
         """Exact means of n x n blocks of the map: (batch, n_head, n, n), n at most the lengths."""
         return self._columns(statistics.thumbnail, n, 0, self.shape[2])
-
-    def top(
-        self,
-        k: int,
-        rows: Index | None = None,
-        progress: Callable[[int, int], None] = lambda done, total: None,
-    ) -> Top:
-        """The k strongest links of every head among some rows (None: all), exact.
-
-        `progress(rows done, rows in all)` is called after every block that was looked through.
-        """
-        return self._top(k, self._queries(rows), progress)
 
     def proof(self, value: Tensor, output: Tensor, rows: Index | None = None) -> float:
         """The largest difference between P V, made of the weights that are shown, and an output.
@@ -276,38 +216,129 @@ class AttentionMap:
         """
         return self._proof(value, output, self._queries(rows))
 
+    # Numbers of links
+
+    def contributions(self, value: Tensor, WO: Tensor) -> LinkMap:
+        """P_ij ||v_j WO_h|| of every link: how much a token adds to another through a head.
+
+        Its `total()` is the sum over keys. A tile costs that of the weights.
+
+        Args:
+            value: (batch, n_kv_head, key_len, d_v).
+            WO: (n_head, d_v, d_out), the rows of the output matrix that each head is multiplied by.
+
+        Raises:
+            ArgumentError, KindError: sizes that disagree, no floats.
+
+        Source: Kobayashi et al. 2020 (arXiv:2004.10102), section 3.
+
+        >>> import torch
+        >>> q = torch.randn(1, 2, 5, 8)
+        >>> AttentionMap(q, q).contributions(q, torch.randn(2, 8, 16)).total().shape
+        torch.Size([1, 2, 5])
+        """
+        return LinkMap(self._links(links.contributions, value, WO), "P_ij ||v_j WO||", self.limit)
+
+    def split(self, value: Tensor, WO: Tensor, direction: Tensor) -> LinkMap:
+        """P_ij v_j . (WO_h u): what every link writes along a direction u, such as a logit's.
+
+        It splits what a head writes exactly: `total()` is o_i . (WO_h u), where o is the output of
+        the head, to 1e-5 of its largest number. A tile costs that of the weights.
+
+        Args:
+            value: (batch, n_kv_head, key_len, d_v).
+            WO: (n_head, d_v, d_out), the rows of the output matrix that each head is multiplied by.
+            direction: u, (d_out,).
+
+        Raises:
+            ArgumentError, KindError: sizes that disagree, no floats.
+
+        Source: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits", whose
+        direct path from a source token to a logit it is.
+
+        >>> import torch
+        >>> q = torch.randn(1, 2, 5, 8)
+        >>> AttentionMap(q, q).split(q, torch.randn(2, 8, 16), torch.randn(16))[0, 1].shape
+        torch.Size([5, 5])
+        """
+        found = self._links(links.split, value, WO, direction)
+        return LinkMap(found, "P_ij v_j . (WO u)", self.limit)
+
+    def gradients(self, value: Tensor, output: Tensor, grad_output: Tensor) -> LinkMap:
+        """dL / dscore_ij = P_ij (g_i . v_j - g_i . o_i), the score after softcap and bias.
+
+        L is any scalar, o the output of a head, and g = dL / do what autograd gives for it. A tile
+        costs that of the weights and one product of width d_v.
+
+        Args:
+            value: (batch, n_kv_head, key_len, d_v).
+            output, grad_output: o and g, (batch, n_head, query_len, d_v), before WO and without
+                dropout; `proof(value, output)` says whether o is what this map makes.
+
+        Raises:
+            ArgumentError, KindError: sizes that disagree, no floats, a call with dropout.
+
+        >>> import torch
+        >>> q = torch.randn(1, 2, 5, 8)
+        >>> AttentionMap(q, q).gradients(q, q, torch.ones_like(q)).top(3).weights.shape
+        torch.Size([1, 2, 3])
+        """
+        found = self._links(links.gradients, value, output, grad_output)
+        return LinkMap(found, "dL / dscore_ij", self.limit)
+
+    def effects(
+        self, value: Tensor, output: Tensor, grad_output: Tensor, how: How = "renormalize"
+    ) -> EffectMap:
+        """What removing each link does to a scalar L, after - before, to first order.
+
+        Removing link (i, j) changes the head's output by exactly P_ij / (1 - P_ij) (o_i - v_j),
+        because its weight goes to the row's other keys and its sink; so L changes by about
+        P_ij / (1 - P_ij) (g_i . o_i - g_i . v_j), which is -gradient_ij / (1 - P_ij). It is NaN
+        where the row sees nothing else. With how="zero" the weight stays and the value is 0: the
+        output changes by -P_ij v_j, and L by about -P_ij g_i . v_j.
+
+        First order predicts light links well and heavy ones badly; those of an L that is curved
+        should be removed for real. Several keys together: `group`. A tile costs that of the weights
+        and one product of width d_v; a link heavier than 3/4 also costs its whole row, which is
+        computed again without it, because 1 - P would have lost digits.
+
+        Args:
+            value, output, grad_output: as in `gradients`.
+            how: "renormalize" or "zero".
+
+        Raises:
+            ArgumentError, KindError: as in `gradients`; an unknown `how`.
+
+        >>> import torch
+        >>> q = torch.randn(1, 2, 5, 8)
+        >>> effects = AttentionMap(q, q).effects(q, q, torch.ones_like(q))
+        >>> effects.at([4, 4], [0, 3]).shape
+        torch.Size([1, 2, 2])
+        """
+        if how not in HOWS:
+            raise ArgumentError(
+                f"`how` is {how!r}, the way a link is removed.\n"
+                f"Pass {' or '.join(map(repr, HOWS))}."
+            )
+        of = links.removals if how == "renormalize" else links.zeroings
+        found = self._links(of, value, output, grad_output)
+        return EffectMap(found, f"effects of removal, {how}", self.limit)
+
     # How one process answers. SharedMap overrides these methods
 
-    @_computed_aside
-    def _tile(self, b: Line, h: Line, i: Line, j: Line) -> Tensor:
-        return self._weights.tile(b, h, i, j)
+    @computed_aside
+    def _kl(self, other: AttentionMap) -> Tensor:
+        other._numbers.check()
+        return row_statistics.kl(self._numbers, other._numbers)
 
-    @_computed_aside
-    def _pairs(self, queries: Tensor, keys: Tensor) -> Tensor:
-        return self._weights.pairs(queries, keys)
+    @computed_aside
+    def _links(self, of: Callable[..., Links], *args: Tensor) -> Links:
+        """Numbers of links, `of(weights, *args)`."""
+        return of(self._numbers, *args)
 
-    @_computed_aside
-    def _rows(self, of: Callable[..., Tensor], *args: Any) -> Tensor:
-        """A statistic of every row, `of(weights, *args)`: (batch, n_head, query_len, ...)."""
-        return of(self._weights, *args)
-
-    @_computed_aside
-    def _columns(self, of: Callable[..., Tensor], *args: Any) -> Tensor:
-        """A statistic that is a sum over rows, `of(weights, *args)`: (batch, n_head, ...)."""
-        return of(self._weights, *args)
-
-    @_computed_aside
-    def _top(self, k: int, queries: Tensor, progress: Callable[[int, int], None]) -> Top:
-        return statistics.top(self._weights, k, queries, progress)
-
-    @_computed_aside
+    @computed_aside
     def _proof(self, value: Tensor, output: Tensor, queries: Tensor) -> float:
-        return statistics.proof(self._weights, value, output, queries)
-
-    def _queries(self, rows: Index | None) -> Tensor:
-        """The positions of some rows; None picks all."""
-        line, _ = pick(slice(None) if rows is None else rows, self.shape[2], "query")
-        return numbers(line)
+        return statistics.proof(self._numbers, value, output, queries)
 
 
 def map_of(call: Call, lse: Tensor | None = None, limit: int = LIMIT) -> AttentionMap:

@@ -14,7 +14,6 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from wqkv.attend.bias import Bias
 from wqkv.attend.call import Call, request
-from wqkv.attend.geometry import check_held
 from wqkv.attend.masks.algebra import Mask
 from wqkv.attend.parallel import messages
 from wqkv.attend.parallel.agreement import agree, question, read, together
@@ -23,9 +22,10 @@ from wqkv.attend.rules import FULL
 from wqkv.doors import door
 from wqkv.errors import ArgumentError, KindError, describe
 from wqkv.maps import statistics
-from wqkv.maps.attention_map import LIMIT, AttentionMap, check_limit, map_of
+from wqkv.maps.attention_map import AttentionMap, map_of
 from wqkv.maps.picks import Line, numbers
 from wqkv.maps.statistics import Top
+from wqkv.maps.tile_map import LIMIT, check_limit
 
 _asked = door(request, name="SharedMap.tokens")
 
@@ -89,7 +89,7 @@ class SharedMap(AttentionMap):
         self._placed, self.limit = placed, limit
         if not parts:
             raise ArgumentError("A SharedMap has no parts.\nPass what this rank has of the map.")
-        own = parts[0].map._weights
+        own = parts[0].map._numbers
         self._dtype, self._device = own.dtype, own.device
 
     @classmethod
@@ -116,10 +116,10 @@ class SharedMap(AttentionMap):
             "batch": str(batch),
             "query_len": str(query_len),
             "key_len": str(key_len),
-            "dtype": str(m._weights.dtype),
+            "dtype": str(m._numbers.dtype),
         }
         agree(ranks.group, asked)
-        mine = torch.zeros(ranks.size, dtype=torch.long, device=m._weights.device)
+        mine = torch.zeros(ranks.size, dtype=torch.long, device=m._numbers.device)
         mine[ranks.rank] = m.shape[1]
         counts = messages.total(ranks.group, mine).tolist()
         head, n_head = sum(counts[: ranks.rank]), sum(counts)
@@ -186,7 +186,7 @@ class SharedMap(AttentionMap):
 
     @door
     def t_times(self, Y: Tensor) -> Tensor:
-        check_held("Y", Y, self._device)
+        statistics.floats("Y", Y, self._device)
         Y = statistics.spread("Y", Y, "queries", self.shape[:3])
         shares = [part.map.t_times(Y[part.rows]) for part in self._parts]
         return self._by_head(shares, _question("t_times", Y))
@@ -244,7 +244,7 @@ class SharedMap(AttentionMap):
             *torch.zeros((2, *slots), dtype=torch.long, device=self._device),
         )
         for slot, part in enumerate(self._parts, self._ranks.rank * len(self._parts)):
-            found.weights[:, :, slot] = -torch.inf  # where this part has fewer than k links
+            found.weights[:, :, slot] = torch.nan  # where this part has fewer than k links: last
             here = part.rows_of(queries)
             if len(here):
                 best = part.map._top(k, queries[here] - part.row, progress)
@@ -259,9 +259,13 @@ class SharedMap(AttentionMap):
         statistics.some(queries)
         lengths = [part.map.shape[2] for part in self._parts]
         batch, n_head, _, key_len = self._parts[0].map.shape
-        n_kv_head = self._parts[0].map._weights.given.key.shape[1]
+        n_kv_head = self._parts[0].map._numbers.given.key.shape[1]
         statistics.fits(
-            (batch, n_head, sum(lengths), key_len), n_kv_head, value, output, self._device
+            (batch, n_head, sum(lengths), key_len),
+            n_kv_head,
+            value,
+            {"output": output},
+            self._device,
         )
         worst = self._zeros([self._ranks.size])
         for part, own in zip(self._parts, output.split(lengths, dim=2), strict=True):

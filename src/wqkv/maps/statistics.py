@@ -8,7 +8,7 @@ would have to compute with a value for every channel.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -21,13 +21,13 @@ from wqkv.attend.masks import Causal
 from wqkv.attend.partial import share
 from wqkv.errors import ArgumentError, KindError, message
 from wqkv.maps.picks import Line, numbers
-from wqkv.maps.weights import Weights
+from wqkv.maps.weights import Numbers, Weights
 
 
 class Top(NamedTuple):
     """The strongest links of every head, by falling weight: each (batch, n_head, k)."""
 
-    weights: Tensor
+    weights: Tensor  # of a LinkMap its numbers, by falling absolute value, NaN last
     queries: Tensor  # rows, counted from 0
     keys: Tensor
 
@@ -35,13 +35,13 @@ class Top(NamedTuple):
 def times(P: Weights, X: Tensor) -> Tensor:
     """P X."""
     key = P.call.key
-    check_held("X", X, P.device)
+    floats("X", X, P.device)
     return P.times(spread("X", X, "keys", key.shape[:3]).to(key))[0]
 
 
 def t_times(P: Weights, Y: Tensor) -> Tensor:
     """P^T Y."""
-    check_held("Y", Y, P.device)
+    floats("Y", Y, P.device)
     Y = spread("Y", Y, "queries", P.sizes[:3]).to(P.lse)
     batch, n_head, _, key_len = P.sizes
     sums = Y.new_zeros((batch, n_head, key_len, Y.shape[3]))
@@ -119,15 +119,15 @@ def thumbnail(P: Weights, n: int, row: int, query_len: int) -> Tensor:
     return sums / torch.bincount(of_row, minlength=rows).view(-1, 1)
 
 
-def top(P: Weights, k: int, queries: Tensor, progress: Callable[[int, int], None]) -> Top:
+def top(P: Numbers, k: int, queries: Tensor, progress: Callable[[int, int], None]) -> Top:
     """Search the k strongest links of every head among some rows, block by block."""
     wanted(k, queries)
     key_len, done = P.sizes[3], 0
     best: Top | None = None
     for here, tile in P.rows(queries):
         tile = tile.flatten(2)
-        weights, at = tile.topk(min(k, tile.shape[2]), dim=2)
-        found = Top(weights, here.to(at.device)[at // key_len], at % key_len)
+        at = strength(tile).topk(min(k, tile.shape[2]), dim=2).indices
+        found = Top(tile.gather(2, at), here.to(at.device)[at // key_len], at % key_len)
         if best is not None:
             found = strongest(
                 Top(*(torch.cat(pair, dim=2) for pair in zip(best, found, strict=True))), k
@@ -136,6 +136,11 @@ def top(P: Weights, k: int, queries: Tensor, progress: Callable[[int, int], None
         progress(done, len(queries))
     assert best is not None
     return best
+
+
+def strength(x: Tensor) -> Tensor:
+    """By what numbers are ranked: their absolute value; NaN comes last."""
+    return x.abs().masked_fill_(x.isnan(), -1)
 
 
 def wanted(k: int, queries: Tensor) -> None:
@@ -147,13 +152,13 @@ def wanted(k: int, queries: Tensor) -> None:
 
 def strongest(found: Top, k: int) -> Top:
     """The k strongest of some links."""
-    order = found.weights.argsort(dim=2, descending=True, stable=True)[:, :, :k]
+    order = strength(found.weights).argsort(dim=2, descending=True, stable=True)[:, :, :k]
     return Top(*(part.gather(2, order) for part in found))
 
 
 def proof(P: Weights, value: Tensor, output: Tensor, queries: Tensor) -> float:
     """The largest difference between P V and an output, among some rows."""
-    fits(P.sizes, P.given.key.shape[1], value, output, P.device)
+    fits(P.sizes, P.given.key.shape[1], value, {"output": output}, P.device)
     v = repeat_heads(value.detach().to(P.dtype), P.given.group)
     worst = 0.0
     for here, tile in P.rows(some(queries)):
@@ -166,29 +171,39 @@ def proof(P: Weights, value: Tensor, output: Tensor, queries: Tensor) -> float:
 
 
 def fits(
-    sizes: Sequence[int], n_kv_head: int, value: Tensor, output: Tensor, device: torch.device
+    sizes: Sequence[int],
+    n_kv_head: int,
+    value: Tensor,
+    outputs: Mapping[str, Tensor],
+    device: torch.device,
 ) -> None:
-    """Raise unless a map of these sizes times the value may be the output."""
-    for name, x in (("value", value), ("output", output)):
-        check_held(name, x, device)
-        if not x.is_floating_point():
-            raise KindError(message("A map is multiplied with floats.", {name: x}, "Cast it."))
+    """Raise unless a map of these sizes times the value may be each of the outputs."""
     batch, n_head, query_len, key_len = sizes
     kv_shape, out_shape = (batch, n_kv_head, key_len), (batch, n_head, query_len)
-    if (
-        value.shape[:3] != kv_shape
-        or output.shape[:3] != out_shape
-        or value.shape[3:] != output.shape[3:]
-        or value.ndim != 4
-    ):
-        raise ArgumentError(
-            message(
-                "P V cannot be the output: the sizes disagree.",
-                {"map": list(sizes), "value": value, "output": output},
-                f"Pass a value ({', '.join(map(str, kv_shape))}, d_v) and an output "
-                f"({', '.join(map(str, out_shape))}, d_v).",
+    floats("value", value, device)
+    for name, output in outputs.items():
+        floats(name, output, device)
+        if (
+            value.shape[:3] != kv_shape
+            or output.shape[:3] != out_shape
+            or value.shape[3:] != output.shape[3:]
+            or value.ndim != 4
+        ):
+            raise ArgumentError(
+                message(
+                    f"P V cannot be the {name}: the sizes disagree.",
+                    {"map": list(sizes), "value": value, name: output},
+                    f"Pass a value ({', '.join(map(str, kv_shape))}, d_v) and an {name} "
+                    f"({', '.join(map(str, out_shape))}, d_v).",
+                )
             )
-        )
+
+
+def floats(name: str, x: Tensor, device: torch.device) -> None:
+    """Raise unless a tensor holds floats that can be read."""
+    check_held(name, x, device)
+    if not x.is_floating_point():
+        raise KindError(message("A map is multiplied with floats.", {name: x}, "Cast it."))
 
 
 def some(queries: Tensor) -> Tensor:
@@ -200,8 +215,6 @@ def some(queries: Tensor) -> Tensor:
 
 def spread(name: str, X: Tensor, what: str, sizes: Sequence[int]) -> Tensor:
     """X for every sample and head of `sizes` (batch, head, rows): (batch, head, rows, c)."""
-    if not X.is_floating_point():
-        raise KindError(message("A map is multiplied with floats.", {name: X}, "Cast it."))
     batch, heads, rows = sizes
     fits = X.ndim == 2 or (X.ndim == 4 and X.shape[0] in (1, batch) and X.shape[1] in (1, heads))
     if not fits or X.shape[-2] != rows:

@@ -7,7 +7,8 @@ holds what is added to the scores: -lse, a bias, -inf where the mask hides.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -57,15 +58,14 @@ class Block(NamedTuple):
         return cut(self.b), slice(None), cut(self.j)
 
 
-class Weights:
-    """P of one call. An empty row is 0."""
+class Numbers(ABC):
+    """A number for every link of a call, computed where it is asked for."""
 
-    def __init__(self, given: Call, lse: Tensor | None = None) -> None:
-        self.given = given
-        self.dtype = reference.exact(given.query)
-        self.known = None if lse is None else lse.detach().to(self.dtype)
-        tensors = [given.query, given.key, *given.rules.tensors()]
-        self.made_of = [(x, version(x)) for x in (tensors if lse is None else [*tensors, lse])]
+    def __init__(
+        self, sizes: tuple[int, int, int, int], device: torch.device, tensors: Iterable[Tensor]
+    ) -> None:
+        self.sizes, self.device = sizes, device
+        self.made_of = [(x, version(x)) for x in tensors]
 
     # The signatures that pickle and copy ask for.
     def __getstate__(self) -> dict[str, Any]:
@@ -90,13 +90,37 @@ class Weights:
                     )
                 )
 
-    @cached_property
-    def sizes(self) -> tuple[int, int, int, int]:
-        return self.given.sizes
+    @abstractmethod
+    def tile(self, b: Line, h: Line, i: Line, j: Line) -> Tensor:
+        """The numbers at every combination of batch, head, query and key."""
 
-    @property
-    def device(self) -> torch.device:
-        return self.given.query.device
+    @abstractmethod
+    def pairs(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """The numbers of the pairs (queries[n], keys[n]), one product each: (batch, n_head, n)."""
+
+    def rows(self, queries: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Compute whole rows of every head, in parts: (which rows, their numbers)."""
+        batch, n_head, _, key_len = self.sizes
+        for here in self.few(queries, batch * n_head):
+            yield here, self.tile(range(batch), range(n_head), here, range(key_len))
+
+    def few(self, queries: Tensor, heads: int) -> tuple[Tensor, ...]:
+        """Some rows in parts, each small enough for whole rows of so many heads."""
+        parts: tuple[Tensor, ...] = queries.split(max(1, BLOCK // max(1, heads * self.sizes[3])))
+        return parts
+
+
+class Weights(Numbers):
+    """P of one call. An empty row is 0."""
+
+    def __init__(self, given: Call, lse: Tensor | None = None) -> None:
+        tensors = [given.query, given.key, *given.rules.tensors(), *([] if lse is None else [lse])]
+        super().__init__(given.sizes, given.query.device, tensors)
+        self.given = given
+        self.dtype = reference.exact(given.query)
+        #: Whether the rows may hold more keys than these, which the given lse counts.
+        self.open = lse is not None
+        self.known = None if lse is None else lse.detach().to(self.dtype)
 
     @property
     def call(self) -> Call:
@@ -111,6 +135,24 @@ class Weights:
             call = self.call
             self.known = self.attend(call.key, call.rules).lse
         return self.known
+
+    @cached_property
+    def log_sinks(self) -> Tensor:
+        """ln of what each row gives to its sink: (batch, n_head, query_len). There must be one."""
+        assert self.given.rules.sinks is not None
+        lse = self.lse
+        sinks = self.given.rules.sinks.to(lse).view(1, -1, 1)
+        return sinks - lse.masked_fill(lse == -torch.inf, 0)
+
+    def log_beyond(self, mine: Tensor) -> Tensor:
+        """ln of what each row gives to keys that only a given lse counts; -inf below rounding.
+
+        Args:
+            mine: the row's share of these keys and the sink, from `times`.
+        """
+        rounding = 32 * torch.finfo(self.dtype).eps * (1 + self.lse.abs())
+        rest = 1 - mine
+        return rest.masked_fill((rest <= rounding) | (self.lse == -torch.inf), 0).log()
 
     def attend(self, value: Tensor, rules: Rules) -> Partial:
         """Attention with these values and rules, by fused kernels."""
@@ -130,11 +172,19 @@ class Weights:
         return part.out * mine, mine[..., 0]
 
     def tile(self, b: Line, h: Line, i: Line, j: Line) -> Tensor:
-        """The weights at every combination of batch, head, query and key."""
         lse = self._lse_of(b, h, i)
         P = self._scores_less(lse, b, h, i, j).mul_(LOG2E).exp2_()
         extreme = extreme_rows(self.given, lse)
         return P if extreme is None else P.div_(self._sums(extreme, lse, b, h, i).unsqueeze(-1))
+
+    def logs(self, b: Line, h: Line, i: Line, j: Line) -> Tensor:
+        """ln P at every combination of batch, head, query and key; -inf where hidden."""
+        lse = self._lse_of(b, h, i)
+        logs = self._scores_less(lse, b, h, i, j)
+        extreme = extreme_rows(self.given, lse)
+        if extreme is not None:
+            logs -= self._sums(extreme, lse, b, h, i).log().unsqueeze(-1)
+        return logs
 
     def _sums(self, extreme: Tensor, lse: Tensor, b: Line, h: Line, i: Line) -> Tensor:
         """sum_j exp(score - lse) of the extreme rows, whose lse is too large to hold it; else 1."""
@@ -143,14 +193,7 @@ class Weights:
             sums += self._scores_less(lse, b, h, i, j).exp_().sum(dim=-1)
         return sums.masked_fill_(~extreme, 1)
 
-    def rows(self, queries: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Compute whole rows of every head, in parts: (which rows, their weights)."""
-        batch, n_head, _, key_len = self.sizes
-        for here in queries.split(max(1, BLOCK // max(1, batch * n_head * key_len))):
-            yield here, self.tile(range(batch), range(n_head), here, range(key_len))
-
     def pairs(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """The weights of the pairs (queries[n], keys[n]), one product each: (batch, n_head, n)."""
         call, lse = self.given, self.lse
         batch, n_head, _, _ = self.sizes
         everything = range(batch), range(n_head)
@@ -192,7 +235,7 @@ class Weights:
     def _scores_less(self, lse: Tensor, b: Line, h: Line, i: Line, j: Line) -> Tensor:
         """score - lse at every combination of batch, head, query and key; -inf where hidden."""
         call = self.given
-        shared = _key_heads(h, call.group)
+        shared = key_heads(h, call.group)
         q = take(call.query, b, h, i).to(self.dtype)
         k = take(call.key, b, shared, j).to(self.dtype)
 
@@ -277,7 +320,7 @@ def aside(device: torch.device) -> Iterator[None]:
         yield
 
 
-def _key_heads(h: Line, group: int) -> Line:
+def key_heads(h: Line, group: int) -> Line:
     """The key heads that some heads read: each once if `h` is whole groups, else one per head."""
     if isinstance(h, range) and (len(h) == 1 or h.start % group == len(h) % group == 0):
         return range(h.start // group, -(-h.stop // group))

@@ -1,0 +1,94 @@
+"""LinkMap: a number for every link of a map, made of its weight, and never built.
+
+P are the weights, g the gradient of a scalar L with respect to a head's output, o that output:
+
+    contribution  P_ij ||v_j WO||                 how much the link adds (Kobayashi et al. 2020)
+    split         P_ij v_j . (WO u)               what it adds along a direction u
+    gradient      P_ij (g_i . v_j - g_i . o_i)    dL / dscore_ij
+    effect        -gradient_ij / (1 - P_ij)       what removing the link does to L, to first order
+                  -P_ij g_i . v_j                 what setting its value to 0 does, to first order
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from wqkv.doors import door
+from wqkv.maps.links import Links
+from wqkv.maps.picks import Index, numbers, pick
+from wqkv.maps.tile_map import LIMIT, TileMap, check_limit
+
+#: How a link is removed: its weight goes to the row's other keys ("renormalize"), or the weight
+#: stays and the value that it carries is 0 ("zero").
+How: TypeAlias = Literal["renormalize", "zero"]
+HOWS: tuple[How, ...] = ("renormalize", "zero")
+
+
+@door
+class LinkMap(TileMap[Links]):
+    """A number for every link, P_ij (R_i . C_j), indexed [batch, head, query, key], never built.
+
+    The methods of an AttentionMap make one: `contributions`, `split`, `gradients`, `effects`. A
+    tile costs that of the weights and one product more. A hidden link is 0.
+
+    Dtype: all is computed in float32 (float64 for float64).
+
+    Args:
+        numbers: what computes them.
+        what: what the numbers are, in words.
+        limit: the most numbers that one tile may hold.
+
+    >>> q = torch.randn(1, 2, 5, 8)
+    >>> from wqkv import AttentionMap
+    >>> AttentionMap(q, q).contributions(q, torch.randn(2, 8, 16))
+    LinkMap[1, 2, 5, 5]: P_ij ||v_j WO||
+    """
+
+    def __init__(self, numbers: Links, what: str, limit: int = LIMIT) -> None:
+        check_limit(limit)
+        self._numbers, self.what, self.limit = numbers, what, limit
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}{list(self.shape)}: {self.what}"
+
+    def total(self) -> Tensor:
+        """The sum over the keys of every row: (batch, n_head, query_len).
+
+        It costs one call, as R_i . (P C)_i.
+        """
+        return self._rows(type(self._numbers).of_rows)
+
+    def received(self) -> Tensor:
+        """The sum over the queries of every key: (batch, n_head, key_len). It costs one pass."""
+        return self._columns(type(self._numbers).of_keys)
+
+
+class EffectMap(LinkMap):
+    """What removing each link of a call does to a scalar L, to first order; never built.
+
+    `AttentionMap.effects` makes one, and says what is meant. A link that cannot be removed, because
+    its row sees nothing else, is NaN, which `top` ranks last and the sums leave out.
+
+    >>> q = torch.randn(1, 2, 5, 8)
+    >>> from wqkv import AttentionMap, attention
+    >>> effects = AttentionMap(q, q).effects(q, attention(q, q, q), torch.ones_like(q))
+    >>> effects.top(3).queries.shape, effects.group([0, 4]).shape
+    (torch.Size([1, 2, 3]), torch.Size([1, 2, 5]))
+    """
+
+    @door
+    def group(self, keys: Index) -> Tensor:
+        """What removing several keys J of a row together does to L: (batch, n_head, query_len).
+
+        (m (g . o) - g . (P_J v_J)) / (1 - m), with m = sum_J P: single effects do not add up. A row
+        that would lose every key is NaN. With how="zero" it is -g . (P_J v_J), the plain sum.
+
+        It costs two calls; with how="zero" one.
+        """
+        picked, _ = pick(keys, self.shape[3], "key")
+        chosen = torch.zeros(self.shape[3], dtype=torch.bool, device=self._numbers.device)
+        chosen[numbers(picked, chosen.device)] = True
+        return self._rows(type(self._numbers).of_some, chosen)
