@@ -160,8 +160,8 @@ def model() -> GPT2Model:
 
 
 def seen() -> wqkv.Seen:
-    with wqkv.watch(net := model()) as found:
-        net(torch.arange(N)[None])
+    with wqkv.watch(net := model(), gradients=True) as found:
+        net(torch.arange(N)[None])[0][0, :, 0].sum().backward()
     return found
 
 
@@ -208,6 +208,7 @@ MADE: dict[str, Callable[[], Any]] = {
     "RoPE": wqkv.RoPE,
     "Rolling": lambda: filled(wqkv.Rolling(9)),
     "Seen": seen,
+    "SeenEffects": lambda: seen().effects(),
     "Segments": lambda: wqkv.Segments([[0, 0, 1, 1, 1]]),
     "SharedMap": lambda: wqkv.SharedMap.tokens(wqkv.Ranks(), heads_of(), heads_of()),
     "Spread": lambda: filled(wqkv.Spread()),
@@ -282,6 +283,7 @@ ARGUMENTS: dict[str, dict[str, Callable[[], Any]]] = {
     "Prefix": {"length": lambda: 3},
     "Rolling": {"window": lambda: 9},
     "Seen": {"model": model, "layers": lambda: None, "keep": lambda: "all"},
+    "SeenEffects": {"layers": list, "how": lambda: "zero"},
     "Segments": {"labels": lambda: [[0, 0, 1, 1, 1]]},
     "SharedMap": {
         "ranks": wqkv.Ranks,
@@ -338,6 +340,8 @@ ARGUMENTS: dict[str, dict[str, Callable[[], Any]]] = {
     "__getitem__": {"index": lambda: 0},
     "Heads.__getitem__": {"layer": lambda: 0},
     "Seen.__getitem__": {"layer": lambda: 0},
+    "Seen.effects": {},
+    "SeenEffects.__getitem__": {"layer": lambda: 0},
     "rows": {"queries": lambda: [1]},
     "at": {"queries": lambda: [1], "keys": lambda: [2]},
     "times": {"X": lambda: floats(N, 2)},

@@ -122,6 +122,7 @@ ORDER = (
     "wqkv.record.modules",
     "wqkv.record.listen",
     "wqkv.record.report",
+    "wqkv.record.seen_effects",
     "wqkv.record.overhear",
     "wqkv.record.watch",
     "wqkv.record",

@@ -266,7 +266,7 @@ def _begin_by(call: CapturedCall, reading: MaskReading, at: Placement | None) ->
         bias=_bias_rows(call, length, at.first_key),
         backward=call.backward,
     )
-    if call.backward is not None and call.backward.direct:
+    if call.backward is not None:
         call.backward.keep(value, call.output)
     try:
         run.proof = prove(call, run.mask(), at, run.key.len)

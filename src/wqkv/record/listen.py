@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from wqkv.errors import WqkvError
+from wqkv.errors import MissedError, WqkvError
 from wqkv.maps.weights import aside
 from wqkv.record.arguments import OverheardCall, output_of, read_call, read_tensors
 from wqkv.record.backward import Backward
@@ -30,10 +30,13 @@ from wqkv.record.follow import (
     repeat,
     settle,
 )
-from wqkv.record.modules import AttentionKind, ModuleCall, attention_like, kind_of
+from wqkv.record.modules import AttentionKind, ModuleCall, attention_like, ended_by, kind_of
 from wqkv.record.read_mask import KnownMasks
 from wqkv.record.run import Run
-from wqkv.upstream.of_torch import plain_name
+from wqkv.upstream import of_torch
+
+#: What is known of a layer.
+Of = TypeVar("Of")
 
 
 class WatchedModel:
@@ -43,7 +46,7 @@ class WatchedModel:
         self, model: nn.Module, wanted: list[int] | None, keep: str, gradients: bool
     ) -> None:
         self.model, self.wanted, self.keep, self.gradients = model, wanted, keep, gradients
-        self.names = {module: plain_name(name) for name, module in model.named_modules()}
+        self.names = {module: of_torch.plain_name(name) for name, module in model.named_modules()}
         self.like = attention_like(model)
 
 
@@ -208,9 +211,8 @@ class Listener:
             except Refusal as refusal:
                 layer.reason = str(refusal)
                 return
-            if self.watched.gradients and (self._learns or torch.is_grad_enabled()):
-                backward = Backward()
-                backward.direct = backward.hear(output_of(overheard.out))
+            if self.watched.gradients:
+                backward = Backward(output_of(overheard.out), self._learns)
                 call = call._replace(backward=backward)
             going = follow(layer.runs[-1], call) if layer.runs and not count else None
             if going is not None:
@@ -262,6 +264,33 @@ class Listener:
         fresh = any(run.end == n for run in runs if run.kept and len(run.query.data) == batch)
         return ids.detach().clone() if fresh else None
 
+    def sample_of(self, ids: list[int]) -> int:
+        """Which sample of the last text holds these token ids: see `Seen.sample_of`.
+
+        Raises:
+            MissedError: none does, or it is not known which.
+        """
+        if self.text is None:
+            raise MissedError(
+                "Which token ids the samples hold is not known: the model read no `input_ids` from "
+                "the text's beginning on, or some of its steps went by unseen."
+            )
+        ends = ended_by(self.watched.model)
+        count = max((n for n, one in enumerate(ids, 1) if one not in ends), default=0)
+        read = ids[: min(count, len(ids) - 1)]
+        texts = self.text.tolist()
+        found = [sample for sample, text in enumerate(texts) if text[: len(read)] == read]
+        if not found:
+            raise MissedError(
+                f"None of the {len(texts)} samples holds these {len(ids)} tokens: a beam that ends "
+                "may give its place to another.\nTo see them, run the model on them under `watch`."
+            )
+        runs = [one.runs[-1] for one in self.layers.values() if one.kind == "cross" and one.runs]
+        sources = [run.key.data[found] for run in runs if run.kept]
+        if any(not torch.equal(x, x[:1].expand_as(x)) for x in sources):
+            raise MissedError(f"Samples {found} hold this text, and do not read the same source.")
+        return found[0]
+
     # Compiled code
 
     def pass_by(self, modules: set[nn.Module]) -> None:
@@ -271,6 +300,21 @@ class Listener:
         self.passed |= modules
         for layer in self.layers.values():
             layer.unseen += layer.module in modules
+
+
+def numbered(layers: Sequence[Of], layer: int) -> Of:
+    """The layer of a number, which may count from the end as -1."""
+    if not -len(layers) <= layer < len(layers):
+        raise IndexError(f"There is no layer {layer}: {len(layers)} ran.")
+    return layers[layer]
+
+
+def in_backward() -> bool:
+    """Whether this thread runs a backward pass: what runs in it, checkpointing computes again.
+
+    On a GPU that thread is autograd's own, so it must not become one of those that ran the model.
+    """
+    return bool(of_torch.backward_number() >= 0)
 
 
 def repeated(layers: Iterable[LayerRuns], overheard: OverheardCall) -> bool:
@@ -287,7 +331,7 @@ def repeated(layers: Iterable[LayerRuns], overheard: OverheardCall) -> bool:
         return True
     with aside(overheard.device):
         try:
-            query, key, value, output = read_tensors(overheard)
+            query, key, _, _ = read_tensors(overheard)
         except Refusal:
             return False
         found = [
@@ -296,11 +340,10 @@ def repeated(layers: Iterable[LayerRuns], overheard: OverheardCall) -> bool:
             for run in layer.runs
             if torch.equal(run.query.data, query) and torch.equal(run.key.data, key)
         ]
-        waiting = [run.backward for run in found if run.backward and not run.backward.direct]
+        waiting = [run.backward for run in found if run.backward and run.backward.waits]
         for run in found:
             run.again = True
         for backward in waiting:
             backward.mixed |= len(waiting) > 1
-            if backward.hear(output_of(overheard.out)):
-                backward.keep(value, output)
+            backward.hear(output_of(overheard.out))
     return bool(found)

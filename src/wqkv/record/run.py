@@ -172,10 +172,8 @@ class Run:
         """Why the effects of its links are not known; None if they are."""
         if self.refused is not None:
             return self.refused
-        if self.calls > 1:
-            return f"its run has {self.calls} calls of the attention function, and effects need one"
         if self.backward is None:
-            return "it ran without gradients, as under torch.no_grad"
+            return f"its run has {self.calls} calls of the attention function, and effects need one"
         return self.backward.why_none
 
     def add(self, proof: Proof) -> None:

@@ -23,20 +23,20 @@ from wqkv.doors import door
 from wqkv.errors import ArgumentError, KindError, MissedError, describe, need
 from wqkv.maps import pictures
 from wqkv.maps.attention_map import AttentionMap
+from wqkv.maps.link_map import How
 from wqkv.record.arguments import OverheardCall
-from wqkv.record.listen import LayerRuns, Listener, WatchedModel, repeated
+from wqkv.record.listen import LayerRuns, Listener, WatchedModel, in_backward, numbered, repeated
 from wqkv.record.modules import (
     AttentionKind,
     ModuleCall,
     compiled,
-    ended_by,
     kind_of,
     reached,
 )
 from wqkv.record.overhear import install, uninstall
 from wqkv.record.report import layer_lines
 from wqkv.record.run import Statistics
-from wqkv.upstream import of_torch
+from wqkv.record.seen_effects import SeenEffects
 from wqkv.wrappers import unwrapped
 
 if TYPE_CHECKING:
@@ -181,12 +181,12 @@ class Seen(Sequence[Kept]):
     # Hooks, as torch calls them, with the keyword arguments of each model's own code.
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # First of all whether it compiles: whatever follows would be traced.
-        if torch.compiler.is_compiling() or _in_backward():
+        if torch.compiler.is_compiling() or in_backward():
             return
         self._running().enter(ModuleCall(module, args, kwargs))
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
-        if torch.compiler.is_compiling() or _in_backward():
+        if torch.compiler.is_compiling() or in_backward():
             return
         self._running().leave(module, output)
 
@@ -202,7 +202,7 @@ class Seen(Sequence[Kept]):
         """An attention function was called, by any model: see `overhear.Subscriber`."""
         if call.module not in self._watched.names:
             return
-        if not _in_backward():
+        if not in_backward():
             self._running().take(call)
         elif self._watched.keep == "all":  # statistics keep nothing that could be compared
             layers = (layer for one in self._listeners for layer in tuple(one.layers.values()))
@@ -328,8 +328,43 @@ class Seen(Sequence[Kept]):
         A step that does not continue the run before it begins another. Runs whose proof failed are
         left out.
         """
-        runs = _in(self._all, layer).runs
+        runs = numbered(self._all, layer).runs
         return [self._kept(run.map()) for run in runs if run.refused is None]
+
+    def effects(self, how: How = "renormalize") -> SeenEffects:
+        """What removing each link does to a user's own loss, to first order, of all layers.
+
+        The loss is what `backward` was called on while the model was watched with gradients=True;
+        those of several backward passes through one forward add up. effects()[layer] is the map of
+        a layer's last run, and effects().top(k) finds the strongest links of all layers. See
+        `AttentionMap.effects` for the formula and its limits: a heavy link should be removed for
+        real before anything is said of it.
+
+        Args:
+            how: "renormalize" gives a link's weight to the other keys of its row; "zero" sets the
+                value that it carries to 0.
+
+        Raises:
+            ArgumentError: an unknown `how`.
+            MissedError: the model was watched without gradients=True.
+
+        >>> from transformers import AutoModelForCausalLM, LlamaConfig
+        >>> config = LlamaConfig(hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+        ...                      num_attention_heads=2, vocab_size=31)
+        >>> model, ids = AutoModelForCausalLM.from_config(config), torch.arange(5)[None]
+        >>> with watch(model, gradients=True) as seen:
+        ...     model(ids, labels=ids).loss.backward()
+        >>> seen.effects()[1]
+        EffectMap[1, 2, 5, 5]: effects of removal, renormalize
+        >>> len(seen.effects().top(20))
+        20
+        """
+        if not self._watched.gradients:
+            raise MissedError(
+                f"The gradients of {self._name} were not kept.\nWatch it with gradients=True."
+            )
+        reasons = [(one, self._why(one) or one.runs[-1].without_effects) for one in self._all]
+        return SeenEffects(reasons, how)
 
     def sample_of(self, sequence: Tensor | Sequence[int]) -> int:
         """Which sample of the last text holds a returned sequence of token ids, also with beams.
@@ -353,27 +388,7 @@ class Seen(Sequence[Kept]):
         """
         if isinstance(sequence, Tensor):
             check_held("sequence", sequence)
-        here, ids = self._here, torch.as_tensor(sequence, device="cpu").flatten().tolist()
-        if here.text is None:
-            raise MissedError(
-                "Which token ids the samples hold is not known: the model read no `input_ids` from "
-                "the text's beginning on, or some of its steps went by unseen."
-            )
-        ends = ended_by(self._watched.model)
-        count = max((n for n, one in enumerate(ids, 1) if one not in ends), default=0)
-        read = ids[: min(count, len(ids) - 1)]
-        texts = here.text.tolist()
-        found = [sample for sample, text in enumerate(texts) if text[: len(read)] == read]
-        if not found:
-            raise MissedError(
-                f"None of the {len(texts)} samples holds these {len(ids)} tokens: a beam that ends "
-                "may give its place to another.\nTo see them, run the model on them under `watch`."
-            )
-        runs = [one.runs[-1] for one in self._all if one.kind == "cross" and one.runs]
-        sources = [run.key.data[found] for run in runs if run.kept]
-        if any(not torch.equal(x, x[:1].expand_as(x)) for x in sources):
-            raise MissedError(f"Samples {found} hold this text, and do not read the same source.")
-        return found[0]
+        return self._here.sample_of(torch.as_tensor(sequence, device="cpu").flatten().tolist())
 
     @property
     def encoder(self) -> Sequence[Kept]:
@@ -469,18 +484,4 @@ class _LayerMaps(Sequence[Kept]):
     def __getitem__(self, layer: int | slice) -> Kept | list[Kept]:
         if isinstance(layer, slice):
             return [self._seen._map(one) for one in self._layers[layer]]
-        return self._seen._map(_in(self._layers, layer))
-
-
-def _in_backward() -> bool:
-    """Whether this thread runs a backward pass: what runs in it, checkpointing computes again.
-
-    On a GPU that thread is autograd's own, so it must not become one of those that ran the model.
-    """
-    return bool(of_torch.backward_number() >= 0)
-
-
-def _in(layers: list[LayerRuns], layer: int) -> LayerRuns:
-    if not -len(layers) <= layer < len(layers):
-        raise IndexError(f"There is no layer {layer}: {len(layers)} ran.")
-    return layers[layer]
+        return self._seen._map(numbered(self._layers, layer))

@@ -1,0 +1,123 @@
+"""What removing each link of a watched model does to a user's own loss, to first order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import starmap
+from typing import NamedTuple, overload
+
+import torch
+
+from wqkv.doors import door
+from wqkv.errors import ArgumentError, MissedError
+from wqkv.maps.attention_map import AttentionMap
+from wqkv.maps.link_map import HOWS, EffectMap, How
+from wqkv.maps.statistics import Top
+from wqkv.record.listen import LayerRuns, numbered
+
+
+class EffectLink(NamedTuple):
+    """One link: in a head of a layer, token `query` of a sample looks at token `key`.
+
+    `effect` is what its removal does to the loss, after - before, to first order.
+    """
+
+    layer: int  # as in `Seen`
+    head: int
+    sample: int
+    query: int
+    key: int
+    weight: float
+    effect: float
+
+
+@door
+class SeenEffects(Sequence[EffectMap]):
+    """What removing each link does to a user's own loss L, to first order; `Seen.effects` makes it.
+
+    effects[layer] is the map of a layer, `AttentionMap.effects` of its last run; nothing is N x N.
+    A layer that was missed, or that no backward pass has reached, raises MissedError.
+    """
+
+    def __init__(self, layers: Sequence[tuple[LayerRuns, str | None]], how: How) -> None:
+        if how not in HOWS:  # now, and not when a layer is asked for
+            raise ArgumentError(
+                f"`how` is {how!r}, the way a link is removed.\n"
+                f"Pass {' or '.join(map(repr, HOWS))}."
+            )
+        self._layers, self.how = layers, how  # each with the reason why it has no effects
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    @overload
+    def __getitem__(self, layer: int) -> EffectMap: ...
+    @overload
+    def __getitem__(self, layer: slice) -> list[EffectMap]: ...
+    @door
+    def __getitem__(self, layer: int | slice) -> EffectMap | list[EffectMap]:
+        if isinstance(layer, slice):
+            return [self._maps(*one)[1] for one in self._layers[layer]]
+        return self._maps(*numbered(self._layers, layer))[1]
+
+    def __repr__(self) -> str:
+        return f"SeenEffects of {len(self._known)} of {len(self)} layers, {self.how}"
+
+    def top(
+        self, k: int, progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> list[EffectLink]:
+        """The k links with the largest |effect| over all layers, heads and samples, exact.
+
+        They stand by falling |effect|. Links without an effect are left out, and those that cannot
+        be removed because their row sees nothing else. So are layers without effects: `Seen.report`
+        says which and why. `progress(rows done, rows in all)` is called after every block that was
+        looked through.
+
+        Raises:
+            ArgumentError: `k` is less than 1.
+            MissedError: no layer has effects.
+        """
+        if not self._known:
+            first = "".join(f": of {one.name}, {why}" for one, why in self._layers[:1])
+            raise MissedError(f"No layer of {len(self)} has effects{first}.")
+        total = sum(self._layers[number][0].runs[-1].shape[2] for number in self._known)
+        done, best = 0, list[EffectLink]()
+        for number in self._known:
+            weights, effects = self._maps(*self._layers[number])
+
+            def tell(rows: int, _: int, before: int = done) -> None:
+                progress(before + rows, total)
+
+            links = [*best, *_links(number, effects.top(k, progress=tell), weights, k)]
+            best = sorted(links, key=lambda link: -abs(link.effect))[:k]
+            done += effects.shape[2]
+        return best
+
+    @property
+    def _known(self) -> list[int]:
+        """The layers that have effects."""
+        return [number for number, (_, why) in enumerate(self._layers) if why is None]
+
+    def _maps(self, one: LayerRuns, why: str | None) -> tuple[AttentionMap, EffectMap]:
+        """The weights of a layer's last run, and the effects."""
+        if why is not None:
+            raise MissedError(f"There are no effects of {one.name}: {why}.")
+        run = one.runs[-1]
+        weights, backward = run.map(), run.backward
+        assert isinstance(weights, AttentionMap)
+        assert backward is not None
+        return weights, backward.effects(weights, self.how)
+
+
+def _links(layer: int, found: Top, weights: AttentionMap, k: int) -> Iterator[EffectLink]:
+    """The k strongest links of a layer, of those of each head."""
+    effects = found.weights.flatten()
+    strength = effects.abs().nan_to_num(nan=0.0)
+    at = strength.topk(min(k, len(effects))).indices
+    at = at[strength[at] > 0]
+    sample, head, _ = torch.unravel_index(at, found.weights.shape)
+    query, key = found.queries.flatten()[at], found.keys.flatten()[at]
+    P = weights.at(query, key)[sample, head, torch.arange(len(at), device=at.device)]
+    columns = (x.tolist() for x in (head, sample, query, key, P, effects[at]))
+    return starmap(partial(EffectLink, layer), zip(*columns, strict=True))
