@@ -14,7 +14,8 @@ from wqkv.errors import ArgumentError, MissedError
 from wqkv.maps.attention_map import AttentionMap
 from wqkv.maps.link_map import HOWS, EffectMap, How
 from wqkv.maps.statistics import Top
-from wqkv.record.listen import LayerRuns, numbered
+from wqkv.record.listen import numbered
+from wqkv.record.run import Run
 
 
 class EffectLink(NamedTuple):
@@ -40,13 +41,14 @@ class SeenEffects(Sequence[EffectMap]):
     A layer that was missed, or that no backward pass has reached, raises MissedError.
     """
 
-    def __init__(self, layers: Sequence[tuple[LayerRuns, str | None]], how: How) -> None:
+    def __init__(self, layers: Sequence[tuple[str, Run | str]], how: How) -> None:
         if how not in HOWS:  # now, and not when a layer is asked for
             raise ArgumentError(
                 f"`how` is {how!r}, the way a link is removed.\n"
                 f"Pass {' or '.join(map(repr, HOWS))}."
             )
-        self._layers, self.how = layers, how  # each with the reason why it has no effects
+        # By name the run of each layer, or the reason why it has no effects.
+        self._layers, self.how = layers, how
 
     def __len__(self) -> int:
         return len(self._layers)
@@ -58,8 +60,8 @@ class SeenEffects(Sequence[EffectMap]):
     @door
     def __getitem__(self, layer: int | slice) -> EffectMap | list[EffectMap]:
         if isinstance(layer, slice):
-            return [self._maps(*one)[1] for one in self._layers[layer]]
-        return self._maps(*numbered(self._layers, layer))[1]
+            return [self._map(*one) for one in self._layers[layer]]
+        return self._map(*numbered(self._layers, layer))
 
     def __repr__(self) -> str:
         return f"SeenEffects of {len(self._known)} of {len(self)} layers, {self.how}"
@@ -78,13 +80,13 @@ class SeenEffects(Sequence[EffectMap]):
             ArgumentError: `k` is less than 1.
             MissedError: no layer has effects.
         """
-        if not self._known:
-            first = "".join(f": of {one.name}, {why}" for one, why in self._layers[:1])
+        known = self._known
+        if not known:
+            first = "".join(f": of {name}, {why}" for name, why in self._layers[:1])
             raise MissedError(f"No layer of {len(self)} has effects{first}.")
-        total = sum(self._layers[number][0].runs[-1].shape[2] for number in self._known)
-        done, best = 0, list[EffectLink]()
-        for number in self._known:
-            weights, effects = self._maps(*self._layers[number])
+        total, done, best = sum(run.shape[2] for run in known.values()), 0, list[EffectLink]()
+        for number, run in known.items():
+            weights, effects = _maps(run, self.how)
 
             def tell(rows: int, _: int, before: int = done) -> None:
                 progress(before + rows, total)
@@ -95,19 +97,22 @@ class SeenEffects(Sequence[EffectMap]):
         return best
 
     @property
-    def _known(self) -> list[int]:
-        """The layers that have effects."""
-        return [number for number, (_, why) in enumerate(self._layers) if why is None]
+    def _known(self) -> dict[int, Run]:
+        """The layers that have effects, by number."""
+        return {n: run for n, (_, run) in enumerate(self._layers) if isinstance(run, Run)}
 
-    def _maps(self, one: LayerRuns, why: str | None) -> tuple[AttentionMap, EffectMap]:
-        """The weights of a layer's last run, and the effects."""
-        if why is not None:
-            raise MissedError(f"There are no effects of {one.name}: {why}.")
-        run = one.runs[-1]
-        weights, backward = run.map(), run.backward
-        assert isinstance(weights, AttentionMap)
-        assert backward is not None
-        return weights, backward.effects(weights, self.how)
+    def _map(self, name: str, run: Run | str) -> EffectMap:
+        if not isinstance(run, Run):
+            raise MissedError(f"There are no effects of {name}: {run}.")
+        return _maps(run, self.how)[1]
+
+
+def _maps(run: Run, how: How) -> tuple[AttentionMap, EffectMap]:
+    """The weights of a run, and the effects."""
+    weights, backward = run.map(), run.backward
+    assert isinstance(weights, AttentionMap)
+    assert backward is not None
+    return weights, backward.effects(weights, how)
 
 
 def _links(layer: int, found: Top, weights: AttentionMap, k: int) -> Iterator[EffectLink]:

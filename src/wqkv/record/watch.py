@@ -363,8 +363,11 @@ class Seen(Sequence[Kept]):
             raise MissedError(
                 f"The gradients of {self._name} were not kept.\nWatch it with gradients=True."
             )
-        reasons = [(one, self._why(one) or one.runs[-1].without_effects) for one in self._all]
-        return SeenEffects(reasons, how)
+        layers = [
+            (one.name, self._why(one) or one.runs[-1].without_effects or one.runs[-1])
+            for one in self._all
+        ]
+        return SeenEffects(layers, how)
 
     def sample_of(self, sequence: Tensor | Sequence[int]) -> int:
         """Which sample of the last text holds a returned sequence of token ids, also with beams.

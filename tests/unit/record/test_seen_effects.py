@@ -186,6 +186,16 @@ def test_hidden_links_and_lonely_ones_are_none():
     assert all(x.query != 0 and x.key <= x.query for x in found)
 
 
+def test_effects_stay_those_of_the_runs_that_were_asked_for():
+    model = tiny("llama")
+    with watch(model, gradients=True) as seen:
+        loss(model(tokens(5)).logits).backward()
+        effects = seen.effects()
+        model(tokens(7))
+    assert effects[0].shape == (2, 6, 5, 5)
+    assert len(effects.top(7)) == 7
+
+
 def test_progress_cancels():
     class Stopped(Exception):
         pass
