@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor, Replicate, init_device_mesh
-from transformers import GPT2Config, GPT2Model
+from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
 
 import wqkv
 from tests.tiny import text, tiny_llama
@@ -160,8 +160,9 @@ def model() -> GPT2Model:
 
 
 def seen() -> wqkv.Seen:
-    with wqkv.watch(net := model(), gradients=True) as found:
-        net(torch.arange(N)[None])[0][0, :, 0].sum().backward()
+    net = GPT2LMHeadModel(model().config).eval()
+    with wqkv.watch(net, gradients=True) as found:
+        net(torch.arange(N)[None]).logits[0, -1, 0].backward()
     return found
 
 
@@ -341,6 +342,7 @@ ARGUMENTS: dict[str, dict[str, Callable[[], Any]]] = {
     "Heads.__getitem__": {"layer": lambda: 0},
     "Seen.__getitem__": {"layer": lambda: 0},
     "Seen.effects": {},
+    "Seen.writes": {"layer": lambda: 0},
     "SeenEffects.__getitem__": {"layer": lambda: 0},
     "rows": {"queries": lambda: [1]},
     "at": {"queries": lambda: [1], "keys": lambda: [2]},

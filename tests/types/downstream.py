@@ -62,6 +62,7 @@ def models(model: nn.Module, ids: Tensor) -> None:
     assert_type(learned, wqkv.Seen[wqkv.AttentionMap])
     assert_type(learned.effects()[0], wqkv.EffectMap)
     assert_type(learned.effects("zero").top(20)[0].effect, float)
+    assert_type(learned.writes(0, answer=3).heads[0].share, float)
 
     wqkv.watch(model, keep="some")  # type: ignore[call-overload]
     wqkv.watch(model, keep="statistics", gradients=True)  # type: ignore[call-overload]

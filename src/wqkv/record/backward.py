@@ -43,6 +43,8 @@ class Backward:
             return None
         if not self._learns:
             return "it ran without gradients, as under torch.no_grad"
+        if self.waits:
+            return "its output needed no gradient, and no backward pass has run it again"
         return "no backward pass has reached it"
 
     def keep(self, value: Tensor, output: Tensor) -> None:

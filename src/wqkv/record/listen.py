@@ -33,6 +33,7 @@ from wqkv.record.follow import (
 from wqkv.record.modules import AttentionKind, ModuleCall, attention_like, ended_by, kind_of
 from wqkv.record.read_mask import KnownMasks
 from wqkv.record.run import Run
+from wqkv.record.write_path import WritePath
 from wqkv.upstream import of_torch
 
 #: What is known of a layer.
@@ -121,6 +122,7 @@ class Listener:
         self.unseen = 0  # forwards that ran compiled
         self.passed: set[nn.Module] = set()  # what compiled code has run of the model
         self.text: Tensor | None = None  # the token ids of the last text, (batch, length)
+        self.path = WritePath(watched.model) if watched.gradients else None
         # the rest is about the forward that runs now
         self._stack: list[_Frame] = []
         self._learns = False  # whether gradients were on when it began
@@ -145,9 +147,13 @@ class Listener:
         self._calls[module] = 0
         if module in self.watched.like:
             self._layer(module)
+        if self.path is not None:
+            self.path.enter(call)
 
     def leave(self, module: nn.Module, output: object) -> None:
         """A module has ended. If it has failed, `output` is None."""
+        if self.path is not None:
+            self.path.leave(module, output)
         frame = None
         while self._stack and (frame := self._stack.pop()).call.module is not module:
             pass  # drop modules inside it that failed, whose end was never told
@@ -177,6 +183,8 @@ class Listener:
     def _forget(self) -> None:
         for one in (self._masks, self._waiting, self._options, self._steps, self._recorded):
             one.clear()
+        if self.path is not None:
+            self.path.forget()
 
     def _layer(self, module: nn.Module) -> LayerRuns:
         """The layer of a module in its present visit."""
@@ -211,7 +219,8 @@ class Listener:
             except Refusal as refusal:
                 layer.reason = str(refusal)
                 return
-            if self.watched.gradients:
+            if self.path is not None:
+                self.path.heads(module, output_of(overheard.out))
                 backward = Backward(output_of(overheard.out), self._learns)
                 call = call._replace(backward=backward)
             going = follow(layer.runs[-1], call) if layer.runs and not count else None

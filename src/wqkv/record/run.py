@@ -173,7 +173,7 @@ class Run:
         if self.refused is not None:
             return self.refused
         if self.backward is None:
-            return f"its run has {self.calls} calls of the attention function, and effects need one"
+            return f"its run has {self.calls} calls of the attention function, and this needs one"
         return self.backward.why_none
 
     def add(self, proof: Proof) -> None:
@@ -193,7 +193,7 @@ class Run:
         """Release every large tensor that no map needs."""
         empty = self.query.data.new_empty((0, 0, 0, 0))
         self.first = self.first._replace(
-            query=empty, key=empty, value=empty, output=empty, readings=[], bias=None
+            query=empty, key=empty, value=empty, output=empty, readings=[], bias=None, backward=None
         )
         if not self.kept:
             self.query = self.key = GrowingTensor(empty, copy=False)

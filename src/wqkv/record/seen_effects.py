@@ -37,8 +37,12 @@ class EffectLink(NamedTuple):
 class SeenEffects(Sequence[EffectMap]):
     """What removing each link does to a user's own loss L, to first order; `Seen.effects` makes it.
 
-    effects[layer] is the map of a layer, `AttentionMap.effects` of its last run; nothing is N x N.
-    A layer that was missed, or that no backward pass has reached, raises MissedError.
+    effects[layer] is the map of a layer, `AttentionMap.effects` of its last run: it is
+    P_ij / (1 - P_ij) (g_i . o_i - g_i . v_j), with g the gradient of L with respect to the heads'
+    output o, and with how="zero" it is -P_ij g_i . v_j. Nothing is N x N.
+
+    Raises:
+        MissedError: a layer that was missed, or that no backward pass has reached.
     """
 
     def __init__(self, layers: Sequence[tuple[str, Run | str]], how: How) -> None:

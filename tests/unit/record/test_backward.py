@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 
 import pytest
@@ -176,16 +177,25 @@ def test_a_forward_without_gradients():
     assert all(heard(run).value is not None for run in runs(seen))
 
 
+def test_a_layer_that_needs_no_gradient():
+    model = tiny("llama").requires_grad_(False)
+    model.lm_head.requires_grad_(True)
+    with watch(model, gradients=True) as seen:
+        loss(model(tokens()).logits).backward()
+    says = "no effects: its output needed no gradient, and no backward pass has run it again"
+    assert seen.report().count(says) == 2
+
+
 def test_several_calls_are_no_single_one():
     model, ids = tiny("llama"), tokens(7)
     cache = DynamicCache(config=model.config)
     with watch(model, gradients=True) as seen:
         model(ids[:, :5], **kept(model, cache))
         loss(model(ids[:, 5:], **kept(model, cache)).logits).backward()
-    says = "no effects: its run has 2 calls of the attention function, and effects need one"
+    says = "no effects: its run has 2 calls of the attention function, and this needs one"
     assert seen.report().count(says) == 2
     assert seen[0].shape == (2, 6, 7, 7)
-    assert [run.backward for run in runs(seen)] == [None, None]
+    assert [(run.backward, run.first.backward) for run in runs(seen)] == [(None, None)] * 2
 
 
 def test_the_last_run_is_the_one_that_is_meant():
@@ -217,6 +227,19 @@ def test_a_layer_that_runs_again_is_one_run(reentrant, gradients):
     says = "ran again in a backward pass, which counts as the same run"
     assert seen.report().count(says) == 2
     assert "repeat no run" not in seen.report()
+    assert len(seen.threads) == 1
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_backward_pass_in_another_thread(reentrant):
+    """As on a GPU, where autograd has threads of its own."""
+    model = checkpointed(tiny("llama"), reentrant)
+    with watch(model, gradients=True) as seen:
+        value = loss(model(tokens()).logits)
+        thread = threading.Thread(target=value.backward)
+        thread.start()
+        thread.join()
+    assert seen.report().count("effects known") == 2
     assert len(seen.threads) == 1
 
 
