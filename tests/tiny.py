@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 
 import pytest
 import torch
@@ -96,6 +97,25 @@ def shake(model: nn.Module) -> nn.Module:
 
 
 # What the tests of watching ask
+
+#: Gradient checkpointing of both kinds, reentrant and not; None is without.
+CHECKPOINTS = [None, True, False]
+
+
+def checkpointed(model: nn.Module, reentrant: bool | None) -> nn.Module:
+    """Let a model run each layer again in its backward pass."""
+    if reentrant is not None:
+        with warnings.catch_warnings():  # transformers 5.24 has another name for it
+            warnings.simplefilter("ignore", FutureWarning)
+            model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        model.config.use_cache = False
+    return model.train()
+
+
+def loss(logits: torch.Tensor) -> torch.Tensor:
+    """A scalar that no symmetry makes 0."""
+    draw = torch.randn(logits.shape, generator=torch.Generator().manual_seed(3), dtype=torch.double)
+    return (logits * draw.to(logits.dtype)).sum()
 
 
 def kept(model: nn.Module, cache: object) -> dict[str, object]:

@@ -57,6 +57,7 @@ from wqkv.maps.attention_map import AttentionMap
 from wqkv.maps.link_map import EffectMap, LinkMap
 from wqkv.maps.rollout import rollout
 from wqkv.maps.shared import SharedMap
+from wqkv.record.seen_effects import SeenEffects
 from wqkv.record.watch import Seen, watch
 from wqkv.study.generate import generate
 from wqkv.study.heads import Heads, heads
@@ -119,6 +120,7 @@ __all__ = [
     "RoPEScaling",
     "Rolling",
     "Seen",
+    "SeenEffects",
     "Segments",
     "SharedMap",
     "Spread",

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor, Replicate, init_device_mesh
-from transformers import GPT2Config, GPT2Model
+from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
 
 import wqkv
 from tests.tiny import text, tiny_llama
@@ -160,8 +160,9 @@ def model() -> GPT2Model:
 
 
 def seen() -> wqkv.Seen:
-    with wqkv.watch(net := model()) as found:
-        net(torch.arange(N)[None])
+    net = GPT2LMHeadModel(model().config).eval()
+    with wqkv.watch(net, gradients=True) as found:
+        net(torch.arange(N)[None]).logits[0, -1, 0].backward()
     return found
 
 
@@ -210,6 +211,7 @@ MADE: dict[str, Callable[[], Any]] = {
     "RoPE": wqkv.RoPE,
     "Rolling": lambda: filled(wqkv.Rolling(9)),
     "Seen": seen,
+    "SeenEffects": lambda: seen().effects(),
     "Segments": lambda: wqkv.Segments([[0, 0, 1, 1, 1]]),
     "SharedMap": lambda: wqkv.SharedMap.tokens(wqkv.Ranks(), heads_of(), heads_of()),
     "Spread": lambda: filled(wqkv.Spread()),
@@ -316,6 +318,7 @@ ARGUMENTS: dict[str, dict[str, Callable[[], Any]]] = {
     "Prefix": {"length": lambda: 3},
     "Rolling": {"window": lambda: 9},
     "Seen": {"model": model, "layers": lambda: None, "keep": lambda: "all"},
+    "SeenEffects": {"layers": list, "how": lambda: "zero"},
     "Segments": {"labels": lambda: [[0, 0, 1, 1, 1]]},
     "SharedMap": {
         "ranks": wqkv.Ranks,
@@ -372,6 +375,9 @@ ARGUMENTS: dict[str, dict[str, Callable[[], Any]]] = {
     "__getitem__": {"index": lambda: 0},
     "Heads.__getitem__": {"layer": lambda: 0},
     "Seen.__getitem__": {"layer": lambda: 0},
+    "Seen.effects": {},
+    "Seen.writes": {"layer": lambda: 0},
+    "SeenEffects.__getitem__": {"layer": lambda: 0},
     "rows": {"queries": lambda: [1]},
     "at": {"queries": lambda: [1], "keys": lambda: [2]},
     "times": {"X": lambda: floats(N, 2)},

@@ -53,7 +53,9 @@ ALIASES = {
 OTHERS = {
     ("Heads.__getitem__", IndexError): "Python's protocol of sequences",
     ("Seen.__getitem__", IndexError): "Python's protocol of sequences",
+    ("SeenEffects.__getitem__", IndexError): "Python's protocol of sequences",
     ("Seen.runs", IndexError): "as Seen[layer]",
+    ("Seen.writes", IndexError): "as Seen[layer]",
     **{
         (f"{kind}.positions", AssertionError): "a device that torch was not built for"
         for kind in ("Ranks", "Ring", "AllToAll")

@@ -61,7 +61,16 @@ def models(model: nn.Module, ids: Tensor) -> None:
         model(ids)
     assert_type(short[0].received(), Tensor)
 
+    with wqkv.watch(model, gradients=True) as learned:
+        model(ids).sum().backward()
+    assert_type(learned, wqkv.Seen[wqkv.AttentionMap])
+    assert_type(learned.effects()[0], wqkv.EffectMap)
+    assert_type(learned.effects("zero").top(20)[0].effect, float)
+    assert_type(learned.writes(0, answer=3).heads[0].share, float)
+
     wqkv.watch(model, keep="some")  # type: ignore[call-overload]
+    wqkv.watch(model, keep="statistics", gradients=True)  # type: ignore[call-overload]
+    learned.effects("soft")  # type: ignore[arg-type]
 
 
 def links(m: wqkv.AttentionMap, v: Tensor, out: Tensor, grad: Tensor) -> None:

@@ -137,6 +137,20 @@ def read_call(
     )
 
 
+def read_tensors(call: OverheardCall) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """q, k, v and the output of one call, each (batch, head, length, d), without its mask.
+
+    Raises:
+        Refusal: they are not understood.
+    """
+    return _tensors(_by_name(call), call.out)
+
+
+def output_of(out: object) -> Any:  # a tensor where the call is supported
+    """The output of what an attention function returns, which may be a pair with its weights."""
+    return out[0] if isinstance(out, tuple) else out
+
+
 # `given`, here and below: keyword arguments of a foreign call.
 def unknown(given: Mapping[str, object]) -> list[str]:
     """The names of arguments that may change the weights in a way that is not known here.
@@ -167,7 +181,7 @@ def _by_name(call: OverheardCall) -> dict[str, Any]:
 # Keyword arguments of a foreign call.
 def _tensors(given: Mapping[str, object], out: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """q, k, v and the output, each (batch, head, length, d) and in one dtype but for the output."""
-    output = out[0] if isinstance(out, tuple) else out
+    output = output_of(out)
     found = []
     for name, x in (*((name, given.get(name)) for name in BY_PLACE[:3]), ("output", output)):
         if not isinstance(x, Tensor) or x.ndim != 4:

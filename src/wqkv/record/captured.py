@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from wqkv.record.backward import Backward
 from wqkv.record.mask_pattern import Pattern, Visible
 
 
@@ -42,3 +43,4 @@ class CapturedCall(NamedTuple):
     bias: Tensor | None  # (batch | 1, n_head | 1, query_len | 1, key_len)
     causal: bool  # decides if a mask has too few rows to show whether it is causal
     window: int | None  # decides there too: how many keys a query sees, its own included
+    backward: Backward | None = None  # where its gradient goes, if gradients are asked for

@@ -254,10 +254,7 @@ def _begin_by(call: CapturedCall, reading: MaskReading, at: Placement | None) ->
         causal = call.causal and not call.cross
         window = None if call.cross else call.window
         pattern = recognize(visible, at.position, causal=causal, window=window)
-    key = call.key[:, :, :length]
-    if at.first_key:  # the keys before it are not known, and no row sees them
-        gone = key.new_zeros((*key.shape[:2], at.first_key, key.shape[3]))
-        key = torch.cat((gone, key), dim=2)
+    key, value = (_placed(x, length, at.first_key) for x in (call.key, call.value))
     run = Run(
         first=call,
         key=GrowingTensor(key, copy=not at.first_key),  # a cache may be written over
@@ -267,13 +264,24 @@ def _begin_by(call: CapturedCall, reading: MaskReading, at: Placement | None) ->
         pattern=pattern,
         dense=[] if pattern is not None else [visible.whole()],
         bias=_bias_rows(call, length, at.first_key),
+        backward=call.backward,
     )
+    if call.backward is not None:
+        call.backward.keep(value, call.output)
     try:
         run.proof = prove(call, run.mask(), at, run.key.len)
     except Refusal as refusal:
         run.refused = str(refusal)
     run.release()
     return run
+
+
+def _placed(x: Tensor, length: int, first_key: int) -> Tensor:
+    """The first `length` keys or values, after those before them, which no row sees: 0."""
+    x = x[:, :, :length]
+    if not first_key:
+        return x
+    return torch.cat((x.new_zeros((*x.shape[:2], first_key, x.shape[3])), x), dim=2)
 
 
 # The next call of a run

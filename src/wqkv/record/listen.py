@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, defaultdict
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from wqkv.errors import WqkvError
+from wqkv.errors import MissedError, WqkvError
 from wqkv.maps.weights import aside
-from wqkv.record.arguments import OverheardCall, read_call
+from wqkv.record.arguments import OverheardCall, output_of, read_call, read_tensors
+from wqkv.record.backward import Backward
 from wqkv.record.captured import CapturedCall, Refusal
 from wqkv.record.follow import (
     Continuation,
@@ -28,18 +30,24 @@ from wqkv.record.follow import (
     repeat,
     settle,
 )
-from wqkv.record.modules import AttentionKind, ModuleCall, attention_like, kind_of
+from wqkv.record.modules import AttentionKind, ModuleCall, attention_like, ended_by, kind_of
 from wqkv.record.read_mask import KnownMasks
 from wqkv.record.run import Run
-from wqkv.upstream.of_torch import plain_name
+from wqkv.record.write_path import WritePath
+from wqkv.upstream import of_torch
+
+#: What is known of a layer.
+Of = TypeVar("Of")
 
 
 class WatchedModel:
     """What is known of a model before it runs, and which layers are wanted."""
 
-    def __init__(self, model: nn.Module, wanted: list[int] | None, keep: str) -> None:
-        self.model, self.wanted, self.keep = model, wanted, keep
-        self.names = {module: plain_name(name) for name, module in model.named_modules()}
+    def __init__(
+        self, model: nn.Module, wanted: list[int] | None, keep: str, gradients: bool
+    ) -> None:
+        self.model, self.wanted, self.keep, self.gradients = model, wanted, keep, gradients
+        self.names = {module: of_torch.plain_name(name) for name, module in model.named_modules()}
         self.like = attention_like(model)
 
 
@@ -114,8 +122,10 @@ class Listener:
         self.unseen = 0  # forwards that ran compiled
         self.passed: set[nn.Module] = set()  # what compiled code has run of the model
         self.text: Tensor | None = None  # the token ids of the last text, (batch, length)
+        self.path = WritePath(watched.model) if watched.gradients else None
         # the rest is about the forward that runs now
         self._stack: list[_Frame] = []
+        self._learns = False  # whether gradients were on when it began
         self._visits: Counter[nn.Module] = Counter()  # how often each module began
         self._calls: Counter[nn.Module] = Counter()  # attention functions called since it began
         self._masks: KnownMasks = {}
@@ -131,14 +141,19 @@ class Listener:
         module = call.module
         if not self._stack:  # a forward begins
             self._visits.clear()
+            self._learns = torch.is_grad_enabled()
         self._stack.append(_Frame(call, call.finds_stored_keys()))
         self._visits[module] += 1
         self._calls[module] = 0
         if module in self.watched.like:
             self._layer(module)
+        if self.path is not None:
+            self.path.enter(call)
 
     def leave(self, module: nn.Module, output: object) -> None:
         """A module has ended. If it has failed, `output` is None."""
+        if self.path is not None:
+            self.path.leave(module, output)
         frame = None
         while self._stack and (frame := self._stack.pop()).call.module is not module:
             pass  # drop modules inside it that failed, whose end was never told
@@ -168,6 +183,8 @@ class Listener:
     def _forget(self) -> None:
         for one in (self._masks, self._waiting, self._options, self._steps, self._recorded):
             one.clear()
+        if self.path is not None:
+            self.path.forget()
 
     def _layer(self, module: nn.Module) -> LayerRuns:
         """The layer of a module in its present visit."""
@@ -202,6 +219,10 @@ class Listener:
             except Refusal as refusal:
                 layer.reason = str(refusal)
                 return
+            if self.path is not None:
+                self.path.heads(module, output_of(overheard.out))
+                backward = Backward(output_of(overheard.out), self._learns)
+                call = call._replace(backward=backward)
             going = follow(layer.runs[-1], call) if layer.runs and not count else None
             if going is not None:
                 self._options[going.sizes].append(going.options)
@@ -252,6 +273,33 @@ class Listener:
         fresh = any(run.end == n for run in runs if run.kept and len(run.query.data) == batch)
         return ids.detach().clone() if fresh else None
 
+    def sample_of(self, ids: list[int]) -> int:
+        """Which sample of the last text holds these token ids: see `Seen.sample_of`.
+
+        Raises:
+            MissedError: none does, or it is not known which.
+        """
+        if self.text is None:
+            raise MissedError(
+                "Which token ids the samples hold is not known: the model read no `input_ids` from "
+                "the text's beginning on, or some of its steps went by unseen."
+            )
+        ends = ended_by(self.watched.model)
+        count = max((n for n, one in enumerate(ids, 1) if one not in ends), default=0)
+        read = ids[: min(count, len(ids) - 1)]
+        texts = self.text.tolist()
+        found = [sample for sample, text in enumerate(texts) if text[: len(read)] == read]
+        if not found:
+            raise MissedError(
+                f"None of the {len(texts)} samples holds these {len(ids)} tokens: a beam that ends "
+                "may give its place to another.\nTo see them, run the model on them under `watch`."
+            )
+        runs = [one.runs[-1] for one in self.layers.values() if one.kind == "cross" and one.runs]
+        sources = [run.key.data[found] for run in runs if run.kept]
+        if any(not torch.equal(x, x[:1].expand_as(x)) for x in sources):
+            raise MissedError(f"Samples {found} hold this text, and do not read the same source.")
+        return found[0]
+
     # Compiled code
 
     def pass_by(self, modules: set[nn.Module]) -> None:
@@ -261,3 +309,50 @@ class Listener:
         self.passed |= modules
         for layer in self.layers.values():
             layer.unseen += layer.module in modules
+
+
+def numbered(layers: Sequence[Of], layer: int) -> Of:
+    """The layer of a number, which may count from the end as -1."""
+    if not -len(layers) <= layer < len(layers):
+        raise IndexError(f"There is no layer {layer}: {len(layers)} ran.")
+    return layers[layer]
+
+
+def in_backward() -> bool:
+    """Whether this thread runs a backward pass: what runs in it, checkpointing computes again.
+
+    On a GPU that thread is autograd's own, so it must not become one of those that ran the model.
+    """
+    return bool(of_torch.backward_number() >= 0)
+
+
+def repeated(layers: Iterable[LayerRuns], overheard: OverheardCall) -> bool:
+    """Find the run that a call repeats while a backward pass runs, as gradient checkpointing does.
+
+    It begins no run. If the forward itself ran without gradients (reentrant checkpointing), this
+    call's output is the one whose gradient is heard.
+
+    Returns:
+        whether it repeats one, or belongs to a layer of which none was recorded.
+    """
+    layers = [layer for layer in layers if layer.module is overheard.module]
+    if not any(layer.runs for layer in layers):
+        return True
+    with aside(overheard.device):
+        try:
+            query, key, _, _ = read_tensors(overheard)
+        except Refusal:
+            return False
+        found = [
+            run
+            for layer in layers
+            for run in layer.runs
+            if torch.equal(run.query.data, query) and torch.equal(run.key.data, key)
+        ]
+        waiting = [run.backward for run in found if run.backward and run.backward.waits]
+        for run in found:
+            run.again = True
+        for backward in waiting:
+            backward.mixed |= len(waiting) > 1
+            backward.hear(output_of(overheard.out))
+    return bool(found)

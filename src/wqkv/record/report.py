@@ -8,12 +8,15 @@ from wqkv.record.listen import LayerRuns
 from wqkv.record.run import Run
 
 
-def layer_lines(name: str, layers: Sequence[tuple[LayerRuns, str | None]]) -> list[str]:
+def layer_lines(
+    name: str, layers: Sequence[tuple[LayerRuns, str | None]], gradients: bool
+) -> list[str]:
     """One line that counts the layers, and one for each.
 
     Args:
         name: the model's class.
         layers: each with the reason why it was missed, None where it was captured.
+        gradients: whether they are asked for.
     """
     captured = sum(why is None for _, why in layers)
     unasked = sum(not one.wanted for one, _ in layers)
@@ -22,8 +25,8 @@ def layer_lines(name: str, layers: Sequence[tuple[LayerRuns, str | None]]) -> li
     lines = [f"captured {captured} of {len(layers)} layers of {name}{rest}"]
     width = max((len(one.name) for one, _ in layers), default=0)
     for number, (one, why) in enumerate(layers):
-        head = f"{number:>3}  {one.name:<{width}}  {one.kind:<7}"
-        lines.append(f"{head}  {_captured(one.runs) if why is None else _missed(one, why)}")
+        said = _captured(one.runs, gradients) if why is None else _missed(one, why)
+        lines.append(f"{number:>3}  {one.name:<{width}}  {one.kind:<7}  {said}")
     return lines
 
 
@@ -31,7 +34,7 @@ def _missed(one: LayerRuns, why: str) -> str:
     return f"missed: {why}" if one.wanted else "not asked for"
 
 
-def _captured(runs: Sequence[Run]) -> str:
+def _captured(runs: Sequence[Run], gradients: bool) -> str:
     """The last run of a captured layer."""
     run = runs[-1]
     proof = run.proof
@@ -49,4 +52,9 @@ def _captured(runs: Sequence[Run]) -> str:
     if len(runs) > 1:
         why = f", because {run.began}" if run.began else ""
         parts.append(f"the last of {len(runs)} runs{why}")
+    if run.again:
+        parts.append("ran again in a backward pass, which counts as the same run")
+    if gradients:
+        why_not = run.without_effects
+        parts.append(f"no effects: {why_not}" if why_not else "effects known")
     return "  ".join(parts)

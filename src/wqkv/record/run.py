@@ -19,6 +19,7 @@ from wqkv.attend.masks.algebra import Mask
 from wqkv.errors import MissedError
 from wqkv.maps.attention_map import AttentionMap
 from wqkv.maps.proof import Proof
+from wqkv.record.backward import Backward
 from wqkv.record.captured import CapturedCall
 from wqkv.record.mask_pattern import Pattern
 
@@ -108,6 +109,9 @@ class Run:
     proof: Proof | None = None
     refused: str | None = None  # why it is not shown
     statistics: Statistics | None = None  # all that is kept of it, with keep="statistics"
+    calls: int = 1  # of the attention function
+    again: bool = False  # whether checkpointing ran it once more, in a backward pass
+    backward: Backward | None = None  # v, the output and its gradient, of a run of one call
     rules: str = field(default="", init=False)  # as `shown` said before the mask was released
 
     @property
@@ -163,9 +167,19 @@ class Run:
             query_offset=self.start,
         )
 
+    @property
+    def without_effects(self) -> str | None:
+        """Why the effects of its links are not known; None if they are."""
+        if self.refused is not None:
+            return self.refused
+        if self.backward is None:
+            return f"its run has {self.calls} calls of the attention function, and this needs one"
+        return self.backward.why_none
+
     def add(self, proof: Proof) -> None:
-        """Add the proof of another call."""
+        """Add another call, by its proof."""
         self.proof = proof if self.proof is None else self.proof.plus(proof)
+        self.calls, self.backward = self.calls + 1, None
 
     def reduce(self) -> None:
         """Compute the statistics, and release q and k."""
@@ -179,11 +193,11 @@ class Run:
         """Release every large tensor that no map needs."""
         empty = self.query.data.new_empty((0, 0, 0, 0))
         self.first = self.first._replace(
-            query=empty, key=empty, value=empty, output=empty, readings=[], bias=None
+            query=empty, key=empty, value=empty, output=empty, readings=[], bias=None, backward=None
         )
         if not self.kept:
             self.query = self.key = GrowingTensor(empty, copy=False)
-            self.dense, self.bias = [], []
+            self.dense, self.bias, self.backward = [], [], None
 
 
 def mask_of(pattern: Pattern | None, dense: Sequence[Tensor], key_len: int) -> Mask:

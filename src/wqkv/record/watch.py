@@ -2,41 +2,33 @@
 
 What goes into its attention functions and comes out is overheard (overhear.py), read (arguments.py,
 read_mask.py), taken into runs for each thread (listen.py, follow.py) and proved (prove_call.py).
-This file has what a user calls: `watch` and `Seen`.
+watching.py has the hooks. This file has what a user calls: `watch` and `Seen`.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-import threading
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
 
 from wqkv.attend.geometry import check_held
 from wqkv.doors import door
-from wqkv.errors import ArgumentError, KindError, MissedError, describe, need
+from wqkv.errors import ArgumentError, MissedError, need
 from wqkv.maps import pictures
 from wqkv.maps.attention_map import AttentionMap
-from wqkv.record.arguments import OverheardCall
-from wqkv.record.listen import LayerRuns, Listener, WatchedModel
-from wqkv.record.modules import (
-    AttentionKind,
-    ModuleCall,
-    compiled,
-    ended_by,
-    kind_of,
-    reached,
-)
-from wqkv.record.overhear import install, uninstall
+from wqkv.maps.link_map import How
+from wqkv.record.captured import Refusal
+from wqkv.record.listen import LayerRuns, Listener, numbered
+from wqkv.record.modules import AttentionKind, kind_of
 from wqkv.record.report import layer_lines
 from wqkv.record.run import Statistics
-from wqkv.wrappers import unwrapped
+from wqkv.record.seen_effects import SeenEffects
+from wqkv.record.watching import Watching
+from wqkv.record.writes import LayerWrites, WriteQuestion, head_writes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,7 +40,10 @@ Kept = TypeVar("Kept", bound=Map)
 
 @overload
 def watch(
-    model: nn.Module, layers: Iterable[int] | None = None, keep: Literal["all"] = "all"
+    model: nn.Module,
+    layers: Iterable[int] | None = None,
+    keep: Literal["all"] = "all",
+    gradients: bool = False,
 ) -> Seen[AttentionMap]: ...
 @overload
 def watch(
@@ -59,6 +54,7 @@ def watch(
     model: nn.Module,
     layers: Iterable[int] | None = None,
     keep: Literal["all", "statistics"] = "all",
+    gradients: bool = False,
 ) -> Seen[AttentionMap] | Seen[Statistics]:
     """Record q, k and the mask of every attention layer while a Hugging Face model runs.
 
@@ -73,8 +69,12 @@ def watch(
         layers: the numbers of the layers to record, in the order in which they first run; None is
             all. They count every kind of attention.
         keep: "statistics" keeps only `entropy` and `received` of each forward, and not q and k.
+        gradients: keep v and the heads' output, for `Seen.writes`, and, while your own backward
+            pass runs, the gradient with respect to that output, for `Seen.effects`. All gradients
+            stay bit-identical. Under gradient checkpointing a layer that runs again counts once.
 
     Raises:
+        ArgumentError: gradients of what keep="statistics" does not keep.
         MissingExtraError: transformers is not installed.
 
     >>> from transformers import AutoModel, LlamaConfig
@@ -90,7 +90,7 @@ def watch(
       0  layers.0.self_attn  decoder  [1, 2, 5, 5] Causal()  proof ...
       1  layers.1.self_attn  decoder  [1, 2, 5, 5] Causal()  proof ...
     """
-    return Seen(model, layers, keep)
+    return Seen(model, layers, keep, gradients)
 
 
 class Layer(NamedTuple):
@@ -103,96 +103,11 @@ class Layer(NamedTuple):
 
 
 @door
-class Seen(Sequence[Kept]):
+class Seen(Watching, Sequence[Kept]):
     """What `watch` saw: seen[layer] is the map of a layer, numbered in the order of first runs.
 
     A layer that was missed, or whose proof failed, raises MissedError with the reason.
     """
-
-    def __init__(
-        self, model: nn.Module, layers: Iterable[int] | None, keep: Literal["all", "statistics"]
-    ) -> None:
-        if keep not in ("all", "statistics"):
-            raise ArgumentError(f"`keep` is {keep!r}.\nPass 'all' or 'statistics'.")
-        wanted = None if layers is None else list(layers)
-        for number in wanted or ():
-            if not isinstance(number, int) or isinstance(number, bool):
-                raise KindError(f"`layers` holds numbers of layers, not {describe(number)}.")
-            if number < 0:
-                raise ArgumentError(f"`layers` holds {number}.\nPass 0 or more.")
-        self._watched = WatchedModel(unwrapped(model), wanted, keep)
-        self._compiled = compiled(model)
-        self._thread = threading.local()
-        self._listeners: list[Listener] = []
-        self._only: Listener | None = None
-        self._reached: dict[int, tuple[object, set[nn.Module]]] = {}
-        self._other_compiled = 0  # calls of compiled functions that may run any model
-        self._exit: ExitStack | None = None
-
-    # Begin and end
-
-    def __enter__(self) -> Self:
-        if self._exit is not None:
-            raise ArgumentError("This watch is on already.\nCall `watch` again for another.")
-        need("transformers", "hf", "watch")
-        with ExitStack() as stack:
-            for module in self._watched.names:
-                if any(True for _ in module.children()):  # no leaf calls an attention function
-                    before = module.register_forward_pre_hook(self._enter, with_kwargs=True)
-                    stack.callback(before.remove)
-                    after = module.register_forward_hook(self._leave, always_call=True)
-                    stack.callback(after.remove)
-            install(self)
-            stack.callback(uninstall, self)
-            self._exit = stack.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        stack, self._exit = self._exit, None
-        if stack is not None:
-            stack.close()
-        self._reached.clear()
-        for listener in self._listeners:
-            listener.stop()
-
-    # Hooks, as torch calls them, with the keyword arguments of each model's own code.
-    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if torch.compiler.is_compiling():  # first of all: whatever follows would be traced
-            return
-        self._running().enter(ModuleCall(module, args, kwargs))
-
-    def _leave(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
-        if torch.compiler.is_compiling():
-            return
-        self._running().leave(module, output)
-
-    def _running(self) -> Listener:
-        """The listener of the thread that runs."""
-        listener: Listener | None = getattr(self._thread, "listener", None)
-        if listener is None:
-            listener = self._thread.listener = Listener(self._watched)
-            self._listeners.append(listener)
-        return listener
-
-    def _heard(self, call: OverheardCall) -> None:
-        """An attention function was called, by any model: see `overhear.Subscriber`."""
-        if call.module in self._watched.names:
-            self._running().take(call)
-
-    def _compiled_called(self, function: object) -> None:
-        """A compiled function was called, that may run any model: see `overhear.Subscriber`."""
-        key = id(function)  # its id, because a callable may have no hash
-        if key not in self._reached:
-            self._reached[key] = function, reached(function, self._watched.model)
-        if modules := self._reached[key][1]:
-            self._running().pass_by(modules)
-        else:
-            self._other_compiled += 1
 
     # What was seen
 
@@ -304,8 +219,111 @@ class Seen(Sequence[Kept]):
         A step that does not continue the run before it begins another. Runs whose proof failed are
         left out.
         """
-        runs = _in(self._all, layer).runs
+        runs = numbered(self._all, layer).runs
         return [self._kept(run.map()) for run in runs if run.refused is None]
+
+    def effects(self, how: How = "renormalize") -> SeenEffects:
+        """What removing each link does to a user's own loss, to first order, of all layers.
+
+        The loss is what `backward` was called on while the model was watched with gradients=True;
+        those of several backward passes through one forward add up. effects()[layer] is the map of
+        a layer's last run, and effects().top(k) finds the strongest links of all layers. See
+        `AttentionMap.effects` for the formula and its limits: a heavy link should be removed for
+        real before anything is said of it.
+
+        Args:
+            how: "renormalize" gives a link's weight to the other keys of its row; "zero" sets the
+                value that it carries to 0.
+
+        Raises:
+            ArgumentError: an unknown `how`.
+            MissedError: the model was watched without gradients=True.
+
+        >>> from transformers import AutoModelForCausalLM, LlamaConfig
+        >>> config = LlamaConfig(hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+        ...                      num_attention_heads=2, vocab_size=31)
+        >>> model, ids = AutoModelForCausalLM.from_config(config), torch.arange(5)[None]
+        >>> with watch(model, gradients=True) as seen:
+        ...     model(ids, labels=ids).loss.backward()
+        >>> seen.effects()[1]
+        EffectMap[1, 2, 5, 5]: effects of removal, renormalize
+        >>> len(seen.effects().top(20))
+        20
+        """
+        if not self._watched.gradients:
+            raise MissedError(
+                f"The gradients of {self._name} were not kept.\nWatch it with gradients=True."
+            )
+        layers = [
+            (one.name, self._why(one) or one.runs[-1].without_effects or one.runs[-1])
+            for one in self._all
+        ]
+        return SeenEffects(layers, how)
+
+    def writes(
+        self,
+        layer: int,
+        at: int = -1,
+        *,
+        answer: int | None = None,
+        against: int | None = None,
+        sample: int = 0,
+        k: int = 8,
+    ) -> LayerWrites:
+        """What each head of a layer writes at one token: o_h WO_h, as a change of the logits.
+
+        The part of head h of the logit of token t is (o_h WO_h) . u, where u is row t of the output
+        matrix, taken back through the last norm with the scale that it has at this token. The parts
+        of all layers, of the MLPs and of the embedding sum to the logit, and a head's part is the
+        sum over the tokens that it reads of P_ij v_j . (WO_h u). It is what the head writes by
+        itself (the "logit lens", or direct logit attribution): what later layers make of it is not
+        in it. The model was watched with gradients=True; no backward pass is needed.
+
+        Args:
+            at: the row of the token, at whose place the next token is predicted.
+            answer: the token id whose logit is asked about; None is the likeliest.
+            against: a token id whose logit is subtracted.
+            k: how many tokens each list names.
+
+        Raises:
+            ArgumentError: no such sample, row or token id, `k` below 1, or the watch is still on.
+            MissedError: the layer was missed; the model was watched without gradients=True; or what
+                stands between the heads and the logits is not WO, a sum, a norm and one matrix.
+
+        Source: nostalgebraist 2020, "interpreting GPT: the logit lens"; Elhage et al. 2021, "A
+        Mathematical Framework for Transformer Circuits".
+
+        >>> from transformers import AutoModelForCausalLM, LlamaConfig
+        >>> config = LlamaConfig(hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+        ...                      num_attention_heads=2, vocab_size=31)
+        >>> model = AutoModelForCausalLM.from_config(config).eval()
+        >>> with torch.no_grad(), watch(model, gradients=True) as seen:
+        ...     _ = model(torch.arange(5)[None])
+        >>> found = seen.writes(1, answer=7)
+        >>> [head.head for head in found.heads], len(found.heads[0].sources), found.off < 1e-5
+        ([0, 1], 5, True)
+        """
+        if self._exit is not None:
+            raise ArgumentError(
+                "`writes` runs parts of the model, and the watch is still on.\nAsk it afterwards."
+            )
+        if k < 1:
+            raise ArgumentError(f"`k` is {k}, how many tokens to name.\nPass 1 or more.")
+        path, one = self._here.path, numbered(self._all, layer)
+        if path is None:
+            raise MissedError(
+                f"What stands behind the heads of {self._name} was not kept.\n"
+                "Watch it with gradients=True."
+            )
+        why = self._why(one)
+        try:
+            if why is not None:
+                raise Refusal(why)
+            ask = WriteQuestion(layer % len(self), at, sample, answer, against, k)
+            return head_writes(path, one, ask)
+        except Refusal as refusal:
+            why = f"There are no writes of {one.name}: {refusal}."
+            raise MissedError(why) from None
 
     def sample_of(self, sequence: Tensor | Sequence[int]) -> int:
         """Which sample of the last text holds a returned sequence of token ids, also with beams.
@@ -329,27 +347,7 @@ class Seen(Sequence[Kept]):
         """
         if isinstance(sequence, Tensor):
             check_held("sequence", sequence)
-        here, ids = self._here, torch.as_tensor(sequence, device="cpu").flatten().tolist()
-        if here.text is None:
-            raise MissedError(
-                "Which token ids the samples hold is not known: the model read no `input_ids` from "
-                "the text's beginning on, or some of its steps went by unseen."
-            )
-        ends = ended_by(self._watched.model)
-        count = max((n for n, one in enumerate(ids, 1) if one not in ends), default=0)
-        read = ids[: min(count, len(ids) - 1)]
-        texts = here.text.tolist()
-        found = [sample for sample, text in enumerate(texts) if text[: len(read)] == read]
-        if not found:
-            raise MissedError(
-                f"None of the {len(texts)} samples holds these {len(ids)} tokens: a beam that ends "
-                "may give its place to another.\nTo see them, run the model on them under `watch`."
-            )
-        runs = [one.runs[-1] for one in self._all if one.kind == "cross" and one.runs]
-        sources = [run.key.data[found] for run in runs if run.kept]
-        if any(not torch.equal(x, x[:1].expand_as(x)) for x in sources):
-            raise MissedError(f"Samples {found} hold this text, and do not read the same source.")
-        return found[0]
+        return self._here.sample_of(torch.as_tensor(sequence, device="cpu").flatten().tolist())
 
     @property
     def encoder(self) -> Sequence[Kept]:
@@ -404,7 +402,8 @@ class Seen(Sequence[Kept]):
             reports = [one.report() for one in self.threads]
             return "\n".join(line for pair in zip(names, reports, strict=True) for line in pair)
         layers = self._all
-        lines = layer_lines(self._name, [(one, self._why(one)) for one in layers])
+        reasons = [(one, self._why(one)) for one in layers]
+        lines = layer_lines(self._name, reasons, self._watched.gradients)
         beyond = [n for n in self._watched.wanted or () if n >= len(layers)]
         if beyond and layers:
             lines.append(f"there is no layer {', '.join(map(str, beyond))}: asked for by `layers`")
@@ -417,6 +416,11 @@ class Seen(Sequence[Kept]):
             lines.append(
                 f"calls of other compiled functions: {self._other_compiled}. "
                 "Whether they ran the model is not known"
+            )
+        if self._other_repeated:
+            lines.append(
+                f"calls in a backward pass that repeat no run: {self._other_repeated}. "
+                "They were not recorded"
             )
         if self._only is None and (others := len(self._listeners) - 1) > 0:
             lines.append(f"{others} other threads ran it too: see `threads`")
@@ -439,10 +443,4 @@ class _LayerMaps(Sequence[Kept]):
     def __getitem__(self, layer: int | slice) -> Kept | list[Kept]:
         if isinstance(layer, slice):
             return [self._seen._map(one) for one in self._layers[layer]]
-        return self._seen._map(_in(self._layers, layer))
-
-
-def _in(layers: list[LayerRuns], layer: int) -> LayerRuns:
-    if not -len(layers) <= layer < len(layers):
-        raise IndexError(f"There is no layer {layer}: {len(layers)} ran.")
-    return layers[layer]
+        return self._seen._map(numbered(self._layers, layer))

@@ -24,6 +24,7 @@ NAMES = {
     "make_wrapper": "torch:Tensor._make_wrapper_subclass",  # a tensor without memory
     "to_copy": "torch:ops.aten._to_copy.default",  # what Tensor.to becomes
     "tree_map_only": "torch.utils._pytree:tree_map_only",  # a map over nested containers
+    "backward_number": "torch:_C._current_graph_task_id",  # of what runs now, else -1
     # whether a tensor holds numbers, or stands for one in a transform or a tracer
     "FakeTensor": "torch._subclasses.fake_tensor:FakeTensor",
     "transforms_active": "torch:_C._are_functorch_transforms_active",

@@ -56,6 +56,16 @@ def test_make_wrapper():
     assert (type(made), made.shape) == (Empty, (2, 3))
 
 
+def test_backward_number():
+    """It tells a backward pass from what runs outside of one."""
+    assert of_torch.backward_number() == -1
+    x, told = torch.ones(1, requires_grad=True), []
+    y = x * 2
+    y.register_hook(lambda _: told.append(of_torch.backward_number()))
+    y.backward()
+    assert told[0] >= 0
+
+
 def test_tree_map_only():
     assert of_torch.tree_map_only(int, lambda x: x + 1, ([2, "a"], {"b": 3})) == (
         [3, "a"],

@@ -1,0 +1,128 @@
+"""Watching: the hooks of one watch, and what each thread runs of its model."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import torch
+from torch import nn
+
+from wqkv.doors import door
+from wqkv.errors import ArgumentError, KindError, describe, need
+from wqkv.record.arguments import OverheardCall
+from wqkv.record.listen import Listener, WatchedModel, in_backward, repeated
+from wqkv.record.modules import ModuleCall, compiled, reached
+from wqkv.record.overhear import install, uninstall
+from wqkv.wrappers import unwrapped
+
+
+@door
+class Watching:
+    """A watch of a model, while it is on: a context manager, which can be entered once."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Iterable[int] | None,
+        keep: Literal["all", "statistics"],
+        gradients: bool = False,
+    ) -> None:
+        if keep not in ("all", "statistics"):
+            raise ArgumentError(f"`keep` is {keep!r}.\nPass 'all' or 'statistics'.")
+        if gradients and keep == "statistics":
+            raise ArgumentError(
+                "`gradients` is True, and `keep` is 'statistics': an effect needs q and k.\n"
+                "Pass keep='all', or no gradients."
+            )
+        wanted = None if layers is None else list(layers)
+        for number in wanted or ():
+            if not isinstance(number, int) or isinstance(number, bool):
+                raise KindError(f"`layers` holds numbers of layers, not {describe(number)}.")
+            if number < 0:
+                raise ArgumentError(f"`layers` holds {number}.\nPass 0 or more.")
+        self._watched = WatchedModel(unwrapped(model), wanted, keep, gradients)
+        self._compiled = compiled(model)
+        self._thread = threading.local()
+        self._listeners: list[Listener] = []
+        self._only: Listener | None = None
+        self._reached: dict[int, tuple[object, set[nn.Module]]] = {}
+        self._other_compiled = 0  # calls of compiled functions that may run any model
+        self._other_repeated = 0  # calls in a backward pass that repeat none that was seen
+        self._exit: ExitStack | None = None
+
+    # Begin and end
+
+    def __enter__(self) -> Self:
+        if self._exit is not None:
+            raise ArgumentError("This watch is on already.\nCall `watch` again for another.")
+        need("transformers", "hf", "watch")
+        with ExitStack() as stack:
+            for module in self._watched.names:
+                # No leaf calls an attention function, but WO, the last norm and the output matrix
+                # are leaves.
+                if self._watched.gradients or any(True for _ in module.children()):
+                    before = module.register_forward_pre_hook(self._enter, with_kwargs=True)
+                    stack.callback(before.remove)
+                    after = module.register_forward_hook(self._leave, always_call=True)
+                    stack.callback(after.remove)
+            install(self)
+            stack.callback(uninstall, self)
+            self._exit = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        stack, self._exit = self._exit, None
+        if stack is not None:
+            stack.close()
+        self._reached.clear()
+        for listener in self._listeners:
+            listener.stop()
+
+    # Hooks, as torch calls them, with the keyword arguments of each model's own code.
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        # First of all whether it compiles: whatever follows would be traced.
+        if torch.compiler.is_compiling() or in_backward():
+            return
+        self._running().enter(ModuleCall(module, args, kwargs))
+
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
+        if torch.compiler.is_compiling() or in_backward():
+            return
+        self._running().leave(module, output)
+
+    def _running(self) -> Listener:
+        """The listener of the thread that runs."""
+        listener: Listener | None = getattr(self._thread, "listener", None)
+        if listener is None:
+            listener = self._thread.listener = Listener(self._watched)
+            self._listeners.append(listener)
+        return listener
+
+    def _heard(self, call: OverheardCall) -> None:
+        """An attention function was called, by any model: see `overhear.Subscriber`."""
+        if call.module not in self._watched.names:
+            return
+        if not in_backward():
+            self._running().take(call)
+        elif self._watched.keep == "all":  # statistics keep nothing that could be compared
+            layers = (layer for one in self._listeners for layer in tuple(one.layers.values()))
+            self._other_repeated += not repeated(layers, call)
+
+    def _compiled_called(self, function: object) -> None:
+        """A compiled function was called, that may run any model: see `overhear.Subscriber`."""
+        key = id(function)  # its id, because a callable may have no hash
+        if key not in self._reached:
+            self._reached[key] = function, reached(function, self._watched.model)
+        if modules := self._reached[key][1]:
+            self._running().pass_by(modules)
+        else:
+            self._other_compiled += 1
