@@ -71,7 +71,7 @@ def _arcs(found: Why) -> list[_Arc]:
     ends = {"encoder": (below, below), "cross": (0, below)}  # the lines of the two tokens
     arcs = []
     for removed in effects.lists(found):
-        if removed.name != "predicted":
+        if removed.name in ("links", "resting"):
             resting = removed.name == "resting"
             names = ascii_lowercase if resting else map(str, range(1, len(removed.links) + 1))
             for name, link in zip(names, removed.links, strict=False):

@@ -28,6 +28,9 @@ FIRST_TOKEN = {
     "zero": "Links to the first token, which a resting head looks at. They say nothing about what"
     " was read, and this list may miss some:",
 }
+HEAVIEST = (
+    "The heaviest links of all layers and heads, to compare: a weight says little about an effect."
+)
 UNREMOVED = "The strongest of the links that were not removed, predicted only:"
 #: How many links a list shows, except the first: that one shows those that were removed together.
 FEW = 5
@@ -204,7 +207,7 @@ def unsaid(found: Why, value: float) -> str:
 class LinkList(NamedTuple):
     """A list of links: its name, what is said above it, what it shows, and the rest."""
 
-    name: str  # "links", "resting" or "predicted"
+    name: str  # "links", "resting", "heaviest" or "predicted"
     title: str
     links: tuple[LinkEffect, ...]
     rest: tuple[LinkEffect, ...]
@@ -218,6 +221,7 @@ def lists(found: Why) -> list[LinkList]:
         for name, title, links, count in (
             ("links", STRONGEST, found.links, first),
             ("resting", FIRST_TOKEN[found.how], found.resting, FEW),
+            ("heaviest", HEAVIEST, found.heaviest, len(found.heaviest)),
             ("predicted", UNREMOVED, found.predicted, FEW),
         )
         if links
@@ -300,9 +304,11 @@ def unchecked(found: Why) -> list[str]:
         "No removed link has an effect above rounding.",
     )
     if checked.left:
+        heavy = f", {checked.heavy:,} of them of weight above 0.5" if checked.heavy else ""
         left = (
             f"Not removed: {_some(checked.left, 'link')} with {100 * checked.share:.3g} % of all"
-            f" predicted effect; none is predicted beyond {level(checked.largest, places(found))}."
+            f" predicted effect{heavy}; none is predicted beyond"
+            f" {level(checked.largest, places(found))}."
         )
     if checked.judged:
         clear = " with an effect above rounding" if checked.judged < checked.removed else ""

@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # JSON and CSV need no rich
 
 #: How many groups of a kind are shown.
 GROUPED = 10
+#: The lists of links that a Why has.
+LISTS = ("links", "resting", "heaviest", "predicted")
 
 # Terminal
 
@@ -202,7 +204,7 @@ def as_json(found: Why) -> dict[str, Json]:
     at = found.question.at
     token = None if at is None else effects.asked_text(found)[at]
     record["question"] = {**plain(found.question), "token": token}
-    for name in ("links", "resting", "predicted"):
+    for name in LISTS:
         record[name] = [_link_record(found, link) for link in getattr(found, name)]
     return {"wqkv": __version__, **record}
 
@@ -224,14 +226,14 @@ COLUMNS = (
 def save_csv(found: Why, path: str | Path) -> None:
     """Write one line per link, and one per group that was removed.
 
-    `list` is "links", "resting" or "predicted", and for a group "head", "token" or "span". `how`
+    `list` is one of LISTS, and for a group "head", "token" or "span". `how`
     is how links were removed; a group has none. The other columns are the fields of `LinkEffect`
     and `GroupEffect`; `query_token` and `key_token` are texts. What a line does not have is empty.
     """
     with Path(path).open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
-        for name in ("links", "resting", "predicted"):
+        for name in LISTS:
             for link in getattr(found, name):
                 record = _link_record(found, link)
                 writer.writerow({"list": name, "how": found.how, **_cells(record)})

@@ -21,6 +21,9 @@ from wqkv.study.callbacks import Progress, silent
 
 #: How many links of each kind are kept per attention.
 KEPT = 512
+#: How many of the heaviest links are kept of the whole model, and above which weight a link counts
+#: as heavy: a row has one of them at most.
+HEAVIEST, HEAVY = 6, 0.5
 
 
 class PredictedLink(NamedTuple):
@@ -64,13 +67,16 @@ class Candidates:
     """A `GradientTaken` that keeps the strongest links of each attention, at least so many.
 
     `others` are links to any token but the first; `resting` those to the first, where the model is
-    causal. `behind` has the gradients behind a block that the links' own blocks are judged by.
+    causal. `heaviest` are the links of the largest weights, and `heavy` says how many weigh more
+    than HEAVY. `behind` has the gradients behind a block that the links' own blocks are judged by.
     """
 
     def __init__(self, how: How, progress: Progress = silent, at_least: int = 0) -> None:
         self._how, self._progress, self._kept = how, progress, max(KEPT, at_least)
         self.others: list[PredictedLink] = []
         self.resting: list[PredictedLink] = []
+        self.heaviest: list[PredictedLink] = []
+        self.heavy = 0
         self.behind: dict[tuple[int, int], Tensor] = {}  # by block and row (d_model,)
         self.total, self._done = 0.0, 0  # the sum of all absolute effects; attentions
 
@@ -89,6 +95,8 @@ class Candidates:
             # Whole rows, because nearly every row has a heavy link in some head.
             for i, j, tile in effects.rows(numbers(range(call.sizes[2]), P.device)):
                 (tile,), start = tile, int(i[0])
+                weights = P.tile(range(1), range(call.sizes[1]), i, j)[0]
+                self._weigh(site, weights, tile, start, j.start)
                 self.total += float(tile.abs().nansum(dtype=torch.float64))
                 if apart and j.start == 0:
                     resting.add(start, 0, tile[:, :, :1])
@@ -98,11 +106,28 @@ class Candidates:
         self.others += found[0]
         self.resting += found[1]
         number = plain.block_of[site]
-        for one in (*found[0], *found[1]):
+        for one in (*found[0], *found[1], *self.heaviest):
+            if one.link.site != site:
+                continue
             row = one.link.query
             self.behind.setdefault((number, row), behind[0, row].detach().clone())
         self._done += 1
         self._progress(self._done, len(plain.given))
+
+    def _weigh(
+        self, site: AttentionSite, weights: Tensor, effects: Tensor, query: int, key: int
+    ) -> None:
+        """Look for the heaviest links of a tile, (n_head, queries, keys), that can be removed."""
+        high, at = weights.masked_fill(effects.isnan(), 0).max(dim=2)
+        self.heavy += int((high > HEAVY).sum())
+        best = high.flatten().topk(min(HEAVIEST, high.numel())).indices
+        for n in best.tolist():
+            head, row = divmod(n, high.shape[1])
+            j = int(at[head, row])
+            link = SiteLink(site, head, query + row, key + j)
+            one = PredictedLink(link, float(high[head, row]), float(effects[head, row, j]))
+            self.heaviest.append(one)
+        self.heaviest = sorted(self.heaviest, key=lambda one: -one.weight)[:HEAVIEST]
 
     def count_links(self, plain: PlainPass) -> int:
         """How many links of the model can be removed."""

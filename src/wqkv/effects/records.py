@@ -124,7 +124,8 @@ class Checked:
 
     Of `removed` links that were removed for real, `sign` were predicted with the right sign, and
     `close` within half of the true effect; effects below rounding are not counted among them. The
-    `left` other links have `share` of all predicted effect, and none is predicted above `largest`.
+    `left` other links have `share` of all predicted effect, and none is predicted above `largest`;
+    `heavy` of them weigh more than 0.5.
     """
 
     removed: int
@@ -134,6 +135,7 @@ class Checked:
     left: int
     share: float
     largest: float
+    heavy: int = 0
 
 
 @dataclass(frozen=True)
@@ -144,8 +146,9 @@ class Why:
     difference from the model's own. `rounding` is the effect below which nothing can be said.
     `links` and `resting` were removed for real, and stand by falling |true|; `resting` are links to
     the first token, whose removal switches a resting head on, and which say nothing about what was
-    read. `predicted` are the strongest links that were not removed. `groups` is by "head", "token"
-    and "span", as far as it was asked for.
+    read. `predicted` are the strongest links that were not removed. `heaviest` are the links of the
+    largest weights, removed for real too: they show how little a weight says. `groups` is by
+    "head", "token" and "span", as far as it was asked for.
     """
 
     model: str
@@ -161,5 +164,6 @@ class Why:
     resting: tuple[LinkEffect, ...]
     predicted: tuple[LinkEffect, ...]
     checked: Checked
+    heaviest: tuple[LinkEffect, ...] = ()
     together: Joint | None = None
     groups: Mapping[By, tuple[GroupEffect, ...]] | None = None

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from wqkv.doors import door
 from wqkv.effects.asked import ask
-from wqkv.effects.candidates import Candidates, PredictedLink
+from wqkv.effects.candidates import HEAVIEST, HEAVY, Candidates, PredictedLink
 from wqkv.effects.passes import ModelChange
 from wqkv.effects.records import Checked, LinkEffect, Why
 from wqkv.effects.rerun import Rerun
@@ -95,6 +95,8 @@ def why(
         for found in (candidates.others, candidates.resting)
     )
     removed = _remove(rerun, *_choose(others, resting, budget), how, stages.next())
+    heaviest = _judge(rerun, candidates, candidates.heaviest, how, HEAVIEST)
+    heaviest, _ = _remove(rerun, heaviest, [], how, silent)
     links, at_rest = (tuple(sorted(found, key=_by_truth)) for found in removed)
     together = joint(rerun, links, how, stages.next())
     found = {name: group_effects(rerun, members, stages.next()) for name, members in groups.items()}
@@ -113,6 +115,7 @@ def why(
         links=links,
         resting=at_rest,
         predicted=tuple(_left([*others, *resting], removed)[:LISTED]),
+        heaviest=tuple(sorted(heaviest, key=lambda one: -one.weight)),
         checked=_check(rerun, candidates, count, removed),
         together=together,
         groups=found or None,
@@ -215,6 +218,7 @@ def _check(
         sign=sum(p * true > 0 for p, true in clear),
         close=sum(abs(p - true) <= abs(true) / 2 for p, true in clear),
         left=count - len(some),
+        heavy=candidates.heavy - sum(one.weight > HEAVY for one in some),
         share=max(0.0, 1 - seen) if candidates.total else 0.0,
         largest=max((abs(one.effect) for one in left), default=0.0),
     )

@@ -270,6 +270,13 @@ def test_nothing_was_removed_together():
             " 172 had the right sign, and 122 lay within 50 % of the true effect.",
         ),
         (
+            Checked(200, 187, 172, 122, 50_830, 0.81, 0.2612, 3_041),
+            "Not removed: 50,830 links with 81 % of all predicted effect, 3,041 of them of weight "
+            "above 0.5; none is predicted beyond 0.26.",
+            "Predictions can miss: of those for 187 removed links with an effect above rounding, "
+            "172 had the right sign, and 122 lay within 50 % of the true effect.",
+        ),
+        (
             Checked(1, 1, 1, 0, 0, 0.0, 0.0),
             "Every link was removed for real.",
             "Predictions can miss: of those for 1 removed link, 1 had the right sign, and 0 lay"

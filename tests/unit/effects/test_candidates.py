@@ -98,3 +98,21 @@ def test_the_parameters_want_gradients_as_before():
     Rerun(model, asked, Candidates("renormalize"))
     assert [p.requires_grad for p in model.speaker.parameters()] == wanted
     assert all(p.grad is None for p in model.speaker.parameters())
+
+
+def test_the_heaviest_links_are_those_of_the_largest_weights():
+    model, asked = asked_of("llama")
+    found = Candidates("renormalize")
+    rerun = Rerun(model, asked, found)
+    _, weights = dense(model, asked, "renormalize")
+    removable = [P.clone() for P in weights]
+    for P in removable:
+        P[:, 0] = 0  # the first row sees itself alone
+    every = torch.cat([P.flatten() for P in removable])
+    best = every.topk(module.HEAVIEST).values.tolist()
+    assert [one.weight for one in found.heaviest] == pytest.approx(best, abs=1e-9)
+    for one in found.heaviest:
+        P = removable[rerun.sites.index(one.link.site)]
+        at = one.link.head, one.link.query, one.link.key
+        assert one.weight == pytest.approx(float(P[at]), abs=1e-9)
+    assert found.heavy == int((every > module.HEAVY).sum())
