@@ -122,25 +122,26 @@ def thumbnail(P: Weights, n: int, row: int, query_len: int) -> Tensor:
 def top(P: Numbers, k: int, queries: Tensor, progress: Callable[[int, int], None]) -> Top:
     """Search the k strongest links of every head among some rows, block by block."""
     wanted(k, queries)
-    k, done = min(k, len(queries) * P.sizes[3]), 0
-    best: Top | None = None
-    for here, j, tile in P.rows(queries, at_least=k):
-        ranked = strength(tile).flatten(2)
-        at = ranked.topk(min(k, ranked.shape[2]), dim=2).indices
-        width = max(1, len(j))
-        found = Top(
-            tile.flatten(2).gather(2, at),
-            here.to(at.device)[at // width],
-            at % width + j.start,
-        )
-        if best is not None:
-            found = strongest(
-                Top(*(torch.cat(pair, dim=2) for pair in zip(best, found, strict=True))), k
-            )
-        best, done = found, done + len(here)
-        progress(done, len(queries))
-    assert best is not None
-    return best
+    batch, n_head, _, key_len = P.sizes
+    k, done = min(k, len(queries) * key_len), 0
+    best: dict[tuple[int, int], Top] = {}  # by the first sample and head of each tile
+    for b, h, here, j in P.parts(queries, at_least=k):
+        tile = P.tile(b, h, here, j).flatten(2)
+        at = strength(tile).topk(min(k, tile.shape[2]), dim=2).indices
+        width, of = max(1, len(j)), (b.start, h.start)
+        found = Top(tile.gather(2, at), here.to(at.device)[at // width], at % width + j.start)
+        if of in best:
+            both = zip(best[of], found, strict=True)
+            found = strongest(Top(*(torch.cat(pair, dim=2) for pair in both)), k)
+        best[of] = found
+        if (b.stop, h.stop) == (batch, n_head):
+            done += len(here)
+            progress(done, len(queries))
+    # Tiles are of whole samples, or of heads of one sample: in order, all heads of all samples.
+    columns = zip(*best.values(), strict=True)
+    return Top(
+        *(torch.cat([x.flatten(0, 1) for x in one]).view(batch, n_head, k) for one in columns)
+    )
 
 
 def strength(x: Tensor) -> Tensor:
@@ -166,9 +167,9 @@ def proof(P: Weights, value: Tensor, output: Tensor, queries: Tensor) -> float:
     fits(P.sizes, P.given.key.shape[1], value, {"output": output}, P.device)
     v = repeat_heads(value.detach().to(P.dtype), P.given.group)
     worst = 0.0
-    for here, j, tile in P.rows(some(queries)):
-        ours = tile @ v[:, :, cut(j)]
-        theirs = output[:, :, here.to(output.device)].to(v.dtype)
+    for b, h, here, j in P.parts(some(queries)):
+        ours = P.tile(b, h, here, j) @ v[cut(b), cut(h), cut(j)]
+        theirs = output[cut(b), cut(h), here.to(output.device)].to(v.dtype)
         if ours.numel():
             difference = float((ours - theirs).abs().max())
             worst = max(worst, math.inf if math.isnan(difference) else difference)

@@ -34,8 +34,6 @@ from wqkv.upstream.of_torch import version
 BLOCK = 2**22
 #: The whole map is computed in blocks of about this many, which stay in a processor's cache.
 CACHED = 2**20
-#: Whole rows are computed in blocks of at least so many, if BLOCK weights hold them.
-ROWS_AT_LEAST = 16
 #: e^x = 2^(LOG2E x), because torch's exp2 is three times as fast as its exp on a CPU, for -inf too
 #: (2,097,152 float32, AVX-512, one thread: 0.6 ms against 1.8; of -inf 0.7 against 3.8).
 #: LOG2E is multiplied after lse is subtracted, because before it the numbers are large and round.
@@ -101,30 +99,15 @@ class Numbers(ABC):
         """The numbers of the pairs (queries[n], keys[n]), one product each: (batch, n_head, n)."""
 
     @abstractmethod
-    def reach(self, queries: Tensor) -> range:
-        """Neighboring keys outside of which some rows see nothing."""
+    def parts(
+        self, queries: Tensor, at_least: int = 1
+    ) -> Iterator[tuple[range, range, Tensor, range]]:
+        """Cut some rows into tiles that stay in a processor's cache: samples, heads, rows, keys.
 
-    def rows(self, queries: Tensor, at_least: int = 1) -> Iterator[tuple[Tensor, range, Tensor]]:
-        """Compute whole rows of every head, in parts: (which rows, which keys, their numbers).
-
-        All other keys of these rows are hidden. Where there are `at_least` so many keys, the parts
-        together have as many, hidden ones among them.
+        All other keys of these rows are hidden. Where a head has `at_least` so many keys in all its
+        rows, its tiles have as many, hidden ones among them. All tiles of some rows follow one
+        another, and all rows have the same samples and heads together.
         """
-        batch, n_head, _, key_len = self.sizes
-        heads = range(batch), range(n_head)
-        parts = [(here, self.reach(here)) for here in self.few(queries, batch * n_head)]
-        if sum(len(here) * len(j) for here, j in parts) < at_least:
-            parts = [(here, range(key_len)) for here, _ in parts]
-        for here, j in parts:
-            yield here, j, self.tile(*heads, here, j)
-
-    def few(self, queries: Tensor, heads: int) -> tuple[Tensor, ...]:
-        """Some rows in parts, each small enough for whole rows of so many heads."""
-        row = max(1, heads * self.sizes[3])
-        # In a processor's cache if it holds enough rows for a matrix product.
-        size = max(CACHED // row, min(ROWS_AT_LEAST, BLOCK // row), 1)
-        parts: tuple[Tensor, ...] = queries.split(size)
-        return parts
 
 
 class Weights(Numbers):
@@ -161,7 +144,26 @@ class Weights(Numbers):
         sinks = self.given.rules.sinks.to(lse).view(1, -1, 1)
         return sinks - lse.masked_fill(lse == -torch.inf, 0)
 
+    def parts(
+        self, queries: Tensor, at_least: int = 1
+    ) -> Iterator[tuple[range, range, Tensor, range]]:
+        batch, n_head, _, key_len = self.sizes
+        rows = max(1, min(ROWS, CACHED // max(1, key_len)))
+        cuts = [(here, self.reach(here)) for here in queries.split(rows)]
+        if sum(len(here) * len(j) for here, j in cuts) < at_least:
+            cuts = [(here, range(key_len)) for here, _ in cuts]
+        # Whole samples, or some heads of one: whole groups that share a key head, or one head.
+        together = CACHED // max(1, rows * key_len)
+        step = together // self.given.group * self.given.group or 1
+        samples = [*_parts(range(batch), max(1, together // max(1, n_head)))] or [range(0)]
+        heads = [*_parts(range(n_head), step if together < n_head else n_head)] or [range(0)]
+        for here, j in cuts:
+            for b in samples:
+                for h in heads:
+                    yield b, h, here, j
+
     def reach(self, queries: Tensor) -> range:
+        """Neighboring keys outside of which some rows see nothing."""
         _, _, _, key_len = self.sizes
         low, high = self.given.rules.mask.reach()
         offset = self.given.query_offset
