@@ -45,7 +45,7 @@ class Links(Numbers):
 
     def parts(
         self, queries: Tensor, at_least: int = 1
-    ) -> Iterator[tuple[range, range, Tensor, range]]:
+    ) -> Iterator[tuple[range, range, Line, range]]:
         return self.P.parts(queries, at_least)
 
     def tile(self, b: Line, h: Line, i: Line, j: Line) -> Tensor:
@@ -147,7 +147,7 @@ class Removals(Links):
     def of_rows(self) -> Tensor:
         sums = torch.zeros_like(self.whole)
         for b, h, here, j in self.parts(numbers(range(self.sizes[2]))):
-            sums[cut(b), cut(h), here] = self.tile(b, h, here, j).nansum(dim=3)
+            sums[cut(b), cut(h), numbers(here)] = self.tile(b, h, here, j).nansum(dim=3)
         return sums
 
     def of_keys(self) -> Tensor:

@@ -48,7 +48,7 @@ def coverage(P: Weights, share: float) -> Tensor:
     edges[-1] = 0
     bounds = edges.new_zeros((batch, n_head, query_len, 2))
     for b, h, here, j in P.parts(numbers(range(query_len))):
-        rows = cut(b), cut(h), here
+        rows = cut(b), cut(h), numbers(here)
         logs = P.logs(b, h, here, j)
         bins = (logs * (-1 / WIDTH)).clamp_(0, BINS - 1).long()
         # In float64, because thousands of weights of one size are added one by one.

@@ -20,7 +20,7 @@ from wqkv.attend.geometry import check_held
 from wqkv.attend.masks import Causal
 from wqkv.attend.partial import share
 from wqkv.errors import ArgumentError, KindError, message
-from wqkv.maps.picks import Line, cut, numbers
+from wqkv.maps.picks import Line, cut, numbers, take
 from wqkv.maps.weights import Numbers, Weights
 
 
@@ -130,7 +130,9 @@ def top(P: Numbers, k: int, queries: Tensor, progress: Callable[[int, int], None
         at = _largest(strength(tile), k)
         width, of = max(1, len(j)), (b.start, h.start)
         found = Top(
-            tile.flatten(2).gather(2, at), here.to(at.device)[at // width], at % width + j.start
+            tile.flatten(2).gather(2, at),
+            numbers(here, at.device)[at // width],
+            at % width + j.start,
         )
         if of in best:
             both = zip(best[of], found, strict=True)
@@ -186,7 +188,7 @@ def proof(P: Weights, value: Tensor, output: Tensor, queries: Tensor) -> float:
     worst = 0.0
     for b, h, here, j in P.parts(some(queries)):
         ours = P.tile(b, h, here, j) @ v[cut(b), cut(h), cut(j)]
-        theirs = output[cut(b), cut(h), here.to(output.device)].to(v.dtype)
+        theirs = take(output, b, h, here).to(v.dtype)
         if ours.numel():
             difference = float((ours - theirs).abs().max())
             worst = max(worst, math.inf if math.isnan(difference) else difference)

@@ -101,7 +101,7 @@ class Numbers(ABC):
     @abstractmethod
     def parts(
         self, queries: Tensor, at_least: int = 1
-    ) -> Iterator[tuple[range, range, Tensor, range]]:
+    ) -> Iterator[tuple[range, range, Line, range]]:
         """Cut some rows into tiles that stay in a processor's cache: samples, heads, rows, keys.
 
         All other keys of these rows are hidden. Where a head has `at_least` so many keys in all its
@@ -146,10 +146,10 @@ class Weights(Numbers):
 
     def parts(
         self, queries: Tensor, at_least: int = 1
-    ) -> Iterator[tuple[range, range, Tensor, range]]:
+    ) -> Iterator[tuple[range, range, Line, range]]:
         batch, n_head, _, key_len = self.sizes
         rows = max(1, min(ROWS, CACHED // max(1, key_len)))
-        cuts = [(here, self.reach(here)) for here in queries.split(rows)]
+        cuts = [(_line(here), self.reach(here)) for here in queries.split(rows)]
         if sum(len(here) * len(j) for here, j in cuts) < at_least:
             cuts = [(here, range(key_len)) for here, _ in cuts]
         # Whole samples, or some heads of one: whole groups that share a key head, or one head.
@@ -279,10 +279,10 @@ class Weights(Numbers):
             return x.reshape(len(b) * len(shared), rows, x.shape[3])
 
         start = -lse.masked_fill(lse == -torch.inf, 0).unsqueeze(-1)
-        visible = self._visible(b, h, i, j)
+        visible, first = self._visible(b, h, i, j)
         # Many queries: clear unseen keys and hide by the matrix that the product is added to.
-        # Few: a copy of k would be larger than the tile, which is filled with -inf afterwards.
-        if visible is not None and len(i) >= k.shape[3]:
+        # Few, or some of the keys: the tile is filled with -inf afterwards, without a copy of k.
+        if visible is not None and not first and len(i) >= k.shape[3]:
             k = reference.cleared(k, visible)
             start = start + torch.where(visible, 0.0, -torch.inf)
             visible = None
@@ -305,19 +305,29 @@ class Weights(Numbers):
         else:
             tile = torch.baddbmm(folded(start), q, k.mT, alpha=call.scale)
         tile = tile.view(len(b), len(h), len(i), len(j))
-        return tile if visible is None else tile.masked_fill_(~visible, -torch.inf)
+        if visible is not None:
+            tile[..., first:].masked_fill_(~visible, -torch.inf)
+        return tile
 
-    def _visible(self, b: Line, h: Line, i: Line, j: Line) -> Tensor | None:
-        """Who sees whom; None where every query sees every key."""
+    def _visible(self, b: Line, h: Line, i: Line, j: Line) -> tuple[Tensor | None, int]:
+        """Who sees whom, from which key of `j` on; None where every query sees every key.
+
+        Asking a mask for its matrix costs as much as the tile: of neighboring queries, only the
+        last keys are often hidden from some.
+        """
         mask, offset = self.given.rules.mask, self.given.query_offset
         if isinstance(mask, Full):
-            return None
+            return None, 0
+        first = 0
         if isinstance(i, range) and isinstance(j, range) and isinstance(offset, int):
             sample = b[0] if isinstance(b, range) and len(b) == 1 else None
             here = Rect(sample, i.start + offset, i.stop + offset, j.start, j.stop)
             if mask.region(here) is True:
-                return None
-        return mask.visible(self._places(b, h, i, j))
+                return None, 0
+            edge = j.stop - len(i)
+            if edge > j.start and mask.region(here._replace(k1=edge)) is True:
+                first, j = edge - j.start, range(edge, j.stop)
+        return mask.visible(self._places(b, h, i, j)), first
 
     def _lse_of(self, b: Line, h: Line, i: Line) -> Tensor:
         """The lse of some rows. If a long map is asked for few rows, only theirs is computed."""
@@ -360,6 +370,13 @@ def key_heads(h: Line, group: int) -> Line:
     if isinstance(h, range) and (len(h) == 1 or h.start % group == len(h) % group == 0):
         return range(h.start // group, -(-h.stop // group))
     return numbers(h) // group
+
+
+def _line(queries: Tensor) -> Line:
+    """The same rows as a range, if they are neighbors: a range is not gathered."""
+    if len(queries) and bool((queries.diff() == 1).all()):
+        return range(int(queries[0]), int(queries[-1]) + 1)
+    return queries
 
 
 def _parts(line: range, step: int) -> Iterator[range]:
