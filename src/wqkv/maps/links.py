@@ -6,7 +6,7 @@ fused calls, because it is linear in P (F3 in DESIGN.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -17,7 +17,7 @@ from wqkv.attend.engines.reference import repeat_heads
 from wqkv.attend.masks import Dense
 from wqkv.attend.partial import logaddexp, share
 from wqkv.errors import ArgumentError, message
-from wqkv.maps import statistics
+from wqkv.maps import statistics, weights
 from wqkv.maps.picks import Line, cut, numbers, take
 from wqkv.maps.weights import LOG2E, Numbers, Weights, key_heads
 
@@ -43,8 +43,10 @@ class Links(Numbers):
         # A value that is hidden may be NaN, and 0 * NaN is not 0: see `_where_seen`.
         self.spoiled = not bool(C.isfinite().all())
 
-    def reach(self, queries: Tensor) -> range:
-        return self.P.reach(queries)
+    def parts(
+        self, queries: Tensor, at_least: int = 1
+    ) -> Iterator[tuple[range, range, Line, range]]:
+        return self.P.parts(queries, at_least)
 
     def tile(self, b: Line, h: Line, i: Line, j: Line) -> Tensor:
         P = self.P.tile(b, h, i, j)
@@ -118,14 +120,14 @@ class Removals(Links):
         return -self.R[..., -1]
 
     def tile(self, b: Line, h: Line, i: Line, j: Line) -> Tensor:
-        reach = self.reach(numbers(i))
+        reach = self.P.reach(numbers(i))
         # A tile that holds all of its rows has what a heavy link needs.
         if isinstance(j, range) and j.start <= reach.start and reach.stop <= j.stop:
             return self._whole_rows(b, h, i, j)
         P = self.P.tile(b, h, i, j)
         found = self._where_seen(P, _light(P, self._factors(b, h, i, j)))
         heavy = _of_any_head(P.amax(dim=3) > HEAVY) if found.numel() else numbers(range(0))
-        for here in self.few(heavy, len(b) * len(h)):
+        for here in heavy.split(max(1, weights.BLOCK // max(1, len(b) * len(h) * self.sizes[3]))):
             rows = self._whole_rows(b, h, numbers(i, heavy.device)[here], range(self.sizes[3]))
             found[:, :, here] = rows.index_select(3, numbers(j, heavy.device))
         return found
@@ -135,7 +137,7 @@ class Removals(Links):
         P = self.P.pairs(queries, keys)
         found = self._where_seen(P, _light(P, self._factors_of_pairs(queries, keys)))
         heavy = _of_any_head(P > HEAVY)
-        for here in self.few(heavy, batch * n_head):
+        for here in heavy.split(max(1, weights.BLOCK // max(1, batch * n_head * key_len))):
             i = queries.to(heavy.device)[here]
             rows = self._whole_rows(range(batch), range(n_head), i, range(key_len))
             j = keys.to(heavy.device)[here].view(1, 1, -1, 1).expand(batch, n_head, -1, 1)
@@ -143,14 +145,16 @@ class Removals(Links):
         return found
 
     def of_rows(self) -> Tensor:
-        everything = numbers(range(self.sizes[2]), self.device)
-        return torch.cat([tile.nansum(dim=3) for _, _, tile in self.rows(everything)], dim=2)
+        sums = torch.zeros_like(self.whole)
+        for b, h, here, j in self.parts(numbers(range(self.sizes[2]))):
+            sums[cut(b), cut(h), numbers(here)] = self.tile(b, h, here, j).nansum(dim=3)
+        return sums
 
     def of_keys(self) -> Tensor:
         batch, n_head, query_len, key_len = self.sizes
         sums = self.whole.new_zeros((batch, n_head, key_len))
-        for _, j, tile in self.rows(numbers(range(query_len), self.device)):
-            sums[:, :, cut(j)] += tile.nansum(dim=2)
+        for b, h, here, j in self.parts(numbers(range(query_len))):
+            sums[cut(b), cut(h), cut(j)] += self.tile(b, h, here, j).nansum(dim=2)
         return sums
 
     def of_some(self, keys: Tensor) -> Tensor:

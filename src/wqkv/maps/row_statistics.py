@@ -47,18 +47,19 @@ def coverage(P: Weights, share: float) -> Tensor:
     edges = torch.arange(BINS + 1, dtype=torch.float64, device=P.device).mul_(-WIDTH).exp_()
     edges[-1] = 0
     bounds = edges.new_zeros((batch, n_head, query_len, 2))
-    for here in P.few(numbers(range(query_len), P.device), batch * n_head):
-        logs = P.logs(range(batch), range(n_head), here, P.reach(here))
+    for b, h, here, j in P.parts(numbers(range(query_len))):
+        rows = cut(b), cut(h), numbers(here)
+        logs = P.logs(b, h, here, j)
         bins = (logs * (-1 / WIDTH)).clamp_(0, BINS - 1).long()
         # In float64, because thousands of weights of one size are added one by one.
         weights = logs.mul_(LOG2E).exp2_().double()
-        empty = weights.new_zeros((batch, n_head, len(here), BINS))
+        empty = weights.new_zeros((len(b), len(h), len(here), BINS))
         mass = empty.scatter_add(3, bins, weights)
         count = empty.scatter_add(3, bins, weights.new_ones(()).expand_as(bins))
         mass_to, count_to = mass.cumsum(dim=3), count.cumsum(dim=3)
         total = mass_to[..., -1:]
         # what the weights, and so the sums, may be off by
-        lse = P.lse[:, :, here].abs().unsqueeze(-1)
+        lse = P.lse[rows].abs().unsqueeze(-1)
         rounding = 4 * torch.finfo(P.dtype).eps * (1 + lse) * total
         for side, want in enumerate((share * total - rounding, share * total + rounding)):
             at = (mass_to < want).sum(dim=3, keepdim=True).clamp_(max=BINS - 1)
@@ -70,8 +71,8 @@ def coverage(P: Weights, share: float) -> Tensor:
                 need = (rest / edges[at]).maximum(in_bin - lighter.nan_to_num(nan=torch.inf))
             else:
                 need = (rest * in_bin / held).nan_to_num(nan=0.0)
-            bounds[:, :, here, side] = (before + need.ceil().minimum(in_bin))[..., 0]
-        bounds[:, :, here] *= total > 0
+            bounds[(*rows, side)] = (before + need.ceil().minimum(in_bin))[..., 0]
+        bounds[rows] *= total > 0
     return bounds
 
 

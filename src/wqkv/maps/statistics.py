@@ -20,7 +20,7 @@ from wqkv.attend.geometry import check_held
 from wqkv.attend.masks import Causal
 from wqkv.attend.partial import share
 from wqkv.errors import ArgumentError, KindError, message
-from wqkv.maps.picks import Line, cut, numbers
+from wqkv.maps.picks import Line, cut, numbers, take
 from wqkv.maps.weights import Numbers, Weights
 
 
@@ -122,25 +122,45 @@ def thumbnail(P: Weights, n: int, row: int, query_len: int) -> Tensor:
 def top(P: Numbers, k: int, queries: Tensor, progress: Callable[[int, int], None]) -> Top:
     """Search the k strongest links of every head among some rows, block by block."""
     wanted(k, queries)
-    k, done = min(k, len(queries) * P.sizes[3]), 0
-    best: Top | None = None
-    for here, j, tile in P.rows(queries, at_least=k):
-        ranked = strength(tile).flatten(2)
-        at = ranked.topk(min(k, ranked.shape[2]), dim=2).indices
-        width = max(1, len(j))
+    batch, n_head, _, key_len = P.sizes
+    k, done = min(k, len(queries) * key_len), 0
+    best: dict[tuple[int, int], Top] = {}  # by the first sample and head of each tile
+    for b, h, here, j in P.parts(queries, at_least=k):
+        tile = P.tile(b, h, here, j)
+        at = _largest(strength(tile), k)
+        width, of = max(1, len(j)), (b.start, h.start)
         found = Top(
             tile.flatten(2).gather(2, at),
-            here.to(at.device)[at // width],
+            numbers(here, at.device)[at // width],
             at % width + j.start,
         )
-        if best is not None:
-            found = strongest(
-                Top(*(torch.cat(pair, dim=2) for pair in zip(best, found, strict=True))), k
-            )
-        best, done = found, done + len(here)
-        progress(done, len(queries))
-    assert best is not None
-    return best
+        if of in best:
+            both = zip(best[of], found, strict=True)
+            found = strongest(Top(*(torch.cat(pair, dim=2) for pair in both)), k)
+        best[of] = found
+        if (b.stop, h.stop) == (batch, n_head):
+            done += len(here)
+            progress(done, len(queries))
+    # Tiles are of whole samples, or of heads of one sample: in order, all heads of all samples.
+    columns = zip(*best.values(), strict=True)
+    return Top(
+        *(torch.cat([x.flatten(0, 1) for x in one]).view(batch, n_head, k) for one in columns)
+    )
+
+
+def _largest(x: Tensor, k: int) -> Tensor:
+    """Where the k largest of each (row, key) of x (batch, head, row, key) are, counted flat.
+
+    They lie in the k rows with the largest maxima, which are found faster than they are.
+    """
+    _, _, rows, width = x.shape
+    k = min(k, rows * width)
+    if rows <= k or not width:
+        return x.flatten(2).topk(k, dim=2).indices
+    best = x.amax(dim=3).topk(k, dim=2).indices
+    there = x.gather(2, best.unsqueeze(-1).expand(-1, -1, -1, width))
+    at = there.flatten(2).topk(k, dim=2).indices
+    return best.gather(2, at // width) * width + at % width
 
 
 def strength(x: Tensor) -> Tensor:
@@ -166,9 +186,9 @@ def proof(P: Weights, value: Tensor, output: Tensor, queries: Tensor) -> float:
     fits(P.sizes, P.given.key.shape[1], value, {"output": output}, P.device)
     v = repeat_heads(value.detach().to(P.dtype), P.given.group)
     worst = 0.0
-    for here, j, tile in P.rows(some(queries)):
-        ours = tile @ v[:, :, cut(j)]
-        theirs = output[:, :, here.to(output.device)].to(v.dtype)
+    for b, h, here, j in P.parts(some(queries)):
+        ours = P.tile(b, h, here, j) @ v[cut(b), cut(h), cut(j)]
+        theirs = take(output, b, h, here).to(v.dtype)
         if ours.numel():
             difference = float((ours - theirs).abs().max())
             worst = max(worst, math.inf if math.isnan(difference) else difference)

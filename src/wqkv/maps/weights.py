@@ -34,8 +34,6 @@ from wqkv.upstream.of_torch import version
 BLOCK = 2**22
 #: The whole map is computed in blocks of about this many, which stay in a processor's cache.
 CACHED = 2**20
-#: Whole rows are computed in blocks of at least so many, if BLOCK weights hold them.
-ROWS_AT_LEAST = 16
 #: e^x = 2^(LOG2E x), because torch's exp2 is three times as fast as its exp on a CPU, for -inf too
 #: (2,097,152 float32, AVX-512, one thread: 0.6 ms against 1.8; of -inf 0.7 against 3.8).
 #: LOG2E is multiplied after lse is subtracted, because before it the numbers are large and round.
@@ -101,30 +99,15 @@ class Numbers(ABC):
         """The numbers of the pairs (queries[n], keys[n]), one product each: (batch, n_head, n)."""
 
     @abstractmethod
-    def reach(self, queries: Tensor) -> range:
-        """Neighboring keys outside of which some rows see nothing."""
+    def parts(
+        self, queries: Tensor, at_least: int = 1
+    ) -> Iterator[tuple[range, range, Line, range]]:
+        """Cut some rows into tiles that stay in a processor's cache: samples, heads, rows, keys.
 
-    def rows(self, queries: Tensor, at_least: int = 1) -> Iterator[tuple[Tensor, range, Tensor]]:
-        """Compute whole rows of every head, in parts: (which rows, which keys, their numbers).
-
-        All other keys of these rows are hidden. Where there are `at_least` so many keys, the parts
-        together have as many, hidden ones among them.
+        All other keys of these rows are hidden. Where a head has `at_least` so many keys in all its
+        rows, its tiles have as many, hidden ones among them. All tiles of some rows follow one
+        another, and all rows have the same samples and heads together.
         """
-        batch, n_head, _, key_len = self.sizes
-        heads = range(batch), range(n_head)
-        parts = [(here, self.reach(here)) for here in self.few(queries, batch * n_head)]
-        if sum(len(here) * len(j) for here, j in parts) < at_least:
-            parts = [(here, range(key_len)) for here, _ in parts]
-        for here, j in parts:
-            yield here, j, self.tile(*heads, here, j)
-
-    def few(self, queries: Tensor, heads: int) -> tuple[Tensor, ...]:
-        """Some rows in parts, each small enough for whole rows of so many heads."""
-        row = max(1, heads * self.sizes[3])
-        # In a processor's cache if it holds enough rows for a matrix product.
-        size = max(CACHED // row, min(ROWS_AT_LEAST, BLOCK // row), 1)
-        parts: tuple[Tensor, ...] = queries.split(size)
-        return parts
 
 
 class Weights(Numbers):
@@ -161,7 +144,26 @@ class Weights(Numbers):
         sinks = self.given.rules.sinks.to(lse).view(1, -1, 1)
         return sinks - lse.masked_fill(lse == -torch.inf, 0)
 
+    def parts(
+        self, queries: Tensor, at_least: int = 1
+    ) -> Iterator[tuple[range, range, Line, range]]:
+        batch, n_head, _, key_len = self.sizes
+        rows = max(1, min(ROWS, CACHED // max(1, key_len)))
+        cuts = [(_line(here), self.reach(here)) for here in queries.split(rows)]
+        if sum(len(here) * len(j) for here, j in cuts) < at_least:
+            cuts = [(here, range(key_len)) for here, _ in cuts]
+        # Whole samples, or some heads of one: whole groups that share a key head, or one head.
+        together = CACHED // max(1, rows * key_len)
+        step = together // self.given.group * self.given.group or 1
+        samples = [*_parts(range(batch), max(1, together // max(1, n_head)))] or [range(0)]
+        heads = [*_parts(range(n_head), step if together < n_head else n_head)] or [range(0)]
+        for here, j in cuts:
+            for b in samples:
+                for h in heads:
+                    yield b, h, here, j
+
     def reach(self, queries: Tensor) -> range:
+        """Neighboring keys outside of which some rows see nothing."""
         _, _, _, key_len = self.sizes
         low, high = self.given.rules.mask.reach()
         offset = self.given.query_offset
@@ -277,10 +279,10 @@ class Weights(Numbers):
             return x.reshape(len(b) * len(shared), rows, x.shape[3])
 
         start = -lse.masked_fill(lse == -torch.inf, 0).unsqueeze(-1)
-        visible = self._visible(b, h, i, j)
+        visible, first = self._visible(b, h, i, j)
         # Many queries: clear unseen keys and hide by the matrix that the product is added to.
-        # Few: a copy of k would be larger than the tile, which is filled with -inf afterwards.
-        if visible is not None and len(i) >= k.shape[3]:
+        # Few, or some of the keys: the tile is filled with -inf afterwards, without a copy of k.
+        if visible is not None and not first and len(i) >= k.shape[3]:
             k = reference.cleared(k, visible)
             start = start + torch.where(visible, 0.0, -torch.inf)
             visible = None
@@ -303,19 +305,29 @@ class Weights(Numbers):
         else:
             tile = torch.baddbmm(folded(start), q, k.mT, alpha=call.scale)
         tile = tile.view(len(b), len(h), len(i), len(j))
-        return tile if visible is None else tile.masked_fill_(~visible, -torch.inf)
+        if visible is not None:
+            tile[..., first:].masked_fill_(~visible, -torch.inf)
+        return tile
 
-    def _visible(self, b: Line, h: Line, i: Line, j: Line) -> Tensor | None:
-        """Who sees whom; None where every query sees every key."""
+    def _visible(self, b: Line, h: Line, i: Line, j: Line) -> tuple[Tensor | None, int]:
+        """Who sees whom, from which key of `j` on; None where every query sees every key.
+
+        Asking a mask for its matrix costs as much as the tile: of neighboring queries, only the
+        last keys are often hidden from some.
+        """
         mask, offset = self.given.rules.mask, self.given.query_offset
         if isinstance(mask, Full):
-            return None
+            return None, 0
+        first = 0
         if isinstance(i, range) and isinstance(j, range) and isinstance(offset, int):
             sample = b[0] if isinstance(b, range) and len(b) == 1 else None
             here = Rect(sample, i.start + offset, i.stop + offset, j.start, j.stop)
             if mask.region(here) is True:
-                return None
-        return mask.visible(self._places(b, h, i, j))
+                return None, 0
+            edge = j.stop - len(i)
+            if edge > j.start and mask.region(here._replace(k1=edge)) is True:
+                first, j = edge - j.start, range(edge, j.stop)
+        return mask.visible(self._places(b, h, i, j)), first
 
     def _lse_of(self, b: Line, h: Line, i: Line) -> Tensor:
         """The lse of some rows. If a long map is asked for few rows, only theirs is computed."""
@@ -358,6 +370,13 @@ def key_heads(h: Line, group: int) -> Line:
     if isinstance(h, range) and (len(h) == 1 or h.start % group == len(h) % group == 0):
         return range(h.start // group, -(-h.stop // group))
     return numbers(h) // group
+
+
+def _line(queries: Tensor) -> Line:
+    """The same rows as a range, if they are neighbors: a range is not gathered."""
+    if len(queries) and bool((queries.diff() == 1).all()):
+        return range(int(queries[0]), int(queries[-1]) + 1)
+    return queries
 
 
 def _parts(line: range, step: int) -> Iterator[range]:

@@ -235,8 +235,7 @@ def test_a_tile_over_the_limit():
 
 def test_top_is_in_order_and_tells_its_progress(monkeypatch):
     made = make("causal, int")
-    monkeypatch.setattr(weights, "BLOCK", 2 * B * H * K)
-    monkeypatch.setattr(weights, "CACHED", B * H * K)
+    monkeypatch.setattr(weights, "CACHED", 2 * K)
     told = []
     top = made.map.top(4, rows=[12, 0, 5, 7, 3], progress=lambda *at: told.append(at))
     assert told == [(2, 5), (4, 5), (5, 5)]
@@ -331,6 +330,8 @@ def test_nothing_to_look_at(sizes):
     assert m.entropy().shape == m.mean_distance().shape == (b, H, q)
     assert m.received().shape == (b, H, k)
     assert m[:].shape == m.shape == (b, H, q, k)
+    if q and k:
+        assert m.top(2).weights.shape == (b, H, 2)
     if q:
         assert m.proof(draw(b, HK, k, DV), m.times(draw(b, HK, k, DV))) < 1e-15
     assert m.times(torch.ones(k, 2)).shape == (b, H, q, 2)
