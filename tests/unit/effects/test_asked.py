@@ -101,6 +101,12 @@ def test_answers_that_cannot_be_told_apart(llama):
         ask(llama, text(N), against=best)
 
 
+def test_tokens_that_read_alike_have_their_numbers(llama, monkeypatch):
+    monkeypatch.setattr(llama.tokenizer, "decode", lambda ids: "\ufffd")
+    number = ask(llama, text(N), 7, 5).question.number
+    assert number == "logit of '\ufffd', token 7 less logit of '\ufffd', token 5"
+
+
 @pytest.mark.parametrize("name", ["answer", "against"])
 def test_an_answer_without_a_token(llama, name):
     with pytest.raises(ArgumentError, match=f"`{name}` is '', which has no token"):
