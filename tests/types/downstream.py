@@ -99,8 +99,13 @@ def study() -> None:
     assert_type(view.proof(0).holds, bool)
     assert_type(wqkv.what_if(view, off=[(0, 1)]).change, float)
     assert_type(wqkv.generate(view, 3, seed=0).view, wqkv.View)
+    found = wqkv.why(model, "The keeper lit the lamp.", "The lamp burned.", by=["token"])
+    assert_type(found, wqkv.Why)
+    assert_type(found.links[0].true, float | None)
+    assert_type(wqkv.patch(model, "a lamp", "a boat", what="layer").recovered, Tensor)
     assert_type(wqkv.survey(None, ["texts.jsonl"], "out").heads, wqkv.Heads)
 
+    wqkv.patch(model, "a lamp", "a boat", what="word")  # type: ignore[arg-type]
     view.row(0, 1)  # type: ignore[call-arg]
     wqkv.generate(view, count="three")  # type: ignore[arg-type]
 

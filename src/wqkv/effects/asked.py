@@ -294,6 +294,8 @@ def _difference(
                 f"Token {id}, {token!r}, is known to the tokenizer, and {model.name} has "
                 f"{len(of_all)} logits.\nPass another one."
             )
+    if shown[0] == shown[1]:  # such as two tokens that are a part of a character
+        first, second = f", token {a}{first}", f", token {b}{second}"
     number = f"logit of {shown[0]!r}{first} less logit of {shown[1]!r}{second}"
 
     def read(output: Any) -> Tensor:

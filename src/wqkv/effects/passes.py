@@ -161,7 +161,7 @@ class PlainPass:
         if self._taken is None:
             output = call.run()
         else:
-            if not hidden.requires_grad:  # the first block, or all parameters are frozen
+            if not hidden.requires_grad:  # the first block of a text: no parameter wants a gradient
                 hidden = hidden.detach().requires_grad_()
                 self.leaves.append(hidden)
             output = (

@@ -61,7 +61,7 @@ def patch(
     """Run a model on a corrupted prompt, with one part at a time taken from its clean run.
 
     The standard question beside removal: which parts carry what the prompts differ in? The prompts
-    have equally many tokens. Every part is patched for real, in all rows.
+    have equally many tokens. Each part costs one run; heads and layers are patched at all tokens.
 
     Args:
         clean: the prompt whose answer is asked about.
@@ -72,7 +72,7 @@ def patch(
         progress: is called with (runs done, runs in all); raise from it to cancel.
 
     Raises:
-        ArgumentError: prompts of different lengths, or whose number is the same.
+        ArgumentError: prompts of different lengths, or whose number is the same; else as in `why`.
 
     Source: Meng et al. 2022 (arXiv:2202.05262); Zhang and Nanda 2023 (arXiv:2309.16042).
     """

@@ -108,8 +108,8 @@ class Joint:
     """All links that are shown removed together, beside as many other links of like weight.
 
     `after` is the number that is asked about with all removed, and `others` the same number for
-    each draw of other links of the same rows. `kept` counts links that stayed, because their row
-    would have lost every key.
+    each draw of other links of the same rows; it is empty where the rows have not as many others.
+    `kept` counts links that stayed, because their row would have lost every key.
     """
 
     links: int

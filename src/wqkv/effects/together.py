@@ -35,38 +35,36 @@ def site_link(one: LinkEffect) -> SiteLink:
 
 def joint(rerun: Rerun, links: Sequence[LinkEffect], how: How, progress: Progress) -> Joint | None:
     """The strongest links removed together, and draws of other links like them."""
-    shown = [site_link(one) for one in links[:SHOWN] if abs(one.true or 0) > rerun.rounding]
+    shown = [one for one in links[:SHOWN] if abs(one.true or 0) > rerun.rounding]
     if not shown:
         return None
-    after, kept = rerun.together(shown, how)
-    draws = [
-        ModelChange(links=draw) for draw in _draws(rerun, shown, [one.weight for one in links])
-    ]
+    after, kept = rerun.together([site_link(one) for one in shown], how)
+    draws = [ModelChange(links=draw) for draw in _draws(rerun, shown)]
     others = rerun.after(draws, how, progress)
     return Joint(len(shown), after, kept, tuple(others))
 
 
-def _draws(
-    rerun: Rerun, shown: Sequence[SiteLink], weights: Sequence[float]
-) -> Iterator[tuple[SiteLink, ...]]:
-    """DRAWS times as many other links, each of the row of one that is shown and of like weight.
+def _draws(rerun: Rerun, shown: Sequence[LinkEffect]) -> Iterator[tuple[SiteLink, ...]]:
+    """Draws of as many other links, each of the row of one that is shown and of like weight.
 
-    None where the rows have not as many.
+    There are DRAWS of them, or none where the rows have not as many other links.
     """
     near: list[list[SiteLink]] = []
-    for link, weight in zip(shown, weights, strict=False):
-        apart = int(rerun.plain.sees_no_later(link.site)) if link.site.part != "cross" else 0
+    places = set(map(site_link, shown))
+    for one in shown:
+        own = site_link(one).site
+        apart = int(rerun.plain.sees_no_later(own)) if one.part != "cross" else 0
         found: list[tuple[float, SiteLink]] = []
         for site in rerun.sites:
-            if site.part == link.site.part:
-                found += _nearest(rerun, site, link.query, weight, apart)
-        kept = [one for _, one in sorted(found, key=lambda pair: pair[0]) if one not in shown]
-        near.append(kept[:NEAREST])
+            if site.part == one.part:
+                found += _nearest(rerun, site, one.query, one.weight, apart)
+        others = [link for _, link in sorted(found, key=lambda pair: pair[0])]
+        near.append([link for link in others if link not in places][:NEAREST])
     chance = torch.Generator(device="cpu").manual_seed(0)
     for _ in range(DRAWS):
         draw: list[SiteLink] = []
         for some in near:
-            if left := [one for one in some if one not in draw]:
+            if left := [link for link in some if link not in draw]:
                 draw.append(left[int(torch.randint(len(left), (), generator=chance, device="cpu"))])
         if len(draw) == len(shown):
             yield tuple(draw)

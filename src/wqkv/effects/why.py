@@ -56,23 +56,28 @@ def why(
     The number is, for a causal model or a pair: the logit of `answer` for the token after token
     `at`, less that of `against`. For a model of masked tokens and a text with one: the same for the
     masked token. For any other encoder: the cosine of the means of the last hidden states of the
-    text and of the text `answer`. Or `answer(output)`, a function of the model's output.
+    text and of the text `answer`, less that of `against` if it is given. Or `answer(output)`, a
+    function of what the model returns.
 
     Args:
-        answer: a token, as text with its leading blank; None is the likeliest. A function returns
-            one number per sample, (batch,).
+        answer: a token as it is written behind the text, with its leading blank (of a longer text
+            the first token counts); None is the likeliest. A function returns one number per
+            sample, (batch,), that has a gradient, and does not run the model.
         against: None is the likeliest other token.
+        at: a token of the text, or of the target, by its number; from the end if it is negative.
+            Where several tokens are masked: which of them.
         target: what a pair has written so far; None is nothing.
         how: "renormalize" gives a removed link's weight to the row's other keys; "zero" keeps the
             weights and sets the value that the link carries to 0. These answer two questions.
         by: what is removed together as well: "head" (its output is 0), "token" (all later tokens do
             not see it, in any head) or "span" (a sentence of the text).
-        budget: how many links are removed for real.
+        budget: how many links are removed for real, where so many have a predicted effect.
         progress: is called with (steps done, steps in all); raise from it to cancel.
 
     Raises:
         ArgumentError: no such token, an answer without a token, `answer` and `against` that begin
-            with the same token, or a model whose attention cannot be changed from outside.
+            with the same token, a number that is not finite or has no gradient, a model that
+            trains, or one whose attention cannot be changed from outside.
 
     Source: the first order is that of attribution patching (Syed et al. 2023, arXiv:2310.10348),
     for the removal of a link instead of the replacement of a head.

@@ -1,5 +1,7 @@
 """Removals against the model itself, really run with the same thing taken out, in float64."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from tests.removal import taken_out
 from tests.tiny import READ, TARGET, text, tiny_llama
 from tests.unit.effects.conftest import BOTH_WAYS, CAUSAL, opened
 from wqkv.attend.rules import Rules
-from wqkv.effects.asked import ask
+from wqkv.effects.asked import ask, cut
 from wqkv.effects.blocks import BlockCall
 from wqkv.effects.candidates import Candidates
 from wqkv.effects.passes import HiddenSpan, ModelChange, PlainPass, SiteLink
@@ -137,6 +139,10 @@ def test_spans_that_nobody_sees():
     assert not rerun.seen_by_nobody({"decoder": HiddenSpan(3, written - 2)})
     last = {"encoder": HiddenSpan(3, read - 1), "cross": HiddenSpan(3, read - 1, own=False)}
     assert not rerun.seen_by_nobody(last)
+    # The encoder's only token is seen by no other of its own text, and by the decoder.
+    rerun = Rerun(model, replace(asked, source=cut(asked.source, 1)))
+    only = {"encoder": HiddenSpan(0, 0), "cross": HiddenSpan(0, 0, own=False)}
+    assert not rerun.seen_by_nobody(only)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt_oss"])
@@ -174,6 +180,13 @@ def test_rounding_is_that_of_the_coarsest_part(dtype):
         rerun = Rerun(model, asked)
         size = max(1.0, float(asked.terms(asked.run()).detach().abs().max()))
         assert rerun.rounding == pytest.approx(max(ROUNDING[dtype] * size, rerun.off))
+
+
+def test_nothing_is_said_below_what_our_attention_differs_by():
+    """Gemma 2 computes its softmax in float32, also in float64."""
+    model, asked = asked_of("gemma2")
+    rerun = Rerun(model, asked)
+    assert rerun.rounding == rerun.off > 1e-9
 
 
 # What cannot be run again

@@ -354,6 +354,7 @@ def test_a_watch_is_told_of_no_changed_run():
         why(model, text(N), "lamp", "sea")
         with torch.no_grad():
             model.speaker(ids)
+    assert "the last of 3 runs" in seen.report()  # two of them are the model as it is
     with torch.no_grad(), watch(model.speaker) as alone:
         model.speaker(ids)
     for layer in range(3):

@@ -1,4 +1,7 @@
-"""Compiled code runs no hook: its calls are counted, told, and no older map passes for theirs."""
+"""Compiled code runs no hook: its calls are counted, told, and no older map passes for theirs.
+
+And calls of an attention function that are answered in its place.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,11 @@ from torch import nn
 
 pytest.importorskip("transformers")
 
-from transformers import CompileConfig
+from transformers import AttentionInterface, CompileConfig
 
 from tests.tiny import tiny, tokens
 from wqkv.errors import MissedError
+from wqkv.record.overhear import answered
 from wqkv.record.watch import watch
 
 compiling = functools.partial(torch.compile, backend="eager")
@@ -150,7 +154,6 @@ def test_other_compiled_functions_are_counted_and_hide_nothing():
 
 def test_the_doors_are_closed_afterwards():
     from torch._dynamo import eval_frame
-    from transformers import AttentionInterface
 
     before = AttentionInterface.__dict__["get_interface"], eval_frame._callback_from_stance
     with pytest.raises(RuntimeError, match="stop"), watch(tiny("llama")), watch(tiny("llama")):
@@ -158,3 +161,46 @@ def test_the_doors_are_closed_afterwards():
         raise RuntimeError("stop")
     after = AttentionInterface.__dict__["get_interface"], eval_frame._callback_from_stance
     assert after == before
+
+
+# Answered in place of the function
+
+
+def test_calls_that_are_answered():
+    """By the first that answers; a call that none answers is the function's."""
+    model, ids, calls = tiny("llama", num_hidden_layers=2), tokens(), []
+    get_interface = AttentionInterface.__dict__["get_interface"]
+
+    def zero(module, args, kwargs):
+        calls.append(module.layer_idx)
+        if module.layer_idx == 0:
+            return None
+        query = args[0] if args else kwargs["query"]
+        return torch.zeros_like(query).transpose(1, 2), None
+
+    def never(module, args, kwargs):
+        assert module.layer_idx == 0, "it was answered already"
+
+    with torch.no_grad():
+        plain = model(ids).logits
+        WO = model.model.layers[1].self_attn.o_proj
+        hook = WO.register_forward_pre_hook(lambda _, args: (torch.zeros_like(args[0]),))
+        expected = model(ids).logits
+        hook.remove()
+        with watch(model) as seen, answered(zero), answered(never):
+            changed = model(ids).logits
+        assert torch.equal(changed, expected) and not torch.equal(changed, plain)
+        assert calls == [0, 1]
+        assert torch.equal(model(ids).logits, plain)
+    assert AttentionInterface.__dict__["get_interface"] is get_interface
+    assert seen[0].shape[-1] == ids.shape[1]
+    with pytest.raises(MissedError, match="interface"):
+        seen[1]
+
+
+def test_an_error_ends_the_answers():
+    get_interface = AttentionInterface.__dict__["get_interface"]
+    with pytest.raises(RuntimeError, match="inside"), answered(lambda *given: None):
+        assert AttentionInterface.__dict__["get_interface"] is not get_interface
+        raise RuntimeError("inside")
+    assert AttentionInterface.__dict__["get_interface"] is get_interface
