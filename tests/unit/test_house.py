@@ -150,6 +150,7 @@ ORDER = (
     "wqkv.study.one_token",
     "wqkv.study",
     "wqkv.effects.records",
+    "wqkv.effects.heap",
     "wqkv.effects.blocks",
     "wqkv.effects.passes",
     "wqkv.effects.candidates",

@@ -32,6 +32,7 @@ from wqkv.effects.blocks import (
     hidden_of,
     with_hidden,
 )
+from wqkv.effects.heap import give_back
 from wqkv.errors import ArgumentError, describe
 from wqkv.maps.link_map import How
 
@@ -170,6 +171,8 @@ class PlainPass:
                 else call.run(hidden)
             )
             hidden_of(output).register_hook(lambda grad: self._arrive(call.number, grad))
+            if self._checkpointed:
+                give_back()
         kept = hidden_of(output).detach()
         self.outputs.append(with_hidden(output, kept))
         return output
@@ -194,6 +197,8 @@ class PlainPass:
 
     def _arrive(self, block: int, behind: Tensor) -> None:
         self._behind = block, behind
+        if self._checkpointed:
+            give_back()
 
     def _take(self, site: AttentionSite, grad: Tensor) -> None:
         block, behind = self._behind

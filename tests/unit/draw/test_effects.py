@@ -152,8 +152,8 @@ def test_below_rounding_has_no_digits():
 @pytest.mark.parametrize(
     ("numbers", "said"),
     [
-        ("0.5 -1.0 -1.1 0.15", ""),
-        ("0.5 -1.0 -1.1 0.16", "! large local change"),
+        ("0.5 -1.0 -1.1 0.18", ""),
+        ("0.5 -1.0 -1.1 0.19", "! large local change"),
         ("0.5 -1.0 -2.1 0.1", "! prediction too small"),
         ("0.5 -1.0 -0.5 0.1", "! prediction too large"),
         ("0.5 -1.0 0.1 0.2", "! large local change, wrong sign"),
