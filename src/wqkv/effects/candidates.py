@@ -41,8 +41,8 @@ class _Best:
         self._count, self._floor = count, 0.0
         self._found: list[Tensor] = []  # each (4, links): effect, head, query, key
 
-    def add(self, query: int, key: int, effects: Tensor) -> None:
-        """Take the links of a tile, (n_head, queries, keys), from a query and a key on.
+    def add(self, corner: tuple[int, int, int], effects: Tensor) -> None:
+        """Take the links of a tile, (heads, queries, keys), whose first one is `corner`.
 
         NaN is none.
         """
@@ -52,7 +52,7 @@ class _Best:
             at, self._floor = at[best.indices], float(best.values[-1])
         if len(at):
             found = effects[tuple(at.T)].double()
-            places = at.T.double() + at.new_tensor([[0], [query], [key]])
+            places = at.T.double() + at.new_tensor(corner).unsqueeze(1)
             self._found.append(torch.cat((found[None], places)))
 
     def links(self) -> Tensor:
@@ -93,15 +93,15 @@ class Candidates:
             of = removals if self._how == "renormalize" else zeroings
             effects = of(P, given.value, output, grad)
             # Whole rows, because nearly every row has a heavy link in some head.
-            for i, j, tile in effects.rows(numbers(range(call.sizes[2]), P.device)):
-                (tile,), start = tile, int(i[0])
-                weights = P.tile(range(1), range(call.sizes[1]), i, j)[0]
-                self._weigh(site, weights, tile, start, j.start)
+            for b, h, i, j in P.parts(numbers(range(call.sizes[2]), P.device)):
+                (tile,), (weights,) = effects.tile(b, h, i, j), P.tile(b, h, i, j)
+                corner = (h.start, int(i[0]), j.start)
+                self._weigh(site, corner, weights, tile)
                 self.total += float(tile.abs().nansum(dtype=torch.float64))
                 if apart and j.start == 0:
-                    resting.add(start, 0, tile[:, :, :1])
+                    resting.add(corner, tile[:, :, :1])
                     tile[:, :, 0] = torch.nan
-                others.add(start, j.start, tile)
+                others.add(corner, tile)
             found = [self._links(site, P, best) for best in (others, resting)]
         self.others += found[0]
         self.resting += found[1]
@@ -115,18 +115,17 @@ class Candidates:
         self._progress(self._done, len(plain.given))
 
     def _weigh(
-        self, site: AttentionSite, weights: Tensor, effects: Tensor, query: int, key: int
+        self, site: AttentionSite, corner: tuple[int, int, int], weights: Tensor, effects: Tensor
     ) -> None:
-        """Look for the heaviest links of a tile, (n_head, queries, keys), that can be removed."""
+        """Look for the heaviest links of a tile, see `_Best.add`, that can be removed."""
         high, at = weights.masked_fill(effects.isnan(), 0).max(dim=2)
         self.heavy += int((high > HEAVY).sum())
-        best = high.flatten().topk(min(HEAVIEST, high.numel())).indices
-        for n in best.tolist():
+        for n in high.flatten().topk(min(HEAVIEST, high.numel())).indices.tolist():
             head, row = divmod(n, high.shape[1])
             j = int(at[head, row])
-            link = SiteLink(site, head, query + row, key + j)
-            one = PredictedLink(link, float(high[head, row]), float(effects[head, row, j]))
-            self.heaviest.append(one)
+            place = (x + first for x, first in zip((head, row, j), corner, strict=True))
+            weight, effect = float(high[head, row]), float(effects[head, row, j])
+            self.heaviest.append(PredictedLink(SiteLink(site, *place), weight, effect))
         self.heaviest = sorted(self.heaviest, key=lambda one: -one.weight)[:HEAVIEST]
 
     def count_links(self, plain: PlainPass) -> int:
