@@ -159,7 +159,8 @@ def links_that_matter(
 
 
 def _facts(one: LinkEffect) -> LinkEffectFacts:
-    return LinkEffectFacts(**plain(one), warning=one.warning, miss=one.miss)
+    facts: LinkEffectFacts = plain(one) | {"warning": one.warning, "miss": one.miss}
+    return facts
 
 
 def _joint(found: Joint | None) -> JointFacts | None:
@@ -184,6 +185,7 @@ def groups_that_matter(
     call = given.called("why", asked, by=[by], budget=1)
     return GroupsAnswer(
         by=by,
+        kind=found.question.kind,
         number=found.question.number,
         before=found.before,
         rounding=found.rounding,

@@ -439,6 +439,7 @@ class GroupsAnswer(TypedDict):
     """Heads, tokens or sentences, each removed for real, by falling size of the effect."""
 
     by: str
+    kind: QuestionKind
     number: str
     before: float
     rounding: float

@@ -73,7 +73,8 @@ class LinkMap(TileMap[Links]):
     ) -> Tensor:
         """Exact means of absolute values of n x n blocks: (batch, n_head, n, n).
 
-        n is at most the lengths. Signed numbers would cancel in a block. NaN counts as 0. It costs one pass over tiles.
+        n is at most the lengths. Signed numbers would cancel in a block. NaN counts as 0. It costs
+        one pass over tiles.
 
         Args:
             progress: is called with (rows done, rows in all) after every block of rows.

@@ -414,6 +414,7 @@ export interface WhyAnswer {
 /** Heads, tokens or sentences, each removed for real, by falling size of the effect. */
 export interface GroupsAnswer {
   by: string;
+  kind: "next token" | "masked token" | "similarity" | "function";
   number: string;
   before: number;
   rounding: number;

@@ -1,0 +1,191 @@
+// The strongest links as arcs over the text: thick by true effect, blue for the answer, orange against.
+
+import { h, svg } from "../parts/dom.js";
+import { count, label } from "../parts/format.js";
+import { linkName } from "../reading/asked.js";
+import { state } from "../reading/state.js";
+import { t } from "../words/words.js";
+import { amount, linkText, openWithout } from "./effects.js";
+
+/** @import { LinkEffectFacts, WhyAnswer } from "../types" */
+
+const MOST_ARCS = 12,
+  FONT = "14px system-ui, sans-serif",
+  GAP = 12, // pixels between two tokens
+  LINE = 24, // pixels of a token's line, where they stand one below the other
+  HIGH = 150,
+  WIDE = 120; // pixels that arcs take: above the text, or beside it
+
+/** @typedef {{ at: number, text: string, size: number }} Place a token, or tokens left out (at -1) */
+
+/**
+ * @param {WhyAnswer} answer
+ * @param {LinkEffectFacts[]} links by falling effect, all above rounding
+ */
+export function arcs(answer, links) {
+  const shownLinks = links.slice(0, MOST_ARCS),
+    place = h("div", { class: "arcs" });
+  const draw = () => place.replaceChildren(picture(answer, shownLinks, place.clientWidth || 600));
+  let before = 0;
+  new ResizeObserver(() => {
+    if (place.clientWidth === before) return;
+    before = place.clientWidth;
+    draw();
+  }).observe(place);
+  return h(
+    "figure",
+    { role: "group", "aria-label": t("arcsLabel", { n: shownLinks.length }) },
+    place,
+    h(
+      "figcaption",
+      { class: "arclegend" },
+      h("span", { class: "for" }, t("speaksFor")),
+      h("span", { class: "against" }, t("speaksAgainst")),
+      h("span", {}, t("arcsSay", { n: shownLinks.length, top: amount(answer, links[0].true, true) })),
+    ),
+  );
+}
+
+/**
+ * All texts as one line: of a model of two texts first what was read, then what was written.
+ *
+ * @param {WhyAnswer} answer
+ */
+function lineOf({ tokens }) {
+  const parts = tokens.text ? [tokens.text] : [tokens.encoder, tokens.decoder],
+    behind = tokens.text ? 0 : tokens.encoder.length;
+  return {
+    words: parts.flat(),
+    /** @param {LinkEffectFacts} one */
+    ends: ({ part, query, key }) => [
+      query + (part === "decoder" || part === "cross" ? behind : 0),
+      key + (part === "decoder" ? behind : 0),
+    ],
+  };
+}
+
+function picture(answer, links, width) {
+  const line = lineOf(answer),
+    ends = links.map(line.ends),
+    ruler = /** @type {CanvasRenderingContext2D} */ (document.createElement("canvas").getContext("2d"));
+  ruler.font = FONT;
+  const wide = text => ruler.measureText(text).width + GAP;
+  const whole = placed(line.words, line.words.map((_, at) => at), wide);
+  if (total(whole) <= width) return across(answer, links, ends, whole, width);
+  const touched = [...new Set(ends.flat())],
+    near = touched.flatMap(at => [at - 1, at, at + 1]).filter(at => at >= 0 && at < line.words.length);
+  for (const some of [near, touched]) {
+    const folded = placed(line.words, some, wide);
+    if (total(folded) <= width) return across(answer, links, ends, folded, width);
+  }
+  return down(answer, links, ends, placed(line.words, near, wide), width);
+}
+
+/**
+ * Some tokens in order, with a place for each stretch that is left out.
+ *
+ * @param {string[]} words
+ * @param {number[]} some
+ * @param {(text: string) => number} wide
+ */
+function placed(words, some, wide) {
+  /** @type {Place[]} */
+  const places = [];
+  let last = -1;
+  const leave = left => {
+    if (left > 0) places.push({ at: -1, text: `⋯${count(left)}`, size: wide(`⋯${count(left)}`) });
+  };
+  for (const at of [...new Set(some)].sort((a, b) => a - b)) {
+    leave(at - last - 1);
+    places.push({ at, text: label(words[at]), size: Math.max(wide(label(words[at])), 22) });
+    last = at;
+  }
+  leave(words.length - 1 - last);
+  return places;
+}
+
+/** @param {Place[]} places */
+function total(places) {
+  return places.reduce((sum, { size }) => sum + size, 0);
+}
+
+// The text on one line, with arcs above it.
+function across(answer, links, ends, places, width) {
+  /** @type {number[]} */
+  const middle = [],
+    texts = [];
+  let x = (width - total(places)) / 2;
+  for (const { at, text, size } of places) {
+    if (at >= 0) middle[at] = x + size / 2;
+    texts.push(svg("text", { x: x + size / 2, y: HIGH + 20, "text-anchor": "middle", class: at < 0 ? "left" : wordClass(ends, at) }, text));
+    if (at >= 0) texts.push(svg("text", { x: x + size / 2, y: HIGH + 34, "text-anchor": "middle", class: "number" }, at));
+    x += size;
+  }
+  const height = HIGH + 40,
+    point = (along, away) => `${along.toFixed(1)} ${(HIGH - away).toFixed(1)}`;
+  return sheetOf(width, height, [...curves(answer, links, ends, middle, point, HIGH - 8), ...texts]);
+}
+
+// The tokens one below the other, with arcs on their left: for narrow windows and long texts.
+function down(answer, links, ends, places, width) {
+  /** @type {number[]} */
+  const middle = [],
+    room = Math.min(WIDE, width / 3),
+    texts = places.map(({ at, text }, i) => {
+      const y = LINE * (i + 0.5);
+      if (at >= 0) middle[at] = y;
+      return [
+        svg("text", { x: room + 10, y: y + 5, class: at < 0 ? "left" : wordClass(ends, at) }, text),
+        at >= 0 && svg("text", { x: width - 4, y: y + 5, "text-anchor": "end", class: "number" }, at),
+      ];
+    });
+  const point = (along, away) => `${(room - away).toFixed(1)} ${along.toFixed(1)}`;
+  return sheetOf(width, LINE * places.length, [...curves(answer, links, ends, middle, point, room - 6), ...texts]);
+}
+
+function wordClass(ends, at) {
+  return ends.flat().includes(at) ? "touched" : "word";
+}
+
+function sheetOf(width, height, parts) {
+  return svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" }, parts);
+}
+
+/**
+ * The arcs, the thickest behind the others. Those that join the same tokens stand above each other.
+ *
+ * @param {WhyAnswer} answer
+ * @param {LinkEffectFacts[]} links
+ * @param {number[][]} ends
+ * @param {number[]} middle where each token stands along the text
+ * @param {(along: number, away: number) => string} point
+ * @param {number} most how far from the text an arc may go
+ */
+function curves(answer, links, ends, middle, point, most) {
+  const top = Math.abs(links[0].true ?? 1),
+    span = Math.max(...ends.map(([a, b]) => Math.abs(middle[a] - middle[b])), 1),
+    twins = new Map();
+  return links.map((one, i) => {
+    const [from, to] = ends[i].map(at => middle[at]),
+      pair = [...ends[i]].sort((a, b) => a - b).join(),
+      turn = twins.get(pair) ?? 0,
+      share = Math.abs(one.true ?? 0) / top,
+      thick = 1.5 + 8.5 * share;
+    twins.set(pair, turn + 1);
+    // A curve of this kind goes three quarters as far as its two handles.
+    const away = Math.min(26 + (Math.abs(from - to) / span) * (most - 40) + 16 * turn, most) / 0.75,
+      out = from === to ? 14 + 5 * turn : 0;
+    const path = `M${point(from - out / 3, 2)}C${point(from - out, away)} ${point(to + out, away)} ${point(to + out / 3, 2)}`,
+      [x, y] = point(to + out / 3, 2).split(" "),
+      gone = state.without === linkName(one);
+    const says = `${linkText(answer, one)}: ${amount(answer, one.true, true)}`;
+    return svg(
+      "g",
+      { class: `arc ${(one.true ?? 0) < 0 ? "for" : "against"}${gone ? " chosen" : ""}`, onclick: () => openWithout(one) },
+      svg("title", {}, says),
+      svg("path", { class: "hit", d: path }),
+      svg("path", { class: "line", d: path, "stroke-width": thick.toFixed(1) }),
+      svg("circle", { cx: x, cy: y, r: Math.max(3, thick / 2 + 1.5).toFixed(1) }),
+    );
+  });
+}

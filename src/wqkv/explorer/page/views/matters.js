@@ -1,0 +1,234 @@
+// What matters: the links that carry an answer, each removed for real, beside what was predicted.
+
+import { whenAnswered } from "../frame/awaited.js";
+import { foot } from "../frame/foot.js";
+import { h } from "../parts/dom.js";
+import { count, visible } from "../parts/format.js";
+import { barPicture } from "../parts/picture.js";
+import { bdi, labelAt } from "../parts/token.js";
+import { chosenHow, HOWS, question, wholeView } from "../reading/asked.js";
+import { opened, size } from "../reading/opened.js";
+import { get, workOnce } from "../reading/server.js";
+import { go, state } from "../reading/state.js";
+import { t } from "../words/words.js";
+import { amount, effectTable, linkText, numberText } from "./effects.js";
+import { groupLists } from "./groups.js";
+import { verdict } from "./verdict.js";
+import { arcs } from "./arcs.js";
+
+/** @import { ChoicesAnswer, WhyAnswer } from "../types" */
+
+const SHOWN = 12; // links in a table before all are asked for
+
+// A change of the question: the answer to the old one is not shown under it.
+function askAnew(patch) {
+  go({ asked: null, more: null, ...patch });
+}
+
+export async function mattersView() {
+  /** @type {ChoicesAnswer} */
+  const choices = await get(`views/${wholeView()}/choices`, state.after === undefined ? {} : { at: state.after });
+  const missing = choices.kind === "similarity" && !state.answer;
+  return [
+    h("p", { class: "note" }, t("mattersSays")),
+    h("div", { class: "question" }, questionForm(choices), howChoice()),
+    h(
+      "p",
+      { class: "controls" },
+      h(
+        "button",
+        {
+          class: "main",
+          "data-key": "ask-why",
+          disabled: missing,
+          onclick: () => {
+            askAnew({}); // so that a question that was cancelled is asked again
+            go({ asked: "1" });
+          },
+        },
+        t("removeLinks", { n: count(choices.budget) }),
+      ),
+      missing ? h("span", { class: "note" }, t("likeNeeded")) : null,
+    ),
+    state.asked && !missing && whenAnswered(workOnce(`views/${wholeView()}/why`, { ...question(), how: chosenHow() }), shown),
+  ];
+}
+
+// What is asked
+
+/** @param {ChoicesAnswer} choices */
+function questionForm(choices) {
+  if (choices.kind === "similarity")
+    return [
+      field("answer", t("likeText"), state.answer ?? ""),
+      field("against", t("unlikeText"), state.against ?? ""),
+    ];
+  const first = choices.top[0]?.token,
+    answer = state.answer ?? first,
+    rival = state.against ?? choices.top.map(one => one.token).find(token => token !== answer);
+  return [
+    choices.kind === "next token" && places(),
+    tokenChoice("answer", t("answer"), choices, answer, rival),
+    tokenChoice("against", t("against"), choices, rival, answer),
+  ];
+}
+
+// Behind which token one is predicted: the last one, or the chosen one.
+function places() {
+  const written = !opened.text.part || opened.text.part !== "encoder",
+    here = state.after ?? state.token;
+  const button = (after, text) =>
+    h(
+      "button",
+      {
+        "data-key": after === null ? "after-end" : "after-word",
+        "aria-pressed": String((state.after ?? null) === after),
+        onclick: () => askAnew({ after, answer: null, against: null }),
+      },
+      text,
+    );
+  return h(
+    "div",
+    { class: "asks" },
+    h("h3", {}, t("predictedAfter")),
+    h(
+      "span",
+      { class: "segmented", role: "group", "aria-label": t("predictedAfter") },
+      button(null, t("endOfText")),
+      written && here < size() - 1 && button(here, [bdi(labelAt(here)), h("sub", {}, here)]),
+    ),
+  );
+}
+
+/**
+ * Tokens as chips, of which one is chosen, and a field for another.
+ *
+ * @param {"answer" | "against"} name
+ * @param {string} title
+ * @param {ChoicesAnswer} choices
+ * @param {string | undefined} chosen
+ * @param {string | undefined} taken the token of the other row, which this one cannot be
+ */
+function tokenChoice(name, title, { top }, chosen, taken) {
+  const own = top.some(one => one.token === chosen);
+  return h(
+    "div",
+    { class: "asks" },
+    h("h3", { id: `title-${name}` }, title),
+    h(
+      "p",
+      { class: "chips", role: "group", "aria-labelledby": `title-${name}` },
+      top.map(({ token, probability }, i) =>
+        h(
+          "button",
+          {
+            class: "chip",
+            "data-key": `${name}-${i}`,
+            "aria-pressed": String(token === chosen),
+            disabled: token === taken,
+            title: String(probability),
+            onclick: () => askAnew({ [name]: token }),
+          },
+          h("bdi", {}, visible(token)),
+        ),
+      ),
+      chosen !== undefined && !own && h("button", { class: "chip", "data-key": `${name}-own`, "aria-pressed": "true" }, h("bdi", {}, visible(chosen))),
+    ),
+    field(name, t("another"), own ? "" : (chosen ?? "")),
+  );
+}
+
+/**
+ * @param {"answer" | "against"} name
+ * @param {string} says
+ * @param {string} value
+ */
+function field(name, says, value) {
+  const given = h("input", {
+    type: "text",
+    id: `ask-${name}`,
+    "data-key": `ask-${name}`,
+    value,
+    maxlength: 1000,
+    autocomplete: "off",
+    spellcheck: "false",
+    onchange: () => {
+      if (given.value !== value) askAnew({ [name]: given.value.trim() ? given.value : null });
+    },
+  });
+  return h("p", { class: "typed" }, h("label", { for: `ask-${name}` }, says), given);
+}
+
+function howChoice() {
+  return h(
+    "div",
+    { class: "asks" },
+    h("h3", {}, t("howTitle")),
+    h(
+      "span",
+      { class: "segmented", role: "group", "aria-label": t("howTitle") },
+      HOWS.map(how =>
+        h(
+          "button",
+          {
+            "data-key": `how-${how}`,
+            "aria-pressed": String(chosenHow() === how),
+            onclick: () => askAnew({ how: how === HOWS[0] ? null : how, without: null }),
+          },
+          t(`how_${how}`),
+        ),
+      ),
+    ),
+  );
+}
+
+// What was found
+
+/** @param {WhyAnswer} answer */
+function shown(answer) {
+  const clear = answer.links.filter(one => Math.abs(one.true ?? 0) > answer.rounding);
+  return [
+    h(
+      "section",
+      { class: "before" },
+      h("p", { class: "big", title: String(answer.before) }, amount(answer, answer.before)),
+      h("p", {}, numberText(answer), h("br"), h("span", { class: "note" }, t("linksOf", { n: count(answer.count), removed: count(answer.checked.removed) }), " ", t(`howSays_${answer.how}`))),
+    ),
+    clear.length ? arcs(answer, clear) : h("p", { class: "note" }, t("nothingClear")),
+    h(
+      "div",
+      { class: "matterlists" },
+      h("section", {}, h("h3", {}, t("linksTitle")), effectTable(answer, { name: "why", links: answer.links, most: SHOWN })),
+      h(
+        "div",
+        { class: "lists" },
+        verdict(answer),
+        answer.resting.length > 0 &&
+          h("section", {}, h("h3", {}, t("restingTitle")), h("p", { class: "note" }, t("restingSays")), effectTable(answer, { name: "resting", links: answer.resting, most: 6 })),
+        answer.heaviest.length > 0 &&
+          h("section", {}, h("h3", {}, t("heaviestTitle")), h("p", { class: "note" }, heaviestSays(answer)), effectTable(answer, { name: "heaviest", links: answer.heaviest, most: 6 })),
+      ),
+    ),
+    groupLists(),
+    foot({
+      name: "matters",
+      python: answer.python,
+      data: answer,
+      layer: null,
+      head: null,
+      token: null,
+      picture: () =>
+        barPicture(
+          numberText(answer),
+          clear.slice(0, 24).map(one => [linkText(answer, one), one.true]),
+          { text: value => amount(answer, value, true), signed: true },
+        ),
+    }),
+  ];
+}
+
+/** @param {WhyAnswer} answer */
+function heaviestSays(answer) {
+  const sizes = answer.heaviest.map(one => Math.abs(one.true ?? 0));
+  return t("heaviestSays", { low: amount(answer, Math.min(...sizes)), high: amount(answer, Math.max(...sizes)), top: amount(answer, Math.abs(answer.links[0]?.true ?? 0)) });
+}
