@@ -11,7 +11,8 @@ import { amount, linkText, openWithout } from "./effects.js";
 
 const MOST_ARCS = 12,
   FONT = "14px system-ui, sans-serif",
-  GAP = 12, // pixels between two tokens
+  GAP = 12, // pixels between two tokens, and so many more where there is room
+  SPREAD = 30,
   LINE = 24, // pixels of a token's line, where they stand one below the other
   HIGH = 150,
   WIDE = 120; // pixels that arcs take: above the text, or beside it
@@ -113,9 +114,11 @@ function total(places) {
 function across(answer, links, ends, places, width) {
   /** @type {number[]} */
   const middle = [],
-    texts = [];
-  let x = (width - total(places)) / 2;
-  for (const { at, text, size } of places) {
+    texts = [],
+    more = Math.min((width - total(places)) / places.length, SPREAD);
+  let x = (width - total(places) - more * places.length) / 2;
+  for (const { at, text, size: own } of places) {
+    const size = own + more;
     if (at >= 0) middle[at] = x + size / 2;
     texts.push(svg("text", { x: x + size / 2, y: HIGH + 20, "text-anchor": "middle", class: at < 0 ? "left" : wordClass(ends, at) }, text));
     if (at >= 0) texts.push(svg("text", { x: x + size / 2, y: HIGH + 34, "text-anchor": "middle", class: "number" }, at));
@@ -164,19 +167,19 @@ function sheetOf(width, height, parts) {
 function curves(answer, links, ends, middle, point, most) {
   const top = Math.abs(links[0].true ?? 1),
     span = Math.max(...ends.map(([a, b]) => Math.abs(middle[a] - middle[b])), 1),
-    twins = new Map();
+    thickness = links.map(one => 1.5 + 8.5 * (Math.abs(one.true ?? 0) / top)),
+    stack = stacked(ends, thickness);
   return links.map((one, i) => {
     const [from, to] = ends[i].map(at => middle[at]),
-      pair = [...ends[i]].sort((a, b) => a - b).join(),
-      turn = twins.get(pair) ?? 0,
-      share = Math.abs(one.true ?? 0) / top,
-      thick = 1.5 + 8.5 * share;
-    twins.set(pair, turn + 1);
+      thick = thickness[i],
+      way = Math.sign(from - to) || 1,
+      [below, all] = stack(i),
+      out = from === to ? 14 : below / 4;
     // A curve of this kind goes three quarters as far as its two handles.
-    const away = Math.min(26 + (Math.abs(from - to) / span) * (most - 40) + 16 * turn, most) / 0.75,
-      out = from === to ? 14 + 5 * turn : 0;
-    const path = `M${point(from - out / 3, 2)}C${point(from - out, away)} ${point(to + out, away)} ${point(to + out / 3, 2)}`,
-      [x, y] = point(to + out / 3, 2).split(" "),
+    const away = (30 + (Math.abs(from - to) / span) * Math.max(most - 30 - all, 0) + below) / 0.75,
+      foot_ = from === to ? 4 : Math.min(below / 4, 6);
+    const path = `M${point(from + way * foot_, 2)}C${point(from + way * out, away)} ${point(to - way * out, away)} ${point(to - way * foot_, 2)}`,
+      [x, y] = point(to - way * foot_, 2).split(" "),
       gone = state.without === linkName(one);
     const says = `${linkText(answer, one)}: ${amount(answer, one.true, true)}`;
     return svg(
@@ -185,7 +188,26 @@ function curves(answer, links, ends, middle, point, most) {
       svg("title", {}, says),
       svg("path", { class: "hit", d: path }),
       svg("path", { class: "line", d: path, "stroke-width": thick.toFixed(1) }),
-      svg("circle", { cx: x, cy: y, r: Math.max(3, thick / 2 + 1.5).toFixed(1) }),
+      svg("circle", { cx: x, cy: y, r: Math.max(3, thick / 2 + 1).toFixed(1) }),
     );
   });
+}
+
+/**
+ * Arcs that join the same two tokens stand above each other. Of an arc: how thick those below it
+ * are, and how thick all of them are.
+ *
+ * @param {number[][]} ends
+ * @param {number[]} thickness
+ * @returns {(i: number) => [number, number]}
+ */
+function stacked(ends, thickness) {
+  const sums = new Map(),
+    names = ends.map(pair => [...pair].sort((a, b) => a - b).join());
+  const below = names.map((name, i) => {
+    const sum = sums.get(name) ?? 0;
+    sums.set(name, sum + thickness[i] + 3);
+    return sum;
+  });
+  return i => [below[i], sums.get(names[i])];
 }

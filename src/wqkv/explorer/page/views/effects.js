@@ -23,12 +23,21 @@ export function amount({ kind }, value, signed = false) {
 }
 
 /**
+ * A token whose blank in front can be seen, because with and without one they are two tokens.
+ *
+ * @param {string} token
+ */
+export function withBlank(token) {
+  return token.startsWith(" ") ? `␣${visible(token.slice(1))}` : visible(token);
+}
+
+/**
  * The number that is asked about, in words.
  *
  * @param {{ kind: string, answer: string | null, against: string | null }} answer
  */
 export function numberText({ kind, answer, against }) {
-  const words = { answer: visible(answer ?? ""), against: visible(against ?? "") };
+  const words = { answer: withBlank(answer ?? ""), against: withBlank(against ?? "") };
   return t(`number_${kind === "similarity" ? (against === null ? "like" : "likeless") : "logits"}`, words);
 }
 
@@ -98,14 +107,14 @@ export function effectTable(answer, { name, links, most }) {
   const title = (by, text) =>
     h(
       "th",
-      { scope: "col", class: "right", "aria-sort": sort === by ? (by === "layer" ? "ascending" : "descending") : "none" },
+      { scope: "col", class: by === "layer" ? "right lh" : "right", "aria-sort": sort === by ? (by === "layer" ? "ascending" : "descending") : "none" },
       h("button", { class: "link", "data-key": `sort-${name}-${by}`, onclick: () => go({ sort: by === "true" ? null : by }) }, text, h("span", { "aria-hidden": "true" }, sort === by ? (by === "layer" ? " ▴" : " ▾") : "")),
     );
   return [
     h(
       "table",
       { class: "ranking effects" },
-      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, t("link")), title("layer", t("layerHead")), title("weight", t("weight")), title("predicted", t("predicted")), title("true", t("trueEffect")), h("td", {}), h("th", { scope: "col" }, t("marks")))),
+      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, t("link")), title("layer", t("layerHead")), title("weight", t("weight")), title("predicted", t("predicted")), title("true", t("trueEffect")), h("td", { class: "barcell" }), h("th", { scope: "col", class: "marks" }, name === "heaviest" ? "" : t("marks")))),
       h("tbody", {}, sorted.slice(0, all).map(one => row(answer, name, one, top))),
     ),
     links.length > most &&
@@ -122,6 +131,7 @@ function row(answer, name, one, top) {
     id = `${one.part}-${linkName(one)}`,
     gone = state.without === linkName(one),
     clear = Math.abs(one.true ?? 0) > answer.rounding;
+  const says = name === "heaviest" ? [] : marks(one);
   return h(
     "tr",
     { class: gone ? "chosen" : null },
@@ -136,22 +146,24 @@ function row(answer, name, one, top) {
         " → ",
         bdi(to),
         h("sub", {}, one.key),
-        one.part !== "text" && one.part !== undefined && answer.tokens.text === undefined && h("small", {}, ` ${t(`part_${one.part}`)}`),
+        answer.tokens.text === undefined && h("small", {}, ` ${t(`part_${one.part}`)}`),
       ),
+      // where there is no room for these columns
+      h("small", { class: "brief" }, [`${one.layer}.${one.head}`, ...says].join(" · ")),
     ),
-    h("td", { class: "right" }, `${one.layer}.${one.head}`),
+    h("td", { class: "right lh" }, `${one.layer}.${one.head}`),
     h("td", { class: "right", title: String(one.weight) }, weight(one.weight)),
     h("td", { class: "right", title: String(one.predicted) }, amount(answer, one.predicted, true)),
     h("td", { class: "right truth", title: String(one.true) }, clear ? amount(answer, one.true, true) : t("belowRounding")),
     h("td", { class: "barcell" }, bar(one.true, top, { signed: true, kind: "down", below: "up" })),
-    h("td", { class: "marks" }, marks(name, one).map(text => h("span", { class: "mark" }, text))),
+    h("td", { class: "marks" }, says.map(text => h("span", { class: "mark" }, text))),
   );
 }
 
 // The warning that was there before anything was removed, and how the prediction missed.
-function marks(name, one) {
+function marks(one) {
   const found = [];
-  if (one.warning && name !== "heaviest") found.push(`! ${t(`mark_${one.warning}`)}`);
+  if (one.warning) found.push(`! ${t(`mark_${one.warning}`)}`);
   if (one.miss) found.push(t(`mark_${one.miss}`));
   return found;
 }

@@ -3,7 +3,7 @@
 import { whenAnswered } from "../frame/awaited.js";
 import { foot } from "../frame/foot.js";
 import { h } from "../parts/dom.js";
-import { count, visible } from "../parts/format.js";
+import { count } from "../parts/format.js";
 import { barPicture } from "../parts/picture.js";
 import { bdi, labelAt } from "../parts/token.js";
 import { chosenHow, HOWS, question, wholeView } from "../reading/asked.js";
@@ -11,7 +11,7 @@ import { opened, size } from "../reading/opened.js";
 import { get, workOnce } from "../reading/server.js";
 import { go, state } from "../reading/state.js";
 import { t } from "../words/words.js";
-import { amount, effectTable, linkText, numberText } from "./effects.js";
+import { amount, effectTable, linkText, numberText, withBlank } from "./effects.js";
 import { groupLists } from "./groups.js";
 import { verdict } from "./verdict.js";
 import { arcs } from "./arcs.js";
@@ -116,7 +116,7 @@ function tokenChoice(name, title, { top }, chosen, taken) {
     { class: "asks" },
     h("h3", { id: `title-${name}` }, title),
     h(
-      "p",
+      "div",
       { class: "chips", role: "group", "aria-labelledby": `title-${name}` },
       top.map(({ token, probability }, i) =>
         h(
@@ -129,12 +129,14 @@ function tokenChoice(name, title, { top }, chosen, taken) {
             title: String(probability),
             onclick: () => askAnew({ [name]: token }),
           },
-          h("bdi", {}, visible(token)),
+          h("bdi", {}, withBlank(token)),
         ),
       ),
-      chosen !== undefined && !own && h("button", { class: "chip", "data-key": `${name}-own`, "aria-pressed": "true" }, h("bdi", {}, visible(chosen))),
+      chosen !== undefined &&
+        !own &&
+        h("button", { class: "chip", "data-key": `${name}-own`, "aria-pressed": "true" }, h("bdi", {}, withBlank(chosen))),
+      field(name, t("another"), own ? "" : (chosen ?? "")),
     ),
-    field(name, t("another"), own ? "" : (chosen ?? "")),
   );
 }
 
@@ -198,18 +200,9 @@ function shown(answer) {
     h(
       "div",
       { class: "matterlists" },
-      h("section", {}, h("h3", {}, t("linksTitle")), effectTable(answer, { name: "why", links: answer.links, most: SHOWN })),
-      h(
-        "div",
-        { class: "lists" },
-        verdict(answer),
-        answer.resting.length > 0 &&
-          h("section", {}, h("h3", {}, t("restingTitle")), h("p", { class: "note" }, t("restingSays")), effectTable(answer, { name: "resting", links: answer.resting, most: 6 })),
-        answer.heaviest.length > 0 &&
-          h("section", {}, h("h3", {}, t("heaviestTitle")), h("p", { class: "note" }, heaviestSays(answer)), effectTable(answer, { name: "heaviest", links: answer.heaviest, most: 6 })),
-      ),
+      h("div", { class: "lists" }, tables(answer)),
+      h("div", { class: "lists" }, verdict(answer), groupLists()),
     ),
-    groupLists(),
     foot({
       name: "matters",
       python: answer.python,
@@ -227,8 +220,34 @@ function shown(answer) {
   ];
 }
 
+// The strongest links, those to the first token, and those of largest weight.
+/** @param {WhyAnswer} answer */
+function tables(answer) {
+  const { links, resting, heaviest } = answer;
+  return [
+    h("section", {}, h("h3", {}, t("linksTitle")), effectTable(answer, { name: "why", links, most: SHOWN })),
+    resting.length > 0 &&
+      h(
+        "section",
+        {},
+        h("h3", {}, t("restingTitle")),
+        h("p", { class: "note" }, t("restingSays")),
+        effectTable(answer, { name: "resting", links: resting, most: 6 }),
+      ),
+    heaviest.length > 0 &&
+      h(
+        "section",
+        {},
+        h("h3", {}, t("heaviestTitle")),
+        h("p", { class: "note" }, heaviestSays(answer)),
+        effectTable(answer, { name: "heaviest", links: heaviest, most: 6 }),
+      ),
+  ];
+}
+
 /** @param {WhyAnswer} answer */
 function heaviestSays(answer) {
   const sizes = answer.heaviest.map(one => Math.abs(one.true ?? 0));
-  return t("heaviestSays", { low: amount(answer, Math.min(...sizes)), high: amount(answer, Math.max(...sizes)), top: amount(answer, Math.abs(answer.links[0]?.true ?? 0)) });
+  const [low, high] = [Math.min(...sizes), Math.max(...sizes)].map(size => (size > answer.rounding ? amount(answer, size) : "0"));
+  return t("heaviestSays", { low, high, top: amount(answer, Math.abs(answer.links[0]?.true ?? 0)) });
 }
