@@ -2,7 +2,7 @@
 
 import { state } from "./state.js";
 
-/** @import { LinkEffectFacts } from "../types" */
+/** @import { ChoicesAnswer, LinkEffectFacts } from "../types" */
 
 /** How a link is removed, in the words of the library; the first one unless the address says so. */
 export const HOWS = /** @type {const} */ (["renormalize", "zero"]);
@@ -28,6 +28,18 @@ export function question() {
     ...(against === undefined ? {} : { against }),
     ...(after === undefined ? {} : { at: after }),
   };
+}
+
+/**
+ * What is asked with what the library would choose: the likeliest token, and the likeliest other.
+ *
+ * @param {ChoicesAnswer} choices
+ */
+export function wholeQuestion({ kind, top }) {
+  const tokens = top.map(one => one.token),
+    answer = state.answer ?? tokens[0] ?? null,
+    against = state.against ?? tokens.find(token => token !== answer) ?? null;
+  return { kind, answer, against };
 }
 
 /**

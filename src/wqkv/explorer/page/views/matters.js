@@ -6,9 +6,9 @@ import { h } from "../parts/dom.js";
 import { count } from "../parts/format.js";
 import { barPicture } from "../parts/picture.js";
 import { bdi, labelAt } from "../parts/token.js";
-import { chosenHow, HOWS, question, wholeView } from "../reading/asked.js";
-import { opened, size } from "../reading/opened.js";
-import { get, workOnce } from "../reading/server.js";
+import { chosenHow, HOWS, question, wholeQuestion, wholeView } from "../reading/asked.js";
+import { askChoices, opened, size } from "../reading/opened.js";
+import { workOnce } from "../reading/server.js";
 import { go, state } from "../reading/state.js";
 import { t } from "../words/words.js";
 import { amount, effectTable, linkText, numberText, withBlank } from "./effects.js";
@@ -26,8 +26,7 @@ function askAnew(patch) {
 }
 
 export async function mattersView() {
-  /** @type {ChoicesAnswer} */
-  const choices = await get(`views/${wholeView()}/choices`, state.after === undefined ? {} : { at: state.after });
+  const choices = await askChoices();
   const missing = choices.kind === "similarity" && !state.answer;
   return [
     h("p", { class: "note" }, t("mattersSays")),
@@ -63,13 +62,11 @@ function questionForm(choices) {
       field("answer", t("likeText"), state.answer ?? ""),
       field("against", t("unlikeText"), state.against ?? ""),
     ];
-  const first = choices.top[0]?.token,
-    answer = state.answer ?? first,
-    rival = state.against ?? choices.top.map(one => one.token).find(token => token !== answer);
+  const { answer, against } = wholeQuestion(choices);
   return [
     choices.kind === "next token" && places(),
-    tokenChoice("answer", t("answer"), choices, answer, rival),
-    tokenChoice("against", t("against"), choices, rival, answer),
+    tokenChoice("answer", t("answer"), choices, answer, against),
+    tokenChoice("against", t("against"), choices, against, answer),
   ];
 }
 
@@ -106,8 +103,8 @@ function places() {
  * @param {"answer" | "against"} name
  * @param {string} title
  * @param {ChoicesAnswer} choices
- * @param {string | undefined} chosen
- * @param {string | undefined} taken the token of the other row, which this one cannot be
+ * @param {string | null} chosen
+ * @param {string | null} taken the token of the other row, which this one cannot be
  */
 function tokenChoice(name, title, { top }, chosen, taken) {
   const own = top.some(one => one.token === chosen);
@@ -132,7 +129,7 @@ function tokenChoice(name, title, { top }, chosen, taken) {
           h("bdi", {}, withBlank(token)),
         ),
       ),
-      chosen !== undefined &&
+      chosen !== null &&
         !own &&
         h("button", { class: "chip", "data-key": `${name}-own`, "aria-pressed": "true" }, h("bdi", {}, withBlank(chosen))),
       field(name, t("another"), own ? "" : (chosen ?? "")),

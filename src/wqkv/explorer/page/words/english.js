@@ -155,12 +155,29 @@ export const en = /** @type {const} */ ({
   zoomIn: "Zoom in",
   zoomOut: "Zoom out",
   aroundWord: "Around the word",
-  mapKeys: "map of weights: arrow keys move, plus and minus zoom, Enter chooses",
+  mapKeys: "map, {what}: arrow keys move, plus and minus zoom, Enter chooses",
   minimapKeys: "the whole text: click or use the arrow keys to move what is shown",
   minimapSays:
     "The whole text, {n} words, as exact means of {size} × {size} blocks; the strongest color is {top}. Above: what every word receives. Click to look there.",
-  tileSays:
-    "Exact weights from words {q0} to {q1} (rows) to words {k0} to {k1} (columns). An empty cell is 0. Point, drag, or use the arrow keys, + and −; Enter chooses.",
+  mapShows: "What the map shows",
+  shows_weight: "Weight",
+  shows_contribution: "Contribution",
+  shows_effect: "Effect",
+  contributionSays:
+    "Contribution: the length of weight × v × WO, which is what the link adds to the word, in the unit of the hidden states. The strongest color is the largest of this tile.",
+  effectMapSays:
+    "Effect on the number: {number}, to first order. Blue: it falls without the link, which speaks for the answer; orange: it rises. Heavy links can be far off: What matters removes them for real.",
+  notRemovable: "alone in its row, cannot be removed",
+  askFirst: "Effects are effects on a number. This model predicts no word, so say first which text yours should be like.",
+  toMatters: "Say it in What matters",
+  strongestHere: "Strongest in this tile",
+  minimapSizes:
+    "The whole text as exact means of absolute values, in {high} × {wide} blocks; the strongest color is {top}. Click to look there.",
+  tileSays_weight:
+    "Exact weights from words {q0} to {q1} (rows) to words {k0} to {k1} (columns). An empty cell is 0.",
+  tileSays_contribution: "From words {k0} to {k1} (columns) to words {q0} to {q1} (rows). An empty cell is 0.",
+  tileSays_effect: "Links from words {q0} to {q1} (rows) to words {k0} to {k1} (columns). An empty cell is 0.",
+  tileKeys: "Point, drag, or use the arrow keys, + and −; Enter chooses.",
   receivedEach: "Above: what every word receives.",
   receivedMean: "Above: what words receive, as means of {per} words.",
   receivedShort: "received",
