@@ -5,6 +5,7 @@ All of it runs the model, so the server's one worker answers it.
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any, NamedTuple
 
@@ -167,10 +168,16 @@ def _joint(found: Joint | None) -> JointFacts | None:
     """Several links removed together; of the draws beside them, where 5 to 95 % lie."""
     if found is None:
         return None
-    draws = torch.tensor(found.others, dtype=torch.float64, device="cpu")
-    ends = draws.quantile(draws.new_tensor([0.05, 0.95])).tolist() if len(draws) else [None] * 2
+    draws = sorted(filter(math.isfinite, found.others))
+    cut = len(draws) // 20
+    low, high = (draws[cut], draws[-1 - cut]) if draws else (None, None)
     return JointFacts(
-        links=found.links, after=found.after, kept=found.kept, low=ends[0], high=ends[1]
+        links=found.links,
+        after=plain(found.after),
+        kept=found.kept,
+        draws=len(draws),
+        low=low,
+        high=high,
     )
 
 
@@ -185,7 +192,6 @@ def groups_that_matter(
     call = given.called("why", asked, by=[by], budget=1)
     return GroupsAnswer(
         by=by,
-        kind=found.question.kind,
         number=found.question.number,
         before=found.before,
         rounding=found.rounding,

@@ -171,11 +171,12 @@ class GroupFacts(TypedDict):
 
 
 class JointFacts(TypedDict):
-    """The number with links removed together; with as many others it is `low` to `high`."""
+    """The number with links removed together; in draws of as many others, `low` to `high`."""
 
     links: int
     after: Number
     kept: int
+    draws: int
     low: Number
     high: Number
 
@@ -439,7 +440,6 @@ class GroupsAnswer(TypedDict):
     """Heads, tokens or sentences, each removed for real, by falling size of the effect."""
 
     by: str
-    kind: QuestionKind
     number: str
     before: float
     rounding: float

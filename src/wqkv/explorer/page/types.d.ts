@@ -138,11 +138,12 @@ export interface GroupFacts {
   last: number | null;
 }
 
-/** The number with links removed together; with as many others it is `low` to `high`. */
+/** The number with links removed together; in draws of as many others, `low` to `high`. */
 export interface JointFacts {
   links: number;
   after: number | null;
   kept: number;
+  draws: number;
   low: number | null;
   high: number | null;
 }
@@ -414,7 +415,6 @@ export interface WhyAnswer {
 /** Heads, tokens or sentences, each removed for real, by falling size of the effect. */
 export interface GroupsAnswer {
   by: string;
-  kind: "next token" | "masked token" | "similarity" | "function";
   number: string;
   before: number;
   rounding: number;

@@ -5,7 +5,7 @@ import { count, label } from "../parts/format.js";
 import { linkName } from "../reading/asked.js";
 import { state } from "../reading/state.js";
 import { t } from "../words/words.js";
-import { amount, linkText, openWithout } from "./effects.js";
+import { amount, digitsIn, linkText, openWithout } from "./effects.js";
 
 /** @import { LinkEffectFacts, WhyAnswer } from "../types" */
 
@@ -42,7 +42,7 @@ export function arcs(answer, links) {
       { class: "arclegend" },
       h("span", { class: "for" }, t("speaksFor")),
       h("span", { class: "against" }, t("speaksAgainst")),
-      h("span", {}, t("arcsSay", { n: shownLinks.length, top: amount(answer, links[0].true, true) })),
+      h("span", {}, t("arcsSay", { n: shownLinks.length, top: amount(links[0].true, digitsIn(answer), true) })),
     ),
   );
 }
@@ -181,7 +181,7 @@ function curves(answer, links, ends, middle, point, most) {
     const path = `M${point(from + way * foot_, 2)}C${point(from + way * out, away)} ${point(to - way * out, away)} ${point(to - way * foot_, 2)}`,
       [x, y] = point(to - way * foot_, 2).split(" "),
       gone = state.without === linkName(one);
-    const says = `${linkText(answer, one)}: ${amount(answer, one.true, true)}`;
+    const says = `${linkText(answer, one)}: ${amount(one.true, digitsIn(answer), true)}`;
     return svg(
       "g",
       { class: `arc ${(one.true ?? 0) < 0 ? "for" : "against"}${gone ? " chosen" : ""}`, onclick: () => openWithout(one) },

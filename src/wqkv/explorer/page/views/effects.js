@@ -1,7 +1,7 @@
 // Links with what removing them does: numbers as text, and a table that can be sorted.
 
 import { h } from "../parts/dom.js";
-import { count, fixed, label, number, visible, weight } from "../parts/format.js";
+import { clamp, count, fixed, label, power, visible, weight } from "../parts/format.js";
 import { bdi } from "../parts/token.js";
 import { bar } from "../parts/vector.js";
 import { linkName, wholeView } from "../reading/asked.js";
@@ -11,15 +11,31 @@ import { t } from "../words/words.js";
 /** @import { LinkEffectFacts, WhyAnswer } from "../types" */
 
 /**
- * A number of what is asked about: with two decimals, of a cosine with four; an effect has its sign.
+ * With how many decimals effects are written: three digits of the largest one, and at least two.
  *
- * @param {{ kind: string }} answer
- * @param {number | null | undefined} value
+ * @param {{ true: number | null, predicted?: number | null }[]} effects
  */
-export function amount({ kind }, value, signed = false) {
+export function digitsOf(effects) {
+  const largest = Math.max(...effects.map(one => Math.abs(one.true ?? one.predicted ?? 0)), 0) || 1;
+  return clamp(2 - Math.floor(Math.log10(largest)), 2, 6);
+}
+
+/** @param {WhyAnswer} answer */
+export function digitsIn({ links, resting }) {
+  return digitsOf([...links, ...resting]);
+}
+
+/**
+ * A number of what is asked about; an effect has its sign, and one that would read 0 is a power.
+ *
+ * @param {number | null | undefined} value
+ * @param {number} digits
+ */
+export function amount(value, digits, signed = false) {
   if (value === null || value === undefined) return "-";
-  const text = kind === "similarity" ? fixed(value, 4) : number(value);
-  return signed && value > 0 ? `+${text}` : text;
+  const text = fixed(value, digits),
+    shown = Math.abs(value) > 9999.99 || (value !== 0 && !Number(text)) ? power(value) : text;
+  return signed && value > 0 ? `+${shown}` : shown;
 }
 
 /**
@@ -101,7 +117,8 @@ const ORDERS = {
 export function effectTable(answer, { name, links, most }) {
   const sort = /** @type {Sorted} */ (state.sort !== undefined && state.sort in ORDERS ? state.sort : "true"),
     order = ORDERS[sort],
-    all = state.more === name ? links.length : most;
+    all = state.more === name ? links.length : most,
+    digits = digitsIn(answer);
   const sorted = [...links].sort((a, b) => order(a) - order(b)),
     top = Math.max(...links.map(one => Math.abs(one.true ?? 0)), 0);
   const title = (by, text) =>
@@ -115,7 +132,7 @@ export function effectTable(answer, { name, links, most }) {
       "table",
       { class: "ranking effects" },
       h("thead", {}, h("tr", {}, h("th", { scope: "col" }, t("link")), title("layer", t("layerHead")), title("weight", t("weight")), title("predicted", t("predicted")), title("true", t("trueEffect")), h("td", { class: "barcell" }), h("th", { scope: "col", class: "marks" }, name === "heaviest" ? "" : t("marks")))),
-      h("tbody", {}, sorted.slice(0, all).map(one => row(answer, name, one, top))),
+      h("tbody", {}, sorted.slice(0, all).map(one => row(answer, name, one, { top, digits }))),
     ),
     links.length > most &&
       h(
@@ -126,7 +143,7 @@ export function effectTable(answer, { name, links, most }) {
   ];
 }
 
-function row(answer, name, one, top) {
+function row(answer, name, one, { top, digits }) {
   const [from, to] = tokensOf(answer, one),
     id = `${one.part}-${linkName(one)}`,
     gone = state.without === linkName(one),
@@ -153,8 +170,8 @@ function row(answer, name, one, top) {
     ),
     h("td", { class: "right lh" }, `${one.layer}.${one.head}`),
     h("td", { class: "right", title: String(one.weight) }, weight(one.weight)),
-    h("td", { class: "right", title: String(one.predicted) }, amount(answer, one.predicted, true)),
-    h("td", { class: "right truth", title: String(one.true) }, clear ? amount(answer, one.true, true) : t("belowRounding")),
+    h("td", { class: "right", title: String(one.predicted) }, amount(one.predicted, digits, true)),
+    h("td", { class: clear ? "right truth" : "right rounded", title: String(one.true) }, clear ? amount(one.true, digits, true) : t("belowRounding")),
     h("td", { class: "barcell" }, bar(one.true, top, { signed: true, kind: "down", below: "up" })),
     h("td", { class: "marks" }, says.map(text => h("span", { class: "mark" }, text))),
   );

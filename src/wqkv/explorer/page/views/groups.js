@@ -10,7 +10,7 @@ import { question, wholeView } from "../reading/asked.js";
 import { workOnce } from "../reading/server.js";
 import { go, state } from "../reading/state.js";
 import { t } from "../words/words.js";
-import { amount } from "./effects.js";
+import { amount, digitsOf } from "./effects.js";
 
 /** @import { GroupFacts, GroupsAnswer } from "../types" */
 
@@ -41,7 +41,8 @@ export function groupLists() {
 
 /** @param {GroupsAnswer} answer */
 function groupTable(answer) {
-  const { groups, rounding, kind } = answer,
+  const { groups, rounding } = answer,
+    digits = digitsOf(groups),
     top = Math.max(...groups.map(one => Math.abs(one.true ?? 0)), 0),
     listed_ = groups.slice(0, LISTED_GROUPS);
   return [
@@ -61,7 +62,7 @@ function groupTable(answer) {
             "tr",
             {},
             h("th", { scope: "row" }, groupName(one, i)),
-            h("td", { class: "right", title: String(one.true) }, Math.abs(one.true ?? 0) > rounding ? amount({ kind }, one.true, true) : t("belowRounding")),
+            h("td", { class: "right", title: String(one.true) }, Math.abs(one.true ?? 0) > rounding ? amount(one.true, digits, true) : t("belowRounding")),
             h("td", { class: "barcell" }, bar(one.true, top, { signed: true, kind: "down", below: "up" })),
           ),
         ),
@@ -77,7 +78,7 @@ function groupTable(answer) {
       token: null,
       picture: () =>
         barPicture(t("groupsTitle"), groups.slice(0, 24).map(one => [groupText(one), one.true]), {
-          text: value => amount({ kind }, value, true),
+          text: value => amount(value, digits, true),
           signed: true,
         }),
     }),

@@ -11,7 +11,7 @@ import { askChoices, opened, size } from "../reading/opened.js";
 import { workOnce } from "../reading/server.js";
 import { go, state } from "../reading/state.js";
 import { t } from "../words/words.js";
-import { amount, effectTable, linkText, numberText, withBlank } from "./effects.js";
+import { amount, digitsIn, effectTable, linkText, numberText, withBlank } from "./effects.js";
 import { groupLists } from "./groups.js";
 import { verdict } from "./verdict.js";
 import { arcs } from "./arcs.js";
@@ -190,7 +190,7 @@ function shown(answer) {
     h(
       "section",
       { class: "before" },
-      h("p", { class: "big", title: String(answer.before) }, amount(answer, answer.before)),
+      h("p", { class: "big", title: String(answer.before) }, amount(answer.before, digitsIn(answer))),
       h("p", {}, numberText(answer), h("br"), h("span", { class: "note" }, t("linksOf", { n: count(answer.count), removed: count(answer.checked.removed) }), " ", t(`howSays_${answer.how}`))),
     ),
     clear.length ? arcs(answer, clear) : h("p", { class: "note" }, t("nothingClear")),
@@ -211,7 +211,7 @@ function shown(answer) {
         barPicture(
           numberText(answer),
           clear.slice(0, 24).map(one => [linkText(answer, one), one.true]),
-          { text: value => amount(answer, value, true), signed: true },
+          { text: value => amount(value, digitsIn(answer), true), signed: true },
         ),
     }),
   ];
@@ -228,7 +228,7 @@ function tables(answer) {
         "section",
         {},
         h("h3", {}, t("restingTitle")),
-        h("p", { class: "note" }, t("restingSays")),
+        h("p", { class: "note" }, t(`restingSays_${answer.how}`)),
         effectTable(answer, { name: "resting", links: resting, most: 6 }),
       ),
     heaviest.length > 0 &&
@@ -244,7 +244,8 @@ function tables(answer) {
 
 /** @param {WhyAnswer} answer */
 function heaviestSays(answer) {
-  const sizes = answer.heaviest.map(one => Math.abs(one.true ?? 0));
-  const [low, high] = [Math.min(...sizes), Math.max(...sizes)].map(size => (size > answer.rounding ? amount(answer, size) : "0"));
-  return t("heaviestSays", { low, high, top: amount(answer, Math.abs(answer.links[0]?.true ?? 0)) });
+  const sizes = answer.heaviest.map(one => Math.abs(one.true ?? 0)),
+    digits = digitsIn(answer);
+  const [low, high] = [Math.min(...sizes), Math.max(...sizes)].map(size => (size > answer.rounding ? amount(size, digits) : "0"));
+  return t("heaviestSays", { low, high, top: amount(Math.abs(answer.links[0]?.true ?? 0), digits) });
 }

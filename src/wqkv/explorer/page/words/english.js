@@ -281,8 +281,10 @@ export const en = /** @type {const} */ ({
   allOf: "All {n}",
   fewer: "Only {n}",
   restingTitle: "To the first word",
-  restingSays:
+  restingSays_renormalize:
     "A head that finds nothing rests on the first word. Removing that link switches the head on: the effect is real, but it does not say that the first word was read.",
+  restingSays_zero:
+    "A head that finds nothing rests on the first word. Such links do not say that the first word was read.",
   heaviestTitle: "Where heads look most",
   heaviestSays:
     "The links of largest weight, removed too: they change the number by {low} to {high}, and the strongest above by {top}.",
@@ -291,12 +293,18 @@ export const en = /** @type {const} */ ({
   speaksAgainst: "speaks against it: the number rises",
   arcsSay: "The {n} strongest; the thickest is {top}. The dot is at the word that is looked at.",
   togetherTitle: "The {n} strongest removed together",
-  togetherSays: "As many others of the same rows and of like weight: {low} to {high} (20 draws, 5 to 95 %).",
-  overlap: "Their single effects add up to {sum}: effects overlap, so they do not add up to what all do together.",
+  togetherSays: "As many others of the same rows and of like weight: {low} to {high} ({n} draws, 5 to 95 %).",
+  noDraws: "There were no others of like weight to compare with.",
+  wins: "Now “{answer}” has the larger logit.",
+  sum_equal: "Single effects add up to {sum}, and together they are {change}: they add up.",
+  sum_apart: "Single effects add up to {sum}, and together they are {change}: they do not add up.",
+  sum_overlap: "Single effects add up to {sum}, and together they are {change}: they overlap.",
+  sum_more: "Single effects add up to {sum}, and together they are {change}: together they do more.",
   stayed: "{n} stayed, because their rows would have lost every word.",
   notChecked: "What was not checked",
   notCheckedSays:
     "{left} links, with {share} of all predicted effect; none is predicted above {largest}.",
+  allChecked: "Every link was removed for real.",
   checkedSays:
     "Of {all} removed links above rounding, {sign} were predicted with the right sign and {close} within half of the true effect.",
   noProof: "This is no proof that nothing else matters.",
@@ -307,7 +315,7 @@ export const en = /** @type {const} */ ({
   groupSays_head: "Each head with its output set to 0, for real.",
   groupSays_token: "Each word hidden from all other words, in every layer and head, for real.",
   groupSays_span: "Each sentence hidden from all words outside it, in every layer and head, for real.",
-  restGroups: "{n} more have smaller effects.",
+  restGroups: "{n} more, with smaller effects.",
   withoutLink: "Without the link",
   withoutIt: "without it",
   withoutEarly: "Steps 1 to 4 are as before: the link is taken out after the scores.",
