@@ -347,7 +347,7 @@ def _row(opened: OpenLayer, head: int, i: int, steps: reference.Steps, full: Ten
     return WeightRow(
         weights=weights,
         effects=weights * full,
-        sink=None if sinks is None else float((sinks[head] - lse).exp()),
+        sink=None if sinks is None else float((sinks.detach()[head] - lse).exp()),
         lse=float(lse),
         output=float(output.norm()),
         residual=None,
