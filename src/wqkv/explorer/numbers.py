@@ -39,7 +39,7 @@ from wqkv.study.answers import BlockMeans, HeadGrid
 from wqkv.study.callbacks import Progress
 from wqkv.study.heads import label_grid
 from wqkv.study.one_token import token_story
-from wqkv.study.view import edges
+from wqkv.study.view import block_means, edges
 
 #: The most weights of one side of a tile.
 SIDE = 256
@@ -177,7 +177,8 @@ def tile(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> TileA
     if ask.choice("of", "weight", "weight", "contribution") == "weight":
         python = seen.says(f"view.tile{(*at, *places)}")
         return TileAnswer(values=plain(seen.view.tile(*at, *places)), python=python)
-    found = seen.view.cut(seen.view.contributions(*at), *places)
+    rows, keys = seen.view.checked_rectangle(*places)
+    found = seen.view.contributions(*at)[0, 0, rows, keys]
     return TileAnswer(
         values=plain(found), python=seen.says(f"view.contributions{at}[{_index(places)}]")
     )
@@ -186,8 +187,9 @@ def tile(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> TileA
 def effects(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> TileAnswer:
     """The effects of the links of a rectangle of at most SIDE x SIDE, to first order."""
     (layer, head), places = _rectangle(ask)
+    rows, keys = seen.view.checked_rectangle(*places)
     maps, how = matters.effect_maps(api, seen, ask.asked_why(), progress), _how(ask)
-    found = seen.view.cut(maps.map(layer, head, how, seen.view.model.part), *places)
+    found = maps.map(layer, head, how, seen.view.model.part)[0, 0, rows, keys]
     return TileAnswer(
         values=plain(found),
         python=seen.says(*_effects_python(api, seen, ask, f"[{_index(places)}]")),
@@ -223,7 +225,7 @@ def thumbnail(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> 
         head = ask.integer("head")
         values = seen.view.contributions(layer, head).thumbnail(size, progress)
         python = seen.says(f"view.contributions({layer}, {head}).thumbnail({size})[0, 0]")
-        return _blocks(seen.view.blocks(values[0, 0]), python)
+        return _blocks(block_means(seen.view.n, seen.view.m, values[0, 0]), python)
     found = seen.view.thumbnail(layer, head, size)
     python = seen.says(f"view.thumbnail({layer}, {head}, {size})")
     if head is not None:
@@ -240,7 +242,7 @@ def effectblocks(api: Api, seen: OpenView, ask: Parameters, progress: Progress) 
     maps = matters.effect_maps(api, seen, ask.asked_why(), progress)
     found = maps.map(layer, head, how, seen.view.model.part).thumbnail(size, progress)
     python = seen.says(*_effects_python(api, seen, ask, f".thumbnail({size})[0, 0]"))
-    return _blocks(seen.view.blocks(found[0, 0]), python)
+    return _blocks(block_means(seen.view.n, seen.view.m, found[0, 0]), python)
 
 
 def _size_of(ask: Parameters) -> int:

@@ -12,7 +12,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +23,6 @@ from wqkv.errors import ArgumentError
 from wqkv.maps.attention_map import AttentionMap
 from wqkv.maps.link_map import HOWS, How, LinkMap
 from wqkv.maps.proof import Proof, sum_rounding
-from wqkv.maps.tile_map import TileMap
 from wqkv.study.answers import (
     STATISTICS,
     BlockMeans,
@@ -215,17 +213,18 @@ class View:
 
     def tile(self, layer: int, head: int, q0: int, q1: int, k0: int, k1: int) -> Tensor:
         """The weights that tokens q0 to q1 - 1 put on tokens k0 to k1 - 1."""
-        return self.cut(self.map(layer, head), q0, q1, k0, k1)
+        rows, keys = self.checked_rectangle(q0, q1, k0, k1)
+        return self.map(layer, head)[0, 0, rows, keys]
 
-    def cut(self, map: TileMap[Any], q0: int, q1: int, k0: int, k1: int) -> Tensor:
-        """The numbers of tokens q0 to q1 - 1 and k0 to k1 - 1 of a head's map."""
+    def checked_rectangle(self, q0: int, q1: int, k0: int, k1: int) -> tuple[slice, slice]:
+        """Query tokens q0 to q1 - 1 and key tokens k0 to k1 - 1 as slices, if all are there."""
         for start, stop, count in ((q0, q1, self.n), (k0, k1, self.m)):
             if not 0 <= start < stop <= count:
                 raise ArgumentError(
                     f"There are no tokens {start} to {stop}: the text has {count}.\n"
                     f"Pass 0 <= start < stop <= {count}."
                 )
-        return map[0, 0, q0:q1, k0:k1]
+        return slice(q0, q1), slice(k0, k1)
 
     # One head as a whole: each of these costs a pass or more over its map
 
@@ -233,15 +232,7 @@ class View:
         """The map of one head as means of size x size blocks; None is all heads of the layer."""
         opened = self.checked_layer(layer, head or 0)
         values = (opened.whole if head is None else opened.map(head)).thumbnail(size)[0]
-        return self.blocks(values if head is None else values[0])
-
-    def blocks(self, values: Tensor) -> BlockMeans:
-        """Means of blocks, (..., rows, cols), with where each block begins."""
-        rows, keys = (
-            edges(count, blocks)
-            for count, blocks in zip((self.n, self.m), values.shape[-2:], strict=True)
-        )
-        return BlockMeans(rows, keys, values)
+        return block_means(self.n, self.m, values if head is None else values[0])
 
     def sweep(self, layer: int, head: int, progress: Progress = silent) -> Sweep:
         """The result of one pass over the map of a head; it is kept."""
@@ -352,6 +343,14 @@ def _row(opened: OpenLayer, head: int, i: int, steps: reference.Steps, full: Ten
         output=float(output.norm()),
         residual=None,
     )
+
+
+def block_means(n: int, m: int, values: Tensor) -> BlockMeans:
+    """Means of the blocks of n x m tokens, (..., rows, keys), with where each block begins."""
+    rows, keys = (
+        edges(count, blocks) for count, blocks in zip((n, m), values.shape[-2:], strict=True)
+    )
+    return BlockMeans(rows, keys, values)
 
 
 def edges(n: int, blocks: int) -> tuple[int, ...]:

@@ -35,7 +35,7 @@ from wqkv.study import whatif
 from wqkv.study.generate import generate
 from wqkv.study.heads import label_grid
 from wqkv.study.model import OpenModel
-from wqkv.study.view import View
+from wqkv.study.view import View, block_means
 
 HOST = "127.0.0.1:8007"
 ROOT = f"http://{HOST}/the-secret/"
@@ -315,7 +315,7 @@ LINKS = [
     (
         "thumbnail",
         {"layer": 1, "head": 4, "size": 5, "of": "contribution"},
-        lambda v: v.blocks(v.contributions(1, 4).thumbnail(5)[0, 0]),
+        lambda v: block_means(23, 23, v.contributions(1, 4).thumbnail(5)[0, 0]),
     ),
     (
         "effects",
@@ -325,7 +325,7 @@ LINKS = [
     (
         "effectblocks",
         {"layer": 1, "head": 4, "size": 5, "how": "zero"},
-        lambda v: v.blocks(effects_of(v, how="zero").thumbnail(5)[0, 0]),
+        lambda v: block_means(23, 23, effects_of(v, how="zero").thumbnail(5)[0, 0]),
     ),
 ]
 
