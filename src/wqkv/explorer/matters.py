@@ -16,7 +16,7 @@ from wqkv.effects.asked import ask
 from wqkv.effects.effect_maps import EffectMaps
 from wqkv.effects.records import Joint, LinkEffect
 from wqkv.effects.why import why
-from wqkv.explorer.api import Api, OpenView
+from wqkv.explorer.api import EFFECTS, Api, OpenView
 from wqkv.explorer.jobs import Refused
 from wqkv.explorer.request import AskedWhy
 from wqkv.explorer.schema import (
@@ -126,13 +126,19 @@ def links_that_matter(
     """The links that carry an answer, and those of largest weight, all removed for real."""
     begun, given, budget = time.monotonic(), given_of(api, seen), budget_of(seen)
     layers = sum(part.sizes.n_layer for part in given.model.parts.values())
-    heaviest: tuple[LinkEffect, ...] = ()
+    steps, heaviest = 0, tuple[LinkEffect, ...]()
+
+    def removing(done: int, total: int) -> None:
+        nonlocal steps
+        steps = total
+        progress(done, total + layers)
+
     found = why(
         given.model, given.text, *asked, target=given.target, how=how, budget=budget,
-        progress=lambda done, total: progress(done, total + layers),
+        progress=removing,
     )  # fmt: skip
     if max(seen.view.n, seen.view.m) <= WEIGHED:
-        maps = effect_maps(api, seen, asked, progress)
+        maps = effect_maps(api, seen, asked, lambda done, _: progress(steps + done, steps + layers))
         heaviest = maps.heaviest(HEAVIEST, how)
     call = given.called("why", asked, how=how, budget=budget)
     question = found.question
@@ -204,14 +210,36 @@ def groups_that_matter(
 
 
 def effect_maps(api: Api, seen: OpenView, asked: AskedWhy, progress: Progress) -> EffectMaps:
-    """The maps of all effects on a number; those asked for last are kept."""
+    """The maps of all effects on a number; those asked for last are kept.
+
+    Raises:
+        Refused: they would take more than EFFECTS bytes.
+    """
     given = given_of(api, seen)
     key = given.text, given.target, asked
     maps = api.effects.get(key)
     if maps is None:
+        if (needed := bytes_of_maps(seen)) > EFFECTS:
+            wrong = (
+                f"The effects in a text of {seen.view.n:,} tokens would take"
+                f" {needed / 2**30:.2g} GiB of memory."
+            )
+            raise Refused(413, wrong, "Open a shorter text.")
         maps = EffectMaps(given.model, given.text, *asked, target=given.target, progress=progress)
         api.effects.keep(key, maps)
     return maps
+
+
+def bytes_of_maps(seen: OpenView) -> int:
+    """How much memory the maps of all effects take: q, k, v, outputs and their gradients."""
+    size = 0
+    for view in [part.view for part in seen.parts.values()] or [seen.view]:
+        sizes, ours = view.model.sizes, view.model.layer(0)
+        of_query = sizes.n_head * (sizes.d_k + 2 * ours.d_v)
+        of_key = sizes.n_kv_head * (sizes.d_k + ours.d_v)
+        each = view.reading.inputs[0].element_size()
+        size += sizes.n_layer * (view.n * of_query + view.m * of_key) * each
+    return size
 
 
 def python_of_maps(api: Api, seen: OpenView, asked: AskedWhy) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ import uvicorn
 from starlette.testclient import TestClient
 
 import wqkv
-from tests.tiny import text, tiny_llama
+from tests.tiny import READ, TARGET, text, tiny_llama, tiny_t5
 from wqkv.draw import steps
 from wqkv.draw.to_json import plain
 from wqkv.effects.effect_maps import EffectMaps
@@ -562,6 +562,24 @@ def test_effects_of_a_question_are_kept(llama, monkeypatch):
         for answer in ("boat", "sea"):
             client.finished(f"views/{view}/effects", **place, answer=answer, how="zero")
         assert [args[2] for args in made] == ["lamp", "sea", "boat", "sea"]
+
+
+def test_effects_that_would_take_too_much_memory(llama, monkeypatch):
+    monkeypatch.setattr(matters, "EFFECTS", 10**4)
+    with served(llama) as client:
+        view = client.open()
+        refused = client.ask(f"views/{view}/effects", 413, **RECTANGLE)
+        needed = 4 * 3 * 23 * (6 * 3 * 14 + 2 * 2 * 14)
+        assert f"text of 23 tokens would take {needed / 2**30:.2g} GiB" in refused["error"]
+
+
+@pytest.mark.parametrize("make", [tiny_llama, tiny_t5])
+def test_the_memory_of_effects_is_known_before(make):
+    api = Api(make())
+    target = None if api.one_text else TARGET
+    seen = api.open(READ, lambda done, total: None, target)
+    maps = matters.effect_maps(api, seen, AskedWhy(None, None, -1), lambda done, total: None)
+    assert maps.bytes == matters.bytes_of_maps(seen)
 
 
 def test_what_matters_between_texts(minilm):

@@ -17,7 +17,11 @@ const MOST_ARCS = 12,
   HIGH = 150,
   WIDE = 120; // pixels that arcs take: above the text, or beside it
 
-/** @typedef {{ at: number, text: string, size: number }} Place a token, or tokens left out (at -1) */
+/**
+ * A token and its number in its text; tokens left out stand at -1.
+ *
+ * @typedef {{ at: number, number: number, text: string, size: number }} Place
+ */
 
 /**
  * @param {WhyAnswer} answer
@@ -57,6 +61,7 @@ function lineOf({ tokens }) {
     behind = tokens.text ? 0 : tokens.encoder.length;
   return {
     words: parts.flat(),
+    behind, // where the second text begins; 0: there is one text
     /** @param {LinkEffectFacts} one */
     ends: ({ part, query, key }) => [
       query + (part === "decoder" || part === "cross" ? behind : 0),
@@ -71,37 +76,43 @@ function picture(answer, links, width) {
     ruler = /** @type {CanvasRenderingContext2D} */ (document.createElement("canvas").getContext("2d"));
   ruler.font = FONT;
   const wide = text => ruler.measureText(text).width + GAP;
-  const whole = placed(line.words, line.words.map((_, at) => at), wide);
+  const whole = placed(line, line.words.map((_, at) => at), wide);
   if (total(whole) <= width) return across(answer, links, ends, whole, width);
   const touched = [...new Set(ends.flat())],
     near = touched.flatMap(at => [at - 1, at, at + 1]).filter(at => at >= 0 && at < line.words.length);
   for (const some of [near, touched]) {
-    const folded = placed(line.words, some, wide);
+    const folded = placed(line, some, wide);
     if (total(folded) <= width) return across(answer, links, ends, folded, width);
   }
-  return down(answer, links, ends, placed(line.words, near, wide), width);
+  return down(answer, links, ends, placed(line, near, wide), width);
 }
 
 /**
- * Some tokens in order, with a place for each stretch that is left out.
+ * Some tokens in order, with a place for each stretch that is left out, and one between two texts.
  *
- * @param {string[]} words
+ * @param {{ words: string[], behind: number }} line
  * @param {number[]} some
  * @param {(text: string) => number} wide
  */
-function placed(words, some, wide) {
+function placed({ words, behind }, some, wide) {
   /** @type {Place[]} */
   const places = [];
   let last = -1;
-  const leave = left => {
-    if (left > 0) places.push({ at: -1, text: `⋯${count(left)}`, size: wide(`⋯${count(left)}`) });
+  const put = text => places.push({ at: -1, number: 0, text, size: wide(text) });
+  const leave = next => {
+    const gaps = last < behind && next >= behind && behind ? [behind - last - 1, next - behind] : [next - last - 1];
+    gaps.forEach((left, i) => {
+      if (i) put("│");
+      if (left > 0) put(`⋯${count(left)}`);
+    });
   };
   for (const at of [...new Set(some)].sort((a, b) => a - b)) {
-    leave(at - last - 1);
-    places.push({ at, text: label(words[at]), size: Math.max(wide(label(words[at])), 22) });
+    leave(at);
+    const text = label(words[at]);
+    places.push({ at, number: at < behind ? at : at - behind, text, size: Math.max(wide(text), 22) });
     last = at;
   }
-  leave(words.length - 1 - last);
+  leave(words.length);
   return places;
 }
 
@@ -117,11 +128,11 @@ function across(answer, links, ends, places, width) {
     texts = [],
     more = Math.min((width - total(places)) / places.length, SPREAD);
   let x = (width - total(places) - more * places.length) / 2;
-  for (const { at, text, size: own } of places) {
+  for (const { at, number, text, size: own } of places) {
     const size = own + more;
     if (at >= 0) middle[at] = x + size / 2;
     texts.push(svg("text", { x: x + size / 2, y: HIGH + 20, "text-anchor": "middle", class: at < 0 ? "left" : wordClass(ends, at) }, text));
-    if (at >= 0) texts.push(svg("text", { x: x + size / 2, y: HIGH + 34, "text-anchor": "middle", class: "number" }, at));
+    if (at >= 0) texts.push(svg("text", { x: x + size / 2, y: HIGH + 34, "text-anchor": "middle", class: "number" }, number));
     x += size;
   }
   const height = HIGH + 40,
@@ -134,12 +145,12 @@ function down(answer, links, ends, places, width) {
   /** @type {number[]} */
   const middle = [],
     room = Math.min(WIDE, width / 3),
-    texts = places.map(({ at, text }, i) => {
+    texts = places.map(({ at, number, text }, i) => {
       const y = LINE * (i + 0.5);
       if (at >= 0) middle[at] = y;
       return [
         svg("text", { x: room + 10, y: y + 5, class: at < 0 ? "left" : wordClass(ends, at) }, text),
-        at >= 0 && svg("text", { x: width - 4, y: y + 5, "text-anchor": "end", class: "number" }, at),
+        at >= 0 && svg("text", { x: width - 4, y: y + 5, "text-anchor": "end", class: "number" }, number),
       ];
     });
   const point = (along, away) => `${(room - away).toFixed(1)} ${along.toFixed(1)}`;

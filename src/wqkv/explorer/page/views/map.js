@@ -2,6 +2,7 @@
 
 import { whenAnswered } from "../frame/awaited.js";
 import { foot } from "../frame/foot.js";
+import { drawNotice } from "../frame/notices.js";
 import { h, svg } from "../parts/dom.js";
 import { clamp, short } from "../parts/format.js";
 import { sheet, svgText } from "../parts/picture.js";
@@ -34,8 +35,14 @@ export async function mapView() {
     what = await mapped();
   if (!what) return [h("div", { class: "controls" }, mapSwitch()), askFirst()];
   const blocks = small ? what.blocks({ ...where, size: n > WHOLE ? BLOCKS : 64 }) : null,
-    received = what.kind === "weight" ? askFor("received", where) : null,
+    received = what.kind === "weight" ? askFor("received", where) : null;
+  let tile;
+  try {
     tile = await readTile(what.tile, where, q0, k0, span);
+  } catch (error) {
+    if (what.kind === "weight") throw error;
+    return [h("div", { class: "controls" }, mapSwitch()), drawNotice(error)]; // the way back stays
+  }
   const read = h("output", { class: "readout" }),
     canvas = tileCanvas(tile.values, what, [q0, k0, span], received, read),
     between = { q0, q1: q0 + rows - 1, k0, k1: k0 + cols - 1 };

@@ -42,7 +42,7 @@ function together_(answer) {
     { class: "together" },
     h("h3", {}, t("togetherTitle", { n: joint.links })),
     h("p", { class: "big" }, `${say(before)} → ${say(joint.after)}`),
-    winner(answer, joint.after),
+    winner(answer, before, joint.after),
     h("p", { class: "note" }, joint.draws ? t("togetherSays", { n: joint.draws, low: say(joint.low), high: say(joint.high) }) : t("noDraws")),
     joint.links > 1 &&
       Number.isFinite(change) &&
@@ -52,9 +52,10 @@ function together_(answer) {
 }
 
 // Of two answers the one that has the larger number now.
-function winner({ answer, against, kind }, number) {
-  if (kind === "similarity" || number === null || !against) return null;
-  return h("p", { class: "note" }, t("wins", { answer: withBlank((number > 0 ? answer : against) ?? "") }));
+function winner({ answer, against, kind }, before, after) {
+  if (kind === "similarity" || after === null || !against) return null;
+  const name = { answer: withBlank((after > 0 ? answer : against) ?? "") };
+  return h("p", { class: "note" }, t(before * after > 0 ? "stillWins" : "wins", name));
 }
 
 /**

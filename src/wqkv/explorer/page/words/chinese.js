@@ -283,6 +283,7 @@ export const zh = {
   togetherSays: "同样多条同行且权重相近的其他联系：{low} 到 {high}（抽 {n} 次，5 到 95 %）。",
   noDraws: "没有权重相近的其他联系可比。",
   wins: "此时“{answer}”的 logit 更大。",
+  stillWins: "“{answer}”的 logit 仍然更大。",
   sum_equal: "各自的作用相加为 {sum}，一起为 {change}：可以相加。",
   sum_apart: "各自的作用相加为 {sum}，一起为 {change}：不能相加。",
   sum_overlap: "各自的作用相加为 {sum}，一起为 {change}：作用互相重叠。",

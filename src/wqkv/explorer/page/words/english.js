@@ -296,6 +296,7 @@ export const en = /** @type {const} */ ({
   togetherSays: "As many others of the same rows and of like weight: {low} to {high} ({n} draws, 5 to 95 %).",
   noDraws: "There were no others of like weight to compare with.",
   wins: "Now “{answer}” has the larger logit.",
+  stillWins: "“{answer}” still has the larger logit.",
   sum_equal: "Single effects add up to {sum}, and together they are {change}: they add up.",
   sum_apart: "Single effects add up to {sum}, and together they are {change}: they do not add up.",
   sum_overlap: "Single effects add up to {sum}, and together they are {change}: they overlap.",
