@@ -411,7 +411,14 @@ ARGUMENTS: dict[str, dict[str, Callable[[], Any]]] = {
     "View.proof": LAYER,
     "View.cell": {**HEAD, "i": lambda: 2, "j": lambda: 1},
     "View.row": {**HEAD, "i": lambda: 2},
+    "View.row_without": {**HEAD, "i": lambda: 2, "j": lambda: 1},
     "View.column": {**HEAD, "j": lambda: 1},
+    "View.checked_rectangle": {
+        "q0": lambda: 1,
+        "q1": lambda: 3,
+        "k0": lambda: 0,
+        "k1": lambda: 2,
+    },
     "View.tile": {
         **HEAD,
         "q0": lambda: 1,
@@ -422,7 +429,9 @@ ARGUMENTS: dict[str, dict[str, Callable[[], Any]]] = {
     "View.grid": {"statistic": lambda: "entropy"},
     "View.check_statistic": {"statistic": lambda: "entropy"},
     **dict.fromkeys(("View.map", "View.thumbnail", "View.sweep", "View.received"), HEAD),
-    **dict.fromkeys(("View.distances", "View.links", "View.checked_layer"), HEAD),
+    **dict.fromkeys(
+        ("View.distances", "View.links", "View.contributions", "View.checked_layer"), HEAD
+    ),
     "sample_of": {"sequence": lambda: list(range(N))},
     "RoPE.frequencies": {},
     "labelled": {"label": lambda: "x"},

@@ -15,6 +15,7 @@ from wqkv.maps.link_map import How
 
 #: What may be removed together.
 By: TypeAlias = Literal["head", "token", "span"]
+GROUPS: tuple[By, ...] = ("head", "token", "span")
 #: A prediction is marked where removing the link changes the token's hidden state by more than this
 #: share of its length, or where computing the link's own block exactly moves the prediction by more
 #: than that share of it. Both were read off true removals: of links off by more than half, 79 % are

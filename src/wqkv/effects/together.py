@@ -92,8 +92,6 @@ def _nearest(
 
 # Groups
 
-#: What may be removed together.
-GROUPS: tuple[By, ...] = ("head", "token", "span")
 #: A group as a record without its effect, and what removes it: a change, or what is hidden by part.
 Member: TypeAlias = tuple[GroupEffect, ModelChange | Mapping[str, HiddenSpan]]
 

@@ -13,9 +13,9 @@ from wqkv.doors import door
 from wqkv.effects.asked import ask
 from wqkv.effects.candidates import HEAVIEST, HEAVY, Candidates, PredictedLink
 from wqkv.effects.passes import ModelChange
-from wqkv.effects.records import Checked, LinkEffect, Why
+from wqkv.effects.records import GROUPS, Checked, LinkEffect, Why
 from wqkv.effects.rerun import Rerun
-from wqkv.effects.together import DRAWS, GROUPS, group_effects, groups_of, joint, site_link
+from wqkv.effects.together import DRAWS, group_effects, groups_of, joint, site_link
 from wqkv.errors import ArgumentError
 from wqkv.maps.link_map import HOWS, How
 from wqkv.maps.weights import aside

@@ -10,10 +10,12 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 
 from wqkv import __version__
 from wqkv.draw.to_json import plain
+from wqkv.effects.effect_maps import EffectMaps
 from wqkv.explorer import as_python
 from wqkv.explorer.jobs import Refused
 from wqkv.explorer.schema import (
@@ -35,6 +37,8 @@ from wqkv.study.tokens import TokenizedText
 from wqkv.study.view import EachLayer, View
 from wqkv.study.whatif import what_if
 
+#: At most so many bytes of maps of effects are held, and always those asked for last.
+EFFECTS = 2**30
 #: At most so many views, and so many bytes, are held; the one asked for longest ago goes first.
 VIEWS, HELD = 8, 2**32
 
@@ -64,6 +68,25 @@ class OpenView:
         return sum(part.view.bytes for part in self.parts.values()) or self.view.bytes
 
 
+class HeldEffects:
+    """Maps of effects by the text and the number that is asked about; the oldest go first."""
+
+    def __init__(self) -> None:
+        self._maps: OrderedDict[Hashable, EffectMaps] = OrderedDict()
+
+    def get(self, key: Hashable) -> EffectMaps | None:
+        """The maps of a question, if they are held."""
+        if key in self._maps:
+            self._maps.move_to_end(key)
+        return self._maps.get(key)
+
+    def keep(self, key: Hashable, maps: EffectMaps) -> None:
+        """Hold maps from now on, and let older ones go while there are too many bytes."""
+        self._maps[key] = maps
+        while len(self._maps) > 1 and sum(one.bytes for one in self._maps.values()) > EFFECTS:
+            self._maps.popitem(last=False)
+
+
 class Api:
     """One model, the texts that are open in it, and every answer about them.
 
@@ -77,6 +100,7 @@ class Api:
         self._views: OrderedDict[str, OpenView] = OrderedDict()
         self._lock = threading.Lock()
         self._labels: Heads | None = None
+        self.effects = HeldEffects()  # touched by the one worker alone
 
     @property
     def one_text(self) -> bool:

@@ -7,18 +7,21 @@ API, the view, the parameters of the request, and the progress callback of the w
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from wqkv.draw import steps
 from wqkv.draw.to_json import plain
+from wqkv.explorer import matters
 from wqkv.explorer.api import Api, OpenView
 from wqkv.explorer.jobs import Refused
 from wqkv.explorer.request import Parameters
 from wqkv.explorer.schema import (
     Answer,
     CellAnswer,
+    ChoicesAnswer,
     ColumnAnswer,
     DistancesAnswer,
     GridAnswer,
@@ -31,11 +34,12 @@ from wqkv.explorer.schema import (
     ThumbnailAnswer,
     TileAnswer,
 )
-from wqkv.study.answers import HeadGrid
+from wqkv.maps.link_map import HOWS, How
+from wqkv.study.answers import BlockMeans, HeadGrid
 from wqkv.study.callbacks import Progress
 from wqkv.study.heads import label_grid
 from wqkv.study.one_token import token_story
-from wqkv.study.view import edges
+from wqkv.study.view import block_means, edges
 
 #: The most weights of one side of a tile.
 SIDE = 256
@@ -121,15 +125,23 @@ def cell(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> CellA
 
 
 def row(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> RowAnswer:
-    """Where one token looks; of a text of more than LONG tokens only what can be drawn."""
-    at = ask.integers("layer", "head", "i")
-    found = seen.view.row(*at)
+    """Where one token looks; of a text of more than LONG tokens only what can be drawn.
+
+    With `without` it is the row computed again with the link to that token removed.
+    """
+    at = layer, head, i = ask.integers("layer", "head", "i")
+    if ask.has("without"):
+        j, how = ask.integer("without"), _how(ask)
+        found = seen.view.row_without(layer, head, i, j, how)
+        python = seen.says(f"view.row_without{(*at, j, how)}")
+    else:
+        found, python = seen.view.row(*at), seen.says(f"view.row{at}")
     answer = RowAnswer(
         sink=plain(found.sink),
         lse=plain(found.lse),
         output=plain(found.output),
         residual=plain(found.residual),
-        python=seen.says(f"view.row{at}"),
+        python=python,
     )
     if seen.view.m <= LONG:
         answer["weights"] = plain(found.weights)
@@ -141,6 +153,11 @@ def row(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> RowAns
         ]
         answer["curve"] = _means(found.weights)
     return answer
+
+
+def _how(ask: Parameters) -> How:
+    """How links are removed."""
+    return cast(How, ask.choice("how", HOWS[0], *HOWS))
 
 
 def column(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> ColumnAnswer:
@@ -155,29 +172,95 @@ def column(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> Col
 
 
 def tile(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> TileAnswer:
-    """The exact weights of a rectangle of at most SIDE x SIDE."""
-    at = ask.integers("layer", "head", "q0", "q1", "k0", "k1")
-    _, _, q0, q1, k0, k1 = at
+    """The exact weights, or contributions, of a rectangle of at most SIDE x SIDE."""
+    at, places = _rectangle(ask)
+    if ask.choice("of", "weight", "weight", "contribution") == "weight":
+        python = seen.says(f"view.tile{(*at, *places)}")
+        return TileAnswer(values=plain(seen.view.tile(*at, *places)), python=python)
+    rows, keys = seen.view.checked_rectangle(*places)
+    found = seen.view.contributions(*at)[0, 0, rows, keys]
+    return TileAnswer(
+        values=plain(found), python=seen.says(f"view.contributions{at}[{_index(places)}]")
+    )
+
+
+def effects(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> TileAnswer:
+    """The effects of the links of a rectangle of at most SIDE x SIDE, to first order."""
+    (layer, head), places = _rectangle(ask)
+    rows, keys = seen.view.checked_rectangle(*places)
+    maps, how = matters.effect_maps(api, seen, ask.asked_why(), progress), _how(ask)
+    found = maps.map(layer, head, how, seen.view.model.part)[0, 0, rows, keys]
+    return TileAnswer(
+        values=plain(found),
+        python=seen.says(*_effects_python(api, seen, ask, f"[{_index(places)}]")),
+    )
+
+
+def _effects_python(api: Api, seen: OpenView, ask: Parameters, end: str) -> tuple[str, ...]:
+    layer, head = ask.integers("layer", "head")
+    lines = matters.python_of_maps(api, seen, ask.asked_why())
+    return *lines, f"maps.map({layer}, {head}, {_how(ask)!r}, {seen.view.model.part!r}){end}"
+
+
+def _rectangle(ask: Parameters) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
+    """The head that is asked about, and the rectangle of its map."""
+    layer, head, q0, q1, k0, k1 = ask.integers("layer", "head", "q0", "q1", "k0", "k1")
     if max(q1 - q0, k1 - k0) > SIDE:
         wrong = f"A tile of {q1 - q0} x {k1 - k0} weights is too large."
         raise Refused(413, wrong, f"Pass at most {SIDE} x {SIDE}, or take a thumbnail.")
-    return TileAnswer(values=plain(seen.view.tile(*at)), python=seen.says(f"view.tile{at}"))
+    return (layer, head), (q0, q1, k0, k1)
+
+
+def _index(places: tuple[int, int, int, int]) -> str:
+    """A rectangle of a map of one head, as an index in Python."""
+    q0, q1, k0, k1 = places
+    return f"0, 0, {q0}:{q1}, {k0}:{k1}"
 
 
 def thumbnail(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> ThumbnailAnswer:
     """A whole map in `size` x `size` blocks: of one head, or of all heads of a layer."""
-    layer, size = ask.integer("layer"), ask.integer("size", 64)
-    if not 1 <= size <= 256:
-        raise Refused(413, f"A side of {size} blocks cannot be drawn.", "Pass 1 to 256.")
+    layer, size = ask.integer("layer"), _size_of(ask)
     head = ask.integer("head") if ask.has("head") else None  # None: all heads of the layer
+    if ask.choice("of", "weight", "weight", "contribution") == "contribution":
+        head = ask.integer("head")
+        values = seen.view.contributions(layer, head).thumbnail(size, progress)
+        python = seen.says(f"view.contributions({layer}, {head}).thumbnail({size})[0, 0]")
+        return _blocks(block_means(seen.view.n, seen.view.m, values[0, 0]), python)
     found = seen.view.thumbnail(layer, head, size)
     python = seen.says(f"view.thumbnail({layer}, {head}, {size})")
-    answer = ThumbnailAnswer(edges=found.edges, keys=found.keys, python=python)
-    if head is None:
-        answer["heads"] = plain(found.values)
-    else:
-        answer["values"] = plain(found.values)
-    return answer
+    if head is not None:
+        return _blocks(found, python)
+    return ThumbnailAnswer(
+        edges=found.edges, keys=found.keys, heads=plain(found.values), python=python
+    )
+
+
+def effectblocks(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> ThumbnailAnswer:
+    """The effects of a head as means of absolute values in `size` x `size` blocks."""
+    layer, head = ask.integers("layer", "head")
+    size, how = _size_of(ask), _how(ask)
+    maps = matters.effect_maps(api, seen, ask.asked_why(), progress)
+    found = maps.map(layer, head, how, seen.view.model.part).thumbnail(size, progress)
+    python = seen.says(*_effects_python(api, seen, ask, f".thumbnail({size})[0, 0]"))
+    return _blocks(block_means(seen.view.n, seen.view.m, found[0, 0]), python)
+
+
+def _size_of(ask: Parameters) -> int:
+    size = ask.integer("size", 64)
+    if not 1 <= size <= 256:
+        raise Refused(413, f"A side of {size} blocks cannot be drawn.", "Pass 1 to 256.")
+    return size
+
+
+def _blocks(found: BlockMeans, python: str) -> ThumbnailAnswer:
+    return ThumbnailAnswer(
+        edges=found.edges, keys=found.keys, values=plain(found.values), python=python
+    )
+
+
+def choices(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> ChoicesAnswer:
+    """What can be asked about a text."""
+    return matters.choices(api, seen, ask.asked_why())
 
 
 def received(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> ReceivedAnswer:
@@ -258,4 +341,7 @@ SLOW: dict[str, Handler] = {
     "distances": distances,
     "links": links,
     "grid": grid,
+    "choices": choices,
+    "effects": effects,
+    "effectblocks": effectblocks,
 }

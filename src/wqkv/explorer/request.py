@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from wqkv.explorer.jobs import Refused
 
@@ -13,6 +13,14 @@ from wqkv.explorer.jobs import Refused
 MAX_CHARACTERS = 1_000_000
 #: How many tokens the model writes at most for one request.
 MAX_NEW_TOKENS = 256
+
+
+class AskedWhy(NamedTuple):
+    """Which number of a text is asked about: see `wqkv.effects.why`; None is the default there."""
+
+    answer: str | None
+    against: str | None
+    at: int
 
 
 class Parameters:
@@ -46,6 +54,11 @@ class Parameters:
             wrong = f"The parameter `{name}` is {value[:40]!r}."
             raise Refused(400, wrong, f"Pass one of: {', '.join(choices)}.")
         return value
+
+    def asked_why(self) -> AskedWhy:
+        """The number that is asked about: `answer`, `against` and `at`, each of which may miss."""
+        answer, against = map(self._given.get, ("answer", "against"))
+        return AskedWhy(answer, against, self.integer("at", -1))
 
 
 class Body:
@@ -85,6 +98,25 @@ class Body:
         except (TypeError, ValueError, KeyError):
             raise Refused(422, "The changes are not understood.", do) from None
         return heads, texts
+
+    def asked_why(self) -> AskedWhy:
+        """The number that is asked about: {"answer": "...", "against": "...", "at": number}."""
+        answer, against = (
+            None if (text := self._given.get(name)) is None else _checked_text(text, name)
+            for name in ("answer", "against")
+        )
+        at = self._given.get("at", -1)
+        if type(at) is not int:
+            raise Refused(422, f"`at` is {str(at)[:40]}.", "Send the number of a token.")
+        return AskedWhy(answer, against, at)
+
+    def choice(self, name: str, *choices: str) -> str:
+        """The one of `choices` that `name` gives; the first one if it is left out."""
+        value = self._given.get(name, choices[0])
+        if value not in choices:
+            wrong = f"`{name}` is {str(value)[:40]}."
+            raise Refused(422, wrong, f"Send one of: {', '.join(choices)}.")
+        return str(value)
 
     def count(self) -> int:
         """How many tokens the model is to write: {"count": number}."""

@@ -12,6 +12,7 @@ from typing import Literal, NotRequired, TypedDict
 Number = float | None  # None stands for what JSON has no number for: an infinity or NaN
 Numbers = Sequence[Number]
 Table = Sequence[Numbers]
+QuestionKind = Literal["next token", "masked token", "similarity", "function"]
 JobState = Literal["waiting", "running", "done", "failed", "cancelled"]
 
 
@@ -137,6 +138,60 @@ class OutcomeFacts(TypedDict):
 
     similarity: NotRequired[Number]
     top: NotRequired[Sequence[NextFacts]]
+
+
+class LinkEffectFacts(TypedDict):
+    """What removing one link does: see `effects.records.LinkEffect`."""
+
+    part: str
+    layer: int
+    head: int
+    query: int
+    key: int
+    weight: Number
+    predicted: Number
+    change: Number
+    block: Number
+    true: Number
+    warning: str
+    miss: str
+
+
+class GroupFacts(TypedDict):
+    """What removing a head, a token or a sentence does: see `effects.records.GroupEffect`."""
+
+    by: str
+    part: str
+    label: str
+    true: Number
+    layer: int | None
+    head: int | None
+    first: int | None
+    last: int | None
+
+
+class JointFacts(TypedDict):
+    """The number with links removed together; in draws of as many others, `low` to `high`."""
+
+    links: int
+    after: Number
+    kept: int
+    draws: int
+    low: Number
+    high: Number
+
+
+class CheckedFacts(TypedDict):
+    """How good predictions were, and what was not looked at: see `effects.records.Checked`."""
+
+    removed: int
+    judged: int
+    sign: int
+    close: int
+    left: int
+    share: Number
+    largest: Number
+    heavy: int
 
 
 class StartFacts(TypedDict):
@@ -266,7 +321,7 @@ class ColumnAnswer(TypedDict):
 
 
 class TileAnswer(TypedDict):
-    """Exact weights of a rectangle."""
+    """Exact weights of a rectangle, or numbers of its links."""
 
     values: Table
     python: str
@@ -341,6 +396,58 @@ class GenerateAnswer(TypedDict):
     python: str
 
 
+class ChoicesAnswer(TypedDict):
+    """What can be asked about a text: the likeliest tokens, or none for how like two texts are.
+
+    `at` is the token behind which one is predicted, or the masked one, and `budget` how many links
+    would be removed.
+    """
+
+    kind: QuestionKind
+    at: int | None
+    top: Sequence[NextFacts]
+    budget: int
+    python: str
+
+
+class WhyAnswer(TypedDict):
+    """What an answer rests on: see `effects.records.Why`.
+
+    `heaviest` are the links of largest weight, removed too; none of a long text.
+    """
+
+    kind: QuestionKind
+    number: str
+    answer: str | None
+    against: str | None
+    at: int | None
+    how: str
+    tokens: dict[str, Sequence[str]]
+    keys: dict[str, Sequence[str]]
+    before: float
+    rounding: float
+    count: int
+    budget: int
+    links: Sequence[LinkEffectFacts]
+    resting: Sequence[LinkEffectFacts]
+    heaviest: Sequence[LinkEffectFacts]
+    checked: CheckedFacts
+    together: JointFacts | None
+    seconds: float
+    python: str
+
+
+class GroupsAnswer(TypedDict):
+    """Heads, tokens or sentences, each removed for real, by falling size of the effect."""
+
+    by: str
+    number: str
+    before: float
+    rounding: float
+    groups: Sequence[GroupFacts]
+    python: str
+
+
 class Answers(TypedDict):
     """The answers about a view, by the last part of their address: api/views/{view}/row."""
 
@@ -354,6 +461,9 @@ class Answers(TypedDict):
     distances: DistancesAnswer
     links: LinksAnswer
     grid: GridAnswer
+    choices: ChoicesAnswer
+    effects: TileAnswer
+    effectblocks: ThumbnailAnswer
 
 
 Answer = (
@@ -367,6 +477,7 @@ Answer = (
     | DistancesAnswer
     | LinksAnswer
     | GridAnswer
+    | ChoicesAnswer
 )
 
 
@@ -385,7 +496,9 @@ class JobFacts(TypedDict):
     what: str
     done: int
     total: int
-    result: NotRequired[ViewName | WhatIfAnswer | GenerateAnswer | Answer]
+    result: NotRequired[
+        ViewName | WhatIfAnswer | GenerateAnswer | WhyAnswer | GroupsAnswer | Answer
+    ]
     error: NotRequired[str]
     do: NotRequired[str]
 

@@ -19,18 +19,21 @@ from contextlib import asynccontextmanager
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from wqkv.draw.phrases import PHRASES
+from wqkv.effects.records import GROUPS, By
 from wqkv.errors import need
 from wqkv.explorer.api import Api
 from wqkv.explorer.export import export
 from wqkv.explorer.hosts import canonical_address, canonical_host
 from wqkv.explorer.jobs import Job, Jobs, Refused, refusal_of
+from wqkv.explorer.matters import groups_that_matter, links_that_matter
 from wqkv.explorer.numbers import QUICK, SLOW
 from wqkv.explorer.request import Body, Parameters
 from wqkv.explorer.schema import ServedModel, StartFacts
 from wqkv.explorer.ticket import Ticket
+from wqkv.maps.link_map import HOWS, How
 from wqkv.study.callbacks import Progress
 from wqkv.study.model import OpenModel
 from wqkv.study.pair import OpenPair
@@ -223,6 +226,8 @@ class _Handlers:
             Route("/api/views/{view}", _answering_errors(self.view)),
             Route("/api/views/{view}/whatif", _answering_errors(self.what_if), methods=["POST"]),
             Route("/api/views/{view}/generate", _answering_errors(self.generate), methods=["POST"]),
+            Route("/api/views/{view}/why", _answering_errors(self.why), methods=["POST"]),
+            Route("/api/views/{view}/groups", _answering_errors(self.groups), methods=["POST"]),
             Route("/api/views/{view}/export", _answering_errors(self.export)),
             Route("/api/views/{view}/{name}", _answering_errors(self.answer)),
         ]
@@ -314,6 +319,18 @@ class _Handlers:
         seen, body = self.api.seen(request.path_params["view"]), await _body(request)
         run = functools.partial(self.api.generate, seen, body.count())
         return _json({"job": self.jobs.start("generate", run).id})
+
+    async def why(self, request: Request) -> Response:
+        seen, body = self.api.seen(request.path_params["view"]), await _body(request)
+        asked, how = body.asked_why(), cast(How, body.choice("how", *HOWS))
+        run = functools.partial(links_that_matter, self.api, seen, asked, how)
+        return _json({"job": self.jobs.start("why", run).id})
+
+    async def groups(self, request: Request) -> Response:
+        seen, body = self.api.seen(request.path_params["view"]), await _body(request)
+        asked, by = body.asked_why(), cast(By, body.choice("by", *GROUPS))
+        run = functools.partial(groups_that_matter, self.api, seen, asked, by)
+        return _json({"job": self.jobs.start("groups", run).id})
 
     async def export(self, request: Request) -> Response:
         seen, ask = self.api.seen(request.path_params["view"]), Parameters(request.query_params)

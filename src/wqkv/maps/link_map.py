@@ -11,12 +11,15 @@ P are the weights, g the gradient of a scalar L with respect to a head's output,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from wqkv.doors import door
+from wqkv.errors import ArgumentError
+from wqkv.maps import statistics
 from wqkv.maps.links import Links
 from wqkv.maps.picks import Index, numbers, pick
 from wqkv.maps.tile_map import LIMIT, TileMap, check_limit
@@ -64,6 +67,24 @@ class LinkMap(TileMap[Links]):
     def received(self) -> Tensor:
         """The sum over the queries of every key: (batch, n_head, key_len). It costs one pass."""
         return self._columns(type(self._numbers).of_keys)
+
+    def thumbnail(
+        self, n: int = 64, progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> Tensor:
+        """Exact means of absolute values of n x n blocks: (batch, n_head, n, n).
+
+        n is at most the lengths. Signed numbers would cancel in a block. NaN counts as 0. It costs
+        one pass over tiles.
+
+        Args:
+            progress: is called with (rows done, rows in all) after every block of rows.
+
+        Raises:
+            ArgumentError: `n` below 1.
+        """
+        if n < 1:
+            raise ArgumentError(f"`n` is {n}, the blocks of a side.\nPass 1 or more.")
+        return self._columns(statistics.absolute_means, n, progress)
 
 
 class EffectMap(LinkMap):

@@ -37,7 +37,7 @@ class Links(Numbers):
 
     def __init__(self, P: Weights, C: Tensor, R: Tensor | None, made_of: Sequence[Tensor]) -> None:
         super().__init__(P.sizes, P.device, [*(x for x, _ in P.made_of), *made_of])
-        self.P, self.C = P, C
+        self.P, self.C, self.dtype = P, C, P.dtype
         self.R = R
         self.group = P.sizes[1] // max(1, C.shape[1])
         # A value that is hidden may be NaN, and 0 * NaN is not 0: see `_where_seen`.

@@ -119,6 +119,24 @@ def thumbnail(P: Weights, n: int, row: int, query_len: int) -> Tensor:
     return sums / torch.bincount(of_row, minlength=rows).view(-1, 1)
 
 
+def absolute_means(x: Numbers, n: int, progress: Callable[[int, int], None]) -> Tensor:
+    """The means of the absolute values of n x n blocks; NaN counts as 0. One pass over rows."""
+    batch, n_head, query_len, key_len = x.sizes
+    rows, cols = min(n, query_len), min(n, key_len)
+    every = numbers(range(query_len), x.device)
+    of_row, of_key = every * rows // query_len, numbers(range(key_len), x.device) * cols // key_len
+    sums = torch.zeros((batch, n_head, rows, cols), dtype=torch.float64, device=x.device)
+    for b, h, i, j in x.parts(every):
+        sizes = x.tile(b, h, i, j).nan_to_num(nan=0).abs().double()
+        by_key = sizes.new_zeros((*sizes.shape[:3], cols)).index_add_(3, of_key[cut(j)], sizes)
+        sums[cut(b), cut(h)] = sums[cut(b), cut(h)].index_add(2, of_row[numbers(i)], by_key)
+        progress(int(numbers(i)[-1]) + 1, query_len)
+    counts = torch.bincount(of_row, minlength=rows)[:, None] * torch.bincount(
+        of_key, minlength=cols
+    )
+    return (sums / counts).to(x.dtype)
+
+
 def top(P: Numbers, k: int, queries: Tensor, progress: Callable[[int, int], None]) -> Top:
     """Search the k strongest links of every head among some rows, block by block."""
     wanted(k, queries)

@@ -61,6 +61,8 @@ class Block(NamedTuple):
 class Numbers(ABC):
     """A number for every link of a call, computed where it is asked for."""
 
+    dtype: torch.dtype  # of the numbers
+
     def __init__(
         self, sizes: tuple[int, int, int, int], device: torch.device, tensors: Iterable[Tensor]
     ) -> None:

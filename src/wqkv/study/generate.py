@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from wqkv.doors import door
 from wqkv.errors import ArgumentError, describe
 from wqkv.study.callbacks import Progress, silent
-from wqkv.study.model import OpenModel
+from wqkv.study.model import OpenModel, TextModel
 from wqkv.study.tokens import extend
 from wqkv.study.view import EachLayer, View
 from wqkv.upstream.of_transformers import quiet
@@ -172,7 +172,8 @@ def one_text_model(view: View, what: str) -> OpenModel:
     return view.model
 
 
-def likeliest(model: OpenModel, logits: Tensor) -> tuple[NextToken, ...]:
+def likeliest(model: TextModel, logits: Tensor) -> tuple[NextToken, ...]:
+    """The LIKELIEST tokens of the logits of one token, (vocabulary,)."""
     found = logits.float().softmax(dim=0).topk(min(LIKELIEST, len(logits)))
     pairs = zip(found.indices.tolist(), found.values.tolist(), strict=True)
     return tuple(NextToken(model.tokenizer.decode([id]), chance, id) for id, chance in pairs)

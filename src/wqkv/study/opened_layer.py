@@ -68,6 +68,10 @@ class OpenLayer:
             self._maps[head] = map_of(call_of(q, k, k, rules_of(self.layer, one)))
         return self._maps[head]
 
+    def value(self, head: int) -> Tensor:
+        """The values of one head: (1, 1, m, d_v)."""
+        return self.v[:, self._at(head)[1]]
+
     def sink(self) -> Tensor:
         """The weight on the first token and on a learned sink, mean over all rows: (n_head,)."""
         weight = self.whole.mass(0)

@@ -10,15 +10,18 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from wqkv.attend.engines import reference
+from wqkv.attend.masks.dense import Entries
 from wqkv.doors import door
 from wqkv.errors import ArgumentError
 from wqkv.maps.attention_map import AttentionMap
+from wqkv.maps.link_map import HOWS, How, LinkMap
 from wqkv.maps.proof import Proof, sum_rounding
 from wqkv.study.answers import (
     STATISTICS,
@@ -149,18 +152,42 @@ class View:
     def row(self, layer: int, head: int, i: int) -> WeightRow:
         """The weights that token i puts on all keys, and what each adds to it."""
         opened = self.checked_layer(layer, head, i)
-        call, _, steps = opened.row(head, i)
-        weights, lse = steps.weights[0, 0, 0], steps.lse[0, 0, 0]
-        output = opened.apply_gate(head, i, steps.out[0, 0, 0]) @ opened.WO(head)
+        _, _, steps = opened.row(head, i)
         kept = bool((self.reading.rows == i).any())
-        return WeightRow(
-            weights=weights,
-            effects=weights * opened.full_effects(head, i),
-            sink=None if call.rules.sinks is None else float((call.rules.sinks[0] - lse).exp()),
-            lse=float(lse),
-            output=float(output.norm()),
-            residual=self._prove(layer, torch.tensor([i], device="cpu")) if kept else None,
-        )
+        residual = self._prove(layer, torch.tensor([i], device="cpu")) if kept else None
+        found = _row(opened, head, i, steps, opened.full_effects(head, i))
+        return replace(found, residual=residual)
+
+    @torch.no_grad()
+    def row_without(
+        self, layer: int, head: int, i: int, j: int, how: How = "renormalize"
+    ) -> WeightRow:
+        """The row of token i with its link to key token j removed, computed again; not proved.
+
+        Args:
+            how: "renormalize": its weight goes to the other keys. "zero": the weights stay, and
+                what token j brings is 0.
+
+        Raises:
+            ArgumentError: nothing else is in the row; an unknown `how`.
+        """
+        if how not in HOWS:
+            raise ArgumentError(f"`how` is {how!r}.\nPass one of {', '.join(map(repr, HOWS))}.")
+        opened = self.checked_layer(layer, head, i, key=j)
+        call, at, steps = opened.row(head, i)
+        others = (torch.arange(self.m, device="cpu") != j).view(1, 1, 1, -1)
+        full = opened.full_effects(head, i) * others.flatten()
+        if how == "zero":
+            brought = steps.weights[..., j, None] * call.value[:, :, j, None]
+            return _row(opened, head, i, steps._replace(out=steps.out - brought), full)
+        less = replace(call, rules=replace(call.rules, mask=call.rules.mask & Entries(others)))
+        steps = reference.steps(less, at)
+        if float(steps.lse) == -math.inf:
+            raise ArgumentError(
+                f"Token {i} sees token {j} alone in head {head} of layer {layer}: there is no row "
+                'without it.\nPass how="zero", or another link.'
+            )
+        return _row(opened, head, i, steps, full)
 
     def column(self, layer: int, head: int, j: int) -> WeightColumn:
         """The weights that all tokens put on token j.
@@ -170,16 +197,34 @@ class View:
         weights = self.checked_layer(layer, head, key=j).map(head)[0, 0, :, j]
         return WeightColumn(weights, float(weights.double().sum()))
 
+    def contributions(self, layer: int, head: int) -> LinkMap:
+        """How much each token adds to another through a head, P_ij |v_j WO|: [1, 1, n, m].
+
+        Raises:
+            ArgumentError: the layer's output has a gate, which each token sets for itself.
+        """
+        opened = self.checked_layer(layer, head)
+        if opened.layer.gate is not None:
+            raise ArgumentError(
+                f"The output of layer {layer} has a gate, so that what a token adds is no product "
+                "of its weight.\nLook at single rows: `row` has the contributions as `effects`."
+            )
+        return opened.map(head).contributions(opened.value(head), opened.WO(head)[None])
+
     def tile(self, layer: int, head: int, q0: int, q1: int, k0: int, k1: int) -> Tensor:
         """The weights that tokens q0 to q1 - 1 put on tokens k0 to k1 - 1."""
-        opened = self.checked_layer(layer, head)
+        rows, keys = self.checked_rectangle(q0, q1, k0, k1)
+        return self.map(layer, head)[0, 0, rows, keys]
+
+    def checked_rectangle(self, q0: int, q1: int, k0: int, k1: int) -> tuple[slice, slice]:
+        """Query tokens q0 to q1 - 1 and key tokens k0 to k1 - 1 as slices, if all are there."""
         for start, stop, count in ((q0, q1, self.n), (k0, k1, self.m)):
             if not 0 <= start < stop <= count:
                 raise ArgumentError(
                     f"There are no tokens {start} to {stop}: the text has {count}.\n"
                     f"Pass 0 <= start < stop <= {count}."
                 )
-        return opened.map(head)[0, 0, q0:q1, k0:k1]
+        return slice(q0, q1), slice(k0, k1)
 
     # One head as a whole: each of these costs a pass or more over its map
 
@@ -187,11 +232,7 @@ class View:
         """The map of one head as means of size x size blocks; None is all heads of the layer."""
         opened = self.checked_layer(layer, head or 0)
         values = (opened.whole if head is None else opened.map(head)).thumbnail(size)[0]
-        rows, keys = (
-            edges(count, blocks)
-            for count, blocks in zip((self.n, self.m), values.shape[1:], strict=True)
-        )
-        return BlockMeans(rows, keys, values if head is None else values[0])
+        return block_means(self.n, self.m, values if head is None else values[0])
 
     def sweep(self, layer: int, head: int, progress: Progress = silent) -> Sweep:
         """The result of one pass over the map of a head; it is kept."""
@@ -288,6 +329,28 @@ class View:
                     f"There is no token {number}: the text has {count} tokens, 0 to {count - 1}."
                 )
         return self.layer(layer)
+
+
+def _row(opened: OpenLayer, head: int, i: int, steps: reference.Steps, full: Tensor) -> WeightRow:
+    """A row of a head without a proof; `full` is what each key would add at weight 1."""
+    weights, lse, sinks = steps.weights[0, 0, 0], steps.lse[0, 0, 0], opened.layer.sinks
+    output = opened.apply_gate(head, i, steps.out[0, 0, 0]) @ opened.WO(head)
+    return WeightRow(
+        weights=weights,
+        effects=weights * full,
+        sink=None if sinks is None else float((sinks.detach()[head] - lse).exp()),
+        lse=float(lse),
+        output=float(output.norm()),
+        residual=None,
+    )
+
+
+def block_means(n: int, m: int, values: Tensor) -> BlockMeans:
+    """Means of the blocks of n x m tokens, (..., rows, keys), with where each block begins."""
+    rows, keys = (
+        edges(count, blocks) for count, blocks in zip((n, m), values.shape[-2:], strict=True)
+    )
+    return BlockMeans(rows, keys, values)
 
 
 def edges(n: int, blocks: int) -> tuple[int, ...]:

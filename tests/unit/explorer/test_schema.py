@@ -3,7 +3,7 @@
 import json
 import types
 from collections.abc import Sequence
-from typing import Any, NotRequired, TypedDict, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NotRequired, TypedDict, Union, get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -11,8 +11,9 @@ from tests.tiny import READ, TARGET, text, tiny_llama, tiny_t5
 from wqkv.explorer import numbers, schema
 from wqkv.explorer.api import Api
 from wqkv.explorer.export import record
+from wqkv.explorer.matters import groups_that_matter, links_that_matter
 from wqkv.explorer.numbers import QUICK, SLOW
-from wqkv.explorer.request import Parameters
+from wqkv.explorer.request import AskedWhy, Parameters
 
 HEAD = {"layer": 1, "head": 2}
 ASKED = {
@@ -26,6 +27,9 @@ ASKED = {
     "distances": HEAD,
     "links": HEAD,
     "grid": {"statistic": "entropy"},
+    "choices": {},
+    "effects": HEAD | {"q0": 1, "q1": 4, "k0": 2, "k1": 9, "answer": "lamp"},
+    "effectblocks": HEAD | {"size": 4, "how": "zero", "at": 5},
 }
 
 
@@ -61,6 +65,8 @@ def wrong(value: Any, hint: Any, path: str = "") -> list[str]:
         if not isinstance(value, dict):
             return [f"{path}: {type(value).__name__} is no dict"]
         return [one for name, v in value.items() for one in wrong(v, inner[1], f"{path}.{name}")]
+    if origin is Literal:
+        return [] if value in inner else [f"{path}: {value!r} is none of {inner}"]
     kinds = (int, float) if hint is float else (hint,)
     return [] if type(value) in kinds else [f"{path}: {value!r} is no {hint.__name__}"]
 
@@ -102,6 +108,16 @@ def test_answers(opened, name):
 def test_variants(opened, monkeypatch):
     _, seen = opened
     assert wrong(ask(opened, "thumbnail", layer=0, size=3), schema.ThumbnailAnswer) == []
+    for name in ("tile", "thumbnail"):
+        answer = ask(opened, name, **ASKED[name], of="contribution")
+        assert wrong(answer, get_type_hints(schema.Answers)[name]) == []
+    assert wrong(ask(opened, "row", **ASKED["row"], without=3), schema.RowAnswer) == []
+    asked = AskedWhy("lamp", None, -1)
+    for made, kind in (
+        (links_that_matter(*opened, asked, "zero", nobody), schema.WhyAnswer),
+        (groups_that_matter(*opened, asked, "span", nobody), schema.GroupsAnswer),
+    ):
+        assert wrong(told(made), kind) == []
     for statistic in seen.view.statistics:
         assert wrong(ask(opened, "grid", statistic=statistic), schema.GridAnswer) == []
     monkeypatch.setattr(numbers, "LONG", 8)

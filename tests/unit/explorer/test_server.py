@@ -1,5 +1,6 @@
 """The explorer's server: who may ask, every answer, and whatever may go wrong."""
 
+import dataclasses
 import functools
 import http.client
 import itertools
@@ -17,21 +18,24 @@ import uvicorn
 from starlette.testclient import TestClient
 
 import wqkv
-from tests.tiny import text, tiny_llama
+from tests.tiny import READ, TARGET, text, tiny_llama, tiny_t5
 from wqkv.draw import steps
 from wqkv.draw.to_json import plain
+from wqkv.effects.effect_maps import EffectMaps
+from wqkv.effects.why import why
 from wqkv.explorer import api as module
-from wqkv.explorer import as_python, numbers, protocol, server
+from wqkv.explorer import as_python, matters, numbers, protocol, server
 from wqkv.explorer.api import Api
+from wqkv.explorer.jobs import Refused
 from wqkv.explorer.protocol import TimedProtocol
-from wqkv.explorer.request import Body
+from wqkv.explorer.request import AskedWhy, Body
 from wqkv.explorer.ticket import address_with_ticket
 from wqkv.study import one_token as story
 from wqkv.study import whatif
 from wqkv.study.generate import generate
 from wqkv.study.heads import label_grid
 from wqkv.study.model import OpenModel
-from wqkv.study.view import View
+from wqkv.study.view import View, block_means
 
 HOST = "127.0.0.1:8007"
 ROOT = f"http://{HOST}/the-secret/"
@@ -294,6 +298,42 @@ def test_view(open_client, seen):
     assert found["seconds"] > 0
 
 
+RECTANGLE = {"layer": 1, "head": 4, "q0": 3, "q1": 19, "k0": 0, "k1": 7}
+#: More questions about numbers of links: name, query, and what Python answers.
+LINKS = [
+    ("row", {"layer": 1, "head": 4, "i": 20, "without": 7}, lambda v: v.row_without(1, 4, 20, 7)),
+    (
+        "row",
+        {"layer": 1, "head": 4, "i": 20, "without": 7, "how": "zero"},
+        lambda v: v.row_without(1, 4, 20, 7, "zero"),
+    ),
+    (
+        "tile",
+        RECTANGLE | {"of": "contribution"},
+        lambda v: {"values": v.contributions(1, 4)[0, 0, 3:19, 0:7]},
+    ),
+    (
+        "thumbnail",
+        {"layer": 1, "head": 4, "size": 5, "of": "contribution"},
+        lambda v: block_means(23, 23, v.contributions(1, 4).thumbnail(5)[0, 0]),
+    ),
+    (
+        "effects",
+        RECTANGLE | {"answer": "lamp", "at": 20},
+        lambda v: {"values": effects_of(v, "lamp", at=20)[0, 0, 3:19, 0:7]},
+    ),
+    (
+        "effectblocks",
+        {"layer": 1, "head": 4, "size": 5, "how": "zero"},
+        lambda v: block_means(23, 23, effects_of(v, how="zero").thumbnail(5)[0, 0]),
+    ),
+]
+
+
+def effects_of(view: View, answer: str | None = None, at: int = -1, how: str = "renormalize"):
+    return EffectMaps(view.model, view.reading.sentence, answer, at=at).map(1, 4, how)
+
+
 ANSWERS = {
     "row": ({"layer": 1, "head": 4, "i": 20}, lambda v: v.row(1, 4, 20)),
     "column": ({"layer": 1, "head": 4, "j": 7}, lambda v: v.column(1, 4, 7)),
@@ -345,6 +385,22 @@ def test_the_lines_of_python_give_the_answer(open_client, llama, monkeypatch):
         assert all(near(found[key], wrapped[key]) for key in found), name
 
 
+@pytest.mark.parametrize(("name", "query", "python"), LINKS)
+def test_numbers_of_links(open_client, seen, llama, monkeypatch, name, query, python):
+    """They are Python's, and so is the value of the last line."""
+    monkeypatch.setattr(wqkv, "open_model", lambda name: llama)
+    client, view = open_client
+    found = client.finished(f"views/{view}/{name}", **query)
+    *lines, last = found.pop("python").splitlines()
+    assert near(found, plain(python(seen)))
+    scope: dict = {}
+    exec("\n".join(lines), scope)
+    value = plain(eval(last, scope))
+    if not isinstance(value, dict):
+        value, found = {"values": value}, {"values": found["values"]}
+    assert all(near(found[key], value[key]) for key in found)
+
+
 def test_other_lines_of_python(open_client, llama, monkeypatch):
     monkeypatch.setattr(wqkv, "open_model", lambda name: llama)
     client, view = open_client
@@ -356,6 +412,9 @@ def test_other_lines_of_python(open_client, llama, monkeypatch):
         "label": client.finished(f"{where}/grid", statistic="label"),
         "whatif": client.work(f"{where}/whatif", {"off": [[1, 2]]})["result"],
         "generate": client.work(f"{where}/generate", {"count": 2})["result"],
+        "choices": client.finished(f"{where}/choices"),
+        "why": client.work(f"{where}/why", {"answer": "lamp", "at": 9})["result"],
+        "groups": client.work(f"{where}/groups", {"by": "span"})["result"],
     }
     values = {}
     for name, found in asked.items():
@@ -371,6 +430,12 @@ def test_other_lines_of_python(open_client, llama, monkeypatch):
     assert near(plain(label_grid(values["label"]).values), asked["label"]["values"])
     assert values["whatif"].change == pytest.approx(asked["whatif"]["change"])
     assert near(plain(values["generate"].steps), asked["generate"]["steps"])
+    assert values["choices"].kind == asked["choices"]["kind"]
+    assert values["choices"].answer == asked["choices"]["top"][0]["token"]
+    assert near(
+        [one.true for one in values["why"].links], [o["true"] for o in asked["why"]["links"]]
+    )
+    assert near(plain(values["groups"]), asked["groups"]["groups"])
     after = client.ask(f"views/{asked['generate']['view']}")["python"]
     *lines, last = after.splitlines()
     scope = {}
@@ -454,6 +519,99 @@ def test_whatif_without_next_words(minilm):
         assert 0 < found["after"]["similarity"] < 1
         failed = client.work(f"views/{view}/generate", {"count": 3})
         assert failed["error"] == "all-MiniLM-L6-v2 predicts no next token."
+
+
+def test_what_matters(open_client, seen, llama):
+    client, view = open_client
+    choices = client.finished(f"views/{view}/choices", at=20)
+    assert (choices["kind"], choices["at"], choices["budget"]) == ("next token", 20, 200)
+    named = [one["token"] for one in choices["top"]]
+    asked = {"answer": named[1], "against": named[3], "at": 20, "how": "zero"}
+    found = client.work(f"views/{view}/why", asked)["result"]
+    text = seen.reading.sentence
+    theirs = why(llama, text, named[1], named[3], 20, how="zero")
+    assert near(
+        [{k: one[k] for k in plain(theirs.links[0])} for one in found["links"]],
+        plain(theirs.links),
+    )
+    assert [one["miss"] for one in found["resting"]] == [one.miss for one in theirs.resting]
+    assert [one["warning"] for one in found["links"]] == [one.warning for one in theirs.links]
+    assert near(found["checked"], plain(theirs.checked))
+    draws = sorted(theirs.together.others)
+    assert near([found["together"][name] for name in ("low", "high")], [draws[1], draws[-2]])
+    heaviest = EffectMaps(llama, text, named[1], named[3], 20).heaviest(6, "zero")
+    assert near([one["true"] for one in found["heaviest"]], [one.true for one in heaviest])
+    groups = client.work(f"views/{view}/groups", {**asked, "by": "head"})["result"]
+    theirs = why(llama, text, named[1], named[3], 20, by=["head"], budget=1)
+    assert near(groups["groups"], plain(theirs.groups["head"]))
+
+
+def test_effects_of_a_question_are_kept(llama, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        matters, "EffectMaps", lambda *args, **kw: made.append(args) or EffectMaps(*args, **kw)
+    )
+    with served(llama) as client:
+        view = client.open()
+        place = {"layer": 1, "head": 4, "q0": 3, "q1": 19, "k0": 0, "k1": 7}
+        for answer in ("lamp", "sea", "lamp"):
+            client.finished(f"views/{view}/effects", **place, answer=answer)
+            client.finished(f"views/{view}/effectblocks", layer=2, head=0, answer=answer)
+        assert [args[2] for args in made] == ["lamp", "sea"]
+        monkeypatch.setattr(module, "EFFECTS", 1)
+        for answer in ("boat", "sea"):
+            client.finished(f"views/{view}/effects", **place, answer=answer, how="zero")
+        assert [args[2] for args in made] == ["lamp", "sea", "boat", "sea"]
+
+
+def test_effects_that_would_take_too_much_memory(llama, monkeypatch):
+    monkeypatch.setattr(matters, "EFFECTS", 10**4)
+    with served(llama) as client:
+        view = client.open()
+        refused = client.ask(f"views/{view}/effects", 413, **RECTANGLE)
+        needed = 4 * 3 * 23 * (6 * 3 * 14 + 2 * 2 * 14)
+        assert f"text of 23 tokens would take {needed / 2**30:.2g} GiB" in refused["error"]
+
+
+@pytest.mark.parametrize("make", [tiny_llama, tiny_t5])
+def test_the_memory_of_effects_is_known_before(make):
+    api = Api(make())
+    target = None if api.one_text else TARGET
+    seen = api.open(READ, lambda done, total: None, target)
+    maps = matters.effect_maps(api, seen, AskedWhy(None, None, -1), lambda done, total: None)
+    assert maps.bytes == matters.bytes_of_maps(seen)
+
+
+def test_what_matters_between_texts(minilm):
+    with served(minilm) as client:
+        view = client.open("A cat sat.")
+        choices = client.finished(f"views/{view}/choices")
+        assert (choices["kind"], choices["at"], choices["top"]) == ("similarity", None, [])
+        found = client.work(f"views/{view}/why", {"answer": "A dog sat."})["result"]
+        assert found["number"] == "cosine with 'A dog sat.'"
+        refused = client.work(f"views/{view}/why", {})
+        assert "predicts no token here" in refused["error"]
+
+
+def test_a_text_that_reads_otherwise_again(llama):
+    """Its tokens cannot be had by reading it, so no question can be asked about them."""
+    api = Api(llama)
+    seen = api.open(WORDS, lambda done, total: None)
+    ids = seen.view.reading.ids
+    seen.view.reading = dataclasses.replace(seen.view.reading, ids=(ids[1], *ids[1:]))
+    with pytest.raises(Refused, match="Read again, this text has other tokens") as refused:
+        matters.choices(api, seen, AskedWhy(None, None, -1))
+    assert (refused.value.status, refused.value.do) == (409, "Type it above, and read it.")
+
+
+def test_a_long_text_has_a_smaller_budget(llama, monkeypatch):
+    monkeypatch.setattr(matters, "SHORT", 10)
+    monkeypatch.setattr(matters, "WEIGHED", 10)
+    with served(llama) as client:
+        view = client.open()
+        assert client.finished(f"views/{view}/choices")["budget"] == 200 * 10 // 23
+        found = client.work(f"views/{view}/why", {})["result"]
+        assert (found["checked"]["removed"], found["heaviest"]) == (86, [])
 
 
 def test_generate(open_client, seen):
@@ -560,6 +718,13 @@ def test_the_oldest_text_is_closed(llama, monkeypatch, seen, limit):
             {"layer": 0, "head": 0, "q0": 0, "q1": 24, "k0": 0, "k1": 1},
             422, "There are no tokens 0 to 24",
         ),
+        ("views/V/row", {"layer": 0, "head": 0, "i": 3, "without": 23}, 422, "no token 23"),
+        ("views/V/row", {"layer": 0, "head": 0, "i": 3, "without": 1, "how": "x"}, 400, "`how` is"),
+        ("views/V/tile", RECTANGLE | {"of": "effect"}, 400, "The parameter `of` is 'effect'."),
+        ("views/V/effects", RECTANGLE | {"q1": 260}, 413, "A tile of 257 x 7 weights"),
+        ("views/V/effects", RECTANGLE | {"at": 23}, 422, "There is no token 23: the text has 23"),
+        ("views/V/effectblocks", {"layer": 0, "head": 0, "size": 0}, 413, "A side of 0 blocks"),
+        ("views/V/choices", {"at": -24}, 422, "There is no token -24"),
         ("views/V/export", {"layer": 0, "head": 6, "token": 0}, 422, "There is no head 6"),
         ("views/V/export", {"layer": 0, "head": 0, "token": 0, "lang": "x"}, 400, "`lang` is 'x'"),
     ],
@@ -604,6 +769,13 @@ def test_a_large_tile(llama):
         ("views/V/generate", {"count": 257}, 422, "`count` is 257."),
         ("views/V/generate", {"count": True}, 422, "`count` is True."),
         ("views/V/generate", {"count": 1.5}, 422, "`count` is 1.5."),
+        ("views/V/why", {"answer": 3}, 422, "`answer` is int, not a string."),
+        ("views/V/why", {"against": ["a"]}, 422, "`against` is list, not a string."),
+        ("views/V/why", {"at": "x"}, 422, "`at` is x."),
+        ("views/V/why", {"how": "away"}, 422, "`how` is away."),
+        ("views/V/groups", {"by": "sentence"}, 422, "`by` is sentence."),
+        ("views/nothing/why", {}, 404, "This text is not open any more."),
+        ("views/nothing/groups", {}, 404, "This text is not open any more."),
         ("views/nothing/whatif", {"off": [[0, 0]]}, 404, "This text is not open any more."),
         ("views/nothing/generate", {"count": 1}, 404, "This text is not open any more."),
         ("jobs/nothing/cancel", {}, 404, "This work is not known any more."),

@@ -428,3 +428,25 @@ def maps_of_any_width(m, v, out):
     W = draw(H, v.shape[3], OUT)
     yield from (m.contributions(v, W), m.split(v, W, U))
     yield from (m.effects(v, out, out), m.effects(v, out, out, how="zero"))
+
+
+@pytest.mark.parametrize("n", [1, 3, 64])
+@pytest.mark.parametrize("case", CASES)
+def test_a_thumbnail_has_the_mean_size_of_each_block(case, n):
+    m, told = make(case).map, []
+    sinks = m._numbers.given.rules.sinks
+    exact, out = links_of(scores_of(case, torch.float64), sinks, V, G)
+    rows, cols = min(n, Q), min(n, K)
+    of_row, of_key = torch.arange(Q) * rows // Q, torch.arange(K) * cols // K
+    for name, found in maps_of(m, V, out, G).items():
+        ours = found.thumbnail(n, lambda done, total: told.append((done, total)))
+        assert told[-1] == (Q, Q)
+        sizes = exact[name].nan_to_num().abs()
+        means = [
+            [sizes[:, :, of_row == r][..., of_key == c].mean(dim=(2, 3)) for c in range(cols)]
+            for r in range(rows)
+        ]
+        theirs = torch.stack([torch.stack(row, dim=-1) for row in means], dim=2)
+        close(ours, theirs, name)
+    with pytest.raises(ArgumentError, match="`n` is 0, the blocks of a side"):
+        m.contributions(V, WO).thumbnail(0)

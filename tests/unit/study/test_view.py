@@ -182,6 +182,38 @@ def test_every_rule_of_a_layer(name):
     assert float(row.effects.sum()) >= row.output * (1 - 1e-5)  # a sum is no longer than its parts
     assert seen.proof(0).holds
     torch.testing.assert_close(seen.tile(0, head, 20, 25, 0, 9), found.weights[0, head, 20:25, :9])
+    # The row without one link, from the scores without its own.
+    without, zeroed = (seen.row_without(0, head, i, 21, how) for how in ("renormalize", "zero"))
+    rest = 1 - row.weights[21]
+    others = torch.arange(N) != 21
+    torch.testing.assert_close(without.weights, row.weights * others / rest)
+    torch.testing.assert_close(without.effects, row.effects * others / rest)
+    assert without.lse == pytest.approx(row.lse + math.log(rest), abs=1e-5)
+    torch.testing.assert_close(zeroed.weights, row.weights)
+    torch.testing.assert_close(zeroed.effects, row.effects * others)
+    value = seen.layer(0).v[0, head // 3, 21]
+    if layer.gate is not None:
+        value = value * layer.WG(seen.reading.inputs[0][0, i]).sigmoid().unflatten(0, (6, -1))[head]
+    link = row.weights[21] * (value @ layer.WO.weight.detach().T[head * 11 : (head + 1) * 11])
+    assert zeroed.output == pytest.approx((share - link).norm().item(), rel=1e-4)
+    assert without.output == pytest.approx(((share - link) / rest).norm().item(), rel=1e-4)
+    assert without.residual is zeroed.residual is None
+    assert (without.sink is not None) == (name == "sinks")
+    if layer.gate is not None:
+        with pytest.raises(ArgumentError, match="The output of layer 0 has a gate, so that"):
+            seen.contributions(0, head)
+    else:
+        made = seen.contributions(0, head)
+        torch.testing.assert_close(made[0, 0, i], row.effects, rtol=1e-4, atol=1e-6)
+
+
+def test_a_link_that_cannot_be_removed(tiny):
+    """The first token of a causal model sees itself alone."""
+    with pytest.raises(ArgumentError, match="Token 0 sees token 0 alone in head 4 of layer 1"):
+        tiny.row_without(1, 4, 0, 0)
+    assert tiny.row_without(1, 4, 0, 0, "zero").output == 0
+    with pytest.raises(ArgumentError, match="`how` is 'away'"):
+        tiny.row_without(1, 4, 3, 0, "away")
 
 
 def test_a_row_that_sees_nothing():

@@ -5,6 +5,7 @@ import { drawTop } from "./frame/top.js";
 import { drawWhere } from "./frame/where.js";
 import { fill, h, select, walk } from "./parts/dom.js";
 import { visible } from "./parts/format.js";
+import { removedKey } from "./reading/asked.js";
 import { hasStatistic, keyCount, opened, readModel, readView, size } from "./reading/opened.js";
 import { finish, onJob, recorded, Refusal, work } from "./reading/server.js";
 import { go, onState, state } from "./reading/state.js";
@@ -13,6 +14,7 @@ import { strip } from "./steps/strip.js";
 import { generateView } from "./views/generate.js";
 import { gridView } from "./views/grid.js";
 import { mapView } from "./views/map.js";
+import { mattersView } from "./views/matters.js";
 import { pairView } from "./views/pair.js";
 import { textView } from "./views/text.js";
 import { whatifView } from "./views/whatif.js";
@@ -20,7 +22,7 @@ import { lang, t } from "./words/words.js";
 
 /** @import { ViewName } from "./types" */
 
-const VIEWS = { text: () => (opened.text.keys ? pairView() : textView()), grid: gridView, map: mapView, whatif: whatifView, generate: generateView };
+const VIEWS = { text: () => (opened.text.keys ? pairView() : textView()), grid: gridView, map: mapView, matters: mattersView, whatif: whatifView, generate: generateView };
 const IN_ADDRESS = 1500; // characters of a text that the address carries
 
 // A part of open.html, all of which are there.
@@ -67,8 +69,8 @@ function paintAll() {
   const { layer, head, token, other, step, view } = state;
   document.title = `${visible(opened.text.tokens[token])} · ${t("atBoth", { layer, head })} · wqkv`;
   draw("where", [layer, head, token, opened.text.proofs], () => drawWhere());
-  draw("strip", [layer, head, token, step], async () => strip(await readStory()));
-  draw("open", [layer, head, token, other, step], async () => panel(await readStory()));
+  draw("strip", [layer, head, token, step, state.without], async () => strip(await readStory()));
+  draw("open", [layer, head, token, other, step, state.without, state.how], async () => panel(await readStory()));
   draw("tabs", [view], () => viewTabs());
   draw("view", [{ ...state, step: 0, lang: "", theme: "" }], () => VIEWS[view]());
 }
@@ -81,6 +83,7 @@ function settle() {
   state.layer = within(state.layer, n_layer, first?.layer ?? 0);
   state.head = within(state.head, n_head, first?.head ?? 0);
   state.token = within(state.token, tokens.length, first?.token ?? 0);
+  if (removedKey() === undefined) delete state.without;
   if (state.other !== undefined && state.other >= keyCount()) delete state.other;
   if (!hasStatistic(state.stat)) state.stat = "entropy";
   if (!(state.view in VIEWS)) state.view = "text";
@@ -142,6 +145,13 @@ async function show(view, text, target) {
     change: null,
     count: null,
     moment: null,
+    answer: null,
+    against: null,
+    after: null,
+    asked: null,
+    without: null,
+    by: null,
+    more: null,
   });
   paintAll();
 }

@@ -110,6 +110,56 @@ export interface OutcomeFacts {
   top?: NextFacts[];
 }
 
+/** What removing one link does: see `effects.records.LinkEffect`. */
+export interface LinkEffectFacts {
+  part: string;
+  layer: number;
+  head: number;
+  query: number;
+  key: number;
+  weight: number | null;
+  predicted: number | null;
+  change: number | null;
+  block: number | null;
+  true: number | null;
+  warning: string;
+  miss: string;
+}
+
+/** What removing a head, a token or a sentence does: see `effects.records.GroupEffect`. */
+export interface GroupFacts {
+  by: string;
+  part: string;
+  label: string;
+  true: number | null;
+  layer: number | null;
+  head: number | null;
+  first: number | null;
+  last: number | null;
+}
+
+/** The number with links removed together; in draws of as many others, `low` to `high`. */
+export interface JointFacts {
+  links: number;
+  after: number | null;
+  kept: number;
+  draws: number;
+  low: number | null;
+  high: number | null;
+}
+
+/** How good predictions were, and what was not looked at: see `effects.records.Checked`. */
+export interface CheckedFacts {
+  removed: number;
+  judged: number;
+  sign: number;
+  close: number;
+  left: number;
+  share: number | null;
+  largest: number | null;
+  heavy: number;
+}
+
 /** What the page opens with: a view, or the job that reads it. */
 export interface StartFacts {
   view?: string;
@@ -258,7 +308,7 @@ export interface ColumnAnswer {
   python: string;
 }
 
-/** Exact weights of a rectangle. */
+/** Exact weights of a rectangle, or numbers of its links. */
 export interface TileAnswer {
   values: ((number | null)[])[];
   python: string;
@@ -326,6 +376,53 @@ export interface GenerateAnswer {
   python: string;
 }
 
+/** What can be asked about a text: the likeliest tokens, or none for how like two texts are.
+ * 
+ * `at` is the token behind which one is predicted, or the masked one, and `budget` how many links
+ * would be removed. */
+export interface ChoicesAnswer {
+  kind: "next token" | "masked token" | "similarity" | "function";
+  at: number | null;
+  top: NextFacts[];
+  budget: number;
+  python: string;
+}
+
+/** What an answer rests on: see `effects.records.Why`.
+ * 
+ * `heaviest` are the links of largest weight, removed too; none of a long text. */
+export interface WhyAnswer {
+  kind: "next token" | "masked token" | "similarity" | "function";
+  number: string;
+  answer: string | null;
+  against: string | null;
+  at: number | null;
+  how: string;
+  tokens: { [name: string]: string[] };
+  keys: { [name: string]: string[] };
+  before: number;
+  rounding: number;
+  count: number;
+  budget: number;
+  links: LinkEffectFacts[];
+  resting: LinkEffectFacts[];
+  heaviest: LinkEffectFacts[];
+  checked: CheckedFacts;
+  together: JointFacts | null;
+  seconds: number;
+  python: string;
+}
+
+/** Heads, tokens or sentences, each removed for real, by falling size of the effect. */
+export interface GroupsAnswer {
+  by: string;
+  number: string;
+  before: number;
+  rounding: number;
+  groups: GroupFacts[];
+  python: string;
+}
+
 /** The answers about a view, by the last part of their address: api/views/{view}/row. */
 export interface Answers {
   story: StoryAnswer;
@@ -338,11 +435,14 @@ export interface Answers {
   distances: DistancesAnswer;
   links: LinksAnswer;
   grid: GridAnswer;
+  choices: ChoicesAnswer;
+  effects: TileAnswer;
+  effectblocks: ThumbnailAnswer;
 }
 
 /** What a saved page has inside: the answers by the addresses that the page would ask. */
 export interface Recorded {
-  answers: { [name: string]: ServedModel | ViewAnswer | StoryAnswer | CellAnswer | RowAnswer | TileAnswer | ColumnAnswer | ThumbnailAnswer | ReceivedAnswer | DistancesAnswer | LinksAnswer | GridAnswer };
+  answers: { [name: string]: ServedModel | ViewAnswer | StoryAnswer | CellAnswer | RowAnswer | TileAnswer | ColumnAnswer | ThumbnailAnswer | ReceivedAnswer | DistancesAnswer | LinksAnswer | GridAnswer | ChoicesAnswer };
   cap: number;
   left_out: string[];
 }
@@ -353,7 +453,7 @@ export interface JobFacts {
   what: string;
   done: number;
   total: number;
-  result?: ViewName | WhatIfAnswer | GenerateAnswer | StoryAnswer | CellAnswer | RowAnswer | TileAnswer | ColumnAnswer | ThumbnailAnswer | ReceivedAnswer | DistancesAnswer | LinksAnswer | GridAnswer;
+  result?: ViewName | WhatIfAnswer | GenerateAnswer | WhyAnswer | GroupsAnswer | StoryAnswer | CellAnswer | RowAnswer | TileAnswer | ColumnAnswer | ThumbnailAnswer | ReceivedAnswer | DistancesAnswer | LinksAnswer | GridAnswer | ChoicesAnswer;
   error?: string;
   do?: string;
 }

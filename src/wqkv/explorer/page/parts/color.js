@@ -13,6 +13,18 @@ const DARK = [
   [214, 236, 255],
 ];
 
+// What speaks against: the same ramp in orange, from the same ground.
+const LIGHT_AGAINST = [
+  [239, 244, 250],
+  [222, 124, 40],
+  [96, 40, 0],
+];
+const DARK_AGAINST = [
+  [29, 36, 46],
+  [196, 110, 40],
+  [255, 226, 196],
+];
+
 const system = matchMedia("(prefers-color-scheme: dark)");
 
 function isDark() {
@@ -27,8 +39,15 @@ function isDark() {
  * @returns {RGB}
  */
 export function ramp(value) {
-  const stops = isDark() ? DARK : LIGHT,
-    at = 2 * Math.min(Math.max(value, 0), 1);
+  return between(isDark() ? DARK : LIGHT, value);
+}
+
+/**
+ * @param {RGB[]} stops
+ * @param {number} value
+ */
+function between(stops, value) {
+  const at = 2 * Math.min(Math.max(value, 0), 1);
   const [low, high] = at < 1 ? [stops[0], stops[1]] : [stops[1], stops[2]];
   return low.map((a, i) => rounded(a + (high[i] - a) * (at < 1 ? at : at - 1)));
 }
@@ -55,6 +74,17 @@ export function css(rgb) {
  */
 export function tint(value) {
   return ramp(Math.sqrt(value || 0));
+}
+
+/**
+ * The color of an effect from -1 to 1, by the square root of its size: blue where the number falls
+ * without the link, which so speaks for the answer, and orange where it rises.
+ *
+ * @param {number} value
+ */
+export function effectTint(value) {
+  const size = Math.sqrt(Math.abs(value));
+  return value > 0 ? between(isDark() ? DARK_AGAINST : LIGHT_AGAINST, size) : ramp(size);
 }
 
 /**

@@ -23,11 +23,13 @@ import { bar } from "./vector.js";
  *
  * @param {{
  *   name: string, at: number[], columns: RankingColumn[], pick?: (j: number) => void,
- *   chosen?: number, of?: TextFacts,
- * }} table `at` are their positions in the text `of`; `pick` makes buttons of the tokens
+ *   chosen?: number, of?: TextFacts, together?: boolean,
+ * }} table `at` are their positions in the text `of`; `pick` makes buttons of the tokens; with
+ *   `together` the bars of all columns have one scale
  */
-export function ranking({ name, at, columns, pick, chosen, of = keys() }) {
-  const tops = columns.map(({ value }) => Math.max(...at.map(j => Math.abs(value(j) ?? 0)), 0));
+export function ranking({ name, at, columns, pick, chosen, of = keys(), together = false }) {
+  const own = columns.map(({ value }) => Math.max(...at.map(j => Math.abs(value(j) ?? 0)), 0)),
+    tops = together ? own.map(() => Math.max(...own)) : own;
   const head = h(
     "tr",
     {},

@@ -81,7 +81,7 @@ export function vector(name, values) {
  * @param {number | null} value
  * @param {number | null} top the length of a whole bar
  */
-export function bar(value, top, { signed = false, kind = "up" } = {}) {
+export function bar(value, top, { signed = false, kind = "up", below = "down" } = {}) {
   const length = value ?? 0,
     share = top ? Math.min(Math.abs(length) / top, 1) * (signed ? 50 : 100) : 0,
     start = signed ? (length < 0 ? 50 - share : 50) : 0;
@@ -89,7 +89,7 @@ export function bar(value, top, { signed = false, kind = "up" } = {}) {
     "svg",
     { class: "bar", "aria-hidden": "true" },
     svg("rect", {
-      class: signed && length < 0 ? "down" : kind,
+      class: signed && length < 0 ? below : kind,
       x: `${start}%`,
       width: `${share}%`,
       height: "100%",

@@ -1,5 +1,6 @@
 // The text that is open and the model that read it; and how to ask for numbers of them.
 
+import { wholeView } from "./asked.js";
 import { get } from "./server.js";
 import { state } from "./state.js";
 
@@ -36,6 +37,15 @@ export async function readView(view) {
  */
 export function askFor(what, query = {}) {
   return get(`views/${state.v}/${what}`, query);
+}
+
+/**
+ * What can be asked about the whole text, at the place that the address names.
+ *
+ * @returns {Promise<Answers["choices"]>}
+ */
+export function askChoices() {
+  return get(`views/${wholeView()}/choices`, state.after === undefined ? {} : { at: state.after });
 }
 
 export function size() {

@@ -178,26 +178,26 @@ async function stepScores({ story, row, best }) {
 }
 
 /** @param {Read} read */
-async function stepSoftmax({ story, row, best }) {
+async function stepSoftmax({ story, row, without, best }) {
   const other = state.other ?? best,
     pick = j => go({ other: j });
   return {
     other,
-    python: row.python,
-    data: row,
+    python: (without ?? row).python,
+    data: without ? { row, without } : row,
     picture: rowPicture(row),
     drawing: drawing(
-      rowSheet(row, { name: "weight", pick, chosen: other, scores: story.scores }),
-      h("p", { class: "note" }, t("lseIs", { lse: number(row.lse) })),
+      rowSheet(row, { name: "weight", pick, chosen: other, scores: story.scores, without, shows: "weight" }),
+      h("p", { class: "note" }, t("lseIs", { lse: number((without ?? row).lse) })),
     ),
   };
 }
 
 /** @param {Read} read */
-function stepSum({ story, row }) {
+function stepSum({ story, row, without }) {
   return {
-    python: row.python,
-    data: row,
+    python: (without ?? row).python,
+    data: without ? { row, without } : row,
     picture: rowPicture(row),
     drawing: h(
       "div",
@@ -207,7 +207,8 @@ function stepSum({ story, row }) {
         {},
         rowSheet(row, {
           name: "sum",
-          effects: true,
+          without,
+          shows: without ? "effect" : "both",
           scores: story.scores,
           pick: j => go({ other: j }),
           chosen: state.other,

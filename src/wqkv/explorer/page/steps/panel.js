@@ -2,7 +2,11 @@
 
 import { foot } from "../frame/foot.js";
 import { h, unbroken } from "../parts/dom.js";
+import { short } from "../parts/format.js";
+import { keyTag, tokenTag } from "../parts/token.js";
+import { chosenHow, removedKey } from "../reading/asked.js";
 import { askFor } from "../reading/opened.js";
+import { recorded } from "../reading/server.js";
 import { go, state } from "../reading/state.js";
 import { lang, t } from "../words/words.js";
 import { DRAWINGS } from "./drawings.js";
@@ -10,7 +14,13 @@ import { strongest } from "./worked.js";
 
 /** @import { RowAnswer, StoryAnswer } from "../types" */
 
-/** @typedef {{ story: StoryAnswer, row: RowAnswer, best: number }} Read */
+/**
+ * @typedef {object} Read
+ * @property {StoryAnswer} story
+ * @property {RowAnswer} row
+ * @property {number} best the token that is looked at most
+ * @property {RowAnswer} [without] the row computed again, where one of its links is removed
+ */
 
 export const STEPS = 7;
 
@@ -21,12 +31,14 @@ export const STEPS = 7;
  */
 export async function readStory() {
   const { layer, head, token } = state,
-    where = { layer, head };
-  const [story, row] = await Promise.all([
+    where = { layer, head },
+    gone = removedKey();
+  const [story, row, without] = await Promise.all([
     askFor("story", { ...where, token, lang: lang() }),
     askFor("row", { ...where, i: token }),
+    gone === undefined || recorded ? undefined : askFor("row", { ...where, i: token, without: gone, how: chosenHow() }),
   ]);
-  return { story, row, best: strongest(row)[0]?.index ?? token };
+  return { story, row, without, best: strongest(row)[0]?.index ?? token };
 }
 
 /** @param {Read} read */
@@ -73,7 +85,7 @@ export async function panel(read) {
       "aria-labelledby": `step-${state.step}`,
     },
     text,
-    parts.drawing,
+    h("div", {}, read.without && withoutNote(read.row, read.without), parts.drawing),
     foot({
       name: `step${state.step}`,
       python: parts.python ?? story.python,
@@ -81,5 +93,37 @@ export async function panel(read) {
       data: parts.data ?? story,
       other: parts.other ?? null,
     }),
+  );
+}
+
+/**
+ * Which link is removed, what comes of the head's output, and the ways back.
+ *
+ * @param {RowAnswer} row
+ * @param {RowAnswer} without
+ */
+function withoutNote(row, without) {
+  return h(
+    "div",
+    { class: "without" },
+    h("p", {}, h("b", {}, t("withoutLink"), " ", tokenTag(state.token), " → ", keyTag(removedKey() ?? 0)), ` ${t(`howSays_${chosenHow()}`)}`),
+    h("p", { class: "note" }, t(state.step < 5 ? "withoutEarly" : "withoutOutput", { before: short(row.output), after: short(without.output) })),
+    h(
+      "p",
+      { class: "controls" },
+      h("button", { class: "quiet", "data-key": "put-back", onclick: () => go({ without: null }) }, t("putBack")),
+      h(
+        "button",
+        {
+          class: "quiet",
+          "data-key": "to-list",
+          onclick: () => {
+            go({ view: "matters" });
+            document.getElementById("views")?.scrollIntoView();
+          },
+        },
+        t("backToList"),
+      ),
+    ),
   );
 }

@@ -153,23 +153,33 @@ function termTable(terms) {
 }
 
 /**
- * The row's weights and what each token adds, so that a sink shows: much weight, little effect.
+ * The row's weights, what each token adds, or both, so that a sink shows: much weight, little effect.
+ *
+ * @typedef {object} RowShown
+ * @property {string} name
+ * @property {(j: number) => void} pick
+ * @property {number} [chosen]
+ * @property {(number | null)[]} [scores]
+ * @property {"weight" | "effect" | "both"} [shows]
+ * @property {RowAnswer} [without] the row without one of its links, to stand beside it on one scale
  *
  * @param {RowAnswer} row
- * @param {{ name: string, pick: (j: number) => void, chosen?: number, scores?: (number | null)[], effects?: boolean }} shown
+ * @param {RowShown} shown
  */
-export function rowSheet(row, { name, pick, chosen, scores, effects = false }) {
+export function rowSheet(row, { name, pick, chosen, scores, shows = "weight", without }) {
   const entries = new Map(entriesOf(row).map(one => [one.index, one])),
     ranked = strongest(row).map(one => one.index);
   const seen = j => (scores?.[j] === null ? null : entries.get(j)); // a hidden token has no score
   const at = listed(ranked);
   /** @type {RankingColumn[]} */
-  const columns = [{ title: t("weight"), value: j => seen(j)?.weight, text: weight }];
-  if (effects) columns.push({ title: t("effect"), value: j => seen(j)?.effect, text: weight, kind: "down" });
+  const columns = [];
+  if (shows !== "effect") columns.push({ title: t("weight"), value: j => seen(j)?.weight, text: weight });
+  if (shows !== "weight") columns.push({ title: t("effect"), value: j => seen(j)?.effect, text: weight, kind: "down" });
+  if (without) columns.push(columnWithout(without, shows === "effect" ? "effect" : "weight", seen));
   const rest = ranked.filter(j => !at.includes(j)),
     left = rest.reduce((sum, j) => sum + (entries.get(j)?.weight ?? 0), 0);
   return [
-    ranking({ name, at, columns, pick, chosen }),
+    ranking({ name, at, columns, pick, chosen, together: without !== undefined }),
     rest.length > 0 &&
       h(
         "p",
@@ -180,6 +190,20 @@ export function rowSheet(row, { name, pick, chosen, scores, effects = false }) {
       row.sink !== undefined &&
       h("p", { class: "note" }, t("sinkTakes", { sink: weight(row.sink) })),
   ];
+}
+
+/**
+ * The same column of the row without a link.
+ *
+ * @param {RowAnswer} without
+ * @param {"weight" | "effect"} shows
+ * @param {(j: number) => Entry | null | undefined} seen none of a token that the mask hides
+ * @returns {RankingColumn}
+ */
+function columnWithout(without, shows, seen) {
+  const entries = new Map(entriesOf(without).map(one => [one.index, one]));
+  const value = j => seen(j) && entries.get(j)?.[shows];
+  return { title: t("withoutIt"), value, text: weight, kind: shows === "effect" ? "down" : "up" };
 }
 
 /** @param {RowAnswer} row */

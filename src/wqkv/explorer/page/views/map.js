@@ -2,76 +2,27 @@
 
 import { whenAnswered } from "../frame/awaited.js";
 import { foot } from "../frame/foot.js";
+import { drawNotice } from "../frame/notices.js";
 import { h, svg } from "../parts/dom.js";
-import { clamp, short, weight } from "../parts/format.js";
+import { clamp, short } from "../parts/format.js";
 import { sheet, svgText } from "../parts/picture.js";
-import { scale } from "../parts/ranking.js";
 import { keyTag, tokenTag } from "../parts/token.js";
 import { askFor, hasStatistic, keyCount, opened, size } from "../reading/opened.js";
-import { recorded } from "../reading/server.js";
-import { go, list, state } from "../reading/state.js";
+import { go, state } from "../reading/state.js";
 import { t } from "../words/words.js";
+import { askFirst, mapped, mapSwitch, strongestCells } from "./mapped.js";
 import { gutter, histogram, linkTable, minimap } from "./minimap.js";
+import { inside, longer, nextSpan, readTile, shownTile, sides, WHOLE } from "./rectangle.js";
 import { cellsOf, drawTile, tileLayout } from "./tile.js";
 
 /** @import { ReceivedAnswer, TileAnswer } from "../types" */
 /** @import { TileShown } from "./tile.js" */
+/** @import { Mapped } from "./mapped.js" */
 
-const WHOLE = 256; // a shorter text is one tile
 const BLOCKS = 128,
-  LINKS = 20,
-  SPANS = [8, 16, 32, 64, 128, 256];
+  LINKS = 20;
 
 const cursor = { i: -1, j: -1 }; // where the arrow keys are; it outlives a drawing
-
-// The rectangle that is shown exactly: [q0, k0, span]. Its sides are span, or all tokens there are.
-function shownTile() {
-  const n = longer(),
-    given = list(state.at).map(Number);
-  if (given.length === 3 && given.every(Number.isInteger))
-    return inside(given[0], given[1], clamp(given[2], Math.min(4, n), Math.min(WHOLE, n)));
-  if (n <= WHOLE) return [0, 0, n];
-  const kept = recordedTile();
-  if (kept) return [kept.q0, kept.k0, Math.max(kept.q1 - kept.q0, kept.k1 - kept.k0)];
-  const span = 64;
-  return inside(state.token - span / 2, (state.other ?? state.token) - span / 2, span);
-}
-
-function longer() {
-  return Math.max(size(), keyCount());
-}
-
-function sides(span) {
-  return [Math.min(span, size()), Math.min(span, keyCount())];
-}
-
-function inside(q0, k0, span) {
-  const [rows, cols] = sides(span);
-  return [clamp(Math.round(q0), 0, size() - rows), clamp(Math.round(k0), 0, keyCount() - cols), span];
-}
-
-// The tile of this head that a saved page has inside, if it is one: smaller ones are cut out of it.
-function recordedTile() {
-  for (const key of Object.keys(recorded?.answers ?? {})) {
-    const [path, query] = key.split("?"),
-      at = Object.fromEntries([...new URLSearchParams(query)].map(([name, value]) => [name, Number(value)]));
-    if (path.endsWith("/tile") && at.layer === state.layer && at.head === state.head) return at;
-  }
-  return null;
-}
-
-async function readTile(where, q0, k0, span) {
-  const [rows, cols] = sides(span),
-    kept = recordedTile(),
-    cut = kept && q0 >= kept.q0 && k0 >= kept.k0 && q0 + rows <= kept.q1 && k0 + cols <= kept.k1;
-  if (!cut) return askFor("tile", { ...where, q0, q1: q0 + rows, k0, k1: k0 + cols });
-  const { q0: top, q1, k0: left, k1 } = kept,
-    whole = await askFor("tile", { ...where, q0: top, q1, k0: left, k1 });
-  return {
-    ...whole,
-    values: whole.values.slice(q0 - top, q0 - top + rows).map(row => row.slice(k0 - left, k0 - left + cols)),
-  };
-}
 
 // The tile comes at once; what needs a pass over the whole map is drawn when it is there.
 export async function mapView() {
@@ -80,16 +31,23 @@ export async function mapView() {
     n = longer(),
     [q0, k0, span] = shownTile(),
     [rows, cols] = sides(span);
-  const small = n > WHOLE || span < n;
-  const received = askFor("received", where),
-    distances = hasStatistic("distance") ? askFor("distances", where) : null,
-    links = askFor("links", { ...where, k: LINKS });
-  const blocks = small ? askFor("thumbnail", { ...where, size: n > WHOLE ? BLOCKS : 64 }) : null;
-  const tile = await readTile(where, q0, k0, span);
+  const small = n > WHOLE || span < n,
+    what = await mapped();
+  if (!what) return [h("div", { class: "controls" }, mapSwitch()), askFirst()];
+  const blocks = small ? what.blocks({ ...where, size: n > WHOLE ? BLOCKS : 64 }) : null,
+    received = what.kind === "weight" ? askFor("received", where) : null;
+  let tile;
+  try {
+    tile = await readTile(what.tile, where, q0, k0, span);
+  } catch (error) {
+    if (what.kind === "weight") throw error;
+    return [h("div", { class: "controls" }, mapSwitch()), drawNotice(error)]; // the way back stays
+  }
   const read = h("output", { class: "readout" }),
-    canvas = tileCanvas(tile.values, q0, k0, span, received, read);
+    canvas = tileCanvas(tile.values, what, [q0, k0, span], received, read),
+    between = { q0, q1: q0 + rows - 1, k0, k1: k0 + cols - 1 };
   return [
-    h("div", { class: "controls" }, zoomButtons(q0, k0, span), read),
+    h("div", { class: "controls" }, mapSwitch(), zoomButtons(q0, k0, span), read),
     h(
       "div",
       { class: small ? "mapsplit three" : "mapsplit" },
@@ -97,31 +55,45 @@ export async function mapView() {
         h(
           "div",
           { class: "mini-side" },
-          whenAnswered(received, gutter),
-          whenAnswered(blocks, found => minimap(found, [q0, k0, span], moveTo)),
+          received && whenAnswered(received, gutter),
+          whenAnswered(blocks, found => minimap(found, what, [q0, k0, span], moveTo)),
         ),
       h(
         "div",
         { class: "tile-side" },
         canvas,
-        scale(),
-        h("p", { class: "note" }, t("tileSays", { q0, q1: q0 + rows - 1, k0, k1: k0 + cols - 1 })),
-        whenAnswered(received, found => h("p", { class: "note" }, gutterSays(found))),
+        what.legend(tile.values),
+        h("p", { class: "note" }, t(`tileSays_${what.kind}`, between), " ", t("tileKeys")),
+        received && whenAnswered(received, found => h("p", { class: "note" }, gutterSays(found))),
       ),
-      h(
-        "div",
-        { class: "lists" },
-        distances && whenAnswered(distances, histogram),
-        whenAnswered(links, found => linkTable(found, goToLink)),
-      ),
+      h("div", { class: "lists" }, lists(what, tile.values, q0, k0)),
     ),
     foot({
-      name: "map",
+      name: what.kind === "weight" ? "map" : `map-${what.kind}`,
       python: tile.python,
       data: { layer, head, q0, k0, values: tile.values },
       token: null,
       picture: () => mapPicture(canvas),
     }),
+  ];
+}
+
+/**
+ * Of weights what a pass over the whole map finds; of other numbers the strongest of the tile.
+ *
+ * @param {Mapped} what
+ * @param {TileAnswer["values"]} values
+ * @param {number} q0
+ * @param {number} k0
+ */
+function lists(what, values, q0, k0) {
+  const { layer, head } = state,
+    where = { layer, head };
+  if (what.kind !== "weight")
+    return linkTable(strongestCells(values, q0, k0, LINKS), what, t("strongestHere"), goToLink);
+  return [
+    hasStatistic("distance") && whenAnswered(askFor("distances", where), histogram),
+    whenAnswered(askFor("links", { ...where, k: LINKS }), found => linkTable(found.links, what, t("strongestLinks"), goToLink)),
   ];
 }
 
@@ -164,13 +136,6 @@ function zoomButtons(q0, k0, span) {
   );
 }
 
-function nextSpan(span, way) {
-  const most = Math.min(WHOLE, longer()),
-    spans = [...new Set([...SPANS.filter(one => one < most), most])];
-  if (way < 0) return spans.filter(one => one < span).at(-1) ?? span;
-  return spans.find(one => one > span) ?? span;
-}
-
 function goToLink(i, j) {
   Object.assign(cursor, { i, j });
   go({ token: i, other: j, at: null });
@@ -181,27 +146,26 @@ function moveTo(q0, k0, span) {
 }
 
 /**
- * The exact weights, with tokens beside them where there is room, and what every token receives above.
+ * The exact numbers, with tokens beside them where there is room, and what every token receives above.
  *
  * @param {TileAnswer["values"]} values
- * @param {number} q0
- * @param {number} k0
- * @param {number} span
- * @param {Promise<ReceivedAnswer>} received
+ * @param {Mapped} what
+ * @param {number[]} place its first query and key, and its span
+ * @param {Promise<ReceivedAnswer> | null} received
  * @param {HTMLElement} read
  */
-function tileCanvas(values, q0, k0, span, received, read) {
+function tileCanvas(values, what, [q0, k0, span], received, read) {
   const canvas = h("canvas", {
     class: "tile",
     tabindex: 0,
     role: "application",
-    "aria-label": t("mapKeys"),
+    "aria-label": t("mapKeys", { what: t(`shows_${what.kind}`) }),
     "data-key": "tile",
   });
   const [rows, cols] = sides(span);
   /** @type {TileShown} */
-  const rect = { values, q0, k0, rows, cols, received: null };
-  received.then(
+  const rect = { values, q0, k0, rows, cols, received: null, shade: what.shades(values) };
+  received?.then(
     found => {
       rect.received = receivedAt(found);
       drawTile(canvas, rect, cursor);
@@ -216,7 +180,7 @@ function tileCanvas(values, q0, k0, span, received, read) {
       " → ",
       keyTag(cursor.j),
       " ",
-      h("b", { title: String(value) }, weight(value)),
+      h("b", { title: String(value) }, what.text(value)),
     );
     drawTile(canvas, rect, cursor);
   };
@@ -275,7 +239,7 @@ function tileCanvas(values, q0, k0, span, received, read) {
 }
 
 function strongestIn(row) {
-  return row.reduce((best, value, j) => (value > row[best] ? j : best), 0);
+  return row.reduce((best, value, j) => (Math.abs(value) > Math.abs(row[best]) ? j : best), 0);
 }
 
 function mapPicture(canvas) {

@@ -9,16 +9,18 @@ import { keyAt, keyCount, opened, size, tokenAt } from "../reading/opened.js";
 import { state } from "../reading/state.js";
 import { t } from "../words/words.js";
 
-/** @import { DistancesAnswer, LinksAnswer, ReceivedAnswer, ThumbnailAnswer } from "../types" */
+/** @import { DistancesAnswer, LinkFacts, ReceivedAnswer, ThumbnailAnswer } from "../types" */
+/** @import { Mapped } from "./mapped.js" */
 
 /**
  * The whole text as block means, and the rectangle that is shown exactly.
  *
  * @param {ThumbnailAnswer} blocks
+ * @param {Mapped} what
  * @param {[number, number, number]} shown
  * @param {(q0: number, k0: number, span: number) => void} moveTo
  */
-export function minimap({ values = [] }, [q0, k0, span], moveTo) {
+export function minimap({ values = [] }, what, [q0, k0, span], moveTo) {
   const n = size(),
     m = keyCount(),
     least = count_ => Math.max(Math.min(span, count_), count_ / 60),
@@ -59,7 +61,8 @@ export function minimap({ values = [] }, [q0, k0, span], moveTo) {
   );
   box.style.aspectRatio = String(clamp(m / n, 0.5, 2));
   const [high, wide] = [values.length, values[0].length],
-    facts = { n: count(n), m: count(m), size: high, high, wide, top: weight(topOf(values)) };
+    facts = { n: count(n), m: count(m), size: high, high, wide, top: what.text(topOf(values)).replace("+", "") };
+  if (what.kind !== "weight") return [box, h("p", { class: "note" }, t("minimapSizes", facts))];
   if (n <= high && m <= wide) return [box, h("p", { class: "note" }, t("eachCell"))];
   return [box, h("p", { class: "note" }, opened.text.keys ? t("minimapBoth", facts) : t("minimapSays", facts))];
 }
@@ -135,11 +138,15 @@ export function histogram({ edges, mass, mean }) {
 }
 
 /**
- * @param {LinksAnswer} found
+ * @param {LinkFacts[]} links
+ * @param {Mapped} what
+ * @param {string} title
  * @param {(i: number, j: number) => void} pick
  */
-export function linkTable({ links }, pick) {
-  const rows = links.map(({ i, j, weight: value }, at) =>
+export function linkTable(links, { kind, text }, title, pick) {
+  const top = Math.abs(links[0]?.weight ?? 0),
+    effect = kind === "effect" ? { signed: true, kind: "down", below: "up" } : {},
+    rows = links.map(({ i, j, weight: value }, at) =>
     h(
       "tr",
       { class: i === state.token && j === state.other ? "chosen" : null },
@@ -160,14 +167,14 @@ export function linkTable({ links }, pick) {
           h("sub", {}, j),
         ),
       ),
-      h("td", { class: "right", title: String(value) }, weight(value)),
-      h("td", { class: "barcell" }, bar(value, links[0].weight)),
+      h("td", { class: "right", title: String(value) }, text(value)),
+      h("td", { class: "barcell" }, bar(value, top, effect)),
     ),
   );
   return h(
     "section",
     {},
-    h("h3", {}, t("strongestLinks")),
+    h("h3", {}, title),
     h("table", { class: "ranking n1 links" }, h("tbody", {}, rows)),
   );
 }

@@ -1,6 +1,6 @@
-// Draws a tile of exact weights on a canvas: cells, tokens beside them, received weight above.
+// Draws a tile of exact numbers on a canvas: cells, tokens beside them, received weight above.
 
-import { css, currentColor, palette } from "../parts/color.js";
+import { currentColor } from "../parts/color.js";
 import { clamp, label } from "../parts/format.js";
 import { keyAt, keys, opened, tokenAt } from "../reading/opened.js";
 import { t } from "../words/words.js";
@@ -8,11 +8,11 @@ import { t } from "../words/words.js";
 /** @import { TileAnswer } from "../types" */
 
 /**
- * A rectangle of exact weights; `received` is what each token receives, once it is known.
+ * A rectangle of exact numbers; `received` is what each token receives, once it is known.
  *
  * @typedef {{
  *   values: TileAnswer["values"], q0: number, k0: number, rows: number, cols: number,
- *   received: ((j: number) => number | null) | null,
+ *   received: ((j: number) => number | null) | null, shade: (value: number | null) => string | null,
  * }} TileShown
  */
 
@@ -78,19 +78,18 @@ export function drawTile(canvas, rect, cursor) {
 }
 
 /**
- * A weight of exactly 0 (hidden, or too small for a float) is left as empty ground.
+ * A number of exactly 0 (hidden, or too small for a float) is left as empty ground.
  *
  * @param {CanvasRenderingContext2D} pen
  * @param {TileShown} rect
  */
-function drawCells(pen, { values, rows, cols }, { left, top, side }, inks) {
-  const gap = side >= 13 ? 1 : -0.5,
-    colors = palette().map(css);
+function drawCells(pen, { values, rows, cols, shade }, { left, top, side }, inks) {
+  const gap = side >= 13 ? 1 : -0.5;
   pen.fillStyle = inks.line;
   pen.fillRect(left - 1, top - 1, side * cols + 2, side * rows + 2);
   values.forEach((row, i) =>
     row.forEach((value, j) => {
-      pen.fillStyle = value ? colors[Math.round(clamp(value, 0, 1) * 255)] : inks.ground;
+      pen.fillStyle = shade(value) ?? inks.ground;
       pen.fillRect(left + j * side, top + i * side, side - gap, side - gap);
     }),
   );
