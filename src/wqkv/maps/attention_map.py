@@ -197,7 +197,7 @@ class AttentionMap(TileMap[Weights]):
         It is the number n of a row's heaviest keys whose weights first reach `share` of what the
         row gives to its keys; a sink's part does not count. least <= n <= most, rounding included;
         keys are counted by ln P in bins of 0.1, so that n is known to less than 5 % (2 % on the
-        mean). One pass over tiles, about 3 calls.
+        mean). It costs one pass over tiles, about 2 calls.
 
         Args:
             share: above 0 and below 1, such as 0.5, 0.9, 0.95 or 0.99.
