@@ -197,7 +197,7 @@ class AttentionMap(TileMap[Weights]):
         It is the number n of a row's heaviest keys whose weights first reach `share` of what the
         row gives to its keys; a sink's part does not count. least <= n <= most, rounding included;
         keys are counted by ln P in bins of 0.1, so that n is known to less than 5 % (2 % on the
-        mean). One pass over tiles, about 3 calls.
+        mean). It costs one pass over tiles, about 2 calls.
 
         Args:
             share: above 0 and below 1, such as 0.5, 0.9, 0.95 or 0.99.
@@ -251,8 +251,9 @@ class AttentionMap(TileMap[Weights]):
     def kl(self, other: AttentionMap) -> Tensor:
         """sum_j P_ij (ln P_ij - ln P'_ij) of every row, in nats: (batch, n_head, query_len).
 
-        P' are the weights of `other`. A sink counts as a key. It is infinite where `other` hides a
-        key that this map sees, and 0 in an empty row. It is a difference of numbers of the size of
+        P' are the weights of `other`. A sink counts as a key, and all keys that only a given lse
+        counts as one more. It is infinite where `other` hides a key that this map sees, and 0 in an
+        empty row. It is a difference of numbers of the size of
         lse: what is below 1e-5 (1 + max |lse|) is below rounding. It costs three calls if neither
         map has softcap, sinks, a bias or a given lse, and both have one mask; else one pass over
         the tiles of both.
@@ -296,7 +297,9 @@ class AttentionMap(TileMap[Weights]):
     def contributions(self, value: Tensor, WO: Tensor) -> LinkMap:
         """P_ij ||v_j WO_h|| of every link: how much a token adds to another through a head.
 
-        Its `total()` is the sum over keys. A tile costs that of the weights.
+        The norm is of each query head, though heads may share v. Its `total()` is the sum over
+        keys. To 1e-5 of the largest. It costs one product of width d_v for each head and key when
+        it is made; then a tile costs that of the weights.
 
         Args:
             value: (batch, n_kv_head, key_len, d_v).
@@ -346,8 +349,8 @@ class AttentionMap(TileMap[Weights]):
     def gradients(self, value: Tensor, output: Tensor, grad_output: Tensor) -> LinkMap:
         """dL / dscore_ij = P_ij (g_i . v_j - g_i . o_i), the score after softcap and bias.
 
-        L is any scalar, o the output of a head, and g = dL / do what autograd gives for it. A tile
-        costs that of the weights and one product of width d_v.
+        L is any scalar, o the output of a head, and g = dL / do what autograd gives for it. To 1e-5
+        of the largest. A tile costs that of the weights and one product of width d_v.
 
         Args:
             value: (batch, n_kv_head, key_len, d_v).
@@ -376,11 +379,12 @@ class AttentionMap(TileMap[Weights]):
         where the row sees nothing else. With how="zero" the weight stays and the value is 0: the
         output changes by -P_ij v_j, and L by about -P_ij g_i . v_j.
 
-        First order predicts light links well and heavy ones badly; those of an L that is curved
-        should be removed for real. Several keys together: `group`. A tile costs that of the weights
-        and one product of width d_v; a link heavier than 3/4 also costs its whole row, which is
-        computed again without it, because 1 - P would have lost digits. Of keys that only a given
-        lse counts, no more is known than lse says: there the error is 1e-6 (1 + |lse|) / (1 - P).
+        The change of the output is exact; that of L is to first order, which predicts light links
+        well and heavy ones badly. Several keys together: `group`. To 1e-5 of the largest; of keys
+        that only a given lse counts no more is known than lse says, and the error is 1e-6
+        (1 + |lse|) / (1 - P). A tile costs that of the weights and one product of width d_v. A link
+        heavier than 3/4 also costs its whole row, which is computed again without it, because
+        1 - P would have lost digits.
 
         Args:
             value, output, grad_output: as in `gradients`.

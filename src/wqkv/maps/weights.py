@@ -149,7 +149,9 @@ class Weights(Numbers):
     def parts(
         self, queries: Tensor, at_least: int = 1
     ) -> Iterator[tuple[range, range, Line, range]]:
-        batch, n_head, _, key_len = self.sizes
+        batch, n_head, query_len, key_len = self.sizes
+        if 8 * len(queries) > query_len:  # else each tile would compute the lse of its few rows
+            _ = self.lse
         rows = max(1, min(ROWS, CACHED // max(1, key_len)))
         cuts = [(_line(here), self.reach(here)) for here in queries.split(rows)]
         if sum(len(here) * len(j) for here, j in cuts) < at_least:

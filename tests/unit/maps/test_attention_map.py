@@ -116,6 +116,9 @@ def test_longer_than_a_block(monkeypatch, rules):
         few = AttentionMap(q, k, **rules)
         torch.testing.assert_close(few[index], P[index])
         assert few._numbers.known is None  # the lse of these rows alone was computed
+    many = AttentionMap(q, k, **rules)
+    many.top(2)
+    assert many._numbers.known is not None  # once, not again for the rows of every tile
 
 
 # Indices
