@@ -82,7 +82,8 @@ class Rerun:
             self._skips_rows = abs(float(alone) - self.before) <= 10 * self.rounding
 
     def _with_gradients(self) -> Tensor:
-        with torch.enable_grad(), frozen(self.asked.speaker), self._blocks.running(self.plain):
+        # Frozen inside: another thread's parameters come back when its own pass has ended.
+        with torch.enable_grad(), self._blocks.running(self.plain), frozen(self.asked.speaker):
             terms = self._terms()
             if not terms.requires_grad:
                 raise ArgumentError(

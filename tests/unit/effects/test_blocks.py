@@ -12,7 +12,7 @@ from tests.unit.effects.conftest import COMMON, opened
 from tests.unit.effects.test_rerun import asked_of
 from wqkv.effects.asked import ask
 from wqkv.effects.blocks import Blocks, _block_path, hidden_of, with_hidden
-from wqkv.effects.passes import ModelChange
+from wqkv.effects.passes import ModelChange, SiteLink
 from wqkv.effects.rerun import Rerun
 from wqkv.errors import ArgumentError
 from wqkv.study.model import OpenModel
@@ -84,12 +84,11 @@ def changes_of(rerun: Rerun) -> list[ModelChange]:
     return [ModelChange(heads=((site, 1),)) for site in rerun.sites]
 
 
-def test_another_thread_is_not_disturbed():
-    """It runs the same model while a pass has replaced the blocks and answers for the attention."""
-    model = tiny_llama()
-    asked = ask(model, text(N), "lamp", "sea")
-    rerun = Rerun(model, asked)
-    expected, own = rerun.after(changes_of(rerun)), model.speaker(input_ids=torch.tensor([[3, 5]]))
+def beside(model, work):
+    """What `work` returns, and the logits of another thread that runs the model inside it.
+
+    The other one runs while block 1 has attended, and waits for its MLP.
+    """
     inside, ran, found = threading.Event(), threading.Event(), []
 
     def other():
@@ -107,10 +106,33 @@ def test_another_thread_is_not_disturbed():
             assert ran.wait(20)
 
     hook = model.model.layers[1].mlp.register_forward_pre_hook(while_it_runs)
-    assert rerun.after(changes_of(rerun)) == expected
+    done = work()
     hook.remove()
     thread.join()
-    torch.testing.assert_close(found[0], own.logits)
+    return done, found[0]
+
+
+def test_another_thread_is_not_disturbed():
+    """It runs the same model while a pass has replaced the blocks and answers for the attention."""
+    model = tiny_llama()
+    rerun = Rerun(model, ask(model, text(N), "lamp", "sea"))
+    expected = rerun.after(changes_of(rerun))
+    own = model.speaker(input_ids=torch.tensor([[3, 5]])).logits
+    found, beside_it = beside(model, lambda: rerun.after(changes_of(rerun)))
+    assert found == expected
+    torch.testing.assert_close(beside_it, own)
+
+
+def test_another_thread_does_not_disturb():
+    model = tiny_llama()
+    rerun = Rerun(model, ask(model, text(N), "lamp", "sea"))
+    links = [SiteLink(rerun.sites[1], head, 7, 3) for head in range(6)]
+
+    def changes():
+        return rerun.block_changes(rerun.sites[1], links, "renormalize")
+
+    for ours, expected in zip(beside(model, changes)[0], changes(), strict=True):
+        assert torch.equal(ours, expected)
 
 
 def test_two_threads_of_removals():

@@ -1,6 +1,8 @@
 """The whole answer on models of several families: every number of it against the oracle."""
 
 import math
+import threading
+import time
 from itertools import pairwise
 
 import pytest
@@ -315,6 +317,25 @@ def test_a_cancel_leaves_the_model_as_it_was(stop):
     with pytest.raises(Stop):
         why(model, text(N), "lamp", "sea", by=["head", "token"], progress=progress)
     assert state(model) == before
+
+
+def test_two_threads_that_ask_the_same_model():
+    """The second one begins while the first one's backward pass is there."""
+    model, found, threads = tiny_llama(), [], []
+    before = state(model)
+
+    def other():
+        found.append(why(model, text(N), "lamp", "sea", budget=9))
+
+    def progress(done, total):
+        if not threads:
+            threads.append(threading.Thread(target=other))
+            threads[0].start()
+            time.sleep(0.3)
+
+    mine = why(model, text(N), "lamp", "sea", budget=9, progress=progress)
+    threads[0].join()
+    assert found == [mine] and state(model) == before
 
 
 # What the caller is at
