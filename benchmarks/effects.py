@@ -94,10 +94,10 @@ def asked_of(model: OpenModel, tokens: int) -> OneText:
 
 
 class Timed(Candidates):
-    """Candidates, with the processor time that they took, and what one attention gave them."""
+    """Candidates, with the processor time that they took, and what the first layer gave them."""
 
     def __init__(self) -> None:
-        super().__init__("renormalize", lambda site: None)
+        super().__init__("renormalize")
         self.seconds = 0.0
         self.came: tuple[Any, ...] = ()
 
@@ -107,8 +107,7 @@ class Timed(Candidates):
         begun = time.process_time()
         super().__call__(plain, site, output, grad, behind)
         self.seconds += time.process_time() - begun
-        if site.layer == LAYERS[1]:
-            self.came = plain, site, output, grad.clone(), behind.clone()
+        self.came = plain, site, output, grad.clone(), behind.clone()
 
 
 def right(seen: Timed) -> float:
@@ -143,13 +142,17 @@ def forward_backward(model: OpenModel, asked: OneText) -> None:
 
 
 def all_links(model: OpenModel, lengths: tuple[int, int, int], repeats: int) -> Row:
-    """The pass over all links, as a share of the model's own forward and backward, and memory."""
+    """The pass over all links, as a share of the model's own forward and backward, and memory.
+
+    Time is that of the second length, and memory that of all three, of which the last is twice the
+    second.
+    """
     peaks, row = [], {}
     for tokens in lengths:
         asked = asked_of(model, tokens)
         seen = Timed()
         Rerun(model, asked, seen)
-        again = Candidates("renormalize", lambda site: None)
+        again = Candidates("renormalize")
 
         def one(again: Candidates = again, seen: Timed = seen) -> Tensor:
             again(*seen.came)
@@ -167,7 +170,7 @@ def all_links(model: OpenModel, lengths: tuple[int, int, int], repeats: int) -> 
                 times.append(seen.seconds)
             (own,) = medians(partial(forward_backward, model, asked), repeats=repeats)
             middle = sorted(times)[len(times) // 2]
-            row |= {"links": seen.count, "seconds": middle, "forward + backward, seconds": own}
+            row |= {"seconds": middle, "forward + backward, seconds": own}
             row["pass over all links / forward + backward"] = middle / own
     return {**row, "peak memory, twice the tokens": peaks[2] / peaks[1]}
 

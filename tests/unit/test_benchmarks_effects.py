@@ -80,3 +80,12 @@ def test_what_a_hook_does_is_what_ours_does(model):
     row = effects.one_head(model, 23, 1, layers=(0, 1))
     assert row["off from the hook, of max(1, |logit|)"] <= 1e-5
     assert row["time / ablation by a hook"] > 0 and row["peak memory / ablation by a hook"] > 0
+
+
+def test_all_links_are_compared_before_they_are_timed(model, monkeypatch):
+    row = effects.all_links(model, (13, 17, 34), 1)
+    assert row["pass over all links / forward + backward"] > 0
+    assert 0 < row["peak memory, twice the tokens"] < 5
+    monkeypatch.setattr(effects, "right", lambda seen: 1e-4)
+    with pytest.raises(AssertionError, match=r"off by 1\.0e-04"):
+        effects.all_links(model, (13, 17, 34), 1)
