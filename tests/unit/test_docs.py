@@ -38,7 +38,7 @@ def opened(smollm, monkeypatch):
 def test_the_page(opened, capsys):
     text = PAGE.read_text("utf-8")
     found = re.findall(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", text, re.DOTALL)
-    assert len(found) == 4
+    assert len(found) == 7 and all(printed for _, printed in found)
     given = {}
     for code, printed in found:
         exec(code, given)
