@@ -16,9 +16,11 @@ import pytest
 import torch
 import uvicorn
 from starlette.testclient import TestClient
+from transformers import AutoModelForMaskedLM
 
 import wqkv
 from tests.tiny import READ, TARGET, text, tiny_llama, tiny_t5
+from tests.unit.effects.conftest import of_family
 from wqkv.draw import steps
 from wqkv.draw.to_json import plain
 from wqkv.effects.effect_maps import EffectMaps
@@ -580,6 +582,25 @@ def test_the_memory_of_effects_is_known_before(make):
     seen = api.open(READ, lambda done, total: None, target)
     maps = matters.effect_maps(api, seen, AskedWhy(None, None, -1), lambda done, total: None)
     assert maps.bytes == matters.bytes_of_maps(seen)
+
+
+def test_what_matters_for_a_masked_word():
+    model = of_family("bert", AutoModelForMaskedLM)
+    model.tokenizer.mask_token = "lamp"
+    with served(model) as client:
+        view = client.open(READ)
+        at = client.ask(f"views/{view}")["tokens"].index("lamp")
+        choices = client.finished(f"views/{view}/choices")
+        assert (choices["kind"], choices["at"]) == ("masked token", at)
+        named = [one["token"] for one in choices["top"]]
+        found = client.work(f"views/{view}/why", {"answer": named[2]})["result"]
+        theirs = why(model, READ, named[2])
+        assert (
+            found["number"]
+            == theirs.question.number
+            == (f"logit of {named[2]!r} less logit of {named[0]!r}")
+        )
+        assert near(found["before"], theirs.before)
 
 
 def test_what_matters_between_texts(minilm):

@@ -222,7 +222,7 @@ function shown(answer) {
 function tables(answer) {
   const { links, resting, heaviest } = answer;
   return [
-    h("section", {}, h("h3", {}, t("linksTitle")), effectTable(answer, { name: "why", links, most: SHOWN })),
+    h("section", {}, h("h3", {}, t("linksTitle")), h("p", { class: "note" }, t("marksSay")), effectTable(answer, { name: "why", links, most: SHOWN })),
     resting.length > 0 &&
       h(
         "section",

@@ -260,6 +260,7 @@ export const zh = {
   predicted: "预测",
   trueEffect: "真实",
   marks: "标记",
+  marksSay: "预测：由梯度得到的一阶近似。“!”在去掉之前就已知；其余说明预测如何偏差超过一半。",
   belowRounding: "低于舍入误差",
   openWithout: "打开去掉它之后的七个步骤",
   "mark_large local change": "局部变化大",
@@ -271,8 +272,8 @@ export const zh = {
   fewer: "只看 {n} 条",
   restingTitle: "看向第一个词",
   restingSays_renormalize:
-    "一个头若无所获，就停在第一个词上。去掉这条联系会使该头活动起来：作用是真实的，但不表示它读了第一个词。",
-  restingSays_zero: "一个头若无所获，就停在第一个词上。这样的联系不表示它读了第一个词。",
+    "一个头若无所获，就停在第一个词上。去掉这条联系会使该头活动起来：作用是真实的，但不表示它读了第一个词。此表可能有遗漏。",
+  restingSays_zero: "一个头若无所获，就停在第一个词上。这样的联系不表示它读了第一个词。此表可能有遗漏。",
   heaviestTitle: "各头看得最多之处",
   heaviestSays: "权重最大的联系，也已去掉：它们使该数变化 {low} 到 {high}，而上表最强的一条为 {top}。",
   arcsLabel: "文本上方以弧线表示最强的 {n} 条联系；下表相同",
