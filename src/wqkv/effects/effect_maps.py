@@ -96,7 +96,9 @@ class EffectMaps:
     def map(
         self, layer: int, head: int, how: How = "renormalize", part: str | None = None
     ) -> EffectMap:
-        """The effects of one head: [1, 1, n, m]. Links of tokens that are not read any more are 0.
+        """The effects of one head: [1, 1, n, m].
+
+        Tokens behind `at` change nothing in a causal model, and are not among the n and m.
 
         Args:
             part: "encoder", "decoder" or "cross" of a model of two texts; None is the main one.

@@ -35,7 +35,7 @@ from wqkv.study.pair import OpenPair
 
 #: How many links are removed for real in a text of up to SHORT tokens; in a longer one fewer, so
 #: that the work stays alike, and at least LEAST.
-BUDGET, SHORT, LEAST = 200, 512, 24
+BUDGET, SHORT, LEAST = 200, 256, 24
 #: So many links of largest weight are removed as well, in a text of up to WEIGHED tokens.
 HEAVIEST, WEIGHED = 6, 2048
 
@@ -108,8 +108,8 @@ def _kind(given: Given) -> QuestionKind:
     model = given.model
     if isinstance(model, OpenPair) or model.speaker is not None:
         return "next token"
-    masked = model.filler is not None and model.tokenizer.mask_token_id
-    return "masked token" if masked in model.tokens(given.text).ids else "similarity"
+    masked = model.tokenizer.mask_token_id in model.tokens(given.text).ids
+    return "masked token" if masked and model.filler is not None else "similarity"
 
 
 def _first_id(model: OpenModel | OpenPair, token: str) -> int | None:

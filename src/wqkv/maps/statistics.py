@@ -119,17 +119,24 @@ def thumbnail(P: Weights, n: int, row: int, query_len: int) -> Tensor:
     return sums / torch.bincount(of_row, minlength=rows).view(-1, 1)
 
 
-def absolute_means(x: Numbers, n: int, progress: Callable[[int, int], None]) -> Tensor:
-    """The means of the absolute values of n x n blocks; NaN counts as 0. One pass over rows."""
+def absolute_means(
+    x: Numbers, n: int, lengths: tuple[int, int], progress: Callable[[int, int], None]
+) -> Tensor:
+    """The means of the absolute values of n x n blocks; NaN counts as 0. One pass over rows.
+
+    The map begins one of `lengths`, whose rest is 0.
+    """
     batch, n_head, query_len, key_len = x.sizes
-    rows, cols = min(n, query_len), min(n, key_len)
-    every = numbers(range(query_len), x.device)
-    of_row, of_key = every * rows // query_len, numbers(range(key_len), x.device) * cols // key_len
+    rows, cols = (min(n, length) for length in lengths)
+    of_row, of_key = (
+        numbers(range(length), x.device) * blocks // length
+        for length, blocks in zip(lengths, (rows, cols), strict=True)
+    )
     sums = torch.zeros((batch, n_head, rows, cols), dtype=torch.float64, device=x.device)
     done = 0
-    for here, tile in x.rows(every):
+    for here, tile in x.rows(numbers(range(query_len), x.device)):
         sizes = tile.nan_to_num(nan=0).abs().double()
-        by_key = sizes.new_zeros((*sizes.shape[:3], cols)).index_add_(3, of_key, sizes)
+        by_key = sizes.new_zeros((*sizes.shape[:3], cols)).index_add_(3, of_key[:key_len], sizes)
         sums.index_add_(2, of_row[here], by_key)
         done += len(here)
         progress(done, query_len)

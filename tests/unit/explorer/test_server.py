@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from contextlib import contextmanager
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -564,6 +565,24 @@ def test_effects_of_a_question_are_kept(llama, monkeypatch):
         for answer in ("boat", "sea"):
             client.finished(f"views/{view}/effects", **place, answer=answer, how="zero")
         assert [args[2] for args in made] == ["lamp", "sea", "boat", "sea"]
+
+
+def test_tokens_behind_the_question_have_no_effect(open_client, seen):
+    client, view = open_client
+    where, asked = f"views/{view}", {"layer": 1, "head": 4, "at": 9, "answer": "lamp"}
+    found = client.finished(f"{where}/effects", **RECTANGLE, at=9, answer="lamp")["values"]
+    known = effects_of(seen, "lamp", at=9)[0, 0]
+    assert known.shape == (10, 10) and len(found) == 16
+    assert near(found[:7], plain(known[3:, :7])) and not any(map(any, found[7:]))
+    blocks = client.finished(f"{where}/effectblocks", size=4, **asked)
+    edges = [0, 6, 12, 18, 23]
+    assert blocks["edges"] == blocks["keys"] == edges
+    whole = torch.zeros(23, 23)
+    whole[:10, :10] = known.nan_to_num().abs()
+    means = [
+        [float(whole[a:b, c:d].mean()) for c, d in pairwise(edges)] for a, b in pairwise(edges)
+    ]
+    assert near(blocks["values"], means)
 
 
 def test_effects_that_would_take_too_much_memory(llama, monkeypatch):
