@@ -620,6 +620,14 @@ def test_what_matters_for_a_masked_word():
             == (f"logit of {named[2]!r} less logit of {named[0]!r}")
         )
         assert near(found["before"], theirs.before)
+        view = client.open(f"{READ} lamp")  # two are masked
+        assert client.finished(f"views/{view}/choices")["at"] == at
+        last = client.ask(f"views/{view}")["tokens"].index("lamp", at + 1)
+        assert client.finished(f"views/{view}/choices", at=last)["at"] == last
+        for asked, place in (({}, at), ({"at": last}, last)):
+            found = client.work(f"views/{view}/why", asked)["result"]
+            assert found["at"] == place
+            assert near(found["before"], why(model, f"{READ} lamp", at=place, budget=1).before)
 
 
 def test_what_matters_between_texts(minilm):

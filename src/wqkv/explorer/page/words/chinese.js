@@ -239,6 +239,7 @@ export const zh = {
   against: "对手",
   another: "另填（␣ 是空格，也要输入）",
   predictedAfter: "预测其后的词",
+  predictedAt: "被遮的词",
   endOfText: "文本末尾",
   likeText: "要与之相似的文本",
   unlikeText: "要与之不相似（可留空）",

@@ -250,6 +250,7 @@ export const en = /** @type {const} */ ({
   against: "Against",
   another: "another (␣ is a blank: type it too)",
   predictedAfter: "The word that comes after",
+  predictedAt: "The masked word",
   endOfText: "the end of the text",
   likeText: "A text to be like",
   unlikeText: "less like (may stay empty)",
