@@ -127,6 +127,13 @@ def test_the_saved_page_says_what_it_is_and_what_it_lacks(open_page, saved):
     page.get_by_role("button", name="Switch off layer 3, head 1").click()
     settled(page)
     assert "not in the saved page" in page.locator("#view").inner_text()
+    page.locator("#tab-matters").click()
+    settled(page)
+    assert "not in the saved page" in page.locator("#view").inner_text()
+    page.locator("#tab-map").click()
+    settled(page)
+    assert page.locator("canvas.tile").count() == 1
+    assert page.locator("[data-key^='shows-']").count() == 0
     page.locator("[data-key='lang']").click()
     settled(page)
     assert page.locator("#tab-text").inner_text() == "文本"

@@ -131,6 +131,17 @@ def test_arcs_of_a_narrow_window_stand_beside_the_text(open_page):
     assert len(set(places)) == 1 and len(places) > 1  # one below the other
 
 
+@pytest.mark.parametrize("width", [360, 700, 1000, 1220, 1600])
+def test_tables_have_room(open_page, width):
+    page = open_page(f"{ASKED}&by=head", width=width, height=780)
+    tables = page.locator("#view table").evaluate_all(
+        """tables => tables.map(table =>
+            table.getBoundingClientRect().right - table.parentElement.getBoundingClientRect().right
+        )"""
+    )
+    assert len(tables) == 3 and max(tables) <= 1
+
+
 @pytest.mark.parametrize("how", ["renormalize", "zero"])
 def test_a_link_opens_its_steps_without_it(open_page, site, how):
     page = open_page(f"{ASKED}&how={how if how == 'zero' else ''}")

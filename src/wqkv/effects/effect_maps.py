@@ -43,8 +43,8 @@ class _SiteKept(NamedTuple):
 class EffectMaps:
     """What removing each link of a model does to one number, to first order: an EffectMap a head.
 
-    The number is that of `why`, and so are the arguments. What is kept is linear in the length:
-    `bytes` of it.
+    The number is that of `why`, and so are the arguments: `EffectMaps(model, text).map(3, 1)` is
+    the map of layer 3, head 1. What is kept is linear in the length: `bytes` of it.
 
     Args:
         model, text, answer, against, at, target: see `why`.
@@ -52,11 +52,6 @@ class EffectMaps:
 
     Raises:
         ArgumentError: as `why`.
-
-    >>> from wqkv import open_model
-    >>> maps = EffectMaps(open_model(), "A cat sat.", "A dog sat.")
-    >>> maps.map(3, 1)
-    EffectMap[1, 1, 6, 6]: effects of removal, renormalize
     """
 
     def __init__(
@@ -96,7 +91,9 @@ class EffectMaps:
     def map(
         self, layer: int, head: int, how: How = "renormalize", part: str | None = None
     ) -> EffectMap:
-        """The effects of one head: [1, 1, n, m]. Links of tokens that are not read any more are 0.
+        """The effects of one head: [1, 1, n, m].
+
+        Tokens behind `at` change nothing in a causal model, and are not among the n and m.
 
         Args:
             part: "encoder", "decoder" or "cross" of a model of two texts; None is the main one.

@@ -35,7 +35,7 @@ from wqkv.study.pair import OpenPair
 
 #: How many links are removed for real in a text of up to SHORT tokens; in a longer one fewer, so
 #: that the work stays alike, and at least LEAST.
-BUDGET, SHORT, LEAST = 200, 512, 24
+BUDGET, SHORT, LEAST = 200, 256, 24
 #: So many links of largest weight are removed as well, in a text of up to WEIGHED tokens.
 HEAVIEST, WEIGHED = 6, 2048
 
@@ -87,6 +87,7 @@ def budget_of(seen: OpenView) -> int:
 def choices(api: Api, seen: OpenView, asked: AskedWhy) -> ChoicesAnswer:
     """What can be asked about a text, and the likeliest tokens that an answer may be."""
     given = given_of(api, seen)
+    asked = placed(given, asked)
     model, kind, row = given.model, _kind(given), None
     python, top = seen.says("view.reading.sentence"), []
     if kind != "similarity":
@@ -105,11 +106,24 @@ def choices(api: Api, seen: OpenView, asked: AskedWhy) -> ChoicesAnswer:
 
 def _kind(given: Given) -> QuestionKind:
     """Which number can be asked about: see `why`."""
-    model = given.model
-    if isinstance(model, OpenPair) or model.speaker is not None:
+    if given.model.speaker is not None or isinstance(given.model, OpenPair):
         return "next token"
-    masked = model.filler is not None and model.tokenizer.mask_token_id
-    return "masked token" if masked in model.tokens(given.text).ids else "similarity"
+    return "masked token" if _masked(given) else "similarity"
+
+
+def _masked(given: Given) -> list[int]:
+    """Which tokens are masked, in a text of a model of masked tokens."""
+    model = given.model
+    if isinstance(model, OpenPair) or model.filler is None:
+        return []
+    mask = model.tokenizer.mask_token_id
+    return [at for at, id in enumerate(model.tokens(given.text).ids) if id == mask]
+
+
+def placed(given: Given, asked: AskedWhy) -> AskedWhy:
+    """The question, about the first of several masked tokens unless it names another."""
+    masked = _masked(given) if asked.at == -1 else []
+    return asked._replace(at=masked[0]) if len(masked) > 1 else asked
 
 
 def _first_id(model: OpenModel | OpenPair, token: str) -> int | None:
@@ -125,6 +139,7 @@ def links_that_matter(
 ) -> WhyAnswer:
     """The links that carry an answer, and those of largest weight, all removed for real."""
     begun, given, budget = time.monotonic(), given_of(api, seen), budget_of(seen)
+    asked = placed(given, asked)
     layers = sum(part.sizes.n_layer for part in given.model.parts.values())
     steps, heaviest = 0, tuple[LinkEffect, ...]()
 
@@ -192,6 +207,7 @@ def groups_that_matter(
 ) -> GroupsAnswer:
     """Whole heads, tokens or sentences, each removed for real."""
     given = given_of(api, seen)
+    asked = placed(given, asked)
     found = why(
         given.model, given.text, *asked, target=given.target, by=[by], budget=1, progress=progress
     )
@@ -216,6 +232,7 @@ def effect_maps(api: Api, seen: OpenView, asked: AskedWhy, progress: Progress) -
         Refused: they would take more than EFFECTS bytes.
     """
     given = given_of(api, seen)
+    asked = placed(given, asked)
     key = given.text, given.target, asked
     maps = api.effects.get(key)
     if maps is None:
@@ -244,5 +261,6 @@ def bytes_of_maps(seen: OpenView) -> int:
 
 def python_of_maps(api: Api, seen: OpenView, asked: AskedWhy) -> tuple[str, ...]:
     """The lines that make `maps`."""
-    call = given_of(api, seen).called("EffectMaps", asked)
+    given = given_of(api, seen)
+    call = given.called("EffectMaps", placed(given, asked))
     return "from wqkv.effects.effect_maps import EffectMaps", f"maps = {call}"

@@ -189,7 +189,9 @@ def effects(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> Ti
     (layer, head), places = _rectangle(ask)
     rows, keys = seen.view.checked_rectangle(*places)
     maps, how = matters.effect_maps(api, seen, ask.asked_why(), progress), _how(ask)
-    found = maps.map(layer, head, how, seen.view.model.part)[0, 0, rows, keys]
+    known = maps.map(layer, head, how, seen.view.model.part)[0, 0, rows, keys]
+    found = known.new_zeros((rows.stop - rows.start, keys.stop - keys.start))
+    found[: known.shape[0], : known.shape[1]] = known  # tokens behind the question have no effect
     return TileAnswer(
         values=plain(found),
         python=seen.says(*_effects_python(api, seen, ask, f"[{_index(places)}]")),
@@ -240,9 +242,11 @@ def effectblocks(api: Api, seen: OpenView, ask: Parameters, progress: Progress) 
     layer, head = ask.integers("layer", "head")
     size, how = _size_of(ask), _how(ask)
     maps = matters.effect_maps(api, seen, ask.asked_why(), progress)
-    found = maps.map(layer, head, how, seen.view.model.part).thumbnail(size, progress)
-    python = seen.says(*_effects_python(api, seen, ask, f".thumbnail({size})[0, 0]"))
-    return _blocks(block_means(seen.view.n, seen.view.m, found[0, 0]), python)
+    lengths = seen.view.n, seen.view.m
+    found = maps.map(layer, head, how, seen.view.model.part).thumbnail(size, progress, lengths)
+    end = f".thumbnail({size}, lengths={lengths})[0, 0]"
+    python = seen.says(*_effects_python(api, seen, ask, end))
+    return _blocks(block_means(*lengths, found[0, 0]), python)
 
 
 def _size_of(ask: Parameters) -> int:

@@ -69,7 +69,10 @@ class LinkMap(TileMap[Links]):
         return self._columns(type(self._numbers).of_keys)
 
     def thumbnail(
-        self, n: int = 64, progress: Callable[[int, int], None] = lambda done, total: None
+        self,
+        n: int = 64,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+        lengths: tuple[int, int] | None = None,
     ) -> Tensor:
         """Exact means of absolute values of n x n blocks: (batch, n_head, n, n).
 
@@ -78,13 +81,14 @@ class LinkMap(TileMap[Links]):
 
         Args:
             progress: is called with (rows done, rows in all) after every block of rows.
+            lengths: (query_len, key_len) of a larger map that this one begins; its rest is 0.
 
         Raises:
             ArgumentError: `n` below 1.
         """
         if n < 1:
             raise ArgumentError(f"`n` is {n}, the blocks of a side.\nPass 1 or more.")
-        return self._columns(statistics.absolute_means, n, progress)
+        return self._columns(statistics.absolute_means, n, lengths or self.shape[2:], progress)
 
 
 class EffectMap(LinkMap):

@@ -119,14 +119,21 @@ def thumbnail(P: Weights, n: int, row: int, query_len: int) -> Tensor:
     return sums / torch.bincount(of_row, minlength=rows).view(-1, 1)
 
 
-def absolute_means(x: Numbers, n: int, progress: Callable[[int, int], None]) -> Tensor:
-    """The means of the absolute values of n x n blocks; NaN counts as 0. One pass over rows."""
-    batch, n_head, query_len, key_len = x.sizes
-    rows, cols = min(n, query_len), min(n, key_len)
-    every = numbers(range(query_len), x.device)
-    of_row, of_key = every * rows // query_len, numbers(range(key_len), x.device) * cols // key_len
+def absolute_means(
+    x: Numbers, n: int, lengths: tuple[int, int], progress: Callable[[int, int], None]
+) -> Tensor:
+    """The means of the absolute values of n x n blocks; NaN counts as 0. One pass over rows.
+
+    The map begins one of `lengths`, whose rest is 0.
+    """
+    batch, n_head, query_len, _ = x.sizes
+    rows, cols = (min(n, length) for length in lengths)
+    of_row, of_key = (
+        numbers(range(length), x.device) * blocks // length
+        for length, blocks in zip(lengths, (rows, cols), strict=True)
+    )
     sums = torch.zeros((batch, n_head, rows, cols), dtype=torch.float64, device=x.device)
-    for b, h, i, j in x.parts(every):
+    for b, h, i, j in x.parts(numbers(range(query_len), x.device)):
         sizes = x.tile(b, h, i, j).nan_to_num(nan=0).abs().double()
         by_key = sizes.new_zeros((*sizes.shape[:3], cols)).index_add_(3, of_key[cut(j)], sizes)
         sums[cut(b), cut(h)] = sums[cut(b), cut(h)].index_add(2, of_row[numbers(i)], by_key)

@@ -10,15 +10,18 @@ import socket
 import threading
 import time
 from contextlib import contextmanager
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
 import torch
 import uvicorn
 from starlette.testclient import TestClient
+from transformers import AutoModelForMaskedLM
 
 import wqkv
 from tests.tiny import READ, TARGET, text, tiny_llama, tiny_t5
+from tests.unit.effects.conftest import of_family
 from wqkv.draw import steps
 from wqkv.draw.to_json import plain
 from wqkv.effects.effect_maps import EffectMaps
@@ -564,6 +567,24 @@ def test_effects_of_a_question_are_kept(llama, monkeypatch):
         assert [args[2] for args in made] == ["lamp", "sea", "boat", "sea"]
 
 
+def test_tokens_behind_the_question_have_no_effect(open_client, seen):
+    client, view = open_client
+    where, asked = f"views/{view}", {"layer": 1, "head": 4, "at": 9, "answer": "lamp"}
+    found = client.finished(f"{where}/effects", **RECTANGLE, at=9, answer="lamp")["values"]
+    known = effects_of(seen, "lamp", at=9)[0, 0]
+    assert known.shape == (10, 10) and len(found) == 16
+    assert near(found[:7], plain(known[3:, :7])) and not any(map(any, found[7:]))
+    blocks = client.finished(f"{where}/effectblocks", size=4, **asked)
+    edges = [0, 6, 12, 18, 23]
+    assert blocks["edges"] == blocks["keys"] == edges
+    whole = torch.zeros(23, 23)
+    whole[:10, :10] = known.nan_to_num().abs()
+    means = [
+        [float(whole[a:b, c:d].mean()) for c, d in pairwise(edges)] for a, b in pairwise(edges)
+    ]
+    assert near(blocks["values"], means)
+
+
 def test_effects_that_would_take_too_much_memory(llama, monkeypatch):
     monkeypatch.setattr(matters, "EFFECTS", 10**4)
     with served(llama) as client:
@@ -580,6 +601,33 @@ def test_the_memory_of_effects_is_known_before(make):
     seen = api.open(READ, lambda done, total: None, target)
     maps = matters.effect_maps(api, seen, AskedWhy(None, None, -1), lambda done, total: None)
     assert maps.bytes == matters.bytes_of_maps(seen)
+
+
+def test_what_matters_for_a_masked_word():
+    model = of_family("bert", AutoModelForMaskedLM)
+    model.tokenizer.mask_token = "lamp"
+    with served(model) as client:
+        view = client.open(READ)
+        at = client.ask(f"views/{view}")["tokens"].index("lamp")
+        choices = client.finished(f"views/{view}/choices")
+        assert (choices["kind"], choices["at"]) == ("masked token", at)
+        named = [one["token"] for one in choices["top"]]
+        found = client.work(f"views/{view}/why", {"answer": named[2]})["result"]
+        theirs = why(model, READ, named[2])
+        assert (
+            found["number"]
+            == theirs.question.number
+            == (f"logit of {named[2]!r} less logit of {named[0]!r}")
+        )
+        assert near(found["before"], theirs.before)
+        view = client.open(f"{READ} lamp")  # two are masked
+        assert client.finished(f"views/{view}/choices")["at"] == at
+        last = client.ask(f"views/{view}")["tokens"].index("lamp", at + 1)
+        assert client.finished(f"views/{view}/choices", at=last)["at"] == last
+        for asked, place in (({}, at), ({"at": last}, last)):
+            found = client.work(f"views/{view}/why", asked)["result"]
+            assert found["at"] == place
+            assert near(found["before"], why(model, f"{READ} lamp", at=place, budget=1).before)
 
 
 def test_what_matters_between_texts(minilm):

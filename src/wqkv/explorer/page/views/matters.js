@@ -5,7 +5,7 @@ import { foot } from "../frame/foot.js";
 import { h } from "../parts/dom.js";
 import { count } from "../parts/format.js";
 import { barPicture } from "../parts/picture.js";
-import { bdi, labelAt } from "../parts/token.js";
+import { tokenTag } from "../parts/token.js";
 import { chosenHow, HOWS, question, wholeQuestion, wholeView } from "../reading/asked.js";
 import { askChoices, opened, size } from "../reading/opened.js";
 import { workOnce } from "../reading/server.js";
@@ -64,35 +64,58 @@ function questionForm(choices) {
     ];
   const { answer, against } = wholeQuestion(choices);
   return [
-    choices.kind === "next token" && places(),
+    choices.kind === "next token" ? nextPlaces() : maskedPlaces(choices),
     tokenChoice("answer", t("answer"), choices, answer, against),
     tokenChoice("against", t("against"), choices, against, answer),
   ];
 }
 
 // Behind which token one is predicted: the last one, or the chosen one.
-function places() {
+function nextPlaces() {
   const written = !opened.text.part || opened.text.part !== "encoder",
     here = state.after ?? state.token;
-  const button = (after, text) =>
-    h(
-      "button",
-      {
-        "data-key": after === null ? "after-end" : "after-word",
-        "aria-pressed": String((state.after ?? null) === after),
-        onclick: () => askAnew({ after, answer: null, against: null }),
-      },
-      text,
-    );
+  return placeChoice(t("predictedAfter"), state.after ?? null, [
+    { after: null, name: "after-end", text: t("endOfText") },
+    ...(written && here < size() - 1 ? [{ after: here, name: "after-word", text: tokenTag(here) }] : []),
+  ]);
+}
+
+/** @param {ChoicesAnswer} choices */
+function maskedPlaces({ at }) {
+  if (at === null) return null;
+  const { tokens } = opened.text,
+    masked = tokens.flatMap((token, j) => (token === tokens[at] ? [j] : []));
+  return placeChoice(
+    t("predictedAt"),
+    at,
+    masked.map(j => ({ after: j, name: `masked-${j}`, text: tokenTag(j) })),
+  );
+}
+
+/**
+ * @param {string} title
+ * @param {number | null} chosen
+ * @param {{ after: number | null, name: string, text: unknown }[]} places
+ */
+function placeChoice(title, chosen, places) {
   return h(
     "div",
     { class: "asks" },
-    h("h3", {}, t("predictedAfter")),
+    h("h3", {}, title),
     h(
       "span",
-      { class: "segmented", role: "group", "aria-label": t("predictedAfter") },
-      button(null, t("endOfText")),
-      written && here < size() - 1 && button(here, [bdi(labelAt(here)), h("sub", {}, here)]),
+      { class: "segmented", role: "group", "aria-label": title },
+      places.map(({ after, name, text }) =>
+        h(
+          "button",
+          {
+            "data-key": name,
+            "aria-pressed": String(chosen === after),
+            onclick: () => askAnew({ after, answer: null, against: null }),
+          },
+          text,
+        ),
+      ),
     ),
   );
 }
@@ -222,7 +245,7 @@ function shown(answer) {
 function tables(answer) {
   const { links, resting, heaviest } = answer;
   return [
-    h("section", {}, h("h3", {}, t("linksTitle")), effectTable(answer, { name: "why", links, most: SHOWN })),
+    h("section", {}, h("h3", {}, t("linksTitle")), h("p", { class: "note" }, t("marksSay")), effectTable(answer, { name: "why", links, most: SHOWN })),
     resting.length > 0 &&
       h(
         "section",

@@ -250,6 +250,7 @@ export const en = /** @type {const} */ ({
   against: "Against",
   another: "another (␣ is a blank: type it too)",
   predictedAfter: "The word that comes after",
+  predictedAt: "The masked word",
   endOfText: "the end of the text",
   likeText: "A text to be like",
   unlikeText: "less like (may stay empty)",
@@ -271,6 +272,8 @@ export const en = /** @type {const} */ ({
   predicted: "predicted",
   trueEffect: "true",
   marks: "marks",
+  marksSay:
+    "Predicted: to first order, from gradients. ! was known before the link was removed; the rest says how the prediction missed by more than half.",
   belowRounding: "below rounding",
   openWithout: "Open its seven steps without it",
   "mark_large local change": "large local change",
@@ -282,9 +285,9 @@ export const en = /** @type {const} */ ({
   fewer: "Only {n}",
   restingTitle: "To the first word",
   restingSays_renormalize:
-    "A head that finds nothing rests on the first word. Removing that link switches the head on: the effect is real, but it does not say that the first word was read.",
+    "A head that finds nothing rests on the first word. Removing that link switches the head on: the effect is real, but it does not say that the first word was read. The list may miss some.",
   restingSays_zero:
-    "A head that finds nothing rests on the first word. Such links do not say that the first word was read.",
+    "A head that finds nothing rests on the first word. Such links do not say that the first word was read. The list may miss some.",
   heaviestTitle: "Where heads look most",
   heaviestSays:
     "The links of largest weight, removed too: they change the number by {low} to {high}, and the strongest above by {top}.",
