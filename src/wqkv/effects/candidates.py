@@ -94,7 +94,7 @@ class Candidates:
             effects = of(P, given.value, output, grad)
             # Whole rows, because nearly every row has a heavy link in some head.
             for b, h, i, j in P.parts(numbers(range(call.sizes[2]), P.device)):
-                (tile,), (weights,) = effects.tile(b, h, i, j), P.tile(b, h, i, j)
+                (weights,), (tile,) = effects.with_weights(b, h, i, j)
                 corner = (h.start, int(i[0]), j.start)
                 self._weigh(site, corner, weights, tile)
                 self.total += float(tile.abs().nansum(dtype=torch.float64))

@@ -49,8 +49,12 @@ class Links(Numbers):
         return self.P.parts(queries, at_least)
 
     def tile(self, b: Line, h: Line, i: Line, j: Line) -> Tensor:
+        return self.with_weights(b, h, i, j)[1]
+
+    def with_weights(self, b: Line, h: Line, i: Line, j: Line) -> tuple[Tensor, Tensor]:
+        """The weights of a tile, and its numbers."""
         P = self.P.tile(b, h, i, j)
-        return self._where_seen(P, P * self._factors(b, h, i, j))
+        return P, self._where_seen(P, P * self._factors(b, h, i, j))
 
     def pairs(self, queries: Tensor, keys: Tensor) -> Tensor:
         P = self.P.pairs(queries, keys)
@@ -119,7 +123,7 @@ class Removals(Links):
         """g . o of every row."""
         return -self.R[..., -1]
 
-    def tile(self, b: Line, h: Line, i: Line, j: Line) -> Tensor:
+    def with_weights(self, b: Line, h: Line, i: Line, j: Line) -> tuple[Tensor, Tensor]:
         reach = self.P.reach(numbers(i))
         # A tile that holds all of its rows has what a heavy link needs.
         if isinstance(j, range) and j.start <= reach.start and reach.stop <= j.stop:
@@ -128,9 +132,10 @@ class Removals(Links):
         found = self._where_seen(P, _light(P, self._factors(b, h, i, j)))
         heavy = _of_any_head(P.amax(dim=3) > HEAVY) if found.numel() else numbers(range(0))
         for here in heavy.split(max(1, weights.BLOCK // max(1, len(b) * len(h) * self.sizes[3]))):
-            rows = self._whole_rows(b, h, numbers(i, heavy.device)[here], range(self.sizes[3]))
+            some, whole = numbers(i, heavy.device)[here], range(self.sizes[3])
+            _, rows = self._whole_rows(b, h, some, whole)
             found[:, :, here] = rows.index_select(3, numbers(j, heavy.device))
-        return found
+        return P, found
 
     def pairs(self, queries: Tensor, keys: Tensor) -> Tensor:
         batch, n_head, _, key_len = self.sizes
@@ -139,7 +144,7 @@ class Removals(Links):
         heavy = _of_any_head(P > HEAVY)
         for here in heavy.split(max(1, weights.BLOCK // max(1, batch * n_head * key_len))):
             i = queries.to(heavy.device)[here]
-            rows = self._whole_rows(range(batch), range(n_head), i, range(key_len))
+            _, rows = self._whole_rows(range(batch), range(n_head), i, range(key_len))
             j = keys.to(heavy.device)[here].view(1, 1, -1, 1).expand(batch, n_head, -1, 1)
             found[:, :, here] = rows.gather(3, j).squeeze(3)
         return found
@@ -174,14 +179,14 @@ class Removals(Links):
         removed = self._removed(self._carried(out), lse - _finite(self.P.lse), lambda x: x)
         return torch.where(mass > HEAVY, removed, found)
 
-    def _whole_rows(self, b: Line, h: Line, i: Line, j: range) -> Tensor:
+    def _whole_rows(self, b: Line, h: Line, i: Line, j: range) -> tuple[Tensor, Tensor]:
         logs, factors = self.P.logs(b, h, i, j), self._factors(b, h, i, j)
         P = (logs * LOG2E).exp2_()
         if not P.numel():
-            return P
+            return P, factors
         heavy = P.amax(dim=3) > HEAVY  # (batch, head, query)
         if not bool(heavy.any()):
-            return self._where_seen(P, _light(P, factors))
+            return P, self._where_seen(P, _light(P, factors))
 
         def pick(x: Tensor) -> Tensor:
             return take(x, b, h, i)[heavy]
@@ -197,7 +202,7 @@ class Removals(Links):
         removed = self._removed(carried.sum(dim=-1), lse, pick)
         found = self._where_seen(P, _light(P, factors))
         found[heavy] = torch.where(away, removed.unsqueeze(-1), found[heavy])
-        return found
+        return P, found
 
     def _removed(self, carried: Tensor, lse: Tensor, pick: Callable[[Tensor], Tensor]) -> Tensor:
         """How g . o changes if some rows become others, which give `carried` for g . o.
