@@ -86,7 +86,7 @@ def test_a_table_is_sorted_by_any_column(open_page, found, column):
 
 def test_the_heaviest_links_are_not_those_that_matter(open_page, site, found):
     page = open_page(ASKED)
-    heaviest = EffectMaps(site.view.model, TIRED, LIKE).heaviest(6)
+    heaviest = found.heaviest
     rows = table(page.locator(".effects").last)
     expected = sorted(heaviest, key=lambda one: -abs(one.true))
     assert [re.sub(r"\s", "", row[0]) for row in rows] == [named(found, one) for one in expected]

@@ -6,20 +6,17 @@ map is built: each is computed where it is asked for.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from wqkv.attend.call import call_of
 from wqkv.doors import door
 from wqkv.effects.asked import ask
 from wqkv.effects.blocks import AttentionSite, SiteInput
-from wqkv.effects.passes import ModelChange, PlainPass, SiteLink
-from wqkv.effects.records import LinkEffect
+from wqkv.effects.passes import PlainPass
 from wqkv.effects.rerun import Rerun
 from wqkv.errors import ArgumentError
 from wqkv.maps.attention_map import AttentionMap, map_of
@@ -124,34 +121,3 @@ class EffectMaps:
         rules = replace(rules_of(of_part.layer(layer), heads), scale=kept.given.scale)
         q, k = kept.given.query[:, heads], kept.given.key[:, of_keys]
         return map_of(call_of(q, k, k, rules)), kept, heads, of_keys
-
-    def heaviest(self, k: int = 6, how: How = "renormalize") -> tuple[LinkEffect, ...]:
-        """The k links of largest weight, each removed for real: where heads look most.
-
-        Raises:
-            ArgumentError: `k` below 1, an unknown `how`.
-        """
-        if k < 1:
-            raise ArgumentError(f"`k` is {k}, how many links to remove.\nPass 1 or more.")
-        found: list[tuple[float, SiteLink, float]] = []
-        for site, kept in self._kept.items():
-            for head in range(kept.given.query.shape[1]):
-                P, *_ = self._head(site.layer, head, site.part)
-                weights, queries, keys = (x[0, 0] for x in P.top(k))
-                effects = self.map(site.layer, head, how, site.part).at(queries, keys)[0, 0]
-                lines = torch.stack([weights, queries, keys, effects.to(weights)]).T.tolist()
-                found += [
-                    (weight, SiteLink(site, head, int(query), int(key)), effect)
-                    for weight, query, key, effect in lines
-                    if not math.isnan(effect)  # the only key of a row cannot be removed
-                ]
-        found = sorted(found, key=lambda one: -one[0])[:k]
-        rerun = Rerun(self._model, self._asked)
-        after = rerun.after([ModelChange(links=(link,)) for _, link, _ in found], how)
-        return tuple(
-            LinkEffect(
-                *link.site, link.head, link.query, link.key, weight, effect, math.nan,
-                true=number - rerun.before,
-            )
-            for (weight, link, effect), number in zip(found, after, strict=True)
-        )  # fmt: skip

@@ -36,8 +36,6 @@ from wqkv.study.pair import OpenPair
 #: How many links are removed for real in a text of up to SHORT tokens; in a longer one fewer, so
 #: that the work stays alike, and at least LEAST.
 BUDGET, SHORT, LEAST = 200, 256, 24
-#: So many links of largest weight are removed as well, in a text of up to WEIGHED tokens.
-HEAVIEST, WEIGHED = 6, 2048
 
 
 class Given(NamedTuple):
@@ -140,21 +138,10 @@ def links_that_matter(
     """The links that carry an answer, and those of largest weight, all removed for real."""
     begun, given, budget = time.monotonic(), given_of(api, seen), budget_of(seen)
     asked = placed(given, asked)
-    layers = sum(part.sizes.n_layer for part in given.model.parts.values())
-    steps, heaviest = 0, tuple[LinkEffect, ...]()
-
-    def removing(done: int, total: int) -> None:
-        nonlocal steps
-        steps = total
-        progress(done, total + layers)
-
     found = why(
         given.model, given.text, *asked, target=given.target, how=how, budget=budget,
-        progress=removing,
+        progress=progress,
     )  # fmt: skip
-    if max(seen.view.n, seen.view.m) <= WEIGHED:
-        maps = effect_maps(api, seen, asked, lambda done, _: progress(steps + done, steps + layers))
-        heaviest = maps.heaviest(HEAVIEST, how)
     call = given.called("why", asked, how=how, budget=budget)
     question = found.question
     return WhyAnswer(
@@ -172,11 +159,11 @@ def links_that_matter(
         budget=budget,
         links=[_facts(one) for one in found.links],
         resting=[_facts(one) for one in found.resting],
-        heaviest=[_facts(one) for one in heaviest],
+        heaviest=[_facts(one) for one in found.heaviest],
         checked=plain(found.checked),
         together=_joint(found.together),
         seconds=time.monotonic() - begun,
-        python=seen.says("from wqkv.effects.why import why", call),
+        python=seen.says(f"wqkv.{call}"),
     )
 
 
@@ -218,7 +205,7 @@ def groups_that_matter(
         before=found.before,
         rounding=found.rounding,
         groups=plain((found.groups or {}).get(by, ())),
-        python=seen.says("from wqkv.effects.why import why", f"{call}.groups[{by!r}]"),
+        python=seen.says(f"wqkv.{call}.groups[{by!r}]"),
     )
 
 

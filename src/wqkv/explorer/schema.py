@@ -413,7 +413,7 @@ class ChoicesAnswer(TypedDict):
 class WhyAnswer(TypedDict):
     """What an answer rests on: see `effects.records.Why`.
 
-    `heaviest` are the links of largest weight, removed too; none of a long text.
+    `heaviest` are the links of largest weight, removed too.
     """
 
     kind: QuestionKind

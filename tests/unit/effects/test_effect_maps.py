@@ -43,25 +43,6 @@ def test_every_head_of_every_layer(name, how):
     assert torch.equal(main, maps.map(1, 3, how, model.main)[0, 0].nan_to_num())
 
 
-@pytest.mark.parametrize("how", ["renormalize", "zero"])
-@pytest.mark.parametrize("name", ["llama", "bert", "t5"])
-def test_the_heaviest_links_are_removed_for_real(name, how):
-    model, asked = asked_of(name)
-    maps, (_, weights) = maps_of(name), dense(model, asked, how)
-    found = maps.heaviest(5, how)
-    places = Rerun(model, asked).sites
-    every = torch.cat([x.flatten() for x in weights])
-    if how == "zero":  # else the only key of a row is heavier, and cannot be removed
-        assert [one.weight for one in found] == pytest.approx(every.topk(5).values.tolist())
-    assert [one.weight for one in found] == sorted((one.weight for one in found), reverse=True)
-    for one in found:
-        call = places.index((one.part, one.layer))
-        assert one.weight == pytest.approx(float(weights[call][one.head, one.query, one.key]))
-        kind = "links" if how == "renormalize" else "zeroed"
-        after = truth(model, asked, **{kind: [(call, one.head, one.query, one.key)]})
-        assert one.true == pytest.approx(after - maps.before, abs=1e-9)
-
-
 def test_its_memory_is_linear_in_the_length():
     model = opened("llama")
     short, long = (EffectMaps(model, text(n), "lamp", "sea").bytes for n in (11, 23))
@@ -83,5 +64,3 @@ def test_mistakes():
         maps.map(3, 0)
     with pytest.raises(ArgumentError, match="There is no head -1: the model has 6 heads"):
         maps.map(0, -1)
-    with pytest.raises(ArgumentError, match="`k` is 0, how many links to remove"):
-        maps.heaviest(0)

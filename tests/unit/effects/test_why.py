@@ -96,6 +96,10 @@ def test_every_number_of_an_answer(name, how, monkeypatch):
     listed = [abs(one.predicted) for one in found.predicted]
     assert listed == pytest.approx(strongest, abs=1e-9)
     assert all(one.true is None for one in found.predicted)
+    # The heaviest, to compare
+    assert len(found.heaviest) == 6
+    for one in found.heaviest:
+        assert one.true == pytest.approx(told.without([one]) - before, abs=1e-11)
     # What was checked
     checked, clear = found.checked, [one for one in some if abs(one.true) > found.rounding]
     assert checked.judged == len(clear) > 30

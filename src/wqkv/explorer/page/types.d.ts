@@ -390,7 +390,7 @@ export interface ChoicesAnswer {
 
 /** What an answer rests on: see `effects.records.Why`.
  * 
- * `heaviest` are the links of largest weight, removed too; none of a long text. */
+ * `heaviest` are the links of largest weight, removed too. */
 export interface WhyAnswer {
   kind: "next token" | "masked token" | "similarity" | "function";
   number: string;
