@@ -27,6 +27,7 @@ from benchmarks.contest import Contestant, measured
 from benchmarks.maps import medians
 from tests.removal import taken_out
 from wqkv.attend.engines.reference import repeat_heads
+from wqkv.attend.partial import Partial
 from wqkv.effects.asked import OneText, ask, cut
 from wqkv.effects.blocks import AttentionSite
 from wqkv.effects.candidates import Candidates
@@ -102,12 +103,12 @@ class Timed(Candidates):
         self.came: tuple[Any, ...] = ()
 
     def __call__(
-        self, plain: PlainPass, site: AttentionSite, output: Tensor, grad: Tensor, behind: Tensor
+        self, plain: PlainPass, site: AttentionSite, whole: Partial, grad: Tensor, behind: Tensor
     ) -> None:
         begun = time.process_time()
-        super().__call__(plain, site, output, grad, behind)
+        super().__call__(plain, site, whole, grad, behind)
         self.seconds += time.process_time() - begun
-        self.came = plain, site, output, grad.clone(), behind.clone()
+        self.came = plain, site, whole.out, grad.clone(), behind.clone()
 
 
 def right(seen: Timed) -> float:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from wqkv.attend.call import call_of
+from wqkv.attend.partial import Partial
 from wqkv.effects.asked import ask
 from wqkv.effects.blocks import AttentionSite
 from wqkv.effects.passes import ModelChange, PlainPass, SiteLink
@@ -85,15 +86,15 @@ class Everything:
         self.behind: dict[AttentionSite, Tensor] = {}  # (n, d_model)
 
     def __call__(
-        self, plain: PlainPass, site: AttentionSite, output: Tensor, grad: Tensor, behind: Tensor
+        self, plain: PlainPass, site: AttentionSite, whole: Partial, grad: Tensor, behind: Tensor
     ) -> None:
         given = plain.given[site]
         seen = map_of(call_of(given.query, given.key, given.value, plain.rules[site]))
         layer: Any = self._model.layer(site.layer)
-        WO = layer.WO.weight.detach().T.unflatten(0, (output.shape[1], -1))
+        WO = layer.WO.weight.detach().T.unflatten(0, (whole.out.shape[1], -1))
         with torch.no_grad():
             self.weights[site] = seen[0]
-            self.effects[site] = seen.effects(given.value, output, grad, self._how)[0]
+            self.effects[site] = seen.effects(given.value, whole.out, grad, self._how)[0]
             self.norms[site] = seen.contributions(given.value, WO)[0]
         self.behind[site] = behind[0].detach().clone()
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from wqkv.attend.call import call_of
 from wqkv.attend.masks.algebra import Mask
+from wqkv.attend.partial import Partial
 from wqkv.effects.blocks import AttentionSite
 from wqkv.effects.passes import PlainPass, SiteLink
 from wqkv.maps.attention_map import map_of
@@ -81,7 +82,7 @@ class Candidates:
         self.total, self._done = 0.0, 0  # the sum of all absolute effects; attentions
 
     def __call__(
-        self, plain: PlainPass, site: AttentionSite, output: Tensor, grad: Tensor, behind: Tensor
+        self, plain: PlainPass, site: AttentionSite, whole: Partial, grad: Tensor, behind: Tensor
     ) -> None:
         given, rules = plain.given[site], plain.rules[site]
         call = call_of(given.query, given.key, given.value, rules)
@@ -90,8 +91,10 @@ class Candidates:
         others, resting = _Best(self._kept), _Best(self._kept)
         with aside(given.query.device):
             P = Weights(call)
+            if whole.lse.dtype == given.query.dtype:  # else it is that of rounded scores
+                P.known = whole.lse
             of = removals if self._how == "renormalize" else zeroings
-            effects = of(P, given.value, output, grad)
+            effects = of(P, given.value, whole.out, grad)
             # Whole rows, because nearly every row has a heavy link in some head.
             for b, h, i, j in P.parts(numbers(range(call.sizes[2]), P.device)):
                 (weights,), (tile,) = effects.with_weights(b, h, i, j)

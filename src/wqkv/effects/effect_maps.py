@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from wqkv.attend.call import call_of
+from wqkv.attend.partial import Partial
 from wqkv.doors import door
 from wqkv.effects.asked import ask
 from wqkv.effects.blocks import AttentionSite, SiteInput
@@ -67,9 +68,9 @@ class EffectMaps:
         layers = sum(part.sizes.n_layer for part in model.parts.values())
 
         def keep(
-            plain: PlainPass, site: AttentionSite, output: Tensor, grad: Tensor, behind: Tensor
+            plain: PlainPass, site: AttentionSite, whole: Partial, grad: Tensor, behind: Tensor
         ) -> None:
-            self._kept[site] = _SiteKept(plain.given[site], output, grad)
+            self._kept[site] = _SiteKept(plain.given[site], whole.out, grad)
             progress(len(self._kept), layers)
 
         self.before = Rerun(model, self._asked, keep).before

@@ -23,6 +23,7 @@ from wqkv.attend.functional import attend
 from wqkv.attend.geometry import At, Rect
 from wqkv.attend.masks.algebra import Mask, either, opposite
 from wqkv.attend.masks.dense import Entries
+from wqkv.attend.partial import Partial
 from wqkv.attend.rules import Rules
 from wqkv.effects.blocks import (
     AttentionSite,
@@ -112,11 +113,12 @@ class GradientTaken(Protocol):
     """Is called in the backward pass for every attention, the last one first."""
 
     def __call__(
-        self, plain: PlainPass, site: AttentionSite, output: Tensor, grad: Tensor, behind: Tensor
+        self, plain: PlainPass, site: AttentionSite, whole: Partial, grad: Tensor, behind: Tensor
     ) -> None:
         """Take an attention's output and the gradients of the number that is asked about.
 
         Args:
+            whole: the output, and the lse of its rows.
             grad: with respect to the output.
             behind: with respect to the hidden states behind the attention's block.
         """
@@ -147,7 +149,7 @@ class PlainPass:
         self.rules: dict[AttentionSite, Rules] = {}
         self.leaves: list[Tensor] = []  # what the gradient is asked for, so that it flows
         self._layers = Counter[str]()
-        self._outputs: dict[AttentionSite, Tensor] = {}  # of attentions that were not taken yet
+        self._wholes: dict[AttentionSite, Partial] = {}  # of attentions that were not taken yet
         self._behind: tuple[int, Tensor]  # where backward is: a block, and the gradient behind it
 
     def block(self, call: BlockCall) -> BlockOutput:
@@ -187,13 +189,13 @@ class PlainPass:
             self.given[site] = given._replace(
                 query=given.query.detach(), key=given.key.detach(), value=given.value.detach()
             )
-        out = attend(given.query, given.key, given.value, self.rules[site]).out
+        whole = attend(given.query, given.key, given.value, self.rules[site])
         if self._taken is not None:
             if again or not self._checkpointed:  # else the outputs of all layers would be kept
-                self._outputs[site] = out.detach()
+                self._wholes[site] = Partial(whole.out.detach(), whole.lse.detach())
             if not again:
-                out.register_hook(lambda grad: self._take(site, grad))
-        return out
+                whole.out.register_hook(lambda grad: self._take(site, grad))
+        return whole.out
 
     def _arrive(self, block: int, behind: Tensor) -> None:
         self._behind = block, behind
@@ -204,7 +206,7 @@ class PlainPass:
         block, behind = self._behind
         # A block is left by its backward when all its attentions have been.
         assert self._taken is not None and block == self.block_of[site]
-        self._taken(self, site, self._outputs.pop(site), grad, behind)
+        self._taken(self, site, self._wholes.pop(site), grad, behind)
 
     def sees_no_later(self, site: AttentionSite) -> bool:
         """Whether no token sees a later one in an attention."""
