@@ -108,19 +108,19 @@ class Timed(Candidates):
         begun = time.process_time()
         super().__call__(plain, site, whole, grad, behind)
         self.seconds += time.process_time() - begun
-        self.came = plain, site, whole.out, grad.clone(), behind.clone()
+        self.came = plain, site, whole, grad.clone(), behind.clone()
 
 
 def right(seen: Timed) -> float:
     """How far the candidates of one attention are from the N x N formula, of the largest effect."""
-    plain, site, output, grad, _ = seen.came
+    plain, site, whole, grad, _ = seen.came
     q, k, v, scale = plain.given[site]
     k, v = (repeat_heads(x.double(), q.shape[1] // k.shape[1]) for x in (k, v))
     hidden = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool).triu(1)
     P = (q.double() @ k.mT * (scale or q.shape[3] ** -0.5)).masked_fill(hidden, -torch.inf)
     P = P.softmax(-1)[0]
-    g, whole = grad.double(), (grad.double() * output.double()).sum(-1, keepdim=True)
-    effects = P / (1 - P) * (whole - g @ v.mT)[0]
+    g, row = grad.double(), (grad.double() * whole.out.double()).sum(-1, keepdim=True)
+    effects = P / (1 - P) * (row - g @ v.mT)[0]
     here = [one for one in (*seen.others, *seen.resting) if one.link.site == site]
     light = [one for one in here if one.weight < 0.99]  # of the others, 1 - P has lost digits
     largest = max(abs(one.effect) for one in here)
@@ -157,7 +157,7 @@ def all_links(model: OpenModel, lengths: tuple[int, int, int], repeats: int) -> 
 
         def one(again: Candidates = again, seen: Timed = seen) -> Tensor:
             again(*seen.came)
-            return seen.came[2]
+            return seen.came[2].out
 
         peaks.append(measured(Contestant("ours", one), None)[1].peak)
         row[f"peak MiB, {tokens} tokens"] = peaks[-1] / 2**20
