@@ -33,8 +33,9 @@ lint: .venv/.dev ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/.bench ## time it beside other libraries, 20 minutes; ARGS="--help" shows the options
+bench: .venv/.bench .venv/.models ## time it beside other libraries, an hour; ARGS="--help" shows the options
 	@$(BIN)/python -m benchmarks $(ARGS)
+	@$(BIN)/python -m benchmarks.effects $(ARGS)
 
 examples: .venv/.examples .venv/libreoffice ## train three small models and draw what they look at, 10 minutes
 	$(BIN)/python examples/digits.py --output docs/examples/digits.png

@@ -1,4 +1,4 @@
-"""python -m benchmarks.effects [--only NAME] [--quick] [--save]: what matters, and what it costs.
+"""python -m benchmarks.effects [--list] [--only NAME] [--quick] [--save]: what matters, and what it costs.
 
 SmolLM2-135M. First the predictions beside what really happened when links were removed; then times
 and memory, beside what a user would do instead. One thread, processor time, medians; results are
@@ -392,6 +392,7 @@ def quality(model: OpenModel, quick: bool) -> dict[str, Callable[[], Row]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.effects")
+    parser.add_argument("--list", action="store_true", help="names of the rows, and no more")
     parser.add_argument("--only", default="", metavar="NAME", help="rows whose name has this in it")
     parser.add_argument("--quick", action="store_true", help="few prompts and short texts")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/")
@@ -410,9 +411,14 @@ def main() -> int:
     }.items():
         if options.only not in name:
             continue
+        if options.list:
+            print(name)
+            continue
         rows[name] = run()
         for what, value in rows[name].items():
             print(f"{name:<32} {what:<56} {value:12.4g} {verdict(what, value)}", flush=True)
+    if options.list:
+        return 0
     targets = {"at least": AT_LEAST, "at most": AT_MOST}
     report.record("effects", {"targets": targets, "rows": rows}, save=options.save)
     return 0

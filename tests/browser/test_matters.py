@@ -84,6 +84,15 @@ def test_a_table_is_sorted_by_any_column(open_page, found, column):
     assert heads.get_attribute("data-key") == f"sort-why-{column}"
 
 
+def test_a_page_that_becomes_narrow_does_not_run_over(open_page):
+    page = open_page(ASKED, width=1100, height=780)  # a context of its own, closed afterwards
+    wide = page.locator(".arcs svg").evaluate("x => x.clientWidth")
+    page.set_viewport_size({"width": 380, "height": 800})
+    page.wait_for_function("() => document.querySelector('.arcs svg').clientWidth < 380")
+    assert wide > 600
+    assert page.evaluate("document.scrollingElement.scrollWidth") == 380
+
+
 def test_the_heaviest_links_are_not_those_that_matter(open_page, site, found):
     page = open_page(ASKED)
     heaviest = found.heaviest
