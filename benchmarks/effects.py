@@ -1,4 +1,4 @@
-"""python -m benchmarks.effects [--list] [--only NAME] [--quick] [--save]: what links do, and its cost.
+"""python -m benchmarks.effects [--list] [--only NAME] [--quick] [--save]: links, and their cost.
 
 SmolLM2-135M. First the predictions beside what really happened when links were removed; then times
 and memory, beside what a user would do instead. One thread, processor time, medians; results are
