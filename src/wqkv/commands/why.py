@@ -90,6 +90,12 @@ def run(args: argparse.Namespace) -> None:
             progress=told,
         )
 
+    if found.question.kind == "similarity" and args.model is None:
+        print(
+            f"wqkv: {found.model} predicts no next token, so the number says how alike two texts "
+            "are. For a next token, name a causal model with --model.",
+            file=sys.stderr,
+        )
     if args.csv:
         save_csv(found, args.csv)
         print(f"wqkv: wrote {args.csv}", file=sys.stderr)

@@ -9,7 +9,7 @@ import pytest
 from tests.unit.draw.whys import capitals
 from wqkv import cli
 from wqkv.commands.why import BYS, CAPITALS, HOWS
-from wqkv.effects.records import GroupEffect, Why
+from wqkv.effects.records import GroupEffect, Question, Why
 from wqkv.errors import ArgumentError
 from wqkv.study import pair
 
@@ -31,6 +31,8 @@ def asked(monkeypatch):
             raise KeyboardInterrupt
         if answer == "nothing":
             raise ArgumentError("`answer` is 'nothing', which has no token.\nPass at least one.")
+        if answer == "A dog.":
+            return capitals(question=Question("similarity", "cosine with 'A dog.'", "A dog."))
         return capitals(how=how)
 
     monkeypatch.setattr(pair, "open_any", open_any)
@@ -79,6 +81,15 @@ def test_writes_files_too(capsys, asked, tmp_path):
     assert len(table.read_text("utf-8").splitlines()) == 1 + 7 + 3 + 2
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert "The strongest links" in run(capsys, "One.", "--csv", str(table))[1]
+
+
+def test_says_what_the_packaged_model_is_asked(capsys, asked):
+    code, _, err = run(capsys, "A cat.", "--answer", "A dog.")
+    assert code == 0 and err == (
+        "wqkv: SmolLM2-135M-Instruct predicts no next token, so the number says how alike two "
+        "texts are. For a next token, name a causal model with --model.\n"
+    )
+    assert run(capsys, "A cat.", "--answer", "A dog.", "--model", "mine")[2] == ""
 
 
 def test_ctrl_c(capsys, asked):
