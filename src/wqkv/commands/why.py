@@ -35,18 +35,22 @@ def add(commands: Commands) -> None:
     arg("text", nargs="?", metavar="TEXT", help="in quotes; - reads stdin")
     arg("--model", metavar="NAME", help="a folder or a hub name (default: the packaged model)")
     arg("--text", dest="file", type=Path, metavar="FILE", help="read this file")
-    arg("--answer", help="the token or the other text (default: the likeliest token)")
-    arg("--against", help="its rival (default: the likeliest other token)")
+    arg("--answer", help="the token (default: the likeliest), or the other text")
+    arg("--against", help="its rival (default: the likeliest other token, or no other text)")
     arg("--target", metavar="TEXT", help="what a model of two texts has written so far")
-    arg("--at", type=int, default=-1, metavar="N", help="the token asked about (default: the last)")
-    how = "give a removed weight to the row's other keys, or to a value of 0 (default: %(default)s)"
+    at = "ask for the token after token N, or for masked token N (default: the last, or the masked)"
+    arg("--at", type=int, default=-1, metavar="N", help=at)
+    how = (
+        "renormalize: a removed link's weight goes to the row's other keys; zero: the value that "
+        "it carries becomes 0 (default: %(default)s)"
+    )
     arg("--how", choices=HOWS, default=HOWS[0], help=how)
     by = "remove every head, token or span too, each as a whole; may be given several times"
     arg("--by", choices=BYS, action="append", default=[], help=by)
     links = "how many links to remove for real (default: %(default)s)"
     arg("--budget", type=int, default=200, metavar="N", help=links)
     arg("--json", action="store_true", help="print JSON, with every removed link, instead of lists")
-    arg("--csv", type=Path, metavar="FILE", help="also write all removed links as .csv")
+    arg("--csv", type=Path, metavar="FILE", help="also write links and groups as .csv")
     arg("--png", type=Path, metavar="FILE", help="also draw the links over the text as .png")
 
 

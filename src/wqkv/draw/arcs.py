@@ -34,8 +34,8 @@ THIN, THICK = 0.8, 8.0
 def save_png(found: Why, path: str | Path) -> None:
     """Draw the text as a line of tokens, links as arcs over it, and the list of these links.
 
-    An arc is thick by |true effect|, and its arrow points at the key. A model of two texts has a
-    line for each: the written text above, and cross-attention between the two.
+    The width of an arc shows its |true effect|, and its arrow points at the key. A model of two
+    texts has a line for each, the written text above; arcs of cross-attention go between them.
 
     Raises:
         ArgumentError: the suffix is not one of `plots.FORMATS`.

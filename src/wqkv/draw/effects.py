@@ -272,7 +272,7 @@ def together(found: Why) -> list[str]:
         draws = f"{len(others)} draws, 5 to 95 %" if len(others) > 1 else "1 draw"
         until = f" to {high}" if low != high else ""
         lines.append(
-            f"As many other links of like weight in the same rows: {before} -> {low}{until}"
+            f"As many other links of like weight, of the same tokens: {before} -> {low}{until}"
             f" ({draws})."
         )
     else:

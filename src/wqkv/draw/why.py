@@ -224,11 +224,11 @@ COLUMNS = (
 
 
 def save_csv(found: Why, path: str | Path) -> None:
-    """Write one line per link, and one per group that was removed.
+    """Write one line per link, removed or not, and one per group that was removed.
 
-    `list` is one of LISTS, and for a group "head", "token" or "span". `how`
-    is how links were removed; a group has none. The other columns are the fields of `LinkEffect`
-    and `GroupEffect`; `query_token` and `key_token` are texts. What a line does not have is empty.
+    `list` is one of LISTS, and for a group "head", "token" or "span". `how` is how links are
+    removed; a group has none. The other columns are the fields of `LinkEffect` and `GroupEffect`;
+    `query_token` and `key_token` are texts. A cell is empty where a line has no such field.
     """
     with Path(path).open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n", extrasaction="ignore")

@@ -43,7 +43,7 @@ class AskedText(Protocol):
         """The model's output for its tokens from `row` on, as a batch of copies."""
 
     def run_tokens(self, part: str, count: int) -> None:
-        """Run the model on `count` single tokens, whatever they are."""
+        """Run the model on `count` texts of one token in a part; a pass answers in their place."""
 
     def terms(self, output: Any) -> Tensor:
         """What the number that is asked about is the sum of, (batch, terms)."""
@@ -273,15 +273,18 @@ def _difference(
 ) -> Asked:
     """The logit of one token less that of another, where the logits of all tokens were asked.
 
-    None is the likeliest. `behind` is the text that the tokens stand behind.
+    None is the likeliest. `behind` is the text that the two tokens come after.
     """
     model = logits.model
     with torch.no_grad():
         of_all = logits.terms(logits.run())[0]
-    ranked = of_all.topk(2).indices.tolist()
-    a, first = _token(model, "answer", answer, behind) or (ranked[0], "")
-    rival = next(id for id in ranked if id != a)
-    b, second = _token(model, "against", against, behind) or (rival, "")
+    named = [
+        _token(model, name, text, behind)
+        for name, text in (("answer", answer), ("against", against))
+    ]
+    taken = {token[0] for token in named if token is not None}
+    free = (id for id in of_all.topk(min(3, len(of_all))).indices.tolist() if id not in taken)
+    (a, first), (b, second) = (token or (next(free), "") for token in named)
     if a == b:
         raise ArgumentError(
             f"`answer` {answer!r} and `against` {against!r} begin with the same token, "

@@ -45,7 +45,7 @@ class _Best:
     def add(self, corner: tuple[int, int, int], effects: Tensor) -> None:
         """Take the links of a tile, (heads, queries, keys), whose first one is `corner`.
 
-        NaN is none.
+        NaN is left out, because such a link cannot be removed.
         """
         at = (effects.abs() > self._floor).nonzero()
         if len(at) > self._count:
@@ -65,11 +65,13 @@ class _Best:
 
 
 class Candidates:
-    """A `GradientTaken` that keeps the strongest links of each attention, at least so many.
+    """A `GradientTaken` that keeps the strongest links of each attention.
 
-    `others` are links to any token but the first; `resting` those to the first, where the model is
-    causal. `heaviest` are the links of the largest weights, and `heavy` says how many weigh more
-    than HEAVY. `behind` has the gradients behind a block that the links' own blocks are judged by.
+    It keeps KEPT of each kind, or `at_least` if that is more. `resting` are links to the first
+    token, in attentions where no token sees a later one; `others` are all other links. `heaviest`
+    are the links of the largest weights, and `heavy` says how many weigh more than HEAVY. `behind`
+    holds the gradient with respect to a token's hidden state after a block: the links' own blocks
+    are judged by it.
     """
 
     def __init__(self, how: How, progress: Progress = silent, at_least: int = 0) -> None:
@@ -128,7 +130,8 @@ class Candidates:
             j = int(at[head, row])
             place = (x + first for x, first in zip((head, row, j), corner, strict=True))
             weight, effect = float(high[head, row]), float(effects[head, row, j])
-            self.heaviest.append(PredictedLink(SiteLink(site, *place), weight, effect))
+            if weight:  # else the row has no link that can be removed
+                self.heaviest.append(PredictedLink(SiteLink(site, *place), weight, effect))
         self.heaviest = sorted(self.heaviest, key=lambda one: -one.weight)[:HEAVIEST]
 
     def count_links(self, plain: PlainPass) -> int:

@@ -39,7 +39,10 @@ class DirectionEnd(NamedTuple):
 
 
 class Direction(NamedTuple):
-    """One singular direction as tokens. Its two ends are alike: a sign has no meaning by itself."""
+    """One singular direction as tokens.
+
+    `positive` and `negative` may change places, because the sign of a direction is arbitrary.
+    """
 
     value: float
     positive: DirectionEnd
@@ -50,8 +53,8 @@ class Direction(NamedTuple):
 class Circuit:
     """M = left right, (d_in, d_out), of rank d at most, and never built.
 
-    M = left_directions diag(singular_values) right_directions^T. `eigenvalues` are those that are
-    not 0 by rank, complex, by falling absolute value; None where M is not square. `directions` are
+    M = left_directions diag(singular_values) right_directions^T. `eigenvalues` are the d that may
+    differ from 0, complex, by falling absolute value; None where M is not square. `directions` are
     the strongest singular directions as tokens.
     """
 
@@ -146,8 +149,8 @@ def circuits(model: ModelPart, layer: int, head: int, *, distance: int = 0) -> C
         distance: query position - key position, in tokens, in a layer with RoPE.
 
     Raises:
-        ArgumentError: no such layer or head; a distance in a layer without RoPE; a layer that does
-            not attend with plain WQ, WK, WV and WO.
+        ArgumentError: no such layer or head; a distance in a layer without RoPE; this layer or a
+            later one does not attend with plain WQ, WK, WV and WO.
 
     Source: Elhage et al. 2021, https://transformer-circuits.pub/2021/framework/index.html, "A
     Mathematical Framework for Transformer Circuits".

@@ -128,7 +128,8 @@ def diff(
             Quantized(bits=4), the keys as this cache gives them back. There the keys of one layer
             at a time are rounded: q and the layers before are those of `a`, so that the error of a
             layer is not carried to the next.
-        progress: counts the layers that ran and those that were compared; may raise, which ends it.
+        progress: is called with (steps done, steps in all), the layers that ran and those that were
+            compared; raise from it to cancel.
 
     Raises:
         ArgumentError: other tokens, other layers or heads; a group that does not divide the keys.

@@ -1,4 +1,4 @@
-"""EffectMaps: what removing any link of a model does to one number, each attention as an EffectMap.
+"""EffectMaps: what removing any link of a model does to one number, as one EffectMap per head.
 
 One forward and one backward pass keep q, k, v, the output and its gradient of every attention. No
 map is built: each is computed where it is asked for.
@@ -39,10 +39,11 @@ class _SiteKept(NamedTuple):
 
 @door
 class EffectMaps:
-    """What removing each link of a model does to one number, to first order: an EffectMap a head.
+    """What removing each link of a model does to one number, to first order: an EffectMap per head.
 
-    The number is that of `why`, and so are the arguments: `EffectMaps(model, text).map(3, 1)` is
-    the map of layer 3, head 1. What is kept is linear in the length: `bytes` of it.
+    The number and the arguments are those of `why`: `EffectMaps(model, text).map(3, 1)` is the map
+    of layer 3, head 1. `before` is the number, and `question` says it in words. Memory grows with
+    the length of the text: `bytes` is how much is kept.
 
     Args:
         model, text, answer, against, at, target: see `why`.

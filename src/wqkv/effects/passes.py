@@ -1,8 +1,8 @@
 """Three passes over a model: as it is, from a block on with parts removed, and one block alone.
 
 A link is removed by computing its row again without that key; what follows is the model's own code.
-Rows before the first row that changes, and blocks before the first block, are not computed again:
-in a causal model their hidden states, keys and values cannot change.
+Blocks before the first one that changes are not computed again. In a causal model, neither are rows
+before the first row that changes: their hidden states, keys and values cannot change.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class ModelChange:
     put_hidden: tuple[PutHidden, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, match_args=False)  # it has no form as JSON
 class HiddenSpan(Mask):
     """Hides tokens first to last from all others.
 

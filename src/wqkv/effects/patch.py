@@ -60,13 +60,16 @@ def patch(
 ) -> Patched:
     """Run a model on a corrupted prompt, with one part at a time taken from its clean run.
 
-    The standard question beside removal: which parts carry what the prompts differ in? The prompts
-    have equally many tokens. Each part costs one run; heads and layers are patched at all tokens.
+    `recovered` is (after - corrupted) / (clean - corrupted). The standard question beside removal:
+    which parts carry what the prompts differ in? The prompts have equally many tokens. Each part
+    costs one run; heads and layers are patched at all tokens.
 
     Args:
         clean: the prompt whose answer is asked about.
         corrupted: the same with what matters changed.
-        answer, against: as in `why`; None is the likeliest next token of each of the two prompts.
+        answer: as in `why`; None is the likeliest token of the clean prompt.
+        against: as in `why`; None is the likeliest token of the corrupted prompt, or the likeliest
+            other one if that is `answer`.
         what: "head" (its output, before WO), "layer" (the outputs of all its heads) or "token" (its
             hidden state in front of a layer).
         progress: is called with (runs done, runs in all); raise from it to cancel.

@@ -18,8 +18,9 @@ By: TypeAlias = Literal["head", "token", "span"]
 GROUPS: tuple[By, ...] = ("head", "token", "span")
 #: A prediction is marked where removing the link changes the token's hidden state by more than this
 #: share of its length, or where computing the link's own block exactly moves the prediction by more
-#: than that share of it. Both were read off true removals: of links off by more than half, 79 % are
-#: marked, and of all links 23 % (benchmarks/effects.py; of prompts held out 79 % and 15 %).
+#: than that share of it. Both were read off true removals: of predictions off by more than half,
+#: 79 % are marked, and of all links 23 % (benchmarks/effects.py; on prompts that were not used for
+#: that, 79 % and 15 %).
 LARGE_CHANGE, LARGE_MOVE = 0.18, 0.15
 
 
@@ -28,8 +29,8 @@ class Question:
     """The number that is asked about.
 
     `kind` is "next token", "masked token", "similarity" or "function". `number` says it in words,
-    such as "logit of ' Madrid' less logit of ' Rome'". Token `at` of the text is the one whose
-    prediction is asked for; None where the number belongs to the whole text.
+    such as "logit of ' Madrid' less logit of ' Rome'". `at` is the number of the token after which
+    the next token is asked for, or of the masked token; None for the other two kinds.
     """
 
     kind: Literal["next token", "masked token", "similarity", "function"]
@@ -45,8 +46,9 @@ class LinkEffect:
 
     `predicted` is the effect of its removal to first order, from gradients. `block` is the same
     with the link's own block computed exactly; None where that was not done. `true` is the effect
-    of its removal in a model that ran again; None where it was not removed. `change` is how much
-    the removal changes the hidden state of token `query` in this layer, as a share of its length.
+    of its removal in a model that ran again; None where it was not removed. `change` is how long
+    the change of what attention adds to token `query` is, as a share of the length of the hidden
+    state in front of the block.
     """
 
     part: str  # "text", or "encoder", "decoder", "cross" of a model of two texts
@@ -62,7 +64,7 @@ class LinkEffect:
 
     @property
     def warning(self) -> str:
-        """Why the prediction is not to be trusted, known before anything is removed; "" if it is.
+        """Why the prediction is doubtful, known before anything is removed; "" for no reason.
 
         "large local change" or "its own block says otherwise".
         """
@@ -92,7 +94,7 @@ class LinkEffect:
 class GroupEffect:
     """Several links removed together, for real: a head (output 0), a token or a span of tokens.
 
-    A token or a span is removed from what later tokens see, in all layers and heads.
+    A token or a span is hidden from all tokens outside it, in all layers and heads.
     """
 
     by: By
@@ -107,11 +109,12 @@ class GroupEffect:
 
 @dataclass(frozen=True)
 class Joint:
-    """All links that are shown removed together, beside as many other links of like weight.
+    """The strongest links, 8 at most, removed together, beside as many others of like weight.
 
-    `after` is the number that is asked about with all removed, and `others` the same number for
-    each draw of other links of the same rows; it is empty where the rows have not as many others.
-    `kept` counts links that stayed, because their row would have lost every key.
+    `links` is how many they are. `after` is the number that is asked about without them, and
+    `others` the same number for each draw of other links of the same tokens, in any layer and head;
+    it is empty where there are not as many others. `kept` counts links that stayed, because their
+    row would have lost every key.
     """
 
     links: int
@@ -122,12 +125,13 @@ class Joint:
 
 @dataclass(frozen=True)
 class Checked:
-    """How good the predictions were, and what was not looked at.
+    """How good the predictions were, and what was not removed.
 
-    Of `removed` links that were removed for real, `sign` were predicted with the right sign, and
-    `close` within half of the true effect; effects below rounding are not counted among them. The
-    `left` other links have `share` of all predicted effect, and none is predicted above `largest`;
-    `heavy` of them weigh more than 0.5.
+    `removed` links were removed for real, and `judged` of them have a true effect above rounding.
+    Of these, `sign` were predicted with the right sign, and `close` within half of the true effect.
+    The `left` other links have `share` of the sum of all |predicted effects|, and none has a larger
+    |predicted effect| than `largest`; `heavy` of them weigh more than 0.5.
+    The `heaviest` of a Why are removed to compare, and do not count here.
     """
 
     removed: int
@@ -144,8 +148,9 @@ class Checked:
 class Why:
     """What an answer rests on.
 
-    `before` is the number that is asked about, computed with our attention, and `off` its
-    difference from the model's own. `rounding` is the effect below which nothing can be said.
+    `before` is the number that is asked about, computed with our attention, and `off` by how much
+    the model's own differs. An effect below `rounding` is rounding. `count` is how many links can
+    be removed.
     `links` and `resting` were removed for real, and stand by falling |true|; `resting` are links to
     the first token, whose removal switches a resting head on, and which say nothing about what was
     read. `predicted` are the strongest links that were not removed. `heaviest` are the links of the
@@ -161,7 +166,7 @@ class Why:
     before: float
     off: float
     rounding: float
-    count: int  # links in all
+    count: int
     links: tuple[LinkEffect, ...]
     resting: tuple[LinkEffect, ...]
     predicted: tuple[LinkEffect, ...]

@@ -223,8 +223,9 @@ class Rerun:
     ) -> tuple[Tensor, Tensor]:
         """What removing single links of an attention does to the token that looks, in its block.
 
-        Returns the change of its hidden state behind the block, (links, d_model), and the length of
-        what attention adds to it less, as a share of the length of its hidden state, (links,).
+        Returns the change of its hidden state after the block, (links, d_model), and the length of
+        the change of what attention adds to it, as a share of the length of its hidden state in
+        front of the block, (links,).
         """
         rows = sorted({link.query for link in links})
         place = {row: n for n, row in enumerate(rows)}

@@ -24,7 +24,8 @@ from wqkv.study.tokens import TokenizedText
 
 #: How many links are removed together, and how many draws of other links stand beside them.
 SHOWN, DRAWS = 8, 20
-#: A draw takes one of the links of the same row whose weights are nearest.
+#: A draw takes one of this many links of the same query, in any layer and head, whose weights are
+#: nearest.
 NEAREST = 20
 
 
@@ -45,9 +46,10 @@ def joint(rerun: Rerun, links: Sequence[LinkEffect], how: How, progress: Progres
 
 
 def _draws(rerun: Rerun, shown: Sequence[LinkEffect]) -> Iterator[tuple[SiteLink, ...]]:
-    """Draws of as many other links, each of the row of one that is shown and of like weight.
+    """Draws of as many other links: for each one that is shown, one of its query and like weight.
 
-    There are DRAWS of them, or none where the rows have not as many other links.
+    They come from all layers and heads. There are DRAWS of them, or none where there are not as
+    many other links.
     """
     near: list[list[SiteLink]] = []
     places = set(map(site_link, shown))

@@ -1,4 +1,4 @@
-"""why: the links that an answer rests on, predicted for all and removed for real where shown."""
+"""why: the links that an answer rests on, all predicted, and the strongest removed for real."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wqkv.effects.records import GROUPS, Checked, LinkEffect, Why
 from wqkv.effects.rerun import Rerun
 from wqkv.effects.together import DRAWS, group_effects, groups_of, joint, site_link
 from wqkv.errors import ArgumentError
-from wqkv.maps.link_map import HOWS, How
+from wqkv.maps.link_map import How, check_how
 from wqkv.maps.weights import aside
 from wqkv.study.callbacks import Progress, Stages, silent
 from wqkv.study.model import OpenModel
@@ -25,7 +25,7 @@ from wqkv.study.pair import OpenPair
 
 #: How many links of each kind are predicted a second time, with their own block computed exactly.
 #: A larger budget needs more of them.
-JUDGED = 600
+PREDICTED_TWICE = 600
 #: Which share of the budget goes to links to the first token, where a model has them.
 RESTING_SHARE = 0.35
 #: How many links that were not removed are listed as predicted.
@@ -47,11 +47,13 @@ def why(
     budget: int = 200,
     progress: Progress = silent,
 ) -> Why:
-    """The links that carry an answer: predicted for all of them, removed for real where shown.
+    """The links that carry an answer: all are predicted, and the strongest removed for real.
 
-    One forward and one backward pass predict, to first order, what removing each link of every
-    layer and head does to one number. The strongest links are then removed one by one: the row is
-    computed again without that key, and the model runs on from there. No N x N matrix is made.
+    The effect of a link is one number without it, less the same number with it. One forward and one
+    backward pass predict it for each link of every layer and head, to first order:
+    P_ij / (1 - P_ij) g_i . (o_i - v_j), with g the gradient of the number with respect to a head's
+    output o. The strongest links are then removed one by one: the row is computed again without
+    that key, and the model runs on from there. No N x N matrix is made.
 
     The number is, for a causal model or a pair: the logit of `answer` for the token after token
     `at`, less that of `against`. For a model of masked tokens and a text with one: the same for the
@@ -60,30 +62,33 @@ def why(
     function of what the model returns.
 
     Args:
-        answer: a token as it is written behind the text, with its leading blank (of a longer text
-            the first token counts); None is the likeliest. A function returns one number per
-            sample, (batch,), that has a gradient, and does not run the model.
-        against: None is the likeliest other token.
-        at: a token of the text, or of the target, by its number; from the end if it is negative.
-            Where several tokens are masked: which of them.
+        answer: the token as it is written after the text, with its leading blank (of a longer text
+            the first token counts); None is the likeliest. Or the other text, which must be given.
+            A function returns one number per sample, (batch,), that has a gradient, and does not
+            run the model.
+        against: the rival; None is the likeliest other token, or no other text. Left out where
+            `answer` is a function.
+        at: the number of a token of the text, or of the target; a negative one counts from the end.
+            Where several tokens are masked, it is the number of one of them. It is left out where
+            the number asked about is a cosine or a function.
         target: what a pair has written so far; None is nothing.
         how: "renormalize" gives a removed link's weight to the row's other keys; "zero" keeps the
             weights and sets the value that the link carries to 0. These answer two questions.
-        by: what is removed together as well: "head" (its output is 0), "token" (all later tokens do
-            not see it, in any head) or "span" (a sentence of the text).
-        budget: how many links are removed for real, where so many have a predicted effect.
+        by: what else is removed as a whole: "head" (its output is 0), "token" (it is hidden from
+            all other tokens, in all layers and heads) or "span" (the same with a sentence).
+        budget: how many links are removed for real at most; the few `heaviest` come on top.
         progress: is called with (steps done, steps in all); raise from it to cancel.
 
     Raises:
-        ArgumentError: no such token, an answer without a token, `answer` and `against` that begin
-            with the same token, a number that is not finite or has no gradient, a model that
-            trains, or one whose attention cannot be changed from outside.
+        ArgumentError: an unknown `how` or `by`, a `budget` below 1, no such token, an answer
+            without a token, `answer` and `against` that begin with the same token, `at` where the
+            number has none, a number that is not finite or has no gradient, a model that trains,
+            or one whose attention cannot be changed from outside.
 
     Source: the first order is that of attribution patching (Syed et al. 2023, arXiv:2310.10348),
     for the removal of a link instead of the replacement of a head.
     """
-    if how not in HOWS:
-        raise ArgumentError(f"`how` is {how!r}.\nPass one of {', '.join(map(repr, HOWS))}.")
+    check_how(how)
     for name in by:
         if name not in GROUPS:
             raise ArgumentError(f"`by` names {name!r}.\nPass some of {', '.join(GROUPS)}.")
@@ -96,11 +101,11 @@ def why(
     candidates = Candidates(how, stages.next(), at_least=budget + 1)
     rerun = Rerun(model, asked, candidates)
     others, resting = (
-        _judge(rerun, candidates, found, how, max(JUDGED, budget + LISTED))
+        _predict_again(rerun, candidates, found, how, max(PREDICTED_TWICE, budget + LISTED))
         for found in (candidates.others, candidates.resting)
     )
     removed = _remove(rerun, *_choose(others, resting, budget), how, stages.next())
-    heaviest = _judge(rerun, candidates, candidates.heaviest, how, HEAVIEST)
+    heaviest = _predict_again(rerun, candidates, candidates.heaviest, how, HEAVIEST)
     heaviest, _ = _remove(rerun, heaviest, [], how, silent)
     links, at_rest = (tuple(sorted(found, key=_by_truth)) for found in removed)
     together = joint(rerun, links, how, stages.next())
@@ -130,7 +135,7 @@ def why(
 # Predicted
 
 
-def _judge(
+def _predict_again(
     rerun: Rerun, candidates: Candidates, found: Sequence[PredictedLink], how: How, count: int
 ) -> list[LinkEffect]:
     """The strongest links, each predicted a second time with its own block computed exactly."""

@@ -47,7 +47,7 @@ class Given(NamedTuple):
     python: str
 
     def called(self, name: str, asked: AskedWhy, **rest: object) -> str:
-        """A call in Python; arguments that are left out anyway are left out."""
+        """A call in Python, without arguments that have their default value."""
         default = {"answer": None, "against": None, "at": -1}
         given = {k: v for k, v in {**asked._asdict(), **rest}.items() if v != default.get(k)}
         return f"{name}({', '.join([self.python, *(f'{k}={v!r}' for k, v in given.items())])})"

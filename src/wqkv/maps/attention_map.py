@@ -16,7 +16,7 @@ from wqkv.attend.rules import FULL, Rules
 from wqkv.doors import door
 from wqkv.errors import ArgumentError, KindError, describe, message, need
 from wqkv.maps import links, pictures, row_statistics, statistics
-from wqkv.maps.link_map import HOWS, EffectMap, How, LinkMap
+from wqkv.maps.link_map import EffectMap, How, LinkMap, check_how
 from wqkv.maps.links import Links
 from wqkv.maps.picks import Index, pick
 from wqkv.maps.row_statistics import Coverage
@@ -192,11 +192,11 @@ class AttentionMap(TileMap[Weights]):
         return self._rows(row_statistics.effective)
 
     def coverage(self, share: float) -> Coverage:
-        """The least and the most keys that hold a share of each row: (batch, n_head, query_len).
+        """How many keys hold a share of each row, at least and at most: (batch, n_head, query_len).
 
-        It is the number n of a row's heaviest keys whose weights first reach `share` of what the
-        row gives to its keys; a sink's part does not count. least <= n <= most, rounding included;
-        keys are counted by ln P in bins of 0.1, so that n is known to less than 5 % (2 % on the
+        Let n be how many of a row's heaviest keys it takes to reach `share` of what the row gives
+        to its keys, where a sink's part does not count. Then least <= n <= most, rounding included.
+        Keys are counted by ln P in bins of 0.1, so that n is known to less than 5 % (2 % in the
         mean). It costs one pass over tiles, about 2 calls.
 
         Args:
@@ -221,10 +221,10 @@ class AttentionMap(TileMap[Weights]):
     def frequencies(self, rope: RoPE) -> Tensor:
         """scale q_if . (P K)_if: a row's mean score, split over the pairs of channels f of RoPE.
 
-        (batch, n_head, query_len, pairs), as q and k of this map are rotated. Where RoPE turns some
-        channels alone (`d`), one more last number is of all others. The sum over the last axis is
-        sum_j P_ij q_i . k_j scale, the mean of the scores before a bias. To 1e-5 of the largest
-        |score|. It costs one call.
+        (batch, n_head, query_len, pairs); q and k of this map are those that `rope` has rotated.
+        Where it turns only `d` of the channels, one more number at the end is that of all others.
+        The sum over the last axis is scale sum_j P_ij q_i . k_j, the mean of the scores before a
+        bias. To 1e-5 of the largest |score|. It costs one call.
 
         Raises:
             ArgumentError: a map with softcap, whose scores are no sum; channels that do not fit.
@@ -253,10 +253,9 @@ class AttentionMap(TileMap[Weights]):
 
         P' are the weights of `other`. A sink counts as a key, and all keys that only a given lse
         counts as one more. It is infinite where `other` hides a key that this map sees, and 0 in an
-        empty row. It is a difference of numbers of the size of
-        lse: what is below 1e-5 (1 + max |lse|) is below rounding. It costs three calls if neither
-        map has softcap, sinks, a bias or a given lse, and both have one mask; else one pass over
-        the tiles of both.
+        empty row. It is a difference of numbers of the size of lse: what is at or below
+        1e-5 (1 + max |lse|) is rounding. It costs 2 to 3 calls if neither map has softcap, sinks, a
+        bias or a given lse, and both have one mask; else one pass over the tiles of both.
 
         Raises:
             ArgumentError, KindError: a map of another shape or kind.
@@ -297,9 +296,9 @@ class AttentionMap(TileMap[Weights]):
     def contributions(self, value: Tensor, WO: Tensor) -> LinkMap:
         """P_ij ||v_j WO_h|| of every link: how much a token adds to another through a head.
 
-        The norm is of each query head, though heads may share v. Its `total()` is the sum over
-        keys. To 1e-5 of the largest. It costs one product of width d_v for each head and key when
-        it is made; then a tile costs that of the weights.
+        Query heads that share v have norms of their own, because each has its own WO_h. Its
+        `total()` is the sum over keys. To 1e-5 of the largest. It costs one product of width d_v
+        for each head and key when it is made; then a tile costs as much as one of the weights.
 
         Args:
             value: (batch, n_kv_head, key_len, d_v).
@@ -325,7 +324,7 @@ class AttentionMap(TileMap[Weights]):
         """P_ij v_j . (WO_h u): what every link writes along a direction u, such as a logit's.
 
         It splits what a head writes exactly: `total()` is o_i . (WO_h u), where o is the output of
-        the head, to 1e-5 of its largest number. A tile costs that of the weights.
+        the head, to 1e-5 of its largest number. A tile costs as much as one of the weights.
 
         Args:
             value: (batch, n_kv_head, key_len, d_v).
@@ -380,9 +379,9 @@ class AttentionMap(TileMap[Weights]):
         output changes by -P_ij v_j, and L by about -P_ij g_i . v_j.
 
         The change of the output is exact; that of L is to first order, which predicts light links
-        well and heavy ones badly. Several keys together: `group`. To 1e-5 of the largest; of keys
-        that only a given lse counts no more is known than lse says, and the error is 1e-6
-        (1 + |lse|) / (1 - P). A tile costs that of the weights and one product of width d_v. A link
+        well and heavy ones badly. Several keys together: `group`. To 1e-5 of the largest; if keys
+        are counted by a given lse alone, to 1e-6 (1 + |lse|) / (1 - P), because only lse tells of
+        them. A tile costs as much as one of the weights, and one product of width d_v. A link
         heavier than 3/4 also costs its whole row, which is computed again without it, because
         1 - P would have lost digits.
 
@@ -399,11 +398,7 @@ class AttentionMap(TileMap[Weights]):
         >>> effects.at([4, 4], [0, 3]).shape
         torch.Size([1, 2, 2])
         """
-        if how not in HOWS:
-            raise ArgumentError(
-                f"`how` is {how!r}, the way a link is removed.\n"
-                f"Pass {' or '.join(map(repr, HOWS))}."
-            )
+        check_how(how)
         of = links.removals if how == "renormalize" else links.zeroings
         found = self._links("effects", of, value, output, grad_output)
         return EffectMap(found, f"effects of removal, {how}", self.limit)

@@ -30,12 +30,22 @@ How: TypeAlias = Literal["renormalize", "zero"]
 HOWS: tuple[How, ...] = ("renormalize", "zero")
 
 
+def check_how(how: str) -> None:
+    """Raise unless it is one of HOWS."""
+    if how not in HOWS:
+        raise ArgumentError(
+            f"`how` is {how!r}, the way a link is removed.\nPass {' or '.join(map(repr, HOWS))}."
+        )
+
+
 @door
 class LinkMap(TileMap[Links]):
-    """A number for every link, P_ij (R_i . C_j), indexed [batch, head, query, key], never built.
+    """A number for every link, made of P_ij, indexed [batch, head, query, key], never built.
 
-    The methods of an AttentionMap make one: `contributions`, `split`, `gradients`, `effects`. A
-    tile costs that of the weights and one product more. A hidden link is 0.
+    The methods of an AttentionMap make one: `contributions`, `split`, `gradients`, `effects`. It is
+    P_ij (R_i . C_j), of a vector R_i of the query and a vector C_j of the key; for `effects` with
+    how="renormalize" this is divided by P_ij - 1. A tile costs as much as one of the weights, and
+    one product more. A hidden link is 0.
 
     Dtype: all is computed in float32 (float64 for float64).
 
@@ -60,7 +70,8 @@ class LinkMap(TileMap[Links]):
     def total(self) -> Tensor:
         """The sum over the keys of every row: (batch, n_head, query_len).
 
-        It costs one call, as R_i . (P C)_i.
+        It costs one call, as R_i . (P C)_i; for effects with how="renormalize" one pass over tiles,
+        because these are not linear in P.
         """
         return self._rows(type(self._numbers).of_rows)
 
@@ -76,8 +87,8 @@ class LinkMap(TileMap[Links]):
     ) -> Tensor:
         """Exact means of absolute values of n x n blocks: (batch, n_head, n, n).
 
-        n is at most the lengths. Signed numbers would cancel in a block. NaN counts as 0. It costs
-        one pass over tiles.
+        A side that is shorter than n has as many blocks as tokens. Absolute values, because signed
+        numbers would cancel in a block. NaN counts as 0. It costs one pass over tiles.
 
         Args:
             progress: is called with (rows done, rows in all) after every block of rows.
@@ -112,6 +123,12 @@ class EffectMap(LinkMap):
         that would lose every key is NaN. With how="zero" it is -g . (P_J v_J), the plain sum.
 
         It costs two calls; with how="zero" one.
+
+        Args:
+            keys: J, the same keys for every row: an int, a slice or a list of positions.
+
+        Raises:
+            ArgumentError: no such key.
         """
         picked, _ = pick(keys, self.shape[3], "key")
         chosen = torch.zeros(self.shape[3], dtype=torch.bool, device=self._numbers.device)

@@ -1,4 +1,4 @@
-"""What a row's weights are like: how many keys count, how far two maps are apart, and why."""
+"""Numbers of rows: how many keys count, how far two maps are apart, what RoPE's pairs add."""
 
 from __future__ import annotations
 

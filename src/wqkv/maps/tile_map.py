@@ -90,7 +90,11 @@ class TileMap(Generic[Of]):
         return self[:, :, self._queries(queries)]
 
     def at(self, queries: Index, keys: Index) -> Tensor:
-        """The numbers of the pairs (queries[n], keys[n]), one product each: (batch, n_head, n)."""
+        """The numbers of the pairs (queries[n], keys[n]), one product each: (batch, n_head, n).
+
+        Raises:
+            ArgumentError: not as many queries as keys, or one that is out of range.
+        """
         i, j = self._queries(queries), numbers(pick(keys, self.shape[3], "key")[0])
         if len(i) != len(j):
             raise ArgumentError(f"{len(i)} queries and {len(j)} keys make no pairs.\nPass as many.")

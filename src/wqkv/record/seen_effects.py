@@ -10,9 +10,9 @@ from typing import NamedTuple, overload
 import torch
 
 from wqkv.doors import door
-from wqkv.errors import ArgumentError, MissedError
+from wqkv.errors import MissedError
 from wqkv.maps.attention_map import AttentionMap
-from wqkv.maps.link_map import HOWS, EffectMap, How
+from wqkv.maps.link_map import EffectMap, How, check_how
 from wqkv.maps.statistics import Top
 from wqkv.record.listen import numbered
 from wqkv.record.run import Run
@@ -46,11 +46,7 @@ class SeenEffects(Sequence[EffectMap]):
     """
 
     def __init__(self, layers: Sequence[tuple[str, Run | str]], how: How) -> None:
-        if how not in HOWS:  # now, and not when a layer is asked for
-            raise ArgumentError(
-                f"`how` is {how!r}, the way a link is removed.\n"
-                f"Pass {' or '.join(map(repr, HOWS))}."
-            )
+        check_how(how)  # now, and not when a layer is asked for
         # By name the run of each layer, or the reason why it has no effects.
         self._layers, self.how = layers, how
 
@@ -75,10 +71,10 @@ class SeenEffects(Sequence[EffectMap]):
     ) -> list[EffectLink]:
         """The k links with the largest |effect| over all layers, heads and samples, exact.
 
-        They stand by falling |effect|. Links without an effect are left out, and those that cannot
-        be removed because their row sees nothing else. So are layers without effects: `Seen.report`
-        says which and why. `progress(rows done, rows in all)` is called after every block that was
-        looked through.
+        They stand by falling |effect|. Links whose effect is 0 are left out, and so are those that
+        cannot be removed because their row sees nothing else, and layers that have no effects:
+        `Seen.report` says which and why. `progress(rows done, rows in all)` is called after every
+        block that was looked through.
 
         Raises:
             ArgumentError: `k` is less than 1.

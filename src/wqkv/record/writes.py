@@ -23,7 +23,7 @@ LOOKED = 64
 class TokenPart(NamedTuple):
     """A token and its part of a logit."""
 
-    token: int  # of the vocabulary its id, of the text its place
+    token: int  # its id in the vocabulary, or its position in the text
     part: float
 
 
@@ -33,8 +33,8 @@ class HeadWrite:
 
     `part` is what it adds to the logit that was asked about, and `share` the same as a share of the
     total, which says little where that is near 0. It raises and lowers the logits of the
-    vocabulary's tokens `raised` and `lowered` most. `sources` are the tokens of the text whose
-    values it read `part` from, by falling |part|; all of them sum to it.
+    vocabulary's tokens `raised` and `lowered` most. `sources` are the tokens of the text that it
+    read most of `part` from, by falling |part|; only the parts of all tokens sum to it.
     """
 
     head: int

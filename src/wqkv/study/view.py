@@ -21,7 +21,7 @@ from wqkv.attend.masks.dense import Entries
 from wqkv.doors import door
 from wqkv.errors import ArgumentError
 from wqkv.maps.attention_map import AttentionMap
-from wqkv.maps.link_map import HOWS, How, LinkMap
+from wqkv.maps.link_map import How, LinkMap, check_how
 from wqkv.maps.proof import Proof, sum_rounding
 from wqkv.study.answers import (
     STATISTICS,
@@ -171,8 +171,7 @@ class View:
         Raises:
             ArgumentError: nothing else is in the row; an unknown `how`.
         """
-        if how not in HOWS:
-            raise ArgumentError(f"`how` is {how!r}.\nPass one of {', '.join(map(repr, HOWS))}.")
+        check_how(how)
         opened = self.checked_layer(layer, head, i, key=j)
         call, at, steps = opened.row(head, i)
         others = (torch.arange(self.m, device="cpu") != j).view(1, 1, 1, -1)

@@ -216,16 +216,16 @@ def test_removed_together(found, first):
     [
         ((), "There were no other links of like weight to compare with."),
         ((math.nan,), "There were no other links of like weight to compare with."),
-        ((7.5,), "As many other links of like weight in the same rows: 7.90 -> 7.50 (1 draw)."),
+        ((7.5,), "As many other links of like weight, of the same tokens: 7.90 -> 7.50 (1 draw)."),
         (
             (3.0, 1.0, math.nan, 2.0),
-            "As many other links of like weight in the same rows: 7.90 -> 1.00 to 3.00 (3 draws,"
+            "As many other links of like weight, of the same tokens: 7.90 -> 1.00 to 3.00 (3 draws,"
             " 5 to 95 %).",
         ),
         (
             tuple(float(draw) for draw in range(40)),  # two of forty lie outside on each side
-            "As many other links of like weight in the same rows: 7.90 -> 2.00 to 37.00 (40 draws,"
-            " 5 to 95 %).",
+            "As many other links of like weight, of the same tokens: 7.90 -> 2.00 to 37.00 (40 "
+            "draws, 5 to 95 %).",
         ),
     ],
 )

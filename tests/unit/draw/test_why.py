@@ -67,7 +67,7 @@ its own block says otherwise), or that missed by more than half (wrong sign, too
 small, too large).
 
 All 7 links of the first list removed together: 7.90 -> -7.07, so 'Rome' wins.
-As many other links of like weight in the same rows: 7.90 -> 6.77 to 7.96 (20
+As many other links of like weight, of the same tokens: 7.90 -> 6.77 to 7.96 (20
 draws, 5 to 95 %).
 Single effects sum to -16.57, together they are -14.97: they overlap.
 Not removed: 50,830 links with 81 % of all predicted effect; none is predicted

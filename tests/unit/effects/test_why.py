@@ -209,7 +209,7 @@ def test_texts_of_one_and_two_tokens():
 @pytest.mark.parametrize("budget", [1, 5, 2000])
 def test_a_budget(budget, monkeypatch):
     monkeypatch.setattr(candidates, "KEPT", 2)
-    monkeypatch.setattr(module, "JUDGED", 3)
+    monkeypatch.setattr(module, "PREDICTED_TWICE", 3)
     model, given, _ = given_of("llama")
     found = why(model, *given, budget=budget)
     effects = [x.nan_to_num().abs() for x in dense(model, ask(model, *given), "renormalize")[0]]
@@ -239,7 +239,10 @@ def test_a_function_of_the_encoder_alone():
 @pytest.mark.parametrize(
     ("rest", "says"),
     [
-        ({"how": "drop"}, "`how` is 'drop'.\nPass one of 'renormalize', 'zero'."),
+        (
+            {"how": "drop"},
+            "`how` is 'drop', the way a link is removed.\nPass 'renormalize' or 'zero'.",
+        ),
         ({"by": ["head", "word"]}, "`by` names 'word'.\nPass some of head, token, span."),
         ({"budget": 0}, "`budget` is 0, how many links to remove.\nPass 1 or more."),
         ({"answer": lambda output: output.logits[:, -1, 0].detach()}, "has no gradient"),

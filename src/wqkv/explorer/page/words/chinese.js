@@ -282,7 +282,7 @@ export const zh = {
   speaksAgainst: "反对答案：去掉它，该数上升",
   arcsSay: "最强的 {n} 条；最粗为 {top}。圆点在被看的词上。",
   togetherTitle: "最强的 {n} 条一起去掉",
-  togetherSays: "同样多条同行且权重相近的其他联系：{low} 到 {high}（抽 {n} 次，5 到 95 %）。",
+  togetherSays: "同样多条由同样的词看出、权重相近的其他联系：{low} 到 {high}（抽 {n} 次，5 到 95 %）。",
   noDraws: "没有权重相近的其他联系可比。",
   wins: "此时“{answer}”的 logit 更大。",
   stillWins: "“{answer}”的 logit 仍然更大。",

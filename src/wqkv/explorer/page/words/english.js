@@ -245,7 +245,7 @@ export const en = /** @type {const} */ ({
   minimapBoth:
     "All {n} written × {m} read words, as exact means of {high} × {wide} blocks; the strongest color is {top}. Above: what every read word receives. Click to look there.",
   mattersSays:
-    "A weight says where a head looked, not what that did. Here links are taken out one by one, and the model runs on without each: what changes is what the link did.",
+    "A weight says where a head looked, not what that did. Here links are removed one by one, and the model runs again without each: what then changes is what the link did.",
   answer: "Answer",
   against: "Against",
   another: "another (␣ is a blank: type it too)",
@@ -273,7 +273,7 @@ export const en = /** @type {const} */ ({
   trueEffect: "true",
   marks: "marks",
   marksSay:
-    "Predicted: to first order, from gradients. ! was known before the link was removed; the rest says how the prediction missed by more than half.",
+    "Predicted: to first order, from gradients. A mark with ! was known before the link was removed; the others say how a prediction missed by more than half.",
   belowRounding: "below rounding",
   openWithout: "Open its seven steps without it",
   "mark_large local change": "large local change",
@@ -296,14 +296,14 @@ export const en = /** @type {const} */ ({
   speaksAgainst: "speaks against it: the number rises",
   arcsSay: "The {n} strongest; the thickest is {top}. The dot is at the word that is looked at.",
   togetherTitle: "The {n} strongest removed together",
-  togetherSays: "As many others of the same rows and of like weight: {low} to {high} ({n} draws, 5 to 95 %).",
+  togetherSays: "As many others of the same words and of like weight: {low} to {high} ({n} draws, 5 to 95 %).",
   noDraws: "There were no others of like weight to compare with.",
   wins: "Now “{answer}” has the larger logit.",
   stillWins: "“{answer}” still has the larger logit.",
-  sum_equal: "Single effects add up to {sum}, and together they are {change}: they add up.",
-  sum_apart: "Single effects add up to {sum}, and together they are {change}: they do not add up.",
-  sum_overlap: "Single effects add up to {sum}, and together they are {change}: they overlap.",
-  sum_more: "Single effects add up to {sum}, and together they are {change}: together they do more.",
+  sum_equal: "Single effects sum to {sum}, and removing all does {change}: they add up.",
+  sum_apart: "Single effects sum to {sum}, and removing all does {change}: they do not add up.",
+  sum_overlap: "Single effects sum to {sum}, and removing all does {change}: they overlap.",
+  sum_more: "Single effects sum to {sum}, and removing all does {change}: together they do more.",
   stayed: "{n} stayed, because their rows would have lost every word.",
   notChecked: "What was not checked",
   notCheckedSays:
