@@ -108,8 +108,7 @@ def _lists(pen: Pen, found: Why) -> None:
             if note:
                 pen.write(Text(note), indent=inset)
         if rest:
-            largest = effects.level(max(map(effects.size, rest)), effects.places(found))
-            pen.write(Text(f"and {len(rest):,} more, none beyond {largest} up or down", "dim"))
+            _and_more(pen, found, len(rest), max(map(effects.size, rest)))
         pen.write(Text())
 
 
@@ -178,8 +177,15 @@ def _groups(pen: Pen, found: Why, groups: Sequence[GroupEffect]) -> None:
         name = pen.fit(name, max(pen.width - wide - 2, 4)).plain
         pen.write(Text.assemble((f"{cell:>{wide}}", _color(found, group.true)), "  ", name))
     if rest := ranked[GROUPED:]:
-        largest = effects.level(abs(rest[0].true), effects.places(found))
-        pen.write(Text(f"and {len(rest):,} more, none beyond {largest} up or down", "dim"))
+        _and_more(pen, found, len(rest), abs(rest[0].true))
+
+
+def _and_more(pen: Pen, found: Why, count: int, largest: float) -> None:
+    """Print how many more there are, and the size of the largest effect among them."""
+    from rich.text import Text
+
+    limit = effects.level(largest, effects.places(found))
+    pen.write(Text(f"and {count:,} more, none beyond {limit} up or down", "dim"))
 
 
 def _color(found: Why, true: float | None) -> str:

@@ -56,7 +56,7 @@ class OneText:
     model: OpenModel
     text: TokenizedText
     question: Question
-    read: ReadTerms
+    terms: ReadTerms
     speaker: nn.Module
     last_only: bool  # whether the number is made of the last token's logits alone
     ids: tuple[int, int] | None = None  # of the two tokens whose logits are compared
@@ -85,9 +85,6 @@ class OneText:
     def run_tokens(self, part: str, count: int) -> None:
         self.speaker(input_ids=torch.tensor([self.text.ids[:1]], device="cpu").expand(count, -1))
 
-    def terms(self, output: Any) -> Tensor:
-        return self.read(output)
-
 
 @dataclass(frozen=True)
 class TwoTexts:
@@ -97,7 +94,7 @@ class TwoTexts:
     source: TokenizedText
     target: TokenizedText
     question: Question
-    read: ReadTerms
+    terms: ReadTerms
     speaker: nn.Module
     ids: tuple[int, int] | None = None
 
@@ -125,9 +122,6 @@ class TwoTexts:
             torch.tensor([ids], device="cpu").expand(batch, -1) for ids in (source, target)
         )
         return self.speaker(input_ids=read, decoder_input_ids=written, use_cache=False)
-
-    def terms(self, output: Any) -> Tensor:
-        return self.read(output)
 
 
 Asked = TypeVar("Asked", OneText, TwoTexts)
@@ -302,11 +296,11 @@ def _difference(
     number = f"logit of {shown[0]!r}{first} less logit of {shown[1]!r}{second}"
 
     def read(output: Any) -> Tensor:
-        of_all = logits.read(output)
+        of_all = logits.terms(output)
         return of_all[:, [a, b]] * of_all.new_tensor([1, -1])
 
     question = replace(logits.question, number=number, answer=shown[0], against=shown[1])
-    return replace(logits, question=question, read=read, ids=(a, b))
+    return replace(logits, question=question, terms=read, ids=(a, b))
 
 
 def _token(

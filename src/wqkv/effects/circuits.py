@@ -293,7 +293,8 @@ def circuit(factors: Factors, vocabulary: Vocabulary, of_right: Tensor | None) -
     U, V = in_basis @ U, out_basis @ Vh.T
     eigenvalues = None
     if len(left) == right.shape[1]:  # left right and right left have the same ones, but for 0
-        eigenvalues = by_size(torch.linalg.eigvals(right @ left))
+        eigenvalues = torch.linalg.eigvals(right @ left)
+        eigenvalues = eigenvalues[eigenvalues.abs().argsort(descending=True)]
     rows, columns = (
         vocabulary.ends(weight, directions[:, :LISTED_DIRECTIONS])
         for weight, directions in ((vocabulary.read, U), (of_right, V))
@@ -303,11 +304,6 @@ def circuit(factors: Factors, vocabulary: Vocabulary, of_right: Tensor | None) -
         for value, row, column in zip(S[:LISTED_DIRECTIONS].tolist(), rows, columns, strict=True)
     )
     return Circuit(left, right, eigenvalues, S, U, V, directions)
-
-
-def by_size(numbers: Tensor) -> Tensor:
-    """The numbers by falling absolute value."""
-    return numbers[numbers.abs().argsort(descending=True)]
 
 
 class Vocabulary(NamedTuple):

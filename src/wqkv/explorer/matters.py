@@ -53,8 +53,8 @@ class Given(NamedTuple):
         return f"{name}({', '.join([self.python, *(f'{k}={v!r}' for k, v in given.items())])})"
 
 
-def given_of(api: Api, seen: OpenView) -> Given:
-    """What `why` is given of a view.
+def given_of(api: Api, seen: OpenView, asked: AskedWhy) -> tuple[Given, AskedWhy]:
+    """What `why` is given of a view, and the question, about the first masked token of several.
 
     Raises:
         Refused: read again, the text has other tokens, because it was written token by token.
@@ -73,7 +73,8 @@ def given_of(api: Api, seen: OpenView) -> Given:
     if not same:
         wrong = "Read again, this text has other tokens, because it was written token by token."
         raise Refused(409, wrong, "Type it above, and read it.")
-    return found
+    masked = _masked(found) if asked.at == -1 else []
+    return found, asked._replace(at=masked[0]) if len(masked) > 1 else asked
 
 
 def budget_of(seen: OpenView) -> int:
@@ -84,8 +85,7 @@ def budget_of(seen: OpenView) -> int:
 
 def choices(api: Api, seen: OpenView, asked: AskedWhy) -> ChoicesAnswer:
     """What can be asked about a text, and the likeliest tokens that an answer may be."""
-    given = given_of(api, seen)
-    asked = placed(given, asked)
+    given, asked = given_of(api, seen, asked)
     model, kind, row = given.model, _kind(given), None
     python, top = seen.says("view.reading.sentence"), []
     if kind != "similarity":
@@ -118,12 +118,6 @@ def _masked(given: Given) -> list[int]:
     return [at for at, id in enumerate(model.tokens(given.text).ids) if id == mask]
 
 
-def placed(given: Given, asked: AskedWhy) -> AskedWhy:
-    """The question, about the first of several masked tokens unless it names another."""
-    masked = _masked(given) if asked.at == -1 else []
-    return asked._replace(at=masked[0]) if len(masked) > 1 else asked
-
-
 def _first_id(model: OpenModel | OpenPair, token: str) -> int | None:
     ids = model.tokenizer(token, add_special_tokens=False)["input_ids"]
     return ids[0] if ids else None
@@ -136,8 +130,8 @@ def links_that_matter(
     api: Api, seen: OpenView, asked: AskedWhy, how: How, progress: Progress
 ) -> WhyAnswer:
     """The links that carry an answer, and those of largest weight, all removed for real."""
-    begun, given, budget = time.monotonic(), given_of(api, seen), budget_of(seen)
-    asked = placed(given, asked)
+    begun, budget = time.monotonic(), budget_of(seen)
+    given, asked = given_of(api, seen, asked)
     found = why(
         given.model, given.text, *asked, target=given.target, how=how, budget=budget,
         progress=progress,
@@ -193,8 +187,7 @@ def groups_that_matter(
     api: Api, seen: OpenView, asked: AskedWhy, by: By, progress: Progress
 ) -> GroupsAnswer:
     """Whole heads, tokens or sentences, each removed for real."""
-    given = given_of(api, seen)
-    asked = placed(given, asked)
+    given, asked = given_of(api, seen, asked)
     found = why(
         given.model, given.text, *asked, target=given.target, by=[by], budget=1, progress=progress
     )
@@ -218,8 +211,7 @@ def effect_maps(api: Api, seen: OpenView, asked: AskedWhy, progress: Progress) -
     Raises:
         Refused: they would take more than EFFECTS bytes.
     """
-    given = given_of(api, seen)
-    asked = placed(given, asked)
+    given, asked = given_of(api, seen, asked)
     key = given.text, given.target, asked
     maps = api.effects.get(key)
     if maps is None:
@@ -248,6 +240,6 @@ def bytes_of_maps(seen: OpenView) -> int:
 
 def python_of_maps(api: Api, seen: OpenView, asked: AskedWhy) -> tuple[str, ...]:
     """The lines that make `maps`."""
-    given = given_of(api, seen)
-    call = given.called("EffectMaps", placed(given, asked))
+    given, asked = given_of(api, seen, asked)
+    call = given.called("EffectMaps", asked)
     return "from wqkv.effects.effect_maps import EffectMaps", f"maps = {call}"
