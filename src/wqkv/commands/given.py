@@ -60,6 +60,22 @@ def check_utf8(what: str, texts: Sequence[str]) -> None:
             raise ArgumentError(f"The {what} {text!a} is not valid UTF-8.") from None
 
 
+def check_outputs(args: argparse.Namespace, picture: str) -> None:
+    """Refuse a --csv or --png that cannot be written, and what a terminal or picture lacks.
+
+    Args:
+        picture: what the error calls the picture, such as "A picture of the links".
+    """
+    from wqkv.errors import need
+
+    check_file("table", args.csv, ".csv")
+    check_file("image", args.png, ".png")
+    if args.png:
+        need("matplotlib", "show", picture)
+    if not args.json:
+        need("rich", "show", "The terminal picture")
+
+
 def check_file(what: str, path: Path | None, *suffixes: str) -> None:
     """Refuse a file to write if its suffix is not in `suffixes`, or its folder is not there."""
     from wqkv.errors import ArgumentError

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from wqkv.commands.given import Commands, check_file, check_utf8, read_texts
+from wqkv.commands.given import Commands, check_outputs, check_utf8, read_texts
 from wqkv.commands.progress import bar, spinner
-from wqkv.commands.screen import console, print_json
+from wqkv.commands.screen import console, print_json, say_written
 
 
 def add(commands: Commands) -> None:
@@ -33,16 +32,9 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from wqkv.errors import need
-
     texts, source = read_texts(args.texts, args.text)
     check_utf8("text", texts)
-    check_file("table", args.csv, ".csv")
-    check_file("image", args.png, ".png")
-    if args.png:
-        need("matplotlib", "show", "A picture of the table")
-    if not args.json:
-        need("rich", "show", "The terminal picture")
+    check_outputs(args, "A picture of the table")
 
     from wqkv.draw.heads import as_json, save_csv, save_png, show
     from wqkv.study.heads import label_model, read
@@ -55,10 +47,10 @@ def run(args: argparse.Namespace) -> None:
 
     if args.csv:
         save_csv(found, args.csv)
-        print(f"wqkv: wrote {args.csv}", file=sys.stderr)
+        say_written(args.csv)
     if args.png:
         save_png(found, model.name, args.png)
-        print(f"wqkv: wrote {args.png}", file=sys.stderr)
+        say_written(args.png)
     if args.json:
         print_json(as_json(found, model.name))
     else:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from wqkv.commands.given import EXAMPLE, Commands, check_file, check_utf8, read_texts
 from wqkv.commands.progress import bar, spinner
+from wqkv.commands.screen import say_written
 from wqkv.explorer.hosts import canonical_host, is_loopback
 
 
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
             seen = api.open(text, progress, args.target)
             page = export(api, seen, seen.first[1:], args.lang, progress)
         args.export.write_text(page, encoding="utf-8")
-        print(f"wqkv: wrote {args.export}", file=sys.stderr)
+        say_written(args.export)
         return
 
     from wqkv.explorer.server import serve

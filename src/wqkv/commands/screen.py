@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO, cast
 
 if TYPE_CHECKING:
@@ -91,6 +92,11 @@ def console(stderr: bool = False) -> Console:
 
     stream: object = sys.stderr if stderr else sys.stdout  # typed as TextIO, which is not its class
     return Clean(file=stream.below if isinstance(stream, CleanStream) else cast(TextIO, stream))
+
+
+def say_written(path: Path) -> None:
+    """Print to stderr which file was written."""
+    print(f"wqkv: wrote {path}", file=sys.stderr)
 
 
 def print_json(value: object) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from wqkv.commands.given import EXAMPLE, Commands, check_file, check_utf8
 from wqkv.commands.progress import spinner
-from wqkv.commands.screen import console, print_json
+from wqkv.commands.screen import console, print_json, say_written
 
 if TYPE_CHECKING:
     from wqkv.study.one_token import TokenStory
@@ -57,12 +57,12 @@ def run(args: argparse.Namespace) -> None:
         from wqkv.draw.html import page
 
         args.html.write_text(page(stories), encoding="utf-8")
-        print(f"wqkv: wrote {args.html}", file=sys.stderr)
+        say_written(args.html)
     if args.output:
         from wqkv.draw.plots import save_map
 
         save_map(stories[0], args.output)
-        print(f"wqkv: wrote {args.output}", file=sys.stderr)
+        say_written(args.output)
     if args.json:
         from wqkv.draw.to_json import as_json
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from wqkv.commands.given import Commands
 from wqkv.commands.progress import bar
-from wqkv.commands.screen import console
+from wqkv.commands.screen import console, say_written
 
 
 def add(commands: Commands) -> None:
@@ -59,4 +59,4 @@ def run(args: argparse.Namespace) -> None:
     show(found, console())
     for path in found.damaged:
         print(f"wqkv: {path} was damaged or altered, and was made again", file=sys.stderr)
-    print(f"wqkv: wrote {args.out / 'survey.html'}", file=sys.stderr)
+    say_written(args.out / "survey.html")

@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from wqkv.commands.given import Commands, check_file, check_utf8, read_texts
+from wqkv.commands.given import Commands, check_outputs, check_utf8, read_texts
 from wqkv.commands.progress import bar, spinner
-from wqkv.commands.screen import console, print_json
+from wqkv.commands.screen import console, print_json, say_written
 
 #: Long enough for a causal model to have learned from it what comes next.
 CAPITALS = "The capital of France is Paris. The capital of Italy is Rome. The capital of Spain is"
@@ -55,7 +55,7 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from wqkv.errors import ArgumentError, need
+    from wqkv.errors import ArgumentError
 
     texts, _ = read_texts([args.text] if args.text is not None else [], args.file)
     if not texts:
@@ -66,12 +66,7 @@ def run(args: argparse.Namespace) -> None:
     check_utf8("answer", [args.answer or ""])
     check_utf8("rival", [args.against or ""])
     check_utf8("target", [args.target or ""])
-    check_file("table", args.csv, ".csv")
-    check_file("image", args.png, ".png")
-    if args.png:
-        need("matplotlib", "show", "A picture of the links")
-    if not args.json:
-        need("rich", "show", "The terminal picture")
+    check_outputs(args, "A picture of the links")
 
     from wqkv.draw.arcs import save_png
     from wqkv.draw.why import as_json, save_csv, show
@@ -102,10 +97,10 @@ def run(args: argparse.Namespace) -> None:
         )
     if args.csv:
         save_csv(found, args.csv)
-        print(f"wqkv: wrote {args.csv}", file=sys.stderr)
+        say_written(args.csv)
     if args.png:
         save_png(found, args.png)
-        print(f"wqkv: wrote {args.png}", file=sys.stderr)
+        say_written(args.png)
     if args.json:
         print_json(as_json(found))
     else:

@@ -265,11 +265,10 @@ def together(found: Why) -> list[str]:
         f"{which} of the first list removed{more}:"
         f" {before} -> {after}{_winner(found, joint.after, still)}."
     ]
-    others = sorted(filter(math.isfinite, joint.others))
-    if others:
-        cut = len(others) // 20
-        low, high = (level(number, decimals) for number in (others[cut], others[-1 - cut]))
-        draws = f"{len(others)} draws, 5 to 95 %" if len(others) > 1 else "1 draw"
+    if joint.spread is not None:
+        low, high = (level(number, decimals) for number in joint.spread)
+        count = len(joint.finite)
+        draws = f"{count} draws, 5 to 95 %" if count > 1 else "1 draw"
         until = f" to {high}" if low != high else ""
         lines.append(
             f"As many other links of like weight, of the same tokens: {before} -> {low}{until}"

@@ -414,7 +414,7 @@ class BlockPass:
         base, rules = self._plain.given[site], self._plain.rules[site]
         first = self._plain.sites[block, 0] == site
         query = base.query[0][:, self._queries].transpose(0, 1) if first else given.query[:, :, 0]
-        all = RemovedKeys.zeros(len(query), query.shape[1], base.key.shape[2], query.device)
+        nothing = RemovedKeys.zeros(len(query), query.shape[1], base.key.shape[2], query.device)
         one = torch.zeros_like(self._queries)
         rows = base._replace(query=query)
-        return rows_without(rows, one, self._queries, rules, all, "zero")[0].unsqueeze(2)
+        return rows_without(rows, one, self._queries, rules, nothing, "zero")[0].unsqueeze(2)

@@ -122,6 +122,17 @@ class Joint:
     kept: int
     others: tuple[float, ...]
 
+    @property
+    def finite(self) -> tuple[float, ...]:
+        """The finite numbers among `others`, sorted."""
+        return tuple(sorted(filter(math.isfinite, self.others)))
+
+    @property
+    def spread(self) -> tuple[float, float] | None:
+        """Between which numbers 5 to 95 % of the draws lie; None without finite ones."""
+        draws, cut = self.finite, len(self.finite) // 20
+        return (draws[cut], draws[-1 - cut]) if draws else None
+
 
 @dataclass(frozen=True)
 class Checked:

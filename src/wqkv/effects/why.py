@@ -104,9 +104,11 @@ def why(
         _predict_again(rerun, candidates, found, how, max(PREDICTED_TWICE, budget + LISTED))
         for found in (candidates.others, candidates.resting)
     )
-    removed = _remove(rerun, *_choose(others, resting, budget), how, stages.next())
+    first, rest = _choose(others, resting, budget)
+    chosen = _remove(rerun, [*first, *rest], how, stages.next())
+    removed = chosen[: len(first)], chosen[len(first) :]
     heaviest = _predict_again(rerun, candidates, candidates.heaviest, how, HEAVIEST)
-    heaviest, _ = _remove(rerun, heaviest, [], how, silent)
+    heaviest = _remove(rerun, heaviest, how, silent)
     links, at_rest = (tuple(sorted(found, key=_by_truth)) for found in removed)
     together = joint(rerun, links, how, stages.next())
     found = {name: group_effects(rerun, members, stages.next()) for name, members in groups.items()}
@@ -177,19 +179,13 @@ def _choose(
 
 
 def _remove(
-    rerun: Rerun,
-    others: Sequence[LinkEffect],
-    resting: Sequence[LinkEffect],
-    how: How,
-    progress: Progress,
-) -> tuple[list[LinkEffect], list[LinkEffect]]:
+    rerun: Rerun, links: Sequence[LinkEffect], how: How, progress: Progress
+) -> list[LinkEffect]:
     """The same links, each with the true effect of its removal."""
-    before = [*others, *resting]
-    after = rerun.after([ModelChange(links=(site_link(one),)) for one in before], how, progress)
-    found = [
-        replace(one, true=number - rerun.before) for one, number in zip(before, after, strict=True)
+    after = rerun.after([ModelChange(links=(site_link(one),)) for one in links], how, progress)
+    return [
+        replace(one, true=number - rerun.before) for one, number in zip(links, after, strict=True)
     ]
-    return found[: len(others)], found[len(others) :]
 
 
 def _by_truth(one: LinkEffect) -> float:

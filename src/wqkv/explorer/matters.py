@@ -5,7 +5,6 @@ All of it runs the model, so the server's one worker answers it.
 
 from __future__ import annotations
 
-import math
 import time
 from typing import Any, NamedTuple
 
@@ -170,14 +169,12 @@ def _joint(found: Joint | None) -> JointFacts | None:
     """Several links removed together; of the draws beside them, where 5 to 95 % lie."""
     if found is None:
         return None
-    draws = sorted(filter(math.isfinite, found.others))
-    cut = len(draws) // 20
-    low, high = (draws[cut], draws[-1 - cut]) if draws else (None, None)
+    low, high = found.spread or (None, None)
     return JointFacts(
         links=found.links,
         after=plain(found.after),
         kept=found.kept,
-        draws=len(draws),
+        draws=len(found.finite),
         low=low,
         high=high,
     )

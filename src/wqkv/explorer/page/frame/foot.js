@@ -40,6 +40,9 @@ export function proofFacts(layer = state.layer) {
   return `${proof.holds ? t("proofHolds") : t("proofFailed")} ${facts}`;
 }
 
+/** What `foot` is given by a view that is not about one layer, head and token. */
+export const WHOLE_TEXT = { layer: null, head: null, token: null };
+
 /**
  * The line under every view: layer, head, token, dtype, engine, exact or not; and the ways out.
  * Layer, head and token are null where a view is not about one.

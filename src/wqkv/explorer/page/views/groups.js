@@ -1,7 +1,7 @@
 // Whole heads, tokens or sentences removed, each for real, as bars.
 
 import { whenAnswered } from "../frame/awaited.js";
-import { foot } from "../frame/foot.js";
+import { foot, WHOLE_TEXT } from "../frame/foot.js";
 import { h } from "../parts/dom.js";
 import { count, label } from "../parts/format.js";
 import { barPicture } from "../parts/picture.js";
@@ -73,9 +73,7 @@ function groupTable(answer) {
       name: `groups-${answer.by}`,
       python: answer.python,
       data: answer,
-      layer: null,
-      head: null,
-      token: null,
+      ...WHOLE_TEXT,
       picture: () =>
         barPicture(t("groupsTitle"), groups.slice(0, 24).map(one => [groupText(one), one.true]), {
           text: value => amount(value, digits, true),

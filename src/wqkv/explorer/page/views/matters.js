@@ -1,7 +1,7 @@
 // What matters: the links that carry an answer, each removed for real, beside what was predicted.
 
 import { whenAnswered } from "../frame/awaited.js";
-import { foot } from "../frame/foot.js";
+import { foot, WHOLE_TEXT } from "../frame/foot.js";
 import { h } from "../parts/dom.js";
 import { count } from "../parts/format.js";
 import { barPicture } from "../parts/picture.js";
@@ -227,9 +227,7 @@ function shown(answer) {
       name: "matters",
       python: answer.python,
       data: answer,
-      layer: null,
-      head: null,
-      token: null,
+      ...WHOLE_TEXT,
       picture: () =>
         barPicture(
           numberText(answer),

@@ -1,6 +1,6 @@
 // What if: heads switched off, tokens changed; the answer before and after; every change can be undone.
 
-import { foot } from "../frame/foot.js";
+import { foot, WHOLE_TEXT } from "../frame/foot.js";
 import { h } from "../parts/dom.js";
 import { short } from "../parts/format.js";
 import { barPicture } from "../parts/picture.js";
@@ -67,9 +67,7 @@ export async function whatifView() {
       name: "whatif",
       python: answer.python,
       data: answer,
-      layer: null,
-      head: null,
-      token: null,
+      ...WHOLE_TEXT,
       picture: () =>
         barPicture(
           t("layerChange"),
