@@ -79,7 +79,7 @@ def smollm() -> OpenModel:
 
 
 def long_text(model: OpenModel, tokens: int) -> str:
-    """A text of nearly so many tokens, and no more."""
+    """A text of at most `tokens` tokens, short of that by less than one sentence."""
     each, end = (len(model.tokens(text).ids) for text in (SENTENCE, ENDING))
     return SENTENCE * ((tokens - end) // each) + ENDING
 

@@ -114,11 +114,11 @@ def remove(
     rows: Callable[[int], Iterable[int]] = range,
     some: int | None = None,
 ) -> Removed:
-    """Remove every link of some rows of a prompt for real.
+    """Run the model again without each link of some rows of a prompt, one link at a time.
 
     Args:
-        rows: of a text of n tokens; all of them by default.
-        some: so many of these links, drawn at random with a fixed seed; None is all.
+        rows: is given the number of tokens, and returns the rows; all of them by default.
+        some: how many of these links to draw at random, with a fixed seed; None is all of them.
     """
     asked = ask(model, *prompt)
     seen = Everything(model, how)
@@ -164,7 +164,7 @@ last_row = partial(remove, rows=lambda n: [n - 1])
 
 
 def size(link: LinkEffect) -> float:
-    """The size of a true effect."""
+    """The absolute value of the true effect of a link."""
     return abs(link.true or 0.0)
 
 
@@ -203,7 +203,7 @@ def found(links: Sequence[LinkEffect]) -> dict[str, float]:
 
 
 def signs(links: Sequence[LinkEffect]) -> dict[str, float]:
-    """Of the top 40 by first order, how many were predicted with the right sign."""
+    """How many of the top 40 by first order were predicted with the right sign."""
     top = sorted(links, key=first_order, reverse=True)[:SHOWN]
     return {SIGNS: sum(link.predicted * (link.true or 0.0) > 0 for link in top)}
 

@@ -94,7 +94,7 @@ AttentionMaskInterface.register(NAME, eager_mask)
 
 @contextmanager
 def taken_out(model: Any, **what: Any) -> Iterator[None]:
-    """Context in which a model runs with something taken out."""
+    """Context in which a model runs without what is named: the keyword arguments of `Taken`."""
     before = model.config._attn_implementation
     model.set_attn_implementation(NAME)
     _TAKEN.append(Taken(**what))

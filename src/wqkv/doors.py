@@ -135,7 +135,7 @@ class Signature:
     def from_forms(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Replace JSON forms among the arguments by the values that they describe."""
+        """Return the arguments with a value in place of each JSON form (the dict of a value)."""
         named = self._read() if self.named is None else self.named
         rules = [*self.positional, *[_UNKNOWN] * (len(args) - len(self.positional))]
         return (

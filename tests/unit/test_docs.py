@@ -28,7 +28,7 @@ def test_like():
 
 @pytest.fixture
 def opened(smollm, monkeypatch):
-    """The trained model is opened once for all tests."""
+    """Return the model that is open already wherever the docs open it."""
     monkeypatch.setattr("wqkv.open_model", lambda folder: smollm)
     yield
     assert smollm.speaker.config._attn_implementation == "sdpa"

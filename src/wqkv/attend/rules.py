@@ -93,12 +93,12 @@ class Rules:
 
 
 def as_mask(mask: Mask | Tensor) -> Mask:
-    """Return the mask that a bool tensor describes; a mask is returned unchanged."""
+    """Return a bool tensor as a dense mask; a mask is returned unchanged."""
     return Dense(mask) if isinstance(mask, Tensor) else mask
 
 
 def as_bias(bias: Bias | Tensor | None) -> Bias | None:
-    """Return the bias that a float tensor describes; a bias or None is returned unchanged."""
+    """Return a float tensor as a bias of the scores; a bias or None is returned unchanged."""
     if not isinstance(bias, Tensor):
         return bias
     if not bias.is_floating_point():

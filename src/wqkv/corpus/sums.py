@@ -1,4 +1,4 @@
-"""Sums over the tokens of a corpus for every head, written into a part (a Parquet file) and read.
+"""Sums over the tokens of a corpus per head, and how a part (a Parquet file) stores them.
 
 The sums are exact integers, so the order in which documents are added, and how they are grouped,
 cannot change a result by rounding.

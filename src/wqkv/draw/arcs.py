@@ -151,7 +151,10 @@ class _Line(NamedTuple):
 
 
 def _lines(sheet: _Sheet, arcs: Sequence[_Arc]) -> list[_Line]:
-    """Lay out the texts, the one asked about first, and make the paper wide enough for them."""
+    """Place the tokens of each text on a line, and make the paper wide enough for them.
+
+    The first line is the text whose prediction or similarity was asked for.
+    """
     ends = [(0, sheet.found.question.at or 0), *(end for arc in arcs for end in arc[2:])]
     lines = [
         _line(sheet, tokens, [token for on, token in ends if on == at])
@@ -308,7 +311,7 @@ def _badge(sheet: _Sheet, arc: _Arc) -> dict[str, str]:
     return {"boxstyle": "circle,pad=0.2", "facecolor": "white", "edgecolor": color}
 
 
-# What is said above and below
+# The sentences above and below the arcs
 
 
 def _heading(sheet: _Sheet) -> None:

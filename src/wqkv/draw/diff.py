@@ -264,7 +264,7 @@ def picture(m: AttentionMap, head: int) -> Tensor:
     return torch.stack([rows[:, first:last].mean(dim=1) for first, last in blocks], dim=1)
 
 
-# The font: keyword arguments of matplotlib.
+# `font` holds keyword arguments of matplotlib.
 def _bars(axes: Any, found: Diff, head: HeadDiff, labels: list[str], font: dict[str, Any]) -> None:
     """KL of every row of a head, beside the rows of its maps."""
     kl, at, n = found.kl[head.layer, head.head], head.largest.query, len(found.tokens)

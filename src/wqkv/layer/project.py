@@ -83,7 +83,7 @@ class Projection(SavesRules):
         (tensor,) = value.tensors() if isinstance(value, Bias) else (None,)
         if isinstance(value, Bias) and isinstance(tensor, nn.Parameter):
             self.register_parameter("position_0", tensor)
-            # On the meta device `value` keeps type and sizes, but no second copy of its numbers.
+            # The parameter holds the numbers. `value` keeps only type and sizes, on device meta.
             value = value._with_tensor(tensor.detach().to("meta"))
         self._position = value
 

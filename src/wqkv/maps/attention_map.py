@@ -166,7 +166,9 @@ class AttentionMap(TileMap[Weights]):
         return self._rows(statistics.mass, pick(keys, self.shape[3], "key")[0])
 
     def mean_distance(self) -> Tensor:
-        """sum_j P_ij |i - j|, to about 1e-6 of the length: (batch, n_head, query_len).
+        """How far each query looks in the mean: sum_j P_ij |i - j|, (batch, n_head, query_len).
+
+        It is exact to about 1e-6 of the length.
 
         Raises:
             ArgumentError: it is not known where the queries stand among the keys.
@@ -346,10 +348,11 @@ class AttentionMap(TileMap[Weights]):
         return LinkMap(found, "P_ij v_j . (WO u)", self.limit)
 
     def gradients(self, value: Tensor, output: Tensor, grad_output: Tensor) -> LinkMap:
-        """dL / dscore_ij = P_ij (g_i . v_j - g_i . o_i), the score after softcap and bias.
+        """The gradient of every score: dL / dscore_ij = P_ij (g_i . v_j - g_i . o_i).
 
-        L is any scalar, o the output of a head, and g = dL / do what autograd gives for it. To 1e-5
-        of the largest. A tile costs that of the weights and one product of width d_v.
+        The score is the one after softcap and bias, L any scalar, o the output of a head, and
+        g = dL / do its gradient, which autograd gives. Exact to 1e-5 of the largest. A tile costs
+        as much as one of the weights, and one product of width d_v.
 
         Args:
             value: (batch, n_kv_head, key_len, d_v).

@@ -224,7 +224,7 @@ class Removals(Links):
 
     @cached_property
     def _beyond(self) -> tuple[Tensor, Tensor] | None:
-        """Of the keys that only a given lse counts: the log of their weight, and g . (P v).
+        """For keys that only a given lse counts: the log of their weight, and g . (P v).
 
         None if no lse was given.
         """

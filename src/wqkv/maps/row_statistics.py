@@ -38,7 +38,7 @@ def effective(P: Weights) -> Tensor:
 
 
 def coverage(P: Weights, share: float) -> Tensor:
-    """The least and the most keys that hold `share` of each row, on a last axis of 2.
+    """How many keys hold `share` of each row: (batch, n_head, query_len, 2), at least and at most.
 
     The keys of a row are counted in bins of ln P. In the bin where the share is reached, each key
     holds at most what the bin allows, and the heaviest hold at least the mean of the bin.

@@ -139,7 +139,7 @@ class WayOut:
 
     @classmethod
     def of(cls, path: WritePath, one: LayerRuns, output: Tensor) -> WayOut:
-        """That of a layer whose heads returned an output (batch, n_head, length, d_v).
+        """The way out of a layer whose heads returned an output (batch, n_head, length, d_v).
 
         Raises:
             Refusal: it is not known, or is not linear but for the norm.

@@ -125,7 +125,7 @@ def generate(
 
 
 class _Streamer:
-    """A streamer of `generate` that keeps each token with what else it could have been."""
+    """A streamer of `generate` that keeps each token, and the likeliest tokens in its place."""
 
     def __init__(self, model: OpenModel, start: int) -> None:
         self.model, self.start = model, start

@@ -17,7 +17,7 @@ FAMILIES = ["llama", "gpt2", "gemma2", "gpt_oss", "mistral", "bert", "albert", "
 
 
 def dense(model, asked, how):
-    """Of each attention: the effects of all links to first order, and which can be removed."""
+    """Return the first-order effects and the weights of all links, per attention."""
     whole, kept = model.speaker or model.model, []
     with torch.enable_grad(), taken_out(whole, kept=kept):
         asked.terms(asked.run()).sum().backward()

@@ -49,7 +49,7 @@ def test_kl_of_equal_maps_is_below_rounding():
 
 
 def test_kl_counts_calls(monkeypatch):
-    """Three calls where the scores are linear in the keys, tiles where they are not."""
+    """`kl` makes three calls where the scores are linear in the keys, and reads tiles elsewhere."""
     asked = []
     attend, tile = Weights.attend, Weights.logs
     monkeypatch.setattr(Weights, "attend", lambda *a: (asked.append("call"), attend(*a))[1])
@@ -222,7 +222,7 @@ def test_grouped_heads(n_kv_head):
 
 @pytest.mark.parametrize("case", ["causal, int", "sinks, full, int", "alibi, full, int"])
 def test_a_given_lse_counts_more_keys(case):
-    """Of a map of 12 of 17 keys with the lse of all: its part of every row is what it was."""
+    """A map of 12 of 17 keys that is given the lse of all keeps its keys' weights as they were."""
     made = make(case)
     given, rules = made.map._numbers.given, arguments(case)
     part = AttentionMap(given.query, given.key[:, :, :12], **rules, lse=made.map.lse)
