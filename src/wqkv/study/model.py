@@ -29,6 +29,7 @@ class TextModel(Protocol):
     model: nn.Module
     tokenizer: Any  # one of transformers' tokenizers
     speaker: nn.Module | None  # the model with its head for the next token, if it has one
+    bits: int | None  # per weight in its file, if fewer than it was trained in
 
     @property
     def parts(self) -> dict[str, ModelPart]:
