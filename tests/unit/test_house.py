@@ -211,6 +211,7 @@ ORDER = (
     "wqkv.commands.diff",
     "wqkv.commands.survey",
     "wqkv.commands.why",
+    "wqkv.commands.models",
     "wqkv.commands",
     "wqkv.cli",
     "wqkv.__main__",

