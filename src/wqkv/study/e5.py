@@ -64,8 +64,8 @@ class E5File(NamedTuple):
         """The model: a BertModel without a pooler, in float32 on the CPU."""
         transformers: Any = need("transformers", "hf", "Opening a model")
         sizes = self.sizes
-        # The checkpoint says XLMRobertaModel's numbers in BERT's way: positions are counted from 0.
-        # Other settings give numbers that look right and are not, so none is left to its default.
+        # Its positions are counted from 0, as in BERT, and not from 2, as in XLM-RoBERTa. Numbers
+        # under another activation or eps look right and are wrong, so nothing is left to a default.
         config = transformers.BertConfig(
             vocab_size=sizes.n_row,
             hidden_size=sizes.d_model,
@@ -111,9 +111,9 @@ class E5File(NamedTuple):
         tokenizer = transformers.XLMRobertaTokenizer(
             vocab=self.pieces, model_max_length=self.sizes.n_position
         )
-        # Of one character these make what the file's map of characters does, apart from two that
-        # it leaves alone: while NFKC runs, noncharacters, which no text holds, stand for the two.
-        # (normalizers.Precompiled takes such a map, but drops the tone of a ǖ of three characters.)
+        # The file has a map of characters. Nmt and NFKC make the same of every character but two,
+        # which the map leaves alone: while NFKC runs, noncharacters, which no text holds, stand for
+        # these. Not Precompiled, which takes such a map: it drops the tone of ǚ as u, ¨ and ˇ.
         kept = {"～": "\ufdd0", "\U0001f23b": "\ufdd1"}
         tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(
             [

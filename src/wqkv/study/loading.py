@@ -28,7 +28,7 @@ class LoadedModel(NamedTuple):
     name: str
     speaker: nn.Module | None  # the model with its head for the next token, if it has one
     filler: nn.Module | None  # the model with its head for masked tokens, if it has one
-    bits: int | None = None  # per weight in the file, if fewer than it was trained in
+    bits: int | None = None  # per weight in a packaged file, if fewer than in training
 
 
 def load(name: str | None, progress: Callable[[str], None]) -> LoadedModel:

@@ -29,7 +29,7 @@ class TextModel(Protocol):
     model: nn.Module
     tokenizer: Any  # one of transformers' tokenizers
     speaker: nn.Module | None  # the model with its head for the next token, if it has one
-    bits: int | None  # per weight in its file, if fewer than it was trained in
+    bits: int | None  # per weight in a packaged file, if fewer than in training
 
     @property
     def parts(self) -> dict[str, ModelPart]:
@@ -56,8 +56,9 @@ class OpenModel(ModelPart):
     """A model of one text, its tokenizer, and its attention layers as ours.
 
     `speaker` is the model with its head for the next token, and `filler` the model with its head
-    for masked tokens, if it has one of them. `bits` is how many bits the file holds each weight in,
-    if it is fewer than the weights were trained in: whoever shows numbers of the model says so.
+    for masked tokens, if it has one of them. `bits` is how many bits the file of a packaged model
+    holds per weight, if fewer than in training: whoever shows numbers of the model says so. (The
+    name of a .gguf file says it of that.)
     """
 
     opener: ClassVar[str] = "open_model"

@@ -20,7 +20,7 @@ class PackagedModel(NamedTuple):
     reads: str  # the languages
     package: str
     pip: str  # what installs it, behind `pip install`
-    bits: int | None = None  # per weight in its file, if fewer than it was trained in
+    bits: int | None = None  # per weight in its file, if fewer than in training
 
     @property
     def folder(self) -> Path | None:

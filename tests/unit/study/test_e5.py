@@ -151,6 +151,8 @@ def test_the_tokens_of_a_text(small):
     assert pieces == ["<s>", "▁", "孩子", "把", "窗户", "打开", "了", "。", "▁a", "～", "</s>"]
     typed = [text[a:b] for a, b in encoded["offset_mapping"]]
     assert typed[2:-1] == ["孩子", "把", "窗户", "打开", "了", "。", "ａ", "～"]
+    reads = tokenizer.backend_tokenizer.normalizer.normalize_str
+    assert reads("lu\u0308\u030c") == "l\u01da"  # pinyin, typed as a letter and two accents
     special = tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id
     assert (*special, tokenizer.unk_token_id, tokenizer.mask_token_id) == (0, 1, 2, 3, 13)
     assert tokenizer.model_max_length == SIZES.n_position
