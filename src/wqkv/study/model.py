@@ -29,6 +29,7 @@ class TextModel(Protocol):
     model: nn.Module
     tokenizer: Any  # one of transformers' tokenizers
     speaker: nn.Module | None  # the model with its head for the next token, if it has one
+    bits: int | None  # per weight in a packaged file, if fewer than in training
 
     @property
     def parts(self) -> dict[str, ModelPart]:
@@ -55,7 +56,9 @@ class OpenModel(ModelPart):
     """A model of one text, its tokenizer, and its attention layers as ours.
 
     `speaker` is the model with its head for the next token, and `filler` the model with its head
-    for masked tokens, if it has one of them.
+    for masked tokens, if it has one of them. `bits` is how many bits the file of a packaged model
+    holds per weight, if fewer than in training: whoever shows numbers of the model says so. (The
+    name of a .gguf file says it of that.)
     """
 
     opener: ClassVar[str] = "open_model"
@@ -68,6 +71,7 @@ class OpenModel(ModelPart):
         name: str,
         speaker: nn.Module | None = None,
         filler: nn.Module | None = None,
+        bits: int | None = None,
     ) -> None:
         config: Any = model.config
         if config.is_encoder_decoder:
@@ -77,6 +81,7 @@ class OpenModel(ModelPart):
             )
         super().__init__(model, name)
         self.tokenizer, self.speaker, self.filler = tokenizer, speaker, filler
+        self.bits = bits
 
     @property
     def parts(self) -> dict[str, ModelPart]:
@@ -185,13 +190,14 @@ def open_model(
     """Open a model in float32 on the CPU.
 
     Args:
-        name: a folder, a .gguf file, or a hub name; None is the packaged default. A folder's
+        name: a folder, a .gguf file, or a hub name; None is the packaged default, and "e5" the
+            packaged model that reads Chinese, whose file holds 4 bits per weight. A folder's
             pytorch_model.bin is read if it is named itself, and nothing but tensors of it.
         progress: is called with what is being read, as a line of text.
 
     Raises:
         ArgumentError: it is no model, one of a family without a table row, one that reads one
             text and writes another, or one that opens only by Python of its own.
-        MissingExtraError: transformers, gguf or the default model is not installed.
+        MissingExtraError: transformers, gguf or the packaged model is not installed.
     """
     return OpenModel(*load(name, progress))

@@ -47,6 +47,7 @@ class OpenPair:
         self.model, self.tokenizer, self.name, self.speaker = model, tokenizer, name, speaker
         self.parts = {part: ModelPart(model, name, part) for part in PARTS}
         self.family = self.parts[self.main].family
+        self.bits: int | None = None  # the packaged model of few bits is no such model
         self.longest: int | None = getattr(model.config, "max_position_embeddings", None)
 
     def check_target(self, target: str | None) -> None:

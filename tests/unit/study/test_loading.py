@@ -15,6 +15,7 @@ from wqkv.errors import ArgumentError, MissingExtraError
 from wqkv.study import loading
 from wqkv.study.loading import load_bare
 from wqkv.study.model import open_model
+from wqkv.study.packaged import MINILM
 
 TIRED = "The animal didn't cross the street because it was too tired."
 
@@ -176,8 +177,9 @@ def test_bare_model(weights):
 
 
 def test_default_model_is_not_installed(monkeypatch):
-    monkeypatch.setattr(loading, "DEFAULT", "not_installed_here")
-    with pytest.raises(MissingExtraError, match=r"(?s)default model is not.*wqkv\[default-model\]"):
+    monkeypatch.setattr(loading, "MINILM", MINILM._replace(package="not_installed_here"))
+    says = r"(?s)minilm, all-MiniLM-L6-v2, is not.*pip install 'wqkv\[default-model\]', or name"
+    with pytest.raises(MissingExtraError, match=says):
         open_model()
 
 

