@@ -6,8 +6,11 @@
 from __future__ import annotations
 
 import math
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -16,6 +19,21 @@ from wqkv.errors import ArgumentError
 #: The longest window, in tokens, whatever the model takes: `watch` holds the maps of all layers of
 #: a window at once.
 LONGEST_WINDOW = 8192
+#: How many characters of what was typed are shown in place of unknown tokens.
+TYPED = 20
+
+
+class Unread(NamedTuple):
+    """How many tokens of a text the model cannot read as they were typed."""
+
+    tokens: int = 0  # of the text, without [CLS], <s> and their like
+    unknown: int = 0  # that are the tokenizer's token for what it does not know, such as [UNK]
+    parts: int = 0  # that are a part of a character, because no token is the whole character
+    typed: str = ""  # what was typed in place of the unknown ones, as far as it is short
+
+    def plus(self, other: Unread) -> Unread:
+        """The counts of both texts."""
+        return Unread(*map(sum, zip(self[:3], other[:3], strict=True)), self.typed or other.typed)
 
 
 @dataclass(frozen=True)
@@ -27,14 +45,73 @@ class TokenizedText:
     special: tuple[bool, ...]  # True for [CLS], <s> and their like
     spans: tuple[tuple[int, int], ...]  # where each token stands in the sentence; (0, 0) if unknown
     ids: tuple[int, ...]  # as the model reads them
+    unknown: tuple[bool, ...]  # True where something was typed that the tokenizer does not know
 
     @classmethod
     def of_ids(cls, ids: Sequence[int]) -> TokenizedText:
         """Tokens of which only the ids are known, and which are shown as these numbers."""
-        tokens = tuple(map(str, ids))
-        return cls(
-            " ".join(tokens), tokens, (False,) * len(tokens), ((0, 0),) * len(tokens), (*ids,)
-        )
+        tokens, n = tuple(map(str, ids)), len(ids)
+        return cls(" ".join(tokens), tokens, (False,) * n, ((0, 0),) * n, (*ids,), (False,) * n)
+
+    @property
+    def typed(self) -> tuple[str, ...]:
+        """What was typed in the place of each token; "" for one that stands nowhere in the text."""
+        return tuple(self.sentence[a:b] for a, b in self.spans)
+
+    @cached_property
+    def _holders(self) -> Counter[int]:
+        """How many tokens stand at each character of the sentence."""
+        return Counter(at for a, b in self.spans for at in range(a, b))
+
+    @property
+    def partial(self) -> tuple[bool, ...]:
+        """True for a token that is a part of a character: others have the rest of it."""
+        return tuple(any(self._holders[at] > 1 for at in range(a, b)) for a, b in self.spans)
+
+    @cached_property
+    def shown(self) -> tuple[str, ...]:
+        """The tokens, marked where the model reads something else than what was typed.
+
+        An unknown token has before it what was typed: `动[UNK]`. Where n tokens are parts of one
+        character, part k of them is `喜 k/n`.
+
+        >>> three = ((0, 1), (0, 1), (0, 1))
+        >>> TokenizedText("喜", ("喜",) * 3, (False,) * 3, three, (2, 3, 5), (False,) * 3).shown
+        ('喜 1/3', '喜 2/3', '喜 3/3')
+        """
+        met: Counter[int] = Counter()
+
+        def piece(at: int) -> str:
+            character, count = self.sentence[at], self._holders[at]
+            met[at] += 1
+            return f"{character} {met[at]}/{count} " if count > 1 else character
+
+        labels = []
+        marks = zip(self.tokens, self.spans, self.unknown, self.partial, strict=True)
+        for token, (a, b), unknown, partial in marks:
+            if unknown:
+                label = _short(self.sentence[a:b]) + token
+            elif partial:  # it may have the end of one character and the start of the next
+                label = "".join(map(piece, range(a, b))).rstrip()
+            else:
+                label = token
+            # A mark by itself would be drawn over what stands before it.
+            labels.append("◌" * _is_mark(label[0]) + label)
+        return tuple(labels)
+
+    @property
+    def unread(self) -> Unread:
+        """How many of the tokens the model cannot read as they were typed."""
+        marks = [*zip(self.typed, self.special, self.unknown, self.partial, strict=True)]
+        typed = "".join(text for text, _, unknown, _ in marks if unknown)
+        own = sum(unknown or not special for _, special, unknown, _ in marks)
+        parts = sum(partial and not unknown for _, _, unknown, partial in marks)
+        return Unread(own, sum(self.unknown), parts, _short(typed))
+
+
+def _short(typed: str) -> str:
+    """At most TYPED characters of a text."""
+    return typed if len(typed) <= TYPED else typed[: TYPED - 3] + "..."
 
 
 def tokenize(
@@ -59,15 +136,25 @@ def tokenize(
         raise ArgumentError(f"{name} sees no token in the sentence {sentence!r}.")
     pieces = tokenizer.convert_ids_to_tokens(ids)
     found = encoded.get("offset_mapping") or [(0, 0)] * len(ids)
-    spans = tuple(
-        (0, 0) if is_blank(piece) else trim_span(sentence, *span)
-        for piece, span in zip(pieces, found, strict=True)
+    spans = _with_marks(
+        sentence,
+        [
+            (0, 0) if is_blank(piece) else trim_span(sentence, *span)
+            for piece, span in zip(pieces, found, strict=True)
+        ],
     )
     tokens = tuple(
         piece if mark or a == b else sentence[a:b]
         for piece, mark, (a, b) in zip(pieces, special, spans, strict=True)
     )
-    return TokenizedText(sentence, tokens, special, spans, tuple(ids))
+    # A slow tokenizer does not say where a token stands. Of a fast one, a token that stands nowhere
+    # was put around the text; and a text may have the token itself, such as GPT-2's <|endoftext|>.
+    meant = ("", tokenizer.unk_token) if tokenizer.is_fast else (tokenizer.unk_token,)
+    unknown = tuple(
+        i == tokenizer.unk_token_id and sentence[a:b] not in meant
+        for i, (a, b) in zip(ids, spans, strict=True)
+    )
+    return TokenizedText(sentence, tokens, special, spans, tuple(ids), unknown)
 
 
 def check_length(n: int, name: str, longest: int | None) -> None:
@@ -92,6 +179,25 @@ def trim_span(sentence: str, start: int, end: int) -> tuple[int, int]:
     if not part.strip():
         return start, end
     return start + len(part) - len(part.lstrip()), max(start, start + len(part.rstrip()))
+
+
+def _with_marks(sentence: str, spans: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """The spans with the combining marks behind them that the tokenizer left out.
+
+    Some tokenizers leave out accents: e and U+0301 are read as e, and were typed as one character.
+    """
+    held = {at for a, b in spans for at in range(a, b)}
+
+    def end(b: int) -> int:
+        left = (at for at in range(b, len(sentence)) if at in held or not _is_mark(sentence[at]))
+        return next(left, len(sentence))
+
+    return tuple((a, end(b) if a < b else b) for a, b in spans)
+
+
+def _is_mark(character: str) -> bool:
+    """Whether a character is drawn together with the one before it, as an accent is."""
+    return unicodedata.category(character)[0] == "M"
 
 
 def extend(tokenizer: Any, text: TokenizedText, ids: list[int]) -> TokenizedText:
@@ -128,6 +234,7 @@ def extend(tokenizer: Any, text: TokenizedText, ids: list[int]) -> TokenizedText
         (*text.special, *special),
         (*text.spans, *spans),
         tuple(ids),
+        (*text.unknown, *(False for _ in new)),  # what a model writes was not typed
     )
 
 
