@@ -13,9 +13,12 @@ from wqkv.maps.display import number, weight
 from wqkv.study.heads import Head
 from wqkv.study.one_token import TokenStory
 from wqkv.study.patterns import NEAR
+from wqkv.study.tokens import Unread
 
 #: The languages of the steps.
 LANGUAGES = tuple(PHRASES)
+#: A model that reads the scripts that other models do not. It has to be fetched from the hub once.
+READS_MOST = "intfloat/multilingual-e5-small"
 #: The phrases that read differently in cross-attention; that form has "_cross" after its name.
 CROSS = ("words_1", "words_2", "matrices_1", "matrices_f", "qkv_1", "qkv_2", "scores_1", "sum_1")
 
@@ -213,6 +216,19 @@ def prove(story: TokenStory, lang: str = "en") -> str:
         tolerance=proof.tolerance,
     )
     return say["holds" if proof.holds else "failed"].format(facts=facts)
+
+
+def cannot_read(unread: Unread, model: str, lang: str = "en") -> str:
+    """Return what the model cannot read as it was typed, and a model that can; "" if it reads all.
+
+    >>> cannot_read(Unread(7), "tiny")
+    ''
+    """
+    say, facts = PHRASES[lang], {**unread._asdict(), "model": model, "other": READS_MOST}
+    told = [say[name] for name in ("unknown", "parts") if facts[name]]
+    if told and READS_MOST.rpartition("/")[2] != model:
+        told.append(say["reads_most"])
+    return say["then"].join(told).format(**facts)
 
 
 def evidence(head: Head, lang: str = "en") -> str:

@@ -33,7 +33,12 @@ class Unread(NamedTuple):
 
     def plus(self, other: Unread) -> Unread:
         """The counts of both texts."""
-        return Unread(*map(sum, zip(self[:3], other[:3], strict=True)), self.typed or other.typed)
+        return Unread(
+            self.tokens + other.tokens,
+            self.unknown + other.unknown,
+            self.parts + other.parts,
+            _short(self.typed + other.typed),
+        )
 
 
 @dataclass(frozen=True)

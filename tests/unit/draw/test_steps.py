@@ -7,8 +7,10 @@ import torch
 from tests.unit.draw.stories import make
 from wqkv.draw import steps
 from wqkv.draw.phrases import EVIDENCE, PHRASES
+from wqkv.draw.steps import READS_MOST
 from wqkv.maps.proof import Proof
 from wqkv.study.heads import LABELS, UNCLASSIFIED, Head, Score
+from wqkv.study.tokens import Unread
 
 
 @pytest.mark.parametrize(
@@ -258,3 +260,43 @@ def test_evidence_knows_every_label():
     assert set(EVIDENCE) == set(steps.LANGUAGES) - {"en"}
     for say in EVIDENCE.values():
         assert set(say) == {"share", "even", "none", "few", *LABELS} - {UNCLASSIFIED}
+
+
+# What the model cannot read
+
+
+@pytest.mark.parametrize(
+    ("unread", "model", "said"),
+    [
+        (Unread(7), "tiny", ""),
+        (
+            Unread(7, 3, 0, "动物"),
+            "tiny",
+            "Unknown to tiny: 3 of the text's 7 tokens (动物). It reads each of them as the same "
+            f"token, whatever was typed. A model that reads 100 languages: --model {READS_MOST}",
+        ),
+        (
+            Unread(11, 0, 5),
+            "tiny",
+            "Only a part of a character: 5 of the text's 11 tokens, because tiny has no token for "
+            f"the whole character. A model that reads 100 languages: --model {READS_MOST}",
+        ),
+        (
+            Unread(7, 3, 0, "動物"),
+            "multilingual-e5-small",  # which is the model that would be named
+            "Unknown to multilingual-e5-small: 3 of the text's 7 tokens (動物). It reads each of "
+            "them as the same token, whatever was typed.",
+        ),
+    ],
+)
+def test_what_the_model_cannot_read(unread, model, said):
+    assert steps.cannot_read(unread, model) == said
+
+
+def test_what_the_model_cannot_read_in_chinese():
+    told = steps.cannot_read(Unread(17, 3, 5, "动物"), "tiny", "zh")
+    assert told == (
+        "tiny 不认识：文本的 17 个词元中有 3 个（动物）。不论输入的是什么，它都读成同一个词元。"
+        "只是字符的一部分：文本的 17 个词元中有 5 个，因为 tiny 的词表里没有整个字符。"
+        f"能读 100 种语言的模型：--model {READS_MOST}"
+    )

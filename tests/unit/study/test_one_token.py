@@ -15,7 +15,7 @@ from wqkv.study import opened_layer as opened
 from wqkv.study import tokens
 from wqkv.study.model import OpenModel
 from wqkv.study.one_token import TokenStory, clearest_link, clearest_story, find_token, token_story
-from wqkv.study.tokens import TokenizedText
+from wqkv.study.tokens import TokenizedText, Unread
 
 TIRED = "The animal didn't cross the street because it was too tired."
 WIDE = TIRED.replace("tired", "wide")
@@ -358,3 +358,9 @@ def test_first_word_of_a_causal_model_is_not_chosen(smollm):
     reach = [j for j in story.ranked if j not in (0, story.token)]
     assert story.weights[reach[0]] > 0.1
     assert story.token > 1
+
+
+def test_a_story_marks_what_the_model_cannot_read(minilm):
+    story = clearest_story(minilm, "我喜欢 it", "喜", 2, 3)
+    assert story.tokens == ("[CLS]", "我", "喜[UNK]", "欢[UNK]", "it", "[SEP]")
+    assert (story.token, story.unread) == (2, Unread(4, 2, 0, "喜欢"))
