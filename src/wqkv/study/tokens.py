@@ -41,6 +41,10 @@ class Unread(NamedTuple):
         )
 
 
+#: What is unread of no text, and of one of which nobody counted it.
+NOTHING_UNREAD = Unread()
+
+
 @dataclass(frozen=True)
 class TokenizedText:
     """A text as a tokenizer cut it."""
@@ -63,15 +67,17 @@ class TokenizedText:
         """What was typed in the place of each token; "" for one that stands nowhere in the text."""
         return tuple(self.sentence[a:b] for a, b in self.spans)
 
-    @cached_property
-    def _holders(self) -> Counter[int]:
-        """How many tokens stand at each character of the sentence."""
-        return Counter(at for a, b in self.spans for at in range(a, b))
-
     @property
     def partial(self) -> tuple[bool, ...]:
-        """True for a token that is a part of a character: others have the rest of it."""
-        return tuple(any(self._holders[at] > 1 for at in range(a, b)) for a, b in self.spans)
+        """True for a token that is a part of a character: its neighbors have the rest of it."""
+        placed = [(at, a, b) for at, (a, b) in enumerate(self.spans) if a < b]
+        found = {
+            at
+            for left, right in pairwise(placed)
+            if right[1] < left[2]
+            for at in (left[0], right[0])
+        }
+        return tuple(at in found for at in range(len(self.spans)))
 
     @cached_property
     def shown(self) -> tuple[str, ...]:
@@ -84,19 +90,22 @@ class TokenizedText:
         >>> TokenizedText("喜", ("喜",) * 3, (False,) * 3, three, (2, 3, 5), (False,) * 3).shown
         ('喜 1/3', '喜 2/3', '喜 3/3')
         """
-        met: Counter[int] = Counter()
+        partial, met = self.partial, Counter[int]()
+        pieces = Counter(  # how many tokens stand at each of the characters that are cut
+            at for (a, b), cut in zip(self.spans, partial, strict=True) if cut for at in range(a, b)
+        )
 
         def piece(at: int) -> str:
-            character, count = self.sentence[at], self._holders[at]
+            character, count = self.sentence[at], pieces[at]
             met[at] += 1
             return f"{character} {met[at]}/{count} " if count > 1 else character
 
         labels = []
-        marks = zip(self.tokens, self.spans, self.unknown, self.partial, strict=True)
-        for token, (a, b), unknown, partial in marks:
+        marks = zip(self.tokens, self.spans, self.unknown, partial, strict=True)
+        for token, (a, b), unknown, cut in marks:
             if unknown:
                 label = _short(self.sentence[a:b]) + token
-            elif partial:  # it may have the end of one character and the start of the next
+            elif cut:  # it may have the end of one character and the start of the next
                 label = "".join(map(piece, range(a, b))).rstrip()
             else:
                 label = token
@@ -132,13 +141,19 @@ def tokenize(
     """
     if not sentence.strip():
         raise ArgumentError("The sentence is empty. Give at least one word.")
+    text = cut_text(tokenizer, sentence, side)
+    check_length(len(text.ids), name, longest)
+    if all(text.special):
+        raise ArgumentError(f"{name} sees no token in the sentence {sentence!r}.")
+    return text
+
+
+def cut_text(tokenizer: Any, sentence: str, side: str = "text") -> TokenizedText:
+    """Cut a text of any length into tokens; `side` is as in `tokenize`."""
     encoded = tokenizer(**{side: sentence}, return_offsets_mapping=tokenizer.is_fast, verbose=False)
     ids: list[int] = encoded["input_ids"]
-    check_length(len(ids), name, longest)
     known = set(tokenizer.all_special_ids)
     special = tuple(i in known for i in ids)
-    if all(special):
-        raise ArgumentError(f"{name} sees no token in the sentence {sentence!r}.")
     pieces = tokenizer.convert_ids_to_tokens(ids)
     found = encoded.get("offset_mapping") or [(0, 0)] * len(ids)
     spans = _with_marks(
@@ -191,13 +206,14 @@ def _with_marks(sentence: str, spans: list[tuple[int, int]]) -> tuple[tuple[int,
 
     Some tokenizers leave out accents: e and U+0301 are read as e, and were typed as one character.
     """
-    held = {at for a, b in spans for at in range(a, b)}
-
-    def end(b: int) -> int:
-        left = (at for at in range(b, len(sentence)) if at in held or not _is_mark(sentence[at]))
-        return next(left, len(sentence))
-
-    return tuple((a, end(b) if a < b else b) for a, b in spans)
+    found, limit = [], len(sentence)  # where the next token starts
+    for a, b in reversed(spans):
+        if a < b:
+            while b < limit and _is_mark(sentence[b]):
+                b += 1
+            limit = a
+        found.append((a, b))
+    return tuple(reversed(found))
 
 
 def _is_mark(character: str) -> bool:

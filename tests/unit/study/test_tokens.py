@@ -169,3 +169,18 @@ def test_what_a_model_writes_is_known():
     begun = tokenize(tokenizer, "猫 他", "made", None)
     found = extend(tokenizer, begun, [*begun.ids, tokenizer.unk_token_id])
     assert found.unknown == (*begun.unknown, False) and sum(found.unknown) == 1
+
+
+def test_an_unknown_word_of_a_tokenizer_that_does_not_say_where(monkeypatch):
+    tokenizer = blanks()
+    monkeypatch.setattr(type(tokenizer), "is_fast", False)
+    words = tokenize(tokenizer, "他 猫狗", "made", None)
+    assert words.shown == ("\u2581", "他", "\u2581", "<unk>")
+    assert words.unread == Unread(4, 1)
+
+
+def test_counts_of_two_texts():
+    long = "x" * (TYPED - 1)
+    assert Unread(7, 2, 3, long).plus(Unread(11, 1, 5, "ab")) == Unread(
+        18, 3, 8, "x" * (TYPED - 3) + "..."
+    )
