@@ -224,7 +224,9 @@ def cannot_read(unread: Unread, model: str, lang: str = "en") -> str:
     >>> cannot_read(Unread(7), "tiny")
     ''
     """
-    say, facts = PHRASES[lang], {**unread._asdict(), "model": model, "other": READS_MOST}
+    say = PHRASES[lang]
+    typed = say["typed"].format(typed=unread.typed) if unread.typed else ""
+    facts = {**unread._asdict(), "typed": typed, "model": model, "other": READS_MOST}
     told = [say[name] for name in ("unknown", "parts") if facts[name]]
     if told and READS_MOST.rpartition("/")[2] != model:
         told.append(say["reads_most"])

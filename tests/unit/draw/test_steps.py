@@ -276,6 +276,12 @@ def test_evidence_knows_every_label():
             f"token, whatever was typed. A model that reads 100 languages: --model {READS_MOST}",
         ),
         (
+            Unread(7, 3),  # what was typed is not known
+            "tiny",
+            "Unknown to tiny: 3 of the text's 7 tokens. It reads each of them as the same "
+            f"token, whatever was typed. A model that reads 100 languages: --model {READS_MOST}",
+        ),
+        (
             Unread(11, 0, 5),
             "tiny",
             "Only a part of a character: 5 of the text's 11 tokens, because tiny has no token for "
