@@ -82,7 +82,7 @@ EN = {
     " each of them as the same token, whatever was typed.",
     "parts": "Only a part of a character: {parts} of the text's {tokens} tokens, because {model}"
     " has no token for the whole character.",
-    "reads_most": "A model that reads 100 languages: --model {other}",
+    "reads_most": "A model that reads 100 languages: {other}.",
     "typed": " ({typed})",
     "then": " ",
     # What an exported page may have to leave out.
@@ -158,7 +158,7 @@ ZH = {
     "不论输入的是什么，它都读成同一个词元。",
     "parts": "只是字符的一部分：文本的 {tokens} 个词元中有 {parts} 个，"
     "因为 {model} 的词表里没有整个字符。",
-    "reads_most": "能读 100 种语言的模型：--model {other}",
+    "reads_most": "能读 100 种语言的模型：{other}。",
     "typed": "（{typed}）",
     "then": "",
     "left_token": "选中的词",

@@ -168,19 +168,17 @@ def token_story(view: View, layer: int, head: int, token: int) -> TokenStory:
     _, _, row = opened.row(head, token)
     context, weights = row.out[0, 0, 0], row.weights[0, 0, 0]
     source, kept = None, token  # the token whose k and v are shown
-    unread = reading.unread
     if reading.source is not None:
         kept, states = int(weights.argmax()), reading.source.final
         assert states is not None
         source = SourceText(view.keys.shown, view.keys.special, kept, states[0, kept])
-        unread = unread.plus(view.keys.unread)
     return TokenStory(
         model=model.name,
         family=model.family,
         sentence=reading.sentence,
         tokens=reading.shown,
         special=reading.special,
-        unread=unread,
+        unread=view.unread,
         n_layer=sizes.n_layer,
         n_head=sizes.n_head,
         n_kv_head=sizes.n_kv_head,

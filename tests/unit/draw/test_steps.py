@@ -273,19 +273,19 @@ def test_evidence_knows_every_label():
             Unread(7, 3, 0, "动物"),
             "tiny",
             "Unknown to tiny: 3 of the text's 7 tokens (动物). It reads each of them as the same "
-            f"token, whatever was typed. A model that reads 100 languages: --model {READS_MOST}",
+            f"token, whatever was typed. A model that reads 100 languages: {READS_MOST}.",
         ),
         (
             Unread(7, 3),  # what was typed is not known
             "tiny",
             "Unknown to tiny: 3 of the text's 7 tokens. It reads each of them as the same "
-            f"token, whatever was typed. A model that reads 100 languages: --model {READS_MOST}",
+            f"token, whatever was typed. A model that reads 100 languages: {READS_MOST}.",
         ),
         (
             Unread(11, 0, 5),
             "tiny",
             "Only a part of a character: 5 of the text's 11 tokens, because tiny has no token for "
-            f"the whole character. A model that reads 100 languages: --model {READS_MOST}",
+            f"the whole character. A model that reads 100 languages: {READS_MOST}.",
         ),
         (
             Unread(7, 3, 0, "動物"),
@@ -304,5 +304,5 @@ def test_what_the_model_cannot_read_in_chinese():
     assert told == (
         "tiny 不认识：文本的 17 个词元中有 3 个（动物）。不论输入的是什么，它都读成同一个词元。"
         "只是字符的一部分：文本的 17 个词元中有 5 个，因为 tiny 的词表里没有整个字符。"
-        f"能读 100 种语言的模型：--model {READS_MOST}"
+        f"能读 100 种语言的模型：{READS_MOST}。"
     )
