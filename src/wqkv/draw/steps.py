@@ -13,12 +13,10 @@ from wqkv.maps.display import number, weight
 from wqkv.study.heads import Head
 from wqkv.study.one_token import TokenStory
 from wqkv.study.patterns import NEAR
-from wqkv.study.tokens import Unread
+from wqkv.study.tokens import READS_MOST, Unread
 
 #: The languages of the steps.
 LANGUAGES = tuple(PHRASES)
-#: A model that reads the scripts that other models do not. It has to be fetched from the hub once.
-READS_MOST = "intfloat/multilingual-e5-small"
 #: The phrases that read differently in cross-attention; that form has "_cross" after its name.
 CROSS = ("words_1", "words_2", "matrices_1", "matrices_f", "qkv_1", "qkv_2", "scores_1", "sum_1")
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
 from wqkv.errors import ArgumentError
@@ -19,6 +19,8 @@ from wqkv.errors import ArgumentError
 #: The longest window, in tokens, whatever the model takes: `watch` holds the maps of all layers of
 #: a window at once.
 LONGEST_WINDOW = 8192
+#: A model that reads the scripts that other models do not. It has to be fetched from the hub once.
+READS_MOST = "intfloat/multilingual-e5-small"
 #: How many characters of what was typed are shown in place of unknown tokens.
 TYPED = 20
 
@@ -95,22 +97,27 @@ class TokenizedText:
             at for (a, b), cut in zip(self.spans, partial, strict=True) if cut for at in range(a, b)
         )
 
-        def piece(at: int) -> str:
-            character, count = self.sentence[at], pieces[at]
+        def part(at: int) -> tuple[int, int]:
             met[at] += 1
-            return f"{character} {met[at]}/{count} " if count > 1 else character
+            return met[at], pieces[at]
+
+        def parts(a: int, b: int) -> Iterator[str]:
+            """A token may have the end of one character and the start of the next."""
+            for (k, n), places in groupby(range(a, b), part):
+                text = _short("".join(self.sentence[at] for at in places))
+                yield f"{text} {k}/{n}" if n > 1 else text
 
         labels = []
         marks = zip(self.tokens, self.spans, self.unknown, partial, strict=True)
         for token, (a, b), unknown, cut in marks:
             if unknown:
                 label = _short(self.sentence[a:b]) + token
-            elif cut:  # it may have the end of one character and the start of the next
-                label = "".join(map(piece, range(a, b))).rstrip()
+            elif cut:
+                label = " ".join(parts(a, b))
             else:
                 label = token
             # A mark by itself would be drawn over what stands before it.
-            labels.append("◌" * _is_mark(label[0]) + label)
+            labels.append("◌" * _starts_with_mark(label) + label)
         return tuple(labels)
 
     @property
@@ -144,7 +151,10 @@ def tokenize(
     text = cut_text(tokenizer, sentence, side)
     check_length(len(text.ids), name, longest)
     if all(text.special):
-        raise ArgumentError(f"{name} sees no token in the sentence {sentence!r}.")
+        other = f", or open a model that reads it, such as {READS_MOST}" * any(text.unknown)
+        raise ArgumentError(
+            f"{name} sees no token in the sentence {sentence!r}.\nGive another text{other}."
+        )
     return text
 
 
@@ -209,16 +219,16 @@ def _with_marks(sentence: str, spans: list[tuple[int, int]]) -> tuple[tuple[int,
     found, limit = [], len(sentence)  # where the next token starts
     for a, b in reversed(spans):
         if a < b:
-            while b < limit and _is_mark(sentence[b]):
+            while b < limit and _starts_with_mark(sentence[b]):
                 b += 1
             limit = a
         found.append((a, b))
     return tuple(reversed(found))
 
 
-def _is_mark(character: str) -> bool:
-    """Whether a character is drawn together with the one before it, as an accent is."""
-    return unicodedata.category(character)[0] == "M"
+def _starts_with_mark(text: str) -> bool:
+    """Whether the first character is drawn together with the one before it, as an accent is."""
+    return text != "" and unicodedata.category(text[0])[0] == "M"
 
 
 def extend(tokenizer: Any, text: TokenizedText, ids: list[int]) -> TokenizedText:

@@ -7,10 +7,9 @@ import torch
 from tests.unit.draw.stories import make
 from wqkv.draw import steps
 from wqkv.draw.phrases import EVIDENCE, PHRASES
-from wqkv.draw.steps import READS_MOST
 from wqkv.maps.proof import Proof
 from wqkv.study.heads import LABELS, UNCLASSIFIED, Head, Score
-from wqkv.study.tokens import Unread
+from wqkv.study.tokens import READS_MOST, Unread
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from tests.pieces import blanks, bytewise
+from tests.pieces import blanks, bytewise, fallback
 from wqkv.errors import ArgumentError
-from wqkv.study.tokens import TYPED, TokenizedText, Unread, extend, tokenize, trim_span
+from wqkv.study.tokens import READS_MOST, TYPED, TokenizedText, Unread, extend, tokenize, trim_span
 
 TIRED = "The animal didn't cross the street because it was too tired."
 
@@ -36,8 +36,12 @@ def test_empty_sentence(minilm, sentence):
 
 @pytest.mark.parametrize("sentence", ["[CLS]", "[SEP] [PAD]", "\u200b", "🙂", "x" * 300])
 def test_no_token_in_the_sentence(minilm, sentence):
-    with pytest.raises(ArgumentError, match=rf"sees no token in .* {re.escape(repr(sentence))}\."):
+    with pytest.raises(
+        ArgumentError, match=rf"sees no token in .* {re.escape(repr(sentence))}\."
+    ) as caught:
         minilm.read(sentence)
+    other = f", or open a model that reads it, such as {READS_MOST}" * (sentence[0] in "🙂x")
+    assert str(caught.value).endswith(f"\nGive another text{other}.")
 
 
 def test_long_sentence(minilm):
@@ -156,6 +160,15 @@ def test_a_token_with_the_end_of_one_character_and_the_start_of_the_next():
     )
     assert words.shown == ("喜 1/2", "喜 2/2 欢 1/2", "欢 2/2 a")
     assert words.unread == Unread(3, 0, 3)
+
+
+def test_a_run_of_characters_that_is_written_in_bytes():
+    words = tokenize(fallback(), "他é 猫é他", "made", None)
+    run = [f"猫é {k}/5" for k in range(1, 6)]
+    assert words.shown == ("\u2581", "他", "é 1/2", "é 2/2", "\u2581", *run, "他")
+    assert words.unread == Unread(11, 0, 7)
+    long = tokenize(fallback(), "é" * 23, "made", None).shown
+    assert long[1] == "é" * (TYPED - 3) + "... 1/46"
 
 
 def test_an_unknown_word_of_a_tokenizer_that_keeps_blanks():
