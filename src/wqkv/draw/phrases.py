@@ -78,10 +78,10 @@ EN = {
     "holds": "PROOF HOLDS: {facts}.",
     "failed": "FAILED ITS PROOF: {facts}. Do not trust this picture.",
     # What the model cannot read as it was typed.
-    "unknown": "Unknown to {model}: {unknown} of the text's {tokens} tokens{typed}. It reads"
+    "unknown": "Unknown to {model}: {unknown:,} of the text's {tokens:,} tokens{typed}. It reads"
     " each of them as the same token, whatever was typed.",
-    "parts": "Only a part of a character: {parts} of the text's {tokens} tokens, because {model}"
-    " has no token for the whole character.",
+    "parts": "Only a part of a character: {parts:,} of the text's {tokens:,} tokens, because"
+    " {model} has no token for the whole character.",
     "reads_most": "A model that reads 100 languages: {other}.",
     "typed": " ({typed})",
     "then": " ",
@@ -154,9 +154,9 @@ ZH = {
     "（数值最大 {size}；允许 {tolerance:.2g}）",
     "holds": "证明成立：{facts}。",
     "failed": "证明失败：{facts}。不要相信这幅图。",
-    "unknown": "{model} 不认识：文本的 {tokens} 个词元中有 {unknown} 个{typed}。"
+    "unknown": "{model} 不认识：文本的 {tokens:,} 个词元中有 {unknown:,} 个{typed}。"
     "不论输入的是什么，它都读成同一个词元。",
-    "parts": "只是字符的一部分：文本的 {tokens} 个词元中有 {parts} 个，"
+    "parts": "只是字符的一部分：文本的 {tokens:,} 个词元中有 {parts:,} 个，"
     "因为 {model} 的词表里没有整个字符。",
     "reads_most": "能读 100 种语言的模型：{other}。",
     "typed": "（{typed}）",

@@ -281,15 +281,15 @@ def test_evidence_knows_every_label():
             f"token, whatever was typed. A model that reads 100 languages: {READS_MOST}.",
         ),
         (
-            Unread(11, 0, 5),
+            Unread(11_003, 0, 5_003),
             "tiny",
-            "Only a part of a character: 5 of the text's 11 tokens, because tiny has no token for "
-            f"the whole character. A model that reads 100 languages: {READS_MOST}.",
+            "Only a part of a character: 5,003 of the text's 11,003 tokens, because tiny has no "
+            f"token for the whole character. A model that reads 100 languages: {READS_MOST}.",
         ),
         (
-            Unread(7, 3, 0, "動物"),
+            Unread(7, 3, 0, "動{n}"),
             "multilingual-e5-small",  # which is the model that would be named
-            "Unknown to multilingual-e5-small: 3 of the text's 7 tokens (動物). It reads each of "
+            "Unknown to multilingual-e5-small: 3 of the text's 7 tokens (動{n}). It reads each of "
             "them as the same token, whatever was typed.",
         ),
     ],
