@@ -188,6 +188,20 @@ def test_the_reading_direction_and_characters_of_several_words(open_page, text, 
     assert page.evaluate("document.activeElement.dataset.j") == "2"
 
 
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_what_the_model_cannot_read(open_page, minilm, lang):
+    text = "\ud55c it 喜"
+    page = open_page(f"text={quote(text)}&token=1&step=0&view=whatif&lang={lang}", fresh=True)
+    words = minilm.tokens(text)
+    said = steps.cannot_read(words.unread, minilm.name, lang)
+    assert page.locator(".residual.unread").inner_text() == said
+    chips = page.locator("#view .chip").all_inner_texts()
+    assert chips == list(words.shown) and {"\ud55c 1/3", "喜[UNK]"} < {*chips}
+    assert page.locator("#new-word").input_value() == "\ud55c"
+    go(page, f"{HERE}&step=0&v={open_page.view}&lang={lang}")
+    assert page.locator(".residual.unread").count() == 0
+
+
 def test_a_set_of_words(open_page, site):
     page = open_page(f"{HERE}&step=0")
     page.locator(".flow [data-j='8']").click(modifiers=["Shift"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import accumulate
 from typing import NamedTuple, cast
 
@@ -18,7 +18,15 @@ from wqkv.maps.attention_map import AttentionMap
 from wqkv.record.watch import watch
 from wqkv.study.heads import TEXT
 from wqkv.study.model import OpenModel
-from wqkv.study.tokens import TokenWindow, is_blank, special_around, windows
+from wqkv.study.tokens import (
+    NOTHING_UNREAD,
+    TokenWindow,
+    Unread,
+    cut_text,
+    is_blank,
+    special_around,
+    windows,
+)
 
 #: How many tokens a batch holds at most, with its padding, if it has more than one window.
 TOKENS = 2048
@@ -71,10 +79,13 @@ class Reader:
         if read:
             every = StrongestLinks(*map(torch.cat, zip(*links, strict=True)))
             whole = replace(whole, examples=self._examples(read, every))
+        texts = {one.document[:2]: one.text for one in read}  # each once, whatever its windows
+        unread = (cut_text(self.model.tokenizer, text).unread for text in texts.values())
         return replace(
             whole,
+            unread=reduce(Unread.plus, unread, NOTHING_UNREAD)._replace(typed=""),
             skipped=tuple(sorted(skipped)),
-            documents=len({one.document[:2] for one in read}),
+            documents=len(texts),
             windows=len(read),
             tokens=sum(one.length for one in read),
         )

@@ -23,6 +23,7 @@ from wqkv.corpus.measures import BINS, MEASURES, LayerSums
 from wqkv.errors import need
 from wqkv.study.heads import Heads, label_sums
 from wqkv.study.patterns import PATTERNS, PatternSums
+from wqkv.study.tokens import NOTHING_UNREAD, Unread
 
 #: Sums are counted in units of 1 / UNIT. Every float64 from 2^-7 on is a whole number of them.
 UNIT = 2**60
@@ -96,6 +97,7 @@ class Tally:
     documents: int = 0  # that were read
     windows: int = 0
     tokens: int = 0
+    unread: Unread = NOTHING_UNREAD  # without what was typed, which would depend on the order
 
     @classmethod
     def of(cls, layers: Sequence[LayerSums]) -> Tally:
@@ -132,6 +134,7 @@ class Tally:
             documents=self.documents + other.documents,
             windows=self.windows + other.windows,
             tokens=self.tokens + other.tokens,
+            unread=self.unread.plus(other.unread),
         )
 
     @property
@@ -166,7 +169,7 @@ class Tally:
             layers.append(torch.from_numpy(parts[:, :, patterns]).transpose(1, 2))
         # Every token that counts has an entropy.
         tokens = int(self.counts[0, list(MEASURES).index("entropy")]) if self.heads else 0
-        return label_sums(PatternSums(layers, tokens), source)
+        return replace(label_sums(PatternSums(layers, tokens), source), unread=self.unread)
 
 
 def merge(tallies: Iterable[Tally]) -> Tally:
@@ -206,7 +209,8 @@ def dump(tally: Tally) -> bytes:
         "examples": [x for one in tally.examples for x in (json.dumps(one), *none)],
     }
     counts = [tally.documents, tally.windows, tally.tokens]
-    return parquet(columns, json.dumps({"skipped": tally.skipped, "counts": counts}))
+    note = {"skipped": tally.skipped, "counts": counts, "unread": tally.unread}
+    return parquet(columns, json.dumps(note))
 
 
 def load(path: str | Path) -> Tally:
@@ -215,7 +219,13 @@ def load(path: str | Path) -> Tally:
     note = json.loads(table.schema.metadata[b"wqkv"])
     documents, windows, tokens = note["counts"]
     skipped = tuple(Skipped(*one) for one in note["skipped"])
-    found = Tally(skipped=skipped, documents=documents, windows=windows, tokens=tokens)
+    found = Tally(
+        skipped=skipped,
+        documents=documents,
+        windows=windows,
+        tokens=tokens,
+        unread=Unread(*note["unread"]),
+    )
     if not len(table):
         return found
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from wqkv import __version__
 from wqkv.draw import steps
 from wqkv.draw.plots import check_format, fonts
-from wqkv.draw.to_json import Json
+from wqkv.draw.to_json import Json, plain
 from wqkv.errors import need
 from wqkv.study.heads import LABELS, UNCLASSIFIED, Head, Heads, Score
 from wqkv.study.patterns import EVEN, LIFT, PATTERNS, SHARE
@@ -77,6 +77,8 @@ def show(heads: Heads, model: str, console: Console) -> None:
     gutter = 1 + len(str(max(len(heads.table) - 1, 0))) + 1
     cell, blocks = _layout(n_head, console.width - gutter)
     pen.write(Text(steps.visible(title(heads, model), pen.encoding), "bold"), indent=0)
+    if unread := steps.cannot_read(heads.unread, model):
+        pen.write(Text(steps.visible(unread, pen.encoding)), indent=0)
     for block in blocks:
         pen.write(Text())
         names = [f"{'H' if at == block.start else ''}{at}" for at in block]
@@ -161,6 +163,7 @@ def as_json(heads: Heads, model: str) -> dict[str, Json]:
         "model": model,
         "source": heads.source,
         "tokens": heads.tokens,
+        "unread": plain(heads.unread),
         "thresholds": {"share": SHARE, "lift": LIFT, "entropy": EVEN},
         "heads": [
             {

@@ -95,10 +95,12 @@ def _story(story: TokenStory, i: int) -> str:
     )
     if story.n_kv_head != story.n_head:
         about += f"; the {story.n_head} heads share {story.n_kv_head} of k and v"
+    unread = steps.cannot_read(story.unread, story.model)
     holds = "holds" if story.proof.holds else "failed"
     proof = f"<p class={holds}>{escaped(steps.prove(story))}</p>"
     return (
         f'<article id="story{i}"><h2><bdi>{_title(story)}</bdi></h2><p>{escaped(about)}</p>'
+        f"{unread and f'<p class=unread>{escaped(unread)}</p>'}"
         f"{'' if story.proof.holds else proof}{sections}{_map(story)}{proof}</article>"
     )
 

@@ -77,6 +77,14 @@ EN = {
     " (numbers up to {size}; allowed {tolerance:.2g})",
     "holds": "PROOF HOLDS: {facts}.",
     "failed": "FAILED ITS PROOF: {facts}. Do not trust this picture.",
+    # What the model cannot read as it was typed.
+    "unknown": "Unknown to {model}: {unknown:,} of the text's {tokens:,} tokens{typed}. It reads"
+    " each of them as the same token, whatever was typed.",
+    "parts": "Only a part of a character: {parts:,} of the text's {tokens:,} tokens, because"
+    " {model} has no token for the whole character.",
+    "reads_most": "A model that reads 100 languages: {other}.",
+    "typed": " ({typed})",
+    "then": " ",
     # What an exported page may have to leave out.
     "left_token": "the chosen word",
     "left_map": "the map of the chosen head",
@@ -146,6 +154,13 @@ ZH = {
     "（数值最大 {size}；允许 {tolerance:.2g}）",
     "holds": "证明成立：{facts}。",
     "failed": "证明失败：{facts}。不要相信这幅图。",
+    "unknown": "{model} 不认识：文本的 {tokens:,} 个词元中有 {unknown:,} 个{typed}。"
+    "不论输入的是什么，它都读成同一个词元。",
+    "parts": "只是字符的一部分：文本的 {tokens:,} 个词元中有 {parts:,} 个，"
+    "因为 {model} 的词表里没有整个字符。",
+    "reads_most": "能读 100 种语言的模型：{other}。",
+    "typed": "（{typed}）",
+    "then": "",
     "left_token": "选中的词",
     "left_map": "选中的头的整张图",
     "left_cells": "选中的词的单个权重",

@@ -13,6 +13,7 @@ from wqkv.maps.display import number, weight
 from wqkv.study.heads import Head
 from wqkv.study.one_token import TokenStory
 from wqkv.study.patterns import NEAR
+from wqkv.study.tokens import READS_MOST, Unread
 
 #: The languages of the steps.
 LANGUAGES = tuple(PHRASES)
@@ -213,6 +214,21 @@ def prove(story: TokenStory, lang: str = "en") -> str:
         tolerance=proof.tolerance,
     )
     return say["holds" if proof.holds else "failed"].format(facts=facts)
+
+
+def cannot_read(unread: Unread, model: str, lang: str = "en") -> str:
+    """Return what the model cannot read as it was typed, and a model that can; "" if it reads all.
+
+    >>> cannot_read(Unread(7), "tiny")
+    ''
+    """
+    say = PHRASES[lang]
+    typed = say["typed"].format(typed=unread.typed) if unread.typed else ""
+    facts = {**unread._asdict(), "typed": typed, "model": model, "other": READS_MOST}
+    told = [say[name] for name in ("unknown", "parts") if facts[name]]
+    if told and READS_MOST.rpartition("/")[2] != model:
+        told.append(say["reads_most"])
+    return say["then"].join(told).format(**facts)
 
 
 def evidence(head: Head, lang: str = "en") -> str:

@@ -40,7 +40,8 @@ def page(found: Survey) -> str:
     ]
     body = [
         f"<header><h1>What do the heads of <b><bdi>{escaped(found.model)}</bdi></b> do?</h1>"
-        f"<p>Over {_counts(found)}: <bdi>{escaped(found.source)}</bdi></p></header>",
+        f"<p>Over {_counts(found)}: <bdi>{escaped(found.source)}</bdi></p>",
+        f"{_unread(found)}</header>",
         f"<main>{_table(found)}{_legend(found)}{_skipped(found)}",
         *articles,
         "</main>",
@@ -82,6 +83,11 @@ def _counts(found: Survey) -> str:
         f"{tally.documents:,} document{'s' * (tally.documents != 1)}{windows}, "
         f"{tally.tokens:,} tokens, {found.heads.tokens:,} of them not special"
     )
+
+
+def _unread(found: Survey) -> str:
+    told = steps.cannot_read(found.tally.unread, found.model)
+    return told and f"<p class=unread>{escaped(told)}</p>"
 
 
 def _reasons(found: Survey) -> list[tuple[str, int]]:

@@ -44,6 +44,8 @@ def see(story: TokenStory, console: Console) -> None:
     if story.n_kv_head != story.n_head:
         title += f" (the {story.n_head} heads share {story.n_kv_head} of k and v)"
     pen.write(Text(steps.visible(title, pen.encoding), "bold"), indent=0)
+    if unread := steps.cannot_read(story.unread, story.model):
+        pen.write(Text(steps.visible(unread, pen.encoding)), indent=0)
     if not story.proof.holds:
         _proof(pen, story)
     for i, step in enumerate(told, start=1):

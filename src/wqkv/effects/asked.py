@@ -344,7 +344,7 @@ def cut(text: TokenizedText, count: int) -> TokenizedText:
     """The first tokens of a text."""
     return TokenizedText(
         text.sentence, text.tokens[:count], text.special[:count], text.spans[:count],
-        text.ids[:count],
+        text.ids[:count], text.unknown[:count],
     )  # fmt: skip
 
 

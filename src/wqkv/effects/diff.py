@@ -168,7 +168,7 @@ def diff(
         lse = torch.cat((one.lse, other.lse), dim=2)[0].abs()
         rounding.append(ROUNDING * (1 + lse.nan_to_num(posinf=0).amax(dim=1)))  # empty rows: -inf
         step()
-    return summary(a.name, name, tokens.tokens, how, torch.stack(kl), torch.stack(rounding), maps)
+    return summary(a.name, name, tokens.shown, how, torch.stack(kl), torch.stack(rounding), maps)
 
 
 # The second model

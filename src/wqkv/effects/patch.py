@@ -110,7 +110,7 @@ def patch(
     shape = [model.sizes.n_layer, *_per_layer(model, what, len(other.ids))]
     after = bad.after(list(_changes(good, what)), progress=progress)
     found = torch.tensor(after, dtype=torch.float64, device="cpu").view(shape)
-    return Patched(what, asked.question, good.before, bad.before, found, other.tokens)
+    return Patched(what, asked.question, good.before, bad.before, found, other.shown)
 
 
 def _per_layer(model: OpenModel, what: What, n: int) -> list[int]:

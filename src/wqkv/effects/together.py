@@ -115,7 +115,7 @@ def groups_of(model: OpenModel | OpenPair, asked: AskedText, by: By) -> Iterator
         if queries is not keys:  # the source of cross-attention is the text of the encoder
             continue
         for first, last in _spans(keys, by):
-            label = keys.tokens[first] if by == "token" else _text_of(keys, first, last)
+            label = keys.shown[first] if by == "token" else _text_of(keys, first, last)
             spans = {name: HiddenSpan(first, last)}
             if name == "encoder":
                 spans["cross"] = HiddenSpan(first, last, own=False)

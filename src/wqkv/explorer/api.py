@@ -14,6 +14,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 
 from wqkv import __version__
+from wqkv.draw import steps
 from wqkv.draw.to_json import plain
 from wqkv.effects.effect_maps import EffectMaps
 from wqkv.explorer import as_python
@@ -192,7 +193,7 @@ class Api:
         call = f"wqkv.generate(view, {count})"
         python, seconds = seen.says(f"view = {call}.view"), time.monotonic() - begun
         return GenerateAnswer(
-            tokens=found.view.reading.tokens,
+            tokens=found.view.reading.shown,
             steps=plain(found.steps),
             view=self.keep(OpenView(found.view, _clearest(links), seconds, python)),
             python=seen.says(call),
@@ -243,6 +244,10 @@ class Api:
             target=seen.target,
             read=(seen.parts["encoder"].view if seen.parts else view).reading.sentence,
             keys=None if reading.source is None else _text(reading.source),
+            cannotRead={
+                lang: steps.cannot_read(view.unread, view.model.name, lang)
+                for lang in steps.LANGUAGES
+            },
             statistics=view.statistics,
             proofs=plain([view.proof(i) for i in range(view.model.sizes.n_layer)]),
             first={"layer": layer, "head": head, "token": token},
@@ -289,7 +294,11 @@ def _outcome(top: tuple[NextToken, ...] | None, similarity: float | None) -> Out
 
 def _text(tokens: TokenizedText) -> TextFacts:
     return TextFacts(
-        text=tokens.sentence, tokens=tokens.tokens, special=tokens.special, spans=tokens.spans
+        text=tokens.sentence,
+        tokens=tokens.shown,
+        typed=tokens.typed,
+        special=tokens.special,
+        spans=tokens.spans,
     )
 
 

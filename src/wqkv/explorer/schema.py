@@ -36,10 +36,14 @@ class PartFacts(TypedDict):
 
 
 class TextFacts(TypedDict):
-    """A text and its tokens; a span is where a token stands in the text, in characters."""
+    """A text and its tokens; a span is where a token stands in the text, in characters.
+
+    `tokens` are marked where the model reads something else than what was `typed` there.
+    """
 
     text: str
     tokens: Sequence[str]
+    typed: Sequence[str]
     special: Sequence[bool]  # [CLS], <s> and their like
     spans: Sequence[tuple[int, int]]
 
@@ -227,7 +231,8 @@ class ViewAnswer(TextFacts):
     """A text as one attention of a model read it.
 
     `read` is what was typed, `target` what was given to be written, `keys` the text whose tokens
-    are looked at where it is another one.
+    are looked at where it is another one, and `cannotRead` what is said in each language if the
+    model cannot read all that was typed.
     """
 
     n: int
@@ -236,6 +241,7 @@ class ViewAnswer(TextFacts):
     target: str | None
     read: str
     keys: TextFacts | None
+    cannotRead: dict[str, str]
     statistics: Sequence[str]
     proofs: Sequence[ProofFacts]
     first: PlaceFacts

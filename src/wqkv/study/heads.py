@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import TypedDict, cast
 
 import torch
@@ -21,7 +22,7 @@ from wqkv.study.answers import STATISTICS, HeadGrid
 from wqkv.study.callbacks import Progress, silent
 from wqkv.study.model import OpenModel
 from wqkv.study.patterns import FEWEST, PATTERNS, WIDER, PatternSums, passes, sum_patterns
-from wqkv.study.tokens import TokenWindow, windows
+from wqkv.study.tokens import NOTHING_UNREAD, TokenWindow, Unread, cut_text, windows
 from wqkv.study.view import View
 
 UNCLASSIFIED = "unclassified"
@@ -90,7 +91,8 @@ class Head:
 class Heads:
     """Every head of a model, by layer: `heads[18][6]` is head 6 of layer 18.
 
-    `tokens` is over how many tokens the scores are taken, `source` says what was read.
+    `tokens` is over how many tokens the scores are taken, `source` says what was read, and `unread`
+    how much of it the model cannot read as it was typed.
 
     >>> maps = [AttentionMap(torch.zeros(1, 2, 7, 8), torch.zeros(1, 2, 7, 8))]
     >>> found = heads(maps, "one two three four five six seven".split())
@@ -103,6 +105,7 @@ class Heads:
     table: tuple[tuple[Head, ...], ...]
     tokens: int
     source: str = ""
+    unread: Unread = NOTHING_UNREAD
 
     @door
     def __getitem__(self, layer: int) -> tuple[Head, ...]:
@@ -194,7 +197,9 @@ def read(
     if len(cut) > len(texts):
         longest = max(len(window.ids) for window in cut)
         source += f" in {len(cut)} windows of at most {longest}, weighted by their tokens"
-    return _label_windows(model, cut, source, progress)
+    found = _label_windows(model, cut, source, progress)
+    unread = [cut_text(model.tokenizer, text).unread for text in texts]
+    return replace(found, unread=reduce(Unread.plus, unread))
 
 
 def label_model(model: OpenModel, progress: Progress = silent) -> Heads:

@@ -13,7 +13,7 @@ from wqkv.errors import ArgumentError
 from wqkv.maps.proof import Proof
 from wqkv.study.model import OpenModel
 from wqkv.study.part import SAMPLED_ROWS, in_range, position_of, scale_of, spaced
-from wqkv.study.tokens import TokenizedText, is_blank
+from wqkv.study.tokens import TokenizedText, Unread, is_blank
 from wqkv.study.view import ALL_ROWS, View
 
 
@@ -21,7 +21,7 @@ from wqkv.study.view import ALL_ROWS, View
 class SourceText:
     """The text that another one looks at, and the token of it that is looked at most."""
 
-    tokens: tuple[str, ...]  # m
+    tokens: tuple[str, ...]  # m, as `TokenizedText.shown` has them
     special: tuple[bool, ...]  # m
     token: int
     x: Tensor  # (d_model,) its hidden state, the last one of the encoder
@@ -38,8 +38,9 @@ class TokenStory:
     model: str  # "all-MiniLM-L6-v2"
     family: str  # "bert"
     sentence: str
-    tokens: tuple[str, ...]  # n, as a person reads them
+    tokens: tuple[str, ...]  # n, as `TokenizedText.shown` has them
     special: tuple[bool, ...]  # n, True for [CLS], <s> and their like
+    unread: Unread  # how much of the text, and of `source`, the model cannot read
     n_layer: int
     n_head: int
     n_kv_head: int
@@ -170,13 +171,14 @@ def token_story(view: View, layer: int, head: int, token: int) -> TokenStory:
     if reading.source is not None:
         kept, states = int(weights.argmax()), reading.source.final
         assert states is not None
-        source = SourceText(view.keys.tokens, view.keys.special, kept, states[0, kept])
+        source = SourceText(view.keys.shown, view.keys.special, kept, states[0, kept])
     return TokenStory(
         model=model.name,
         family=model.family,
         sentence=reading.sentence,
-        tokens=reading.tokens,
+        tokens=reading.shown,
         special=reading.special,
+        unread=view.unread,
         n_layer=sizes.n_layer,
         n_head=sizes.n_head,
         n_kv_head=sizes.n_kv_head,

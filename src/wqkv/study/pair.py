@@ -159,6 +159,7 @@ class OpenPair:
             (True, *tokens.special[:kept]),
             (*first.spans, *tokens.spans[:kept]),
             (*first.ids, *tokens.ids[:kept]),
+            (False, *tokens.unknown[:kept]),
         )
 
     def _start_id(self) -> int | None:
@@ -206,7 +207,8 @@ class OpenPair:
     def _special(self, ids: list[int]) -> TokenizedText:
         """Special tokens, which stand in no text."""
         tokens, n = self.tokenizer.convert_ids_to_tokens(ids), len(ids)
-        return TokenizedText("", tuple(tokens), (True,) * n, ((0, 0),) * n, tuple(ids))
+        places, unknown = ((0, 0),) * n, (False,) * n
+        return TokenizedText("", tuple(tokens), (True,) * n, places, tuple(ids), unknown)
 
 
 def _states(states: Tensor) -> Any:

@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import cached_property
+from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
 from wqkv.errors import ArgumentError
@@ -16,6 +19,32 @@ from wqkv.errors import ArgumentError
 #: The longest window, in tokens, whatever the model takes: `watch` holds the maps of all layers of
 #: a window at once.
 LONGEST_WINDOW = 8192
+#: A model that reads the scripts that other models do not. It has to be fetched from the hub once.
+READS_MOST = "intfloat/multilingual-e5-small"
+#: How many characters of what was typed are shown in place of unknown tokens.
+TYPED = 20
+
+
+class Unread(NamedTuple):
+    """How many tokens of a text the model cannot read as they were typed."""
+
+    tokens: int = 0  # of the text, without [CLS], <s> and their like
+    unknown: int = 0  # that are the tokenizer's token for what it does not know, such as [UNK]
+    parts: int = 0  # that are a part of a character, because no token is the whole character
+    typed: str = ""  # what was typed in place of the unknown ones, as far as it is short
+
+    def plus(self, other: Unread) -> Unread:
+        """The counts of both texts."""
+        return Unread(
+            self.tokens + other.tokens,
+            self.unknown + other.unknown,
+            self.parts + other.parts,
+            _short(self.typed + other.typed),
+        )
+
+
+#: What is unread of no text, and of one of which nobody counted it.
+NOTHING_UNREAD = Unread()
 
 
 @dataclass(frozen=True)
@@ -27,14 +56,83 @@ class TokenizedText:
     special: tuple[bool, ...]  # True for [CLS], <s> and their like
     spans: tuple[tuple[int, int], ...]  # where each token stands in the sentence; (0, 0) if unknown
     ids: tuple[int, ...]  # as the model reads them
+    unknown: tuple[bool, ...]  # True where something was typed that the tokenizer does not know
 
     @classmethod
     def of_ids(cls, ids: Sequence[int]) -> TokenizedText:
         """Tokens of which only the ids are known, and which are shown as these numbers."""
-        tokens = tuple(map(str, ids))
-        return cls(
-            " ".join(tokens), tokens, (False,) * len(tokens), ((0, 0),) * len(tokens), (*ids,)
+        tokens, n = tuple(map(str, ids)), len(ids)
+        return cls(" ".join(tokens), tokens, (False,) * n, ((0, 0),) * n, (*ids,), (False,) * n)
+
+    @property
+    def typed(self) -> tuple[str, ...]:
+        """What was typed in the place of each token; "" for one that stands nowhere in the text."""
+        return tuple(self.sentence[a:b] for a, b in self.spans)
+
+    @property
+    def partial(self) -> tuple[bool, ...]:
+        """True for a token that is a part of a character: its neighbors have the rest of it."""
+        placed = [(at, a, b) for at, (a, b) in enumerate(self.spans) if a < b]
+        found = {
+            at
+            for left, right in pairwise(placed)
+            if right[1] < left[2]
+            for at in (left[0], right[0])
+        }
+        return tuple(at in found for at in range(len(self.spans)))
+
+    @cached_property
+    def shown(self) -> tuple[str, ...]:
+        """The tokens, marked where the model reads something else than what was typed.
+
+        An unknown token has before it what was typed: `动[UNK]`. Where n tokens are parts of one
+        character, part k of them is `喜 k/n`.
+
+        >>> three = ((0, 1), (0, 1), (0, 1))
+        >>> TokenizedText("喜", ("喜",) * 3, (False,) * 3, three, (2, 3, 5), (False,) * 3).shown
+        ('喜 1/3', '喜 2/3', '喜 3/3')
+        """
+        partial, met = self.partial, Counter[int]()
+        pieces = Counter(  # how many tokens stand at each of the characters that are cut
+            at for (a, b), cut in zip(self.spans, partial, strict=True) if cut for at in range(a, b)
         )
+
+        def part(at: int) -> tuple[int, int]:
+            met[at] += 1
+            return met[at], pieces[at]
+
+        def parts(a: int, b: int) -> Iterator[str]:
+            """A token may have the end of one character and the start of the next."""
+            for (k, n), places in groupby(range(a, b), part):
+                text = _short("".join(self.sentence[at] for at in places))
+                yield f"{text} {k}/{n}" if n > 1 else text
+
+        labels = []
+        marks = zip(self.tokens, self.spans, self.unknown, partial, strict=True)
+        for token, (a, b), unknown, cut in marks:
+            if unknown:
+                label = _short(self.sentence[a:b]) + token
+            elif cut:
+                label = " ".join(parts(a, b))
+            else:
+                label = token
+            # A mark by itself would be drawn over what stands before it.
+            labels.append("◌" * _starts_with_mark(label) + label)
+        return tuple(labels)
+
+    @property
+    def unread(self) -> Unread:
+        """How many of the tokens the model cannot read as they were typed."""
+        marks = [*zip(self.typed, self.special, self.unknown, self.partial, strict=True)]
+        typed = "".join(text for text, _, unknown, _ in marks if unknown)
+        own = sum(unknown or not special for _, special, unknown, _ in marks)
+        parts = sum(partial and not unknown for _, _, unknown, partial in marks)
+        return Unread(own, sum(self.unknown), parts, _short(typed))
+
+
+def _short(typed: str) -> str:
+    """At most TYPED characters of a text."""
+    return typed if len(typed) <= TYPED else typed[: TYPED - 3] + "..."
 
 
 def tokenize(
@@ -50,24 +148,43 @@ def tokenize(
     """
     if not sentence.strip():
         raise ArgumentError("The sentence is empty. Give at least one word.")
+    text = cut_text(tokenizer, sentence, side)
+    check_length(len(text.ids), name, longest)
+    if all(text.special):
+        other = f", or open a model that reads it, such as {READS_MOST}" * any(text.unknown)
+        raise ArgumentError(
+            f"{name} sees no token in the sentence {sentence!r}.\nGive another text{other}."
+        )
+    return text
+
+
+def cut_text(tokenizer: Any, sentence: str, side: str = "text") -> TokenizedText:
+    """Cut a text of any length into tokens; `side` is as in `tokenize`."""
     encoded = tokenizer(**{side: sentence}, return_offsets_mapping=tokenizer.is_fast, verbose=False)
     ids: list[int] = encoded["input_ids"]
-    check_length(len(ids), name, longest)
     known = set(tokenizer.all_special_ids)
     special = tuple(i in known for i in ids)
-    if all(special):
-        raise ArgumentError(f"{name} sees no token in the sentence {sentence!r}.")
     pieces = tokenizer.convert_ids_to_tokens(ids)
     found = encoded.get("offset_mapping") or [(0, 0)] * len(ids)
-    spans = tuple(
-        (0, 0) if is_blank(piece) else trim_span(sentence, *span)
-        for piece, span in zip(pieces, found, strict=True)
+    spans = _with_marks(
+        sentence,
+        [
+            (0, 0) if is_blank(piece) else trim_span(sentence, *span)
+            for piece, span in zip(pieces, found, strict=True)
+        ],
     )
     tokens = tuple(
         piece if mark or a == b else sentence[a:b]
         for piece, mark, (a, b) in zip(pieces, special, spans, strict=True)
     )
-    return TokenizedText(sentence, tokens, special, spans, tuple(ids))
+    # A slow tokenizer does not say where a token stands. Of a fast one, a token that stands nowhere
+    # was put around the text; and a text may have the token itself, such as GPT-2's <|endoftext|>.
+    meant = ("", tokenizer.unk_token) if tokenizer.is_fast else (tokenizer.unk_token,)
+    unknown = tuple(
+        i == tokenizer.unk_token_id and sentence[a:b] not in meant
+        for i, (a, b) in zip(ids, spans, strict=True)
+    )
+    return TokenizedText(sentence, tokens, special, spans, tuple(ids), unknown)
 
 
 def check_length(n: int, name: str, longest: int | None) -> None:
@@ -92,6 +209,26 @@ def trim_span(sentence: str, start: int, end: int) -> tuple[int, int]:
     if not part.strip():
         return start, end
     return start + len(part) - len(part.lstrip()), max(start, start + len(part.rstrip()))
+
+
+def _with_marks(sentence: str, spans: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """The spans with the combining marks behind them that the tokenizer left out.
+
+    Some tokenizers leave out accents: e and U+0301 are read as e, and were typed as one character.
+    """
+    found, limit = [], len(sentence)  # where the next token starts
+    for a, b in reversed(spans):
+        if a < b:
+            while b < limit and _starts_with_mark(sentence[b]):
+                b += 1
+            limit = a
+        found.append((a, b))
+    return tuple(reversed(found))
+
+
+def _starts_with_mark(text: str) -> bool:
+    """Whether the first character is drawn together with the one before it, as an accent is."""
+    return text != "" and unicodedata.category(text[0])[0] == "M"
 
 
 def extend(tokenizer: Any, text: TokenizedText, ids: list[int]) -> TokenizedText:
@@ -128,6 +265,7 @@ def extend(tokenizer: Any, text: TokenizedText, ids: list[int]) -> TokenizedText
         (*text.special, *special),
         (*text.spans, *spans),
         tuple(ids),
+        (*text.unknown, *(False for _ in new)),  # what a model writes was not typed
     )
 
 

@@ -38,7 +38,7 @@ from wqkv.study.callbacks import Progress, silent
 from wqkv.study.opened_layer import OpenLayer
 from wqkv.study.part import SAMPLED_ROWS, ModelPart, TextReading, in_range, spaced
 from wqkv.study.sweep import Sweep, sweep
-from wqkv.study.tokens import TokenizedText
+from wqkv.study.tokens import NOTHING_UNREAD, TokenizedText, Unread
 
 #: A text of up to this many tokens is proved in all rows of a layer, a longer one in SAMPLED_ROWS.
 ALL_ROWS = 1024
@@ -80,6 +80,12 @@ class View:
     def m(self) -> int:
         """How many tokens are looked at."""
         return len(self.keys.tokens)
+
+    @property
+    def unread(self) -> Unread:
+        """How much of the text, and of the one that it looks at, the model cannot read."""
+        source = self.reading.source
+        return self.reading.unread.plus(NOTHING_UNREAD if source is None else source.unread)
 
     @property
     def statistics(self) -> tuple[str, ...]:

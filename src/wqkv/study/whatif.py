@@ -30,7 +30,7 @@ class Change:
     )  # without such a head: the cosine of the means of the last hidden state
     change: float  # of the last hidden state
     layers: tuple[float, ...]  # of every layer's attention output
-    tokens: tuple[str, ...]  # of the changed text
+    tokens: tuple[str, ...]  # of the changed text, as `TokenizedText.shown` has them
     view: View | None  # of the changed text; None where heads are off, because no layer is proved
 
 
@@ -75,7 +75,7 @@ def what_if(
         similarity=None if has_head else float(torch.cosine_similarity(a, b, dim=0)),
         change=_relative(old.final, new.final, shared),
         layers=tuple(_relative(a, b, kept) for a, b in zip(old.outputs, new.outputs, strict=True)),
-        tokens=new.tokens,
+        tokens=new.shown,
         view=changed,
     )
 

@@ -122,3 +122,14 @@ def test_a_piece_that_is_only_a_blank_stands_nowhere(opened, monkeypatch):
     monkeypatch.setattr(opened, "tokenizer", blanks())
     text, spans = read._spans("他说 他来了")
     assert [text[slice(*span)] for span in spans] == ["", "他说", "", "他", "来了"]
+
+
+def test_what_the_model_cannot_read_is_counted(opened):
+    long = "the keeper lit the lamp " * 90 + "猫"
+    read = Reader(opened)
+    one, two = (read.tally([line(long)], "text"), read.tally([line("猫 lamp 猫", 2)], "text"))
+    assert one.windows > 1
+    assert (one.unread.unknown, two.unread.unknown) == (1, 2)
+    assert one.unread.tokens == len(opened.tokenizer.tokenize(long))
+    both = read.tally([line(long), line("猫 lamp 猫", 2)], "text")
+    assert both.unread == one.plus(two).unread and both.unread.typed == ""

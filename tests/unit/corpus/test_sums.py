@@ -1,6 +1,7 @@
 """LayerSums that merge in any order, and their way through Parquet."""
 
 import random
+from dataclasses import replace
 from fractions import Fraction
 from functools import reduce
 
@@ -14,6 +15,7 @@ from wqkv.corpus.measures import BINS, MEASURES, LayerSums
 from wqkv.corpus.sums import KEPT, UNIT, Example, Skipped, Tally, dump, load, merge
 from wqkv.study.heads import label_sums
 from wqkv.study.patterns import PATTERNS, PatternSums
+from wqkv.study.tokens import Unread
 
 pytest.importorskip("pyarrow", reason="the survey needs the extra `survey`")
 
@@ -66,6 +68,7 @@ def part(seed, heads=(3, 2)):
         5 + seed,
         7 + seed,
         11 + seed,
+        Unread(11 + seed, seed, 3 * seed),
     )
 
 
@@ -160,6 +163,7 @@ def test_labels_are_those_of_heads():
         layers.append(torch.from_numpy(parts).transpose(1, 2))
     words = int(found.counts[0, list(MEASURES).index("entropy")])
     ours = found.label("a corpus")
-    assert ours == label_sums(PatternSums(layers, words), "a corpus")
+    assert ours.unread == found.unread
+    assert replace(ours, unread=Unread()) == label_sums(PatternSums(layers, words), "a corpus")
     assert [len(row) for row in ours.table] == [3, 2] and ours.tokens == words
     assert Tally().label().table == ()

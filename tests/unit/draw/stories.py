@@ -10,6 +10,7 @@ import torch
 
 from wqkv.maps.proof import Proof
 from wqkv.study.one_token import TokenStory
+from wqkv.study.tokens import Unread
 
 torch.set_num_threads(1)
 
@@ -30,7 +31,7 @@ def make(
     context = weights[token] @ values
     story = TokenStory(
         model="tiny-model", family="bert", sentence=" ".join(tokens), tokens=tuple(tokens),
-        special=tuple(w in ("[CLS]", "[SEP]") for w in tokens),
+        special=tuple(w in ("[CLS]", "[SEP]") for w in tokens), unread=Unread(n),
         n_layer=5, n_head=3, n_kv_head=3, d_model=d_model, d_k=d_k, layer=2, head=1, token=token,
         mask="Causal()" if causal else "Full()", position="", scale=d_k**-0.5,
         x=torch.randn(d_model), q=torch.randn(d_k), k=torch.randn(d_k), v=values[token],

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import matplotlib
 import pytest
@@ -11,9 +12,11 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from wqkv.draw.heads import SIGNS, as_json, rule, save_csv, save_png, show, title
+from wqkv.draw.steps import cannot_read
 from wqkv.errors import ArgumentError, MissingExtraError
 from wqkv.study.heads import LABELS, Head, Heads, Score
 from wqkv.study.patterns import PATTERNS
+from wqkv.study.tokens import Unread
 
 
 def make(layers=3, n_head=5, source="a text", tokens=1234):
@@ -80,6 +83,14 @@ def test_legend_names_the_strongest():
     assert " ".join(rule().split()) in " ".join(text.split())
 
 
+def test_says_what_the_model_cannot_read():
+    unread = Unread(11, 3, 0, "动物")
+    lines = drawn(replace(make(), unread=unread), 300).splitlines()
+    assert lines[1] == cannot_read(unread, "tiny-model")
+    assert [*lines[:1], *lines[2:]] == drawn(make(), 300).splitlines()
+    assert as_json(replace(make(), unread=unread), "m")["unread"] == unread._asdict()
+
+
 def test_labels_without_heads_are_not_in_the_legend():
     assert "induction" not in drawn(make(1, 5))
 
@@ -122,6 +133,7 @@ def test_json():
     assert (told["model"], told["source"], told["tokens"]) == ("tiny-model", "a text", 1234)
     assert told["thresholds"] == {"share": 0.5, "lift": 2.0, "entropy": 0.9}
     assert [(head["layer"], head["head"]) for head in told["heads"][4:6]] == [(0, 4), (1, 0)]
+    assert told["unread"] == {"tokens": 0, "unknown": 0, "parts": 0, "typed": ""}
     first = told["heads"][0]
     assert (first["label"], first["score"]) == ("previous", 0.51)
     assert list(first["scores"]) == list(PATTERNS)

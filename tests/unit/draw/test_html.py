@@ -13,6 +13,7 @@ from tests.unit.draw.stories import make
 from wqkv.draw.html import page
 from wqkv.maps import display
 from wqkv.maps.proof import Proof
+from wqkv.study.tokens import Unread
 
 TRAPS = (
     "[CLS]",
@@ -175,3 +176,11 @@ def test_numbers_that_are_not_finite():
 def test_a_story_without_its_map():
     assert "The whole head" in page([make()])
     assert "The whole head" not in page([make(map=None)])
+
+
+def test_says_what_the_model_cannot_read():
+    told = page([make(unread=Unread(11, 3, 0, "<b>"))])
+    assert (
+        "<p class=unread>Unknown to tiny-model: 3 of the text&#x27;s 11 tokens (&lt;b&gt;)." in told
+    )
+    assert "<p class=unread>" not in page([make()])

@@ -4,6 +4,7 @@ import io
 import math
 import re
 from dataclasses import replace
+from html import escape
 
 import pytest
 from rich.cells import cell_len
@@ -15,7 +16,9 @@ from wqkv.corpus.measures import MEASURES
 from wqkv.corpus.sums import Example, Skipped, merge
 from wqkv.corpus.survey import Pace, Survey
 from wqkv.draw import survey as shown
+from wqkv.draw.steps import cannot_read
 from wqkv.draw.survey import NAMED, page, show
+from wqkv.study.tokens import Unread
 
 HOSTILE = "<script>alert(1)</script>\nthe \u202e猫"
 EXAMPLE = Example(-0.625, "<b>.jsonl", 17, HOSTILE, (26, 29), (8, 13))
@@ -132,6 +135,15 @@ def test_terminal(width):
     )
     assert f"{counts} skipped: 1 empty skipped: 1 not JSON skipped in: 猫 (1), b (1) " in words
     assert words.endswith("2.38 documents and 251 tokens a second (65 documents, 27 s)")
+
+
+def test_what_the_model_cannot_read():
+    found, file = make(unread=Unread(17, 3)), io.StringIO()
+    told = cannot_read(Unread(17, 3), "tiny")
+    show(found, Console(file=file, width=300))
+    assert file.getvalue().splitlines()[1] == told
+    assert f"<p class=unread>{escape(told)}</p></header>" in page(found)
+    assert "<p class=unread>" not in page(make(unread=Unread(17)))
 
 
 def test_nothing_was_made():

@@ -9,8 +9,10 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from tests.unit.draw.stories import make
+from wqkv.draw.steps import cannot_read
 from wqkv.draw.terminal import see
 from wqkv.maps.proof import Proof
+from wqkv.study.tokens import Unread
 
 
 def drawn(story, width=80, encoding="utf-8", **console):
@@ -133,3 +135,11 @@ def test_missing_rich_gives_the_pip_line():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "The terminal picture needs the package `rich`" in done.stdout
     assert "pip install 'wqkv[show]'" in done.stdout
+
+
+def test_says_what_the_model_cannot_read():
+    story = make(unread=Unread(11, 3, 0, "动物"))
+    told, lines = cannot_read(story.unread, story.model), drawn(story, 300).splitlines()
+    assert lines[1] == told
+    assert drawn(make(), 300).splitlines() == [line for line in lines if line != told]
+    assert r"(\u52a8\u7269)" in drawn(story, 300, "ascii")

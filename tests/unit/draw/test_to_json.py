@@ -17,6 +17,7 @@ def test_holds_every_field():
     again = json.loads(json.dumps(plain, allow_nan=False))
     assert again == plain
     assert again["tokens"] == list(story.tokens)
+    assert again["unread"] == {"tokens": 11, "unknown": 0, "parts": 0, "typed": ""}
     assert again["scores"][8:] == [None] * 3  # hidden from word 7
     assert torch.equal(torch.tensor(again["map"]), story.map)
     assert torch.equal(torch.tensor(again["x"]), story.x)

@@ -8,12 +8,14 @@ from typing import Any, Literal, NotRequired, TypedDict, Union, get_args, get_or
 import pytest
 
 from tests.tiny import READ, TARGET, text, tiny_llama, tiny_t5
+from wqkv.draw.steps import cannot_read
 from wqkv.explorer import numbers, schema
 from wqkv.explorer.api import Api
 from wqkv.explorer.export import record
 from wqkv.explorer.matters import groups_that_matter, links_that_matter
 from wqkv.explorer.numbers import QUICK, SLOW
 from wqkv.explorer.request import AskedWhy, Parameters
+from wqkv.study.tokens import Unread
 
 HEAD = {"layer": 1, "head": 2}
 ASKED = {
@@ -103,6 +105,34 @@ def test_answers(opened, name):
     if name == "distances" and "distance" not in opened[1].view.statistics:
         pytest.skip("between two texts there is no distance")
     assert wrong(ask(opened, name, **ASKED[name]), get_type_hints(schema.Answers)[name]) == []
+
+
+def test_what_the_model_cannot_read():
+    api = Api(tiny_llama(layers=2))
+    seen = api.open("the 猫 lamp", nobody)
+    about = told(api.about(seen))
+    assert wrong(about, schema.ViewAnswer) == []
+    assert about["tokens"] == ["<s>", "the", "猫<unk>", "lamp"]
+    assert about["typed"] == ["", "the", "猫", "lamp"]
+    said = {lang: cannot_read(Unread(3, 1, 0, "猫"), api.model.name, lang) for lang in ("en", "zh")}
+    assert about["cannotRead"] == said and said["en"] != said["zh"]
+    story = ask((api, seen), "story", **HEAD, token=2)
+    assert story["tokens"] == about["tokens"]
+    changed = api.what_if(seen, [], {1: "狗"}, nobody)
+    assert told(changed)["tokens"] == ["<s>", "狗<unk>", "猫<unk>", "lamp"]
+    (group,) = (
+        one
+        for one in groups_that_matter(api, seen, AskedWhy("lamp", None, -1), "token", nobody)[
+            "groups"
+        ]
+        if one["first"] == 2
+    )
+    assert group["label"] == "猫<unk>"
+
+
+def test_all_of_it_can_be_read(opened):
+    api, seen = opened
+    assert told(api.about(seen))["cannotRead"] == {"en": "", "zh": ""}
 
 
 def test_variants(opened, monkeypatch):

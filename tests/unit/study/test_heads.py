@@ -24,6 +24,7 @@ from wqkv.study.heads import (
     read,
 )
 from wqkv.study.part import PartSizes
+from wqkv.study.tokens import Unread
 
 SENTENCE = "[CLS] the cat sat , the dog sat , on the very very big mat . [SEP]"
 WORDS = SENTENCE.split()
@@ -199,6 +200,13 @@ def test_texts_that_cannot_be_read(minilm):
         read(minilm, [" \n"])
     with pytest.raises(ArgumentError, match="all-MiniLM-L6-v2 sees no token in the text"):
         read(minilm, ["\x00"])
+
+
+def test_what_the_model_cannot_read_is_counted(minilm):
+    found = read(minilm, ["猫坐在垫子上。", "🙂 cats"])
+    whole = minilm.tokens("猫坐在垫子上。").unread
+    assert found.unread == whole.plus(Unread(2, 1, 0, "🙂")) and whole.unknown > 0
+    assert read(minilm, ["Two cats."]).unread == Unread(3)
 
 
 @pytest.mark.parametrize(

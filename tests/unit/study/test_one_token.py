@@ -15,7 +15,7 @@ from wqkv.study import opened_layer as opened
 from wqkv.study import tokens
 from wqkv.study.model import OpenModel
 from wqkv.study.one_token import TokenStory, clearest_link, clearest_story, find_token, token_story
-from wqkv.study.tokens import TokenizedText
+from wqkv.study.tokens import TokenizedText, Unread
 
 TIRED = "The animal didn't cross the street because it was too tired."
 WIDE = TIRED.replace("tired", "wide")
@@ -259,7 +259,7 @@ def test_word_of_which_a_piece_is_a_part_of_a_character(word, place):
 
 
 def test_a_number_is_that_of_a_token_before_it_is_a_part_of_one():
-    words = TokenizedText("他3说", ("他3说",), (False,), ((0, 3),), (1,))
+    words = TokenizedText("他3说", ("他3说",), (False,), ((0, 3),), (1,), (False,))
     assert find_token(words, "3") == 0
     four = TokenizedText(
         "他3说来了他",
@@ -267,6 +267,7 @@ def test_a_number_is_that_of_a_token_before_it_is_a_part_of_one():
         (False,) * 4,
         ((0, 3), (3, 4), (4, 5), (5, 6)),
         (1,) * 4,
+        (False,) * 4,
     )
     assert find_token(four, "3") == 3
 
@@ -280,6 +281,7 @@ def test_a_blank_is_not_chosen(minilm, blank):
         (True, False, False),
         ((0, 0), (0, 0), (0, 1)),
         (101, 102, 999),
+        (False,) * 3,
     )
     assert clearest_link(minilm.view(words), 0).token == 2
 
@@ -298,7 +300,7 @@ def test_a_blank_is_not_chosen(minilm, blank):
 def test_words_as_they_are_written(text, spans, numbers):
     """Chinese stands side by side, one word a token; English has blanks between its words."""
     n = len(spans)
-    words = TokenizedText(text, ("",) * n, (False,) * n, tuple(spans), (0,) * n)
+    words = TokenizedText(text, ("",) * n, (False,) * n, tuple(spans), (0,) * n, (False,) * n)
     assert module._written_words(words) == numbers
 
 
@@ -356,3 +358,9 @@ def test_first_word_of_a_causal_model_is_not_chosen(smollm):
     reach = [j for j in story.ranked if j not in (0, story.token)]
     assert story.weights[reach[0]] > 0.1
     assert story.token > 1
+
+
+def test_a_story_marks_what_the_model_cannot_read(minilm):
+    story = clearest_story(minilm, "我喜欢 it", "喜", 2, 3)
+    assert story.tokens == ("[CLS]", "我", "喜[UNK]", "欢[UNK]", "it", "[SEP]")
+    assert (story.token, story.unread) == (2, Unread(4, 2, 0, "喜欢"))

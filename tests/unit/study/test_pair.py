@@ -343,3 +343,12 @@ def test_a_decoder_that_starts_with_the_language(monkeypatch):
 def test_mistakes(views, ask, says):
     with pytest.raises(ArgumentError, match=says):
         ask(views["cross"])
+
+
+def test_what_cannot_be_read_of_both_texts():
+    views = tiny_t5().views("the 猫 lamp", "a 狗 boat 鸟")
+    found = {part: (one.unread.unknown, one.unread.typed) for part, one in views.items()}
+    assert found == {"encoder": (1, "猫"), "decoder": (2, "狗鸟"), "cross": (3, "狗鸟猫")}
+    told = story.token_story(views["cross"], 1, 1, 2)
+    assert told.tokens[2] == "狗<unk>" and told.keys[1] == "猫<unk>"
+    assert told.unread == views["cross"].unread

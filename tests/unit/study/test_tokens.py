@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from tests.pieces import blanks, bytewise
+from tests.pieces import blanks, bytewise, fallback
 from wqkv.errors import ArgumentError
-from wqkv.study.tokens import TokenizedText, extend, tokenize, trim_span
+from wqkv.study.tokens import READS_MOST, TYPED, TokenizedText, Unread, extend, tokenize, trim_span
 
 TIRED = "The animal didn't cross the street because it was too tired."
 
@@ -36,8 +36,12 @@ def test_empty_sentence(minilm, sentence):
 
 @pytest.mark.parametrize("sentence", ["[CLS]", "[SEP] [PAD]", "\u200b", "🙂", "x" * 300])
 def test_no_token_in_the_sentence(minilm, sentence):
-    with pytest.raises(ArgumentError, match=rf"sees no token in .* {re.escape(repr(sentence))}\."):
+    with pytest.raises(
+        ArgumentError, match=rf"sees no token in .* {re.escape(repr(sentence))}\."
+    ) as caught:
         minilm.read(sentence)
+    other = f", or open a model that reads it, such as {READS_MOST}" * (sentence[0] in "🙂x")
+    assert str(caught.value).endswith(f"\nGive another text{other}.")
 
 
 def test_long_sentence(minilm):
@@ -52,6 +56,7 @@ def test_tokens_without_a_text():
     words = TokenizedText.of_ids([5, 7, 11])
     assert (words.ids, words.tokens, words.sentence) == ((5, 7, 11), ("5", "7", "11"), "5 7 11")
     assert (words.special, words.spans) == ((False,) * 3, ((0, 0),) * 3)
+    assert (words.shown, words.unread) == (words.tokens, Unread(3))
 
 
 @pytest.mark.slow
@@ -101,4 +106,94 @@ def test_a_piece_that_is_only_a_blank_has_no_text():
         "\u2581",
         "他",
         "来了",
+    )
+
+
+# What the model cannot read as it was typed
+
+
+@pytest.mark.parametrize(
+    ("text", "shown", "unread"),
+    [
+        ("他有喜，", "他[UNK] 有 喜[UNK] ，", (4, 2, 0, "他喜")),
+        ("I 🙂 you 👍🏽!", "I 🙂[UNK] you 👍🏽[UNK] !", (5, 2, 0, "🙂👍🏽")),
+        ("👨\u200d👩\u200d👧 x", "👨\u200d👩\u200d👧[UNK] x", (2, 1, 0, "👨\u200d👩\u200d👧")),
+        ("x" * 300 + " y", "x" * (TYPED - 3) + "...[UNK] y", (2, 1, 0, "x" * (TYPED - 3) + "...")),
+        # Letters with accents as two characters, of which the tokenizer reads one.
+        ("cafe\u0301 nai\u0308ve", "cafe\u0301 nai\u0308ve", (2, 0, 0, "")),
+        ("שלום", "ש ל ו ם", (4, 0, 0, "")),
+        ("م\u064fح\u064eم\u064e\u0651د", "م\u064f ح\u064e م\u064e\u0651 د", (4, 0, 0, "")),
+        ("हिन्दी", "ह ◌ि न् द ◌ी", (5, 0, 0, "")),
+        ("[UNK] and [MASK]", "[UNK] and [MASK]", (1, 0, 0, "")),  # as it was typed
+    ],
+)
+def test_pieces_of_words_beside_what_was_typed(minilm, text, shown, unread):
+    words = minilm.tokens(text)
+    assert words.shown == ("[CLS]", *shown.split(), "[SEP]")
+    assert words.unread == unread
+    placed = [span for span in words.spans if span != (0, 0)]
+    assert placed == sorted(placed)
+    assert "".join(words.typed) == text.replace(" ", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown", "unread"),
+    [
+        ("喜 a", "喜_1/3 喜_2/3 喜_3/3 a", (4, 0, 3, "")),
+        ("I 🙂 👍🏽", "I 🙂 👍_1/3 👍_2/3 👍_3/3 🏽_1/3 🏽_2/3 🏽_3/3", (8, 0, 6, "")),
+        ("e\u0301", "e ◌\u0301_1/2 ◌\u0301_2/2", (3, 0, 2, "")),
+        ("מה", "מ ה", (2, 0, 0, "")),
+        ("a<|endoftext|>", "a <|endoftext|>", (1, 0, 0, "")),  # which is its unknown token, too
+    ],
+)
+def test_pieces_of_bytes_beside_what_was_typed(smollm, text, shown, unread):
+    assert smollm.tokenizer.unk_token == "<|endoftext|>"
+    words = smollm.tokens(text)
+    assert words.shown == tuple(label.replace("_", " ") for label in shown.split())
+    assert words.unread == unread
+
+
+def test_a_token_with_the_end_of_one_character_and_the_start_of_the_next():
+    spans = ((0, 1), (0, 2), (1, 3))
+    words = TokenizedText(
+        "喜欢a", ("喜", "喜欢", "欢a"), (False,) * 3, spans, (2, 3, 5), (False,) * 3
+    )
+    assert words.shown == ("喜 1/2", "喜 2/2 欢 1/2", "欢 2/2 a")
+    assert words.unread == Unread(3, 0, 3)
+
+
+def test_a_run_of_characters_that_is_written_in_bytes():
+    words = tokenize(fallback(), "他é 猫é他", "made", None)
+    run = [f"猫é {k}/5" for k in range(1, 6)]
+    assert words.shown == ("\u2581", "他", "é 1/2", "é 2/2", "\u2581", *run, "他")
+    assert words.unread == Unread(11, 0, 7)
+    long = tokenize(fallback(), "é" * 23, "made", None).shown
+    assert long[1] == "é" * (TYPED - 3) + "... 1/46"
+
+
+def test_an_unknown_word_of_a_tokenizer_that_keeps_blanks():
+    words = tokenize(blanks(), "他 猫狗 他", "made", None)
+    assert words.shown == ("\u2581", "他", "\u2581", "猫狗<unk>", "\u2581", "他")
+    assert words.unread == Unread(6, 1, 0, "猫狗")
+
+
+def test_what_a_model_writes_is_known():
+    tokenizer = blanks()
+    begun = tokenize(tokenizer, "猫 他", "made", None)
+    found = extend(tokenizer, begun, [*begun.ids, tokenizer.unk_token_id])
+    assert found.unknown == (*begun.unknown, False) and sum(found.unknown) == 1
+
+
+def test_an_unknown_word_of_a_tokenizer_that_does_not_say_where(monkeypatch):
+    tokenizer = blanks()
+    monkeypatch.setattr(type(tokenizer), "is_fast", False)
+    words = tokenize(tokenizer, "他 猫狗", "made", None)
+    assert words.shown == ("\u2581", "他", "\u2581", "<unk>")
+    assert words.unread == Unread(4, 1)
+
+
+def test_counts_of_two_texts():
+    long = "x" * (TYPED - 1)
+    assert Unread(7, 2, 3, long).plus(Unread(11, 1, 5, "ab")) == Unread(
+        18, 3, 8, "x" * (TYPED - 3) + "..."
     )

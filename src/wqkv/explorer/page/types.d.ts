@@ -15,10 +15,13 @@ export interface PartFacts {
   sinks: boolean;
 }
 
-/** A text and its tokens; a span is where a token stands in the text, in characters. */
+/** A text and its tokens; a span is where a token stands in the text, in characters.
+ * 
+ * `tokens` are marked where the model reads something else than what was `typed` there. */
 export interface TextFacts {
   text: string;
   tokens: string[];
+  typed: string[];
   special: boolean[];
   spans: [number, number][];
 }
@@ -216,10 +219,12 @@ export interface ServedModel {
 /** A text as one attention of a model read it.
  * 
  * `read` is what was typed, `target` what was given to be written, `keys` the text whose tokens
- * are looked at where it is another one. */
+ * are looked at where it is another one, and `cannotRead` what is said in each language if the
+ * model cannot read all that was typed. */
 export interface ViewAnswer {
   text: string;
   tokens: string[];
+  typed: string[];
   special: boolean[];
   spans: [number, number][];
   n: number;
@@ -228,6 +233,7 @@ export interface ViewAnswer {
   target: string | null;
   read: string;
   keys: TextFacts | null;
+  cannotRead: { [name: string]: string };
   statistics: string[];
   proofs: ProofFacts[];
   first: PlaceFacts;

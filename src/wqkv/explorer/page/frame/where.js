@@ -5,7 +5,7 @@ import { count, visible } from "../parts/format.js";
 import { bdi } from "../parts/token.js";
 import { opened, size } from "../reading/opened.js";
 import { go, state } from "../reading/state.js";
-import { t } from "../words/words.js";
+import { lang, t } from "../words/words.js";
 import { proofFacts, proofSign } from "./foot.js";
 
 const CHOICES = 400; // more tokens are named by their number
@@ -30,6 +30,7 @@ export function drawWhere() {
       h("span", {}, text.engine ?? ""),
       proofSign(),
     ),
+    text.cannotRead?.[lang()] && h("p", { class: "residual unread" }, text.cannotRead[lang()]),
     text.proofs?.[layer]?.holds === false && h("p", { class: "residual failed" }, proofFacts()),
   ];
 }

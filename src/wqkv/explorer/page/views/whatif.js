@@ -88,7 +88,7 @@ function editor(made) {
     type: "text",
     id: "new-word",
     "data-key": "new-word",
-    value: edit < 0 ? opened.text.tokens[token] : made[edit].text,
+    value: edit < 0 ? opened.text.typed[token] : made[edit].text,
     maxlength: 200,
     disabled: special,
     autocomplete: "off",
@@ -119,7 +119,7 @@ function editor(made) {
           onsubmit: event => {
             event.preventDefault();
             const text = given.value;
-            if (text.trim() && text !== opened.text.tokens[token]) change([...without(edit), { token, text }]);
+            if (text.trim() && text !== opened.text.typed[token]) change([...without(edit), { token, text }]);
           },
         },
         h("p", {}, h("label", { for: "new-word" }, t("editSays"), " ", tokenTag(token))),
