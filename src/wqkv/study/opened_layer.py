@@ -63,10 +63,14 @@ class OpenLayer:
     def map(self, head: int) -> AttentionMap:
         """The map of one head, [1, 1, n, m]: its statistics cost one head."""
         if head not in self._maps:
-            one, of_keys = self._at(head)
-            q, k = self.q[:, one], self.k[:, of_keys]
-            self._maps[head] = map_of(call_of(q, k, k, rules_of(self.layer, one)))
+            self._maps[head] = map_of(self.head_call(head))
         return self._maps[head]
+
+    def head_call(self, head: int) -> Call:
+        """What is asked of one head."""
+        one, of_keys = self._at(head)
+        q, k, v = self.q[:, one], self.k[:, of_keys], self.v[:, of_keys]
+        return call_of(q, k, v, rules_of(self.layer, one))
 
     def value(self, head: int) -> Tensor:
         """The values of one head: (1, 1, m, d_v)."""

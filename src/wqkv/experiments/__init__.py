@@ -1,0 +1,31 @@
+"""What WQ, WK and WV are for: questions as changes of one head of a trained model, by name."""
+
+from wqkv.experiments.switches import (
+    big_weight,
+    concat_or_sum,
+    low_rank,
+    merged,
+    no_key_bias,
+    no_projection,
+    same_matrix,
+    shuffled_heads,
+    swapped,
+    unscaled,
+    value_is_key,
+    variance,
+)
+
+__all__ = [
+    "big_weight",
+    "concat_or_sum",
+    "low_rank",
+    "merged",
+    "no_key_bias",
+    "no_projection",
+    "same_matrix",
+    "shuffled_heads",
+    "swapped",
+    "unscaled",
+    "value_is_key",
+    "variance",
+]

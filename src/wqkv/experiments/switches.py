@@ -1,0 +1,333 @@
+"""The experiments: each is one change of a matrix, a scale or a rule of one head."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from wqkv.attend.call import Call, call_of
+from wqkv.attend.masks.dense import Entries
+from wqkv.attend.rope import RoPE
+from wqkv.doors import door
+from wqkv.effects.circuits import factors_of
+from wqkv.errors import ArgumentError
+from wqkv.experiments.changed_head import Experiment, Measured, TrainedHead
+from wqkv.layer.attention import MultiheadAttention
+from wqkv.maps.proof import Proof, sum_rounding
+from wqkv.study.part import position_of
+from wqkv.study.view import View
+
+
+@door
+def no_projection(view: View, layer: int, head: int, i: int) -> Experiment:
+    """softmax(x x^T / sqrt(d_model)): row i of a head whose queries and keys are the tokens."""
+    at = TrainedHead(view, layer, head, i)
+    rules = replace(at.call.rules, scale=None)
+    x, source = at.opened.x[:, None], at.source[:, None]
+    value = at.call.value
+    return at.experiment("no_projection", call_of(x, source, value, rules))
+
+
+@door
+def same_matrix(view: View, layer: int, head: int, i: int) -> Experiment:
+    """softmax(q k^T * scale) with WK := WQ: row i of a head that has one matrix for both.
+
+    With grouped heads WK of the group becomes WQ of this head. A bias goes along where WK has one;
+    elsewhere it would add the same to all scores of a row.
+    """
+    at = TrainedHead(view, layer, head, i)
+    return at.experiment("same_matrix", at.with_part("WK", *at.part_of("WQ")))
+
+
+@door
+def value_is_key(view: View, layer: int, head: int, i: int) -> Experiment:
+    """weights v WO with WV := WK: the weights of row i stay, what the head adds does not.
+
+    Raises:
+        ArgumentError: d_v is not d_k.
+    """
+    at = TrainedHead(view, layer, head, i)
+    return at.experiment("value_is_key", at.with_part("WV", *at.part_of("WK")))
+
+
+@door
+def swapped(view: View, layer: int, head: int, i: int) -> Experiment:
+    """softmax_j(q_j . k_i * scale): row i of a head where i and j change places in the score.
+
+    "the link back" is P_ij and P_ji of the trained head. The antisymmetric part of the scores S is
+    |S - S^T| / |S + S^T|, over all pairs of tokens: 0 if the head is symmetric.
+
+    Raises:
+        ArgumentError: the text looks at another one.
+    """
+    at = TrainedHead(view, layer, head, i)
+    if view.reading.source is not None:
+        raise ArgumentError(
+            f"The {view.n} tokens look at the {view.m} of another text, which do not look back.\n"
+            "Ask a part where a text looks at itself."
+        )
+    after = replace(at.call, query=at.call.key, key=at.call.query)
+    back = float(at.before.map[0, 0, at.key, i])
+    return at.experiment(
+        "swapped",
+        after,
+        Measured("the link back", "of 1", float(at.before.weights[at.key]), back),
+        Measured("antisymmetric part of the scores", "of the symmetric", _antisymmetric(at.call)),
+    )
+
+
+@door
+def merged(view: View, layer: int, head: int, i: int) -> Experiment:
+    """softmax(x W x^T * scale), W = WQ WK^T: the same scores from one matrix.
+
+    A bias is one more column of x, which is 1. `same` compares the scores.
+
+    Raises:
+        ArgumentError: RoPE, a norm, clipping or a temperature stands between WQ and WK.
+    """
+    at = TrainedHead(view, layer, head, i)
+    ours = _check_linear(at.opened.layer, layer)
+    (A, a), (B, b) = at.part_of("WQ"), at.part_of("WK")
+    W = torch.cat((A, a[:, None]), dim=1).T @ torch.cat((B, b[:, None]), dim=1)
+    x, source = (torch.cat((x, torch.ones_like(x[..., :1])), -1) for x in (at.opened.x, at.source))
+    rules = replace(at.call.rules, scale=at.call.scale)
+    call = call_of((x @ W)[:, None], source[:, None], at.call.value, rules)
+    after, seen = at.state(call), at.before.scores.isfinite()
+    off = _score_rounding(at, at.call) + _score_rounding(at, call)
+    same = Proof.compare(after.scores[seen], at.before.scores[seen], off, 1)
+    one, two = (float(len(A[0]) * columns) for columns in (len(A) + len(B), len(B[0])))
+    return at.experiment(
+        "merged",
+        after,
+        Measured("size of the matrices", "numbers", one, two),
+        Measured("rank of WQ WK^T", "dimensions", float(len(_spectrum(ours, head)))),
+        same=same,
+    )
+
+
+@door
+def unscaled(view: View, layer: int, head: int, i: int) -> Experiment:
+    """softmax(q k^T): row i of a head whose scores are not divided by sqrt(d_k)."""
+    at = TrainedHead(view, layer, head, i)
+    return at.experiment("unscaled", replace(at.call, rules=replace(at.call.rules, scale=1.0)))
+
+
+@door
+def variance(view: View, layer: int, head: int, i: int) -> Experiment:
+    """std(q_i . k_j) over all pairs of a head, beside sqrt(d_k); nothing is changed."""
+    at = TrainedHead(view, layer, head, i)
+    deviation, expected = _deviation(at.call), math.sqrt(at.call.query.shape[3])
+    return at.experiment(
+        "variance",
+        at.before,
+        Measured("standard deviation of q . k", "of the scores before the scale", deviation),
+        Measured("sqrt(d_k)", "of the scores before the scale", expected),
+    )
+
+
+@door
+def no_key_bias(view: View, layer: int, head: int, i: int) -> Experiment:
+    """softmax(q (k - b)^T * scale): row i of a head whose WK adds no bias b.
+
+    q_i . b is the same number for all keys of row i, and the softmax does not see it; `same` says
+    so. With RoPE, a norm or clipping it depends on the key, and `same` is None.
+
+    Raises:
+        ArgumentError: WK has no bias.
+    """
+    at = TrainedHead(view, layer, head, i)
+    if at.opened.layer.WK.bias is None:
+        raise ArgumentError(f"WK of layer {layer} has no bias.\nAsk a model whose WK has one.")
+    weight, bias = at.part_of("WK")
+    call = at.with_part("WK", weight, torch.zeros_like(bias))
+    after, same = at.state(call), None
+    if not _between(at.opened.layer):
+        off = _score_rounding(at, at.call) + _score_rounding(at, call)
+        same = Proof.compare(after.weights, at.before.weights, off, 1)
+    return at.experiment("no_key_bias", after, same=same)
+
+
+@door
+def shuffled_heads(view: View, layer: int, head: int, i: int) -> Experiment:
+    """concat_h(context_h) WO with each head in the place of the next one, for token i.
+
+    `same` is for the order with WO's rows alike, `after` for the order alone.
+    """
+    at = TrainedHead(view, layer, head, i)
+    contexts, parts = _contexts(at), _parts_of_WO(at)
+    order = torch.arange(len(contexts), device="cpu").roll(1)
+    before, alone, alike = (
+        at.before._replace(output=_output(at, *pair))
+        for pair in ((contexts, parts), (contexts[order], parts), (contexts[order], parts[order]))
+    )
+    same = Proof.compare(alike.output, before.output, sum_rounding(before.output), 1)
+    largest = (float(x.abs().max()) for x in (before.output, alone.output - before.output))
+    return at.experiment(
+        "shuffled_heads",
+        alone,
+        *map(Measured, ("largest number of the output", "largest change of it"), ("", ""), largest),
+        same=same,
+        before=before,
+    )
+
+
+@door
+def concat_or_sum(view: View, layer: int, head: int, i: int) -> Experiment:
+    """concat_h(context_h) WO = sum_h context_h WO_h, for token i; `same` compares them."""
+    at = TrainedHead(view, layer, head, i)
+    contexts, parts = _contexts(at), _parts_of_WO(at)
+    before = at.before._replace(output=_output(at, contexts, parts))
+    added = torch.stack([context @ part for context, part in zip(contexts, parts, strict=True)])
+    bias = _output(at, torch.zeros_like(contexts), parts)
+    after = before._replace(output=added.sum(dim=0) + bias)
+    same = Proof.compare(after.output, before.output, sum_rounding(before.output), 1)
+    return at.experiment("concat_or_sum", after, same=same, before=before)
+
+
+@door
+def big_weight(view: View, layer: int, head: int, i: int) -> Experiment:
+    """Row i without its heaviest key: what that link weighs, adds, and changes in the head.
+
+    What a link changes in the model's answer, `why` says.
+
+    Raises:
+        ArgumentError: nothing else is in the row.
+    """
+    at = TrainedHead(view, layer, head, i)
+    view.row_without(layer, head, i, at.key)  # raises where it is alone
+    others = (torch.arange(view.m, device="cpu") != at.key).view(1, 1, 1, -1)
+    rules = replace(at.call.rules, mask=at.call.rules.mask & Entries(others))
+    added = view.row(layer, head, i).effects
+    return at.experiment(
+        "big_weight",
+        replace(at.call, rules=rules),
+        Measured("what it adds", "of the lengths of all links", float(added[at.key] / added.sum())),
+    )
+
+
+@door
+def low_rank(view: View, layer: int, head: int, i: int, r: int) -> Experiment:
+    """softmax(x W_r x^T * scale), W_r the nearest matrix to WQ WK^T of rank r.
+
+    It is q P k^T with one P of rank r, so that the biases go along.
+
+    Args:
+        r: how many singular values are kept, the largest ones.
+
+    Raises:
+        ArgumentError: r is not from 1 to the rank; RoPE, a norm, clipping or a temperature stands
+            between WQ and WK.
+
+    Source: Eckart and Young 1936.
+    """
+    at = TrainedHead(view, layer, head, i)
+    ours = _check_linear(at.opened.layer, layer)
+    values = _spectrum(ours, head)
+    if not 1 <= r <= len(values):
+        raise ArgumentError(
+            f"`r` is {r}, and WQ WK^T has rank {len(values)}.\nPass 1 to {len(values)}."
+        )
+    QK, _ = factors_of(ours, head, 0)
+    R_q, R_k = (torch.linalg.qr(one).R for one in (QK.left, QK.right.T))
+    U, S, Vh = torch.linalg.svd(R_q @ R_k.T, full_matrices=False)
+    P = torch.linalg.pinv(R_q) @ (U[:, :r] * S[:r]) @ Vh[:r] @ torch.linalg.pinv(R_k.T)
+    query = (at.call.query.double() @ P).to(at.call.query.dtype)
+    kept = float(values[:r].square().sum() / values.square().sum())
+    return at.experiment(
+        "low_rank",
+        replace(at.call, query=query),
+        Measured("kept of WQ WK^T", "of its squared norm", 1.0, kept),
+        given=f", {r}",
+    )
+
+
+# What several of them need
+
+
+def _between(layer: MultiheadAttention) -> list[str]:
+    """What stands between WQ and WK, so that a score is no x W x^T."""
+    parts = (
+        (isinstance(layer.position, RoPE), position_of(layer)),
+        (layer.norm, "the norm of q and k"),
+        (layer.clip, "the clipping of q and k"),
+        (layer.temperature, "the temperature of q"),
+    )
+    return [name for there, name in parts if there]
+
+
+def _check_linear(layer: MultiheadAttention, number: int) -> MultiheadAttention:
+    """The layer itself, if its scores are x W x^T."""
+    if between := _between(layer):
+        raise ArgumentError(
+            f"WQ and WK of layer {number} are no single matrix: between them stands "
+            f"{', '.join(between)}.\nAsk a model without it, such as the packaged default."
+        )
+    return layer
+
+
+def _score_rounding(at: TrainedHead, call: Call) -> float:
+    """How far a score of the row may be off: half a last digit for each product that it sums.
+
+    These are d_model for a number of q or k, and one for each number of q. A weight is off by no
+    more than the scores.
+    """
+    products = at.opened.layer.d_model + call.query.shape[3]
+    terms = call.query[0, 0, at.row].abs() * call.key[0, 0].abs()
+    bulk = float(terms.sum(dim=1).max()) * abs(call.scale)
+    return torch.finfo(torch.float32).eps / 2 * products * bulk
+
+
+def _spectrum(layer: MultiheadAttention, head: int) -> Tensor:
+    """The singular values of WQ WK^T that are not 0, falling; it is never built."""
+    QK, _ = factors_of(layer, head, 0)
+    R_q, R_k = (torch.linalg.qr(one).R for one in (QK.left, QK.right.T))
+    values = torch.linalg.svdvals(R_q @ R_k.T)
+    return values[values > values[0] * len(QK.left) * torch.finfo(torch.float32).eps]
+
+
+def _square_sums(call: Call) -> tuple[float, float]:
+    """sum_ij S_ij^2 and sum_ij S_ij S_ji of S = q k^T, from matrices of d_k x d_k."""
+    q, k = call.query[0, 0].double(), call.key[0, 0].double()
+    mixed = k.T @ q if len(q) == len(k) else None
+    square = float(((q.T @ q) * (k.T @ k)).sum())
+    return square, math.nan if mixed is None else float((mixed * mixed.T).sum())
+
+
+def _antisymmetric(call: Call) -> float:
+    """|S - S^T| / |S + S^T| of S = q k^T."""
+    square, turned = _square_sums(call)
+    return math.sqrt(max(0.0, square - turned) / (square + turned))
+
+
+def _deviation(call: Call) -> float:
+    """The standard deviation of all numbers of q k^T."""
+    count = call.query.shape[2] * call.key.shape[2]
+    total = float(call.query[0, 0].double().sum(dim=0) @ call.key[0, 0].double().sum(dim=0))
+    return math.sqrt(max(0.0, _square_sums(call)[0] - total**2 / count) / max(1, count - 1))
+
+
+def _contexts(at: TrainedHead) -> Tensor:
+    """What every head of the layer hands to WO for the token: (n_head, d_v)."""
+    opened, i = at.opened, at.row
+    return torch.stack(
+        [
+            opened.apply_gate(head, i, opened.row(head, i)[2].out[0, 0, 0])
+            for head in range(opened.layer.n_head)
+        ]
+    )
+
+
+def _parts_of_WO(at: TrainedHead) -> Tensor:
+    """The rows of WO of every head: (n_head, d_v, d_model)."""
+    return torch.stack([at.opened.WO(head) for head in range(at.opened.layer.n_head)])
+
+
+def _output(at: TrainedHead, contexts: Tensor, parts: Tensor) -> Tensor:
+    """concat_h(context_h) WO and the bias of WO, for a WO of these parts: (d_model,)."""
+    WO = at.opened.layer.WO
+    assert WO is not None
+    output: Tensor = contexts.flatten() @ parts.flatten(0, 1)
+    return output if WO.bias is None else output + WO.bias.detach()
