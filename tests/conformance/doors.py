@@ -242,6 +242,7 @@ X = {"Q": lambda: floats(B, N, WIDTH)}
 QKV = dict.fromkeys(("query", "key", "value"), heads_of)
 LAYER = {"layer": lambda: 0}
 HEAD = {**LAYER, "head": lambda: 0}
+ROW = {"view": view, **HEAD, "i": lambda: 2}
 LINKS = {
     "numbers": lambda: a_map().gradients(heads_of(), heads_of(), heads_of())._numbers,
     "what": lambda: "dL / dscore_ij",

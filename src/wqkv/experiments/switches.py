@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from wqkv.attend.call import Call, call_of
-from wqkv.attend.masks.dense import Entries
+from wqkv.attend.masks.dense import Dense
 from wqkv.attend.rope import RoPE
 from wqkv.doors import door
 from wqkv.effects.circuits import factors_of
@@ -98,12 +98,13 @@ def merged(view: View, layer: int, head: int, i: int) -> Experiment:
     after, seen = at.state(call), at.before.scores.isfinite()
     off = _score_rounding(at, at.call) + _score_rounding(at, call)
     same = Proof.compare(after.scores[seen], at.before.scores[seen], off, 1)
-    one, two = (float(len(A[0]) * columns) for columns in (len(A) + len(B), len(B[0])))
+    d_model, d_source = A.shape[1], B.shape[1]
+    R_q, R_k = _triangles(ours, head)
     return at.experiment(
         "merged",
         after,
-        Measured("size of the matrices", "numbers", one, two),
-        Measured("rank of WQ WK^T", "dimensions", float(len(_spectrum(ours, head)))),
+        Measured("size of the matrices", "numbers", A.numel() + B.numel(), d_model * d_source),
+        Measured("rank of WQ WK^T", "dimensions", int(torch.linalg.matrix_rank(R_q @ R_k.T))),
         same=same,
     )
 
@@ -199,7 +200,7 @@ def big_weight(view: View, layer: int, head: int, i: int) -> Experiment:
     at = TrainedHead(view, layer, head, i)
     view.row_without(layer, head, i, at.key)  # raises where it is alone
     others = (torch.arange(view.m, device="cpu") != at.key).view(1, 1, 1, -1)
-    rules = replace(at.call.rules, mask=at.call.rules.mask & Entries(others))
+    rules = replace(at.call.rules, mask=at.call.rules.mask & Dense(others))
     added = view.row(layer, head, i).effects
     return at.experiment(
         "big_weight",
@@ -218,24 +219,22 @@ def low_rank(view: View, layer: int, head: int, i: int, r: int) -> Experiment:
         r: how many singular values are kept, the largest ones.
 
     Raises:
-        ArgumentError: r is not from 1 to the rank; RoPE, a norm, clipping or a temperature stands
+        ArgumentError: r is not from 1 to d_k; RoPE, a norm, clipping or a temperature stands
             between WQ and WK.
 
     Source: Eckart and Young 1936.
     """
     at = TrainedHead(view, layer, head, i)
     ours = _check_linear(at.opened.layer, layer)
-    values = _spectrum(ours, head)
-    if not 1 <= r <= len(values):
-        raise ArgumentError(
-            f"`r` is {r}, and WQ WK^T has rank {len(values)}.\nPass 1 to {len(values)}."
-        )
-    QK, _ = factors_of(ours, head, 0)
-    R_q, R_k = (torch.linalg.qr(one).R for one in (QK.left, QK.right.T))
+    R_q, R_k = _triangles(ours, head)
     U, S, Vh = torch.linalg.svd(R_q @ R_k.T, full_matrices=False)
+    if not 1 <= r <= len(S):
+        raise ArgumentError(
+            f"`r` is {r}, and WQ WK^T has {len(S)} singular values.\nPass 1 to {len(S)}."
+        )
     P = torch.linalg.pinv(R_q) @ (U[:, :r] * S[:r]) @ Vh[:r] @ torch.linalg.pinv(R_k.T)
     query = (at.call.query.double() @ P).to(at.call.query.dtype)
-    kept = float(values[:r].square().sum() / values.square().sum())
+    kept = float(S[:r].square().sum() / S.square().sum())
     return at.experiment(
         "low_rank",
         replace(at.call, query=query),
@@ -280,33 +279,31 @@ def _score_rounding(at: TrainedHead, call: Call) -> float:
     return torch.finfo(torch.float32).eps / 2 * products * bulk
 
 
-def _spectrum(layer: MultiheadAttention, head: int) -> Tensor:
-    """The singular values of WQ WK^T that are not 0, falling; it is never built."""
+def _triangles(layer: MultiheadAttention, head: int) -> tuple[Tensor, Tensor]:
+    """R_q and R_k, (d_k, d_k): R_q R_k^T has the singular values of WQ WK^T, which is not built."""
     QK, _ = factors_of(layer, head, 0)
-    R_q, R_k = (torch.linalg.qr(one).R for one in (QK.left, QK.right.T))
-    values = torch.linalg.svdvals(R_q @ R_k.T)
-    return values[values > values[0] * len(QK.left) * torch.finfo(torch.float32).eps]
+    return torch.linalg.qr(QK.left).R, torch.linalg.qr(QK.right.T).R
 
 
-def _square_sums(call: Call) -> tuple[float, float]:
-    """sum_ij S_ij^2 and sum_ij S_ij S_ji of S = q k^T, from matrices of d_k x d_k."""
+def _square_sum(call: Call) -> Tensor:
+    """sum_ij S_ij^2 of S = q k^T, which is trace(q^T q k^T k): from matrices of d_k x d_k."""
     q, k = call.query[0, 0].double(), call.key[0, 0].double()
-    mixed = k.T @ q if len(q) == len(k) else None
-    square = float(((q.T @ q) * (k.T @ k)).sum())
-    return square, math.nan if mixed is None else float((mixed * mixed.T).sum())
+    return ((q.T @ q) * (k.T @ k)).sum()
 
 
 def _antisymmetric(call: Call) -> float:
     """|S - S^T| / |S + S^T| of S = q k^T."""
-    square, turned = _square_sums(call)
-    return math.sqrt(max(0.0, square - turned) / (square + turned))
+    mixed = call.key[0, 0].double().T @ call.query[0, 0].double()
+    square, turned = _square_sum(call), (mixed * mixed.T).sum()  # turned: sum_ij S_ij S_ji
+    return float(((square - turned).clamp(min=0) / (square + turned)).sqrt())
 
 
 def _deviation(call: Call) -> float:
-    """The standard deviation of all numbers of q k^T."""
+    """The standard deviation of all numbers of S = q k^T."""
     count = call.query.shape[2] * call.key.shape[2]
-    total = float(call.query[0, 0].double().sum(dim=0) @ call.key[0, 0].double().sum(dim=0))
-    return math.sqrt(max(0.0, _square_sums(call)[0] - total**2 / count) / max(1, count - 1))
+    total = call.query[0, 0].double().sum(dim=0) @ call.key[0, 0].double().sum(dim=0)
+    around = (_square_sum(call) - total.square() / count).clamp(min=0)
+    return float((around / max(1, count - 1)).sqrt())
 
 
 def _contexts(at: TrainedHead) -> Tensor:
