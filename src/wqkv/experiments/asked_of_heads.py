@@ -71,7 +71,7 @@ HEAD_QUESTIONS = {
     ),
     "big_weight": HeadQuestion(
         "Is a large weight important?",
-        "the row without its heaviest key",
+        "the head without the key that is heaviest in the row",
         "This is what changes in one head. What changes in the answer, wqkv.why says.",
     ),
     "low_rank": HeadQuestion(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -43,12 +43,21 @@ class Measured(NamedTuple):
 
 
 class HeadState(NamedTuple):
-    """What one head does: its map, one row of it, and what that row adds to its token."""
+    """What one head does: its call, its map, one row of it, and what that row adds to its token."""
 
+    call: Call  # of all its rows
     map: AttentionMap  # [1, 1, n, m], never built
     scores: Tensor  # (m,), -inf where hidden
     weights: Tensor  # (m,)
     output: Tensor  # (d_model,), context WO
+
+
+class ChangedHead(NamedTuple):
+    """The call of a head in the place of another one, or in its own."""
+
+    place: int
+    head: int
+    call: Call
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,8 @@ class Experiment:
     proof: Proof | None
     same: Proof | None
     python: str  # the line that makes it of `view`
-    looks_at_itself: bool  # whether the keys are the text's own tokens
+    changes: tuple[ChangedHead, ...]  # of the layer; none where nothing is changed
+    trained: TrainedHead = field(repr=False)
 
     @property
     def question(self) -> str:
@@ -87,13 +97,25 @@ class Experiment:
         """What the answer leaves open."""
         return HEAD_QUESTIONS[self.name].limits
 
+    def contexts(self) -> dict[tuple[int, int], Tensor]:
+        """What the changed heads hand to WO, (n, d_v) by (layer, head), for `what_if`.
+
+        `wqkv.what_if(view, contexts=experiment.contexts())` runs the model on from them. It costs
+        one call of attention for every head that is changed.
+        """
+        gated, rows = self.trained.opened.apply_gate, slice(None)
+        return {
+            (self.layer, place): gated(head, rows, map_of(call).times(call.value)[0, 0])
+            for place, head, call in self.changes
+        }
+
     def over_rows(self) -> tuple[Measured, ...]:
         """The means of MEASURES over all rows of the head: one pass over each of the two maps."""
         before, after = (
             torch.cat([measure(*block) for block in _blocks(state.map)]).mean(dim=0)
             for state in (self.before, self.after)
         )
-        return _measured(before, after, self.looks_at_itself)
+        return _measured(before, after, self.trained.looks_at_itself)
 
 
 class TrainedHead:
@@ -105,6 +127,11 @@ class TrainedHead:
         self.call = self.opened.head_call(head)
         self.before = self.state(self.call)
         self.key = int(self.before.weights.argmax())
+
+    @property
+    def looks_at_itself(self) -> bool:
+        """Whether the keys are the text's own tokens."""
+        return self.view.reading.source is None
 
     @property
     def source(self) -> Tensor:
@@ -120,7 +147,7 @@ class TrainedHead:
         row = replace(call, query=call.query[:, :, i : i + 1], rules=one)
         steps = reference.steps(row, row.places())
         output = opened.apply_gate(self.head, i, steps.out[0, 0, 0]) @ opened.WO(self.head)
-        return HeadState(map_of(call), steps.scores[0, 0, 0], steps.weights[0, 0, 0], output)
+        return HeadState(call, map_of(call), steps.scores[0, 0, 0], steps.weights[0, 0, 0], output)
 
     def rows_of(self, name: str) -> slice:
         """Which rows of the matrix WQ, WK or WV are the head's."""
@@ -172,6 +199,7 @@ class TrainedHead:
         *more: Measured,
         same: Proof | None = None,
         before: HeadState | None = None,
+        changes: tuple[ChangedHead, ...] | None = None,
         given: str = "",
     ) -> Experiment:
         """The record of a change.
@@ -179,17 +207,21 @@ class TrainedHead:
         Args:
             more: the numbers that this question alone asks for.
             before: None is the head as it was trained.
+            changes: of the layer; None is this head alone, if another call is asked of it.
             given: further arguments of the experiment, as they stand in Python.
         """
         if before is None:
             before = self.before
         if isinstance(after, Call):
             after = self.state(after)
+        if changes is None:
+            own = ChangedHead(self.head, self.head, after.call)
+            changes = () if after.call is self.call else (own,)
         itself = torch.tensor([self.row], device="cpu")
         measured = _measured(
             measure(itself, before.weights[None])[0],
             measure(itself, after.weights[None])[0],
-            own=self.view.reading.source is None,
+            own=self.looks_at_itself,
         )
         link = (float(state.weights[self.key]) for state in (before, after))
         change = float((after.output - before.output).norm() / before.output.norm())
@@ -211,7 +243,8 @@ class TrainedHead:
             proof=self.view.row(self.layer, self.head, self.row).residual,
             same=same,
             python=f"wqkv.experiments.{name}(view, {where}{given})",
-            looks_at_itself=self.view.reading.source is None,
+            changes=changes,
+            trained=self,
         )
 
 

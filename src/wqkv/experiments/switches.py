@@ -14,7 +14,7 @@ from wqkv.attend.rope import RoPE
 from wqkv.doors import door
 from wqkv.effects.circuits import factors_of
 from wqkv.errors import ArgumentError
-from wqkv.experiments.changed_head import Experiment, Measured, TrainedHead
+from wqkv.experiments.changed_head import ChangedHead, Experiment, Measured, TrainedHead
 from wqkv.layer.attention import MultiheadAttention
 from wqkv.maps.proof import Proof, sum_rounding
 from wqkv.study.part import position_of
@@ -172,6 +172,10 @@ def shuffled_heads(view: View, layer: int, head: int, i: int) -> Experiment:
         *map(Measured, ("largest number of the output", "largest change of it"), ("", ""), largest),
         same=same,
         before=before,
+        changes=tuple(
+            ChangedHead(place, head, at.opened.head_call(head))
+            for place, head in enumerate(order.tolist())
+        ),
     )
 
 
@@ -190,7 +194,7 @@ def concat_or_sum(view: View, layer: int, head: int, i: int) -> Experiment:
 
 @door
 def big_weight(view: View, layer: int, head: int, i: int) -> Experiment:
-    """Row i without its heaviest key: what that link weighs, adds, and changes in the head.
+    """The head without the key that is heaviest in row i: what that link weighs, adds and changes.
 
     What a link changes in the model's answer, `why` says.
 

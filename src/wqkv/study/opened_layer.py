@@ -151,12 +151,15 @@ class OpenLayer:
         return self.layer.WO.weight.detach()
 
     @torch.no_grad()
-    def apply_gate(self, head: int, i: int, values: Tensor) -> Tensor:
-        """Values (..., d_v) of a head times the gate of token i, if the layer has one."""
+    def apply_gate(self, head: int, i: int | slice, values: Tensor) -> Tensor:
+        """Values (..., d_v) of a head times the gate of token i, if the layer has one.
+
+        For a slice of tokens each row of the values has the gate of its own token.
+        """
         if self.layer.gate is None:
             return values
         gate = torch.sigmoid(self.layer.WG(self.x[0, i]))
-        return values * torch.unflatten(gate, 0, (self.layer.n_head, -1))[head]
+        return values * torch.unflatten(gate, -1, (self.layer.n_head, -1))[..., head, :]
 
     def full_effects(self, head: int, i: int) -> Tensor:
         """|v_j WO|, what key token j would add to token i at weight 1: (m,)."""

@@ -1,5 +1,6 @@
 """The experiments against dense float64, made from the matrices of small random models."""
 
+import copy
 import math
 import re
 
@@ -13,6 +14,7 @@ from wqkv.errors import ArgumentError
 from wqkv.experiments import HEAD_QUESTIONS
 from wqkv.study.model import OpenModel
 from wqkv.study.tokens import TokenizedText
+from wqkv.study.whatif import what_if
 
 N, D, HEADS, D_K = 17, 33, 3, 11
 LAYER, HEAD, ROW = 1, 2, 13
@@ -247,6 +249,37 @@ def test_the_model_is_as_before(llama):
     assert all(torch.equal(one, after[name]) for name, one in before.items())
     again = llama.model.read(llama.reading.sentence)
     assert torch.equal(again.final, llama.reading.final)
+
+
+def test_the_model_goes_on_from_a_changed_head(bert):
+    """The same as a model whose matrix has these rows."""
+    rows = slice(HEAD * D_K, (HEAD + 1) * D_K)
+    other = copy.deepcopy(bert.model)
+    changed = other.model.encoder.layer[LAYER].attention.self
+    with torch.no_grad():
+        changed.key.weight[rows] = changed.query.weight[rows]
+        changed.key.bias[rows] = changed.query.bias[rows]
+    theirs = other.view(bert.reading).reading
+    found = of(bert, "same_matrix")
+    assert [*found.contexts()] == [(LAYER, HEAD)]
+    change = what_if(bert, contexts=found.contexts())
+    relative = (theirs.final - bert.reading.final).norm() / bert.reading.final.norm()
+    assert change.change == pytest.approx(float(relative), rel=1e-3) and change.change > 1e-5
+    assert change.layers[0] == 0
+
+
+def test_the_model_goes_on_from_shuffled_heads(bert):
+    other = copy.deepcopy(bert.model)
+    WO = other.model.encoder.layer[LAYER].attention.output.dense.weight
+    with torch.no_grad():  # what head h gives is multiplied by the rows of head h + 1
+        WO[:] = WO.view(D, HEADS, D_K).roll(-1, dims=1).reshape(D, D)
+    theirs = other.view(bert.reading).reading
+    found = of(bert, "shuffled_heads")
+    assert [*found.contexts()] == [(LAYER, 0), (LAYER, 1), (LAYER, 2)]
+    change = what_if(bert, contexts=found.contexts())
+    relative = (theirs.final - bert.reading.final).norm() / bert.reading.final.norm()
+    assert change.change == pytest.approx(float(relative), rel=1e-4)
+    assert of(bert, "concat_or_sum").contexts() == of(bert, "variance").contexts() == {}
 
 
 def test_between_two_texts():
