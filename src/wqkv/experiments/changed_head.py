@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from wqkv.attend.call import Call
 from wqkv.attend.engines import reference
+from wqkv.effects.circuits import plain_layer
 from wqkv.errors import ArgumentError
 from wqkv.experiments.asked_of_heads import HEAD_QUESTIONS
 from wqkv.layer.attention import MultiheadAttention
@@ -157,9 +158,14 @@ class TrainedHead:
         at = self.head // group
         return slice(at * d, (at + 1) * d)
 
+    @property
+    def plain(self) -> MultiheadAttention:
+        """The layer, or an error where its heads do not have one WQ, WK, WV and WO each."""
+        return plain_layer(self.view.model, self.layer)
+
     def part_of(self, name: str) -> tuple[Tensor, Tensor]:
         """The head's rows of a matrix, and of its bias, which is 0 where there is none."""
-        matrix, rows = getattr(self.opened.layer, name), self.rows_of(name)
+        matrix, rows = getattr(self.plain, name), self.rows_of(name)
         weight = matrix.weight.detach()[rows]
         bias = matrix.bias
         return weight, weight.new_zeros(len(weight)) if bias is None else bias.detach()[rows]
@@ -171,11 +177,11 @@ class TrainedHead:
         A bias is changed where the matrix has one. Norms, clipping and RoPE work on what the new
         matrix gives, as in the model.
         """
-        rows, layer = self.rows_of(name), self.opened.layer
+        rows, layer = self.rows_of(name), self.plain
         # The copy is of the modules alone: it shares all tensors but the one that changes. The
         # model's own modules are left as they are, because other threads may be running them.
         shared = {id(tensor): tensor for tensor in (*layer.parameters(), *layer.buffers())}
-        changed: MultiheadAttention = copy.deepcopy(layer, shared)
+        changed = copy.deepcopy(layer, shared)
         matrix = getattr(changed, name)
         for part, new in (("weight", weight), ("bias", bias)):
             old = getattr(matrix, part)

@@ -89,7 +89,7 @@ def merged(view: View, layer: int, head: int, i: int) -> Experiment:
         ArgumentError: RoPE, a norm, clipping or a temperature stands between WQ and WK.
     """
     at = TrainedHead(view, layer, head, i)
-    ours = _check_linear(at.opened.layer, layer)
+    ours = _check_linear(at)
     (A, a), (B, b) = at.part_of("WQ"), at.part_of("WK")
     W = torch.cat((A, a[:, None]), dim=1).T @ torch.cat((B, b[:, None]), dim=1)
     x, source = (torch.cat((x, torch.ones_like(x[..., :1])), -1) for x in (at.opened.x, at.source))
@@ -140,7 +140,7 @@ def no_key_bias(view: View, layer: int, head: int, i: int) -> Experiment:
         ArgumentError: WK has no bias.
     """
     at = TrainedHead(view, layer, head, i)
-    if at.opened.layer.WK.bias is None:
+    if at.plain.WK.bias is None:
         raise ArgumentError(f"WK of layer {layer} has no bias.\nAsk a model whose WK has one.")
     weight, bias = at.part_of("WK")
     call = at.with_part("WK", weight, torch.zeros_like(bias))
@@ -229,7 +229,7 @@ def low_rank(view: View, layer: int, head: int, i: int, r: int) -> Experiment:
     Source: Eckart and Young 1936.
     """
     at = TrainedHead(view, layer, head, i)
-    ours = _check_linear(at.opened.layer, layer)
+    ours = _check_linear(at)
     R_q, R_k = _triangles(ours, head)
     U, S, Vh = torch.linalg.svd(R_q @ R_k.T, full_matrices=False)
     if not 1 <= r <= len(S):
@@ -261,11 +261,12 @@ def _between(layer: MultiheadAttention) -> list[str]:
     return [name for there, name in parts if there]
 
 
-def _check_linear(layer: MultiheadAttention, number: int) -> MultiheadAttention:
-    """The layer itself, if its scores are x W x^T."""
+def _check_linear(at: TrainedHead) -> MultiheadAttention:
+    """The layer, if its scores are x W x^T."""
+    layer = at.plain
     if between := _between(layer):
         raise ArgumentError(
-            f"WQ and WK of layer {number} are no single matrix: between them stands "
+            f"WQ and WK of layer {at.layer} are no single matrix: between them stands "
             f"{', '.join(between)}.\nAsk a model without it, such as the packaged default."
         )
     return layer
