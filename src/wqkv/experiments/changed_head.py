@@ -178,6 +178,12 @@ class TrainedHead:
         matrix gives, as in the model.
         """
         rows, layer = self.rows_of(name), self.plain
+        sizes = [list(one.T.shape) for one in (getattr(layer, name).weight[rows], weight)]
+        if sizes[0] != sizes[1]:
+            raise ArgumentError(
+                f"The head's part of {name} is {sizes[0]}, and what would replace it {sizes[1]}.\n"
+                "Ask a layer where they are alike."
+            )
         # The copy is of the modules alone: it shares all tensors but the one that changes. The
         # model's own modules are left as they are, because other threads may be running them.
         shared = {id(tensor): tensor for tensor in (*layer.parameters(), *layer.buffers())}
@@ -185,16 +191,10 @@ class TrainedHead:
         matrix = getattr(changed, name)
         for part, new in (("weight", weight), ("bias", bias)):
             old = getattr(matrix, part)
-            if old is None:
-                continue
-            if old[rows].shape != new.shape:
-                raise ArgumentError(
-                    f"The head's part of {name} is {list(old[rows].T.shape)}, and what would "
-                    f"replace it {list(new.T.shape)}.\nAsk a layer where they are alike."
-                )
-            edited = old.detach().clone()
-            edited[rows] = new
-            setattr(matrix, part, nn.Parameter(edited, requires_grad=False))
+            if old is not None:
+                edited = old.detach().clone()
+                edited[rows] = new
+                setattr(matrix, part, nn.Parameter(edited, requires_grad=False))
         source = None if self.view.reading.source is None else self.source
         return OpenLayer(changed, self.opened.x, source).head_call(self.head)
 

@@ -7,11 +7,13 @@ import re
 import pytest
 import torch
 import transformers
+from transformers import AutoModel
 
-from tests.tiny import TARGET, fill, text, tiny_bart, tiny_llama
-from wqkv import RoPE, View, experiments
+from tests.tiny import TARGET, fill, text, tiny, tiny_bart, tiny_llama, tokens
+from wqkv import MultiheadAttention, RoPE, View, experiments
 from wqkv.errors import ArgumentError
 from wqkv.experiments import HEAD_QUESTIONS
+from wqkv.experiments.changed_head import TrainedHead
 from wqkv.study.model import OpenModel
 from wqkv.study.tokens import TokenizedText
 from wqkv.study.whatif import what_if
@@ -201,6 +203,12 @@ def test_what_is_the_same_to_rounding(bert):
         assert of(bert, name).same.holds
         assert of(bert, name).same.tolerance < 0.02
     assert of(bert, "unscaled").same is None
+    # The bias of WQ is another matter: without it the weights are off by more than is allowed.
+    at = TrainedHead(bert, LAYER, HEAD, ROW)
+    weight, bias = at.part_of("WQ")
+    without = at.state(at.with_part("WQ", weight, torch.zeros_like(bias)))
+    change = (without.weights - at.before.weights).abs().max()
+    assert change > 10 * of(bert, "no_key_bias").same.tolerance
     told = numbers(of(bert, "big_weight").numbers)
     row = bert.row(LAYER, HEAD, ROW)
     key = int(row.weights.argmax())
@@ -227,6 +235,30 @@ def test_one_matrix_goes_through_rope(llama):
     )
     assert (found.after.weights[i + 1 :] == 0).all()
     torch.testing.assert_close(found.before.weights, llama.row(LAYER, head, i).weights)
+
+
+def test_a_bias_of_keys_that_are_rotated_does_not_cancel():
+    model = OpenModel(
+        fill(tiny("qwen2", kind=AutoModel, num_key_value_heads=3)), None, "tiny-qwen2"
+    )
+    view = model.view(TokenizedText.of_ids(tokens(13, 1)[0].tolist()))
+    layer, x = model.layer(LAYER), view.reading.inputs[LAYER][0].double()
+    head, i, group = 3, 11, layer.n_head // layer.n_kv_head
+    q, k = (
+        layer.position.rotate(one[None, None], torch.arange(13))[0, 0]
+        for one in (
+            (x @ m.weight.detach().double().T + b).view(13, -1, layer.d_k)[:, at]
+            for m, at, b in (
+                (layer.WQ, head, layer.WQ.bias.detach().double()),
+                (layer.WK, head // group, 0),
+            )
+        )
+    )
+    dense = (k[: i + 1] @ q[i] / math.sqrt(layer.d_k)).softmax(0)
+    found = of(view, "no_key_bias", head=head, i=i)
+    torch.testing.assert_close(found.after.weights[: i + 1].double(), dense, rtol=1e-4, atol=1e-6)
+    assert found.same is None
+    assert (found.after.weights - found.before.weights).abs().max() > 0.01
 
 
 def test_values_that_are_keys_are_not_rotated(llama):
@@ -318,6 +350,14 @@ def test_between_two_texts():
 def test_mistakes(llama, name, given, says):
     with pytest.raises(ArgumentError, match=re.escape(says)):
         of(llama, name, **given)
+
+
+def test_values_of_another_size(bert):
+    other = copy.deepcopy(bert.model)
+    other._layers[LAYER] = MultiheadAttention(D, HEADS, d_k=D_K, d_v=7)
+    says = "The head's part of WV is [33, 7], and what would replace it [33, 11].\nAsk a layer"
+    with pytest.raises(ArgumentError, match=re.escape(says)):
+        of(View(other, bert.reading), "value_is_key")
 
 
 @pytest.mark.parametrize("r", [0, 12])
