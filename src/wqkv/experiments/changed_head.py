@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -42,6 +42,14 @@ class Measured(NamedTuple):
     before: float
     after: float | None = None
 
+    def __str__(self) -> str:
+        shown = [
+            f"{one:,}" if isinstance(one, int) else f"{one:.4g}"
+            for one in (self.before, self.after)
+            if one is not None
+        ]
+        return f"{self.name}: {' -> '.join(shown)} {self.unit}".rstrip()
+
 
 class HeadState(NamedTuple):
     """What one head does: its call, its map, one row of it, and what that row adds to its token."""
@@ -61,7 +69,7 @@ class ChangedHead(NamedTuple):
     call: Call
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Experiment:
     """A question, answered on one row of one head: as it was trained, and with one change.
 
@@ -82,7 +90,22 @@ class Experiment:
     same: Proof | None
     python: str  # the line that makes it of `view`
     changes: tuple[ChangedHead, ...]  # of the layer; none where nothing is changed
-    trained: TrainedHead = field(repr=False)
+    trained: TrainedHead
+
+    def __repr__(self) -> str:
+        where = f"layer {self.layer}, head {self.head}, token {self.row}"
+        return f"Experiment {self.name} of {where}: {self.change}"
+
+    def report(self) -> str:
+        """The question, the change, every number before and after, and the limits, as lines."""
+        tokens, keys = self.trained.view.reading.tokens, self.trained.view.keys.tokens
+        link = f"{tokens[self.row]!r} -> {keys[self.key]!r}"
+        lines = [self.question, repr(self), f"strongest link as trained: {link}"]
+        lines += [f"  {one}" for one in self.numbers]
+        if self.same is not None:
+            said = "the same to rounding" if self.same.holds else "NOT the same"
+            lines.append(f"  {said}: off by {self.same.difference:.1e} of {self.same.size:.3g}")
+        return "\n".join([*lines, self.limits])
 
     @property
     def question(self) -> str:

@@ -1,6 +1,7 @@
 """The experiments against dense float64, made from the matrices of small random models."""
 
 import copy
+import dataclasses
 import math
 import re
 
@@ -380,7 +381,68 @@ def test_every_experiment_says_what_it_asks(bert):
         assert torch.equal(again.after.output, found.after.output)
 
 
+def test_report(bert):
+    found = of(bert, "merged")
+    lines = found.report().splitlines()
+    tokens = bert.reading.tokens
+    assert lines[:3] == [
+        HEAD_QUESTIONS["merged"].question,
+        "Experiment merged of layer 1, head 2, token 13: scores = x W x^T * scale, W = WQ WK^T",
+        f"strongest link as trained: {tokens[ROW]!r} -> {tokens[found.key]!r}",
+    ]
+    assert "  size of the matrices: 726 -> 1,089 numbers" in lines
+    assert "  rank of WQ WK^T: 11 dimensions" in lines
+    assert lines[-2].startswith("  the same to rounding: off by ")
+    assert lines[-1] == found.limits
+    proof = dataclasses.replace(found.same, difference=1.0)
+    wrong = dataclasses.replace(found, same=proof).report()
+    assert f"  NOT the same: off by 1.0e+00 of {proof.size:.3g}" in wrong
+
+
 # A trained model
+
+
+#: What learners ask is answered as a mean over all heads of the default model and these texts.
+TEXTS = (
+    "The animal didn't cross the street because it was too tired.",
+    "She poured water from the jug into the cup until it was full.",
+    "Paris is the capital of France.",
+    "The trophy doesn't fit in the suitcase because it is too big.",
+    "He went to the bank to deposit his money before it closed.",
+)
+
+
+def test_means_over_all_heads(minilm):
+    """The same as from whole matrices, layer by layer; and the numbers that are told of them."""
+    found, dense = {}, {}
+    for sentence in TEXTS:
+        view = minilm.view(sentence)
+        for layer in range(6):
+            opened = view.layer(layer)
+            x = opened.x[:, None]
+            pairs = {
+                "before": (opened.q, opened.k, 32**-0.5),
+                "no_projection": (x, x, 384**-0.5),
+                "same_matrix": (opened.q, opened.q, 32**-0.5),
+                "unscaled": (opened.q, opened.k, 1),
+            }
+            for name, (q, k, scale) in pairs.items():
+                P = (q @ k.mT * scale).softmax(-1).expand(1, 12, -1, -1)
+                dense.setdefault(name, []).append(
+                    (P.diagonal(dim1=2, dim2=3).mean(), torch.special.entr(P).sum(-1).mean())
+                )
+                for head in range(12) if name != "before" else ():
+                    told = numbers(of(view, name, layer, head, 1).over_rows())
+                    found.setdefault(name, []).append((told["weight on itself"], told["entropy"]))
+    means = {name: torch.tensor(one).mean(dim=0) for name, one in found.items()}
+    before, names = torch.tensor(dense.pop("before")).mean(dim=0), [*dense]
+    for name in names:
+        after = torch.tensor(dense[name]).mean(dim=0)
+        expected = torch.stack((before, after), dim=1)
+        torch.testing.assert_close(means[name], expected, rtol=1e-4, atol=1e-5)
+    itself = {name: [round(float(a), 3) for a in one[0]] for name, one in means.items()}
+    assert (itself["no_projection"], itself["same_matrix"]) == ([0.104, 0.759], [0.104, 0.549])
+    assert [round(float(a), 2) for a in means["unscaled"][1]] == [1.52, 0.22]
 
 
 @pytest.fixture(scope="module")
