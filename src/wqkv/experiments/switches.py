@@ -58,7 +58,8 @@ def swapped(view: View, layer: int, head: int, i: int) -> Experiment:
     """softmax_j(q_j . k_i * scale): row i of a head where i and j change places in the score.
 
     "the link back" is P_ij and P_ji of the trained head. The antisymmetric part of the scores S is
-    |S - S^T| / |S + S^T|, over all pairs of tokens: 0 if the head is symmetric.
+    |S - S^T| / |S + S^T|, over all pairs of tokens: 0 if the head is symmetric. Where nothing
+    stands between WQ and WK, one more number is for the symmetric part of WQ WK^T alone.
 
     Raises:
         ArgumentError: the text looks at another one.
@@ -71,9 +72,11 @@ def swapped(view: View, layer: int, head: int, i: int) -> Experiment:
         )
     after = replace(at.call, query=at.call.key, key=at.call.query)
     back = float(at.before.map[0, 0, at.key, i])
+    alone = () if _between(at.opened.layer) else (_symmetric_alone(at),)
     return at.experiment(
         "swapped",
         after,
+        *alone,
         Measured("the link back", "of 1", float(at.before.weights[at.key]), back),
         Measured("antisymmetric part of the scores", "of the symmetric", _antisymmetric(at.call)),
     )
@@ -301,6 +304,18 @@ def _antisymmetric(call: Call) -> float:
     mixed = call.key[0, 0].double().T @ call.query[0, 0].double()
     square, turned = _square_sum(call), (mixed * mixed.T).sum()  # turned: sum_ij S_ij S_ji
     return float(((square - turned).clamp(min=0) / (square + turned)).sqrt())
+
+
+def _symmetric_alone(at: TrainedHead) -> Measured:
+    """The strongest link, and the same where WQ WK^T is replaced by half its sum with W^T."""
+    (A, a), (B, _) = at.part_of("WQ"), at.part_of("WK")
+    W, x = A.T @ B, at.opened.x
+    # The bias of WQ stays. That of WK adds the same number to all scores of a row.
+    query = x @ ((W + W.T) / 2) + a @ B
+    rules = replace(at.call.rules, scale=at.call.scale)
+    state = at.state(call_of(query[:, None], x[:, None], at.call.value, rules))
+    link = (float(one.weights[at.key]) for one in (at.before, state))
+    return Measured("the link from the symmetric part of WQ WK^T alone", "of 1", *link)
 
 
 def _deviation(call: Call) -> float:

@@ -181,6 +181,12 @@ def test_numbers_of_all_pairs(bert):
     told = numbers(found.numbers)
     share = float((S - S.T).norm() / (S + S.T).norm())
     assert told["antisymmetric part of the scores"][0] == pytest.approx(share, rel=1e-5)
+    W = head.W["WQ"] @ head.W["WK"].T
+    scores = head.x @ (W + W.T) / 2 @ head.x.T + head.b["WQ"] @ head.W["WK"].T @ head.x.T
+    alone = float((scores * SCALE).softmax(-1)[ROW, found.key])
+    assert told["the link from the symmetric part of WQ WK^T alone"][1] == pytest.approx(
+        alone, 1e-4
+    )
     P = (S * SCALE).softmax(-1)
     links = [float(P[ROW, found.key]), float(P[found.key, ROW])]
     assert told["the link back"] == pytest.approx(links, rel=1e-4)
@@ -465,6 +471,8 @@ def test_it_looks_at_the_animal(tired, name, after):
 def test_the_animal_does_not_look_back(tired):
     told = numbers(of(tired, "swapped", 3, 1, tired.reading.tokens.index("it")).numbers)
     assert told["the link back"] == pytest.approx((0.677, 0.030), abs=5e-4)
+    alone = told["the link from the symmetric part of WQ WK^T alone"]
+    assert alone == pytest.approx((0.677, 0.503), abs=5e-4)
     told = numbers(of(tired, "merged", 3, 1, 10).numbers)
     assert told["size of the matrices"] == (24_576, 147_456)
     assert told["rank of WQ WK^T"][0] == 32
