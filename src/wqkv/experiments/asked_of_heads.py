@@ -56,8 +56,8 @@ HEAD_QUESTIONS = {
     "no_key_bias": HeadQuestion(
         "What does the bias of WK do?",
         "k without its bias",
-        "It adds the same number to all scores of a row, which cancels. With RoPE or a norm of k it"
-        " does not cancel.",
+        "It adds the same number to all scores of a row, which cancels. With RoPE, a norm of"
+        " k, a softcap or a learned sink it does not cancel.",
     ),
     "shuffled_heads": HeadQuestion(
         "Does the order of the heads matter?",

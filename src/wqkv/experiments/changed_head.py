@@ -1,7 +1,7 @@
 """One head with one change: what it computes, beside what it computes as it was trained.
 
-A change is another `Call` of the head, or another layer: other q, k, v, scale or rules, or other
-rows of a matrix. The model itself is never touched.
+A change is another `Call` of the head: other q, k, v, scale or rules, or those of a layer whose
+matrix has other rows. The model itself is never touched, and `what_if` runs it on from the change.
 """
 
 from __future__ import annotations
@@ -171,7 +171,9 @@ class TrainedHead:
         row = replace(call, query=call.query[:, :, i : i + 1], rules=one)
         steps = reference.steps(row, row.places())
         output = opened.apply_gate(self.head, i, steps.out[0, 0, 0]) @ opened.WO(self.head)
-        return HeadState(call, map_of(call), steps.scores[0, 0, 0], steps.weights[0, 0, 0], output)
+        # The trained head's map is kept by the layer, with what was computed of it.
+        m = opened.map(self.head) if call is self.call else map_of(call)
+        return HeadState(call, m, steps.scores[0, 0, 0], steps.weights[0, 0, 0], output)
 
     def rows_of(self, name: str) -> slice:
         """Which rows of the matrix WQ, WK or WV are the head's."""
@@ -236,7 +238,7 @@ class TrainedHead:
         Args:
             more: the numbers that this question alone asks for.
             before: None is the head as it was trained.
-            changes: of the layer; None is this head alone, if another call is asked of it.
+            changes: of the layer; None is this head alone, if it is asked another call.
             given: further arguments of the experiment, as they stand in Python.
         """
         if before is None:

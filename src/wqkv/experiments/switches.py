@@ -137,7 +137,8 @@ def no_key_bias(view: View, layer: int, head: int, i: int) -> Experiment:
     """softmax(q (k - b)^T * scale): row i of a head whose WK adds no bias b.
 
     q_i . b is the same number for all keys of row i, and the softmax does not see it; `same` says
-    so. With RoPE, a norm or clipping it depends on the key, and `same` is None.
+    so. With RoPE, a norm or clipping it depends on the key, and a softcap or a learned sink sees
+    it: there `same` is None.
 
     Raises:
         ArgumentError: WK has no bias.
@@ -147,8 +148,8 @@ def no_key_bias(view: View, layer: int, head: int, i: int) -> Experiment:
         raise ArgumentError(f"WK of layer {layer} has no bias.\nAsk a model whose WK has one.")
     weight, bias = at.part_of("WK")
     call = at.with_part("WK", weight, torch.zeros_like(bias))
-    after, same = at.state(call), None
-    if not _between(at.opened.layer):
+    after, same, rules = at.state(call), None, at.call.rules
+    if not _between(at.opened.layer) and rules.softcap is None and rules.sinks is None:
         off = _score_rounding(at, at.call) + _score_rounding(at, call)
         same = Proof.compare(after.weights, at.before.weights, off, 1)
     return at.experiment("no_key_bias", after, same=same)

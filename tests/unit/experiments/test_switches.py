@@ -42,6 +42,9 @@ def bert() -> View:
         intermediate_size=7, max_position_embeddings=19,
     )  # fmt: skip
     model = OpenModel(fill(transformers.BertModel(config).eval()), None, "tiny-bert")
+    with torch.no_grad():  # far from uniform attention
+        for name, parameter in model.model.named_parameters():
+            parameter *= 3 if "self.query" in name or "self.key" in name else 1
     ids = torch.randint(3, 53, (N,), generator=torch.Generator().manual_seed(1)).tolist()
     return model.view(TokenizedText.of_ids(ids))
 
@@ -264,6 +267,19 @@ def test_a_bias_of_keys_that_are_rotated_does_not_cancel():
     dense = (k[: i + 1] @ q[i] / math.sqrt(layer.d_k)).softmax(0)
     found = of(view, "no_key_bias", head=head, i=i)
     torch.testing.assert_close(found.after.weights[: i + 1].double(), dense, rtol=1e-4, atol=1e-6)
+    assert found.same is None
+    assert (found.after.weights - found.before.weights).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("rule", ["softcap", "sinks"])
+def test_a_bias_of_keys_that_a_rule_sees_does_not_cancel(bert, rule):
+    other = copy.deepcopy(bert.model)
+    layer = other.layer(LAYER)
+    if rule == "softcap":
+        layer.softcap = 0.7
+    else:
+        layer.sinks = torch.nn.Parameter(torch.ones(HEADS), requires_grad=False)
+    found = of(View(other, bert.reading), "no_key_bias")
     assert found.same is None
     assert (found.after.weights - found.before.weights).abs().max() > 1e-3
 
