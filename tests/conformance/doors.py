@@ -17,6 +17,7 @@ import wqkv
 from tests.tiny import text, tiny_llama
 from wqkv.maps.shared import Part
 from wqkv.study.model import OpenModel
+from wqkv.study.tokens import TokenizedText
 
 B, H, N, D = 2, 3, 5, 4
 WIDTH = H * D
@@ -176,6 +177,11 @@ def view() -> wqkv.View:
     return wqkv.View(opened(), opened().read(text(N - 1)))
 
 
+@cache
+def view_without_rope() -> wqkv.View:
+    return OpenModel(model(), None, "gpt2").view(TokenizedText.of_ids(list(range(N))))
+
+
 def trace() -> wqkv.Trace:
     return wqkv.MultiheadAttention(WIDTH, H).trace(floats(B, N, WIDTH))
 
@@ -221,6 +227,7 @@ MADE: dict[str, Callable[[], Any]] = {
     "Trace": trace,
     "View": view,
     "Window": lambda: wqkv.Window(1, 0),
+    "experiments": lambda: wqkv.experiments,
     "LinearScaling": lambda: wqkv.LinearScaling(2.0),
     "DynamicNTK": lambda: wqkv.DynamicNTK(2.0, 64),
     "YaRN": lambda: wqkv.YaRN(2.0, 64),
@@ -242,6 +249,7 @@ X = {"Q": lambda: floats(B, N, WIDTH)}
 QKV = dict.fromkeys(("query", "key", "value"), heads_of)
 LAYER = {"layer": lambda: 0}
 HEAD = {**LAYER, "head": lambda: 0}
+ROW = {"view": view_without_rope, **HEAD, "i": lambda: 2}
 LINKS = {
     "numbers": lambda: a_map().gradients(heads_of(), heads_of(), heads_of())._numbers,
     "what": lambda: "dL / dscore_ij",
@@ -432,6 +440,8 @@ ARGUMENTS: dict[str, dict[str, Callable[[], Any]]] = {
     **dict.fromkeys(
         ("View.distances", "View.links", "View.contributions", "View.checked_layer"), HEAD
     ),
+    **{f"experiments.{name}": ROW for name in wqkv.experiments.HEAD_QUESTIONS},
+    "experiments.low_rank": {**ROW, "r": lambda: 2},
     "sample_of": {"sequence": lambda: list(range(N))},
     "RoPE.frequencies": {},
     "labelled": {"label": lambda: "x"},

@@ -3,12 +3,14 @@
 What a head adds to a word must be what the word lacks when that head is switched off in the model.
 """
 
+import math
 import warnings
 
 import pytest
 import torch
 
 from tests.conformance.test_from_hf import CASES, tiny
+from wqkv import experiments
 from wqkv.errors import ArgumentError
 from wqkv.study import one_token as story
 from wqkv.study.model import OpenModel
@@ -44,7 +46,7 @@ def test_family(case):
         assert proof.holds and proof.size > 0.1, (layer, proof)
         assert proof.difference < 0.5 * proof.tolerance, (layer, proof)  # no near miss
     layer, head, word = model.sizes.n_layer - 1, model.sizes.n_head - 2, 9
-    off = model.run(words, off=[(layer, head)])
+    off = model.run(words, {(layer, head): torch.zeros(())})
     lacks = view.reading.outputs[layer][0, word] - off.outputs[layer][0, word]
     told, allowed = story.token_story(view, layer, head, word), view.proof(layer).tolerance
     assert (told.share - lacks).abs().max() <= allowed
@@ -54,6 +56,29 @@ def test_family(case):
     cell = view.cell(layer, head, word, 7)
     assert cell.weight == pytest.approx(float(row.weights[7]), rel=1e-5)
     assert float(view.tile(layer, head, 9, 10, 7, 8)) == pytest.approx(cell.weight, rel=1e-4)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case not in (*OTHERS, *REFUSED)])
+def test_experiments(case):
+    """What a changed head is said to add is what the model lacks or has when it runs on from it."""
+    model = opened(case)
+    view = model.view(TokenizedText.of_ids(IDS))
+    layer, head, i = model.sizes.n_layer - 1, model.sizes.n_head - 2, 9
+    plain, allowed = view.reading.outputs[layer][0, i], view.proof(layer).tolerance
+    for name in experiments.HEAD_QUESTIONS:
+        more = {"r": 2} if name == "low_rank" else {}
+        try:
+            found = getattr(experiments, name)(view, layer, head, i, **more)
+        except ArgumentError:
+            assert name in ("merged", "low_rank", "no_key_bias", "value_is_key", "same_matrix")
+            continue
+        assert found.same is None or found.same.holds, found.same
+        assert math.isfinite(found.numbers[0].after) and found.proof.holds
+        if found.changes:
+            new = model.run(view.reading, found.contexts()).outputs[layer][0, i]
+            told = found.after.output - found.before.output
+            scale = 1 + float(found.after.output.norm())
+            assert (new - plain - told).abs().max() <= 2 * allowed + 1e-5 * scale, name
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -115,14 +116,14 @@ class OpenModel(ModelPart):
     def run(
         self,
         text: TokenizedText,
-        off: Collection[tuple[int, int]] = (),
+        contexts: Mapping[tuple[int, int], Tensor] = MappingProxyType({}),
         each: Callable[[TextReading], None] = lambda reading: None,
     ) -> TextReading:
         """Run the model on a text that is cut into tokens already; see `ModelPart.record`."""
         last: list[Tensor] = []
         hook = self.model.register_forward_hook(lambda _, __, out: last.append(out[0]))
         try:
-            with self.record(text, off, each) as reading:
+            with self.record(text, contexts, each) as reading:
                 output = self._call(torch.tensor([text.ids], device="cpu"))
         finally:
             hook.remove()

@@ -63,10 +63,14 @@ class OpenLayer:
     def map(self, head: int) -> AttentionMap:
         """The map of one head, [1, 1, n, m]: its statistics cost one head."""
         if head not in self._maps:
-            one, of_keys = self._at(head)
-            q, k = self.q[:, one], self.k[:, of_keys]
-            self._maps[head] = map_of(call_of(q, k, k, rules_of(self.layer, one)))
+            self._maps[head] = map_of(self.head_call(head))
         return self._maps[head]
+
+    def head_call(self, head: int) -> Call:
+        """What is asked of one head."""
+        one, of_keys = self._at(head)
+        q, k, v = self.q[:, one], self.k[:, of_keys], self.v[:, of_keys]
+        return call_of(q, k, v, rules_of(self.layer, one))
 
     def value(self, head: int) -> Tensor:
         """The values of one head: (1, 1, m, d_v)."""
@@ -147,12 +151,15 @@ class OpenLayer:
         return self.layer.WO.weight.detach()
 
     @torch.no_grad()
-    def apply_gate(self, head: int, i: int, values: Tensor) -> Tensor:
-        """Values (..., d_v) of a head times the gate of token i, if the layer has one."""
+    def apply_gate(self, head: int, i: int | slice, values: Tensor) -> Tensor:
+        """Values (..., d_v) of a head times the gate of token i, if the layer has one.
+
+        For a slice of tokens each row of the values has the gate of its own token.
+        """
         if self.layer.gate is None:
             return values
         gate = torch.sigmoid(self.layer.WG(self.x[0, i]))
-        return values * torch.unflatten(gate, 0, (self.layer.n_head, -1))[head]
+        return values * torch.unflatten(gate, -1, (self.layer.n_head, -1))[..., head, :]
 
     def full_effects(self, head: int, i: int) -> Tensor:
         """|v_j WO|, what key token j would add to token i at weight 1: (m,)."""

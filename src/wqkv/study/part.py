@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -92,14 +93,15 @@ class ModelPart:
     def record(
         self,
         text: TokenizedText,
-        off: Collection[tuple[int, int]] = (),
+        contexts: Mapping[tuple[int, int], Tensor] = MappingProxyType({}),
         each: Callable[[TextReading], None] = lambda reading: None,
         source: TextReading | None = None,
     ) -> Iterator[TextReading]:
         """A reading of `text`, which grows layer by layer while the caller runs the model on it.
 
         Args:
-            off: (layer, head) of heads that are switched off: their context is 0 before WO.
+            contexts: by (layer, head), what these heads hand to WO in place of their own context,
+                (n, d_v) or what broadcasts to it: 0 switches a head off.
             each: is called with the reading so far after every layer; raise from it to cancel.
             source: the text that `text` looks at, if that is another one.
         """
@@ -114,13 +116,18 @@ class ModelPart:
         def keep_input(_: nn.Module, args: tuple[Any, ...]) -> None:
             reading.inputs.append(args[0].detach())
 
-        def switch_off(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        def replace_contexts(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
             # Layers may share modules, so the number of the layer is how many have ended.
-            heads = [head for layer, head in off if layer == len(reading.outputs)]
-            if not heads:
+            here = {
+                head: new
+                for (layer, head), new in contexts.items()
+                if layer == len(reading.outputs)
+            }
+            if not here:
                 return None
             context = torch.unflatten(args[0], -1, (self.sizes.n_head, -1)).clone()
-            context[..., heads, :] = 0
+            for head, new in here.items():
+                context[..., head, :] = new
             return context.flatten(-2), *args[1:]
 
         def keep_output(y: Tensor) -> None:
@@ -128,7 +135,7 @@ class ModelPart:
             each(reading)
 
         hooks = [WQ.register_forward_pre_hook(keep_input) for WQ in self._modules("WQ")]
-        hooks += [WO.register_forward_pre_hook(switch_off) for WO in self._modules("WO")]
+        hooks += [WO.register_forward_pre_hook(replace_contexts) for WO in self._modules("WO")]
         try:
             with self.after_each_layer(keep_output):
                 yield reading

@@ -1,4 +1,4 @@
-"""What if: heads switched off, tokens changed, tokens added; the model runs again on it."""
+"""What if: heads changed or switched off, tokens changed; the model runs again on it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Change:
     change: float  # of the last hidden state
     layers: tuple[float, ...]  # of every layer's attention output
     tokens: tuple[str, ...]  # of the changed text, as `TokenizedText.shown` has them
-    view: View | None  # of the changed text; None where heads are off, because no layer is proved
+    view: View | None  # of the changed text; None where heads are changed: no layer is proved
 
 
 @door
@@ -40,27 +40,40 @@ def what_if(
     off: Collection[tuple[int, int]] = (),
     edits: Mapping[int, str] | None = None,
     each: EachLayer = lambda view, layer: None,
+    contexts: Mapping[tuple[int, int], Tensor] | None = None,
 ) -> Change:
-    """Run the model again with heads switched off and tokens changed.
+    """Run the model again with heads changed or switched off, and tokens changed.
 
     Args:
         off: (layer, head); the context of these heads is 0 before WO.
         edits: the text that replaces a token, by the number of the token.
         each: is called after every layer; see `OpenModel.view`.
+        contexts: by (layer, head), what these heads hand to WO in place of their own context, for
+            every token of the text: (n, d_v). `Experiment.contexts` makes them.
 
     Raises:
-        ArgumentError: a token that does not stand in the text, or no change at all.
+        ArgumentError: a token that does not stand in the text, a context of another shape, or no
+            change at all.
     """
     model, old, changed = one_text_model(view, "What if"), view.reading, None
-    for layer, head in off:
+    # A head that is off is a head with a context of 0.
+    changes = dict(contexts or {}) | {at: torch.zeros((), device="cpu") for at in off}
+    for layer, head in changes:
         view.checked_layer(layer, head)
-    if not (off or edits):
+    if not (changes or edits):
         raise ArgumentError("Nothing is changed.\nName a head to switch off, or a token to change.")
     text: TokenizedText = model.tokens(edit(old, edits)) if edits else old
-    if off:
-        # A view proves the model as it is. With heads switched off it computes something else, so
+    for (layer, head), context in (contexts or {}).items():
+        needed = (len(text.ids), model.layer(layer).d_v)
+        if context.shape != needed:
+            raise ArgumentError(
+                f"The context of head {head} of layer {layer} is {list(context.shape)}, not "
+                f"{list(needed)}.\nPass d_v numbers for every token of the text."
+            )
+    if changes:
+        # A view proves the model as it is. With heads changed it computes something else, so
         # there is no view.
-        new = model.run(text, off, lambda reading: each(view, len(reading.outputs) - 1))
+        new = model.run(text, changes, lambda reading: each(view, len(reading.outputs) - 1))
     else:
         changed = model.view(text, each)
         new = changed.reading

@@ -973,13 +973,13 @@ def slowly(llama: OpenModel):
     slow = OpenModel(llama.model, llama.tokenizer, "slow", llama.speaker)
     running, go = threading.Event(), threading.Event()
 
-    def run(words, off=(), each=lambda reading: None):
+    def run(words, contexts=None, each=lambda reading: None):
         def waiting(reading):
             running.set()
             assert go.wait(TIMEOUT)
             each(reading)
 
-        return OpenModel.run(slow, words, off, waiting)
+        return OpenModel.run(slow, words, contexts or {}, waiting)
 
     slow.run = run
     return slow, running, go

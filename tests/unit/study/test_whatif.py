@@ -60,14 +60,14 @@ def test_layers_that_share_their_matrices_are_switched_off_one_at_a_time():
     )  # fmt: skip
     shared = OpenModel(transformers.AlbertModel(config).eval(), None, "tiny-albert")
     words = TokenizedText.of_ids([5, 7, 11, 3])
-    plain, off = shared.run(words), shared.run(words, off=[(1, 0)])
+    plain, off = shared.run(words), shared.run(words, contexts={(1, 0): torch.zeros(())})
     assert torch.equal(plain.outputs[0], off.outputs[0])
     assert relative(plain.outputs[1], off.outputs[1]) > 0.01
 
 
 def test_similarity_where_no_next_word_is_said(minilm, tired):
     found = what_if(tired, [(3, 1)])
-    off = minilm.run(minilm.tokens(TIRED), off=[(3, 1)])
+    off = minilm.run(minilm.tokens(TIRED), contexts={(3, 1): torch.zeros(())})
     vectors = (reading.final[0].mean(0) for reading in (tired.reading, off))
     expected = torch.nn.functional.cosine_similarity(*vectors, dim=0)
     assert found.similarity == pytest.approx(float(expected))
@@ -125,7 +125,9 @@ def test_a_word_that_is_said_again_is_shared_once(old, new, places):
 
 def test_heads_and_words_at_once(minilm, tired):
     found = what_if(tired, [(0, 5)], {13: "wide"})
-    off = minilm.run(minilm.tokens(TIRED.replace("tired", "wide")), off=[(0, 5)])
+    off = minilm.run(
+        minilm.tokens(TIRED.replace("tired", "wide")), contexts={(0, 5): torch.zeros(())}
+    )
     assert found.view is None
     assert found.tokens[13] == "wide"
     shared = [i for i in range(16) if i != 13]
@@ -169,6 +171,18 @@ def test_progress_and_an_end(seen):
     for changes in ({"off": [(0, 0)]}, {"edits": {3: "sea"}}):
         with pytest.raises(InterruptedError):
             what_if(seen, **changes, each=stop)
+
+
+def test_a_context_of_zeros_is_a_head_that_is_off(seen):
+    zeros = torch.zeros(N, 14)
+    assert what_if(seen, contexts={(1, 4): zeros}) == what_if(seen, [(1, 4)])
+
+
+@pytest.mark.parametrize("shape", [(N, 13), (22, 14)])
+def test_a_context_of_another_shape(seen, shape):
+    says = rf"head 4 of layer 1 is \[{shape[0]}, {shape[1]}\], not \[23, 14\]"
+    with pytest.raises(ArgumentError, match=says):
+        what_if(seen, contexts={(1, 4): torch.zeros(shape)})
 
 
 @pytest.mark.parametrize(
