@@ -9,6 +9,7 @@ import pytest
 
 PAGE = files("wqkv.explorer") / "page"
 IMPORT = re.compile(r'import \{ ([\w, ]+) \} from "([\w./-]+\.js)";')
+TEXT = re.compile(r'^  (?:"([^"]+)"|(\w+)): \[', re.MULTILINE)  # the name of a text
 TOP = re.compile(r"^(export )?(?:async )?(?:function|const|let|class) (\w+)", re.MULTILINE)
 
 
@@ -70,14 +71,15 @@ def test_exports_are_used_elsewhere():
         others = "".join(text for other, text in SOURCES.items() if other != name)
         tests = (PAGE / "open.html").read_text("utf-8")
         for mark, found in TOP.findall(source):
-            if mark and found != "TEXTS":  # the tests compare both languages
+            if mark and found != "TEXTS":  # a test compares the languages
                 assert re.search(rf"\b{found}\b", others + tests), (name, found)
 
 
 def test_every_text_is_there_and_is_used():
-    english = SOURCES["words/english.js"]
-    pairs = re.findall(r'(?:"([^"]+)"|(\w+)):\s*"(?:[^"\\]|\\.)*"', english)
-    keys = {quoted or bare for quoted, bare in pairs}
+    texts = "".join(source for name, source in SOURCES.items() if name.startswith("words/"))
+    named = [quoted or bare for quoted, bare in TEXT.findall(texts)]
+    keys = set(named)
+    assert len(named) == len(keys), "two files have a text of one name"
     code = "".join(source for name, source in SOURCES.items() if not name.startswith("words/"))
     asked = set(re.findall(r'\bt\(\s*"(\w+)"', code))
     asked |= {
@@ -96,7 +98,9 @@ def test_nothing_names_another_host_or_writes_markup():
         assert not re.search(
             r"innerHTML|outerHTML\s*=|insertAdjacentHTML|eval\(|new Function", source
         )
-    page = (PAGE / "open.html").read_text("utf-8") + (PAGE / "open.css").read_text("utf-8")
+    page = "".join(
+        path.read_text("utf-8") for path in (PAGE / "open.html", *(PAGE / "style").iterdir())
+    )
     assert not re.search(r"https?://|@import|url\(", page)
     assert not re.search(r"\sstyle=|\son\w+=", (PAGE / "open.html").read_text("utf-8"))
 

@@ -77,7 +77,7 @@ def test_colors(open_page):
 
 def test_themes():
     """The page and `wqkv see --html` have the colors of one family, each on its own ground."""
-    ours = (PAGE / "open.css").read_text("utf-8")
+    ours = (PAGE / "style/frame.css").read_text("utf-8")
     story = (files("wqkv.draw") / "pages/story.css").read_text("utf-8")
     light, dark = (
         dict(re.findall(r"--(\w+):(#\w+)", part)) for part in story.split("@media", 2)[:2]

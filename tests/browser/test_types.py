@@ -46,7 +46,8 @@ FAULTS = (
     ("views/outcome.js", "(after.similarity ?? NaN", "(after.similarity", "is not assignable"),
     ("steps/drawings.js", "{ lse: number", "{ les: number", "'les' does not exist in type"),
     ("frame/notices.js", '["W", "word"]', '["W", "token"]', "is not assignable"),
-    ("words/chinese.js", "  skip:", "  skips:", "'skips' does not exist in type"),
+    ("words/frame.js", '["Read", "读入"]', '["Read"]', "is not assignable"),
+    ("frame/top.js", 't("read")', 't("reads")', "is not assignable"),
 )
 
 

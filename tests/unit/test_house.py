@@ -25,6 +25,10 @@ ROOT = Path(__file__).parents[2]
 ORDER = (
     "wqkv.errors",
     "wqkv.doors",
+    "wqkv.sentences",
+    "wqkv.sentences.heads",
+    "wqkv.sentences.reading",
+    "wqkv.sentences.steps",
     "wqkv.upstream.names",
     "wqkv.upstream.of_torch",
     "wqkv.upstream.of_transformers",
@@ -179,7 +183,6 @@ ORDER = (
     "wqkv.public",
     "wqkv",
     "wqkv.draw.to_json",
-    "wqkv.draw.phrases",
     "wqkv.draw.steps",
     "wqkv.draw.terminal",
     "wqkv.draw.html",

@@ -19,8 +19,8 @@ from tests.unit.test_house import ROOT, modules, plant
 
 # One name, one meaning
 
-#: A command and a drawing have the name of what they run or draw: commands/heads, draw/heads.
-FACES = ("wqkv.commands.", "wqkv.draw.")
+#: Commands, drawings and sentences have the name of what they are about: draw/heads.
+FACES = ("wqkv.commands.", "wqkv.draw.", "wqkv.sentences.")
 
 
 def classes(path: Path) -> Iterator[tuple[int, str]]:
@@ -55,7 +55,8 @@ def test_a_name_has_one_meaning():
 #: Where a page speaks to a learner, who knows words, and says once that they are tokens; and where
 #: a word that a person typed is looked for among the tokens.
 SPEAKS = (
-    *(f"src/wqkv/draw/{name}.py" for name in ("html", "phrases", "plots", "steps", "terminal")),
+    *(f"src/wqkv/draw/{name}.py" for name in ("html", "plots", "steps", "terminal")),
+    *(f"src/wqkv/sentences/{name}.py" for name in ("__init__", "heads", "reading", "steps")),
     "src/wqkv/commands/see.py",
     "src/wqkv/study/one_token.py",
 )
@@ -181,7 +182,7 @@ def test_planted_meaning(tmp_path, files, complaint):
         ("a.py", "word = 1", "a.py:1: 'word' is a token"),
         ("a.py", "x.first_words", "a.py:1: 'words' is a token"),
         ("a.py", 'f"{n} words"', "a.py:1: 'words' is a token"),
-        ("draw/phrases.py", 'says = "a word"', None),
+        ("sentences/steps.py", 'says = "a word"', None),
         ("a.py", "colour = 1", "'colour' has an American spelling"),
         ("a.py", "# the neighbouring one is normalised", "'neighbouring' has"),
         ("a.py", "# a promise of an exercise, precise and otherwise", None),

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 
 import torch
 
-from wqkv.draw.phrases import EVIDENCE, PHRASES
 from wqkv.maps.display import number, weight
+from wqkv.sentences import LANGUAGES, in_language
+from wqkv.sentences.heads import EVIDENCE
+from wqkv.sentences.reading import UNREAD
+from wqkv.sentences.steps import PROOF, STEPS
 from wqkv.study.heads import Head
 from wqkv.study.one_token import TokenStory
 from wqkv.study.patterns import NEAR
 from wqkv.study.tokens import READS_MOST, Unread
 
-#: The languages of the steps.
-LANGUAGES = tuple(PHRASES)
 #: The phrases that read differently in cross-attention; that form has "_cross" after its name.
 CROSS = ("words_1", "words_2", "matrices_1", "matrices_f", "qkv_1", "qkv_2", "scores_1", "sum_1")
 
@@ -93,7 +94,7 @@ def tell(story: TokenStory, encoding: str = "utf-8", lang: str = "en") -> tuple[
         encoding: of what prints them; characters that it lacks are written as codes.
         lang: one of LANGUAGES.
     """
-    say, ranked = PHRASES[lang], seen(story)
+    say, ranked = in_language(STEPS, lang), seen(story)
     if story.source is not None:
         say = say | {name: say[f"{name}_cross"] for name in CROSS}
     root = math.isclose(story.scale, story.d_k**-0.5, rel_tol=1e-6)
@@ -206,7 +207,7 @@ def _context_formula(story: TokenStory, ranked: list[int], encoding: str) -> str
 
 def prove(story: TokenStory, lang: str = "en") -> str:
     """Return the proof in one line, which begins with FAILED ITS PROOF when it does not hold."""
-    say, proof = PHRASES[lang], story.proof
+    say, proof = in_language(PROOF, lang), story.proof
     facts = say["proof"].format(
         model=story.model,
         difference=proof.difference,
@@ -222,7 +223,7 @@ def cannot_read(unread: Unread, model: str, lang: str = "en") -> str:
     >>> cannot_read(Unread(7), "tiny")
     ''
     """
-    say = PHRASES[lang]
+    say = in_language(UNREAD, lang)
     typed = say["typed"].format(typed=unread.typed) if unread.typed else ""
     facts = {**unread._asdict(), "typed": typed, "model": model, "other": READS_MOST}
     told = [say[name] for name in ("unknown", "parts") if facts[name]]
@@ -233,9 +234,9 @@ def cannot_read(unread: Unread, model: str, lang: str = "en") -> str:
 
 def evidence(head: Head, lang: str = "en") -> str:
     """Return why a head has its label, in one clause."""
-    if lang not in EVIDENCE:
+    if lang == LANGUAGES[0]:
         return head.evidence
-    say, pattern = EVIDENCE[lang], head.pattern
+    say, pattern = EVIDENCE, head.pattern
     score = None if pattern is None else head.scores[pattern]
     if pattern is None or score is None:
         return say["few"]

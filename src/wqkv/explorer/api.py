@@ -28,6 +28,7 @@ from wqkv.explorer.schema import (
     ViewAnswer,
     WhatIfAnswer,
 )
+from wqkv.sentences import LANGUAGES
 from wqkv.study.callbacks import Progress
 from wqkv.study.generate import NextToken, generate
 from wqkv.study.heads import Heads, label_heads
@@ -245,8 +246,7 @@ class Api:
             read=(seen.parts["encoder"].view if seen.parts else view).reading.sentence,
             keys=None if reading.source is None else _text(reading.source),
             cannotRead={
-                lang: steps.cannot_read(view.unread, view.model.name, lang)
-                for lang in steps.LANGUAGES
+                lang: steps.cannot_read(view.unread, view.model.name, lang) for lang in LANGUAGES
             },
             statistics=view.statistics,
             proofs=plain([view.proof(i) for i in range(view.model.sizes.n_layer)]),

@@ -12,11 +12,12 @@ from html import escape
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
-from wqkv.draw.phrases import PHRASES
 from wqkv.explorer.api import Api, OpenView
 from wqkv.explorer.numbers import LONG, QUICK, SIDE, SLOW
 from wqkv.explorer.request import Parameters
 from wqkv.explorer.schema import Answer, Recorded, ServedModel, ViewAnswer
+from wqkv.sentences import in_language
+from wqkv.sentences.reading import LEFT_OUT
 from wqkv.study.callbacks import Progress
 
 #: So many bytes of answers are recorded; the page says so, and what was left out.
@@ -24,6 +25,7 @@ CAP = 16 * 2**20
 
 Asked = tuple[str, dict[str, int | str]]  # the name of an answer, and its parameters
 _IMPORT = re.compile(r'^import \{[^}]*\} from "(\.{1,2}/[\w./-]+\.js)";\n', re.MULTILINE)
+_STYLE = re.compile(r'<link rel="stylesheet" href="page/([\w./-]+)">')
 _EXPORT = re.compile(r"^export (?=(?:async )?function |class |const |let )", re.MULTILINE)
 
 
@@ -54,7 +56,7 @@ def record(
     about: ViewAnswer = {**api.about(seen), "parts": []}
     answers: dict[str, ServedModel | ViewAnswer | Answer] = {"model": model, "views/1": about}
     size = sum(map(_size, answers.values()))
-    left_out: list[str] = []
+    said, left_out = in_language(LEFT_OUT, lang), list[str]()
     groups = list(_wanted(api, seen, at, lang))
     total = sum(len(asked) for _, asked in groups)
     for name, asked in groups:
@@ -68,12 +70,12 @@ def record(
             size += _size(answer)
             if size > cap:
                 size -= _size(answer)
-                left_out.append(PHRASES[lang][name])
+                left_out.append(said[name])
                 break
             answers[key] = answer
-    left_out.append(PHRASES[lang]["left_long" if _long(seen) else "left_rest"])
+    left_out.append(said["left_long" if _long(seen) else "left_rest"])
     if seen.parts:
-        left_out.append(PHRASES[lang]["left_parts"])
+        left_out.append(said["left_parts"])
     return {"answers": answers, "cap": cap, "left_out": left_out}
 
 
@@ -142,7 +144,9 @@ def _size(answer: ServedModel | ViewAnswer | Answer) -> int:
 def page(recorded: Recorded, start: str) -> str:
     """open.html with its style, its modules as one script, and the recorded answers."""
     folder = files("wqkv.explorer") / "page"
-    style = (folder / "open.css").read_text("utf-8")
+    text = (folder / "open.html").read_text("utf-8")
+    links, sheets = zip(*((found[0], found[1]) for found in _STYLE.finditer(text)), strict=True)
+    style = "".join((folder / name).read_text("utf-8") for name in sheets)
     script = joined(folder, "main.js")
     policy = (
         f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}';"
@@ -152,13 +156,12 @@ def page(recorded: Recorded, start: str) -> str:
     changes = {
         "<html ": f'<html data-start="{escape(start)}" ',
         "<head>\n": f'<head>\n<meta http-equiv="Content-Security-Policy" content="{policy}">\n',
-        '<link rel="stylesheet" href="page/open.css">': f"<style>{style}</style>",
+        "\n".join(links): f"<style>{style}</style>",
         '<script type="module" src="page/main.js"></script>': (
             f'<script type="application/json" id="recorded">{data}</script>\n'
             f'<script type="module">{script}</script>'
         ),
     }
-    text = (folder / "open.html").read_text("utf-8")
     for old, new in changes.items():
         assert text.count(old) == 1, f"open.html has {old!r} {text.count(old)} times"
         text = text.replace(old, new)

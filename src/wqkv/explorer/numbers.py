@@ -35,6 +35,7 @@ from wqkv.explorer.schema import (
     TileAnswer,
 )
 from wqkv.maps.link_map import HOWS, How
+from wqkv.sentences import LANGUAGES
 from wqkv.study.answers import BlockMeans, HeadGrid
 from wqkv.study.callbacks import Progress
 from wqkv.study.heads import label_grid
@@ -52,7 +53,7 @@ RANKED = 64
 def story(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> StoryAnswer:
     """What one head does to one token, and the seven steps in words."""
     layer, head, token = ask.integers("layer", "head", "token")
-    lang = ask.choice("lang", "en", *steps.LANGUAGES)
+    lang = ask.choice("lang", "en", *LANGUAGES)
     told = token_story(seen.view, layer, head, token)
     group, kept = head // (told.n_head // told.n_kv_head), token  # whose k and v are shown
     source: SourceFacts | None = None
@@ -301,7 +302,7 @@ def grid(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> GridA
     statistic = ask.choice("statistic", "entropy", *seen.view.statistics)
     if statistic != "label":
         return _grid(seen.view.grid(statistic, progress), seen.says(f"view.grid({statistic!r})"))
-    lang = ask.choice("lang", "en", *steps.LANGUAGES)
+    lang = ask.choice("lang", "en", *LANGUAGES)
     found, python = api.labels(seen, progress)
     answer = _grid(label_grid(found), python)
     answer["evidence"] = [[steps.evidence(head, lang) for head in layer] for layer in found.table]

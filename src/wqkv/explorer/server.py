@@ -21,7 +21,6 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, cast
 
-from wqkv.draw.phrases import PHRASES
 from wqkv.effects.records import GROUPS, By
 from wqkv.errors import need
 from wqkv.explorer.api import Api
@@ -34,6 +33,7 @@ from wqkv.explorer.request import Body, Parameters
 from wqkv.explorer.schema import ServedModel, StartFacts
 from wqkv.explorer.ticket import Ticket
 from wqkv.maps.link_map import HOWS, How
+from wqkv.sentences import LANGUAGES
 from wqkv.study.callbacks import Progress
 from wqkv.study.model import OpenModel
 from wqkv.study.pair import OpenPair
@@ -336,7 +336,7 @@ class _Handlers:
         seen, ask = self.api.seen(request.path_params["view"]), Parameters(request.query_params)
         layer, head, token = ask.integers("layer", "head", "token")
         seen.view.checked_layer(layer, head, token)
-        lang = ask.choice("lang", "en", *PHRASES)
+        lang = ask.choice("lang", "en", *LANGUAGES)
 
         def run(progress: Progress) -> str:
             return export(self.api, seen, (layer, head, token), lang, progress)

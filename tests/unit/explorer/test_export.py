@@ -191,11 +191,10 @@ def test_the_joined_script_is_a_script(tmp_path):
 def test_a_page_that_has_changed_its_shape(monkeypatch, tmp_path):
     (tmp_path / "page").mkdir()
     for name, content in (
-        ("open.css", ""),
         ("main.js", ""),
-        ("open.html", "<html lang=en><head>\n"),
+        ("open.html", '<html lang=en><head>\n<link rel="stylesheet" href="page/main.js">'),
     ):
         (tmp_path / "page" / name).write_text(content)
     monkeypatch.setattr(module, "files", lambda package: tmp_path)
-    with pytest.raises(AssertionError, match=r"open.html has '<link rel.*' 0 times"):
+    with pytest.raises(AssertionError, match=r"open.html has '<script type.*' 0 times"):
         module.page({}, "")

@@ -26,7 +26,7 @@ def test_an_address_without_the_secret():
 def test_it_is_good_once():
     ticket, address = Ticket("secret"), address_with_ticket("http://a/secret/")
     assert not use(ticket, address[:-1])
-    assert not use(ticket, f"{address}page/open.css")
+    assert not use(ticket, f"{address}page/style/frame.css")
     assert not ticket.use("/\udcff/", 0, 0)
     assert use(ticket, address)
     assert not use(ticket, address)

@@ -1,19 +1,37 @@
 // Which language the page speaks, and its texts by name with numbers put in.
+//
+// A text stands in English and Chinese side by side, in the file of its subject. They speak to a
+// learner: a token is a word here, which the page says once.
 
 import { state } from "../reading/state.js";
-import { zh } from "./chinese.js";
-import { en } from "./english.js";
+import { frameTexts } from "./frame.js";
+import { headsTexts } from "./heads.js";
+import { mapTexts } from "./map.js";
+import { mattersTexts } from "./matters.js";
+import { pairTexts } from "./pair.js";
+import { stepsTexts } from "./steps.js";
+import { textTexts } from "./text.js";
+import { whatifTexts } from "./whatif.js";
+import { writingTexts } from "./writing.js";
 
-export const TEXTS = { en, zh };
+/** @typedef {Record<string, readonly [en: string, zh: string]>} Texts */
+
+export const TEXTS = {
+  ...frameTexts,
+  ...stepsTexts,
+  ...textTexts,
+  ...headsTexts,
+  ...mapTexts,
+  ...whatifTexts,
+  ...writingTexts,
+  ...pairTexts,
+  ...mattersTexts,
+};
 
 export function lang() {
   if (state.lang === "en" || state.lang === "zh") return state.lang;
   return navigator.language?.toLowerCase().startsWith("zh") ? "zh" : "en";
 }
-
-/**
- * @typedef {typeof en} Texts
- */
 
 /**
  * The {places} of a text: "of" and "n" of "word {of} of {n}".
@@ -26,14 +44,14 @@ export function lang() {
  * What may be put into a text; into one whose name is made while the page runs, anything.
  *
  * @template {string} Name
- * @typedef {Name extends keyof Texts ? Record<Places<Texts[Name]>, unknown> : Record<string, unknown>} Values
+ * @typedef {Name extends keyof typeof TEXTS ? Record<Places<(typeof TEXTS)[Name][0]>, unknown> : Record<string, unknown>} Values
  */
 
 /**
  * A text's name: one that is there, or one made of what an answer says, such as `stat_${name}`.
  *
  * @template {string} Name
- * @typedef {Name extends keyof Texts ? Name : {} extends Record<Name, 1> ? Name : never} Known
+ * @typedef {Name extends keyof typeof TEXTS ? Name : {} extends Record<Name, 1> ? Name : never} Known
  */
 
 /**
@@ -46,7 +64,6 @@ export function lang() {
  * @returns {string}
  */
 export function t(key, values = /** @type {Values<Name>} */ ({}), otherwise = key) {
-  /** @type {Record<string, string>} */
-  const texts = TEXTS[lang()];
-  return (texts[key] ?? otherwise).replace(/\{(\w+)\}/g, (_, place) => values[place] ?? "");
+  const [en, zh] = /** @type {Texts} */ (TEXTS)[key] ?? [otherwise, otherwise];
+  return (lang() === "zh" ? zh : en).replace(/\{(\w+)\}/g, (_, place) => values[place] ?? "");
 }

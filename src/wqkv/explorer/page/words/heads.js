@@ -1,0 +1,69 @@
+// The texts of the view Heads: statistics and labels.
+
+/** @import { Texts } from "./words.js" */
+
+/** @satisfies {Texts} */
+export const headsTexts = /** @type {const} */ ({
+  colorBy: ["Color by", "着色依据"],
+  gridOf: ["layers and heads by {statistic}", "各层各头的{statistic}"],
+  stat_entropy: ["Entropy", "熵"],
+  stat_received: ["Most received", "最多被看"],
+  stat_distance: ["Distance", "距离"],
+  stat_sink: ["Sink", "汇点"],
+  stat_label: ["Label", "标签"],
+  stat_maps: ["Maps", "小图"],
+  says_entropy: [
+    "How spread the weights of a row are, as a mean over rows: 0 is one word alone.",
+    "一行权重有多分散（各行均值）：0 表示只看一个词。",
+  ],
+  says_received: [
+    "The share of all weight that goes to the word that is looked at most.",
+    "被看得最多的词占全部权重的份额。",
+  ],
+  says_distance: ["How many words away the weight lies, as a mean over rows.", "权重落在多少个词之外（各行均值）。"],
+  says_sink: [
+    "The weight on the first word (and on a learned sink), as a mean over rows.",
+    "落在第一个词（及学到的汇点）上的权重，各行均值。",
+  ],
+  says_label: [
+    "What the head does, by where its weight lies; the color is the score that gave the label.",
+    "按权重的去处判断这个头做什么；颜色是得出该标签的分数。",
+  ],
+  says_maps: ["Every head's map in small: rows look at columns.", "每个头的缩略图：行看向列。"],
+  unit_nats: ["nats", "奈特"],
+  unit_tokens: ["words", "个词"],
+  "unit_of 1": ["", ""],
+  mapsSay: [
+    "Each map has its own scale: its strongest color is its largest block mean.",
+    "每张小图有自己的色标：颜色最强处为其最大的块均值。",
+  ],
+  thumbnailOf: ["map of layer {layer}, head {head}", "第 {layer} 层第 {head} 头的图"],
+  blockMeans: [
+    "Means of blocks: {n} words in {size} × {size} blocks.",
+    "块均值：{n} 个词分为 {size} × {size} 块。",
+  ],
+  eachCell: ["Each cell is one word looking at one word.", "每格是一个词看向一个词。"],
+  openMap: ["Open the map", "打开全图"],
+  groupOf: [
+    "Heads {first} to {last} share k and v (group {group}): each has its own q",
+    "第 {first} 到 {last} 头共用 k 和 v（第 {group} 组），各有自己的 q",
+  ],
+  brief_previous: ["prev", "前词"],
+  brief_next: ["next", "后词"],
+  "brief_first-token sink": ["first", "首词"],
+  "brief_separator sink": ["sep", "分隔"],
+  "brief_duplicate-token": ["same", "同词"],
+  brief_induction: ["ind", "归纳"],
+  brief_local: ["near", "邻近"],
+  brief_uniform: ["even", "均匀"],
+  brief_unclassified: ["·", "·"],
+  label_previous: ["previous word", "看前一个词"],
+  label_next: ["next word", "看后一个词"],
+  "label_first-token sink": ["sink: first word", "汇点：首词"],
+  "label_separator sink": ["sink: separators", "汇点：分隔符"],
+  "label_duplicate-token": ["same word elsewhere", "看别处的同一个词"],
+  label_induction: ["induction", "归纳头"],
+  label_local: ["near words", "看邻近的词"],
+  label_uniform: ["even", "均匀"],
+  label_unclassified: ["unclassified", "未归类"],
+});

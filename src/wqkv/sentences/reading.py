@@ -1,0 +1,42 @@
+"""The sentences about what a model cannot read, and about what a saved page leaves out."""
+
+from __future__ import annotations
+
+#: What the model cannot read as it was typed.
+UNREAD = {
+    "unknown": (
+        "Unknown to {model}: {unknown:,} of the text's {tokens:,} tokens{typed}. It reads each of "
+        "them as the same token, whatever was typed.",
+        "{model} 不认识：文本的 {tokens:,} 个词元中有 {unknown:,} 个{typed}。不论输入的是什么，它"
+        "都读成同一个词元。",
+    ),
+    "parts": (
+        "Only a part of a character: {parts:,} of the text's {tokens:,} tokens, because {model} "
+        "has no token for the whole character.",
+        "只是字符的一部分：文本的 {tokens:,} 个词元中有 {parts:,} 个，因为 {model} 的词表里没有整"
+        "个字符。",
+    ),
+    "reads_most": (
+        "A model that reads 100 languages: {other}.",
+        "能读 100 种语言的模型：{other}。",
+    ),
+    "typed": (" ({typed})", "（{typed}）"),
+    "then": (" ", ""),
+}
+
+#: What an exported page may have to leave out.
+LEFT_OUT = {
+    "left_token": ("the chosen word", "选中的词"),
+    "left_map": ("the map of the chosen head", "选中的头的整张图"),
+    "left_cells": ("single weights of the chosen word", "选中的词的单个权重"),
+    "left_grids": ("all heads by a number", "所有头的统计"),
+    "left_thumbnails": ("the maps of all heads", "所有头的缩略图"),
+    "left_tokens": ("other words of the chosen head", "选中的头里的其他词"),
+    "left_heads": ("the chosen word in other heads", "选中的词在其他头里"),
+    "left_rest": ("other words of other heads", "其他头里的其他词"),
+    "left_parts": ("the model's other two attentions", "模型的另外两种注意力"),
+    "left_long": (
+        "everything but the chosen head: the text is long",
+        "选中的头以外的一切：文本太长",
+    ),
+}
