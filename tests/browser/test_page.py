@@ -267,7 +267,7 @@ def test_labels_come_with_their_evidence(open_page):
     assert re.search(r"previous word \(\d+\)", page.locator(".labels").inner_text())
     go(page, f"{page.url.partition('#')[2]}&lang=zh")
     told = page.locator(".enlarged").inner_text()
-    assert re.search(r"1\.00 的权重落在前一个词上（\d+ 个词的均值", told)
+    assert re.search(r"1\.00 的注意力权重落在前一个词元上（\d+ 个词元的均值", told)
     assert "weight" not in told
 
 

@@ -26,14 +26,14 @@ UNREAD = {
 
 #: What an exported page may have to leave out.
 LEFT_OUT = {
-    "left_token": ("the chosen word", "选中的词"),
+    "left_token": ("the chosen word", "选中的词元"),
     "left_map": ("the map of the chosen head", "选中的头的整张图"),
-    "left_cells": ("single weights of the chosen word", "选中的词的单个权重"),
+    "left_cells": ("single weights of the chosen word", "选中的词元的单个注意力权重"),
     "left_grids": ("all heads by a number", "所有头的统计"),
     "left_thumbnails": ("the maps of all heads", "所有头的缩略图"),
-    "left_tokens": ("other words of the chosen head", "选中的头里的其他词"),
-    "left_heads": ("the chosen word in other heads", "选中的词在其他头里"),
-    "left_rest": ("other words of other heads", "其他头里的其他词"),
+    "left_tokens": ("other words of the chosen head", "选中的头里的其他词元"),
+    "left_heads": ("the chosen word in other heads", "选中的词元在其他头里"),
+    "left_rest": ("other words of other heads", "其他头里的其他词元"),
     "left_parts": ("the model's other two attentions", "模型的另外两种注意力"),
     "left_long": (
         "everything but the chosen head: the text is long",

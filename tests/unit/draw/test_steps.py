@@ -192,14 +192,14 @@ def test_a_learned_sink_is_said():
 def test_chinese():
     told = steps.tell(make(causal=True), lang="zh")
     assert [step.name for step in told][:5] == [
-        "词",
+        "词元",
         "WQ、WK、WV",
         "q、k、v",
-        "得分",
+        "分数",
         "掩码与 softmax",
     ]
-    assert told[0].sentence == "模型读入 11 个词（token）。我们跟着“it”走进第 2 层的第 1 个头。"
-    assert told[4].sentence.startswith("11 个词里有 3 个“it”看不到（Causal()）。")
+    assert told[0].sentence == "模型读入 11 个词元（token）。我们跟着“it”走进第 2 层的第 1 个头。"
+    assert told[4].sentence.startswith("11 个词元里有 3 个“it”看不到（Causal()）。")
     assert steps.prove(make(), "zh").startswith(
         "证明成立：我们的输出与 tiny-model 自己的输出最多相差"
     )
@@ -229,7 +229,7 @@ def test_evidence_in_chinese():
         assert "0.78" in said and "1,234" in said and said.isascii() is False
         assert EVIDENCE[label].partition("{")[0] in said
         assert ("0.01" in said) == (label != "uniform")
-    assert "相距不超过 3 的词" in steps.evidence(labelled("local", local=score), "zh")
+    assert "相距不超过 3 的词元" in steps.evidence(labelled("local", local=score), "zh")
 
 
 def test_evidence_of_no_label_in_chinese():
@@ -238,9 +238,9 @@ def test_evidence_of_no_label_in_chinese():
     head = labelled(UNCLASSIFIED, previous=far, next=near, uniform=even, local=None)
     assert head.pattern == "next"
     said = steps.evidence(head, "zh")
-    assert said.startswith("不符合任何一种") and "0.40 的权重落在后一个词上" in said
+    assert said.startswith("不符合任何一种") and "0.40 的注意力权重落在后一个词元上" in said
     few = labelled(UNCLASSIFIED, previous=None, uniform=even)
-    assert (few.pattern, steps.evidence(few, "zh")) == (None, "词太少，无法判断")
+    assert (few.pattern, steps.evidence(few, "zh")) == (None, "词元太少，无法判断")
 
 
 def test_evidence_knows_every_label():

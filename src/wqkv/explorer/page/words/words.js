@@ -1,7 +1,7 @@
 // Which language the page speaks, and its texts by name with numbers put in.
 //
 // A text stands in English and Chinese side by side, in the file of its subject. They speak to a
-// learner: a token is a word here, which the page says once.
+// learner: a token is a word in English, which the page says once, and 词元 in Chinese.
 
 import { state } from "../reading/state.js";
 import { frameTexts } from "./frame.js";
