@@ -18,7 +18,7 @@ import torch
 from hypothesis import settings
 
 from wqkv.study.model import OpenModel, open_model
-from wqkv.study.packaged import MINILM
+from wqkv.study.packaged import E5, MINILM
 
 torch.set_num_threads(1)  # two threads on shared cores make timings jump
 os.environ["LC_ALL"] = "C.UTF-8"  # in a Chinese locale every command would answer in Chinese
@@ -137,6 +137,13 @@ def weights(trained: Callable[[str], Path]) -> Path:
 def minilm(trained: Callable[[str], Path]) -> OpenModel:
     """Open the default model, which is bidirectional."""
     return open_model()
+
+
+@pytest.fixture(scope="session")
+def e5(trained: Callable[[str], Path]) -> OpenModel:
+    """Open the model that reads Chinese; its weights have 4 bits."""
+    trained(E5.package)  # says what installs it
+    return open_model(E5.alias)
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,9 @@ from transformers import (
     AutoModelForCausalLM,
     BartConfig,
     BartForConditionalGeneration,
+    BertConfig,
+    BertModel,
+    BertTokenizerFast,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedConfig,
@@ -228,6 +231,22 @@ def text(n: int) -> str:
     draw = torch.Generator().manual_seed(1)
     picks = torch.randint(len(WORDS), (n,), generator=draw).tolist()
     return " ".join(WORDS[i] for i in picks)
+
+
+def tiny_bert(layers: int = 3) -> OpenModel:
+    """Make a model that looks in both directions, with [CLS] and [SEP]."""
+    torch.manual_seed(0)
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    tokenizer = BertTokenizerFast(vocab={name: i for i, name in enumerate(names)})
+    config = BertConfig(
+        vocab_size=len(names),
+        hidden_size=35,
+        intermediate_size=53,
+        num_hidden_layers=layers,
+        num_attention_heads=5,
+        initializer_range=0.2,  # far from uniform attention
+    )
+    return OpenModel(BertModel(config).eval(), tokenizer, "tiny-bert")
 
 
 # Models that read one text and write another

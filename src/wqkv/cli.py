@@ -1,4 +1,4 @@
-"""The command line: `wqkv see | open | heads | why | diff | parity | survey | models`."""
+"""The command line: `wqkv see | open | heads | why | rate | diff | parity | survey | models`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from wqkv import __version__
-from wqkv.commands import diff, heads, models, open, parity, see, survey, why
+from wqkv.commands import diff, heads, models, open, parity, rate, see, survey, why
 from wqkv.commands.screen import clean_streams
 
 
@@ -92,6 +92,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="wqkv", description="Multi-head attention that you can open.")
     parser.add_argument("--version", action="version", version=f"wqkv {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (see, open, heads, why, diff, parity, survey, models):
+    for command in (see, open, heads, why, rate, diff, parity, survey, models):
         command.add(commands)
     return parser

@@ -61,6 +61,7 @@ from wqkv.record.seen_effects import SeenEffects
 from wqkv.record.watch import Seen, watch
 from wqkv.study.generate import generate
 from wqkv.study.heads import Heads, heads
+from wqkv.study.hit_rate import Expectation, HitRate, hit_rate
 from wqkv.study.model import open_model
 from wqkv.study.pair import open_pair
 from wqkv.study.parity import LayerParity, Parity, parity
@@ -87,10 +88,12 @@ __all__ = [
     "DynamicNTK",
     "EffectMap",
     "EngineError",
+    "Expectation",
     "Form",
     "Full",
     "GivenFrequencies",
     "Heads",
+    "HitRate",
     "KVCache",
     "KeyPiece",
     "KindError",
@@ -143,6 +146,7 @@ __all__ = [
     "from_torch",
     "generate",
     "heads",
+    "hit_rate",
     "load_attention",
     "merge",
     "open_model",

@@ -239,12 +239,13 @@ MADE: dict[str, Callable[[], Any]] = {
 #: make.
 NO_DOORS = {
     *("Bias", "Form", "KeyPiece", "KVCache", "Mask", "Partial", "RoPEScaling"),
-    *("Patched", "Why"),
+    *("Expectation", "HitRate", "Patched", "Why"),
 }
 
 #: What a SharedMap refuses, whatever its arguments are.
 REFUSED = {f"SharedMap.{name}" for name in ("contributions", "split", "gradients", "effects")}
 
+EXPECTED = wqkv.Expectation("the sea lamp burned", "burned", "lamp")
 X = {"Q": lambda: floats(B, N, WIDTH)}
 QKV = dict.fromkeys(("query", "key", "value"), heads_of)
 LAYER = {"layer": lambda: 0}
@@ -270,6 +271,7 @@ ARGUMENTS: dict[str, dict[str, Callable[[], Any]]] = {
     "to_torch": {"module": lambda: wqkv.MultiheadAttention(WIDTH, H)},
     "convert": {"model": lambda: nn.TransformerEncoderLayer(WIDTH, H)},
     "heads": {"maps": lambda: [own_map()], "tokens": lambda: ["a", "b", "c", "d", "e"]},
+    "hit_rate": {"model": opened, "expectations": lambda: [EXPECTED]},
     "why": {"model": opened, "text": lambda: text(N - 1)},
     "patch": {"model": opened, "clean": lambda: text(3), "corrupted": lambda: "sea lamp wind"},
     "open_model": {},  # a folder: see `asked`

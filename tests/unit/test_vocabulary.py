@@ -55,10 +55,13 @@ def test_a_name_has_one_meaning():
 #: Where a page speaks to a learner, who knows words, and says once that they are tokens; and where
 #: a word that a person typed is looked for among the tokens.
 SPEAKS = (
-    *(f"src/wqkv/draw/{name}.py" for name in ("html", "plots", "steps", "terminal")),
-    *(f"src/wqkv/sentences/{name}.py" for name in ("__init__", "heads", "reading", "steps")),
-    "src/wqkv/commands/see.py",
-    "src/wqkv/study/one_token.py",
+    *(f"src/wqkv/draw/{name}.py" for name in ("html", "plots", "rate", "steps", "terminal")),
+    *(
+        f"src/wqkv/sentences/{name}.py"
+        for name in ("__init__", "heads", "rate", "reading", "steps")
+    ),
+    *(f"src/wqkv/commands/{name}.py" for name in ("rate", "see")),
+    *(f"src/wqkv/study/{name}.py" for name in ("hit_rate", "one_token")),
 )
 #: What a person types has words, and so has a written text; and BERT has its word_embeddings.
 MEANT = re.compile(

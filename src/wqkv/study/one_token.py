@@ -136,7 +136,7 @@ def clearest_link(
     if reading.source is None:
         # In causal models a head puts weight that it has no use for on the first token.
         keys[0] &= not view.model.layer(layer).mask.by_position
-        place = torch.tensor(_written_words(reading), device="cpu")
+        place = torch.tensor(written_words(reading), device="cpu")
         same = _first_occurrence(reading)
     if token is None:  # where no link is clear, the first token that is written
         pieces = zip(reading.tokens, reading.special, strict=True)
@@ -218,7 +218,7 @@ def _first_occurrence(text: TokenizedText) -> Tensor:
     return torch.tensor([first[w.casefold()] for w in text.tokens], device="cpu")
 
 
-def _written_words(text: TokenizedText) -> list[int]:
+def written_words(text: TokenizedText) -> list[int]:
     """For each token the number of the written word it belongs to: "didn", "'" and "t" are one."""
     numbers: list[int] = []
     last = 0
@@ -239,6 +239,16 @@ def _joined(text: str, at: int) -> bool:
     return len(pair) == 2 and not any(c.isspace() or c >= "\u2e80" for c in pair)
 
 
+def find_word(sentence: str, word: str) -> list[tuple[int, int]]:
+    """Where a word stands in a sentence by itself, or else inside of other words; any case."""
+    found = _occurrences(sentence, word.strip())
+    return [one for one in found if not any(_joined(sentence, at) for at in one)] or found
+
+
+def _occurrences(sentence: str, wanted: str) -> list[tuple[int, int]]:
+    return [m.span() for m in re.finditer(re.escape(wanted), sentence, re.IGNORECASE) if wanted]
+
+
 def find_token(text: TokenizedText, word: str) -> int:
     """The position of the token that `word` means, which a person typed.
 
@@ -255,7 +265,7 @@ def find_token(text: TokenizedText, word: str) -> int:
         if token.casefold() == wanted.casefold():
             last = token_ending(spans[i][1])  # a character may be in several pieces
             return i if last is None else last
-    found = [m.span() for m in re.finditer(re.escape(wanted), sentence, re.IGNORECASE) if wanted]
+    found = _occurrences(sentence, wanted)
     starts, ends = {a for a, b in spans if a < b}, {b for a, b in spans if a < b}
     # `wanted` from the start of one token to the end of another, or else as a word by itself that
     # stands inside tokens.

@@ -301,7 +301,7 @@ def test_words_as_they_are_written(text, spans, numbers):
     """Chinese stands side by side, one word a token; English has blanks between its words."""
     n = len(spans)
     words = TokenizedText(text, ("",) * n, (False,) * n, tuple(spans), (0,) * n, (False,) * n)
-    assert module._written_words(words) == numbers
+    assert module.written_words(words) == numbers
 
 
 @pytest.mark.parametrize(
