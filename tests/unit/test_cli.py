@@ -13,7 +13,7 @@ import wqkv
 from tests.tiny import tiny_llama
 from tests.unit.draw import test_diff, test_heads, test_parity
 from tests.unit.draw.stories import make
-from wqkv import Causal, Full, Quantized, cli
+from wqkv import Quantized, cli
 from wqkv.commands.given import EXAMPLE
 from wqkv.effects import diff as effects_diff
 from wqkv.errors import ArgumentError
@@ -23,6 +23,7 @@ from wqkv.study import heads, loading, pair
 from wqkv.study import model as models
 from wqkv.study import one_token as story
 from wqkv.study import parity as look_parity
+from wqkv.study.known_texts import TEXT
 
 ROOT = Path(__file__).parents[2]
 
@@ -375,25 +376,24 @@ def test_open_where_the_port_is_taken(capsys, explored, monkeypatch):
 def headed(monkeypatch):
     """A stand-in for the model and its heads; what was asked of them."""
     asked = []
-    mask = Full()
 
     def open_model(name, progress):
         asked.append(name)
-        causal = Causal() if name == "causal" else mask
-        return SimpleNamespace(name="tiny-model", layer=lambda i: SimpleNamespace(mask=causal))
+        return SimpleNamespace(name="tiny-model")
 
     def read(model, texts, source, progress):
         progress(1, 2)
         asked.append((texts, source))
         return test_heads.make(source=source)
 
-    def probe(model, progress):
-        asked.append("probe")
+    def label_model(model, progress):
+        progress(1, 2)
+        asked.append("no text")
         return test_heads.make(source="random words")
 
     monkeypatch.setattr(models, "open_model", open_model)
     monkeypatch.setattr(heads, "read", read)
-    monkeypatch.setattr(heads, "probe", probe)
+    monkeypatch.setattr(heads, "label_model", label_model)
     return asked
 
 
@@ -413,8 +413,7 @@ def test_heads_reads_the_text_that_is_given(capsys, headed, monkeypatch, tmp_pat
 
 def test_heads_without_a_text(capsys, headed):
     assert "random words" in run(capsys, "heads", "--model", "causal")[1]
-    assert "a built-in text" in run(capsys, "heads")[1]
-    assert headed == ["causal", "probe", None, ([heads.TEXT], "a built-in text")]
+    assert headed == ["causal", "no text"]
 
 
 def test_heads_writes_files_too(capsys, headed, tmp_path):
@@ -522,7 +521,7 @@ def test_diff_of_two_models(capsys, differed, monkeypatch, tmp_path):
     assert run(capsys, "diff", "one", "two", "--text", str(tmp_path / "猫.txt"))[0] == 0
     assert differed[-1][2] == "Four.\n"
     assert run(capsys, "diff", "one", "two")[0] == 0
-    assert differed[-1][2] == heads.TEXT
+    assert differed[-1][2] == TEXT
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,7 @@ ORDER = (
     "wqkv.study.view",
     "wqkv.study.model",
     "wqkv.study.patterns",
+    "wqkv.study.known_texts",
     "wqkv.study.heads",
     "wqkv.study.generate",
     "wqkv.study.whatif",

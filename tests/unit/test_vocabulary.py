@@ -61,7 +61,7 @@ SPEAKS = (
         for name in ("__init__", "heads", "rate", "reading", "steps")
     ),
     *(f"src/wqkv/commands/{name}.py" for name in ("rate", "see")),
-    *(f"src/wqkv/study/{name}.py" for name in ("hit_rate", "one_token")),
+    *(f"src/wqkv/study/{name}.py" for name in ("hit_rate", "known_texts", "one_token")),
 )
 #: What a person types has words, and so has a written text; and BERT has its word_embeddings.
 MEANT = re.compile(

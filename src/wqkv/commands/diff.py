@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
     from wqkv.draw.diff import as_json, save_csv, save_png, show
     from wqkv.effects.diff import diff
     from wqkv.layer.caches.quantized import Quantized
-    from wqkv.study.heads import TEXT
+    from wqkv.study.known_texts import TEXT
     from wqkv.study.model import open_model
 
     with spinner() as progress:

@@ -18,7 +18,7 @@ from torch import Tensor
 from wqkv.attend.geometry import Rect, places
 from wqkv.attend.masks.algebra import Mask
 from wqkv.maps.attention_map import AttentionMap
-from wqkv.study.patterns import COMMON, NEAR, PATTERNS
+from wqkv.study.patterns import COMMON, NEAR, SURVEYED
 from wqkv.study.tokens import TokenWindow
 
 #: How many weights a block has, so that it stays in the processor's cache.
@@ -28,7 +28,7 @@ BINS = 20
 SHARES = torch.arange(1, BINS, device="cpu") / BINS
 #: Every measure, with its unit and the BINS - 1 values at which one bin ends and the next begins.
 MEASURES: dict[str, tuple[str, Tensor]] = {
-    **dict.fromkeys(PATTERNS, ("share of the weight", SHARES)),
+    **dict.fromkeys(SURVEYED, ("share of the weight", SHARES)),
     "uniform": ("share of the highest entropy", SHARES),
     "entropy": ("nats", torch.arange(1, BINS, device="cpu") / 2),
     "distance": ("tokens", 2.0 ** torch.arange(-4, BINS - 5, device="cpu")),
@@ -193,6 +193,7 @@ def _block(batch: Batch, b: slice, i: slice, j: slice) -> _Block:
     inside = near.clamp(0, n - 1)  # so that `gather` has a position; `counts` is 0 outside
     shares = {
         "separator sink": separator.expand_as(same),
+        "delimiter": (separator | (real & ~counted)).expand_as(same),
         "duplicate-token": repeated & (key != query),
         "induction": after_repeated & counted & (key < query),
         "distance": (key - query).abs().expand_as(same),
@@ -261,11 +262,12 @@ def _sums(batch: Batch, found: _TokenValues, equal: _TokenValues) -> LayerSums:
     # "uniform" it counts if it sees two keys or more: their entropy is at least log(2) > 0.5.
     rows = torch.stack([batch.counted] * len(MEASURES))
     by_name = dict(zip(MEASURES, rows, strict=True))
-    for name in PATTERNS:
+    for name in SURVEYED:
         seen = flat[name][:, 0] > 0.5 / n if name != "uniform" else flat["entropy"][:, 0] > 0.5
         by_name[name] &= seen
     by_name["first-token sink"][:, 0] = False  # its own row tells nothing
     by_name["separator sink"] &= ~batch.separator
+    by_name["delimiter"] &= ~batch.separator
     every = rows[:, :, None]
     values = found.values.masked_fill(~every, 0).double()
     return LayerSums(

@@ -16,7 +16,7 @@ from wqkv.corpus.sums import KEPT, Example, Skipped, Tally
 from wqkv.errors import MissedError
 from wqkv.maps.attention_map import AttentionMap
 from wqkv.record.watch import watch
-from wqkv.study.heads import TEXT
+from wqkv.study.known_texts import TEXT
 from wqkv.study.model import OpenModel
 from wqkv.study.tokens import (
     NOTHING_UNREAD,

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from wqkv.corpus.measures import BINS, MEASURES, LayerSums
 from wqkv.errors import need
 from wqkv.study.heads import Heads, label_sums
-from wqkv.study.patterns import PATTERNS, PatternSums
+from wqkv.study.patterns import PATTERNS, SURVEYED, PatternSums
 from wqkv.study.tokens import NOTHING_UNREAD, Unread
 
 #: Sums are counted in units of 1 / UNIT. Every float64 from 2^-7 on is a whole number of them.
@@ -165,8 +165,11 @@ class Tally:
             here = [at for at, place in enumerate(self.heads) if place[0] == layer]
             value, _, flat = self.sums[:, here] / UNIT
             parts = np.stack([value, flat, self.counts[here]]).astype(np.float64)
-            patterns = [list(MEASURES).index(name) for name in PATTERNS]
-            layers.append(torch.from_numpy(parts[:, :, patterns]).transpose(1, 2))
+            asked = [list(MEASURES).index(name) for name in SURVEYED]
+            sums = torch.zeros(3, len(PATTERNS), len(here), dtype=torch.float64, device="cpu")
+            places = torch.tensor([list(PATTERNS).index(name) for name in SURVEYED], device="cpu")
+            measured = torch.from_numpy(parts[:, :, asked]).transpose(1, 2)
+            layers.append(sums.index_copy_(1, places, measured))
         # Every token that counts has an entropy.
         tokens = int(self.counts[0, list(MEASURES).index("entropy")]) if self.heads else 0
         return replace(label_sums(PatternSums(layers, tokens), source), unread=self.unread)

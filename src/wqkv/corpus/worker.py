@@ -26,7 +26,7 @@ from wqkv.errors import ArgumentError, WqkvError, need
 from wqkv.study.model import OpenModel, open_model
 
 #: Changes whenever the same documents would give another part. 3: it counts what is unread.
-FORMAT = 3
+FORMAT = 4
 #: Ray Data tells its progress block by block; it holds at most so many blocks.
 BLOCKS = 10_000
 

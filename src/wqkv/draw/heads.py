@@ -13,8 +13,19 @@ from wqkv.draw import steps
 from wqkv.draw.plots import check_format, fonts
 from wqkv.draw.to_json import Json, plain
 from wqkv.errors import need
+from wqkv.sentences import in_language
+from wqkv.sentences.heads import BRIEF, RULE
 from wqkv.study.heads import LABELS, UNCLASSIFIED, Head, Heads, Score
-from wqkv.study.patterns import EVEN, LIFT, PATTERNS, SHARE
+from wqkv.study.patterns import (
+    EVEN,
+    LIFT,
+    PATTERNS,
+    RARE_LIFT,
+    RARE_SHARE,
+    SHARE,
+    SOME_LIFT,
+    SOME_SHARE,
+)
 
 if TYPE_CHECKING:  # JSON and CSV need no rich
     from rich.console import Console
@@ -22,35 +33,47 @@ if TYPE_CHECKING:  # JSON and CSV need no rich
 
 
 class Sign(NamedTuple):
-    """How a label is shown where there is little room."""
+    """How a label is shown where there is little room, beside its BRIEF form."""
 
     letter: str
-    short: str  # a name of at most four letters
     color: str
 
 
-#: The sign of each label. Color-blind people can tell the colors apart too.
-#: Source: Okabe and Ito 2008, https://jfly.uni-koeln.de/color/.
+#: The sign of each label. Color-blind people can tell the colors of the first eight apart too;
+#: the others are told apart by their letters as well.
+#: Sources: Okabe and Ito 2008, https://jfly.uni-koeln.de/color/; Tol 2021 (muted).
 SIGNS = {
-    "previous": Sign("P", "prev", "#0072b2"),
-    "next": Sign("N", "next", "#56b4e9"),
-    "first-token sink": Sign("F", "sink", "#d55e00"),
-    "separator sink": Sign("S", "sep", "#e69f00"),
-    "duplicate-token": Sign("D", "dup", "#cc79a7"),
-    "induction": Sign("I", "ind", "#009e73"),
-    "local": Sign("L", "near", "#f0e442"),
-    "uniform": Sign("U", "unif", "#bbbbbb"),
-    UNCLASSIFIED: Sign("-", "-", "#ffffff"),
+    "previous": Sign("P", "#0072b2"),
+    "next": Sign("N", "#56b4e9"),
+    "first-token sink": Sign("F", "#d55e00"),
+    "separator sink": Sign("S", "#e69f00"),
+    "duplicate-token": Sign("D", "#cc79a7"),
+    "induction": Sign("I", "#009e73"),
+    "subword": Sign("W", "#88ccee"),
+    "verb to object": Sign("V", "#332288"),
+    "object to verb": Sign("O", "#aa4499"),
+    "opening to closing": Sign("(", "#117733"),
+    "closing to opening": Sign(")", "#44aa99"),
+    "rare token": Sign("R", "#882255"),
+    "local": Sign("L", "#f0e442"),
+    "delimiter": Sign("M", "#ddcc77"),
+    "uniform": Sign("U", "#bbbbbb"),
+    UNCLASSIFIED: Sign("-", "#ffffff"),
 }
 #: The widths of a cell as "prev .98", "P.98" and "P".
 _WIDE, _MIDDLE, _NARROW = 8, 4, 1
 
 
-def rule() -> str:
+def rule(lang: str = "en") -> str:
     """Return in one sentence when a head gets a label."""
-    return (
-        f"A label needs more than {SHARE:.2f} of the weight and {LIFT:g} times what equal weights"
-        f" would put there; uniform needs {EVEN:.2f} of the highest entropy."
+    return in_language(RULE, lang)["rule"].format(
+        share=SHARE,
+        lift=LIFT,
+        even=EVEN,
+        some=SOME_SHARE,
+        times=SOME_LIFT,
+        rare=RARE_SHARE,
+        most=RARE_LIFT,
     )
 
 
@@ -95,7 +118,7 @@ def show(heads: Heads, model: str, console: Console) -> None:
     for label in LABELS:
         if found := heads.labelled(label):
             sign = SIGNS[label]
-            short = sign.short if cell == _WIDE else sign.letter
+            short = BRIEF[label][0] if cell == _WIDE else sign.letter
             number = f"{len(found)} head{'s' * (len(found) != 1)}"
             pen.write(
                 Text.assemble(_painted(f" {short} ", label), (f" {label}", "bold"), f", {number}"),
@@ -130,11 +153,11 @@ def _blocks(n_head: int, fits: int) -> list[range]:
 def _cell(head: Head, width: int) -> Text:
     sign = SIGNS[head.label]
     if head.score is None or width == _NARROW:
-        shown = f"{sign.letter if width < _WIDE else sign.short:^{width}}"
+        shown = f"{sign.letter if width < _WIDE else BRIEF[head.label][0]:^{width}}"
     elif width == _MIDDLE:
         shown = f"{sign.letter}{_two_digits(head.score)}"
     else:
-        shown = f"{sign.short:<4} {_two_digits(head.score)}"
+        shown = f"{BRIEF[head.label][0]:<4} {_two_digits(head.score)}"
     return _painted(shown, head.label)
 
 
@@ -164,7 +187,9 @@ def as_json(heads: Heads, model: str) -> dict[str, Json]:
         "source": heads.source,
         "tokens": heads.tokens,
         "unread": plain(heads.unread),
-        "thresholds": {"share": SHARE, "lift": LIFT, "entropy": EVEN},
+        "thresholds": {
+            name: {"share": one.share, "lift": one.lift} for name, one in PATTERNS.items()
+        },
         "heads": [
             {
                 "layer": head.layer,

@@ -9,13 +9,10 @@ from dataclasses import dataclass
 import torch
 
 from wqkv.maps.display import number, weight
-from wqkv.sentences import LANGUAGES, in_language
-from wqkv.sentences.heads import EVIDENCE
+from wqkv.sentences import in_language
 from wqkv.sentences.reading import UNREAD
 from wqkv.sentences.steps import PROOF, STEPS
-from wqkv.study.heads import Head
 from wqkv.study.one_token import TokenStory
-from wqkv.study.patterns import NEAR
 from wqkv.study.tokens import READS_MOST, Unread
 
 #: The phrases that read differently in cross-attention; that form has "_cross" after its name.
@@ -230,16 +227,3 @@ def cannot_read(unread: Unread, model: str, lang: str = "en") -> str:
     if told and READS_MOST.rpartition("/")[2] != model:
         told.append(say["reads_most"])
     return say["then"].join(told).format(**facts)
-
-
-def evidence(head: Head, lang: str = "en") -> str:
-    """Return why a head has its label, in one clause."""
-    if lang == LANGUAGES[0]:
-        return head.evidence
-    say, pattern = EVIDENCE, head.pattern
-    score = None if pattern is None else head.scores[pattern]
-    if pattern is None or score is None:
-        return say["few"]
-    on = say[pattern].format(near=NEAR)
-    told = say["even" if pattern == "uniform" else "share"].format(on=on, **score.facts)
-    return told if head.score is not None else say["none"].format(nearest=told)

@@ -35,10 +35,11 @@ from wqkv.explorer.schema import (
     TileAnswer,
 )
 from wqkv.maps.link_map import HOWS, How
-from wqkv.sentences import LANGUAGES
+from wqkv.sentences import LANGUAGES, in_language
+from wqkv.sentences.heads import BRIEF, LABELS
 from wqkv.study.answers import BlockMeans, HeadGrid
 from wqkv.study.callbacks import Progress
-from wqkv.study.heads import label_grid
+from wqkv.study.heads import evidence, label_grid
 from wqkv.study.one_token import token_story
 from wqkv.study.view import block_means, edges
 
@@ -305,7 +306,12 @@ def grid(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> GridA
     lang = ask.choice("lang", "en", *LANGUAGES)
     found, python = api.labels(seen, progress)
     answer = _grid(label_grid(found), python)
-    answer["evidence"] = [[steps.evidence(head, lang) for head in layer] for layer in found.table]
+    answer["evidence"] = [[evidence(head, lang) for head in layer] for layer in found.table]
+    briefs = in_language(BRIEF, lang)
+    answer["names"] = {
+        label: {"name": name, "brief": briefs[label]}
+        for label, name in in_language(LABELS, lang).items()
+    }
     answer["source"] = found.source
     return answer
 

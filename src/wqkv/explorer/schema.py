@@ -367,6 +367,13 @@ class LinksAnswer(TypedDict):
     python: str
 
 
+class LabelName(TypedDict):
+    """What a label is called, and its form of at most four letters."""
+
+    name: str
+    brief: str
+
+
 class GridAnswer(TypedDict):
     """One number per head; of the labels also their names, evidence and source."""
 
@@ -379,6 +386,7 @@ class GridAnswer(TypedDict):
     evidence: Sequence[Sequence[str]] | None
     python: str
     source: NotRequired[str]
+    names: NotRequired[dict[str, LabelName]]
 
 
 class WhatIfAnswer(TypedDict):

@@ -7,7 +7,7 @@ passes for no pattern is "unclassified".
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import TypedDict, cast
@@ -18,24 +18,28 @@ from wqkv.doors import door
 from wqkv.errors import ArgumentError
 from wqkv.maps.attention_map import AttentionMap
 from wqkv.record.watch import watch
+from wqkv.sentences import in_language
+from wqkv.sentences.heads import EVIDENCE, ON
+from wqkv.sentences.heads import LABELS as NAMES
 from wqkv.study.answers import STATISTICS, HeadGrid
 from wqkv.study.callbacks import Progress, silent
+from wqkv.study.known_texts import KNOWN_TEXTS, MarkedWindow, mark_window, objects_of
 from wqkv.study.model import OpenModel
-from wqkv.study.patterns import FEWEST, PATTERNS, WIDER, PatternSums, passes, sum_patterns
-from wqkv.study.tokens import NOTHING_UNREAD, TokenWindow, Unread, cut_text, windows
+from wqkv.study.patterns import (
+    FEWEST,
+    NEAR,
+    PATTERNS,
+    RELATIONS,
+    PatternSums,
+    TokenPair,
+    passes,
+    sum_patterns,
+)
+from wqkv.study.tokens import NOTHING_UNREAD, Unread, cut_text, windows
 from wqkv.study.view import View
 
 UNCLASSIFIED = "unclassified"
 LABELS = (*PATTERNS, UNCLASSIFIED)
-
-#: What a model that is not causal reads where no text is given.
-TEXT = (
-    "The keeper of the lighthouse lit the lamp every evening. When the storm came, the keeper "
-    "climbed the stairs twice, because the wind had put out the lamp. From the village, people "
-    "watched the light and knew that the harbour was safe. In the morning a fisherman brought him "
-    "bread, and the keeper told him what the wind had done that night, slowly, as if the storm "
-    "were an old friend who talks too much."
-)
 
 
 class ScoreFacts(TypedDict):
@@ -63,7 +67,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Head:
-    """One head: its label, the score that gave it, a sentence of evidence, and every score.
+    """One head: its label, the score that gave it, and every score.
 
     `score` is None for an unclassified head; a pattern is None in `scores` where it cannot be seen
     (the next token in a causal model) or where it is a mean over fewer than FEWEST tokens.
@@ -73,8 +77,12 @@ class Head:
     head: int
     label: str
     score: float | None
-    evidence: str
     scores: dict[str, Score | None]
+
+    @property
+    def evidence(self) -> str:
+        """Why the head has its label, in one clause."""
+        return evidence(self)
 
     @property
     def pattern(self) -> str | None:
@@ -139,12 +147,15 @@ def heads(
     tokens: Sequence[Hashable],
     special: Sequence[bool] | None = None,
     separators: Sequence[bool] | None = None,
+    rare: Sequence[bool] | None = None,
+    relations: Mapping[str, Sequence[TokenPair]] | None = None,
 ) -> Heads:
     """Label every head by where its weight lies, each score a mean over the tokens of one text.
 
     Special tokens have no score of their own, and looking at one counts for the sinks alone. A
     pattern gives its label if it has more than SHARE of the weight, and at least LIFT times what
-    equal weights would put there (uniform: EVEN of the highest entropy).
+    equal weights would put there (uniform: EVEN of the highest entropy). A relation, which concerns
+    few tokens, needs SOME_SHARE, and SOME_LIFT times what the head puts as far away elsewhere.
 
     Args:
         maps: one per layer, of one text read whole: (1, n_head, n, n).
@@ -152,15 +163,19 @@ def heads(
         special: n, True for [CLS], <s> and their like; None is none.
         separators: n, True where a separator stands; None is special tokens after the first, and
             strings without a letter or digit.
+        rare: n, True where a token is rare; None is nowhere.
+        relations: pairs (query, key) of positions by one of RELATIONS, such as "verb to object".
 
     Raises:
-        ArgumentError: a map that is not (1, n_head, n, n), marks that are not n.
+        ArgumentError: a map that is not (1, n_head, n, n), marks that are not n, an unknown
+            relation, or a position that is not there.
 
     Source: previous-token, duplicate-token and induction heads: Elhage et al. 2021 and Olsson et
-    al. 2022 (arXiv:2209.11895); sinks: Clark et al. 2019 (arXiv:1906.04341), section 3.2, and Xiao
-    et al. 2023 (arXiv:2309.17453).
+    al. 2022 (arXiv:2209.11895); sinks, delimiters, verbs and objects: Clark et al. 2019
+    (arXiv:1906.04341), and Xiao et al. 2023 (arXiv:2309.17453); rare tokens: Voita et al. 2019
+    (arXiv:1905.09418); subwords: Correia et al. 2019 (arXiv:1909.00015).
     """
-    return label_sums(sum_patterns(maps, tokens, special, separators))
+    return label_sums(sum_patterns(maps, tokens, special, separators, rare, relations))
 
 
 # The heads of a model, which is run on a text to label them
@@ -181,7 +196,8 @@ def probe(model: OpenModel, n: int = 40, seed: int = 0, progress: Progress = sil
     ids = usable[torch.randint(len(usable), (n,), generator=random, device="cpu")].tolist() * 2
     none = [False] * len(ids)
     source = f"{n} random tokens, read twice (seed {seed})"
-    return _label_windows(model, [TokenWindow(ids, none, none)], source, progress)
+    random_text = MarkedWindow(ids, none, none, none, {})
+    return _label_windows(model, [random_text], source, progress)
 
 
 def read(
@@ -197,16 +213,26 @@ def read(
     if len(cut) > len(texts):
         longest = max(len(window.ids) for window in cut)
         source += f" in {len(cut)} windows of at most {longest}, weighted by their tokens"
-    found = _label_windows(model, cut, source, progress)
+    marked = [mark_window(model.tokenizer, window) for window in cut]
+    found = _label_windows(model, marked, source, progress)
     unread = [cut_text(model.tokenizer, text).unread for text in texts]
     return replace(found, unread=reduce(Unread.plus, unread))
 
 
 def label_model(model: OpenModel, progress: Progress = silent) -> Heads:
-    """The heads of a model where no text is given: a causal one is probed, another reads TEXT."""
+    """The heads of a model where no text is given: a causal one is probed, another reads texts.
+
+    They are KNOWN_TEXTS, of which is known which noun is the object of which verb.
+    """
     if model.layer(0).mask.by_position:
         return probe(model, progress=progress)
-    return read(model, [TEXT], "a built-in text", progress)
+    cut = []
+    for known in KNOWN_TEXTS:
+        found = windows(model.tokenizer, known.text, model.longest)
+        objects = objects_of(model.tokenizer, known) if len(found) == 1 else {}
+        cut += [mark_window(model.tokenizer, window, objects) for window in found]
+    names = ", ".join(known.name for known in KNOWN_TEXTS)
+    return _label_windows(model, cut, f"built-in texts ({names})", progress)
 
 
 def label_heads(view: View, progress: Progress = silent) -> Heads:
@@ -233,7 +259,7 @@ def label_grid(found: Heads) -> HeadGrid:
 
 
 def _label_windows(
-    model: OpenModel, windows: Sequence[TokenWindow], source: str, progress: Progress
+    model: OpenModel, windows: Sequence[MarkedWindow], source: str, progress: Progress
 ) -> Heads:
     """The heads over windows; `progress` counts the layers of all windows."""
     done, total = 0, len(windows) * model.sizes.n_layer
@@ -246,8 +272,8 @@ def _label_windows(
             done += 1
             progress(done, total)
 
-    for ids, special, separators in windows:
-        more = sum_patterns(maps(ids), ids, special, separators)
+    for ids, special, separators, rare, relations in windows:
+        more = sum_patterns(maps(ids), ids, special, separators, rare, relations)
         sums = more if sums is None else sums.plus(more)
     if sums is None or not sums.tokens:
         raise ArgumentError(f"{model.name} sees no token in the text.")
@@ -284,22 +310,25 @@ def label_sums(sums: PatternSums, source: str = "") -> Heads:
 
 
 def _label_head(layer: int, head: int, scores: dict[str, Score | None]) -> Head:
-    """The strongest pattern that passes gives the label; those of WIDER come after all others."""
+    """The strongest pattern of the lowest rank of which one passes gives the label."""
     known = {name: score for name, score in scores.items() if score is not None}
-    ranked = sorted(known, key=lambda one: -known[one].value)
-    for name in sorted(ranked, key=lambda one: WIDER.index(one) if one in WIDER else -1):
-        if passes(name, known[name].value, known[name].flat):
-            return Head(layer, head, name, known[name].value, _evidence(name, known[name]), scores)
-    none = Head(layer, head, UNCLASSIFIED, None, "has too few tokens to tell", scores)
-    if none.pattern is None:
-        return none
-    evidence = _evidence(none.pattern, known[none.pattern])
-    nearest = f"fits no pattern; the nearest is {none.pattern}: {evidence}"
-    return replace(none, evidence=nearest)
+    passed = [name for name, score in known.items() if passes(name, score.value, score.flat)]
+    if not passed:
+        return Head(layer, head, UNCLASSIFIED, None, scores)
+    label = min(passed, key=lambda name: (PATTERNS[name].rank, -known[name].value))
+    return Head(layer, head, label, known[label].value, scores)
 
 
-def _evidence(name: str, score: Score) -> str:
-    sentence = "puts {value} of its weight {on} (mean of {tokens} tokens; equal weights: {flat})"
-    if name == "uniform":
-        sentence = "reaches {value} {on} (mean of {tokens} tokens)"
-    return sentence.format(on=PATTERNS[name], **score.facts)
+def evidence(head: Head, lang: str = "en") -> str:
+    """Return why a head has its label, in one clause."""
+    say, pattern = in_language(EVIDENCE, lang), head.pattern
+    score = None if pattern is None else head.scores[pattern]
+    if pattern is None or score is None:
+        return say["few"]
+    if pattern == "uniform":
+        return say["even"].format(**score.facts)
+    on = in_language(ON, lang)[pattern].format(near=NEAR)
+    told = say["apart" if pattern in RELATIONS else "share"].format(on=on, **score.facts)
+    if head.score is not None:
+        return told
+    return say["none"].format(nearest=in_language(NAMES, lang)[pattern], evidence=told)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from wqkv.corpus.measures import BINS, MEASURES, LayerSums
 from wqkv.corpus.sums import KEPT, UNIT, Example, Skipped, Tally, dump, load, merge
 from wqkv.study.heads import label_sums
-from wqkv.study.patterns import PATTERNS, PatternSums
+from wqkv.study.patterns import PATTERNS, SURVEYED, PatternSums
 from wqkv.study.tokens import Unread
 
 pytest.importorskip("pyarrow", reason="the survey needs the extra `survey`")
@@ -155,12 +155,15 @@ def test_a_variance_is_not_negative():
 
 def test_labels_are_those_of_heads():
     found = part(4)
-    count = len(PATTERNS)
+    count, every = len(SURVEYED), list(PATTERNS)
+    places = [every.index(name) for name in SURVEYED]
     layers = []
     for start, stop in ((0, 3), (3, 5)):
         value, _, flat = (found.sums[:, start:stop, :count] / UNIT).astype(float)
         parts = np.stack([value, flat, found.counts[start:stop, :count].astype(float)])
-        layers.append(torch.from_numpy(parts).transpose(1, 2))
+        whole = torch.zeros(3, len(every), stop - start, dtype=torch.float64)
+        whole[:, places] = torch.from_numpy(parts).transpose(1, 2)
+        layers.append(whole)
     words = int(found.counts[0, list(MEASURES).index("entropy")])
     ours = found.label("a corpus")
     assert ours.unread == found.unread

@@ -14,6 +14,7 @@ from rich.console import Console
 from wqkv.draw.heads import SIGNS, as_json, rule, save_csv, save_png, show, title
 from wqkv.draw.steps import cannot_read
 from wqkv.errors import ArgumentError, MissingExtraError
+from wqkv.sentences.heads import BRIEF
 from wqkv.study.heads import LABELS, Head, Heads, Score
 from wqkv.study.patterns import PATTERNS
 from wqkv.study.tokens import Unread
@@ -33,7 +34,7 @@ def make(layers=3, n_head=5, source="a text", tokens=1234):
             if label in PATTERNS:
                 scores[label] = Score(value, 0.125, 13)
             found = None if label == "unclassified" else value
-            row.append(Head(layer, head, label, found, f"evidence {number}, in words", scores))
+            row.append(Head(layer, head, label, found, scores))
         table.append(tuple(row))
     return Heads(tuple(table), tokens, source)
 
@@ -53,7 +54,7 @@ def test_fits_the_width(width, n_head):
     assert max(cell_len(line) for line in lines) <= width
     assert all(line == line.rstrip() for line in lines)
     # every head has its cell, and every row its name
-    signs = {name for sign in SIGNS.values() for name in (sign.letter, sign.short)}
+    signs = {name for label, sign in SIGNS.items() for name in (sign.letter, BRIEF[label][0])}
     rows = [line.split() for line in lines if line[:2] in ("L0", "L1", "L2")]
     cells = [cell for row in rows for cell in row[1:] if not cell.replace(".", "").isdigit()]
     assert len(cells) == 3 * n_head
@@ -65,20 +66,21 @@ def test_cells_say_label_and_score():
     assert lines[0] == "tiny-model, 2 layers x 5 heads, over 1,234 tokens: a text"
     assert lines[2] == "   H0       1        2        3        4"
     assert lines[3] == "L0 prev .51 next .58 sink .65 sep  .72 dup  .79"
-    assert lines[4] == "L1 ind  .86 near .93 unif 1.0    -     prev .58"
+    assert lines[4] == "L1 ind  .86 sub  .93 v>o  1.0 o>v  .51 (>)  .58"
     lines = drawn(make(2, 5), 31).splitlines()
     assert "L0 P.51 N.58 F.65 S.72 D.79" in lines
-    assert "L1 I.86 L.93 U1.0  -   P.58" in lines
+    assert "L1 I.86 W.93 V1.0 O.51 (.58" in lines
     lines = drawn(make(2, 5), 13).splitlines()
     assert "L0 P N F S D" in lines
 
 
 def test_legend_names_the_strongest():
-    text = drawn(make(), 120)
+    found = make(5, 4)
+    text = drawn(found, 300)
     for name in PATTERNS:
         assert f" {name}, " in text
-    assert " prev  previous, 2 heads\n   strongest: L1H4 evidence 9, in words\n" in text
-    assert " next  next, 2 heads\n   strongest: L2H0 evidence 10, in words\n" in text
+    assert f" prev  previous, 2 heads\n   strongest: L0H0 {found[0][0].evidence}\n" in text
+    assert f" next  next, 2 heads\n   strongest: L0H1 {found[0][1].evidence}\n" in text
     assert " -  unclassified, 1 head\n" in text
     assert " ".join(rule().split()) in " ".join(text.split())
 
@@ -103,7 +105,7 @@ def test_one_layer_and_none():
 def test_layers_of_different_widths():
     whole = make(2, 5)
     lines = drawn(Heads((whole[0], whole[1][:2]), 7), 80).splitlines()
-    assert lines[4] == "L1 ind  .86 near .93"
+    assert lines[4] == "L1 ind  .86 sub  .93"
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437"])
@@ -127,11 +129,11 @@ def test_escape_codes_only_where_colors_are(monkeypatch):
 
 def test_json():
     found = make(2, 5)
-    bad = Head(2, 0, "unclassified", None, "", {name: Score(math.nan, 0.1, 7) for name in PATTERNS})
+    bad = Head(2, 0, "unclassified", None, {name: Score(math.nan, 0.1, 7) for name in PATTERNS})
     data = as_json(Heads((*found.table, (bad,)), 1234, "a text"), "tiny-model")
     told = json.loads(json.dumps(data, allow_nan=False))
     assert (told["model"], told["source"], told["tokens"]) == ("tiny-model", "a text", 1234)
-    assert told["thresholds"] == {"share": 0.5, "lift": 2.0, "entropy": 0.9}
+    assert told["thresholds"]["previous"] == {"share": 0.5, "lift": 2.0}
     assert [(head["layer"], head["head"]) for head in told["heads"][4:6]] == [(0, 4), (1, 0)]
     assert told["unread"] == {"tokens": 0, "unknown": 0, "parts": 0, "typed": ""}
     first = told["heads"][0]
@@ -139,7 +141,7 @@ def test_json():
     assert list(first["scores"]) == list(PATTERNS)
     assert first["scores"]["previous"] == {"value": 0.51, "equal_weights": 0.125, "tokens": 13}
     assert first["scores"]["next"] is None
-    assert told["heads"][8]["score"] is None
+    assert told["heads"][10]["score"] is None
     assert told["heads"][10]["scores"]["local"]["value"] is None
 
 
@@ -150,8 +152,8 @@ def test_csv(tmp_path):
     assert list(rows[0]) == ["layer", "head", "label", "score", *PATTERNS, "evidence"]
     assert len(rows) == 10
     assert (rows[0]["label"], rows[0]["score"], rows[0]["previous"]) == ("previous", "0.51", "0.51")
-    assert (rows[0]["next"], rows[8]["score"]) == ("", "")
-    assert rows[9]["evidence"] == "evidence 9, in words"
+    assert rows[0]["next"] == ""
+    assert rows[9]["evidence"] == make(2, 5)[1][4].evidence
 
 
 @pytest.fixture
@@ -167,9 +169,9 @@ def test_png(tmp_path, sizes):
 
 
 def test_picture_names_what_it_shows(tmp_path, readable_svg):
-    save_png(make(3, 5, "$x_$ 猫"), "tiny-model", tmp_path / "a.svg")
+    save_png(make(4, 5, "$x_$ 猫"), "tiny-model", tmp_path / "a.svg")
     text = (tmp_path / "a.svg").read_text("utf-8")
-    assert "tiny-model, 3 layers x 5 heads, over 1,234 tokens" in text
+    assert "tiny-model, 4 layers x 5 heads, over 1,234 tokens" in text
     assert "$x_$" in text
     assert ">P .51<" in text
     assert ">P  previous: 2<" in text

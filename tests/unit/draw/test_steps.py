@@ -7,8 +7,6 @@ from tests.unit.draw.stories import make
 from wqkv.draw import steps
 from wqkv.maps.proof import Proof
 from wqkv.sentences import LANGUAGES
-from wqkv.sentences.heads import EVIDENCE
-from wqkv.study.heads import LABELS, UNCLASSIFIED, Head, Score
 from wqkv.study.tokens import READS_MOST, Unread
 
 
@@ -207,44 +205,6 @@ def test_chinese():
     assert steps.prove(failed, "zh").startswith("证明失败：")
     english = steps.tell(make(causal=True))
     assert [step.formula for step in told][3] == [step.formula for step in english][3]
-
-
-# Why a head has its label
-
-
-def labelled(label: str, **scores: Score) -> Head:
-    score = None if label == UNCLASSIFIED else 0.77
-    return Head(3, 1, label, score, "the English sentence", {**scores})
-
-
-@pytest.mark.parametrize("label", LABELS)
-def test_evidence_is_the_english_sentence(label):
-    assert steps.evidence(labelled(label)) == "the English sentence"
-
-
-def test_evidence_in_chinese():
-    score = Score(0.777, 0.0123, 1234)
-    for label in LABELS[:-1]:
-        said = steps.evidence(labelled(label, **{label: score}), "zh")
-        assert "0.78" in said and "1,234" in said and said.isascii() is False
-        assert EVIDENCE[label].partition("{")[0] in said
-        assert ("0.01" in said) == (label != "uniform")
-    assert "相距不超过 3 的词元" in steps.evidence(labelled("local", local=score), "zh")
-
-
-def test_evidence_of_no_label_in_chinese():
-    """Of the nearest pattern, as in English; an even spread is never near."""
-    near, far, even = Score(0.4, 0.1, 11), Score(0.2, 0.1, 11), Score(0.8, 1.0, 11)
-    head = labelled(UNCLASSIFIED, previous=far, next=near, uniform=even, local=None)
-    assert head.pattern == "next"
-    said = steps.evidence(head, "zh")
-    assert said.startswith("不符合任何一种") and "0.40 的注意力权重落在后一个词元上" in said
-    few = labelled(UNCLASSIFIED, previous=None, uniform=even)
-    assert (few.pattern, steps.evidence(few, "zh")) == (None, "词元太少，无法判断")
-
-
-def test_evidence_knows_every_label():
-    assert set(EVIDENCE) == {"share", "even", "none", "few", *LABELS} - {UNCLASSIFIED}
 
 
 # What the model cannot read

@@ -95,7 +95,7 @@ def test_numbers_are_those_of_the_tally():
         )
         assert len(re.findall(r"M\d+ 40v", cells)) == sum(map(bool, row.histogram))
         assert f"{row.tokens:,} tokens; the first bin ends at" in cells
-    assert len(MEASURES) == 11
+    assert len(MEASURES) == 12
 
 
 def test_a_measure_without_tokens():

@@ -22,7 +22,6 @@ from transformers import AutoModelForMaskedLM
 import wqkv
 from tests.tiny import READ, TARGET, text, tiny_llama, tiny_t5
 from tests.unit.effects.conftest import of_family
-from wqkv.draw import steps
 from wqkv.draw.to_json import plain
 from wqkv.effects.effect_maps import EffectMaps
 from wqkv.effects.why import why
@@ -36,7 +35,7 @@ from wqkv.explorer.ticket import address_with_ticket
 from wqkv.study import one_token as story
 from wqkv.study import whatif
 from wqkv.study.generate import generate
-from wqkv.study.heads import label_grid
+from wqkv.study.heads import evidence, label_grid
 from wqkv.study.model import OpenModel
 from wqkv.study.view import View, block_means
 
@@ -486,13 +485,14 @@ def test_label_in_chinese(open_client, llama):
     client, view = open_client
     found = client.finished(f"views/{view}/grid", statistic="label", lang="zh")
     head = wqkv.study.heads.probe(llama)[2][5]
-    assert found["evidence"][2][5] == steps.evidence(head, "zh") != head.evidence
+    assert found["evidence"][2][5] == evidence(head, "zh") != head.evidence
+    assert found["names"]["induction"] == {"name": "归纳头", "brief": "归纳"}
 
 
 def test_label_of_a_model_that_is_not_causal(minilm):
     with served(minilm) as client:
         found = client.finished(f"views/{client.open('A cat.')}/grid", statistic="label")
-        assert found["source"] == "a built-in text"
+        assert found["source"] == "built-in texts (lighthouse, heart, letter)"
         assert found["labels"][0][2] == "previous"
 
 

@@ -350,6 +350,12 @@ export interface LinksAnswer {
   python: string;
 }
 
+/** What a label is called, and its form of at most four letters. */
+export interface LabelName {
+  name: string;
+  brief: string;
+}
+
 /** One number per head; of the labels also their names, evidence and source. */
 export interface GridAnswer {
   statistic: string;
@@ -361,6 +367,7 @@ export interface GridAnswer {
   evidence: string[][] | null;
   python: string;
   source?: string;
+  names?: { [name: string]: LabelName };
 }
 
 /** A text before and after a change; `view` is the changed text where no head is off. */

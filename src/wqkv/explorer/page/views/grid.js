@@ -9,7 +9,7 @@ import { askFor, hasStatistic, headGroups, layerNumbers, opened } from "../readi
 import { go, state } from "../reading/state.js";
 import { lang, t } from "../words/words.js";
 import { large, numbersOf, sharing } from "./head.js";
-import { brief, gridPicture, labelText, legend, share, statText } from "./statistic.js";
+import { brief, gridPicture, labelName, legend, share, statText } from "./statistic.js";
 
 /** @import { GridAnswer, ThumbnailAnswer } from "../types" */
 
@@ -143,7 +143,7 @@ function headCell(l, j, grid, values) {
   const value = grid.values[l][j],
     name = grid.labels?.[l]?.[j],
     chosen = l === state.layer && j === state.head;
-  const says = `${t("atBoth", { layer: l, head: j })}: ${t(`stat_${grid.statistic}`)} ${statText(grid, value)}${name ? `, ${labelText(name)}` : ""}`;
+  const says = `${t("atBoth", { layer: l, head: j })}: ${t(`stat_${grid.statistic}`)} ${statText(grid, value)}${name ? `, ${labelName(grid, name).name}` : ""}`;
   const cell = h(
     "button",
     {
@@ -156,7 +156,7 @@ function headCell(l, j, grid, values) {
       title: says,
       onclick: () => go({ layer: l, head: j, other: null }),
     },
-    values ? null : name ? t(`brief_${name}`) : value === null ? "" : brief(value),
+    values ? null : name ? labelName(grid, name).brief : value === null ? "" : brief(value),
   );
   if (values) cell.append(drawThumbnail(values));
   else if (value !== null) paint(cell, ramp(share(grid, value)));

@@ -8,7 +8,7 @@ import { vector } from "../parts/vector.js";
 import { askFor, headGroups, keyCount, opened, size } from "../reading/opened.js";
 import { go, state } from "../reading/state.js";
 import { lang, t } from "../words/words.js";
-import { labelText, statText } from "./statistic.js";
+import { labelName, statText } from "./statistic.js";
 
 /** @import { GridAnswer, ThumbnailAnswer } from "../types" */
 
@@ -30,7 +30,7 @@ export function numbersOf(grid) {
         " ",
         h("b", { title: String(value) }, statText(grid, value)),
       ),
-    name && h("p", {}, h("b", {}, labelText(name)), " ", unbroken(grid.evidence?.[layer][head] ?? "")),
+    name && h("p", {}, h("b", {}, labelName(grid, name).name), " ", unbroken(grid.evidence?.[layer][head] ?? "")),
   ];
 }
 

@@ -31,8 +31,14 @@ export function statText(grid, value) {
   return value === null ? "-" : `${short(value, 3)} ${t(`unit_${grid.unit}`, {}, grid.unit)}`.trim();
 }
 
-export function labelText(name) {
-  return t(`label_${name}`, {}, name);
+/**
+ * The name of a label, and its form of at most four letters.
+ *
+ * @param {GridAnswer} grid
+ * @param {string} label
+ */
+export function labelName(grid, label) {
+  return grid.names?.[label] ?? { name: label, brief: label };
 }
 
 /**
@@ -60,13 +66,14 @@ export function legend(grid, stat) {
   for (const name of grid.labels.flat()) counts.set(name, (counts.get(name) ?? 0) + 1);
   return [
     bar,
+    grid.source && h("p", { class: "note" }, t("measuredOn", { source: grid.source })),
     h(
       "dl",
       { class: "labels" },
       [...counts]
         .sort((a, b) => b[1] - a[1])
         .map(([name, n]) =>
-          h("div", {}, h("dt", {}, t(`brief_${name}`)), h("dd", {}, `${labelText(name)} (${n})`)),
+          h("div", {}, h("dt", {}, labelName(grid, name).brief), h("dd", {}, `${labelName(grid, name).name} (${n})`)),
         ),
     ),
   ];
@@ -85,7 +92,7 @@ export function gridPicture(grid, stat) {
   const cells = grid.values.flatMap((row, l) =>
     row.map((value, j) => {
       const color = ramp(value === null ? 0 : share(grid, value)),
-        text = grid.labels ? t(`brief_${grid.labels[l][j]}`) : value === null ? "" : brief(value);
+        text = grid.labels ? labelName(grid, grid.labels[l][j]).brief : value === null ? "" : brief(value);
       const shownText = svgText(text, left + j * side + side / 2, top + l * side + side / 2 + 4, "middle");
       shownText.setAttribute("fill", inkOn(color));
       shownText.setAttribute("font-size", "11");
