@@ -1,26 +1,26 @@
 """The sentences of the seven steps and of their proof; draw/steps.py fills in the numbers.
 
-They speak to a learner, who knows words. So a token is called a word here, and the first sentence
-says once that the two are the same.
+They speak to a learner, who knows words. So in English a token is called a word here, and the first
+sentence says once that the two are the same. In Chinese it is called 词元: many are no words.
 """
 
 from __future__ import annotations
 
 #: With "_cross" after its name: of a word that is written, which looks at the words that were read.
 STEPS = {
-    "words": ("Words", "词"),
+    "words": ("Words", "词元"),
     "words_1": (
         'The model reads {n} words (tokens). We follow "{word}" into layer {layer}, head {head}.',
-        "模型读入 {n} 个词（token）。我们跟着“{word}”走进第 {layer} 层的第 {head} 个头。",
+        "模型读入 {n} 个词元（token）。我们跟着“{word}”走进第 {layer} 层的第 {head} 个头。",
     ),
     "words_2_first": (
         "In the first layer x is what the model's table of words says, and nothing of the other "
         "words is in it.",
-        "在第一层里，x 就是模型词表给这个词的数字，里面还没有其他词的内容。",
+        "在第一层里，x 就是模型词表给这个词元的数字，里面还没有其他词元的内容。",
     ),
     "words_2": (
         "By now {layer} layers have worked on x, so that it also tells of other words.",
-        "前面 {layer} 层已经处理过 x，所以它也带有其他词的内容。",
+        "前面 {layer} 层已经处理过 x，所以它也带有其他词元的内容。",
     ),
     "words_f": (
         'x = the {d_model} numbers that stand for "{word}" there',
@@ -57,50 +57,53 @@ STEPS = {
     ),
     "qkv": ("q, k, v", "q、k、v"),
     "qkv_1": (
-        'q: what "{word}" looks for. k: how other words find it. v: what it hands on.',
-        "q：“{word}”在找什么。k：别的词怎样找到它。v：它交出什么。",
+        'q, the query: what "{word}" looks for. k, the key: how other words find it. v, the '
+        "value: what it hands on.",
+        "q 是查询（query）：“{word}”在找什么。k 是键（key）：别的词元凭它找到“{word}”。v 是值"
+        "（value）：它交出什么。",
     ),
     "qkv_2": (
         'The q of "{word}" is used for this word alone; its k and v are used by every word that '
         "looks at it.",
-        "“{word}”的 q 只为它自己用；它的 k 和 v 供每个看向它的词使用。",
+        "“{word}”的 q 只为它自己用；它的 k 和 v 供每个看向它的词元使用。",
     ),
-    "scores": ("Scores", "得分"),
+    "scores": ("Scores", "分数"),
     "scores_1": (
         'The q of "{word}" meets the k of each word. Where they agree, the score is high.',
-        "“{word}”的 q 与每个词的 k 相乘。两者越一致，得分越高。",
+        "“{word}”的 q 与每个词元的 k 相乘。两者越一致，分数越高。",
     ),
     "scores_2_root": (
-        "The root of {d_k} keeps the scores from growing with the number of channels.",
-        "除以 {d_k} 的平方根，得分就不会随通道数变大。",
+        "Dividing by the root of {d_k} keeps the spread of the scores from growing with the number "
+        "of channels.",
+        "除以 {d_k} 的平方根，分数的离散程度就不会随通道数变大。",
     ),
-    "scores_2_none": ("This model does not scale its scores.", "这个模型不缩放得分。"),
+    "scores_2_none": ("This model does not scale its scores.", "这个模型不缩放分数。"),
     "scores_2": (
         "This model multiplies its scores by {scale:.4g}.",
-        "这个模型把得分乘以 {scale:.4g}。",
+        "这个模型把分数乘以 {scale:.4g}。",
     ),
-    "scores_f_none": ("no word may be seen, so there is no score", "没有可见的词，所以没有得分"),
+    "scores_f_none": ("no word may be seen, so there is no score", "没有可见的词元，所以没有分数"),
     "softmax": ("Mask and softmax", "掩码与 softmax"),
     "none_hidden": (
         'No word is hidden from "{word}" ({mask}).',
-        "“{word}”能看到所有的词（{mask}）。",
+        "“{word}”能看到所有的词元（{mask}）。",
     ),
     "one_hidden": (
         '{count} of {n} words is hidden from "{word}" ({mask}).',
-        "{n} 个词里有 {count} 个“{word}”看不到（{mask}）。",
+        "{n} 个词元里有 {count} 个“{word}”看不到（{mask}）。",
     ),
     "hidden": (
         '{count} of {n} words are hidden from "{word}" ({mask}).',
-        "{n} 个词里有 {count} 个“{word}”看不到（{mask}）。",
+        "{n} 个词元里有 {count} 个“{word}”看不到（{mask}）。",
     ),
     "softmax_1": (
         "{hidden} Softmax turns scores into weights that sum to 1.",
-        "{hidden}softmax 把得分变成总和为 1 的权重。",
+        "{hidden}softmax 把分数变成总和为 1 的权重。",
     ),
     "softmax_1_sink": (
         "{hidden} Softmax turns scores into weights; with the {sink} of a learned sink they sum "
         "to 1.",
-        "{hidden}softmax 把得分变成权重；加上学习得来的汇点所占的 {sink}，总和为 1。",
+        "{hidden}softmax 把分数变成权重；加上学习得来的汇点所占的 {sink}，总和为 1。",
     ),
     "softmax_2": (
         '"{word}" looks most at "{best}": {weight} of its weight lies there, where equal '
@@ -111,17 +114,20 @@ STEPS = {
         "A row in which nothing may be seen is 0.",
         "什么都看不到的一行，结果是 0。",
     ),
-    "softmax_f": ("exp(score) / sum of all exp(score)", "exp(得分) / 所有 exp(得分) 之和"),
-    "softmax_f_none": ("no word may be seen, so every weight is 0", "没有可见的词，所以权重都是 0"),
+    "softmax_f": ("exp(score) / sum of all exp(score)", "exp(分数) / 所有 exp(分数) 之和"),
+    "softmax_f_none": (
+        "no word may be seen, so every weight is 0",
+        "没有可见的词元，所以权重都是 0",
+    ),
     "sum": ("Weighted sum", "加权求和"),
     "sum_1": (
         "The v of every word is added up, each in proportion to its weight.",
-        "把每个词的 v 按权重的比例加起来。",
+        "把每个词元的 v 按权重的比例加起来。",
     ),
     "sum_2": (
         "How much a word brings is its weight times the length of its v: a large weight on a "
         "short v brings little.",
-        "一个词带来多少，是权重乘以 v 的长度：权重大而 v 很短，带来的就很少。",
+        "一个词元带来多少，是权重乘以 v 的长度：权重大而 v 很短，带来的就很少。",
     ),
     "out": ("WO", "WO"),
     "out_1": (
@@ -140,41 +146,43 @@ STEPS = {
     "words_1_cross": (
         "The encoder has read {m} words (tokens), and the decoder {n} of what it writes. We "
         'follow "{word}" into the cross-attention of layer {layer}, head {head}.',
-        "编码器读入了 {m} 个词（token），解码器读入了所写的 {n} 个词。我们跟着“{word}”走进第 "
+        "编码器读入了 {m} 个词元（token），解码器读入了所写的 {n} 个词元。我们跟着“{word}”走进第 "
         "{layer} 层交叉注意力的第 {head} 个头。",
     ),
     "words_2_cross": (
         "x is the decoder's state of the word after this layer's self-attention; the words that "
         "were read come as the encoder hands them on.",
-        "x 是解码器在本层自注意力之后给这个词的状态；原文各词则用编码器交出的状态。",
+        "x 是解码器在本层自注意力之后给这个词元的状态；原文各词元则用编码器交出的状态。",
     ),
     "matrices_1_cross": (
         "WQ turns x, {d_model} numbers, into q; WK and WV turn the encoder's state y of every "
         "word that was read into k and v: {sizes}.",
-        "WQ 把 x 的 {d_model} 个数变成 q；WK 和 WV 把原文每个词的编码器状态 y 变成 k 和 v：{sizes}"
-        "。",
+        "WQ 把 x 的 {d_model} 个数变成 q；WK 和 WV 把原文每个词元的编码器状态 y 变成 k 和 v："
+        "{sizes}。",
     ),
     "matrices_f_cross": (
         "q = x WQ,  k = y WK,  v = y WV   (plus a bias each, where the model has one)",
         "q = x WQ,  k = y WK,  v = y WV   （如果模型有偏置，再各加一个偏置）",
     ),
     "qkv_1_cross": (
-        'q: what "{word}" looks for. k: how "{best}" is found. v: what it hands on.',
-        "q：“{word}”在找什么。k：“{best}”怎样被找到。v：它交出什么。",
+        'q, the query: what "{word}" looks for. k, the key: how "{best}" is found. v, the value: '
+        "what it hands on.",
+        "q 是查询（query）：“{word}”在找什么。k 是键（key）：凭它找到“{best}”。v 是值（value）：它"
+        "交出什么。",
     ),
     "qkv_2_cross": (
         'q is of the written word; k and v are shown of "{best}", the word of the other text '
         "that it looks at most.",
-        "q 属于所写的词；k 和 v 取自“{best}”，即它在原文中看得最多的词。",
+        "q 属于所写的词元；k 和 v 取自“{best}”，即它在原文中看得最多的词元。",
     ),
     "scores_1_cross": (
         'The q of "{word}" meets the k of each word that was read. Where they agree, the score '
         "is high.",
-        "“{word}”的 q 与原文每个词的 k 相乘。两者越一致，得分越高。",
+        "“{word}”的 q 与原文每个词元的 k 相乘。两者越一致，分数越高。",
     ),
     "sum_1_cross": (
         "The v of every word that was read is added up, each in proportion to its weight.",
-        "把原文每个词的 v 按权重的比例加起来。",
+        "把原文每个词元的 v 按权重的比例加起来。",
     ),
 }
 

@@ -167,7 +167,7 @@ def test_second_sentences_hold_the_numbers():
     [
         ({"layer": 0}, 0, "In the first layer"),
         ({"n_kv_head": 1}, 1, "the 3 heads share 1 parts of WK and WV"),
-        ({}, 3, "The root of 17 keeps"),
+        ({}, 3, "Dividing by the root of 17 keeps the spread"),
         ({"scale": 1.0}, 3, "does not scale"),
         ({"scale": 0.25}, 3, "multiplies its scores by 0.25"),
     ],
@@ -195,7 +195,7 @@ def test_chinese():
         "词",
         "WQ、WK、WV",
         "q、k、v",
-        "得分",
+        "分数",
         "掩码与 softmax",
     ]
     assert told[0].sentence == "模型读入 11 个词（token）。我们跟着“it”走进第 2 层的第 1 个头。"

@@ -140,7 +140,7 @@ export const mattersTexts = /** @type {const} */ ({
   withoutIt: ["without it", "去掉后"],
   withoutEarly: [
     "Steps 1 to 4 are as before: the link is taken out after the scores.",
-    "第 1 到 4 步不变：联系在得分之后去掉。",
+    "第 1 到 4 步不变：联系在算出分数之后去掉。",
   ],
   withoutOutput: [
     "What the head adds to this word is {before} long with the link and {after} long without it.",
