@@ -192,14 +192,14 @@ def test_a_learned_sink_is_said():
 def test_chinese():
     told = steps.tell(make(causal=True), lang="zh")
     assert [step.name for step in told][:5] == [
-        "词",
+        "词元",
         "WQ、WK、WV",
         "q、k、v",
         "分数",
         "掩码与 softmax",
     ]
-    assert told[0].sentence == "模型读入 11 个词（token）。我们跟着“it”走进第 2 层的第 1 个头。"
-    assert told[4].sentence.startswith("11 个词里有 3 个“it”看不到（Causal()）。")
+    assert told[0].sentence == "模型读入 11 个词元（token）。我们跟着“it”走进第 2 层的第 1 个头。"
+    assert told[4].sentence.startswith("11 个词元里有 3 个“it”看不到（Causal()）。")
     assert steps.prove(make(), "zh").startswith(
         "证明成立：我们的输出与 tiny-model 自己的输出最多相差"
     )

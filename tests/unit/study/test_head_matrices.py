@@ -1,4 +1,4 @@
-"""The matrices of a head, beside torch's own modules and beside the q, k, v that are made of them."""
+"""The matrices of a head, beside torch's own modules and the q, k, v that are made of them."""
 
 import pytest
 import torch

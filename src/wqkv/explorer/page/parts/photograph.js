@@ -7,7 +7,7 @@ import { svg } from "./dom.js";
 import { svgText } from "./picture.js";
 
 const EDGE = 16;
-const LINE = 22; // of the lines above the picture
+const CAPTION = 22; // of the lines above the picture
 /** What is there to be pressed or opened, and says nothing in a picture. */
 const UNSAVED = ".controls, .ways, details:not([open]), output, [hidden]";
 const PAINT = ["fill", "stroke", "stroke-width", "opacity", "vector-effect", "font-size", "font-family"];
@@ -21,7 +21,7 @@ const PAINT = ["fill", "stroke", "stroke-width", "opacity", "vector-effect", "fo
 export function photograph(element, lines) {
   const box = element.getBoundingClientRect(),
     bottom = Math.max(...[...element.children].map(child => child.getBoundingClientRect().bottom)), // it may be stretched
-    above = EDGE + LINE * lines.length,
+    above = EDGE + CAPTION * lines.length,
     [width, height] = [Math.ceil(Math.max(box.width, 320)) + 2 * EDGE, Math.ceil(bottom - box.top) + above + EDGE];
   const place = { left: box.left - EDGE, top: box.top - above };
   return svg(
@@ -36,7 +36,7 @@ export function photograph(element, lines) {
 
 // A line of the caption, the first of which is bold; one that is too long is pressed together.
 function captioned(line, i, room) {
-  const element = svgText(line, EDGE, EDGE + 8 + LINE * i, "start", i ? "--soft" : "--ink"),
+  const element = svgText(line, EDGE, EDGE + 8 + CAPTION * i, "start", i ? "--soft" : "--ink"),
     wide = [...line].reduce((sum, letter) => sum + (letter >= "\u2e80" ? 13 : 7), 0);
   if (!i) element.setAttribute("font-weight", "600");
   if (wide > room) element.setAttribute("textLength", String(room));

@@ -12,6 +12,7 @@ import { recorded } from "../reading/server.js";
 import { go, state } from "../reading/state.js";
 import { t } from "../words/words.js";
 import { bench } from "./bench.js";
+import { largestSize } from "./product.js";
 import { cellSheet, residual, rowSheet, strongest } from "./worked.js";
 
 /** @import { StoryAnswer } from "../types" */
@@ -57,7 +58,7 @@ async function stepMatrices(read) {
     matrices = await readMatrices().catch(refused);
   if (!matrices) return { drawing: productsAlone(read) };
   const { WQ, WK, WV } = matrices,
-    x = numbersOf(story.x),
+    x = finite(story.x),
     of = (/** @type {Matrix} */ matrix, result, known, says) => ({
       matrix,
       result,
@@ -70,13 +71,13 @@ async function stepMatrices(read) {
   const k = of(WK, "k", story.k, story.source ? t("keyOfOther", { word }) : t("keyOf")),
     v = of(WV, "v", story.v, story.source ? t("valueOfOther", { word }) : t("valueOf"));
   const factors = story.source
-    ? [{ name: "x", values: x, products: [q] }, { name: "y", values: numbersOf(story.source.x), products: [k, v] }]
+    ? [{ name: "x", values: x, products: [q] }, { name: "y", values: finite(story.source.x), products: [k, v] }]
     : [{ name: "x", values: x, products: [q, k, v] }];
   return { python: matrices.python, data: { ...story, matrices }, drawing: drawing(bench(factors), shared(story)) };
 }
 
 /** @param {Numbers} values */
-function numbersOf(values) {
+function finite(values) {
   return values.map(value => value ?? 0);
 }
 
@@ -141,7 +142,7 @@ function shared(story) {
 
 /** @param {Read} read */
 function stepVectors({ story }) {
-  const top = Math.max(...[...story.q, ...story.k, ...story.v].map(value => Math.abs(value ?? 0)));
+  const top = largestSize([...story.q, ...story.k, ...story.v]);
   return {
     drawing: drawing(
       vector("q = x WQ", story.q, top),
@@ -245,12 +246,12 @@ async function stepOut({ story }) {
     known: story.share,
     says: matrices.WO.bias ? [t("shareSays"), t("shareBias")].join(" ") : t("shareSays"),
   };
-  const top = Math.max(...[...story.share, ...story.output].map(value => Math.abs(value ?? 0)));
+  const top = largestSize([...story.share, ...story.output]);
   return {
     python: matrices?.python,
     data: matrices ? { ...story, WO: matrices.WO } : story,
     drawing: drawing(
-      WO && bench([{ name: t("contextName"), values: numbersOf(story.gated ?? story.context), products: [WO] }]),
+      WO && bench([{ name: t("contextName"), values: finite(story.gated ?? story.context), products: [WO] }]),
       vector(t("shareOf"), story.share, top),
       vector(t("outputOf", { n: story.n_head }), story.output, top),
       h("p", { class: "note" }, t("barColors")),

@@ -7,7 +7,7 @@ import { heatColor, sharpPen } from "../parts/heat.js";
 /** @import { Term } from "./terms.js" */
 
 /** The height of the bars below a matrix, and the space between the two. */
-export const BARS = 76;
+const BELOW = 76;
 const GAP = 8;
 const LINE = 18; // pixels that a row of single numbers needs
 const CELL = 46; // and a column
@@ -23,15 +23,9 @@ const CELL = 46; // and a column
  * @property {boolean} digits whether single numbers are written
  */
 
-/**
- * @typedef {object} Lit
- * @property {number} column
- * @property {number | null} row its place in the order of the rows
- */
-
 /** The height of the rows of a matrix whose canvas has bars below them. */
 export function rowsHeight(canvas) {
-  return canvas.clientHeight - BARS - GAP;
+  return canvas.clientHeight - BELOW - GAP;
 }
 
 /**
@@ -53,17 +47,19 @@ function inks() {
  * @param {HTMLCanvasElement} canvas
  * @param {{
  *   picture: HTMLCanvasElement, cell: (row: number, column: number) => number, top: number,
- *   results: (number | null)[], topResult: number, shown: Shown, lit: Lit | null, label: string,
- * }} plate `cell` is asked for a place in the order of the rows; `label` stands at the lit bar
+ *   results: (number | null)[], topResult: number, shown: Shown, column: number | null, row: number | null,
+ *   label: string,
+ * }} plate `cell` is asked for a place in the order of the rows; `column` and `row` are lit, and `label`
+ *   stands at the bar of the lit column
  */
-export function drawPlate(canvas, { picture, cell, top, results, topResult, shown, lit, label }) {
+export function drawPlate(canvas, { picture, cell, top, results, topResult, shown, column, row, label }) {
   const { pen, width, height } = sharpPen(canvas),
     ink = inks(),
-    high = height - BARS - GAP,
+    high = height - BELOW - GAP,
     { r0, rows, c0, columns } = shown,
     [wide, tall] = [width / columns, high / rows];
   pen.fillStyle = ink.ground;
-  pen.fillRect(0, high + GAP, width, BARS);
+  pen.fillRect(0, high + GAP, width, BELOW);
   if (shown.digits) {
     pen.font = font(Math.min(12, wide / 4.2));
     pen.textAlign = "right";
@@ -78,14 +74,14 @@ export function drawPlate(canvas, { picture, cell, top, results, topResult, show
         pen.fillText(threeDigits(value), (c + 1) * wide - 5, (r + 0.5) * tall);
       }
   } else pen.drawImage(picture, 0, 0, width, high);
-  const zero = high + GAP + BARS / 2,
-    room = BARS / 2 - 5,
-    at = lit ? lit.column - c0 : -1,
+  const zero = high + GAP + BELOW / 2,
+    room = BELOW / 2 - 5,
+    at = column === null ? -1 : column - c0,
     isLit = at >= 0 && at < columns,
     [left, frame] = [Math.max(1, at * wide - 1), Math.max(wide + 2, 5)];
   if (isLit) {
     pen.fillStyle = ink.mark;
-    pen.fillRect(left, high + GAP, frame, BARS);
+    pen.fillRect(left, high + GAP, frame, BELOW);
   }
   pen.fillStyle = ink.line;
   pen.fillRect(0, zero, width, 1);
@@ -95,7 +91,7 @@ export function drawPlate(canvas, { picture, cell, top, results, topResult, show
     pen.fillStyle = value < 0 ? ink.down : ink.up;
     pen.fillRect(c * wide + wide * 0.12, value < 0 ? zero : zero - length, Math.max(wide * 0.76, 0.6), length);
   }
-  if (lit && lit.row !== null) markRow(pen, ink, lit.row - r0, rows, tall, width);
+  if (row !== null) markRow(pen, ink, row - r0, rows, tall, width);
   if (!isLit) return;
   pen.strokeStyle = ink.ink;
   pen.lineWidth = 2;
@@ -136,18 +132,17 @@ function font(size) {
  * Numbers as bars to both sides of a line, one on each row; `names` are written where rows are wide.
  *
  * @param {HTMLCanvasElement} canvas
- * @param {{ values: (row: number) => number, top: number, shown: Shown, row: number | null, high?: number, names?: (row: number) => string }} given
- *   `high` is the height that the rows take
+ * @param {{
+ *   values: (row: number) => number, top: number, shown: Shown, row: number | null, names?: (row: number) => string,
+ * }} given `top` is the size of the longest bar
  */
-export function drawRows(canvas, { values, top, shown, row, high = canvas.clientHeight, names }) {
-  const { pen, width } = sharpPen(canvas),
+export function drawRows(canvas, { values, top, shown, row, names }) {
+  const { pen, width, height: high } = sharpPen(canvas),
     ink = inks(),
     tall = high / shown.rows,
     middle = width / 2;
-  if (names === undefined) {
-    pen.fillStyle = ink.ground;
-    pen.fillRect(0, 0, width, high);
-  }
+  pen.fillStyle = ink.ground;
+  pen.fillRect(0, 0, width, high);
   pen.fillStyle = ink.line;
   pen.fillRect(middle, 0, 1, high);
   for (let r = 0; r < shown.rows; r++) {

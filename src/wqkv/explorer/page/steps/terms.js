@@ -1,4 +1,4 @@
-// One number of a product, worked out: a vector times a column, term by term, and the digits to show.
+// One number of a product worked out: a vector times a column, term by term, in digits that add up.
 
 import { fixed } from "../parts/format.js";
 
@@ -53,20 +53,47 @@ export function termsOf(values, column, order) {
   });
 }
 
-const LEAST = 3; // digits behind the point
-const MOST = 9;
+const FEWEST = 3; // digits behind the point
+const DIGITS = 9;
+const COUNTS = [3, 4, 5, 6]; // how many of the largest products stand by themselves
 
 /**
- * The fewest digits at which the shown parts add up to the shown sum.
+ * @typedef {object} Brief a sum as a few lines that add up as they are written
+ * @property {Term[]} largest
+ * @property {number} rest the sum of all other products
+ * @property {number} others how many those are
+ * @property {number} digits behind the point
+ */
+
+/**
+ * The largest products, the rest, the sum and the bias in the fewest digits at which the shown parts
+ * add up to the shown sums. Rounded parts often do not; then one product more is listed, or a digit.
  *
+ * @param {Term[]} terms
+ * @param {number | null} bias
+ * @returns {Brief}
+ */
+export function briefOf(terms, bias) {
+  const ranked = [...terms].sort((a, b) => Math.abs(b.product) - Math.abs(a.product)),
+    sum = terms.at(-1)?.sum ?? 0;
+  for (let digits = FEWEST; ; digits++)
+    for (const count of COUNTS) {
+      const largest = ranked.slice(0, count),
+        rest = ranked.slice(count).reduce((left, term) => left + term.product, 0),
+        found = { largest, rest, others: terms.length - largest.length, digits };
+      const parts = [...largest.map(term => term.product), rest];
+      if (digits === DIGITS || (adds(parts, sum, digits) && adds([sum, bias ?? 0], sum + (bias ?? 0), digits))) return found;
+    }
+}
+
+/**
  * @param {number[]} parts
  * @param {number} sum
+ * @param {number} digits
  */
-export function digitsThatAdd(parts, sum) {
-  const shown = (/** @type {number} */ value, /** @type {number} */ digits) => Math.round(Number(fixed(value, digits)) * 10 ** digits);
-  let digits = LEAST;
-  while (digits < MOST && parts.reduce((all, part) => all + shown(part, digits), 0) !== shown(sum, digits)) digits++;
-  return digits;
+function adds(parts, sum, digits) {
+  const shown = (/** @type {number} */ value) => Math.round(Number(fixed(value, digits)) * 10 ** digits);
+  return parts.reduce((all, part) => all + shown(part), 0) === shown(sum);
 }
 
 /**
@@ -76,7 +103,9 @@ export function digitsThatAdd(parts, sum) {
  * @param {number} digits of the product
  */
 export function digitsOfFactors({ value, weight, product }, digits) {
-  let more = LEAST;
-  while (more < MOST && fixed(Number(fixed(value, more)) * Number(fixed(weight, more)), digits) !== fixed(product, digits)) more++;
-  return more;
+  const gives = (/** @type {number} */ some) =>
+    fixed(Number(fixed(value, some)) * Number(fixed(weight, some)), digits) === fixed(product, digits);
+  let some = FEWEST;
+  while (some < digits + 6 && !gives(some)) some++;
+  return some;
 }

@@ -52,7 +52,6 @@ export const matricesTexts = /** @type {const} */ ({
   ],
   vectorSays: ["{name}, {n} numbers as bars beside the rows of the matrix", "{name}，{n} 个数，以条形列在矩阵各行旁边"],
   columnIs: ["{name}, column {c}: {result} = {value}", "{name} 第 {c} 列：{result} = {value}"],
-  columnAt: ["{name}, column {c}", "{name} 第 {c} 列"],
   pointColumn: [
     "Point at a matrix or use the arrow keys: a column is lit and worked out. A click keeps it; a double click shows single numbers.",
     "指向矩阵或用方向键：亮起一列并算出结果。点击固定该列，双击查看单个数字。",
