@@ -1,4 +1,4 @@
-// A matrix of numbers with a sign as colors, and how many of its digits can be read.
+// A matrix of numbers with a sign as a picture, and the scale of its colors.
 
 import { signedRamp } from "./color.js";
 

@@ -28,16 +28,28 @@ const SMALL = 24; // the side of the strip's pictures, as explorer/matrices.py s
 /** @type {Map<string, Promise<Record<MatrixName, Matrix> & { python: string }>>} */
 const keptHeads = new Map();
 
-/** The four matrices of the chosen head, whatever text is open. */
+/** The four matrices of the chosen head. */
 export function readMatrices() {
   const { layer, head } = state,
-    key = [String(state.v).split(".")[1], layer, head].join("/");
+    key = [state.v, layer, head].join("/"); // the lines of Python name the text
   const found = keptHeads.get(key) ?? askFor("matrices", { layer, head }, false).then(decoded);
   keptHeads.delete(key);
   keptHeads.set(key, found); // the newest again
   found.catch(() => keptHeads.delete(key));
   for (const old of keptHeads.keys()) if (keptHeads.size > HEADS) keptHeads.delete(old);
   return found;
+}
+
+/**
+ * A matrix as JSON has it, row by row, made when it is saved.
+ *
+ * @param {Matrix} matrix
+ */
+export function asRows({ numbers, ...facts }) {
+  const rows = Array.from({ length: numbers.length / facts.columns }, (_, r) =>
+    Array.from(numbers.subarray(r * facts.columns, (r + 1) * facts.columns)),
+  );
+  return { ...facts, numbers: rows };
 }
 
 /** @param {MatricesAnswer} answer */

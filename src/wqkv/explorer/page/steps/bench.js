@@ -1,20 +1,19 @@
 // A vector times a matrix, to look into: heat maps beside the vector, one column lit and worked out.
 
 import { h } from "../parts/dom.js";
-import { clamp, fixed, short } from "../parts/format.js";
+import { clamp, short } from "../parts/format.js";
 import { heatPicture } from "../parts/heat.js";
 import { columnOf } from "../reading/matrices.js";
 import { go, state } from "../reading/state.js";
 import { t } from "../words/words.js";
 import { workedColumn } from "./column.js";
 import { drawPlate, drawRows, fitting, rowsHeight } from "./plates.js";
-import { arranged, largestSize, pictureOf, platesOf, resultName } from "./product.js";
+import { arranged, largestSize, pictureOf, plateAttributes, platesOf, resultName, termSays } from "./product.js";
 import { broughtIn, movedBy, seenOn, spotOf } from "./spot.js";
 import { termsOf } from "./terms.js";
 
-/** @import { Factor, Plate } from "./product.js" */
+/** @import { Factor } from "./product.js" */
 /** @import { Spot } from "./spot.js" */
-/** @import { Term } from "./terms.js" */
 
 /** What can be switched: a name, and the texts of its two states. */
 const SWITCHES = /** @type {const} */ ([
@@ -93,8 +92,12 @@ export function bench(factors) {
     spot = to;
     const plate = plates[to.plate],
       found = columnOf(plate.matrix, to.column),
-      column = found instanceof Float32Array ? found : await found;
+      column = found instanceof Float32Array ? found : await found.catch(() => null);
     if (spot !== to) return; // another one is lit by now
+    if (!column) {
+      said.textContent = t("gone");
+      return;
+    }
     columns[to.plate] = to.column;
     const terms = termsOf(plate.factor.values, column, orderFor(to.plate));
     const value = sheet.tell(plate, terms, to.column);
@@ -106,7 +109,7 @@ export function bench(factors) {
       "aria-valuetext",
       t("columnIs", { name, c: to.column, result: resultName(plate, to.column), value: sheet.label }),
     );
-    said.textContent = to.row === null ? t("pointColumn") : rowSays(terms[to.row], plate, to.column);
+    said.textContent = to.row === null ? t("pointColumn") : termSays(terms[to.row], plate, to.column);
     draw();
   }
 
@@ -181,10 +184,28 @@ export function bench(factors) {
     light(spotAt(event, i));
   }
 
+  // Single numbers are dragged with the pointer; what was dragged is not chosen.
+  let dragged = /** @type {{ x: number, y: number, r0: number, c0: number, moved: boolean } | null} */ (null);
+
+  function onMove(event, i) {
+    if (!event.buttons || !dragged) return event.pointerType === "mouse" && light(spotAt(event, i));
+    const { rows, columns: count } = seenIn(i),
+      down = Math.round((event.clientY - dragged.y) / (rowsHeight(canvases[i]) / rows)),
+      right = Math.round((event.clientX - dragged.x) / (canvases[i].clientWidth / count));
+    dragged.moved ||= down !== 0 || right !== 0;
+    [look.r0, look.c0] = [dragged.r0 - down, dragged.c0 - right];
+    const now = seenIn(i);
+    [look.r0, look.c0] = [now.r0, now.c0];
+    return draw();
+  }
+
   canvases.forEach((canvas, i) => {
-    canvas.addEventListener("pointermove", event => event.pointerType === "mouse" && light(spotAt(event, i)));
+    canvas.addEventListener("pointerdown", event => {
+      dragged = look.digits ? { x: event.clientX, y: event.clientY, r0: look.r0, c0: look.c0, moved: false } : null;
+    });
+    canvas.addEventListener("pointermove", event => onMove(event, i));
     canvas.addEventListener("pointerleave", () => light(kept));
-    canvas.addEventListener("click", event => keep(spotAt(event, i)));
+    canvas.addEventListener("click", event => !dragged?.moved && keep(spotAt(event, i)));
     canvas.addEventListener("dblclick", event => whole && choose("digits", !look.digits, spotAt(event, i)));
     canvas.addEventListener("focus", () => kept.plate !== i && keep({ plate: i, column: columns[i], row: kept.row }));
     canvas.addEventListener("keydown", event => onKey(event, i));
@@ -241,40 +262,14 @@ function benchColumn(name, size, canvas, under, kind = "") {
   return h("div", { class: `benchcolumn ${kind}` }, h("h4", {}, name, h("small", {}, size)), canvas, under);
 }
 
-/** @param {Plate} plate */
-function plateAttributes({ matrix: { name, rows, columns, numbers }, result }) {
-  const low = numbers.reduce((least, number) => Math.min(least, number), 0),
-    high = numbers.reduce((most, number) => Math.max(most, number), 0);
-  return {
-    class: "plate",
-    role: "slider",
-    tabindex: 0,
-    "data-key": `plate-${name}`,
-    "aria-label": t("plateSays", { name, rows, columns, low: short(low), high: short(high), result }),
-    "aria-valuemin": 0,
-    "aria-valuemax": columns - 1,
-    "aria-valuenow": 0,
-  };
-}
-
 function legendOf({ times, top }, per, largest, x) {
   const ramp = heatPicture(Array.from({ length: 129 }, (_, i) => i / 64 - 1), 129, 1);
   ramp.className = "ramp";
   return [
     `${t(times ? "eachProduct" : "eachNumber")} ≤ -${short(top)}`,
     ramp,
-    `≥ ${short(top)}.`,
+    `≥ ${short(top)}`,
     h("span", {}, t(largest ? "rowsByX" : "rowsStored", { x })),
     per > 1 ? h("span", {}, t("extremes", { per })) : "",
   ];
-}
-
-/**
- * @param {Term} term
- * @param {Plate} plate
- * @param {number} c
- */
-function rowSays({ row, value, weight, product }, { factor, matrix: { name } }, c) {
-  const [a, b, ab] = [value, weight, product].map(one => fixed(one, 3));
-  return `${factor.name}[${row}] × ${name}[${row}, ${c}] = ${a} × ${b} = ${ab}`;
 }

@@ -6,7 +6,7 @@ import { count, number } from "../parts/format.js";
 import { around, chips, listed, ranking } from "../parts/ranking.js";
 import { keyWithPosition, labelAt } from "../parts/token.js";
 import { means, signedBars, vector } from "../parts/vector.js";
-import { readMatrices } from "../reading/matrices.js";
+import { asRows, readMatrices } from "../reading/matrices.js";
 import { askFor, keyCount, size } from "../reading/opened.js";
 import { recorded } from "../reading/server.js";
 import { go, state } from "../reading/state.js";
@@ -73,7 +73,7 @@ async function stepMatrices(read) {
   const factors = story.source
     ? [{ name: "x", values: x, products: [q] }, { name: "y", values: finite(story.source.x), products: [k, v] }]
     : [{ name: "x", values: x, products: [q, k, v] }];
-  return { python: matrices.python, data: { ...story, matrices }, drawing: drawing(bench(factors), shared(story)) };
+  return { python: matrices.python, data: { toJSON: () => ({ ...story, WQ: asRows(WQ), WK: asRows(WK), WV: asRows(WV) }) }, drawing: drawing(bench(factors), shared(story)) };
 }
 
 /** @param {Numbers} values */
@@ -244,12 +244,12 @@ async function stepOut({ story }) {
     result: t("share"),
     bias: null,
     known: story.share,
-    says: matrices.WO.bias ? [t("shareSays"), t("shareBias")].join(" ") : t("shareSays"),
+    says: t(matrices.WO.bias ? "shareOfBiased" : "shareSays"),
   };
   const top = largestSize([...story.share, ...story.output]);
   return {
     python: matrices?.python,
-    data: matrices ? { ...story, WO: matrices.WO } : story,
+    data: matrices ? { toJSON: () => ({ ...story, WO: asRows(matrices.WO) }) } : story,
     drawing: drawing(
       WO && bench([{ name: t("contextName"), values: finite(story.gated ?? story.context), products: [WO] }]),
       vector(t("shareOf"), story.share, top),

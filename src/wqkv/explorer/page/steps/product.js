@@ -1,10 +1,12 @@
 // A vector and the matrices that it is multiplied by: the order of the rows, the results, the pictures.
 
+import { fixed, short } from "../parts/format.js";
 import { endOfScale, extremesOf, heatPicture } from "../parts/heat.js";
 import { t } from "../words/words.js";
 import { orderOf, timesMatrix } from "./terms.js";
 
 /** @import { Matrix } from "../reading/matrices.js" */
+/** @import { Term } from "./terms.js" */
 
 /**
  * @typedef {object} Factor a vector, and the matrices that it is multiplied by
@@ -99,4 +101,34 @@ export function arranged(plates, { largest, times }) {
 export function pictureOf({ matrix: { columns, per } }, numbers, top, pixels) {
   const together = Math.max(1, Math.floor(numbers.length / columns / pixels));
   return { canvas: heatPicture(extremesOf(numbers, columns, together), columns, top), per: together * per };
+}
+
+/**
+ * The canvas of a matrix: a slider over its columns, which says what is seen.
+ *
+ * @param {Plate} plate
+ */
+export function plateAttributes({ matrix: { name, rows, columns, numbers }, result }) {
+  const low = numbers.reduce((least, number) => Math.min(least, number), 0),
+    high = numbers.reduce((most, number) => Math.max(most, number), 0);
+  return {
+    class: "plate",
+    role: "slider",
+    tabindex: 0,
+    "data-key": `plate-${name}`,
+    "aria-label": t("plateSays", { name, rows, columns, low: short(low), high: short(high), result }),
+    "aria-valuemin": 0,
+    "aria-valuemax": columns - 1,
+    "aria-valuenow": 0,
+  };
+}
+
+/**
+ * @param {Term} term
+ * @param {Plate} plate
+ * @param {number} c
+ */
+export function termSays({ row, value, weight, product }, { factor, matrix: { name } }, c) {
+  const [a, b, ab] = [value, weight, product].map(one => fixed(one, 3));
+  return `${factor.name}[${row}] × ${name}[${row}, ${c}] = ${a} × ${b} = ${ab}`;
 }

@@ -13,7 +13,10 @@ export const matricesTexts = /** @type {const} */ ({
     "WO makes of the context what this head adds to the word, its share.",
     "WO 把上下文变成这个头加给该词元的份额。",
   ],
-  shareBias: ["The bias of WO is added once, to the sum of all heads.", "WO 的偏置只加一次，加在所有头之和上。"],
+  shareOfBiased: [
+    "WO makes of the context what this head adds to the word, its share. The bias of WO is added once, to the sum of all heads.",
+    "WO 把上下文变成这个头加给该词元的份额。WO 的偏置只加一次，加在所有头之和上。",
+  ],
   beforeThat: ["{result} before {what}", "{what} 之前的 {result}"],
   share: ["share", "份额"],
   contextName: ["context", "上下文"],
