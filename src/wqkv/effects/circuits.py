@@ -18,8 +18,8 @@ from wqkv.attend.rope import RoPE
 from wqkv.doors import door
 from wqkv.errors import ArgumentError
 from wqkv.layer.attention import MultiheadAttention
-from wqkv.layer.convert.huggingface import check_plain
 from wqkv.layer.metadata import has_bias
+from wqkv.study.head_matrices import head_matrices, plain_layer
 from wqkv.study.model import OpenModel
 from wqkv.study.part import ModelPart, in_range, position_of
 
@@ -210,39 +210,18 @@ class Factors(NamedTuple):
         return Factors(self.left, (self.right @ other.left) @ other.right)
 
 
-def plain_layer(model: ModelPart, layer: int) -> MultiheadAttention:
-    """A layer whose heads have one WQ, WK, WV and WO each, and compute what their weights say."""
-    ours = model.layer(layer)
-    if type(ours) is not MultiheadAttention or ours.WO is None:
-        raise ArgumentError(
-            f"Layer {layer} of {model.name} is a {type(ours).__name__}, whose heads do not have "
-            "one WQ, WK, WV and WO each.\nLook at it with its `map` and `trace`."
-        )
-    check_plain(ours)
-    return ours
-
-
 @torch.no_grad()
 def factors_of(layer: MultiheadAttention, head: int, distance: int) -> tuple[Factors, Factors]:
     """WQ WK^T, as RoPE rotates it at a distance, and WV WO of one head, in float64."""
-    assert layer.WO is not None
-    of_key, d_k, d_v = head // (layer.n_head // layer.n_kv_head), layer.d_k, layer.d_v
-    WQ, WK, WV, WO = (
-        torch.unflatten(W, 0, (-1, d))[one].double()
-        for W, d, one in (
-            (layer.WQ.weight, d_k, head),
-            (layer.WK.weight, d_k, of_key),
-            (layer.WV.weight, d_v, of_key),
-            (layer.WO.weight.T, d_v, head),
-        )
-    )
+    found = head_matrices(layer, head)
+    WQ, WK, WV, WO = (W.double() for W in (found.WQ, found.WK, found.WV, found.WO))
     if isinstance(layer.position, RoPE):
         # WK too, at position 0: some scalings of RoPE also multiply what they rotate.
         WQ, WK = (
-            layer.position.rotate(W.T[None, None], torch.tensor([at], device=W.device))[0, 0].T
+            layer.position.rotate(W[None, None], torch.tensor([at], device=W.device))[0, 0]
             for W, at in ((WQ, distance), (WK, 0))
         )
-    return Factors(WQ.T, WK), Factors(WV.T, WO)
+    return Factors(WQ, WK.T), Factors(WV, WO)
 
 
 def left_out(layer: MultiheadAttention) -> tuple[str, ...]:

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from wqkv.attend.call import Call
 from wqkv.attend.engines import reference
-from wqkv.effects.circuits import plain_layer
 from wqkv.errors import ArgumentError
 from wqkv.experiments.asked_of_heads import HEAD_QUESTIONS
 from wqkv.layer.attention import MultiheadAttention
 from wqkv.maps.attention_map import AttentionMap, map_of
 from wqkv.maps.proof import Proof
+from wqkv.study.head_matrices import head_matrices, plain_layer, rows_of
 from wqkv.study.opened_layer import BLOCK, OpenLayer
 from wqkv.study.view import View
 
@@ -175,14 +175,6 @@ class TrainedHead:
         m = opened.map(self.head) if call is self.call else map_of(call)
         return HeadState(call, m, steps.scores[0, 0, 0], steps.weights[0, 0, 0], output)
 
-    def rows_of(self, name: str) -> slice:
-        """Which rows of the matrix WQ, WK or WV are the head's."""
-        layer = self.opened.layer
-        d = layer.d_v if name == "WV" else layer.d_k
-        group = 1 if name == "WQ" else layer.n_head // layer.n_kv_head
-        at = self.head // group
-        return slice(at * d, (at + 1) * d)
-
     @property
     def plain(self) -> MultiheadAttention:
         """The layer, or an error where its heads do not have one WQ, WK, WV and WO each."""
@@ -190,10 +182,9 @@ class TrainedHead:
 
     def part_of(self, name: str) -> tuple[Tensor, Tensor]:
         """The head's rows of a matrix, and of its bias, which is 0 where there is none."""
-        matrix, rows = getattr(self.plain, name), self.rows_of(name)
-        weight = matrix.weight.detach()[rows]
-        bias = matrix.bias
-        return weight, weight.new_zeros(len(weight)) if bias is None else bias.detach()[rows]
+        found = head_matrices(self.plain, self.head)
+        weight, bias = getattr(found, name).T, getattr(found, name.replace("W", "b"))
+        return weight, weight.new_zeros(len(weight)) if bias is None else bias
 
     @torch.no_grad()
     def with_part(self, name: str, weight: Tensor, bias: Tensor) -> Call:
@@ -202,7 +193,8 @@ class TrainedHead:
         A bias is changed where the matrix has one. Norms, clipping and RoPE work on what the new
         matrix gives, as in the model.
         """
-        rows, layer = self.rows_of(name), self.plain
+        layer = self.plain
+        rows = rows_of(layer, name, self.head)
         sizes = [list(one.T.shape) for one in (getattr(layer, name).weight[rows], weight)]
         if sizes[0] != sizes[1]:
             raise ArgumentError(

@@ -13,12 +13,14 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 
 from wqkv.explorer.api import Api, OpenView
+from wqkv.explorer.matrices import THUMBNAIL
 from wqkv.explorer.numbers import LONG, QUICK, SIDE, SLOW
 from wqkv.explorer.request import Parameters
 from wqkv.explorer.schema import Answer, Recorded, ServedModel, ViewAnswer
 from wqkv.sentences import in_language
 from wqkv.sentences.reading import LEFT_OUT
 from wqkv.study.callbacks import Progress
+from wqkv.study.head_matrices import has_matrices
 
 #: So many bytes of answers are recorded; the page says so, and what was left out.
 CAP = 16 * 2**20
@@ -98,7 +100,8 @@ def _wanted(
     def best(layer: int, head: int, i: int) -> int:
         return int(view.row(layer, head, i).weights.argmax())
 
-    yield "left_token", told(*at)
+    shown = [of("matrices", layer, head, **rest) for rest in ({}, {"size": THUMBNAIL})]
+    yield "left_token", told(*at) + (shown if has_matrices(view.model.layer(layer)) else [])
     q0, k0 = (max(0, min(token - SIDE // 2, count - SIDE)) for count in (n, m))
     passes = [of("received", layer, head), of("links", layer, head, k=20)]
     if "distance" in view.statistics:

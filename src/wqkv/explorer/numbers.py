@@ -17,6 +17,7 @@ from wqkv.draw.to_json import plain
 from wqkv.explorer import matters
 from wqkv.explorer.api import Api, OpenView
 from wqkv.explorer.jobs import Refused
+from wqkv.explorer.matrices import matrices, matrixcolumn
 from wqkv.explorer.request import Parameters
 from wqkv.explorer.schema import (
     Answer,
@@ -61,6 +62,8 @@ def story(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> Stor
     if told.source is not None:
         kept = told.source.token
         source = {"token": kept, "x": plain(told.source.x)}
+    opened = seen.view.layer(layer)
+    gated = None if opened.layer.gate is None else opened.apply_gate(head, token, told.context)
     answer = StoryAnswer(
         model=told.model,
         family=told.family,
@@ -80,6 +83,7 @@ def story(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> Stor
         k=plain(told.k),
         v=plain(told.v),
         context=plain(told.context),
+        gated=None if gated is None else plain(gated),
         share=plain(told.share),
         output=plain(told.output),
         proof=plain(told.proof),
@@ -343,7 +347,14 @@ def _means(line: Tensor) -> MeansFacts:
 Handler = Callable[[Api, OpenView, Parameters, Progress], Answer]
 
 #: The answers that take milliseconds.
-QUICK: dict[str, Handler] = {"story": story, "cell": cell, "row": row, "tile": tile}
+QUICK: dict[str, Handler] = {
+    "story": story,
+    "matrices": matrices,
+    "matrixcolumn": matrixcolumn,
+    "cell": cell,
+    "row": row,
+    "tile": tile,
+}
 #: Those that may take long, because they need a pass or more over a map.
 SLOW: dict[str, Handler] = {
     "column": column,

@@ -82,6 +82,21 @@ class SourceFacts(TypedDict):
     x: Numbers
 
 
+class MatrixFacts(TypedDict):
+    """A matrix of rows x columns; each of `numbers` is the extreme of a block of per[0] x per[1].
+
+    They are base64 of float32, row by row, the low byte first; at 1 x 1 they are the matrix.
+    `between` is what the layer does to the product before it is used.
+    """
+
+    rows: int
+    columns: int
+    per: tuple[int, int]
+    numbers: str
+    bias: Numbers | None
+    between: Sequence[Literal["norm", "clip", "RoPE", "temperature", "gate"]]
+
+
 class StepFacts(TypedDict):
     """One of the seven steps in words."""
 
@@ -271,6 +286,7 @@ class StoryAnswer(TypedDict):
     k: Numbers
     v: Numbers
     context: Numbers
+    gated: Numbers | None  # the context times the layer's gate, where it has one
     share: Numbers
     output: Numbers
     proof: ProofFacts
@@ -284,6 +300,23 @@ class StoryAnswer(TypedDict):
     special: NotRequired[Sequence[bool]]
     scores: NotRequired[Numbers]
     weights: NotRequired[Numbers]
+
+
+class MatricesAnswer(TypedDict):
+    """The matrices of one head; see `study.head_matrices`. The bias of WO is that of all heads."""
+
+    WQ: MatrixFacts
+    WK: MatrixFacts
+    WV: MatrixFacts
+    WO: MatrixFacts
+    python: str
+
+
+class MatrixColumnAnswer(TypedDict):
+    """One column of a matrix, exactly: base64 of float32."""
+
+    numbers: str
+    python: str
 
 
 class CellAnswer(TypedDict):
@@ -466,6 +499,8 @@ class Answers(TypedDict):
     """The answers about a view, by the last part of their address: api/views/{view}/row."""
 
     story: StoryAnswer
+    matrices: MatricesAnswer
+    matrixcolumn: MatrixColumnAnswer
     cell: CellAnswer
     row: RowAnswer
     tile: TileAnswer
@@ -482,6 +517,8 @@ class Answers(TypedDict):
 
 Answer = (
     StoryAnswer
+    | MatricesAnswer
+    | MatrixColumnAnswer
     | CellAnswer
     | RowAnswer
     | TileAnswer

@@ -1,8 +1,7 @@
 """The sentences of the seven steps and of their proof; draw/steps.py fills in the numbers.
 
-They speak to a learner, who knows words. So a token is called a word in English, and the first
-sentence says once that the two are the same. In Chinese it is 词元, because 词 is a word of the
-language, which a token often is not.
+They speak to a learner, who knows words. So in English a token is called a word here, and the first
+sentence says once that the two are the same. In Chinese it is called 词元: many are no words.
 """
 
 from __future__ import annotations
@@ -58,8 +57,10 @@ STEPS = {
     ),
     "qkv": ("q, k, v", "q、k、v"),
     "qkv_1": (
-        'q: what "{word}" looks for. k: how other words find it. v: what it hands on.',
-        "q：“{word}”在找什么。k：别的词元怎样找到它。v：它交出什么。",
+        'q, the query: what "{word}" looks for. k, the key: how other words find it. v, the '
+        "value: what it hands on.",
+        "q 是查询（query）：“{word}”在找什么。k 是键（key）：别的词元凭它找到“{word}”。v 是值"
+        "（value）：它交出什么。",
     ),
     "qkv_2": (
         'The q of "{word}" is used for this word alone; its k and v are used by every word that '
@@ -72,8 +73,9 @@ STEPS = {
         "“{word}”的 q 与每个词元的 k 相乘。两者越一致，分数越高。",
     ),
     "scores_2_root": (
-        "The root of {d_k} keeps the scores from growing with the number of channels.",
-        "除以 {d_k} 的平方根，分数就不会随维数变大。",
+        "Dividing by the root of {d_k} keeps the spread of the scores from growing with the number "
+        "of channels.",
+        "除以 {d_k} 的平方根，分数的离散程度就不会随通道数变大。",
     ),
     "scores_2_none": ("This model does not scale its scores.", "这个模型不缩放分数。"),
     "scores_2": (
@@ -163,8 +165,10 @@ STEPS = {
         "q = x WQ,  k = y WK,  v = y WV   （如果模型有偏置，再各加一个偏置）",
     ),
     "qkv_1_cross": (
-        'q: what "{word}" looks for. k: how "{best}" is found. v: what it hands on.',
-        "q：“{word}”在找什么。k：“{best}”怎样被找到。v：它交出什么。",
+        'q, the query: what "{word}" looks for. k, the key: how "{best}" is found. v, the value: '
+        "what it hands on.",
+        "q 是查询（query）：“{word}”在找什么。k 是键（key）：凭它找到“{best}”。v 是值（value）：它"
+        "交出什么。",
     ),
     "qkv_2_cross": (
         'q is of the written word; k and v are shown of "{best}", the word of the other text '

@@ -19,6 +19,7 @@ from wqkv.errors import ArgumentError
 from wqkv.layer.attention import MultiheadAttention
 from wqkv.layer.convert.huggingface import check_plain
 from wqkv.maps.attention_map import AttentionMap, map_of
+from wqkv.study.head_matrices import rows_of
 from wqkv.study.sweep import Sweep
 
 #: The weights of many rows are computed in blocks of about this many.
@@ -143,7 +144,7 @@ class OpenLayer:
 
     def WO(self, head: int) -> Tensor:
         """The rows of the paper's WO that belong to a head: (d_v, d_model)."""
-        return torch.unflatten(self._WO.T, 0, (-1, self.layer.d_v))[head]
+        return self._WO.T[rows_of(self.layer, "WO", head)]
 
     @property
     def _WO(self) -> Tensor:

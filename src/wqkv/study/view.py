@@ -35,6 +35,7 @@ from wqkv.study.answers import (
     WeightRow,
 )
 from wqkv.study.callbacks import Progress, silent
+from wqkv.study.head_matrices import HeadMatrices, head_matrices, plain_layer
 from wqkv.study.opened_layer import OpenLayer
 from wqkv.study.part import SAMPLED_ROWS, ModelPart, TextReading, in_range, spaced
 from wqkv.study.sweep import Sweep, sweep
@@ -125,6 +126,31 @@ class View:
     def map(self, layer: int, head: int) -> AttentionMap:
         """The map of one head: [1, 1, n, m]."""
         return self.checked_layer(layer, head).map(head)
+
+    def matrices(self, layer: int, head: int) -> HeadMatrices:
+        """WQ, WK, WV and WO of one head, with their biases: q = x WQ + bQ, share = context WO.
+
+        Heads: those that share a k and a v have the same WK and WV. Dtype: the model's own. Some
+        models do more to x WQ + bQ before it is q; `to_q`, `to_k`, `to_v` and `to_context` of the
+        record name it. WQ is (d_model, d_k), and so are WK, and WV with d_v; WO is (d_v, d_model).
+
+        Raises:
+            ArgumentError: no such layer or head; the heads do not have one WQ, WK, WV and WO each
+                (latent attention), or a part of the layer computes more than its weight says.
+
+        Source: Vaswani et al. 2017 (arXiv:1706.03762), section 3.2.2.
+
+        >>> from transformers import GPT2Config, GPT2Model
+        >>> from wqkv.study.model import OpenModel
+        >>> config = GPT2Config(n_layer=2, n_embd=24, n_head=3)
+        >>> model = OpenModel(GPT2Model(config).eval(), None, "tiny-gpt2")
+        >>> found = model.view(TokenizedText.of_ids([3, 4, 5])).matrices(1, 2)
+        >>> found.WQ.shape, found.WO.shape, found.bV.shape
+        (torch.Size([24, 8]), torch.Size([8, 24]), torch.Size([8]))
+        """
+        in_range("layer", layer, self.model.sizes.n_layer)
+        in_range("head", head, self.model.sizes.n_head)
+        return head_matrices(plain_layer(self.model, layer), head)
 
     # Cells, rows, columns, tiles
 

@@ -165,7 +165,7 @@ def test_second_sentences_hold_the_numbers():
     [
         ({"layer": 0}, 0, "In the first layer"),
         ({"n_kv_head": 1}, 1, "the 3 heads share 1 parts of WK and WV"),
-        ({}, 3, "The root of 17 keeps"),
+        ({}, 3, "Dividing by the root of 17 keeps the spread"),
         ({"scale": 1.0}, 3, "does not scale"),
         ({"scale": 0.25}, 3, "multiplies its scores by 0.25"),
     ],

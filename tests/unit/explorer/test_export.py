@@ -102,7 +102,7 @@ def test_a_long_text_keeps_the_chosen_head(api, monkeypatch):
     assert made["left_out"] == ["everything but the chosen head: the text is long"]
     kinds = {key.partition("?")[0].rpartition("/")[2] for key in answers}
     run_anew = {"choices", "effects", "effectblocks"}  # of these the model runs
-    assert kinds == {"model", "1", "story", "row", "column", "tile", *module.SLOW} - run_anew - {
+    assert kinds == {"model", "1", "story", "row", "matrices", "tile", *module.SLOW} - run_anew - {
         "grid"
     }
     assert "views/1/tile?head=4&k0=15&k1=23&layer=1&q0=15&q1=23" in answers

@@ -20,6 +20,8 @@ from wqkv.study.tokens import Unread
 HEAD = {"layer": 1, "head": 2}
 ASKED = {
     "story": HEAD | {"token": 5},
+    "matrices": HEAD,
+    "matrixcolumn": HEAD | {"of": "WK", "column": 6},
     "cell": HEAD | {"i": 5, "j": 4},
     "row": HEAD | {"i": 5},
     "tile": HEAD | {"q0": 1, "q1": 4, "k0": 2, "k1": 9},

@@ -72,7 +72,7 @@ function paintAll() {
   draw("strip", [layer, head, token, step, state.without], async () => strip(await readStory()));
   draw("open", [layer, head, token, other, step, state.without, state.how], async () => panel(await readStory()));
   draw("tabs", [view], () => viewTabs());
-  draw("view", [{ ...state, step: 0, lang: "", theme: "" }], () => VIEWS[view]());
+  draw("view", [{ ...state, step: 0, lang: "", theme: "", lit: "", order: "", times: "" }], () => VIEWS[view]());
 }
 
 // What the address may have wrong is put right: a layer that the model has not, a token beyond the end.

@@ -56,6 +56,19 @@ export interface SourceFacts {
   x: (number | null)[];
 }
 
+/** A matrix of rows x columns; each of `numbers` is the extreme of a block of per[0] x per[1].
+ * 
+ * They are base64 of float32, row by row, the low byte first; at 1 x 1 they are the matrix.
+ * `between` is what the layer does to the product before it is used. */
+export interface MatrixFacts {
+  rows: number;
+  columns: number;
+  per: [number, number];
+  numbers: string;
+  bias: (number | null)[] | null;
+  between: ("norm" | "clip" | "RoPE" | "temperature" | "gate")[];
+}
+
 /** One of the seven steps in words. */
 export interface StepFacts {
   name: string;
@@ -262,6 +275,7 @@ export interface StoryAnswer {
   k: (number | null)[];
   v: (number | null)[];
   context: (number | null)[];
+  gated: (number | null)[] | null;
   share: (number | null)[];
   output: (number | null)[];
   proof: ProofFacts;
@@ -275,6 +289,21 @@ export interface StoryAnswer {
   special?: boolean[];
   scores?: (number | null)[];
   weights?: (number | null)[];
+}
+
+/** The matrices of one head; see `study.head_matrices`. The bias of WO is that of all heads. */
+export interface MatricesAnswer {
+  WQ: MatrixFacts;
+  WK: MatrixFacts;
+  WV: MatrixFacts;
+  WO: MatrixFacts;
+  python: string;
+}
+
+/** One column of a matrix, exactly: base64 of float32. */
+export interface MatrixColumnAnswer {
+  numbers: string;
+  python: string;
 }
 
 /** How one weight comes about; see `study.answers.Cell`. */
@@ -439,6 +468,8 @@ export interface GroupsAnswer {
 /** The answers about a view, by the last part of their address: api/views/{view}/row. */
 export interface Answers {
   story: StoryAnswer;
+  matrices: MatricesAnswer;
+  matrixcolumn: MatrixColumnAnswer;
   cell: CellAnswer;
   row: RowAnswer;
   tile: TileAnswer;
@@ -455,7 +486,7 @@ export interface Answers {
 
 /** What a saved page has inside: the answers by the addresses that the page would ask. */
 export interface Recorded {
-  answers: { [name: string]: ServedModel | ViewAnswer | StoryAnswer | CellAnswer | RowAnswer | TileAnswer | ColumnAnswer | ThumbnailAnswer | ReceivedAnswer | DistancesAnswer | LinksAnswer | GridAnswer | ChoicesAnswer };
+  answers: { [name: string]: ServedModel | ViewAnswer | StoryAnswer | MatricesAnswer | MatrixColumnAnswer | CellAnswer | RowAnswer | TileAnswer | ColumnAnswer | ThumbnailAnswer | ReceivedAnswer | DistancesAnswer | LinksAnswer | GridAnswer | ChoicesAnswer };
   cap: number;
   left_out: string[];
 }
@@ -466,7 +497,7 @@ export interface JobFacts {
   what: string;
   done: number;
   total: number;
-  result?: ViewName | WhatIfAnswer | GenerateAnswer | WhyAnswer | GroupsAnswer | StoryAnswer | CellAnswer | RowAnswer | TileAnswer | ColumnAnswer | ThumbnailAnswer | ReceivedAnswer | DistancesAnswer | LinksAnswer | GridAnswer | ChoicesAnswer;
+  result?: ViewName | WhatIfAnswer | GenerateAnswer | WhyAnswer | GroupsAnswer | StoryAnswer | MatricesAnswer | MatrixColumnAnswer | CellAnswer | RowAnswer | TileAnswer | ColumnAnswer | ThumbnailAnswer | ReceivedAnswer | DistancesAnswer | LinksAnswer | GridAnswer | ChoicesAnswer;
   error?: string;
   do?: string;
 }

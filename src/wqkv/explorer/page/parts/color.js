@@ -84,7 +84,16 @@ export function tint(value) {
  */
 export function effectTint(value) {
   const size = Math.sqrt(Math.abs(value));
-  return value > 0 ? between(isDark() ? DARK_AGAINST : LIGHT_AGAINST, size) : ramp(size);
+  return signedRamp(value > 0 ? -size : size);
+}
+
+/**
+ * The color of a number from -1 to 1: orange below 0, blue above, the ground at 0.
+ *
+ * @param {number} value
+ */
+export function signedRamp(value) {
+  return value < 0 ? between(isDark() ? DARK_AGAINST : LIGHT_AGAINST, -value) : ramp(value);
 }
 
 /**

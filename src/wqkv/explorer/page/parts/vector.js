@@ -26,12 +26,12 @@ export function means(values, most) {
 }
 
 /**
- * Bars above and below a line, one for each number: three paths.
+ * Bars above and below a line, one for each number: three paths. `most` is the longest bar's size.
  *
  * @param {Numbers} values
  */
-export function signedBars(values, attributes = {}) {
-  const top = values.reduce((/** @type {number} */ most, value) => Math.max(most, Math.abs(value ?? 0)), 0) || 1;
+export function signedBars(values, attributes = {}, most = 0) {
+  const top = values.reduce((/** @type {number} */ so, value) => Math.max(so, Math.abs(value ?? 0)), most) || 1;
   let up = "",
     down = "";
   values.forEach((value, i) => {
@@ -53,8 +53,9 @@ export function signedBars(values, attributes = {}) {
  *
  * @param {string} name
  * @param {Numbers} values
+ * @param {number} most the size of the longest bar, where several vectors have one scale
  */
-export function vector(name, values) {
+export function vector(name, values, most = 0) {
   const [bars, per] = means(values, BARS);
   const spread = t("numbers", {
     n: values.length,
@@ -71,7 +72,7 @@ export function vector(name, values) {
     "figure",
     { class: "vector" },
     h("figcaption", {}, h("b", {}, name), ` ${spread}`, per > 1 && t("eachMean", { per }), all),
-    signedBars(bars, { role: "img", "aria-label": `${name}: ${spread}` }),
+    signedBars(bars, { role: "img", "aria-label": `${name}: ${spread}` }, per > 1 ? 0 : most),
   );
 }
 

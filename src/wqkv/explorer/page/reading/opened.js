@@ -35,8 +35,8 @@ export async function readView(view) {
  * @param {Record<string, string | number>} query
  * @returns {Promise<Answers[Name]>}
  */
-export function askFor(what, query = {}) {
-  return get(`views/${state.v}/${what}`, query);
+export function askFor(what, query = {}, keep = true) {
+  return get(`views/${state.v}/${what}`, query, keep);
 }
 
 /**

@@ -28,31 +28,36 @@ function keyOf(path, query = {}) {
 }
 
 /**
- * The answer to an address below api/, which is kept. It has the type that the caller says.
+ * The answer to an address below api/, which is kept unless the caller keeps it in a form of its
+ * own. It has the type that the caller says.
  *
  * @param {string} path
  * @param {Record<string, string | number>} query
  * @returns {Promise<any>}
  */
-export async function get(path, query = {}) {
+export async function get(path, query = {}, keep = true) {
   const key = keyOf(path, query);
+  if (!keep) return answerTo(key, path, query);
   if (kept.has(key)) {
     const answer = kept.get(key);
     kept.delete(key);
     kept.set(key, answer); // the newest again
     return answer;
   }
-  const asked = recorded
-    ? fromRecord(key)
-    : ask("GET", path, query).then(answer => (answer.job ? finish(answer.job) : answer)); // a slow one comes as a job
+  const asked = answerTo(key, path, query);
   kept.set(key, asked);
   asked.catch(() => kept.delete(key));
   for (const old of kept.keys()) if (kept.size > KEPT) kept.delete(old);
   return asked;
 }
 
-async function fromRecord(key) {
-  if (recorded && key in recorded.answers) return recorded.answers[key];
+/** @returns {Promise<any>} */
+async function answerTo(key, path, query) {
+  if (!recorded) {
+    const answer = await ask("GET", path, query);
+    return answer.job ? finish(answer.job) : answer; // a slow one comes as a job
+  }
+  if (key in recorded.answers) return recorded.answers[key];
   throw new Refusal("", "", 410);
 }
 

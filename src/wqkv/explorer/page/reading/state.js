@@ -12,7 +12,7 @@ const START = { step: 1, view: "text", lang: "", theme: "", stat: "entropy", dir
  *   v?: string, text?: string, target?: string, set?: string, at?: string, from?: string,
  *   keysfrom?: string, change?: string, count?: string, hide?: string, even?: string,
  *   answer?: string, against?: string, after?: number, how?: string, asked?: string, sort?: string,
- *   more?: string, by?: string, without?: string, shows?: string,
+ *   more?: string, by?: string, without?: string, shows?: string, lit?: string, order?: string, times?: string,
  * }} State
  */
 

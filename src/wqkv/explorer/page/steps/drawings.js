@@ -2,17 +2,21 @@
 
 import { proofFacts } from "../frame/foot.js";
 import { h } from "../parts/dom.js";
-import { count, number, weight } from "../parts/format.js";
-import { barPicture } from "../parts/picture.js";
+import { count, number } from "../parts/format.js";
 import { around, chips, listed, ranking } from "../parts/ranking.js";
-import { keyWithPosition, labelAt, tokenWithPosition } from "../parts/token.js";
+import { keyWithPosition, labelAt } from "../parts/token.js";
 import { means, signedBars, vector } from "../parts/vector.js";
-import { askFor, keyCount, opened, size } from "../reading/opened.js";
+import { asRows, readMatrices } from "../reading/matrices.js";
+import { askFor, keyCount, size } from "../reading/opened.js";
+import { recorded } from "../reading/server.js";
 import { go, state } from "../reading/state.js";
 import { t } from "../words/words.js";
+import { bench } from "./bench.js";
+import { largestSize } from "./product.js";
 import { cellSheet, residual, rowSheet, strongest } from "./worked.js";
 
-/** @import { RowAnswer, StoryAnswer } from "../types" */
+/** @import { StoryAnswer } from "../types" */
+/** @import { Matrix } from "../reading/matrices.js" */
 /** @import { Read } from "./panel.js" */
 /** @import { Numbers } from "../parts/vector.js" */
 
@@ -20,8 +24,7 @@ const CHIPS = 40; // tokens that step 1 shows
 
 /**
  * @typedef {object} Drawn a step's drawing, and what its foot has instead of the story
- * @property {Element} drawing
- * @property {() => SVGElement} picture
+ * @property {Element} drawing what is seen, and what a saved picture shows
  * @property {string} [python]
  * @property {unknown} [data]
  * @property {number} [other]
@@ -34,37 +37,58 @@ function drawing(...parts) {
   return h("div", { class: "drawing" }, parts);
 }
 
-/**
- * @param {string} name
- * @param {(number | null)[]} values
- */
-function pictureOf(name, values) {
-  const title = `${opened.model.name}, ${t("atBoth", state)}, ${tokenWithPosition(state.token)}: ${name}`;
-  return () =>
-    barPicture(
-      title,
-      values.slice(0, 64).map((value, i) => [`${name}[${i}]`, value]),
-      { text: number, signed: true },
-    );
-}
-
 /** @param {Read} read */
 function stepWords({ story }) {
   const pick = Object.assign(j => go({ token: j, other: null }), { chosen: state.token });
   const near = around(state.token, CHIPS);
   return {
-    picture: pictureOf("x", story.x),
     drawing: drawing(
       chips(near, pick),
       near.length < size() &&
         h("p", { class: "note" }, t("wordsOf", { first: count(near[0]), last: count(near[near.length - 1]), n: count(size()) })),
       vector(`x(${labelAt(state.token)})`, story.x),
+      h("p", { class: "note" }, t("barColors")),
     ),
   };
 }
 
 /** @param {Read} read */
-function stepMatrices({ story }) {
+async function stepMatrices(read) {
+  const { story } = read,
+    matrices = await readMatrices().catch(refused);
+  if (!matrices) return { drawing: productsAlone(read) };
+  const { WQ, WK, WV } = matrices,
+    x = finite(story.x),
+    of = (/** @type {Matrix} */ matrix, result, known, says) => ({
+      matrix,
+      result,
+      bias: matrix.bias,
+      known: matrix.between.length ? null : known,
+      says,
+    });
+  const q = of(WQ, "q", story.q, t("queryOf")),
+    word = story.source ? keyWithPosition(story.source.token) : "";
+  const k = of(WK, "k", story.k, story.source ? t("keyOfOther", { word }) : t("keyOf")),
+    v = of(WV, "v", story.v, story.source ? t("valueOfOther", { word }) : t("valueOf"));
+  const factors = story.source
+    ? [{ name: "x", values: x, products: [q] }, { name: "y", values: finite(story.source.x), products: [k, v] }]
+    : [{ name: "x", values: x, products: [q, k, v] }];
+  return { python: matrices.python, data: { toJSON: () => ({ ...story, WQ: asRows(WQ), WK: asRows(WK), WV: asRows(WV) }) }, drawing: drawing(bench(factors), shared(story)) };
+}
+
+/** @param {Numbers} values */
+function finite(values) {
+  return values.map(value => value ?? 0);
+}
+
+// A model whose heads have no such matrices, or a saved page without those of this head.
+function refused(error) {
+  if (error.status === 410 || error.status === 422) return null;
+  throw error;
+}
+
+/** @param {Read} read */
+function productsAlone({ story }) {
   const y = story.source?.x ?? story.x;
   /** @type {[string, string, Numbers, string, Numbers][]} */
   const products = [
@@ -95,7 +119,7 @@ function stepMatrices({ story }) {
       ),
     ),
   );
-  return { picture: pictureOf("q", story.q), drawing: drawing(rows, shared(story)) };
+  return drawing(rows, h("p", { class: "note" }, t(recorded ? "notRecorded" : "noMatrices")), shared(story));
 }
 
 /**
@@ -118,12 +142,13 @@ function shared(story) {
 
 /** @param {Read} read */
 function stepVectors({ story }) {
+  const top = largestSize([...story.q, ...story.k, ...story.v]);
   return {
-    picture: pictureOf("q", story.q),
     drawing: drawing(
-      vector("q = x WQ", story.q),
-      vector(`k = ${entering(story)} WK`, story.k),
-      vector(`v = ${entering(story)} WV`, story.v),
+      vector("q = x WQ", story.q, top),
+      vector(`k = ${entering(story)} WK`, story.k, top),
+      vector(`v = ${entering(story)} WV`, story.v, top),
+      h("p", { class: "note" }, t("oneScale")),
       shared(story),
     ),
   };
@@ -153,14 +178,6 @@ async function stepScores({ story, row, best }) {
     other,
     python: cell?.python,
     data: cell ?? story,
-    picture: scores
-      ? () =>
-          barPicture(
-            `q(${tokenWithPosition(token)}) · k`,
-            at.map(j => [keyWithPosition(j), scores[j]]),
-            { text: number, signed: true },
-          )
-      : rowPicture(row),
     drawing: h(
       "div",
       { class: "drawing two" },
@@ -171,6 +188,7 @@ async function stepScores({ story, row, best }) {
         scores &&
           keyCount() > at.length &&
           h("p", { class: "note" }, t("bestOf", { n: at.length, all: count(keyCount()) })),
+        scores && h("p", { class: "note" }, t("barColors")),
       ),
       cell ? cellSheet(cell, token, other) : h("p", { class: "note" }, t("notRecorded")),
     ),
@@ -185,7 +203,6 @@ async function stepSoftmax({ story, row, without, best }) {
     other,
     python: (without ?? row).python,
     data: without ? { row, without } : row,
-    picture: rowPicture(row),
     drawing: drawing(
       rowSheet(row, { name: "weight", pick, chosen: other, scores: story.scores, without, shows: "weight" }),
       h("p", { class: "note" }, t("lseIs", { lse: number((without ?? row).lse) })),
@@ -198,7 +215,6 @@ function stepSum({ story, row, without }) {
   return {
     python: (without ?? row).python,
     data: without ? { row, without } : row,
-    picture: rowPicture(row),
     drawing: h(
       "div",
       { class: "drawing two" },
@@ -215,33 +231,31 @@ function stepSum({ story, row, without }) {
         }),
         h("p", { class: "note" }, t("effectSays")),
       ),
-      h("div", {}, vector("context", story.context), residual(row)),
+      h("div", {}, vector("context", story.context), h("p", { class: "note" }, t("barColors")), residual(row)),
     ),
   };
 }
 
 /** @param {Read} read */
-function stepOut({ story }) {
+async function stepOut({ story }) {
+  const matrices = await readMatrices().catch(refused);
+  const WO = matrices && {
+    matrix: { ...matrices.WO, between: [] }, // the gate comes before WO: it is in the context already
+    result: t("share"),
+    bias: null,
+    known: story.share,
+    says: t(matrices.WO.bias ? "shareOfBiased" : "shareSays"),
+  };
+  const top = largestSize([...story.share, ...story.output]);
   return {
-    picture: pictureOf("share", story.share),
+    python: matrices?.python,
+    data: matrices ? { toJSON: () => ({ ...story, WO: asRows(matrices.WO) }) } : story,
     drawing: drawing(
-      vector(t("shareOf"), story.share),
-      vector(t("outputOf", { n: story.n_head }), story.output),
+      WO && bench([{ name: t("contextName"), values: finite(story.gated ?? story.context), products: [WO] }]),
+      vector(t("shareOf"), story.share, top),
+      vector(t("outputOf", { n: story.n_head }), story.output, top),
+      h("p", { class: "note" }, t("barColors")),
       h("p", { class: story.proof.holds ? "residual" : "residual failed" }, proofFacts()),
     ),
   };
-}
-
-/** @param {RowAnswer} row */
-function rowPicture(row) {
-  const title = `${opened.model.name}, ${t("atBoth", state)}, ${tokenWithPosition(state.token)}: ${t("weight")}`;
-  return () =>
-    barPicture(
-      title,
-      listed(
-        strongest(row).map(one => one.index),
-        32,
-      ).map(j => [keyWithPosition(j), strongest(row).find(one => one.index === j)?.weight ?? null]),
-      { text: weight },
-    );
 }

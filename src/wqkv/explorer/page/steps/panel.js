@@ -2,17 +2,18 @@
 
 import { foot } from "../frame/foot.js";
 import { h, unbroken } from "../parts/dom.js";
-import { short } from "../parts/format.js";
-import { keyTag, tokenTag } from "../parts/token.js";
+import { short, visible } from "../parts/format.js";
+import { photograph } from "../parts/photograph.js";
+import { keyTag, tokenTag, tokenWithPosition } from "../parts/token.js";
 import { chosenHow, removedKey } from "../reading/asked.js";
-import { askFor } from "../reading/opened.js";
+import { askFor, opened } from "../reading/opened.js";
 import { recorded } from "../reading/server.js";
 import { go, state } from "../reading/state.js";
 import { lang, t } from "../words/words.js";
 import { DRAWINGS } from "./drawings.js";
 import { strongest } from "./worked.js";
 
-/** @import { RowAnswer, StoryAnswer } from "../types" */
+/** @import { RowAnswer, StepFacts, StoryAnswer } from "../types" */
 
 /**
  * @typedef {object} Read
@@ -23,6 +24,7 @@ import { strongest } from "./worked.js";
  */
 
 export const STEPS = 7;
+const SENTENCE = 90; // characters of it that a saved picture says
 
 /**
  * What the panels are drawn from: the story, and the row where it says more.
@@ -76,6 +78,7 @@ export async function panel(read) {
       h("button", { class: "quiet", "data-key": "step-close", onclick: () => go({ step: 0 }) }, t("close")),
     ),
   );
+  const shown = h("div", {}, read.without && withoutNote(read.row, read.without), parts.drawing);
   return h(
     "div",
     {
@@ -85,15 +88,32 @@ export async function panel(read) {
       "aria-labelledby": `step-${state.step}`,
     },
     text,
-    h("div", {}, read.without && withoutNote(read.row, read.without), parts.drawing),
+    shown,
     foot({
       name: `step${state.step}`,
       python: parts.python ?? story.python,
-      picture: parts.picture,
+      picture: () => photograph(shown, caption(step)),
       data: parts.data ?? story,
       other: parts.other ?? null,
     }),
   );
+}
+
+/**
+ * What a saved picture says above what is shown: the step, where it is, the sentence, the formula.
+ *
+ * @param {StepFacts} step
+ */
+function caption(step) {
+  const { layer, head, token } = state;
+  const sentence = [...visible(opened.text.text)],
+    text = sentence.length > SENTENCE ? `${sentence.slice(0, SENTENCE).join("")}…` : sentence.join("");
+  return [
+    `${state.step} ${step.name}`,
+    `${opened.model.name}, ${t("atBoth", { layer, head })}, ${tokenWithPosition(token)}`,
+    text,
+    step.formula,
+  ];
 }
 
 /**

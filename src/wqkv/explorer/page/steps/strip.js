@@ -1,7 +1,9 @@
 // The seven steps across the top, each with a small drawing of its numbers; the arrow keys walk them.
 
 import { h, walk } from "../parts/dom.js";
+import { endOfScale, heatPicture } from "../parts/heat.js";
 import { means, signedBars } from "../parts/vector.js";
+import { readSmallMatrices } from "../reading/matrices.js";
 import { go, state } from "../reading/state.js";
 import { t } from "../words/words.js";
 import { strongest } from "./worked.js";
@@ -11,8 +13,8 @@ import { strongest } from "./worked.js";
 const BRIEF = ["x", "W", "q k v", "q·k", "exp", "Σ", "WO"]; // where there is no room for names
 
 /** @param {{ story: StoryAnswer, row: RowAnswer }} read */
-export function strip({ story, row }) {
-  const minis = miniatures(story, row);
+export async function strip({ story, row }) {
+  const minis = miniatures(story, row, await readSmallMatrices().catch(() => null));
   const tabs = story.steps.map((step, i) =>
     h(
       "button",
@@ -47,8 +49,9 @@ export function strip({ story, row }) {
 /**
  * @param {StoryAnswer} story
  * @param {RowAnswer} row
+ * @param {{ numbers: Float32Array, width: number }[] | null} matrices none where there are no such
  */
-function miniatures(story, row) {
+function miniatures(story, row, matrices) {
   const mini = values => signedBars(means(values, 48)[0], { class: "mini", "aria-hidden": "true" });
   const three = (...parts) => h("span", { class: "minis" }, parts);
   const box = name => h("span", { class: "minimat" }, name);
@@ -56,11 +59,17 @@ function miniatures(story, row) {
   const scores = story.scores ?? weights;
   return [
     mini(story.x),
-    three(box("Q"), box("K"), box("V")),
+    matrices ? heats(matrices) : three(box("Q"), box("K"), box("V")),
     three(mini(story.q), mini(story.k), mini(story.v)),
     mini(scores),
     mini(weights),
     mini(story.context),
     mini(story.share),
   ];
+}
+
+// WQ, WK and WV on one scale.
+function heats(matrices) {
+  const top = endOfScale(...matrices.map(one => one.numbers));
+  return h("span", { class: "minis minimats", "aria-hidden": "true" }, matrices.map(({ numbers, width }) => heatPicture(numbers, width, top)));
 }

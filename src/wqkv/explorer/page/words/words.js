@@ -7,6 +7,7 @@ import { state } from "../reading/state.js";
 import { frameTexts } from "./frame.js";
 import { headsTexts } from "./heads.js";
 import { mapTexts } from "./map.js";
+import { matricesTexts } from "./matrices.js";
 import { mattersTexts } from "./matters.js";
 import { pairTexts } from "./pair.js";
 import { stepsTexts } from "./steps.js";
@@ -19,6 +20,7 @@ import { writingTexts } from "./writing.js";
 export const TEXTS = {
   ...frameTexts,
   ...stepsTexts,
+  ...matricesTexts,
   ...textTexts,
   ...headsTexts,
   ...mapTexts,

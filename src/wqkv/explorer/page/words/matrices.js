@@ -1,0 +1,66 @@
+// The texts of a product that is looked into: vector, matrix, the lit column, what is added up.
+
+/** @import { Texts } from "./words.js" */
+
+/** @satisfies {Texts} */
+export const matricesTexts = /** @type {const} */ ({
+  queryOf: ["WQ makes q, the query: what this word looks for.", "WQ 算出 q，即查询（query）：这个词元在找什么。"],
+  keyOf: ["WK makes k, the key: by it other words find this one.", "WK 算出 k，即键（key）：别的词元凭它找到这个词元。"],
+  valueOf: ["WV makes v, the value: what this word hands on.", "WV 算出 v，即值（value）：这个词元交出什么。"],
+  keyOfOther: ["WK makes k, the key, of {word}: by it this word is found.", "WK 算出 {word} 的 k，即键（key）：凭它被找到。"],
+  valueOfOther: ["WV makes v, the value, of {word}: what it hands on.", "WV 算出 {word} 的 v，即值（value）：它交出什么。"],
+  shareSays: [
+    "WO makes of the context what this head adds to the word, its share.",
+    "WO 把上下文变成这个头加给该词元的份额。",
+  ],
+  shareOfBiased: [
+    "WO makes of the context what this head adds to the word, its share. The bias of WO is added once, to the sum of all heads.",
+    "WO 把上下文变成这个头加给该词元的份额。WO 的偏置只加一次，加在所有头之和上。",
+  ],
+  beforeThat: ["{result} before {what}", "{what} 之前的 {result}"],
+  share: ["share", "份额"],
+  contextName: ["context", "上下文"],
+  oneScale: ["The bars of q, k and v have one scale; blue is above 0, orange below.", "q、k、v 的条形用同一刻度；蓝色大于 0，橙色小于 0。"],
+  barColors: ["Blue bars are above 0, orange ones below.", "蓝色条大于 0，橙色条小于 0。"],
+  asMatrix: ["matrix", "矩阵"],
+  asProducts: ["matrix × {x}", "矩阵 × {x}"],
+  asStored: ["rows as stored", "按存储顺序"],
+  largestFirst: ["largest {x} first", "{x} 大的在前"],
+  allRows: ["whole", "整个矩阵"],
+  singleNumbers: ["single numbers", "单个数字"],
+  tooLarge: ["The matrix is too large to be sent whole; the lit column is exact.", "矩阵太大，没有整个传送；亮起的一列是精确的。"],
+  eachNumber: ["a number of W:", "矩阵中的数："],
+  eachProduct: ["a product:", "一个乘积："],
+  rowsByX: ["Rows: largest {x} first.", "各行按 {x} 从大到小。"],
+  rowsStored: ["Rows as stored.", "各行按存储顺序。"],
+  extremes: ["Each line is of {per} rows the number farthest from 0.", "每条线取 {per} 行中离 0 最远的数。"],
+  columnName: ["column {c}", "第 {c} 列"],
+  productWord: ["product", "乘积"],
+  columnWord: ["column", "列"],
+  sumSoFar: ["sum so far", "累计之和"],
+  largestProducts: ["Largest products", "最大的几个乘积"],
+  rowName: ["row {r}", "第 {r} 行"],
+  otherRows: ["{n} other rows", "其余 {n} 行"],
+  biasName: ["bias {b}", "偏置 {b}"],
+  thenBetween: ["Then the layer goes on: {what}.", "之后这一层还要：{what}。"],
+  between_norm: ["a norm", "归一化"],
+  between_clip: ["clipping", "截断"],
+  between_RoPE: ["RoPE turns it by the position", "RoPE 按位置旋转"],
+  between_temperature: ["a factor by the position", "按位置乘以系数"],
+  between_gate: ["a gate", "门控"],
+  comma: [", ", "，"],
+  plateSays: [
+    "{name}, a matrix of {rows} × {columns} numbers from {low} to {high} as colors; each column gives one number of {result}",
+    "{name}，{rows} × {columns} 的矩阵，数值从 {low} 到 {high}，用颜色表示；每一列给出 {result} 的一个数",
+  ],
+  vectorSays: ["{name}, {n} numbers as bars beside the rows of the matrix", "{name}，{n} 个数，以条形列在矩阵各行旁边"],
+  columnIs: ["{name}, column {c}: {result} = {value}", "{name} 第 {c} 列：{result} = {value}"],
+  pointColumn: [
+    "Point at a matrix or use the arrow keys: a column is lit and worked out. A click keeps it; a double click shows single numbers.",
+    "指向矩阵或用方向键：亮起一列并算出结果。点击固定该列，双击查看单个数字。",
+  ],
+  noMatrices: [
+    "The heads of this model do not have one WQ, WK and WV each, so there is no matrix to show.",
+    "这个模型的注意力头没有各自的 WQ、WK、WV，因此没有矩阵可以显示。",
+  ],
+});
