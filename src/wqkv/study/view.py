@@ -37,6 +37,7 @@ from wqkv.study.answers import (
 from wqkv.study.callbacks import Progress, silent
 from wqkv.study.opened_layer import OpenLayer
 from wqkv.study.part import SAMPLED_ROWS, ModelPart, TextReading, in_range, spaced
+from wqkv.study.stream import Stream, StreamRecord, record_stream
 from wqkv.study.sweep import Sweep, sweep
 from wqkv.study.tokens import NOTHING_UNREAD, TokenizedText, Unread
 
@@ -64,6 +65,7 @@ class View:
         self.model, self.reading = model, reading
         self._layers: OrderedDict[int, OpenLayer] = OrderedDict()
         self._proofs: dict[int, Proof] = {}
+        self._stream: StreamRecord | None = None
         self._lock = threading.Lock()
 
     @property
@@ -101,6 +103,7 @@ class View:
         tensors = [*self.reading.inputs, *self.reading.outputs, *final]
         with self._lock:
             opened = sum(layer.bytes for layer in self._layers.values())
+            opened += 0 if self._stream is None else self._stream.bytes
         return opened + sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def layer(self, layer: int) -> OpenLayer:
@@ -306,6 +309,23 @@ class View:
                 f"There is no {statistic} between two texts: no token of one is near to or far "
                 f"from a token of the other.\nAsk for one of: {', '.join(self.statistics)}."
             )
+
+    # All layers
+
+    def stream(self, token: int) -> Stream:
+        """What a token carries through all layers, and what each attention and MLP adds to it.
+
+        The model runs once more for this; of a text that is not long it is then known for all
+        tokens. Of a decoder that looks at another text, ask the view of its "cross" attention.
+
+        Raises:
+            ArgumentError: no such token, or layers that do not hand on the states of one text.
+        """
+        self.checked_layer(0, 0, token)
+        kept = self._stream
+        if kept is None or token not in kept.rows:
+            kept = self._stream = record_stream(self.model, self.reading, token)
+        return kept.stream(token)
 
     # Proof
 
