@@ -185,17 +185,20 @@ class View:
         call, at, steps = opened.row(head, i)
         others = (torch.arange(self.m, device="cpu") != j).view(1, 1, 1, -1)
         full = opened.full_effects(head, i) * others.flatten()
+        before = steps.out[0, 0, 0]
         if how == "zero":
             brought = steps.weights[..., j, None] * call.value[:, :, j, None]
-            return _row(opened, head, i, steps._replace(out=steps.out - brought), full)
-        less = replace(call, rules=replace(call.rules, mask=call.rules.mask & Entries(others)))
-        steps = reference.steps(less, at)
+            steps = steps._replace(out=steps.out - brought)
+        else:
+            less = replace(call, rules=replace(call.rules, mask=call.rules.mask & Entries(others)))
+            steps = reference.steps(less, at)
         if float(steps.lse) == -math.inf:
             raise ArgumentError(
                 f"Token {i} sees token {j} alone in head {head} of layer {layer}: there is no row "
                 'without it.\nPass how="zero", or another link.'
             )
-        return _row(opened, head, i, steps, full)
+        changed = opened.apply_gate(head, i, steps.out[0, 0, 0] - before) @ opened.WO(head)
+        return replace(_row(opened, head, i, steps, full), changed=float(changed.norm()))
 
     def column(self, layer: int, head: int, j: int) -> WeightColumn:
         """The weights that all tokens put on token j.

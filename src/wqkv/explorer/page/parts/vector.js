@@ -29,9 +29,10 @@ export function means(values, most) {
  * Bars above and below a line, one for each number: three paths.
  *
  * @param {Numbers} values
+ * @param {number} [scale] the number that a whole bar stands for; else the largest
  */
-export function signedBars(values, attributes = {}) {
-  const top = values.reduce((/** @type {number} */ most, value) => Math.max(most, Math.abs(value ?? 0)), 0) || 1;
+export function signedBars(values, attributes = {}, scale = undefined) {
+  const top = scale || values.reduce((/** @type {number} */ most, value) => Math.max(most, Math.abs(value ?? 0)), 0) || 1;
   let up = "",
     down = "";
   values.forEach((value, i) => {

@@ -4,12 +4,14 @@
 // learner: a token is a word here, which the page says once.
 
 import { state } from "../reading/state.js";
+import { answerTexts } from "./answer.js";
 import { frameTexts } from "./frame.js";
 import { headsTexts } from "./heads.js";
 import { mapTexts } from "./map.js";
 import { mattersTexts } from "./matters.js";
 import { pairTexts } from "./pair.js";
 import { stepsTexts } from "./steps.js";
+import { streamTexts } from "./stream.js";
 import { textTexts } from "./text.js";
 import { whatifTexts } from "./whatif.js";
 import { writingTexts } from "./writing.js";
@@ -18,6 +20,8 @@ import { writingTexts } from "./writing.js";
 
 export const TEXTS = {
   ...frameTexts,
+  ...answerTexts,
+  ...streamTexts,
   ...stepsTexts,
   ...textTexts,
   ...headsTexts,
