@@ -19,7 +19,7 @@ import { tour } from "./tour.js";
 /** @import { Read } from "../steps/panel.js" */
 /** @import { Entry } from "../steps/worked.js" */
 
-const SHOWN = 60; // words of a text that stand below the answer
+const WORDS_NEAR = 60; // words of a text that stand below the answer
 const EVEN = 0.2; // a largest weight below this stands out from nothing
 const ALIKE = 0.9; // two weights are alike if the smaller one is this share of the larger
 const RESTS = 0.25; // much weight and little content: the share of the head's output that arrives
@@ -76,7 +76,7 @@ export async function answer(read) {
     without && row.output
       ? rich(marks => t("answerWithout", marks), { token: here, change: () => removal(best.index, (without.changed ?? 0) / (row.output ?? 1)) })
       : null,
-    without && !recorded ? rich(marks => t("answerMatters", marks), { link: () => link("matters", t("removeForReal"), "views", { view: "matters" }) }) : null,
+    without && !recorded ? rich(marks => t("answerMatters", marks), { link: () => leadsTo("matters", t("removeForReal"), "views", { view: "matters" }) }) : null,
   ];
   return h(
     "div",
@@ -132,9 +132,16 @@ function mention(text, position) {
   return h("b", { class: "named" }, open, bdi(token), alike > 1 && h("sub", {}, position), close);
 }
 
-// A number of the answer: a link to the step where it is worked out.
-function fact(name, text, step, other = null) {
-  return link(name, text, "strip", { step, ...(other === null ? {} : { other }) });
+/**
+ * A number of the answer: a link to the step where it is worked out.
+ *
+ * @param {string} name
+ * @param {string} text
+ * @param {number} step
+ * @param {number} [other] the token that is looked at there
+ */
+function fact(name, text, step, other) {
+  return leadsTo(name, text, "strip", { step, other });
 }
 
 /**
@@ -146,7 +153,7 @@ function fact(name, text, step, other = null) {
  * @param {string} part
  * @param {Parameters<typeof go>[0]} change
  */
-function link(name, text, part, change) {
+function leadsTo(name, text, part, change) {
   const follow = event => {
     event.preventDefault();
     go(change);
@@ -160,7 +167,7 @@ function removal(key, share) {
   const { layer, head, token } = state,
     without = linkName({ layer, head, query: token, key });
   const text = share < 2 ? t("changePercent", { n: fixed(100 * share, share < 0.1 ? 1 : 0) }) : t("changeTimes", { n: fixed(share, 1) });
-  return link("change", text, "strip", { step: 6, other: key, ...(recorded ? {} : { without }) });
+  return leadsTo("change", text, "strip", { step: 6, other: key, ...(recorded ? {} : { without }) });
 }
 
 /**
@@ -169,7 +176,7 @@ function removal(key, share) {
  * @param {Entry[] | null} found
  */
 function wordLine(found) {
-  const buttons = around(state.token, SHOWN).map(j =>
+  const buttons = around(state.token, WORDS_NEAR).map(j =>
     h(
       "button",
       {
@@ -182,14 +189,14 @@ function wordLine(found) {
       bdi(opened.text.tokens[j]),
     ),
   );
-  if (found) tinted(buttons, around(state.token, SHOWN), found);
+  if (found) tinted(buttons, around(state.token, WORDS_NEAR), found);
   const attributes = { class: "wordline", role: "group", "aria-label": t("chooseWord"), onkeydown: event => walk(event, buttons, 0, () => {}) };
-  return h("p", attributes, size() > SHOWN && "… ", buttons, size() > SHOWN && " …");
+  return h("p", attributes, size() > WORDS_NEAR && "… ", buttons, size() > WORDS_NEAR && " …");
 }
 
 /** @param {Entry[]} found */
 function lookedAt(found) {
-  const at = around(found[0]?.index ?? 0, SHOWN, keys().tokens.length);
+  const at = around(found[0]?.index ?? 0, WORDS_NEAR, keys().tokens.length);
   const words = at.map(j => h("span", { class: keys().special[j] ? "w special" : "w" }, bdi(keys().tokens[j])));
   tinted(words, at, found);
   return h("p", { class: "wordline" }, h("small", {}, rich(marks => t("readWords", marks), { token: () => mention(opened.text, state.token) })), words);

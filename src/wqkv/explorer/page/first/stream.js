@@ -15,7 +15,7 @@ import { t } from "../words/words.js";
 /** @typedef {"attention" | "cross" | "mlp" | "both" | "embedding"} PartKind */
 
 // Three digits at most: 194, 16.8, 3.75, 0.05.
-export function length3(value) {
+function length3(value) {
   if (value === null || value === undefined) return "-";
   return value >= 1000 ? short(value, 3) : value.toFixed(value >= 99.95 ? 0 : value >= 9.995 ? 1 : 2);
 }
@@ -48,23 +48,17 @@ export async function modelStrip() {
       "div",
       { class: "streamline" },
       h("h2", {}, t("whereStands")),
-      h("p", { class: "note" }, says(found), " ", legend(found)),
+      h("p", { class: "note" }, scaleSays(found), " ", partLegend(found)),
     ),
-    failing(found),
+    failedParts(found),
     h("div", { class: "stream" }, box, headBars(found.layers[layer], top)),
     found.lens && h("p", { class: "note" }, opened.model.generates ? t("lensSays") : t("lensSaysMasked")),
-    h(
-      "details",
-      { class: "more" },
-      h("summary", {}, t("pythonAndData")),
-      h("p", { class: "note" }, addUp(found)),
-      foot({ name: "stream", python: found.python, picture: () => saved(found), data: found, head: null }),
-    ),
+    foot({ name: "stream", python: found.python, picture: () => savedStrip(found), data: found, layer: null, head: null, proof: addUp(found) }),
   ];
 }
 
 /** @param {StreamAnswer} found */
-function says(found) {
+function scaleSays(found) {
   const parts = { token: () => h("b", {}, bdi(opened.text.tokens[state.token])) };
   return rich(marks => (found.normAfter ? t("barSaysNorm", marks) : t("barSays", marks)), parts);
 }
@@ -93,7 +87,7 @@ function partName(kind) {
 }
 
 /** @param {StreamAnswer} found */
-function legend(found) {
+function partLegend(found) {
   const kinds = [...new Set(found.layers.flatMap(one => partsOf(one).map(part => part.kind)))];
   return kinds.map(kind => h("span", { class: "legend" }, h("i", { class: kind }), partName(kind)));
 }
@@ -175,7 +169,7 @@ function ending(found) {
 // Proofs
 
 /** @param {StreamAnswer} found */
-function failing(found) {
+function failedParts(found) {
   const layers = found.layers.flatMap((one, at) => (one.proof?.holds === false ? [at] : []));
   return layers.length ? h("p", { class: "residual failed" }, t("partsFail", { layers: layers.join(", ") })) : null;
 }
@@ -187,7 +181,7 @@ function addUp(found) {
 }
 
 /** @param {StreamAnswer} found */
-function saved(found) {
+function savedStrip(found) {
   const title = `${opened.model.name}, ${tokenWithPosition(state.token)}: ${t("whereStands")}`;
   const rows = found.layers.flatMap((one, at) =>
     partsOf(one).map(part => /** @type {[string, number]} */ ([`${t("atLayer", { layer: at })}: ${partName(part.kind)}`, part.length])),

@@ -1,6 +1,6 @@
 // A walk through the page in one minute: a sentence at each stop, and the part that it speaks of lit.
 
-import { h } from "../parts/dom.js";
+import { h, select } from "../parts/dom.js";
 import { go, state } from "../reading/state.js";
 import { t } from "../words/words.js";
 
@@ -23,7 +23,6 @@ export function tour() {
   endTour?.();
   const stops = STOPS.filter(({ change }) => !change?.view || document.getElementById(`tab-${change.view}`)),
     before = { step: state.step, view: state.view },
-    from = /** @type {HTMLElement | null} */ (document.activeElement),
     says = h("p", { "aria-live": "polite" }),
     place = h("small", {});
   let at = 0,
@@ -39,7 +38,9 @@ export function tour() {
     says.textContent = t(`tour_${name}`);
     place.textContent = t("tourAt", { at: at + 1, all: stops.length });
     back.disabled = at === 0;
-    next.textContent = at === stops.length - 1 ? t("tourEnd") : t("next");
+    const last = at === stops.length - 1;
+    next.textContent = last ? t("tourEnd") : t("next");
+    quit.hidden = last;
   };
   const end = () => {
     document.removeEventListener("keydown", onTourKey, true);
@@ -48,7 +49,7 @@ export function tour() {
     endTour = null;
     go(before, true);
     scrollTo(0, 0);
-    if (from?.dataset.key) document.querySelector(`[data-key="${from.dataset.key}"]`)?.focus({ preventScroll: true });
+    select(document.body, "[data-key='tour']").at(0)?.focus({ preventScroll: true });
   };
   const onward = () => (at === stops.length - 1 ? end() : show(at + 1));
   const onTourKey = event => {
@@ -59,12 +60,13 @@ export function tour() {
     act();
   };
   const back = h("button", { onclick: () => show(at - 1) }, t("back")),
-    next = h("button", { class: "main", onclick: onward }, t("next"));
+    next = h("button", { class: "main", onclick: onward }, t("next")),
+    quit = h("button", { class: "quiet", onclick: end }, t("tourEnd"));
   const box = h(
     "div",
     { class: "tour", role: "dialog", "aria-label": t("tour") },
     says,
-    h("div", { class: "controls" }, place, back, next, h("button", { class: "quiet", onclick: end }, t("tourEnd"))),
+    h("div", { class: "controls" }, place, back, next, quit),
   );
   endTour = end;
   document.addEventListener("keydown", onTourKey, true);

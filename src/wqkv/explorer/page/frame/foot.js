@@ -51,8 +51,10 @@ export const WHOLE_TEXT = { layer: null, head: null, token: null };
  * @param {{
  *   name: string, python?: string, picture?: () => SVGElement, data?: unknown,
  *   layer?: number | null, head?: number | null, token?: number | null, other?: number | null,
+ *   proof?: string | null,
  * }} given `python` are the lines that give the same numbers, `picture` makes an SVG to save, `data`
- *   goes into the JSON to save, `other` is the token that is looked at
+ *   goes into the JSON to save, `other` is the token that is looked at, `proof` stands in place of that
+ *   of the layer
  */
 export function foot({
   name,
@@ -63,6 +65,7 @@ export function foot({
   head = state.head,
   token = state.token,
   other = null,
+  proof = null,
 }) {
   const { dtype } = opened.model,
     facts = h("p", { class: "facts" });
@@ -87,7 +90,7 @@ export function foot({
       { class: "basis" },
       h("summary", { "data-key": `basis-${name}` }, t("basis")),
       facts,
-      layer !== null && h("p", {}, proofFacts(layer)),
+      h("p", {}, proof ?? (layer === null ? null : proofFacts(layer))),
     ),
     h(
       "p",

@@ -58,7 +58,7 @@ export const answerTexts = /** @type {const} */ ({
     "Without that one link this head's output for {token} would change by {change}.",
     "去掉这一条联系，这个头给{token}的输出会改变{change}。",
   ],
-  changePercent: ["{n} % of its length", "其长度的 {n}%"],
+  changePercent: ["{n}\u00a0% of its length", "其长度的 {n}%"],
   changeTimes: ["{n} times its length", "其长度的 {n} 倍"],
   answerMatters: ["Does the model's answer need it? {link}", "模型的回答需要它吗？{link}"],
   removeForReal: ["Remove it for real", "真的去掉它试试"],

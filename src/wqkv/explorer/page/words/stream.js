@@ -48,5 +48,4 @@ export const streamTexts = /** @type {const} */ ({
     "FAILED ITS PROOF: in layers {layers} the parts do not add up to the state.",
     "未通过验证：第 {layers} 层的各部分相加不等于其状态。",
   ],
-  pythonAndData: ["Python, picture, numbers", "Python、图片、数字"],
 });
