@@ -22,11 +22,11 @@ from wqkv.errors import ArgumentError
 from wqkv.layer.attention import MultiheadAttention
 from wqkv.layer.convert import huggingface
 from wqkv.maps.proof import Proof
-from wqkv.study.part import ModelPart, TextReading, spaced
+from wqkv.study.part import KEPT_OUTPUTS, ModelPart, TextReading, spaced
 
 #: The states of all tokens are kept up to this many numbers; of a longer text those of the token
 #: that was asked for last.
-KEPT_STATES = 2**24
+KEPT_STATES = KEPT_OUTPUTS
 #: So many rows decide which modules add to the state; the proof then takes every row that is kept.
 DECIDING = 5
 #: How far two states may be apart, in last digits of what they are the sum of.
@@ -256,7 +256,7 @@ class _BlockRun(NamedTuple):
                 starts = self._made_of(found.total)
                 totals = _others(totals, starts)
         # The last total is the state after the block, or what a norm makes that state of.
-        into = [x for call, made in like if torch.equal(made, self.after) for x in call.given]
+        into = [x for call, made in like if _same(made, self.after) for x in call.given]
         ends = [self.after, *(x for x in into if any(x is total for total in totals))]
         mlps = [[*others, made] for others in beside for _, made in like]
         last = _find_sum(starts, mlps, ends)
@@ -267,8 +267,8 @@ class _BlockRun(NamedTuple):
         found = [x]
         for call in self.calls:
             made = call.returned
-            reads = call.given and any(torch.equal(call.given[0], one) for one in found)
-            if reads and _is_state(made, x) and not any(torch.equal(made, one) for one in found):
+            reads = call.given and any(_same(call.given[0], one) for one in found)
+            if reads and _is_state(made, x) and not any(_same(made, one) for one in found):
                 found.append(made)
         return found
 
@@ -277,8 +277,13 @@ def _is_state(x: Tensor | None, state: Tensor) -> TypeGuard[Tensor]:
     return x is not None and x.shape == state.shape
 
 
+def _same(x: Tensor, y: Tensor) -> bool:
+    """Whether two tensors are equal; those that are not mostly differ at the first token."""
+    return torch.equal(x[:1], y[:1]) and torch.equal(x, y)
+
+
 def _others(states: list[Tensor], known: list[Tensor]) -> list[Tensor]:
-    return [x for x in states if not any(torch.equal(x, one) for one in known)]
+    return [x for x in states if not any(_same(x, one) for one in known)]
 
 
 def _find_sum(

@@ -1,7 +1,8 @@
 // The whole model as a strip: what each layer's attention and MLP add to the chosen word.
 
+import { whenAnswered } from "../frame/awaited.js";
 import { foot } from "../frame/foot.js";
-import { h, select, walk } from "../parts/dom.js";
+import { fill, h, select, walk } from "../parts/dom.js";
 import { short, visible, weight } from "../parts/format.js";
 import { barPicture } from "../parts/picture.js";
 import { rich } from "../parts/rich.js";
@@ -14,15 +15,32 @@ import { t } from "../words/words.js";
 
 /** @typedef {"attention" | "cross" | "mlp" | "both" | "embedding"} PartKind */
 
+const WITHOUT_ASKING = 4096; // words of a text whose strip is drawn at once
+
 // Three digits at most: 194, 16.8, 3.75, 0.05.
 function length3(value) {
   if (value === null || value === undefined) return "-";
   return value >= 1000 ? short(value, 3) : value.toFixed(value >= 99.95 ? 0 : value >= 9.995 ? 1 : 2);
 }
 
+const asked = new Set(); // the words of long texts whose strip was asked for
+
 export async function modelStrip() {
-  const { layer, token } = state,
-    found = await askFor("stream", { token }),
+  const { token } = state,
+    word = `${state.v} ${token}`;
+  if (size() <= WITHOUT_ASKING || asked.has(word)) return stripOf(await askFor("stream", { token }));
+  // of a long text the model may have to run once more for each word
+  const measure = () => {
+    asked.add(word);
+    fill(place, whenAnswered(askFor("stream", { token }), stripOf));
+  };
+  const place = h("div", {}, h("h2", {}, t("whereStands")), h("button", { "data-key": "measure", onclick: measure }, t("measureStrip")));
+  return place;
+}
+
+/** @param {StreamAnswer} found */
+function stripOf(found) {
+  const { layer } = state,
     top = Math.max(found.embedding ?? 0, ...found.layers.flatMap(one => partsOf(one).map(part => part.length))) || 1;
   const layers = found.layers.map((one, at) => layerButton(one, at, found.lens?.[at], top));
   const box = h(
@@ -35,7 +53,6 @@ export async function modelStrip() {
       h("span", { class: "under" }, opened.model.position ? t("embedded") : t("embeddedPlaced")),
     ),
     layers,
-    h("div", { class: "stop end" }, h("span", { class: "under" }, "→ ", ending(found))),
   );
   requestAnimationFrame(() => {
     // of many layers the open one is brought into sight
@@ -51,7 +68,13 @@ export async function modelStrip() {
       h("p", { class: "note" }, scaleSays(found), " ", partLegend(found)),
     ),
     failedParts(found),
-    h("div", { class: "stream" }, box, headBars(found.layers[layer], top)),
+    h(
+      "div",
+      { class: "stream" },
+      box,
+      h("div", { class: "stop end" }, h("span", { class: "under" }, "→ ", ending(found))),
+      headBars(found.layers[layer], top),
+    ),
     found.lens && h("p", { class: "note" }, opened.model.generates ? t("lensSays") : t("lensSaysMasked")),
     foot({ name: "stream", python: found.python, picture: () => savedStrip(found), data: found, layer: null, head: null, proof: addUp(found) }),
   ];

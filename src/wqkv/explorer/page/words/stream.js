@@ -5,6 +5,7 @@
 /** @satisfies {Texts} */
 export const streamTexts = /** @type {const} */ ({
   whereStands: ["Where this stands", "在模型中的位置"],
+  measureStrip: ["Measure what each layer adds (the model runs once more)", "测量每层所加的向量（模型再运行一次）"],
   barSays: [
     "Height and number: the length of what is added to {token}. One scale.",
     "高度和数字：加到{token}上的向量的长度，同一刻度。",
