@@ -18,7 +18,10 @@ VIEWS = ("text", "grid", "map", "whatif", "generate")
 @pytest.mark.parametrize("view", ["text", "grid", "map"])
 def test_every_view_says_what_it_shows_and_gives_python(open_page, view):
     page = open_page(f"{HERE}&step=5&view={view}")
-    for foot in page.locator("footer.foot").all():
+    page.evaluate("for (const one of document.querySelectorAll('.basis')) one.open = false")
+    for foot in page.locator("#open footer.foot, #view footer.foot").all():
+        assert foot.locator(".holds").is_visible() is False  # it stands once, at the top
+        foot.locator("summary").click()
         said = foot.inner_text()
         for part in ("layer 3", "head 1", "float32", "fused", "exact"):
             assert part in said
@@ -41,7 +44,7 @@ def test_a_failed_proof_is_said_first(open_page):
     settled(page)
     assert page.locator(".where .failed").first.inner_text() == "failed its proof"
     assert page.locator(".where").inner_text().count("FAILED ITS PROOF") == 1
-    assert page.locator("#open .foot .failed").count() == 1
+    assert page.locator("#open .foot > .failed").is_visible()
 
 
 def failed(view: dict) -> dict:
@@ -98,7 +101,7 @@ def test_the_saved_page_works_without_a_network(open_page, site, told, saved):
         assert (
             page.locator("#open h2").inner_text().split("\n")[-1] == steps.tell(told)[step - 1].name
         )
-        assert page.locator("#open .foot .holds").inner_text() == "exact"
+        assert page.locator("#open .foot .holds").text_content() == "exact"
     go(page, f"{HERE}&step=4&other={ANIMAL}")
     cell = site.view.cell(LAYER, HEAD, IT, ANIMAL)
     assert page.locator("#open .result td").first.inner_text() == steps.weight(cell.weight)

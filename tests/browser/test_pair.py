@@ -68,7 +68,7 @@ def test_the_two_texts(open_page, site: Site):
     page.keyboard.press("Enter")
     settled(page)
     assert "other=5" in page.url and "token=2" in page.url
-    assert page.locator("#view .foot .holds").inner_text() == "exact"
+    assert page.locator("#view .foot .holds").text_content() == "exact"
 
 
 @pytest.mark.parametrize("lang", ["en", "zh"])

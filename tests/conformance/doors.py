@@ -422,6 +422,7 @@ ARGUMENTS: dict[str, dict[str, Callable[[], Any]]] = {
     "View.cell": {**HEAD, "i": lambda: 2, "j": lambda: 1},
     "View.row": {**HEAD, "i": lambda: 2},
     "View.row_without": {**HEAD, "i": lambda: 2, "j": lambda: 1},
+    "View.stream": {"token": lambda: 2},
     "View.column": {**HEAD, "j": lambda: 1},
     "View.checked_rectangle": {
         "q0": lambda: 1,

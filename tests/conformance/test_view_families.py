@@ -16,6 +16,7 @@ from wqkv.study import one_token as story
 from wqkv.study.model import OpenModel
 from wqkv.study.pair import OpenPair
 from wqkv.study.tokens import TokenizedText
+from wqkv.study.view import View
 
 IDS = torch.randint(3, 61, (11,), generator=torch.Generator().manual_seed(0)).tolist()
 #: They read pictures or sounds, or a picture beside the text.
@@ -81,6 +82,34 @@ def test_experiments(case):
             assert (new - plain - told).abs().max() <= 2 * allowed + 1e-5 * scale, name
 
 
+#: What goes through their layers is not the states of one text, one layer a block.
+NO_STREAM = {
+    "gemma3n_text": r"What goes through the layers of gemma3n_text is \[4, 1, 11, 48\]",
+    "albert, in groups": "albert, in groups has 4 layers in 2 blocks",
+}
+
+
+def check_stream(view: View) -> None:
+    found = view.stream(5)
+    for layer in found.layers:
+        parts = [layer.attention, layer.cross, layer.mlp]
+        assert None not in (parts if layer.cross_heads else [parts[0], parts[2]])
+        assert layer.proof.holds and layer.proof.size > 0.1, layer.proof
+        assert layer.proof.share < 0.5, layer.proof  # no near miss
+        # A triangle: no side is longer than the others together, unless a norm stands behind.
+        assert found.norm_after or layer.added <= sum(p or 0 for p in parts) * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case not in (*OTHERS, *REFUSED)])
+def test_stream(case):
+    view = opened(case).view(TokenizedText.of_ids(IDS))
+    if case in NO_STREAM:
+        with pytest.raises(ArgumentError, match=NO_STREAM[case]):
+            view.stream(5)
+    else:
+        check_stream(view)
+
+
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_refused(case):
     with pytest.raises(ArgumentError, match=REFUSED[case]):
@@ -101,3 +130,5 @@ def test_family_of_two_texts(case):
             assert proof.difference < 0.5 * proof.tolerance, (layer, proof)  # no near miss
         row, cell = view.row(1, 2, 5), view.cell(1, 2, 5, 3)
         assert cell.weight == pytest.approx(float(row.weights[3]), rel=1e-5)
+        if view.model.part != "decoder":
+            check_stream(view)

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from torch import Tensor, nn
 
-from wqkv.errors import ArgumentError
 from wqkv.layer.convert import huggingface
 from wqkv.record.arguments import BY_PLACE
 from wqkv.record.overhear import answered
@@ -101,7 +100,7 @@ class Blocks:
             stack = huggingface.stack(part.model, part.hf_part)
             for layer in range(len(stack)):
                 path = stack.spot(layer).at
-                block = _block_path(stack.base, path)
+                block = huggingface.block_path(stack.base, path)
                 self._part_of |= dict.fromkeys(stack.base.get_submodule(path).modules(), name)
                 module = stack.base.get_submodule(block)
                 if module not in self._modules:
@@ -153,18 +152,3 @@ class Blocks:
                     del module.forward
                     if forward is not None:
                         module.forward = forward
-
-
-def _block_path(base: nn.Module, path: str) -> str:
-    """The path of the block around an attention module: a member of the outermost list of modules.
-
-    Raises:
-        ArgumentError: there is no list around it.
-    """
-    parts = path.split(".")
-    for end in range(1, len(parts)):
-        if isinstance(base.get_submodule(".".join(parts[:end])), nn.ModuleList):
-            return ".".join(parts[: end + 1])
-    raise ArgumentError(
-        f"The layers of {type(base).__name__} are no list of blocks: {path!r} stands in none."
-    )

@@ -94,7 +94,10 @@ def _wanted(
         return name, {"layer": layer, "head": head, **rest}
 
     def told(layer: int, head: int, i: int) -> list[Asked]:
-        asked = of("story", layer, head, token=i, lang=lang), of("row", layer, head, i=i)
+        asked = [of("story", layer, head, token=i, lang=lang), of("row", layer, head, i=i)]
+        asked.append(("stream", {"token": i}))
+        if int((view.row(layer, head, i).weights > 0).sum()) > 1:
+            asked.append(of("row", layer, head, i=i, without=best(layer, head, i)))
         return [*asked, of("column", layer, head, j=i if own else best(layer, head, i))]
 
     def best(layer: int, head: int, i: int) -> int:

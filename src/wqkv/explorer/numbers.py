@@ -32,6 +32,8 @@ from wqkv.explorer.schema import (
     RowAnswer,
     SourceFacts,
     StoryAnswer,
+    StreamAnswer,
+    StreamLayerFacts,
     ThumbnailAnswer,
     TileAnswer,
 )
@@ -41,6 +43,8 @@ from wqkv.sentences.heads import BRIEF, LABELS
 from wqkv.study.answers import BlockMeans, HeadGrid
 from wqkv.study.callbacks import Progress
 from wqkv.study.heads import evidence, label_grid
+from wqkv.study.lens import logit_lens
+from wqkv.study.model import OpenModel
 from wqkv.study.one_token import token_story
 from wqkv.study.view import block_means, edges
 
@@ -147,6 +151,7 @@ def row(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> RowAns
         lse=plain(found.lse),
         output=plain(found.output),
         residual=plain(found.residual),
+        changed=plain(found.changed),
         python=python,
     )
     if seen.view.m <= LONG:
@@ -164,6 +169,45 @@ def row(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> RowAns
 def _how(ask: Parameters) -> How:
     """How links are removed."""
     return cast(How, ask.choice("how", HOWS[0], *HOWS))
+
+
+#: How many tokens the lens names after each layer.
+LENS = 3
+
+
+def stream(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> StreamAnswer:
+    """What a token carries through all layers, and what is added to it."""
+    token, view, python = ask.integer("token"), seen.view, seen.python
+    own = view.model.part == "decoder"
+    if own:  # the view of its attention to the other text knows that text
+        view = seen.parts["cross"].view
+        python = seen.parts["cross"].python
+    found, model = view.stream(token), api.model
+    lines = [python, f"view.stream({token})"]
+    lens = None
+    if isinstance(model, OpenModel) and (model.speaker or model.filler) is not None:
+        lens = [one[:LENS] for one in logit_lens(view, token)]
+        lines[1:1] = ["from wqkv.study.lens import logit_lens"]
+        lines[2:] = [f"view.stream({token}), logit_lens(view, {token})"]
+    of_cross = view.model.part == "cross" and not own
+    return StreamAnswer(
+        embedding=plain(found.embedding),
+        normAfter=found.norm_after,
+        layers=[
+            StreamLayerFacts(
+                attention=plain(layer.attention),
+                cross=plain(layer.cross),
+                mlp=plain(layer.mlp),
+                heads=plain(layer.cross_heads if of_cross else layer.heads),
+                added=plain(layer.added),
+                state=plain(layer.state),
+                proof=plain(layer.proof),
+            )
+            for layer in found.layers
+        ],
+        lens=plain(lens),
+        python="\n".join(lines),
+    )
 
 
 def column(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> ColumnAnswer:
@@ -355,8 +399,9 @@ QUICK: dict[str, Handler] = {
     "row": row,
     "tile": tile,
 }
-#: Those that may take long, because they need a pass or more over a map.
+#: Those that may take long: they need a pass or more over a map, or a run of the model.
 SLOW: dict[str, Handler] = {
+    "stream": stream,
     "column": column,
     "thumbnail": thumbnail,
     "received": received,

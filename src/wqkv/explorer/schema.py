@@ -344,11 +344,37 @@ class RowAnswer(TypedDict):
     lse: Number
     output: Number
     residual: ProofFacts | None
+    changed: Number  # by how much the head's output differs, where a link is removed
     python: str
     weights: NotRequired[Numbers]
     effects: NotRequired[Numbers]
     strongest: NotRequired[Sequence[StrongFacts]]
     curve: NotRequired[MeansFacts]
+
+
+class StreamLayerFacts(TypedDict):
+    """What one layer adds to a token, as lengths; see `study.stream.StreamLayer`."""
+
+    attention: Number
+    cross: Number
+    mlp: Number
+    heads: Numbers  # of the attention that is shown
+    added: Number
+    state: Number
+    proof: ProofFacts | None  # None: the parts are not told apart
+
+
+class StreamAnswer(TypedDict):
+    """What a token carries through all layers, and what is added to it.
+
+    `lens` has the likeliest tokens after each layer, where the model has a head for tokens.
+    """
+
+    embedding: Number
+    normAfter: bool  # what is added is measured before a norm of the sum
+    layers: Sequence[StreamLayerFacts]
+    lens: Sequence[Sequence[NextFacts]] | None
+    python: str
 
 
 class ColumnAnswer(TypedDict):
@@ -504,6 +530,7 @@ class Answers(TypedDict):
     cell: CellAnswer
     row: RowAnswer
     tile: TileAnswer
+    stream: StreamAnswer
     column: ColumnAnswer
     thumbnail: ThumbnailAnswer
     received: ReceivedAnswer
@@ -521,6 +548,7 @@ Answer = (
     | MatrixColumnAnswer
     | CellAnswer
     | RowAnswer
+    | StreamAnswer
     | TileAnswer
     | ColumnAnswer
     | ThumbnailAnswer

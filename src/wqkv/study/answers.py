@@ -54,7 +54,8 @@ class WeightRow:
     """Where one token looks: its weight on every key token, and what each weight adds to it.
 
     A learned sink takes the share `sink` of the row, and adds nothing. `residual` is the proof of
-    this one token, all heads together; None where the model's own number was not kept.
+    this one token, all heads together; None where the model's own number was not kept. `changed`
+    is how far the head's output is from that of the whole row, where a link was removed.
     """
 
     weights: Tensor  # (m,)
@@ -63,6 +64,7 @@ class WeightRow:
     lse: float
     output: float  # the length of what the head adds to the token, the sum over all keys
     residual: Proof | None
+    changed: float | None = None  # |output without the link - output|
 
 
 @dataclass(frozen=True)

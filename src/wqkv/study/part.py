@@ -15,6 +15,7 @@ from wqkv.errors import ArgumentError
 from wqkv.layer.attention import MultiheadAttention
 from wqkv.layer.convert import huggingface
 from wqkv.study.tokens import TokenizedText
+from wqkv.upstream import of_transformers as upstream
 
 #: The attention outputs of all layers are kept up to this many numbers. Of a longer text only
 #: SAMPLED_ROWS rows of each layer are kept, evenly spaced from the first token to the last.
@@ -74,6 +75,28 @@ class ModelPart:
             for i in range(len(self._layers))
         ]
         return list({id(module): module for module in found}.values())
+
+    def again(self, reading: TextReading) -> None:
+        """Run the model on a text that it has read once more.
+
+        Raises:
+            ArgumentError: this is a decoder's attention to its own text, which does not know the
+                other one.
+        """
+        model: Any = self.model
+        ids = torch.tensor([reading.ids], device="cpu")
+        if self.part == ONLY_PART:
+            model(input_ids=ids)
+        elif self.part == "encoder":
+            model.get_encoder()(input_ids=ids)
+        elif reading.source is not None:
+            states = upstream.BaseModelOutput(last_hidden_state=reading.source.final)
+            model(encoder_outputs=states, decoder_input_ids=ids, use_cache=False)
+        else:
+            raise ArgumentError(
+                f"The view of the {self.part} does not know the text that {self.name} looks at.\n"
+                'Ask the view of its "cross" attention, which does.'
+            )
 
     @contextmanager
     def after_each_layer(self, then: Callable[[Tensor], None]) -> Iterator[None]:

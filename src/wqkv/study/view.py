@@ -38,6 +38,7 @@ from wqkv.study.callbacks import Progress, silent
 from wqkv.study.head_matrices import HeadMatrices, head_matrices, plain_layer
 from wqkv.study.opened_layer import OpenLayer
 from wqkv.study.part import SAMPLED_ROWS, ModelPart, TextReading, in_range, spaced
+from wqkv.study.stream import Stream, StreamRecord, record_stream
 from wqkv.study.sweep import Sweep, sweep
 from wqkv.study.tokens import NOTHING_UNREAD, TokenizedText, Unread
 
@@ -65,6 +66,7 @@ class View:
         self.model, self.reading = model, reading
         self._layers: OrderedDict[int, OpenLayer] = OrderedDict()
         self._proofs: dict[int, Proof] = {}
+        self._stream: StreamRecord | None = None
         self._lock = threading.Lock()
 
     @property
@@ -102,6 +104,7 @@ class View:
         tensors = [*self.reading.inputs, *self.reading.outputs, *final]
         with self._lock:
             opened = sum(layer.bytes for layer in self._layers.values())
+            opened += 0 if self._stream is None else self._stream.bytes
         return opened + sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def layer(self, layer: int) -> OpenLayer:
@@ -208,17 +211,20 @@ class View:
         call, at, steps = opened.row(head, i)
         others = (torch.arange(self.m, device="cpu") != j).view(1, 1, 1, -1)
         full = opened.full_effects(head, i) * others.flatten()
+        before = steps.out[0, 0, 0]
         if how == "zero":
             brought = steps.weights[..., j, None] * call.value[:, :, j, None]
-            return _row(opened, head, i, steps._replace(out=steps.out - brought), full)
-        less = replace(call, rules=replace(call.rules, mask=call.rules.mask & Entries(others)))
-        steps = reference.steps(less, at)
+            steps = steps._replace(out=steps.out - brought)
+        else:
+            less = replace(call, rules=replace(call.rules, mask=call.rules.mask & Entries(others)))
+            steps = reference.steps(less, at)
         if float(steps.lse) == -math.inf:
             raise ArgumentError(
                 f"Token {i} sees token {j} alone in head {head} of layer {layer}: there is no row "
                 'without it.\nPass how="zero", or another link.'
             )
-        return _row(opened, head, i, steps, full)
+        changed = opened.apply_gate(head, i, steps.out[0, 0, 0] - before) @ opened.WO(head)
+        return replace(_row(opened, head, i, steps, full), changed=float(changed.norm()))
 
     def column(self, layer: int, head: int, j: int) -> WeightColumn:
         """The weights that all tokens put on token j.
@@ -332,6 +338,23 @@ class View:
                 f"There is no {statistic} between two texts: no token of one is near to or far "
                 f"from a token of the other.\nAsk for one of: {', '.join(self.statistics)}."
             )
+
+    # All layers
+
+    def stream(self, token: int) -> Stream:
+        """What a token carries through all layers, and what each attention and MLP adds to it.
+
+        The model runs once more for this; of a text that is not long it is then known for all
+        tokens. Of a decoder that looks at another text, ask the view of its "cross" attention.
+
+        Raises:
+            ArgumentError: no such token, or layers that do not hand on the states of one text.
+        """
+        self.checked_layer(0, 0, token)
+        kept = self._stream
+        if kept is None or token not in kept.rows:
+            kept = self._stream = record_stream(self.model, self.reading, token)
+        return kept.stream(token)
 
     # Proof
 

@@ -4,14 +4,13 @@ import threading
 
 import pytest
 import torch
-from torch import nn
 from transformers import MPNetConfig
 
 from tests.tiny import READ, of_config, text, tiny_llama, tokenizer
 from tests.unit.effects.conftest import COMMON, opened
 from tests.unit.effects.test_rerun import asked_of
 from wqkv.effects.asked import ask
-from wqkv.effects.blocks import Blocks, _block_path, hidden_of, with_hidden
+from wqkv.effects.blocks import Blocks, hidden_of, with_hidden
 from wqkv.effects.passes import ModelChange, SiteLink
 from wqkv.effects.rerun import Rerun
 from wqkv.errors import ArgumentError
@@ -43,22 +42,6 @@ def test_the_blocks_of_families(name, kind, count):
     assert runs == (3 if count == 1 else count)
     assert {*rerun.plain.block_of.values()} == set(range(runs))
     assert len(rerun.sites) == (7 if name == "t5" else 3)  # a decoder's block attends twice
-
-
-def test_a_model_without_a_list_of_blocks():
-    class Layer(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.attention = nn.Linear(2, 3)
-
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.only, self.layers = Layer(), nn.ModuleList([Layer(), Layer()])
-
-    assert _block_path(Net(), "layers.1.attention") == "layers.1"
-    with pytest.raises(ArgumentError, match=r"Net are no list .*: 'only.attention' stands"):
-        _block_path(Net(), "only.attention")
 
 
 def test_a_family_that_asks_for_no_function():

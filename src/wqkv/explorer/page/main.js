@@ -1,5 +1,7 @@
 // The page: reads the address, asks for what it names, and draws the part that changed.
 
+import { answer } from "./first/answer.js";
+import { modelStrip } from "./first/stream.js";
 import { drawKeys, drawNotice, jobBar } from "./frame/notices.js";
 import { drawTop } from "./frame/top.js";
 import { drawWhere } from "./frame/where.js";
@@ -69,6 +71,8 @@ function paintAll() {
   const { layer, head, token, other, step, view } = state;
   document.title = `${visible(opened.text.tokens[token])} · ${t("atBoth", { layer, head })} · wqkv`;
   draw("where", [layer, head, token, opened.text.proofs], () => drawWhere());
+  draw("answer", [layer, head, token], async () => answer(await readStory()));
+  draw("stream", [layer, head, token], () => modelStrip());
   draw("strip", [layer, head, token, step, state.without], async () => strip(await readStory()));
   draw("open", [layer, head, token, other, step, state.without, state.how], async () => panel(await readStory()));
   draw("tabs", [view], () => viewTabs());

@@ -329,11 +329,34 @@ export interface RowAnswer {
   lse: number | null;
   output: number | null;
   residual: ProofFacts | null;
+  changed: number | null;
   python: string;
   weights?: (number | null)[];
   effects?: (number | null)[];
   strongest?: StrongFacts[];
   curve?: MeansFacts;
+}
+
+/** What one layer adds to a token, as lengths; see `study.stream.StreamLayer`. */
+export interface StreamLayerFacts {
+  attention: number | null;
+  cross: number | null;
+  mlp: number | null;
+  heads: (number | null)[];
+  added: number | null;
+  state: number | null;
+  proof: ProofFacts | null;
+}
+
+/** What a token carries through all layers, and what is added to it.
+ * 
+ * `lens` has the likeliest tokens after each layer, where the model has a head for tokens. */
+export interface StreamAnswer {
+  embedding: number | null;
+  normAfter: boolean;
+  layers: StreamLayerFacts[];
+  lens: NextFacts[][] | null;
+  python: string;
 }
 
 /** Who looks at one token. */
@@ -473,6 +496,7 @@ export interface Answers {
   cell: CellAnswer;
   row: RowAnswer;
   tile: TileAnswer;
+  stream: StreamAnswer;
   column: ColumnAnswer;
   thumbnail: ThumbnailAnswer;
   received: ReceivedAnswer;
@@ -486,7 +510,7 @@ export interface Answers {
 
 /** What a saved page has inside: the answers by the addresses that the page would ask. */
 export interface Recorded {
-  answers: { [name: string]: ServedModel | ViewAnswer | StoryAnswer | MatricesAnswer | MatrixColumnAnswer | CellAnswer | RowAnswer | TileAnswer | ColumnAnswer | ThumbnailAnswer | ReceivedAnswer | DistancesAnswer | LinksAnswer | GridAnswer | ChoicesAnswer };
+  answers: { [name: string]: ServedModel | ViewAnswer | StoryAnswer | MatricesAnswer | MatrixColumnAnswer | CellAnswer | RowAnswer | StreamAnswer | TileAnswer | ColumnAnswer | ThumbnailAnswer | ReceivedAnswer | DistancesAnswer | LinksAnswer | GridAnswer | ChoicesAnswer };
   cap: number;
   left_out: string[];
 }
@@ -497,7 +521,7 @@ export interface JobFacts {
   what: string;
   done: number;
   total: number;
-  result?: ViewName | WhatIfAnswer | GenerateAnswer | WhyAnswer | GroupsAnswer | StoryAnswer | MatricesAnswer | MatrixColumnAnswer | CellAnswer | RowAnswer | TileAnswer | ColumnAnswer | ThumbnailAnswer | ReceivedAnswer | DistancesAnswer | LinksAnswer | GridAnswer | ChoicesAnswer;
+  result?: ViewName | WhatIfAnswer | GenerateAnswer | WhyAnswer | GroupsAnswer | StoryAnswer | MatricesAnswer | MatrixColumnAnswer | CellAnswer | RowAnswer | StreamAnswer | TileAnswer | ColumnAnswer | ThumbnailAnswer | ReceivedAnswer | DistancesAnswer | LinksAnswer | GridAnswer | ChoicesAnswer;
   error?: string;
   do?: string;
 }

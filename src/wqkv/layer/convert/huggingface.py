@@ -156,6 +156,23 @@ def matrices(model: nn.Module, layer: int, part: str | None = None) -> dict[str,
     return {name: spot.get(spot.path(name)) for name in MATRICES}
 
 
+def block_path(base: nn.Module, path: str) -> str:
+    """The path of the block around an attention module: a member of the outermost list of modules.
+
+    A block is a layer with its attention, its MLP and what stands between them.
+
+    Raises:
+        ArgumentError: there is no list around it.
+    """
+    parts = path.split(".")
+    for end in range(1, len(parts)):
+        if isinstance(base.get_submodule(".".join(parts[:end])), nn.ModuleList):
+            return ".".join(parts[: end + 1])
+    raise ArgumentError(
+        f"The layers of {type(base).__name__} are no list of blocks: {path!r} stands in none."
+    )
+
+
 def sizes(model: nn.Module, part: str | None = None) -> dict[str, int]:
     """n_layer, n_head, n_kv_head, d_model and d_k of a part, see `from_hf`."""
     first = from_hf(model, 0, part=part)

@@ -32,7 +32,7 @@ from wqkv.attend.scalings import (
 )
 from wqkv.errors import ArgumentError, KindError
 from wqkv.layer.convert.families import FAMILIES
-from wqkv.layer.convert.huggingface import check_plain, matrices, sizes, stacks
+from wqkv.layer.convert.huggingface import block_path, check_plain, matrices, sizes, stacks
 
 transformers = pytest.importorskip("transformers")
 from tests.tiny import of_config  # noqa: E402
@@ -480,3 +480,19 @@ def test_layers_that_are_not_ours():
         from_hf(tiny("qwen3_next"), 1)
     with pytest.raises(ArgumentError, match=r"Layer 2.* has no WK of its own at 'layers.2.self_"):
         from_hf(tiny("gemma3n_text"), 2)
+
+
+def test_a_model_without_a_list_of_blocks():
+    class Layer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.Linear(2, 3)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.only, self.layers = Layer(), nn.ModuleList([Layer(), Layer()])
+
+    assert block_path(Net(), "layers.1.attention") == "layers.1"
+    with pytest.raises(ArgumentError, match=r"Net are no list .*: 'only.attention' stands"):
+        block_path(Net(), "only.attention")

@@ -1,4 +1,5 @@
-// The line under every view: where it looks, in which numbers, proved or not; and what can be saved.
+// The line under every view: what can be saved; behind a click where it looks, in which numbers, and
+// the proof. A failed proof stands before the click.
 
 import { h } from "../parts/dom.js";
 import { count, power, short } from "../parts/format.js";
@@ -44,14 +45,16 @@ export function proofFacts(layer = state.layer) {
 export const WHOLE_TEXT = { layer: null, head: null, token: null };
 
 /**
- * The line under every view: layer, head, token, dtype, engine, exact or not; and the ways out.
+ * The line under every view: layer, head, token, dtype, engine and proof behind a click; and the ways out.
  * Layer, head and token are null where a view is not about one.
  *
  * @param {{
  *   name: string, python?: string, picture?: () => SVGElement, data?: unknown,
  *   layer?: number | null, head?: number | null, token?: number | null, other?: number | null,
+ *   proof?: string | null,
  * }} given `python` are the lines that give the same numbers, `picture` makes an SVG to save, `data`
- *   goes into the JSON to save, `other` is the token that is looked at
+ *   goes into the JSON to save, `other` is the token that is looked at, `proof` stands in place of that
+ *   of the layer
  */
 export function foot({
   name,
@@ -62,6 +65,7 @@ export function foot({
   head = state.head,
   token = state.token,
   other = null,
+  proof = null,
 }) {
   const { dtype } = opened.model,
     facts = h("p", { class: "facts" });
@@ -71,14 +75,23 @@ export function foot({
   if (token !== null)
     facts.append(h("span", {}, other === null ? [tokenTag(token)] : [tokenTag(token), " → ", keyTag(other)]));
   facts.append(h("span", {}, dtype ?? "float32"), h("span", {}, opened.text.engine ?? ""));
-  facts.append(layer === null ? allProofs() : proofSign(layer));
+  const sign = layer === null ? allProofs() : proofSign(layer),
+    failed = sign.classList.contains("failed");
+  if (!failed) facts.append(sign);
   const file = [opened.model.name, name, layer !== null && `layer${layer}`, head !== null && `head${head}`]
     .filter(Boolean)
     .join("-");
   return h(
     "footer",
     { class: "foot" },
-    facts,
+    failed && sign,
+    h(
+      "details",
+      { class: "basis" },
+      h("summary", { "data-key": `basis-${name}` }, t("basis")),
+      facts,
+      h("p", {}, proof ?? (layer === null ? null : proofFacts(layer))),
+    ),
     h(
       "p",
       { class: "ways" },

@@ -43,6 +43,7 @@ export const frameTexts = /** @type {const} */ ({
   unproved: ["not proved yet", "尚未验证"],
   someFailed: ["failed its proof in layers {layers}", "第 {layers} 层未通过验证"],
   someProved: ["exact in {done} of {all} layers", "{all} 层中 {done} 层已验证为精确"],
+  basis: ["Where, and its proof", "位置与验证"],
   proofHolds: ["Proof holds:", "验证通过："],
   proofFailed: ["FAILED ITS PROOF, do not trust this picture:", "未通过验证，请勿相信此图："],
   proofFacts: [
@@ -67,6 +68,7 @@ export const frameTexts = /** @type {const} */ ({
   job_received: ["Adding up what words receive", "正在累计每个词元收到的注意力"],
   job_distances: ["Measuring distances", "正在测量距离"],
   job_links: ["Finding the strongest links", "正在寻找最强的连接"],
+  job_stream: ["Measuring what each layer adds", "正在测量每层所加的向量"],
   job_column: ["Finding who looks here", "正在寻找谁看向此处"],
   cancel: ["Cancel", "取消"],
   cancelled: ["Cancelled.", "已取消。"],

@@ -4,6 +4,7 @@
 // learner: a token is a word in English, which the page says once, and 词元 in Chinese.
 
 import { state } from "../reading/state.js";
+import { answerTexts } from "./answer.js";
 import { frameTexts } from "./frame.js";
 import { headsTexts } from "./heads.js";
 import { mapTexts } from "./map.js";
@@ -11,6 +12,7 @@ import { matricesTexts } from "./matrices.js";
 import { mattersTexts } from "./matters.js";
 import { pairTexts } from "./pair.js";
 import { stepsTexts } from "./steps.js";
+import { streamTexts } from "./stream.js";
 import { textTexts } from "./text.js";
 import { whatifTexts } from "./whatif.js";
 import { writingTexts } from "./writing.js";
@@ -19,6 +21,8 @@ import { writingTexts } from "./writing.js";
 
 export const TEXTS = {
   ...frameTexts,
+  ...answerTexts,
+  ...streamTexts,
   ...stepsTexts,
   ...matricesTexts,
   ...textTexts,
