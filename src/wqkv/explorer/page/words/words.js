@@ -6,6 +6,7 @@
 import { state } from "../reading/state.js";
 import { frameTexts } from "./frame.js";
 import { headsTexts } from "./heads.js";
+import { linesTexts } from "./lines.js";
 import { mapTexts } from "./map.js";
 import { mattersTexts } from "./matters.js";
 import { pairTexts } from "./pair.js";
@@ -20,6 +21,7 @@ export const TEXTS = {
   ...frameTexts,
   ...stepsTexts,
   ...textTexts,
+  ...linesTexts,
   ...headsTexts,
   ...mapTexts,
   ...whatifTexts,
