@@ -150,6 +150,7 @@ ORDER = (
     "wqkv.study.model",
     "wqkv.study.patterns",
     "wqkv.study.heads",
+    "wqkv.study.sampling",
     "wqkv.study.generate",
     "wqkv.study.whatif",
     "wqkv.study.pair",

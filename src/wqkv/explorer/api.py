@@ -13,12 +13,15 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 
+from torch import Tensor
+
 from wqkv import __version__
 from wqkv.draw import steps
 from wqkv.draw.to_json import plain
 from wqkv.effects.effect_maps import EffectMaps
 from wqkv.explorer import as_python
 from wqkv.explorer.jobs import Refused
+from wqkv.explorer.request import Sampling
 from wqkv.explorer.schema import (
     GenerateAnswer,
     ModelAnswer,
@@ -30,7 +33,7 @@ from wqkv.explorer.schema import (
 )
 from wqkv.sentences import LANGUAGES
 from wqkv.study.callbacks import Progress
-from wqkv.study.generate import NextToken, generate
+from wqkv.study.generate import NextToken, generate, next_logits
 from wqkv.study.heads import Heads, label_heads
 from wqkv.study.model import TextModel
 from wqkv.study.one_token import ClearLink, clearest_link
@@ -102,6 +105,8 @@ class Api:
         self._views: OrderedDict[str, OpenView] = OrderedDict()
         self._lock = threading.Lock()
         self._labels: Heads | None = None
+        # A view, a position in it, and the logits of the token after it.
+        self._next: tuple[View, int, Tensor] | None = None
         self.effects = HeldEffects()  # touched by the one worker alone
 
     @property
@@ -184,14 +189,22 @@ class Api:
             python=seen.says(call),
         )
 
-    def generate(self, seen: OpenView, count: int, progress: Progress) -> GenerateAnswer:
-        """At most `count` tokens that the model writes after the text."""
+    def generate(
+        self, seen: OpenView, count: int, drawn: Sampling | None, progress: Progress
+    ) -> GenerateAnswer:
+        """At most `count` tokens that the model writes after the text.
+
+        Args:
+            drawn: how tokens are drawn; None takes the likeliest each time.
+        """
         links: list[ClearLink] = []
         begun, layers = time.monotonic(), seen.view.model.sizes.n_layer
         total = count + layers
         each = _keep_clearest(links, lambda done, _: progress(count + done, total))
-        found = generate(seen.view, count, lambda done, _: progress(done, total), each)
-        call = f"wqkv.generate(view, {count})"
+        options = {} if drawn is None else drawn._asdict()
+        found = generate(seen.view, count, lambda done, _: progress(done, total), each, **options)
+        given = "".join(f", {name}={value}" for name, value in options.items())
+        call = f"wqkv.generate(view, {count}{given})"
         python, seconds = seen.says(f"view = {call}.view"), time.monotonic() - begun
         return GenerateAnswer(
             tokens=found.view.reading.shown,
@@ -199,6 +212,15 @@ class Api:
             view=self.keep(OpenView(found.view, _clearest(links), seconds, python)),
             python=seen.says(call),
         )
+
+    def next_logits(self, seen: OpenView, position: int) -> Tensor:
+        """The logits of the token after a position; those asked for last are kept.
+
+        So that a page may try one temperature after the other without a forward for each.
+        """
+        if self._next is None or self._next[0] is not seen.view or self._next[1] != position:
+            self._next = seen.view, position, next_logits(seen.view, position)
+        return self._next[2]
 
     # The views that are open
 
