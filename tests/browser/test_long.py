@@ -117,8 +117,8 @@ def test_the_steps_of_writing(open_page, site):
     for moment, step in enumerate(found.steps):
         assert f"word {moment + 1} of 3" in page.locator(".scrub").inner_text()
         candidates = table(page.locator(".twolists table").first)
-        assert [line[0] for line in candidates] == [one.token for one in step.top]
-        assert [float(line[1]) for line in candidates] == pytest.approx(
+        assert [line[0] for line in candidates[:8]] == [one.token for one in step.top]
+        assert [float(line[1]) for line in candidates[:8]] == pytest.approx(
             [one.probability for one in step.top], abs=6e-4
         )
         row = found.view.row(1, 4, step.position - 1).weights.topk(8)

@@ -136,7 +136,7 @@ def test_the_heads(open_page, site):
     shown = page.locator(".controls [data-key^='stat-']").evaluate_all(
         "parts => parts.map(part => part.dataset.key.slice(5))"
     )
-    assert shown == ["entropy", "received", "sink", "maps"]
+    assert shown == ["maps", "entropy", "received", "sink"]
     values = site.view.grid("entropy").values
     told = page.locator(".hcell").evaluate_all("cells => cells.map(cell => cell.title)")
     assert len(told) == values.numel()

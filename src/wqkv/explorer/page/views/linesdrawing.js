@@ -8,11 +8,11 @@ import { t } from "../words/words.js";
 
 /** @import { HeadLook } from "./linesheads.js" */
 
-const FONT = "14px system-ui, sans-serif",
-  GAP = 10, // pixels between two words at least
-  HIGH = 210, // pixels that the lines take between two rows
-  TEXT = 40, // pixels of a row of words, with a number beside each
-  LINE = 25, // pixels of a word's line, where the rows stand upright
+const LETTERS = "14px system-ui, sans-serif",
+  SPACE = 10, // pixels between two words at least
+  TALL = 210, // pixels that the lines take between two rows
+  ROOM = 40, // pixels of a row of words, with a number beside each
+  STEP = 25, // pixels of a word's line, where the rows stand upright
   THICK = 14, // pixels of a weight of 1
   APART = 2.5; // pixels between the lines of two heads that join the same words
 
@@ -47,7 +47,7 @@ export const SAMPLES = [0.05, 0.2, 0.5, 1];
 export function linesDrawing(shown) {
   const { at, to, turned, width } = shown,
     rows = turned ? uprightRows(shown) : levelRows(shown),
-    height = turned ? LINE * Math.max(at.length, to.length) + 8 : HIGH + 2 * TEXT;
+    height = turned ? STEP * Math.max(at.length, to.length) + 8 : TALL + 2 * ROOM;
   return svg(
     "svg",
     { width, height, viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": t("linesOf"), "font-family": "system-ui, sans-serif", "font-size": 14 },
@@ -77,8 +77,8 @@ export function linesDrawing(shown) {
  * @returns {Rows}
  */
 function levelRows({ at, to, width }) {
-  const top = TEXT,
-    bottom = TEXT + HIGH;
+  const top = ROOM,
+    bottom = ROOM + TALL;
   const row = (positions, word, y, end) => {
     const middles = spread(positions.map(word), width);
     return new Map(positions.map((j, n) => [j, { ...middles[n], y, anchor: "middle", end: [middles[n].x, end] }]));
@@ -104,7 +104,7 @@ function uprightRows({ at, to, width }) {
   const row = (positions, word, room, x, anchor, end) =>
     new Map(
       positions.map((j, n) => {
-        const y = LINE * (n + 0.5) + 4;
+        const y = STEP * (n + 0.5) + 4;
         return [j, { text: cut(label(word(j)), room - 8), x, y: y + 5, anchor, end: [end, y] }];
       }),
     );
@@ -127,7 +127,7 @@ let pen = null;
 
 function wide(text) {
   pen ??= /** @type {CanvasRenderingContext2D} */ (document.createElement("canvas").getContext("2d"));
-  pen.font = FONT;
+  pen.font = LETTERS;
   return pen.measureText(text).width;
 }
 
@@ -147,7 +147,7 @@ function cut(text, most) {
  */
 function spread(words, width) {
   const texts = words.map(word => label(word)),
-    own = texts.map(text => Math.max(wide(text), 12) + GAP),
+    own = texts.map(text => Math.max(wide(text), 12) + SPACE),
     sum = own.reduce((all, one) => all + one, 0),
     slot = width / words.length;
   let x = 0;

@@ -54,8 +54,8 @@ export const linesTexts = /** @type {const} */ ({
     "点一个头可加上或去掉；双击或按回车只看它。",
   ],
   colorsSay: [
-    "The chosen head is blue; the other colors are those of Okabe and Ito, which color-blind readers can tell apart.",
-    "选中的头为蓝色；其余颜色取自 Okabe 与 Ito 的色盲友好配色。",
+    "The chosen head is blue; color-blind readers can tell the other colors apart (Okabe and Ito; Tol).",
+    "选中的头为蓝色；其余颜色色盲读者也能区分（Okabe 与 Ito；Tol）。",
   ],
   colorsDashed: [
     "From the ninth head on the colors come again, with dashed lines.",
