@@ -14,7 +14,7 @@ LINES = f"{HERE}&step=0&as=lines"
 
 
 def drawn(page) -> list[dict]:
-    return page.locator(".lines .link").evaluate_all(
+    return page.locator(".lines .weightline").evaluate_all(
         """links => links.map(link => ({
             head: Number(link.dataset.head), link: link.dataset.link,
             width: Number(link.getAttribute("stroke-width")), color: link.getAttribute("stroke"),
@@ -232,7 +232,7 @@ def test_the_words_are_walked_by_keyboard(open_page):
 
 def test_a_line_leads_to_its_link(open_page):
     page = open_page(f"{LINES}&with=4")
-    page.locator(".link[data-link='10-2'][data-head='1']").dispatch_event("click")
+    page.locator(".weightline[data-link='10-2'][data-head='1']").dispatch_event("click")
     settled(page)
     assert "other=2" in page.url and "token=10" in page.url and "head=1" in page.url
 

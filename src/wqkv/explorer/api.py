@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
+from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
@@ -46,6 +47,8 @@ from wqkv.study.whatif import what_if
 EFFECTS = 2**30
 #: At most so many views, and so many bytes, are held; the one asked for longest ago goes first.
 VIEWS, HELD = 8, 2**32
+#: Of a view the logits of the tokens after so many positions are held.
+NEXT = 64
 
 
 @dataclass(frozen=True)
@@ -105,8 +108,8 @@ class Api:
         self._views: OrderedDict[str, OpenView] = OrderedDict()
         self._lock = threading.Lock()
         self._labels: Heads | None = None
-        # A view, a position in it, and the logits of the token after it.
-        self._next: tuple[View, int, Tensor] | None = None
+        # The logits of the token after a position of a view, the oldest first.
+        self._next: WeakKeyDictionary[View, dict[int, Tensor]] = WeakKeyDictionary()
         self.effects = HeldEffects()  # touched by the one worker alone
 
     @property
@@ -202,7 +205,20 @@ class Api:
         total = count + layers
         each = _keep_clearest(links, lambda done, _: progress(count + done, total))
         options = {} if drawn is None else drawn._asdict()
-        found = generate(seen.view, count, lambda done, _: progress(done, total), each, **options)
+        logits: list[Tensor] = []
+
+        def keep(_: Tensor, scores: Tensor) -> Tensor:
+            logits.append(scores[0].clone())
+            del logits[:-NEXT]
+            return scores
+
+        found = generate(
+            seen.view, count, lambda done, _: progress(done, total), each,
+            logits_processor=[keep], **options,
+        )  # fmt: skip
+        # The page asks for the distribution that each token was drawn from: no forward for these.
+        last = found.view.n - 1
+        self._next[found.view] = dict(zip(range(last - len(logits), last), logits, strict=True))
         given = "".join(f", {name}={value}" for name, value in options.items())
         call = f"wqkv.generate(view, {count}{given})"
         python, seconds = seen.says(f"view = {call}.view"), time.monotonic() - begun
@@ -214,13 +230,13 @@ class Api:
         )
 
     def next_logits(self, seen: OpenView, position: int) -> Tensor:
-        """The logits of the token after a position; those asked for last are kept.
-
-        So that a page may try one temperature after the other without a forward for each.
-        """
-        if self._next is None or self._next[0] is not seen.view or self._next[1] != position:
-            self._next = seen.view, position, next_logits(seen.view, position)
-        return self._next[2]
+        """The logits of the token after a position, kept for the next temperature to be tried."""
+        known = self._next.setdefault(seen.view, {})
+        if position not in known:
+            known[position] = next_logits(seen.view, position)
+            while len(known) > NEXT:
+                del known[next(iter(known))]
+        return known[position]
 
     # The views that are open
 

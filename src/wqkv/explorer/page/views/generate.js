@@ -80,7 +80,7 @@ async function nextPlace({ view, i, tokens, step }) {
   // The row that chose a token is that of the token before it.
   const row = await get(`views/${view}/row`, { layer, head, i }),
     ranked = strongest(row).slice(0, 8),
-    words = h("div"),
+    words = h("div", { class: "nextwords" }),
     looks = h("div");
   /** @type {NextAnswer | undefined} */
   let next;

@@ -66,7 +66,7 @@ export async function linesView() {
     headRow(heads, head => {
       if (head === null) delete box.dataset.only;
       else box.dataset.only = "";
-      for (const line of /** @type {Iterable<SVGElement>} */ (box.querySelectorAll(".link")))
+      for (const line of /** @type {Iterable<SVGElement>} */ (box.querySelectorAll(".weightline")))
         line.classList.toggle("aside", head !== null && line.dataset.head !== String(head));
     }),
     box,

@@ -176,7 +176,7 @@ function links({ heads, links: all, chosen, dim, follow }, { from, into, path })
     return svg(
       "path",
       {
-        class: "link",
+        class: "weightline",
         "data-head": link.head,
         "data-link": `${link.i}-${link.j}`,
         "data-weight": link.weight,
