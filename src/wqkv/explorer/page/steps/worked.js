@@ -26,7 +26,7 @@ export function entriesOf(row) {
   return /** @type {Entry[]} */ (found.filter(one => one.weight !== null));
 }
 
-/** @param {RowAnswer} row */
+/** @param {RowAnswer | ColumnAnswer} row */
 export function strongest(row) {
   return entriesOf(row).sort((a, b) => b.weight - a.weight || a.index - b.index);
 }

@@ -2,7 +2,7 @@
 
 import { h, svg } from "../parts/dom.js";
 import { clamp } from "../parts/format.js";
-import { sheet, svgText } from "../parts/picture.js";
+import { sentenceLine, sheet, svgText } from "../parts/picture.js";
 import { scale } from "../parts/ranking.js";
 import { drawThumbnail, topOf } from "../parts/thumbnail.js";
 import { keyCount, opened, size } from "../reading/opened.js";
@@ -39,7 +39,7 @@ export function mapsPicture(maps) {
     `${opened.model.name}: ${t("stat_maps")}. ${ownScales() ? t("mapsOwn") : t("mapsScale", { top: Number(one.toPrecision(2)) })}`,
     width,
     top + maps.length * (high + 4) + 12,
-    svgText(opened.text.text.slice(0, 120), 12, 46, "start", "--soft"),
+    sentenceLine(opened.text.text),
     maps.map(({ heads = [] }, l) => [
       svgText(String(l), left - 10, top + l * (high + 4) + high / 2 + 4, "end", "--soft"),
       heads.map((values, j) =>

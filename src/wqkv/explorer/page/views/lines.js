@@ -3,8 +3,7 @@
 import { foot, pythonOf } from "../frame/foot.js";
 import { currentColor } from "../parts/color.js";
 import { fill, h, select, svg, walk } from "../parts/dom.js";
-import { clamp, count, label, visible, weight } from "../parts/format.js";
-import { sheet, svgText } from "../parts/picture.js";
+import { clamp, count, visible, weight } from "../parts/format.js";
 import { around } from "../parts/ranking.js";
 import { askFor, keyAt, keyCount, keys, opened, size, tokenAt } from "../reading/opened.js";
 import { go, state } from "../reading/state.js";
@@ -13,6 +12,7 @@ import { t } from "../words/words.js";
 import { chosenLinks } from "./lineslist.js";
 import { linesDrawing, SAMPLES, thickness } from "./linesdrawing.js";
 import { headRow, shownHeads } from "./linesheads.js";
+import { savedLines } from "./linespicture.js";
 import { inside, readTile, sides } from "./rectangle.js";
 
 /** @import { TileAnswer } from "../types" */
@@ -60,7 +60,7 @@ export async function linesView() {
     paint(width);
   }).observe(box);
   const { shown, answers } = /** @type {Window} */ (drawn),
-    below = await chosenLinks(shown);
+    below = await chosenLinks(shown.chosen);
   return [
     lineControls(),
     headRow(heads, head => {
@@ -76,18 +76,14 @@ export async function linesView() {
       python: pythonOf([...answers, ...below.answers]),
       data: { layer: state.layer, heads: heads.map(one => one.head), least: least(), links: shown.links },
       other: shown.chosen.i === undefined ? null : (state.other ?? null),
-      picture: () => savedPicture(/** @type {Window} */ (drawn)),
+      picture: () => savedLines(/** @type {Window} */ (drawn).shown),
     }),
   ];
 }
 
 function lineControls() {
   const choice = (dir, text) =>
-    h(
-      "button",
-      { "data-key": `dir-${dir}`, "aria-pressed": String(state.dir === dir), onclick: () => go({ dir }) },
-      text,
-    );
+    h("button", { "data-key": `dir-${dir}`, "aria-pressed": String(state.dir === dir), onclick: () => go({ dir }) }, text);
   const box = (name, on, text, off) =>
     h(
       "label",
@@ -269,32 +265,5 @@ function turns(name, says, { first, many }, n) {
     turn(first - many, `← ${t("earlier")}`, first === 0),
     t("wordsOf", { first: count(first), last: count(last), n: count(n) }),
     turn(last + 1, `${t("later")} →`, last === n - 1),
-  );
-}
-
-/** @param {Window} read */
-function savedPicture({ shown }) {
-  const width = shown.turned ? Math.max(shown.width, 480) : Math.max(shown.width, 900),
-    drawing = linesDrawing({ ...shown, width }),
-    high = Number(drawing.getAttribute("height")),
-    names = shown.heads.map(look => ({ ...look, name: t("headName", { head: look.head }) }));
-  drawing.setAttribute("y", "84");
-  let x = 12;
-  const legend = names.map(({ name, color, dash }) => {
-    const at = x;
-    x += 90;
-    return [
-      svg("path", { d: `M${at} ${high + 106}h24`, stroke: color, "stroke-width": 6, "stroke-dasharray": dash || null }),
-      svgText(name, at + 30, high + 111),
-    ];
-  });
-  return sheet(
-    `${opened.model.name}, ${t("atLayer", { layer: state.layer })}`,
-    Math.max(width, x),
-    high + 126,
-    svgText(label(opened.text.text), 12, 46, "start", "--soft"),
-    svgText(`${t("thickness")} ${SAMPLES.join(", ")}. ${t("greyLinks")}`, 12, 68, "start", "--soft"),
-    drawing,
-    legend,
   );
 }

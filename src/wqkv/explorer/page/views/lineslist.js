@@ -4,76 +4,59 @@ import { h } from "../parts/dom.js";
 import { count, weight } from "../parts/format.js";
 import { ranking } from "../parts/ranking.js";
 import { bdi } from "../parts/token.js";
-import { askFor, keyAt, keys, opened, size, tokenAt } from "../reading/opened.js";
+import { askFor, keyAt, keys, opened, tokenAt } from "../reading/opened.js";
 import { go, state } from "../reading/state.js";
-import { entriesOf } from "../steps/worked.js";
+import { strongest } from "../steps/worked.js";
 import { t } from "../words/words.js";
-
-/** @import { TileAnswer } from "../types" */
-/** @import { Entry } from "../steps/worked.js" */
-/** @import { LinesShown } from "./linesdrawing.js" */
 
 const STRONGEST = 8;
 
 /**
  * The links of the chosen word of the chosen head: the weight, and what arrives by it.
  *
- * @param {LinesShown} shown
+ * @param {{ i?: number, j?: number }} chosen
  */
-export async function chosenLinks({ chosen, at }) {
+export async function chosenLinks({ i, j = 0 }) {
   const { layer, head } = state,
-    i = chosen.i,
-    j = chosen.j ?? 0;
-  const { entries, answers } = i === undefined ? await whoLooks(layer, head, j, at) : await whereItLooks(layer, head, i);
-  const ranked = entries.filter(one => one.weight > 0).sort((a, b) => b.weight - a.weight || a.index - b.index),
-    found = new Map(ranked.map(one => [one.index, one])),
-    name = bdi(i === undefined ? keyAt(j) : tokenAt(i)),
-    left = ranked.slice(STRONGEST);
-  const of = i === undefined ? opened.text : keys();
-  const pick = to =>
-    i === undefined ? go({ token: to, other: j, dir: "to" }) : go({ other: to });
+    looks = i !== undefined,
+    asked = looks ? await askFor("row", { layer, head, i }) : await askFor("column", { layer, head, j }),
+    all = strongest(asked).filter(one => one.weight > 0),
+    top = all.slice(0, STRONGEST),
+    left = all.slice(STRONGEST);
+  const lengths = looks ? [] : await Promise.all(top.map(one => contribution(one.index, j))),
+    arrives = new Map(top.map((one, n) => [one.index, looks ? one.effect : lengths[n]?.values[0][0]])),
+    found = new Map(top.map(one => [one.index, one.weight])),
+    name = bdi(looks ? tokenAt(i) : keyAt(j));
   return {
-    answers,
+    answers: [asked, ...lengths.flatMap(one => one ?? [])],
     table: h(
       "section",
       { class: "chosenlinks" },
-      h("h3", {}, i === undefined ? [t("lookedAtBy"), " ", name] : [name, " ", t("looksAt")], " ", t("inBoth", { layer, head })),
+      h("h3", {}, looks ? [name, " ", t("looksAt")] : [t("lookedAtBy"), " ", name], " ", t("inBoth", { layer, head })),
       ranking({
         name: "line",
-        of,
-        at: ranked.slice(0, STRONGEST).map(one => one.index),
-        chosen: i === undefined ? state.token : state.other,
-        pick,
+        of: looks ? keys() : opened.text,
+        at: top.map(one => one.index),
+        chosen: looks ? state.other : state.token,
+        pick: to => (looks ? go({ other: to }) : go({ token: to, other: j, dir: "to" })),
         columns: [
-          { title: t("weight"), unit: "share", value: to => found.get(to)?.weight, text: weight },
-          { title: t("whatArrives"), unit: "length", value: to => found.get(to)?.effect, text: weight, kind: "down" },
+          { title: t("weight"), unit: "share", value: to => found.get(to), text: weight },
+          { title: t("whatArrives"), unit: "length", value: to => arrives.get(to), text: weight, kind: "down" },
         ],
       }),
       left.length > 0 &&
         h("p", { class: "note" }, t("restShare", { n: count(left.length), share: weight(left.reduce((sum, one) => sum + one.weight, 0)) })),
-      i === undefined && at.length < size() && h("p", { class: "note" }, t("amongShown")),
       h("p", { class: "note" }, t("arrivesSays")),
     ),
   };
 }
 
-async function whereItLooks(layer, head, i) {
-  const row = await askFor("row", { layer, head, i });
-  return { entries: entriesOf(row), answers: [row] };
-}
-
-/**
- * @param {number[]} at the words that are shown
- * @returns {Promise<{ entries: Entry[], answers: TileAnswer[] }>}
- */
-async function whoLooks(layer, head, j, at) {
-  const place = { layer, head, q0: at[0], q1: (at.at(-1) ?? 0) + 1, k0: j, k1: j + 1 };
-  const answers = await Promise.all([askFor("tile", place), askFor("tile", { ...place, of: "contribution" })]);
-  const [weights, lengths] = answers;
-  const entries = at.map(i => ({
-    index: i,
-    weight: weights.values[i - at[0]][0] ?? 0,
-    effect: lengths.values[i - at[0]][0],
-  }));
-  return { entries, answers };
+// What arrives at word i from word j; none in a saved page that lacks it.
+async function contribution(i, j) {
+  const { layer, head } = state,
+    place = { layer, head, q0: i, q1: i + 1, k0: j, k1: j + 1 };
+  return askFor("tile", { ...place, of: "contribution" }).catch(error => {
+    if (error.status !== 410) throw error;
+    return null;
+  });
 }

@@ -42,7 +42,6 @@ export const linesTexts = /** @type {const} */ ({
     "What arrives is the length of weight × v WO. Each of the two columns has its own scale, because they are different quantities.",
     "“传过去的量”是 权重 × v WO 的长度。两列是不同的量，各有自己的尺度。",
   ],
-  amongShown: ["Among the words that are shown above.", "仅限上图中显示的词。"],
   windowWho: ["Words that look:", "在看的词："],
   windowWhom: ["Words that are looked at:", "被看的词："],
   headsOver: ["Heads of layer {layer}", "第 {layer} 层的头"],
