@@ -59,7 +59,7 @@ from wqkv.maps.rollout import rollout
 from wqkv.maps.shared import SharedMap
 from wqkv.record.seen_effects import SeenEffects
 from wqkv.record.watch import Seen, watch
-from wqkv.study.generate import generate
+from wqkv.study.generate import generate, next_tokens
 from wqkv.study.heads import Heads, heads
 from wqkv.study.hit_rate import Expectation, HitRate, hit_rate
 from wqkv.study.model import open_model
@@ -149,6 +149,7 @@ __all__ = [
     "hit_rate",
     "load_attention",
     "merge",
+    "next_tokens",
     "open_model",
     "open_pair",
     "parity",

@@ -5,7 +5,7 @@ import pytest
 from tests.browser.conftest import go, serving, settled, table
 from tests.tiny import text, tiny_llama
 from wqkv.draw import steps
-from wqkv.study.generate import generate
+from wqkv.study.generate import generate, next_tokens
 
 N = 4211
 HERE = "layer=1&head=4&token=2000&other=1900"
@@ -117,8 +117,8 @@ def test_the_steps_of_writing(open_page, site):
     for moment, step in enumerate(found.steps):
         assert f"word {moment + 1} of 3" in page.locator(".scrub").inner_text()
         candidates = table(page.locator(".twolists table").first)
-        assert [line[0] for line in candidates] == [one.token for one in step.top]
-        assert [float(line[1]) for line in candidates] == pytest.approx(
+        assert [line[0] for line in candidates[:8]] == [one.token for one in step.top]
+        assert [float(line[1]) for line in candidates[:8]] == pytest.approx(
             [one.probability for one in step.top], abs=6e-4
         )
         row = found.view.row(1, 4, step.position - 1).weights.topk(8)
@@ -144,3 +144,102 @@ def test_reading_can_be_cancelled(open_page):
     page.locator("#notice").get_by_text("Cancelled.").wait_for()
     assert page.locator("#job").is_hidden()
     assert page.locator(".where").get_by_text(f"{N:,} words").is_visible()
+
+
+def test_the_next_word_before_and_after_sampling(open_page, site):
+    page = open_page(f"{HERE}&step=0&view=generate&temperature=0.6&topk=10&topp=0.8&seed=3")
+    found = next_tokens(site.view, temperature=0.6, top_k=10, top_p=0.8)
+    ids = found.before.topk(12).indices.tolist()
+    rows = table(page.locator(".nextwords"))
+    decode = site.view.model.tokenizer.decode
+    assert rows == [
+        [
+            decode([id]),
+            steps.weight(found.before[id].item()),
+            steps.weight(found.after[id].item()) if found.after[id] else "cut off",
+        ]
+        for id in ids
+    ]
+    struck = page.locator(".nextwords s").all_inner_texts()
+    assert struck == [decode([id]) for id in ids if not found.after[id]] != []
+    says = f"{found.kept} of {len(found.before)} words may be drawn. At this temperature they hold"
+    assert f"{says} {found.held:.3f} of the probability" in page.locator(".nextwords").inner_text()
+    bars = page.locator(".twolists .bar rect").evaluate_all(
+        """bars => bars.map(bar => [parseFloat(bar.getAttribute("width")),
+            Number(bar.closest("td").previousElementSibling.title)])"""
+    )
+    top = max(number for _, number in bars)
+    assert all(width == pytest.approx(100 * number / top) for width, number in bars)
+
+
+def test_a_slider_changes_the_distribution_at_once(open_page, site):
+    page = open_page(f"{HERE}&step=0&view=generate")
+    assert "the likeliest word is taken" in page.locator(".nextwords").inner_text()
+    assert page.locator(".nextwords table.n2").count() == 0
+    slider = page.locator("[data-key='temperature']")
+    slider.evaluate("s => { s.value = 0.5; s.dispatchEvent(new Event('input')); }")
+    page.locator(".nextwords table.n2").wait_for()
+    assert "temperature=" not in page.url  # while it moves
+    first = next_tokens(site.view, temperature=0.5).after.max().item()
+    assert table(page.locator(".nextwords"))[0][2] == steps.weight(first)
+    slider.evaluate("s => s.dispatchEvent(new Event('change'))")
+    settled(page)
+    assert "temperature=0.5" in page.url and "seed=0" in page.url
+    for key in ("topk", "topp", "seed", "take-likeliest", "take-drawn"):
+        page.locator(f"[data-key='{key}']").focus()  # each can be reached
+    page.locator("[data-key='topp']").focus()
+    page.keyboard.press("ArrowLeft")
+    settled(page)
+    assert "topp=0.95" in page.url
+    assert page.evaluate("document.activeElement.dataset.key") == "topp"
+
+
+def test_what_is_written_by_a_seed_can_be_repeated(open_page, site):
+    state = f"{HERE}&step=0&view=generate&temperature=0.9&topk=20&seed=5"
+    page = open_page(state)
+    page.locator("#amount").fill("4")
+    page.get_by_role("button", name="Write").click()
+    settled(page)
+    assert "drawn=0.9,20,1,5" in page.url
+    found = generate(site.view, 4, seed=5, temperature=0.9, top_k=20, top_p=1.0)
+    written = page.locator(".flow .new")
+    for moment, step in enumerate(found.steps):
+        assert written.last.inner_text() == step.token
+        rows = page.locator(".nextwords tbody tr")
+        chosen = rows.locator("xpath=self::*[contains(@class, 'chosen')]")
+        likeliest = next_tokens(found.view, step.position - 1).before.topk(12).indices.tolist()
+        assert chosen.count() == (step.id in likeliest)
+        if moment < 3:
+            page.locator("[data-key='moment-next']").click()
+            settled(page)
+    says = "Written with temperature 0.9, top-k 20, top-p 1, seed 5."
+    assert says in page.locator("#view").inner_text()
+    assert "press Write to write with them" not in page.locator("#view").inner_text()
+    page.locator("#view").get_by_role("button", name="Copy as Python").click()
+    call = "wqkv.generate(view, 4, seed=5, temperature=0.9, top_k=20, top_p=1.0)"
+    assert call in page.locator("#view .code").inner_text()
+    page.locator("[data-key='seed']").fill("6")
+    page.locator("[data-key='seed']").press("Enter")
+    settled(page)
+    assert "press Write to write with them" in page.locator("#view").inner_text()
+
+
+def test_the_lines_of_a_window_of_a_causal_model(open_page, site):
+    page = open_page(f"{HERE}&step=0&as=lines&with=2&least=0.01")
+    first = int(page.locator(".lineword").first.get_attribute("data-key").split("-")[2])
+    many = page.locator("[data-row='i'] .lineword").count()
+    wanted = {}
+    for head in (2, 4):
+        tile = site.view.tile(1, head, first, first + many, first, first + many).tolist()
+        for i, row in enumerate(tile, start=first):
+            for j, weight in enumerate(row, start=first):
+                if weight >= 0.01:
+                    wanted[f"{head}: {i}-{j}"] = 14 * weight
+    found = page.locator(".weightline").evaluate_all(
+        """links => links.map(one => [`${one.dataset.head}: ${one.dataset.link}`,
+            Number(one.getAttribute("stroke-width"))])"""
+    )
+    assert len(wanted) > 20
+    assert dict(found) == pytest.approx(wanted, abs=6e-4)
+    says = f"Words {first:,} to {first + many - 1:,} of {N:,}."
+    assert says in page.locator(".pages").inner_text()

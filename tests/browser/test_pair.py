@@ -136,7 +136,7 @@ def test_the_heads(open_page, site):
     shown = page.locator(".controls [data-key^='stat-']").evaluate_all(
         "parts => parts.map(part => part.dataset.key.slice(5))"
     )
-    assert shown == ["entropy", "received", "sink", "maps"]
+    assert shown == ["maps", "entropy", "received", "sink"]
     values = site.view.grid("entropy").values
     told = page.locator(".hcell").evaluate_all("cells => cells.map(cell => cell.title)")
     assert len(told) == values.numel()
@@ -249,3 +249,31 @@ def test_the_saved_page(open_page, site, tmp_path):
         saved.locator(f"#tab-{view}").click()
         settled(saved)
         assert saved.locator(".notice").count() == 0
+
+
+def test_the_lines_from_one_text_to_the_other(open_page, site):
+    page = open_page(f"{HERE}&step=0&other={KEY}&as=lines")
+    tile = site.view.tile(1, 1, 0, site.view.n, 0, site.view.m)
+    wanted = {
+        f"{i}-{j}": 14 * weight
+        for i, row in enumerate(tile.tolist())
+        for j, weight in enumerate(row)
+        if weight >= 0.05
+    }
+    found = page.locator(".weightline").evaluate_all(
+        "links => links.map(one => [one.dataset.link, Number(one.getAttribute('stroke-width'))])"
+    )
+    assert dict(found) == pytest.approx(wanted, abs=6e-4)
+    rows = [page.locator(f"[data-row='{row}'] .lineword").count() for row in "ij"]
+    assert rows == [site.view.n, site.view.m]
+    page.locator("[data-key='line-j-2']").click()
+    settled(page)
+    assert "other=2" in page.url and "dir=from" in page.url
+    top = tile[:, 2].topk(8)
+    found = table(page.locator(".chosenlinks"))
+    assert [int(line[0]) for line in found] == [
+        i for i, one in zip(top.indices.tolist(), top.values.tolist(), strict=True) if one
+    ]
+    page.locator("[data-key='as-words']").click()
+    settled(page)
+    assert page.locator(".twotexts").count() == 1

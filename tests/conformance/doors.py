@@ -279,6 +279,7 @@ ARGUMENTS: dict[str, dict[str, Callable[[], Any]]] = {
     "survey": {},
     "what_if": {"view": view, "off": lambda: [(0, 0)]},
     "generate": {"view": view, "count": lambda: 2},
+    "next_tokens": {"view": view},
     "circuits": {"model": opened, **HEAD},
     "diff": {"a": opened, "b": lambda: wqkv.Quantized(), "text": lambda: text(N - 1)},
     "load_attention": {"path": lambda: "not there", "layer": lambda: 0},

@@ -154,6 +154,7 @@ ORDER = (
     "wqkv.study.patterns",
     "wqkv.study.known_texts",
     "wqkv.study.heads",
+    "wqkv.study.sampling",
     "wqkv.study.generate",
     "wqkv.study.lens",
     "wqkv.study.whatif",

@@ -12,6 +12,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
+from weakref import WeakKeyDictionary
+
+from torch import Tensor
 
 from wqkv import __version__
 from wqkv.draw import steps
@@ -19,6 +22,7 @@ from wqkv.draw.to_json import plain
 from wqkv.effects.effect_maps import EffectMaps
 from wqkv.explorer import as_python
 from wqkv.explorer.jobs import Refused
+from wqkv.explorer.request import Sampling
 from wqkv.explorer.schema import (
     GenerateAnswer,
     ModelAnswer,
@@ -30,7 +34,7 @@ from wqkv.explorer.schema import (
 )
 from wqkv.sentences import LANGUAGES
 from wqkv.study.callbacks import Progress
-from wqkv.study.generate import NextToken, generate
+from wqkv.study.generate import NextToken, generate, next_logits
 from wqkv.study.heads import Heads, label_heads
 from wqkv.study.model import TextModel
 from wqkv.study.one_token import ClearLink, clearest_link
@@ -43,6 +47,8 @@ from wqkv.study.whatif import what_if
 EFFECTS = 2**30
 #: At most so many views, and so many bytes, are held; the one asked for longest ago goes first.
 VIEWS, HELD = 8, 2**32
+#: Of a view the logits of the tokens after so many positions are held.
+NEXT = 64
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,8 @@ class Api:
         self._views: OrderedDict[str, OpenView] = OrderedDict()
         self._lock = threading.Lock()
         self._labels: Heads | None = None
+        # The logits of the token after a position of a view, the oldest first.
+        self._next: WeakKeyDictionary[View, dict[int, Tensor]] = WeakKeyDictionary()
         self.effects = HeldEffects()  # touched by the one worker alone
 
     @property
@@ -184,14 +192,35 @@ class Api:
             python=seen.says(call),
         )
 
-    def generate(self, seen: OpenView, count: int, progress: Progress) -> GenerateAnswer:
-        """At most `count` tokens that the model writes after the text."""
+    def generate(
+        self, seen: OpenView, count: int, drawn: Sampling | None, progress: Progress
+    ) -> GenerateAnswer:
+        """At most `count` tokens that the model writes after the text.
+
+        Args:
+            drawn: how tokens are drawn; None takes the likeliest each time.
+        """
         links: list[ClearLink] = []
         begun, layers = time.monotonic(), seen.view.model.sizes.n_layer
         total = count + layers
         each = _keep_clearest(links, lambda done, _: progress(count + done, total))
-        found = generate(seen.view, count, lambda done, _: progress(done, total), each)
-        call = f"wqkv.generate(view, {count})"
+        options = {} if drawn is None else drawn._asdict()
+        logits: list[Tensor] = []
+
+        def keep(_: Tensor, scores: Tensor) -> Tensor:
+            logits.append(scores[0].clone())
+            del logits[:-NEXT]
+            return scores
+
+        found = generate(
+            seen.view, count, lambda done, _: progress(done, total), each,
+            logits_processor=[keep], **options,
+        )  # fmt: skip
+        # The page asks for the distribution that each token was drawn from: no forward for these.
+        last = found.view.n - 1
+        self._next[found.view] = dict(zip(range(last - len(logits), last), logits, strict=True))
+        given = "".join(f", {name}={value}" for name, value in options.items())
+        call = f"wqkv.generate(view, {count}{given})"
         python, seconds = seen.says(f"view = {call}.view"), time.monotonic() - begun
         return GenerateAnswer(
             tokens=found.view.reading.shown,
@@ -199,6 +228,15 @@ class Api:
             view=self.keep(OpenView(found.view, _clearest(links), seconds, python)),
             python=seen.says(call),
         )
+
+    def next_logits(self, seen: OpenView, position: int) -> Tensor:
+        """The logits of the token after a position, kept for the next temperature to be tried."""
+        known = self._next.setdefault(seen.view, {})
+        if position not in known:
+            known[position] = next_logits(seen.view, position)
+            while len(known) > NEXT:
+                del known[next(iter(known))]
+        return known[position]
 
     # The views that are open
 

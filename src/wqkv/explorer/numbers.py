@@ -28,6 +28,7 @@ from wqkv.explorer.schema import (
     GridAnswer,
     LinksAnswer,
     MeansFacts,
+    NextAnswer,
     ReceivedAnswer,
     RowAnswer,
     SourceFacts,
@@ -42,10 +43,12 @@ from wqkv.sentences import LANGUAGES, in_language
 from wqkv.sentences.heads import BRIEF, LABELS
 from wqkv.study.answers import BlockMeans, HeadGrid
 from wqkv.study.callbacks import Progress
+from wqkv.study.generate import one_text_model
 from wqkv.study.heads import evidence, label_grid
 from wqkv.study.lens import logit_lens
 from wqkv.study.model import OpenModel
 from wqkv.study.one_token import token_story
+from wqkv.study.sampling import check_sampling, filtered
 from wqkv.study.view import block_means, edges
 
 #: The most weights of one side of a tile.
@@ -54,6 +57,8 @@ SIDE = 256
 LONG, STRONGEST, CURVE = 4096, 512, 1024
 #: So many of the tokens that are looked at most are listed in a story.
 RANKED = 64
+#: So many of the likeliest next tokens are named.
+NEXT = 12
 
 
 def story(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> StoryAnswer:
@@ -364,6 +369,32 @@ def grid(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> GridA
     return answer
 
 
+def next_token(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> NextAnswer:
+    """The likeliest next tokens after token i, before and after temperature, top-k and top-p."""
+    i, top_k = ask.integer("i"), ask.integer("top_k", 0)
+    temperature, top_p = ask.number("temperature", 1.0), ask.number("top_p", 1.0)
+    check_sampling(temperature, top_k, top_p)
+    found = filtered(api.next_logits(seen, i), temperature, top_k, top_p)
+    first = found.before.topk(min(NEXT, len(found.before)))
+    decode = one_text_model(seen.view, "The next token").tokenizer.decode
+    call = f"view, {i}, temperature={temperature}, top_k={top_k}, top_p={top_p}"
+    return NextAnswer(
+        top=[
+            {"token": decode([id]), "probability": chance, "id": id, "after": after}
+            for id, chance, after in zip(
+                first.indices.tolist(),
+                first.values.tolist(),
+                found.after[first.indices].tolist(),
+                strict=True,
+            )
+        ],
+        vocabulary=len(found.before),
+        kept=found.kept,
+        held=found.held,
+        python=seen.says(f"wqkv.next_tokens({call})"),
+    )
+
+
 def _grid(found: HeadGrid, python: str) -> GridAnswer:
     return GridAnswer(
         statistic=found.statistic,
@@ -411,4 +442,5 @@ SLOW: dict[str, Handler] = {
     "choices": choices,
     "effects": effects,
     "effectblocks": effectblocks,
+    "next": next_token,
 }

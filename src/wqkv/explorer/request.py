@@ -23,6 +23,15 @@ class AskedWhy(NamedTuple):
     at: int
 
 
+class Sampling(NamedTuple):
+    """How the next token is drawn: see `wqkv.generate`."""
+
+    seed: int
+    temperature: float
+    top_k: int
+    top_p: float
+
+
 class Parameters:
     """The parameters in a request's address. Every method raises `Refused` for a wrong one."""
 
@@ -38,6 +47,16 @@ class Parameters:
             came = "missing" if value is None else repr(value[:40])
             raise Refused(400, f"The parameter `{name}` is {came}.", "Pass an integer.")
         return int(value)
+
+    def number(self, name: str, default: float) -> float:
+        """The number that `name` gives, such as 0.7, or `default` where it is left out."""
+        value = self._given.get(name)
+        if value is None:
+            return default
+        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value):
+            wrong = f"The parameter `{name}` is {value[:40]!r}."
+            raise Refused(400, wrong, "Pass a number, such as 0.7.")
+        return float(value)
 
     def integers(self, *names: str) -> tuple[int, ...]:
         """The integers that `names` give, none of which may be left out."""
@@ -117,6 +136,21 @@ class Body:
             wrong = f"`{name}` is {str(value)[:40]}."
             raise Refused(422, wrong, f"Send one of: {', '.join(choices)}.")
         return str(value)
+
+    def sampling(self) -> Sampling | None:
+        """How tokens are drawn, or None where each is the likeliest one.
+
+        {"seed": 1, "temperature": 0.7, "top_k": 50, "top_p": 0.9}: all but the seed may miss.
+        """
+        if "seed" not in self._given:
+            return None
+        seed, top_k = self._given["seed"], self._given.get("top_k", 0)
+        numbers = [self._given.get(name, 1.0) for name in ("temperature", "top_p")]
+        whole = all(type(one) is int and 0 <= one < 2**32 for one in (seed, top_k))
+        if not whole or not all(type(one) in (int, float) and one < 1e9 for one in numbers):
+            do = 'Send {"seed": 1, "temperature": 0.7, "top_k": 50, "top_p": 0.9}.'
+            raise Refused(422, "How tokens are drawn is not understood.", do)
+        return Sampling(seed, float(numbers[0]), top_k, float(numbers[1]))
 
     def count(self) -> int:
         """How many tokens the model is to write: {"count": number}."""

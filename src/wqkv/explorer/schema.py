@@ -152,6 +152,12 @@ class WrittenFacts(NextFacts):
     top: Sequence[NextFacts]
 
 
+class DrawnFacts(NextFacts):
+    """A token that may come next, and its probability `after` temperature, top-k and top-p."""
+
+    after: Number
+
+
 class OutcomeFacts(TypedDict):
     """What comes of a text: the likeliest next tokens, or the similarity to the text before."""
 
@@ -460,6 +466,16 @@ class WhatIfAnswer(TypedDict):
     python: str
 
 
+class NextAnswer(TypedDict):
+    """The likeliest next tokens before and after sampling: see `study.sampling.NextTokens`."""
+
+    top: Sequence[DrawnFacts]
+    vocabulary: int
+    kept: int
+    held: Number
+    python: str
+
+
 class GenerateAnswer(TypedDict):
     """What the model wrote, and the whole text as a view."""
 
@@ -540,6 +556,7 @@ class Answers(TypedDict):
     choices: ChoicesAnswer
     effects: TileAnswer
     effectblocks: ThumbnailAnswer
+    next: NextAnswer
 
 
 Answer = (
@@ -557,6 +574,7 @@ Answer = (
     | LinksAnswer
     | GridAnswer
     | ChoicesAnswer
+    | NextAnswer
 )
 
 

@@ -317,7 +317,7 @@ class _Handlers:
 
     async def generate(self, request: Request) -> Response:
         seen, body = self.api.seen(request.path_params["view"]), await _body(request)
-        run = functools.partial(self.api.generate, seen, body.count())
+        run = functools.partial(self.api.generate, seen, body.count(), body.sampling())
         return _json({"job": self.jobs.start("generate", run).id})
 
     async def why(self, request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""Let a causal model continue a text, and keep the probabilities of every step."""
+"""Let a causal model continue a text, and ask for the probabilities of every step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from wqkv.doors import door
 from wqkv.errors import ArgumentError, describe
 from wqkv.study.callbacks import Progress, silent
 from wqkv.study.model import OpenModel, TextModel
-from wqkv.study.tokens import extend
+from wqkv.study.sampling import NextTokens, check_sampling, filtered
+from wqkv.study.tokens import TokenizedText, extend
 from wqkv.study.view import EachLayer, View
 from wqkv.upstream.of_transformers import quiet
 
@@ -58,6 +59,9 @@ def generate(
     progress: Progress = silent,
     each: EachLayer = lambda view, layer: None,
     seed: int | None = None,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
     **options: Any,
 ) -> Generated:
     """Let the model write on with its own `generate`: at most `count` tokens.
@@ -70,18 +74,30 @@ def generate(
             `OpenModel.view`.
         seed: draws the tokens at random, the same ones for the same seed; None takes each time the
             likeliest. Both follow the model's `generation_config`.
-        options: what else transformers' `generate` takes, such as temperature=0.7, top_k=50 and
-            top_p=0.9 (with a seed), cache_implementation="static", or a `logits_processor`.
+        temperature: what the logits are divided by before a token is drawn. With a seed only, as
+            `top_k` and `top_p`; None is what the `generation_config` says.
+        top_k: then only so many of the likeliest tokens may be drawn; 0 is all.
+        top_p: then only the fewest of the likeliest that have together this probability.
+        options: what else transformers' `generate` takes, such as cache_implementation="static",
+            or a `logits_processor`.
 
     Raises:
-        ArgumentError: the model has no head for the next token, no room is left, or an option that
-            is set here.
+        ArgumentError: the model has no head for the next token, no room is left, a temperature,
+            top_k or top_p that nothing can be drawn with or that has no seed, or an option that is
+            set here.
     """
+    check_sampling(temperature, top_k, top_p)
+    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    drawing = {name: value for name, value in given.items() if value is not None}
+    if drawing and seed is None:
+        ((name, value), *_) = drawing.items()
+        raise ArgumentError(
+            f"`{name}` is {value}, and without a seed no token is drawn: it is the likeliest one.\n"
+            f"Pass a seed too, such as seed=0, or leave out `{name}`."
+        )
     model, reading = one_text_model(view, "Writing on"), view.reading
     if model.speaker is None:
-        raise ArgumentError(
-            f"{model.name} predicts no next token.\nOpen a causal language model, such as a Llama."
-        )
+        raise no_next_token(model)
     longest = model.longest or view.n + count
     if count < 1 or view.n >= longest:
         raise ArgumentError(
@@ -119,9 +135,58 @@ def generate(
     ):
         if seed is not None:
             torch.default_generator.manual_seed(seed)
-        speaker.generate(ids, **set_here, **options)
+        speaker.generate(ids, **set_here, **drawing, **options)
     whole = extend(model.tokenizer, reading, [*reading.ids, *streamer.ids])
     return Generated(tuple(streamer.steps), model.view(whole, each))
+
+
+@door
+def next_tokens(
+    view: View, position: int = -1, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
+) -> NextTokens:
+    """Return the probabilities of the token that follows a position, before and after sampling.
+
+    before = softmax(logits); after = softmax(top_p(top_k(logits / temperature))), which is what
+    `generate` draws from with a seed. A position before the last one is read again, up to there.
+
+    Args:
+        position: of the token that is followed; -1 is the last one.
+        temperature: what the logits are divided by.
+        top_k: only so many of the likeliest tokens stay; 0 is all.
+        top_p: only the fewest of the likeliest stay that have together this probability.
+
+    Raises:
+        ArgumentError: the model has no head for the next token, there is no such position, or a
+            temperature, top_k or top_p that nothing can be drawn with.
+
+    Source: Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration", section 3.1.
+
+    >>> from transformers import GPT2Config, GPT2LMHeadModel
+    >>> speaker = GPT2LMHeadModel(GPT2Config(vocab_size=43, n_layer=1, n_embd=6, n_head=1)).eval()
+    >>> model = OpenModel(speaker.transformer, None, "tiny-gpt2", speaker)
+    >>> found = next_tokens(model.view(TokenizedText.of_ids([5, 7, 11])), temperature=0.7, top_k=3)
+    >>> found.after.shape, found.kept
+    (torch.Size([43]), 3)
+    """
+    check_sampling(temperature, top_k, top_p)
+    return filtered(next_logits(view, position), temperature, top_k, top_p)
+
+
+def next_logits(view: View, position: int) -> Tensor:
+    """The logits of the token that follows a position, (vocabulary,): see `next_tokens`."""
+    model = one_text_model(view, "The next token")
+    if not -view.n <= position < view.n:
+        raise ArgumentError(
+            f"`position` is {position}, and the text has {view.n} tokens.\n"
+            f"Pass one from 0 to {view.n - 1}; -1 is the last one."
+        )
+    at = position % view.n
+    reading = view.reading
+    if at < view.n - 1:
+        reading = model.run(TokenizedText.of_ids(reading.ids[: at + 1]))
+    if reading.logits is None:
+        raise no_next_token(model)
+    return reading.logits
 
 
 class _Streamer:
@@ -170,6 +235,13 @@ def one_text_model(view: View, what: str) -> OpenModel:
             "\nOpen it again with another text, or another target."
         )
     return view.model
+
+
+def no_next_token(model: OpenModel) -> ArgumentError:
+    """The error for a model that has no head for the next token."""
+    return ArgumentError(
+        f"{model.name} predicts no next token.\nOpen a causal language model, such as a Llama."
+    )
 
 
 def likeliest(model: TextModel, logits: Tensor) -> tuple[NextToken, ...]:

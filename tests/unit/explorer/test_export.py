@@ -101,7 +101,7 @@ def test_a_long_text_keeps_the_chosen_head(api, monkeypatch):
     answers = made["answers"]
     assert made["left_out"] == ["everything but the chosen head: the text is long"]
     kinds = {key.partition("?")[0].rpartition("/")[2] for key in answers}
-    run_anew = {"choices", "effects", "effectblocks"}  # of these the model runs
+    run_anew = {"choices", "effects", "effectblocks", "next"}  # of these the model runs
     assert kinds == {"model", "1", "story", "row", "matrices", "tile", *module.SLOW} - run_anew - {
         "grid"
     }

@@ -33,6 +33,7 @@ ASKED = {
     "grid": {"statistic": "entropy"},
     "choices": {},
     "effects": HEAD | {"q0": 1, "q1": 4, "k0": 2, "k1": 9, "answer": "lamp"},
+    "next": {"i": 5, "temperature": 0.7, "top_k": 3, "top_p": 0.9},
     "effectblocks": HEAD | {"size": 4, "how": "zero", "at": 5},
 }
 
@@ -106,6 +107,8 @@ def test_each_answer_says_its_record():
 def test_answers(opened, name):
     if name == "distances" and "distance" not in opened[1].view.statistics:
         pytest.skip("between two texts there is no distance")
+    if name == "next" and opened[1].parts:
+        pytest.skip("of two texts no next token is asked for")
     assert wrong(ask(opened, name, **ASKED[name]), get_type_hints(schema.Answers)[name]) == []
 
 
@@ -174,7 +177,7 @@ def test_what_runs_the_model_again():
     seen = api.open(text(12), nobody)
     for off, edits in (([(1, 2)], {}), ([], {3: "bright"})):
         assert wrong(told(api.what_if(seen, off, edits, nobody)), schema.WhatIfAnswer) == []
-    assert wrong(told(api.generate(seen, 2, nobody)), schema.GenerateAnswer) == []
+    assert wrong(told(api.generate(seen, 2, None, nobody)), schema.GenerateAnswer) == []
 
 
 class Inner(TypedDict):

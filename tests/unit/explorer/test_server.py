@@ -34,7 +34,7 @@ from wqkv.explorer.request import AskedWhy, Body
 from wqkv.explorer.ticket import address_with_ticket
 from wqkv.study import one_token as story
 from wqkv.study import whatif
-from wqkv.study.generate import generate
+from wqkv.study.generate import generate, next_tokens
 from wqkv.study.heads import evidence, label_grid
 from wqkv.study.model import OpenModel
 from wqkv.study.view import View, block_means
@@ -669,6 +669,41 @@ def test_generate(open_client, seen):
     assert client.ask(f"views/{found['view']}")["n"] == 27
 
 
+def test_generate_by_a_seed_and_what_it_drew_from(open_client, seen):
+    client, view = open_client
+    drawn = {"seed": 5, "temperature": 0.7, "top_k": 9, "top_p": 0.8}
+    found = client.work(f"views/{view}/generate", {"count": 3} | drawn)["result"]
+    written = generate(seen, 3, **drawn)
+    assert near(found["steps"], plain(written.steps))
+    called = "wqkv.generate(view, 3, seed=5, temperature=0.7, top_k=9, top_p=0.8)"
+    assert found["python"].endswith(called)
+    at = written.steps[1].position - 1
+    asked = {"i": at, "temperature": 0.7, "top_k": 9, "top_p": 0.8}
+    answer = client.finished(f"views/{found['view']}/next", **asked)
+    theirs = next_tokens(written.view, at, 0.7, 9, 0.8)
+    ids = theirs.before.topk(12).indices
+    assert [one["id"] for one in answer["top"]] == ids.tolist()
+    assert near([one["probability"] for one in answer["top"]], theirs.before[ids].tolist())
+    assert near([one["after"] for one in answer["top"]], theirs.after[ids].tolist())
+    assert (answer["kept"], answer["vocabulary"]) == (theirs.kept, len(theirs.before))
+    assert answer["held"] == pytest.approx(theirs.held)
+    *_, opening, last = answer["python"].splitlines()
+    assert opening == f"view = {called}.view"
+    assert last == f"wqkv.next_tokens(view, {at}, temperature=0.7, top_k=9, top_p=0.8)"
+
+
+def test_a_temperature_after_the_other_runs_the_model_once(llama, monkeypatch):
+    with served(llama) as client:
+        view, runs = client.open(), []
+        run = type(llama).run
+        monkeypatch.setattr(type(llama), "run", lambda *a, **k: runs.append(1) or run(*a, **k))
+        for temperature in (0.5, 0.6, 0.7):
+            client.finished(f"views/{view}/next", i=4, temperature=temperature)
+        assert len(runs) == 1
+        client.finished(f"views/{view}/next", i=5)
+        assert len(runs) == 2
+
+
 # A long text
 
 
@@ -771,6 +806,12 @@ def test_the_oldest_text_is_closed(llama, monkeypatch, seen, limit):
         ("views/V/effects", RECTANGLE | {"at": 23}, 422, "There is no token 23: the text has 23"),
         ("views/V/effectblocks", {"layer": 0, "head": 0, "size": 0}, 413, "A side of 0 blocks"),
         ("views/V/choices", {"at": -24}, 422, "There is no token -24"),
+        ("views/V/next", {}, 400, "The parameter `i` is missing."),
+        ("views/V/next", {"i": 23}, 422, "`position` is 23, and the text has 23 tokens."),
+        ("views/V/next", {"i": 3, "temperature": "hot"}, 400, "`temperature` is 'hot'."),
+        ("views/V/next", {"i": 3, "temperature": 0}, 422, "`temperature` is 0.0"),
+        ("views/V/next", {"i": 3, "top_p": 1.5}, 422, "`top_p` is 1.5"),
+        ("views/V/next", {"i": 3, "top_k": -1}, 422, "`top_k` is -1."),
         ("views/V/export", {"layer": 0, "head": 6, "token": 0}, 422, "There is no head 6"),
         ("views/V/export", {"layer": 0, "head": 0, "token": 0, "lang": "x"}, 400, "`lang` is 'x'"),
     ],
@@ -815,6 +856,11 @@ def test_a_large_tile(llama):
         ("views/V/generate", {"count": 257}, 422, "`count` is 257."),
         ("views/V/generate", {"count": True}, 422, "`count` is True."),
         ("views/V/generate", {"count": 1.5}, 422, "`count` is 1.5."),
+        ("views/V/generate", {"count": 1, "seed": "x"}, 422, "How tokens are drawn is not"),
+        ("views/V/generate", {"count": 1, "seed": -1}, 422, "How tokens are drawn is not"),
+        ("views/V/generate", {"count": 1, "seed": 1, "top_k": 1.5}, 422, "How tokens are drawn"),
+        ("views/V/generate", {"count": 1, "seed": 1, "top_p": "x"}, 422, "How tokens are drawn"),
+        ("views/V/generate", {"count": 1, "seed": 1, "temperature": 10**400}, 422, "How tokens"),
         ("views/V/why", {"answer": 3}, 422, "`answer` is int, not a string."),
         ("views/V/why", {"against": ["a"]}, 422, "`against` is list, not a string."),
         ("views/V/why", {"at": "x"}, 422, "`at` is x."),

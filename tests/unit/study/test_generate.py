@@ -5,7 +5,7 @@ import torch
 import transformers
 
 from wqkv.errors import ArgumentError
-from wqkv.study.generate import generate
+from wqkv.study.generate import generate, next_tokens
 from wqkv.study.model import OpenModel
 from wqkv.study.tokens import TokenizedText
 from wqkv.study.view import View
@@ -103,6 +103,46 @@ def test_the_seed_is_that_of_transformers(llama, seen):
     assert written(seen, seed=7, top_k=11) == tuple(theirs[0, N:].tolist())
 
 
+def test_words_are_drawn_from_the_distribution_that_next_tokens_gives(llama, seen):
+    """Token by token: torch draws from it, with the generator of the CPU, what `generate` drew."""
+    options = {"temperature": 0.8, "top_k": 11, "top_p": 0.9}
+    found = generate(seen, 5, seed=7, **options)
+    generator = torch.Generator("cpu").manual_seed(7)
+    for step in found.steps:
+        chances = next_tokens(found.view, step.position - 1, **options)
+        assert step.id == int(torch.multinomial(chances.after, 1, generator=generator))
+        assert step.probability == pytest.approx(float(chances.before[step.id]), rel=1e-4)
+
+
+def test_next_tokens(llama, seen):
+    found = next_tokens(seen, temperature=0.7, top_k=5)
+    assert torch.equal(found.before, seen.reading.logits.softmax(dim=0))
+    assert (found.kept, int((found.after > 0).sum())) == (5, 5)
+    assert float(found.after.sum()) == pytest.approx(1, abs=1e-6)
+    earlier = llama.run(TokenizedText.of_ids(seen.reading.ids[:8])).logits.softmax(dim=0)
+    assert torch.equal(next_tokens(seen, 7).before, earlier)
+    assert torch.equal(next_tokens(seen, 7 - N).after, earlier)
+
+
+@pytest.mark.parametrize("position", [N, -N - 1])
+def test_next_tokens_after_no_token(seen, position):
+    says = f"`position` is {position}, and the text has {N} tokens.\nPass one from 0 to {N - 1}"
+    with pytest.raises(ArgumentError, match=says):
+        next_tokens(seen, position)
+
+
+@pytest.mark.parametrize("option", [{"temperature": 0.7}, {"top_k": 5}, {"top_p": 0.5}])
+def test_nothing_is_drawn_without_a_seed(seen, option):
+    ((name, value),) = option.items()
+    says = f"`{name}` is {value}, and without a seed no token is drawn: it is the likeliest one"
+    with pytest.raises(ArgumentError, match=says):
+        generate(seen, 3, **option)
+    with pytest.raises(ArgumentError, match="`top_k` is -3"):
+        generate(seen, 3, seed=1, top_k=-3)
+    with pytest.raises(ArgumentError, match="`top_p` is 0.0"):
+        next_tokens(seen, top_p=0.0)
+
+
 def test_probabilities_are_those_of_the_model(llama, seen):
     """Whatever else decides which word is taken."""
     never = written(seen)[0]
@@ -158,6 +198,8 @@ def test_options_that_are_set_already(seen, option):
 def test_generate_needs_a_head_for_words(tired):
     with pytest.raises(ArgumentError, match="all-MiniLM-L6-v2 predicts no next token"):
         generate(tired, 3)
+    with pytest.raises(ArgumentError, match="all-MiniLM-L6-v2 predicts no next token"):
+        next_tokens(tired)
 
 
 def test_a_trained_model_goes_on(smollm):

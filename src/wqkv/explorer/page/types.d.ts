@@ -120,6 +120,14 @@ export interface WrittenFacts {
   top: NextFacts[];
 }
 
+/** A token that may come next, and its probability `after` temperature, top-k and top-p. */
+export interface DrawnFacts {
+  token: string;
+  probability: number | null;
+  id: number;
+  after: number | null;
+}
+
 /** What comes of a text: the likeliest next tokens, or the similarity to the text before. */
 export interface OutcomeFacts {
   similarity?: number | null;
@@ -433,6 +441,15 @@ export interface WhatIfAnswer {
   python: string;
 }
 
+/** The likeliest next tokens before and after sampling: see `study.sampling.NextTokens`. */
+export interface NextAnswer {
+  top: DrawnFacts[];
+  vocabulary: number;
+  kept: number;
+  held: number | null;
+  python: string;
+}
+
 /** What the model wrote, and the whole text as a view. */
 export interface GenerateAnswer {
   tokens: string[];
@@ -506,11 +523,12 @@ export interface Answers {
   choices: ChoicesAnswer;
   effects: TileAnswer;
   effectblocks: ThumbnailAnswer;
+  next: NextAnswer;
 }
 
 /** What a saved page has inside: the answers by the addresses that the page would ask. */
 export interface Recorded {
-  answers: { [name: string]: ServedModel | ViewAnswer | StoryAnswer | MatricesAnswer | MatrixColumnAnswer | CellAnswer | RowAnswer | StreamAnswer | TileAnswer | ColumnAnswer | ThumbnailAnswer | ReceivedAnswer | DistancesAnswer | LinksAnswer | GridAnswer | ChoicesAnswer };
+  answers: { [name: string]: ServedModel | ViewAnswer | StoryAnswer | MatricesAnswer | MatrixColumnAnswer | CellAnswer | RowAnswer | StreamAnswer | TileAnswer | ColumnAnswer | ThumbnailAnswer | ReceivedAnswer | DistancesAnswer | LinksAnswer | GridAnswer | ChoicesAnswer | NextAnswer };
   cap: number;
   left_out: string[];
 }
@@ -521,7 +539,7 @@ export interface JobFacts {
   what: string;
   done: number;
   total: number;
-  result?: ViewName | WhatIfAnswer | GenerateAnswer | WhyAnswer | GroupsAnswer | StoryAnswer | MatricesAnswer | MatrixColumnAnswer | CellAnswer | RowAnswer | StreamAnswer | TileAnswer | ColumnAnswer | ThumbnailAnswer | ReceivedAnswer | DistancesAnswer | LinksAnswer | GridAnswer | ChoicesAnswer;
+  result?: ViewName | WhatIfAnswer | GenerateAnswer | WhyAnswer | GroupsAnswer | StoryAnswer | MatricesAnswer | MatrixColumnAnswer | CellAnswer | RowAnswer | StreamAnswer | TileAnswer | ColumnAnswer | ThumbnailAnswer | ReceivedAnswer | DistancesAnswer | LinksAnswer | GridAnswer | ChoicesAnswer | NextAnswer;
   error?: string;
   do?: string;
 }

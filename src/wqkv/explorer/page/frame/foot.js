@@ -11,6 +11,15 @@ import { t } from "../words/words.js";
 
 /** @import { ProofFacts } from "../types" */
 
+/**
+ * The lines of Python of several answers, each line once.
+ *
+ * @param {{ python?: string }[]} answers
+ */
+export function pythonOf(answers) {
+  return [...new Set(answers.flatMap(answer => (answer.python ?? "").split("\n")))].join("\n");
+}
+
 // The proof of a layer: a sign that is read as a sentence.
 export function proofSign(layer = state.layer) {
   const proof = opened.text.proofs?.[layer];

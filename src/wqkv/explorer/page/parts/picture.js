@@ -62,6 +62,17 @@ export function sheet(title, width, height, ...parts) {
   );
 }
 
+/**
+ * The sentence that a picture is of, in one line.
+ *
+ * @param {string} text
+ */
+export function sentenceLine(text) {
+  const letters = [...text].slice(0, 110).map(letter => (letter === "\n" ? " " : letter)),
+    end = letters.length < [...text].length ? "…" : "";
+  return svgText(letters.join("") + end, 12, 46, "start", "--soft");
+}
+
 export function svgText(text, x, y, anchor = "start", color = "--ink") {
   return svg("text", { x, y, "text-anchor": anchor, fill: currentColor(color) }, text);
 }

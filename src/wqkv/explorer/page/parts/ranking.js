@@ -5,13 +5,15 @@ import { t } from "../words/words.js";
 import { css, inkOn, tint } from "./color.js";
 import { h } from "./dom.js";
 import { bdi } from "./token.js";
-import { bar } from "./vector.js";
+import { bar, topsOf } from "./vector.js";
 
 /** @import { TextFacts } from "../types" */
+/** @import { Unit } from "./vector.js" */
 
 /**
  * @typedef {object} RankingColumn
  * @property {string} title
+ * @property {Unit} unit
  * @property {(j: number) => number | null | undefined} value none is said to be hidden
  * @property {(value: number) => string} text
  * @property {boolean} [signed]
@@ -19,17 +21,37 @@ import { bar } from "./vector.js";
  */
 
 /**
- * Tokens with numbers and bars beside them.
+ * Tokens with numbers and bars beside them: `at` are their positions in the text `of`, and `pick`
+ * makes buttons of the tokens.
  *
- * @param {{
+ * @typedef {{
  *   name: string, at: number[], columns: RankingColumn[], pick?: (j: number) => void,
- *   chosen?: number, of?: TextFacts, together?: boolean,
- * }} table `at` are their positions in the text `of`; `pick` makes buttons of the tokens; with
- *   `together` the bars of all columns have one scale
+ *   chosen?: number, of?: TextFacts,
+ * }} Ranking
  */
-export function ranking({ name, at, columns, pick, chosen, of = keys(), together = false }) {
-  const own = columns.map(({ value }) => Math.max(...at.map(j => Math.abs(value(j) ?? 0)), 0)),
-    tops = together ? own.map(() => Math.max(...own)) : own;
+
+/** @param {Ranking} table */
+export function ranking(table) {
+  return rankings([table])[0];
+}
+
+/**
+ * Tables that stand beside each other: in all of them a unit has one scale.
+ *
+ * @param {Ranking[]} tables
+ */
+export function rankings(tables) {
+  const tops = topsOf(
+    tables.flatMap(({ at, columns }) => columns.flatMap(({ unit, value }) => at.map(j => ({ unit, value: value(j) })))),
+  );
+  return tables.map(table => rankingWith(table, tops));
+}
+
+/**
+ * @param {Ranking} table
+ * @param {Map<Unit, number>} tops
+ */
+function rankingWith({ name, at, columns, pick, chosen, of = keys() }, tops) {
   const head = h(
     "tr",
     {},
@@ -61,13 +83,13 @@ export function ranking({ name, at, columns, pick, chosen, of = keys(), together
             )
           : bdi(of.tokens[j]),
       ),
-      columns.map(({ value, text, signed, kind }, i) => {
+      columns.map(({ value, text, unit, signed, kind }, i) => {
         const found = value(j);
         if (found === null || found === undefined)
           return [h("td", { class: "right hidden" }, i ? "" : t("hidden")), h("td", {})];
         return [
           h("td", { class: "right", title: String(found) }, text(found)),
-          h("td", { class: "barcell" }, bar(found, tops[i], { signed, kind })),
+          h("td", { class: "barcell" }, bar(found, tops, unit, { signed, kind })),
         ];
       }),
     ),
@@ -80,15 +102,19 @@ export function listed(ranked, most = 16) {
   return keyCount() <= 24 ? [...Array(keyCount()).keys()] : ranked.slice(0, most);
 }
 
-// The scale of weights, from 0 to 1.
-export function scale() {
+/**
+ * The scale of weights, from 0 to 1; or of means of weights, from 0 to `top`.
+ *
+ * @param {number} top
+ */
+export function scale(top = 1) {
   const marks = [0, 0.01, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1];
   return h(
     "p",
     { class: "scale" },
     h("span", {}, t("weight")),
     marks.map(mark => {
-      const swatch = h("b", {}, String(mark).replace("0.", "."));
+      const swatch = h("b", {}, String(Number((mark * top).toPrecision(2))).replace("0.", "."));
       const color = tint(mark);
       swatch.style.backgroundColor = css(color);
       swatch.style.color = inkOn(color);

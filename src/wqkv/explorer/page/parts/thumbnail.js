@@ -4,12 +4,13 @@ import { palette } from "./color.js";
 import { h } from "./dom.js";
 
 /**
- * Values are weights from 0 to 1; block means of a long text are small, so the largest gives the top.
+ * Values from 0 to `top`, which has the strongest color: maps of one `top` can be compared.
  *
  * @param {(number | null)[][]} values
+ * @param {number} top
  * @param {string | null} name what it is called; without a name it is decoration
  */
-export function drawThumbnail(values, name = null) {
+export function drawThumbnail(values, top, name = null) {
   const height = values.length,
     width = values[0]?.length ?? 0;
   const canvas = h("canvas", {
@@ -22,7 +23,7 @@ export function drawThumbnail(values, name = null) {
   });
   const pen = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d")),
     image = pen.createImageData(width || 1, height || 1);
-  colorIn(image, values, topOf(values));
+  colorIn(image, values, top);
   pen.putImageData(image, 0, 0);
   return canvas;
 }

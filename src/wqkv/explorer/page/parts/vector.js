@@ -77,18 +77,50 @@ export function vector(name, values, most = 0) {
 }
 
 /**
- * A bar of a table: from the left, or around the middle where numbers have a sign.
+ * What a bar measures: a "share" is a weight or a probability, a "length" that of a vector, a "change"
+ * one of the number that is asked about.
  *
- * @param {number | null} value
- * @param {number | null} top the length of a whole bar
+ * @typedef {"share" | "score" | "length" | "change"} Unit
  */
-export function bar(value, top, { signed = false, kind = "up", below = "down" } = {}) {
+
+/**
+ * The largest size of each unit among numbers that stand beside each other: it has a whole bar.
+ *
+ * @param {{ unit: Unit, value: number | null | undefined }[]} numbers
+ * @returns {Map<Unit, number>}
+ */
+export function topsOf(numbers) {
+  const tops = new Map();
+  for (const { unit, value } of numbers) tops.set(unit, Math.max(tops.get(unit) ?? 0, Math.abs(value ?? 0)));
+  return tops;
+}
+
+/**
+ * Numbers as shares, for the scale of what stands beside them.
+ *
+ * @param {(number | null)[]} values
+ * @returns {{ unit: Unit, value: number | null }[]}
+ */
+export function sharesOf(values) {
+  return values.map(value => ({ unit: "share", value }));
+}
+
+/**
+ * A bar of a table: from the left, or around the middle where numbers have a sign. Its scale is that
+ * of its unit among all that stand beside it, so that two bars of one unit can be compared.
+ *
+ * @param {number | null | undefined} value
+ * @param {Map<Unit, number>} tops
+ * @param {Unit} unit
+ */
+export function bar(value, tops, unit, { signed = false, kind = "up", below = "down" } = {}) {
   const length = value ?? 0,
+    top = tops.get(unit),
     share = top ? Math.min(Math.abs(length) / top, 1) * (signed ? 50 : 100) : 0,
     start = signed ? (length < 0 ? 50 - share : 50) : 0;
   return svg(
     "svg",
-    { class: "bar", "aria-hidden": "true" },
+    { class: "bar", "aria-hidden": "true", "data-unit": unit },
     svg("rect", {
       class: signed && length < 0 ? below : kind,
       x: `${start}%`,

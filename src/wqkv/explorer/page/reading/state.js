@@ -1,7 +1,7 @@
 // What is looked at, as the address says it: #layer=3&head=1&token=10. Back and forward work.
 
 const NUMBERS = ["step", "layer", "head", "token", "other", "moment", "after"];
-const START = { step: 1, view: "text", lang: "", theme: "", stat: "entropy", dir: "to" };
+const START = { step: 1, view: "text", lang: "", theme: "", stat: "maps", dir: "to" };
 
 /**
  * What is looked at. Layer, head and token are there as soon as a view is drawn, because main.js sets
@@ -13,6 +13,9 @@ const START = { step: 1, view: "text", lang: "", theme: "", stat: "entropy", dir
  *   keysfrom?: string, change?: string, count?: string, hide?: string, even?: string,
  *   answer?: string, against?: string, after?: number, how?: string, asked?: string, sort?: string,
  *   more?: string, by?: string, without?: string, shows?: string, lit?: string, order?: string, times?: string,
+ *   as?: string, with?: string,
+ *   least?: string, dim?: string, faint?: string,
+ *   temperature?: string, topk?: string, topp?: string, seed?: string, drawn?: string,
  * }} State
  */
 

@@ -171,7 +171,7 @@ async function stepScores({ story, row, best }) {
         at,
         chosen: other,
         pick,
-        columns: [{ title: t("score"), value: j => scores[j], text: number, signed: true }],
+        columns: [{ title: t("score"), unit: "score", value: j => scores[j], text: number, signed: true }],
       })
     : rowSheet(row, { name: "score", chosen: other, pick });
   return {

@@ -26,7 +26,7 @@ export function entriesOf(row) {
   return /** @type {Entry[]} */ (found.filter(one => one.weight !== null));
 }
 
-/** @param {RowAnswer} row */
+/** @param {RowAnswer | ColumnAnswer} row */
 export function strongest(row) {
   return entriesOf(row).sort((a, b) => b.weight - a.weight || a.index - b.index);
 }
@@ -173,13 +173,13 @@ export function rowSheet(row, { name, pick, chosen, scores, shows = "weight", wi
   const at = listed(ranked);
   /** @type {RankingColumn[]} */
   const columns = [];
-  if (shows !== "effect") columns.push({ title: t("weight"), value: j => seen(j)?.weight, text: weight });
-  if (shows !== "weight") columns.push({ title: t("effect"), value: j => seen(j)?.effect, text: weight, kind: "down" });
+  if (shows !== "effect") columns.push({ title: t("weight"), unit: "share", value: j => seen(j)?.weight, text: weight });
+  if (shows !== "weight") columns.push({ title: t("effect"), unit: "length", value: j => seen(j)?.effect, text: weight, kind: "down" });
   if (without) columns.push(columnWithout(without, shows === "effect" ? "effect" : "weight", seen));
   const rest = ranked.filter(j => !at.includes(j)),
     left = rest.reduce((sum, j) => sum + (entries.get(j)?.weight ?? 0), 0);
   return [
-    ranking({ name, at, columns, pick, chosen, together: without !== undefined }),
+    ranking({ name, at, columns, pick, chosen }),
     rest.length > 0 &&
       h(
         "p",
@@ -203,7 +203,7 @@ export function rowSheet(row, { name, pick, chosen, scores, shows = "weight", wi
 function columnWithout(without, shows, seen) {
   const entries = new Map(entriesOf(without).map(one => [one.index, one]));
   const value = j => seen(j) && entries.get(j)?.[shows];
-  return { title: t("withoutIt"), value, text: weight, kind: shows === "effect" ? "down" : "up" };
+  return { ...(shows === "effect" ? { unit: "length", kind: "down" } : { unit: "share" }), title: t("withoutIt"), value, text: weight };
 }
 
 /** @param {RowAnswer} row */

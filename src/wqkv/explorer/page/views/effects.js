@@ -3,7 +3,7 @@
 import { h } from "../parts/dom.js";
 import { clamp, count, fixed, label, power, visible, weight } from "../parts/format.js";
 import { bdi } from "../parts/token.js";
-import { bar } from "../parts/vector.js";
+import { bar, topsOf } from "../parts/vector.js";
 import { linkName, wholeView } from "../reading/asked.js";
 import { go, state } from "../reading/state.js";
 import { t } from "../words/words.js";
@@ -120,7 +120,8 @@ export function effectTable(answer, { name, links, most }) {
     all = state.more === name ? links.length : most,
     digits = digitsIn(answer);
   const sorted = [...links].sort((a, b) => order(a) - order(b)),
-    top = Math.max(...links.map(one => Math.abs(one.true ?? 0)), 0);
+    beside = [answer.links, answer.resting, answer.heaviest].flat(), // the other tables of this answer
+    tops = topsOf(beside.map(one => ({ unit: "change", value: one.true })));
   const title = (by, text) =>
     h(
       "th",
@@ -132,7 +133,7 @@ export function effectTable(answer, { name, links, most }) {
       "table",
       { class: "ranking effects" },
       h("thead", {}, h("tr", {}, h("th", { scope: "col" }, t("link")), title("layer", t("layerHead")), title("weight", t("weight")), title("predicted", t("predicted")), title("true", t("trueEffect")), h("td", { class: "barcell" }), h("th", { scope: "col", class: "marks" }, name === "heaviest" ? "" : t("marks")))),
-      h("tbody", {}, sorted.slice(0, all).map(one => row(answer, name, one, { top, digits }))),
+      h("tbody", {}, sorted.slice(0, all).map(one => row(answer, name, one, { tops, digits }))),
     ),
     links.length > most &&
       h(
@@ -143,7 +144,7 @@ export function effectTable(answer, { name, links, most }) {
   ];
 }
 
-function row(answer, name, one, { top, digits }) {
+function row(answer, name, one, { tops, digits }) {
   const [from, to] = tokensOf(answer, one),
     id = `${one.part}-${linkName(one)}`,
     gone = state.without === linkName(one),
@@ -172,7 +173,7 @@ function row(answer, name, one, { top, digits }) {
     h("td", { class: "right", title: String(one.weight) }, weight(one.weight)),
     h("td", { class: "right", title: String(one.predicted) }, amount(one.predicted, digits, true)),
     h("td", { class: clear ? "right truth" : "right rounded", title: String(one.true) }, clear ? amount(one.true, digits, true) : t("belowRounding")),
-    h("td", { class: "barcell" }, bar(one.true, top, { signed: true, kind: "down", below: "up" })),
+    h("td", { class: "barcell" }, bar(one.true, tops, "change", { signed: true, kind: "down", below: "up" })),
     h("td", { class: "marks" }, says.map(text => h("span", { class: "mark" }, text))),
   );
 }

@@ -1,19 +1,22 @@
 // What a causal model writes, token by token: a scrubber over the steps, and where each step looked.
 
-import { foot } from "../frame/foot.js";
+import { foot, pythonOf } from "../frame/foot.js";
 import { paint, tint } from "../parts/color.js";
-import { h } from "../parts/dom.js";
-import { clamp, count, fixed, visible, weight } from "../parts/format.js";
+import { fill, h } from "../parts/dom.js";
+import { clamp, count, visible, weight } from "../parts/format.js";
 import { barPicture } from "../parts/picture.js";
 import { bdi } from "../parts/token.js";
-import { bar } from "../parts/vector.js";
-import { askFor, opened } from "../reading/opened.js";
+import { bar, sharesOf, topsOf } from "../parts/vector.js";
+import { opened, size } from "../reading/opened.js";
 import { get, workOnce } from "../reading/server.js";
 import { go, state } from "../reading/state.js";
-import { entriesOf } from "../steps/worked.js";
+import { entriesOf, strongest } from "../steps/worked.js";
 import { t } from "../words/words.js";
+import { chosenSampling, nextShares, nextTable, samplingName, samplingPanel, samplingSays, writtenSampling } from "./sampling.js";
 
-/** @import { GenerateAnswer, RowAnswer, WrittenFacts } from "../types" */
+/** @import { GenerateAnswer, NextAnswer, RowAnswer, WrittenFacts } from "../types" */
+/** @import { Unit } from "../parts/vector.js" */
+/** @import { Entry } from "../steps/worked.js" */
 
 const LATEST = 200; // tokens before the one that is written: of a long text the rest is left out
 
@@ -26,7 +29,7 @@ export async function generateView() {
       class: "controls",
       onsubmit: event => {
         event.preventDefault();
-        go({ count: String(clamp(Number(amount.value) || 8, 1, 64)), moment: 0 });
+        go({ count: String(clamp(Number(amount.value) || 8, 1, 64)), moment: 0, drawn: samplingName(chosenSampling()) });
       },
     },
     h("label", { for: "amount" }, t("howMany")),
@@ -40,35 +43,74 @@ export async function generateView() {
     value: state.count ?? 8,
   });
   form.append(amount, h("button", { type: "submit", "data-key": "generate" }, t("write")));
-  if (!state.count) return [form, h("p", { class: "note" }, t("generateSays"))];
+  if (!state.count) {
+    const place = await nextPlace({ view: String(state.v), i: size() - 1, tokens: opened.text.tokens });
+    return [form, h("p", { class: "note" }, t("generateSays")), place.lists, place.foot("next")];
+  }
+  const drawn = writtenSampling();
   /** @type {GenerateAnswer} */
-  const answer = await workOnce(`views/${state.v}/generate`, { count: Number(state.count) });
+  const answer = await workOnce(`views/${state.v}/generate`, { count: Number(state.count), ...(drawn.seed !== undefined && drawn) });
   const last = answer.steps.length - 1,
     moment = clamp(state.moment ?? 0, 0, Math.max(last, 0));
   if (last < 0) return [form, h("p", { class: "note" }, t("nothingWritten"))];
   const step = answer.steps[moment],
-    { layer, head } = state;
-  // The row that chose a token is that of the token before it.
-  const row = answer.view
-    ? await get(`views/${answer.view}/row`, { layer, head, i: step.position - 1 })
-    : await askFor("row", { layer, head, i: step.position - 1 });
+    place = await nextPlace({ view: answer.view, i: step.position - 1, tokens: answer.tokens, step });
   return [
     form,
+    h(
+      "p",
+      { class: "note" },
+      samplingSays(drawn),
+      samplingName(drawn) !== samplingName(chosenSampling()) && [" ", h("b", {}, t("writeAgain"))],
+    ),
     scrubber(answer, moment, last),
-    sentence(answer, step, row),
-    h("div", { class: "twolists" }, candidates(step), looked(answer, row)),
-    foot({
-      name: `step-${moment}`,
-      python: answer.python,
-      data: answer,
-      token: null,
-      picture: () =>
-        barPicture(
-          `${t("candidates")} (${step.position})`,
-          step.top.map(one => [visible(one.token), one.probability]),
-        ),
-    }),
+    sentence(answer, step, place.row),
+    place.lists,
+    place.foot(`step-${moment}`, answer),
   ];
+}
+
+/**
+ * What could come after position i, and where the chosen head looked from there: on one scale.
+ *
+ * @param {{ view: string, i: number, tokens: readonly string[], step?: WrittenFacts }} place
+ */
+async function nextPlace({ view, i, tokens, step }) {
+  const { layer, head } = state;
+  // The row that chose a token is that of the token before it.
+  const row = await get(`views/${view}/row`, { layer, head, i }),
+    ranked = strongest(row).slice(0, 8),
+    words = h("div", { class: "nextwords" }),
+    looks = h("div");
+  /** @type {NextAnswer | undefined} */
+  let next;
+  const panel = await samplingPanel({ view, i }, (answer, drawn) => {
+    next = answer;
+    const tops = topsOf([...sharesOf(ranked.map(one => one.weight)), ...nextShares(answer)]);
+    fill(words, nextTable(answer, { step, drawn, tops }));
+    fill(looks, looked(tokens, ranked, tops));
+  });
+  return {
+    row,
+    lists: h(
+      "div",
+      { class: "twolists" },
+      h("section", {}, h("h3", {}, t("candidates")), words, panel),
+      h("section", {}, h("h3", {}, t("lookedThen", { layer, head })), looks),
+    ),
+    foot: (name, written = {}) =>
+      foot({
+        name,
+        python: pythonOf([written, next ?? row]),
+        data: { ...written, next },
+        token: null,
+        picture: () =>
+          barPicture(
+            `${t("candidates")} (${i + 1})`,
+            (next?.top ?? []).map(one => [visible(one.token), state.seed === undefined ? one.probability : one.after]),
+          ),
+      }),
+  };
 }
 
 /**
@@ -135,61 +177,26 @@ function sentence(answer, step, row) {
   ];
 }
 
-/** @param {WrittenFacts} step */
-function candidates(step) {
-  const top = step.top[0]?.probability ?? 1;
-  return h(
-    "section",
-    {},
-    h("h3", {}, t("candidates")),
-    h(
-      "table",
-      { class: "ranking n1" },
-      h(
-        "tbody",
-        {},
-        step.top.map(({ token, probability, id }) =>
-          h(
-            "tr",
-            { class: id === step.id ? "chosen" : null }, // the likeliest, mostly
-            h("th", { scope: "row" }, h("bdi", {}, visible(token))),
-            h("td", { class: "right", title: String(probability) }, fixed(probability ?? NaN, 3)),
-            h("td", { class: "barcell" }, bar(probability, top)),
-          ),
-        ),
-      ),
-    ),
-  );
-}
-
 /**
- * @param {GenerateAnswer} answer
- * @param {RowAnswer} row
+ * @param {readonly string[]} tokens
+ * @param {Entry[]} ranked
+ * @param {Map<Unit, number>} tops
  */
-function looked(answer, row) {
-  const ranked = entriesOf(row)
-      .sort((a, b) => b.weight - a.weight)
-      .slice(0, 8),
-    top = ranked[0]?.weight ?? 1;
+function looked(tokens, ranked, tops) {
   return h(
-    "section",
-    {},
-    h("h3", {}, t("lookedThen", { layer: state.layer, head: state.head })),
+    "table",
+    { class: "ranking n1" },
     h(
-      "table",
-      { class: "ranking n1" },
-      h(
-        "tbody",
-        {},
-        ranked.map(({ index, weight: value }) =>
-          h(
-            "tr",
-            {},
-            h("td", { class: "at" }, index),
-            h("th", { scope: "row" }, bdi(answer.tokens[index])),
-            h("td", { class: "right", title: String(value) }, weight(value)),
-            h("td", { class: "barcell" }, bar(value, top)),
-          ),
+      "tbody",
+      {},
+      ranked.map(({ index, weight: value }) =>
+        h(
+          "tr",
+          {},
+          h("td", { class: "at" }, index),
+          h("th", { scope: "row" }, bdi(tokens[index])),
+          h("td", { class: "right", title: String(value) }, weight(value)),
+          h("td", { class: "barcell" }, bar(value, tops, "share")),
         ),
       ),
     ),

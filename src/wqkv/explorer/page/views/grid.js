@@ -4,16 +4,17 @@ import { whenAnswered } from "../frame/awaited.js";
 import { foot } from "../frame/foot.js";
 import { paint, ramp } from "../parts/color.js";
 import { h, walk } from "../parts/dom.js";
-import { drawThumbnail } from "../parts/thumbnail.js";
+import { drawThumbnail, topOf } from "../parts/thumbnail.js";
 import { askFor, hasStatistic, headGroups, layerNumbers, opened } from "../reading/opened.js";
 import { go, state } from "../reading/state.js";
 import { lang, t } from "../words/words.js";
-import { large, numbersOf, sharing } from "./head.js";
+import { large, numbersOf, ownScales, sharing } from "./head.js";
+import { mapLegend, mapsPicture, oneTop } from "./gridmaps.js";
 import { brief, gridPicture, labelName, legend, share, statText } from "./statistic.js";
 
 /** @import { GridAnswer, ThumbnailAnswer } from "../types" */
 
-const STATISTICS = ["entropy", "received", "distance", "sink", "label"];
+const STATISTICS = ["maps", "entropy", "received", "distance", "sink", "label"];
 const ENLARGED = 64,
   SMALL = 24;
 
@@ -31,7 +32,7 @@ export async function gridView() {
       h(
         "span",
         { class: "segmented", role: "group", "aria-label": t("colorBy") },
-        [...STATISTICS, "maps"].filter(hasStatistic).map(name =>
+        STATISTICS.filter(hasStatistic).map(name =>
           h(
             "button",
             {
@@ -43,14 +44,20 @@ export async function gridView() {
           ),
         ),
       ),
+      little &&
+        h(
+          "label",
+          { class: "check" },
+          h("input", { type: "checkbox", "data-key": "check-faint", checked: ownScales(), onchange: event => go({ faint: event.target.checked ? "1" : null }) }),
+          t("faint"),
+        ),
     ),
     h("p", { class: "note" }, t(`says_${stat}`)),
     h(
       "div",
       { class: "gridsplit" },
       whenAnswered(Promise.all([grid, maps]), ([found, drawn]) => [
-        table(found, drawn, little),
-        legend(found, stat),
+        drawn ? [mapLegend(drawn), table(found, drawn)] : [table(found, null), legend(found)],
       ]),
       h(
         "aside",
@@ -61,12 +68,12 @@ export async function gridView() {
         sharing(),
       ),
     ),
-    whenAnswered(Promise.all([grid, thumbnail]), ([found, small]) =>
+    whenAnswered(Promise.all([grid, maps, thumbnail]), ([found, drawn, small]) =>
       foot({
         name: `heads-${stat}`,
-        python: little ? small.python : found.python,
-        data: found,
-        picture: () => gridPicture(found, stat),
+        python: drawn ? small.python : found.python,
+        data: drawn ? drawn.map(one => one.heads) : found,
+        picture: () => (drawn ? mapsPicture(drawn) : gridPicture(found, stat)),
         token: null,
       }),
     ),
@@ -76,21 +83,20 @@ export async function gridView() {
 /**
  * @param {GridAnswer} grid
  * @param {ThumbnailAnswer[] | null} maps
- * @param {boolean} little
  */
-function table(grid, maps, little) {
+function table(grid, maps) {
   const cells = [];
   return h(
     "div",
     {
-      class: little ? "heads maps" : "heads",
+      class: maps ? "heads maps" : "heads",
       role: "grid",
       "aria-label": t("gridOf", { statistic: t(`stat_${state.stat}`) }),
       "data-scroll": "heads",
       onkeydown: event => walk(event, cells, opened.model.n_head),
     },
     headNumbers(),
-    layerNumbers().map(l => layerRow(l, grid, maps?.[l], cells)),
+    layerNumbers().map(l => layerRow(l, grid, maps, cells)),
   );
 }
 
@@ -106,10 +112,11 @@ function headNumbers() {
 /**
  * @param {number} l
  * @param {GridAnswer} grid
- * @param {ThumbnailAnswer | undefined} thumbnails
+ * @param {ThumbnailAnswer[] | null} maps
  * @param {HTMLElement[]} cells
  */
-function layerRow(l, grid, thumbnails, cells) {
+function layerRow(l, grid, maps, cells) {
+  const top = maps && oneTop(maps);
   return h(
     "div",
     { class: "headrow", role: "row" },
@@ -117,7 +124,9 @@ function layerRow(l, grid, thumbnails, cells) {
     headGroups().map(heads =>
       together(
         heads.map(j => {
-          const cell = headCell(l, j, grid, thumbnails?.heads?.[j]);
+          const values = maps?.[l].heads?.[j],
+            map = values && drawThumbnail(values, top && !ownScales() ? top : topOf(values)),
+            cell = headCell(l, j, grid, map);
           cells.push(cell);
           return cell;
         }),
@@ -137,9 +146,9 @@ function together(parts) {
  * @param {number} l
  * @param {number} j
  * @param {GridAnswer} grid
- * @param {ThumbnailAnswer["values"]} values
+ * @param {HTMLCanvasElement | undefined} map
  */
-function headCell(l, j, grid, values) {
+function headCell(l, j, grid, map) {
   const value = grid.values[l][j],
     name = grid.labels?.[l]?.[j],
     chosen = l === state.layer && j === state.head;
@@ -156,9 +165,8 @@ function headCell(l, j, grid, values) {
       title: says,
       onclick: () => go({ layer: l, head: j, other: null }),
     },
-    values ? null : name ? labelName(grid, name).brief : value === null ? "" : brief(value),
+    map ?? (name ? labelName(grid, name).brief : value === null ? "" : brief(value)),
   );
-  if (values) cell.append(drawThumbnail(values));
-  else if (value !== null) paint(cell, ramp(share(grid, value)));
+  if (!map && value !== null) paint(cell, ramp(share(grid, value)));
   return cell;
 }

@@ -5,7 +5,7 @@ import { foot, WHOLE_TEXT } from "../frame/foot.js";
 import { h } from "../parts/dom.js";
 import { count, label } from "../parts/format.js";
 import { barPicture } from "../parts/picture.js";
-import { bar } from "../parts/vector.js";
+import { bar, topsOf } from "../parts/vector.js";
 import { question, wholeView } from "../reading/asked.js";
 import { workOnce } from "../reading/server.js";
 import { go, state } from "../reading/state.js";
@@ -43,7 +43,7 @@ export function groupLists() {
 function groupTable(answer) {
   const { groups, rounding } = answer,
     digits = digitsOf(groups),
-    top = Math.max(...groups.map(one => Math.abs(one.true ?? 0)), 0),
+    tops = topsOf(groups.map(one => ({ unit: "change", value: one.true }))),
     listed_ = groups.slice(0, LISTED_GROUPS);
   return [
     h(
@@ -63,7 +63,7 @@ function groupTable(answer) {
             {},
             h("th", { scope: "row" }, groupName(one, i)),
             h("td", { class: "right", title: String(one.true) }, Math.abs(one.true ?? 0) > rounding ? amount(one.true, digits, true) : t("belowRounding")),
-            h("td", { class: "barcell" }, bar(one.true, top, { signed: true, kind: "down", below: "up" })),
+            h("td", { class: "barcell" }, bar(one.true, tops, "change", { signed: true, kind: "down", below: "up" })),
           ),
         ),
       ),

@@ -2,8 +2,8 @@
 
 import { whenAnswered } from "../frame/awaited.js";
 import { h, unbroken } from "../parts/dom.js";
-import { clamp, count } from "../parts/format.js";
-import { drawThumbnail } from "../parts/thumbnail.js";
+import { clamp, count, weight } from "../parts/format.js";
+import { drawThumbnail, topOf } from "../parts/thumbnail.js";
 import { vector } from "../parts/vector.js";
 import { askFor, headGroups, keyCount, opened, size } from "../reading/opened.js";
 import { go, state } from "../reading/state.js";
@@ -11,6 +11,11 @@ import { lang, t } from "../words/words.js";
 import { labelName, statText } from "./statistic.js";
 
 /** @import { GridAnswer, ThumbnailAnswer } from "../types" */
+
+/** Whether each map has a scale of its own, so that a faint one can be seen. */
+export function ownScales() {
+  return state.faint === "1";
+}
 
 /**
  * The chosen head's number, or its label with the evidence.
@@ -39,11 +44,13 @@ export function large({ values = [] }) {
   const [n, m, high, wide] = [size(), keyCount(), values.length, values[0].length],
     facts = { n: count(n), m: count(m), size: high, high, wide },
     means = opened.text.keys ? t("blockMeansBoth", facts) : t("blockMeans", facts),
-    box = h("div", { class: "bigmap" }, drawThumbnail(values, t("thumbnailOf", state)));
+    whole = n <= high && m <= wide,
+    top = whole && !ownScales() ? 1 : topOf(values),
+    box = h("div", { class: "bigmap" }, drawThumbnail(values, top, t("thumbnailOf", state)));
   box.style.aspectRatio = String(clamp(m / n, 0.5, 2));
   return [
     box,
-    h("p", { class: "note" }, n > high || m > wide ? means : t("eachCell")),
+    h("p", { class: "note" }, whole ? t("eachCell") : means, top < 1 && [" ", t("strongestIs", { top: weight(top) })]),
     h("p", {}, h("button", { "data-key": "to-map", onclick: () => go({ view: "map" }) }, t("openMap"))),
   ];
 }

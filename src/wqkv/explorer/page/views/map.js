@@ -7,6 +7,7 @@ import { h, svg } from "../parts/dom.js";
 import { clamp, short } from "../parts/format.js";
 import { sheet, svgText } from "../parts/picture.js";
 import { keyTag, tokenTag } from "../parts/token.js";
+import { sharesOf } from "../parts/vector.js";
 import { askFor, hasStatistic, keyCount, opened, size } from "../reading/opened.js";
 import { go, state } from "../reading/state.js";
 import { t } from "../words/words.js";
@@ -91,10 +92,11 @@ function lists(what, values, q0, k0) {
     where = { layer, head };
   if (what.kind !== "weight")
     return linkTable(strongestCells(values, q0, k0, LINKS), what, t("strongestHere"), goToLink);
-  return [
-    hasStatistic("distance") && whenAnswered(askFor("distances", where), histogram),
-    whenAnswered(askFor("links", { ...where, k: LINKS }), found => linkTable(found.links, what, t("strongestLinks"), goToLink)),
-  ];
+  const distances = hasStatistic("distance") ? askFor("distances", where) : null;
+  return whenAnswered(Promise.all([distances, askFor("links", { ...where, k: LINKS })]), ([far, found]) => [
+    far && histogram(far, sharesOf(found.links.map(one => one.weight))),
+    linkTable(found.links, what, t("strongestLinks"), goToLink, sharesOf(far?.mass ?? [])),
+  ]);
 }
 
 /** @param {ReceivedAnswer} received */

@@ -4,12 +4,13 @@ import { h, svg } from "../parts/dom.js";
 import { clamp, count, short, weight } from "../parts/format.js";
 import { drawThumbnail, topOf } from "../parts/thumbnail.js";
 import { bdi } from "../parts/token.js";
-import { bar } from "../parts/vector.js";
+import { bar, sharesOf, topsOf } from "../parts/vector.js";
 import { keyAt, keyCount, opened, size, tokenAt } from "../reading/opened.js";
 import { state } from "../reading/state.js";
 import { t } from "../words/words.js";
 
 /** @import { DistancesAnswer, LinkFacts, ReceivedAnswer, ThumbnailAnswer } from "../types" */
+/** @import { Unit } from "../parts/vector.js" */
 /** @import { Mapped } from "./mapped.js" */
 
 /**
@@ -56,7 +57,7 @@ export function minimap({ values = [] }, what, [q0, k0, span], moveTo) {
         moveTo(q0 + move[0] * by, k0 + move[1] * by, span);
       },
     },
-    drawThumbnail(values),
+    drawThumbnail(values, topOf(values)),
     frame,
   );
   box.style.aspectRatio = String(clamp(m / n, 0.5, 2));
@@ -100,9 +101,12 @@ function gutterPath(values, edges, top) {
   return path;
 }
 
-/** @param {DistancesAnswer} found */
-export function histogram({ edges, mass, mean }) {
-  const top = Math.max(...mass.map(value => value ?? 0)),
+/**
+ * @param {DistancesAnswer} found
+ * @param {{ unit: Unit, value: number | null }[]} beside what stands beside the table
+ */
+export function histogram({ edges, mass, mean }, beside) {
+  const tops = topsOf([...sharesOf(mass), ...beside]),
     rows = mass.map((value, b) => {
       const [low, high] = [edges[b], edges[b + 1] - 1];
       return h(
@@ -110,7 +114,7 @@ export function histogram({ edges, mass, mean }) {
         {},
         h("th", { scope: "row", class: "right" }, low >= high ? count(low) : `${count(low)}–${count(high)}`),
         h("td", { class: "right", title: String(value) }, weight(value)),
-        h("td", { class: "barcell" }, bar(value, top)),
+        h("td", { class: "barcell" }, bar(value, tops, "share")),
       );
     });
   return h(
@@ -142,9 +146,11 @@ export function histogram({ edges, mass, mean }) {
  * @param {Mapped} what
  * @param {string} title
  * @param {(i: number, j: number) => void} pick
+ * @param {{ unit: Unit, value: number | null }[]} beside what stands beside the table
  */
-export function linkTable(links, { kind, text }, title, pick) {
-  const top = Math.abs(links[0]?.weight ?? 0),
+export function linkTable(links, { kind, text }, title, pick, beside = []) {
+  const unit = /** @type {Unit} */ ({ weight: "share", contribution: "length", effect: "change" }[kind]),
+    tops = topsOf([...links.map(one => ({ unit, value: one.weight })), ...beside]),
     effect = kind === "effect" ? { signed: true, kind: "down", below: "up" } : {},
     rows = links.map(({ i, j, weight: value }, at) =>
     h(
@@ -168,7 +174,7 @@ export function linkTable(links, { kind, text }, title, pick) {
         ),
       ),
       h("td", { class: "right", title: String(value) }, text(value)),
-      h("td", { class: "barcell" }, bar(value, top, effect)),
+      h("td", { class: "barcell" }, bar(value, tops, unit, effect)),
     ),
   );
   return h(

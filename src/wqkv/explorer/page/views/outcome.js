@@ -3,7 +3,7 @@
 import { h } from "../parts/dom.js";
 import { fixed, short, visible, weight } from "../parts/format.js";
 import { bdi, tokenTag } from "../parts/token.js";
-import { bar } from "../parts/vector.js";
+import { bar, sharesOf, topsOf } from "../parts/vector.js";
 import { askFor, opened, size } from "../reading/opened.js";
 import { get } from "../reading/server.js";
 import { go, state } from "../reading/state.js";
@@ -11,18 +11,56 @@ import { entriesOf, strongest } from "../steps/worked.js";
 import { t } from "../words/words.js";
 
 /** @import { WhatIfAnswer } from "../types" */
+/** @import { Unit } from "../parts/vector.js" */
+
+/** @typedef {{ edits: { token: number, text: string }[] }} Edited */
 
 /**
- * What the model says now: the next token, or how near the text's vector still is.
+ * A number before and after, with what it is of.
+ *
+ * @typedef {[name: Node | unknown[], was: number | null | undefined, is: number | null | undefined]} BeforeAfter
+ */
+
+/**
+ * What became of the text: what the model says now, where the chosen token looks, every layer. All
+ * probabilities and weights have one scale.
  *
  * @param {WhatIfAnswer} answer
- * @param {{ edits: unknown[] }} asked
+ * @param {Edited} asked
  */
-export function outcome(answer, { edits }) {
-  return h(
-    "section",
-    {},
-    answer.before.top ? nextTokens(answer) : similarity(answer),
+export async function outcome(answer, asked) {
+  const next = nextTokens(answer),
+    looks = await looksNow(answer, asked),
+    tops = topsOf([...next, ...looks].flatMap(([, was, is]) => sharesOf([was ?? null, is ?? null])));
+  const { layer, head, token } = state;
+  return [
+    h(
+      "section",
+      {},
+      answer.before.top
+        ? [h("h3", {}, t("nextWord")), twoColumns(next, tops), h("p", { class: "note" }, t("nextAfter"))]
+        : similarity(answer),
+      changedText(answer, asked),
+    ),
+    looks.length > 0 &&
+      h(
+        "section",
+        {},
+        h("h3", {}, t("looksNow"), " ", tokenTag(token), " ", t("inBoth", { layer, head })),
+        twoColumns(looks, tops),
+      ),
+    layers(answer),
+  ];
+}
+
+/**
+ * The text after the change, and the way to open it.
+ *
+ * @param {WhatIfAnswer} answer
+ * @param {Edited} asked
+ */
+function changedText(answer, { edits }) {
+  return [
     edits.length > 0 &&
       h(
         "p",
@@ -44,7 +82,7 @@ export function outcome(answer, { edits }) {
           t("openAfter"),
         ),
       ),
-  );
+  ];
 }
 
 /** @param {WhatIfAnswer} answer */
@@ -56,61 +94,57 @@ function similarity({ after }) {
   ];
 }
 
-/** @param {WhatIfAnswer} answer */
+/**
+ * @param {WhatIfAnswer} answer
+ * @returns {BeforeAfter[]}
+ */
 function nextTokens({ before, after }) {
   // by id: parts of characters are different tokens that read alike
   const [old, now] = [before.top ?? [], after.top ?? []],
     [was, is] = [old, now].map(top => new Map(top.map(one => [one.id, one.probability]))),
     names = new Map([...now, ...old].map(one => [one.id, one.token]));
-  return [
-    h("h3", {}, t("nextWord")),
-    twoColumns([...names].map(([id, token]) => [h("bdi", {}, visible(token)), was.get(id), is.get(id)])),
-    h("p", { class: "note" }, t("nextAfter")),
-  ];
+  return [...names].map(([id, token]) => [h("bdi", {}, visible(token)), was.get(id), is.get(id)]);
 }
 
 /**
  * Where the chosen token looks, in both texts. A token after the last change may have moved.
  *
  * @param {WhatIfAnswer} answer
- * @param {{ edits: { token: number }[] }} asked
+ * @param {Edited} asked
+ * @returns {Promise<BeforeAfter[]>} none where there is no text after the change
  */
-export async function looksNow({ view, tokens }, { edits }) {
+async function looksNow({ view, tokens }, { edits }) {
   const { layer, head, token } = state,
     moved = tokens.length - size(),
     places = edits.map(edit => edit.token);
   const after = j => (j < Math.min(...places) || !moved ? j : j > Math.max(...places) ? j + moved : null),
-    shownChildren = after(token);
-  if (!view || shownChildren === null) return null;
+    there = after(token);
+  if (!view || there === null) return [];
   const [was, is] = await Promise.all([
     askFor("row", { layer, head, i: token }),
-    get(`views/${view}/row`, { layer, head, i: shownChildren }),
+    get(`views/${view}/row`, { layer, head, i: there }),
   ]);
   const new_ = new Map(entriesOf(is).map(one => [one.index, one.weight])),
     rows = strongest(was).slice(0, 10);
-  return h(
-    "section",
-    {},
-    h("h3", {}, t("looksNow"), " ", tokenTag(token), " ", t("inBoth", { layer, head })),
-    twoColumns(
-      rows.map(({ index, weight: value }) => {
-        const to = after(index),
-          text = to === null ? "" : tokens[to];
-        return [
-          [bdi(opened.text.tokens[index]), text && text !== opened.text.tokens[index] && [" → ", bdi(text)]],
-          value,
-          to === null ? undefined : new_.get(to),
-        ];
-      }),
-    ),
-  );
+  return rows.map(({ index, weight: value }) => {
+    const to = after(index),
+      text = to === null ? "" : tokens[to];
+    return [
+      [bdi(opened.text.tokens[index]), text && text !== opened.text.tokens[index] && [" → ", bdi(text)]],
+      value,
+      to === null ? undefined : new_.get(to),
+    ];
+  });
 }
 
-function twoColumns(rows) {
-  const top = Math.max(...rows.flatMap(([, was, is]) => [was ?? 0, is ?? 0]));
+/**
+ * @param {BeforeAfter[]} rows
+ * @param {Map<Unit, number>} tops
+ */
+function twoColumns(rows, tops) {
   const cell = (value, kind) => [
     h("td", { class: "right", title: String(value ?? "") }, value === undefined ? "" : weight(value)),
-    h("td", { class: "barcell" }, value === undefined ? "" : bar(value, top, { kind })),
+    h("td", { class: "barcell" }, value === undefined ? "" : bar(value, tops, "share", { kind })),
   ];
   return h(
     "table",
@@ -139,15 +173,15 @@ function twoColumns(rows) {
 }
 
 /** @param {WhatIfAnswer} answer */
-export function layers(answer) {
-  const top = Math.max(...answer.layers.map(value => value ?? 0));
+function layers(answer) {
+  const tops = topsOf(answer.layers.map(value => ({ unit: "length", value })));
   const rows = answer.layers.map((value, l) =>
     h(
       "tr",
       {},
       h("th", { scope: "row", class: "right" }, l),
       h("td", { class: "right", title: String(value) }, short(value, 3)),
-      h("td", { class: "barcell" }, bar(value, top, { kind: "down" })),
+      h("td", { class: "barcell" }, bar(value, tops, "length", { kind: "down" })),
     ),
   );
   return h(

@@ -1,22 +1,24 @@
 // Two texts: a written token is chosen to see where it looks, a token that was read to see who looks.
 
-import { foot } from "../frame/foot.js";
+import { foot, pythonOf } from "../frame/foot.js";
 import { h } from "../parts/dom.js";
 import { flow } from "../parts/flow.js";
 import { count, weight } from "../parts/format.js";
 import { barPicture } from "../parts/picture.js";
-import { ranking, scale } from "../parts/ranking.js";
+import { rankings, scale } from "../parts/ranking.js";
 import { bdi, keyWithPosition, tokenWithPosition } from "../parts/token.js";
 import { askFor, keys, opened } from "../reading/opened.js";
 import { go, state } from "../reading/state.js";
 import { entriesOf, strongest } from "../steps/worked.js";
 import { t } from "../words/words.js";
+import { drawnAs, linesView } from "./lines.js";
 
-/** @import { ColumnAnswer, RowAnswer } from "../types" */
+/** @import { ColumnAnswer, RowAnswer, TextFacts } from "../types" */
 
 const MOST = 10;
 
 export async function pairView() {
+  if (state.as === "lines") return linesView();
   const { layer, head, token } = state,
     row = await askFor("row", { layer, head, i: token }),
     key = state.other ?? strongest(row)[0]?.index ?? 0;
@@ -30,6 +32,7 @@ export async function pairView() {
     toWritten = j => go({ token: j, other: null }),
     toKey = j => go({ other: j });
   return [
+    h("div", { class: "controls" }, drawnAs()),
     h("p", { class: "note" }, t("pairSays")),
     h(
       "div",
@@ -69,19 +72,26 @@ export async function pairView() {
     h(
       "div",
       { class: "twolists" },
-      looks(t("looksAt"), token, to, { of: keys(), chosen: key, pick: toKey, kind: "up" }),
-      column
-        ? looks(t("lookedAtBy"), key, from, {
-            of: written,
-            chosen: token,
-            pick: j => go({ token: j, other: key }),
-            kind: "down",
-          })
-        : h("p", { class: "note" }, t("notRecorded")),
+      bothWays([
+        { name: "up", title: [bdi(written.tokens[token]), " ", t("looksAt")], ranked: ranked(to), of: keys(), chosen: key, pick: toKey },
+        ...(column
+          ? [
+              {
+                name: "down",
+                title: [t("lookedAtBy"), " ", bdi(keys().tokens[key])],
+                ranked: ranked(from),
+                of: written,
+                chosen: token,
+                pick: j => go({ token: j, other: key }),
+              },
+            ]
+          : []),
+      ]),
+      !column && h("p", { class: "note" }, t("notRecorded")),
     ),
     foot({
       name: "text",
-      python: column ? `${row.python}\n${column.python.split("\n").at(-1)}` : row.python,
+      python: pythonOf(column ? [row, column] : [row]),
       data: { token, to: [...to], key, from: [...from] },
       other: key,
       picture: () =>
@@ -104,25 +114,34 @@ function ranked(weights) {
   return [...weights].filter(([, value]) => value > 0).sort((a, b) => b[1] - a[1] || a[0] - b[0]);
 }
 
-// The strongest tokens one way, as buttons that go there.
-function looks(title, subject, weights, { of, chosen, pick, kind }) {
-  const all = ranked(weights),
-    at = all.slice(0, MOST).map(([j]) => j),
-    rest = all.slice(MOST).reduce((sum, [, value]) => sum + value, 0);
-  const name = bdi(kind === "up" ? opened.text.tokens[subject] : keys().tokens[subject]);
-  return h(
-    "section",
-    {},
-    h("h3", {}, kind === "up" ? [name, " ", title] : [title, " ", name]),
-    ranking({
-      name: `list-${kind}`,
-      of,
-      at,
-      chosen,
-      pick,
-      columns: [{ title: t("weight"), value: j => weights.get(j), text: weight, kind }],
+/**
+ * The strongest tokens each way, as buttons that go there: on one scale.
+ *
+ * @param {{ name: string, title: (Node | string)[], ranked: [number, number][], of: TextFacts, chosen: number, pick: (j: number) => void }[]} ways
+ */
+function bothWays(ways) {
+  const tables = rankings(
+    ways.map(({ name, ranked: all, of, chosen, pick }) => {
+      const values = new Map(all);
+      return {
+        name: `list-${name}`,
+        of,
+        at: all.slice(0, MOST).map(([j]) => j),
+        chosen,
+        pick,
+        columns: [{ title: t("weight"), unit: "share", value: j => values.get(j), text: weight, kind: name }],
+      };
     }),
-    all.length > MOST &&
-      h("p", { class: "note" }, t("restShare", { n: count(all.length - MOST), share: weight(rest) })),
   );
+  return ways.map(({ title, ranked: all }, n) => {
+    const rest = all.slice(MOST);
+    return h(
+      "section",
+      {},
+      h("h3", {}, title),
+      tables[n],
+      rest.length > 0 &&
+        h("p", { class: "note" }, t("restShare", { n: count(rest.length), share: weight(rest.reduce((sum, [, value]) => sum + value, 0)) })),
+    );
+  });
 }

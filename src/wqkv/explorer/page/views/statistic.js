@@ -45,10 +45,8 @@ export function labelName(grid, label) {
  * From low to high; of labels, how many heads have each.
  *
  * @param {GridAnswer} grid
- * @param {string} stat
  */
-export function legend(grid, stat) {
-  if (stat === "maps") return h("p", { class: "note" }, t("mapsSay"));
+export function legend(grid) {
   const steps = Array.from({ length: 9 }, (_, i) => i / 8);
   const bar = h(
     "p",

@@ -1,16 +1,17 @@
 // The text itself, each token tinted by its weight: where a token looks, and who looks at it.
 
-import { foot } from "../frame/foot.js";
+import { foot, pythonOf } from "../frame/foot.js";
 import { h } from "../parts/dom.js";
 import { flow } from "../parts/flow.js";
 import { count, weight } from "../parts/format.js";
 import { barPicture } from "../parts/picture.js";
-import { ranking, scale } from "../parts/ranking.js";
+import { rankings, scale } from "../parts/ranking.js";
 import { bdi, tokenTag, tokenWithPosition } from "../parts/token.js";
 import { askFor, opened, size } from "../reading/opened.js";
 import { go, list, state } from "../reading/state.js";
 import { entriesOf } from "../steps/worked.js";
 import { t } from "../words/words.js";
+import { drawnAs, linesView } from "./lines.js";
 
 /** @import { ColumnAnswer, RowAnswer } from "../types" */
 
@@ -18,6 +19,7 @@ const SET = 24; // tokens of a set
 const LISTED = 10;
 
 export async function textView() {
+  if (state.as === "lines") return linesView();
   const { layer, head, token } = state,
     set = list(state.set)
       .map(Number)
@@ -35,9 +37,6 @@ export async function textView() {
   const gone = hide ? [...to.entries()].reduce((sum, [j, value]) => sum + (special[j] ? value : 0), 0) : 0;
   const factor = even && gone < 1 ? 1 / (1 - gone) : 1;
   const lookup = state.dir === "to" ? j => (to.get(j) ?? 0) * factor : j => from.get(j) ?? 0;
-  const python = [
-    ...new Set([...rows, ...columns].flatMap(answer => (answer.python ?? "").split("\n"))),
-  ].join("\n");
   return [
     controls(hide, even),
     hide &&
@@ -52,12 +51,14 @@ export async function textView() {
     h(
       "div",
       { class: "twolists" },
-      listing("to", t(asked.length > 1 ? "lookAt" : "looksAt"), asked, to, hide, factor),
-      listing("from", t("lookedAtBy"), asked, from, hide, 1),
+      listings(asked, [
+        { name: "to", title: t(asked.length > 1 ? "lookAt" : "looksAt"), ranked: strong(to, hide), factor },
+        { name: "from", title: t("lookedAtBy"), ranked: strong(from, hide), factor: 1 },
+      ]),
     ),
     foot({
       name: `text-${state.dir}`,
-      python,
+      python: pythonOf([...rows, ...columns]),
       data: { tokens: asked, to: [...to], from: [...from] },
       picture: () =>
         barPicture(
@@ -113,6 +114,7 @@ function controls(hide, even) {
   return h(
     "div",
     { class: "controls" },
+    drawnAs(),
     h(
       "span",
       { class: "segmented", role: "group", "aria-label": t("direction") },
@@ -150,33 +152,37 @@ function toggle(j) {
   go({ set: [...set].sort((a, b) => a - b).join(",") || null });
 }
 
-// The strongest tokens one way, as buttons that go there.
-function listing(kind, title, asked, weights, hide, factor) {
-  const ranked = strong(weights, hide),
-    at = ranked.slice(0, LISTED).map(([j]) => j);
-  const rest = ranked.slice(LISTED).reduce((sum, [, value]) => sum + value, 0) * factor;
+/**
+ * The strongest tokens each way, as buttons that go there: on one scale.
+ *
+ * @param {number[]} asked
+ * @param {{ name: string, title: string, ranked: [number, number][], factor: number }[]} ways
+ */
+function listings(asked, ways) {
   const head = asked.length > 1 ? t("setOf", { n: asked.length }) : bdi(opened.text.tokens[asked[0]]);
-  return h(
-    "section",
-    {},
-    h("h3", {}, kind === "to" ? [head, " ", title] : [title, " ", head]),
-    at.length
-      ? ranking({
-          name: `list-${kind}`,
-          at,
-          chosen: state.token,
-          pick,
-          columns: [
-            {
-              title: t("weight"),
-              value: j => weights.get(j) * factor,
-              text: weight,
-              kind: kind === "to" ? "up" : "down",
-            },
-          ],
-        })
-      : h("p", { class: "note" }, t("nobody")),
-    ranked.length > LISTED &&
-      h("p", { class: "note" }, t("restShare", { n: count(ranked.length - LISTED), share: weight(rest) })),
+  const tables = rankings(
+    ways.map(({ name, ranked, factor }) => {
+      const values = new Map(ranked);
+      return {
+        name: `list-${name}`,
+        at: ranked.slice(0, LISTED).map(([j]) => j),
+        chosen: state.token,
+        pick,
+        columns: [
+          { title: t("weight"), unit: "share", value: j => (values.get(j) ?? 0) * factor, text: weight, kind: name === "to" ? "up" : "down" },
+        ],
+      };
+    }),
   );
+  return ways.map(({ name, title, ranked, factor }, n) => {
+    const rest = ranked.slice(LISTED),
+      share = rest.reduce((sum, [, value]) => sum + value, 0) * factor;
+    return h(
+      "section",
+      {},
+      h("h3", {}, name === "to" ? [head, " ", title] : [title, " ", head]),
+      ranked.length ? tables[n] : h("p", { class: "note" }, t("nobody")),
+      rest.length > 0 && h("p", { class: "note" }, t("restShare", { n: count(rest.length), share: weight(share) })),
+    );
+  });
 }

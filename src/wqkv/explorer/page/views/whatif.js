@@ -10,7 +10,7 @@ import { opened, size } from "../reading/opened.js";
 import { workOnce } from "../reading/server.js";
 import { go, state } from "../reading/state.js";
 import { t } from "../words/words.js";
-import { layers, looksNow, outcome } from "./outcome.js";
+import { outcome } from "./outcome.js";
 
 /** @import { WhatIfAnswer } from "../types" */
 
@@ -62,7 +62,7 @@ export async function whatifView() {
   const answer = await workOnce(`views/${state.v}/whatif`, asked);
   return [
     ...parts,
-    h("div", { class: "outcome" }, outcome(answer, asked), await looksNow(answer, asked), layers(answer)),
+    h("div", { class: "outcome" }, await outcome(answer, asked)),
     foot({
       name: "whatif",
       python: answer.python,

@@ -35,9 +35,16 @@ export const headsTexts = /** @type {const} */ ({
   unit_tokens: ["words", "个词元"],
   "unit_of 1": ["", ""],
   mapsSay: [
-    "Each map has its own scale: its strongest color is its largest block mean.",
-    "每张小图有自己的色标：颜色最强处为其最大的块均值。",
+    "One scale for all maps: a head that looks at all words alike is pale everywhere.",
+    "所有小图共用一个色标：均匀看向各词的头处处都浅。",
   ],
+  mapsOwn: [
+    "Each map has its own scale: its largest number has the strongest color. Compare shapes here, not colors: a head that looks at all words alike looks solid.",
+    "每张小图各用自己的色标：最大的数颜色最深。此时只能比较形状，不能比较深浅：均匀看向各词的头会显得一片深色。",
+  ],
+  mapsScale: ["One scale from 0 to {top}", "统一色标，0 到 {top}"],
+  faint: ["See faint maps: each on its own scale", "看清浅色小图：各用自己的色标"],
+  strongestIs: ["The strongest color is {top}.", "颜色最深处为 {top}。"],
   thumbnailOf: ["map of layer {layer}, head {head}", "第 {layer} 层第 {head} 头的图"],
   blockMeans: [
     "Means of blocks: {n} words in {size} × {size} blocks.",

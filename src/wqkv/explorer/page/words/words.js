@@ -7,6 +7,7 @@ import { state } from "../reading/state.js";
 import { answerTexts } from "./answer.js";
 import { frameTexts } from "./frame.js";
 import { headsTexts } from "./heads.js";
+import { linesTexts } from "./lines.js";
 import { mapTexts } from "./map.js";
 import { matricesTexts } from "./matrices.js";
 import { mattersTexts } from "./matters.js";
@@ -26,6 +27,7 @@ export const TEXTS = {
   ...stepsTexts,
   ...matricesTexts,
   ...textTexts,
+  ...linesTexts,
   ...headsTexts,
   ...mapTexts,
   ...whatifTexts,
