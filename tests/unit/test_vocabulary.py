@@ -56,7 +56,10 @@ def test_a_name_has_one_meaning():
 #: a word that a person typed is looked for among the tokens.
 SPEAKS = (
     *(f"src/wqkv/draw/{name}.py" for name in ("html", "plots", "steps", "terminal")),
-    *(f"src/wqkv/sentences/{name}.py" for name in ("__init__", "heads", "reading", "steps")),
+    *(
+        f"src/wqkv/sentences/{name}.py"
+        for name in ("__init__", "experiments", "heads", "reading", "steps")
+    ),
     "src/wqkv/commands/see.py",
     "src/wqkv/study/one_token.py",
 )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wqkv.draw import steps
 from wqkv.draw.to_json import plain
-from wqkv.explorer import matters
+from wqkv.explorer import cards, matters
 from wqkv.explorer.api import Api, OpenView
 from wqkv.explorer.jobs import Refused
 from wqkv.explorer.request import Parameters
@@ -222,7 +222,7 @@ def _index(places: tuple[int, int, int, int]) -> str:
 
 def thumbnail(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> ThumbnailAnswer:
     """A whole map in `size` x `size` blocks: of one head, or of all heads of a layer."""
-    layer, size = ask.integer("layer"), _size_of(ask)
+    layer, size = ask.integer("layer"), ask.size()
     head = ask.integer("head") if ask.has("head") else None  # None: all heads of the layer
     if ask.choice("of", "weight", "weight", "contribution") == "contribution":
         head = ask.integer("head")
@@ -241,20 +241,13 @@ def thumbnail(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> 
 def effectblocks(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> ThumbnailAnswer:
     """The effects of a head as means of absolute values in `size` x `size` blocks."""
     layer, head = ask.integers("layer", "head")
-    size, how = _size_of(ask), _how(ask)
+    size, how = ask.size(), _how(ask)
     maps = matters.effect_maps(api, seen, ask.asked_why(), progress)
     lengths = seen.view.n, seen.view.m
     found = maps.map(layer, head, how, seen.view.model.part).thumbnail(size, progress, lengths)
     end = f".thumbnail({size}, lengths={lengths})[0, 0]"
     python = seen.says(*_effects_python(api, seen, ask, end))
     return _blocks(block_means(*lengths, found[0, 0]), python)
-
-
-def _size_of(ask: Parameters) -> int:
-    size = ask.integer("size", 64)
-    if not 1 <= size <= 256:
-        raise Refused(413, f"A side of {size} blocks cannot be drawn.", "Pass 1 to 256.")
-    return size
 
 
 def _blocks(found: BlockMeans, python: str) -> ThumbnailAnswer:
@@ -337,7 +330,13 @@ def _means(line: Tensor) -> MeansFacts:
 Handler = Callable[[Api, OpenView, Parameters, Progress], Answer]
 
 #: The answers that take milliseconds.
-QUICK: dict[str, Handler] = {"story": story, "cell": cell, "row": row, "tile": tile}
+QUICK: dict[str, Handler] = {
+    "story": story,
+    "cell": cell,
+    "row": row,
+    "tile": tile,
+    "experiment": cards.experiment,
+}
 #: Those that may take long, because they need a pass or more over a map.
 SLOW: dict[str, Handler] = {
     "column": column,
@@ -349,4 +348,6 @@ SLOW: dict[str, Handler] = {
     "choices": choices,
     "effects": effects,
     "effectblocks": effectblocks,
+    "changedmaps": cards.changed_maps,
+    "runon": cards.run_on,
 }

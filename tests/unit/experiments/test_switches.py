@@ -409,7 +409,7 @@ def test_report(bert):
     tokens = bert.reading.tokens
     assert lines[:3] == [
         HEAD_QUESTIONS["merged"].question,
-        "Experiment merged of layer 1, head 2, token 13: scores = x W x^T * scale, W = WQ WK^T",
+        "Experiment merged of layer 1, head 2, token 13: scores = x W x^T · scale, W = WQ WK^T",
         f"strongest link as trained: {tokens[ROW]!r} -> {tokens[found.key]!r}",
     ]
     assert "  size of the matrices: 726 -> 1,089 numbers" in lines

@@ -32,6 +32,9 @@ ASKED = {
     "choices": {},
     "effects": HEAD | {"q0": 1, "q1": 4, "k0": 2, "k1": 9, "answer": "lamp"},
     "effectblocks": HEAD | {"size": 4, "how": "zero", "at": 5},
+    "experiment": HEAD | {"name": "no_projection", "token": 5},
+    "changedmaps": HEAD | {"name": "unscaled", "token": 5, "size": 4},
+    "runon": HEAD | {"name": "same_matrix", "token": 5},
 }
 
 
@@ -87,7 +90,7 @@ def opened(request):
     return api, api.open(READ, nobody, TARGET)
 
 
-def ask(opened, name: str, **query: Any) -> Any:
+def ask(opened, name: str, /, **query: Any) -> Any:
     given = Parameters({key: str(value) for key, value in query.items()})
     return told((QUICK | SLOW)[name](*opened, given, nobody))
 
@@ -104,6 +107,8 @@ def test_each_answer_says_its_record():
 def test_answers(opened, name):
     if name == "distances" and "distance" not in opened[1].view.statistics:
         pytest.skip("between two texts there is no distance")
+    if name == "runon" and opened[1].parts:
+        pytest.skip("a model of two texts is not run on")
     assert wrong(ask(opened, name, **ASKED[name]), get_type_hints(schema.Answers)[name]) == []
 
 
