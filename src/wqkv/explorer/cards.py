@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from wqkv import experiments
 from wqkv.draw.cards import SHOWS, card, digits
 from wqkv.draw.to_json import plain
 from wqkv.experiments.asked_of_heads import HEAD_QUESTIONS, NoExperiment, head_questions
-from wqkv.experiments.changed_head import Experiment, HeadState
+from wqkv.experiments.changed_head import Experiment, HeadState, Measured
 from wqkv.experiments.guesses import guesses, headline, number_of, right_guess
 from wqkv.explorer.api import Api, OpenView, changed_answer
 from wqkv.explorer.request import Parameters
@@ -18,6 +18,7 @@ from wqkv.explorer.schema import (
     ChangedMapsAnswer,
     ExperimentAnswer,
     MadeFacts,
+    MeasuredFacts,
     WhatIfAnswer,
 )
 from wqkv.sentences import LANGUAGES
@@ -80,7 +81,7 @@ def _made(seen: OpenView, found: Experiment, ask: Parameters) -> MadeFacts:
         names=guesses(found),
         right=right_guess(found),
         headline=(digits(before), digits(after)),
-        numbers=plain(found.numbers),
+        numbers=_measured(found.numbers),
         shows=shows or "weights",
         links=_links(found),
         outputs=plain(outputs) if shows == "outputs" else [],
@@ -89,6 +90,19 @@ def _made(seen: OpenView, found: Experiment, ask: Parameters) -> MadeFacts:
         changes=bool(found.changes) and not seen.parts,
         beside=list(_beside(seen, found, ask)),
     )
+
+
+def _measured(numbers: Sequence[Measured]) -> list[MeasuredFacts]:
+    return [
+        MeasuredFacts(
+            name=one.name,
+            unit=one.unit,
+            said={lang: one.said(lang) for lang in LANGUAGES},
+            before=plain(one.before),
+            after=plain(one.after),
+        )
+        for one in numbers
+    ]
 
 
 def _links(found: Experiment) -> list[ChangedLinkFacts]:
@@ -139,7 +153,7 @@ def changed_maps(
         keys=blocks.keys,
         before=plain(before),
         after=plain(after),
-        means=plain(found.over_rows()),
+        means=_measured(found.over_rows()),
         python=seen.says(
             f"found = {found.python}",
             f"found.before.map.thumbnail({size}), found.after.map.thumbnail({size})",

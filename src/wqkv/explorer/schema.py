@@ -216,10 +216,11 @@ class CardFacts(TypedDict):
 
 
 class MeasuredFacts(TypedDict):
-    """A number before and after a change."""
+    """A number before and after a change, and both with its name and unit in each language."""
 
     name: str
     unit: str
+    said: dict[str, str]
     before: Number
     after: Number
 

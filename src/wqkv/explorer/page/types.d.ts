@@ -178,10 +178,11 @@ export interface CardFacts {
   reason: string;
 }
 
-/** A number before and after a change. */
+/** A number before and after a change, and both with its name and unit in each language. */
 export interface MeasuredFacts {
   name: string;
   unit: string;
+  said: { [name: string]: string };
   before: number | null;
   after: number | null;
 }

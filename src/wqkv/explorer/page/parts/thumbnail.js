@@ -8,8 +8,9 @@ import { h } from "./dom.js";
  *
  * @param {(number | null)[][]} values
  * @param {string | null} name what it is called; without a name it is decoration
+ * @param {number} top the value that has the darkest color
  */
-export function drawThumbnail(values, name = null) {
+export function drawThumbnail(values, name = null, top = topOf(values)) {
   const height = values.length,
     width = values[0]?.length ?? 0;
   const canvas = h("canvas", {
@@ -22,7 +23,7 @@ export function drawThumbnail(values, name = null) {
   });
   const pen = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d")),
     image = pen.createImageData(width || 1, height || 1);
-  colorIn(image, values, topOf(values));
+  colorIn(image, values, top);
   pen.putImageData(image, 0, 0);
   return canvas;
 }

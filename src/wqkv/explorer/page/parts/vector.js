@@ -29,9 +29,9 @@ export function means(values, most) {
  * Bars above and below a line, one for each number: three paths.
  *
  * @param {Numbers} values
+ * @param {number} top the length of a whole bar
  */
-export function signedBars(values, attributes = {}) {
-  const top = values.reduce((/** @type {number} */ most, value) => Math.max(most, Math.abs(value ?? 0)), 0) || 1;
+export function signedBars(values, attributes = {}, top = largestOf(values)) {
   let up = "",
     down = "";
   values.forEach((value, i) => {
@@ -46,6 +46,11 @@ export function signedBars(values, attributes = {}) {
     svg("path", { class: "down", d: down }),
     svg("path", { class: "axis", d: `M0 100h${values.length}` }),
   );
+}
+
+/** @param {Numbers} values */
+function largestOf(values) {
+  return values.reduce((/** @type {number} */ most, value) => Math.max(most, Math.abs(value ?? 0)), 0) || 1;
 }
 
 /**

@@ -1,7 +1,7 @@
 // What is looked at, as the address says it: #layer=3&head=1&token=10. Back and forward work.
 
-const NUMBERS = ["step", "layer", "head", "token", "other", "moment", "after"];
-const START = { step: 1, view: "text", lang: "", theme: "", stat: "entropy", dir: "to" };
+const NUMBERS = ["step", "layer", "head", "token", "other", "moment", "after", "rank"];
+const START = { step: 1, view: "cards", lang: "", theme: "", stat: "entropy", dir: "to" };
 
 /**
  * What is looked at. Layer, head and token are there as soon as a view is drawn, because main.js sets
@@ -13,6 +13,7 @@ const START = { step: 1, view: "text", lang: "", theme: "", stat: "entropy", dir
  *   keysfrom?: string, change?: string, count?: string, hide?: string, even?: string,
  *   answer?: string, against?: string, after?: number, how?: string, asked?: string, sort?: string,
  *   more?: string, by?: string, without?: string, shows?: string,
+ *   guesses?: string, card?: string, rank?: number, ran?: string,
  * }} State
  */
 

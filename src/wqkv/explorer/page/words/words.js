@@ -4,6 +4,7 @@
 // learner: a token is a word here, which the page says once.
 
 import { state } from "../reading/state.js";
+import { cardsTexts } from "./cards.js";
 import { frameTexts } from "./frame.js";
 import { headsTexts } from "./heads.js";
 import { mapTexts } from "./map.js";
@@ -18,6 +19,7 @@ import { writingTexts } from "./writing.js";
 
 export const TEXTS = {
   ...frameTexts,
+  ...cardsTexts,
   ...stepsTexts,
   ...textTexts,
   ...headsTexts,
