@@ -14,7 +14,7 @@ import { outcome } from "./outcome.js";
 
 /** @import { ChangedMapsAnswer, ExperimentAnswer, MadeFacts, ProofFacts } from "../types" */
 
-const SMALL = 48; // blocks a side of a small map; a saved page has these: SMALL in explorer/cards.py
+const CARD_BLOCKS = 48; // blocks a side of a small map; a saved page has these: SMALL of explorer/cards.py
 
 /**
  * @param {ExperimentAnswer} answer
@@ -71,7 +71,7 @@ export function answeredCard(answer, made, chosen, asked, again) {
   let maps; // for the picture, once they are there
   const drawn =
     made.shows === "weights" &&
-    whenAnswered(askFor("changedmaps", { ...asked, size: SMALL }), found => {
+    whenAnswered(askFor("changedmaps", { ...asked, size: CARD_BLOCKS }), found => {
       maps = found;
       return [changedMaps(found), meansOf(found)];
     });
@@ -87,7 +87,8 @@ export function answeredCard(answer, made, chosen, asked, again) {
         verdictLine(made, chosen, said.guesses),
         h("p", { class: "note" }, said.headline),
         h("p", { class: "big" }, made.headline[0], " → ", h("b", {}, made.headline[1])),
-        h("p", {}, said.answer, said.reason && [" ", said.reason]),
+        h("p", {}, said.answer),
+        said.reason && h("p", {}, said.reason),
         made.same && h("p", { class: "residual" }, t(made.same.holds ? "cardSame" : "cardNotSame", proofWords(made.same))),
         rankChoice(answer),
         h("p", { class: "note" }, h("b", {}, t("cardLimit")), " ", answer.asked[lang()].limits),
@@ -95,7 +96,8 @@ export function answeredCard(answer, made, chosen, asked, again) {
         h(
           "p",
           { class: "controls" },
-          h("button", { "data-key": `guess-${answer.name}-0`, onclick: again }, t("guessAgain")),
+          // has the key of the guess that was pressed, and so its focus
+          h("button", { "data-key": `guess-${answer.name}-${made.names.indexOf(chosen)}`, onclick: again }, t("guessAgain")),
           made.changes && !recorded && h("button", { "data-key": `runon-${answer.name}`, "aria-pressed": String(ran(answer.name)), onclick: () => toggleRun(answer.name) }, t("runOn")),
         ),
       ),

@@ -20,12 +20,12 @@ function guessed() {
 
 /**
  * @param {string} name
- * @param {string | null} guess null guesses again
+ * @param {string | null} picked null guesses again
  */
-function guess(name, guess) {
+function guess(name, picked) {
   const all = guessed();
-  if (guess === null) all.delete(name);
-  else all.set(name, guess);
+  if (picked === null) all.delete(name);
+  else all.set(name, picked);
   found = name;
   go({ guesses: [...all].map(pair => pair.join(":")).join(","), card: name });
 }
