@@ -1,4 +1,4 @@
-"""The cards of Why?: each number is Python's, in both languages; guesses, refusals, what is saved."""
+"""The cards of Why?: each number is Python's, in both languages; guesses, refusals, saved cards."""
 
 import json
 import re
@@ -39,8 +39,8 @@ def found(site):
 
 def test_the_page_opens_on_the_question(open_page, site):
     page = open_page(url=site.url, fresh=True)
-    assert page.locator("[role='tab']").first.inner_text() == "Why?"
-    assert page.locator("[role='tab']").first.get_attribute("aria-selected") == "true"
+    first = page.locator("#tabs [role='tab']").first
+    assert first.inner_text() == "Why?" and first.get_attribute("aria-selected") == "true"
     names = page.locator(".card").evaluate_all("cards => cards.map(card => card.dataset.card)")
     assert names == list(HEAD_QUESTIONS)
     assert "Why three matrices?" in page.locator(".card h3").first.inner_text()
