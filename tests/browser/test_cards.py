@@ -191,6 +191,19 @@ def test_the_rank_is_chosen(open_page, site):
     assert right_guess(found) == "finds" and part.locator(".guess.so").count() == 1
 
 
+@pytest.mark.parametrize("name", ["same_matrix", "shuffled_heads"])
+def test_how_often_it_is_so(open_page, site, found, name):
+    page = open_page(f"{WHY}&guesses={name}:{guesses(found[name])[0]}")
+    counts = experiments.how_often(site.view, name, IT)
+    same, all_ = counts[right_guess(found[name])], sum(counts.values())
+    of_what = {72: "heads", 6: "layers"}[all_]
+    said_there = shown(page, name).locator(".often").inner_text()
+    assert (
+        said_there
+        == f"For this word it comes out so in {same} of the {all_} {of_what} of the model."
+    )
+
+
 def test_what_the_model_makes_of_it(open_page, site, found):
     page = open_page(f"{WHY}&guesses=same_matrix:itself,concat_or_sum:same")
     assert shown(page, "concat_or_sum").locator("[data-key^='runon']").count() == 0

@@ -174,6 +174,7 @@ ORDER = (
     "wqkv.experiments.changed_head",
     "wqkv.experiments.guesses",
     "wqkv.experiments.switches",
+    "wqkv.experiments.how_often",
     "wqkv.experiments",
     "wqkv.corpus.documents",
     "wqkv.corpus.measures",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from wqkv import experiments
 from wqkv.draw.cards import SHOWS, card, digits
 from wqkv.draw.to_json import plain
 from wqkv.experiments.asked_of_heads import HEAD_QUESTIONS, NoExperiment, head_questions
 from wqkv.experiments.changed_head import Experiment, HeadState, Measured
 from wqkv.experiments.guesses import guesses, headline, number_of, right_guess
+from wqkv.experiments.how_often import OF_LAYERS, how_often, run_experiment
 from wqkv.explorer.api import Api, OpenView, changed_answer
 from wqkv.explorer.request import Parameters
 from wqkv.explorer.schema import (
@@ -19,6 +19,7 @@ from wqkv.explorer.schema import (
     ExperimentAnswer,
     MadeFacts,
     MeasuredFacts,
+    OftenAnswer,
     WhatIfAnswer,
 )
 from wqkv.sentences import LANGUAGES
@@ -65,10 +66,8 @@ def _asked(seen: OpenView, ask: Parameters) -> tuple[str, int | None]:
 
 
 def _run(seen: OpenView, ask: Parameters, name: str, rank: int | None = None) -> Experiment:
-    further = () if rank is None else (rank,)
-    at = ask.integers("layer", "head", "token")
-    found: Experiment = getattr(experiments, name)(seen.view, *at, *further)
-    return found
+    layer, head, token = ask.integers("layer", "head", "token")
+    return run_experiment(name, seen.view, layer, head, token, rank)
 
 
 def _made(seen: OpenView, found: Experiment, ask: Parameters) -> MadeFacts:
@@ -158,6 +157,20 @@ def changed_maps(
             f"found = {found.python}",
             f"found.before.map.thumbnail({size}), found.after.map.thumbnail({size})",
         ),
+    )
+
+
+def often(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> OftenAnswer:
+    """In how many heads of the model a question comes out as it does here, for the same token."""
+    (name, rank), token = _asked(seen, ask), ask.integer("token")
+    counts = how_often(seen.view, name, token, rank, progress)
+    right = right_guess(_run(seen, ask, name, rank))
+    further = "" if rank is None else f", {rank}"
+    return OftenAnswer(
+        same=counts.get(right, 0),
+        total=sum(counts.values()),
+        layers=name in OF_LAYERS,
+        python=seen.says(f"wqkv.experiments.how_often(view, {name!r}, {token}{further})"),
     )
 
 

@@ -350,4 +350,5 @@ SLOW: dict[str, Handler] = {
     "effectblocks": effectblocks,
     "changedmaps": cards.changed_maps,
     "runon": cards.run_on,
+    "often": cards.often,
 }

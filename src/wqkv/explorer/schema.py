@@ -548,6 +548,15 @@ class ChangedMapsAnswer(TypedDict):
     python: str
 
 
+class OftenAnswer(TypedDict):
+    """In how many of all heads an experiment comes out alike; with `layers`, in how many layers."""
+
+    same: int
+    total: int
+    layers: bool
+    python: str
+
+
 class Answers(TypedDict):
     """The answers about a view, by the last part of their address: api/views/{view}/row."""
 
@@ -567,6 +576,7 @@ class Answers(TypedDict):
     experiment: ExperimentAnswer
     changedmaps: ChangedMapsAnswer
     runon: WhatIfAnswer
+    often: OftenAnswer
 
 
 Answer = (
@@ -584,6 +594,7 @@ Answer = (
     | ExperimentAnswer
     | ChangedMapsAnswer
     | WhatIfAnswer
+    | OftenAnswer
 )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections import Counter
 
 import pytest
 import torch
@@ -196,3 +197,26 @@ def test_report_in_chinese(llama):
     assert lines[1] == "实验 swapped，第 1 层第 4 头，词元 19：分数(i, j) := 分数(j, i)"
     assert any(line.startswith("  反方向的权重: ") for line in lines)
     assert lines[-1] == head_questions("zh")["swapped"].limits
+
+
+# In all heads of a model
+
+
+def test_how_often(llama):
+    """The same as one experiment after the other; progress tells of every head."""
+    told = []
+    found = experiments.how_often(llama, "big_weight", 19, progress=lambda *now: told.append(now))
+    places = [(layer, head) for layer in range(llama.model.sizes.n_layer) for head in range(6)]
+    each = [right_guess(of(llama, "big_weight", *at, 19)) for at in places]
+    assert found == dict(Counter(each)) and sum(found.values()) == len(places)
+    assert told == [(done, len(places)) for done in range(1, len(places) + 1)]
+    layers = experiments.how_often(llama, "shuffled_heads", 19)
+    assert sum(layers.values()) == llama.model.sizes.n_layer
+    assert experiments.how_often(llama, "low_rank", 19, 3) == {}  # with RoPE it cannot be made
+    assert experiments.how_often(llama, "unscaled", 0) == {None: len(places)}
+
+
+def test_an_experiment_that_is_not_there(llama):
+    says = "There is no experiment 'why'.\nPass one of: no_projection, same_matrix,"
+    with pytest.raises(ArgumentError, match=says):
+        experiments.how_often(llama, "why", 3)

@@ -103,7 +103,7 @@ def test_a_long_text_keeps_the_chosen_head(api, monkeypatch):
     answers = made["answers"]
     assert made["left_out"] == ["everything but the chosen head: the text is long"]
     kinds = {key.partition("?")[0].rpartition("/")[2] for key in answers}
-    run_anew = {"choices", "effects", "effectblocks", "runon"}  # of these the model runs
+    run_anew = {"choices", "effects", "effectblocks", "runon", "often"}  # of these the model runs
     asked = {"model", "1", "story", "row", "column", "tile", "experiment", *module.SLOW}
     assert kinds == asked - run_anew - {"grid", "changedmaps"}
     assert "views/1/tile?head=4&k0=15&k1=23&layer=1&q0=15&q1=23" in answers

@@ -34,6 +34,7 @@ ASKED = {
     "effectblocks": HEAD | {"size": 4, "how": "zero", "at": 5},
     "experiment": HEAD | {"name": "no_projection", "token": 5},
     "changedmaps": HEAD | {"name": "unscaled", "token": 5, "size": 4},
+    "often": HEAD | {"name": "unscaled", "token": 5},
     "runon": HEAD | {"name": "same_matrix", "token": 5},
 }
 

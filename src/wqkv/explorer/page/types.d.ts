@@ -513,6 +513,14 @@ export interface ChangedMapsAnswer {
   python: string;
 }
 
+/** In how many of all heads an experiment comes out alike; with `layers`, in how many layers. */
+export interface OftenAnswer {
+  same: number;
+  total: number;
+  layers: boolean;
+  python: string;
+}
+
 /** The answers about a view, by the last part of their address: api/views/{view}/row. */
 export interface Answers {
   story: StoryAnswer;
@@ -531,11 +539,12 @@ export interface Answers {
   experiment: ExperimentAnswer;
   changedmaps: ChangedMapsAnswer;
   runon: WhatIfAnswer;
+  often: OftenAnswer;
 }
 
 /** What a saved page has inside: the answers by the addresses that the page would ask. */
 export interface Recorded {
-  answers: { [name: string]: ServedModel | ViewAnswer | StoryAnswer | CellAnswer | RowAnswer | TileAnswer | ColumnAnswer | ThumbnailAnswer | ReceivedAnswer | DistancesAnswer | LinksAnswer | GridAnswer | ChoicesAnswer | ExperimentAnswer | ChangedMapsAnswer | WhatIfAnswer };
+  answers: { [name: string]: ServedModel | ViewAnswer | StoryAnswer | CellAnswer | RowAnswer | TileAnswer | ColumnAnswer | ThumbnailAnswer | ReceivedAnswer | DistancesAnswer | LinksAnswer | GridAnswer | ChoicesAnswer | ExperimentAnswer | ChangedMapsAnswer | WhatIfAnswer | OftenAnswer };
   cap: number;
   left_out: string[];
 }
@@ -546,7 +555,7 @@ export interface JobFacts {
   what: string;
   done: number;
   total: number;
-  result?: ViewName | GenerateAnswer | WhyAnswer | GroupsAnswer | StoryAnswer | CellAnswer | RowAnswer | TileAnswer | ColumnAnswer | ThumbnailAnswer | ReceivedAnswer | DistancesAnswer | LinksAnswer | GridAnswer | ChoicesAnswer | ExperimentAnswer | ChangedMapsAnswer | WhatIfAnswer;
+  result?: ViewName | GenerateAnswer | WhyAnswer | GroupsAnswer | StoryAnswer | CellAnswer | RowAnswer | TileAnswer | ColumnAnswer | ThumbnailAnswer | ReceivedAnswer | DistancesAnswer | LinksAnswer | GridAnswer | ChoicesAnswer | ExperimentAnswer | ChangedMapsAnswer | WhatIfAnswer | OftenAnswer;
   error?: string;
   do?: string;
 }

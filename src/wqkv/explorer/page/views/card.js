@@ -3,7 +3,7 @@
 import { whenAnswered } from "../frame/awaited.js";
 import { foot } from "../frame/foot.js";
 import { h } from "../parts/dom.js";
-import { power, short, weight } from "../parts/format.js";
+import { count, power, short, weight } from "../parts/format.js";
 import { keyTag } from "../parts/token.js";
 import { askFor } from "../reading/opened.js";
 import { recorded } from "../reading/server.js";
@@ -89,6 +89,7 @@ export function answeredCard(answer, made, chosen, asked, again) {
         h("p", { class: "big" }, made.headline[0], " → ", h("b", {}, made.headline[1])),
         h("p", {}, said.answer),
         said.reason && h("p", {}, said.reason),
+        !recorded && whenAnswered(askFor("often", asked), often => h("p", { class: "often" }, t(often.layers ? "oftenLayers" : "oftenHeads", { same: count(often.same), all: count(often.total) }))),
         made.same && h("p", { class: "residual" }, t(made.same.holds ? "cardSame" : "cardNotSame", proofWords(made.same))),
         rankChoice(answer),
         h("p", { class: "note" }, h("b", {}, t("cardLimit")), " ", answer.asked[lang()].limits),

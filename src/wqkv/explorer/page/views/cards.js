@@ -46,7 +46,7 @@ export async function cardsView() {
     h(
       "p",
       { class: "note cardssay" },
-      h("span", {}, t("cardsSay"), " ", tokenTag(state.token), ", ", t("atBoth", { layer: state.layer, head: state.head })),
+      h("span", {}, t("cardsSay"), " ", tokenTag(state.token), " · ", t("atBoth", { layer: state.layer, head: state.head })),
       all.size > 0 && h("button", { class: "quiet", "data-key": "guess-all", onclick: () => go({ guesses: null, card: null, ran: null }) }, t("closeCards")),
     ),
     grid,

@@ -46,7 +46,16 @@ export const cardsTexts = /** @type {const} */ ({
   ],
   cardNumbers: ["All numbers and the proof", "全部数字与验证"],
   cardMeans: ["Means over all words:", "所有词的均值："],
+  oftenHeads: [
+    "For this word it comes out so in {same} of the {all} heads of the model.",
+    "对这个词来说，模型的 {all} 个头里有 {same} 个是这样。",
+  ],
+  oftenLayers: [
+    "For this word it comes out so in {same} of the {all} layers of the model.",
+    "对这个词来说，模型的 {all} 层里有 {same} 层是这样。",
+  ],
   runOn: ["What does the whole model make of it?", "整个模型会怎样？"],
   job_runon: ["Running the model on from the changed head", "正在从改动的头继续运行模型"],
+  job_often: ["Asking the same of every head", "正在对每个头做同样的实验"],
   job_changedmaps: ["Drawing both maps", "正在绘制两张图"],
 });
