@@ -19,7 +19,6 @@ from wqkv.experiments.changed_head import ChangedHead, Experiment, HeadState, Me
 from wqkv.layer.attention import MultiheadAttention
 from wqkv.maps.proof import Proof, sum_rounding
 from wqkv.sentences.experiments import BETWEEN
-from wqkv.study.part import position_of
 from wqkv.study.view import View
 
 
@@ -260,9 +259,8 @@ def low_rank(view: View, layer: int, head: int, i: int, r: int) -> Experiment:
 
 def _between(layer: MultiheadAttention) -> list[tuple[str, str]]:
     """What stands between WQ and WK, so that a score is no x W x^T, in English and Chinese."""
-    rotation = position_of(layer)
     parts = (
-        (isinstance(layer.position, RoPE), (rotation, f" {rotation}")),
+        (isinstance(layer.position, RoPE), BETWEEN["position"]),
         (layer.norm, BETWEEN["norm"]),
         (layer.clip, BETWEEN["clip"]),
         (layer.temperature, BETWEEN["temperature"]),

@@ -438,6 +438,7 @@ REFUSALS = {
 
 #: What may stand between WQ and WK.
 BETWEEN = {
+    "position": ("RoPE", " RoPE"),
     "norm": ("the norm of q and k", " q 和 k 的归一化"),
     "clip": ("the clipping of q and k", " q 和 k 的截断"),
     "temperature": ("the temperature of q", " q 的温度"),
