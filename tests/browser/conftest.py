@@ -93,7 +93,12 @@ class Opener:
         self.view = self.shared.url.partition("&v=")[2].partition("&")[0]
 
     def __call__(self, state: str = "", *, fresh: bool = False, **options):
-        """A page at a state: open_page("step=4"). One serves all tests unless told otherwise."""
+        """A page at a state: open_page("step=4"). One serves all tests unless told otherwise.
+
+        It shows the text unless the state names another view: the page itself opens on the cards.
+        """
+        if "view=" not in state and "url" not in options:  # a saved page has a start of its own
+            state = f"{state}&view=text".removeprefix("&")
         if fresh or options:
             return self.new(state, **options)
         self.shared.evaluate("document.activeElement.blur(); scrollTo(0, 0)")

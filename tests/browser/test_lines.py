@@ -246,7 +246,7 @@ def test_the_lines_in_windows_of_all_widths(open_page, site, width, lang):
         "words => words.map(word => { const b = word.getBoundingClientRect(); return [b.left, b.right, b.top] })"
     )
     assert len(boxes) == 2 * site.view.n
-    assert all(0 <= left and right <= width for left, right, _ in boxes)
+    assert all(left >= 0 and right <= width for left, right, _ in boxes)
     tops = {round(top) for *_, top in boxes}
     assert len(tops) == (site.view.n if width < 820 else 2)  # upright below 820 pixels
     if width >= 820:

@@ -16,6 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
 import wqkv
 from tests.tiny import text, tiny_llama
 from wqkv.maps.shared import Part
+from wqkv.study.callbacks import silent
 from wqkv.study.model import OpenModel
 from wqkv.study.tokens import TokenizedText
 
@@ -453,6 +454,13 @@ ARGUMENTS: dict[str, dict[str, Callable[[], Any]]] = {
     ),
     **{f"experiments.{name}": ROW for name in wqkv.experiments.HEAD_QUESTIONS},
     "experiments.low_rank": {**ROW, "r": lambda: 2},
+    "experiments.how_often": {
+        "view": view_without_rope,
+        "name": lambda: "low_rank",
+        "i": lambda: 2,
+        "r": lambda: 2,
+        "progress": lambda: silent,
+    },
     "sample_of": {"sequence": lambda: list(range(N))},
     "RoPE.frequencies": {},
     "labelled": {"label": lambda: "x"},

@@ -113,6 +113,7 @@ def public_doors() -> Iterator[str]:
             methods = (f"{name}.{method}" for method in own_methods(it))
             yield from (method for method in methods if method not in REFUSED)
     yield from (f"experiments.{name}" for name in wqkv.experiments.HEAD_QUESTIONS)
+    yield "experiments.how_often"
 
 
 Arguments = dict[str, Callable[[], Any]]

@@ -16,6 +16,7 @@ Experiment unscaled of layer 1, head 2, token 4: scale = 1
 
 from wqkv.experiments.asked_of_heads import HEAD_QUESTIONS
 from wqkv.experiments.changed_head import Experiment, HeadState, Measured
+from wqkv.experiments.how_often import how_often
 from wqkv.experiments.switches import (
     big_weight,
     concat_or_sum,
@@ -38,6 +39,7 @@ __all__ = [
     "Measured",
     "big_weight",
     "concat_or_sum",
+    "how_often",
     "low_rank",
     "merged",
     "no_key_bias",

@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from wqkv.attend.call import Call
 from wqkv.attend.engines import reference
 from wqkv.errors import ArgumentError
-from wqkv.experiments.asked_of_heads import HEAD_QUESTIONS
+from wqkv.experiments.asked_of_heads import HEAD_QUESTIONS, NoExperiment, head_questions
 from wqkv.layer.attention import MultiheadAttention
 from wqkv.maps.attention_map import AttentionMap, map_of
 from wqkv.maps.proof import Proof
+from wqkv.sentences import in_language
+from wqkv.sentences.experiments import NUMBERS, REPORT, UNITS
 from wqkv.study.head_matrices import head_matrices, plain_layer, rows_of
 from wqkv.study.opened_layer import BLOCK, OpenLayer
 from wqkv.study.view import View
@@ -43,12 +45,17 @@ class Measured(NamedTuple):
     after: float | None = None
 
     def __str__(self) -> str:
+        return self.said("en")
+
+    def said(self, lang: str) -> str:
+        """The name, the number before and after, and the unit, in English or Chinese."""
+        name, unit = in_language(NUMBERS, lang)[self.name], in_language(UNITS, lang)[self.unit]
         shown = [
             f"{one:,}" if isinstance(one, int) else f"{one:.4g}"
             for one in (self.before, self.after)
             if one is not None
         ]
-        return f"{self.name}: {' -> '.join(shown)} {self.unit}".rstrip()
+        return f"{name}: {' -> '.join(shown)} {unit}".rstrip()
 
 
 class HeadState(NamedTuple):
@@ -93,19 +100,34 @@ class Experiment:
     trained: TrainedHead
 
     def __repr__(self) -> str:
-        where = f"layer {self.layer}, head {self.head}, token {self.row}"
-        return f"Experiment {self.name} of {where}: {self.change}"
+        return self._where("en")
 
-    def report(self) -> str:
-        """The question, the change, every number before and after, and the limits, as lines."""
+    def _where(self, lang: str) -> str:
+        return in_language(REPORT, lang)["where"].format(
+            name=self.name,
+            layer=self.layer,
+            head=self.head,
+            row=self.row,
+            change=head_questions(lang)[self.name].change,
+        )
+
+    def report(self, lang: str = "en") -> str:
+        """The question, the change, every number before and after, and the limits, as lines.
+
+        Args:
+            lang: "en" or "zh".
+        """
+        asked, said = head_questions(lang)[self.name], in_language(REPORT, lang)
         tokens, keys = self.trained.view.reading.tokens, self.trained.view.keys.tokens
         link = f"{tokens[self.row]!r} -> {keys[self.key]!r}"
-        lines = [self.question, repr(self), f"strongest link as trained: {link}"]
-        lines += [f"  {one}" for one in self.numbers]
+        lines = [asked.question, self._where(lang), said["strongest"].format(link=link)]
+        lines += [f"  {one.said(lang)}" for one in self.numbers]
         if self.same is not None:
-            said = "the same to rounding" if self.same.holds else "NOT the same"
-            lines.append(f"  {said}: off by {self.same.difference:.1e} of {self.same.size:.3g}")
-        return "\n".join([*lines, self.limits])
+            found = said["same" if self.same.holds else "not_same"].format(
+                difference=f"{self.same.difference:.1e}", size=f"{self.same.size:.3g}"
+            )
+            lines.append(f"  {found}")
+        return "\n".join([*lines, asked.limits])
 
     @property
     def question(self) -> str:
@@ -178,7 +200,11 @@ class TrainedHead:
     @property
     def plain(self) -> MultiheadAttention:
         """The layer, or an error where its heads do not have one WQ, WK, WV and WO each."""
-        return plain_layer(self.view.model, self.layer)
+        try:
+            return plain_layer(self.view.model, self.layer)
+        except ArgumentError as error:
+            model = self.view.model.name
+            raise NoExperiment("not_plain", layer=self.layer, model=model) from error
 
     def part_of(self, name: str) -> tuple[Tensor, Tensor]:
         """The head's rows of a matrix, and of its bias, which is 0 where there is none."""
@@ -197,10 +223,8 @@ class TrainedHead:
         rows = rows_of(layer, name, self.head)
         sizes = [list(one.T.shape) for one in (getattr(layer, name).weight[rows], weight)]
         if sizes[0] != sizes[1]:
-            raise ArgumentError(
-                f"The head's part of {name} is {sizes[0]}, and what would replace it {sizes[1]}.\n"
-                "Ask a layer where they are alike."
-            )
+            has, given = map(str, sizes)
+            raise NoExperiment("sizes", name=name, has=has, given=given)
         # The copy is of the modules alone: it shares all tensors but the one that changes. The
         # model's own modules are left as they are, because other threads may be running them.
         shared = {id(tensor): tensor for tensor in (*layer.parameters(), *layer.buffers())}

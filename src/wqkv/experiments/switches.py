@@ -14,10 +14,11 @@ from wqkv.attend.rope import RoPE
 from wqkv.doors import door
 from wqkv.effects.circuits import factors_of
 from wqkv.errors import ArgumentError
-from wqkv.experiments.changed_head import ChangedHead, Experiment, Measured, TrainedHead
+from wqkv.experiments.asked_of_heads import NoExperiment
+from wqkv.experiments.changed_head import ChangedHead, Experiment, HeadState, Measured, TrainedHead
 from wqkv.layer.attention import MultiheadAttention
 from wqkv.maps.proof import Proof, sum_rounding
-from wqkv.study.part import position_of
+from wqkv.sentences.experiments import BETWEEN
 from wqkv.study.view import View
 
 
@@ -50,7 +51,8 @@ def value_is_key(view: View, layer: int, head: int, i: int) -> Experiment:
         ArgumentError: d_v is not d_k.
     """
     at = TrainedHead(view, layer, head, i)
-    return at.experiment("value_is_key", at.with_part("WV", *at.part_of("WK")))
+    after = at.state(at.with_part("WV", *at.part_of("WK")))
+    return at.experiment("value_is_key", after, _cosine(at.before, after))
 
 
 @door
@@ -66,10 +68,7 @@ def swapped(view: View, layer: int, head: int, i: int) -> Experiment:
     """
     at = TrainedHead(view, layer, head, i)
     if view.reading.source is not None:
-        raise ArgumentError(
-            f"The {view.n} tokens look at the {view.m} of another text, which do not look back.\n"
-            "Ask a part where a text looks at itself."
-        )
+        raise NoExperiment("other_text", n=view.n, m=view.m)
     after = replace(at.call, query=at.call.key, key=at.call.query)
     back = float(at.before.map[0, 0, at.key, i])
     alone = () if _between(at.opened.layer) else (_symmetric_alone(at),)
@@ -145,7 +144,7 @@ def no_key_bias(view: View, layer: int, head: int, i: int) -> Experiment:
     """
     at = TrainedHead(view, layer, head, i)
     if at.plain.WK.bias is None:
-        raise ArgumentError(f"WK of layer {layer} has no bias.\nAsk a model whose WK has one.")
+        raise NoExperiment("no_bias", layer=layer)
     weight, bias = at.part_of("WK")
     call = at.with_part("WK", weight, torch.zeros_like(bias))
     after, same, rules = at.state(call), None, at.call.rules
@@ -173,6 +172,7 @@ def shuffled_heads(view: View, layer: int, head: int, i: int) -> Experiment:
     return at.experiment(
         "shuffled_heads",
         alone,
+        _cosine(before, alone),
         *map(Measured, ("largest number of the output", "largest change of it"), ("", ""), largest),
         same=same,
         before=before,
@@ -193,7 +193,9 @@ def concat_or_sum(view: View, layer: int, head: int, i: int) -> Experiment:
     bias = _output(at, torch.zeros_like(contexts), parts)
     after = before._replace(output=added.sum(dim=0) + bias)
     same = Proof.compare(after.output, before.output, sum_rounding(before.output), 1)
-    return at.experiment("concat_or_sum", after, same=same, before=before)
+    lengths = (float(one.output.norm()) for one in (before, after))
+    length = Measured("length of the output", "", *lengths)
+    return at.experiment("concat_or_sum", after, length, same=same, before=before)
 
 
 @door
@@ -206,7 +208,8 @@ def big_weight(view: View, layer: int, head: int, i: int) -> Experiment:
         ArgumentError: nothing else is in the row.
     """
     at = TrainedHead(view, layer, head, i)
-    view.row_without(layer, head, i, at.key)  # raises where it is alone
+    if int(at.before.scores.isfinite().sum()) == 1:
+        raise NoExperiment("alone", row=i, key=at.key, head=head, layer=layer)
     others = (torch.arange(view.m, device="cpu") != at.key).view(1, 1, 1, -1)
     rules = replace(at.call.rules, mask=at.call.rules.mask & Dense(others))
     added = view.row(layer, head, i).effects
@@ -254,25 +257,23 @@ def low_rank(view: View, layer: int, head: int, i: int, r: int) -> Experiment:
 # What several of them need
 
 
-def _between(layer: MultiheadAttention) -> list[str]:
-    """What stands between WQ and WK, so that a score is no x W x^T."""
+def _between(layer: MultiheadAttention) -> list[tuple[str, str]]:
+    """What stands between WQ and WK, so that a score is no x W x^T, in English and Chinese."""
     parts = (
-        (isinstance(layer.position, RoPE), position_of(layer)),
-        (layer.norm, "the norm of q and k"),
-        (layer.clip, "the clipping of q and k"),
-        (layer.temperature, "the temperature of q"),
+        (isinstance(layer.position, RoPE), BETWEEN["position"]),
+        (layer.norm, BETWEEN["norm"]),
+        (layer.clip, BETWEEN["clip"]),
+        (layer.temperature, BETWEEN["temperature"]),
     )
-    return [name for there, name in parts if there]
+    return [named for there, named in parts if there]
 
 
 def _check_linear(at: TrainedHead) -> MultiheadAttention:
     """The layer, if its scores are x W x^T."""
     layer = at.plain
     if between := _between(layer):
-        raise ArgumentError(
-            f"WQ and WK of layer {at.layer} are no single matrix: between them stands "
-            f"{', '.join(between)}.\nAsk a model without it, such as the packaged default."
-        )
+        en, zh = zip(*between, strict=True)
+        raise NoExperiment("between", layer=at.layer, between=(", ".join(en), "、".join(zh)))
     return layer
 
 
@@ -325,6 +326,12 @@ def _deviation(call: Call) -> float:
     total = call.query[0, 0].double().sum(dim=0) @ call.key[0, 0].double().sum(dim=0)
     around = (_square_sum(call) - total.square() / count).clamp(min=0)
     return float((around / max(1, count - 1)).sqrt())
+
+
+def _cosine(before: HeadState, after: HeadState) -> Measured:
+    """How far what is added points where it did."""
+    found = float(torch.cosine_similarity(before.output, after.output, dim=0))
+    return Measured("cosine with the trained output", "of 1", 1.0, found)
 
 
 def _contexts(at: TrainedHead) -> Tensor:

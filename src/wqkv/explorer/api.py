@@ -20,6 +20,7 @@ from wqkv import __version__
 from wqkv.draw import steps
 from wqkv.draw.to_json import plain
 from wqkv.effects.effect_maps import EffectMaps
+from wqkv.experiments.asked_of_heads import HEAD_QUESTIONS
 from wqkv.explorer import as_python
 from wqkv.explorer.jobs import Refused
 from wqkv.explorer.request import Sampling
@@ -41,7 +42,7 @@ from wqkv.study.one_token import ClearLink, clearest_link
 from wqkv.study.part import ModelPart, position_of, scale_of
 from wqkv.study.tokens import TokenizedText
 from wqkv.study.view import EachLayer, View
-from wqkv.study.whatif import what_if
+from wqkv.study.whatif import Change, what_if
 
 #: At most so many bytes of maps of effects are held, and always those asked for last.
 EFFECTS = 2**30
@@ -182,15 +183,7 @@ class Api:
             python = seen.says(f"view = {call}.view")
             seconds = time.monotonic() - begun
             opened = self.keep(OpenView(found.view, _clearest(links), seconds, python))
-        return WhatIfAnswer(
-            before=_outcome(found.before, 1.0),
-            after=_outcome(found.after, found.similarity),
-            change=plain(found.change),
-            layers=plain(found.layers),
-            tokens=found.tokens,
-            view=opened,
-            python=seen.says(call),
-        )
+        return changed_answer(found, opened, seen.says(call))
 
     def generate(
         self, seen: OpenView, count: int, drawn: Sampling | None, progress: Progress
@@ -286,6 +279,7 @@ class Api:
             cannotRead={
                 lang: steps.cannot_read(view.unread, view.model.name, lang) for lang in LANGUAGES
             },
+            questions=list(HEAD_QUESTIONS),
             statistics=view.statistics,
             proofs=plain([view.proof(i) for i in range(view.model.sizes.n_layer)]),
             first={"layer": layer, "head": head, "token": token},
@@ -308,6 +302,19 @@ class Api:
         if self._labels is None:
             self._labels = label_heads(seen.view, progress)
         return self._labels, python
+
+
+def changed_answer(found: Change, view: str | None, python: str) -> WhatIfAnswer:
+    """A text before and after a change; `view` is the name of the changed text, if there is one."""
+    return WhatIfAnswer(
+        before=_outcome(found.before, 1.0),
+        after=_outcome(found.after, found.similarity),
+        change=plain(found.change),
+        layers=plain(found.layers),
+        tokens=found.tokens,
+        view=view,
+        python=python,
+    )
 
 
 def _keep_clearest(links: list[ClearLink], progress: Progress) -> EachLayer:

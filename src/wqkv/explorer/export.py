@@ -12,7 +12,9 @@ from html import escape
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
+from wqkv.experiments.asked_of_heads import HEAD_QUESTIONS
 from wqkv.explorer.api import Api, OpenView
+from wqkv.explorer.cards import SMALL, questions_with_maps
 from wqkv.explorer.matrices import THUMBNAIL
 from wqkv.explorer.numbers import LONG, QUICK, SIDE, SLOW
 from wqkv.explorer.request import Parameters
@@ -90,7 +92,7 @@ def _wanted(
     layers = range(view.model.sizes.n_layer)
     heads = [(one, other) for one in layers for other in range(view.model.sizes.n_head)]
 
-    def of(name: str, layer: int, head: int, **rest: int | str) -> Asked:
+    def of(name: str, layer: int, head: int, /, **rest: int | str) -> Asked:
         return name, {"layer": layer, "head": head, **rest}
 
     def told(layer: int, head: int, i: int) -> list[Asked]:
@@ -118,8 +120,16 @@ def _wanted(
             *([of("thumbnail", layer, head, size=128)] if max(n, m) > SIDE else []),
         ],
     )
+    yield "left_questions", [of("experiment", *at[:2], name=q, token=token) for q in HEAD_QUESTIONS]
     if _long(seen):
         return
+    yield (
+        "left_changed",
+        [
+            of("changedmaps", *at[:2], name=q, token=token, size=SMALL)
+            for q in questions_with_maps(api, seen, at)
+        ],
+    )
     yield "left_cells", [of("cell", layer, head, i=token, j=j) for j in range(min(m, SIDE))]
     grids: list[Asked] = [
         ("grid", {"statistic": name, **({"lang": lang} if name == "label" else {})})

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wqkv.draw import steps
 from wqkv.draw.to_json import plain
-from wqkv.explorer import matters
+from wqkv.explorer import cards, matters
 from wqkv.explorer.api import Api, OpenView
 from wqkv.explorer.jobs import Refused
 from wqkv.explorer.matrices import matrices, matrixcolumn
@@ -276,7 +276,7 @@ def _index(places: tuple[int, int, int, int]) -> str:
 
 def thumbnail(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> ThumbnailAnswer:
     """A whole map in `size` x `size` blocks: of one head, or of all heads of a layer."""
-    layer, size = ask.integer("layer"), _size_of(ask)
+    layer, size = ask.integer("layer"), ask.size()
     head = ask.integer("head") if ask.has("head") else None  # None: all heads of the layer
     if ask.choice("of", "weight", "weight", "contribution") == "contribution":
         head = ask.integer("head")
@@ -295,20 +295,13 @@ def thumbnail(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> 
 def effectblocks(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> ThumbnailAnswer:
     """The effects of a head as means of absolute values in `size` x `size` blocks."""
     layer, head = ask.integers("layer", "head")
-    size, how = _size_of(ask), _how(ask)
+    size, how = ask.size(), _how(ask)
     maps = matters.effect_maps(api, seen, ask.asked_why(), progress)
     lengths = seen.view.n, seen.view.m
     found = maps.map(layer, head, how, seen.view.model.part).thumbnail(size, progress, lengths)
     end = f".thumbnail({size}, lengths={lengths})[0, 0]"
     python = seen.says(*_effects_python(api, seen, ask, end))
     return _blocks(block_means(*lengths, found[0, 0]), python)
-
-
-def _size_of(ask: Parameters) -> int:
-    size = ask.integer("size", 64)
-    if not 1 <= size <= 256:
-        raise Refused(413, f"A side of {size} blocks cannot be drawn.", "Pass 1 to 256.")
-    return size
 
 
 def _blocks(found: BlockMeans, python: str) -> ThumbnailAnswer:
@@ -429,6 +422,7 @@ QUICK: dict[str, Handler] = {
     "cell": cell,
     "row": row,
     "tile": tile,
+    "experiment": cards.experiment,
 }
 #: Those that may take long: they need a pass or more over a map, or a run of the model.
 SLOW: dict[str, Handler] = {
@@ -443,4 +437,7 @@ SLOW: dict[str, Handler] = {
     "effects": effects,
     "effectblocks": effectblocks,
     "next": next_token,
+    "changedmaps": cards.changed_maps,
+    "runon": cards.run_on,
+    "often": cards.often,
 }

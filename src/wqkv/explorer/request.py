@@ -74,6 +74,13 @@ class Parameters:
             raise Refused(400, wrong, f"Pass one of: {', '.join(choices)}.")
         return value
 
+    def size(self) -> int:
+        """How many blocks a side of a small map has: `size`."""
+        size = self.integer("size", 64)
+        if not 1 <= size <= 256:
+            raise Refused(413, f"A side of {size} blocks cannot be drawn.", "Pass 1 to 256.")
+        return size
+
     def asked_why(self) -> AskedWhy:
         """The number that is asked about: `answer`, `against` and `at`, each of which may miss."""
         answer, against = map(self._given.get, ("answer", "against"))

@@ -219,6 +219,73 @@ class CheckedFacts(TypedDict):
     heavy: int
 
 
+class AskedFacts(TypedDict):
+    """What is asked of a head: see `experiments.HEAD_QUESTIONS`."""
+
+    question: str
+    change: str
+    limits: str
+
+
+class CardFacts(TypedDict):
+    """What an experiment's card says in one language: see `draw.cards.Card`."""
+
+    guesses: Sequence[str]
+    headline: str
+    answer: str
+    reason: str
+
+
+class MeasuredFacts(TypedDict):
+    """A number before and after a change, and both with its name and unit in each language."""
+
+    name: str
+    unit: str
+    said: dict[str, str]
+    before: Number
+    after: Number
+
+
+class ChangedLinkFacts(TypedDict):
+    """The weight of a key before and after a change."""
+
+    key: int
+    before: Number
+    after: Number
+
+
+class ChangedFacts(TypedDict):
+    """What one change does to a row: the weight on itself, that of a link, and the output."""
+
+    change: dict[str, str]
+    own: Number
+    link: Number
+    output: Number
+
+
+class MadeFacts(TypedDict):
+    """An experiment that can be made.
+
+    `names` are the guesses in the order in which the cards say them, `right` one of them. `links`
+    are the strongest of the row, and `outputs` what is added before and after, where the card is
+    about it. `beside` are other changes of the same row, the trained head first.
+    """
+
+    cards: dict[str, CardFacts]
+    key: int
+    names: Sequence[str]
+    right: str | None
+    headline: tuple[str, str]
+    numbers: Sequence[MeasuredFacts]
+    shows: Literal["weights", "outputs", "numbers"]
+    links: Sequence[ChangedLinkFacts]
+    outputs: Sequence[Numbers]
+    proof: ProofFacts | None
+    same: ProofFacts | None
+    changes: bool  # whether the model can run on from it
+    beside: Sequence[ChangedFacts]
+
+
 class StartFacts(TypedDict):
     """What the page opens with: a view, or the job that reads it."""
 
@@ -252,8 +319,8 @@ class ViewAnswer(TextFacts):
     """A text as one attention of a model read it.
 
     `read` is what was typed, `target` what was given to be written, `keys` the text whose tokens
-    are looked at where it is another one, and `cannotRead` what is said in each language if the
-    model cannot read all that was typed.
+    are looked at where it is another one, `cannotRead` what is said in each language if the model
+    cannot read all that was typed, and `questions` the experiments in order.
     """
 
     n: int
@@ -263,6 +330,7 @@ class ViewAnswer(TextFacts):
     read: str
     keys: TextFacts | None
     cannotRead: dict[str, str]
+    questions: Sequence[str]
     statistics: Sequence[str]
     proofs: Sequence[ProofFacts]
     first: PlaceFacts
@@ -537,6 +605,41 @@ class GroupsAnswer(TypedDict):
     python: str
 
 
+class ExperimentAnswer(TypedDict):
+    """A question about one row of a head; `made` is None where it is refused, in each language.
+
+    `rank` and `ranks` are the r of low_rank and the largest one.
+    """
+
+    name: str
+    asked: dict[str, AskedFacts]
+    made: MadeFacts | None
+    refused: dict[str, str] | None
+    rank: int | None
+    ranks: int | None
+    python: str
+
+
+class ChangedMapsAnswer(TypedDict):
+    """The maps of a head before and after a change, as means of blocks; and means over all rows."""
+
+    edges: Sequence[int]
+    keys: Sequence[int]
+    before: Table
+    after: Table
+    means: Sequence[MeasuredFacts]
+    python: str
+
+
+class OftenAnswer(TypedDict):
+    """In how many of all heads an experiment comes out alike; with `layers`, in how many layers."""
+
+    same: int
+    total: int
+    layers: bool
+    python: str
+
+
 class Answers(TypedDict):
     """The answers about a view, by the last part of their address: api/views/{view}/row."""
 
@@ -557,6 +660,10 @@ class Answers(TypedDict):
     effects: TileAnswer
     effectblocks: ThumbnailAnswer
     next: NextAnswer
+    experiment: ExperimentAnswer
+    changedmaps: ChangedMapsAnswer
+    runon: WhatIfAnswer
+    often: OftenAnswer
 
 
 Answer = (
@@ -575,6 +682,10 @@ Answer = (
     | GridAnswer
     | ChoicesAnswer
     | NextAnswer
+    | ExperimentAnswer
+    | ChangedMapsAnswer
+    | WhatIfAnswer
+    | OftenAnswer
 )
 
 
@@ -593,9 +704,7 @@ class JobFacts(TypedDict):
     what: str
     done: int
     total: int
-    result: NotRequired[
-        ViewName | WhatIfAnswer | GenerateAnswer | WhyAnswer | GroupsAnswer | Answer
-    ]
+    result: NotRequired[ViewName | GenerateAnswer | WhyAnswer | GroupsAnswer | Answer]
     error: NotRequired[str]
     do: NotRequired[str]
 

@@ -28,6 +28,8 @@ UNREAD = {
 LEFT_OUT = {
     "left_token": ("the chosen word", "选中的词元"),
     "left_map": ("the map of the chosen head", "选中的头的整张图"),
+    "left_questions": ("the questions of Why?", "“为什么？”里的问题"),
+    "left_changed": ("the maps of Why?", "“为什么？”里的图"),
     "left_cells": ("single weights of the chosen word", "选中的词元的单个注意力权重"),
     "left_grids": ("all heads by a number", "所有头的统计"),
     "left_thumbnails": ("the maps of all heads", "所有头的缩略图"),

@@ -75,6 +75,8 @@ def test_what_the_page_asks_for(api, seen):
         "views/1/cell?head=4&i=9&j=12&layer=1",
         "views/1/row?head=4&i=12&layer=1",
         "views/1/story?head=0&lang=zh&layer=0&token=9",
+        "views/1/experiment?head=4&layer=1&name=merged&token=9",
+        "views/1/changedmaps?head=4&layer=1&name=unscaled&size=48&token=9",
         *(f"views/1/grid?statistic={s}" for s in ("entropy", "received", "distance", "sink")),
         "views/1/grid?lang=zh&statistic=label",
     }
@@ -101,10 +103,16 @@ def test_a_long_text_keeps_the_chosen_head(api, monkeypatch):
     answers = made["answers"]
     assert made["left_out"] == ["everything but the chosen head: the text is long"]
     kinds = {key.partition("?")[0].rpartition("/")[2] for key in answers}
-    run_anew = {"choices", "effects", "effectblocks", "next"}  # of these the model runs
-    assert kinds == {"model", "1", "story", "row", "matrices", "tile", *module.SLOW} - run_anew - {
-        "grid"
-    }
+    run_anew = {
+        "choices",
+        "effects",
+        "effectblocks",
+        "next",
+        "runon",
+        "often",
+    }  # of these the model runs
+    asked = {"model", "1", "story", "row", "matrices", "column", "tile", "experiment", *module.SLOW}
+    assert kinds == asked - run_anew - {"grid", "changedmaps"}
     assert "views/1/tile?head=4&k0=15&k1=23&layer=1&q0=15&q1=23" in answers
     assert "views/1/thumbnail?head=4&layer=1&size=128" in answers
 

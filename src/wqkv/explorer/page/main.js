@@ -13,6 +13,7 @@ import { finish, onJob, recorded, Refusal, work } from "./reading/server.js";
 import { go, onState, state } from "./reading/state.js";
 import { panel, readStory, STEPS } from "./steps/panel.js";
 import { strip } from "./steps/strip.js";
+import { cardsView } from "./views/cards.js";
 import { generateView } from "./views/generate.js";
 import { gridView } from "./views/grid.js";
 import { mapView } from "./views/map.js";
@@ -24,7 +25,7 @@ import { lang, t } from "./words/words.js";
 
 /** @import { ViewName } from "./types" */
 
-const VIEWS = { text: () => (opened.text.keys ? pairView() : textView()), grid: gridView, map: mapView, matters: mattersView, whatif: whatifView, generate: generateView };
+const VIEWS = { cards: cardsView, text: () => (opened.text.keys ? pairView() : textView()), grid: gridView, map: mapView, matters: mattersView, whatif: whatifView, generate: generateView };
 const IN_ADDRESS = 1500; // characters of a text that the address carries
 
 // A part of open.html, all of which are there.
@@ -90,7 +91,7 @@ function settle() {
   if (removedKey() === undefined) delete state.without;
   if (state.other !== undefined && state.other >= keyCount()) delete state.other;
   if (!hasStatistic(state.stat)) state.stat = "entropy";
-  if (!(state.view in VIEWS)) state.view = "text";
+  if (!(state.view in VIEWS)) state.view = "cards";
   if (state.step > STEPS) state.step = STEPS;
 }
 

@@ -184,6 +184,66 @@ export interface CheckedFacts {
   heavy: number;
 }
 
+/** What is asked of a head: see `experiments.HEAD_QUESTIONS`. */
+export interface AskedFacts {
+  question: string;
+  change: string;
+  limits: string;
+}
+
+/** What an experiment's card says in one language: see `draw.cards.Card`. */
+export interface CardFacts {
+  guesses: string[];
+  headline: string;
+  answer: string;
+  reason: string;
+}
+
+/** A number before and after a change, and both with its name and unit in each language. */
+export interface MeasuredFacts {
+  name: string;
+  unit: string;
+  said: { [name: string]: string };
+  before: number | null;
+  after: number | null;
+}
+
+/** The weight of a key before and after a change. */
+export interface ChangedLinkFacts {
+  key: number;
+  before: number | null;
+  after: number | null;
+}
+
+/** What one change does to a row: the weight on itself, that of a link, and the output. */
+export interface ChangedFacts {
+  change: { [name: string]: string };
+  own: number | null;
+  link: number | null;
+  output: number | null;
+}
+
+/** An experiment that can be made.
+ * 
+ * `names` are the guesses in the order in which the cards say them, `right` one of them. `links`
+ * are the strongest of the row, and `outputs` what is added before and after, where the card is
+ * about it. `beside` are other changes of the same row, the trained head first. */
+export interface MadeFacts {
+  cards: { [name: string]: CardFacts };
+  key: number;
+  names: string[];
+  right: string | null;
+  headline: [string, string];
+  numbers: MeasuredFacts[];
+  shows: "weights" | "outputs" | "numbers";
+  links: ChangedLinkFacts[];
+  outputs: ((number | null)[])[];
+  proof: ProofFacts | null;
+  same: ProofFacts | null;
+  changes: boolean;
+  beside: ChangedFacts[];
+}
+
 /** What the page opens with: a view, or the job that reads it. */
 export interface StartFacts {
   view?: string;
@@ -240,8 +300,8 @@ export interface ServedModel {
 /** A text as one attention of a model read it.
  * 
  * `read` is what was typed, `target` what was given to be written, `keys` the text whose tokens
- * are looked at where it is another one, and `cannotRead` what is said in each language if the
- * model cannot read all that was typed. */
+ * are looked at where it is another one, `cannotRead` what is said in each language if the model
+ * cannot read all that was typed, and `questions` the experiments in order. */
 export interface ViewAnswer {
   text: string;
   tokens: string[];
@@ -255,6 +315,7 @@ export interface ViewAnswer {
   read: string;
   keys: TextFacts | null;
   cannotRead: { [name: string]: string };
+  questions: string[];
   statistics: string[];
   proofs: ProofFacts[];
   first: PlaceFacts;
@@ -505,6 +566,37 @@ export interface GroupsAnswer {
   python: string;
 }
 
+/** A question about one row of a head; `made` is None where it is refused, in each language.
+ * 
+ * `rank` and `ranks` are the r of low_rank and the largest one. */
+export interface ExperimentAnswer {
+  name: string;
+  asked: { [name: string]: AskedFacts };
+  made: MadeFacts | null;
+  refused: { [name: string]: string } | null;
+  rank: number | null;
+  ranks: number | null;
+  python: string;
+}
+
+/** The maps of a head before and after a change, as means of blocks; and means over all rows. */
+export interface ChangedMapsAnswer {
+  edges: number[];
+  keys: number[];
+  before: ((number | null)[])[];
+  after: ((number | null)[])[];
+  means: MeasuredFacts[];
+  python: string;
+}
+
+/** In how many of all heads an experiment comes out alike; with `layers`, in how many layers. */
+export interface OftenAnswer {
+  same: number;
+  total: number;
+  layers: boolean;
+  python: string;
+}
+
 /** The answers about a view, by the last part of their address: api/views/{view}/row. */
 export interface Answers {
   story: StoryAnswer;
@@ -524,11 +616,15 @@ export interface Answers {
   effects: TileAnswer;
   effectblocks: ThumbnailAnswer;
   next: NextAnswer;
+  experiment: ExperimentAnswer;
+  changedmaps: ChangedMapsAnswer;
+  runon: WhatIfAnswer;
+  often: OftenAnswer;
 }
 
 /** What a saved page has inside: the answers by the addresses that the page would ask. */
 export interface Recorded {
-  answers: { [name: string]: ServedModel | ViewAnswer | StoryAnswer | MatricesAnswer | MatrixColumnAnswer | CellAnswer | RowAnswer | StreamAnswer | TileAnswer | ColumnAnswer | ThumbnailAnswer | ReceivedAnswer | DistancesAnswer | LinksAnswer | GridAnswer | ChoicesAnswer | NextAnswer };
+  answers: { [name: string]: ServedModel | ViewAnswer | StoryAnswer | MatricesAnswer | MatrixColumnAnswer | CellAnswer | RowAnswer | StreamAnswer | TileAnswer | ColumnAnswer | ThumbnailAnswer | ReceivedAnswer | DistancesAnswer | LinksAnswer | GridAnswer | ChoicesAnswer | NextAnswer | ExperimentAnswer | ChangedMapsAnswer | WhatIfAnswer | OftenAnswer };
   cap: number;
   left_out: string[];
 }
@@ -539,7 +635,7 @@ export interface JobFacts {
   what: string;
   done: number;
   total: number;
-  result?: ViewName | WhatIfAnswer | GenerateAnswer | WhyAnswer | GroupsAnswer | StoryAnswer | MatricesAnswer | MatrixColumnAnswer | CellAnswer | RowAnswer | StreamAnswer | TileAnswer | ColumnAnswer | ThumbnailAnswer | ReceivedAnswer | DistancesAnswer | LinksAnswer | GridAnswer | ChoicesAnswer | NextAnswer;
+  result?: ViewName | GenerateAnswer | WhyAnswer | GroupsAnswer | StoryAnswer | MatricesAnswer | MatrixColumnAnswer | CellAnswer | RowAnswer | StreamAnswer | TileAnswer | ColumnAnswer | ThumbnailAnswer | ReceivedAnswer | DistancesAnswer | LinksAnswer | GridAnswer | ChoicesAnswer | NextAnswer | ExperimentAnswer | ChangedMapsAnswer | WhatIfAnswer | OftenAnswer;
   error?: string;
   do?: string;
 }

@@ -26,12 +26,12 @@ export function means(values, most) {
 }
 
 /**
- * Bars above and below a line, one for each number: three paths. `most` is the longest bar's size.
+ * Bars above and below a line, one for each number: three paths.
  *
  * @param {Numbers} values
+ * @param {number} top the length of a whole bar
  */
-export function signedBars(values, attributes = {}, most = 0) {
-  const top = values.reduce((/** @type {number} */ so, value) => Math.max(so, Math.abs(value ?? 0)), most) || 1;
+export function signedBars(values, attributes = {}, top = largestOf(values)) {
   let up = "",
     down = "";
   values.forEach((value, i) => {
@@ -46,6 +46,11 @@ export function signedBars(values, attributes = {}, most = 0) {
     svg("path", { class: "down", d: down }),
     svg("path", { class: "axis", d: `M0 100h${values.length}` }),
   );
+}
+
+/** @param {Numbers} values */
+function largestOf(values) {
+  return values.reduce((/** @type {number} */ most, value) => Math.max(most, Math.abs(value ?? 0)), 0) || 1;
 }
 
 /**
@@ -72,7 +77,7 @@ export function vector(name, values, most = 0) {
     "figure",
     { class: "vector" },
     h("figcaption", {}, h("b", {}, name), ` ${spread}`, per > 1 && t("eachMean", { per }), all),
-    signedBars(bars, { role: "img", "aria-label": `${name}: ${spread}` }, per > 1 ? 0 : most),
+    signedBars(bars, { role: "img", "aria-label": `${name}: ${spread}` }, per > 1 ? undefined : most || undefined),
   );
 }
 

@@ -1,7 +1,7 @@
 // What is looked at, as the address says it: #layer=3&head=1&token=10. Back and forward work.
 
-const NUMBERS = ["step", "layer", "head", "token", "other", "moment", "after"];
-const START = { step: 1, view: "text", lang: "", theme: "", stat: "maps", dir: "to" };
+const NUMBERS = ["step", "layer", "head", "token", "other", "moment", "after", "rank"];
+const START = { step: 1, view: "cards", lang: "", theme: "", stat: "maps", dir: "to" };
 
 /**
  * What is looked at. Layer, head and token are there as soon as a view is drawn, because main.js sets
@@ -16,6 +16,7 @@ const START = { step: 1, view: "text", lang: "", theme: "", stat: "maps", dir: "
  *   as?: string, with?: string,
  *   least?: string, dim?: string, faint?: string,
  *   temperature?: string, topk?: string, topp?: string, seed?: string, drawn?: string,
+ *   guesses?: string, card?: string, rank?: number, ran?: string,
  * }} State
  */
 

@@ -5,6 +5,7 @@
 
 import { state } from "../reading/state.js";
 import { answerTexts } from "./answer.js";
+import { cardsTexts } from "./cards.js";
 import { frameTexts } from "./frame.js";
 import { headsTexts } from "./heads.js";
 import { linesTexts } from "./lines.js";
@@ -22,6 +23,7 @@ import { writingTexts } from "./writing.js";
 
 export const TEXTS = {
   ...frameTexts,
+  ...cardsTexts,
   ...answerTexts,
   ...streamTexts,
   ...stepsTexts,
