@@ -31,6 +31,7 @@ from wqkv.explorer.schema import (
     RowAnswer,
     SourceFacts,
     StoryAnswer,
+    StoryWords,
     ThumbnailAnswer,
     TileAnswer,
 )
@@ -39,7 +40,7 @@ from wqkv.sentences import LANGUAGES
 from wqkv.study.answers import BlockMeans, HeadGrid
 from wqkv.study.callbacks import Progress
 from wqkv.study.heads import label_grid
-from wqkv.study.one_token import token_story
+from wqkv.study.one_token import TokenStory, token_story
 from wqkv.study.view import block_means, edges
 
 #: The most weights of one side of a tile.
@@ -55,11 +56,9 @@ def story(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> Stor
     layer, head, token = ask.integers("layer", "head", "token")
     lang = ask.choice("lang", "en", *LANGUAGES)
     told = token_story(seen.view, layer, head, token)
-    group, kept = head // (told.n_head // told.n_kv_head), token  # whose k and v are shown
     source: SourceFacts | None = None
     if told.source is not None:
-        kept = told.source.token
-        source = {"token": kept, "x": plain(told.source.x)}
+        source = {"token": told.source.token, "x": plain(told.source.x)}
     answer = StoryAnswer(
         model=told.model,
         family=told.family,
@@ -87,13 +86,7 @@ def story(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> Stor
             {"token": told.keys[j], "position": j, "weight": told.weights[j].item()}
             for j in told.ranked[:RANKED]
         ],
-        steps=plain(steps.tell(told, lang=lang)),
-        proofSentence=steps.prove(told, lang),
-        python=seen.says(
-            f"layer = view.layer({layer})",
-            f"layer.q[0, {head}, {token}], layer.k[0, {group}, {kept}],"
-            f" layer.v[0, {group}, {kept}], view.row({layer}, {head}, {token})",
-        ),
+        **story_words(seen, told, lang),
     )
     if max(seen.view.n, seen.view.m) <= LONG:  # of a longer one the row has the strongest
         answer["sentence"] = told.sentence
@@ -102,6 +95,24 @@ def story(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> Stor
         answer["scores"] = plain(told.scores)
         answer["weights"] = plain(told.weights)
     return answer
+
+
+def story_words(seen: OpenView, told: TokenStory, lang: str) -> StoryWords:
+    """A story as a person reads it."""
+    layer, head, token = told.layer, told.head, told.token
+    # whose k and v are shown
+    group, kept = head // (told.n_head // told.n_kv_head), token
+    if told.source is not None:
+        kept = told.source.token
+    return {
+        "steps": plain(steps.tell(told, lang=lang)),
+        "proofSentence": steps.prove(told, lang),
+        "python": seen.says(
+            f"layer = view.layer({layer})",
+            f"layer.q[0, {head}, {token}], layer.k[0, {group}, {kept}],"
+            f" layer.v[0, {group}, {kept}], view.row({layer}, {head}, {token})",
+        ),
+    }
 
 
 def cell(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> CellAnswer:

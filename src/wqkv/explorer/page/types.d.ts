@@ -242,8 +242,18 @@ export interface ViewAnswer {
   python: string;
 }
 
+/** What a story says in words: the seven steps, the proof, and the lines of Python. */
+export interface StoryWords {
+  steps: StepFacts[];
+  proofSentence: string;
+  python: string;
+}
+
 /** What one head does to one token; see `study.one_token`. A long text has no long lists. */
 export interface StoryAnswer {
+  steps: StepFacts[];
+  proofSentence: string;
+  python: string;
   model: string;
   family: string;
   n_layer: number;
@@ -267,9 +277,6 @@ export interface StoryAnswer {
   proof: ProofFacts;
   source: SourceFacts | null;
   ranked: RankedFacts[];
-  steps: StepFacts[];
-  proofSentence: string;
-  python: string;
   sentence?: string;
   tokens?: string[];
   special?: boolean[];
@@ -446,11 +453,37 @@ export interface Answers {
   effectblocks: ThumbnailAnswer;
 }
 
-/** What a saved page has inside: the answers by the addresses that the page would ask. */
+/** What a saved page knows of a layer beside its numbers: see explorer/saved_layer.py.
+ * 
+ * `shapes` are those of the numbers, by name; `residuals` the proofs of single tokens; `stories`
+ * what is told of a head and a token, by language. */
+export interface SavedLayer {
+  shapes: { [name: string]: number[] };
+  mask: string;
+  position: string;
+  scale: number;
+  softcap: number | null;
+  residuals: (ProofFacts | null)[];
+  stories: { [name: string]: StoryWords[][] };
+}
+
+/** One attention of a saved text: its layers as `SavedLayer` packed, None where left out.
+ * 
+ * `python` are the lines that open the view, before those of each answer. */
+export interface SavedPart {
+  layers: (string | null)[];
+  python: string;
+}
+
+/** What a saved page has inside.
+ * 
+ * `answers` by the addresses that the page would ask, and `parts`, by the views' addresses, of
+ * which it computes all others. `left_out` says in each language what did not fit. */
 export interface Recorded {
   answers: { [name: string]: ServedModel | ViewAnswer | StoryAnswer | CellAnswer | RowAnswer | TileAnswer | ColumnAnswer | ThumbnailAnswer | ReceivedAnswer | DistancesAnswer | LinksAnswer | GridAnswer | ChoicesAnswer };
+  parts: { [name: string]: SavedPart };
   cap: number;
-  left_out: string[];
+  left_out: { [name: string]: string[] };
 }
 
 /** How far a job is; `result` once it is done, `error` and `do` if it failed. */

@@ -145,11 +145,12 @@ function saveMenu() {
 /** @param {Recorded} page */
 function recordedNote(page) {
   const bytes = new Blob([document.documentElement.outerHTML]).size,
-    kilo = value => `${count(Math.round(value / 1024))} KB`;
+    kilo = value => `${count(Math.round(value / 1024))} KB`,
+    missing = page.left_out[lang()];
   return h(
     "p",
     { class: "recorded" },
     t("recordedSays", { size: kilo(bytes), cap: kilo(page.cap) }),
-    page.left_out.length ? ` ${t("leftOut", { what: page.left_out.join("; ") })}` : "",
+    missing.length ? ` ${t("leftOut", { what: missing.join("; ") })}` : "",
   );
 }

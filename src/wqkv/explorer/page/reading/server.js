@@ -1,4 +1,6 @@
-// Asks the server, or the answers recorded in an exported page. Every answer is kept.
+// Asks the server, or what a saved page has inside. Every answer is kept.
+
+import { answerOf } from "../computed/saved.js";
 
 /** @import { JobFacts, Recorded } from "../types" */
 
@@ -6,6 +8,9 @@ const recordedPart = document.getElementById("recorded");
 
 /** @type {Recorded | null} */
 export const recorded = recordedPart ? JSON.parse(recordedPart.textContent ?? "null") : null;
+
+/** Whether a saved page computes answers from the numbers of its layers. */
+export const computes = recorded !== null && Object.keys(recorded.parts).length > 0;
 
 const kept = new Map(); // the last answers, oldest first
 const KEPT = 200;
@@ -43,7 +48,7 @@ export async function get(path, query = {}) {
     return answer;
   }
   const asked = recorded
-    ? fromRecord(key)
+    ? fromSaved(recorded, path, query)
     : ask("GET", path, query).then(answer => (answer.job ? finish(answer.job) : answer)); // a slow one comes as a job
   kept.set(key, asked);
   asked.catch(() => kept.delete(key));
@@ -51,9 +56,10 @@ export async function get(path, query = {}) {
   return asked;
 }
 
-async function fromRecord(key) {
-  if (recorded && key in recorded.answers) return recorded.answers[key];
-  throw new Refusal("", "", 410);
+async function fromSaved(page, path, query) {
+  const answer = await answerOf(page, path, query, keyOf);
+  if (answer === undefined) throw new Refusal("", "", 410);
+  return answer;
 }
 
 /**
