@@ -6,11 +6,20 @@ Sums are float32 in Python and float64 in JavaScript, of the same float32 number
 from itertools import product
 
 import pytest
-import torch
 from transformers import Gemma2Config, GptOssConfig
 
 from tests.browser.conftest import TIRED
-from tests.tiny import READ, TARGET, fill, of_config, text, tiny_bart, tiny_llama, tiny_t5, tokenizer
+from tests.tiny import (
+    READ,
+    TARGET,
+    fill,
+    of_config,
+    text,
+    tiny_bart,
+    tiny_llama,
+    tiny_t5,
+    tokenizer,
+)
 from wqkv.explorer.api import Api, OpenView
 from wqkv.explorer.export import CAP, record
 from wqkv.explorer.numbers import QUICK, SLOW

@@ -203,6 +203,7 @@ ORDER = (
     "wqkv.explorer.api",
     "wqkv.explorer.matters",
     "wqkv.explorer.numbers",
+    "wqkv.explorer.saved_layer",
     "wqkv.explorer.export",
     "wqkv.explorer.ticket",
     "wqkv.explorer.protocol",

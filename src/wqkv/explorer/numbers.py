@@ -31,9 +31,9 @@ from wqkv.explorer.schema import (
     RowAnswer,
     SourceFacts,
     StoryAnswer,
-    StoryWords,
     ThumbnailAnswer,
     TileAnswer,
+    ToldSteps,
 )
 from wqkv.maps.link_map import HOWS, How
 from wqkv.sentences import LANGUAGES
@@ -59,6 +59,7 @@ def story(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> Stor
     source: SourceFacts | None = None
     if told.source is not None:
         source = {"token": told.source.token, "x": plain(told.source.x)}
+    said = told_steps(seen, told, lang)
     answer = StoryAnswer(
         model=told.model,
         family=told.family,
@@ -86,7 +87,9 @@ def story(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> Stor
             {"token": told.keys[j], "position": j, "weight": told.weights[j].item()}
             for j in told.ranked[:RANKED]
         ],
-        **story_words(seen, told, lang),
+        steps=said["steps"],
+        proofSentence=said["proofSentence"],
+        python=said["python"],
     )
     if max(seen.view.n, seen.view.m) <= LONG:  # of a longer one the row has the strongest
         answer["sentence"] = told.sentence
@@ -97,7 +100,7 @@ def story(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> Stor
     return answer
 
 
-def story_words(seen: OpenView, told: TokenStory, lang: str) -> StoryWords:
+def told_steps(seen: OpenView, told: TokenStory, lang: str) -> ToldSteps:
     """A story as a person reads it."""
     layer, head, token = told.layer, told.head, told.token
     # whose k and v are shown
@@ -361,3 +364,5 @@ SLOW: dict[str, Handler] = {
     "effects": effects,
     "effectblocks": effectblocks,
 }
+#: Those of SLOW for which the model runs, so that a saved page cannot compute them.
+OF_THE_MODEL = ("choices", "effects", "effectblocks")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -17,8 +18,8 @@ from wqkv.attend.bias import Bias
 from wqkv.attend.masks.algebra import Full
 from wqkv.draw.to_json import plain
 from wqkv.explorer.api import OpenView
-from wqkv.explorer.numbers import story_words
-from wqkv.explorer.schema import SavedLayer, StoryWords
+from wqkv.explorer.numbers import told_steps
+from wqkv.explorer.schema import SavedLayer, ToldSteps
 from wqkv.sentences import LANGUAGES
 from wqkv.study.one_token import token_story
 from wqkv.study.opened_layer import OpenLayer
@@ -84,15 +85,15 @@ def _numbers(seen: OpenView, opened: OpenLayer) -> dict[str, Tensor]:
     return found | {"added": values.float() @ WO}
 
 
-def _stories(seen: OpenView, layer: int) -> dict[str, list[list[StoryWords]]]:
-    """The words of the story of every head and token, in each language."""
+def _stories(seen: OpenView, layer: int) -> dict[str, Sequence[Sequence[ToldSteps]]]:
+    """What is told of every head and token, in each language."""
     view = seen.view
     told = [
         [token_story(view, layer, head, token) for token in range(view.n)]
         for head in range(view.model.sizes.n_head)
     ]
     return {
-        lang: [[story_words(seen, one, lang) for one in of_head] for of_head in told]
+        lang: [[told_steps(seen, one, lang) for one in of_head] for of_head in told]
         for lang in LANGUAGES
     }
 

@@ -250,7 +250,7 @@ class ViewAnswer(TextFacts):
     python: str
 
 
-class StoryWords(TypedDict):
+class ToldSteps(TypedDict):
     """What a story says in words: the seven steps, the proof, and the lines of Python."""
 
     steps: Sequence[StepFacts]
@@ -258,7 +258,7 @@ class StoryWords(TypedDict):
     python: str
 
 
-class StoryAnswer(StoryWords):
+class StoryAnswer(ToldSteps):
     """What one head does to one token; see `study.one_token`. A long text has no long lists."""
 
     model: str
@@ -491,6 +491,9 @@ Answer = (
     | ChoicesAnswer
 )
 
+#: Those that the page posts a question for.
+PostedAnswer = WhatIfAnswer | WhyAnswer | GroupsAnswer
+
 
 class SavedLayer(TypedDict):
     """What a saved page knows of a layer beside its numbers: see explorer/saved_layer.py.
@@ -505,7 +508,7 @@ class SavedLayer(TypedDict):
     scale: float
     softcap: float | None
     residuals: Sequence[ProofFacts | None]
-    stories: dict[str, Sequence[Sequence[StoryWords]]]
+    stories: dict[str, Sequence[Sequence[ToldSteps]]]
 
 
 class SavedPart(TypedDict):
@@ -525,7 +528,7 @@ class Recorded(TypedDict):
     which it computes all others. `left_out` says in each language what did not fit.
     """
 
-    answers: dict[str, ServedModel | ViewAnswer | Answer]
+    answers: dict[str, ServedModel | ViewAnswer | Answer | PostedAnswer]
     parts: dict[str, SavedPart]
     cap: int
     left_out: dict[str, Sequence[str]]

@@ -243,7 +243,7 @@ export interface ViewAnswer {
 }
 
 /** What a story says in words: the seven steps, the proof, and the lines of Python. */
-export interface StoryWords {
+export interface ToldSteps {
   steps: StepFacts[];
   proofSentence: string;
   python: string;
@@ -464,7 +464,7 @@ export interface SavedLayer {
   scale: number;
   softcap: number | null;
   residuals: (ProofFacts | null)[];
-  stories: { [name: string]: StoryWords[][] };
+  stories: { [name: string]: ToldSteps[][] };
 }
 
 /** One attention of a saved text: its layers as `SavedLayer` packed, None where left out.
@@ -480,7 +480,7 @@ export interface SavedPart {
  * `answers` by the addresses that the page would ask, and `parts`, by the views' addresses, of
  * which it computes all others. `left_out` says in each language what did not fit. */
 export interface Recorded {
-  answers: { [name: string]: ServedModel | ViewAnswer | StoryAnswer | CellAnswer | RowAnswer | TileAnswer | ColumnAnswer | ThumbnailAnswer | ReceivedAnswer | DistancesAnswer | LinksAnswer | GridAnswer | ChoicesAnswer };
+  answers: { [name: string]: ServedModel | ViewAnswer | StoryAnswer | CellAnswer | RowAnswer | TileAnswer | ColumnAnswer | ThumbnailAnswer | ReceivedAnswer | DistancesAnswer | LinksAnswer | GridAnswer | ChoicesAnswer | WhatIfAnswer | WhyAnswer | GroupsAnswer };
   parts: { [name: string]: SavedPart };
   cap: number;
   left_out: { [name: string]: string[] };

@@ -19,7 +19,8 @@ const unpacked = new Map(); // by the packed layer
  * @returns {Promise<any>} undefined where the page lacks it
  */
 export async function answerOf(page, path, query, keyOf) {
-  const [, view, name] = path.split("/"),
+  const [, view, ...rest] = path.split("/"),
+    name = rest.join("/"), // what was posted has its question behind it
     text = /** @type {ViewAnswer | undefined} */ (page.answers[`views/${view}`]),
     part = text?.part ?? "";
   // Of a text with several attentions, views/1 is one of those that have a name.

@@ -3,7 +3,7 @@
 import { h } from "../parts/dom.js";
 import { count } from "../parts/format.js";
 import { opened } from "../reading/opened.js";
-import { recorded } from "../reading/server.js";
+import { computes, recorded } from "../reading/server.js";
 import { go, state } from "../reading/state.js";
 import { lang, t } from "../words/words.js";
 import { drawKeys } from "./notices.js";
@@ -150,7 +150,7 @@ function recordedNote(page) {
   return h(
     "p",
     { class: "recorded" },
-    t("recordedSays", { size: kilo(bytes), cap: kilo(page.cap) }),
+    computes ? t("computedSays", { size: kilo(bytes) }) : t("recordedSays", { size: kilo(bytes), cap: kilo(page.cap) }),
     missing.length ? ` ${t("leftOut", { what: missing.join("; ") })}` : "",
   );
 }

@@ -99,7 +99,7 @@ async function ask(method, path, query = {}, body = undefined) {
  * @returns {Promise<any>}
  */
 export async function work(path, body) {
-  if (recorded) throw new Refusal("", "", 410);
+  if (recorded) return fromSaved(recorded, `${path} ${JSON.stringify(body)}`, {});
   const answer = await ask("POST", path, {}, body);
   return answer.job ? finish(answer.job) : answer;
 }

@@ -14,8 +14,11 @@ import { numberText } from "./effects.js";
 
 /** @import { ThumbnailAnswer, TileAnswer } from "../types" */
 
-// What a map may show. A saved page has no effects, and of a long text the weights alone.
-const KINDS = /** @type {const} */ (["weight", "contribution", "effect"]).slice(0, recorded ? 1 + Number(computes) : 3);
+// What a map may show. A saved page has the effects that were asked for, and of a long text no contributions.
+const KINDS = /** @type {const} */ (["weight", "contribution", "effect"]).filter(kind => {
+  if (!recorded || kind === "weight") return true;
+  return kind === "contribution" ? computes : Object.keys(recorded.answers).some(key => /\/effects\?/.test(key));
+});
 
 /**
  * @typedef {object} Mapped
