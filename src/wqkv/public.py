@@ -184,9 +184,12 @@ def use(model: _Model) -> _Model:
 
 @_door
 def open(
-    model: _OpenModel | _OpenPair | str | None, text: str, target: str | None = None, lang: str = "en"
+    model: _OpenModel | _OpenPair | str | None,
+    text: str,
+    target: str | None = None,
+    lang: str = "en",
 ) -> _SavedPage:
-    """A text as one page: every token, layer and head, with softmax(q k^T / sqrt(d_k)) v worked out.
+    """A text as one page: softmax(q k^T / sqrt(d_k)) v of every token, layer and head.
 
     A notebook shows the page in the cell, and a still picture where scripts do not run. There is no
     server, so that it works on Colab and JupyterHub too; `open(...).save("page.html")` writes it as

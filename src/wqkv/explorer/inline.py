@@ -18,6 +18,7 @@ from wqkv.study.one_token import token_story
 from wqkv.study.pair import OpenPair, open_any
 from wqkv.study.saved_page import SavedPage
 
+
 def saved_page(
     model: OpenModel | OpenPair | str | None, text: str, target: str | None, lang: str
 ) -> SavedPage:
