@@ -20,14 +20,22 @@ from tests.tiny import (
     tiny_t5,
     tokenizer,
 )
+from wqkv import experiments
+from wqkv.draw.to_json import plain
+from wqkv.errors import ArgumentError
 from wqkv.explorer.api import Api, OpenView
 from wqkv.explorer.export import CAP, record
 from wqkv.explorer.numbers import QUICK, SLOW
 from wqkv.explorer.request import Parameters
+from wqkv.explorer.saved_layer import pack
 from wqkv.study.model import OpenModel
+from wqkv.study.one_token import ClearLink
+from wqkv.study.view import View, block_means
 
 #: Measured: 1.5e-6 of a number, over all answers of all models below.
 RTOL, ATOL = 1e-5, 2e-6
+#: Of the experiments, whose scores are larger: without a scale they are sqrt(d_k) times as large.
+LARGER = 1e-5
 #: What `computed/answers.js` answers, with what else is asked; {i} and {j} are tokens.
 ASKED = (
     ("story", {"token": "i", "lang": "en"}),
@@ -103,20 +111,22 @@ def answer_of(open_page):
     return ask
 
 
-def off(found, wanted, at: str = "") -> list[str]:
-    """Where two answers are not the same within RTOL and ATOL."""
+def off(found, wanted, at: str = "", atol: float = ATOL) -> list[str]:
+    """Where two answers are not the same within RTOL and `atol`."""
     if isinstance(wanted, dict) and isinstance(found, dict):
         if found.keys() != wanted.keys():
             return [f"{at}: {found.keys() ^ wanted.keys()}"]
-        return [say for name in wanted for say in off(found[name], wanted[name], f"{at}.{name}")]
+        return [
+            say for name in wanted for say in off(found[name], wanted[name], f"{at}.{name}", atol)
+        ]
     if isinstance(wanted, list | tuple) and isinstance(found, list):
         if len(found) != len(wanted):
             return [f"{at}: {len(found)} of {len(wanted)}"]
         pairs = zip(found, wanted, strict=True)
-        return [say for n, pair in enumerate(pairs) for say in off(*pair, f"{at}[{n}]")]
+        return [say for n, pair in enumerate(pairs) for say in off(*pair, f"{at}[{n}]", atol)]
     same = found == wanted
     if isinstance(wanted, float) and isinstance(found, int | float):
-        same = found == pytest.approx(wanted, rel=RTOL, abs=ATOL)
+        same = found == pytest.approx(wanted, rel=RTOL, abs=atol)
     return [] if same else [f"{at}: {found!r}, not {wanted!r}"]
 
 
@@ -168,3 +178,88 @@ def test_answers_of_a_trained_model(answer_of, minilm):
     heads = [(layer, (5 * layer + 1) % 12) for layer in range(6)]
     wrong = compared(answer_of, api, seen, heads, [(10, 2), (0, 15), (15, 0)])
     assert wrong == [], "\n".join(wrong[:20])
+
+
+# Experiments
+
+
+@pytest.fixture
+def experiments_of(open_page):
+    """Asks the page for experiments and their maps: [layer, name, head, token] of many."""
+    page = open_page()
+
+    def ask(packed, asked):
+        return page.evaluate(
+            """async ([packed, asked]) => {
+                const { unpackLayer } = await import("./page/computed/layer.js");
+                const all = await import("./page/computed/experiments.js");
+                const layers = await Promise.all(packed.map(unpackLayer));
+                return asked.map(([layer, name, head, i]) => {
+                    const made = all.experimentOf(layers[layer], name, head, i);
+                    const maps = all.changedMapsOf(layers[layer], name, head, i, 5);
+                    return made ? { ...made, maps, before: [...made.before.weights],
+                                    after: [...made.after.weights] } : null;
+                });
+            }""",
+            [packed, asked],
+        )
+
+    return ask
+
+
+def made_by_python(view, name: str, layer: int, head: int, i: int):
+    """What a saved page computes of an experiment; None where it is refused."""
+    further = (max(1, view.model.sizes.d_k // 4),) if name == "low_rank" else ()
+    try:
+        made = getattr(experiments, name)(view, layer, head, i, *further)
+    except ArgumentError:
+        return None
+    before, after = (view_map.thumbnail(5)[0, 0] for view_map in (made.before.map, made.after.map))
+    blocks = block_means(view.n, view.m, before)
+    return {
+        "key": made.key,
+        "before": plain(made.before.weights),
+        "after": plain(made.after.weights),
+        "numbers": plain(made.numbers),
+        "maps": {
+            "edges": list(blocks.edges),
+            "keys": list(blocks.keys),
+            "before": plain(before),
+            "after": plain(after),
+            "means": plain(made.over_rows()),
+        },
+    }
+
+
+def experiments_off(experiments_of, view, heads, rows) -> tuple[list[str], int]:
+    """Where experiments are not Python's, and how many were made."""
+    seen = OpenView(view, ClearLink(0, 0, 0, 0), 0.0, "")
+    packed = [pack(seen, layer) for layer in range(view.model.sizes.n_layer)]
+    asked = [
+        (layer, name, head % view.model.sizes.n_head, i)
+        for name, (layer, head), i in product(experiments.HEAD_QUESTIONS, heads, rows)
+    ]
+    wanted = [made_by_python(view, name, layer, head, i) for layer, name, head, i in asked]
+    wrong = [
+        f"{at}{say}"
+        for at, a, b in zip(asked, experiments_of(packed, asked), wanted, strict=True)
+        for say in off(a, b, atol=LARGER)
+    ]
+    return wrong, sum(one is not None for one in wanted)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_experiments_are_pythons(experiments_of, name):
+    make, given, target = MODELS[name]
+    views = make().views(given, target)
+    for part, view in views.items():
+        wrong, count = experiments_off(experiments_of, view, [(1, -1)], [7, 3])
+        assert wrong == [], part + "\n".join(wrong[:20])
+        assert count >= 14, part  # seven that every model answers
+
+
+def test_experiments_on_a_trained_model(experiments_of, minilm):
+    view = View(minilm, minilm.read(TIRED))
+    wrong, count = experiments_off(experiments_of, view, [(3, 1), (5, 11)], [10, 0])
+    assert wrong == [], "\n".join(wrong[:20])
+    assert count == 12 * 4

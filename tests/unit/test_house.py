@@ -205,6 +205,7 @@ ORDER = (
     "wqkv.explorer.api",
     "wqkv.explorer.matters",
     "wqkv.explorer.numbers",
+    "wqkv.explorer.saved_experiments",
     "wqkv.explorer.saved_layer",
     "wqkv.explorer.export",
     "wqkv.explorer.inline",

@@ -19,6 +19,7 @@ from wqkv.attend.masks.algebra import Full
 from wqkv.draw.to_json import plain
 from wqkv.explorer.api import OpenView
 from wqkv.explorer.numbers import told_steps
+from wqkv.explorer.saved_experiments import changed_numbers, ranks, refused, shuffled
 from wqkv.explorer.schema import SavedLayer, ToldSteps
 from wqkv.sentences import LANGUAGES
 from wqkv.study.one_token import token_story
@@ -33,7 +34,7 @@ def pack(seen: OpenView, layer: int) -> str:
     """A layer of an open view as one string; 1 ms for each token of each head."""
     view = seen.view
     opened = view.layer(layer)
-    numbers = _numbers(seen, opened)
+    numbers = _numbers(seen, opened) | changed_numbers(view, layer)
     facts: SavedLayer = {
         "shapes": {name: list(part.shape) for name, part in numbers.items()},
         "mask": repr(opened.layer.mask),
@@ -41,6 +42,9 @@ def pack(seen: OpenView, layer: int) -> str:
         "scale": scale_of(opened.layer),
         "softcap": opened.layer.softcap,
         "residuals": plain([view.row(layer, 0, i).residual for i in range(view.n)]),
+        "refused": (never := refused(view, layer)),
+        "ranks": ranks(view, layer),
+        "shuffled": [] if "shuffled_heads" in never else shuffled(view, layer),
         "stories": _stories(seen, layer),
     }
     head = json.dumps(facts, allow_nan=False).encode()

@@ -499,7 +499,9 @@ class SavedLayer(TypedDict):
     """What a saved page knows of a layer beside its numbers: see explorer/saved_layer.py.
 
     `shapes` are those of the numbers, by name; `residuals` the proofs of single tokens; `stories`
-    what is told of a head and a token, by language.
+    what is told of a head and a token, by language. The experiments of `refused` cannot be made;
+    `ranks` are of each head the rank of WQ WK^T and what low_rank keeps of it, and `shuffled` of
+    each token the largest number of its output, and what shuffled_heads changes.
     """
 
     shapes: dict[str, Sequence[int]]
@@ -508,6 +510,9 @@ class SavedLayer(TypedDict):
     scale: float
     softcap: float | None
     residuals: Sequence[ProofFacts | None]
+    refused: Sequence[str]
+    ranks: Sequence[tuple[int, float]]
+    shuffled: Sequence[tuple[float, float, float]]
     stories: dict[str, Sequence[Sequence[ToldSteps]]]
 
 

@@ -456,7 +456,9 @@ export interface Answers {
 /** What a saved page knows of a layer beside its numbers: see explorer/saved_layer.py.
  * 
  * `shapes` are those of the numbers, by name; `residuals` the proofs of single tokens; `stories`
- * what is told of a head and a token, by language. */
+ * what is told of a head and a token, by language. The experiments of `refused` cannot be made;
+ * `ranks` are of each head the rank of WQ WK^T and what low_rank keeps of it, and `shuffled` of
+ * each token the largest number of its output, and what shuffled_heads changes. */
 export interface SavedLayer {
   shapes: { [name: string]: number[] };
   mask: string;
@@ -464,6 +466,9 @@ export interface SavedLayer {
   scale: number;
   softcap: number | null;
   residuals: (ProofFacts | null)[];
+  refused: string[];
+  ranks: [number, number][];
+  shuffled: [number, number, number][];
   stories: { [name: string]: ToldSteps[][] };
 }
 
