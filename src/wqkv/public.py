@@ -187,6 +187,8 @@ def open(
     model: _OpenModel | _OpenPair | str | None,
     text: str,
     target: str | None = None,
+    *,
+    at: tuple[int, int, int] | None = None,
     lang: str = "en",
 ) -> _SavedPage:
     """A text as one page: softmax(q k^T / sqrt(d_k)) v of every token, layer and head.
@@ -198,10 +200,11 @@ def open(
     Args:
         model: an opened model, or what `open_model` or `open_pair` would open; None is the default.
         target: what a model of two texts is taken to have written; None lets it write.
+        at: the layer, head and token that the page begins with; None is the clearest link.
         lang: the language that the page begins with, "en" or "zh".
 
     Raises:
-        ArgumentError: no such model or language, an empty or too long text.
+        ArgumentError: no such model, place or language, an empty or too long text.
         MissingExtraError: transformers is not installed.
 
     >>> wqkv.open(None, "The cat sat.")  # doctest: +SKIP
@@ -209,7 +212,7 @@ def open(
     """
     # By name, because the page and the drawings are made with what stands here.
     inline = import_module("wqkv.explorer.inline")
-    page: _SavedPage = inline.saved_page(model, text, target, lang)
+    page: _SavedPage = inline.saved_page(model, text, target, at, lang)
     return page
 
 

@@ -22,6 +22,13 @@ def test_a_model_that_is_open():
     assert page.picture.startswith(b"\x89PNG")
 
 
+def test_where_it_begins():
+    page = wqkv.open(tiny_llama(layers=2), text(5), at=(1, 3, 2))
+    assert "layer=1&amp;head=3&amp;token=2" in page.html and "layer 1, head 3;" in repr(page)
+    with pytest.raises(ArgumentError, match="There is no head 6: the model has 6 heads"):
+        wqkv.open(tiny_llama(layers=1), text(5), at=(0, 6, 0))
+
+
 def test_a_model_by_its_name(monkeypatch):
     monkeypatch.setattr(inline, "open_any", lambda name: tiny_llama(layers=1))
     assert "wqkv.open_model('a/b')" in wqkv.open("a/b", text(5)).html
