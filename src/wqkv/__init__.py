@@ -24,14 +24,15 @@ else:
             if find_spec(f"wqkv.{name}"):
                 return import_module(f"wqkv.{name}")
             public = import_module("wqkv.public")
-            names = ("__all__", *public.__all__)
+            names = ("__all__", *public.__all__, *public.UNSTARRED)
             globals().update({known: getattr(public, known) for known in names})
             if name in names:
                 return globals()[name]
         raise AttributeError(f"module 'wqkv' has no attribute {name!r}")
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *import_module("wqkv.public").__all__})
+        public = import_module("wqkv.public")
+        return sorted({*globals(), *public.__all__, *public.UNSTARRED})
 
     # torch.export.load wants the operators of a saved program to be there, before any name is used
     if "torch" in sys.modules:

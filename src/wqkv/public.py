@@ -1,6 +1,7 @@
 """All public names; `import wqkv` takes them from here when the first is asked for."""
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -62,9 +63,12 @@ from wqkv.record.watch import Seen, watch
 from wqkv.study.generate import generate, next_tokens
 from wqkv.study.heads import Heads, heads
 from wqkv.study.hit_rate import Expectation, HitRate, hit_rate
+from wqkv.study.model import OpenModel as _OpenModel
 from wqkv.study.model import open_model
+from wqkv.study.pair import OpenPair as _OpenPair
 from wqkv.study.pair import open_pair
 from wqkv.study.parity import LayerParity, Parity, parity
+from wqkv.study.saved_page import SavedPage as _SavedPage
 from wqkv.study.view import View
 from wqkv.study.whatif import what_if
 
@@ -164,6 +168,9 @@ __all__ = [
     "why",
 ]
 
+#: Public too. `from wqkv import *` leaves them out, because they would replace Python's own.
+UNSTARRED = ("open",)
+
 _Model = TypeVar("_Model", bound=nn.Module)
 
 
@@ -178,6 +185,40 @@ def use(model: _Model) -> _Model:
     from wqkv.replace.use import use as switch  # needs transformers: imported when it is called
 
     return switch(model)
+
+
+@_door
+def open(
+    model: _OpenModel | _OpenPair | str | None,
+    text: str,
+    target: str | None = None,
+    *,
+    at: tuple[int, int, int] | None = None,
+    lang: str = "en",
+) -> _SavedPage:
+    """A text as one page: softmax(q k^T / sqrt(d_k)) v of every token, layer and head.
+
+    A notebook shows the page in the cell, and a still picture where scripts do not run. There is no
+    server, so that it works on Colab and JupyterHub too; `open(...).save("page.html")` writes it as
+    a file. `from wqkv import *` leaves it out, because it would replace Python's own `open`.
+
+    Args:
+        model: an opened model, or what `open_model` or `open_pair` would open; None is the default.
+        target: what a model of two texts is taken to have written; None lets it write.
+        at: the layer, head and token that the page begins with; None is the clearest link.
+        lang: the language that the page begins with, "en" or "zh".
+
+    Raises:
+        ArgumentError: no such model, place or language, an empty or too long text.
+        MissingExtraError: transformers is not installed.
+
+    >>> wqkv.open(None, "The cat sat.")  # doctest: +SKIP
+    all-MiniLM-L6-v2 reads 6 tokens: layer 0, head 2; .save('page.html') writes the page
+    """
+    # By name, because the page and the drawings are made with what stands here.
+    inline = import_module("wqkv.explorer.inline")
+    page: _SavedPage = inline.saved_page(model, text, target, at, lang)
+    return page
 
 
 @_door

@@ -122,9 +122,9 @@ def test_the_saved_page_works_without_a_network(open_page, site, told, saved):
 def test_the_saved_page_says_what_it_is_and_what_it_lacks(open_page, saved):
     page = open_page(url=saved.as_uri(), offline=True)
     said = page.locator(".recorded").inner_text()
-    size = re.match(r"A saved page: ([\d,]+) KB of at most 16,384 KB\.", said)[1]
+    size = re.match(r"A saved page, ([\d,]+) KB: every token", said)[1]
     assert int(size.replace(",", "")) == pytest.approx(saved.stat().st_size / 1024, rel=0.01)
-    assert "Left out:" in said
+    assert "Left out:" not in said
     page.locator("#tab-whatif").click()
     settled(page)
     page.get_by_role("button", name="Switch off layer 3, head 1").click()
@@ -136,10 +136,12 @@ def test_the_saved_page_says_what_it_is_and_what_it_lacks(open_page, saved):
     page.locator("#tab-map").click()
     settled(page)
     assert page.locator("canvas.tile").count() == 1
-    assert page.locator("[data-key^='shows-']").count() == 0
+    kinds = page.locator("[data-key^='shows-']").all_inner_texts()
+    assert kinds == ["Weight", "Contribution"]  # no effect was asked for
     page.locator("[data-key='lang']").click()
     settled(page)
     assert page.locator("#tab-text").inner_text() == "文本"
+    assert page.locator(".recorded").inner_text().startswith("这是保存的页面")
 
 
 # Addresses, languages, sizes, colours

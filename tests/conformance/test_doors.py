@@ -101,7 +101,7 @@ def own_methods(kind: type) -> Iterator[str]:
 
 
 def public_doors() -> Iterator[str]:
-    for name in sorted(wqkv.__all__):
+    for name in sorted((*wqkv.__all__, *wqkv.public.UNSTARRED)):
         it = getattr(wqkv, name)
         if not isinstance(it, type):
             yield name

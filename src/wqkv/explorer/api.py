@@ -25,10 +25,12 @@ from wqkv.explorer import as_python
 from wqkv.explorer.jobs import Refused
 from wqkv.explorer.request import Sampling
 from wqkv.explorer.schema import (
+    Answer,
     GenerateAnswer,
     ModelAnswer,
     OutcomeFacts,
     PartFacts,
+    PostedAnswer,
     TextFacts,
     ViewAnswer,
     WhatIfAnswer,
@@ -57,7 +59,8 @@ class OpenView:
     """A view, the link it opens at, how many seconds it took, and the lines of Python that make it.
 
     `parts` are the attentions of a model of two texts by name, of which this is one; `target` is
-    what it was told to write.
+    what it was told to write. `asked` are the answers for which the model ran, by the last part of
+    their address: a saved page has them inside.
     """
 
     view: View
@@ -66,6 +69,7 @@ class OpenView:
     python: str
     parts: dict[str, OpenView] = field(default_factory=dict)
     target: str | None = None
+    asked: dict[str, Answer | PostedAnswer] = field(default_factory=dict)
 
     def says(self, *lines: str) -> str:
         """The lines that reproduce an answer; the last one is its value."""

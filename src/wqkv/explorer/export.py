@@ -1,4 +1,4 @@
-"""The explorer as one file: the page with the answers inside that it would ask a server for."""
+"""The explorer as one file: the page, with the numbers inside that it computes its answers from."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import hashlib
 import json
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from html import escape
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -18,8 +19,9 @@ from wqkv.explorer.cards import SMALL, questions_with_maps
 from wqkv.explorer.matrices import THUMBNAIL
 from wqkv.explorer.numbers import LONG, QUICK, SIDE, SLOW
 from wqkv.explorer.request import Parameters
-from wqkv.explorer.schema import Answer, Recorded, ServedModel, ViewAnswer
-from wqkv.sentences import in_language
+from wqkv.explorer.saved_layer import MOST_TOKENS, pack
+from wqkv.explorer.schema import Answer, PostedAnswer, Recorded, SavedPart, ServedModel, ViewAnswer
+from wqkv.sentences import LANGUAGES, in_language
 from wqkv.sentences.reading import LEFT_OUT
 from wqkv.study.callbacks import Progress
 from wqkv.study.head_matrices import has_matrices
@@ -28,6 +30,8 @@ from wqkv.study.head_matrices import has_matrices
 CAP = 16 * 2**20
 
 Asked = tuple[str, dict[str, int | str]]  # the name of an answer, and its parameters
+Recordable = ServedModel | ViewAnswer | Answer | PostedAnswer
+LeftOut = tuple[str, dict[str, str]]  # the name of a sentence of LEFT_OUT, and what it says
 _IMPORT = re.compile(r'^import \{[^}]*\} from "(\.{1,2}/[\w./-]+\.js)";\n', re.MULTILINE)
 _STYLE = re.compile(r'<link rel="stylesheet" href="page/([\w./-]+)">')
 _EXPORT = re.compile(r"^export (?=(?:async )?function |class |const |let )", re.MULTILINE)
@@ -45,42 +49,143 @@ def export(
 
     Args:
         at: the layer, head and token that it opens at.
-        progress: is told how many answers are recorded.
+        progress: is told how many layers, or answers of a long text, are recorded.
     """
     layer, head, token = at
     start = f"layer={layer}&head={head}&token={token}&lang={lang}"
     return page(record(api, seen, at, lang, progress, cap), start)
 
 
+class _Kept:
+    """What is recorded so far, of at most `cap` bytes; and the names of what did not fit."""
+
+    def __init__(self, cap: int) -> None:
+        self.answers: dict[str, Recordable] = {}
+        self.parts: dict[str, SavedPart] = {}
+        self.cap, self.size, self.left_out = cap, 0, list[LeftOut]()
+
+    def fits(self, what: str | Recordable) -> bool:
+        """Whether there is room for one more; then it counts."""
+        size = len(what if isinstance(what, str) else json.dumps(what))
+        fits = self.size + size <= self.cap
+        self.size += size if fits else 0
+        return fits
+
+    def add(self, address: str, answer: Recordable) -> bool:
+        """Record an answer, if it fits."""
+        fits = self.fits(answer)
+        if fits:
+            self.answers[address] = answer
+        return fits
+
+
 def record(
     api: Api, seen: OpenView, at: tuple[int, int, int], lang: str, progress: Progress, cap: int
 ) -> Recorded:
-    """The answers by what the page asks, as many as fit into `cap` bytes; and what did not fit."""
-    model: ServedModel = {**api.facts(), "start": {"view": "1"}}
-    about: ViewAnswer = {**api.about(seen), "parts": []}
-    answers: dict[str, ServedModel | ViewAnswer | Answer] = {"model": model, "views/1": about}
-    size = sum(map(_size, answers.values()))
-    said, left_out = in_language(LEFT_OUT, lang), list[str]()
+    """What the page computes its answers from; of a long text answers. As much as `cap` bytes."""
+    kept = _Kept(cap)
+    short = max(seen.view.n, seen.view.m) <= MOST_TOKENS
+    if short:
+        views = {f"1.{name}": one for name, one in seen.parts.items()} or {"1": seen}
+        start = f"1.{seen.view.model.part}" if seen.parts else "1"
+        abouts = {"views/1": api.about(seen.parts.get(api.model.main, seen))}
+        abouts |= {f"views/{name}": api.about(one) for name, one in views.items()}
+    else:
+        views, start, abouts = {"1": seen}, "1", {"views/1": {**api.about(seen), "parts": []}}
+    kept.answers = {"model": {**api.facts(), "start": {"view": start}}, **abouts}
+    kept.size = sum(len(json.dumps(answer)) for answer in kept.answers.values())
+    for name, one in views.items():
+        for key, answer in list(one.asked.items()):  # the worker may add to them
+            kept.add(f"views/{name}/{key}", answer)
+    if short:
+        _keep_layers(api, views, at[0], progress, kept)
+    else:
+        _keep_answers(api, seen, at, lang, progress, kept)
+        kept.left_out.append(("left_long" if _long(seen) else "left_rest", {}))
+        if seen.parts:
+            kept.left_out.append(("left_parts", {}))
+    said = {one: in_language(LEFT_OUT, one) for one in LANGUAGES}
+    left_out: dict[str, Sequence[str]] = {
+        one: [said[one][name].format(**facts) for name, facts in kept.left_out] for one in said
+    }
+    return {"answers": kept.answers, "parts": kept.parts, "cap": cap, "left_out": left_out}
+
+
+# A text whose layers the page computes with
+
+
+def _keep_layers(
+    api: Api, views: dict[str, OpenView], near: int, progress: Progress, kept: _Kept
+) -> None:
+    """The layers of every attention of the model, those that are near to the open one first."""
+    total, done = sum(one.view.model.sizes.n_layer for one in views.values()), 0
+    for name, one in views.items():
+        for asked in _grids(one):
+            answer = _answer(api, one, asked, partial(_still, progress, done, total))
+            kept.add(_address(name, asked), answer)
+        count = one.view.model.sizes.n_layer
+        layers: list[str | None] = [None] * count
+        for layer in sorted(range(count), key=lambda layer: abs(layer - near)):
+            progress(done, total)
+            packed = pack(one, layer)
+            if not kept.fits(packed):
+                break
+            layers[layer], done = packed, done + 1
+        _, _, part = name.partition(".")
+        kept.parts[part] = {"layers": layers, "python": one.python}
+        if left := ", ".join(str(at) for at, layer in enumerate(layers) if layer is None):
+            which = f"left_layers_{part}" if part else "left_layers"
+            kept.left_out.append((which, {"layers": left}))
+
+
+def _grids(seen: OpenView) -> Iterator[Asked]:
+    """One number of every head: one for each of the statistics, and the labels in each language."""
+    for statistic in seen.view.statistics:
+        if statistic == "label":
+            for lang in LANGUAGES:
+                yield "grid", {"statistic": statistic, "lang": lang}
+        else:
+            yield "grid", {"statistic": statistic}
+
+
+def _address(view: str, asked: Asked) -> str:
+    """The address that the page would ask for an answer."""
+    kind, given = asked
+    return f"views/{view}/{kind}?" + "&".join(f"{name}={given[name]}" for name in sorted(given))
+
+
+def _still(progress: Progress, done: int, total: int, *_: int) -> None:
+    """Say how much is recorded while one answer is made; it may be cancelled so."""
+    progress(done, total)
+
+
+def _answer(api: Api, seen: OpenView, asked: Asked, progress: Progress) -> Answer:
+    kind, given = asked
+    ask = Parameters({name: str(value) for name, value in given.items()})
+    return (QUICK | SLOW)[kind](api, seen, ask, progress)
+
+
+# A longer text, of which answers are recorded
+
+
+def _keep_answers(
+    api: Api,
+    seen: OpenView,
+    at: tuple[int, int, int],
+    lang: str,
+    progress: Progress,
+    kept: _Kept,
+) -> None:
     groups = list(_wanted(api, seen, at, lang))
     total = sum(len(asked) for _, asked in groups)
-    for name, asked in groups:
-        for kind, given in asked:
-            key = f"views/1/{kind}?" + "&".join(f"{k}={given[k]}" for k in sorted(given))
-            if key in answers:
-                continue
-            progress(len(answers), total)
-            ask = Parameters({k: str(v) for k, v in given.items()})
-            answer = (QUICK | SLOW)[kind](api, seen, ask, lambda *_: progress(len(answers), total))
-            size += _size(answer)
-            if size > cap:
-                size -= _size(answer)
-                left_out.append(said[name])
+    for name, group in groups:
+        for asked in group:
+            done = len(kept.answers)
+            progress(done, total)
+            answer = _answer(api, seen, asked, partial(_still, progress, done, total))
+            if not kept.add(_address("1", asked), answer):
+                kept.left_out.append((name, {}))
                 break
-            answers[key] = answer
-    left_out.append(said["left_long" if _long(seen) else "left_rest"])
-    if seen.parts:
-        left_out.append(said["left_parts"])
-    return {"answers": answers, "cap": cap, "left_out": left_out}
 
 
 def _wanted(
@@ -148,10 +253,6 @@ def _wanted(
 
 def _long(seen: OpenView) -> bool:
     return max(seen.view.n, seen.view.m) > LONG
-
-
-def _size(answer: ServedModel | ViewAnswer | Answer) -> int:
-    return len(json.dumps(answer))
 
 
 # The page

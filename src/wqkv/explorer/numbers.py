@@ -37,6 +37,7 @@ from wqkv.explorer.schema import (
     StreamLayerFacts,
     ThumbnailAnswer,
     TileAnswer,
+    ToldSteps,
 )
 from wqkv.maps.link_map import HOWS, How
 from wqkv.sentences import LANGUAGES, in_language
@@ -47,7 +48,7 @@ from wqkv.study.generate import one_text_model
 from wqkv.study.heads import evidence, label_grid
 from wqkv.study.lens import logit_lens
 from wqkv.study.model import OpenModel
-from wqkv.study.one_token import token_story
+from wqkv.study.one_token import TokenStory, token_story
 from wqkv.study.sampling import check_sampling, filtered
 from wqkv.study.view import block_means, edges
 
@@ -66,11 +67,10 @@ def story(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> Stor
     layer, head, token = ask.integers("layer", "head", "token")
     lang = ask.choice("lang", "en", *LANGUAGES)
     told = token_story(seen.view, layer, head, token)
-    group, kept = head // (told.n_head // told.n_kv_head), token  # whose k and v are shown
     source: SourceFacts | None = None
     if told.source is not None:
-        kept = told.source.token
-        source = {"token": kept, "x": plain(told.source.x)}
+        source = {"token": told.source.token, "x": plain(told.source.x)}
+    said = told_steps(seen, told, lang)
     opened = seen.view.layer(layer)
     gated = None if opened.layer.gate is None else opened.apply_gate(head, token, told.context)
     answer = StoryAnswer(
@@ -101,13 +101,9 @@ def story(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> Stor
             {"token": told.keys[j], "position": j, "weight": told.weights[j].item()}
             for j in told.ranked[:RANKED]
         ],
-        steps=plain(steps.tell(told, lang=lang)),
-        proofSentence=steps.prove(told, lang),
-        python=seen.says(
-            f"layer = view.layer({layer})",
-            f"layer.q[0, {head}, {token}], layer.k[0, {group}, {kept}],"
-            f" layer.v[0, {group}, {kept}], view.row({layer}, {head}, {token})",
-        ),
+        steps=said["steps"],
+        proofSentence=said["proofSentence"],
+        python=said["python"],
     )
     if max(seen.view.n, seen.view.m) <= LONG:  # of a longer one the row has the strongest
         answer["sentence"] = told.sentence
@@ -116,6 +112,24 @@ def story(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> Stor
         answer["scores"] = plain(told.scores)
         answer["weights"] = plain(told.weights)
     return answer
+
+
+def told_steps(seen: OpenView, told: TokenStory, lang: str) -> ToldSteps:
+    """A story as a person reads it."""
+    layer, head, token = told.layer, told.head, told.token
+    # whose k and v are shown
+    group, kept = head // (told.n_head // told.n_kv_head), token
+    if told.source is not None:
+        kept = told.source.token
+    return {
+        "steps": plain(steps.tell(told, lang=lang)),
+        "proofSentence": steps.prove(told, lang),
+        "python": seen.says(
+            f"layer = view.layer({layer})",
+            f"layer.q[0, {head}, {token}], layer.k[0, {group}, {kept}],"
+            f" layer.v[0, {group}, {kept}], view.row({layer}, {head}, {token})",
+        ),
+    }
 
 
 def cell(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> CellAnswer:
@@ -441,3 +455,5 @@ SLOW: dict[str, Handler] = {
     "runon": cards.run_on,
     "often": cards.often,
 }
+#: Those of SLOW for which the model runs, so that a saved page cannot compute them.
+OF_THE_MODEL = ("stream", "choices", "effects", "effectblocks", "next", "runon", "often")

@@ -102,6 +102,11 @@ class Body:
         # JSON that anyone may have sent: nothing is known of its values until a method checks them.
         self._given: dict[str, Any] = value
 
+    @property
+    def key(self) -> str:
+        """The body as JavaScript writes it."""
+        return json.dumps(self._given, separators=(",", ":"), ensure_ascii=False)
+
     def text(self) -> str:
         """The text to read: {"text": "..."}."""
         return _checked_text(self._given.get("text"), "text")

@@ -339,7 +339,15 @@ class ViewAnswer(TextFacts):
     python: str
 
 
-class StoryAnswer(TypedDict):
+class ToldSteps(TypedDict):
+    """What a story says in words: the seven steps, the proof, and the lines of Python."""
+
+    steps: Sequence[StepFacts]
+    proofSentence: str
+    python: str
+
+
+class StoryAnswer(ToldSteps):
     """What one head does to one token; see `study.one_token`. A long text has no long lists."""
 
     model: str
@@ -366,9 +374,6 @@ class StoryAnswer(TypedDict):
     proof: ProofFacts
     source: SourceFacts | None
     ranked: Sequence[RankedFacts]
-    steps: Sequence[StepFacts]
-    proofSentence: str
-    python: str
     sentence: NotRequired[str]
     tokens: NotRequired[Sequence[str]]
     special: NotRequired[Sequence[bool]]
@@ -688,13 +693,52 @@ Answer = (
     | OftenAnswer
 )
 
+#: Those that the page posts a question for.
+PostedAnswer = WhatIfAnswer | WhyAnswer | GroupsAnswer
+
+
+class SavedLayer(TypedDict):
+    """What a saved page knows of a layer beside its numbers: see explorer/saved_layer.py.
+
+    `shapes` are those of the numbers, by name; `residuals` the proofs of single tokens; `stories`
+    what is told of a head and a token, by language. The experiments of `refused` cannot be made;
+    `ranks` are of each head the rank of WQ WK^T and what low_rank keeps of it, and `shuffled` of
+    each token the largest number of its output, and what shuffled_heads changes.
+    """
+
+    shapes: dict[str, Sequence[int]]
+    mask: str
+    position: str
+    scale: float
+    softcap: float | None
+    residuals: Sequence[ProofFacts | None]
+    refused: Sequence[str]
+    ranks: Sequence[tuple[int, float]]
+    shuffled: Sequence[tuple[float, float, float]]
+    stories: dict[str, Sequence[Sequence[ToldSteps]]]
+
+
+class SavedPart(TypedDict):
+    """One attention of a saved text: its layers as `SavedLayer` packed, None where left out.
+
+    `python` are the lines that open the view, before those of each answer.
+    """
+
+    layers: Sequence[str | None]
+    python: str
+
 
 class Recorded(TypedDict):
-    """What a saved page has inside: the answers by the addresses that the page would ask."""
+    """What a saved page has inside.
 
-    answers: dict[str, ServedModel | ViewAnswer | Answer]
+    `answers` by the addresses that the page would ask, and `parts`, by the views' addresses, of
+    which it computes all others. `left_out` says in each language what did not fit.
+    """
+
+    answers: dict[str, ServedModel | ViewAnswer | Answer | PostedAnswer]
+    parts: dict[str, SavedPart]
     cap: int
-    left_out: Sequence[str]
+    left_out: dict[str, Sequence[str]]
 
 
 class JobFacts(TypedDict):

@@ -19,24 +19,27 @@ from contextlib import asynccontextmanager
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from wqkv.effects.records import GROUPS, By
 from wqkv.errors import need
-from wqkv.explorer.api import Api
+from wqkv.explorer.api import Api, OpenView
 from wqkv.explorer.export import export
 from wqkv.explorer.hosts import canonical_address, canonical_host
 from wqkv.explorer.jobs import Job, Jobs, Refused, refusal_of
 from wqkv.explorer.matters import groups_that_matter, links_that_matter
-from wqkv.explorer.numbers import QUICK, SLOW
+from wqkv.explorer.numbers import OF_THE_MODEL, QUICK, SLOW
 from wqkv.explorer.request import Body, Parameters
-from wqkv.explorer.schema import ServedModel, StartFacts
+from wqkv.explorer.schema import Answer, PostedAnswer, ServedModel, StartFacts, WhatIfAnswer
 from wqkv.explorer.ticket import Ticket
 from wqkv.maps.link_map import HOWS, How
 from wqkv.sentences import LANGUAGES
 from wqkv.study.callbacks import Progress
 from wqkv.study.model import OpenModel
 from wqkv.study.pair import OpenPair
+
+#: An answer for which the model runs.
+AnswerType = TypeVar("AnswerType", bound=Answer | PostedAnswer)
 
 need("starlette", "show", "The explorer")
 
@@ -298,8 +301,12 @@ class _Handlers:
             return await self._answer_soon(quick)
         if name not in SLOW:
             raise Refused(404, f"There is no {name[:80]!r} of a text.", "Load the page again.")
-        key = view, name, *sorted(request.query_params.items())
-        job = self.jobs.start(name, lambda report: SLOW[name](self.api, seen, ask, report), key)
+        asked = sorted(request.query_params.items())
+        slow: Callable[[Progress], Answer] = functools.partial(SLOW[name], self.api, seen, ask)
+        if name in OF_THE_MODEL:
+            query = "&".join(f"{key}={value}" for key, value in asked)
+            slow = _kept(seen, f"{name}?{query}" if query else name, slow)
+        job = self.jobs.start(name, slow, (view, name, *asked))
         end = time.monotonic() + PATIENCE
         while not job.ended.is_set() and time.monotonic() < end:
             await asyncio.sleep(0.004)
@@ -312,7 +319,10 @@ class _Handlers:
     async def what_if(self, request: Request) -> Response:
         seen, body = self.api.seen(request.path_params["view"]), await _body(request)
         off, edits = body.changes()
+        run: Callable[[Progress], WhatIfAnswer]
         run = functools.partial(self.api.what_if, seen, off, edits)
+        if not edits:  # they make another text, which a saved page does not have
+            run = _kept(seen, f"whatif {body.key}", run)
         return _json({"job": self.jobs.start("whatif", run).id})
 
     async def generate(self, request: Request) -> Response:
@@ -323,13 +333,21 @@ class _Handlers:
     async def why(self, request: Request) -> Response:
         seen, body = self.api.seen(request.path_params["view"]), await _body(request)
         asked, how = body.asked_why(), cast(How, body.choice("how", *HOWS))
-        run = functools.partial(links_that_matter, self.api, seen, asked, how)
+        run = _kept(
+            seen,
+            f"why {body.key}",
+            functools.partial(links_that_matter, self.api, seen, asked, how),
+        )
         return _json({"job": self.jobs.start("why", run).id})
 
     async def groups(self, request: Request) -> Response:
         seen, body = self.api.seen(request.path_params["view"]), await _body(request)
         asked, by = body.asked_why(), cast(By, body.choice("by", *GROUPS))
-        run = functools.partial(groups_that_matter, self.api, seen, asked, by)
+        run = _kept(
+            seen,
+            f"groups {body.key}",
+            functools.partial(groups_that_matter, self.api, seen, asked, by),
+        )
         return _json({"job": self.jobs.start("groups", run).id})
 
     async def export(self, request: Request) -> Response:
@@ -359,6 +377,18 @@ class _Handlers:
         """Return an answer that takes milliseconds, without waiting for the jobs."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.readers, lambda: _json(answer()))
+
+
+def _kept(
+    seen: OpenView, key: str, make: Callable[[Progress], AnswerType]
+) -> Callable[[Progress], AnswerType]:
+    """The work that keeps its answer with the view: a saved page will have it."""
+
+    def run(progress: Progress) -> AnswerType:
+        seen.asked[key] = answer = make(progress)
+        return answer
+
+    return run
 
 
 def _page_files(folder: Traversable, path: str = "") -> Iterator[tuple[str, Traversable]]:

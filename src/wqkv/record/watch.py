@@ -367,6 +367,9 @@ class Seen(Watching, Sequence[Kept]):
     def _of(self, kind: AttentionKind) -> _LayerMaps[Kept]:
         return _LayerMaps(self, [one for one in self._all if one.kind == kind])
 
+    def __repr__(self) -> str:
+        return f"Seen of {self._name}: .report() says what was captured, .plot() draws it"
+
     # In a notebook
 
     def _repr_html_(self) -> str:

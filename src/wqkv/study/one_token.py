@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from wqkv.errors import ArgumentError
+from wqkv.maps.display import weight
 from wqkv.maps.proof import Proof
 from wqkv.study.model import OpenModel
 from wqkv.study.part import SAMPLED_ROWS, in_range, position_of, scale_of, spaced
@@ -27,7 +28,7 @@ class SourceText:
     x: Tensor  # (d_model,) its hidden state, the last one of the encoder
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TokenStory:
     """What head `head` of layer `layer` does to token number `token`; all count from 0.
 
@@ -65,6 +66,15 @@ class TokenStory:
     proof: Proof
     map: Tensor | None = None  # (n, m) this head's weights, one row per query token, if asked for
     source: SourceText | None = None  # the text that is looked at, where it is another one
+
+    def __repr__(self) -> str:
+        best = self.ranked[0]
+        return (
+            f"TokenStory of {self.tokens[self.token]!r} ({self.token} of {len(self.tokens)}) in "
+            f"layer {self.layer}, head {self.head} of {self.model}: it looks most at "
+            f"{self.keys[best]!r}, {weight(self.weights[best].item())}; "
+            "wqkv.open(model, text) shows it"
+        )
 
     @property
     def keys(self) -> tuple[str, ...]:

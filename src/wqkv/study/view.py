@@ -69,6 +69,14 @@ class View:
         self._stream: StreamRecord | None = None
         self._lock = threading.Lock()
 
+    def __repr__(self) -> str:
+        sizes, looked = self.model.sizes, f" that look at {self.m}" if self.reading.source else ""
+        heads = f"{sizes.n_layer} layers of {sizes.n_head} heads"
+        return (
+            f"View of {self.n} tokens{looked}, read by {self.model.name}: {heads}; "
+            "wqkv.open(model, text) shows them"
+        )
+
     @property
     def n(self) -> int:
         """How many tokens the text has."""

@@ -7,17 +7,20 @@ import re
 import subprocess
 from importlib.resources import files
 from shutil import which
+from urllib.parse import parse_qsl
 
 import pytest
 
-from tests.tiny import text, tiny_llama
+from tests.tiny import READ, TARGET, text, tiny_llama, tiny_t5
 from wqkv.explorer import export as module
 from wqkv.explorer.api import Api, OpenView
 from wqkv.explorer.export import CAP, export, joined, record
-from wqkv.explorer.numbers import QUICK, SLOW
+from wqkv.explorer.numbers import OF_THE_MODEL, QUICK, SLOW, grid
 from wqkv.explorer.request import Parameters
+from wqkv.explorer.saved_layer import pack
 
 AT = (1, 4, 9)
+QUICK_AND_SLOW = QUICK | SLOW
 
 
 def nobody(done: int, total: int) -> None:
@@ -44,23 +47,105 @@ def recorded(page: str) -> dict:
     return json.loads(found)
 
 
-# The answers
+# A text whose layers the page computes with
 
 
-def test_every_answer_is_the_servers(api, seen):
+def test_every_layer_is_there(api, seen):
+    made = record(api, seen, AT, "en", nobody, CAP)
+    assert made["parts"] == {
+        "": {"layers": [pack(seen, layer) for layer in range(2)], "python": seen.python}
+    }
+    assert made["left_out"] == {"en": [], "zh": []}
+    answers = made["answers"]
+    assert answers.pop("model") == {**api.facts(), "start": {"view": "1"}}
+    assert answers.pop("views/1") == api.about(seen)
+    # What a head's whole map says of all heads is recorded; page/computed has all other answers.
+    assert answers == {
+        f"views/1/grid?{asked}": grid(api, seen, Parameters(dict(parse_qsl(asked))), nobody)
+        for asked in (
+            *(f"statistic={s}" for s in ("entropy", "received", "distance", "sink")),
+            "lang=en&statistic=label",
+            "lang=zh&statistic=label",
+        )
+    }
+
+
+def test_the_layers_near_the_open_one_are_kept_first(api):
+    api = Api(tiny_llama(layers=5))
+    seen = api.open(text(7), nobody)
+    whole = record(api, seen, (3, 0, 0), "en", nobody, CAP)
+    layers = whole["parts"][""]["layers"]
+    size = len(json.dumps(whole["answers"])) + sum(map(len, layers))
+    room = size - len(layers[0]) - len(layers[1]) // 2
+    made = record(api, seen, (3, 0, 0), "en", nobody, room)
+    assert made["parts"][""]["layers"] == [None, None, *layers[2:]]
+    assert made["left_out"] == {"en": ["layers 0, 1"], "zh": ["第 0, 1 层"]}
+    none = record(api, seen, (3, 0, 0), "en", nobody, 0)
+    assert none["parts"][""]["layers"] == [None] * 5
+    assert none["answers"].keys() == {"model", "views/1"}
+
+
+def test_all_attentions_of_two_texts(api):
+    api = Api(tiny_t5())
+    seen = api.open(READ, nobody, TARGET)
+    encoder = seen.parts["encoder"]
+    made = record(api, encoder, (2, 0, 0), "en", nobody, CAP)
+    answers, parts = made["answers"], made["parts"]
+    assert answers["model"]["start"] == {"view": "1.encoder"}
+    assert answers["views/1"] == answers["views/1.cross"] == api.about(seen)
+    assert {part: len(one["layers"]) for part, one in parts.items()} == {
+        "encoder": 3, "decoder": 2, "cross": 2
+    }  # fmt: skip
+    assert all(all(one["layers"]) for one in parts.values())
+    assert "views/1.decoder/grid?statistic=entropy" in answers
+    none = record(api, seen, (0, 0, 0), "zh", nobody, 0)
+    assert "编码器第 0, 1, 2 层" in none["left_out"]["zh"]
+    assert "layers 0, 1 of cross-attention" in none["left_out"]["en"]
+
+
+def test_what_was_asked_of_the_model_is_recorded(api):
+    seen = api.open(text(12), nobody)
+    choices = QUICK_AND_SLOW["choices"](api, seen, Parameters({}), nobody)
+    seen.asked["choices"] = choices
+    assert record(api, seen, AT, "en", nobody, CAP)["answers"]["views/1/choices"] == choices
+
+
+def test_progress_counts_layers_and_may_end_it(api, seen):
+    told = []
+    export(api, seen, AT, "en", lambda *at: told.append(at))
+    assert told[0] == (0, 2) and told == sorted(told) and told[-1] == (1, 2)
+
+    def stop(done: int, total: int) -> None:
+        if done == 1:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        export(api, seen, AT, "en", stop)
+
+
+# A longer text, of which answers are recorded
+
+
+@pytest.fixture
+def longer(monkeypatch) -> None:
+    """Let a text be too long to be computed in the page."""
+    monkeypatch.setattr(module, "MOST_TOKENS", 10)
+
+
+def test_every_answer_is_the_servers(api, seen, longer):
     made = record(api, seen, AT, "en", nobody, CAP)
     answers = made["answers"]
-    assert made["left_out"] == ["other words of other heads"]
+    assert made["left_out"]["en"] == ["other words of other heads"] and made["parts"] == {}
     assert answers.pop("model") == {**api.facts(), "start": {"view": "1"}}
     assert answers.pop("views/1") == api.about(seen)
     for key, answer in answers.items():
         name, _, query = key.removeprefix("views/1/").partition("?")
-        ask = Parameters(dict(part.split("=") for part in query.split("&")))
-        assert (QUICK | SLOW)[name](api, seen, ask, nobody) == answer
+        ask = Parameters(dict(parse_qsl(query)))
+        assert QUICK_AND_SLOW[name](api, seen, ask, nobody) == answer
 
 
-def test_what_the_page_asks_for(api, seen):
-    """Keys are in the order of the names; the page forms them so in api.js."""
+def test_what_the_page_asks_for(api, seen, longer):
+    """Keys are in the order of the names; the page forms them so in server.js."""
     answers = record(api, seen, AT, "zh", nobody, CAP)["answers"]
     wanted = {
         "views/1/story?head=4&lang=zh&layer=1&token=9",
@@ -83,7 +168,7 @@ def test_what_the_page_asks_for(api, seen):
     assert wanted <= answers.keys()
 
 
-def test_the_cap(api, seen):
+def test_the_cap(api, seen, longer):
     whole = record(api, seen, AT, "en", nobody, CAP)["answers"]
     size = sum(len(json.dumps(answer)) for answer in whole.values())
     for cap in (0, size // 7, size // 2, size - 1):
@@ -91,33 +176,34 @@ def test_the_cap(api, seen):
         answers, left_out = made["answers"], made["left_out"]
         kept = {key for key in answers if key not in ("model", "views/1")}
         assert sum(len(json.dumps(answers[key])) for key in kept) <= cap
-        assert kept < whole.keys() and len(left_out) >= 2
-    assert left_out == ["the chosen word in other heads", "other words of other heads"]
+        assert kept < whole.keys() and len(left_out["en"]) >= 2
+    assert left_out["en"] == ["the chosen word in other heads", "other words of other heads"]
 
 
-def test_a_long_text_keeps_the_chosen_head(api, monkeypatch):
+def test_a_long_text_keeps_the_chosen_head(api, monkeypatch, longer):
     monkeypatch.setattr(module, "LONG", 20)
     monkeypatch.setattr(module, "SIDE", 8)
     long = api.open(text(22), nobody)
     made = record(api, long, (1, 4, 21), "en", nobody, CAP)
     answers = made["answers"]
-    assert made["left_out"] == ["everything but the chosen head: the text is long"]
+    assert made["left_out"]["en"] == ["everything but the chosen head: the text is long"]
     kinds = {key.partition("?")[0].rpartition("/")[2] for key in answers}
-    run_anew = {
-        "choices",
-        "effects",
-        "effectblocks",
-        "next",
-        "runon",
-        "often",
-    }  # of these the model runs
-    asked = {"model", "1", "story", "row", "matrices", "column", "tile", "experiment", *module.SLOW}
-    assert kinds == asked - run_anew - {"grid", "changedmaps"}
+    assert kinds == {"model", "1", "story", "row", "column", "matrices", "tile", "experiment", *SLOW} - {
+        "grid", *OF_THE_MODEL
+    }  # fmt: skip
     assert "views/1/tile?head=4&k0=15&k1=23&layer=1&q0=15&q1=23" in answers
     assert "views/1/thumbnail?head=4&layer=1&size=128" in answers
 
 
-def test_progress_and_an_end(api, seen):
+def test_a_long_text_of_a_model_of_two(longer):
+    api = Api(tiny_t5())
+    seen = api.open(READ, nobody, TARGET)
+    made = record(api, seen, (0, 0, 0), "en", nobody, CAP)
+    assert made["left_out"]["en"][-1] == "the model's other two attentions"
+    assert made["answers"]["views/1"]["parts"] == []
+
+
+def test_progress_and_an_end(api, seen, longer):
     told = []
     export(api, seen, AT, "en", lambda *at: told.append(at))
     assert told[0][0] == 2 and told == sorted(told) and told[-1][0] < told[-1][1]

@@ -8,6 +8,7 @@ import torch
 import transformers
 
 from tests.pieces import blanks, bytewise
+from tests.tiny import text, tiny_llama
 from wqkv.draw.to_json import as_json
 from wqkv.errors import ArgumentError
 from wqkv.study import one_token as module
@@ -16,6 +17,7 @@ from wqkv.study import tokens
 from wqkv.study.model import OpenModel
 from wqkv.study.one_token import TokenStory, clearest_link, clearest_story, find_token, token_story
 from wqkv.study.tokens import TokenizedText, Unread
+from wqkv.study.view import View
 
 TIRED = "The animal didn't cross the street because it was too tired."
 WIDE = TIRED.replace("tired", "wide")
@@ -364,3 +366,12 @@ def test_a_story_marks_what_the_model_cannot_read(minilm):
     story = clearest_story(minilm, "我喜欢 it", "喜", 2, 3)
     assert story.tokens == ("[CLS]", "我", "喜[UNK]", "欢[UNK]", "it", "[SEP]")
     assert (story.token, story.unread) == (2, Unread(4, 2, 0, "喜欢"))
+
+
+def test_a_story_says_what_it_is():
+    model = tiny_llama(layers=1)
+    story = token_story(View(model, model.read(text(5))), 0, 4, 2)
+    token, best = story.tokens[2], story.ranked[0]
+    where = f"TokenStory of {token!r} (2 of 6) in layer 0, head 4 of tiny-llama"
+    most = f"it looks most at {story.tokens[best]!r}, {float(story.weights[best]):.3f}"
+    assert repr(story) == f"{where}: {most}; wqkv.open(model, text) shows it"

@@ -10,6 +10,7 @@ import torch
 import transformers
 from torch import nn
 
+from tests.tiny import READ, TARGET, text, tiny_llama, tiny_t5
 from wqkv import ALiBi, Causal, Full, MultiheadAttention, RoPE, T5Bias, Window
 from wqkv.errors import ArgumentError
 from wqkv.layer.differential import DifferentialAttention
@@ -492,3 +493,11 @@ def test_whoever_watches_a_reading_can_end_it(tiny):
     with pytest.raises(InterruptedError):
         tiny.model.view(TokenizedText.of_ids(ids()), stop)
     assert [len(m._forward_hooks) for m in tiny.model.model.modules()] == before
+
+
+def test_a_view_says_what_it_is():
+    model, shows = tiny_llama(layers=2), "wqkv.open(model, text) shows them"
+    found = repr(View(model, model.read(text(5))))
+    assert found == f"View of 6 tokens, read by tiny-llama: 2 layers of 6 heads; {shows}"
+    pair = tiny_t5().views(READ, TARGET)["cross"]
+    assert repr(pair).startswith(f"View of {pair.n} tokens that look at {pair.m}, read by tiny-t5")

@@ -324,8 +324,18 @@ export interface ViewAnswer {
   python: string;
 }
 
+/** What a story says in words: the seven steps, the proof, and the lines of Python. */
+export interface ToldSteps {
+  steps: StepFacts[];
+  proofSentence: string;
+  python: string;
+}
+
 /** What one head does to one token; see `study.one_token`. A long text has no long lists. */
 export interface StoryAnswer {
+  steps: StepFacts[];
+  proofSentence: string;
+  python: string;
   model: string;
   family: string;
   n_layer: number;
@@ -350,9 +360,6 @@ export interface StoryAnswer {
   proof: ProofFacts;
   source: SourceFacts | null;
   ranked: RankedFacts[];
-  steps: StepFacts[];
-  proofSentence: string;
-  python: string;
   sentence?: string;
   tokens?: string[];
   special?: boolean[];
@@ -622,11 +629,42 @@ export interface Answers {
   often: OftenAnswer;
 }
 
-/** What a saved page has inside: the answers by the addresses that the page would ask. */
+/** What a saved page knows of a layer beside its numbers: see explorer/saved_layer.py.
+ * 
+ * `shapes` are those of the numbers, by name; `residuals` the proofs of single tokens; `stories`
+ * what is told of a head and a token, by language. The experiments of `refused` cannot be made;
+ * `ranks` are of each head the rank of WQ WK^T and what low_rank keeps of it, and `shuffled` of
+ * each token the largest number of its output, and what shuffled_heads changes. */
+export interface SavedLayer {
+  shapes: { [name: string]: number[] };
+  mask: string;
+  position: string;
+  scale: number;
+  softcap: number | null;
+  residuals: (ProofFacts | null)[];
+  refused: string[];
+  ranks: [number, number][];
+  shuffled: [number, number, number][];
+  stories: { [name: string]: ToldSteps[][] };
+}
+
+/** One attention of a saved text: its layers as `SavedLayer` packed, None where left out.
+ * 
+ * `python` are the lines that open the view, before those of each answer. */
+export interface SavedPart {
+  layers: (string | null)[];
+  python: string;
+}
+
+/** What a saved page has inside.
+ * 
+ * `answers` by the addresses that the page would ask, and `parts`, by the views' addresses, of
+ * which it computes all others. `left_out` says in each language what did not fit. */
 export interface Recorded {
-  answers: { [name: string]: ServedModel | ViewAnswer | StoryAnswer | MatricesAnswer | MatrixColumnAnswer | CellAnswer | RowAnswer | StreamAnswer | TileAnswer | ColumnAnswer | ThumbnailAnswer | ReceivedAnswer | DistancesAnswer | LinksAnswer | GridAnswer | ChoicesAnswer | NextAnswer | ExperimentAnswer | ChangedMapsAnswer | WhatIfAnswer | OftenAnswer };
+  answers: { [name: string]: ServedModel | ViewAnswer | StoryAnswer | MatricesAnswer | MatrixColumnAnswer | CellAnswer | RowAnswer | StreamAnswer | TileAnswer | ColumnAnswer | ThumbnailAnswer | ReceivedAnswer | DistancesAnswer | LinksAnswer | GridAnswer | ChoicesAnswer | NextAnswer | ExperimentAnswer | ChangedMapsAnswer | WhatIfAnswer | OftenAnswer | WhyAnswer | GroupsAnswer };
+  parts: { [name: string]: SavedPart };
   cap: number;
-  left_out: string[];
+  left_out: { [name: string]: string[] };
 }
 
 /** How far a job is; `result` once it is done, `error` and `do` if it failed. */

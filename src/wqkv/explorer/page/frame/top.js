@@ -3,7 +3,7 @@
 import { h } from "../parts/dom.js";
 import { count } from "../parts/format.js";
 import { opened } from "../reading/opened.js";
-import { recorded } from "../reading/server.js";
+import { computes, recorded } from "../reading/server.js";
 import { go, state } from "../reading/state.js";
 import { lang, t } from "../words/words.js";
 import { drawKeys } from "./notices.js";
@@ -145,11 +145,12 @@ function saveMenu() {
 /** @param {Recorded} page */
 function recordedNote(page) {
   const bytes = new Blob([document.documentElement.outerHTML]).size,
-    kilo = value => `${count(Math.round(value / 1024))} KB`;
+    kilo = value => `${count(Math.round(value / 1024))} KB`,
+    missing = page.left_out[lang()];
   return h(
     "p",
     { class: "recorded" },
-    t("recordedSays", { size: kilo(bytes), cap: kilo(page.cap) }),
-    page.left_out.length ? ` ${t("leftOut", { what: page.left_out.join("; ") })}` : "",
+    computes ? t("computedSays", { size: kilo(bytes) }) : t("recordedSays", { size: kilo(bytes), cap: kilo(page.cap) }),
+    missing.length ? ` ${t("leftOut", { what: missing.join("; ") })}` : "",
   );
 }

@@ -1,4 +1,6 @@
-// Asks the server, or the answers recorded in an exported page. Every answer is kept.
+// Asks the server, or what a saved page has inside. Every answer is kept.
+
+import { answerOf } from "../computed/saved.js";
 
 /** @import { JobFacts, Recorded } from "../types" */
 
@@ -6,6 +8,9 @@ const recordedPart = document.getElementById("recorded");
 
 /** @type {Recorded | null} */
 export const recorded = recordedPart ? JSON.parse(recordedPart.textContent ?? "null") : null;
+
+/** Whether a saved page computes answers from the numbers of its layers. */
+export const computes = recorded !== null && Object.keys(recorded.parts).length > 0;
 
 const kept = new Map(); // the last answers, oldest first
 const KEPT = 200;
@@ -57,8 +62,9 @@ async function answerTo(key, path, query) {
     const answer = await ask("GET", path, query);
     return answer.job ? finish(answer.job) : answer; // a slow one comes as a job
   }
-  if (key in recorded.answers) return recorded.answers[key];
-  throw new Refusal("", "", 410);
+  const answer = await answerOf(recorded, path, query, keyOf);
+  if (answer === undefined) throw new Refusal("", "", 410);
+  return answer;
 }
 
 /**
@@ -98,7 +104,7 @@ async function ask(method, path, query = {}, body = undefined) {
  * @returns {Promise<any>}
  */
 export async function work(path, body) {
-  if (recorded) throw new Refusal("", "", 410);
+  if (recorded) return fromSaved(recorded, `${path} ${JSON.stringify(body)}`, {});
   const answer = await ask("POST", path, {}, body);
   return answer.job ? finish(answer.job) : answer;
 }

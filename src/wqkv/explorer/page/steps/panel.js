@@ -7,7 +7,6 @@ import { photograph } from "../parts/photograph.js";
 import { keyTag, tokenTag, tokenWithPosition } from "../parts/token.js";
 import { chosenHow, removedKey } from "../reading/asked.js";
 import { askFor, opened } from "../reading/opened.js";
-import { recorded } from "../reading/server.js";
 import { go, state } from "../reading/state.js";
 import { lang, t } from "../words/words.js";
 import { DRAWINGS } from "./drawings.js";
@@ -38,7 +37,7 @@ export async function readStory() {
   const [story, row, without] = await Promise.all([
     askFor("story", { ...where, token, lang: lang() }),
     askFor("row", { ...where, i: token }),
-    gone === undefined || recorded ? undefined : askFor("row", { ...where, i: token, without: gone, how: chosenHow() }),
+    gone === undefined ? undefined : askFor("row", { ...where, i: token, without: gone, how: chosenHow() }),
   ]);
   return { story, row, without, best: strongest(row)[0]?.index ?? token };
 }

@@ -7,14 +7,18 @@ import { fixed, power, short, weight } from "../parts/format.js";
 import { scale } from "../parts/ranking.js";
 import { chosenHow, question, wholeQuestion } from "../reading/asked.js";
 import { askChoices, askFor } from "../reading/opened.js";
-import { recorded } from "../reading/server.js";
+import { computes, recorded } from "../reading/server.js";
 import { go, state } from "../reading/state.js";
 import { t } from "../words/words.js";
 import { numberText } from "./effects.js";
 
 /** @import { ThumbnailAnswer, TileAnswer } from "../types" */
 
-const KINDS = /** @type {const} */ (["weight", "contribution", "effect"]);
+// What a map may show. A saved page has the effects that were asked for, and of a long text no contributions.
+const KINDS = /** @type {const} */ (["weight", "contribution", "effect"]).filter(kind => {
+  if (!recorded || kind === "weight") return true;
+  return kind === "contribution" ? computes : Object.keys(recorded.answers).some(key => /\/effects\?/.test(key));
+});
 
 /**
  * @typedef {object} Mapped
@@ -114,15 +118,15 @@ function ends(colors, low, high) {
  * @returns {Promise<Mapped | null>}
  */
 export async function mapped() {
-  if (recorded || !KINDS.some(kind => kind === state.shows) || state.shows === "weight") return WEIGHTS;
+  if (!KINDS.some(kind => kind === state.shows) || state.shows === "weight") return WEIGHTS;
   if (state.shows === "contribution") return CONTRIBUTIONS;
   const asked = wholeQuestion(await askChoices());
   return asked.answer === null ? null : effectsOn(numberText(asked));
 }
 
-// The switch; a saved page has the weights alone.
+// The switch, where there is a choice.
 export function mapSwitch() {
-  if (recorded) return null;
+  if (KINDS.length < 2) return null;
   const shown = KINDS.find(kind => kind === state.shows) ?? KINDS[0];
   return h(
     "span",

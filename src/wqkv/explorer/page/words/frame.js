@@ -83,6 +83,10 @@ export const frameTexts = /** @type {const} */ ({
     "A saved page: {size} of at most {cap}. Without a server it shows what was recorded.",
     "这是保存的页面：{size}，上限 {cap}。没有服务器，只显示已记录的内容。",
   ],
+  computedSays: [
+    "A saved page, {size}: every token, layer and head of this text is computed here, without a server. Where the model would have to run again, it has the answers that were asked for before it was saved.",
+    "这是保存的页面，{size}：这段文本的每个词元、每一层、每个注意力头都在页面里算出，不需要服务器。需要模型重新运行的答案，只有保存前问过的才在这里。",
+  ],
   leftOut: ["Left out: {what}.", "未收入：{what}。"],
   noText: ["Type a text above and press Read.", "在上方输入文本，然后按“读入”。"],
   empty: ["Type at least one word.", "请至少输入一个词。"],
