@@ -153,7 +153,7 @@ def test_stdin_that_is_not_text(capsys, opened, monkeypatch):
     monkeypatch.setattr(sys, "stdin", stdin)
     code, _, err = run(capsys, "see", "-")
     assert (code, opened) == (2, [])
-    assert err.startswith("wqkv: Standard input is not text: 'utf-8' codec can't decode byte 0xff")
+    assert err.startswith("wqkv: Standard input is not text in UTF-8: byte 0xff at 0.")
 
 
 def test_errors_of_the_model_on_one_line(capsys, opened):
@@ -434,7 +434,7 @@ def test_heads_writes_files_too(capsys, headed, tmp_path):
         (["--text", "gone.txt"], "gone.txt: No such file or directory"),
         (["--text", "folder.png"], "folder.png: Is a directory"),
         (["--text", "empty.txt"], "'empty.txt' is empty. Name a file with at least one word."),
-        (["--text", "bytes.txt"], "'bytes.txt' is not text in UTF-8: 'utf-8' codec can't decode"),
+        (["--text", "bytes.txt"], "'bytes.txt' is not text in UTF-8: byte 0xff at 5."),
         (["One.", " "], "Text 2 of 2 is empty. Pass at least one word."),
         (["-"], "Standard input is empty. Pass at least one word."),
         (["\udcff"], r"The text '\udcff' is not valid UTF-8."),
@@ -464,7 +464,7 @@ def test_heads_of_stdin_that_is_not_text(capsys, headed, monkeypatch):
     monkeypatch.setattr(sys, "stdin", stdin)
     code, _, err = run(capsys, "heads", "-")
     assert (code, headed) == (2, [])
-    assert err.startswith("wqkv: Standard input is not text: 'utf-8' codec can't decode byte 0xff")
+    assert err.startswith("wqkv: Standard input is not text in UTF-8: byte 0xff at 0.")
 
 
 @pytest.mark.parametrize(("module", "argv"), [("rich", []), ("matplotlib", ["--png", "a.png"])])

@@ -23,12 +23,16 @@ ROOT = Path(__file__).parents[2]
 
 # A module imports only from those before it. A package's own name is its __init__.
 ORDER = (
+    "wqkv.sentences",
+    "wqkv.sentences.errors",
     "wqkv.errors",
     "wqkv.doors",
-    "wqkv.sentences",
     "wqkv.sentences.heads",
     "wqkv.sentences.reading",
     "wqkv.sentences.steps",
+    "wqkv.sentences.counts",
+    "wqkv.sentences.why",
+    "wqkv.sentences.usage",
     "wqkv.upstream.names",
     "wqkv.upstream.of_torch",
     "wqkv.upstream.of_transformers",
@@ -184,6 +188,7 @@ ORDER = (
     "wqkv",
     "wqkv.draw.to_json",
     "wqkv.draw.steps",
+    "wqkv.draw.line_breaks",
     "wqkv.draw.terminal",
     "wqkv.draw.html",
     "wqkv.draw.plots",

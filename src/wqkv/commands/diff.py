@@ -8,6 +8,7 @@ from pathlib import Path
 from wqkv.commands.given import Commands, check_outputs, check_utf8, read_texts
 from wqkv.commands.progress import bar, spinner
 from wqkv.commands.screen import console, print_json, say_written
+from wqkv.sentences.errors import mistake
 
 
 def add(commands: Commands) -> None:
@@ -45,18 +46,14 @@ def run(args: argparse.Namespace) -> None:
     given: list[str] = args.texts  # behind A: the second model, if there is one, and a text
     other = None if args.cache_bits is not None else next(iter(given), None)
     if args.cache_bits is None and other is None:
-        raise ArgumentError("There is one model. Pass a second one, or --cache-bits.")
+        raise ArgumentError(mistake("one_model"))
     given = given if other is None else given[1:]
     if len(given) > 1:
-        what = (
-            "There are two models, and behind them come"
-            if other
-            else ("--cache-bits compares one model with itself, and behind it come")
-        )
-        raise ArgumentError(f"{what} {len(given)} texts. Pass one, in quotes.")
+        behind = "texts_behind_two" if other else "texts_behind_bits"
+        raise ArgumentError(mistake(behind, count=len(given)))
     texts, _ = read_texts(given, args.text)
     check_utf8("text", texts)
-    check_outputs(args, "A picture of the maps")
+    check_outputs(args, "maps_picture")
 
     from wqkv.draw.diff import as_json, save_csv, save_png, show
     from wqkv.effects.diff import diff

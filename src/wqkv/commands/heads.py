@@ -34,7 +34,7 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> None:
     texts, source = read_texts(args.texts, args.text)
     check_utf8("text", texts)
-    check_outputs(args, "A picture of the table")
+    check_outputs(args, "table_picture")
 
     from wqkv.draw.heads import as_json, save_csv, save_png, show
     from wqkv.study.heads import label_model, read

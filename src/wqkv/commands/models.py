@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from wqkv.commands.given import Commands
 from wqkv.commands.screen import print_json
+from wqkv.sentences.errors import mistake
 
 if TYPE_CHECKING:
     from wqkv.study.packaged import PackagedModel
@@ -53,7 +54,7 @@ def _cached() -> list[str]:
     """The names of the models in the cache of the hub's library."""
     from wqkv.errors import need
 
-    hub: Any = need("huggingface_hub", "hf", "Listing models")
+    hub: Any = need("huggingface_hub", "hf", mistake("listing"))
     try:
         repos = hub.scan_cache_dir().repos
     except hub.CacheNotFound:  # nothing was ever downloaded

@@ -10,6 +10,7 @@ from wqkv.commands.given import EXAMPLE, Commands, check_file, check_utf8, read_
 from wqkv.commands.progress import bar, spinner
 from wqkv.commands.screen import say_written
 from wqkv.explorer.hosts import canonical_host, is_loopback
+from wqkv.sentences.errors import mistake
 
 
 def add(commands: Commands) -> None:
@@ -43,21 +44,14 @@ def run(args: argparse.Namespace) -> None:
     check_utf8("text", [text, args.target or ""])
     check_file("page", args.export, ".html", ".htm")
     if not 0 <= args.port < 2**16:
-        raise ArgumentError(f"There is no port {args.port}. Pass 1 to {2**16 - 1}, or 0 for any.")
+        raise ArgumentError(mistake("no_port", port=args.port, last=2**16 - 1))
     if canonical_host(args.host) in ("0.0.0.0", "[::]", ""):
-        raise ArgumentError(
-            f"The host {args.host!r} is not a name that a browser can ask for."
-            " Pass the address by which this machine is reached."
-        )
+        raise ArgumentError(mistake("host_any", host=args.host))
     if not is_loopback(args.host) and not args.others:
-        raise ArgumentError(
-            f"Other machines can reach {args.host}: whoever knows the address could read your texts"
-            " and keep this machine busy, and nothing is encrypted on the way."
-            " Pass --others to allow it."
-        )
+        raise ArgumentError(mistake("host_reachable", host=args.host))
     if not args.export:
-        need("starlette", "show", "The explorer")
-        need("uvicorn", "show", "The explorer")
+        need("starlette", "show", mistake("explorer"))
+        need("uvicorn", "show", mistake("explorer"))
 
     from wqkv.study.pair import open_any
 

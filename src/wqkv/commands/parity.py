@@ -7,6 +7,7 @@ import argparse
 from wqkv.commands.given import Commands
 from wqkv.commands.progress import bar, spinner
 from wqkv.commands.screen import console, print_json
+from wqkv.sentences.errors import mistake
 
 
 def add(commands: Commands) -> None:
@@ -28,7 +29,7 @@ def run(args: argparse.Namespace) -> bool:
     from wqkv.errors import need
 
     if not args.json:
-        need("rich", "show", "The terminal picture")
+        need("rich", "show", mistake("terminal"))
 
     from wqkv.draw.parity import as_json, show
     from wqkv.study.loading import load_bare

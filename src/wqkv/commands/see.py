@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wqkv.commands.given import EXAMPLE, Commands, check_file, check_utf8
+from wqkv.commands.given import EXAMPLE, Commands, bad_byte, check_file, check_utf8
 from wqkv.commands.progress import spinner
 from wqkv.commands.screen import console, print_json, say_written
+from wqkv.sentences.errors import mistake
 
 if TYPE_CHECKING:
     from wqkv.study.one_token import TokenStory
@@ -76,21 +77,20 @@ def _sentences(given: Sequence[str]) -> Iterator[str]:
     from wqkv.errors import ArgumentError
 
     if not given:
-        raise ArgumentError(
-            f'No sentence was given. Call wqkv see "{EXAMPLE}",'
-            " or wqkv see - to read standard input."
-        )
+        raise ArgumentError(mistake("no_sentence", example=EXAMPLE))
     for number, sentence in enumerate(given, start=1):
         if sentence == "-":
             try:
                 lines = [line.strip() for line in sys.stdin if line.strip()]
             except UnicodeDecodeError as error:
-                raise ArgumentError(f"Standard input is not text: {error}.") from None
+                raise ArgumentError(mistake("stdin_not_utf8", **bad_byte(error))) from None
             if not lines:
-                raise ArgumentError("Standard input has no sentence. Pass one sentence a line.")
+                raise ArgumentError(mistake("stdin_no_sentence"))
             yield from lines
         elif not sentence.strip():
-            raise ArgumentError(f"Sentence {number} of {len(given)} is empty: {sentence!r}.")
+            raise ArgumentError(
+                mistake("sentence_empty", number=number, count=len(given), sentence=sentence)
+            )
         else:
             yield sentence
 
@@ -106,14 +106,11 @@ def _check(args: argparse.Namespace, sentences: Sequence[str]) -> None:
 
         check_format(args.output)
         check_file("image", args.output)
-        need("matplotlib", "show", "An image of the map")
+        need("matplotlib", "show", mistake("map_image"))
         if len(sentences) > 1:
-            raise ArgumentError(
-                f"--output holds the map of one sentence, and there are {len(sentences)}."
-                " Pass one sentence, or --html for a page of all."
-            )
+            raise ArgumentError(mistake("one_map", count=len(sentences)))
     if not (args.html or args.output or args.json):
-        need("rich", "show", "The terminal picture")
+        need("rich", "show", mistake("terminal"))
 
 
 def _say_which_token(story: TokenStory, word: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from wqkv.commands.given import Commands
 from wqkv.commands.progress import bar
 from wqkv.commands.screen import console, say_written
+from wqkv.sentences.errors import mistake
 
 
 def add(commands: Commands) -> None:
@@ -38,7 +39,7 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> None:
     from wqkv.errors import need
 
-    need("rich", "show", "The terminal picture")
+    need("rich", "show", mistake("terminal"))
 
     from wqkv.corpus.survey import survey
     from wqkv.corpus.worker import write_whole

@@ -9,6 +9,7 @@ from pathlib import Path
 from wqkv.commands.given import Commands, check_outputs, check_utf8, read_texts
 from wqkv.commands.progress import bar, spinner
 from wqkv.commands.screen import console, print_json, say_written
+from wqkv.sentences.errors import mistake
 
 #: Long enough for a causal model to have learned from it what comes next.
 CAPITALS = "The capital of France is Paris. The capital of Italy is Rome. The capital of Spain is"
@@ -59,14 +60,12 @@ def run(args: argparse.Namespace) -> None:
 
     texts, _ = read_texts([args.text] if args.text is not None else [], args.file)
     if not texts:
-        raise ArgumentError(
-            f'No text was given. Call wqkv why "{CAPITALS}", or wqkv why - to read standard input.'
-        )
+        raise ArgumentError(mistake("no_text", example=CAPITALS))
     check_utf8("text", texts)
     check_utf8("answer", [args.answer or ""])
     check_utf8("rival", [args.against or ""])
     check_utf8("target", [args.target or ""])
-    check_outputs(args, "A picture of the links")
+    check_outputs(args, "links_picture")
 
     from wqkv.draw.arcs import save_png
     from wqkv.draw.why import as_json, save_csv, show

@@ -21,6 +21,7 @@ from wqkv.effects.diff import Diff, HeadDiff, RowDiff
 from wqkv.errors import need
 from wqkv.maps import display
 from wqkv.maps.attention_map import AttentionMap
+from wqkv.sentences.errors import mistake
 from wqkv.study.view import edges
 
 if TYPE_CHECKING:  # JSON and CSV need no rich
@@ -203,7 +204,7 @@ def save_png(found: Diff, path: str | Path) -> None:
         MissingExtraError: matplotlib is not installed.
     """
     check_format(path)
-    need("matplotlib", "show", "A picture of the maps")
+    need("matplotlib", "show", mistake("maps_picture"))
     from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle

@@ -13,6 +13,7 @@ from wqkv.draw import steps
 from wqkv.draw.plots import check_format, fonts
 from wqkv.draw.to_json import Json, plain
 from wqkv.errors import need
+from wqkv.sentences.errors import mistake
 from wqkv.study.heads import LABELS, UNCLASSIFIED, Head, Heads, Score
 from wqkv.study.patterns import EVEN, LIFT, PATTERNS, SHARE
 
@@ -213,7 +214,7 @@ def save_png(heads: Heads, model: str, path: str | Path) -> None:
         MissingExtraError: matplotlib is not installed.
     """
     check_format(path)
-    need("matplotlib", "show", "A picture of the table")
+    need("matplotlib", "show", mistake("table_picture"))
     from matplotlib.colors import to_rgb
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch

@@ -15,6 +15,7 @@ from wqkv.doors import door
 from wqkv.errors import ArgumentError, KindError, describe
 from wqkv.layer.caches.quantized import Quantized
 from wqkv.maps.attention_map import AttentionMap, map_of
+from wqkv.sentences.errors import mistake
 from wqkv.study.callbacks import Progress, silent
 from wqkv.study.heads import record_maps
 from wqkv.study.model import OpenModel
@@ -214,19 +215,20 @@ def check_alike(a: OpenModel, b: OpenModel, text: str) -> None:
     if a.sizes[:2] != b.sizes[:2]:
         (layers, n_head), (other_layers, other_heads) = a.sizes[:2], b.sizes[:2]
         raise ArgumentError(
-            f"{a.name} has {layers} layers x {n_head} heads, and {b.name} {other_layers} x "
-            f"{other_heads}.\nCompare models with as many layers and heads."
-        )
+            mistake(
+                "sizes_differ", a=a.name, layers=layers, n_head=n_head, b=b.name,
+                other_layers=other_layers, other_heads=other_heads,
+            )
+        )  # fmt: skip
     ours, theirs = (
         [*zip(one.tokens, one.ids, strict=True)] for one in (a.tokens(text), b.tokens(text))
     )
     if ours != theirs:
         pairs = enumerate(zip_longest(ours, theirs))
         at, differ = next((at, pair) for at, pair in pairs if pair[0] != pair[1])
-        one, other = ((x and f"{x[0]!r} (id {x[1]})") or "missing" for x in differ)
+        one, other = (f"{x[0]!r} (id {x[1]})" if x else mistake("token_missing") for x in differ)
         raise ArgumentError(
-            f"{a.name} and {b.name} read other tokens: token {at} is {one} in the first and "
-            f"{other} in the second.\nCompare models of one vocabulary."
+            mistake("tokens_differ", a=a.name, b=b.name, at=at, one=one, other=other)
         )
 
 

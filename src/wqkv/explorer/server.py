@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from wqkv.effects.records import GROUPS, By
-from wqkv.errors import need
+from wqkv.errors import ArgumentError, need
 from wqkv.explorer.api import Api
 from wqkv.explorer.export import export
 from wqkv.explorer.hosts import canonical_address, canonical_host
@@ -34,11 +34,13 @@ from wqkv.explorer.schema import ServedModel, StartFacts
 from wqkv.explorer.ticket import Ticket
 from wqkv.maps.link_map import HOWS, How
 from wqkv.sentences import LANGUAGES
+from wqkv.sentences.errors import mistake
+from wqkv.sentences.usage import said_by_system
 from wqkv.study.callbacks import Progress
 from wqkv.study.model import OpenModel
 from wqkv.study.pair import OpenPair
 
-need("starlette", "show", "The explorer")
+need("starlette", "show", mistake("explorer"))
 
 from starlette.applications import Starlette  # noqa: E402  only after `need` has spoken
 from starlette.exceptions import HTTPException  # noqa: E402
@@ -94,7 +96,7 @@ def serve(
         port: 0 takes a free one.
         ready: is called with the page's address as soon as the server listens.
     """
-    need("uvicorn", "show", "The explorer")
+    need("uvicorn", "show", mistake("explorer"))
     import uvicorn
 
     from wqkv.explorer.protocol import TimedProtocol
@@ -103,7 +105,14 @@ def serve(
     model.check_target(target)
     shown = canonical_host(host)
     family = socket.AF_INET6 if shown.startswith("[") else socket.AF_INET
-    listening = socket.create_server((shown.strip("[]"), port), family=family)
+    try:
+        listening = socket.create_server((shown.strip("[]"), port), family=family)
+    except socket.gaierror as error:
+        raise ArgumentError(mistake("no_host", host=shown)) from error
+    except OSError as error:
+        reason = said_by_system((error.strerror or str(error)).partition(" (")[0])
+        wrong = mistake("cannot_listen", host=shown, port=port, reason=reason)
+        raise ArgumentError(wrong) from error
     port, secret = listening.getsockname()[1], secrets.token_urlsafe(24)
     hosts = [f"{one}:{port}" for one in ("127.0.0.1", "localhost", "[::1]", shown)]
     config = uvicorn.Config(

@@ -18,6 +18,7 @@ from wqkv.doors import door
 from wqkv.errors import ArgumentError
 from wqkv.maps.attention_map import AttentionMap
 from wqkv.record.watch import watch
+from wqkv.sentences.errors import mistake
 from wqkv.study.answers import STATISTICS, HeadGrid
 from wqkv.study.callbacks import Progress, silent
 from wqkv.study.model import OpenModel
@@ -250,7 +251,7 @@ def _label_windows(
         more = sum_patterns(maps(ids), ids, special, separators)
         sums = more if sums is None else sums.plus(more)
     if sums is None or not sums.tokens:
-        raise ArgumentError(f"{model.name} sees no token in the text.")
+        raise ArgumentError(mistake("no_tokens", model=model.name))
     return label_sums(sums, source)
 
 

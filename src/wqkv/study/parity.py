@@ -15,6 +15,7 @@ from wqkv.doors import door
 from wqkv.errors import ArgumentError, WqkvError, describe
 from wqkv.layer.convert.huggingface import from_hf, matrices, stacks
 from wqkv.maps.proof import Proof, sum_rounding
+from wqkv.sentences.errors import mistake
 from wqkv.study.callbacks import Progress, silent
 from wqkv.wrappers import unwrapped
 
@@ -140,9 +141,9 @@ def parity(
                 raise
             reason = next(iter(str(error).splitlines()), "")[:200]
             read = "random " * (inputs is None) + (" and ".join(given) or "no `inputs`")
+            kind = type(error).__name__
             raise ArgumentError(
-                f"The model does not run on {read} ({type(error).__name__}: {reason}).\n"
-                "Pass `inputs` that it takes."
+                mistake("does_not_run", read=read, kind=kind, reason=reason)
             ) from error
     read = ", ".join(f"{name} {describe(value)}" for name, value in given.items())
     config: Any = model.config
@@ -214,10 +215,7 @@ def _random_inputs(model: Any) -> dict[str, Tensor]:
 
     def tokens(n: int = RANDOM_TOKENS) -> Tensor:
         if not getattr(config, "vocab_size", None):
-            raise ArgumentError(
-                f"What models of the family {config.model_type!r} read is not known here.\n"
-                "Pass `inputs`."
-            )
+            raise ArgumentError(mistake("unknown_inputs", family=config.model_type))
         for name in ("max_position_embeddings", "max_seq_len", "max_target_positions"):
             n = min(n, (getattr(config, name, None) or n + 2) - 2)  # some number positions from 2
         numbers = torch.randint(
