@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from wqkv.sentences import LANGUAGES
+from wqkv.sentences import LANGUAGES, say
 from wqkv.sentences.errors import mistake, one_of
+from wqkv.sentences.reading import SOURCES
 
 EXAMPLE = "The animal didn't cross the street because it was too tired."
 
@@ -51,14 +52,14 @@ def read_texts(given: Sequence[str], file: Path | None) -> tuple[list[str], str]
         if given:
             raise ArgumentError(mistake("two_texts", file=file))
         try:
-            texts, source = [file.read_text(encoding="utf-8-sig")], f"the text of {file.name}"
+            texts = [file.read_text(encoding="utf-8-sig")]
         except UnicodeDecodeError as error:
             raise ArgumentError(
                 mistake("file_not_utf8", file=str(file), **bad_byte(error))
             ) from None
         if not texts[0].strip():
             raise ArgumentError(mistake("file_empty", file=str(file)))
-        return texts, source
+        return texts, say(SOURCES["file"], file=file.name)
     texts = []
     for number, text in enumerate(given, start=1):
         try:
@@ -69,7 +70,7 @@ def read_texts(given: Sequence[str], file: Path | None) -> tuple[list[str], str]
             if text == "-":
                 raise ArgumentError(mistake("stdin_empty"))
             raise ArgumentError(mistake("text_empty", number=number, count=len(given)))
-    return texts, "the given text" if len(texts) < 2 else f"the {len(texts)} given texts"
+    return texts, say(SOURCES["given" if len(texts) < 2 else "several"], count=len(texts))
 
 
 def bad_byte(error: UnicodeDecodeError) -> dict[str, int]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from wqkv.commands.given import EXAMPLE, Commands, check_file, check_utf8, read_texts
+from wqkv.commands.given import EXAMPLE, Commands, add_language, check_file, check_utf8, read_texts
 from wqkv.commands.progress import bar, spinner
-from wqkv.commands.screen import say_written
+from wqkv.commands.screen import say_written, tell
 from wqkv.explorer.hosts import canonical_host, is_loopback
+from wqkv.sentences import say
+from wqkv.sentences.commands import PROGRESS, RESULT
 from wqkv.sentences.errors import mistake
 
 
@@ -23,13 +24,13 @@ def add(commands: Commands) -> None:
         epilog=f'example: wqkv open "{EXAMPLE}"',
     )
     parser.set_defaults(command=run)
+    add_language(parser)
     arg = parser.add_argument
     arg("text", nargs="?", metavar="TEXT", help="in quotes; - reads stdin (default: an example)")
     arg("--model", metavar="NAME", help="a folder or a hub name (default: the packaged model)")
     arg("--text", dest="file", type=Path, metavar="FILE", help="read this file")
     arg("--target", metavar="TEXT", help="what a model of two texts writes (default: it decides)")
     arg("--export", type=Path, metavar="FILE", help="write one page instead of serving it")
-    arg("--lang", choices=("en", "zh"), default="en", help="the language of an exported page")
     arg("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s)")
     arg("--port", type=int, default=0, help="the port to listen on (default: a free one)")
     arg("--others", action="store_true", help="allow a --host that other machines can reach")
@@ -55,25 +56,26 @@ def run(args: argparse.Namespace) -> None:
 
     from wqkv.study.pair import open_any
 
-    with spinner() as say:
-        model = open_any(args.model, say)
+    with spinner(args.lang) as opening:
+        model = open_any(args.model, opening)
     if args.export:
         from wqkv.explorer.api import Api
         from wqkv.explorer.export import export
 
-        with bar("recording", "answers") as progress:
+        with bar(say(PROGRESS["recording"]), "answers", args.lang) as progress:
             api = Api(model, args.model)
             seen = api.open(text, progress, args.target)
             page = export(api, seen, seen.first[1:], args.lang, progress)
         args.export.write_text(page, encoding="utf-8")
-        say_written(args.export)
+        say_written(args.export, args.lang)
         return
 
     from wqkv.explorer.server import serve
     from wqkv.explorer.ticket import address_with_ticket
 
     def ready(address: str) -> None:
-        print(f"wqkv: {address}\nwqkv: Ctrl-C ends it", file=sys.stderr, flush=True)
+        tell(address, args.lang)
+        tell(say(RESULT["ends"]), args.lang)
         if not args.no_browser:
             import webbrowser
 

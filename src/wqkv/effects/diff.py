@@ -15,6 +15,8 @@ from wqkv.doors import door
 from wqkv.errors import ArgumentError, KindError, describe
 from wqkv.layer.caches.quantized import Quantized
 from wqkv.maps.attention_map import AttentionMap, map_of
+from wqkv.sentences import say
+from wqkv.sentences.diff import HOW
 from wqkv.sentences.errors import mistake
 from wqkv.study.callbacks import Progress, silent
 from wqkv.study.heads import record_maps
@@ -178,16 +180,13 @@ def diff(
 def _named(a: OpenModel, b: OpenModel | Quantized | Switch) -> tuple[str, str]:
     """What B is called, and what is compared, in a sentence."""
     if isinstance(b, OpenModel):
-        return b.name, "Two models, each with hidden states of its own."
+        return b.name, say(HOW["models"])
     if isinstance(b, Quantized):
-        channels = "" if b.group is None else f"every {b.group} channels of "
-        return f"{a.name}, keys of {b.bits} bits", (
-            f"The keys of one layer at a time are rounded to {b.bits} bits, with a scale for "
-            f"{channels}each token and head: q and the layers before are those of A, so that the "
-            "error of a layer is not carried to the next."
-        )
+        how = HOW["quantized" if b.group is None else "quantized_groups"]
+        name = say(HOW["keys"], model=a.name, bits=b.bits)
+        return name, say(how, bits=b.bits, group=b.group)
     switch = getattr(b, "__name__", type(b).__name__)
-    return f"{a.name} in {switch}()", "One model, A without the context and B in it."
+    return say(HOW["inside"], model=a.name, switch=switch), say(HOW["switch"])
 
 
 def context_of(switch: Switch) -> AbstractContextManager[object]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wqkv.sentences import Said
 
-#: What is counted: a noun in English, and a noun with its measure word in Chinese.
+#: What is counted: the English noun, and the Chinese one with what counts it (个, 条).
 NOUNS = {
     "layer": ("layer", "层"),
     "head": ("head", "个头"),

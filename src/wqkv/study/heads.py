@@ -18,7 +18,11 @@ from wqkv.doors import door
 from wqkv.errors import ArgumentError
 from wqkv.maps.attention_map import AttentionMap
 from wqkv.record.watch import watch
+from wqkv.sentences import say
+from wqkv.sentences.counts import count_of
 from wqkv.sentences.errors import mistake
+from wqkv.sentences.heads import TABLE
+from wqkv.sentences.reading import SOURCES
 from wqkv.study.answers import STATISTICS, HeadGrid
 from wqkv.study.callbacks import Progress, silent
 from wqkv.study.model import OpenModel
@@ -121,7 +125,8 @@ class Heads:
     def size(self) -> str:
         """`6 layers x 12 heads`."""
         layers, n_head = len(self.table), max((len(layer) for layer in self.table), default=0)
-        return f"{layers} layer{'s' * (layers != 1)} x {n_head} head{'s' * (n_head != 1)}"
+        counts = {"layers": count_of(layers, "layer"), "heads": count_of(n_head, "head")}
+        return say(TABLE["size"], **counts)
 
     def labelled(self, label: str) -> list[Head]:
         """The heads with a label, the strongest first."""
@@ -181,7 +186,7 @@ def probe(model: OpenModel, n: int = 40, seed: int = 0, progress: Progress = sil
     random = torch.Generator().manual_seed(seed)
     ids = usable[torch.randint(len(usable), (n,), generator=random, device="cpu")].tolist() * 2
     none = [False] * len(ids)
-    source = f"{n} random tokens, read twice (seed {seed})"
+    source = say(SOURCES["random"], n=n, seed=seed)
     return _label_windows(model, [TokenWindow(ids, none, none)], source, progress)
 
 
@@ -197,7 +202,7 @@ def read(
     cut = [window for text in texts for window in windows(model.tokenizer, text, model.longest)]
     if len(cut) > len(texts):
         longest = max(len(window.ids) for window in cut)
-        source += f" in {len(cut)} windows of at most {longest}, weighted by their tokens"
+        source = say(SOURCES["windows"], source=source, count=len(cut), longest=longest)
     found = _label_windows(model, cut, source, progress)
     unread = [cut_text(model.tokenizer, text).unread for text in texts]
     return replace(found, unread=reduce(Unread.plus, unread))
@@ -207,7 +212,7 @@ def label_model(model: OpenModel, progress: Progress = silent) -> Heads:
     """The heads of a model where no text is given: a causal one is probed, another reads TEXT."""
     if model.layer(0).mask.by_position:
         return probe(model, progress=progress)
-    return read(model, [TEXT], "a built-in text", progress)
+    return read(model, [TEXT], say(SOURCES["built_in"]), progress)
 
 
 def label_heads(view: View, progress: Progress = silent) -> Heads:

