@@ -332,7 +332,7 @@ ASKED = {
     ),
     "budget": (
         "`budget` is {budget}, how many links to remove.\nPass 1 or more.",
-        "`budget` 为 {budget}，即要去掉的连接数。\n请给 1 或更大的数。",
+        "`budget` 为 {budget}，即要去掉的连接数。\n至少为 1。",
     ),
 }
 
