@@ -281,6 +281,13 @@ def test_no_process_is_told_the_token(capsys, explored):
     assert "the-address" not in explored[2]
 
 
+def test_open_in_chinese(capsys, explored):
+    code, out, err = run(capsys, "open", "One.", "--lang", "zh")
+    assert (code, out) == (0, "")
+    assert err == "wqkv: http://the-address/#lang=zh\nwqkv: 按 Ctrl-C 结束\n"
+    assert explored[2] == address_with_ticket("http://the-address/") + "#lang=zh"
+
+
 def test_open_without_a_browser_or_a_text(capsys, explored, monkeypatch, tmp_path):
     assert run(capsys, "open", "--no-browser")[0] == 0
     assert explored == [None, ("the model", EXAMPLE, None, "127.0.0.1", 0)]

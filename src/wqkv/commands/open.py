@@ -9,7 +9,7 @@ from wqkv.commands.given import EXAMPLE, Commands, add_language, check_file, che
 from wqkv.commands.progress import bar, spinner
 from wqkv.commands.screen import say_written, tell
 from wqkv.explorer.hosts import canonical_host, is_loopback
-from wqkv.sentences import say
+from wqkv.sentences import LANGUAGES, say
 from wqkv.sentences.commands import PROGRESS, RESULT
 from wqkv.sentences.errors import mistake
 
@@ -73,13 +73,16 @@ def run(args: argparse.Namespace) -> None:
     from wqkv.explorer.server import serve
     from wqkv.explorer.ticket import address_with_ticket
 
+    # A page without a language in its address speaks that of the browser.
+    place = "" if args.lang == LANGUAGES[0] else f"#lang={args.lang}"
+
     def ready(address: str) -> None:
-        tell(address, args.lang)
+        tell(f"{address}{place}", args.lang)
         tell(say(RESULT["ends"]), args.lang)
         if not args.no_browser:
             import webbrowser
 
-            webbrowser.open(address_with_ticket(address))
+            webbrowser.open(f"{address_with_ticket(address)}{place}")
 
     serve(
         model,

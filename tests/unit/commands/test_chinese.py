@@ -64,7 +64,7 @@ def run(capsys, *argv):
         (["heads", text(40), "--model"], "一个标签要求超过 0.50 的注意力权重落在那里"),
         (["heads", "--model"], "随机词元，读两遍（随机种子 0）"),
         (["why", text(17), "--by", "head", "--by", "span", "--model"], "这并不证明"),
-        (["why", text(7), "--by", "token", "--model"], "逐一在所有层和头里对能看到它的其他词元遮住"),
+        (["why", text(7), "--by", "token", "--model"], "各个词元，逐一在所有层和头里"),
         (["why", text(17), "--how", "zero", "--budget", "1", "--model"], "带来的值变为 0"),
         (["diff", "--cache-bits", "4", "--text", "text.txt"], "每次只把一层的键舍入到 4 位"),
         (["parity"], "2 层中有 2 层一致"),
