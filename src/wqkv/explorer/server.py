@@ -282,7 +282,8 @@ class _Handlers:
         return self.jobs.start("open", run)
 
     async def job(self, request: Request) -> Response:
-        return await self._answer_soon(self._find_job(request).facts)
+        job, lang = self._find_job(request), _language(request)
+        return await self._answer_soon(lambda: job.facts(lang))
 
     async def cancel(self, request: Request) -> Response:
         self.jobs.cancel(self._find_job(request))
@@ -292,7 +293,7 @@ class _Handlers:
         id = request.path_params["job"]
         job = self.start if self.start is not None and self.start.id == id else self.jobs.find(id)
         if job is None:
-            raise Refused(404, "This work is not known any more.", "Ask for it again.")
+            raise Refused.because(404, mistake("work_forgotten"))
         return job
 
     async def view(self, request: Request) -> Response:
@@ -313,7 +314,7 @@ class _Handlers:
         while not job.ended.is_set() and time.monotonic() < end:
             await asyncio.sleep(0.004)
         if job.failure is not None:
-            return _refusal(job.failure)
+            return _refusal(job.failure, _language(request))
         if job.state == "done":
             return await self._answer_soon(lambda: job.result)
         return _json({"job": job.id}, 202)
@@ -359,7 +360,7 @@ class _Handlers:
         finally:
             self.jobs.cancel(job)
         if job.failure is not None:
-            return _refusal(job.failure)
+            return _refusal(job.failure, _language(request))
         page = job.take()  # not kept: it is large, and the page asks for it once
         name = {"Content-Disposition": f'attachment; filename="wqkv-{layer}-{head}-{token}.html"'}
         return Response(page, 200, HEADERS | name, TYPES[".html"])
@@ -391,13 +392,20 @@ def _answering_errors(handler: Handler) -> Handler:
         except ClientDisconnect:
             return Response(status_code=400)  # nobody reads it
         except Exception as error:
-            return _refusal(refusal_of(error))
+            return _refusal(refusal_of(error), _language(request))
 
     return answer
 
 
-def _refusal(refused: Refused) -> Response:
-    return _json({"error": refused.error, "do": refused.do}, refused.status)
+def _refusal(refused: Refused, lang: str = LANGUAGES[0]) -> Response:
+    error, do = refused.told(lang)
+    return _json({"error": error, "do": do}, refused.status)
+
+
+def _language(request: Request) -> str:
+    """The language that the page speaks, or else the browser's, if it is one of LANGUAGES."""
+    asked = request.headers.get("accept-language", "").lower()
+    return next((lang for lang in LANGUAGES if asked.startswith(lang)), LANGUAGES[0])
 
 
 def _json(value: object, status: int = 200) -> Response:

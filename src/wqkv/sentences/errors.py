@@ -376,6 +376,48 @@ SURVEYED = {
     ),
 }
 
+#: What the explorer answers instead of numbers: what is wrong, and in the last line what to do.
+REFUSED = {
+    "answer_bytes": (
+        "The answer takes {size:,} bytes, and at most {most:,} are kept.\nOpen a shorter text.",
+        "结果需要 {size:,} 字节，最多只能保留 {most:,} 字节。\n请打开短一些的文本。",
+    ),
+    "jobs_wait": (
+        "{count} jobs are waiting already.\nTry again in a moment.",
+        "已有 {count} 个任务在等待。\n请稍后再试。",
+    ),
+    "no_memory": (
+        "The model ran out of memory.\nOpen a shorter text.",
+        "模型的内存不足。\n请打开短一些的文本。",
+    ),
+    "explorer_failed": (
+        "The explorer failed ({kind}).\nThe details are printed where `wqkv open` runs.",
+        "程序出错（{kind}）。\n详情打印在运行 `wqkv open` 的地方。",
+    ),
+    "text_closed": (
+        "This text is not open any more.\nOpen it again.",
+        "这段文本已不再打开。\n请重新打开。",
+    ),
+    "work_forgotten": (
+        "This work is not known any more.\nAsk for it again.",
+        "这项任务已不存在。\n请重新发起。",
+    ),
+    "read_again": (
+        "Read again, this text has other tokens, because it was written token by token.\n"
+        "Type it above, and read it.",
+        "这段文本是逐个词元写成的，重新读入时词元会不同。\n请在上方输入并读入。",
+    ),
+    "effects_bytes": (
+        "The effects in a text of {n:,} tokens would take {size:.2g} GiB of memory.\n"
+        "Open a shorter text.",
+        "{n:,} 个词元的文本，计算作用需要 {size:.2g} GiB 内存。\n请打开短一些的文本。",
+    ),
+    "characters": (
+        "The text has {count:,} characters, and at most {most:,} are read.\nSend a shorter text.",
+        "文本有 {count:,} 个字符，最多只能读 {most:,} 个。\n请缩短文本。",
+    ),
+}
+
 #: What an optional package is needed for.
 PURPOSES = {
     "terminal": ("The terminal picture", "终端里的图"),
@@ -399,7 +441,7 @@ PURPOSES = {
     ),
 }
 
-_ALL = GIVEN | READ | MODELS | ASKED | SURVEYED | PURPOSES
+_ALL = GIVEN | READ | MODELS | ASKED | SURVEYED | REFUSED | PURPOSES
 
 
 def mistake(name: str, /, **facts: object) -> Said:
