@@ -12,7 +12,10 @@ from typing import Any, NoReturn
 
 from wqkv import __version__
 from wqkv.commands import diff, heads, models, open, parity, rate, see, survey, why
+from wqkv.commands.given import add_language, locale_language
 from wqkv.commands.screen import clean_streams
+from wqkv.sentences import say, translated
+from wqkv.sentences.usage import FRAME, said_by_argparse, said_by_system
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -31,33 +34,50 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv: list[str] | None) -> int:
+    lang = _language(argv)
     try:
         args = _parser().parse_args(argv)
         command: Callable[[argparse.Namespace], bool | None] = args.command
         answer_is_no = command(args) is False
         sys.stdout.flush()
         return int(answer_is_no)
-    except SystemExit as stop:  # argparse has printed why
+    except SystemExit as stop:  # argparse has printed what was asked for, such as --help
         return int(stop.code or 0)
     except KeyboardInterrupt:
-        print("wqkv: interrupted", file=sys.stderr)
+        print(f"wqkv: {translated(say(FRAME['interrupted']), lang)}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         raise
     except Exception as error:
-        print(f"wqkv: {_message(error)}", file=sys.stderr)
+        print(f"wqkv: {_message(error, lang)}", file=sys.stderr)
         return 2
 
 
-def _message(error: Exception) -> str:
+def _language(argv: list[str] | None) -> str:
+    """The language that is asked for, also where nothing else of the command line can be read."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    add_language(early)
+    try:
+        lang: str = early.parse_known_args(argv)[0].lang
+    except argparse.ArgumentError:  # no language, or one that is not spoken here
+        return locale_language()
+    return lang
+
+
+class _UsageError(Exception):
+    """What is wrong with the command line."""
+
+
+def _message(error: Exception, lang: str) -> str:
     """Return what is wrong on one line, or the traceback if it is not the user's mistake."""
     from wqkv.errors import WqkvError
 
-    if isinstance(error, WqkvError):
-        return one_line(str(error))
+    if isinstance(error, WqkvError | _UsageError):
+        return one_line(translated(error.args[0], lang))
     if isinstance(error, OSError):
         where = "" if error.filename is None else f"{error.filename}: "
-        return one_line(f"{where}{error.strerror or error}")
+        reason = translated(said_by_system(error.strerror or str(error)), lang)
+        return one_line(f"{where}{reason}")
     return "".join(traceback.format_exception(error)).rstrip()
 
 
@@ -72,7 +92,8 @@ def one_line(message: str) -> str:
         lambda facts: f" ({'; '.join(line.strip() for line in facts[0].strip().splitlines())})",
         message,
     )
-    return " ".join(inline.split())
+    # Chinese has no blank behind its full stop.
+    return " ".join(inline.split()).replace("。 ", "。")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -85,7 +106,7 @@ class _Parser(argparse.ArgumentParser):
         return found, rest
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"wqkv: {message}; see {self.prog} --help\n")
+        raise _UsageError(say(FRAME["usage"], what=said_by_argparse(message), program=self.prog))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -17,6 +17,8 @@ from types import ModuleType
 
 import torch
 
+from wqkv.sentences.errors import mistake
+
 
 class WqkvError(Exception):
     """Base of every error that wqkv raises on purpose: `except wqkv.WqkvError` catches them all.
@@ -108,7 +110,7 @@ def need(module: str, extra: str, purpose: str) -> ModuleType:
     try:
         return import_module(module)
     except ImportError as error:
+        package = module.partition(".")[0]
         raise MissingExtraError(
-            f"{purpose} needs the package `{module.partition('.')[0]}`: {error}.\n"
-            f"Install it with: pip install 'wqkv[{extra}]'"
+            mistake("extra", purpose=purpose, package=package, error=error, extra=extra)
         ) from error

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from wqkv.commands.given import Commands, check_outputs, check_utf8, read_texts
+from wqkv.commands.given import Commands, add_language, check_outputs, check_utf8, read_texts
 from wqkv.commands.progress import bar, spinner
-from wqkv.commands.screen import console, print_json, say_written
+from wqkv.commands.screen import console, print_json, say_picture, say_written
+from wqkv.sentences import say
+from wqkv.sentences.diff import DIFF
+from wqkv.sentences.errors import mistake
 
 
 def add(commands: Commands) -> None:
@@ -23,6 +26,7 @@ def add(commands: Commands) -> None:
         'example: wqkv diff Qwen/Qwen3-0.6B Qwen/Qwen3-0.6B-Base "The capital of Spain is"',
     )
     diff.set_defaults(command=run)
+    add_language(diff)
     arg = diff.add_argument
     arg("a", metavar="A", help="a folder or a hub name")
     arg(
@@ -45,18 +49,14 @@ def run(args: argparse.Namespace) -> None:
     given: list[str] = args.texts  # behind A: the second model, if there is one, and a text
     other = None if args.cache_bits is not None else next(iter(given), None)
     if args.cache_bits is None and other is None:
-        raise ArgumentError("There is one model. Pass a second one, or --cache-bits.")
+        raise ArgumentError(mistake("one_model"))
     given = given if other is None else given[1:]
     if len(given) > 1:
-        what = (
-            "There are two models, and behind them come"
-            if other
-            else ("--cache-bits compares one model with itself, and behind it come")
-        )
-        raise ArgumentError(f"{what} {len(given)} texts. Pass one, in quotes.")
+        behind = "texts_behind_two" if other else "texts_behind_bits"
+        raise ArgumentError(mistake(behind, count=len(given)))
     texts, _ = read_texts(given, args.text)
     check_utf8("text", texts)
-    check_outputs(args, "A picture of the maps")
+    check_outputs(args, "maps_picture")
 
     from wqkv.draw.diff import as_json, save_csv, save_png, show
     from wqkv.effects.diff import diff
@@ -64,19 +64,19 @@ def run(args: argparse.Namespace) -> None:
     from wqkv.study.known_texts import TEXT
     from wqkv.study.model import open_model
 
-    with spinner() as progress:
+    with spinner(args.lang) as progress:
         a = open_model(args.a, progress)
         b = Quantized(args.cache_bits) if other is None else open_model(other, progress)
-    with bar(f"comparing with {a.name}", "steps") as told:
+    with bar(say(DIFF["comparing"], model=a.name), "steps", args.lang) as told:
         found = diff(a, b, texts[0] if texts else TEXT, progress=told)
 
     if args.csv:
         save_csv(found, args.csv)
-        say_written(args.csv)
+        say_written(args.csv, args.lang)
     if args.png:
-        save_png(found, args.png)
-        say_written(args.png)
+        save_png(found, args.png, args.lang)
+        say_picture(args.png, args.lang)
     if args.json:
         print_json(as_json(found))
     else:
-        show(found, console())
+        show(found, console(), args.lang)

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from wqkv.sentences import LANGUAGES
+from wqkv.sentences import LANGUAGES, say
+from wqkv.sentences.errors import mistake, one_of
+from wqkv.sentences.reading import SOURCES
 
 EXAMPLE = "The animal didn't cross the street because it was too tired."
 
@@ -48,31 +50,39 @@ def read_texts(given: Sequence[str], file: Path | None) -> tuple[list[str], str]
 
     if file is not None:
         if given:
-            raise ArgumentError(f"There is a TEXT and --text {file}. Pass one of them.")
+            raise ArgumentError(mistake("two_texts", file=file))
         try:
-            texts, source = [file.read_text(encoding="utf-8-sig")], f"the text of {file.name}"
+            texts = [file.read_text(encoding="utf-8-sig")]
         except UnicodeDecodeError as error:
-            raise ArgumentError(f"{str(file)!r} is not text in UTF-8: {error}.") from None
+            raise ArgumentError(
+                mistake("file_not_utf8", file=str(file), **bad_byte(error))
+            ) from None
         if not texts[0].strip():
-            raise ArgumentError(f"{str(file)!r} is empty. Name a file with at least one word.")
-        return texts, source
+            raise ArgumentError(mistake("file_empty", file=str(file)))
+        return texts, say(SOURCES["file"], file=file.name)
     texts = []
     for number, text in enumerate(given, start=1):
         try:
             texts.append(sys.stdin.read() if text == "-" else text)
         except UnicodeDecodeError as error:
-            raise ArgumentError(f"Standard input is not text: {error}.") from None
+            raise ArgumentError(mistake("stdin_not_utf8", **bad_byte(error))) from None
         if not texts[-1].strip():
-            what = "Standard input" if text == "-" else f"Text {number} of {len(given)}"
-            raise ArgumentError(f"{what} is empty. Pass at least one word.")
-    return texts, "the given text" if len(texts) < 2 else f"the {len(texts)} given texts"
+            if text == "-":
+                raise ArgumentError(mistake("stdin_empty"))
+            raise ArgumentError(mistake("text_empty", number=number, count=len(given)))
+    return texts, say(SOURCES["given" if len(texts) < 2 else "several"], count=len(texts))
+
+
+def bad_byte(error: UnicodeDecodeError) -> dict[str, int]:
+    """Return the first byte that is not UTF-8, and where it stands."""
+    return {"byte": error.object[error.start], "at": error.start}
 
 
 def check_utf8(what: str, texts: Sequence[str]) -> None:
     """Refuse a text that is not Unicode; the shell passes such bytes as halves of surrogate pairs.
 
     Args:
-        what: what the error calls the text.
+        what: the name of the text in GIVEN, such as "answer".
     """
     from wqkv.errors import ArgumentError
 
@@ -80,23 +90,23 @@ def check_utf8(what: str, texts: Sequence[str]) -> None:
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise ArgumentError(f"The {what} {text!a} is not valid UTF-8.") from None
+            raise ArgumentError(mistake("not_utf8", what=mistake(what), text=text)) from None
 
 
 def check_outputs(args: argparse.Namespace, picture: str) -> None:
     """Refuse a --csv or --png that cannot be written, and what a terminal or picture lacks.
 
     Args:
-        picture: what the error calls the picture, such as "A picture of the links".
+        picture: the name of the picture in PURPOSES, such as "links_picture".
     """
     from wqkv.errors import need
 
     check_file("table", args.csv, ".csv")
     check_file("image", args.png, ".png")
     if args.png:
-        need("matplotlib", "show", picture)
+        need("matplotlib", "show", mistake(picture))
     if not args.json:
-        need("rich", "show", "The terminal picture")
+        need("rich", "show", mistake("terminal"))
 
 
 def check_file(what: str, path: Path | None, *suffixes: str) -> None:
@@ -106,9 +116,9 @@ def check_file(what: str, path: Path | None, *suffixes: str) -> None:
     if path is None:
         return
     if suffixes and path.suffix.lower() not in suffixes:
-        names = " or ".join(suffixes)
-        raise ArgumentError(f"The {what} {str(path)!r} needs a name ending in {names}.")
+        names = one_of(suffixes)
+        raise ArgumentError(mistake("suffix", what=mistake(what), file=str(path), names=names))
     if not path.parent.is_dir():
-        raise ArgumentError(f"The folder {str(path.parent)!r} of {str(path)!r} is not there.")
+        raise ArgumentError(mistake("no_parent", folder=str(path.parent), file=str(path)))
     if path.is_dir():
-        raise ArgumentError(f"{str(path)!r} is a folder. Pass the name of a file.")
+        raise ArgumentError(mistake("is_folder", file=str(path)))

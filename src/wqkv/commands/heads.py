@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from wqkv.commands.given import Commands, check_outputs, check_utf8, read_texts
+from wqkv.commands.given import Commands, add_language, check_outputs, check_utf8, read_texts
 from wqkv.commands.progress import bar, spinner
-from wqkv.commands.screen import console, print_json, say_written
+from wqkv.commands.screen import console, print_json, say_picture, say_written
+from wqkv.sentences import say
+from wqkv.sentences.commands import PROGRESS
 
 
 def add(commands: Commands) -> None:
@@ -21,6 +23,7 @@ def add(commands: Commands) -> None:
         "over all their tokens. example: wqkv heads --text book.txt --png heads.png",
     )
     heads.set_defaults(command=run)
+    add_language(heads)
     arg = heads.add_argument
     default = "a causal model reads random tokens twice, others a built-in text"
     arg("texts", nargs="*", metavar="TEXT", help=f"in quotes; - reads stdin (default: {default})")
@@ -34,24 +37,24 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> None:
     texts, source = read_texts(args.texts, args.text)
     check_utf8("text", texts)
-    check_outputs(args, "A picture of the table")
+    check_outputs(args, "table_picture")
 
     from wqkv.draw.heads import as_json, save_csv, save_png, show
     from wqkv.study.heads import label_model, read
     from wqkv.study.model import open_model
 
-    with spinner() as progress:
+    with spinner(args.lang) as progress:
         model = open_model(args.model, progress)
-    with bar(f"reading with {model.name}") as told:
+    with bar(say(PROGRESS["reading"], model=model.name), lang=args.lang) as told:
         found = read(model, texts, source, told) if texts else label_model(model, told)
 
     if args.csv:
         save_csv(found, args.csv)
-        say_written(args.csv)
+        say_written(args.csv, args.lang)
     if args.png:
-        save_png(found, model.name, args.png)
-        say_written(args.png)
+        save_png(found, model.name, args.png, args.lang)
+        say_picture(args.png, args.lang)
     if args.json:
         print_json(as_json(found, model.name))
     else:
-        show(found, model.name, console())
+        show(found, model.name, console(), args.lang)

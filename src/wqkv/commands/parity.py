@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from wqkv.commands.given import Commands
+from wqkv.commands.given import Commands, add_language
 from wqkv.commands.progress import bar, spinner
 from wqkv.commands.screen import console, print_json
+from wqkv.sentences import say
+from wqkv.sentences.errors import mistake
+from wqkv.sentences.parity import PARITY
 
 
 def add(commands: Commands) -> None:
@@ -19,6 +22,7 @@ def add(commands: Commands) -> None:
         epilog="example: wqkv parity HuggingFaceTB/SmolLM2-135M",
     )
     parser.set_defaults(command=run)
+    add_language(parser)
     arg = parser.add_argument
     arg("model", nargs="?", metavar="MODEL", help="a folder or a hub name (default: packaged)")
     arg("--json", action="store_true", help="print JSON instead of the table")
@@ -28,19 +32,19 @@ def run(args: argparse.Namespace) -> bool:
     from wqkv.errors import need
 
     if not args.json:
-        need("rich", "show", "The terminal picture")
+        need("rich", "show", mistake("terminal"))
 
     from wqkv.draw.parity import as_json, show
     from wqkv.study.loading import load_bare
     from wqkv.study.parity import parity
 
-    with spinner() as progress:
+    with spinner(args.lang) as progress:
         model, name = load_bare(args.model, progress)
-    with bar(f"comparing {name}") as told:
+    with bar(say(PARITY["comparing"], model=name), lang=args.lang) as told:
         found = parity(model, progress=told)
 
     if args.json:
         print_json(as_json(found, name))
     else:
-        show(found, name, console())
+        show(found, name, console(), args.lang)
     return found.holds

@@ -13,13 +13,15 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from wqkv.commands.screen import clean_streams, console, escape_controls
+from wqkv.sentences import LANGUAGES, say, translated
+from wqkv.sentences.commands import PROGRESS
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
 @contextmanager
-def spinner() -> Iterator[Callable[[str], None]]:
+def spinner(lang: str = LANGUAGES[0]) -> Iterator[Callable[[str], None]]:
     """Show a spinner, and give a function that changes the text beside it."""
     drawn = _console()
     if drawn is None:
@@ -27,13 +29,23 @@ def spinner() -> Iterator[Callable[[str], None]]:
         return
     from rich.text import Text
 
-    with drawn.status(Text("opening the model"), spinner="line") as status, clean_streams():
-        yield lambda line: status.update(Text(escape_controls(line)))
+    def shown(line: str) -> Text:
+        return Text(escape_controls(translated(line, lang)))
+
+    opening = shown(say(PROGRESS["opening"]))
+    with drawn.status(opening, spinner="line") as status, clean_streams():
+        yield lambda line: status.update(shown(line))
 
 
 @contextmanager
-def bar(what: str, unit: str = "layers") -> Iterator[Callable[[int, int], None]]:
-    """Show a bar with the time that is left, and give a function (done, total) that moves it."""
+def bar(
+    what: str, unit: str = "layers", lang: str = LANGUAGES[0]
+) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar with the time that is left, and give a function (done, total) that moves it.
+
+    Args:
+        unit: what is counted, by its name in PROGRESS.
+    """
     drawn = _console()
     if drawn is None:
         yield lambda done, total: None
@@ -47,10 +59,11 @@ def bar(what: str, unit: str = "layers") -> Iterator[Callable[[int, int], None]]
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=drawn, transient=True) as drawn_bar, clean_streams():
-        task = drawn_bar.add_task(escape_controls(what), total=None, at="")
+        task = drawn_bar.add_task(escape_controls(translated(what, lang)), total=None, at="")
 
         def move(done: int, total: int) -> None:
-            drawn_bar.update(task, completed=done, total=total, at=f"{done} of {total} {unit}")
+            at = say(PROGRESS["at"], done=done, total=total, unit=say(PROGRESS[unit]))
+            drawn_bar.update(task, completed=done, total=total, at=translated(at, lang))
 
         yield move
 

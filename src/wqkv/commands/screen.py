@@ -16,6 +16,9 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO, cast
 
+from wqkv.sentences import LANGUAGES, say, translated
+from wqkv.sentences.commands import RESULT
+
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment
@@ -94,9 +97,23 @@ def console(stderr: bool = False) -> Console:
     return Clean(file=stream.below if isinstance(stream, CleanStream) else cast(TextIO, stream))
 
 
-def say_written(path: Path) -> None:
+def tell(sentence: str, lang: str) -> None:
+    """Print a sentence to stderr in one of LANGUAGES."""
+    print(f"wqkv: {translated(sentence, lang)}", file=sys.stderr, flush=True)
+
+
+def say_written(path: Path, lang: str = LANGUAGES[0]) -> None:
     """Print to stderr which file was written."""
-    print(f"wqkv: wrote {path}", file=sys.stderr)
+    tell(say(RESULT["wrote"], path=path), lang)
+
+
+def say_picture(path: Path, lang: str) -> None:
+    """Print to stderr which picture was written, and whether it lacks the letters of `lang`."""
+    from wqkv.draw.plots import drawable
+
+    say_written(path, lang)
+    if drawable(lang) != lang:
+        tell(say(RESULT["no_font"], path=path), lang)
 
 
 def print_json(value: object) -> None:

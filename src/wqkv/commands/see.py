@@ -8,9 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wqkv.commands.given import EXAMPLE, Commands, check_file, check_utf8
+from wqkv.commands.given import EXAMPLE, Commands, add_language, bad_byte, check_file, check_utf8
 from wqkv.commands.progress import spinner
-from wqkv.commands.screen import console, print_json, say_written
+from wqkv.commands.screen import console, print_json, say_written, tell
+from wqkv.sentences import say
+from wqkv.sentences.commands import RESULT
+from wqkv.sentences.errors import mistake
 
 if TYPE_CHECKING:
     from wqkv.study.one_token import TokenStory
@@ -36,6 +39,7 @@ def add(commands: Commands) -> None:
     arg("--html", type=Path, metavar="FILE", help="write a web page instead of printing")
     arg("--output", type=Path, metavar="FILE", help="write the map as .png, .svg or .pdf instead")
     arg("--json", action="store_true", help="print JSON instead of the picture")
+    add_language(see)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -45,24 +49,24 @@ def run(args: argparse.Namespace) -> None:
     from wqkv.study.model import open_model
     from wqkv.study.one_token import clearest_story
 
-    with spinner() as progress:
+    with spinner(args.lang) as progress:
         model = open_model(args.model, progress)
         stories = [
             clearest_story(model, text, args.word, args.layer, args.head) for text in sentences
         ]
 
     for story in stories if args.word else ():
-        _say_which_token(story, args.word)
+        _say_which_token(story, args.word, args.lang)
     if args.html:
         from wqkv.draw.html import page
 
         args.html.write_text(page(stories), encoding="utf-8")
-        say_written(args.html)
+        say_written(args.html, args.lang)
     if args.output:
         from wqkv.draw.plots import save_map
 
         save_map(stories[0], args.output)
-        say_written(args.output)
+        say_written(args.output, args.lang)
     if args.json:
         from wqkv.draw.to_json import as_json
 
@@ -76,21 +80,20 @@ def _sentences(given: Sequence[str]) -> Iterator[str]:
     from wqkv.errors import ArgumentError
 
     if not given:
-        raise ArgumentError(
-            f'No sentence was given. Call wqkv see "{EXAMPLE}",'
-            " or wqkv see - to read standard input."
-        )
+        raise ArgumentError(mistake("no_sentence", example=EXAMPLE))
     for number, sentence in enumerate(given, start=1):
         if sentence == "-":
             try:
                 lines = [line.strip() for line in sys.stdin if line.strip()]
             except UnicodeDecodeError as error:
-                raise ArgumentError(f"Standard input is not text: {error}.") from None
+                raise ArgumentError(mistake("stdin_not_utf8", **bad_byte(error))) from None
             if not lines:
-                raise ArgumentError("Standard input has no sentence. Pass one sentence a line.")
+                raise ArgumentError(mistake("stdin_no_sentence"))
             yield from lines
         elif not sentence.strip():
-            raise ArgumentError(f"Sentence {number} of {len(given)} is empty: {sentence!r}.")
+            raise ArgumentError(
+                mistake("sentence_empty", number=number, count=len(given), sentence=sentence)
+            )
         else:
             yield sentence
 
@@ -106,25 +109,19 @@ def _check(args: argparse.Namespace, sentences: Sequence[str]) -> None:
 
         check_format(args.output)
         check_file("image", args.output)
-        need("matplotlib", "show", "An image of the map")
+        need("matplotlib", "show", mistake("map_image"))
         if len(sentences) > 1:
-            raise ArgumentError(
-                f"--output holds the map of one sentence, and there are {len(sentences)}."
-                " Pass one sentence, or --html for a page of all."
-            )
+            raise ArgumentError(mistake("one_map", count=len(sentences)))
     if not (args.html or args.output or args.json):
-        need("rich", "show", "The terminal picture")
+        need("rich", "show", mistake("terminal"))
 
 
-def _say_which_token(story: TokenStory, word: str) -> None:
+def _say_which_token(story: TokenStory, word: str, lang: str) -> None:
     """Say which token is followed, if the word that was typed is not one token of the model."""
     token, wanted = story.tokens[story.token], word.strip()
     if wanted.casefold() not in (token.casefold(), str(story.token)):
-        print(
-            f"wqkv: {wanted!r} is not one token of the model: "
-            f"the token {token!r}, number {story.token}, is followed",
-            file=sys.stderr,
-        )
+        followed = {"typed": wanted, "token": token, "number": story.token}
+        tell(say(RESULT["followed"], **followed), lang)
 
 
 def _print(stories: Sequence[TokenStory]) -> None:

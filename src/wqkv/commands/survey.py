@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
-from wqkv.commands.given import Commands
+from wqkv.commands.given import Commands, add_language
 from wqkv.commands.progress import bar
-from wqkv.commands.screen import console, say_written
+from wqkv.commands.screen import console, say_written, tell
+from wqkv.sentences import say
+from wqkv.sentences.errors import mistake
+from wqkv.sentences.survey import COUNTED
 
 
 def add(commands: Commands) -> None:
@@ -24,6 +26,7 @@ def add(commands: Commands) -> None:
         "example: wqkv survey --data docs.jsonl --out survey/",
     )
     parser.set_defaults(command=run)
+    add_language(parser)
     arg = parser.add_argument
     arg("model", nargs="?", metavar="MODEL", help="a folder or a hub name (default: the packaged)")
     kinds = ".jsonl, .parquet, any other file of text, or a folder of them"
@@ -38,13 +41,13 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> None:
     from wqkv.errors import need
 
-    need("rich", "show", "The terminal picture")
+    need("rich", "show", mistake("terminal"))
 
     from wqkv.corpus.survey import survey
     from wqkv.corpus.worker import write_whole
     from wqkv.draw.survey import page, show
 
-    with bar("surveying", "documents") as progress:
+    with bar(say(COUNTED["surveying"]), "documents", args.lang) as progress:
         found = survey(
             args.model,
             args.data,
@@ -55,8 +58,8 @@ def run(args: argparse.Namespace) -> None:
             documents=args.part,
             progress=progress,
         )
-    write_whole(args.out / "survey.html", page(found).encode())
-    show(found, console())
+    write_whole(args.out / "survey.html", page(found, args.lang).encode())
+    show(found, console(), args.lang)
     for path in found.damaged:
-        print(f"wqkv: {path} was damaged or altered, and was made again", file=sys.stderr)
-    say_written(args.out / "survey.html")
+        tell(say(COUNTED["made_again"], path=path), args.lang)
+    say_written(args.out / "survey.html", args.lang)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from wqkv.commands.given import Commands, check_outputs, check_utf8, read_texts
+from wqkv.commands.given import Commands, add_language, check_outputs, check_utf8, read_texts
 from wqkv.commands.progress import bar, spinner
-from wqkv.commands.screen import console, print_json, say_written
+from wqkv.commands.screen import console, print_json, say_picture, say_written, tell
+from wqkv.sentences import say
+from wqkv.sentences.errors import mistake
+from wqkv.sentences.why import BESIDES
 
 #: Long enough for a causal model to have learned from it what comes next.
 CAPITALS = "The capital of France is Paris. The capital of Italy is Rome. The capital of Spain is"
@@ -31,6 +33,7 @@ def add(commands: Commands) -> None:
         '--answer " Madrid" --against " Rome"; wqkv why "A cat sleeps." --answer "A dog rests."',
     )
     parser.set_defaults(command=run)
+    add_language(parser)
     arg = parser.add_argument
     arg("text", nargs="?", metavar="TEXT", help="in quotes; - reads stdin")
     arg("--model", metavar="NAME", help="a folder or a hub name (default: the packaged model)")
@@ -59,23 +62,21 @@ def run(args: argparse.Namespace) -> None:
 
     texts, _ = read_texts([args.text] if args.text is not None else [], args.file)
     if not texts:
-        raise ArgumentError(
-            f'No text was given. Call wqkv why "{CAPITALS}", or wqkv why - to read standard input.'
-        )
+        raise ArgumentError(mistake("no_text", example=CAPITALS))
     check_utf8("text", texts)
     check_utf8("answer", [args.answer or ""])
     check_utf8("rival", [args.against or ""])
     check_utf8("target", [args.target or ""])
-    check_outputs(args, "A picture of the links")
+    check_outputs(args, "links_picture")
 
     from wqkv.draw.arcs import save_png
     from wqkv.draw.why import as_json, save_csv, show
     from wqkv.effects.why import why
     from wqkv.study.pair import open_any
 
-    with spinner() as say:
-        model = open_any(args.model, say)
-    with bar(f"asking {model.name}", "steps") as told:
+    with spinner(args.lang) as opening:
+        model = open_any(args.model, opening)
+    with bar(say(BESIDES["asking"], model=model.name), "steps", args.lang) as told:
         found = why(
             model,
             texts[0],
@@ -90,18 +91,14 @@ def run(args: argparse.Namespace) -> None:
         )
 
     if found.question.kind == "similarity" and args.model is None:
-        print(
-            f"wqkv: {found.model} predicts no next token, so the number says how alike two texts "
-            "are. For a next token, name a causal model with --model.",
-            file=sys.stderr,
-        )
+        tell(say(BESIDES["similarity"], model=found.model), args.lang)
     if args.csv:
         save_csv(found, args.csv)
-        say_written(args.csv)
+        say_written(args.csv, args.lang)
     if args.png:
-        save_png(found, args.png)
-        say_written(args.png)
+        save_png(found, args.png, args.lang)
+        say_picture(args.png, args.lang)
     if args.json:
         print_json(as_json(found))
     else:
-        show(found, console())
+        show(found, console(), args.lang)

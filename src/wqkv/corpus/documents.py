@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from wqkv.errors import ArgumentError, need
+from wqkv.sentences.errors import mistake
 
 #: How many documents a chunk holds at most. A killed run loses at most one chunk of each worker.
 DOCUMENTS = 128
@@ -82,7 +83,8 @@ def chunks(
             held, count, size = [], 0, 0
         held, count, size = [*held, part], count + part.documents, size + length
     if not held:
-        raise ArgumentError(f"There is no document in {', '.join(map(str, data)) or 'nothing'}.")
+        given = ", ".join(map(str, data)) or mistake("nothing")
+        raise ArgumentError(mistake("no_document", data=given))
     yield _chunk(held, field, key)
 
 
@@ -152,7 +154,7 @@ def _files(data: Sequence[str | Path]) -> Iterator[tuple[Path, str]]:
     for given in data:
         path = Path(given)
         if not path.exists():
-            raise ArgumentError(f"There is no file or folder {str(given)!r}.")
+            raise ArgumentError(mistake("no_path", path=str(given)))
         for inner in [path] if path.is_file() else sorted(path.rglob("*")):
             hidden = any(part.startswith(".") for part in inner.relative_to(path).parts)
             if inner.is_file() and not hidden:
@@ -183,10 +185,8 @@ def _row_ranges(
     with _damage():
         schema, total = parquet.read_schema(path), parquet.read_metadata(path).num_rows
     if field not in schema.names:
-        raise ArgumentError(
-            f"{file} has no column {field!r}: it has {', '.join(schema.names)}.\n"
-            "Name the column of the text with --field."
-        )
+        columns = ", ".join(schema.names)
+        raise ArgumentError(mistake("no_column", file=file, field=field, columns=columns))
     for start in range(0, total, documents):
         stop = min(start + documents, total)
         yield FileRange(str(path), file, start, stop, start + 1, stop - start), 0
@@ -269,7 +269,7 @@ def _cells_before_damage(file: Any, field: str, group: int) -> Any:
     with suppress(OSError), _damage():
         for batch in file.iter_batches(1, row_groups=[group], columns=[field]):
             found.append(batch.column(0))
-    arrow: Any = need("pyarrow", "survey", "Reading Parquet")
+    arrow: Any = need("pyarrow", "survey", mistake("parquet"))
     return arrow.chunked_array(found, None if found else arrow.binary())
 
 
@@ -294,7 +294,7 @@ def _damage() -> Iterator[None]:
 
 
 def _parquet() -> tuple[Any, Any]:
-    purpose = "Reading and writing Parquet"
+    purpose = mistake("parquet")
     return need("pyarrow.parquet", "survey", purpose), need("pyarrow.lib", "survey", purpose)
 
 

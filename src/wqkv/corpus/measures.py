@@ -18,6 +18,8 @@ from torch import Tensor
 from wqkv.attend.geometry import Rect, places
 from wqkv.attend.masks.algebra import Mask
 from wqkv.maps.attention_map import AttentionMap
+from wqkv.sentences import say
+from wqkv.sentences.survey import MEASURED
 from wqkv.study.patterns import COMMON, NEAR, SURVEYED
 from wqkv.study.tokens import TokenWindow
 
@@ -28,12 +30,12 @@ BINS = 20
 SHARES = torch.arange(1, BINS, device="cpu") / BINS
 #: Every measure, with its unit and the BINS - 1 values at which one bin ends and the next begins.
 MEASURES: dict[str, tuple[str, Tensor]] = {
-    **dict.fromkeys(SURVEYED, ("share of the weight", SHARES)),
-    "uniform": ("share of the highest entropy", SHARES),
-    "entropy": ("nats", torch.arange(1, BINS, device="cpu") / 2),
-    "distance": ("tokens", 2.0 ** torch.arange(-4, BINS - 5, device="cpu")),
+    **dict.fromkeys(SURVEYED, (say(MEASURED["share"]), SHARES)),
+    "uniform": (say(MEASURED["evenness"]), SHARES),
+    "entropy": (say(MEASURED["nats"]), torch.arange(1, BINS, device="cpu") / 2),
+    "distance": (say(MEASURED["tokens"]), 2.0 ** torch.arange(-4, BINS - 5, device="cpu")),
     "received": (
-        "weight, from all tokens of its text",
+        say(MEASURED["weight"]),
         2.0 ** torch.arange(-12, BINS - 13, device="cpu"),
     ),
 }

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from wqkv.corpus.measures import BINS, MEASURES, LayerSums
 from wqkv.errors import need
+from wqkv.sentences.errors import mistake
 from wqkv.study.heads import Heads, label_sums
 from wqkv.study.patterns import PATTERNS, SURVEYED, PatternSums
 from wqkv.study.tokens import NOTHING_UNREAD, Unread
@@ -218,7 +219,7 @@ def dump(tally: Tally) -> bytes:
 
 def load(path: str | Path) -> Tally:
     """Read a part that `dump` made."""
-    table = need("pyarrow.parquet", "survey", "Reading Parquet").read_table(path)
+    table = need("pyarrow.parquet", "survey", mistake("parquet")).read_table(path)
     note = json.loads(table.schema.metadata[b"wqkv"])
     documents, windows, tokens = note["counts"]
     skipped = tuple(Skipped(*one) for one in note["skipped"])
@@ -253,7 +254,7 @@ def load(path: str | Path) -> Tally:
 
 def parquet(columns: Columns, note: str = "") -> bytes:
     """Return a Parquet file with these columns, and `note` as its metadata "wqkv"."""
-    purpose = "Writing Parquet"
+    purpose = mistake("parquet")
     arrow, writer = need("pyarrow", "survey", purpose), need("pyarrow.parquet", "survey", purpose)
     table = arrow.table(columns).replace_schema_metadata({"wqkv": note})
     sink = arrow.BufferOutputStream()

@@ -30,6 +30,7 @@ from wqkv.corpus.worker import (
     write_whole,
 )
 from wqkv.errors import ArgumentError, need
+from wqkv.sentences.errors import mistake
 from wqkv.study.heads import Heads
 from wqkv.study.model import open_model
 
@@ -90,8 +91,8 @@ def survey(
     """
     for name, number in (("workers", workers), ("documents", documents)):
         if number < 1:
-            raise ArgumentError(f"`{name}` is {number}.\nPass 1 or more.")
-    need("pyarrow.parquet", "survey", "A survey")
+            raise ArgumentError(mistake("too_few", name=name, number=number))
+    need("pyarrow.parquet", "survey", mistake("survey"))
     alone = workers == 1 and address is None
     if not alone:
         need_ray()  # before the model is opened, which may take minutes
@@ -124,17 +125,12 @@ def survey(
     parts, _ = recipe.parts(every)
     for chunk in every:
         if chunk.name not in parts:
-            raise ArgumentError(
-                f"The part {chunk.name} was changed or removed while the survey ran.\n"
-                "Run the command again."
-            )
+            raise ArgumentError(mistake("part_gone", part=chunk.name))
     tally = merge(_load_part(parts[chunk.name]) for chunk in every)
     if not tally.heads:
         file, number, reason = tally.skipped[0]
-        raise ArgumentError(
-            f"None of {total} documents could be read; the first is "
-            f"{document_name(file, number)}: {reason}."
-        )
+        name = document_name(file, number)
+        raise ArgumentError(mistake("none_read", count=total, name=name, reason=reason))
     again = tuple(str(Path(out, "parts", path.name)) for path in damaged)
     found = Survey(opened.name, ", ".join(map(str, data)), tally, pace, again)
     for table, columns in _tables(found).items():
@@ -158,7 +154,7 @@ def _load_part(path: Path) -> Tally:
     except Exception as error:  # a file with a right checksum that is no part may raise anything
         reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise ArgumentError(
-            f"The part {path.name} is not a part ({reason}).\nRemove {str(path)!r}, and run again."
+            mistake("not_a_part", part=path.name, reason=reason, path=str(path))
         ) from error
 
 

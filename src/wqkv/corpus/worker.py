@@ -23,6 +23,7 @@ from wqkv.corpus.documents import Chunk, FileRange, digest, read
 from wqkv.corpus.reader import Reader
 from wqkv.corpus.sums import dump
 from wqkv.errors import ArgumentError, WqkvError, need
+from wqkv.sentences.errors import mistake
 from wqkv.study.model import OpenModel, open_model
 
 #: Changes whenever the same documents would give another part. 3: it counts what is unread.
@@ -94,8 +95,7 @@ class Worker:
             ours, theirs = fingerprint(self._model), self.recipe.fingerprint
             if ours != theirs:
                 raise ArgumentError(
-                    f"The model {self._model.name} differs between machines: its digest is {ours} "
-                    f"for a worker and {theirs} for the command."
+                    mistake("models_differ", model=self._model.name, ours=ours, theirs=theirs)
                 )
         return Reader(self._model)
 
@@ -104,7 +104,7 @@ class Worker:
         documents = read(chunk, self.recipe.field)
         if digest(documents, self.recipe.key) != chunk.name:
             files = ", ".join(dict.fromkeys(part.file for part in chunk.ranges))
-            raise ArgumentError(f"{files} changed while it was read.\nRun the command again.")
+            raise ArgumentError(mistake("data_changed", files=files))
         tally = self.reader.tally(documents, self.recipe.field)
         data = dump(tally)
         write_whole(self.recipe.path(chunk.name, data), data)
@@ -213,7 +213,7 @@ def need_ray() -> tuple[Any, Any]:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    purpose = "A survey with several workers"
+    purpose = mistake("workers")
     ray, data = need("ray", "survey", purpose), need("ray.data", "survey", purpose)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     return ray, data

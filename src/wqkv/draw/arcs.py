@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import accumulate
@@ -12,10 +11,13 @@ from string import ascii_lowercase
 from typing import Any, NamedTuple
 
 from wqkv.draw import effects, steps
-from wqkv.draw.plots import MARK, check_format, fonts
+from wqkv.draw.plots import MARK, check_format, drawable, fonts, wrapped
 from wqkv.effects.records import LinkEffect, Why
 from wqkv.errors import need
 from wqkv.maps import display
+from wqkv.sentences import say, translated
+from wqkv.sentences.errors import mistake
+from wqkv.sentences.why import LISTED, PICTURED
 
 #: The colors of links that speak for the answer, and against it; and of what is less important.
 FOR, AGAINST, PALE = "#{:02x}{:02x}{:02x}".format(*display.LIGHT[1]), MARK, "#666666"
@@ -31,7 +33,7 @@ LINE, STEP = 0.215, 0.24
 THIN, THICK = 0.8, 8.0
 
 
-def save_png(found: Why, path: str | Path) -> None:
+def save_png(found: Why, path: str | Path, lang: str = "en") -> None:
     """Draw the text as a line of tokens, links as arcs over it, and the list of these links.
 
     The width of an arc shows its |true effect|, and its arrow points at the key. A model of two
@@ -42,8 +44,8 @@ def save_png(found: Why, path: str | Path) -> None:
         MissingExtraError: matplotlib is not installed.
     """
     check_format(path)
-    need("matplotlib", "show", "A picture of the links")
-    sheet, arcs = _Sheet(found), _arcs(found)
+    need("matplotlib", "show", mistake("links_picture"))
+    sheet, arcs = _Sheet(found, drawable(lang)), _arcs(found)
     lines = _lines(sheet, arcs)
     _heading(sheet)
     _text(sheet, lines, arcs)
@@ -83,24 +85,24 @@ def _arcs(found: Why) -> list[_Arc]:
 class _Sheet:
     """Paper that is measured in inches; `y` is where the next line stands, and falls."""
 
-    def __init__(self, found: Why) -> None:
+    def __init__(self, found: Why, lang: str) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
         every = [token for tokens in effects.texts(found).values() for token in tokens]
-        said = " ".join([found.model, effects.asked(found), effects.meant(found), *every])
-        families, self.missing = fonts(steps.visible(said))
+        said = " ".join([found.model, translated(effects.asked(found), lang), *every])
+        families, self.missing = fonts(steps.visible(said), lang)
         # Keyword arguments of matplotlib. A token may be "$", which is not a formula.
         self.font: dict[str, Any] = {"parse_math": False, "fontfamily": families}
         self.figure = Figure(dpi=160)
         self.axes = self.figure.add_axes((0, 0, 1, 1))
         self.axes.set_axis_off()
         self.canvas = FigureCanvasAgg(self.figure)
-        self.found, self.width, self.y = found, NARROW, 0.0
+        self.found, self.lang, self.width, self.y = found, lang, NARROW, 0.0
 
     def shown(self, text: str) -> str:
         """A text as it is drawn: what no font has stands there as its code."""
-        return steps.visible(text).translate(self.missing)
+        return text and steps.visible(translated(text, self.lang)).translate(self.missing)
 
     def wide(self, text: str, size: float = 9) -> float:
         """How wide a text is, in inches."""
@@ -116,10 +118,10 @@ class _Sheet:
 
     # Keyword arguments of matplotlib's Text.
     def paragraph(self, text: str, size: float = 9, **style: Any) -> None:
-        """Write a text from the left margin on, wrapped at blanks, and go below it."""
+        """Write a text from the left margin on, wrapped to the paper's width, and go below it."""
         letter = 0.49 * size / 72  # inches, of the mean letter
         letters = int((self.width - 2 * MARGIN) / letter)
-        for line in textwrap.wrap(self.shown(text), letters):
+        for line in wrapped(self.shown(text), letters):
             self.write(MARGIN, line, fontsize=size, **style)
             self.y -= 1.6 * size / 72
 
@@ -322,16 +324,15 @@ def _heading(sheet: _Sheet) -> None:
     sheet.paragraph(effects.asked(found), 10)
     sheet.paragraph(effects.counted(found), 8, color=PALE)
     sheet.paragraph(effects.meant(found), 8, color=PALE)
-    arcs = "The thicker an arc, the larger its true effect. Its arrow points at the key."
+    sheet.paragraph(say(PICTURED["arcs"]), 8, color=PALE)
     if len(effects.texts(found)) > 1:
-        arcs += " The upper text was written, the lower one was read."
-    sheet.paragraph(arcs, 8, color=PALE)
+        sheet.paragraph(say(PICTURED["two_lines"]), 8, color=PALE)
     sheet.y -= 0.1
     x, down_and_up = MARGIN, effects.sides(found)
     for color, dashed, said in (
         (FOR, False, down_and_up.speaks_for),
         (AGAINST, False, down_and_up.speaks_against),
-        (PALE, True, "goes to the first token"),
+        (PALE, True, say(PICTURED["to_first"])),
     ):
         if dashed and not found.resting:
             continue
@@ -352,17 +353,18 @@ def _list(sheet: _Sheet, arcs: Sequence[_Arc]) -> None:
 
     titles = {one.links[0]: one.title for one in effects.lists(found)}
     parts = len(found.tokens) > 1
-    head = ("part" if parts else "", "layer", "head", "from -> to", "weight", "predicted", "true")
+    names = ("layer", "head", "from_to", "weight", "predicted_effect", "true")
+    head = [sheet.shown(say(LISTED[name])) if name else "" for name in ("part" * parts, *names)]
     rows = [
         (
-            link.part if parts else "",
+            sheet.shown(say(LISTED[link.part])) if parts else "",
             str(link.layer),
             str(link.head),
             effects.named(found, link, cut),
             display.weight(link.weight),
             effects.cell(found, link.predicted),
             effects.cell(found, link.true),
-            effects.mark(found, link),
+            sheet.shown(effects.mark(found, link)),
         )
         for link in (arc.link for arc in arcs)
     ]
@@ -389,5 +391,5 @@ def _list(sheet: _Sheet, arcs: Sequence[_Arc]) -> None:
         sheet.y -= LINE
     if any(effects.mark(found, arc.link).startswith("!") for arc in arcs):
         sheet.y -= 0.05
-        sheet.paragraph(effects.MARKS, 8, color=PALE)
+        sheet.paragraph(say(LISTED["marks"]), 8, color=PALE)
     sheet.y -= 0.1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -15,12 +14,15 @@ from torch import Tensor
 
 from wqkv import __version__
 from wqkv.draw import steps
-from wqkv.draw.plots import MARK, check_format, fonts
+from wqkv.draw.plots import MARK, check_format, drawable, fonts, wrapped
 from wqkv.draw.to_json import Json, plain
 from wqkv.effects.diff import Diff, HeadDiff, RowDiff
 from wqkv.errors import need
 from wqkv.maps import display
 from wqkv.maps.attention_map import AttentionMap
+from wqkv.sentences import say, translated
+from wqkv.sentences.diff import DIFF
+from wqkv.sentences.errors import mistake
 from wqkv.study.view import edges
 
 if TYPE_CHECKING:  # JSON and CSV need no rich
@@ -42,9 +44,9 @@ _HEAD, _KL, _MOVED = 7, 9, 18
 def lines(found: Diff) -> Iterator[str]:
     """What was compared, in a few sentences."""
     layers, n_head, n = found.kl.shape
-    yield f"A: {found.a}"
-    yield f"B: {found.b}"
-    yield f"KL(A || B) in nats, {layers} layers x {n_head} heads, {n:,} tokens"
+    yield say(DIFF["a"], model=found.a)
+    yield say(DIFF["b"], model=found.b)
+    yield say(DIFF["size"], layers=layers, n_head=n_head, tokens=n)
     yield found.how
 
 
@@ -55,9 +57,9 @@ def nats(value: float, rounding: float) -> str:
     ('0.0313', '7.1e-05', 'rounding', 'infinite')
     """
     if value <= rounding:
-        return "rounding"
+        return say(DIFF["rounding"])
     if math.isinf(value):
-        return "infinite"
+        return say(DIFF["infinite"])
     return f"{value:#.3g}" if 0.001 <= value < 100 else f"{value:.1e}"
 
 
@@ -65,16 +67,13 @@ def below(found: Diff) -> str:
     """How many heads differ by nothing but rounding, in a sentence."""
     count, total = sum(head.below_rounding for head in found.heads), len(found.heads)
     limit = float(found.rounding.max())
-    return (
-        f"{count} of {total} heads are below rounding in every row, which is 1e-5 (1 + the largest "
-        f"|lse| of the head): at most {limit:.1e} here."
-    )
+    return say(DIFF["below"], count=count, total=total, limit=limit)
 
 
 # Terminal
 
 
-def show(found: Diff, console: Console) -> None:
+def show(found: Diff, console: Console, lang: str = "en") -> None:
     """Print the heads and the tokens that differ most, within the console's width.
 
     There are no escape codes unless the console shows colors.
@@ -83,7 +82,7 @@ def show(found: Diff, console: Console) -> None:
 
     from wqkv.draw.terminal import Pen
 
-    pen = Pen(console)
+    pen = Pen(console, lang)
     wide = max(4, min(20, (pen.width - _HEAD - 2 * _KL - _MOVED) // 2 - 1))
 
     def token(j: int) -> Text:
@@ -94,7 +93,7 @@ def show(found: Diff, console: Console) -> None:
 
     def row_of(row: RowDiff) -> tuple[Text, Text, Text]:
         limit = float(found.rounding[row.layer, row.head])
-        largest = Text(nats(row.kl, limit))
+        largest = Text(pen.said(nats(row.kl, limit)))
         if not row.keys:  # no weight moved
             return largest, Text(), Text()
         moved = row.keys[0]
@@ -102,11 +101,11 @@ def show(found: Diff, console: Console) -> None:
         return largest, token(moved.key), Text(weights)
 
     for line in lines(found):
-        pen.write(Text(steps.visible(line, pen.encoding), "bold"), indent=0)
+        pen.write(Text(pen.said(line), "bold"), indent=0)
     heads = [
         (
             Text(f"L{one.layer}H{one.head}"),
-            Text(nats(one.mean, one.rounding)),
+            Text(pen.said(nats(one.mean, one.rounding))),
             token(one.largest.query),
             *row_of(one.largest),
         )
@@ -116,37 +115,36 @@ def show(found: Diff, console: Console) -> None:
     rows = [
         (
             token(one.query),
-            Text(nats(one.mean, 0)),
+            Text(pen.said(nats(one.mean, 0))),
             Text(f"L{one.largest.layer}H{one.largest.head}"),
             *row_of(one.largest),
         )
         for one in found.rows[:LISTED_ROWS]
     ]
-    moved = [("largest", _KL), ("key", wide + 1), ("A -> B", _MOVED)]
-    columns = [("head", _HEAD), ("mean KL", _KL), ("token", wide + 1), *moved]
-    _table(
-        pen,
-        "Heads by mean KL, with the row of the largest and the key that moved most",
-        columns,
-        heads,
-    )
-    columns = [("token", wide + 1), ("mean KL", _KL), ("head", _HEAD), *moved]
-    _table(pen, "Tokens by mean KL over all heads, with the head of the largest", columns, rows)
+    moved = [("largest", _KL), ("key", wide + 1), ("moved", _MOVED)]
+    columns = [("head", _HEAD), ("mean_kl", _KL), ("token", wide + 1), *moved]
+    _table(pen, "heads", columns, heads)
+    columns = [("token", wide + 1), ("mean_kl", _KL), ("head", _HEAD), *moved]
+    _table(pen, "rows", columns, rows)
     pen.write(Text())
-    pen.write(Text(below(found), "dim"), indent=0)
+    pen.write(Text(pen.said(below(found)), "dim"), indent=0)
 
 
 def _table(
     pen: Pen, name: str, columns: list[tuple[str, int]], rows: Sequence[tuple[Text, ...]]
 ) -> None:
-    """Print a table with columns of these names and widths; nothing where it has no rows."""
+    """Print a table with columns of these names and widths; nothing where it has no rows.
+
+    Args:
+        name: of the sentence above the table, in DIFF, as those of the columns.
+    """
     from rich.text import Text
 
     if not rows:
         return
     pen.write(Text())
-    pen.write(Text(name, "bold"), indent=0)
-    head = tuple(Text(column, "dim") for column, _ in columns)
+    pen.write(Text(pen.said(say(DIFF[name])), "bold"), indent=0)
+    head = tuple(Text(pen.said(say(DIFF[column])), "dim") for column, _ in columns)
     for cells in (head, *rows):
         for cell, (_, width) in zip(cells, columns, strict=True):
             cell.truncate(width, pad=True)
@@ -195,7 +193,7 @@ def save_csv(found: Diff, path: str | Path) -> None:
 # Picture
 
 
-def save_png(found: Diff, path: str | Path) -> None:
+def save_png(found: Diff, path: str | Path, lang: str = "en") -> None:
     """Draw the heads that differ most to a file: both maps on one scale, and KL of every row.
 
     Raises:
@@ -203,16 +201,17 @@ def save_png(found: Diff, path: str | Path) -> None:
         MissingExtraError: matplotlib is not installed.
     """
     check_format(path)
-    need("matplotlib", "show", "A picture of the maps")
+    need("matplotlib", "show", mistake("maps_picture"))
     from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
     heads, n = found.heads[:DRAWN_HEADS], len(found.tokens)
     pairs = [[picture(one, head.head) for one in found.maps[head.layer]] for head in heads]
-    said = [*map(steps.visible, lines(found))]
+    lang = drawable(lang)
+    said = [steps.visible(translated(line, lang)) for line in lines(found)]
     names = [steps.label(found.tokens, j) for j in range(n)]
-    families, missing = fonts("".join([*said, *names]))
+    families, missing = fonts("".join([*said, *names]), lang)
     labels = [steps.short(name.translate(missing)) for name in names]
     ticks = range(0, n, math.ceil(n / NAMED))
     named = [labels[j] if n <= NAMED else f"{labels[j]}@{j}" for j in ticks]
@@ -228,28 +227,29 @@ def save_png(found: Diff, path: str | Path) -> None:
     for head, pair, (left, right, beside) in zip(heads, pairs, grid, strict=True):
         for axes, name, image in zip((left, right), "AB", pair, strict=True):
             drawn = axes.imshow(image.numpy(), cmap="Blues", norm=scale, extent=box)
-            axes.set_title(f"{name}, layer {head.layer}, head {head.head}", fontsize=10)
+            which = say(DIFF["map"], name=name, layer=head.layer, head=head.head)
+            axes.set_title(translated(which, lang), fontsize=10, **font)
             row, line = (-0.5, head.largest.query - 0.5), 1.5 if n <= NAMED else 0.6
             axes.add_patch(Rectangle(row, n, 1, fill=False, edgecolor=MARK, linewidth=line))
             axes.set_xticks(ticks, named, rotation=90, fontsize=8, **font)
             axes.set_yticks(ticks, named, fontsize=8, **font)
-        left.set_ylabel("from this token")
-        _bars(beside, found, head, labels, font)
+        left.set_ylabel(translated(say(DIFF["from"]), lang), **font)
+        _bars(beside, found, head, labels, lang, font)
     for axes in grid[-1, :2]:
-        axes.set_xlabel("to this token")
+        axes.set_xlabel(translated(say(DIFF["to"]), lang), **font)
     for axes in grid.flat:
         axes.tick_params(length=2)
         axes.spines[:].set_color("#cccccc")
     bar = figure.colorbar(drawn, ax=grid, shrink=0.6, pad=0.01)
-    bar.set_label("weight (the color follows its square root)")
-    title = "\n".join(textwrap.fill(line.translate(missing), round(22 * side)) for line in said)
+    bar.set_label(translated(say(DIFF["scale"]), lang), **font)
+    letters = round(22 * side)
+    title = "\n".join(part for line in said for part in wrapped(line.translate(missing), letters))
     figure.suptitle(title, fontsize=10, x=0.02, ha="left", **font)
     note = below(found)
     if n > DRAWN_TOKENS:
-        note += (
-            f" Each point of a map is the mean of about {round(n / DRAWN_BLOCKS)} tokens a side."
-        )
-    figure.supxlabel(textwrap.fill(note, round(28 * side)), fontsize=8, color="#555555")
+        note = say(DIFF["blocks"], below=note, tokens=round(n / DRAWN_BLOCKS))
+    note = "\n".join(wrapped(translated(note, lang), round(28 * side)))
+    figure.supxlabel(note, fontsize=8, color="#555555", **font)
     figure.savefig(path, dpi=160, bbox_inches="tight", pad_inches=0.15)
 
 
@@ -265,7 +265,9 @@ def picture(m: AttentionMap, head: int) -> Tensor:
 
 
 # `font` holds keyword arguments of matplotlib.
-def _bars(axes: Any, found: Diff, head: HeadDiff, labels: list[str], font: dict[str, Any]) -> None:
+def _bars(
+    axes: Any, found: Diff, head: HeadDiff, labels: list[str], lang: str, font: dict[str, Any]
+) -> None:
     """KL of every row of a head, beside the rows of its maps."""
     kl, at, n = found.kl[head.layer, head.head], head.largest.query, len(found.tokens)
     kl = kl.nan_to_num(posinf=float(kl.where(kl.isfinite(), 0).max()))  # as long as the longest
@@ -275,8 +277,10 @@ def _bars(axes: Any, found: Diff, head: HeadDiff, labels: list[str], font: dict[
     else:
         axes.fill_betweenx(range(n), 0, kl.numpy(), step="mid", color="#9ecae1", linewidth=0)
     axes.barh([at], [float(kl[at])], height=max(0.9, n / 200), color=MARK)
-    largest = f"{nats(head.largest.kl, head.rounding)} at {labels[at]}@{at}"
-    axes.set_xlabel(f"largest: {largest}", fontsize=9, color=MARK, **font)
+    kl_said = nats(head.largest.kl, head.rounding)
+    largest = say(DIFF["largest_at"], kl=kl_said, token=f"{labels[at]}@{at}")
+    axes.set_xlabel(translated(largest, lang), fontsize=9, color=MARK, **font)
     axes.set_xlim(left=0)
     axes.set_ylim(n - 0.5, -0.5)
-    axes.set_title(f"KL of each row, mean {nats(head.mean, head.rounding)}", fontsize=10)
+    mean = say(DIFF["each_row"], kl=nats(head.mean, head.rounding))
+    axes.set_title(translated(mean, lang), fontsize=10, **font)

@@ -8,37 +8,14 @@ from typing import NamedTuple
 
 from wqkv.draw import steps
 from wqkv.effects.records import GroupEffect, LinkEffect, Why
+from wqkv.sentences import say
+from wqkv.sentences.counts import count_of
+from wqkv.sentences.why import LISTED, QUESTION, TOGETHER, UNCHECKED
 
-#: What becomes of the weight of a link that is removed.
-REMOVALS = {
-    "renormalize": "its weight goes to the row's other keys",
-    "zero": "its weight stays, and the value that it carries becomes 0",
-}
-#: What is removed with a group.
-GROUP_REMOVALS = {
-    "head": "Heads, the output of each set to 0",
-    "token": "Tokens, each hidden from all others that could see it, in all layers and heads",
-    "span": "Spans, each hidden from all tokens outside that could see it, in all layers and heads",
-}
-#: What is said above each list of links.
-STRONGEST = "The strongest links, by true effect:"
-FIRST_TOKEN = {
-    "renormalize": "Links to the first token. Removing one switches a resting head on, and says"
-    " nothing about what was read. This list may miss some:",
-    "zero": "Links to the first token, which a resting head looks at. They say nothing about what"
-    " was read, and this list may miss some:",
-}
-HEAVIEST = (
-    "The heaviest links of all layers and heads, to compare: a weight says little about an effect."
-)
-UNREMOVED = "The strongest of the links that were not removed, predicted only:"
+#: What the model did with a text.
+READ, WRITTEN = say(QUESTION["read"]), say(QUESTION["written"])
 #: How many links a list shows, except the first: that one shows those that were removed together.
 FEW = 5
-MARKS = (
-    "! marks a prediction that was doubtful before the removal (large local change, its own block"
-    " says otherwise), or that missed by more than half (wrong sign, too small, too large)."
-)
-CAVEAT = "This is not a proof that nothing else matters."
 
 
 class Sides(NamedTuple):
@@ -56,10 +33,11 @@ def sides(found: Why) -> Sides:
     question = found.question
     answer, rival = names(found)
     if question.kind == "function":
-        return Sides("raises the number", "lowers the number")
+        return Sides(say(QUESTION["raises"]), say(QUESTION["lowers"]))
     if question.kind == "similarity" and not rival:
-        return Sides("makes the texts more alike", "makes the texts less alike")
-    return Sides(f"speaks for {answer}", f"speaks for {rival}" if rival else "speaks against it")
+        return Sides(say(QUESTION["more_alike"]), say(QUESTION["less_alike"]))
+    rivals = say(QUESTION["speaks_for" if rival else "speaks_against"], answer=rival)
+    return Sides(say(QUESTION["speaks_for"], answer=answer), rivals)
 
 
 def names(found: Why) -> tuple[str, str]:
@@ -70,7 +48,8 @@ def names(found: Why) -> tuple[str, str]:
     answer, rival = found.question.answer or "", found.question.against or ""
     if answer.strip(" ") != rival.strip(" "):
         answer, rival = (text.strip(" ") or text for text in (answer, rival))
-    return (_quoted(answer) if answer else "the answer"), (_quoted(rival) if rival else "")
+    named = _quoted(answer) if answer else say(QUESTION["the_answer"])
+    return named, (_quoted(rival) if rival else "")
 
 
 def _quoted(text: str) -> str:
@@ -80,8 +59,8 @@ def _quoted(text: str) -> str:
 def texts(found: Why) -> dict[str, tuple[str, ...]]:
     """Return the tokens of each text by what the model did with it, the one asked about last."""
     if "text" in found.tokens:
-        return {"read": found.tokens["text"]}
-    return {"read": found.tokens["encoder"], "written": found.tokens["decoder"]}
+        return {READ: found.tokens["text"]}
+    return {READ: found.tokens["encoder"], WRITTEN: found.tokens["decoder"]}
 
 
 def asked_text(found: Why) -> tuple[str, ...]:
@@ -93,55 +72,57 @@ def asked_text(found: Why) -> tuple[str, ...]:
 def title(found: Why) -> str:
     """Return the question in short."""
     what = "answer" if found.question.kind in ("next token", "masked token") else "number"
-    return f"What does this {what} of {found.model} rest on?"
+    return say(QUESTION[f"title_{what}"], model=found.model)
 
 
 def asked(found: Why) -> str:
     """Return the question and its number: `logit of ' Madrid', for the token after is@18: 7.90`."""
-    question = found.question
-    said = steps.visible(question.number)
+    question, token, which = found.question, "", "asked"
     if question.at is not None:
-        which = {"next token": "the token after", "masked token": "the masked token"}
-        name = f"{steps.label(asked_text(found), question.at)}@{question.at}"
-        said += f", for {which.get(question.kind, 'the token')} {name}"
-    return f"{said}: {level(found.before, places(found))}{_winner(found, found.before)}"
+        token = f"{steps.label(asked_text(found), question.at)}@{question.at}"
+        which = f"at_{question.kind}" if f"at_{question.kind}" in QUESTION else "at_other"
+    return say(
+        QUESTION[which],
+        number=question.number,
+        token=token,
+        value=level(found.before, places(found)),
+        wins=_winner(found, found.before, "wins"),
+    )
 
 
-def _winner(found: Why, number: float, still: str = "") -> str:
+def _winner(found: Why, number: float, wins: str) -> str:
     """Which of two answers has the larger number; "" where one alone is asked about."""
     answer, rival = names(found)
     if not rival or not math.isfinite(number):
         return ""
-    return f", so {answer if number > 0 else rival} {still}wins"
+    return say(QUESTION[wins], answer=answer if number > 0 else rival)
 
 
 def own(found: Why) -> str:
     """Return how the model's own number differs from the one that our attention gives."""
-    off = f"differs by {abs(found.off):.1e}" if found.off else "is the same"
-    return f"Computed with our attention; the model's own number {off}."
+    return say(QUESTION["own" if found.off else "own_same"], off=abs(found.off))
 
 
 def counted(found: Why) -> str:
     """Return how many tokens and links there are, and how many were removed and how."""
-    tokens = [f"{_some(len(tokens), 'token')} {done}" for done, tokens in texts(found).items()]
-    return (
-        f"{' and '.join(tokens)}, {_some(found.count, 'link')} in all layers and heads."
-        f" {found.checked.removed:,} of them were removed for real, each by itself:"
-        f' {REMOVALS[found.how]} ("{found.how}").'
+    tokens = ""
+    for done, of_text in texts(found).items():
+        one = say(QUESTION["tokens_done"], tokens=count_of(len(of_text), "token"), done=done)
+        tokens = say(QUESTION["both"], first=tokens, second=one) if tokens else one
+    return say(
+        QUESTION["counted"],
+        tokens=tokens,
+        links=count_of(found.count, "link"),
+        removed=found.checked.removed,
+        removal=say(QUESTION[f"removal_{found.how}"]),
+        how=found.how,
     )
-
-
-def _some(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def meant(found: Why) -> str:
     """Return what the sign of an effect says."""
     down, up = sides(found)
-    return (
-        "The effect of a link is the number without it less the number with it."
-        f" A link with an effect below 0 {down}, one above 0 {up}."
-    )
+    return say(QUESTION["meant"], down=down, up=up)
 
 
 def places(found: Why) -> int:
@@ -193,15 +174,17 @@ def mark(found: Why, link: LinkEffect) -> str:
     """
     if nothing := unsaid(found, value(link)):
         return nothing
-    reasons = [reason for reason in (link.warning, link.miss) if reason]
-    return f"! {', '.join(reasons)}" if reasons else ""
+    reasons = [say(LISTED[reason]) for reason in (link.warning, link.miss) if reason]
+    if len(reasons) == 2:
+        return say(LISTED["doubts"], first=reasons[0], second=reasons[1])
+    return say(LISTED["doubt"], first=reasons[0]) if reasons else ""
 
 
 def unsaid(found: Why, value: float) -> str:
     """Return why an effect says nothing; "" if it says something."""
     if not math.isfinite(value):
-        return "cannot be removed: a row has no other key"
-    return "below rounding" if abs(value) < found.rounding else ""
+        return say(LISTED["not_removable"])
+    return say(LISTED["below"]) if abs(value) < found.rounding else ""
 
 
 class LinkList(NamedTuple):
@@ -217,12 +200,12 @@ def lists(found: Why) -> list[LinkList]:
     """Return the lists of links that are shown, as far as they have any."""
     first = found.together.links if found.together is not None else FEW
     return [
-        LinkList(name, title, links[:count], links[count:])
+        LinkList(name, say(LISTED[title]), links[:count], links[count:])
         for name, title, links, count in (
-            ("links", STRONGEST, found.links, first),
-            ("resting", FIRST_TOKEN[found.how], found.resting, FEW),
-            ("heaviest", HEAVIEST, found.heaviest, len(found.heaviest)),
-            ("predicted", UNREMOVED, found.predicted, FEW),
+            ("links", "links", found.links, first),
+            ("resting", f"resting_{found.how}", found.resting, FEW),
+            ("heaviest", "heaviest", found.heaviest, len(found.heaviest)),
+            ("predicted", "predicted", found.predicted, FEW),
         )
         if links
     ]
@@ -242,11 +225,20 @@ def named(found: Why, link: LinkEffect, cut: Callable[[str], str]) -> str:
 def named_group(found: Why, group: GroupEffect) -> str:
     """Return what a group is: `layer 3, head 4`, `Spain@17` or `tokens 0 to 6: The capital of`."""
     name = steps.visible(group.label)
+    if group.by == "head":
+        name = say(LISTED["a_head"], layer=group.layer, head=group.head)
     if group.by == "token":
         name += f"@{group.first}"
     if group.by == "span":
-        name = f"tokens {group.first} to {group.last}: {name}"
-    return f"{group.part}, {name}" if len(found.tokens) > 1 else name
+        name = say(LISTED["a_span"], first=group.first, last=group.last, text=name)
+    return in_part(found, group.part, name)
+
+
+def in_part(found: Why, part: str, name: str) -> str:
+    """Return a name behind the part of the model that it is of, if there are several."""
+    if len(found.tokens) == 1:
+        return name
+    return say(LISTED["of_part"], part=say(LISTED[part]), name=name)
 
 
 def together(found: Why) -> list[str]:
@@ -255,65 +247,68 @@ def together(found: Why) -> list[str]:
     if joint is None:
         return []
     before, after = level(found.before, decimals), level(joint.after, decimals)
-    which, more = "The link", ""
-    if joint.links > 1:
-        which, more = f"All {_some(joint.links, 'link')}", " together"
-    if joint.kept:
-        more += f" ({joint.kept:,} stayed, because the row would have lost every key)"
-    still = "still " if joint.after * found.before > 0 else ""
-    lines = [
-        f"{which} of the first list removed{more}:"
-        f" {before} -> {after}{_winner(found, joint.after, still)}."
+    kept = say(TOGETHER["kept"], kept=joint.kept) if joint.kept else ""
+    wins = _winner(found, joint.after, "still_wins" if joint.after * found.before > 0 else "wins")
+    lines: list[str] = [
+        say(
+            TOGETHER["all" if joint.links > 1 else "one"],
+            links=count_of(joint.links, "link"),
+            kept=kept,
+            before=before,
+            after=after,
+            wins=wins,
+        )
     ]
     if joint.spread is not None:
         low, high = (level(number, decimals) for number in joint.spread)
-        count = len(joint.finite)
-        draws = f"{count} draws, 5 to 95 %" if count > 1 else "1 draw"
-        until = f" to {high}" if low != high else ""
-        lines.append(
-            f"As many other links of like weight, of the same tokens: {before} -> {low}{until}"
-            f" ({draws})."
-        )
+        draws = count_of(len(joint.finite), "draw")
+        if len(joint.finite) > 1:
+            draws = say(TOGETHER["draws"], draws=draws)
+        until = say(TOGETHER["until"], high=high) if low != high else ""
+        lines.append(say(TOGETHER["others"], before=before, low=low, until=until, draws=draws))
     else:
-        lines.append("There were no other links of like weight to compare with.")
+        lines.append(say(TOGETHER["no_others"]))
     single = [link.true for link in found.links[: joint.links] if link.true is not None]
     total = sum(filter(math.isfinite, single))
     change = joint.after - found.before
     if joint.links > 1 and math.isfinite(change):
         lines.append(
-            f"Single effects sum to {effect(total, decimals)}, together they are"
-            f" {effect(change, decimals)}: {_compared(total, change)}."
+            say(
+                TOGETHER["sum"],
+                total=effect(total, decimals),
+                change=effect(change, decimals),
+                compared=say(TOGETHER[_compared(total, change)]),
+            )
         )
     return lines
 
 
 def _compared(total: float, change: float) -> str:
     if abs(total - change) <= 0.05 * max(abs(total), abs(change)):
-        return "they add up"
+        return "add_up"
     if total * change < 0:
-        return "they do not add up"
-    return "they overlap" if abs(change) < abs(total) else "together they do more"
+        return "not_add_up"
+    return "overlap" if abs(change) < abs(total) else "do_more"
 
 
 def unchecked(found: Why) -> list[str]:
     """Return what was not removed, and how often the predictions were right, in sentences."""
     checked = found.checked
-    left, right = (
-        "Every link was removed for real.",
-        "No removed link has an effect above rounding.",
-    )
+    left, right = say(UNCHECKED["none_left"]), say(UNCHECKED["no_effect"])
     if checked.left:
-        heavy = f", {checked.heavy:,} of them of weight above 0.5" if checked.heavy else ""
-        left = (
-            f"Not removed: {_some(checked.left, 'link')} with {100 * checked.share:.3g} % of all"
-            f" predicted effect{heavy}; none is predicted beyond"
-            f" {level(checked.largest, places(found))}."
+        left = say(
+            UNCHECKED["left"],
+            links=count_of(checked.left, "link"),
+            share=100 * checked.share,
+            heavy=say(UNCHECKED["heavy"], count=checked.heavy) if checked.heavy else "",
+            limit=level(checked.largest, places(found)),
         )
     if checked.judged:
-        clear = " with an effect above rounding" if checked.judged < checked.removed else ""
-        right = (
-            f"Predictions can miss: of those for {_some(checked.judged, 'removed link')}{clear},"
-            f" {checked.sign:,} had the right sign, and {checked.close:,} lay within 50 % of the"
-            " true effect."
+        right = say(
+            UNCHECKED["missed"],
+            links=count_of(checked.judged, "removed link"),
+            clear=say(UNCHECKED["clear"]) if checked.judged < checked.removed else "",
+            sign=checked.sign,
+            close=checked.close,
         )
-    return [left, right, CAVEAT]
+    return [left, right, say(UNCHECKED["caveat"])]

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import csv
 import math
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wqkv import __version__
 from wqkv.draw import steps
-from wqkv.draw.plots import check_format, fonts
+from wqkv.draw.plots import check_format, drawable, fonts, wrapped
 from wqkv.draw.to_json import Json, plain
 from wqkv.errors import need
-from wqkv.sentences import in_language
-from wqkv.sentences.heads import BRIEF, RULE
+from wqkv.sentences import say, translated
+from wqkv.sentences.counts import count_of
+from wqkv.sentences.errors import mistake
+from wqkv.sentences.heads import BRIEF, TABLE
+from wqkv.sentences.heads import LABELS as NAMES
 from wqkv.study.heads import LABELS, UNCLASSIFIED, Head, Heads, Score
 from wqkv.study.patterns import (
     EVEN,
@@ -31,9 +33,11 @@ if TYPE_CHECKING:  # JSON and CSV need no rich
     from rich.console import Console
     from rich.text import Text
 
+    from wqkv.draw.terminal import Pen
+
 
 class Sign(NamedTuple):
-    """How a label is shown where there is little room, beside its BRIEF form."""
+    """How a label is shown where there is little room."""
 
     letter: str
     color: str
@@ -64,9 +68,15 @@ SIGNS = {
 _WIDE, _MIDDLE, _NARROW = 8, 4, 1
 
 
-def rule(lang: str = "en") -> str:
+def name_of(label: str) -> str:
+    """Return a label as a person reads it."""
+    return say(NAMES[label])
+
+
+def rule() -> str:
     """Return in one sentence when a head gets a label."""
-    return in_language(RULE, lang)["rule"].format(
+    return say(
+        TABLE["rule"],
         share=SHARE,
         lift=LIFT,
         even=EVEN,
@@ -79,14 +89,14 @@ def rule(lang: str = "en") -> str:
 
 def title(heads: Heads, model: str) -> str:
     """Return what was read: `tiny, 2 layers x 3 heads, over 85 tokens: a built-in text`."""
-    source = f": {heads.source}" if heads.source else ""
-    return f"{model}, {heads.size}, over {heads.tokens:,} tokens{source}"
+    which = TABLE["title_of" if heads.source else "title"]
+    return say(which, model=model, size=heads.size, tokens=heads.tokens, source=heads.source)
 
 
 # Terminal
 
 
-def show(heads: Heads, model: str, console: Console) -> None:
+def show(heads: Heads, model: str, console: Console, lang: str = "en") -> None:
     """Print the table of labels, and for each label how many heads have it and the strongest one.
 
     The table fits the console's width. There are no escape codes unless the console shows colors.
@@ -95,12 +105,12 @@ def show(heads: Heads, model: str, console: Console) -> None:
 
     from wqkv.draw.terminal import Pen
 
-    pen = Pen(console)
+    pen = Pen(console, lang)
     n_head = max((len(row) for row in heads.table), default=0)
     gutter = 1 + len(str(max(len(heads.table) - 1, 0))) + 1
     cell, blocks = _layout(n_head, console.width - gutter)
-    pen.write(Text(steps.visible(title(heads, model), pen.encoding), "bold"), indent=0)
-    if unread := steps.cannot_read(heads.unread, model):
+    pen.write(Text(pen.said(title(heads, model)), "bold"), indent=0)
+    if unread := steps.cannot_read(heads.unread, model, pen.lang):
         pen.write(Text(steps.visible(unread, pen.encoding)), indent=0)
     for block in blocks:
         pen.write(Text())
@@ -111,24 +121,26 @@ def show(heads: Heads, model: str, console: Console) -> None:
         for layer, row in enumerate(heads.table):
             line = Text(f"{f'L{layer}':<{gutter}}", "dim")
             for at in block:
-                line.append_text(_cell(row[at], cell) if at < len(row) else Text(" " * cell))
+                line.append_text(_cell(pen, row[at], cell) if at < len(row) else Text(" " * cell))
                 line.append(" ")
             pen.write(line, indent=0)
     pen.write(Text())
     for label in LABELS:
         if found := heads.labelled(label):
-            sign = SIGNS[label]
-            short = BRIEF[label][0] if cell == _WIDE else sign.letter
-            number = f"{len(found)} head{'s' * (len(found) != 1)}"
+            short = pen.said(say(BRIEF[label])) if cell == _WIDE else SIGNS[label].letter
+            number = pen.said(say(TABLE["counted"], heads=count_of(len(found), "head")))
+            name = pen.said(name_of(label))
             pen.write(
-                Text.assemble(_painted(f" {short} ", label), (f" {label}", "bold"), f", {number}"),
+                Text.assemble(_painted(f" {short} ", label), (f" {name}", "bold"), number),
                 indent=0,
             )
             if label != UNCLASSIFIED:
                 best = found[0]
-                pen.write(Text(f"strongest: L{best.layer}H{best.head} {best.evidence}"))
+                said = best.evidence
+                place = {"layer": best.layer, "head": best.head}
+                pen.write(Text(pen.said(say(TABLE["strongest"], **place, evidence=said))))
     pen.write(Text())
-    pen.write(Text(rule(), "dim"), indent=0)
+    pen.write(Text(pen.said(rule()), "dim"), indent=0)
 
 
 def _layout(n_head: int, room: int) -> tuple[int, list[range]]:
@@ -150,14 +162,16 @@ def _blocks(n_head: int, fits: int) -> list[range]:
     return [range(at, min(at + each, n_head)) for at in range(0, max(n_head, 1), max(each, 1))]
 
 
-def _cell(head: Head, width: int) -> Text:
-    sign = SIGNS[head.label]
+def _cell(pen: Pen, head: Head, width: int) -> Text:
+    from rich.cells import set_cell_size
+
+    letter, brief = SIGNS[head.label].letter, pen.said(say(BRIEF[head.label]))
     if head.score is None or width == _NARROW:
-        shown = f"{sign.letter if width < _WIDE else BRIEF[head.label][0]:^{width}}"
+        shown = f"{letter if width < _WIDE else brief:^{width}}"
     elif width == _MIDDLE:
-        shown = f"{sign.letter}{_two_digits(head.score)}"
+        shown = f"{letter}{_two_digits(head.score)}"
     else:
-        shown = f"{BRIEF[head.label][0]:<4} {_two_digits(head.score)}"
+        shown = f"{set_cell_size(brief, 4)} {_two_digits(head.score)}"
     return _painted(shown, head.label)
 
 
@@ -230,7 +244,7 @@ def save_csv(heads: Heads, path: str | Path) -> None:
 # Picture
 
 
-def save_png(heads: Heads, model: str, path: str | Path) -> None:
+def save_png(heads: Heads, model: str, path: str | Path, lang: str = "en") -> None:
     """Draw the table to a file: one square per head, its color the label, its depth the score.
 
     Raises:
@@ -238,7 +252,7 @@ def save_png(heads: Heads, model: str, path: str | Path) -> None:
         MissingExtraError: matplotlib is not installed.
     """
     check_format(path)
-    need("matplotlib", "show", "A picture of the table")
+    need("matplotlib", "show", mistake("table_picture"))
     from matplotlib.colors import to_rgb
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -270,27 +284,35 @@ def save_png(heads: Heads, model: str, path: str | Path) -> None:
     axes.grid(which="minor", color="white", linewidth=2)
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
-    axes.set_xlabel("head")
-    axes.set_ylabel("layer")
+    lang = drawable(lang)
+    named = steps.visible(translated(title(heads, model), lang))
+    families, missing = fonts(named, lang)  # a folder or a file may be named in any script
+    # Keyword arguments of matplotlib. A name may hold "$", which is not a formula.
+    font: dict[str, Any] = {"parse_math": False, "fontfamily": families}
+    axes.set_xlabel(translated(say(TABLE["head"]), lang), **font)
+    axes.set_ylabel(translated(say(TABLE["layer"]), lang), **font)
     found = [(label, len(heads.labelled(label))) for label in LABELS]
     patches = [
         Patch(
             facecolor="#f7f7f7" if label == UNCLASSIFIED else SIGNS[label].color,
             edgecolor="#cccccc",
-            label=f"{SIGNS[label].letter}  {label}: {count}",
+            label=translated(_counted(label, count), lang),
         )
         for label, count in found
         if count
     ]
     axes.legend(
-        handles=patches, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=9
-    )
-    named = steps.visible(title(heads, model))
-    families, missing = fonts(named)  # a folder or a file may be named in any script
-    named = textwrap.fill(named.translate(missing), round(11 * (wide + 3)))
-    # Keyword arguments of matplotlib. A name may hold "$", which is not a formula.
-    font: dict[str, Any] = {"parse_math": False, "fontfamily": families}
+        handles=patches, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False,
+        prop={"family": families, "size": 9},
+    )  # fmt: skip
+    named = "\n".join(wrapped(named.translate(missing), round(11 * (wide + 3))))
     figure.suptitle(named, fontsize=10, x=0.02, ha="left", **font)
-    note = f"{rule()} The deeper the color, the higher the score."
-    figure.supxlabel(textwrap.fill(note, round(14 * (wide + 3))), fontsize=8, color="#555555")
+    note = translated(say(TABLE["rule_of_picture"], rule=rule()), lang)
+    note = "\n".join(wrapped(note, round(14 * (wide + 3))))
+    figure.supxlabel(note, fontsize=8, color="#555555", **font)
     figure.savefig(path, dpi=160, bbox_inches="tight", pad_inches=0.15)
+
+
+def _counted(label: str, count: int) -> str:
+    letter = SIGNS[label].letter
+    return say(TABLE["labelled"], letter=letter, label=name_of(label), count=count)

@@ -41,7 +41,7 @@ def page(stories: Sequence[TokenStory]) -> str:
     return frame("wqkv: what WQ, WK, WV and WO do", style, body, script)
 
 
-def frame(title: str, style: str, body: Sequence[str], script: str = "") -> str:
+def frame(title: str, style: str, body: Sequence[str], script: str = "", lang: str = "en") -> str:
     """Return a whole page, whose policy allows this style and this script, and nothing else."""
     allowed = f"script-src '{_hash(script)}';" if script else ""
     policy = (
@@ -50,7 +50,7 @@ def frame(title: str, style: str, body: Sequence[str], script: str = "") -> str:
     )
     return "\n".join(
         [
-            '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">',
+            f'<!doctype html>\n<html lang="{lang}">\n<meta charset="utf-8">',
             f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             '<meta name="color-scheme" content="light dark">',

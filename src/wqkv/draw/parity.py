@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wqkv import __version__
-from wqkv.draw import steps
 from wqkv.draw.to_json import Json, plain
+from wqkv.sentences import say
+from wqkv.sentences.parity import PARITY
 from wqkv.study.parity import Parity
 
 if TYPE_CHECKING:  # JSON needs no rich
@@ -15,7 +16,7 @@ if TYPE_CHECKING:  # JSON needs no rich
 _STYLES = {"holds": "", "EXCEEDS": "bold red", "not compared": "dim"}
 
 
-def show(parity: Parity, model: str, console: Console) -> None:
+def show(parity: Parity, model: str, console: Console, lang: str = "en") -> None:
     """Print one line per layer, and how many hold.
 
     The lines fit the console's width. There are no escape codes unless the console shows colors.
@@ -24,14 +25,14 @@ def show(parity: Parity, model: str, console: Console) -> None:
 
     from wqkv.draw.terminal import Pen
 
-    pen = Pen(console)
-    title = f"{model}: our layers against its own, on the hidden states of {parity.inputs}"
-    pen.write(Text(steps.visible(title, pen.encoding), "bold"), indent=0)
+    pen = Pen(console, lang)
+    title = say(PARITY["title"], model=model, inputs=parity.inputs)
+    pen.write(Text(pen.said(title), "bold"), indent=0)
     pen.write(Text())
     for line, verdict in parity.lines():
-        pen.write(Text(steps.visible(line, pen.encoding), _STYLES[verdict]), indent=0)
+        pen.write(Text(pen.said(line), _STYLES[verdict]), indent=0)
     pen.write(Text())
-    pen.write(Text(parity.end, "bold green" if parity.holds else "bold red"), indent=0)
+    pen.write(Text(pen.said(parity.end), "bold green" if parity.holds else "bold red"), indent=0)
 
 
 def as_json(parity: Parity, model: str) -> dict[str, Json]:

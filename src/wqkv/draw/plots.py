@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from wqkv.draw import steps
 from wqkv.errors import ArgumentError, need
+from wqkv.sentences import LANGUAGES, LETTERS
+from wqkv.sentences.errors import mistake, one_of
 from wqkv.study.one_token import TokenStory
 
 FORMATS = (".png", ".svg", ".pdf")
@@ -23,10 +26,9 @@ def check_format(path: str | Path) -> None:
     """Raise ArgumentError unless the suffix of `path` is one of FORMATS."""
     suffix = Path(path).suffix
     if suffix.lower() not in FORMATS:
-        choices = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
-        what = f"ends in {suffix!r}" if suffix else "has no suffix"
+        what = mistake("image_ends" if suffix else "image_bare", suffix=suffix)
         raise ArgumentError(
-            f"The image file {str(path)!r} {what}. Pass a name ending in {choices}."
+            mistake("image_format", file=str(path), what=what, names=one_of(FORMATS))
         )
 
 
@@ -42,7 +44,7 @@ def save_map(story: TokenStory, path: str | Path) -> None:
     check_format(path)
     if story.map is None:
         raise ArgumentError("The story has no map.\nMake it with `tell`, which keeps one.")
-    need("matplotlib", "show", "An image of the map")
+    need("matplotlib", "show", mistake("map_image"))
     from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
@@ -80,16 +82,24 @@ def save_map(story: TokenStory, path: str | Path) -> None:
     figure.savefig(path, dpi=160, bbox_inches="tight", pad_inches=0.15)
 
 
-def fonts(text: str) -> tuple[list[str], dict[int, str]]:
+def drawable(lang: str) -> str:
+    """Return the language if an installed font has its letters, and else the first of LANGUAGES."""
+    return LANGUAGES[0] if fonts("", lang)[1] else lang
+
+
+def fonts(text: str, lang: str = LANGUAGES[0]) -> tuple[list[str], dict[int, str]]:
     r"""Return the installed font families that can draw `text`, and what replaces the rest.
 
     A character that no font has is replaced by its code: `\u732b`.
+
+    Args:
+        lang: one of LANGUAGES, the language of sentences that are drawn besides.
     """
     from matplotlib import font_manager, ft2font
 
     families = ["DejaVu Sans"]  # comes with matplotlib
     shipped = ft2font.FT2Font(font_manager.findfont(families[0]))
-    missing = {c for c in text if not shipped.get_char_index(ord(c))}
+    missing = {c for c in text + LETTERS[lang] if not shipped.get_char_index(ord(c))}
     upright = [
         font
         for font in font_manager.fontManager.ttflist
@@ -106,3 +116,16 @@ def fonts(text: str) -> tuple[list[str], dict[int, str]]:
             families.append(font.name)
             missing -= found
     return families, {ord(c): c.encode("unicode_escape").decode("ascii") for c in missing}
+
+
+def wrapped(text: str, letters: int) -> list[str]:
+    """Return a text in lines of at most so many letters; a Chinese character is two letters wide.
+
+    >>> wrapped("one two three", 8), wrapped("一个注意力头", 8)
+    (['one two', 'three'], ['一个注意', '力头'])
+    """
+    need("rich", "show", mistake("lines"))
+    from wqkv.draw.line_breaks import line_breaks
+
+    cuts = [0, *line_breaks(text, letters), len(text)]
+    return [text[a:b].rstrip() for a, b in pairwise(cuts)]

@@ -10,12 +10,16 @@ from torch import Tensor
 from wqkv.draw import steps
 from wqkv.errors import need
 from wqkv.maps import display
+from wqkv.sentences import LANGUAGES, LETTERS, translated
+from wqkv.sentences.errors import mistake
 from wqkv.study.one_token import TokenStory
 
-need("rich", "show", "The terminal picture")
+need("rich", "show", mistake("terminal"))
 
 from rich.console import Console  # noqa: E402  only after `need` has spoken for a missing rich
 from rich.text import Text  # noqa: E402
+
+from wqkv.draw.line_breaks import line_breaks  # noqa: E402
 
 #: Positive numbers are blue, negative ones orange, and both fade into gray towards 0.
 BLUE, ORANGE, GRAY = (67, 147, 230), (232, 134, 46), (118, 118, 118)
@@ -77,9 +81,11 @@ def see(story: TokenStory, console: Console) -> None:
 class Pen:
     """Writes lines that a console can show: in its width, in its encoding, in colors or without."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, lang: str = LANGUAGES[0]) -> None:
         self.console = console
         self.encoding = console.encoding
+        # Where the encoding lacks the characters, English is better than their codes.
+        self.lang = lang if steps.visible(LETTERS[lang], self.encoding) == LETTERS[lang] else "en"
         self.width = max(console.width - INDENT, 12)
         # Without colors rich still writes codes for bold and dim; NO_COLOR asks for none at all.
         self.color = (
@@ -91,9 +97,13 @@ class Pen:
         except UnicodeEncodeError:
             self.ascii = True
 
+    def said(self, sentence: str) -> str:
+        """Return a sentence as it is printed: in the pen's language, if it knows itself in it."""
+        return sentence and steps.visible(translated(sentence, self.lang), self.encoding)
+
     def write(self, text: Text, indent: int = INDENT) -> None:
         """Print one text, wrapped at blanks and indented."""
-        for line in text.wrap(self.console, self.width + INDENT - indent):
+        for line in text.divide(line_breaks(text.plain, self.width + INDENT - indent)):
             line.rstrip()
             if self.ascii:
                 line.plain = line.plain.translate(TO_ASCII)

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wqkv import __version__
-from wqkv.draw import effects, steps
+from wqkv.draw import effects
 from wqkv.draw.to_json import Json, plain
 from wqkv.effects.records import GroupEffect, LinkEffect, Why
 from wqkv.maps import display
+from wqkv.sentences import say, translated
+from wqkv.sentences.why import LISTED
 
 if TYPE_CHECKING:  # JSON and CSV need no rich
     from rich.console import Console
@@ -27,7 +29,7 @@ LISTS = ("links", "resting", "heaviest", "predicted")
 # Terminal
 
 
-def show(found: Why, console: Console) -> None:
+def show(found: Why, console: Console, lang: str = "en") -> None:
     """Print the question, the links that its answer rests on, and what is not known.
 
     The lines fit the console's width. There are no escape codes unless the console shows colors.
@@ -36,28 +38,28 @@ def show(found: Why, console: Console) -> None:
 
     from wqkv.draw.terminal import Pen
 
-    pen = Pen(console)
+    pen = Pen(console, lang)
 
-    def say(sentence: str, style: str = "") -> None:
-        pen.write(Text(steps.visible(sentence, pen.encoding), style), indent=0)
+    def write(sentence: str, style: str = "") -> None:
+        pen.write(Text(pen.said(sentence), style), indent=0)
 
-    say(effects.title(found), "bold")
+    write(effects.title(found), "bold")
     _texts(pen, found)
-    say(effects.asked(found), "bold")
-    say(effects.own(found), "dim")
+    write(effects.asked(found), "bold")
+    write(effects.own(found), "dim")
     pen.write(Text())
-    say(effects.counted(found))
-    say(effects.meant(found))
+    write(effects.counted(found))
+    write(effects.meant(found))
     pen.write(Text())
     _lists(pen, found)
     if any(effects.mark(found, link).startswith("!") for link in _shown(found)):
-        say(effects.MARKS, "dim")
+        write(say(LISTED["marks"]), "dim")
         pen.write(Text())
     for sentence in (*effects.together(found), *effects.unchecked(found)):
-        say(sentence)
+        write(sentence)
     for by, groups in (found.groups or {}).items():
         pen.write(Text())
-        say(f"{effects.GROUP_REMOVALS[by]}; true effects, which do not add up:", "bold")
+        write(say(LISTED[f"group_{by}"]), "bold")
         _groups(pen, found, groups)
 
 
@@ -71,16 +73,17 @@ def _texts(pen: Pen, found: Why) -> None:
     for done, tokens in both.items():
         at = found.question.at if tokens is effects.asked_text(found) else None
         if len(both) > 1:
-            pen.write(Text(f"{done}:", "dim"), indent=0)
+            pen.write(Text(pen.said(say(LISTED["named"], name=done)), "dim"), indent=0)
         drawn = [pen.fit(token, width, CHOSEN if j == at else "") for j, token in enumerate(tokens)]
         seen = pen.around(drawn, at or 0)
         if len(seen) < len(tokens):
-            note = f"(tokens {seen[0]} to {seen[-1]} of 0 to {len(tokens) - 1})"
-            pen.write(Text(note, "dim"))
+            facts = {"first": seen[0], "last": seen[-1], "end": len(tokens) - 1}
+            pen.write(Text(pen.said(say(LISTED["some_tokens"], **facts)), "dim"))
 
 
 def _lists(pen: Pen, found: Why) -> None:
     """Print the lists of links: in columns, or as clauses where there is no room for columns."""
+    from rich.cells import cell_len
     from rich.text import Text
 
     from wqkv.draw.terminal import INDENT
@@ -88,20 +91,20 @@ def _lists(pen: Pen, found: Why) -> None:
     columns = _columns(pen, found)
     if columns:
         head, *lines = map(" ".join, zip(*columns, strict=True))
-        inset = INDENT + head.index("from")
+        inset = INDENT + cell_len(head[: head.index(pen.said(say(LISTED["from_to"])))])
     else:
         head, lines = "", [_clause(pen, found, link) for link in _shown(found)]
         inset = 2 * INDENT
     drawn = iter(lines)
     for _, title, links, rest in effects.lists(found):
-        pen.write(Text(title, "bold"), indent=0)
+        pen.write(Text(pen.said(title), "bold"), indent=0)
         if head:
             pen.write(Text(head, "dim"))
         for link in links:
-            line, note = Text(next(drawn)), effects.mark(found, link)
+            line, note = Text(next(drawn)), pen.said(effects.mark(found, link))
             last = line.plain.rindex(" ") + 1  # where the true effect begins
             line.stylize(_color(found, link.true), last)
-            if columns and line.cell_len + 2 + len(note) <= pen.width:
+            if columns and line.cell_len + 2 + cell_len(note) <= pen.width:
                 line.append(f"  {note}")
                 note = ""
             pen.write(line)
@@ -118,33 +121,37 @@ def _shown(found: Why) -> list[LinkEffect]:
 
 def _columns(pen: Pen, found: Why) -> list[list[str]]:
     """The columns of the lists, each with its name above; none where there is no room for them."""
+    from rich.cells import cell_len
+
     links = _shown(found)
     before = [
-        _column("layer", [str(link.layer) for link in links]),
-        _column("head", [str(link.head) for link in links]),
+        _column(pen, "layer", [str(link.layer) for link in links]),
+        _column(pen, "head", [str(link.head) for link in links]),
     ]
     if len(found.tokens) > 1:
-        before.insert(0, _column("part", [link.part for link in links], right=False))
+        parts = [pen.said(say(LISTED[link.part])) for link in links]
+        before.insert(0, _column(pen, "part", parts, right=False))
     after = [
-        _column("weight", [display.weight(link.weight) for link in links]),
-        _column("predicted", [effects.cell(found, link.predicted) for link in links]),
-        _column("true", [effects.cell(found, link.true) for link in links]),
+        _column(pen, "weight", [display.weight(link.weight) for link in links]),
+        _column(pen, "predicted_effect", [effects.cell(found, link.predicted) for link in links]),
+        _column(pen, "true", [effects.cell(found, link.true) for link in links]),
     ]
     numbers = max((len(f"@{link.query} -> @{link.key}") for link in links), default=0)
-    room = pen.width - numbers - sum(len(column[0]) + 1 for column in (*before, *after))
+    room = pen.width - numbers - sum(cell_len(column[0]) + 1 for column in (*before, *after))
     cells = min(room // 2, 20)  # of one token
     if cells < 4:
         return []
     pairs = [
         effects.named(found, link, lambda token: pen.fit(token, cells).plain) for link in links
     ]
-    return [*before, _column("from -> to", pairs, right=False), *after]
+    return [*before, _column(pen, "from_to", pairs, right=False), *after]
 
 
-def _column(name: str, cells: Sequence[str], right: bool = True) -> list[str]:
+def _column(pen: Pen, name: str, cells: Sequence[str], right: bool = True) -> list[str]:
     """A column's name and its cells, all of one width."""
     from rich.cells import cell_len
 
+    name = pen.said(say(LISTED[name]))
     wide = max(map(cell_len, (name, *cells)))
     blanks = [" " * (wide - cell_len(cell)) for cell in (name, *cells)]
     return [
@@ -155,13 +162,17 @@ def _column(name: str, cells: Sequence[str], right: bool = True) -> list[str]:
 
 def _clause(pen: Pen, found: Why, link: LinkEffect) -> str:
     """One link as a clause."""
-    part = f"{link.part}, " if len(found.tokens) > 1 else ""
     name = effects.named(found, link, lambda token: pen.fit(token, 20).plain)
-    return (
-        f"{part}layer {link.layer}, head {link.head}, {name}:"
-        f" weight {display.weight(link.weight)}, predicted {effects.cell(found, link.predicted)},"
-        f" true {effects.cell(found, link.true)}"
+    clause = say(
+        LISTED["clause"],
+        layer=link.layer,
+        head=link.head,
+        link=name,
+        weight=display.weight(link.weight),
+        predicted=effects.cell(found, link.predicted),
+        true=effects.cell(found, link.true),
     )
+    return pen.said(effects.in_part(found, link.part, clause))
 
 
 def _groups(pen: Pen, found: Why, groups: Sequence[GroupEffect]) -> None:
@@ -172,9 +183,10 @@ def _groups(pen: Pen, found: Why, groups: Sequence[GroupEffect]) -> None:
     cells = [effects.cell(found, group.true) for group in ranked[:GROUPED]]
     wide = max(map(len, cells), default=0)
     for group, cell in zip(ranked, cells, strict=False):
-        note = effects.unsaid(found, group.true)
-        name = f"{note}, " * bool(note) + effects.named_group(found, group)
-        name = pen.fit(name, max(pen.width - wide - 2, 4)).plain
+        name = effects.named_group(found, group)
+        if note := effects.unsaid(found, group.true):
+            name = say(LISTED["of_part"], part=note, name=name)
+        name = pen.fit(translated(name, pen.lang), max(pen.width - wide - 2, 4)).plain
         pen.write(Text.assemble((f"{cell:>{wide}}", _color(found, group.true)), "  ", name))
     if rest := ranked[GROUPED:]:
         _and_more(pen, found, len(rest), abs(rest[0].true))
@@ -185,7 +197,7 @@ def _and_more(pen: Pen, found: Why, count: int, largest: float) -> None:
     from rich.text import Text
 
     limit = effects.level(largest, effects.places(found))
-    pen.write(Text(f"and {count:,} more, none beyond {limit} up or down", "dim"))
+    pen.write(Text(pen.said(say(LISTED["more"], count=count, limit=limit)), "dim"))
 
 
 def _color(found: Why, true: float | None) -> str:

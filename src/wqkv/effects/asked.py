@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from wqkv.effects.records import Question
 from wqkv.errors import ArgumentError, describe
+from wqkv.sentences import say
+from wqkv.sentences.errors import mistake
+from wqkv.sentences.why import NUMBERS
 from wqkv.study.model import OpenModel, TextModel
 from wqkv.study.pair import OpenPair
 from wqkv.study.tokens import TokenizedText
@@ -190,10 +193,7 @@ def _masked_row(model: OpenModel, text: TokenizedText, at: int) -> int:
     masked = [n for n, id in enumerate(text.ids) if id == model.tokenizer.mask_token_id]
     row = masked[0] if at == -1 and len(masked) == 1 else _row(at, text)
     if row not in masked:
-        raise ArgumentError(
-            f"Token {row} is {text.tokens[row]!r}, and tokens {masked} are masked.\n"
-            "Pass the number of one of them as `at`."
-        )
+        raise ArgumentError(mistake("not_masked", row=row, token=text.tokens[row], masked=masked))
     return row
 
 
@@ -206,29 +206,21 @@ def _ask_similarity(
 ) -> OneText:
     """How like two texts are: the cosine of the means of their last hidden states."""
     if not isinstance(answer, str):
-        raise ArgumentError(
-            f"{model.name} predicts no token here, so the number asked about is how like two texts "
-            "are.\nPass the other text as `answer`."
-        )
+        raise ArgumentError(mistake("no_other_text", model=model.name))
     if at != -1:
-        raise ArgumentError(
-            f"`at` is {at}, and how like two texts are is asked of all tokens.\nLeave `at` out."
-        )
+        raise ArgumentError(mistake("at_of_texts", at=at))
     if against is None and model.tokens(answer).ids == tokens.ids:
-        raise ArgumentError(
-            "`answer` is the text itself: whatever is removed, the two become less alike, which "
-            "first order cannot predict.\nPass another text."
-        )
+        raise ArgumentError(mistake("same_text"))
 
     def embed(text: TokenizedText) -> Tensor:
         with torch.no_grad():
             states = model.model(input_ids=torch.tensor([text.ids], device="cpu"))[0]
         return torch.nn.functional.normalize(states.mean(dim=1)[0], dim=0)
 
-    directions, number = [embed(model.tokens(answer))], f"cosine with {answer!r}"
+    directions, number = [embed(model.tokens(answer))], say(NUMBERS["cosine"], answer=answer)
     if isinstance(against, str):
         directions.append(-embed(model.tokens(against)))
-        number += f" less cosine with {against!r}"
+        number = say(NUMBERS["cosines"], answer=answer, rival=against)
     else:
         against = None
 
@@ -249,7 +241,7 @@ def _ask_pair(
     target: str | None,
 ) -> TwoTexts:
     if model.speaker is None:
-        raise ArgumentError(f"{model.name} predicts no next token.\nOpen it with its head.")
+        raise ArgumentError(mistake("no_writing_head", model=model.name))
     source, written = model.read_texts(text, target)
     if callable(answer):
         question = _of_function(answer, against, at)
@@ -280,20 +272,20 @@ def _difference(
     free = (id for id in of_all.topk(min(3, len(of_all))).indices.tolist() if id not in taken)
     (a, first), (b, second) = (token or (next(free), "") for token in named)
     if a == b:
-        raise ArgumentError(
-            f"`answer` {answer!r} and `against` {against!r} begin with the same token, "
-            f"{model.tokenizer.decode([a])!r}.\nPass two that differ in their first token."
-        )
+        token = model.tokenizer.decode([a])
+        raise ArgumentError(mistake("same_token", answer=answer, against=against, token=token))
     shown = [model.tokenizer.decode([id]) for id in (a, b)]
     for id, token in zip((a, b), shown, strict=True):
         if id >= len(of_all):
             raise ArgumentError(
-                f"Token {id}, {token!r}, is known to the tokenizer, and {model.name} has "
-                f"{len(of_all)} logits.\nPass another one."
+                mistake("no_logit", id=id, token=token, model=model.name, count=len(of_all))
             )
     if shown[0] == shown[1]:  # such as two tokens that are a part of a character
-        first, second = f", token {a}{first}", f", token {b}{second}"
-    number = f"logit of {shown[0]!r}{first} less logit of {shown[1]!r}{second}"
+        first, second = (
+            say(NUMBERS["token_id"], id=id, first=said) for id, said in ((a, first), (b, second))
+        )
+    answer, rival = shown
+    number = say(NUMBERS["logits"], answer=answer, first=first, rival=rival, second=second)
 
     def read(output: Any) -> Tensor:
         of_all = logits.terms(output)
@@ -323,8 +315,8 @@ def _token(
     # Where the two texts grow together, such as "is" and "Rome", it is cut alone.
     ids = ids[len(before) :] if ids[: len(before)] == before else ids_of(text)
     if not ids:
-        raise ArgumentError(f"`{name}` is {text!r}, which has no token.\nPass at least one.")
-    return ids[0], f" (the first token of {text!r})" if len(ids) > 1 else ""
+        raise ArgumentError(mistake("answer_no_token", name=name, text=text))
+    return ids[0], (say(NUMBERS["first_token"], text=text) if len(ids) > 1 else "")
 
 
 def _written(text: TokenizedText) -> str:
@@ -336,7 +328,7 @@ def _row(at: int, text: TokenizedText) -> int:
     """A token of a text by its number, from the end if it is negative."""
     n = len(text.ids)
     if not -n <= at < n:
-        raise ArgumentError(f"There is no token {at}: the text has {n} tokens, 0 to {n - 1}.")
+        raise ArgumentError(mistake("no_token", number=at, count=n, last=n - 1))
     return at % n
 
 

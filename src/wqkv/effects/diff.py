@@ -15,6 +15,9 @@ from wqkv.doors import door
 from wqkv.errors import ArgumentError, KindError, describe
 from wqkv.layer.caches.quantized import Quantized
 from wqkv.maps.attention_map import AttentionMap, map_of
+from wqkv.sentences import say
+from wqkv.sentences.diff import HOW
+from wqkv.sentences.errors import mistake
 from wqkv.study.callbacks import Progress, silent
 from wqkv.study.heads import record_maps
 from wqkv.study.model import OpenModel
@@ -177,16 +180,13 @@ def diff(
 def _named(a: OpenModel, b: OpenModel | Quantized | Switch) -> tuple[str, str]:
     """What B is called, and what is compared, in a sentence."""
     if isinstance(b, OpenModel):
-        return b.name, "Two models, each with hidden states of its own."
+        return b.name, say(HOW["models"])
     if isinstance(b, Quantized):
-        channels = "" if b.group is None else f"every {b.group} channels of "
-        return f"{a.name}, keys of {b.bits} bits", (
-            f"The keys of one layer at a time are rounded to {b.bits} bits, with a scale for "
-            f"{channels}each token and head: q and the layers before are those of A, so that the "
-            "error of a layer is not carried to the next."
-        )
+        how = HOW["quantized" if b.group is None else "quantized_groups"]
+        name = say(HOW["keys"], model=a.name, bits=b.bits)
+        return name, say(how, bits=b.bits, group=b.group)
     switch = getattr(b, "__name__", type(b).__name__)
-    return f"{a.name} in {switch}()", "One model, A without the context and B in it."
+    return say(HOW["inside"], model=a.name, switch=switch), say(HOW["switch"])
 
 
 def context_of(switch: Switch) -> AbstractContextManager[object]:
@@ -214,19 +214,20 @@ def check_alike(a: OpenModel, b: OpenModel, text: str) -> None:
     if a.sizes[:2] != b.sizes[:2]:
         (layers, n_head), (other_layers, other_heads) = a.sizes[:2], b.sizes[:2]
         raise ArgumentError(
-            f"{a.name} has {layers} layers x {n_head} heads, and {b.name} {other_layers} x "
-            f"{other_heads}.\nCompare models with as many layers and heads."
-        )
+            mistake(
+                "sizes_differ", a=a.name, layers=layers, n_head=n_head, b=b.name,
+                other_layers=other_layers, other_heads=other_heads,
+            )
+        )  # fmt: skip
     ours, theirs = (
         [*zip(one.tokens, one.ids, strict=True)] for one in (a.tokens(text), b.tokens(text))
     )
     if ours != theirs:
         pairs = enumerate(zip_longest(ours, theirs))
         at, differ = next((at, pair) for at, pair in pairs if pair[0] != pair[1])
-        one, other = ((x and f"{x[0]!r} (id {x[1]})") or "missing" for x in differ)
+        one, other = (f"{x[0]!r} (id {x[1]})" if x else mistake("token_missing") for x in differ)
         raise ArgumentError(
-            f"{a.name} and {b.name} read other tokens: token {at} is {one} in the first and "
-            f"{other} in the second.\nCompare models of one vocabulary."
+            mistake("tokens_differ", a=a.name, b=b.name, at=at, one=one, other=other)
         )
 
 

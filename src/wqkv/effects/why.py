@@ -19,6 +19,7 @@ from wqkv.effects.together import DRAWS, group_effects, groups_of, joint, site_l
 from wqkv.errors import ArgumentError
 from wqkv.maps.link_map import How, check_how
 from wqkv.maps.weights import aside
+from wqkv.sentences.errors import mistake
 from wqkv.study.callbacks import Progress, Stages, silent
 from wqkv.study.model import OpenModel
 from wqkv.study.pair import OpenPair
@@ -93,7 +94,7 @@ def why(
         if name not in GROUPS:
             raise ArgumentError(f"`by` names {name!r}.\nPass some of {', '.join(GROUPS)}.")
     if budget < 1:
-        raise ArgumentError(f"`budget` is {budget}, how many links to remove.\nPass 1 or more.")
+        raise ArgumentError(mistake("budget", budget=budget))
     asked = ask(model, text, answer, against, at, target)
     groups = {name: list(groups_of(model, asked, name)) for name in GROUPS if name in by}
     layers = sum(part.sizes.n_layer for part in model.parts.values())

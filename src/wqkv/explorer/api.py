@@ -36,6 +36,7 @@ from wqkv.explorer.schema import (
     WhatIfAnswer,
 )
 from wqkv.sentences import LANGUAGES
+from wqkv.sentences.errors import mistake
 from wqkv.study.callbacks import Progress
 from wqkv.study.generate import NextToken, generate, next_logits
 from wqkv.study.heads import Heads, label_heads
@@ -259,7 +260,7 @@ class Api:
         name, _, part = name.partition(".")
         with self._lock:
             if name not in self._views:
-                raise Refused(404, "This text is not open any more.", "Open it again.")
+                raise Refused.because(404, mistake("text_closed"))
             self._views.move_to_end(name)
             seen = self._views[name]
         if part and part not in seen.parts:

@@ -19,6 +19,8 @@ import torch
 
 from wqkv.errors import MissedError, WqkvError
 from wqkv.explorer.schema import JobFacts, JobState
+from wqkv.sentences import LANGUAGES, Said, translated
+from wqkv.sentences.errors import mistake
 from wqkv.study.callbacks import Progress
 
 #: How many jobs are remembered with their results.
@@ -45,6 +47,17 @@ class Refused(Exception):
     def __init__(self, status: int, error: str, do: str) -> None:
         super().__init__(f"{error} {do}")
         self.status, self.error, self.do = status, error, do
+
+    @classmethod
+    def because(cls, status: int, said: str) -> Refused:
+        """Return the answer for a sentence whose last line says what to do, in both languages."""
+        both = [translated(said, lang).rpartition("\n") for lang in LANGUAGES]
+        wrong = [" ".join(what.split()) or do for what, _, do in both]
+        return cls(status, Said(*wrong), Said(*(do if what else "" for what, _, do in both)))
+
+    def told(self, lang: str) -> tuple[str, str]:
+        """Return what is wrong and what to do, in one of LANGUAGES."""
+        return translated(self.error, lang), translated(self.do, lang)
 
 
 class Job(Generic[Result]):
@@ -74,9 +87,9 @@ class Job(Generic[Result]):
             result = self.run(self.report)
             self.bytes = size(result)
             if self.bytes > KEPT:
-                wrong = f"The answer takes {self.bytes:,} bytes, and at most {KEPT:,} are kept."
+                wrong = mistake("answer_bytes", size=self.bytes, most=KEPT)
                 self.bytes = 0
-                raise Refused(413, wrong, "Open a shorter text.")
+                raise Refused.because(413, wrong)
             self.result = result
             self.state = "done"
         except Cancelled:
@@ -92,8 +105,8 @@ class Job(Generic[Result]):
         result, self.result, self.bytes = self.result, None, 0
         return result
 
-    def facts(self) -> JobFacts:
-        """Return what the page is told of this job."""
+    def facts(self, lang: str = LANGUAGES[0]) -> JobFacts:
+        """Return what the page is told of this job, in one of LANGUAGES."""
         facts: JobFacts = {
             "state": self.state,
             "what": self.what,
@@ -101,7 +114,7 @@ class Job(Generic[Result]):
             "total": self.total,
         }
         if self.failure is not None:
-            facts["error"], facts["do"] = self.failure.error, self.failure.do
+            facts["error"], facts["do"] = self.failure.told(lang)
         if self.state == "done":
             facts["result"] = cast(Any, self.result)  # an answer or a view's name
         return facts
@@ -138,7 +151,7 @@ class Jobs:
             if same is not None and same.failure is None and not same.cancelled.is_set():
                 return same
             if sum(job.state == "waiting" for job in self._jobs.values()) >= WAITING:
-                raise Refused(503, f"{WAITING} jobs are waiting already.", "Try again in a moment.")
+                raise Refused.because(503, mistake("jobs_wait", count=WAITING))
             job = self._put(Job(what, run))
             if key is not None:
                 self._by_key[key] = job
@@ -209,14 +222,11 @@ def refusal_of(error: Exception) -> Refused:
     if isinstance(error, Refused):
         return error
     if isinstance(error, WqkvError):
-        what, _, do = str(error).rpartition("\n")  # the last line says what to do
-        status = 409 if isinstance(error, MissedError) else 422
-        return Refused(status, " ".join(what.split()) or do, do if what else "")
+        return Refused.because(409 if isinstance(error, MissedError) else 422, error.args[0])
     # torch raises a plain RuntimeError when the CPU has no memory left.
     text = str(error)
     memory = "can't allocate memory" in text or "not enough memory" in text
     if memory or isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return Refused(503, "The model ran out of memory.", "Open a shorter text.")
+        return Refused.because(503, mistake("no_memory"))
     log.error("the explorer failed", exc_info=error)
-    what = f"The explorer failed ({type(error).__name__})."
-    return Refused(500, what, "The details are printed where `wqkv open` runs.")
+    return Refused.because(500, mistake("explorer_failed", kind=type(error).__name__))

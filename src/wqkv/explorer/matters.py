@@ -27,6 +27,7 @@ from wqkv.explorer.schema import (
     WhyAnswer,
 )
 from wqkv.maps.link_map import How
+from wqkv.sentences.errors import mistake
 from wqkv.study.callbacks import Progress
 from wqkv.study.generate import likeliest
 from wqkv.study.model import OpenModel
@@ -70,8 +71,7 @@ def given_of(api: Api, seen: OpenView, asked: AskedWhy) -> tuple[Given, AskedWhy
         same = model.tokens(read.sentence).ids == read.ids
         found = Given(model, read.sentence, None, "model, view.reading.sentence")
     if not same:
-        wrong = "Read again, this text has other tokens, because it was written token by token."
-        raise Refused(409, wrong, "Type it above, and read it.")
+        raise Refused.because(409, mistake("read_again"))
     masked = _masked(found) if asked.at == -1 else []
     return found, asked._replace(at=masked[0]) if len(masked) > 1 else asked
 
@@ -213,11 +213,8 @@ def effect_maps(api: Api, seen: OpenView, asked: AskedWhy, progress: Progress) -
     maps = api.effects.get(key)
     if maps is None:
         if (needed := bytes_of_maps(seen)) > EFFECTS:
-            wrong = (
-                f"The effects in a text of {seen.view.n:,} tokens would take"
-                f" {needed / 2**30:.2g} GiB of memory."
-            )
-            raise Refused(413, wrong, "Open a shorter text.")
+            wrong = mistake("effects_bytes", n=seen.view.n, size=needed / 2**30)
+            raise Refused.because(413, wrong)
         maps = EffectMaps(given.model, given.text, *asked, target=given.target, progress=progress)
         api.effects.keep(key, maps)
     return maps

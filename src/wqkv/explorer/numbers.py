@@ -40,12 +40,12 @@ from wqkv.explorer.schema import (
     ToldSteps,
 )
 from wqkv.maps.link_map import HOWS, How
-from wqkv.sentences import LANGUAGES, in_language
+from wqkv.sentences import LANGUAGES, in_language, translated
 from wqkv.sentences.heads import BRIEF, LABELS
 from wqkv.study.answers import BlockMeans, HeadGrid
 from wqkv.study.callbacks import Progress
 from wqkv.study.generate import one_text_model
-from wqkv.study.heads import evidence, label_grid
+from wqkv.study.heads import label_grid
 from wqkv.study.lens import logit_lens
 from wqkv.study.model import OpenModel
 from wqkv.study.one_token import TokenStory, token_story
@@ -366,13 +366,15 @@ def grid(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> GridA
     lang = ask.choice("lang", "en", *LANGUAGES)
     found, python = api.labels(seen, progress)
     answer = _grid(label_grid(found), python)
-    answer["evidence"] = [[evidence(head, lang) for head in layer] for layer in found.table]
+    answer["evidence"] = [
+        [translated(head.evidence, lang) for head in layer] for layer in found.table
+    ]
     briefs = in_language(BRIEF, lang)
     answer["names"] = {
         label: {"name": name, "brief": briefs[label]}
         for label, name in in_language(LABELS, lang).items()
     }
-    answer["source"] = found.source
+    answer["source"] = translated(found.source, lang)
     return answer
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from wqkv.explorer.jobs import Refused
+from wqkv.sentences.errors import mistake
 
 #: How long a text may be on the page, in characters.
 MAX_CHARACTERS = 1_000_000
@@ -177,8 +178,8 @@ def _checked_text(value: object, name: str) -> str:
     if not isinstance(value, str):
         raise Refused(422, f"`{name}` is {type(value).__name__}, not a string.", "Send a string.")
     if len(value) > MAX_CHARACTERS:
-        wrong = f"The text has {len(value):,} characters, and at most {MAX_CHARACTERS:,} are read."
-        raise Refused(413, wrong, "Send a shorter text.")
+        too_long = mistake("characters", count=len(value), most=MAX_CHARACTERS)
+        raise Refused.because(413, too_long)
     try:
         value.encode()
     except UnicodeEncodeError:

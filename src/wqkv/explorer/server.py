@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from wqkv.effects.records import GROUPS, By
-from wqkv.errors import need
+from wqkv.errors import ArgumentError, need
 from wqkv.explorer.api import Api, OpenView
 from wqkv.explorer.export import export
 from wqkv.explorer.hosts import canonical_address, canonical_host
@@ -34,6 +34,8 @@ from wqkv.explorer.schema import Answer, PostedAnswer, ServedModel, StartFacts, 
 from wqkv.explorer.ticket import Ticket
 from wqkv.maps.link_map import HOWS, How
 from wqkv.sentences import LANGUAGES
+from wqkv.sentences.errors import mistake
+from wqkv.sentences.usage import said_by_system
 from wqkv.study.callbacks import Progress
 from wqkv.study.model import OpenModel
 from wqkv.study.pair import OpenPair
@@ -41,7 +43,7 @@ from wqkv.study.pair import OpenPair
 #: An answer for which the model runs.
 AnswerType = TypeVar("AnswerType", bound=Answer | PostedAnswer)
 
-need("starlette", "show", "The explorer")
+need("starlette", "show", mistake("explorer"))
 
 from starlette.applications import Starlette  # noqa: E402  only after `need` has spoken
 from starlette.exceptions import HTTPException  # noqa: E402
@@ -97,7 +99,7 @@ def serve(
         port: 0 takes a free one.
         ready: is called with the page's address as soon as the server listens.
     """
-    need("uvicorn", "show", "The explorer")
+    need("uvicorn", "show", mistake("explorer"))
     import uvicorn
 
     from wqkv.explorer.protocol import TimedProtocol
@@ -106,7 +108,14 @@ def serve(
     model.check_target(target)
     shown = canonical_host(host)
     family = socket.AF_INET6 if shown.startswith("[") else socket.AF_INET
-    listening = socket.create_server((shown.strip("[]"), port), family=family)
+    try:
+        listening = socket.create_server((shown.strip("[]"), port), family=family)
+    except socket.gaierror as error:
+        raise ArgumentError(mistake("no_host", host=shown)) from error
+    except OSError as error:
+        reason = said_by_system((error.strerror or str(error)).partition(" (")[0])
+        wrong = mistake("cannot_listen", host=shown, port=port, reason=reason)
+        raise ArgumentError(wrong) from error
     port, secret = listening.getsockname()[1], secrets.token_urlsafe(24)
     hosts = [f"{one}:{port}" for one in ("127.0.0.1", "localhost", "[::1]", shown)]
     config = uvicorn.Config(
@@ -276,7 +285,8 @@ class _Handlers:
         return self.jobs.start("open", run)
 
     async def job(self, request: Request) -> Response:
-        return await self._answer_soon(self._find_job(request).facts)
+        job, lang = self._find_job(request), _language(request)
+        return await self._answer_soon(lambda: job.facts(lang))
 
     async def cancel(self, request: Request) -> Response:
         self.jobs.cancel(self._find_job(request))
@@ -286,7 +296,7 @@ class _Handlers:
         id = request.path_params["job"]
         job = self.start if self.start is not None and self.start.id == id else self.jobs.find(id)
         if job is None:
-            raise Refused(404, "This work is not known any more.", "Ask for it again.")
+            raise Refused.because(404, mistake("work_forgotten"))
         return job
 
     async def view(self, request: Request) -> Response:
@@ -311,7 +321,7 @@ class _Handlers:
         while not job.ended.is_set() and time.monotonic() < end:
             await asyncio.sleep(0.004)
         if job.failure is not None:
-            return _refusal(job.failure)
+            return _refusal(job.failure, _language(request))
         if job.state == "done":
             return await self._answer_soon(lambda: job.result)
         return _json({"job": job.id}, 202)
@@ -368,7 +378,7 @@ class _Handlers:
         finally:
             self.jobs.cancel(job)
         if job.failure is not None:
-            return _refusal(job.failure)
+            return _refusal(job.failure, _language(request))
         page = job.take()  # not kept: it is large, and the page asks for it once
         name = {"Content-Disposition": f'attachment; filename="wqkv-{layer}-{head}-{token}.html"'}
         return Response(page, 200, HEADERS | name, TYPES[".html"])
@@ -412,13 +422,20 @@ def _answering_errors(handler: Handler) -> Handler:
         except ClientDisconnect:
             return Response(status_code=400)  # nobody reads it
         except Exception as error:
-            return _refusal(refusal_of(error))
+            return _refusal(refusal_of(error), _language(request))
 
     return answer
 
 
-def _refusal(refused: Refused) -> Response:
-    return _json({"error": refused.error, "do": refused.do}, refused.status)
+def _refusal(refused: Refused, lang: str = LANGUAGES[0]) -> Response:
+    error, do = refused.told(lang)
+    return _json({"error": error, "do": do}, refused.status)
+
+
+def _language(request: Request) -> str:
+    """The language that the page speaks, or else the browser's, if it is one of LANGUAGES."""
+    asked = request.headers.get("accept-language", "").lower()
+    return next((lang for lang in LANGUAGES if asked.startswith(lang)), LANGUAGES[0])
 
 
 def _json(value: object, status: int = 200) -> Response:

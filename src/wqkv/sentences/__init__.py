@@ -8,6 +8,8 @@ from collections.abc import Mapping
 Sentences = Mapping[str, tuple[str, str]]
 
 LANGUAGES = ("en", "zh")
+#: Letters of a language that not every font or encoding has.
+LETTERS = {"en": "", "zh": "层头词元注意力权重，。：；（）"}
 
 
 def in_language(sentences: Sentences, lang: str) -> dict[str, str]:
@@ -18,3 +20,50 @@ def in_language(sentences: Sentences, lang: str) -> dict[str, str]:
     """
     at = LANGUAGES.index(lang)
     return {name: both[at] for name, both in sentences.items()}
+
+
+class Said(str):
+    """A sentence in English that knows itself in Chinese too.
+
+    The library says it in its errors, records and progress lines, where it is a plain str; who
+    shows it to a person asks for it `translated`.
+    """
+
+    both: tuple[str, ...]  # in the order of LANGUAGES
+
+    def __new__(cls, *both: str) -> Said:
+        said = super().__new__(cls, both[0])
+        said.both = both
+        return said
+
+    def __getnewargs__(self) -> tuple[str, ...]:  # type: ignore[override]  # str's own has one
+        return self.both
+
+
+def say(sentence: tuple[str, str], /, **facts: object) -> Said:
+    """Fill the places of a sentence, in both languages; a fact may be said itself.
+
+    >>> both = say(("There is no {what}.", "没有{what}。"), what=Said("token", "词元"))
+    >>> both, translated(both, "zh")
+    ('There is no token.', '没有词元。')
+    """
+    return Said(
+        *(
+            text.format(
+                **{
+                    name: translated(fact, lang) if isinstance(fact, str) else fact
+                    for name, fact in facts.items()
+                }
+            )
+            for lang, text in zip(LANGUAGES, sentence, strict=True)
+        )
+    )
+
+
+def translated(sentence: str, lang: str) -> str:
+    """Return what was said in one of LANGUAGES; a plain str, which knows one, as it is.
+
+    >>> translated("token", "zh")
+    'token'
+    """
+    return sentence.both[LANGUAGES.index(lang)] if isinstance(sentence, Said) else sentence

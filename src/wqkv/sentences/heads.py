@@ -4,11 +4,11 @@ from __future__ import annotations
 
 #: The labels; in English a label is its own name.
 LABELS = {
-    "previous": ("previous", "前一个词元"),
-    "next": ("next", "后一个词元"),
+    "previous": ("previous", "看前一个词元"),
+    "next": ("next", "看后一个词元"),
     "first-token sink": ("first-token sink", "汇点：第一个词元"),
     "separator sink": ("separator sink", "汇点：分隔符"),
-    "duplicate-token": ("duplicate-token", "同一个词元"),
+    "duplicate-token": ("duplicate-token", "看别处的同一个词元"),
     "induction": ("induction", "归纳头"),
     "subword": ("subword", "同一个词的其余部分"),
     "verb to object": ("verb to object", "动词看宾语"),
@@ -16,7 +16,7 @@ LABELS = {
     "opening to closing": ("opening to closing", "左括号看右括号"),
     "closing to opening": ("closing to opening", "右括号看左括号"),
     "rare token": ("rare token", "少见的词元"),
-    "local": ("local", "邻近的词元"),
+    "local": ("local", "看邻近的词元"),
     "delimiter": ("delimiter", "定界符"),
     "uniform": ("uniform", "均匀"),
     "unclassified": ("unclassified", "未归类"),
@@ -24,11 +24,11 @@ LABELS = {
 
 #: The labels where there is little room: at most four letters.
 BRIEF = {
-    "previous": ("prev", "前"),
-    "next": ("next", "后"),
-    "first-token sink": ("sink", "首"),
+    "previous": ("prev", "前词"),
+    "next": ("next", "后词"),
+    "first-token sink": ("sink", "首词"),
     "separator sink": ("sep", "分隔"),
-    "duplicate-token": ("dup", "同"),
+    "duplicate-token": ("dup", "同词"),
     "induction": ("ind", "归纳"),
     "subword": ("sub", "词内"),
     "verb to object": ("v>o", "动宾"),
@@ -36,7 +36,7 @@ BRIEF = {
     "opening to closing": ("(>)", "(>)"),
     "closing to opening": (")>(", ")>("),
     "rare token": ("rare", "少见"),
-    "local": ("near", "近"),
+    "local": ("near", "邻近"),
     "delimiter": ("dlm", "定界"),
     "uniform": ("unif", "均匀"),
     "unclassified": ("-", "-"),
@@ -92,8 +92,17 @@ ON = {
     "delimiter": ("on punctuation and special tokens", "标点和特殊词元"),
 }
 
-#: When a head gets a label, in one sentence.
-RULE = {
+#: The table of all heads.
+TABLE = {
+    "size": ("{layers} x {heads}", "{layers} x {heads}"),
+    "title": (
+        "{model}, {size}, over {tokens:,} tokens",
+        "{model}，{size}，{tokens:,} 个词元",
+    ),
+    "title_of": (
+        "{model}, {size}, over {tokens:,} tokens: {source}",
+        "{model}，{size}，{tokens:,} 个词元：{source}",
+    ),
     "rule": (
         "A label needs more than {share:.2f} of the weight and {lift:g} times what equal weights"
         " would put there; uniform needs {even:.2f} of the highest entropy. Patterns of few tokens"
@@ -103,5 +112,14 @@ RULE = {
         "均匀要求熵达到最大值的 {even:.2f}。只涉及少数词元的标签（括号、动词与宾语、词内）要求"
         " {some:.2f}，并且至少是这个头在别处同样距离上的 {times:g} 倍；少见的词元要求 {rare:.2f}，"
         "并且至少是平均分配时的 {most:g} 倍。",
+    ),
+    "counted": (", {heads}", "，{heads}"),
+    "strongest": ("strongest: L{layer}H{head} {evidence}", "最强：L{layer}H{head}，{evidence}"),
+    "labelled": ("{letter}  {label}: {count}", "{letter}  {label}：{count}"),
+    "layer": ("layer", "层"),
+    "head": ("head", "头"),
+    "rule_of_picture": (
+        "{rule} The deeper the color, the higher the score.",
+        "{rule}颜色越深，分值越高。",
     ),
 }

@@ -24,6 +24,22 @@ UNREAD = {
     "then": (" ", ""),
 }
 
+#: What a model read.
+SOURCES = {
+    "file": ("the text of {file}", "{file} 的文本"),
+    "given": ("the given text", "给出的文本"),
+    "several": ("the {count} given texts", "给出的 {count} 段文本"),
+    "built_in": ("built-in texts ({names})", "内置文本（{names}）"),
+    "random": (
+        "{n} random tokens, read twice (seed {seed})",
+        "{n} 个随机词元，读两遍（随机种子 {seed}）",
+    ),
+    "windows": (
+        "{source} in {count} windows of at most {longest}, weighted by their tokens",
+        "{source}，分成 {count} 个窗口，每个最多 {longest} 个词元，按词元数加权",
+    ),
+}
+
 #: What an exported page may have to leave out.
 LEFT_OUT = {
     "left_layers": ("layers {layers}", "第 {layers} 层"),

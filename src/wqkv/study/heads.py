@@ -18,9 +18,12 @@ from wqkv.doors import door
 from wqkv.errors import ArgumentError
 from wqkv.maps.attention_map import AttentionMap
 from wqkv.record.watch import watch
-from wqkv.sentences import in_language
-from wqkv.sentences.heads import EVIDENCE, ON
+from wqkv.sentences import Said, say
+from wqkv.sentences.counts import count_of
+from wqkv.sentences.errors import mistake
+from wqkv.sentences.heads import EVIDENCE, ON, TABLE
 from wqkv.sentences.heads import LABELS as NAMES
+from wqkv.sentences.reading import SOURCES
 from wqkv.study.answers import STATISTICS, HeadGrid
 from wqkv.study.callbacks import Progress, silent
 from wqkv.study.known_texts import KNOWN_TEXTS, MarkedWindow, mark_window, objects_of
@@ -80,7 +83,7 @@ class Head:
     scores: dict[str, Score | None]
 
     @property
-    def evidence(self) -> str:
+    def evidence(self) -> Said:
         """Why the head has its label, in one clause."""
         return evidence(self)
 
@@ -128,7 +131,8 @@ class Heads:
     def size(self) -> str:
         """`6 layers x 12 heads`."""
         layers, n_head = len(self.table), max((len(layer) for layer in self.table), default=0)
-        return f"{layers} layer{'s' * (layers != 1)} x {n_head} head{'s' * (n_head != 1)}"
+        counts = {"layers": count_of(layers, "layer"), "heads": count_of(n_head, "head")}
+        return say(TABLE["size"], **counts)
 
     def labelled(self, label: str) -> list[Head]:
         """The heads with a label, the strongest first."""
@@ -195,7 +199,7 @@ def probe(model: OpenModel, n: int = 40, seed: int = 0, progress: Progress = sil
     random = torch.Generator().manual_seed(seed)
     ids = usable[torch.randint(len(usable), (n,), generator=random, device="cpu")].tolist() * 2
     none = [False] * len(ids)
-    source = f"{n} random tokens, read twice (seed {seed})"
+    source = say(SOURCES["random"], n=n, seed=seed)
     random_text = MarkedWindow(ids, none, none, none, {})
     return _label_windows(model, [random_text], source, progress)
 
@@ -212,7 +216,7 @@ def read(
     cut = [window for text in texts for window in windows(model.tokenizer, text, model.longest)]
     if len(cut) > len(texts):
         longest = max(len(window.ids) for window in cut)
-        source += f" in {len(cut)} windows of at most {longest}, weighted by their tokens"
+        source = say(SOURCES["windows"], source=source, count=len(cut), longest=longest)
     marked = [mark_window(model.tokenizer, window) for window in cut]
     found = _label_windows(model, marked, source, progress)
     unread = [cut_text(model.tokenizer, text).unread for text in texts]
@@ -232,7 +236,7 @@ def label_model(model: OpenModel, progress: Progress = silent) -> Heads:
         objects = objects_of(model.tokenizer, known) if len(found) == 1 else {}
         cut += [mark_window(model.tokenizer, window, objects) for window in found]
     names = ", ".join(known.name for known in KNOWN_TEXTS)
-    return _label_windows(model, cut, f"built-in texts ({names})", progress)
+    return _label_windows(model, cut, say(SOURCES["built_in"], names=names), progress)
 
 
 def label_heads(view: View, progress: Progress = silent) -> Heads:
@@ -276,7 +280,7 @@ def _label_windows(
         more = sum_patterns(maps(ids), ids, special, separators, rare, relations)
         sums = more if sums is None else sums.plus(more)
     if sums is None or not sums.tokens:
-        raise ArgumentError(f"{model.name} sees no token in the text.")
+        raise ArgumentError(mistake("no_tokens", model=model.name))
     return label_sums(sums, source)
 
 
@@ -319,16 +323,16 @@ def _label_head(layer: int, head: int, scores: dict[str, Score | None]) -> Head:
     return Head(layer, head, label, known[label].value, scores)
 
 
-def evidence(head: Head, lang: str = "en") -> str:
+def evidence(head: Head) -> Said:
     """Return why a head has its label, in one clause."""
-    say, pattern = in_language(EVIDENCE, lang), head.pattern
+    pattern = head.pattern
     score = None if pattern is None else head.scores[pattern]
     if pattern is None or score is None:
-        return say["few"]
+        return say(EVIDENCE["few"])
     if pattern == "uniform":
-        return say["even"].format(**score.facts)
-    on = in_language(ON, lang)[pattern].format(near=NEAR)
-    told = say["apart" if pattern in RELATIONS else "share"].format(on=on, **score.facts)
+        return say(EVIDENCE["even"], **score.facts)
+    on = say(ON[pattern], near=NEAR)
+    told = say(EVIDENCE["apart" if pattern in RELATIONS else "share"], on=on, **score.facts)
     if head.score is not None:
         return told
-    return say["none"].format(nearest=in_language(NAMES, lang)[pattern], evidence=told)
+    return say(EVIDENCE["none"], nearest=say(NAMES[pattern]), evidence=told)

@@ -15,6 +15,9 @@ from torch import nn
 from wqkv.errors import ArgumentError, need
 from wqkv.layer.convert.checkpoint import INDEX, PICKLED, is_pickle, shards, tensors_file
 from wqkv.layer.convert.pretrained import configuration, opened
+from wqkv.sentences import say
+from wqkv.sentences.commands import PROGRESS
+from wqkv.sentences.errors import mistake
 from wqkv.study.e5 import FILE, E5File, read_e5
 from wqkv.study.packaged import E5, MINILM, PACKAGED
 from wqkv.upstream import of_transformers as upstream
@@ -33,21 +36,21 @@ class LoadedModel(NamedTuple):
 
 def load(name: str | None, progress: Callable[[str], None]) -> LoadedModel:
     """A model and its tokenizer; see `open_model`."""
-    transformers: Any = need("transformers", "hf", "Opening a model")
+    transformers: Any = need("transformers", "hf", mistake("opening"))
     if name == E5.alias:
         file = _read_e5(progress)
-        progress(f"laying out the matrices of {E5.name}")
+        progress(say(PROGRESS["matrices"], model=E5.name))
         return LoadedModel(file.model(), file.tokenizer(), E5.name, None, None, E5.bits)
     source = _find(name)
-    progress(f"reading the tokenizer of {source.shown}")
+    progress(say(PROGRESS["tokenizer"], model=source.shown))
     tokenizer = source.load(opened, transformers.AutoTokenizer.from_pretrained)
-    progress(f"reading the weights of {source.shown}")
+    progress(say(PROGRESS["weights"], model=source.shown))
     config = source.load(configuration)
     speaks = _class_with_head(transformers, config, source)
     fills = None if speaks else _class_for_masked(transformers, config)
     kind = speaks or fills or transformers.AutoModel
     model, complete = _load_weights(transformers, kind, config, source)
-    progress(f"laying out the matrices of {source.shown}")
+    progress(say(PROGRESS["matrices"], model=source.shown))
     # A head whose weights were missing is filled with random numbers, so it is not used.
     speaker = model if speaks is not None and complete else None
     filler = model if fills is not None and complete else None
@@ -58,11 +61,11 @@ def load_bare(
     name: str | None = None, progress: Callable[[str], None] = lambda _: None
 ) -> tuple[nn.Module, str]:
     """The model without tokenizer and head, and the name it is shown by; see `open_model`."""
-    transformers: Any = need("transformers", "hf", "Opening a model")
+    transformers: Any = need("transformers", "hf", mistake("opening"))
     if name == E5.alias:
         return _read_e5(progress).model(), E5.name
     source = _find(name)
-    progress(f"reading the weights of {source.shown}")
+    progress(say(PROGRESS["weights"], model=source.shown))
     config = source.load(configuration)
     model: nn.Module = _load_weights(transformers, transformers.AutoModel, config, source)[0]
     return model, source.shown
@@ -70,7 +73,7 @@ def load_bare(
 
 def _read_e5(progress: Callable[[str], None]) -> E5File:
     path = E5.need_folder() / FILE
-    progress(f"reading the weights of {E5.name}")
+    progress(say(PROGRESS["weights"], model=E5.name))
     return read_e5(path)
 
 
@@ -137,8 +140,9 @@ class _ModelSource:
             raise
         except Exception as error:  # whatever a foreign loader raises for a foreign file
             reason = next((line for line in str(error).splitlines() if line.strip()), "")
+            kind = type(error).__name__
             raise ArgumentError(
-                f"{self.name!r} does not open as a model ({type(error).__name__}: {reason[:200]})."
+                mistake("not_opened", name=self.name, kind=kind, reason=reason[:200])
             ) from error
 
 
@@ -151,15 +155,12 @@ def _find(name: str | None) -> _ModelSource:
         source = _ModelSource(name, str(folder), folder.resolve().name, file)
         if file is None or source.pickled:
             return source
-        need("gguf", "gguf", "Opening a .gguf file")
-        need("accelerate", "gguf", "Opening a .gguf file")
+        need("gguf", "gguf", mistake("opening_gguf"))
+        need("accelerate", "gguf", mistake("opening_gguf"))
         return replace(source, shown=Path(file).stem)
     parts = name.split("/")
     if len(parts) != 2 or not all(parts) or parts[0] in (".", "..", "~"):
-        raise ArgumentError(
-            f"There is no model {name!r}: no such folder, no hub name (owner/model), and "
-            f"none of {', '.join(PACKAGED)}."
-        )
+        raise ArgumentError(mistake("no_model", name=name, known=", ".join(PACKAGED)))
     return _ModelSource("/".join(parts), "/".join(parts), "/".join(parts))
 
 
@@ -167,7 +168,7 @@ def _folder_and_file(path: Path) -> tuple[Path, str | None]:
     """The folder to open, and the file in it if one was named or it holds a .gguf file alone."""
     if path.is_file():
         if path.suffix != ".gguf" and path.name not in PICKLED:
-            raise ArgumentError(f"{str(path)!r} is a file. Name a folder, or a .gguf file.")
+            raise ArgumentError(mistake("a_file", path=str(path)))
         if path.name.endswith(INDEX):
             shards(path)
         return path.parent, path.name
@@ -179,8 +180,8 @@ def _folder_and_file(path: Path) -> tuple[Path, str | None]:
         return path, found[0]
     if found:
         names = ", ".join(found)
-        raise ArgumentError(f"{str(path)!r} holds {len(found)} models: name one of {names}.")
-    raise ArgumentError(f"{str(path)!r} is no model: it has no config.json and no .gguf file.")
+        raise ArgumentError(mistake("several_files", path=str(path), count=len(found), names=names))
+    raise ArgumentError(mistake("no_model_in", path=str(path)))
 
 
 def _check_safe(file: Path | None) -> None:
@@ -191,10 +192,6 @@ def _check_safe(file: Path | None) -> None:
     if file is None:
         return
     if is_pickle(file):
-        raise ArgumentError(
-            f"{str(file)!r} is made of pickles, which can run programs when they are read.\n"
-            "Pass a folder with .safetensors files, or the name of this file, of which nothing but "
-            "tensors is read then."
-        )
+        raise ArgumentError(mistake("pickles", file=str(file)))
     if file.name.endswith(INDEX):
         shards(file)

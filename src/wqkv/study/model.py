@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from wqkv.doors import door
 from wqkv.errors import ArgumentError
+from wqkv.sentences.errors import mistake
 from wqkv.study.callbacks import Progress, silent
 from wqkv.study.loading import load
 from wqkv.study.part import ONLY_PART, ModelPart, TextReading
@@ -76,10 +77,7 @@ class OpenModel(ModelPart):
     ) -> None:
         config: Any = model.config
         if config.is_encoder_decoder:
-            raise ArgumentError(
-                f"{name} reads one text and writes another, and what opens here reads one.\n"
-                "Open it with `wqkv open` or `open_pair`, or compare its layers with `wqkv parity`."
-            )
+            raise ArgumentError(mistake("two_texts_read", model=name))
         super().__init__(model, name)
         self.tokenizer, self.speaker, self.filler = tokenizer, speaker, filler
         self.bits = bits
@@ -162,9 +160,7 @@ class OpenModel(ModelPart):
     def check_target(self, target: str | None) -> None:
         """Raise if there is a target, because this model writes no second text."""
         if target is not None:
-            raise ArgumentError(
-                f"{self.name} writes no second text, and there is a target.\nPass one text."
-            )
+            raise ArgumentError(mistake("no_target", model=self.name))
 
     def views(
         self,

@@ -12,6 +12,7 @@ from torch import Tensor
 from wqkv.errors import ArgumentError
 from wqkv.maps.display import weight
 from wqkv.maps.proof import Proof
+from wqkv.sentences.errors import mistake
 from wqkv.study.model import OpenModel
 from wqkv.study.part import SAMPLED_ROWS, in_range, position_of, scale_of, spaced
 from wqkv.study.tokens import TokenizedText, Unread, is_blank
@@ -288,7 +289,5 @@ def find_token(text: TokenizedText, word: str) -> int:
         if at is not None and at < len(spans):
             return at
     listed = " ".join(text.tokens[:40]) + (" ..." if len(text.tokens) > 40 else "")
-    raise ArgumentError(
-        f"There is no token {word!r} in the sentence. Its tokens: {listed} "
-        f"(or a number from 0 to {len(text.tokens) - 1})."
-    )
+    last = len(text.tokens) - 1
+    raise ArgumentError(mistake("no_such_token", typed=word, tokens=listed, last=last))

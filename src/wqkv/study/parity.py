@@ -15,6 +15,9 @@ from wqkv.doors import door
 from wqkv.errors import ArgumentError, WqkvError, describe
 from wqkv.layer.convert.huggingface import from_hf, matrices, stacks
 from wqkv.maps.proof import Proof, sum_rounding
+from wqkv.sentences import say
+from wqkv.sentences.errors import mistake
+from wqkv.sentences.parity import PARITY
 from wqkv.study.callbacks import Progress, silent
 from wqkv.wrappers import unwrapped
 
@@ -58,13 +61,15 @@ class Parity:
         """(line, verdict) of every layer."""
         part = max((len(layer.part) for layer in self.layers), default=0)
         number = len(str(max((layer.layer for layer in self.layers), default=0)))
-        lines = []
+        lines: list[tuple[str, str]] = []
         for layer in self.layers:
-            proof, line = layer.proof, f"{layer.part:<{part}}  {layer.layer:>{number}}  "
+            named = {"part": f"{layer.part:<{part}}", "layer": f"{layer.layer:>{number}}"}
+            verdict, proof = say(PARITY[layer.verdict]), layer.proof
             if proof is None:
-                line += f"{layer.verdict}: {layer.reason}"
+                line = say(PARITY["no_proof"], **named, verdict=verdict, reason=layer.reason)
             else:
-                line += f"{proof.difference:.1e} of {proof.tolerance:.1e} allowed  {layer.verdict}"
+                numbers = {"difference": proof.difference, "tolerance": proof.tolerance}
+                line = say(PARITY["difference"], **named, **numbers, verdict=verdict)
             lines.append((line, layer.verdict))
         return lines
 
@@ -72,7 +77,7 @@ class Parity:
     def end(self) -> str:
         """How many layers hold: "parity holds in 12 of 12 layers"."""
         held = sum(layer.verdict == "holds" for layer in self.layers)
-        return f"parity holds in {held} of {len(self.layers)} layers"
+        return say(PARITY["end"], held=held, count=len(self.layers))
 
     def __str__(self) -> str:
         return "\n".join([*(line for line, _ in self.lines()), self.end])
@@ -119,11 +124,11 @@ def parity(
     found: dict[LayerPlace, LayerParity] = {}
     modules: dict[LayerPlace, dict[str, nn.Module]] = {}
     for place in ((part, layer) for part in parts for layer in range(len(parts[part]))):
-        reason = "the model did not call it"
+        reason: str = say(PARITY["not_called"])
         try:
             modules[place] = matrices(model, place[1], place[0])
         except ArgumentError as error:
-            reason = str(error)
+            reason = error.args[0]
         found[place] = LayerParity(*place, None, reason)
     done = 0
 
@@ -140,9 +145,9 @@ def parity(
                 raise
             reason = next(iter(str(error).splitlines()), "")[:200]
             read = "random " * (inputs is None) + (" and ".join(given) or "no `inputs`")
+            kind = type(error).__name__
             raise ArgumentError(
-                f"The model does not run on {read} ({type(error).__name__}: {reason}).\n"
-                "Pass `inputs` that it takes."
+                mistake("does_not_run", read=read, kind=kind, reason=reason)
             ) from error
     read = ", ".join(f"{name} {describe(value)}" for name, value in given.items())
     config: Any = model.config
@@ -214,10 +219,7 @@ def _random_inputs(model: Any) -> dict[str, Tensor]:
 
     def tokens(n: int = RANDOM_TOKENS) -> Tensor:
         if not getattr(config, "vocab_size", None):
-            raise ArgumentError(
-                f"What models of the family {config.model_type!r} read is not known here.\n"
-                "Pass `inputs`."
-            )
+            raise ArgumentError(mistake("unknown_inputs", family=config.model_type))
         for name in ("max_position_embeddings", "max_seq_len", "max_target_positions"):
             n = min(n, (getattr(config, name, None) or n + 2) - 2)  # some number positions from 2
         numbers = torch.randint(

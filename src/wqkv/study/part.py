@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from wqkv.errors import ArgumentError
 from wqkv.layer.attention import MultiheadAttention
 from wqkv.layer.convert import huggingface
+from wqkv.sentences.errors import mistake
 from wqkv.study.tokens import TokenizedText
 from wqkv.upstream import of_transformers as upstream
 
@@ -186,7 +187,5 @@ def spaced(n: int, count: int) -> Tensor:
 def in_range(what: str, number: int, count: int) -> int:
     """The number itself, or an error that names the range."""
     if not 0 <= number < count:
-        raise ArgumentError(
-            f"There is no {what} {number}: the model has {count} {what}s, 0 to {count - 1}."
-        )
+        raise ArgumentError(mistake(f"no_{what}", number=number, count=count, last=count - 1))
     return number

@@ -15,6 +15,7 @@ from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
 from wqkv.errors import ArgumentError
+from wqkv.sentences.errors import mistake
 
 #: The longest window, in tokens, whatever the model takes: `watch` holds the maps of all layers of
 #: a window at once.
@@ -147,14 +148,12 @@ def tokenize(
         ArgumentError: an empty text, one that is too long, or one without a token of its own.
     """
     if not sentence.strip():
-        raise ArgumentError("The sentence is empty. Give at least one word.")
+        raise ArgumentError(mistake("empty_sentence"))
     text = cut_text(tokenizer, sentence, side)
     check_length(len(text.ids), name, longest)
     if all(text.special):
-        other = f", or open a model that reads it, such as {READS_MOST}" * any(text.unknown)
-        raise ArgumentError(
-            f"{name} sees no token in the sentence {sentence!r}.\nGive another text{other}."
-        )
+        seen = "no_token_known" if any(text.unknown) else "no_token_read"
+        raise ArgumentError(mistake(seen, model=name, sentence=sentence, other=READS_MOST))
     return text
 
 
@@ -190,9 +189,7 @@ def cut_text(tokenizer: Any, sentence: str, side: str = "text") -> TokenizedText
 def check_length(n: int, name: str, longest: int | None) -> None:
     """Raise if n tokens are more than the model `name` takes."""
     if longest is not None and n > longest:
-        raise ArgumentError(
-            f"The sentence has {n} tokens, and {name} takes {longest}.\nGive a shorter text."
-        )
+        raise ArgumentError(mistake("too_long", n=n, model=name, longest=longest))
 
 
 def is_blank(piece: str) -> bool:
@@ -290,7 +287,7 @@ def special_around(tokenizer: Any) -> tuple[list[int], list[int]]:
 def windows(tokenizer: Any, text: str, longest: int | None) -> list[TokenWindow]:
     """A text cut into windows of nearly equal length, none of more than `longest` tokens."""
     if not text.strip():
-        raise ArgumentError("The text is empty. Give at least one word.")
+        raise ArgumentError(mistake("empty_text"))
     before, after = special_around(tokenizer)
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     room = min(longest or LONGEST_WINDOW, LONGEST_WINDOW) - len(before) - len(after)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from wqkv.errors import need
+from wqkv.sentences.errors import mistake
 from wqkv.upstream.names import find, member
 
 TESTED = "5.20.0 to 5.24.0"
@@ -50,14 +51,14 @@ NAMES = {
 def __getattr__(name: str) -> Any:
     if name not in NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    need("transformers", "hf", "Looking into a Hugging Face model")
+    need("transformers", "hf", mistake("looking"))
     globals()[name] = find(NAMES[name], TESTED)
     return globals()[name]
 
 
 def positions_of_packed_texts() -> Any:  # Any: a mask function, or None
     """The mask function for packed texts, each with positions from 0; None in transformers 5.20."""
-    masking = need("transformers.masking_utils", "hf", "Looking into a Hugging Face model")
+    masking = need("transformers.masking_utils", "hf", mistake("looking"))
     return getattr(masking, "remap_positions_for_packed_sequence", None)
 
 

@@ -40,9 +40,11 @@ def same() -> Diff:
     return diff(tiny_llama(), tiny_llama(), text(N - 1))
 
 
-def drawn(found: Diff, width: int = 80, encoding: str = "utf-8", **console) -> str:
+def drawn(
+    found: Diff, width: int = 80, encoding: str = "utf-8", lang: str = "en", **console
+) -> str:
     file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-    show(found, Console(file=file, width=width, **console))
+    show(found, Console(file=file, width=width, **console), lang)
     file.flush()
     return file.buffer.getvalue().decode(encoding)
 

@@ -5,7 +5,6 @@ import pytest
 
 from tests.unit.draw.whys import capitals, links, long, mary, similarity, translation
 from wqkv.draw.effects import (
-    CAVEAT,
     FEW,
     asked,
     cell,
@@ -26,6 +25,7 @@ from wqkv.draw.effects import (
     unchecked,
 )
 from wqkv.effects.records import Checked, GroupEffect, Joint, Question
+from wqkv.sentences.why import UNCHECKED
 
 
 def ask(kind="next token", **fields):
@@ -50,7 +50,7 @@ def ask(kind="next token", **fields):
         (ask("function"), "the number: 7.90"),
         (ask("function", at=5), "the number, for the token Paris@5: 7.90"),
         (translation(), "logit of ' schläft', for the token after Katze@2: 0.4231"),
-        (capitals(before=math.nan, question=Question("function", "a\nb")), "a\\nb: -"),
+        (capitals(before=math.nan, question=Question("function", "a\nb")), "a\nb: -"),
     ],
 )
 def test_asked(found, said):
@@ -291,7 +291,7 @@ def test_nothing_was_removed_together():
     ],
 )
 def test_unchecked(checked, left, right):
-    assert unchecked(capitals(checked=checked)) == [left, right, CAVEAT]
+    assert unchecked(capitals(checked=checked)) == [left, right, UNCHECKED["caveat"][0]]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from wqkv.draw import heads as heads_module
 from wqkv.draw.heads import SIGNS, as_json, rule, save_csv, save_png, show, title
 from wqkv.draw.steps import cannot_read
 from wqkv.errors import ArgumentError, MissingExtraError
@@ -39,9 +40,9 @@ def make(layers=3, n_head=5, source="a text", tokens=1234):
     return Heads(tuple(table), tokens, source)
 
 
-def drawn(heads, width=80, encoding="utf-8", model="tiny-model", **console):
+def drawn(heads, width=80, encoding="utf-8", model="tiny-model", lang="en", **console):
     file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-    show(heads, model, Console(file=file, width=width, **console))
+    show(heads, model, Console(file=file, width=width, **console), lang)
     file.flush()
     return file.buffer.getvalue().decode(encoding)
 
@@ -54,7 +55,7 @@ def test_fits_the_width(width, n_head):
     assert max(cell_len(line) for line in lines) <= width
     assert all(line == line.rstrip() for line in lines)
     # every head has its cell, and every row its name
-    signs = {name for label, sign in SIGNS.items() for name in (sign.letter, BRIEF[label][0])}
+    signs = {name for label in SIGNS for name in (SIGNS[label].letter, BRIEF[label][0])}
     rows = [line.split() for line in lines if line[:2] in ("L0", "L1", "L2")]
     cells = [cell for row in rows for cell in row[1:] if not cell.replace(".", "").isdigit()]
     assert len(cells) == 3 * n_head
@@ -204,3 +205,36 @@ def test_signs():
     assert list(SIGNS) == list(LABELS)
     assert len({sign.letter for sign in SIGNS.values()}) == len(SIGNS)
     assert title(make(1, 1), "m").startswith("m, 1 layer x 1 head, ")
+
+
+@pytest.mark.parametrize("width", [40, 60, 100])
+@pytest.mark.parametrize("n_head", [5, 12])
+def test_chinese_stands_in_columns(width, n_head):
+    lines = drawn(make(3, n_head), width, lang="zh").splitlines()
+    assert max(map(cell_len, lines)) <= width
+    assert lines[0].startswith(f"tiny-model，3 层 x {n_head} 个头，1,234 个词元：a text"[:20])
+    if (width, n_head) == (60, 5):
+        row = next(line for line in lines if line.startswith("L0"))
+        assert row.split()[1:7] == ["前词", ".51", "后词", ".58", "首词", ".65"]
+        at = [cell_len(row[: row.index(name)]) for name in ("前词", "后词", "首词", "分隔", "同词")]
+        assert at == [3, 12, 21, 30, 39]
+
+
+def test_a_picture_without_a_chinese_font_is_english(tmp_path, monkeypatch):
+    monkeypatch.setattr(heads_module, "drawable", lambda lang: "en")
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        save_png(make(), "tiny-model", tmp_path / "a.svg", "zh")
+    drawn_text = (tmp_path / "a.svg").read_text("utf-8")
+    assert ">layer<" in drawn_text and "\\u" not in drawn_text
+
+
+def test_a_picture_in_chinese(tmp_path, monkeypatch):
+    monkeypatch.setattr(heads_module, "drawable", lambda lang: lang)
+    monkeypatch.setattr(heads_module, "fonts", lambda text, lang: (["DejaVu Sans"], {}))
+    with (
+        matplotlib.rc_context({"svg.fonttype": "none"}),
+        pytest.warns(UserWarning, match="missing"),
+    ):
+        save_png(make(), "tiny-model", tmp_path / "a.svg", "zh")
+    drawn_text = (tmp_path / "a.svg").read_text("utf-8")
+    assert ">层<" in drawn_text and ">P  看前一个词元：2<" in drawn_text

@@ -23,9 +23,11 @@ def make(*differences: float | None) -> Parity:
     return Parity("llama", "input_ids i64[1, 64] on cpu", tuple(layers))
 
 
-def drawn(parity: Parity, width: int = 80, encoding: str = "utf-8", **console) -> str:
+def drawn(
+    parity: Parity, width: int = 80, encoding: str = "utf-8", lang: str = "en", **console
+) -> str:
     file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-    show(parity, "tiny-model", Console(file=file, width=width, **console))
+    show(parity, "tiny-model", Console(file=file, width=width, **console), lang)
     file.flush()
     return file.buffer.getvalue().decode(encoding)
 
@@ -91,3 +93,17 @@ def test_json_needs_no_rich():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_chinese():
+    title, _, *lines = drawn(make(1.25e-7, 0.5, None), 120, lang="zh").splitlines()
+    assert title == (
+        "tiny-model：用 input_ids i64[1, 64] on cpu 的隐藏状态，比较我们的层与它自己的层"
+    )
+    assert lines == [
+        "decoder  0  相差 1.2e-07（允许 3.0e-05）  一致",
+        "decoder  1  相差 5.0e-01（允许 3.0e-05）  超出",
+        "decoder  2  未比较：it has 猫\\nof its own",
+        "",
+        "3 层中有 1 层一致",
+    ]

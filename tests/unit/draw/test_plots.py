@@ -1,11 +1,14 @@
 import matplotlib
 import pytest
 from matplotlib import font_manager
+from rich.cells import cell_len
 
 from tests.unit.draw.stories import make
-from wqkv.draw.plots import save_map
+from wqkv.draw import plots
+from wqkv.draw.plots import drawable, save_map, wrapped
 from wqkv.errors import ArgumentError, MissingExtraError
 from wqkv.maps.proof import Proof
+from wqkv.sentences import LANGUAGES
 
 SCRIPTS = (
     "猫が",
@@ -104,3 +107,19 @@ def test_missing_matplotlib(tmp_path, monkeypatch):
 def test_a_story_without_its_map(tmp_path):
     with pytest.raises(ArgumentError, match=r"The story has no map\.\nMake it with `tell`"):
         save_map(make(map=None), tmp_path / "map.png")
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_a_language_is_drawn_where_a_font_has_its_letters(monkeypatch, lang):
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", [])
+    assert drawable(lang) == "en"
+    monkeypatch.setattr(plots, "LETTERS", {"en": "", "zh": "é"})  # which DejaVu Sans has
+    assert drawable(lang) == lang
+
+
+def test_lines_of_a_picture_are_wrapped():
+    text = "所有层和头共 51,030 条连接（renormalize），其中 200 条。"
+    lines = wrapped(text, 24)
+    assert max(map(cell_len, lines)) <= 24
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+    assert not any(line[0] in "，。）" for line in lines)

@@ -17,9 +17,9 @@ from wqkv.draw.why import COLUMNS, as_json, save_csv, show
 from wqkv.effects.records import GroupEffect, Question, Why
 
 
-def drawn(found: Why, width: int = 80, encoding: str = "utf-8", **console) -> str:
+def drawn(found: Why, width: int = 80, encoding: str = "utf-8", lang: str = "en", **console) -> str:
     file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-    show(found, Console(file=file, width=width, **console))
+    show(found, Console(file=file, width=width, **console), lang)
     file.flush()
     return file.buffer.getvalue().decode(encoding)
 
@@ -297,3 +297,21 @@ def test_json_and_csv_need_no_rich():
     command = [sys.executable, "-c", code, "/dev/null"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == "renormalize\n"
+
+
+@pytest.mark.parametrize("width", [40, 60, 100])
+@pytest.mark.parametrize("make", [capitals, translation, similarity])
+def test_chinese_fits_and_stands_in_columns(make, width):
+    lines = drawn(make(), width, lang="zh").splitlines()
+    assert max(map(cell_len, lines)) <= width
+    heads = [at for at, line in enumerate(lines) if "从 -> 到" in line]
+    assert bool(heads) == (width > 40)
+    for at in heads:  # the cells end where the names of their columns end
+        ends = cell_len(lines[at])
+        assert lines[at].endswith("真实")
+        row = lines[at + 1].partition("  !")[0].replace("  低于舍入误差", "").rstrip()
+        assert cell_len(row) == ends
+
+
+def test_an_encoding_without_chinese_gets_english():
+    assert drawn(capitals(), encoding="ascii", lang="zh") == drawn(capitals(), encoding="ascii")

@@ -22,6 +22,7 @@ from wqkv.layer.attention import MultiheadAttention
 from wqkv.layer.convert.huggingface import stack
 from wqkv.layer.convert.pretrained import configuration, opened
 from wqkv.layer.convert.rows import build
+from wqkv.sentences.errors import mistake
 from wqkv.upstream import of_transformers as upstream
 
 INDEX = ".index.json"
@@ -141,7 +142,7 @@ def _check_layers(told: Any, config: Path) -> None:
 
 def _json(file: Path) -> Any:
     if (size := file.stat().st_size) > MOST_BYTES:
-        raise ArgumentError(f"{str(file)!r} has {size} bytes, more than {MOST_BYTES}.")
+        raise ArgumentError(mistake("index_size", file=str(file), size=size, most=MOST_BYTES))
     try:
         return json.loads(file.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -150,7 +151,9 @@ def _json(file: Path) -> Any:
 
 def _broken(file: Path, what: str, error: Exception) -> ArgumentError:
     reason = next((line for line in str(error).splitlines() if line.strip()), "")[:200]
-    return ArgumentError(f"{str(file)!r} is not {what} ({type(error).__name__}: {reason}).")
+    return ArgumentError(
+        mistake("broken", file=str(file), what=what, kind=type(error).__name__, reason=reason)
+    )
 
 
 # Tensors
@@ -222,15 +225,12 @@ def shards(file: Path) -> dict[str, Path]:
     told = _json(file)
     shards = told.get("weight_map") if isinstance(told, dict) else None
     if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
-        raise ArgumentError(f"{str(file)!r} has no weight_map of names and files.")
+        raise ArgumentError(mistake("no_weight_map", file=str(file)))
     for name in sorted(set(shards.values())):
         # A path could lead out of the folder, and an index of safe files must not lead to pickles.
         plain = not set(name) & set("/\\:\0") and name not in (".", "..")
         if not plain or Path(name).suffix != Path(file.name.removesuffix(INDEX)).suffix:
-            raise ArgumentError(
-                f"{str(file)!r} leads to {name!r}, which is not a file of its kind beside it.\n"
-                "Do not trust this checkpoint."
-            )
+            raise ArgumentError(mistake("leads_away", file=str(file), name=name))
     return {tensor: file.parent / name for tensor, name in shards.items()}
 
 

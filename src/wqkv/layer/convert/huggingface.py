@@ -17,6 +17,7 @@ from wqkv.layer.convert.families import FAMILIES
 from wqkv.layer.convert.rows import FamilyRow, Spot, build, parameter
 from wqkv.layer.norms import Normalize
 from wqkv.layer.plain import besides
+from wqkv.sentences.errors import mistake
 from wqkv.wrappers import unwrapped
 
 
@@ -40,15 +41,16 @@ class Stack:
         at = self.row.where(self.base, layer) if layer >= 0 else None
         if at is None:
             raise ArgumentError(
-                f"There is no layer {layer}: the model has {len(self)} layers, "
-                f"0 to {len(self) - 1}."
+                mistake("no_layer", number=layer, count=len(self), last=len(self) - 1)
             )
         tensor = tensor or partial(parameter, self.base)
         spot = Spot(self.base, self.row, layer, at, tensor)
         missing = next((name for name in MATRICES if not spot.holds(name)), None)
         if missing:
-            kind = f", which the configuration calls {spot.kind!r}" if spot.kind else ""
-            raise ArgumentError(f"Layer {layer}{kind}, has no {missing} of its own at {at!r}.")
+            kind = mistake("layer_kind", kind=spot.kind) if spot.kind else ""
+            raise ArgumentError(
+                mistake("missing_matrix", layer=layer, kind=kind, matrix=missing, place=at)
+            )
         return spot
 
 
@@ -66,10 +68,7 @@ def stacks(model: nn.Module) -> dict[str, Stack]:
     if not found:
         kind = _kind(base) or type(model).__name__
         near = get_close_matches(kind, FAMILIES, n=3, cutoff=0.3) or list(FAMILIES)
-        raise ArgumentError(
-            f"There is no table row for models of the family {kind!r} yet.\n"
-            f"The nearest rows are: {', '.join(near)}."
-        )
+        raise ArgumentError(mistake("no_family", family=kind, near=", ".join(near)))
     return found
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from wqkv.errors import ArgumentError, need
+from wqkv.sentences.errors import mistake
 
 
 # Any: the arguments and results are those of whatever function of transformers is called.
@@ -35,7 +36,7 @@ def configuration(what: str, where: Any, **rest: Any) -> Any:
     What it says of how attention and experts are computed is removed, because a checkpoint can name
     kernels there, which transformers would fetch and run.
     """
-    transformers: Any = need("transformers", "hf", "Opening a model")
+    transformers: Any = need("transformers", "hf", mistake("opening"))
     config = opened(what, transformers.AutoConfig.from_pretrained, where, **rest)
     if transformers.utils.find_adapter_config_file(where) is not None:
         raise ArgumentError(

@@ -2,6 +2,8 @@
 
 import { answerOf } from "../computed/saved.js";
 
+import { lang } from "../words/words.js";
+
 /** @import { JobFacts, Recorded } from "../types" */
 
 const recordedPart = document.getElementById("recorded");
@@ -82,7 +84,10 @@ async function ask(method, path, query = {}, body = undefined) {
     reply = await fetch(address, {
       method,
       body: body === undefined ? undefined : JSON.stringify(body),
-      headers: body === undefined ? {} : { "content-type": "application/json" },
+      headers: {
+        "accept-language": lang(), // of what is wrong
+        ...(body === undefined ? {} : { "content-type": "application/json" }),
+      },
     });
   } catch {
     throw new Refusal("", "", -1); // the server is gone
