@@ -36,8 +36,6 @@ export const writingTexts = /** @type {const} */ ({
     "{n} 个词中有 {kept} 个可能被抽到。在此温度下它们合计占概率 {held}；各除以 {held}，使总和为 1。",
   ],
   cutOff: ["cut off", "被剔除"],
-  probability: ["before", "之前"],
-  probabilityAfter: ["after", "之后"],
   drawnOther: ["Drawn here: {word}, probability before {before}.", "此处抽到：{word}，之前的概率 {before}。"],
   writtenGreedy: ["Written with the likeliest word each time.", "每次取最可能的词写成。"],
   writtenDrawn: [
