@@ -162,8 +162,9 @@ def test_the_next_word_before_and_after_sampling(open_page, site):
     ]
     struck = page.locator(".nextwords s").all_inner_texts()
     assert struck == [decode([id]) for id in ids if not found.after[id]] != []
-    says = f"{found.kept} of {len(found.before)} words may be drawn. At this temperature what is left holds"
-    assert f"{says} {found.held:.3f} of the probability" in page.locator(".nextwords").inner_text()
+    said = page.locator(".nextwords").inner_text()
+    assert f"{found.kept} of {len(found.before)} words may be drawn" in said
+    assert f"what is left holds {found.held:.3f} of the probability" in said
     bars = page.locator(".twolists .bar rect").evaluate_all(
         """bars => bars.map(bar => [parseFloat(bar.getAttribute("width")),
             Number(bar.closest("td").previousElementSibling.title)])"""
