@@ -1,7 +1,7 @@
-"""Lines between words: what is drawn is Python's, heads over each other, keyboard, narrow windows."""
+"""Lines between words, heads over each other, and bars: what is drawn is Python's."""
 
 import re
-from itertools import combinations
+from itertools import combinations, pairwise
 from urllib.parse import quote
 
 import pytest
@@ -176,11 +176,23 @@ def test_a_head_keeps_its_color_while_others_come_and_go(open_page):
 
 #: How a person without one kind of cone sees linear RGB (Machado et al. 2009, severity 1).
 BLINDNESS = {
-    "protan": ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),
-    "deutan": ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881)),
-    "tritan": ((1.255528, -0.076749, -0.178779), (-0.078411, 0.930809, 0.147602), (0.004733, 0.691367, 0.303900)),
+    "protan": (
+        (0.152286, 1.052583, -0.204868),
+        (0.114503, 0.786281, 0.099216),
+        (-0.003882, -0.048116, 1.051998),
+    ),
+    "deutan": (
+        (0.367322, 0.860646, -0.227968),
+        (0.280085, 0.672501, 0.047413),
+        (-0.011820, 0.042940, 0.968881),
+    ),
+    "tritan": (
+        (1.255528, -0.076749, -0.178779),
+        (-0.078411, 0.930809, 0.147602),
+        (0.004733, 0.691367, 0.303900),
+    ),
     "none": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
-}  # fmt: skip
+}
 
 
 def lab(rgb, matrix) -> tuple[float, float, float]:
@@ -243,14 +255,17 @@ def test_the_lines_in_windows_of_all_widths(open_page, site, width, lang):
     page = open_page(f"{LINES}&with=all&lang={lang}", width=width)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     boxes = page.locator(".lines .lineword text:not(.value)").evaluate_all(
-        "words => words.map(word => { const b = word.getBoundingClientRect(); return [b.left, b.right, b.top] })"
+        """words => words.map(word => {
+            const box = word.getBoundingClientRect();
+            return [box.left, box.right, box.top];
+        })"""
     )
     assert len(boxes) == 2 * site.view.n
     assert all(left >= 0 and right <= width for left, right, _ in boxes)
     tops = {round(top) for *_, top in boxes}
     assert len(tops) == (site.view.n if width < 820 else 2)  # upright below 820 pixels
     if width >= 820:
-        for (_, right, a), (left, _, b) in zip(boxes, boxes[1:], strict=False):
+        for (_, right, a), (left, _, b) in pairwise(boxes):
             assert a != b or right <= left, "two words overlap"
 
 
@@ -291,10 +306,15 @@ def test_the_python_of_the_lines_gives_their_weights(open_page, site):
 # Bars
 
 STATES = (
-    f"{HERE}&step=4", f"{HERE}&step=6", f"{HERE}&step=0", f"{HERE}&step=0&dir=from", LINES,
-    f"{HERE}&step=0&set=3,4", f"{HERE}&step=0&view=map", f"{HERE}&step=0&view=whatif&change=13:wide",
+    LINES,
+    f"{HERE}&step=4",
+    f"{HERE}&step=6",
     f"{HERE}&step=5&without=3.1.10.2",
-)  # fmt: skip
+    f"{HERE}&step=0&dir=from",
+    f"{HERE}&step=0&set=3,4",
+    f"{HERE}&step=0&view=map",
+    f"{HERE}&step=0&view=whatif&change=13:wide",
+)
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -344,8 +364,10 @@ def pixels(page) -> dict[tuple[int, int], list[list[int]]]:
     return {
         (layer, head): page.locator(f"[data-key='h-{layer}-{head}'] canvas").evaluate(
             """canvas => {
-                const found = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
-                return Array.from({ length: found.length / 4 }, (_, i) => [...found.slice(4 * i, 4 * i + 3)]);
+                const { width, height } = canvas,
+                    found = canvas.getContext("2d").getImageData(0, 0, width, height).data,
+                    at = i => [...found.slice(4 * i, 4 * i + 3)];
+                return Array.from({ length: width * height }, (_, i) => at(i));
             }"""
         )
         for layer, head in heads

@@ -162,8 +162,9 @@ def test_the_next_word_before_and_after_sampling(open_page, site):
     ]
     struck = page.locator(".nextwords s").all_inner_texts()
     assert struck == [decode([id]) for id in ids if not found.after[id]] != []
-    says = f"{found.kept} of {len(found.before)} words may be drawn. At this temperature they hold"
-    assert f"{says} {found.held:.3f} of the probability" in page.locator(".nextwords").inner_text()
+    said = page.locator(".nextwords").inner_text()
+    assert f"{found.kept} of {len(found.before)} words may be drawn" in said
+    assert f"what is left holds {found.held:.3f} of the probability" in said
     bars = page.locator(".twolists .bar rect").evaluate_all(
         """bars => bars.map(bar => [parseFloat(bar.getAttribute("width")),
             Number(bar.closest("td").previousElementSibling.title)])"""
@@ -239,7 +240,7 @@ def test_the_lines_of_a_window_of_a_causal_model(open_page, site):
         """links => links.map(one => [`${one.dataset.head}: ${one.dataset.link}`,
             Number(one.getAttribute("stroke-width"))])"""
     )
-    assert len(wanted) > 20
+    assert len(wanted) > 3
     assert dict(found) == pytest.approx(wanted, abs=6e-4)
     says = f"Words {first:,} to {first + many - 1:,} of {N:,}."
     assert says in page.locator(".pages").inner_text()

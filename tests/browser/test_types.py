@@ -45,6 +45,13 @@ FAULTS = (
     ("views/grid.js", 'askFor("grid"', 'askFor("grids"', "'\"grids\"' is not assignable"),
     ("views/outcome.js", "(after.similarity ?? NaN", "(after.similarity", "is not assignable"),
     ("steps/drawings.js", "{ lse: number", "{ les: number", "'les' does not exist in type"),
+    (
+        "views/sampling.js",
+        "{ top, vocabulary, kept, held }",
+        "{ top, vocabulary, kept, hold }",
+        "'hold' does not exist",
+    ),
+    ("views/lineslist.js", 'unit: "length"', 'unit: "lengths"', "'\"lengths\"' is not assignable"),
     ("frame/notices.js", '["W", "word"]', '["W", "token"]', "is not assignable"),
     ("words/frame.js", '["Read", "读入"]', '["Read"]', "is not assignable"),
     ("frame/top.js", 't("read")', 't("reads")', "is not assignable"),

@@ -126,7 +126,7 @@ def test_next_tokens(llama, seen):
 
 @pytest.mark.parametrize("position", [N, -N - 1])
 def test_next_tokens_after_no_token(seen, position):
-    says = f"`position` is {position}, and the text has {N} tokens.\nPass one from 0 to {N - 1}"
+    says = rf"`position` is {position}, and the text has {N} tokens\.\nPass one from 0 to {N - 1}"
     with pytest.raises(ArgumentError, match=says):
         next_tokens(seen, position)
 
@@ -139,7 +139,7 @@ def test_nothing_is_drawn_without_a_seed(seen, option):
         generate(seen, 3, **option)
     with pytest.raises(ArgumentError, match="`top_k` is -3"):
         generate(seen, 3, seed=1, top_k=-3)
-    with pytest.raises(ArgumentError, match="`top_p` is 0.0"):
+    with pytest.raises(ArgumentError, match=r"`top_p` is 0\.0"):
         next_tokens(seen, top_p=0.0)
 
 

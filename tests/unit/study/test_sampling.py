@@ -62,6 +62,12 @@ def test_what_is_kept_is_divided_by_what_it_held():
     assert 0.9 * tempered.topk(50).values.sum() <= found.held + 1e-6 < 1
 
 
+def test_top_p_keeps_the_fewest_that_reach_it():
+    """Two of four equal tokens have exactly one half."""
+    assert filtered(torch.zeros(4), 1.0, 0, 0.5).kept == 2
+    assert filtered(torch.zeros(4), 1.0, 0, 0.51).kept == 3
+
+
 def test_the_order_matters():
     """Of 13 tokens left by top-k, top-p keeps a share of what those 13 have, not of all."""
     logits = some_logits("random")

@@ -85,7 +85,12 @@ export async function gridView() {
  * @param {ThumbnailAnswer[] | null} maps
  */
 function table(grid, maps) {
-  const cells = [];
+  const cells = [],
+    top = maps && !ownScales() ? oneTop(maps) : null;
+  const mapOf = (l, j) => {
+    const values = maps?.[l].heads?.[j];
+    return values && drawThumbnail(values, top ?? topOf(values));
+  };
   return h(
     "div",
     {
@@ -96,7 +101,7 @@ function table(grid, maps) {
       onkeydown: event => walk(event, cells, opened.model.n_head),
     },
     headNumbers(),
-    layerNumbers().map(l => layerRow(l, grid, maps, cells)),
+    layerNumbers().map(l => layerRow(l, grid, mapOf, cells)),
   );
 }
 
@@ -112,11 +117,10 @@ function headNumbers() {
 /**
  * @param {number} l
  * @param {GridAnswer} grid
- * @param {ThumbnailAnswer[] | null} maps
+ * @param {(l: number, j: number) => HTMLCanvasElement | undefined} mapOf
  * @param {HTMLElement[]} cells
  */
-function layerRow(l, grid, maps, cells) {
-  const top = maps && oneTop(maps);
+function layerRow(l, grid, mapOf, cells) {
   return h(
     "div",
     { class: "headrow", role: "row" },
@@ -124,9 +128,7 @@ function layerRow(l, grid, maps, cells) {
     headGroups().map(heads =>
       together(
         heads.map(j => {
-          const values = maps?.[l].heads?.[j],
-            map = values && drawThumbnail(values, top && !ownScales() ? top : topOf(values)),
-            cell = headCell(l, j, grid, map);
+          const cell = headCell(l, j, grid, mapOf(l, j));
           cells.push(cell);
           return cell;
         }),

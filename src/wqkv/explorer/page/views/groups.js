@@ -34,7 +34,7 @@ export function groupLists() {
         ),
       ),
     ),
-    by && h("p", { class: "note" }, t(`groupSays_${by}`)),
+    by && h("p", { class: "note" }, t(`groupSays_${by}`), " ", t("groupsScale")),
     by && whenAnswered(workOnce(`views/${wholeView()}/groups`, { ...question(), by }), groupTable),
   );
 }

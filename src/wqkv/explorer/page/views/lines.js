@@ -44,28 +44,23 @@ export function drawnAs() {
 export async function linesView() {
   const heads = shownHeads(),
     box = h("div", { class: "lines" });
-  /** @type {Window | undefined} */
-  let drawn;
-  const paint = async width => {
-    const read = await readWindow(heads, width);
+  let width = /** @type {HTMLElement} */ (document.getElementById("view")).clientWidth,
+    drawn = await readWindow(heads, width);
+  fill(box, drawnWindow(drawn));
+  new ResizeObserver(async () => {
+    const now = box.clientWidth;
+    if (!now || now === width) return;
+    width = now;
+    const read = await readWindow(heads, now);
+    if (now !== width) return; // the window has changed again
     drawn = read;
     fill(box, drawnWindow(read));
-  };
-  const place = /** @type {HTMLElement} */ (document.getElementById("view"));
-  let width = place.clientWidth;
-  await paint(width);
-  new ResizeObserver(() => {
-    if (!box.clientWidth || box.clientWidth === width) return;
-    width = box.clientWidth;
-    paint(width);
   }).observe(box);
-  const { shown, answers } = /** @type {Window} */ (drawn),
+  const { shown, answers } = drawn,
     below = await chosenLinks(shown.chosen);
   return [
     lineControls(),
     headRow(heads, head => {
-      if (head === null) delete box.dataset.only;
-      else box.dataset.only = "";
       for (const line of /** @type {Iterable<SVGElement>} */ (box.querySelectorAll(".weightline")))
         line.classList.toggle("aside", head !== null && line.dataset.head !== String(head));
     }),
@@ -76,7 +71,7 @@ export async function linesView() {
       python: pythonOf([...answers, ...below.answers]),
       data: { layer: state.layer, heads: heads.map(one => one.head), least: least(), links: shown.links },
       other: shown.chosen.i === undefined ? null : (state.other ?? null),
-      picture: () => savedLines(/** @type {Window} */ (drawn).shown),
+      picture: () => savedLines(drawn.shown),
     }),
   ];
 }
@@ -124,7 +119,7 @@ function least() {
  * are looked at. `total` is the weight of all its rows, of all heads, and `rest` the share of it that
  * goes to words that are not shown.
  *
- * @typedef {object} Window
+ * @typedef {object} ShownWindow
  * @property {LinesShown} shown
  * @property {TileAnswer[]} answers
  * @property {number} total
@@ -136,7 +131,7 @@ function least() {
 /**
  * @param {HeadLook[]} heads
  * @param {number} width
- * @returns {Promise<Window>}
+ * @returns {Promise<ShownWindow>}
  */
 async function readWindow(heads, width) {
   const { layer, token } = state,
@@ -184,7 +179,7 @@ async function chosenWord() {
   return { j: state.other ?? strongest(await askFor("row", { layer, head, i: token }))[0]?.index ?? 0 };
 }
 
-/** @param {Window} read */
+/** @param {ShownWindow} read */
 function drawnWindow({ shown, total, rest, looking, looked }) {
   const { heads, links, turned } = shown,
     share = links.reduce((sum, link) => sum + link.weight, 0) / total;

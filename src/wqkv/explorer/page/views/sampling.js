@@ -106,7 +106,7 @@ export function nextTable({ top, vocabulary, kept, held }, { step, drawn, tops }
     h(
       "table",
       { class: both ? "ranking n2" : "ranking n1" },
-      both && h("thead", {}, h("tr", {}, h("th", { scope: "col" }, t("token")), title(t("probability")), title(t("probabilityAfter")))),
+      both && h("thead", {}, h("tr", {}, h("th", { scope: "col" }, t("token")), title(t("before")), title(t("after")))),
       h("tbody", {}, rows),
     ),
     step && !top.some(one => one.id === step.id) &&

@@ -123,6 +123,7 @@ export const mattersTexts = /** @type {const} */ ({
   ],
   noProof: ["This is no proof that nothing else matters.", "这并不证明其他一切都不起作用。"],
   groupsTitle: ["Removed as a whole", "整组去掉"],
+  groupsScale: ["These bars have a scale of their own.", "这里的条形另有尺度。"],
   by_head: ["Heads", "头"],
   by_token: ["Words", "词元"],
   by_span: ["Sentences", "句"],

@@ -32,12 +32,10 @@ export const writingTexts = /** @type {const} */ ({
     "{n} 个词都可能被抽到。",
   ],
   drawnKept: [
-    "{kept} of {n} words may be drawn. At this temperature they hold {held} of the probability; it is divided by {held}, so that they add up to 1.",
-    "{n} 个词中有 {kept} 个可能被抽到。在此温度下它们合计占概率 {held}；各除以 {held}，使总和为 1。",
+    "{kept} of {n} words may be drawn. At this temperature what is left holds {held} of the probability, and is divided by {held}, so that it adds up to 1.",
+    "{n} 个词中有 {kept} 个可能被抽到。在此温度下留下的词合计占概率 {held}，再各除以 {held}，使总和为 1。",
   ],
   cutOff: ["cut off", "被剔除"],
-  probability: ["before", "之前"],
-  probabilityAfter: ["after", "之后"],
   drawnOther: ["Drawn here: {word}, probability before {before}.", "此处抽到：{word}，之前的概率 {before}。"],
   writtenGreedy: ["Written with the likeliest word each time.", "每次取最可能的词写成。"],
   writtenDrawn: [
