@@ -133,7 +133,7 @@ def test_the_pictures_are_the_matrices(open_page, site, ours, canvas, name, orde
 
 @pytest.mark.parametrize(("canvas", "name"), [(0, "q"), (1, "k"), (2, "v")])
 def test_the_bars_below_are_q_k_and_v(open_page, site, canvas, name):
-    """All three have one scale; the lit column is elsewhere, because its frame lies over its bar."""
+    """All three have one scale. The lit column is in another matrix: its frame hides its bar."""
     page = open_page()
     shown(page, lit("WV" if name == "q" else "WQ", 3))
     found = (

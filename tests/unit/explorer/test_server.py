@@ -455,7 +455,7 @@ def test_a_layer_of_thumbnails(open_client, seen):
 
 
 @pytest.mark.parametrize(
-    ("lang", "name", "holds"), [("en", "Words", "PROOF HOLDS"), ("zh", "词", "证明成立")]
+    ("lang", "name", "holds"), [("en", "Words", "PROOF HOLDS"), ("zh", "词元", "证明成立")]
 )
 def test_story(open_client, seen, lang, name, holds):
     client, view = open_client

@@ -6,8 +6,8 @@ import { currentColor } from "./color.js";
 import { svg } from "./dom.js";
 import { svgText } from "./picture.js";
 
-const EDGE = 16;
-const CAPTION = 22; // of the lines above the picture
+const PICTURE_EDGE = 16;
+const CAPTION_LINE = 22; // of the lines above the picture
 /** What is there to be pressed or opened, and says nothing in a picture. */
 const UNSAVED = ".controls, .ways, details:not([open]), output, [hidden]";
 const PAINT = ["fill", "stroke", "stroke-width", "opacity", "vector-effect", "font-size", "font-family"];
@@ -21,22 +21,22 @@ const PAINT = ["fill", "stroke", "stroke-width", "opacity", "vector-effect", "fo
 export function photograph(element, lines) {
   const box = element.getBoundingClientRect(),
     bottom = Math.max(...[...element.children].map(child => child.getBoundingClientRect().bottom)), // it may be stretched
-    above = EDGE + CAPTION * lines.length,
-    [width, height] = [Math.ceil(Math.max(box.width, 320)) + 2 * EDGE, Math.ceil(bottom - box.top) + above + EDGE];
-  const place = { left: box.left - EDGE, top: box.top - above };
+    above = PICTURE_EDGE + CAPTION_LINE * lines.length,
+    [width, height] = [Math.ceil(Math.max(box.width, 320)) + 2 * PICTURE_EDGE, Math.ceil(bottom - box.top) + above + PICTURE_EDGE];
+  const place = { left: box.left - PICTURE_EDGE, top: box.top - above };
   return svg(
     "svg",
     { xmlns: "http://www.w3.org/2000/svg", width, height, viewBox: `0 0 ${width} ${height}`, "font-family": "system-ui, sans-serif", "font-size": 13 },
     svg("title", {}, lines.join("\n")),
     svg("rect", { width, height, fill: currentColor("--panel") }),
-    lines.map((line, i) => captioned(line, i, width - 2 * EDGE)),
+    lines.map((line, i) => captioned(line, i, width - 2 * PICTURE_EDGE)),
     seen(element, place),
   );
 }
 
 // A line of the caption, the first of which is bold; one that is too long is pressed together.
 function captioned(line, i, room) {
-  const element = svgText(line, EDGE, EDGE + 8 + CAPTION * i, "start", i ? "--soft" : "--ink"),
+  const element = svgText(line, PICTURE_EDGE, PICTURE_EDGE + 8 + CAPTION_LINE * i, "start", i ? "--soft" : "--ink"),
     wide = [...line].reduce((sum, letter) => sum + (letter >= "\u2e80" ? 13 : 7), 0);
   if (!i) element.setAttribute("font-weight", "600");
   if (wide > room) element.setAttribute("textLength", String(room));
