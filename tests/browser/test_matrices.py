@@ -211,6 +211,22 @@ def test_the_pointer_lights_and_a_click_keeps(open_page):
     assert panel.locator(".total").inner_text().count("k[4]") == 1
 
 
+def test_single_numbers_are_dragged(open_page, told):
+    page = open_page()
+    panel = shown(page, lit("WQ", 29))
+    panel.locator("[data-key='bench-digits-1']").click()
+    box = panel.locator("canvas.plate").nth(1).bounding_box()
+    x, y, row = box["x"] + 20, box["y"], 384 / 21  # 21 rows of 384 pixels are seen
+    page.mouse.move(x, y + 17.5 * row)
+    page.mouse.down()
+    page.mouse.move(x, y + 12.5 * row, steps=3)
+    page.mouse.up()
+    assert "lit=WQ.29" in page.url  # what was dragged is not chosen
+    page.mouse.move(x, y + 14.5 * row)
+    order = told.x.abs().argsort(descending=True, stable=True)
+    assert panel.locator("output").inner_text().startswith(f"x[{int(order[19])}] × WK[")
+
+
 def test_what_stands_in_the_way_is_said(browser):
     with serving(tiny_llama(), text(12)) as site:
         opener = Opener(browser, site)

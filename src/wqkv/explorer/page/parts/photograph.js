@@ -26,7 +26,14 @@ export function photograph(element, lines) {
   const place = { left: box.left - PICTURE_EDGE, top: box.top - above };
   return svg(
     "svg",
-    { xmlns: "http://www.w3.org/2000/svg", width, height, viewBox: `0 0 ${width} ${height}`, "font-family": "system-ui, sans-serif", "font-size": 13 },
+    {
+      xmlns: "http://www.w3.org/2000/svg",
+      width,
+      height,
+      viewBox: `0 0 ${width} ${height}`,
+      "font-family": "system-ui, sans-serif",
+      "font-size": 13,
+    },
     svg("title", {}, lines.join("\n")),
     svg("rect", { width, height, fill: currentColor("--panel") }),
     lines.map((line, i) => captioned(line, i, width - 2 * PICTURE_EDGE)),
@@ -58,7 +65,10 @@ function seen(element, place) {
   if (element instanceof SVGSVGElement) return [painted(element, at)];
   return [
     ...ground(style, at),
-    ...[...element.childNodes].flatMap(child => (child instanceof Element ? seen(child, place) : child instanceof Text ? lettered(child, style, place) : [])),
+    ...[...element.childNodes].flatMap(child => {
+      if (child instanceof Text) return lettered(child, style, place);
+      return child instanceof Element ? seen(child, place) : [];
+    }),
   ];
 }
 
@@ -66,8 +76,12 @@ function seen(element, place) {
 function ground(style, { x, y, width, height }) {
   const parts = /** @type {SVGElement[]} */ ([]),
     clear = color => color === "transparent" || /, 0\)$|\/ 0\)$/.test(color);
-  if (!clear(style.backgroundColor)) parts.push(svg("rect", { x, y, width, height, rx: parseFloat(style.borderTopLeftRadius) || 0, fill: style.backgroundColor }));
-  const sides = { Top: [x, y, x + width, y], Bottom: [x, y + height, x + width, y + height], Left: [x, y, x, y + height], Right: [x + width, y, x + width, y + height] };
+  if (!clear(style.backgroundColor)) {
+    const rx = parseFloat(style.borderTopLeftRadius) || 0;
+    parts.push(svg("rect", { x, y, width, height, rx, fill: style.backgroundColor }));
+  }
+  const [right, bottom] = [x + width, y + height],
+    sides = { Top: [x, y, right, y], Bottom: [x, bottom, right, bottom], Left: [x, y, x, bottom], Right: [right, y, right, bottom] };
   for (const [side, [x1, y1, x2, y2]] of Object.entries(sides)) {
     const wide = parseFloat(style[`border${side}Width`]);
     if (wide > 0 && style[`border${side}Style`] !== "none" && !clear(style[`border${side}Color`]))
