@@ -1,7 +1,8 @@
 """The sentences of the seven steps and of their proof; draw/steps.py fills in the numbers.
 
-They speak to a learner, who knows words. So in English a token is called a word here, and the first
-sentence says once that the two are the same. In Chinese it is called 词元: many are no words.
+They speak to a learner, who knows words. So a token is called a word in English, and the first
+sentence says once that the two are the same. In Chinese it is 词元, because 词 is a word of the
+language, which a token often is not.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ STEPS = {
     "words_2_first": (
         "In the first layer x is what the model's table of words says, and nothing of the other "
         "words is in it.",
-        "在第一层里，x 就是模型词表给这个词元的数字，里面还没有其他词元的内容。",
+        "在第一层里，x 就是嵌入层（embedding）给这个词元的向量，里面还没有其他词元的内容。",
     ),
     "words_2": (
         "By now {layer} layers have worked on x, so that it also tells of other words.",
@@ -29,7 +30,7 @@ STEPS = {
     "matrices": ("WQ, WK, WV", "WQ、WK、WV"),
     "matrices_1": (
         "Three matrices, learned in training, turn the {d_model} numbers of x into {sizes}.",
-        "三个训练出来的矩阵，把 x 的 {d_model} 个数变成{sizes}。",
+        "三个训练得到的权重矩阵，把 x 的 {d_model} 个数变成{sizes}。",
     ),
     "each": ("{q} each", "各 {q} 个数"),
     "apart": (
@@ -38,8 +39,8 @@ STEPS = {
     ),
     "matrices_2": (
         "Head {head} of {n_head} has its own part of each matrix: {d_model} x {d_k} numbers of WQ.",
-        "一共 {n_head} 个头，第 {head} 个头在每个矩阵里有自己的一块：WQ 的 {d_model} x {d_k} 个数"
-        "。",
+        "一共 {n_head} 个头，第 {head} 个头在每个权重矩阵里有自己的一块："
+        "WQ 的 {d_model} x {d_k} 个数。",
     ),
     "matrices_2_shared": (
         "Head {head} has its own part of WQ, {d_model} x {d_k} numbers; the {n_head} heads share "
@@ -75,7 +76,7 @@ STEPS = {
     "scores_2_root": (
         "Dividing by the root of {d_k} keeps the spread of the scores from growing with the number "
         "of channels.",
-        "除以 {d_k} 的平方根，分数的离散程度就不会随通道数变大。",
+        "除以 {d_k} 的平方根，分数的离散程度就不会随维数变大。",
     ),
     "scores_2_none": ("This model does not scale its scores.", "这个模型不缩放分数。"),
     "scores_2": (
@@ -98,17 +99,17 @@ STEPS = {
     ),
     "softmax_1": (
         "{hidden} Softmax turns scores into weights that sum to 1.",
-        "{hidden}softmax 把分数变成总和为 1 的权重。",
+        "{hidden}softmax 把分数变成总和为 1 的注意力权重。",
     ),
     "softmax_1_sink": (
         "{hidden} Softmax turns scores into weights; with the {sink} of a learned sink they sum "
         "to 1.",
-        "{hidden}softmax 把分数变成权重；加上学习得来的汇点所占的 {sink}，总和为 1。",
+        "{hidden}softmax 把分数变成注意力权重；加上学得的汇点所占的 {sink}，总和为 1。",
     ),
     "softmax_2": (
         '"{word}" looks most at "{best}": {weight} of its weight lies there, where equal '
         "weights would put {equal}.",
-        "“{word}”最关注“{best}”：权重的 {weight} 在那里；若平均分配，只有 {equal}。",
+        "“{word}”最关注“{best}”：注意力权重的 {weight} 落在那里；若平均分配，只有 {equal}。",
     ),
     "softmax_2_none": (
         "A row in which nothing may be seen is 0.",
@@ -117,22 +118,22 @@ STEPS = {
     "softmax_f": ("exp(score) / sum of all exp(score)", "exp(分数) / 所有 exp(分数) 之和"),
     "softmax_f_none": (
         "no word may be seen, so every weight is 0",
-        "没有可见的词元，所以权重都是 0",
+        "没有可见的词元，所以注意力权重都是 0",
     ),
     "sum": ("Weighted sum", "加权求和"),
     "sum_1": (
         "The v of every word is added up, each in proportion to its weight.",
-        "把每个词元的 v 按权重的比例加起来。",
+        "把每个词元的 v 按注意力权重加起来。",
     ),
     "sum_2": (
         "How much a word brings is its weight times the length of its v: a large weight on a "
         "short v brings little.",
-        "一个词元带来多少，是权重乘以 v 的长度：权重大而 v 很短，带来的就很少。",
+        "一个词元带来多少，是注意力权重乘以 v 的长度：权重大而 v 很短，带来的就很少。",
     ),
     "out": ("WO", "WO"),
     "out_1": (
         'WO turns the context into what this head adds to "{word}".',
-        "WO 把上下文变成这个头加给“{word}”的内容。",
+        "WO 把上下文向量变成这个头加给“{word}”的内容。",
     ),
     "out_2": (
         "This head's share is {share} long, the output of all {n_head} heads {output}.",
@@ -141,7 +142,7 @@ STEPS = {
     "out_f": (
         "share = context WO,  output = the {n_head} heads' shares added up  (plus a bias, where "
         "the model has one)",
-        "份额 = 上下文 WO,  输出 = {n_head} 个头的份额之和  （如果模型有偏置，再加偏置）",
+        "份额 = 上下文 WO，  输出 = {n_head} 个头的份额之和  （如果模型有偏置，再加偏置）",
     ),
     "words_1_cross": (
         "The encoder has read {m} words (tokens), and the decoder {n} of what it writes. We "
@@ -182,7 +183,7 @@ STEPS = {
     ),
     "sum_1_cross": (
         "The v of every word that was read is added up, each in proportion to its weight.",
-        "把原文每个词元的 v 按权重的比例加起来。",
+        "把原文每个词元的 v 按注意力权重加起来。",
     ),
 }
 
