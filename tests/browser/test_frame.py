@@ -105,6 +105,13 @@ def test_the_saved_page_works_without_a_network(open_page, site, told, saved):
     go(page, f"{HERE}&step=4&other={ANIMAL}")
     cell = site.view.cell(LAYER, HEAD, IT, ANIMAL)
     assert page.locator("#open .result td").first.inner_text() == steps.weight(cell.weight)
+    go(page, f"{HERE}&step=2&lit=WK.5")
+    key = float(page.locator("#open .total b").get_attribute("title"))
+    assert key == pytest.approx(told.k[5].item(), abs=1e-5)
+    go(page, f"layer={LAYER}&head={HEAD + 1}&token={IT}&step=2")
+    assert "not in the saved page" in page.locator("#open").inner_text()  # another head's matrices
+    assert page.locator("#open .product").count() == 3
+    go(page, f"{HERE}&step=4")
     for view in ("text", "grid", "map"):
         page.locator(f"#tab-{view}").click()
         settled(page)

@@ -133,7 +133,7 @@ def test_the_pictures_are_the_matrices(open_page, site, ours, canvas, name, orde
 
 @pytest.mark.parametrize(("canvas", "name"), [(0, "q"), (1, "k"), (2, "v")])
 def test_the_bars_below_are_q_k_and_v(open_page, site, canvas, name):
-    """All three have one scale; the lit column is elsewhere, because its frame lies over its bar."""
+    """All three have one scale. The lit column is in another matrix: its frame hides its bar."""
     page = open_page()
     shown(page, lit("WV" if name == "q" else "WQ", 3))
     found = (
@@ -209,6 +209,22 @@ def test_the_pointer_lights_and_a_click_keeps(open_page):
     page.mouse.move(5, 5)
     assert title.inner_text().startswith("column 4")
     assert panel.locator(".total").inner_text().count("k[4]") == 1
+
+
+def test_single_numbers_are_dragged(open_page, told):
+    page = open_page()
+    panel = shown(page, lit("WQ", 29))
+    panel.locator("[data-key='bench-digits-1']").click()
+    box = panel.locator("canvas.plate").nth(1).bounding_box()
+    x, y, row = box["x"] + 20, box["y"], 384 / 21  # 21 rows of 384 pixels are seen
+    page.mouse.move(x, y + 17.5 * row)
+    page.mouse.down()
+    page.mouse.move(x, y + 12.5 * row, steps=3)
+    page.mouse.up()
+    assert "lit=WQ.29" in page.url  # what was dragged is not chosen
+    page.mouse.move(x, y + 14.5 * row)
+    order = told.x.abs().argsort(descending=True, stable=True)
+    assert panel.locator("output").inner_text().startswith(f"x[{int(order[19])}] × WK[")
 
 
 def test_what_stands_in_the_way_is_said(browser):

@@ -444,15 +444,9 @@ ARGUMENTS: dict[str, dict[str, Callable[[], Any]]] = {
     "View.check_statistic": {"statistic": lambda: "entropy"},
     **dict.fromkeys(("View.map", "View.thumbnail", "View.sweep", "View.received"), HEAD),
     **dict.fromkeys(
-        (
-            "View.distances",
-            "View.links",
-            "View.contributions",
-            "View.checked_layer",
-            "View.matrices",
-        ),
-        HEAD,
+        ("View.distances", "View.links", "View.contributions", "View.checked_layer"), HEAD
     ),
+    "View.matrices": HEAD,
     **{f"experiments.{name}": ROW for name in wqkv.experiments.HEAD_QUESTIONS},
     "experiments.low_rank": {**ROW, "r": lambda: 2},
     "experiments.how_often": {

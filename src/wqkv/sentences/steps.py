@@ -1,7 +1,8 @@
 """The sentences of the seven steps and of their proof; draw/steps.py fills in the numbers.
 
-They speak to a learner, who knows words. So in English a token is called a word here, and the first
-sentence says once that the two are the same. In Chinese it is called 词元: many are no words.
+They speak to a learner, who knows words. So a token is called a word in English, and the first
+sentence says once that the two are the same. In Chinese it is 词元, because 词 is a word of the
+language, which a token often is not.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ STEPS = {
     "scores_2_root": (
         "Dividing by the root of {d_k} keeps the spread of the scores from growing with the number "
         "of channels.",
-        "除以 {d_k} 的平方根，分数的离散程度就不会随通道数变大。",
+        "除以 {d_k} 的平方根，分数的离散程度就不会随维数变大。",
     ),
     "scores_2_none": ("This model does not scale its scores.", "这个模型不缩放分数。"),
     "scores_2": (

@@ -10,6 +10,7 @@ from wqkv.explorer import matrices as module
 from wqkv.explorer.api import Api
 from wqkv.explorer.export import CAP, record
 from wqkv.explorer.jobs import Refused
+from wqkv.explorer.numbers import story
 from wqkv.explorer.request import Parameters
 
 NAMES = ("WQ", "WK", "WV", "WO")
@@ -94,3 +95,19 @@ def test_a_saved_page_has_those_of_its_head(opened):
     assert {"views/1/matrices?head=4&layer=1", "views/1/matrices?head=4&layer=1&size=24"} <= {
         *answers
     }
+
+
+def test_a_gate_stands_between_the_context_and_WO():
+    """The page multiplies `gated` by WO, where there is a gate."""
+    api = Api(tiny_llama(layers=2))
+    opened = api, api.open(text(12), lambda done, total: None)
+    assert asked(opened, story, **HEAD, token=5)["gated"] is None
+    layer = api.model.layer(1)
+    layer.gate, layer.WG = "head", torch.nn.Linear(66, 6)
+    told = asked(opened, story, **HEAD, token=5)
+    gate = torch.sigmoid(layer.WG(opened[1].view.reading.inputs[1][0, 5]))[4]
+    gated = torch.tensor(told["context"]) * gate
+    torch.testing.assert_close(torch.tensor(told["gated"]), gated)
+    WO = opened[1].view.matrices(1, 4).WO
+    torch.testing.assert_close(torch.tensor(told["share"]), gated @ WO)
+    assert asked(opened, module.matrices, **HEAD)["WO"]["between"] == ("gate",)

@@ -6,8 +6,8 @@ import { currentColor } from "./color.js";
 import { svg } from "./dom.js";
 import { svgText } from "./picture.js";
 
-const EDGE = 16;
-const CAPTION = 22; // of the lines above the picture
+const PICTURE_EDGE = 16;
+const CAPTION_LINE = 22; // of the lines above the picture
 /** What is there to be pressed or opened, and says nothing in a picture. */
 const UNSAVED = ".controls, .ways, details:not([open]), output, [hidden]";
 const PAINT = ["fill", "stroke", "stroke-width", "opacity", "vector-effect", "font-size", "font-family"];
@@ -21,22 +21,29 @@ const PAINT = ["fill", "stroke", "stroke-width", "opacity", "vector-effect", "fo
 export function photograph(element, lines) {
   const box = element.getBoundingClientRect(),
     bottom = Math.max(...[...element.children].map(child => child.getBoundingClientRect().bottom)), // it may be stretched
-    above = EDGE + CAPTION * lines.length,
-    [width, height] = [Math.ceil(Math.max(box.width, 320)) + 2 * EDGE, Math.ceil(bottom - box.top) + above + EDGE];
-  const place = { left: box.left - EDGE, top: box.top - above };
+    above = PICTURE_EDGE + CAPTION_LINE * lines.length,
+    [width, height] = [Math.ceil(Math.max(box.width, 320)) + 2 * PICTURE_EDGE, Math.ceil(bottom - box.top) + above + PICTURE_EDGE];
+  const place = { left: box.left - PICTURE_EDGE, top: box.top - above };
   return svg(
     "svg",
-    { xmlns: "http://www.w3.org/2000/svg", width, height, viewBox: `0 0 ${width} ${height}`, "font-family": "system-ui, sans-serif", "font-size": 13 },
+    {
+      xmlns: "http://www.w3.org/2000/svg",
+      width,
+      height,
+      viewBox: `0 0 ${width} ${height}`,
+      "font-family": "system-ui, sans-serif",
+      "font-size": 13,
+    },
     svg("title", {}, lines.join("\n")),
     svg("rect", { width, height, fill: currentColor("--panel") }),
-    lines.map((line, i) => captioned(line, i, width - 2 * EDGE)),
+    lines.map((line, i) => captioned(line, i, width - 2 * PICTURE_EDGE)),
     seen(element, place),
   );
 }
 
 // A line of the caption, the first of which is bold; one that is too long is pressed together.
 function captioned(line, i, room) {
-  const element = svgText(line, EDGE, EDGE + 8 + CAPTION * i, "start", i ? "--soft" : "--ink"),
+  const element = svgText(line, PICTURE_EDGE, PICTURE_EDGE + 8 + CAPTION_LINE * i, "start", i ? "--soft" : "--ink"),
     wide = [...line].reduce((sum, letter) => sum + (letter >= "\u2e80" ? 13 : 7), 0);
   if (!i) element.setAttribute("font-weight", "600");
   if (wide > room) element.setAttribute("textLength", String(room));
@@ -58,7 +65,10 @@ function seen(element, place) {
   if (element instanceof SVGSVGElement) return [painted(element, at)];
   return [
     ...ground(style, at),
-    ...[...element.childNodes].flatMap(child => (child instanceof Element ? seen(child, place) : child instanceof Text ? lettered(child, style, place) : [])),
+    ...[...element.childNodes].flatMap(child => {
+      if (child instanceof Text) return lettered(child, style, place);
+      return child instanceof Element ? seen(child, place) : [];
+    }),
   ];
 }
 
@@ -66,8 +76,12 @@ function seen(element, place) {
 function ground(style, { x, y, width, height }) {
   const parts = /** @type {SVGElement[]} */ ([]),
     clear = color => color === "transparent" || /, 0\)$|\/ 0\)$/.test(color);
-  if (!clear(style.backgroundColor)) parts.push(svg("rect", { x, y, width, height, rx: parseFloat(style.borderTopLeftRadius) || 0, fill: style.backgroundColor }));
-  const sides = { Top: [x, y, x + width, y], Bottom: [x, y + height, x + width, y + height], Left: [x, y, x, y + height], Right: [x + width, y, x + width, y + height] };
+  if (!clear(style.backgroundColor)) {
+    const rx = parseFloat(style.borderTopLeftRadius) || 0;
+    parts.push(svg("rect", { x, y, width, height, rx, fill: style.backgroundColor }));
+  }
+  const [right, bottom] = [x + width, y + height],
+    sides = { Top: [x, y, right, y], Bottom: [x, bottom, right, bottom], Left: [x, y, x, bottom], Right: [right, y, right, bottom] };
   for (const [side, [x1, y1, x2, y2]] of Object.entries(sides)) {
     const wide = parseFloat(style[`border${side}Width`]);
     if (wide > 0 && style[`border${side}Style`] !== "none" && !clear(style[`border${side}Color`]))

@@ -23,7 +23,7 @@ import { state } from "./state.js";
 
 const NAMES = /** @type {const} */ (["WQ", "WK", "WV", "WO"]);
 const HEADS = 8; // heads that are kept: of a large model each takes megabytes
-const SMALL = 24; // the side of the strip's pictures, as explorer/matrices.py says
+const THUMBNAIL_SIDE = 24; // the side of the strip's pictures, as explorer/matrices.py says
 
 /** @type {Map<string, Promise<Record<MatrixName, Matrix> & { python: string }>>} */
 const keptHeads = new Map();
@@ -68,7 +68,7 @@ function decoded(answer) {
  */
 export async function readSmallMatrices() {
   const { layer, head } = state,
-    answer = await askFor("matrices", { layer, head, size: SMALL });
+    answer = await askFor("matrices", { layer, head, size: THUMBNAIL_SIDE });
   return NAMES.slice(0, 3).map(name => {
     const { columns, per, numbers } = answer[name];
     return { numbers: unpacked(numbers), width: Math.ceil(columns / per[1]) };

@@ -44,6 +44,13 @@ export function bench(factors) {
   const orderFor = i => /** @type {number[]} */ (arrangement.orders.get(plates[i].factor));
   const seenIn = i => seenOn(plates[i], canvases[i], look);
 
+  // Moves what is seen of a plate, as far as it goes.
+  function see(r0, c0, i) {
+    Object.assign(look, { r0, c0 });
+    const { r0: row, c0: column } = seenIn(i);
+    Object.assign(look, { r0: row, c0: column });
+  }
+
   // The pictures for the size that they have now.
   function paint() {
     pictures = plates.map((plate, i) =>
@@ -98,7 +105,6 @@ export function bench(factors) {
       said.textContent = t("gone");
       return;
     }
-    columns[to.plate] = to.column;
     const terms = termsOf(plate.factor.values, column, orderFor(to.plate));
     const value = sheet.tell(plate, terms, to.column);
     plate.results[to.column] ??= value;
@@ -116,9 +122,9 @@ export function bench(factors) {
   /** @param {Spot} to */
   function keep(to) {
     kept = to;
+    columns[to.plate] = to.column;
     const { r0, rows, c0, columns: count } = seenIn(to.plate);
-    look.c0 = broughtIn(c0, count, to.column);
-    look.r0 = broughtIn(r0, rows, to.row ?? r0);
+    see(broughtIn(r0, rows, to.row ?? r0), broughtIn(c0, count, to.column), to.plate);
     go({ lit: `${plates[to.plate].matrix.name}.${to.column}` }, true);
     return light(to);
   }
@@ -148,8 +154,7 @@ export function bench(factors) {
     if (name === "digits") {
       root.classList.toggle("numbers", on);
       const fit = fitting(canvases[to.plate]);
-      look.r0 = (to.row ?? 0) - Math.floor(fit.rows / 2);
-      look.c0 = to.column - Math.floor(fit.columns / 2);
+      see((to.row ?? 0) - Math.floor(fit.rows / 2), to.column - Math.floor(fit.columns / 2), to.plate);
     } else {
       arrangement = arranged(plates, look);
       pictures = [];
@@ -175,11 +180,8 @@ export function bench(factors) {
   function onWheel(event, i) {
     if (!look.digits || event.ctrlKey) return;
     const before = seenIn(i);
-    look.r0 = before.r0 + Math.sign(event.deltaY) * 3;
-    look.c0 = before.c0 + Math.sign(event.deltaX);
-    const after = seenIn(i);
-    [look.r0, look.c0] = [after.r0, after.c0];
-    if (after.r0 === before.r0 && after.c0 === before.c0) return;
+    see(before.r0 + Math.sign(event.deltaY) * 3, before.c0 + Math.sign(event.deltaX), i);
+    if (look.r0 === before.r0 && look.c0 === before.c0) return; // the end: the page scrolls on
     event.preventDefault();
     light(spotAt(event, i));
   }
@@ -193,9 +195,7 @@ export function bench(factors) {
       down = Math.round((event.clientY - dragged.y) / (rowsHeight(canvases[i]) / rows)),
       right = Math.round((event.clientX - dragged.x) / (canvases[i].clientWidth / count));
     dragged.moved ||= down !== 0 || right !== 0;
-    [look.r0, look.c0] = [dragged.r0 - down, dragged.c0 - right];
-    const now = seenIn(i);
-    [look.r0, look.c0] = [now.r0, now.c0];
+    see(dragged.r0 - down, dragged.c0 - right, i);
     return draw();
   }
 
@@ -207,7 +207,10 @@ export function bench(factors) {
     canvas.addEventListener("pointerleave", () => light(kept));
     canvas.addEventListener("click", event => !dragged?.moved && keep(spotAt(event, i)));
     canvas.addEventListener("dblclick", event => whole && choose("digits", !look.digits, spotAt(event, i)));
-    canvas.addEventListener("focus", () => kept.plate !== i && keep({ plate: i, column: columns[i], row: kept.row }));
+    canvas.addEventListener("focus", () => {
+      if (kept.plate === i || !canvas.matches(":focus-visible")) return; // a pointer chooses by its click
+      keep({ plate: i, column: columns[i], row: kept.row });
+    });
     canvas.addEventListener("keydown", event => onKey(event, i));
     canvas.addEventListener("wheel", event => onWheel(event, i), { passive: false });
   });

@@ -71,12 +71,23 @@ async function stepMatrices(read) {
   const k = of(WK, "k", story.k, story.source ? t("keyOfOther", { word }) : t("keyOf")),
     v = of(WV, "v", story.v, story.source ? t("valueOfOther", { word }) : t("valueOf"));
   const factors = story.source
-    ? [{ name: "x", values: x, products: [q] }, { name: "y", values: finite(story.source.x), products: [k, v] }]
+    ? [
+        { name: "x", values: x, products: [q] },
+        { name: "y", values: finite(story.source.x), products: [k, v] },
+      ]
     : [{ name: "x", values: x, products: [q, k, v] }];
-  return { python: matrices.python, data: { toJSON: () => ({ ...story, WQ: asRows(WQ), WK: asRows(WK), WV: asRows(WV) }) }, drawing: drawing(bench(factors), shared(story)) };
+  return {
+    python: matrices.python,
+    data: { toJSON: () => ({ ...story, WQ: asRows(WQ), WK: asRows(WK), WV: asRows(WV) }) },
+    drawing: drawing(bench(factors), shared(story)),
+  };
 }
 
-/** @param {Numbers} values */
+/**
+ * JSON has null for what is no number; a model that gives such has failed its proof.
+ *
+ * @param {Numbers} values
+ */
 function finite(values) {
   return values.map(value => value ?? 0);
 }

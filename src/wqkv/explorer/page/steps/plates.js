@@ -7,10 +7,10 @@ import { heatColor, sharpPen } from "../parts/heat.js";
 /** @import { Term } from "./terms.js" */
 
 /** The height of the bars below a matrix, and the space between the two. */
-const BELOW = 76;
-const GAP = 8;
-const LINE = 18; // pixels that a row of single numbers needs
-const CELL = 46; // and a column
+const BARS_HEIGHT = 76;
+const SPACE_HEIGHT = 8;
+const ROW_HEIGHT = 18; // pixels that a row of single numbers needs
+const CELL_WIDTH = 46; // and a column
 
 /**
  * The rows and columns that are seen: all of them, or so few that their numbers can be read.
@@ -25,7 +25,7 @@ const CELL = 46; // and a column
 
 /** The height of the rows of a matrix whose canvas has bars below them. */
 export function rowsHeight(canvas) {
-  return canvas.clientHeight - BELOW - GAP;
+  return canvas.clientHeight - BARS_HEIGHT - SPACE_HEIGHT;
 }
 
 /**
@@ -34,7 +34,7 @@ export function rowsHeight(canvas) {
  * @param {HTMLCanvasElement} canvas
  */
 export function fitting(canvas) {
-  return { rows: Math.max(1, Math.floor(rowsHeight(canvas) / LINE)), columns: Math.max(1, Math.floor(canvas.clientWidth / CELL)) };
+  return { rows: Math.max(1, Math.floor(rowsHeight(canvas) / ROW_HEIGHT)), columns: Math.max(1, Math.floor(canvas.clientWidth / CELL_WIDTH)) };
 }
 
 function inks() {
@@ -55,11 +55,11 @@ function inks() {
 export function drawPlate(canvas, { picture, cell, top, results, topResult, shown, column, row, label }) {
   const { pen, width, height } = sharpPen(canvas),
     ink = inks(),
-    high = height - BELOW - GAP,
+    high = height - BARS_HEIGHT - SPACE_HEIGHT,
     { r0, rows, c0, columns } = shown,
     [wide, tall] = [width / columns, high / rows];
   pen.fillStyle = ink.ground;
-  pen.fillRect(0, high + GAP, width, BELOW);
+  pen.fillRect(0, high + SPACE_HEIGHT, width, BARS_HEIGHT);
   if (shown.digits) {
     pen.font = font(Math.min(12, wide / 4.2));
     pen.textAlign = "right";
@@ -74,14 +74,14 @@ export function drawPlate(canvas, { picture, cell, top, results, topResult, show
         pen.fillText(threeDigits(value), (c + 1) * wide - 5, (r + 0.5) * tall);
       }
   } else pen.drawImage(picture, 0, 0, width, high);
-  const zero = high + GAP + BELOW / 2,
-    room = BELOW / 2 - 5,
+  const zero = high + SPACE_HEIGHT + BARS_HEIGHT / 2,
+    room = BARS_HEIGHT / 2 - 5,
     at = column === null ? -1 : column - c0,
     isLit = at >= 0 && at < columns,
     [left, frame] = [Math.max(1, at * wide - 1), Math.max(wide + 2, 5)];
   if (isLit) {
     pen.fillStyle = ink.mark;
-    pen.fillRect(left, high + GAP, frame, BELOW);
+    pen.fillRect(left, high + SPACE_HEIGHT, frame, BARS_HEIGHT);
   }
   pen.fillStyle = ink.line;
   pen.fillRect(0, zero, width, 1);
@@ -96,7 +96,7 @@ export function drawPlate(canvas, { picture, cell, top, results, topResult, show
   pen.strokeStyle = ink.ink;
   pen.lineWidth = 2;
   pen.strokeRect(left, 1, frame, height - 2);
-  writeLabel(pen, ink, label, left, frame, width, (results[c0 + at] ?? 0) < 0 ? high + GAP + 11 : height - 11);
+  writeLabel(pen, ink, label, left, frame, width, (results[c0 + at] ?? 0) < 0 ? high + SPACE_HEIGHT + 11 : height - 11);
 }
 
 // The number of the lit bar, on the side of the frame where there is room, where its bar is not.

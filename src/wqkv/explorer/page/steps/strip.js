@@ -68,8 +68,8 @@ function miniatures(story, row, matrices) {
   ];
 }
 
-// WQ, WK and WV on one scale.
+// WQ, WK and WV on one scale, which is wide: each number is the extreme of a block, and all are large.
 function heats(matrices) {
-  const top = endOfScale(...matrices.map(one => one.numbers));
+  const top = 1.6 * endOfScale(...matrices.map(one => one.numbers));
   return h("span", { class: "minis minimats", "aria-hidden": "true" }, matrices.map(({ numbers, width }) => heatPicture(numbers, width, top)));
 }

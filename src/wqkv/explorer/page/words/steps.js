@@ -19,7 +19,7 @@ export const stepsTexts = /** @type {const} */ ({
   ],
   worked: ["Worked out:", "逐步计算："],
   sumOf: ["the sum of {n} products", "{n} 个乘积之和"],
-  scaleSays: ["keeps the spread of the scores from growing with d_k: the score", "使分数的离散程度不随 d_k 变大：即分数"],
+  scaleSays: ["keeps the spread of the scores from growing with d_k: the score", "使分数的离散程度不随 d_k 变大：这就是分数"],
   noScaleSays: ["this model does not scale: the score", "这个模型不缩放：这就是分数"],
   softcap: ["softcap {cap}", "软上限 {cap}"],
   softcapSays: ["large scores are bent down", "把过大的分数压低"],
