@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wqkv.commands.given import Commands, add_language
 from wqkv.commands.screen import print_json
 from wqkv.sentences import say, translated
 from wqkv.sentences.commands import LIST
 from wqkv.sentences.errors import mistake
-
-if TYPE_CHECKING:
-    pass
 
 
 def add(commands: Commands) -> None:

@@ -16,7 +16,7 @@ from wqkv.draw import heads as table
 from wqkv.draw import steps
 from wqkv.draw.html import asset, escaped, frame
 from wqkv.maps import display
-from wqkv.sentences import say, translated
+from wqkv.sentences import recognized, say, translated
 from wqkv.sentences.counts import count_of
 from wqkv.sentences.heads import LABELS as NAMES
 from wqkv.sentences.survey import COUNTED, MEASURED, PAGE, REASONS
@@ -124,11 +124,8 @@ def _reasons(found: Survey) -> list[tuple[str, int]]:
 def _reason(reason: str) -> str:
     """A reason that was read from a file, in both languages if it is a known one."""
     kind, _, more = reason.partition(": ")
-    if kind not in REASONS:
-        return reason
-    return (
-        say(COUNTED["reason"], kind=say(REASONS[kind]), more=more) if more else say(REASONS[kind])
-    )
+    known = recognized(kind, REASONS)
+    return say(COUNTED["reason"], kind=known, more=more) if more else known
 
 
 def _files(found: Survey) -> str:

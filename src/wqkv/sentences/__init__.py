@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from string import Formatter
 
 #: A sentence by its name, in the order of LANGUAGES; its {places} are filled in where it is said.
 Sentences = Mapping[str, tuple[str, str]]
@@ -67,3 +69,27 @@ def translated(sentence: str, lang: str) -> str:
     'token'
     """
     return sentence.both[LANGUAGES.index(lang)] if isinstance(sentence, Said) else sentence
+
+
+def recognized(sentence: str, known: Sentences) -> str:
+    """Return an English sentence so that it knows itself in Chinese, if it is one of `known`.
+
+    For sentences that others make, or that were read from a file: the facts are read from their
+    places, and each may be one of `known` too.
+
+    >>> translated(recognized("no layer 7", {"none": ("no layer {n}", "没有第 {n} 层")}), "zh")
+    '没有第 7 层'
+    """
+    for both in known.values():
+        if found := re.fullmatch(_pattern(both[0]), sentence, re.DOTALL):
+            facts = {name: recognized(fact, known) for name, fact in found.groupdict().items()}
+            return say(both, **facts)
+    return sentence
+
+
+def _pattern(sentence: str) -> str:
+    """The regular expression that finds the facts of a sentence in their places."""
+    return "".join(
+        re.escape(text) + (f"(?P<{name}>.*?)" if name else "")
+        for text, name, _, _ in Formatter().parse(sentence)
+    )

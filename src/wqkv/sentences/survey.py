@@ -30,7 +30,8 @@ COUNTED = {
     "surveying": ("surveying", "正在普查"),
 }
 
-#: Why a document was skipped: what stands before a colon in the English reason.
+#: Why a document was skipped: what stands before a colon in the English reason, as it is written
+#: into the files of the results.
 REASONS = {
     "empty": ("empty", "没有内容"),
     "not UTF-8": ("not UTF-8", "不是 UTF-8"),
@@ -40,6 +41,9 @@ REASONS = {
     "not readable": ("not readable", "无法读取"),
     "not Parquet": ("not Parquet", "不是 Parquet"),
     "damaged Parquet": ("damaged Parquet", "Parquet 已损坏"),
+    "no field": ("no field {field} among {names}", "没有字段 {field}，有的是 {names}"),
+    "not text": ("its {field} is {kind}, not text", "{field} 是 {kind}，不是文本"),
+    "window": ("window {number} of {count}", "第 {number} 个窗口（共 {count} 个）"),
 }
 
 #: The page.

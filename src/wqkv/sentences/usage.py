@@ -6,11 +6,7 @@ which the facts are read; a test makes each of these mistakes.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-from string import Formatter
-
-from wqkv.sentences import say
+from wqkv.sentences import recognized
 
 #: What argparse says, where a sentence may be a part of the next.
 ARGPARSE = {
@@ -60,25 +56,9 @@ def said_by_argparse(sentence: str) -> str:
     >>> said_by_argparse("argument --layer: expected one argument").both[1]
     '参数 --layer：需要一个值'
     """
-    return _recognized(sentence, ARGPARSE.values())
+    return recognized(sentence, ARGPARSE)
 
 
 def said_by_system(sentence: str) -> str:
     """Return a sentence of the system so that it knows itself in Chinese, if it is one of these."""
-    return _recognized(sentence, SYSTEM.values())
-
-
-def _recognized(sentence: str, known: Iterable[tuple[str, str]]) -> str:
-    for both in known:
-        if found := re.fullmatch(_pattern(both[0]), sentence, re.DOTALL):
-            facts = {name: _recognized(fact, known) for name, fact in found.groupdict().items()}
-            return say(both, **facts)
-    return sentence
-
-
-def _pattern(sentence: str) -> str:
-    """The regular expression that finds the facts of a sentence in their places."""
-    return "".join(
-        re.escape(text) + (f"(?P<{name}>.*?)" if name else "")
-        for text, name, _, _ in Formatter().parse(sentence)
-    )
+    return recognized(sentence, SYSTEM)

@@ -164,3 +164,20 @@ def test_the_files_of_what_was_skipped():
         r"a\x1b[31m.parquet (1,200), 0.jsonl (1), 1.jsonl (1), 2.jsonl (1), 3.jsonl (1) and 2 more"
     )
     assert f"skipped in: {files}\n" in printed and "\x1b" not in printed
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("empty", "没有内容"),
+        ("not UTF-8: byte 0xff at 3", "不是 UTF-8：byte 0xff at 3"),
+        ("no field 'text' among 'body'", "没有字段 'text'，有的是 'body'"),
+        ("its 'text' is int, not text", "'text' 是 int，不是文本"),
+        ("window 2 of 3: no proof", "第 2 个窗口（共 3 个）：no proof"),
+        ("of another version", "of another version"),
+    ],
+)
+def test_why_a_document_was_skipped_in_chinese(reason, said):
+    found = make(skipped=(Skipped("a", 1, reason),))
+    assert f"<bdi>a:1</bdi>：{escape(said)}" in page(found, "zh")
+    assert f"<bdi>a:1</bdi>: {escape(reason)}" in page(found)

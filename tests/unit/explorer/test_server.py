@@ -25,6 +25,7 @@ from tests.unit.effects.conftest import of_family
 from wqkv.draw.to_json import plain
 from wqkv.effects.effect_maps import EffectMaps
 from wqkv.effects.why import why
+from wqkv.errors import ArgumentError
 from wqkv.explorer import api as module
 from wqkv.explorer import as_python, matters, numbers, protocol, server
 from wqkv.explorer.api import Api
@@ -32,6 +33,7 @@ from wqkv.explorer.jobs import Refused
 from wqkv.explorer.protocol import TimedProtocol
 from wqkv.explorer.request import AskedWhy, Body
 from wqkv.explorer.ticket import address_with_ticket
+from wqkv.sentences import translated
 from wqkv.study import one_token as story
 from wqkv.study import whatif
 from wqkv.study.generate import generate, next_tokens
@@ -469,6 +471,31 @@ def test_story(open_client, seen, lang, name, holds):
         assert set(step) == {"name", "sentence", "sentence2", "formula"}
         assert all(step.values())
     assert found["proofSentence"].startswith(holds)
+
+
+@pytest.mark.parametrize(
+    ("asked", "error"),
+    [
+        ("zh", "没有第 7 层：模型有 3 层，编号 0 到 2。"),
+        ("zh-CN,zh;q=0.9,en;q=0.8", "没有第 7 层：模型有 3 层，编号 0 到 2。"),
+        ("en", "There is no layer 7: the model has 3 layers, 0 to 2."),
+        ("fr", "There is no layer 7: the model has 3 layers, 0 to 2."),
+    ],
+)
+def test_a_refusal_is_told_in_the_language_of_the_page(open_client, asked, error):
+    client, view = open_client
+    query = {"layer": 7, "head": 1, "i": 0}
+    headers = {"accept-language": asked}
+    reply = client.get(f"{ROOT}api/views/{view}/row", params=query, headers=headers)
+    assert (reply.status_code, reply.json()) == (422, {"error": error, "do": ""})
+
+
+def test_a_job_that_failed_is_told_in_the_language_of_the_page(open_client):
+    client, _ = open_client
+    job = client.tell("open", {"text": " "})["job"]
+    assert client.wait(job)["error"] == "The sentence is empty. Give at least one word."
+    found = client.get(f"{ROOT}api/jobs/{job}", headers={"accept-language": "zh"}).json()
+    assert found["error"] == "句子是空的。请至少输入一个词。"
 
 
 def test_label(open_client, llama):
@@ -1324,6 +1351,26 @@ def test_serve_elsewhere(llama, monkeypatch):
     server.serve(llama, host="::", port=7777, ready=addresses.append)
     assert asked == [(("::", 7777), socket.AF_INET6)]
     assert addresses[0].startswith("http://[::]:7777/")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (socket.gaierror(-2, "unknown"), "本机找不到主机 'here.invalid'。请给出本机自己的地址。"),
+        (
+            OSError(98, "Address already in use (while attempting to bind)"),
+            "不能使用 here.invalid 的端口 7777：地址已被占用。请换一个，或给 0 任选一个。",
+        ),
+    ],
+)
+def test_where_nothing_can_listen(llama, monkeypatch, error, said):
+    def create_server(address, family):
+        raise error
+
+    monkeypatch.setattr(server.socket, "create_server", create_server)
+    with pytest.raises(ArgumentError, match=r"here\.invalid") as told:
+        server.serve(llama, host="here.invalid", port=7777)
+    assert translated(told.value.args[0], "zh") == said
 
 
 def test_texts_of_the_limits():
