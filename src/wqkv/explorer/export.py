@@ -13,17 +13,18 @@ from html import escape
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
+from wqkv.errors import ArgumentError
 from wqkv.experiments.asked_of_heads import HEAD_QUESTIONS
 from wqkv.explorer.api import Api, OpenView
 from wqkv.explorer.cards import SMALL, questions_with_maps
 from wqkv.explorer.matrices import THUMBNAIL
-from wqkv.explorer.numbers import LONG, QUICK, SIDE, SLOW
+from wqkv.explorer.numbers import LONG, QUICK, SIDE, SLOW, stream
 from wqkv.explorer.request import Parameters
 from wqkv.explorer.saved_layer import MOST_TOKENS, pack
 from wqkv.explorer.schema import Answer, PostedAnswer, Recorded, SavedPart, ServedModel, ViewAnswer
 from wqkv.sentences import LANGUAGES, in_language
 from wqkv.sentences.reading import LEFT_OUT
-from wqkv.study.callbacks import Progress
+from wqkv.study.callbacks import Progress, silent
 from wqkv.study.head_matrices import has_matrices
 
 #: So many bytes of answers are recorded; the page says so, and what was left out.
@@ -200,9 +201,16 @@ def _wanted(
     def of(name: str, layer: int, head: int, /, **rest: int | str) -> Asked:
         return name, {"layer": layer, "head": head, **rest}
 
+    try:
+        stream(api, seen, Parameters({"token": str(token)}), silent)
+        told_apart = True
+    except ArgumentError:  # the page says so without a record
+        told_apart = False
+
     def told(layer: int, head: int, i: int) -> list[Asked]:
         asked = [of("story", layer, head, token=i, lang=lang), of("row", layer, head, i=i)]
-        asked.append(("stream", {"token": i}))
+        if told_apart:
+            asked.append(("stream", {"token": i}))
         if int((view.row(layer, head, i).weights > 0).sum()) > 1:
             asked.append(of("row", layer, head, i=i, without=best(layer, head, i)))
         return [*asked, of("column", layer, head, j=i if own else best(layer, head, i))]

@@ -226,10 +226,10 @@ class _BlockRun(NamedTuple):
         sums = self._sums([end.returned for end in ends if end.returned is not None])
         if sums is None:
             return _Lengths(None, of_heads, None, False)
-        states = [self.before, *(one.total for one in sums), self.after]
         # Without norms in between, a sum begins where the last one ended.
-        begins = [*(one.start for one in sums), sums[-1].total]
-        norm_after = not all(map(torch.equal, begins, [*states[:-2], self.after]))
+        ended = [self.before, *(one.total for one in sums)]
+        begins = [*(one.start for one in sums), self.after]
+        norm_after = not all(map(_same, ended, begins))
         parts = [_length(part) for one in sums for part in one.parts]
         return _Lengths(parts, of_heads, _proof(sums), norm_after)
 

@@ -226,11 +226,11 @@ class View:
         else:
             less = replace(call, rules=replace(call.rules, mask=call.rules.mask & Entries(others)))
             steps = reference.steps(less, at)
-        if float(steps.lse) == -math.inf:
-            raise ArgumentError(
-                f"Token {i} sees token {j} alone in head {head} of layer {layer}: there is no row "
-                'without it.\nPass how="zero", or another link.'
-            )
+            if float(steps.lse) == -math.inf:
+                raise ArgumentError(
+                    f"Token {i} sees token {j} alone in head {head} of layer {layer}: there is no "
+                    'row without it.\nPass how="zero", or another link.'
+                )
         changed = opened.apply_gate(head, i, steps.out[0, 0, 0] - before) @ opened.WO(head)
         return replace(_row(opened, head, i, steps, full), changed=float(changed.norm()))
 

@@ -10,14 +10,16 @@ from shutil import which
 from urllib.parse import parse_qsl
 
 import pytest
+from transformers import AlbertConfig
 
-from tests.tiny import READ, TARGET, text, tiny_llama, tiny_t5
+from tests.tiny import READ, TARGET, of_config, text, tiny_llama, tiny_t5, tokenizer
 from wqkv.explorer import export as module
 from wqkv.explorer.api import Api, OpenView
 from wqkv.explorer.export import CAP, export, joined, record
 from wqkv.explorer.numbers import OF_THE_MODEL, QUICK, SLOW, grid
 from wqkv.explorer.request import Parameters
 from wqkv.explorer.saved_layer import pack
+from wqkv.study.model import OpenModel
 
 AT = (1, 4, 9)
 QUICK_AND_SLOW = QUICK | SLOW
@@ -144,12 +146,33 @@ def test_every_answer_is_the_servers(api, seen, longer):
         assert QUICK_AND_SLOW[name](api, seen, ask, nobody) == answer
 
 
+def test_the_row_without_its_strongest_link(api, seen):
+    answers = record(api, seen, AT, "en", nobody, CAP)["answers"]
+    best = int(seen.view.row(*AT).weights.argmax())
+    found = answers[f"views/1/row?head=4&i=9&layer=1&without={best}"]
+    assert found["changed"] == seen.view.row_without(*AT, best).changed
+    assert not [key for key in answers if "&i=0&" in key and "without" in key]  # it sees itself
+
+
+def test_a_model_whose_parts_are_not_told_apart():
+    """Its page is saved without the strip; see `blocks_of`."""
+    config = AlbertConfig(
+        vocab_size=61, embedding_size=17, hidden_size=24, num_hidden_layers=4, num_hidden_groups=2,
+        inner_group_num=2, num_attention_heads=6, intermediate_size=29, pad_token_id=0,
+    )  # fmt: skip
+    api = Api(OpenModel(of_config(config), tokenizer(), "albert in groups"))
+    answers = record(api, api.open(READ, nobody), (1, 4, 3), "en", nobody, CAP)["answers"]
+    assert not [key for key in answers if "stream" in key]
+    assert "views/1/row?head=4&i=3&layer=1" in answers
+
+
 def test_what_the_page_asks_for(api, seen, longer):
     """Keys are in the order of the names; the page forms them so in server.js."""
     answers = record(api, seen, AT, "zh", nobody, CAP)["answers"]
     wanted = {
         "views/1/story?head=4&lang=zh&layer=1&token=9",
         "views/1/row?head=4&i=9&layer=1",
+        "views/1/stream?token=9",
         "views/1/column?head=4&j=9&layer=1",
         "views/1/tile?head=4&k0=0&k1=13&layer=1&q0=0&q1=13",
         "views/1/received?head=4&layer=1",

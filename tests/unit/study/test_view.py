@@ -198,6 +198,10 @@ def test_every_rule_of_a_layer(name):
     link = row.weights[21] * (value @ layer.WO.weight.detach().T[head * 11 : (head + 1) * 11])
     assert zeroed.output == pytest.approx((share - link).norm().item(), rel=1e-4)
     assert without.output == pytest.approx(((share - link) / rest).norm().item(), rel=1e-4)
+    lacks = ((share - link) / rest - share).norm().item()
+    assert without.changed == pytest.approx(lacks, rel=1e-3, abs=1e-5)
+    assert zeroed.changed == pytest.approx(link.norm().item(), rel=1e-4, abs=1e-5)
+    assert row.changed is None
     assert without.residual is zeroed.residual is None
     assert (without.sink is not None) == (name == "sinks")
     if layer.gate is not None:
