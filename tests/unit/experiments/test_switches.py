@@ -363,7 +363,11 @@ def test_between_two_texts():
     ("name", "given", "says"),
     [
         ("merged", {}, "WQ and WK of layer 1 are no single matrix: between them stands RoPE.\nAsk"),
-        ("low_rank", {}, "WQ and WK of layer 1 are no single matrix: between them stands RoPE.\nAsk"),
+        (
+            "low_rank",
+            {},
+            "WQ and WK of layer 1 are no single matrix: between them stands RoPE.\nAsk",
+        ),
         ("no_key_bias", {}, "WK of layer 1 has no bias.\nAsk a model whose WK has one."),
         ("big_weight", {"i": 0}, "Token 0 sees token 0 alone in head 2 of layer 1"),
         ("unscaled", {"i": 23}, "There is no token 23: the text has 23 tokens, 0 to 22."),
