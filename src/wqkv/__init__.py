@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from wqkv import experiments as experiments
     from wqkv.public import *  # noqa: F403
 else:
 

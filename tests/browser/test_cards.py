@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser.conftest import HEAD, HERE, IT, LAYER, go, serving, settled
+from tests.browser.conftest import HEAD, HERE, IT, LAYER, TIRED, go, serving, settled
 from tests.tiny import TARGET, text, tiny_bart, tiny_llama
 from wqkv import experiments
 from wqkv.draw.cards import SHOWS, card, digits
@@ -228,6 +228,8 @@ def test_a_card_is_saved(open_page, site, found, tmp_path):
     first, second = map(digits, headline(found["unscaled"]))
     assert f"{first} → {second}" in picture and HEAD_QUESTIONS["unscaled"].question in picture
     assert picture.count("<rect") >= 2 * 16 * 16
+    for part in ("all-MiniLM-L6-v2 · layer 3, head 1 · it (10)", TIRED, "scale = 1", "as trained"):
+        assert part in picture
     data = json.loads((tmp_path / "card.json").read_text("utf-8"))
     assert data["made"]["numbers"][0]["after"] == found["unscaled"].numbers[0].after
     lines = data["python"].split("\n")

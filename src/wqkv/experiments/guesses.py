@@ -50,8 +50,8 @@ def strongest_other(experiment: Experiment) -> int:
 
 
 def sees_one_alone(experiment: Experiment) -> bool:
-    """Whether the row has one visible key, so that no scores change its weights."""
-    return int(experiment.before.scores.isfinite().sum()) == 1
+    """Whether the row has one visible key, or none, so that no scores change its weights."""
+    return int(experiment.before.scores.isfinite().sum()) <= 1
 
 
 def _after(experiment: Experiment, name: str) -> float:
@@ -85,8 +85,8 @@ def _first(experiment: Experiment) -> bool:
 
 def _keeps_most(experiment: Experiment) -> bool:
     name = "weight of the strongest link"
-    kept = _after(experiment, name) / number_of(experiment, name).before
-    return _first(experiment) and kept >= MOST
+    least = MOST * number_of(experiment, name).before
+    return _first(experiment) and _after(experiment, name) >= least
 
 
 def _stays(experiment: Experiment) -> bool:

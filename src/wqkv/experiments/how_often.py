@@ -42,12 +42,15 @@ def how_often(
         r: of `low_rank` alone.
 
     Raises:
-        ArgumentError: no experiment has the name.
+        ArgumentError: no experiment has the name; low_rank without `r`, or another one with it.
     """
     if name not in HEAD_QUESTIONS:
         raise ArgumentError(
             f"There is no experiment {name!r}.\nPass one of: {', '.join(HEAD_QUESTIONS)}."
         )
+    if (r is None) == (name == "low_rank"):
+        do = "Pass r=1 to d_k." if r is None else "Leave it out, or ask low_rank."
+        raise ArgumentError(f"`r` is {r}, and the experiment is {name!r}.\n{do}")
     sizes = view.model.sizes
     heads = range(1 if name in OF_LAYERS else sizes.n_head)
     places = [(layer, head) for layer in range(sizes.n_layer) for head in heads]

@@ -208,7 +208,7 @@ def big_weight(view: View, layer: int, head: int, i: int) -> Experiment:
         ArgumentError: nothing else is in the row.
     """
     at = TrainedHead(view, layer, head, i)
-    if int(at.before.scores.isfinite().sum()) == 1:
+    if int(at.before.scores.isfinite().sum()) <= 1:
         raise NoExperiment("alone", row=i, key=at.key, head=head, layer=layer)
     others = (torch.arange(view.m, device="cpu") != at.key).view(1, 1, 1, -1)
     rules = replace(at.call.rules, mask=at.call.rules.mask & Dense(others))

@@ -234,10 +234,10 @@ ANSWERS = {
 #: Why it came out so, by the guess that was right.
 REASONS = {
     "no_projection.itself": (
-        "x · x is a squared length, so that a word resembles itself most. WQ and WK let it look for"
-        " something that it is not, and WV says what is passed on.",
-        "x · x 是长度的平方，一个词总是最像自己。有了 WQ 和 WK，它才能去找与自己不同的东西；WV 决"
-        "定传过去什么。",
+        "x · x is a squared length, and no x that is not longer fits better. WQ and WK let a word "
+        "look for something that it is not, and WV says what is passed on.",
+        "x · x 是长度的平方，不更长的 x 不会比它更合适。有了 WQ 和 WK，词才能去找与自己不同的东西；"
+        "WV 决定传过去什么。",
     ),
     "same_matrix.itself": (
         "q · q is a squared length, and no vector that is not longer fits better. With two matrices"

@@ -71,11 +71,11 @@ def test_itself_even_or_what_it_found(llama, name):
     )
     assert right_guess(with_weights(found, 0, 0, 0.4, 0.6)) == "itself"
     assert right_guess(with_weights(found, 0.24, 0.25, 0.25, 0.26)) == "even"
-    weights = [0.1, 0.1, 0.1, 0.1]
-    weights[other] = 0.7
+    weights = [0.15, 0.15, 0.15, 0.15]
+    weights[other] = 0.55
     assert right_guess(with_weights(found, *weights)) == "finds"
-    weights = [0.1, 0.1, 0.1, 0.1]
-    weights[next(j for j in range(3) if j != other)] = 0.7
+    weights = [0.15, 0.15, 0.15, 0.15]
+    weights[next(j for j in range(3) if j != other)] = 0.55
     assert right_guess(with_weights(found, *weights)) is None
 
 
@@ -215,6 +215,15 @@ def test_how_often(llama):
     assert sum(layers.values()) == llama.model.sizes.n_layer
     assert experiments.how_often(llama, "low_rank", 19, 3) == {}  # with RoPE it cannot be made
     assert experiments.how_often(llama, "unscaled", 0) == {None: len(places)}
+
+
+@pytest.mark.parametrize(
+    ("name", "r", "do"),
+    [("low_rank", None, "Pass r=1 to d_k."), ("merged", 3, "Leave it out, or ask low_rank.")],
+)
+def test_r_is_of_low_rank_alone(llama, name, r, do):
+    with pytest.raises(ArgumentError, match=f"`r` is {r}, and the experiment is '{name}'.\n{do}"):
+        experiments.how_often(llama, name, 3, r)
 
 
 def test_an_experiment_that_is_not_there(llama):

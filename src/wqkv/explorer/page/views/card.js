@@ -117,8 +117,8 @@ export function answeredCard(answer, made, chosen, asked, again) {
     foot({
       name: `why-${answer.name}`,
       python: answer.python,
-      data: { ...answer, maps: maps ?? null },
-      picture: () => cardPicture(answer.asked[lang()].question, made, maps),
+      data: answer,
+      picture: () => cardPicture(answer.asked[lang()], made, maps),
     }),
   );
 }

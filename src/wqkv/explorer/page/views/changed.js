@@ -2,13 +2,13 @@
 
 import { css, currentColor, tint } from "../parts/color.js";
 import { h, svg } from "../parts/dom.js";
-import { clamp, label, short, weight } from "../parts/format.js";
+import { clamp, label, short, visible, weight } from "../parts/format.js";
 import { sheet, svgText } from "../parts/picture.js";
 import { scale } from "../parts/ranking.js";
 import { drawThumbnail, topOf } from "../parts/thumbnail.js";
-import { bdi, tokenTag } from "../parts/token.js";
+import { bdi, tokenTag, tokenWithPosition } from "../parts/token.js";
 import { bar, means, signedBars } from "../parts/vector.js";
-import { keyAt, keyCount, keys, size } from "../reading/opened.js";
+import { keyAt, keyCount, keys, opened, size } from "../reading/opened.js";
 import { state } from "../reading/state.js";
 import { lang, t } from "../words/words.js";
 
@@ -98,44 +98,64 @@ function pairedTable(title, rows) {
 }
 
 /** @param {MadeFacts["outputs"]} outputs */
+function topOfOutputs(outputs) {
+  return Math.max(...outputs.flatMap(one => means(one, ADDED)[0].map(Math.abs)));
+}
+
+/** @param {MadeFacts["outputs"]} outputs */
+function outputTitle(outputs) {
+  const per = means(outputs[0], ADDED)[1];
+  return t("cardOutputs", { n: outputs[0].length, top: short(topOfOutputs(outputs), 3) }) + (per > 1 ? t("cardEach", { per }) : "");
+}
+
+/** @param {MadeFacts["outputs"]} outputs */
 export function outputBars(outputs) {
-  const drawn = outputs.map(one => means(one, ADDED)),
-    per = drawn[0][1],
-    top = Math.max(...drawn.flatMap(([bars]) => bars.map(Math.abs)));
+  const top = topOfOutputs(outputs);
   return h(
     "section",
     {},
-    h("h4", {}, t("cardOutputs", { n: outputs[0].length, top: short(top, 3) }), per > 1 && h("span", { class: "note" }, t("cardEach", { per }))),
-    drawn.map(([bars], i) =>
-      h("figure", { class: "vector" }, h("figcaption", {}, t(i ? "changed" : "trained")), signedBars(bars, { role: "img", "aria-label": t(i ? "changed" : "trained") }, top)),
+    h("h4", {}, outputTitle(outputs)),
+    outputs.map((one, i) =>
+      h("figure", { class: "vector" }, h("figcaption", {}, t(i ? "changed" : "trained")), signedBars(means(one, ADDED)[0], { role: "img", "aria-label": t(i ? "changed" : "trained") }, top)),
     ),
   );
 }
 
-// The card as one picture
+// The card as one picture: what the screen shows, and of which model, head and text it is.
+
+const PICTURE_SIDE = 520;
+const MAP_SIDE = 230;
+const PICTURE_EDGE = 12;
 
 /**
- * @param {string} question
+ * @param {{ question: string, change: string }} asked
  * @param {MadeFacts} made
  * @param {ChangedMapsAnswer | undefined} maps
  */
-export function cardPicture(question, made, maps) {
-  const said = made.cards[lang()],
-    side = 230,
-    left = 12;
-  const pair = maps ? [maps.before, maps.after].map((values, i) => mapSquares(values, topOfBoth(maps), left + i * (side + 20), 130, side)) : [];
-  const y = maps ? 130 + side + 30 : 120,
-    lines = drawnLines(made, y);
+export function cardPicture({ question, change }, made, maps) {
+  const { layer, head, token } = state,
+    y = maps ? 174 + MAP_SIDE + 34 : 166,
+    lines = made.shows === "outputs" ? drawnOutputs(made.outputs, y) : drawnRows(made, y),
+    end = y + lines.height;
   return sheet(
     question,
-    520,
-    y + lines.height + 20,
-    svgText(said.headline, left, 56, "start", "--soft"),
-    svg("text", { x: left, y: 92, "font-size": 28, "font-weight": 600, fill: currentColor("--ink") }, made.headline.join(" → ")),
-    maps && [svgText(t("trained"), left, 122, "start", "--soft"), svgText(t("changed"), left + side + 20, 122, "start", "--soft")],
-    pair,
+    PICTURE_SIDE,
+    end + 50,
+    svgText(change, PICTURE_EDGE, 46, "start", "--soft"),
+    svgText(made.cards[lang()].headline, PICTURE_EDGE, 78, "start", "--soft"),
+    svg("text", { x: PICTURE_EDGE, y: 112, "font-size": 28, "font-weight": 600, fill: currentColor("--ink") }, made.headline.join(" → ")),
+    maps && [maps.before, maps.after].map((values, i) => mapSquares(values, topOfBoth(maps), PICTURE_EDGE + i * (MAP_SIDE + 20), 174, t(i ? "changed" : "trained"))),
+    svgText(made.shows === "outputs" ? outputTitle(made.outputs) : t(made.shows === "numbers" ? "cardSpread" : "cardLinks"), PICTURE_EDGE, y - 12, "start", "--soft"),
     lines.parts,
+    svgText(`${opened.model.name} · ${t("atBoth", { layer, head })} · ${tokenWithPosition(token)}`, PICTURE_EDGE, end + 20, "start", "--soft"),
+    svgText(excerpt(opened.text.text), PICTURE_EDGE, end + 38, "start", "--soft"),
   );
+}
+
+// As much of a text as has room in a line.
+function excerpt(text) {
+  const parts = [...visible(text)];
+  return parts.length <= 60 ? parts.join("") : parts.slice(0, 57).join("") + "...";
 }
 
 /**
@@ -143,42 +163,59 @@ export function cardPicture(question, made, maps) {
  * @param {number} top
  * @param {number} x
  * @param {number} y
- * @param {number} side
+ * @param {string} name
  */
-function mapSquares(values, top, x, y, side) {
-  const [high, wide] = [side / values.length, side / values[0].length],
-    row = (state.token * side) / size();
+function mapSquares(values, top, x, y, name) {
+  const [high, wide] = [MAP_SIDE / values.length, MAP_SIDE / values[0].length],
+    row = (state.token * MAP_SIDE) / size();
   return svg(
     "g",
     {},
+    svgText(top === 1 ? name : `${name} (0 – ${weight(top)})`, x, y - 8, "start", "--soft"),
     values.map((line, i) =>
       line.map((value, j) => svg("rect", { x: x + j * wide, y: y + i * high, width: wide, height: high, fill: css(tint((value ?? 0) / top)) })),
     ),
-    svg("rect", { x, y: y + row, width: side, height: Math.max(side / size(), 3), fill: "none", stroke: currentColor("--down"), "stroke-width": 2 }),
+    svg("rect", { x, y: y + row, width: MAP_SIDE, height: Math.max(MAP_SIDE / size(), 3), fill: "none", stroke: currentColor("--down"), "stroke-width": 2 }),
   );
 }
 
-// The row's weights, or the numbers that are added, as pairs of bars.
-/** @param {MadeFacts} made */
-function drawnLines({ links, outputs, shows, headline }, y) {
-  if (shows === "outputs") {
-    const drawn = outputs.map(one => means(one, ADDED)[0]),
-      top = Math.max(...drawn.flat().map(Math.abs));
-    const parts = drawn.map((bars, i) =>
+/**
+ * @param {MadeFacts["outputs"]} outputs
+ * @param {number} y
+ */
+function drawnOutputs(outputs, y) {
+  const top = topOfOutputs(outputs);
+  const parts = outputs.map((one, i) => {
+    const [bars] = means(one, ADDED),
+      wide = (PICTURE_SIDE - 2 * PICTURE_EDGE) / bars.length,
+      middle = y + 56 + i * 100;
+    return [
+      svgText(t(i ? "changed" : "trained"), PICTURE_EDGE, middle - 42, "start", "--soft"),
       bars.map((value, j) => {
-        const length = (Math.abs(value) / top) * 36,
-          middle = y + 40 + i * 80;
-        return svg("rect", { x: 12 + j * (496 / bars.length), y: value > 0 ? middle - length : middle, width: 496 / bars.length - 0.4, height: length, fill: currentColor(value < 0 ? "--down" : "--up") });
+        const length = (Math.abs(value) / top) * 36;
+        return svg("rect", { x: PICTURE_EDGE + j * wide, y: value > 0 ? middle - length : middle, width: wide * 0.9, height: length, fill: currentColor(value < 0 ? "--down" : "--up") });
       }),
-    );
-    return { height: 160, parts };
-  }
-  const rows = shows === "numbers" ? headline.map((text, i) => ({ name: t(`spread_${i}`), values: [Number(text)] })) : links.map(({ key, before, after }) => ({ name: label(keyAt(key)), values: [before ?? 0, after ?? 0] }));
+    ];
+  });
+  return { height: 200, parts };
+}
+
+/**
+ * The row's weights in pairs of bars, or the two numbers of the headline.
+ *
+ * @param {MadeFacts} made
+ * @param {number} y
+ */
+function drawnRows({ links, shows, headline }, y) {
+  const rows =
+    shows === "numbers"
+      ? headline.map((text, i) => ({ name: t(`spread_${i}`), text, values: i ? [0, Number(text)] : [Number(text), 0] }))
+      : links.map(({ key, before, after }) => ({ name: label(keyAt(key)), text: `${weight(before)} → ${weight(after)}`, values: [before ?? 0, after ?? 0] }));
   const top = Math.max(...rows.flatMap(row => row.values));
-  const parts = rows.map(({ name, values }, i) => [
+  const parts = rows.map(({ name, text, values }, i) => [
     svgText(name, 120, y + i * 26 + 14, "end"),
-    svgText(values.map(weight).join(" → "), 250, y + i * 26 + 14, "end", "--soft"),
-    values.map((value, j) => svg("rect", { x: 260, y: y + i * 26 + j * 10, width: (value / top) * 245, height: 8, fill: currentColor(j ? "--up" : "--soft") })),
+    svgText(text, 250, y + i * 26 + 14, "end", "--soft"),
+    values.map((value, j) => svg("rect", { x: 260, y: y + i * 26 + j * 9, width: (value / top) * 245, height: 8, fill: currentColor(j ? "--up" : "--soft") })),
   ]);
   return { height: rows.length * 26, parts };
 }
