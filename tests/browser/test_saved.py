@@ -3,12 +3,14 @@
 Sums are float32 in Python and float64 in JavaScript, of the same float32 numbers: RTOL and ATOL.
 """
 
+from html import escape
 from itertools import product
+from urllib.parse import quote
 
 import pytest
 from transformers import Gemma2Config, GptOssConfig
 
-from tests.browser.conftest import TIRED
+from tests.browser.conftest import HEAD, HERE, IT, LAYER, TIRED, go, settled
 from tests.tiny import (
     READ,
     TARGET,
@@ -24,7 +26,7 @@ from wqkv import experiments
 from wqkv.draw.to_json import plain
 from wqkv.errors import ArgumentError
 from wqkv.explorer.api import Api, OpenView
-from wqkv.explorer.export import CAP, record
+from wqkv.explorer.export import CAP, export, record
 from wqkv.explorer.numbers import QUICK, SLOW
 from wqkv.explorer.request import Parameters
 from wqkv.explorer.saved_layer import pack
@@ -263,3 +265,103 @@ def test_experiments_on_a_trained_model(experiments_of, minilm):
     wrong, count = experiments_off(experiments_of, view, [(3, 1), (5, 11)], [10, 0])
     assert wrong == [], "\n".join(wrong[:20])
     assert count == 12 * 4
+
+
+# The page
+
+
+@pytest.fixture(scope="module")
+def saved(minilm, site, tmp_path_factory):
+    """The site's text as a page in a file, after one question was asked of the model."""
+    api = Api(minilm)
+    seen = api.open(TIRED, nobody)
+    for name, query in (("choices", {}), ("effects", EFFECTS | {"answer": ANSWER})):
+        key = f"{name}?" + "&".join(f"{k}={query[k]}" for k in sorted(query)) if query else name
+        ask = Parameters({k: str(v) for k, v in query.items()})
+        seen.asked[key] = SLOW[name](api, seen, ask, nobody)
+    path = tmp_path_factory.mktemp("saved") / "page.html"
+    path.write_text(export(api, seen, (LAYER, HEAD, IT), "en", nobody), "utf-8")
+    return path
+
+
+#: What the map of effects of the open head asks for.
+EFFECTS = {"layer": LAYER, "head": HEAD, "q0": 0, "q1": 16, "k0": 0, "k1": 16, "how": "renormalize"}
+ANSWER = "The animal was tired."
+#: Places of the page: words and heads that nobody looked at before it was saved.
+PLACES = (
+    *(f"layer=5&head=7&token=13&step={step}" for step in range(1, 8)),
+    "layer=0&head=11&token=0&step=5&lang=zh",
+    "layer=2&head=4&token=8&step=4&other=3",
+    "layer=4&head=0&token=5&step=0&dir=from",
+    "layer=1&head=9&token=14&step=0&view=map",
+    "layer=1&head=9&token=14&step=0&view=map&shows=contribution",
+    "layer=5&head=2&token=14&step=0&view=grid",
+    "layer=5&head=2&token=14&step=0&view=grid&stat=label&lang=zh",
+    "layer=5&head=2&token=14&step=0&view=grid&stat=maps",
+)
+
+
+def test_a_saved_page_shows_what_the_server_shows(open_page, saved):
+    page = open_page(url=saved.as_uri(), fresh=True, offline=True)
+    for place in PLACES:
+        go(page, place)
+        live = open_page(place)
+        for part in ("#where", "#open", "#view"):
+            assert page.locator(part).inner_text() == live.locator(part).inner_text(), place
+        assert page.locator(".notice").count() == 0
+
+
+def test_what_was_asked_before_saving_is_there(open_page, saved):
+    page = open_page(url=saved.as_uri(), fresh=True, offline=True)
+    asked = f"&step=0&view=map&shows=effect&answer={quote(ANSWER)}"
+    go(page, f"{HERE}{asked}")
+    assert page.locator(".notice").count() == 0 and page.locator("canvas.tile").count() == 1
+    go(page, f"layer=2&head=2&token=10{asked}")
+    assert "not in the saved page" in page.locator("#view").inner_text()
+
+
+@pytest.mark.parametrize("sandbox", ["allow-scripts", "allow-scripts allow-downloads"])
+def test_in_a_frame(open_page, saved, tmp_path, sandbox):
+    """A blog, a slide or a notebook has the page in a frame that may run scripts and no more."""
+    frame = f'<iframe sandbox="{sandbox}" srcdoc="{escape(saved.read_text("utf-8"))}"'
+    path = tmp_path / "blog.html"
+    path.write_text(f'<!doctype html><meta charset="utf-8">{frame} width="900" height="800">')
+    context = open_page.browser.new_context(locale="en-GB", offline=True)
+    page = context.new_page()
+    wrong, requests = [], []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda message: wrong.append(message.text))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(path.as_uri())
+    inner = page.frame_locator("iframe")
+    inner.locator("#view > *").first.wait_for()
+    inner.locator("#pick-layer").select_option("5")
+    inner.locator("#step-4").click()
+    inner.locator("#open .result td").first.wait_for()
+    inner.locator("#tab-map").click()
+    inner.locator("canvas.tile").wait_for()
+    assert inner.locator(".notice").count() == 0
+    assert wrong == [] and requests == [path.as_uri()]
+    context.close()
+
+
+def test_all_attentions_of_two_texts(open_page, tmp_path):
+    api = Api(tiny_t5())
+    seen = api.open(READ, nobody, TARGET)
+    path = tmp_path / "page.html"
+    path.write_text(export(api, seen, (1, 2, 3), "en", nobody), "utf-8")
+    page = open_page(url=path.as_uri(), fresh=True, offline=True)
+    for part in ("encoder", "decoder", "cross"):
+        page.locator(f"[data-key='part-{part}']").click()
+        for step in range(1, 8):
+            page.keyboard.press(str(step))
+            settled(page)
+        for view in ("text", "grid", "map"):
+            page.locator(f"#tab-{view}").click()
+            settled(page)
+            assert page.locator(".notice").count() == 0, (part, view)
+
+
+def test_the_size_of_a_page(saved):
+    """16 tokens of 6 layers and 12 heads; the rest of 8 MB is for pictures of the matrices."""
+    assert 3_500_000 < saved.stat().st_size < 4_600_000
