@@ -37,7 +37,12 @@ def add(commands: Commands) -> None:
     arg("--layer", type=int, metavar="L", help=f"the layer, counted from 0 {chosen}")
     arg("--head", type=int, metavar="H", help=f"the head, counted from 0 {chosen}")
     arg("--html", type=Path, metavar="FILE", help="write a web page instead of printing")
-    arg("--output", type=Path, metavar="FILE", help="write the map as .png, .svg or .pdf instead")
+    arg(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write the matrices and the map as .png, .svg or .pdf",
+    )
     arg("--json", action="store_true", help="print JSON instead of the picture")
     add_language(see)
 
@@ -60,19 +65,20 @@ def run(args: argparse.Namespace) -> None:
     if args.html:
         from wqkv.draw.html import page
 
-        args.html.write_text(page(stories), encoding="utf-8")
+        args.html.write_text(page(stories, args.lang), encoding="utf-8")
         say_written(args.html, args.lang)
     if args.output:
-        from wqkv.draw.plots import save_map
+        from wqkv.draw.plots import save_story
 
-        save_map(stories[0], args.output)
+        for note in save_story(stories[0], args.output, args.lang):
+            tell(note, args.lang)
         say_written(args.output, args.lang)
     if args.json:
         from wqkv.draw.to_json import as_json
 
         print_json(as_json(stories))
     elif not (args.html or args.output):
-        _print(stories)
+        _print(stories, args.lang)
 
 
 def _sentences(given: Sequence[str]) -> Iterator[str]:
@@ -124,11 +130,11 @@ def _say_which_token(story: TokenStory, word: str, lang: str) -> None:
         tell(say(RESULT["followed"], **followed), lang)
 
 
-def _print(stories: Sequence[TokenStory]) -> None:
+def _print(stories: Sequence[TokenStory], lang: str) -> None:
     from wqkv.draw.terminal import see
 
     drawn = console()
     for i, story in enumerate(stories):
         if i:
             drawn.print()
-        see(story, drawn)
+        see(story, drawn, lang)

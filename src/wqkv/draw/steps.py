@@ -11,6 +11,7 @@ import torch
 from wqkv.maps.display import number, weight
 from wqkv.sentences import in_language
 from wqkv.sentences.reading import UNREAD
+from wqkv.sentences.seen import SEEN
 from wqkv.sentences.steps import PROOF, STEPS
 from wqkv.study.one_token import TokenStory
 from wqkv.study.tokens import READS_MOST, Unread
@@ -60,9 +61,36 @@ def window(n: int, token: int, most: int) -> range:
     return range(first, min(n, first + most))
 
 
-def spread(values: torch.Tensor) -> str:
+def where(story: TokenStory, lang: str = "en") -> str:
+    """Return which head is shown: the model, the layer, the head, and whether heads share k and v.
+
+    Args:
+        lang: one of LANGUAGES.
+    """
+    say = in_language(SEEN, lang)
+    which = say["where"] + (say["where_shared"] if story.n_kv_head != story.n_head else "")
+    return which.format(
+        model=story.model,
+        layer=story.layer,
+        last_layer=story.n_layer - 1,
+        head=story.head,
+        last_head=story.n_head - 1,
+        n_head=story.n_head,
+        n_kv_head=story.n_kv_head,
+    )
+
+
+def spread(values: torch.Tensor, lang: str = "en") -> str:
     """Return the length and range of a vector: `32 numbers, -2.13 to 1.98`."""
-    return f"{len(values)} numbers, {number(values.min().item())} to {number(values.max().item())}"
+    low, high = (number(value.item()) for value in (values.min(), values.max()))
+    return in_language(SEEN, lang)["spread"].format(n=len(values), low=low, high=high)
+
+
+def others(story: TokenStory, rest: Sequence[int], lang: str = "en") -> str:
+    """Return how much weight the tokens have together that a table leaves out; at least one."""
+    share = weight(sum(story.weights[j].item() for j in rest))
+    say = in_language(SEEN, lang)["one_more" if len(rest) == 1 else "more"]
+    return say.format(count=len(rest), share=share)
 
 
 def bars(values: torch.Tensor, most: int) -> tuple[list[float], int]:
@@ -117,7 +145,6 @@ def tell(story: TokenStory, encoding: str = "utf-8", lang: str = "en") -> tuple[
 
     sizes = say["each" if facts["q"] == facts["k"] == facts["v"] else "apart"].format(**facts)
     shared = story.n_kv_head != story.n_head
-    rotated = say["matrices_rope"] if story.position.startswith("RoPE") else ""
     scaled = "_root" if root else "_none" if story.scale == 1 else ""
     first = "" if story.layer or story.source is not None else "_first"
     return (
@@ -125,7 +152,7 @@ def tell(story: TokenStory, encoding: str = "utf-8", lang: str = "en") -> tuple[
         step(
             "matrices",
             "matrices_2_shared" if shared else "matrices_2",
-            say["matrices_f"] + rotated,
+            say["matrices_f"] + _after_product(story, say),
             sizes=sizes,
         ),
         step(
@@ -138,7 +165,30 @@ def tell(story: TokenStory, encoding: str = "utf-8", lang: str = "en") -> tuple[
         step("scores", f"scores_2{scaled}", _score_formula(story, ranked, encoding, say)),
         _softmax_step(story, ranked, encoding, say),
         step("sum", "sum_2", _context_formula(story, ranked, encoding)),
-        step("out", "out_2", say["out_f"].format(**facts)),
+        step("out", "out_2", say["out_f_gated" if is_gated(story) else "out_f"].format(**facts)),
+    )
+
+
+def is_gated(story: TokenStory) -> bool:
+    """Whether WO multiplies the context times a gate."""
+    return story.matrices is not None and "gate" in story.matrices.to_context
+
+
+def share_name(story: TokenStory) -> str:
+    """Return what the share of a head is, as a formula."""
+    return "share = (context x gate) WO" if is_gated(story) else "share = context WO"
+
+
+def _after_product(story: TokenStory, say: dict[str, str]) -> str:
+    """What a layer does to x W + b before it is q, k or v."""
+    found, rope = story.matrices, story.position.startswith("RoPE")
+    done = (found.to_q, found.to_k, found.to_v) if found else ()
+    if not any(part for part in done if part != ("RoPE",)):
+        return say["matrices_rope"] if rope else ""
+    return "".join(
+        say["matrices_between"].format(made=made, between=say["and"].join(say[one] for one in part))
+        for made, part in zip("qkv", done, strict=True)
+        if part
     )
 
 
@@ -154,6 +204,8 @@ def _score_formula(story: TokenStory, ranked: list[int], encoding: str, say: dic
     score = f"q . k x {story.scale:.4g}" if story.scale != 1 else "q . k"
     if math.isclose(story.scale, story.d_k**-0.5, rel_tol=1e-6):
         score = f"q . k / sqrt({story.d_k})"
+    if story.softcap is not None:
+        score = f"{story.softcap:g} tanh({score} / {story.softcap:g})"
     if story.position and not story.position.startswith("RoPE"):
         score += f" + {story.position.partition('(')[0]}"  # a bias by position
     token = label(story.tokens, story.token, encoding)

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from wqkv import __version__
+from wqkv.draw.matrix import Product, products
 from wqkv.maps.proof import Proof
 from wqkv.study.one_token import TokenStory
 
@@ -23,6 +24,10 @@ def as_json(stories: Sequence[TokenStory]) -> dict[str, Json]:
     JSON has no infinity: a score of -inf (a hidden token) is None, as is every number that is not
     finite. `ranked` lists the tokens by falling weight, and `proof` has `holds` too. "model" is the
     model's name, or None where the stories come from several models.
+
+    Of each matrix there are the size, the extremes and one column: what it `multiplies` . `numbers`
+    + `bias` = `sum`, which is number `column` of what it `makes` once `then` is done to it. All
+    numbers of a matrix are those of `View.matrices`.
 
     >>> as_json([])["stories"]
     []
@@ -40,7 +45,34 @@ def _story(story: TokenStory) -> dict[str, Json]:
         {"token": story.tokens[j], "position": j, "weight": story.weights[j].item()}
         for j in story.ranked
     ]
-    return {**plain(story), "ranked": plain(ranked)}
+    # Without the matrices, which may have millions of numbers.
+    told = plain(dataclasses.replace(story, matrices=None))
+    return {**told, "ranked": plain(ranked), "matrices": _matrices(story)}
+
+
+def _matrices(story: TokenStory) -> Json:
+    """WQ, WK, WV and WO as sizes, extremes and the column that makes the largest number."""
+    return {one.name: _matrix(one) for one in products(story)} or None
+
+
+def _matrix(one: Product) -> Json:
+    column = one.column
+    told: dict[str, Json] = plain(
+        {
+            "rows": one.numbers.shape[0],
+            "columns": one.numbers.shape[1],
+            "smallest": one.numbers.min().item(),
+            "largest": one.numbers.max().item(),
+            "multiplies": one.given_name,
+            "makes": one.made_name,
+            "column": column,
+            "numbers": one.numbers[:, column],
+            "bias": None if one.bias is None else one.bias[column].item(),
+            "sum": one.made[column].item(),
+            "then": one.between,
+        }
+    )
+    return told
 
 
 def plain(value: object) -> Any:

@@ -15,8 +15,8 @@ STEPS = {
         "模型读入 {n} 个词元（token）。我们跟着“{word}”走进第 {layer} 层的第 {head} 个头。",
     ),
     "words_2_first": (
-        "In the first layer x is what the model's table of words says, and nothing of the other "
-        "words is in it.",
+        "In the first layer x comes from the model's table of words and from the word's position: "
+        "nothing of the other words is in it.",
         "在第一层里，x 就是嵌入层（embedding）给这个词元的向量，里面还没有其他词元的内容。",
     ),
     "words_2": (
@@ -56,6 +56,13 @@ STEPS = {
         ",  then RoPE turns q and k by their positions",
         ",  然后 RoPE 按位置旋转 q 和 k",
     ),
+    # What stands between x WQ and q, x WK and k, x WV and v, where it is more than RoPE.
+    "matrices_between": (",  then {made} through {between}", ",  然后 {made} 经过{between}"),
+    "and": (", ", "、"),
+    "norm": ("a norm", "归一化"),
+    "clip": ("clipping", "截断"),
+    "RoPE": ("RoPE", " RoPE "),
+    "temperature": ("a temperature", "温度缩放"),
     "qkv": ("q, k, v", "q、k、v"),
     "qkv_1": (
         'q, the query: what "{word}" looks for. k, the key: how other words find it. v, the '
@@ -143,6 +150,11 @@ STEPS = {
         "share = context WO,  output = the {n_head} heads' shares added up  (plus a bias, where "
         "the model has one)",
         "份额 = 上下文 WO，  输出 = {n_head} 个头的份额之和  （如果模型有偏置，再加偏置）",
+    ),
+    "out_f_gated": (
+        "share = (context x gate) WO,  output = the {n_head} heads' shares added up  (plus a bias, "
+        "where the model has one)",
+        "份额 = (上下文 x 门控) WO,  输出 = {n_head} 个头的份额之和  （如果模型有偏置，再加偏置）",
     ),
     "words_1_cross": (
         "The encoder has read {m} words (tokens), and the decoder {n} of what it writes. We "

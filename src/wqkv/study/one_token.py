@@ -13,6 +13,7 @@ from wqkv.errors import ArgumentError
 from wqkv.maps.display import weight
 from wqkv.maps.proof import Proof
 from wqkv.sentences.errors import mistake
+from wqkv.study.head_matrices import HeadMatrices, has_matrices
 from wqkv.study.model import OpenModel
 from wqkv.study.part import SAMPLED_ROWS, in_range, position_of, scale_of, spaced
 from wqkv.study.tokens import TokenizedText, Unread, is_blank
@@ -54,16 +55,19 @@ class TokenStory:
     mask: str  # which tokens may be seen: "Full()", "Causal()"
     position: str  # how the layer itself places q and k, such as "RoPE(theta=10000.0)"; "" if not
     scale: float  # 1 / sqrt(d_k) in most models
+    softcap: float | None  # a score s becomes softcap * tanh(s / softcap), where the layer has one
     x: Tensor  # (d_model,) the token's hidden state, the layer's input
     q: Tensor  # (d_k,) x WQ of this head, rotated by its position where the layer does that
     # k and v are made of x, or, where there is a `source`, of source.x.
     k: Tensor  # (d_k,) x WK of this head's key group, rotated alike
     v: Tensor  # (d_v,) x WV of this head's key group
-    scores: Tensor  # (m,) q . k_j * scale; -inf where token j is hidden
+    scores: Tensor  # (m,) capped q . k_j * scale, plus a bias by position; -inf: hidden
     weights: Tensor  # (m,) softmax(scores)
     context: Tensor  # (d_v,) the sum of weights_j * v_j
-    share: Tensor  # (d_model,) context WO of this head (gated before): what it adds to the token
+    gated: Tensor  # (d_v,) the context, times the token's gate where the layer has one
+    share: Tensor  # (d_model,) gated WO of this head: what it adds to the token
     output: Tensor  # (d_model,) all heads' shares and WO's bias: the layer's output
+    matrices: HeadMatrices | None  # of this head; None if it does not have one each (latent)
     proof: Proof
     map: Tensor | None = None  # (n, m) this head's weights, one row per query token, if asked for
     source: SourceText | None = None  # the text that is looked at, where it is another one
@@ -178,6 +182,7 @@ def token_story(view: View, layer: int, head: int, token: int) -> TokenStory:
     kv_head = head // (sizes.n_head // sizes.n_kv_head)
     _, _, row = opened.row(head, token)
     context, weights = row.out[0, 0, 0], row.weights[0, 0, 0]
+    gated = opened.apply_gate(head, token, context)
     source, kept = None, token  # the token whose k and v are shown
     if reading.source is not None:
         kept, states = int(weights.argmax()), reading.source.final
@@ -201,6 +206,7 @@ def token_story(view: View, layer: int, head: int, token: int) -> TokenStory:
         mask=repr(ours.mask),
         position=position_of(ours),
         scale=scale_of(ours),
+        softcap=ours.softcap,
         x=reading.inputs[layer][0, token],
         q=opened.q[0, head, token],
         k=opened.k[0, kv_head, kept],
@@ -208,8 +214,10 @@ def token_story(view: View, layer: int, head: int, token: int) -> TokenStory:
         scores=row.scores[0, 0, 0],
         weights=weights,
         context=context,
-        share=opened.apply_gate(head, token, context) @ opened.WO(head),
+        gated=gated,
+        share=gated @ opened.WO(head),
         output=opened.output(torch.tensor([token], device="cpu"))[0][0],
+        matrices=view.matrices(layer, head) if has_matrices(ours) else None,
         proof=view.proof(layer),
         source=source,
     )

@@ -13,10 +13,13 @@ ENGLISH = re.compile(r"(?<![\w@<./'-])[A-Za-z]+(?:[ ,]+[A-Za-z]+){2,}(?![\w@>./'
 #: What may stay Latin: what was typed, tokens, code.
 QUOTED = re.compile(r"'[^']*'|`[^`]*`|\"[^\"]*\"")
 
+#: The names of formulas, which are the paper's in every language.
+FORMULA = ("x", "WQ", "WK", "WV", "WO", "q", "k", "v", "context", "share")
+
 
 def english(said):
-    """The lines in which there is an English sentence; tokens of the text are none."""
-    known = {*WORDS, "s", "unk"}
+    """The lines in which there is an English sentence; tokens of the text and formulas are none."""
+    known = {*WORDS, "s", "unk", *FORMULA}
     found = []
     for line in said.splitlines():
         for match in ENGLISH.finditer(QUOTED.sub("“”", line)):
@@ -61,6 +64,8 @@ def run(capsys, *argv):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
+        (["see", "the lamp", "--model"], "标出的是 WQ 的第"),
+        (["see", "the lamp", "--html", "see.html", "--model"], "已写入 see.html"),
         (["heads", text(40), "--model"], "一个标签要求超过 0.50 的注意力权重落在那里"),
         (["heads", "--model"], "随机词元，读两遍（随机种子 0）"),
         (["why", text(17), "--by", "head", "--by", "span", "--model"], "这并不证明"),
@@ -87,13 +92,19 @@ def test_a_command_speaks_chinese(capsys, folder, tmp_path, monkeypatch, argv, s
     assert code == 0, told
     assert said in "".join(told.split("\n")), told
     assert english(told) == []
+    if "see.html" in argv:
+        page = (tmp_path / "see.html").read_text("utf-8")
+        assert '<html lang="zh">' in page and "x 乘以这一列" in page
+        assert english("\n".join(Page(page).said)) == []
     if argv[0] == "survey":
         page = (tmp_path / "out" / "survey.html").read_text("utf-8")
         assert '<html lang="zh">' in page and "的各个注意力头在做什么？" in page
         assert english("\n".join(Page(page).said)) == []
 
 
-@pytest.mark.parametrize("command", ["heads", "why", "diff", "parity", "survey", "open", "models"])
+@pytest.mark.parametrize(
+    "command", ["see", "heads", "why", "diff", "parity", "survey", "open", "models"]
+)
 def test_a_command_has_the_option(capsys, command):
     assert cli.main([command, "--help"]) == 0
     assert "--lang" in capsys.readouterr().out

@@ -1,6 +1,7 @@
 import base64
 import dataclasses
 import hashlib
+import io
 import math
 import re
 from html import escape
@@ -8,9 +9,11 @@ from html.parser import HTMLParser
 
 import pytest
 import torch
+from PIL import Image
 
 from tests.unit.draw.stories import make
 from wqkv.draw.html import page
+from wqkv.draw.matrix import scale_end
 from wqkv.maps import display
 from wqkv.maps.proof import Proof
 from wqkv.study.tokens import Unread
@@ -64,6 +67,7 @@ def test_policy_allows_its_own_style_and_script_alone():
     assert policy.split("; ") == [
         "default-src 'none'",
         f"style-src '{digest(style)}'",
+        "img-src data:",
         f"script-src '{digest(script)}'",
         "base-uri 'none'",
         "form-action 'none'",
@@ -78,10 +82,11 @@ def test_asks_for_nothing():
     names = [tag for tag, _ in tags]
     assert names.count("script") == names.count("style") == 1
     assert not {"img", "link", "iframe", "base", "form", "object"} & {*names}
-    for _, attributes in tags:
+    for tag, attributes in tags:
         assert not {"src", "style", "srcset", "background"} & {*attributes}
         assert not [name for name in attributes if name.startswith("on")]
-        assert attributes.get("href", "#").startswith("#")
+        held = "data:image/png;base64," if tag == "image" else "#"
+        assert attributes.get("href", held).startswith(held)
 
 
 def test_words_are_escaped():
@@ -103,6 +108,76 @@ def test_map_holds_the_numbers():
     assert (found - story.map).abs().max() <= 0.0005 + 1e-6
 
 
+def read_png(url):
+    """The pixels of a PNG as (height, width, 4): color and opacity."""
+    image = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGBA")
+    return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(
+        image.height, image.width, 4
+    )
+
+
+def test_pictures_hold_the_matrices():
+    story = make()
+    urls = re.findall(r'href="(data:image/png[^"]*)"', page([story]))
+    found = story.matrices
+    shared = scale_end([found.WQ, found.WK, found.WV])
+    for url, numbers, given, end in zip(
+        urls,
+        (found.WQ, found.WK, found.WV, found.WO),
+        [story.x] * 3 + [story.gated],
+        [shared] * 3 + [scale_end([found.WO])],
+        strict=True,
+    ):
+        pixels = read_png(url)
+        numbers = numbers[given.abs().argsort(descending=True)]
+        assert pixels.shape == (*numbers.shape, 4)
+        assert torch.equal(pixels[..., 2] > pixels[..., 0], numbers / end * 127 > -0.5)  # blue
+        shown = pixels[..., 3] / 255 * numbers.sign() * end
+        assert (shown - numbers.clamp(-end, end)).abs().max() <= end / 127
+
+
+def test_numbers_of_a_matrix_that_are_not_finite():
+    story = make()
+    broken = dataclasses.replace(story.matrices, WK=torch.full((53, 17), math.nan))
+    text = page([dataclasses.replace(story, matrices=broken)])
+    _, WK, *_ = re.findall(r'href="(data:image/png[^"]*)"', text)
+    assert read_png(WK).unique(dim=0).unique(dim=1).tolist() == [[[128, 128, 128, 255]]]
+
+
+def test_large_matrices_are_drawn_in_blocks_that_are_said():
+    text = page([make(x=torch.randn(1031))])
+    assert "each cell: of 3 x 1 numbers the one of the largest size" in text  # WQ, WK, WV
+    assert "each cell: of 1 x 3 numbers" in text  # WO
+    assert read_png(re.findall(r'href="(data:[^"]*)"', text)[0]).shape == (344, 17, 4)
+    assert "each cell" not in page([make()])
+
+
+def test_the_sum_of_the_marked_column():
+    story = make()
+    text = page([story])
+    column = int(story.q.abs().argmax())
+    says = f"Column {column} of WQ is marked: x times this column and its bias added gives q["
+    assert f"<p class=says>{says}" in text
+    sums = re.findall(r"<td>= (-?[0-9.]+)", text.partition(says)[2].partition("</table>")[0])
+    *parts, total = map(float, sums)
+    assert sum(parts) == pytest.approx(total, abs=1e-9)
+    assert total == pytest.approx(story.q[column].item(), abs=0.006)
+    assert f'<rect class=frame x="{column}" width="1" height="53"/>' in text
+    assert f'<rect class=lit x="{column}" width="1" height="200"/>' in text
+
+
+def test_all_is_said_in_chinese():
+    story = make(["一"] * 17, token=3, causal=True, n_kv_head=1)
+    text = page([story, make(["一"] * 503, proof=Proof(0.5, 2.3, 4.1e-6, 11))], "zh")
+    assert '<html lang="zh">' in text
+    shown = re.sub(r"<(style|script)>.*?</\1>|<[^>]*>|&\w+;", " ", text, flags=re.DOTALL)
+    labels = " ".join(re.findall(r'aria-label="([^"]*)"', text))
+    names = {"tiny", "model", "token", "query", "value", "softmax", "context", "share", "sqrt"}
+    names |= {"score", "weight", "ausal", "wqkv", "query", "value"}
+    assert {*re.findall(r"[a-z]{4,}", shown + labels)} <= names
+    assert "证明成立" in shown and "证明失败" in shown
+
+
 def test_tables_hold_the_numbers():
     story = make(causal=True)
     text = page([story])
@@ -111,7 +186,7 @@ def test_tables_hold_the_numbers():
         assert re.search(rf"{cells}<td>{story.scores[j]:.2f}<", text)
         assert re.search(rf"{cells}<td>{display.weight(story.weights[j].item())}<", text)
     assert text.count("<td>hidden<td>") == 3
-    assert "Hidden, no score: <bdi>was</bdi> <bdi>tired</bdi> <bdi>[SEP]</bdi></p>" in text
+    assert "hidden, no score: <bdi>was</bdi> <bdi>tired</bdi> <bdi>[SEP]</bdi></p>" in text
 
 
 def test_empty_cells_are_exact_zeros():
@@ -127,16 +202,16 @@ def test_long_text_is_cut_and_says_so():
     story = make([f"w{i}" for i in range(503)], token=211)
     text = page([story])
     assert len(text.encode()) < 300_000
-    assert "Words 83 to 338 of 0 to 502." in text
-    assert "Words 179 to 242 of 0 to 502." in text
-    assert "The 12 best of 503 words." in text
+    assert "words 83 to 338 of 0 to 502<" in text
+    assert "words 179 to 242 of 0 to 502<" in text
+    assert "the 12 best of 503 words<" in text
     assert f"<h2><bdi>{story.sentence[:197]}...</bdi></h2>" in text
-    assert "And 491 more words share 0." in text
+    assert "and 491 more words share 0." in text
     assert Parts(text).rows[0] == ["", *(f"w{i}" for i in range(179, 243))]
 
 
 def test_one_more_word_and_many_hidden():
-    assert "And 1 more word has 0.00" in page([make([f"w{i}" for i in range(13)])])
+    assert "and 1 more word has 0.00" in page([make([f"w{i}" for i in range(13)])])
     assert "</bdi> and 3 more</p>" in page([make(["x"] * 17, token=1, causal=True)])
 
 

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -250,4 +251,34 @@ def test_what_the_model_cannot_read_in_chinese():
         "tiny 不认识：文本的 17 个词元中有 3 个（动物）。不论输入的是什么，它都读成同一个词元。"
         "只是字符的一部分：文本的 17 个词元中有 5 个，因为 tiny 的词表里没有整个字符。"
         f"能读 100 种语言的模型：{READS_MOST}。"
+    )
+
+
+def between(**steps):
+    return {"matrices": replace(make().matrices, **steps)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "step", "holds"),
+    [
+        ({"softcap": 50.0}, 3, "= 50 tanh(q . k / sqrt(17) / 50) = "),
+        ({"softcap": 50.0, "position": "ALiBi(n_head=3)"}, 3, "/ sqrt(17) / 50) + ALiBi"),
+        ({"position": "RoPE(theta=10000.0)", **between(to_q=("RoPE",), to_k=("RoPE",))}, 1,
+         "has one),  then RoPE turns q and k by their positions"),
+        (between(to_q=("norm", "RoPE"), to_k=("norm",), to_v=("clip",)), 1,
+         ",  then q through a norm, RoPE,  then k through a norm,  then v through clipping"),
+        (between(to_context=("gate",)), 6, "share = (context x gate) WO,"),
+        ({"layer": 0}, 0, ""),
+    ],
+)  # fmt: skip
+def test_formulas_of_layers_that_do_more(changes, step, holds):
+    assert holds in steps.tell(make(**changes))[step].formula
+    assert (
+        steps.tell(make())[step].formula != steps.tell(make(**changes))[step].formula or not holds
+    )
+
+
+def test_the_first_layer_holds_the_position_too():
+    assert (
+        "from the word's position: nothing of the other" in steps.tell(make(layer=0))[0].sentence2
     )

@@ -37,6 +37,7 @@ def test_policy_allows_its_own_style_alone():
     assert [part.strip() for part in policy.split(";")] == [
         "default-src 'none'",
         f"style-src '{digest(style)}'",
+        "img-src data:",
         "base-uri 'none'",
         "form-action 'none'",
     ]

@@ -1,7 +1,10 @@
 import io
 import math
+import re
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,12 +15,14 @@ from tests.unit.draw.stories import make
 from wqkv.draw.steps import cannot_read
 from wqkv.draw.terminal import see
 from wqkv.maps.proof import Proof
+from wqkv.sentences import LANGUAGES
+from wqkv.study.one_token import SourceText
 from wqkv.study.tokens import Unread
 
 
-def drawn(story, width=80, encoding="utf-8", **console):
+def drawn(story, width=80, encoding="utf-8", lang="en", **console):
     file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-    see(story, Console(file=file, width=width, **console))
+    see(story, Console(file=file, width=width, **console), lang)
     file.flush()
     return file.buffer.getvalue().decode(encoding)
 
@@ -27,8 +32,9 @@ CJK = ("[CLS]", "猫が", "通りを", "[/red]", "a\nb", "[bold]", "渡ら", "�
 
 @pytest.mark.parametrize("width", [5, 13, 40, 80, 120, 211])
 @pytest.mark.parametrize("words", [CJK, ["x" * 300, *"bcdefgh"], [f"w{i}" for i in range(503)]])
-def test_fits_the_width(width, words):
-    lines = drawn(make(words), width).splitlines()
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_fits_the_width(width, words, lang):
+    lines = drawn(make(words), width, lang=lang).splitlines()
     assert max(cell_len(line) for line in lines) <= max(width, 15)
     assert all(line == line.rstrip() for line in lines)
 
@@ -45,10 +51,8 @@ def test_shows_the_numbers_in_order():
 
 def test_bars_carry_sign_and_size_without_color():
     x = torch.tensor([8.0, 4.0, 1.0, 0.0, -1.0, -4.0, -8.0])
-    above, below = (
-        line[33:]
-        for line in drawn(make(x=x, d_model=7)).splitlines()
-        if line[3:7] in ("x   ", "7 nu")
+    above, below, *_ = (
+        line[33:] for line in drawn(make(x=x)).splitlines() if line[3:7] in ("x   ", "7 nu")
     )
     assert above == "██▄▄▁▁"
     assert below == "        ▔▔▀▀██"
@@ -56,7 +60,7 @@ def test_bars_carry_sign_and_size_without_color():
 
 def test_numbers_that_are_not_finite():
     x = torch.tensor([1.0, math.nan, -1.0])
-    assert "██??" in drawn(make(x=x, d_model=3))
+    assert "██??" in drawn(make(x=x))
     assert "nan" in drawn(make(weights=torch.full((11,), math.nan)))
 
 
@@ -72,7 +76,7 @@ def test_long_text_is_cut_and_says_so():
     assert f"and 491 more words share {rest:.3f}" in text
     assert ">w211<" in text
     assert " of 0 to 502)" in text
-    assert len(text.splitlines()) < 80
+    assert len(text.splitlines()) < 120
 
 
 def test_one_more_word():
@@ -143,3 +147,156 @@ def test_says_what_the_model_cannot_read():
     assert lines[1] == told
     assert drawn(make(), 300).splitlines() == [line for line in lines if line != told]
     assert r"(\u52a8\u7269)" in drawn(story, 300, "ascii")
+
+
+# The matrices
+
+
+def known():
+    """A story whose WQ is known: five rows, of which the third multiplies the largest number."""
+    WQ = torch.tensor([[0.01] * 3, [0.02] * 3, [1.0, -1.0, 0.2], [-0.5, 0.5, 0.0], [0.03] * 3])
+    x = torch.tensor([1.0, 0.0, -8.0, 2.0, 0.5])
+    story = make(x=x)
+    small = {name: getattr(story.matrices, name) / 1000 for name in ("WK", "WV")}
+    matrices = replace(story.matrices, WQ=WQ, bQ=torch.tensor([0.25, 0.5, 1.0]), **small)
+    return replace(story, matrices=matrices)
+
+
+def picture(text):
+    """The lines of the first picture below the mark."""
+    lines = text.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.strip() in ("▼", "v"))
+    return lines[at + 1 :]
+
+
+def test_a_matrix_is_signs_and_sizes_in_the_order_of_what_it_multiplies():
+    rows = [line[3:15].split() for line in picture(drawn(known()))[:5]]
+    assert rows == [
+        ["-8.00", "#=+"],
+        ["2.00", "=#."],
+        ["1.00", "..."],
+        ["0.50", "..."],
+        ["0.00", "..."],
+    ]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_the_marked_column_makes_the_largest_number(encoding):
+    lines = drawn(known(), encoding=encoding).splitlines()
+    at = next(i for i, line in enumerate(lines) if line.strip() in ("▼", "v"))
+    assert lines[at] == " " * 13 + ("v" if encoding == "ascii" else "▼")  # q = (-8.7, 9.5, -0.6)
+    says = "   Column 1 of WQ is marked: x times this column and its bias added gives q[1]."
+    told = lines[lines.index(says) + 1 :]
+    assert [line.split(" = ") for line in told[:6]] == [
+        ["   x[2] -8 x -1     ", "8.00"],
+        ["   x[3] 2 x 0.5     ", "1.00"],
+        ["   x[4] 0.5 x 0.03  ", "0.01"],
+        ["   the other 2 terms", "0.01"],
+        ["   bias             ", "0.50"],
+        ["   q[1]             ", "9.52"],
+    ]
+
+
+def test_with_colors_a_character_is_two_numbers():
+    terminal = {"force_terminal": True, "color_system": "truecolor", "no_color": False}
+    text = drawn(known(), _environ={}, **terminal)
+    blue, orange = "67;147;230", "232;134;46"
+    first, *_ = picture(text)
+    assert first.count("▀") == 1 + 3 + 17 + 13
+    # x is -8 above 2, and the first column of WQ 1 above -0.5: half way from gray to orange.
+    x, column = re.findall(r"38;2;([\d;]+);48;2;([\d;]+)m▀", first)[:2]
+    assert x[0] == orange and column == (blue, "175;126;82")
+
+
+def test_blocks_of_columns_say_so():
+    said = "each cell: of 1 x 3 numbers the one of the largest size"
+    assert said in " ".join(drawn(make(), 40).split())
+    assert "each cell" not in drawn(make(), 120)
+
+
+def test_numbers_of_a_matrix_that_are_not_finite():
+    story = make()
+    broken = replace(story.matrices, WQ=torch.full((53, 17), math.nan))
+    assert "?" * 17 in drawn(replace(story, matrices=broken))
+    assert "nan" in drawn(replace(story, matrices=broken))
+
+
+def test_what_comes_between_a_product_and_q_is_said():
+    story = make()
+    turned = replace(story.matrices, to_q=("norm", "RoPE"))
+    assert "q then goes through a norm, RoPE." in drawn(replace(story, matrices=turned), 120)
+    assert "then goes through" not in drawn(story, 120)
+
+
+def test_two_texts_have_two_pictures():
+    y = torch.randn(53)
+    source = SourceText(("ein", "Tier"), (False, False), 1, y)
+    text = drawn(make(source=source, scores=torch.zeros(2), weights=torch.full((2,), 0.5)))
+    names = [line.split() for line in text.splitlines() if "53 x 17" in line]
+    assert names == [
+        ["x", "WQ", "53", "x", "17"],
+        [*"y", "WK", *["53", "x", "17"], "WV", *["53", "x", "13"]],
+    ]
+    assert "Column" in text and " of WK is marked: y times" in text
+
+
+def test_heads_without_matrices_of_their_own():
+    text = drawn(make(matrices=None), 120)
+    assert "The heads of this model do not have one WQ, WK, WV and WO each" in text
+    assert "▼" not in text
+
+
+# Languages
+
+NOT_ENGLISH = re.compile(r"[a-z]{4,}")
+
+
+def test_all_is_said_in_chinese():
+    text = drawn(make(["一"] * 17, token=3, causal=True, n_kv_head=1), 300, lang="zh")
+    text += drawn(make(["一"] * 17, proof=Proof(0.5, 2.3, 4.1e-6, 11)), 300, lang="zh")
+    names = {
+        "tiny",
+        "model",
+        "token",
+        "query",
+        "value",
+        "softmax",
+        "context",
+        "share",
+        "score",
+        "weight",
+        "sqrt",
+        "Causal",
+        "ausal",
+    }
+    assert "证明成立" in text and "证明失败" in text
+    assert {*NOT_ENGLISH.findall(text)} <= names
+
+
+@pytest.mark.parametrize(
+    ("encoding", "says"), [("ascii", "PROOF"), ("cp437", "PROOF"), ("gbk", "证明")]
+)
+def test_a_terminal_without_chinese_characters_gets_english(encoding, says):
+    assert f"\n{says}" in drawn(make(), encoding=encoding, lang="zh")
+
+
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+@pytest.mark.parametrize("lang", LANGUAGES)
+@pytest.mark.parametrize("color", [False, True])
+def test_snapshots(width, lang, color):
+    """To write them anew, delete the folder, run this test, and look at what has changed."""
+    terminal = (
+        {"force_terminal": True, "color_system": "truecolor", "no_color": False} if color else {}
+    )
+    text = drawn(make(n_kv_head=1), width, lang=lang, _environ={}, **terminal)
+    if color:  # of the colors the pictures of the matrices alone
+        text = text[: text.index("\x1b[1m3  ")]
+    path = SNAPSHOTS / f"see_{lang}_{width}{'_color' if color else ''}.txt"
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        pytest.fail(f"{path.name} is written: look at it")
+    assert text == path.read_text("utf-8")

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 from dataclasses import dataclass
@@ -34,6 +35,30 @@ def test_is_strict_json():
     plain = data.as_json([story])["stories"][0]
     assert plain["x"] == [None, None, 1.0]
     json.dumps(plain, allow_nan=False)
+
+
+def test_one_column_of_each_matrix_gives_one_number():
+    story = make(layer=1)
+    [told] = data.as_json([story])["stories"]
+    vectors = {"x": story.x, "context": story.gated}
+    for name, made in (("WQ", story.q), ("WK", story.k), ("WV", story.v), ("WO", story.share)):
+        one, numbers = told["matrices"][name], getattr(story.matrices, name)
+        assert [one["rows"], one["columns"]] == list(numbers.shape)
+        assert [one["smallest"], one["largest"]] == [numbers.min().item(), numbers.max().item()]
+        column = torch.tensor(one["numbers"])
+        assert torch.equal(column, numbers[:, one["column"]])
+        total = vectors[one["multiplies"]].double() @ column.double() + (one["bias"] or 0)
+        assert one["sum"] == pytest.approx(total.item(), rel=1e-9)
+        assert one["sum"] == pytest.approx(made[one["column"]].item(), rel=1e-4)
+        assert abs(one["sum"]) >= made.abs().max().item() * (1 - 1e-4)
+    turned = dataclasses.replace(story.matrices, to_k=("norm", "RoPE"))
+    [told] = data.as_json([dataclasses.replace(story, matrices=turned)])["stories"]
+    assert (told["matrices"]["WK"]["then"], told["matrices"]["WQ"]["then"]) == (
+        ["norm", "RoPE"],
+        [],
+    )
+    [told] = data.as_json([make(matrices=None)])["stories"]
+    assert told["matrices"] is None
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,49 @@
+"""Numbers as a small PNG: one pixel each, blue where positive, orange where negative."""
+
+from __future__ import annotations
+
+import base64
+import struct
+import zlib
+
+import torch
+from torch import Tensor
+
+from wqkv.maps.display import Color
+
+#: Positive numbers are blue, negative ones orange, on a light and on a dark ground alike.
+BLUE: Color = (67, 147, 230)
+ORANGE: Color = (232, 134, 46)
+#: The color of what is not a number.
+NOT_A_NUMBER: Color = (128, 128, 128)
+#: The palette has this many steps from 0 to the end of the scale, on both sides of 0.
+STEPS = 127
+
+
+def data_url(numbers: Tensor, end: float) -> str:
+    """Return numbers (height, width) as the address of a PNG, which a page holds in itself.
+
+    The nearer to 0, the more the ground is seen through a pixel; its color is full from `end` on.
+
+    >>> data_url(torch.zeros(2, 3), 1.0)[:28]
+    'data:image/png;base64,iVBORw'
+    """
+    levels = (numbers.float() / end).clamp(-1, 1).mul(STEPS).round() + STEPS
+    pixels = torch.where(levels.isnan(), 2 * STEPS + 1, levels).to(torch.uint8)
+    height, width = pixels.shape
+    # Each line begins with the number of its filter, 0 for none.
+    lines = torch.nn.functional.pad(pixels, (1, 0)).flatten().tolist()
+    colors = [*[ORANGE] * STEPS, *[BLUE] * (STEPS + 1), NOT_A_NUMBER]
+    opaque = [*(round(255 * abs(i - STEPS) / STEPS) for i in range(2 * STEPS + 1)), 255]
+    parts = (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)),  # 8 bits of a palette
+        (b"PLTE", bytes(part for color in colors for part in color)),
+        (b"tRNS", bytes(opaque)),
+        (b"IDAT", zlib.compress(bytes(lines), 9)),
+        (b"IEND", b""),
+    )
+    written = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in parts
+    )
+    return f"data:image/png;base64,{base64.b64encode(written).decode()}"
