@@ -7,7 +7,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from wqkv.draw.plots import save_map
+from wqkv.draw.plots import save_story
 from wqkv.errors import ArgumentError
 from wqkv.explorer.api import Api
 from wqkv.explorer.export import export
@@ -55,5 +55,5 @@ def _still(view: View, layer: int, head: int, token: int) -> bytes | None:
     story = replace(story, map=view.map(layer, head)[0, 0])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "map.png"
-        save_map(story, path)
+        save_story(story, path)
         return path.read_bytes()
