@@ -388,6 +388,19 @@ def test_a_matrix_that_does_more_than_its_weight_says(bert):
     assert "`WQ` computes more than its weight says" in str(caught.value.__cause__)
 
 
+class OtherAttention(MultiheadAttention):
+    """A layer whose heads may do more than their matrices say."""
+
+
+def test_a_layer_that_is_not_plain(bert):
+    other = copy.deepcopy(bert.model)
+    other._layers[LAYER] = OtherAttention(D, HEADS, d_k=D_K)
+    says = "The heads of layer 1 of tiny-bert do more than their WQ, WK, WV and WO say"
+    with pytest.raises(ArgumentError, match=says) as caught:
+        of(View(other, bert.reading), "same_matrix")
+    assert "Layer 1 of tiny-bert is a OtherAttention" in str(caught.value.__cause__)
+
+
 def test_values_of_another_size(bert):
     other = copy.deepcopy(bert.model)
     other._layers[LAYER] = MultiheadAttention(D, HEADS, d_k=D_K, d_v=7)
