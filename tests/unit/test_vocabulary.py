@@ -58,7 +58,16 @@ SPEAKS = (
     *(f"src/wqkv/draw/{name}.py" for name in ("html", "plots", "rate", "steps", "terminal")),
     *(
         f"src/wqkv/sentences/{name}.py"
-        for name in ("__init__", "experiments", "heads", "rate", "reading", "seen", "steps")
+        for name in (
+            "__init__",
+            "errors",
+            "experiments",
+            "heads",
+            "rate",
+            "reading",
+            "seen",
+            "steps",
+        )
     ),
     *(f"src/wqkv/commands/{name}.py" for name in ("rate", "see")),
     *(f"src/wqkv/study/{name}.py" for name in ("hit_rate", "known_texts", "one_token")),

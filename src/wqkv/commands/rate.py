@@ -7,9 +7,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wqkv.commands.given import Commands, add_language, check_utf8
+from wqkv.commands.given import Commands, add_language, bad_byte, check_utf8
 from wqkv.commands.progress import bar, spinner
 from wqkv.commands.screen import console, print_json
+from wqkv.sentences import say
+from wqkv.sentences.commands import PROGRESS
+from wqkv.sentences.errors import mistake
 
 if TYPE_CHECKING:
     from wqkv.study.hit_rate import Expectation
@@ -27,6 +30,7 @@ def add(commands: Commands) -> None:
         "example: wqkv rate --data examples/it.jsonl --layer 3 --head 1",
     )
     parser.set_defaults(command=run)
+    add_language(parser)
     arg = parser.add_argument
     arg("texts", nargs="*", metavar="TEXT", help="sentences, each in quotes")
     arg("--from", dest="query", metavar="WORD", help="the word of every TEXT that looks")
@@ -37,7 +41,6 @@ def add(commands: Commands) -> None:
     arg("--head", type=int, metavar="H", help="see --layer")
     arg("--model", metavar="NAME", help="a folder or a hub name (default: the packaged model)")
     arg("--json", action="store_true", help="print JSON, with every weight, instead of the lines")
-    add_language(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -46,15 +49,15 @@ def run(args: argparse.Namespace) -> None:
     expectations = _expectations(args)
     check_utf8("sentence", [one.text for one in expectations])
     if not args.json:
-        need("rich", "show", "The terminal picture")
+        need("rich", "show", mistake("terminal"))
 
     from wqkv.draw.rate import as_json, show
     from wqkv.study.hit_rate import hit_rate
     from wqkv.study.model import open_model
 
-    with spinner() as progress:
+    with spinner(args.lang) as progress:
         model = open_model(args.model, progress)
-    with bar(f"reading with {model.name}", "sentences") as told:
+    with bar(say(PROGRESS["reading"], model=model.name), "sentences", args.lang) as told:
         found = hit_rate(model, expectations, args.layer, args.head, told)
     if args.json:
         print_json(as_json(found))
@@ -69,35 +72,33 @@ def _expectations(args: argparse.Namespace) -> list[Expectation]:
 
     by_hand = bool(args.texts and args.query and args.key)
     if by_hand == (args.data is not None):
-        raise ArgumentError("Pass TEXT with --from and --to, or --data with a .jsonl file.")
+        raise ArgumentError(mistake("rate_of_what"))
     if by_hand:
         return [Expectation(text, args.query, args.key, (*args.among,)) for text in args.texts]
+    file = str(args.data)
     try:
         lines = args.data.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise ArgumentError(f"{str(args.data)!r} is not text in UTF-8: {error}.") from None
+        raise ArgumentError(mistake("file_not_utf8", file=file, **bad_byte(error))) from None
     return [
-        _expectation(f"Line {number} of {str(args.data)!r}", line)
+        _expectation(file, number, line)
         for number, line in enumerate(lines, start=1)
         if line.strip()
     ]
 
 
-def _expectation(where: str, line: str) -> Expectation:
+def _expectation(file: str, number: int, line: str) -> Expectation:
     from wqkv.errors import ArgumentError
     from wqkv.study.hit_rate import Expectation
 
     try:
         found = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ArgumentError(f"{where} is no JSON: {error}.") from None
+    except (ValueError, RecursionError):
+        raise ArgumentError(mistake("line_no_json", file=file, number=number)) from None
     fields = {"text": str, "from": str, "to": str, "among": list}
     given: dict[str, Any] = {"among": []} | found if isinstance(found, dict) else {}  # JSON
     if given.keys() != fields.keys() or not all(
         isinstance(given[name], kind) for name, kind in fields.items()
     ):
-        raise ArgumentError(
-            f'{where} is {line[:80]}.\nGive {{"text": ..., "from": ..., "to": ...}}, and '
-            '"among": [...] if not all words are candidates.'
-        )
+        raise ArgumentError(mistake("line_fields", file=file, number=number, line=line[:80]))
     return Expectation(given["text"], given["from"], given["to"], tuple(map(str, given["among"])))

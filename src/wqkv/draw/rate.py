@@ -8,7 +8,7 @@ from wqkv import __version__
 from wqkv.draw import steps
 from wqkv.draw.to_json import Json, plain
 from wqkv.maps.display import weight
-from wqkv.sentences import in_language
+from wqkv.sentences import say
 from wqkv.sentences.rate import RATE
 from wqkv.study.hit_rate import HitRate, Tried
 
@@ -26,15 +26,16 @@ def show(found: HitRate, console: Console, lang: str = "en") -> None:
 
     from wqkv.draw.terminal import Pen
 
-    pen, say = Pen(console), in_language(RATE, lang)
-    first, *rest = found.report(lang)
-    pen.write(Text(steps.visible(first, pen.encoding), "bold"), indent=0)
+    pen = Pen(console, lang)
+    first, *rest = map(pen.said, found.report())
+    pen.write(Text(first, "bold"), indent=0)
     for line in rest:
         pen.write(Text(line.strip()), indent=2 if line.startswith(" ") else 0)
     pen.write(Text())
-    width = max(cell_len(say[mark]) for mark in ("met", "missed")) + 2
+    marks = {met: pen.said(say(RATE["met" if met else "missed"])) for met in (True, False)}
+    width = max(map(cell_len, marks.values())) + 2
     for one, met in zip(found.tried, found.hit, strict=True):
-        mark = set_cell_size(say["met" if met else "missed"], width)
+        mark = set_cell_size(marks[met], width)
         text = steps.visible(one.expectation.text, pen.encoding)
         pen.write(Text.assemble((mark, "green" if met else "red"), text), indent=0)
         told = steps.visible(_strongest(found, one), pen.encoding)

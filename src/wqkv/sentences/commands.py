@@ -14,6 +14,7 @@ PROGRESS = {
     "layers": ("layers", "层"),
     "steps": ("steps", "步"),
     "answers": ("answers", "个答案"),
+    "sentences": ("sentences", "句"),
     "documents": ("documents", "个文档"),
 }
 

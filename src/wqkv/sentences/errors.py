@@ -64,6 +64,38 @@ GIVEN = {
         'No text was given. Call wqkv why "{example}", or wqkv why - to read standard input.',
         '没有给出文本。请用 wqkv why "{example}"，或用 wqkv why - 从标准输入读取。',
     ),
+    "no_other_text": (
+        "The view of the {part} does not know the text that {model} looks at.\n"
+        'Ask the view of its "cross" attention, which does.',
+        '{part}的视图不知道 {model} 所看的那段文本。\n请改用它的交叉注意力（"cross"）的视图。',
+    ),
+    "nothing_expected": (
+        "There is no expectation.\nPass at least one sentence with two words.",
+        "没有给出预期。\n请至少给出一个句子和其中的两个词。",
+    ),
+    "not_comparable": (
+        "{query!r} in {text!r} is to look at {key!r} more than at others.\n"
+        "  what it can look at: {seen}\n"
+        "Give a word that it can look at, and another one beside it.",
+        "要在 {text!r} 里比较 {query!r} 看 {key!r} 和看别的词的多少。\n"
+        "  它能看到的：{seen}\n"
+        "请给出一个它能看到的词，并且旁边还有别的词。",
+    ),
+    "nothing_seen": ("nothing", "没有"),
+    "rate_of_what": (
+        "Pass TEXT with --from and --to, or --data with a .jsonl file.",
+        "请给出 TEXT 以及 --from 和 --to，或用 --data 给出一个 .jsonl 文件。",
+    ),
+    "line_no_json": (
+        "Line {number} of {file!r} is no JSON.",
+        "{file!r} 的第 {number} 行不是 JSON。",
+    ),
+    "line_fields": (
+        'Line {number} of {file!r} is {line}.\nGive {{"text": ..., "from": ..., "to": ...}}, and '
+        '"among": [...] if not all words are candidates.',
+        '{file!r} 的第 {number} 行是 {line}。\n请写成 {{"text": ..., "from": ..., "to": ...}}；'
+        '如果不是所有词都作候选，再加上 "among": [...]。',
+    ),
     "one_map": (
         "--output holds the map of one sentence, and there are {count}. Pass one sentence, or "
         "--html for a page of all.",

@@ -15,12 +15,12 @@ RATE = {
     "before": ("the word {steps} places before", "往前数第 {steps} 个词"),
     "after": ("the word {steps} places after", "往后数第 {steps} 个词"),
     "rule": (
-        "{rule}: {hits} of {n}; the head picks the same in {agrees}",
-        "{rule}：{n} 句中符合 {hits} 句；这个头有 {agrees} 句与它选得一样",
+        "  {rule}: {hits} of {n}; the head picks the same in {agrees}",
+        "  {rule}：{n} 句中符合 {hits} 句；这个头有 {agrees} 句与它选得一样",
     ),
     "chance": (
-        "a candidate at random: {hits:.1f} of {n}",
-        "随机选一个候选词：{n} 句中符合 {hits:.1f} 句",
+        "  a candidate at random: {hits:.1f} of {n}",
+        "  随机选一个候选词：{n} 句中符合 {hits:.1f} 句",
     ),
     "chosen": (
         "This head is the best of {heads} on these very sentences. Chosen on one half of them and"

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from wqkv.doors import door
 from wqkv.errors import ArgumentError
-from wqkv.sentences import in_language
+from wqkv.sentences import Said, say
+from wqkv.sentences.errors import mistake
 from wqkv.sentences.rate import RATE
 from wqkv.study.callbacks import Progress, silent
 from wqkv.study.model import OpenModel
@@ -163,22 +164,17 @@ class HitRate:
     def __repr__(self) -> str:
         return f"HitRate: {self.report()[0]}"
 
-    def report(self, lang: str = "en") -> list[str]:
+    def report(self) -> list[Said]:
         """The rate, what rules reach that need no model, and how the head was chosen, as lines."""
-        say, n = in_language(RATE, lang), len(self.tried)
-        facts = {"model": self.model, "layer": self.layer, "head": self.head, "n": n}
-        hits = say["hits"].format(
-            **facts, hits=sum(self.hit), rate=self.rate, weight=self.mean_weight
-        )
-        lines = [hits, say["without"]]
+        n, head = len(self.tried), {"model": self.model, "layer": self.layer, "head": self.head}
+        facts = {"hits": sum(self.hit), "rate": self.rate, "weight": self.mean_weight}
+        lines = [say(RATE["hits"], n=n, **head, **facts), say(RATE["without"])]
         for rule in self.rules:
-            name = say[rule.name].format(steps=rule.steps)
-            told = say["rule"].format(rule=name, hits=rule.hits, n=n, agrees=rule.agrees)
-            lines.append(f"  {told}")
-        lines.append("  " + say["chance"].format(hits=self.chance * n, n=n))
+            name = say(RATE[rule.name], steps=rule.steps)
+            lines.append(say(RATE["rule"], rule=name, hits=rule.hits, n=n, agrees=rule.agrees))
+        lines.append(say(RATE["chance"], hits=self.chance * n, n=n))
         if self.chosen:
-            held = say["chosen"].format(heads=self.hits.numel(), held=self.held_out, n=n)
-            lines.append(held)
+            lines.append(say(RATE["chosen"], heads=self.hits.numel(), held=self.held_out, n=n))
         return lines
 
 
@@ -214,7 +210,7 @@ def hit_rate(
     [('first', 0, 0), ('nearest', 0, 0), ('before', 2, 1)]
     """
     if not expectations:
-        raise ArgumentError("There is no expectation.\nPass at least one sentence with two words.")
+        raise ArgumentError(mistake("nothing_expected"))
     if (layer is None) != (head is None):
         raise ArgumentError(
             f"`layer` is {layer} and `head` is {head}.\nPass both, or none for the best head."
@@ -254,12 +250,9 @@ def _try(model: OpenModel, expected: Expectation) -> Tried:
     causal = model.layer(0).mask.by_position
     kept = sorted(at for at in found if query not in at and not (causal and at[-1] > query))
     if not 0 < sum(found[at] for at in kept) < len(kept):
-        shown = ", ".join(repr(_typed(text, at)) for at in kept) or "nothing"
-        raise ArgumentError(
-            f"{expected.query!r} in {expected.text!r} is to look at {expected.key!r} more than at "
-            f"others.\n  what it can look at: {shown}\n"
-            "Give a word that it can look at, and another one beside it."
-        )
+        words_seen = ", ".join(repr(_typed(text, at)) for at in kept) or mistake("nothing_seen")
+        facts = {"query": expected.query, "text": expected.text, "key": expected.key}
+        raise ArgumentError(mistake("not_comparable", **facts, seen=words_seen))
     weights = torch.empty(model.sizes.n_layer, model.sizes.n_head, len(kept), device="cpu")
     for layer in range(model.sizes.n_layer):
         ((_, rows),) = view.layer(layer).rows(torch.tensor([query], device="cpu"))

@@ -94,10 +94,7 @@ class ModelPart:
             states = upstream.BaseModelOutput(last_hidden_state=reading.source.final)
             model(encoder_outputs=states, decoder_input_ids=ids, use_cache=False)
         else:
-            raise ArgumentError(
-                f"The view of the {self.part} does not know the text that {self.name} looks at.\n"
-                'Ask the view of its "cross" attention, which does.'
-            )
+            raise ArgumentError(mistake("no_other_text", part=self.part, model=self.name))
 
     @contextmanager
     def after_each_layer(self, then: Callable[[Tensor], None]) -> Iterator[None]:

@@ -66,7 +66,7 @@ def run(capsys, *argv):
     [
         (["see", "the lamp", "--model"], "标出的是 WQ 的第"),
         (["see", "the lamp", "--html", "see.html", "--model"], "已写入 see.html"),
-        (["heads", text(40), "--model"], "一个标签要求超过 0.50 的注意力权重落在那里"),
+        (["heads", text(40), "--model"], "落在那里的注意力权重超过 0.50"),
         (["heads", "--model"], "随机词元，读两遍（随机种子 0）"),
         (["why", text(17), "--by", "head", "--by", "span", "--model"], "这并不证明"),
         (["why", text(7), "--by", "token", "--model"], "各个词元，逐一在所有层和头里"),

@@ -65,12 +65,12 @@ def test_wrong_calls(capsys, argv, message):
 @pytest.mark.parametrize(
     "line, message",
     [
-        (b"{", "Line 1 of 'a.jsonl' is no JSON"),
+        (b"{", "Line 1 of 'a.jsonl' is no JSON."),
         (b"[]", "Line 1 of 'a.jsonl' is []. Give {\"text\""),
         (b'{"text": "a", "from": "b"}', "Line 1 of 'a.jsonl' is {"),
         (b'{"text": "a", "from": "b", "to": 3}', '"to": 3}. Give {"text"'),
         (b'{"text": "a", "from": "b", "to": "c", "also": "d"}', "Give"),
-        (b"\xff", "'a.jsonl' is not text in UTF-8"),
+        (b"\xff", "'a.jsonl' is not text in UTF-8: byte 0xff at 0"),
         (b"\n", "There is no expectation"),
     ],
 )

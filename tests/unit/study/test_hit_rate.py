@@ -6,7 +6,7 @@ import torch
 
 from tests.tiny import tiny_bert, tiny_llama
 from wqkv.errors import ArgumentError, KindError
-from wqkv.sentences import LANGUAGES
+from wqkv.sentences import LANGUAGES, translated
 from wqkv.study.hit_rate import Expectation, HitRate, Tried, hit_rate
 from wqkv.study.view import View
 
@@ -135,12 +135,12 @@ def test_progress_counts_expectations(bert):
 @pytest.mark.parametrize("lang", LANGUAGES)
 def test_report(lang):
     found = rate(made([0.5, 0.2, 0.1]), made([0.5, 0.2, 0.1], right=1), chosen=True)
-    report = found.report(lang)
+    report = [translated(line, lang) for line in found.report()]
     assert len(report) == 7
     assert "0.50" in report[0] and "0.350" in report[0]
     assert all(line.isascii() is (lang == "en") for line in report)
     assert repr(found).startswith("HitRate: tiny, layer 0, head 0: 1 of 2 sentences (0.50)")
-    assert len(rate(made([0.5, 0.2, 0.1])).report(lang)) == 6
+    assert len(rate(made([0.5, 0.2, 0.1])).report()) == 6
 
 
 @pytest.mark.parametrize(
