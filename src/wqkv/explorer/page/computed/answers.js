@@ -73,6 +73,7 @@ function storyAnswer(seen, { layer, head, token, lang = "en" }) {
     k: asNumbers(call.k[kept]),
     v: asNumbers(call.v[kept]),
     context: asNumbers(context),
+    gated: at.tensors.has("gate") ? asNumbers(at.gated(h, i, context)) : null,
     share: asNumbers(at.share(h, i, weights, context)),
     output: asNumbers(at.rows("output")[i]),
     proof: text.proofs[Number(layer)],
@@ -136,7 +137,10 @@ function rowAnswer(seen, { layer, head, i, without, how = "renormalize" }) {
       brings = weights;
     }
   }
-  const context = at.gated(h, token, sumOf(brings, call.v));
+  const trained = sumOf(rowOf(call, token).weights, call.v),
+    sum = sumOf(brings, call.v);
+  const context = at.gated(h, token, sum),
+    difference = at.gated(h, token, sum.map((value, c) => value - trained[c]));
   return {
     sink: call.sink === null ? null : Math.exp(call.sink - lse),
     lse: finite(lse),
@@ -147,6 +151,7 @@ function rowAnswer(seen, { layer, head, i, without, how = "renormalize" }) {
       without === undefined ? `view.row(${place})` : `view.row_without(${place}, ${without}, '${how}')`,
     ),
     weights: asNumbers(weights),
+    changed: without === undefined ? null : at.lengthThroughWO(h, difference),
     effects: Array.from(brings, (weight, j) => weight * at.lengthThroughWO(h, at.gated(h, token, call.v[j]))),
   };
 }

@@ -64,8 +64,13 @@ async function answerTo(key, path, query) {
     const answer = await ask("GET", path, query);
     return answer.job ? finish(answer.job) : answer; // a slow one comes as a job
   }
-  const answer = await answerOf(recorded, path, query, keyOf);
-  if (answer === undefined) throw new Refusal("", "", 410);
+  return fromSaved(path, query);
+}
+
+/** @returns {Promise<any>} */
+async function fromSaved(path, query = {}) {
+  const answer = recorded && (await answerOf(recorded, path, query, keyOf));
+  if (!answer) throw new Refusal("", "", 410);
   return answer;
 }
 
@@ -109,7 +114,7 @@ async function ask(method, path, query = {}, body = undefined) {
  * @returns {Promise<any>}
  */
 export async function work(path, body) {
-  if (recorded) return fromSaved(recorded, `${path} ${JSON.stringify(body)}`, {});
+  if (recorded) return fromSaved(`${path} ${JSON.stringify(body)}`);
   const answer = await ask("POST", path, {}, body);
   return answer.job ? finish(answer.job) : answer;
 }

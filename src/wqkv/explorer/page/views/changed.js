@@ -7,7 +7,7 @@ import { sheet, svgText } from "../parts/picture.js";
 import { scale } from "../parts/ranking.js";
 import { drawThumbnail, topOf } from "../parts/thumbnail.js";
 import { bdi, tokenTag, tokenWithPosition } from "../parts/token.js";
-import { bar, means, signedBars } from "../parts/vector.js";
+import { bar, means, sharesOf, signedBars, topsOf } from "../parts/vector.js";
 import { keyAt, keyCount, keys, opened, size } from "../reading/opened.js";
 import { state } from "../reading/state.js";
 import { lang, t } from "../words/words.js";
@@ -63,13 +63,13 @@ function rowFrame() {
 
 /** @param {ChangedLinkFacts[]} links */
 export function pairedBars(links) {
-  const top = Math.max(...links.flatMap(({ before, after }) => [before ?? 0, after ?? 0]));
+  const tops = topsOf(sharesOf(links.flatMap(({ before, after }) => [before, after])));
   return pairedTable(
     t("cardLinks"),
     links.map(({ key, before, after }) => [
       bdi(keyAt(key), { class: keys().special[key] ? "special" : null }),
       [`${weight(before)} → `, h("b", {}, weight(after))],
-      [bar(before, top, { kind: "was" }), bar(after, top)],
+      [bar(before, tops, "share", { kind: "was" }), bar(after, tops, "share")],
     ]),
   );
 }
@@ -77,10 +77,10 @@ export function pairedBars(links) {
 /** @param {[string, string]} headline */
 export function spreadBars(headline) {
   const values = headline.map(Number),
-    top = Math.max(...values);
+    tops = topsOf(values.map(value => ({ unit: "score", value })));
   return pairedTable(
     t("cardSpread"),
-    values.map((value, i) => [t(`spread_${i}`), headline[i], bar(value, top, { kind: i ? "up" : "was" })]),
+    values.map((value, i) => [t(`spread_${i}`), headline[i], bar(value, tops, "score", { kind: i ? "up" : "was" })]),
   );
 }
 
