@@ -58,10 +58,29 @@ def test_what_is_imported_is_used():
                 assert re.search(rf"(?<!\w)(?<![\w)\]]\.){one}\b(?!:)", body), (name, one)
 
 
+def declared(source: str) -> list[str]:
+    """Every name at the top of a module, and those after a comma: `const a = 1,` and `  b = 2;`."""
+    names = [found for _, found in TOP.findall(source)]
+    goes_on = False  # a declaration of several names
+    for line in source.split("\n"):
+        more = re.match(r"  (\w+)(?: =|,|;)", line)
+        if goes_on and more:
+            names.append(more[1])
+        begins = re.match(r"(?:export )?(?:const|let) ", line)
+        names += re.findall(r", (\w+) = ", line) if begins and line.endswith(";") else []
+        goes_on = line.endswith(",") and bool(begins or (goes_on and more))
+    return names
+
+
+def test_names_after_a_comma():
+    source = "const a = 1,\n  b = 2;\nlet c = 3, d = 4;\nfunction e(f,\n  g) {\n  h = 5,\n}\n"
+    assert sorted(declared(source)) == ["a", "b", "c", "d", "e"]
+
+
 def test_names_are_unique_over_all_modules():
     seen: dict[str, str] = {}
     for name, source in SOURCES.items():
-        for _, found in TOP.findall(source):
+        for found in declared(source):
             assert found not in seen, (found, name, seen.get(found))
             seen[found] = name
 

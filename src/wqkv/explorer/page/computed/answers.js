@@ -17,7 +17,7 @@ import { sumOf } from "./layer.js";
 const RANKED = 64; // so many of the tokens that are looked at most are listed in a story
 
 // JSON has no number for an infinity or NaN.
-const finite = value => (Number.isFinite(value) ? value : null);
+const finiteOrNull = value => (Number.isFinite(value) ? value : null);
 const asNumbers = values => Array.from(values, finite);
 
 /**
@@ -106,9 +106,9 @@ function cellAnswer(seen, { layer, head, i, j }) {
     softcap: call.softcap,
     capped: found.capped,
     bias: found.bias,
-    score: finite(found.score),
+    score: finiteOrNull(found.score),
     sink: call.sink,
-    lse: finite(lse),
+    lse: finiteOrNull(lse),
     weight: weights[j],
     hidden: found.hidden,
     python: says(seen, `view.cell(${layer}, ${head}, ${i}, ${j})`),
@@ -143,7 +143,7 @@ function rowAnswer(seen, { layer, head, i, without, how = "renormalize" }) {
     difference = at.gated(h, token, sum.map((value, c) => value - trained[c]));
   return {
     sink: call.sink === null ? null : Math.exp(call.sink - lse),
-    lse: finite(lse),
+    lse: finiteOrNull(lse),
     output: at.lengthThroughWO(h, context),
     residual: without === undefined ? at.facts.residuals[token] : null,
     python: says(

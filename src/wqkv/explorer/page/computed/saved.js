@@ -7,7 +7,7 @@ import { unpackLayer } from "./layer.js";
 /** @import { LayerNumbers } from "./layer.js" */
 
 /** @type {Map<string, Promise<LayerNumbers>>} */
-const unpacked = new Map(); // by the packed layer
+const unpackedLayers = new Map(); // by the packed layer
 
 /**
  * The answer to an address below api/, such as views/1/row with {layer: 3, head: 1, i: 10}.
@@ -30,8 +30,8 @@ export async function answerOf(page, path, query, keyOf) {
   const saved = page.parts[part],
     packed = saved?.layers[Number(query.layer)];
   if (!packed || !Object.hasOwn(COMPUTED, name)) return undefined;
-  if (!unpacked.has(packed)) unpacked.set(packed, unpackLayer(packed));
-  const layer = await /** @type {Promise<LayerNumbers>} */ (unpacked.get(packed)),
+  if (!unpackedLayers.has(packed)) unpackedLayers.set(packed, unpackLayer(packed));
+  const layer = await /** @type {Promise<LayerNumbers>} */ (unpackedLayers.get(packed)),
     model = /** @type {ServedModel} */ (page.answers.model);
   return COMPUTED[name](
     { model: { ...model, ...(part && model.parts[part]) }, text, layer, python: saved.python },

@@ -61,7 +61,7 @@ export function headRow(shown, point) {
       h("span", { class: "note" }, t("headsOver", { layer })),
       buttons,
       looks.size < n_head &&
-        h("button", { class: "quiet", "data-key": "heads-all", onclick: () => go({ with: "all" }) }, t("allHeads")),
+        h("button", { class: "quiet", "data-key": "heads-all", onclick: () => go({ with: "all" }) }, t("overlayAll")),
       looks.size > 1 &&
         h(
           "button",

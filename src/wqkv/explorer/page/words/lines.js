@@ -46,7 +46,7 @@ export const linesTexts = /** @type {const} */ ({
   windowWhom: ["Words that are looked at:", "被看的词："],
   headsOver: ["Heads of layer {layer}", "第 {layer} 层的头"],
   headName: ["head {head}", "头 {head}"],
-  allHeads: ["All heads", "全部头"],
+  overlayAll: ["All heads", "全部头"],
   oneHead: ["Only head {head}", "只看头 {head}"],
   headsSay: [
     "Click a head to add it or take it off; double-click it, or press Enter, to see it alone.",
