@@ -129,9 +129,24 @@ def _keep_layers(
             layers[layer], done = packed, done + 1
         _, _, part = name.partition(".")
         kept.parts[part] = {"layers": layers, "python": one.python}
-        if left := ", ".join(str(at) for at, layer in enumerate(layers) if layer is None):
+        if left := _runs([at for at, layer in enumerate(layers) if layer is None]):
             which = f"left_layers_{part}" if part else "left_layers"
             kept.left_out.append((which, {"layers": left}))
+
+
+def _runs(numbers: list[int]) -> str:
+    """Rising numbers as a person writes them.
+
+    >>> _runs([0, 1, 2, 5, 7, 8])
+    '0-2, 5, 7-8'
+    """
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def _grids(seen: OpenView) -> Iterator[Asked]:
