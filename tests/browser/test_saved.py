@@ -199,6 +199,18 @@ def test_answers_of_a_trained_model(answer_of, minilm):
     assert wrong == [], "\n".join(wrong[:20])
 
 
+def test_a_long_text_has_its_recorded_answers(answer_of, monkeypatch):
+    """Of a model of two texts too, of which one attention alone is recorded."""
+    monkeypatch.setattr("wqkv.explorer.export.MOST_TOKENS", 5)
+    api = Api(tiny_t5())
+    seen = api.open(READ, nobody, TARGET)
+    saved = record(api, seen, (1, 2, 3), "en", nobody, CAP)
+    at = {"layer": 1, "head": 2}
+    found = answer_of(saved, [("views/1/row", at | {"i": 3}), ("views/1/row", at | {"i": 99})])
+    ask = Parameters({"layer": "1", "head": "2", "i": "3"})
+    assert found == [QUICK["row"](api, seen, ask, nobody), None]
+
+
 # Experiments
 
 

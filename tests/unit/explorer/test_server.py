@@ -551,12 +551,12 @@ def test_what_matters(open_client, seen, llama):
 def test_a_saved_page_has_what_was_asked_of_the_model(client):
     """Each answer stands under what the page would ask: a path, and the body that it would send."""
     view = client.open()
+    effects = {"layer": 1, "head": 4, "q0": 3, "q1": 9, "k0": 0, "k1": 7}
+    effects |= {"answer": "lamp", "how": "zero"}
     asked = {
         "choices?at=9": client.finished(f"views/{view}/choices", at=9),
         "effects?answer=lamp&head=4&how=zero&k0=0&k1=7&layer=1&q0=3&q1=9": client.finished(
-            f"views/{view}/effects",
-            **{"layer": 1, "head": 4, "q0": 3, "q1": 9, "k0": 0, "k1": 7},
-            **{"answer": "lamp", "how": "zero"},
+            f"views/{view}/effects", **effects
         ),
     }
     for name, body in (
