@@ -116,7 +116,7 @@ def _keep_layers(
     """The layers of every attention of the model, those that are near to the open one first."""
     total, done = sum(one.view.model.sizes.n_layer for one in views.values()), 0
     for name, one in views.items():
-        for asked in _grids(one):
+        for asked in _not_computed(one):
             answer = _answer(api, one, asked, partial(_still, progress, done, total))
             kept.add(_address(name, asked), answer)
         count = one.view.model.sizes.n_layer
@@ -149,8 +149,8 @@ def _runs(numbers: list[int]) -> str:
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
-def _grids(seen: OpenView) -> Iterator[Asked]:
-    """One number of every head: one for each of the statistics, and the labels in each language."""
+def _not_computed(seen: OpenView) -> Iterator[Asked]:
+    """The answers that page/computed does not have: one number of every head, and the labels."""
     for statistic in seen.view.statistics:
         if statistic == "label":
             for lang in LANGUAGES:
