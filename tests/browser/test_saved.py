@@ -1,6 +1,7 @@
 """A saved page computes its answers: each beside Python's, and the page from a file and in a frame.
 
-Sums are float32 in Python and float64 in JavaScript, of the same float32 numbers: RTOL and ATOL.
+Sums are float32 in Python and float64 in JavaScript, of the same float32 numbers; so the answers
+differ by what float32 rounds: RTOL and ATOL.
 """
 
 from html import escape
@@ -8,7 +9,7 @@ from itertools import product
 from urllib.parse import quote
 
 import pytest
-from transformers import Gemma2Config, GptOssConfig
+from transformers import AfmoeConfig, Gemma2Config, GptOssConfig
 
 from tests.browser.conftest import HEAD, HERE, IT, LAYER, TIRED, go, settled
 from tests.tiny import (
@@ -34,9 +35,10 @@ from wqkv.study.model import OpenModel
 from wqkv.study.one_token import ClearLink
 from wqkv.study.view import View, block_means
 
-#: Measured: 1.5e-6 of a number, over all answers of all models below.
+#: Of a trained model.
 RTOL, ATOL = 1e-5, 2e-6
-#: Of the experiments, whose scores are larger: without a scale they are sqrt(d_k) times as large.
+#: Where scores are larger, of whose last digits a float32 weight is off: in the tiny models, and
+#: in the experiments, of which one leaves out the scale.
 LARGER = 1e-5
 #: What `computed/answers.js` answers, with what else is asked; {i} and {j} are tokens.
 ASKED = (
@@ -81,8 +83,19 @@ def gpt_oss() -> OpenModel:
     return OpenModel(fill(of_config(config)), tokenizer(), "tiny-oss")
 
 
+def afmoe() -> OpenModel:
+    """A gate of every channel, norms of q and k, and RoPE in one layer of two."""
+    config = AfmoeConfig(
+        vocab_size=61, hidden_size=44, intermediate_size=52, num_hidden_layers=2, head_dim=14,
+        num_attention_heads=6, num_key_value_heads=2, sliding_window=3, pad_token_id=0,
+        num_dense_layers=2, layer_types=["sliding_attention", "full_attention"],
+    )  # fmt: skip
+    return OpenModel(of_config(config), tokenizer(), "tiny-afmoe")
+
+
 #: How to make a model, what it reads, and what it writes.
 MODELS = {
+    "afmoe": (afmoe, text(11), None),
     "llama": (tiny_llama, text(12), None),
     "gemma": (gemma, text(11), None),
     "gpt-oss": (gpt_oss, text(11), None),
@@ -139,7 +152,7 @@ def in_order(answer):
     return answer
 
 
-def compared(answer_of, api: Api, seen: OpenView, heads, pairs) -> list[str]:
+def compared(answer_of, api: Api, seen: OpenView, heads, pairs, atol: float) -> list[str]:
     """What a saved page would answer otherwise than the server."""
     saved, asked, wanted = record(api, seen, (0, 0, 0), "en", nobody, CAP), [], []
     for name, one in (seen.parts or {"": seen}).items():
@@ -156,12 +169,16 @@ def compared(answer_of, api: Api, seen: OpenView, heads, pairs) -> list[str]:
             query |= {"layer": layer, "head": head}
             asked.append((f"{address}/{kind}", query))
             ask = Parameters({k: str(v) for k, v in query.items()})
-            wanted.append((QUICK | SLOW)[kind](api, one, ask, nobody))
+            try:
+                wanted.append((QUICK | SLOW)[kind](api, one, ask, nobody))
+            except ArgumentError as error:  # no contribution is a product of its weight
+                assert "has a gate" in str(error)
+                wanted.append(None)
     found = answer_of(saved, asked)
     return [
         f"{path} {query}{say}"
         for (path, query), a, b in zip(asked, found, wanted, strict=True)
-        for say in off(in_order(a), in_order(b))
+        for say in off(in_order(a), in_order(b), atol=atol)
     ]
 
 
@@ -170,7 +187,7 @@ def test_answers_are_pythons(answer_of, name):
     make, given, target = MODELS[name]
     api = Api(make())
     seen = api.open(given, nobody, target)
-    wrong = compared(answer_of, api, seen, [(0, 0), (1, -1)], [(0, 0), (7, 2), (5, 5)])
+    wrong = compared(answer_of, api, seen, [(0, 1), (1, -2)], [(0, 0), (7, 2), (5, 5)], LARGER)
     assert wrong == [], "\n".join(wrong[:20])
 
 
@@ -178,8 +195,20 @@ def test_answers_of_a_trained_model(answer_of, minilm):
     api = Api(minilm)
     seen = api.open(TIRED, nobody)
     heads = [(layer, (5 * layer + 1) % 12) for layer in range(6)]
-    wrong = compared(answer_of, api, seen, heads, [(10, 2), (0, 15), (15, 0)])
+    wrong = compared(answer_of, api, seen, heads, [(10, 2), (0, 15), (15, 0)], ATOL)
     assert wrong == [], "\n".join(wrong[:20])
+
+
+def test_a_long_text_has_its_recorded_answers(answer_of, monkeypatch):
+    """Of a model of two texts too, of which one attention alone is recorded."""
+    monkeypatch.setattr("wqkv.explorer.export.MOST_TOKENS", 5)
+    api = Api(tiny_t5())
+    seen = api.open(READ, nobody, TARGET)
+    saved = record(api, seen, (1, 2, 3), "en", nobody, CAP)
+    at = {"layer": 1, "head": 2}
+    found = answer_of(saved, [("views/1/row", at | {"i": 3}), ("views/1/row", at | {"i": 99})])
+    ask = Parameters({"layer": "1", "head": "2", "i": "3"})
+    assert found == [QUICK["row"](api, seen, ask, nobody), None]
 
 
 # Experiments
@@ -255,7 +284,7 @@ def test_experiments_are_pythons(experiments_of, name):
     make, given, target = MODELS[name]
     views = make().views(given, target)
     for part, view in views.items():
-        wrong, count = experiments_off(experiments_of, view, [(1, -1)], [7, 3])
+        wrong, count = experiments_off(experiments_of, view, [(1, -2)], [7, 3])
         assert wrong == [], part + "\n".join(wrong[:20])
         assert count >= 14, part  # seven that every model answers
 

@@ -121,7 +121,7 @@ def _keep_layers(
     """The layers of every attention of the model, those that are near to the open one first."""
     total, done = sum(one.view.model.sizes.n_layer for one in views.values()), 0
     for name, one in views.items():
-        for asked in _grids(one):
+        for asked in _not_computed(one):
             answer = _answer(api, one, asked, partial(_still, progress, done, total))
             kept.add(_address(name, asked), answer)
         count = one.view.model.sizes.n_layer
@@ -134,13 +134,28 @@ def _keep_layers(
             layers[layer], done = packed, done + 1
         _, _, part = name.partition(".")
         kept.parts[part] = {"layers": layers, "python": one.python}
-        if left := ", ".join(str(at) for at, layer in enumerate(layers) if layer is None):
+        if left := _runs([at for at, layer in enumerate(layers) if layer is None]):
             which = f"left_layers_{part}" if part else "left_layers"
             kept.left_out.append((which, {"layers": left}))
 
 
-def _grids(seen: OpenView) -> Iterator[Asked]:
-    """One number of every head: one for each of the statistics, and the labels in each language."""
+def _runs(numbers: list[int]) -> str:
+    """Rising numbers as a person writes them.
+
+    >>> _runs([0, 1, 2, 5, 7, 8])
+    '0-2, 5, 7-8'
+    """
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+def _not_computed(seen: OpenView) -> Iterator[Asked]:
+    """The answers that page/computed does not have: one number of every head, and the labels."""
     for statistic in seen.view.statistics:
         if statistic == "label":
             for lang in LANGUAGES:

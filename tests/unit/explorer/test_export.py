@@ -81,7 +81,7 @@ def test_the_layers_near_the_open_one_are_kept_first(api):
     room = size - len(layers[0]) - len(layers[1]) // 2
     made = record(api, seen, (3, 0, 0), "en", nobody, room)
     assert made["parts"][""]["layers"] == [None, None, *layers[2:]]
-    assert made["left_out"] == {"en": ["layers 0, 1"], "zh": ["第 0, 1 层"]}
+    assert made["left_out"] == {"en": ["layers 0-1"], "zh": ["第 0-1 层"]}
     none = record(api, seen, (3, 0, 0), "en", nobody, 0)
     assert none["parts"][""]["layers"] == [None] * 5
     assert none["answers"].keys() == {"model", "views/1"}
@@ -101,8 +101,8 @@ def test_all_attentions_of_two_texts(api):
     assert all(all(one["layers"]) for one in parts.values())
     assert "views/1.decoder/grid?statistic=entropy" in answers
     none = record(api, seen, (0, 0, 0), "zh", nobody, 0)
-    assert "编码器第 0, 1, 2 层" in none["left_out"]["zh"]
-    assert "layers 0, 1 of cross-attention" in none["left_out"]["en"]
+    assert "编码器第 0-2 层" in none["left_out"]["zh"]
+    assert "layers 0-1 of cross-attention" in none["left_out"]["en"]
 
 
 def test_what_was_asked_of_the_model_is_recorded(api):

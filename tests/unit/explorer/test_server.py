@@ -575,6 +575,36 @@ def test_what_matters(open_client, seen, llama):
     assert near(groups["groups"], plain(theirs.groups["head"]))
 
 
+def test_a_saved_page_has_what_was_asked_of_the_model(client):
+    """Each answer stands under what the page would ask: a path, and the body that it would send."""
+    view = client.open()
+    effects = {"layer": 1, "head": 4, "q0": 3, "q1": 9, "k0": 0, "k1": 7}
+    effects |= {"answer": "lamp", "how": "zero"}
+    asked = {
+        "choices?at=9": client.finished(f"views/{view}/choices", at=9),
+        "effects?answer=lamp&head=4&how=zero&k0=0&k1=7&layer=1&q0=3&q1=9": client.finished(
+            f"views/{view}/effects", **effects
+        ),
+    }
+    for name, body in (
+        ("why", {"answer": "lamp", "at": 9, "how": "zero"}),
+        ("groups", {"answer": "lamp", "by": "token"}),
+        ("whatif", {"off": [[1, 4]], "edits": []}),
+    ):
+        as_sent = json.dumps(body, separators=(",", ":"))
+        asked[f"{name} {as_sent}"] = client.work(f"views/{view}/{name}", body)["result"]
+    edits = {"off": [], "edits": [{"token": 2, "text": "sea"}]}
+    client.work(f"views/{view}/whatif", edits)  # its text is not in the saved page
+    page = client.get(f"{ROOT}api/views/{view}/export?layer=0&head=0&token=3").text
+    (found,) = re.findall(r'<script type="application/json" id="recorded">(.*?)</script>', page)
+    answers = json.loads(found)["answers"]
+    for key, answer in asked.items():
+        assert answers[f"views/1/{key}"] == answer
+    kinds = {key.partition("/1/")[2].partition("?")[0].partition(" ")[0] for key in answers}
+    assert kinds == {"", "grid", "choices", "effects", "why", "groups", "whatif"}
+    assert sum(" " in key for key in answers) == 3
+
+
 def test_effects_of_a_question_are_kept(llama, monkeypatch):
     made = []
     monkeypatch.setattr(

@@ -23,12 +23,12 @@ export async function answerOf(page, path, query, keyOf) {
     name = rest.join("/"), // what was posted has its question behind it
     text = /** @type {ViewAnswer | undefined} */ (page.answers[`views/${view}`]),
     part = text?.part ?? "";
+  const saved = page.parts[part];
   // Of a text with several attentions, views/1 is one of those that have a name.
-  const place = name && part ? `views/${view.split(".")[0]}.${part}/${name}` : path;
+  const place = name && part && saved ? `views/${view.split(".")[0]}.${part}/${name}` : path;
   const found = page.answers[keyOf(place, query)];
   if (found !== undefined || !name || !text) return found;
-  const saved = page.parts[part],
-    packed = saved?.layers[Number(query.layer)];
+  const packed = saved?.layers[Number(query.layer)];
   if (!packed || !Object.hasOwn(COMPUTED, name)) return undefined;
   if (!unpackedLayers.has(packed)) unpackedLayers.set(packed, unpackLayer(packed));
   const layer = await /** @type {Promise<LayerNumbers>} */ (unpackedLayers.get(packed)),
