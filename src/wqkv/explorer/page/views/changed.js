@@ -125,7 +125,7 @@ export function outputBars(outputs) {
 
 const PICTURE_SIDE = 520;
 const MAP_SIDE = 230;
-const PICTURE_EDGE = 12;
+const CARD_EDGE = 12;
 
 /**
  * @param {{ question: string, change: string }} asked
@@ -141,14 +141,14 @@ export function cardPicture({ question, change }, made, maps) {
     question,
     PICTURE_SIDE,
     end + 50,
-    svgText(change, PICTURE_EDGE, 46, "start", "--soft"),
-    svgText(made.cards[lang()].headline, PICTURE_EDGE, 78, "start", "--soft"),
-    svg("text", { x: PICTURE_EDGE, y: 112, "font-size": 28, "font-weight": 600, fill: currentColor("--ink") }, made.headline.join(" → ")),
-    maps && [maps.before, maps.after].map((values, i) => mapSquares(values, topOfBoth(maps), PICTURE_EDGE + i * (MAP_SIDE + 20), 174, t(i ? "changed" : "trained"))),
-    svgText(made.shows === "outputs" ? outputTitle(made.outputs) : t(made.shows === "numbers" ? "cardSpread" : "cardLinks"), PICTURE_EDGE, y - 12, "start", "--soft"),
+    svgText(change, CARD_EDGE, 46, "start", "--soft"),
+    svgText(made.cards[lang()].headline, CARD_EDGE, 78, "start", "--soft"),
+    svg("text", { x: CARD_EDGE, y: 112, "font-size": 28, "font-weight": 600, fill: currentColor("--ink") }, made.headline.join(" → ")),
+    maps && [maps.before, maps.after].map((values, i) => mapSquares(values, topOfBoth(maps), CARD_EDGE + i * (MAP_SIDE + 20), 174, t(i ? "changed" : "trained"))),
+    svgText(made.shows === "outputs" ? outputTitle(made.outputs) : t(made.shows === "numbers" ? "cardSpread" : "cardLinks"), CARD_EDGE, y - 12, "start", "--soft"),
     lines.parts,
-    svgText(`${opened.model.name} · ${t("atBoth", { layer, head })} · ${tokenWithPosition(token)}`, PICTURE_EDGE, end + 20, "start", "--soft"),
-    svgText(excerpt(opened.text.text), PICTURE_EDGE, end + 38, "start", "--soft"),
+    svgText(`${opened.model.name} · ${t("atBoth", { layer, head })} · ${tokenWithPosition(token)}`, CARD_EDGE, end + 20, "start", "--soft"),
+    svgText(excerpt(opened.text.text), CARD_EDGE, end + 38, "start", "--soft"),
   );
 }
 
@@ -187,13 +187,13 @@ function drawnOutputs(outputs, y) {
   const top = topOfOutputs(outputs);
   const parts = outputs.map((one, i) => {
     const [bars] = means(one, ADDED),
-      wide = (PICTURE_SIDE - 2 * PICTURE_EDGE) / bars.length,
+      wide = (PICTURE_SIDE - 2 * CARD_EDGE) / bars.length,
       middle = y + 56 + i * 100;
     return [
-      svgText(t(i ? "changed" : "trained"), PICTURE_EDGE, middle - 42, "start", "--soft"),
+      svgText(t(i ? "changed" : "trained"), CARD_EDGE, middle - 42, "start", "--soft"),
       bars.map((value, j) => {
         const length = (Math.abs(value) / top) * 36;
-        return svg("rect", { x: PICTURE_EDGE + j * wide, y: value > 0 ? middle - length : middle, width: wide * 0.9, height: length, fill: currentColor(value < 0 ? "--down" : "--up") });
+        return svg("rect", { x: CARD_EDGE + j * wide, y: value > 0 ? middle - length : middle, width: wide * 0.9, height: length, fill: currentColor(value < 0 ? "--down" : "--up") });
       }),
     ];
   });
