@@ -23,6 +23,7 @@ from wqkv.maps import display
 from wqkv.sentences import LANGUAGES, LETTERS, in_language, translated
 from wqkv.sentences.errors import mistake
 from wqkv.sentences.seen import SEEN
+from wqkv.study.hit_rate import known_rate
 from wqkv.study.one_token import TokenStory
 
 need("rich", "show", mistake("terminal"))
@@ -95,6 +96,8 @@ def see(story: TokenStory, console: Console, lang: str = "en") -> None:
                 _vector(pen, steps.share_name(story), story.share, lang)
                 _vector(pen, say["output"].format(n_head=story.n_head), story.output, lang)
     pen.write(Text())
+    if rate := known_rate(story.model, story.sentence, story.layer, story.head):
+        pen.write(Text(pen.said(rate)), indent=0)
     _proof(pen, story, lang)
 
 

@@ -46,6 +46,7 @@ from wqkv.study.answers import BlockMeans, HeadGrid
 from wqkv.study.callbacks import Progress
 from wqkv.study.generate import one_text_model
 from wqkv.study.heads import label_grid
+from wqkv.study.hit_rate import known_rate
 from wqkv.study.lens import logit_lens
 from wqkv.study.model import OpenModel
 from wqkv.study.one_token import TokenStory, token_story
@@ -103,6 +104,7 @@ def story(api: Api, seen: OpenView, ask: Parameters, progress: Progress) -> Stor
         ],
         steps=said["steps"],
         proofSentence=said["proofSentence"],
+        rate=said["rate"],
         python=said["python"],
     )
     if max(seen.view.n, seen.view.m) <= LONG:  # of a longer one the row has the strongest
@@ -124,6 +126,7 @@ def told_steps(seen: OpenView, told: TokenStory, lang: str) -> ToldSteps:
     return {
         "steps": plain(steps.tell(told, lang=lang)),
         "proofSentence": steps.prove(told, lang),
+        "rate": translated(known_rate(told.model, told.sentence, layer, head), lang),
         "python": seen.says(
             f"layer = view.layer({layer})",
             f"layer.q[0, {head}, {token}], layer.k[0, {group}, {kept}],"

@@ -344,6 +344,7 @@ class ToldSteps(TypedDict):
 
     steps: Sequence[StepFacts]
     proofSentence: str
+    rate: str
     python: str
 
 

@@ -64,7 +64,7 @@ GIVEN = {
         'No text was given. Call wqkv why "{example}", or wqkv why - to read standard input.',
         '没有给出文本。请用 wqkv why "{example}"，或用 wqkv why - 从标准输入读取。',
     ),
-    "no_other_text": (
+    "text_looked_at": (
         "The view of the {part} does not know the text that {model} looks at.\n"
         'Ask the view of its "cross" attention, which does.',
         '{part}的视图不知道 {model} 所看的那段文本。\n请改用它的交叉注意力（"cross"）的视图。',

@@ -58,7 +58,7 @@ EVIDENCE = {
     ),
     "none": (
         "fits no pattern; the nearest is {nearest}: {evidence}",
-        "不符合任何一种；最接近的是{nearest}：{evidence}",
+        "不符合任何一种；最接近的是“{nearest}”：{evidence}",
     ),
     "few": ("has too few tokens to tell", "词元太少，无法判断"),
 }

@@ -28,6 +28,14 @@ RATE = {
         "这个头是在这些句子上从 {heads} 个头里挑出的最好的一个。用一半句子挑选、用另一半检验，"
         "这样的挑选在 {n} 句中符合 {held} 句。",
     ),
+    "known": (
+        "How often? In {n} such sentences the expected word has the most weight in {hits}; always"
+        " taking {rule} would be right in {right}, and this head takes it in {agrees}"
+        " (wqkv rate --data examples/{data} --layer {layer} --head {head}).",
+        "多常如此？在 {n} 个这样的句子里，预期的词权重最大的有 {hits} 句；总是选{rule}能对"
+        " {right} 句，而这个头有 {agrees} 句选它"
+        "（wqkv rate --data examples/{data} --layer {layer} --head {head}）。",
+    ),
     "met": ("yes", "是"),
     "missed": ("no", "否"),
 }

@@ -23,6 +23,7 @@ from wqkv.sentences.rate import RATE
 from wqkv.study.callbacks import Progress, silent
 from wqkv.study.model import OpenModel
 from wqkv.study.one_token import find_token, find_word, written_words
+from wqkv.study.packaged import E5, MINILM
 from wqkv.study.part import in_range
 from wqkv.study.tokens import TokenizedText
 from wqkv.study.view import View
@@ -176,6 +177,45 @@ class HitRate:
         if self.chosen:
             lines.append(say(RATE["chosen"], heads=self.hits.numel(), held=self.held_out, n=n))
         return lines
+
+
+class KnownRate(NamedTuple):
+    """The rate of an example that is shown to everybody, and the rule that comes nearest to it."""
+
+    model: str
+    layer: int
+    head: int
+    texts: tuple[str, ...]  # beside which it is said
+    data: str  # its sentences, a file of the folder examples
+    n: int
+    hits: int
+    rule: str
+    right: int  # how often the rule is right
+    agrees: int
+
+
+#: tests/unit/study/test_hit_rate.py counts them anew.
+KNOWN_RATES = (
+    KnownRate(
+        MINILM.name, 3, 1,
+        ("The animal didn't cross the street because it was too tired.",),
+        "it.jsonl", 40, 24, "first", 20, 26,
+    ),
+    KnownRate(
+        E5.name, 6, 2,
+        ("孩子打开了窗户。", "孩子把窗户打开了。", "窗户被孩子打开了。"),
+        "verb-object.zh.jsonl", 48, 40, "nearest", 25, 33,
+    ),
+)  # fmt: skip
+
+
+def known_rate(model: str, text: str, layer: int, head: int) -> Said:
+    """How often a head does what an example shows of it; "" for another text or head."""
+    for one in KNOWN_RATES:
+        if (model, layer, head) == one[:3] and text in one.texts:
+            facts = {**one._asdict(), "rule": say(RATE[one.rule], steps=0)}
+            return say(RATE["known"], **facts)
+    return Said("", "")
 
 
 @door

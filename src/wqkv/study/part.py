@@ -94,7 +94,7 @@ class ModelPart:
             states = upstream.BaseModelOutput(last_hidden_state=reading.source.final)
             model(encoder_outputs=states, decoder_input_ids=ids, use_cache=False)
         else:
-            raise ArgumentError(mistake("no_other_text", part=self.part, model=self.name))
+            raise ArgumentError(mistake("text_looked_at", part=self.part, model=self.name))
 
     @contextmanager
     def after_each_layer(self, then: Callable[[Tensor], None]) -> Iterator[None]:

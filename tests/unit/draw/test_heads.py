@@ -223,7 +223,7 @@ def test_chinese_stands_in_columns(width, n_head):
 def test_a_picture_without_a_chinese_font_is_english(tmp_path, monkeypatch):
     monkeypatch.setattr(heads_module, "drawable", lambda lang: "en")
     with matplotlib.rc_context({"svg.fonttype": "none"}):
-        save_png(make(), "tiny-model", tmp_path / "a.svg", "zh")
+        save_png(make(4, 5), "tiny-model", tmp_path / "a.svg", "zh")
     drawn_text = (tmp_path / "a.svg").read_text("utf-8")
     assert ">layer<" in drawn_text and "\\u" not in drawn_text
 
@@ -235,6 +235,6 @@ def test_a_picture_in_chinese(tmp_path, monkeypatch):
         matplotlib.rc_context({"svg.fonttype": "none"}),
         pytest.warns(UserWarning, match="missing"),
     ):
-        save_png(make(), "tiny-model", tmp_path / "a.svg", "zh")
+        save_png(make(4, 5), "tiny-model", tmp_path / "a.svg", "zh")
     drawn_text = (tmp_path / "a.svg").read_text("utf-8")
     assert ">层<" in drawn_text and ">P  看前一个词元：2<" in drawn_text

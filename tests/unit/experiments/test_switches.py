@@ -379,15 +379,6 @@ def test_mistakes(llama, name, given, says):
         of(llama, name, **given)
 
 
-def test_a_matrix_that_does_more_than_its_weight_says(bert):
-    other = copy.deepcopy(bert.model)
-    other.layer(LAYER).WQ.register_forward_hook(lambda module, given, out: out)
-    says = "The heads of layer 1 of tiny-bert do more than their WQ, WK, WV and WO say"
-    with pytest.raises(ArgumentError, match=says) as caught:
-        of(View(other, bert.reading), "same_matrix")
-    assert "`WQ` computes more than its weight says" in str(caught.value.__cause__)
-
-
 class OtherAttention(MultiheadAttention):
     """A layer whose heads may do more than their matrices say."""
 

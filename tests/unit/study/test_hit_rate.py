@@ -7,7 +7,15 @@ import torch
 from tests.tiny import tiny_bert, tiny_llama
 from wqkv.errors import ArgumentError, KindError
 from wqkv.sentences import LANGUAGES, translated
-from wqkv.study.hit_rate import Expectation, HitRate, Tried, hit_rate
+from wqkv.study.hit_rate import (
+    KNOWN_RATES,
+    Expectation,
+    HitRate,
+    Tried,
+    hit_rate,
+    known_rate,
+)
+from wqkv.study.packaged import E5, MINILM
 from wqkv.study.view import View
 
 ROOT = Path(__file__).parents[3]
@@ -186,17 +194,28 @@ def example(name: str) -> list[Expectation]:
     return [Expectation(d["text"], d["from"], d["to"], tuple(d["among"])) for d in found]
 
 
-def test_it_is_a_head_for_the_first_noun(minilm):
-    """The rate that stands beside `it -> animal` wherever it is shown."""
-    found = hit_rate(minilm, example("it.jsonl"), 3, 1)
-    assert (sum(found.hit), len(found.tried)) == (24, 40)
-    first = found.rules[0]
-    assert (first.name, first.hits, first.agrees) == ("first", 20, 26)
+@pytest.mark.parametrize("known", KNOWN_RATES, ids=lambda known: known.data)
+def test_the_rates_that_stand_beside_examples(request, known):
+    """Of `it -> animal`, which is a head for the first noun, and of a Chinese verb's object."""
+    model = request.getfixturevalue({MINILM.name: "minilm", E5.name: "e5"}[known.model])
+    found = hit_rate(model, example(known.data), known.layer, known.head)
+    assert (sum(found.hit), len(found.tried)) == (known.hits, known.n)
+    (rule,) = (one for one in found.rules if one.name == known.rule)
+    assert (rule.hits, rule.agrees) == (known.right, known.agrees)
+    assert rule.hits == max(one.hits for one in found.rules)
+    said = known_rate(known.model, known.texts[0], known.layer, known.head)
+    assert f"In {known.n} such sentences" in said and f"in {known.hits};" in said
+    assert any(one.text in known.texts for one in example(known.data))
 
 
-def test_a_verb_finds_its_object_in_chinese(e5):
+def test_what_is_missed_in_chinese_is_passive(e5):
     found = hit_rate(e5, example("verb-object.zh.jsonl"), 6, 2)
-    assert (sum(found.hit), len(found.tried)) == (40, 48)
-    assert [(rule.name, rule.hits) for rule in found.rules][:2] == [("first", 16), ("nearest", 25)]
     passive = ["被" in one.expectation.text for one in found.tried]
     assert all(hit or turned for hit, turned in zip(found.hit, passive, strict=True))
+
+
+def test_no_rate_is_known_of_another_text_or_head():
+    known = KNOWN_RATES[0]
+    assert known_rate(known.model, "Another.", 3, 1) == ""
+    assert known_rate(known.model, known.texts[0], 3, 2) == ""
+    assert known_rate("tiny", known.texts[0], 3, 1) == ""

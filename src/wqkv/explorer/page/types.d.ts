@@ -328,6 +328,7 @@ export interface ViewAnswer {
 export interface ToldSteps {
   steps: StepFacts[];
   proofSentence: string;
+  rate: string;
   python: string;
 }
 
@@ -335,6 +336,7 @@ export interface ToldSteps {
 export interface StoryAnswer {
   steps: StepFacts[];
   proofSentence: string;
+  rate: string;
   python: string;
   model: string;
   family: string;

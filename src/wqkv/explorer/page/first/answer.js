@@ -92,6 +92,7 @@ export async function answer(read) {
       "div",
       { class: "herotext" },
       h("p", { class: "answer" }, sentences.filter(Boolean).map(one => [one, lang() === "zh" ? "" : " "])),
+      story.rate && h("p", { class: "note rate" }, story.rate),
       wordLine(own ? found : null),
       own ? null : lookedAt(found),
       scale(),
