@@ -52,7 +52,8 @@ def _still(view: View, layer: int, head: int, token: int) -> bytes | None:
     if find_spec("matplotlib") is None or view.reading.source is not None:
         return None
     story = token_story(view, layer, head, token)
-    story = replace(story, map=view.map(layer, head)[0, 0])
+    # Without the matrices, whose picture is noise to a PNG: a notebook keeps every picture it shows.
+    story = replace(story, map=view.map(layer, head)[0, 0], matrices=None)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "map.png"
         save_story(story, path)
