@@ -138,6 +138,7 @@ ORDER = (
     "wqkv.replace",
     "wqkv.study.callbacks",
     "wqkv.study.tokens",
+    "wqkv.study.windows",
     "wqkv.study.packaged",
     "wqkv.study.e5",
     "wqkv.study.loading",

@@ -26,6 +26,7 @@ def add(commands: Commands) -> None:
     arg("text", nargs="?", metavar="TEXT", help="in quotes; - reads stdin (default: an example)")
     arg("--model", metavar="NAME", help="a folder or a hub name (default: the packaged model)")
     arg("--text", dest="file", type=Path, metavar="FILE", help="read this file")
+    arg("--window", type=int, default=0, metavar="N", help="of a long text, the window to begin at")
     arg("--target", metavar="TEXT", help="what a model of two texts writes (default: it decides)")
     arg("--export", type=Path, metavar="FILE", help="write one page instead of serving it")
     arg("--lang", choices=("en", "zh"), default="en", help="the language of an exported page")
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
 
         with bar("recording", "answers") as progress:
             api = Api(model, args.model)
-            seen = api.open(text, progress, args.target)
+            seen = api.open(text, progress, args.target, args.window)
             page = export(api, seen, seen.first[1:], args.lang, progress)
         args.export.write_text(page, encoding="utf-8")
         say_written(args.export)
@@ -89,6 +90,7 @@ def run(args: argparse.Namespace) -> None:
         model,
         text,
         target=args.target,
+        window=args.window,
         source=args.model,
         host=args.host,
         port=args.port,

@@ -48,6 +48,16 @@ class TextFacts(TypedDict):
     spans: Sequence[tuple[int, int]]
 
 
+class WindowFacts(TypedDict):
+    """Which window of a long text is open; see `study.windows.TextWindow`."""
+
+    number: int
+    windows: int
+    first: int
+    last: int
+    tokens: int
+
+
 class ProofFacts(TypedDict):
     """What the proof of a layer found; see `maps.proof.Proof`."""
 
@@ -230,9 +240,9 @@ class ServedModel(ModelAnswer):
 class ViewAnswer(TextFacts):
     """A text as one attention of a model read it.
 
-    `read` is what was typed, `target` what was given to be written, `keys` the text whose tokens
-    are looked at where it is another one, and `cannotRead` what is said in each language if the
-    model cannot read all that was typed.
+    `read` is what was typed, `window` which part of it was read if it is long, `target` what was
+    given to be written, `keys` the text whose tokens are looked at where it is another one, and
+    `cannotRead` what is said in each language if the model cannot read all that was typed.
     """
 
     n: int
@@ -240,6 +250,7 @@ class ViewAnswer(TextFacts):
     parts: Sequence[str]
     target: str | None
     read: str
+    window: WindowFacts | None
     keys: TextFacts | None
     cannotRead: dict[str, str]
     statistics: Sequence[str]

@@ -149,7 +149,9 @@ def tokenize(
     if not sentence.strip():
         raise ArgumentError("The sentence is empty. Give at least one word.")
     text = cut_text(tokenizer, sentence, side)
-    check_length(len(text.ids), name, longest)
+    check_length(
+        len(text.ids), name, longest, ", or open it with `wqkv open`, which reads it in windows"
+    )
     if all(text.special):
         other = f", or open a model that reads it, such as {READS_MOST}" * any(text.unknown)
         raise ArgumentError(
@@ -187,11 +189,12 @@ def cut_text(tokenizer: Any, sentence: str, side: str = "text") -> TokenizedText
     return TokenizedText(sentence, tokens, special, spans, tuple(ids), unknown)
 
 
-def check_length(n: int, name: str, longest: int | None) -> None:
-    """Raise if n tokens are more than the model `name` takes."""
+def check_length(n: int, name: str, longest: int | None, otherwise: str = "") -> None:
+    """Raise if n tokens are more than the model `name` takes; `otherwise` is what else to do."""
     if longest is not None and n > longest:
         raise ArgumentError(
-            f"The sentence has {n} tokens, and {name} takes {longest}.\nGive a shorter text."
+            f"The sentence has {n} tokens, and {name} takes {longest}.\n"
+            f"Give a shorter text{otherwise}."
         )
 
 

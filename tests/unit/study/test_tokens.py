@@ -46,7 +46,9 @@ def test_no_token_in_the_sentence(minilm, sentence):
 
 def test_long_sentence(minilm):
     with pytest.raises(
-        ArgumentError, match=r"has 513 tokens, and all-MiniLM-L6-v2 takes 512\.\nGive a shorter"
+        ArgumentError,
+        match=r"has 513 tokens, and all-MiniLM-L6-v2 takes 512\.\nGive a shorter text, or "
+        r"open it with `wqkv open`, which reads it in windows\.$",
     ):
         minilm.read("a " * 511)
     assert len(minilm.read("a " * 510).tokens) == 512

@@ -26,6 +26,15 @@ export interface TextFacts {
   spans: [number, number][];
 }
 
+/** Which window of a long text is open; see `study.windows.TextWindow`. */
+export interface WindowFacts {
+  number: number;
+  windows: number;
+  first: number;
+  last: number;
+  tokens: number;
+}
+
 /** What the proof of a layer found; see `maps.proof.Proof`. */
 export interface ProofFacts {
   difference: number | null;
@@ -218,9 +227,9 @@ export interface ServedModel {
 
 /** A text as one attention of a model read it.
  * 
- * `read` is what was typed, `target` what was given to be written, `keys` the text whose tokens
- * are looked at where it is another one, and `cannotRead` what is said in each language if the
- * model cannot read all that was typed. */
+ * `read` is what was typed, `window` which part of it was read if it is long, `target` what was
+ * given to be written, `keys` the text whose tokens are looked at where it is another one, and
+ * `cannotRead` what is said in each language if the model cannot read all that was typed. */
 export interface ViewAnswer {
   text: string;
   tokens: string[];
@@ -232,6 +241,7 @@ export interface ViewAnswer {
   parts: string[];
   target: string | null;
   read: string;
+  window: WindowFacts | null;
   keys: TextFacts | null;
   cannotRead: { [name: string]: string };
   statistics: string[];

@@ -51,6 +51,16 @@ export async function get(path, query = {}) {
   return asked;
 }
 
+/**
+ * The answer as the server gives it now.
+ *
+ * @param {string} path
+ */
+export function getAnew(path) {
+  kept.delete(keyOf(path));
+  return get(path);
+}
+
 async function fromRecord(key) {
   if (recorded && key in recorded.answers) return recorded.answers[key];
   throw new Refusal("", "", 410);

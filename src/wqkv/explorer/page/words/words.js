@@ -12,12 +12,14 @@ import { pairTexts } from "./pair.js";
 import { stepsTexts } from "./steps.js";
 import { textTexts } from "./text.js";
 import { whatifTexts } from "./whatif.js";
+import { windowTexts } from "./window.js";
 import { writingTexts } from "./writing.js";
 
 /** @typedef {Record<string, readonly [en: string, zh: string]>} Texts */
 
 export const TEXTS = {
   ...frameTexts,
+  ...windowTexts,
   ...stepsTexts,
   ...textTexts,
   ...headsTexts,
