@@ -21,6 +21,7 @@ from wqkv.study.model import OpenModel, open_model
 from wqkv.study.packaged import MINILM
 
 torch.set_num_threads(1)  # two threads on shared cores make timings jump
+os.environ["LC_ALL"] = "C.UTF-8"  # in a Chinese locale every command would answer in Chinese
 
 settings.register_profile("dev", deadline=None, max_examples=50)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)

@@ -3,15 +3,38 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from wqkv.sentences import LANGUAGES
+
 EXAMPLE = "The animal didn't cross the street because it was too tired."
 
 #: What a command adds itself to. Any: argparse does not name the type of its parsers.
 Commands: TypeAlias = "argparse._SubParsersAction[Any]"
+
+
+def add_language(parser: argparse.ArgumentParser) -> None:
+    """Add `--lang`, the language that a command speaks, to its parser: `args.lang`."""
+    parser.add_argument(
+        "--lang",
+        choices=LANGUAGES,
+        default=locale_language(),
+        help="the language that it speaks (default: zh in a Chinese locale, or else en)",
+    )
+
+
+def locale_language() -> str:
+    """Return the one of LANGUAGES that the locale of this process asks for, or else the first.
+
+    The first of LC_ALL, LC_MESSAGES and LANG that is not empty decides, as for every program.
+    """
+    names = ("LC_ALL", "LC_MESSAGES", "LANG")
+    locale = next((value for name in names if (value := os.environ.get(name))), "")
+    return next((lang for lang in LANGUAGES if locale.lower().startswith(lang)), LANGUAGES[0])
 
 
 def read_texts(given: Sequence[str], file: Path | None) -> tuple[list[str], str]:
