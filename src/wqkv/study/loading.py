@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
@@ -18,6 +19,11 @@ from wqkv.layer.convert.pretrained import configuration, opened
 from wqkv.study.e5 import FILE, E5File, read_e5
 from wqkv.study.packaged import E5, MINILM, PACKAGED
 from wqkv.upstream import of_transformers as upstream
+
+#: A name of the hub: gpt2, or Qwen/Qwen3-0.6B.
+_HUB_NAME = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
+#: How many seconds the hub has to answer.
+_PATIENCE = 10
 
 
 class LoadedModel(NamedTuple):
@@ -154,13 +160,45 @@ def _find(name: str | None) -> _ModelSource:
         need("gguf", "gguf", "Opening a .gguf file")
         need("accelerate", "gguf", "Opening a .gguf file")
         return replace(source, shown=Path(file).stem)
-    parts = name.split("/")
-    if len(parts) != 2 or not all(parts) or parts[0] in (".", "..", "~"):
+    if not _HUB_NAME.fullmatch(name):
+        raise _no_model(name, "no hub name (model or owner/model)")
+    return _on_hub(name)
+
+
+def _on_hub(name: str) -> _ModelSource:
+    """A model of the hub, found by one question before transformers asks for many files.
+
+    Without a network transformers would ask for each file six times, with pauses in between.
+    """
+    hub: Any = need("huggingface_hub", "hf", "Opening a model of the hub")
+    cached = hub.try_to_load_from_cache(name, "config.json")
+    # The folder of a downloaded model, so that nothing in transformers asks the hub for more.
+    here = _ModelSource(name, str(Path(cached).parent), name) if isinstance(cached, str) else None
+    try:
+        hub.model_info(name, timeout=_PATIENCE)
+    except hub.errors.RepositoryNotFoundError:  # also a private one, which is as good as none
+        if here is None:
+            raise _no_model(name, "none of the hub that you may read") from None
+        return here
+    except Exception as error:  # whatever a foreign client raises where there is no network
+        if here is not None:
+            return here
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         raise ArgumentError(
-            f"There is no model {name!r}: no such folder, no hub name (owner/model), and "
-            f"none of {', '.join(PACKAGED)}."
-        )
-    return _ModelSource("/".join(parts), "/".join(parts), "/".join(parts))
+            f"There is no model {name!r} on this machine: no such folder, none that was downloaded "
+            f"from the hub, and none of {', '.join(PACKAGED)}.\n"
+            f"The hub does not answer ({reason}). With a network it is downloaded once; "
+            "`wqkv models` lists what opens without one."
+        ) from error
+    return _ModelSource(name, name, name)
+
+
+def _no_model(name: str, hub: str) -> ArgumentError:
+    """The error that there is no such model; `hub` says it of the hub."""
+    return ArgumentError(
+        f"There is no model {name!r}: no such folder, {hub}, and none of {', '.join(PACKAGED)}.\n"
+        "Name one that `wqkv models` lists, or a folder, or a .gguf file."
+    )
 
 
 def _folder_and_file(path: Path) -> tuple[Path, str | None]:
