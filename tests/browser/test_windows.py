@@ -12,6 +12,7 @@ LONG = text(211)  # in windows of 47 tokens with <s>: 43, 42, 42, 42 and 42 toke
 def site():
     model = tiny_llama()
     model.config.max_position_embeddings = 47
+    model.bits = 4
     view = model.view(" ".join(LONG.split()[:43]))
     with serving(model, LONG, view) as made:
         yield made
@@ -38,6 +39,11 @@ def test_the_first_window_is_shown_and_said(open_page, site):
     )
     assert page.get_by_role("button", name="the window before this one").is_disabled()
     assert words(page) == list(site.view.reading.shown)
+
+
+def test_a_model_of_few_bits_says_so(open_page):
+    brand = open_page("step=0", fresh=True).locator(".brand")
+    assert brand.inner_text().endswith("4-bit weights")
 
 
 def test_the_arrows_lead_through_the_windows(open_page):

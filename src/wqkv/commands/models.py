@@ -35,13 +35,15 @@ def run(args: argparse.Namespace) -> None:
         return
     print("Models that come as packages, the default first:")
     for model in PACKAGED.values():
-        print(f"  {model.alias:8}{model.name}, reads {model.reads}\n{'':10}{_state(model)}")
+        weights = f", {model.bits}-bit weights" if model.bits else ""
+        print(f"  {model.alias:8}{model.name}, reads {model.reads}{weights}")
+        print(f"{'':10}{_state(model)}")
     print("\nModels that were downloaded from the hub:")
     print("\n".join(f"  {name}" for name in cached) or "  none")
     print(
-        "\n--model takes one of these names, a folder, or a .gguf file. Any other hub name\n"
-        "(owner/model) is downloaded first, which needs a network: Qwen/Qwen3-0.6B,\n"
-        "google-bert/bert-base-chinese."
+        '\nOpen one by its name: wqkv see --model e5 "TEXT"\n'
+        "--model also takes a folder, a .gguf file, and any other name of the hub, such as\n"
+        "gpt2, bert-base-chinese or Qwen/Qwen3-0.6B: it is downloaded once, with a network."
     )
 
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from wqkv.commands.given import EXAMPLE, Commands, check_file, check_utf8, read_texts
+from wqkv.commands.given import EXAMPLE, MODEL, Commands, check_file, check_utf8, read_texts
 from wqkv.commands.progress import bar, spinner
 from wqkv.commands.screen import say_written
 from wqkv.explorer.hosts import canonical_host, is_loopback
@@ -24,7 +24,7 @@ def add(commands: Commands) -> None:
     parser.set_defaults(command=run)
     arg = parser.add_argument
     arg("text", nargs="?", metavar="TEXT", help="in quotes; - reads stdin (default: an example)")
-    arg("--model", metavar="NAME", help="a folder or a hub name (default: the packaged model)")
+    arg("--model", metavar="NAME", help=MODEL)
     arg("--text", dest="file", type=Path, metavar="FILE", help="read this file")
     arg("--window", type=int, default=0, metavar="N", help="of a long text, the window to begin at")
     arg("--target", metavar="TEXT", help="what a model of two texts writes (default: it decides)")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wqkv.commands.given import EXAMPLE, Commands, check_file, check_utf8
+from wqkv.commands.given import EXAMPLE, MODEL, Commands, check_file, check_utf8
 from wqkv.commands.progress import spinner
 from wqkv.commands.screen import console, print_json, say_written
 
@@ -29,7 +29,7 @@ def add(commands: Commands) -> None:
     arg = see.add_argument
     chosen = "(default: chosen for you)"
     arg("sentences", nargs="*", metavar="SENTENCE", help="in quotes; - reads one a line from stdin")
-    arg("--model", metavar="NAME", help="a folder or a hub name (default: the packaged model)")
+    arg("--model", metavar="NAME", help=MODEL)
     arg("--word", help=f"the word to follow {chosen}")
     arg("--layer", type=int, metavar="L", help=f"the layer, counted from 0 {chosen}")
     arg("--head", type=int, metavar="H", help=f"the head, counted from 0 {chosen}")

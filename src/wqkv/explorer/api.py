@@ -129,6 +129,7 @@ class Api:
             family=model.family,
             dtype=str(next(model.model.parameters()).dtype).removeprefix("torch."),
             longest=model.longest,
+            bits=model.bits,
             generates=model.speaker is not None,
             parts={} if self.one_text else {n: _sizes(part) for n, part in model.parts.items()},
             version=__version__,

@@ -225,6 +225,7 @@ class ModelAnswer(PartFacts):
     family: str
     dtype: str
     longest: int | None
+    bits: int | None  # per weight in a packaged file, if fewer than in training
     generates: bool
     parts: dict[str, PartFacts]
     version: str

@@ -15,12 +15,11 @@ from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
 from wqkv.errors import ArgumentError
+from wqkv.study.packaged import READS_MOST
 
 #: The longest window, in tokens, whatever the model takes: `watch` holds the maps of all layers of
 #: a window at once.
 LONGEST_WINDOW = 8192
-#: A model that reads the scripts that other models do not. It has to be fetched from the hub once.
-READS_MOST = "intfloat/multilingual-e5-small"
 #: How many characters of what was typed are shown in place of unknown tokens.
 TYPED = 20
 
@@ -153,7 +152,7 @@ def tokenize(
         len(text.ids), name, longest, ", or open it with `wqkv open`, which reads it in windows"
     )
     if all(text.special):
-        other = f", or open a model that reads it, such as {READS_MOST}" * any(text.unknown)
+        other = f", or open a model that reads it, with {READS_MOST.option}" * any(text.unknown)
         raise ArgumentError(
             f"{name} sees no token in the sentence {sentence!r}.\nGive another text{other}."
         )

@@ -898,6 +898,12 @@ def test_texts_that_cannot_be_read(open_client, given, error):
     assert client.open()
 
 
+def test_a_model_of_few_bits_says_so(llama):
+    assert Api(llama).facts()["bits"] is None
+    few = OpenModel(llama.model, llama.tokenizer, "few", bits=4)
+    assert Api(few).facts()["bits"] == 4
+
+
 # Long texts, in windows
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from tests.pieces import blanks, bytewise, fallback
 from wqkv.errors import ArgumentError
-from wqkv.study.tokens import READS_MOST, TYPED, TokenizedText, Unread, extend, tokenize, trim_span
+from wqkv.study.packaged import E5
+from wqkv.study.tokens import TYPED, TokenizedText, Unread, extend, tokenize, trim_span
 
 TIRED = "The animal didn't cross the street because it was too tired."
 
@@ -40,7 +41,7 @@ def test_no_token_in_the_sentence(minilm, sentence):
         ArgumentError, match=rf"sees no token in .* {re.escape(repr(sentence))}\."
     ) as caught:
         minilm.read(sentence)
-    other = f", or open a model that reads it, such as {READS_MOST}" * (sentence[0] in "🙂x")
+    other = f", or open a model that reads it, with {E5.option}" * (sentence[0] in "🙂x")
     assert str(caught.value).endswith(f"\nGive another text{other}.")
 
 

@@ -195,6 +195,7 @@ export interface ModelAnswer {
   family: string;
   dtype: string;
   longest: number | null;
+  bits: number | null;
   generates: boolean;
   parts: { [name: string]: PartFacts };
   version: string;
@@ -218,6 +219,7 @@ export interface ServedModel {
   family: string;
   dtype: string;
   longest: number | null;
+  bits: number | null;
   generates: boolean;
   parts: { [name: string]: PartFacts };
   version: string;

@@ -71,7 +71,12 @@ export function drawTop(openText, openWindow) {
             "span",
             {},
             h("bdi", {}, model.name),
-            h("small", {}, t("modelSize", { layers: model.n_layer, heads: model.n_head, d: model.d_model })),
+            h(
+              "small",
+              {},
+              t("modelSize", { layers: model.n_layer, heads: model.n_head, d: model.d_model }),
+              model.bits && h("b", {}, t("bits", { n: model.bits })),
+            ),
           ),
       ),
       form,
