@@ -140,6 +140,7 @@ ORDER = (
     "wqkv.study.packaged",
     "wqkv.study.tokens",
     "wqkv.study.windows",
+    "wqkv.study.chat",
     "wqkv.study.e5",
     "wqkv.study.loading",
     "wqkv.study.part",

@@ -26,6 +26,7 @@ def add(commands: Commands) -> None:
     arg("text", nargs="?", metavar="TEXT", help="in quotes; - reads stdin (default: an example)")
     arg("--model", metavar="NAME", help=MODEL)
     arg("--text", dest="file", type=Path, metavar="FILE", help="read this file")
+    arg("--chat", action="store_true", help="the text is what a user says to a chat model, or JSON")
     arg("--window", type=int, default=0, metavar="N", help="of a long text, the window to begin at")
     arg("--target", metavar="TEXT", help="what a model of two texts writes (default: it decides)")
     arg("--export", type=Path, metavar="FILE", help="write one page instead of serving it")
@@ -60,10 +61,13 @@ def run(args: argparse.Namespace) -> None:
         need("starlette", "show", "The explorer")
         need("uvicorn", "show", "The explorer")
 
+    from wqkv.study.chat import chat_text, read_messages
     from wqkv.study.pair import open_any
 
     with spinner() as say:
         model = open_any(args.model, say)
+        if args.chat:
+            text = chat_text(model.tokenizer, model.name, read_messages(text))
     if args.export:
         from wqkv.explorer.api import Api
         from wqkv.explorer.export import export

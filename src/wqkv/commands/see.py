@@ -30,6 +30,7 @@ def add(commands: Commands) -> None:
     chosen = "(default: chosen for you)"
     arg("sentences", nargs="*", metavar="SENTENCE", help="in quotes; - reads one a line from stdin")
     arg("--model", metavar="NAME", help=MODEL)
+    arg("--chat", action="store_true", help="a SENTENCE is what a user says to a chat model")
     arg("--word", help=f"the word to follow {chosen}")
     arg("--layer", type=int, metavar="L", help=f"the layer, counted from 0 {chosen}")
     arg("--head", type=int, metavar="H", help=f"the head, counted from 0 {chosen}")
@@ -42,11 +43,15 @@ def run(args: argparse.Namespace) -> None:
     sentences = list(_sentences(args.sentences))
     _check(args, sentences)
 
+    from wqkv.study.chat import chat_text, read_messages
     from wqkv.study.model import open_model
     from wqkv.study.one_token import clearest_story
 
     with spinner() as progress:
         model = open_model(args.model, progress)
+        if args.chat:
+            given = (read_messages(text) for text in sentences)
+            sentences = [chat_text(model.tokenizer, model.name, one) for one in given]
         stories = [
             clearest_story(model, text, args.word, args.layer, args.head) for text in sentences
         ]
