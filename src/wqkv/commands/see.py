@@ -30,6 +30,7 @@ def add(commands: Commands) -> None:
     chosen = "(default: chosen for you)"
     arg("sentences", nargs="*", metavar="SENTENCE", help="in quotes; - reads one a line from stdin")
     arg("--model", metavar="NAME", help=MODEL)
+    arg("--pair", metavar="TEXT", help="a second sentence, which an encoder reads with the first")
     arg("--chat", action="store_true", help="a SENTENCE is what a user says to a chat model")
     arg("--word", help=f"the word to follow {chosen}")
     arg("--layer", type=int, metavar="L", help=f"the layer, counted from 0 {chosen}")
@@ -53,7 +54,8 @@ def run(args: argparse.Namespace) -> None:
             given = (read_messages(text) for text in sentences)
             sentences = [chat_text(model.tokenizer, model.name, one) for one in given]
         stories = [
-            clearest_story(model, text, args.word, args.layer, args.head) for text in sentences
+            clearest_story(model, model.tokens(text, args.pair), args.word, args.layer, args.head)
+            for text in sentences
         ]
 
     for story in stories if args.word else ():

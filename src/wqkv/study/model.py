@@ -104,13 +104,13 @@ class OpenModel(ModelPart):
         places: int | None = getattr(self.config, "max_position_embeddings", None)
         return None if places is None else places - self.first_position
 
-    def tokens(self, sentence: str) -> TokenizedText:
-        """A text as the model's tokens."""
-        return tokenize(self.tokenizer, sentence, self.name, self.longest)
+    def tokens(self, sentence: str, pair: str | None = None) -> TokenizedText:
+        """A text as the model's tokens; with `pair`, two sentences that are read together."""
+        return tokenize(self.tokenizer, sentence, self.name, self.longest, pair=pair)
 
-    def read(self, sentence: str) -> TextReading:
+    def read(self, text: str | TokenizedText) -> TextReading:
         """Run the model on a text, and keep what goes into and comes out of each attention."""
-        return self.run(self.tokens(sentence))
+        return self.run(self.tokens(text) if isinstance(text, str) else text)
 
     @torch.no_grad()
     def run(
@@ -124,16 +124,22 @@ class OpenModel(ModelPart):
         hook = self.model.register_forward_hook(lambda _, __, out: last.append(out[0]))
         try:
             with self.record(text, contexts, each) as reading:
-                output = self._call(torch.tensor([text.ids], device="cpu"))
+                output = self._call(torch.tensor([text.ids], device="cpu"), **self._types(text))
         finally:
             hook.remove()
         logits = None if self.speaker is None else output.logits[0, -1].float()
         return replace(reading, final=last[0], logits=logits)
 
-    def _call(self, ids: Tensor) -> Any:
+    def _types(self, text: TokenizedText) -> dict[str, Tensor]:
+        """What says which sentence of a pair a token belongs to, if the model asks for it."""
+        if not text.types or "token_type_ids" not in self.tokenizer.model_input_names:
+            return {}
+        return {"token_type_ids": torch.tensor([text.types], device="cpu")}
+
+    def _call(self, ids: Tensor, **types: Tensor) -> Any:
         """The model's output; if it has a head, with the logits of the last token alone."""
         if self.speaker is None:
-            return self.model(input_ids=ids)
+            return self.model(input_ids=ids, **types)
         # Logits of all tokens would be n x vocabulary numbers. Some families cannot leave them out.
         if "logits_to_keep" in inspect.signature(self.speaker.forward).parameters:
             return self.speaker(input_ids=ids, logits_to_keep=1)

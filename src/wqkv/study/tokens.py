@@ -9,7 +9,7 @@ import math
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby, pairwise
 from typing import Any, NamedTuple
@@ -56,6 +56,8 @@ class TokenizedText:
     spans: tuple[tuple[int, int], ...]  # where each token stands in the sentence; (0, 0) if unknown
     ids: tuple[int, ...]  # as the model reads them
     unknown: tuple[bool, ...]  # True where something was typed that the tokenizer does not know
+    # Of a pair of sentences, which stand on two lines: 0 or 1 for the one that a token belongs to.
+    types: tuple[int, ...] = field(default=(), kw_only=True)
 
     @classmethod
     def of_ids(cls, ids: Sequence[int]) -> TokenizedText:
@@ -135,19 +137,29 @@ def _short(typed: str) -> str:
 
 
 def tokenize(
-    tokenizer: Any, sentence: str, name: str, longest: int | None, side: str = "text"
+    tokenizer: Any,
+    sentence: str,
+    name: str,
+    longest: int | None,
+    side: str = "text",
+    pair: str | None = None,
 ) -> TokenizedText:
     """Cut a text into tokens for the model `name`, which takes at most `longest` of them.
 
     Args:
+        pair: a second sentence, which an encoder reads together with the first.
         side: "text" for a text that the model reads, "text_target" for one that it writes.
 
     Raises:
-        ArgumentError: an empty text, one that is too long, or one without a token of its own.
+        ArgumentError: an empty text, one that is too long, or one without a token of its own; or a
+            pair for a model whose tokenizer puts nothing between two sentences.
     """
-    if not sentence.strip():
+    if not sentence.strip() or (pair is not None and not pair.strip()):
         raise ArgumentError("The sentence is empty. Give at least one word.")
-    text = cut_text(tokenizer, sentence, side)
+    if pair is None:
+        text = cut_text(tokenizer, sentence, side)
+    else:
+        text = _cut_pair(tokenizer, sentence, pair, name)
     check_length(
         len(text.ids), name, longest, ", or open it with `wqkv open`, which reads it in windows"
     )
@@ -186,6 +198,56 @@ def cut_text(tokenizer: Any, sentence: str, side: str = "text") -> TokenizedText
         for i, (a, b) in zip(ids, spans, strict=True)
     )
     return TokenizedText(sentence, tokens, special, spans, tuple(ids), unknown)
+
+
+def _cut_pair(tokenizer: Any, first: str, second: str, name: str) -> TokenizedText:
+    """Two sentences as one text of two lines, with what the tokenizer puts between them."""
+    one, two = map(tokenizer.num_special_tokens_to_add, (False, True))
+    if two <= one or not tokenizer.is_fast:
+        raise ArgumentError(
+            f"{name} reads no pair of sentences: its tokenizer puts nothing between them, or does "
+            "not say where they stand.\nGive one text, or open an encoder, such as minilm."
+        )
+    encoded = tokenizer(first, second, return_offsets_mapping=True, verbose=False)
+    ids: list[int] = encoded["input_ids"]
+    own = encoded.sequence_ids(0)  # 0 or 1; None for a special token
+    # Sentence by sentence as the tokenizer cuts each by itself, so that all marks are the same.
+    parts = [iter(_own_tokens(cut_text(tokenizer, text))) for text in (first, second)]
+    pieces = tokenizer.convert_ids_to_tokens(ids)
+    found = [
+        _OwnToken(piece, (0, 0), False) if at is None else next(parts[at])
+        for at, piece in zip(own, pieces, strict=True)
+    ]
+    moved = len(first) + 1
+    types = encoded.get("token_type_ids") or [at or 0 for at in own]
+    return TokenizedText(
+        f"{first}\n{second}",
+        tuple(one.token for one in found),
+        tuple(id in tokenizer.all_special_ids for id in ids),
+        tuple(
+            (one.span[0] + moved, one.span[1] + moved) if at == 1 and any(one.span) else one.span
+            for at, one in zip(own, found, strict=True)
+        ),
+        tuple(ids),
+        tuple(one.unknown for one in found),
+        types=tuple(types),
+    )
+
+
+class _OwnToken(NamedTuple):
+    """A token that stands in a text."""
+
+    token: str
+    span: tuple[int, int]
+    unknown: bool
+
+
+def _own_tokens(text: TokenizedText) -> Iterator[_OwnToken]:
+    """The tokens of a text without those that the tokenizer put around it."""
+    marks = zip(text.tokens, text.special, text.spans, text.unknown, strict=True)
+    for token, special, span, unknown in marks:
+        if not special or any(span) or unknown:
+            yield _OwnToken(token, span, unknown)
 
 
 def check_length(n: int, name: str, longest: int | None, otherwise: str = "") -> None:

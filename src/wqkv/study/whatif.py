@@ -62,6 +62,11 @@ def what_if(
         view.checked_layer(layer, head)
     if not (changes or edits):
         raise ArgumentError("Nothing is changed.\nName a head to switch off, or a token to change.")
+    if edits and old.types:
+        raise ArgumentError(
+            f"The text is a pair of sentences, and token {min(edits)} of it is changed.\n"
+            "Read the changed pair by `model.view(model.tokens(first, pair=second))`."
+        )
     text: TokenizedText = model.tokens(edit(old, edits)) if edits else old
     for (layer, head), context in (contexts or {}).items():
         needed = (len(text.ids), model.layer(layer).d_v)
