@@ -14,6 +14,7 @@ from wqkv.commands.screen import console, print_json, say_written
 
 if TYPE_CHECKING:
     from wqkv.study.one_token import TokenStory
+    from wqkv.study.tokens import TokenizedText
 
 
 def add(commands: Commands) -> None:
@@ -53,10 +54,10 @@ def run(args: argparse.Namespace) -> None:
         if args.chat:
             given = (read_messages(text) for text in sentences)
             sentences = [chat_text(model.tokenizer, model.name, one) for one in given]
-        stories = [
-            clearest_story(model, model.tokens(text, args.pair), args.word, args.layer, args.head)
-            for text in sentences
-        ]
+        texts: Sequence[str | TokenizedText] = sentences
+        if args.pair is not None:
+            texts = [model.tokens(text, args.pair) for text in sentences]
+        stories = [clearest_story(model, text, args.word, args.layer, args.head) for text in texts]
 
     for story in stories if args.word else ():
         _say_which_token(story, args.word)
@@ -106,7 +107,7 @@ def _check(args: argparse.Namespace, sentences: Sequence[str]) -> None:
     """Refuse what cannot be shown or written before the model is opened, which may take minutes."""
     from wqkv.errors import ArgumentError, need
 
-    check_utf8("sentence", sentences)
+    check_utf8("sentence", [*sentences, args.pair or ""])
     check_file("page", args.html, ".html", ".htm")
     if args.output:
         from wqkv.draw.plots import check_format
