@@ -197,13 +197,14 @@ def open_model(
     """Open a model in float32 on the CPU.
 
     Args:
-        name: a folder, a .gguf file, or a hub name; None is the packaged default, and "e5" the
-            packaged model that reads Chinese, whose file holds 4 bits per weight. A folder's
+        name: a folder, a .gguf file, or a hub name, such as "gpt2" or "Qwen/Qwen3-0.6B"; None is
+            the packaged default, and "e5" the packaged model that reads Chinese, whose file holds
+            4 bits per weight. A model of the hub is downloaded once. A folder's
             pytorch_model.bin is read if it is named itself, and nothing but tensors of it.
         progress: is called with what is being read, as a line of text.
 
     Raises:
-        ArgumentError: it is no model, one of a family without a table row, one that reads one
+        ArgumentError: it is no model, or not here and there is no network; one of a family without a table row, one that reads one
             text and writes another, or one that opens only by Python of its own.
         MissingExtraError: transformers, gguf or the packaged model is not installed.
     """
