@@ -204,8 +204,9 @@ def open_model(
         progress: is called with what is being read, as a line of text.
 
     Raises:
-        ArgumentError: it is no model, or not here and there is no network; one of a family without a table row, one that reads one
-            text and writes another, or one that opens only by Python of its own.
+        ArgumentError: it is no model, one that is not here while there is no network, one of a
+            family without a table row, one that reads one text and writes another, or one that
+            opens only by Python of its own.
         MissingExtraError: transformers, gguf or the packaged model is not installed.
     """
     return OpenModel(*load(name, progress))
