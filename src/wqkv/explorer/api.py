@@ -20,6 +20,7 @@ from wqkv import __version__
 from wqkv.draw import steps
 from wqkv.draw.to_json import plain
 from wqkv.effects.effect_maps import EffectMaps
+from wqkv.errors import ArgumentError
 from wqkv.experiments.asked_of_heads import HEAD_QUESTIONS
 from wqkv.explorer import as_python
 from wqkv.explorer.jobs import Refused
@@ -34,6 +35,7 @@ from wqkv.explorer.schema import (
     TextFacts,
     ViewAnswer,
     WhatIfAnswer,
+    WindowFacts,
 )
 from wqkv.sentences import LANGUAGES
 from wqkv.sentences.errors import mistake
@@ -46,6 +48,7 @@ from wqkv.study.part import ModelPart, position_of, scale_of
 from wqkv.study.tokens import TokenizedText
 from wqkv.study.view import EachLayer, View
 from wqkv.study.whatif import Change, what_if
+from wqkv.study.windows import TextWindow, text_windows
 
 #: At most so many bytes of maps of effects are held, and always those asked for last.
 EFFECTS = 2**30
@@ -53,6 +56,10 @@ EFFECTS = 2**30
 VIEWS, HELD = 8, 2**32
 #: Of a view the logits of the tokens after so many positions are held.
 NEXT = 64
+#: A text is read up to so many bytes of hidden states at once, and a longer one in windows.
+STATES = 2**32
+#: Of so many views the text is known after they were let go, so that it can be read again.
+TEXTS = 64
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,8 @@ class OpenView:
 
     `parts` are the attentions of a model of two texts by name, of which this is one; `target` is
     what it was told to write. `asked` are the answers for which the model ran, by the last part of
-    their address: a saved page has them inside.
+    their address: a saved page has them inside. `whole` is the text of which `window` was read; the
+    text of a view that was changed or written on has no windows.
     """
 
     view: View
@@ -71,6 +79,8 @@ class OpenView:
     parts: dict[str, OpenView] = field(default_factory=dict)
     target: str | None = None
     asked: dict[str, Answer | PostedAnswer] = field(default_factory=dict)
+    whole: str = ""
+    window: TextWindow | None = None
 
     def says(self, *lines: str) -> str:
         """The lines that reproduce an answer; the last one is its value."""
@@ -112,6 +122,7 @@ class Api:
         self.model = model
         self.opening = as_python.opening(model, source)
         self._views: OrderedDict[str, OpenView] = OrderedDict()
+        self._texts: OrderedDict[str, tuple[str, str | None]] = OrderedDict()  # text and target
         self._lock = threading.Lock()
         self._labels: Heads | None = None
         # The logits of the token after a position of a view, the oldest first.
@@ -132,6 +143,7 @@ class Api:
             family=model.family,
             dtype=str(next(model.model.parameters()).dtype).removeprefix("torch."),
             longest=model.longest,
+            bits=model.bits,
             generates=model.speaker is not None,
             parts={} if self.one_text else {n: _sizes(part) for n, part in model.parts.items()},
             version=__version__,
@@ -140,30 +152,45 @@ class Api:
 
     # Reading
 
-    def open(self, text: str, progress: Progress, target: str | None = None) -> OpenView:
+    @property
+    def room(self) -> int:
+        """How many tokens of a text are read at once: what the model takes, in STATES bytes."""
+        parts = [part.sizes for part in self.model.parts.values()]
+        held = STATES // sum(4 * sizes.n_layer * sizes.d_model for sizes in parts)
+        return min(self.model.longest or held, held)
+
+    def open(
+        self, text: str, progress: Progress, target: str | None = None, window: int = 0
+    ) -> OpenView:
         """Read a text, prove every layer, and find the clearest link.
 
         Args:
             target: the text that a model of two texts is taken to have written; None lets it write.
+            window: which window is read of a text that is too long to be read at once.
         """
         begun = time.monotonic()
+        windows = text_windows(self.model.tokenizer, text, self.room)
+        if not 0 <= window < len(windows):
+            count = len(windows)
+            raise ArgumentError(mistake("no_window", number=window, count=count, last=count - 1))
+        here = windows[window]
         links: dict[str, list[ClearLink]] = {part: [] for part in self.model.parts}
 
         def each(view: View, layer: int) -> None:
             links[view.model.part].append(clearest_link(view, layer))
 
-        views = self.model.views(text, target, progress, each)
+        views = self.model.views(text[here.start : here.stop], target, progress, each)
         seconds = time.monotonic() - begun
         parts: dict[str, OpenView] = {}
         for name, view in views.items():
-            python = f"{self.python(text, target)}\nview = views[{name!r}]"
-            parts[name] = OpenView(view, _clearest(links[name]), seconds, python, parts, target)
+            lines = as_python.reading(text, here, target)
+            python = f"{self.opening}\n{lines}\nview = views[{name!r}]"
+            first = _clearest(links[name])
+            parts[name] = OpenView(
+                view, first, seconds, python, parts, target, whole=text, window=here
+            )
         main = parts[self.model.main]
         return replace(main, parts={}) if self.one_text else main
-
-    def python(self, text: str, target: str | None = None) -> str:
-        """The lines that open the model and read a text."""
-        return f"{self.opening}\n{as_python.reading(text, target)}"
 
     # The model runs again
 
@@ -243,12 +270,23 @@ class Api:
         with self._lock:
             name = secrets.token_urlsafe(6)
             self._views[name] = seen
+            if seen.window is not None:
+                self._texts[name] = seen.whole, seen.target
+            while len(self._texts) > TEXTS:
+                self._texts.popitem(last=False)
             # the newest one stays, however large it is, because the page is about to show it
             while len(self._views) > 1 and (
                 len(self._views) > VIEWS or sum(one.bytes for one in self._views.values()) > HELD
             ):
                 self._views.popitem(last=False)
         return name
+
+    def text(self, name: str) -> tuple[str, str | None]:
+        """The whole text of a view that was opened, and its target, even if it was let go since."""
+        with self._lock:
+            if name not in self._texts:
+                raise Refused.because(404, mistake("text_closed"))
+            return self._texts[name]
 
     def has(self, name: str) -> bool:
         """Whether a view is still held."""
@@ -279,7 +317,8 @@ class Api:
             part=view.model.part if seen.parts else None,
             parts=list(seen.parts),
             target=seen.target,
-            read=(seen.parts["encoder"].view if seen.parts else view).reading.sentence,
+            read=seen.whole or view.reading.sentence,
+            window=_window(seen.window),
             keys=None if reading.source is None else _text(reading.source),
             cannotRead={
                 lang: steps.cannot_read(view.unread, view.model.name, lang) for lang in LANGUAGES
@@ -340,6 +379,19 @@ def _clearest(links: list[ClearLink]) -> ClearLink:
 def _outcome(top: tuple[NextToken, ...] | None, similarity: float | None) -> OutcomeFacts:
     """What comes of a text: the likeliest next tokens, or the similarity to the text before."""
     return {"similarity": plain(similarity)} if top is None else {"top": plain(top)}
+
+
+def _window(window: TextWindow | None) -> WindowFacts | None:
+    """A window as the page has it; None where the whole text was read."""
+    if window is None or window.windows == 1:
+        return None
+    return WindowFacts(
+        number=window.number,
+        windows=window.windows,
+        first=window.first,
+        last=window.last,
+        tokens=window.tokens,
+    )
 
 
 def _text(tokens: TokenizedText) -> TextFacts:

@@ -7,13 +7,18 @@ import { computes, recorded } from "../reading/server.js";
 import { go, state } from "../reading/state.js";
 import { lang, t } from "../words/words.js";
 import { drawKeys } from "./notices.js";
+import { drawWindow } from "./window.js";
 
 /** @import { Recorded } from "../types" */
 
 const TYPED = 20000; // characters that are put back into the box
 const THEMES = ["", "light", "dark"];
 
-export function drawTop(openText) {
+/**
+ * @param {(text: string, target: string | null) => void} openText
+ * @param {(number: number) => void} openWindow
+ */
+export function drawTop(openText, openWindow) {
   const read = () => openText(field.value, target?.value.trim() ? target.value : null);
   const box = (name, value, says) =>
     h("textarea", {
@@ -66,7 +71,12 @@ export function drawTop(openText) {
             "span",
             {},
             h("bdi", {}, model.name),
-            h("small", {}, t("modelSize", { layers: model.n_layer, heads: model.n_head, d: model.d_model })),
+            h(
+              "small",
+              {},
+              t("modelSize", { layers: model.n_layer, heads: model.n_head, d: model.d_model }),
+              model.bits && h("b", {}, t("bits", { n: model.bits })),
+            ),
           ),
       ),
       form,
@@ -109,6 +119,7 @@ export function drawTop(openText) {
       ),
     ),
     recorded && recordedNote(recorded),
+    opened.text && drawWindow(openWindow),
   ];
 }
 
