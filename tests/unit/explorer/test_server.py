@@ -32,10 +32,11 @@ from wqkv.explorer.jobs import Refused
 from wqkv.explorer.protocol import TimedProtocol
 from wqkv.explorer.request import AskedWhy, Body
 from wqkv.explorer.ticket import address_with_ticket
+from wqkv.sentences import translated
 from wqkv.study import one_token as story
 from wqkv.study import whatif
 from wqkv.study.generate import generate, next_tokens
-from wqkv.study.heads import evidence, label_grid
+from wqkv.study.heads import label_grid
 from wqkv.study.model import OpenModel
 from wqkv.study.view import View, block_means
 
@@ -485,7 +486,7 @@ def test_label_in_chinese(open_client, llama):
     client, view = open_client
     found = client.finished(f"views/{view}/grid", statistic="label", lang="zh")
     head = wqkv.study.heads.probe(llama)[2][5]
-    assert found["evidence"][2][5] == evidence(head, "zh") != head.evidence
+    assert found["evidence"][2][5] == translated(head.evidence, "zh") != head.evidence
     assert found["names"]["induction"] == {"name": "归纳头", "brief": "归纳"}
 
 

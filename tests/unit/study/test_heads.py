@@ -12,6 +12,7 @@ from tests.tiny import tiny_bart, tiny_llama
 from wqkv import Causal
 from wqkv.errors import ArgumentError
 from wqkv.maps.attention_map import AttentionMap
+from wqkv.sentences import translated
 from wqkv.sentences.heads import BRIEF, ON
 from wqkv.sentences.heads import LABELS as NAMES
 from wqkv.study import heads as looked
@@ -397,11 +398,11 @@ def labeled_as(label: str, **scores: Score) -> Head:
 def test_evidence_in_chinese():
     score = Score(0.777, 0.0123, 1234)
     for label in LABELS[:-1]:
-        said = evidence(labeled_as(label, **{label: score}), "zh")
+        said = translated(evidence(labeled_as(label, **{label: score})), "zh")
         assert "0.78" in said and "1,234" in said and said.isascii() is False
         assert ("0.01" in said) == (label != "uniform")
         assert label == "uniform" or ON[label][1].format(near=3) in said
-    assert "相距不超过 3 的词元" in evidence(labeled_as("local", local=score), "zh")
+    assert "相距不超过 3 的词元" in translated(labeled_as("local", local=score).evidence, "zh")
 
 
 def test_evidence_of_no_label():
@@ -410,12 +411,12 @@ def test_evidence_of_no_label():
     head = labeled_as(UNCLASSIFIED, previous=far, next=near, uniform=even, local=None)
     assert head.pattern == "next"
     assert head.evidence.startswith("fits no pattern; the nearest is next: puts 0.40 of its weight")
-    said = evidence(head, "zh")
+    said = translated(head.evidence, "zh")
     assert said.startswith(
-        "不符合任何一种；最接近的是后一个词元：0.40 的注意力权重落在后一个词元上"
+        "不符合任何一种；最接近的是看后一个词元：0.40 的注意力权重落在后一个词元上"
     )
     few = labeled_as(UNCLASSIFIED, previous=None, uniform=even)
-    assert (few.pattern, evidence(few, "zh")) == (None, "词元太少，无法判断")
+    assert (few.pattern, translated(few.evidence, "zh")) == (None, "词元太少，无法判断")
 
 
 def test_every_label_has_its_words():

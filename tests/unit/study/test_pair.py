@@ -133,7 +133,7 @@ def test_a_story_between_two_texts(views):
         k = layer.WK(told.source.x).unflatten(0, (view.model.sizes.n_head, -1))[1]
     torch.testing.assert_close(told.k, k)
     said = steps.tell(told)
-    assert f'k: how "{view.keys.tokens[best]}" is found' in said[2].sentence
+    assert f'k, the key: how "{view.keys.tokens[best]}" is found' in said[2].sentence
     assert (
         f"The encoder has read {view.m} words (tokens), and the decoder {view.n}"
         in said[0].sentence
