@@ -259,6 +259,11 @@ def test_see_a_pair(capsys, minilm, monkeypatch):
 # open
 
 
+def test_open_a_pair(capsys, explored):
+    assert run(capsys, "open", "Who?", "--pair", "The keeper.")[0] == 0
+    assert explored[1][1] == ("Who?", "The keeper.", 0)
+
+
 @pytest.fixture
 def explored(monkeypatch):
     """A stand-in for the model, the server and the browser; what was asked of them."""
@@ -268,9 +273,9 @@ def explored(monkeypatch):
         asked.append(name)
         return "the model"
 
-    def serve(model, text, *, target, window, source, host, port, ready):
-        plain = (target, window) == (None, 0)
-        read = text if plain else (text, target, window)
+    def serve(model, text, *, target, pair, window, source, host, port, ready):
+        plain = (target, pair, window) == (None, None, 0)
+        read = text if plain else (text, target or pair, window)
         asked.append((model, read, source, host, port))
         ready("http://the-address/")
 

@@ -37,6 +37,7 @@ def add(commands: Commands) -> None:
     arg("text", nargs="?", metavar="TEXT", help="in quotes; - reads stdin (default: an example)")
     arg("--model", metavar="NAME", help=MODEL)
     arg("--text", dest="file", type=Path, metavar="FILE", help="read this file")
+    arg("--pair", metavar="TEXT", help="a second sentence, which an encoder reads with the first")
     arg("--chat", action="store_true", help="the text is what a user says to a chat model, or JSON")
     arg("--window", type=int, default=0, metavar="N", help="of a long text, the window to begin at")
     arg("--target", metavar="TEXT", help="what a model of two texts writes (default: it decides)")
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
 
     texts, _ = read_texts([args.text] if args.text is not None else [], args.file)
     text = texts[0] if texts else EXAMPLE
-    check_utf8("text", [text, args.target or ""])
+    check_utf8("text", [text, args.target or "", args.pair or ""])
     check_file("page", args.export, ".html", ".htm")
     if not 0 <= args.port < 2**16:
         raise ArgumentError(mistake("no_port", port=args.port, last=2**16 - 1))
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
 
         with bar(say(PROGRESS["recording"]), "layers", args.lang) as progress:
             api = Api(model, args.model)
-            seen = api.open(text, progress, args.target, args.window)
+            seen = api.open(text, progress, args.target, args.window, args.pair)
             page = export(api, seen, seen.first[1:], args.lang, progress)
         args.export.write_text(page, encoding="utf-8")
         say_written(args.export, args.lang)
@@ -107,6 +108,7 @@ def run(args: argparse.Namespace) -> None:
         model,
         text,
         target=args.target,
+        pair=args.pair,
         window=args.window,
         source=args.model,
         host=args.host,

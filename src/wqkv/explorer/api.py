@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from torch import Tensor
@@ -42,7 +43,7 @@ from wqkv.sentences.errors import mistake
 from wqkv.study.callbacks import Progress
 from wqkv.study.generate import NextToken, generate, next_logits
 from wqkv.study.heads import Heads, label_heads
-from wqkv.study.model import TextModel
+from wqkv.study.model import OpenModel, TextModel
 from wqkv.study.one_token import ClearLink, clearest_link
 from wqkv.study.part import ModelPart, position_of, scale_of
 from wqkv.study.tokens import TokenizedText
@@ -62,6 +63,14 @@ STATES = 2**32
 TEXTS = 64
 
 
+class TextAsked(NamedTuple):
+    """A text to read, with what goes with it; see `Api.open`."""
+
+    text: str
+    target: str | None = None
+    pair: str | None = None
+
+
 @dataclass(frozen=True)
 class OpenView:
     """A view, the link it opens at, how many seconds it took, and the lines of Python that make it.
@@ -69,7 +78,8 @@ class OpenView:
     `parts` are the attentions of a model of two texts by name, of which this is one; `target` is
     what it was told to write. `asked` are the answers for which the model ran, by the last part of
     their address: a saved page has them inside. `whole` is the text of which `window` was read; the
-    text of a view that was changed or written on has no windows.
+    text of a view that was changed or written on has no windows. `pair` is the second sentence of
+    a pair, of which `whole` is the first.
     """
 
     view: View
@@ -81,6 +91,7 @@ class OpenView:
     asked: dict[str, Answer | PostedAnswer] = field(default_factory=dict)
     whole: str = ""
     window: TextWindow | None = None
+    pair: str | None = None
 
     def says(self, *lines: str) -> str:
         """The lines that reproduce an answer; the last one is its value."""
@@ -122,7 +133,7 @@ class Api:
         self.model = model
         self.opening = as_python.opening(model, source)
         self._views: OrderedDict[str, OpenView] = OrderedDict()
-        self._texts: OrderedDict[str, tuple[str, str | None]] = OrderedDict()  # text and target
+        self._texts: OrderedDict[str, TextAsked] = OrderedDict()
         self._lock = threading.Lock()
         self._labels: Heads | None = None
         # The logits of the token after a position of a view, the oldest first.
@@ -160,37 +171,53 @@ class Api:
         return min(self.model.longest or held, held)
 
     def open(
-        self, text: str, progress: Progress, target: str | None = None, window: int = 0
+        self,
+        text: str,
+        progress: Progress,
+        target: str | None = None,
+        window: int = 0,
+        pair: str | None = None,
     ) -> OpenView:
         """Read a text, prove every layer, and find the clearest link.
 
         Args:
             target: the text that a model of two texts is taken to have written; None lets it write.
             window: which window is read of a text that is too long to be read at once.
+            pair: a second sentence, which an encoder reads together with the text, and whole.
         """
         begun = time.monotonic()
-        windows = text_windows(self.model.tokenizer, text, self.room)
-        if not 0 <= window < len(windows):
-            count = len(windows)
-            raise ArgumentError(mistake("no_window", number=window, count=count, last=count - 1))
-        here = windows[window]
+        here = None if pair is not None and window == 0 else self._window(text, window)
+        read = text if here is None else text[here.start : here.stop]
         links: dict[str, list[ClearLink]] = {part: [] for part in self.model.parts}
 
         def each(view: View, layer: int) -> None:
             links[view.model.part].append(clearest_link(view, layer))
 
-        views = self.model.views(text[here.start : here.stop], target, progress, each)
+        given = read if pair is None else self._pair(read, pair)
+        views = self.model.views(given, target, progress, each)
         seconds = time.monotonic() - begun
         parts: dict[str, OpenView] = {}
         for name, view in views.items():
-            lines = as_python.reading(text, here, target)
+            lines = as_python.reading(text, here, target, pair)
             python = f"{self.opening}\n{lines}\nview = views[{name!r}]"
             first = _clearest(links[name])
             parts[name] = OpenView(
-                view, first, seconds, python, parts, target, whole=text, window=here
+                view, first, seconds, python, parts, target, whole=text, window=here, pair=pair
             )
         main = parts[self.model.main]
         return replace(main, parts={}) if self.one_text else main
+
+    def _window(self, text: str, number: int) -> TextWindow:
+        windows = text_windows(self.model.tokenizer, text, self.room)
+        if not 0 <= number < len(windows):
+            count = len(windows)
+            raise ArgumentError(mistake("no_window", number=number, count=count, last=count - 1))
+        return windows[number]
+
+    def _pair(self, first: str, second: str) -> TokenizedText:
+        if not isinstance(self.model, OpenModel):
+            raise ArgumentError(mistake("two_texts_pair", model=self.model.name))
+        return self.model.tokens(first, second)
 
     # The model runs again
 
@@ -270,8 +297,8 @@ class Api:
         with self._lock:
             name = secrets.token_urlsafe(6)
             self._views[name] = seen
-            if seen.window is not None:
-                self._texts[name] = seen.whole, seen.target
+            if seen.whole:
+                self._texts[name] = TextAsked(seen.whole, seen.target, seen.pair)
             while len(self._texts) > TEXTS:
                 self._texts.popitem(last=False)
             # the newest one stays, however large it is, because the page is about to show it
@@ -281,8 +308,8 @@ class Api:
                 self._views.popitem(last=False)
         return name
 
-    def text(self, name: str) -> tuple[str, str | None]:
-        """The whole text of a view that was opened, and its target, even if it was let go since."""
+    def text(self, name: str) -> TextAsked:
+        """What a view was asked to read, even if it was let go since."""
         with self._lock:
             if name not in self._texts:
                 raise Refused.because(404, mistake("text_closed"))
@@ -318,6 +345,7 @@ class Api:
             parts=list(seen.parts),
             target=seen.target,
             read=seen.whole or view.reading.sentence,
+            pair=seen.pair,
             window=_window(seen.window),
             keys=None if reading.source is None else _text(reading.source),
             cannotRead={

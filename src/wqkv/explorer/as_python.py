@@ -15,14 +15,21 @@ def opening(model: TextModel, source: str | None) -> str:
     return f"import wqkv\nmodel = wqkv.{model.opener}({name})"
 
 
-def reading(text: str, window: TextWindow, target: str | None = None) -> str:
+def reading(
+    text: str, window: TextWindow | None, target: str | None = None, pair: str | None = None
+) -> str:
     """The lines that read a window of `text` with `model`, as `views` by its attentions' names.
 
     Args:
+        window: None where the text is the first of a pair, which is read whole.
         target: what a model of two texts was told to write; None lets it write.
+        pair: the second sentence of a pair.
     """
     given, call = _spelled("text", text), "views = model.views(text)"
-    if window.windows > 1:
+    if pair is not None:
+        given = f"{given}\n{_spelled('pair', pair)}"
+        call = "views = model.views(model.tokens(text, pair))"
+    if window is not None and window.windows > 1:
         which = f"  # tokens {window.first} to {window.last} of {window.tokens:,}"
         given += f"\ntext = text[{window.start}:{window.stop}]{which}"
     if target is not None:

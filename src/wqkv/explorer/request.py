@@ -129,6 +129,11 @@ class Body:
         target = self._given.get("target")
         return None if target is None else _checked_text(target, "target")
 
+    def pair(self) -> str | None:
+        """A second sentence that is read with the text: {"pair": "..."}; None if left out."""
+        pair = self._given.get("pair")
+        return None if pair is None else _checked_text(pair, "pair")
+
     def changes(self) -> tuple[list[tuple[int, int]], dict[int, str]]:
         """The heads to switch off as (layer, head), and the new text of tokens by position."""
         off, edits = self._given.get("off", []), self._given.get("edits", [])

@@ -330,9 +330,9 @@ class ViewAnswer(TextFacts):
     """A text as one attention of a model read it.
 
     `read` is what was typed, `window` which part of it was read if it is long, `target` what was
-    given to be written, `keys` the text whose tokens are looked at where it is another one,
-    `cannotRead` what is said in each language if the model cannot read all that was typed, and
-    `questions` the experiments in order.
+    given to be written, `pair` the second sentence if `read` is the first of a pair, `keys` the
+    text whose tokens are looked at where it is another one, `cannotRead` what is said in each
+    language if the model cannot read all that was typed, and `questions` the experiments in order.
     """
 
     n: int
@@ -340,6 +340,7 @@ class ViewAnswer(TextFacts):
     parts: Sequence[str]
     target: str | None
     read: str
+    pair: str | None
     window: WindowFacts | None
     keys: TextFacts | None
     cannotRead: dict[str, str]

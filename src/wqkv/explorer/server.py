@@ -23,7 +23,7 @@ from typing import Any, TypeVar, cast
 
 from wqkv.effects.records import GROUPS, By
 from wqkv.errors import ArgumentError, need
-from wqkv.explorer.api import Api, OpenView
+from wqkv.explorer.api import Api, OpenView, TextAsked
 from wqkv.explorer.export import export
 from wqkv.explorer.hosts import canonical_address, canonical_host
 from wqkv.explorer.jobs import Job, Jobs, Refused, refusal_of
@@ -85,6 +85,7 @@ def serve(
     text: str | None = None,
     *,
     target: str | None = None,
+    pair: str | None = None,
     window: int = 0,
     source: str | None = None,
     host: str = "127.0.0.1",
@@ -96,6 +97,7 @@ def serve(
     Args:
         text: the text that the page opens with.
         target: for a model of two texts, what it has written for `text`; None lets it write.
+        pair: a second sentence, which an encoder reads together with `text`.
         window: which window of a long text is shown first.
         source: the argument that `open_model` was called with.
         port: 0 takes a free one.
@@ -121,7 +123,7 @@ def serve(
     port, secret = listening.getsockname()[1], secrets.token_urlsafe(24)
     hosts = [f"{one}:{port}" for one in ("127.0.0.1", "localhost", "[::1]", shown)]
     config = uvicorn.Config(
-        app(api, secret, hosts, text, target, window),
+        app(api, secret, hosts, text, target, window, pair),
         http=TimedProtocol,
         ws="none",
         log_level="warning",
@@ -140,17 +142,18 @@ def app(
     text: str | None = None,
     target: str | None = None,
     window: int = 0,
+    pair: str | None = None,
 ) -> Starlette:
     """Return the application that serves the page and its answers below /{secret}/.
 
     Args:
         hosts: the names that a request may call this server by, such as "127.0.0.1:8000".
         text: the text that the page opens with.
-        target, window: see `serve`.
+        target, window, pair: see `serve`.
     """
     handlers = _Handlers(api)
     if text is not None:
-        handlers.start = handlers.open_job(text, target, window)
+        handlers.start = handlers.open_job(TextAsked(text, target, pair), window)
 
     @asynccontextmanager
     async def life(_: Starlette) -> AsyncIterator[None]:
@@ -282,14 +285,18 @@ class _Handlers:
     async def open(self, request: Request) -> Response:
         body = await _body(request)
         view = body.view()
-        text, target = (body.text(), body.target()) if view is None else self.api.text(view)
-        return _json({"job": self.open_job(text, target, body.window()).id})
+        if view is None:
+            asked = TextAsked(body.text(), body.target(), body.pair())
+        else:
+            asked = self.api.text(view)
+        return _json({"job": self.open_job(asked, body.window()).id})
 
-    def open_job(self, text: str, target: str | None, window: int) -> Job[dict[str, str]]:
+    def open_job(self, asked: TextAsked, window: int) -> Job[dict[str, str]]:
         """Read a text, which the job's result names as a view."""
 
         def run(progress: Progress) -> dict[str, str]:
-            return {"view": self.api.keep(self.api.open(text, progress, target, window))}
+            seen = self.api.open(asked.text, progress, asked.target, window, asked.pair)
+            return {"view": self.api.keep(seen)}
 
         return self.jobs.start("open", run)
 

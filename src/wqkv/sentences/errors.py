@@ -164,6 +164,11 @@ READ = {
         "{model} 不能读句子对：它的分词器不在两句之间加分隔词元，或不给出词元的位置。\n请只给一段文"
         "本，或打开一个编码器，例如 minilm。",
     ),
+    "two_texts_pair": (
+        "{model} reads one text and writes another, and reads no pair.\n"
+        "Pass the text that it writes as the target.",
+        "{model} 读一段文本、写另一段，不读句子对。\n请把它所写的文本作为目标文本给出。",
+    ),
     "pair_edited": (
         "The text is a pair of sentences, and token {token} of it is changed.\n"
         "Read the changed pair by `model.view(model.tokens(first, pair=second))`.",

@@ -46,7 +46,7 @@ class TextModel(Protocol):
 
     def views(
         self,
-        text: str,
+        text: str | TokenizedText,
         target: str | None = None,
         progress: Progress = silent,
         each: EachLayer = lambda view, layer: None,
@@ -170,7 +170,7 @@ class OpenModel(ModelPart):
 
     def views(
         self,
-        text: str,
+        text: str | TokenizedText,
         target: str | None = None,
         progress: Progress = silent,
         each: EachLayer = lambda view, layer: None,

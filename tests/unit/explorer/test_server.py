@@ -25,6 +25,7 @@ from tests.unit.effects.conftest import of_family
 from wqkv.draw.to_json import plain
 from wqkv.effects.effect_maps import EffectMaps
 from wqkv.effects.why import why
+from wqkv.errors import ArgumentError
 from wqkv.explorer import api as module
 from wqkv.explorer import as_python, matters, numbers, protocol, server
 from wqkv.explorer.api import Api
@@ -1023,6 +1024,31 @@ def test_a_text_opens_at_a_window(short):
         assert client.ask(f"views/{view}")["window"]["number"] == 3
 
 
+def test_a_pair_of_sentences(minilm):
+    """Both are one view, and both are read again where only the view is named."""
+    made = server.app(Api(minilm), "the-secret", [HOST], "Who lit it?", pair="The keeper.")
+    with Client(made, base_url=ROOT) as client:
+        views = [client.wait(client.ask("model")["start"]["job"])["result"]["view"]]
+        for body in ({"text": "Who lit it?", "pair": "The keeper."}, {"view": views[0]}):
+            views.append(client.work("open", body)["result"]["view"])
+        for name in views:
+            about = client.ask(f"views/{name}")
+            assert (about["read"], about["pair"]) == ("Who lit it?", "The keeper.")
+            assert about["text"] == "Who lit it?\nThe keeper." and about["window"] is None
+            assert about["tokens"] == list(minilm.tokens("Who lit it?", "The keeper.").shown)
+            lines = client.ask(f"views/{name}/row", layer=1, head=2, i=3)["python"]
+            assert "pair = 'The keeper.'\nviews = model.views(model.tokens(text, pair))" in lines
+
+
+def test_a_pair_has_no_windows(minilm, short):
+    with pytest.raises(ArgumentError, match=r"There is no window 1: the text has 1, 0 to 0"):
+        Api(minilm).open("Who lit it?", lambda *_: None, window=1, pair="The keeper.")
+    with pytest.raises(ArgumentError, match=r"reads no pair of sentences: its tokenizer puts"):
+        Api(short).open("one", lambda *_: None, pair="two")
+    with pytest.raises(ArgumentError, match=r"^tiny-t5 reads one text and writes another, and rea"):
+        Api(tiny_t5()).open("one", lambda *_: None, pair="two")
+
+
 def test_how_much_is_read_at_once(llama, short, monkeypatch):
     assert (Api(short).room, Api(llama).room) == (17, 65536)
     monkeypatch.setattr(module, "STATES", 29 * 4 * 3 * 66)
@@ -1378,10 +1404,10 @@ def test_serve(llama, monkeypatch):
     addresses, hosts = [], []
     made = server.app
 
-    def app(api, secret, allowed, given, target, window):
+    def app(api, secret, allowed, given, target, window, pair):
         hosts.extend(allowed)
         assert (api.opening.splitlines()[1], given) == ("model = wqkv.open_model('a/b')", WORDS)
-        assert (target, window) == (None, 0)
+        assert (target, window, pair) == (None, 0, None)
         return made(api, secret, allowed)  # without a text, which nobody would wait for
 
     monkeypatch.setattr(server, "app", app)

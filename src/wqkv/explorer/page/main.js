@@ -120,14 +120,20 @@ function viewTabs() {
 
 // Opening
 
-async function openText(text, target) {
+/**
+ * @param {string} text
+ * @param {{ target?: string, pair?: string }} beside what a model of two texts writes, or a second sentence
+ */
+async function openText(text, beside) {
   if (!text.trim()) return say(new Refusal(t("empty")));
-  const short = text.length + (target?.length ?? 0) <= IN_ADDRESS;
+  const { target, pair } = beside,
+    short = text.length + (target ?? pair ?? "").length <= IN_ADDRESS;
   await attempt(async () => {
-    const { view } = await work("open", target ? { text, target } : { text });
+    const { view } = await work("open", { text, ...beside });
     await readView(view);
     const { layer, head, token } = opened.text.first;
-    show(view, { text: short ? text : null, target: short ? target : null, window: null, layer, head, token });
+    const named = short ? { text, target: target ?? null, pair: pair ?? null } : { text: null, target: null, pair: null };
+    show(view, { ...named, window: null, layer, head, token });
   });
 }
 
@@ -201,7 +207,7 @@ async function resume() {
     { window } = state;
   let view = state.v;
   if (view === undefined && state.text) {
-    await openText(state.text, state.target);
+    await openText(state.text, { target: state.target, pair: state.pair });
     return window ? openWindow(window) : undefined;
   }
   if (view === undefined)
@@ -227,10 +233,10 @@ async function readOrReopen(view, text = undefined) {
     return view;
   } catch (error) {
     if (!(error instanceof Refusal && error.status === 404)) throw error;
-    const { target, window = 0 } = state,
+    const { target, pair: second, window = 0 } = state,
       [base, part] = String(view).split(".");
     // The server knows the text of a view longer than its numbers, until it is started again.
-    const asked = text ? { text, window, ...(target && { target }) } : { view: base, window };
+    const asked = text ? { text, window, target, pair: second } : { view: base, window };
     const again = /** @type {ViewName} */ (await work("open", asked)).view,
       name = part ? `${again}.${part}` : again;
     await readView(name);

@@ -311,9 +311,9 @@ export interface ServedModel {
 /** A text as one attention of a model read it.
  * 
  * `read` is what was typed, `window` which part of it was read if it is long, `target` what was
- * given to be written, `keys` the text whose tokens are looked at where it is another one,
- * `cannotRead` what is said in each language if the model cannot read all that was typed, and
- * `questions` the experiments in order. */
+ * given to be written, `pair` the second sentence if `read` is the first of a pair, `keys` the
+ * text whose tokens are looked at where it is another one, `cannotRead` what is said in each
+ * language if the model cannot read all that was typed, and `questions` the experiments in order. */
 export interface ViewAnswer {
   text: string;
   tokens: string[];
@@ -325,6 +325,7 @@ export interface ViewAnswer {
   parts: string[];
   target: string | null;
   read: string;
+  pair: string | null;
   window: WindowFacts | null;
   keys: TextFacts | null;
   cannotRead: { [name: string]: string };

@@ -15,11 +15,11 @@ const TYPED = 20000; // characters that are put back into the box
 const THEMES = ["", "light", "dark"];
 
 /**
- * @param {(text: string, target: string | null) => void} openText
+ * @param {(text: string, beside: { target?: string, pair?: string }) => void} openText
  * @param {(number: number) => void} openWindow
  */
 export function drawTop(openText, openWindow) {
-  const read = () => openText(field.value, target?.value.trim() ? target.value : null);
+  const read = () => openText(field.value, second?.value.trim() ? { [second.id]: second.value } : {});
   const box = (name, value, says) =>
     h("textarea", {
       id: name,
@@ -40,8 +40,10 @@ export function drawTop(openText, openWindow) {
   const shown = opened.text ? (opened.text.read ?? "") : (state.text ?? ""),
     field = box("text", shown, t("placeholder")),
     two = opened.model && Object.keys(opened.model.parts).length,
-    given = opened.text ? opened.text.target : state.target,
-    target = two ? box("target", given ?? "", t(opened.model.generates ? "targetText" : "targetNeeded")) : null;
+    { target, pair } = opened.text ?? state;
+  let second = null; // what a model of two texts writes, or the second sentence of a pair
+  if (two) second = box("target", target ?? "", t(opened.model.generates ? "targetText" : "targetNeeded"));
+  else if (pair) second = box("pair", pair, t("pairText"));
   const form = recorded
     ? null
     : h(
@@ -54,7 +56,7 @@ export function drawTop(openText, openWindow) {
           },
         },
         field,
-        target,
+        second,
         h("button", { type: "submit", class: "main", "data-key": "read" }, t("read")),
       );
   const { model } = opened;

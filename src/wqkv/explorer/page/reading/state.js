@@ -9,7 +9,7 @@ const START = { step: 1, view: "cards", lang: "", theme: "", stat: "maps", dir: 
  *
  * @typedef {typeof START & {
  *   layer: number, head: number, token: number, other?: number, moment?: number,
- *   v?: string, text?: string, target?: string, window?: number, set?: string, at?: string, from?: string,
+ *   v?: string, text?: string, target?: string, pair?: string, window?: number, set?: string, at?: string, from?: string,
  *   keysfrom?: string, change?: string, count?: string, hide?: string, even?: string,
  *   answer?: string, against?: string, after?: number, how?: string, asked?: string, sort?: string,
  *   more?: string, by?: string, without?: string, shows?: string, lit?: string, order?: string, times?: string,
