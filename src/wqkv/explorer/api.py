@@ -10,7 +10,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -186,7 +186,7 @@ class Api:
             pair: a second sentence, which an encoder reads together with the text, and whole.
         """
         begun = time.monotonic()
-        here = None if pair is not None and window == 0 else self._window(text, window)
+        here = self._window(text, window, pair)
         read = text if here is None else text[here.start : here.stop]
         links: dict[str, list[ClearLink]] = {part: [] for part in self.model.parts}
 
@@ -207,8 +207,11 @@ class Api:
         main = parts[self.model.main]
         return replace(main, parts={}) if self.one_text else main
 
-    def _window(self, text: str, number: int) -> TextWindow:
-        windows = text_windows(self.model.tokenizer, text, self.room)
+    def _window(self, text: str, number: int, pair: str | None) -> TextWindow | None:
+        """The window of a text by its number; None for a pair, which is read whole."""
+        windows: Sequence[TextWindow | None] = [None]
+        if pair is None:
+            windows = text_windows(self.model.tokenizer, text, self.room)
         if not 0 <= number < len(windows):
             count = len(windows)
             raise ArgumentError(mistake("no_window", number=number, count=count, last=count - 1))

@@ -161,7 +161,8 @@ def tokenize(
         text = cut_text(tokenizer, sentence, side)
     else:
         text = _cut_pair(tokenizer, sentence, pair, name)
-    check_length(len(text.ids), name, longest, "too_long_at_once")
+    # A pair is not read in windows.
+    check_length(len(text.ids), name, longest, "too_long" if pair else "too_long_at_once")
     if all(text.special):
         seen = "no_token_known" if any(text.unknown) else "no_token_read"
         raise ArgumentError(mistake(seen, model=name, sentence=sentence, other=READS_MOST.option))

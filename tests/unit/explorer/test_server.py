@@ -1043,6 +1043,8 @@ def test_a_pair_of_sentences(minilm):
 def test_a_pair_has_no_windows(minilm, short):
     with pytest.raises(ArgumentError, match=r"There is no window 1: the text has 1, 0 to 0"):
         Api(minilm).open("Who lit it?", lambda *_: None, window=1, pair="The keeper.")
+    with pytest.raises(ArgumentError, match=r"\nGive a shorter text\.$"):
+        Api(minilm).open("Who lit it? " * 80, lambda *_: None, pair="The keeper. " * 80)
     with pytest.raises(ArgumentError, match=r"reads no pair of sentences: its tokenizer puts"):
         Api(short).open("one", lambda *_: None, pair="two")
     with pytest.raises(ArgumentError, match=r"^tiny-t5 reads one text and writes another, and rea"):
