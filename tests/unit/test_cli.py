@@ -247,7 +247,23 @@ def test_closed_pipe_ends_quietly(json_or_not):
     assert process.returncode == 1
 
 
+def test_see_a_pair(capsys, minilm, monkeypatch):
+    monkeypatch.setattr("wqkv.study.model.open_model", lambda name, progress: minilm)
+    argv = ("see", "Who lit it?", "--pair", "The keeper.", "--word", "keeper", "--json")
+    code, out, _ = run(capsys, *argv)
+    (story,) = json.loads(out)["stories"]
+    assert (code, story["sentence"]) == (0, "Who lit it?\nThe keeper.")
+    assert story["tokens"].count("[SEP]") == 2
+    code, _, err = run(capsys, "see", "One.", "--pair", "\udcff")
+    assert (code, err) == (2, "wqkv: The sentence '\\udcff' is not valid UTF-8.\n")
+
+
 # open
+
+
+def test_open_a_pair(capsys, explored):
+    assert run(capsys, "open", "Who?", "--pair", "The keeper.")[0] == 0
+    assert explored[1][1] == ("Who?", "The keeper.", 0)
 
 
 @pytest.fixture
@@ -259,8 +275,10 @@ def explored(monkeypatch):
         asked.append(name)
         return "the model"
 
-    def serve(model, text, *, target, source, host, port, ready):
-        asked.append((model, text if target is None else (text, target), source, host, port))
+    def serve(model, text, *, target, pair, window, source, host, port, ready):
+        plain = (target, pair, window) == (None, None, 0)
+        read = text if plain else (text, target or pair, window)
+        asked.append((model, read, source, host, port))
         ready("http://the-address/")
 
     monkeypatch.setattr(pair, "open_any", open_model)
@@ -304,9 +322,25 @@ def test_open_without_a_browser_or_a_text(capsys, explored, monkeypatch, tmp_pat
 
 def test_open_two_texts(capsys, explored):
     assert run(capsys, "open", "One.", "--target", "Eins.", "--no-browser")[0] == 0
-    assert explored[-1][1] == ("One.", "Eins.")
+    assert explored[-1][1] == ("One.", "Eins.", 0)
     code, _, err = run(capsys, "open", "One.", "--target", "\udcff")
     assert (code, err) == (2, "wqkv: The text '\\udcff' is not valid UTF-8.\n")
+
+
+def test_open_at_a_window(capsys, explored):
+    assert run(capsys, "open", "One.", "--window", "3", "--no-browser")[0] == 0
+    assert explored[-1][1] == ("One.", None, 3)
+
+
+def test_open_a_conversation(capsys, explored, monkeypatch):
+    """Its template is asked before the server starts."""
+    model = tiny_llama(layers=1)
+    monkeypatch.setattr(pair, "open_any", lambda name, progress: model)
+    code, _, err = run(capsys, "open", "One.", "--chat", "--no-browser")
+    assert code == 2 and "tiny-llama has no template for a conversation" in err
+    model.tokenizer.chat_template = "<s>{{ messages[0].content }}"
+    assert run(capsys, "open", "One.", "--chat", "--no-browser")[0] == 0
+    assert explored[-1][1] == "One."
 
 
 def test_open_for_others(capsys, explored):

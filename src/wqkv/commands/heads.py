@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from wqkv.commands.given import Commands, add_language, check_outputs, check_utf8, read_texts
+from wqkv.commands.given import MODEL, Commands, add_language, check_outputs, check_utf8, read_texts
 from wqkv.commands.progress import bar, spinner
 from wqkv.commands.screen import console, print_json, say_picture, say_written
 from wqkv.sentences import say
@@ -27,7 +27,7 @@ def add(commands: Commands) -> None:
     arg = heads.add_argument
     default = "a causal model reads random tokens twice, others a built-in text"
     arg("texts", nargs="*", metavar="TEXT", help=f"in quotes; - reads stdin (default: {default})")
-    arg("--model", metavar="NAME", help="a folder or a hub name (default: the packaged model)")
+    arg("--model", metavar="NAME", help=MODEL)
     arg("--text", type=Path, metavar="FILE", help="read this file, of any length")
     arg("--json", action="store_true", help="print JSON, with every score, instead of the table")
     arg("--csv", type=Path, metavar="FILE", help="also write the scores as .csv")

@@ -41,7 +41,8 @@ def run(args: argparse.Namespace) -> None:
     print(said("packaged"))
     for model in PACKAGED.values():
         state = "not_installed" if model.folder is None else "installed"
-        print(f"  {model.alias:8}{said('reads', name=model.name, reads=model.reads)}")
+        bits = "" if model.bits is None else say(LIST["bits"], bits=model.bits)
+        print(f"  {model.alias:8}{said('reads', name=model.name, reads=model.reads, bits=bits)}")
         print(f"{'':10}{said(state, pip=model.pip)}")
     print(f"\n{said('cached')}")
     print("\n".join(f"  {name}" for name in cached) or f"  {said('none')}")

@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from wqkv.commands.given import EXAMPLE, Commands, add_language, check_file, check_utf8, read_texts
+from wqkv.commands.given import (
+    EXAMPLE,
+    MODEL,
+    Commands,
+    add_language,
+    check_file,
+    check_utf8,
+    read_texts,
+)
 from wqkv.commands.progress import bar, spinner
 from wqkv.commands.screen import say_written, tell
 from wqkv.explorer.hosts import canonical_host, is_loopback
@@ -27,8 +35,11 @@ def add(commands: Commands) -> None:
     add_language(parser)
     arg = parser.add_argument
     arg("text", nargs="?", metavar="TEXT", help="in quotes; - reads stdin (default: an example)")
-    arg("--model", metavar="NAME", help="a folder or a hub name (default: the packaged model)")
+    arg("--model", metavar="NAME", help=MODEL)
     arg("--text", dest="file", type=Path, metavar="FILE", help="read this file")
+    arg("--pair", metavar="TEXT", help="a second sentence, which an encoder reads with the first")
+    arg("--chat", action="store_true", help="the text is what a user says to a chat model, or JSON")
+    arg("--window", type=int, default=0, metavar="N", help="of a long text, the window to begin at")
     arg("--target", metavar="TEXT", help="what a model of two texts writes (default: it decides)")
     arg(
         *("--save", "--export"),
@@ -48,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
 
     texts, _ = read_texts([args.text] if args.text is not None else [], args.file)
     text = texts[0] if texts else EXAMPLE
-    check_utf8("text", [text, args.target or ""])
+    check_utf8("text", [text, args.target or "", args.pair or ""])
     check_file("page", args.export, ".html", ".htm")
     if not 0 <= args.port < 2**16:
         raise ArgumentError(mistake("no_port", port=args.port, last=2**16 - 1))
@@ -60,17 +71,20 @@ def run(args: argparse.Namespace) -> None:
         need("starlette", "show", mistake("explorer"))
         need("uvicorn", "show", mistake("explorer"))
 
+    from wqkv.study.chat import chat_text, read_messages
     from wqkv.study.pair import open_any
 
     with spinner(args.lang) as opening:
         model = open_any(args.model, opening)
+        if args.chat:
+            text = chat_text(model.tokenizer, model.name, read_messages(text))
     if args.export:
         from wqkv.explorer.api import Api
         from wqkv.explorer.export import export
 
         with bar(say(PROGRESS["recording"]), "layers", args.lang) as progress:
             api = Api(model, args.model)
-            seen = api.open(text, progress, args.target)
+            seen = api.open(text, progress, args.target, args.window, args.pair)
             page = export(api, seen, seen.first[1:], args.lang, progress)
         args.export.write_text(page, encoding="utf-8")
         say_written(args.export, args.lang)
@@ -94,6 +108,8 @@ def run(args: argparse.Namespace) -> None:
         model,
         text,
         target=args.target,
+        pair=args.pair,
+        window=args.window,
         source=args.model,
         host=args.host,
         port=args.port,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from wqkv.commands.given import Commands, add_language
+from wqkv.commands.given import MODEL, Commands, add_language
 from wqkv.commands.progress import bar, spinner
 from wqkv.commands.screen import console, print_json
 from wqkv.sentences import say
@@ -24,7 +24,7 @@ def add(commands: Commands) -> None:
     parser.set_defaults(command=run)
     add_language(parser)
     arg = parser.add_argument
-    arg("model", nargs="?", metavar="MODEL", help="a folder or a hub name (default: packaged)")
+    arg("model", nargs="?", metavar="MODEL", help=MODEL)
     arg("--json", action="store_true", help="print JSON instead of the table")
 
 

@@ -8,7 +8,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wqkv.commands.given import EXAMPLE, Commands, add_language, bad_byte, check_file, check_utf8
+from wqkv.commands.given import (
+    EXAMPLE,
+    MODEL,
+    Commands,
+    add_language,
+    bad_byte,
+    check_file,
+    check_utf8,
+)
 from wqkv.commands.progress import spinner
 from wqkv.commands.screen import console, print_json, say_written, tell
 from wqkv.sentences import say
@@ -17,6 +25,7 @@ from wqkv.sentences.errors import mistake
 
 if TYPE_CHECKING:
     from wqkv.study.one_token import TokenStory
+    from wqkv.study.tokens import TokenizedText
 
 
 def add(commands: Commands) -> None:
@@ -32,7 +41,9 @@ def add(commands: Commands) -> None:
     arg = see.add_argument
     chosen = "(default: chosen for you)"
     arg("sentences", nargs="*", metavar="SENTENCE", help="in quotes; - reads one a line from stdin")
-    arg("--model", metavar="NAME", help="a folder or a hub name (default: the packaged model)")
+    arg("--model", metavar="NAME", help=MODEL)
+    arg("--pair", metavar="TEXT", help="a second sentence, which an encoder reads with the first")
+    arg("--chat", action="store_true", help="a SENTENCE is what a user says to a chat model")
     arg("--word", help=f"the word to follow {chosen}")
     arg("--layer", type=int, metavar="L", help=f"the layer, counted from 0 {chosen}")
     arg("--head", type=int, metavar="H", help=f"the head, counted from 0 {chosen}")
@@ -51,14 +62,19 @@ def run(args: argparse.Namespace) -> None:
     sentences = list(_sentences(args.sentences))
     _check(args, sentences)
 
+    from wqkv.study.chat import chat_text, read_messages
     from wqkv.study.model import open_model
     from wqkv.study.one_token import clearest_story
 
     with spinner(args.lang) as progress:
         model = open_model(args.model, progress)
-        stories = [
-            clearest_story(model, text, args.word, args.layer, args.head) for text in sentences
-        ]
+        if args.chat:
+            given = (read_messages(text) for text in sentences)
+            sentences = [chat_text(model.tokenizer, model.name, one) for one in given]
+        texts: Sequence[str | TokenizedText] = sentences
+        if args.pair is not None:
+            texts = [model.tokens(text, args.pair) for text in sentences]
+        stories = [clearest_story(model, text, args.word, args.layer, args.head) for text in texts]
 
     for story in stories if args.word else ():
         _say_which_token(story, args.word, args.lang)
@@ -108,7 +124,7 @@ def _check(args: argparse.Namespace, sentences: Sequence[str]) -> None:
     """Refuse what cannot be shown or written before the model is opened, which may take minutes."""
     from wqkv.errors import ArgumentError, need
 
-    check_utf8("sentence", sentences)
+    check_utf8("sentence", [*sentences, args.pair or ""])
     check_file("page", args.html, ".html", ".htm")
     if args.output:
         from wqkv.draw.plots import check_format

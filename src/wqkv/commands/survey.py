@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from wqkv.commands.given import Commands, add_language
+from wqkv.commands.given import MODEL, Commands, add_language
 from wqkv.commands.progress import bar
 from wqkv.commands.screen import console, say_written, tell
 from wqkv.sentences import say
@@ -28,7 +28,7 @@ def add(commands: Commands) -> None:
     parser.set_defaults(command=run)
     add_language(parser)
     arg = parser.add_argument
-    arg("model", nargs="?", metavar="MODEL", help="a folder or a hub name (default: the packaged)")
+    arg("model", nargs="?", metavar="MODEL", help=MODEL)
     kinds = ".jsonl, .parquet, any other file of text, or a folder of them"
     arg("--data", nargs="+", required=True, metavar="PATH", help=kinds)
     arg("--out", type=Path, required=True, metavar="FOLDER", help="where the results go")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from wqkv.commands.given import Commands, add_language, check_outputs, check_utf8, read_texts
+from wqkv.commands.given import MODEL, Commands, add_language, check_outputs, check_utf8, read_texts
 from wqkv.commands.progress import bar, spinner
 from wqkv.commands.screen import console, print_json, say_picture, say_written, tell
 from wqkv.sentences import say
@@ -36,7 +36,7 @@ def add(commands: Commands) -> None:
     add_language(parser)
     arg = parser.add_argument
     arg("text", nargs="?", metavar="TEXT", help="in quotes; - reads stdin")
-    arg("--model", metavar="NAME", help="a folder or a hub name (default: the packaged model)")
+    arg("--model", metavar="NAME", help=MODEL)
     arg("--text", dest="file", type=Path, metavar="FILE", help="read this file")
     arg("--answer", help="the token (default: the likeliest), or the other text")
     arg("--against", help="its rival (default: the likeliest other token, or no other text)")

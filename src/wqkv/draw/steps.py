@@ -14,7 +14,8 @@ from wqkv.sentences.reading import UNREAD
 from wqkv.sentences.seen import SEEN
 from wqkv.sentences.steps import PROOF, STEPS
 from wqkv.study.one_token import TokenStory
-from wqkv.study.tokens import READS_MOST, Unread
+from wqkv.study.packaged import READS_MOST
+from wqkv.study.tokens import Unread
 
 #: The phrases that read differently in cross-attention; that form has "_cross" after its name.
 CROSS = ("words_1", "words_2", "matrices_1", "matrices_f", "qkv_1", "qkv_2", "scores_1", "sum_1")
@@ -274,8 +275,9 @@ def cannot_read(unread: Unread, model: str, lang: str = "en") -> str:
     """
     say = in_language(UNREAD, lang)
     typed = say["typed"].format(typed=unread.typed) if unread.typed else ""
-    facts = {**unread._asdict(), "typed": typed, "model": model, "other": READS_MOST}
+    facts = {**unread._asdict(), "typed": typed, "model": model}
     told = [say[name] for name in ("unknown", "parts") if facts[name]]
-    if told and READS_MOST.rpartition("/")[2] != model:
-        told.append(say["reads_most"])
-    return say["then"].join(told).format(**facts)
+    # Whoever reads with that model already, in 4 bits or from the hub, is offered no other.
+    if told and "multilingual-e5" not in model:
+        told.append(say["reads_most" if READS_MOST.folder else "install"])
+    return say["then"].join(told).format(**facts, **READS_MOST._asdict())

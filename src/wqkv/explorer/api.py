@@ -10,8 +10,9 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from torch import Tensor
@@ -20,6 +21,7 @@ from wqkv import __version__
 from wqkv.draw import steps
 from wqkv.draw.to_json import plain
 from wqkv.effects.effect_maps import EffectMaps
+from wqkv.errors import ArgumentError
 from wqkv.experiments.asked_of_heads import HEAD_QUESTIONS
 from wqkv.explorer import as_python
 from wqkv.explorer.jobs import Refused
@@ -34,18 +36,20 @@ from wqkv.explorer.schema import (
     TextFacts,
     ViewAnswer,
     WhatIfAnswer,
+    WindowFacts,
 )
 from wqkv.sentences import LANGUAGES
 from wqkv.sentences.errors import mistake
 from wqkv.study.callbacks import Progress
 from wqkv.study.generate import NextToken, generate, next_logits
 from wqkv.study.heads import Heads, label_heads
-from wqkv.study.model import TextModel
+from wqkv.study.model import OpenModel, TextModel
 from wqkv.study.one_token import ClearLink, clearest_link
 from wqkv.study.part import ModelPart, position_of, scale_of
 from wqkv.study.tokens import TokenizedText
 from wqkv.study.view import EachLayer, View
 from wqkv.study.whatif import Change, what_if
+from wqkv.study.windows import TextWindow, text_windows
 
 #: At most so many bytes of maps of effects are held, and always those asked for last.
 EFFECTS = 2**30
@@ -53,6 +57,18 @@ EFFECTS = 2**30
 VIEWS, HELD = 8, 2**32
 #: Of a view the logits of the tokens after so many positions are held.
 NEXT = 64
+#: A text is read up to so many bytes of hidden states at once, and a longer one in windows.
+STATES = 2**32
+#: Of so many views the text is known after they were let go, so that it can be read again.
+TEXTS = 64
+
+
+class TextAsked(NamedTuple):
+    """A text to read, with what goes with it; see `Api.open`."""
+
+    text: str
+    target: str | None = None
+    pair: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +77,9 @@ class OpenView:
 
     `parts` are the attentions of a model of two texts by name, of which this is one; `target` is
     what it was told to write. `asked` are the answers for which the model ran, by the last part of
-    their address: a saved page has them inside.
+    their address: a saved page has them inside. `whole` is the text of which `window` was read; the
+    text of a view that was changed or written on has no windows. `pair` is the second sentence of
+    a pair, of which `whole` is the first.
     """
 
     view: View
@@ -71,6 +89,9 @@ class OpenView:
     parts: dict[str, OpenView] = field(default_factory=dict)
     target: str | None = None
     asked: dict[str, Answer | PostedAnswer] = field(default_factory=dict)
+    whole: str = ""
+    window: TextWindow | None = None
+    pair: str | None = None
 
     def says(self, *lines: str) -> str:
         """The lines that reproduce an answer; the last one is its value."""
@@ -112,6 +133,7 @@ class Api:
         self.model = model
         self.opening = as_python.opening(model, source)
         self._views: OrderedDict[str, OpenView] = OrderedDict()
+        self._texts: OrderedDict[str, TextAsked] = OrderedDict()
         self._lock = threading.Lock()
         self._labels: Heads | None = None
         # The logits of the token after a position of a view, the oldest first.
@@ -132,6 +154,7 @@ class Api:
             family=model.family,
             dtype=str(next(model.model.parameters()).dtype).removeprefix("torch."),
             longest=model.longest,
+            bits=model.bits,
             generates=model.speaker is not None,
             parts={} if self.one_text else {n: _sizes(part) for n, part in model.parts.items()},
             version=__version__,
@@ -140,30 +163,64 @@ class Api:
 
     # Reading
 
-    def open(self, text: str, progress: Progress, target: str | None = None) -> OpenView:
+    @property
+    def room(self) -> int:
+        """How many tokens of a text are read at once: what the model takes, in STATES bytes."""
+        parts = [part.sizes for part in self.model.parts.values()]
+        held = STATES // sum(4 * sizes.n_layer * sizes.d_model for sizes in parts)
+        return min(self.model.longest or held, held)
+
+    def open(
+        self,
+        text: str,
+        progress: Progress,
+        target: str | None = None,
+        window: int = 0,
+        pair: str | None = None,
+    ) -> OpenView:
         """Read a text, prove every layer, and find the clearest link.
 
         Args:
             target: the text that a model of two texts is taken to have written; None lets it write.
+            window: which window is read of a text that is too long to be read at once.
+            pair: a second sentence, which an encoder reads together with the text, and whole.
         """
         begun = time.monotonic()
+        here = self._window(text, window, pair)
+        read = text if here is None else text[here.start : here.stop]
         links: dict[str, list[ClearLink]] = {part: [] for part in self.model.parts}
 
         def each(view: View, layer: int) -> None:
             links[view.model.part].append(clearest_link(view, layer))
 
-        views = self.model.views(text, target, progress, each)
+        given = read if pair is None else self._pair(read, pair)
+        views = self.model.views(given, target, progress, each)
         seconds = time.monotonic() - begun
         parts: dict[str, OpenView] = {}
         for name, view in views.items():
-            python = f"{self.python(text, target)}\nview = views[{name!r}]"
-            parts[name] = OpenView(view, _clearest(links[name]), seconds, python, parts, target)
+            lines = as_python.reading(text, here, target, pair)
+            python = f"{self.opening}\n{lines}\nview = views[{name!r}]"
+            first = _clearest(links[name])
+            parts[name] = OpenView(
+                view, first, seconds, python, parts, target, whole=text, window=here, pair=pair
+            )
         main = parts[self.model.main]
         return replace(main, parts={}) if self.one_text else main
 
-    def python(self, text: str, target: str | None = None) -> str:
-        """The lines that open the model and read a text."""
-        return f"{self.opening}\n{as_python.reading(text, target)}"
+    def _window(self, text: str, number: int, pair: str | None) -> TextWindow | None:
+        """The window of a text by its number; None for a pair, which is read whole."""
+        windows: Sequence[TextWindow | None] = [None]
+        if pair is None:
+            windows = text_windows(self.model.tokenizer, text, self.room)
+        if not 0 <= number < len(windows):
+            count = len(windows)
+            raise ArgumentError(mistake("no_window", number=number, count=count, last=count - 1))
+        return windows[number]
+
+    def _pair(self, first: str, second: str) -> TokenizedText:
+        if not isinstance(self.model, OpenModel):
+            raise ArgumentError(mistake("two_texts_pair", model=self.model.name))
+        return self.model.tokens(first, second)
 
     # The model runs again
 
@@ -243,12 +300,23 @@ class Api:
         with self._lock:
             name = secrets.token_urlsafe(6)
             self._views[name] = seen
+            if seen.whole:
+                self._texts[name] = TextAsked(seen.whole, seen.target, seen.pair)
+            while len(self._texts) > TEXTS:
+                self._texts.popitem(last=False)
             # the newest one stays, however large it is, because the page is about to show it
             while len(self._views) > 1 and (
                 len(self._views) > VIEWS or sum(one.bytes for one in self._views.values()) > HELD
             ):
                 self._views.popitem(last=False)
         return name
+
+    def text(self, name: str) -> TextAsked:
+        """What a view was asked to read, even if it was let go since."""
+        with self._lock:
+            if name not in self._texts:
+                raise Refused.because(404, mistake("text_closed"))
+            return self._texts[name]
 
     def has(self, name: str) -> bool:
         """Whether a view is still held."""
@@ -279,7 +347,9 @@ class Api:
             part=view.model.part if seen.parts else None,
             parts=list(seen.parts),
             target=seen.target,
-            read=(seen.parts["encoder"].view if seen.parts else view).reading.sentence,
+            read=seen.whole or view.reading.sentence,
+            pair=seen.pair,
+            window=_window(seen.window),
             keys=None if reading.source is None else _text(reading.source),
             cannotRead={
                 lang: steps.cannot_read(view.unread, view.model.name, lang) for lang in LANGUAGES
@@ -340,6 +410,19 @@ def _clearest(links: list[ClearLink]) -> ClearLink:
 def _outcome(top: tuple[NextToken, ...] | None, similarity: float | None) -> OutcomeFacts:
     """What comes of a text: the likeliest next tokens, or the similarity to the text before."""
     return {"similarity": plain(similarity)} if top is None else {"top": plain(top)}
+
+
+def _window(window: TextWindow | None) -> WindowFacts | None:
+    """A window as the page has it; None where the whole text was read."""
+    if window is None or window.windows == 1:
+        return None
+    return WindowFacts(
+        number=window.number,
+        windows=window.windows,
+        first=window.first,
+        last=window.last,
+        tokens=window.tokens,
+    )
 
 
 def _text(tokens: TokenizedText) -> TextFacts:

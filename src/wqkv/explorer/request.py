@@ -112,10 +112,27 @@ class Body:
         """The text to read: {"text": "..."}."""
         return _checked_text(self._given.get("text"), "text")
 
+    def view(self) -> str | None:
+        """The view whose text is read on: {"view": "..."}; None if left out."""
+        view = self._given.get("view")
+        return None if view is None else _checked_text(view, "view")
+
+    def window(self) -> int:
+        """Which window of a long text is read: {"window": number}; the first if left out."""
+        window = self._given.get("window", 0)
+        if type(window) is int:
+            return window
+        raise Refused(422, f"`window` is {str(window)[:40]}.", "Send the number of a window.")
+
     def target(self) -> str | None:
         """What a model of two texts is to have written: {"target": "..."}; None if left out."""
         target = self._given.get("target")
         return None if target is None else _checked_text(target, "target")
+
+    def pair(self) -> str | None:
+        """A second sentence that is read with the text: {"pair": "..."}; None if left out."""
+        pair = self._given.get("pair")
+        return None if pair is None else _checked_text(pair, "pair")
 
     def changes(self) -> tuple[list[tuple[int, int]], dict[int, str]]:
         """The heads to switch off as (layer, head), and the new text of tokens by position."""

@@ -48,6 +48,16 @@ class TextFacts(TypedDict):
     spans: Sequence[tuple[int, int]]
 
 
+class WindowFacts(TypedDict):
+    """Which window of a long text is open; see `study.windows.TextWindow`."""
+
+    number: int
+    windows: int
+    first: int
+    last: int
+    tokens: int
+
+
 class ProofFacts(TypedDict):
     """What the proof of a layer found; see `maps.proof.Proof`."""
 
@@ -303,6 +313,7 @@ class ModelAnswer(PartFacts):
     family: str
     dtype: str
     longest: int | None
+    bits: int | None  # per weight in a packaged file, if fewer than in training
     generates: bool
     parts: dict[str, PartFacts]
     version: str
@@ -318,9 +329,10 @@ class ServedModel(ModelAnswer):
 class ViewAnswer(TextFacts):
     """A text as one attention of a model read it.
 
-    `read` is what was typed, `target` what was given to be written, `keys` the text whose tokens
-    are looked at where it is another one, `cannotRead` what is said in each language if the model
-    cannot read all that was typed, and `questions` the experiments in order.
+    `read` is what was typed, `window` which part of it was read if it is long, `target` what was
+    given to be written, `pair` the second sentence if `read` is the first of a pair, `keys` the
+    text whose tokens are looked at where it is another one, `cannotRead` what is said in each
+    language if the model cannot read all that was typed, and `questions` the experiments in order.
     """
 
     n: int
@@ -328,6 +340,8 @@ class ViewAnswer(TextFacts):
     parts: Sequence[str]
     target: str | None
     read: str
+    pair: str | None
+    window: WindowFacts | None
     keys: TextFacts | None
     cannotRead: dict[str, str]
     questions: Sequence[str]

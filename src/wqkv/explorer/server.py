@@ -23,7 +23,7 @@ from typing import Any, TypeVar, cast
 
 from wqkv.effects.records import GROUPS, By
 from wqkv.errors import ArgumentError, need
-from wqkv.explorer.api import Api, OpenView
+from wqkv.explorer.api import Api, OpenView, TextAsked
 from wqkv.explorer.export import export
 from wqkv.explorer.hosts import canonical_address, canonical_host
 from wqkv.explorer.jobs import Job, Jobs, Refused, refusal_of
@@ -85,6 +85,8 @@ def serve(
     text: str | None = None,
     *,
     target: str | None = None,
+    pair: str | None = None,
+    window: int = 0,
     source: str | None = None,
     host: str = "127.0.0.1",
     port: int = 0,
@@ -95,6 +97,8 @@ def serve(
     Args:
         text: the text that the page opens with.
         target: for a model of two texts, what it has written for `text`; None lets it write.
+        pair: a second sentence, which an encoder reads together with `text`.
+        window: which window of a long text is shown first.
         source: the argument that `open_model` was called with.
         port: 0 takes a free one.
         ready: is called with the page's address as soon as the server listens.
@@ -119,7 +123,7 @@ def serve(
     port, secret = listening.getsockname()[1], secrets.token_urlsafe(24)
     hosts = [f"{one}:{port}" for one in ("127.0.0.1", "localhost", "[::1]", shown)]
     config = uvicorn.Config(
-        app(api, secret, hosts, text, target),
+        app(api, secret, hosts, text, target, window, pair),
         http=TimedProtocol,
         ws="none",
         log_level="warning",
@@ -137,15 +141,19 @@ def app(
     hosts: Sequence[str],
     text: str | None = None,
     target: str | None = None,
+    window: int = 0,
+    pair: str | None = None,
 ) -> Starlette:
     """Return the application that serves the page and its answers below /{secret}/.
 
     Args:
         hosts: the names that a request may call this server by, such as "127.0.0.1:8000".
         text: the text that the page opens with.
-        target: see `serve`.
+        target, window, pair: see `serve`.
     """
-    handlers = _Handlers(api, text, target)
+    handlers = _Handlers(api)
+    if text is not None:
+        handlers.start = handlers.open_job(TextAsked(text, target, pair), window)
 
     @asynccontextmanager
     async def life(_: Starlette) -> AsyncIterator[None]:
@@ -217,11 +225,11 @@ class _Guard:
 class _Handlers:
     """The handler of every address below the secret."""
 
-    def __init__(self, api: Api, text: str | None, target: str | None) -> None:
+    def __init__(self, api: Api) -> None:
         self.api, self.jobs = api, Jobs()
         self.readers = ThreadPoolExecutor(2, "wqkv-reader")
         self.files = dict(_page_files(files("wqkv.explorer") / "page"))
-        self.start = None if text is None else self._open_job(text, target)
+        self.start: Job[dict[str, str]] | None = None  # what reads the text that is shown first
 
     def close(self) -> None:
         self.jobs.close()
@@ -276,11 +284,19 @@ class _Handlers:
 
     async def open(self, request: Request) -> Response:
         body = await _body(request)
-        return _json({"job": self._open_job(body.text(), body.target()).id})
+        view = body.view()
+        if view is None:
+            asked = TextAsked(body.text(), body.target(), body.pair())
+        else:
+            asked = self.api.text(view)
+        return _json({"job": self.open_job(asked, body.window()).id})
 
-    def _open_job(self, text: str, target: str | None) -> Job[dict[str, str]]:
+    def open_job(self, asked: TextAsked, window: int) -> Job[dict[str, str]]:
+        """Read a text, which the job's result names as a view."""
+
         def run(progress: Progress) -> dict[str, str]:
-            return {"view": self.api.keep(self.api.open(text, progress, target))}
+            seen = self.api.open(asked.text, progress, asked.target, window, asked.pair)
+            return {"view": self.api.keep(seen)}
 
         return self.jobs.start("open", run)
 

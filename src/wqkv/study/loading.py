@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
@@ -21,6 +22,11 @@ from wqkv.sentences.errors import mistake
 from wqkv.study.e5 import FILE, E5File, read_e5
 from wqkv.study.packaged import E5, MINILM, PACKAGED
 from wqkv.upstream import of_transformers as upstream
+
+#: A name of the hub: gpt2, or Qwen/Qwen3-0.6B.
+_HUB_NAME = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
+#: How many seconds the hub has to answer.
+_PATIENCE = 10
 
 
 class LoadedModel(NamedTuple):
@@ -158,10 +164,39 @@ def _find(name: str | None) -> _ModelSource:
         need("gguf", "gguf", mistake("opening_gguf"))
         need("accelerate", "gguf", mistake("opening_gguf"))
         return replace(source, shown=Path(file).stem)
-    parts = name.split("/")
-    if len(parts) != 2 or not all(parts) or parts[0] in (".", "..", "~"):
-        raise ArgumentError(mistake("no_model", name=name, known=", ".join(PACKAGED)))
-    return _ModelSource("/".join(parts), "/".join(parts), "/".join(parts))
+    if not _HUB_NAME.fullmatch(name):
+        raise _no_model(name, mistake("no_hub_name"))
+    return _on_hub(name)
+
+
+def _on_hub(name: str) -> _ModelSource:
+    """A model of the hub, found by one question before transformers asks for many files.
+
+    Without a network transformers would ask for each file six times, with pauses in between.
+    """
+    hub: Any = need("huggingface_hub", "hf", mistake("opening_hub"))
+    cached = hub.try_to_load_from_cache(name, "config.json")
+    # The folder of a downloaded model, so that nothing in transformers asks the hub for more.
+    here = _ModelSource(name, str(Path(cached).parent), name) if isinstance(cached, str) else None
+    try:
+        hub.model_info(name, timeout=_PATIENCE)
+    except hub.errors.RepositoryNotFoundError:  # also a private one, which is as good as none
+        if here is None:
+            raise _no_model(name, mistake("none_on_hub")) from None
+        return here
+    except Exception as error:  # whatever a foreign client raises where there is no network
+        if here is not None:
+            return here
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        raise ArgumentError(
+            mistake("no_network", name=name, known=", ".join(PACKAGED), reason=reason)
+        ) from error
+    return _ModelSource(name, name, name)
+
+
+def _no_model(name: str, hub: str) -> ArgumentError:
+    """The error that there is no such model; `hub` says it of the hub."""
+    return ArgumentError(mistake("no_model", name=name, hub=hub, known=", ".join(PACKAGED)))
 
 
 def _folder_and_file(path: Path) -> tuple[Path, str | None]:

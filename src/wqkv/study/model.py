@@ -46,7 +46,7 @@ class TextModel(Protocol):
 
     def views(
         self,
-        text: str,
+        text: str | TokenizedText,
         target: str | None = None,
         progress: Progress = silent,
         each: EachLayer = lambda view, layer: None,
@@ -102,13 +102,13 @@ class OpenModel(ModelPart):
         places: int | None = getattr(self.config, "max_position_embeddings", None)
         return None if places is None else places - self.first_position
 
-    def tokens(self, sentence: str) -> TokenizedText:
-        """A text as the model's tokens."""
-        return tokenize(self.tokenizer, sentence, self.name, self.longest)
+    def tokens(self, sentence: str, pair: str | None = None) -> TokenizedText:
+        """A text as the model's tokens; with `pair`, two sentences that are read together."""
+        return tokenize(self.tokenizer, sentence, self.name, self.longest, pair=pair)
 
-    def read(self, sentence: str) -> TextReading:
+    def read(self, text: str | TokenizedText) -> TextReading:
         """Run the model on a text, and keep what goes into and comes out of each attention."""
-        return self.run(self.tokens(sentence))
+        return self.run(self.tokens(text) if isinstance(text, str) else text)
 
     @torch.no_grad()
     def run(
@@ -122,16 +122,22 @@ class OpenModel(ModelPart):
         hook = self.model.register_forward_hook(lambda _, __, out: last.append(out[0]))
         try:
             with self.record(text, contexts, each) as reading:
-                output = self._call(torch.tensor([text.ids], device="cpu"))
+                output = self._call(torch.tensor([text.ids], device="cpu"), **self._types(text))
         finally:
             hook.remove()
         logits = None if self.speaker is None else output.logits[0, -1].float()
         return replace(reading, final=last[0], logits=logits)
 
-    def _call(self, ids: Tensor) -> Any:
+    def _types(self, text: TokenizedText) -> dict[str, Tensor]:
+        """What says which sentence of a pair a token belongs to, if the model asks for it."""
+        if not text.types or "token_type_ids" not in self.tokenizer.model_input_names:
+            return {}
+        return {"token_type_ids": torch.tensor([text.types], device="cpu")}
+
+    def _call(self, ids: Tensor, **types: Tensor) -> Any:
         """The model's output; if it has a head, with the logits of the last token alone."""
         if self.speaker is None:
-            return self.model(input_ids=ids)
+            return self.model(input_ids=ids, **types)
         # Logits of all tokens would be n x vocabulary numbers. Some families cannot leave them out.
         if "logits_to_keep" in inspect.signature(self.speaker.forward).parameters:
             return self.speaker(input_ids=ids, logits_to_keep=1)
@@ -164,7 +170,7 @@ class OpenModel(ModelPart):
 
     def views(
         self,
-        text: str,
+        text: str | TokenizedText,
         target: str | None = None,
         progress: Progress = silent,
         each: EachLayer = lambda view, layer: None,
@@ -187,14 +193,16 @@ def open_model(
     """Open a model in float32 on the CPU.
 
     Args:
-        name: a folder, a .gguf file, or a hub name; None is the packaged default, and "e5" the
-            packaged model that reads Chinese, whose file holds 4 bits per weight. A folder's
+        name: a folder, a .gguf file, or a hub name, such as "gpt2" or "Qwen/Qwen3-0.6B"; None is
+            the packaged default, and "e5" the packaged model that reads Chinese, whose file holds
+            4 bits per weight. A model of the hub is downloaded once. A folder's
             pytorch_model.bin is read if it is named itself, and nothing but tensors of it.
         progress: is called with what is being read, as a line of text.
 
     Raises:
-        ArgumentError: it is no model, one of a family without a table row, one that reads one
-            text and writes another, or one that opens only by Python of its own.
+        ArgumentError: it is no model, one that is not here while there is no network, one of a
+            family without a table row, one that reads one text and writes another, or one that
+            opens only by Python of its own.
         MissingExtraError: transformers, gguf or the packaged model is not installed.
     """
     return OpenModel(*load(name, progress))

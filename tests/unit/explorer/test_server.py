@@ -76,6 +76,11 @@ class Client(TestClient):
         assert found["state"] == "done", found
         return found["result"]["view"]
 
+    def opens_with(self) -> str:
+        """The view of the text that the page opens with, which may come as a job first."""
+        start = self.ask("model")["start"]
+        return start.get("view") or self.wait(start["job"])["result"]["view"]
+
     def finished(self, path: str, **query):
         """An answer that may come as a job first."""
         reply = self.get(f"{ROOT}api/{path}", params=query)
@@ -992,7 +997,6 @@ def test_any_text(open_client, given):
         ("", "The sentence is empty. Give at least one word."),
         (" \n", "The sentence is empty. Give at least one word."),
         ("<s>", "tiny-llama sees no token in the sentence '<s>'."),
-        ("sea " * 100_000, "The sentence has 100001 tokens, and tiny-llama takes 65536."),
     ],
 )
 def test_texts_that_cannot_be_read(open_client, given, error):
@@ -1000,6 +1004,116 @@ def test_texts_that_cannot_be_read(open_client, given, error):
     found = client.work("open", {"text": given})
     assert (found["state"], found["error"]) == ("failed", error)
     assert client.open()
+
+
+def test_a_model_of_few_bits_says_so(llama):
+    assert Api(llama).facts()["bits"] is None
+    few = OpenModel(llama.model, llama.tokenizer, "few", bits=4)
+    assert Api(few).facts()["bits"] == 4
+
+
+# Long texts, in windows
+
+
+@pytest.fixture
+def short() -> OpenModel:
+    """A model that takes 17 tokens."""
+    model = tiny_llama()
+    model.config.max_position_embeddings = 17
+    return model
+
+
+LONG = text(67)
+
+
+def test_a_long_text_is_opened_in_windows(short):
+    with served(short) as client:
+        first = client.open(LONG)
+        about = client.ask(f"views/{first}")
+        assert about["window"] == {"number": 0, "windows": 5, "first": 0, "last": 13, "tokens": 67}
+        assert about["text"] == " ".join(LONG.split()[:14]) and about["read"] == LONG
+        assert len(about["tokens"]) == 15
+        opened = client.work("open", {"view": first, "window": 4})["result"]["view"]
+        last = client.ask(f"views/{opened}")
+        assert last["window"] == {"number": 4, "windows": 5, "first": 54, "last": 66, "tokens": 67}
+        assert last["text"].split() == LONG.split()[54:]
+        # The lines that are copied read the same part of the text.
+        given: dict = {}
+        lines = last["python"].replace("wqkv.open_model('a/tiny')", "short").splitlines()
+        exec("\n".join(lines[1:-1]), given | {"short": short}, given)
+        assert "# tokens 54 to 66 of 67" in last["python"]
+        assert given["view"].reading.shown == tuple(last["tokens"])
+        # A text that fits, and one that was changed, have no window.
+        assert client.ask(f"views/{client.open(text(11))}")["window"] is None
+        edits = [{"token": 2, "text": "boat"}]
+        changed = client.work(f"views/{opened}/whatif", {"off": [], "edits": edits})["result"]
+        assert client.ask(f"views/{changed['view']}")["window"] is None
+
+
+def test_few_windows_are_held_and_each_can_be_read_again(short, monkeypatch):
+    monkeypatch.setattr(module, "VIEWS", 2)
+    with served(short) as client:
+        views = [client.open(LONG)]
+        for number in range(1, 5):
+            asked = {"view": views[0], "window": number}
+            views.append(client.work("open", asked)["result"]["view"])
+        error = client.ask(f"views/{views[0]}", status=404)
+        assert error["error"] == "This text is not open any more."
+        again = client.work("open", {"view": views[2], "window": 2})["result"]["view"]
+        assert client.ask(f"views/{again}")["window"]["number"] == 2
+        monkeypatch.setattr(module, "TEXTS", 1)
+        client.open(text(11))
+        found = client.tell("open", {"view": views[0]}, status=404)
+        assert found["error"] == "This text is not open any more."
+
+
+def test_a_window_that_is_not_there(short):
+    with served(short) as client:
+        found = client.work("open", {"text": LONG, "window": 5})
+        assert found["error"] == "There is no window 5: the text has 5, 0 to 4."
+        for window in ("1", True, None):
+            found = client.tell("open", {"text": LONG, "window": window}, status=422)
+            assert found["error"] == f"`window` is {window}."
+
+
+def test_a_text_opens_at_a_window(short):
+    made = server.app(Api(short), "the-secret", [HOST], LONG, window=3)
+    with Client(made, base_url=ROOT) as client:
+        view = client.opens_with()
+        assert client.ask(f"views/{view}")["window"]["number"] == 3
+
+
+def test_a_pair_of_sentences(minilm):
+    """Both are one view, and both are read again where only the view is named."""
+    made = server.app(Api(minilm), "the-secret", [HOST], "Who lit it?", pair="The keeper.")
+    with Client(made, base_url=ROOT) as client:
+        views = [client.opens_with()]
+        for body in ({"text": "Who lit it?", "pair": "The keeper."}, {"view": views[0]}):
+            views.append(client.work("open", body)["result"]["view"])
+        for name in views:
+            about = client.ask(f"views/{name}")
+            assert (about["read"], about["pair"]) == ("Who lit it?", "The keeper.")
+            assert about["text"] == "Who lit it?\nThe keeper." and about["window"] is None
+            assert about["tokens"] == list(minilm.tokens("Who lit it?", "The keeper.").shown)
+            lines = client.ask(f"views/{name}/row", layer=1, head=2, i=3)["python"]
+            assert "pair = 'The keeper.'\nviews = model.views(model.tokens(text, pair))" in lines
+
+
+def test_a_pair_has_no_windows(minilm, short):
+    with pytest.raises(ArgumentError, match=r"There is no window 1: the text has 1, 0 to 0"):
+        Api(minilm).open("Who lit it?", lambda *_: None, window=1, pair="The keeper.")
+    with pytest.raises(ArgumentError, match=r"\nGive a shorter text\.$"):
+        Api(minilm).open("Who lit it? " * 80, lambda *_: None, pair="The keeper. " * 80)
+    with pytest.raises(ArgumentError, match=r"reads no pair of sentences: its tokenizer puts"):
+        Api(short).open("one", lambda *_: None, pair="two")
+    with pytest.raises(ArgumentError, match=r"^tiny-t5 reads one text and writes another, and rea"):
+        Api(tiny_t5()).open("one", lambda *_: None, pair="two")
+
+
+def test_how_much_is_read_at_once(llama, short, monkeypatch):
+    assert (Api(short).room, Api(llama).room) == (17, 65536)
+    monkeypatch.setattr(module, "STATES", 29 * 4 * 3 * 66)
+    assert (Api(short).room, Api(llama).room) == (17, 29)
 
 
 # What may go wrong
@@ -1351,10 +1465,10 @@ def test_serve(llama, monkeypatch):
     addresses, hosts = [], []
     made = server.app
 
-    def app(api, secret, allowed, given, target):
+    def app(api, secret, allowed, given, target, window, pair):
         hosts.extend(allowed)
         assert (api.opening.splitlines()[1], given) == ("model = wqkv.open_model('a/b')", WORDS)
-        assert target is None
+        assert (target, window, pair) == (None, 0, None)
         return made(api, secret, allowed)  # without a text, which nobody would wait for
 
     monkeypatch.setattr(server, "app", app)

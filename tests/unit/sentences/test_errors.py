@@ -16,7 +16,10 @@ GROUPS = [found for name, found in vars(errors).items() if name.isupper() and na
 TYPED = (
     *(ROOT / "commands").glob("*.py"),
     *(ROOT / "corpus").glob("*.py"),
-    *(ROOT / "study" / f"{name}.py" for name in ("loading", "packaged", "part", "tokens", "pair")),
+    *(
+        ROOT / "study" / f"{name}.py"
+        for name in ("loading", "packaged", "part", "tokens", "pair", "chat", "windows")
+    ),
 )
 #: The errors there that only a programmer can cause.
 PROGRAMMED = {"{loaded.name} reads one text.", "{row['error']}"}

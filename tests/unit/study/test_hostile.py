@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 import transformers
@@ -207,6 +208,7 @@ def test_a_hub_name_is_opened_in_the_same_way(folder, monkeypatch):
     for kind in ("AutoTokenizer", "AutoConfig", "AutoModel"):
         local(kind)
     monkeypatch.setattr(transformers.utils, "find_adapter_config_file", lambda where, **rest: None)
+    monkeypatch.setattr(huggingface_hub, "model_info", lambda name, timeout: None)
     assert open_model("some/model").name == "some/model"
     assert asked == {
         "AutoTokenizer": (False, None),

@@ -4,7 +4,9 @@ import json
 import re
 import shutil
 import sys
+from types import SimpleNamespace
 
+import huggingface_hub
 import pytest
 import torch
 import transformers
@@ -77,7 +79,7 @@ def test_a_model_that_ties_its_head(saved):
 
 
 @pytest.mark.parametrize(
-    "name", ["nowhere", "./where", "../where", "~/where", "a/b/c", "/no", "a/", ""]
+    "name", ["./where", "../where", "~/where", "a/b/c", "/no", "a/", "模型", "a b", ""]
 )
 def test_no_such_model(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
@@ -86,14 +88,95 @@ def test_no_such_model(name, monkeypatch, tmp_path):
         open_model(name)
 
 
-def test_no_such_name_on_the_hub(monkeypatch):
+# Models of the hub: no test has a network, and each says what the hub would answer
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path, weights):
+    """The hub with an empty cache; `says(error)` lets it answer with an error, `keep` fills it."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    asked = []
+
+    def says(error: Exception | None) -> list:
+        def model_info(name, timeout):
+            asked.append(name)
+            if error is not None:
+                raise error
+
+        monkeypatch.setattr(huggingface_hub, "model_info", model_info)
+        return asked
+
+    def keep(name: str) -> None:
+        folder = tmp_path / f"models--{name.replace('/', '--')}"
+        (folder / "refs").mkdir(parents=True)
+        (folder / "refs" / "main").write_text("0" * 40)
+        shutil.copytree(weights, folder / "snapshots" / ("0" * 40))
+        monkeypatch.setattr(transformers.utils.hub.constants, "HF_HUB_CACHE", str(tmp_path))
+
+    return SimpleNamespace(says=says, keep=keep)
+
+
+NO_NETWORK = ConnectionError("[Errno -2] Name or service not known\nand so on")
+
+
+class NotThere(huggingface_hub.errors.RepositoryNotFoundError):
+    """What the hub's client raises, made without the answer of a server."""
+
+    def __init__(self):
+        Exception.__init__(self, "404")
+
+
+NOT_THERE = NotThere()
+
+
+@pytest.mark.parametrize("name", ["nowhere", "no-one/nothing"])
+def test_no_such_model_on_the_hub(hub, name):
+    asked = hub.says(NOT_THERE)
+    with pytest.raises(
+        ArgumentError,
+        match=rf"^There is no model '{name}': no such folder, none of the hub that you may read, "
+        r"and none of minilm, e5\.\nName one that `wqkv models` lists, or a folder",
+    ):
+        open_model(name)
+    assert asked == [name]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "Qwen/Qwen3-0.6B"])
+def test_no_network(hub, name):
+    """The hub is asked once, so that the answer comes at once."""
+    asked = hub.says(NO_NETWORK)
+    with pytest.raises(
+        ArgumentError,
+        match=rf"^There is no model '{name}' on this machine: no such folder, none that was "
+        r"downloaded from the hub, and none of minilm, e5\.\n"
+        r"The hub does not answer \(ConnectionError: \[Errno -2\] Name or service not known\)\. ",
+    ) as caught:
+        load_bare(name)
+    assert asked == [name] and "and so on" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [NO_NETWORK, NOT_THERE])
+@pytest.mark.parametrize("name", ["bert-made-here", "here/bert-made"])
+def test_a_model_that_was_downloaded_opens_without_a_network(hub, name, error, minilm):
+    hub.keep(name)
+    asked = hub.says(error)
+    found = open_model(name)
+    assert (found.name, asked) == (name, [name])
+    assert found.tokens(TIRED) == minilm.tokens(TIRED)
+
+
+def test_a_model_that_is_on_the_hub(hub, monkeypatch):
+    """It is asked for under its own name, in whichever way the library finds it."""
+
     def absent(name, **rest):
+        assert "local_files_only" not in rest
         raise OSError(f"\n{name} is not a local folder\nand so on")
 
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", absent)
-    says = r"'no-one/nothing' does not open as a model \(OSError: no-one/nothing is not a local fo"
+    hub.says(None)
+    says = r"'gpt2' does not open as a model \(OSError: gpt2 is not a local fo"
     with pytest.raises(ArgumentError, match=says) as caught:
-        open_model("no-one/nothing")
+        open_model("gpt2")
     assert "and so on" not in str(caught.value)
 
 

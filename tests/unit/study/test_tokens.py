@@ -3,10 +3,15 @@
 import re
 
 import pytest
+import torch
 
 from tests.pieces import blanks, bytewise, fallback
+from tests.tiny import tiny_llama
 from wqkv.errors import ArgumentError
-from wqkv.study.tokens import READS_MOST, TYPED, TokenizedText, Unread, extend, tokenize, trim_span
+from wqkv.study.one_token import clearest_story
+from wqkv.study.packaged import E5
+from wqkv.study.tokens import TYPED, TokenizedText, Unread, extend, tokenize, trim_span
+from wqkv.study.whatif import what_if
 
 TIRED = "The animal didn't cross the street because it was too tired."
 
@@ -40,16 +45,65 @@ def test_no_token_in_the_sentence(minilm, sentence):
         ArgumentError, match=rf"sees no token in .* {re.escape(repr(sentence))}\."
     ) as caught:
         minilm.read(sentence)
-    other = f", or open a model that reads it, such as {READS_MOST}" * (sentence[0] in "🙂x")
+    other = f", or open a model that reads it, with {E5.option}" * (sentence[0] in "🙂x")
     assert str(caught.value).endswith(f"\nGive another text{other}.")
 
 
 def test_long_sentence(minilm):
     with pytest.raises(
-        ArgumentError, match=r"has 513 tokens, and all-MiniLM-L6-v2 takes 512\.\nGive a shorter"
+        ArgumentError,
+        match=r"has 513 tokens, and all-MiniLM-L6-v2 takes 512\.\nGive a shorter text, or "
+        r"open it with `wqkv open`, which reads it in windows\.$",
     ):
         minilm.read("a " * 511)
     assert len(minilm.read("a " * 510).tokens) == 512
+
+
+# Pairs of sentences
+
+ASKED, TOLD = "Who lit 灯?", "The keeper [SEP] lit it."
+
+
+def test_a_pair_of_sentences(minilm):
+    pair = minilm.tokens(ASKED, TOLD)
+    theirs = minilm.tokenizer(ASKED, TOLD)
+    assert list(pair.ids) == theirs["input_ids"] and list(pair.types) == theirs["token_type_ids"]
+    one, two = minilm.tokens(ASKED), minilm.tokens(TOLD)
+    assert pair.shown == (*one.shown, *two.shown[1:])
+    assert pair.special == (*one.special, *two.special[1:])
+    assert pair.typed == (*one.typed, *two.typed[1:]) and "灯[UNK]" in pair.shown
+    assert pair.sentence == f"{ASKED}\n{TOLD}"
+    assert pair.types == (0,) * len(one.ids) + (1,) * (len(two.ids) - 1)
+    assert one.types == ()
+
+
+def test_a_pair_is_read_as_the_model_reads_it(minilm):
+    view = minilm.view(minilm.tokens(ASKED, TOLD))
+    given = minilm.tokenizer(ASKED, TOLD, return_tensors="pt")
+    with torch.no_grad():
+        theirs = minilm.model(**given).last_hidden_state
+    assert torch.equal(view.reading.final, theirs)
+    given["token_type_ids"] *= 0  # the second sentence is told apart
+    with torch.no_grad():
+        assert not torch.allclose(theirs, minilm.model(**given).last_hidden_state, atol=1e-3)
+    assert all(view.proof(layer).holds for layer in range(minilm.sizes.n_layer))
+    story = clearest_story(minilm, minilm.tokens(ASKED, TOLD), "keeper")
+    assert story.tokens[story.token] == "keeper"
+    with pytest.raises(ArgumentError, match="is a pair of sentences, and token 3 of it is changed"):
+        what_if(view, edits={3: "lamp"})
+    assert what_if(view, off=[(2, 3)]).change > 0
+
+
+def test_a_model_that_reads_no_pair():
+    llama = tiny_llama()
+    with pytest.raises(ArgumentError, match=r"^tiny-llama reads no pair of sentences: its tokeniz"):
+        llama.tokens("the sea", "was dark")
+
+
+@pytest.mark.parametrize("pair", ["", " \n"])
+def test_an_empty_second_sentence(minilm, pair):
+    with pytest.raises(ArgumentError, match="sentence is empty"):
+        minilm.tokens("a", pair)
 
 
 def test_tokens_without_a_text():

@@ -62,7 +62,7 @@ function paintAll() {
   if (state.theme) document.documentElement.dataset.theme = state.theme;
   else delete document.documentElement.dataset.theme;
   part("skip").textContent = t("skip");
-  draw("top", [opened.model?.name, opened.text?.tokens.length], () => drawTop(openText));
+  draw("top", [opened.model?.name, opened.text?.tokens.length], () => drawTop(openText, openWindow));
   part("main").hidden = !opened.text;
   if (!opened.text) {
     document.title = t("title");
@@ -120,28 +120,41 @@ function viewTabs() {
 
 // Opening
 
-async function openText(text, target) {
+/**
+ * @param {string} text
+ * @param {{ target?: string, pair?: string }} beside what a model of two texts writes, or a second sentence
+ */
+async function openText(text, beside) {
   if (!text.trim()) return say(new Refusal(t("empty")));
-  const short = text.length + (target?.length ?? 0) <= IN_ADDRESS;
+  const { target, pair } = beside,
+    short = text.length + (target ?? pair ?? "").length <= IN_ADDRESS;
   await attempt(async () => {
-    const { view } = await work("open", target ? { text, target } : { text });
-    await show(String(view), short ? text : null, short ? target : null);
+    const { view } = await work("open", { text, ...beside });
+    await readView(view);
+    const { layer, head, token } = opened.text.first;
+    const named = short ? { text, target: target ?? null, pair: pair ?? null } : { text: null, target: null, pair: null };
+    show(view, { ...named, window: null, layer, head, token });
   });
 }
 
-// Shows a text that the server has; what was chosen in the last one is dropped.
-async function show(view, text, target) {
-  await readView(view);
+// Another window of the text that is open, at the same layer, head and place.
+function openWindow(window) {
+  return attempt(async () => {
+    const [base, part] = String(shownText).split("."),
+      { view } = await work("open", { view: base, window }),
+      name = part ? `${view}.${part}` : view;
+    await readView(name);
+    show(name, { window });
+  });
+}
+
+// Shows a text that was read; what was chosen in the last one is dropped.
+function show(view, patch) {
   shownText = view;
   drawn.clear(); // before the state changes, or all would be drawn twice
-  const { layer, head, token } = opened.text.first ?? {};
   go({
     v: view,
-    text,
-    target,
-    layer,
-    head,
-    token,
+    ...patch,
     other: null,
     set: null,
     at: null,
@@ -190,28 +203,45 @@ async function start() {
 
 // The text that the address names; else the one that the command line gave.
 async function resume() {
-  const { start: given } = opened.model;
+  const { start: given } = opened.model,
+    { window } = state;
   let view = state.v;
-  if (view === undefined && state.text) return openText(state.text, state.target);
+  if (view === undefined && state.text) {
+    await openText(state.text, { target: state.target, pair: state.pair });
+    return window ? openWindow(window) : undefined;
+  }
   if (view === undefined)
     view = given?.job ? /** @type {ViewName} */ (await finish(given.job)).view : given?.view;
   if (view === undefined) return say(new Refusal(t("noText")));
-  try {
-    await readView(view);
-  } catch (error) {
-    const gone = error instanceof Refusal && error.status === 404; // the server has been started again, say
-    if (!gone || !state.text) throw error;
-    const { text, target } = state,
-      [, part] = String(view).split(".");
-    const again = /** @type {ViewName} */ (await work("open", target ? { text, target } : { text }));
-    view = part ? `${again.view}.${part}` : again.view;
-    await readView(view);
-  }
-  shownText = view;
+  shownText = await readOrReopen(view, state.text);
+  if (window !== undefined && window !== opened.text.window?.number) return openWindow(window);
   settle();
   drawn.clear();
   go({ v: shownText }, true); // the address names from now on what is shown
   paintAll();
+}
+
+/**
+ * Reads a view, or its text anew if the server has let it go; returns the name of the view.
+ *
+ * @param {string} view
+ * @param {string | undefined} text of the view, if the address has it
+ */
+async function readOrReopen(view, text = undefined) {
+  try {
+    await readView(view);
+    return view;
+  } catch (error) {
+    if (!(error instanceof Refusal && error.status === 404)) throw error;
+    const { target, pair: second, window = 0 } = state,
+      [base, part] = String(view).split(".");
+    // The server knows the text of a view longer than its numbers, until it is started again.
+    const asked = text ? { text, window, target, pair: second } : { view: base, window };
+    const again = /** @type {ViewName} */ (await work("open", asked)).view,
+      name = part ? `${again}.${part}` : again;
+    await readView(name);
+    return name;
+  }
 }
 
 // Back and forward may name another text; an address that names none means this one.
@@ -221,7 +251,10 @@ async function follow() {
   if (opened.text && view !== undefined && view !== shownText) {
     shownText = view;
     part("view").setAttribute("aria-busy", "true");
-    await attempt(() => readView(view));
+    await attempt(async () => {
+      shownText = await readOrReopen(view);
+      go({ v: shownText }, true);
+    });
     part("view").removeAttribute("aria-busy");
   }
   paintAll();

@@ -26,6 +26,15 @@ export interface TextFacts {
   spans: [number, number][];
 }
 
+/** Which window of a long text is open; see `study.windows.TextWindow`. */
+export interface WindowFacts {
+  number: number;
+  windows: number;
+  first: number;
+  last: number;
+  tokens: number;
+}
+
 /** What the proof of a layer found; see `maps.proof.Proof`. */
 export interface ProofFacts {
   difference: number | null;
@@ -267,6 +276,7 @@ export interface ModelAnswer {
   family: string;
   dtype: string;
   longest: number | null;
+  bits: number | null;
   generates: boolean;
   parts: { [name: string]: PartFacts };
   version: string;
@@ -290,6 +300,7 @@ export interface ServedModel {
   family: string;
   dtype: string;
   longest: number | null;
+  bits: number | null;
   generates: boolean;
   parts: { [name: string]: PartFacts };
   version: string;
@@ -299,9 +310,10 @@ export interface ServedModel {
 
 /** A text as one attention of a model read it.
  * 
- * `read` is what was typed, `target` what was given to be written, `keys` the text whose tokens
- * are looked at where it is another one, `cannotRead` what is said in each language if the model
- * cannot read all that was typed, and `questions` the experiments in order. */
+ * `read` is what was typed, `window` which part of it was read if it is long, `target` what was
+ * given to be written, `pair` the second sentence if `read` is the first of a pair, `keys` the
+ * text whose tokens are looked at where it is another one, `cannotRead` what is said in each
+ * language if the model cannot read all that was typed, and `questions` the experiments in order. */
 export interface ViewAnswer {
   text: string;
   tokens: string[];
@@ -313,6 +325,8 @@ export interface ViewAnswer {
   parts: string[];
   target: string | null;
   read: string;
+  pair: string | null;
+  window: WindowFacts | null;
   keys: TextFacts | null;
   cannotRead: { [name: string]: string };
   questions: string[];

@@ -7,14 +7,19 @@ import { computes, recorded } from "../reading/server.js";
 import { go, state } from "../reading/state.js";
 import { lang, t } from "../words/words.js";
 import { drawKeys } from "./notices.js";
+import { drawWindow } from "./window.js";
 
 /** @import { Recorded } from "../types" */
 
 const TYPED = 20000; // characters that are put back into the box
 const THEMES = ["", "light", "dark"];
 
-export function drawTop(openText) {
-  const read = () => openText(field.value, target?.value.trim() ? target.value : null);
+/**
+ * @param {(text: string, beside: { target?: string, pair?: string }) => void} openText
+ * @param {(number: number) => void} openWindow
+ */
+export function drawTop(openText, openWindow) {
+  const read = () => openText(field.value, second?.value.trim() ? { [second.id]: second.value } : {});
   const box = (name, value, says) =>
     h("textarea", {
       id: name,
@@ -35,8 +40,10 @@ export function drawTop(openText) {
   const shown = opened.text ? (opened.text.read ?? "") : (state.text ?? ""),
     field = box("text", shown, t("placeholder")),
     two = opened.model && Object.keys(opened.model.parts).length,
-    given = opened.text ? opened.text.target : state.target,
-    target = two ? box("target", given ?? "", t(opened.model.generates ? "targetText" : "targetNeeded")) : null;
+    { target, pair } = opened.text ?? state;
+  let second = null; // what a model of two texts writes, or the second sentence of a pair
+  if (two) second = box("target", target ?? "", t(opened.model.generates ? "targetText" : "targetNeeded"));
+  else if (pair) second = box("pair", pair, t("pairText"));
   const form = recorded
     ? null
     : h(
@@ -49,7 +56,7 @@ export function drawTop(openText) {
           },
         },
         field,
-        target,
+        second,
         h("button", { type: "submit", class: "main", "data-key": "read" }, t("read")),
       );
   const { model } = opened;
@@ -66,7 +73,12 @@ export function drawTop(openText) {
             "span",
             {},
             h("bdi", {}, model.name),
-            h("small", {}, t("modelSize", { layers: model.n_layer, heads: model.n_head, d: model.d_model })),
+            h(
+              "small",
+              {},
+              t("modelSize", { layers: model.n_layer, heads: model.n_head, d: model.d_model }),
+              model.bits && h("b", {}, t("bits", { n: model.bits })),
+            ),
           ),
       ),
       form,
@@ -109,6 +121,7 @@ export function drawTop(openText) {
       ),
     ),
     recorded && recordedNote(recorded),
+    opened.text && drawWindow(openWindow),
   ];
 }
 

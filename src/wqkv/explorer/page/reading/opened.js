@@ -1,7 +1,7 @@
 // The text that is open and the model that read it; and how to ask for numbers of them.
 
 import { wholeView } from "./asked.js";
-import { get } from "./server.js";
+import { get, getAnew } from "./server.js";
 import { state } from "./state.js";
 
 /** @import { Answers, ServedModel, TextFacts, ViewAnswer } from "../types" */
@@ -18,12 +18,13 @@ export async function readModel() {
 }
 
 /**
- * A text that the server has, and the facts of the attention that it shows.
+ * A text that the server has, and the facts of the attention that it shows. It may have let go of
+ * a text that was shown before, so it is asked each time.
  *
  * @param {string} view
  */
 export async function readView(view) {
-  const text = (opened.text = /** @type {ViewAnswer} */ (await get(`views/${view}`)));
+  const text = (opened.text = /** @type {ViewAnswer} */ (await getAnew(`views/${view}`)));
   opened.model = { ...whole, ...(text.part && whole.parts[text.part]) };
 }
 

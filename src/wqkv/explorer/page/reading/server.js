@@ -58,6 +58,16 @@ export async function get(path, query = {}, keep = true) {
   return asked;
 }
 
+/**
+ * The answer as the server gives it now.
+ *
+ * @param {string} path
+ */
+export function getAnew(path) {
+  kept.delete(keyOf(path));
+  return get(path);
+}
+
 /** @returns {Promise<any>} */
 async function answerTo(key, path, query) {
   if (!recorded) {

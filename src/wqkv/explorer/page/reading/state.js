@@ -1,6 +1,6 @@
 // What is looked at, as the address says it: #layer=3&head=1&token=10. Back and forward work.
 
-const NUMBERS = ["step", "layer", "head", "token", "other", "moment", "after", "rank"];
+const NUMBERS = ["step", "layer", "head", "token", "other", "moment", "after", "rank", "window"];
 const START = { step: 1, view: "cards", lang: "", theme: "", stat: "maps", dir: "to" };
 
 /**
@@ -9,7 +9,7 @@ const START = { step: 1, view: "cards", lang: "", theme: "", stat: "maps", dir: 
  *
  * @typedef {typeof START & {
  *   layer: number, head: number, token: number, other?: number, moment?: number,
- *   v?: string, text?: string, target?: string, set?: string, at?: string, from?: string,
+ *   v?: string, text?: string, target?: string, pair?: string, window?: number, set?: string, at?: string, from?: string,
  *   keysfrom?: string, change?: string, count?: string, hide?: string, even?: string,
  *   answer?: string, against?: string, after?: number, how?: string, asked?: string, sort?: string,
  *   more?: string, by?: string, without?: string, shows?: string, lit?: string, order?: string, times?: string,

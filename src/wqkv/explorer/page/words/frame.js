@@ -38,6 +38,7 @@ export const frameTexts = /** @type {const} */ ({
     "{layers} layers × {heads} heads, {d} numbers per word",
     "{layers} 层 × {heads} 头，每个词元 {d} 维",
   ],
+  bits: ["{n}-bit weights", "{n} 位权重"],
   exact: ["exact", "精确"],
   failed: ["failed its proof", "未通过验证"],
   unproved: ["not proved yet", "尚未验证"],

@@ -11,6 +11,7 @@ export const pairTexts = /** @type {const} */ ({
   partsays_encoder: ["The words that are read look at each other.", "原文各词元互相看。"],
   partsays_decoder: ["The words that are written look at those written before.", "所写的词元看之前写下的词元。"],
   partsays_cross: ["The words that are written look at the words that were read.", "所写的词元看原文的词元。"],
+  pairText: ["The second sentence of the pair: leave empty to read the first alone", "句子对的第二句：留空则只读第一句"],
   targetText: ["What it writes: leave empty, and the model writes it", "要写的文本：留空则由模型来写"],
   targetNeeded: ["What it writes: this model has no head for it, so give it", "要写的文本：该模型没有输出头，请给出"],
   pairSays: [

@@ -17,12 +17,14 @@ import { stepsTexts } from "./steps.js";
 import { streamTexts } from "./stream.js";
 import { textTexts } from "./text.js";
 import { whatifTexts } from "./whatif.js";
+import { windowTexts } from "./window.js";
 import { writingTexts } from "./writing.js";
 
 /** @typedef {Record<string, readonly [en: string, zh: string]>} Texts */
 
 export const TEXTS = {
   ...frameTexts,
+  ...windowTexts,
   ...cardsTexts,
   ...answerTexts,
   ...streamTexts,
