@@ -52,7 +52,7 @@ def _still(view: View, layer: int, head: int, token: int) -> bytes | None:
     if find_spec("matplotlib") is None or view.reading.source is not None:
         return None
     story = token_story(view, layer, head, token)
-    # Without the matrices, whose picture is noise to a PNG: a notebook keeps every picture it shows.
+    # A notebook keeps every picture that it shows, and that of the matrices is noise to a PNG.
     story = replace(story, map=view.map(layer, head)[0, 0], matrices=None)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "map.png"

@@ -123,6 +123,8 @@ def test_what_was_written(capsys, monkeypatch, tmp_path):
 def test_rich_keeps_its_codes_and_no_others(monkeypatch):
     """A picture, a spinner and a bar on a terminal in colors."""
     monkeypatch.setenv("TERM", "xterm-256color")
+    # rich keeps the codes of a style as the first console drew it, for all tests after this one.
+    monkeypatch.setenv("COLORTERM", "truecolor")
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setattr(models, "open_model", lambda *_: None)
     monkeypatch.setattr(story, "clearest_story", lambda *_: make(model=HOSTILE))

@@ -237,4 +237,4 @@ def test_a_picture_in_chinese(tmp_path, monkeypatch):
     ):
         save_png(make(4, 5), "tiny-model", tmp_path / "a.svg", "zh")
     drawn_text = (tmp_path / "a.svg").read_text("utf-8")
-    assert ">层<" in drawn_text and ">P  看前一个词元：1<" in drawn_text
+    assert ">层<" in drawn_text and ">P  看前一个词元：2<" in drawn_text
