@@ -111,7 +111,7 @@ def check_drawing(part, view, name: str, one) -> None:
     assert same.count() == (one.same is not None)
     if one.same is not None:
         assert f"{one.same.difference:.1e}" in same.inner_text()
-    part.locator("summary").last.click()
+    part.locator("details.all > summary").last.click()
     numbers = part.locator(".numbers").last.locator("li").all_inner_texts()
     lang = "zh" if "权重" in " ".join(numbers) else "en"
     assert numbers == [number.said(lang) for number in one.numbers]

@@ -169,7 +169,7 @@ def test_heads_are_added_taken_off_and_seen_alone(open_page):
 def test_a_head_keeps_its_color_while_others_come_and_go(open_page):
     page = open_page(f"{LINES}&with=4,7,9&hide=1")
     before = {link["head"]: link["color"] for link in drawn(page)}
-    go(page, f"{LINES}&with=7,9&hide=1&v={open_page.view}")
+    go(page, f"{LINES}&with=7,9&hide=1&view=text&v={open_page.view}")
     after = {link["head"]: link["color"] for link in drawn(page)}
     assert after == {head: before[head] for head in (1, 7, 9)}
 

@@ -113,7 +113,7 @@ export function answeredCard(answer, made, chosen, asked, again) {
         allNumbersOf(made),
       ),
     ),
-    made.changes && !recorded && ran(answer.name) && h("div", { class: "ranon" }, whenAnswered(askFor("runon", asked), after => [outcome(after, { edits: [] }), h("p", { class: "note" }, t("outputChange"), " ", h("b", { title: String(after.change) }, short(after.change, 3)))])),
+    made.changes && !recorded && ran(answer.name) && h("div", { class: "ranon" }, whenAnswered(askFor("runon", asked), async after => [await outcome(after, { edits: [] }), h("p", { class: "note" }, t("outputChange"), " ", h("b", { title: String(after.change) }, short(after.change, 3)))])),
     foot({
       name: `why-${answer.name}`,
       python: answer.python,
