@@ -56,7 +56,7 @@ export const answerTexts = /** @type {const} */ ({
   ],
   answerWithout: [
     "Without that one link this head's output for {token} would change by {change}.",
-    "去掉这一条联系，这个头给{token}的输出会改变{change}。",
+    "去掉这一条连接，这个头给{token}的输出会改变{change}。",
   ],
   changePercent: ["{n}\u00a0% of its length", "其长度的 {n}%"],
   changeTimes: ["{n} times its length", "其长度的 {n} 倍"],
