@@ -319,6 +319,7 @@ ANSWER = "The animal was tired."
 #: Places of the page: words and heads that nobody looked at before it was saved.
 PLACES = (
     *(f"layer=5&head=7&token=13&step={step}" for step in range(1, 8)),
+    *(f"{'layer=3&head=7'}&token=13&step={step}" for step in (2, 7)),
     "layer=0&head=11&token=0&step=5&lang=zh",
     "layer=2&head=4&token=8&step=4&other=3",
     "layer=4&head=0&token=5&step=0&dir=from",

@@ -233,6 +233,7 @@ ORDER = (
     "wqkv.explorer.numbers",
     "wqkv.explorer.saved_experiments",
     "wqkv.explorer.saved_layer",
+    "wqkv.explorer.saved_matrices",
     "wqkv.explorer.export",
     "wqkv.explorer.inline",
     "wqkv.explorer.ticket",

@@ -47,9 +47,14 @@ def pack(seen: OpenView, layer: int) -> str:
         "shuffled": [] if "shuffled_heads" in never else shuffled(view, layer),
         "stories": _stories(seen, layer),
     }
+    return zipped(facts, *map(_bytes, numbers.values()))
+
+
+def zipped(facts: object, *numbers: bytes) -> str:
+    """Base64 of gzip of a length (4 bytes), facts as JSON, and numbers."""
     head = json.dumps(facts, allow_nan=False).encode()
-    data = [len(head).to_bytes(4, "little"), head, *map(_bytes, numbers.values())]
-    # mtime: the same layer gives the same string
+    data = [len(head).to_bytes(4, "little"), head, *numbers]
+    # mtime: the same facts give the same string
     return base64.b64encode(gzip.compress(b"".join(data), 9, mtime=0)).decode()
 
 

@@ -85,14 +85,16 @@ class SourceFacts(TypedDict):
 class MatrixFacts(TypedDict):
     """A matrix of rows x columns; each of `numbers` is the extreme of a block of per[0] x per[1].
 
-    They are base64 of float32, row by row, the low byte first; at 1 x 1 they are the matrix.
-    `between` is what the layer does to the product before it is used.
+    They are base64 of float32, row by row, the low byte first; at 1 x 1 they are the matrix. A
+    saved page may have them as multiples of `step`, which is None where they are exact. `between`
+    is what the layer does to the product before it is used.
     """
 
     rows: int
     columns: int
     per: tuple[int, int]
     numbers: str
+    step: Number
     bias: Numbers | None
     between: Sequence[Literal["norm", "clip", "RoPE", "temperature", "gate"]]
 
@@ -718,13 +720,37 @@ class SavedLayer(TypedDict):
     stories: dict[str, Sequence[Sequence[ToldSteps]]]
 
 
+class SavedMatrix(TypedDict):
+    """A matrix as a saved page has it: `MatrixFacts` whose numbers stand behind the facts."""
+
+    rows: int
+    columns: int
+    per: tuple[int, int]
+    step: float
+    bias: Numbers | None
+    between: Sequence[Literal["norm", "clip", "RoPE", "temperature", "gate"]]
+
+
+class SavedMatrices(TypedDict):
+    """The matrices of a layer by head; of heads that share WK and WV, each once."""
+
+    WQ: Sequence[SavedMatrix]
+    WK: Sequence[SavedMatrix]
+    WV: Sequence[SavedMatrix]
+    WO: Sequence[SavedMatrix]
+
+
 class SavedPart(TypedDict):
     """One attention of a saved text: its layers as `SavedLayer` packed, None where left out.
 
-    `python` are the lines that open the view, before those of each answer.
+    `matrices` are those of the layers as `SavedMatrices` packed, and `streams` the answers
+    "stream" of all tokens, packed too. `python` are the lines that open the view, before those of
+    each answer.
     """
 
     layers: Sequence[str | None]
+    matrices: Sequence[str | None]
+    streams: str | None
     python: str
 
 

@@ -58,13 +58,15 @@ export interface SourceFacts {
 
 /** A matrix of rows x columns; each of `numbers` is the extreme of a block of per[0] x per[1].
  * 
- * They are base64 of float32, row by row, the low byte first; at 1 x 1 they are the matrix.
- * `between` is what the layer does to the product before it is used. */
+ * They are base64 of float32, row by row, the low byte first; at 1 x 1 they are the matrix. A
+ * saved page may have them as multiples of `step`, which is None where they are exact. `between`
+ * is what the layer does to the product before it is used. */
 export interface MatrixFacts {
   rows: number;
   columns: number;
   per: [number, number];
   numbers: string;
+  step: number | null;
   bias: (number | null)[] | null;
   between: ("norm" | "clip" | "RoPE" | "temperature" | "gate")[];
 }
@@ -648,11 +650,33 @@ export interface SavedLayer {
   stories: { [name: string]: ToldSteps[][] };
 }
 
+/** A matrix as a saved page has it: `MatrixFacts` whose numbers stand behind the facts. */
+export interface SavedMatrix {
+  rows: number;
+  columns: number;
+  per: [number, number];
+  step: number;
+  bias: (number | null)[] | null;
+  between: ("norm" | "clip" | "RoPE" | "temperature" | "gate")[];
+}
+
+/** The matrices of a layer by head; of heads that share WK and WV, each once. */
+export interface SavedMatrices {
+  WQ: SavedMatrix[];
+  WK: SavedMatrix[];
+  WV: SavedMatrix[];
+  WO: SavedMatrix[];
+}
+
 /** One attention of a saved text: its layers as `SavedLayer` packed, None where left out.
  * 
- * `python` are the lines that open the view, before those of each answer. */
+ * `matrices` are those of the layers as `SavedMatrices` packed, and `streams` the answers
+ * "stream" of all tokens, packed too. `python` are the lines that open the view, before those of
+ * each answer. */
 export interface SavedPart {
   layers: (string | null)[];
+  matrices: (string | null)[];
+  streams: string | null;
   python: string;
 }
 

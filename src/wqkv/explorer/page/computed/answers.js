@@ -18,7 +18,7 @@ const RANKED = 64; // so many of the tokens that are looked at most are listed i
 
 // JSON has no number for an infinity or NaN.
 const finiteOrNull = value => (Number.isFinite(value) ? value : null);
-const asNumbers = values => Array.from(values, finite);
+const asNumbers = values => Array.from(values, finiteOrNull);
 
 /**
  * @param {SavedView} seen
