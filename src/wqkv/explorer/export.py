@@ -163,9 +163,7 @@ def _keep_layers(
             kept.leave_out("left_matrices", part, kept.parts[part]["matrices"])
 
 
-def _keep_matrices(
-    seen: OpenView, near: int, progress: Progress, kept: _Kept
-) -> list[str | None]:
+def _keep_matrices(seen: OpenView, near: int, progress: Progress, kept: _Kept) -> list[str | None]:
     """The pictures of the matrices of every layer whose heads have such."""
     found: list[str | None] = [None] * seen.view.model.sizes.n_layer
     for layer in _from(near, len(found)):

@@ -56,9 +56,7 @@ def recorded(page: str) -> dict:
 
 def test_every_layer_is_there(api, seen):
     made = record(api, seen, AT, "en", nobody, CAP)
-    streams = [
-        stream(api, seen, Parameters({"token": str(i)}), nobody) for i in range(seen.view.n)
-    ]
+    streams = [stream(api, seen, Parameters({"token": str(i)}), nobody) for i in range(seen.view.n)]
     assert made["parts"] == {
         "": {
             "layers": [pack(seen, layer) for layer in range(2)],
