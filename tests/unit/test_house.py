@@ -232,6 +232,7 @@ ORDER = (
     "wqkv.explorer.cards",
     "wqkv.explorer.numbers",
     "wqkv.explorer.saved_experiments",
+    "wqkv.explorer.saved_cards",
     "wqkv.explorer.saved_layer",
     "wqkv.explorer.saved_matrices",
     "wqkv.explorer.export",

@@ -20,6 +20,7 @@ from wqkv.explorer.cards import SMALL, questions_with_maps
 from wqkv.explorer.matrices import THUMBNAIL
 from wqkv.explorer.numbers import LONG, QUICK, SIDE, SLOW, stream
 from wqkv.explorer.request import Parameters
+from wqkv.explorer.saved_cards import saved_cards
 from wqkv.explorer.saved_layer import MOST_TOKENS, pack, zipped
 from wqkv.explorer.saved_matrices import pack_matrices
 from wqkv.explorer.schema import Answer, PostedAnswer, Recorded, SavedPart, ServedModel, ViewAnswer
@@ -151,6 +152,7 @@ def _keep_layers(
             "layers": layers,
             "matrices": [None] * count,
             "streams": streams if streams is not None and kept.fits(streams) else None,
+            "cards": saved_cards(own=one.view.reading.source is None),
             "python": one.python,
         }
         kept.leave_out("left_layers", part, layers)

@@ -19,7 +19,7 @@ from wqkv.attend.masks.algebra import Full
 from wqkv.draw.to_json import plain
 from wqkv.explorer.api import OpenView
 from wqkv.explorer.numbers import told_steps
-from wqkv.explorer.saved_experiments import changed_numbers, ranks, refused, shuffled
+from wqkv.explorer.saved_experiments import changed_numbers, proofs, ranks, refused, shuffled
 from wqkv.explorer.schema import SavedLayer, ToldSteps
 from wqkv.sentences import LANGUAGES
 from wqkv.study.one_token import token_story
@@ -45,6 +45,7 @@ def pack(seen: OpenView, layer: int) -> str:
         "refused": (never := refused(view, layer)),
         "ranks": ranks(view, layer),
         "shuffled": [] if "shuffled_heads" in never else shuffled(view, layer),
+        "proofs": plain(proofs(view, layer)),
         "stories": _stories(seen, layer),
     }
     return zipped(facts, *map(_bytes, numbers.values()))

@@ -105,11 +105,22 @@ export class LayerNumbers {
    * @param {ArrayLike<number>} context
    */
   lengthThroughWO(head, context) {
+    return Math.sqrt(Math.max(this.productThroughWO(head, context, context), 0));
+  }
+
+  /**
+   * (one WO) . (other WO) of a head.
+   *
+   * @param {number} head
+   * @param {ArrayLike<number>} one
+   * @param {ArrayLike<number>} other
+   */
+  productThroughWO(head, one, other) {
     const products = this.rows("lengths", head);
-    let square = 0;
+    let sum = 0;
     for (let a = 0; a < products.length; a++)
-      for (let b = 0; b < products.length; b++) square += context[a] * products[a][b] * context[b];
-    return Math.sqrt(Math.max(square, 0));
+      for (let b = 0; b < products.length; b++) sum += one[a] * products[a][b] * other[b];
+    return sum;
   }
 
   /**

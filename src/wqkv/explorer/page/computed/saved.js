@@ -1,10 +1,13 @@
 // A saved page has no server: an answer is recorded in it, or computed here, or it is not there.
 
 import { COMPUTED } from "./answers.js";
+import { changedMapsAnswer, experimentAnswer } from "./cards.js";
 import { unpackLayer, unzipped } from "./layer.js";
 import { matricesAnswer, unpackMatrices } from "./matrices.js";
 
 /** @import { Recorded, ServedModel, StreamAnswer, ViewAnswer } from "../types" */
+
+const OF_LAYER = { ...COMPUTED, experiment: experimentAnswer, changedmaps: changedMapsAnswer };
 
 /** @type {Map<string, Promise<any>>} */
 const alreadyUnpacked = new Map(); // by the packed string
@@ -48,11 +51,11 @@ export async function answerOf(page, path, query, keyOf) {
     matrices = saved?.matrices[at],
     packed = saved?.layers[at];
   if (name === "matrices" && matrices) return matricesAnswer(await once(matrices, unpackMatrices), query, saved.python);
-  if (!packed || !Object.hasOwn(COMPUTED, name)) return undefined;
+  if (!packed || !Object.hasOwn(OF_LAYER, name)) return undefined;
   const layer = await once(packed, unpackLayer),
     model = /** @type {ServedModel} */ (page.answers.model);
-  return COMPUTED[name](
-    { model: { ...model, ...(part && model.parts[part]) }, text, layer, python: saved.python },
+  return OF_LAYER[name](
+    { model: { ...model, ...(part && model.parts[part]) }, text, layer, cards: saved.cards, python: saved.python },
     query,
   );
 }
