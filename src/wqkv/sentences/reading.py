@@ -40,6 +40,14 @@ SOURCES = {
     ),
 }
 
+#: A text as one page, as a notebook writes it.
+SAVED_PAGE = {
+    "reads": (
+        "{model} reads {n} tokens: layer {layer}, head {head}; .save('page.html') writes the page",
+        "{model} 读入 {n} 个词元：第 {layer} 层第 {head} 头；.save('page.html') 把页面写成文件",
+    ),
+}
+
 #: What an exported page may have to leave out.
 LEFT_OUT = {
     "left_layers": ("layers {layers}", "第 {layers} 层"),
