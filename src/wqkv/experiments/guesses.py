@@ -38,7 +38,7 @@ PLACES = dict(zip(HEAD_QUESTIONS, (1, 0, 2, 1, 2, 0, 1, 2, 0, 2, 0, 1), strict=T
 ROUNDING = 1e-5
 
 
-class Rule(NamedTuple):
+class GuessRule(NamedTuple):
     """A quantity of an experiment, one of QUANTITIES, and which values of it make a guess right."""
 
     of: str
@@ -173,47 +173,47 @@ QUANTITIES: dict[str, Callable[[Experiment], float]] = {
     "ratio": ratio,
 }
 
-_OTHERWISE = Rule("moved", "least", 0)  # the last guess of three that leave no other case
-_SAME = Rule("differs", "below", ROUNDING)
-_STAYS = Rule("change", "below", STAYS)
-_EVEN, _FINDS = Rule("evenness", "least", EVEN), Rule("finds", "least", 1)
-_LOOKS = {"itself": Rule("itself", "least", MOST), "even": _EVEN, "finds": _FINDS}
+_OTHERWISE = GuessRule("moved", "least", 0)  # the last guess of three that leave no other case
+_SAME = GuessRule("differs", "below", ROUNDING)
+_STAYS = GuessRule("change", "below", STAYS)
+_EVEN, _FINDS = GuessRule("evenness", "least", EVEN), GuessRule("finds", "least", 1)
+_LOOKS = {"itself": GuessRule("itself", "least", MOST), "even": _EVEN, "finds": _FINDS}
 
 #: The guesses of each question: their names, each with the rule that makes it right.
-RULES: dict[str, dict[str, Rule]] = {
+RULES: dict[str, dict[str, GuessRule]] = {
     "no_projection": _LOOKS,
     "same_matrix": _LOOKS,
     "value_is_key": {
-        "same": _STAYS, "length": Rule("cosine", "least", ALIKE), "other": _OTHERWISE
+        "same": _STAYS, "length": GuessRule("cosine", "least", ALIKE), "other": _OTHERWISE
     },
     "unscaled": {
-        "sharper": Rule("grown", "above", STAYS),
-        "flatter": Rule("grown", "below", -STAYS),
+        "sharper": GuessRule("grown", "above", STAYS),
+        "flatter": GuessRule("grown", "below", -STAYS),
         "same": _OTHERWISE,
     },
     "swapped": {
-        "weaker": Rule("ratio", "below", 1 / TWICE),
-        "stronger": Rule("ratio", "above", TWICE),
+        "weaker": GuessRule("ratio", "below", 1 / TWICE),
+        "stronger": GuessRule("ratio", "above", TWICE),
         "alike": _OTHERWISE,
     },
     "big_weight": {
-        "less": Rule("ratio", "below", 1 / ABOUT),
-        "more": Rule("ratio", "above", ABOUT),
+        "less": GuessRule("ratio", "below", 1 / ABOUT),
+        "more": GuessRule("ratio", "above", ABOUT),
         "share": _OTHERWISE,
     },
-    "concat_or_sum": {"same": _SAME, "longer": Rule("ratio", "above", 1), "shorter": _OTHERWISE},
+    "concat_or_sum": {"same": _SAME, "longer": GuessRule("ratio", "above", 1), "shorter": _OTHERWISE},
     "shuffled_heads": {
-        "same": _STAYS, "near": Rule("cosine", "least", APART), "other": _OTHERWISE
+        "same": _STAYS, "near": GuessRule("cosine", "least", APART), "other": _OTHERWISE
     },
     "variance": {
-        "narrower": Rule("ratio", "below", 1 / ABOUT),
-        "wider": Rule("ratio", "above", ABOUT),
+        "narrower": GuessRule("ratio", "below", 1 / ABOUT),
+        "wider": GuessRule("ratio", "above", ABOUT),
         "as_said": _OTHERWISE,
     },
-    "no_key_bias": {"same": _SAME, "lost": Rule("first", "below", 1), "moved": _OTHERWISE},
-    "merged": {"same": _SAME, "near": Rule("moved", "below", LITTLE), "other": _OTHERWISE},
+    "no_key_bias": {"same": _SAME, "lost": GuessRule("first", "below", 1), "moved": _OTHERWISE},
+    "merged": {"same": _SAME, "near": GuessRule("moved", "below", LITTLE), "other": _OTHERWISE},
     "low_rank": {
-        "finds": Rule("kept", "least", MOST), "weaker": Rule("first", "least", 1),
+        "finds": GuessRule("kept", "least", MOST), "weaker": GuessRule("first", "least", 1),
         "lost": _OTHERWISE,
     },
 }  # fmt: skip
@@ -224,11 +224,11 @@ OF_SCORES = (
 )  # fmt: skip
 
 
-def rules_of(name: str, own: bool) -> dict[str, Rule]:
+def rules_of(name: str, own: bool) -> dict[str, GuessRule]:
     """The guesses of a question; between two texts (not `own`) no token can look at itself."""
     rules = RULES[name]
     if rules is _LOOKS and not own:
-        return {"one": Rule("largest", "least", NEARLY_ALL), "even": _EVEN, "finds": _FINDS}
+        return {"one": GuessRule("largest", "least", NEARLY_ALL), "even": _EVEN, "finds": _FINDS}
     return rules
 
 

@@ -1,4 +1,4 @@
-"""What a saved page needs to say the cards of all heads and words: sentences, and rules as data.
+"""What a saved page needs to say the cards of all heads and tokens: sentences, and rules as data.
 
 Their numbers are computed in the page, from what explorer/saved_experiments.py records;
 page/computed/cards.js fills the sentences and finds the right guess.

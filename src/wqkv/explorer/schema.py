@@ -724,7 +724,7 @@ class SavedLayer(TypedDict):
 
 
 class SavedRule(TypedDict):
-    """Which guess is right: see `experiments.guesses.Rule`."""
+    """Which guess is right: see `experiments.guesses.GuessRule`."""
 
     name: str
     of: str

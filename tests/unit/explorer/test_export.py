@@ -19,6 +19,7 @@ from wqkv.explorer.export import CAP, export, joined, record
 from wqkv.explorer.matrices import matrices
 from wqkv.explorer.numbers import OF_THE_MODEL, QUICK, SLOW, grid, stream
 from wqkv.explorer.request import Parameters
+from wqkv.explorer.saved_cards import saved_cards
 from wqkv.explorer.saved_layer import pack, zipped
 from wqkv.explorer.saved_matrices import pack_matrices
 from wqkv.study.model import OpenModel
@@ -62,6 +63,7 @@ def test_every_layer_is_there(api, seen):
             "layers": [pack(seen, layer) for layer in range(2)],
             "matrices": [pack_matrices(seen.view, layer) for layer in range(2)],
             "streams": zipped(streams),
+            "cards": saved_cards(own=True),
             "python": seen.python,
         }
     }
