@@ -201,7 +201,9 @@ RULES: dict[str, dict[str, GuessRule]] = {
         "more": GuessRule("ratio", "above", ABOUT),
         "share": _OTHERWISE,
     },
-    "concat_or_sum": {"same": _SAME, "longer": GuessRule("ratio", "above", 1), "shorter": _OTHERWISE},
+    "concat_or_sum": {
+        "same": _SAME, "longer": GuessRule("ratio", "above", 1), "shorter": _OTHERWISE
+    },
     "shuffled_heads": {
         "same": _STAYS, "near": GuessRule("cosine", "least", APART), "other": _OTHERWISE
     },
