@@ -348,5 +348,7 @@ def test_a_saved_page_has_the_cards_of_the_chosen_token(browser, site, found, tm
         settled(page)
         assert said(shown(page, name).locator(".big")) == " → ".join(map(digits, headline(one)))
     assert page.locator(".notice").count() == 0
-    assert page.locator("#rank").count() == 0 and page.locator("[data-key^='runon']").count() == 0
+    assert page.locator("#rank").count() == 0
+    page.locator("[data-key='runon-low_rank']").click()  # nobody asked for it before
+    assert "not in the saved page" in shown(page, "low_rank").locator(".ranon").inner_text()
     page.close()

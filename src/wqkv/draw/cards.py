@@ -61,19 +61,22 @@ class Card(NamedTuple):
 
 def card(experiment: Experiment, lang: str) -> Card:
     """The sentences of an experiment, with its numbers, in one of LANGUAGES."""
-    name = experiment.name
-    own = experiment.trained.looks_at_itself
-    answer = name if own or name not in ("no_projection", "same_matrix") else "cross"
+    name, own = experiment.name, experiment.trained.looks_at_itself
     places = _places(experiment)
     return Card(
         guesses=tuple(
             in_language(GUESSES, lang)[f"{name}.{one}"].format(**places)
             for one in guesses(experiment)
         ),
-        headline=in_language(HEADLINES, lang)[headline_name(experiment)[-1]].format(**places),
-        answer=in_language(ANSWERS, lang)[answer].format(**places),
+        headline=in_language(HEADLINES, lang)[headline_name(name, own)[-1]].format(**places),
+        answer=in_language(ANSWERS, lang)[answer_name(name, own)].format(**places),
         reason=_reason(experiment, lang).format(**places),
     )
+
+
+def answer_name(name: str, own: bool) -> str:
+    """The name of an answer's sentence; between two texts (not `own`) nothing is on itself."""
+    return name if own or name not in ("no_projection", "same_matrix") else "cross"
 
 
 def _reason(experiment: Experiment, lang: str) -> str:

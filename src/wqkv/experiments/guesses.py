@@ -2,13 +2,14 @@
 
 No right answer is written down: each guess is a rule over an `Experiment`, with the thresholds
 below, and the first one that holds is right. The rules of most questions leave no other case; of
-the others it may be that none holds.
+the others it may be that none holds. A rule is data, because a saved page reads it too.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 from wqkv.experiments.asked_of_heads import HEAD_QUESTIONS
 from wqkv.experiments.changed_head import Experiment, Measured
@@ -33,7 +34,23 @@ ABOUT, TWICE = 1.25, 2.0
 #: a row.
 PLACES = dict(zip(HEAD_QUESTIONS, (1, 0, 2, 1, 2, 0, 1, 2, 0, 2, 0, 1), strict=True))
 
-Rule = Callable[[Experiment], bool]
+#: A weight that moves by less is the same to rounding.
+ROUNDING = 1e-5
+
+
+class GuessRule(NamedTuple):
+    """A quantity of an experiment, one of QUANTITIES, and which values of it make a guess right."""
+
+    of: str
+    how: Literal["least", "above", "below"]
+    bound: float
+
+    def holds(self, experiment: Experiment) -> bool:
+        """Whether the guess is right."""
+        found = QUANTITIES[self.of](experiment)
+        if self.how == "least":
+            return found >= self.bound
+        return found > self.bound if self.how == "above" else found < self.bound
 
 
 def number_of(experiment: Experiment, name: str) -> Measured:
@@ -60,52 +77,36 @@ def _after(experiment: Experiment, name: str) -> float:
     return found
 
 
-def _itself(experiment: Experiment) -> bool:
+def _itself(experiment: Experiment) -> float:
     own = experiment.trained.looks_at_itself
-    return own and float(experiment.after.weights[experiment.row]) >= MOST
+    return float(experiment.after.weights[experiment.row]) if own else 0.0
 
 
-def _even(experiment: Experiment) -> bool:
+def _evenness(experiment: Experiment) -> float:
+    """The entropy as a share of the largest possible one."""
     seen = int(experiment.after.scores.isfinite().sum())
-    return _after(experiment, "entropy") >= EVEN * math.log(seen)
+    return _after(experiment, "entropy") / math.log(seen) if seen > 1 else 1.0
 
 
-def _finds(experiment: Experiment) -> bool:
-    return int(experiment.after.weights.argmax()) == strongest_other(experiment)
+def _finds(experiment: Experiment) -> float:
+    return float(int(experiment.after.weights.argmax()) == strongest_other(experiment))
 
 
-def _one(experiment: Experiment) -> bool:
-    return _after(experiment, "largest weight") >= NEARLY_ALL
-
-
-def _first(experiment: Experiment) -> bool:
+def _first(experiment: Experiment) -> float:
     """Whether the strongest link is the strongest one still."""
-    return int(experiment.after.weights.argmax()) == experiment.key
+    return float(int(experiment.after.weights.argmax()) == experiment.key)
 
 
-def _keeps_most(experiment: Experiment) -> bool:
-    name = "weight of the strongest link"
-    least = MOST * number_of(experiment, name).before
-    return _first(experiment) and _after(experiment, name) >= least
+def _kept(experiment: Experiment) -> float:
+    """The share of its weight that the strongest link keeps, if it is the strongest one still."""
+    link = number_of(experiment, "weight of the strongest link")
+    assert link.after is not None
+    return link.after / link.before if _first(experiment) else 0.0
 
 
-def _stays(experiment: Experiment) -> bool:
-    return number_of(experiment, "change of the output").before < STAYS
-
-
-def _cosine_above(least: float) -> Rule:
-    return lambda experiment: _after(experiment, "cosine with the trained output") >= least
-
-
-def _grows(by: float) -> Rule:
-    """Whether the largest weight grows by more than `by`; by a negative one, it falls."""
-
-    def holds(experiment: Experiment) -> bool:
-        change = number_of(experiment, "largest weight")
-        grown = _after(experiment, "largest weight") - change.before
-        return grown > by if by > 0 else grown < by
-
-    return holds
+def _grown(experiment: Experiment) -> float:
+    name = "largest weight"
+    return _after(experiment, name) - number_of(experiment, name).before
 
 
 def _moved(experiment: Experiment) -> float:
@@ -113,9 +114,10 @@ def _moved(experiment: Experiment) -> float:
     return float((experiment.after.weights - experiment.before.weights).abs().max())
 
 
-def _same(experiment: Experiment) -> bool:
-    """The same to rounding, if the experiment says so, and else no weight that is seen to move."""
-    return experiment.same.holds if experiment.same is not None else _moved(experiment) < 1e-5
+def _differs(experiment: Experiment) -> float:
+    """0 for the same to rounding, if the experiment says so; else how far a weight moves."""
+    same = experiment.same
+    return _moved(experiment) if same is None else float(not same.holds)
 
 
 #: The two numbers that a question sets against each other: its headline. Of one name they are the
@@ -136,16 +138,15 @@ HEADLINE_OF = {
 }
 
 
-def headline_name(experiment: Experiment) -> tuple[str, ...]:
+def headline_name(name: str, own: bool) -> tuple[str, ...]:
     """The numbers of a question's headline by name; between two texts nothing is on itself."""
-    names = HEADLINE_OF[experiment.name]
-    own = experiment.trained.looks_at_itself
+    names = HEADLINE_OF[name]
     return names if own or names != ("weight on itself",) else ("largest weight",)
 
 
 def headline(experiment: Experiment) -> tuple[float, float]:
     """The two numbers that the question sets against each other."""
-    first, *second = headline_name(experiment)
+    first, *second = headline_name(experiment.name, experiment.trained.looks_at_itself)
     before = number_of(experiment, first).before
     return before, number_of(experiment, *second).before if second else _after(experiment, first)
 
@@ -156,53 +157,86 @@ def ratio(experiment: Experiment) -> float:
     return second / first if first else math.inf
 
 
-def _otherwise(experiment: Experiment) -> bool:
-    """The last guess of three that leave no other case."""
-    return True
-
-
-_SHARES = {"less": lambda e: ratio(e) < 1 / ABOUT, "more": lambda e: ratio(e) > ABOUT}
-_LOOKS: dict[str, Rule] = {"itself": _itself, "even": _even, "finds": _finds}
-
-#: The guesses of each question: their names, each with the rule that makes it right.
-RULES: dict[str, dict[str, Rule]] = {
-    "no_projection": _LOOKS,
-    "same_matrix": _LOOKS,
-    "value_is_key": {"same": _stays, "length": _cosine_above(ALIKE), "other": _otherwise},
-    "unscaled": {"sharper": _grows(STAYS), "flatter": _grows(-STAYS), "same": _otherwise},
-    "swapped": {
-        "weaker": lambda e: ratio(e) < 1 / TWICE,
-        "stronger": lambda e: ratio(e) > TWICE,
-        "alike": _otherwise,
-    },
-    "big_weight": {**_SHARES, "share": _otherwise},
-    "concat_or_sum": {"same": _same, "longer": lambda e: ratio(e) > 1, "shorter": _otherwise},
-    "shuffled_heads": {"same": _stays, "near": _cosine_above(APART), "other": _otherwise},
-    "variance": {
-        "narrower": lambda e: ratio(e) < 1 / ABOUT,
-        "wider": lambda e: ratio(e) > ABOUT,
-        "as_said": _otherwise,
-    },
-    "no_key_bias": {"same": _same, "lost": lambda e: not _first(e), "moved": _otherwise},
-    "merged": {"same": _same, "near": lambda e: _moved(e) < LITTLE, "other": _otherwise},
-    "low_rank": {"finds": _keeps_most, "weaker": _first, "lost": _otherwise},
+#: What a rule may be about, by its name.
+QUANTITIES: dict[str, Callable[[Experiment], float]] = {
+    "itself": _itself,
+    "evenness": _evenness,
+    "finds": _finds,
+    "first": _first,
+    "kept": _kept,
+    "largest": lambda experiment: _after(experiment, "largest weight"),
+    "grown": _grown,
+    "moved": _moved,
+    "differs": _differs,
+    "change": lambda experiment: number_of(experiment, "change of the output").before,
+    "cosine": lambda experiment: _after(experiment, "cosine with the trained output"),
+    "ratio": ratio,
 }
 
+_OTHERWISE = GuessRule("moved", "least", 0)  # the last guess of three that leave no other case
+_SAME = GuessRule("differs", "below", ROUNDING)
+_STAYS = GuessRule("change", "below", STAYS)
+_EVEN, _FINDS = GuessRule("evenness", "least", EVEN), GuessRule("finds", "least", 1)
+_LOOKS = {"itself": GuessRule("itself", "least", MOST), "even": _EVEN, "finds": _FINDS}
 
-def rules_of(experiment: Experiment) -> dict[str, Rule]:
-    """The guesses of a question; between two texts no token can look at itself."""
-    rules = RULES[experiment.name]
-    if rules is _LOOKS and not experiment.trained.looks_at_itself:
-        return {"one": _one, "even": _even, "finds": _finds}
+#: The guesses of each question: their names, each with the rule that makes it right.
+RULES: dict[str, dict[str, GuessRule]] = {
+    "no_projection": _LOOKS,
+    "same_matrix": _LOOKS,
+    "value_is_key": {
+        "same": _STAYS, "length": GuessRule("cosine", "least", ALIKE), "other": _OTHERWISE
+    },
+    "unscaled": {
+        "sharper": GuessRule("grown", "above", STAYS),
+        "flatter": GuessRule("grown", "below", -STAYS),
+        "same": _OTHERWISE,
+    },
+    "swapped": {
+        "weaker": GuessRule("ratio", "below", 1 / TWICE),
+        "stronger": GuessRule("ratio", "above", TWICE),
+        "alike": _OTHERWISE,
+    },
+    "big_weight": {
+        "less": GuessRule("ratio", "below", 1 / ABOUT),
+        "more": GuessRule("ratio", "above", ABOUT),
+        "share": _OTHERWISE,
+    },
+    "concat_or_sum": {
+        "same": _SAME, "longer": GuessRule("ratio", "above", 1), "shorter": _OTHERWISE
+    },
+    "shuffled_heads": {
+        "same": _STAYS, "near": GuessRule("cosine", "least", APART), "other": _OTHERWISE
+    },
+    "variance": {
+        "narrower": GuessRule("ratio", "below", 1 / ABOUT),
+        "wider": GuessRule("ratio", "above", ABOUT),
+        "as_said": _OTHERWISE,
+    },
+    "no_key_bias": {"same": _SAME, "lost": GuessRule("first", "below", 1), "moved": _OTHERWISE},
+    "merged": {"same": _SAME, "near": GuessRule("moved", "below", LITTLE), "other": _OTHERWISE},
+    "low_rank": {
+        "finds": GuessRule("kept", "least", MOST), "weaker": GuessRule("first", "least", 1),
+        "lost": _OTHERWISE,
+    },
+}  # fmt: skip
+
+#: The questions about changes of the scores, which change nothing where a row has one key alone.
+OF_SCORES = (
+    "no_projection", "same_matrix", "unscaled", "no_key_bias", "merged", "low_rank",
+)  # fmt: skip
+
+
+def rules_of(name: str, own: bool) -> dict[str, GuessRule]:
+    """The guesses of a question; between two texts (not `own`) no token can look at itself."""
+    rules = RULES[name]
+    if rules is _LOOKS and not own:
+        return {"one": GuessRule("largest", "least", NEARLY_ALL), "even": _EVEN, "finds": _FINDS}
     return rules
 
 
 def unanswered(experiment: Experiment) -> str | None:
     """Why no guess can be right, whatever the numbers are: a name in OTHERWISE."""
-    changes_scores = experiment.name in (
-        "no_projection", "same_matrix", "unscaled", "no_key_bias", "merged", "low_rank",
-    )  # fmt: skip
-    if changes_scores and sees_one_alone(experiment):
+    if experiment.name in OF_SCORES and sees_one_alone(experiment):
         return "alone"
     if experiment.name == "swapped" and experiment.key == experiment.row:
         return "own_link"
@@ -213,11 +247,13 @@ def right_guess(experiment: Experiment) -> str | None:
     """The name of the guess that the numbers make right; None where none of the three is."""
     if unanswered(experiment):
         return None
-    return next((name for name, rule in rules_of(experiment).items() if rule(experiment)), None)
+    rules = rules_of(experiment.name, experiment.trained.looks_at_itself)
+    return next((name for name, rule in rules.items() if rule.holds(experiment)), None)
 
 
 def guesses(experiment: Experiment) -> tuple[str, ...]:
     """The names of the three guesses as they are shown, the right one at its place in PLACES."""
-    names, right = [*rules_of(experiment)], right_guess(experiment)
+    names = [*rules_of(experiment.name, experiment.trained.looks_at_itself)]
+    right = right_guess(experiment)
     turned = PLACES[experiment.name] - (names.index(right) if right else 0)
     return tuple(names[(at - turned) % len(names)] for at in range(len(names)))

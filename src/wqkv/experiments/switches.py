@@ -97,9 +97,7 @@ def merged(view: View, layer: int, head: int, i: int) -> Experiment:
     x, source = (torch.cat((x, torch.ones_like(x[..., :1])), -1) for x in (at.opened.x, at.source))
     rules = replace(at.call.rules, scale=at.call.scale)
     call = call_of((x @ W)[:, None], source[:, None], at.call.value, rules)
-    after, seen = at.state(call), at.before.scores.isfinite()
-    off = _score_rounding(at, at.call) + _score_rounding(at, call)
-    same = Proof.compare(after.scores[seen], at.before.scores[seen], off, 1)
+    after = at.state(call)
     d_model, d_source = A.shape[1], B.shape[1]
     R_q, R_k = _triangles(ours, head)
     return at.experiment(
@@ -107,7 +105,7 @@ def merged(view: View, layer: int, head: int, i: int) -> Experiment:
         after,
         Measured("size of the matrices", "numbers", A.numel() + B.numel(), d_model * d_source),
         Measured("rank of WQ WK^T", "dimensions", int(torch.linalg.matrix_rank(R_q @ R_k.T))),
-        same=same,
+        same=same_scores(at, after),
     )
 
 
@@ -149,8 +147,7 @@ def no_key_bias(view: View, layer: int, head: int, i: int) -> Experiment:
     call = at.with_part("WK", weight, torch.zeros_like(bias))
     after, same, rules = at.state(call), None, at.call.rules
     if not _between(at.opened.layer) and rules.softcap is None and rules.sinks is None:
-        off = _score_rounding(at, at.call) + _score_rounding(at, call)
-        same = Proof.compare(after.weights, at.before.weights, off, 1)
+        same = same_weights(at, after)
     return at.experiment("no_key_bias", after, same=same)
 
 
@@ -275,6 +272,20 @@ def _check_linear(at: TrainedHead) -> MultiheadAttention:
         en, zh = zip(*between, strict=True)
         raise NoExperiment("between", layer=at.layer, between=(", ".join(en), "、".join(zh)))
     return layer
+
+
+def same_scores(at: TrainedHead, after: HeadState) -> Proof:
+    """The scores of a row that its head sees, beside those of the trained one."""
+    seen, off = at.before.scores.isfinite(), _score_rounding(at, after.call)
+    return Proof.compare(
+        after.scores[seen], at.before.scores[seen], off + _score_rounding(at, at.call), 1
+    )
+
+
+def same_weights(at: TrainedHead, after: HeadState) -> Proof:
+    """The weights of a row, beside those of the trained head."""
+    off = _score_rounding(at, at.call) + _score_rounding(at, after.call)
+    return Proof.compare(after.weights, at.before.weights, off, 1)
 
 
 def _score_rounding(at: TrainedHead, call: Call) -> float:

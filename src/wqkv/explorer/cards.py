@@ -27,6 +27,8 @@ from wqkv.study.callbacks import Progress
 from wqkv.study.view import block_means
 from wqkv.study.whatif import what_if
 
+#: low_rank keeps one of so many singular values, unless another rank is asked for.
+KEPT_RANK = 4
 #: So many of the row's strongest links are drawn, of both states together.
 LINKS = 6
 #: The page draws its two maps in so many blocks a side.
@@ -62,7 +64,7 @@ def _asked(seen: OpenView, ask: Parameters) -> tuple[str, int | None]:
     name = ask.choice("name", "", *HEAD_QUESTIONS)
     if name != "low_rank":
         return name, None
-    return name, ask.integer("r", max(1, seen.view.model.sizes.d_k // 4))
+    return name, ask.integer("r", max(1, seen.view.model.sizes.d_k // KEPT_RANK))
 
 
 def _run(seen: OpenView, ask: Parameters, name: str, rank: int | None = None) -> Experiment:

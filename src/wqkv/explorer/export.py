@@ -20,7 +20,9 @@ from wqkv.explorer.cards import SMALL, questions_with_maps
 from wqkv.explorer.matrices import THUMBNAIL
 from wqkv.explorer.numbers import LONG, QUICK, SIDE, SLOW, stream
 from wqkv.explorer.request import Parameters
-from wqkv.explorer.saved_layer import MOST_TOKENS, pack
+from wqkv.explorer.saved_cards import saved_cards
+from wqkv.explorer.saved_layer import MOST_TOKENS, pack, zipped
+from wqkv.explorer.saved_matrices import pack_matrices
 from wqkv.explorer.schema import Answer, PostedAnswer, Recorded, SavedPart, ServedModel, ViewAnswer
 from wqkv.sentences import LANGUAGES, in_language
 from wqkv.sentences.reading import LEFT_OUT
@@ -79,6 +81,12 @@ class _Kept:
             self.answers[address] = answer
         return fits
 
+    def leave_out(self, name: str, part: str, layers: Sequence[str | None]) -> None:
+        """Say which layers of a part are None."""
+        if left := _runs([at for at, layer in enumerate(layers) if layer is None]):
+            which = f"{name}_{part}" if part else name
+            self.left_out.append((which, {"layers": left}))
+
 
 def record(
     api: Api, seen: OpenView, at: tuple[int, int, int], lang: str, progress: Progress, cap: int
@@ -99,6 +107,9 @@ def record(
         for key, answer in list(one.asked.items()):  # the worker may add to them
             kept.add(f"views/{name}/{key}", answer)
     if short:
+        if has_matrices(seen.view.model.layer(at[0])):  # those of the open head are exact
+            exact: Asked = ("matrices", {"layer": at[0], "head": at[1]})
+            kept.add(_address(start, exact), _answer(api, seen, exact, silent))
         _keep_layers(api, views, at[0], progress, kept)
     else:
         _keep_answers(api, seen, at, lang, progress, kept)
@@ -120,23 +131,65 @@ def _keep_layers(
 ) -> None:
     """The layers of every attention of the model, those that are near to the open one first."""
     total, done = sum(one.view.model.sizes.n_layer for one in views.values()), 0
+
+    def still(done: int) -> Progress:
+        return partial(_still, progress, done, total)
+
     for name, one in views.items():
         for asked in _not_computed(one):
-            answer = _answer(api, one, asked, partial(_still, progress, done, total))
-            kept.add(_address(name, asked), answer)
+            kept.add(_address(name, asked), _answer(api, one, asked, still(done)))
         count = one.view.model.sizes.n_layer
         layers: list[str | None] = [None] * count
-        for layer in sorted(range(count), key=lambda layer: abs(layer - near)):
+        for layer in _from(near, count):
             progress(done, total)
             packed = pack(one, layer)
             if not kept.fits(packed):
                 break
             layers[layer], done = packed, done + 1
         _, _, part = name.partition(".")
-        kept.parts[part] = {"layers": layers, "python": one.python}
-        if left := _runs([at for at, layer in enumerate(layers) if layer is None]):
-            which = f"left_layers_{part}" if part else "left_layers"
-            kept.left_out.append((which, {"layers": left}))
+        streams = _streams(api, one, still(done))
+        kept.parts[part] = {
+            "layers": layers,
+            "matrices": [None] * count,
+            "streams": streams if streams is not None and kept.fits(streams) else None,
+            "cards": saved_cards(own=one.view.reading.source is None),
+            "python": one.python,
+        }
+        kept.leave_out("left_layers", part, layers)
+        if streams is not None and kept.parts[part]["streams"] is None:
+            kept.left_out.append(("left_streams", {}))
+    for name, one in views.items():  # pictures stand behind all that is computed with
+        _, _, part = name.partition(".")
+        kept.parts[part]["matrices"] = _keep_matrices(one, near, still(done), kept)
+        if has_matrices(one.view.model.layer(0)):
+            kept.leave_out("left_matrices", part, kept.parts[part]["matrices"])
+
+
+def _keep_matrices(seen: OpenView, near: int, progress: Progress, kept: _Kept) -> list[str | None]:
+    """The pictures of the matrices of every layer whose heads have such."""
+    found: list[str | None] = [None] * seen.view.model.sizes.n_layer
+    for layer in _from(near, len(found)):
+        if has_matrices(seen.view.model.layer(layer)):
+            progress(0, 0)
+            packed = pack_matrices(seen.view, layer)
+            if not kept.fits(packed):
+                break
+            found[layer] = packed
+    return found
+
+
+def _streams(api: Api, seen: OpenView, progress: Progress) -> str | None:
+    """What every token carries through the layers, packed; None where the parts are unknown."""
+    asked: list[Asked] = [("stream", {"token": i}) for i in range(seen.view.n)]
+    try:
+        return zipped([_answer(api, seen, one, progress) for one in asked])
+    except ArgumentError:  # the page says so without a record
+        return None
+
+
+def _from(near: int, count: int) -> list[int]:
+    """The layers, those that are near to one of them first."""
+    return sorted(range(count), key=lambda layer: abs(layer - near))
 
 
 def _runs(numbers: list[int]) -> str:

@@ -11,7 +11,8 @@ from wqkv.draw.plots import save_story
 from wqkv.errors import ArgumentError
 from wqkv.explorer.api import Api
 from wqkv.explorer.export import export
-from wqkv.sentences import LANGUAGES
+from wqkv.sentences import LANGUAGES, in_language
+from wqkv.sentences.reading import SAVED_PAGE
 from wqkv.study.callbacks import silent
 from wqkv.study.model import OpenModel
 from wqkv.study.one_token import token_story
@@ -41,13 +42,13 @@ def saved_page(
     layer, head, token = seen.first[1:] if at is None else at
     seen.view.checked_layer(layer, head, token)
     page = export(api, seen, (layer, head, token), lang, silent)
-    said = f"{opened.name} reads {len(seen.view.reading.tokens)} tokens: layer {layer}, head {head}"
-    return SavedPage(
-        page, _still(seen.view, layer, head, token), f"{said}; .save('page.html') writes the page"
+    said = in_language(SAVED_PAGE, lang)["reads"].format(
+        model=opened.name, n=len(seen.view.reading.tokens), layer=layer, head=head
     )
+    return SavedPage(page, _still(seen.view, layer, head, token, lang), said)
 
 
-def _still(view: View, layer: int, head: int, token: int) -> bytes | None:
+def _still(view: View, layer: int, head: int, token: int, lang: str) -> bytes | None:
     """The map at which the page opens, as a PNG."""
     if find_spec("matplotlib") is None or view.reading.source is not None:
         return None
@@ -56,5 +57,5 @@ def _still(view: View, layer: int, head: int, token: int) -> bytes | None:
     story = replace(story, map=view.map(layer, head)[0, 0], matrices=None)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "map.png"
-        save_story(story, path)
+        save_story(story, path, lang)
         return path.read_bytes()

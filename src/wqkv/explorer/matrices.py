@@ -63,18 +63,21 @@ def _facts(
     matrix: Tensor, bias: Tensor | None, between: tuple[Between, ...], size: int | None
 ) -> MatrixFacts:
     rows, columns = matrix.shape
-    if size is None:
-        per = -(-rows * columns // WHOLE), 1
-    else:
-        per = -(-rows // size), -(-columns // size)
+    per = picture_size(matrix) if size is None else (-(-rows // size), -(-columns // size))
     return MatrixFacts(
         rows=rows,
         columns=columns,
         per=per,
         numbers=packed(extremes(matrix, *per)),
+        step=None,
         bias=None if bias is None else plain(bias),
         between=between,
     )
+
+
+def picture_size(matrix: Tensor) -> tuple[int, int]:
+    """The blocks of rows x columns that a matrix is sent in: 1 x 1, unless it is too large."""
+    return -(-matrix.numel() // WHOLE), 1
 
 
 def extremes(matrix: Tensor, rows: int, columns: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -10,13 +11,18 @@ from torch import Tensor
 from wqkv import experiments
 from wqkv.attend.call import Call
 from wqkv.errors import ArgumentError
-from wqkv.experiments.changed_head import Experiment, TrainedHead
+from wqkv.experiments.asked_of_heads import NoExperiment
+from wqkv.experiments.changed_head import Experiment, HeadState, TrainedHead
+from wqkv.experiments.guesses import number_of
+from wqkv.experiments.how_often import OF_LAYERS
+from wqkv.experiments.switches import same_scores, same_weights
+from wqkv.explorer.cards import KEPT_RANK
+from wqkv.maps.proof import Proof
+from wqkv.sentences import LANGUAGES
 from wqkv.study.view import View
 
 Ask = Callable[[View, int, int, int], Experiment]
 
-#: Of WQ WK^T a saved page has this share of the singular values, the largest ones.
-KEPT_RANK = 4
 #: Numbers that agree so far are those of the trained head, computed another way.
 CLOSE = 1e-5
 
@@ -46,15 +52,47 @@ def changed_numbers(view: View, layer: int) -> dict[str, Tensor]:
     return {name: part for name, part in found.items() if part is not None}
 
 
-def refused(view: View, layer: int) -> list[str]:
-    """The experiments that are refused for every head and token of a layer."""
-    found = []
+def refused(view: View, layer: int) -> dict[str, dict[str, str]]:
+    """The experiments that are refused for every head and token of a layer, each with its reason.
+
+    The reason is in every language.
+    """
+    found = {}
     for name in experiments.HEAD_QUESTIONS:
         try:
             _ask(name)(view, layer, 0, view.n - 1)  # of a causal text the last token sees all
-        except ArgumentError:
-            found.append(name)
+        except NoExperiment as error:
+            found[name] = {lang: error.said(lang) for lang in LANGUAGES}
     return found
+
+
+def proofs(view: View, layer: int) -> dict[str, list[list[Proof | None]]]:
+    """Of each experiment that says so, the proof that it changes nothing: by head and token.
+
+    Those of all heads together have one head. A change of scores is made once for each head, since
+    it is the same for all tokens.
+    """
+    found = {}
+    heads = range(view.model.sizes.n_head)
+    for name, compare in (("merged", same_scores), ("no_key_bias", same_weights)):
+        with suppress(ArgumentError):
+            made = [_ask(name)(view, layer, head, view.n - 1) for head in heads]
+            found[name] = [_proofs_of_head(one, compare) for one in made]
+    for name in OF_LAYERS:
+        with suppress(ArgumentError):
+            found[name] = [[_ask(name)(view, layer, 0, i).same for i in range(view.n)]]
+    return found
+
+
+def _proofs_of_head(
+    made: Experiment, compare: Callable[[TrainedHead, HeadState], Proof]
+) -> list[Proof | None]:
+    """What the experiment says of its own row, for every row of the head."""
+    view = made.trained.view
+    if made.same is None:
+        return [None] * view.n
+    rows = (TrainedHead(view, made.layer, made.head, i) for i in range(view.n))
+    return [compare(at, at.state(made.after.call)) for at in rows]
 
 
 def ranks(view: View, layer: int) -> list[tuple[int, float]]:
@@ -65,16 +103,19 @@ def ranks(view: View, layer: int) -> list[tuple[int, float]]:
         return []
 
 
-def shuffled(view: View, layer: int) -> list[tuple[float, float, float]]:
-    """Of each token the largest number of its output, the largest change of it, and its share."""
+def shuffled(view: View, layer: int) -> list[tuple[float, float, float, float]]:
+    """Of each token what the order of the heads changes of its output.
+
+    Four numbers: the largest one of the output, the largest change, its share, and the cosine.
+    """
     found = []
     for i in range(view.n):
-        numbers = {
-            one.name: one.before for one in experiments.shuffled_heads(view, layer, 0, i).numbers
-        }
+        made = experiments.shuffled_heads(view, layer, 0, i)
         names = "largest number of the output", "largest change of it", "change of the output"
-        largest, change, share = (numbers[name] for name in names)
-        found.append((largest, change, share))
+        largest, change, share = (number_of(made, name).before for name in names)
+        cosine = number_of(made, "cosine with the trained output").after
+        assert cosine is not None
+        found.append((largest, change, share, cosine))
     return found
 
 

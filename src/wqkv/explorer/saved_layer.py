@@ -19,7 +19,7 @@ from wqkv.attend.masks.algebra import Full
 from wqkv.draw.to_json import plain
 from wqkv.explorer.api import OpenView
 from wqkv.explorer.numbers import told_steps
-from wqkv.explorer.saved_experiments import changed_numbers, ranks, refused, shuffled
+from wqkv.explorer.saved_experiments import changed_numbers, proofs, ranks, refused, shuffled
 from wqkv.explorer.schema import SavedLayer, ToldSteps
 from wqkv.sentences import LANGUAGES
 from wqkv.study.one_token import token_story
@@ -45,11 +45,17 @@ def pack(seen: OpenView, layer: int) -> str:
         "refused": (never := refused(view, layer)),
         "ranks": ranks(view, layer),
         "shuffled": [] if "shuffled_heads" in never else shuffled(view, layer),
+        "proofs": plain(proofs(view, layer)),
         "stories": _stories(seen, layer),
     }
+    return zipped(facts, *map(_bytes, numbers.values()))
+
+
+def zipped(facts: object, *numbers: bytes) -> str:
+    """Base64 of gzip of a length (4 bytes), facts as JSON, and numbers."""
     head = json.dumps(facts, allow_nan=False).encode()
-    data = [len(head).to_bytes(4, "little"), head, *map(_bytes, numbers.values())]
-    # mtime: the same layer gives the same string
+    data = [len(head).to_bytes(4, "little"), head, *numbers]
+    # mtime: the same facts give the same string
     return base64.b64encode(gzip.compress(b"".join(data), 9, mtime=0)).decode()
 
 

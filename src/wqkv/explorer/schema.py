@@ -95,14 +95,16 @@ class SourceFacts(TypedDict):
 class MatrixFacts(TypedDict):
     """A matrix of rows x columns; each of `numbers` is the extreme of a block of per[0] x per[1].
 
-    They are base64 of float32, row by row, the low byte first; at 1 x 1 they are the matrix.
-    `between` is what the layer does to the product before it is used.
+    They are base64 of float32, row by row, the low byte first; at 1 x 1 they are the matrix. A
+    saved page may have them as multiples of `step`, which is None where they are exact. `between`
+    is what the layer does to the product before it is used.
     """
 
     rows: int
     columns: int
     per: tuple[int, int]
     numbers: str
+    step: Number
     bias: Numbers | None
     between: Sequence[Literal["norm", "clip", "RoPE", "temperature", "gate"]]
 
@@ -716,9 +718,11 @@ class SavedLayer(TypedDict):
     """What a saved page knows of a layer beside its numbers: see explorer/saved_layer.py.
 
     `shapes` are those of the numbers, by name; `residuals` the proofs of single tokens; `stories`
-    what is told of a head and a token, by language. The experiments of `refused` cannot be made;
-    `ranks` are of each head the rank of WQ WK^T and what low_rank keeps of it, and `shuffled` of
-    each token the largest number of its output, and what shuffled_heads changes.
+    what is told of a head and a token, by language. The experiments of `refused` cannot be made,
+    for reasons in each language. `ranks` are of each head the rank of WQ WK^T and what low_rank
+    keeps of it, and `shuffled` of each token the largest number of its output, and what
+    shuffled_heads changes. `proofs` are those that experiments change nothing, by name, head and
+    token; of what all heads do together there is one head.
     """
 
     shapes: dict[str, Sequence[int]]
@@ -727,19 +731,98 @@ class SavedLayer(TypedDict):
     scale: float
     softcap: float | None
     residuals: Sequence[ProofFacts | None]
-    refused: Sequence[str]
+    refused: dict[str, dict[str, str]]
     ranks: Sequence[tuple[int, float]]
-    shuffled: Sequence[tuple[float, float, float]]
+    shuffled: Sequence[tuple[float, float, float, float]]
+    proofs: dict[str, Sequence[Sequence[ProofFacts | None]]]
     stories: dict[str, Sequence[Sequence[ToldSteps]]]
+
+
+class SavedRule(TypedDict):
+    """Which guess is right: see `experiments.guesses.GuessRule`."""
+
+    name: str
+    of: str
+    how: Literal["least", "above", "below"]
+    bound: float
+
+
+class SavedSentences(TypedDict):
+    """What a card says in one language, with places for numbers; reasons by the right guess."""
+
+    guesses: dict[str, str]
+    headline: str
+    answer: str
+    reasons: dict[str, str]
+
+
+class SavedQuestion(TypedDict):
+    """A question about a head as a saved page answers it: see explorer/saved_cards.py.
+
+    `headline` names its numbers, and `turn` the place of the right guess. `ofScores`: a row that
+    sees one key alone does not answer it.
+    """
+
+    name: str
+    asked: dict[str, AskedFacts]
+    said: dict[str, SavedSentences]
+    rules: Sequence[SavedRule]
+    turn: int
+    headline: Sequence[str]
+    shows: Literal["weights", "outputs", "numbers"]
+    beside: Sequence[str]
+    ofScores: bool
+
+
+class SavedCards(TypedDict):
+    """The questions, and the sentences of all: the rest and single numbers, each by language.
+
+    `places` are the numbers that the sentences name, by their places; `alone` is why big_weight is
+    refused for a row of one key; `kept` is the share of d_k that low_rank keeps.
+    """
+
+    questions: Sequence[SavedQuestion]
+    otherwise: dict[str, dict[str, str]]
+    alone: dict[str, str]
+    numbers: dict[str, dict[str, str]]
+    units: dict[str, dict[str, str]]
+    places: dict[str, str]
+    links: int
+    kept: int
+
+
+class SavedMatrix(TypedDict):
+    """A matrix as a saved page has it: `MatrixFacts` whose numbers stand behind the facts."""
+
+    rows: int
+    columns: int
+    per: tuple[int, int]
+    step: float
+    bias: Numbers | None
+    between: Sequence[Literal["norm", "clip", "RoPE", "temperature", "gate"]]
+
+
+class SavedMatrices(TypedDict):
+    """The matrices of a layer by head; of heads that share WK and WV, each once."""
+
+    WQ: Sequence[SavedMatrix]
+    WK: Sequence[SavedMatrix]
+    WV: Sequence[SavedMatrix]
+    WO: Sequence[SavedMatrix]
 
 
 class SavedPart(TypedDict):
     """One attention of a saved text: its layers as `SavedLayer` packed, None where left out.
 
-    `python` are the lines that open the view, before those of each answer.
+    `matrices` are those of the layers as `SavedMatrices` packed, and `streams` the answers
+    "stream" of all tokens, packed too. `cards` are what the questions say. `python` are the lines
+    that open the view, before those of each answer.
     """
 
     layers: Sequence[str | None]
+    matrices: Sequence[str | None]
+    streams: str | None
+    cards: SavedCards
     python: str
 
 

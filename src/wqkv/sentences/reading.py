@@ -44,12 +44,37 @@ SOURCES = {
     ),
 }
 
+#: A text as one page, as a notebook writes it.
+SAVED_PAGE = {
+    "reads": (
+        "{model} reads {n} tokens: layer {layer}, head {head}; .save('page.html') writes the page",
+        "{model} 读入 {n} 个词元：第 {layer} 层第 {head} 头；.save('page.html') 把页面写成文件",
+    ),
+}
+
 #: What an exported page may have to leave out.
 LEFT_OUT = {
     "left_layers": ("layers {layers}", "第 {layers} 层"),
     "left_layers_encoder": ("layers {layers} of the encoder", "编码器第 {layers} 层"),
     "left_layers_decoder": ("layers {layers} of the decoder", "解码器第 {layers} 层"),
     "left_layers_cross": ("layers {layers} of cross-attention", "交叉注意力第 {layers} 层"),
+    "left_matrices": (
+        "the matrices of layers {layers}",
+        "第 {layers} 层的矩阵",
+    ),
+    "left_matrices_encoder": (
+        "the matrices of layers {layers} of the encoder",
+        "编码器第 {layers} 层的矩阵",
+    ),
+    "left_matrices_decoder": (
+        "the matrices of layers {layers} of the decoder",
+        "解码器第 {layers} 层的矩阵",
+    ),
+    "left_matrices_cross": (
+        "the matrices of layers {layers} of cross-attention",
+        "交叉注意力第 {layers} 层的矩阵",
+    ),
+    "left_streams": ("what the layers add to each word", "各层给每个词元加上的内容"),
     "left_token": ("the chosen word", "选中的词元"),
     "left_map": ("the map of the chosen head", "选中的头的整张图"),
     "left_questions": ("the questions of Why?", "“为什么？”里的问题"),

@@ -16,9 +16,12 @@ from tests.tiny import READ, TARGET, of_config, text, tiny_llama, tiny_t5, token
 from wqkv.explorer import export as module
 from wqkv.explorer.api import Api, OpenView
 from wqkv.explorer.export import CAP, export, joined, record
-from wqkv.explorer.numbers import OF_THE_MODEL, QUICK, SLOW, grid
+from wqkv.explorer.matrices import matrices
+from wqkv.explorer.numbers import OF_THE_MODEL, QUICK, SLOW, grid, stream
 from wqkv.explorer.request import Parameters
-from wqkv.explorer.saved_layer import pack
+from wqkv.explorer.saved_cards import saved_cards
+from wqkv.explorer.saved_layer import pack, zipped
+from wqkv.explorer.saved_matrices import pack_matrices
 from wqkv.study.model import OpenModel
 
 AT = (1, 4, 9)
@@ -54,13 +57,22 @@ def recorded(page: str) -> dict:
 
 def test_every_layer_is_there(api, seen):
     made = record(api, seen, AT, "en", nobody, CAP)
+    streams = [stream(api, seen, Parameters({"token": str(i)}), nobody) for i in range(seen.view.n)]
     assert made["parts"] == {
-        "": {"layers": [pack(seen, layer) for layer in range(2)], "python": seen.python}
+        "": {
+            "layers": [pack(seen, layer) for layer in range(2)],
+            "matrices": [pack_matrices(seen.view, layer) for layer in range(2)],
+            "streams": zipped(streams),
+            "cards": saved_cards(own=True),
+            "python": seen.python,
+        }
     }
     assert made["left_out"] == {"en": [], "zh": []}
     answers = made["answers"]
     assert answers.pop("model") == {**api.facts(), "start": {"view": "1"}}
     assert answers.pop("views/1") == api.about(seen)
+    exact = matrices(api, seen, Parameters({"layer": "1", "head": "4"}), nobody)
+    assert answers.pop("views/1/matrices?head=4&layer=1") == exact
     # What a head's whole map says of all heads is recorded; page/computed has all other answers.
     assert answers == {
         f"views/1/grid?{asked}": grid(api, seen, Parameters(dict(parse_qsl(asked))), nobody)
@@ -76,12 +88,20 @@ def test_the_layers_near_the_open_one_are_kept_first(api):
     api = Api(tiny_llama(layers=5))
     seen = api.open(text(7), nobody)
     whole = record(api, seen, (3, 0, 0), "en", nobody, CAP)
-    layers = whole["parts"][""]["layers"]
-    size = len(json.dumps(whole["answers"])) + sum(map(len, layers))
+    layers, pictures = whole["parts"][""]["layers"], whole["parts"][""]["matrices"]
+    size = sum(len(json.dumps(one)) for one in whole["answers"].values()) + sum(map(len, layers))
     room = size - len(layers[0]) - len(layers[1]) // 2
     made = record(api, seen, (3, 0, 0), "en", nobody, room)
     assert made["parts"][""]["layers"] == [None, None, *layers[2:]]
-    assert made["left_out"] == {"en": ["layers 0-1"], "zh": ["第 0-1 层"]}
+    assert made["left_out"]["en"][0] == "layers 0-1" and made["left_out"]["zh"][0] == "第 0-1 层"
+    # The pictures of the matrices stand behind all layers and streams.
+    streams = len(whole["parts"][""]["streams"])
+    made = record(api, seen, (3, 0, 0), "en", nobody, size + streams + len(pictures[3]))
+    assert made["parts"][""] == whole["parts"][""] | {"matrices": [None] * 3 + [pictures[3], None]}
+    assert made["left_out"]["zh"] == ["第 0-2, 4 层的矩阵"]
+    made = record(api, seen, (3, 0, 0), "en", nobody, size + streams - 1)
+    assert made["parts"][""]["streams"] is None
+    assert made["left_out"]["en"][0] == "what the layers add to each word"
     none = record(api, seen, (3, 0, 0), "en", nobody, 0)
     assert none["parts"][""]["layers"] == [None] * 5
     assert none["answers"].keys() == {"model", "views/1"}
@@ -115,7 +135,7 @@ def test_what_was_asked_of_the_model_is_recorded(api):
 def test_progress_counts_layers_and_may_end_it(api, seen):
     told = []
     export(api, seen, AT, "en", lambda *at: told.append(at))
-    assert told[0] == (0, 2) and told == sorted(told) and told[-1] == (1, 2)
+    assert told[0] == (0, 2) and told == sorted(told) and told[-1] == (2, 2)
 
     def stop(done: int, total: int) -> None:
         if done == 1:
@@ -146,7 +166,7 @@ def test_every_answer_is_the_servers(api, seen, longer):
         assert QUICK_AND_SLOW[name](api, seen, ask, nobody) == answer
 
 
-def test_the_row_without_its_strongest_link(api, seen):
+def test_the_row_without_its_strongest_link(api, seen, longer):
     answers = record(api, seen, AT, "en", nobody, CAP)["answers"]
     best = int(seen.view.row(*AT).weights.argmax())
     found = answers[f"views/1/row?head=4&i=9&layer=1&without={best}"]
@@ -154,14 +174,17 @@ def test_the_row_without_its_strongest_link(api, seen):
     assert not [key for key in answers if "&i=0&" in key and "without" in key]  # it sees itself
 
 
-def test_a_model_whose_parts_are_not_told_apart():
+def test_a_model_whose_parts_are_not_told_apart(monkeypatch):
     """Its page is saved without the strip; see `blocks_of`."""
     config = AlbertConfig(
         vocab_size=61, embedding_size=17, hidden_size=24, num_hidden_layers=4, num_hidden_groups=2,
         inner_group_num=2, num_attention_heads=6, intermediate_size=29, pad_token_id=0,
     )  # fmt: skip
     api = Api(OpenModel(of_config(config), tokenizer(), "albert in groups"))
-    answers = record(api, api.open(READ, nobody), (1, 4, 3), "en", nobody, CAP)["answers"]
+    seen = api.open(READ, nobody)
+    assert record(api, seen, (1, 4, 3), "en", nobody, CAP)["parts"][""]["streams"] is None
+    monkeypatch.setattr(module, "MOST_TOKENS", 5)
+    answers = record(api, seen, (1, 4, 3), "en", nobody, CAP)["answers"]
     assert not [key for key in answers if "stream" in key]
     assert "views/1/row?head=4&i=3&layer=1" in answers
 
@@ -211,9 +234,8 @@ def test_a_long_text_keeps_the_chosen_head(api, monkeypatch, longer):
     answers = made["answers"]
     assert made["left_out"]["en"] == ["everything but the chosen head: the text is long"]
     kinds = {key.partition("?")[0].rpartition("/")[2] for key in answers}
-    assert kinds == {"model", "1", "story", "row", "column", "matrices", "tile", "experiment", *SLOW} - {
-        "grid", *OF_THE_MODEL
-    }  # fmt: skip
+    quick = {"model", "1", "story", "row", "column", "matrices", "tile", "experiment", "stream"}
+    assert kinds == quick | {*SLOW} - {"grid", "changedmaps", *OF_THE_MODEL}
     assert "views/1/tile?head=4&k0=15&k1=23&layer=1&q0=15&q1=23" in answers
     assert "views/1/thumbnail?head=4&layer=1&size=128" in answers
 

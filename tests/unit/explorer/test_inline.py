@@ -13,7 +13,7 @@ from wqkv.explorer import inline
 def test_a_model_that_is_open():
     page = wqkv.open(tiny_llama(layers=1), text(5), lang="zh")
     assert re.fullmatch(
-        r"tiny-llama reads 6 tokens: layer 0, head \d; .save\('page.html'\) writes the page",
+        r"tiny-llama 读入 6 个词元：第 0 层第 \d 头；.save\('page.html'\) 把页面写成文件",
         repr(page),
     )
     assert "lang=zh" in page.html and '"layers": ["H4sI' in page.html
@@ -33,6 +33,19 @@ def test_a_model_by_its_name(monkeypatch):
     monkeypatch.setattr(inline, "open_any", lambda name: tiny_llama(layers=1))
     assert "wqkv.open_model('a/b')" in wqkv.open("a/b", text(5)).html
     assert "wqkv.open_model()" in wqkv.open(None, text(5)).html
+
+
+def test_the_still_picture_speaks_the_language(monkeypatch):
+    spoken = []
+
+    def drawn(story, path, lang):
+        spoken.append(lang)
+        path.write_bytes(b"PNG")
+
+    monkeypatch.setattr(inline, "save_story", drawn)
+    for lang in ("zh", "en"):
+        assert wqkv.open(tiny_llama(layers=1), text(5), lang=lang).picture == b"PNG"
+    assert spoken == ["zh", "en"]
 
 
 def test_two_texts_have_no_still_picture():

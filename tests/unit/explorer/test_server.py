@@ -606,7 +606,7 @@ def test_a_saved_page_has_what_was_asked_of_the_model(client):
     for key, answer in asked.items():
         assert answers[f"views/1/{key}"] == answer
     kinds = {key.partition("/1/")[2].partition("?")[0].partition(" ")[0] for key in answers}
-    assert kinds == {"", "grid", "choices", "effects", "why", "groups", "whatif"}
+    assert kinds == {"", "grid", "matrices", "choices", "effects", "why", "groups", "whatif"}
     assert sum(" " in key for key in answers) == 3
 
 

@@ -67,13 +67,15 @@ export interface SourceFacts {
 
 /** A matrix of rows x columns; each of `numbers` is the extreme of a block of per[0] x per[1].
  * 
- * They are base64 of float32, row by row, the low byte first; at 1 x 1 they are the matrix.
- * `between` is what the layer does to the product before it is used. */
+ * They are base64 of float32, row by row, the low byte first; at 1 x 1 they are the matrix. A
+ * saved page may have them as multiples of `step`, which is None where they are exact. `between`
+ * is what the layer does to the product before it is used. */
 export interface MatrixFacts {
   rows: number;
   columns: number;
   per: [number, number];
   numbers: string;
+  step: number | null;
   bias: (number | null)[] | null;
   between: ("norm" | "clip" | "RoPE" | "temperature" | "gate")[];
 }
@@ -648,9 +650,11 @@ export interface Answers {
 /** What a saved page knows of a layer beside its numbers: see explorer/saved_layer.py.
  * 
  * `shapes` are those of the numbers, by name; `residuals` the proofs of single tokens; `stories`
- * what is told of a head and a token, by language. The experiments of `refused` cannot be made;
- * `ranks` are of each head the rank of WQ WK^T and what low_rank keeps of it, and `shuffled` of
- * each token the largest number of its output, and what shuffled_heads changes. */
+ * what is told of a head and a token, by language. The experiments of `refused` cannot be made,
+ * for reasons in each language. `ranks` are of each head the rank of WQ WK^T and what low_rank
+ * keeps of it, and `shuffled` of each token the largest number of its output, and what
+ * shuffled_heads changes. `proofs` are those that experiments change nothing, by name, head and
+ * token; of what all heads do together there is one head. */
 export interface SavedLayer {
   shapes: { [name: string]: number[] };
   mask: string;
@@ -658,17 +662,88 @@ export interface SavedLayer {
   scale: number;
   softcap: number | null;
   residuals: (ProofFacts | null)[];
-  refused: string[];
+  refused: { [name: string]: { [name: string]: string } };
   ranks: [number, number][];
-  shuffled: [number, number, number][];
+  shuffled: [number, number, number, number][];
+  proofs: { [name: string]: ((ProofFacts | null)[])[] };
   stories: { [name: string]: ToldSteps[][] };
+}
+
+/** Which guess is right: see `experiments.guesses.GuessRule`. */
+export interface SavedRule {
+  name: string;
+  of: string;
+  how: "least" | "above" | "below";
+  bound: number;
+}
+
+/** What a card says in one language, with places for numbers; reasons by the right guess. */
+export interface SavedSentences {
+  guesses: { [name: string]: string };
+  headline: string;
+  answer: string;
+  reasons: { [name: string]: string };
+}
+
+/** A question about a head as a saved page answers it: see explorer/saved_cards.py.
+ * 
+ * `headline` names its numbers, and `turn` the place of the right guess. `ofScores`: a row that
+ * sees one key alone does not answer it. */
+export interface SavedQuestion {
+  name: string;
+  asked: { [name: string]: AskedFacts };
+  said: { [name: string]: SavedSentences };
+  rules: SavedRule[];
+  turn: number;
+  headline: string[];
+  shows: "weights" | "outputs" | "numbers";
+  beside: string[];
+  ofScores: boolean;
+}
+
+/** The questions, and the sentences of all: the rest and single numbers, each by language.
+ * 
+ * `places` are the numbers that the sentences name, by their places; `alone` is why big_weight is
+ * refused for a row of one key; `kept` is the share of d_k that low_rank keeps. */
+export interface SavedCards {
+  questions: SavedQuestion[];
+  otherwise: { [name: string]: { [name: string]: string } };
+  alone: { [name: string]: string };
+  numbers: { [name: string]: { [name: string]: string } };
+  units: { [name: string]: { [name: string]: string } };
+  places: { [name: string]: string };
+  links: number;
+  kept: number;
+}
+
+/** A matrix as a saved page has it: `MatrixFacts` whose numbers stand behind the facts. */
+export interface SavedMatrix {
+  rows: number;
+  columns: number;
+  per: [number, number];
+  step: number;
+  bias: (number | null)[] | null;
+  between: ("norm" | "clip" | "RoPE" | "temperature" | "gate")[];
+}
+
+/** The matrices of a layer by head; of heads that share WK and WV, each once. */
+export interface SavedMatrices {
+  WQ: SavedMatrix[];
+  WK: SavedMatrix[];
+  WV: SavedMatrix[];
+  WO: SavedMatrix[];
 }
 
 /** One attention of a saved text: its layers as `SavedLayer` packed, None where left out.
  * 
- * `python` are the lines that open the view, before those of each answer. */
+ * `matrices` are those of the layers as `SavedMatrices` packed, and `streams` the answers
+ * "stream" of all tokens, packed too. `cards` are what the questions say. `python` are the lines
+ * that open the view, before those of each answer. */
 export interface SavedPart {
   layers: (string | null)[];
+  matrices: (string | null)[];
+  streams: string | null;
+  cards: SavedCards;
   python: string;
 }
 

@@ -3,13 +3,13 @@
 import { allWeights, blockEdges, blockMeansOf, massByDistance, rowOf, scoreOf, softmax } from "./formula.js";
 import { sumOf } from "./layer.js";
 
-/** @import { Answers, ModelAnswer, TextFacts, ViewAnswer } from "../types" */
+/** @import { Answers, ModelAnswer, SavedCards, TextFacts, ViewAnswer } from "../types" */
 /** @import { LayerNumbers } from "./layer.js" */
 
 /**
  * What an answer is computed from. `python` are the lines that open the view.
  *
- * @typedef {{ model: ModelAnswer, text: ViewAnswer, layer: LayerNumbers, python: string }} SavedView
+ * @typedef {{ model: ModelAnswer, text: ViewAnswer, layer: LayerNumbers, cards: SavedCards, python: string }} SavedView
  */
 
 /** @typedef {Record<string, string | number>} Query */

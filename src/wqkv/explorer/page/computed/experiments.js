@@ -3,6 +3,7 @@
 import { allWeights, blockEdges, blockMeansOf, rowOf, scoreOf } from "./formula.js";
 import { sumOf } from "./layer.js";
 
+/** @import { ProofFacts } from "../types" */
 /** @import { HeadCall, LayerNumbers } from "./layer.js" */
 
 /**
@@ -35,7 +36,7 @@ const MORE = {
     const own = before.weights[key],
       back = rowOf(call, key).weights[i];
     return [
-      ...alone(layer, call, head, i, key, own),
+      ...symmetricAlone(layer, call, head, i, key, own),
       { name: "the link back", unit: "of 1", before: own, after: back },
       { name: "antisymmetric part of the scores", unit: "of the symmetric", before: antisymmetric(call), after: null },
     ];
@@ -54,9 +55,19 @@ const MORE = {
       { name: "sqrt(d_k)", unit, before: Math.sqrt(call.q[0].length), after: null },
     ];
   },
+  value_is_key: ({ layer, call, changed, head, i, before }) => {
+    const [old, now] = [call, changed].map(one => layer.gated(head, i, sumOf(before.weights, one.v))),
+      lengths = layer.lengthThroughWO(head, old) * layer.lengthThroughWO(head, now);
+    return [cosineWith(layer.productThroughWO(head, old, now) / lengths)];
+  },
+  concat_or_sum: ({ layer, i }) => {
+    const length = lengthOf(layer.rows("output")[i]);
+    return [{ name: "length of the output", unit: "", before: length, after: length }];
+  },
   shuffled_heads: ({ layer, i }) => {
-    const [largest, change] = layer.facts.shuffled[i];
+    const [largest, change, , cosine] = layer.facts.shuffled[i];
     return [
+      cosineWith(cosine),
       { name: "largest number of the output", unit: "", before: largest, after: null },
       { name: "largest change of it", unit: "", before: change, after: null },
     ];
@@ -73,8 +84,13 @@ const MORE = {
 
 /**
  * @typedef {{
- *   layer: LayerNumbers, call: HeadCall, head: number, i: number, key: number, before: Row, after: Row,
+ *   layer: LayerNumbers, call: HeadCall, changed: HeadCall, head: number, i: number, key: number, before: Row,
+ *   after: Row,
  * }} Changed
+ *
+ * @typedef {{
+ *   key: number, before: Row, after: Row, numbers: Measured[], same: ProofFacts | null, changes: boolean,
+ * }} Made `same` is the proof that nothing changes; `changes` whether the head does something else
  */
 
 /**
@@ -84,21 +100,23 @@ const MORE = {
  * @param {string} name
  * @param {number} head
  * @param {number} i
+ * @returns {Made | undefined}
  */
 export function experimentOf(layer, name, head, i) {
   const call = layer.call(head),
     before = rowOf(call, i),
-    key = largestOf(before.weights);
+    key = heaviestOf(before.weights);
   const alone_in_row = Array.from(before.scores).filter(Number.isFinite).length === 1;
-  if (layer.facts.refused.includes(name) || (name === "big_weight" && alone_in_row)) return undefined;
-  const changed = name in CHANGES ? CHANGES[name](layer, call, head, key) : call,
+  if (name in layer.facts.refused || (name === "big_weight" && alone_in_row)) return undefined;
+  const changed = changedCall(layer, name, call, head, key),
     after = changed === call ? before : rowOf(changed, i);
   const context = sumOf(before.weights, call.v),
     difference = sumOf(after.weights, changed.v).map((value, c) => value - context[c]);
   const length = of => layer.lengthThroughWO(head, layer.gated(head, i, of)),
+    proofs = layer.facts.proofs[name],
     change = name === "shuffled_heads" ? layer.facts.shuffled[i][2] : length(difference) / length(context);
   const own = layer.tensors.has("source") ? null : i,
-    at = { layer, call, head, i, key, before, after };
+    at = { layer, call, changed, head, i, key, before, after };
   return {
     key,
     before,
@@ -109,7 +127,75 @@ export function experimentOf(layer, name, head, i) {
       { name: "change of the output", unit: "of its length", before: change, after: null },
       ...(MORE[name]?.(at) ?? []),
     ],
+    same: proofs ? proofs[proofs.length === 1 ? 0 : head][i] : null, // one for all heads together
+    changes: !MEASURED_ALONE.includes(name),
   };
+}
+
+/**
+ * What is added to the token as trained and changed; nothing where the layer was saved without WO.
+ *
+ * @param {LayerNumbers} layer
+ * @param {string} name
+ * @param {number} head
+ * @param {number} i
+ * @param {Made} made
+ * @returns {number[][]}
+ */
+export function outputsOf(layer, name, head, i, { key, before, after }) {
+  const whole = Array.from(layer.rows("output")[i]);
+  if (name === "concat_or_sum") return [whole, whole];
+  if (!layer.tensors.has("WO")) return [];
+  const call = layer.call(head);
+  if (name === "value_is_key") {
+    const through = (weights, one) => sumOf(layer.gated(head, i, sumOf(weights, one.v)), layer.rows("WO", head));
+    return [through(before.weights, call), through(after.weights, changedCall(layer, name, call, head, key))].map(one => Array.from(one));
+  }
+  const contexts = Array.from({ length: layer.nHead }, (_, one) => contextOf(layer, one, i)),
+    turned = Float64Array.from(whole);
+  contexts.forEach((context, place) => {
+    const other = contexts.at(place - 1) ?? context,
+      added = sumOf(other.map((value, c) => value - context[c]), layer.rows("WO", place));
+    for (let c = 0; c < turned.length; c++) turned[c] += added[c];
+  });
+  return [whole, Array.from(turned)];
+}
+
+function contextOf(layer, head, i) {
+  const call = layer.call(head);
+  return Float64Array.from(layer.gated(head, i, sumOf(rowOf(call, i).weights, call.v)));
+}
+
+/**
+ * The key that has the most weight in a row as trained.
+ *
+ * @param {LayerNumbers} layer
+ * @param {number} head
+ * @param {number} i
+ */
+export function strongestKey(layer, head, i) {
+  return heaviestOf(rowOf(layer.call(head), i).weights);
+}
+
+const MEASURED_ALONE = ["variance", "concat_or_sum"]; // they change nothing
+
+/**
+ * @param {LayerNumbers} layer
+ * @param {string} name
+ * @param {HeadCall} call
+ * @param {number} head
+ * @param {number} key
+ */
+function changedCall(layer, name, call, head, key) {
+  return name in CHANGES ? CHANGES[name](layer, call, head, key) : call;
+}
+
+function cosineWith(after) {
+  return { name: "cosine with the trained output", unit: "of 1", before: 1, after };
+}
+
+function lengthOf(vector) {
+  return Math.hypot(...vector);
 }
 
 /**
@@ -125,7 +211,7 @@ export function changedMapsOf(layer, name, head, i, size) {
   const made = experimentOf(layer, name, head, i);
   if (!made) return undefined;
   const call = layer.call(head),
-    changed = name in CHANGES ? CHANGES[name](layer, call, head, made.key) : call;
+    changed = changedCall(layer, name, call, head, made.key);
   const edges = blockEdges(layer.n, size),
     keys = blockEdges(layer.m, size),
     maps = [allWeights(call), allWeights(changed)],
@@ -140,13 +226,14 @@ function measuredOf(before, after, own) {
     both = (name, unit, of) => ({ name, unit, before: mean(before, of), after: mean(after, of) });
   const found = [
     both("entropy", "nats", row => row.reduce((sum, p) => (p > 0 ? sum - p * Math.log(p) : sum), 0)),
-    both("largest weight", "of 1", row => row[largestOf(row)]),
+    both("largest weight", "of 1", row => row[heaviestOf(row)]),
     both("trace of the softmax's Jacobian", "of 1", row => row.reduce((rest, p) => rest - p * p, 1)),
   ];
   return own ? [both("weight on itself", "of 1", (row, at) => row[own[at]]), ...found] : found;
 }
 
-function largestOf(row) {
+/** @param {Float64Array} row */
+export function heaviestOf(row) {
   return row.reduce((best, value, j) => (value > row[best] ? j : best), 0);
 }
 
@@ -165,7 +252,7 @@ function hiding(call, key) {
  * The strongest link where WQ WK^T is replaced by half its sum with its transpose. With q = x WQ + a
  * and k = x WK + b, a product is half of (q_i - a) (k_j - b) + (k_i - b) (q_j - a), and a (k_j - b).
  */
-function alone(layer, call, head, i, key, own) {
+function symmetricAlone(layer, call, head, i, key, own) {
   if (!layer.tensors.has("query_bias")) return []; // something stands between WQ and WK
   const a = layer.rows("query_bias")[head],
     plain = rowsOr(layer, "plain_keys", layer.keyHead(head), call.k),

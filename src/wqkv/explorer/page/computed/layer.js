@@ -105,11 +105,22 @@ export class LayerNumbers {
    * @param {ArrayLike<number>} context
    */
   lengthThroughWO(head, context) {
+    return Math.sqrt(Math.max(this.productThroughWO(head, context, context), 0));
+  }
+
+  /**
+   * (one WO) . (other WO) of a head.
+   *
+   * @param {number} head
+   * @param {ArrayLike<number>} one
+   * @param {ArrayLike<number>} other
+   */
+  productThroughWO(head, one, other) {
     const products = this.rows("lengths", head);
-    let square = 0;
+    let sum = 0;
     for (let a = 0; a < products.length; a++)
-      for (let b = 0; b < products.length; b++) square += context[a] * products[a][b] * context[b];
-    return Math.sqrt(Math.max(square, 0));
+      for (let b = 0; b < products.length; b++) sum += one[a] * products[a][b] * other[b];
+    return sum;
   }
 
   /**
@@ -143,20 +154,32 @@ export function sumOf(factors, rows) {
 
 /** @param {string} packed */
 export async function unpackLayer(packed) {
-  const zipped = Uint8Array.from(atob(packed), letter => letter.charCodeAt(0)),
-    stream = new Blob([zipped]).stream().pipeThrough(new DecompressionStream("gzip")),
-    bytes = new Uint8Array(await new Response(stream).arrayBuffer());
-  const size = new DataView(bytes.buffer).getUint32(0, true),
-    facts = /** @type {SavedLayer} */ (JSON.parse(new TextDecoder().decode(bytes.subarray(4, 4 + size))));
+  const { facts, bytes } = await unzipped(packed),
+    known = /** @type {SavedLayer} */ (facts);
   /** @type {Map<string, Tensor>} */
   const tensors = new Map();
-  let at = 4 + size;
-  for (const [name, shape] of Object.entries(facts.shapes)) {
+  let at = 0;
+  for (const [name, shape] of Object.entries(known.shapes)) {
     const count = shape.reduce((product, side) => product * side, 1);
     tensors.set(name, { shape, numbers: floats(bytes.subarray(at, at + 4 * count), count) });
     at += 4 * count;
   }
-  return new LayerNumbers(facts, tensors);
+  return new LayerNumbers(known, tensors);
+}
+
+/**
+ * What was packed by zipped() of explorer/saved_layer.py: facts, and the bytes behind them.
+ *
+ * @param {string} packed
+ * @returns {Promise<{ facts: unknown, bytes: Uint8Array<ArrayBuffer> }>}
+ */
+export async function unzipped(packed) {
+  const zipped = Uint8Array.from(atob(packed), letter => letter.charCodeAt(0)),
+    stream = new Blob([zipped]).stream().pipeThrough(new DecompressionStream("gzip")),
+    bytes = new Uint8Array(await new Response(stream).arrayBuffer());
+  const size = new DataView(bytes.buffer).getUint32(0, true),
+    facts = JSON.parse(new TextDecoder().decode(bytes.subarray(4, 4 + size)));
+  return { facts, bytes: bytes.subarray(4 + size) };
 }
 
 // float32 numbers whose first bytes stand together, then their second ones, and so on.

@@ -1,13 +1,28 @@
 // A saved page has no server: an answer is recorded in it, or computed here, or it is not there.
 
 import { COMPUTED } from "./answers.js";
-import { unpackLayer } from "./layer.js";
+import { changedMapsAnswer, experimentAnswer } from "./cards.js";
+import { unpackLayer, unzipped } from "./layer.js";
+import { matricesAnswer, unpackMatrices } from "./matrices.js";
 
-/** @import { Recorded, ServedModel, ViewAnswer } from "../types" */
-/** @import { LayerNumbers } from "./layer.js" */
+/** @import { Recorded, ServedModel, StreamAnswer, ViewAnswer } from "../types" */
 
-/** @type {Map<string, Promise<LayerNumbers>>} */
-const unpackedLayers = new Map(); // by the packed layer
+const OF_LAYER = { ...COMPUTED, experiment: experimentAnswer, changedmaps: changedMapsAnswer };
+
+/** @type {Map<string, Promise<any>>} */
+const alreadyUnpacked = new Map(); // by the packed string
+
+/**
+ * @template T
+ * @param {string} packed
+ * @param {(packed: string) => Promise<T>} unpack
+ * @returns {Promise<T>}
+ */
+function once(packed, unpack) {
+  const found = alreadyUnpacked.get(packed) ?? unpack(packed);
+  alreadyUnpacked.set(packed, found);
+  return found;
+}
 
 /**
  * The answer to an address below api/, such as views/1/row with {layer: 3, head: 1, i: 10}.
@@ -28,13 +43,19 @@ export async function answerOf(page, path, query, keyOf) {
   const place = name && part && saved ? `views/${view.split(".")[0]}.${part}/${name}` : path;
   const found = page.answers[keyOf(place, query)];
   if (found !== undefined || !name || !text) return found;
-  const packed = saved?.layers[Number(query.layer)];
-  if (!packed || !Object.hasOwn(COMPUTED, name)) return undefined;
-  if (!unpackedLayers.has(packed)) unpackedLayers.set(packed, unpackLayer(packed));
-  const layer = await /** @type {Promise<LayerNumbers>} */ (unpackedLayers.get(packed)),
+  if (name === "stream" && saved?.streams) {
+    const { facts } = await once(saved.streams, unzipped);
+    return /** @type {StreamAnswer[]} */ (facts)[Number(query.token)];
+  }
+  const at = Number(query.layer),
+    matrices = saved?.matrices[at],
+    packed = saved?.layers[at];
+  if (name === "matrices" && matrices) return matricesAnswer(await once(matrices, unpackMatrices), query, saved.python);
+  if (!packed || !Object.hasOwn(OF_LAYER, name)) return undefined;
+  const layer = await once(packed, unpackLayer),
     model = /** @type {ServedModel} */ (page.answers.model);
-  return COMPUTED[name](
-    { model: { ...model, ...(part && model.parts[part]) }, text, layer, python: saved.python },
+  return OF_LAYER[name](
+    { model: { ...model, ...(part && model.parts[part]) }, text, layer, cards: saved.cards, python: saved.python },
     query,
   );
 }

@@ -64,6 +64,18 @@ export function short(value, digits = 4) {
     : String(Number(value.toPrecision(digits)));
 }
 
+/**
+ * So many significant digits, as Python's ".4g": 0.1768, 1.235e+04, 4.7e-05.
+ *
+ * @param {number} value
+ * @param {number} digits
+ */
+export function general(value, digits) {
+  const exponent = Number(value.toExponential(digits - 1).split("e")[1]);
+  if (value && (exponent < -4 || exponent >= digits)) return power(value, digits - 1).replace(/\.?0*e/, "e");
+  return String(Number(value.toPrecision(digits)));
+}
+
 /** @param {number} value */
 export function count(value) {
   return value.toLocaleString("en");

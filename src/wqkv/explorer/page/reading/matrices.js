@@ -7,13 +7,15 @@ import { state } from "./state.js";
 
 /**
  * A matrix with its numbers row by row. Where it is too large to be sent they are a picture: each is
- * the number farthest from 0 of `per` neighboring rows, and single columns are asked for.
+ * the number farthest from 0 of `per` neighboring rows, and single columns are asked for. A saved page
+ * has pictures of most heads: every number a multiple of `step`, which is null where they are exact.
  *
  * @typedef {object} Matrix
  * @property {MatrixName} name
  * @property {number} rows
  * @property {number} columns
  * @property {number} per
+ * @property {number | null} step
  * @property {Float32Array} numbers
  * @property {(number | null)[] | null} bias
  * @property {MatrixFacts["between"]} between
@@ -52,11 +54,20 @@ export function asRows({ numbers, ...facts }) {
   return { ...facts, numbers: rows };
 }
 
+/**
+ * Whether a matrix is there with all its numbers as they are; else it is a picture.
+ *
+ * @param {Matrix} matrix
+ */
+export function isWhole({ per, step }) {
+  return per === 1 && step === null;
+}
+
 /** @param {MatricesAnswer} answer */
 function decoded(answer) {
   const matrices = NAMES.map(name => {
-    const { rows, columns, per, numbers, bias, between } = answer[name];
-    return [name, { name, rows, columns, per: per[0], numbers: unpacked(numbers), bias, between }];
+    const { rows, columns, per, step, numbers, bias, between } = answer[name];
+    return [name, { name, rows, columns, per: per[0], step, numbers: unpacked(numbers), bias, between }];
   });
   return { ...Object.fromEntries(matrices), python: answer.python };
 }
@@ -76,14 +87,15 @@ export async function readSmallMatrices() {
 }
 
 /**
- * One column of a matrix, exactly.
+ * One column of a matrix, exactly. A saved page refuses those of a picture.
  *
  * @param {Matrix} matrix
  * @param {number} column
  * @returns {Float32Array | Promise<Float32Array>}
  */
-export function columnOf({ name, rows, columns, per, numbers }, column) {
-  if (per === 1) return Float32Array.from({ length: rows }, (_, r) => numbers[r * columns + column]);
+export function columnOf(matrix, column) {
+  const { name, rows, columns, numbers } = matrix;
+  if (isWhole(matrix)) return Float32Array.from({ length: rows }, (_, r) => numbers[r * columns + column]);
   const { layer, head } = state;
   return askFor("matrixcolumn", { layer, head, of: name, column }).then(answer => unpacked(answer.numbers));
 }

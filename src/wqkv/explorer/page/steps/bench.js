@@ -1,9 +1,10 @@
 // A vector times a matrix, to look into: heat maps beside the vector, one column lit and worked out.
 
 import { h } from "../parts/dom.js";
-import { clamp, short } from "../parts/format.js";
+import { clamp, fixed, short } from "../parts/format.js";
 import { heatPicture } from "../parts/heat.js";
-import { columnOf } from "../reading/matrices.js";
+import { columnOf, isWhole } from "../reading/matrices.js";
+import { recorded } from "../reading/server.js";
 import { go, state } from "../reading/state.js";
 import { t } from "../words/words.js";
 import { workedColumn } from "./column.js";
@@ -12,7 +13,7 @@ import { arranged, largestSize, pictureOf, plateAttributes, platesOf, resultName
 import { broughtIn, movedBy, seenOn, spotOf } from "./spot.js";
 import { termsOf } from "./terms.js";
 
-/** @import { Factor } from "./product.js" */
+/** @import { Factor, Plate } from "./product.js" */
 /** @import { Spot } from "./spot.js" */
 
 /** What can be switched: a name, and the texts of its two states. */
@@ -26,8 +27,9 @@ const SWITCHES = /** @type {const} */ ([
 export function bench(factors) {
   const plates = platesOf(factors),
     topResult = largestSize(plates.flatMap(plate => plate.results)),
-    whole = plates.every(plate => plate.matrix.per === 1), // else there are pictures, as they are stored
+    whole = plates.every(plate => isWhole(plate.matrix)), // else there are pictures, as they are stored
     look = { largest: whole && state.order !== "stored", times: whole && state.times === "1", digits: false, r0: 0, c0: 0 };
+  const steps = Math.max(...plates.map(plate => plate.matrix.step ?? 0)); // of pictures in a saved page
   const canvases = plates.map(plate => h("canvas", plateAttributes(plate))),
     vectors = factors.map(({ name, values }) =>
       h("canvas", { role: "img", "aria-label": t("vectorSays", { name, n: values.length }) }),
@@ -56,7 +58,7 @@ export function bench(factors) {
     pictures = plates.map((plate, i) =>
       pictureOf(plate, arrangement.numbers[i], arrangement.top, rowsHeight(canvases[i]) * Math.min(devicePixelRatio, 3)),
     );
-    legend.replaceChildren(...legendOf(arrangement, Math.max(...pictures.map(one => one.per)), look.largest, factors[0].name));
+    legend.replaceChildren(...legendOf(arrangement, Math.max(...pictures.map(one => one.per)), look.largest, factors[0].name, steps));
   }
 
   function draw() {
@@ -102,21 +104,28 @@ export function bench(factors) {
       column = found instanceof Float32Array ? found : await found.catch(() => null);
     if (spot !== to) return; // another one is lit by now
     if (!column) {
-      said.textContent = t("gone");
+      const about = plate.results[to.column];
+      sheet.leave(about === null ? "" : `${plate.known ? "" : "≈ "}${fixed(about, 3)}`);
+      said.textContent = `${columnSays(plate, to.column)}. ${t(recorded ? "pictureAlone" : "gone")}`;
+      draw();
       return;
     }
     const terms = termsOf(plate.factor.values, column, orderFor(to.plate));
     const value = sheet.tell(plate, terms, to.column);
     plate.results[to.column] ??= value;
-    const canvas = canvases[to.plate],
-      { name } = plate.matrix;
+    const canvas = canvases[to.plate];
     canvas.setAttribute("aria-valuenow", String(to.column));
-    canvas.setAttribute(
-      "aria-valuetext",
-      t("columnIs", { name, c: to.column, result: resultName(plate, to.column), value: sheet.label }),
-    );
+    canvas.setAttribute("aria-valuetext", columnSays(plate, to.column));
     said.textContent = to.row === null ? t("pointColumn") : termSays(terms[to.row], plate, to.column);
     draw();
+  }
+
+  /**
+   * @param {Plate} plate
+   * @param {number} c
+   */
+  function columnSays(plate, c) {
+    return t("columnIs", { name: plate.matrix.name, c, result: resultName(plate, c), value: sheet.label });
   }
 
   /** @param {Spot} to */
@@ -217,7 +226,7 @@ export function bench(factors) {
 
   const switches = SWITCHES.map(([name, ...texts]) => {
     const buttons = texts.map((text, i) => {
-      const given = { "data-key": `bench-${name}-${i}`, disabled: !whole, title: whole ? null : t("tooLarge") };
+      const given = { "data-key": `bench-${name}-${i}`, disabled: !whole, title: whole ? null : t(steps ? "pictureAlone" : "tooLarge") };
       return h("button", { ...given, onclick: () => choose(name, i === 1) }, t(text, { x: factors[0].name }));
     });
     return { name, buttons, group: h("span", { class: "segmented" }, buttons) };
@@ -265,7 +274,7 @@ function benchColumn(name, size, canvas, under, kind = "") {
   return h("div", { class: `benchcolumn ${kind}` }, h("h4", {}, name, h("small", {}, size)), canvas, under);
 }
 
-function legendOf({ times, top }, per, largest, x) {
+function legendOf({ times, top }, per, largest, x, step) {
   const ramp = heatPicture(Array.from({ length: 129 }, (_, i) => i / 64 - 1), 129, 1);
   ramp.className = "ramp";
   return [
@@ -274,5 +283,6 @@ function legendOf({ times, top }, per, largest, x) {
     `≥ ${short(top)}`,
     h("span", {}, t(largest ? "rowsByX" : "rowsStored", { x })),
     per > 1 ? h("span", {}, t("extremes", { per })) : "",
+    step ? h("span", {}, t("inSteps", { step: short(step, 2) })) : "",
   ];
 }

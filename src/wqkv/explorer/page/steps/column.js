@@ -52,6 +52,7 @@ export function workedColumn() {
      */
     tell(plate, terms, c) {
       told = terms;
+      sheet.element.hidden = false;
       const { matrix, factor } = plate,
         column = t("columnName", { c }),
         bias = plate.bias?.[c] ?? null,
@@ -98,6 +99,17 @@ export function workedColumn() {
       writeAll();
       sheet.label = say(value);
       return value;
+    },
+
+    /**
+     * Hides the sheet of a column that is not known, of which the number alone is.
+     *
+     * @param {string} label
+     */
+    leave(label) {
+      told = [];
+      sheet.label = label;
+      sheet.element.hidden = true;
     },
 
     /**

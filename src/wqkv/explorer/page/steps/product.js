@@ -2,6 +2,7 @@
 
 import { fixed, short } from "../parts/format.js";
 import { endOfScale, extremesOf, heatPicture } from "../parts/heat.js";
+import { isWhole } from "../reading/matrices.js";
 import { t } from "../words/words.js";
 import { orderOf, timesMatrix } from "./terms.js";
 
@@ -18,7 +19,7 @@ import { orderOf, timesMatrix } from "./terms.js";
  * @property {Matrix} matrix
  * @property {string} result what the product is called: "q"
  * @property {(number | null)[] | null} bias
- * @property {(number | null)[] | null} known the results of a matrix that is too large to be sent
+ * @property {(number | null)[] | null} known the results of a matrix that is a picture
  * @property {string} says
  *
  * @typedef {Product & { factor: Factor, results: (number | null)[] }} Plate
@@ -54,7 +55,7 @@ export function platesOf(factors) {
  * @param {Factor} factor
  */
 function resultsOf({ matrix, bias, known }, factor) {
-  if (matrix.per === 1) return timesMatrix(factor.values, matrix, bias);
+  if (isWhole(matrix) || (matrix.per === 1 && !known)) return timesMatrix(factor.values, matrix, bias);
   return Array.from({ length: matrix.columns }, (_, c) => known?.[c] ?? null);
 }
 
@@ -80,7 +81,7 @@ export function arranged(plates, { largest, times }) {
   const numbers = plates.map(plate => {
     const { matrix, factor } = plate,
       order = /** @type {number[]} */ (orders.get(factor));
-    if (matrix.per > 1) return matrix.numbers; // a picture, in the order that is stored
+    if (!isWhole(matrix)) return matrix.numbers; // a picture, in the order that is stored
     return Float32Array.from({ length: matrix.rows * matrix.columns }, (_, at) => {
       const r = order[Math.floor(at / matrix.columns)];
       return matrix.numbers[r * matrix.columns + (at % matrix.columns)] * (times ? factor.values[r] : 1);

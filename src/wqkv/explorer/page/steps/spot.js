@@ -1,6 +1,7 @@
 // Which column and row of the bench are lit, and which rows and columns are seen.
 
 import { clamp } from "../parts/format.js";
+import { isWhole } from "../reading/matrices.js";
 import { fitting } from "./plates.js";
 
 /** @import { Shown } from "./plates.js" */
@@ -37,9 +38,10 @@ export function spotOf(lit, plates) {
  * @param {Plate} plate
  * @returns {Spot | undefined}
  */
-export function movedBy(key, spot, { matrix: { rows, columns, per } }) {
+export function movedBy(key, spot, { matrix }) {
+  const { rows, columns } = matrix;
   const row = spot.row ?? -1,
-    down = to => ({ row: per > 1 ? null : clamp(to, 0, rows - 1) });
+    down = to => ({ row: isWhole(matrix) ? clamp(to, 0, rows - 1) : null });
   const move = {
     ArrowLeft: { column: clamp(spot.column - 1, 0, columns - 1) },
     ArrowRight: { column: clamp(spot.column + 1, 0, columns - 1) },

@@ -89,7 +89,7 @@ export function answeredCard(answer, made, chosen, asked, again) {
         h("p", { class: "big" }, made.headline[0], " → ", h("b", {}, made.headline[1])),
         h("p", {}, said.answer),
         said.reason && h("p", {}, said.reason),
-        !recorded && whenAnswered(askFor("often", asked), often => h("p", { class: "often" }, t(often.layers ? "oftenLayers" : "oftenHeads", { same: count(often.same), all: count(often.total) }))),
+        whenAnswered(askFor("often", asked).catch(notRecorded), often => often && h("p", { class: "often" }, t(often.layers ? "oftenLayers" : "oftenHeads", { same: count(often.same), all: count(often.total) }))),
         made.same && h("p", { class: "residual" }, t(made.same.holds ? "cardSame" : "cardNotSame", proofWords(made.same))),
         rankChoice(answer),
         h("p", { class: "note" }, h("b", {}, t("cardLimit")), " ", answer.asked[lang()].limits),
@@ -99,7 +99,7 @@ export function answeredCard(answer, made, chosen, asked, again) {
           { class: "controls" },
           // has the key of the guess that was pressed, and so its focus
           h("button", { "data-key": `guess-${answer.name}-${made.names.indexOf(chosen)}`, onclick: again }, t("guessAgain")),
-          made.changes && !recorded && h("button", { "data-key": `runon-${answer.name}`, "aria-pressed": String(ran(answer.name)), onclick: () => toggleRun(answer.name) }, t("runOn")),
+          made.changes && h("button", { "data-key": `runon-${answer.name}`, "aria-pressed": String(ran(answer.name)), onclick: () => toggleRun(answer.name) }, t("runOn")),
         ),
       ),
       drawn && h("div", { class: "cardmaps" }, drawn),
@@ -108,12 +108,13 @@ export function answeredCard(answer, made, chosen, asked, again) {
         { class: "cardrow" },
         made.beside.length > 0 && besideTable(made),
         made.shows === "weights" && pairedBars(made.links),
-        made.shows === "outputs" && outputBars(made.outputs),
+        made.outputs.length > 0 && outputBars(made.outputs),
+        made.shows === "outputs" && !made.outputs.length && h("p", { class: "note" }, t("outputsNotSaved")),
         made.shows === "numbers" && spreadBars(made.headline),
         allNumbersOf(made),
       ),
     ),
-    made.changes && !recorded && ran(answer.name) && h("div", { class: "ranon" }, whenAnswered(askFor("runon", asked), async after => [await outcome(after, { edits: [] }), h("p", { class: "note" }, t("outputChange"), " ", h("b", { title: String(after.change) }, short(after.change, 3)))])),
+    made.changes && ran(answer.name) && h("div", { class: "ranon" }, whenAnswered(askFor("runon", asked), async after => [await outcome(after, { edits: [] }), h("p", { class: "note" }, t("outputChange"), " ", h("b", { title: String(after.change) }, short(after.change, 3)))])),
     foot({
       name: `why-${answer.name}`,
       python: answer.python,
@@ -144,7 +145,8 @@ function verdictLine(made, chosen, guesses) {
 // How many singular values low_rank keeps. A saved page has one answer alone.
 /** @param {ExperimentAnswer} answer */
 function rankChoice({ rank, ranks }) {
-  if (rank === null || ranks === null || recorded) return null;
+  if (rank === null || ranks === null) return null;
+  if (recorded) return h("p", { class: "note rank" }, t("rankSaved", { r: rank, all: ranks }));
   const says = h("output", {}, t("rankIs", { r: rank, all: ranks }));
   const slide = h("input", {
     type: "range",
@@ -158,6 +160,12 @@ function rankChoice({ rank, ranks }) {
     onchange: () => go({ rank: Number(slide.value) }, true),
   });
   return h("p", { class: "rank" }, slide, says);
+}
+
+// A saved page has what needs runs of the model where it was asked for.
+function notRecorded(error) {
+  if (recorded && error.status === 410) return null;
+  throw error;
 }
 
 /** @param {ProofFacts} proof */

@@ -135,7 +135,7 @@ const CARD_EDGE = 12;
 export function cardPicture({ question, change }, made, maps) {
   const { layer, head, token } = state,
     y = maps ? 174 + MAP_SIDE + 34 : 166,
-    lines = made.shows === "outputs" ? drawnOutputs(made.outputs, y) : drawnRows(made, y),
+    lines = made.outputs.length ? drawnOutputs(made.outputs, y) : drawnRows(made, y),
     end = y + lines.height;
   return sheet(
     question,
@@ -145,7 +145,7 @@ export function cardPicture({ question, change }, made, maps) {
     svgText(made.cards[lang()].headline, CARD_EDGE, 78, "start", "--soft"),
     svg("text", { x: CARD_EDGE, y: 112, "font-size": 28, "font-weight": 600, fill: currentColor("--ink") }, made.headline.join(" → ")),
     maps && [maps.before, maps.after].map((values, i) => mapSquares(values, topOfBoth(maps), CARD_EDGE + i * (MAP_SIDE + 20), 174, t(i ? "changed" : "trained"))),
-    svgText(made.shows === "outputs" ? outputTitle(made.outputs) : t(made.shows === "numbers" ? "cardSpread" : "cardLinks"), CARD_EDGE, y - 12, "start", "--soft"),
+    svgText(made.outputs.length ? outputTitle(made.outputs) : t(made.shows === "numbers" ? "cardSpread" : "cardLinks"), CARD_EDGE, y - 12, "start", "--soft"),
     lines.parts,
     svgText(`${opened.model.name} · ${t("atBoth", { layer, head })} · ${tokenWithPosition(token)}`, CARD_EDGE, end + 20, "start", "--soft"),
     svgText(excerpt(opened.text.text), CARD_EDGE, end + 38, "start", "--soft"),

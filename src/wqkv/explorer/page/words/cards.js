@@ -35,6 +35,11 @@ export const cardsTexts = /** @type {const} */ ({
   besideOwn: ["on itself", "对自己"],
   besideOutput: ["what it adds changes by", "所加内容的变化"],
   rankIs: ["r = {r} of {all}", "r = {r}，共 {all}"],
+  rankSaved: ["r = {r} of {all}. Other r are not in the saved page.", "r = {r}，共 {all}。保存的页面里没有别的 r。"],
+  outputsNotSaved: [
+    "What is added, as bars, is not in the saved page. Open the text with wqkv open to see it.",
+    "保存的页面里没有所加内容的条形图。请用 wqkv open 打开文本查看。",
+  ],
   cardLimit: ["Limit:", "局限："],
   cardSame: [
     "The same to rounding: off by {difference}, numbers up to {size} (allowed {tolerance}).",

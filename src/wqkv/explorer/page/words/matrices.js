@@ -29,6 +29,11 @@ export const matricesTexts = /** @type {const} */ ({
   allRows: ["whole", "整个矩阵"],
   singleNumbers: ["single numbers", "单个数字"],
   tooLarge: ["The matrix is too large to be sent whole; the lit column is exact.", "矩阵太大，没有整个传送；亮起的一列是精确的。"],
+  inSteps: ["In the saved page numbers of W are rounded to steps of at most {step}.", "保存的页面里，矩阵中的数舍入到不大于 {step} 的步长。"],
+  pictureAlone: [
+    "Of this head the saved page has a picture of the matrix, so the products are not added up. They are for the head at which the page was saved.",
+    "保存的页面里只有这个头的矩阵图，所以不逐项相加；保存时打开的那个头可以看到逐项相加。",
+  ],
   eachNumber: ["a number of W:", "矩阵中的数："],
   eachProduct: ["a product:", "一个乘积："],
   rowsByX: ["Rows: largest {x} first.", "各行按 {x} 从大到小。"],
