@@ -47,13 +47,6 @@ def llama(length: int) -> OpenModel:
     return OpenModel(AutoModel.from_config(config).eval(), None, "random Llama")
 
 
-class Numbers(Api):
-    """Of a text that is numbers alone, so no line of Python could spell it."""
-
-    def python(self, text: object, target: str | None = None) -> str:
-        return ""
-
-
 def measure(length: int, clock: Callable[[], float]) -> dict[str, float]:
     """Seconds of everything that a page asks for, in the order in which it does."""
     found: dict[str, float] = {}
@@ -66,7 +59,7 @@ def measure(length: int, clock: Callable[[], float]) -> dict[str, float]:
         return result
 
     model, ids = llama(length), torch.randint(3, 1000, (length,)).tolist()
-    api, tokens = Numbers(model), TokenizedText.of_ids(ids)
+    api, tokens = Api(model), TokenizedText.of_ids(ids)
     with torch.no_grad():
         timed("the model alone", lambda: model.model(input_ids=torch.tensor([ids])))
     seen = timed("the model, its proofs and the first link", lambda: api.open(tokens, _tell))

@@ -131,6 +131,7 @@ class Experiment:
 
     @property
     def question(self) -> str:
+        """What is asked, in English."""
         return HEAD_QUESTIONS[self.name].question
 
     @property

@@ -172,7 +172,7 @@ class Api:
 
     def open(
         self,
-        text: str,
+        text: str | TokenizedText,
         progress: Progress,
         target: str | None = None,
         window: int = 0,
@@ -181,28 +181,31 @@ class Api:
         """Read a text, prove every layer, and find the clearest link.
 
         Args:
+            text: one that is cut into tokens already is read whole.
             target: the text that a model of two texts is taken to have written; None lets it write.
             window: which window is read of a text that is too long to be read at once.
             pair: a second sentence, which an encoder reads together with the text, and whole.
         """
         begun = time.monotonic()
-        here = self._window(text, window, pair)
-        read = text if here is None else text[here.start : here.stop]
+        whole, read = (text, text) if isinstance(text, str) else (text.sentence, text)
+        here = self._window(text, window, pair) if isinstance(text, str) else None
+        if here is not None:
+            read = whole[here.start : here.stop]
         links: dict[str, list[ClearLink]] = {part: [] for part in self.model.parts}
 
         def each(view: View, layer: int) -> None:
             links[view.model.part].append(clearest_link(view, layer))
 
-        given = read if pair is None else self._pair(read, pair)
+        given = self._pair(read, pair) if isinstance(read, str) and pair is not None else read
         views = self.model.views(given, target, progress, each)
         seconds = time.monotonic() - begun
         parts: dict[str, OpenView] = {}
         for name, view in views.items():
-            lines = as_python.reading(text, here, target, pair)
+            lines = as_python.reading(whole, here, target, pair)
             python = f"{self.opening}\n{lines}\nview = views[{name!r}]"
             first = _clearest(links[name])
             parts[name] = OpenView(
-                view, first, seconds, python, parts, target, whole=text, window=here, pair=pair
+                view, first, seconds, python, parts, target, whole=whole, window=here, pair=pair
             )
         main = parts[self.model.main]
         return replace(main, parts={}) if self.one_text else main

@@ -27,8 +27,8 @@ RESULT = {
         "没有安装中文字体，所以 {path} 里的文字是英文",
     ),
     "followed": (
-        "{typed!r} is not one token of the model: the token {token!r}, number {number}, is follow"
-        "ed",
+        "{typed!r} is not one token of the model: the token {token!r}, number {number}, is "
+        "followed",
         "{typed!r} 不是模型的一个词元：跟踪的是第 {number} 个词元 {token!r}",
     ),
 }

@@ -14,18 +14,14 @@ HOW = {
         "and head: q and the layers before are those of A, so that the error of a layer is not "
         "carried to the next.",
         "每次只把一层的键舍入到 {bits} 位，每个词元和头各有一个缩放系数：q 和前面各层都是 A 的，"
-        "所以"
-        "一层的误差不会传到下一层。",
+        "所以一层的误差不会传到下一层。",
     ),
     "quantized_groups": (
         "The keys of one layer at a time are rounded to {bits} bits, with a scale for every "
-        "{group} "
-        "channels of each token and head: q and the layers before are those of A, so that the err"
-        "or "
-        "of a layer is not carried to the next.",
-        "每次只把一层的键舍入到 {bits} 位，每个词元和头的每 {group} 维有一个缩放系数：q 和前面各"
-        "层都"
-        "是 A 的，所以一层的误差不会传到下一层。",
+        "{group} channels of each token and head: q and the layers before are those of A, so that "
+        "the error of a layer is not carried to the next.",
+        "每次只把一层的键舍入到 {bits} 位，每个词元和头的每 {group} 维有一个缩放系数："
+        "q 和前面各层都是 A 的，所以一层的误差不会传到下一层。",
     ),
     "inside": ("{model} in {switch}()", "在 {switch}() 中的 {model}"),
     "switch": (
@@ -47,9 +43,8 @@ DIFF = {
     "below": (
         "{count} of {total} heads are below rounding in every row, which is 1e-5 (1 + the largest "
         "|lse| of the head): at most {limit:.1e} here.",
-        "{total} 个头中有 {count} 个的每一行都低于舍入误差，即 1e-5 (1 + 该头最大的 |lse|)：这里"
-        "最大"
-        "为 {limit:.1e}。",
+        "{total} 个头中有 {count} 个的每一行都低于舍入误差，即 1e-5 (1 + 该头最大的 |lse|)："
+        "这里最大为 {limit:.1e}。",
     ),
     "heads": (
         "Heads by mean KL, with the row of the largest and the key that moved most",

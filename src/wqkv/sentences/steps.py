@@ -32,7 +32,7 @@ STEPS = {
         "Three matrices, learned in training, turn the {d_model} numbers of x into {sizes}.",
         "三个训练得到的权重矩阵，把 x 的 {d_model} 个数变成{sizes}。",
     ),
-    "each": ("{q} each", "各 {q} 个数"),
+    "each": ("{q} each", "三组数，每组 {q} 个"),
     "apart": (
         "{q} for q, {k} for k and {v} for v",
         " q 的 {q} 个数、k 的 {k} 个数和 v 的 {v} 个数",

@@ -19,8 +19,7 @@ COUNTED = {
     "more_files": ("{files} and {count:,} more", "{files}，另有 {count:,} 个文件"),
     "pace": (
         "{per_second:,.3g} documents and {tokens:,.0f} tokens a second ({documents}, "
-        "{seconds:,.0f} "
-        "s)",
+        "{seconds:,.0f} s)",
         "每秒 {per_second:,.3g} 个文档、{tokens:,.0f} 个词元（{documents}，{seconds:,.0f} 秒）",
     ),
     "made_again": (
@@ -76,9 +75,8 @@ PAGE = {
     "links_say": (
         "One a document, by weight: the framed token looks at the filled one. Special tokens, "
         "separators, the first token of a window and the same token again do not count.",
-        "每个文档一条，按注意力权重排列：带框的词元看向填色的词元。特殊词元、分隔符、窗口的第一个"
-        "词元"
-        "和同一个词元不计。",
+        "每个文档一条，按注意力权重排列：带框的词元看向填色的词元。特殊词元、分隔符、"
+        "窗口的第一个词元和同一个词元不计。",
     ),
     "measures": ("Its measures", "各项度量"),
     "measures_say": (

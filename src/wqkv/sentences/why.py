@@ -241,9 +241,8 @@ BESIDES = {
     "similarity": (
         "{model} predicts no next token, so the number says how alike two texts are. For a next "
         "token, name a causal model with --model.",
-        "{model} 不预测下一个词元，所以这个数表示两段文本有多相似。要问下一个词元，请用 --model "
-        "指定"
-        "一个因果语言模型。",
+        "{model} 不预测下一个词元，所以这个数表示两段文本有多相似。要问下一个词元，"
+        "请用 --model 指定一个因果语言模型。",
     ),
     "asking": ("asking {model}", "正在询问 {model}"),
 }

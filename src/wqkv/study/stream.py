@@ -83,6 +83,7 @@ class StreamRecord:
 
     @property
     def bytes(self) -> int:
+        """How many bytes the states take."""
         return self.states.numel() * self.states.element_size()
 
     def stream(self, token: int) -> Stream:

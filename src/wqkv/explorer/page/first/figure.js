@@ -46,6 +46,6 @@ export async function figure({ story }, best) {
       line("WV", "v", keyAt(best.index), theirs.v),
       h("dt", { class: "fits" }, rich(marks => t("figureGoes", marks), { weight: shown, token: () => bdi(tokenAt(token)) })),
     ),
-    h("figcaption", {}, `${t("figureSays")}. ${t("figureScale", { n: story.q.length, top: number(top) })}`),
+    h("figcaption", {}, `${t("figureSays")} ${t("figureScale", { n: story.q.length, top: number(top) })}`),
   );
 }

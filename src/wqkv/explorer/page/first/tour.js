@@ -12,7 +12,7 @@ const STOPS = [
   { name: "step4", part: "strip", change: { step: 4 } },
   { name: "step5", part: "strip", change: { step: 5 } },
   { name: "step6", part: "strip", change: { step: 6 } },
-  { name: "why", part: "views", change: { view: "why" } },
+  { name: "why", part: "views", change: { view: "cards" } },
   { name: "text", part: "views", change: { view: "text" } },
 ];
 
@@ -21,24 +21,23 @@ let endTour = null; // ends the tour that is on
 
 export function tour() {
   endTour?.();
-  const stops = STOPS.filter(({ change }) => !change?.view || document.getElementById(`tab-${change.view}`)),
-    before = { step: state.step, view: state.view },
+  const before = { step: state.step, view: state.view },
     says = h("p", { "aria-live": "polite" }),
     place = h("small", {});
   let at = 0,
     lit = /** @type {HTMLElement | null} */ (null);
   const show = to => {
     at = to;
-    const { name, part, change } = stops[at];
+    const { name, part, change } = STOPS[at];
     if (change) go(change, true);
     lit?.classList.remove("toured");
     lit = document.getElementById(part);
     lit?.classList.add("toured");
     lit?.scrollIntoView({ block: part === "answer" ? "end" : "start" });
     says.textContent = t(`tour_${name}`);
-    place.textContent = t("tourAt", { at: at + 1, all: stops.length });
+    place.textContent = t("tourAt", { at: at + 1, all: STOPS.length });
     back.disabled = at === 0;
-    const last = at === stops.length - 1;
+    const last = at === STOPS.length - 1;
     next.textContent = last ? t("tourEnd") : t("next");
     quit.hidden = last;
   };
@@ -51,7 +50,7 @@ export function tour() {
     scrollTo(0, 0);
     select(document.body, "[data-key='tour']").at(0)?.focus({ preventScroll: true });
   };
-  const onward = () => (at === stops.length - 1 ? end() : show(at + 1));
+  const onward = () => (at === STOPS.length - 1 ? end() : show(at + 1));
   const onTourKey = event => {
     const act = { Escape: end, ArrowRight: onward, ArrowLeft: () => at && show(at - 1) }[event.key];
     if (!act) return;

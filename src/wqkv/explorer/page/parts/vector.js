@@ -31,7 +31,7 @@ export function means(values, most) {
  * @param {Numbers} values
  * @param {number} top the length of a whole bar
  */
-export function signedBars(values, attributes = {}, top = largestOf(values)) {
+export function signedBars(values, attributes = {}, top = largestSize(values)) {
   let up = "",
     down = "";
   values.forEach((value, i) => {
@@ -48,8 +48,12 @@ export function signedBars(values, attributes = {}, top = largestOf(values)) {
   );
 }
 
-/** @param {Numbers} values */
-function largestOf(values) {
+/**
+ * The largest size of some numbers; 1 where all are 0, because a bar's length is divided by it.
+ *
+ * @param {Numbers} values
+ */
+export function largestSize(values) {
   return values.reduce((/** @type {number} */ most, value) => Math.max(most, Math.abs(value ?? 0)), 0) || 1;
 }
 

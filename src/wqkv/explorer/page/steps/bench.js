@@ -3,13 +3,14 @@
 import { h } from "../parts/dom.js";
 import { clamp, fixed, short } from "../parts/format.js";
 import { heatPicture } from "../parts/heat.js";
+import { largestSize } from "../parts/vector.js";
 import { columnOf, isWhole } from "../reading/matrices.js";
 import { recorded } from "../reading/server.js";
 import { go, state } from "../reading/state.js";
 import { t } from "../words/words.js";
 import { workedColumn } from "./column.js";
 import { drawPlate, drawRows, fitting, rowsHeight } from "./plates.js";
-import { arranged, largestSize, pictureOf, plateAttributes, platesOf, resultName, termSays } from "./product.js";
+import { arranged, pictureOf, plateAttributes, platesOf, resultName, termSays } from "./product.js";
 import { broughtIn, movedBy, seenOn, spotOf } from "./spot.js";
 import { termsOf } from "./terms.js";
 

@@ -2,9 +2,10 @@
 
 import { h } from "../parts/dom.js";
 import { fixed, number } from "../parts/format.js";
+import { largestSize } from "../parts/vector.js";
 import { t } from "../words/words.js";
 import { drawRows, drawRunning } from "./plates.js";
-import { largestSize, resultName } from "./product.js";
+import { resultName } from "./product.js";
 import { briefOf, digitsOfFactors } from "./terms.js";
 
 /** @import { Shown } from "./plates.js" */

@@ -5,14 +5,13 @@ import { h } from "../parts/dom.js";
 import { count, number } from "../parts/format.js";
 import { around, chips, listed, ranking } from "../parts/ranking.js";
 import { keyWithPosition, labelAt } from "../parts/token.js";
-import { means, signedBars, vector } from "../parts/vector.js";
+import { largestSize, means, signedBars, vector } from "../parts/vector.js";
 import { asRows, readMatrices } from "../reading/matrices.js";
 import { askFor, keyCount, size } from "../reading/opened.js";
 import { recorded } from "../reading/server.js";
 import { go, state } from "../reading/state.js";
 import { t } from "../words/words.js";
 import { bench } from "./bench.js";
-import { largestSize } from "./product.js";
 import { cellSheet, residual, rowSheet, strongest } from "./worked.js";
 
 /** @import { StoryAnswer } from "../types" */

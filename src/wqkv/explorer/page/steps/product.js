@@ -32,15 +32,6 @@ import { orderOf, timesMatrix } from "./terms.js";
  */
 
 /**
- * The largest size of some numbers; 1 where all are 0, because a bar's length is divided by it.
- *
- * @param {(number | null)[]} values
- */
-export function largestSize(values) {
-  return values.reduce((/** @type {number} */ most, value) => Math.max(most, Math.abs(value ?? 0)), 0) || 1;
-}
-
-/**
  * The products of all vectors with their results: numbers, or null where they are not known.
  *
  * @param {Factor[]} factors

@@ -58,7 +58,7 @@ export const frameTexts = /** @type {const} */ ({
   job_open: ["Reading the text", "正在读文本"],
   job_whatif: ["Running the changed model", "正在运行改动后的模型"],
   job_generate: ["Writing", "正在续写"],
-  job_next: ["Asking the model what comes next", "正在询问模型下一个词"],
+  job_next: ["Asking the model what comes next", "正在计算模型预测的下一个词元"],
   job_why: ["Removing links, one by one", "正在逐一去掉连接"],
   job_groups: ["Removing whole groups", "正在整组去掉"],
   job_choices: ["Asking the model what comes next", "正在计算模型预测的下一个词元"],

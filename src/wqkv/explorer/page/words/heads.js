@@ -36,11 +36,11 @@ export const headsTexts = /** @type {const} */ ({
   "unit_of 1": ["", ""],
   mapsSay: [
     "One scale for all maps: a head that looks at all words alike is pale everywhere.",
-    "所有小图共用一个色标：均匀看向各词的头处处都浅。",
+    "所有小图共用一个色标：均匀看向各词元的头处处都浅。",
   ],
   mapsOwn: [
     "Each map has its own scale: its largest number has the strongest color. Compare shapes here, not colors: a head that looks at all words alike looks solid.",
-    "每张小图各用自己的色标：最大的数颜色最深。此时只能比较形状，不能比较深浅：均匀看向各词的头会显得一片深色。",
+    "每张小图各用自己的色标：最大的数颜色最深。此时只能比较形状，不能比较深浅：均匀看向各词元的头会显得一片深色。",
   ],
   mapsScale: ["One scale from 0 to {top}", "统一色标，0 到 {top}"],
   faint: ["See faint maps: each on its own scale", "看清浅色小图：各用自己的色标"],

@@ -5,15 +5,15 @@
 /** @satisfies {Texts} */
 export const linesTexts = /** @type {const} */ ({
   drawAs: ["Drawn as", "画法"],
-  asWords: ["Words", "词"],
+  asWords: ["Words", "词元"],
   asLines: ["Lines", "连线"],
   linesOf: [
     "lines from the words that look to the words that are looked at",
-    "从看的词连到被看的词",
+    "从看的词元连到被看的词元",
   ],
   rowWho: ["looks", "谁在看"],
   rowWhom: ["is looked at", "被看的"],
-  dimOthers: ["Dim the lines of other words", "淡化其他词的连线"],
+  dimOthers: ["Dim the lines of other words", "淡化其他词元的连线"],
   leastWeight: ["Links from", "连线下限"],
   linesDrawn: [
     "Drawn: the {n} links of {least} or more, together {share} of all weight.",
@@ -25,25 +25,25 @@ export const linesTexts = /** @type {const} */ ({
   ],
   linesOutside: [
     "{share} of the weight of these words goes to words that are not shown here.",
-    "这些词的权重有 {share} 落在此处未显示的词上。",
+    "这些词元的权重有 {share} 落在此处未显示的词元上。",
   ],
   thickness: ["Thickness is the weight:", "粗细即权重："],
-  greyLinks: ["Gray links go to special words.", "灰色连线指向特殊词。"],
+  greyLinks: ["Gray links go to special words.", "灰色连线指向特殊词元。"],
   linesSay: [
     "Click a word above to see where it looks, a word below to see who looks at it.",
-    "点上排的词，看它看向哪里；点下排的词，看谁看向它。",
+    "点上排的词元，看它看向哪里；点下排的词元，看谁看向它。",
   ],
   linesSayTurned: [
     "Click a word on the left to see where it looks, a word on the right to see who looks at it.",
-    "点左列的词，看它看向哪里；点右列的词，看谁看向它。",
+    "点左列的词元，看它看向哪里；点右列的词元，看谁看向它。",
   ],
   whatArrives: ["what arrives", "传过去的量"],
   arrivesSays: [
     "What arrives is the length of weight × v WO. Each of the two columns has its own scale, because they are different quantities.",
     "“传过去的量”是 权重 × v WO 的长度。两列是不同的量，各有自己的尺度。",
   ],
-  windowWho: ["Words that look:", "在看的词："],
-  windowWhom: ["Words that are looked at:", "被看的词："],
+  windowWho: ["Words that look:", "在看的词元："],
+  windowWhom: ["Words that are looked at:", "被看的词元："],
   headsOver: ["Heads of layer {layer}", "第 {layer} 层的头"],
   headName: ["head {head}", "头 {head}"],
   overlayAll: ["All heads", "全部头"],
