@@ -302,7 +302,8 @@ def measure(rows: Tensor, weights: Tensor) -> Tensor:
     # Between two texts there is no such number: `_measured` leaves out what stands here.
     own = weights.gather(1, rows[:, None].clamp(max=weights.shape[1] - 1))[:, 0]
     entropy = torch.special.entr(weights).sum(dim=1)
-    return torch.stack((own, entropy, weights.amax(dim=1), 1 - weights.square().sum(dim=1)), dim=1)
+    trace = (1 - weights.square().sum(dim=1)).clamp(min=0)  # rounding may leave it below 0
+    return torch.stack((own, entropy, weights.amax(dim=1), trace), dim=1)
 
 
 def _measured(before: Tensor, after: Tensor, own: bool) -> tuple[Measured, ...]:

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 from wqkv.experiments.asked_of_heads import HEAD_QUESTIONS
 from wqkv.experiments.changed_head import Experiment, Measured
 
-#: "Looks mostly at itself": at least this weight. "Keeps most of its weight": this share of it.
+#: "Keeps most of its weight": at least this share of it.
 MOST = 0.5
 #: "One takes nearly all": at least this weight.
 NEARLY_ALL = 0.9
@@ -78,8 +78,12 @@ def _after(experiment: Experiment, name: str) -> float:
 
 
 def _itself(experiment: Experiment) -> float:
-    own = experiment.trained.looks_at_itself
-    return float(experiment.after.weights[experiment.row]) if own else 0.0
+    """By how much the weight on itself exceeds all others."""
+    if not experiment.trained.looks_at_itself:
+        return -1.0
+    others = experiment.after.weights.clone()
+    others[experiment.row] = 0
+    return float(experiment.after.weights[experiment.row] - others.max())
 
 
 def _evenness(experiment: Experiment) -> float:
@@ -177,7 +181,7 @@ _OTHERWISE = GuessRule("moved", "least", 0)  # the last guess of three that leav
 _SAME = GuessRule("differs", "below", ROUNDING)
 _STAYS = GuessRule("change", "below", STAYS)
 _EVEN, _FINDS = GuessRule("evenness", "least", EVEN), GuessRule("finds", "least", 1)
-_LOOKS = {"itself": GuessRule("itself", "least", MOST), "even": _EVEN, "finds": _FINDS}
+_LOOKS = {"even": _EVEN, "itself": GuessRule("itself", "above", 0), "finds": _FINDS}
 
 #: The guesses of each question: their names, each with the rule that makes it right.
 RULES: dict[str, dict[str, GuessRule]] = {

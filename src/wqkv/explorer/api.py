@@ -6,6 +6,7 @@ answers, and an exported page has them inside.
 
 from __future__ import annotations
 
+import math
 import secrets
 import threading
 import time
@@ -43,8 +44,9 @@ from wqkv.sentences.errors import mistake
 from wqkv.study.callbacks import Progress
 from wqkv.study.generate import NextToken, generate, next_logits
 from wqkv.study.heads import Heads, label_heads
+from wqkv.study.hit_rate import known_of
 from wqkv.study.model import OpenModel, TextModel
-from wqkv.study.one_token import ClearLink, clearest_link
+from wqkv.study.one_token import ClearLink, clearest_link, find_token
 from wqkv.study.part import ModelPart, position_of, scale_of
 from wqkv.study.tokens import TokenizedText
 from wqkv.study.view import EachLayer, View
@@ -203,7 +205,11 @@ class Api:
         for name, view in views.items():
             lines = as_python.reading(whole, here, target, pair)
             python = f"{self.opening}\n{lines}\nview = views[{name!r}]"
+            known = known_of(self.model.name, whole)
             first = _clearest(links[name])
+            if known is not None:  # an example begins where its rate is known
+                token = find_token(view.reading, known.query)
+                first = ClearLink(math.inf, known.layer, known.head, token)
             parts[name] = OpenView(
                 view, first, seconds, python, parts, target, whole=whole, window=here, pair=pair
             )

@@ -116,11 +116,11 @@ LIMITS = {
 
 #: What a reader may expect, by experiment and guess; about equally long, so that none stands out.
 GUESSES = {
-    "no_projection.itself": ("“{token}” looks mostly at itself", "“{token}”主要看自己"),
+    "no_projection.itself": ("“{token}” looks most at itself", "“{token}”看得最多的是自己"),
     "no_projection.one": ("one word takes nearly all", "几乎全给了一个词"),
     "no_projection.even": ("all weights become nearly even", "权重变得几乎一样"),
     "no_projection.finds": ("“{token}” still finds “{other}”", "“{token}”仍找到“{other}”"),
-    "same_matrix.itself": ("“{token}” looks mostly at itself", "“{token}”主要看自己"),
+    "same_matrix.itself": ("“{token}” looks most at itself", "“{token}”看得最多的是自己"),
     "same_matrix.one": ("one word takes nearly all", "几乎全给了一个词"),
     "same_matrix.even": ("all weights become nearly even", "权重变得几乎一样"),
     "same_matrix.finds": ("“{token}” still finds “{other}”", "“{token}”仍找到“{other}”"),
@@ -299,8 +299,8 @@ REASONS = {
 #: What is said where none of the three guesses is right, and where no guess can be.
 OTHERWISE = {
     "none": (
-        "None of the three: most of its weight, {most_weight}, goes to “{most}”.",
-        "三个都不对：它的权重最多给了“{most}”，有 {most_weight}。",
+        "None of the three: its largest weight, {most_weight}, goes to “{most}”.",
+        "三个都不对：它给“{most}”的权重最大，有 {most_weight}。",
     ),
     "alone": (
         "“{token}” sees no other word here, so that its weight is 1 whatever the scores are. "

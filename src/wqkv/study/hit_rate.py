@@ -186,6 +186,7 @@ class KnownRate(NamedTuple):
     layer: int
     head: int
     texts: tuple[str, ...]  # beside which it is said
+    query: str
     data: str  # its sentences, a file of the folder examples
     n: int
     hits: int
@@ -198,24 +199,28 @@ class KnownRate(NamedTuple):
 KNOWN_RATES = (
     KnownRate(
         MINILM.name, 3, 1,
-        ("The animal didn't cross the street because it was too tired.",),
+        ("The animal didn't cross the street because it was too tired.",), "it",
         "it.jsonl", 40, 24, "first", 20, 26,
     ),
     KnownRate(
         E5.name, 6, 2,
-        ("孩子打开了窗户。", "孩子把窗户打开了。", "窗户被孩子打开了。"),
+        ("孩子打开了窗户。", "孩子把窗户打开了。", "窗户被孩子打开了。"), "打开",
         "verb-object.zh.jsonl", 48, 40, "nearest", 25, 33,
     ),
 )  # fmt: skip
 
 
+def known_of(model: str, text: str) -> KnownRate | None:
+    """The rate that is known of a model's head on a text, and where to look at it."""
+    return next((one for one in KNOWN_RATES if model == one.model and text in one.texts), None)
+
+
 def known_rate(model: str, text: str, layer: int, head: int) -> Said:
     """How often a head does what an example shows of it; "" for another text or head."""
-    for one in KNOWN_RATES:
-        if (model, layer, head) == one[:3] and text in one.texts:
-            facts = {**one._asdict(), "rule": say(RATE[one.rule], steps=0)}
-            return say(RATE["known"], **facts)
-    return Said("", "")
+    one = known_of(model, text)
+    if one is None or (layer, head) != (one.layer, one.head):
+        return Said("", "")
+    return say(RATE["known"], **{**one._asdict(), "rule": say(RATE[one.rule], steps=0)})
 
 
 @door

@@ -227,7 +227,7 @@ function measuredOf(before, after, own) {
   const found = [
     both("entropy", "nats", row => row.reduce((sum, p) => (p > 0 ? sum - p * Math.log(p) : sum), 0)),
     both("largest weight", "of 1", row => row[heaviestOf(row)]),
-    both("trace of the softmax's Jacobian", "of 1", row => row.reduce((rest, p) => rest - p * p, 1)),
+    both("trace of the softmax's Jacobian", "of 1", row => Math.max(0, row.reduce((rest, p) => rest - p * p, 1))),
   ];
   return own ? [both("weight on itself", "of 1", (row, at) => row[own[at]]), ...found] : found;
 }

@@ -17,7 +17,8 @@ import { heaviestOf } from "./experiments.js";
 
 /** @type {Record<string, (of: Asked) => number>} */
 const QUANTITIES = {
-  itself: ({ seen, made, i }) => (seen.layer.tensors.has("source") ? 0 : made.after.weights[i]),
+  itself: ({ seen, made, i }) =>
+    seen.layer.tensors.has("source") ? -1 : made.after.weights[i] - Math.max(0, ...made.after.weights.filter((_, j) => j !== i)),
   evenness: ({ made }) => {
     const count = Array.from(made.after.scores).filter(Number.isFinite).length;
     return count > 1 ? afterOf(made, "entropy") / Math.log(count) : 1;

@@ -76,7 +76,7 @@ export async function answer(read) {
     without && row.output
       ? rich(marks => t("answerWithout", marks), { token: here, change: () => removal(best.index, (without.changed ?? 0) / (row.output ?? 1)) })
       : null,
-    without && !recorded ? rich(marks => t("answerMatters", marks), { link: () => leadsTo("matters", t("removeForReal"), "views", { view: "matters" }) }) : null,
+    without && !recorded ? rich(marks => (opened.model.generates ? t("answerMatters", marks) : t("answerMattersText", marks)), { link: () => leadsTo("matters", t("removeForReal"), "views", { view: "matters" }) }) : null,
   ];
   return h(
     "div",
@@ -86,6 +86,7 @@ export async function answer(read) {
       { class: "heroline" },
       h("h1", {}, rich(marks => t("question", marks), { token: () => h("mark", {}, bdi(opened.text.tokens[token])) })),
       h("button", { class: "tourstart", "data-key": "tour", onclick: tour }, t("tour")),
+      leadsTo("why", t("toWhy"), "views", { view: "cards" }),
       h("p", { class: "note" }, t("pageIsFor", { model: opened.model.name })),
     ),
     h(

@@ -61,6 +61,8 @@ export const answerTexts = /** @type {const} */ ({
   changePercent: ["{n}\u00a0% of its length", "原长度的 {n}%"],
   changeTimes: ["{n} times its length", "原长度的 {n} 倍"],
   answerMatters: ["Does the model's answer need it? {link}", "模型的回答需要它吗？{link}"],
+  answerMattersText: ["Does the text's embedding need it? {link}", "整段文本的句向量需要它吗？{link}"],
+  toWhy: ["Why three matrices?", "为什么需要三个矩阵？"],
   removeForReal: ["Remove it for real", "真的去掉它试试"],
   chooseWord: ["Words of the text: choose one", "文本中的词元：选择一个"],
   readWords: ["What {token} looks at:", "{token}看向："],
