@@ -40,7 +40,7 @@ def test_the_answer_has_the_numbers_of_the_text(open_page, site):
         f"In layer 3, head 1, the query of it fits the key of animal best (score {cell.score:.2f}),"
         f" so {steps.weight(cell.weight)} of what it takes in is the value of animal. Without that "
         f"one link this head's output for it would change by {share}\u00a0% of its length. Does "
-        "the model's answer need it? Remove it for real"
+        "the text's embedding need it? Remove it for real"
     )
     figure = page.locator(".herofigure").inner_text()
     assert f"q · k: score {cell.score:.2f}, weight {steps.weight(cell.weight)}" in figure

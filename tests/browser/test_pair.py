@@ -244,7 +244,7 @@ def test_the_saved_page(open_page, site, tmp_path):
     saved = open_page(f"{HERE}&step=4&other={KEY}", url=path.as_uri(), offline=True, fresh=True)
     cell = site.view.cell(1, 1, WORD, KEY)
     assert saved.locator("#open .result td").first.inner_text() == steps.weight(cell.weight)
-    assert "the model's other two attentions" in saved.locator(".recorded").inner_text()
+    assert "Left out:" not in saved.locator(".recorded").inner_text()  # all three attentions
     for view in ("text", "grid", "map"):
         saved.locator(f"#tab-{view}").click()
         settled(saved)
