@@ -57,6 +57,7 @@ def test_word_orders(example, capsys, trained):
         ("把字句", "孩子把窗户打开了。", "0.59", "0.07"),
         ("被字句", "窗户被孩子打开了。", "0.43", "0.19"),
     ]
+    assert "在 48 个这样的句子里，预期的词权重最大的有 40 句" in shown
 
 
 @pytest.mark.slow
