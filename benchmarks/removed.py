@@ -114,7 +114,7 @@ def remove(
     rows: Callable[[int], Iterable[int]] = range,
     some: int | None = None,
 ) -> Removed:
-    """Run the model again without each link of some rows of a prompt, one link at a time.
+    """Remove the links of some rows of a prompt one by one, and run the model again for each.
 
     Args:
         rows: is given the number of tokens, and returns the rows; all of them by default.

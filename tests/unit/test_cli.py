@@ -105,7 +105,7 @@ def test_files(capsys, opened, tmp_path):
     html, image = tmp_path / "猫.html", tmp_path / "map.png"
     code, out, err = run(capsys, "see", "猫", "--html", str(html), "--output", str(image))
     assert (code, out) == (0, "")
-    # Between them stands a note where no font has the character.
+    # If no font has the character, a note about it is printed between the two lines.
     written = [line for line in err.splitlines() if "no font here has" not in line]
     assert written == [f"wqkv: wrote {html}", f"wqkv: wrote {image}"]
     assert "猫" in html.read_text("utf-8")

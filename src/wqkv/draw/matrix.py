@@ -132,10 +132,21 @@ def pixels(numbers: Tensor, height: int, width: int) -> Pixels:
     """
     n, m = numbers.shape
     rows, columns = math.ceil(n / height), math.ceil(m / width)
-    whole = torch.nn.functional.pad(numbers, (0, -m % columns, 0, -n % rows))
+    return Pixels(extremes(numbers, rows, columns), rows, columns)
+
+
+def extremes(matrix: Tensor, rows: int, columns: int) -> Tensor:
+    """Return of every block of rows x columns numbers the one that is farthest from 0.
+
+    >>> extremes(torch.tensor([[1.0, -3.0], [2.0, 0.5], [0.0, -1.0]]), 2, 1)
+    tensor([[ 2., -3.],
+            [ 0., -1.]])
+    """
+    n, m = matrix.shape
+    whole = torch.nn.functional.pad(matrix, (0, -m % columns, 0, -n % rows))
     blocks = whole.unflatten(0, (-1, rows)).unflatten(2, (-1, columns)).transpose(1, 2).flatten(2)
-    largest = blocks.abs().argmax(dim=2, keepdim=True)
-    return Pixels(blocks.gather(2, largest)[..., 0], rows, columns)
+    largest: Tensor = blocks.gather(2, blocks.abs().argmax(dim=2, keepdim=True))
+    return largest[..., 0]
 
 
 class SumTerm(NamedTuple):

@@ -145,7 +145,7 @@ def _said_below(group: Sequence[Product], lang: str) -> list[str]:
 def _draw_matrices(
     figure: Any, group: Sequence[Product], texts: dict[str, str], font: dict[str, Any]
 ) -> None:
-    """Draw matrices with the vector on their left that they multiply, and what they make below."""
+    """Draw matrices: on their left the vector that they multiply, below each the product."""
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.patches import Rectangle
 

@@ -43,7 +43,7 @@ def show(found: HitRate, console: Console, lang: str = "en") -> None:
 
 
 def _strongest(found: HitRate, one: Tried) -> str:
-    """The query and the candidates of the most weight: `it: animal 0.677, street 0.050`."""
+    """The query and the three candidates with the most weight: `it: animal 0.677, street 0.050`."""
     weights: list[float] = one.weights[found.layer, found.head].tolist()
     ranked = sorted(zip(one.candidates, weights, strict=True), key=lambda pair: -pair[1])
     return f"{one.expectation.query}: " + ", ".join(

@@ -268,7 +268,7 @@ def prove(story: TokenStory, lang: str = "en") -> str:
 
 
 def cannot_read(unread: Unread, model: str, lang: str = "en") -> str:
-    """Return what the model cannot read as it was typed, and a model that can; "" if it reads all.
+    """Say which tokens the model cannot read as typed, and name a model that can; "" if none.
 
     >>> cannot_read(Unread(7), "tiny")
     ''

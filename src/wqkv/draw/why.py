@@ -193,7 +193,7 @@ def _groups(pen: Pen, found: Why, groups: Sequence[GroupEffect]) -> None:
 
 
 def _and_more(pen: Pen, found: Why, count: int, largest: float) -> None:
-    """Print how many more there are, and the size of the largest effect among them."""
+    """Print how many links are not listed, and the size of the largest effect among them."""
     from rich.text import Text
 
     limit = effects.level(largest, effects.places(found))

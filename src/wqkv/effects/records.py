@@ -64,7 +64,7 @@ class LinkEffect:
 
     @property
     def warning(self) -> str:
-        """Why the prediction is doubtful, known before anything is removed; "" for no reason.
+        """The reason to doubt the prediction, known before the removal; "" if there is none.
 
         "large local change" or "its own block says otherwise".
         """

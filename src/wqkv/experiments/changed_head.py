@@ -37,7 +37,7 @@ MEASURES = {
 
 
 class Measured(NamedTuple):
-    """A number before and after the change; `after` is None where the change does not touch it."""
+    """A number before and after the change; `after` is None if the change cannot affect it."""
 
     name: str
     unit: str

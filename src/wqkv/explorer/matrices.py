@@ -8,6 +8,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor
 
+from wqkv.draw.matrix import extremes
 from wqkv.draw.to_json import plain
 from wqkv.explorer.api import Api, OpenView
 from wqkv.explorer.jobs import Refused
@@ -78,22 +79,6 @@ def _facts(
 def picture_size(matrix: Tensor) -> tuple[int, int]:
     """The blocks of rows x columns that a matrix is sent in: 1 x 1, unless it is too large."""
     return -(-matrix.numel() // WHOLE), 1
-
-
-def extremes(matrix: Tensor, rows: int, columns: int) -> Tensor:
-    """Of every block of rows x columns numbers the one that is farthest from 0.
-
-    >>> extremes(torch.tensor([[1.0, -3.0], [2.0, 0.5], [0.0, -1.0]]), 2, 1)
-    tensor([[ 2., -3.],
-            [ 0., -1.]])
-    """
-    if rows == columns == 1:
-        return matrix
-    high, wide = (-(-n // per) for n, per in zip(matrix.shape, (rows, columns), strict=True))
-    whole = matrix.new_zeros((high * rows, wide * columns))  # a 0 is never farther than a number
-    whole[: matrix.shape[0], : matrix.shape[1]] = matrix
-    blocks = whole.view(high, rows, wide, columns).transpose(1, 2).flatten(2)
-    return blocks.gather(2, blocks.abs().argmax(dim=2, keepdim=True))[..., 0]
 
 
 def packed(numbers: Tensor) -> str:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from wqkv.draw.matrix import extremes
 from wqkv.draw.to_json import plain
-from wqkv.explorer.matrices import extremes, picture_size
+from wqkv.explorer.matrices import picture_size
 from wqkv.explorer.saved_layer import zipped
 from wqkv.explorer.schema import SavedMatrices, SavedMatrix
 from wqkv.study.head_matrices import Between

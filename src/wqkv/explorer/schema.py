@@ -399,7 +399,7 @@ class StoryAnswer(ToldSteps):
 
 
 class MatricesAnswer(TypedDict):
-    """The matrices of one head; see `study.head_matrices`. The bias of WO is that of all heads."""
+    """The matrices of one head; see `study.head_matrices`. All heads share the bias of WO."""
 
     WQ: MatrixFacts
     WK: MatrixFacts
@@ -449,7 +449,7 @@ class RowAnswer(TypedDict):
 
 
 class StreamLayerFacts(TypedDict):
-    """What one layer adds to a token, as lengths; see `study.stream.StreamLayer`."""
+    """The lengths of what the parts of one layer add to a token; see `study.stream.StreamLayer`."""
 
     attention: Number
     cross: Number
@@ -739,7 +739,7 @@ class SavedLayer(TypedDict):
 
 
 class SavedRule(TypedDict):
-    """Which guess is right: see `experiments.guesses.GuessRule`."""
+    """The rule that decides whether a guess is right; see `experiments.guesses.GuessRule`."""
 
     name: str
     of: str

@@ -56,7 +56,8 @@ STEPS = {
         ",  then RoPE turns q and k by their positions",
         ",  然后 RoPE 按位置旋转 q 和 k",
     ),
-    # What stands between x WQ and q, x WK and k, x WV and v, where it is more than RoPE.
+    # The layer may change x WQ, x WK and x WV before they are q, k and v. These sentences say how,
+    # if it does more than RoPE.
     "matrices_between": (",  then {made} through {between}", ",  然后 {made} 经过{between}"),
     "and": (", ", "、"),
     "norm": ("a norm", "归一化"),

@@ -264,7 +264,7 @@ class _BlockRun(NamedTuple):
         return None if last is None else [*sums, last]
 
     def _made_of(self, x: Tensor) -> list[Tensor]:
-        """x, and what modules that were given it, or one of these, returned."""
+        """x, and the outputs of all modules whose input was x or another tensor of this list."""
         found = [x]
         for call in self.calls:
             made = call.returned

@@ -83,7 +83,7 @@ def changed(head: Dense, name: str):
     if name == "low_rank":
         U, S, Vh = torch.linalg.svd(W["WQ"] @ W["WK"].T)
         low = (U[:, :5] * S[:5]) @ Vh[:5]
-        # A bias of q goes through the directions of WQ that are kept; that of k cancels.
+        # The bias of q is reduced to the kept directions of WQ, too. The bias of k cancels.
         bias = torch.linalg.lstsq(W["WQ"].T, head.b["WQ"][:, None], driver="gelsd").solution[:, 0]
         return (x + bias) @ low @ x.T * s, None
     return {
@@ -231,7 +231,7 @@ def test_what_is_the_same_to_rounding(bert):
 
 
 def test_one_matrix_goes_through_rope(llama):
-    """WK := WQ is rotated as a key is, and the mask stays."""
+    """With WK := WQ the keys are rotated by their positions as before, and the mask stays."""
     head, i = 4, 19  # reads key head 1
     layer = llama.model.layer(LAYER)
     assert isinstance(layer.position, RoPE)

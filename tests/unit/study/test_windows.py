@@ -15,7 +15,7 @@ WINDOW = "孩子打开了窗户。天气很好，他们出去玩。"
 
 
 def checked(tokenizer, text: str, longest: int) -> list[TextWindow]:
-    """The windows of a text, after what holds of all windows was looked at."""
+    """Cut a text into windows, and check what must be true of all windows."""
     found = text_windows(tokenizer, text, longest)
     assert "".join(text[one.start : one.stop] for one in found) == text
     assert [one.number for one in found] == list(range(len(found)))

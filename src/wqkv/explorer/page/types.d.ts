@@ -385,7 +385,7 @@ export interface StoryAnswer {
   weights?: (number | null)[];
 }
 
-/** The matrices of one head; see `study.head_matrices`. The bias of WO is that of all heads. */
+/** The matrices of one head; see `study.head_matrices`. All heads share the bias of WO. */
 export interface MatricesAnswer {
   WQ: MatrixFacts;
   WK: MatrixFacts;
@@ -431,7 +431,7 @@ export interface RowAnswer {
   curve?: MeansFacts;
 }
 
-/** What one layer adds to a token, as lengths; see `study.stream.StreamLayer`. */
+/** The lengths of what the parts of one layer add to a token; see `study.stream.StreamLayer`. */
 export interface StreamLayerFacts {
   attention: number | null;
   cross: number | null;
@@ -669,7 +669,7 @@ export interface SavedLayer {
   stories: { [name: string]: ToldSteps[][] };
 }
 
-/** Which guess is right: see `experiments.guesses.GuessRule`. */
+/** The rule that decides whether a guess is right; see `experiments.guesses.GuessRule`. */
 export interface SavedRule {
   name: string;
   of: string;

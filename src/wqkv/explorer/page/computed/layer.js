@@ -1,5 +1,7 @@
 // One layer of a saved page: its numbers, unpacked from the string of explorer/saved_layer.py.
 
+import { bytesOf } from "../parts/base64.js";
+
 /** @import { SavedLayer } from "../types" */
 
 /**
@@ -174,8 +176,7 @@ export async function unpackLayer(packed) {
  * @returns {Promise<{ facts: unknown, bytes: Uint8Array<ArrayBuffer> }>}
  */
 export async function unzipped(packed) {
-  const zipped = Uint8Array.from(atob(packed), letter => letter.charCodeAt(0)),
-    stream = new Blob([zipped]).stream().pipeThrough(new DecompressionStream("gzip")),
+  const stream = new Blob([bytesOf(packed)]).stream().pipeThrough(new DecompressionStream("gzip")),
     bytes = new Uint8Array(await new Response(stream).arrayBuffer());
   const size = new DataView(bytes.buffer).getUint32(0, true),
     facts = JSON.parse(new TextDecoder().decode(bytes.subarray(4, 4 + size)));

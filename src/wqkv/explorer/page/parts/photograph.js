@@ -2,9 +2,8 @@
 //
 // The picture is taken of the page itself, so that it cannot say something else than the page does.
 
-import { currentColor } from "./color.js";
 import { svg } from "./dom.js";
-import { svgText } from "./picture.js";
+import { savedPicture, svgText } from "./picture.js";
 
 const PICTURE_EDGE = 16;
 const CAPTION_LINE = 22; // of the lines above the picture
@@ -24,21 +23,8 @@ export function photograph(element, lines) {
     above = PICTURE_EDGE + CAPTION_LINE * lines.length,
     [width, height] = [Math.ceil(Math.max(box.width, 320)) + 2 * PICTURE_EDGE, Math.ceil(bottom - box.top) + above + PICTURE_EDGE];
   const place = { left: box.left - PICTURE_EDGE, top: box.top - above };
-  return svg(
-    "svg",
-    {
-      xmlns: "http://www.w3.org/2000/svg",
-      width,
-      height,
-      viewBox: `0 0 ${width} ${height}`,
-      "font-family": "system-ui, sans-serif",
-      "font-size": 13,
-    },
-    svg("title", {}, lines.join("\n")),
-    svg("rect", { width, height, fill: currentColor("--panel") }),
-    lines.map((line, i) => captioned(line, i, width - 2 * PICTURE_EDGE)),
-    seen(element, place),
-  );
+  const caption = lines.map((line, i) => captioned(line, i, width - 2 * PICTURE_EDGE));
+  return savedPicture(lines.join("\n"), width, height, "--panel", caption, seen(element, place));
 }
 
 // A line of the caption, the first of which is bold; one that is too long is pressed together.

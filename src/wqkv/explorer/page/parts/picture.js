@@ -45,6 +45,18 @@ export function barPicture(title, entries, { text = weight, signed = false } = {
  * @param {number} height
  */
 export function sheet(title, width, height, ...parts) {
+  return savedPicture(title, width, height, "--ground", svgText(title, 12, 24), parts);
+}
+
+/**
+ * A whole SVG file: its title, its ground in a color of the page, and what is drawn on it.
+ *
+ * @param {string} title
+ * @param {number} width
+ * @param {number} height
+ * @param {string} ground
+ */
+export function savedPicture(title, width, height, ground, ...parts) {
   return svg(
     "svg",
     {
@@ -56,9 +68,8 @@ export function sheet(title, width, height, ...parts) {
       "font-size": 13,
     },
     svg("title", {}, title),
-    svg("rect", { width, height, fill: currentColor("--ground") }),
-    svgText(title, 12, 24),
-    ...parts,
+    svg("rect", { width, height, fill: currentColor(ground) }),
+    parts,
   );
 }
 

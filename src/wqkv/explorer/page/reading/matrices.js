@@ -1,5 +1,6 @@
 // The matrices of a head: asked for once, and kept for the heads that were looked at last.
 
+import { bytesOf } from "../parts/base64.js";
 import { askFor } from "./opened.js";
 import { state } from "./state.js";
 
@@ -102,5 +103,5 @@ export function columnOf(matrix, column) {
 
 // base64 of float32, the low byte first, as every machine with a browser has it.
 function unpacked(text) {
-  return new Float32Array(Uint8Array.from(atob(text), c => c.charCodeAt(0)).buffer);
+  return new Float32Array(bytesOf(text).buffer);
 }

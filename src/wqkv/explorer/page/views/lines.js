@@ -25,6 +25,35 @@ const LEAST = [0.01, 0.02, 0.05, 0.1, 0.2], // a link of less weight is not draw
   WORD = 48, // pixels that a word takes in a level row, about
   UPRIGHT = 40; // words of an upright row
 
+/** The switch between where words look and who looks at them. */
+export function direction() {
+  const choice = (dir, text) =>
+    h("button", { "data-key": `dir-${dir}`, "aria-pressed": String(state.dir === dir), onclick: () => go({ dir }) }, text);
+  return h(
+    "span",
+    { class: "segmented", role: "group", "aria-label": t("direction") },
+    choice("to", t("whereLooks")),
+    choice("from", t("whoLooks")),
+  );
+}
+
+/**
+ * A box that writes into the address under its name: "1" or nothing, if `valueOf` does not say else.
+ *
+ * @param {string} name
+ * @param {boolean} on
+ * @param {string} text
+ * @param {(checked: boolean) => string | null} valueOf
+ */
+export function checkbox(name, on, text, valueOf = checked => (checked ? "1" : null)) {
+  return h(
+    "label",
+    { class: "check" },
+    h("input", { type: "checkbox", "data-key": `check-${name}`, checked: on, onchange: event => go({ [name]: valueOf(event.target.checked) }) }),
+    text,
+  );
+}
+
 /** The switch between the text in colors and the lines. */
 export function drawnAs() {
   const choice = (as, text) =>
@@ -77,34 +106,20 @@ export async function linesView() {
 }
 
 function lineControls() {
-  const choice = (dir, text) =>
-    h("button", { "data-key": `dir-${dir}`, "aria-pressed": String(state.dir === dir), onclick: () => go({ dir }) }, text);
-  const box = (name, on, text, off) =>
-    h(
-      "label",
-      { class: "check" },
-      h("input", { type: "checkbox", "data-key": `check-${name}`, checked: on, onchange: event => go({ [name]: off(event.target.checked) }) }),
-      text,
-    );
   const options = LEAST.map(one => h("option", { value: one, selected: one === least() }, String(one)));
   return h(
     "div",
     { class: "controls" },
     drawnAs(),
-    h(
-      "span",
-      { class: "segmented", role: "group", "aria-label": t("direction") },
-      choice("to", t("whereLooks")),
-      choice("from", t("whoLooks")),
-    ),
+    direction(),
     h(
       "label",
       { class: "check" },
       t("leastWeight"),
       h("select", { "data-key": "least", onchange: event => go({ least: event.target.value === String(USUAL) ? null : event.target.value }) }, options),
     ),
-    box("dim", state.dim !== "0", t("dimOthers"), on => (on ? null : "0")),
-    opened.text.special.some(Boolean) && box("hide", state.hide === "1", t("hideSpecial"), on => (on ? "1" : null)),
+    checkbox("dim", state.dim !== "0", t("dimOthers"), on => (on ? null : "0")),
+    opened.text.special.some(Boolean) && checkbox("hide", state.hide === "1", t("hideSpecial")),
   );
 }
 

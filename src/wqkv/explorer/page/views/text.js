@@ -11,7 +11,7 @@ import { askFor, opened, size } from "../reading/opened.js";
 import { go, list, state } from "../reading/state.js";
 import { entriesOf } from "../steps/worked.js";
 import { t } from "../words/words.js";
-import { drawnAs, linesView } from "./lines.js";
+import { checkbox, direction, drawnAs, linesView } from "./lines.js";
 
 /** @import { ColumnAnswer, RowAnswer } from "../types" */
 
@@ -93,36 +93,13 @@ function strong(weights, hide) {
 }
 
 function controls(hide, even) {
-  const choice = (dir, text) =>
-    h(
-      "button",
-      { "data-key": `dir-${dir}`, "aria-pressed": String(state.dir === dir), onclick: () => go({ dir }) },
-      text,
-    );
-  const box = (name, on, text) =>
-    h(
-      "label",
-      { class: "check" },
-      h("input", {
-        type: "checkbox",
-        "data-key": `check-${name}`,
-        checked: on,
-        onchange: event => go({ [name]: event.target.checked ? "1" : null }),
-      }),
-      text,
-    );
   return h(
     "div",
     { class: "controls" },
     drawnAs(),
-    h(
-      "span",
-      { class: "segmented", role: "group", "aria-label": t("direction") },
-      choice("to", t("whereLooks")),
-      choice("from", t("whoLooks")),
-    ),
-    opened.text.special.some(Boolean) && box("hide", hide, t("hideSpecial")),
-    hide && state.dir === "to" && box("even", even, t("renormalize")),
+    direction(),
+    opened.text.special.some(Boolean) && checkbox("hide", hide, t("hideSpecial")),
+    hide && state.dir === "to" && checkbox("even", even, t("renormalize")),
   );
 }
 
