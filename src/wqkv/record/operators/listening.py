@@ -102,19 +102,20 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         """The forward ends. What was heard and met no v is told now."""
         if self._on:
             self._on = False
-            of_torch.DispatchMode.__exit__(self, None, None, None)
+            of_torch.take_off(self)
         for _ in self._open:
             self._tell(Heard(None, "its softmax over products of q and k never met v in a product"))
         self._open.clear()
+
+    def close(self) -> None:
+        """Hear nothing from here on, though a forward may still run in another thread."""
+        self._quiet += 1
+        of_torch.take_off(self)
 
     def forget(self) -> None:
         self._open.clear()
         self._trails.clear()
         self._weights = None
-
-    def state(self, x: Tensor) -> int:
-        """How often a tensor was changed in place."""
-        return self._trails.state(x)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -164,10 +165,12 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
                 return out
         known = self._known(args, kwargs) if self._trails else []
         if not known and operator.name not in _HEARD and "attention" not in operator.name:
+            wrote = written(operator, args)
+            for x in wrote:
+                self._trails.writes(x)
             out = func(*args, **kwargs)
-            for place in operator.writes:
-                if place < len(args) and isinstance(args[place], Tensor):
-                    self._trails.wrote(args[place])
+            for x in wrote:
+                self._trails.wrote(x)
             return out
         return self._hear(func, operator, args, kwargs, known)
 
@@ -194,8 +197,10 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             self._free_masks(known)
         # Before it runs, because it may write into what it is given.
         given, named = mapped((args, kwargs), trails.argument)
-        wrote = [x for n in operator.writes if n < len(args) and isinstance(x := args[n], Tensor)]
+        wrote = written(operator, args)
         aliases = [(x, list(trails.aliases(x))) for x in wrote]
+        for x in wrote:
+            trails.writes(x)
         out = func(*args, **kwargs)
         for x in wrote:
             trails.wrote(x)
@@ -370,6 +375,11 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
 #: Whole layers of torch.nn, as its fast path calls them.
 _WHOLE_LAYERS = frozenset(("_transformer_encoder_layer_fwd",))
 _HEARD = PRODUCTS | SOFTMAXES | _WHOLE_LAYERS
+
+
+def written(operator: Operator, args: tuple[Any, ...]) -> list[Tensor]:
+    """The arguments that an operator writes into."""
+    return [x for n in operator.writes if n < len(args) and isinstance(x := args[n], Tensor)]
 
 
 def _is_whole(x: Tensor) -> bool:
