@@ -120,6 +120,9 @@ class OperatorDoor:
             if n == 1 < m and everything:
                 found = found._replace(cross=True)  # a query of its own, such as a pooling one
             run = begin(found)
+            if run.pattern is None and 1 < n < m and not found.cross:
+                # No cache: such a mask is that of neighbors in blocks, or of another text.
+                run = begin(found._replace(cross=True))
             if run.refused is not None and isinstance(one.heard.how, WrittenOut):
                 return replayed(one.heard.how, one.modules, run.refused)
         return run

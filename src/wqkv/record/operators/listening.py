@@ -235,8 +235,8 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             # Of no product: whether it is used as weights shows later.
             plain = tuple(None if isinstance(x, Leaf) else x for x in applied.args)
             self._put(out, Node(applied._replace(args=plain), out))
-        elif known and all(trails.is_output(x) for x in known):
-            self._after(name, known[0], out)
+        elif any(map(trails.is_output, known)):
+            self._after(name, known, out)
         elif name in PROJECTIONS:
             self._mix(applied, args, out)
         elif name == "native_dropout" and isinstance(out, tuple) and args[2]:
@@ -311,15 +311,18 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             if hides(x, HIDDEN):
                 self._trails.drop(x)
 
-    def _after(self, name: str, x: Tensor, out: Any) -> None:
-        """The first operator on an output: if it cuts the axes apart, it shows the heads."""
-        entry = self._trails.find(x)
-        if entry is None or not isinstance(entry.what, Output) or not isinstance(out, Tensor):
-            return
-        if name in COPIES and out.shape == x.shape:
-            self._trails.put(out, entry.what)
-        elif name in LAYOUTS and entry.what.shape is None:
-            entry.what.shape = tuple(out.shape)
+    def _after(self, name: str, known: list[Tensor], out: Any) -> None:
+        """An operator on an output: a view may show the heads, and a factor may be a sink."""
+        for x in known:
+            entry = self._trails.find(x)
+            if entry is None or not isinstance(entry.what, Output):
+                continue
+            if len(known) > 1 and name in ("mul", "div"):
+                entry.what.scaled = True
+            elif name in LAYOUTS and isinstance(out, Tensor):
+                if name not in COPIES and entry.what.shape is None:
+                    entry.what.shape = tuple(out.shape)
+                self._trails.put(out, entry.what)
 
     # Products
 
@@ -405,8 +408,8 @@ def tensors_in(heard: Heard) -> list[Leaf]:
     """Everything that is kept by reference for an attention that was heard."""
     match heard.how:
         case WrittenOut(weights=weights, value=value, output=output):
-            given = [one.args for one in all_nodes(weights)]
-            return [*(one for one in leaves(given) if isinstance(one, Leaf)), value, output]
+            before = leaves([one.args for one in all_nodes(weights)])
+            return [*(one for one in before if isinstance(one, Leaf)), value, output]
         case FusedCall(applied=applied, outputs=outputs):
             given = (applied.args, applied.kwargs, outputs)
             return [one for one in leaves(given) if isinstance(one, Leaf)]
