@@ -1,0 +1,271 @@
+"""One row of the tables of evidence: a model beside itself under `watch`, and beside the truth.
+
+`check` runs it in every way that MODES names and counts what is wrong: another bit, another number
+of layers, a map that is not the independent one, a softmax that nobody reports. An empty `wrong` is
+what the tests ask for.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from tests.conformance import independent, own_blocks
+from tests.conformance.foreign import Built, Row
+from tests.conformance.independent import Heard
+from tests.conformance.own_blocks import Blocks
+from wqkv.errors import MissedError
+from wqkv.record.watch import Layer, Seen, watch
+
+#: float32 rounding of scores of some hundreds.
+TOLERANCE = 2e-5
+#: The states of a layer whose map is shown.
+SHOWN = ("proved", "captured")
+
+
+class Times(NamedTuple):
+    """The shortest of some repeats, in seconds."""
+
+    plain: float
+    watched: float
+    reported: float  # watched, with the report asked for, which makes the proofs
+
+
+class Result(NamedTuple):
+    """What was found of a row."""
+
+    name: str
+    states: Counter[str]
+    off: float  # the largest difference of a shown weight from the independent one
+    peak: float  # the largest weight: maps that are all alike would agree with anything
+    proof: float  # the worst difference of a rebuilt output from the model's own
+    same: list[str]  # the ways of running in which every bit is the model's own
+    wrong: list[str]
+    times: Times | None
+
+
+# Ways of running a model
+
+
+def outputs(x: object) -> list[Tensor]:
+    """Every tensor of an output, padded and without gaps where it is a nested one."""
+    found = x.to_tuple() if hasattr(x, "to_tuple") else x
+    tensors = [one for one in tree_leaves(found) if isinstance(one, Tensor)]
+    return [one.to_padded_tensor(0.0) if one.is_nested else one.detach() for one in tensors]
+
+
+def _evaluated(model: nn.Module, call: Callable[[nn.Module], Any]) -> list[Tensor]:
+    with torch.no_grad():
+        return outputs(call(model))
+
+
+def _inferred(model: nn.Module, call: Callable[[nn.Module], Any]) -> list[Tensor]:
+    with torch.inference_mode():
+        return [one.clone() for one in outputs(call(model))]
+
+
+def _autocast(model: nn.Module, call: Callable[[nn.Module], Any]) -> list[Tensor]:
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        return outputs(call(model))
+
+
+def _trained(model: nn.Module, call: Callable[[nn.Module], Any]) -> list[Tensor]:
+    """The outputs with dropout on, and the gradients of their sum of squares."""
+    model.train()
+    try:
+        found = [one for one in tree_leaves(_tuple(call(model))) if isinstance(one, Tensor)]
+        sum(one.float().square().sum() for one in found if one.requires_grad).backward()
+        gradients = [x.grad for x in model.parameters() if x.grad is not None]
+        return [one.detach() for one in found] + gradients
+    finally:
+        model.eval().zero_grad(set_to_none=True)
+
+
+def _tuple(x: Any) -> Any:
+    return x.to_tuple() if hasattr(x, "to_tuple") else x
+
+
+MODES: dict[str, Callable[[nn.Module, Callable[[nn.Module], Any]], list[Tensor]]] = {
+    "eval": _evaluated,
+    "inference_mode": _inferred,
+    "autocast": _autocast,
+    "train": _trained,
+}
+
+
+def same_bits(a: Sequence[Tensor], b: Sequence[Tensor]) -> bool:
+    """Whether two lists of tensors are equal bit for bit; NaN is equal to NaN."""
+    alike = len(a) == len(b) and all(x.dtype == y.dtype for x, y in zip(a, b, strict=True))
+    return alike and all(
+        torch.equal(x.nan_to_num(0.125), y.nan_to_num(0.125)) and torch.equal(x != x, y != y)
+        for x, y in zip(a, b, strict=True)
+    )
+
+
+def sharpened(model: nn.Module) -> nn.Module:
+    """The model with larger weights, whose scores are far from alike, in eval."""
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                weight *= 2
+    return model.eval()
+
+
+# The independent weights
+
+
+def truth(row: Row, model: nn.Module, call: Callable[[nn.Module], Any]) -> list[Heard]:
+    """The weights that met v, call by call, as a run without `watch` gives them."""
+    with torch.no_grad(), ExitStack() as stack:
+        if isinstance(model, Blocks):
+            heard = stack.enter_context(own_blocks.told(model))
+        else:
+            heard = stack.enter_context(independent.softmaxes(model))
+        mixed = []
+        if row.mixed is not None:
+            mixed = stack.enter_context(independent.outputs_of(model, row.mixed.ends))
+        call(model)
+        stack.close()
+    heads = {one.name.rpartition(".")[0]: one.weights for one in mixed}
+    return [
+        Heard(name, heads[name].movedim(row.mixed.heads, 1)) if name in heads else Heard(name, P)
+        for name, P in heard
+    ]
+
+
+def matched(layers: Iterable[Layer], heard: Sequence[Heard]) -> tuple[list[Heard | None], int]:
+    """For each layer its weights, by name and order; and how many weights no layer has."""
+    free, found = list(heard), []
+    for layer in layers:
+        name = layer.name.partition(" (")[0]
+        one = next((h for h in free if _within(h.name, name) or _within(name, h.name)), None)
+        found.append(one)
+        if one is not None:
+            free = [h for h in free if h is not one]
+    return found, len(free)
+
+
+def _within(inner: str, outer: str) -> bool:
+    return not outer or inner == outer or inner.startswith(f"{outer}.")
+
+
+def difference(shown: Tensor, P: Tensor, padded: int) -> float:
+    """How far a map is off; infinite if it has another shape, or rows that it should not lack.
+
+    Args:
+        padded: how many rows of a head may be missing, because their queries are padding.
+    """
+    if P.numel() != shown.numel() or P.shape[-2:] != shown.shape[-2:]:
+        return float("inf")
+    P = P.reshape(shown.shape).to(shown.dtype)
+    lost = (shown.sum(dim=-1) == 0) & (P.sum(dim=-1) != 0)
+    if int(lost.sum()) not in (0, padded * shown.shape[1]):
+        return float("inf")
+    return float((shown - P)[~lost].abs().max())
+
+
+# One row
+
+
+def check(row: Row, *, modes: Iterable[str] = tuple(MODES), repeats: int = 0) -> Result:
+    """Run one row in these ways, and time it where `repeats` is not 0."""
+    torch.manual_seed(0)
+    model, call = row.build()
+    sharpened(model)
+    same, wrong, seen = [], [], None
+    for mode in modes:
+        run, before = MODES[mode], copy.deepcopy(model.state_dict())
+        try:
+            torch.manual_seed(1)
+            plain = run(model, call)
+        except (RuntimeError, NotImplementedError):
+            continue  # the model does not run in this way by itself
+        model.load_state_dict(before)  # a running mean may have moved
+        torch.manual_seed(1)
+        with watch(model) as watching:
+            watched = run(model, call)
+        model.load_state_dict(before)
+        if same_bits(plain, watched):
+            same.append(mode)
+        else:
+            wrong.append(f"other bits in {mode}")
+        seen = watching if mode == "eval" else seen
+    assert seen is not None, "eval is always among the modes"
+    states = Counter(layer.state for layer in seen.layers)
+    expected = Counter(proved=row.proved, captured=row.captured, missed=row.missed)
+    if states != expected:
+        wrong.append(f"{_counts(states)} instead of {_counts(expected)}")
+    wrong += [f"{x.name} missed without a reason" for x in seen.layers if _mute(x)]
+    counted = f"captured {row.proved + row.captured} of {expected.total()} "
+    if not seen.report().startswith(counted):
+        wrong.append(f"the report begins {seen.report().splitlines()[0]!r}")
+    found, free = matched(seen.layers, truth(row, model, call))
+    if free != row.silent:
+        wrong.append(f"{free} softmaxes that no layer has, instead of {row.silent}")
+    off, peak = 0.0, 0.0
+    for number, (layer, one) in enumerate(zip(seen.layers, found, strict=True)):
+        if layer.state in SHOWN:
+            try:
+                shown = seen[number][:]
+            except MissedError as error:
+                wrong.append(f"{layer.name}: {error}")
+                continue
+            if one is None:
+                wrong.append(f"{layer.name} is no attention of the model")
+                continue
+            far = difference(shown, one.weights, row.padded)
+            if far > TOLERANCE:
+                shapes = f"{list(shown.shape)} beside {list(one.weights.shape)}"
+                wrong.append(f"{layer.name}: off by {far:.1e}, {shapes}")
+            off, peak = max(off, far), max(peak, float(shown.max()))
+    proof = max(proofs(seen), default=float("nan"))
+    times = timed(model, call, repeats) if repeats else None
+    return Result(row.name, states, off, peak, proof, same, wrong, times)
+
+
+def _mute(layer: Layer) -> bool:
+    return layer.state == "missed" and not layer.reason
+
+
+def _counts(states: Counter[str]) -> str:
+    return ", ".join(f"{n} {state}" for state, n in states.items() if n) or "no layer"
+
+
+def proofs(seen: Seen[Any]) -> list[float]:
+    """The differences that the report states."""
+    return [float(x) for x in re.findall(r"proof (\d\S*?),", seen.report())]
+
+
+def timed(model: nn.Module, call: Callable[[nn.Module], Any], repeats: int) -> Times:
+    """The model by itself, watched, and watched and reported, in turn."""
+
+    def plain() -> None:
+        call(model)
+
+    def watched() -> None:
+        with watch(model):
+            call(model)
+
+    def reported() -> None:
+        with watch(model) as seen:
+            call(model)
+        seen.report()
+
+    def once(run: Callable[[], None]) -> float:
+        begun = time.perf_counter()
+        run()
+        return time.perf_counter() - begun
+
+    ways = (plain, watched, reported)
+    with torch.no_grad():
+        rounds = [[once(way) for way in ways] for _ in range(repeats)]
+    return Times(*(min(times) for times in zip(*rounds, strict=True)))
