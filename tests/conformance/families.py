@@ -1,12 +1,8 @@
-"""Transformers' model families as tiny random models, and how much of each is captured.
-
-A family's row says what its configuration needs besides SMALL, how many layers it has where some
-may not ask transformers' interface for their attention function (whether they do, the model says),
-and why one that does ask is refused.
-"""
+"""Transformers' model families as tiny random models, and what of each is not proved."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -17,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AutoConfig, AutoModel
 
-OUTSIDE = "it does not use the attention interface"
-SPARSE = "it passes `block_indices`, which may change the weights and is not understood"
+from tests.conformance.independent import Heard, softmaxes
+from tests.conformance.watched import Built, Row
 
 #: Given to a configuration under every one of these names that it has.
 SMALL: dict[str, Any] = {
@@ -50,13 +46,13 @@ SMALL: dict[str, Any] = {
 
 
 class Family(NamedTuple):
-    """If `layers` is None, all attention of the family uses the interface in every version."""
+    """What a family's configuration needs besides SMALL, and what of it is not proved."""
 
     config: Mapping[str, Any] = MappingProxyType({})
-    layers: int | None = None
-    refused: Mapping[int, str] = MappingProxyType({})  # by layer, why
-    shown: tuple[int, ...] | None = None  # the layers whose weights the eager path returns
+    captured: int = 0  # layers whose scores are more than q, k and rules
+    missed: int = 0  # layers without a softmax
     with_sinks: bool = True  # whether the eager path's weights are those with the sink's part
+    returned: bool = True  # whether the eager path returns the weights that met v
 
 
 def _kinds(*kinds: str, **others: Any) -> Family:
@@ -65,40 +61,39 @@ def _kinds(*kinds: str, **others: Any) -> Family:
 
 WINDOWS = _kinds("full_attention", "sliding_attention")
 HEADS = Family({"num_key_value_heads": 4})
-TWO = Family(layers=2)
 STAGES = {"depths": [2, 2], "num_heads": [2, 4], "embed_dim": 16, "window_size": 2, "patch_size": 4}
 
 FAMILIES: dict[str, Family] = {
     # texts read as a whole
     "albert": Family(),
     "bert": Family(),
-    "big_bird": TWO,
+    "big_bird": Family(),
     "camembert": Family(),
-    "canine": Family(layers=4),
-    "convbert": TWO,
+    "canine": Family(),
+    "convbert": Family(),
     "data2vec-text": Family(),
-    "deberta-v2": TWO,
+    "deberta-v2": Family(captured=2),
     "distilbert": Family(),
     "electra": Family(),
     "ernie": Family(),
     "esm": Family({"mask_token_id": 3}),
     "eurobert": Family(),
-    "ibert": TWO,
+    "ibert": Family(),
     "jina_embeddings_v3": Family(),
     "layoutlm": Family(),
-    "megatron-bert": TWO,
+    "megatron-bert": Family(),
     "mobilebert": Family(),
     "modernbert": _kinds("full_attention", "sliding_attention", local_attention=4),
-    "mpnet": TWO,
+    "mpnet": Family(),
     "nomic_bert": Family(),
-    "nystromformer": TWO,
-    "rembert": TWO,
+    "nystromformer": Family(),
+    "rembert": Family(),
     "roberta": Family(),
-    "roformer": TWO,
+    "roformer": Family(),
     "splinter": Family(),
-    "squeezebert": Family({"embedding_size": 32}, 2),
+    "squeezebert": Family({"embedding_size": 32}, returned=False),   # it returns its scores
     "xlm-roberta": Family(),
-    "xlnet": Family({"d_head": 8}, 2),
+    "xlnet": Family({"d_head": 8}, captured=2),
     # texts read from left to right
     "apertus": Family(),
     "arcee": Family(),
@@ -106,8 +101,8 @@ FAMILIES: dict[str, Family] = {
     "bamba": Family({"mamba_n_heads": 8, "mamba_d_head": 8, "attn_layer_indices": [1]}),
     "biogpt": Family(),
     "bitnet": Family(),
-    "bloom": TWO,
-    "codegen": Family({"rotary_dim": 4}, 2),
+    "bloom": Family(),
+    "codegen": Family({"rotary_dim": 4}),
     "cohere": Family(),
     "cohere2": WINDOWS,
     "cwm": WINDOWS,
@@ -122,7 +117,7 @@ FAMILIES: dict[str, Family] = {
     "ernie4_5": Family(),
     "ernie4_5_moe": Family(),
     "exaone4": WINDOWS,
-    "falcon": TWO,
+    "falcon": Family(),
     "flex_olmo": Family(),
     "gemma": Family(),
     "gemma2": WINDOWS,
@@ -141,11 +136,11 @@ FAMILIES: dict[str, Family] = {
     "gpt-sw3": Family(),
     "gpt2": Family(),
     "gpt_bigcode": Family(),
-    "gpt_neo": Family({"attention_types": [[["global", "local"], 1]]}, 2),
+    "gpt_neo": Family({"attention_types": [[["global", "local"], 1]]}),
     "gpt_neox": Family(),
-    "gpt_neox_japanese": TWO,
+    "gpt_neox_japanese": Family(),
     "gpt_oss": WINDOWS,
-    "gptj": Family({"rotary_dim": 4}, 2),
+    "gptj": Family({"rotary_dim": 4}),
     "granite": Family(),
     "granite_swa": WINDOWS._replace(with_sinks=False),
     "granitemoe": Family(),
@@ -160,15 +155,15 @@ FAMILIES: dict[str, Family] = {
     "llama4_text": _kinds("chunked_attention", "full_attention", attention_chunk_size=5),
     "longcat_flash": HEADS,
     "mimo_v2_flash": WINDOWS,
-    "minimax": _kinds("linear_attention", "full_attention")._replace(layers=2),
+    "minimax": _kinds("linear_attention", "full_attention")._replace(missed=1, returned=False),
     "minimax_m2": Family(),
     "minimax_m3_vl_text": _kinds(
         "full_attention", "minimax_m3_sparse", index_topk=5, index_n_heads=2
-    )._replace(refused={1: SPARSE}),
+    ),
     "mistral": Family(),
     "mixtral": Family(),
     "modernbert-decoder": _kinds("full_attention", "sliding_attention", local_attention=4),
-    "mpt": TWO,
+    "mpt": Family(),
     "nemotron": Family(),
     "olmo": Family(),
     "olmo2": Family(),
@@ -196,13 +191,13 @@ FAMILIES: dict[str, Family] = {
     "stablelm": Family(),
     "starcoder2": Family(),
     "vaultgemma": Family(),
-    "xglm": TWO,
+    "xglm": Family(),
     # one text read, another written
     "bart": Family(),
-    "bigbird_pegasus": Family(layers=6),
+    "bigbird_pegasus": Family(),
     "blenderbot": Family(),
-    "fsmt": Family(layers=6),
-    "longt5": Family(layers=6),
+    "fsmt": Family(),
+    "longt5": Family(),
     "m2m_100": Family(),
     "marian": Family(),
     "mbart": Family(),
@@ -216,7 +211,7 @@ FAMILIES: dict[str, Family] = {
     # pictures and sounds
     "beit": Family({"use_relative_position_bias": True}),
     "clip_vision_model": Family(),
-    "data2vec-vision": TWO,
+    "data2vec-vision": Family(),
     "deit": Family(),
     "dinov2": Family(),
     "dinov3_vit": Family(),
@@ -224,12 +219,12 @@ FAMILIES: dict[str, Family] = {
     "ijepa": Family(),
     "sam3_vit_model": Family(),
     "segformer": Family({"num_attention_heads": [1, 2, 5, 8]}),
-    "siglip_vision_model": Family(layers=3),
-    "swin": Family(STAGES, shown=(1, 3)),
-    "swinv2": Family(STAGES, 4),
+    "siglip_vision_model": Family(),
+    "swin": Family(STAGES),
+    "swinv2": Family(STAGES),
     "vit": Family(),
     "wav2vec2": Family(),
-    "wavlm": TWO,
+    "wavlm": Family(returned=False),  # the mean of the heads
     "whisper": Family(),
 }
 
@@ -276,7 +271,11 @@ def build(name: str, **others: Any) -> tuple[nn.Module, str]:
     return model.eval(), implementation
 
 
-def inputs(model: Any, padding: int = 3) -> dict[str, Tensor]:
+#: Which queries of a text are padding: the first three of its second sample.
+PADDED = torch.arange(11)[None] < torch.tensor([[0], [3]])
+
+
+def inputs(model: Any) -> dict[str, Tensor]:
     """Two samples of whatever the model reads; of texts, the second begins with padding."""
     generator = torch.Generator().manual_seed(1)
     words = torch.randint(3, 60, (2, 11), generator=generator)
@@ -290,9 +289,69 @@ def inputs(model: Any, padding: int = 3) -> dict[str, Tensor]:
             return {"input_features": sound, "decoder_input_ids": words[:, :5]}
         case "input_values":
             return {"input_values": torch.randn(2, 1200, generator=generator)}
-    given = torch.ones_like(words)
-    given[1, :padding] = 0
-    texts = {"input_ids": words, "attention_mask": given}
+    texts = {"input_ids": words, "attention_mask": (~PADDED).long()}
     if model.config.is_encoder_decoder:
         texts["decoder_input_ids"] = words[:, :5]
     return texts
+
+
+def row(name: str, implementation: str) -> Row:
+    """A family as a row of the table: its default implementation, or "eager"."""
+    family = FAMILIES[name]
+
+    def built() -> Built:
+        model, _ = build(name)
+        if implementation == "eager":
+            model.set_attn_implementation("eager")
+        return model, lambda m: m(**inputs(m))
+
+    return Row(
+        f"{name}, {implementation}",
+        built,
+        captured=family.captured,
+        missed=family.missed,
+        library="transformers",
+        weights=lambda model, call: eager_weights(model, family),
+        padded=PADDED,
+        normalized=not family.with_sinks,
+    )
+
+
+#: Modules whose softmax chooses experts or streams, and a convolution's, over one value a row.
+NOT_ATTENTION = re.compile(r"(gate|router|_hc)$")
+
+
+def eager_weights(model: Any, family: Family) -> list[Heard]:
+    """The weights of the eager path, each with its module's name; what it returns is among them.
+
+    Where sinks were joined to the scores, their column is cut off, as the model does. Two calls of
+    one module with the same weights (differential attention) are one layer.
+
+    Raises:
+        AssertionError: the model returns weights that were not heard.
+    """
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    with torch.no_grad(), softmaxes(model) as found:
+        out = model(**inputs(model), output_attentions=True)
+    model.set_attn_implementation(before)
+    parts = [value for key, value in out.items() if key.endswith("attentions")]
+    returned = [P for part in parts if part is not None for P in part if P is not None]
+    lengths = {P.shape[-1] for P in returned}
+    heard: list[Heard] = []
+    for name, P in found:
+        if NOT_ATTENTION.search(name) or P.shape[-1] == 1:
+            continue
+        if P.shape[-1] not in lengths and P.shape[-1] - 1 in lengths:
+            P = P[..., :-1]
+        if not heard or heard[-1].name != name or not _alike(heard[-1].weights, P):
+            heard.append(Heard(name, P))
+    if family.returned:
+        assert all(any(_alike(P, one.weights) for one in heard) for P in returned)
+    return heard
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    if a.numel() != b.numel() or a.shape[-2:] != b.shape[-2:]:
+        return False
+    return bool((a.to(b.dtype).reshape(b.shape) - b).abs().max() < 1e-5)

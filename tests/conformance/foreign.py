@@ -1,55 +1,51 @@
 """Models of other libraries, with random weights, whose attention `watch` hears as operators.
 
-`make .venv/.foreign` installs the libraries; without them the rows of torch alone are left. A row
-builds its model and calls it; how its weights are found without wqkv is in independent.py.
+`make .venv/.foreign` puts the libraries into a folder of their own, which is on Python's path while
+a row is built and not otherwise: transformers behaves differently where it finds torchvision.
+Without them the rows of torch alone are left. How the weights of a row are found without wqkv is in
+independent.py and own_blocks.py.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tests.conformance import own_blocks
-from tests.conformance.own_blocks import Blocks
+from tests.conformance.independent import mixed
+from tests.conformance.own_blocks import Blocks, told
+from tests.conformance.watched import Built, Row
 
 # PyPI's torchvision is built beside torch's CUDA build. Beside a CPU build its compiled operators
 # are missing, and the one module that describes them to a compiler would not import.
 sys.modules.setdefault("torchvision._meta_registrations", ModuleType("no operators"))
 
-#: A model, and what calls it on its inputs.
-Built = tuple[nn.Module, Callable[[nn.Module], Any]]
+FOLDER = Path(__file__).parents[2] / ".venv/foreign"
 
 
-class Mixed(NamedTuple):
-    """The module that mixes the heads' weights after their softmax, and its output's layout."""
+@contextmanager
+def libraries() -> Iterator[None]:
+    """Context in which the folder of the libraries is the last place that Python looks into."""
+    sys.path.append(str(FOLDER))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(FOLDER))
 
-    ends: str  # of the module's name
-    heads: int = 1  # the axis of the heads
 
-
-class Row(NamedTuple):
-    """A model, and how many of its calls of attention are proved, captured and missed."""
-
-    name: str
-    build: Callable[[], Built]
-    proved: int = 0
-    captured: int = 0
-    missed: int = 0
-    library: str = "torch"
-    mixed: Mixed | None = None
-    silent: int = 0  # calls that no report can count, because they have no softmax
-    padded: int = 0  # queries that are padding, whose rows the model itself may leave out
-
-    @property
-    def here(self) -> bool:
-        return find_spec(self.library) is not None
+def here(row: Row) -> bool:
+    """Whether the library of a row is installed."""
+    with libraries():
+        return find_spec(row.library) is not None
 
 
 def _of(module: str, name: str) -> Any:
@@ -138,7 +134,7 @@ TORCH = [
         1,
     ),
     Row("nn.TransformerEncoder", _encoder(), 2),
-    Row("nn.TransformerEncoder, padding", _encoder(src_key_padding_mask=PADDED), 2, padded=6),
+    Row("nn.TransformerEncoder, padding", _encoder(src_key_padding_mask=PADDED), 2, padded=PADDED),
     Row("nn.TransformerEncoder, causal", _encoder(mask=CAUSAL), 2),
     Row("nn.TransformerEncoder, norm first", _encoder(norm_first=True), 2),
     Row(
@@ -147,7 +143,7 @@ TORCH = [
         2,
     ),
     Row("nn.TransformerDecoder", _decoder, 4),
-    Row("nn.Transformer", _transformer, 6, padded=6),
+    Row("nn.Transformer", _transformer, 6, padded=PADDED),
 ]
 
 #: What DOOR says of each way of own_blocks.py: proved is the rule, these are the others.
@@ -161,7 +157,8 @@ OWN_OTHERS = {
     "one head at a time": {"proved": 2 * own_blocks.N_HEAD},
 }
 OWN = [
-    Row(f"own: {way}", _own(way), **OWN_OTHERS.get(way, {"proved": 2})) for way in own_blocks.WAYS
+    Row(f"own: {way}", _own(way), **OWN_OTHERS.get(way, {"proved": 2}), weights=told)
+    for way in own_blocks.WAYS
 ]
 
 
@@ -262,7 +259,7 @@ VISION = [
         proved=2,
         captured=2,
         library="timm",
-        mixed=Mixed("proj_w", 3),
+        weights=mixed("proj_w", 3),
     ),
 ]  # fmt: skip
 
@@ -310,6 +307,7 @@ def _whisper(by_hand: bool = False) -> Callable[[], Built]:
     def build() -> Built:
         dims = _of("whisper.model", "ModelDimensions")(8, 19, 42, 3, 2, 61, 23, 42, 3, 2)
         model, tokens, sound = _of("whisper.model", "Whisper")(dims), _tokens(11, 61), _vectors(2, 8, 38)
+        nn.init.normal_(model.decoder.positional_embedding)  # memory that nobody has written to
         if not by_hand:
             return model, lambda m: m(sound, tokens)
 
@@ -330,7 +328,7 @@ OTHERS = [
         _lucid("vit_pytorch.deepvit", "DeepViT"),
         captured=2,
         library="vit_pytorch",
-        mixed=Mixed("reattn_norm"),
+        weights=mixed("reattn_norm"),
     ),
     Row("x-transformers", _x_transformer(), 2, library="x_transformers"),
     Row("x-transformers, flash", _x_transformer(attn_flash=True), 2, library="x_transformers"),
@@ -351,7 +349,7 @@ OTHERS = [
         _x_transformer(**TALKING),
         captured=2,
         library="x_transformers",
-        mixed=Mixed("post_softmax_talking_heads"),
+        weights=mixed("post_softmax_talking_heads"),
     ),
     Row("open_clip VisionTransformer", _clip_vision, 2, library="open_clip"),
     Row("open_clip TextTransformer", _clip_text, 2, library="open_clip"),
@@ -425,4 +423,23 @@ DIFFUSERS = [
     Row("diffusers FluxTransformer2D", _flux, 2, library="diffusers"),
 ]
 
-ROWS = [*TORCH, *OWN, *VISION, *OTHERS, *DIFFUSERS]
+
+
+def _sharp(build: Callable[[], Built]) -> Callable[[], Built]:
+    """Build the model with larger weights, so that its scores are far from alike."""
+
+    def sharper() -> Built:
+        with libraries():
+            model, call = build()
+        with torch.no_grad():
+            for weight in model.parameters():
+                if weight.ndim > 1:
+                    weight *= 2
+        return model, call
+
+    return sharper
+
+
+ROWS = [
+    row._replace(build=_sharp(row.build)) for row in (*TORCH, *OWN, *VISION, *OTHERS, *DIFFUSERS)
+]

@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.overrides import TorchFunctionMode
 
+#: What calls a model on its inputs.
+Call = Callable[[nn.Module], Any]
+
 SOFTMAX = {F.softmax, torch.softmax, Tensor.softmax, torch.special.softmax}
 
 
@@ -88,7 +91,7 @@ def softmaxes(model: nn.Module) -> Iterator[list[Heard]]:
     The model may take another path than it does by itself (nn.TransformerEncoder leaves its fast
     path), which gives the same weights to rounding, and is no path of `watch`.
     """
-    names, running, heard = {m: name for name, m in model.named_modules()}, [""], []
+    names, running, found = {m: name for name, m in model.named_modules()}, [""], []
 
     def enter(module: nn.Module, args: Any) -> None:
         if module in names:
@@ -99,7 +102,7 @@ def softmaxes(model: nn.Module) -> Iterator[list[Heard]]:
             running.pop()
 
     def note(weights: Tensor) -> None:
-        heard.append(Heard(running[-1], weights.detach().clone()))
+        found.append(Heard(running[-1], weights.detach().clone()))
 
     handles = [
         hooks.register_module_forward_pre_hook(enter),
@@ -107,25 +110,42 @@ def softmaxes(model: nn.Module) -> Iterator[list[Heard]]:
     ]
     try:
         with _Softmaxes(note):
-            yield heard
+            yield found
     finally:
         for handle in handles:
             handle.remove()
 
 
-@contextmanager
-def outputs_of(model: nn.Module, ends: str) -> Iterator[list[Heard]]:
-    """What the modules whose name ends so return meanwhile: weights that a module has mixed."""
-    heard: list[Heard] = []
-    handles = [
-        module.register_forward_hook(
-            lambda _, args, out, name=name: heard.append(Heard(name, out.detach().clone()))
-        )
-        for name, module in model.named_modules()
-        if name.endswith(ends)
-    ]
-    try:
-        yield heard
-    finally:
-        for handle in handles:
-            handle.remove()
+def heard(model: nn.Module, call: Call) -> list[Heard]:
+    """The weights of a model in which every softmax is one of attention."""
+    with torch.no_grad(), softmaxes(model) as found:
+        call(model)
+    return found
+
+
+def mixed(ends: str, axis: int = 1) -> Callable[[nn.Module, Call], list[Heard]]:
+    """As `heard`, of a model in which a module mixes the heads' weights after their softmax.
+
+    Args:
+        ends: how the name of such a module ends.
+        axis: that of the heads in its output.
+    """
+
+    def weights(model: nn.Module, call: Call) -> list[Heard]:
+        after: dict[str, Tensor] = {}
+
+        def keep(name: str) -> Callable[..., None]:
+            def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+                after[name] = output.detach().movedim(axis, 1).clone()
+
+            return hook
+
+        named = [(name, m) for name, m in model.named_modules() if name.endswith(ends)]
+        handles = [m.register_forward_hook(keep(name.rpartition(".")[0])) for name, m in named]
+        try:
+            return [Heard(name, after.get(name, P)) for name, P in heard(model, call)]
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    return weights

@@ -7,15 +7,14 @@ model is watched, so that no tensor lives longer than it does by itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from tests.conformance.independent import Heard
+from tests.conformance.independent import Call, Heard
 
 BATCH, N, N_HEAD, D_K = 2, 13, 6, 7
 D_MODEL = N_HEAD * D_K
@@ -60,18 +59,17 @@ class Blocks(nn.Sequential):
         return x
 
 
-@contextmanager
-def told(model: Blocks) -> Iterator[list[Heard]]:
-    """The weights that the blocks tell of meanwhile."""
-    heard: list[Heard] = []
-    for block in model:
+def told(model: nn.Module, call: Call) -> list[Heard]:
+    """The weights that the blocks tell of while the model is called."""
+    blocks = dict(model.named_children())
+    for block in blocks.values():
         block.told = []
-    try:
-        yield heard
-    finally:
-        for name, block in model.named_children():
-            heard += [Heard(name, weights) for weights in block.told]
-            block.told = None
+    with torch.no_grad():
+        call(model)
+    found = [Heard(name, P) for name, block in blocks.items() for P in block.told]
+    for block in blocks.values():
+        block.told = None
+    return found
 
 
 def vectors() -> Tensor:

@@ -12,17 +12,13 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from tests.conformance import independent, own_blocks
-from tests.conformance.foreign import Built, Row
-from tests.conformance.independent import Heard
-from tests.conformance.own_blocks import Blocks
+from tests.conformance.independent import Call, Heard, heard
 from wqkv.errors import MissedError
 from wqkv.record.watch import Layer, Seen, watch
 
@@ -30,6 +26,25 @@ from wqkv.record.watch import Layer, Seen, watch
 TOLERANCE = 2e-5
 #: The states of a layer whose map is shown.
 SHOWN = ("proved", "captured")
+
+
+#: A model, and what calls it on its inputs.
+Built = tuple[nn.Module, Call]
+
+
+class Row(NamedTuple):
+    """A model, and how many of its calls of attention are proved, captured and missed."""
+
+    name: str
+    build: Callable[[], Built]
+    proved: int | None = None  # None: all whose weights are known, but for the captured ones
+    captured: int = 0
+    missed: int = 0
+    library: str = "torch"
+    weights: Callable[[nn.Module, Call], list[Heard]] = heard  # found without wqkv
+    silent: int = 0  # calls that no report can count, because they have no softmax
+    padded: Tensor | None = None  # (batch, query_len): which are padding, whose rows may be 0
+    normalized: bool = False  # the independent rows sum to 1, without the part of a sink
 
 
 class Times(NamedTuple):
@@ -63,22 +78,22 @@ def outputs(x: object) -> list[Tensor]:
     return [one.to_padded_tensor(0.0) if one.is_nested else one.detach() for one in tensors]
 
 
-def _evaluated(model: nn.Module, call: Callable[[nn.Module], Any]) -> list[Tensor]:
+def _evaluated(model: nn.Module, call: Call) -> list[Tensor]:
     with torch.no_grad():
         return outputs(call(model))
 
 
-def _inferred(model: nn.Module, call: Callable[[nn.Module], Any]) -> list[Tensor]:
+def _inferred(model: nn.Module, call: Call) -> list[Tensor]:
     with torch.inference_mode():
         return [one.clone() for one in outputs(call(model))]
 
 
-def _autocast(model: nn.Module, call: Callable[[nn.Module], Any]) -> list[Tensor]:
+def _autocast(model: nn.Module, call: Call) -> list[Tensor]:
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         return outputs(call(model))
 
 
-def _trained(model: nn.Module, call: Callable[[nn.Module], Any]) -> list[Tensor]:
+def _trained(model: nn.Module, call: Call) -> list[Tensor]:
     """The outputs with dropout on, and the gradients of their sum of squares."""
     model.train()
     try:
@@ -94,7 +109,7 @@ def _tuple(x: Any) -> Any:
     return x.to_tuple() if hasattr(x, "to_tuple") else x
 
 
-MODES: dict[str, Callable[[nn.Module, Callable[[nn.Module], Any]], list[Tensor]]] = {
+MODES: dict[str, Callable[[nn.Module, Call], list[Tensor]]] = {
     "eval": _evaluated,
     "inference_mode": _inferred,
     "autocast": _autocast,
@@ -111,35 +126,7 @@ def same_bits(a: Sequence[Tensor], b: Sequence[Tensor]) -> bool:
     )
 
 
-def sharpened(model: nn.Module) -> nn.Module:
-    """The model with larger weights, whose scores are far from alike, in eval."""
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.ndim > 1:
-                weight *= 2
-    return model.eval()
-
-
-# The independent weights
-
-
-def truth(row: Row, model: nn.Module, call: Callable[[nn.Module], Any]) -> list[Heard]:
-    """The weights that met v, call by call, as a run without `watch` gives them."""
-    with torch.no_grad(), ExitStack() as stack:
-        if isinstance(model, Blocks):
-            heard = stack.enter_context(own_blocks.told(model))
-        else:
-            heard = stack.enter_context(independent.softmaxes(model))
-        mixed = []
-        if row.mixed is not None:
-            mixed = stack.enter_context(independent.outputs_of(model, row.mixed.ends))
-        call(model)
-        stack.close()
-    heads = {one.name.rpartition(".")[0]: one.weights for one in mixed}
-    return [
-        Heard(name, heads[name].movedim(row.mixed.heads, 1)) if name in heads else Heard(name, P)
-        for name, P in heard
-    ]
+# Beside the independent weights
 
 
 def matched(layers: Iterable[Layer], heard: Sequence[Heard]) -> tuple[list[Heard | None], int]:
@@ -158,17 +145,14 @@ def _within(inner: str, outer: str) -> bool:
     return not outer or inner == outer or inner.startswith(f"{outer}.")
 
 
-def difference(shown: Tensor, P: Tensor, padded: int) -> float:
-    """How far a map is off; infinite if it has another shape, or rows that it should not lack.
-
-    Args:
-        padded: how many rows of a head may be missing, because their queries are padding.
-    """
+def difference(shown: Tensor, P: Tensor, padded: Tensor | None) -> float:
+    """How far a map is off; infinite if it has another shape, or rows that it should not lack."""
     if P.numel() != shown.numel() or P.shape[-2:] != shown.shape[-2:]:
         return float("inf")
     P = P.reshape(shown.shape).to(shown.dtype)
     lost = (shown.sum(dim=-1) == 0) & (P.sum(dim=-1) != 0)
-    if int(lost.sum()) not in (0, padded * shown.shape[1]):
+    may = padded is not None and padded.shape == (shown.shape[0], shown.shape[2])
+    if bool((lost & ~padded[:, None]).any() if may else lost.any()):
         return float("inf")
     return float((shown - P)[~lost].abs().max())
 
@@ -180,7 +164,7 @@ def check(row: Row, *, modes: Iterable[str] = tuple(MODES), repeats: int = 0) ->
     """Run one row in these ways, and time it where `repeats` is not 0."""
     torch.manual_seed(0)
     model, call = row.build()
-    sharpened(model)
+    model.eval()
     same, wrong, seen = [], [], None
     for mode in modes:
         run, before = MODES[mode], copy.deepcopy(model.state_dict())
@@ -200,15 +184,16 @@ def check(row: Row, *, modes: Iterable[str] = tuple(MODES), repeats: int = 0) ->
             wrong.append(f"other bits in {mode}")
         seen = watching if mode == "eval" else seen
     assert seen is not None, "eval is always among the modes"
-    states = Counter(layer.state for layer in seen.layers)
-    expected = Counter(proved=row.proved, captured=row.captured, missed=row.missed)
+    heard, states = row.weights(model, call), Counter(layer.state for layer in seen.layers)
+    proved = len(heard) - row.captured if row.proved is None else row.proved
+    expected = Counter(proved=proved, captured=row.captured, missed=row.missed)
     if states != expected:
         wrong.append(f"{_counts(states)} instead of {_counts(expected)}")
     wrong += [f"{x.name} missed without a reason" for x in seen.layers if _mute(x)]
-    counted = f"captured {row.proved + row.captured} of {expected.total()} "
+    counted = f"captured {proved + row.captured} of {expected.total()} "
     if not seen.report().startswith(counted):
         wrong.append(f"the report begins {seen.report().splitlines()[0]!r}")
-    found, free = matched(seen.layers, truth(row, model, call))
+    found, free = matched(seen.layers, heard)
     if free != row.silent:
         wrong.append(f"{free} softmaxes that no layer has, instead of {row.silent}")
     off, peak = 0.0, 0.0
@@ -216,6 +201,8 @@ def check(row: Row, *, modes: Iterable[str] = tuple(MODES), repeats: int = 0) ->
         if layer.state in SHOWN:
             try:
                 shown = seen[number][:]
+                if row.normalized:
+                    shown = shown / shown.sum(dim=-1, keepdim=True)
             except MissedError as error:
                 wrong.append(f"{layer.name}: {error}")
                 continue
@@ -245,7 +232,7 @@ def proofs(seen: Seen[Any]) -> list[float]:
     return [float(x) for x in re.findall(r"proof (\d\S*?),", seen.report())]
 
 
-def timed(model: nn.Module, call: Callable[[nn.Module], Any], repeats: int) -> Times:
+def timed(model: nn.Module, call: Call, repeats: int) -> Times:
     """The model by itself, watched, and watched and reported, in turn."""
 
     def plain() -> None:
