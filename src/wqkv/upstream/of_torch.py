@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
@@ -42,6 +43,10 @@ NAMES = {
     "mode_at": "torch.utils._python_dispatch:_get_current_dispatch_mode",
     "LAY_INTO": "torch:ops.aten.as_strided_scatter.default",
     "LAY_OUT": "torch:ops.aten.as_strided.default",
+    # what an operator goes through before its kernel, such as autograd and autocast
+    "keys_on": "torch:_C._dispatch_tls_local_include_set",
+    "keys_off": "torch:_C._dispatch_tls_local_exclude_set",
+    "with_keys": "torch:_C._ForceDispatchKeyGuard",
     "HigherOrderOperator": "torch._ops:HigherOrderOperator",
     "has_kernel": "torch:_C._dispatch_has_kernel_for_dispatch_key",
 }
@@ -121,6 +126,20 @@ def hooked(
         last.remove()
         for one in told:
             one.pop(first.id, None)
+
+
+def as_called(keys: tuple[Any, Any]) -> Any:  # Any: torch's own types, which are private
+    """Context in which an operator runs as it would if no mode were told of it.
+
+    A mode is told below autograd and autocast, so an operator that is made of others would run
+    them without either. A transposed weight then needs no gradient, so that `linear` in inference
+    mode multiplies in another way, and rounds otherwise; a whole encoder layer would not be cast.
+    An operator that returns a view may not run in it.
+
+    Args:
+        keys: (keys_on(), keys_off()), taken where no mode is told of anything.
+    """
+    return find(NAMES["with_keys"], TESTED)(*keys)
 
 
 def hooks(module: nn.Module) -> list[str]:

@@ -86,6 +86,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         self._weights: set[int] | None = None  # the storages of the parameters
         self._open: dict[Node, None] = {}  # softmaxes over scores that have not met v yet
         self._on = False
+        self._keys: tuple[Any, Any] = (None, None)  # as of_torch.as_called takes them
         self._quiet = 0  # above 0 while what runs is not the model's own
 
     @classmethod
@@ -96,6 +97,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
     def begin(self) -> None:
         """Hear what runs from here on, in this thread."""
         self._on = True
+        self._keys = of_torch.keys_on(), of_torch.keys_off()
         of_torch.DispatchMode.__enter__(self)
 
     def end(self) -> None:
@@ -164,12 +166,21 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
                 return out
         known = self._known(args, kwargs) if self._trails else []
         if not known and operator.name not in _HEARD and "attention" not in operator.name:
-            out = func(*args, **kwargs)
+            out = self._run(func, operator, args, kwargs)
             for place in operator.writes:
                 if place < len(args) and isinstance(args[place], Tensor):
                     self._trails.wrote(args[place])
             return out
         return self._hear(func, operator, args, kwargs, known)
+
+    def _run(
+        self, func: Any, operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Run an operator."""
+        if operator.name in _AS_CALLED:
+            with of_torch.as_called(self._keys):
+                return func(*args, **kwargs)
+        return func(*args, **kwargs)
 
     def _known(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
         """The tensors among the arguments of an operator that are known."""
@@ -196,7 +207,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         given, named = mapped((args, kwargs), trails.argument)
         wrote = [x for n in operator.writes if n < len(args) and isinstance(x := args[n], Tensor)]
         aliases = [(x, list(trails.aliases(x))) for x in wrote]
-        out = func(*args, **kwargs)
+        out = self._run(func, operator, args, kwargs)
         for x in wrote:
             trails.wrote(x)
         if "attention" in operator.name or operator.name in _WHOLE_LAYERS:
@@ -369,6 +380,8 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
 
 #: Whole layers of torch.nn, as its fast path calls them.
 _WHOLE_LAYERS = frozenset(("_transformer_encoder_layer_fwd",))
+#: Operators that are made of others, which go another way below autograd and autocast.
+_AS_CALLED = _WHOLE_LAYERS | {"linear", "_native_multi_head_attention"}
 _HEARD = PRODUCTS | SOFTMAXES | _WHOLE_LAYERS
 
 
