@@ -50,7 +50,7 @@ class Family(NamedTuple):
 
     config: Mapping[str, Any] = MappingProxyType({})
     captured: int = 0  # layers whose scores are more than q, k and rules
-    missed: int = 0  # layers without a softmax
+    missed: int = 0  # what is no attention by q and k, and is counted
     with_sinks: bool = True  # whether the eager path's weights are those with the sink's part
     returned: bool = True  # whether the eager path returns the weights that met v
 
@@ -70,9 +70,12 @@ FAMILIES: dict[str, Family] = {
     "big_bird": Family(),
     "camembert": Family(),
     "canine": Family(),
-    "convbert": Family(),
+    "convbert": Family(missed=2),  # a convolution with weights by a softmax
     "data2vec-text": Family(),
-    "deberta-v2": Family(captured=2),
+    "deberta-v2": Family(
+        {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "max_relative_positions": 7},
+        captured=2,
+    ),
     "distilbert": Family(),
     "electra": Family(),
     "ernie": Family(),
@@ -91,7 +94,7 @@ FAMILIES: dict[str, Family] = {
     "roberta": Family(),
     "roformer": Family(),
     "splinter": Family(),
-    "squeezebert": Family({"embedding_size": 32}, returned=False),   # it returns its scores
+    "squeezebert": Family({"embedding_size": 32}, returned=False),  # it returns scores
     "xlm-roberta": Family(),
     "xlnet": Family({"d_head": 8}, captured=2),
     # texts read from left to right
@@ -111,7 +114,7 @@ FAMILIES: dict[str, Family] = {
     "deepseek_v32": Family(
         {"num_key_value_heads": 4, "index_topk": 4, "index_n_heads": 2, "index_head_dim": 16}
     ),
-    "deepseek_v4": Family(),
+    "deepseek_v4": Family(missed=4),  # streams mixed by a softmax
     "diffllama": Family(),
     "doge": Family(),
     "ernie4_5": Family(),
@@ -248,8 +251,8 @@ def asking() -> Iterator[set[nn.Module]]:
         yield asked
 
 
-def build(name: str, **others: Any) -> tuple[nn.Module, str]:
-    """A tiny random model under sdpa, or under eager where transformers refuses sdpa."""
+def build(name: str, implementation: str = "default") -> nn.Module:
+    """A tiny random model under sdpa, or under eager: asked for, or where sdpa is refused."""
     torch.manual_seed(0)
     known = AutoConfig.for_model(name).to_dict()
     sizes = {
@@ -257,18 +260,17 @@ def build(name: str, **others: Any) -> tuple[nn.Module, str]:
         for key, value in SMALL.items()
         if key in known and not isinstance(known[key], list | tuple | dict)
     }
-    config = AutoConfig.for_model(name, **{**sizes, **FAMILIES[name].config, **others})
-    implementation = "sdpa"
+    config = AutoConfig.for_model(name, **{**sizes, **FAMILIES[name].config})
     try:
-        model = AutoModel.from_config(config, attn_implementation="sdpa")
+        first = "eager" if implementation == "eager" else "sdpa"
+        model = AutoModel.from_config(config, attn_implementation=first)
     except ValueError:
-        implementation = "eager"
         model = AutoModel.from_config(config, attn_implementation="eager")
     with torch.no_grad():  # scores that are far from alike
         for weight in model.parameters():
             if weight.ndim > 1:
                 weight *= 3
-    return model.eval(), implementation
+    return model.eval()
 
 
 #: Which queries of a text are padding: the first three of its second sample.
@@ -300,10 +302,7 @@ def row(name: str, implementation: str) -> Row:
     family = FAMILIES[name]
 
     def built() -> Built:
-        model, _ = build(name)
-        if implementation == "eager":
-            model.set_attn_implementation("eager")
-        return model, lambda m: m(**inputs(m))
+        return build(name, implementation), lambda m: m(**inputs(m))
 
     return Row(
         f"{name}, {implementation}",
@@ -312,7 +311,7 @@ def row(name: str, implementation: str) -> Row:
         captured=family.captured,
         missed=family.missed,
         library="transformers",
-        weights=lambda model, call: eager_weights(model, family),
+        weights=lambda model, call: eager_weights(name, model),
         padded=PADDED,
         normalized=not family.with_sinks,
     )
@@ -322,7 +321,7 @@ def row(name: str, implementation: str) -> Row:
 NOT_ATTENTION = re.compile(r"(gate|router|_hc)$")
 
 
-def eager_weights(model: Any, family: Family) -> list[Heard]:
+def eager_weights(name: str, model: nn.Module) -> list[Heard]:
     """The weights of the eager path, each with its module's name; what it returns is among them.
 
     Where sinks were joined to the scores, their column is cut off, as the model does. Two calls of
@@ -331,23 +330,22 @@ def eager_weights(model: Any, family: Family) -> list[Heard]:
     Raises:
         AssertionError: the model returns weights that were not heard.
     """
-    before = model.config._attn_implementation
-    model.set_attn_implementation("eager")
-    with torch.no_grad(), softmaxes(model) as found:
-        out = model(**inputs(model), output_attentions=True)
-    model.set_attn_implementation(before)
+    twin = build(name, "eager")  # not every family can be changed afterwards
+    twin.load_state_dict(model.state_dict())
+    with torch.no_grad(), softmaxes(twin) as found:
+        out = twin(**inputs(twin), output_attentions=True)
     parts = [value for key, value in out.items() if key.endswith("attentions")]
     returned = [P for part in parts if part is not None for P in part if P is not None]
     lengths = {P.shape[-1] for P in returned}
     heard: list[Heard] = []
-    for name, P in found:
-        if NOT_ATTENTION.search(name) or P.shape[-1] == 1:
+    for module, P in found:
+        if NOT_ATTENTION.search(module) or (P.ndim == 3 and P.shape[-1] == 1):
             continue
         if P.shape[-1] not in lengths and P.shape[-1] - 1 in lengths:
             P = P[..., :-1]
-        if not heard or heard[-1].name != name or not _alike(heard[-1].weights, P):
-            heard.append(Heard(name, P))
-    if family.returned:
+        if not heard or heard[-1].name != module or not _alike(heard[-1].weights, P):
+            heard.append(Heard(module, P))
+    if FAMILIES[name].returned:
         assert all(any(_alike(P, one.weights) for one in heard) for P in returned)
     return heard
 

@@ -129,20 +129,28 @@ def same_bits(a: Sequence[Tensor], b: Sequence[Tensor]) -> bool:
 # Beside the independent weights
 
 
-def matched(layers: Iterable[Layer], heard: Sequence[Heard]) -> tuple[list[Heard | None], int]:
-    """For each layer its weights, by name and order; and how many weights no layer has."""
-    free, found = list(heard), []
-    for layer in layers:
-        name = layer.name.partition(" (")[0]
-        one = next((h for h in free if _within(h.name, name) or _within(name, h.name)), None)
-        found.append(one)
-        if one is not None:
-            free = [h for h in free if h is not one]
-    return found, len(free)
+def matched(layers: Sequence[Layer], heard: Sequence[Heard]) -> tuple[list[Heard | None], int]:
+    """For each layer its weights, by name and order; and how many weights no layer has.
+
+    Layers that are shown choose first: a softmax that is missed may be none that was heard.
+    """
+    free, found = list(heard), dict[int, Heard]()
+    for shown in (True, False):
+        for number, layer in enumerate(layers):
+            if (layer.state in SHOWN) == shown:
+                name = layer.name.partition(" (")[0]
+                one = next((one for one in free if _near(one.name, name)), None)
+                if one is not None:
+                    found[number] = one
+                    free = [other for other in free if other is not one]
+    return [found.get(number) for number in range(len(layers))], len(free)
 
 
-def _within(inner: str, outer: str) -> bool:
-    return not outer or inner == outer or inner.startswith(f"{outer}.")
+def _near(one: str, other: str) -> bool:
+    """Whether one module holds the other, or both are parts of the same attention."""
+    parent = one.rpartition(".")[0]
+    same = "attention" in parent and parent == other.rpartition(".")[0]
+    return same or any(f"{a}.".startswith(f"{b}." if b else "") for a, b in ((one, other), (other, one)))
 
 
 def difference(shown: Tensor, P: Tensor, padded: Tensor | None) -> float:
@@ -230,7 +238,7 @@ def _counts(states: Counter[str]) -> str:
 
 def proofs(seen: Seen[Any]) -> list[float]:
     """The differences that the report states."""
-    return [float(x) for x in re.findall(r"proof (\d\S*?),", seen.report())]
+    return [float(x) for x in re.findall(r"(?:proof|replayed) (\d\S*?),", seen.report())]
 
 
 def timed(model: nn.Module, call: Call, repeats: int) -> Times:
