@@ -10,6 +10,7 @@ import re
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from types import CodeType
 from typing import Any, TypeVar
 
 import torch
@@ -41,6 +42,9 @@ NAMES = {
     # what a mode is told of every operator
     "DispatchMode": "torch.utils._python_dispatch:TorchDispatchMode",
     "mode_at": "torch.utils._python_dispatch:_get_current_dispatch_mode",
+    "modes": "torch.utils._python_dispatch:_get_current_dispatch_mode_stack",
+    "pop_mode": "torch.utils._python_dispatch:_pop_mode",
+    "push_mode": "torch.utils._python_dispatch:_push_mode",
     "LAY_INTO": "torch:ops.aten.as_strided_scatter.default",
     "LAY_OUT": "torch:ops.aten.as_strided.default",
     # what an operator goes through before its kernel, such as autograd and autocast
@@ -90,9 +94,18 @@ def on_compiled_call() -> Any:  # Any: torch's own type, which is private too
     return find("torch._dynamo.eval_frame:_callback_from_stance", TESTED)
 
 
+def runs_compiled(code: CodeType) -> bool:
+    """Whether a function is the one that stands below compiled code that runs."""
+    return code.co_name == "compile_wrapper" and code.co_filename == _eval_frame().__file__
+
+
+def _eval_frame() -> Any:  # Any: a module of torch
+    return find("torch._dynamo:eval_frame", TESTED)
+
+
 def set_on_compiled_call(function: Any) -> None:
     """Replace the function that torch calls before each call of compiled code."""
-    find("torch._dynamo:eval_frame", TESTED)._callback_from_stance = function
+    _eval_frame()._callback_from_stance = function
 
 
 @contextmanager
@@ -183,6 +196,18 @@ def version(x: Tensor) -> int:
 def top_mode() -> object:
     """The mode that is told of operators first; None if there is none."""
     return __getattr__("mode_at")()
+
+
+def take_off(mode: Any) -> None:  # Any: torch's own type, which is private
+    """Take a mode off this thread's stack, wherever it is there."""
+    if not any(one is mode for one in __getattr__("modes")()):
+        return
+    above = []
+    while top_mode() is not mode:
+        above.append(__getattr__("pop_mode")())
+    mode.__exit__(None, None, None)
+    for one in reversed(above):
+        __getattr__("push_mode")(one)
 
 
 def storage_number(x: Tensor) -> int:
