@@ -415,6 +415,13 @@ def _flux() -> Built:
     return model, lambda m: m(**given)[0]
 
 
+def _gpt2() -> Built:
+    from transformers import GPT2Config, GPT2Model
+
+    model, tokens = GPT2Model(GPT2Config(vocab_size=61, n_positions=128)), _tokens(128, 61)[:1]
+    return model, lambda m: m(tokens)
+
+
 DIFFUSERS = [
     Row("diffusers UNet2DCondition, fused", _unet(), 8, library="diffusers"),
     Row("diffusers UNet2DCondition, by hand", _unet(by_hand=True), 8, library="diffusers"),
@@ -440,6 +447,8 @@ def _sharp(build: Callable[[], Built]) -> Callable[[], Built]:
     return sharper
 
 
+GPT2 = Row("transformers GPT-2, 12 layers", _gpt2, 12, library="transformers")
 ROWS = [
-    row._replace(build=_sharp(row.build)) for row in (*TORCH, *OWN, *VISION, *OTHERS, *DIFFUSERS)
+    row._replace(build=_sharp(row.build))
+    for row in (*TORCH, *OWN, *VISION, *OTHERS, *DIFFUSERS, GPT2)
 ]
