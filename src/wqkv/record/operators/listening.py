@@ -7,6 +7,7 @@ and so is each call of a fused kernel. What is heard is read later: scores.py, f
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -84,6 +85,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         self._tell, self._model = tell, model
         self._trails = Trails()
         self._weights: set[int] | None = None  # the storages of the parameters
+        self._casts: dict[int, weakref.ref[Tensor]] = {}  # those of what they were cast to
         self._open: dict[Node, None] = {}  # softmaxes over scores that have not met v yet
         self._on = False
         self._keys: tuple[Any, Any] = (None, None)  # as of_torch.as_called takes them
@@ -189,7 +191,19 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             out = func(*args, **kwargs)
         for x in wrote:
             self._trails.wrote(x)
+        if operator.name in _CASTS and isinstance(out, Tensor) and self._is_weight(args[0]):
+            self._cast(out)
         return out
+
+    def _cast(self, x: Tensor) -> None:
+        """A weight in another dtype, which autocast makes, is a weight as long as it lives."""
+        number, casts = of_torch.storage_number(x), self._casts
+
+        def gone(reference: weakref.ref[Tensor]) -> None:
+            if casts.get(number) is reference:
+                del casts[number]
+
+        casts[number] = weakref.ref(x, gone)
 
     def _known(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
         """The tensors among the arguments of an operator that are known."""
@@ -213,12 +227,13 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         if len(known) > 1 and name in RULES:
             self._free_masks(known)
         # Before it runs, because it may write into what it is given.
-        given, named = mapped((args, kwargs), trails.argument)
+        fused = "attention" in operator.name or operator.name in _WHOLE_LAYERS
+        given, named = mapped((args, kwargs), trails.value if fused else trails.argument)
         aliases = [(x, list(trails.aliases(x))) for x in written(operator, args)]
         out = self._run(func, operator, args, kwargs)
-        if "attention" in operator.name or operator.name in _WHOLE_LAYERS:
+        if fused:
             if not operator.name.endswith("_backward"):
-                outs = tuple(trails.argument(x) for x in (out if isinstance(out, tuple) else [out]))
+                outs = tuple(trails.value(x) for x in (out if isinstance(out, tuple) else [out]))
                 self._tell(Heard(FusedCall(func, operator.name, given, named, outs)))
         elif name in PRODUCTS:
             self._product(func, name, args, given, named, out)
@@ -243,8 +258,8 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         """Run an operator that takes functions, such as flex_attention."""
         out = func(*args, **kwargs)
         if of_torch.is_flex(func):
-            given, named = mapped((args, kwargs), self._trails.argument)
-            outs = tuple(self._trails.argument(x) for x in out)
+            given, named = mapped((args, kwargs), self._trails.value)
+            outs = tuple(self._trails.value(x) for x in out)
             self._tell(Heard(FusedCall(func, "flex_attention", given, named, outs)))
         return out
 
@@ -381,11 +396,13 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         if self._weights is None:
             found = self._model.parameters()
             self._weights = {of_torch.storage_number(one) for one in found}
-        return of_torch.storage_number(x) in self._weights
+        number = of_torch.storage_number(x)
+        return number in self._weights or number in self._casts
 
 
 #: Whole layers of torch.nn, as its fast path calls them.
 _WHOLE_LAYERS = frozenset(("_transformer_encoder_layer_fwd",))
+_CASTS = frozenset(("_to_copy", "to"))
 #: Operators that are made of others, which go another way below autograd and autocast.
 _AS_CALLED = _WHOLE_LAYERS | {"linear", "_native_multi_head_attention"}
 _HEARD = PRODUCTS | SOFTMAXES | _WHOLE_LAYERS
