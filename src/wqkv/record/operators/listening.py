@@ -391,7 +391,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             if not isinstance(node, Node) or not node.products or x.numel() != node.numel:
                 continue
             whole_maps = any(x.numel() // d % node.map_numel == 0 for d in x.shape[-2:] if d)
-            spatial = name == "convolution" or name.endswith("norm")
+            spatial = name.startswith("conv") or name.endswith("norm")
             if spatial or (whole_maps and node.map_numel > 1):
                 first = out[0] if isinstance(out, tuple) else out
                 mixed = Node(func, name, given, named, first, 0 if isinstance(out, tuple) else None)

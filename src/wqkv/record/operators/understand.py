@@ -8,6 +8,7 @@ what the model did is computed again and compared, and the map shows the softmax
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 
 
@@ -20,7 +21,7 @@ from wqkv.record.operators.assemble import assembled, head_count
 from wqkv.record.operators.fused import read_fused
 from wqkv.record.operators.layout import Unreadable
 from wqkv.record.operators.listening import FusedCall, Heard, Product
-from wqkv.record.operators.nodes import Leaf, all_nodes, hides, leaves
+from wqkv.record.operators.nodes import LAYOUTS, RULES, Leaf, Node, all_nodes, hides, leaves
 from wqkv.record.operators.replay import compare, replay
 from wqkv.record.operators.scores import read
 from wqkv.record.prove_call import check
@@ -88,7 +89,15 @@ def replayed(how: Product, modules: Sequence[nn.Module], why: str) -> Run:
     *first, _ = _four_axes(found.scores, how, modules).shape
     output = how.output.tensor if how.weights_first else how.output.tensor.mT
     output = output.detach().reshape(*first, -1)
-    return replayed_run((*first, key_len), scores, proof, reason, output)
+    run = replayed_run((*first, key_len), scores, proof, reason, output)
+    return replace(run, notes=_changed_after(weights))
+
+
+def _changed_after(weights: Node) -> tuple[str, ...]:
+    """What to say of weights that other operators changed between their softmax and v."""
+    later = [one.name for one in all_nodes(weights) if one.is_weights and one not in one.softmaxes]
+    changed = [name for name in later if name not in LAYOUTS | RULES]
+    return (f"shown is its softmax, which `{changed[0]}` changed before it met v",) if changed else ()
 
 
 def _four_axes(scores: Tensor, how: Product, modules: Sequence[nn.Module]) -> Tensor:
