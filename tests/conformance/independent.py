@@ -123,31 +123,3 @@ def heard(model: nn.Module, call: Call) -> list[Heard]:
     with torch.no_grad(), softmaxes(model) as found:
         call(model)
     return found
-
-
-def mixed(ends: str, axis: int = 1) -> Callable[[nn.Module, Call], list[Heard]]:
-    """As `heard`, of a model in which a module mixes the heads' weights after their softmax.
-
-    Args:
-        ends: how the name of such a module ends.
-        axis: that of the heads in its output.
-    """
-
-    def weights(model: nn.Module, call: Call) -> list[Heard]:
-        after: dict[str, Tensor] = {}
-
-        def keep(name: str) -> Callable[..., None]:
-            def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-                after[name] = output.detach().movedim(axis, 1).clone()
-
-            return hook
-
-        named = [(name, m) for name, m in model.named_modules() if name.endswith(ends)]
-        handles = [m.register_forward_hook(keep(name.rpartition(".")[0])) for name, m in named]
-        try:
-            return [Heard(name, after.get(name, P)) for name, P in heard(model, call)]
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    return weights

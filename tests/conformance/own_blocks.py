@@ -128,9 +128,10 @@ def sink_after(self, q, k, v, causal):
 
 
 def talking_heads(self, q, k, v, causal):
+    """The heads' scores are mixed, and their weights again: a map is of the softmax between."""
     scores = torch.einsum("bhij,hg->bgij", q @ k.mT * self.scale, self.mix)
-    P = scores.masked_fill(~causal, -torch.inf).softmax(-1)
-    return self.tell(torch.einsum("bhij,hg->bgij", P, self.mix)) @ v
+    P = self.tell(scores.masked_fill(~causal, -torch.inf).softmax(-1))
+    return torch.einsum("bhij,hg->bgij", P, self.mix) @ v
 
 
 def baddbmm_over_nan(self, q, k, v, causal):

@@ -45,6 +45,7 @@ class Row(NamedTuple):
     weights: Callable[[nn.Module, Call], list[Heard]] = heard  # found without wqkv
     silent: int = 0  # calls that no report can count, because they have no softmax
     padded: Tensor | None = None  # (batch, query_len): which are padding, whose rows may be 0
+    says: str = ""  # what its report has to say
     normalized: bool = False  # the independent rows sum to 1, without the part of a sink
 
 
@@ -237,6 +238,8 @@ def compare(row: Row, seen: Seen[Any], heard: list[Heard] | None, tolerance: flo
     shown = states["proved"] + states["captured"]
     if not report.startswith(f"captured {shown} of {len(layers)} layers of "):
         wrong.append(f"the report begins {report.splitlines()[0]!r}")
+    if row.says not in report:
+        wrong.append(f"the report does not say {row.says!r}")
     off, peak = 0.0, 0.0
     found, free = matched(layers, heard or [])
     if heard is not None and free != row.silent:
