@@ -65,8 +65,13 @@ def places(scores: Scores, heard: Product, modules: Iterable[nn.Module]) -> Plac
         raise Unreadable("its softmax was not taken over one side of the product of q and k")
     side = whence.pop()
     other = "left" if side == "right" else "right"
-    rest = [settled(axis) for axis in scores.weights if settled(axis) != keys]
+    axes = [settled(axis) for axis in scores.weights]
+    rest = [axis for axis in axes if axis != keys]
     of_queries = [n for n, axis in enumerate(rest) if axis and {x.whence for x in axis} == {other}]
+    beside = len(axes) - (1 if axes[-2:-1] == [keys] else 2)
+    if not of_queries and beside >= 0 and not axes[beside]:
+        # one query has an axis of size 1, which tells nothing: it stands beside the keys
+        of_queries = [beside if axes.index(keys) > beside else beside - 1]
     if len(keys) != len(_all_of(scores, side)):
         raise Unreadable("its softmax was taken over a part of the keys")
     queries = rest.pop(of_queries[-1]) if of_queries else ()
