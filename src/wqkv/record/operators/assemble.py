@@ -65,14 +65,21 @@ def places(scores: Scores, heard: WrittenOut, modules: Iterable[nn.Module]) -> P
         raise Unreadable("its softmax was not taken over one side of the product of q and k")
     side = whence.pop()
     other = "left" if side == "right" else "right"
-    rest = [settled(axis) for axis in scores.weights if settled(axis) != keys]
+    axes = [settled(axis) for axis in scores.weights]
+    rest = [axis for axis in axes if axis != keys]
     of_queries = [n for n, axis in enumerate(rest) if axis and {x.whence for x in axis} == {other}]
+    beside = len(axes) - (1 if axes[-2:-1] == [keys] else 2)
+    if not of_queries and beside >= 0 and not axes[beside]:
+        # one query has an axis of size 1, which tells nothing: it stands beside the keys
+        of_queries = [beside if axes.index(keys) > beside else beside - 1]
     if len(keys) != len(_all_of(scores, side)):
         raise Unreadable("its softmax was taken over a part of the keys")
     queries = rest.pop(of_queries[-1]) if of_queries else ()
     group = tuple(part for axis in rest for part in axis if part.whence == other)
     if len(rest) == 1 and len(rest[0]) == 1 and not group:
         batch, heads = _split(rest[0], heard, modules)
+    elif len(rest) == 1 and len(rest[0]) > 1 and not group:  # they were apart before
+        batch, heads = rest[0][:1], rest[0][1:]
     elif group:  # heads that share k were rows of one product
         first = next(n for n, axis in enumerate(rest) if any(x.whence == other for x in axis))
         before = [axis for n, axis in enumerate(rest) if n < first]

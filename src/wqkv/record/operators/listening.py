@@ -8,6 +8,7 @@ and so is each call of a fused kernel. What is heard is read later: scores.py, f
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -93,6 +94,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         self._tell, self._model = tell, model
         self._trails = Trails()
         self._weights: set[int] | None = None  # the storages of the parameters
+        self._casts: dict[int, weakref.ref[Tensor]] = {}  # those of what they were cast to
         self._open: dict[Node, None] = {}  # softmaxes over scores that have not met v yet
         self._on = False
         self._keys: tuple[Any, Any] = (None, None)  # as of_torch.as_called takes them
@@ -197,7 +199,19 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             out = func(*args, **kwargs)
         for x in wrote:
             self._trails.wrote(x)
+        if operator.name in _CASTS and isinstance(out, Tensor) and self._is_weight(args[0]):
+            self._cast(out)
         return out
+
+    def _cast(self, x: Tensor) -> None:
+        """A weight in another dtype, which autocast makes, is a weight as long as it lives."""
+        number, casts = of_torch.storage_number(x), self._casts
+
+        def gone(reference: weakref.ref[Tensor]) -> None:
+            if casts.get(number) is reference:
+                del casts[number]
+
+        casts[number] = weakref.ref(x, gone)
 
     # Its keyword arguments are of a foreign call.
     def _known(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
@@ -223,10 +237,12 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         if len(known) > 1 and name in RULES:
             self._free_masks(known)
         # Before it runs, because it may write into what it is given.
-        applied = Applied(func, name, *mapped((args, kwargs), trails.argument))
+        whole = "attention" in name or name in _WHOLE_LAYERS
+        keep = trails.value if whole else trails.argument
+        applied = Applied(func, name, *mapped((args, kwargs), keep))
         aliases = [(x, list(trails.aliases(x))) for x in written(operator, args)]
         out = self._run(func, operator, args, kwargs)
-        if "attention" in name or name in _WHOLE_LAYERS:
+        if whole:
             if not name.endswith("_backward"):
                 self._whole(applied, out if isinstance(out, tuple) else (out,))
         elif name in PRODUCTS:
@@ -253,14 +269,14 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         """Run an operator that takes functions, such as flex_attention."""
         out = func(*args, **kwargs)
         if of_torch.is_flex(func):
-            given = mapped((args, kwargs), self._trails.argument)
+            given = mapped((args, kwargs), self._trails.value)
             self._whole(Applied(func, "flex_attention", *given), out)
         return out
 
     def _whole(self, applied: Applied, out: tuple[Any, ...]) -> None:
         """A kernel has computed a whole attention."""
         if of_torch.backward_number() < 0:
-            outputs = tuple(map(self._trails.argument, out))
+            outputs = tuple(map(self._trails.value, out))
             self._tell(Heard(FusedCall(applied, outputs)))
 
     # What an operator has made
@@ -367,7 +383,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         If heads are mixed, each number of the maps goes in, and the rows of the product are made of
         whole maps.
         """
-        spatial = applied.name == "convolution" or applied.name.endswith("norm")
+        spatial = applied.name.startswith("conv") or applied.name.endswith("norm")
         for x, node in zip(args, applied.args, strict=False):
             if not isinstance(node, Node) or not node.products or x.numel() != node.numel:
                 continue
@@ -384,11 +400,13 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         if self._weights is None:
             found = self._model.parameters()
             self._weights = {of_torch.storage_number(one) for one in found}
-        return of_torch.storage_number(x) in self._weights
+        number = of_torch.storage_number(x)
+        return number in self._weights or number in self._casts
 
 
 #: Whole layers of torch.nn, as its fast path calls them.
 _WHOLE_LAYERS = frozenset(("_transformer_encoder_layer_fwd",))
+_CASTS = frozenset(("_to_copy", "to"))
 #: Operators that are made of others, which go another way below autograd and autocast.
 _AS_CALLED = _WHOLE_LAYERS | {"linear", "_native_multi_head_attention"}
 _HEARD = PRODUCTS | SOFTMAXES | _WHOLE_LAYERS

@@ -104,6 +104,10 @@ class Trails:
             return x
         return self.node(x) or self.leaf(x)
 
+    def value(self, x: object) -> Argument:
+        """What is kept of something that a whole attention is given, whatever made it."""
+        return self.leaf(x) if isinstance(x, Tensor) else x
+
     def aliases(self, x: Tensor) -> Iterator[tuple[Tensor, Node]]:
         """The other living tensors that share memory with one and are as they were."""
         number = storage_number(x)

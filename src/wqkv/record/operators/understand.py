@@ -18,7 +18,7 @@ from wqkv.record.mask_pattern import HIDDEN
 from wqkv.record.operators.assemble import assembled, head_count
 from wqkv.record.operators.layout import Unreadable
 from wqkv.record.operators.listening import FusedCall, Heard, WrittenOut
-from wqkv.record.operators.nodes import Leaf, all_nodes, hides, leaves
+from wqkv.record.operators.nodes import LAYOUTS, RULES, Leaf, Node, all_nodes, hides, leaves
 from wqkv.record.operators.replay import compare, replay
 from wqkv.record.operators.scores import read
 from wqkv.record.operators.whole_calls import read_fused
@@ -89,7 +89,7 @@ def replayed(how: WrittenOut, modules: Sequence[nn.Module], why: str) -> Run:
     output = how.output.tensor if how.weights_first else how.output.tensor.mT
     output = output.detach().reshape(*first, -1)
     run = replayed_run((*first, key_len), scores, proof, reason, output)
-    run.notes = tuple(_scaled(how))
+    run.notes = (*_changed_after(weights), *_scaled(how))
     return run
 
 
@@ -101,6 +101,13 @@ def _scaled(how: WrittenOut) -> list[str]:
         "its output was multiplied by something that its scores have made, such as a sink's share: "
         "these are the weights before"
     ]
+
+
+def _changed_after(weights: Node) -> tuple[str, ...]:
+    """What to say of weights that other operators changed between their softmax and v."""
+    later = [one.name for one in all_nodes(weights) if one.is_weights and one not in one.softmaxes]
+    changed = [name for name in later if name not in LAYOUTS | RULES]
+    return (f"shown is its softmax, which `{changed[0]}` changed before it met v",) if changed else ()
 
 
 def _four_axes(scores: Tensor, how: WrittenOut, modules: Sequence[nn.Module]) -> Tensor:

@@ -161,7 +161,7 @@ def _projected(xs: list[Tensor], given: Given) -> tuple[Tensor, Tensor, Tensor]:
     weights, biases = given["qkv_weight"].chunk(3), given["qkv_bias"].chunk(3)
     found = []
     for x, weight, bias in zip(xs, weights, biases, strict=True):
-        made = F.linear(x, weight, bias)
+        made = F.linear(x, weight.to(x), bias.to(x))
         found.append(made.unflatten(-1, (given["num_head"], -1)).transpose(1, 2))
     q, k, v = found
     return q, k, v
