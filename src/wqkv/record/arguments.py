@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from wqkv.attend.values import is_traced, transformed
 from wqkv.record.captured import CapturedCall, Refusal
 from wqkv.record.read_mask import Convention, KnownMasks, MaskArguments, read_mask
 
@@ -94,8 +95,6 @@ def read_call(
     """
     given = _by_name(call)
     query, key, value, output = _tensors(given, call.out)
-    if query.is_meta:
-        raise Refusal("its tensors are on the device meta, which holds no numbers")
     batch, n_head, n, _ = query.shape
     m = key.shape[2]
     causal = given.get("is_causal")
@@ -188,6 +187,8 @@ def _tensors(given: Mapping[str, object], out: object) -> tuple[Tensor, Tensor, 
             shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
             raise Refusal(f"its {name} is {shape}, not (batch, head, length, d)")
         found.append(x.detach())
+    if why := _without_numbers(found[0]):
+        raise Refusal(why)
     *parts, output = found
     batch = max(len(parts[0]), len(parts[1]))
     query, key, value = (x.expand(batch, *x.shape[1:]) if len(x) == 1 else x for x in parts)
@@ -197,6 +198,18 @@ def _tensors(given: Mapping[str, object], out: object) -> tuple[Tensor, Tensor, 
     if tuple(output.shape) != shape:
         raise Refusal(f"its output has the shape {tuple(output.shape)}, not {shape}")
     return query, key, value, output.transpose(1, 2)
+
+
+def _without_numbers(x: Tensor) -> str | None:
+    """Why the numbers of a tensor cannot be kept; None if they can."""
+    if x.is_meta:
+        return "its tensors are on the device meta, which holds no numbers"
+    if transformed():
+        return "torch.func maps or differentiates it (vmap, grad, jvp): run the model itself to see it"
+    # torch.jit.trace has the numbers, and would make what is done with them a part of its graph.
+    if is_traced(x) or torch.jit.is_tracing():
+        return "a graph is being made of it: run the model itself to see it"
+    return None
 
 
 def _add_bias(bias: Tensor | None, more: object, key_len: int) -> Tensor | None:

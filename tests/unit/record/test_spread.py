@@ -1,0 +1,229 @@
+"""Models as people run them: spread over devices, quantized, adapted, mapped, traced.
+
+Each computes the same bits with and without `watch`, in its backward pass too, and every layer is
+proved, or missed with a reason that says what it is.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor, distributed, nn
+
+pytest.importorskip("transformers")
+
+from transformers import AutoModelForCausalLM
+
+from tests.tiny import agree, loss, tiny, tokens, weights
+from wqkv.errors import MissedError
+from wqkv.maps.attention_map import AttentionMap
+from wqkv.record.watch import Seen, watch
+
+#: Sizes that quantized kernels can take, all others as in tests.tiny.
+EVEN = {
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 128,
+}
+
+
+def run_twice(model: nn.Module, call: Callable[[], list[Tensor]]) -> Seen[AttentionMap]:
+    """What a watch saw of a call that gives the same bits as without."""
+    plain = call()
+    with watch(model, gradients=torch.is_grad_enabled()) as seen:
+        watched = call()
+    assert len(plain) == len(watched)
+    assert all(map(torch.equal, plain, watched))
+    return seen
+
+
+def heard(model: nn.Module, matrices: tuple[Tensor, ...] = ()) -> Seen[AttentionMap]:
+    """Run a model twice, and expect all of its layers.
+
+    Args:
+        matrices: the weights that the maps must show.
+    """
+    with torch.no_grad():
+        seen = run_twice(model, lambda: [model(tokens()).logits])
+    assert seen.report().startswith("captured 2 of 2 layers of "), seen.report()
+    assert seen.sample_of(tokens()[1]) == 1
+    for found, theirs in zip(seen, matrices, strict=bool(matrices)):
+        agree(found, theirs)
+    return seen
+
+
+def learned(model: nn.Module) -> list[Tensor]:
+    """The logits of a model, and the gradients of all its parameters that have one."""
+    model.zero_grad()
+    logits = model(tokens()).logits
+    loss(logits).backward()
+    return [logits, *(one.grad for one in model.parameters() if one.grad is not None)]
+
+
+def heard_while_it_learns(model: nn.Module) -> None:
+    seen = run_twice(model, lambda: learned(model))
+    assert all("effects known" in line for line in seen.report().splitlines()[1:])
+
+
+def no_writes(model: nn.Module) -> None:
+    """Expect that the parts of a model cannot be used outside of its forward."""
+    with torch.no_grad(), watch(model, gradients=True) as seen:
+        model(tokens())
+    with pytest.raises(MissedError, match="the output matrix cannot be used by itself, as where"):
+        seen.writes(1)
+
+
+# Spread over devices
+
+
+@pytest.fixture
+def folder(tmp_path) -> Iterator[str]:
+    """A folder for weights; transformers reads from there while the model is alive."""
+    yield str(tmp_path)
+    gc.collect()
+
+
+def by_cpu_offload(model, folder):
+    pytest.importorskip("accelerate").cpu_offload(model, execution_device="cpu")
+
+
+def by_disk_offload(model, folder):
+    pytest.importorskip("accelerate").disk_offload(model, folder, execution_device="cpu")
+
+
+@pytest.mark.parametrize("spread", [by_cpu_offload, by_disk_offload])
+def test_weights_that_are_there_while_they_are_used(spread, folder):
+    model = tiny("llama")
+    matrices = weights(model, tokens())
+    spread(model, folder)
+    assert all(one.is_meta for one in model.parameters())
+    heard(model, matrices)
+    heard_while_it_learns(model)
+    no_writes(model)
+
+
+def test_a_device_map(folder):
+    pytest.importorskip("accelerate")
+    model = tiny("llama")
+    matrices = weights(model, tokens())
+    model.save_pretrained(folder)
+    parts = ("embed_tokens", "layers.0", "norm", "rotary_emb")
+    places = {**{f"model.{part}": "cpu" for part in parts}, "model.layers.1": "disk"}
+    places["lm_head"] = "cpu"
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, device_map=places, offload_folder=f"{folder}/weights"
+    )
+    assert model.model.layers[1].self_attn.q_proj.weight.is_meta
+    heard(model, matrices)
+    options = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
+    seen = run_twice(model, lambda: [model.generate(tokens(), **options)])
+    assert [found.shape for found in seen] == [(2, 6, 11, 11)] * 2
+
+
+# Spread over processes
+
+
+@pytest.fixture
+def alone(tmp_path) -> Iterator[None]:
+    """A group of one process."""
+    distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+def in_parallel(model):
+    return nn.parallel.DistributedDataParallel(model)
+
+
+def in_shards(model):
+    for layer in (*model.model.layers, model):
+        distributed.fsdp.fully_shard(layer)
+    return model
+
+
+def in_flat_shards(model):
+    return distributed.fsdp.FullyShardedDataParallel(model, device_id=torch.device("cpu"))
+
+
+@pytest.mark.parametrize("spread", [in_parallel, in_shards, in_flat_shards])
+@pytest.mark.filterwarnings("ignore:FSDP is switching to use `NO_SHARD`")  # it has one process
+def test_weights_that_processes_share(alone, spread):
+    model = tiny("llama")
+    matrices = weights(model, tokens())
+    model = spread(model)
+    heard(model, matrices)
+    heard_while_it_learns(model)
+
+
+def test_no_writes_of_shards(alone):
+    no_writes(in_shards(tiny("llama")))
+
+
+# Quantized
+
+
+def by_torchao(how: str):
+    def quantize(folder: str) -> nn.Module:
+        quantization = pytest.importorskip("torchao.quantization")
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        quantization.quantize_(model.model, getattr(quantization, how)())
+        return model
+
+    return quantize
+
+
+def by_transformers(name: str, package: str, **how):
+    def quantize(folder: str) -> nn.Module:
+        pytest.importorskip(package)
+        config = getattr(pytest.importorskip("transformers"), name)(**how)
+        return AutoModelForCausalLM.from_pretrained(
+            folder, quantization_config=config, device_map="cpu"
+        )
+
+    return quantize
+
+
+QUANTIZED = {
+    "torchao int8": by_torchao("int8_weight_only"),
+    "torchao int8 dynamic": by_torchao("int8_dynamic_activation_int8_weight"),
+    "torchao int4 dynamic": by_torchao("int8_dynamic_activation_int4_weight"),
+    "torchao float8": by_torchao("float8_weight_only"),
+    "bitsandbytes int8": by_transformers("BitsAndBytesConfig", "bitsandbytes", load_in_8bit=True),
+    "bitsandbytes nf4": by_transformers(
+        "BitsAndBytesConfig", "bitsandbytes", load_in_4bit=True, bnb_4bit_quant_type="nf4"
+    ),
+    "quanto int8": by_transformers("QuantoConfig", "optimum.quanto", weights="int8"),
+    "quanto int4": by_transformers("QuantoConfig", "optimum.quanto", weights="int4"),
+}
+
+
+@pytest.mark.compile  # bitsandbytes compiles when it is imported,
+@pytest.mark.process  # and quanto asks for a compiler
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_quantized(name, folder):
+    tiny("llama", **EVEN).save_pretrained(folder)
+    model = QUANTIZED[name](folder)
+    weight = model.model.layers[1].self_attn.q_proj.weight
+    assert type(weight) is not nn.Parameter, "it is quantized"
+    heard(model)
+
+
+@pytest.mark.compile  # as above
+@pytest.mark.process
+@pytest.mark.parametrize("name", ["torchao int8", "bitsandbytes int8", "quanto int8"])
+def test_quantized_while_it_learns(name, folder):
+    """What is not quantized learns, as the norms do."""
+    tiny("llama", **EVEN).save_pretrained(folder)
+    heard_while_it_learns(QUANTIZED[name](folder))
+
+
+def test_no_writes_of_a_quantized_output_matrix():
+    quantization = pytest.importorskip("torchao.quantization")
+    model = tiny("llama")
+    quantization.quantize_(model, quantization.int8_weight_only())
+    heard(model)
+    no_writes(model)
