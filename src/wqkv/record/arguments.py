@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from wqkv.attend.values import is_traced, transformed
 from wqkv.record.captured import CapturedCall, Refusal
 from wqkv.record.read_mask import Convention, KnownMasks, MaskArguments, read_mask
+from wqkv.upstream import of_torch
 
 #: Arguments that change no weight: positions are already in q and k, packed texts in the mask or in
 #: the arguments below, and the rest says what is computed or returned beside attention.
@@ -186,9 +187,9 @@ def _tensors(given: Mapping[str, object], out: object) -> tuple[Tensor, Tensor, 
         if not isinstance(x, Tensor) or x.ndim != 4:
             shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
             raise Refusal(f"its {name} is {shape}, not (batch, head, length, d)")
+        if why := _without_numbers(x):
+            raise Refusal(why)
         found.append(x.detach())
-    if why := _without_numbers(found[0]):
-        raise Refusal(why)
     *parts, output = found
     batch = max(len(parts[0]), len(parts[1]))
     query, key, value = (x.expand(batch, *x.shape[1:]) if len(x) == 1 else x for x in parts)
@@ -205,10 +206,10 @@ def _without_numbers(x: Tensor) -> str | None:
     if x.is_meta:
         return "its tensors are on the device meta, which holds no numbers"
     if transformed():
-        return "torch.func maps or differentiates it (vmap, grad, jvp): run the model itself to see it"
+        return "torch.func runs it (vmap, grad, jvp): run the model itself to see it"
     # torch.jit.trace has the numbers, and would make what is done with them a part of its graph.
-    if is_traced(x) or torch.jit.is_tracing():
-        return "a graph is being made of it: run the model itself to see it"
+    if is_traced(x) or of_torch.is_jit_tracing():
+        return "it is traced, or its tensors are fake: run the model itself to see it"
     return None
 
 

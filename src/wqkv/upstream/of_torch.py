@@ -32,6 +32,7 @@ NAMES = {
     "is_batched": "torch:_C._functorch.is_batchedtensor",
     "under": "torch:_C._functorch.get_unwrapped",
     "dispatch_mode": "torch:_C._get_dispatch_mode",
+    "is_jit_tracing": "torch.jit:is_tracing",
     "PROXY": "torch:_C._TorchDispatchModeKey.PROXY",
 }
 #: Where nn.Module keeps the hooks that run when a module is called, saved or loaded.

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed, func, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 pytest.importorskip("transformers")
 
@@ -227,3 +229,80 @@ def test_no_writes_of_a_quantized_output_matrix():
     quantization.quantize_(model, quantization.int8_weight_only())
     heard(model)
     no_writes(model)
+
+
+# Mapped, differentiated and traced
+
+
+class Logits(nn.Module):
+    """A model that returns a tensor alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = tiny("llama")
+        self.inner.config.use_cache = False
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.inner(ids).logits
+
+
+def loss_of(model: nn.Module) -> Callable[..., Tensor]:
+    return lambda parameters, ids: func.functional_call(model, parameters, (ids,)).square().sum()
+
+
+def by_vmap(model):
+    return [func.vmap(lambda ids: model(ids[None])[0])(tokens())]
+
+
+def by_grad(model):
+    return [*func.grad(loss_of(model))(dict(model.named_parameters()), tokens()).values()]
+
+
+def by_sample(model):
+    each = func.vmap(func.grad(loss_of(model)), (None, 0))
+    return [*each(dict(model.named_parameters()), tokens()[:, None]).values()]
+
+
+@pytest.mark.parametrize("transform", [by_vmap, by_grad, by_sample])
+# torch maps its attention sample by sample
+@pytest.mark.filterwarnings("ignore:There is a performance drop because we have not")
+def test_functions_of_torch_func(transform):
+    model = Logits()
+    seen = run_twice(model, lambda: transform(model))
+    assert [layer.state for layer in seen.layers] == ["missed"] * 2
+    with pytest.raises(MissedError, match="There is no map of .*: torch.func runs it .vmap, grad"):
+        seen[1]
+    with torch.no_grad(), watch(model) as seen:  # and nothing of it is left
+        model(tokens())
+    assert seen.report().startswith("captured 2 of 2"), seen.report()
+
+
+def by_fake_tensors(model):
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        return len(model(mode.from_tensor(tokens())))
+
+
+def by_make_fx(model):
+    graph = make_fx(model, tracing_mode="fake", _allow_non_fake_inputs=True)(tokens())
+    return len(graph.graph.nodes)
+
+
+def by_jit(model):
+    graph = torch.jit.trace(model, (tokens(),), check_trace=False)
+    return len(list(graph.inlined_graph.nodes()))
+
+
+@pytest.mark.parametrize("trace", [by_fake_tensors, by_make_fx, by_jit])
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace")  # they are deprecated
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+# torch.jit asks every attribute of a transformers model
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+def test_graphs_that_are_made_of_a_watched_model(trace):
+    model = Logits()
+    with torch.no_grad():
+        plain = trace(model)
+        with watch(model) as seen:
+            assert trace(model) == plain, "nothing that a watch does is in a graph"
+    assert [layer.state for layer in seen.layers] == ["missed"] * 2
+    with pytest.raises(MissedError, match="it is traced, or its tensors are fake: run the model"):
+        seen[0]
