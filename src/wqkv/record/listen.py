@@ -244,6 +244,11 @@ class Listener:
                     run = go_on(going, self._steps[going.sizes])
                 elif first or not layer.runs:
                     run = begin(call)
+                    if run.start and layer.runs and layer.runs[-1].kept:
+                        run.began = (
+                            "it reads earlier keys that the run before it does not have, as where "
+                            "a cache is quantized, or belongs to another text"
+                        )
                 else:
                     repeat(layer.runs[-1], call)
                     return
