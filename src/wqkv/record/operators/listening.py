@@ -7,6 +7,7 @@ and so is each call of a fused kernel. What is heard is read later: scores.py, f
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -83,7 +84,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         super().__init__()
         self._tell, self._model = tell, model
         self._trails = Trails()
-        self._weights: set[int] | None = None  # the storages of the parameters
+        self._weights: dict[int, weakref.ref[Tensor]] = {}  # parameters by their storages
         self._open: dict[Node, None] = {}  # softmaxes over scores that have not met v yet
         self._on = False
         self._quiet = 0  # above 0 while what runs is not the model's own
@@ -110,7 +111,6 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
     def forget(self) -> None:
         self._open.clear()
         self._trails.clear()
-        self._weights = None
 
     def state(self, x: Tensor) -> int:
         """How often a tensor was changed in place."""
@@ -193,15 +193,17 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         if len(known) > 1 and name in RULES:
             self._free_masks(known)
         # Before it runs, because it may write into what it is given.
-        given, named = mapped((args, kwargs), trails.argument)
+        whole = "attention" in name or name in _WHOLE_LAYERS
+        # What a kernel is given are values, also where they come from a product themselves.
+        given, named = mapped((args, kwargs), trails.value if whole else trails.argument)
         wrote = [x for n in operator.writes if n < len(args) and isinstance(x := args[n], Tensor)]
         aliases = [(x, list(trails.aliases(x))) for x in wrote]
         out = func(*args, **kwargs)
         for x in wrote:
             trails.wrote(x)
-        if "attention" in operator.name or operator.name in _WHOLE_LAYERS:
+        if whole:
             if not operator.name.endswith("_backward"):
-                outs = tuple(trails.argument(x) for x in (out if isinstance(out, tuple) else [out]))
+                outs = tuple(trails.value(x) for x in (out if isinstance(out, tuple) else [out]))
                 self._tell(Heard(FusedCall(func, operator.name, given, named, outs)))
         elif name in PRODUCTS:
             self._product(func, name, args, given, named, out)
@@ -226,8 +228,8 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         """Run an operator that takes functions, such as flex_attention."""
         out = func(*args, **kwargs)
         if of_torch.is_flex(func):
-            given, named = mapped((args, kwargs), self._trails.argument)
-            outs = tuple(self._trails.argument(x) for x in out)
+            given, named = mapped((args, kwargs), self._trails.value)
+            outs = tuple(self._trails.value(x) for x in out)
             self._tell(Heard(FusedCall(func, "flex_attention", given, named, outs)))
         return out
 
@@ -302,7 +304,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         out: Tensor,
     ) -> None:
         (a, b), (left, right) = args[-2:], given[-2:]
-        if self._is_weight(a) or self._is_weight(b):
+        if self._has_weight(a, b):
             self._mix(func, name, args, given, named, out)
             return
         weights = [one for one in (left, right) if isinstance(one, Node) and one.is_weights]
@@ -360,11 +362,24 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
                 self._put(first, mixed)
                 return
 
-    def _is_weight(self, x: Tensor) -> bool:
-        if self._weights is None:
-            found = self._model.parameters()
-            self._weights = {of_torch.storage_number(one) for one in found}
-        return of_torch.storage_number(x) in self._weights
+    def _has_weight(self, a: Tensor, b: Tensor) -> bool:
+        """Whether one of two tensors is a parameter, or a view of one."""
+        numbers = of_torch.storage_number(a), of_torch.storage_number(b)
+        if any(map(self._is_weight, numbers)):
+            return True
+        if a.ndim != 2:
+            return False
+        # Parameters may come and go while a model runs, as where they are offloaded or sharded.
+        # This is how they are used; q and k seldom have two axes.
+        found = self._model.parameters()
+        self._weights = {of_torch.storage_number(one): weakref.ref(one) for one in found}
+        return any(map(self._is_weight, numbers))
+
+    def _is_weight(self, number: int) -> bool:
+        # The number of a parameter that is gone may be that of an activation now.
+        reference = self._weights.get(number)
+        found = None if reference is None else reference()
+        return found is not None and of_torch.storage_number(found) == number
 
 
 #: Whole layers of torch.nn, as its fast path calls them.

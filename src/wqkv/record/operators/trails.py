@@ -87,9 +87,11 @@ class Trails:
 
     def argument(self, x: object) -> Argument:
         """What a Node keeps of something that an operator is given."""
-        if not isinstance(x, Tensor):
-            return x
-        return self.node(x) or self.leaf(x)
+        return (isinstance(x, Tensor) and self.node(x)) or self.value(x)
+
+    def value(self, x: object) -> Argument:
+        """The same, by value, whatever it comes from."""
+        return self.leaf(x) if isinstance(x, Tensor) else x
 
     def aliases(self, x: Tensor) -> Iterator[tuple[Tensor, Node]]:
         """The other living tensors that share memory with one and are as they were."""
