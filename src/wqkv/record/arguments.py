@@ -13,10 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wqkv.attend.values import is_traced, transformed
-from wqkv.record.captured import CapturedCall, Refusal
+from wqkv.record.captured import CapturedCall, Refusal, check_numbers
 from wqkv.record.read_mask import Convention, KnownMasks, MaskArguments, read_mask
-from wqkv.upstream import of_torch
 
 #: Arguments that change no weight: positions are already in q and k, packed texts in the mask or in
 #: the arguments below, and the rest says what is computed or returned beside attention.
@@ -187,8 +185,7 @@ def _tensors(given: Mapping[str, object], out: object) -> tuple[Tensor, Tensor, 
         if not isinstance(x, Tensor) or x.ndim != 4:
             shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
             raise Refusal(f"its {name} is {shape}, not (batch, head, length, d)")
-        if why := _without_numbers(x):
-            raise Refusal(why)
+        check_numbers(x)
         found.append(x.detach())
     *parts, output = found
     batch = max(len(parts[0]), len(parts[1]))
@@ -199,18 +196,6 @@ def _tensors(given: Mapping[str, object], out: object) -> tuple[Tensor, Tensor, 
     if tuple(output.shape) != shape:
         raise Refusal(f"its output has the shape {tuple(output.shape)}, not {shape}")
     return query, key, value, output.transpose(1, 2)
-
-
-def _without_numbers(x: Tensor) -> str | None:
-    """Why the numbers of a tensor cannot be kept; None if they can."""
-    if x.is_meta:
-        return "its tensors are on the device meta, which holds no numbers"
-    if transformed():
-        return "torch.func runs it (vmap, grad, jvp): run the model itself to see it"
-    # torch.jit.trace has the numbers, and would make what is done with them a part of its graph.
-    if is_traced(x) or of_torch.is_jit_tracing():
-        return "it is traced, or its tensors are fake: run the model itself to see it"
-    return None
 
 
 def _add_bias(bias: Tensor | None, more: object, key_len: int) -> Tensor | None:

@@ -19,7 +19,7 @@ from wqkv.errors import MissedError, WqkvError
 from wqkv.maps.weights import aside
 from wqkv.record.arguments import OverheardCall, output_of, read_call, read_tensors
 from wqkv.record.backward import Backward
-from wqkv.record.captured import CapturedCall, Refusal
+from wqkv.record.captured import CapturedCall, Refusal, why_untold
 from wqkv.record.follow import (
     Continuation,
     Options,
@@ -209,11 +209,18 @@ class Listener:
             self.layers[key] = LayerRuns(name, module, known, wanted)
         return self.layers[key]
 
+    def refuse(self, module: nn.Module, why: str) -> None:
+        """A module runs where nothing can be recorded."""
+        if module in self.watched.like:
+            self._layer(module).reason = why
+
     # Operators
 
     def _heard(self, heard: Heard) -> None:
         """An attention was heard at its operators."""
-        if self._asked:
+        if self._stack and (why := why_untold()):  # a function of the model maps a part of it
+            self._layer(self._stack[-1].call.module).reason = why
+        elif self._asked:
             self._asked[-1].append(heard)
         else:
             self._wait(heard)

@@ -14,6 +14,7 @@ from torch import nn
 from wqkv.doors import door
 from wqkv.errors import ArgumentError, KindError, describe
 from wqkv.record.arguments import OverheardCall
+from wqkv.record.captured import why_untold
 from wqkv.record.listen import Listener, WatchedModel, in_backward, repeated
 from wqkv.record.modules import ModuleCall, compiled, reached
 from wqkv.record.overhear import install, uninstall
@@ -90,12 +91,16 @@ class Watching:
         # First of all whether it compiles: whatever follows would be traced.
         if torch.compiler.is_compiling() or module not in self._watched.followed or in_backward():
             return
-        self._running().enter(ModuleCall(module, args, kwargs or {}))
+        if why := why_untold():
+            self._running().refuse(module, why)
+        else:
+            self._running().enter(ModuleCall(module, args, kwargs or {}))
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         if torch.compiler.is_compiling() or module not in self._watched.followed or in_backward():
             return
-        self._running().leave(module, output)
+        if not why_untold():
+            self._running().leave(module, output)
 
     def _running(self) -> Listener:
         """The listener of the thread that runs."""

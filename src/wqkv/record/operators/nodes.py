@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from wqkv.attend.values import is_traced
 from wqkv.upstream import of_torch
 
 #: Operators that move numbers and change none.
@@ -207,4 +208,6 @@ def all_nodes(node: Node) -> list[Node]:
 
 def hides(tensor: Tensor, most: float) -> bool:
     """Whether every number is 0 or at most `most`: a mask as it is added to the scores."""
+    if tensor.is_meta or is_traced(tensor):  # there are no numbers
+        return False
     return bool(((tensor == 0) | (tensor <= most)).all()) if tensor.numel() else torch.tensor(True)
