@@ -211,6 +211,11 @@ class Listener:
             self.layers[key] = LayerRuns(name, module, known, wanted)
         return self.layers[key]
 
+    def run_again(self, module: nn.Module) -> None:
+        """A module runs once more in a backward pass, which is not heard at its operators."""
+        for layer in tuple(self.layers.values()):
+            layer.again |= layer.at_operators and layer.module is module
+
     def refuse(self, module: nn.Module, why: str) -> None:
         """A module runs where nothing can be recorded."""
         if module in self.watched.like:
@@ -242,7 +247,7 @@ class Listener:
         key = frame.call.module, frame.visit
         layer = self._layer(*key, self._counts[key])
         self._counts[key] += 1
-        layer.unseen = 0
+        layer.unseen, layer.at_operators = 0, True
         if not layer.wanted:
             return
         cross = layer.known_kind == "cross" or frame.call.reads_other_text

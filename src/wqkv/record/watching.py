@@ -89,9 +89,12 @@ class Watching:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
     ) -> None:
         # First of all whether it compiles: whatever follows would be traced.
-        if torch.compiler.is_compiling() or module not in self._watched.followed or in_backward():
+        if torch.compiler.is_compiling() or module not in self._watched.followed:
             return
-        if why := why_untold():
+        if in_backward():
+            for listener in tuple(self._listeners):
+                listener.run_again(module)
+        elif why := why_untold():
             self._running().refuse(module, why)
         else:
             self._running().enter(ModuleCall(module, args, kwargs or {}))
