@@ -62,6 +62,11 @@ class WatchedModel:
             or not type(module).__module__.startswith("torch.nn.")
         }  # fmt: skip
 
+    def follow(self, whole: nn.Module) -> None:
+        """Follow also what is called in the model's place; it may be the model."""
+        self.names.setdefault(whole, "")
+        self.followed.add(whole)
+
 
 class _Frame(NamedTuple):
     """A module that runs now."""

@@ -19,7 +19,7 @@ from wqkv.record.listen import Listener, WatchedModel, in_backward, repeated
 from wqkv.record.modules import ModuleCall, compiled, reached
 from wqkv.record.overhear import install, uninstall
 from wqkv.upstream import of_torch
-from wqkv.wrappers import unwrapped
+from wqkv.wrappers import stand_in, unwrapped
 
 
 @door
@@ -47,6 +47,7 @@ class Watching:
             if number < 0:
                 raise ArgumentError(f"`layers` holds {number}.\nPass 0 or more.")
         self._watched = WatchedModel(unwrapped(model), wanted, keep, gradients)
+        self._watched.follow(stand_in(model))
         self._compiled = compiled(model)
         self._thread = threading.local()
         self._listeners: list[Listener] = []

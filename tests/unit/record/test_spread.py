@@ -33,10 +33,12 @@ EVEN = {
 }
 
 
-def run_twice(model: nn.Module, call: Callable[[], list[Tensor]]) -> Seen[AttentionMap]:
+def run_twice(
+    model: nn.Module, call: Callable[[], list[Tensor]], gradients: bool = False
+) -> Seen[AttentionMap]:
     """What a watch saw of a call that gives the same bits as without."""
     plain = call()
-    with watch(model, gradients=torch.is_grad_enabled()) as seen:
+    with watch(model, gradients=gradients) as seen:
         watched = call()
     assert len(plain) == len(watched)
     assert all(map(torch.equal, plain, watched))
@@ -49,10 +51,11 @@ def heard(model: nn.Module, matrices: tuple[Tensor, ...] = ()) -> Seen[Attention
     Args:
         matrices: the weights that the maps must show.
     """
-    with torch.no_grad():
-        seen = run_twice(model, lambda: [model(tokens()).logits])
-    assert seen.report().startswith("captured 2 of 2 layers of "), seen.report()
-    assert seen.sample_of(tokens()[1]) == 1
+    for gradients in (True, False):  # with gradients, WO and other leaves are followed too
+        with torch.no_grad():
+            seen = run_twice(model, lambda: [model(tokens()).logits], gradients)
+        assert seen.report().startswith("captured 2 of 2 layers of "), seen.report()
+        assert seen.sample_of(tokens()[1]) == 1
     for found, theirs in zip(seen, matrices, strict=bool(matrices)):
         agree(found, theirs)
     return seen
@@ -67,7 +70,7 @@ def learned(model: nn.Module) -> list[Tensor]:
 
 
 def heard_while_it_learns(model: nn.Module) -> None:
-    seen = run_twice(model, lambda: learned(model))
+    seen = run_twice(model, lambda: learned(model), gradients=True)
     assert all("effects known" in line for line in seen.report().splitlines()[1:])
 
 
@@ -163,6 +166,25 @@ def test_weights_that_processes_share(alone, spread):
 
 def test_no_writes_of_shards(alone):
     no_writes(in_shards(tiny("llama")))
+
+
+# Adapted
+
+
+@pytest.mark.parametrize("merged", [False, True])
+# peft 0.18 asks transformers 5 by a name that goes with its version 6
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+def test_an_adapter(merged):
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM", r=3, target_modules=["q_proj", "o_proj"], init_lora_weights=False
+    )
+    model = peft.get_peft_model(tiny("llama"), config)
+    if merged:
+        model.merge_adapter()
+    heard(model, weights(model.get_base_model(), tokens()))
+    if not merged:
+        heard_while_it_learns(model)
 
 
 # Quantized

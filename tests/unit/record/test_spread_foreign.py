@@ -201,7 +201,7 @@ def by_disk_offload(model, folder):
 
 def by_adapter(model, folder):
     peft = pytest.importorskip("peft")
-    config = peft.LoraConfig(r=3, target_modules=["qkv", "out"], init_lora_weights=False)
+    config = peft.LoraConfig(r=3, target_modules=["qkv"], init_lora_weights=False)
     return peft.get_peft_model(model, config)
 
 
