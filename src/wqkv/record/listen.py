@@ -34,7 +34,7 @@ from wqkv.record.follow import (
 from wqkv.record.layer_runs import LayerRuns
 from wqkv.record.modules import ModuleCall, attention_like, ended_by, kind_of
 from wqkv.record.operators.door import OperatorDoor, Returned, Waiting, batch_of
-from wqkv.record.operators.listening import Heard, Listening
+from wqkv.record.operators.listening import Heard, Listening, Product
 from wqkv.record.read_mask import KnownMasks
 from wqkv.record.run import Run
 from wqkv.record.write_path import WritePath
@@ -260,6 +260,8 @@ class Listener:
             layer.known_kind = "cross"
         given = self._stack[0].call
         batch = batch_of((*given.args, *given.kwargs.values()))
+        if isinstance(heard.how, Product):
+            heard.how.shape.batch = batch
         self._door.add(Waiting(layer, heard, modules, cross, batch, returned))
 
     # One call

@@ -311,6 +311,40 @@ def test_a_block_that_runs_several_times(way):
         proved(run_twice(model, lambda: [model(tokens())]), names, theirs)
 
 
+class Head(nn.Module):
+    """One head, without an axis for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(WIDTH, 13) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return weights(self.q(x), self.k(x)) @ self.v(x)
+
+
+class Heads(nn.Module):
+    """Heads that are modules of their own, one after the other, as lessons begin."""
+
+    def __init__(self, n_head: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.n_head = n_head
+        self.heads = nn.ModuleList(Head() for _ in range(n_head))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([head(x) for head in self.heads], dim=-1)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_heads_that_are_modules(batch):
+    model = Heads(2)
+    x = torch.randn(batch, LENGTH, WIDTH, generator=torch.Generator().manual_seed(1))
+    seen = run_twice(model, lambda: [model(x).detach()])
+    for ours, head in zip(seen, model.heads, strict=True):
+        theirs = weights(head.q(x), head.k(x)).detach()[:, None]
+        torch.testing.assert_close(ours[:], theirs, rtol=1e-5, atol=2e-6)
+
+
 @WAYS
 def test_a_model_that_is_moved_between_forwards(way):
     model, ids = Net(way).eval(), tokens()

@@ -21,6 +21,7 @@ class Output:
 
     def __init__(self) -> None:
         self.shape: tuple[int, ...] | None = None  # of what was made of it first
+        self.batch: int | None = None  # samples of the forward, as far as it is known
 
 
 class _Entry(NamedTuple):
