@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from types import CodeType
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,14 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from wqkv.upstream.names import find, member
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class StorageRef(Protocol):
+    """The memory of a tensor, held weakly."""
+
+    def expired(self) -> bool:
+        """Whether it is gone."""
+
 
 TESTED = "2.13.0"
 
@@ -218,6 +226,27 @@ def storage_number(x: Tensor) -> int:
     except (NotImplementedError, RuntimeError):  # of a tensor that stands for others
         return id(x)
     return found
+
+
+def storage_ref(x: Tensor) -> StorageRef | None:
+    """The memory of a tensor, held weakly; None of a tensor that has none of its own."""
+    try:
+        found: StorageRef = find("torch.multiprocessing.reductions:StorageWeakRef", TESTED)(
+            x.untyped_storage()
+        )
+    except (NotImplementedError, RuntimeError):
+        return None
+    return found
+
+
+def parts_of(x: Tensor) -> Iterator[Tensor]:
+    """The plain tensors that a tensor of a class of its own is made of; of others, itself."""
+    if not hasattr(x, "__tensor_flatten__"):
+        yield x
+        return
+    for name in x.__tensor_flatten__()[0]:
+        if isinstance(part := getattr(x, name), Tensor):
+            yield from parts_of(part)
 
 
 def schema(operator: Any) -> Any:  # Any: torch's own types, which are private

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, distributed, func, nn
 from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.utils import prune
 from torch.utils.checkpoint import checkpoint
 
 from wqkv.maps.attention_map import AttentionMap
@@ -296,6 +297,86 @@ def test_quantized(way, name):
     theirs = matrices(model, lambda: model(tokens()))
     with torch.no_grad():
         proved(run_twice(model, lambda: [model(tokens())]), NAMES, theirs)
+
+
+class Routed(nn.Module):
+    """An attention, and a softmax over experts, which is none: no weight has a bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.attn = nn.Embedding(VOCABULARY, WIDTH), Attention("written out")
+        self.attn.qkv = nn.Linear(WIDTH, 3 * WIDTH, bias=False)
+        self.gate = nn.Linear(WIDTH, 3, bias=False)
+        self.experts = nn.ModuleList(nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(3))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embedding(ids)
+        x = x + self.attn(x)
+        shares = self.gate(x).softmax(dim=-1)
+        return sum(shares[..., n, None] * expert(x) for n, expert in enumerate(self.experts))
+
+
+def as_it_is(model, folder):
+    return model
+
+
+def in_autocast(model, folder):
+    model.forward = torch.autocast("cpu", torch.bfloat16)(model.forward)
+    return model
+
+
+def by_weight_norm(model, folder):
+    for part in (model.gate, *model.experts):
+        nn.utils.parametrizations.weight_norm(part)
+    return model
+
+
+def by_pruning(model, folder):
+    for part in (model.gate, *model.experts):
+        prune.l1_unstructured(part, "weight", 0.2)
+    return model
+
+
+def by_int8(model, folder):
+    return QUANTIZED["torchao int8"](model)
+
+
+REMADE = [as_it_is, by_offload, by_disk_offload, by_int8, in_autocast, by_weight_norm, by_pruning]
+
+
+@pytest.mark.parametrize("remake", REMADE)
+def test_a_product_with_a_weight_makes_no_scores(remake, tmp_path):
+    """Also where the weight is loaded, cast, dequantized or computed for each call."""
+    model = remake(Routed(), str(tmp_path))
+    with torch.no_grad():
+        seen = run_twice(model, lambda: [model(tokens())])
+    assert [(layer.name, layer.state) for layer in seen.layers] == [("attn", "proved")]
+
+
+class Pool(nn.Module):
+    """A learned query that is made of parameters alone, and looks at the whole text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding = nn.Embedding(VOCABULARY, WIDTH)
+        self.probe, self.place = (nn.Parameter(torch.randn(1, 3, WIDTH)) for _ in range(2))
+        self.q, self.k = (nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(2))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embedding(ids)
+        q, k = self.q(self.probe + self.place), self.k(x)
+        return (q @ k.mT / math.sqrt(WIDTH)).softmax(dim=-1) @ x
+
+
+@pytest.mark.parametrize("remake", [as_it_is, by_offload, by_int8, in_autocast])
+def test_a_learned_query_is_no_weight(remake, tmp_path):
+    model = remake(Pool(), str(tmp_path))
+    with torch.no_grad():
+        seen = run_twice(model, lambda: [model(tokens())])
+    assert [layer.state for layer in seen.layers] == ["proved"], seen.report()
+    assert seen[0].shape == (BATCH, 1, 3, LENGTH)
 
 
 # Several runs

@@ -7,7 +7,6 @@ and so is each call of a fused kernel. What is heard is read later: scores.py, f
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -32,6 +31,7 @@ from wqkv.record.operators.nodes import (
     operator_of,
 )
 from wqkv.record.operators.trails import Output, Trails
+from wqkv.record.operators.weights import Weights
 from wqkv.upstream import of_torch
 
 #: Operators that are heard by what they are made of. In inference mode they arrive whole.
@@ -82,9 +82,9 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
 
     def __init__(self, model: nn.Module, tell: Callable[[Heard], None]) -> None:
         super().__init__()
-        self._tell, self._model = tell, model
+        self._tell = tell
         self._trails = Trails()
-        self._weights: dict[int, weakref.ref[Tensor]] = {}  # parameters by their storages
+        self._weights = Weights(model)
         self._open: dict[Node, None] = {}  # softmaxes over scores that have not met v yet
         self._on = False
         self._keys: tuple[Any, Any] = (None, None)  # as of_torch.as_called takes them
@@ -98,6 +98,8 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
     def begin(self) -> None:
         """Hear what runs from here on, in this thread."""
         self._on = True
+        if not self._weights:
+            self._weights.learn()
         self._keys = of_torch.keys_on(), of_torch.keys_off()
         of_torch.DispatchMode.__enter__(self)
 
@@ -184,6 +186,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             out = func(*args, **kwargs)
         for x in wrote:
             self._trails.wrote(x)
+        self._weights.remade(operator.name, args, out)
         return out
 
     def _known(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
@@ -316,7 +319,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         out: Tensor,
     ) -> None:
         (a, b), (left, right) = args[-2:], given[-2:]
-        if self._has_weight(a, b):
+        if self._weights.among(a, b):
             self._mix(func, name, args, given, named, out)
             return
         weights = [one for one in (left, right) if isinstance(one, Node) and one.is_weights]
@@ -373,25 +376,6 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
                 mixed.odd |= {"heads mixed by weights"}
                 self._put(first, mixed)
                 return
-
-    def _has_weight(self, a: Tensor, b: Tensor) -> bool:
-        """Whether one of two tensors is a parameter, or a view of one."""
-        numbers = of_torch.storage_number(a), of_torch.storage_number(b)
-        if any(map(self._is_weight, numbers)):
-            return True
-        if a.ndim != 2:
-            return False
-        # Parameters may come and go while a model runs, as where they are offloaded or sharded.
-        # This is how they are used; q and k seldom have two axes.
-        found = self._model.parameters()
-        self._weights = {of_torch.storage_number(one): weakref.ref(one) for one in found}
-        return any(map(self._is_weight, numbers))
-
-    def _is_weight(self, number: int) -> bool:
-        # The number of a parameter that is gone may be that of an activation now.
-        reference = self._weights.get(number)
-        found = None if reference is None else reference()
-        return found is not None and of_torch.storage_number(found) == number
 
 
 #: Whole layers of torch.nn, as its fast path calls them.
