@@ -392,6 +392,11 @@ class Listener:
 
     # Compiled code
 
+    def pass_by_part(self) -> None:
+        """The module that runs has called compiled code, which may be its attention."""
+        if self._stack:
+            self.passed.add(self._stack[-1].call.module)
+
     def pass_by(self, modules: set[nn.Module]) -> None:
         """Compiled code that may run these modules was called."""
         if not self._stack:  # inside a forward it is a part of it

@@ -134,6 +134,9 @@ class Watching:
         key = id(function)  # its id, because a callable may have no hash
         if key not in self._reached:
             self._reached[key] = function, reached(function, self._watched.model)
+        listener: Listener | None = getattr(self._thread, "listener", None)
+        if listener is not None:
+            listener.pass_by_part()
         if modules := self._reached[key][1]:
             self._running().pass_by(modules)
         else:
