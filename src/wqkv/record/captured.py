@@ -18,10 +18,14 @@ class Refusal(Exception):
     """Raised for a call that cannot be recorded; its message says why."""
 
 
+#: Why nothing is recorded of what torch.func maps or differentiates.
+TRANSFORMED = "torch.func runs it (vmap, grad, jvp): run the model itself to see it"
+
+
 def why_untold() -> str | None:
     """Why the numbers of what runs now cannot be kept, whatever runs; None if they can."""
     if transformed():
-        return "torch.func runs it (vmap, grad, jvp): run the model itself to see it"
+        return TRANSFORMED
     # torch.jit.trace has the numbers, and would make what is done with them a part of its graph.
     if tracing() or of_torch.is_jit_tracing():
         return "a graph is made of it: run the model itself to see it"

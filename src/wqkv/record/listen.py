@@ -10,7 +10,8 @@ from __future__ import annotations
 import sys
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from types import CodeType
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -20,7 +21,7 @@ from wqkv.errors import MissedError, WqkvError
 from wqkv.maps.weights import aside
 from wqkv.record.arguments import OverheardCall, output_of, read_call, read_tensors
 from wqkv.record.backward import Backward
-from wqkv.record.captured import CapturedCall, Refusal, why_untold
+from wqkv.record.captured import TRANSFORMED, CapturedCall, Refusal
 from wqkv.record.follow import (
     Continuation,
     Options,
@@ -233,10 +234,11 @@ class Listener:
 
     def _heard(self, heard: Heard) -> None:
         """An attention was heard at its operators."""
-        if self._stack and in_compiled_code(self._stack[-1].call.module):
+        module = self._stack[-1].call.module if self._stack else None
+        if module is not None and _calls(module, of_torch.runs_compiled):
             return  # its memory is used again by what follows, which no operator tells
-        if self._stack and (why := why_untold()):  # a function of the model maps a part of it
-            self._layer(self._stack[-1].call.module).reason = why
+        if module is not None and _calls(module, of_torch.runs_mapped):
+            self._layer(module).reason = TRANSFORMED  # which axis is which, no operator tells
         elif self._asked:
             self._asked[-1].append(heard)
         else:
@@ -416,12 +418,12 @@ def numbered(layers: Sequence[Of], layer: int) -> Of:
     return layers[layer]
 
 
-def in_compiled_code(module: nn.Module) -> bool:
-    """Whether code that a module calls, and that runs now, is compiled."""
+def _calls(module: nn.Module, kind: Callable[[CodeType], bool]) -> bool:
+    """Whether a function of a kind runs now that a module has called."""
     frame = sys._getframe(1)
     while (caller := frame.f_back) is not None:
         frame = caller
-        if of_torch.runs_compiled(frame.f_code):
+        if kind(frame.f_code):
             return True
         if frame.f_code.co_name == "_call_impl" and frame.f_locals.get("self") is module:
             break

@@ -108,6 +108,11 @@ def runs_compiled(code: CodeType) -> bool:
     return code.co_name == "compile_wrapper" and code.co_filename == _eval_frame().__file__
 
 
+def runs_mapped(code: CodeType) -> bool:
+    """Whether a function is one that stands below what torch.func maps or differentiates."""
+    return code.co_filename.endswith(("_functorch/vmap.py", "_functorch/eager_transforms.py"))
+
+
 def _eval_frame() -> Any:  # Any: a module of torch
     return find("torch._dynamo:eval_frame", TESTED)
 

@@ -592,6 +592,21 @@ def test_functions_of_torch_func(way, transform):
 
 
 @WAYS
+# as above
+@pytest.mark.filterwarnings("ignore:There is a performance drop because we have not")
+def test_heads_that_torch_func_maps(way):
+    """It moves the mapped axis to the front, where samples are."""
+    model = Net(way).eval()
+    attend = model.blocks[1].attn.attend
+    model.blocks[1].attn.attend = func.vmap(attend, (1, 1, 1), 1)
+    with torch.no_grad():
+        seen = run_twice(model, lambda: [model(tokens(batch=3))])
+    states = {layer.name: layer.state for layer in seen.layers}
+    assert states == {NAMES[0]: "proved", NAMES[1]: "missed", NAMES[2]: "proved"}, seen.report()
+    assert "torch.func runs it" in seen.layers[1].reason
+
+
+@WAYS
 @pytest.mark.filterwarnings("ignore:.torch.jit.trace")  # they are deprecated
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_a_trace(way):
