@@ -199,6 +199,7 @@ class Listener:
     def _forget(self) -> None:
         for one in (self._masks, self._waiting, self._options, self._steps, self._recorded):
             one.clear()
+        self._asked.clear()  # those that have failed
         if self.path is not None:
             self.path.forget()
 

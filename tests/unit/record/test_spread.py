@@ -17,9 +17,10 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 pytest.importorskip("transformers")
 
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AttentionInterface, AutoModelForCausalLM, DynamicCache
 
 from tests.tiny import agree, kept, loss, tiny, tokens, weights
+from tests.unit.record.test_spread_foreign import Net
 from wqkv.errors import MissedError
 from wqkv.maps.attention_map import AttentionMap
 from wqkv.record.watch import Seen, watch
@@ -356,3 +357,26 @@ def test_graphs_that_are_made_of_a_watched_model(trace):
         "a graph is made of it: run the model itself to see it",
         "its tensors are of class FakeTensor, which holds no numbers",
     )
+
+
+def test_an_attention_function_that_fails_once(monkeypatch):
+    """What is heard at operators later belongs to no function."""
+
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.own, self.theirs = Net("written out"), tiny("llama")
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.own(ids) + self.theirs(ids).logits
+
+    def fails(*args: object, **given: object) -> None:
+        raise ZeroDivisionError
+
+    model = Both()
+    with torch.no_grad(), watch(model) as seen:
+        with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+            patch.setitem(AttentionInterface._global_mapping, "sdpa", fails)
+            model(tokens())
+        model(tokens())
+    assert [layer.state for layer in seen.layers] == ["proved"] * 5, seen.report()
