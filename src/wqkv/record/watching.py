@@ -104,7 +104,7 @@ class Watching:
         if torch.compiler.is_compiling() or module not in self._watched.followed or in_backward():
             return
         if not why_untold():
-            self._running().leave(module, output)
+            self._running().leave(module, args, output)
 
     def _running(self) -> Listener:
         """The listener of the thread that runs."""

@@ -50,6 +50,7 @@ NAMES = {
     "PROXY": "torch:_C._TorchDispatchModeKey.PROXY",
     # what a mode is told of every operator
     "DispatchMode": "torch.utils._python_dispatch:TorchDispatchMode",
+    "no_modes": "torch.utils._python_dispatch:_disable_current_modes",
     "mode_at": "torch.utils._python_dispatch:_get_current_dispatch_mode",
     "modes": "torch.utils._python_dispatch:_get_current_dispatch_mode_stack",
     "pop_mode": "torch.utils._python_dispatch:_pop_mode",
