@@ -28,6 +28,7 @@ from wqkv.attend.partial import Partial, logaddexp, share
 from wqkv.attend.rules import Rules
 from wqkv.errors import ArgumentError, message
 from wqkv.maps.picks import Line, cut, numbers, take
+from wqkv.upstream import of_torch
 from wqkv.upstream.of_torch import version
 
 #: Some rows are computed in blocks of about this many weights.
@@ -360,12 +361,13 @@ class Weights(Numbers):
 
 @contextmanager
 def aside(device: torch.device) -> Iterator[None]:
-    """Context to compute statistics in: no gradients, no inference mode, no autocast.
+    """Context to compute statistics in: no gradients, no inference mode, no autocast, no modes.
 
-    The caller may be a model at work. Tensors made in inference mode could not be kept, and
-    autocast would round.
+    The caller may be a model at work. Tensors made in inference mode could not be kept, autocast
+    would round, and a mode of the caller (one that counts, or selective checkpointing, which finds
+    what it kept by counting) would be told of operators that are not the model's.
     """
-    with torch.inference_mode(False), torch.no_grad(), unrounded(device):
+    with of_torch.no_modes(), torch.inference_mode(False), torch.no_grad(), unrounded(device):
         yield
 
 

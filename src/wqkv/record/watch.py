@@ -426,10 +426,15 @@ class Seen(Watching, Sequence[Kept]):
                 f"compiled steps that went by unseen: {listener.unseen}. To see them, run them "
                 'uncompiled, under torch.compiler.set_stance("force_eager")'
             )
+        elif any(one.wanted and not one.runs and one.module in self._hidden for one in layers):
+            lines.append(
+                "To see what runs compiled, run it uncompiled, under "
+                'torch.compiler.set_stance("force_eager")'
+            )
         if self._other_compiled:
             lines.append(
                 f"calls of other compiled functions: {self._other_compiled}. "
-                "Whether they ran the model is not known"
+                "Whether they ran the model, or an attention of it, is not known"
             )
         if self._other_repeated:
             lines.append(
