@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from wqkv.attend.heard import HeardCall
 from wqkv.errors import MissedError, WqkvError
 from wqkv.maps.weights import aside
 from wqkv.record.arguments import OverheardCall, output_of, read_call, read_tensors
@@ -31,6 +32,7 @@ from wqkv.record.follow import (
     settle,
 )
 from wqkv.record.modules import AttentionKind, ModuleCall, attention_like, ended_by, kind_of
+from wqkv.record.own import OwnRun, record_own, unreadable
 from wqkv.record.read_mask import KnownMasks
 from wqkv.record.run import Run
 from wqkv.record.write_path import WritePath
@@ -67,8 +69,7 @@ class LayerRuns:
         """What the layer looks at, as its names say, or, if they do not, as its mask says."""
         if self.known_kind is not None or not self.runs:
             return self.known_kind or "encoder"
-        pattern = self.runs[-1].pattern
-        return "decoder" if pattern is not None and pattern.after == 0 else "encoder"
+        return "decoder" if self.runs[-1].causal else "encoder"
 
     def why_missed(self, compiled: bool = False) -> str | None:
         """Why there is no map; None if there is one.
@@ -116,9 +117,9 @@ class Listener:
 
     def __init__(self, watched: WatchedModel) -> None:
         self.watched, self.name = watched, threading.current_thread().name
-        # by module, and by how often a forward ran it before: a model may run a module several
-        # times in a forward, and each time is a layer
-        self.layers: dict[tuple[nn.Module, int], LayerRuns] = {}
+        # By module, by how often a forward ran it before, and by how many calls of our own
+        # attention it made before: each is a layer.
+        self.layers: dict[tuple[nn.Module, int, int], LayerRuns] = {}
         self.unseen = 0  # forwards that ran compiled
         self.passed: set[nn.Module] = set()  # what compiled code has run of the model
         self.text: Tensor | None = None  # the token ids of the last text, (batch, length)
@@ -157,7 +158,7 @@ class Listener:
         frame = None
         while self._stack and (frame := self._stack.pop()).call.module is not module:
             pass  # drop modules inside it that failed, whose end was never told
-        layer = self.layers.get((module, max(self._visits[module] - 1, 0)))
+        layer = self.layers.get((module, max(self._visits[module] - 1, 0), 0))
         if layer is not None and layer.runs and not self._calls[module] and output is not None:
             layer.reason = "a later call of it did not use the attention interface"
         run = layer.runs[-1] if layer is not None and layer.runs else None
@@ -186,15 +187,17 @@ class Listener:
         if self.path is not None:
             self.path.forget()
 
-    def _layer(self, module: nn.Module) -> LayerRuns:
-        """The layer of a module in its present visit."""
-        key, watched = (module, max(self._visits[module] - 1, 0)), self.watched
+    def _layer(self, module: nn.Module, call: int = 0) -> LayerRuns:
+        """The layer of a module in its present visit, or of another call that it makes in it."""
+        key, watched = (module, max(self._visits[module] - 1, 0), call), self.watched
         if key not in self.layers:
-            number, name = len(self.layers), watched.names[module]
+            number, name = len(self.layers), watched.names[module] or type(module).__name__
             wanted = watched.wanted is None or number in watched.wanted
             known = kind_of(name, module)
             if key[1]:
                 name = f"{name} (run {key[1] + 1})"
+            if call:
+                name = f"{name} (call {call + 1})"
             self.layers[key] = LayerRuns(name, module, known, wanted)
         return self.layers[key]
 
@@ -256,6 +259,50 @@ class Listener:
         if going is None or run is not going.run:
             layer.runs.append(run)
         self._recorded.append(layer)
+
+    # One call of our own attention
+
+    def take_own(self, heard: HeardCall) -> None:
+        """Record a call that the module made which runs now."""
+        layer = self._own_layer()
+        if layer is None or not layer.wanted:
+            return
+        layer.reason = unreadable(heard)
+        if layer.reason is not None:
+            return
+        backward = None
+        with aside(heard.call.query.device):
+            if self.path is not None:
+                self.path.heads(layer.module, heard.out.transpose(1, 2))
+                backward = Backward(heard.out, self._learns, head_axis=1)
+            try:
+                run = record_own(layer.runs[-1] if layer.runs else None, heard, backward)
+            except Refusal as refusal:
+                layer.reason = str(refusal)
+                return
+            if run not in layer.runs[-1:]:
+                layer.runs.append(run)
+            if self.watched.keep == "statistics" and run.kept:
+                run.reduce()
+        self._recorded.append(layer)
+
+    def miss_own(self, why: str) -> None:
+        """Note why there is no map of a call that the module made which runs now."""
+        layer = self._own_layer()
+        if layer is not None:
+            layer.reason = why
+
+    def _own_layer(self) -> LayerRuns | None:
+        """The layer of the next call of the module that runs now; None if none runs."""
+        if not self._stack:
+            return None
+        call = self._stack[-1].call
+        layer = self._layer(call.module, self._calls[call.module])
+        self._calls[call.module] += 1
+        layer.unseen = 0
+        if call.reads_other_keys:
+            layer.known_kind = "cross"
+        return layer
 
     # The text
 
@@ -343,16 +390,25 @@ def repeated(layers: Iterable[LayerRuns], overheard: OverheardCall) -> bool:
             query, key, _, _ = read_tensors(overheard)
         except Refusal:
             return False
-        found = [
-            run
-            for layer in layers
-            for run in layer.runs
-            if torch.equal(run.query.data, query) and torch.equal(run.key.data, key)
-        ]
-        waiting = [run.backward for run in found if run.backward and run.backward.waits]
-        for run in found:
-            run.again = True
-        for backward in waiting:
-            backward.mixed |= len(waiting) > 1
-            backward.hear(output_of(overheard.out))
+        runs = (run for layer in layers for run in layer.runs)
+        return _repeated(runs, query, key, output_of(overheard.out))
+
+
+def repeated_own(layers: Iterable[LayerRuns], heard: HeardCall) -> bool:
+    """`repeated` of a call of our own attention, of which it is not known which module made it."""
+    runs = [run for layer in layers for run in layer.runs if isinstance(run, OwnRun)]
+    with aside(heard.call.query.device):
+        return not runs or _repeated(runs, heard.call.query, heard.call.key, heard.out)
+
+
+def _repeated(runs: Iterable[Run], query: Tensor, key: Tensor, output: Tensor) -> bool:
+    found = [
+        run for run in runs if torch.equal(run.query.data, query) and torch.equal(run.key.data, key)
+    ]
+    waiting = [run.backward for run in found if run.backward and run.backward.waits]
+    for run in found:
+        run.again = True
+    for backward in waiting:
+        backward.mixed |= len(waiting) > 1
+        backward.hear(output)
     return bool(found)

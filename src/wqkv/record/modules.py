@@ -59,6 +59,13 @@ class ModuleCall(NamedTuple):
         return any(given.get(name) is not None for name in _OTHER_TEXTS)
 
     @property
+    def reads_other_keys(self) -> bool:
+        """Whether keys are made of another tensor than queries: of our own layers, and torch's."""
+        given = self._given()
+        pairs = ((given.get("Q"), given.get("K")), (given.get("query"), given.get("key")))
+        return any(key is not None and key is not query for query, key in pairs)
+
+    @property
     def token_ids(self) -> Tensor | None:
         """The token ids (batch, length) that it was given, if any."""
         given = self._given()

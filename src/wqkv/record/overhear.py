@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import nn
 
+from wqkv.attend import heard
 from wqkv.record.arguments import OverheardCall
 from wqkv.record.read_mask import Convention
 from wqkv.upstream import of_torch
@@ -119,11 +120,12 @@ def _convention(name: str, is_default: bool) -> Convention:
 def _overheard(function: Callable[..., Any], convention: Convention) -> Callable[..., Any]:
     @functools.wraps(function)
     def call(module: Any, *args: Any, **kwargs: Any) -> Any:
-        for by in tuple(_ANSWERS):
-            # No subscriber is told: the model did not ask its function.
-            if (answer := by(module, args, kwargs)) is not None:
-                return answer
-        out = function(module, *args, **kwargs)
+        with heard.inside():  # our own attention as their function is heard here
+            for by in tuple(_ANSWERS):
+                # No subscriber is told: the model did not ask its function.
+                if (answer := by(module, args, kwargs)) is not None:
+                    return answer
+            out = function(module, *args, **kwargs)
         if isinstance(module, nn.Module):
             for subscriber in tuple(_SUBSCRIBERS):
                 subscriber._heard(OverheardCall(convention, module, args, kwargs, out))

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import reduce
 from typing import NamedTuple
@@ -15,8 +16,10 @@ from torch import Tensor
 from wqkv.attend.call import Call, request
 from wqkv.attend.engines import reference
 from wqkv.attend.geometry import At
+from wqkv.attend.heard import HeardCall
 from wqkv.attend.masks.algebra import Mask
 from wqkv.attend.masks.dense import Entries
+from wqkv.attend.partial import logaddexp, share
 from wqkv.errors import WqkvError, describe
 from wqkv.maps.proof import Proof, weight_rounding
 from wqkv.maps.weights import BLOCK
@@ -41,8 +44,7 @@ def prove(call: CapturedCall, mask: Mask, at: Placement, key_len: int) -> Proof:
     Raises:
         Refusal: the call is not understood, or the proof fails.
     """
-    n, m = call.query.shape[2], call.key.shape[2]
-    m = min(m, key_len - at.first_key)  # a static cache has room behind the text
+    m = min(call.key.shape[2], key_len - at.first_key)  # a static cache has room behind the text
     key, value = call.key[:, :, :m], call.value[:, :, :m]
     bias = call.bias
     if bias is not None and bias.shape[3] > 1:
@@ -62,11 +64,76 @@ def prove(call: CapturedCall, mask: Mask, at: Placement, key_len: int) -> Proof:
         raise Refusal(why) from error
     if value.shape[:3] != (len(key), key.shape[1], m):
         raise Refusal(f"its values are {describe(value)} for the keys {describe(key)}")
-    step = max(1, BLOCK // max(1, ours.sizes[0] * ours.sizes[1] * m))
-    parts = _sampled_rows(len(key), n).to(key.device).split(step)
-    proof = reduce(
-        Proof.plus, (_prove_rows(ours, value, call.output, mask, rows, at) for rows in parts)
-    )
+
+    def proof_of(rows: Tensor) -> Proof:
+        here = _places(ours, rows, 0, 0)  # as this call counts: its bias needs it
+        shown = _places(ours, rows, *at)
+        rules = replace(ours.rules, mask=Entries(mask.visible(shown)))
+        part = replace(ours, query=ours.query[:, :, rows], value=key[..., :0], rules=rules)
+        steps = reference.steps(part, here)
+        return _compare(steps.scores, steps.weights, value, call.output[:, :, rows], c)
+
+    c = weight_rounding(call.query, value, call.output)
+    return _over_rows(ours, proof_of)
+
+
+def prove_heard(heard: HeardCall, row: int = 0) -> Proof:
+    """Compare the weights of a call of our own attention, by the rules of its map, with its output.
+
+    Args:
+        heard: the call by the rules of the run that it belongs to.
+        row: where its first query stands in the run's map.
+
+    Raises:
+        Refusal: the proof fails.
+    """
+    calls = [_without_dropout(one) for one in (heard.call, *heard.beside)]
+    values = [one.value.detach() for one in calls]
+
+    def proof_of(rows: Tensor) -> Proof:
+        steps = []
+        for one in calls:
+            part = replace(one, query=one.query[:, :, rows], value=one.key[..., :0])
+            places = _places(one, rows, one.query_offset + row, row)
+            steps.append(reference.steps(part, places))
+        lse = reduce(logaddexp, (one.lse for one in steps))
+        P = torch.cat([one.weights * share(one.lse, lse) for one in steps], dim=-1)
+        scores = torch.cat([one.scores for one in steps], dim=-1)
+        return _compare(scores, P, value, heard.out[:, :, rows].detach(), c)
+
+    value = torch.cat(values, dim=2)
+    c = weight_rounding(heard.call.query, value, heard.out)
+    return _over_rows(calls[0], proof_of)
+
+
+def _without_dropout(call: Call) -> Call:
+    rules = replace(call.rules, dropout_p=0.0)
+    return replace(call, query=call.query.detach(), key=call.key.detach(), rules=rules)
+
+
+def _places(call: Call, rows: Tensor, position: int | Tensor, row: int, first_key: int = 0) -> At:
+    """The places of some rows of a call, and of all of its keys; the rest is as in Placement."""
+    batch, n_head, _, m = call.sizes
+    device = rows.device
+    if isinstance(position, Tensor):  # one per sample
+        position = position.to(device).view(-1, 1, 1, 1)
+    some = rows.view(1, 1, -1, 1)
+    samples = torch.arange(batch, device=device).view(-1, 1, 1, 1)
+    heads = torch.arange(n_head, device=device).view(1, -1, 1, 1)
+    keys = torch.arange(m, device=device).view(1, 1, 1, -1)
+    return At(samples, heads, some + row, some + position, keys + first_key)
+
+
+def _over_rows(call: Call, proof_of: Callable[[Tensor], Proof]) -> Proof:
+    """The proof of the rows of a call that are proved, by some at a time.
+
+    Raises:
+        Refusal: it fails.
+    """
+    batch, n_head, n, m = call.sizes
+    step = max(1, BLOCK // max(1, batch * n_head * m))
+    rows = _sampled_rows(batch, n).to(call.key.device)
+    proof = reduce(Proof.plus, map(proof_of, rows.split(step)))
     if not proof.holds:
         raise Refusal(
             "its proof failed: the rebuilt output differs from the model's by "
@@ -84,34 +151,19 @@ def _sampled_rows(batch: int, query_len: int) -> Tensor:
     return places.round().long()
 
 
-def _prove_rows(
-    call: Call, value: Tensor, output: Tensor, mask: Mask, rows: Tensor, at: Placement
-) -> Proof:
+def _compare(score: Tensor, P: Tensor, value: Tensor, output: Tensor, c: float) -> Proof:
     """Compare P V with the output on some rows.
 
     If scores are off by up to e_ij = c (1 + |s_ij|), row i of the output is off by at most
     sum_j P_ij e_ij |v_j| + (sum_j P_ij e_ij) (sum_j P_ij |v_j|).
     """
-    position, row, first_key = at
-    batch, n_head, _, m = call.sizes
-    device = rows.device
-    some = rows.view(1, 1, -1, 1)
-    keys = torch.arange(m, device=device).view(1, 1, 1, -1)
-    samples = torch.arange(batch, device=device).view(-1, 1, 1, 1)
-    heads = torch.arange(n_head, device=device).view(1, -1, 1, 1)
-    here = At(samples, heads, some, some, keys)  # as this call counts: its bias needs it
-    shown = At(samples, heads, some + row, some + position, keys + first_key)
-    fixed = replace(call.rules, mask=Entries(mask.visible(shown)))
-    part = replace(call, query=call.query[:, :, rows], rules=fixed)
-    steps = reference.steps(replace(part, value=part.key[..., :0]), here)
-    P, score = steps.weights, steps.scores
-    v = value.detach().to(P.dtype).repeat_interleave(n_head // value.shape[1], dim=1)
-    theirs = output[:, :, rows].to(P.dtype)
+    v = reference.repeat_heads(value.detach().to(P.dtype), P.shape[1] // value.shape[1])
+    theirs = output.to(P.dtype)
     sees = score != -torch.inf  # NaN counts as seen, so that the proof fails
     filled = sees.any(dim=-1)
+    v = v.masked_fill(~sees.any(dim=2).unsqueeze(-1), 0)  # 0 * NaN is NaN, and padding may hold it
     e = P * (1 + score.masked_fill(~sees, 0).abs())
     allowed = e @ v.abs() + e.sum(dim=-1, keepdim=True) * (P @ v.abs())
-    c = weight_rounding(call.query, value, output)
     tolerance = (allowed * c + torch.finfo(P.dtype).tiny)[filled]
     empty = int((~filled).any(dim=1).sum())
     if not tolerance.numel():
