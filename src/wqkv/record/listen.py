@@ -275,12 +275,13 @@ class Listener:
             if self.path is not None:
                 self.path.heads(layer.module, heard.out.transpose(1, 2))
                 backward = Backward(heard.out, self._learns, head_axis=1)
+            last = layer.runs[-1] if layer.runs else None
             try:
-                run = record_own(layer.runs[-1] if layer.runs else None, heard, backward)
+                run = record_own(last, heard, backward)
             except Refusal as refusal:
                 layer.reason = str(refusal)
                 return
-            if run not in layer.runs[-1:]:
+            if run is not last:
                 layer.runs.append(run)
             if self.watched.keep == "statistics" and run.kept:
                 run.reduce()

@@ -9,6 +9,7 @@ other call begins a run.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -16,12 +17,12 @@ from torch import Tensor
 from wqkv.attend.call import Call
 from wqkv.attend.geometry import Rect
 from wqkv.attend.heard import HeardCall
-from wqkv.attend.masks.algebra import Full, Mask
+from wqkv.attend.masks.algebra import Mask
 from wqkv.attend.packed import pack, unpack
 from wqkv.attend.partial import logaddexp
-from wqkv.attend.rules import Rules
+from wqkv.attend.rules import FULL, Rules
 from wqkv.attend.values import is_traced, transformed
-from wqkv.errors import ArgumentError
+from wqkv.errors import WqkvError
 from wqkv.maps.attention_map import AttentionMap, map_of
 from wqkv.record.backward import Backward
 from wqkv.record.captured import CapturedCall, Refusal
@@ -31,24 +32,41 @@ from wqkv.record.run import GrowingTensor, Run
 
 @dataclass(kw_only=True)
 class OwnRun(Run):
-    """One text through our own attention."""
+    """One text through our own attention. With dropout, the map is the softmax before it."""
 
     given: Rules
     beside: tuple[Call, ...]  # keys that have no column in the map, and take a part of its rows
+    dropout_p: float
 
     def __post_init__(self) -> None:
+        high = self.given.mask.reach().high
+        self._causal = high is not None and high <= 0
         self.look()
+
+    def look(self) -> None:
+        """Make the map, which from now on notices if what it is made of is changed in place."""
+        query, key = self.query.data, self.key.data
+        self._map = map_of(Call(query, key, key, self.given))
+        self._rest = [map_of(replace(one, query=query)) for one in self.beside]
 
     @property
     def causal(self) -> bool:
-        high = self.given.mask.reach().high
-        return high is not None and high <= 0
+        return self._causal
 
     @property
     def shown(self) -> str:
-        count = sum(one.sizes[3] for one in self.beside)
-        rest = f", {count} more keys, which have no column" if self.kept and count else ""
-        return super().shown + rest
+        parts = [super().shown]
+        if self.kept and self.beside:
+            parts.append(f"keys without a column: {sum(one.sizes[3] for one in self.beside)}")
+        if self.kept and self.dropout_p:
+            parts.append(f"before dropout {self.dropout_p:g}")
+        return ", ".join(parts)
+
+    @property
+    def without_effects(self) -> str | None:
+        if self.refused is None and self.dropout_p:
+            return f"dropout {self.dropout_p:g} was on, and effects are those of a call without"
+        return super().without_effects
 
     def mask(self) -> Mask:
         return self.given.mask
@@ -56,24 +74,16 @@ class OwnRun(Run):
     def rules(self) -> Rules:
         return self.given
 
-    def call(self) -> Call:
-        """The call that its map shows."""
-        return Call(self.query.data, self.key.data, self.key.data, self.given)
-
-    def look(self) -> None:
-        """Make the map, which from now on notices if what it is made of is changed in place."""
-        self._made = map_of(self.call())
-
     def _weights(self) -> AttentionMap:
-        found = self._made
-        for one in self.beside:
-            found = map_of(self.call(), lse=logaddexp(found.lse, map_of(one).lse))
-        return found
+        if not self._rest:
+            return self._map
+        lse = reduce(logaddexp, (one.lse for one in (self._map, *self._rest)))
+        return map_of(self._map._numbers.given, lse=lse)
 
     def release(self) -> None:
         super().release()
         if not self.kept:
-            self.given, self.beside = Rules(Full()), ()
+            self.given, self.beside = Rules(FULL), ()
             self.look()
 
 
@@ -87,12 +97,21 @@ def record_own(run: Run | None, heard: HeardCall, backward: Backward | None) -> 
     Raises:
         Refusal: no map can be made of it.
     """
-    rules = heard.call.rules
-    if rules.dropout_p:
-        raise Refusal(f"dropout {rules.dropout_p:g} while training draws new weights every time")
-    if isinstance(run, OwnRun) and _go_on(run, heard):
-        return run
-    return _begin(heard, backward)
+    call, why = heard.call, ""
+    if call.rules.dropout_p and call.seed is None:
+        raise Refusal(
+            f"dropout {call.rules.dropout_p:g} was on, and it cannot be drawn again for a proof: "
+            "the engine 'reference' and keys in several pieces draw it without a seed"
+        )
+    if isinstance(run, OwnRun) and run.kept:
+        try:
+            _go_on(run, heard)
+            return run
+        except Refusal as refusal:
+            why = str(refusal)
+    made = _begin(heard, backward)
+    made.began = why if made.start else ""
+    return made
 
 
 def unreadable(heard: HeardCall) -> str | None:
@@ -120,11 +139,12 @@ def _begin(heard: HeardCall, backward: Backward | None) -> OwnRun:
         backward=backward,
         given=given,
         beside=tuple(_copied(one) for one in heard.beside),
+        dropout_p=call.rules.dropout_p,
     )
     if backward is not None:
         backward.keep(call.value, heard.out)
     try:
-        run.proof = prove_heard(heard)
+        run.proof = prove_heard(heard, given)
     except Refusal as refusal:
         run.refused = str(refusal)
     run.release()
@@ -161,57 +181,70 @@ def _kept_rules(call: Call) -> Rules:
 
 
 def _copied(call: Call) -> Call:
-    """A call with keys of its own; its values are not kept."""
-    key = call.key.detach().clone()
-    query = call.query.detach()
+    """A call with keys of its own, and without what a map does not need."""
+    query, key = call.query.detach()[:, :, :0], call.key.detach().clone()
     return replace(call, query=query, key=key, value=key, rules=_kept_rules(call))
 
 
-def _go_on(run: OwnRun, heard: HeardCall) -> bool:
-    """Take a call into its run as its next rows; False, and nothing is changed, if it is not sure.
+def _go_on(run: OwnRun, heard: HeardCall) -> None:
+    """Take a call into its run as its next rows.
 
     Keys of the same text grow with the queries; those of another text (cross-attention) stay.
+
+    Raises:
+        Refusal: it is not sure that it goes on there; the run is as it was.
     """
     call, had, offset = heard.call, run.key.len, heard.call.rules.query_offset
     n, m = call.query.shape[2], call.key.shape[2]
-    if heard.beside or not run.kept or not isinstance(offset, int):
-        return False
-    if not run.start < offset <= run.end or not _same_rules(run.call(), call):
-        return False
     grows = had == run.end
-    past = offset if grows else had
-    if m != (offset + n if grows else had) or (offset < run.end and not grows):
-        return False
-    if not torch.equal(call.key[:, :, :past], run.key.data[:, :, :past]):
-        return False
-    if run.given.mask.region(Rect(None, run.start, offset, past, m)) is not False and past < m:
-        return False
-    row = offset - run.start
+    past, whole = (had, had + n) if grows else (had, had)
+    if offset != run.end or m != whole or isinstance(offset, Tensor):
+        raise Refusal("it does not stand behind the rows of the run before it")
+    if not _same_rules(run, heard):
+        raise Refusal("its rules, or the sizes of q and k, are not those of the run before it")
+    if not torch.equal(call.key[:, :, :past], run.key.data):
+        raise Refusal("its cache does not hold the keys of the run before it")
+    new_keys = Rect(None, run.start, offset, past, m)
+    if grows and run.given.mask.region(new_keys) is not False:
+        raise Refusal("its mask does not hide the new keys from the rows of the run before it")
+    row = run.query.len
     try:
         run.given.fit(call.query, row + n, m)
-        proof = prove_heard(heard._replace(call=replace(call, rules=run.given)), row)
-    except (ArgumentError, Refusal):
-        return False
-    run.query.crop(row)
+    except WqkvError as error:
+        raise Refusal("its mask or bias is made for one length") from error
+    proof = prove_heard(heard, run.given, row)
     run.query.append(call.query)
-    if grows:
-        run.key.crop(past)
-        run.key.append(call.key[:, :, past:])
+    run.key.append(call.key[:, :, past:])
     run.add(proof)
     run.look()
-    return True
 
 
-def _same_rules(ours: Call, call: Call) -> bool:
-    """Whether two calls have heads of the same sizes, and the same rules from the first row on."""
-    sizes = [(*x.shape[:2], x.shape[3], x.dtype) for x in (ours.query, ours.key)]
-    if sizes != [(*x.shape[:2], x.shape[3], x.dtype) for x in (call.query, call.key)]:
-        return False
-    a, b = (
-        pack(replace(one, seed=None, rules=replace(one.rules, query_offset=0, dropout_p=0.0)))
-        for one in (ours, call)
+def _same_rules(run: OwnRun, heard: HeardCall) -> bool:
+    """Whether a call has heads of the same sizes, and the rules of the run."""
+    theirs = [run._map._numbers.given, *(one._numbers.given for one in run._rest)]
+    ours = [heard.call, *heard.beside]
+    alike = run.dropout_p == heard.call.rules.dropout_p and len(ours) == len(theirs)
+    fixed = zip(run.beside, heard.beside, strict=False)
+    return (
+        alike
+        and all(map(_alike, theirs, ours))
+        and all(not old.rules.by_position and torch.equal(old.key, new.key) for old, new in fixed)
     )
-    tensors = zip((*a[1], ours.rules.sinks), (*b[1], call.rules.sinks), strict=False)
-    return a[0] == b[0] and all(
-        x is y or (x is not None and y is not None and torch.equal(x, y)) for x, y in tensors
+
+
+def _alike(a: Call, b: Call) -> bool:
+    """Whether two calls have heads of the same sizes, and the same rules but for dropout."""
+    sizes = [
+        [(*x.shape[:2], x.shape[3], x.dtype, x.device) for x in (one.query, one.key)]
+        for one in (a, b)
+    ]
+    if sizes[0] != sizes[1]:
+        return False
+    (rules, tensors), (others, more) = (
+        pack(replace(one, seed=None, rules=replace(one.rules, query_offset=0, dropout_p=0.0)))
+        for one in (a, b)
+    )
+    pairs = zip((*tensors, a.rules.sinks), (*more, b.rules.sinks), strict=False)
+    return rules == others and all(
+        x is y or (x is not None and y is not None and torch.equal(x, y)) for x, y in pairs
     )

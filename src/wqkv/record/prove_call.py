@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from wqkv.attend.call import Call, request
-from wqkv.attend.engines import reference
+from wqkv.attend.engines import reference, tiled
+from wqkv.attend.engines.by_reference import dropout_of_rows
 from wqkv.attend.geometry import At
 from wqkv.attend.heard import HeardCall
 from wqkv.attend.masks.algebra import Mask
 from wqkv.attend.masks.dense import Entries
 from wqkv.attend.partial import logaddexp, share
+from wqkv.attend.rules import Rules
 from wqkv.errors import WqkvError, describe
 from wqkv.maps.proof import Proof, weight_rounding
 from wqkv.maps.weights import BLOCK
@@ -77,38 +79,40 @@ def prove(call: CapturedCall, mask: Mask, at: Placement, key_len: int) -> Proof:
     return _over_rows(ours, proof_of)
 
 
-def prove_heard(heard: HeardCall, row: int = 0) -> Proof:
-    """Compare the weights of a call of our own attention, by the rules of its map, with its output.
+def prove_heard(heard: HeardCall, rules: Rules, row: int = 0) -> Proof:
+    """Compare the weights of a call of our own attention, as a map shows them, with its output.
+
+    Dropout is drawn again by the seed of the call.
 
     Args:
-        heard: the call by the rules of the run that it belongs to.
-        row: where its first query stands in the run's map.
+        rules: those of the map, in which the call's first query is row number `row`.
 
     Raises:
         Refusal: the proof fails.
     """
-    calls = [_without_dropout(one) for one in (heard.call, *heard.beside)]
-    values = [one.value.detach() for one in calls]
+    shown = [replace(heard.call, rules=rules), *map(_without_dropout, heard.beside)]
+    pieces = None if heard.call.seed is None else tiled.plan(heard.call).pieces
 
     def proof_of(rows: Tensor) -> Proof:
         steps = []
-        for one in calls:
-            part = replace(one, query=one.query[:, :, rows], value=one.key[..., :0])
-            places = _places(one, rows, one.query_offset + row, row)
-            steps.append(reference.steps(part, places))
+        for one in shown:
+            q, k = one.query.detach()[:, :, rows], one.key.detach()
+            part = replace(one, query=q, key=k, value=k[..., :0])
+            steps.append(reference.steps(part, _places(one, rows, one.query_offset + row, row)))
         lse = reduce(logaddexp, (one.lse for one in steps))
         P = torch.cat([one.weights * share(one.lse, lse) for one in steps], dim=-1)
+        if pieces is not None:
+            P = P * dropout_of_rows(heard.call, pieces, rows)
         scores = torch.cat([one.scores for one in steps], dim=-1)
-        return _compare(scores, P, value, heard.out[:, :, rows].detach(), c)
+        return _compare(scores, P, value, heard.out.detach()[:, :, rows], c)
 
-    value = torch.cat(values, dim=2)
+    value = torch.cat([one.value.detach() for one in shown], dim=2)
     c = weight_rounding(heard.call.query, value, heard.out)
-    return _over_rows(calls[0], proof_of)
+    return _over_rows(shown[0], proof_of)
 
 
 def _without_dropout(call: Call) -> Call:
-    rules = replace(call.rules, dropout_p=0.0)
-    return replace(call, query=call.query.detach(), key=call.key.detach(), rules=rules)
+    return replace(call, rules=replace(call.rules, dropout_p=0.0))
 
 
 def _places(call: Call, rows: Tensor, position: int | Tensor, row: int, first_key: int = 0) -> At:
