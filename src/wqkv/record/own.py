@@ -44,10 +44,11 @@ class OwnRun(Run):
         self.look()
 
     def look(self) -> None:
-        """Make the map, which from now on notices if what it is made of is changed in place."""
+        """Make its maps, which from now on notice if what they are made of is changed in place."""
         query, key = self.query.data, self.key.data
-        self._map = map_of(Call(query, key, key, self.given))
-        self._rest = [map_of(replace(one, query=query)) for one in self.beside]
+        first = Call(query, key, key, self.given)
+        self.mapped = (first, *(replace(one, query=query) for one in self.beside))
+        self._maps = [map_of(one) for one in self.mapped]
 
     @property
     def causal(self) -> bool:
@@ -75,10 +76,9 @@ class OwnRun(Run):
         return self.given
 
     def _weights(self) -> AttentionMap:
-        if not self._rest:
-            return self._map
-        lse = reduce(logaddexp, (one.lse for one in (self._map, *self._rest)))
-        return map_of(self._map._numbers.given, lse=lse)
+        if not self.beside:
+            return self._maps[0]
+        return map_of(self.mapped[0], lse=reduce(logaddexp, (one.lse for one in self._maps)))
 
     def release(self) -> None:
         super().release()
@@ -220,15 +220,14 @@ def _go_on(run: OwnRun, heard: HeardCall) -> None:
 
 
 def _same_rules(run: OwnRun, heard: HeardCall) -> bool:
-    """Whether a call has heads of the same sizes, and the rules of the run."""
-    theirs = [run._map._numbers.given, *(one._numbers.given for one in run._rest)]
-    ours = [heard.call, *heard.beside]
-    alike = run.dropout_p == heard.call.rules.dropout_p and len(ours) == len(theirs)
-    fixed = zip(run.beside, heard.beside, strict=False)
+    """Whether a call has heads of the same sizes, the rules of the run and its keys beside."""
+    calls = (heard.call, *heard.beside)
+    beside = zip(run.beside, heard.beside, strict=False)
     return (
-        alike
-        and all(map(_alike, theirs, ours))
-        and all(not old.rules.by_position and torch.equal(old.key, new.key) for old, new in fixed)
+        len(run.mapped) == len(calls)
+        and run.dropout_p == heard.call.rules.dropout_p
+        and all(map(_alike, run.mapped, calls))
+        and all(not a.rules.by_position and torch.equal(a.key, b.key) for a, b in beside)
     )
 
 
