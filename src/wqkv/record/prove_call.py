@@ -23,7 +23,7 @@ from wqkv.attend.masks.dense import Entries
 from wqkv.attend.partial import logaddexp, share
 from wqkv.attend.rules import Rules
 from wqkv.errors import WqkvError, describe
-from wqkv.maps.proof import Proof, weight_rounding
+from wqkv.maps.proof import Proof, sum_rounding, weight_rounding
 from wqkv.maps.weights import BLOCK
 from wqkv.record.captured import CapturedCall, Refusal
 
@@ -46,6 +46,8 @@ def prove(call: CapturedCall, mask: Mask, at: Placement, key_len: int) -> Proof:
     Raises:
         Refusal: the call is not understood, or the proof fails.
     """
+    if call.proof is not None:
+        return check(call.proof())
     m = min(call.key.shape[2], key_len - at.first_key)  # a static cache has room behind the text
     key, value = call.key[:, :, :m], call.value[:, :, :m]
     bias = call.bias
@@ -66,14 +68,12 @@ def prove(call: CapturedCall, mask: Mask, at: Placement, key_len: int) -> Proof:
         raise Refusal(why) from error
     if value.shape[:3] != (len(key), key.shape[1], m):
         raise Refusal(f"its values are {describe(value)} for the keys {describe(key)}")
+    if call.finish is not None:
+        return check(_prove_whole(ours, value, call.output, mask, at, call.finish))
 
     def proof_of(rows: Tensor) -> Proof:
-        here = _places(ours, rows, 0, 0)  # as this call counts: its bias needs it
-        shown = _places(ours, rows, *at)
-        rules = replace(ours.rules, mask=Entries(mask.visible(shown)))
-        part = replace(ours, query=ours.query[:, :, rows], value=key[..., :0], rules=rules)
-        steps = reference.steps(part, here)
-        return _compare(steps.scores, steps.weights, value, call.output[:, :, rows], c)
+        P, score = _weights(ours, mask, rows, at)
+        return _compare(P, score, value, call.output[:, :, rows], c)
 
     c = weight_rounding(call.query, value, call.output)
     return _over_rows(ours, proof_of)
@@ -104,7 +104,7 @@ def prove_heard(heard: HeardCall, rules: Rules, row: int = 0) -> Proof:
         if pieces is not None:
             P = P * dropout_of_rows(heard.call, pieces, rows)
         scores = torch.cat([one.scores for one in steps], dim=-1)
-        return _compare(scores, P, value, heard.out.detach()[:, :, rows], c)
+        return _compare(P, scores, value, heard.out.detach()[:, :, rows], c)
 
     value = torch.cat([one.value.detach() for one in shown], dim=2)
     c = weight_rounding(heard.call.query, value, heard.out)
@@ -134,10 +134,22 @@ def _over_rows(call: Call, proof_of: Callable[[Tensor], Proof]) -> Proof:
     Raises:
         Refusal: it fails.
     """
-    batch, n_head, n, m = call.sizes
-    step = max(1, BLOCK // max(1, batch * n_head * m))
-    rows = _sampled_rows(batch, n).to(call.key.device)
-    proof = reduce(Proof.plus, map(proof_of, rows.split(step)))
+    rows = _sampled_rows(len(call.query), call.query.shape[2]).to(call.key.device)
+    return check(reduce(Proof.plus, map(proof_of, rows.split(_step(call)))))
+
+
+def _step(call: Call) -> int:
+    """How many rows are computed in one go."""
+    batch, n_head, _, m = call.sizes
+    return max(1, BLOCK // max(1, batch * n_head * m))
+
+
+def check(proof: Proof) -> Proof:
+    """Return a proof that holds.
+
+    Raises:
+        Refusal: it fails.
+    """
     if not proof.holds:
         raise Refusal(
             "its proof failed: the rebuilt output differs from the model's by "
@@ -155,7 +167,50 @@ def _sampled_rows(batch: int, query_len: int) -> Tensor:
     return places.round().long()
 
 
-def _compare(score: Tensor, P: Tensor, value: Tensor, output: Tensor, c: float) -> Proof:
+def _weights(call: Call, mask: Mask, rows: Tensor, at: Placement) -> tuple[Tensor, Tensor]:
+    """The weights and scores of some rows, as the map will show them."""
+    here = _places(call, rows, 0, 0)  # as this call counts: its bias needs it
+    shown = _places(call, rows, *at)
+    fixed = replace(call.rules, mask=Entries(mask.visible(shown)))
+    part = replace(call, query=call.query[:, :, rows], value=call.key[..., :0], rules=fixed)
+    steps = reference.steps(part, here)
+    return steps.weights, steps.scores
+
+
+def _prove_whole(
+    call: Call,
+    value: Tensor,
+    output: Tensor,
+    mask: Mask,
+    at: Placement,
+    finish: Callable[[Tensor], Tensor],
+) -> Proof:
+    """Compare what the model made of all heads, such as WO or a whole layer, with its own."""
+    batch, n_head, n, _ = call.sizes
+    v = value.detach().to(reference.exact(call.query))
+    v = v.repeat_interleave(n_head // value.shape[1], dim=1)
+    pieces, seen = [], []
+    for rows in torch.arange(n, device=value.device).split(_step(call)):
+        P, score = _weights(call, mask, rows, at)
+        pieces.append(P @ v)
+        seen.append((score != -torch.inf).any(dim=-1)[:, 0])
+    context = torch.cat(pieces, dim=2).transpose(1, 2).flatten(2)
+    filled = torch.cat(seen, dim=1)
+    if output.shape[:2] != (batch, n):  # of samples side by side the second axis may be theirs
+        output = output.transpose(0, 1)
+    theirs = output.to(context.dtype)
+    made = finish(context)
+    compared = filled & theirs.any(dim=-1)  # rows of padding were never computed: they are 0
+    if not bool(compared.any()):
+        return Proof(0.0, 0.0, 0.0, 0, int((~filled).sum()))
+    tolerance = sum_rounding(theirs if output.dtype == theirs.dtype else output)
+    return replace(
+        Proof.compare(made[compared], theirs[compared], tolerance, int(compared.sum())),
+        empty=int((~filled).sum()),
+    )
+
+
+def _compare(P: Tensor, score: Tensor, value: Tensor, output: Tensor, c: float) -> Proof:
     """Compare P V with the output on some rows.
 
     If scores are off by up to e_ij = c (1 + |s_ij|), row i of the output is off by at most

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from wqkv.record.listen import LayerRuns
+from wqkv.record.layer_runs import LayerRuns
 from wqkv.record.run import Run
 
 

@@ -22,7 +22,8 @@ from wqkv.maps import pictures
 from wqkv.maps.attention_map import AttentionMap
 from wqkv.maps.link_map import How
 from wqkv.record.captured import Refusal
-from wqkv.record.listen import LayerRuns, Listener, numbered
+from wqkv.record.layer_runs import LayerRuns
+from wqkv.record.listen import Listener, numbered
 from wqkv.record.modules import AttentionKind, kind_of
 from wqkv.record.report import layer_lines
 from wqkv.record.run import Statistics
@@ -147,6 +148,7 @@ class Seen(Watching, Sequence[Kept]):
                 f"{len(self._listeners)} other threads ran {self._name}: {names}.\n"
                 "Ask one of them, as in seen.threads[0]."
             )
+        listener.settle()
         return listener
 
     @property
