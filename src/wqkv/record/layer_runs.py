@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import nn
 
 from wqkv.record.modules import AttentionKind
 from wqkv.record.run import Run
+
+
+#: Why there is no map of a module that is named attention and ran.
+UNHEARD = "no attention was heard in it: no softmax over a product of q and k met v in a product"
+
+#: What became of a layer. See `Layer`.
+State = Literal["proved", "captured", "missed", "not asked for"]
 
 
 class LayerRuns:
@@ -26,6 +35,12 @@ class LayerRuns:
             return self.known_kind or "encoder"
         return "decoder" if self.runs[-1].causal else "encoder"
 
+    def state(self, compiled: bool = False) -> State:
+        """What became of it; see `why_missed`."""
+        if self.why_missed(compiled) is None:
+            return "captured" if self.runs[-1].captured else "proved"
+        return "missed" if self.wanted else "not asked for"
+
     def why_missed(self, compiled: bool = False) -> str | None:
         """Why there is no map; None if there is one.
 
@@ -39,7 +54,7 @@ class LayerRuns:
         if self.reason is not None:
             return self.reason
         if not self.runs:
-            return "it does not use the attention interface"
+            return UNHEARD
         if self.unseen:
             return (
                 f"it ran compiled and unseen after what was seen, {self.unseen} times: "

@@ -151,12 +151,20 @@ class Listener:
         heard = self._calls[module] or self._counts[module, max(self._visits[module] - 1, 0)]
         if layer is not None and layer.runs and not heard and output is not None:
             layer.reason = "no attention was heard in a later call of it"
-        run = layer.runs[-1] if layer is not None and layer.runs else None
-        if self.watched.keep == "statistics" and run is not None and run.kept:
-            with aside(run.key.data.device):
-                run.reduce()
+        if self.watched.keep == "statistics" and layer is not None:
+            self._door.close(self._mode)
+            self.settle()
+            self._reduce(layer)
         if not self._stack and frame is not None:
             self._finish(frame.call)
+
+    @staticmethod
+    def _reduce(layer: LayerRuns) -> None:
+        """Keep the statistics of a layer's last run alone."""
+        run = layer.runs[-1] if layer.runs else None
+        if run is not None and run.kept:
+            with aside(run.key.data.device):
+                run.reduce()
 
     def _finish(self, forward: ModuleCall) -> None:
         """The forward ends: record what had to wait for all its layers."""
@@ -164,8 +172,7 @@ class Listener:
         for waiting in self._waiting:
             self._record(*waiting)
         self.text = self._read_text(forward.token_ids)
-        if torch.is_inference_mode_enabled():  # its tensors do not tell later that they changed
-            self._door.settle(self._mode)
+        self._door.close(self._mode)
         self._mode.forget()
         self._forget()
 
@@ -247,7 +254,8 @@ class Listener:
         with self._mode.paused():
             self._take(overheard)
         layer = self._layer(overheard.module)
-        if layer.reason is not None and len(heard) == 1 and layer.wanted and not self._asked:
+        refused = layer.reason or (layer.runs[-1].refused if layer.runs else None)
+        if refused is not None and len(heard) == 1 and layer.wanted and not self._asked:
             layer.reason = None
             self._counts.pop((overheard.module, max(self._visits[overheard.module] - 1, 0)), None)
             self._wait(heard[0])

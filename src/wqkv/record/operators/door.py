@@ -8,6 +8,7 @@ refuses the map.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -19,7 +20,6 @@ from wqkv.record.captured import CapturedCall, Refusal
 from wqkv.record.follow import begin, follow, go_on, settle
 from wqkv.record.layer_runs import LayerRuns
 from wqkv.record.operators.listening import Heard, Listening, Product, tensors_in
-from wqkv.record.operators.nodes import Leaf
 from wqkv.record.operators.understand import call_of, replayed
 from wqkv.record.read_mask import KnownMasks
 from wqkv.record.run import Run
@@ -46,19 +46,31 @@ class OperatorDoor:
     def add(self, one: Waiting) -> None:
         self._waiting.append(one)
 
-    def settle(self, mode: Listening | None = None) -> None:
+    def close(self, mode: Listening) -> None:
+        """A forward ends: what was changed within it is known to its mode alone."""
+        for one in self._waiting:
+            for leaf in tensors_in(one.heard):
+                leaf.changed = mode.state(leaf.tensor) != leaf.state
+                leaf.version = version(leaf.tensor)
+        if any(leaf.tensor.is_inference() for one in self._waiting for leaf in tensors_in(one.heard)):
+            self.settle()  # these do not tell later whether they were changed
+
+    def settle(self) -> None:
         """Read all that waits, in the order in which it ran."""
         waiting, self._waiting = self._waiting, []
         for one in waiting:
-            self._settle(one, mode)
+            self._settle(one)
         self._masks.clear()
 
-    def _settle(self, one: Waiting, mode: Listening | None) -> None:
+    def _settle(self, one: Waiting) -> None:
         layer = one.layer
         try:
             leaves = tensors_in(one.heard)
-            for leaf in leaves:
-                _check_unchanged(leaf, mode)
+            if any(leaf.is_stale for leaf in leaves):
+                raise Refusal(
+                    "q, k, v, its output or a mask was changed in place after it ran and before "
+                    "it was asked for"
+                )
             device = next((x.tensor.device for x in leaves), torch.device("cpu"))
             with aside(device):
                 run = self._run(one)
@@ -77,12 +89,15 @@ class OperatorDoor:
         layer = one.layer
         found = call_of(one.heard, one.modules, self._masks)
         if isinstance(found, Run):
-            return found
+            return replace(found, notes=(*found.notes, *_parts(found.shape[0], one.batch)))
         if found.query.is_meta:
             raise Refusal("its tensors are on the device meta, which holds no numbers")
         n, m = found.query.shape[2], found.key.shape[2]
         everything = found.readings[0].all
-        found = found._replace(cross=one.cross or m < n or (everything and 1 < n != m))
+        found = found._replace(
+            cross=one.cross or m < n or (everything and 1 < n != m),
+            notes=(*found.notes, *_parts(found.query.shape[0], one.batch)),
+        )
         run = self._continued(layer, found) if layer.runs and not found.finish else None
         if run is None:
             if n == 1 < m and everything:
@@ -103,14 +118,12 @@ class OperatorDoor:
         return go_on(going, settle([going.options]))
 
 
-def _check_unchanged(leaf: Leaf, mode: Listening | None) -> None:
-    x = leaf.tensor
-    now = mode.state(x) if mode is not None else leaf.state if x.is_inference() else version(x)
-    if now != leaf.state:
-        raise Refusal(
-            "q, k, v, its output or a mask was changed in place after it ran and before it was "
-            "asked for"
-        )
+def _parts(size: int, batch: int | None) -> list[str]:
+    """What to say of a first axis that is longer than the samples that the model was given."""
+    if not batch or size <= batch or size % batch:
+        return []
+    samples = "the sample" if batch == 1 else f"each of {batch} samples"
+    return [f"axis 0 is {size // batch} parts of {samples}, such as windows"]
 
 
 def batch_of(args: Iterable[object]) -> int | None:

@@ -210,7 +210,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             # Of no product: whether it is used as weights shows later.
             plain = tuple(None if isinstance(x, Leaf) else x for x in given)
             self._put(out, Node(func, name, plain, named, out))
-        elif known and all(trails.node(x) is None for x in known):
+        elif known and all(trails.is_output(x) for x in known):
             self._after(name, known[0], out)
         elif name in PROJECTIONS:
             self._mix(func, name, args, given, named, out)

@@ -66,15 +66,23 @@ def operator_of(func: Any) -> Operator:  # Any: torch's own type, which is priva
 
 
 class Leaf:
-    """A tensor that was no score when it was used, kept by reference with its state at that time.
+    """A tensor that was no score when it was used, kept by reference.
 
-    It is stale if it was changed in place since then, so that what it says of that time is lost.
+    Args:
+        state: how often it was written into before, in its forward.
     """
 
-    __slots__ = ("state", "tensor")
+    __slots__ = ("changed", "state", "tensor", "version")
 
     def __init__(self, tensor: Tensor, state: int) -> None:
         self.tensor, self.state = tensor, state
+        self.version = 0  # at the end of its forward
+        self.changed = False  # whether somebody has written into it before
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether it was changed in place since it was used, so that its numbers are lost."""
+        return self.changed or of_torch.version(self.tensor) != self.version
 
 
 Argument = Any  # of an operator: a Node, a Leaf, a number, None, or a list or tuple of these

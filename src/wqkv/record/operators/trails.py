@@ -13,7 +13,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from wqkv.record.operators.nodes import Argument, Leaf, Node
-from wqkv.upstream.of_torch import storage_number, version
+from wqkv.upstream.of_torch import storage_number
 
 
 class Output:
@@ -34,23 +34,21 @@ class Trails:
 
     def __init__(self) -> None:
         self._known: dict[int, _Entry] = {}
-        # Inference tensors count no changes, so writes into each storage are counted here.
+        # Writes into each storage. A tensor's own count is late: it rises when an operator has
+        # ended for autograd too, and that of an inference tensor never does.
         self._writes: dict[int, int] = {}
 
     def __bool__(self) -> bool:
         return bool(self._known)
 
     def state(self, x: Tensor) -> int:
-        """How often a tensor was changed in place."""
-        if x.is_inference():
-            return self._writes.get(storage_number(x), 0)
-        return version(x)
+        """How often the memory of a tensor was written into since the forward began."""
+        return self._writes.get(storage_number(x), 0) if self._writes else 0
 
     def wrote(self, x: Tensor) -> None:
         """An operator has written into a tensor."""
-        if x.is_inference():
-            number = storage_number(x)
-            self._writes[number] = self._writes.get(number, 0) + 1
+        number = storage_number(x)
+        self._writes[number] = self._writes.get(number, 0) + 1
 
     def put(self, x: Tensor, what: Node | Output) -> None:
         key, known = id(x), self._known
@@ -74,6 +72,10 @@ class Trails:
         if entry.state != self.state(x):
             entry.what.lost = "its scores were changed in place through another tensor"
         return entry.what
+
+    def is_output(self, x: Tensor) -> bool:
+        entry = self.find(x)
+        return entry is not None and isinstance(entry.what, Output)
 
     def drop(self, x: Tensor) -> None:
         if self.find(x) is not None:
