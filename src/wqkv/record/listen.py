@@ -35,7 +35,7 @@ from wqkv.record.layer_runs import LayerRuns
 from wqkv.record.modules import ModuleCall, attention_like, ended_by, kind_of
 from wqkv.record.operators.door import OperatorDoor, Waiting, batch_of
 from wqkv.record.operators.listening import Heard, Listening
-from wqkv.record.own import OwnRun, record_own, unreadable
+from wqkv.record.own import OwnDoor, OwnRun
 from wqkv.record.read_mask import KnownMasks
 from wqkv.record.run import Run
 from wqkv.record.write_path import WritePath
@@ -109,7 +109,7 @@ class Listener:
         self._recorded: list[LayerRuns] = []
         # what is heard at operators, and how much of it each call of a module has had
         self._mode = Listening(watched.model, self._heard)
-        self._door = OperatorDoor()
+        self._door, self._own = OperatorDoor(), OwnDoor()
         self._counts: Counter[tuple[nn.Module, int]] = Counter()
         self._asked: list[list[Heard]] = []  # attention functions that run now, and what they ran
 
@@ -184,8 +184,9 @@ class Listener:
         self._forget()
 
     def settle(self) -> None:
-        """Read what was heard at operators and waits."""
+        """Read what waits: calls of our own attention, and what was heard at operators."""
         self._door.settle()
+        self._own.settle()
 
     def _forget(self) -> None:
         for one in (self._masks, self._waiting, self._options, self._steps, self._recorded):
@@ -320,15 +321,18 @@ class Listener:
 
     def take_own(self, heard: HeardCall) -> None:
         """Record a call that the module made which runs now."""
+        layer, backward = self._own_layer(), None
+        if layer is None or not layer.wanted:
+            return
         with self._mode.paused():
-            layer = self._own_layer()
-            if layer is None or not layer.wanted:
-                return
-            layer.reason = unreadable(heard)
-            if layer.reason is not None:
-                return
-            with aside(heard.call.query.device):
-                self._record_own(layer, heard)
+            if self.path is not None:
+                self.path.heads(layer.module, heard.out.transpose(1, 2))
+                backward = Backward(heard.out, self._learns, head_axis=1)
+            self._own.add(layer, heard, backward)
+            if self.watched.keep == "statistics":
+                self._own.settle()
+                if layer.runs and layer.runs[-1].kept:
+                    layer.runs[-1].reduce()
 
     def miss_own(self, why: str) -> None:
         """Note why there is no map of a call that the module made which runs now."""
@@ -351,22 +355,6 @@ class Listener:
         if frame.call.reads_other_keys:
             layer.known_kind = "cross"
         return layer
-
-    def _record_own(self, layer: LayerRuns, heard: HeardCall) -> None:
-        backward, last = None, layer.runs[-1] if layer.runs else None
-        if self.path is not None:
-            self.path.heads(layer.module, heard.out.transpose(1, 2))
-            backward = Backward(heard.out, self._learns, head_axis=1)
-        try:
-            run = record_own(last, heard, backward)
-        except Refusal as refusal:
-            layer.reason = str(refusal)
-            return
-        if run is not last:
-            layer.runs.append(run)
-        if self.watched.keep == "statistics" and run.kept:
-            run.reduce()
-        self._recorded.append(layer)
 
     # The text
 

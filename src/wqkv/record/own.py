@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import reduce
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,10 +25,18 @@ from wqkv.attend.rules import FULL, Rules
 from wqkv.attend.values import is_traced, transformed
 from wqkv.errors import WqkvError
 from wqkv.maps.attention_map import AttentionMap, map_of
+from wqkv.maps.weights import aside
 from wqkv.record.backward import Backward
 from wqkv.record.captured import CapturedCall, Refusal
+from wqkv.record.layer_runs import LayerRuns
 from wqkv.record.prove_call import prove_heard
 from wqkv.record.run import GrowingTensor, Run
+from wqkv.upstream.of_torch import version
+
+CHANGED = (
+    "q, v, its output or a matrix of its rules was changed in place after it ran and before it was "
+    "asked for"
+)
 
 
 @dataclass(kw_only=True)
@@ -87,49 +96,134 @@ class OwnRun(Run):
             self.look()
 
 
-def record_own(run: Run | None, heard: HeardCall, backward: Backward | None) -> OwnRun:
-    """The run that a call belongs to: `run`, if it surely goes on there, or a new one.
+class _Waiting(NamedTuple):
+    """A call whose tensors are kept, and which is read when its layer is asked."""
 
-    Args:
-        run: the last of the layer.
-        backward: where the gradient of the call goes, if gradients are asked for.
-
-    Raises:
-        Refusal: no map can be made of it.
-    """
-    call, why = heard.call, ""
-    if call.rules.dropout_p and call.seed is None:
-        raise Refusal(
-            f"dropout {call.rules.dropout_p:g} was on, and it cannot be drawn again for a proof: "
-            "the engine 'reference' and keys in several pieces draw it without a seed"
-        )
-    if isinstance(run, OwnRun) and run.kept:
-        try:
-            _go_on(run, heard)
-            return run
-        except Refusal as refusal:
-            why = str(refusal)
-    made = _begin(heard, backward)
-    made.began = why if made.start else ""
-    return made
+    layer: LayerRuns
+    heard: HeardCall
+    backward: Backward | None  # where its gradient goes, if gradients are asked for
+    versions: list[tuple[Tensor, int]]
 
 
-def unreadable(heard: HeardCall) -> str | None:
-    """Why the numbers of a call cannot be read; None if they can."""
-    query = heard.call.query
+class OwnDoor:
+    """The calls of one thread that wait to be read, because proving costs more than hearing."""
+
+    def __init__(self) -> None:
+        self._waiting: list[_Waiting] = []
+
+    def add(self, layer: LayerRuns, heard: HeardCall, backward: Backward | None) -> None:
+        """Keep a call of a layer until somebody asks, or until the next forward begins."""
+        layer.reason = _why_not(heard)
+        if layer.reason is not None:
+            return
+        with aside(heard.call.query.device):
+            kept = _kept(heard)
+        tensors = (kept.call.query, kept.call.value, kept.out, *kept.call.rules.tensors())
+        versions = [(x, version(x)) for x in tensors]
+        self._waiting.append(_Waiting(layer, kept, backward, versions))
+        if any(x.is_inference() for x in tensors):  # these would not tell that they changed
+            self.settle()
+
+    def settle(self) -> None:
+        """Read all that waits, in the order in which it ran."""
+        waiting, self._waiting = self._waiting, []
+        for layer, heard, backward, versions in waiting:
+            last = layer.runs[-1] if layer.runs else None
+            try:
+                if any(version(x) != then for x, then in versions):
+                    raise Refusal(CHANGED)
+                with aside(heard.call.query.device):
+                    run = _run_of(last, heard, backward)
+            except Refusal as refusal:
+                layer.reason = str(refusal)
+                continue
+            if run is not last:
+                layer.runs.append(run)
+
+
+def _why_not(heard: HeardCall) -> str | None:
+    """Why no map can be made of a call; None if one can."""
+    query, p = heard.call.query, heard.call.rules.dropout_p
     if query.is_meta:
         return "its tensors are on the device meta, which holds no numbers"
     if is_traced(query):
         return "a graph was made of it, and its tensors held no numbers"
-    return "a transform of torch.func ran it, such as vmap" if transformed() else None
+    if transformed():
+        return "a transform of torch.func ran it, such as vmap"
+    if p and heard.call.seed is None:
+        return (
+            f"dropout {p:g} was on, and it cannot be drawn again for a proof: the engine "
+            "'reference' and keys in several pieces draw it without a seed"
+        )
+    return None
+
+
+# What is kept of a call
+
+
+def _kept(heard: HeardCall) -> HeardCall:
+    """A call whose keys and rules are copies, because caches and parameters may be written over.
+
+    Large tensors, such as q, v, the output and a stored matrix, are kept themselves: if one is
+    changed in place, there is no map.
+    """
+    call, query = heard.call, heard.call.query.detach()
+    key, value = call.key.detach().clone(), _whole(call.value.detach())
+    rules = _kept_rules(call)
+    beside = (
+        replace(
+            one, query=query[:, :, :0], key=one.key.detach().clone(),
+            value=one.value.detach(), rules=_kept_rules(one),
+        )
+        for one in heard.beside
+    )  # fmt: skip
+    made = replace(call, query=_whole(query), key=key, value=value, rules=rules)
+    return HeardCall(made, heard.out.detach(), tuple(beside))
+
+
+def _whole(x: Tensor) -> Tensor:
+    """A copy of a view, which would keep all of its storage alive, such as a whole cache."""
+    is_view = x.untyped_storage().nbytes() > x.numel() * x.element_size()
+    return x.clone() if is_view else x
+
+
+def _kept_rules(call: Call) -> Rules:
+    most = call.query.numel() + call.key.numel()
+
+    def kept(x: Tensor | None) -> Tensor | None:
+        if x is None:
+            return None
+        return x.detach().clone() if x.numel() <= most or x.is_inference() else x.detach()
+
+    packed, tensors = pack(call)
+    rules = unpack(packed, call.query, call.key, call.value, [kept(x) for x in tensors]).rules
+    offset = None if call.rules.query_offset is None else rules.query_offset
+    return replace(rules, sinks=kept(call.rules.sinks), query_offset=offset)
+
+
+# Its run
+
+
+def _run_of(last: Run | None, heard: HeardCall, backward: Backward | None) -> OwnRun:
+    """The run that a call belongs to: the last of its layer, if it surely goes on there."""
+    why = ""
+    if isinstance(last, OwnRun) and last.kept:
+        try:
+            _go_on(last, heard)
+            return last
+        except Refusal as refusal:
+            why = str(refusal)
+    run = _begin(heard, backward)
+    run.began = why if run.start else ""
+    return run
 
 
 def _begin(heard: HeardCall, backward: Backward | None) -> OwnRun:
-    call, given = heard.call, _kept_rules(heard.call)
-    offset = given.query_offset
+    call = heard.call
+    given, offset = replace(call.rules, dropout_p=0.0), call.rules.query_offset
     run = OwnRun(
         first=_captured(heard, backward),
-        key=GrowingTensor(call.key, copy=True),  # a cache may be written over
+        key=GrowingTensor(call.key, copy=False),
         query=GrowingTensor(call.query, copy=False),
         start=offset if isinstance(offset, int) else 0,
         start_known=True,
@@ -138,7 +232,7 @@ def _begin(heard: HeardCall, backward: Backward | None) -> OwnRun:
         bias=[],
         backward=backward,
         given=given,
-        beside=tuple(_copied(one) for one in heard.beside),
+        beside=heard.beside,
         dropout_p=call.rules.dropout_p,
     )
     if backward is not None:
@@ -158,32 +252,6 @@ def _captured(heard: HeardCall, backward: Backward | None) -> CapturedCall:
         cross=False, stored_keys=False, scale=call.rules.scale, softcap=call.rules.softcap,
         sinks=None, bias=None, causal=False, window=None, backward=backward,
     )  # fmt: skip
-
-
-def _kept_rules(call: Call) -> Rules:
-    """The rules with copies of what they are made of, so that they stay what they were.
-
-    A tensor that is larger than q and k together, such as a stored matrix, is kept itself: if it is
-    changed in place, the map says so. An inference tensor could not say so, and is copied.
-    """
-    most = call.query.numel() + call.key.numel()
-
-    def kept(x: Tensor | None) -> Tensor | None:
-        if x is None:
-            return None
-        copy = x.numel() <= most or x.is_inference()
-        return x.detach().clone() if copy else x.detach()
-
-    packed, tensors = pack(call)
-    rules = unpack(packed, call.query, call.key, call.value, [kept(x) for x in tensors]).rules
-    offset = None if call.rules.query_offset is None else rules.query_offset
-    return replace(rules, sinks=kept(call.rules.sinks), query_offset=offset, dropout_p=0.0)
-
-
-def _copied(call: Call) -> Call:
-    """A call with keys of its own, and without what a map does not need."""
-    query, key = call.query.detach()[:, :, :0], call.key.detach().clone()
-    return replace(call, query=query, key=key, value=key, rules=_kept_rules(call))
 
 
 def _go_on(run: OwnRun, heard: HeardCall) -> None:

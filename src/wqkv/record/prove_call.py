@@ -94,11 +94,11 @@ def prove_heard(heard: HeardCall, rules: Rules, row: int = 0) -> Proof:
     pieces = None if heard.call.seed is None else tiled.plan(heard.call).pieces
 
     def proof_of(rows: Tensor) -> Proof:
-        steps = []
+        steps, q = [], heard.call.query.detach()[:, :, rows]
         for one in shown:
-            q, k = one.query.detach()[:, :, rows], one.key.detach()
-            part = replace(one, query=q, key=k, value=k[..., :0])
-            steps.append(reference.steps(part, _places(one, rows, one.query_offset + row, row)))
+            key = one.key.detach()
+            part = replace(one, query=q, key=key, value=key[..., :0])
+            steps.append(reference.steps(part, _places(part, rows, one.query_offset + row, row)))
         lse = reduce(logaddexp, (one.lse for one in steps))
         P = torch.cat([one.weights * share(one.lse, lse) for one in steps], dim=-1)
         if pieces is not None:

@@ -128,6 +128,8 @@ class Watching:
         listener: Listener | None = getattr(self._thread, "listener", None)
         if in_backward():
             if self._watched.keep == "all":
+                for one in self._listeners:
+                    one.settle()
                 layers = (layer for one in self._listeners for layer in tuple(one.layers.values()))
                 self._other_repeated += not repeated_own(layers, call)
         elif listener is not None:
