@@ -266,7 +266,7 @@ def _go_on(run: OwnRun, heard: HeardCall) -> None:
     n, m = call.query.shape[2], call.key.shape[2]
     grows = had == run.end
     past, whole = (had, had + n) if grows else (had, had)
-    if offset != run.end or m != whole or isinstance(offset, Tensor):
+    if isinstance(offset, Tensor) or offset != run.end or m != whole:
         raise Refusal("it does not stand behind the rows of the run before it")
     if not _same_rules(run, heard):
         raise Refusal("its rules, or the sizes of q and k, are not those of the run before it")
