@@ -255,6 +255,36 @@ def test_a_large_matrix_of_inference_mode_is_copied_because_it_could_not_tell():
     assert float(seen[0][0, 1, 3].sum()) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("mode", ["no_grad", "inference_mode"])
+def test_an_output_that_is_written_over(mode):
+    class Doubled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            q = x.unflatten(2, (3, 8)).transpose(1, 2)
+            return attention(q, q, q).mul_(2)
+
+    model = Doubled()
+    with MODES[mode](), watch(model) as seen:
+        model(tokens())
+    # An inference tensor would not tell, so what is made of it is proved at once.
+    assert [one.state for one in seen.layers] == [
+        "proved" if mode == "inference_mode" else "missed"
+    ]
+
+
+def test_what_padding_holds_changes_nothing():
+    class Padded(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            q = x.unflatten(2, (3, 8)).transpose(1, 2)
+            k = q.clone()
+            k[1, :, 5:] = torch.nan
+            return attention(q, k, k, mask=Lengths([7, 5]))
+
+    model = Padded()
+    with torch.no_grad(), watch(model) as seen:
+        assert not bool(model(tokens()).isnan().any())
+    assert [one.state for one in seen.layers] == ["proved"], seen.report()
+
+
 # Generation
 
 
@@ -370,7 +400,7 @@ def test_a_mask_that_is_made_for_one_length_begins_a_run():
 
 def test_a_rolling_cache_shows_each_step_and_counts_its_first_keys():
     torch.manual_seed(0)
-    model, x = layer().eval(), tokens(11, 1)
+    model, x = layer(sinks=True).eval(), tokens(11, 1)
     with torch.no_grad(), watch(model) as seen:
         generate(model, x, Rolling(3, first=2), first=1)
         theirs = model.map(x, mask=Window(2, 0) | Lengths([2]))
@@ -495,6 +525,14 @@ def test_the_map_is_the_softmax_before_dropout():
         seen.effects()[0]
 
 
+def test_dropout_of_a_long_text_is_proved_in_some_rows():
+    torch.manual_seed(0)
+    model = layer(dropout=0.3).train()
+    with watch(model) as seen:
+        model(tokens(307))
+    assert "(64 rows)" in seen.report()
+
+
 @pytest.mark.parametrize("given", [{"engine": "reference"}, {"persistent": 2}])
 def test_dropout_that_cannot_be_drawn_again_is_not_proved(given):
     model = layer(dropout=0.3, **given).train()
@@ -529,6 +567,7 @@ def test_a_transformers_model_on_our_attention_is_heard_once():
             assert torch.equal(model(ids)[0], plain)
     assert [one.name for one in seen.layers] == [f"model.layers.{n}.self_attn" for n in (0, 1)]
     assert [m.mask for m in seen] == [Causal()] * 2
+    assert [len(seen.runs(n)) for n in (0, 1)] == [1, 1]
 
 
 def test_attention_of_ours_and_of_torch_in_one_module():
