@@ -205,7 +205,7 @@ class Listener:
         visit = max(self._visits[module] - 1, 0) if visit is None else visit
         key, watched = (module, visit, count), self.watched
         if key not in self.layers:
-            number, name = len(self.layers), watched.names[module] or type(module).__name__
+            number, name = len(self.layers), watched.names[module]
             wanted = watched.wanted is None or number in watched.wanted
             known = kind_of(name, module)
             name = name or type(module).__name__
