@@ -47,6 +47,7 @@ ORDER = (
     "wqkv.upstream.of_transformers",
     "wqkv.upstream",
     "wqkv.wrappers",
+    "wqkv.named_attention",
     "wqkv.attend.forms",
     "wqkv.attend.geometry",
     "wqkv.attend.values",

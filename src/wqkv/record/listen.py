@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from wqkv.attend.heard import HeardCall
 from wqkv.errors import MissedError, WqkvError
 from wqkv.maps.weights import aside
+from wqkv.named_attention import attention_like
 from wqkv.record.arguments import OverheardCall, output_of, read_call, read_tensors
 from wqkv.record.backward import Backward
 from wqkv.record.captured import CapturedCall, Refusal
@@ -33,7 +34,7 @@ from wqkv.record.follow import (
     settle,
 )
 from wqkv.record.layer_runs import LayerRuns
-from wqkv.record.modules import ModuleCall, attention_like, ended_by, kind_of
+from wqkv.record.modules import ModuleCall, ended_by, kind_of
 from wqkv.record.operators.door import OperatorDoor, Returned, Waiting, batch_of
 from wqkv.record.operators.listening import Heard, Listening
 from wqkv.record.own import OwnDoor, OwnRun
