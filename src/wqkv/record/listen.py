@@ -11,7 +11,7 @@ import sys
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -136,16 +136,19 @@ class Listener:
         if begins:
             self._mode.begin()
 
-    def leave(self, module: nn.Module, output: object) -> None:
+    def leave(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         """A module has ended. If it has failed, `output` is None."""
         if self._stack and self._stack[0].call.module is module:
             self._mode.end()
-        with self._mode.paused():
-            self._leave(module, output)
+        if self.path is None and self.watched.keep == "all":
+            self._leave(module, args, output)
+            return
+        with self._mode.paused():  # some of what follows computes
+            self._leave(module, args, output)
 
-    def _leave(self, module: nn.Module, output: object) -> None:
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         if self.path is not None:
-            self.path.leave(module, output)
+            self.path.leave(module, args, output)
         frame = None
         while self._stack and (frame := self._stack.pop()).call.module is not module:
             pass  # drop modules inside it that failed, whose end was never told
@@ -155,6 +158,7 @@ class Listener:
             layer.reason = "no attention was heard in a later call of it"
         if self.watched.keep == "statistics" and layer is not None:
             self._door.close()
+            self._own.close()
             self.settle()
             self._reduce(layer)
         if not self._stack and frame is not None:
@@ -175,6 +179,7 @@ class Listener:
             self._record(*waiting)
         self.text = self._read_text(forward.token_ids)
         self._door.close()
+        self._own.close()
         self._mode.forget()
         self._forget()
 
@@ -182,6 +187,7 @@ class Listener:
         """The watch ends, or an exception went past the hooks."""
         self._mode.close()
         self._door.close()
+        self._own.close()
         self._mode.forget()
         self._stack.clear()
         self._forget()
@@ -338,11 +344,11 @@ class Listener:
             if self.path is not None:
                 self.path.heads(layer.module, heard.out.transpose(1, 2))
                 backward = Backward(heard.out, self._learns, head_axis=1)
-            self._own.add(layer, heard, backward)
+            self._own.add(layer, heard, backward, self._mode.keep)
             if self.watched.keep == "statistics":
+                self._own.close()
                 self._own.settle()
-                if layer.runs and layer.runs[-1].kept:
-                    layer.runs[-1].reduce()
+                self._reduce(layer)
 
     def miss_own(self, why: str) -> None:
         """Note why there is no map of a call that the module made which runs now."""

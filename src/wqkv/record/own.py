@@ -8,6 +8,7 @@ other call begins a run.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import NamedTuple
@@ -29,14 +30,11 @@ from wqkv.maps.weights import aside
 from wqkv.record.backward import Backward
 from wqkv.record.captured import CapturedCall, Refusal
 from wqkv.record.layer_runs import LayerRuns
+from wqkv.record.operators.nodes import Leaf
 from wqkv.record.prove_call import prove_heard
 from wqkv.record.run import GrowingTensor, Run
-from wqkv.upstream.of_torch import version
 
-CHANGED = (
-    "q, v, its output or a matrix of its rules was changed in place after it ran and before it was "
-    "asked for"
-)
+CHANGED = "q, v, its output or a matrix of its rules was changed in place before it was asked for"
 
 
 @dataclass(kw_only=True)
@@ -97,12 +95,24 @@ class OwnRun(Run):
 
 
 class _Waiting(NamedTuple):
-    """A call whose tensors are kept, and which is read when its layer is asked."""
+    """A call that is read when its layer is asked."""
 
     layer: LayerRuns
     heard: HeardCall
     backward: Backward | None  # where its gradient goes, if gradients are asked for
-    versions: list[tuple[Tensor, int]]
+    kept: tuple[Leaf, Leaf, Leaf]  # q, v and the output, as they were
+    matrices: list[Leaf]  # of its rules
+
+    def settled(self) -> HeardCall:
+        """The call as it was.
+
+        Raises:
+            Refusal: that is not known any more.
+        """
+        if any(one.is_stale for one in (*self.kept, *self.matrices)):
+            raise Refusal(CHANGED)
+        query, value, out = (one.tensor for one in self.kept)
+        return self.heard._replace(call=replace(self.heard.call, query=query, value=value), out=out)
 
 
 class OwnDoor:
@@ -111,29 +121,45 @@ class OwnDoor:
     def __init__(self) -> None:
         self._waiting: list[_Waiting] = []
 
-    def add(self, layer: LayerRuns, heard: HeardCall, backward: Backward | None) -> None:
-        """Keep a call of a layer until somebody asks, or until the next forward begins."""
+    def add(
+        self,
+        layer: LayerRuns,
+        heard: HeardCall,
+        backward: Backward | None,
+        keep: Callable[[Tensor], Leaf],
+    ) -> None:
+        """Keep a call of a layer until somebody asks, or until the next forward begins.
+
+        Args:
+            keep: keeps a tensor as it is now, until the forward ends.
+        """
         layer.reason = _why_not(heard)
         if layer.reason is not None:
             return
         with aside(heard.call.query.device):
-            kept = _kept(heard)
-        tensors = (kept.call.query, kept.call.value, kept.out, *kept.call.rules.tensors())
-        versions = [(x, version(x)) for x in tensors]
-        self._waiting.append(_Waiting(layer, kept, backward, versions))
-        if any(x.is_inference() for x in tensors):  # these would not tell that they changed
-            self.settle()
+            held = _kept(heard)
+        leaves = keep(held.call.query), keep(held.call.value), keep(held.out)
+        matrices = [Leaf(x) for x in held.call.rules.tensors()]
+        self._waiting.append(_Waiting(layer, held, backward, leaves, matrices))
+
+    def close(self) -> None:
+        """A forward ends. From here on nothing tells that a tensor is about to be changed."""
+        leaves = [leaf for one in self._waiting for leaf in one.kept]
+        for leaf in leaves:
+            leaf.close()
+        if any(leaf.tensor.is_inference() for leaf in leaves):
+            self.settle()  # these do not even tell later whether they were changed
 
     def settle(self) -> None:
         """Read all that waits, in the order in which it ran."""
         waiting, self._waiting = self._waiting, []
-        for layer, heard, backward, versions in waiting:
+        for one in waiting:
+            layer = one.layer
             last = layer.runs[-1] if layer.runs else None
             try:
-                if any(version(x) != then for x, then in versions):
-                    raise Refusal(CHANGED)
+                heard = one.settled()
                 with aside(heard.call.query.device):
-                    run = _run_of(last, heard, backward)
+                    run = _run_of(last, heard, one.backward)
             except Refusal as refusal:
                 layer.reason = str(refusal)
                 continue
