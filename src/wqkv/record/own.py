@@ -8,7 +8,7 @@ other call begins a run.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import NamedTuple
@@ -60,15 +60,6 @@ class OwnRun(Run):
     @property
     def causal(self) -> bool:
         return self._causal
-
-    @property
-    def shown(self) -> str:
-        parts = [super().shown]
-        if self.kept and self.beside:
-            parts.append(f"keys without a column: {sum(one.sizes[3] for one in self.beside)}")
-        if self.kept and self.dropout_p:
-            parts.append(f"before dropout {self.dropout_p:g}")
-        return ", ".join(parts)
 
     @property
     def without_effects(self) -> str | None:
@@ -155,15 +146,14 @@ class OwnDoor:
         waiting, self._waiting = self._waiting, []
         for one in waiting:
             layer = one.layer
-            last = layer.runs[-1] if layer.runs else None
             try:
                 heard = one.settled()
                 with aside(heard.call.query.device):
-                    run = _run_of(last, heard, one.backward)
+                    run = _run_of(layer, heard, one.backward)
             except Refusal as refusal:
                 layer.reason = str(refusal)
                 continue
-            if run is not last:
+            if not layer.runs or run is not layer.runs[-1]:
                 layer.runs.append(run)
 
 
@@ -230,9 +220,9 @@ def _kept_rules(call: Call) -> Rules:
 # Its run
 
 
-def _run_of(last: Run | None, heard: HeardCall, backward: Backward | None) -> OwnRun:
+def _run_of(layer: LayerRuns, heard: HeardCall, backward: Backward | None) -> OwnRun:
     """The run that a call belongs to: the last of its layer, if it surely goes on there."""
-    why = ""
+    last, why = layer.runs[-1] if layer.runs else None, ""
     if isinstance(last, OwnRun) and last.kept:
         try:
             _go_on(last, heard)
@@ -241,7 +231,20 @@ def _run_of(last: Run | None, heard: HeardCall, backward: Backward | None) -> Ow
             why = str(refusal)
     run = _begin(heard, backward)
     run.began = why if run.start else ""
+    run.notes = tuple(_notes(layer, heard))
     return run
+
+
+def _notes(layer: LayerRuns, heard: HeardCall) -> Iterator[str]:
+    """What a reader of its map should know beside its rules."""
+    beside, dropout_p = sum(one.sizes[3] for one in heard.beside), heard.call.rules.dropout_p
+    if beside:
+        yield f"keys that take a part of each row and have no column: {beside}"
+    if dropout_p:
+        yield f"the softmax before dropout {dropout_p:g}"
+    maps = getattr(layer.module, "maps_per_head", 1)
+    if maps > 1:  # DifferentialAttention
+        yield f"{maps} maps of each head: all first ones come before all second ones"
 
 
 def _begin(heard: HeardCall, backward: Backward | None) -> OwnRun:

@@ -10,12 +10,15 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 from torch.utils.checkpoint import checkpoint
 
 from wqkv.attend.bias import ALiBi, T5Bias
 from wqkv.attend.engines import tiled
 from wqkv.attend.functional import attention
+from wqkv.attend.heard import SHARED
 from wqkv.attend.masks import Causal, Chunked, Dense, Lengths, Window
+from wqkv.attend.parallel.ranks import Ring
 from wqkv.attend.partial import Partial
 from wqkv.attend.rope import RoPE
 from wqkv.errors import ArgumentError, MissedError
@@ -25,6 +28,7 @@ from wqkv.layer.caches.buffered import Cross, Dynamic, Static
 from wqkv.layer.caches.paged import Paged, Pool
 from wqkv.layer.caches.quantized import Quantized
 from wqkv.layer.caches.rolling import Rolling
+from wqkv.layer.caches.spread import Spread
 from wqkv.layer.convert.torch import convert
 from wqkv.layer.differential import DifferentialAttention
 from wqkv.layer.latent import LatentAttention
@@ -140,7 +144,8 @@ def test_the_rules_are_said():
         "Window(before=3, after=0), softcap 5, sinks  ",
         "Causal(), ALiBi(f32[3] on cpu)  ",
         "T5Bias(f32[8, 3] on cpu, bidirectional=False, max_distance=11)  ",
-        "Causal(), sinks, keys without a column: 5  ",
+        "keys that take a part of each row and have no column: 5",
+        "2 maps of each head: all first ones come before all second ones",
     ):
         assert said in report
     assert {one.kind for one in seen.layers} == {"decoder"}
@@ -417,7 +422,7 @@ def test_a_rolling_cache_shows_each_step_and_counts_its_first_keys():
     last = seen.runs(0)[-1]
     assert last.shape == (1, 3, 1, 3)
     assert torch.allclose(last[0, :, 0], theirs[0, :, -1, -3:], atol=1e-6)
-    assert "keys without a column: 2" in seen.report()
+    assert "have no column: 2" in seen.report()
 
 
 def test_samples_of_different_lengths_are_proved_at_their_own_places():
@@ -445,7 +450,7 @@ def test_statistics():
         assert torch.equal(found.entropy(), m.entropy())
         assert torch.equal(found.received(), m.received())
     assert [one.kind for one in kept.layers] == ["decoder"] * 2
-    assert "keys without a column: 2" in kept.report()
+    assert "have no column: 2" in kept.report()
 
 
 class Checkpointed(nn.Sequential):
@@ -529,7 +534,7 @@ def test_the_map_is_the_softmax_before_dropout():
     model, x = layer(dropout=0.3, mask=Window(2, 1)).train(), tokens()
     with watch(model, gradients=True) as seen:
         model(x).sum().backward()
-    assert "Window(before=2, after=1), before dropout 0.3" in seen.report()
+    assert "the softmax before dropout 0.3" in seen.report()
     assert torch.equal(seen[0][:], copy.deepcopy(model).eval().map(x)[:])
     with pytest.raises(MissedError, match=r"dropout 0\.3 was on, and effects are those of a call"):
         seen.effects()[0]
@@ -600,7 +605,31 @@ def test_attention_of_ours_and_of_torch_in_one_module():
     ]
 
 
-# Calls without numbers
+# Calls of which a process has no numbers, or not all
+
+
+@pytest.fixture
+def one_rank():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("given", [{}, {"persistent": 2}, {"cache": True}])
+def test_tokens_that_ranks_share_are_named(given, one_rank):
+    torch.manual_seed(0)
+    cached = given.pop("cache", False)
+    model, x = layer(**given).eval(), tokens()
+    model.mesh = None if cached else Ring()
+
+    def forward() -> Tensor:
+        return model(x, cache=Spread(block=2) if cached else None)
+
+    with torch.no_grad():
+        plain = forward()
+        with watch(model) as seen:
+            assert torch.equal(forward(), plain)
+    assert [one.reason for one in seen.layers] == [SHARED]
 
 
 def test_a_transform_of_torch_func_is_named():
