@@ -24,11 +24,11 @@ SHARED = (
 
 
 class HeardCall(NamedTuple):
-    """One call, and what it returned: the softmax is over the keys of `call` and of `beside`."""
+    """One call, and what it returned: one softmax over the keys of `call` and of `beside`."""
 
     call: Call
     out: Tensor  # (batch, n_head, query_len, d_v), the tensor itself that its caller gets
-    beside: tuple[Call, ...] = ()  # the same queries, and keys that stand at no position
+    beside: tuple[Call, ...] = ()  # the same queries and other keys, which its map does not show
 
 
 class Ear(Protocol):

@@ -34,6 +34,7 @@ from wqkv.record.operators.nodes import Leaf
 from wqkv.record.prove_call import prove_heard
 from wqkv.record.run import GrowingTensor, Run
 
+#: Why there is no map of a call whose tensors were written over.
 CHANGED = "q, v, its output or a matrix of its rules was changed in place before it was asked for"
 
 
@@ -85,7 +86,7 @@ class OwnRun(Run):
             self.look()
 
 
-class _Waiting(NamedTuple):
+class _OwnCall(NamedTuple):
     """A call that is read when its layer is asked."""
 
     layer: LayerRuns
@@ -110,7 +111,7 @@ class OwnDoor:
     """The calls of one thread that wait to be read, because proving costs more than hearing."""
 
     def __init__(self) -> None:
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[_OwnCall] = []
 
     def add(
         self,
@@ -131,7 +132,7 @@ class OwnDoor:
             held = _kept(heard)
         leaves = keep(held.call.query), keep(held.call.value), keep(held.out)
         matrices = [Leaf(x) for x in held.call.rules.tensors()]
-        self._waiting.append(_Waiting(layer, held, backward, leaves, matrices))
+        self._waiting.append(_OwnCall(layer, held, backward, leaves, matrices))
 
     def close(self) -> None:
         """A forward ends. From here on nothing tells that a tensor is about to be changed."""
@@ -153,6 +154,7 @@ class OwnDoor:
             except Refusal as refusal:
                 layer.reason = str(refusal)
                 continue
+            layer.reason = None
             if not layer.runs or run is not layer.runs[-1]:
                 layer.runs.append(run)
 
@@ -178,10 +180,10 @@ def _why_not(heard: HeardCall) -> str | None:
 
 
 def _kept(heard: HeardCall) -> HeardCall:
-    """A call whose keys and rules are copies, because caches and parameters may be written over.
+    """A call with copies of its keys and rules, because caches and parameters are written over.
 
-    Large tensors, such as q, v, the output and a stored matrix, are kept themselves: if one is
-    changed in place, there is no map.
+    q, v, the output and large matrices of its rules are kept themselves. If one is changed in place
+    after the forward, there is no map.
     """
     call, query = heard.call, heard.call.query.detach()
     key, value = call.key.detach().clone(), _whole(call.value.detach())
@@ -189,7 +191,7 @@ def _kept(heard: HeardCall) -> HeardCall:
     beside = (
         replace(
             one, query=query[:, :, :0], key=one.key.detach().clone(),
-            value=one.value.detach(), rules=_kept_rules(one),
+            value=one.value.detach().clone(), rules=_kept_rules(one),
         )
         for one in heard.beside
     )  # fmt: skip
@@ -204,6 +206,7 @@ def _whole(x: Tensor) -> Tensor:
 
 
 def _kept_rules(call: Call) -> Rules:
+    """Rules made of copies, but for tensors that are larger than q and k together."""
     most = call.query.numel() + call.key.numel()
 
     def kept(x: Tensor | None) -> Tensor | None:
@@ -329,7 +332,7 @@ def _same_rules(run: OwnRun, heard: HeardCall) -> bool:
 
 
 def _alike(a: Call, b: Call) -> bool:
-    """Whether two calls have heads of the same sizes, and the same rules but for dropout."""
+    """Whether two calls have heads of the same sizes and the same rules, wherever they stand."""
     sizes = [
         [(*x.shape[:2], x.shape[3], x.dtype, x.device) for x in (one.query, one.key)]
         for one in (a, b)

@@ -178,6 +178,19 @@ def test_several_attentions_of_a_module_are_layers_of_their_own():
     assert [[m.shape[2] for m in seen.runs(n)] for n in (0, 1)] == [[7, 5], [7, 5]]
 
 
+def test_only_the_layers_that_are_asked_for_are_kept():
+    model = nn.Sequential(layer(), Block(), layer()).eval()
+    with torch.no_grad(), watch(model, layers=[2]) as seen:
+        model(tokens())
+    assert [one.state for one in seen.layers] == [
+        "not asked for",
+        "not asked for",
+        "proved",
+        "not asked for",
+    ]
+    assert seen[2].shape == (2, 3, 7, 7)
+
+
 def test_cross_attention_is_told_by_the_layers_arguments():
     torch.manual_seed(0)
     decoder = convert(nn.TransformerDecoderLayer(24, 3, 29, batch_first=True)).eval()
@@ -217,6 +230,17 @@ def test_a_parameter_that_learns_afterwards_does_not_change_the_map():
             for one in model.parameters():
                 one.add_(1.0)
     assert torch.equal(seen[0][:], before)
+
+
+def test_what_is_asked_after_a_step_of_training_is_of_the_forward():
+    torch.manual_seed(0)
+    model, x = layer(persistent=2, sinks=True, position=ALiBi([0.5, 0.25, 0.125])), tokens()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    with watch(model) as seen:
+        model(x).square().sum().backward()
+        theirs = model.map(x)[:]
+        optimizer.step()
+    assert torch.equal(seen[0][:], theirs)
 
 
 class Stored(nn.Module):
