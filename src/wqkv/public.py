@@ -49,7 +49,7 @@ from wqkv.layer.caches.rolling import Rolling
 from wqkv.layer.caches.spread import Spread
 from wqkv.layer.convert.checkpoint import load_attention
 from wqkv.layer.convert.huggingface import from_hf
-from wqkv.layer.convert.torch import convert, from_torch, to_torch
+from wqkv.layer.convert.torch import conversion, convert, from_torch, to_torch
 from wqkv.layer.differential import DifferentialAttention
 from wqkv.layer.latent import LatentAttention
 from wqkv.layer.norms import Norm, QKNorm, Temperature
@@ -143,6 +143,7 @@ __all__ = [
     "YaRN",
     "attention",
     "circuits",
+    "conversion",
     "convert",
     "diff",
     "explain",
