@@ -1,8 +1,9 @@
 """A recording in a file: q, k, the rules and lse of every run, beside what its report said.
 
-It is one safetensors file. Its metadata is one JSON text, `recording`, and the digest of that text.
-The text has the format's number, the names, states and reasons of the layers, the proofs, and masks
-and biases in the form of attend/forms.py. Where a tensor belongs, it names a tensor of the file.
+It is one safetensors file, whose metadata is one JSON text, `recording`: the format's number, the
+names, states and reasons of the layers, the proofs, masks and biases in the form that
+attend/forms.py makes, and a digest of all that. Where a tensor belongs, the text has the name of
+one in the file, and its checksum.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from functools import partial
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -33,24 +34,12 @@ from wqkv.maps.weights import Weights
 from wqkv.record.backward import Backward
 from wqkv.record.listen import sample_with
 from wqkv.record.modules import AttentionKind
-from wqkv.record.run import Statistics
+from wqkv.record.run import Run, Statistics
 
 #: Changes whenever an older wqkv could not read a file, or would read it wrongly.
 FORMAT = 1
 #: What needs the package `safetensors`.
 PURPOSE = "A recording in a file"
-
-
-class AnsweringRun(Protocol):
-    """What is asked of a run after its watch, whether it was recorded or comes from a file."""
-
-    @property
-    def proof(self) -> Proof | None: ...
-    @property
-    def backward(self) -> Backward | None: ...
-    @property
-    def without_effects(self) -> str | None: ...
-    def map(self) -> AttentionMap | Statistics: ...
 
 
 class KeptLayer(NamedTuple):
@@ -110,7 +99,9 @@ class _Tensors:
             once = x[tuple(slice(1) if step == 0 else slice(None) for step in x.stride())]
             # A copy, because safetensors takes no tensors that share memory. Its axes stand in the
             # order of memory, because the bits of a product depend on that order.
-            axes = sorted(range(x.ndim), key=once.stride().__getitem__, reverse=True)
+            axes = [*range(x.ndim)]
+            if not once.is_contiguous():
+                axes.sort(key=once.stride().__getitem__, reverse=True)
             once = once.permute(axes).to("cpu", copy=True, memory_format=torch.contiguous_format)
             while name in self.named:
                 name += "+"
@@ -133,31 +124,29 @@ def write_recording(path: str | PathLike[str], kept: KeptModel) -> None:
         KindError: a mask or bias of a user's own class that has no form.
         MissedError: values are asked for, and no run has any.
     """
-    safetensors: Any = need("safetensors.torch", "hf", PURPOSE)
+    safetensors: Any = need("safetensors", "hf", PURPOSE)
+    writer: Any = need("safetensors.torch", "hf", PURPOSE)
     need("numpy", "hf", PURPOSE)  # by which safetensors takes the numbers of a tensor
-    tensors = _Tensors()
-    threads = [_thread(tensors, f"thread.{n}", one, kept) for n, one in enumerate(kept.threads)]
-    if kept.values and not any(name.endswith(".value") for name in tensors.named):
+    runs = (run for one in kept.threads for layer in one.layers for run in layer.runs)
+    if kept.values and not any(run.backward for run in runs):
         raise MissedError(
             f"v of {kept.name} was not kept, and `values` is True.\n"
             "Watch it with gradients=True, or save it without values."
         )
-    told = json.dumps(
-        {
-            "format": FORMAT,
-            "wqkv": _version(),
-            "model": kept.name,
-            "values": kept.values,
-            "threads": threads,
-        },
-        allow_nan=False,
-    )
+    tensors = _Tensors()
+    threads = [_thread(tensors, f"thread.{n}", one, kept) for n, one in enumerate(kept.threads)]
+    told: dict[str, Json] = {
+        "format": FORMAT,
+        "wqkv": _version(),
+        "model": kept.name,
+        "values": kept.values,
+        "threads": threads,
+    }
+    metadata = {"recording": json.dumps(told | {"digest": _digest(told)}, allow_nan=False)}
     try:
         # as torch.save does, write to where a link leads
         with written_whole(Path(path).resolve()) as unfinished:
-            safetensors.save_file(
-                tensors.named, unfinished, {"recording": told, "digest": _digest(told)}
-            )
+            writer.save_file(tensors.named, unfinished, metadata)
     except (OSError, safetensors.SafetensorError) as error:
         raise ArgumentError(f"{str(path)!r} cannot be written: {_reason(error)}.") from error
 
@@ -238,8 +227,8 @@ class _File:
         with self.reading():
             told: dict[str, Any] = json.loads(metadata["recording"])  # JSON
             newer = told["format"] > FORMAT
-            if not newer and metadata["digest"] != _digest(metadata["recording"]):
-                raise ValueError("its JSON text is not the one that was saved")
+            if not newer and told.pop("digest") != _digest(told):
+                raise ValueError("its metadata are not those that were saved")
         if newer:
             raise ArgumentError(
                 f"{self.path!r} is a recording of format {told['format']}, and this wqkv, "
@@ -253,6 +242,8 @@ class _File:
         """Say of whatever goes wrong in reading that the file is damaged."""
         try:
             yield
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
         except Exception as error:  # whatever a damaged file can raise
             raise ArgumentError(
                 f"{self.path!r} is a damaged recording: {_reason(error)}.\n"
@@ -336,6 +327,10 @@ class KeptRun:
             return made
 
 
+#: A run of a watch, or one out of a file: both answer the same.
+AnsweringRun: TypeAlias = Run | KeptRun
+
+
 def read_recording(path: str | PathLike[str], device: torch.device) -> KeptModel:
     """Read what `write_recording` wrote: its tensors are read when a map is asked for.
 
@@ -368,8 +363,8 @@ def _sum(x: Tensor) -> int:
     return int(raw[:whole].view(torch.int64).sum() + raw[whole:].sum())
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _digest(told: Json) -> str:
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 def _version() -> str:
