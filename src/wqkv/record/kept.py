@@ -32,6 +32,7 @@ from wqkv.maps.attention_map import AttentionMap, map_of
 from wqkv.maps.proof import Proof
 from wqkv.maps.weights import Weights
 from wqkv.record.backward import Backward
+from wqkv.record.layer_runs import State
 from wqkv.record.listen import sample_with
 from wqkv.record.modules import AttentionKind
 from wqkv.record.run import Run, Statistics
@@ -47,7 +48,7 @@ class KeptLayer(NamedTuple):
 
     name: str
     kind: AttentionKind
-    state: str
+    state: State
     reason: str
     runs: Sequence[AnsweringRun]
 
@@ -61,6 +62,9 @@ class KeptThread(NamedTuple):
     text: Tensor | None  # the token ids of the last text, (batch, length)
     ends: Sequence[int]  # the token ids that end a text
     path: None = None  # what stands behind the heads is modules, which a file does not hold
+
+    def settle(self) -> None:
+        """Nothing waits to be settled, as it may in a `Listener`."""
 
     def sample_of(self, ids: list[int]) -> int:
         """Which sample of the last text holds these token ids: see `Seen.sample_of`."""

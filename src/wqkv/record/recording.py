@@ -70,7 +70,7 @@ class Recording(Seen[Any]):
         return [Layer(one.name, one.kind, one.state, one.reason) for one in self._all]
 
     def _why(self, one: KeptLayer) -> str | None:  # type: ignore[override]
-        return one.reason or None
+        return one.reason if one.state in ("missed", "not asked for") else None
 
     def report(self) -> str:
         if self._listener is not None:

@@ -42,7 +42,7 @@ def qk(seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def model_of(*maps: AttentionMap) -> KeptModel:
-    layers = [KeptLayer(f"h.{n}", "decoder", "captured", "", [Made(m)]) for n, m in enumerate(maps)]
+    layers = [KeptLayer(f"h.{n}", "decoder", "proved", "", [Made(m)]) for n, m in enumerate(maps)]
     return KeptModel("Made", [KeptThread("MainThread", "captured", layers, None, [])], False)
 
 
