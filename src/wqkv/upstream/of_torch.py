@@ -103,9 +103,7 @@ def hooked(
         before: is called with a module, its arguments and perhaps its keyword arguments.
         after: is called with a module, its arguments and its output; None if it has failed.
     """
-    told = [
-        member(one, "torch:nn.Module._forward_pre_hooks_with_kwargs", TESTED) for one in modules
-    ]
+    told = [member(one, "torch:nn.Module._forward_pre_hooks_with_kwargs", TESTED) for one in modules]
     first = register_module_forward_pre_hook(before)
     last = register_module_forward_hook(after, always_call=True)
     # torch warns that a compiled module calls them once more, for the module around it.
