@@ -19,9 +19,11 @@ from wqkv.attend.masks.algebra import Mask
 from wqkv.errors import MissedError
 from wqkv.maps.attention_map import AttentionMap
 from wqkv.maps.proof import Proof
+from wqkv.maps.weights import check_unchanged
 from wqkv.record.backward import Backward
 from wqkv.record.captured import CapturedCall
 from wqkv.record.mask_pattern import HIDDEN, Pattern
+from wqkv.upstream.of_torch import version
 
 
 class GrowingTensor:
@@ -117,6 +119,8 @@ class Run:
     scores: Callable[[], Tensor] | None = None
     captured: str = ""  # why it is not proved of q, k and rules, but computed again
     rules: str = field(default="", init=False)  # as `shown` said before the mask was released
+    #: The tensors that its map is made of, some of them the model's own, and their versions.
+    made_of: list[tuple[Tensor, int]] = field(default_factory=list, init=False)
 
     @property
     def end(self) -> int:
@@ -157,6 +161,7 @@ class Run:
 
         Raises:
             MissedError: its proof failed, or its first call was not understood.
+            ArgumentError: a tensor of it was changed in place since it was recorded.
         """
         if self.refused is not None:
             raise MissedError(self.refused)
@@ -164,6 +169,7 @@ class Run:
             return self.statistics
         if self.scores is not None:
             return _of_scores(self.query.data, self.key.data, self.scores())
+        check_unchanged(self.made_of)
         return AttentionMap(
             self.query.data,
             self.key.data,
@@ -190,6 +196,12 @@ class Run:
         """Add another call, by its proof."""
         self.proof = proof if self.proof is None else self.proof.plus(proof)
         self.calls, self.backward = self.calls + 1, None
+        self._note_versions()
+
+    def _note_versions(self) -> None:
+        sinks = [] if self.first.sinks is None else [self.first.sinks]
+        tensors = (self.query.data, self.key.data, *self.dense, *self.bias, *sinks)
+        self.made_of = [(x, version(x)) for x in tensors]
 
     def reduce(self) -> None:
         """Compute the statistics, and release q and k."""
@@ -209,6 +221,7 @@ class Run:
         if not self.kept:
             self.query = self.key = GrowingTensor(empty, copy=False)
             self.dense, self.bias, self.backward, self.scores = [], [], None, None
+        self._note_versions()
 
 
 def replayed_run(
