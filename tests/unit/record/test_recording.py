@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 
 pytest.importorskip("transformers")
 
@@ -14,9 +15,10 @@ from transformers import AutoModelForSeq2SeqLM
 
 from tests.tiny import SEQ2SEQ, generate, loss, padded, tiny, tokens
 from tests.unit.record.test_listen import in_threads
+from tests.unit.record.test_run import Attends
 from tests.unit.record.test_seen_effects import FAMILIES
 from wqkv import AttentionMap, Seen, load_recording, watch
-from wqkv.errors import ArgumentError, KindError, MissedError
+from wqkv.errors import ArgumentError, KindError, MissedError, MissingExtraError
 
 STATISTICS = {
     "lse": lambda m: m.lse,
@@ -178,6 +180,59 @@ def test_documents_and_a_mask_without_a_pattern(path):
     same(seen, saved(seen, path))
 
 
+class Own(nn.Module):
+    """Attention as a user writes it: plain, or with heads that are mixed before the softmax."""
+
+    def __init__(self, mixes: bool) -> None:
+        super().__init__()
+        self.WQKV, self.WO = nn.Linear(24, 72), nn.Linear(24, 24)
+        self.mix = nn.Parameter(torch.randn(3, 3)) if mixes else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (y.unflatten(2, (3, 8)).transpose(1, 2) for y in self.WQKV(x).split(24, dim=2))
+        score = (q @ k.mT) * 8**-0.5
+        if self.mix is not None:
+            score = torch.einsum("bhij,hg->bgij", score, self.mix)
+        hidden = torch.ones(score.shape[2:], dtype=torch.bool).triu(1)
+        P = score.masked_fill(hidden, -torch.inf).softmax(dim=-1)
+        return self.WO((P @ v).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("mixes", [False, True])
+def test_a_model_of_torch_alone(path, mixes):
+    torch.manual_seed(0)
+    model = nn.Sequential(Own(mixes), Own(False))
+    with torch.no_grad(), watch(model) as seen:
+        model(torch.randn(2, 7, 24))
+    assert [one.state for one in seen.layers] == ["captured" if mixes else "proved", "proved"]
+    same(seen, saved(seen, path))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_padding_on_the_fast_path_of_an_encoder(path):
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(24, 4, 29, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2).eval()
+    with torch.no_grad(), watch(model) as seen:
+        model(torch.randn(2, 7, 24), src_key_padding_mask=padded(7, right=2) == 0)
+    assert "Lengths([7, 5])" in seen.report()
+    same(seen, saved(seen, path))
+
+
+def test_a_tensor_that_was_changed_since_it_was_recorded(path):
+    model, x = nn.ModuleDict({"a": Attends(), "b": Attends()}), torch.randn(2, 3, 5, 8)
+    model.forward = lambda x: model["b"](model["a"](x, torch.zeros(5, 5)), torch.zeros(5, 5))
+    with torch.no_grad(), watch(model) as seen:
+        model(x)
+    assert seen[1].shape == (2, 3, 5, 5)
+    model["b"].k.mul_(2)
+    model["b"].q.mul_(2)
+    says = r"Layer 1, b, cannot be saved\.\nA tensor that this map is made of was changed in place"
+    with pytest.raises(ArgumentError, match=says):
+        seen.save(path)
+    assert not path.exists()
+
+
 def test_statistics(path):
     model = tiny("llama")
     with torch.no_grad(), watch(model, keep="statistics") as seen:
@@ -298,6 +353,16 @@ def test_a_device_that_is_not_there(path):
         load_recording(path, device="cuda:99")
     with pytest.raises(KindError, match="`path` is a string or a path, not int 3"):
         load_recording(3)
+
+
+def test_without_safetensors(path, monkeypatch):
+    with watch(tiny("llama")) as seen:
+        pass
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    says = r"A recording in a file needs the package `safetensors`: .*\n.*pip install 'wqkv\[hf\]'"
+    for ask in (lambda: seen.save(path), lambda: load_recording(path)):
+        with pytest.raises(MissingExtraError, match=says):
+            ask()
 
 
 @pytest.mark.process
