@@ -146,7 +146,7 @@ def write_recording(path: str | PathLike[str], kept: KeptModel) -> None:
         "values": kept.values,
         "threads": threads,
     }
-    metadata = {"recording": json.dumps(told | {"digest": _digest(told)}, allow_nan=False)}
+    metadata = {"recording": json.dumps(told | {"digest": _digest(told)})}
     try:
         # as torch.save does, write to where a link leads
         with written_whole(Path(path).resolve()) as unfinished:
@@ -248,6 +248,11 @@ class _File:
             yield
         except (MemoryError, torch.OutOfMemoryError):
             raise
+        except WqkvError as error:  # the text is as it was saved, so it is not damaged
+            raise ArgumentError(
+                f"A map of {self.path!r} cannot be made.\n{error}\n"
+                "If its mask or bias is of a class of your own, import that class first."
+            ) from error
         except Exception as error:  # whatever a damaged file can raise
             raise ArgumentError(
                 f"{self.path!r} is a damaged recording: {_reason(error)}.\n"

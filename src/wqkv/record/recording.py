@@ -20,19 +20,28 @@ def load_recording(
 ) -> Seen[Any]:  # of AttentionMap or of Statistics, as the file says
     """Read a recording that `Seen.save` wrote, on any machine: torch and safetensors are enough.
 
-    What it returns is asked as what `watch` returns, and its maps have the same bits on the same
-    kind of machine. `seen[layer]` reads from the file when it is asked, so the file stays where it
-    is. Nothing in it is ever unpickled.
+    It is asked as what `watch` returns, and answers with the same bits on a like machine. A map is
+    read from the file when it is asked for, so the file stays where it is. It is never unpickled,
+    and of damaged numbers no map is made.
 
     Args:
         device: where the maps compute.
 
     Raises:
-        ArgumentError: no such file, one that is damaged or not ours, or one of a later format; a
-            device that is not there.
+        ArgumentError: no such file, one that is damaged or no recording, or one of a later format;
+            a device that is not there.
         MissingExtraError: safetensors is not installed.
 
-    >>> load_recording("seen.safetensors")[3].top(5)  # doctest: +SKIP
+    >>> from tempfile import TemporaryDirectory
+    >>> from torch import nn
+    >>> from wqkv import watch
+    >>> layer = nn.TransformerEncoderLayer(24, 4, batch_first=True).eval()
+    >>> with torch.no_grad(), watch(layer) as seen:
+    ...     _ = layer(torch.randn(1, 5, 24))
+    >>> with TemporaryDirectory() as folder:
+    ...     seen.save(f"{folder}/seen.safetensors")
+    ...     load_recording(f"{folder}/seen.safetensors")[0].entropy().shape
+    torch.Size([1, 4, 5])
     """
     return Recording(read_recording(path, need_device(device)))
 

@@ -394,13 +394,14 @@ class Seen(Watching, Sequence[Kept]):
         It is one safetensors file, with q, k, the rules and lse of every run, the token ids, the
         proofs, and the names, states and reasons of the layers. What is read from it answers as
         this does, but for `writes`, which needs the model's modules. A file that is there is
-        replaced when the new one is whole. Missed layers are saved as missed.
+        replaced when the new one is whole.
 
-        Its size is that of q and k: batch (n_head query_len + n_kv_head key_len) d_k numbers in the
-        model's own dtype for each run, and 4 bytes for each row. A mask or bias that is no value is
-        kept once for all layers. (GPT-2 small, 1,024 tokens: 72.6 MiB in float32.) With
+        Its size is that of q and k, batch (n_head query_len + n_kv_head key_len) d_k numbers in the
+        model's own dtype for each run, and 4 bytes for each row: 72.6 MiB of GPT-2 small at 1,024
+        tokens in float32. A mask or bias that is a matrix is kept once for all layers, and a layer
+        that is captured and not proved has its scores, n_head query_len key_len numbers. With
         keep="statistics" it is 4 bytes for each row and each key of every head. While it is
-        written, it takes as much memory again.
+        written, it takes as much memory as the file has bytes.
 
         Args:
             values: keep v, the outputs of the heads and their gradients too, for `effects`. Watch
@@ -408,24 +409,20 @@ class Seen(Watching, Sequence[Kept]):
 
         Raises:
             ArgumentError: it cannot be written there, or a tensor of a layer was changed in place
-                since it was kept.
+                since it was recorded.
             KindError: the mask or bias of a layer is of a class of your own, without a form.
             MissedError: `values` is True, and none were kept.
             MissingExtraError: safetensors is not installed.
 
         >>> from tempfile import TemporaryDirectory
-        >>> from transformers import AutoModel, LlamaConfig
         >>> from wqkv import load_recording
-        >>> config = LlamaConfig(hidden_size=16, intermediate_size=24, num_hidden_layers=2,
-        ...                      num_attention_heads=2, vocab_size=31)
-        >>> model = AutoModel.from_config(config).eval()
-        >>> with watch(model) as seen:
-        ...     _ = model(torch.arange(5)[None])
+        >>> layer = nn.TransformerEncoderLayer(24, 4, batch_first=True).eval()
+        >>> with torch.no_grad(), watch(layer) as seen:
+        ...     _ = layer(torch.randn(1, 5, 24))
         >>> with TemporaryDirectory() as folder:
         ...     seen.save(f"{folder}/seen.safetensors")
-        ...     kept = load_recording(f"{folder}/seen.safetensors")
-        >>> kept[1]
-        AttentionMap[1, 2, 5, 5] of query f32[1, 2, 5, 8] on cpu, mask Causal()
+        ...     load_recording(f"{folder}/seen.safetensors").layers == seen.layers
+        True
         """
         threads = [self] if self._only is not None else self.threads or [self]
         kept = [one._as_kept() for one in threads]

@@ -17,7 +17,14 @@ from wqkv import AttentionMap, Causal, Mask, T5Bias, files, load_recording
 from wqkv.attend.geometry import At
 from wqkv.errors import ArgumentError, KindError
 from wqkv.maps.proof import Proof
-from wqkv.record.kept import FORMAT, KeptLayer, KeptModel, KeptThread, write_recording
+from wqkv.record.kept import (
+    FORMAT,
+    KeptLayer,
+    KeptModel,
+    KeptThread,
+    _digest,
+    write_recording,
+)
 
 B, H, KV, N, M, D = 2, 6, 3, 5, 7, 11
 PROOF = Proof(1e-7, 2.0, 3e-6, N)
@@ -263,6 +270,21 @@ def test_a_rule_that_was_changed(path):
     changed(path, change)
     with pytest.raises(ArgumentError, match="damaged recording: ValueError: its metadata are not"):
         load_recording(path)
+
+
+def test_a_mask_of_a_class_that_is_not_there(path):
+    written(path, mask=Causal())
+
+    def change(told) -> None:
+        told["threads"][0]["layers"][0]["runs"][0]["rules"]["mask"] = {"type": "Gone"}
+        del told["digest"]
+        told["digest"] = _digest(told)
+
+    changed(path, change)
+    kept = load_recording(path)
+    says = r"A map of '.*' cannot be made\.\nThere is no Form of type 'Gone'\.\nThese are known: .*"
+    with pytest.raises(ArgumentError, match=says + r"\nIf its mask .* import that class first"):
+        kept[0]
 
 
 @pytest.mark.parametrize("told", ["[]", "3", "{}", '{"format": "x"}', "{", "[" * 10**5])
