@@ -138,7 +138,9 @@ def write_recording(path: str | PathLike[str], kept: KeptModel) -> None:
             "Watch it with gradients=True, or save it without values."
         )
     tensors = _Tensors()
-    threads = [_thread(tensors, f"thread.{n}", one, kept) for n, one in enumerate(kept.threads)]
+    threads = [
+        _thread(tensors, f"thread.{n}", one, kept.values) for n, one in enumerate(kept.threads)
+    ]
     told: dict[str, Json] = {
         "format": FORMAT,
         "wqkv": _version(),
@@ -155,14 +157,14 @@ def write_recording(path: str | PathLike[str], kept: KeptModel) -> None:
         raise ArgumentError(f"{str(path)!r} cannot be written: {_reason(error)}.") from error
 
 
-def _thread(tensors: _Tensors, name: str, one: KeptThread, kept: KeptModel) -> Json:
+def _thread(tensors: _Tensors, name: str, one: KeptThread, values: bool) -> Json:
     return {
         "name": one.name,
         "report": one.report,
         "text": None if one.text is None else tensors.add(f"{name}.text", one.text),
         "ends": [*one.ends],
         "layers": [
-            _layer(tensors, f"{name}.layer.{n}", n, layer, kept.values)
+            _layer(tensors, f"{name}.layer.{n}", n, layer, values)
             for n, layer in enumerate(one.layers)
         ],
     }
@@ -308,9 +310,8 @@ class KeptRun:
             if "entropy" in told:
                 return Statistics(tensor(told["entropy"]), tensor(told["received"]), self.shape)
             query, key, lse = (tensor(told[name]) for name in ("query", "key", "lse"))
-            with (
-                warnings.catch_warnings()
-            ):  # Dense warns of empty rows, which padding makes rightly
+            with warnings.catch_warnings():
+                # Dense warns of empty rows, which padding makes rightly.
                 warnings.simplefilter("ignore", UserWarning)
                 rules = {name: read(form, tensor) for name, form in told["rules"].items()}
             call = request(query, key, key, **rules)

@@ -380,7 +380,7 @@ def sample_with(
     count = max((n for n, one in enumerate(ids, 1) if one not in ends), default=0)
     read = ids[: min(count, len(ids) - 1)]
     texts = text.tolist()
-    found = [sample for sample, text in enumerate(texts) if text[: len(read)] == read]
+    found = [sample for sample, one in enumerate(texts) if one[: len(read)] == read]
     if not found:
         raise MissedError(
             f"None of the {len(texts)} samples holds these {len(ids)} tokens: a beam that ends "
