@@ -137,7 +137,10 @@ class Listener:
         """A module has ended. If it has failed, `output` is None."""
         if self._stack and self._stack[0].call.module is module:
             self._mode.end()
-        with self._mode.paused():
+        if self.path is None and self.watched.keep == "all":
+            self._leave(module, output)
+            return
+        with self._mode.paused():  # some of what follows computes
             self._leave(module, output)
 
     def _leave(self, module: nn.Module, output: object) -> None:

@@ -94,6 +94,11 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         """Compiled code stays compiled, and is not heard."""
         return True
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """torch would wrap what it tells of each operator; the compiler never looks inside here."""
+        return False
+
     def begin(self) -> None:
         """Hear what runs from here on, in this thread."""
         self._on = True
