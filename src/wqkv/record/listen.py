@@ -11,7 +11,7 @@ import sys
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -133,19 +133,19 @@ class Listener:
         if begins:
             self._mode.begin()
 
-    def leave(self, module: nn.Module, output: object) -> None:
+    def leave(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         """A module has ended. If it has failed, `output` is None."""
         if self._stack and self._stack[0].call.module is module:
             self._mode.end()
         if self.path is None and self.watched.keep == "all":
-            self._leave(module, output)
+            self._leave(module, args, output)
             return
         with self._mode.paused():  # some of what follows computes
-            self._leave(module, output)
+            self._leave(module, args, output)
 
-    def _leave(self, module: nn.Module, output: object) -> None:
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         if self.path is not None:
-            self.path.leave(module, output)
+            self.path.leave(module, args, output)
         frame = None
         while self._stack and (frame := self._stack.pop()).call.module is not module:
             pass  # drop modules inside it that failed, whose end was never told

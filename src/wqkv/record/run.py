@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -65,6 +65,13 @@ class GrowingTensor:
         self._room = self.data[order]
 
 
+class Scored(NamedTuple):
+    """Scores that were computed again, with sinks among the keys, and where the keys begin."""
+
+    matrix: Tensor  # (batch, n_head, query_len, key_len)
+    first: int
+
+
 class Statistics:
     """What keep="statistics" keeps of a layer: the entropy of rows, and what keys received."""
 
@@ -115,8 +122,7 @@ class Run:
     again: bool = False  # whether checkpointing ran it once more, in a backward pass
     backward: Backward | None = None  # v, the output and its gradient, of a run of one call
     notes: tuple[str, ...] = ()  # what a reader of its map should know
-    #: Computes the scores again, (batch, n_head, query_len, key_len), where no rules give them.
-    scores: Callable[[], Tensor] | None = None
+    scores: Callable[[], Scored] | None = None  # computes them again, where no rules give them
     captured: str = ""  # why it is not proved of q, k and rules, but computed again
     rules: str = field(default="", init=False)  # as `shown` said before the mask was released
     #: The tensors that its map is made of, some of them the model's own, and their versions.
@@ -226,24 +232,24 @@ class Run:
 
 def replayed_run(
     shape: Sequence[int],
-    scores: Callable[[], Tensor],
+    scores: Callable[[], Scored],
     proof: Proof,
     captured: str,
-    like: Tensor,
+    output: Tensor,
 ) -> Run:
     """A run whose scores are computed again each time that its map is asked for.
 
     Args:
         shape: (batch, n_head, query_len, key_len).
         captured: why it is not proved of q, k and rules; empty if it is.
-        like: a tensor of its device.
+        output: as the model has it, (batch, n_head, query_len, d_v).
     """
     batch, n_head, n, m = shape
-    nothing = like.new_zeros((1, 1, 1, 1), dtype=torch.float32)
+    nothing = output.new_zeros((1, 1, 1, 1), dtype=torch.float32)
     query, key = (nothing.expand(batch, n_head, length, 1) for length in (n, m))
-    empty = like.new_empty((0, 0, 0, 0))
+    empty = output.new_empty((0, 0, 0, 0))
     first = CapturedCall(
-        empty, empty, empty, empty, [], cross=False, stored_keys=False, scale=None, softcap=None,
+        empty, empty, empty, output, [], cross=False, stored_keys=False, scale=None, softcap=None,
         sinks=None, bias=None, causal=False, window=None,
     )  # fmt: skip
     return Run(
@@ -261,12 +267,18 @@ def replayed_run(
     )
 
 
-def _of_scores(query: Tensor, key: Tensor, scores: Tensor) -> AttentionMap:
+def _of_scores(query: Tensor, key: Tensor, found: Scored) -> AttentionMap:
     """The map of a matrix of scores: all of them are a bias, and q and k are 0."""
+    scores = found.matrix.float()
     seen = scores > HIDDEN
     seen = seen | ~seen.any(dim=-1, keepdim=True)  # a row that sees nothing is averaged over
-    bias = scores.masked_fill(~seen, 0).nan_to_num(neginf=0.0).float()
-    return AttentionMap(query, key, mask=_dense(seen), bias=bias, scale=1.0, query_offset=0)
+    lse = scores.logsumexp(dim=-1) if scores.shape[-1] > key.shape[2] else None
+    keys = slice(found.first, found.first + key.shape[2])
+    seen, scores = seen[..., keys], scores[..., keys]
+    bias = scores.masked_fill(~seen, 0).nan_to_num(neginf=0.0)
+    return AttentionMap(
+        query, key, mask=_dense(seen), bias=bias, scale=1.0, query_offset=0, lse=lse
+    )
 
 
 def mask_of(pattern: Pattern | None, dense: Sequence[Tensor], key_len: int) -> Mask:

@@ -95,7 +95,7 @@ class Watching:
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         if torch.compiler.is_compiling() or module not in self._watched.followed or in_backward():
             return
-        self._running().leave(module, output)
+        self._running().leave(module, args, output)
 
     def _running(self) -> Listener:
         """The listener of the thread that runs."""

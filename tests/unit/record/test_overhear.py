@@ -194,7 +194,7 @@ def test_calls_that_are_answered():
         assert torch.equal(model(ids).logits, plain)
     assert AttentionInterface.__dict__["get_interface"] is get_interface
     assert seen[0].shape[-1] == ids.shape[1]
-    with pytest.raises(MissedError, match="interface"):
+    with pytest.raises(MissedError, match="no attention was heard in it"):
         seen[1]
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wqkv.record.captured import CapturedCall, MaskReading, Refusal
+from wqkv.record.captured import CapturedCall, MaskReading
 from wqkv.attend.masks.algebra import Full
 from wqkv.record.mask_pattern import HIDDEN, Pattern, Visible, of_tensor, rows_of
 from wqkv.record.operators.layout import (
@@ -132,7 +132,6 @@ def assembled(
 
     Raises:
         Unreadable: its rules are not those of a map.
-        Refusal: they are, and cannot be shown.
     """
     at = places(scores, heard, modules)
     square = (at.batch, at.heads, at.queries, at.keys)
@@ -244,7 +243,7 @@ def _reading(rows: list[Visible], n: int, m: int, device: torch.device) -> MaskR
 
 
 def _sinks(scores: Scores, square: Square) -> Tensor | None:
-    """One number per head, or a Refusal."""
+    """One number per head."""
     if scores.sink is None:
         return None
     batch, heads, queries, _ = square
@@ -253,5 +252,5 @@ def _sinks(scores: Scores, square: Square) -> Tensor | None:
     x = x.expand(-1, size_of(heads), -1, -1)
     found = x[0, :, 0, 0]
     if not torch.equal(x, found.view(1, -1, 1, 1).expand_as(x)):
-        raise Refusal("its sinks differ between samples or queries: a map takes one per head")
+        raise Unreadable("its sinks differ between samples or queries")
     return found.clone()

@@ -8,7 +8,6 @@ refuses the map.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -32,10 +31,9 @@ class Returned(NamedTuple):
     output: torch.Tensor
     refused: str  # why its call could not be read
 
-    def check(self, call: CapturedCall) -> None:
-        """Raise if it is not what was heard at its operators."""
-        ours = call.output.transpose(1, 2)
-        theirs = self.output.detach()
+    def check(self, output: torch.Tensor) -> None:
+        """Raise if it is not what was heard at its operators, (batch, n_head, query_len, d_v)."""
+        ours, theirs = output.transpose(1, 2), self.output.detach()
         if ours.shape != theirs.shape or not torch.equal(ours.nan_to_num(), theirs.nan_to_num()):
             raise Refusal(self.refused)
 
@@ -104,17 +102,19 @@ class OperatorDoor:
         found = call_of(one.heard, one.modules, self._masks)
         if isinstance(found, Run):
             if one.returned is not None:
-                raise Refusal(one.returned.refused)
-            return replace(found, notes=(*found.notes, *_parts(found.shape[0], one.batch)))
+                one.returned.check(found.first.output)
+            found.release()
+            found.notes = (*_because(one), *found.notes, *_parts(found.shape[0], one.batch))
+            return found
         if one.returned is not None:
-            one.returned.check(found)
+            one.returned.check(found.output)
         if found.query.is_meta:
             raise Refusal("its tensors are on the device meta, which holds no numbers")
         n, m = found.query.shape[2], found.key.shape[2]
         everything = found.readings[0].all
         found = found._replace(
             cross=one.cross or m < n or (everything and 1 < n != m),
-            notes=(*found.notes, *_parts(found.query.shape[0], one.batch)),
+            notes=(*_because(one), *found.notes, *_parts(found.query.shape[0], one.batch)),
         )
         run = self._continued(layer, found) if layer.runs and not found.finish else None
         if run is None:
@@ -134,6 +134,13 @@ class OperatorDoor:
         if going is None:
             return None
         return go_on(going, settle([going.options]))
+
+
+def _because(one: Waiting) -> list[str]:
+    """Why a layer that asks an attention function is heard at its operators."""
+    if one.returned is None:
+        return []
+    return [f"heard at its operators, because {one.returned.refused}"]
 
 
 def _parts(size: int, batch: int | None) -> list[str]:

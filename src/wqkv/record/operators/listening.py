@@ -7,6 +7,7 @@ and so is each call of a fused kernel. What is heard is read later: scores.py, f
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -69,6 +70,15 @@ class Heard(NamedTuple):
     lost: str = ""
 
 
+class _Quiet(threading.local):
+    """Whether what a thread runs is not a model's own, for the modes of all watches."""
+
+    depth = 0
+
+
+_QUIET = _Quiet()
+
+
 class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is untyped here
     """The mode, from the beginning of a forward to its end.
 
@@ -87,7 +97,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         self._open: dict[Node, None] = {}  # softmaxes over scores that have not met v yet
         self._on = False
         self._keys: tuple[Any, Any] = (None, None)  # as of_torch.as_called takes them
-        self._quiet = 0  # above 0 while what runs is not the model's own
+        self._closed = False
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
@@ -116,7 +126,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
 
     def close(self) -> None:
         """Hear nothing from here on, though a forward may still run in another thread."""
-        self._quiet += 1
+        self._closed = True
         of_torch.take_off(self)
 
     def forget(self) -> None:
@@ -127,17 +137,14 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Context for what is not the model's own: it is not heard, and costs nothing."""
-        if not self._on:
-            yield
-            return
-        top = of_torch.top_mode() is self
+        top = self._on and of_torch.top_mode() is self
         if top:
             of_torch.DispatchMode.__exit__(self, None, None, None)
-        self._quiet += 1
+        _QUIET.depth += 1
         try:
             yield
         finally:
-            self._quiet -= 1
+            _QUIET.depth -= 1
             if top:
                 of_torch.DispatchMode.__enter__(self)
 
@@ -160,7 +167,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if self._quiet:
+        if self._closed or _QUIET.depth:
             return func(*args, **kwargs)
         if of_torch.is_higher_order(func):
             return self._higher(func, args, kwargs)

@@ -33,9 +33,10 @@ _ROUNDED = frozenset(("add", "sub", "mul", "masked_fill", "where", "cat"))
 
 
 class Replayed(NamedTuple):
-    """The scores of the softmax, its weights, and what v made of them."""
+    """The scores of the softmax, and what v made of its weights."""
 
-    scores: Tensor
+    scores: Tensor  # (..., query_len, key_len), with sinks among the keys
+    first: int  # key among them
     output: Tensor
     largest: float  # score that is not hidden
 
@@ -61,7 +62,10 @@ def replay(heard: Product) -> Replayed:
     scores = numbers[score]
     seen = scores.masked_fill(~(scores > HIDDEN), 0).abs()
     largest = float(seen.max()) if seen.numel() else 0.0
-    return Replayed(scores.movedim(dim, -1), output, largest)
+    # Sinks were joined to the keys and cut off behind the softmax.
+    cuts = [one for one in all_nodes(heard.weights) if one.softmaxes and one.name == "slice"]
+    first = max((one.args[2] or 0 for one in cuts if len(one.args) > 2), default=0)
+    return Replayed(scores.movedim(dim, -1), first, output, largest)
 
 
 def compare(found: Replayed, heard: Product) -> Proof:

@@ -25,7 +25,7 @@ from wqkv.record.operators.replay import compare, replay
 from wqkv.record.operators.scores import read
 from wqkv.record.prove_call import check
 from wqkv.record.read_mask import KnownMasks
-from wqkv.record.run import Run, replayed_run
+from wqkv.record.run import Run, Scored, replayed_run
 from wqkv.upstream.of_torch import storage_number
 
 
@@ -79,11 +79,16 @@ def replayed(how: Product, modules: Sequence[nn.Module], why: str) -> Run:
     more = len(weights.products) > 1 or bool(weights.odd)
     reason = f"its scores are computed again as the model did, because {why}" if more else ""
 
-    def scores() -> Tensor:
-        return _four_axes(replay(how).scores, how, modules)
+    key_len = how.value.tensor.shape[-2 if how.weights_first else -1]
 
-    return replayed_run(_four_axes(found.scores, how, modules).shape, scores, proof, reason,
-                        how.value.tensor)  # fmt: skip
+    def scores() -> Scored:
+        again = replay(how)
+        return Scored(_four_axes(again.scores, how, modules), again.first)
+
+    *first, _ = _four_axes(found.scores, how, modules).shape
+    output = how.output.tensor if how.weights_first else how.output.tensor.mT
+    output = output.detach().reshape(*first, -1)
+    return replayed_run((*first, key_len), scores, proof, reason, output)
 
 
 def _four_axes(scores: Tensor, how: Product, modules: Sequence[nn.Module]) -> Tensor:
