@@ -135,8 +135,8 @@ def write_recording(path: str | PathLike[str], kept: KeptModel) -> None:
     if kept.values and not any(run.backward for run in runs):
         raise MissedError(
             f"v of {kept.name} was not kept, and `values` is True.\n"
-            "Watch it with gradients=True, which keeps no v of what is heard at its operators, or save "
-            "it without values."
+            "Watch it with gradients=True, which keeps no v of what is heard at its operators, or "
+            "save it without values."
         )
     tensors = _Tensors()
     threads = [
