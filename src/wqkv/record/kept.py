@@ -26,7 +26,7 @@ from torch import Tensor
 from wqkv.attend.call import Call, request
 from wqkv.attend.forms import Json, read, write
 from wqkv.attend.rules import Rules
-from wqkv.errors import ArgumentError, MissedError, WqkvError, need
+from wqkv.errors import ArgumentError, MissedError, WqkvError, describe, need
 from wqkv.files import written_whole
 from wqkv.maps.attention_map import AttentionMap, map_of
 from wqkv.maps.proof import Proof
@@ -249,8 +249,6 @@ class _File:
         """Say of whatever goes wrong in reading that the file is damaged."""
         try:
             yield
-        except (MemoryError, torch.OutOfMemoryError):
-            raise
         except WqkvError as error:  # the text is as it was saved, so it is not damaged
             raise ArgumentError(
                 f"A map of {self.path!r} cannot be made.\n{error}\n"
@@ -270,9 +268,20 @@ class _File:
             if _sum(x) != form["sum"]:
                 raise ValueError(f"the numbers of {name} are not those that were saved")
             self._whole.add(name)
-        # A copy, because the file's own memory begins anywhere, and the bits of a product depend on
-        # how memory is aligned.
-        return x.to(self.device, copy=True).permute(form["axes"]).expand(form["shape"])
+        try:
+            # A copy, because the file's own memory begins anywhere, and the bits of a product
+            # depend on how memory is aligned.
+            x = x.to(self.device, copy=True)
+        except (
+            RuntimeError,
+            TypeError,
+            AssertionError,
+        ) as error:  # no room, no such dtype
+            raise ArgumentError(
+                f"{describe(x)} cannot be put on {self.device}: {_reason(error)}.\n"
+                "Load it with another `device`, such as 'cpu'."
+            ) from error
+        return x.permute(form["axes"]).expand(form["shape"])
 
 
 class _KeptWeights(Weights):

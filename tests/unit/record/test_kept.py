@@ -208,6 +208,19 @@ def test_a_link_leads_to_the_file(path, tmp_path):
 # What cannot be read
 
 
+def test_a_device_that_cannot_hold_it(path, monkeypatch):
+    written(path)
+    kept = load_recording(path)
+
+    def full(x: Tensor, *args, **kwargs) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(Tensor, "to", full)
+    says = r"cannot be made\.\nf32\[2, 6, 5, 11\] on cpu cannot be put on cpu: OutOfMemoryError"
+    with pytest.raises(ArgumentError, match=says):
+        kept[0]
+
+
 def test_no_file(path):
     with pytest.raises(ArgumentError, match="is no whole safetensors file: FileNotFoundError"):
         load_recording(path)
