@@ -29,11 +29,11 @@ STATISTICS = {
     "largest": lambda m: m.largest(),
     "thumbnail": lambda m: m.thumbnail(3),
     "top": lambda m: m.top(3).weights,
-    "mass": lambda m: m.mass([0, 2]),
+    "mass": lambda m: m.mass([0]),
     "coverage": lambda m: m.coverage(0.9).most,
     "tile": lambda m: m[:],
-    "row": lambda m: m[0, 1, 3],
-    "at": lambda m: m.at([2, 3], [0, 1]),
+    "row": lambda m: m[0, -1, -1],
+    "at": lambda m: m.at([-1, 0], [0, -1]),
 }
 
 
