@@ -36,7 +36,6 @@ from wqkv.record.modules import ModuleCall, attention_like, ended_by, kind_of
 from wqkv.record.operators.door import OperatorDoor, Returned, Waiting, batch_of
 from wqkv.record.operators.listening import Heard, Listening
 from wqkv.record.read_mask import KnownMasks
-from wqkv.record.run import Run
 from wqkv.record.write_path import WritePath
 from wqkv.upstream import of_torch
 
@@ -431,7 +430,7 @@ def repeated(layers: Iterable[LayerRuns], overheard: OverheardCall) -> bool:
         whether it repeats one, or belongs to a layer of which none was recorded.
     """
     layers = [layer for layer in layers if layer.module is overheard.module]
-    if not any(layer.runs for layer in layers):
+    if not any(run.refused is None for layer in layers for run in layer.runs):
         return True
     with aside(overheard.device):
         try:

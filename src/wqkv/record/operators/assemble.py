@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wqkv.record.captured import CapturedCall, MaskReading
 from wqkv.attend.masks.algebra import Full
+from wqkv.record.captured import CapturedCall, MaskReading
 from wqkv.record.mask_pattern import HIDDEN, Pattern, Visible, of_tensor, rows_of
 from wqkv.record.operators.layout import (
     Axis,
@@ -19,7 +19,7 @@ from wqkv.record.operators.layout import (
     settled,
     size_of,
 )
-from wqkv.record.operators.listening import Product
+from wqkv.record.operators.listening import WrittenOut
 from wqkv.record.operators.scores import Scores, Term
 from wqkv.record.read_mask import KnownMask, KnownMasks
 from wqkv.upstream.of_torch import version
@@ -48,7 +48,7 @@ class Places(NamedTuple):
         return tuple(part for part in settled(self.heads) if id(part) not in shared)
 
 
-def places(scores: Scores, heard: Product, modules: Iterable[nn.Module]) -> Places:
+def places(scores: Scores, heard: WrittenOut, modules: Iterable[nn.Module]) -> Places:
     """Find the axes.
 
     Args:
@@ -91,15 +91,13 @@ def _all_of(scores: Scores, side: str) -> Axis:
     return tuple(p for axis in scores.weights or () for p in settled(axis) if p.whence == side)
 
 
-def _split(
-    axis: Axis, heard: Product, modules: Iterable[nn.Module]
-) -> tuple[Axis, Axis]:
+def _split(axis: Axis, heard: WrittenOut, modules: Iterable[nn.Module]) -> tuple[Axis, Axis]:
     """Samples and heads that stand side by side on one axis."""
     (part,) = axis
     return _cut(axis, head_count(part.size, heard, modules))
 
 
-def head_count(size: int, heard: Product, modules: Iterable[nn.Module]) -> int:
+def head_count(size: int, heard: WrittenOut, modules: Iterable[nn.Module]) -> int:
     """How many heads an axis of samples and heads has; all of it, if nothing says so."""
     later = heard.shape.shape
     if later is not None and len(later) >= 4 and later[0] * later[1] == size:
@@ -123,7 +121,7 @@ def _cut(axis: Axis, heads: int) -> tuple[Axis, Axis]:
 
 
 def assembled(
-    scores: Scores, heard: Product, modules: Iterable[nn.Module], known: KnownMasks
+    scores: Scores, heard: WrittenOut, modules: Iterable[nn.Module], known: KnownMasks
 ) -> CapturedCall:
     """q, k, v, the output and the rules of an attention that was heard.
 
@@ -170,9 +168,7 @@ def _factors(scores: Scores, at: Places) -> tuple[Tensor, Tensor]:
     )
 
 
-def _multiply(
-    q: Tensor, k: Tensor, term: Term, square: Square
-) -> tuple[Tensor, Tensor]:
+def _multiply(q: Tensor, k: Tensor, term: Term, square: Square) -> tuple[Tensor, Tensor]:
     """Take a factor of the scores into q or k, by the one axis of them that it has."""
     x = brought(term.tensor.detach(), term.layout, square)
     if x.shape[3] == 1:
@@ -182,7 +178,7 @@ def _multiply(
     raise Unreadable("its scores are multiplied by a matrix")
 
 
-def _value_and_output(scores: Scores, heard: Product, at: Places) -> tuple[Tensor, Tensor]:
+def _value_and_output(scores: Scores, heard: WrittenOut, at: Places) -> tuple[Tensor, Tensor]:
     """v and the output, by the axes of the weights as they met v."""
     value, output = heard.value.tensor.detach(), heard.output.tensor.detach()
     *lead, rows, columns = scores.layout

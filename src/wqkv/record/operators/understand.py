@@ -9,20 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-
-
 from torch import Tensor, nn
 
 from wqkv.maps.proof import Proof
 from wqkv.record.captured import CapturedCall, Refusal
 from wqkv.record.mask_pattern import HIDDEN
 from wqkv.record.operators.assemble import assembled, head_count
-from wqkv.record.operators.fused import read_fused
 from wqkv.record.operators.layout import Unreadable
-from wqkv.record.operators.listening import FusedCall, Heard, Product
+from wqkv.record.operators.listening import FusedCall, Heard, WrittenOut
 from wqkv.record.operators.nodes import Leaf, all_nodes, hides, leaves
 from wqkv.record.operators.replay import compare, replay
 from wqkv.record.operators.scores import read
+from wqkv.record.operators.whole_calls import read_fused
 from wqkv.record.prove_call import check
 from wqkv.record.read_mask import KnownMasks
 from wqkv.record.run import Run, Scored, replayed_run
@@ -55,7 +53,7 @@ def call_of(heard: Heard, modules: Sequence[nn.Module], known: KnownMasks) -> Ca
     return call._replace(notes=tuple(notes))
 
 
-def _with_replayed_proof(call: CapturedCall, how: Product) -> CapturedCall:
+def _with_replayed_proof(call: CapturedCall, how: WrittenOut) -> CapturedCall:
     """The same call, proved by what the model did to the weights after the softmax."""
 
     def proof() -> Proof:
@@ -64,7 +62,7 @@ def _with_replayed_proof(call: CapturedCall, how: Product) -> CapturedCall:
     return call._replace(proof=proof)
 
 
-def replayed(how: Product, modules: Sequence[nn.Module], why: str) -> Run:
+def replayed(how: WrittenOut, modules: Sequence[nn.Module], why: str) -> Run:
     """A run whose scores are computed again each time that they are asked for.
 
     Args:
@@ -91,7 +89,7 @@ def replayed(how: Product, modules: Sequence[nn.Module], why: str) -> Run:
     return replayed_run((*first, key_len), scores, proof, reason, output)
 
 
-def _four_axes(scores: Tensor, how: Product, modules: Sequence[nn.Module]) -> Tensor:
+def _four_axes(scores: Tensor, how: WrittenOut, modules: Sequence[nn.Module]) -> Tensor:
     """Scores as (batch, head, query, key), by the order of their axes."""
     *lead, n, m = scores.shape
     if len(lead) == 1:
@@ -102,7 +100,7 @@ def _four_axes(scores: Tensor, how: Product, modules: Sequence[nn.Module]) -> Te
     return scores.reshape(-1, lead[-1], n, m)
 
 
-def _large_terms(how: Product, modules: Sequence[nn.Module]) -> list[str]:
+def _large_terms(how: WrittenOut, modules: Sequence[nn.Module]) -> list[str]:
     """What to say of a term as large as the scores that is neither a weight nor a mask.
 
     It was made in the call, perhaps of q or k by another road: the weights are right, and whether
