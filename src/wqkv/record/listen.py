@@ -40,6 +40,7 @@ from wqkv.record.operators.door import OperatorDoor, Returned, Waiting, batch_of
 from wqkv.record.operators.listening import Heard, Listening, WrittenOut
 from wqkv.record.own import OwnDoor, OwnRun
 from wqkv.record.read_mask import KnownMasks
+from wqkv.record.run import Run
 from wqkv.record.write_path import WritePath
 from wqkv.upstream import of_torch
 
@@ -420,26 +421,9 @@ class Listener:
         Raises:
             MissedError: none does, or it is not known which.
         """
-        if self.text is None:
-            raise MissedError(
-                "Which token ids the samples hold is not known: the model read no `input_ids` from "
-                "the text's beginning on, or some of its steps went by unseen."
-            )
-        ends = ended_by(self.watched.model)
-        count = max((n for n, one in enumerate(ids, 1) if one not in ends), default=0)
-        read = ids[: min(count, len(ids) - 1)]
-        texts = self.text.tolist()
-        found = [sample for sample, text in enumerate(texts) if text[: len(read)] == read]
-        if not found:
-            raise MissedError(
-                f"None of the {len(texts)} samples holds these {len(ids)} tokens: a beam that ends "
-                "may give its place to another.\nTo see them, run the model on them under `watch`."
-            )
         runs = [one.runs[-1] for one in self.layers.values() if one.kind == "cross" and one.runs]
-        sources = [run.key.data[found] for run in runs if run.kept]
-        if any(not torch.equal(x, x[:1].expand_as(x)) for x in sources):
-            raise MissedError(f"Samples {found} hold this text, and do not read the same source.")
-        return found[0]
+        sources = [run.key.data for run in runs if run.kept]
+        return sample_with(ids, self.text, ended_by(self.watched.model), sources)
 
     # Compiled code
 
@@ -455,6 +439,37 @@ class Listener:
         self.passed |= modules
         for layer in self.layers.values():
             layer.unseen += layer.module in modules
+
+
+def sample_with(
+    ids: list[int], text: Tensor | None, ends: Sequence[int], sources: Iterable[Tensor]
+) -> int:
+    """Which sample of a text (batch, length) holds these token ids.
+
+    Args:
+        ends: the token ids that end a text, or fill what is left after its end.
+        sources: the keys of the layers that look at another text.
+
+    Raises:
+        MissedError: none does, or it is not known which.
+    """
+    if text is None:
+        raise MissedError(
+            "Which token ids the samples hold is not known: the model read no `input_ids` from "
+            "the text's beginning on, or some of its steps went by unseen."
+        )
+    count = max((n for n, one in enumerate(ids, 1) if one not in ends), default=0)
+    read = ids[: min(count, len(ids) - 1)]
+    texts = text.tolist()
+    found = [sample for sample, one in enumerate(texts) if one[: len(read)] == read]
+    if not found:
+        raise MissedError(
+            f"None of the {len(texts)} samples holds these {len(ids)} tokens: a beam that ends "
+            "may give its place to another.\nTo see them, run the model on them under `watch`."
+        )
+    if any(not torch.equal(key[found], key[found][:1].expand_as(key[found])) for key in sources):
+        raise MissedError(f"Samples {found} hold this text, and do not read the same source.")
+    return found[0]
 
 
 def numbered(layers: Sequence[Of], layer: int) -> Of:
