@@ -94,6 +94,21 @@ def message(what: str, came: Mapping[str, object], do: str) -> str:
     return "\n".join([what, *lines, do])
 
 
+def watch_instead(
+    why: str, *make: str, model: str = "model", call: str = "model(x)"
+) -> ArgumentError:
+    """The error for a model that cannot be opened: why, and the Python that watches it instead.
+
+    Args:
+        make: the lines of Python that make the model; none if whoever asks holds it.
+        model: what is watched.
+        call: what runs it.
+    """
+    lines = [*make, f"with wqkv.watch({model}) as seen:", f"    {call}", "print(seen.report())"]
+    python = "\n".join(f"    {line}" for line in lines)
+    return ArgumentError(mistake("watch_instead", why=why, python=python))
+
+
 def need_device(device: torch.device | str) -> torch.device:
     """Return the device, or raise if no tensor can be made on it."""
     try:

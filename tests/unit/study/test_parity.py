@@ -179,7 +179,7 @@ def test_padding():
 
 
 def test_a_model_that_reads_something_else():
-    with pytest.raises(ArgumentError, match=r"(?s)'qwen2_vl_vision' read is not known.*`inputs`"):
+    with pytest.raises(ArgumentError, match=r"(?s)'qwen2_vl_vision' read is not known.*inputs\)`"):
         parity(visual())
     model = transformers.CLIPModel(
         transformers.CLIPConfig(text_config=TEXT, vision_config=CONFIGS["vit"])
