@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor
 
+from wqkv.maps.proof import Proof
 from wqkv.record.backward import Backward
 from wqkv.record.mask_pattern import Pattern, Visible
 
@@ -44,3 +46,8 @@ class CapturedCall(NamedTuple):
     causal: bool  # decides if a mask has too few rows to show whether it is causal
     window: int | None  # decides there too: how many keys a query sees, its own included
     backward: Backward | None = None  # where its gradient goes, if gradients are asked for
+    #: What the model made of all heads' outputs, (batch, query_len, n_head * d_v), before anybody
+    #: saw them; `output` is what came of it. None if `output` is that of each head.
+    finish: Callable[[Tensor], Tensor] | None = None
+    proof: Callable[[], Proof] | None = None  # of a call that is not proved by P V alone
+    notes: tuple[str, ...] = ()  # what a reader of its map should know

@@ -265,6 +265,7 @@ def _begin_by(call: CapturedCall, reading: MaskReading, at: Placement | None) ->
         dense=[] if pattern is not None else [visible.whole()],
         bias=_bias_rows(call, length, at.first_key),
         backward=call.backward,
+        notes=call.notes,
     )
     if call.backward is not None:
         call.backward.keep(value, call.output)

@@ -30,7 +30,10 @@ from wqkv.record.follow import (
     repeat,
     settle,
 )
-from wqkv.record.modules import AttentionKind, ModuleCall, attention_like, ended_by, kind_of
+from wqkv.record.layer_runs import LayerRuns
+from wqkv.record.modules import ModuleCall, attention_like, ended_by, kind_of
+from wqkv.record.operators.door import OperatorDoor, Waiting, batch_of
+from wqkv.record.operators.listening import Heard, Listening
 from wqkv.record.read_mask import KnownMasks
 from wqkv.record.run import Run
 from wqkv.record.write_path import WritePath
@@ -49,47 +52,14 @@ class WatchedModel:
         self.model, self.wanted, self.keep, self.gradients = model, wanted, keep, gradients
         self.names = {module: of_torch.plain_name(name) for name, module in model.named_modules()}
         self.like = attention_like(model)
-
-
-class LayerRuns:
-    """One attention layer, and the runs that were recorded of it."""
-
-    def __init__(
-        self, name: str, module: nn.Module, known: AttentionKind | None, wanted: bool
-    ) -> None:
-        self.name, self.module, self.known_kind, self.wanted = name, module, known, wanted
-        self.runs: list[Run] = []
-        self.reason: str | None = None  # why the last call was not recorded
-        self.unseen = 0  # compiled calls since the last that was seen
-
-    @property
-    def kind(self) -> AttentionKind:
-        """What the layer looks at, as its names say, or, if they do not, as its mask says."""
-        if self.known_kind is not None or not self.runs:
-            return self.known_kind or "encoder"
-        pattern = self.runs[-1].pattern
-        return "decoder" if pattern is not None and pattern.after == 0 else "encoder"
-
-    def why_missed(self, compiled: bool = False) -> str | None:
-        """Why there is no map; None if there is one.
-
-        Args:
-            compiled: whether the layer runs compiled now.
-        """
-        if not self.wanted:
-            return "it was not asked for: see `layers`"
-        if compiled and not self.runs:
-            return "it runs compiled, out of sight"
-        if self.reason is not None:
-            return self.reason
-        if not self.runs:
-            return "it does not use the attention interface"
-        if self.unseen:
-            return (
-                f"it ran compiled and unseen after what was seen, {self.unseen} times: "
-                "`runs` has what came before"
-            )
-        return self.runs[-1].refused
+        #: The modules that are followed: no other calls attention itself, but WO, the last norm
+        #: and the output matrix are among the others.
+        self.followed = {
+            module
+            for module in self.names
+            if gradients or module is model or next(module.children(), None) is not None
+            or not type(module).__module__.startswith("torch.nn.")
+        }  # fmt: skip
 
 
 class _Frame(NamedTuple):
@@ -97,6 +67,7 @@ class _Frame(NamedTuple):
 
     call: ModuleCall
     stored_keys: bool  # asked when it begins, because it stores keys itself
+    visit: int  # how often it began before, in this forward
 
 
 class _WaitingCall(NamedTuple):
@@ -118,7 +89,8 @@ class Listener:
         self.watched, self.name = watched, threading.current_thread().name
         # by module, and by how often a forward ran it before: a model may run a module several
         # times in a forward, and each time is a layer
-        self.layers: dict[tuple[nn.Module, int], LayerRuns] = {}
+        # with the number of the attention within it, which is above 0 if it has several
+        self.layers: dict[tuple[nn.Module, int, int], LayerRuns] = {}
         self.unseen = 0  # forwards that ran compiled
         self.passed: set[nn.Module] = set()  # what compiled code has run of the model
         self.text: Tensor | None = None  # the token ids of the last text, (batch, length)
@@ -133,39 +105,64 @@ class Listener:
         self._options: defaultdict[Sizes, list[Options]] = defaultdict(list)
         self._steps: dict[Sizes, TextStep | None] = {}
         self._recorded: list[LayerRuns] = []
+        # what is heard at operators, and how much of it each call of a module has had
+        self._mode = Listening(watched.model, self._heard)
+        self._door = OperatorDoor()
+        self._counts: Counter[tuple[nn.Module, int]] = Counter()
+        self._asked: list[list[Heard]] = []  # attention functions that run now, and what they ran
 
     # One forward
 
     def enter(self, call: ModuleCall) -> None:
         """A module begins."""
-        module = call.module
-        if not self._stack:  # a forward begins
+        module, begins = call.module, not self._stack
+        if begins:
+            self.settle()
             self._visits.clear()
+            self._counts.clear()
             self._learns = torch.is_grad_enabled()
-        self._stack.append(_Frame(call, call.finds_stored_keys()))
+        self._stack.append(_Frame(call, call.finds_stored_keys(), self._visits[module]))
         self._visits[module] += 1
         self._calls[module] = 0
         if module in self.watched.like:
             self._layer(module)
         if self.path is not None:
-            self.path.enter(call)
+            with self._mode.paused():
+                self.path.enter(call)
+        if begins:
+            self._mode.begin()
 
     def leave(self, module: nn.Module, output: object) -> None:
         """A module has ended. If it has failed, `output` is None."""
+        if self._stack and self._stack[0].call.module is module:
+            self._mode.end()
+        with self._mode.paused():
+            self._leave(module, output)
+
+    def _leave(self, module: nn.Module, output: object) -> None:
         if self.path is not None:
             self.path.leave(module, output)
         frame = None
         while self._stack and (frame := self._stack.pop()).call.module is not module:
             pass  # drop modules inside it that failed, whose end was never told
-        layer = self.layers.get((module, max(self._visits[module] - 1, 0)))
-        if layer is not None and layer.runs and not self._calls[module] and output is not None:
-            layer.reason = "a later call of it did not use the attention interface"
-        run = layer.runs[-1] if layer is not None and layer.runs else None
-        if self.watched.keep == "statistics" and run is not None and run.kept:
-            with aside(run.key.data.device):
-                run.reduce()
+        layer = self.layers.get((module, max(self._visits[module] - 1, 0), 0))
+        heard = self._calls[module] or self._counts[module, max(self._visits[module] - 1, 0)]
+        if layer is not None and layer.runs and not heard and output is not None:
+            layer.reason = "no attention was heard in a later call of it"
+        if self.watched.keep == "statistics" and layer is not None:
+            self._door.close(self._mode)
+            self.settle()
+            self._reduce(layer)
         if not self._stack and frame is not None:
             self._finish(frame.call)
+
+    @staticmethod
+    def _reduce(layer: LayerRuns) -> None:
+        """Keep the statistics of a layer's last run alone."""
+        run = layer.runs[-1] if layer.runs else None
+        if run is not None and run.kept:
+            with aside(run.key.data.device):
+                run.reduce()
 
     def _finish(self, forward: ModuleCall) -> None:
         """The forward ends: record what had to wait for all its layers."""
@@ -173,12 +170,20 @@ class Listener:
         for waiting in self._waiting:
             self._record(*waiting)
         self.text = self._read_text(forward.token_ids)
+        self._door.close(self._mode)
+        self._mode.forget()
         self._forget()
 
     def stop(self) -> None:
         """The watch ends, or an exception went past the hooks."""
+        self._mode.end()
+        self._mode.forget()
         self._stack.clear()
         self._forget()
+
+    def settle(self) -> None:
+        """Read what was heard at operators and waits."""
+        self._door.settle()
 
     def _forget(self) -> None:
         for one in (self._masks, self._waiting, self._options, self._steps, self._recorded):
@@ -186,22 +191,74 @@ class Listener:
         if self.path is not None:
             self.path.forget()
 
-    def _layer(self, module: nn.Module) -> LayerRuns:
-        """The layer of a module in its present visit."""
-        key, watched = (module, max(self._visits[module] - 1, 0)), self.watched
+    def _layer(self, module: nn.Module, visit: int | None = None, count: int = 0) -> LayerRuns:
+        """The layer of a module in a visit, the present one by default.
+
+        Args:
+            count: how many attentions were heard in this visit before.
+        """
+        visit = max(self._visits[module] - 1, 0) if visit is None else visit
+        key, watched = (module, visit, count), self.watched
         if key not in self.layers:
             number, name = len(self.layers), watched.names[module]
             wanted = watched.wanted is None or number in watched.wanted
             known = kind_of(name, module)
-            if key[1]:
-                name = f"{name} (run {key[1] + 1})"
+            name = name or type(module).__name__
+            name += f" (run {visit + 1})" if visit else ""
+            name += f" (attention {count + 1})" if count else ""
             self.layers[key] = LayerRuns(name, module, known, wanted)
         return self.layers[key]
 
+    # Operators
+
+    def _heard(self, heard: Heard) -> None:
+        """An attention was heard at its operators."""
+        if self._asked:
+            self._asked[-1].append(heard)
+        else:
+            self._wait(heard)
+
+    def _wait(self, heard: Heard) -> None:
+        """Let it wait to be read, as an attention of the innermost module that runs."""
+        modules = [frame.call.module for frame in reversed(self._stack)]
+        frame = self._stack[-1] if self._stack else None
+        if frame is None:
+            return
+        key = frame.call.module, frame.visit
+        layer = self._layer(*key, self._counts[key])
+        self._counts[key] += 1
+        layer.unseen = 0
+        if not layer.wanted:
+            return
+        cross = layer.known_kind == "cross" or frame.call.reads_other_text
+        if cross:
+            layer.known_kind = "cross"
+        given = self._stack[0].call
+        batch = batch_of((*given.args, *given.kwargs.values()))
+        self._door.add(Waiting(layer, heard, modules, cross, batch))
+
     # One call
 
+    def ask(self) -> None:
+        """An attention function begins."""
+        self._asked.append([])
+
     def take(self, overheard: OverheardCall) -> None:
-        """Record one call of a layer's attention function, or note why it cannot be recorded."""
+        """Record one call of a layer's attention function, or note why it cannot be recorded.
+
+        What was heard at its operators is another way to know it, if it cannot be read.
+        """
+        heard = self._asked.pop() if self._asked else []
+        with self._mode.paused():
+            self._take(overheard)
+        layer = self._layer(overheard.module)
+        refused = layer.reason or (layer.runs[-1].refused if layer.runs else None)
+        if refused is not None and len(heard) == 1 and layer.wanted and not self._asked:
+            layer.reason = None
+            self._counts.pop((overheard.module, max(self._visits[overheard.module] - 1, 0)), None)
+            self._wait(heard[0])
+
+    def _take(self, overheard: OverheardCall) -> None:
         module = overheard.module
         layer = self._layer(module)
         count, self._calls[module] = self._calls[module], self._calls[module] + 1

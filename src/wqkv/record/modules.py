@@ -32,6 +32,8 @@ _OTHER_TEXTS = (
     "cross_attention_states",
     "kv_states",
     "memory",
+    "context",
+    "xa",
 )
 #: The arguments by which models are given token ids, the decoder's first.
 _TOKEN_IDS = ("decoder_input_ids", "input_ids")
@@ -56,6 +58,8 @@ class ModuleCall(NamedTuple):
     def reads_other_text(self) -> bool:
         """Whether it was given another text than its own to look at."""
         given = self._given()
+        if isinstance(self.module, nn.MultiheadAttention):
+            return given.get("key") is not given.get("query")
         return any(given.get(name) is not None for name in _OTHER_TEXTS)
 
     @property

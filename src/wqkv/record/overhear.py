@@ -26,8 +26,11 @@ from wqkv.upstream import of_transformers as upstream
 class Subscriber(Protocol):
     """Whoever is told of every call, of any model."""
 
+    def _asks(self, module: nn.Module) -> None:
+        """An attention function begins."""
+
     def _heard(self, call: OverheardCall) -> None:
-        """An attention function was called."""
+        """An attention function was called, and has ended."""
 
     def _compiled_called(self, function: object) -> None:
         """A compiled function was called, whose modules run no hooks."""
@@ -76,19 +79,23 @@ def _change_places() -> None:
     """Change both places, if nobody has yet."""
     if _SUBSCRIBERS or _ANSWERS:
         return
-    interface = upstream.AttentionInterface
-    get_interface, on_compiled = interface.__dict__["get_interface"], of_torch.on_compiled_call()
-    _ORIGINAL[:] = get_interface, on_compiled
-    interface.get_interface = _overheard_interface(get_interface)
+    on_compiled = of_torch.on_compiled_call()
+    _ORIGINAL[:] = None, on_compiled
     of_torch.set_on_compiled_call(_overheard_compiled(on_compiled))
+    if "transformers" in sys.modules:  # else no model of it runs
+        interface = upstream.AttentionInterface
+        get_interface = _ORIGINAL[0] = interface.__dict__["get_interface"]
+        interface.get_interface = _overheard_interface(get_interface)
 
 
 def _restore_places() -> None:
     """Put both places back, if nobody needs them."""
     if _SUBSCRIBERS or _ANSWERS:
         return
-    upstream.AttentionInterface.get_interface, on_compiled = _ORIGINAL
+    get_interface, on_compiled = _ORIGINAL
     of_torch.set_on_compiled_call(on_compiled)
+    if get_interface is not None:
+        upstream.AttentionInterface.get_interface = get_interface
 
 
 # The attention interface
@@ -123,10 +130,12 @@ def _overheard(function: Callable[..., Any], convention: Convention) -> Callable
             # No subscriber is told: the model did not ask its function.
             if (answer := by(module, args, kwargs)) is not None:
                 return answer
+        told = tuple(_SUBSCRIBERS) if isinstance(module, nn.Module) else ()
+        for subscriber in told:
+            subscriber._asks(module)
         out = function(module, *args, **kwargs)
-        if isinstance(module, nn.Module):
-            for subscriber in tuple(_SUBSCRIBERS):
-                subscriber._heard(OverheardCall(convention, module, args, kwargs, out))
+        for subscriber in told:
+            subscriber._heard(OverheardCall(convention, module, args, kwargs, out))
         return out
 
     return call

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import reduce
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from wqkv.attend.geometry import At
 from wqkv.attend.masks.algebra import Mask
 from wqkv.attend.masks.dense import Entries
 from wqkv.errors import WqkvError, describe
-from wqkv.maps.proof import Proof, weight_rounding
+from wqkv.maps.proof import Proof, sum_rounding, weight_rounding
 from wqkv.maps.weights import BLOCK
 from wqkv.record.captured import CapturedCall, Refusal
 
@@ -41,6 +42,8 @@ def prove(call: CapturedCall, mask: Mask, at: Placement, key_len: int) -> Proof:
     Raises:
         Refusal: the call is not understood, or the proof fails.
     """
+    if call.proof is not None:
+        return check(call.proof())
     n, m = call.query.shape[2], call.key.shape[2]
     m = min(m, key_len - at.first_key)  # a static cache has room behind the text
     key, value = call.key[:, :, :m], call.value[:, :, :m]
@@ -63,10 +66,21 @@ def prove(call: CapturedCall, mask: Mask, at: Placement, key_len: int) -> Proof:
     if value.shape[:3] != (len(key), key.shape[1], m):
         raise Refusal(f"its values are {describe(value)} for the keys {describe(key)}")
     step = max(1, BLOCK // max(1, ours.sizes[0] * ours.sizes[1] * m))
+    if call.finish is not None:
+        return check(_prove_whole(ours, value, call.output, mask, at, step, call.finish))
     parts = _sampled_rows(len(key), n).to(key.device).split(step)
     proof = reduce(
         Proof.plus, (_prove_rows(ours, value, call.output, mask, rows, at) for rows in parts)
     )
+    return check(proof)
+
+
+def check(proof: Proof) -> Proof:
+    """Return a proof that holds.
+
+    Raises:
+        Refusal: it fails.
+    """
     if not proof.holds:
         raise Refusal(
             "its proof failed: the rebuilt output differs from the model's by "
@@ -84,14 +98,8 @@ def _sampled_rows(batch: int, query_len: int) -> Tensor:
     return places.round().long()
 
 
-def _prove_rows(
-    call: Call, value: Tensor, output: Tensor, mask: Mask, rows: Tensor, at: Placement
-) -> Proof:
-    """Compare P V with the output on some rows.
-
-    If scores are off by up to e_ij = c (1 + |s_ij|), row i of the output is off by at most
-    sum_j P_ij e_ij |v_j| + (sum_j P_ij e_ij) (sum_j P_ij |v_j|).
-    """
+def _weights(call: Call, mask: Mask, rows: Tensor, at: Placement) -> tuple[Tensor, Tensor]:
+    """The weights and scores of some rows, as the map will show them."""
     position, row, first_key = at
     batch, n_head, _, m = call.sizes
     device = rows.device
@@ -104,7 +112,53 @@ def _prove_rows(
     fixed = replace(call.rules, mask=Entries(mask.visible(shown)))
     part = replace(call, query=call.query[:, :, rows], rules=fixed)
     steps = reference.steps(replace(part, value=part.key[..., :0]), here)
-    P, score = steps.weights, steps.scores
+    return steps.weights, steps.scores
+
+
+def _prove_whole(
+    call: Call,
+    value: Tensor,
+    output: Tensor,
+    mask: Mask,
+    at: Placement,
+    step: int,
+    finish: Callable[[Tensor], Tensor],
+) -> Proof:
+    """Compare what the model made of all heads, such as WO or a whole layer, with its own."""
+    batch, n_head, n, _ = call.sizes
+    v = value.detach().to(reference.exact(call.query))
+    v = v.repeat_interleave(n_head // value.shape[1], dim=1)
+    pieces, seen = [], []
+    for rows in torch.arange(n, device=value.device).split(step):
+        P, score = _weights(call, mask, rows, at)
+        pieces.append(P @ v)
+        seen.append((score != -torch.inf).any(dim=-1)[:, 0])
+    context = torch.cat(pieces, dim=2).transpose(1, 2).flatten(2)
+    filled = torch.cat(seen, dim=1)
+    if output.shape[:2] != (batch, n):  # of samples side by side the second axis may be theirs
+        output = output.transpose(0, 1)
+    theirs = output.to(context.dtype)
+    made = finish(context)
+    compared = filled & theirs.any(dim=-1)  # rows of padding were never computed: they are 0
+    if not bool(compared.any()):
+        return Proof(0.0, 0.0, 0.0, 0, int((~filled).sum()))
+    tolerance = sum_rounding(theirs if output.dtype == theirs.dtype else output)
+    return replace(
+        Proof.compare(made[compared], theirs[compared], tolerance, int(compared.sum())),
+        empty=int((~filled).sum()),
+    )
+
+
+def _prove_rows(
+    call: Call, value: Tensor, output: Tensor, mask: Mask, rows: Tensor, at: Placement
+) -> Proof:
+    """Compare P V with the output on some rows.
+
+    If scores are off by up to e_ij = c (1 + |s_ij|), row i of the output is off by at most
+    sum_j P_ij e_ij |v_j| + (sum_j P_ij e_ij) (sum_j P_ij |v_j|).
+    """
+    n_head = call.sizes[1]
+    P, score = _weights(call, mask, rows, at)
     v = value.detach().to(P.dtype).repeat_interleave(n_head // value.shape[1], dim=1)
     theirs = output[:, :, rows].to(P.dtype)
     sees = score != -torch.inf  # NaN counts as seen, so that the proof fails

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from wqkv.record.listen import LayerRuns
+from wqkv.record.layer_runs import LayerRuns
 from wqkv.record.run import Run
 
 
@@ -19,8 +19,10 @@ def layer_lines(
         gradients: whether they are asked for.
     """
     captured = sum(why is None for _, why in layers)
+    again = sum(why is None and bool(one.runs[-1].captured) for one, why in layers)
     unasked = sum(not one.wanted for one, _ in layers)
     rest = f" ({unasked} not asked for)" if unasked else ""
+    rest += f", {again} of them computed again and not proved of q, k and rules" if again else ""
     rest += "" if layers else ": no attention layer ran in sight"
     lines = [f"captured {captured} of {len(layers)} layers of {name}{rest}"]
     width = max((len(one.name) for one, _ in layers), default=0)
@@ -40,10 +42,14 @@ def _captured(runs: Sequence[Run], gradients: bool) -> str:
     proof = run.proof
     assert proof is not None, "a run without a proof is refused, so its layer was missed"
     rows = f"{proof.rows} rows" + (f", {proof.empty} empty" if proof.empty else "")
+    made = "replayed" if run.captured else "proof"
     parts = [
         f"{list(run.shape)} {run.shown}",
-        f"proof {proof.difference:.1e}, {proof.share:.0%} of rounding ({rows})",
+        f"{made} {proof.difference:.1e}, {proof.share:.0%} of rounding ({rows})",
+        *run.notes,
     ]
+    if run.captured:
+        parts.append(f"captured: {run.captured}")
     if run.start:
         parts.append(f"rows from {run.start} on")
     if not run.start_known:

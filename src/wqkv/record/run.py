@@ -7,7 +7,7 @@ bit, with keys that the run has (follow.py decides). Queries are gathered, each 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -21,7 +21,7 @@ from wqkv.maps.attention_map import AttentionMap
 from wqkv.maps.proof import Proof
 from wqkv.record.backward import Backward
 from wqkv.record.captured import CapturedCall
-from wqkv.record.mask_pattern import Pattern
+from wqkv.record.mask_pattern import HIDDEN, Pattern
 
 
 class GrowingTensor:
@@ -112,6 +112,10 @@ class Run:
     calls: int = 1  # of the attention function
     again: bool = False  # whether checkpointing ran it once more, in a backward pass
     backward: Backward | None = None  # v, the output and its gradient, of a run of one call
+    notes: tuple[str, ...] = ()  # what a reader of its map should know
+    #: Computes the scores again, (batch, n_head, query_len, key_len), where no rules give them.
+    scores: Callable[[], Tensor] | None = None
+    captured: str = ""  # why it is not proved of q, k and rules, but computed again
     rules: str = field(default="", init=False)  # as `shown` said before the mask was released
 
     @property
@@ -137,6 +141,8 @@ class Run:
         """The mask and whatever else enters the scores, as the report shows it."""
         if not self.kept:
             return self.rules
+        if self.scores is not None:
+            return "scores computed again"
         parts = [repr(self.mask())]
         parts += ["a stored bias"] if self.bias else []
         parts += [f"softcap {self.first.softcap:g}"] if self.first.softcap else []
@@ -156,6 +162,8 @@ class Run:
             raise MissedError(self.refused)
         if self.statistics is not None:
             return self.statistics
+        if self.scores is not None:
+            return _of_scores(self.query.data, self.key.data, self.scores())
         return AttentionMap(
             self.query.data,
             self.key.data,
@@ -172,6 +180,8 @@ class Run:
         """Why the effects of its links are not known; None if they are."""
         if self.refused is not None:
             return self.refused
+        if self.backward is None and self.calls == 1:
+            return "it was heard at its operators, where no gradient is kept"
         if self.backward is None:
             return f"its run has {self.calls} calls of the attention function, and this needs one"
         return self.backward.why_none
@@ -193,11 +203,57 @@ class Run:
         """Release every large tensor that no map needs."""
         empty = self.query.data.new_empty((0, 0, 0, 0))
         self.first = self.first._replace(
-            query=empty, key=empty, value=empty, output=empty, readings=[], bias=None, backward=None
-        )
+            query=empty, key=empty, value=empty, output=empty, readings=[], bias=None,
+            backward=None, finish=None, proof=None,
+        )  # fmt: skip
         if not self.kept:
             self.query = self.key = GrowingTensor(empty, copy=False)
-            self.dense, self.bias, self.backward = [], [], None
+            self.dense, self.bias, self.backward, self.scores = [], [], None, None
+
+
+def replayed_run(
+    shape: Sequence[int],
+    scores: Callable[[], Tensor],
+    proof: Proof,
+    captured: str,
+    like: Tensor,
+) -> Run:
+    """A run whose scores are computed again each time that its map is asked for.
+
+    Args:
+        shape: (batch, n_head, query_len, key_len).
+        captured: why it is not proved of q, k and rules; empty if it is.
+        like: a tensor of its device.
+    """
+    batch, n_head, n, m = shape
+    nothing = like.new_zeros((1, 1, 1, 1), dtype=torch.float32)
+    query, key = (nothing.expand(batch, n_head, length, 1) for length in (n, m))
+    empty = like.new_empty((0, 0, 0, 0))
+    first = CapturedCall(
+        empty, empty, empty, empty, [], cross=False, stored_keys=False, scale=None, softcap=None,
+        sinks=None, bias=None, causal=False, window=None,
+    )  # fmt: skip
+    return Run(
+        first=first,
+        key=GrowingTensor(key, copy=False),
+        query=GrowingTensor(query, copy=False),
+        start=0,
+        start_known=True,
+        pattern=Pattern(),
+        dense=[],
+        bias=[],
+        proof=proof,
+        scores=scores,
+        captured=captured,
+    )
+
+
+def _of_scores(query: Tensor, key: Tensor, scores: Tensor) -> AttentionMap:
+    """The map of a matrix of scores: all of them are a bias, and q and k are 0."""
+    seen = scores > HIDDEN
+    seen = seen | ~seen.any(dim=-1, keepdim=True)  # a row that sees nothing is averaged over
+    bias = scores.masked_fill(~seen, 0).nan_to_num(neginf=0.0).float()
+    return AttentionMap(query, key, mask=_dense(seen), bias=bias, scale=1.0, query_offset=0)
 
 
 def mask_of(pattern: Pattern | None, dense: Sequence[Tensor], key_len: int) -> Mask:

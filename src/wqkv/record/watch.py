@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar, overload
 
 import torch
@@ -22,7 +22,8 @@ from wqkv.maps import pictures
 from wqkv.maps.attention_map import AttentionMap
 from wqkv.maps.link_map import How
 from wqkv.record.captured import Refusal
-from wqkv.record.listen import LayerRuns, Listener, numbered
+from wqkv.record.layer_runs import LayerRuns, State
+from wqkv.record.listen import Listener, numbered
 from wqkv.record.modules import AttentionKind, kind_of
 from wqkv.record.report import layer_lines
 from wqkv.record.run import Statistics
@@ -94,11 +95,16 @@ def watch(
 
 
 class Layer(NamedTuple):
-    """One attention layer of a model: `captured`, `missed` (and why), or `not asked for`."""
+    """One attention layer of a model, and what became of it.
+
+    `proved`: its weights, of q, k, mask and rules, give the model's own output. `captured`: more
+    enters its scores, or its heads are mixed; what the model did was computed again and compared,
+    and the map shows the softmax that it took. `missed`, or `not asked for`. `reason` says why.
+    """
 
     name: str
     kind: AttentionKind
-    state: str
+    state: State
     reason: str
 
 
@@ -147,6 +153,7 @@ class Seen(Watching, Sequence[Kept]):
                 f"{len(self._listeners)} other threads ran {self._name}: {names}.\n"
                 "Ask one of them, as in seen.threads[0]."
             )
+        listener.settle()
         return listener
 
     @property
@@ -184,9 +191,9 @@ class Seen(Watching, Sequence[Kept]):
         """Every attention layer that ran: its name, kind, state and reason."""
         found = []
         for one in self._all:
-            why = self._why(one)
-            state = "captured" if why is None else "missed" if one.wanted else "not asked for"
-            found.append(Layer(one.name, one.kind, state, why or ""))
+            state = one.state(one.module in self._hidden)
+            reason = one.runs[-1].captured if state == "captured" else self._why(one) or ""
+            found.append(Layer(one.name, one.kind, state, reason))
         return found
 
     def _why(self, one: LayerRuns) -> str | None:
@@ -212,6 +219,10 @@ class Seen(Watching, Sequence[Kept]):
     @door
     def __getitem__(self, layer: int | slice) -> Kept | list[Kept]:
         return _LayerMaps(self, self._all)[layer]
+
+    def __iter__(self) -> Iterator[Kept]:
+        """The maps that there are: layers that were missed are left out."""
+        return iter(self[:])
 
     def runs(self, layer: int) -> Sequence[Kept]:
         """All runs of a layer, the oldest first: each is one forward, or one whole generation.
@@ -431,7 +442,10 @@ class Seen(Watching, Sequence[Kept]):
 
 
 class _LayerMaps(Sequence[Kept]):
-    """The maps of some layers, made when they are asked for."""
+    """The maps of some layers, made when they are asked for.
+
+    One layer that was missed raises; in a slice or a loop it is left out.
+    """
 
     def __init__(self, seen: Seen[Kept], layers: list[LayerRuns]) -> None:
         self._seen, self._layers = seen, layers
@@ -445,5 +459,9 @@ class _LayerMaps(Sequence[Kept]):
     def __getitem__(self, layer: slice) -> list[Kept]: ...
     def __getitem__(self, layer: int | slice) -> Kept | list[Kept]:
         if isinstance(layer, slice):
-            return [self._seen._map(one) for one in self._layers[layer]]
+            some = self._layers[layer]
+            return [self._seen._map(one) for one in some if self._seen._why(one) is None]
         return self._seen._map(numbered(self._layers, layer))
+
+    def __iter__(self) -> Iterator[Kept]:
+        return iter(self[:])

@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from wqkv.doors import door
-from wqkv.errors import ArgumentError, KindError, describe, need
+from wqkv.errors import ArgumentError, KindError, describe
 from wqkv.record.arguments import OverheardCall
 from wqkv.record.listen import Listener, WatchedModel, in_backward, repeated
 from wqkv.record.modules import ModuleCall, compiled, reached
 from wqkv.record.overhear import install, uninstall
+from wqkv.upstream import of_torch
 from wqkv.wrappers import unwrapped
 
 
@@ -59,16 +60,11 @@ class Watching:
     def __enter__(self) -> Self:
         if self._exit is not None:
             raise ArgumentError("This watch is on already.\nCall `watch` again for another.")
-        need("transformers", "hf", "watch")
         with ExitStack() as stack:
-            for module in self._watched.names:
-                # No leaf calls an attention function, but WO, the last norm and the output matrix
-                # are leaves.
-                if self._watched.gradients or any(True for _ in module.children()):
-                    before = module.register_forward_pre_hook(self._enter, with_kwargs=True)
-                    stack.callback(before.remove)
-                    after = module.register_forward_hook(self._leave, always_call=True)
-                    stack.callback(after.remove)
+            # Hooks of all modules, because a module may look at its own: with one of these
+            # nn.TransformerEncoderLayer takes another path, which gives other bits.
+            hooks = of_torch.hooked(self._watched.followed, self._enter, self._leave)
+            stack.enter_context(hooks)
             install(self)
             stack.callback(uninstall, self)
             self._exit = stack.pop_all()
@@ -88,14 +84,16 @@ class Watching:
             listener.stop()
 
     # Hooks, as torch calls them, with the keyword arguments of each model's own code.
-    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _enter(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+    ) -> None:
         # First of all whether it compiles: whatever follows would be traced.
-        if torch.compiler.is_compiling() or in_backward():
+        if torch.compiler.is_compiling() or module not in self._watched.followed or in_backward():
             return
-        self._running().enter(ModuleCall(module, args, kwargs))
+        self._running().enter(ModuleCall(module, args, kwargs or {}))
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
-        if torch.compiler.is_compiling() or in_backward():
+        if torch.compiler.is_compiling() or module not in self._watched.followed or in_backward():
             return
         self._running().leave(module, output)
 
@@ -106,6 +104,11 @@ class Watching:
             listener = self._thread.listener = Listener(self._watched)
             self._listeners.append(listener)
         return listener
+
+    def _asks(self, module: nn.Module) -> None:
+        """An attention function begins: see `overhear.Subscriber`."""
+        if module in self._watched.names and not in_backward():
+            self._running().ask()
 
     def _heard(self, call: OverheardCall) -> None:
         """An attention function was called, by any model: see `overhear.Subscriber`."""

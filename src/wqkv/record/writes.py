@@ -13,7 +13,7 @@ from wqkv.errors import ArgumentError
 from wqkv.maps.attention_map import AttentionMap
 from wqkv.maps.weights import aside
 from wqkv.record.captured import Refusal
-from wqkv.record.listen import LayerRuns
+from wqkv.record.layer_runs import LayerRuns
 from wqkv.record.write_path import WritePath
 
 #: How many rows of the output matrix are compared with what it does.

@@ -6,11 +6,15 @@ has.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from wqkv.upstream.names import find, member
 
@@ -33,6 +37,13 @@ NAMES = {
     "under": "torch:_C._functorch.get_unwrapped",
     "dispatch_mode": "torch:_C._get_dispatch_mode",
     "PROXY": "torch:_C._TorchDispatchModeKey.PROXY",
+    # what a mode is told of every operator
+    "DispatchMode": "torch.utils._python_dispatch:TorchDispatchMode",
+    "mode_at": "torch.utils._python_dispatch:_get_current_dispatch_mode",
+    "LAY_INTO": "torch:ops.aten.as_strided_scatter.default",
+    "LAY_OUT": "torch:ops.aten.as_strided.default",
+    "HigherOrderOperator": "torch._ops:HigherOrderOperator",
+    "has_kernel": "torch:_C._dispatch_has_kernel_for_dispatch_key",
 }
 #: Where nn.Module keeps the hooks that run when a module is called, saved or loaded.
 HOOKS = (
@@ -79,6 +90,39 @@ def set_on_compiled_call(function: Any) -> None:
     find("torch._dynamo:eval_frame", TESTED)._callback_from_stance = function
 
 
+@contextmanager
+def hooked(
+    modules: Collection[nn.Module], before: Callable[..., None], after: Callable[..., None]
+) -> Iterator[None]:
+    """Context in which torch calls two functions for each call of any module.
+
+    They are hooks of all modules: none of these modules has one of its own.
+
+    Args:
+        modules: those for which `before` is told keyword arguments too.
+        before: is called with a module, its arguments and perhaps its keyword arguments.
+        after: is called with a module, its arguments and its output; None if it has failed.
+    """
+    told = [member(one, "torch:nn.Module._forward_pre_hooks_with_kwargs", TESTED) for one in modules]
+    first = register_module_forward_pre_hook(before)
+    last = register_module_forward_hook(after, always_call=True)
+    # torch warns that a compiled module calls them once more, for the module around it.
+    silence = ("ignore", re.compile(r"Using `torch.compile\(module\)` when there are global hooks"),
+               UserWarning, None, 0)  # fmt: skip
+    warnings.filters.insert(0, silence)  # type: ignore[attr-defined]
+    try:
+        for one in told:
+            one[first.id] = True
+        yield
+    finally:
+        if silence in warnings.filters:
+            warnings.filters.remove(silence)  # type: ignore[attr-defined]
+        first.remove()
+        last.remove()
+        for one in told:
+            one.pop(first.id, None)
+
+
 def hooks(module: nn.Module) -> list[str]:
     """The kinds of hooks that a module has."""
     try:  # the short way, because each call of a layer asks this
@@ -115,6 +159,41 @@ def said_of(state: object, prefix: str) -> dict[str, Any] | None:  # Any: JSON, 
 def version(x: Tensor) -> int:
     """How often a tensor was changed in place; always 0 for an inference tensor."""
     return 0 if x.is_inference() else x._version
+
+
+def top_mode() -> object:
+    """The mode that is told of operators first; None if there is none."""
+    return __getattr__("mode_at")()
+
+
+def storage_number(x: Tensor) -> int:
+    """A number that tells the memory of a tensor from that of others, as long as it is held."""
+    try:
+        found: int = x.untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError):  # of a tensor that stands for others
+        return id(x)
+    return found
+
+
+def schema(operator: Any) -> Any:  # Any: torch's own types, which are private
+    """The names and kinds of an operator's arguments."""
+    return member(operator, "torch._ops:OpOverload._schema", TESTED)
+
+
+def is_composite(operator: Any) -> bool:  # Any: torch's own type, which is private
+    """Whether an operator is made of others."""
+    found: bool = __getattr__("has_kernel")(operator.name(), "CompositeImplicitAutograd")
+    return found
+
+
+def is_higher_order(operator: object) -> bool:
+    """Whether an operator takes functions."""
+    return isinstance(operator, __getattr__("HigherOrderOperator"))
+
+
+def is_flex(operator: Any) -> bool:
+    """Whether an operator is that of FlexAttention."""
+    return is_higher_order(operator) and operator.name() == "flex_attention"
 
 
 def in_forward_mode() -> bool:

@@ -1,0 +1,132 @@
+"""The third door: attention that no interface tells of is heard at its operators.
+
+What is heard in a forward waits until somebody asks, or until the next forward begins, because
+reading masks and proving costs more than hearing. A tensor that was changed in place in between
+refuses the map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from wqkv.errors import WqkvError
+from wqkv.maps.weights import aside
+from wqkv.record.captured import CapturedCall, Refusal
+from wqkv.record.follow import begin, follow, go_on, settle
+from wqkv.record.layer_runs import LayerRuns
+from wqkv.record.operators.listening import Heard, Listening, Product, tensors_in
+from wqkv.record.operators.understand import call_of, replayed
+from wqkv.record.read_mask import KnownMasks
+from wqkv.record.run import Run
+from wqkv.upstream.of_torch import version
+
+
+class Waiting(NamedTuple):
+    """An attention that was heard, and is read when its layer is asked."""
+
+    layer: LayerRuns
+    heard: Heard
+    modules: Sequence[nn.Module]  # that ran, the innermost first
+    cross: bool  # whether a module was given another text to look at
+    batch: int | None  # samples of the forward
+
+
+class OperatorDoor:
+    """What waits to be read, of one thread."""
+
+    def __init__(self) -> None:
+        self._waiting: list[Waiting] = []
+        self._masks: KnownMasks = {}
+
+    def add(self, one: Waiting) -> None:
+        self._waiting.append(one)
+
+    def close(self, mode: Listening) -> None:
+        """A forward ends: what was changed within it is known to its mode alone."""
+        for one in self._waiting:
+            for leaf in tensors_in(one.heard):
+                leaf.changed = mode.state(leaf.tensor) != leaf.state
+                leaf.version = version(leaf.tensor)
+        if any(leaf.tensor.is_inference() for one in self._waiting for leaf in tensors_in(one.heard)):
+            self.settle()  # these do not tell later whether they were changed
+
+    def settle(self) -> None:
+        """Read all that waits, in the order in which it ran."""
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            self._settle(one)
+        self._masks.clear()
+
+    def _settle(self, one: Waiting) -> None:
+        layer = one.layer
+        try:
+            leaves = tensors_in(one.heard)
+            if any(leaf.is_stale for leaf in leaves):
+                raise Refusal(
+                    "q, k, v, its output or a mask was changed in place after it ran and before "
+                    "it was asked for"
+                )
+            device = next((x.tensor.device for x in leaves), torch.device("cpu"))
+            with aside(device):
+                run = self._run(one)
+        except Refusal as refusal:
+            layer.reason = str(refusal)
+            return
+        except WqkvError as error:
+            layer.reason = "its call is not understood: " + str(error).partition("\n")[0]
+            return
+        layer.reason = None
+        if not layer.runs or run is not layer.runs[-1]:
+            layer.runs.append(run)
+
+    def _run(self, one: Waiting) -> Run:
+        """The run of a call: a new one, or the layer's last, if the call continues it."""
+        layer = one.layer
+        found = call_of(one.heard, one.modules, self._masks)
+        if isinstance(found, Run):
+            return replace(found, notes=(*found.notes, *_parts(found.shape[0], one.batch)))
+        if found.query.is_meta:
+            raise Refusal("its tensors are on the device meta, which holds no numbers")
+        n, m = found.query.shape[2], found.key.shape[2]
+        everything = found.readings[0].all
+        found = found._replace(
+            cross=one.cross or m < n or (everything and 1 < n != m),
+            notes=(*found.notes, *_parts(found.query.shape[0], one.batch)),
+        )
+        run = self._continued(layer, found) if layer.runs and not found.finish else None
+        if run is None:
+            if n == 1 < m and everything:
+                found = found._replace(cross=True)  # a query of its own, such as a pooling one
+            run = begin(found)
+            if run.refused is not None and isinstance(one.heard.how, Product):
+                return replayed(one.heard.how, one.modules, run.refused)
+        return run
+
+    @staticmethod
+    def _continued(layer: LayerRuns, call: CapturedCall) -> Run | None:
+        last = layer.runs[-1]
+        if last.scores is not None or not last.kept:
+            return None
+        going = follow(last, call)
+        if going is None:
+            return None
+        return go_on(going, settle([going.options]))
+
+
+def _parts(size: int, batch: int | None) -> list[str]:
+    """What to say of a first axis that is longer than the samples that the model was given."""
+    if not batch or size <= batch or size % batch:
+        return []
+    samples = "the sample" if batch == 1 else f"each of {batch} samples"
+    return [f"axis 0 is {size // batch} parts of {samples}, such as windows"]
+
+
+def batch_of(args: Iterable[object]) -> int | None:
+    """The number of samples that a model was given: the first size of its first tensor."""
+    found = next((x for x in args if isinstance(x, torch.Tensor) and x.ndim), None)
+    return None if found is None else found.shape[0]

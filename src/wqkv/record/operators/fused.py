@@ -1,0 +1,202 @@
+"""Calls of kernels that compute a whole attention, read as q, k, v, the output and the rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from wqkv.attend.masks.algebra import Full
+from wqkv.attend.masks.ends import Lengths
+from wqkv.record.captured import CapturedCall, MaskReading, Refusal
+from wqkv.record.mask_pattern import Pattern, of_function, of_tensor, rows_of
+from wqkv.record.operators.listening import FusedCall
+from wqkv.record.operators.nodes import Argument, Leaf, mapped
+from wqkv.record.read_mask import KnownMask, KnownMasks
+from wqkv.upstream import of_torch
+
+#: Kernels that are given q, k, v (batch, head, length, d), a mask or bias, `is_causal` and `scale`.
+_KERNELS = frozenset(
+    ("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention",
+     "_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention",
+     "_scaled_dot_product_fused_attention_overrideable")
+)  # fmt: skip
+
+
+class Flex(NamedTuple):
+    """What FlexAttention was asked for beside q, k and v."""
+
+    score_mod: Callable[..., Tensor] | None  # None: it changes no score
+    scale: float
+
+
+def read_fused(heard: FusedCall, known: KnownMasks) -> CapturedCall:
+    """q, k, v, the output and the rules of a call.
+
+    Raises:
+        Refusal: the kernel is not known, or was asked for what a map cannot show.
+    """
+    names = (
+        list(_FLEX) if heard.operator == "flex_attention"
+        else [one.name for one in of_torch.schema(heard.func).arguments]
+    )  # fmt: skip
+    given: dict[str, Any] = {}  # the arguments of a foreign call
+    for name, x in (*zip(names, heard.args, strict=False), *heard.kwargs.items()):
+        given[name] = mapped(x, _tensor)
+    outputs = tuple(_tensor(x) for x in heard.outputs)
+    if heard.operator in _KERNELS:
+        return _kernel(given, outputs[0], known)
+    if heard.operator == "flex_attention":
+        return _flex(given, outputs[0])
+    if heard.operator == "_native_multi_head_attention":
+        return _multi_head(given, outputs[0])
+    if heard.operator == "_transformer_encoder_layer_fwd":
+        return _encoder_layer(given, outputs[0])
+    raise Refusal(f"the operator `{heard.operator}` is not known: its rules cannot be read")
+
+
+def _tensor(x: Argument) -> Any:
+    return x.tensor.detach() if isinstance(x, Leaf) else x
+
+
+# Given: the arguments of a foreign call by name, here and below.
+def _kernel(given: dict[str, Any], output: Tensor, known: KnownMasks) -> CapturedCall:
+    query, key, value = given["query"], given["key"], given["value"]
+    if given.get("dropout_p"):
+        raise Refusal(f"dropout {given['dropout_p']:g} while training draws new weights every time")
+    n, m = query.shape[2], key.shape[2]
+    mask = given.get("attn_mask", given.get("attn_bias"))
+    bias = None
+    reading = _plain(bool(given.get("is_causal")), n, m, query.device)
+    if mask is not None:
+        mask = mask[(None,) * (4 - mask.ndim)]
+        mask = mask.expand(*mask.shape[:3], m)
+        name = (mask.data_ptr(), tuple(mask.shape), mask.stride(), mask.dtype, n, m)
+        if name not in known:
+            rows, bias = of_tensor(mask, n, m)
+            if given.get("is_causal"):
+                raise Refusal("it was given a mask and `is_causal` together")
+            known[name] = KnownMask(mask, MaskReading(rows), bias)
+        reading, bias = known[name].reading, known[name].bias
+    return CapturedCall(
+        query, key, value, output, [reading], cross=False, stored_keys=False,
+        scale=given.get("scale"), softcap=None, sinks=None, bias=bias,
+        causal=bool(given.get("is_causal")), window=None,
+    )  # fmt: skip
+
+
+def _plain(causal: bool, n: int, m: int, device: torch.device) -> MaskReading:
+    """No mask, or a causal one: it starts at the upper left corner."""
+    if not causal:
+        return MaskReading(rows_of(Full(), n, m, 0, device), Pattern(), all=True)
+    rows = rows_of(Pattern(after=0).mask(), n, m, 0, device)
+    return MaskReading(rows, Pattern(after=0), first=True)
+
+
+#: The arguments of FlexAttention's operator.
+_FLEX = (
+    "query", "key", "value", "score_mod", "block_mask", "scale", "kernel_options",
+    "score_mod_other_buffers", "mask_mod_other_buffers",
+)  # fmt: skip
+
+
+def _flex(given: dict[str, Any], output: Tensor) -> CapturedCall:
+    query, key, value = given["query"], given["key"], given["value"]
+    batch, _, n, _ = query.shape
+    m = key.shape[2]
+    mask_mod, buffers = given["block_mask"][-1], given["mask_mod_other_buffers"]
+    rows = of_function(
+        lambda *at: mask_mod(*at, *buffers), batch, n, m, query.device
+    )
+    return CapturedCall(
+        query, key, value, output, [MaskReading(rows)], cross=False, stored_keys=False,
+        scale=given["scale"], softcap=None, sinks=None, bias=None, causal=False, window=None,
+    )  # fmt: skip
+
+
+# nn.MultiheadAttention and nn.TransformerEncoderLayer, as their fast path computes them
+
+
+def _padded(x: Tensor) -> tuple[Tensor, list[int] | None]:
+    """Rows of several lengths side by side, with zeros behind them, and the lengths."""
+    if not x.is_nested:
+        return x, None
+    return x.to_padded_tensor(0.0), [len(one) for one in x.unbind()]
+
+
+def _multi_head(given: dict[str, Any], output: Tensor) -> CapturedCall:
+    inputs = [_padded(given[name]) for name in ("query", "key", "value")]
+    xs, lengths = [x for x, _ in inputs], inputs[1][1]
+    q, k, v = _projected(xs, given)
+    WO, bias = given["proj_weight"], given["proj_bias"]
+    return _composite(
+        given, (q, k, v), _padded(output)[0], lengths, lambda x: F.linear(x, WO.to(x), bias.to(x))
+    )
+
+
+def _encoder_layer(given: dict[str, Any], output: Tensor) -> CapturedCall:
+    source, lengths = _padded(given["src"])
+    given = {**given, "num_head": given["num_heads"]}
+
+    def norm(x: Tensor, number: int) -> Tensor:
+        weight, bias = (given[f"norm_{name}_{number}"].to(x) for name in ("weight", "bias"))
+        return F.layer_norm(x, x.shape[-1:], weight, bias, given["eps"])
+
+    def linear(x: Tensor, name: str, number: str = "") -> Tensor:
+        weight, bias = (given[f"{name}_{part}{number}"] for part in ("weight", "bias"))
+        return F.linear(x, weight.to(x), bias.to(x))
+
+    first = given["norm_first"]
+
+    def finish(context: Tensor) -> Tensor:
+        x = source.to(context) + linear(context, "proj")
+        x = x if first else norm(x, 1)
+        hidden = linear(norm(x, 2) if first else x, "ffn", "_1")
+        hidden = F.gelu(hidden) if given["use_gelu"] else F.relu(hidden)
+        x = x + linear(hidden, "ffn", "_2")
+        return x if first else norm(x, 2)
+
+    x = norm(source, 1) if first else source
+    parts = _projected([x, x, x], given)
+    return _composite(given, parts, _padded(output)[0], lengths, finish)
+
+
+def _projected(xs: list[Tensor], given: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k and v (batch, head, length, d_k) of the inputs."""
+    weights, biases = given["qkv_weight"].chunk(3), given["qkv_bias"].chunk(3)
+    found = []
+    for x, weight, bias in zip(xs, weights, biases, strict=True):
+        made = F.linear(x, weight, bias)
+        found.append(made.unflatten(-1, (given["num_head"], -1)).transpose(1, 2))
+    q, k, v = found
+    return q, k, v
+
+
+def _composite(
+    given: dict[str, Any],
+    parts: tuple[Tensor, Tensor, Tensor],
+    output: Tensor,
+    lengths: list[int] | None,
+    finish: Callable[[Tensor], Tensor],
+) -> CapturedCall:
+    q, k, v = parts
+    n, m = q.shape[2], k.shape[2]
+    mask, kind = given.get("mask"), given.get("mask_type")
+    bias = None
+    if lengths is not None:
+        rows = rows_of(Lengths(lengths), n, m, 0, q.device)
+        reading = MaskReading(rows, Pattern(right=tuple(lengths)))
+    elif mask is None:
+        reading = _plain(False, n, m, q.device)
+    else:
+        # 0 is (query, key), 1 (batch, key), 2 one of these that was spread to all four axes
+        mask = mask[:, None, None] if kind == 1 else mask[(None,) * (4 - mask.ndim)]
+        visible, bias = of_tensor(~mask if mask.dtype == torch.bool else mask, n, m)
+        reading = MaskReading(visible)
+    return CapturedCall(
+        q, k, v, output, [reading], cross=False, stored_keys=False, scale=None, softcap=None,
+        sinks=None, bias=bias, causal=False, window=None, finish=finish,
+    )  # fmt: skip

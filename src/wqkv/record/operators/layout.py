@@ -1,0 +1,163 @@
+"""Where the axes of scores went: views split and join them, permutations move them.
+
+An axis is a tuple of Parts; its size is the product of theirs. Each Part began as an axis of the
+product of q and k. So any tensor that met the scores on the way, and q, k, v and the output
+themselves, can be brought to (batch, head, query, key) without moving a score.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+
+from torch import Tensor
+
+from wqkv.record.operators.nodes import Node
+
+
+class Unreadable(Exception):
+    """Raised for steps that the formula of attention does not have; its message says which."""
+
+
+class Part:
+    """An axis of a product of q and k, or a part of one, once a view has split it."""
+
+    __slots__ = ("size", "whence", "within")
+
+    def __init__(self, size: int, whence: str) -> None:
+        self.size, self.whence = size, whence  # "batch", "left", "right" or "repeated"
+        self.within: tuple[Part, ...] = ()  # what it was split into
+
+    def split(self, sizes: Sequence[int]) -> tuple[Part, ...]:
+        self.within = tuple(Part(size, self.whence) for size in sizes)
+        return self.within
+
+    def __repr__(self) -> str:
+        return f"{self.whence}:{self.size}"
+
+
+Axis = tuple[Part, ...]
+Layout = tuple[Axis, ...]
+
+
+def settled(axis: Axis) -> Axis:
+    """An axis by the parts that views have split it into since then."""
+    found: list[Part] = []
+    for part in axis:
+        found += settled(part.within) if part.within else [part]
+    return tuple(found)
+
+
+def size_of(axis: Axis) -> int:
+    return math.prod(part.size for part in axis)
+
+
+def axis_of(size: int, whence: str) -> Axis:
+    return (Part(size, whence),) if size != 1 else ()
+
+
+def reshaped(layout: Layout, shape: Sequence[int]) -> Layout:
+    """The axes after a view to another shape."""
+    parts = [part for axis in layout for part in settled(axis)]
+    found: list[Axis] = []
+    for size in shape:
+        axis: list[Part] = []
+        left = size
+        while left > 1:
+            if not parts:
+                raise Unreadable("a view of its scores has more numbers than they have")
+            part = parts.pop(0)
+            if left % part.size == 0:
+                axis.append(part)
+                left //= part.size
+            elif part.size % left == 0:
+                first, rest = part.split((left, part.size // left))
+                axis.append(first)
+                parts.insert(0, rest)
+                left = 1
+            else:
+                raise Unreadable(f"a view cuts an axis of {part.size} of its scores into {left}")
+        found.append(tuple(axis))
+    if parts:
+        raise Unreadable("a view of its scores has fewer numbers than they have")
+    return tuple(found)
+
+
+def broadcast(layout: Layout, shape: Sequence[int]) -> Layout:
+    """The axes after the scores are repeated along new axes, or along those of size 1."""
+    layout = ((),) * (len(shape) - len(layout)) + tuple(layout)
+    return tuple(
+        axis_of(size, "repeated") if size_of(axis) == 1 and size != 1 else axis
+        for axis, size in zip(layout, shape, strict=True)
+    )
+
+
+def moved(node: Node, layout: Layout) -> Layout:
+    """The axes after an operator that moves numbers and changes none."""
+    name, args, shape = node.name, node.args, node.shape
+    n = len(layout)
+    if name in ("transpose", "swapaxes"):
+        order = list(range(n))
+        a, b = args[1] % n, args[2] % n
+        order[a], order[b] = b, a
+        return tuple(layout[axis] for axis in order)
+    if name == "t":
+        return tuple(reversed(layout))
+    if name == "permute":
+        return tuple(layout[axis % n] for axis in args[1])
+    if name in ("expand", "expand_as"):
+        return broadcast(layout, shape)
+    if name in ("slice", "narrow", "select") or len(shape) == 0:
+        raise Unreadable("a part of its scores is cut out")
+    if name in _OTHER_ORDERS:
+        raise Unreadable(f"`{name}` moves its scores in a way that is not followed")
+    return reshaped(layout, shape)  # a view, an unsqueeze, a copy
+
+
+_OTHER_ORDERS = frozenset(
+    ("as_strided", "as_strided_scatter", "repeat", "split", "split_with_sizes", "chunk", "unbind",
+     "movedim")
+)  # fmt: skip
+
+
+def brought(x: Tensor, layout: Layout, axes: Sequence[Axis], full: bool = False) -> Tensor:
+    """Bring a tensor with one layout to other axes; an axis that it does not have has size 1.
+
+    Args:
+        layout: for each axis of x; an axis of x with size 1 may stand for a longer one.
+        axes: the axes of the result.
+        full: whether to repeat it along what it does not have.
+    """
+    have = [part for axis, size in zip(layout, x.shape, strict=True) if size > 1
+            for part in settled(axis)]  # fmt: skip
+    x = x.reshape([part.size for part in have])
+    where = {id(part): n for n, part in enumerate(have)}
+    order: list[int] = []
+    sizes: list[int] = []
+    spread: list[int] = []
+    for axis in axes:
+        for part in settled(axis):
+            if id(part) in where:
+                order.append(where[id(part)])
+                sizes.append(part.size)
+            else:
+                sizes.append(1)
+            spread.append(part.size)
+    if len(order) != len(have):
+        raise Unreadable("a tensor that met its scores has an axis that they do not keep")
+    x = x.permute(order).reshape(sizes)
+    shape = []
+    place = 0
+    for axis in axes:
+        count = len(settled(axis))
+        own = sizes[place : place + count]
+        # An axis that it has in part is repeated, because a result cannot have it in part.
+        partly = math.prod(own) > 1
+        if full or partly:
+            sizes[place : place + count] = spread[place : place + count]
+        shape.append(math.prod(sizes[place : place + count]))
+        place += count
+    return x.expand(sizes).reshape(shape)
+
+

@@ -1,0 +1,388 @@
+"""What runs below a watched model: a mode of torch that is told of every operator of one thread.
+
+It changes no number, because each operator runs as it would. A tensor that descends from a product
+of two activations has a Node (nodes.py). Where weights meet v in a product, that is an attention,
+and so is each call of a fused kernel. What is heard is read later: scores.py, fused.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from wqkv.record.mask_pattern import HIDDEN
+from wqkv.record.operators.nodes import (
+    LAYOUTS,
+    PRODUCTS,
+    PROJECTIONS,
+    RULES,
+    SHAPES,
+    SOFTMAXES,
+    Argument,
+    Leaf,
+    Node,
+    Operator,
+    hides,
+    leaves,
+    mapped,
+    operator_of,
+)
+from wqkv.record.operators.trails import Output, Trails
+from wqkv.upstream import of_torch
+
+#: Operators that are heard by what they are made of. In inference mode they arrive whole.
+MADE_OF_OTHERS = frozenset(
+    ("scaled_dot_product_attention", "_scaled_dot_product_attention_math", "einsum", "matmul",
+     "bilinear", "tensordot", "inner")
+)  # fmt: skip
+#: Operators that copy a tensor as it is: the weights or an output may go through them.
+COPIES = frozenset(("clone", "contiguous", "_to_copy", "to", "detach", "alias"))
+
+
+class Product(NamedTuple):
+    """Weights that met v in a matrix product, as it was heard."""
+
+    weights: Node
+    value: Leaf
+    weights_first: bool  # P V; else V^T P^T
+    output: Leaf
+    shape: Output  # what the model made of the output shows its heads
+
+
+class FusedCall(NamedTuple):
+    """One call of a kernel that computes a whole attention."""
+
+    func: Any  # torch's own type, which is private
+    operator: str
+    args: tuple[Argument, ...]
+    kwargs: dict[str, Argument]  # of a foreign call
+    outputs: tuple[Argument, ...]
+
+
+class Heard(NamedTuple):
+    """One attention that was heard: how, or why it cannot be followed."""
+
+    how: Product | FusedCall | None
+    lost: str = ""
+
+
+class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is untyped here
+    """The mode, from the beginning of a forward to its end.
+
+    Args:
+        model: its parameters are weights, which make no scores.
+        tell: is told of each attention as it ends.
+    """
+
+    supports_higher_order_operators = True
+
+    def __init__(self, model: nn.Module, tell: Callable[[Heard], None]) -> None:
+        super().__init__()
+        self._tell, self._model = tell, model
+        self._trails = Trails()
+        self._weights: set[int] | None = None  # the storages of the parameters
+        self._open: dict[Node, None] = {}  # softmaxes over scores that have not met v yet
+        self._on = False
+        self._quiet = 0  # above 0 while what runs is not the model's own
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Compiled code stays compiled, and is not heard."""
+        return True
+
+    def begin(self) -> None:
+        """Hear what runs from here on, in this thread."""
+        self._on = True
+        of_torch.DispatchMode.__enter__(self)
+
+    def end(self) -> None:
+        """The forward ends. What was heard and met no v is told now."""
+        if self._on:
+            self._on = False
+            of_torch.DispatchMode.__exit__(self, None, None, None)
+        for _ in self._open:
+            self._tell(Heard(None, "its softmax over products of q and k never met v in a product"))
+        self._open.clear()
+
+    def forget(self) -> None:
+        self._open.clear()
+        self._trails.clear()
+        self._weights = None
+
+    def state(self, x: Tensor) -> int:
+        """How often a tensor was changed in place."""
+        return self._trails.state(x)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Context for what is not the model's own: it is not heard, and costs nothing."""
+        if not self._on:
+            yield
+            return
+        top = of_torch.top_mode() is self
+        if top:
+            of_torch.DispatchMode.__exit__(self, None, None, None)
+        self._quiet += 1
+        try:
+            yield
+        finally:
+            self._quiet -= 1
+            if top:
+                of_torch.DispatchMode.__enter__(self)
+
+    @contextmanager
+    def _inside(self) -> Iterator[None]:
+        """Hear the operators that one is made of. A mode is off while it is told of an operator."""
+        mode = of_torch.DispatchMode
+        mode.__enter__(self)
+        try:
+            yield
+        finally:
+            mode.__exit__(self, None, None, None)
+
+    # The signature that torch asks for; func is of a private type, kwargs of a foreign call.
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self._quiet:
+            return func(*args, **kwargs)
+        if of_torch.is_higher_order(func):
+            return self._higher(func, args, kwargs)
+        operator = operator_of(func)
+        if operator.name in MADE_OF_OTHERS and operator.whole:
+            with self._inside():
+                out = func.decompose(*args, **kwargs)
+            if out is not NotImplemented:
+                return out
+        known = self._known(args, kwargs) if self._trails else []
+        if not known and operator.name not in _HEARD and "attention" not in operator.name:
+            out = func(*args, **kwargs)
+            for place in operator.writes:
+                if place < len(args) and isinstance(args[place], Tensor):
+                    self._trails.wrote(args[place])
+            return out
+        return self._hear(func, operator, args, kwargs, known)
+
+    def _known(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+        """The tensors among the arguments of an operator that are known."""
+        find = self._trails.find
+        found = [x for x in args if isinstance(x, Tensor) and find(x) is not None]
+        for x in args:
+            if isinstance(x, list | tuple):
+                found += [y for y in x if isinstance(y, Tensor) and find(y) is not None]
+        return found + [x for x in kwargs.values() if isinstance(x, Tensor) and find(x) is not None]
+
+    def _hear(
+        self,
+        func: Any,
+        operator: Operator,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        known: list[Tensor],
+    ) -> Any:
+        """Run an operator that matters, and note what it made."""
+        trails, name = self._trails, operator.name
+        if len(known) > 1 and name in RULES:
+            self._free_masks(known)
+        # Before it runs, because it may write into what it is given.
+        given, named = mapped((args, kwargs), trails.argument)
+        wrote = [x for n in operator.writes if n < len(args) and isinstance(x := args[n], Tensor)]
+        aliases = [(x, list(trails.aliases(x))) for x in wrote]
+        out = func(*args, **kwargs)
+        for x in wrote:
+            trails.wrote(x)
+        if "attention" in operator.name or operator.name in _WHOLE_LAYERS:
+            if not operator.name.endswith("_backward"):
+                outs = tuple(trails.argument(x) for x in (out if isinstance(out, tuple) else [out]))
+                self._tell(Heard(FusedCall(func, operator.name, given, named, outs)))
+        elif name in PRODUCTS:
+            self._product(func, name, args, given, named, out)
+        elif name in SOFTMAXES and not known:
+            # Of no product: whether it is used as weights shows later.
+            plain = tuple(None if isinstance(x, Leaf) else x for x in given)
+            self._put(out, Node(func, name, plain, named, out))
+        elif known and all(trails.is_output(x) for x in known):
+            self._after(name, known[0], out)
+        elif name in PROJECTIONS:
+            self._mix(func, name, args, given, named, out)
+        elif name == "native_dropout" and isinstance(out, tuple) and given[2]:
+            kept = trails.leaf(out[1])  # what it drew
+            self._put(out[0], Node(func, name, (*given, kept), named, out[0], 0))
+        elif name not in SHAPES:
+            self._made(func, name, given, named, out)
+            for x, others in aliases:
+                self._written_through(x, others)
+        return out
+
+    def _higher(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run an operator that takes functions, such as flex_attention."""
+        out = func(*args, **kwargs)
+        if of_torch.is_flex(func):
+            given, named = mapped((args, kwargs), self._trails.argument)
+            outs = tuple(self._trails.argument(x) for x in out)
+            self._tell(Heard(FusedCall(func, "flex_attention", given, named, outs)))
+        return out
+
+    # What an operator has made
+
+    def _made(
+        self, func: Any, name: str, given: tuple[Argument, ...], named: dict[str, Argument], out: Any
+    ) -> None:
+        """Every float tensor that comes out is known by its Node."""
+        if isinstance(out, Tensor):
+            self._put(out, Node(func, name, given, named, out))
+            return
+        for n, x in enumerate(out if isinstance(out, tuple | list) else ()):
+            if isinstance(x, Tensor):
+                self._put(x, Node(func, name, given, named, x, n))
+
+    def _put(self, x: Tensor, node: Node) -> None:
+        if not x.is_floating_point():  # bool and integers are values from here on
+            return
+        if node.is_weights and not node.products:
+            weights = min(one.numel for one in node.softmaxes)
+            if x.numel() > weights:  # a router's weights, multiplied into something larger
+                return
+        if node.products and node in node.softmaxes:
+            self._open[node] = None
+        self._trails.put(x, node)
+
+    def _written_through(self, x: Tensor, others: list[tuple[Tensor, Node]]) -> None:
+        """A tensor was written: each alias is the whole one, with the written one laid into it."""
+        new = self._trails.node(x)
+        wholes = [(t, node) for t, node in others if _is_whole(t)]
+        if new is None or not wholes:
+            return
+        whole, node = wholes[0]
+        place = (list(x.shape), list(x.stride()), x.storage_offset())
+        laid = Node(of_torch.LAY_INTO, "as_strided_scatter", (node, new, *place), {}, whole)
+        self._trails.put(whole, laid)
+        for other, _ in others:
+            if other is not whole:
+                place = (list(other.shape), list(other.stride()), other.storage_offset())
+                cut = Node(of_torch.LAY_OUT, "as_strided", (laid, *place), {}, other)
+                self._trails.put(other, cut)
+
+    def _free_masks(self, known: list[Tensor]) -> None:
+        """A term of two that only shows or hides is a value, whatever it was computed from."""
+        for x in known[1:]:
+            node = self._trails.node(x)
+            if node is None or node.is_weights or x is known[0]:
+                continue
+            if hides(x, HIDDEN):
+                self._trails.drop(x)
+
+    def _after(self, name: str, x: Tensor, out: Any) -> None:
+        """The first operator on an output: if it cuts the axes apart, it shows the heads."""
+        entry = self._trails.find(x)
+        if entry is None or not isinstance(entry.what, Output) or not isinstance(out, Tensor):
+            return
+        if name in COPIES and out.shape == x.shape:
+            self._trails.put(out, entry.what)
+        elif name in LAYOUTS and entry.what.shape is None:
+            entry.what.shape = tuple(out.shape)
+
+    # Products
+
+    def _product(
+        self,
+        func: Any,
+        name: str,
+        args: tuple[Any, ...],
+        given: tuple[Argument, ...],
+        named: dict[str, Argument],
+        out: Tensor,
+    ) -> None:
+        (a, b), (left, right) = args[-2:], given[-2:]
+        if self._is_weight(a) or self._is_weight(b):
+            self._mix(func, name, args, given, named, out)
+            return
+        weights = [one for one in (left, right) if isinstance(one, Node) and one.is_weights]
+        if len(weights) == 1 and not (name == "baddbmm" and isinstance(given[0], Node)):
+            first = left is weights[0]
+            self._attention(weights[0], b if first else a, first, out)
+        elif len(weights) == 2:
+            node = Node(func, name, given, named, out)
+            node.odd |= {"a product of two maps"}
+            self._put(out, node)
+        else:
+            leaf = self._trails.leaf
+            fresh = (*given[:-2], leaf(a), leaf(b))  # q and k are taken as they are
+            self._put(out, Node(func, name, fresh, named, out))
+
+    def _attention(self, weights: Node, value: Tensor, first: bool, out: Tensor) -> None:
+        for softmax in weights.softmaxes:
+            self._open.pop(softmax, None)
+        if of_torch.backward_number() >= 0:
+            return
+        if not weights.products:
+            self._tell(
+                Heard(None, "the scores of its softmax come from no product of two activations")
+            )
+        elif weights.lost:
+            self._tell(Heard(None, weights.lost))
+        else:
+            shape, leaf = Output(), self._trails.leaf
+            self._trails.put(out, shape)
+            self._tell(Heard(Product(weights, leaf(value), first, leaf(out), shape)))
+
+    def _mix(
+        self,
+        func: Any,
+        name: str,
+        args: tuple[Any, ...],
+        given: tuple[Argument, ...],
+        named: dict[str, Argument],
+        out: Any,
+    ) -> None:
+        """A learned weight meets a map: heads are mixed (followed), or channels (the trail ends).
+
+        If heads are mixed, each number of the maps goes in, and the rows of the product are made of
+        whole maps.
+        """
+        for x, node in zip(args, given, strict=False):
+            if not isinstance(node, Node) or not node.products or x.numel() != node.numel:
+                continue
+            whole_maps = any(x.numel() // d % node.map_numel == 0 for d in x.shape[-2:] if d)
+            spatial = name == "convolution" or name.endswith("norm")
+            if spatial or (whole_maps and node.map_numel > 1):
+                first = out[0] if isinstance(out, tuple) else out
+                mixed = Node(func, name, given, named, first, 0 if isinstance(out, tuple) else None)
+                mixed.odd |= {"heads mixed by weights"}
+                self._put(first, mixed)
+                return
+
+    def _is_weight(self, x: Tensor) -> bool:
+        if self._weights is None:
+            found = self._model.parameters()
+            self._weights = {of_torch.storage_number(one) for one in found}
+        return of_torch.storage_number(x) in self._weights
+
+
+#: Whole layers of torch.nn, as its fast path calls them.
+_WHOLE_LAYERS = frozenset(("_transformer_encoder_layer_fwd",))
+_HEARD = PRODUCTS | SOFTMAXES | _WHOLE_LAYERS
+
+
+def _is_whole(x: Tensor) -> bool:
+    """Whether a tensor holds all of its storage, in order."""
+    return x.is_contiguous() and x.numel() * x.element_size() == x.untyped_storage().nbytes()
+
+
+def tensors_in(heard: Heard) -> list[Leaf]:
+    """Everything that is kept by reference for an attention that was heard."""
+    match heard.how:
+        case Product(weights=weights, value=value, output=output):
+            kept = [one for one in leaves((weights.args,)) if isinstance(one, Leaf)]
+            return [*kept, value, output]
+        case FusedCall(args=args, kwargs=kwargs, outputs=outputs):
+            return [one for one in leaves((args, kwargs, outputs)) if isinstance(one, Leaf)]
+    return []

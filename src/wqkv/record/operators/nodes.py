@@ -1,0 +1,210 @@
+"""How a tensor was made of a product of q and k: a Node for each operator, which holds no score.
+
+A Node keeps what the operator was given: earlier Nodes, numbers, and other tensors by reference
+(Leaf). So a chain of Nodes tells all that was done to the scores, in O(q and k) memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from wqkv.upstream import of_torch
+
+#: Operators that move numbers and change none.
+LAYOUTS = frozenset(
+    "view _unsafe_view expand transpose permute t clone reshape unsqueeze squeeze alias detach "
+    "_reshape_alias contiguous slice select narrow split split_with_sizes chunk unbind unflatten "
+    "flatten _to_copy to type_as float as_strided as_strided_scatter repeat swapaxes movedim "
+    "lift_fresh expand_as view_as reshape_as".split()
+)
+#: Operators that may stand between the scores and their softmax, or behind it, in the formula of
+#: attention: scale, mask, bias, softcap, sinks, and what makes a softmax stable.
+RULES = frozenset(
+    "mul div add sub rsub neg masked_fill where tanh clamp clamp_min clamp_max maximum minimum "
+    "nan_to_num cat max amax copy fill eq all any logical_not isneginf isinf isnan scalar_tensor "
+    "native_dropout dropout".split()
+)
+PRODUCTS = frozenset(("bmm", "baddbmm", "mm"))
+SOFTMAXES = frozenset(("_softmax", "_safe_softmax", "softmax"))
+#: Operators whose result holds none of the numbers that they are given.
+SHAPES = frozenset(
+    "zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty rand_like "
+    "bernoulli randn_like is_same_size".split()
+)
+#: Operators that mix channels by weights: what comes out of them is a new activation.
+PROJECTIONS = frozenset(
+    "addmm linear native_layer_norm layer_norm convolution native_batch_norm batch_norm "
+    "_native_batch_norm_legit_no_training native_group_norm rms_norm _fused_rms_norm conv1d "
+    "conv2d embedding".split()
+)
+
+
+class Operator(NamedTuple):
+    """What is known of an operator by its schema."""
+
+    name: str  # without its namespace and overload, and without the _ of an in-place one
+    raw: str  # with that _
+    namespace: str
+    writes: tuple[int, ...]  # the places of arguments that it writes into
+    whole: bool  # made of other operators: in inference mode it arrives as it was called
+
+
+@cache
+def operator_of(func: Any) -> Operator:  # Any: torch's own type, which is private
+    """What the schema of an operator says."""
+    schema = of_torch.schema(func)
+    namespace, _, raw = schema.name.partition("::")
+    places = [(n, argument.alias_info) for n, argument in enumerate(schema.arguments)]
+    writes = tuple(n for n, alias in places if alias is not None and alias.is_write)
+    name = raw[:-1] if raw.endswith("_") and not raw.endswith("__") else raw
+    return Operator(name, raw, namespace, writes, of_torch.is_composite(func))
+
+
+class Leaf:
+    """A tensor that was no score when it was used, kept by reference.
+
+    Args:
+        state: how often it was written into before, in its forward.
+    """
+
+    __slots__ = ("changed", "state", "tensor", "version")
+
+    def __init__(self, tensor: Tensor, state: int) -> None:
+        self.tensor, self.state = tensor, state
+        self.version = 0  # at the end of its forward
+        self.changed = False  # whether somebody has written into it before
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether it was changed in place since it was used, so that its numbers are lost."""
+        return self.changed or of_torch.version(self.tensor) != self.version
+
+
+Argument = Any  # of an operator: a Node, a Leaf, a number, None, or a list or tuple of these
+
+
+class Node:
+    """One operator on the way from a product of two activations to the weights."""
+
+    __slots__ = (
+        "__weakref__", "args", "dtype", "func", "kwargs", "lost", "map_numel", "name", "numel",
+        "odd", "output", "products", "shape", "softmaxes",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        func: Any,  # torch's own type, which is private
+        name: str,
+        args: tuple[Argument, ...],
+        kwargs: dict[str, Argument],  # of a foreign call
+        out: Tensor,
+        output: int | None = None,
+    ) -> None:
+        self.func, self.name, self.args, self.kwargs = func, name, args, kwargs
+        self.shape, self.dtype, self.numel = tuple(out.shape), out.dtype, out.numel()
+        self.output = output  # which of several outputs this is
+        before = [one for one in leaves((args, kwargs)) if isinstance(one, Node)]
+        #: The products that it comes from.
+        self.products: frozenset[Node] = union(one.products for one in before)
+        #: The operators on the way that are no rule of attention.
+        self.odd: frozenset[str] = union(one.odd for one in before)
+        #: The softmaxes on the way; each Node that is one stands for itself.
+        self.softmaxes: frozenset[Node] = union(one.softmaxes for one in before)
+        #: Why what was done cannot be followed; empty if it can.
+        self.lost: str = next((one.lost for one in before if one.lost), "")
+        #: How many numbers one product has per batch entry.
+        self.map_numel: int = max((one.map_numel for one in before), default=1)
+        if name in PRODUCTS and len(before) == 0:
+            self.products, self.map_numel = frozenset((self,)), self.shape[-1] * self.shape[-2]
+        elif name in SOFTMAXES or self._is_quotient() or self._is_difference():
+            self.softmaxes |= {self}
+            self.odd -= {"exp", "sum", "logsumexp"}
+        elif name not in LAYOUTS and name not in RULES and name not in PRODUCTS:
+            self.odd |= {name}
+
+    @property
+    def is_weights(self) -> bool:
+        """Whether a softmax was taken."""
+        return bool(self.softmaxes)
+
+    def first(self) -> Argument:
+        return self.args[0] if self.args else None
+
+    def _is_quotient(self) -> bool:
+        """Whether it is exp(s) / exp(s).sum(): a softmax that is written out."""
+        if self.name != "div" or len(self.args) < 2:
+            return False
+        above, below = self.args[:2]
+        found = isinstance(above, Node) and isinstance(below, Node)
+        return found and above.name == "exp" and below.name == "sum" and below.first() is above
+
+    def _is_difference(self) -> bool:
+        """Whether it is exp(s - logsumexp(s))."""
+        inner = self.first()
+        if self.name != "exp" or not isinstance(inner, Node) or inner.name != "sub":
+            return False
+        score, lse = inner.args[:2]
+        return isinstance(lse, Node) and lse.name == "logsumexp" and lse.first() is score
+
+
+def union(sets: Any) -> frozenset[Any]:
+    return frozenset().union(*sets)
+
+
+def leaves(value: Argument) -> Iterator[Argument]:
+    """All Nodes, Leaves and numbers inside lists, tuples and dicts, in order."""
+    if isinstance(value, tuple | list):
+        for one in value:
+            yield from leaves(one)
+    elif isinstance(value, dict):
+        for one in value.values():
+            yield from leaves(one)
+    else:
+        yield value
+
+
+def mapped(value: Argument, of: Any) -> Argument:
+    """The same lists, tuples and dicts, with `of` each thing inside them."""
+    if isinstance(value, tuple | list):
+        return type(value)(mapped(one, of) for one in value)
+    if isinstance(value, dict):
+        return {name: mapped(one, of) for name, one in value.items()}
+    return of(value)
+
+
+def softmax_input(softmax: Node) -> tuple[Node, int]:
+    """The scores of a softmax, and the axis over which it was taken, counted from the end."""
+    if softmax.name == "div":
+        below: Any = softmax.args[1]
+        score, dim = softmax.args[0].args[0], below.args[1]
+    elif softmax.name == "exp":
+        score, dim = softmax.args[0].args[0], softmax.args[0].args[1].args[1]
+    else:
+        score, dim = softmax.args[:2]
+    (dim,) = dim if isinstance(dim, list | tuple) else (dim,)
+    return score, dim if dim < 0 else dim - len(score.shape)
+
+
+def all_nodes(node: Node) -> list[Node]:
+    """A Node and all before it, each once, the earlier first."""
+    found: dict[Node, None] = {}
+
+    def walk(one: Node) -> None:
+        if one not in found:
+            for other in leaves((one.args, one.kwargs)):
+                if isinstance(other, Node):
+                    walk(other)
+            found[one] = None
+
+    walk(node)
+    return list(found)
+
+
+def hides(tensor: Tensor, most: float) -> bool:
+    """Whether every number is 0 or at most `most`: a mask as it is added to the scores."""
+    return bool(((tensor == 0) | (tensor <= most)).all()) if tensor.numel() else torch.tensor(True)

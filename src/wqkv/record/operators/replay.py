@@ -1,0 +1,127 @@
+"""What a model did to its scores, computed again as it did it: for steps outside of the formula.
+
+Sums are taken in float64. What is rounded in the model's own type to something else than a number
+(-1e10 + x is -1e10 in float32) is rounded here too.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from wqkv.record.captured import Refusal
+from wqkv.record.mask_pattern import HIDDEN
+from wqkv.record.operators.listening import Product
+from wqkv.record.operators.nodes import (
+    SOFTMAXES,
+    Leaf,
+    Node,
+    all_nodes,
+    mapped,
+    softmax_input,
+)
+from wqkv.maps.proof import Proof
+
+#: Operators that change the type of numbers, or nothing.
+_CASTS = frozenset(
+    "_to_copy to float type_as clone contiguous detach alias lift_fresh".split()
+)
+#: Operators whose results are rounded to the model's own type.
+_ROUNDED = frozenset(("add", "sub", "mul", "masked_fill", "where", "cat"))
+
+
+class Replayed(NamedTuple):
+    """The scores of the softmax, its weights, and what v made of them."""
+
+    scores: Tensor
+    output: Tensor
+    largest: float  # score that is not hidden
+
+
+def replay(heard: Product) -> Replayed:
+    """Compute an attention again.
+
+    Raises:
+        Refusal: it has several softmaxes, or an operator cannot be computed in float64.
+    """
+    softmaxes = [one for one in all_nodes(heard.weights) if one in one.softmaxes]
+    if len(softmaxes) != 1:
+        raise Refusal(f"its weights come from {len(softmaxes)} softmaxes")
+    score, dim = softmax_input(softmaxes[0])
+    numbers: dict[Node, Any] = {}
+    try:
+        weights = _value(heard.weights, numbers)
+        v = heard.value.tensor.detach().double()
+        output = weights @ v if heard.weights_first else v @ weights
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        line = str(error).partition("\n")[0]
+        raise Refusal(f"its scores cannot be computed again: {line}") from error
+    scores = numbers[score]
+    seen = scores.masked_fill(~(scores > HIDDEN), 0).abs()
+    largest = float(seen.max()) if seen.numel() else 0.0
+    return Replayed(scores.movedim(dim, -1), output, largest)
+
+
+def compare(found: Replayed, heard: Product) -> Proof:
+    """The output that was computed again, beside the model's own.
+
+    A score is off by up to eps |score|, its weight by as much of itself, and the output by what v
+    makes of that. Operators that are no rules may enlarge it, such as a norm over heads.
+    """
+    theirs = heard.output.tensor.detach().double()
+    ours = found.output.reshape(theirs.shape)
+    eps = torch.finfo(heard.output.tensor.dtype).eps
+    v = float(heard.value.tensor.detach().abs().max()) if theirs.numel() else 0.0
+    tolerance = 8 * eps * (4 + found.largest) * max(v, 1e-30)
+    if heard.weights.odd or len(heard.weights.products) > 1:
+        size = float(theirs.abs().nan_to_num().max()) if theirs.numel() else 0.0
+        tolerance = max(tolerance, 2e-4 * max(1.0, size), 4 * eps * max(1.0, size))
+    both = ours.isnan() & theirs.isnan()
+    rows = theirs.numel() // max(1, theirs.shape[-1])
+    return Proof.compare(ours[~both], theirs[~both], tolerance, rows)
+
+
+def _value(node: Node, numbers: dict[Node, Any]) -> Any:
+    for one in all_nodes(node):
+        numbers[one] = _step(one, numbers)
+    return numbers[node]
+
+
+def _step(node: Node, numbers: dict[Node, Any]) -> Any:
+    def given(x: Any) -> Any:
+        if isinstance(x, Leaf):
+            x = x.tensor.detach()
+            return x.double() if x.is_floating_point() else x
+        return numbers[x] if isinstance(x, Node) else x
+
+    args, kwargs = mapped((node.args, node.kwargs), given)
+    kwargs = {name: x for name, x in kwargs.items() if name not in ("dtype", "memory_format")}
+    name, first = node.name, args[0]
+    out: Any
+    if name in _CASTS and node.dtype.is_floating_point:
+        out = first
+    elif name in SOFTMAXES:
+        out = first.softmax(args[1])
+        out = out.nan_to_num() if name == "_safe_softmax" else out
+    elif name in ("native_dropout", "dropout") and not (len(args) > 2 and args[2] and args[1]):
+        out = (first, None) if name == "native_dropout" else first
+    elif name == "native_dropout":
+        out = (first * args[3] / (1 - args[1]), None)
+    elif name == "dropout":
+        raise Refusal("dropout while training draws new weights every time")
+    elif name in ("view", "_unsafe_view", "reshape"):
+        out = first.reshape(args[1])
+    elif name == "as_strided_scatter":
+        out = node.func(first.contiguous(), *args[1:], **kwargs)
+    else:
+        if isinstance(first, Tensor):  # an operator that writes in place has the same name
+            args = (first.clone(), *args[1:])
+        out = node.func(*args, **kwargs)
+    if node.output is not None:
+        out = out[node.output]
+    half = isinstance(out, Tensor) and out.is_floating_point() and node.dtype.is_floating_point
+    if half and name in _ROUNDED and node.dtype != torch.float64:
+        out = out.to(node.dtype).double()
+    return out

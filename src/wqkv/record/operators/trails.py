@@ -1,0 +1,106 @@
+"""Which tensors are known to come from scores, while a model runs, and in what state each was.
+
+A tensor is known by its identity, as long as it lives and nobody has written into it. Nothing here
+keeps a tensor alive.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from torch import Tensor
+
+from wqkv.record.operators.nodes import Argument, Leaf, Node
+from wqkv.upstream.of_torch import storage_number
+
+
+class Output:
+    """Stands for what attention has returned, until its next operator shows its heads."""
+
+    def __init__(self) -> None:
+        self.shape: tuple[int, ...] | None = None  # of what was made of it first
+
+
+class _Entry(NamedTuple):
+    tensor: weakref.ref[Tensor]
+    what: Node | Output
+    state: int
+
+
+class Trails:
+    """What each living tensor was made by."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, _Entry] = {}
+        # Writes into each storage. A tensor's own count is late: it rises when an operator has
+        # ended for autograd too, and that of an inference tensor never does.
+        self._writes: dict[int, int] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._known)
+
+    def state(self, x: Tensor) -> int:
+        """How often the memory of a tensor was written into since the forward began."""
+        return self._writes.get(storage_number(x), 0) if self._writes else 0
+
+    def wrote(self, x: Tensor) -> None:
+        """An operator has written into a tensor."""
+        number = storage_number(x)
+        self._writes[number] = self._writes.get(number, 0) + 1
+
+    def put(self, x: Tensor, what: Node | Output) -> None:
+        key, known = id(x), self._known
+
+        def gone(reference: weakref.ref[Tensor]) -> None:
+            if (entry := known.get(key)) is not None and entry.tensor is reference:
+                del known[key]
+
+        known[key] = _Entry(weakref.ref(x, gone), what, self.state(x))
+
+    def find(self, x: object) -> _Entry | None:
+        entry = self._known.get(id(x))
+        return entry if entry is not None and entry.tensor() is x else None
+
+    def node(self, x: object) -> Node | None:
+        """The Node of a tensor; marked as lost if somebody wrote into the tensor since then."""
+        entry = self.find(x)
+        if entry is None or not isinstance(entry.what, Node):
+            return None
+        assert isinstance(x, Tensor)
+        if entry.state != self.state(x):
+            entry.what.lost = "its scores were changed in place through another tensor"
+        return entry.what
+
+    def is_output(self, x: Tensor) -> bool:
+        entry = self.find(x)
+        return entry is not None and isinstance(entry.what, Output)
+
+    def drop(self, x: Tensor) -> None:
+        if self.find(x) is not None:
+            del self._known[id(x)]
+
+    def leaf(self, x: Tensor) -> Leaf:
+        # without its graph, which would be kept alive
+        return Leaf(x.detach() if x.requires_grad else x, self.state(x))
+
+    def argument(self, x: object) -> Argument:
+        """What a Node keeps of something that an operator is given."""
+        if not isinstance(x, Tensor):
+            return x
+        return self.node(x) or self.leaf(x)
+
+    def aliases(self, x: Tensor) -> Iterator[tuple[Tensor, Node]]:
+        """The other living tensors that share memory with one and are as they were."""
+        number = storage_number(x)
+        for entry in tuple(self._known.values()):
+            other = entry.tensor()
+            if other is None or other is x or not isinstance(entry.what, Node):
+                continue
+            if storage_number(other) == number and entry.state == self.state(other):
+                yield other, entry.what
+
+    def clear(self) -> None:
+        self._known.clear()
+        self._writes.clear()

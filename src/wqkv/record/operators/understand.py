@@ -1,0 +1,119 @@
+"""An attention that was heard at its operators becomes a call that a run can be made of.
+
+It is *proved* if one product of q and k and the rules of attention give the model's own output. It
+is *captured* if more enters its scores, such as terms of another product, or heads are mixed: then
+what the model did is computed again and compared, and the map shows the softmax that it took.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+
+from torch import Tensor, nn
+
+from wqkv.maps.proof import Proof
+from wqkv.record.captured import CapturedCall, Refusal
+from wqkv.record.mask_pattern import HIDDEN
+from wqkv.record.operators.assemble import assembled, head_count
+from wqkv.record.operators.fused import read_fused
+from wqkv.record.operators.layout import Unreadable
+from wqkv.record.operators.listening import FusedCall, Heard, Product
+from wqkv.record.operators.nodes import Leaf, all_nodes, hides, leaves
+from wqkv.record.operators.replay import compare, replay
+from wqkv.record.operators.scores import read
+from wqkv.record.prove_call import check
+from wqkv.record.read_mask import KnownMasks
+from wqkv.record.run import Run, replayed_run
+from wqkv.upstream.of_torch import storage_number
+
+
+def call_of(heard: Heard, modules: Sequence[nn.Module], known: KnownMasks) -> CapturedCall | Run:
+    """What a map is made of; a run of its own where the scores can only be computed again.
+
+    Args:
+        modules: those that ran, the innermost first: they say how many heads there are.
+        known: the masks that were read before; new ones are added.
+
+    Raises:
+        Refusal: it cannot be shown.
+    """
+    how = heard.how
+    if how is None:
+        raise Refusal(heard.lost)
+    if isinstance(how, FusedCall):
+        return read_fused(how, known)
+    try:
+        scores = read(how.weights)
+        call = assembled(scores, how, modules, known)
+    except Unreadable as error:
+        return replayed(how, modules, str(error))
+    notes = [*scores.after, *_large_terms(how, modules)]
+    if scores.after:  # its output is that of other weights: those that came after the softmax
+        call = _with_replayed_proof(call, how)
+    return call._replace(notes=tuple(notes))
+
+
+def _with_replayed_proof(call: CapturedCall, how: Product) -> CapturedCall:
+    """The same call, proved by what the model did to the weights after the softmax."""
+
+    def proof() -> Proof:
+        return compare(replay(how), how)
+
+    return call._replace(proof=proof)
+
+
+def replayed(how: Product, modules: Sequence[nn.Module], why: str) -> Run:
+    """A run whose scores are computed again each time that they are asked for.
+
+    Args:
+        why: why the formula of attention does not give them.
+
+    Raises:
+        Refusal: they cannot be computed again, or do not give the model's own output.
+    """
+    found = replay(how)
+    proof = check(compare(found, how))
+    weights = how.weights
+    more = len(weights.products) > 1 or bool(weights.odd)
+    reason = f"its scores are computed again as the model did, because {why}" if more else ""
+
+    def scores() -> Tensor:
+        return _four_axes(replay(how).scores, how, modules)
+
+    return replayed_run(_four_axes(found.scores, how, modules).shape, scores, proof, reason,
+                        how.value.tensor)  # fmt: skip
+
+
+def _four_axes(scores: Tensor, how: Product, modules: Sequence[nn.Module]) -> Tensor:
+    """Scores as (batch, head, query, key), by the order of their axes."""
+    *lead, n, m = scores.shape
+    if len(lead) == 1:
+        heads = head_count(lead[0], how, modules)
+        lead = [lead[0] // heads, heads]
+    elif len(lead) == 0:
+        lead = [1, 1]
+    return scores.reshape(-1, lead[-1], n, m)
+
+
+def _large_terms(how: Product, modules: Sequence[nn.Module]) -> list[str]:
+    """What to say of a term as large as the scores that is neither a weight nor a mask.
+
+    It was made in the call, perhaps of q or k by another road: the weights are right, and whether
+    the term is independent of q and k is not known.
+    """
+    outermost = modules[-1] if modules else None
+    weights = {storage_number(x) for x in outermost.parameters()} if outermost else set()
+    weights |= {storage_number(x) for x in outermost.buffers()} if outermost else set()
+    size = min(one.numel for one in how.weights.softmaxes)
+    for node in all_nodes(how.weights):
+        for leaf in leaves(node.args):
+            if not isinstance(leaf, Leaf) or node in node.products:
+                continue
+            x = leaf.tensor
+            if not x.is_floating_point() or x.numel() < size or storage_number(x) in weights:
+                continue
+            if node.name in ("add", "sub", "rsub", "baddbmm") and not hides(x, HIDDEN):
+                return ["with a term as large as the scores, which was made in the call"]
+    return []
