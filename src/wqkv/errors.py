@@ -16,6 +16,7 @@ from importlib import import_module
 from types import ModuleType
 
 import torch
+from torch import nn
 
 from wqkv.sentences.errors import mistake
 
@@ -78,6 +79,8 @@ def describe(value: object) -> str:
         # `shape` may fail for a nested tensor, because its samples have sizes of their own
         shape = (value.size(0), "...") if value.is_nested else value.shape
         return f"{dtype}[{', '.join(str(size) for size in shape)}] on {value.device}"
+    if isinstance(value, nn.Module):  # its repr has a line for each module inside
+        return f"nn.Module {type(value).__name__}"
     text = repr(value)
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
 

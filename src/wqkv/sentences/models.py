@@ -104,6 +104,10 @@ MODELS = {
         "The nearest rows are: {near}.",
         "还不支持 {family!r} 系列的模型。\n最接近的有：{near}。",
     ),
+    "no_transformers": (
+        "{kind} is no model of transformers: it has no config with a model_type.",
+        "{kind} 不是 transformers 的模型：它没有带 model_type 的 config。",
+    ),
     "missing_matrix": (
         "Layer {layer}{kind}, has no {matrix} of its own at {place!r}.",
         "第 {layer} 层{kind}在 {place!r} 处没有自己的 {matrix}。",

@@ -12,6 +12,7 @@ import torch
 import transformers
 from torch import nn
 
+import wqkv
 from tests.tiny import tiny_llama
 from wqkv import cli
 from wqkv.errors import ArgumentError
@@ -129,6 +130,15 @@ def test_a_family_without_a_row():
     said = refused("model")
     assert said.startswith("There is no table row for models of the family 'deberta-v2' yet.\n")
     run(said, inputs={"input_ids": IDS})
+
+
+def test_a_model_that_is_none_of_transformers(capsys):
+    with pytest.raises(
+        ArgumentError, match=r"^MyModel is no model of transformers: it has no "
+    ) as e:
+        parity(MyModel())
+    run(str(e.value), wqkv=wqkv, model=MyModel().eval(), inputs={"x": torch.randn(2, 5, 6)})
+    assert "of MyModel" in capsys.readouterr().out
 
 
 def test_a_model_without_a_tokenizer():

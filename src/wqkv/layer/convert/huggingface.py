@@ -83,7 +83,9 @@ def has_row(family: str) -> bool:
 
 def no_row(model: nn.Module) -> str:
     """What is said of a model that the table does not know."""
-    kind = _kind(_base(model)) or type(model).__name__
+    kind = _kind(_base(model))
+    if not kind:
+        return mistake("no_transformers", kind=type(model).__name__)
     near = get_close_matches(kind, FAMILIES, n=3, cutoff=0.3) or list(FAMILIES)
     return mistake("no_family", family=kind, near=", ".join(near))
 
