@@ -7,6 +7,7 @@ a text goes on, their calls wait for the end of the forward.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -32,7 +33,7 @@ from wqkv.record.follow import (
 )
 from wqkv.record.layer_runs import LayerRuns
 from wqkv.record.modules import ModuleCall, attention_like, ended_by, kind_of
-from wqkv.record.operators.door import OperatorDoor, Waiting, batch_of
+from wqkv.record.operators.door import OperatorDoor, Returned, Waiting, batch_of
 from wqkv.record.operators.listening import Heard, Listening
 from wqkv.record.read_mask import KnownMasks
 from wqkv.record.run import Run
@@ -136,7 +137,10 @@ class Listener:
         """A module has ended. If it has failed, `output` is None."""
         if self._stack and self._stack[0].call.module is module:
             self._mode.end()
-        with self._mode.paused():
+        if self.path is None and self.watched.keep == "all":
+            self._leave(module, output)
+            return
+        with self._mode.paused():  # some of what follows computes
             self._leave(module, output)
 
     def _leave(self, module: nn.Module, output: object) -> None:
@@ -150,7 +154,7 @@ class Listener:
         if layer is not None and layer.runs and not heard and output is not None:
             layer.reason = "no attention was heard in a later call of it"
         if self.watched.keep == "statistics" and layer is not None:
-            self._door.close(self._mode)
+            self._door.close()
             self.settle()
             self._reduce(layer)
         if not self._stack and frame is not None:
@@ -170,13 +174,14 @@ class Listener:
         for waiting in self._waiting:
             self._record(*waiting)
         self.text = self._read_text(forward.token_ids)
-        self._door.close(self._mode)
+        self._door.close()
         self._mode.forget()
         self._forget()
 
     def stop(self) -> None:
         """The watch ends, or an exception went past the hooks."""
-        self._mode.end()
+        self._mode.close()
+        self._door.close()
         self._mode.forget()
         self._stack.clear()
         self._forget()
@@ -213,13 +218,19 @@ class Listener:
 
     def _heard(self, heard: Heard) -> None:
         """An attention was heard at its operators."""
+        if self._stack and in_compiled_code(self._stack[-1].call.module):
+            return  # its memory is used again by what follows, which no operator tells
         if self._asked:
             self._asked[-1].append(heard)
         else:
             self._wait(heard)
 
-    def _wait(self, heard: Heard) -> None:
-        """Let it wait to be read, as an attention of the innermost module that runs."""
+    def _wait(self, heard: Heard, returned: Returned | None = None) -> None:
+        """Let it wait to be read, as an attention of the innermost module that runs.
+
+        Args:
+            returned: what an attention function has made of it, which could not be read.
+        """
         modules = [frame.call.module for frame in reversed(self._stack)]
         frame = self._stack[-1] if self._stack else None
         if frame is None:
@@ -235,7 +246,7 @@ class Listener:
             layer.known_kind = "cross"
         given = self._stack[0].call
         batch = batch_of((*given.args, *given.kwargs.values()))
-        self._door.add(Waiting(layer, heard, modules, cross, batch))
+        self._door.add(Waiting(layer, heard, modules, cross, batch, returned))
 
     # One call
 
@@ -255,8 +266,9 @@ class Listener:
         refused = layer.reason or (layer.runs[-1].refused if layer.runs else None)
         if refused is not None and len(heard) == 1 and layer.wanted and not self._asked:
             layer.reason = None
-            self._counts.pop((overheard.module, max(self._visits[overheard.module] - 1, 0)), None)
-            self._wait(heard[0])
+            visit = max(self._visits[overheard.module] - 1, 0)
+            self._counts[overheard.module, visit] = max(self._calls[overheard.module] - 1, 0)
+            self._wait(heard[0], Returned(output_of(overheard.out), refused))
 
     def _take(self, overheard: OverheardCall) -> None:
         module = overheard.module
@@ -373,6 +385,18 @@ def numbered(layers: Sequence[Of], layer: int) -> Of:
     if not -len(layers) <= layer < len(layers):
         raise IndexError(f"There is no layer {layer}: {len(layers)} ran.")
     return layers[layer]
+
+
+def in_compiled_code(module: nn.Module) -> bool:
+    """Whether code that a module calls, and that runs now, is compiled."""
+    frame = sys._getframe(1)
+    while (caller := frame.f_back) is not None:
+        frame = caller
+        if of_torch.runs_compiled(frame.f_code):
+            return True
+        if frame.f_code.co_name == "_call_impl" and frame.f_locals.get("self") is module:
+            break
+    return False
 
 
 def in_backward() -> bool:

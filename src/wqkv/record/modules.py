@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, Literal, NamedTuple
@@ -48,8 +48,10 @@ class ModuleCall(NamedTuple):
 
     def _given(self) -> dict[str, Any]:
         """All arguments by name, also those that were passed by position."""
+        if not self.args:
+            return self.kwargs
         try:
-            bound = inspect.signature(self.module.forward).bind_partial(*self.args, **self.kwargs)
+            bound = _signature(self.module.forward).bind_partial(*self.args, **self.kwargs)
         except (TypeError, ValueError):
             return self.kwargs
         return {**bound.arguments.pop("kwargs", {}), **bound.arguments}
@@ -74,6 +76,21 @@ class ModuleCall(NamedTuple):
         layer: Any = getattr(self.module, "layer_idx", None)
         stored = (updated(value) or {} for value in (*self.args, *self.kwargs.values()))
         return any(bool(one.get(layer)) for one in stored)
+
+
+def _signature(forward: Callable[..., Any]) -> inspect.Signature:
+    """The signature of a method, which is the same for all modules of a class."""
+    function = getattr(forward, "__func__", None)
+    if function is None or not hasattr(forward, "__self__"):
+        return inspect.signature(forward)
+    return _signature_of(function)
+
+
+@functools.lru_cache(1000)
+def _signature_of(function: Callable[..., Any]) -> inspect.Signature:
+    """The signature of a function without its first argument, the module."""
+    found = inspect.signature(function)
+    return found.replace(parameters=[*found.parameters.values()][1:])
 
 
 def attention_like(model: nn.Module) -> set[nn.Module]:

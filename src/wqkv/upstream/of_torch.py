@@ -10,8 +10,10 @@ import re
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from types import CodeType
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
@@ -40,8 +42,15 @@ NAMES = {
     # what a mode is told of every operator
     "DispatchMode": "torch.utils._python_dispatch:TorchDispatchMode",
     "mode_at": "torch.utils._python_dispatch:_get_current_dispatch_mode",
+    "modes": "torch.utils._python_dispatch:_get_current_dispatch_mode_stack",
+    "pop_mode": "torch.utils._python_dispatch:_pop_mode",
+    "push_mode": "torch.utils._python_dispatch:_push_mode",
     "LAY_INTO": "torch:ops.aten.as_strided_scatter.default",
     "LAY_OUT": "torch:ops.aten.as_strided.default",
+    # what an operator goes through before its kernel, such as autograd and autocast
+    "keys_on": "torch:_C._dispatch_tls_local_include_set",
+    "keys_off": "torch:_C._dispatch_tls_local_exclude_set",
+    "with_keys": "torch:_C._ForceDispatchKeyGuard",
     "HigherOrderOperator": "torch._ops:HigherOrderOperator",
     "has_kernel": "torch:_C._dispatch_has_kernel_for_dispatch_key",
 }
@@ -85,9 +94,18 @@ def on_compiled_call() -> Any:  # Any: torch's own type, which is private too
     return find("torch._dynamo.eval_frame:_callback_from_stance", TESTED)
 
 
+def runs_compiled(code: CodeType) -> bool:
+    """Whether a function is the one that stands below compiled code that runs."""
+    return code.co_name == "compile_wrapper" and code.co_filename == _eval_frame().__file__
+
+
+def _eval_frame() -> Any:  # Any: a module of torch
+    return find("torch._dynamo:eval_frame", TESTED)
+
+
 def set_on_compiled_call(function: Any) -> None:
     """Replace the function that torch calls before each call of compiled code."""
-    find("torch._dynamo:eval_frame", TESTED)._callback_from_stance = function
+    _eval_frame()._callback_from_stance = function
 
 
 @contextmanager
@@ -121,6 +139,20 @@ def hooked(
         last.remove()
         for one in told:
             one.pop(first.id, None)
+
+
+def as_called(keys: tuple[Any, Any]) -> Any:  # Any: torch's own types, which are private
+    """Context in which an operator runs as it would if no mode were told of it.
+
+    A mode is told below autograd and autocast, so an operator that is made of others would run
+    them without either. A transposed weight then needs no gradient, so that `linear` in inference
+    mode multiplies in another way, and rounds otherwise; a whole encoder layer would not be cast.
+    An operator that returns a view may not run in it.
+
+    Args:
+        keys: (keys_on(), keys_off()), taken where no mode is told of anything.
+    """
+    return find(NAMES["with_keys"], TESTED)(*keys)
 
 
 def hooks(module: nn.Module) -> list[str]:
@@ -164,6 +196,18 @@ def version(x: Tensor) -> int:
 def top_mode() -> object:
     """The mode that is told of operators first; None if there is none."""
     return __getattr__("mode_at")()
+
+
+def take_off(mode: Any) -> None:  # Any: torch's own type, which is private
+    """Take a mode off this thread's stack, wherever it is there."""
+    if not any(one is mode for one in __getattr__("modes")()):
+        return
+    above = []
+    while top_mode() is not mode:
+        above.append(__getattr__("pop_mode")())
+    mode.__exit__(None, None, None)
+    for one in reversed(above):
+        __getattr__("push_mode")(one)
 
 
 def storage_number(x: Tensor) -> int:

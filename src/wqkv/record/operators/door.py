@@ -19,11 +19,25 @@ from wqkv.maps.weights import aside
 from wqkv.record.captured import CapturedCall, Refusal
 from wqkv.record.follow import begin, follow, go_on, settle
 from wqkv.record.layer_runs import LayerRuns
-from wqkv.record.operators.listening import Heard, Listening, Product, tensors_in
+from wqkv.record.operators.listening import Heard, Product, tensors_in
 from wqkv.record.operators.understand import call_of, replayed
 from wqkv.record.read_mask import KnownMasks
 from wqkv.record.run import Run
 from wqkv.upstream.of_torch import version
+
+
+class Returned(NamedTuple):
+    """What an attention function has returned, (batch, query_len, n_head, d_v)."""
+
+    output: torch.Tensor
+    refused: str  # why its call could not be read
+
+    def check(self, call: CapturedCall) -> None:
+        """Raise if it is not what was heard at its operators."""
+        ours = call.output.transpose(1, 2)
+        theirs = self.output.detach()
+        if ours.shape != theirs.shape or not torch.equal(ours.nan_to_num(), theirs.nan_to_num()):
+            raise Refusal(self.refused)
 
 
 class Waiting(NamedTuple):
@@ -34,6 +48,7 @@ class Waiting(NamedTuple):
     modules: Sequence[nn.Module]  # that ran, the innermost first
     cross: bool  # whether a module was given another text to look at
     batch: int | None  # samples of the forward
+    returned: Returned | None  # by an attention function that could not be read
 
 
 class OperatorDoor:
@@ -46,14 +61,13 @@ class OperatorDoor:
     def add(self, one: Waiting) -> None:
         self._waiting.append(one)
 
-    def close(self, mode: Listening) -> None:
-        """A forward ends: what was changed within it is known to its mode alone."""
-        for one in self._waiting:
-            for leaf in tensors_in(one.heard):
-                leaf.changed = mode.state(leaf.tensor) != leaf.state
-                leaf.version = version(leaf.tensor)
-        if any(leaf.tensor.is_inference() for one in self._waiting for leaf in tensors_in(one.heard)):
-            self.settle()  # these do not tell later whether they were changed
+    def close(self) -> None:
+        """A forward ends. From here on nothing tells that a tensor is about to be changed."""
+        found = [leaf for one in self._waiting for leaf in tensors_in(one.heard)]
+        for leaf in found:
+            leaf.close()
+        if any(leaf.tensor.is_inference() for leaf in found):
+            self.settle()  # these do not even tell later whether they were changed
 
     def settle(self) -> None:
         """Read all that waits, in the order in which it ran."""
@@ -68,8 +82,8 @@ class OperatorDoor:
             leaves = tensors_in(one.heard)
             if any(leaf.is_stale for leaf in leaves):
                 raise Refusal(
-                    "q, k, v, its output or a mask was changed in place after it ran and before "
-                    "it was asked for"
+                    "q, k, v, its output or a mask was changed in place after the forward and "
+                    "before it was asked for"
                 )
             device = next((x.tensor.device for x in leaves), torch.device("cpu"))
             with aside(device):
@@ -89,7 +103,11 @@ class OperatorDoor:
         layer = one.layer
         found = call_of(one.heard, one.modules, self._masks)
         if isinstance(found, Run):
+            if one.returned is not None:
+                raise Refusal(one.returned.refused)
             return replace(found, notes=(*found.notes, *_parts(found.shape[0], one.batch)))
+        if one.returned is not None:
+            one.returned.check(found)
         if found.query.is_meta:
             raise Refusal("its tensors are on the device meta, which holds no numbers")
         n, m = found.query.shape[2], found.key.shape[2]

@@ -86,6 +86,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         self._weights: set[int] | None = None  # the storages of the parameters
         self._open: dict[Node, None] = {}  # softmaxes over scores that have not met v yet
         self._on = False
+        self._keys: tuple[Any, Any] = (None, None)  # as of_torch.as_called takes them
         self._quiet = 0  # above 0 while what runs is not the model's own
 
     @classmethod
@@ -93,28 +94,35 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         """Compiled code stays compiled, and is not heard."""
         return True
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """torch would wrap what it tells of each operator; the compiler never looks inside here."""
+        return False
+
     def begin(self) -> None:
         """Hear what runs from here on, in this thread."""
         self._on = True
+        self._keys = of_torch.keys_on(), of_torch.keys_off()
         of_torch.DispatchMode.__enter__(self)
 
     def end(self) -> None:
         """The forward ends. What was heard and met no v is told now."""
         if self._on:
             self._on = False
-            of_torch.DispatchMode.__exit__(self, None, None, None)
+            of_torch.take_off(self)
         for _ in self._open:
             self._tell(Heard(None, "its softmax over products of q and k never met v in a product"))
         self._open.clear()
+
+    def close(self) -> None:
+        """Hear nothing from here on, though a forward may still run in another thread."""
+        self._quiet += 1
+        of_torch.take_off(self)
 
     def forget(self) -> None:
         self._open.clear()
         self._trails.clear()
         self._weights = None
-
-    def state(self, x: Tensor) -> int:
-        """How often a tensor was changed in place."""
-        return self._trails.state(x)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -164,12 +172,24 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
                 return out
         known = self._known(args, kwargs) if self._trails else []
         if not known and operator.name not in _HEARD and "attention" not in operator.name:
-            out = func(*args, **kwargs)
-            for place in operator.writes:
-                if place < len(args) and isinstance(args[place], Tensor):
-                    self._trails.wrote(args[place])
-            return out
+            return self._run(func, operator, args, kwargs)
         return self._hear(func, operator, args, kwargs, known)
+
+    def _run(
+        self, func: Any, operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Run an operator, and note what it writes into."""
+        wrote = written(operator, args) if operator.writes else ()
+        for x in wrote:
+            self._trails.writes(x)
+        if operator.name in _AS_CALLED:
+            with of_torch.as_called(self._keys):
+                out = func(*args, **kwargs)
+        else:
+            out = func(*args, **kwargs)
+        for x in wrote:
+            self._trails.wrote(x)
+        return out
 
     def _known(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
         """The tensors among the arguments of an operator that are known."""
@@ -194,11 +214,8 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             self._free_masks(known)
         # Before it runs, because it may write into what it is given.
         given, named = mapped((args, kwargs), trails.argument)
-        wrote = [x for n in operator.writes if n < len(args) and isinstance(x := args[n], Tensor)]
-        aliases = [(x, list(trails.aliases(x))) for x in wrote]
-        out = func(*args, **kwargs)
-        for x in wrote:
-            trails.wrote(x)
+        aliases = [(x, list(trails.aliases(x))) for x in written(operator, args)]
+        out = self._run(func, operator, args, kwargs)
         if "attention" in operator.name or operator.name in _WHOLE_LAYERS:
             if not operator.name.endswith("_backward"):
                 outs = tuple(trails.argument(x) for x in (out if isinstance(out, tuple) else [out]))
@@ -369,7 +386,14 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
 
 #: Whole layers of torch.nn, as its fast path calls them.
 _WHOLE_LAYERS = frozenset(("_transformer_encoder_layer_fwd",))
+#: Operators that are made of others, which go another way below autograd and autocast.
+_AS_CALLED = _WHOLE_LAYERS | {"linear", "_native_multi_head_attention"}
 _HEARD = PRODUCTS | SOFTMAXES | _WHOLE_LAYERS
+
+
+def written(operator: Operator, args: tuple[Any, ...]) -> list[Tensor]:
+    """The arguments that an operator writes into."""
+    return [x for n in operator.writes if n < len(args) and isinstance(x := args[n], Tensor)]
 
 
 def _is_whole(x: Tensor) -> bool:

@@ -66,23 +66,22 @@ def operator_of(func: Any) -> Operator:  # Any: torch's own type, which is priva
 
 
 class Leaf:
-    """A tensor that was no score when it was used, kept by reference.
+    """A tensor that was no score when it was used, kept by reference."""
 
-    Args:
-        state: how often it was written into before, in its forward.
-    """
+    __slots__ = ("__weakref__", "tensor", "version")
 
-    __slots__ = ("changed", "state", "tensor", "version")
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        self.version = of_torch.version(tensor)  # and again at the end of its forward
 
-    def __init__(self, tensor: Tensor, state: int) -> None:
-        self.tensor, self.state = tensor, state
-        self.version = 0  # at the end of its forward
-        self.changed = False  # whether somebody has written into it before
+    def close(self) -> None:
+        """Its forward ends: whoever writes into it from here on changes what it says."""
+        self.version = of_torch.version(self.tensor)
 
     @property
     def is_stale(self) -> bool:
-        """Whether it was changed in place since it was used, so that its numbers are lost."""
-        return self.changed or of_torch.version(self.tensor) != self.version
+        """Whether it was changed in place since the end of its forward."""
+        return of_torch.version(self.tensor) != self.version
 
 
 Argument = Any  # of an operator: a Node, a Leaf, a number, None, or a list or tuple of these

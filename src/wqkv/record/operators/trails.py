@@ -34,6 +34,8 @@ class Trails:
 
     def __init__(self) -> None:
         self._known: dict[int, _Entry] = {}
+        # What is kept of the memory of each storage; a copy is made before anybody writes into it.
+        self._kept: dict[int, list[weakref.ref[Leaf]]] = {}
         # Writes into each storage. A tensor's own count is late: it rises when an operator has
         # ended for autograd too, and that of an inference tensor never does.
         self._writes: dict[int, int] = {}
@@ -44,6 +46,14 @@ class Trails:
     def state(self, x: Tensor) -> int:
         """How often the memory of a tensor was written into since the forward began."""
         return self._writes.get(storage_number(x), 0) if self._writes else 0
+
+    def writes(self, x: Tensor) -> None:
+        """An operator is about to write into a tensor."""
+        if not self._kept:
+            return
+        for reference in self._kept.pop(storage_number(x), ()):
+            if (leaf := reference()) is not None:
+                leaf.tensor = leaf.tensor.clone()
 
     def wrote(self, x: Tensor) -> None:
         """An operator has written into a tensor."""
@@ -83,7 +93,9 @@ class Trails:
 
     def leaf(self, x: Tensor) -> Leaf:
         # without its graph, which would be kept alive
-        return Leaf(x.detach() if x.requires_grad else x, self.state(x))
+        leaf = Leaf(x.detach() if x.requires_grad else x)
+        self._kept.setdefault(storage_number(x), []).append(weakref.ref(leaf))
+        return leaf
 
     def argument(self, x: object) -> Argument:
         """What a Node keeps of something that an operator is given."""
@@ -102,5 +114,5 @@ class Trails:
                 yield other, entry.what
 
     def clear(self) -> None:
-        self._known.clear()
-        self._writes.clear()
+        for what in (self._known, self._kept, self._writes):
+            what.clear()
