@@ -354,6 +354,8 @@ def _instead_of_module(value: object) -> str | None:
         return f"Pass a model of this class, as {value.__name__}(...) makes it."
     if isinstance(value, Mapping) and value and all(map(torch.is_tensor, value.values())):
         return "Load these weights into the model that they belong to, and pass that."
+    if isinstance(getattr(value, "__self__", None), nn.Module):
+        return "Pass the model itself, whose method this is."
     held = [
         name for name, part in getattr(value, "__dict__", {}).items() if isinstance(part, nn.Module)
     ]

@@ -81,7 +81,7 @@ def describe(value: object) -> str:
         return f"{dtype}[{', '.join(str(size) for size in shape)}] on {value.device}"
     if isinstance(value, nn.Module):  # its repr has a line for each module inside
         return f"nn.Module {type(value).__name__}"
-    text = repr(value)
+    text = " ".join(line.strip() for line in repr(value).splitlines())
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
 
 

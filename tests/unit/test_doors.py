@@ -142,6 +142,7 @@ def test_what_is_admitted(given):
             lambda: ask(model=SimpleNamespace(unet=nn.Linear(3, 5), vae=nn.Linear(5, 3), steps=2)),
             "\nPass a model that it holds: its unet or vae.",
         ),
+        (lambda: ask(model=nn.Linear(3, 5).forward), "\nPass the model itself, whose method this"),
         (lambda: ask(model={}), "not dict {}.\nPass one to ask(model=...)."),
         (
             lambda: Thing.read(nn.Linear(3, 5)),
