@@ -173,6 +173,7 @@ ORDER = (
     "wqkv.study.windows",
     "wqkv.study.chat",
     "wqkv.study.e5",
+    "wqkv.study.foreign",
     "wqkv.study.loading",
     "wqkv.study.part",
     "wqkv.study.head_matrices",
