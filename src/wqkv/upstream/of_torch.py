@@ -262,9 +262,10 @@ def schema(operator: Any) -> Any:  # Any: torch's own types, which are private
 
 def is_composite(operator: Any) -> bool:  # Any: torch's own type, which is private
     """Whether an operator is made of others."""
-    if operator.namespace == "prim":  # such as the device of a FakeTensor: it has no kernels
+    try:
+        found: bool = __getattr__("has_kernel")(operator.name(), "CompositeImplicitAutograd")
+    except RuntimeError:  # such as the device of a FakeTensor, or the sizes of a NestedTensor
         return False
-    found: bool = __getattr__("has_kernel")(operator.name(), "CompositeImplicitAutograd")
     return found
 
 

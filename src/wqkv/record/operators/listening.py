@@ -306,7 +306,9 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             node = self._trails.node(x)
             if node is None or node.is_weights or x is known[0]:
                 continue
-            if hides(x, HIDDEN):
+            with of_torch.no_modes():
+                hidden = hides(x, HIDDEN)
+            if hidden:
                 self._trails.drop(x)
 
     def _after(self, name: str, x: Tensor, out: Any) -> None:
