@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from wqkv.maps.proof import Proof
 from wqkv.attend.values import is_traced, tracing, transformed
+from wqkv.maps.proof import Proof
 from wqkv.record.backward import Backward
 from wqkv.record.mask_pattern import Pattern, Visible
 from wqkv.upstream import of_torch

@@ -35,9 +35,8 @@ from wqkv.record.follow import (
 from wqkv.record.layer_runs import LayerRuns
 from wqkv.record.modules import ModuleCall, attention_like, ended_by, kind_of
 from wqkv.record.operators.door import OperatorDoor, Returned, Waiting, batch_of
-from wqkv.record.operators.listening import Heard, Listening, Product
+from wqkv.record.operators.listening import Heard, Listening, WrittenOut
 from wqkv.record.read_mask import KnownMasks
-from wqkv.record.run import Run
 from wqkv.record.write_path import WritePath
 from wqkv.upstream import of_torch
 
@@ -266,7 +265,7 @@ class Listener:
             layer.known_kind = "cross"
         given = self._stack[0].call
         batch = batch_of((*given.args, *given.kwargs.values()))
-        if isinstance(heard.how, Product):
+        if isinstance(heard.how, WrittenOut):
             heard.how.shape.batch = batch
         self._door.add(Waiting(layer, heard, modules, cross, batch, returned))
 
@@ -449,7 +448,7 @@ def repeated(layers: Iterable[LayerRuns], overheard: OverheardCall) -> bool:
         whether it repeats one, or belongs to a layer of which none was recorded.
     """
     layers = [layer for layer in layers if layer.module is overheard.module]
-    if not any(layer.runs for layer in layers):
+    if not any(run.refused is None for layer in layers for run in layer.runs):
         return True
     with aside(overheard.device):
         try:

@@ -21,10 +21,11 @@ COPIED = 2**16
 
 
 class Output:
-    """Stands for what attention has returned, until its next operator shows its heads."""
+    """Stands for what attention has returned, as long as it is only moved."""
 
     def __init__(self) -> None:
-        self.shape: tuple[int, ...] | None = None  # of what was made of it first
+        self.shape: tuple[int, ...] | None = None  # of what was made of it first: its heads show
+        self.scaled = False  # whether it met something that its own scores have made
         self.batch: int | None = None  # samples of the forward, as far as it is known
 
 
