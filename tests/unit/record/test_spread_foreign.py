@@ -245,6 +245,34 @@ def test_q_that_is_written_into_after_the_forward(way, asked, gradients):
         torch.testing.assert_close(seen[0][:], theirs, rtol=1e-5, atol=2e-6)
 
 
+# Tensors of other classes
+
+
+class Jagged(nn.Module):
+    """Attention over texts of several lengths, as one nested tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(16, 16) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            part(x).unflatten(-1, (2, 8)).transpose(1, 2) for part in (self.q, self.k, self.v)
+        )
+        return scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2)
+
+
+# torch says that they are a prototype
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage")
+def test_nested_tensors_are_missed_by_name():
+    model, texts = Jagged(), [torch.randn(length, 16) for length in (3, 5, 7)]
+    x = torch.nested.nested_tensor(texts, layout=torch.jagged)
+    seen = run_twice(model, lambda: [one.detach() for one in model(x).unbind()])
+    (layer,) = seen.layers
+    assert (layer.name, layer.state) == ("Jagged", "missed")
+    assert layer.reason == "its softmax is of a nested tensor, which is not followed"
+
+
 # Modes of the caller
 
 
