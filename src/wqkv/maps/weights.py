@@ -59,6 +59,20 @@ class Block(NamedTuple):
         return cut(self.b), slice(None), cut(self.j)
 
 
+def check_unchanged(made_of: Iterable[tuple[Tensor, int]]) -> None:
+    """Raise if a tensor that a map is made of is not at the version that it had."""
+    for x, then in made_of:
+        if version(x) != then:
+            raise ArgumentError(
+                message(
+                    "A tensor that this map is made of was changed in place since then: "
+                    f"it was at version {then} and is at {version(x)}.",
+                    {"tensor": x},
+                    "Make the map of a clone of it, or ask the map before the change.",
+                )
+            )
+
+
 class Numbers(ABC):
     """A number for every link of a call, computed where it is asked for."""
 
@@ -82,16 +96,7 @@ class Numbers(ABC):
 
     def check(self) -> None:
         """Raise if a tensor that the map is made of was changed in place since then."""
-        for x, then in self.made_of:
-            if version(x) != then:
-                raise ArgumentError(
-                    message(
-                        "A tensor that this map is made of was changed in place since then: "
-                        f"it was at version {then} and is at {version(x)}.",
-                        {"tensor": x},
-                        "Make the map of a clone of it, or ask the map before the change.",
-                    )
-                )
+        check_unchanged(self.made_of)
 
     @abstractmethod
     def tile(self, b: Line, h: Line, i: Line, j: Line) -> Tensor:

@@ -34,8 +34,7 @@ class LayerRuns:
         """What the layer looks at, as its names say, or, if they do not, as its mask says."""
         if self.known_kind is not None or not self.runs:
             return self.known_kind or "encoder"
-        pattern = self.runs[-1].pattern
-        return "decoder" if pattern is not None and pattern.after == 0 else "encoder"
+        return "decoder" if self.runs[-1].causal else "encoder"
 
     def state(self, compiled: bool = False) -> State:
         """What became of it; see `why_missed`."""

@@ -11,11 +11,13 @@ from typing import Any, Literal, Self
 import torch
 from torch import nn
 
+from wqkv.attend import heard
+from wqkv.attend.heard import HeardCall
 from wqkv.doors import door
 from wqkv.errors import ArgumentError, KindError, describe
 from wqkv.record.arguments import OverheardCall
 from wqkv.record.captured import why_untold
-from wqkv.record.listen import Listener, WatchedModel, in_backward, repeated
+from wqkv.record.listen import Listener, WatchedModel, in_backward, repeated, repeated_own
 from wqkv.record.modules import ModuleCall, compiled, reached
 from wqkv.record.overhear import install, uninstall
 from wqkv.upstream import of_torch
@@ -67,6 +69,7 @@ class Watching:
             # nn.TransformerEncoderLayer takes another path, which gives other bits.
             hooks = of_torch.hooked(self._watched.followed, self._enter, self._leave)
             stack.enter_context(hooks)
+            stack.enter_context(heard.told(self))
             install(self)
             stack.callback(uninstall, self)
             self._exit = stack.pop_all()
@@ -128,6 +131,24 @@ class Watching:
         elif self._watched.keep == "all":  # statistics keep nothing that could be compared
             layers = (layer for one in self._listeners for layer in tuple(one.layers.values()))
             self._other_repeated += not repeated(layers, call)
+
+    def _called(self, call: HeardCall) -> None:
+        """Our own attention was called, by any model: see `heard.Ear`."""
+        listener: Listener | None = getattr(self._thread, "listener", None)
+        if in_backward():
+            if self._watched.keep == "all":
+                for one in self._listeners:
+                    one.settle()
+                layers = (layer for one in self._listeners for layer in tuple(one.layers.values()))
+                self._other_repeated += not repeated_own(layers, call)
+        elif listener is not None:
+            listener.take_own(call)
+
+    def _called_unheard(self, why: str) -> None:
+        """Our own attention was called, and no map can be made of it: see `heard.Ear`."""
+        listener: Listener | None = getattr(self._thread, "listener", None)
+        if listener is not None and not in_backward():
+            listener.miss_own(why)
 
     def _compiled_called(self, function: object) -> None:
         """A compiled function was called, that may run any model: see `overhear.Subscriber`."""

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from wqkv.attend.heard import is_inside
 from wqkv.record.mask_pattern import HIDDEN
 from wqkv.record.operators.nodes import (
     LAYOUTS,
@@ -131,6 +132,10 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         self._closed = True
         of_torch.take_off(self)
 
+    def keep(self, x: Tensor) -> Leaf:
+        """Keep a tensor as it is now: a copy is made before the model writes into it."""
+        return self._trails.leaf(x)
+
     def forget(self) -> None:
         self._open.clear()
         self._trails.clear()
@@ -169,7 +174,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         kwargs: dict[str, Any] | None = None,  # keyword arguments of a foreign call
     ) -> Any:
         kwargs = kwargs or {}
-        if self._closed or _QUIET.depth:
+        if self._closed or _QUIET.depth or is_inside():  # our own attention is heard as a whole
             return func(*args, **kwargs)
         if of_torch.is_higher_order(func):
             return self._higher(func, args, kwargs)
