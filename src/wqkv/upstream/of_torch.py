@@ -63,6 +63,8 @@ NAMES = {
     "HigherOrderOperator": "torch._ops:HigherOrderOperator",
     "has_kernel": "torch:_C._dispatch_has_kernel_for_dispatch_key",
 }
+#: Under which names torch.compile, activation checkpointing and FSDP keep what they wrap.
+_WRAPPED = re.compile(r"\._(orig_mod|checkpoint_wrapped_module|fsdp_wrapped_module)(?=\.|$)")
 #: Where nn.Module keeps the hooks that run when a module is called, saved or loaded.
 HOOKS = (
     "_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks",
@@ -85,8 +87,8 @@ def original(module: nn.Module) -> nn.Module:
 
 
 def plain_name(name: str) -> str:
-    """The name of a module inside a compiled model, as it would be without torch.compile."""
-    return name.replace("._orig_mod", "")
+    """The name of a module inside others that torch has wrapped, as it would be without them."""
+    return _WRAPPED.sub("", name)
 
 
 def is_compiled(module: nn.Module) -> bool:

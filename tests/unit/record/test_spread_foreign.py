@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from torch import Tensor, distributed, func, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.utils import prune
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
@@ -345,9 +346,21 @@ def by_flat_shards(model, folder):
     return distributed.fsdp.FullyShardedDataParallel(model, device_id=torch.device("cpu"))
 
 
+def by_flat_shards_of_blocks(model, folder):
+    for number, block in enumerate(model.blocks):
+        model.blocks[number] = by_flat_shards(block, folder)
+    return by_flat_shards(model, folder)
+
+
+def by_checkpoint_wrappers(model, folder):
+    for number, block in enumerate(model.blocks):
+        model.blocks[number] = checkpoint_wrapper(block)
+    return model
+
+
 SPREAD = [
     by_offload, by_disk_offload, by_adapter, by_data_parallel, by_processes, by_shards,
-    by_flat_shards,
+    by_flat_shards, by_flat_shards_of_blocks, by_checkpoint_wrappers,
 ]  # fmt: skip
 
 
