@@ -35,7 +35,7 @@ from wqkv.record.operators.nodes import (
     operator_of,
 )
 from wqkv.record.operators.trails import Output, Trails
-from wqkv.record.operators.weights import Weights
+from wqkv.record.operators.learned import Learned
 from wqkv.upstream import of_torch
 
 #: Operators that are heard by what they are made of. In inference mode they arrive whole.
@@ -94,7 +94,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         super().__init__()
         self._tell = tell
         self._trails = Trails()
-        self._weights = Weights(model)
+        self._weights = Learned(model)
         self._open: dict[Node, None] = {}  # softmaxes over scores that have not met v yet
         self._on = False
         self._keys: tuple[Any, Any] = (None, None)  # as of_torch.as_called takes them
