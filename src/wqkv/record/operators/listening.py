@@ -179,13 +179,17 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         if of_torch.is_higher_order(func):
             return self._higher(func, args, kwargs)
         operator = operator_of(func)
-        if operator.name in MADE_OF_OTHERS and operator.whole:
+        nested = any(x.is_nested for x in args if isinstance(x, Tensor))
+        if operator.name in MADE_OF_OTHERS and operator.whole and not (nested or types):
             with self._inside():
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
                 return out
         known = self._known(args, kwargs) if self._trails else []
-        if not known and operator.name not in _HEARD and "attention" not in operator.name:
+        whole = "attention" in operator.name or operator.name in _WHOLE_LAYERS
+        if nested and operator.name in SOFTMAXES:
+            self._tell(Heard(None, "its softmax is of a nested tensor, which is not followed"))
+        if not whole and (nested or (not known and operator.name not in _HEARD)):
             return self._run(func, operator, args, kwargs)
         return self._hear(func, operator, args, kwargs, known)
 
@@ -318,7 +322,9 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             node = self._trails.node(x)
             if node is None or node.is_weights or x is known[0]:
                 continue
-            if hides(x, HIDDEN):
+            with of_torch.no_modes():
+                hidden = hides(x, HIDDEN)
+            if hidden:
                 self._trails.drop(x)
 
     def _after(self, name: str, known: list[Tensor], out: Any) -> None:
