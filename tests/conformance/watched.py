@@ -159,7 +159,9 @@ def _near(one: str, other: str) -> bool:
     """Whether one module holds the other, or both are parts of the same attention."""
     parent = one.rpartition(".")[0]
     same = "attention" in parent and parent == other.rpartition(".")[0]
-    return same or any(f"{a}.".startswith(f"{b}." if b else "") for a, b in ((one, other), (other, one)))
+    return same or any(
+        f"{a}.".startswith(f"{b}." if b else "") for a, b in ((one, other), (other, one))
+    )
 
 
 def difference(shown: Tensor, heard: Heard, padded: Tensor | None) -> float:

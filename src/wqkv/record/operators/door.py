@@ -15,7 +15,7 @@ from torch import nn
 
 from wqkv.errors import WqkvError
 from wqkv.maps.weights import aside
-from wqkv.record.captured import CapturedCall, Refusal
+from wqkv.record.captured import CapturedCall, Refusal, check_numbers
 from wqkv.record.follow import begin, follow, go_on, settle
 from wqkv.record.layer_runs import LayerRuns
 from wqkv.record.operators.listening import Heard, WrittenOut, tensors_in
@@ -82,6 +82,8 @@ class OperatorDoor:
                     "q, k, v, its output or a mask was changed in place after the forward and "
                     "before it was asked for"
                 )
+            for leaf in leaves:
+                check_numbers(leaf.tensor)
             device = next((x.tensor.device for x in leaves), torch.device("cpu"))
             with aside(device):
                 run = self._run(one)
@@ -107,8 +109,6 @@ class OperatorDoor:
             return found
         if one.returned is not None:
             one.returned.check(found.output)
-        if found.query.is_meta:
-            raise Refusal("its tensors are on the device meta, which holds no numbers")
         n, m = found.query.shape[2], found.key.shape[2]
         everything = found.readings[0].all
         found = found._replace(
@@ -120,6 +120,9 @@ class OperatorDoor:
             if n == 1 < m and everything:
                 found = found._replace(cross=True)  # a query of its own, such as a pooling one
             run = begin(found)
+            if run.pattern is None and 1 < n < m and not found.cross:
+                # No cache: such a mask is that of neighbors in blocks, or of another text.
+                run = begin(found._replace(cross=True))
             if run.refused is not None and isinstance(one.heard.how, WrittenOut):
                 return replayed(one.heard.how, one.modules, run.refused)
         return run

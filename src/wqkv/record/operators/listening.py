@@ -8,13 +8,13 @@ and so is each call of a fused kernel. What is heard is read later: scores.py, f
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from wqkv.attend.heard import is_inside
 from wqkv.record.mask_pattern import HIDDEN
 from wqkv.record.operators.nodes import (
     LAYOUTS,
@@ -35,6 +35,7 @@ from wqkv.record.operators.nodes import (
     operator_of,
 )
 from wqkv.record.operators.trails import Output, Trails
+from wqkv.record.operators.weights import Weights
 from wqkv.upstream import of_torch
 
 #: Operators that are heard by what they are made of. In inference mode they arrive whole.
@@ -91,10 +92,9 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
 
     def __init__(self, model: nn.Module, tell: Callable[[Heard], None]) -> None:
         super().__init__()
-        self._tell, self._model = tell, model
+        self._tell = tell
         self._trails = Trails()
-        self._weights: set[int] | None = None  # the storages of the parameters
-        self._casts: dict[int, weakref.ref[Tensor]] = {}  # those of what they were cast to
+        self._weights = Weights(model)
         self._open: dict[Node, None] = {}  # softmaxes over scores that have not met v yet
         self._on = False
         self._keys: tuple[Any, Any] = (None, None)  # as of_torch.as_called takes them
@@ -113,7 +113,9 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
     def begin(self) -> None:
         """Hear what runs from here on, in this thread."""
         self._on = True
-        self._keys = of_torch.keys_on(), of_torch.keys_off()
+        if not self._weights:
+            self._weights.learn()
+        self._trails.keys = self._keys = of_torch.keys_on(), of_torch.keys_off()
         of_torch.DispatchMode.__enter__(self)
 
     def end(self) -> None:
@@ -130,10 +132,13 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         self._closed = True
         of_torch.take_off(self)
 
+    def keep(self, x: Tensor) -> Leaf:
+        """Keep a tensor as it is now: a copy is made before the model writes into it."""
+        return self._trails.leaf(x)
+
     def forget(self) -> None:
         self._open.clear()
         self._trails.clear()
-        self._weights = None
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -169,7 +174,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         kwargs: dict[str, Any] | None = None,  # keyword arguments of a foreign call
     ) -> Any:
         kwargs = kwargs or {}
-        if self._closed or _QUIET.depth:
+        if self._closed or _QUIET.depth or is_inside():  # our own attention is heard as a whole
             return func(*args, **kwargs)
         if of_torch.is_higher_order(func):
             return self._higher(func, args, kwargs)
@@ -199,19 +204,8 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             out = func(*args, **kwargs)
         for x in wrote:
             self._trails.wrote(x)
-        if operator.name in _CASTS and isinstance(out, Tensor) and self._is_weight(args[0]):
-            self._cast(out)
+        self._weights.remade(operator.name, args, out)
         return out
-
-    def _cast(self, x: Tensor) -> None:
-        """A weight in another dtype, which autocast makes, is a weight as long as it lives."""
-        number, casts = of_torch.storage_number(x), self._casts
-
-        def gone(reference: weakref.ref[Tensor]) -> None:
-            if casts.get(number) is reference:
-                del casts[number]
-
-        casts[number] = weakref.ref(x, gone)
 
     # Its keyword arguments are of a foreign call.
     def _known(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
@@ -251,8 +245,8 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             # Of no product: whether it is used as weights shows later.
             plain = tuple(None if isinstance(x, Leaf) else x for x in applied.args)
             self._put(out, Node(applied._replace(args=plain), out))
-        elif known and all(trails.is_output(x) for x in known):
-            self._after(name, known[0], out)
+        elif any(map(trails.is_output, known)):
+            self._after(name, known, out)
         elif name in PROJECTIONS:
             self._mix(applied, args, out)
         elif name == "native_dropout" and isinstance(out, tuple) and args[2]:
@@ -327,21 +321,24 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             if hides(x, HIDDEN):
                 self._trails.drop(x)
 
-    def _after(self, name: str, x: Tensor, out: Any) -> None:
-        """The first operator on an output: if it cuts the axes apart, it shows the heads."""
-        entry = self._trails.find(x)
-        if entry is None or not isinstance(entry.what, Output) or not isinstance(out, Tensor):
-            return
-        if name in COPIES and out.shape == x.shape:
-            self._trails.put(out, entry.what)
-        elif name in LAYOUTS and entry.what.shape is None:
-            entry.what.shape = tuple(out.shape)
+    def _after(self, name: str, known: list[Tensor], out: Any) -> None:
+        """An operator on an output: a view may show the heads, and a factor may be a sink."""
+        for x in known:
+            entry = self._trails.find(x)
+            if entry is None or not isinstance(entry.what, Output):
+                continue
+            if len(known) > 1 and name in ("mul", "div"):
+                entry.what.scaled = True
+            elif name in LAYOUTS and isinstance(out, Tensor):
+                if name not in COPIES and entry.what.shape is None:
+                    entry.what.shape = tuple(out.shape)
+                self._trails.put(out, entry.what)
 
     # Products
 
     def _product(self, applied: Applied, args: tuple[Any, ...], out: Tensor) -> None:
         (a, b), (left, right) = args[-2:], applied.args[-2:]
-        if self._is_weight(a) or self._is_weight(b):
+        if self._weights.among(a, b):
             self._mix(applied, args, out)
             return
         weights = [one for one in (left, right) if isinstance(one, Node) and one.is_weights]
@@ -393,17 +390,9 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
                 self._put(first, mixed)
                 return
 
-    def _is_weight(self, x: Tensor) -> bool:
-        if self._weights is None:
-            found = self._model.parameters()
-            self._weights = {of_torch.storage_number(one) for one in found}
-        number = of_torch.storage_number(x)
-        return number in self._weights or number in self._casts
-
 
 #: Whole layers of torch.nn, as its fast path calls them.
 _WHOLE_LAYERS = frozenset(("_transformer_encoder_layer_fwd",))
-_CASTS = frozenset(("_to_copy", "to"))
 #: Operators that are made of others, which go another way below autograd and autocast.
 _AS_CALLED = _WHOLE_LAYERS | {"linear", "_native_multi_head_attention"}
 _HEARD = PRODUCTS | SOFTMAXES | _WHOLE_LAYERS
@@ -423,8 +412,8 @@ def tensors_in(heard: Heard) -> list[Leaf]:
     """Everything that is kept by reference for an attention that was heard."""
     match heard.how:
         case WrittenOut(weights=weights, value=value, output=output):
-            given = [one.args for one in all_nodes(weights)]
-            return [*(one for one in leaves(given) if isinstance(one, Leaf)), value, output]
+            before = leaves([one.args for one in all_nodes(weights)])
+            return [*(one for one in before if isinstance(one, Leaf)), value, output]
         case FusedCall(applied=applied, outputs=outputs):
             given = (applied.args, applied.kwargs, outputs)
             return [one for one in leaves(given) if isinstance(one, Leaf)]

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from wqkv.attend.values import is_traced
 from wqkv.upstream import of_torch
 
 
@@ -212,4 +213,6 @@ def all_nodes(node: Node) -> list[Node]:
 
 def hides(tensor: Tensor, most: float) -> bool:
     """Whether every number is 0 or at most `most`: a mask as it is added to the scores."""
+    if tensor.is_meta or is_traced(tensor):  # there are no numbers
+        return False
     return bool(((tensor == 0) | (tensor <= most)).all())

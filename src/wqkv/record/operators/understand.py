@@ -48,7 +48,7 @@ def call_of(heard: Heard, modules: Sequence[nn.Module], known: KnownMasks) -> Ca
         call = assembled(scores, how, modules, known)
     except Unreadable as error:
         return replayed(how, modules, str(error))
-    notes = [*scores.after, *_large_terms(how, modules)]
+    notes = [*scores.after, *_large_terms(how, modules), *_scaled(how)]
     if scores.after:  # its output is that of other weights: those that came after the softmax
         call = _with_replayed_proof(call, how)
     return call._replace(notes=tuple(notes))
@@ -85,17 +85,31 @@ def replayed(how: WrittenOut, modules: Sequence[nn.Module], why: str) -> Run:
         return Scored(_four_axes(again.scores, how, modules), again.first)
 
     *first, _ = _four_axes(found.scores, how, modules).shape
+    proof = replace(proof, rows=first[0] * first[2])
     output = how.output.tensor if how.weights_first else how.output.tensor.mT
     output = output.detach().reshape(*first, -1)
     run = replayed_run((*first, key_len), scores, proof, reason, output)
-    return replace(run, notes=_changed_after(weights))
+    run.notes = (*_changed_after(weights), *_scaled(how))
+    return run
+
+
+def _scaled(how: WrittenOut) -> list[str]:
+    """What to say of an output that is multiplied by something that its own scores have made."""
+    if not how.shape.scaled:
+        return []
+    return [
+        "its output was multiplied by something that its scores have made, such as a sink's share: "
+        "these are the weights before"
+    ]
 
 
 def _changed_after(weights: Node) -> tuple[str, ...]:
     """What to say of weights that other operators changed between their softmax and v."""
     later = [one.name for one in all_nodes(weights) if one.is_weights and one not in one.softmaxes]
     changed = [name for name in later if name not in LAYOUTS | RULES]
-    return (f"shown is its softmax, which `{changed[0]}` changed before it met v",) if changed else ()
+    return (
+        (f"shown is its softmax, which `{changed[0]}` changed before it met v",) if changed else ()
+    )
 
 
 def _four_axes(scores: Tensor, how: WrittenOut, modules: Sequence[nn.Module]) -> Tensor:
