@@ -49,7 +49,7 @@ from wqkv.layer.caches.rolling import Rolling
 from wqkv.layer.caches.spread import Spread
 from wqkv.layer.convert.checkpoint import load_attention
 from wqkv.layer.convert.huggingface import from_hf
-from wqkv.layer.convert.torch import convert, from_torch, to_torch
+from wqkv.layer.convert.torch import conversion, convert, from_torch, to_torch
 from wqkv.layer.differential import DifferentialAttention
 from wqkv.layer.latent import LatentAttention
 from wqkv.layer.norms import Norm, QKNorm, Temperature
@@ -58,6 +58,7 @@ from wqkv.maps.attention_map import AttentionMap
 from wqkv.maps.link_map import EffectMap, LinkMap
 from wqkv.maps.rollout import rollout
 from wqkv.maps.shared import SharedMap
+from wqkv.record.recording import load_recording
 from wqkv.record.seen_effects import SeenEffects
 from wqkv.record.watch import Seen, watch
 from wqkv.study.generate import generate, next_tokens
@@ -143,6 +144,7 @@ __all__ = [
     "YaRN",
     "attention",
     "circuits",
+    "conversion",
     "convert",
     "diff",
     "explain",
@@ -152,6 +154,7 @@ __all__ = [
     "heads",
     "hit_rate",
     "load_attention",
+    "load_recording",
     "merge",
     "next_tokens",
     "open_model",

@@ -271,6 +271,7 @@ ARGUMENTS: dict[str, dict[str, Callable[[], Any]]] = {
     "from_torch": {"module": lambda: nn.MultiheadAttention(WIDTH, H, batch_first=True)},
     "to_torch": {"module": lambda: wqkv.MultiheadAttention(WIDTH, H)},
     "convert": {"model": lambda: nn.TransformerEncoderLayer(WIDTH, H)},
+    "conversion": {"model": lambda: nn.TransformerEncoderLayer(WIDTH, H)},
     "heads": {"maps": lambda: [own_map()], "tokens": lambda: ["a", "b", "c", "d", "e"]},
     "hit_rate": {"model": opened, "expectations": lambda: [EXPECTED]},
     "why": {"model": opened, "text": lambda: text(N - 1)},
@@ -285,6 +286,7 @@ ARGUMENTS: dict[str, dict[str, Callable[[], Any]]] = {
     "circuits": {"model": opened, **HEAD},
     "diff": {"a": opened, "b": lambda: wqkv.Quantized(), "text": lambda: text(N - 1)},
     "load_attention": {"path": lambda: "not there", "layer": lambda: 0},
+    "load_recording": {"path": lambda: "not there"},
     "shard_heads": {
         "layer": lambda: wqkv.MultiheadAttention(WIDTH, H),
         "mesh": lambda: init_device_mesh("cpu", (1,)),

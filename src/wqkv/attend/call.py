@@ -140,8 +140,8 @@ def cast_dtype(x: Tensor) -> torch.dtype:
 
 
 def seeded(call: Call) -> Call:
-    """The call with a seed, if it has dropout, drawn from the default generator of the CPU."""
-    if call.rules.dropout_p == 0:
+    """The call with a seed, if it has dropout: its own, or one of the CPU's default generator."""
+    if call.rules.dropout_p == 0 or call.seed is not None:
         return call
     # on the CPU, where the seeds of all generators can be read
     return replace(call, seed=torch.randint(2**62, (), device="cpu"))

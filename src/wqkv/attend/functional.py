@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from types import ModuleType
 from typing import Literal, overload
 
 from torch import Tensor
 
-from wqkv.attend import engines, parallel
+from wqkv.attend import engines, heard, parallel
 from wqkv.attend.bias import Bias
-from wqkv.attend.call import Call, call_of, request
+from wqkv.attend.call import Call, call_of, request, seeded
 from wqkv.attend.masks.algebra import Mask
 from wqkv.attend.parallel.ranks import Ranks
 from wqkv.attend.partial import Partial
@@ -141,13 +142,29 @@ def _attend(ask: Callable[..., Call], engine: str, mesh: Ranks | None) -> Partia
     """Run the call that `ask` makes; over ranks, its errors are told to the others."""
     if mesh is None:
         call = ask()
-        result: Partial = engines.choose(call, engine).run(call)
+        module = engines.choose(call, engine)
+        result: Partial = _heard(call, module) if heard.listened() else module.run(call)
         return result
     if not isinstance(mesh, Ranks):
         raise KindError(
             f"`mesh` is Ring(mesh), AllToAll(mesh) or Ranks(mesh), not {describe(mesh)}."
         )
-    return parallel.attend(partial(ask, ranks=mesh.size), mesh)
+    share = partial(ask, ranks=mesh.size)
+    if not heard.listened():
+        return parallel.attend(share, mesh)
+    heard.tell_unheard(heard.SHARED)
+    with heard.inside():
+        return parallel.attend(share, mesh)
+
+
+def _heard(call: Call, module: ModuleType) -> Partial:
+    """Run a call and tell whoever listens."""
+    if module is not engines.reference:  # it draws its dropout without a seed
+        call = seeded(call)
+    with heard.inside():
+        result: Partial = module.run(call)
+    heard.tell(heard.HeardCall(call, result.out))
+    return result
 
 
 #: `request`, which first checks the types of its arguments. Over ranks it is called where an error

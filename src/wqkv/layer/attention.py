@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import torch
 from torch import Tensor, nn
 
+from wqkv.attend import heard
 from wqkv.attend.bias import Bias
 from wqkv.attend.call import call_of
 from wqkv.attend.engines import reference
@@ -403,11 +404,35 @@ class MultiheadAttention(Projection):
                 q, piece.k, piece.v, rules, engine=self.engine, mesh=self.mesh, return_lse=False
             ).out
 
-        def part_of(piece: KeyPiece, rules: Rules, mesh: Ranks | None) -> Partial:
-            rules = replace(rules, sinks=None, dropout_p=dropout_p)
-            return attend(q, piece.k, piece.v, rules, engine=self.engine, mesh=mesh)
+        pieces, beside = (
+            [(piece, replace(rules, dropout_p=dropout_p)) for piece, rules in some]
+            for some in (pieces, beside)
+        )
+        if not heard.listened():
+            return self._merged(q, pieces, beside, cache)
+        with heard.inside():
+            out = self._merged(q, pieces, beside, cache)
+        if self.mesh is not None or (cache is not None and cache.ranks is not None):
+            heard.tell_unheard(heard.SHARED)
+            return out
+        # of the pieces of a cache the last is shown, because others are a few first tokens
+        (piece, rules), *rest = [*reversed(pieces), *beside]
+        others = (call_of(q, one.k, one.v, of_one.without_sinks()) for one, of_one in rest)
+        heard.tell(heard.HeardCall(call_of(q, piece.k, piece.v, rules), out, tuple(others)))
+        return out
 
-        # persistent keys and sinks are merged once, after all pieces and all ranks
+    def _merged(
+        self,
+        q: Tensor,
+        pieces: Sequence[tuple[KeyPiece, Rules]],
+        beside: Sequence[tuple[KeyPiece, Rules]],
+        cache: KVCache | None,
+    ) -> Tensor:
+        """Attend to every piece; persistent keys and sinks are merged once, after all ranks."""
+
+        def part_of(piece: KeyPiece, rules: Rules, mesh: Ranks | None) -> Partial:
+            return attend(q, piece.k, piece.v, rules.without_sinks(), engine=self.engine, mesh=mesh)
+
         with self._together(cache):
             part = merge(*(part_of(*piece, self.mesh) for piece in pieces))
         part = part if cache is None else cache.whole(part)

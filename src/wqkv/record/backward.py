@@ -22,9 +22,10 @@ class Backward:
     Args:
         output: as the model has it, (batch, query_len, n_head, d_v).
         learns: whether gradients were on when the forward began.
+        head_axis: where the heads are in it, 1 in the output of our own attention.
     """
 
-    def __init__(self, output: Tensor, learns: bool) -> None:
+    def __init__(self, output: Tensor, learns: bool, head_axis: int = 2) -> None:
         self.value: Tensor | None = None  # (batch, n_kv_head, key_len, d_v)
         self.output: Tensor | None = None  # (batch, n_head, query_len, d_v)
         self.gradient: Tensor | None = None  # with respect to the output
@@ -33,6 +34,7 @@ class Backward:
         # Reentrant checkpointing runs the forward itself without gradients.
         self.waits = learns and not output.requires_grad
         self._learns = learns or output.requires_grad
+        self._head_axis = head_axis
 
     @property
     def why_none(self) -> str | None:
@@ -69,6 +71,6 @@ class Backward:
         if gradient is None:
             return
         with aside(gradient.device):
-            ours = gradient.detach().transpose(1, 2)
+            ours = gradient.detach().movedim(self._head_axis, 1)
             # Never in place, and a copy: functions further down may write into what they are given.
             self.gradient = ours.clone() if self.gradient is None else self.gradient + ours

@@ -210,10 +210,11 @@ def _add_document(run: Run, call: CapturedCall) -> None:
         starts = torch.zeros((1, had), dtype=torch.long, device=call.key.device)
     new = torch.full((1, n), had, dtype=torch.long, device=call.key.device)
     pattern = replace(run.pattern, starts=torch.cat((starts, new), dim=1))
-    run.add(prove(call, pattern.mask(), Placement(had, had, had), had + n))
+    proof = prove(call, pattern.mask(), Placement(had, had, had), had + n)
     run.pattern = pattern
     run.query.append(call.query)
     run.key.append(call.key)
+    run.add(proof)
 
 
 # A new run
@@ -331,6 +332,8 @@ def _extend(
         if extended is None:
             raise Refusal(f"the mask of a later step is not what {pattern.mask()!r} says there")
         pattern = extended
+    if len(bias) == 1:  # that of the first call may be one row for all its queries
+        bias = [bias[0].expand(-1, -1, run.query.len, -1)]
     bias += _bias_rows(call, length, first_key, n)
     at = Placement(position, position - run.start, first_key)
     proof = prove(call, mask_of(pattern, dense, key_len), at, key_len)

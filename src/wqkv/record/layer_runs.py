@@ -9,7 +9,6 @@ from torch import nn
 from wqkv.record.modules import AttentionKind
 from wqkv.record.run import Run
 
-
 #: Why there is no map of a module that is named attention and ran.
 UNHEARD = "no attention was heard in it: no softmax over a product of q and k met v in a product"
 
@@ -27,14 +26,15 @@ class LayerRuns:
         self.runs: list[Run] = []
         self.reason: str | None = None  # why the last call was not recorded
         self.unseen = 0  # compiled calls since the last that was seen
+        self.at_operators = False  # whether it is heard at its operators
+        self.again = False  # whether its module ran once more, in a backward pass
 
     @property
     def kind(self) -> AttentionKind:
         """What the layer looks at, as its names say, or, if they do not, as its mask says."""
         if self.known_kind is not None or not self.runs:
             return self.known_kind or "encoder"
-        pattern = self.runs[-1].pattern
-        return "decoder" if pattern is not None and pattern.after == 0 else "encoder"
+        return "decoder" if self.runs[-1].causal else "encoder"
 
     def state(self, compiled: bool = False) -> State:
         """What became of it; see `why_missed`."""

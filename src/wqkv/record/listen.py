@@ -10,17 +10,20 @@ from __future__ import annotations
 import sys
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from types import CodeType
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from wqkv.attend.heard import HeardCall
 from wqkv.errors import MissedError, WqkvError
 from wqkv.maps.weights import aside
+from wqkv.named_attention import attention_like
 from wqkv.record.arguments import OverheardCall, output_of, read_call, read_tensors
 from wqkv.record.backward import Backward
-from wqkv.record.captured import CapturedCall, Refusal
+from wqkv.record.captured import TRANSFORMED, CapturedCall, Refusal
 from wqkv.record.follow import (
     Continuation,
     Options,
@@ -32,9 +35,10 @@ from wqkv.record.follow import (
     settle,
 )
 from wqkv.record.layer_runs import LayerRuns
-from wqkv.record.modules import ModuleCall, attention_like, ended_by, kind_of
+from wqkv.record.modules import ModuleCall, ended_by, kind_of
 from wqkv.record.operators.door import OperatorDoor, Returned, Waiting, batch_of
-from wqkv.record.operators.listening import Heard, Listening
+from wqkv.record.operators.listening import Heard, Listening, WrittenOut
+from wqkv.record.own import OwnDoor, OwnRun
 from wqkv.record.read_mask import KnownMasks
 from wqkv.record.run import Run
 from wqkv.record.write_path import WritePath
@@ -61,6 +65,11 @@ class WatchedModel:
             if gradients or module is model or next(module.children(), None) is not None
             or not type(module).__module__.startswith("torch.nn.")
         }  # fmt: skip
+
+    def follow(self, whole: nn.Module) -> None:
+        """Follow also what is called in the model's place; it may be the model."""
+        self.names.setdefault(whole, "")
+        self.followed.add(whole)
 
 
 class _Frame(NamedTuple):
@@ -108,7 +117,7 @@ class Listener:
         self._recorded: list[LayerRuns] = []
         # what is heard at operators, and how much of it each call of a module has had
         self._mode = Listening(watched.model, self._heard)
-        self._door = OperatorDoor()
+        self._door, self._own = OperatorDoor(), OwnDoor()
         self._counts: Counter[tuple[nn.Module, int]] = Counter()
         self._asked: list[list[Heard]] = []  # attention functions that run now, and what they ran
 
@@ -133,19 +142,19 @@ class Listener:
         if begins:
             self._mode.begin()
 
-    def leave(self, module: nn.Module, output: object) -> None:
+    def leave(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         """A module has ended. If it has failed, `output` is None."""
         if self._stack and self._stack[0].call.module is module:
             self._mode.end()
         if self.path is None and self.watched.keep == "all":
-            self._leave(module, output)
+            self._leave(module, args, output)
             return
         with self._mode.paused():  # some of what follows computes
-            self._leave(module, output)
+            self._leave(module, args, output)
 
-    def _leave(self, module: nn.Module, output: object) -> None:
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         if self.path is not None:
-            self.path.leave(module, output)
+            self.path.leave(module, args, output)
         frame = None
         while self._stack and (frame := self._stack.pop()).call.module is not module:
             pass  # drop modules inside it that failed, whose end was never told
@@ -155,6 +164,7 @@ class Listener:
             layer.reason = "no attention was heard in a later call of it"
         if self.watched.keep == "statistics" and layer is not None:
             self._door.close()
+            self._own.close()
             self.settle()
             self._reduce(layer)
         if not self._stack and frame is not None:
@@ -175,6 +185,7 @@ class Listener:
             self._record(*waiting)
         self.text = self._read_text(forward.token_ids)
         self._door.close()
+        self._own.close()
         self._mode.forget()
         self._forget()
 
@@ -182,17 +193,20 @@ class Listener:
         """The watch ends, or an exception went past the hooks."""
         self._mode.close()
         self._door.close()
+        self._own.close()
         self._mode.forget()
         self._stack.clear()
         self._forget()
 
     def settle(self) -> None:
-        """Read what was heard at operators and waits."""
+        """Read what waits: calls of our own attention, and what was heard at operators."""
         self._door.settle()
+        self._own.settle()
 
     def _forget(self) -> None:
         for one in (self._masks, self._waiting, self._options, self._steps, self._recorded):
             one.clear()
+        self._asked.clear()  # those that have failed
         if self.path is not None:
             self.path.forget()
 
@@ -214,13 +228,26 @@ class Listener:
             self.layers[key] = LayerRuns(name, module, known, wanted)
         return self.layers[key]
 
+    def run_again(self, module: nn.Module) -> None:
+        """A module runs once more in a backward pass, which is not heard at its operators."""
+        for layer in tuple(self.layers.values()):
+            layer.again |= layer.at_operators and layer.module is module
+
+    def refuse(self, module: nn.Module, why: str) -> None:
+        """A module runs where nothing can be recorded."""
+        if module in self.watched.like:
+            self._layer(module).reason = why
+
     # Operators
 
     def _heard(self, heard: Heard) -> None:
         """An attention was heard at its operators."""
-        if self._stack and in_compiled_code(self._stack[-1].call.module):
+        module = self._stack[-1].call.module if self._stack else None
+        if module is not None and _calls(module, of_torch.runs_compiled):
             return  # its memory is used again by what follows, which no operator tells
-        if self._asked:
+        if module is not None and _calls(module, of_torch.runs_mapped):
+            self._layer(module).reason = TRANSFORMED  # which axis is which, no operator tells
+        elif self._asked:
             self._asked[-1].append(heard)
         else:
             self._wait(heard)
@@ -238,7 +265,7 @@ class Listener:
         key = frame.call.module, frame.visit
         layer = self._layer(*key, self._counts[key])
         self._counts[key] += 1
-        layer.unseen = 0
+        layer.unseen, layer.at_operators = 0, True
         if not layer.wanted:
             return
         cross = layer.known_kind == "cross" or frame.call.reads_other_text
@@ -246,6 +273,8 @@ class Listener:
             layer.known_kind = "cross"
         given = self._stack[0].call
         batch = batch_of((*given.args, *given.kwargs.values()))
+        if isinstance(heard.how, WrittenOut):
+            heard.how.shape.batch = batch
         self._door.add(Waiting(layer, heard, modules, cross, batch, returned))
 
     # One call
@@ -313,6 +342,11 @@ class Listener:
                     run = go_on(going, self._steps[going.sizes])
                 elif first or not layer.runs:
                     run = begin(call)
+                    if run.start and layer.runs and layer.runs[-1].kept:
+                        run.began = (
+                            "it reads earlier keys that the run before it does not have, as where "
+                            "a cache is quantized, or belongs to another text"
+                        )
                 else:
                     repeat(layer.runs[-1], call)
                     return
@@ -325,6 +359,45 @@ class Listener:
         if going is None or run is not going.run:
             layer.runs.append(run)
         self._recorded.append(layer)
+
+    # One call of our own attention
+
+    def take_own(self, heard: HeardCall) -> None:
+        """Record a call that the module made which runs now."""
+        layer, backward = self._own_layer(), None
+        if layer is None or not layer.wanted:
+            return
+        with self._mode.paused():
+            if self.path is not None:
+                self.path.heads(layer.module, heard.out.transpose(1, 2))
+                backward = Backward(heard.out, self._learns, head_axis=1)
+            self._own.add(layer, heard, backward, self._mode.keep)
+            if self.watched.keep == "statistics":
+                self._own.close()
+                self._own.settle()
+                self._reduce(layer)
+
+    def miss_own(self, why: str) -> None:
+        """Note why there is no map of a call that the module made which runs now."""
+        layer = self._own_layer()
+        if layer is not None:
+            layer.reason = why
+
+    def _own_layer(self) -> LayerRuns | None:
+        """The layer of the next call of the module that runs now.
+
+        None if none runs, or if it is told of as an attention function of transformers.
+        """
+        if self._asked or not self._stack:
+            return None
+        frame = self._stack[-1]
+        key = frame.call.module, frame.visit
+        layer = self._layer(*key, self._counts[key])
+        self._counts[key] += 1
+        layer.unseen = 0
+        if frame.call.reads_other_keys:
+            layer.known_kind = "cross"
+        return layer
 
     # The text
 
@@ -348,28 +421,16 @@ class Listener:
         Raises:
             MissedError: none does, or it is not known which.
         """
-        if self.text is None:
-            raise MissedError(
-                "Which token ids the samples hold is not known: the model read no `input_ids` from "
-                "the text's beginning on, or some of its steps went by unseen."
-            )
-        ends = ended_by(self.watched.model)
-        count = max((n for n, one in enumerate(ids, 1) if one not in ends), default=0)
-        read = ids[: min(count, len(ids) - 1)]
-        texts = self.text.tolist()
-        found = [sample for sample, text in enumerate(texts) if text[: len(read)] == read]
-        if not found:
-            raise MissedError(
-                f"None of the {len(texts)} samples holds these {len(ids)} tokens: a beam that ends "
-                "may give its place to another.\nTo see them, run the model on them under `watch`."
-            )
         runs = [one.runs[-1] for one in self.layers.values() if one.kind == "cross" and one.runs]
-        sources = [run.key.data[found] for run in runs if run.kept]
-        if any(not torch.equal(x, x[:1].expand_as(x)) for x in sources):
-            raise MissedError(f"Samples {found} hold this text, and do not read the same source.")
-        return found[0]
+        sources = [run.key.data for run in runs if run.kept]
+        return sample_with(ids, self.text, ended_by(self.watched.model), sources)
 
     # Compiled code
+
+    def pass_by_part(self) -> None:
+        """The module that runs has called compiled code, which may be its attention."""
+        if self._stack:
+            self.passed.add(self._stack[-1].call.module)
 
     def pass_by(self, modules: set[nn.Module]) -> None:
         """Compiled code that may run these modules was called."""
@@ -380,6 +441,37 @@ class Listener:
             layer.unseen += layer.module in modules
 
 
+def sample_with(
+    ids: list[int], text: Tensor | None, ends: Sequence[int], sources: Iterable[Tensor]
+) -> int:
+    """Which sample of a text (batch, length) holds these token ids.
+
+    Args:
+        ends: the token ids that end a text, or fill what is left after its end.
+        sources: the keys of the layers that look at another text.
+
+    Raises:
+        MissedError: none does, or it is not known which.
+    """
+    if text is None:
+        raise MissedError(
+            "Which token ids the samples hold is not known: the model read no `input_ids` from "
+            "the text's beginning on, or some of its steps went by unseen."
+        )
+    count = max((n for n, one in enumerate(ids, 1) if one not in ends), default=0)
+    read = ids[: min(count, len(ids) - 1)]
+    texts = text.tolist()
+    found = [sample for sample, one in enumerate(texts) if one[: len(read)] == read]
+    if not found:
+        raise MissedError(
+            f"None of the {len(texts)} samples holds these {len(ids)} tokens: a beam that ends "
+            "may give its place to another.\nTo see them, run the model on them under `watch`."
+        )
+    if any(not torch.equal(key[found], key[found][:1].expand_as(key[found])) for key in sources):
+        raise MissedError(f"Samples {found} hold this text, and do not read the same source.")
+    return found[0]
+
+
 def numbered(layers: Sequence[Of], layer: int) -> Of:
     """The layer of a number, which may count from the end as -1."""
     if not -len(layers) <= layer < len(layers):
@@ -387,12 +479,12 @@ def numbered(layers: Sequence[Of], layer: int) -> Of:
     return layers[layer]
 
 
-def in_compiled_code(module: nn.Module) -> bool:
-    """Whether code that a module calls, and that runs now, is compiled."""
+def _calls(module: nn.Module, kind: Callable[[CodeType], bool]) -> bool:
+    """Whether a function of a kind runs now that a module has called."""
     frame = sys._getframe(1)
     while (caller := frame.f_back) is not None:
         frame = caller
-        if of_torch.runs_compiled(frame.f_code):
+        if kind(frame.f_code):
             return True
         if frame.f_code.co_name == "_call_impl" and frame.f_locals.get("self") is module:
             break
@@ -417,23 +509,32 @@ def repeated(layers: Iterable[LayerRuns], overheard: OverheardCall) -> bool:
         whether it repeats one, or belongs to a layer of which none was recorded.
     """
     layers = [layer for layer in layers if layer.module is overheard.module]
-    if not any(layer.runs for layer in layers):
+    if not any(run.refused is None for layer in layers for run in layer.runs):
         return True
     with aside(overheard.device):
         try:
             query, key, _, _ = read_tensors(overheard)
         except Refusal:
             return False
-        found = [
-            run
-            for layer in layers
-            for run in layer.runs
-            if torch.equal(run.query.data, query) and torch.equal(run.key.data, key)
-        ]
-        waiting = [run.backward for run in found if run.backward and run.backward.waits]
-        for run in found:
-            run.again = True
-        for backward in waiting:
-            backward.mixed |= len(waiting) > 1
-            backward.hear(output_of(overheard.out))
+        runs = (run for layer in layers for run in layer.runs)
+        return _repeated(runs, query, key, output_of(overheard.out))
+
+
+def repeated_own(layers: Iterable[LayerRuns], heard: HeardCall) -> bool:
+    """`repeated` of a call of our own attention, of which it is not known which module made it."""
+    runs = [run for layer in layers for run in layer.runs if isinstance(run, OwnRun)]
+    with aside(heard.call.query.device):
+        return not runs or _repeated(runs, heard.call.query, heard.call.key, heard.out)
+
+
+def _repeated(runs: Iterable[Run], query: Tensor, key: Tensor, output: Tensor) -> bool:
+    found = [
+        run for run in runs if torch.equal(run.query.data, query) and torch.equal(run.key.data, key)
+    ]
+    waiting = [run.backward for run in found if run.backward and run.backward.waits]
+    for run in found:
+        run.again = True
+    for backward in waiting:
+        backward.mixed |= len(waiting) > 1
+        backward.hear(output)
     return bool(found)

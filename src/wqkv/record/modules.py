@@ -19,11 +19,6 @@ from wqkv.upstream.of_transformers import updated
 #: or picture.
 AttentionKind = Literal["encoder", "decoder", "cross"]
 
-_ATTENTION = re.compile(r"atten|attn", re.IGNORECASE)
-_PROJECTION = re.compile(
-    r"w?(q|k|qk|qkv|query|key|query_key_value|c_attn|in_proj|to_q|to_k|to_qkv)(_|\d|$)",
-    re.IGNORECASE,
-)
 _CROSS = re.compile(r"cross|encoder_attn|encdec|enc_dec|encoder_decoder", re.IGNORECASE)
 #: The arguments by which modules are given another text, or a picture, to look at.
 _OTHER_TEXTS = (
@@ -65,6 +60,13 @@ class ModuleCall(NamedTuple):
         return any(given.get(name) is not None for name in _OTHER_TEXTS)
 
     @property
+    def reads_other_keys(self) -> bool:
+        """Whether keys are made of another tensor than queries: of our own layers, and torch's."""
+        given = self._given()
+        pairs = ((given.get("Q"), given.get("K")), (given.get("query"), given.get("key")))
+        return any(key is not None and key is not query for query, key in pairs)
+
+    @property
     def token_ids(self) -> Tensor | None:
         """The token ids (batch, length) that it was given, if any."""
         given = self._given()
@@ -91,24 +93,6 @@ def _signature_of(function: Callable[..., Any]) -> inspect.Signature:
     """The signature of a function without its first argument, the module."""
     found = inspect.signature(function)
     return found.replace(parameters=[*found.parameters.values()][1:])
-
-
-def attention_like(model: nn.Module) -> set[nn.Module]:
-    """The innermost modules that are named attention and project queries or keys.
-
-    Only these are listed as missed where they do not use the attention interface.
-    """
-    like = {}
-    for name, module in model.named_modules():
-        parts = [part for part, _ in module.named_children()]
-        parts += [part for part, _ in module.named_parameters(recurse=False)]
-        own = next((part for part in reversed(name.split(".")) if not part.isdecimal()), "")
-        titles = [type(module).__name__] + [own] * ("linear" not in own)  # no softmax there
-        named = any(map(_ATTENTION.search, titles))
-        if named and any(map(_PROJECTION.match, parts)):
-            like[name] = module
-    outer = {name for name in like for other in like if other.startswith(f"{name}.")}
-    return {module for name, module in like.items() if name not in outer and name}
 
 
 def compiled(model: nn.Module) -> set[nn.Module]:

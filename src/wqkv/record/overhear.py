@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import nn
 
+from wqkv.attend import heard
 from wqkv.record.arguments import OverheardCall
 from wqkv.record.read_mask import Convention
 from wqkv.upstream import of_torch
@@ -128,7 +129,9 @@ def _overheard(function: Callable[..., Any], convention: Convention) -> Callable
     def call(module: Any, *args: Any, **kwargs: Any) -> Any:
         for by in tuple(_ANSWERS):
             # No subscriber is told: the model did not ask its function.
-            if (answer := by(module, args, kwargs)) is not None:
+            with heard.inside():
+                answer = by(module, args, kwargs)
+            if answer is not None:
                 return answer
         told = tuple(_SUBSCRIBERS) if isinstance(module, nn.Module) else ()
         for subscriber in told:

@@ -9,19 +9,24 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
 
+from wqkv.attend.bias import StoredBias
+from wqkv.attend.call import call_of
 from wqkv.attend.masks import Dense
 from wqkv.attend.masks.algebra import Mask
+from wqkv.attend.rules import Rules
 from wqkv.errors import MissedError
-from wqkv.maps.attention_map import AttentionMap
+from wqkv.maps.attention_map import AttentionMap, map_of
 from wqkv.maps.proof import Proof
+from wqkv.maps.weights import check_unchanged
 from wqkv.record.backward import Backward
 from wqkv.record.captured import CapturedCall
 from wqkv.record.mask_pattern import HIDDEN, Pattern
+from wqkv.upstream.of_torch import version
 
 
 class GrowingTensor:
@@ -61,6 +66,13 @@ class GrowingTensor:
     def select(self, order: Tensor) -> None:
         """Keep the samples `order`, in this order."""
         self._room = self.data[order]
+
+
+class Scored(NamedTuple):
+    """Scores that were computed again, with sinks among the keys, and where the keys begin."""
+
+    matrix: Tensor  # (batch, n_head, query_len, key_len)
+    first: int
 
 
 class Statistics:
@@ -113,10 +125,11 @@ class Run:
     again: bool = False  # whether checkpointing ran it once more, in a backward pass
     backward: Backward | None = None  # v, the output and its gradient, of a run of one call
     notes: tuple[str, ...] = ()  # what a reader of its map should know
-    #: Computes the scores again, (batch, n_head, query_len, key_len), where no rules give them.
-    scores: Callable[[], Tensor] | None = None
+    scores: Callable[[], Scored] | None = None  # computes them again, where no rules give them
     captured: str = ""  # why it is not proved of q, k and rules, but computed again
-    rules: str = field(default="", init=False)  # as `shown` said before the mask was released
+    said: str = field(default="", init=False)  # what `shown` was before the mask was released
+    #: The tensors that its map is made of, some of them the model's own, and their versions.
+    made_of: list[tuple[Tensor, int]] = field(default_factory=list, init=False)
 
     @property
     def end(self) -> int:
@@ -140,23 +153,43 @@ class Run:
     def shown(self) -> str:
         """The mask and whatever else enters the scores, as the report shows it."""
         if not self.kept:
-            return self.rules
+            return self.said
         if self.scores is not None:
             return "scores computed again"
-        parts = [repr(self.mask())]
-        parts += ["a stored bias"] if self.bias else []
-        parts += [f"softcap {self.first.softcap:g}"] if self.first.softcap else []
-        parts += ["sinks"] if self.first.sinks is not None else []
+        rules = self.rules()
+        parts = [repr(rules.mask)]
+        if rules.bias is not None:
+            stored = isinstance(rules.bias, StoredBias)
+            parts.append("a stored bias" if stored else repr(rules.bias))
+        parts += [f"softcap {rules.softcap:g}"] if rules.softcap else []
+        parts += ["sinks"] if rules.sinks is not None else []
         return ", ".join(parts)
+
+    @property
+    def causal(self) -> bool:
+        """Whether its mask is known to hide every key behind a row's own."""
+        return self.pattern is not None and self.pattern.after == 0
 
     def mask(self) -> Mask:
         return mask_of(self.pattern, self.dense, self.key.len)
+
+    def rules(self) -> Rules:
+        """What turns q k^T into the weights."""
+        return Rules(
+            self.mask(),
+            StoredBias(_stack(self.bias, self.key.len)) if self.bias else None,
+            self.first.scale,
+            self.first.softcap,
+            self.first.sinks,
+            query_offset=self.start,
+        )
 
     def map(self) -> AttentionMap | Statistics:
         """The map of the run.
 
         Raises:
             MissedError: its proof failed, or its first call was not understood.
+            ArgumentError: a tensor of it was changed in place since it was recorded.
         """
         if self.refused is not None:
             raise MissedError(self.refused)
@@ -164,16 +197,12 @@ class Run:
             return self.statistics
         if self.scores is not None:
             return _of_scores(self.query.data, self.key.data, self.scores())
-        return AttentionMap(
-            self.query.data,
-            self.key.data,
-            mask=self.mask(),
-            bias=_stack(self.bias, self.key.len) if self.bias else None,
-            scale=self.first.scale,
-            softcap=self.first.softcap,
-            sinks=self.first.sinks,
-            query_offset=self.start,
-        )
+        check_unchanged(self.made_of)
+        return self._weights()
+
+    def _weights(self) -> AttentionMap:
+        key = self.key.data
+        return map_of(call_of(self.query.data, key, key, self.rules()))
 
     @property
     def without_effects(self) -> str | None:
@@ -190,12 +219,18 @@ class Run:
         """Add another call, by its proof."""
         self.proof = proof if self.proof is None else self.proof.plus(proof)
         self.calls, self.backward = self.calls + 1, None
+        self._note_versions()
+
+    def _note_versions(self) -> None:
+        sinks = [] if self.first.sinks is None else [self.first.sinks]
+        tensors = (self.query.data, self.key.data, *self.dense, *self.bias, *sinks)
+        self.made_of = [(x, version(x)) for x in tensors]
 
     def reduce(self) -> None:
         """Compute the statistics, and release q and k."""
         found = self.map()
         if isinstance(found, AttentionMap):
-            self.rules = self.shown
+            self.said = self.shown
             self.statistics = Statistics(found.entropy(), found.received(), found.shape)
             self.release()
 
@@ -209,28 +244,29 @@ class Run:
         if not self.kept:
             self.query = self.key = GrowingTensor(empty, copy=False)
             self.dense, self.bias, self.backward, self.scores = [], [], None, None
+        self._note_versions()
 
 
 def replayed_run(
     shape: Sequence[int],
-    scores: Callable[[], Tensor],
+    scores: Callable[[], Scored],
     proof: Proof,
     captured: str,
-    like: Tensor,
+    output: Tensor,
 ) -> Run:
     """A run whose scores are computed again each time that its map is asked for.
 
     Args:
         shape: (batch, n_head, query_len, key_len).
         captured: why it is not proved of q, k and rules; empty if it is.
-        like: a tensor of its device.
+        output: as the model has it, (batch, n_head, query_len, d_v).
     """
     batch, n_head, n, m = shape
-    nothing = like.new_zeros((1, 1, 1, 1), dtype=torch.float32)
+    nothing = output.new_zeros((1, 1, 1, 1), dtype=torch.float32)
     query, key = (nothing.expand(batch, n_head, length, 1) for length in (n, m))
-    empty = like.new_empty((0, 0, 0, 0))
+    empty = output.new_empty((0, 0, 0, 0))
     first = CapturedCall(
-        empty, empty, empty, empty, [], cross=False, stored_keys=False, scale=None, softcap=None,
+        empty, empty, empty, output, [], cross=False, stored_keys=False, scale=None, softcap=None,
         sinks=None, bias=None, causal=False, window=None,
     )  # fmt: skip
     return Run(
@@ -248,12 +284,18 @@ def replayed_run(
     )
 
 
-def _of_scores(query: Tensor, key: Tensor, scores: Tensor) -> AttentionMap:
+def _of_scores(query: Tensor, key: Tensor, found: Scored) -> AttentionMap:
     """The map of a matrix of scores: all of them are a bias, and q and k are 0."""
+    scores = found.matrix.float()
     seen = scores > HIDDEN
     seen = seen | ~seen.any(dim=-1, keepdim=True)  # a row that sees nothing is averaged over
-    bias = scores.masked_fill(~seen, 0).nan_to_num(neginf=0.0).float()
-    return AttentionMap(query, key, mask=_dense(seen), bias=bias, scale=1.0, query_offset=0)
+    lse = scores.logsumexp(dim=-1) if scores.shape[-1] > key.shape[2] else None
+    keys = slice(found.first, found.first + key.shape[2])
+    seen, scores = seen[..., keys], scores[..., keys]
+    bias = scores.masked_fill(~seen, 0).nan_to_num(neginf=0.0)
+    return AttentionMap(
+        query, key, mask=_dense(seen), bias=bias, scale=1.0, query_offset=0, lse=lse
+    )
 
 
 def mask_of(pattern: Pattern | None, dense: Sequence[Tensor], key_len: int) -> Mask:

@@ -11,14 +11,17 @@ from typing import Any, Literal, Self
 import torch
 from torch import nn
 
+from wqkv.attend import heard
+from wqkv.attend.heard import HeardCall
 from wqkv.doors import door
 from wqkv.errors import ArgumentError, KindError, describe
 from wqkv.record.arguments import OverheardCall
-from wqkv.record.listen import Listener, WatchedModel, in_backward, repeated
+from wqkv.record.captured import why_untold
+from wqkv.record.listen import Listener, WatchedModel, in_backward, repeated, repeated_own
 from wqkv.record.modules import ModuleCall, compiled, reached
 from wqkv.record.overhear import install, uninstall
 from wqkv.upstream import of_torch
-from wqkv.wrappers import unwrapped
+from wqkv.wrappers import stand_in, unwrapped
 
 
 @door
@@ -46,6 +49,7 @@ class Watching:
             if number < 0:
                 raise ArgumentError(f"`layers` holds {number}.\nPass 0 or more.")
         self._watched = WatchedModel(unwrapped(model), wanted, keep, gradients)
+        self._watched.follow(stand_in(model))
         self._compiled = compiled(model)
         self._thread = threading.local()
         self._listeners: list[Listener] = []
@@ -65,6 +69,7 @@ class Watching:
             # nn.TransformerEncoderLayer takes another path, which gives other bits.
             hooks = of_torch.hooked(self._watched.followed, self._enter, self._leave)
             stack.enter_context(hooks)
+            stack.enter_context(heard.told(self))
             install(self)
             stack.callback(uninstall, self)
             self._exit = stack.pop_all()
@@ -88,14 +93,21 @@ class Watching:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
     ) -> None:
         # First of all whether it compiles: whatever follows would be traced.
-        if torch.compiler.is_compiling() or module not in self._watched.followed or in_backward():
+        if torch.compiler.is_compiling() or module not in self._watched.followed:
             return
-        self._running().enter(ModuleCall(module, args, kwargs or {}))
+        if in_backward():
+            for listener in tuple(self._listeners):
+                listener.run_again(module)
+        elif why := why_untold():
+            self._running().refuse(module, why)
+        else:
+            self._running().enter(ModuleCall(module, args, kwargs or {}))
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         if torch.compiler.is_compiling() or module not in self._watched.followed or in_backward():
             return
-        self._running().leave(module, output)
+        if not why_untold():
+            self._running().leave(module, args, output)
 
     def _running(self) -> Listener:
         """The listener of the thread that runs."""
@@ -120,11 +132,32 @@ class Watching:
             layers = (layer for one in self._listeners for layer in tuple(one.layers.values()))
             self._other_repeated += not repeated(layers, call)
 
+    def _called(self, call: HeardCall) -> None:
+        """Our own attention was called, by any model: see `heard.Ear`."""
+        listener: Listener | None = getattr(self._thread, "listener", None)
+        if in_backward():
+            if self._watched.keep == "all":
+                for one in self._listeners:
+                    one.settle()
+                layers = (layer for one in self._listeners for layer in tuple(one.layers.values()))
+                self._other_repeated += not repeated_own(layers, call)
+        elif listener is not None:
+            listener.take_own(call)
+
+    def _called_unheard(self, why: str) -> None:
+        """Our own attention was called, and no map can be made of it: see `heard.Ear`."""
+        listener: Listener | None = getattr(self._thread, "listener", None)
+        if listener is not None and not in_backward():
+            listener.miss_own(why)
+
     def _compiled_called(self, function: object) -> None:
         """A compiled function was called, that may run any model: see `overhear.Subscriber`."""
         key = id(function)  # its id, because a callable may have no hash
         if key not in self._reached:
             self._reached[key] = function, reached(function, self._watched.model)
+        listener: Listener | None = getattr(self._thread, "listener", None)
+        if listener is not None:
+            listener.pass_by_part()
         if modules := self._reached[key][1]:
             self._running().pass_by(modules)
         else:

@@ -7,6 +7,7 @@ read is kept, so that what a layer writes can be followed to the logits.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ class WritePath:
         self.other: dict[nn.Module, str] = {}  # what else stands there, of a layer that has it
         # Each with the module of the layer: what WO is to read, WO while it runs, what it has made.
         self._heads: tuple[nn.Module, Tensor] | None = None
-        self._writing: tuple[nn.Module, nn.Module] | None = None
+        self._writing: tuple[nn.Module, nn.Module, Tensor] | None = None
         self._written: tuple[nn.Module, Tensor] | None = None
 
     def heads(self, layer: nn.Module, output: Tensor) -> None:
@@ -40,16 +41,12 @@ class WritePath:
         module, x = call.module, call.args[0] if len(call.args) == 1 and not call.kwargs else None
         if not isinstance(x, Tensor):
             return
-        if module is self.norm:
-            self.stream = x.detach()
-        if module is self.matrix:
-            self.final = x.detach()
         # A module of several parts, such as an adapter around WO, comes before its parts.
         weighs = any(True for _ in module.parameters(recurse=False))
         if self._heads is not None:
             layer, output = self._heads
             if x.numel() == output.numel() and torch.equal(x.reshape(output.shape), output):
-                self.WO[layer], self._writing, self._heads = module, (layer, module), None
+                self.WO[layer], self._writing, self._heads = module, (layer, module, x), None
                 self.other.pop(layer, None)
             elif weighs:
                 self.other[layer] = f"{type(module).__name__} does not read what its heads return"
@@ -60,10 +57,18 @@ class WritePath:
                 self.other[layer] = f"{type(module).__name__} changes what WO makes of its heads"
             self._written = None
 
-    def leave(self, module: nn.Module, output: object) -> None:
-        """A module has ended."""
+    def leave(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
+        """A module has ended. Its own hooks may have changed what it was called with."""
+        x = args[0] if len(args) == 1 and isinstance(args[0], Tensor) else None
+        if x is not None and module is self.norm:
+            self.stream = x.detach()
+        if x is not None and module is self.matrix:
+            self.final = x.detach()
         if self._writing is not None and module is self._writing[1]:
-            layer, self._writing = self._writing[0], None
+            layer, _, read = self._writing
+            self._writing = None
+            if x is not read:
+                self.other[layer] = f"{type(module).__name__} does not read what its heads return"
             self._written = (layer, output.detach()) if isinstance(output, Tensor) else None
 
     def forget(self) -> None:

@@ -19,8 +19,8 @@ from wqkv.attend.functional import attend
 from wqkv.attend.masks import Causal, Dense, Full, Mask, Segments
 from wqkv.attend.rules import Rules, as_bias
 from wqkv.errors import EngineError, KindError, describe, message
+from wqkv.named_attention import attention_like
 from wqkv.record.arguments import unknown
-from wqkv.record.modules import attention_like
 from wqkv.replace.carried_mask import Carried, request_mask
 from wqkv.upstream import of_transformers as upstream
 from wqkv.wrappers import unwrapped
@@ -56,12 +56,18 @@ def use(model: Model) -> Model:
     """
     whole: Any = unwrapped(model) if isinstance(model, nn.Module) else model
     if not isinstance(whole, upstream.PreTrainedModel):
-        raise KindError(f"`model` is a transformers model, not a {type(whole).__name__}.")
+        raise KindError(
+            f"`model` is a transformers model, not a {type(whole).__name__}.\n"
+            "`wqkv.convert(model)` replaces every nn.MultiheadAttention of a model of torch; "
+            "`wqkv.watch(model)` looks at the attention of any."
+        )
     parts: list[Any] = [m for m in whole.modules() if isinstance(m, upstream.PreTrainedModel)]
     if fixed := sorted({type(m).__name__ for m in parts if not upstream.can_switch(m)}):
         raise EngineError(
             f"{type(whole).__name__} cannot run on wqkv: the attention of {', '.join(fixed)} does "
-            "not go through transformers' AttentionInterface."
+            "not go through transformers' AttentionInterface.\n"
+            "`wqkv.watch(model)` looks at it as it is; `wqkv.convert(model)` replaces "
+            "nn.MultiheadAttention alone."
         )
     whole.set_attn_implementation(NAME)
     _Check(whole)

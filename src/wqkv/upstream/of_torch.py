@@ -11,9 +11,8 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from types import CodeType
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
@@ -21,6 +20,14 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from wqkv.upstream.names import find, member
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class StorageRef(Protocol):
+    """The memory of a tensor, held weakly."""
+
+    def expired(self) -> bool:
+        """Whether it is gone."""
+
 
 TESTED = "2.13.0"
 
@@ -38,9 +45,11 @@ NAMES = {
     "is_batched": "torch:_C._functorch.is_batchedtensor",
     "under": "torch:_C._functorch.get_unwrapped",
     "dispatch_mode": "torch:_C._get_dispatch_mode",
+    "is_jit_tracing": "torch.jit:is_tracing",
     "PROXY": "torch:_C._TorchDispatchModeKey.PROXY",
     # what a mode is told of every operator
     "DispatchMode": "torch.utils._python_dispatch:TorchDispatchMode",
+    "no_modes": "torch.utils._python_dispatch:_disable_current_modes",
     "mode_at": "torch.utils._python_dispatch:_get_current_dispatch_mode",
     "modes": "torch.utils._python_dispatch:_get_current_dispatch_mode_stack",
     "pop_mode": "torch.utils._python_dispatch:_pop_mode",
@@ -99,6 +108,11 @@ def runs_compiled(code: CodeType) -> bool:
     return code.co_name == "compile_wrapper" and code.co_filename == _eval_frame().__file__
 
 
+def runs_mapped(code: CodeType) -> bool:
+    """Whether a function is one that stands below what torch.func maps or differentiates."""
+    return code.co_filename.endswith(("_functorch/vmap.py", "_functorch/eager_transforms.py"))
+
+
 def _eval_frame() -> Any:  # Any: a module of torch
     return find("torch._dynamo:eval_frame", TESTED)
 
@@ -121,7 +135,9 @@ def hooked(
         before: is called with a module, its arguments and perhaps its keyword arguments.
         after: is called with a module, its arguments and its output; None if it has failed.
     """
-    told = [member(one, "torch:nn.Module._forward_pre_hooks_with_kwargs", TESTED) for one in modules]
+    told = [
+        member(one, "torch:nn.Module._forward_pre_hooks_with_kwargs", TESTED) for one in modules
+    ]
     first = register_module_forward_pre_hook(before)
     last = register_module_forward_hook(after, always_call=True)
     # torch warns that a compiled module calls them once more, for the module around it.
@@ -198,16 +214,17 @@ def top_mode() -> object:
     return __getattr__("mode_at")()
 
 
-def take_off(mode: Any) -> None:  # Any: torch's own type, which is private
+def take_off(mode: Any) -> None:  # Any: torch's own type
     """Take a mode off this thread's stack, wherever it is there."""
     if not any(one is mode for one in __getattr__("modes")()):
         return
     above = []
-    while top_mode() is not mode:
-        above.append(__getattr__("pop_mode")())
+    pop, push = __getattr__("pop_mode"), __getattr__("push_mode")
+    while __getattr__("mode_at")() is not mode:
+        above.append(pop())
     mode.__exit__(None, None, None)
     for one in reversed(above):
-        __getattr__("push_mode")(one)
+        push(one)
 
 
 def storage_number(x: Tensor) -> int:
@@ -219,6 +236,27 @@ def storage_number(x: Tensor) -> int:
     return found
 
 
+def storage_ref(x: Tensor) -> StorageRef | None:
+    """The memory of a tensor, held weakly; None of a tensor that has none of its own."""
+    try:
+        found: StorageRef = find("torch.multiprocessing.reductions:StorageWeakRef", TESTED)(
+            x.untyped_storage()
+        )
+    except (NotImplementedError, RuntimeError):
+        return None
+    return found
+
+
+def parts_of(x: Tensor) -> Iterator[Tensor]:
+    """The plain tensors that a tensor of a class of its own is made of; of others, itself."""
+    if not hasattr(x, "__tensor_flatten__"):
+        yield x
+        return
+    for name in x.__tensor_flatten__()[0]:
+        if isinstance(part := getattr(x, name), Tensor):
+            yield from parts_of(part)
+
+
 def schema(operator: Any) -> Any:  # Any: torch's own types, which are private
     """The names and kinds of an operator's arguments."""
     return member(operator, "torch._ops:OpOverload._schema", TESTED)
@@ -226,6 +264,8 @@ def schema(operator: Any) -> Any:  # Any: torch's own types, which are private
 
 def is_composite(operator: Any) -> bool:  # Any: torch's own type, which is private
     """Whether an operator is made of others."""
+    if operator.namespace == "prim":  # such as the device of a FakeTensor: it has no kernels
+        return False
     found: bool = __getattr__("has_kernel")(operator.name(), "CompositeImplicitAutograd")
     return found
 

@@ -22,7 +22,6 @@ from tests.tiny import (
     call_of,
     generate,
     kept,
-    missed,
     padded,
     record,
     tiny,
@@ -667,7 +666,13 @@ def test_a_layer_that_asks_twice_about_different_tokens():
     model = tiny("llama")
     for layer in model.model.layers:
         layer.self_attn.forward = _twice(layer.self_attn.forward)
-    missed(model, "it asks the interface several times in a forward, with different tokens")
+    with torch.no_grad(), watch(model) as seen:
+        model(tokens())
+    names = [layer.name for layer in seen.layers]
+    assert names[:2] == ["model.layers.0.self_attn", "model.layers.0.self_attn (attention 2)"]
+    assert [layer.state for layer in seen.layers] == ["proved"] * 4
+    assert "it asks the interface several times in a forward" in seen.report()
+    assert not torch.equal(seen[0][:], seen[1][:])
 
 
 def test_a_cache_with_keys_from_elsewhere():

@@ -23,6 +23,7 @@ COMPILED = "it runs compiled, out of sight"
 @pytest.mark.parametrize("name", ["bloom", "deberta-v2", "gptj", "falcon"])
 @pytest.mark.filterwarnings("ignore")
 def test_outside_the_interface(name):
+    """What no interface tells of is heard at its operators, by the name of its module."""
     others = {"rotary_dim": 4, "n_layer": 2, "n_head": 6, "n_embd": 24} if name == "gptj" else {}
     implementation = "sdpa" if name == "falcon" else "eager"
     model = tiny(name, implementation, AutoModel, **others)
@@ -30,7 +31,13 @@ def test_outside_the_interface(name):
         model(tokens())
     if asked:
         pytest.skip(f"in transformers {__version__} {name} asks the interface")
-    missed(model, OUTSIDE)
+    with torch.no_grad(), watch(model) as seen:
+        model(tokens())
+        model.set_attn_implementation("eager")
+        theirs = model(tokens(), output_attentions=True).attentions
+    assert [layer.state for layer in seen.layers] == ["proved"] * 2, seen.report()
+    for ours, weights in zip(seen, theirs, strict=True):
+        assert torch.allclose(ours[:], weights, atol=2e-6)
 
 
 def test_a_family_that_takes_its_function_from_the_table():
@@ -50,7 +57,9 @@ def test_a_family_that_takes_its_function_from_the_table():
         "quantized_code": torch.arange(7)[None],
         "time_step": torch.tensor(0.5),
     }
-    missed(model.eval(), OUTSIDE, **given)
+    with torch.no_grad(), watch(model.eval()) as seen:
+        model(**given)
+    assert [layer.state for layer in seen.layers] == ["proved"] * 2, seen.report()
 
 
 def test_a_layer_that_goes_round_the_interface_later():
@@ -62,7 +71,7 @@ def test_a_layer_that_goes_round_the_interface_later():
         layer.forward = lambda hidden_states, **kwargs: (hidden_states, None)
         model(tokens())
     assert seen.report().startswith("captured 1 of 2")
-    with pytest.raises(MissedError, match="a later call of it did not use the attention interface"):
+    with pytest.raises(MissedError, match="no attention was heard in a later call of it"):
         seen[1]
     assert seen[0].shape == seen.runs(1)[0].shape == (2, 6, 7, 7)
 
@@ -107,7 +116,7 @@ def test_one_layer_compiled(compiling):
     states = {layer.name: (layer.state, layer.reason) for layer in seen.layers}
     assert states == {
         "model.layers.0.self_attn": ("missed", COMPILED),
-        "model.layers.1.self_attn": ("captured", ""),
+        "model.layers.1.self_attn": ("proved", ""),
     }
 
 

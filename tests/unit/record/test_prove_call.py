@@ -97,4 +97,5 @@ def test_what_the_records_refuse_is_a_reason(monkeypatch):
         raise ArgumentError("it is odd.\nPass another.")
 
     monkeypatch.setattr("wqkv.record.listen.begin", refuses)
+    monkeypatch.setattr("wqkv.record.operators.door.begin", refuses)
     missed(tiny("llama"), "its call is not understood: it is odd.")

@@ -31,7 +31,7 @@ def test_one_forward(name, kind, implementation, left, right):
     assert seen.report().startswith("captured 2 of 2 layers")
     own = type(model).__name__
     assert repr(seen) == f"Seen of {own}: .report() says what was captured, .plot() draws it"
-    assert [layer.state for layer in seen.layers] == ["captured"] * 2
+    assert [layer.state for layer in seen.layers] == ["proved"] * 2
     assert "Dense" not in seen.report()  # the mask is a value
     for found, theirs in zip(seen, weights(model, ids, given), strict=True):
         agree(found, theirs)

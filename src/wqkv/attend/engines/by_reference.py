@@ -144,6 +144,25 @@ def _dropout(cut: Call, number: int) -> Tensor | None:
     return factors.bernoulli_(keep, generator=generator).div_(keep)
 
 
+def dropout_of_rows(call: Call, pieces: Sequence[Piece], rows: Tensor) -> Tensor:
+    """What dropout multiplied some rows of the weights by: (batch, n_head, rows, key_len).
+
+    One rectangle is drawn at a time; pairs outside all of them are 0.
+    """
+    batch, n_head, _, key_len = call.sizes
+    found = call.query.new_zeros(
+        (batch, n_head, len(rows), key_len), dtype=reference.exact(call.query)
+    )
+    for number, piece in enumerate(pieces):
+        sample, q0, q1, k0, k1 = piece.rect
+        here = ((rows >= q0) & (rows < q1)).nonzero().flatten()
+        factors = _dropout(_cut(call, piece), number) if len(here) else None
+        if factors is not None:
+            samples = slice(None) if sample is None else slice(sample, sample + 1)
+            found[samples, :, here, k0:k1] = factors[:, :, rows[here] - q0]
+    return found
+
+
 def zero_gradient(x: Tensor) -> Tensor:
     """Zeros of the shape of x (batch, head, length, d), to which its gradient is added.
 

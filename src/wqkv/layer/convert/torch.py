@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, overload
 
 import torch
@@ -24,6 +25,7 @@ from wqkv.layer.attention import MATRICES, MultiheadAttention
 from wqkv.layer.node import one_node
 from wqkv.layer.plain import besides
 from wqkv.layer.trace import all_steps
+from wqkv.named_attention import attention_like
 from wqkv.upstream import of_torch
 
 #: {a parameter of nn.MultiheadAttention: the parameters of ours whose rows it holds, in order}.
@@ -240,6 +242,9 @@ def convert(model: _Model) -> _Model:
     The model loads both its old state_dict and its new one; `to_torch` gives the old modules back.
     The parameters are new: make an optimizer after this.
 
+    `conversion(model)` says what was replaced. Attention of other classes is left as it is: a
+    warning says how many modules of which, or that nothing was replaced.
+
     Raises:
         KindError, ArgumentError: what `from_torch` raises for one of them, with its name; or one
             shares a parameter with another module, or the model is wrapped for data parallelism.
@@ -255,7 +260,49 @@ def convert(model: _Model) -> _Model:
         ours = any(isinstance(part, StandIn) for part in encoder.modules())
         if ours and getattr(encoder, "use_nested_tensor", False):
             encoder.use_nested_tensor, encoder.nested_before_convert = False, True
+    account = conversion(model)
+    if account.left or not account.replaced:
+        do = "wqkv.watch looks at attention as it is; wqkv.use is for Hugging Face models."
+        warnings.warn(f"{account}\n{do}", UserWarning, stacklevel=3)
     return model
+
+
+@dataclass(frozen=True, repr=False)
+class Conversion:
+    """What `convert` has made of a model, by the names of its modules."""
+
+    model: str  # its class
+    replaced: tuple[str, ...]
+    left: Mapping[str, tuple[str, ...]]  # by their class, which is not nn.MultiheadAttention
+
+    def __repr__(self) -> str:
+        count = sum(map(len, self.left.values()))
+        lines = [f"{self.model}: {len(self.replaced)} attention modules replaced, {count} left"]
+        for kind, names in self.left.items():
+            shown = [*names[:2], "...", names[-1]] if len(names) > 3 else names
+            lines.append(f"  left, because it is a {kind}: {', '.join(shown)}")
+        return "\n".join(lines)
+
+
+@door
+def conversion(model: nn.Module) -> Conversion:
+    """Which attention modules of a model `convert` has replaced, and which it left, and why.
+
+    It left those that are not nn.MultiheadAttention. They are found by their names and parts; our
+    own layers that were in the model before are in neither list.
+
+    >>> encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(512, 8, batch_first=True), 2)
+    >>> conversion(convert(encoder))
+    TransformerEncoder: 2 attention modules replaced, 0 left
+    """
+    like, left = attention_like(model), dict[str, list[str]]()
+    for name, module in model.named_modules():
+        if module in like and not isinstance(module, MultiheadAttention):
+            kind = f"{type(module).__module__}.{type(module).__name__}"
+            left.setdefault(kind, []).append(name)
+    title, parts = type(model).__name__, model.named_modules()
+    replaced = tuple(name or title for name, part in parts if isinstance(part, StandIn))
+    return Conversion(title, replaced, {kind: tuple(names) for kind, names in left.items()})
 
 
 def _replace_modules(model: Any, kind: type[Any], make: Callable[[Any], nn.Module]) -> Any:

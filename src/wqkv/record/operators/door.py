@@ -8,7 +8,6 @@ refuses the map.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -16,14 +15,13 @@ from torch import nn
 
 from wqkv.errors import WqkvError
 from wqkv.maps.weights import aside
-from wqkv.record.captured import CapturedCall, Refusal
+from wqkv.record.captured import CapturedCall, Refusal, check_numbers
 from wqkv.record.follow import begin, follow, go_on, settle
 from wqkv.record.layer_runs import LayerRuns
-from wqkv.record.operators.listening import Heard, Product, tensors_in
+from wqkv.record.operators.listening import Heard, WrittenOut, tensors_in
 from wqkv.record.operators.understand import call_of, replayed
 from wqkv.record.read_mask import KnownMasks
 from wqkv.record.run import Run
-from wqkv.upstream.of_torch import version
 
 
 class Returned(NamedTuple):
@@ -32,10 +30,9 @@ class Returned(NamedTuple):
     output: torch.Tensor
     refused: str  # why its call could not be read
 
-    def check(self, call: CapturedCall) -> None:
-        """Raise if it is not what was heard at its operators."""
-        ours = call.output.transpose(1, 2)
-        theirs = self.output.detach()
+    def check(self, output: torch.Tensor) -> None:
+        """Raise if it is not what was heard at its operators, (batch, n_head, query_len, d_v)."""
+        ours, theirs = output.transpose(1, 2), self.output.detach()
         if ours.shape != theirs.shape or not torch.equal(ours.nan_to_num(), theirs.nan_to_num()):
             raise Refusal(self.refused)
 
@@ -85,6 +82,8 @@ class OperatorDoor:
                     "q, k, v, its output or a mask was changed in place after the forward and "
                     "before it was asked for"
                 )
+            for leaf in leaves:
+                check_numbers(leaf.tensor)
             device = next((x.tensor.device for x in leaves), torch.device("cpu"))
             with aside(device):
                 run = self._run(one)
@@ -104,24 +103,27 @@ class OperatorDoor:
         found = call_of(one.heard, one.modules, self._masks)
         if isinstance(found, Run):
             if one.returned is not None:
-                raise Refusal(one.returned.refused)
-            return replace(found, notes=(*found.notes, *_parts(found.shape[0], one.batch)))
+                one.returned.check(found.first.output)
+            found.release()
+            found.notes = (*_because(one), *found.notes, *_parts(found.shape[0], one.batch))
+            return found
         if one.returned is not None:
-            one.returned.check(found)
-        if found.query.is_meta:
-            raise Refusal("its tensors are on the device meta, which holds no numbers")
+            one.returned.check(found.output)
         n, m = found.query.shape[2], found.key.shape[2]
         everything = found.readings[0].all
         found = found._replace(
             cross=one.cross or m < n or (everything and 1 < n != m),
-            notes=(*found.notes, *_parts(found.query.shape[0], one.batch)),
+            notes=(*_because(one), *found.notes, *_parts(found.query.shape[0], one.batch)),
         )
         run = self._continued(layer, found) if layer.runs and not found.finish else None
         if run is None:
             if n == 1 < m and everything:
                 found = found._replace(cross=True)  # a query of its own, such as a pooling one
             run = begin(found)
-            if run.refused is not None and isinstance(one.heard.how, Product):
+            if run.pattern is None and 1 < n < m and not found.cross:
+                # No cache: such a mask is that of neighbors in blocks, or of another text.
+                run = begin(found._replace(cross=True))
+            if run.refused is not None and isinstance(one.heard.how, WrittenOut):
                 return replayed(one.heard.how, one.modules, run.refused)
         return run
 
@@ -134,6 +136,13 @@ class OperatorDoor:
         if going is None:
             return None
         return go_on(going, settle([going.options]))
+
+
+def _because(one: Waiting) -> list[str]:
+    """Why a layer that asks an attention function is heard at its operators."""
+    if one.returned is None:
+        return []
+    return [f"heard at its operators, because {one.returned.refused}"]
 
 
 def _parts(size: int, batch: int | None) -> list[str]:

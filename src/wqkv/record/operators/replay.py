@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from wqkv.maps.proof import Proof
 from wqkv.record.captured import Refusal
 from wqkv.record.mask_pattern import HIDDEN
-from wqkv.record.operators.listening import Product
+from wqkv.record.operators.listening import WrittenOut
 from wqkv.record.operators.nodes import (
     SOFTMAXES,
     Leaf,
@@ -22,25 +23,25 @@ from wqkv.record.operators.nodes import (
     mapped,
     softmax_input,
 )
-from wqkv.maps.proof import Proof
 
 #: Operators that change the type of numbers, or nothing.
 _CASTS = frozenset(
-    "_to_copy to float type_as clone contiguous detach alias lift_fresh".split()
-)
+    ("_to_copy", "to", "float", "type_as", "clone", "contiguous", "detach", "alias", "lift_fresh")
+)  # fmt: skip
 #: Operators whose results are rounded to the model's own type.
 _ROUNDED = frozenset(("add", "sub", "mul", "masked_fill", "where", "cat"))
 
 
 class Replayed(NamedTuple):
-    """The scores of the softmax, its weights, and what v made of them."""
+    """The scores of the softmax, and what v made of its weights."""
 
-    scores: Tensor
+    scores: Tensor  # (..., query_len, key_len), with sinks among the keys
+    first: int  # key among them
     output: Tensor
     largest: float  # score that is not hidden
 
 
-def replay(heard: Product) -> Replayed:
+def replay(heard: WrittenOut) -> Replayed:
     """Compute an attention again.
 
     Raises:
@@ -61,10 +62,13 @@ def replay(heard: Product) -> Replayed:
     scores = numbers[score]
     seen = scores.masked_fill(~(scores > HIDDEN), 0).abs()
     largest = float(seen.max()) if seen.numel() else 0.0
-    return Replayed(scores.movedim(dim, -1), output, largest)
+    # Sinks were joined to the keys and cut off behind the softmax.
+    cuts = [one for one in all_nodes(heard.weights) if one.softmaxes and one.name == "slice"]
+    first = max((one.args[2] or 0 for one in cuts if len(one.args) > 2), default=0)
+    return Replayed(scores.movedim(dim, -1), first, output, largest)
 
 
-def compare(found: Replayed, heard: Product) -> Proof:
+def compare(found: Replayed, heard: WrittenOut) -> Proof:
     """The output that was computed again, beside the model's own.
 
     A score is off by up to eps |score|, its weight by as much of itself, and the output by what v

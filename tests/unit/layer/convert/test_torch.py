@@ -24,7 +24,7 @@ from wqkv import (
 )
 from wqkv.attend.engines import reference
 from wqkv.errors import ArgumentError, EngineError, KindError
-from wqkv.layer.convert.torch import StandIn
+from wqkv.layer.convert.torch import StandIn, conversion
 from wqkv.layer.differential import DifferentialAttention
 from wqkv.layer.norms import Norm, QKNorm
 
@@ -269,6 +269,41 @@ def test_a_module_by_itself():
     assert not back.batch_first
 
 
+class HandWritten(nn.Module):
+    """Attention of somebody else, as in timm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(D_MODEL, 3 * D_MODEL)
+
+
+def test_the_account_names_what_was_replaced_and_what_was_left():
+    block = Block()
+    block.attn = nn.ModuleList(HandWritten() for _ in range(5))
+    before = conversion(block)
+    assert before.replaced == ()
+    with pytest.warns(UserWarning) as warned:
+        assert convert(block) is block
+    account = conversion(block)
+    assert account.replaced == ("first", "both.cross")  # a module in two places counts once
+    kind = f"{__name__}.HandWritten"
+    assert account.left == {kind: tuple(f"attn.{n}" for n in range(5))}
+    assert set(before.left) == {kind, "torch.nn.modules.activation.MultiheadAttention"}
+    assert str(warned[0].message) == (
+        f"Block: 2 attention modules replaced, 5 left\n"
+        f"  left, because it is a {kind}: attn.0, attn.1, ..., attn.4\n"
+        "wqkv.watch looks at attention as it is; wqkv.use is for Hugging Face models."
+    )
+    assert warned[0].filename == __file__
+    assert repr(conversion(to_torch(block))).startswith("Block: 0 attention modules replaced, 7 l")
+
+
+def test_nothing_to_replace_is_said():
+    with pytest.warns(UserWarning, match="Linear: 0 attention modules replaced, 0 left"):
+        convert(nn.Linear(3, 5))
+    assert conversion(convert(theirs())).replaced == ("StandIn",)
+
+
 def replaced(module: nn.Module) -> None:
     module.forward = type(module).forward
 
@@ -371,7 +406,8 @@ def test_a_model_that_is_wrapped_already(one_rank):
     with pytest.raises(ArgumentError, match=says):
         convert(nn.parallel.DistributedDataParallel(theirs()))
     other = nn.parallel.DistributedDataParallel(nn.Linear(3, 5))
-    assert convert(other) is other
+    with pytest.warns(UserWarning, match="DistributedDataParallel: 0 attention modules replaced"):
+        assert convert(other) is other
 
 
 def test_going_back_too_is_all_or_none():
