@@ -8,7 +8,8 @@ from torch import nn
 
 _ATTENTION = re.compile(r"atten|attn", re.IGNORECASE)
 _PROJECTION = re.compile(
-    r"w?(q|k|qk|qkv|query|key|query_key_value|c_attn|in_proj|to_q|to_k|to_qkv)(_|\d|$)",
+    r"w?(q|k|qk|qkv|query|key|query_key_value|c_attn|in_proj|to_q|to_k|to_qkv|sampling_offsets)"
+    r"(_|\d|$)",
     re.IGNORECASE,
 )
 

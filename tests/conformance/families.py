@@ -1,12 +1,8 @@
-"""Transformers' model families as tiny random models, and how much of each is captured.
-
-A family's row says what its configuration needs besides SMALL, how many layers it has where some
-may not ask transformers' interface for their attention function (whether they do, the model says),
-and why one that does ask is refused.
-"""
+"""Transformers' model families as tiny random models, and what of each is not proved."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -17,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AutoConfig, AutoModel
 
-OUTSIDE = "it does not use the attention interface"
-SPARSE = "it passes `block_indices`, which may change the weights and is not understood"
+from tests.conformance.independent import Heard, softmaxes
+from tests.conformance.watched import Built, Row
 
 #: Given to a configuration under every one of these names that it has.
 SMALL: dict[str, Any] = {
@@ -50,13 +46,13 @@ SMALL: dict[str, Any] = {
 
 
 class Family(NamedTuple):
-    """If `layers` is None, all attention of the family uses the interface in every version."""
+    """What a family's configuration needs besides SMALL, and what of it is not proved."""
 
     config: Mapping[str, Any] = MappingProxyType({})
-    layers: int | None = None
-    refused: Mapping[int, str] = MappingProxyType({})  # by layer, why
-    shown: tuple[int, ...] | None = None  # the layers whose weights the eager path returns
+    captured: int = 0  # layers whose scores are more than q, k and rules
+    missed: int = 0  # what is no attention by q and k, and is counted
     with_sinks: bool = True  # whether the eager path's weights are those with the sink's part
+    returned: bool = True  # whether the eager path returns the weights that met v
 
 
 def _kinds(*kinds: str, **others: Any) -> Family:
@@ -65,40 +61,42 @@ def _kinds(*kinds: str, **others: Any) -> Family:
 
 WINDOWS = _kinds("full_attention", "sliding_attention")
 HEADS = Family({"num_key_value_heads": 4})
-TWO = Family(layers=2)
 STAGES = {"depths": [2, 2], "num_heads": [2, 4], "embed_dim": 16, "window_size": 2, "patch_size": 4}
 
 FAMILIES: dict[str, Family] = {
     # texts read as a whole
     "albert": Family(),
     "bert": Family(),
-    "big_bird": TWO,
+    "big_bird": Family(),
     "camembert": Family(),
-    "canine": Family(layers=4),
-    "convbert": TWO,
+    "canine": Family(),
+    "convbert": Family(missed=2),  # a convolution with weights by a softmax
     "data2vec-text": Family(),
-    "deberta-v2": TWO,
+    "deberta-v2": Family(
+        {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "max_relative_positions": 7},
+        captured=2,
+    ),
     "distilbert": Family(),
     "electra": Family(),
     "ernie": Family(),
     "esm": Family({"mask_token_id": 3}),
     "eurobert": Family(),
-    "ibert": TWO,
+    "ibert": Family(),
     "jina_embeddings_v3": Family(),
     "layoutlm": Family(),
-    "megatron-bert": TWO,
+    "megatron-bert": Family(),
     "mobilebert": Family(),
     "modernbert": _kinds("full_attention", "sliding_attention", local_attention=4),
-    "mpnet": TWO,
+    "mpnet": Family(),
     "nomic_bert": Family(),
-    "nystromformer": TWO,
-    "rembert": TWO,
+    "nystromformer": Family(),
+    "rembert": Family(),
     "roberta": Family(),
-    "roformer": TWO,
+    "roformer": Family(),
     "splinter": Family(),
-    "squeezebert": Family({"embedding_size": 32}, 2),
+    "squeezebert": Family({"embedding_size": 32}, returned=False),  # it returns scores
     "xlm-roberta": Family(),
-    "xlnet": Family({"d_head": 8}, 2),
+    "xlnet": Family({"d_head": 8}, captured=2),
     # texts read from left to right
     "apertus": Family(),
     "arcee": Family(),
@@ -106,8 +104,8 @@ FAMILIES: dict[str, Family] = {
     "bamba": Family({"mamba_n_heads": 8, "mamba_d_head": 8, "attn_layer_indices": [1]}),
     "biogpt": Family(),
     "bitnet": Family(),
-    "bloom": TWO,
-    "codegen": Family({"rotary_dim": 4}, 2),
+    "bloom": Family(),
+    "codegen": Family({"rotary_dim": 4}),
     "cohere": Family(),
     "cohere2": WINDOWS,
     "cwm": WINDOWS,
@@ -116,13 +114,13 @@ FAMILIES: dict[str, Family] = {
     "deepseek_v32": Family(
         {"num_key_value_heads": 4, "index_topk": 4, "index_n_heads": 2, "index_head_dim": 16}
     ),
-    "deepseek_v4": Family(),
+    "deepseek_v4": Family(missed=4),  # streams mixed by a softmax
     "diffllama": Family(),
     "doge": Family(),
     "ernie4_5": Family(),
     "ernie4_5_moe": Family(),
     "exaone4": WINDOWS,
-    "falcon": TWO,
+    "falcon": Family(),
     "flex_olmo": Family(),
     "gemma": Family(),
     "gemma2": WINDOWS,
@@ -141,11 +139,11 @@ FAMILIES: dict[str, Family] = {
     "gpt-sw3": Family(),
     "gpt2": Family(),
     "gpt_bigcode": Family(),
-    "gpt_neo": Family({"attention_types": [[["global", "local"], 1]]}, 2),
+    "gpt_neo": Family({"attention_types": [[["global", "local"], 1]]}),
     "gpt_neox": Family(),
-    "gpt_neox_japanese": TWO,
+    "gpt_neox_japanese": Family(),
     "gpt_oss": WINDOWS,
-    "gptj": Family({"rotary_dim": 4}, 2),
+    "gptj": Family({"rotary_dim": 4}),
     "granite": Family(),
     "granite_swa": WINDOWS._replace(with_sinks=False),
     "granitemoe": Family(),
@@ -160,15 +158,15 @@ FAMILIES: dict[str, Family] = {
     "llama4_text": _kinds("chunked_attention", "full_attention", attention_chunk_size=5),
     "longcat_flash": HEADS,
     "mimo_v2_flash": WINDOWS,
-    "minimax": _kinds("linear_attention", "full_attention")._replace(layers=2),
+    "minimax": _kinds("linear_attention", "full_attention")._replace(missed=1, returned=False),
     "minimax_m2": Family(),
     "minimax_m3_vl_text": _kinds(
         "full_attention", "minimax_m3_sparse", index_topk=5, index_n_heads=2
-    )._replace(refused={1: SPARSE}),
+    ),
     "mistral": Family(),
     "mixtral": Family(),
     "modernbert-decoder": _kinds("full_attention", "sliding_attention", local_attention=4),
-    "mpt": TWO,
+    "mpt": Family(),
     "nemotron": Family(),
     "olmo": Family(),
     "olmo2": Family(),
@@ -196,13 +194,13 @@ FAMILIES: dict[str, Family] = {
     "stablelm": Family(),
     "starcoder2": Family(),
     "vaultgemma": Family(),
-    "xglm": TWO,
+    "xglm": Family(),
     # one text read, another written
     "bart": Family(),
-    "bigbird_pegasus": Family(layers=6),
+    "bigbird_pegasus": Family(),
     "blenderbot": Family(),
-    "fsmt": Family(layers=6),
-    "longt5": Family(layers=6),
+    "fsmt": Family(),
+    "longt5": Family(),
     "m2m_100": Family(),
     "marian": Family(),
     "mbart": Family(),
@@ -216,7 +214,7 @@ FAMILIES: dict[str, Family] = {
     # pictures and sounds
     "beit": Family({"use_relative_position_bias": True}),
     "clip_vision_model": Family(),
-    "data2vec-vision": TWO,
+    "data2vec-vision": Family(),
     "deit": Family(),
     "dinov2": Family(),
     "dinov3_vit": Family(),
@@ -224,12 +222,12 @@ FAMILIES: dict[str, Family] = {
     "ijepa": Family(),
     "sam3_vit_model": Family(),
     "segformer": Family({"num_attention_heads": [1, 2, 5, 8]}),
-    "siglip_vision_model": Family(layers=3),
-    "swin": Family(STAGES, shown=(1, 3)),
-    "swinv2": Family(STAGES, 4),
+    "siglip_vision_model": Family(),
+    "swin": Family(STAGES),
+    "swinv2": Family(STAGES),
     "vit": Family(),
     "wav2vec2": Family(),
-    "wavlm": TWO,
+    "wavlm": Family(returned=False),  # the mean of the heads
     "whisper": Family(),
 }
 
@@ -253,8 +251,8 @@ def asking() -> Iterator[set[nn.Module]]:
         yield asked
 
 
-def build(name: str, **others: Any) -> tuple[nn.Module, str]:
-    """A tiny random model under sdpa, or under eager where transformers refuses sdpa."""
+def build(name: str, implementation: str = "default") -> nn.Module:
+    """A tiny random model under sdpa, or under eager: asked for, or where sdpa is refused."""
     torch.manual_seed(0)
     known = AutoConfig.for_model(name).to_dict()
     sizes = {
@@ -262,21 +260,24 @@ def build(name: str, **others: Any) -> tuple[nn.Module, str]:
         for key, value in SMALL.items()
         if key in known and not isinstance(known[key], list | tuple | dict)
     }
-    config = AutoConfig.for_model(name, **{**sizes, **FAMILIES[name].config, **others})
-    implementation = "sdpa"
+    config = AutoConfig.for_model(name, **{**sizes, **FAMILIES[name].config})
     try:
-        model = AutoModel.from_config(config, attn_implementation="sdpa")
+        first = "eager" if implementation == "eager" else "sdpa"
+        model = AutoModel.from_config(config, attn_implementation=first)
     except ValueError:
-        implementation = "eager"
         model = AutoModel.from_config(config, attn_implementation="eager")
     with torch.no_grad():  # scores that are far from alike
         for weight in model.parameters():
             if weight.ndim > 1:
                 weight *= 3
-    return model.eval(), implementation
+    return model.eval()
 
 
-def inputs(model: Any, padding: int = 3) -> dict[str, Tensor]:
+#: Which queries of a text are padding: the first three of its second sample.
+PADDED = torch.arange(11)[None] < torch.tensor([[0], [3]])
+
+
+def inputs(model: Any) -> dict[str, Tensor]:
     """Two samples of whatever the model reads; of texts, the second begins with padding."""
     generator = torch.Generator().manual_seed(1)
     words = torch.randint(3, 60, (2, 11), generator=generator)
@@ -290,9 +291,66 @@ def inputs(model: Any, padding: int = 3) -> dict[str, Tensor]:
             return {"input_features": sound, "decoder_input_ids": words[:, :5]}
         case "input_values":
             return {"input_values": torch.randn(2, 1200, generator=generator)}
-    given = torch.ones_like(words)
-    given[1, :padding] = 0
-    texts = {"input_ids": words, "attention_mask": given}
+    texts = {"input_ids": words, "attention_mask": (~PADDED).long()}
     if model.config.is_encoder_decoder:
         texts["decoder_input_ids"] = words[:, :5]
     return texts
+
+
+def row(name: str, implementation: str) -> Row:
+    """A family as a row of the table: its default implementation, or "eager"."""
+    family = FAMILIES[name]
+
+    def built() -> Built:
+        return build(name, implementation), lambda m: m(**inputs(m))
+
+    return Row(
+        f"{name}, {implementation}",
+        built,
+        proved=None,
+        captured=family.captured,
+        missed=family.missed,
+        library="transformers",
+        weights=lambda model, call: eager_weights(name, model),
+        padded=PADDED,
+        normalized=not family.with_sinks,
+    )
+
+
+#: Modules whose softmax chooses experts or streams, and a convolution's, over one value a row.
+NOT_ATTENTION = re.compile(r"(gate|router|_hc)$")
+
+
+def eager_weights(name: str, model: nn.Module) -> list[Heard]:
+    """The weights of the eager path, each with its module's name; what it returns is among them.
+
+    Where sinks were joined to the scores, their column is cut off, as the model does. Two calls of
+    one module with the same weights (differential attention) are one layer.
+
+    Raises:
+        AssertionError: the model returns weights that were not heard.
+    """
+    twin = build(name, "eager")  # not every family can be changed afterwards
+    twin.load_state_dict(model.state_dict())
+    with torch.no_grad(), softmaxes(twin) as found:
+        out = twin(**inputs(twin), output_attentions=True)
+    parts = [value for key, value in out.items() if key.endswith("attentions")]
+    returned = [P for part in parts if part is not None for P in part if P is not None]
+    lengths = {P.shape[-1] for P in returned}
+    heard: list[Heard] = []
+    for module, P in found:
+        if NOT_ATTENTION.search(module) or (P.ndim == 3 and P.shape[-1] == 1):
+            continue
+        if P.shape[-1] not in lengths and P.shape[-1] - 1 in lengths:
+            P = P[..., :-1]
+        if not heard or heard[-1].name != module or not _alike(heard[-1].weights, P):
+            heard.append(Heard(module, P))
+    if FAMILIES[name].returned:
+        assert all(any(_alike(P, one.weights) for one in heard) for P in returned)
+    return heard
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    if a.numel() != b.numel() or a.shape[-2:] != b.shape[-2:]:
+        return False
+    return bool((a.to(b.dtype).reshape(b.shape) - b).abs().max() < 1e-5)

@@ -331,6 +331,8 @@ def _extend(
         if extended is None:
             raise Refusal(f"the mask of a later step is not what {pattern.mask()!r} says there")
         pattern = extended
+    if len(bias) == 1:  # that of the first call may be one row for all its queries
+        bias = [bias[0].expand(-1, -1, run.query.len, -1)]
     bias += _bias_rows(call, length, first_key, n)
     at = Placement(position, position - run.start, first_key)
     proof = prove(call, mask_of(pattern, dense, key_len), at, key_len)

@@ -9,7 +9,6 @@ from torch import nn
 from wqkv.record.modules import AttentionKind
 from wqkv.record.run import Run
 
-
 #: Why there is no map of a module that is named attention and ran.
 UNHEARD = "no attention was heard in it: no softmax over a product of q and k met v in a product"
 

@@ -463,7 +463,7 @@ def repeated(layers: Iterable[LayerRuns], overheard: OverheardCall) -> bool:
         whether it repeats one, or belongs to a layer of which none was recorded.
     """
     layers = [layer for layer in layers if layer.module is overheard.module]
-    if not any(layer.runs for layer in layers):
+    if not any(run.refused is None for layer in layers for run in layer.runs):
         return True
     with aside(overheard.device):
         try:

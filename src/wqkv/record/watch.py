@@ -167,7 +167,7 @@ class Seen(Watching, Sequence[Kept]):
 
     @property
     def _all(self) -> list[LayerRuns]:
-        """The layers, without modules inside one that calls the attention interface itself.
+        """The layers, without modules inside or around one that was heard itself.
 
         Modules that run compiled are layers too: they would call the interface if they did not.
         """
@@ -183,7 +183,7 @@ class Seen(Watching, Sequence[Kept]):
             for layer in layers
             if layer.runs
             or layer.reason
-            or not any(names[layer.module].startswith(f"{name}.") for name in used)
+            or not any(_nested(names[layer.module], name) for name in used)
         ]
 
     @property
@@ -439,6 +439,11 @@ class Seen(Watching, Sequence[Kept]):
         if self._only is None and (others := len(self._listeners) - 1) > 0:
             lines.append(f"{others} other threads ran it too: see `threads`")
         return "\n".join(lines)
+
+
+def _nested(one: str, other: str) -> bool:
+    """Whether one of two modules is inside the other, by their names."""
+    return one.startswith(f"{other}.") or other.startswith(f"{one}.")
 
 
 class _LayerMaps(Sequence[Kept]):

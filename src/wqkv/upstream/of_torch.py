@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from types import CodeType
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
@@ -121,7 +120,9 @@ def hooked(
         before: is called with a module, its arguments and perhaps its keyword arguments.
         after: is called with a module, its arguments and its output; None if it has failed.
     """
-    told = [member(one, "torch:nn.Module._forward_pre_hooks_with_kwargs", TESTED) for one in modules]
+    told = [
+        member(one, "torch:nn.Module._forward_pre_hooks_with_kwargs", TESTED) for one in modules
+    ]
     first = register_module_forward_pre_hook(before)
     last = register_module_forward_hook(after, always_call=True)
     # torch warns that a compiled module calls them once more, for the module around it.
@@ -198,16 +199,17 @@ def top_mode() -> object:
     return __getattr__("mode_at")()
 
 
-def take_off(mode: Any) -> None:  # Any: torch's own type, which is private
+def take_off(mode: Any) -> None:  # Any: torch's own type
     """Take a mode off this thread's stack, wherever it is there."""
     if not any(one is mode for one in __getattr__("modes")()):
         return
     above = []
-    while top_mode() is not mode:
-        above.append(__getattr__("pop_mode")())
+    pop, push = __getattr__("pop_mode"), __getattr__("push_mode")
+    while __getattr__("mode_at")() is not mode:
+        above.append(pop())
     mode.__exit__(None, None, None)
     for one in reversed(above):
-        __getattr__("push_mode")(one)
+        push(one)
 
 
 def storage_number(x: Tensor) -> int:

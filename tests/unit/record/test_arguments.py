@@ -17,7 +17,7 @@ from transformers.masking_utils import (
     padding_mask_function,
 )
 
-from tests.tiny import agree, call_of, generate, missed, padded, tiny, tokens, weights
+from tests.tiny import agree, call_of, generate, padded, tiny, tokens, weights
 from wqkv.attend.masks import Causal, Full
 from wqkv.record.arguments import HARMLESS, unknown
 from wqkv.record.captured import Refusal

@@ -22,7 +22,6 @@ from tests.tiny import (
     call_of,
     generate,
     kept,
-    missed,
     padded,
     record,
     tiny,

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wqkv.record.captured import CapturedCall, MaskReading
 from wqkv.attend.masks.algebra import Full
+from wqkv.record.captured import CapturedCall, MaskReading
 from wqkv.record.mask_pattern import HIDDEN, Pattern, Visible, of_tensor, rows_of
 from wqkv.record.operators.layout import (
     Axis,
@@ -19,7 +19,7 @@ from wqkv.record.operators.layout import (
     settled,
     size_of,
 )
-from wqkv.record.operators.listening import Product
+from wqkv.record.operators.listening import WrittenOut
 from wqkv.record.operators.scores import Scores, Term
 from wqkv.record.read_mask import KnownMask, KnownMasks
 from wqkv.upstream.of_torch import version
@@ -48,7 +48,7 @@ class Places(NamedTuple):
         return tuple(part for part in settled(self.heads) if id(part) not in shared)
 
 
-def places(scores: Scores, heard: Product, modules: Iterable[nn.Module]) -> Places:
+def places(scores: Scores, heard: WrittenOut, modules: Iterable[nn.Module]) -> Places:
     """Find the axes.
 
     Args:
@@ -65,14 +65,21 @@ def places(scores: Scores, heard: Product, modules: Iterable[nn.Module]) -> Plac
         raise Unreadable("its softmax was not taken over one side of the product of q and k")
     side = whence.pop()
     other = "left" if side == "right" else "right"
-    rest = [settled(axis) for axis in scores.weights if settled(axis) != keys]
+    axes = [settled(axis) for axis in scores.weights]
+    rest = [axis for axis in axes if axis != keys]
     of_queries = [n for n, axis in enumerate(rest) if axis and {x.whence for x in axis} == {other}]
+    beside = len(axes) - (1 if axes[-2:-1] == [keys] else 2)
+    if not of_queries and beside >= 0 and not axes[beside]:
+        # one query has an axis of size 1, which tells nothing: it stands beside the keys
+        of_queries = [beside if axes.index(keys) > beside else beside - 1]
     if len(keys) != len(_all_of(scores, side)):
         raise Unreadable("its softmax was taken over a part of the keys")
     queries = rest.pop(of_queries[-1]) if of_queries else ()
     group = tuple(part for axis in rest for part in axis if part.whence == other)
     if len(rest) == 1 and len(rest[0]) == 1 and not group:
         batch, heads = _split(rest[0], heard, modules)
+    elif len(rest) == 1 and len(rest[0]) > 1 and not group:  # they were apart before
+        batch, heads = rest[0][:1], rest[0][1:]
     elif group:  # heads that share k were rows of one product
         first = next(n for n, axis in enumerate(rest) if any(x.whence == other for x in axis))
         before = [axis for n, axis in enumerate(rest) if n < first]
@@ -91,15 +98,13 @@ def _all_of(scores: Scores, side: str) -> Axis:
     return tuple(p for axis in scores.weights or () for p in settled(axis) if p.whence == side)
 
 
-def _split(
-    axis: Axis, heard: Product, modules: Iterable[nn.Module]
-) -> tuple[Axis, Axis]:
+def _split(axis: Axis, heard: WrittenOut, modules: Iterable[nn.Module]) -> tuple[Axis, Axis]:
     """Samples and heads that stand side by side on one axis."""
     (part,) = axis
     return _cut(axis, head_count(part.size, heard, modules))
 
 
-def head_count(size: int, heard: Product, modules: Iterable[nn.Module]) -> int:
+def head_count(size: int, heard: WrittenOut, modules: Iterable[nn.Module]) -> int:
     """How many heads an axis of samples and heads has; all of it, if nothing says so."""
     later = heard.shape.shape
     if later is not None and len(later) >= 4 and later[0] * later[1] == size:
@@ -123,7 +128,7 @@ def _cut(axis: Axis, heads: int) -> tuple[Axis, Axis]:
 
 
 def assembled(
-    scores: Scores, heard: Product, modules: Iterable[nn.Module], known: KnownMasks
+    scores: Scores, heard: WrittenOut, modules: Iterable[nn.Module], known: KnownMasks
 ) -> CapturedCall:
     """q, k, v, the output and the rules of an attention that was heard.
 
@@ -170,9 +175,7 @@ def _factors(scores: Scores, at: Places) -> tuple[Tensor, Tensor]:
     )
 
 
-def _multiply(
-    q: Tensor, k: Tensor, term: Term, square: Square
-) -> tuple[Tensor, Tensor]:
+def _multiply(q: Tensor, k: Tensor, term: Term, square: Square) -> tuple[Tensor, Tensor]:
     """Take a factor of the scores into q or k, by the one axis of them that it has."""
     x = brought(term.tensor.detach(), term.layout, square)
     if x.shape[3] == 1:
@@ -182,7 +185,7 @@ def _multiply(
     raise Unreadable("its scores are multiplied by a matrix")
 
 
-def _value_and_output(scores: Scores, heard: Product, at: Places) -> tuple[Tensor, Tensor]:
+def _value_and_output(scores: Scores, heard: WrittenOut, at: Places) -> tuple[Tensor, Tensor]:
     """v and the output, by the axes of the weights as they met v."""
     value, output = heard.value.tensor.detach(), heard.output.tensor.detach()
     *lead, rows, columns = scores.layout

@@ -18,11 +18,10 @@ from wqkv.maps.weights import aside
 from wqkv.record.captured import CapturedCall, Refusal
 from wqkv.record.follow import begin, follow, go_on, settle
 from wqkv.record.layer_runs import LayerRuns
-from wqkv.record.operators.listening import Heard, Product, tensors_in
+from wqkv.record.operators.listening import Heard, WrittenOut, tensors_in
 from wqkv.record.operators.understand import call_of, replayed
 from wqkv.record.read_mask import KnownMasks
 from wqkv.record.run import Run
-from wqkv.upstream.of_torch import version
 
 
 class Returned(NamedTuple):
@@ -121,7 +120,10 @@ class OperatorDoor:
             if n == 1 < m and everything:
                 found = found._replace(cross=True)  # a query of its own, such as a pooling one
             run = begin(found)
-            if run.refused is not None and isinstance(one.heard.how, Product):
+            if run.pattern is None and 1 < n < m and not found.cross:
+                # No cache: such a mask is that of neighbors in blocks, or of another text.
+                run = begin(found._replace(cross=True))
+            if run.refused is not None and isinstance(one.heard.how, WrittenOut):
                 return replayed(one.heard.how, one.modules, run.refused)
         return run
 

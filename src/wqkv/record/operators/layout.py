@@ -1,6 +1,6 @@
 """Where the axes of scores went: views split and join them, permutations move them.
 
-An axis is a tuple of Parts; its size is the product of theirs. Each Part began as an axis of the
+An axis is a tuple of parts; its size is the product of theirs. Each part began as an axis of the
 product of q and k. So any tensor that met the scores on the way, and q, k, v and the output
 themselves, can be brought to (batch, head, query, key) without moving a score.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-
 
 from torch import Tensor
 
@@ -20,30 +19,30 @@ class Unreadable(Exception):
     """Raised for steps that the formula of attention does not have; its message says which."""
 
 
-class Part:
+class AxisPart:
     """An axis of a product of q and k, or a part of one, once a view has split it."""
 
     __slots__ = ("size", "whence", "within")
 
     def __init__(self, size: int, whence: str) -> None:
         self.size, self.whence = size, whence  # "batch", "left", "right" or "repeated"
-        self.within: tuple[Part, ...] = ()  # what it was split into
+        self.within: tuple[AxisPart, ...] = ()  # what it was split into
 
-    def split(self, sizes: Sequence[int]) -> tuple[Part, ...]:
-        self.within = tuple(Part(size, self.whence) for size in sizes)
+    def split(self, sizes: Sequence[int]) -> tuple[AxisPart, ...]:
+        self.within = tuple(AxisPart(size, self.whence) for size in sizes)
         return self.within
 
     def __repr__(self) -> str:
         return f"{self.whence}:{self.size}"
 
 
-Axis = tuple[Part, ...]
+Axis = tuple[AxisPart, ...]
 Layout = tuple[Axis, ...]
 
 
 def settled(axis: Axis) -> Axis:
     """An axis by the parts that views have split it into since then."""
-    found: list[Part] = []
+    found: list[AxisPart] = []
     for part in axis:
         found += settled(part.within) if part.within else [part]
     return tuple(found)
@@ -54,7 +53,7 @@ def size_of(axis: Axis) -> int:
 
 
 def axis_of(size: int, whence: str) -> Axis:
-    return (Part(size, whence),) if size != 1 else ()
+    return (AxisPart(size, whence),) if size != 1 else ()
 
 
 def reshaped(layout: Layout, shape: Sequence[int]) -> Layout:
@@ -62,7 +61,7 @@ def reshaped(layout: Layout, shape: Sequence[int]) -> Layout:
     parts = [part for axis in layout for part in settled(axis)]
     found: list[Axis] = []
     for size in shape:
-        axis: list[Part] = []
+        axis: list[AxisPart] = []
         left = size
         while left > 1:
             if not parts:
@@ -159,5 +158,3 @@ def brought(x: Tensor, layout: Layout, axes: Sequence[Axis], full: bool = False)
         shape.append(math.prod(sizes[place : place + count]))
         place += count
     return x.expand(sizes).reshape(shape)
-
-

@@ -8,6 +8,7 @@ and so is each call of a fused kernel. What is heard is read later: scores.py, f
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -23,10 +24,12 @@ from wqkv.record.operators.nodes import (
     RULES,
     SHAPES,
     SOFTMAXES,
+    Applied,
     Argument,
     Leaf,
     Node,
     Operator,
+    all_nodes,
     hides,
     leaves,
     mapped,
@@ -44,7 +47,7 @@ MADE_OF_OTHERS = frozenset(
 COPIES = frozenset(("clone", "contiguous", "_to_copy", "to", "detach", "alias"))
 
 
-class Product(NamedTuple):
+class WrittenOut(NamedTuple):
     """Weights that met v in a matrix product, as it was heard."""
 
     weights: Node
@@ -55,19 +58,16 @@ class Product(NamedTuple):
 
 
 class FusedCall(NamedTuple):
-    """One call of a kernel that computes a whole attention."""
+    """One call of a kernel that computes a whole attention, and what it returned."""
 
-    func: Any  # torch's own type, which is private
-    operator: str
-    args: tuple[Argument, ...]
-    kwargs: dict[str, Argument]  # of a foreign call
+    applied: Applied
     outputs: tuple[Argument, ...]
 
 
 class Heard(NamedTuple):
     """One attention that was heard: how, or why it cannot be followed."""
 
-    how: Product | FusedCall | None
+    how: WrittenOut | FusedCall | None
     lost: str = ""
 
 
@@ -95,6 +95,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         self._tell, self._model = tell, model
         self._trails = Trails()
         self._weights: set[int] | None = None  # the storages of the parameters
+        self._casts: dict[int, weakref.ref[Tensor]] = {}  # those of what they were cast to
         self._open: dict[Node, None] = {}  # softmaxes over scores that have not met v yet
         self._on = False
         self._keys: tuple[Any, Any] = (None, None)  # as of_torch.as_called takes them
@@ -163,13 +164,14 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         finally:
             mode.__exit__(self, None, None, None)
 
-    # The signature that torch asks for; func is of a private type, kwargs of a foreign call.
+    # As torch calls it: func and types are private, and these are keyword arguments of a foreign
+    # call.
     def __torch_dispatch__(
         self,
         func: Any,
         types: Any,
         args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+        kwargs: dict[str, Any] | None = None,  # keyword arguments of a foreign call
     ) -> Any:
         kwargs = kwargs or {}
         if self._closed or _QUIET.depth or is_inside():  # our own attention is heard as a whole
@@ -187,6 +189,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             return self._run(func, operator, args, kwargs)
         return self._hear(func, operator, args, kwargs, known)
 
+    # Its keyword arguments are of a foreign call.
     def _run(
         self, func: Any, operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
@@ -201,8 +204,21 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             out = func(*args, **kwargs)
         for x in wrote:
             self._trails.wrote(x)
+        if operator.name in _CASTS and isinstance(out, Tensor) and self._is_weight(args[0]):
+            self._cast(out)
         return out
 
+    def _cast(self, x: Tensor) -> None:
+        """A weight in another dtype, which autocast makes, is a weight as long as it lives."""
+        number, casts = of_torch.storage_number(x), self._casts
+
+        def gone(reference: weakref.ref[Tensor]) -> None:
+            if casts.get(number) is reference:
+                del casts[number]
+
+        casts[number] = weakref.ref(x, gone)
+
+    # Its keyword arguments are of a foreign call.
     def _known(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
         """The tensors among the arguments of an operator that are known."""
         find = self._trails.find
@@ -212,6 +228,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
                 found += [y for y in x if isinstance(y, Tensor) and find(y) is not None]
         return found + [x for x in kwargs.values() if isinstance(x, Tensor) and find(x) is not None]
 
+    # Its keyword arguments are of a foreign call.
     def _hear(
         self,
         func: Any,
@@ -225,53 +242,58 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         if len(known) > 1 and name in RULES:
             self._free_masks(known)
         # Before it runs, because it may write into what it is given.
-        given, named = mapped((args, kwargs), trails.argument)
+        whole = "attention" in name or name in _WHOLE_LAYERS
+        keep = trails.value if whole else trails.argument
+        applied = Applied(func, name, *mapped((args, kwargs), keep))
         aliases = [(x, list(trails.aliases(x))) for x in written(operator, args)]
         out = self._run(func, operator, args, kwargs)
-        if "attention" in operator.name or operator.name in _WHOLE_LAYERS:
-            if not operator.name.endswith("_backward"):
-                outs = tuple(trails.argument(x) for x in (out if isinstance(out, tuple) else [out]))
-                self._tell(Heard(FusedCall(func, operator.name, given, named, outs)))
+        if whole:
+            if not name.endswith("_backward"):
+                self._whole(applied, out if isinstance(out, tuple) else (out,))
         elif name in PRODUCTS:
-            self._product(func, name, args, given, named, out)
+            self._product(applied, args, out)
         elif name in SOFTMAXES and not known:
             # Of no product: whether it is used as weights shows later.
-            plain = tuple(None if isinstance(x, Leaf) else x for x in given)
-            self._put(out, Node(func, name, plain, named, out))
-        elif known and all(trails.is_output(x) for x in known):
-            self._after(name, known[0], out)
+            plain = tuple(None if isinstance(x, Leaf) else x for x in applied.args)
+            self._put(out, Node(applied._replace(args=plain), out))
+        elif any(map(trails.is_output, known)):
+            self._after(name, known, out)
         elif name in PROJECTIONS:
-            self._mix(func, name, args, given, named, out)
-        elif name == "native_dropout" and isinstance(out, tuple) and given[2]:
+            self._mix(applied, args, out)
+        elif name == "native_dropout" and isinstance(out, tuple) and args[2]:
             kept = trails.leaf(out[1])  # what it drew
-            self._put(out[0], Node(func, name, (*given, kept), named, out[0], 0))
+            self._put(out[0], Node(applied._replace(args=(*applied.args, kept)), out[0], 0))
         elif name not in SHAPES:
-            self._made(func, name, given, named, out)
+            self._made(applied, out)
             for x, others in aliases:
                 self._written_through(x, others)
         return out
 
+    # Its keyword arguments are of a foreign call.
     def _higher(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operator that takes functions, such as flex_attention."""
         out = func(*args, **kwargs)
         if of_torch.is_flex(func):
-            given, named = mapped((args, kwargs), self._trails.argument)
-            outs = tuple(self._trails.argument(x) for x in out)
-            self._tell(Heard(FusedCall(func, "flex_attention", given, named, outs)))
+            given = mapped((args, kwargs), self._trails.value)
+            self._whole(Applied(func, "flex_attention", *given), out)
         return out
+
+    def _whole(self, applied: Applied, out: tuple[Any, ...]) -> None:
+        """A kernel has computed a whole attention."""
+        if of_torch.backward_number() < 0:
+            outputs = tuple(map(self._trails.value, out))
+            self._tell(Heard(FusedCall(applied, outputs)))
 
     # What an operator has made
 
-    def _made(
-        self, func: Any, name: str, given: tuple[Argument, ...], named: dict[str, Argument], out: Any
-    ) -> None:
+    def _made(self, applied: Applied, out: Any) -> None:
         """Every float tensor that comes out is known by its Node."""
         if isinstance(out, Tensor):
-            self._put(out, Node(func, name, given, named, out))
+            self._put(out, Node(applied, out))
             return
         for n, x in enumerate(out if isinstance(out, tuple | list) else ()):
             if isinstance(x, Tensor):
-                self._put(x, Node(func, name, given, named, x, n))
+                self._put(x, Node(applied, x, n))
 
     def _put(self, x: Tensor, node: Node) -> None:
         if not x.is_floating_point():  # bool and integers are values from here on
@@ -292,13 +314,14 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             return
         whole, node = wholes[0]
         place = (list(x.shape), list(x.stride()), x.storage_offset())
-        laid = Node(of_torch.LAY_INTO, "as_strided_scatter", (node, new, *place), {}, whole)
+        into = Applied(of_torch.LAY_INTO, "as_strided_scatter", (node, new, *place), {})
+        laid = Node(into, whole)
         self._trails.put(whole, laid)
         for other, _ in others:
             if other is not whole:
                 place = (list(other.shape), list(other.stride()), other.storage_offset())
-                cut = Node(of_torch.LAY_OUT, "as_strided", (laid, *place), {}, other)
-                self._trails.put(other, cut)
+                cut = Applied(of_torch.LAY_OUT, "as_strided", (laid, *place), {})
+                self._trails.put(other, Node(cut, other))
 
     def _free_masks(self, known: list[Tensor]) -> None:
         """A term of two that only shows or hides is a value, whatever it was computed from."""
@@ -309,43 +332,39 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             if hides(x, HIDDEN):
                 self._trails.drop(x)
 
-    def _after(self, name: str, x: Tensor, out: Any) -> None:
-        """The first operator on an output: if it cuts the axes apart, it shows the heads."""
-        entry = self._trails.find(x)
-        if entry is None or not isinstance(entry.what, Output) or not isinstance(out, Tensor):
-            return
-        if name in COPIES and out.shape == x.shape:
-            self._trails.put(out, entry.what)
-        elif name in LAYOUTS and entry.what.shape is None:
-            entry.what.shape = tuple(out.shape)
+    def _after(self, name: str, known: list[Tensor], out: Any) -> None:
+        """An operator on an output: a view may show the heads, and a factor may be a sink."""
+        for x in known:
+            entry = self._trails.find(x)
+            if entry is None or not isinstance(entry.what, Output):
+                continue
+            if len(known) > 1 and name in ("mul", "div"):
+                entry.what.scaled = True
+            elif name in LAYOUTS and isinstance(out, Tensor):
+                if name not in COPIES and entry.what.shape is None:
+                    entry.what.shape = tuple(out.shape)
+                self._trails.put(out, entry.what)
 
     # Products
 
-    def _product(
-        self,
-        func: Any,
-        name: str,
-        args: tuple[Any, ...],
-        given: tuple[Argument, ...],
-        named: dict[str, Argument],
-        out: Tensor,
-    ) -> None:
-        (a, b), (left, right) = args[-2:], given[-2:]
+    def _product(self, applied: Applied, args: tuple[Any, ...], out: Tensor) -> None:
+        (a, b), (left, right) = args[-2:], applied.args[-2:]
         if self._is_weight(a) or self._is_weight(b):
-            self._mix(func, name, args, given, named, out)
+            self._mix(applied, args, out)
             return
         weights = [one for one in (left, right) if isinstance(one, Node) and one.is_weights]
-        if len(weights) == 1 and not (name == "baddbmm" and isinstance(given[0], Node)):
+        onto_scores = applied.name == "baddbmm" and isinstance(applied.args[0], Node)
+        if len(weights) == 1 and not onto_scores:
             first = left is weights[0]
             self._attention(weights[0], b if first else a, first, out)
         elif len(weights) == 2:
-            node = Node(func, name, given, named, out)
+            node = Node(applied, out)
             node.odd |= {"a product of two maps"}
             self._put(out, node)
         else:
             leaf = self._trails.leaf
-            fresh = (*given[:-2], leaf(a), leaf(b))  # q and k are taken as they are
-            self._put(out, Node(func, name, fresh, named, out))
+            fresh = (*applied.args[:-2], leaf(a), leaf(b))  # q and k are taken as they are
+            self._put(out, Node(applied._replace(args=fresh), out))
 
     def _attention(self, weights: Node, value: Tensor, first: bool, out: Tensor) -> None:
         for softmax in weights.softmaxes:
@@ -361,30 +380,23 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         else:
             shape, leaf = Output(), self._trails.leaf
             self._trails.put(out, shape)
-            self._tell(Heard(Product(weights, leaf(value), first, leaf(out), shape)))
+            self._tell(Heard(WrittenOut(weights, leaf(value), first, leaf(out), shape)))
 
-    def _mix(
-        self,
-        func: Any,
-        name: str,
-        args: tuple[Any, ...],
-        given: tuple[Argument, ...],
-        named: dict[str, Argument],
-        out: Any,
-    ) -> None:
+    def _mix(self, applied: Applied, args: tuple[Any, ...], out: Any) -> None:
         """A learned weight meets a map: heads are mixed (followed), or channels (the trail ends).
 
         If heads are mixed, each number of the maps goes in, and the rows of the product are made of
         whole maps.
         """
-        for x, node in zip(args, given, strict=False):
+        spatial = applied.name.startswith("conv") or applied.name.endswith("norm")
+        for x, node in zip(args, applied.args, strict=False):
             if not isinstance(node, Node) or not node.products or x.numel() != node.numel:
                 continue
             whole_maps = any(x.numel() // d % node.map_numel == 0 for d in x.shape[-2:] if d)
-            spatial = name == "convolution" or name.endswith("norm")
             if spatial or (whole_maps and node.map_numel > 1):
-                first = out[0] if isinstance(out, tuple) else out
-                mixed = Node(func, name, given, named, first, 0 if isinstance(out, tuple) else None)
+                several = isinstance(out, tuple)
+                first = out[0] if several else out
+                mixed = Node(applied, first, 0 if several else None)
                 mixed.odd |= {"heads mixed by weights"}
                 self._put(first, mixed)
                 return
@@ -393,11 +405,13 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         if self._weights is None:
             found = self._model.parameters()
             self._weights = {of_torch.storage_number(one) for one in found}
-        return of_torch.storage_number(x) in self._weights
+        number = of_torch.storage_number(x)
+        return number in self._weights or number in self._casts
 
 
 #: Whole layers of torch.nn, as its fast path calls them.
 _WHOLE_LAYERS = frozenset(("_transformer_encoder_layer_fwd",))
+_CASTS = frozenset(("_to_copy", "to"))
 #: Operators that are made of others, which go another way below autograd and autocast.
 _AS_CALLED = _WHOLE_LAYERS | {"linear", "_native_multi_head_attention"}
 _HEARD = PRODUCTS | SOFTMAXES | _WHOLE_LAYERS
@@ -416,9 +430,10 @@ def _is_whole(x: Tensor) -> bool:
 def tensors_in(heard: Heard) -> list[Leaf]:
     """Everything that is kept by reference for an attention that was heard."""
     match heard.how:
-        case Product(weights=weights, value=value, output=output):
-            kept = [one for one in leaves((weights.args,)) if isinstance(one, Leaf)]
-            return [*kept, value, output]
-        case FusedCall(args=args, kwargs=kwargs, outputs=outputs):
-            return [one for one in leaves((args, kwargs, outputs)) if isinstance(one, Leaf)]
+        case WrittenOut(weights=weights, value=value, output=output):
+            before = leaves([one.args for one in all_nodes(weights)])
+            return [*(one for one in before if isinstance(one, Leaf)), value, output]
+        case FusedCall(applied=applied, outputs=outputs):
+            given = (applied.args, applied.kwargs, outputs)
+            return [one for one in leaves(given) if isinstance(one, Leaf)]
     return []

@@ -10,38 +10,42 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from wqkv.upstream import of_torch
 
+
+def _split(names: str) -> frozenset[str]:
+    return frozenset(names.split())
+
+
 #: Operators that move numbers and change none.
-LAYOUTS = frozenset(
-    "view _unsafe_view expand transpose permute t clone reshape unsqueeze squeeze alias detach "
-    "_reshape_alias contiguous slice select narrow split split_with_sizes chunk unbind unflatten "
-    "flatten _to_copy to type_as float as_strided as_strided_scatter repeat swapaxes movedim "
-    "lift_fresh expand_as view_as reshape_as".split()
-)
+LAYOUTS = _split("""
+view _unsafe_view expand transpose permute t clone reshape unsqueeze squeeze alias detach
+_reshape_alias contiguous slice select narrow split split_with_sizes chunk unbind unflatten
+flatten _to_copy to type_as float as_strided as_strided_scatter repeat swapaxes movedim lift_fresh
+expand_as view_as reshape_as
+""")
 #: Operators that may stand between the scores and their softmax, or behind it, in the formula of
 #: attention: scale, mask, bias, softcap, sinks, and what makes a softmax stable.
-RULES = frozenset(
-    "mul div add sub rsub neg masked_fill where tanh clamp clamp_min clamp_max maximum minimum "
-    "nan_to_num cat max amax copy fill eq all any logical_not isneginf isinf isnan scalar_tensor "
-    "native_dropout dropout".split()
-)
+RULES = _split("""
+mul div add sub rsub neg masked_fill where tanh clamp clamp_min clamp_max maximum minimum
+nan_to_num cat max amax copy fill eq all any logical_not isneginf isinf isnan scalar_tensor
+native_dropout dropout
+""")
 PRODUCTS = frozenset(("bmm", "baddbmm", "mm"))
 SOFTMAXES = frozenset(("_softmax", "_safe_softmax", "softmax"))
 #: Operators whose result holds none of the numbers that they are given.
-SHAPES = frozenset(
-    "zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty rand_like "
-    "bernoulli randn_like is_same_size".split()
-)
+SHAPES = _split("""
+zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty rand_like
+bernoulli randn_like is_same_size
+""")
 #: Operators that mix channels by weights: what comes out of them is a new activation.
-PROJECTIONS = frozenset(
-    "addmm linear native_layer_norm layer_norm convolution native_batch_norm batch_norm "
-    "_native_batch_norm_legit_no_training native_group_norm rms_norm _fused_rms_norm conv1d "
-    "conv2d embedding".split()
-)
+PROJECTIONS = _split("""
+addmm linear native_layer_norm layer_norm convolution native_batch_norm batch_norm
+_native_batch_norm_legit_no_training native_group_norm rms_norm _fused_rms_norm conv1d conv2d
+embedding
+""")
 
 
 class Operator(NamedTuple):
@@ -87,6 +91,15 @@ class Leaf:
 Argument = Any  # of an operator: a Node, a Leaf, a number, None, or a list or tuple of these
 
 
+class Applied(NamedTuple):
+    """An operator, and what it was given."""
+
+    func: Any  # torch's own type, which is private
+    name: str
+    args: tuple[Argument, ...]
+    kwargs: dict[str, Argument]  # keyword arguments of a foreign call
+
+
 class Node:
     """One operator on the way from a product of two activations to the weights."""
 
@@ -95,16 +108,9 @@ class Node:
         "odd", "output", "products", "shape", "softmaxes",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        func: Any,  # torch's own type, which is private
-        name: str,
-        args: tuple[Argument, ...],
-        kwargs: dict[str, Argument],  # of a foreign call
-        out: Tensor,
-        output: int | None = None,
-    ) -> None:
-        self.func, self.name, self.args, self.kwargs = func, name, args, kwargs
+    def __init__(self, applied: Applied, out: Tensor, output: int | None = None) -> None:
+        self.func, name, args, kwargs = applied
+        self.name, self.args, self.kwargs = name, args, kwargs
         self.shape, self.dtype, self.numel = tuple(out.shape), out.dtype, out.numel()
         self.output = output  # which of several outputs this is
         before = [one for one in leaves((args, kwargs)) if isinstance(one, Node)]
@@ -206,4 +212,4 @@ def all_nodes(node: Node) -> list[Node]:
 
 def hides(tensor: Tensor, most: float) -> bool:
     """Whether every number is 0 or at most `most`: a mask as it is added to the scores."""
-    return bool(((tensor == 0) | (tensor <= most)).all()) if tensor.numel() else torch.tensor(True)
+    return bool(((tensor == 0) | (tensor <= most)).all())

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from wqkv.maps.proof import Proof
 from wqkv.record.captured import Refusal
 from wqkv.record.mask_pattern import HIDDEN
-from wqkv.record.operators.listening import Product
+from wqkv.record.operators.listening import WrittenOut
 from wqkv.record.operators.nodes import (
     SOFTMAXES,
     Leaf,
@@ -22,12 +23,11 @@ from wqkv.record.operators.nodes import (
     mapped,
     softmax_input,
 )
-from wqkv.maps.proof import Proof
 
 #: Operators that change the type of numbers, or nothing.
 _CASTS = frozenset(
-    "_to_copy to float type_as clone contiguous detach alias lift_fresh".split()
-)
+    ("_to_copy", "to", "float", "type_as", "clone", "contiguous", "detach", "alias", "lift_fresh")
+)  # fmt: skip
 #: Operators whose results are rounded to the model's own type.
 _ROUNDED = frozenset(("add", "sub", "mul", "masked_fill", "where", "cat"))
 
@@ -41,7 +41,7 @@ class Replayed(NamedTuple):
     largest: float  # score that is not hidden
 
 
-def replay(heard: Product) -> Replayed:
+def replay(heard: WrittenOut) -> Replayed:
     """Compute an attention again.
 
     Raises:
@@ -68,7 +68,7 @@ def replay(heard: Product) -> Replayed:
     return Replayed(scores.movedim(dim, -1), first, output, largest)
 
 
-def compare(found: Replayed, heard: Product) -> Proof:
+def compare(found: Replayed, heard: WrittenOut) -> Proof:
     """The output that was computed again, beside the model's own.
 
     A score is off by up to eps |score|, its weight by as much of itself, and the output by what v

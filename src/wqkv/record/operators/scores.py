@@ -122,11 +122,13 @@ def _pair(node: Node) -> tuple[Node, Argument, bool]:
 def _number(x: Argument) -> float | None:
     """A number, or a tensor that holds one; else None."""
     if isinstance(x, Leaf):
-        return float(x.tensor) if x.tensor.numel() == 1 else None
+        return float(x.tensor.item()) if x.tensor.numel() == 1 else None
     return float(x) if isinstance(x, int | float) else None
 
 
-def _met(found: Scores, leaf: Leaf, shape: tuple[int, ...], factor: float = 1.0) -> tuple[Scores, Term]:
+def _met(
+    found: Scores, leaf: Leaf, shape: tuple[int, ...], factor: float = 1.0
+) -> tuple[Scores, Term]:
     """The scores, spread to a shape, and a tensor that meets them there."""
     layout = broadcast(found.layout, shape)
     tensor = leaf.tensor
@@ -160,7 +162,7 @@ def _multiplied(node: Node) -> Scores:
 
 def _added(node: Node) -> Scores:
     a, b = node.args[:2]
-    alpha = float(node.kwargs.get("alpha", node.args[2] if len(node.args) > 2 else 1))
+    alpha = _alpha(node)
     if node.name == "sub":
         alpha = -alpha
     if isinstance(a, Node) and isinstance(b, Node):
@@ -182,6 +184,11 @@ def _added(node: Node) -> Scores:
         return found  # one number for all scores, which a softmax does not see
     assert isinstance(other, Leaf)
     return _add(found, other, node.shape, alpha)
+
+
+def _alpha(node: Node) -> float:
+    """What the second factor of a sum is multiplied by."""
+    return _number(node.kwargs.get("alpha", node.args[2] if len(node.args) > 2 else 1)) or 0.0
 
 
 def _add(found: Scores, leaf: Leaf, shape: tuple[int, ...], factor: float) -> Scores:
@@ -286,9 +293,9 @@ def _cut(node: Node) -> Scores:
     dim = (node.args[1] if len(node.args) > 1 else 0) % len(node.shape)
     start = node.args[2] if len(node.args) > 2 and node.args[2] is not None else 0
     of_keys = found.keys is not None and found.layout[dim] == found.keys
-    if of_keys and found.sink is not None and node.shape[dim] == size_of(found.layout[dim]):
-        if (start == 1) == found.sink_first:
-            return found
+    leaves_keys = node.shape[dim] == size_of(found.layout[dim])
+    if of_keys and leaves_keys and found.sink is not None and (start == 1) == found.sink_first:
+        return found
     raise Unreadable("a part of its scores is cut out")
 
 

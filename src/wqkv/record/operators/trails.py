@@ -17,10 +17,11 @@ from wqkv.upstream.of_torch import storage_number
 
 
 class Output:
-    """Stands for what attention has returned, until its next operator shows its heads."""
+    """Stands for what attention has returned, as long as it is only moved."""
 
     def __init__(self) -> None:
-        self.shape: tuple[int, ...] | None = None  # of what was made of it first
+        self.shape: tuple[int, ...] | None = None  # of what was made of it first: its heads show
+        self.scaled = False  # whether it met something that its own scores have made
 
 
 class _Entry(NamedTuple):
@@ -102,6 +103,10 @@ class Trails:
         if not isinstance(x, Tensor):
             return x
         return self.node(x) or self.leaf(x)
+
+    def value(self, x: object) -> Argument:
+        """What is kept of something that a whole attention is given, whatever made it."""
+        return self.leaf(x) if isinstance(x, Tensor) else x
 
     def aliases(self, x: Tensor) -> Iterator[tuple[Tensor, Node]]:
         """The other living tensors that share memory with one and are as they were."""

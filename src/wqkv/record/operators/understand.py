@@ -8,8 +8,7 @@ what the model did is computed again and compared, and the map shows the softmax
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-
+from dataclasses import replace
 
 from torch import Tensor, nn
 
@@ -17,12 +16,12 @@ from wqkv.maps.proof import Proof
 from wqkv.record.captured import CapturedCall, Refusal
 from wqkv.record.mask_pattern import HIDDEN
 from wqkv.record.operators.assemble import assembled, head_count
-from wqkv.record.operators.fused import read_fused
 from wqkv.record.operators.layout import Unreadable
-from wqkv.record.operators.listening import FusedCall, Heard, Product
-from wqkv.record.operators.nodes import Leaf, all_nodes, hides, leaves
+from wqkv.record.operators.listening import FusedCall, Heard, WrittenOut
+from wqkv.record.operators.nodes import LAYOUTS, RULES, Leaf, Node, all_nodes, hides, leaves
 from wqkv.record.operators.replay import compare, replay
 from wqkv.record.operators.scores import read
+from wqkv.record.operators.whole_calls import read_fused
 from wqkv.record.prove_call import check
 from wqkv.record.read_mask import KnownMasks
 from wqkv.record.run import Run, Scored, replayed_run
@@ -49,13 +48,13 @@ def call_of(heard: Heard, modules: Sequence[nn.Module], known: KnownMasks) -> Ca
         call = assembled(scores, how, modules, known)
     except Unreadable as error:
         return replayed(how, modules, str(error))
-    notes = [*scores.after, *_large_terms(how, modules)]
+    notes = [*scores.after, *_large_terms(how, modules), *_scaled(how)]
     if scores.after:  # its output is that of other weights: those that came after the softmax
         call = _with_replayed_proof(call, how)
     return call._replace(notes=tuple(notes))
 
 
-def _with_replayed_proof(call: CapturedCall, how: Product) -> CapturedCall:
+def _with_replayed_proof(call: CapturedCall, how: WrittenOut) -> CapturedCall:
     """The same call, proved by what the model did to the weights after the softmax."""
 
     def proof() -> Proof:
@@ -64,7 +63,7 @@ def _with_replayed_proof(call: CapturedCall, how: Product) -> CapturedCall:
     return call._replace(proof=proof)
 
 
-def replayed(how: Product, modules: Sequence[nn.Module], why: str) -> Run:
+def replayed(how: WrittenOut, modules: Sequence[nn.Module], why: str) -> Run:
     """A run whose scores are computed again each time that they are asked for.
 
     Args:
@@ -86,12 +85,32 @@ def replayed(how: Product, modules: Sequence[nn.Module], why: str) -> Run:
         return Scored(_four_axes(again.scores, how, modules), again.first)
 
     *first, _ = _four_axes(found.scores, how, modules).shape
+    proof = replace(proof, rows=first[0] * first[2])
     output = how.output.tensor if how.weights_first else how.output.tensor.mT
     output = output.detach().reshape(*first, -1)
-    return replayed_run((*first, key_len), scores, proof, reason, output)
+    run = replayed_run((*first, key_len), scores, proof, reason, output)
+    run.notes = (*_changed_after(weights), *_scaled(how))
+    return run
 
 
-def _four_axes(scores: Tensor, how: Product, modules: Sequence[nn.Module]) -> Tensor:
+def _scaled(how: WrittenOut) -> list[str]:
+    """What to say of an output that is multiplied by something that its own scores have made."""
+    if not how.shape.scaled:
+        return []
+    return [
+        "its output was multiplied by something that its scores have made, such as a sink's share: "
+        "these are the weights before"
+    ]
+
+
+def _changed_after(weights: Node) -> tuple[str, ...]:
+    """What to say of weights that other operators changed between their softmax and v."""
+    later = [one.name for one in all_nodes(weights) if one.is_weights and one not in one.softmaxes]
+    changed = [name for name in later if name not in LAYOUTS | RULES]
+    return (f"shown is its softmax, which `{changed[0]}` changed before it met v",) if changed else ()
+
+
+def _four_axes(scores: Tensor, how: WrittenOut, modules: Sequence[nn.Module]) -> Tensor:
     """Scores as (batch, head, query, key), by the order of their axes."""
     *lead, n, m = scores.shape
     if len(lead) == 1:
@@ -102,7 +121,7 @@ def _four_axes(scores: Tensor, how: Product, modules: Sequence[nn.Module]) -> Te
     return scores.reshape(-1, lead[-1], n, m)
 
 
-def _large_terms(how: Product, modules: Sequence[nn.Module]) -> list[str]:
+def _large_terms(how: WrittenOut, modules: Sequence[nn.Module]) -> list[str]:
     """What to say of a term as large as the scores that is neither a weight nor a mask.
 
     It was made in the call, perhaps of q or k by another road: the weights are right, and whether

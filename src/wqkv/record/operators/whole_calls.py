@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ from wqkv.record.operators.nodes import Argument, Leaf, mapped
 from wqkv.record.read_mask import KnownMask, KnownMasks
 from wqkv.upstream import of_torch
 
+#: The arguments of a foreign call by name, some of which are keyword arguments.
+Given = dict[str, Any]  # keyword arguments of torch's operators
 #: Kernels that are given q, k, v (batch, head, length, d), a mask or bias, `is_causal` and `scale`.
 _KERNELS = frozenset(
     ("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention",
@@ -26,44 +28,36 @@ _KERNELS = frozenset(
 )  # fmt: skip
 
 
-class Flex(NamedTuple):
-    """What FlexAttention was asked for beside q, k and v."""
-
-    score_mod: Callable[..., Tensor] | None  # None: it changes no score
-    scale: float
-
-
 def read_fused(heard: FusedCall, known: KnownMasks) -> CapturedCall:
     """q, k, v, the output and the rules of a call.
 
     Raises:
         Refusal: the kernel is not known, or was asked for what a map cannot show.
     """
-    names = (
-        list(_FLEX) if heard.operator == "flex_attention"
-        else [one.name for one in of_torch.schema(heard.func).arguments]
-    )  # fmt: skip
-    given: dict[str, Any] = {}  # the arguments of a foreign call
-    for name, x in (*zip(names, heard.args, strict=False), *heard.kwargs.items()):
-        given[name] = mapped(x, _tensor)
+    applied = heard.applied
+    name = applied.name
+    schema = () if name == "flex_attention" else of_torch.schema(applied.func).arguments
+    names = [one.name for one in schema] or _FLEX
+    given: Given = {}
+    for what, x in (*zip(names, applied.args, strict=False), *applied.kwargs.items()):
+        given[what] = mapped(x, _tensor)
     outputs = tuple(_tensor(x) for x in heard.outputs)
-    if heard.operator in _KERNELS:
+    if name in _KERNELS:
         return _kernel(given, outputs[0], known)
-    if heard.operator == "flex_attention":
+    if name == "flex_attention":
         return _flex(given, outputs[0])
-    if heard.operator == "_native_multi_head_attention":
+    if name == "_native_multi_head_attention":
         return _multi_head(given, outputs[0])
-    if heard.operator == "_transformer_encoder_layer_fwd":
+    if name == "_transformer_encoder_layer_fwd":
         return _encoder_layer(given, outputs[0])
-    raise Refusal(f"the operator `{heard.operator}` is not known: its rules cannot be read")
+    raise Refusal(f"the operator `{name}` is not known: its rules cannot be read")
 
 
 def _tensor(x: Argument) -> Any:
     return x.tensor.detach() if isinstance(x, Leaf) else x
 
 
-# Given: the arguments of a foreign call by name, here and below.
-def _kernel(given: dict[str, Any], output: Tensor, known: KnownMasks) -> CapturedCall:
+def _kernel(given: Given, output: Tensor, known: KnownMasks) -> CapturedCall:
     query, key, value = given["query"], given["key"], given["value"]
     if given.get("dropout_p"):
         raise Refusal(f"dropout {given['dropout_p']:g} while training draws new weights every time")
@@ -103,14 +97,12 @@ _FLEX = (
 )  # fmt: skip
 
 
-def _flex(given: dict[str, Any], output: Tensor) -> CapturedCall:
+def _flex(given: Given, output: Tensor) -> CapturedCall:
     query, key, value = given["query"], given["key"], given["value"]
     batch, _, n, _ = query.shape
     m = key.shape[2]
     mask_mod, buffers = given["block_mask"][-1], given["mask_mod_other_buffers"]
-    rows = of_function(
-        lambda *at: mask_mod(*at, *buffers), batch, n, m, query.device
-    )
+    rows = of_function(lambda *at: mask_mod(*at, *buffers), batch, n, m, query.device)
     return CapturedCall(
         query, key, value, output, [MaskReading(rows)], cross=False, stored_keys=False,
         scale=given["scale"], softcap=None, sinks=None, bias=None, causal=False, window=None,
@@ -127,7 +119,7 @@ def _padded(x: Tensor) -> tuple[Tensor, list[int] | None]:
     return x.to_padded_tensor(0.0), [len(one) for one in x.unbind()]
 
 
-def _multi_head(given: dict[str, Any], output: Tensor) -> CapturedCall:
+def _multi_head(given: Given, output: Tensor) -> CapturedCall:
     inputs = [_padded(given[name]) for name in ("query", "key", "value")]
     xs, lengths = [x for x, _ in inputs], inputs[1][1]
     q, k, v = _projected(xs, given)
@@ -137,7 +129,7 @@ def _multi_head(given: dict[str, Any], output: Tensor) -> CapturedCall:
     )
 
 
-def _encoder_layer(given: dict[str, Any], output: Tensor) -> CapturedCall:
+def _encoder_layer(given: Given, output: Tensor) -> CapturedCall:
     source, lengths = _padded(given["src"])
     given = {**given, "num_head": given["num_heads"]}
 
@@ -164,19 +156,19 @@ def _encoder_layer(given: dict[str, Any], output: Tensor) -> CapturedCall:
     return _composite(given, parts, _padded(output)[0], lengths, finish)
 
 
-def _projected(xs: list[Tensor], given: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+def _projected(xs: list[Tensor], given: Given) -> tuple[Tensor, Tensor, Tensor]:
     """q, k and v (batch, head, length, d_k) of the inputs."""
     weights, biases = given["qkv_weight"].chunk(3), given["qkv_bias"].chunk(3)
     found = []
     for x, weight, bias in zip(xs, weights, biases, strict=True):
-        made = F.linear(x, weight, bias)
+        made = F.linear(x, weight.to(x), bias.to(x))
         found.append(made.unflatten(-1, (given["num_head"], -1)).transpose(1, 2))
     q, k, v = found
     return q, k, v
 
 
 def _composite(
-    given: dict[str, Any],
+    given: Given,
     parts: tuple[Tensor, Tensor, Tensor],
     output: Tensor,
     lengths: list[int] | None,
