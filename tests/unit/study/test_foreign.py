@@ -135,9 +135,9 @@ def test_a_family_without_a_row():
 
 def test_a_family_whose_layers_do_not_all_attend():
     config = transformers.Qwen3NextConfig(
-        **TEXT, num_key_value_heads=3, head_dim=4, layer_types=["linear_attention", "full_attention"],
-        linear_num_value_heads=2, linear_num_key_heads=2, linear_key_head_dim=4,
-        linear_value_head_dim=4, num_experts=0, shared_expert_intermediate_size=7,
+        **TEXT, num_key_value_heads=3, head_dim=4, num_experts=0, shared_expert_intermediate_size=7,
+        layer_types=["linear_attention", "full_attention"], linear_num_value_heads=2,
+        linear_num_key_heads=2, linear_key_head_dim=4, linear_value_head_dim=4,
     )  # fmt: skip
     save(transformers.Qwen3NextModel(config), tokenizer=True)
     said = refused("model")
@@ -281,13 +281,19 @@ def test_a_folder_of_weights():
 
 
 @pytest.mark.parametrize(
-    ("name", "module"), [("code/my_model.py", "my_model"), ("code", "my_code")]
+    ("name", "module"),
+    [
+        ("code/my_model.py", "my_model"),
+        ("code/my_model.py\nimport evil #.py", "my_code"),
+        ("code", "my_code"),
+    ],
 )
 def test_python(name, module, monkeypatch):
     Path("code").mkdir()
-    Path("code/my_model.py").write_text("class MyModel: pass")
+    Path("code/my_model.py").touch()
+    Path("code/my_model.py\nimport evil #.py").touch()
     said = refused(name)
-    assert said.startswith(f"'{name}' holds Python, which wqkv never runs.\n")
+    assert said.startswith(f"{name!r} holds Python, which wqkv never runs.\n")
     monkeypatch.setitem(sys.modules, module, SimpleNamespace(MyModel=MyModel))
     run(said)
 
@@ -335,7 +341,7 @@ def test_a_file_of_a_model():
 def test_a_folder_of_models():
     write("runs/checkpoint-500/config.json", {"model_type": "bert"})
     write("runs/checkpoint-1000/config.json", {"model_type": "bert"})
-    assert refused("runs").endswith("name runs/checkpoint-1000 or runs/checkpoint-500.")
+    assert refused("runs").endswith("name 'runs/checkpoint-1000' or 'runs/checkpoint-500'.")
 
 
 def test_an_adapter():
