@@ -288,7 +288,7 @@ def test_an_output_that_is_written_over(mode):
     class Doubled(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             q = x.unflatten(2, (3, 8)).transpose(1, 2)
-            return attention(q, q, q).mul_(2)
+            return attention(q, q, q, mask=Chunked(3), softcap=2.0).mul_(2)
 
     model = Doubled()
     with MODES[mode](), watch(model) as seen:
@@ -424,6 +424,30 @@ def test_other_rules_begin_a_run(given, step, why):
         model(x[:, 3:4], cache=cache, **step)
     assert [m.shape[2] for m in seen.runs(0)] == [3, 1]
     assert why in seen.report()
+
+
+def without_dropout(model: MultiheadAttention) -> None:
+    model.eval()
+
+
+def other_persistent_keys(model: MultiheadAttention) -> None:
+    assert model.persistent_k is not None
+    model.persistent_k += 1
+
+
+@pytest.mark.parametrize(
+    ("given", "change"),
+    [({"dropout": 0.3}, without_dropout), ({"persistent": 2}, other_persistent_keys)],
+)
+def test_a_layer_that_changes_between_steps_begins_a_run(given, change):
+    torch.manual_seed(0)
+    model, x, cache = layer(**given).train(), tokens(), Dynamic()
+    with torch.no_grad(), watch(model) as seen:
+        model(x[:, :3], cache=cache)
+        change(model)
+        model(x[:, 3:4], cache=cache)
+    assert [m.shape[2] for m in seen.runs(0)] == [3, 1]
+    assert "its rules, or the sizes of q and k, are not those of the run" in seen.report()
 
 
 def test_a_mask_that_is_made_for_one_length_begins_a_run():
