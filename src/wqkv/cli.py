@@ -84,16 +84,22 @@ def _message(error: Exception, lang: str) -> str:
 def one_line(message: str) -> str:
     r"""Return a message on one line, with its indented lines in parentheses.
 
+    Lines of Python, which are indented by four and end a message, stay lines of their own.
+
     >>> one_line("No token 'x'.\n  tokens: a, b\n  layer: int 3\nPass one of them.")
     "No token 'x'. (tokens: a, b; layer: int 3) Pass one of them."
+    >>> one_line("No model.\nMake it:\n    model = MyModel()")
+    'No model. Make it:\n    model = MyModel()'
     """
+    found = re.search(r"(\n {4}.*)+\Z", message)
+    python = found[0] if found else ""
     inline = re.sub(
         r"(?:\n {2,}.*)+",
         lambda facts: f" ({'; '.join(line.strip() for line in facts[0].strip().splitlines())})",
-        message,
+        message.removesuffix(python),
     )
     # Chinese has no blank behind its full stop.
-    return " ".join(inline.split()).replace("。 ", "。")
+    return " ".join(inline.split()).replace("。 ", "。") + python
 
 
 class _Parser(argparse.ArgumentParser):

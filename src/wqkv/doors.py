@@ -101,6 +101,10 @@ class Allowed(dict[type, Fits | None]):
             do = f"Pass `torch.as_tensor({name})` to {door}."
         elif isinstance(value, int | str) and any(k.of and k.of(value) for k in self.kinds):
             do = f"Pass [{value!r}] to {door}."
+        elif any(kind.one == "an nn.Module" for kind in self.kinds):
+            do = _instead_of_module(value) or do
+        elif isinstance(value, nn.Module) and not tensors:
+            do += " `wqkv.watch(model)` takes any nn.Module, and shows its attention."
         return KindError(f"`{name}` is {_one_of(self.kinds)}, not {describe(value)}.\n{do}")
 
 
@@ -340,6 +344,22 @@ def _is_plain(value: Any) -> bool:
     ):
         return False
     return value.layout is _STRIDED and not (value.is_nested or value.is_quantized)
+
+
+def _instead_of_module(value: object) -> str | None:
+    """What to pass where a model is wanted, if what came leads to one."""
+    if isinstance(value, str):
+        return f"Pass the model itself, such as transformers.AutoModel.from_pretrained({value!r})."
+    if isinstance(value, type) and issubclass(value, nn.Module):
+        return f"Pass a model of this class, as {value.__name__}(...) makes it."
+    if isinstance(value, Mapping) and value and all(map(torch.is_tensor, value.values())):
+        return "Load these weights into the model that they belong to, and pass that."
+    if isinstance(getattr(value, "__self__", None), nn.Module):
+        return "Pass the model itself, whose method this is."
+    held = [
+        name for name, part in getattr(value, "__dict__", {}).items() if isinstance(part, nn.Module)
+    ]
+    return f"Pass a model that it holds: its {' or '.join(held)}." if held else None
 
 
 def check_tensor(name: str, value: object) -> None:

@@ -16,6 +16,7 @@ from importlib import import_module
 from types import ModuleType
 
 import torch
+from torch import nn
 
 from wqkv.sentences.errors import mistake
 
@@ -78,7 +79,9 @@ def describe(value: object) -> str:
         # `shape` may fail for a nested tensor, because its samples have sizes of their own
         shape = (value.size(0), "...") if value.is_nested else value.shape
         return f"{dtype}[{', '.join(str(size) for size in shape)}] on {value.device}"
-    text = repr(value)
+    if isinstance(value, nn.Module):  # its repr has a line for each module inside
+        return f"nn.Module {type(value).__name__}"
+    text = " ".join(line.strip() for line in repr(value).splitlines())
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
 
 
@@ -92,6 +95,21 @@ def message(what: str, came: Mapping[str, object], do: str) -> str:
     width = max((len(name) for name in came), default=0) + 1
     lines = [f"  {name + ':':<{width}} {describe(value)}" for name, value in came.items()]
     return "\n".join([what, *lines, do])
+
+
+def watch_instead(
+    why: str, *make: str, model: str = "model", call: str = "model(x)"
+) -> ArgumentError:
+    """The error for a model that cannot be opened: why, and the Python that watches it instead.
+
+    Args:
+        make: the lines of Python that make the model; none if whoever asks holds it.
+        model: what is watched.
+        call: what runs it.
+    """
+    lines = [*make, f"with wqkv.watch({model}) as seen:", f"    {call}", "print(seen.report())"]
+    python = "\n".join(f"    {line}" for line in lines)
+    return ArgumentError(mistake("watch_instead", why=why, python=python))
 
 
 def need_device(device: torch.device | str) -> torch.device:

@@ -58,6 +58,7 @@ from wqkv.maps.attention_map import AttentionMap
 from wqkv.maps.link_map import EffectMap, LinkMap
 from wqkv.maps.rollout import rollout
 from wqkv.maps.shared import SharedMap
+from wqkv.record.recording import load_recording
 from wqkv.record.seen_effects import SeenEffects
 from wqkv.record.watch import Seen, watch
 from wqkv.study.generate import generate, next_tokens
@@ -153,6 +154,7 @@ __all__ = [
     "heads",
     "hit_rate",
     "load_attention",
+    "load_recording",
     "merge",
     "next_tokens",
     "open_model",

@@ -8,7 +8,7 @@ from torch import nn
 
 from wqkv.upstream import of_torch
 
-_PARALLEL = ("torch.nn.parallel.", "torch.distributed.")
+_PARALLEL, _PEFT = ("torch.nn.parallel.", "torch.distributed."), "peft."
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -21,6 +21,19 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
+def stand_in(model: nn.Module) -> nn.Module:
+    """Return the wrapper that is called where the model inside it is not; else that model.
+
+    PEFT runs `forward` of the model that it wraps, whose hooks are not run then.
+    """
+    around = model
+    while (inner := _inside(around)) is not None:
+        if type(around).__module__.startswith(_PEFT):
+            return around
+        around = inner
+    return around
+
+
 def _inside(model: nn.Module) -> nn.Module | None:
     """Return what the outermost wrapper holds; None if there is no wrapper."""
     home = type(model).__module__
@@ -29,7 +42,7 @@ def _inside(model: nn.Module) -> nn.Module | None:
         inner = original
     elif home.startswith(_PARALLEL):  # DataParallel, DistributedDataParallel, FSDP
         inner = getattr(model, "module", None)
-    elif home.startswith("peft."):  # the adapters stay: they are inside the base model
+    elif home.startswith(_PEFT):  # the adapters stay: they are inside the base model
         base: Any = getattr(model, "get_base_model", None)
         inner = None if base is None else base()
     return inner if isinstance(inner, nn.Module) else None

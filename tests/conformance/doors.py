@@ -286,6 +286,7 @@ ARGUMENTS: dict[str, dict[str, Callable[[], Any]]] = {
     "circuits": {"model": opened, **HEAD},
     "diff": {"a": opened, "b": lambda: wqkv.Quantized(), "text": lambda: text(N - 1)},
     "load_attention": {"path": lambda: "not there", "layer": lambda: 0},
+    "load_recording": {"path": lambda: "not there"},
     "shard_heads": {
         "layer": lambda: wqkv.MultiheadAttention(WIDTH, H),
         "mesh": lambda: init_device_mesh("cpu", (1,)),

@@ -98,7 +98,9 @@ def _encoder(norm_first: bool = False, **call: Any) -> Callable[[], Built]:
 
 def _decoder() -> Built:
     x, memory = _vectors(BATCH, LONG, D), _vectors(BATCH, OTHER, D, seed=2)
-    model = nn.TransformerDecoder(nn.TransformerDecoderLayer(D, HEADS, FORWARD, batch_first=True), 2)
+    model = nn.TransformerDecoder(
+        nn.TransformerDecoderLayer(D, HEADS, FORWARD, batch_first=True), 2
+    )
     hidden = torch.arange(OTHER)[None] >= torch.tensor([[OTHER - 3], [OTHER], [OTHER - 1]])
     return model, lambda m: m(x, memory, tgt_mask=CAUSAL, memory_key_padding_mask=hidden)
 
@@ -151,6 +153,7 @@ MIXED = "changed before it met v"
 OWN_OTHERS = {
     "talking heads": {"captured": 2, "says": MIXED},
     "gathered bias of q": {"captured": 2},
+    "dropout on": {"proved": 2, "without": "inference_mode"},  # there what it drew is not told
     "multiply and sum": {"missed": 2},
     "weighted sum": {"missed": 2},
     "sigmoid": {"silent": 2},
@@ -290,9 +293,7 @@ def _x_transformer(**rest: Any) -> Callable[[], Built]:
 
 
 def _clip_vision() -> Built:
-    model = _of("open_clip.transformer", "VisionTransformer")(
-        48, 16, 42, 2, 3, 2.0, output_dim=11
-    )
+    model = _of("open_clip.transformer", "VisionTransformer")(48, 16, 42, 2, 3, 2.0, output_dim=11)
     return _picture(model, 48)
 
 
@@ -307,7 +308,11 @@ def _clip_text() -> Built:
 def _whisper(by_hand: bool = False) -> Callable[[], Built]:
     def build() -> Built:
         dims = _of("whisper.model", "ModelDimensions")(8, 19, 42, 3, 2, 61, 23, 42, 3, 2)
-        model, tokens, sound = _of("whisper.model", "Whisper")(dims), _tokens(11, 61), _vectors(2, 8, 38)
+        model, tokens, sound = (
+            _of("whisper.model", "Whisper")(dims),
+            _tokens(11, 61),
+            _vectors(2, 8, 38),
+        )
         nn.init.normal_(model.decoder.positional_embedding)  # memory that nobody has written to
         if not by_hand:
             return model, lambda m: m(sound, tokens)
@@ -430,7 +435,6 @@ DIFFUSERS = [
     Row("diffusers SD3Transformer2D", _sd3, 2, library="diffusers"),
     Row("diffusers FluxTransformer2D", _flux, 2, library="diffusers"),
 ]
-
 
 
 def _sharp(build: Callable[[], Built]) -> Callable[[], Built]:

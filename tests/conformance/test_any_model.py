@@ -155,7 +155,9 @@ def test_generation(family, cache):
         if "attn" in name or "attention" in name
     ]
     for number, P in enumerate(truth):
-        torch.testing.assert_close(seen[number][:], P.reshape(seen[number].shape), rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            seen[number][:], P.reshape(seen[number].shape), rtol=0, atol=1e-5
+        )
 
 
 # The command

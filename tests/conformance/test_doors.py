@@ -130,6 +130,9 @@ def asked(name: str, folder: Path) -> tuple[Callable[..., Any], Arguments]:
             if not (folder / "config.json").exists():
                 model().save_pretrained(folder)
             given["path"] = lambda: folder
+        if name == "load_recording":
+            MADE["Seen"]().save(folder / "seen")
+            given["path"] = lambda: folder / "seen"
         if name in FOLDERS:
             if not (folder / "model").exists():
                 FOLDERS[name](folder / "model")

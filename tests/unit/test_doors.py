@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeVar
 
 import numpy as np
@@ -127,6 +128,32 @@ def test_what_is_admitted(given):
         (lambda: ask(axes=[1]), "`axes` is a tuple of ints, not list [1]."),
         (lambda: ask(call=3), "`call` is a function or None, not int 3."),
         (lambda: ask(model=nn.Linear), "`model` is an nn.Module or None, not type"),
+        (lambda: ask(model=nn.Linear), "Pass a model of this class, as Linear(...) makes it."),
+        (
+            lambda: ask(model="gpt2"),
+            "not str 'gpt2'.\nPass the model itself, such as "
+            "transformers.AutoModel.from_pretrained('gpt2').",
+        ),
+        (
+            lambda: ask(model=nn.Linear(3, 5).state_dict()),
+            "\nLoad these weights into the model that they belong to, and pass that.",
+        ),
+        (
+            lambda: ask(model=SimpleNamespace(unet=nn.Linear(3, 5), vae=nn.Linear(5, 3), steps=2)),
+            "\nPass a model that it holds: its unet or vae.",
+        ),
+        (lambda: ask(model=nn.Linear(3, 5).forward), "\nPass the model itself, whose method this"),
+        (lambda: ask(model={}), "not dict {}.\nPass one to ask(model=...)."),
+        (
+            lambda: Thing.read(nn.Linear(3, 5)),
+            "`path` is a string or a path, not nn.Module Linear.\n"
+            "Pass one to Thing.read(path=...). "
+            "`wqkv.watch(model)` takes any nn.Module, and shows its attention.",
+        ),
+        (
+            lambda: Thing(3).first(nn.Linear(3, 5)),
+            "not nn.Module Linear.\nPass one to Thing.first(rows=...).",
+        ),
         (lambda: ask(dtype="float"), "`dtype` is a torch.dtype or None, not str 'float'."),
     ],
 )

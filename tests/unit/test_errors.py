@@ -4,6 +4,7 @@ import pickle
 
 import pytest
 import torch
+from torch import nn
 
 from wqkv.errors import (
     ArgumentError,
@@ -33,6 +34,8 @@ from wqkv.errors import (
         (torch.zeros(1).to(torch.float8_e4m3fn), "float8_e4m3fn[1] on cpu"),
         (5, "int 5"),
         (None, "NoneType None"),
+        (nn.Linear(2, 3).bias.__class__, "_ParameterMeta <class 'torch.nn.parameter.Parameter'>"),
+        (nn.Sequential(nn.Linear(3, 5)), "nn.Module Sequential"),
         ("x" * 58, "str '" + "x" * 58 + "'"),
         ("x" * 59, "str '" + "x" * 56 + "..."),
     ],

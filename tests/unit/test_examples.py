@@ -86,6 +86,23 @@ def test_characters(example, capsys, tmp_path):
     assert imread(tmp_path / "characters.png").shape == (720, 700, 4)
 
 
+@pytest.mark.slow
+def test_nano(example, capsys, tmp_path):
+    example("nano.py")["main"](steps=250, picture=tmp_path / "nano.png")
+    shown = capsys.readouterr().out
+    assert "captured 2 of 2 layers of Sequential" in shown
+    line = r" has ([\d.]+) to ([\d.]+) of the weight \(evenly: ([\d.]+)\)"
+    before, _, even = numbers("layer 0: the letter before" + line, shown)
+    assert even == 0.2 and before > 0.4
+    behind, _, even = numbers("layer 1: the letter behind the same" + line, shown)
+    assert even == 0.07 and behind > 0.7
+    assert imread(tmp_path / "nano.png").shape == (660, 1240, 4)
+
+
+def test_nano_is_under_sixty_lines():
+    assert len((EXAMPLES / "nano.py").read_text("utf-8").splitlines()) < 60
+
+
 @pytest.mark.process
 @pytest.mark.slow
 def test_over_ranks_reaches_the_loss_of_one_process():

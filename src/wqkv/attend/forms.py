@@ -214,22 +214,29 @@ def outline(value: object) -> Json:
     return write(value, other)
 
 
-def read(value: Json) -> Any:  # Any: the value of any type that has a form
+def read(
+    value: Json, other: Callable[[Mapping[str, Json]], object] | None = None
+) -> Any:  # Any: the value of any type that has a form
     """The value of a form; a plain value is returned as it is, and a list as a tuple.
+
+    Args:
+        other: reads what the `other` of `write` wrote: a mapping that names no type.
 
     Raises:
         ArgumentError, KindError: a form of no known type, or with fields that cannot be.
     """
     if isinstance(value, list):
-        return tuple(read(part) for part in value)
+        return tuple(read(part, other) for part in value)
     if not isinstance(value, Mapping):
         return value
     if "dtype" in value:
         return _read_tensor(value)
     if "type" not in value:
+        if other is not None:
+            return other(value)
         raise ArgumentError(f'A form names its "type", and this has none: {describe(value)}.')
     kind = find(value["type"])
-    given = {name: read(part) for name, part in value.items() if name != "type"}
+    given = {name: read(part, other) for name, part in value.items() if name != "type"}
     try:
         return kind(**given)
     except KindError:

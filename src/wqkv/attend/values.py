@@ -23,9 +23,12 @@ def readable(tensor: Tensor) -> bool:
 
 def is_traced(tensor: Tensor) -> bool:
     """Whether torch.compile, torch.export or make_fx makes a graph, or the tensor is fake."""
-    if torch.compiler.is_compiling():
-        return True
-    return _mode(_PROXY) is not None or _is_fake(tensor)
+    return tracing() or _is_fake(tensor)
+
+
+def tracing() -> bool:
+    """Whether torch.compile, torch.export or make_fx makes a graph of what runs now."""
+    return torch.compiler.is_compiling() or _mode(_PROXY) is not None
 
 
 def transformed() -> bool:

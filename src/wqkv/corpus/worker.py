@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import os
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from wqkv.corpus.documents import Chunk, FileRange, digest, read
 from wqkv.corpus.reader import Reader
 from wqkv.corpus.sums import dump
 from wqkv.errors import ArgumentError, WqkvError, need
+from wqkv.files import written_whole
 from wqkv.sentences.errors import mistake
 from wqkv.study.model import OpenModel, open_model
 
@@ -138,12 +138,8 @@ def fingerprint(model: OpenModel) -> str:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that it is there whole or not at all, at whatever moment the process dies."""
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    with unfinished.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())  # else the new name could reach the disk before the bytes
-    unfinished.replace(path)
+    with written_whole(path) as unfinished:
+        unfinished.write_bytes(data)
 
 
 # Ray

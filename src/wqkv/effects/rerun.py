@@ -29,6 +29,7 @@ from wqkv.effects.passes import (
 from wqkv.errors import ArgumentError
 from wqkv.layer.convert import huggingface
 from wqkv.maps.link_map import How
+from wqkv.sentences.errors import mistake
 from wqkv.study.callbacks import Progress, silent
 from wqkv.study.model import TextModel
 from wqkv.study.opened_layer import rules_of
@@ -117,10 +118,9 @@ class Rerun:
         for name, part in self.model.parts.items():
             found = sum(site.part == name for site in self.plain.given)
             if found != part.sizes.n_layer:
+                named = {"model": self.model.name, "part": name}
                 raise ArgumentError(
-                    f"{self.model.name} has {part.sizes.n_layer} attention layers in its part "
-                    f"{name!r}, and {found} of them ask transformers' AttentionInterface for their "
-                    "function.\nOnly these can be changed from outside."
+                    mistake("not_asking", **named, layers=part.sizes.n_layer, found=found)
                 )
 
     @property

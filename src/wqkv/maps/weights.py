@@ -28,6 +28,7 @@ from wqkv.attend.partial import Partial, logaddexp, share
 from wqkv.attend.rules import Rules
 from wqkv.errors import ArgumentError, message
 from wqkv.maps.picks import Line, cut, numbers, take
+from wqkv.upstream import of_torch
 from wqkv.upstream.of_torch import version
 
 #: Some rows are computed in blocks of about this many weights.
@@ -58,6 +59,20 @@ class Block(NamedTuple):
         return cut(self.b), slice(None), cut(self.j)
 
 
+def check_unchanged(made_of: Iterable[tuple[Tensor, int]]) -> None:
+    """Raise if a tensor that a map is made of is not at the version that it had."""
+    for x, then in made_of:
+        if version(x) != then:
+            raise ArgumentError(
+                message(
+                    "A tensor that this map is made of was changed in place since then: "
+                    f"it was at version {then} and is at {version(x)}.",
+                    {"tensor": x},
+                    "Make the map of a clone of it, or ask the map before the change.",
+                )
+            )
+
+
 class Numbers(ABC):
     """A number for every link of a call, computed where it is asked for."""
 
@@ -81,16 +96,7 @@ class Numbers(ABC):
 
     def check(self) -> None:
         """Raise if a tensor that the map is made of was changed in place since then."""
-        for x, then in self.made_of:
-            if version(x) != then:
-                raise ArgumentError(
-                    message(
-                        "A tensor that this map is made of was changed in place since then: "
-                        f"it was at version {then} and is at {version(x)}.",
-                        {"tensor": x},
-                        "Make the map of a clone of it, or ask the map before the change.",
-                    )
-                )
+        check_unchanged(self.made_of)
 
     @abstractmethod
     def tile(self, b: Line, h: Line, i: Line, j: Line) -> Tensor:
@@ -360,12 +366,13 @@ class Weights(Numbers):
 
 @contextmanager
 def aside(device: torch.device) -> Iterator[None]:
-    """Context to compute statistics in: no gradients, no inference mode, no autocast.
+    """Context to compute statistics in: no gradients, no inference mode, no autocast, no modes.
 
-    The caller may be a model at work. Tensors made in inference mode could not be kept, and
-    autocast would round.
+    The caller may be a model at work. Tensors made in inference mode could not be kept, autocast
+    would round, and a mode of the caller (one that counts, or selective checkpointing, which finds
+    what it kept by counting) would be told of operators that are not the model's.
     """
-    with torch.inference_mode(False), torch.no_grad(), unrounded(device):
+    with of_torch.no_modes(), torch.inference_mode(False), torch.no_grad(), unrounded(device):
         yield
 
 

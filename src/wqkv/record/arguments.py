@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wqkv.record.captured import CapturedCall, Refusal
+from wqkv.record.captured import CapturedCall, Refusal, check_numbers
 from wqkv.record.read_mask import Convention, KnownMasks, MaskArguments, read_mask
 
 #: Arguments that change no weight: positions are already in q and k, packed texts in the mask or in
@@ -94,8 +94,6 @@ def read_call(
     """
     given = _by_name(call)
     query, key, value, output = _tensors(given, call.out)
-    if query.is_meta:
-        raise Refusal("its tensors are on the device meta, which holds no numbers")
     batch, n_head, n, _ = query.shape
     m = key.shape[2]
     causal = given.get("is_causal")
@@ -187,6 +185,7 @@ def _tensors(given: Mapping[str, object], out: object) -> tuple[Tensor, Tensor, 
         if not isinstance(x, Tensor) or x.ndim != 4:
             shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
             raise Refusal(f"its {name} is {shape}, not (batch, head, length, d)")
+        check_numbers(x)
         found.append(x.detach())
     *parts, output = found
     batch = max(len(parts[0]), len(parts[1]))

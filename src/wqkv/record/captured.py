@@ -7,13 +7,38 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from wqkv.attend.values import is_traced, tracing, transformed
 from wqkv.maps.proof import Proof
 from wqkv.record.backward import Backward
 from wqkv.record.mask_pattern import Pattern, Visible
+from wqkv.upstream import of_torch
 
 
 class Refusal(Exception):
     """Raised for a call that cannot be recorded; its message says why."""
+
+
+#: Why nothing is recorded of what torch.func maps or differentiates.
+TRANSFORMED = "torch.func runs it (vmap, grad, jvp): run the model itself to see it"
+
+
+def why_untold() -> str | None:
+    """Why the numbers of what runs now cannot be kept, whatever runs; None if they can."""
+    if transformed():
+        return TRANSFORMED
+    # torch.jit.trace has the numbers, and would make what is done with them a part of its graph.
+    if tracing() or of_torch.is_jit_tracing():
+        return "a graph is made of it: run the model itself to see it"
+    return None
+
+
+def check_numbers(x: Tensor) -> None:
+    """Raise a Refusal if the numbers of a tensor cannot be kept."""
+    if why := why_untold():
+        raise Refusal(why)
+    if x.is_meta or is_traced(x):
+        kind = "on the device meta" if x.is_meta else f"of class {type(x).__name__}"
+        raise Refusal(f"its tensors are {kind}, which holds no numbers")
 
 
 class MaskReading(NamedTuple):

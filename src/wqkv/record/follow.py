@@ -210,10 +210,11 @@ def _add_document(run: Run, call: CapturedCall) -> None:
         starts = torch.zeros((1, had), dtype=torch.long, device=call.key.device)
     new = torch.full((1, n), had, dtype=torch.long, device=call.key.device)
     pattern = replace(run.pattern, starts=torch.cat((starts, new), dim=1))
-    run.add(prove(call, pattern.mask(), Placement(had, had, had), had + n))
+    proof = prove(call, pattern.mask(), Placement(had, had, had), had + n)
     run.pattern = pattern
     run.query.append(call.query)
     run.key.append(call.key)
+    run.add(proof)
 
 
 # A new run

@@ -10,7 +10,8 @@ from __future__ import annotations
 import sys
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from types import CodeType
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -22,7 +23,7 @@ from wqkv.maps.weights import aside
 from wqkv.named_attention import attention_like
 from wqkv.record.arguments import OverheardCall, output_of, read_call, read_tensors
 from wqkv.record.backward import Backward
-from wqkv.record.captured import CapturedCall, Refusal
+from wqkv.record.captured import TRANSFORMED, CapturedCall, Refusal
 from wqkv.record.follow import (
     Continuation,
     Options,
@@ -36,7 +37,7 @@ from wqkv.record.follow import (
 from wqkv.record.layer_runs import LayerRuns
 from wqkv.record.modules import ModuleCall, ended_by, kind_of
 from wqkv.record.operators.door import OperatorDoor, Returned, Waiting, batch_of
-from wqkv.record.operators.listening import Heard, Listening
+from wqkv.record.operators.listening import Heard, Listening, WrittenOut
 from wqkv.record.own import OwnDoor, OwnRun
 from wqkv.record.read_mask import KnownMasks
 from wqkv.record.run import Run
@@ -64,6 +65,11 @@ class WatchedModel:
             if gradients or module is model or next(module.children(), None) is not None
             or not type(module).__module__.startswith("torch.nn.")
         }  # fmt: skip
+
+    def follow(self, whole: nn.Module) -> None:
+        """Follow also what is called in the model's place; it may be the model."""
+        self.names.setdefault(whole, "")
+        self.followed.add(whole)
 
 
 class _Frame(NamedTuple):
@@ -200,6 +206,7 @@ class Listener:
     def _forget(self) -> None:
         for one in (self._masks, self._waiting, self._options, self._steps, self._recorded):
             one.clear()
+        self._asked.clear()  # those that have failed
         if self.path is not None:
             self.path.forget()
 
@@ -221,13 +228,27 @@ class Listener:
             self.layers[key] = LayerRuns(name, module, known, wanted)
         return self.layers[key]
 
+    def run_again(self, module: nn.Module) -> None:
+        """A module runs once more in a backward pass, which is not heard at its operators."""
+        for layer in tuple(self.layers.values()):
+            layer.again |= layer.at_operators and layer.module is module
+
+    def refuse(self, module: nn.Module, why: str) -> None:
+        """A module runs where nothing can be recorded."""
+        alone = module is self.watched.model and not self.watched.like
+        if alone or module in self.watched.like:
+            self._layer(module).reason = why
+
     # Operators
 
     def _heard(self, heard: Heard) -> None:
         """An attention was heard at its operators."""
-        if self._stack and in_compiled_code(self._stack[-1].call.module):
+        module = self._stack[-1].call.module if self._stack else None
+        if module is not None and _calls(module, of_torch.runs_compiled):
             return  # its memory is used again by what follows, which no operator tells
-        if self._asked:
+        if module is not None and _calls(module, of_torch.runs_mapped):
+            self._layer(module).reason = TRANSFORMED  # which axis is which, no operator tells
+        elif self._asked:
             self._asked[-1].append(heard)
         else:
             self._wait(heard)
@@ -245,7 +266,7 @@ class Listener:
         key = frame.call.module, frame.visit
         layer = self._layer(*key, self._counts[key])
         self._counts[key] += 1
-        layer.unseen = 0
+        layer.unseen, layer.at_operators = 0, True
         if not layer.wanted:
             return
         cross = layer.known_kind == "cross" or frame.call.reads_other_text
@@ -253,6 +274,8 @@ class Listener:
             layer.known_kind = "cross"
         given = self._stack[0].call
         batch = batch_of((*given.args, *given.kwargs.values()))
+        if isinstance(heard.how, WrittenOut):
+            heard.how.shape.batch = batch
         self._door.add(Waiting(layer, heard, modules, cross, batch, returned))
 
     # One call
@@ -320,6 +343,11 @@ class Listener:
                     run = go_on(going, self._steps[going.sizes])
                 elif first or not layer.runs:
                     run = begin(call)
+                    if run.start and layer.runs and layer.runs[-1].kept:
+                        run.began = (
+                            "it reads earlier keys that the run before it does not have, as where "
+                            "a cache is quantized, or belongs to another text"
+                        )
                 else:
                     repeat(layer.runs[-1], call)
                     return
@@ -394,28 +422,16 @@ class Listener:
         Raises:
             MissedError: none does, or it is not known which.
         """
-        if self.text is None:
-            raise MissedError(
-                "Which token ids the samples hold is not known: the model read no `input_ids` from "
-                "the text's beginning on, or some of its steps went by unseen."
-            )
-        ends = ended_by(self.watched.model)
-        count = max((n for n, one in enumerate(ids, 1) if one not in ends), default=0)
-        read = ids[: min(count, len(ids) - 1)]
-        texts = self.text.tolist()
-        found = [sample for sample, text in enumerate(texts) if text[: len(read)] == read]
-        if not found:
-            raise MissedError(
-                f"None of the {len(texts)} samples holds these {len(ids)} tokens: a beam that ends "
-                "may give its place to another.\nTo see them, run the model on them under `watch`."
-            )
         runs = [one.runs[-1] for one in self.layers.values() if one.kind == "cross" and one.runs]
-        sources = [run.key.data[found] for run in runs if run.kept]
-        if any(not torch.equal(x, x[:1].expand_as(x)) for x in sources):
-            raise MissedError(f"Samples {found} hold this text, and do not read the same source.")
-        return found[0]
+        sources = [run.key.data for run in runs if run.kept]
+        return sample_with(ids, self.text, ended_by(self.watched.model), sources)
 
     # Compiled code
+
+    def pass_by_part(self) -> None:
+        """The module that runs has called compiled code, which may be its attention."""
+        if self._stack:
+            self.passed.add(self._stack[-1].call.module)
 
     def pass_by(self, modules: set[nn.Module]) -> None:
         """Compiled code that may run these modules was called."""
@@ -426,6 +442,37 @@ class Listener:
             layer.unseen += layer.module in modules
 
 
+def sample_with(
+    ids: list[int], text: Tensor | None, ends: Sequence[int], sources: Iterable[Tensor]
+) -> int:
+    """Which sample of a text (batch, length) holds these token ids.
+
+    Args:
+        ends: the token ids that end a text, or fill what is left after its end.
+        sources: the keys of the layers that look at another text.
+
+    Raises:
+        MissedError: none does, or it is not known which.
+    """
+    if text is None:
+        raise MissedError(
+            "Which token ids the samples hold is not known: the model read no `input_ids` from "
+            "the text's beginning on, or some of its steps went by unseen."
+        )
+    count = max((n for n, one in enumerate(ids, 1) if one not in ends), default=0)
+    read = ids[: min(count, len(ids) - 1)]
+    texts = text.tolist()
+    found = [sample for sample, one in enumerate(texts) if one[: len(read)] == read]
+    if not found:
+        raise MissedError(
+            f"None of the {len(texts)} samples holds these {len(ids)} tokens: a beam that ends "
+            "may give its place to another.\nTo see them, run the model on them under `watch`."
+        )
+    if any(not torch.equal(key[found], key[found][:1].expand_as(key[found])) for key in sources):
+        raise MissedError(f"Samples {found} hold this text, and do not read the same source.")
+    return found[0]
+
+
 def numbered(layers: Sequence[Of], layer: int) -> Of:
     """The layer of a number, which may count from the end as -1."""
     if not -len(layers) <= layer < len(layers):
@@ -433,12 +480,12 @@ def numbered(layers: Sequence[Of], layer: int) -> Of:
     return layers[layer]
 
 
-def in_compiled_code(module: nn.Module) -> bool:
-    """Whether code that a module calls, and that runs now, is compiled."""
+def _calls(module: nn.Module, kind: Callable[[CodeType], bool]) -> bool:
+    """Whether a function of a kind runs now that a module has called."""
     frame = sys._getframe(1)
     while (caller := frame.f_back) is not None:
         frame = caller
-        if of_torch.runs_compiled(frame.f_code):
+        if kind(frame.f_code):
             return True
         if frame.f_code.co_name == "_call_impl" and frame.f_locals.get("self") is module:
             break

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from wqkv.record.layer_runs import LayerRuns
-from wqkv.record.run import Run
 
 
 def layer_lines(
@@ -27,7 +26,7 @@ def layer_lines(
     lines = [f"captured {captured} of {len(layers)} layers of {name}{rest}"]
     width = max((len(one.name) for one, _ in layers), default=0)
     for number, (one, why) in enumerate(layers):
-        said = _captured(one.runs, gradients) if why is None else _missed(one, why)
+        said = _captured(one, gradients) if why is None else _missed(one, why)
         lines.append(f"{number:>3}  {one.name:<{width}}  {one.kind:<7}  {said}")
     return lines
 
@@ -36,9 +35,9 @@ def _missed(one: LayerRuns, why: str) -> str:
     return f"missed: {why}" if one.wanted else "not asked for"
 
 
-def _captured(runs: Sequence[Run], gradients: bool) -> str:
+def _captured(one: LayerRuns, gradients: bool) -> str:
     """The last run of a captured layer."""
-    run = runs[-1]
+    run = one.runs[-1]
     proof = run.proof
     assert proof is not None, "a run without a proof is refused, so its layer was missed"
     rows = f"{proof.rows} rows" + (f", {proof.empty} empty" if proof.empty else "")
@@ -55,10 +54,10 @@ def _captured(runs: Sequence[Run], gradients: bool) -> str:
     if not run.start_known:
         first = "row that was seen" if run.first.cross else "key of its cache"
         parts.append(f"counted from the first {first}, whose place in the text is not known")
-    if len(runs) > 1:
+    if len(one.runs) > 1:
         why = f", because {run.began}" if run.began else ""
-        parts.append(f"the last of {len(runs)} runs{why}")
-    if run.again:
+        parts.append(f"the last of {len(one.runs)} runs{why}")
+    if run.again or one.again:
         parts.append("ran again in a backward pass, which counts as the same run")
     if gradients:
         why_not = run.without_effects

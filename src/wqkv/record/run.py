@@ -22,9 +22,11 @@ from wqkv.attend.rules import Rules
 from wqkv.errors import MissedError
 from wqkv.maps.attention_map import AttentionMap, map_of
 from wqkv.maps.proof import Proof
+from wqkv.maps.weights import check_unchanged
 from wqkv.record.backward import Backward
 from wqkv.record.captured import CapturedCall
 from wqkv.record.mask_pattern import HIDDEN, Pattern
+from wqkv.upstream.of_torch import version
 
 
 class GrowingTensor:
@@ -126,6 +128,8 @@ class Run:
     scores: Callable[[], Scored] | None = None  # computes them again, where no rules give them
     captured: str = ""  # why it is not proved of q, k and rules, but computed again
     said: str = field(default="", init=False)  # what `shown` was before the mask was released
+    #: The tensors that its map is made of, some of them the model's own, and their versions.
+    made_of: list[tuple[Tensor, int]] = field(default_factory=list, init=False)
 
     @property
     def end(self) -> int:
@@ -185,6 +189,7 @@ class Run:
 
         Raises:
             MissedError: its proof failed, or its first call was not understood.
+            ArgumentError: a tensor of it was changed in place since it was recorded.
         """
         if self.refused is not None:
             raise MissedError(self.refused)
@@ -192,6 +197,7 @@ class Run:
             return self.statistics
         if self.scores is not None:
             return _of_scores(self.query.data, self.key.data, self.scores())
+        check_unchanged(self.made_of)
         return self._weights()
 
     def _weights(self) -> AttentionMap:
@@ -213,6 +219,12 @@ class Run:
         """Add another call, by its proof."""
         self.proof = proof if self.proof is None else self.proof.plus(proof)
         self.calls, self.backward = self.calls + 1, None
+        self._note_versions()
+
+    def _note_versions(self) -> None:
+        sinks = [] if self.first.sinks is None else [self.first.sinks]
+        tensors = (self.query.data, self.key.data, *self.dense, *self.bias, *sinks)
+        self.made_of = [(x, version(x)) for x in tensors]
 
     def reduce(self) -> None:
         """Compute the statistics, and release q and k."""
@@ -232,6 +244,7 @@ class Run:
         if not self.kept:
             self.query = self.key = GrowingTensor(empty, copy=False)
             self.dense, self.bias, self.backward, self.scores = [], [], None, None
+        self._note_versions()
 
 
 def replayed_run(

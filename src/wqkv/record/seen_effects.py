@@ -14,8 +14,8 @@ from wqkv.errors import MissedError
 from wqkv.maps.attention_map import AttentionMap
 from wqkv.maps.link_map import EffectMap, How, check_how
 from wqkv.maps.statistics import Top
+from wqkv.record.kept import AnsweringRun
 from wqkv.record.listen import numbered
-from wqkv.record.run import Run
 
 
 class EffectLink(NamedTuple):
@@ -45,7 +45,7 @@ class SeenEffects(Sequence[EffectMap]):
         MissedError: a layer that was missed, or that no backward pass has reached.
     """
 
-    def __init__(self, layers: Sequence[tuple[str, Run | str]], how: How) -> None:
+    def __init__(self, layers: Sequence[tuple[str, AnsweringRun | str]], how: How) -> None:
         check_how(how)  # now, and not when a layer is asked for
         # By name the run of each layer, or the reason why it has no effects.
         self._layers, self.how = layers, how
@@ -97,17 +97,17 @@ class SeenEffects(Sequence[EffectMap]):
         return best
 
     @property
-    def _known(self) -> dict[int, Run]:
+    def _known(self) -> dict[int, AnsweringRun]:
         """The layers that have effects, by number."""
-        return {n: run for n, (_, run) in enumerate(self._layers) if isinstance(run, Run)}
+        return {n: run for n, (_, run) in enumerate(self._layers) if isinstance(run, AnsweringRun)}
 
-    def _map(self, name: str, run: Run | str) -> EffectMap:
-        if not isinstance(run, Run):
+    def _map(self, name: str, run: AnsweringRun | str) -> EffectMap:
+        if not isinstance(run, AnsweringRun):
             raise MissedError(f"There are no effects of {name}: {run}.")
         return _maps(run, self.how)[1]
 
 
-def _maps(run: Run, how: How) -> tuple[AttentionMap, EffectMap]:
+def _maps(run: AnsweringRun, how: How) -> tuple[AttentionMap, EffectMap]:
     """The weights of a run, and the effects."""
     weights, backward = run.map(), run.backward
     assert isinstance(weights, AttentionMap)

@@ -16,11 +16,12 @@ from wqkv.attend.heard import HeardCall
 from wqkv.doors import door
 from wqkv.errors import ArgumentError, KindError, describe
 from wqkv.record.arguments import OverheardCall
+from wqkv.record.captured import why_untold
 from wqkv.record.listen import Listener, WatchedModel, in_backward, repeated, repeated_own
 from wqkv.record.modules import ModuleCall, compiled, reached
 from wqkv.record.overhear import install, uninstall
 from wqkv.upstream import of_torch
-from wqkv.wrappers import unwrapped
+from wqkv.wrappers import stand_in, unwrapped
 
 
 @door
@@ -48,6 +49,7 @@ class Watching:
             if number < 0:
                 raise ArgumentError(f"`layers` holds {number}.\nPass 0 or more.")
         self._watched = WatchedModel(unwrapped(model), wanted, keep, gradients)
+        self._watched.follow(stand_in(model))
         self._compiled = compiled(model)
         self._thread = threading.local()
         self._listeners: list[Listener] = []
@@ -91,14 +93,21 @@ class Watching:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
     ) -> None:
         # First of all whether it compiles: whatever follows would be traced.
-        if torch.compiler.is_compiling() or module not in self._watched.followed or in_backward():
+        if torch.compiler.is_compiling() or module not in self._watched.followed:
             return
-        self._running().enter(ModuleCall(module, args, kwargs or {}))
+        if in_backward():
+            for listener in tuple(self._listeners):
+                listener.run_again(module)
+        elif why := why_untold():
+            self._running().refuse(module, why)
+        else:
+            self._running().enter(ModuleCall(module, args, kwargs or {}))
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         if torch.compiler.is_compiling() or module not in self._watched.followed or in_backward():
             return
-        self._running().leave(module, args, output)
+        if not why_untold():
+            self._running().leave(module, args, output)
 
     def _running(self) -> Listener:
         """The listener of the thread that runs."""
@@ -146,6 +155,9 @@ class Watching:
         key = id(function)  # its id, because a callable may have no hash
         if key not in self._reached:
             self._reached[key] = function, reached(function, self._watched.model)
+        listener: Listener | None = getattr(self._thread, "listener", None)
+        if listener is not None:
+            listener.pass_by_part()
         if modules := self._reached[key][1]:
             self._running().pass_by(modules)
         else:

@@ -94,7 +94,15 @@ def head_writes(path: WritePath, one: LayerRuns, ask: WriteQuestion) -> LayerWri
     sample = _within("sample", ask.sample, weights.shape[0])
     at = _within("row", ask.at, weights.shape[2])
     with aside(output.device):
-        way = WayOut.of(path, one, output)
+        try:
+            way = WayOut.of(path, one, output)
+        except RuntimeError as error:
+            # Offloaded and sharded weights are there only while the model runs, and of quantized
+            # ones there may be no rows.
+            raise Refusal(
+                "WO, the last norm or the output matrix cannot be used by itself, as where weights "
+                f"are offloaded, sharded or quantized: {str(error).partition(chr(10))[0]}"
+            ) from error
         x, heads = way.stream[sample, at], output[sample, :, at].to(way.WO.dtype)
         logits = way.matrix(way.norm(x[None]))[0]
         answer = int(logits.argmax()) if ask.answer is None else ask.answer

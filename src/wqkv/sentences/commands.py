@@ -50,9 +50,13 @@ LIST = {
     "more": (
         'Open one by its name: wqkv see --model e5 "TEXT"\n'
         "--model also takes a folder, a .gguf file, and any other name of the hub, such as\n"
-        "gpt2, bert-base-chinese or Qwen/Qwen3-0.6B: it is downloaded once, with a network.",
+        "gpt2, bert-base-chinese or Qwen/Qwen3-0.6B: it is downloaded once, with a network.\n"
+        "Any other PyTorch model (of timm, diffusers, your own) is watched in Python, while it "
+        "runs:\nwqkv.watch(model)",
         '用名称打开：wqkv see --model e5 "文本"\n'
         "--model 也可以是一个文件夹、一个 .gguf 文件，或 hub 上的其他名称，例如\n"
-        "gpt2、bert-base-chinese、Qwen/Qwen3-0.6B：首次使用时下载一次，需要网络。",
+        "gpt2、bert-base-chinese、Qwen/Qwen3-0.6B：首次使用时下载一次，需要网络。\n"
+        "其他 PyTorch 模型（timm、diffusers 或你自己的）可以在 Python 里边运行边观察：\n"
+        "wqkv.watch(model)",
     ),
 }

@@ -6,9 +6,15 @@ from __future__ import annotations
 MODELS = {
     "no_model": (
         "There is no model {name!r}: no such folder, {hub}, and none of {known}.\n"
-        "Name one that `wqkv models` lists, or a folder, or a .gguf file.",
+        "Name one that `wqkv models` lists, or a folder, or a .gguf file. {others}",
         "没有模型 {name!r}：没有这个文件夹，{hub}，也不是 {known} 之一。\n"
-        "请用 `wqkv models` 列出的名称，或给出文件夹或 .gguf 文件。",
+        "请用 `wqkv models` 列出的名称，或给出文件夹或 .gguf 文件。{others}",
+    ),
+    "others": (
+        "A model of timm, torchvision, diffusers or your own is made in Python, and watched there "
+        "with `wqkv.watch(model)`.",
+        "timm、torchvision、diffusers 或你自己的模型要在 Python 里创建，再用 `wqkv.watch(model)` "
+        "观察。",
     ),
     "no_hub_name": (
         "no hub name (model or owner/model)",
@@ -18,9 +24,10 @@ MODELS = {
     "no_network": (
         "There is no model {name!r} on this machine: no such folder, none that was downloaded from "
         "the hub, and none of {known}.\nThe hub does not answer ({reason}). With a network it is "
-        "downloaded once; `wqkv models` lists what opens without one.",
+        "downloaded once; `wqkv models` lists what opens without one. {others}",
         "本机没有模型 {name!r}：没有这个文件夹，没有从 hub 下载过，也不是 {known} 之一。\n"
-        "hub 没有响应（{reason}）。联网时只需下载一次；`wqkv models` 列出不联网也能打开的模型。",
+        "hub 没有响应（{reason}）。联网时只需下载一次；`wqkv models` 列出不联网也能打开的模型。"
+        "{others}",
     ),
     "option": ("--model {alias}", "--model {alias}"),
     "option_first": (
@@ -40,6 +47,10 @@ MODELS = {
         "{path!r} is a file. Name a folder, or a .gguf file.",
         "{path!r} 是一个文件。请给出文件夹，或 .gguf 文件。",
     ),
+    "a_file_of": (
+        "{path!r} is a file of the model in {folder!r}. Name the folder.",
+        "{path!r} 是 {folder!r} 中模型的一个文件。请给出文件夹。",
+    ),
     "several_files": (
         "{path!r} holds {count} models: name one of {names}.",
         "{path!r} 里有 {count} 个模型，请指定其中一个：{names}。",
@@ -47,6 +58,16 @@ MODELS = {
     "no_model_in": (
         "{path!r} is no model: it has no config.json and no .gguf file.",
         "{path!r} 不是模型：里面没有 config.json，也没有 .gguf 文件。",
+    ),
+    "models_inside": (
+        "{path!r} is no model itself, but holds one in a folder: name {names}.",
+        "{path!r} 本身不是模型，模型在里面的文件夹中：请给出 {names}。",
+    ),
+    "no_weights": (
+        "{path!r} has a config.json, and no weights that open here: no model.safetensors.\n"
+        "Save the model there with its `save_pretrained`.",
+        "{path!r} 里有 config.json，却没有这里能打开的权重：没有 model.safetensors。\n"
+        "请用模型的 `save_pretrained` 把它存到那里。",
     ),
     "pickles": (
         "{file!r} is made of pickles, which can run programs when they are read.\n"
@@ -83,11 +104,24 @@ MODELS = {
         "The nearest rows are: {near}.",
         "还不支持 {family!r} 系列的模型。\n最接近的有：{near}。",
     ),
+    "no_transformers": (
+        "{kind} is no model of transformers: it has no config with a model_type.",
+        "{kind} 不是 transformers 的模型：它没有带 model_type 的 config。",
+    ),
     "missing_matrix": (
         "Layer {layer}{kind}, has no {matrix} of its own at {place!r}.",
         "第 {layer} 层{kind}在 {place!r} 处没有自己的 {matrix}。",
     ),
     "layer_kind": (", which the configuration calls {kind!r}", "（配置里称为 {kind!r}）"),
+    "not_asking": (
+        "{model} has {layers} attention layers in its part {part!r}, and {found} of them ask "
+        "transformers' AttentionInterface for their function.\nOnly these can be changed from "
+        "outside. `wqkv see`, `open`, `heads` and `diff` read all of them, and `wqkv.watch` records "
+        "them while the model runs.",
+        "{model} 的 {part!r} 部分有 {layers} 个注意力层，其中 {found} 个向 transformers 的 "
+        "AttentionInterface 要注意力函数。\n只有这些层可以从外部改变。`wqkv see`、`open`、`heads` 和 "
+        "`diff` 能读所有的层，`wqkv.watch` 能在模型运行时记录它们。",
+    ),
     "two_texts_read": (
         "{model} reads one text and writes another, and what opens here reads one.\n"
         "Open it with `wqkv open` or `open_pair`, or compare its layers with `wqkv parity`.",
@@ -95,10 +129,66 @@ MODELS = {
         "`open_pair` 打开它，或用 `wqkv parity` 比较它的各层。",
     ),
     "no_text_read": (
-        "{model} reads {reads}, and what opens here reads a text.\n"
-        "Compare its layers with `wqkv parity`, or open one with `from_hf`.",
-        "{model} 读的是 {reads}，而这里只能打开读文本的模型。\n请用 `wqkv parity` 比较它的各层，或"
-        "用 `from_hf` 打开其中一层。",
+        "{name!r} reads {reads}, and what opens here reads a text.{known}",
+        "{name!r} 读的是 {reads}，而这里只能打开读文本的模型。{known}",
+    ),
+    "has_row": (
+        "\nCompare its layers with `wqkv parity`, or open one with `from_hf`.",
+        "\n请用 `wqkv parity` 比较它的各层，或用 `from_hf` 打开其中一层。",
+    ),
+    "reads_more": (
+        "{name!r} reads more than a text, and what opens here reads a text alone.",
+        "{name!r} 不只读文本，而这里只能打开只读文本的模型。",
+    ),
+    "no_tokenizer": (
+        "{name!r} has no tokenizer that opens ({kind}: {reason}), and what opens here reads a "
+        "text.\nSave a tokenizer there with its `save_pretrained`.",
+        "{name!r} 没有能打开的分词器（{kind}: {reason}），而这里只能打开读文本的模型。\n"
+        "请用分词器的 `save_pretrained` 把它存到那里。",
+    ),
+    "own_python": (
+        "{name!r} brings Python of its own, which wqkv never runs.\n"
+        "Pass a model of a family that transformers itself has, or run its Python yourself, if you "
+        "trust it.",
+        "{name!r} 自带 Python 程序，wqkv 从不运行这种程序。\n请给出 transformers 自己支持的系列的模"
+        "型；如果信任它的程序，也可以自己运行。",
+    ),
+    "adapter": (
+        "{name!r} has an adapter_config.json, so its weights belong on those of another model.\n"
+        "Pass the merged model: peft's merge_and_unload() makes it.",
+        "{name!r} 里有 adapter_config.json，所以它的权重要加在另一个模型的权重上。\n"
+        "请给出合并后的模型：用 peft 的 merge_and_unload() 得到。",
+    ),
+    "of_library": (
+        "{name!r} is made by {library}, and what opens here is a model of transformers that reads "
+        "a text.",
+        "{name!r} 是 {library} 的，而这里只能打开 transformers 的、读文本的模型。",
+    ),
+    "no_type": (
+        "{name!r} has a config.json that is not of transformers: it names no model_type.\n"
+        "The model is made by its own class, here called MyModel.",
+        "{name!r} 的 config.json 不是 transformers 的：里面没有 model_type。\n"
+        "模型要用它自己的类创建，下面称为 MyModel。",
+    ),
+    "weights_alone": (
+        "{name!r} holds weights alone, and does not say which model they belong to.\n"
+        "The model is made by its own class, here called MyModel.",
+        "{name!r} 里只有权重，没有说明属于哪个模型。\n模型要用它自己的类创建，下面称为 MyModel。",
+    ),
+    "python": (
+        "{name!r} holds Python, which wqkv never runs.\n"
+        "Import the class of the model yourself, here called MyModel.",
+        "{name!r} 里是 Python 程序，wqkv 从不运行它。\n请自己导入模型的类，下面称为 MyModel。",
+    ),
+    "not_pytorch": (
+        "{name!r} is a {suffix} file, which PyTorch does not run.\n"
+        "The model in PyTorch that it was made from is here called MyModel.",
+        "{name!r} 是 {suffix} 文件，PyTorch 不能运行它。\n"
+        "它所来自的 PyTorch 模型，下面称为 MyModel。",
+    ),
+    "watch_instead": (
+        "{why}\nAny PyTorch model can be watched while it runs:\n{python}",
+        "{why}\n任何 PyTorch 模型都可以在运行时观察：\n{python}",
     ),
     "no_target": (
         "{model} writes no second text, and there is a target.\nPass one text.",
@@ -118,8 +208,9 @@ MODELS = {
         "{model} 不预测下一个词元。\n请连同它的输出头一起打开。",
     ),
     "unknown_inputs": (
-        "What models of the family {family!r} read is not known here.\nPass `inputs`.",
-        "不知道 {family!r} 系列的模型读什么。\n请给出 `inputs`。",
+        "What models of the family {family!r} read is not known here.\n"
+        "Pass it in Python, as `wqkv.parity(model, inputs)`.",
+        "不知道 {family!r} 系列的模型读什么。\n请在 Python 里给出：`wqkv.parity(model, inputs)`。",
     ),
     "does_not_run": (
         "The model does not run on {read} ({kind}: {reason}).\nPass `inputs` that it takes.",

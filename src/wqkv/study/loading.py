@@ -13,13 +13,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from wqkv.errors import ArgumentError, need
-from wqkv.layer.convert.checkpoint import INDEX, PICKLED, is_pickle, shards, tensors_file
+from wqkv.errors import ArgumentError, need, watch_instead
+from wqkv.layer.convert.checkpoint import INDEX, PICKLED, is_pickle, shards
+from wqkv.layer.convert.huggingface import has_row, known_stacks, no_row
 from wqkv.layer.convert.pretrained import configuration, opened
 from wqkv.sentences import say
 from wqkv.sentences.commands import PROGRESS
 from wqkv.sentences.errors import mistake
 from wqkv.study.e5 import FILE, E5File, read_e5
+from wqkv.study.foreign import check_file, check_folder, of_library
 from wqkv.study.packaged import E5, MINILM, PACKAGED
 from wqkv.upstream import of_transformers as upstream
 
@@ -42,20 +44,22 @@ class LoadedModel(NamedTuple):
 
 def load(name: str | None, progress: Callable[[str], None]) -> LoadedModel:
     """A model and its tokenizer; see `open_model`."""
-    transformers: Any = need("transformers", "hf", mistake("opening"))
     if name == E5.alias:
         file = _read_e5(progress)
         progress(say(PROGRESS["matrices"], model=E5.name))
         return LoadedModel(file.model(), file.tokenizer(), E5.name, None, None, E5.bits)
     source = _find(name)
-    progress(say(PROGRESS["tokenizer"], model=source.shown))
-    tokenizer = source.load(opened, transformers.AutoTokenizer.from_pretrained)
-    progress(say(PROGRESS["weights"], model=source.shown))
+    transformers: Any = need("transformers", "hf", mistake("opening"))
     config = source.load(configuration)
+    _check_reads_text(transformers, config, source)
+    progress(say(PROGRESS["tokenizer"], model=source.shown))
+    tokenizer = source.tokenizer(transformers)
+    progress(say(PROGRESS["weights"], model=source.shown))
     speaks = _class_with_head(transformers, config, source)
     fills = None if speaks else _class_for_masked(transformers, config)
     kind = speaks or fills or transformers.AutoModel
     model, complete = _load_weights(transformers, kind, config, source)
+    _check_known(model, source)
     progress(say(PROGRESS["matrices"], model=source.shown))
     # A head whose weights were missing is filled with random numbers, so it is not used.
     speaker = model if speaks is not None and complete else None
@@ -67,10 +71,10 @@ def load_bare(
     name: str | None = None, progress: Callable[[str], None] = lambda _: None
 ) -> tuple[nn.Module, str]:
     """The model without tokenizer and head, and the name it is shown by; see `open_model`."""
-    transformers: Any = need("transformers", "hf", mistake("opening"))
     if name == E5.alias:
         return _read_e5(progress).model(), E5.name
     source = _find(name)
+    transformers: Any = need("transformers", "hf", mistake("opening"))
     progress(say(PROGRESS["weights"], model=source.shown))
     config = source.load(configuration)
     model: nn.Module = _load_weights(transformers, transformers.AutoModel, config, source)[0]
@@ -81,6 +85,27 @@ def _read_e5(progress: Callable[[str], None]) -> E5File:
     path = E5.need_folder() / FILE
     progress(say(PROGRESS["weights"], model=E5.name))
     return read_e5(path)
+
+
+def _check_reads_text(transformers: Any, config: Any, source: _ModelSource) -> None:
+    """Raise for a model of pictures, sounds or series, before its weights are read."""
+    kind = transformers.MODEL_MAPPING.get(type(config), None)
+    reads = getattr(kind, "main_input_name", "input_ids")
+    if reads != "input_ids":
+        known = mistake("has_row") if has_row(config.model_type) else ""
+        raise source.watch_instead(
+            mistake("no_text_read", name=source.name, reads=reads, known=known)
+        )
+
+
+def _check_known(model: Any, source: _ModelSource) -> None:
+    """Raise unless the table has a row for the part of the model that reads a text."""
+    known = known_stacks(model)
+    if not known:
+        raise source.watch_instead(no_row(model))
+    first: Any = next(iter(known.values()))
+    if first.prefix and (len(known) > 1 or first.base.main_input_name != "input_ids"):
+        raise source.watch_instead(mistake("reads_more", name=source.name))
 
 
 def _class_with_head(transformers: Any, config: Any, source: _ModelSource) -> Any:
@@ -135,21 +160,41 @@ class _ModelSource:
 
     def load(self, make: Callable[..., Any], *given: Any, **rest: Any) -> Any:
         """Call make(name, *given, where, **rest), a loader of transformers, without its output."""
-        if self.gguf:
-            rest["gguf_file"] = self.file
         try:
-            # The progress bar of .gguf files obeys no setting of transformers, so that stderr is
-            # held back too.
-            with upstream.quiet(), redirect_stderr(StringIO()):
-                return make(self.name, *given, self.where, **rest)
+            return self._load(make, *given, **rest)
         except ArgumentError:
             raise
         except Exception as error:  # whatever a foreign loader raises for a foreign file
-            reason = next((line for line in str(error).splitlines() if line.strip()), "")
-            kind = type(error).__name__
-            raise ArgumentError(
-                mistake("not_opened", name=self.name, kind=kind, reason=reason[:200])
-            ) from error
+            raise ArgumentError(mistake("not_opened", name=self.name, **_reason(error))) from error
+
+    def tokenizer(self, transformers: Any) -> Any:
+        """The tokenizer of the model."""
+        try:
+            return self._load(opened, transformers.AutoTokenizer.from_pretrained)
+        except ArgumentError:
+            raise
+        except Exception as error:  # as above
+            why = mistake("no_tokenizer", name=self.name, **_reason(error))
+            raise self.watch_instead(why) from error
+
+    def watch_instead(self, why: str) -> ArgumentError:
+        """The error for a model of transformers that does not open here, and how to watch it."""
+        make = f"model = transformers.AutoModel.from_pretrained({self.name!r})"
+        return watch_instead(why, "import transformers, wqkv", make, call="model(**inputs)")
+
+    def _load(self, make: Callable[..., Any], *given: Any, **rest: Any) -> Any:
+        if self.gguf:
+            rest["gguf_file"] = self.file
+        # The progress bar of .gguf files obeys no setting of transformers, so that stderr is held
+        # back too.
+        with upstream.quiet(), redirect_stderr(StringIO()):
+            return make(self.name, *given, self.where, **rest)
+
+
+def _reason(error: Exception) -> dict[str, str]:
+    """What a foreign loader raised, and the first line of what it said."""
+    reason = next((line for line in str(error).splitlines() if line.strip()), "")
+    return {"kind": type(error).__name__, "reason": reason[:200].rstrip(": ")}
 
 
 def _find(name: str | None) -> _ModelSource:
@@ -179,7 +224,7 @@ def _on_hub(name: str) -> _ModelSource:
     # The folder of a downloaded model, so that nothing in transformers asks the hub for more.
     here = _ModelSource(name, str(Path(cached).parent), name) if isinstance(cached, str) else None
     try:
-        hub.model_info(name, timeout=_PATIENCE)
+        info = hub.model_info(name, timeout=_PATIENCE)
     except hub.errors.RepositoryNotFoundError:  # also a private one, which is as good as none
         if here is None:
             raise _no_model(name, mistake("none_on_hub")) from None
@@ -188,35 +233,40 @@ def _on_hub(name: str) -> _ModelSource:
         if here is not None:
             return here
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        raise ArgumentError(
-            mistake("no_network", name=name, known=", ".join(PACKAGED), reason=reason)
-        ) from error
+        raise ArgumentError(mistake("no_network", name=name, reason=reason, **_known())) from error
+    files = {file.rfilename for file in info.siblings or ()}
+    if (foreign := of_library(name, info.library_name, files, "hf-hub:")) is not None:
+        raise foreign
     return _ModelSource(name, name, name)
 
 
 def _no_model(name: str, hub: str) -> ArgumentError:
     """The error that there is no such model; `hub` says it of the hub."""
-    return ArgumentError(mistake("no_model", name=name, hub=hub, known=", ".join(PACKAGED)))
+    return ArgumentError(mistake("no_model", name=name, hub=hub, **_known()))
+
+
+def _known() -> dict[str, str]:
+    """The names that open, and what is done with models that have none."""
+    return {"known": ", ".join(PACKAGED), "others": mistake("others")}
 
 
 def _folder_and_file(path: Path) -> tuple[Path, str | None]:
     """The folder to open, and the file in it if one was named or it holds a .gguf file alone."""
     if path.is_file():
-        if path.suffix != ".gguf" and path.name not in PICKLED:
-            raise ArgumentError(mistake("a_file", path=str(path)))
+        if path.suffix != ".gguf":
+            check_file(path)
         if path.name.endswith(INDEX):
             shards(path)
         return path.parent, path.name
-    if (path / "config.json").is_file():
-        _check_safe(tensors_file(path))
-        return path, None
-    found = sorted(file.name for file in path.glob("*.gguf"))
+    whole = (path / "config.json").is_file()
+    found = [] if whole else sorted(file.name for file in path.glob("*.gguf"))
     if len(found) == 1:
         return path, found[0]
     if found:
         names = ", ".join(found)
         raise ArgumentError(mistake("several_files", path=str(path), count=len(found), names=names))
-    raise ArgumentError(mistake("no_model_in", path=str(path)))
+    _check_safe(check_folder(path))
+    return path, None
 
 
 def _check_safe(file: Path | None) -> None:

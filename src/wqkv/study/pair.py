@@ -39,9 +39,6 @@ class OpenPair:
     def __init__(
         self, model: nn.Module, tokenizer: Any, name: str, speaker: nn.Module | None = None
     ) -> None:
-        reads = model.main_input_name
-        if reads != "input_ids":
-            raise ArgumentError(mistake("no_text_read", model=name, reads=reads))
         self.model, self.tokenizer, self.name, self.speaker = model, tokenizer, name, speaker
         self.parts = {part: ModelPart(model, name, part) for part in PARTS}
         self.family = self.parts[self.main].family

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from wqkv.doors import door
-from wqkv.errors import ArgumentError, WqkvError, describe
+from wqkv.errors import ArgumentError, WqkvError, describe, watch_instead
 from wqkv.layer.convert.huggingface import from_hf, matrices, stacks
 from wqkv.maps.proof import Proof, sum_rounding
 from wqkv.sentences import say
@@ -219,7 +219,8 @@ def _random_inputs(model: Any) -> dict[str, Tensor]:
 
     def tokens(n: int = RANDOM_TOKENS) -> Tensor:
         if not getattr(config, "vocab_size", None):
-            raise ArgumentError(mistake("unknown_inputs", family=config.model_type))
+            why = mistake("unknown_inputs", family=config.model_type)
+            raise watch_instead(why, call="model(**inputs)")
         for name in ("max_position_embeddings", "max_seq_len", "max_target_positions"):
             n = min(n, (getattr(config, name, None) or n + 2) - 2)  # some number positions from 2
         numbers = torch.randint(

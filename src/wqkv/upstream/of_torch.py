@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from types import CodeType
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
 from torch.autograd import forward_ad
@@ -20,6 +20,14 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from wqkv.upstream.names import find, member
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class StorageRef(Protocol):
+    """The memory of a tensor, held weakly."""
+
+    def expired(self) -> bool:
+        """Whether it is gone."""
+
 
 TESTED = "2.13.0"
 
@@ -37,9 +45,11 @@ NAMES = {
     "is_batched": "torch:_C._functorch.is_batchedtensor",
     "under": "torch:_C._functorch.get_unwrapped",
     "dispatch_mode": "torch:_C._get_dispatch_mode",
+    "is_jit_tracing": "torch.jit:is_tracing",
     "PROXY": "torch:_C._TorchDispatchModeKey.PROXY",
     # what a mode is told of every operator
     "DispatchMode": "torch.utils._python_dispatch:TorchDispatchMode",
+    "no_modes": "torch.utils._python_dispatch:_disable_current_modes",
     "mode_at": "torch.utils._python_dispatch:_get_current_dispatch_mode",
     "modes": "torch.utils._python_dispatch:_get_current_dispatch_mode_stack",
     "pop_mode": "torch.utils._python_dispatch:_pop_mode",
@@ -53,6 +63,8 @@ NAMES = {
     "HigherOrderOperator": "torch._ops:HigherOrderOperator",
     "has_kernel": "torch:_C._dispatch_has_kernel_for_dispatch_key",
 }
+#: Under which names torch.compile, activation checkpointing and FSDP keep what they wrap.
+_WRAPPED = re.compile(r"\._(orig_mod|checkpoint_wrapped_module|fsdp_wrapped_module)(?=\.|$)")
 #: Where nn.Module keeps the hooks that run when a module is called, saved or loaded.
 HOOKS = (
     "_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks",
@@ -75,8 +87,8 @@ def original(module: nn.Module) -> nn.Module:
 
 
 def plain_name(name: str) -> str:
-    """The name of a module inside a compiled model, as it would be without torch.compile."""
-    return name.replace("._orig_mod", "")
+    """The name of a module inside others that torch has wrapped, as it would be without them."""
+    return _WRAPPED.sub("", name)
 
 
 def is_compiled(module: nn.Module) -> bool:
@@ -96,6 +108,11 @@ def on_compiled_call() -> Any:  # Any: torch's own type, which is private too
 def runs_compiled(code: CodeType) -> bool:
     """Whether a function is the one that stands below compiled code that runs."""
     return code.co_name == "compile_wrapper" and code.co_filename == _eval_frame().__file__
+
+
+def runs_mapped(code: CodeType) -> bool:
+    """Whether a function is one that stands below what torch.func maps or differentiates."""
+    return code.co_filename.endswith(("_functorch/vmap.py", "_functorch/eager_transforms.py"))
 
 
 def _eval_frame() -> Any:  # Any: a module of torch
@@ -221,6 +238,27 @@ def storage_number(x: Tensor) -> int:
     return found
 
 
+def storage_ref(x: Tensor) -> StorageRef | None:
+    """The memory of a tensor, held weakly; None of a tensor that has none of its own."""
+    try:
+        found: StorageRef = find("torch.multiprocessing.reductions:StorageWeakRef", TESTED)(
+            x.untyped_storage()
+        )
+    except (NotImplementedError, RuntimeError):
+        return None
+    return found
+
+
+def parts_of(x: Tensor) -> Iterator[Tensor]:
+    """The plain tensors that a tensor of a class of its own is made of; of others, itself."""
+    if not hasattr(x, "__tensor_flatten__"):
+        yield x
+        return
+    for name in x.__tensor_flatten__()[0]:
+        if isinstance(part := getattr(x, name), Tensor):
+            yield from parts_of(part)
+
+
 def schema(operator: Any) -> Any:  # Any: torch's own types, which are private
     """The names and kinds of an operator's arguments."""
     return member(operator, "torch._ops:OpOverload._schema", TESTED)
@@ -228,7 +266,10 @@ def schema(operator: Any) -> Any:  # Any: torch's own types, which are private
 
 def is_composite(operator: Any) -> bool:  # Any: torch's own type, which is private
     """Whether an operator is made of others."""
-    found: bool = __getattr__("has_kernel")(operator.name(), "CompositeImplicitAutograd")
+    try:
+        found: bool = __getattr__("has_kernel")(operator.name(), "CompositeImplicitAutograd")
+    except RuntimeError:  # such as the device of a FakeTensor, or the sizes of a NestedTensor
+        return False
     return found
 
 

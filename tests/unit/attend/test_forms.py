@@ -180,6 +180,22 @@ def test_a_mask_of_ones_own():
 MANY = Dense(torch.ones(1, 1, 257, 256, dtype=torch.bool))
 
 
+def test_tensors_that_stand_elsewhere():
+    kept = []
+
+    def put(x):
+        kept.append(x)
+        return {"place": len(kept) - 1}
+
+    mask = Segments([[0, 1, 1]]) & ~Lengths([2])
+    form = json.loads(json.dumps(forms.write(mask, put)))
+    assert form["a"] == {"type": "Segments", "labels": {"place": 0}, "query_labels": None}
+    again = forms.read(form, lambda one: kept[one["place"]])
+    assert again.to_dict() == mask.to_dict()
+    with pytest.raises(ArgumentError, match='A form names its "type", and this has none'):
+        forms.read(form)
+
+
 def test_the_largest_that_is_written_out():
     most = Dense(torch.ones(1, 1, 256, 256, dtype=torch.bool))
     assert most.matrix.numel() == LARGEST

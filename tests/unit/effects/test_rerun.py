@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.removal import taken_out
-from tests.tiny import READ, TARGET, text, tiny_llama
+from tests.tiny import READ, TARGET, text, tiny, tiny_llama
 from tests.unit.effects.conftest import BOTH_WAYS, CAUSAL, opened
 from wqkv.attend.rules import Rules
 from wqkv.effects.asked import ask, cut
@@ -15,6 +15,7 @@ from wqkv.effects.candidates import Candidates
 from wqkv.effects.passes import HiddenSpan, ModelChange, PlainPass, SiteLink
 from wqkv.effects.rerun import ROUNDING, Rerun
 from wqkv.errors import ArgumentError
+from wqkv.sentences import translated
 from wqkv.study.model import OpenModel
 from wqkv.study.pair import OpenPair
 
@@ -213,6 +214,16 @@ def test_one_number_for_several_samples():
     site = rerun.sites[0]
     with pytest.raises(ArgumentError, match="`answer` returned 1 numbers for 2 samples"):
         rerun.after([ModelChange(heads=((site, head),)) for head in range(2)])
+
+
+def test_attention_that_is_not_asked_for():
+    speaker = tiny("gptj", implementation="eager", rotary_dim=4)
+    model = OpenModel(speaker.base_model, tiny_llama().tokenizer, "tiny-gptj", speaker)
+    with pytest.raises(
+        ArgumentError, match=r"^tiny-gptj has 2 attention layers in its part 'text', and 0 of"
+    ) as told:
+        Rerun(model, ask(model, text(N), "lamp", "sea"))
+    assert "`wqkv.watch`" in translated(told.value.args[0], "zh")
 
 
 def test_attention_that_is_asked_for_twice():

@@ -25,7 +25,7 @@ from tests.unit.maps.map_cases import (
     heads,
     make,
 )
-from wqkv import ALiBi, Causal, Lengths
+from wqkv import ALiBi, Causal, Lengths, Segments
 from wqkv.attend.call import request
 from wqkv.attend.engines import reference
 from wqkv.errors import ArgumentError, KindError
@@ -248,6 +248,16 @@ def test_top_is_in_order_and_tells_its_progress(monkeypatch):
     chosen = made.exact[:, :, [12, 0, 5, 7, 3]].flatten(2)
     torch.testing.assert_close(top.weights, chosen.topk(4).values)
     assert made.map.top(10**6).weights.shape[2] == Q * K
+
+
+@pytest.mark.parametrize(("query_len", "key_len"), [(0, 0), (0, 3), (3, 0)])
+def test_a_map_of_no_tokens(query_len, key_len):
+    mask = Segments(torch.zeros(1, key_len).long())
+    query, key = torch.randn(2, 3, query_len, 5), torch.randn(2, 3, key_len, 5)
+    m = AttentionMap(query, key, mask=mask, query_offset=0)
+    assert m[:].shape == (2, 3, query_len, key_len)
+    assert m.entropy().shape == (2, 3, query_len)
+    assert float(m.received().sum()) == 0
 
 
 def test_empty_rows_are_zero():

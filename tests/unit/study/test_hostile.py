@@ -109,7 +109,7 @@ def test_a_tokenizer_of_its_own(folder):
     (folder / "evil.py").write_text(HARM + CLASSES)
     own = {"tokenizer_class": "Tokenizer", "auto_map": {"AutoTokenizer": [None, "evil.Tokenizer"]}}
     change(folder, "tokenizer_config.json", **own)
-    change(folder, "config.json", model_type="vit")  # which has no tokenizer
+    change(folder, "config.json", model_type="bitnet")  # which has no tokenizer
     with pytest.raises(ArgumentError, match="model' brings Python of its own"):
         open_model(str(folder))
 
@@ -208,7 +208,8 @@ def test_a_hub_name_is_opened_in_the_same_way(folder, monkeypatch):
     for kind in ("AutoTokenizer", "AutoConfig", "AutoModel"):
         local(kind)
     monkeypatch.setattr(transformers.utils, "find_adapter_config_file", lambda where, **rest: None)
-    monkeypatch.setattr(huggingface_hub, "model_info", lambda name, timeout: None)
+    info = huggingface_hub.ModelInfo(id="some/model")
+    monkeypatch.setattr(huggingface_hub, "model_info", lambda name, timeout: info)
     assert open_model("some/model").name == "some/model"
     assert asked == {
         "AutoTokenizer": (False, None),

@@ -93,15 +93,16 @@ def test_no_such_model(name, monkeypatch, tmp_path):
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path, weights):
-    """The hub with an empty cache; `says(error)` lets it answer with an error, `keep` fills it."""
+    """The hub with an empty cache; `says` lets it answer, also with an error, `keep` fills it."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     asked = []
 
-    def says(error: Exception | None) -> list:
+    def says(answer: Exception | huggingface_hub.ModelInfo) -> list:
         def model_info(name, timeout):
             asked.append(name)
-            if error is not None:
-                raise error
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
 
         monkeypatch.setattr(huggingface_hub, "model_info", model_info)
         return asked
@@ -172,8 +173,8 @@ def test_a_model_that_is_on_the_hub(hub, monkeypatch):
         assert "local_files_only" not in rest
         raise OSError(f"\n{name} is not a local folder\nand so on")
 
-    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", absent)
-    hub.says(None)
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", absent)
+    hub.says(huggingface_hub.ModelInfo(id="gpt2", library_name="transformers"))
     says = r"'gpt2' does not open as a model \(OSError: gpt2 is not a local fo"
     with pytest.raises(ArgumentError, match=says) as caught:
         open_model("gpt2")
@@ -215,11 +216,8 @@ def test_a_copy_opens(copied):
 @pytest.mark.parametrize(
     ("file", "content"),
     [
-        ("config.json", "{not json"),
         ("config.json", '{"model_type": "no-such-type"}'),
-        ("config.json", "{}"),
         ("model.safetensors", "not weights"),
-        ("tokenizer.json", "[]"),
     ],
 )
 def test_broken_folder(copied, file, content):
@@ -230,9 +228,24 @@ def test_broken_folder(copied, file, content):
         open_model(str(copied))
 
 
+def test_a_configuration_that_is_no_json(copied):
+    (copied / "config.json").write_text("{not json")
+    says = r"config.json' is not JSON \(JSONDecodeError: \S"
+    with pytest.raises(ArgumentError, match=says):
+        open_model(str(copied))
+
+
+def test_a_broken_tokenizer(copied):
+    (copied / "tokenizer.json").write_text("[]")
+    says = rf"{copied.name}' has no tokenizer that opens \([A-Za-z]+: \S.*\)(?s:.*)AutoModel"
+    with pytest.raises(ArgumentError, match=says):
+        open_model(str(copied))
+
+
 def test_missing_weights(copied):
     (copied / "model.safetensors").unlink()
-    with pytest.raises(ArgumentError, match=r"does not open as a model \(OSError: "):
+    says = r"has a config.json, and no weights that open here: no model.safetensors\.\nSave the"
+    with pytest.raises(ArgumentError, match=says):
         open_model(str(copied))
 
 

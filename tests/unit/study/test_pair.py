@@ -5,7 +5,6 @@ import sys
 
 import pytest
 import torch
-import transformers
 
 from tests.tiny import READ, TARGET, tiny_bart, tiny_llama, tiny_t5
 from wqkv.draw import steps
@@ -304,17 +303,6 @@ def test_a_model_of_one_text(weights):
     with pytest.raises(ArgumentError, match=r"model reads one text\.\nOpen it with `open_model`"):
         open_pair(str(weights))
     assert isinstance(open_any(str(weights)), OpenModel)
-
-
-def test_a_model_that_reads_no_text():
-    config = transformers.WhisperConfig(
-        vocab_size=31, d_model=8, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
-        decoder_attention_heads=2, encoder_ffn_dim=7, decoder_ffn_dim=7, num_mel_bins=5,
-        max_source_positions=11, max_target_positions=13, pad_token_id=0, bos_token_id=1,
-        eos_token_id=2, decoder_start_token_id=1,
-    )  # fmt: skip
-    with pytest.raises(ArgumentError, match="tiny reads input_features, and what opens here"):
-        OpenPair(transformers.WhisperModel(config), None, "tiny")
 
 
 def test_a_decoder_that_starts_with_the_language(monkeypatch):

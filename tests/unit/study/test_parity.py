@@ -179,7 +179,7 @@ def test_padding():
 
 
 def test_a_model_that_reads_something_else():
-    with pytest.raises(ArgumentError, match=r"(?s)'qwen2_vl_vision' read is not known.*`inputs`"):
+    with pytest.raises(ArgumentError, match=r"(?s)'qwen2_vl_vision' read is not known.*inputs\)`"):
         parity(visual())
     model = transformers.CLIPModel(
         transformers.CLIPConfig(text_config=TEXT, vision_config=CONFIGS["vit"])
@@ -191,7 +191,7 @@ def test_a_model_that_reads_something_else():
 
 
 def test_an_unknown_family():
-    with pytest.raises(ArgumentError, match="family 'Linear' yet"):
+    with pytest.raises(ArgumentError, match="Linear is no model of transf"):
         parity(nn.Linear(2, 3))
 
 

@@ -96,6 +96,8 @@ class Segments(Mask):
             return None
         if rect.q0 < 0 or rect.q1 > self.labels.shape[1]:
             return None
+        if rect.q0 == rect.q1 or rect.k0 == rect.k1:  # no query or no key, and so no label
+            return None
         labels = self._runs[(rect.sample or 0) % len(self._runs)][1]
         if self._rising:  # the first and last label of a range are its least and greatest
             q_low, q_high = labels[rect.q0], labels[rect.q1 - 1]

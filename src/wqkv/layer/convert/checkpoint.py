@@ -120,7 +120,7 @@ def _outline(transformers: Any, folder: Path) -> Any:
     config = folder / "config.json"
     if not config.is_file():
         raise ArgumentError(f"There is no {str(config)!r}, which says what the tensors are.")
-    _check_layers(_json(config), config)
+    _check_layers(read_json(config), config)
     try:
         known = configuration(str(folder), folder, local_files_only=True)
         with torch.device("meta"):
@@ -140,7 +140,8 @@ def _check_layers(told: Any, config: Path) -> None:
             raise ArgumentError(f"{str(config)!r} says {name} {value}, more than {MOST_LAYERS}.")
 
 
-def _json(file: Path) -> Any:
+def read_json(file: Path) -> Any:
+    """What a file of JSON holds; raises if it is none, or too large to be read."""
     if (size := file.stat().st_size) > MOST_BYTES:
         raise ArgumentError(mistake("index_size", file=str(file), size=size, most=MOST_BYTES))
     try:
@@ -222,7 +223,7 @@ def _where(file: Path) -> dict[str, Path]:
 
 def shards(file: Path) -> dict[str, Path]:
     """Which file holds which tensor, by an index; raises if it leads to any other kind of file."""
-    told = _json(file)
+    told = read_json(file)
     shards = told.get("weight_map") if isinstance(told, dict) else None
     if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
         raise ArgumentError(mistake("no_weight_map", file=str(file)))

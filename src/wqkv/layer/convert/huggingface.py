@@ -11,7 +11,7 @@ from itertools import count
 from torch import Tensor, nn
 
 from wqkv.doors import door
-from wqkv.errors import ArgumentError
+from wqkv.errors import ArgumentError, watch_instead
 from wqkv.layer.attention import MATRICES, MultiheadAttention
 from wqkv.layer.convert.families import FAMILIES
 from wqkv.layer.convert.rows import FamilyRow, Spot, build, parameter
@@ -54,22 +54,40 @@ class Stack:
         return spot
 
 
-def stacks(model: nn.Module) -> dict[str, Stack]:
-    """The parts of a model that the table knows; the first one is meant where none is named.
-
-    Raises:
-        ArgumentError: there is none; the error names the nearest rows.
-    """
+def known_stacks(model: nn.Module) -> dict[str, Stack]:
+    """The parts of a model that the table knows; the first one is meant where none is named."""
     base = _base(model)
     found = _parts_of(base)
     for name, child in base.named_children() if not found else ():
         parts = _parts_of(child, f"{name}.")
         found |= {name if len(parts) == 1 else f"{name}.{part}": parts[part] for part in parts}
-    if not found:
-        kind = _kind(base) or type(model).__name__
-        near = get_close_matches(kind, FAMILIES, n=3, cutoff=0.3) or list(FAMILIES)
-        raise ArgumentError(mistake("no_family", family=kind, near=", ".join(near)))
     return found
+
+
+def stacks(model: nn.Module) -> dict[str, Stack]:
+    """The parts of a model, as `known_stacks`.
+
+    Raises:
+        ArgumentError: the table knows none; the error names the nearest rows.
+    """
+    found = known_stacks(model)
+    if not found:
+        raise watch_instead(no_row(model), call="model(**inputs)")
+    return found
+
+
+def has_row(family: str) -> bool:
+    """Whether the table knows models of a family, as their configuration calls it."""
+    return family in FAMILIES
+
+
+def no_row(model: nn.Module) -> str:
+    """What is said of a model that the table does not know."""
+    kind = _kind(_base(model))
+    if not kind:
+        return mistake("no_transformers", kind=type(model).__name__)
+    near = get_close_matches(kind, FAMILIES, n=3, cutoff=0.3) or list(FAMILIES)
+    return mistake("no_family", family=kind, near=", ".join(near))
 
 
 def _base(model: nn.Module) -> nn.Module:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from wqkv.errors import ArgumentError, need
+from wqkv.errors import ArgumentError, need, watch_instead
 from wqkv.sentences.errors import mistake
 
 
@@ -24,9 +24,11 @@ def opened(what: str, make: Callable[..., Any], *given: Any, **rest: Any) -> Any
     except ValueError as error:  # transformers has no class of its own for this one
         if "trust_remote_code" not in str(error):
             raise
-        raise ArgumentError(
-            f"{what!r} brings Python of its own, which wqkv never runs.\n"
-            "Pass a model of a family that transformers itself has."
+        raise watch_instead(
+            mistake("own_python", name=what),
+            "import transformers, wqkv",
+            f"model = transformers.AutoModel.from_pretrained({what!r}, trust_remote_code=True)",
+            call="model(**inputs)",
         ) from None
 
 
@@ -39,9 +41,6 @@ def configuration(what: str, where: Any, **rest: Any) -> Any:
     transformers: Any = need("transformers", "hf", mistake("opening"))
     config = opened(what, transformers.AutoConfig.from_pretrained, where, **rest)
     if transformers.utils.find_adapter_config_file(where) is not None:
-        raise ArgumentError(
-            f"{what!r} has an adapter_config.json, so its weights belong on those of another model."
-            "\nPass the merged model: peft's merge_and_unload() makes it."
-        )
+        raise ArgumentError(mistake("adapter", name=what))
     config._attn_implementation = config._experts_implementation = None
     return config

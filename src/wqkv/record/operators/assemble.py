@@ -109,12 +109,15 @@ def head_count(size: int, heard: WrittenOut, modules: Iterable[nn.Module]) -> in
     later = heard.shape.shape
     if later is not None and len(later) >= 4 and later[0] * later[1] == size:
         return later[1]
-    for module in modules:
+    batch = heard.shape.batch or 0
+    for n, module in enumerate(modules):
+        if n and size == batch:  # one head, whatever is said further out
+            return 1
         for name in _HEADS:
             count = getattr(module, name, None)
             if isinstance(count, int) and count > 0 and size % count == 0:
                 return count
-    return size
+    return size // batch if batch and size % batch == 0 else size
 
 
 def _cut(axis: Axis, heads: int) -> tuple[Axis, Axis]:

@@ -15,7 +15,7 @@ from torch import nn
 
 from wqkv.errors import WqkvError
 from wqkv.maps.weights import aside
-from wqkv.record.captured import CapturedCall, Refusal
+from wqkv.record.captured import CapturedCall, Refusal, check_numbers
 from wqkv.record.follow import begin, follow, go_on, settle
 from wqkv.record.layer_runs import LayerRuns
 from wqkv.record.operators.listening import Heard, WrittenOut, tensors_in
@@ -82,6 +82,8 @@ class OperatorDoor:
                     "q, k, v, its output or a mask was changed in place after the forward and "
                     "before it was asked for"
                 )
+            for leaf in leaves:
+                check_numbers(leaf.tensor)
             device = next((x.tensor.device for x in leaves), torch.device("cpu"))
             with aside(device):
                 run = self._run(one)
@@ -107,8 +109,6 @@ class OperatorDoor:
             return found
         if one.returned is not None:
             one.returned.check(found.output)
-        if found.query.is_meta:
-            raise Refusal("its tensors are on the device meta, which holds no numbers")
         n, m = found.query.shape[2], found.key.shape[2]
         everything = found.readings[0].all
         found = found._replace(

@@ -8,7 +8,6 @@ and so is each call of a fused kernel. What is heard is read later: scores.py, f
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from wqkv.attend.heard import is_inside
 from wqkv.record.mask_pattern import HIDDEN
+from wqkv.record.operators.learned import Learned
 from wqkv.record.operators.nodes import (
     LAYOUTS,
     PRODUCTS,
@@ -92,10 +92,9 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
 
     def __init__(self, model: nn.Module, tell: Callable[[Heard], None]) -> None:
         super().__init__()
-        self._tell, self._model = tell, model
+        self._tell = tell
         self._trails = Trails()
-        self._weights: set[int] | None = None  # the storages of the parameters
-        self._casts: dict[int, weakref.ref[Tensor]] = {}  # those of what they were cast to
+        self._weights = Learned(model)
         self._open: dict[Node, None] = {}  # softmaxes over scores that have not met v yet
         self._on = False
         self._keys: tuple[Any, Any] = (None, None)  # as of_torch.as_called takes them
@@ -114,7 +113,9 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
     def begin(self) -> None:
         """Hear what runs from here on, in this thread."""
         self._on = True
-        self._keys = of_torch.keys_on(), of_torch.keys_off()
+        if not self._weights:
+            self._weights.learn()
+        self._trails.keys = self._keys = of_torch.keys_on(), of_torch.keys_off()
         of_torch.DispatchMode.__enter__(self)
 
     def end(self) -> None:
@@ -138,7 +139,6 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
     def forget(self) -> None:
         self._open.clear()
         self._trails.clear()
-        self._weights = None
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -179,13 +179,17 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         if of_torch.is_higher_order(func):
             return self._higher(func, args, kwargs)
         operator = operator_of(func)
-        if operator.name in MADE_OF_OTHERS and operator.whole:
+        nested = any(x.is_nested for x in args if isinstance(x, Tensor))
+        if operator.name in MADE_OF_OTHERS and operator.whole and not (nested or types):
             with self._inside():
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
                 return out
         known = self._known(args, kwargs) if self._trails else []
-        if not known and operator.name not in _HEARD and "attention" not in operator.name:
+        whole = "attention" in operator.name or operator.name in _WHOLE_LAYERS
+        if nested and operator.name in SOFTMAXES:
+            self._tell(Heard(None, "its softmax is of a nested tensor, which is not followed"))
+        if not whole and (nested or (not known and operator.name not in _HEARD)):
             return self._run(func, operator, args, kwargs)
         return self._hear(func, operator, args, kwargs, known)
 
@@ -204,19 +208,8 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             out = func(*args, **kwargs)
         for x in wrote:
             self._trails.wrote(x)
-        if operator.name in _CASTS and isinstance(out, Tensor) and self._is_weight(args[0]):
-            self._cast(out)
+        self._weights.remade(operator.name, args, out)
         return out
-
-    def _cast(self, x: Tensor) -> None:
-        """A weight in another dtype, which autocast makes, is a weight as long as it lives."""
-        number, casts = of_torch.storage_number(x), self._casts
-
-        def gone(reference: weakref.ref[Tensor]) -> None:
-            if casts.get(number) is reference:
-                del casts[number]
-
-        casts[number] = weakref.ref(x, gone)
 
     # Its keyword arguments are of a foreign call.
     def _known(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
@@ -329,7 +322,9 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             node = self._trails.node(x)
             if node is None or node.is_weights or x is known[0]:
                 continue
-            if hides(x, HIDDEN):
+            with of_torch.no_modes():
+                hidden = hides(x, HIDDEN)
+            if hidden:
                 self._trails.drop(x)
 
     def _after(self, name: str, known: list[Tensor], out: Any) -> None:
@@ -349,7 +344,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
 
     def _product(self, applied: Applied, args: tuple[Any, ...], out: Tensor) -> None:
         (a, b), (left, right) = args[-2:], applied.args[-2:]
-        if self._is_weight(a) or self._is_weight(b):
+        if self._weights.among(a, b):
             self._mix(applied, args, out)
             return
         weights = [one for one in (left, right) if isinstance(one, Node) and one.is_weights]
@@ -401,17 +396,9 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
                 self._put(first, mixed)
                 return
 
-    def _is_weight(self, x: Tensor) -> bool:
-        if self._weights is None:
-            found = self._model.parameters()
-            self._weights = {of_torch.storage_number(one) for one in found}
-        number = of_torch.storage_number(x)
-        return number in self._weights or number in self._casts
-
 
 #: Whole layers of torch.nn, as its fast path calls them.
 _WHOLE_LAYERS = frozenset(("_transformer_encoder_layer_fwd",))
-_CASTS = frozenset(("_to_copy", "to"))
 #: Operators that are made of others, which go another way below autograd and autocast.
 _AS_CALLED = _WHOLE_LAYERS | {"linear", "_native_multi_head_attention"}
 _HEARD = PRODUCTS | SOFTMAXES | _WHOLE_LAYERS

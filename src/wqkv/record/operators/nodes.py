@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from wqkv.attend.values import is_traced
 from wqkv.upstream import of_torch
 
 
@@ -76,16 +77,17 @@ class Leaf:
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
-        self.version = of_torch.version(tensor)  # and again at the end of its forward
+        self.version: int | None = None  # at the end of its forward
 
     def close(self) -> None:
         """Its forward ends: whoever writes into it from here on changes what it says."""
-        self.version = of_torch.version(self.tensor)
+        if self.version is None:
+            self.version = of_torch.version(self.tensor)
 
     @property
     def is_stale(self) -> bool:
         """Whether it was changed in place since the end of its forward."""
-        return of_torch.version(self.tensor) != self.version
+        return self.version is not None and of_torch.version(self.tensor) != self.version
 
 
 Argument = Any  # of an operator: a Node, a Leaf, a number, None, or a list or tuple of these
@@ -212,4 +214,6 @@ def all_nodes(node: Node) -> list[Node]:
 
 def hides(tensor: Tensor, most: float) -> bool:
     """Whether every number is 0 or at most `most`: a mask as it is added to the scores."""
+    if tensor.is_meta or is_traced(tensor):  # there are no numbers
+        return False
     return bool(((tensor == 0) | (tensor <= most)).all())

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from wqkv.record.operators.nodes import Argument, Leaf, Node
+from wqkv.upstream import of_torch
 from wqkv.upstream.of_torch import storage_number
+
+#: Up to how many numbers of a parameter are copied, such as a scale or a table of positions.
+COPIED = 2**16
 
 
 class Output:
@@ -22,6 +26,7 @@ class Output:
     def __init__(self) -> None:
         self.shape: tuple[int, ...] | None = None  # of what was made of it first: its heads show
         self.scaled = False  # whether it met something that its own scores have made
+        self.batch: int | None = None  # samples of the forward, as far as it is known
 
 
 class _Entry(NamedTuple):
@@ -35,6 +40,7 @@ class Trails:
 
     def __init__(self) -> None:
         self._known: dict[int, _Entry] = {}
+        self.keys: tuple[Any, Any] = (None, None)  # as of_torch.as_called takes them
         # What is kept of the memory of each storage; a copy is made before anybody writes into it.
         self._kept: dict[int, list[weakref.ref[Leaf]]] = {}
         # Writes into each storage. A tensor's own count is late: it rises when an operator has
@@ -54,7 +60,8 @@ class Trails:
             return
         for reference in self._kept.pop(storage_number(x), ()):
             if (leaf := reference()) is not None:
-                leaf.tensor = leaf.tensor.clone()
+                with of_torch.no_modes():
+                    leaf.tensor = leaf.tensor.clone()
 
     def wrote(self, x: Tensor) -> None:
         """An operator has written into a tensor."""
@@ -93,19 +100,22 @@ class Trails:
             del self._known[id(x)]
 
     def leaf(self, x: Tensor) -> Leaf:
-        # without its graph, which would be kept alive
-        leaf = Leaf(x.detach() if x.requires_grad else x)
+        if x.requires_grad:
+            small = x.is_leaf and x.numel() <= COPIED  # a step of an optimizer would change it
+            # Without its graph, which would be kept alive, but with the count of its changes, which
+            # a mode would not share.
+            with of_torch.as_called(self.keys):
+                x = x.detach().clone() if small else x.detach()
+        leaf = Leaf(x)
         self._kept.setdefault(storage_number(x), []).append(weakref.ref(leaf))
         return leaf
 
     def argument(self, x: object) -> Argument:
         """What a Node keeps of something that an operator is given."""
-        if not isinstance(x, Tensor):
-            return x
-        return self.node(x) or self.leaf(x)
+        return (isinstance(x, Tensor) and self.node(x)) or self.value(x)
 
     def value(self, x: object) -> Argument:
-        """What is kept of something that a whole attention is given, whatever made it."""
+        """The same, by value, whatever it comes from."""
         return self.leaf(x) if isinstance(x, Tensor) else x
 
     def aliases(self, x: Tensor) -> Iterator[tuple[Tensor, Node]]:

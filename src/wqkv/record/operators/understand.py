@@ -107,7 +107,9 @@ def _changed_after(weights: Node) -> tuple[str, ...]:
     """What to say of weights that other operators changed between their softmax and v."""
     later = [one.name for one in all_nodes(weights) if one.is_weights and one not in one.softmaxes]
     changed = [name for name in later if name not in LAYOUTS | RULES]
-    return (f"shown is its softmax, which `{changed[0]}` changed before it met v",) if changed else ()
+    return (
+        (f"shown is its softmax, which `{changed[0]}` changed before it met v",) if changed else ()
+    )
 
 
 def _four_axes(scores: Tensor, how: WrittenOut, modules: Sequence[nn.Module]) -> Tensor:
