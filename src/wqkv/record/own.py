@@ -131,6 +131,8 @@ class OwnDoor:
             held = _kept(heard)
         leaves = keep(held.call.query), keep(held.call.value), keep(held.out)
         matrices = [Leaf(x) for x in held.call.rules.tensors()]
+        for leaf in matrices:  # the rules hold the tensor itself, so it may not change from here on
+            leaf.close()
         self._waiting.append(_OwnCall(layer, held, backward, leaves, matrices))
 
     def close(self) -> None:
@@ -250,12 +252,13 @@ def _notes(layer: LayerRuns, heard: HeardCall) -> Iterator[str]:
 def _begin(heard: HeardCall, backward: Backward | None) -> OwnRun:
     call = heard.call
     given, offset = replace(call.rules, dropout_p=0.0), call.rules.query_offset
+    start = offset if isinstance(offset, int) else 0
     run = OwnRun(
         first=_captured(heard, backward),
         key=GrowingTensor(call.key, copy=False),
         query=GrowingTensor(call.query, copy=False),
-        start=offset if isinstance(offset, int) else 0,
-        start_known=True,
+        start=start,
+        start_known=not start,  # a call counts from its first key, and a cache may have lost others
         pattern=None,
         dense=[],
         bias=[],

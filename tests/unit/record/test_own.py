@@ -378,6 +378,20 @@ def test_cross_attention_to_kept_keys_goes_on_where_its_place_is_given():
         assert torch.allclose(seen.runs(0)[-1][:], model.map(x, other)[:, :, -lengths[-1] :])
 
 
+def test_a_generation_that_is_watched_from_its_middle_on():
+    torch.manual_seed(0)
+    model, x, cache = layer().eval(), tokens(), Dynamic()
+    with torch.no_grad():
+        model(x[:, :5], cache=cache)
+        with watch(model) as seen:
+            for token in x[:, 5:].split(1, dim=1):
+                model(token, cache=cache)
+    assert torch.allclose(seen[0][:], model.map(x)[:, :, 5:], atol=1e-6)
+    report = seen.report()
+    assert "rows from 5 on" in report
+    assert "counted from the first key of its cache, whose place in the text is not known" in report
+
+
 def other_keys(cache: Dynamic) -> None:
     cache._tensors["k"][0, 1, 2, 3] += 1  # one number of a kept key
 
@@ -684,7 +698,10 @@ def test_a_transform_of_torch_func_is_named():
     model, x = layer().eval(), tokens()
     with torch.no_grad(), watch(model) as seen:
         torch.func.vmap(lambda one: model(one[None])[0])(x)
-    assert seen.layers[0].reason == "torch.func runs it (vmap, grad, jvp): run the model itself to see it"
+    assert (
+        seen.layers[0].reason
+        == "torch.func runs it (vmap, grad, jvp): run the model itself to see it"
+    )
 
 
 def test_a_model_on_meta_is_named():
