@@ -231,7 +231,7 @@ def _run_of(layer: LayerRuns, heard: HeardCall, backward: Backward | None) -> Ow
             return last
         except Refusal as refusal:
             why = str(refusal)
-    run = _begin(heard, backward)
+    run = _begin(heard, backward, cross=layer.known_kind == "cross")
     run.began = why if run.start else ""
     run.notes = tuple(_notes(layer, heard))
     return run
@@ -249,16 +249,17 @@ def _notes(layer: LayerRuns, heard: HeardCall) -> Iterator[str]:
         yield f"{maps} maps of each head: all first ones come before all second ones"
 
 
-def _begin(heard: HeardCall, backward: Backward | None) -> OwnRun:
+def _begin(heard: HeardCall, backward: Backward | None, cross: bool) -> OwnRun:
     call = heard.call
     given, offset = replace(call.rules, dropout_p=0.0), call.rules.query_offset
     start = offset if isinstance(offset, int) else 0
     run = OwnRun(
-        first=_captured(heard, backward),
+        first=_captured(heard, backward, cross),
         key=GrowingTensor(call.key, copy=False),
         query=GrowingTensor(call.query, copy=False),
         start=start,
-        start_known=not start,  # a call counts from its first key, and a cache may have lost others
+        # A call counts from its first key, before which a cache may have lost others.
+        start_known=cross or not start,
         pattern=None,
         dense=[],
         bias=[],
@@ -277,11 +278,11 @@ def _begin(heard: HeardCall, backward: Backward | None) -> OwnRun:
     return run
 
 
-def _captured(heard: HeardCall, backward: Backward | None) -> CapturedCall:
+def _captured(heard: HeardCall, backward: Backward | None, cross: bool) -> CapturedCall:
     call = heard.call
     return CapturedCall(
         query=call.query, key=call.key, value=call.value, output=heard.out, readings=[],
-        cross=False, stored_keys=False, scale=call.rules.scale, softcap=call.rules.softcap,
+        cross=cross, stored_keys=False, scale=call.rules.scale, softcap=call.rules.softcap,
         sinks=None, bias=None, causal=False, window=None, backward=backward,
     )  # fmt: skip
 

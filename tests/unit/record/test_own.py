@@ -135,6 +135,16 @@ def test_the_map_is_the_layers_own(name):
     assert [one.name for one in seen.layers] == [type(model).__name__]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("name", [*LAYERS, "converted", "functions"])
+def test_other_dtypes(name, dtype):
+    torch.manual_seed(0)
+    model = {**MODELS, **LAYERS}[name]().eval().to(dtype)
+    with torch.no_grad(), watch(model) as seen:
+        model(tokens().to(dtype))
+    assert {one.state for one in seen.layers} == {"proved"}, seen.report()
+
+
 def test_the_rules_are_said():
     model = nn.Sequential(*[one().eval() for one in LAYERS.values()])
     with torch.no_grad(), watch(model) as seen:
