@@ -244,6 +244,8 @@ def _notes(layer: LayerRuns, heard: HeardCall) -> Iterator[str]:
         yield f"keys that take a part of each row and have no column: {beside}"
     if dropout_p:
         yield f"the softmax before dropout {dropout_p:g}"
+    if heard.call.lse:
+        yield "its caller asked for lse, and may merge it with other keys"
     maps = getattr(layer.module, "maps_per_head", 1)
     if maps > 1:  # DifferentialAttention
         yield f"{maps} maps of each head: all first ones come before all second ones"

@@ -19,7 +19,7 @@ from wqkv.attend.functional import attention
 from wqkv.attend.heard import SHARED
 from wqkv.attend.masks import Causal, Chunked, Dense, Lengths, Window
 from wqkv.attend.parallel.ranks import Ring
-from wqkv.attend.partial import Partial
+from wqkv.attend.partial import Partial, merge
 from wqkv.attend.rope import RoPE
 from wqkv.errors import ArgumentError, MissedError
 from wqkv.layer.attention import MultiheadAttention
@@ -186,6 +186,20 @@ def test_several_attentions_of_a_module_are_layers_of_their_own():
     assert [one.name for one in seen.layers] == ["Block", "Block (attention 2)"]
     assert [one.kind for one in seen.layers] == ["decoder", "encoder"]
     assert [[m.shape[2] for m in seen.runs(n)] for n in (0, 1)] == [[7, 5], [7, 5]]
+
+
+def test_a_piece_of_keys_that_may_be_merged_with_others_is_named():
+    class Prefixed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            q = x.unflatten(2, (3, 8)).transpose(1, 2)
+            prefix = attention(q, q[:, :, :3], q[:, :, :3], return_lse=True)
+            return merge(prefix, attention(q, q, q, return_lse=True)).out
+
+    model = nn.Sequential(layer(persistent=2), Prefixed())
+    with torch.no_grad(), watch(model) as seen:
+        model(tokens())
+    said = "its caller asked for lse, and may merge it with other keys"
+    assert [said in line for line in seen.report().splitlines()] == [False, False, True, True]
 
 
 def test_only_the_layers_that_are_asked_for_are_kept():
