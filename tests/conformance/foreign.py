@@ -153,6 +153,7 @@ MIXED = "changed before it met v"
 OWN_OTHERS = {
     "talking heads": {"captured": 2, "says": MIXED},
     "gathered bias of q": {"captured": 2},
+    "dropout on": {"proved": 2, "without": "inference_mode"},  # there what it drew is not told
     "multiply and sum": {"missed": 2},
     "weighted sum": {"missed": 2},
     "sigmoid": {"silent": 2},

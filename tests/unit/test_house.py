@@ -155,6 +155,7 @@ ORDER = (
     "wqkv.record.operators.understand",
     "wqkv.record.operators.door",
     "wqkv.record.operators",
+    "wqkv.record.own",
     "wqkv.record.listen",
     "wqkv.record.report",
     "wqkv.record.kept",

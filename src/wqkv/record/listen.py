@@ -136,7 +136,8 @@ class Listener:
         self._stack.append(_Frame(call, call.finds_stored_keys(), self._visits[module], untold))
         self._visits[module] += 1
         self._calls[module] = 0
-        if module in self.watched.like:
+        alone = untold and module is self.watched.model and not self.watched.like
+        if alone or module in self.watched.like:
             layer = self._layer(module)
             layer.reason = untold or layer.reason
         if self.path is not None and untold is None:

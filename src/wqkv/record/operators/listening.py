@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from wqkv.attend.heard import is_inside
 from wqkv.record.mask_pattern import HIDDEN
+from wqkv.record.operators.learned import Learned
 from wqkv.record.operators.nodes import (
     LAYOUTS,
     PRODUCTS,
@@ -35,7 +36,6 @@ from wqkv.record.operators.nodes import (
     operator_of,
 )
 from wqkv.record.operators.trails import Output, Trails
-from wqkv.record.operators.learned import Learned
 from wqkv.upstream import of_torch
 
 #: Operators that are heard by what they are made of. In inference mode they arrive whole.

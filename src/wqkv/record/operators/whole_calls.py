@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wqkv.attend.masks.algebra import Full
-from wqkv.attend.masks.ends import Lengths
 from wqkv.record.captured import CapturedCall, MaskReading, Refusal
 from wqkv.record.mask_pattern import Pattern, of_function, of_tensor, rows_of
 from wqkv.record.operators.listening import FusedCall
@@ -179,8 +178,11 @@ def _composite(
     mask, kind = given.get("mask"), given.get("mask_type")
     bias = None
     if lengths is not None:
-        rows = rows_of(Lengths(lengths), n, m, 0, q.device)
-        reading = MaskReading(rows, Pattern(right=tuple(lengths)))
+        # What stands behind a row's end never ran: it is a document of its own that sees nothing.
+        ends = torch.tensor(lengths, device=q.device)[:, None]
+        starts = torch.where(torch.arange(m, device=q.device) < ends, 0, ends)
+        pattern = Pattern(starts=starts, right=tuple(lengths))
+        reading = MaskReading(rows_of(pattern.mask(), n, m, 0, q.device), pattern)
     elif mask is None:
         reading = _plain(False, n, m, q.device)
     else:
