@@ -39,6 +39,8 @@ def why_without_numbers(x: Tensor) -> str | None:
     if x.is_meta or is_traced(x):
         kind = "on the device meta" if x.is_meta else f"of class {type(x).__name__}"
         return f"its tensors are {kind}, which holds no numbers"
+    if hasattr(x, "__tensor_flatten__"):  # such as a DTensor or a quantized one
+        return f"its tensors are of class {type(x).__name__}, which stands for others"
     return None
 
 

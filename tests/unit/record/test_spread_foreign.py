@@ -18,6 +18,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.utils import prune
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from wqkv.errors import MissedError
@@ -274,6 +275,21 @@ def test_nested_tensors_are_missed_by_name():
     assert layer.reason == "its softmax is of a nested tensor, which is not followed"
 
 
+class Distributed(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x @ x.mT).softmax(dim=-1) @ x
+
+
+def test_distributed_tensors_are_missed_by_name(alone):
+    mesh = distributed.device_mesh.init_device_mesh("cpu", (1,))
+    x = distributed.tensor.distribute_tensor(torch.randn(2, LENGTH, WIDTH), mesh)
+    model = Distributed()
+    seen = run_twice(model, lambda: [model(x).full_tensor()])
+    (layer,) = seen.layers
+    assert (layer.name, layer.state) == ("Distributed", "missed")
+    assert layer.reason == "its tensors are of class DTensor, which stands for others"
+
+
 # Modes of the caller
 
 
@@ -416,7 +432,6 @@ QUANTIZED = {
     "torchao int8": by_torchao("int8_weight_only"),
     "torchao int8 dynamic": by_torchao("int8_dynamic_activation_int8_weight"),
     "bitsandbytes int8": by_bitsandbytes("Linear8bitLt", has_fp16_weights=False),
-    "bitsandbytes nf4": by_bitsandbytes("Linear4bit", quant_type="nf4"),
 }
 
 
@@ -620,6 +635,19 @@ def test_a_model_that_starts_threads():
     assert "other threads ran it too: see `threads`" in seen.report()
 
 
+@pytest.mark.process
+def test_workers_that_load_data():
+    """Their processes begin as copies of this one, while it watches."""
+    model = Net("written out").eval()
+    texts = tokens(LENGTH, 6)
+    with torch.no_grad(), watch(model) as seen:
+        for batch in DataLoader(texts, batch_size=2, num_workers=2):
+            model(batch)
+    assert [len(seen.runs(n)) for n in range(LAYERS)] == [3] * LAYERS
+    theirs = matrices(model, lambda: model(texts[4:]))
+    proved(seen, NAMES, theirs)
+
+
 # Compiled
 
 
@@ -756,6 +784,33 @@ def test_a_trace(way):
     names = [f"{type(graph).__name__}{more}" for more in ("", " (attention 2)", " (attention 3)")]
     with torch.no_grad():
         proved(run_twice(graph, lambda: [graph(tokens())]), names, theirs)
+
+
+class Scripted(nn.Module):
+    """Attention that torch.jit.script can read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        P = (self.q(x) @ self.k(x).transpose(-2, -1)).softmax(dim=-1)
+        return P @ x
+
+
+# torch.jit is deprecated
+@pytest.mark.filterwarnings("ignore:.torch.jit.script")
+def test_a_scripted_part():
+    model, x = nn.Sequential(Scripted(), torch.jit.script(Scripted())), torch.randn(3, 7, WIDTH)
+    with torch.no_grad():
+        for _ in range(3):  # torch.jit optimizes what it has seen twice
+            model(x)
+        seen = run_twice(model, lambda: [model(x)])
+    found = [(layer.name, layer.state) for layer in seen.layers]
+    assert found == [("0", "proved"), ("1", "proved")], seen.report()
+    for ours, (part, given) in zip(seen, [(model[0], x), (model[1], model[0](x))], strict=True):
+        theirs = (part.q(given) @ part.k(given).mT).softmax(dim=-1).detach()[:, None]
+        torch.testing.assert_close(ours[:], theirs, rtol=1e-5, atol=2e-6)
 
 
 @WAYS
