@@ -122,12 +122,17 @@ def matrices(model: nn.Module, call: Callable[[], object]) -> list[Tensor]:
 
 
 def run_twice(model: nn.Module, call: Callable[[], list[Tensor]]) -> Seen[AttentionMap]:
-    """What a watch saw of a call that gives the same bits as without."""
-    plain = call()
-    with watch(model) as seen:
-        watched = call()
-    assert len(plain) == len(watched)
-    assert all(map(torch.equal, plain, watched))
+    """What a watch saw of a call that gives the same bits as without.
+
+    The bits are compared with gradients=True too.
+    """
+    plain, seen = call(), None
+    for gradients in (True, False):
+        with watch(model, gradients=gradients) as seen:
+            watched = call()
+        assert len(plain) == len(watched)
+        assert all(map(torch.equal, plain, watched))
+    assert seen is not None
     return seen
 
 
