@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from torch import Tensor, distributed, func, nn
+from torch._dynamo.utils import counters
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.utils import prune
@@ -126,14 +127,14 @@ def run_twice(model: nn.Module, call: Callable[[], list[Tensor]]) -> Seen[Attent
 
     The bits are compared with gradients=True too.
     """
-    plain, seen = call(), None
+    plain, found = call(), []
     for gradients in (True, False):
         with watch(model, gradients=gradients) as seen:
             watched = call()
         assert len(plain) == len(watched)
         assert all(map(torch.equal, plain, watched))
-    assert seen is not None
-    return seen
+        found.append(seen)
+    return found[-1]
 
 
 def proved(seen: Seen[AttentionMap], names: list[str], theirs: list[Tensor]) -> None:
@@ -713,6 +714,41 @@ def test_a_model_that_compiles_while_it_is_watched(way):
     with torch.no_grad(), torch.compiler.set_stance("force_eager"), watch(whole) as seen:
         whole(tokens())
     assert {layer.state for layer in seen.layers} == {"proved"}
+
+
+@pytest.mark.compile
+def test_a_watch_compiles_nothing():
+    """A compiled layer that takes its fast path runs uncompiled, and what it calls is looked at."""
+    layer = nn.TransformerEncoderLayer(WIDTH, HEADS, 31, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    model.layers[1].compile(backend="aot_eager")
+    x = torch.randn(BATCH, LENGTH, WIDTH)
+    with torch.no_grad():
+        plain = model(x)
+        graphs = dict(counters["stats"])
+        with watch(model):
+            assert torch.equal(model(x), plain)
+        model(x)
+    assert counters["stats"] == graphs
+
+
+@WAYS
+@pytest.mark.compile
+def test_a_compiled_model_that_learns(way):
+    model = Net(way)
+    whole = torch.compile(model, backend="aot_eager")
+
+    def work() -> list[Tensor]:
+        model.zero_grad()
+        out = whole(tokens())
+        out.square().sum().backward()
+        return [out.detach(), *(one.grad for one in model.parameters())]
+
+    work()
+    graphs = counters["stats"]["unique_graphs"]
+    seen = run_twice(whole, work)
+    assert counters["stats"]["unique_graphs"] == graphs
+    assert {layer.reason for layer in seen.layers} == {COMPILED}, seen.report()
 
 
 # Mapped, differentiated, traced
