@@ -23,7 +23,7 @@ from wqkv.maps.weights import aside
 from wqkv.named_attention import attention_like
 from wqkv.record.arguments import OverheardCall, output_of, read_call, read_tensors
 from wqkv.record.backward import Backward
-from wqkv.record.captured import TRANSFORMED, CapturedCall, Refusal
+from wqkv.record.captured import TRANSFORMED, CapturedCall, Refusal, why_untold
 from wqkv.record.follow import (
     Continuation,
     Options,
@@ -78,6 +78,7 @@ class _Frame(NamedTuple):
     call: ModuleCall
     stored_keys: bool  # asked when it begins, because it stores keys itself
     visit: int  # how often it began before, in this forward
+    untold: str | None  # why nothing that it computes can be kept
 
 
 class _WaitingCall(NamedTuple):
@@ -125,25 +126,32 @@ class Listener:
 
     def enter(self, call: ModuleCall) -> None:
         """A module begins."""
-        module, begins = call.module, not self._stack
+        module, begins, untold = call.module, not self._stack, why_untold()
         if begins:
-            self.settle()
+            if untold is None:
+                self.settle()
             self._visits.clear()
             self._counts.clear()
             self._learns = torch.is_grad_enabled()
-        self._stack.append(_Frame(call, call.finds_stored_keys(), self._visits[module]))
+        self._stack.append(_Frame(call, call.finds_stored_keys(), self._visits[module], untold))
         self._visits[module] += 1
         self._calls[module] = 0
-        if module in self.watched.like:
-            self._layer(module)
-        if self.path is not None:
+        alone = untold and module is self.watched.model and not self.watched.like
+        if alone or module in self.watched.like:
+            layer = self._layer(module)
+            layer.reason = untold or layer.reason
+        if self.path is not None and untold is None:
             with self._mode.paused():
                 self.path.enter(call)
-        if begins:
+        if begins and untold is None:
             self._mode.begin()
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         """A module has ended. If it has failed, `output` is None."""
+        frames = [n for n, one in enumerate(self._stack) if one.call.module is module]
+        if frames and self._stack[frames[-1]].untold:
+            del self._stack[frames[-1] :]
+            return
         if self._stack and self._stack[0].call.module is module:
             self._mode.end()
         if self.path is None and self.watched.keep == "all":
@@ -233,22 +241,20 @@ class Listener:
         for layer in tuple(self.layers.values()):
             layer.again |= layer.at_operators and layer.module is module
 
-    def refuse(self, module: nn.Module, why: str) -> None:
-        """A module runs where nothing can be recorded."""
-        alone = module is self.watched.model and not self.watched.like
-        if alone or module in self.watched.like:
-            self._layer(module).reason = why
-
     # Operators
 
     def _heard(self, heard: Heard) -> None:
         """An attention was heard at its operators."""
-        module = self._stack[-1].call.module if self._stack else None
-        if module is not None and not _is_flex(heard) and _calls(module, of_torch.runs_compiled):
-            return  # its memory is used again by what follows, which no operator tells
-        if module is not None and _calls(module, of_torch.runs_mapped):
-            self._layer(module).reason = TRANSFORMED  # which axis is which, no operator tells
-        elif self._asked:
+        if self._stack:
+            module, why = self._stack[-1].call.module, self._stack[-1].untold
+            if not _is_flex(heard) and _calls(module, of_torch.runs_compiled):
+                return  # its memory is used again by what follows, which no operator tells
+            if _calls(module, of_torch.runs_mapped):
+                why = TRANSFORMED  # which axis is which, no operator tells
+            if why is not None:
+                self._layer(module).reason = why
+                return
+        if self._asked:
             self._asked[-1].append(heard)
         else:
             self._wait(heard)

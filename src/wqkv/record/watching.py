@@ -16,7 +16,6 @@ from wqkv.attend.heard import HeardCall
 from wqkv.doors import door
 from wqkv.errors import ArgumentError, KindError, describe
 from wqkv.record.arguments import OverheardCall
-from wqkv.record.captured import why_untold
 from wqkv.record.listen import Listener, WatchedModel, in_backward, repeated, repeated_own
 from wqkv.record.modules import ModuleCall, compiled, reached
 from wqkv.record.overhear import install, uninstall
@@ -98,16 +97,13 @@ class Watching:
         if in_backward():
             for listener in tuple(self._listeners):
                 listener.run_again(module)
-        elif why := why_untold():
-            self._running().refuse(module, why)
         else:
             self._running().enter(ModuleCall(module, args, kwargs or {}))
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         if torch.compiler.is_compiling() or module not in self._watched.followed or in_backward():
             return
-        if not why_untold():
-            self._running().leave(module, args, output)
+        self._running().leave(module, args, output)
 
     def _running(self) -> Listener:
         """The listener of the thread that runs."""

@@ -108,7 +108,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """torch would wrap what it tells of each operator; the compiler never looks inside here."""
+        """torch would wrap what it tells of each operator, which takes time: see never_compiled."""
         return False
 
     def begin(self) -> None:
@@ -400,6 +400,10 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
                 self._put(first, mixed)
                 return
 
+
+# A compiled module that runs without its code, as nn.TransformerEncoderLayer's fast path does, would
+# have the compiler look at what is called in it.
+of_torch.never_compiled(Listening.__torch_dispatch__)
 
 #: Whole layers of torch.nn, as its fast path calls them.
 _WHOLE_LAYERS = frozenset(("_transformer_encoder_layer_fwd",))
