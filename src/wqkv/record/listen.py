@@ -37,7 +37,7 @@ from wqkv.record.follow import (
 from wqkv.record.layer_runs import LayerRuns
 from wqkv.record.modules import ModuleCall, ended_by, kind_of
 from wqkv.record.operators.door import OperatorDoor, Returned, Waiting, batch_of
-from wqkv.record.operators.listening import Heard, Listening, WrittenOut
+from wqkv.record.operators.listening import FusedCall, Heard, Listening, WrittenOut
 from wqkv.record.own import OwnDoor, OwnRun
 from wqkv.record.read_mask import KnownMasks
 from wqkv.record.run import Run
@@ -243,7 +243,9 @@ class Listener:
     def _heard(self, heard: Heard) -> None:
         """An attention was heard at its operators."""
         module = self._stack[-1].call.module if self._stack else None
-        if module is not None and _calls(module, of_torch.runs_compiled):
+        # flex_attention is called by code that is compiled to run as it is written.
+        flex = isinstance(heard.how, FusedCall) and heard.how.applied.name == "flex_attention"
+        if module is not None and not flex and _calls(module, of_torch.runs_compiled):
             return  # its memory is used again by what follows, which no operator tells
         if module is not None and _calls(module, of_torch.runs_mapped):
             self._layer(module).reason = TRANSFORMED  # which axis is which, no operator tells
