@@ -235,7 +235,8 @@ class Listener:
 
     def refuse(self, module: nn.Module, why: str) -> None:
         """A module runs where nothing can be recorded."""
-        if module in self.watched.like:
+        alone = module is self.watched.model and not self.watched.like
+        if alone or module in self.watched.like:
             self._layer(module).reason = why
 
     # Operators

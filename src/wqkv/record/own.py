@@ -23,12 +23,11 @@ from wqkv.attend.masks.algebra import Mask
 from wqkv.attend.packed import pack, unpack
 from wqkv.attend.partial import logaddexp
 from wqkv.attend.rules import FULL, Rules
-from wqkv.attend.values import is_traced, transformed
 from wqkv.errors import WqkvError
 from wqkv.maps.attention_map import AttentionMap, map_of
 from wqkv.maps.weights import aside
 from wqkv.record.backward import Backward
-from wqkv.record.captured import CapturedCall, Refusal
+from wqkv.record.captured import CapturedCall, Refusal, check_numbers
 from wqkv.record.layer_runs import LayerRuns
 from wqkv.record.operators.nodes import Leaf
 from wqkv.record.prove_call import prove_heard
@@ -162,12 +161,10 @@ class OwnDoor:
 def _why_not(heard: HeardCall) -> str | None:
     """Why no map can be made of a call; None if one can."""
     query, p = heard.call.query, heard.call.rules.dropout_p
-    if query.is_meta:
-        return "its tensors are on the device meta, which holds no numbers"
-    if is_traced(query):
-        return "a graph was made of it, and its tensors held no numbers"
-    if transformed():
-        return "a transform of torch.func ran it, such as vmap"
+    try:
+        check_numbers(query)
+    except Refusal as refusal:
+        return str(refusal)
     if p and heard.call.seed is None:
         return (
             f"dropout {p:g} was on, and it cannot be drawn again for a proof: the engine "

@@ -46,19 +46,18 @@ _DENOISERS = ("transformer", "unet", "prior")
 
 def check_file(path: Path) -> None:
     """Raise unless a file is the pickled one of a model of transformers."""
-    if (path.parent / "config.json").is_file():
+    name, folder = str(path), path.parent
+    if (folder / "config.json").is_file() and tensors_file(folder) is not None:
         if path.name in PICKLED:
             return
-        folder = str(path.parent)
-        raise ArgumentError(mistake("a_file_of", path=str(path), folder=folder))
+        raise ArgumentError(mistake("a_file_of", path=name, folder=str(folder)))
     if path.suffix in _WEIGHTS:
-        raise _weights(str(path), path)
+        raise _of_own_class(mistake("weights_alone", name=name), path)
     if path.suffix == ".py":
-        raise _python(str(path), path)
+        raise _of_own_class(mistake("python", name=name), module=path.stem)
     if path.suffix in _NOT_PYTORCH:
-        why = mistake("not_pytorch", name=str(path), suffix=path.suffix)
-        raise watch_instead(why, "import wqkv", "model = MyModel()")
-    raise ArgumentError(mistake("a_file", path=str(path)))
+        raise _of_own_class(mistake("not_pytorch", name=name, suffix=path.suffix))
+    raise ArgumentError(mistake("a_file", path=name))
 
 
 def check_folder(folder: Path) -> Path | None:
@@ -70,11 +69,12 @@ def check_folder(folder: Path) -> Path | None:
     told = config if isinstance(config, dict) else {}
     if (library := of_library(name, _library_of(files, told), files, "local-dir:")) is not None:
         raise library
-    if "model_type" not in told:
-        raise watch_instead(mistake("no_type", name=name), "import wqkv", "model = MyModel()")
     file = tensors_file(folder)
-    # A model that brings its own Python is refused for that, whatever its weights are called.
-    if file is None and "auto_map" not in told:
+    if "auto_map" in told:  # its own Python is what is said of it, whatever else it lacks
+        return file
+    if "model_type" not in told:
+        raise _of_own_class(mistake("no_type", name=name), _weights_in(folder))
+    if file is None:
         raise ArgumentError(mistake("no_weights", path=name))
     return file
 
@@ -115,34 +115,33 @@ def _library_of(files: Collection[str], told: Collection[str]) -> str | None:
 
 def _no_model(folder: Path) -> ArgumentError:
     """The error for a folder without a config.json."""
-    name, inside = str(folder), sorted(folder.iterdir())
+    name = str(folder)
     if (folder / "adapter_config.json").is_file():
         return ArgumentError(mistake("adapter", name=name))
     if models := sorted(str(path.parent) for path in folder.glob("*/config.json")):
         return ArgumentError(mistake("models_inside", path=name, names=one_of(models)))
-    for path in inside:
-        if path.suffix in _WEIGHTS:
-            return _weights(name, path)
-    for path in inside:
-        if path.suffix == ".py":
-            return _python(name, path)
+    if (file := _weights_in(folder)) is not None:
+        return _of_own_class(mistake("weights_alone", name=name), file)
+    if any(folder.glob("*.py")):
+        return _of_own_class(mistake("python", name=name), module="my_code")
     return ArgumentError(mistake("no_model_in", path=name))
 
 
-def _weights(name: str, file: Path) -> ArgumentError:
-    library, read = _WEIGHTS[file.suffix]
-    return watch_instead(
-        mistake("weights_alone", name=name),
-        f"import {library}, wqkv",
-        "model = MyModel()",
-        f"model.load_state_dict({read.format(repr(str(file)))})",
-    )
+def _weights_in(folder: Path) -> Path | None:
+    """The first file of weights in a folder."""
+    return next((path for path in sorted(folder.iterdir()) if path.suffix in _WEIGHTS), None)
 
 
-def _python(name: str, file: Path) -> ArgumentError:
-    return watch_instead(
-        mistake("python", name=name),
-        "import wqkv",
-        f"from {file.stem} import MyModel",
-        "model = MyModel()",
-    )
+def _of_own_class(why: str, weights: Path | None = None, module: str = "") -> ArgumentError:
+    """The error for a model of a user's own class, which is called MyModel.
+
+    Args:
+        weights: the file that is loaded into it.
+        module: where the class is imported from.
+    """
+    library, read = ("", "") if weights is None else _WEIGHTS[weights.suffix]
+    lines = ["import " + ", ".join(filter(None, (library, "wqkv")))]
+    lines += [f"from {module} import MyModel"] if module else []
+    lines += ["model = MyModel().eval()"]
+    lines += [f"model.load_state_dict({read.format(repr(str(weights)))})"] if read else []
+    return watch_instead(why, *lines)

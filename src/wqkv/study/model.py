@@ -201,8 +201,9 @@ def open_model(
 
     Raises:
         ArgumentError: it is no model, one that is not here while there is no network, one of a
-            family without a table row, one that reads one text and writes another, or one that
-            opens only by Python of its own.
+            family without a table row or of another library, one that reads no text, or one and
+            writes another, or one that opens only by Python of its own. Where `watch` can show its
+            attention, the error has the lines of Python for it.
         MissingExtraError: transformers, gguf or the packaged model is not installed.
     """
     return OpenModel(*load(name, progress))

@@ -63,6 +63,8 @@ NAMES = {
     "HigherOrderOperator": "torch._ops:HigherOrderOperator",
     "has_kernel": "torch:_C._dispatch_has_kernel_for_dispatch_key",
 }
+#: Under which names torch.compile, activation checkpointing and FSDP keep what they wrap.
+_WRAPPED = re.compile(r"\._(orig_mod|checkpoint_wrapped_module|fsdp_wrapped_module)(?=\.|$)")
 #: Where nn.Module keeps the hooks that run when a module is called, saved or loaded.
 HOOKS = (
     "_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks",
@@ -85,8 +87,8 @@ def original(module: nn.Module) -> nn.Module:
 
 
 def plain_name(name: str) -> str:
-    """The name of a module inside a compiled model, as it would be without torch.compile."""
-    return name.replace("._orig_mod", "")
+    """The name of a module inside others that torch has wrapped, as it would be without them."""
+    return _WRAPPED.sub("", name)
 
 
 def is_compiled(module: nn.Module) -> bool:
@@ -264,9 +266,10 @@ def schema(operator: Any) -> Any:  # Any: torch's own types, which are private
 
 def is_composite(operator: Any) -> bool:  # Any: torch's own type, which is private
     """Whether an operator is made of others."""
-    if operator.namespace == "prim":  # such as the device of a FakeTensor: it has no kernels
+    try:
+        found: bool = __getattr__("has_kernel")(operator.name(), "CompositeImplicitAutograd")
+    except RuntimeError:  # such as the device of a FakeTensor, or the sizes of a NestedTensor
         return False
-    found: bool = __getattr__("has_kernel")(operator.name(), "CompositeImplicitAutograd")
     return found
 
 

@@ -6,6 +6,7 @@ Attention is one fused call, or written out. Each way computes the same bits wit
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,10 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from torch import Tensor, distributed, func, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.utils import prune
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+from torch.utils.flop_counter import FlopCounterMode
 
+from wqkv.errors import MissedError
 from wqkv.maps.attention_map import AttentionMap
 from wqkv.record.watch import Seen, watch
 
@@ -187,6 +191,124 @@ def test_an_attention_with_its_own_backward_pass():
         proved(run_twice(model, lambda: [model(tokens())]), NAMES, theirs[:LAYERS])
 
 
+class Scaled(Attention):
+    """A scale and a bias for each place that are learned."""
+
+    def __init__(self) -> None:
+        super().__init__("written out")
+        draw = torch.Generator().manual_seed(3)
+        self.scale = nn.Parameter(1 + torch.rand(HEADS, 1, 1, generator=draw))
+        self.bias = nn.Parameter(torch.randn(HEADS, LENGTH, LENGTH, generator=draw))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return (q @ k.mT * self.scale + self.bias).softmax(dim=-1) @ v
+
+
+def test_a_step_of_an_optimizer_changes_no_map():
+    model = nn.Sequential(nn.Embedding(VOCABULARY, WIDTH), Scaled())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watch(model) as seen:
+        out = model(tokens())
+        x = model[0](tokens())
+        q, k, _ = model[1].project(x)
+        theirs = (q @ k.mT * model[1].scale + model[1].bias).softmax(dim=-1).detach()
+        out.square().sum().backward()
+        optimizer.step()
+    assert [layer.state for layer in seen.layers] == ["proved"], seen.report()
+    torch.testing.assert_close(seen[0][:], theirs, rtol=1e-5, atol=2e-6)
+
+
+class InPlace(Attention):
+    """It keeps q, which somebody may write into later."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        self.q = q
+        return super().attend(q, k, v)
+
+
+@WAYS
+@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize("gradients", [False, True])
+def test_q_that_is_written_into_after_the_forward(way, asked, gradients):
+    model = nn.Sequential(nn.Embedding(VOCABULARY, WIDTH), InPlace(way))
+    (theirs,) = matrices(model, lambda: model(tokens()))
+    with watch(model) as seen:
+        with torch.set_grad_enabled(gradients):
+            model(tokens())
+        if asked:
+            assert seen.layers[0].state == "proved"
+        with torch.no_grad():
+            model[1].q.mul_(2)
+    if way == "fused" and not asked:  # the other has multiplied a copy of q
+        with pytest.raises(MissedError, match="a mask was changed in place after the forward"):
+            seen[0]
+    else:
+        torch.testing.assert_close(seen[0][:], theirs, rtol=1e-5, atol=2e-6)
+
+
+# Tensors of other classes
+
+
+class Jagged(nn.Module):
+    """Attention over texts of several lengths, as one nested tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(16, 16) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            part(x).unflatten(-1, (2, 8)).transpose(1, 2) for part in (self.q, self.k, self.v)
+        )
+        return scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2)
+
+
+# torch says that they are a prototype
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage")
+def test_nested_tensors_are_missed_by_name():
+    model, texts = Jagged(), [torch.randn(length, 16) for length in (3, 5, 7)]
+    x = torch.nested.nested_tensor(texts, layout=torch.jagged)
+    seen = run_twice(model, lambda: [one.detach() for one in model(x).unbind()])
+    (layer,) = seen.layers
+    assert (layer.name, layer.state) == ("Jagged", "missed")
+    assert layer.reason == "its softmax is of a nested tensor, which is not followed"
+
+
+# Modes of the caller
+
+
+@WAYS
+def test_a_mode_of_the_caller_is_told_of_the_model_alone(way):
+    model = Net(way)
+
+    def work() -> list[Tensor]:
+        counter = FlopCounterMode(display=False)
+        with counter, torch.no_grad():
+            found = [model(tokens()), model(tokens())]  # the second reads what the first left
+        return [*found, torch.tensor(counter.get_total_flops())]
+
+    assert {layer.state for layer in run_twice(model, work).layers} == {"proved"}
+
+
+@WAYS
+def test_selective_checkpointing(way):
+    """It finds what it has kept by counting operators."""
+    model = Net(way)
+    kept = [torch.ops.aten.bmm.default, torch.ops.aten.addmm.default]
+    contexts = functools.partial(create_selective_checkpoint_contexts, kept)
+
+    def work() -> list[Tensor]:
+        model.zero_grad()
+        x = model.embedding(tokens())
+        for block in model.blocks:  # each is a forward of its own
+            x = checkpoint(block, x, use_reentrant=False, context_fn=contexts)
+        x.square().sum().backward()
+        return [one.grad for one in model.parameters() if one.grad is not None]
+
+    seen = run_twice(model, work)
+    assert [(layer.name, layer.state) for layer in seen.layers] == [(n, "proved") for n in NAMES]
+
+
 # Wrapped, spread, quantized
 
 
@@ -224,9 +346,21 @@ def by_flat_shards(model, folder):
     return distributed.fsdp.FullyShardedDataParallel(model, device_id=torch.device("cpu"))
 
 
+def by_flat_shards_of_blocks(model, folder):
+    for number, block in enumerate(model.blocks):
+        model.blocks[number] = by_flat_shards(block, folder)
+    return by_flat_shards(model, folder)
+
+
+def by_checkpoint_wrappers(model, folder):
+    for number, block in enumerate(model.blocks):
+        model.blocks[number] = checkpoint_wrapper(block)
+    return model
+
+
 SPREAD = [
     by_offload, by_disk_offload, by_adapter, by_data_parallel, by_processes, by_shards,
-    by_flat_shards,
+    by_flat_shards, by_flat_shards_of_blocks, by_checkpoint_wrappers,
 ]  # fmt: skip
 
 

@@ -149,8 +149,9 @@ def test_a_model_without_a_tokenizer():
     run(said, inputs={"input_ids": IDS})
 
 
-def test_a_model_that_holds_its_own_python():
-    write("model/config.json", {"model_type": "mine", "auto_map": {"AutoConfig": "it.Config"}})
+@pytest.mark.parametrize("told", [{"model_type": "mine"}, {}])
+def test_a_model_that_holds_its_own_python(told):
+    write("model/config.json", {**told, "auto_map": {"AutoConfig": "it.Config"}})
     said = refused("model")
     assert said.startswith("'model' brings Python of its own, which wqkv never runs.\n")
     assert "AutoModel.from_pretrained('model', trust_remote_code=True)" in python_of(said)
@@ -256,13 +257,15 @@ def test_a_folder_of_weights():
     run(said)
 
 
-@pytest.mark.parametrize("name", ["code/my_model.py", "code"])
-def test_python(name, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "module"), [("code/my_model.py", "my_model"), ("code", "my_code")]
+)
+def test_python(name, module, monkeypatch):
     Path("code").mkdir()
     Path("code/my_model.py").write_text("class MyModel: pass")
     said = refused(name)
     assert said.startswith(f"'{name}' holds Python, which wqkv never runs.\n")
-    monkeypatch.setitem(sys.modules, "my_model", SimpleNamespace(MyModel=MyModel))
+    monkeypatch.setitem(sys.modules, module, SimpleNamespace(MyModel=MyModel))
     run(said)
 
 
@@ -285,6 +288,15 @@ def test_a_configuration_of_its_own(told):
     write("nano/config.json", told)
     said = refused("nano")
     assert said.startswith("'nano' has a config.json that is not of transformers: it names no mod")
+    run(said)
+
+
+@pytest.mark.parametrize("name", ["nano", "nano/ckpt.pt"])
+def test_weights_with_a_configuration_of_their_own(name):
+    write("nano/config.json", {"n_layer": 6})
+    torch.save(MyModel().state_dict(), "nano/ckpt.pt")
+    said = refused(name)
+    assert "load_state_dict(torch.load('nano/ckpt.pt', weights_only=True))" in said
     run(said)
 
 

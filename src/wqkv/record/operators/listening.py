@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from wqkv.attend.heard import is_inside
 from wqkv.record.mask_pattern import HIDDEN
+from wqkv.record.operators.learned import Learned
 from wqkv.record.operators.nodes import (
     LAYOUTS,
     PRODUCTS,
@@ -35,7 +36,6 @@ from wqkv.record.operators.nodes import (
     operator_of,
 )
 from wqkv.record.operators.trails import Output, Trails
-from wqkv.record.operators.weights import Weights
 from wqkv.upstream import of_torch
 
 #: Operators that are heard by what they are made of. In inference mode they arrive whole.
@@ -94,7 +94,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         super().__init__()
         self._tell = tell
         self._trails = Trails()
-        self._weights = Weights(model)
+        self._weights = Learned(model)
         self._open: dict[Node, None] = {}  # softmaxes over scores that have not met v yet
         self._on = False
         self._keys: tuple[Any, Any] = (None, None)  # as of_torch.as_called takes them
@@ -179,13 +179,17 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         if of_torch.is_higher_order(func):
             return self._higher(func, args, kwargs)
         operator = operator_of(func)
-        if operator.name in MADE_OF_OTHERS and operator.whole:
+        nested = any(x.is_nested for x in args if isinstance(x, Tensor))
+        if operator.name in MADE_OF_OTHERS and operator.whole and not (nested or types):
             with self._inside():
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
                 return out
         known = self._known(args, kwargs) if self._trails else []
-        if not known and operator.name not in _HEARD and "attention" not in operator.name:
+        whole = "attention" in operator.name or operator.name in _WHOLE_LAYERS
+        if nested and operator.name in SOFTMAXES:
+            self._tell(Heard(None, "its softmax is of a nested tensor, which is not followed"))
+        if not whole and (nested or (not known and operator.name not in _HEARD)):
             return self._run(func, operator, args, kwargs)
         return self._hear(func, operator, args, kwargs, known)
 
@@ -318,7 +322,9 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             node = self._trails.node(x)
             if node is None or node.is_weights or x is known[0]:
                 continue
-            if hides(x, HIDDEN):
+            with of_torch.no_modes():
+                hidden = hides(x, HIDDEN)
+            if hidden:
                 self._trails.drop(x)
 
     def _after(self, name: str, known: list[Tensor], out: Any) -> None:

@@ -77,16 +77,17 @@ class Leaf:
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
-        self.version = of_torch.version(tensor)  # and again at the end of its forward
+        self.version: int | None = None  # at the end of its forward
 
     def close(self) -> None:
         """Its forward ends: whoever writes into it from here on changes what it says."""
-        self.version = of_torch.version(self.tensor)
+        if self.version is None:
+            self.version = of_torch.version(self.tensor)
 
     @property
     def is_stale(self) -> bool:
         """Whether it was changed in place since the end of its forward."""
-        return of_torch.version(self.tensor) != self.version
+        return self.version is not None and of_torch.version(self.tensor) != self.version
 
 
 Argument = Any  # of an operator: a Node, a Leaf, a number, None, or a list or tuple of these

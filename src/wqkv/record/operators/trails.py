@@ -60,7 +60,8 @@ class Trails:
             return
         for reference in self._kept.pop(storage_number(x), ()):
             if (leaf := reference()) is not None:
-                leaf.tensor = leaf.tensor.clone()
+                with of_torch.no_modes():
+                    leaf.tensor = leaf.tensor.clone()
 
     def wrote(self, x: Tensor) -> None:
         """An operator has written into a tensor."""

@@ -18,7 +18,7 @@ from wqkv.upstream import of_torch
 _REMADE = frozenset(("_to_copy", "mul", "div", "add", "sub", "_weight_norm_interface"))
 
 
-class Weights:
+class Learned:
     """The memory of a model's parameters, and of what was made of them number by number."""
 
     def __init__(self, model: nn.Module) -> None:
