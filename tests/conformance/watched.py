@@ -255,7 +255,9 @@ def compare(row: Row, seen: Seen[Any], heard: list[Heard] | None, tolerance: flo
     if row.says not in report:
         wrong.append(f"the report does not say {row.says!r}")
     off, peak = 0.0, 0.0
-    found, free = matched(layers, heard or [], report.partition(" layers of ")[2].split()[0].rstrip(":,"))
+    found, free = matched(
+        layers, heard or [], report.partition(" layers of ")[2].split()[0].rstrip(":,")
+    )
     if heard is not None and free != row.silent:
         wrong.append(f"{free} softmaxes that no layer has, instead of {row.silent}")
     for number, (layer, one) in enumerate(zip(layers, found, strict=True)):

@@ -244,9 +244,7 @@ class Listener:
     def _heard(self, heard: Heard) -> None:
         """An attention was heard at its operators."""
         module = self._stack[-1].call.module if self._stack else None
-        # flex_attention is called by code that is compiled to run as it is written.
-        flex = isinstance(heard.how, FusedCall) and heard.how.applied.name == "flex_attention"
-        if module is not None and not flex and _calls(module, of_torch.runs_compiled):
+        if module is not None and not _is_flex(heard) and _calls(module, of_torch.runs_compiled):
             return  # its memory is used again by what follows, which no operator tells
         if module is not None and _calls(module, of_torch.runs_mapped):
             self._layer(module).reason = TRANSFORMED  # which axis is which, no operator tells
@@ -480,6 +478,11 @@ def numbered(layers: Sequence[Of], layer: int) -> Of:
     if not -len(layers) <= layer < len(layers):
         raise IndexError(f"There is no layer {layer}: {len(layers)} ran.")
     return layers[layer]
+
+
+def _is_flex(heard: Heard) -> bool:
+    """Whether it is FlexAttention, which compiles itself also where nobody compiles the model."""
+    return isinstance(heard.how, FusedCall) and heard.how.applied.name == "flex_attention"
 
 
 def _calls(module: nn.Module, kind: Callable[[CodeType], bool]) -> bool:

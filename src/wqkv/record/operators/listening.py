@@ -97,6 +97,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         self._trails = Trails()
         self._weights = Learned(model)
         self._open: dict[Node, None] = {}  # softmaxes over scores that have not met v yet
+        self._told: set[Node] = set()  # softmaxes that have
         self._on = False
         self._keys: tuple[Any, Any] = (None, None)  # as of_torch.as_called takes them
         self._closed = False
@@ -139,6 +140,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
 
     def forget(self) -> None:
         self._open.clear()
+        self._told.clear()
         self._trails.clear()
 
     @contextmanager
@@ -334,8 +336,9 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             entry = self._trails.find(x)
             if entry is None or not isinstance(entry.what, Output):
                 continue
-            if len(known) > 1 and name in ("mul", "div"):
-                entry.what.scaled = True
+            factor = next((node for y in known if (node := self._trails.node(y))), None)
+            if factor is not None and name in ("mul", "div") and isinstance(out, Tensor):
+                entry.what.factor, entry.what.product = factor, self._trails.leaf(out)
             elif name in LAYOUTS and isinstance(out, Tensor):
                 if name not in COPIES and entry.what.shape is None:
                     entry.what.shape = tuple(out.shape)
@@ -369,8 +372,9 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
     def _attention(self, weights: Node, value: Tensor, first: bool, out: Tensor) -> None:
         for softmax in weights.softmaxes:
             self._open.pop(softmax, None)
-        if of_torch.backward_number() >= 0:
-            return
+        if of_torch.backward_number() >= 0 or weights.softmaxes <= self._told:
+            return  # its weights have met another v before
+        self._told |= weights.softmaxes
         if not weights.products:
             self._tell(
                 Heard(None, "the scores of its softmax come from no product of two activations")
