@@ -34,6 +34,7 @@ from wqkv.record.operators.nodes import (
     leaves,
     mapped,
     operator_of,
+    softmax_input,
 )
 from wqkv.record.operators.trails import Output, Trails
 from wqkv.upstream import of_torch
@@ -352,8 +353,12 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             return
         weights = [one for one in (left, right) if isinstance(one, Node) and one.is_weights]
         onto_scores = applied.name == "baddbmm" and isinstance(applied.args[0], Node)
-        if len(weights) == 1 and not onto_scores:
-            first = left is weights[0]
+        first = bool(weights) and left is weights[0]
+        if len(weights) == 1 and not _by_keys(weights[0], a.shape[-1]):
+            node = Node(applied, out)
+            node.odd |= {"heads mixed"}
+            self._put(out, node)
+        elif len(weights) == 1 and not onto_scores:
             self._attention(weights[0], b if first else a, first, out)
         elif len(weights) == 2:
             node = Node(applied, out)
@@ -415,6 +420,16 @@ _HEARD = PRODUCTS | SOFTMAXES | _WHOLE_LAYERS
 def written(operator: Operator, args: tuple[Any, ...]) -> list[Tensor]:
     """The arguments that an operator writes into."""
     return [x for n in operator.writes if n < len(args) and isinstance(x := args[n], Tensor)]
+
+
+def _by_keys(weights: Node, size: int) -> bool:
+    """Whether a product sums over the keys of its weights, as far as the size of the sum tells.
+
+    A matrix that mixes heads need not be a parameter: it may be a buffer, or computed.
+    """
+    softmax = next(iter(weights.softmaxes))
+    keys = softmax.shape[softmax_input(softmax)[1]]
+    return not weights.products or weights.numel != softmax.numel or size == keys
 
 
 def _is_whole(x: Tensor) -> bool:
