@@ -57,12 +57,15 @@ class Watching:
         self._other_compiled = 0  # calls of compiled functions that may run any model
         self._other_repeated = 0  # calls in a backward pass that repeat none that was seen
         self._exit: ExitStack | None = None
+        self._ended = False
 
     # Begin and end
 
     def __enter__(self) -> Self:
         if self._exit is not None:
             raise ArgumentError("This watch is on already.\nCall `watch` again for another.")
+        if self._ended:
+            raise ArgumentError("This watch has ended.\nCall `watch` again for another.")
         with ExitStack() as stack:
             # Hooks of all modules, because a module may look at its own: with one of these
             # nn.TransformerEncoderLayer takes another path, which gives other bits.
@@ -80,7 +83,7 @@ class Watching:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        stack, self._exit = self._exit, None
+        stack, self._exit, self._ended = self._exit, None, True
         if stack is not None:
             stack.close()
         self._reached.clear()

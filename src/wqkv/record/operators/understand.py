@@ -70,8 +70,10 @@ def call_of(heard: Heard, modules: Sequence[nn.Module], known: KnownMasks) -> Ca
 def _with_replayed_proof(call: CapturedCall, how: WrittenOut) -> CapturedCall:
     """The same call, proved by what the model did to the weights after the softmax."""
 
+    rows = call.query.shape[0] * call.query.shape[2]
+
     def proof() -> Proof:
-        return compare(replay(how), how)
+        return replace(compare(replay(how), how), rows=rows)
 
     return call._replace(proof=proof)
 
