@@ -406,8 +406,8 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
                 return
 
 
-# A compiled module that runs without its code, as nn.TransformerEncoderLayer's fast path does, would
-# have the compiler look at what is called in it.
+# A compiled module that runs without its code, as nn.TransformerEncoderLayer's fast path does,
+# would have the compiler look at what is called in it.
 of_torch.never_compiled(Listening.__torch_dispatch__)
 
 #: Whole layers of torch.nn, as its fast path calls them.
