@@ -517,6 +517,7 @@ class Seen(Watching, Sequence[Kept]):
                 f"calls in a backward pass that repeat no run: {self._other_repeated}. "
                 "They were not recorded"
             )
+        lines += listener.faults.lines()
         if self._only is None and (others := len(self._listeners) - 1) > 0:
             lines.append(f"{others} other threads ran it too: see `threads`")
         return "\n".join(lines)
