@@ -32,13 +32,22 @@ def why_untold() -> str | None:
     return None
 
 
-def check_numbers(x: Tensor) -> None:
-    """Raise a Refusal if the numbers of a tensor cannot be kept."""
+def why_without_numbers(x: Tensor) -> str | None:
+    """Why the numbers of a tensor cannot be kept; None if they can."""
     if why := why_untold():
-        raise Refusal(why)
+        return why
     if x.is_meta or is_traced(x):
         kind = "on the device meta" if x.is_meta else f"of class {type(x).__name__}"
-        raise Refusal(f"its tensors are {kind}, which holds no numbers")
+        return f"its tensors are {kind}, which holds no numbers"
+    if hasattr(x, "__tensor_flatten__"):  # such as a DTensor or a quantized one
+        return f"its tensors are of class {type(x).__name__}, which stands for others"
+    return None
+
+
+def check_numbers(x: Tensor) -> None:
+    """Raise a Refusal if the numbers of a tensor cannot be kept."""
+    if why := why_without_numbers(x):
+        raise Refusal(why)
 
 
 class MaskReading(NamedTuple):

@@ -23,7 +23,7 @@ from wqkv.maps.weights import aside
 from wqkv.named_attention import attention_like
 from wqkv.record.arguments import OverheardCall, output_of, read_call, read_tensors
 from wqkv.record.backward import Backward
-from wqkv.record.captured import TRANSFORMED, CapturedCall, Refusal
+from wqkv.record.captured import TRANSFORMED, CapturedCall, Refusal, why_untold
 from wqkv.record.follow import (
     Continuation,
     Options,
@@ -37,7 +37,7 @@ from wqkv.record.follow import (
 from wqkv.record.layer_runs import LayerRuns
 from wqkv.record.modules import ModuleCall, ended_by, kind_of
 from wqkv.record.operators.door import OperatorDoor, Returned, Waiting, batch_of
-from wqkv.record.operators.listening import Heard, Listening, WrittenOut
+from wqkv.record.operators.listening import FusedCall, Heard, Listening, WrittenOut
 from wqkv.record.own import OwnDoor, OwnRun
 from wqkv.record.read_mask import KnownMasks
 from wqkv.record.run import Run
@@ -78,6 +78,7 @@ class _Frame(NamedTuple):
     call: ModuleCall
     stored_keys: bool  # asked when it begins, because it stores keys itself
     visit: int  # how often it began before, in this forward
+    untold: str | None  # why nothing that it computes can be kept
 
 
 class _WaitingCall(NamedTuple):
@@ -102,6 +103,8 @@ class Listener:
         # with the number of the attention within it, which is above 0 if it has several
         self.layers: dict[tuple[nn.Module, int, int], LayerRuns] = {}
         self.unseen = 0  # forwards that ran compiled
+        self.forwards = 0  # that were followed
+        self.failed = ""  # the exception that has ended the last of them
         self.passed: set[nn.Module] = set()  # what compiled code has run of the model
         self.text: Tensor | None = None  # the token ids of the last text, (batch, length)
         self.path = WritePath(watched.model) if watched.gradients else None
@@ -125,27 +128,37 @@ class Listener:
 
     def enter(self, call: ModuleCall) -> None:
         """A module begins."""
-        module, begins = call.module, not self._stack
+        module, begins, untold = call.module, not self._stack, why_untold()
         if begins:
-            self.settle()
+            if untold is None:
+                self.settle()
+                self.forwards, self.failed = self.forwards + 1, ""
             self._visits.clear()
             self._counts.clear()
             self._learns = torch.is_grad_enabled()
-        self._stack.append(_Frame(call, call.finds_stored_keys(), self._visits[module]))
+        self._stack.append(_Frame(call, call.finds_stored_keys(), self._visits[module], untold))
         self._visits[module] += 1
         self._calls[module] = 0
-        if module in self.watched.like:
-            self._layer(module)
-        if self.path is not None:
+        alone = untold and module is self.watched.model and not self.watched.like
+        if alone or module in self.watched.like:
+            layer = self._layer(module)
+            layer.reason = untold or layer.reason
+        if self.path is not None and untold is None:
             with self._mode.paused():
                 self.path.enter(call)
-        if begins:
+        if begins and untold is None:
             self._mode.begin()
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         """A module has ended. If it has failed, `output` is None."""
+        frames = [n for n, one in enumerate(self._stack) if one.call.module is module]
+        if frames and self._stack[frames[-1]].untold:
+            del self._stack[frames[-1] :]
+            return
         if self._stack and self._stack[0].call.module is module:
             self._mode.end()
+            failed = sys.exc_info()[0] if output is None else None
+            self.failed = "" if failed is None else failed.__name__
         if self.path is None and self.watched.keep == "all":
             self._leave(module, args, output)
             return
@@ -233,22 +246,20 @@ class Listener:
         for layer in tuple(self.layers.values()):
             layer.again |= layer.at_operators and layer.module is module
 
-    def refuse(self, module: nn.Module, why: str) -> None:
-        """A module runs where nothing can be recorded."""
-        alone = module is self.watched.model and not self.watched.like
-        if alone or module in self.watched.like:
-            self._layer(module).reason = why
-
     # Operators
 
     def _heard(self, heard: Heard) -> None:
         """An attention was heard at its operators."""
-        module = self._stack[-1].call.module if self._stack else None
-        if module is not None and _calls(module, of_torch.runs_compiled):
-            return  # its memory is used again by what follows, which no operator tells
-        if module is not None and _calls(module, of_torch.runs_mapped):
-            self._layer(module).reason = TRANSFORMED  # which axis is which, no operator tells
-        elif self._asked:
+        if self._stack:
+            module, why = self._stack[-1].call.module, self._stack[-1].untold
+            if not _is_flex(heard) and _calls(module, of_torch.runs_compiled):
+                return  # its memory is used again by what follows, which no operator tells
+            if _calls(module, of_torch.runs_mapped):
+                why = TRANSFORMED  # which axis is which, no operator tells
+            if why is not None:
+                self._layer(module).reason = why
+                return
+        if self._asked:
             self._asked[-1].append(heard)
         else:
             self._wait(heard)
@@ -476,8 +487,14 @@ def sample_with(
 def numbered(layers: Sequence[Of], layer: int) -> Of:
     """The layer of a number, which may count from the end as -1."""
     if not -len(layers) <= layer < len(layers):
-        raise IndexError(f"There is no layer {layer}: {len(layers)} ran.")
+        none = "no attention was heard" if not layers else f"{len(layers)} ran"
+        raise IndexError(f"There is no layer {layer}: {none}.")
     return layers[layer]
+
+
+def _is_flex(heard: Heard) -> bool:
+    """Whether it is FlexAttention, which compiles itself also where nobody compiles the model."""
+    return isinstance(heard.how, FusedCall) and heard.how.applied.name == "flex_attention"
 
 
 def _calls(module: nn.Module, kind: Callable[[CodeType], bool]) -> bool:

@@ -27,7 +27,7 @@ from wqkv.errors import WqkvError
 from wqkv.maps.attention_map import AttentionMap, map_of
 from wqkv.maps.weights import aside
 from wqkv.record.backward import Backward
-from wqkv.record.captured import CapturedCall, Refusal, check_numbers
+from wqkv.record.captured import CapturedCall, Refusal, why_without_numbers
 from wqkv.record.layer_runs import LayerRuns
 from wqkv.record.operators.nodes import Leaf
 from wqkv.record.prove_call import prove_heard
@@ -163,10 +163,8 @@ class OwnDoor:
 def _why_not(heard: HeardCall) -> str | None:
     """Why no map can be made of a call; None if one can."""
     query, p = heard.call.query, heard.call.rules.dropout_p
-    try:
-        check_numbers(query)
-    except Refusal as refusal:
-        return str(refusal)
+    if why := why_without_numbers(query):
+        return why
     if p and heard.call.seed is None:
         return (
             f"dropout {p:g} was on, and it cannot be drawn again for a proof: the engine "

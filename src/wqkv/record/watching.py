@@ -16,7 +16,6 @@ from wqkv.attend.heard import HeardCall
 from wqkv.doors import door
 from wqkv.errors import ArgumentError, KindError, describe
 from wqkv.record.arguments import OverheardCall
-from wqkv.record.captured import why_untold
 from wqkv.record.listen import Listener, WatchedModel, in_backward, repeated, repeated_own
 from wqkv.record.modules import ModuleCall, compiled, reached
 from wqkv.record.overhear import install, uninstall
@@ -58,12 +57,15 @@ class Watching:
         self._other_compiled = 0  # calls of compiled functions that may run any model
         self._other_repeated = 0  # calls in a backward pass that repeat none that was seen
         self._exit: ExitStack | None = None
+        self._ended = False
 
     # Begin and end
 
     def __enter__(self) -> Self:
         if self._exit is not None:
             raise ArgumentError("This watch is on already.\nCall `watch` again for another.")
+        if self._ended:
+            raise ArgumentError("This watch has ended.\nCall `watch` again for another.")
         with ExitStack() as stack:
             # Hooks of all modules, because a module may look at its own: with one of these
             # nn.TransformerEncoderLayer takes another path, which gives other bits.
@@ -81,7 +83,7 @@ class Watching:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        stack, self._exit = self._exit, None
+        stack, self._exit, self._ended = self._exit, None, True
         if stack is not None:
             stack.close()
         self._reached.clear()
@@ -98,16 +100,13 @@ class Watching:
         if in_backward():
             for listener in tuple(self._listeners):
                 listener.run_again(module)
-        elif why := why_untold():
-            self._running().refuse(module, why)
         else:
             self._running().enter(ModuleCall(module, args, kwargs or {}))
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         if torch.compiler.is_compiling() or module not in self._watched.followed or in_backward():
             return
-        if not why_untold():
-            self._running().leave(module, args, output)
+        self._running().leave(module, args, output)
 
     def _running(self) -> Listener:
         """The listener of the thread that runs."""
@@ -152,6 +151,8 @@ class Watching:
 
     def _compiled_called(self, function: object) -> None:
         """A compiled function was called, that may run any model: see `overhear.Subscriber`."""
+        if of_torch.is_flex_itself(function):
+            return  # it is heard as an attention
         key = id(function)  # its id, because a callable may have no hash
         if key not in self._reached:
             self._reached[key] = function, reached(function, self._watched.model)

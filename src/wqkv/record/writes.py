@@ -86,7 +86,7 @@ def head_writes(path: WritePath, one: LayerRuns, ask: WriteQuestion) -> LayerWri
     assert isinstance(weights, AttentionMap)
     if backward is None:
         raise Refusal(
-            f"its run has {run.calls} calls of the attention function, and this needs one"
+            run.without_effects or "its v and its output were not kept"
         )
     value, output = backward.value, backward.output
     assert value is not None

@@ -115,6 +115,14 @@ def runs_mapped(code: CodeType) -> bool:
     return code.co_filename.endswith(("_functorch/vmap.py", "_functorch/eager_transforms.py"))
 
 
+def never_compiled(function: Callable[..., Any]) -> None:
+    """Keep the compiler from a function and from all that it calls, at no cost for each call."""
+    frames = find("torch:_C._dynamo.eval_frame", TESTED)
+    skip = frames._FrameAction.SKIP
+    code = member(function, "types:FunctionType.__code__", TESTED)
+    frames.set_code_exec_strategy(code, frames._FrameExecStrategy(skip, skip))
+
+
 def _eval_frame() -> Any:  # Any: a module of torch
     return find("torch._dynamo:eval_frame", TESTED)
 
@@ -281,6 +289,11 @@ def is_higher_order(operator: object) -> bool:
 def is_flex(operator: Any) -> bool:
     """Whether an operator is that of FlexAttention."""
     return is_higher_order(operator) and operator.name() == "flex_attention"
+
+
+def is_flex_itself(function: object) -> bool:
+    """Whether a function is what flex_attention compiles where nobody compiles it."""
+    return getattr(function, "__module__", "") == "torch.nn.attention.flex_attention"
 
 
 def in_forward_mode() -> bool:

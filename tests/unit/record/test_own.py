@@ -722,10 +722,7 @@ def test_a_transform_of_torch_func_is_named():
     model, x = layer().eval(), tokens()
     with torch.no_grad(), watch(model) as seen:
         torch.func.vmap(lambda one: model(one[None])[0])(x)
-    assert (
-        seen.layers[0].reason
-        == "torch.func runs it (vmap, grad, jvp): run the model itself to see it"
-    )
+    assert seen.layers[0].reason.startswith("torch.func runs it (vmap, grad, jvp): run the model")
 
 
 def test_a_model_on_meta_is_named():

@@ -14,10 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from torch import Tensor, distributed, func, nn
+from torch._dynamo.utils import counters
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.utils import prune
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from wqkv.errors import MissedError
@@ -121,13 +123,18 @@ def matrices(model: nn.Module, call: Callable[[], object]) -> list[Tensor]:
 
 
 def run_twice(model: nn.Module, call: Callable[[], list[Tensor]]) -> Seen[AttentionMap]:
-    """What a watch saw of a call that gives the same bits as without."""
-    plain = call()
-    with watch(model) as seen:
-        watched = call()
-    assert len(plain) == len(watched)
-    assert all(map(torch.equal, plain, watched))
-    return seen
+    """What a watch saw of a call that gives the same bits as without.
+
+    The bits are compared with gradients=True too.
+    """
+    plain, found = call(), []
+    for gradients in (True, False):
+        with watch(model, gradients=gradients) as seen:
+            watched = call()
+        assert len(plain) == len(watched)
+        assert all(map(torch.equal, plain, watched))
+        found.append(seen)
+    return found[-1]
 
 
 def proved(seen: Seen[AttentionMap], names: list[str], theirs: list[Tensor]) -> None:
@@ -274,6 +281,21 @@ def test_nested_tensors_are_missed_by_name():
     assert layer.reason == "its softmax is of a nested tensor, which is not followed"
 
 
+class Distributed(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x @ x.mT).softmax(dim=-1) @ x
+
+
+def test_distributed_tensors_are_missed_by_name(alone):
+    mesh = distributed.device_mesh.init_device_mesh("cpu", (1,))
+    x = distributed.tensor.distribute_tensor(torch.randn(2, LENGTH, WIDTH), mesh)
+    model = Distributed()
+    seen = run_twice(model, lambda: [model(x).full_tensor()])
+    (layer,) = seen.layers
+    assert (layer.name, layer.state) == ("Distributed", "missed")
+    assert layer.reason == "its tensors are of class DTensor, which stands for others"
+
+
 # Modes of the caller
 
 
@@ -416,7 +438,6 @@ QUANTIZED = {
     "torchao int8": by_torchao("int8_weight_only"),
     "torchao int8 dynamic": by_torchao("int8_dynamic_activation_int8_weight"),
     "bitsandbytes int8": by_bitsandbytes("Linear8bitLt", has_fp16_weights=False),
-    "bitsandbytes nf4": by_bitsandbytes("Linear4bit", quant_type="nf4"),
 }
 
 
@@ -620,6 +641,19 @@ def test_a_model_that_starts_threads():
     assert "other threads ran it too: see `threads`" in seen.report()
 
 
+@pytest.mark.process
+def test_workers_that_load_data():
+    """Their processes begin as copies of this one, while it watches."""
+    model = Net("written out").eval()
+    texts = tokens(LENGTH, 6)
+    with torch.no_grad(), watch(model) as seen:
+        for batch in DataLoader(texts, batch_size=2, num_workers=2):
+            model(batch)
+    assert [len(seen.runs(n)) for n in range(LAYERS)] == [3] * LAYERS
+    theirs = matrices(model, lambda: model(texts[4:]))
+    proved(seen, NAMES, theirs)
+
+
 # Compiled
 
 
@@ -680,6 +714,41 @@ def test_a_model_that_compiles_while_it_is_watched(way):
     with torch.no_grad(), torch.compiler.set_stance("force_eager"), watch(whole) as seen:
         whole(tokens())
     assert {layer.state for layer in seen.layers} == {"proved"}
+
+
+@pytest.mark.compile
+def test_a_watch_compiles_nothing():
+    """A compiled layer that takes its fast path runs uncompiled, and what it calls is looked at."""
+    layer = nn.TransformerEncoderLayer(WIDTH, HEADS, 31, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    model.layers[1].compile(backend="aot_eager")
+    x = torch.randn(BATCH, LENGTH, WIDTH)
+    with torch.no_grad():
+        plain = model(x)
+        graphs = dict(counters["stats"])
+        with watch(model):
+            assert torch.equal(model(x), plain)
+        model(x)
+    assert counters["stats"] == graphs
+
+
+@WAYS
+@pytest.mark.compile
+def test_a_compiled_model_that_learns(way):
+    model = Net(way)
+    whole = torch.compile(model, backend="aot_eager")
+
+    def work() -> list[Tensor]:
+        model.zero_grad()
+        out = whole(tokens())
+        out.square().sum().backward()
+        return [out.detach(), *(one.grad for one in model.parameters())]
+
+    work()
+    graphs = counters["stats"]["unique_graphs"]
+    seen = run_twice(whole, work)
+    assert counters["stats"]["unique_graphs"] == graphs
+    assert {layer.reason for layer in seen.layers} == {COMPILED}, seen.report()
 
 
 # Mapped, differentiated, traced
@@ -756,6 +825,33 @@ def test_a_trace(way):
     names = [f"{type(graph).__name__}{more}" for more in ("", " (attention 2)", " (attention 3)")]
     with torch.no_grad():
         proved(run_twice(graph, lambda: [graph(tokens())]), names, theirs)
+
+
+class Scripted(nn.Module):
+    """Attention that torch.jit.script can read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        P = (self.q(x) @ self.k(x).transpose(-2, -1)).softmax(dim=-1)
+        return P @ x
+
+
+# torch.jit is deprecated
+@pytest.mark.filterwarnings("ignore:.torch.jit.script")
+def test_a_scripted_part():
+    model, x = nn.Sequential(Scripted(), torch.jit.script(Scripted())), torch.randn(3, 7, WIDTH)
+    with torch.no_grad():
+        for _ in range(3):  # torch.jit optimizes what it has seen twice
+            model(x)
+        seen = run_twice(model, lambda: [model(x)])
+    found = [(layer.name, layer.state) for layer in seen.layers]
+    assert found == [("0", "proved"), ("1", "proved")], seen.report()
+    for ours, (part, given) in zip(seen, [(model[0], x), (model[1], model[0](x))], strict=True):
+        theirs = (part.q(given) @ part.k(given).mT).softmax(dim=-1).detach()[:, None]
+        torch.testing.assert_close(ours[:], theirs, rtol=1e-5, atol=2e-6)
 
 
 @WAYS

@@ -73,21 +73,22 @@ def operator_of(func: Any) -> Operator:  # Any: torch's own type, which is priva
 class Leaf:
     """A tensor that was no score when it was used, kept by reference."""
 
-    __slots__ = ("__weakref__", "tensor", "version")
+    __slots__ = ("__weakref__", "closed", "tensor", "version")
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
-        self.version: int | None = None  # at the end of its forward
+        self.version = of_torch.version(tensor)  # and again at the end of its forward
+        self.closed = False  # whether that has come
 
     def close(self) -> None:
         """Its forward ends: whoever writes into it from here on changes what it says."""
-        if self.version is None:
-            self.version = of_torch.version(self.tensor)
+        if not self.closed:
+            self.version, self.closed = of_torch.version(self.tensor), True
 
     @property
     def is_stale(self) -> bool:
         """Whether it was changed in place since the end of its forward."""
-        return self.version is not None and of_torch.version(self.tensor) != self.version
+        return of_torch.version(self.tensor) != self.version
 
 
 Argument = Any  # of an operator: a Node, a Leaf, a number, None, or a list or tuple of these
