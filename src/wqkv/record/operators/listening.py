@@ -377,6 +377,8 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             node = Node(applied, out)
             node.odd |= {"a product of two maps"}
             self._put(out, node)
+        elif any(isinstance(x, Node) and x.products and "exp" in x.odd for x in (left, right)):
+            self._tell(Heard(None, _NO_SOFTMAX))
         else:
             leaf = self._trails.leaf
             fresh = (*applied.args[:-2], leaf(a), leaf(b))  # q and k are taken as they are
@@ -425,6 +427,9 @@ of_torch.never_compiled(Listening.__torch_dispatch__)
 
 #: Whole layers of torch.nn, as its fast path calls them.
 _WHOLE_LAYERS = frozenset(("_transformer_encoder_layer_fwd",))
+_NO_SOFTMAX = (
+    "exp of its scores met v, divided by something else than its sum, or by that only afterwards"
+)
 #: Operators that are made of others, which go another way below autograd and autocast.
 _AS_CALLED = _WHOLE_LAYERS | {"linear", "_native_multi_head_attention"}
 _HEARD = PRODUCTS | SOFTMAXES | _WHOLE_LAYERS
@@ -445,9 +450,11 @@ def _by_keys(weights: Node, size: int) -> bool:
 
     A matrix that mixes heads need not be a parameter: it may be a buffer, or computed.
     """
+    if not weights.products:
+        return True
     softmax = next(iter(weights.softmaxes))
     keys = softmax.shape[softmax_input(softmax)[1]]
-    return not weights.products or weights.numel != softmax.numel or size == keys
+    return size == keys or weights.numel != softmax.numel
 
 
 def _is_whole(x: Tensor) -> bool:
