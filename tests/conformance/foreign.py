@@ -157,6 +157,9 @@ OWN_OTHERS = {
     "multiply and sum": {"missed": 2},
     "weighted sum": {"missed": 2},
     "sigmoid": {"silent": 2},
+    "two values": {"proved": 4},
+    "sink after": {"proved": 2, "says": "such as a sink's share: these are the weights before"},
+    "flex with a score function": {"missed": 2, "says": "its proof failed"},
     "one query at a time": {"proved": 2 * own_blocks.N},
     "one head at a time": {"proved": 2 * own_blocks.N_HEAD},
 }

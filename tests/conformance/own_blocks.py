@@ -90,11 +90,21 @@ def fused(self, q, k, v, causal):
 def flex(self, q, k, v, causal):
     """flex_attention, which runs as written where nothing compiles it."""
     if self.told is not None:
+        self.tell((q @ k.mT * self.scale).masked_fill(~causal, -torch.inf).softmax(-1))
+    return flex_attention(q, k, v, block_mask=_flex_causal())
+
+
+def flex_with_a_score_function(self, q, k, v, causal):
+    """The scores go through a function of the caller's."""
+    if self.told is not None:
         distance = torch.arange(N)[None] - torch.arange(N)[:, None]
         scores = q @ k.mT * self.scale + 0.5 * distance
         self.tell(scores.masked_fill(~causal, -torch.inf).softmax(-1))
-    mask = create_block_mask(lambda b, h, i, j: i >= j, None, None, N, N, device="cpu")
-    return flex_attention(q, k, v, lambda s, b, h, i, j: s + 0.5 * (j - i), mask)
+    return flex_attention(q, k, v, lambda s, b, h, i, j: s + 0.5 * (j - i), _flex_causal())
+
+
+def _flex_causal():
+    return create_block_mask(lambda b, h, i, j: i >= j, None, None, N, N, device="cpu")
 
 
 def in_place(self, q, k, v, causal):
@@ -119,12 +129,10 @@ def softcap_and_sink(self, q, k, v, causal):
 
 
 def sink_after(self, q, k, v, causal):
-    """The sink's part is taken from the output, so the weights that met v are not the whole."""
+    """A sink takes its part of the output, not of the weights: a map is of these."""
     scores = (q @ k.mT * self.scale).masked_fill(~causal, -torch.inf)
     share = torch.sigmoid(scores.logsumexp(-1, keepdim=True) - self.sink.view(1, -1, 1, 1))
-    P = scores.softmax(-1)
-    self.tell(P * share)
-    return (P @ v) * share
+    return (self.tell(scores.softmax(-1)) @ v) * share
 
 
 def talking_heads(self, q, k, v, causal):
@@ -182,8 +190,9 @@ def exp_of_lse(self, q, k, v, causal):
 
 
 def two_values(self, q, k, v, causal):
+    """Each product of the same weights is an attention."""
     P = (q @ k.mT * self.scale).masked_fill(~causal, -torch.inf).softmax(-1)
-    return self.tell(P) @ v + P @ k
+    return self.tell(P) @ v + self.tell(P) @ k
 
 
 def multiply_and_sum(self, q, k, v, causal):
@@ -273,7 +282,7 @@ def one_head_at_a_time(self, q, k, v, causal):
 WAYS: dict[str, Way] = {
     way.__name__.replace("_", " "): way
     for way in (
-        plain, fused, flex, in_place, slice_write, softcap_and_sink, sink_after, talking_heads,
+        plain, fused, flex, flex_with_a_score_function, in_place, slice_write, softcap_and_sink, sink_after, talking_heads,
         baddbmm_over_nan, repeated_heads, grouped_einsum, einsum, transposed, exp_by_hand,
         exp_of_lse, two_values, multiply_and_sum, bias_of_q, gathered_bias_of_q, dropout_on,
         q_changed, sigmoid, float_mask, empty_rows, alibi, cosine, weighted_sum,

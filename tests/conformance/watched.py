@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -171,6 +172,8 @@ def difference(shown: Tensor, heard: Heard, padded: Tensor | None) -> float:
         return float("inf")
     P = P.reshape(shown.shape).to(shown.dtype)
     lost = (shown.sum(dim=-1) == 0) & (P.sum(dim=-1) != 0)
+    if padded is not None:  # what fills a last block of queries is padding too
+        padded = F.pad(padded, (0, max(0, shown.shape[2] - padded.shape[1])), value=True)
     may = padded is not None and padded.shape == (shown.shape[0], shown.shape[2])
     if bool((lost & ~padded[:, None]).any() if may else lost.any()):
         return float("inf")
@@ -252,7 +255,9 @@ def compare(row: Row, seen: Seen[Any], heard: list[Heard] | None, tolerance: flo
     if row.says not in report:
         wrong.append(f"the report does not say {row.says!r}")
     off, peak = 0.0, 0.0
-    found, free = matched(layers, heard or [], report.partition(" layers of ")[2].split()[0].rstrip(":,"))
+    found, free = matched(
+        layers, heard or [], report.partition(" layers of ")[2].split()[0].rstrip(":,")
+    )
     if heard is not None and free != row.silent:
         wrong.append(f"{free} softmaxes that no layer has, instead of {row.silent}")
     for number, (layer, one) in enumerate(zip(layers, found, strict=True)):

@@ -151,6 +151,7 @@ ORDER = (
     "wqkv.record.operators.scores",
     "wqkv.record.operators.assemble",
     "wqkv.record.operators.replay",
+    "wqkv.record.operators.flex_calls",
     "wqkv.record.operators.whole_calls",
     "wqkv.record.operators.understand",
     "wqkv.record.operators.door",

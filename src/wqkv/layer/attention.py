@@ -418,7 +418,8 @@ class MultiheadAttention(Projection):
         # of the pieces of a cache the last is shown, because others are a few first tokens
         (piece, rules), *rest = [*reversed(pieces), *beside]
         others = (call_of(q, one.k, one.v, of_one.without_sinks()) for one, of_one in rest)
-        heard.tell(heard.HeardCall(call_of(q, piece.k, piece.v, rules), out, tuple(others)))
+        call = call_of(q, piece.k, piece.v, rules, return_lse=False)
+        heard.tell(heard.HeardCall(call, out, tuple(others)))
         return out
 
     def _merged(

@@ -37,7 +37,7 @@ from wqkv.record.follow import (
 from wqkv.record.layer_runs import LayerRuns
 from wqkv.record.modules import ModuleCall, ended_by, kind_of
 from wqkv.record.operators.door import OperatorDoor, Returned, Waiting, batch_of
-from wqkv.record.operators.listening import Heard, Listening, WrittenOut
+from wqkv.record.operators.listening import FusedCall, Heard, Listening, WrittenOut
 from wqkv.record.own import OwnDoor, OwnRun
 from wqkv.record.read_mask import KnownMasks
 from wqkv.record.run import Run
@@ -247,7 +247,7 @@ class Listener:
         """An attention was heard at its operators."""
         if self._stack:
             module, why = self._stack[-1].call.module, self._stack[-1].untold
-            if _calls(module, of_torch.runs_compiled):
+            if not _is_flex(heard) and _calls(module, of_torch.runs_compiled):
                 return  # its memory is used again by what follows, which no operator tells
             if _calls(module, of_torch.runs_mapped):
                 why = TRANSFORMED  # which axis is which, no operator tells
@@ -484,6 +484,11 @@ def numbered(layers: Sequence[Of], layer: int) -> Of:
     if not -len(layers) <= layer < len(layers):
         raise IndexError(f"There is no layer {layer}: {len(layers)} ran.")
     return layers[layer]
+
+
+def _is_flex(heard: Heard) -> bool:
+    """Whether it is FlexAttention, which compiles itself also where nobody compiles the model."""
+    return isinstance(heard.how, FusedCall) and heard.how.applied.name == "flex_attention"
 
 
 def _calls(module: nn.Module, kind: Callable[[CodeType], bool]) -> bool:

@@ -1,7 +1,7 @@
-"""The calls of our own attention, taken as they are: q, k, v and the rules, beside the output.
+"""The second door: the calls of our own attention, as they are: q, k, v, the rules and the output.
 
-No mask is read and nothing is computed a second time: a map shows the call by its own rules, which
-stay values. The steps of a generation are one run where that is sure: the kept keys are bit for bit
+No mask is read, and q and k are not computed again: a map shows the call by its own rules, which
+stay values. A call waits to be proved until somebody asks, or the next forward begins. The steps of a generation are one run where that is sure: the kept keys are bit for bit
 those of the run, the rules are the same, and they hide the new keys from the older rows. Every
 other call begins a run.
 """
@@ -131,6 +131,8 @@ class OwnDoor:
             held = _kept(heard)
         leaves = keep(held.call.query), keep(held.call.value), keep(held.out)
         matrices = [Leaf(x) for x in held.call.rules.tensors()]
+        for leaf in matrices:  # the rules hold the tensor itself, so it may not change from here on
+            leaf.close()
         self._waiting.append(_OwnCall(layer, held, backward, leaves, matrices))
 
     def close(self) -> None:
@@ -227,7 +229,7 @@ def _run_of(layer: LayerRuns, heard: HeardCall, backward: Backward | None) -> Ow
             return last
         except Refusal as refusal:
             why = str(refusal)
-    run = _begin(heard, backward)
+    run = _begin(heard, backward, cross=layer.known_kind == "cross")
     run.began = why if run.start else ""
     run.notes = tuple(_notes(layer, heard))
     return run
@@ -240,20 +242,24 @@ def _notes(layer: LayerRuns, heard: HeardCall) -> Iterator[str]:
         yield f"keys that take a part of each row and have no column: {beside}"
     if dropout_p:
         yield f"the softmax before dropout {dropout_p:g}"
+    if heard.call.lse:
+        yield "its caller asked for lse, and may merge it with other keys"
     maps = getattr(layer.module, "maps_per_head", 1)
     if maps > 1:  # DifferentialAttention
         yield f"{maps} maps of each head: all first ones come before all second ones"
 
 
-def _begin(heard: HeardCall, backward: Backward | None) -> OwnRun:
+def _begin(heard: HeardCall, backward: Backward | None, cross: bool) -> OwnRun:
     call = heard.call
     given, offset = replace(call.rules, dropout_p=0.0), call.rules.query_offset
+    start = offset if isinstance(offset, int) else 0
     run = OwnRun(
-        first=_captured(heard, backward),
+        first=_captured(heard, backward, cross),
         key=GrowingTensor(call.key, copy=False),
         query=GrowingTensor(call.query, copy=False),
-        start=offset if isinstance(offset, int) else 0,
-        start_known=True,
+        start=start,
+        # A call counts from its first key, before which a cache may have lost others.
+        start_known=cross or not start,
         pattern=None,
         dense=[],
         bias=[],
@@ -272,11 +278,11 @@ def _begin(heard: HeardCall, backward: Backward | None) -> OwnRun:
     return run
 
 
-def _captured(heard: HeardCall, backward: Backward | None) -> CapturedCall:
+def _captured(heard: HeardCall, backward: Backward | None, cross: bool) -> CapturedCall:
     call = heard.call
     return CapturedCall(
         query=call.query, key=call.key, value=call.value, output=heard.out, readings=[],
-        cross=False, stored_keys=False, scale=call.rules.scale, softcap=call.rules.softcap,
+        cross=cross, stored_keys=False, scale=call.rules.scale, softcap=call.rules.softcap,
         sinks=None, bias=None, causal=False, window=None, backward=backward,
     )  # fmt: skip
 

@@ -148,6 +148,8 @@ class Watching:
 
     def _compiled_called(self, function: object) -> None:
         """A compiled function was called, that may run any model: see `overhear.Subscriber`."""
+        if of_torch.is_flex_itself(function):
+            return  # it is heard as an attention
         key = id(function)  # its id, because a callable may have no hash
         if key not in self._reached:
             self._reached[key] = function, reached(function, self._watched.model)

@@ -112,7 +112,9 @@ class _Check:
                 f"{type(model).__name__} does not run on wqkv: its code computes the attention of "
                 f"{what} without asking transformers' AttentionInterface for a function.\n"
                 'Switch back with `set_attn_implementation("eager")`; '
-                f'`set_attn_implementation("{NAME}")` switches the rest all the same.'
+                f'`set_attn_implementation("{NAME}")` switches the rest all the same. '
+                "`wqkv.watch(model)` looks at all of it, and `wqkv.convert(model)` replaces "
+                "nn.MultiheadAttention alone."
             )
         self._left -= self._ran
         if not self._left or not here:

@@ -116,11 +116,11 @@ MODELS = {
     "not_asking": (
         "{model} has {layers} attention layers in its part {part!r}, and {found} of them ask "
         "transformers' AttentionInterface for their function.\nOnly these can be changed from "
-        "outside. `wqkv see`, `open`, `heads` and `diff` read all of them, and `wqkv.watch` records "
-        "them while the model runs.",
+        "outside. `wqkv see`, `open`, `heads` and `diff` read all of them, and `wqkv.watch` "
+        "records them while the model runs.",
         "{model} 的 {part!r} 部分有 {layers} 个注意力层，其中 {found} 个向 transformers 的 "
-        "AttentionInterface 要注意力函数。\n只有这些层可以从外部改变。`wqkv see`、`open`、`heads` 和 "
-        "`diff` 能读所有的层，`wqkv.watch` 能在模型运行时记录它们。",
+        "AttentionInterface 要注意力函数。\n只有这些层可以从外部改变。`wqkv see`、`open`、"
+        "`heads` 和 `diff` 能读所有的层，`wqkv.watch` 能在模型运行时记录它们。",
     ),
     "two_texts_read": (
         "{model} reads one text and writes another, and what opens here reads one.\n"

@@ -54,7 +54,8 @@ def check_file(path: Path) -> None:
     if path.suffix in _WEIGHTS:
         raise _of_own_class(mistake("weights_alone", name=name), path)
     if path.suffix == ".py":
-        raise _of_own_class(mistake("python", name=name), module=path.stem)
+        module = path.stem if path.stem.isidentifier() else "my_code"
+        raise _of_own_class(mistake("python", name=name), module=module)
     if path.suffix in _NOT_PYTORCH:
         raise _of_own_class(mistake("not_pytorch", name=name, suffix=path.suffix))
     raise ArgumentError(mistake("a_file", path=name))
@@ -118,7 +119,7 @@ def _no_model(folder: Path) -> ArgumentError:
     name = str(folder)
     if (folder / "adapter_config.json").is_file():
         return ArgumentError(mistake("adapter", name=name))
-    if models := sorted(str(path.parent) for path in folder.glob("*/config.json")):
+    if models := sorted(repr(str(path.parent)) for path in folder.glob("*/config.json")):
         return ArgumentError(mistake("models_inside", path=name, names=one_of(models)))
     if (file := _weights_in(folder)) is not None:
         return _of_own_class(mistake("weights_alone", name=name), file)

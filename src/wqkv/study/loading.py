@@ -99,13 +99,19 @@ def _check_reads_text(transformers: Any, config: Any, source: _ModelSource) -> N
 
 
 def _check_known(model: Any, source: _ModelSource) -> None:
-    """Raise unless the table has a row for the part of the model that reads a text."""
+    """Raise unless the table finds the matrices of every layer, and what reads a text has them."""
     known = known_stacks(model)
     if not known:
         raise source.watch_instead(no_row(model))
     first: Any = next(iter(known.values()))
     if first.prefix and (len(known) > 1 or first.base.main_input_name != "input_ids"):
         raise source.watch_instead(mistake("reads_more", name=source.name))
+    try:
+        for part in known.values():
+            for layer in range(len(part)):
+                part.spot(layer)
+    except ArgumentError as error:
+        raise source.watch_instead(error.args[0]) from error
 
 
 def _class_with_head(transformers: Any, config: Any, source: _ModelSource) -> Any:
@@ -179,7 +185,10 @@ class _ModelSource:
 
     def watch_instead(self, why: str) -> ArgumentError:
         """The error for a model of transformers that does not open here, and how to watch it."""
-        make = f"model = transformers.AutoModel.from_pretrained({self.name!r})"
+        where = repr(self.name)
+        if self.file is not None:
+            where = repr(self.where) + (f", gguf_file={self.file!r}" if self.gguf else "")
+        make = f"model = transformers.AutoModel.from_pretrained({where})"
         return watch_instead(why, "import transformers, wqkv", make, call="model(**inputs)")
 
     def _load(self, make: Callable[..., Any], *given: Any, **rest: Any) -> Any:

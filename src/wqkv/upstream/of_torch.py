@@ -292,6 +292,11 @@ def is_flex(operator: Any) -> bool:
     return is_higher_order(operator) and operator.name() == "flex_attention"
 
 
+def is_flex_itself(function: object) -> bool:
+    """Whether a function is what flex_attention compiles where nobody compiles it."""
+    return getattr(function, "__module__", "") == "torch.nn.attention.flex_attention"
+
+
 def in_forward_mode() -> bool:
     """Whether forward-mode derivatives are being computed, as by torch.func.jvp."""
     return forward_ad._current_level >= 0

@@ -5,8 +5,9 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from wqkv import Causal, Full, Lengths, Window, attention
-from wqkv.attend.call import request
-from wqkv.attend.engines import rectangles, tiles
+from wqkv.attend.call import request, seeded
+from wqkv.attend.engines import rectangles, reference, tiled, tiles
+from wqkv.attend.engines.by_reference import dropout_of_rows
 from wqkv.attend.engines.plan import make_plan, visible_pieces
 from wqkv.attend.engines.tiles import Tile, Tiles
 from wqkv.errors import EngineError
@@ -121,3 +122,16 @@ def test_a_tile_of_fake_numbers_is_not_kept(monkeypatch):
         assert Tiles(call).get(piece).added is dry
     assert torch.equal(Tiles(call).get(piece).added, tile)
     assert Tiles(call).get(piece).added is Tiles(call).get(piece).added
+
+
+@pytest.mark.parametrize("mask", [Full(), Window(5, 0), Lengths([29, 13])])
+def test_the_dropout_of_some_rows_is_what_the_rectangles_drew(mask):
+    q, k, v = (torch.randn(2, 3, n, 7, dtype=torch.float64) for n in (311, 311, 311))
+    call = seeded(request(q, k, v, mask=mask, dropout_p=0.3))
+    plan, rows = tiled.plan(call), torch.tensor([0, 11, 12, 30, 307, 310])
+    P = reference.steps(request(q, k, v, mask=mask), call.places()).weights[:, :, rows]
+    drawn = dropout_of_rows(call, plan.pieces, rows)
+    agree([(P * drawn) @ v], [tiled.run(call).out[:, :, rows]])
+    share = (drawn[P > 0] == 0).double().mean()
+    assert 0.2 < share < 0.4
+    assert (len(plan.pieces) > 1) == (not isinstance(mask, Full))

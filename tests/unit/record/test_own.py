@@ -19,7 +19,7 @@ from wqkv.attend.functional import attention
 from wqkv.attend.heard import SHARED
 from wqkv.attend.masks import Causal, Chunked, Dense, Lengths, Window
 from wqkv.attend.parallel.ranks import Ring
-from wqkv.attend.partial import Partial
+from wqkv.attend.partial import Partial, merge
 from wqkv.attend.rope import RoPE
 from wqkv.errors import ArgumentError, MissedError
 from wqkv.layer.attention import MultiheadAttention
@@ -135,6 +135,16 @@ def test_the_map_is_the_layers_own(name):
     assert [one.name for one in seen.layers] == [type(model).__name__]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("name", [*LAYERS, "converted", "functions"])
+def test_other_dtypes(name, dtype):
+    torch.manual_seed(0)
+    model = {**MODELS, **LAYERS}[name]().eval().to(dtype)
+    with torch.no_grad(), watch(model) as seen:
+        model(tokens().to(dtype))
+    assert {one.state for one in seen.layers} == {"proved"}, seen.report()
+
+
 def test_the_rules_are_said():
     model = nn.Sequential(*[one().eval() for one in LAYERS.values()])
     with torch.no_grad(), watch(model) as seen:
@@ -176,6 +186,20 @@ def test_several_attentions_of_a_module_are_layers_of_their_own():
     assert [one.name for one in seen.layers] == ["Block", "Block (attention 2)"]
     assert [one.kind for one in seen.layers] == ["decoder", "encoder"]
     assert [[m.shape[2] for m in seen.runs(n)] for n in (0, 1)] == [[7, 5], [7, 5]]
+
+
+def test_a_piece_of_keys_that_may_be_merged_with_others_is_named():
+    class Prefixed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            q = x.unflatten(2, (3, 8)).transpose(1, 2)
+            prefix = attention(q, q[:, :, :3], q[:, :, :3], return_lse=True)
+            return merge(prefix, attention(q, q, q, return_lse=True)).out
+
+    model = nn.Sequential(layer(persistent=2), Prefixed())
+    with torch.no_grad(), watch(model) as seen:
+        model(tokens())
+    said = "its caller asked for lse, and may merge it with other keys"
+    assert [said in line for line in seen.report().splitlines()] == [False, False, True, True]
 
 
 def test_only_the_layers_that_are_asked_for_are_kept():
@@ -288,7 +312,7 @@ def test_an_output_that_is_written_over(mode):
     class Doubled(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             q = x.unflatten(2, (3, 8)).transpose(1, 2)
-            return attention(q, q, q).mul_(2)
+            return attention(q, q, q, mask=Chunked(3), softcap=2.0).mul_(2)
 
     model = Doubled()
     with MODES[mode](), watch(model) as seen:
@@ -378,6 +402,20 @@ def test_cross_attention_to_kept_keys_goes_on_where_its_place_is_given():
         assert torch.allclose(seen.runs(0)[-1][:], model.map(x, other)[:, :, -lengths[-1] :])
 
 
+def test_a_generation_that_is_watched_from_its_middle_on():
+    torch.manual_seed(0)
+    model, x, cache = layer().eval(), tokens(), Dynamic()
+    with torch.no_grad():
+        model(x[:, :5], cache=cache)
+        with watch(model) as seen:
+            for token in x[:, 5:].split(1, dim=1):
+                model(token, cache=cache)
+    assert torch.allclose(seen[0][:], model.map(x)[:, :, 5:], atol=1e-6)
+    report = seen.report()
+    assert "rows from 5 on" in report
+    assert "counted from the first key of its cache, whose place in the text is not known" in report
+
+
 def other_keys(cache: Dynamic) -> None:
     cache._tensors["k"][0, 1, 2, 3] += 1  # one number of a kept key
 
@@ -424,6 +462,30 @@ def test_other_rules_begin_a_run(given, step, why):
         model(x[:, 3:4], cache=cache, **step)
     assert [m.shape[2] for m in seen.runs(0)] == [3, 1]
     assert why in seen.report()
+
+
+def without_dropout(model: MultiheadAttention) -> None:
+    model.eval()
+
+
+def other_persistent_keys(model: MultiheadAttention) -> None:
+    assert model.persistent_k is not None
+    model.persistent_k += 1
+
+
+@pytest.mark.parametrize(
+    ("given", "change"),
+    [({"dropout": 0.3}, without_dropout), ({"persistent": 2}, other_persistent_keys)],
+)
+def test_a_layer_that_changes_between_steps_begins_a_run(given, change):
+    torch.manual_seed(0)
+    model, x, cache = layer(**given).train(), tokens(), Dynamic()
+    with torch.no_grad(), watch(model) as seen:
+        model(x[:, :3], cache=cache)
+        change(model)
+        model(x[:, 3:4], cache=cache)
+    assert [m.shape[2] for m in seen.runs(0)] == [3, 1]
+    assert "its rules, or the sizes of q and k, are not those of the run" in seen.report()
 
 
 def test_a_mask_that_is_made_for_one_length_begins_a_run():

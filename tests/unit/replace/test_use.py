@@ -182,7 +182,8 @@ def test_attention_that_does_not_come_here_is_named_in_the_first_forward():
         model = use(kind(transformers.PretrainedConfig()).eval())
         for _ in range(2):
             with pytest.raises(
-                EngineError, match=f"{kind.__name__} does not run on .* of {what} w"
+                EngineError,
+                match=rf"(?s){kind.__name__} does not run on .* of {what} w.*`wqkv.watch\(model\)`",
             ):
                 model(torch.tensor([[1, 2, 3]]))
         model.set_attn_implementation("eager")

@@ -17,6 +17,7 @@ from tests.tiny import tiny_llama
 from wqkv import cli
 from wqkv.errors import ArgumentError
 from wqkv.sentences import translated
+from wqkv.study import loading
 from wqkv.study.loading import load_bare
 from wqkv.study.model import open_model
 from wqkv.study.parity import parity
@@ -130,6 +131,28 @@ def test_a_family_without_a_row():
     said = refused("model")
     assert said.startswith("There is no table row for models of the family 'deberta-v2' yet.\n")
     run(said, inputs={"input_ids": IDS})
+
+
+def test_a_family_whose_layers_do_not_all_attend():
+    config = transformers.Qwen3NextConfig(
+        **TEXT, num_key_value_heads=3, head_dim=4, num_experts=0, shared_expert_intermediate_size=7,
+        layer_types=["linear_attention", "full_attention"], linear_num_value_heads=2,
+        linear_num_key_heads=2, linear_key_head_dim=4, linear_value_head_dim=4,
+    )  # fmt: skip
+    save(transformers.Qwen3NextModel(config), tokenizer=True)
+    said = refused("model")
+    assert said.startswith("Layer 0, which the configuration calls 'linear_attention', has no WQ")
+    run(said, inputs={"input_ids": IDS})
+
+
+@pytest.mark.parametrize(
+    ("file", "shown"),
+    [("a.gguf", "'.', gguf_file='a.gguf'"), ("pytorch_model.bin", "'.'"), (None, "'x/y'")],
+)
+def test_how_transformers_is_told_of_a_file(file, shown):
+    source = loading._ModelSource("x/y", "." if file else "x/y", "y", file)
+    made = python_of(str(source.watch_instead("Why."))).splitlines()[1]
+    assert made == f"model = transformers.AutoModel.from_pretrained({shown})"
 
 
 def test_a_model_that_is_none_of_transformers(capsys):
@@ -258,13 +281,19 @@ def test_a_folder_of_weights():
 
 
 @pytest.mark.parametrize(
-    ("name", "module"), [("code/my_model.py", "my_model"), ("code", "my_code")]
+    ("name", "module"),
+    [
+        ("code/my_model.py", "my_model"),
+        ("code/my_model.py\nimport evil #.py", "my_code"),
+        ("code", "my_code"),
+    ],
 )
 def test_python(name, module, monkeypatch):
     Path("code").mkdir()
-    Path("code/my_model.py").write_text("class MyModel: pass")
+    Path("code/my_model.py").touch()
+    Path("code/my_model.py\nimport evil #.py").touch()
     said = refused(name)
-    assert said.startswith(f"'{name}' holds Python, which wqkv never runs.\n")
+    assert said.startswith(f"{name!r} holds Python, which wqkv never runs.\n")
     monkeypatch.setitem(sys.modules, module, SimpleNamespace(MyModel=MyModel))
     run(said)
 
@@ -312,7 +341,7 @@ def test_a_file_of_a_model():
 def test_a_folder_of_models():
     write("runs/checkpoint-500/config.json", {"model_type": "bert"})
     write("runs/checkpoint-1000/config.json", {"model_type": "bert"})
-    assert refused("runs").endswith("name runs/checkpoint-1000 or runs/checkpoint-500.")
+    assert refused("runs").endswith("name 'runs/checkpoint-1000' or 'runs/checkpoint-500'.")
 
 
 def test_an_adapter():

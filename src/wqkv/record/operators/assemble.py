@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wqkv.attend.masks.algebra import Full
-from wqkv.record.captured import CapturedCall, MaskReading
+from wqkv.record.captured import CapturedCall, MaskReading, Refusal
 from wqkv.record.mask_pattern import HIDDEN, Pattern, Visible, of_tensor, rows_of
 from wqkv.record.operators.layout import (
     Axis,
@@ -140,6 +140,7 @@ def assembled(
 
     Raises:
         Unreadable: its rules are not those of a map.
+        Refusal: what its weights met is no v.
     """
     at = places(scores, heard, modules)
     square = (at.batch, at.heads, at.queries, at.keys)
@@ -195,7 +196,7 @@ def _value_and_output(scores: Scores, heard: WrittenOut, at: Places) -> tuple[Te
     if not heard.weights_first:
         value, output, rows, columns = value.mT, output.mT, columns, rows
     if settled(columns) != settled(at.keys):
-        raise Unreadable("v does not stand along the keys of its softmax")
+        raise Refusal("what its weights met does not stand along the keys of its softmax")
     d = axis_of(value.shape[-1], "channel")
     v = brought(value, (*lead, columns, d), (at.batch, at.key_heads, at.keys, d), full=True)
     o = brought(output, (*lead, rows, d), (at.batch, at.heads, at.queries, d), full=True)

@@ -34,6 +34,7 @@ from wqkv.record.operators.nodes import (
     leaves,
     mapped,
     operator_of,
+    softmax_input,
 )
 from wqkv.record.operators.trails import Output, Trails
 from wqkv.upstream import of_torch
@@ -96,6 +97,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         self._trails = Trails()
         self._weights = Learned(model)
         self._open: dict[Node, None] = {}  # softmaxes over scores that have not met v yet
+        self._told: set[Node] = set()  # softmaxes that have
         self._on = False
         self._keys: tuple[Any, Any] = (None, None)  # as of_torch.as_called takes them
         self._closed = False
@@ -138,6 +140,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
 
     def forget(self) -> None:
         self._open.clear()
+        self._told.clear()
         self._trails.clear()
 
     @contextmanager
@@ -333,8 +336,9 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             entry = self._trails.find(x)
             if entry is None or not isinstance(entry.what, Output):
                 continue
-            if len(known) > 1 and name in ("mul", "div"):
-                entry.what.scaled = True
+            factor = next((node for y in known if (node := self._trails.node(y))), None)
+            if factor is not None and name in ("mul", "div") and isinstance(out, Tensor):
+                entry.what.factor, entry.what.product = factor, self._trails.leaf(out)
             elif name in LAYOUTS and isinstance(out, Tensor):
                 if name not in COPIES and entry.what.shape is None:
                     entry.what.shape = tuple(out.shape)
@@ -349,8 +353,12 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             return
         weights = [one for one in (left, right) if isinstance(one, Node) and one.is_weights]
         onto_scores = applied.name == "baddbmm" and isinstance(applied.args[0], Node)
-        if len(weights) == 1 and not onto_scores:
-            first = left is weights[0]
+        first = bool(weights) and left is weights[0]
+        if len(weights) == 1 and not _by_keys(weights[0], a.shape[-1]):
+            node = Node(applied, out)
+            node.odd |= {"heads mixed"}
+            self._put(out, node)
+        elif len(weights) == 1 and not onto_scores:
             self._attention(weights[0], b if first else a, first, out)
         elif len(weights) == 2:
             node = Node(applied, out)
@@ -364,8 +372,9 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
     def _attention(self, weights: Node, value: Tensor, first: bool, out: Tensor) -> None:
         for softmax in weights.softmaxes:
             self._open.pop(softmax, None)
-        if of_torch.backward_number() >= 0:
-            return
+        if of_torch.backward_number() >= 0 or weights.softmaxes <= self._told:
+            return  # its weights have met another v before
+        self._told |= weights.softmaxes
         if not weights.products:
             self._tell(
                 Heard(None, "the scores of its softmax come from no product of two activations")
@@ -411,6 +420,16 @@ _HEARD = PRODUCTS | SOFTMAXES | _WHOLE_LAYERS
 def written(operator: Operator, args: tuple[Any, ...]) -> list[Tensor]:
     """The arguments that an operator writes into."""
     return [x for n in operator.writes if n < len(args) and isinstance(x := args[n], Tensor)]
+
+
+def _by_keys(weights: Node, size: int) -> bool:
+    """Whether a product sums over the keys of its weights, as far as the size of the sum tells.
+
+    A matrix that mixes heads need not be a parameter: it may be a buffer, or computed.
+    """
+    softmax = next(iter(weights.softmaxes))
+    keys = softmax.shape[softmax_input(softmax)[1]]
+    return not weights.products or weights.numel != softmax.numel or size == keys
 
 
 def _is_whole(x: Tensor) -> bool:

@@ -77,14 +77,19 @@ def compare(found: Replayed, heard: WrittenOut) -> Proof:
     theirs = heard.output.tensor.detach().double()
     ours = found.output.reshape(theirs.shape)
     eps = torch.finfo(heard.output.tensor.dtype).eps
-    v = float(heard.value.tensor.detach().abs().max()) if theirs.numel() else 0.0
-    tolerance = 8 * eps * (4 + found.largest) * max(v, 1e-30)
+    tolerance = rounding(heard.output.tensor, heard.value.tensor, found.largest)
     if heard.weights.odd or len(heard.weights.products) > 1:
         size = float(theirs.abs().nan_to_num().max()) if theirs.numel() else 0.0
         tolerance = max(tolerance, 2e-4 * max(1.0, size), 4 * eps * max(1.0, size))
     both = ours.isnan() & theirs.isnan()
     rows = theirs.numel() // max(1, theirs.shape[-1])
     return Proof.compare(ours[~both], theirs[~both], tolerance, rows)
+
+
+def rounding(output: Tensor, value: Tensor, largest: float) -> float:
+    """How far an output may be from another computation of it, if no score is above `largest`."""
+    v = float(value.detach().abs().max()) if value.numel() else 0.0
+    return 8 * torch.finfo(output.dtype).eps * (4 + largest) * max(v, 1e-30)
 
 
 def _value(node: Node, numbers: dict[Node, Any]) -> Any:

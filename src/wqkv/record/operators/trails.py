@@ -25,7 +25,8 @@ class Output:
 
     def __init__(self) -> None:
         self.shape: tuple[int, ...] | None = None  # of what was made of it first: its heads show
-        self.scaled = False  # whether it met something that its own scores have made
+        self.factor: Node | None = None  # made of its own scores, with which it was multiplied
+        self.product: Leaf | None = None  # what that has made of it
         self.batch: int | None = None  # samples of the forward, as far as it is known
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -18,7 +19,16 @@ from wqkv.record.mask_pattern import HIDDEN
 from wqkv.record.operators.assemble import assembled, head_count
 from wqkv.record.operators.layout import Unreadable
 from wqkv.record.operators.listening import FusedCall, Heard, WrittenOut
-from wqkv.record.operators.nodes import LAYOUTS, RULES, Leaf, Node, all_nodes, hides, leaves
+from wqkv.record.operators.nodes import (
+    LAYOUTS,
+    RULES,
+    Leaf,
+    Node,
+    all_nodes,
+    hides,
+    leaves,
+    softmax_input,
+)
 from wqkv.record.operators.replay import compare, replay
 from wqkv.record.operators.scores import read
 from wqkv.record.operators.whole_calls import read_fused
@@ -45,6 +55,9 @@ def call_of(heard: Heard, modules: Sequence[nn.Module], known: KnownMasks) -> Ca
         return read_fused(how, known)
     try:
         scores = read(how.weights)
+        if (sink := sink_behind(how)) is not None:
+            call = assembled(scores, how._replace(output=sink.output), modules, known)
+            return call._replace(sinks=sink.sinks.flatten().expand(call.query.shape[1]))
         call = assembled(scores, how, modules, known)
     except Unreadable as error:
         return replayed(how, modules, str(error))
@@ -95,12 +108,53 @@ def replayed(how: WrittenOut, modules: Sequence[nn.Module], why: str) -> Run:
 
 def _scaled(how: WrittenOut) -> list[str]:
     """What to say of an output that is multiplied by something that its own scores have made."""
-    if not how.shape.scaled:
+    if how.shape.factor is None:
         return []
     return [
         "its output was multiplied by something that its scores have made, such as a sink's share: "
         "these are the weights before"
     ]
+
+
+class SinkBehind(NamedTuple):
+    """Sinks whose part is taken from an output, and what is left of it."""
+
+    sinks: Tensor
+    output: Leaf
+
+
+def sink_behind(how: WrittenOut) -> SinkBehind | None:
+    """Sinks whose part is taken from the output: o sigmoid(lse - sink), per head; None if not so.
+
+    With them the weights sum to sigmoid(lse - sink), as a softmax does that has them among the
+    keys.
+    """
+    factor, product = how.shape.factor, how.shape.product
+    if factor is None or product is None:
+        return None
+    whole, left = how.output.tensor, product.tensor
+    if left.shape not in (whole.shape, how.shape.shape):
+        return None
+    factor = unmoved(factor)
+    difference = unmoved(factor.first()) if factor.name == "sigmoid" else None
+    if difference is None or difference.name != "sub" or len(difference.args) != 2:
+        return None
+    lse, sink = difference.args
+    if not isinstance(lse, Node) or not isinstance(sink, Leaf):
+        return None
+    lse = unmoved(lse)
+    scores = [softmax_input(one)[0] for one in how.weights.softmaxes]
+    same = len(scores) == 1 and unmoved(lse.first()) is unmoved(scores[0])
+    if lse.name != "logsumexp" or not same:
+        return None
+    return SinkBehind(sink.tensor.detach(), Leaf(left.reshape(whole.shape)))
+
+
+def unmoved(node: Node) -> Node:
+    """The Node before those that only move numbers."""
+    while node.name in LAYOUTS and isinstance(node.first(), Node):
+        node = node.first()
+    return node
 
 
 def _changed_after(weights: Node) -> tuple[str, ...]:

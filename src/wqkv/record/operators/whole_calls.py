@@ -11,14 +11,14 @@ from torch.nn import functional as F
 
 from wqkv.attend.masks.algebra import Full
 from wqkv.record.captured import CapturedCall, MaskReading, Refusal
-from wqkv.record.mask_pattern import Pattern, of_function, of_tensor, rows_of
+from wqkv.record.mask_pattern import Pattern, of_tensor, rows_of
+from wqkv.record.operators.flex_calls import FLEX, Given, read_flex
 from wqkv.record.operators.listening import FusedCall
 from wqkv.record.operators.nodes import Argument, Leaf, mapped
 from wqkv.record.read_mask import KnownMask, KnownMasks
+from wqkv.record.run import Run
 from wqkv.upstream import of_torch
 
-#: The arguments of a foreign call by name, some of which are keyword arguments.
-Given = dict[str, Any]  # keyword arguments of torch's operators
 #: Kernels that are given q, k, v (batch, head, length, d), a mask or bias, `is_causal` and `scale`.
 _KERNELS = frozenset(
     ("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention",
@@ -27,7 +27,7 @@ _KERNELS = frozenset(
 )  # fmt: skip
 
 
-def read_fused(heard: FusedCall, known: KnownMasks) -> CapturedCall:
+def read_fused(heard: FusedCall, known: KnownMasks) -> CapturedCall | Run:
     """q, k, v, the output and the rules of a call.
 
     Raises:
@@ -36,7 +36,7 @@ def read_fused(heard: FusedCall, known: KnownMasks) -> CapturedCall:
     applied = heard.applied
     name = applied.name
     schema = () if name == "flex_attention" else of_torch.schema(applied.func).arguments
-    names = [one.name for one in schema] or _FLEX
+    names = [one.name for one in schema] or FLEX
     given: Given = {}
     for what, x in (*zip(names, applied.args, strict=False), *applied.kwargs.items()):
         given[what] = mapped(x, _tensor)
@@ -44,7 +44,7 @@ def read_fused(heard: FusedCall, known: KnownMasks) -> CapturedCall:
     if name in _KERNELS:
         return _kernel(given, outputs[0], known)
     if name == "flex_attention":
-        return _flex(given, outputs[0])
+        return read_flex(given, outputs[0])
     if name == "_native_multi_head_attention":
         return _multi_head(given, outputs[0])
     if name == "_transformer_encoder_layer_fwd":
@@ -87,25 +87,6 @@ def _plain(causal: bool, n: int, m: int, device: torch.device) -> MaskReading:
         return MaskReading(rows_of(Full(), n, m, 0, device), Pattern(), all=True)
     rows = rows_of(Pattern(after=0).mask(), n, m, 0, device)
     return MaskReading(rows, Pattern(after=0), first=True)
-
-
-#: The arguments of FlexAttention's operator.
-_FLEX = (
-    "query", "key", "value", "score_mod", "block_mask", "scale", "kernel_options",
-    "score_mod_other_buffers", "mask_mod_other_buffers",
-)  # fmt: skip
-
-
-def _flex(given: Given, output: Tensor) -> CapturedCall:
-    query, key, value = given["query"], given["key"], given["value"]
-    batch, _, n, _ = query.shape
-    m = key.shape[2]
-    mask_mod, buffers = given["block_mask"][-1], given["mask_mod_other_buffers"]
-    rows = of_function(lambda *at: mask_mod(*at, *buffers), batch, n, m, query.device)
-    return CapturedCall(
-        query, key, value, output, [MaskReading(rows)], cross=False, stored_keys=False,
-        scale=given["scale"], softcap=None, sinks=None, bias=None, causal=False, window=None,
-    )  # fmt: skip
 
 
 # nn.MultiheadAttention and nn.TransformerEncoderLayer, as their fast path computes them
