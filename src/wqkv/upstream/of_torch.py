@@ -46,6 +46,7 @@ NAMES = {
     "under": "torch:_C._functorch.get_unwrapped",
     "dispatch_mode": "torch:_C._get_dispatch_mode",
     "is_jit_tracing": "torch.jit:is_tracing",
+    "is_fx_tracing": "torch.fx._symbolic_trace:is_fx_symbolic_tracing",
     "PROXY": "torch:_C._TorchDispatchModeKey.PROXY",
     # what a mode is told of every operator
     "DispatchMode": "torch.utils._python_dispatch:TorchDispatchMode",

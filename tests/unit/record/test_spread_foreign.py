@@ -827,6 +827,20 @@ def test_a_trace(way):
         proved(run_twice(graph, lambda: [graph(tokens())]), names, theirs)
 
 
+@WAYS
+def test_a_graph_of_torch_fx(way):
+    model = Net(way).eval()
+    theirs = matrices(model, lambda: model(tokens()))
+    with torch.no_grad(), watch(model) as seen:
+        graph = torch.fx.symbolic_trace(model)
+    assert {layer.reason for layer in seen.layers} == {
+        "a graph is made of it: run the model itself to see it"
+    }
+    names = ["Net", "Net (attention 2)", "Net (attention 3)"]
+    with torch.no_grad():
+        proved(run_twice(graph, lambda: [graph(tokens())]), names, theirs)
+
+
 class Scripted(nn.Module):
     """Attention that torch.jit.script can read."""
 
