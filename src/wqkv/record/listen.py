@@ -24,6 +24,7 @@ from wqkv.named_attention import attention_like
 from wqkv.record.arguments import OverheardCall, output_of, read_call, read_tensors
 from wqkv.record.backward import Backward
 from wqkv.record.captured import TRANSFORMED, CapturedCall, Refusal, why_untold
+from wqkv.record.faults import Faults
 from wqkv.record.follow import (
     Continuation,
     Options,
@@ -103,6 +104,8 @@ class Listener:
         # with the number of the attention within it, which is above 0 if it has several
         self.layers: dict[tuple[nn.Module, int, int], LayerRuns] = {}
         self.unseen = 0  # forwards that ran compiled
+        self.forwards = 0  # that were followed
+        self.failed = ""  # the exception that has ended the last of them
         self.passed: set[nn.Module] = set()  # what compiled code has run of the model
         self.text: Tensor | None = None  # the token ids of the last text, (batch, length)
         self.path = WritePath(watched.model) if watched.gradients else None
@@ -117,8 +120,9 @@ class Listener:
         self._steps: dict[Sizes, TextStep | None] = {}
         self._recorded: list[LayerRuns] = []
         # what is heard at operators, and how much of it each call of a module has had
-        self._mode = Listening(watched.model, self._heard)
-        self._door, self._own = OperatorDoor(), OwnDoor()
+        self.faults = Faults()
+        self._mode = Listening(watched.model, self._heard, self.faults)
+        self._door, self._own = OperatorDoor(self.faults), OwnDoor()
         self._counts: Counter[tuple[nn.Module, int]] = Counter()
         self._asked: list[list[Heard]] = []  # attention functions that run now, and what they ran
 
@@ -130,6 +134,7 @@ class Listener:
         if begins:
             if untold is None:
                 self.settle()
+                self.forwards, self.failed = self.forwards + 1, ""
             self._visits.clear()
             self._counts.clear()
             self._learns = torch.is_grad_enabled()
@@ -154,6 +159,8 @@ class Listener:
             return
         if self._stack and self._stack[0].call.module is module:
             self._mode.end()
+            failed = sys.exc_info()[0] if output is None else None
+            self.failed = "" if failed is None else failed.__name__
         if self.path is None and self.watched.keep == "all":
             self._leave(module, args, output)
             return
@@ -482,7 +489,8 @@ def sample_with(
 def numbered(layers: Sequence[Of], layer: int) -> Of:
     """The layer of a number, which may count from the end as -1."""
     if not -len(layers) <= layer < len(layers):
-        raise IndexError(f"There is no layer {layer}: {len(layers)} ran.")
+        none = "no attention was heard" if not layers else f"{len(layers)} ran"
+        raise IndexError(f"There is no layer {layer}: {none}.")
     return layers[layer]
 
 

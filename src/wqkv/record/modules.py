@@ -1,4 +1,4 @@
-"""The modules of a Hugging Face model: which are attention, of what kind, and how one is called."""
+"""The modules of a model: which are attention, of what kind, and how one is called."""
 
 from __future__ import annotations
 

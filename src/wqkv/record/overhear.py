@@ -83,7 +83,7 @@ def _change_places() -> None:
     on_compiled = of_torch.on_compiled_call()
     _ORIGINAL[:] = None, on_compiled
     of_torch.set_on_compiled_call(_overheard_compiled(on_compiled))
-    if "transformers" in sys.modules:  # else no model of it runs
+    if sys.modules.get("transformers") is not None:  # else no model of it runs
         interface = upstream.AttentionInterface
         get_interface = _ORIGINAL[0] = interface.__dict__["get_interface"]
         interface.get_interface = _overheard_interface(get_interface)

@@ -8,7 +8,7 @@ from wqkv.record.layer_runs import LayerRuns
 
 
 def layer_lines(
-    name: str, layers: Sequence[tuple[LayerRuns, str | None]], gradients: bool
+    name: str, layers: Sequence[tuple[LayerRuns, str | None]], gradients: bool, nothing: str
 ) -> list[str]:
     """One line that counts the layers, and one for each.
 
@@ -16,13 +16,14 @@ def layer_lines(
         name: the model's class.
         layers: each with the reason why it was missed, None where it was captured.
         gradients: whether they are asked for.
+        nothing: why there is no layer, where there is none.
     """
     captured = sum(why is None for _, why in layers)
     again = sum(why is None and bool(one.runs[-1].captured) for one, why in layers)
     unasked = sum(not one.wanted for one, _ in layers)
     rest = f" ({unasked} not asked for)" if unasked else ""
     rest += f", {again} of them computed again and not proved of q, k and rules" if again else ""
-    rest += "" if layers else ": no attention layer ran in sight"
+    rest += f": {nothing}" if not layers else ""
     lines = [f"captured {captured} of {len(layers)} layers of {name}{rest}"]
     width = max((len(one.name) for one, _ in layers), default=0)
     for number, (one, why) in enumerate(layers):

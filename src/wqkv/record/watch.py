@@ -1,8 +1,10 @@
-"""watch(model): record the attention of a running Hugging Face model, which computes unchanged.
+"""watch(model): record the attention of any running PyTorch model, which computes unchanged.
 
-What goes into its attention functions and comes out is overheard (overhear.py), read (arguments.py,
-read_mask.py), taken into runs for each thread (listen.py, follow.py) and proved (prove_call.py).
-watching.py has the hooks. This file has what a user calls: `watch` and `Seen`.
+Three doors lead to one record, a run of a layer (run.py): transformers' attention interface
+(overhear.py, arguments.py, read_mask.py, follow.py), calls of our own attention (own.py), and what
+any other model does, heard at its operators (operators/). Each thread has a listener that knows
+which modules run (listen.py); watching.py has the hooks; prove_call.py makes the proofs. This file
+has what a user calls: `watch` and `Seen`.
 """
 
 from __future__ import annotations
@@ -59,13 +61,25 @@ def watch(
     keep: Literal["all", "statistics"] = "all",
     gradients: bool = False,
 ) -> Seen[AttentionMap] | Seen[Statistics]:
-    """Record q, k and the mask of every attention layer while a Hugging Face model runs.
+    """Record the attention of every layer while a PyTorch model runs: q, k and the rules.
 
-    The model's own function computes, so its outputs are bit-identical. Each layer is proved when
-    it is recorded: P V, of the weights that are shown, against the model's own output.
+    The model computes as it would: its outputs and gradients are bit-identical, in eval and in
+    train, under no_grad, inference_mode and autocast. It may be of any library, and only torch is
+    needed. Heard are models that ask transformers' attention interface, our own layers, fused
+    kernels, FlexAttention, nn.MultiheadAttention and nn.TransformerEncoder with their fast path,
+    and softmax(q k^T) v as people write it out.
+
+    Each layer is *proved*: P V, of the weights that are shown, gives the model's own output.
+    Where more enters the scores than one product and the rules of a map, such as DeBERTa's terms
+    of positions or heads that are mixed, it is *captured*: what the model did is computed again and
+    compared. Otherwise it is *missed*, with the reason: see `Seen.layers` and `Seen.report()`.
+
+    What is kept is O(q and k): no matrix of weights, and masks as values or by reference. Proofs
+    are made when they are asked for. A tensor that was changed in place since refuses the map.
+
     All steps of a generation are one map, also in a beam search: `Seen.sample_of` says which sample
-    is a returned text. Threads have maps of their own: see `Seen.threads`. Steps that run compiled
-    cannot be seen; the report counts them, and no older map is shown in their place.
+    is a returned text. Threads have maps of their own: see `Seen.threads`. What runs compiled stays
+    compiled and is not heard; the report says so, and no older map is shown in its place.
     Where tensor parallelism shares the heads, each rank sees its own: see `SharedMap.heads`.
 
     Args:
@@ -78,20 +92,17 @@ def watch(
 
     Raises:
         ArgumentError: gradients of what keep="statistics" does not keep.
-        MissingExtraError: transformers is not installed.
 
-    >>> from transformers import AutoModel, LlamaConfig
-    >>> config = LlamaConfig(hidden_size=16, intermediate_size=24, num_hidden_layers=2,
-    ...                      num_attention_heads=2, vocab_size=31)
-    >>> model = AutoModel.from_config(config).eval()
-    >>> with watch(model) as seen:
-    ...     _ = model(torch.arange(5)[None])
+    >>> layer = nn.TransformerEncoderLayer(16, 2, 24, batch_first=True)
+    >>> model = nn.TransformerEncoder(layer, 2).eval()
+    >>> with torch.no_grad(), watch(model) as seen:
+    ...     _ = model(torch.randn(1, 5, 16))
     >>> seen[1]
-    AttentionMap[1, 2, 5, 5] of query f32[1, 2, 5, 8] on cpu, mask Causal()
+    AttentionMap[1, 2, 5, 5] of query f32[1, 2, 5, 8] on cpu, mask Full()
     >>> print(seen.report())
-    captured 2 of 2 layers of LlamaModel
-      0  layers.0.self_attn  decoder  [1, 2, 5, 5] Causal()  proof ...
-      1  layers.1.self_attn  decoder  [1, 2, 5, 5] Causal()  proof ...
+    captured 2 of 2 layers of TransformerEncoder
+      0  layers.0  encoder  [1, 2, 5, 5] Full()  proof ...
+      1  layers.1  encoder  [1, 2, 5, 5] Full()  proof ...
     """
     return Seen(model, layers, keep, gradients)
 
@@ -476,7 +487,13 @@ class Seen(Watching, Sequence[Kept]):
             return "\n".join(line for pair in zip(names, reports, strict=True) for line in pair)
         layers = self._all
         reasons = [(one, self._why(one)) for one in layers]
-        lines = layer_lines(self._name, reasons, self._watched.gradients)
+        ran = listener.forwards or listener.unseen
+        nothing = "it ran, and no attention was heard in it" if ran else "it did not run"
+        lines = layer_lines(self._name, reasons, self._watched.gradients, nothing)
+        if listener.failed:
+            lines.append(
+                f"the last forward ended in {listener.failed}: what comes behind did not run"
+            )
         beyond = [n for n in self._watched.wanted or () if n >= len(layers)]
         if beyond and layers:
             lines.append(f"there is no layer {', '.join(map(str, beyond))}: asked for by `layers`")
@@ -500,6 +517,7 @@ class Seen(Watching, Sequence[Kept]):
                 f"calls in a backward pass that repeat no run: {self._other_repeated}. "
                 "They were not recorded"
             )
+        lines += listener.faults.lines()
         if self._only is None and (others := len(self._listeners) - 1) > 0:
             lines.append(f"{others} other threads ran it too: see `threads`")
         return "\n".join(lines)

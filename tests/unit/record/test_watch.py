@@ -206,10 +206,30 @@ def test_transformers_is_not_imported_until_it_is_used():
     assert done.stdout.strip() == "False"
 
 
+def test_a_watch_ends_once():
+    with watch(tiny("llama")) as seen:
+        pass
+    with pytest.raises(ArgumentError, match="This watch has ended"), seen:
+        pass
+    with pytest.raises(IndexError, match="There is no layer 0: no attention was heard"):
+        seen[0]
+
+
+def test_a_forward_that_fails():
+    model = tiny("llama")
+    model.model.layers[1].mlp.forward = lambda x: 1 / 0
+    with watch(model) as seen, pytest.raises(ZeroDivisionError):
+        model(tokens())
+    says = "the last forward ended in ZeroDivisionError: what comes behind did not run"
+    assert seen.report().splitlines()[-1] == says
+    assert not torch.utils._python_dispatch._get_current_dispatch_mode_stack()
+    assert seen.report().startswith("captured 2 of 2")
+
+
 def test_nothing_ran():
     with watch(tiny("llama")) as seen:
         pass
-    says = "captured 0 of 0 layers of LlamaForCausalLM: no attention layer ran in sight"
+    says = "captured 0 of 0 layers of LlamaForCausalLM: it did not run"
     assert seen.report() == says
 
 

@@ -145,9 +145,10 @@ def _multiplied(node: Node) -> Scores:
     if found.keys is not None:
         if number == 1:
             return found
-        what = f"{number:g}" if number is not None else "a tensor"
+        what = f"{number:g}" if number is not None else "a tensor, as dropout does"
         found = replace(found, layout=broadcast(found.layout, node.shape))
-        return replace(found, after=(*found.after, f"multiplied by {what} after the softmax"))
+        said = f"the map is the softmax, which was multiplied by {what}, before it met v"
+        return replace(found, after=(*found.after, said))
     if number is not None:
         return _times(found, 1 / number if divides else number)
     if not isinstance(other, Leaf):
@@ -325,7 +326,8 @@ def _dropped(node: Node) -> Scores:
     share, training = node.args[1], node.args[2] if len(node.args) > 2 else True
     if not training or not share:
         return found
-    return replace(found, after=(*found.after, f"dropout {share:g}"))
+    said = f"the map is the softmax, of which dropout {share:g} was taken before it met v"
+    return replace(found, after=(*found.after, said))
 
 
 _STEPS: dict[str, Callable[[Node], Scores]] = {

@@ -7,6 +7,7 @@ what the model did is computed again and compared, and the map shows the softmax
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -21,7 +22,6 @@ from wqkv.record.operators.layout import Unreadable
 from wqkv.record.operators.listening import FusedCall, Heard, WrittenOut
 from wqkv.record.operators.nodes import (
     LAYOUTS,
-    RULES,
     Leaf,
     Node,
     all_nodes,
@@ -70,8 +70,10 @@ def call_of(heard: Heard, modules: Sequence[nn.Module], known: KnownMasks) -> Ca
 def _with_replayed_proof(call: CapturedCall, how: WrittenOut) -> CapturedCall:
     """The same call, proved by what the model did to the weights after the softmax."""
 
+    rows = call.query.shape[0] * call.query.shape[2]
+
     def proof() -> Proof:
-        return compare(replay(how), how)
+        return replace(compare(replay(how), how), rows=rows)
 
     return call._replace(proof=proof)
 
@@ -88,7 +90,8 @@ def replayed(how: WrittenOut, modules: Sequence[nn.Module], why: str) -> Run:
     found = replay(how)
     proof = check(compare(found, how))
     weights = how.weights
-    more = len(weights.products) > 1 or bool(weights.odd)
+    notes = (*_changed_after(weights), *_scaled(how))
+    more = len(weights.products) > 1 or bool(weights.odd) or bool(notes)
     reason = f"its scores are computed again as the model did, because {why}" if more else ""
 
     key_len = how.value.tensor.shape[-2 if how.weights_first else -1]
@@ -100,9 +103,11 @@ def replayed(how: WrittenOut, modules: Sequence[nn.Module], why: str) -> Run:
     *first, _ = _four_axes(found.scores, how, modules).shape
     proof = replace(proof, rows=first[0] * first[2])
     output = how.output.tensor if how.weights_first else how.output.tensor.mT
+    if output.shape[-2] * math.prod(output.shape[:-2]) != math.prod(first):
+        raise Refusal("a part of its weights met v, such as some of its rows or heads")
     output = output.detach().reshape(*first, -1)
     run = replayed_run((*first, key_len), scores, proof, reason, output)
-    run.notes = (*_changed_after(weights), *_scaled(how))
+    run.notes = notes
     return run
 
 
@@ -158,9 +163,12 @@ def unmoved(node: Node) -> Node:
 
 
 def _changed_after(weights: Node) -> tuple[str, ...]:
-    """What to say of weights that other operators changed between their softmax and v."""
+    """What to say of weights that other operators changed between their softmax and v.
+
+    Those that the formula knows are named too, because it did not give the model's output.
+    """
     later = [one.name for one in all_nodes(weights) if one.is_weights and one not in one.softmaxes]
-    changed = [name for name in later if name not in LAYOUTS | RULES]
+    changed = [name for name in later if name not in LAYOUTS and name != "native_dropout"]
     return (
         (f"shown is its softmax, which `{changed[0]}` changed before it met v",) if changed else ()
     )
