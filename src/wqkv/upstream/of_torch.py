@@ -253,6 +253,11 @@ def storage_number(x: Tensor) -> int:
     return found
 
 
+def is_repeated(x: Tensor) -> bool:
+    """Whether a tensor shows some of its memory several times."""
+    return x.numel() * x.element_size() > x.untyped_storage().nbytes()
+
+
 def storage_ref(x: Tensor) -> StorageRef | None:
     """The memory of a tensor, held weakly; None of a tensor that has none of its own."""
     try:
