@@ -407,6 +407,15 @@ def test_what_stands_around_a_model(way, spread, alone, tmp_path):
         proved(run_twice(whole, lambda: gradients(whole)), NAMES, theirs)
 
 
+def test_copies_on_several_devices_are_named():
+    model = nn.DataParallel(Net("fused"))
+    model.device_ids = [0, 1]  # as on two GPUs: they run copies that DataParallel makes
+    with watch(model) as seen:
+        pass
+    says = "DataParallel runs copies of Net on 2 devices, which are not followed. To see them, call"
+    assert says in seen.report()
+
+
 def by_torch(model):
     return torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
 
