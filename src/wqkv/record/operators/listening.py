@@ -431,7 +431,7 @@ _NO_SOFTMAX = (
     "exp of its scores met v, divided by something else than its sum, or by that only afterwards"
 )
 #: Operators that are made of others, which go another way below autograd and autocast.
-_AS_CALLED = _WHOLE_LAYERS | {"linear", "_native_multi_head_attention"}
+_AS_CALLED = _WHOLE_LAYERS | {"linear", "_native_multi_head_attention", "mT", "numpy_T", "mH"}
 _HEARD = PRODUCTS | SOFTMAXES | _WHOLE_LAYERS
 
 
