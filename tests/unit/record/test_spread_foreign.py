@@ -225,6 +225,19 @@ def test_a_step_of_an_optimizer_changes_no_map():
     torch.testing.assert_close(seen[0][:], theirs, rtol=1e-5, atol=2e-6)
 
 
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("offloaded", [False, True])
+def test_a_learned_term_is_not_made_in_the_call(gradients, offloaded):
+    """As large as the scores of one sample, and copied or loaded."""
+    model = nn.Sequential(nn.Embedding(VOCABULARY, WIDTH), Scaled())
+    if offloaded:
+        by_offload(model, "")
+    with torch.set_grad_enabled(gradients):
+        seen = run_twice(model, lambda: [model(tokens(batch=1)).detach()])
+    assert [layer.state for layer in seen.layers] == ["proved"]
+    assert "a term as large as the scores" not in seen.report(), seen.report()
+
+
 class InPlace(Attention):
     """It keeps q, which somebody may write into later."""
 
