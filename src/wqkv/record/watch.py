@@ -512,6 +512,11 @@ class Seen(Watching, Sequence[Kept]):
                 f"calls of other compiled functions: {self._other_compiled}. "
                 "Whether they ran the model, or an attention of it, is not known"
             )
+        if self._copies > 1:
+            lines.append(
+                f"DataParallel runs copies of {self._name} on {self._copies} devices, which are "
+                "not followed. To see them, call its `module`, on one device"
+            )
         if self._other_repeated:
             lines.append(
                 f"calls in a backward pass that repeat no run: {self._other_repeated}. "

@@ -225,6 +225,19 @@ def test_a_step_of_an_optimizer_changes_no_map():
     torch.testing.assert_close(seen[0][:], theirs, rtol=1e-5, atol=2e-6)
 
 
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("offloaded", [False, True])
+def test_a_learned_term_is_not_made_in_the_call(gradients, offloaded):
+    """As large as the scores of one sample, and copied or loaded."""
+    model = nn.Sequential(nn.Embedding(VOCABULARY, WIDTH), Scaled())
+    if offloaded:
+        by_offload(model, "")
+    with torch.set_grad_enabled(gradients):
+        seen = run_twice(model, lambda: [model(tokens(batch=1)).detach()])
+    assert [layer.state for layer in seen.layers] == ["proved"]
+    assert "a term as large as the scores" not in seen.report(), seen.report()
+
+
 class InPlace(Attention):
     """It keeps q, which somebody may write into later."""
 
@@ -405,6 +418,15 @@ def test_what_stands_around_a_model(way, spread, alone, tmp_path):
         proved(run_twice(whole, lambda: [whole(tokens())]), NAMES, theirs)
     if any(one.requires_grad and not one.is_meta for one in whole.parameters()):
         proved(run_twice(whole, lambda: gradients(whole)), NAMES, theirs)
+
+
+def test_copies_on_several_devices_are_named():
+    model = nn.DataParallel(Net("fused"))
+    model.device_ids = [0, 1]  # as on two GPUs: they run copies that DataParallel makes
+    with watch(model) as seen:
+        pass
+    says = "DataParallel runs copies of Net on 2 devices, which are not followed. To see them, call"
+    assert says in seen.report()
 
 
 def by_torch(model):

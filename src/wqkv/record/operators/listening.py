@@ -97,8 +97,8 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         super().__init__()
         self._faults = faults
         self._tell = tell
-        self._trails = Trails()
         self._weights = Learned(model)
+        self._trails = Trails(self._weights)
         self._open: dict[Node, None] = {}  # softmaxes over scores that have not met v yet
         self._told: set[Node] = set()  # softmaxes that have
         self._on = False

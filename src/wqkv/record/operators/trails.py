@@ -10,8 +10,9 @@ import weakref
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from wqkv.record.operators.learned import Learned
 from wqkv.record.operators.nodes import Argument, Leaf, Node
 from wqkv.upstream import of_torch
 from wqkv.upstream.of_torch import storage_number
@@ -39,7 +40,8 @@ class _Entry(NamedTuple):
 class Trails:
     """What each living tensor was made by."""
 
-    def __init__(self) -> None:
+    def __init__(self, learned: Learned) -> None:
+        self._learned = learned
         self._known: dict[int, _Entry] = {}
         self.keys: tuple[Any, Any] = (None, None)  # as of_torch.as_called takes them
         # What is kept of the memory of each storage; a copy is made before anybody writes into it.
@@ -101,13 +103,14 @@ class Trails:
             del self._known[id(x)]
 
     def leaf(self, x: Tensor) -> Leaf:
+        learned = isinstance(x, nn.Parameter) or self._learned.owns(x)
         if x.requires_grad:
             small = x.is_leaf and x.numel() <= COPIED  # a step of an optimizer would change it
             # Without its graph, which would be kept alive, but with the count of its changes, which
             # a mode would not share.
             with of_torch.as_called(self.keys):
                 x = x.detach().clone() if small else x.detach()
-        leaf = Leaf(x)
+        leaf = Leaf(x, learned)
         self._kept.setdefault(storage_number(x), []).append(weakref.ref(leaf))
         return leaf
 
