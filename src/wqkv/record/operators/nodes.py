@@ -127,8 +127,9 @@ class Node:
         self.lost: str = next((one.lost for one in before if one.lost), "")
         #: How many numbers one product has per batch entry.
         self.map_numel: int = max((one.map_numel for one in before), default=1)
-        if name in PRODUCTS and len(before) == 0:
-            self.products, self.map_numel = frozenset((self,)), self.shape[-1] * self.shape[-2]
+        if name in PRODUCTS and not any(isinstance(one, Node) for one in args[-2:]):
+            self.products |= {self}  # perhaps onto another, by baddbmm
+            self.map_numel = max(self.map_numel, self.shape[-1] * self.shape[-2])
         elif name in SOFTMAXES or self._is_quotient() or self._is_difference():
             self.softmaxes |= {self}
             self.odd -= {"exp", "sum", "logsumexp"}
