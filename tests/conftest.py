@@ -17,9 +17,11 @@ import pytest
 import torch
 from hypothesis import settings
 
+from wqkv.record import faults
 from wqkv.study.model import OpenModel, open_model
 from wqkv.study.packaged import E5, MINILM
 
+faults.RAISED = True  # a model that is watched would go on
 torch.set_num_threads(1)  # two threads on shared cores make timings jump
 os.environ["LC_ALL"] = "C.UTF-8"  # in a Chinese locale every command would answer in Chinese
 

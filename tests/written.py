@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wqkv.record.faults import Faults
+from wqkv.record.operators.listening import Heard, Listening
 from wqkv.record.watch import Seen, watch
 
 BATCH, HEADS, N, M, D_K, D_V = 2, 3, 5, 7, 11, 13
@@ -48,6 +50,20 @@ def qkv(
     shapes = (batch, heads, n, D_K), (batch, kv_heads, m, D_K), (batch, kv_heads, m, D_V)
     q, k, v = (randn(*shape, seed=seed).to(dtype) for seed, shape in enumerate(shapes))
     return q, k, v
+
+
+def heard_of(way: Way, *given: Tensor, **attributes: Any) -> list[Heard]:
+    """What is heard at the operators of one way."""
+    found: list[Heard] = []
+    model, faults = Foreign(way, **attributes), Faults()
+    mode = Listening(model, found.append, faults)
+    mode.begin()
+    try:
+        model(*(given or qkv()))
+    finally:
+        mode.end()
+    assert not faults
+    return found
 
 
 def seen_of(way: Way, *given: Tensor, **attributes: Any) -> Seen[Any]:

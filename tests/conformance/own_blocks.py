@@ -129,10 +129,12 @@ def softcap_and_sink(self, q, k, v, causal):
 
 
 def sink_after(self, q, k, v, causal):
-    """A sink takes its part of the output, not of the weights: a map is of these."""
+    """A sink takes its part of the output, which is the same as of the weights."""
     scores = (q @ k.mT * self.scale).masked_fill(~causal, -torch.inf)
     share = torch.sigmoid(scores.logsumexp(-1, keepdim=True) - self.sink.view(1, -1, 1, 1))
-    return (self.tell(scores.softmax(-1)) @ v) * share
+    P = scores.softmax(-1)
+    self.tell(P * share)
+    return (P @ v) * share
 
 
 def talking_heads(self, q, k, v, causal):
@@ -190,9 +192,8 @@ def exp_of_lse(self, q, k, v, causal):
 
 
 def two_values(self, q, k, v, causal):
-    """Each product of the same weights is an attention."""
     P = (q @ k.mT * self.scale).masked_fill(~causal, -torch.inf).softmax(-1)
-    return self.tell(P) @ v + self.tell(P) @ k
+    return self.tell(P) @ v + P @ k
 
 
 def multiply_and_sum(self, q, k, v, causal):
@@ -279,6 +280,137 @@ def one_head_at_a_time(self, q, k, v, causal):
     return torch.stack(heads, dim=1)
 
 
+# Written the same, and further away from the formula
+
+
+def scores_of(self, q, k, causal):
+    return (q @ k.mT * self.scale).masked_fill(~causal, -torch.inf)
+
+
+def mixed_by_a_buffer(self, q, k, v, causal):
+    """As talking heads, by a matrix that is no parameter."""
+    P = self.tell(scores_of(self, q, k, causal).softmax(-1))
+    return torch.einsum("bhij,hg->bgij", P, self.mix.detach().clone()) @ v
+
+
+def grouped_and_fused(self, q, k, v, causal):
+    if self.told is not None:
+        self.tell(scores_of(self, q, k[:, :2].repeat_interleave(3, 1), causal).softmax(-1))
+    k, v = k[:, :2], v[:, :2]
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+
+
+def fused_in_three_axes(self, q, k, v, causal):
+    if self.told is not None:
+        self.tell(scores_of(self, q, k, causal).softmax(-1))
+    y = F.scaled_dot_product_attention(*(x.flatten(0, 1) for x in (q, k, v)), is_causal=True)
+    return y.unflatten(0, (-1, N_HEAD))
+
+
+def fused_with_empty_rows_and_bias(self, q, k, v, causal):
+    bias = torch.linspace(-2, 2, N_HEAD * N * N).view(1, N_HEAD, N, N)
+    bias = bias.masked_fill(~causal | (torch.arange(N) < 3), -torch.inf)
+    if self.told is not None:
+        self.tell((q @ k.mT * 0.5 + bias).softmax(-1).nan_to_num())
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=0.5)
+
+
+def one_key_head(self, q, k, v, causal):
+    return self.tell(scores_of(self, q, k[:, :1], causal).softmax(-1)) @ v[:, :1]
+
+
+def top_keys(self, q, k, v, causal):
+    scores = q @ k.mT * self.scale
+    least = scores.topk(4, dim=-1).values[..., -1:]
+    return self.tell(scores.masked_fill(scores < least, -torch.inf).softmax(-1)) @ v
+
+
+def distances(self, q, k, v, causal):
+    squares = q.square().sum(-1, keepdim=True) + k.square().sum(-1)[..., None, :]
+    scores = (2 * q @ k.mT - squares).masked_fill(~causal, -torch.inf)
+    return self.tell(scores.softmax(-1)) @ v
+
+
+def two_texts(self, q, k, v, causal):
+    """Scores of two products side by side, under one softmax."""
+    scores = torch.cat((q @ k.mT, q @ v.mT), -1) * self.scale
+    return self.tell(scores.softmax(-1)) @ torch.cat((v, k), 2)
+
+
+def time_first(self, q, k, v, causal):
+    q, k, v = (x.permute(2, 0, 1, 3).reshape(N, -1, D_K).transpose(0, 1) for x in (q, k, v))
+    P = (torch.bmm(q, k.mT) * self.scale).masked_fill(~causal, -torch.inf).softmax(-1)
+    self.tell(P.unflatten(0, (-1, N_HEAD)))
+    return torch.bmm(P, v).transpose(0, 1).reshape(N, -1, N_HEAD, D_K).permute(1, 2, 0, 3)
+
+
+def output_changed(self, q, k, v, causal):
+    y = self.tell(scores_of(self, q, k, causal).softmax(-1)) @ v
+    y += q
+    y *= 0.5
+    return y
+
+
+def keys_changed(self, q, k, v, causal):
+    k, q = k.contiguous(), q.contiguous()
+    y = self.tell(scores_of(self, q, k, causal).softmax(-1)) @ v
+    k.zero_()
+    q.mul_(3)
+    return y
+
+
+def backwards(self, q, k, v, causal):
+    return self.tell((q @ k.flip(2).mT * self.scale).softmax(-1)) @ v.flip(2)
+
+
+def masked_after(self, q, k, v, causal):
+    """The weights are masked after their softmax: a map is of the softmax."""
+    P = self.tell((q @ k.mT * self.scale).softmax(-1))
+    return P.masked_fill(~causal, 0.0) @ v
+
+
+def masked_and_normalized_again(self, q, k, v, causal):
+    P = self.tell((q @ k.mT * self.scale).softmax(-1)) * causal
+    return (P / P.sum(-1, keepdim=True)) @ v
+
+
+def differential(self, q, k, v, causal):
+    """The difference of two softmaxes meets v."""
+    (q1, q2), (k1, k2) = (x.chunk(2, dim=1) for x in (q, k))
+    first, second = (scores_of(self, *x, causal).softmax(-1) for x in ((q1, k1), (q2, k2)))
+    return ((self.tell(first) - 0.3 * second) @ v[:, ::2]).repeat(1, 2, 1, 1)
+
+
+def linear(self, q, k, v, causal):
+    """Two softmaxes over one activation each, and no weight of a query on a key."""
+    return self.tell(q.softmax(-1)) @ (self.tell(k.softmax(-2)).mT @ v)
+
+
+def divided_at_the_end(self, q, k, v, causal):
+    """As a flash kernel: exp of the scores meets v, and the sum divides the output."""
+    scores = scores_of(self, q, k, causal)
+    e = (scores - scores.amax(-1, keepdim=True)).exp()
+    if self.told is not None:
+        self.tell(e / e.sum(-1, keepdim=True))
+    return (e @ v) / e.sum(-1, keepdim=True)
+
+
+def some_heads_at_a_time(self, q, k, v, causal):
+    P = self.tell(scores_of(self, q, k, causal).softmax(-1))
+    return torch.cat((P[:, :2] @ v[:, :2], P[:, 2:] @ v[:, 2:]), dim=1)
+
+
+def one_more_in_the_sum(self, q, k, v, causal):
+    """exp(s) / (1 + sum exp(s)), which is no softmax."""
+    e = scores_of(self, q, k, causal).exp()
+    return self.tell(e / (1 + e.sum(-1, keepdim=True))) @ v
+
+
+def learned_keys(self, q, k, v, causal):
+    """Keys and values are parameters: a lookup, without a word about it."""
+    return self.tell((q @ self.places.mT).softmax(-1)) @ self.places
+
+
 WAYS: dict[str, Way] = {
     way.__name__.replace("_", " "): way
     for way in (
@@ -286,6 +418,10 @@ WAYS: dict[str, Way] = {
         baddbmm_over_nan, repeated_heads, grouped_einsum, einsum, transposed, exp_by_hand,
         exp_of_lse, two_values, multiply_and_sum, bias_of_q, gathered_bias_of_q, dropout_on,
         q_changed, sigmoid, float_mask, empty_rows, alibi, cosine, weighted_sum,
-        one_query_at_a_time, one_head_at_a_time,
+        one_query_at_a_time, one_head_at_a_time, mixed_by_a_buffer, grouped_and_fused,
+        fused_in_three_axes, fused_with_empty_rows_and_bias, one_key_head, top_keys, distances,
+        two_texts, time_first, output_changed, keys_changed, backwards, masked_after,
+        masked_and_normalized_again, differential, linear, divided_at_the_end,
+        some_heads_at_a_time, one_more_in_the_sum, learned_keys,
     )
 }  # fmt: skip

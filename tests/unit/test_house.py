@@ -141,6 +141,7 @@ ORDER = (
     "wqkv.record.follow",
     "wqkv.record.modules",
     "wqkv.record.write_path",
+    "wqkv.record.faults",
     "wqkv.record.layer_runs",
     "wqkv.record.operators.nodes",
     "wqkv.record.operators.learned",

@@ -27,7 +27,7 @@ def why_untold() -> str | None:
     if transformed():
         return TRANSFORMED
     # torch.jit.trace has the numbers, and would make what is done with them a part of its graph.
-    if tracing() or of_torch.is_jit_tracing():
+    if tracing() or of_torch.is_jit_tracing() or of_torch.is_fx_tracing():
         return "a graph is made of it: run the model itself to see it"
     return None
 

@@ -24,6 +24,7 @@ from wqkv.named_attention import attention_like
 from wqkv.record.arguments import OverheardCall, output_of, read_call, read_tensors
 from wqkv.record.backward import Backward
 from wqkv.record.captured import TRANSFORMED, CapturedCall, Refusal, why_untold
+from wqkv.record.faults import Faults
 from wqkv.record.follow import (
     Continuation,
     Options,
@@ -119,8 +120,9 @@ class Listener:
         self._steps: dict[Sizes, TextStep | None] = {}
         self._recorded: list[LayerRuns] = []
         # what is heard at operators, and how much of it each call of a module has had
-        self._mode = Listening(watched.model, self._heard)
-        self._door, self._own = OperatorDoor(), OwnDoor()
+        self.faults = Faults()
+        self._mode = Listening(watched.model, self._heard, self.faults)
+        self._door, self._own = OperatorDoor(self.faults), OwnDoor()
         self._counts: Counter[tuple[nn.Module, int]] = Counter()
         self._asked: list[list[Heard]] = []  # attention functions that run now, and what they ran
 

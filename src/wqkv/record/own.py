@@ -1,9 +1,9 @@
 """The second door: the calls of our own attention, as they are: q, k, v, the rules and the output.
 
 No mask is read, and q and k are not computed again: a map shows the call by its own rules, which
-stay values. A call waits to be proved until somebody asks, or the next forward begins. The steps of a generation are one run where that is sure: the kept keys are bit for bit
-those of the run, the rules are the same, and they hide the new keys from the older rows. Every
-other call begins a run.
+stay values. A call waits to be proved until somebody asks, or the next forward begins. The steps of
+a generation are one run where that is sure: the kept keys are bit for bit those of the run, the
+rules are the same, and they hide the new keys from the older rows. Every other call begins a run.
 """
 
 from __future__ import annotations

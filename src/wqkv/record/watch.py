@@ -72,7 +72,7 @@ def watch(
     Each layer is *proved*: P V, of the weights that are shown, gives the model's own output.
     Where more enters the scores than one product and the rules of a map, such as DeBERTa's terms
     of positions or heads that are mixed, it is *captured*: what the model did is computed again and
-    compared. Otherwise it is *missed*, with the reason. `Seen.layers` and `Seen.report()` say which.
+    compared. Otherwise it is *missed*, with the reason: see `Seen.layers` and `Seen.report()`.
 
     What is kept is O(q and k): no matrix of weights, and masks as values or by reference. Proofs
     are made when they are asked for. A tensor that was changed in place since refuses the map.
@@ -517,6 +517,7 @@ class Seen(Watching, Sequence[Kept]):
                 f"calls in a backward pass that repeat no run: {self._other_repeated}. "
                 "They were not recorded"
             )
+        lines += listener.faults.lines()
         if self._only is None and (others := len(self._listeners) - 1) > 0:
             lines.append(f"{others} other threads ran it too: see `threads`")
         return "\n".join(lines)

@@ -100,13 +100,17 @@ class Watching:
         if in_backward():
             for listener in tuple(self._listeners):
                 listener.run_again(module)
-        else:
-            self._running().enter(ModuleCall(module, args, kwargs or {}))
+            return
+        listener = self._running()
+        with listener.faults:
+            listener.enter(ModuleCall(module, args, kwargs or {}))
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         if torch.compiler.is_compiling() or module not in self._watched.followed or in_backward():
             return
-        self._running().leave(module, args, output)
+        listener = self._running()
+        with listener.faults:
+            listener.leave(module, args, output)
 
     def _running(self) -> Listener:
         """The listener of the thread that runs."""
@@ -126,10 +130,14 @@ class Watching:
         if call.module not in self._watched.names:
             return
         if not in_backward():
-            self._running().take(call)
+            listener = self._running()
+            with listener.faults:
+                listener.take(call)
         elif self._watched.keep == "all":  # statistics keep nothing that could be compared
             layers = (layer for one in self._listeners for layer in tuple(one.layers.values()))
-            self._other_repeated += not repeated(layers, call)
+            for listener in self._listeners[:1]:
+                with listener.faults:
+                    self._other_repeated += not repeated(layers, call)
 
     def _called(self, call: HeardCall) -> None:
         """Our own attention was called, by any model: see `heard.Ear`."""
@@ -141,7 +149,8 @@ class Watching:
                 layers = (layer for one in self._listeners for layer in tuple(one.layers.values()))
                 self._other_repeated += not repeated_own(layers, call)
         elif listener is not None:
-            listener.take_own(call)
+            with listener.faults:
+                listener.take_own(call)
 
     def _called_unheard(self, why: str) -> None:
         """Our own attention was called, and no map can be made of it: see `heard.Ear`."""

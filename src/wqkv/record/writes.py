@@ -85,9 +85,7 @@ def head_writes(path: WritePath, one: LayerRuns, ask: WriteQuestion) -> LayerWri
     weights, backward = run.map(), run.backward
     assert isinstance(weights, AttentionMap)
     if backward is None:
-        raise Refusal(
-            run.without_effects or "its v and its output were not kept"
-        )
+        raise Refusal(run.without_effects or "its v and its output were not kept")
     value, output = backward.value, backward.output
     assert value is not None
     assert output is not None

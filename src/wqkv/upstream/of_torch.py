@@ -46,6 +46,7 @@ NAMES = {
     "under": "torch:_C._functorch.get_unwrapped",
     "dispatch_mode": "torch:_C._get_dispatch_mode",
     "is_jit_tracing": "torch.jit:is_tracing",
+    "is_fx_tracing": "torch.fx._symbolic_trace:is_fx_symbolic_tracing",
     "PROXY": "torch:_C._TorchDispatchModeKey.PROXY",
     # what a mode is told of every operator
     "DispatchMode": "torch.utils._python_dispatch:TorchDispatchMode",
@@ -78,6 +79,12 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = find(NAMES[name], TESTED)
     return globals()[name]
+
+
+def _own(name: str) -> Any:
+    """A name of NAMES, for the functions of this file."""
+    found = globals().get(name)
+    return __getattr__(name) if found is None else found
 
 
 def original(module: nn.Module) -> nn.Module:
@@ -221,16 +228,16 @@ def version(x: Tensor) -> int:
 
 def top_mode() -> object:
     """The mode that is told of operators first; None if there is none."""
-    return __getattr__("mode_at")()
+    return _own("mode_at")()
 
 
 def take_off(mode: Any) -> None:  # Any: torch's own type
     """Take a mode off this thread's stack, wherever it is there."""
-    if not any(one is mode for one in __getattr__("modes")()):
+    if not any(one is mode for one in _own("modes")()):
         return
     above = []
-    pop, push = __getattr__("pop_mode"), __getattr__("push_mode")
-    while __getattr__("mode_at")() is not mode:
+    pop, push = _own("pop_mode"), _own("push_mode")
+    while _own("mode_at")() is not mode:
         above.append(pop())
     mode.__exit__(None, None, None)
     for one in reversed(above):
@@ -244,6 +251,11 @@ def storage_number(x: Tensor) -> int:
     except (NotImplementedError, RuntimeError):  # of a tensor that stands for others
         return id(x)
     return found
+
+
+def is_repeated(x: Tensor) -> bool:
+    """Whether a tensor shows some of its memory several times."""
+    return x.numel() * x.element_size() > x.untyped_storage().nbytes()
 
 
 def storage_ref(x: Tensor) -> StorageRef | None:
@@ -275,7 +287,7 @@ def schema(operator: Any) -> Any:  # Any: torch's own types, which are private
 def is_composite(operator: Any) -> bool:  # Any: torch's own type, which is private
     """Whether an operator is made of others."""
     try:
-        found: bool = __getattr__("has_kernel")(operator.name(), "CompositeImplicitAutograd")
+        found: bool = _own("has_kernel")(operator.name(), "CompositeImplicitAutograd")
     except RuntimeError:  # such as the device of a FakeTensor, or the sizes of a NestedTensor
         return False
     return found
@@ -283,7 +295,7 @@ def is_composite(operator: Any) -> bool:  # Any: torch's own type, which is priv
 
 def is_higher_order(operator: object) -> bool:
     """Whether an operator takes functions."""
-    return isinstance(operator, __getattr__("HigherOrderOperator"))
+    return isinstance(operator, _own("HigherOrderOperator"))
 
 
 def is_flex(operator: Any) -> bool:

@@ -321,7 +321,7 @@ def test_a_model_goes_through_the_mixin_of_the_hub(name, tmp_path):
         (lambda: MultiheadAttention.from_dict({"type": "MultiheadAttention", "d_model": 24}),
          ArgumentError, "no form of MultiheadAttention: .*'n_head'"),
         (lambda: LatentAttention.from_dict(made("plain").to_dict()), KindError,
-         "of LatentAttention is asked for, not of MultiheadAttention"),
+         "of LatentAttention is asked for, not of nn.Module MultiheadAttention"),
         (lambda: MultiheadAttention.from_dict(Causal().to_dict()), KindError, "not of Causal"),
         (lambda: MultiheadAttention(24, 4, mask={"type": "Causal", "x": 3}), ArgumentError, "'x'"),
         (lambda: MultiheadAttention(24, 4, mask=RoPE().to_dict()), KindError, "`mask` is a mask"),

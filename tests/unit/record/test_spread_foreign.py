@@ -509,6 +509,27 @@ def test_a_product_with_a_weight_makes_no_scores(remake, tmp_path):
     assert [(layer.name, layer.state) for layer in seen.layers] == [("attn", "proved")]
 
 
+class Summed(Routed):
+    """The same, with weights of two groups of experts that einsum copies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Parameter(torch.randn(2, WIDTH, 3))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embedding(ids)
+        x = x + self.attn(x)
+        shares = torch.einsum("bnd,gde->bgne", x, self.gate).softmax(dim=-1)
+        return (shares * torch.einsum("bnd,gde->bgne", x, self.gate)).sum(dim=-1)
+
+
+def test_a_product_with_a_copied_weight_makes_no_scores():
+    model = Summed()
+    with torch.no_grad():
+        seen = run_twice(model, lambda: [model(tokens())])
+    assert [(layer.name, layer.state) for layer in seen.layers] == [("attn", "proved")]
+
+
 class Pool(nn.Module):
     """A learned query that is made of parameters alone, and looks at the whole text."""
 
@@ -521,7 +542,8 @@ class Pool(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         x = self.embedding(ids)
-        q, k = self.q(self.probe + self.place), self.k(x)
+        probe = (self.probe + self.place).expand(len(ids), -1, -1).clone()
+        q, k = self.q(probe), self.k(x)
         return (q @ k.mT / math.sqrt(WIDTH)).softmax(dim=-1) @ x
 
 
@@ -823,6 +845,20 @@ def test_a_trace(way):
     assert [layer.state for layer in seen.layers] == ["missed"] * LAYERS, seen.report()
     assert seen.layers[0].reason == "a graph is made of it: run the model itself to see it"
     names = [f"{type(graph).__name__}{more}" for more in ("", " (attention 2)", " (attention 3)")]
+    with torch.no_grad():
+        proved(run_twice(graph, lambda: [graph(tokens())]), names, theirs)
+
+
+@WAYS
+def test_a_graph_of_torch_fx(way):
+    model = Net(way).eval()
+    theirs = matrices(model, lambda: model(tokens()))
+    with torch.no_grad(), watch(model) as seen:
+        graph = torch.fx.symbolic_trace(model)
+    assert {layer.reason for layer in seen.layers} == {
+        "a graph is made of it: run the model itself to see it"
+    }
+    names = ["Net", "Net (attention 2)", "Net (attention 3)"]
     with torch.no_grad():
         proved(run_twice(graph, lambda: [graph(tokens())]), names, theirs)
 

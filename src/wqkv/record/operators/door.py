@@ -16,6 +16,7 @@ from torch import nn
 from wqkv.errors import WqkvError
 from wqkv.maps.weights import aside
 from wqkv.record.captured import CapturedCall, Refusal, check_numbers
+from wqkv.record.faults import Faults
 from wqkv.record.follow import begin, follow, go_on, settle
 from wqkv.record.layer_runs import LayerRuns
 from wqkv.record.operators.listening import Heard, WrittenOut, tensors_in
@@ -51,7 +52,8 @@ class Waiting(NamedTuple):
 class OperatorDoor:
     """What waits to be read, of one thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, faults: Faults) -> None:
+        self._faults = faults
         self._waiting: list[Waiting] = []
         self._masks: KnownMasks = {}
 
@@ -70,7 +72,9 @@ class OperatorDoor:
         """Read all that waits, in the order in which it ran."""
         waiting, self._waiting = self._waiting, []
         for one in waiting:
-            self._settle(one)
+            one.layer.reason = "wqkv failed while it read what was heard"
+            with self._faults:
+                self._settle(one)
         self._masks.clear()
 
     def _settle(self, one: Waiting) -> None:

@@ -15,7 +15,7 @@ from wqkv.upstream import of_torch
 
 #: Operators that make one weight of another. No other counts: a learned query is made of weights
 #: alone too, by a projection.
-_REMADE = frozenset(("_to_copy", "mul", "div", "add", "sub", "_weight_norm_interface"))
+_REMADE = frozenset(("_to_copy", "clone", "mul", "div", "add", "sub", "_weight_norm_interface"))
 
 
 class Learned:
@@ -61,6 +61,8 @@ class Learned:
         size = 0
         for x in _tensors(args):
             if self.holds(x):
+                if of_torch.is_repeated(x):  # for each sample, as a learned query is
+                    return
                 size = max(size, x.numel())
             elif of_torch.storage_number(x) not in self._buffers:
                 return

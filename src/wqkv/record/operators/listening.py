@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from wqkv.attend.heard import is_inside
+from wqkv.record.faults import Faults
 from wqkv.record.mask_pattern import HIDDEN
 from wqkv.record.operators.learned import Learned
 from wqkv.record.operators.nodes import (
@@ -87,12 +88,14 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
     Args:
         model: its parameters are weights, which make no scores.
         tell: is told of each attention as it ends.
+        faults: where a fault of ours is noted, so that the model goes on.
     """
 
     supports_higher_order_operators = True
 
-    def __init__(self, model: nn.Module, tell: Callable[[Heard], None]) -> None:
+    def __init__(self, model: nn.Module, tell: Callable[[Heard], None], faults: Faults) -> None:
         super().__init__()
+        self._faults = faults
         self._tell = tell
         self._trails = Trails()
         self._weights = Learned(model)
@@ -235,15 +238,27 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
     ) -> Any:
         """Run an operator that matters, and note what it made."""
         trails, name = self._trails, operator.name
-        if len(known) > 1 and name in RULES:
-            self._free_masks(known)
-        # Before it runs, because it may write into what it is given.
-        whole = "attention" in name or name in _WHOLE_LAYERS
-        keep = trails.value if whole else trails.argument
-        applied = Applied(func, name, *mapped((args, kwargs), keep))
-        aliases = [(x, list(trails.aliases(x))) for x in written(operator, args)]
+        applied, aliases = None, []
+        with self._faults:
+            if len(known) > 1 and name in RULES:
+                self._free_masks(known)
+            # Before it runs, because it may write into what it is given. What a whole attention is
+            # given are values, whatever made them.
+            keep = trails.value if _is_whole_call(name) else trails.argument
+            applied = Applied(func, name, *mapped((args, kwargs), keep))
+            aliases = [(x, list(trails.aliases(x))) for x in written(operator, args)]
         out = self._run(func, operator, args, kwargs)
-        if whole:
+        with self._faults:
+            if applied is not None:
+                self._note(applied, args, known, out)
+            for x, others in aliases:
+                self._written_through(x, others)
+        return out
+
+    def _note(self, applied: Applied, args: tuple[Any, ...], known: list[Tensor], out: Any) -> None:
+        """Note what an operator made."""
+        trails, name = self._trails, applied.name
+        if _is_whole_call(name):
             if not name.endswith("_backward"):
                 self._whole(applied, out if isinstance(out, tuple) else (out,))
         elif name in PRODUCTS:
@@ -261,17 +276,15 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             self._put(out[0], Node(applied._replace(args=(*applied.args, kept)), out[0], 0))
         elif name not in SHAPES:
             self._made(applied, out)
-            for x, others in aliases:
-                self._written_through(x, others)
-        return out
 
     # Its keyword arguments are of a foreign call.
     def _higher(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operator that takes functions, such as flex_attention."""
         out = func(*args, **kwargs)
-        if of_torch.is_flex(func):
-            given = mapped((args, kwargs), self._trails.value)
-            self._whole(Applied(func, "flex_attention", *given), out)
+        with self._faults:
+            if of_torch.is_flex(func):
+                given = mapped((args, kwargs), self._trails.value)
+                self._whole(Applied(func, "flex_attention", *given), out)
         return out
 
     def _whole(self, applied: Applied, out: tuple[Any, ...]) -> None:
@@ -364,6 +377,8 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             node = Node(applied, out)
             node.odd |= {"a product of two maps"}
             self._put(out, node)
+        elif any(isinstance(x, Node) and x.products and "exp" in x.odd for x in (left, right)):
+            self._tell(Heard(None, _NO_SOFTMAX))
         else:
             leaf = self._trails.leaf
             fresh = (*applied.args[:-2], leaf(a), leaf(b))  # q and k are taken as they are
@@ -406,15 +421,23 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
                 return
 
 
-# A compiled module that runs without its code, as nn.TransformerEncoderLayer's fast path does, would
-# have the compiler look at what is called in it.
+# A compiled module that runs without its code, as nn.TransformerEncoderLayer's fast path does,
+# would have the compiler look at what is called in it.
 of_torch.never_compiled(Listening.__torch_dispatch__)
 
 #: Whole layers of torch.nn, as its fast path calls them.
 _WHOLE_LAYERS = frozenset(("_transformer_encoder_layer_fwd",))
+_NO_SOFTMAX = (
+    "exp of its scores met v, divided by something else than its sum, or by that only afterwards"
+)
 #: Operators that are made of others, which go another way below autograd and autocast.
-_AS_CALLED = _WHOLE_LAYERS | {"linear", "_native_multi_head_attention"}
+_AS_CALLED = _WHOLE_LAYERS | {"linear", "_native_multi_head_attention", "mT", "numpy_T", "mH"}
 _HEARD = PRODUCTS | SOFTMAXES | _WHOLE_LAYERS
+
+
+def _is_whole_call(name: str) -> bool:
+    """Whether an operator computes a whole attention."""
+    return "attention" in name or name in _WHOLE_LAYERS
 
 
 def written(operator: Operator, args: tuple[Any, ...]) -> list[Tensor]:
@@ -427,9 +450,11 @@ def _by_keys(weights: Node, size: int) -> bool:
 
     A matrix that mixes heads need not be a parameter: it may be a buffer, or computed.
     """
+    if not weights.products:
+        return True
     softmax = next(iter(weights.softmaxes))
     keys = softmax.shape[softmax_input(softmax)[1]]
-    return not weights.products or weights.numel != softmax.numel or size == keys
+    return size == keys or weights.numel != softmax.numel
 
 
 def _is_whole(x: Tensor) -> bool:

@@ -116,7 +116,7 @@ class Node:
         self.name, self.args, self.kwargs = name, args, kwargs
         self.shape, self.dtype, self.numel = tuple(out.shape), out.dtype, out.numel()
         self.output = output  # which of several outputs this is
-        before = [one for one in leaves((args, kwargs)) if isinstance(one, Node)]
+        before = nodes_in(args, kwargs)
         #: The products that it comes from.
         self.products: frozenset[Node] = union(one.products for one in before)
         #: The operators on the way that are no rule of attention.
@@ -159,6 +159,16 @@ class Node:
             return False
         score, lse = inner.args[:2]
         return isinstance(lse, Node) and lse.name == "logsumexp" and lse.first() is score
+
+
+# Keyword arguments of a foreign call.
+def nodes_in(args: tuple[Argument, ...], kwargs: dict[str, Argument]) -> list[Node]:
+    """The Nodes among the arguments of an operator, which may stand in a list."""
+    found = [one for one in args if isinstance(one, Node)]
+    for one in (*args, *kwargs.values()):
+        if isinstance(one, list | tuple):
+            found += [inner for inner in one if isinstance(inner, Node)]
+    return found + [one for one in kwargs.values() if isinstance(one, Node)]
 
 
 def union(sets: Any) -> frozenset[Any]:
@@ -205,9 +215,8 @@ def all_nodes(node: Node) -> list[Node]:
 
     def walk(one: Node) -> None:
         if one not in found:
-            for other in leaves((one.args, one.kwargs)):
-                if isinstance(other, Node):
-                    walk(other)
+            for other in nodes_in(one.args, one.kwargs):
+                walk(other)
             found[one] = None
 
     walk(node)

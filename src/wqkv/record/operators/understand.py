@@ -93,7 +93,8 @@ def replayed(how: WrittenOut, modules: Sequence[nn.Module], why: str) -> Run:
     found = replay(how)
     proof = check(compare(found, how))
     weights = how.weights
-    more = len(weights.products) > 1 or bool(weights.odd)
+    notes = (*_changed_after(weights), *_scaled(how))
+    more = len(weights.products) > 1 or bool(weights.odd) or bool(notes)
     reason = f"its scores are computed again as the model did, because {why}" if more else ""
 
     key_len = how.value.tensor.shape[-2 if how.weights_first else -1]
@@ -103,14 +104,15 @@ def replayed(how: WrittenOut, modules: Sequence[nn.Module], why: str) -> Run:
         return Scored(_four_axes(again.scores, how, modules), again.first)
 
     *first, _ = _four_axes(found.scores, how, modules).shape
-    output, value = how.output.tensor.detach(), how.value.tensor
-    output, value = (output, value) if how.weights_first else (output.mT, value.mT)
-    if output.numel() != math.prod(first) * value.shape[-1] or not _over_keys(found, how):
-        raise Refusal("its softmax was not taken over the keys that v has")
     proof = replace(proof, rows=first[0] * first[2])
-    output = output.reshape(*first, -1)
+    output = how.output.tensor if how.weights_first else how.output.tensor.mT
+    if output.shape[-2] * math.prod(output.shape[:-2]) != math.prod(first):
+        raise Refusal("a part of its weights met v, such as some of its rows or heads")
+    if not _over_keys(found, how):
+        raise Refusal("its softmax was not taken over the keys that v has")
+    output = output.detach().reshape(*first, -1)
     run = replayed_run((*first, key_len), scores, proof, reason, output)
-    run.notes = (*_changed_after(weights), *_scaled(how))
+    run.notes = notes
     return run
 
 
@@ -181,7 +183,10 @@ _KEEPS = frozenset(("nan_to_num", "dropout", "native_dropout"))
 
 
 def _changed_after(weights: Node) -> tuple[str, ...]:
-    """What to say of weights that other operators changed between their softmax and v."""
+    """What to say of weights that other operators changed between their softmax and v.
+
+    Those that the formula knows are named too, because it did not give the model's output.
+    """
     later = [one.name for one in all_nodes(weights) if one.is_weights and one not in one.softmaxes]
     changed = [name for name in later if name not in LAYOUTS | _KEEPS]
     return (

@@ -19,7 +19,7 @@ from tests.written import (
     HEADS,
     M,
     N,
-    Foreign,
+    heard_of,
     is_map,
     proved,
     qkv,
@@ -28,7 +28,6 @@ from tests.written import (
     seen_of,
 )
 from wqkv.record.operators.layout import Unreadable
-from wqkv.record.operators.listening import Listening
 from wqkv.record.operators.scores import read
 
 BIAS = randn(HEADS, N, M, seed=3)
@@ -53,16 +52,9 @@ def softmax(step):
 
 def unreadable(weights, *given: Tensor) -> str:
     """Why the Nodes of weights cannot be read."""
-    heard = []
-    given = given or qkv()
-    mode = Listening(Foreign(lambda q, k, v: None), heard.append)
-    mode.begin()
-    try:
-        weights(*given[:2]) @ given[2]
-    finally:
-        mode.end()
+    (heard,) = heard_of(lambda q, k, v: weights(q, k) @ v, *given)
     with pytest.raises(Unreadable) as error:
-        read(heard[0].how.weights)
+        read(heard.how.weights)
     return str(error.value)
 
 
