@@ -24,8 +24,8 @@ def _split(names: str) -> frozenset[str]:
 LAYOUTS = _split("""
 view _unsafe_view expand transpose permute t clone reshape unsqueeze squeeze alias detach
 _reshape_alias contiguous slice select narrow split split_with_sizes chunk unbind unflatten
-flatten _to_copy to type_as float as_strided as_strided_scatter repeat swapaxes movedim lift_fresh
-expand_as view_as reshape_as
+flatten _to_copy to type_as as_strided as_strided_scatter repeat swapaxes swapdims mT mH adjoint
+movedim lift_fresh expand_as view_as reshape_as
 """)
 #: Operators that may stand between the scores and their softmax, or behind it, in the formula of
 #: attention: scale, mask, bias, softcap, sinks, and what makes a softmax stable.

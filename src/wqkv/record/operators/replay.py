@@ -26,7 +26,7 @@ from wqkv.record.operators.nodes import (
 
 #: Operators that change the type of numbers, or nothing.
 _CASTS = frozenset(
-    ("_to_copy", "to", "float", "type_as", "clone", "contiguous", "detach", "alias", "lift_fresh")
+    ("_to_copy", "to", "type_as", "clone", "contiguous", "detach", "alias", "lift_fresh")
 )  # fmt: skip
 #: Operators whose results are rounded to the model's own type.
 _ROUNDED = frozenset(("add", "sub", "mul", "masked_fill", "where", "cat"))
