@@ -82,9 +82,11 @@ def places(scores: Scores, heard: WrittenOut, modules: Iterable[nn.Module]) -> P
         batch, heads = rest[0][:1], rest[0][1:]
     elif group:  # heads that share k were rows of one product
         first = next(n for n, axis in enumerate(rest) if any(x.whence == other for x in axis))
-        before = [axis for n, axis in enumerate(rest) if n < first]
-        heads = (*(before.pop() if before else ()), *(x for a in rest[first:] for x in a))
-        batch = tuple(part for axis in before for part in axis)
+        behind = [part for axis in rest[first:] for part in axis]
+        start = next(n for n, part in enumerate(behind) if part.whence == other)
+        before = [*rest[:first], tuple(behind[:start])] if start else rest[:first]
+        batch, shared = _samples_and_key_heads(before, heard) if before else ((), ())
+        heads = (*shared, *behind[start:])
     else:
         heads = rest[-1] if rest else ()
         batch = tuple(part for axis in rest[:-1] for part in axis)
@@ -96,6 +98,15 @@ def places(scores: Scores, heard: WrittenOut, modules: Iterable[nn.Module]) -> P
 def _all_of(scores: Scores, side: str) -> Axis:
     """All parts of one side of the product."""
     return tuple(p for axis in scores.weights or () for p in settled(axis) if p.whence == side)
+
+
+def _samples_and_key_heads(axes: list[Axis], heard: WrittenOut) -> tuple[Axis, Axis]:
+    """The axes before those of heads that share a key head: the last of them is the key heads."""
+    *before, last = axes
+    size, samples = size_of(last), heard.shape.batch or 0
+    if before or len(last) != 1 or not samples or size % samples:
+        return tuple(part for axis in before for part in axis), last
+    return _cut(last, size // samples)  # side by side, or there is one key head
 
 
 def _split(axis: Axis, heard: WrittenOut, modules: Iterable[nn.Module]) -> tuple[Axis, Axis]:

@@ -78,8 +78,7 @@ def reshaped(layout: Layout, shape: Sequence[int]) -> Layout:
             else:
                 raise Unreadable(f"a view cuts an axis of {part.size} of its scores into {left}")
         found.append(tuple(axis))
-    if parts:
-        raise Unreadable("a view of its scores has fewer numbers than they have")
+    assert not parts, "nothing is cut out of scores that has an axis of its own here"
     return tuple(found)
 
 
@@ -96,7 +95,9 @@ def moved(node: Node, layout: Layout) -> Layout:
     """The axes after an operator that moves numbers and changes none."""
     name, args, shape = node.name, node.args, node.shape
     n = len(layout)
-    if name in ("transpose", "swapaxes"):
+    if name in ("mT", "mH", "adjoint"):  # as they arrive in inference mode
+        return (*layout[:-2], layout[-1], layout[-2])
+    if name in ("transpose", "swapaxes", "swapdims"):
         order = list(range(n))
         a, b = args[1] % n, args[2] % n
         order[a], order[b] = b, a
@@ -107,7 +108,7 @@ def moved(node: Node, layout: Layout) -> Layout:
         return tuple(layout[axis % n] for axis in args[1])
     if name in ("expand", "expand_as"):
         return broadcast(layout, shape)
-    if name in ("slice", "narrow", "select") or len(shape) == 0:
+    if name == "select":
         raise Unreadable("a part of its scores is cut out")
     if name in _OTHER_ORDERS:
         raise Unreadable(f"`{name}` moves its scores in a way that is not followed")
@@ -115,8 +116,7 @@ def moved(node: Node, layout: Layout) -> Layout:
 
 
 _OTHER_ORDERS = frozenset(
-    ("as_strided", "as_strided_scatter", "repeat", "split", "split_with_sizes", "chunk", "unbind",
-     "movedim")
+    ("as_strided", "repeat", "split", "split_with_sizes", "chunk", "unbind", "movedim")
 )  # fmt: skip
 
 

@@ -353,7 +353,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             if factor is not None and name in ("mul", "div") and isinstance(out, Tensor):
                 entry.what.factor, entry.what.product = factor, self._trails.leaf(out)
             elif name in LAYOUTS and isinstance(out, Tensor):
-                if name not in COPIES and entry.what.shape is None:
+                if name not in COPIES and entry.what.shape is None and out.shape != x.shape:
                     entry.what.shape = tuple(out.shape)
                 self._trails.put(out, entry.what)
 

@@ -24,8 +24,8 @@ def _split(names: str) -> frozenset[str]:
 LAYOUTS = _split("""
 view _unsafe_view expand transpose permute t clone reshape unsqueeze squeeze alias detach
 _reshape_alias contiguous slice select narrow split split_with_sizes chunk unbind unflatten
-flatten _to_copy to type_as float as_strided as_strided_scatter repeat swapaxes movedim lift_fresh
-expand_as view_as reshape_as
+flatten _to_copy to type_as as_strided as_strided_scatter repeat swapaxes swapdims mT mH adjoint
+movedim lift_fresh expand_as view_as reshape_as
 """)
 #: Operators that may stand between the scores and their softmax, or behind it, in the formula of
 #: attention: scale, mask, bias, softcap, sinks, and what makes a softmax stable.
@@ -131,8 +131,9 @@ class Node:
         self.lost: str = next((one.lost for one in before if one.lost), "")
         #: How many numbers one product has per batch entry.
         self.map_numel: int = max((one.map_numel for one in before), default=1)
-        if name in PRODUCTS and len(before) == 0:
-            self.products, self.map_numel = frozenset((self,)), self.shape[-1] * self.shape[-2]
+        if name in PRODUCTS and not any(isinstance(one, Node) for one in args[-2:]):
+            self.products |= {self}  # perhaps onto another, by baddbmm
+            self.map_numel = max(self.map_numel, self.shape[-1] * self.shape[-2])
         elif name in SOFTMAXES or self._is_quotient() or self._is_difference():
             self.softmaxes |= {self}
             self.odd -= {"exp", "sum", "logsumexp"}

@@ -26,7 +26,7 @@ from wqkv.record.operators.nodes import (
 
 #: Operators that change the type of numbers, or nothing.
 _CASTS = frozenset(
-    ("_to_copy", "to", "float", "type_as", "clone", "contiguous", "detach", "alias", "lift_fresh")
+    ("_to_copy", "to", "type_as", "clone", "contiguous", "detach", "alias", "lift_fresh")
 )  # fmt: skip
 #: Operators whose results are rounded to the model's own type.
 _ROUNDED = frozenset(("add", "sub", "mul", "masked_fill", "where", "cat"))
@@ -37,6 +37,7 @@ class Replayed(NamedTuple):
 
     scores: Tensor  # (..., query_len, key_len), with sinks among the keys
     first: int  # key among them
+    weights: Tensor  # as they met v
     output: Tensor
     largest: float  # score that is not hidden
 
@@ -65,7 +66,7 @@ def replay(heard: WrittenOut) -> Replayed:
     # Sinks were joined to the keys and cut off behind the softmax.
     cuts = [one for one in all_nodes(heard.weights) if one.softmaxes and one.name == "slice"]
     first = max((one.args[2] or 0 for one in cuts if len(one.args) > 2), default=0)
-    return Replayed(scores.movedim(dim, -1), first, output, largest)
+    return Replayed(scores.movedim(dim, -1), first, weights, output, largest)
 
 
 def compare(found: Replayed, heard: WrittenOut) -> Proof:

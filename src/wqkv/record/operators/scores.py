@@ -130,6 +130,8 @@ def _met(
     found: Scores, leaf: Leaf, shape: tuple[int, ...], factor: float = 1.0
 ) -> tuple[Scores, Term]:
     """The scores, spread to a shape, and a tensor that meets them there."""
+    if found.sink is not None:  # one axis stands for the keys and the sink
+        raise Unreadable(f"a tensor of shape {list(leaf.tensor.shape)} met its scores and sinks")
     layout = broadcast(found.layout, shape)
     tensor = leaf.tensor
     own = layout[len(layout) - tensor.ndim :] if tensor.ndim else ()
@@ -194,8 +196,6 @@ def _alpha(node: Node) -> float:
 
 def _add(found: Scores, leaf: Leaf, shape: tuple[int, ...], factor: float) -> Scores:
     found, term = _met(found, leaf, shape, factor)
-    if found.sink is not None:
-        raise Unreadable("something was added after its sinks were joined")
     return replace(found, added=(*found.added, term))
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from wqkv.maps.proof import Proof
@@ -29,7 +30,7 @@ from wqkv.record.operators.nodes import (
     leaves,
     softmax_input,
 )
-from wqkv.record.operators.replay import compare, replay
+from wqkv.record.operators.replay import Replayed, compare, replay
 from wqkv.record.operators.scores import read
 from wqkv.record.operators.whole_calls import read_fused
 from wqkv.record.prove_call import check
@@ -52,6 +53,8 @@ def call_of(heard: Heard, modules: Sequence[nn.Module], known: KnownMasks) -> Ca
         raise Refusal(heard.lost)
     if isinstance(how, FusedCall):
         return read_fused(how, known)
+    if how.weights.numel == 0:
+        raise Refusal(f"it has no weights: their shape is {list(how.weights.shape)}")
     try:
         scores = read(how.weights)
         if (sink := sink_behind(how)) is not None:
@@ -104,10 +107,23 @@ def replayed(how: WrittenOut, modules: Sequence[nn.Module], why: str) -> Run:
     output = how.output.tensor if how.weights_first else how.output.tensor.mT
     if output.shape[-2] * math.prod(output.shape[:-2]) != math.prod(first):
         raise Refusal("a part of its weights met v, such as some of its rows or heads")
+    if not _over_keys(found, how):
+        raise Refusal("its softmax was not taken over the keys that v has")
     output = output.detach().reshape(*first, -1)
     run = replayed_run((*first, key_len), scores, proof, reason, output)
     run.notes = notes
     return run
+
+
+def _over_keys(found: Replayed, how: WrittenOut) -> bool:
+    """Whether weights that met v as their softmax gave them have its sums over the keys."""
+    if _changed_after(how.weights):
+        return True  # and that is said
+    keys = how.value.tensor.shape[-2 if how.weights_first else -1]
+    P = found.scores.softmax(dim=-1)[..., found.first : found.first + keys]
+    sums = found.weights.sum(dim=-1 if how.weights_first else -2)
+    ours, theirs = (x.flatten().nan_to_num().sort().values for x in (P.sum(dim=-1), sums))
+    return ours.shape == theirs.shape and torch.allclose(ours, theirs)
 
 
 def _scaled(how: WrittenOut) -> list[str]:
@@ -161,13 +177,17 @@ def unmoved(node: Node) -> Node:
     return node
 
 
+#: Operators that leave weights as they are where these are numbers, and where no dropout is on.
+_KEEPS = frozenset(("nan_to_num", "dropout", "native_dropout"))
+
+
 def _changed_after(weights: Node) -> tuple[str, ...]:
     """What to say of weights that other operators changed between their softmax and v.
 
     Those that the formula knows are named too, because it did not give the model's output.
     """
     later = [one.name for one in all_nodes(weights) if one.is_weights and one not in one.softmaxes]
-    changed = [name for name in later if name not in LAYOUTS and name != "native_dropout"]
+    changed = [name for name in later if name not in LAYOUTS | _KEEPS]
     return (
         (f"shown is its softmax, which `{changed[0]}` changed before it met v",) if changed else ()
     )
