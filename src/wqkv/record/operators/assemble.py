@@ -17,6 +17,7 @@ from wqkv.record.operators.scores import Scores, Term
 from wqkv.record.read_mask import KnownMask, KnownMasks
 from wqkv.upstream.of_torch import version
 
+
 def assembled(
     scores: Scores, heard: WrittenOut, modules: Iterable[nn.Module], known: KnownMasks
 ) -> CapturedCall:

@@ -356,8 +356,9 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             self._trails.put(out, what)  # a residual in each head, before they are put together
         elif name == "cat" and what.path and len(parts) == len(args[0]) == what.path[-1].pieces:
             dim = args[1] if len(args) > 1 else 0
-            self._trails.put(out, Moved(what.output, what.path[:-1]).by(what.path[-1].joined(dim)))
-            self._trails.moved(out).note()
+            joined = Moved(what.output, what.path[:-1]).by(what.path[-1].joined(dim))
+            self._trails.put(out, joined)
+            joined.note()
 
     def _move(self, name: str, args: tuple[Any, ...], what: Moved, out: Any) -> None:
         """An operator that moves numbers was given an output."""
