@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from wqkv.maps.proof import Proof
 from wqkv.record.captured import CapturedCall, Refusal
 from wqkv.record.mask_pattern import HIDDEN
-from wqkv.record.operators.assemble import assembled, head_count
+from wqkv.record.operators.assemble import assembled
+from wqkv.record.operators.axes import head_count
 from wqkv.record.operators.layout import Unreadable
 from wqkv.record.operators.listening import FusedCall, Heard, WrittenOut
 from wqkv.record.operators.nodes import (
