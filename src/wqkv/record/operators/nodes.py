@@ -73,10 +73,12 @@ def operator_of(func: Any) -> Operator:  # Any: torch's own type, which is priva
 class Leaf:
     """A tensor that was no score when it was used, kept by reference."""
 
-    __slots__ = ("__weakref__", "closed", "tensor", "version")
+    __slots__ = ("__weakref__", "closed", "memory", "tensor", "version")
 
-    def __init__(self, tensor: Tensor) -> None:
+    def __init__(self, tensor: Tensor, memory: int | None = None) -> None:
         self.tensor = tensor
+        #: The number of the memory that it was used in, though this may be a copy.
+        self.memory = of_torch.storage_number(tensor) if memory is None else memory
         self.version = of_torch.version(tensor)  # and again at the end of its forward
         self.closed = False  # whether that has come
 

@@ -101,13 +101,14 @@ class Trails:
             del self._known[id(x)]
 
     def leaf(self, x: Tensor) -> Leaf:
+        memory = storage_number(x)
         if x.requires_grad:
             small = x.is_leaf and x.numel() <= COPIED  # a step of an optimizer would change it
             # Without its graph, which would be kept alive, but with the count of its changes, which
             # a mode would not share.
             with of_torch.as_called(self.keys):
                 x = x.detach().clone() if small else x.detach()
-        leaf = Leaf(x)
+        leaf = Leaf(x, memory)
         self._kept.setdefault(storage_number(x), []).append(weakref.ref(leaf))
         return leaf
 

@@ -220,7 +220,7 @@ def _large_terms(how: WrittenOut, modules: Sequence[nn.Module]) -> list[str]:
             if not isinstance(leaf, Leaf) or node in node.products:
                 continue
             x = leaf.tensor
-            if not x.is_floating_point() or x.numel() < size or storage_number(x) in weights:
+            if not x.is_floating_point() or x.numel() < size or leaf.memory in weights:
                 continue
             if node.name in ("add", "sub", "rsub", "baddbmm") and not hides(x, HIDDEN):
                 return ["with a term as large as the scores, which was made in the call"]
