@@ -1,4 +1,4 @@
-"""python -m tests.conformance.any_model [--list] [--only TEXT] [--table NAME] [--repeats N] [--markdown FILE]
+"""python -m tests.conformance.any_model [--list] [--only TEXT] [--table NAME] [--markdown FILE]
 
 Watch models of many libraries, and compare each map with weights that were found without wqkv.
 
@@ -26,17 +26,30 @@ from tests.conformance import foreign
 from tests.conformance.watched import MODES, Result, Row, check
 
 TABLES = ("models", "families")
-#: What the columns mean, in the documentation.
-LEGEND = """\
-- **layers**: *proved* are rebuilt from q, k, the mask and the rules, and give the model's own output;
-  *captured* have scores that are more than that, and are computed again as the model did; *missed*
-  are named with their reason, and have no map.
-- **map**: the largest difference of any weight of a map from the one that was found without wqkv.
+#: The beginning of the page that `--markdown` writes.
+PAGE = """\
+# Any PyTorch model under `watch`
+
+`with watch(model) as seen:` hears every attention of a model while it runs, whatever library it
+is of. These tables lay each map beside weights that were found without wqkv: those that a softmax
+of the model gave in a run of its own, or of a fused call those that its definition gives in
+float64. All models have random weights. Anybody can run it again:
+
+    make .venv/.foreign
+    .venv/bin/python -m tests.conformance.any_model --markdown docs/any-model.md
+
+- **layers**: *proved* are rebuilt from q, k, the mask and the rules, and give the model's own
+  output; *captured* have scores that are more than that, and are computed again as the model did;
+  *missed* are named with their reason, and have no map.
+- **map**: the largest difference of a weight of a map from the one that was found without wqkv.
 - **proof**: the largest difference of a rebuilt output from the model's own.
-- **bits**: in which ways of running every bit of the outputs (in train, of the gradients too) is the
-  one that the model gives by itself; {modes}.
-- **time**: watched, and watched with its report (which makes the proofs), in plain forwards; the
-  shortest of {repeats} each. Tiny models, whose operators take microseconds, pay the most.
+- **bits**: in which ways of running every bit of the outputs (in train, of the gradients too) is
+  the one that the model gives by itself. All are {modes}, where the model can do them.
+- **time**: of a forward that is watched, and of one with its report, which makes the proofs, in
+  plain forwards: processor time, the shortest of {repeats}. Tiny models, whose operators take
+  microseconds, pay the most; those of real size are {large}.
+
+{versions}; {where}.
 """
 
 
@@ -79,16 +92,26 @@ def line(one: Result) -> str:
 
 
 def markdown(table: str, found: Sequence[Result]) -> str:
-    """A table for the documentation."""
-    head = ("model", "layers", "map", "proof", "bits", "time")
+    """A table for the documentation; the two ways of a family are one line."""
+    lines = [f"## {table.capitalize()}", "", f"{summary(found)}.", ""]
+    ways: dict[str, list[Result]] = {}
+    for one in found:
+        ways.setdefault(one.name.partition(", ")[0] if table == "families" else one.name, [])
+        ways[[*ways][-1]].append(one)
+    head = ["model", "layers", "map", "proof", "bits", "time"]
     body = [
-        (one.name, states(one.states), small(one.off), small(one.proof),
-         bits(one.same, one.tried), ratios(one))
-        for one in found
-    ]  # fmt: skip
-    lines = ["| " + " | ".join(cells) + " |" for cells in (head, *body)]
-    lines.insert(1, "|" + "---|" * len(head))
-    return "\n".join([f"### {table}: {summary(found)}", "", *lines, ""])
+        [
+            name,
+            " / ".join(dict.fromkeys(states(one.states) for one in some)),
+            small(max(one.off for one in some)),
+            small(max(one.proof for one in some)),
+            " / ".join(dict.fromkeys(bits(one.same, one.tried) for one in some)),
+            ratios(some[0]),
+        ]
+        for name, some in ways.items()
+    ]
+    cells = [head, ["---"] * len(head), *body]
+    return "\n".join([*lines, *("| " + " | ".join(line) + " |" for line in cells), ""])
 
 
 def summary(found: Sequence[Result]) -> str:
@@ -105,15 +128,19 @@ def summary(found: Sequence[Result]) -> str:
 
 
 def heading(repeats: int) -> str:
-    """What was run where."""
+    """What the columns mean, and what was run where."""
     packages = ["torch", "transformers", *sorted({row.library for row in rows("models")})]
     names = {"vit_pytorch": "vit-pytorch", "open_clip": "open_clip_torch",
              "whisper": "openai-whisper"}  # fmt: skip
     with foreign.libraries():
         versions = {name: version(names.get(name, name)) for name in dict.fromkeys(packages)}
-    said = ", ".join(f"{name} {number}" for name, number in versions.items())
-    where = f"{platform.machine()}, one thread of {os.cpu_count()} cores"
-    return f"{LEGEND.format(modes=', '.join(MODES), repeats=repeats)}\n{said}; {where}.\n"
+    return PAGE.format(
+        modes=", ".join(MODES),
+        repeats=repeats,
+        large=", ".join(sorted(foreign.LARGE)),
+        versions=", ".join(f"{name} {number}" for name, number in versions.items()),
+        where=f"{platform.machine()}, one thread of {os.cpu_count()} cores",
+    )
 
 
 def measured(chosen: Iterable[Row], repeats: int) -> tuple[list[Result], bool]:

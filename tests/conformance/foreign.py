@@ -368,6 +368,13 @@ OTHERS = [
         library="x_transformers",
         says=MIXED,
     ),
+    Row(
+        "x-transformers, distances",
+        _x_transformer(attn_l2_distance=True),
+        missed=2,
+        library="x_transformers",
+        says="no product of two activations",
+    ),
     Row("open_clip VisionTransformer", _clip_vision, 2, library="open_clip"),
     Row("open_clip TextTransformer", _clip_text, 2, library="open_clip"),
     Row("openai-whisper, fused", _whisper(), 6, library="whisper"),
@@ -435,7 +442,8 @@ def _flux() -> Built:
 def _gpt2() -> Built:
     from transformers import GPT2Config, GPT2Model
 
-    model, tokens = GPT2Model(GPT2Config(vocab_size=61, n_positions=128)), _tokens(128, 61)[:1]
+    config = GPT2Config(vocab_size=61, n_positions=128, bos_token_id=0, eos_token_id=0)
+    model, tokens = GPT2Model(config), _tokens(128, 61)[:1]
     return model, lambda m: m(tokens)
 
 
@@ -464,6 +472,8 @@ def _sharp(build: Callable[[], Built]) -> Callable[[], Built]:
 
 
 GPT2 = Row("transformers GPT-2, 12 layers", _gpt2, 12, library="transformers")
+#: The rows of real size.
+LARGE = {GPT2.name, "timm ViT-S, fused", "timm ViT-S, by hand"}
 ROWS = [
     row._replace(build=_sharp(row.build))
     for row in (*TORCH, *OWN, *VISION, *OTHERS, *DIFFUSERS, GPT2)

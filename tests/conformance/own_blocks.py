@@ -414,14 +414,14 @@ def learned_keys(self, q, k, v, causal):
 WAYS: dict[str, Way] = {
     way.__name__.replace("_", " "): way
     for way in (
-        plain, fused, flex, flex_with_a_score_function, in_place, slice_write, softcap_and_sink, sink_after, talking_heads,
-        baddbmm_over_nan, repeated_heads, grouped_einsum, einsum, transposed, exp_by_hand,
-        exp_of_lse, two_values, multiply_and_sum, bias_of_q, gathered_bias_of_q, dropout_on,
-        q_changed, sigmoid, float_mask, empty_rows, alibi, cosine, weighted_sum,
-        one_query_at_a_time, one_head_at_a_time, mixed_by_a_buffer, grouped_and_fused,
-        fused_in_three_axes, fused_with_empty_rows_and_bias, one_key_head, top_keys, distances,
-        two_texts, time_first, output_changed, keys_changed, backwards, masked_after,
-        masked_and_normalized_again, differential, linear, divided_at_the_end,
+        plain, fused, flex, flex_with_a_score_function, in_place, slice_write, softcap_and_sink,
+        sink_after, talking_heads, baddbmm_over_nan, repeated_heads, grouped_einsum, einsum,
+        transposed, exp_by_hand, exp_of_lse, two_values, multiply_and_sum, bias_of_q,
+        gathered_bias_of_q, dropout_on, q_changed, sigmoid, float_mask, empty_rows, alibi, cosine,
+        weighted_sum, one_query_at_a_time, one_head_at_a_time, mixed_by_a_buffer,
+        grouped_and_fused, fused_in_three_axes, fused_with_empty_rows_and_bias, one_key_head,
+        top_keys, distances, two_texts, time_first, output_changed, keys_changed, backwards,
+        masked_after, masked_and_normalized_again, differential, linear, divided_at_the_end,
         some_heads_at_a_time, one_more_in_the_sum, learned_keys,
     )
 }  # fmt: skip

@@ -10,14 +10,11 @@ import torch
 from torch import nn
 
 from tests.conformance import any_model, foreign, own_blocks, watched
-from tests.conformance.foreign import GPT2, ROWS
+from tests.conformance.foreign import LARGE, ROWS
 from tests.conformance.independent import Heard
 from tests.conformance.own_blocks import Blocks, told
 from tests.conformance.watched import MODES, Row, check
 from wqkv import watch
-
-#: Rows of real size, which are watched in one way.
-LARGE = {GPT2.name, "timm ViT-S, fused", "timm ViT-S, by hand"}
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the models' own code
 
@@ -26,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of the models' own code
 def test_row(row):
     if not foreign.here(row):
         pytest.skip(f"{row.library} is not installed: make .venv/.foreign")
-    found = check(row, modes=["eval"] if row.name in LARGE else MODES)
+    found = check(row, modes=["eval"] if row.name in LARGE else MODES)  # those of real size
     assert found.wrong == []
 
 
@@ -34,7 +31,7 @@ def test_the_table_is_wide():
     libraries = {row.library for row in ROWS}
     assert {"torchvision", "timm", "open_clip", "diffusers", "whisper"} <= libraries
     assert {"x_transformers", "vit_pytorch", "transformers", "torch"} <= libraries
-    assert len({row.name for row in ROWS}) == len(ROWS) >= 77
+    assert len({row.name for row in ROWS}) == len(ROWS) >= 98
 
 
 # What makes a row wrong
@@ -118,9 +115,9 @@ def test_hooks_leave_an_encoder_on_its_fast_path():
     row = next(row for row in ROWS if row.name == "nn.TransformerEncoder, padding")
     model, call = row.build()
     fast = torch._transformer_encoder_layer_fwd
-    with mock.patch.object(torch, "_transformer_encoder_layer_fwd", side_effect=fast) as heard:
-        with torch.no_grad(), watch(model.eval()):
-            call(model)
+    spied = mock.patch.object(torch, "_transformer_encoder_layer_fwd", side_effect=fast)
+    with spied as heard, torch.no_grad(), watch(model.eval()):
+        call(model)
     assert heard.call_count == 2
 
 
@@ -176,6 +173,7 @@ def test_the_command_writes_its_table(tmp_path, capsys):
     out = capsys.readouterr().out
     assert re.search(r"own: plain +2 proved  map \S+  proof \S+  bits all  \S+ / \S+\n", out)
     assert "models: 1 rows, 1 wholly proved; 2 proved layers; 0 rows wrong" in out
+    assert "\n## Models\n\n1 rows, 1 wholly proved" in file.read_text()
     assert re.search(r"\| own: plain \| 2 proved \| .* \| all \| \S+ / \S+ \|", file.read_text())
 
 

@@ -150,6 +150,7 @@ ORDER = (
     "wqkv.record.operators.listening",
     "wqkv.record.operators.layout",
     "wqkv.record.operators.scores",
+    "wqkv.record.operators.axes",
     "wqkv.record.operators.assemble",
     "wqkv.record.operators.replay",
     "wqkv.record.operators.flex_calls",

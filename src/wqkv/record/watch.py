@@ -195,7 +195,7 @@ class Seen(Watching, Sequence[Kept]):
             for module, name in names.items()
             if module in self._watched.like & self._hidden - {layer.module for layer in layers}
         ]
-        used = [names[layer.module] for layer in layers if layer.runs]
+        used = [names[layer.module] for layer in layers if layer.runs or layer.reason]
         return [
             layer
             for layer in layers
@@ -511,6 +511,11 @@ class Seen(Watching, Sequence[Kept]):
             lines.append(
                 f"calls of other compiled functions: {self._other_compiled}. "
                 "Whether they ran the model, or an attention of it, is not known"
+            )
+        if self._copies > 1:
+            lines.append(
+                f"DataParallel runs copies of {self._name} on {self._copies} devices, which are "
+                "not followed. To see them, call its `module`, on one device"
             )
         if self._other_repeated:
             lines.append(

@@ -50,6 +50,7 @@ class Watching:
         self._watched = WatchedModel(unwrapped(model), wanted, keep, gradients)
         self._watched.follow(stand_in(model))
         self._compiled = compiled(model)
+        self._copies = len(model.device_ids) if isinstance(model, nn.DataParallel) else 0
         self._thread = threading.local()
         self._listeners: list[Listener] = []
         self._only: Listener | None = None

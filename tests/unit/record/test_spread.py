@@ -20,7 +20,9 @@ pytest.importorskip("transformers")
 from transformers import AttentionInterface, AutoModelForCausalLM, DynamicCache
 
 from tests.tiny import agree, kept, loss, tiny, tokens, weights
-from tests.unit.record.test_spread_foreign import Net
+from tests.unit.record import test_spread_foreign as foreign
+from tests.unit.record.test_recording import same, saved
+from tests.unit.record.test_spread_foreign import HINT, Net
 from wqkv.errors import MissedError
 from wqkv.maps.attention_map import AttentionMap
 from wqkv.record.watch import Seen, watch
@@ -280,6 +282,25 @@ def test_a_quantized_cache_of_transformers():
     assert len(seen.runs(1)) == 3
 
 
+@pytest.mark.parametrize("spread", [by_cpu_offload, by_disk_offload])
+def test_a_recording_of_offloaded_weights(spread, folder, tmp_path):
+    model = tiny("llama")
+    spread(model, folder)
+    with watch(model, gradients=True) as seen:
+        learned(model)
+    same(seen, saved(seen, tmp_path / "seen.safetensors"))
+
+
+def test_a_recording_of_a_quantized_model(tmp_path):
+    quantization = pytest.importorskip("torchao.quantization")
+    model = tiny("llama", **EVEN)
+    quantization.quantize_(model, quantization.int8_weight_only())
+    options = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
+    with torch.no_grad(), watch(model) as seen:
+        model.generate(tokens(), **options)
+    same(seen, saved(seen, tmp_path / "seen.safetensors"))
+
+
 # Mapped, differentiated and traced
 
 
@@ -380,3 +401,36 @@ def test_an_attention_function_that_fails_once(monkeypatch):
             model(tokens())
         model(tokens())
     assert [layer.state for layer in seen.layers] == ["proved"] * 5, seen.report()
+
+
+# Recordings of plain PyTorch models in a file
+
+
+@pytest.mark.parametrize(
+    ("run", "reentrant"), [(foreign.gradients, False), (foreign.by_grad, None)]
+)
+def test_a_recording_says_the_same(run, reentrant, tmp_path):
+    model = Net("written out", reentrant)
+    with watch(model) as seen:
+        run(model)
+    same(seen, saved(seen, tmp_path / "seen.safetensors"))
+
+
+@pytest.mark.compile
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_recording_says_what_ran_compiled(whole, tmp_path):
+    model = Net("fused")
+    model.blocks[1].attn.compile(backend="aot_eager")
+    ran = torch.compile(model, backend="aot_eager") if whole else model
+    with torch.no_grad(), watch(ran) as seen:
+        ran(tokens())
+    assert HINT in seen.report()
+    same(seen, saved(seen, tmp_path / "seen.safetensors"))
+
+
+def test_a_recording_of_copies_on_several_devices(tmp_path):
+    model = nn.DataParallel(Net("fused"))
+    model.device_ids = [0, 1]
+    with watch(model) as seen:
+        pass
+    same(seen, saved(seen, tmp_path / "seen.safetensors"))

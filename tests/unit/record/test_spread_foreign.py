@@ -225,6 +225,19 @@ def test_a_step_of_an_optimizer_changes_no_map():
     torch.testing.assert_close(seen[0][:], theirs, rtol=1e-5, atol=2e-6)
 
 
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("offloaded", [False, True])
+def test_a_learned_term_is_not_made_in_the_call(gradients, offloaded):
+    """As large as the scores of one sample, and copied or loaded."""
+    model = nn.Sequential(nn.Embedding(VOCABULARY, WIDTH), Scaled())
+    if offloaded:
+        by_offload(model, "")
+    with torch.set_grad_enabled(gradients):
+        seen = run_twice(model, lambda: [model(tokens(batch=1)).detach()])
+    assert [layer.state for layer in seen.layers] == ["proved"]
+    assert "a term as large as the scores" not in seen.report(), seen.report()
+
+
 class InPlace(Attention):
     """It keeps q, which somebody may write into later."""
 
@@ -405,6 +418,15 @@ def test_what_stands_around_a_model(way, spread, alone, tmp_path):
         proved(run_twice(whole, lambda: [whole(tokens())]), NAMES, theirs)
     if any(one.requires_grad and not one.is_meta for one in whole.parameters()):
         proved(run_twice(whole, lambda: gradients(whole)), NAMES, theirs)
+
+
+def test_copies_on_several_devices_are_named():
+    model = nn.DataParallel(Net("fused"))
+    model.device_ids = [0, 1]  # as on two GPUs: they run copies that DataParallel makes
+    with watch(model) as seen:
+        pass
+    says = "DataParallel runs copies of Net on 2 devices, which are not followed. To see them, call"
+    assert says in seen.report()
 
 
 def by_torch(model):
@@ -601,6 +623,43 @@ def test_heads_that_are_modules(batch):
     for ours, head in zip(seen, model.heads, strict=True):
         theirs = weights(head.q(x), head.k(x)).detach()[:, None]
         torch.testing.assert_close(ours[:], theirs, rtol=1e-5, atol=2e-6)
+
+
+class Halving(nn.Module):
+    """A model that calls itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.attn = Attention("written out")
+
+    def forward(self, x: Tensor, times: int = 3) -> Tensor:
+        return self.attn(x) + (self(x / 2, times - 1) if times > 1 else 0)
+
+
+def test_a_model_that_calls_itself():
+    model, x = Halving(), torch.randn(BATCH, LENGTH, WIDTH)
+    theirs = matrices(model, lambda: model(x))
+    seen = run_twice(model, lambda: [model(x).detach()])
+    proved(seen, ["attn", "attn (run 2)", "attn (run 3)"], theirs)
+
+
+def test_a_forward_that_is_interrupted():
+    """No hook is told of KeyboardInterrupt, and a notebook goes on after it."""
+    model = Net("written out").eval()
+
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with torch.no_grad(), watch(model) as seen:
+        handle = model.blocks[1].attn.out.register_forward_pre_hook(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            model(tokens())
+        handle.remove()
+        out = model(tokens())
+    with torch.no_grad():
+        proved(seen, NAMES, matrices(model, lambda: model(tokens())))
+        assert torch.equal(out, model(tokens()))
 
 
 @WAYS

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,134 +10,12 @@ from torch import Tensor, nn
 from wqkv.attend.masks.algebra import Full
 from wqkv.record.captured import CapturedCall, MaskReading, Refusal
 from wqkv.record.mask_pattern import HIDDEN, Pattern, Visible, of_tensor, rows_of
-from wqkv.record.operators.layout import (
-    Axis,
-    Unreadable,
-    axis_of,
-    brought,
-    settled,
-    size_of,
-)
+from wqkv.record.operators.axes import Places, Square, placed
+from wqkv.record.operators.layout import Axis, Unreadable, axis_of, brought, settled, size_of
 from wqkv.record.operators.listening import WrittenOut
 from wqkv.record.operators.scores import Scores, Term
 from wqkv.record.read_mask import KnownMask, KnownMasks
 from wqkv.upstream.of_torch import version
-
-#: Under which names modules keep how many heads they have.
-_HEADS = ("num_heads", "n_heads", "n_head", "heads", "num_attention_heads", "nhead", "nheads", "h")
-
-
-#: The axes of a map: samples, heads, queries, keys.
-Square = tuple[Axis, Axis, Axis, Axis]
-
-
-class Places(NamedTuple):
-    """Which axes of the scores are samples, heads, queries and keys."""
-
-    batch: Axis
-    heads: Axis
-    queries: Axis
-    keys: Axis
-    group: Axis  # the last part of the heads, which share a key head
-    queries_left: bool  # whether the queries are the left factor of the product
-
-    @property
-    def key_heads(self) -> Axis:
-        shared = {id(part) for part in settled(self.group)}
-        return tuple(part for part in settled(self.heads) if id(part) not in shared)
-
-
-def places(scores: Scores, heard: WrittenOut, modules: Iterable[nn.Module]) -> Places:
-    """Find the axes.
-
-    Args:
-        modules: those that run, the innermost first: they may say how many heads there are.
-
-    Raises:
-        Unreadable: the softmax was not taken over one side of the product.
-    """
-    if scores.keys is None or scores.weights is None:
-        raise Unreadable("no softmax was taken of its scores")
-    keys = settled(scores.keys)
-    whence = {part.whence for part in keys}
-    if whence not in ({"right"}, {"left"}):
-        raise Unreadable("its softmax was not taken over one side of the product of q and k")
-    side = whence.pop()
-    other = "left" if side == "right" else "right"
-    axes = [settled(axis) for axis in scores.weights]
-    rest = [axis for axis in axes if axis != keys]
-    of_queries = [n for n, axis in enumerate(rest) if axis and {x.whence for x in axis} == {other}]
-    beside = len(axes) - (1 if axes[-2:-1] == [keys] else 2)
-    if not of_queries and beside >= 0 and not axes[beside]:
-        # one query has an axis of size 1, which tells nothing: it stands beside the keys
-        of_queries = [beside if axes.index(keys) > beside else beside - 1]
-    if len(keys) != len(_all_of(scores, side)):
-        raise Unreadable("its softmax was taken over a part of the keys")
-    queries = rest.pop(of_queries[-1]) if of_queries else ()
-    group = tuple(part for axis in rest for part in axis if part.whence == other)
-    if len(rest) == 1 and len(rest[0]) == 1 and not group:
-        batch, heads = _split(rest[0], heard, modules)
-    elif len(rest) == 1 and len(rest[0]) > 1 and not group:  # they were apart before
-        batch, heads = rest[0][:1], rest[0][1:]
-    elif group:  # heads that share k were rows of one product
-        first = next(n for n, axis in enumerate(rest) if any(x.whence == other for x in axis))
-        behind = [part for axis in rest[first:] for part in axis]
-        start = next(n for n, part in enumerate(behind) if part.whence == other)
-        before = [*rest[:first], tuple(behind[:start])] if start else rest[:first]
-        batch, shared = _samples_and_key_heads(before, heard) if before else ((), ())
-        heads = (*shared, *behind[start:])
-    else:
-        heads = rest[-1] if rest else ()
-        batch = tuple(part for axis in rest[:-1] for part in axis)
-    if group and heads[len(heads) - len(group) :] != group:
-        group = ()
-    return Places(batch, heads, queries, keys, group, other == "left")
-
-
-def _all_of(scores: Scores, side: str) -> Axis:
-    """All parts of one side of the product."""
-    return tuple(p for axis in scores.weights or () for p in settled(axis) if p.whence == side)
-
-
-def _samples_and_key_heads(axes: list[Axis], heard: WrittenOut) -> tuple[Axis, Axis]:
-    """The axes before those of heads that share a key head: the last of them is the key heads."""
-    *before, last = axes
-    size, samples = size_of(last), heard.shape.batch or 0
-    if before or len(last) != 1 or not samples or size % samples:
-        return tuple(part for axis in before for part in axis), last
-    return _cut(last, size // samples)  # side by side, or there is one key head
-
-
-def _split(axis: Axis, heard: WrittenOut, modules: Iterable[nn.Module]) -> tuple[Axis, Axis]:
-    """Samples and heads that stand side by side on one axis."""
-    (part,) = axis
-    return _cut(axis, head_count(part.size, heard, modules))
-
-
-def head_count(size: int, heard: WrittenOut, modules: Iterable[nn.Module]) -> int:
-    """How many heads an axis of samples and heads has; all of it, if nothing says so."""
-    later = heard.shape.shape
-    if later is not None and len(later) >= 4 and later[0] * later[1] == size:
-        return later[1]
-    batch = heard.shape.batch or 0
-    for n, module in enumerate(modules):
-        if n and size == batch:  # one head, whatever is said further out
-            return 1
-        for name in _HEADS:
-            count = getattr(module, name, None)
-            if isinstance(count, int) and count > 0 and size % count == 0:
-                return count
-    return size // batch if batch and size % batch == 0 else size
-
-
-def _cut(axis: Axis, heads: int) -> tuple[Axis, Axis]:
-    (part,) = axis
-    if heads == part.size:
-        return (), axis
-    if heads == 1:
-        return axis, ()
-    first, last = part.split((part.size // heads, heads))
-    return (first,), (last,)
 
 
 def assembled(
@@ -153,8 +30,10 @@ def assembled(
         Unreadable: its rules are not those of a map.
         Refusal: what its weights met is no v.
     """
-    at = places(scores, heard, modules)
-    square = (at.batch, at.heads, at.queries, at.keys)
+    if scores.keys is None or scores.weights is None:
+        raise Unreadable("no softmax was taken of its scores")
+    at = placed(scores.weights, scores.keys, scores.layout, heard, modules)
+    square = at.square
     q, k = _factors(scores, at)
     for term in scores.factors:
         q, k = _multiply(q, k, term, square)

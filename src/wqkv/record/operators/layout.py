@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from wqkv.record.operators.nodes import Node
+from wqkv.record.operators.trails import Step
 
 
 class Unreadable(Exception):
@@ -91,7 +92,7 @@ def broadcast(layout: Layout, shape: Sequence[int]) -> Layout:
     )
 
 
-def moved(node: Node, layout: Layout) -> Layout:
+def moved(node: Node | Step, layout: Layout) -> Layout:
     """The axes after an operator that moves numbers and changes none."""
     name, args, shape = node.name, node.args, node.shape
     n = len(layout)

@@ -45,6 +45,10 @@ class Learned:
         """Whether a tensor is a weight, or a view of one."""
         return of_torch.storage_number(x) in self._weights
 
+    def owns(self, x: Tensor) -> bool:
+        """Whether a tensor is a weight or a buffer, or a view of one."""
+        return self.holds(x) or of_torch.storage_number(x) in self._buffers
+
     def among(self, a: Tensor, b: Tensor) -> bool:
         """Whether one of two factors is a weight."""
         if self.holds(a) or self.holds(b):
@@ -64,7 +68,7 @@ class Learned:
                 if of_torch.is_repeated(x):  # for each sample, as a learned query is
                     return
                 size = max(size, x.numel())
-            elif of_torch.storage_number(x) not in self._buffers:
+            elif not self.owns(x):
                 return
         for x in _tensors(out if isinstance(out, tuple) else (out,)):
             if x.numel() == size:

@@ -37,7 +37,7 @@ from wqkv.record.operators.nodes import (
     operator_of,
     softmax_input,
 )
-from wqkv.record.operators.trails import Output, Trails
+from wqkv.record.operators.trails import Moved, Output, Step, Trails
 from wqkv.upstream import of_torch
 
 #: Operators that are heard by what they are made of. In inference mode they arrive whole.
@@ -97,8 +97,8 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         super().__init__()
         self._faults = faults
         self._tell = tell
-        self._trails = Trails()
         self._weights = Learned(model)
+        self._trails = Trails(self._weights)
         self._open: dict[Node, None] = {}  # softmaxes over scores that have not met v yet
         self._told: set[Node] = set()  # softmaxes that have
         self._on = False
@@ -267,8 +267,8 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             # Of no product: whether it is used as weights shows later.
             plain = tuple(None if isinstance(x, Leaf) else x for x in applied.args)
             self._put(out, Node(applied._replace(args=plain), out))
-        elif any(map(trails.is_output, known)):
-            self._after(name, known, out)
+        elif any(trails.moved(x) is not None for x in known):
+            self._after(name, args, known, out)
         elif name in PROJECTIONS:
             self._mix(applied, args, out)
         elif name == "native_dropout" and isinstance(out, tuple) and args[2]:
@@ -343,19 +343,36 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             if hidden:
                 self._trails.drop(x)
 
-    def _after(self, name: str, known: list[Tensor], out: Any) -> None:
-        """An operator on an output: a view may show the heads, and a factor may be a sink."""
-        for x in known:
-            entry = self._trails.find(x)
-            if entry is None or not isinstance(entry.what, Output):
-                continue
-            factor = next((node for y in known if (node := self._trails.node(y))), None)
-            if factor is not None and name in ("mul", "div") and isinstance(out, Tensor):
-                entry.what.factor, entry.what.product = factor, self._trails.leaf(out)
-            elif name in LAYOUTS and isinstance(out, Tensor):
-                if name not in COPIES and entry.what.shape is None and out.shape != x.shape:
-                    entry.what.shape = tuple(out.shape)
-                self._trails.put(out, entry.what)
+    def _after(self, name: str, args: tuple[Any, ...], known: list[Tensor], out: Any) -> None:
+        """An operator on an output: views may show the heads, and a factor may be a sink."""
+        parts = {id(x): what for x in known if (what := self._trails.moved(x)) is not None}
+        what = next(iter(parts.values()))
+        factor = next((node for y in known if (node := self._trails.node(y))), None)
+        if factor is not None and name in ("mul", "div") and isinstance(out, Tensor):
+            what.output.factor, what.output.product = factor, self._trails.leaf(out)
+        elif name in LAYOUTS:
+            self._move(name, args, what, out)
+        elif name == "add" and isinstance(out, Tensor) and not what.path:
+            self._trails.put(out, what)  # a residual in each head, before they are put together
+        elif name == "cat" and what.path and len(parts) == len(args[0]) == what.path[-1].pieces:
+            dim = args[1] if len(args) > 1 else 0
+            joined = Moved(what.output, what.path[:-1]).by(what.path[-1].joined(dim))
+            self._trails.put(out, joined)
+            joined.note()
+
+    def _move(self, name: str, args: tuple[Any, ...], what: Moved, out: Any) -> None:
+        """An operator that moves numbers was given an output."""
+        if isinstance(out, Tensor):
+            given = tuple(None if isinstance(x, Tensor) else x for x in args)
+            if name not in COPIES and what.output.shape is None:
+                what.output.shape = tuple(out.shape)
+            after = what.by(Step(name, given, tuple(out.shape)))
+            after.note()
+            self._trails.put(out, after)
+        elif name in ("split", "chunk") and len({x.shape for x in out}) == 1:
+            dim = args[2] if len(args) > 2 else 0
+            for x in out:
+                self._trails.put(x, what.by(Step(name, (dim,), tuple(x.shape), len(out))))
 
     # Products
 
@@ -398,7 +415,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             self._tell(Heard(None, weights.lost))
         else:
             shape, leaf = Output(), self._trails.leaf
-            self._trails.put(out, shape)
+            self._trails.put(out, Moved(shape))
             self._tell(Heard(WrittenOut(weights, leaf(value), first, leaf(out), shape)))
 
     def _mix(self, applied: Applied, args: tuple[Any, ...], out: Any) -> None:

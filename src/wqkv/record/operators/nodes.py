@@ -71,14 +71,16 @@ def operator_of(func: Any) -> Operator:  # Any: torch's own type, which is priva
 
 
 class Leaf:
-    """A tensor that was no score when it was used, kept by reference."""
+    """A tensor that was no score when it was used, kept by reference.
 
-    __slots__ = ("__weakref__", "closed", "memory", "tensor", "version")
+    Args:
+        learned: whether it is a parameter or buffer of the model, or was made of one.
+    """
 
-    def __init__(self, tensor: Tensor, memory: int | None = None) -> None:
-        self.tensor = tensor
-        #: The number of the memory that it was used in, though this may be a copy.
-        self.memory = of_torch.storage_number(tensor) if memory is None else memory
+    __slots__ = ("__weakref__", "closed", "learned", "tensor", "version")
+
+    def __init__(self, tensor: Tensor, learned: bool = False) -> None:
+        self.tensor, self.learned = tensor, learned
         self.version = of_torch.version(tensor)  # and again at the end of its forward
         self.closed = False  # whether that has come
 

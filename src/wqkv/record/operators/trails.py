@@ -10,8 +10,9 @@ import weakref
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from wqkv.record.operators.learned import Learned
 from wqkv.record.operators.nodes import Argument, Leaf, Node
 from wqkv.upstream import of_torch
 from wqkv.upstream.of_torch import storage_number
@@ -20,26 +21,64 @@ from wqkv.upstream.of_torch import storage_number
 COPIED = 2**16
 
 
+class Step(NamedTuple):
+    """An operator that moved an output, or a part of it, and the shape that it gave."""
+
+    name: str
+    args: tuple[Any, ...]  # torch's own: numbers and shapes, no tensor
+    shape: tuple[int, ...]
+    pieces: int = 1  # in which it is cut, where it returned several
+
+    def joined(self, dim: int) -> Step:
+        """The step of pieces that were joined again: `args` are both axes."""
+        return Step("cat", (*self.args, dim), self.shape, self.pieces)
+
+
+#: How many ways of moving an output are followed: its heads show in one of the first.
+PATHS = 16
+
+
 class Output:
-    """Stands for what attention has returned, as long as it is only moved."""
+    """What attention has returned, as long as it is only moved."""
 
     def __init__(self) -> None:
+        self.paths: list[tuple[Step, ...]] = []  # what was made of it by views
         self.shape: tuple[int, ...] | None = None  # of what was made of it first: its heads show
         self.factor: Node | None = None  # made of its own scores, with which it was multiplied
         self.product: Leaf | None = None  # what that has made of it
         self.batch: int | None = None  # samples of the forward, as far as it is known
 
 
+class Moved(NamedTuple):
+    """Stands for an output, or what views have made of it."""
+
+    output: Output
+    path: tuple[Step, ...] = ()
+
+    def by(self, step: Step) -> Moved:
+        """What another step has made of it."""
+        return Moved(self.output, (*self.path, step))
+
+    def note(self) -> None:
+        """Keep how it was moved."""
+        paths = self.output.paths
+        if paths and paths[-1] == self.path[:-1]:
+            paths[-1] = self.path
+        elif len(paths) < PATHS:
+            paths.append(self.path)
+
+
 class _Entry(NamedTuple):
     tensor: weakref.ref[Tensor]
-    what: Node | Output
+    what: Node | Moved
     state: int
 
 
 class Trails:
     """What each living tensor was made by."""
 
-    def __init__(self) -> None:
+    def __init__(self, learned: Learned) -> None:
+        self._learned = learned
         self._known: dict[int, _Entry] = {}
         self.keys: tuple[Any, Any] = (None, None)  # as of_torch.as_called takes them
         # What is kept of the memory of each storage; a copy is made before anybody writes into it.
@@ -69,7 +108,7 @@ class Trails:
         number = storage_number(x)
         self._writes[number] = self._writes.get(number, 0) + 1
 
-    def put(self, x: Tensor, what: Node | Output) -> None:
+    def put(self, x: Tensor, what: Node | Moved) -> None:
         key, known = id(x), self._known
 
         def gone(reference: weakref.ref[Tensor]) -> None:
@@ -92,23 +131,24 @@ class Trails:
             entry.what.lost = "its scores were changed in place through another tensor"
         return entry.what
 
-    def is_output(self, x: Tensor) -> bool:
+    def moved(self, x: Tensor) -> Moved | None:
+        """How an output was moved; None of a tensor that is none."""
         entry = self.find(x)
-        return entry is not None and isinstance(entry.what, Output)
+        return entry.what if entry is not None and isinstance(entry.what, Moved) else None
 
     def drop(self, x: Tensor) -> None:
         if self.find(x) is not None:
             del self._known[id(x)]
 
     def leaf(self, x: Tensor) -> Leaf:
-        memory = storage_number(x)
+        learned = isinstance(x, nn.Parameter) or self._learned.owns(x)
         if x.requires_grad:
             small = x.is_leaf and x.numel() <= COPIED  # a step of an optimizer would change it
             # Without its graph, which would be kept alive, but with the count of its changes, which
             # a mode would not share.
             with of_torch.as_called(self.keys):
                 x = x.detach().clone() if small else x.detach()
-        leaf = Leaf(x, memory)
+        leaf = Leaf(x, learned)
         self._kept.setdefault(storage_number(x), []).append(weakref.ref(leaf))
         return leaf
 

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from wqkv.maps.proof import Proof
 from wqkv.record.captured import CapturedCall, Refusal
 from wqkv.record.mask_pattern import HIDDEN
-from wqkv.record.operators.assemble import assembled, head_count
+from wqkv.record.operators.assemble import assembled
+from wqkv.record.operators.axes import head_count
 from wqkv.record.operators.layout import Unreadable
 from wqkv.record.operators.listening import FusedCall, Heard, WrittenOut
 from wqkv.record.operators.nodes import (
@@ -36,7 +37,6 @@ from wqkv.record.operators.whole_calls import read_fused
 from wqkv.record.prove_call import check
 from wqkv.record.read_mask import KnownMasks
 from wqkv.record.run import Run, Scored, replayed_run
-from wqkv.upstream.of_torch import storage_number
 
 
 def call_of(heard: Heard, modules: Sequence[nn.Module], known: KnownMasks) -> CapturedCall | Run:
@@ -64,7 +64,7 @@ def call_of(heard: Heard, modules: Sequence[nn.Module], known: KnownMasks) -> Ca
         call = assembled(scores, how, modules, known)
     except Unreadable as error:
         return replayed(how, modules, str(error))
-    notes = [*scores.after, *_large_terms(how, modules), *_scaled(how)]
+    notes = [*scores.after, *_large_terms(how), *_scaled(how)]
     if scores.after:  # its output is that of other weights: those that came after the softmax
         call = _with_replayed_proof(call, how)
     return call._replace(notes=tuple(notes))
@@ -206,22 +206,19 @@ def _four_axes(scores: Tensor, how: WrittenOut, modules: Sequence[nn.Module]) ->
     return scores.reshape(-1, lead[-1], n, m)
 
 
-def _large_terms(how: WrittenOut, modules: Sequence[nn.Module]) -> list[str]:
+def _large_terms(how: WrittenOut) -> list[str]:
     """What to say of a term as large as the scores that is neither a weight nor a mask.
 
     It was made in the call, perhaps of q or k by another road: the weights are right, and whether
     the term is independent of q and k is not known.
     """
-    outermost = modules[-1] if modules else None
-    weights = {storage_number(x) for x in outermost.parameters()} if outermost else set()
-    weights |= {storage_number(x) for x in outermost.buffers()} if outermost else set()
     size = min(one.numel for one in how.weights.softmaxes)
     for node in all_nodes(how.weights):
         for leaf in leaves(node.args):
             if not isinstance(leaf, Leaf) or node in node.products:
                 continue
             x = leaf.tensor
-            if not x.is_floating_point() or x.numel() < size or leaf.memory in weights:
+            if leaf.learned or not x.is_floating_point() or x.numel() < size:
                 continue
             if node.name in ("add", "sub", "rsub", "baddbmm") and not hides(x, HIDDEN):
                 return ["with a term as large as the scores, which was made in the call"]

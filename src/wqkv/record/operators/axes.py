@@ -1,0 +1,223 @@
+"""Which axes of scores are samples, heads, queries and keys: no operator says it by itself.
+
+The softmax tells the keys, and how the model puts its heads together again tells the heads: they
+are what it lays beside the channels of the output. Only where it never does, the order of the axes
+and the number of heads that a module states are all that is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from torch import nn
+
+from wqkv.record.operators.layout import (
+    Axis,
+    Layout,
+    Unreadable,
+    axis_of,
+    moved,
+    reshaped,
+    settled,
+    size_of,
+)
+from wqkv.record.operators.listening import WrittenOut
+from wqkv.record.operators.trails import Step
+
+#: Under which names modules keep how many heads they have.
+_HEADS = ("num_heads", "n_heads", "n_head", "heads", "num_attention_heads", "nhead", "nheads", "h")
+
+#: The axes of a map: samples, heads, queries, keys.
+Square = tuple[Axis, Axis, Axis, Axis]
+
+
+class Places(NamedTuple):
+    """Which axes of the scores are samples, heads, queries and keys."""
+
+    batch: Axis
+    heads: Axis
+    queries: Axis
+    keys: Axis
+    group: Axis  # the last part of the heads, which share a key head
+    queries_left: bool  # whether the queries are the left factor of the product
+
+    @property
+    def square(self) -> Square:
+        return self.batch, self.heads, self.queries, self.keys
+
+    @property
+    def key_heads(self) -> Axis:
+        shared = {id(part) for part in settled(self.group)}
+        return tuple(part for part in settled(self.heads) if id(part) not in shared)
+
+
+def placed(
+    weights: Layout, keys: Axis, met: Layout, heard: WrittenOut, modules: Iterable[nn.Module]
+) -> Places:
+    """Find the axes.
+
+    Args:
+        weights: the layout of the scores at their softmax.
+        keys: the axis over which it was taken.
+        met: the layout of the weights as they met v.
+        modules: those that run, the innermost first: they may say how many heads there are.
+
+    Raises:
+        Unreadable: the softmax was not taken over one side of the product.
+    """
+    joined = _joined(met, heard)  # first, because views split the parts of all axes
+    keys = settled(keys)
+    whence = {part.whence for part in keys}
+    if whence not in ({"right"}, {"left"}):
+        raise Unreadable("its softmax was not taken over one side of the product of q and k")
+    side = whence.pop()
+    other = "left" if side == "right" else "right"
+    axes = [settled(axis) for axis in weights]
+    if len(keys) != sum(part.whence == side for axis in axes for part in axis):
+        raise Unreadable("its softmax was taken over a part of the keys")
+    if joined:
+        return _by_heads(axes, keys, joined, other)
+    return _by_order(axes, keys, other, heard, modules)
+
+
+def _by_heads(axes: Sequence[Axis], keys: Axis, heads: Axis, other: str) -> Places:
+    """The axes where it is known which parts of them are heads."""
+    known = {id(part) for part in (*keys, *heads)}
+    rest = [part for axis in axes for part in axis if id(part) not in known]
+    queries = tuple(part for part in rest if part.whence == other)
+    batch = tuple(part for part in rest if part.whence != other)
+    group = _shared(heads, other)
+    return Places(batch, heads, queries, keys, group, other == "left")
+
+
+def _shared(heads: Axis, other: str) -> Axis:
+    """The last heads, if they were rows of one product: they share k."""
+    group = tuple(part for part in heads if part.whence == other)
+    return group if heads[len(heads) - len(group) :] == group else ()
+
+
+def _by_order(
+    axes: Sequence[Axis], keys: Axis, other: str, heard: WrittenOut, modules: Iterable[nn.Module]
+) -> Places:
+    """The axes as most models order them: samples, heads, queries, keys."""
+    rest = [axis for axis in axes if axis != keys]
+    of_queries = [n for n, axis in enumerate(rest) if axis and {x.whence for x in axis} == {other}]
+    beside = len(axes) - (1 if axes[-2:-1] == [keys] else 2)
+    if not of_queries and beside >= 0 and not axes[beside]:
+        # one query has an axis of size 1, which tells nothing: it stands beside the keys
+        of_queries = [beside if axes.index(keys) > beside else beside - 1]
+    queries = rest.pop(of_queries[-1]) if of_queries else ()
+    group = tuple(part for axis in rest for part in axis if part.whence == other)
+    if len(rest) == 1 and len(rest[0]) == 1 and not group:
+        batch, heads = _split(rest[0], heard, modules)
+    elif len(rest) == 1 and len(rest[0]) > 1 and not group:  # they were apart before
+        batch, heads = rest[0][:1], rest[0][1:]
+    elif group:  # heads that share k were rows of one product
+        first = next(n for n, axis in enumerate(rest) if any(x.whence == other for x in axis))
+        behind = [part for axis in rest[first:] for part in axis]
+        start = next(n for n, part in enumerate(behind) if part.whence == other)
+        before = [*rest[:first], tuple(behind[:start])] if start else rest[:first]
+        batch, shared = _samples_and_key_heads(before, heard) if before else ((), ())
+        heads = (*shared, *behind[start:])
+    else:
+        heads = rest[-1] if rest else ()
+        batch = tuple(part for axis in rest[:-1] for part in axis)
+    return Places(batch, heads, queries, keys, _shared(heads, other), other == "left")
+
+
+def _samples_and_key_heads(axes: list[Axis], heard: WrittenOut) -> tuple[Axis, Axis]:
+    """The axes before those of heads that share a key head: the last of them is the key heads."""
+    *before, last = axes
+    size, samples = size_of(last), heard.shape.batch or 0
+    if before or len(last) != 1 or not samples or size % samples:
+        return tuple(part for axis in before for part in axis), last
+    return _cut(last, size // samples)  # side by side, or there is one key head
+
+
+# How the model puts its heads together
+
+
+def _joined(met: Layout, heard: WrittenOut) -> Axis:
+    """The parts that end beside the channels of the output; none if the model never does so."""
+    *lead, rows, columns = met
+    if not heard.weights_first:
+        rows, columns = columns, rows
+    length = heard.value.tensor.shape[-1 if heard.weights_first else -2]
+    channels = axis_of(length, "channel")
+    of_output = (rows, channels) if heard.weights_first else (channels, rows)
+    for path in heard.shape.paths:
+        found = _beside((*lead, *of_output), path, channels, rows)
+        if found:
+            return found
+    return ()
+
+
+def _beside(layout: Layout, path: Iterable[Step], channels: Axis, rows: Axis) -> Axis:
+    """The parts that stand on one axis with the channels after a path of views.
+
+    Args:
+        rows: what the queries are a part of; heads are not all of it.
+    """
+    found: Axis = ()
+    for step in path:
+        try:
+            layout = _after(layout, step)
+        except Unreadable:
+            break
+        own = {id(part) for part in settled(channels)}
+        every = {id(part) for part in settled(rows)}
+        axes = [axis for axis in map(settled, layout) if any(id(part) in own for part in axis)]
+        beside = tuple(p for axis in axes for p in axis if id(p) not in own)
+        if every and every <= {id(part) for part in beside}:
+            break  # all was put into one row, as before a classifier
+        found = beside or settled(found)
+    return settled(found)
+
+
+def _after(layout: Layout, step: Step) -> Layout:
+    if step.pieces < 2:
+        return moved(step, layout)
+    # cut into pieces along one axis, which were joined along another
+    source, target = (dim % len(layout) for dim in step.args)
+    size = size_of(layout[source])
+    apart = reshaped((layout[source],), (step.pieces, size // step.pieces))
+    axes = list(layout)
+    axes[source] = apart[1]
+    axes[target] = (*apart[0], *axes[target])
+    return tuple(axes)
+
+
+# The number of heads that a module states
+
+
+def _split(axis: Axis, heard: WrittenOut, modules: Iterable[nn.Module]) -> tuple[Axis, Axis]:
+    """Samples and heads that stand side by side on one axis."""
+    (part,) = axis
+    return _cut(axis, head_count(part.size, heard, modules))
+
+
+def head_count(size: int, heard: WrittenOut, modules: Iterable[nn.Module]) -> int:
+    """How many heads an axis of samples and heads has; all of it, if nothing says so."""
+    later = heard.shape.shape
+    if later is not None and len(later) >= 4 and later[0] * later[1] == size:
+        return later[1]
+    batch = heard.shape.batch or 0
+    for n, module in enumerate(modules):
+        if n and size == batch:  # one head, whatever is said further out
+            return 1
+        for name in _HEADS:
+            count = getattr(module, name, None)
+            if isinstance(count, int) and count > 0 and size % count == 0:
+                return count
+    return size // batch if batch and size % batch == 0 else size
+
+
+def _cut(axis: Axis, heads: int) -> tuple[Axis, Axis]:
+    (part,) = axis
+    if heads == part.size:
+        return (), axis
+    if heads == 1:
+        return axis, ()
+    first, last = part.split((part.size // heads, heads))
+    return (first,), (last,)
