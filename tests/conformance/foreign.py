@@ -369,6 +369,13 @@ OTHERS = [
         library="x_transformers",
         says=MIXED,
     ),
+    Row(
+        "x-transformers, distances",
+        _x_transformer(attn_l2_distance=True),
+        missed=2,
+        library="x_transformers",
+        says="no product of two activations",
+    ),
     Row("open_clip VisionTransformer", _clip_vision, 2, library="open_clip"),
     Row("open_clip TextTransformer", _clip_text, 2, library="open_clip"),
     Row("openai-whisper, fused", _whisper(), 6, library="whisper"),

@@ -195,7 +195,7 @@ class Seen(Watching, Sequence[Kept]):
             for module, name in names.items()
             if module in self._watched.like & self._hidden - {layer.module for layer in layers}
         ]
-        used = [names[layer.module] for layer in layers if layer.runs]
+        used = [names[layer.module] for layer in layers if layer.runs or layer.reason]
         return [
             layer
             for layer in layers

@@ -625,6 +625,43 @@ def test_heads_that_are_modules(batch):
         torch.testing.assert_close(ours[:], theirs, rtol=1e-5, atol=2e-6)
 
 
+class Halving(nn.Module):
+    """A model that calls itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.attn = Attention("written out")
+
+    def forward(self, x: Tensor, times: int = 3) -> Tensor:
+        return self.attn(x) + (self(x / 2, times - 1) if times > 1 else 0)
+
+
+def test_a_model_that_calls_itself():
+    model, x = Halving(), torch.randn(BATCH, LENGTH, WIDTH)
+    theirs = matrices(model, lambda: model(x))
+    seen = run_twice(model, lambda: [model(x).detach()])
+    proved(seen, ["attn", "attn (run 2)", "attn (run 3)"], theirs)
+
+
+def test_a_forward_that_is_interrupted():
+    """No hook is told of KeyboardInterrupt, and a notebook goes on after it."""
+    model = Net("written out").eval()
+
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with torch.no_grad(), watch(model) as seen:
+        handle = model.blocks[1].attn.out.register_forward_pre_hook(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            model(tokens())
+        handle.remove()
+        out = model(tokens())
+    with torch.no_grad():
+        proved(seen, NAMES, matrices(model, lambda: model(tokens())))
+        assert torch.equal(out, model(tokens()))
+
+
 @WAYS
 def test_a_model_that_is_moved_between_forwards(way):
     model, ids = Net(way).eval(), tokens()

@@ -357,8 +357,8 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         elif name == "cat" and what.path and len(parts) == len(args[0]) == what.path[-1].pieces:
             dim = args[1] if len(args) > 1 else 0
             joined = Moved(what.output, what.path[:-1]).by(what.path[-1].joined(dim))
-            joined.note()
             self._trails.put(out, joined)
+            joined.note()
 
     def _move(self, name: str, args: tuple[Any, ...], what: Moved, out: Any) -> None:
         """An operator that moves numbers was given an output."""
