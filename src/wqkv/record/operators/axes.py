@@ -140,9 +140,13 @@ def _samples_and_key_heads(axes: list[Axis], heard: WrittenOut) -> tuple[Axis, A
     """The axes before those of heads that share a key head: the last of them is the key heads."""
     *before, last = axes
     size, samples = size_of(last), heard.shape.batch or 0
-    if before or len(last) != 1 or not samples or size % samples:
-        return tuple(part for axis in before for part in axis), last
-    return _cut(last, size // samples)  # side by side, or there is one key head
+    if not before and samples and size % samples == 0:  # side by side, or there is one key head
+        for n in range(len(last) + 1):
+            if size_of(last[:n]) == samples:
+                return last[:n], last[n:]
+        if len(last) == 1:
+            return _cut(last, size // samples)
+    return tuple(part for axis in before for part in axis), last
 
 
 def followed(weights: Node) -> tuple[Layout, Axis, Layout]:
@@ -199,17 +203,19 @@ def _joined(met: Layout, heard: WrittenOut) -> Axis:
     channels = axis_of(length, "channel")
     of_output = (rows, channels) if heard.weights_first else (channels, rows)
     for path in heard.shape.paths:
-        found = _beside((*lead, *of_output), path, channels, rows)
-        if found:
+        if found := _beside((*lead, *of_output), path, channels, rows, heard.shape.batch):
             return found
     return ()
 
 
-def _beside(layout: Layout, path: Iterable[Step], channels: Axis, rows: Axis) -> Axis:
+def _beside(
+    layout: Layout, path: Iterable[Step], channels: Axis, rows: Axis, batch: int | None
+) -> Axis:
     """The parts that stand on one axis with the channels after a path of views.
 
     Args:
         rows: what the queries are a part of; heads are not all of it.
+        batch: samples of the forward.
     """
     found: Axis = ()
     for step in path:
@@ -217,14 +223,23 @@ def _beside(layout: Layout, path: Iterable[Step], channels: Axis, rows: Axis) ->
             layout = _after(layout, step)
         except Unreadable:
             break
-        own = {id(part) for part in settled(channels)}
+        beside, other = _neighbors(layout, channels), _neighbors(layout, rows)
         every = {id(part) for part in settled(rows)}
-        axes = [axis for axis in map(settled, layout) if any(id(part) in own for part in axis)]
-        beside = tuple(p for axis in axes for p in axis if id(p) not in own)
         if every and every <= {id(part) for part in beside}:
             break  # all was put into one row, as before a classifier
-        found = beside or settled(found)
+        whole = any(every <= {id(part) for part in settled(axis)} for axis in layout)
+        alone = whole and every and other and not (beside or found)
+        if alone and batch and size_of(other) != batch:
+            return settled(other)  # not joined with samples: channels that attend to each other
+        found = beside or found
     return settled(found)
+
+
+def _neighbors(layout: Layout, axis: Axis) -> Axis:
+    """The parts that stand on one axis with a part of this one."""
+    own = {id(part) for part in settled(axis)}
+    axes = [one for one in map(settled, layout) if any(id(part) in own for part in one)]
+    return tuple(part for one in axes for part in one if id(part) not in own)
 
 
 def _after(layout: Layout, step: Step) -> Layout:

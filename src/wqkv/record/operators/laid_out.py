@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from wqkv.record.operators.axes import followed, head_count, placed
-from wqkv.record.operators.layout import Axis, Unreadable, axis_of, brought, size_of
+from wqkv.record.operators.layout import Unreadable, axis_of, brought, size_of
 from wqkv.record.operators.listening import WrittenOut
 from wqkv.record.operators.replay import Replayed
 
@@ -40,20 +40,14 @@ class LaidOut:
         sizes = [found.first, self.key_len, scores.shape[-1] - found.first - self.key_len]
         if sizes[2] < 0 or size_of(self._keys) != self.key_len:
             raise Unreadable("its softmax was taken over other keys than v has")
-        before, own, behind = scores.split(sizes, dim=-1)
-        sinks = (*self._at.square[:3], ())
-        parts = [self._brought(before, beside, sinks), self._brought(behind, beside, sinks)]
-        keys = brought(own, (*beside, self._keys), self._at.square, full=True)
-        return torch.cat([parts[0], keys, parts[1]], dim=-1)
-
-    @staticmethod
-    def _brought(sinks: Tensor, beside: Sequence[Axis], axes: Sequence[Axis]) -> Tensor:
-        """Sinks, one beside the other."""
+        axes = axis_of(sizes[0], "sink"), self._keys, axis_of(sizes[2], "sink")
+        parts = zip(scores.split(sizes, dim=-1), axes, strict=True)
         found = [
-            brought(one.unsqueeze(-1), (*beside, ()), axes, full=True) for one in sinks.unbind(-1)
+            brought(part, (*beside, axis), (*self._at.square[:3], axis), full=True)
+            for part, axis in parts
+            if part.shape[-1]
         ]
-        empty = sinks.new_empty((*(size_of(axis) for axis in axes[:3]), 0))
-        return torch.cat([empty, *found], dim=-1)
+        return torch.cat(found, dim=-1)
 
     def output(self) -> Tensor:
         """The model's own output, (batch, n_head, query_len, d_v)."""

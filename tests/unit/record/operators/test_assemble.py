@@ -23,7 +23,8 @@ from tests.written import (
     replayed,
     seen_of,
 )
-from wqkv.record.operators.assemble import assembled, head_count, places
+from wqkv.record.operators.assemble import assembled, places
+from wqkv.record.operators.axes import head_count
 from wqkv.record.operators.layout import Unreadable
 from wqkv.record.operators.scores import read
 from wqkv.record.watch import watch
