@@ -42,12 +42,12 @@ class LaidOut:
             raise Unreadable("its softmax was taken over other keys than v has")
         axes = axis_of(sizes[0], "sink"), self._keys, axis_of(sizes[2], "sink")
         parts = zip(scores.split(sizes, dim=-1), axes, strict=True)
-        found = [
+        pieces = [
             brought(part, (*beside, axis), (*self._at.square[:3], axis), full=True)
             for part, axis in parts
             if part.shape[-1]
         ]
-        return torch.cat(found, dim=-1)
+        return torch.cat(pieces, dim=-1)
 
     def output(self) -> Tensor:
         """The model's own output, (batch, n_head, query_len, d_v)."""

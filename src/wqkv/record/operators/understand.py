@@ -31,7 +31,7 @@ from wqkv.record.operators.nodes import (
     softmax_input,
 )
 from wqkv.record.operators.replay import Replayed, compare, replay
-from wqkv.record.operators.scores import layouts, read
+from wqkv.record.operators.scores import read
 from wqkv.record.operators.whole_calls import read_fused
 from wqkv.record.prove_call import check
 from wqkv.record.read_mask import KnownMasks
