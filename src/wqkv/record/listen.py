@@ -130,7 +130,10 @@ class Listener:
 
     def enter(self, call: ModuleCall) -> None:
         """A module begins."""
-        module, begins, untold = call.module, not self._stack, why_untold()
+        module = call.module
+        if self._stack and module is self._stack[0].call.module and _depth(module) == 1:
+            self._abandon()
+        begins, untold = not self._stack, why_untold()
         if begins:
             if untold is None:
                 self.settle()
@@ -150,6 +153,13 @@ class Listener:
                 self.path.enter(call)
         if begins and untold is None:
             self._mode.begin()
+
+    def _abandon(self) -> None:
+        """A forward has ended without its hooks, as by KeyboardInterrupt."""
+        self._stack.clear()
+        self._mode.end()
+        self._mode.forget()
+        self._forget()
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         """A module has ended. If it has failed, `output` is None."""
@@ -279,7 +289,7 @@ class Listener:
         key = frame.call.module, frame.visit
         layer = self._layer(*key, self._counts[key])
         self._counts[key] += 1
-        layer.unseen, layer.at_operators = 0, True
+        layer.unseen, layer.at_operators, layer.again = 0, True, False
         if not layer.wanted:
             return
         cross = layer.known_kind == "cross" or frame.call.reads_other_text
@@ -509,6 +519,15 @@ def _calls(module: nn.Module, kind: Callable[[CodeType], bool]) -> bool:
         if frame.f_code.co_name == "_call_impl" and frame.f_locals.get("self") is module:
             break
     return False
+
+
+def _depth(module: nn.Module) -> int:
+    """How many calls of a module run now: more than one if it calls itself."""
+    count, frame = 0, sys._getframe(1)
+    while (caller := frame.f_back) is not None:
+        frame = caller
+        count += frame.f_code.co_name == "_call_impl" and frame.f_locals.get("self") is module
+    return count
 
 
 def in_backward() -> bool:

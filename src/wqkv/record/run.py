@@ -288,7 +288,8 @@ def _of_scores(query: Tensor, key: Tensor, found: Scored) -> AttentionMap:
     """The map of a matrix of scores: all of them are a bias, and q and k are 0."""
     scores = found.matrix.float()
     seen = scores > HIDDEN
-    seen = seen | ~seen.any(dim=-1, keepdim=True)  # a row that sees nothing is averaged over
+    # Where all are hidden, those that have a number are averaged over.
+    seen = seen | (~seen.any(dim=-1, keepdim=True) & (found.matrix > -torch.inf))
     lse = scores.logsumexp(dim=-1) if scores.shape[-1] > key.shape[2] else None
     keys = slice(found.first, found.first + key.shape[2])
     seen, scores = seen[..., keys], scores[..., keys]

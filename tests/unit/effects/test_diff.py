@@ -209,5 +209,7 @@ def test_models_that_cannot_be_compared(b, message):
 
 @pytest.mark.parametrize("b", [nn.Linear(2, 3), lambda: nn.Linear(2, 3), lambda: 0])
 def test_what_is_no_second_model(b):
-    with pytest.raises(KindError, match=r"and there is (nn.Module Linear|int 0)[\s\S]*Pass what open_model"):
+    with pytest.raises(
+        KindError, match=r"and there is (nn.Module Linear|int 0)[\s\S]*Pass what open_model"
+    ):
         diff(tiny_llama(), b, TEXT)

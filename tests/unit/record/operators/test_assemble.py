@@ -11,9 +11,9 @@ from tests.written import (
     D_K,
     D_V,
     HEADS,
+    Foreign,
     M,
     N,
-    Foreign,
     heard_of,
     is_map,
     missed,
@@ -23,7 +23,8 @@ from tests.written import (
     replayed,
     seen_of,
 )
-from wqkv.record.operators.assemble import assembled, head_count, places
+from wqkv.record.operators.assemble import assembled, places
+from wqkv.record.operators.axes import head_count
 from wqkv.record.operators.layout import Unreadable
 from wqkv.record.operators.scores import read
 from wqkv.record.watch import watch
@@ -182,7 +183,7 @@ def test_heads_of_a_later_view():
 
 def test_parts_of_samples():
     """What the first axis is longer by than the model was given samples."""
-    q, k, v = qkv()
+    q, k, _ = qkv()
     seen = seen_of(flat, num_heads=1)
     is_map(seen, weights(q, k).view(6, 1, N, M))
     assert "axis 0 is 3 parts of each of 2 samples, such as windows" in seen.report()
