@@ -129,9 +129,13 @@ def _by_order(
 def _samples_and_key_heads(axes: list[Axis], heard: WrittenOut) -> tuple[Axis, Axis]:
     """The axes before those of heads that share a key head: the last of them is the key heads."""
     *before, last = axes
-    size, samples = size_of(last), heard.shape.batch or 0
-    if before or len(last) != 1 or not samples or size % samples:
+    if before:
         return tuple(part for axis in before for part in axis), last
+    if len(last) != 1:  # they were apart before, or it is one sample
+        return last[:1], last[1:]
+    size, samples = size_of(last), heard.shape.batch or 0
+    if not samples or size % samples:
+        return (), last
     return _cut(last, size // samples)  # side by side, or there is one key head
 
 
