@@ -160,6 +160,7 @@ OWN_OTHERS = {
     "sigmoid": {"silent": 2},
     "mixed by a buffer": {"captured": 2, "says": MIXED},
     "two texts": {"captured": 2},
+    "transformer xl": {"captured": 2},
     "masked after": {"captured": 2, "says": MIXED},
     "masked and normalized again": {"captured": 2, "says": MIXED},
     "differential": {"missed": 2, "says": "its weights come from 2 softmaxes"},

@@ -411,6 +411,56 @@ def learned_keys(self, q, k, v, causal):
     return self.tell((q @ self.places.mT).softmax(-1)) @ self.places
 
 
+def heads_outside(self, q, k, v, causal):
+    """As the Set Transformer: heads and samples on one axis, the heads first."""
+    q, k, v = (torch.cat(x.unbind(1)) for x in (q, k, v))
+    P = (q @ k.mT * self.scale).masked_fill(~causal, -torch.inf).softmax(-1)
+    self.tell(P.unflatten(0, (N_HEAD, -1)).transpose(0, 1))
+    y = torch.cat((q + P @ v).split(BATCH), -1)
+    return y.unflatten(-1, (N_HEAD, D_K)).transpose(1, 2)
+
+
+def heads_before_samples(self, q, k, v, causal):
+    q, k, v = (x.transpose(0, 1).reshape(-1, N, D_K) for x in (q, k, v))
+    P = torch.bmm(q, k.mT).mul(self.scale).masked_fill(~causal, -torch.inf).softmax(-1)
+    P = P.view(N_HEAD, BATCH, N, N)
+    self.tell(P.transpose(0, 1))
+    return (P @ v.view(N_HEAD, BATCH, N, D_K)).transpose(0, 1)
+
+
+def key_head_of_all(self, q, k, v, causal):
+    """Multi-query attention without an axis of one head: one product has the rows of all heads."""
+    scores = torch.einsum("bhid,bjd->bhij", q, k[:, 0]) * self.scale
+    P = self.tell(scores.masked_fill(~causal, -torch.inf).softmax(-1))
+    return torch.einsum("bhij,bjd->bhid", P, v[:, 0])
+
+
+def heads_last(self, q, k, v, causal):
+    """As Tensor2Tensor: the scores are (batch, query, key, head)."""
+    P = (torch.einsum("bhid,bjd->bijh", q, k[:, 0]) * self.scale).softmax(2)
+    self.tell(P.permute(0, 3, 1, 2))
+    return torch.einsum("bijh,bjd->bhid", P, v[:, 0])
+
+
+def transformer_xl(self, q, k, v, causal):
+    """The scores are (query, key, batch, head), and a second product is shifted and added."""
+    q, k, v = (x.permute(2, 0, 1, 3) for x in (q, k, v))
+    places = self.places[:, None].expand(N, N_HEAD, D_K)
+    shifted = torch.einsum("ibnd,jnd->ijbn", q, places * k.mean(1))
+    nothing = shifted.new_zeros(N, 1, BATCH, N_HEAD)
+    shifted = torch.cat((nothing, shifted), 1).view(N + 1, N, BATCH, N_HEAD)[1:].view_as(shifted)
+    scores = (torch.einsum("ibnd,jbnd->ijbn", q, k) + shifted) * self.scale
+    P = scores.masked_fill(~causal[:, :, None, None], -torch.inf).softmax(1)
+    self.tell(P.permute(2, 3, 0, 1))
+    return torch.einsum("ijbn,jbnd->ibnd", P, v).permute(1, 2, 0, 3)
+
+
+def channels(self, q, k, v, causal):
+    """As XCiT: the channels of a head attend to each other."""
+    q, k = (F.normalize(x.mT, dim=-1) for x in (q, k))
+    return (self.tell((3 * q @ k.mT).softmax(-1)) @ v.mT).mT
+
+
 WAYS: dict[str, Way] = {
     way.__name__.replace("_", " "): way
     for way in (
@@ -422,6 +472,7 @@ WAYS: dict[str, Way] = {
         grouped_and_fused, fused_in_three_axes, fused_with_empty_rows_and_bias, one_key_head,
         top_keys, distances, two_texts, time_first, output_changed, keys_changed, backwards,
         masked_after, masked_and_normalized_again, differential, linear, divided_at_the_end,
-        some_heads_at_a_time, one_more_in_the_sum, learned_keys,
+        some_heads_at_a_time, one_more_in_the_sum, learned_keys, heads_outside,
+        heads_before_samples, key_head_of_all, heads_last, transformer_xl, channels,
     )
 }  # fmt: skip

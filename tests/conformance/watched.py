@@ -168,7 +168,8 @@ def _near(one: str, other: str) -> bool:
 def difference(shown: Tensor, heard: Heard, padded: Tensor | None) -> float:
     """How far a map is off; infinite if it has another shape, or rows that it should not lack."""
     P = heard.weights
-    if P.numel() != shown.numel() or P.shape[-2:] != shown.shape[-2:]:
+    order = P.ndim == 4 and P.shape != shown.shape  # samples and heads are no others
+    if order or P.numel() != shown.numel() or P.shape[-2:] != shown.shape[-2:]:
         return float("inf")
     P = P.reshape(shown.shape).to(shown.dtype)
     lost = (shown.sum(dim=-1) == 0) & (P.sum(dim=-1) != 0)

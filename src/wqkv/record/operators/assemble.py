@@ -18,6 +18,17 @@ from wqkv.record.read_mask import KnownMask, KnownMasks
 from wqkv.upstream.of_torch import version
 
 
+def places(scores: Scores, heard: WrittenOut, modules: Iterable[nn.Module]) -> Places:
+    """Which axes of the scores are samples, heads, queries and keys.
+
+    Raises:
+        Unreadable: no softmax was taken, or not over one side of the product.
+    """
+    if scores.keys is None or scores.weights is None:
+        raise Unreadable("no softmax was taken of its scores")
+    return placed(scores.weights, scores.keys, scores.layout, heard, modules)
+
+
 def assembled(
     scores: Scores, heard: WrittenOut, modules: Iterable[nn.Module], known: KnownMasks
 ) -> CapturedCall:
@@ -30,9 +41,7 @@ def assembled(
         Unreadable: its rules are not those of a map.
         Refusal: what its weights met is no v.
     """
-    if scores.keys is None or scores.weights is None:
-        raise Unreadable("no softmax was taken of its scores")
-    at = placed(scores.weights, scores.keys, scores.layout, heard, modules)
+    at = places(scores, heard, modules)
     square = at.square
     q, k = _factors(scores, at)
     for term in scores.factors:

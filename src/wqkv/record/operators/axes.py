@@ -7,7 +7,7 @@ and the number of heads that a module states are all that is left.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from torch import nn
@@ -17,12 +17,22 @@ from wqkv.record.operators.layout import (
     Layout,
     Unreadable,
     axis_of,
+    broadcast,
     moved,
+    product_axes,
     reshaped,
     settled,
     size_of,
 )
 from wqkv.record.operators.listening import WrittenOut
+from wqkv.record.operators.nodes import (
+    LAYOUTS,
+    PRODUCTS,
+    Node,
+    all_nodes,
+    nodes_in,
+    softmax_input,
+)
 from wqkv.record.operators.trails import Step
 
 #: Under which names modules keep how many heads they have.
@@ -129,14 +139,56 @@ def _by_order(
 def _samples_and_key_heads(axes: list[Axis], heard: WrittenOut) -> tuple[Axis, Axis]:
     """The axes before those of heads that share a key head: the last of them is the key heads."""
     *before, last = axes
-    if before:
-        return tuple(part for axis in before for part in axis), last
-    if len(last) != 1:  # they were apart before, or it is one sample
-        return last[:1], last[1:]
     size, samples = size_of(last), heard.shape.batch or 0
-    if not samples or size % samples:
-        return (), last
-    return _cut(last, size // samples)  # side by side, or there is one key head
+    if not before and samples and size % samples == 0:  # side by side, or there is one key head
+        for n in range(len(last) + 1):
+            if size_of(last[:n]) == samples:
+                return last[:n], last[n:]
+        if len(last) == 1:
+            return _cut(last, size // samples)
+    return tuple(part for axis in before for part in axis), last
+
+
+def followed(weights: Node) -> tuple[Layout, Axis, Layout]:
+    """The layout of the scores at their softmax, its keys, and the layout of what met v.
+
+    The rules on the way do not matter here: most operators leave the axes where they are.
+
+    Raises:
+        Unreadable: an operator on the way moves them in a way that is not followed.
+    """
+    layouts: dict[Node, Layout | Unreadable] = {}
+    for node in all_nodes(weights):
+        try:
+            layouts[node] = _layout(node, layouts)
+        except Unreadable as error:
+            layouts[node] = error
+    (softmax,) = weights.softmaxes
+    score, dim = softmax_input(softmax)
+    at_softmax, met = _known(layouts[score]), _known(layouts[weights])
+    return at_softmax, at_softmax[dim], met
+
+
+def _known(layout: Layout | Unreadable) -> Layout:
+    if isinstance(layout, Unreadable):
+        raise layout
+    return layout
+
+
+def _layout(node: Node, layouts: Mapping[Node, Layout | Unreadable]) -> Layout:
+    if node in node.products:
+        return product_axes(node)[3 - len(node.shape) :]
+    before = max(nodes_in(node.args, node.kwargs), key=lambda one: one.numel)
+    layout = _known(layouts[before])
+    if node.name == "as_strided_scatter":
+        return layout
+    if node.name in LAYOUTS and node.name not in ("slice", "narrow"):
+        return moved(node, layout)
+    if node.name in PRODUCTS and node.shape != before.shape:
+        raise Unreadable(f"`{node.name}` mixes its scores")
+    if len(node.shape) < len(layout):
+        raise Unreadable(f"`{node.name}` leaves out axes of its scores")
+    return broadcast(layout, node.shape) if len(node.shape) > len(layout) else layout
 
 
 # How the model puts its heads together
@@ -151,17 +203,19 @@ def _joined(met: Layout, heard: WrittenOut) -> Axis:
     channels = axis_of(length, "channel")
     of_output = (rows, channels) if heard.weights_first else (channels, rows)
     for path in heard.shape.paths:
-        found = _beside((*lead, *of_output), path, channels, rows)
-        if found:
+        if found := _beside((*lead, *of_output), path, channels, rows, heard.shape.batch):
             return found
     return ()
 
 
-def _beside(layout: Layout, path: Iterable[Step], channels: Axis, rows: Axis) -> Axis:
+def _beside(
+    layout: Layout, path: Iterable[Step], channels: Axis, rows: Axis, batch: int | None
+) -> Axis:
     """The parts that stand on one axis with the channels after a path of views.
 
     Args:
         rows: what the queries are a part of; heads are not all of it.
+        batch: samples of the forward.
     """
     found: Axis = ()
     for step in path:
@@ -169,14 +223,23 @@ def _beside(layout: Layout, path: Iterable[Step], channels: Axis, rows: Axis) ->
             layout = _after(layout, step)
         except Unreadable:
             break
-        own = {id(part) for part in settled(channels)}
+        beside, other = _neighbors(layout, channels), _neighbors(layout, rows)
         every = {id(part) for part in settled(rows)}
-        axes = [axis for axis in map(settled, layout) if any(id(part) in own for part in axis)]
-        beside = tuple(p for axis in axes for p in axis if id(p) not in own)
         if every and every <= {id(part) for part in beside}:
             break  # all was put into one row, as before a classifier
-        found = beside or settled(found)
+        whole = any(every <= {id(part) for part in settled(axis)} for axis in layout)
+        alone = whole and every and other and not (beside or found)
+        if alone and batch and size_of(other) != batch:
+            return settled(other)  # not joined with samples: channels that attend to each other
+        found = beside or found
     return settled(found)
+
+
+def _neighbors(layout: Layout, axis: Axis) -> Axis:
+    """The parts that stand on one axis with a part of this one."""
+    own = {id(part) for part in settled(axis)}
+    axes = [one for one in map(settled, layout) if any(id(part) in own for part in one)]
+    return tuple(part for one in axes for part in one if id(part) not in own)
 
 
 def _after(layout: Layout, step: Step) -> Layout:

@@ -352,7 +352,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             what.output.factor, what.output.product = factor, self._trails.leaf(out)
         elif name in LAYOUTS:
             self._move(name, args, what, out)
-        elif name == "add" and isinstance(out, Tensor) and not what.path:
+        elif name == "add" and isinstance(out, Tensor) and what.is_apart(out):
             self._trails.put(out, what)  # a residual in each head, before they are put together
         elif name == "cat" and what.path and len(parts) == len(args[0]) == what.path[-1].pieces:
             dim = args[1] if len(args) > 1 else 0
@@ -414,7 +414,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         elif weights.lost:
             self._tell(Heard(None, weights.lost))
         else:
-            shape, leaf = Output(), self._trails.leaf
+            shape, leaf = Output(out.shape[-1]), self._trails.leaf
             self._trails.put(out, Moved(shape))
             self._tell(Heard(WrittenOut(weights, leaf(value), first, leaf(out), shape)))
 

@@ -19,9 +19,9 @@ from wqkv.record.operators.layout import (
     Axis,
     Layout,
     Unreadable,
-    axis_of,
     broadcast,
     moved,
+    product_axes,
     reshaped,
     settled,
     size_of,
@@ -90,8 +90,7 @@ def read(node: Node) -> Scores:
 
 def _product(node: Node) -> Scores:
     left, right = (one.tensor for one in node.args[-2:])
-    batch = axis_of(left.shape[0], "batch") if left.ndim == 3 else ()
-    rows, columns = axis_of(left.shape[-2], "left"), axis_of(right.shape[-1], "right")
+    batch, rows, columns = product_axes(node)
     layout = (batch, rows, columns)[3 - left.ndim :]
     found = Scores(left, right, batch, rows, columns, layout)
     if node.name == "baddbmm":

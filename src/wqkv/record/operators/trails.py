@@ -34,14 +34,19 @@ class Step(NamedTuple):
         return Step("cat", (*self.args, dim), self.shape, self.pieces)
 
 
-#: How many ways of moving an output are followed: its heads show in one of the first.
+#: How many ways of moving an output are followed, and how far: its heads show in the first steps.
 PATHS = 16
 
 
 class Output:
-    """What attention has returned, as long as it is only moved."""
+    """What attention has returned, as long as it is only moved.
 
-    def __init__(self) -> None:
+    Args:
+        channels: the size of its last axis.
+    """
+
+    def __init__(self, channels: int) -> None:
+        self.channels = channels
         self.paths: list[tuple[Step, ...]] = []  # what was made of it by views
         self.shape: tuple[int, ...] | None = None  # of what was made of it first: its heads show
         self.factor: Node | None = None  # made of its own scores, with which it was multiplied
@@ -57,7 +62,11 @@ class Moved(NamedTuple):
 
     def by(self, step: Step) -> Moved:
         """What another step has made of it."""
-        return Moved(self.output, (*self.path, step))
+        return Moved(self.output, (*self.path, step)[:PATHS])
+
+    def is_apart(self, x: Tensor) -> bool:
+        """Whether heads still have axes of their own in what was made of it."""
+        return x.ndim > 0 and x.shape[-1] == self.output.channels
 
     def note(self) -> None:
         """Keep how it was moved."""

@@ -7,7 +7,6 @@ what the model did is computed again and compared, and the map shows the softmax
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -19,7 +18,7 @@ from wqkv.maps.proof import Proof
 from wqkv.record.captured import CapturedCall, Refusal
 from wqkv.record.mask_pattern import HIDDEN
 from wqkv.record.operators.assemble import assembled
-from wqkv.record.operators.axes import head_count
+from wqkv.record.operators.laid_out import LaidOut
 from wqkv.record.operators.layout import Unreadable
 from wqkv.record.operators.listening import FusedCall, Heard, WrittenOut
 from wqkv.record.operators.nodes import (
@@ -97,21 +96,21 @@ def replayed(how: WrittenOut, modules: Sequence[nn.Module], why: str) -> Run:
     more = len(weights.products) > 1 or bool(weights.odd) or bool(notes)
     reason = f"its scores are computed again as the model did, because {why}" if more else ""
 
-    key_len = how.value.tensor.shape[-2 if how.weights_first else -1]
-
-    def scores() -> Scored:
-        again = replay(how)
-        return Scored(_four_axes(again.scores, how, modules), again.first)
-
-    *first, _ = _four_axes(found.scores, how, modules).shape
-    proof = replace(proof, rows=first[0] * first[2])
-    output = how.output.tensor if how.weights_first else how.output.tensor.mT
-    if output.shape[-2] * math.prod(output.shape[:-2]) != math.prod(first):
+    laid_out = LaidOut(how, modules, found)
+    matrix, output = laid_out.scores(found), laid_out.output()
+    batch, n_head, n = matrix.shape[:3]
+    if output.shape[:3] != matrix.shape[:3]:
         raise Refusal("a part of its weights met v, such as some of its rows or heads")
     if not _over_keys(found, how):
         raise Refusal("its softmax was not taken over the keys that v has")
-    output = output.detach().reshape(*first, -1)
-    run = replayed_run((*first, key_len), scores, proof, reason, output)
+
+    def scores() -> Scored:
+        again = replay(how)
+        return Scored(laid_out.scores(again), again.first)
+
+    proof = replace(proof, rows=batch * n)
+    shape = (batch, n_head, n, laid_out.key_len)
+    run = replayed_run(shape, scores, proof, reason, output)
     run.notes = notes
     return run
 
@@ -193,17 +192,6 @@ def _changed_after(weights: Node) -> tuple[str, ...]:
     return (
         (f"shown is its softmax, which `{changed[0]}` changed before it met v",) if changed else ()
     )
-
-
-def _four_axes(scores: Tensor, how: WrittenOut, modules: Sequence[nn.Module]) -> Tensor:
-    """Scores as (batch, head, query, key), by the order of their axes."""
-    *lead, n, m = scores.shape
-    if len(lead) == 1:
-        heads = head_count(lead[0], how, modules)
-        lead = [lead[0] // heads, heads]
-    elif len(lead) == 0:
-        lead = [1, 1]
-    return scores.reshape(-1, lead[-1], n, m)
 
 
 def _large_terms(how: WrittenOut) -> list[str]:
