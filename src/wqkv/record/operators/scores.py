@@ -152,8 +152,7 @@ def _multiplied(node: Node) -> Scores:
         return replace(found, after=(*found.after, said))
     if number is not None:
         return _times(found, 1 / number if divides else number)
-    if not isinstance(other, Leaf):
-        raise Unreadable(f"`{node.name}` is no rule of attention with {other!r}")
+    assert isinstance(other, Leaf)
     if found.added or found.hidden or found.cap is not None:
         raise Unreadable("a tensor multiplies its scores after a mask, a bias or a softcap")
     found, term = _met(found, other, node.shape)

@@ -152,6 +152,44 @@ def test_a_product_without_samples():
     is_map(seen, weights(q, k)[:1, :1])
 
 
+def split_and_joined(q, k, v):
+    """Heads beside samples, cut apart again and joined, as old code does it."""
+    q, k, v = (torch.cat(x.transpose(1, 2).flatten(2).chunk(HEADS, -1), 0) for x in (q, k, v))
+    return torch.cat((weights(q, k) @ v).chunk(HEADS, 0), -1)
+
+
+#: What the model makes of its output, which shows the heads, or does not.
+ENDS = {
+    "joined": lambda o: o.transpose(1, 2).flatten(2),
+    "cut": lambda o: o.transpose(1, 2).flatten(2)[:, :3],
+    "cut before": lambda o: o[:, :, 1:3].transpose(1, 2).flatten(2),
+    "all in one row": lambda o: o.transpose(1, 2).flatten(2).flatten(1),
+    "summed": lambda o: o.sum(1),
+    "as it is": lambda o: o,
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_ends(end):
+    """Heads stand first in the products; only the joining tells them from samples."""
+
+    def way(q, k, v):
+        q, k, v = (x.transpose(0, 1) for x in (q, k, v))
+        return ENDS[end]((weights(q, k) @ v).transpose(0, 1))
+
+    q, k, _ = qkv()
+    truth = weights(q, k)
+    swapped = end in ("summed", "as it is", "cut before")
+    is_map(seen_of(way), truth.transpose(0, 1) if swapped else truth)
+
+
+def test_heads_that_are_joined_from_pieces():
+    """The k-th piece of the output is head k."""
+    seen = seen_of(split_and_joined)
+    q, k, _ = qkv()
+    is_map(seen, weights(q, k))
+
+
 # How many heads an axis has
 
 

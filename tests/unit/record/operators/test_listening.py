@@ -127,6 +127,24 @@ def test_heads_mixed_by_a_weight():
     assert "shown is its softmax, which `convolution` changed before it met v" in seen.report()
 
 
+def test_heads_mixed_by_what_is_no_parameter():
+    mix = randn(HEADS, HEADS, seed=3)
+    seen = seen_of(lambda q, k, v: torch.einsum("bhij,hg->bgij", weights(q, k), mix) @ v)
+    assert seen.layers[0].state == "captured"
+    assert "computed again as the model did" in seen.report()
+
+
+def test_a_mask_that_was_made_of_the_scores():
+    """It only shows or hides, so it is a value, and no second product."""
+    shown = torch.ones(N, M, dtype=torch.bool).tril(2)
+
+    def way(q, k):
+        scores = q @ k.mT
+        return (scores + (scores * 0).masked_fill(~shown, -torch.inf)).softmax(-1)
+
+    assert "Window" in proved(way) or "Causal" in proved(way)
+
+
 def test_channels_mixed_by_a_weight_end_the_trail():
     out = nn.Linear(13, M)
     heard = heard_of(lambda q, k, v: out(weights(q, k) @ v).softmax(-1) @ v, out=out)
