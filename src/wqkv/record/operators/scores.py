@@ -173,7 +173,7 @@ def _added(node: Node) -> Scores:
     before, other, first = _pair(node)
     found = read(before)
     if node.name == "rsub":
-        first, alpha = not first, -1.0
+        first, alpha = not first, -alpha
     if not first:
         sign = alpha  # other + alpha * scores
         found = _times(found, sign) if sign != 1 else found
