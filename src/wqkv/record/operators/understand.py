@@ -158,7 +158,7 @@ def sink_behind(how: WrittenOut) -> SinkBehind | None:
         return None
     factor = unmoved(factor)
     difference = unmoved(factor.first()) if factor.name == "sigmoid" else None
-    if difference is None or difference.name != "sub" or len(difference.args) != 2:
+    if difference is None or difference.name != "sub" or difference.kwargs:
         return None
     lse, sink = difference.args
     if not isinstance(lse, Node) or not isinstance(sink, Leaf):
