@@ -8,7 +8,7 @@ and so is each call of a fused kernel. What is heard is read later: scores.py, f
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -191,7 +191,9 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
                 return out
-        known = self._known(args, kwargs) if self._trails else []
+        known: list[Tensor] = []
+        with self._faults:
+            known = self._known(args, kwargs) if self._trails else []
         whole = "attention" in operator.name or operator.name in _WHOLE_LAYERS
         if nested and operator.name in SOFTMAXES:
             self._tell(Heard(None, "its softmax is of a nested tensor, which is not followed"))
@@ -204,17 +206,18 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         self, func: Any, operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Run an operator, and note what it writes into."""
-        wrote = written(operator, args) if operator.writes else ()
-        for x in wrote:
-            self._trails.writes(x)
+        with self._faults:
+            for x in written(operator, args, kwargs):
+                self._trails.writes(x)
         if operator.name in _AS_CALLED:
             with of_torch.as_called(self._keys):
                 out = func(*args, **kwargs)
         else:
             out = func(*args, **kwargs)
-        for x in wrote:
-            self._trails.wrote(x)
-        self._weights.remade(operator.name, args, out)
+        with self._faults:
+            for x in written(operator, args, kwargs):
+                self._trails.wrote(x)
+            self._weights.remade(operator.name, args, out)
         return out
 
     # Its keyword arguments are of a foreign call.
@@ -246,7 +249,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             # given are values, whatever made them.
             keep = trails.value if _is_whole_call(name) else trails.argument
             applied = Applied(func, name, *mapped((args, kwargs), keep))
-            aliases = [(x, list(trails.aliases(x))) for x in written(operator, args)]
+            aliases = [(x, list(trails.aliases(x))) for x in written(operator, args, kwargs)]
         out = self._run(func, operator, args, kwargs)
         with self._faults:
             if applied is not None:
@@ -319,6 +322,8 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         """A tensor was written: each alias is the whole one, with the written one laid into it."""
         new = self._trails.node(x)
         wholes = [(t, node) for t, node in others if _is_whole(t)]
+        if new is not None and not wholes and x._base is not None:
+            self._trails.put(x._base, _lost(new, x._base, _PIECES))
         if new is None or not wholes:
             return
         whole, node = wholes[0]
@@ -442,6 +447,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
 # would have the compiler look at what is called in it.
 of_torch.never_compiled(Listening.__torch_dispatch__)
 
+_PIECES = "its scores were written into a larger tensor piece by piece, which is not followed"
 #: Whole layers of torch.nn, as its fast path calls them.
 _WHOLE_LAYERS = frozenset(("_transformer_encoder_layer_fwd",))
 _NO_SOFTMAX = (
@@ -457,9 +463,20 @@ def _is_whole_call(name: str) -> bool:
     return "attention" in name or name in _WHOLE_LAYERS
 
 
-def written(operator: Operator, args: tuple[Any, ...]) -> list[Tensor]:
+def _lost(node: Node, x: Tensor, why: str) -> Node:
+    """A Node of a tensor that holds scores, and cannot be followed."""
+    found = Node(Applied(node.func, "copy", (node,), {}), x)
+    found.lost = why
+    return found
+
+
+# Its keyword arguments are of a foreign call.
+def written(operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sequence[Tensor]:
     """The arguments that an operator writes into."""
-    return [x for n in operator.writes if n < len(args) and isinstance(x := args[n], Tensor)]
+    if not operator.writes:
+        return ()
+    found = (args[n] if n < len(args) else kwargs.get(name) for n, name in operator.writes)
+    return [x for x in found if isinstance(x, Tensor)]
 
 
 def _by_keys(weights: Node, size: int) -> bool:

@@ -36,6 +36,7 @@ native_dropout dropout
 """)
 PRODUCTS = frozenset(("bmm", "baddbmm", "mm"))
 SOFTMAXES = frozenset(("_softmax", "_safe_softmax", "softmax"))
+LOG_SOFTMAXES = frozenset(("_log_softmax", "log_softmax"))
 #: Operators whose result holds none of the numbers that they are given.
 SHAPES = _split("""
 zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty rand_like
@@ -55,7 +56,7 @@ class Operator(NamedTuple):
     name: str  # without its namespace and overload, and without the _ of an in-place one
     raw: str  # with that _
     namespace: str
-    writes: tuple[int, ...]  # the places of arguments that it writes into
+    writes: tuple[tuple[int, str], ...]  # places and names of arguments that it writes into
     whole: bool  # made of other operators: in inference mode it arrives as it was called
 
 
@@ -64,8 +65,8 @@ def operator_of(func: Any) -> Operator:  # Any: torch's own type, which is priva
     """What the schema of an operator says."""
     schema = of_torch.schema(func)
     namespace, _, raw = schema.name.partition("::")
-    places = [(n, argument.alias_info) for n, argument in enumerate(schema.arguments)]
-    writes = tuple(n for n, alias in places if alias is not None and alias.is_write)
+    places = [((n, one.name), one.alias_info) for n, one in enumerate(schema.arguments)]
+    writes = tuple(where for where, alias in places if alias is not None and alias.is_write)
     name = raw[:-1] if raw.endswith("_") and not raw.endswith("__") else raw
     return Operator(name, raw, namespace, writes, of_torch.is_composite(func))
 
@@ -136,7 +137,7 @@ class Node:
             self.map_numel = max(self.map_numel, self.shape[-1] * self.shape[-2])
         elif name in SOFTMAXES or self._is_quotient() or self._is_difference():
             self.softmaxes |= {self}
-            self.odd -= {"exp", "sum", "logsumexp"}
+            self.odd -= {"exp", "sum", "logsumexp", *LOG_SOFTMAXES}
         elif name not in LAYOUTS and name not in RULES and name not in PRODUCTS:
             self.odd |= {name}
 
@@ -157,9 +158,13 @@ class Node:
         return found and above.name == "exp" and below.name == "sum" and below.first() is above
 
     def _is_difference(self) -> bool:
-        """Whether it is exp(s - logsumexp(s))."""
+        """Whether it is exp(s - logsumexp(s)), or exp(log_softmax(s))."""
         inner = self.first()
-        if self.name != "exp" or not isinstance(inner, Node) or inner.name != "sub":
+        if self.name != "exp" or not isinstance(inner, Node):
+            return False
+        if inner.name in LOG_SOFTMAXES:
+            return isinstance(inner.first(), Node)
+        if inner.name != "sub":
             return False
         score, lse = inner.args[:2]
         return isinstance(lse, Node) and lse.name == "logsumexp" and lse.first() is score
@@ -205,6 +210,8 @@ def softmax_input(softmax: Node) -> tuple[Node, int]:
     if softmax.name == "div":
         below: Any = softmax.args[1]
         score, dim = softmax.args[0].args[0], below.args[1]
+    elif softmax.name == "exp" and softmax.args[0].name in LOG_SOFTMAXES:
+        score, dim = softmax.args[0].args[:2]
     elif softmax.name == "exp":
         score, dim = softmax.args[0].args[0], softmax.args[0].args[1].args[1]
     else:
@@ -216,14 +223,14 @@ def softmax_input(softmax: Node) -> tuple[Node, int]:
 def all_nodes(node: Node) -> list[Node]:
     """A Node and all before it, each once, the earlier first."""
     found: dict[Node, None] = {}
-
-    def walk(one: Node) -> None:
-        if one not in found:
-            for other in nodes_in(one.args, one.kwargs):
-                walk(other)
-            found[one] = None
-
-    walk(node)
+    open_ = [node]
+    while open_:  # without a call for each, because a model may change its scores in a loop
+        one = open_[-1]
+        before = [other for other in nodes_in(one.args, one.kwargs) if other not in found]
+        if before:
+            open_ += before
+        else:
+            found[open_.pop()] = None
     return list(found)
 
 
