@@ -153,6 +153,7 @@ ORDER = (
     "wqkv.record.operators.axes",
     "wqkv.record.operators.assemble",
     "wqkv.record.operators.replay",
+    "wqkv.record.operators.laid_out",
     "wqkv.record.operators.flex_calls",
     "wqkv.record.operators.whole_calls",
     "wqkv.record.operators.understand",

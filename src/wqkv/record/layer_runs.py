@@ -27,7 +27,7 @@ class LayerRuns:
         self.reason: str | None = None  # why the last call was not recorded
         self.unseen = 0  # compiled calls since the last that was seen
         self.at_operators = False  # whether it is heard at its operators
-        self.again = False  # whether its module ran once more, in a backward pass
+        self.again = False  # whether its module ran once more since then, in a backward pass
 
     @property
     def kind(self) -> AttentionKind:

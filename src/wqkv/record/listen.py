@@ -289,7 +289,7 @@ class Listener:
         key = frame.call.module, frame.visit
         layer = self._layer(*key, self._counts[key])
         self._counts[key] += 1
-        layer.unseen, layer.at_operators = 0, True
+        layer.unseen, layer.at_operators, layer.again = 0, True, False
         if not layer.wanted:
             return
         cross = layer.known_kind == "cross" or frame.call.reads_other_text

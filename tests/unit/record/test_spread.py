@@ -174,6 +174,7 @@ def test_no_writes_of_shards(alone):
 # Adapted
 
 
+@pytest.mark.compile  # where bitsandbytes is installed peft imports it, and it compiles then
 @pytest.mark.parametrize("merged", [False, True])
 # peft 0.18 asks transformers 5 by a name that goes with its version 6
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")

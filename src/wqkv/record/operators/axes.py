@@ -7,7 +7,7 @@ and the number of heads that a module states are all that is left.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from torch import nn
@@ -17,12 +17,22 @@ from wqkv.record.operators.layout import (
     Layout,
     Unreadable,
     axis_of,
+    broadcast,
     moved,
+    product_axes,
     reshaped,
     settled,
     size_of,
 )
 from wqkv.record.operators.listening import WrittenOut
+from wqkv.record.operators.nodes import (
+    LAYOUTS,
+    PRODUCTS,
+    Node,
+    all_nodes,
+    nodes_in,
+    softmax_input,
+)
 from wqkv.record.operators.trails import Step
 
 #: Under which names modules keep how many heads they have.
@@ -137,6 +147,48 @@ def _samples_and_key_heads(axes: list[Axis], heard: WrittenOut) -> tuple[Axis, A
         if len(last) == 1:
             return _cut(last, size // samples)
     return tuple(part for axis in before for part in axis), last
+
+
+def followed(weights: Node) -> tuple[Layout, Axis, Layout]:
+    """The layout of the scores at their softmax, its keys, and the layout of what met v.
+
+    The rules on the way do not matter here: most operators leave the axes where they are.
+
+    Raises:
+        Unreadable: an operator on the way moves them in a way that is not followed.
+    """
+    layouts: dict[Node, Layout | Unreadable] = {}
+    for node in all_nodes(weights):
+        try:
+            layouts[node] = _layout(node, layouts)
+        except Unreadable as error:
+            layouts[node] = error
+    (softmax,) = weights.softmaxes
+    score, dim = softmax_input(softmax)
+    at_softmax, met = _known(layouts[score]), _known(layouts[weights])
+    return at_softmax, at_softmax[dim], met
+
+
+def _known(layout: Layout | Unreadable) -> Layout:
+    if isinstance(layout, Unreadable):
+        raise layout
+    return layout
+
+
+def _layout(node: Node, layouts: Mapping[Node, Layout | Unreadable]) -> Layout:
+    if node in node.products:
+        return product_axes(node)[3 - len(node.shape) :]
+    before = max(nodes_in(node.args, node.kwargs), key=lambda one: one.numel)
+    layout = _known(layouts[before])
+    if node.name == "as_strided_scatter":
+        return layout
+    if node.name in LAYOUTS and node.name not in ("slice", "narrow"):
+        return moved(node, layout)
+    if node.name in PRODUCTS and node.shape != before.shape:
+        raise Unreadable(f"`{node.name}` mixes its scores")
+    if len(node.shape) < len(layout):
+        raise Unreadable(f"`{node.name}` leaves out axes of its scores")
+    return broadcast(layout, node.shape) if len(node.shape) > len(layout) else layout
 
 
 # How the model puts its heads together

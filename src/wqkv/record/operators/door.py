@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from wqkv.attend.masks.algebra import Full
 from wqkv.errors import WqkvError
 from wqkv.maps.weights import aside
 from wqkv.record.captured import CapturedCall, Refusal, check_numbers
@@ -124,8 +125,9 @@ class OperatorDoor:
             if n == 1 < m and everything:
                 found = found._replace(cross=True)  # a query of its own, such as a pooling one
             run = begin(found)
-            if run.pattern is None and 1 < n < m and not found.cross:
-                # No cache: such a mask is that of neighbors in blocks, or of another text.
+            no_cache = run.pattern is None or isinstance(run.pattern.mask(), Full)
+            if no_cache and 1 < n < m and not found.cross:
+                # Such a mask is that of neighbors in blocks, or of another text.
                 run = begin(found._replace(cross=True))
             if run.refused is not None and isinstance(one.heard.how, WrittenOut):
                 return replayed(one.heard.how, one.modules, run.refused)

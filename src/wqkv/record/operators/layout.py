@@ -57,6 +57,13 @@ def axis_of(size: int, whence: str) -> Axis:
     return (AxisPart(size, whence),) if size != 1 else ()
 
 
+def product_axes(node: Node) -> tuple[Axis, Axis, Axis]:
+    """The axes of a product of q and k: samples and heads, its rows, its columns."""
+    shape = node.shape
+    batch = axis_of(shape[0], "batch") if len(shape) == 3 else ()
+    return batch, axis_of(shape[-2], "left"), axis_of(shape[-1], "right")
+
+
 def reshaped(layout: Layout, shape: Sequence[int]) -> Layout:
     """The axes after a view to another shape."""
     parts = [part for axis in layout for part in settled(axis)]

@@ -19,23 +19,14 @@ from wqkv.record.operators.layout import (
     Axis,
     Layout,
     Unreadable,
-    axis_of,
     broadcast,
     moved,
+    product_axes,
     reshaped,
     settled,
     size_of,
 )
-from wqkv.record.operators.nodes import (
-    LAYOUTS,
-    PRODUCTS,
-    Argument,
-    Leaf,
-    Node,
-    all_nodes,
-    leaves,
-    softmax_input,
-)
+from wqkv.record.operators.nodes import LAYOUTS, PRODUCTS, Argument, Leaf, Node, softmax_input
 
 
 class Term(NamedTuple):
@@ -97,51 +88,11 @@ def read(node: Node) -> Scores:
     raise Unreadable(f"`{name}` is no rule of attention")
 
 
-def layouts(weights: Node) -> dict[Node, Layout]:
-    """Where the axes of a product went, as far as they can be followed.
-
-    Unlike `read` it asks no operator for its numbers: whatever keeps the shape keeps the axes.
-    """
-    found: dict[Node, Layout] = {}
-    for node in all_nodes(weights):
-        before = next((x for x in leaves(node.args) if isinstance(x, Node) and x in found), None)
-        if node in node.products:
-            found[node] = _bare(node).layout
-        elif before is not None:
-            try:
-                found[node] = _kept(node, found[before])
-            except Unreadable:
-                continue
-    return found
-
-
-def _kept(node: Node, layout: Layout) -> Layout:
-    """The axes after an operator, by its shape."""
-    name, shape = node.name, node.shape
-    if name in ("slice", "narrow", "cat"):  # sinks are among the keys, or no more
-        whole = name == "cat" or all(n == size_of(x) for n, x in zip(shape, layout, strict=True))
-        if whole and len(shape) == len(layout):
-            return layout
-    elif name in LAYOUTS:
-        return moved(node, layout)
-    elif len(shape) >= len(layout):
-        spread = broadcast(layout, shape)
-        if all(size_of(x) == n for x, n in zip(spread, shape, strict=True)):
-            return spread
-    raise Unreadable(f"`{name}` moves its scores in a way that is not followed")
-
-
-def _bare(node: Node) -> Scores:
-    """A product by itself."""
-    left, right = (one.tensor for one in node.args[-2:])
-    batch = axis_of(left.shape[0], "batch") if left.ndim == 3 else ()
-    rows, columns = axis_of(left.shape[-2], "left"), axis_of(right.shape[-1], "right")
-    layout = (batch, rows, columns)[3 - left.ndim :]
-    return Scores(left, right, batch, rows, columns, layout)
-
-
 def _product(node: Node) -> Scores:
-    found = _bare(node)
+    left, right = (one.tensor for one in node.args[-2:])
+    batch, rows, columns = product_axes(node)
+    layout = (batch, rows, columns)[3 - left.ndim :]
+    found = Scores(left, right, batch, rows, columns, layout)
     if node.name == "baddbmm":
         beta, alpha = (float(node.kwargs.get(name, 1)) for name in ("beta", "alpha"))
         found = replace(found, scale=alpha)

@@ -7,7 +7,6 @@ what the model did is computed again and compared, and the map shows the softmax
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -19,8 +18,8 @@ from wqkv.maps.proof import Proof
 from wqkv.record.captured import CapturedCall, Refusal
 from wqkv.record.mask_pattern import HIDDEN
 from wqkv.record.operators.assemble import assembled
-from wqkv.record.operators.axes import Places, head_count, placed
-from wqkv.record.operators.layout import Layout, Unreadable, axis_of, brought
+from wqkv.record.operators.laid_out import LaidOut
+from wqkv.record.operators.layout import Unreadable
 from wqkv.record.operators.listening import FusedCall, Heard, WrittenOut
 from wqkv.record.operators.nodes import (
     LAYOUTS,
@@ -32,7 +31,7 @@ from wqkv.record.operators.nodes import (
     softmax_input,
 )
 from wqkv.record.operators.replay import Replayed, compare, replay
-from wqkv.record.operators.scores import layouts, read
+from wqkv.record.operators.scores import read
 from wqkv.record.operators.whole_calls import read_fused
 from wqkv.record.prove_call import check
 from wqkv.record.read_mask import KnownMasks
@@ -98,22 +97,22 @@ def replayed(how: WrittenOut, modules: Sequence[nn.Module], why: str) -> Run:
     notes = (*_changed_after(weights), *_scaled(how))
     more = len(weights.products) > 1 or bool(weights.odd) or bool(notes)
     reason = f"its scores are computed again as the model did, because {why}" if more else ""
-    axes = _ScoreAxes(how, modules)
 
-    key_len = how.value.tensor.shape[-2 if how.weights_first else -1]
-
-    def scores() -> Scored:
-        again = replay(how)
-        return Scored(axes.brought(again.scores, again.first, key_len), again.first)
-
-    *first, _ = axes.brought(found.scores, found.first, key_len).shape
-    proof = replace(proof, rows=first[0] * first[2])
-    if how.output.tensor.numel() != math.prod(first) * axes.d_v:
+    laid_out = LaidOut(how, modules, found)
+    matrix, output = laid_out.scores(found), laid_out.output()
+    batch, n_head, n = matrix.shape[:3]
+    if output.shape[:3] != matrix.shape[:3]:
         raise Refusal("a part of its weights met v, such as some of its rows or heads")
     if not _over_keys(found, how):
         raise Refusal("its softmax was not taken over the keys that v has")
-    output = axes.output().reshape(*first, -1)
-    run = replayed_run((*first, key_len), scores, proof, reason, output)
+
+    def scores() -> Scored:
+        again = replay(how)
+        return Scored(laid_out.scores(again), again.first)
+
+    proof = replace(proof, rows=batch * n)
+    shape = (batch, n_head, n, laid_out.key_len)
+    run = replayed_run(shape, scores, proof, reason, output)
     run.notes = notes
     return run
 
@@ -128,71 +127,6 @@ def _over_keys(found: Replayed, how: WrittenOut) -> bool:
     sums = found.weights.sum(dim=-1 if how.weights_first else -2)
     ours, theirs = (x.flatten().nan_to_num().sort().values for x in (P.sum(dim=-1), sums))
     return ours.shape == theirs.shape and torch.allclose(ours, theirs)
-
-
-class _ScoreAxes:
-    """The axes of scores that are computed again, as far as views can be followed.
-
-    Where they cannot, their order says which they are: samples, heads, queries, keys.
-    """
-
-    def __init__(self, how: WrittenOut, modules: Sequence[nn.Module]) -> None:
-        self._how, self._modules = how, modules
-        self.d_v = how.value.tensor.shape[-1 if how.weights_first else -2]
-        self._at: Places | None = None
-        (softmax,) = (one for one in all_nodes(how.weights) if one in one.softmaxes)
-        score, dim = softmax_input(softmax)
-        found = layouts(how.weights)
-        if score not in found or how.weights not in found:
-            return
-        *lead, keys = self._layout = _last(found[score], dim)
-        self._met = found[how.weights]
-        try:
-            self._at = placed((*lead, keys), keys, self._met, how, modules)
-        except Unreadable:
-            return
-
-    def brought(self, scores: Tensor, first: int, key_len: int) -> Tensor:
-        """Scores as (batch, head, query, key); sinks may stand before and behind the keys."""
-        if self._at is None:
-            return self._by_order(scores)
-        *lead, keys = self._layout
-        after = scores.shape[-1] - first - key_len
-        parts = scores.split((first, key_len, after), dim=-1)
-        found = []
-        for part, own in zip(parts, ((), keys, ()), strict=True):
-            axis = own or axis_of(part.shape[-1], "sink")
-            if part.shape[-1]:
-                found.append(brought(part, (*lead, axis), (*self._at.square[:3], axis), full=True))
-        return torch.cat(found, dim=-1)
-
-    def output(self) -> Tensor:
-        """The model's output, in the same order of axes."""
-        output = self._how.output.tensor.detach()
-        if not self._how.weights_first:
-            output = output.mT
-        if self._at is None:
-            return output
-        *lead, rows, columns = self._met
-        rows = rows if self._how.weights_first else columns
-        d = axis_of(self.d_v, "channel")
-        return brought(output, (*lead, rows, d), (*self._at.square[:3], d), full=True)
-
-    def _by_order(self, scores: Tensor) -> Tensor:
-        *lead, n, m = scores.shape
-        if len(lead) == 1:
-            heads = head_count(lead[0], self._how, self._modules)
-            lead = [lead[0] // heads, heads]
-        elif len(lead) == 0:
-            lead = [1, 1]
-        return scores.reshape(-1, lead[-1], n, m)
-
-
-def _last(layout: Layout, dim: int) -> Layout:
-    """The axes with one of them moved to the end."""
-    axes = list(layout)
-    axes.append(axes.pop(dim))
-    return tuple(axes)
 
 
 def _scaled(how: WrittenOut) -> list[str]:

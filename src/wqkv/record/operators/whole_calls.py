@@ -65,13 +65,13 @@ def _kernel(given: Given, output: Tensor, known: KnownMasks) -> CapturedCall:
     bias = None
     reading = _plain(bool(given.get("is_causal")), n, m, query.device)
     if mask is not None:
+        if given.get("is_causal"):
+            raise Refusal("it was given a mask and `is_causal` together")
         mask = mask[(None,) * (4 - mask.ndim)]
         mask = mask.expand(*mask.shape[:3], m)
         name = (mask.data_ptr(), tuple(mask.shape), mask.stride(), mask.dtype, n, m)
         if name not in known:
             rows, bias = of_tensor(mask, n, m)
-            if given.get("is_causal"):
-                raise Refusal("it was given a mask and `is_causal` together")
             known[name] = KnownMask(mask, MaskReading(rows), bias)
         reading, bias = known[name].reading, known[name].bias
     return CapturedCall(

@@ -183,7 +183,7 @@ def test_heads_of_a_later_view():
 
 def test_parts_of_samples():
     """What the first axis is longer by than the model was given samples."""
-    q, k, v = qkv()
+    q, k, _ = qkv()
     seen = seen_of(flat, num_heads=1)
     is_map(seen, weights(q, k).view(6, 1, N, M))
     assert "axis 0 is 3 parts of each of 2 samples, such as windows" in seen.report()

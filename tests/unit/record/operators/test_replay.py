@@ -90,21 +90,18 @@ def test_a_safe_softmax():
     is_map(seen_of(way, *given), truth)
 
 
-def test_sinks_are_among_the_keys():
-    def weights(first):
-        def way(q, k):
-            s = F.gelu(q @ k.mT)
-            sink = randn(HEADS, 1, 1, seed=3).expand(len(s), -1, N, 1)
-            s = torch.cat((sink, s) if first else (s, sink), -1).softmax(-1)
-            return s[..., 1:] if first else s[..., :-1]
+@pytest.mark.parametrize("first", [False, True])
+def test_sinks_are_among_the_keys(first):
+    def weights(q, k):
+        s = F.gelu(q @ k.mT)
+        sink = randn(HEADS, 1, 1, seed=3).expand(len(s), -1, N, 1)
+        s = torch.cat((sink, s) if first else (s, sink), -1).softmax(-1)
+        return s[..., 1:] if first else s[..., :-1]
 
-        return way
-
-    for first in (False, True):
-        replayed(weights(first))
-        (heard,) = heard_of(lambda q, k, v, way=weights(first): way(q, k) @ v)
-        found = replay(heard.how)
-        assert found.first == first and found.scores.shape[-1] == M + 1
+    replayed(weights)
+    (heard,) = heard_of(lambda q, k, v: weights(q, k) @ v)
+    found = replay(heard.how)
+    assert found.first == first and found.scores.shape[-1] == M + 1
 
 
 # Dropout
