@@ -19,10 +19,11 @@ pytest.importorskip("transformers")
 
 from transformers import AttentionInterface, AutoModelForCausalLM, DynamicCache
 
+from tests import net
+from tests.net import Net
 from tests.tiny import agree, kept, loss, tiny, tokens, weights
-from tests.unit.record import test_spread_foreign as foreign
+from tests.unit.record import test_graphs as graphs
 from tests.unit.record.test_recording import same, saved
-from tests.unit.record.test_spread_foreign import HINT, Net
 from wqkv.errors import MissedError
 from wqkv.maps.attention_map import AttentionMap
 from wqkv.record.watch import Seen, watch
@@ -407,9 +408,7 @@ def test_an_attention_function_that_fails_once(monkeypatch):
 # Recordings of plain PyTorch models in a file
 
 
-@pytest.mark.parametrize(
-    ("run", "reentrant"), [(foreign.gradients, False), (foreign.by_grad, None)]
-)
+@pytest.mark.parametrize(("run", "reentrant"), [(net.gradients, False), (graphs.by_grad, None)])
 def test_a_recording_says_the_same(run, reentrant, tmp_path):
     model = Net("written out", reentrant)
     with watch(model) as seen:
@@ -425,7 +424,7 @@ def test_a_recording_says_what_ran_compiled(whole, tmp_path):
     ran = torch.compile(model, backend="aot_eager") if whole else model
     with torch.no_grad(), watch(ran) as seen:
         ran(tokens())
-    assert HINT in seen.report()
+    assert graphs.HINT in seen.report()
     same(seen, saved(seen, tmp_path / "seen.safetensors"))
 
 
