@@ -86,7 +86,8 @@ def reshaped(layout: Layout, shape: Sequence[int]) -> Layout:
             else:
                 raise Unreadable(f"a view cuts an axis of {part.size} of its scores into {left}")
         found.append(tuple(axis))
-    assert not parts, "nothing is cut out of scores that has an axis of its own here"
+    if parts:
+        raise Unreadable("a view of its scores has fewer numbers than they have")
     return tuple(found)
 
 

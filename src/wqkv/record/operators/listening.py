@@ -367,17 +367,22 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
 
     def _move(self, name: str, args: tuple[Any, ...], what: Moved, out: Any) -> None:
         """An operator that moves numbers was given an output."""
-        if isinstance(out, Tensor):
+        dim = next(iter(args[_DIM[name] : _DIM[name] + 1]), 0) if name in _DIM else 0
+        whole = args[0].shape
+        if not isinstance(out, Tensor):  # cut into pieces
+            for x in out if name in _DIM and len({x.shape for x in out}) == 1 else ():
+                self._trails.put(x, what.by(Step(name, (dim,), tuple(x.shape), len(out))))
+        elif name in _DIM and out.shape != whole:  # one piece, perhaps of several
+            size = out.shape[dim] if name == "slice" else 1
+            pieces = whole[dim] // size if size and whole[dim] % size == 0 else 1
+            self._trails.put(out, what.by(Step(name, (dim,), tuple(out.shape), pieces)))
+        else:
             given = tuple(None if isinstance(x, Tensor) else x for x in args)
             if name not in COPIES and what.output.shape is None:
                 what.output.shape = tuple(out.shape)
             after = what.by(Step(name, given, tuple(out.shape)))
             after.note()
             self._trails.put(out, after)
-        elif name in ("split", "chunk") and len({x.shape for x in out}) == 1:
-            dim = args[2] if len(args) > 2 else 0
-            for x in out:
-                self._trails.put(x, what.by(Step(name, (dim,), tuple(x.shape), len(out))))
 
     # Products
 
@@ -448,6 +453,8 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
 of_torch.never_compiled(Listening.__torch_dispatch__)
 
 _PIECES = "its scores were written into a larger tensor piece by piece, which is not followed"
+#: Operators that cut an output into pieces, and where the axis stands among their arguments.
+_DIM = {"split": 2, "chunk": 2, "unbind": 1, "slice": 1, "select": 1}
 #: Whole layers of torch.nn, as its fast path calls them.
 _WHOLE_LAYERS = frozenset(("_transformer_encoder_layer_fwd",))
 _NO_SOFTMAX = (
@@ -475,7 +482,8 @@ def written(operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     """The arguments that an operator writes into."""
     if not operator.writes:
         return ()
-    found = (args[n] if n < len(args) else kwargs.get(name) for n, name in operator.writes)
+    places = zip(operator.writes, operator.written, strict=True)
+    found = (args[n] if n < len(args) else kwargs.get(name) for n, name in places)
     return [x for x in found if isinstance(x, Tensor)]
 
 

@@ -56,7 +56,8 @@ class Operator(NamedTuple):
     name: str  # without its namespace and overload, and without the _ of an in-place one
     raw: str  # with that _
     namespace: str
-    writes: tuple[tuple[int, str], ...]  # places and names of arguments that it writes into
+    writes: tuple[int, ...]  # the places of arguments that it writes into
+    written: tuple[str, ...]  # their names, as of one that is called out=
     whole: bool  # made of other operators: in inference mode it arrives as it was called
 
 
@@ -65,10 +66,11 @@ def operator_of(func: Any) -> Operator:  # Any: torch's own type, which is priva
     """What the schema of an operator says."""
     schema = of_torch.schema(func)
     namespace, _, raw = schema.name.partition("::")
-    places = [((n, one.name), one.alias_info) for n, one in enumerate(schema.arguments)]
-    writes = tuple(where for where, alias in places if alias is not None and alias.is_write)
+    found = [(n, one) for n, one in enumerate(schema.arguments)
+             if one.alias_info is not None and one.alias_info.is_write]  # fmt: skip
+    writes, written = tuple(n for n, _ in found), tuple(one.name for _, one in found)
     name = raw[:-1] if raw.endswith("_") and not raw.endswith("__") else raw
-    return Operator(name, raw, namespace, writes, of_torch.is_composite(func))
+    return Operator(name, raw, namespace, writes, written, of_torch.is_composite(func))
 
 
 class Leaf:
