@@ -99,7 +99,8 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         self._tell = tell
         self._weights = Learned(model)
         self._trails = Trails(self._weights)
-        self._open: dict[Node, None] = {}  # softmaxes over scores that have not met v yet
+        #: Softmaxes over scores that have not met v yet, and what to say if they never do.
+        self._open: dict[Node, str] = {}
         self._told: set[Node] = set()  # softmaxes that have
         self._on = False
         self._keys: tuple[Any, Any] = (None, None)  # as of_torch.as_called takes them
@@ -128,8 +129,8 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         if self._on:
             self._on = False
             of_torch.take_off(self)
-        for _ in self._open:
-            self._tell(Heard(None, "its softmax over products of q and k never met v in a product"))
+        for why in self._open.values():
+            self._tell(Heard(None, why))
         self._open.clear()
 
     def close(self) -> None:
@@ -315,7 +316,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             if x.numel() > weights:  # a router's weights, multiplied into something larger
                 return
         if node.products and node in node.softmaxes:
-            self._open[node] = None
+            self._open[node] = "its softmax over products of q and k never met v in a product"
         self._trails.put(x, node)
 
     def _written_through(self, x: Tensor, others: list[tuple[Tensor, Node]]) -> None:
@@ -412,6 +413,13 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             self._put(out, Node(applied._replace(args=fresh), out))
 
     def _attention(self, weights: Node, value: Tensor, first: bool, out: Tensor) -> None:
+        if weights.odd & _REDUCTIONS and weights.numel < min(x.numel for x in weights.softmaxes):
+            # Such as a mean over heads that is looked at; they may meet v later.
+            for softmax in weights.softmaxes & self._open.keys():
+                self._open[softmax] = (
+                    "a mean or a sum of its weights met v, and not they themselves"
+                )
+            return
         for softmax in weights.softmaxes:
             self._open.pop(softmax, None)
         if of_torch.backward_number() >= 0 or weights.softmaxes <= self._told:
@@ -453,6 +461,8 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
 of_torch.never_compiled(Listening.__torch_dispatch__)
 
 _PIECES = "its scores were written into a larger tensor piece by piece, which is not followed"
+_REDUCED = "a mean or a sum of its weights met v, and not they themselves"
+_REDUCTIONS = frozenset(("mean", "sum"))
 #: Operators that cut an output into pieces, and where the axis stands among their arguments.
 _DIM = {"split": 2, "chunk": 2, "unbind": 1, "slice": 1, "select": 1}
 #: Whole layers of torch.nn, as its fast path calls them.

@@ -128,6 +128,23 @@ def test_exp_of_a_log_softmax():
             assert seen.layers[0].state == "proved"
 
 
+def test_a_mean_of_weights_that_is_looked_at():
+    def way(q, k, v):
+        P = weights(q, k)
+        received = P.mean(1) @ torch.ones(M, 1)
+        return P @ v + 0 * received[:, None]
+
+    is_map(seen_of(way), weights(*qkv()[:2]))
+    assert missed(lambda q, k, v: weights(q, k).mean(1) @ v[:, 0]) == (
+        "a mean or a sum of its weights met v, and not they themselves"
+    )
+
+
+def test_a_value_without_numbers():
+    reason = missed(lambda q, k, v: weights(q, k) @ v.mul(torch.nan))
+    assert reason == "its output has no numbers that could prove its weights"
+
+
 def test_scores_in_a_larger_tensor():
     def way(q, k, v):
         scores = torch.zeros(BATCH, HEADS, N, M)
