@@ -86,7 +86,8 @@ def reshaped(layout: Layout, shape: Sequence[int]) -> Layout:
             else:
                 raise Unreadable(f"a view cuts an axis of {part.size} of its scores into {left}")
         found.append(tuple(axis))
-    assert not parts, "nothing is cut out of scores that has an axis of its own here"
+    if parts:
+        raise Unreadable("a view of its scores has fewer numbers than they have")
     return tuple(found)
 
 
@@ -116,7 +117,9 @@ def moved(node: Node | Step, layout: Layout) -> Layout:
         return tuple(layout[axis % n] for axis in args[1])
     if name in ("expand", "expand_as"):
         return broadcast(layout, shape)
-    if name == "select":
+    if name in ("slice", "narrow") and list(shape) == [size_of(axis) for axis in layout]:
+        return layout  # all of it
+    if name in ("slice", "narrow", "select"):
         raise Unreadable("a part of its scores is cut out")
     if name in _OTHER_ORDERS:
         raise Unreadable(f"`{name}` moves its scores in a way that is not followed")

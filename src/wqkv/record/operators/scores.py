@@ -152,8 +152,7 @@ def _multiplied(node: Node) -> Scores:
         return replace(found, after=(*found.after, said))
     if number is not None:
         return _times(found, 1 / number if divides else number)
-    if not isinstance(other, Leaf):
-        raise Unreadable(f"`{node.name}` is no rule of attention with {other!r}")
+    assert isinstance(other, Leaf)
     if found.added or found.hidden or found.cap is not None:
         raise Unreadable("a tensor multiplies its scores after a mask, a bias or a softcap")
     found, term = _met(found, other, node.shape)
@@ -174,7 +173,7 @@ def _added(node: Node) -> Scores:
     before, other, first = _pair(node)
     found = read(before)
     if node.name == "rsub":
-        first, alpha = not first, -1.0
+        first, alpha = not first, -alpha
     if not first:
         sign = alpha  # other + alpha * scores
         found = _times(found, sign) if sign != 1 else found

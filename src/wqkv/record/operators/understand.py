@@ -63,6 +63,8 @@ def call_of(heard: Heard, modules: Sequence[nn.Module], known: KnownMasks) -> Ca
         call = assembled(scores, how, modules, known)
     except Unreadable as error:
         return replayed(how, modules, str(error))
+    except RecursionError:
+        return replayed(how, modules, "it has too many steps to be read")
     notes = [*scores.after, *_large_terms(how), *_scaled(how)]
     if scores.after:  # its output is that of other weights: those that came after the softmax
         call = _with_replayed_proof(call, how)
@@ -158,7 +160,7 @@ def sink_behind(how: WrittenOut) -> SinkBehind | None:
         return None
     factor = unmoved(factor)
     difference = unmoved(factor.first()) if factor.name == "sigmoid" else None
-    if difference is None or difference.name != "sub" or len(difference.args) != 2:
+    if difference is None or difference.name != "sub" or difference.kwargs:
         return None
     lse, sink = difference.args
     if not isinstance(lse, Node) or not isinstance(sink, Leaf):

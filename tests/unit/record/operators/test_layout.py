@@ -135,6 +135,19 @@ def test_views_that_are_refused():
         reshaped(((AxisPart(3, "left"),), (part,)), (6, 7))
     with pytest.raises(Unreadable, match="a view of its scores has more numbers than they have"):
         reshaped(((), ()), (1, 2))
+    with pytest.raises(Unreadable, match="a view of its scores has fewer numbers than they have"):
+        reshaped(((AxisPart(6, "left"),), ()), (3, 1))
+
+
+@pytest.mark.parametrize("name", ["slice", "narrow", "select"])
+def test_parts_that_are_cut_out(name):
+    """Sizes that a view could give: an axis of 6 is not split, it is cut."""
+    layout = axes_of_a_product()
+    part = node(name, torch.zeros(2, 35, 143))
+    with pytest.raises(Unreadable, match="a part of its scores is cut out"):
+        moved(part, layout)
+    if name != "select":
+        assert moved(node(name, torch.zeros(SIZES)), layout) == layout
 
 
 #: Ways to move scores that change none of them.

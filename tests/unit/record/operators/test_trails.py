@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from tests.written import randn
+from wqkv.record.operators.learned import Learned
 from wqkv.record.operators.nodes import Applied, Node
-from wqkv.record.operators.trails import COPIED, Output, Trails
+from wqkv.record.operators.trails import COPIED, PATHS, Moved, Output, Step, Trails
 from wqkv.upstream import of_torch
 
 
 @pytest.fixture
 def trails():
-    found = Trails()
+    found = Trails(Learned(nn.Linear(2, 3)))
     found.keys = of_torch.keys_on(), of_torch.keys_off()
     return found
 
@@ -57,9 +58,24 @@ def test_another_tensor_in_its_place(trails):
 
 def test_an_output_is_no_node(trails):
     x = randn(3)
-    trails.put(x, Output())
-    assert trails.is_output(x) and trails.node(x) is None
-    assert trails.argument(x).tensor is x and not trails.is_output(randn(3))
+    moved = Moved(Output(3))
+    trails.put(x, moved)
+    assert trails.moved(x) is moved and trails.node(x) is None
+    assert trails.argument(x).tensor is x and trails.moved(randn(3)) is None
+
+
+def test_ways_of_an_output():
+    """Each way is kept once, at its full length, and not too many of them."""
+    output, first = Output(3), Step("view", (), (2, 3))
+    one = Moved(output).by(first)
+    one.note()
+    two = one.by(Step("t", (), (3, 2)))
+    two.note()
+    assert output.paths == [two.path] and one.path == (first,)
+    assert first.joined(-1) == Step("cat", (-1,), (2, 3), 1)
+    for _ in range(2 * PATHS):
+        one.note()
+    assert len(output.paths) == PATHS
 
 
 def test_a_write_through_another_tensor_loses_it(trails):
@@ -77,7 +93,7 @@ def test_aliases_as_they_are(trails):
     view, other, output = x.view(6), randn(3), x.view(2, 3)
     for one in (x, view, other):
         trails.put(one, node_of(one))
-    trails.put(output, Output())
+    trails.put(output, Moved(Output(3)))
     assert [found for found, _ in trails.aliases(x)] == [view]
     assert list(trails.aliases(other)) == []
     write(trails, x, 1.0)
@@ -101,7 +117,7 @@ def test_a_small_parameter_is_copied(trails):
     small, large = nn.Parameter(randn(3)), nn.Parameter(torch.zeros(COPIED + 1))
     kept, shared = trails.leaf(small), trails.leaf(large)
     assert not kept.tensor.requires_grad and not shared.tensor.requires_grad
-    assert kept.memory == of_torch.storage_number(small)
+    assert kept.learned and shared.learned and not trails.leaf(randn(3)).learned
     assert kept.tensor.data_ptr() != small.data_ptr()
     assert shared.tensor.data_ptr() == large.data_ptr()
     made = small * 2

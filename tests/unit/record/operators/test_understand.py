@@ -129,13 +129,13 @@ class Biased(nn.Module):
         super().__init__()
         self.kind, bias = kind, randn(BATCH, HEADS, N, M, seed=5)
         self.bias = nn.Parameter(bias)
-        self.register_buffer("stored", bias)
+        self.register_buffer("stored", bias.clone())
 
     def forward(self, q, k, v):
         made = {
             "parameter": self.bias,
             "buffer": self.stored,
-            "made": self.stored * q.mean(),
+            "made": self.stored * v.mean(),
             "mask": torch.where(self.stored > 0, 0.0, -1e9),
         }
         return (q @ k.mT + made[self.kind]).softmax(-1) @ v
@@ -195,6 +195,8 @@ SHARES = {
 def test_other_shares(share):
     place = moved if share == "of another shape" else lambda x: x
     seen = seen_of(sink_way(SHARES[share], place))
+    (heard,) = heard_of(sink_way(SHARES[share], place))
+    assert sink_behind(heard.how) is None
     q, k, _ = qkv()
     is_map(seen, (q @ k.mT * 0.3).softmax(-1))
     assert "such as a sink's share: these are the weights before" in seen.report()

@@ -125,7 +125,9 @@ def test_a_kernel_that_is_not_known(my_attention):
     )
 
 
-# nn.MultiheadAttention and nn.TransformerEncoderLayer, on their fast path
+# nn.MultiheadAttention and nn.TransformerEncoderLayer, on their fast path, which needs even heads
+
+WIDTH = 2 * D_K
 
 KEYS = torch.tensor([[True] * 3 + [False] * 4, [False] * 7])  # True hides
 PAIRS = ~torch.ones(M, M, dtype=torch.bool).tril()
@@ -138,17 +140,24 @@ MASKS = {
 }
 
 
+def how_of(module, *given, **more):
+    """How the only attention of a module of torch was heard."""
+    with torch.no_grad():
+        (heard,) = heard_of(lambda q, k, v: module(*given, **more), module=module)
+    return heard.how
+
+
 @pytest.mark.parametrize("mask", MASKS)
 def test_a_fast_multihead_attention(mask):
     torch.manual_seed(0)
-    module = nn.MultiheadAttention(HEADS * D_K, HEADS, batch_first=True).eval()
-    x = randn(BATCH, M, HEADS * D_K)
+    module = nn.MultiheadAttention(WIDTH, 2, batch_first=True).eval()
+    x = randn(BATCH, M, WIDTH)
     with torch.no_grad():
         with watch(module) as seen:
             module(x, x, x, need_weights=False, **MASKS[mask])
         _, truth = module(x, x, x, average_attn_weights=False, **MASKS[mask])
-    truth = truth.nan_to_num()  # rows that see nothing
-    is_map(seen, truth)
+    is_map(seen, truth.nan_to_num())  # there are rows that see nothing
+    assert isinstance(how_of(module, x, x, x, need_weights=False, **MASKS[mask]), FusedCall)
 
 
 @pytest.mark.parametrize("norm_first", [False, True])
@@ -156,9 +165,9 @@ def test_a_fast_multihead_attention(mask):
 def test_a_fast_encoder_layer(norm_first, activation):
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(
-        HEADS * D_K, HEADS, 29, batch_first=True, norm_first=norm_first, activation=activation
+        WIDTH, 2, 29, batch_first=True, norm_first=norm_first, activation=activation
     ).eval()
-    x = randn(BATCH, M, HEADS * D_K)
+    x = randn(BATCH, M, WIDTH)
     with torch.no_grad():
         with watch(layer) as seen:
             layer(x, src_key_padding_mask=KEYS)
@@ -166,16 +175,17 @@ def test_a_fast_encoder_layer(norm_first, activation):
         _, truth = layer.self_attn(
             inner, inner, inner, key_padding_mask=KEYS, average_attn_weights=False
         )
-    is_map(seen, truth)
+    is_map(seen, truth.nan_to_num())
+    assert how_of(layer, x, src_key_padding_mask=KEYS).applied.name.endswith("encoder_layer_fwd")
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
 def test_rows_of_several_lengths():
     """Padding that nn.TransformerEncoder makes nested tensors of: what stands behind never ran."""
     torch.manual_seed(0)
-    layer = nn.TransformerEncoderLayer(2 * D_K, 2, 29, batch_first=True)
+    layer = nn.TransformerEncoderLayer(WIDTH, 2, 29, batch_first=True)
     model = nn.TransformerEncoder(layer, 2).eval()
-    x, padding = randn(BATCH, M, 2 * D_K), torch.arange(M)[None] >= torch.tensor([[5], [7]])
+    x, padding = randn(BATCH, M, WIDTH), torch.arange(M)[None] >= torch.tensor([[5], [7]])
     with torch.no_grad():
         with watch(model) as seen:
             model(x, src_key_padding_mask=padding)

@@ -1,0 +1,229 @@
+"""What was heard waits until it is asked for, and becomes the runs of its layer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.written import (
+    BATCH,
+    D_K,
+    HEADS,
+    Foreign,
+    M,
+    N,
+    is_map,
+    missed,
+    qkv,
+    randn,
+    seen_of,
+)
+from wqkv.errors import ArgumentError, MissedError
+from wqkv.record.captured import Refusal
+from wqkv.record.operators.door import Returned, batch_of
+from wqkv.record.watch import watch
+
+STALE = (
+    "q, k, v, its output or a mask was changed in place after the forward and before it was "
+    "asked for"
+)
+
+
+def weights(q, k):
+    return (q @ k.mT).softmax(-1)
+
+
+def plain(q, k, v):
+    return weights(q, k) @ v
+
+
+def causal(q, k, v):
+    n, m = q.shape[2], k.shape[2]
+    shown = torch.ones(n, m, dtype=torch.bool).tril(m - n)
+    return (q @ k.mT).masked_fill(~shown, -torch.inf).softmax(-1) @ v
+
+
+# A tensor that was changed in place
+
+
+@pytest.mark.parametrize("changed", ["q", "k", "v", "bias"])
+def test_a_tensor_that_is_changed_after_the_forward(changed):
+    given = dict(zip("qkv", qkv(), strict=True), bias=randn(HEADS, N, M, seed=3))
+    model = Foreign(lambda q, k, v: (q @ k.mT + given["bias"]).softmax(-1) @ v)
+    tensors = [given[name] for name in "qkv"]
+    with watch(model) as seen:
+        model(*tensors)
+        truth = (given["q"] @ given["k"].mT + given["bias"]).softmax(-1)
+        given[changed][0].mul_(2)
+    assert [layer.reason for layer in seen.layers] == [STALE]
+    with pytest.raises(MissedError, match="was changed in place after the forward"):
+        seen[0]
+    with watch(model) as seen:
+        model(*tensors)
+        assert seen.layers[0].state == "proved"  # it is asked for before
+        found = seen[0][:]
+        given[changed][0].mul_(2)
+    assert truth.shape == found.shape and seen.layers[0].state == "proved"
+
+
+def test_inference_tensors_are_read_at_the_end_of_the_forward():
+    """These do not tell whether they were changed."""
+    with torch.inference_mode():
+        q, k, v = qkv()
+        truth, model = weights(q, k), Foreign(plain)
+        with watch(model) as seen:
+            out = model(q, k, v)
+            out.zero_()
+        assert seen.layers[0].state == "proved"
+        is_map(seen, truth)
+
+
+def test_an_output_that_is_changed_after_the_forward():
+    """It may be another view of the memory, which has a count of its own: the proof fails."""
+    model = Foreign(plain)
+    with watch(model) as seen:
+        model(*qkv()).zero_()
+    assert seen.layers[0].state == "missed"
+
+
+# The runs of a layer
+
+
+class Cached(nn.Module):
+    """Attention with a cache of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.keys, self.values = None, None
+
+    def forward(self, q, k, v):
+        old = self.keys is not None
+        self.keys = torch.cat((self.keys, k), 2) if old else k
+        self.values = torch.cat((self.values, v), 2) if old else v
+        return causal(q, self.keys, self.values)
+
+
+@pytest.mark.parametrize("steps", [[4, 1, 1, 1], [3, 2, 2], [2, 5]])
+def test_steps_of_a_cache_are_one_map(steps):
+    q, k, v = qkv(n=M)
+    model, start = Cached(), 0
+    with watch(model) as seen:
+        for step in steps:
+            model(*(x[:, :, start : start + step] for x in (q, k, v)))
+            start += step
+    (layer,) = seen.layers
+    assert layer.state == "proved" and layer.kind == "decoder"
+    shown = torch.ones(M, M, dtype=torch.bool).tril()
+    is_map(seen, (q @ k.mT).masked_fill(~shown, -torch.inf).softmax(-1))
+    assert len(seen.runs(0)) == 1
+
+
+def test_forwards_of_other_texts_are_other_runs():
+    model = Foreign(plain)
+    with watch(model) as seen:
+        for seed in range(2):
+            model(*(x + seed for x in qkv()))
+    assert len(seen.runs(0)) == 2
+    q, k, _ = qkv()
+    torch.testing.assert_close(seen.runs(0)[0][:], weights(q, k))
+    is_map(seen, weights(q + 1, k + 1))
+
+
+@pytest.mark.parametrize("shape", [(N, M), (M, N), (1, M)])
+def test_another_text(shape):
+    """Where all see all, more keys than queries are no cache: its rows are counted from 0."""
+    n, m = shape
+    seen = seen_of(plain, *qkv(n=n, m=m))
+    assert "cache" not in seen.report() and "rows from" not in seen.report()
+
+
+@pytest.mark.parametrize(("way", "kind"), [(plain, "encoder"), (causal, "decoder")])
+def test_kinds(way, kind):
+    assert seen_of(way, *qkv(n=N, m=N)).layers[0].kind == kind
+
+
+def test_rows_that_begin_later():
+    """A causal mask over more keys than queries: they are the last."""
+    assert "rows from 2 on" in seen_of(causal).report()
+
+
+def test_a_mask_of_neighbors_is_of_no_cache():
+    """A mask that is no pattern, over more keys than queries: blocks that look around."""
+    shown = randn(N, M, seed=4) > 0
+    shown[:, 0] = True
+    seen = seen_of(lambda q, k, v: (q @ k.mT).masked_fill(~shown, -torch.inf).softmax(-1) @ v)
+    assert "Dense(bool[" in seen.report() and "rows from" not in seen.report()
+
+
+def test_what_is_not_asked_for():
+    model = Foreign(lambda q, k, v: plain(plain(q, k, v), v, v))
+    with watch(model, layers=[1]) as seen:
+        model(*qkv())
+    assert [layer.state for layer in seen.layers] == ["not asked for", "proved"]
+
+
+# What goes wrong
+
+
+def test_tensors_without_numbers():
+    given = [x.to("meta") for x in qkv()]
+    model = Foreign(plain)
+    with watch(model) as seen:
+        model(*given)
+    assert seen.layers[0].reason == "its tensors are on the device meta, which holds no numbers"
+
+
+def test_a_call_that_is_not_understood(monkeypatch):
+    def fails(*_):
+        raise ArgumentError("there is a fault\nand more lines")
+
+    monkeypatch.setattr("wqkv.record.operators.door.call_of", fails)
+    assert missed(plain) == "its call is not understood: there is a fault"
+
+
+def test_a_fault_of_ours(monkeypatch):
+    """The model goes on, the layer is missed, and the report says what it was."""
+
+    def fails(*_):
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr("wqkv.record.operators.door.call_of", fails)
+    monkeypatch.setattr("wqkv.record.faults.RAISED", False)
+    model = Foreign(plain)
+    with watch(model) as seen:
+        model(*qkv())
+    assert seen.layers[0].reason == "wqkv failed while it read what was heard"
+    assert "RuntimeError: a fault of ours" in seen.report()
+
+
+def test_what_an_attention_function_returned():
+    output = randn(BATCH, N, HEADS, D_K)
+    returned = Returned(output, "why it was refused")
+    returned.check(output.transpose(1, 2))
+    lost = output.clone()
+    lost[0, 0, 0] = torch.nan
+    Returned(lost, "").check(lost.transpose(1, 2))
+    for other in (output, output.transpose(1, 2) + 1e-6):
+        with pytest.raises(Refusal, match="why it was refused"):
+            returned.check(other)
+
+
+def test_samples_of_a_forward():
+    assert batch_of(["a", None, torch.tensor(3.0), randn(5, 2), randn(7)]) == 5
+    assert batch_of([1, "a"]) is None
+
+
+def test_statistics():
+    """No q and k are kept, and nothing waits."""
+    model = Foreign(causal)
+    q, k, v = qkv(n=M)
+    with watch(model, keep="statistics") as seen:
+        model(q, k, v)
+        q.zero_()
+    shown = torch.ones(M, M, dtype=torch.bool).tril()
+    q, k, v = qkv(n=M)
+    P = (q @ k.mT).masked_fill(~shown, -torch.inf).softmax(-1)
+    entropy: Tensor = -(P * P.clamp(min=1e-38).log()).sum(-1)
+    torch.testing.assert_close(seen[0].entropy(), entropy, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(seen[0].received(), P.sum(-2), rtol=1e-4, atol=1e-5)
