@@ -104,6 +104,10 @@ class Listener:
 
     # One forward
 
+    def refresh(self) -> None:
+        """A module begins or ends: the model may have turned autocast on or off."""
+        self._mode.refresh()
+
     def enter(self, call: ModuleCall) -> None:
         """A module begins."""
         module = call.module

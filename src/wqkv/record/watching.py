@@ -107,6 +107,7 @@ class Watching:
             return
         listener = self._running()
         with listener.faults:
+            listener.refresh()
             listener.enter(ModuleCall(module, args, kwargs or {}))
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
@@ -114,6 +115,7 @@ class Watching:
             return
         listener = self._running()
         with listener.faults:
+            listener.refresh()
             listener.leave(module, args, output)
 
     def _running(self) -> Listener:

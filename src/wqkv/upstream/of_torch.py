@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from types import CodeType
 from typing import Any, Protocol, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
@@ -229,6 +231,27 @@ def version(x: Tensor) -> int:
 def top_mode() -> object:
     """The mode that is told of operators first; None if there is none."""
     return _own("mode_at")()
+
+
+def autocast_on() -> tuple[bool, ...]:
+    """Whether autocast is on, for a CPU and for each kind of accelerator."""
+    return tuple(map(torch.is_autocast_enabled, _kinds()))
+
+
+@cache
+def _kinds() -> tuple[str, ...]:
+    accelerator = torch.accelerator.current_accelerator()
+    return ("cpu",) if accelerator is None else ("cpu", accelerator.type)
+
+
+@contextmanager
+def no_autocast() -> Iterator[None]:
+    """Context without autocast."""
+    with ExitStack() as stack:
+        for kind, on in zip(_kinds(), autocast_on(), strict=True):
+            if on:
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
 
 
 def take_off(mode: Any) -> None:  # Any: torch's own type

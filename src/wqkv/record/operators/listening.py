@@ -103,7 +103,10 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         self._open: dict[Node, str] = {}
         self._told: set[Node] = set()  # softmaxes that have
         self._on = False
-        self._keys: tuple[Any, Any] = (None, None)  # as of_torch.as_called takes them
+        # as of_torch.as_called takes them: with autocast as it is now, and without it
+        self._keys: tuple[Any, Any] = (None, None)
+        self._plain: tuple[Any, Any] = (None, None)
+        self._autocast: object = None
         self._closed = False
 
     @classmethod
@@ -121,8 +124,20 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         self._on = True
         if not self._weights:
             self._weights.learn()
-        self._trails.keys = self._keys = of_torch.keys_on(), of_torch.keys_off()
+        with of_torch.no_autocast():
+            self._trails.keys = self._plain = of_torch.keys_on(), of_torch.keys_off()
+        self._look()
         of_torch.DispatchMode.__enter__(self)
+
+    def _look(self) -> None:
+        self._autocast = of_torch.autocast_on()
+        self._keys = of_torch.keys_on(), of_torch.keys_off()
+
+    def refresh(self) -> None:
+        """A module begins or ends: the model may have turned autocast on or off."""
+        if self._on and self._autocast != of_torch.autocast_on():
+            with self.paused():
+                self._look()
 
     def end(self) -> None:
         """The forward ends. What was heard and met no v is told now."""
@@ -211,7 +226,9 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             for x in written(operator, args, kwargs):
                 self._trails.writes(x)
         if operator.name in _AS_CALLED:
-            with of_torch.as_called(self._keys):
+            # autocast has cast what `linear` is given, and nothing of a whole layer
+            keys = self._plain if operator.name == "linear" else self._keys
+            with of_torch.as_called(keys):
                 out = func(*args, **kwargs)
         else:
             out = func(*args, **kwargs)
