@@ -18,7 +18,6 @@ from tests.written import (
     is_map,
     missed,
     qkv,
-    replayed,
     seen_of,
 )
 from wqkv.record.operators.assemble import assembled
