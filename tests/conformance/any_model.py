@@ -28,15 +28,15 @@ from tests.conformance.watched import MODES, Result, Row, check
 TABLES = ("models", "families")
 #: The beginning of the page that `--markdown` writes.
 PAGE = """\
-# Any PyTorch model under `watch`
+# Every model that was watched, beside weights found without wqkv
 
-`with watch(model) as seen:` hears every attention of a model while it runs, whatever library it
-is of. These tables lay each map beside weights that were found without wqkv: those that a softmax
-of the model gave in a run of its own, or of a fused call those that its definition gives in
-float64. All models have random weights. Anybody can run it again:
+[any-model.md](any-model.md) says how `watch` hears them. These tables lay each map beside weights
+that were found without wqkv: those that a softmax of the model gave in a run of its own, or of a
+fused call those that its definition gives in float64. All models have random weights. Anybody can
+run it again, in ten minutes:
 
     make .venv/.foreign
-    .venv/bin/python -m tests.conformance.any_model --markdown docs/any-model.md
+    .venv/bin/python -m tests.conformance.any_model --markdown docs/watched-models.md
 
 - **layers**: *proved* are rebuilt from q, k, the mask and the rules, and give the model's own
   output; *captured* have scores that are more than that, and are computed again as the model did;

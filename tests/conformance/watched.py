@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -46,6 +46,7 @@ class Row(NamedTuple):
     weights: Callable[[nn.Module, Call], list[Heard]] = heard  # found without wqkv
     silent: int = 0  # calls that no report can count, because they have no softmax
     padded: Tensor | None = None  # (batch, query_len): which are padding, whose rows may be 0
+    compared: Collection[str] = ("eval", "inference_mode", "autocast")  # where maps are compared
     without: str = ""  # the way of running in which other layers are missed, with their reason
     says: str = ""  # what its report has to say
     normalized: bool = False  # the independent rows sum to 1, without the part of a sink
@@ -201,7 +202,7 @@ def check(row: Row, *, modes: Iterable[str] = tuple(MODES), repeats: int = 0) ->
         try:
             torch.manual_seed(1)
             plain = run(model, call)
-        except (RuntimeError, NotImplementedError):
+        except (RuntimeError, NotImplementedError, ValueError):
             continue  # the model does not run in this way by itself
         tried.append(mode)
         _restore(before)
@@ -214,7 +215,8 @@ def check(row: Row, *, modes: Iterable[str] = tuple(MODES), repeats: int = 0) ->
         else:
             wrong.append(f"{mode}: other bits")
         torch.manual_seed(1)
-        heard = row.weights(model, lambda m, run=run: run(m, call)) if mode != "train" else None
+        compared = mode in row.compared
+        heard = row.weights(model, lambda m, run=run: run(m, call)) if compared else None
         try:
             found[mode] = compare(row, seen, heard, TOLERANCES.get(mode, TOLERANCE))
         except Exception as error:  # a question that nobody may be answered with; the table goes on
@@ -321,6 +323,6 @@ def timed(model: nn.Module, call: Call, repeats: int) -> Times:
     ways = (plain, watched, reported)
     with torch.no_grad():
         often = 1
-        often = max(1, round(0.03 / once(plain)))  # a clock is too coarse for a tiny model
+        often = max(1, round(0.01 / once(plain)))  # a clock is too coarse for a tiny model
         rounds = [[once(way) for way in ways] for _ in range(repeats)]
     return Times(*(min(times) for times in zip(*rounds, strict=True)))

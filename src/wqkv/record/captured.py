@@ -13,6 +13,12 @@ from wqkv.record.backward import Backward
 from wqkv.record.mask_pattern import Pattern, Visible
 from wqkv.upstream import of_torch
 
+#: Why what was kept by reference cannot be shown.
+CHANGED = (
+    "q, k, v, its output or a mask was changed in place after the forward and before it was asked "
+    "for"
+)
+
 
 class Refusal(Exception):
     """Raised for a call that cannot be recorded; its message says why."""

@@ -7,18 +7,24 @@ says what its keys allow, and `settle` takes the answer that all layers allow.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import reduce
+from functools import partial, reduce
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from wqkv.record.captured import CapturedCall, MaskReading, Refusal
+from wqkv.maps.proof import Proof
+from wqkv.record.captured import CHANGED, CapturedCall, MaskReading, Refusal
 from wqkv.record.mask_pattern import Pattern, agrees, extend, recognize
+from wqkv.record.operators.nodes import Leaf
 from wqkv.record.prove_call import Placement, prove
 from wqkv.record.run import GrowingTensor, Run, mask_of
+from wqkv.upstream.of_torch import version
+
+#: Keeps a tensor as it is now: it is copied before the model writes into it.
+Keep = Callable[[Tensor], Leaf]
 
 
 class SampleMatch(NamedTuple):
@@ -220,22 +226,29 @@ def _add_document(run: Run, call: CapturedCall) -> None:
 # A new run
 
 
-def begin(call: CapturedCall, at: Placement | None = None, why: str = "") -> Run:
+def begin(
+    call: CapturedCall, at: Placement | None = None, why: str = "", keep: Keep | None = None
+) -> Run:
     """Begin a run with a call: by the first reading of its mask whose proof holds.
 
     Args:
         at: where the call stands; None if that is not known.
         why: why it does not continue the run before it.
+        keep: keeps a tensor as it is now. With it the proof of a call that can be read in one way
+            waits until somebody asks.
     """
+    keep = keep if len(call.readings) == 1 and call.backward is None else None
     for reading in call.readings:
-        run = _begin_by(call, reading, at)
+        run = _begin_by(call, reading, at, keep)
         run.began = why
         if run.refused is None:
             break
     return run
 
 
-def _begin_by(call: CapturedCall, reading: MaskReading, at: Placement | None) -> Run:
+def _begin_by(
+    call: CapturedCall, reading: MaskReading, at: Placement | None, keep: Keep | None
+) -> Run:
     n, m = call.query.shape[2], call.key.shape[2]
     visible, length, pattern = reading.visible, m, reading.pattern
     known = at is not None
@@ -270,12 +283,32 @@ def _begin_by(call: CapturedCall, reading: MaskReading, at: Placement | None) ->
     )
     if call.backward is not None:
         call.backward.keep(value, call.output)
-    try:
-        run.proof = prove(call, run.mask(), at, run.key.len)
-    except Refusal as refusal:
-        run.refused = str(refusal)
+    wait = keep is not None and not at.first_key
+    run.unproved = (
+        _later(run, call, at, keep) if keep is not None and wait
+        else partial(prove, call, run.mask(), at, run.key.len)
+    )  # fmt: skip
+    if not wait:
+        run.prove()
     run.release()
     return run
+
+
+def _later(run: Run, call: CapturedCall, at: Placement, keep: Keep) -> Callable[[], Proof]:
+    """The proof of a call, made of what its run keeps and of v and the output as they are now."""
+    value = call.value[:, :, : run.key.len].clone()  # a cache may be written over
+    kept = keep(value), keep(call.output)
+    run.leaves = kept
+    call = call._replace(query=run.query.data, key=run.key.data, readings=[])
+
+    def make() -> Proof:
+        changed = any(version(x) != then for x, then in run.made_of)
+        if changed or any(leaf.is_stale for leaf in kept):
+            raise Refusal(CHANGED)
+        whole = call._replace(value=kept[0].tensor, output=kept[1].tensor)
+        return prove(whole, run.mask(), at, run.key.len)
+
+    return make
 
 
 def _placed(x: Tensor, length: int, first_key: int) -> Tensor:

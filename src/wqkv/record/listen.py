@@ -38,7 +38,7 @@ from wqkv.record.follow import (
 from wqkv.record.layer_runs import LayerRuns
 from wqkv.record.modules import ModuleCall, ended_by, kind_of
 from wqkv.record.operators.door import OperatorDoor, Returned, Waiting, batch_of
-from wqkv.record.operators.listening import FusedCall, Heard, Listening, WrittenOut
+from wqkv.record.operators.listening import FusedCall, Heard, Listening, WrittenOut, tensors_in
 from wqkv.record.own import OwnDoor, OwnRun
 from wqkv.record.read_mask import KnownMasks
 from wqkv.record.run import Run
@@ -119,6 +119,8 @@ class Listener:
         self._options: defaultdict[Sizes, list[Options]] = defaultdict(list)
         self._steps: dict[Sizes, TextStep | None] = {}
         self._recorded: list[LayerRuns] = []
+        # runs whose proofs wait, and how else each may be known, if its proof fails
+        self._unproved: list[tuple[Run, Waiting | None]] = []
         # what is heard at operators, and how much of it each call of a module has had
         self.faults = Faults()
         self._mode = Listening(watched.model, self._heard, self.faults)
@@ -188,8 +190,7 @@ class Listener:
         if layer is not None and layer.runs and not heard and output is not None:
             layer.reason = "no attention was heard in a later call of it"
         if self.watched.keep == "statistics" and layer is not None:
-            self._door.close()
-            self._own.close()
+            self._close()
             self.settle()
             self._reduce(layer)
         if not self._stack and frame is not None:
@@ -209,22 +210,44 @@ class Listener:
         for waiting in self._waiting:
             self._record(*waiting)
         self.text = self._read_text(forward.token_ids)
-        self._door.close()
-        self._own.close()
+        self._close()
         self._mode.forget()
         self._forget()
 
     def stop(self) -> None:
         """The watch ends, or an exception went past the hooks."""
         self._mode.close()
-        self._door.close()
-        self._own.close()
+        self._close()
         self._mode.forget()
         self._stack.clear()
         self._forget()
 
+    def _close(self) -> None:
+        """The forward ends: from here on nothing tells that a tensor is about to be changed."""
+        leaves = [leaf for run, _ in self._unproved for leaf in run.leaves]
+        waiting = [one.heard for _, one in self._unproved if one is not None]
+        for leaf in (*leaves, *(leaf for heard in waiting for leaf in tensors_in(heard))):
+            leaf.close()
+        self._door.close()
+        self._own.close()
+        if any(leaf.tensor.is_inference() for leaf in leaves):
+            self._prove()  # these do not even tell later whether they were changed
+
+    def _prove(self) -> None:
+        """Make the proofs that wait; where one fails, what was heard at its operators is taken."""
+        unproved, self._unproved = self._unproved, []
+        for run, waiting in unproved:
+            with aside(run.key.data.device):
+                run.prove()
+            if run.refused is not None and waiting is not None:
+                returned = waiting.returned
+                assert returned is not None
+                returned = returned._replace(refused=run.refused)
+                self._door.add(waiting._replace(returned=returned))
+
     def settle(self) -> None:
-        """Read what waits: calls of our own attention, and what was heard at operators."""
+        """Read what waits: proofs, calls of our own attention, and what was heard at operators."""
+        self._prove()
         self._door.settle()
         self._own.settle()
 
@@ -273,25 +296,30 @@ class Listener:
                 return
         if self._asked:
             self._asked[-1].append(heard)
-        else:
-            self._wait(heard)
+        elif self._stack:
+            key = self._stack[-1].call.module, self._stack[-1].visit
+            waiting = self._waiting_for(heard, self._counts[key])
+            self._counts[key] += 1
+            waiting.layer.unseen = 0
+            self._add(waiting)
 
-    def _wait(self, heard: Heard, returned: Returned | None = None) -> None:
-        """Let it wait to be read, as an attention of the innermost module that runs.
+    def _add(self, waiting: Waiting) -> None:
+        """Let an attention wait until somebody asks."""
+        layer = waiting.layer
+        layer.at_operators, layer.again = True, False
+        if layer.wanted:
+            self._door.add(waiting)
+
+    def _waiting_for(self, heard: Heard, count: int, returned: Returned | None = None) -> Waiting:
+        """What is read when somebody asks: an attention of the innermost module that runs.
 
         Args:
+            count: how many attentions were heard in this module before.
             returned: what an attention function has made of it, which could not be read.
         """
         modules = [frame.call.module for frame in reversed(self._stack)]
-        frame = self._stack[-1] if self._stack else None
-        if frame is None:
-            return
-        key = frame.call.module, frame.visit
-        layer = self._layer(*key, self._counts[key])
-        self._counts[key] += 1
-        layer.unseen, layer.at_operators, layer.again = 0, True, False
-        if not layer.wanted:
-            return
+        frame = self._stack[-1]
+        layer = self._layer(frame.call.module, frame.visit, count)
         cross = layer.known_kind == "cross" or frame.call.reads_other_text
         if cross:
             layer.known_kind = "cross"
@@ -299,7 +327,7 @@ class Listener:
         batch = batch_of((*given.args, *given.kwargs.values()))
         if isinstance(heard.how, WrittenOut):
             heard.how.shape.batch = batch
-        self._door.add(Waiting(layer, heard, modules, cross, batch, returned))
+        return Waiting(layer, heard, modules, cross, batch, returned)
 
     # One call
 
@@ -316,12 +344,20 @@ class Listener:
         with self._mode.paused():
             self._take(overheard)
         layer = self._layer(overheard.module)
-        refused = layer.reason or (layer.runs[-1].refused if layer.runs else None)
-        if refused is not None and len(heard) == 1 and layer.wanted and not self._asked:
+        run = layer.runs[-1] if layer.runs else None
+        waits = run is not None and layer.reason is None and run.unproved is not None
+        refused = layer.reason or (run.refused if run is not None else None)
+        waiting = None
+        alone = len(heard) == 1 and bool(self._stack) and not self._asked
+        if (refused or waits) and alone and layer.wanted:
+            count = max(self._calls[overheard.module] - 1, 0)
+            returned = Returned(output_of(overheard.out), refused or "")
+            waiting = self._waiting_for(heard[0], count if refused else 0, returned)
+        if run is not None and waits:
+            self._unproved.append((run, waiting))
+        elif waiting is not None:
             layer.reason = None
-            visit = max(self._visits[overheard.module] - 1, 0)
-            self._counts[overheard.module, visit] = max(self._calls[overheard.module] - 1, 0)
-            self._wait(heard[0], Returned(output_of(overheard.out), refused))
+            self._add(waiting)
 
     def _take(self, overheard: OverheardCall) -> None:
         module = overheard.module
@@ -365,7 +401,7 @@ class Listener:
                 if going is not None:
                     run = go_on(going, self._steps[going.sizes])
                 elif first or not layer.runs:
-                    run = begin(call)
+                    run = begin(call, keep=self._mode.keep)
                     if run.start and layer.runs and layer.runs[-1].kept:
                         run.began = (
                             "it reads earlier keys that the run before it does not have, as where "

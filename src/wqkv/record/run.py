@@ -24,8 +24,9 @@ from wqkv.maps.attention_map import AttentionMap, map_of
 from wqkv.maps.proof import Proof
 from wqkv.maps.weights import check_unchanged
 from wqkv.record.backward import Backward
-from wqkv.record.captured import CapturedCall
+from wqkv.record.captured import CapturedCall, Refusal
 from wqkv.record.mask_pattern import HIDDEN, Pattern
+from wqkv.record.operators.nodes import Leaf
 from wqkv.upstream.of_torch import version
 
 
@@ -120,6 +121,9 @@ class Run:
     began: str = ""  # why it does not continue the run before it
     proof: Proof | None = None
     refused: str | None = None  # why it is not shown
+    #: Makes the proof, where it waits until somebody asks: see `prove`.
+    unproved: Callable[[], Proof] | None = None
+    leaves: tuple[Leaf, ...] = ()  # what that needs
     statistics: Statistics | None = None  # all that is kept of it, with keep="statistics"
     calls: int = 1  # of the attention function
     again: bool = False  # whether checkpointing ran it once more, in a backward pass
@@ -215,8 +219,20 @@ class Run:
             return f"its run has {self.calls} calls of the attention function, and this needs one"
         return self.backward.why_none
 
+    def prove(self) -> None:
+        """Make the proof, if it waits."""
+        if self.unproved is None:
+            return
+        make, self.unproved, self.leaves = self.unproved, None, ()
+        try:
+            self.proof = make()
+        except Refusal as refusal:
+            self.refused = str(refusal)
+            self.release()
+
     def add(self, proof: Proof) -> None:
         """Add another call, by its proof."""
+        self.prove()
         self.proof = proof if self.proof is None else self.proof.plus(proof)
         self.calls, self.backward = self.calls + 1, None
         self._note_versions()

@@ -89,7 +89,8 @@ class Watching:
             stack.close()
         self._reached.clear()
         for listener in self._listeners:
-            listener.stop()
+            with listener.faults:
+                listener.stop()
 
     # Hooks, as torch calls them, with the keyword arguments of each model's own code.
     def _enter(

@@ -87,6 +87,10 @@ def placed(
     other = "left" if side == "right" else "right"
     if len(keys) != sum(part.whence == side for axis in axes for part in axis):
         raise Unreadable("its softmax was taken over a part of the keys")
+    for axis in axes:  # rows that were one axis in the softmax are one in the map
+        own = {id(part) for part in axis if part.whence == other}
+        if not own <= {id(part) for part in joined}:
+            joined = tuple(part for part in joined if id(part) not in own)
     if joined:
         return _by_heads(axes, keys, joined, other)
     return _by_order(axes, keys, other, heard, modules)
@@ -191,8 +195,9 @@ def _layout(node: Node, layouts: Mapping[Node, Layout | Unreadable]) -> Layout:
         return moved(node, layout)
     if node.name in PRODUCTS and node.shape != before.shape:
         raise Unreadable(f"`{node.name}` mixes its scores")
-    if len(node.shape) < len(layout):
-        raise Unreadable(f"`{node.name}` leaves out axes of its scores")
+    least = (size_of(axis) for axis in layout)
+    if len(node.shape) < len(layout) or any(map(int.__lt__, node.shape[-len(layout) :], least)):
+        raise Unreadable(f"`{node.name}` leaves out a part of its scores")
     return broadcast(layout, node.shape) if len(node.shape) > len(layout) else layout
 
 
@@ -207,36 +212,41 @@ def _joined(met: Layout, heard: WrittenOut) -> Axis:
     length = heard.value.tensor.shape[-1 if heard.weights_first else -2]
     channels = axis_of(length, "channel")
     of_output = (rows, channels) if heard.weights_first else (channels, rows)
+    several = heard.shape.batch != 1
     for path in heard.shape.paths:
-        if found := _beside((*lead, *of_output), path, channels, rows, heard.shape.batch):
+        if found := _beside((*lead, *of_output), path, channels, rows, several):
             return found
     return ()
 
 
 def _beside(
-    layout: Layout, path: Iterable[Step], channels: Axis, rows: Axis, batch: int | None
+    layout: Layout, path: Iterable[Step], channels: Axis, rows: Axis, several: bool
 ) -> Axis:
     """The parts that stand on one axis with the channels after a path of views.
 
     Args:
         rows: what the queries are a part of; heads are not all of it.
-        batch: samples of the forward.
+        several: whether there is an axis of samples.
     """
     found: Axis = ()
+    before: Axis = ()  # parts that were joined with all rows before
     for step in path:
         try:
             layout = _after(layout, step)
         except Unreadable:
             break
-        beside, other = _neighbors(layout, channels), _neighbors(layout, rows)
-        every = {id(part) for part in settled(rows)}
+        beside, every = _neighbors(layout, channels), {id(part) for part in settled(rows)}
         if every and every <= {id(part) for part in beside}:
             break  # all was put into one row, as before a classifier
-        whole = any(every <= {id(part) for part in settled(axis)} for axis in layout)
-        alone = whole and every and other and not (beside or found)
-        if alone and batch and size_of(other) != batch:
-            return settled(other)  # not joined with samples: channels that attend to each other
+        samples = settled(layout[0])[:1] if several else ()
+        tokens = samples and samples[0] in beside and samples[0] not in settled(before)
+        if tokens and before and not found:
+            # They are joined with samples, as before a projection. So the rows, which were joined
+            # with heads, are channels that attend to each other.
+            return settled(before)
         found = beside or found
+        if every and any(every <= {id(part) for part in settled(axis)} for axis in layout):
+            before = _neighbors(layout, rows) or before
     return settled(found)
 
 
@@ -250,12 +260,16 @@ def _neighbors(layout: Layout, axis: Axis) -> Axis:
 def _after(layout: Layout, step: Step) -> Layout:
     if step.pieces < 2:
         return moved(step, layout)
+    if len(step.args) < 2:
+        raise Unreadable("its output was cut into pieces that were not joined")
     # cut into pieces along one axis, which were joined along another
-    source, target = (dim % len(layout) for dim in step.args)
-    size = size_of(layout[source])
-    apart = reshaped((layout[source],), (step.pieces, size // step.pieces))
-    axes = list(layout)
-    axes[source] = apart[1]
+    axes, source = list(layout), step.args[0] % len(layout)
+    apart = reshaped((axes[source],), (step.pieces, size_of(axes[source]) // step.pieces))
+    if step.name in ("unbind", "select"):
+        del axes[source]
+    else:
+        axes[source] = apart[1]
+    target = step.args[1] % len(axes)
     axes[target] = (*apart[0], *axes[target])
     return tuple(axes)
 

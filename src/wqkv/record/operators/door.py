@@ -16,7 +16,7 @@ from torch import nn
 from wqkv.attend.masks.algebra import Full
 from wqkv.errors import WqkvError
 from wqkv.maps.weights import aside
-from wqkv.record.captured import CapturedCall, Refusal, check_numbers
+from wqkv.record.captured import CHANGED, CapturedCall, Refusal, check_numbers
 from wqkv.record.faults import Faults
 from wqkv.record.follow import begin, follow, go_on, settle
 from wqkv.record.layer_runs import LayerRuns
@@ -83,10 +83,7 @@ class OperatorDoor:
         try:
             leaves = tensors_in(one.heard)
             if any(leaf.is_stale for leaf in leaves):
-                raise Refusal(
-                    "q, k, v, its output or a mask was changed in place after the forward and "
-                    "before it was asked for"
-                )
+                raise Refusal(CHANGED)
             for leaf in leaves:
                 check_numbers(leaf.tensor)
             device = next((x.tensor.device for x in leaves), torch.device("cpu"))

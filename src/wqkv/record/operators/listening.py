@@ -8,7 +8,7 @@ and so is each call of a fused kernel. What is heard is read later: scores.py, f
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -99,7 +99,8 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         self._tell = tell
         self._weights = Learned(model)
         self._trails = Trails(self._weights)
-        self._open: dict[Node, None] = {}  # softmaxes over scores that have not met v yet
+        #: Softmaxes over scores that have not met v yet, and what to say if they never do.
+        self._open: dict[Node, str] = {}
         self._told: set[Node] = set()  # softmaxes that have
         self._on = False
         self._keys: tuple[Any, Any] = (None, None)  # as of_torch.as_called takes them
@@ -128,8 +129,8 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         if self._on:
             self._on = False
             of_torch.take_off(self)
-        for _ in self._open:
-            self._tell(Heard(None, "its softmax over products of q and k never met v in a product"))
+        for why in self._open.values():
+            self._tell(Heard(None, why))
         self._open.clear()
 
     def close(self) -> None:
@@ -191,7 +192,9 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
                 return out
-        known = self._known(args, kwargs) if self._trails else []
+        known: list[Tensor] = []
+        with self._faults:
+            known = self._known(args, kwargs) if self._trails else []
         whole = "attention" in operator.name or operator.name in _WHOLE_LAYERS
         if nested and operator.name in SOFTMAXES:
             self._tell(Heard(None, "its softmax is of a nested tensor, which is not followed"))
@@ -204,17 +207,18 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         self, func: Any, operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Run an operator, and note what it writes into."""
-        wrote = written(operator, args) if operator.writes else ()
-        for x in wrote:
-            self._trails.writes(x)
+        with self._faults:
+            for x in written(operator, args, kwargs):
+                self._trails.writes(x)
         if operator.name in _AS_CALLED:
             with of_torch.as_called(self._keys):
                 out = func(*args, **kwargs)
         else:
             out = func(*args, **kwargs)
-        for x in wrote:
-            self._trails.wrote(x)
-        self._weights.remade(operator.name, args, out)
+        with self._faults:
+            for x in written(operator, args, kwargs):
+                self._trails.wrote(x)
+            self._weights.remade(operator.name, args, out)
         return out
 
     # Its keyword arguments are of a foreign call.
@@ -246,7 +250,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             # given are values, whatever made them.
             keep = trails.value if _is_whole_call(name) else trails.argument
             applied = Applied(func, name, *mapped((args, kwargs), keep))
-            aliases = [(x, list(trails.aliases(x))) for x in written(operator, args)]
+            aliases = [(x, list(trails.aliases(x))) for x in written(operator, args, kwargs)]
         out = self._run(func, operator, args, kwargs)
         with self._faults:
             if applied is not None:
@@ -312,13 +316,15 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             if x.numel() > weights:  # a router's weights, multiplied into something larger
                 return
         if node.products and node in node.softmaxes:
-            self._open[node] = None
+            self._open[node] = "its softmax over products of q and k never met v in a product"
         self._trails.put(x, node)
 
     def _written_through(self, x: Tensor, others: list[tuple[Tensor, Node]]) -> None:
         """A tensor was written: each alias is the whole one, with the written one laid into it."""
         new = self._trails.node(x)
         wholes = [(t, node) for t, node in others if _is_whole(t)]
+        if new is not None and not wholes and x._base is not None:
+            self._trails.put(x._base, _lost(new, x._base, _PIECES))
         if new is None or not wholes:
             return
         whole, node = wholes[0]
@@ -362,17 +368,22 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
 
     def _move(self, name: str, args: tuple[Any, ...], what: Moved, out: Any) -> None:
         """An operator that moves numbers was given an output."""
-        if isinstance(out, Tensor):
+        dim = next(iter(args[_DIM[name] : _DIM[name] + 1]), 0) if name in _DIM else 0
+        whole = args[0].shape
+        if not isinstance(out, Tensor):  # cut into pieces
+            for x in out if name in _DIM and len({x.shape for x in out}) == 1 else ():
+                self._trails.put(x, what.by(Step(name, (dim,), tuple(x.shape), len(out))))
+        elif name in _DIM and out.shape != whole:  # one piece, perhaps of several
+            size = out.shape[dim] if name == "slice" else 1
+            pieces = whole[dim] // size if size and whole[dim] % size == 0 else 1
+            self._trails.put(out, what.by(Step(name, (dim,), tuple(out.shape), pieces)))
+        else:
             given = tuple(None if isinstance(x, Tensor) else x for x in args)
             if name not in COPIES and what.output.shape is None:
                 what.output.shape = tuple(out.shape)
             after = what.by(Step(name, given, tuple(out.shape)))
             after.note()
             self._trails.put(out, after)
-        elif name in ("split", "chunk") and len({x.shape for x in out}) == 1:
-            dim = args[2] if len(args) > 2 else 0
-            for x in out:
-                self._trails.put(x, what.by(Step(name, (dim,), tuple(x.shape), len(out))))
 
     # Products
 
@@ -402,6 +413,13 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             self._put(out, Node(applied._replace(args=fresh), out))
 
     def _attention(self, weights: Node, value: Tensor, first: bool, out: Tensor) -> None:
+        if weights.odd & _REDUCTIONS and weights.numel < min(x.numel for x in weights.softmaxes):
+            # Such as a mean over heads that is looked at; they may meet v later.
+            for softmax in weights.softmaxes & self._open.keys():
+                self._open[softmax] = (
+                    "a mean or a sum of its weights met v, and not they themselves"
+                )
+            return
         for softmax in weights.softmaxes:
             self._open.pop(softmax, None)
         if of_torch.backward_number() >= 0 or weights.softmaxes <= self._told:
@@ -442,6 +460,11 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
 # would have the compiler look at what is called in it.
 of_torch.never_compiled(Listening.__torch_dispatch__)
 
+_PIECES = "its scores were written into a larger tensor piece by piece, which is not followed"
+_REDUCED = "a mean or a sum of its weights met v, and not they themselves"
+_REDUCTIONS = frozenset(("mean", "sum"))
+#: Operators that cut an output into pieces, and where the axis stands among their arguments.
+_DIM = {"split": 2, "chunk": 2, "unbind": 1, "slice": 1, "select": 1}
 #: Whole layers of torch.nn, as its fast path calls them.
 _WHOLE_LAYERS = frozenset(("_transformer_encoder_layer_fwd",))
 _NO_SOFTMAX = (
@@ -457,9 +480,21 @@ def _is_whole_call(name: str) -> bool:
     return "attention" in name or name in _WHOLE_LAYERS
 
 
-def written(operator: Operator, args: tuple[Any, ...]) -> list[Tensor]:
+def _lost(node: Node, x: Tensor, why: str) -> Node:
+    """A Node of a tensor that holds scores, and cannot be followed."""
+    found = Node(Applied(node.func, "copy", (node,), {}), x)
+    found.lost = why
+    return found
+
+
+# Its keyword arguments are of a foreign call.
+def written(operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sequence[Tensor]:
     """The arguments that an operator writes into."""
-    return [x for n in operator.writes if n < len(args) and isinstance(x := args[n], Tensor)]
+    if not operator.writes:
+        return ()
+    places = zip(operator.writes, operator.written, strict=True)
+    found = (args[n] if n < len(args) else kwargs.get(name) for n, name in places)
+    return [x for x in found if isinstance(x, Tensor)]
 
 
 def _by_keys(weights: Node, size: int) -> bool:

@@ -36,6 +36,7 @@ native_dropout dropout
 """)
 PRODUCTS = frozenset(("bmm", "baddbmm", "mm"))
 SOFTMAXES = frozenset(("_softmax", "_safe_softmax", "softmax"))
+LOG_SOFTMAXES = frozenset(("_log_softmax", "log_softmax"))
 #: Operators whose result holds none of the numbers that they are given.
 SHAPES = _split("""
 zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty rand_like
@@ -56,6 +57,7 @@ class Operator(NamedTuple):
     raw: str  # with that _
     namespace: str
     writes: tuple[int, ...]  # the places of arguments that it writes into
+    written: tuple[str, ...]  # their names, as of one that is called out=
     whole: bool  # made of other operators: in inference mode it arrives as it was called
 
 
@@ -64,10 +66,11 @@ def operator_of(func: Any) -> Operator:  # Any: torch's own type, which is priva
     """What the schema of an operator says."""
     schema = of_torch.schema(func)
     namespace, _, raw = schema.name.partition("::")
-    places = [(n, argument.alias_info) for n, argument in enumerate(schema.arguments)]
-    writes = tuple(n for n, alias in places if alias is not None and alias.is_write)
+    found = [(n, one) for n, one in enumerate(schema.arguments)
+             if one.alias_info is not None and one.alias_info.is_write]  # fmt: skip
+    writes, written = tuple(n for n, _ in found), tuple(one.name for _, one in found)
     name = raw[:-1] if raw.endswith("_") and not raw.endswith("__") else raw
-    return Operator(name, raw, namespace, writes, of_torch.is_composite(func))
+    return Operator(name, raw, namespace, writes, written, of_torch.is_composite(func))
 
 
 class Leaf:
@@ -136,7 +139,7 @@ class Node:
             self.map_numel = max(self.map_numel, self.shape[-1] * self.shape[-2])
         elif name in SOFTMAXES or self._is_quotient() or self._is_difference():
             self.softmaxes |= {self}
-            self.odd -= {"exp", "sum", "logsumexp"}
+            self.odd -= {"exp", "sum", "logsumexp", *LOG_SOFTMAXES}
         elif name not in LAYOUTS and name not in RULES and name not in PRODUCTS:
             self.odd |= {name}
 
@@ -157,9 +160,13 @@ class Node:
         return found and above.name == "exp" and below.name == "sum" and below.first() is above
 
     def _is_difference(self) -> bool:
-        """Whether it is exp(s - logsumexp(s))."""
+        """Whether it is exp(s - logsumexp(s)), or exp(log_softmax(s))."""
         inner = self.first()
-        if self.name != "exp" or not isinstance(inner, Node) or inner.name != "sub":
+        if self.name != "exp" or not isinstance(inner, Node):
+            return False
+        if inner.name in LOG_SOFTMAXES:
+            return isinstance(inner.first(), Node)
+        if inner.name != "sub":
             return False
         score, lse = inner.args[:2]
         return isinstance(lse, Node) and lse.name == "logsumexp" and lse.first() is score
@@ -205,6 +212,8 @@ def softmax_input(softmax: Node) -> tuple[Node, int]:
     if softmax.name == "div":
         below: Any = softmax.args[1]
         score, dim = softmax.args[0].args[0], below.args[1]
+    elif softmax.name == "exp" and softmax.args[0].name in LOG_SOFTMAXES:
+        score, dim = softmax.args[0].args[:2]
     elif softmax.name == "exp":
         score, dim = softmax.args[0].args[0], softmax.args[0].args[1].args[1]
     else:
@@ -216,14 +225,14 @@ def softmax_input(softmax: Node) -> tuple[Node, int]:
 def all_nodes(node: Node) -> list[Node]:
     """A Node and all before it, each once, the earlier first."""
     found: dict[Node, None] = {}
-
-    def walk(one: Node) -> None:
-        if one not in found:
-            for other in nodes_in(one.args, one.kwargs):
-                walk(other)
-            found[one] = None
-
-    walk(node)
+    open_ = [node]
+    while open_:  # without a call for each, because a model may change its scores in a loop
+        one = open_[-1]
+        before = [other for other in nodes_in(one.args, one.kwargs) if other not in found]
+        if before:
+            open_ += before
+        else:
+            found[open_.pop()] = None
     return list(found)
 
 

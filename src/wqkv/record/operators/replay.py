@@ -74,6 +74,9 @@ def compare(found: Replayed, heard: WrittenOut) -> Proof:
 
     A score is off by up to eps |score|, its weight by as much of itself, and the output by what v
     makes of that. Operators that are no rules may enlarge it, such as a norm over heads.
+
+    Raises:
+        Refusal: all numbers are NaN.
     """
     theirs = heard.output.tensor.detach().double()
     ours = found.output.reshape(theirs.shape)
@@ -83,6 +86,8 @@ def compare(found: Replayed, heard: WrittenOut) -> Proof:
         size = float(theirs.abs().nan_to_num().max()) if theirs.numel() else 0.0
         tolerance = max(tolerance, 2e-4 * max(1.0, size), 4 * eps * max(1.0, size))
     both = ours.isnan() & theirs.isnan()
+    if both.all():
+        raise Refusal("its output has no numbers that could prove its weights")
     rows = theirs.numel() // max(1, theirs.shape[-1])
     return Proof.compare(ours[~both], theirs[~both], tolerance, rows)
 

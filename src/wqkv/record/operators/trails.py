@@ -31,7 +31,7 @@ class Step(NamedTuple):
 
     def joined(self, dim: int) -> Step:
         """The step of pieces that were joined again: `args` are both axes."""
-        return Step("cat", (*self.args, dim), self.shape, self.pieces)
+        return self._replace(args=(*self.args, dim))
 
 
 #: How many ways of moving an output are followed, and how far: its heads show in the first steps.

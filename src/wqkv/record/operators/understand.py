@@ -63,6 +63,8 @@ def call_of(heard: Heard, modules: Sequence[nn.Module], known: KnownMasks) -> Ca
         call = assembled(scores, how, modules, known)
     except Unreadable as error:
         return replayed(how, modules, str(error))
+    except RecursionError:
+        return replayed(how, modules, "it has too many steps to be read")
     notes = [*scores.after, *_large_terms(how), *_scaled(how)]
     if scores.after:  # its output is that of other weights: those that came after the softmax
         call = _with_replayed_proof(call, how)

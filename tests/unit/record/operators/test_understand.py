@@ -129,7 +129,7 @@ class Biased(nn.Module):
         super().__init__()
         self.kind, bias = kind, randn(BATCH, HEADS, N, M, seed=5)
         self.bias = nn.Parameter(bias)
-        self.register_buffer("stored", bias)
+        self.register_buffer("stored", bias.clone())
 
     def forward(self, q, k, v):
         made = {
