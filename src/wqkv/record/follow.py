@@ -17,7 +17,7 @@ from torch import Tensor
 
 from wqkv.maps.proof import Proof
 from wqkv.record.captured import CHANGED, CapturedCall, MaskReading, Refusal
-from wqkv.record.mask_pattern import agrees, extend, recognize
+from wqkv.record.mask_pattern import Pattern, agrees, extend, recognize
 from wqkv.record.operators.nodes import Leaf
 from wqkv.record.prove_call import Placement, prove
 from wqkv.record.run import GrowingTensor, Run, mask_of
@@ -322,6 +322,17 @@ def _placed(x: Tensor, length: int, first_key: int) -> Tensor:
 # The next call of a run
 
 
+def _closed(pattern: Pattern, rows: int, position: int) -> Pattern:
+    """The pattern of a run that goes on: its rows see none of the keys that come now.
+
+    Rows that look ahead saw all keys that there were.
+    """
+    ahead = (pattern.before, pattern.after, pattern.prefix) == (None, None, None)
+    if not ahead or pattern.starts is not None:
+        return pattern
+    return replace(pattern, after=0) if rows == 1 else replace(pattern, prefix=(position,))
+
+
 def _extend(
     run: Run, call: CapturedCall, order: Tensor | None, position: int, first_key: int
 ) -> None:
@@ -361,7 +372,8 @@ def _extend(
         if call.cross:
             extended = pattern if agrees(pattern.mask(), visible, position) else None
         else:
-            extended = extend(pattern, visible, position, first_key)
+            closed = _closed(pattern, position - run.start, position)
+            extended = extend(closed, visible, position, first_key)
         if extended is None:
             raise Refusal(f"the mask of a later step is not what {pattern.mask()!r} says there")
         pattern = extended

@@ -78,12 +78,13 @@ def placed(
     """
     joined = _joined(met, heard)  # first, because views split the parts of all axes
     keys = settled(keys)
-    whence = {part.whence for part in keys}
-    if whence not in ({"right"}, {"left"}):
-        raise Unreadable("its softmax was not taken over one side of the product of q and k")
-    side = whence.pop()
-    other = "left" if side == "right" else "right"
     axes = [settled(axis) for axis in weights]
+    sides = {part.whence for axis in axes for part in axis} & {"left", "right"}
+    whence = {part.whence for part in keys} or {"right", "left"} - sides  # a single key has no part
+    if not whence or not whence <= {"right", "left"} or (keys and len(whence) > 1):
+        raise Unreadable("its softmax was not taken over one side of the product of q and k")
+    side = max(whence)  # the right one, if there is a single query too
+    other = "left" if side == "right" else "right"
     if len(keys) != sum(part.whence == side for axis in axes for part in axis):
         raise Unreadable("its softmax was taken over a part of the keys")
     for axis in axes:  # rows that were one axis in the softmax are one in the map
@@ -115,12 +116,16 @@ def _by_order(
     axes: Sequence[Axis], keys: Axis, other: str, heard: WrittenOut, modules: Iterable[nn.Module]
 ) -> Places:
     """The axes as most models order them: samples, heads, queries, keys."""
-    rest = [axis for axis in axes if axis != keys]
+    last = len(axes) - 1
+    at = (
+        axes.index(keys) if keys else last - bool(axes[last])
+    )  # a single key is one of the last two
+    rest = [*axes[:at], *axes[at + 1 :]]
     of_queries = [n for n, axis in enumerate(rest) if axis and {x.whence for x in axis} == {other}]
-    beside = len(axes) - (1 if axes[-2:-1] == [keys] else 2)
+    beside = last if at == last - 1 else last - 1
     if not of_queries and beside >= 0 and not axes[beside]:
         # one query has an axis of size 1, which tells nothing: it stands beside the keys
-        of_queries = [beside if axes.index(keys) > beside else beside - 1]
+        of_queries = [beside if at > beside else beside - 1]
     queries = rest.pop(of_queries[-1]) if of_queries else ()
     group = tuple(part for axis in rest for part in axis if part.whence == other)
     if len(rest) == 1 and len(rest[0]) == 1 and not group:

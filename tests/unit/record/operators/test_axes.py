@@ -18,7 +18,6 @@ from tests.written import (
     is_map,
     missed,
     qkv,
-    replayed,
     seen_of,
 )
 from wqkv.record.operators.assemble import assembled
@@ -140,10 +139,22 @@ def test_either_factor_may_be_q(shape):
         assert torch.equal(call(way, *given).query, given[0])
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("heads", [1, 3])
 @pytest.mark.parametrize("n", [1, N])
-def test_one_key(n):
-    """Which axis is that of one key, its size does not tell: the scores are computed again."""
-    replayed(weights, *qkv(n=n, m=1))
+def test_one_key(n, heads, batch):
+    """Its axis has size 1, as that of a single sample, head or query."""
+    given = qkv(batch, heads, n=n, m=1)
+    ways = [
+        lambda q, k, v: weights(q, k) @ v,
+        lambda q, k, v: (v.mT @ (k @ q.mT).softmax(-2)).mT,
+        lambda q, k, v: flat(q, k, v).unflatten(0, (batch, heads)),
+        lambda q, k, v: (weights(q, k) @ v).transpose(1, 2).flatten(2),
+    ]
+    for way in ways:
+        seen = seen_of(way, *given)
+        is_map(seen, torch.ones(batch, heads, n, 1))
+        assert "computed again" not in seen.report()
 
 
 def test_a_product_without_samples():

@@ -93,18 +93,18 @@ def test_an_output_that_is_changed_after_the_forward():
 class Cached(nn.Module):
     """Attention with a cache of its own."""
 
-    def __init__(self):
+    def __init__(self, way=causal):
         super().__init__()
-        self.keys, self.values = None, None
+        self.keys, self.values, self.way = None, None, way
 
     def forward(self, q, k, v):
         old = self.keys is not None
         self.keys = torch.cat((self.keys, k), 2) if old else k
         self.values = torch.cat((self.values, v), 2) if old else v
-        return causal(q, self.keys, self.values)
+        return self.way(q, self.keys, self.values)
 
 
-@pytest.mark.parametrize("steps", [[4, 1, 1, 1], [3, 2, 2], [2, 5]])
+@pytest.mark.parametrize("steps", [[4, 1, 1, 1], [3, 2, 2], [2, 5], [1] * 7])
 def test_steps_of_a_cache_are_one_map(steps):
     q, k, v = qkv(n=M)
     model, start = Cached(), 0
@@ -113,10 +113,25 @@ def test_steps_of_a_cache_are_one_map(steps):
             model(*(x[:, :, start : start + step] for x in (q, k, v)))
             start += step
     (layer,) = seen.layers
-    assert layer.state == "proved" and layer.kind == "decoder"
+    assert layer.state == "proved"
+    assert layer.kind == "decoder"
     shown = torch.ones(M, M, dtype=torch.bool).tril()
     is_map(seen, (q @ k.mT).masked_fill(~shown, -torch.inf).softmax(-1))
     assert len(seen.runs(0)) == 1
+
+
+def test_rows_that_looked_ahead_see_no_later_key():
+    """The first rows see each other, and no key that came after their step."""
+    q, k, v = qkv(n=M)
+    model = Cached(plain)
+    with watch(model) as seen:
+        for rows in (slice(0, 3), slice(3, 4), slice(4, 5)):
+            model(*(x[:, :, rows] for x in (q, k, v)))
+    shown = torch.ones(5, 5, dtype=torch.bool).tril()
+    shown[:3, :3] = True
+    q, k = q[:, :, :5], k[:, :, :5]
+    is_map(seen, (q @ k.mT).masked_fill(~shown, -torch.inf).softmax(-1))
+    assert "Prefix(" in seen.report()
 
 
 def test_forwards_of_other_texts_are_other_runs():

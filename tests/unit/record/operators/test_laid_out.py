@@ -1,4 +1,4 @@
-"""Scores that are computed again, laid out by what the model does with them, in any order of axes."""
+"""Scores that are computed again, laid out as the model uses them, in any order of axes."""
 
 from __future__ import annotations
 

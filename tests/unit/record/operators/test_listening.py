@@ -250,10 +250,10 @@ def test_what_is_written_in_the_forward_is_copied(inference):
 
 def test_what_an_operator_writes_into():
     x, out = randn(2, 3), randn(2, 2)
-    assert written(operator_of(torch.ops.aten.add_.Tensor), (x, 1)) == [x]
-    assert written(operator_of(torch.ops.aten.add.Tensor), (x, 1)) == []
-    assert written(operator_of(torch.ops.aten.mm.out), (x, x)) == []  # by name
-    assert written(operator_of(torch.ops.aten.mm.out), (x, x, out)) == [out]
+    add, into = (operator_of(one) for one in (torch.ops.aten.add_.Tensor, torch.ops.aten.mm.out))
+    assert written(add, (x, 1), {}) == [x]
+    assert list(written(operator_of(torch.ops.aten.add.Tensor), (x, 1), {})) == []
+    assert written(into, (x, x), {"out": out}) == written(into, (x, x, out), {}) == [out]
 
 
 # Begin and end
