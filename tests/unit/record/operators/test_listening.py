@@ -250,10 +250,10 @@ def test_what_is_written_in_the_forward_is_copied(inference):
 
 def test_what_an_operator_writes_into():
     x, out = randn(2, 3), randn(2, 2)
-    assert written(operator_of(torch.ops.aten.add_.Tensor), (x, 1)) == [x]
-    assert written(operator_of(torch.ops.aten.add.Tensor), (x, 1)) == []
-    assert written(operator_of(torch.ops.aten.mm.out), (x, x)) == []  # by name
-    assert written(operator_of(torch.ops.aten.mm.out), (x, x, out)) == [out]
+    assert written(operator_of(torch.ops.aten.add_.Tensor), (x, 1), {}) == [x]
+    assert written(operator_of(torch.ops.aten.add.Tensor), (x, 1), {}) == ()
+    assert written(operator_of(torch.ops.aten.mm.out), (x, x), {"out": out}) == [out]  # by name
+    assert written(operator_of(torch.ops.aten.mm.out), (x, x, out), {}) == [out]
 
 
 # Begin and end

@@ -72,7 +72,7 @@ def test_ways_of_an_output():
     two = one.by(Step("t", (), (3, 2)))
     two.note()
     assert output.paths == [two.path] and one.path == (first,)
-    assert first.joined(-1) == Step("cat", (-1,), (2, 3), 1)
+    assert first.joined(-1) == Step("view", (-1,), (2, 3), 1)
     for _ in range(2 * PATHS):
         one.note()
     assert len(output.paths) == PATHS
