@@ -33,9 +33,9 @@ from wqkv.maps.proof import Proof
 from wqkv.maps.weights import Weights
 from wqkv.record.backward import Backward
 from wqkv.record.layer_runs import State
-from wqkv.record.listen import sample_with
 from wqkv.record.modules import AttentionKind
 from wqkv.record.run import Run, Statistics
+from wqkv.record.texts import sample_with
 
 #: Changes whenever an older wqkv could not read a file, or would read it wrongly.
 FORMAT = 1

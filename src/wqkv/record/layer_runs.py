@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, TypeVar
 
 from torch import nn
 
 from wqkv.record.modules import AttentionKind
 from wqkv.record.run import Run
 
+#: What is known of a layer.
+Of = TypeVar("Of")
 #: Why there is no map of a module that is named attention and ran.
 UNHEARD = "no attention was heard in it: no softmax over a product of q and k met v in a product"
 
@@ -62,3 +65,11 @@ class LayerRuns:
                 "`runs` has what came before"
             )
         return self.runs[-1].refused
+
+
+def numbered(layers: Sequence[Of], layer: int) -> Of:
+    """The layer of a number, which may count from the end as -1."""
+    if not -len(layers) <= layer < len(layers):
+        none = "no attention was heard" if not layers else f"{len(layers)} ran"
+        raise IndexError(f"There is no layer {layer}: {none}.")
+    return layers[layer]

@@ -10,18 +10,17 @@ from __future__ import annotations
 import sys
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from types import CodeType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from wqkv.attend.heard import HeardCall
-from wqkv.errors import MissedError, WqkvError
+from wqkv.errors import WqkvError
 from wqkv.maps.weights import aside
-from wqkv.named_attention import attention_like
-from wqkv.record.arguments import OverheardCall, output_of, read_call, read_tensors
+from wqkv.record.arguments import OverheardCall, output_of, read_call
 from wqkv.record.backward import Backward
 from wqkv.record.captured import TRANSFORMED, CapturedCall, Refusal, why_untold
 from wqkv.record.faults import Faults
@@ -39,38 +38,13 @@ from wqkv.record.layer_runs import LayerRuns
 from wqkv.record.modules import ModuleCall, ended_by, kind_of
 from wqkv.record.operators.door import OperatorDoor, Returned, Waiting, batch_of
 from wqkv.record.operators.listening import FusedCall, Heard, Listening, WrittenOut, tensors_in
-from wqkv.record.own import OwnDoor, OwnRun
+from wqkv.record.own import OwnDoor
 from wqkv.record.read_mask import KnownMasks
 from wqkv.record.run import Run
+from wqkv.record.texts import sample_with
+from wqkv.record.watched_model import WatchedModel
 from wqkv.record.write_path import WritePath
 from wqkv.upstream import of_torch
-
-#: What is known of a layer.
-Of = TypeVar("Of")
-
-
-class WatchedModel:
-    """What is known of a model before it runs, and which layers are wanted."""
-
-    def __init__(
-        self, model: nn.Module, wanted: list[int] | None, keep: str, gradients: bool
-    ) -> None:
-        self.model, self.wanted, self.keep, self.gradients = model, wanted, keep, gradients
-        self.names = {module: of_torch.plain_name(name) for name, module in model.named_modules()}
-        self.like = attention_like(model)
-        #: The modules that are followed: no other calls attention itself, but WO, the last norm
-        #: and the output matrix are among the others.
-        self.followed = {
-            module
-            for module in self.names
-            if gradients or module is model or next(module.children(), None) is not None
-            or not type(module).__module__.startswith("torch.nn.")
-        }  # fmt: skip
-
-    def follow(self, whole: nn.Module) -> None:
-        """Follow also what is called in the model's place; it may be the model."""
-        self.names.setdefault(whole, "")
-        self.followed.add(whole)
 
 
 class _Frame(NamedTuple):
@@ -501,45 +475,6 @@ class Listener:
             layer.unseen += layer.module in modules
 
 
-def sample_with(
-    ids: list[int], text: Tensor | None, ends: Sequence[int], sources: Iterable[Tensor]
-) -> int:
-    """Which sample of a text (batch, length) holds these token ids.
-
-    Args:
-        ends: the token ids that end a text, or fill what is left after its end.
-        sources: the keys of the layers that look at another text.
-
-    Raises:
-        MissedError: none does, or it is not known which.
-    """
-    if text is None:
-        raise MissedError(
-            "Which token ids the samples hold is not known: the model read no `input_ids` from "
-            "the text's beginning on, or some of its steps went by unseen."
-        )
-    count = max((n for n, one in enumerate(ids, 1) if one not in ends), default=0)
-    read = ids[: min(count, len(ids) - 1)]
-    texts = text.tolist()
-    found = [sample for sample, one in enumerate(texts) if one[: len(read)] == read]
-    if not found:
-        raise MissedError(
-            f"None of the {len(texts)} samples holds these {len(ids)} tokens: a beam that ends "
-            "may give its place to another.\nTo see them, run the model on them under `watch`."
-        )
-    if any(not torch.equal(key[found], key[found][:1].expand_as(key[found])) for key in sources):
-        raise MissedError(f"Samples {found} hold this text, and do not read the same source.")
-    return found[0]
-
-
-def numbered(layers: Sequence[Of], layer: int) -> Of:
-    """The layer of a number, which may count from the end as -1."""
-    if not -len(layers) <= layer < len(layers):
-        none = "no attention was heard" if not layers else f"{len(layers)} ran"
-        raise IndexError(f"There is no layer {layer}: {none}.")
-    return layers[layer]
-
-
 def _is_flex(heard: Heard) -> bool:
     """Whether it is FlexAttention, which compiles itself also where nobody compiles the model."""
     return isinstance(heard.how, FusedCall) and heard.how.applied.name == "flex_attention"
@@ -564,52 +499,3 @@ def _depth(module: nn.Module) -> int:
         frame = caller
         count += frame.f_code.co_name == "_call_impl" and frame.f_locals.get("self") is module
     return count
-
-
-def in_backward() -> bool:
-    """Whether this thread runs a backward pass: what runs in it, checkpointing computes again.
-
-    On a GPU that thread is autograd's own, so it must not become one of those that ran the model.
-    """
-    return bool(of_torch.backward_number() >= 0)
-
-
-def repeated(layers: Iterable[LayerRuns], overheard: OverheardCall) -> bool:
-    """Find the run that a call repeats while a backward pass runs, as gradient checkpointing does.
-
-    It begins no run. If the forward itself ran without gradients (reentrant checkpointing), this
-    call's output is the one whose gradient is heard.
-
-    Returns:
-        whether it repeats one, or belongs to a layer of which none was recorded.
-    """
-    layers = [layer for layer in layers if layer.module is overheard.module]
-    if not any(run.refused is None for layer in layers for run in layer.runs):
-        return True
-    with aside(overheard.device):
-        try:
-            query, key, _, _ = read_tensors(overheard)
-        except Refusal:
-            return False
-        runs = (run for layer in layers for run in layer.runs)
-        return _repeated(runs, query, key, output_of(overheard.out))
-
-
-def repeated_own(layers: Iterable[LayerRuns], heard: HeardCall) -> bool:
-    """`repeated` of a call of our own attention, of which it is not known which module made it."""
-    runs = [run for layer in layers for run in layer.runs if isinstance(run, OwnRun)]
-    with aside(heard.call.query.device):
-        return not runs or _repeated(runs, heard.call.query, heard.call.key, heard.out)
-
-
-def _repeated(runs: Iterable[Run], query: Tensor, key: Tensor, output: Tensor) -> bool:
-    found = [
-        run for run in runs if torch.equal(run.query.data, query) and torch.equal(run.key.data, key)
-    ]
-    waiting = [run.backward for run in found if run.backward and run.backward.waits]
-    for run in found:
-        run.again = True
-    for backward in waiting:
-        backward.mixed |= len(waiting) > 1
-        backward.hear(output)
-    return bool(found)

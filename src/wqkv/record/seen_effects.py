@@ -15,7 +15,7 @@ from wqkv.maps.attention_map import AttentionMap
 from wqkv.maps.link_map import EffectMap, How, check_how
 from wqkv.maps.statistics import Top
 from wqkv.record.kept import AnsweringRun
-from wqkv.record.listen import numbered
+from wqkv.record.layer_runs import numbered
 
 
 class EffectLink(NamedTuple):

@@ -26,8 +26,8 @@ from wqkv.maps.attention_map import AttentionMap
 from wqkv.maps.link_map import How
 from wqkv.record.captured import Refusal
 from wqkv.record.kept import KeptLayer, KeptModel, KeptThread, write_recording
-from wqkv.record.layer_runs import LayerRuns, State
-from wqkv.record.listen import Listener, numbered
+from wqkv.record.layer_runs import LayerRuns, State, numbered
+from wqkv.record.listen import Listener
 from wqkv.record.modules import AttentionKind, ended_by, kind_of
 from wqkv.record.report import layer_lines
 from wqkv.record.run import Statistics

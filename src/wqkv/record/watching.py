@@ -16,9 +16,11 @@ from wqkv.attend.heard import HeardCall
 from wqkv.doors import door
 from wqkv.errors import ArgumentError, KindError, describe
 from wqkv.record.arguments import OverheardCall
-from wqkv.record.listen import Listener, WatchedModel, in_backward, repeated, repeated_own
+from wqkv.record.listen import Listener
 from wqkv.record.modules import ModuleCall, compiled, reached
 from wqkv.record.overhear import install, uninstall
+from wqkv.record.run_again import in_backward, repeated, repeated_own
+from wqkv.record.watched_model import WatchedModel
 from wqkv.upstream import of_torch
 from wqkv.wrappers import stand_in, unwrapped
 
