@@ -415,6 +415,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         if len(weights) == 1 and not _by_keys(weights[0], a.shape[-1]):
             node = Node(applied, out)
             node.odd |= {"heads mixed"}
+            self._say_if_open(weights[0], _NO_KEYS)
             self._put(out, node)
         elif len(weights) == 1 and not onto_scores:
             self._attention(weights[0], b if first else a, first, out)
@@ -453,6 +454,11 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             self._trails.put(out, Moved(shape))
             self._tell(Heard(WrittenOut(weights, leaf(value), first, leaf(out), shape)))
 
+    def _say_if_open(self, weights: Node, why: str) -> None:
+        """What to say of weights that never meet v."""
+        for softmax in weights.softmaxes & self._open.keys():
+            self._open[softmax] = why
+
     def _mix(self, applied: Applied, args: tuple[Any, ...], out: Any) -> None:
         """A learned weight meets a map: heads are mixed (followed), or channels (the trail ends).
 
@@ -478,6 +484,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
 of_torch.never_compiled(Listening.__torch_dispatch__)
 
 _PIECES = "its scores were written into a larger tensor piece by piece, which is not followed"
+_NO_KEYS = "its weights met something along another axis than that of their softmax"
 _REDUCED = "a mean or a sum of its weights met v, and not they themselves"
 _REDUCTIONS = frozenset(("mean", "sum"))
 #: Operators that cut an output into pieces, and where the axis stands among their arguments.

@@ -152,10 +152,13 @@ class Node:
         return self.args[0] if self.args else None
 
     def _is_quotient(self) -> bool:
-        """Whether it is exp(s) / exp(s).sum(): a softmax that is written out."""
+        """Whether it is exp(s) / exp(s).sum(): a softmax that is written out.
+
+        A number may keep the sum from being 0. Whether it changed the weights, the proof shows.
+        """
         if self.name != "div" or len(self.args) < 2:
             return False
-        above, below = self.args[:2]
+        above, below = self.args[0], _bare_sum(self.args[1])
         found = isinstance(above, Node) and isinstance(below, Node)
         return found and above.name == "exp" and below.name == "sum" and below.first() is above
 
@@ -170,6 +173,19 @@ class Node:
             return False
         score, lse = inner.args[:2]
         return isinstance(lse, Node) and lse.name == "logsumexp" and lse.first() is score
+
+
+#: Up to which number is added to a sum, or is the least that it may be, only so that it is not 0.
+_LEAST = 1e-4
+
+
+def _bare_sum(below: Argument) -> Argument:
+    """A sum without the number that keeps it from being 0."""
+    if isinstance(below, Node) and below.name in ("add", "clamp", "clamp_min"):
+        number = below.args[1] if len(below.args) > 1 else below.kwargs.get("min")
+        if isinstance(number, float) and 0 < number <= _LEAST:
+            return below.first()
+    return below
 
 
 # Keyword arguments of a foreign call.
@@ -210,7 +226,7 @@ def mapped(value: Argument, of: Any) -> Argument:
 def softmax_input(softmax: Node) -> tuple[Node, int]:
     """The scores of a softmax, and the axis over which it was taken, counted from the end."""
     if softmax.name == "div":
-        below: Any = softmax.args[1]
+        below: Any = _bare_sum(softmax.args[1])
         score, dim = softmax.args[0].args[0], below.args[1]
     elif softmax.name == "exp" and softmax.args[0].name in LOG_SOFTMAXES:
         score, dim = softmax.args[0].args[:2]

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.written import BATCH, D_K, D_V, HEADS, M, N, is_map, missed, qkv, randn, seen_of
+from tests.written import BATCH, D_K, D_V, HEADS, M, N, is_map, missed, proved, qkv, randn, seen_of
 from wqkv import watch
 from wqkv.record import faults
 from wqkv.record.operators.learned import Learned
@@ -143,6 +143,33 @@ def test_a_mean_of_weights_that_is_looked_at():
 def test_a_value_without_numbers():
     reason = missed(lambda q, k, v: weights(q, k) @ v.mul(torch.nan))
     assert reason == "its output has no numbers that could prove its weights"
+
+
+def test_slots_that_compete():
+    """As slot attention: the softmax is over the queries, and v is summed over the keys."""
+
+    def way(q, k, v):
+        P = (q @ k.mT).softmax(2) + 1e-8
+        return P / P.sum(-1, keepdim=True) @ v
+
+    assert missed(way) == (
+        "its weights met something along another axis than that of their softmax"
+    )
+
+
+@pytest.mark.parametrize("kept", [lambda x: x + 1e-9, lambda x: x.clamp(min=1e-6)])
+def test_a_sum_that_is_kept_from_zero(kept):
+    def softmax(q, k):
+        scores = q @ k.mT
+        e = (scores - scores.amax(-1, keepdim=True)).exp()
+        return e / kept(e.sum(-1, keepdim=True))
+
+    assert "proof" in proved(softmax)
+
+
+def test_a_sum_with_more_in_it():
+    reason = missed(lambda q, k, v: (e := (q @ k.mT).exp()) / (e.sum(-1, keepdim=True) + 1.0) @ v)
+    assert "divided by something else than its sum" in reason
 
 
 def test_scores_in_a_larger_tensor():

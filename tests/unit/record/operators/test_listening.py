@@ -424,3 +424,28 @@ def test_what_is_kept_of_an_attention():
     (fused,) = heard_of(lambda q, k, v: attention(q, k, v[..., :11]))
     assert {q.numel(), k.numel()} <= {leaf.tensor.numel() for leaf in tensors_in(fused)}
     assert tensors_in(heard._replace(how=None)) == []
+
+
+class CastInside(nn.Module):
+    """Turns autocast on around an encoder's fast path, and off again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(14, 2, 22, batch_first=True)
+        self.encoder, self.out = nn.TransformerEncoder(layer, 2), nn.Linear(14, 14)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = self.encoder(x)
+        return nn.functional.linear(y.float(), self.out.weight, self.out.bias)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_autocast_inside_of_a_model(mode):
+    torch.manual_seed(0)
+    model, x = CastInside().eval(), torch.randn(2, 7, 14)
+    with mode():
+        plain = model(x)
+        with watch(model) as seen:
+            assert torch.equal(model(x), plain)
+    assert [layer.state for layer in seen.layers] == ["proved"] * 2
