@@ -97,7 +97,7 @@ class Listener:
         self._unproved: list[tuple[Run, Waiting | None]] = []
         # what is heard at operators, and how much of it each call of a module has had
         self.faults = Faults()
-        self._mode = Listening(watched.model, self._heard, self.faults)
+        self._mode = Listening(watched.model, self._heard, self.faults, self._place)
         self._door, self._own = OperatorDoor(self.faults), OwnDoor()
         self._counts: Counter[tuple[nn.Module, int]] = Counter()
         self._asked: list[list[Heard]] = []  # attention functions that run now, and what they ran
@@ -272,14 +272,22 @@ class Listener:
             if why is not None:
                 self._layer(module).reason = why
                 return
-        if self._asked:
+        if self._asked and heard.at is None:
             self._asked[-1].append(heard)
+        elif isinstance(heard.at, _Frame):
+            key = heard.at.call.module, heard.at.visit
+            self._layer(*key, self._counts[key]).reason = heard.lost
+            self._counts[key] += 1
         elif self._stack:
             key = self._stack[-1].call.module, self._stack[-1].visit
             waiting = self._waiting_for(heard, self._counts[key])
             self._counts[key] += 1
             waiting.layer.unseen = 0
             self._add(waiting)
+
+    def _place(self) -> _Frame | None:
+        """The module that runs now; None while another door hears what it runs."""
+        return self._stack[-1] if self._stack and not self._asked else None
 
     def _add(self, waiting: Waiting) -> None:
         """Let an attention wait until somebody asks."""

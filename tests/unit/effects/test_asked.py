@@ -364,7 +364,7 @@ def test_pairs_that_cannot_be_asked():
 
 
 def test_what_is_no_open_model(llama):
-    with pytest.raises(ArgumentError, match="`model` is nn.Module LlamaForCausalLM"):
+    with pytest.raises(ArgumentError, match=r"`model` is nn\.Module LlamaForCausalLM"):
         ask(llama.speaker, text(N))
 
 

@@ -71,6 +71,7 @@ class Heard(NamedTuple):
 
     how: WrittenOut | FusedCall | None
     lost: str = ""
+    at: object = None  # where it was heard, as `place` says, if it is told of later
 
 
 class _Quiet(threading.local):
@@ -89,18 +90,27 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         model: its parameters are weights, which make no scores.
         tell: is told of each attention as it ends.
         faults: where a fault of ours is noted, so that the model goes on.
+        place: says where the model runs now.
     """
 
     supports_higher_order_operators = True
 
-    def __init__(self, model: nn.Module, tell: Callable[[Heard], None], faults: Faults) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        tell: Callable[[Heard], None],
+        faults: Faults,
+        place: Callable[[], object] = lambda: None,
+    ) -> None:
         super().__init__()
+        self._place = place
         self._faults = faults
         self._tell = tell
         self._weights = Learned(model)
         self._trails = Trails(self._weights)
         #: Softmaxes over scores that have not met v yet, and what to say if they never do.
         self._open: dict[Node, str] = {}
+        self._places: dict[Node, object] = {}  # where each was taken
         self._told: set[Node] = set()  # softmaxes that have
         self._on = False
         # as of_torch.as_called takes them: with autocast as it is now, and without it
@@ -144,9 +154,10 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         if self._on:
             self._on = False
             of_torch.take_off(self)
-        for why in self._open.values():
-            self._tell(Heard(None, why))
+        for softmax, why in self._open.items():
+            self._tell(Heard(None, why, self._places.get(softmax)))
         self._open.clear()
+        self._places.clear()
 
     def close(self) -> None:
         """Hear nothing from here on, though a forward may still run in another thread."""
@@ -160,6 +171,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
     def forget(self) -> None:
         self._open.clear()
         self._told.clear()
+        self._places.clear()
         self._trails.clear()
 
     @contextmanager
@@ -334,6 +346,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
                 return
         if node.products and node in node.softmaxes:
             self._open[node] = "its softmax over products of q and k never met v in a product"
+            self._places[node] = self._place()
         self._trails.put(x, node)
 
     def _written_through(self, x: Tensor, others: list[tuple[Tensor, Node]]) -> None:
@@ -406,7 +419,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
 
     def _product(self, applied: Applied, args: tuple[Any, ...], out: Tensor) -> None:
         (a, b), (left, right) = args[-2:], applied.args[-2:]
-        if self._weights.among(a, b):
+        if self._weights.among(a, b) or self._mixes_scores(a, left, b, right):
             self._mix(applied, args, out)
             return
         weights = [one for one in (left, right) if isinstance(one, Node) and one.is_weights]
@@ -429,6 +442,14 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             leaf = self._trails.leaf
             fresh = (*applied.args[:-2], leaf(a), leaf(b))  # q and k are taken as they are
             self._put(out, Node(applied._replace(args=fresh), out))
+
+    def _mixes_scores(self, a: Tensor, left: Argument, b: Tensor, right: Argument) -> bool:
+        """Whether scores meet a buffer of the model, such as a matrix that mixes heads."""
+        return any(
+            isinstance(node, Node) and node.products and not node.is_weights
+            and self._weights.owns(other)
+            for node, other in ((left, b), (right, a))
+        )  # fmt: skip
 
     def _attention(self, weights: Node, value: Tensor, first: bool, out: Tensor) -> None:
         if weights.odd & _REDUCTIONS and weights.numel < min(x.numel for x in weights.softmaxes):
