@@ -113,8 +113,16 @@ def replayed(how: WrittenOut, modules: Sequence[nn.Module], why: str) -> Run:
     proof = replace(proof, rows=batch * n)
     shape = (batch, n_head, n, laid_out.key_len)
     run = replayed_run(shape, scores, proof, reason, output)
-    run.notes = notes
+    run.notes = (*notes, *_cut_keys(found, how, laid_out.key_len))
     return run
+
+
+def _cut_keys(found: Replayed, how: WrittenOut, key_len: int) -> tuple[str, ...]:
+    """What to say of keys that have weights and met no v; sinks are joined to the keys."""
+    m = found.scores.shape[-1]
+    if m == key_len or any(one.name == "cat" for one in all_nodes(how.weights)):
+        return ()
+    return (f"shown are the {key_len} keys that met v, of {m}",)
 
 
 def _over_keys(found: Replayed, how: WrittenOut) -> bool:

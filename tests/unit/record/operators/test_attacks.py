@@ -140,6 +140,12 @@ def test_a_mean_of_weights_that_is_looked_at():
     )
 
 
+def test_some_keys_that_met_v():
+    seen = seen_of(lambda q, k, v: weights(q, k)[..., :3] @ v[:, :, :3])
+    is_map(seen, weights(*qkv()[:2])[..., :3])
+    assert f"shown are the 3 keys that met v, of {M}" in seen.report()
+
+
 def test_a_value_without_numbers():
     reason = missed(lambda q, k, v: weights(q, k) @ v.mul(torch.nan))
     assert reason == "its output has no numbers that could prove its weights"
