@@ -488,7 +488,7 @@ class Seen(Watching, Sequence[Kept]):
         layers = self._all
         reasons = [(one, self._why(one)) for one in layers]
         ran = listener.forwards or listener.unseen
-        nothing = "it ran, and no attention was heard in it" if ran else "it did not run"
+        nothing = "it ran, and no attention was heard in it" if ran else "no forward of it ran"
         lines = layer_lines(self._name, reasons, self._watched.gradients, nothing)
         if listener.failed:
             lines.append(

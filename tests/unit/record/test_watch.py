@@ -229,7 +229,7 @@ def test_a_forward_that_fails():
 def test_nothing_ran():
     with watch(tiny("llama")) as seen:
         pass
-    says = "captured 0 of 0 layers of LlamaForCausalLM: it did not run"
+    says = "captured 0 of 0 layers of LlamaForCausalLM: no forward of it ran"
     assert seen.report() == says
 
 
