@@ -134,6 +134,45 @@ def test_rows_that_looked_ahead_see_no_later_key():
     assert "Prefix(" in seen.report()
 
 
+class Reader(nn.Module):
+    """A decoder that reads another text: its own keys are stored, and the others stay."""
+
+    def __init__(self, stored=True):
+        super().__init__()
+        self.own = Cached() if stored else Foreign(causal)
+        self.other = Foreign(plain)
+
+    def forward(self, q, k, v, memory):
+        self.own(q, k, v)
+        return self.other(q, memory, memory)
+
+
+@pytest.mark.parametrize("steps", [[4, 1, 1, 1], [1] * 7])
+@pytest.mark.parametrize("beams", [1, 3])
+def test_steps_that_read_another_text_are_one_map(steps, beams):
+    q, k, v = (x[:1].expand(beams, -1, -1, -1) for x in qkv(n=M))
+    memory = randn(1, HEADS, 17, D_K, seed=5).expand(beams, -1, -1, -1)
+    model, start = Reader(), 0
+    with watch(model) as seen:
+        for step in steps:
+            model(*(x[:, :, start : start + step] for x in (q, k, v)), memory)
+            start += step
+    assert [len(seen.runs(n)) for n in range(2)] == [1, 1]
+    torch.testing.assert_close(seen[1][:], weights(q, memory))
+    assert "rows from" not in seen.report()
+
+
+def test_another_text_that_is_asked_again_is_another_run():
+    """As in a denoising loop: the text stays, and what asks it is no continuation."""
+    q, k, v = qkv(n=M)
+    memory, model = randn(BATCH, HEADS, 17, D_K, seed=5), Reader(stored=False)
+    with watch(model) as seen:
+        for shift in range(3):
+            model(q + shift, k + shift, v, memory)
+    assert [len(seen.runs(n)) for n in range(2)] == [3, 3]
+    torch.testing.assert_close(seen.runs(1)[1][:], weights(q + 1, memory))
+
+
 def test_forwards_of_other_texts_are_other_runs():
     model = Foreign(plain)
     with watch(model) as seen:
