@@ -21,7 +21,8 @@ from wqkv.record.captured import CHANGED, CapturedCall, Refusal, check_numbers
 from wqkv.record.faults import Faults
 from wqkv.record.follow import OTHER_TEXT, Continuation, begin, follow, go_on, settle
 from wqkv.record.layer_runs import LayerRuns
-from wqkv.record.operators.listening import Heard, WrittenOut, tensors_in
+from wqkv.record.operators.listening import FusedCall, Heard, WrittenOut, tensors_in
+from wqkv.record.operators.nodes import Leaf
 from wqkv.record.operators.understand import call_of, replayed
 from wqkv.record.read_mask import KnownMasks
 from wqkv.record.run import Run
@@ -187,3 +188,14 @@ def batch_of(args: Iterable[object]) -> int | None:
     """The number of samples that a model was given: the first size of its first tensor."""
     found = next((x for x in args if isinstance(x, torch.Tensor) and x.ndim), None)
     return None if found is None else found.shape[0]
+
+
+def is_joint(heard: Heard, length: int) -> bool:
+    """Whether all of two texts together look at all of them, as in SD3 and Flux."""
+    match heard.how:
+        case WrittenOut(weights=weights):
+            return weights.shape.count(length) > 1
+        case FusedCall(applied=applied):
+            given = [one.tensor for one in applied.args[:2] if isinstance(one, Leaf)]
+            return [x.shape[-2] for x in given if x.ndim > 1] == [length, length]
+    return False

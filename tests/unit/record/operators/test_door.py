@@ -197,6 +197,36 @@ def test_kinds(way, kind):
     assert seen_of(way, *qkv(n=N, m=N)).layers[0].kind == kind
 
 
+class Joint(nn.Module):
+    """Two texts, of which all tokens look at all, as in SD3; or the first at both, or at one."""
+
+    def __init__(self, seen, fused):
+        super().__init__()
+        self.seen, self.fused = seen, fused
+
+    def forward(self, hidden_states, encoder_hidden_states):
+        both = torch.cat((hidden_states, encoder_hidden_states), dim=1)[:, None]
+        q = both if self.seen == "joint" else hidden_states[:, None]
+        k = encoder_hidden_states[:, None] if self.seen == "other" else both
+        if self.fused:
+            return torch.nn.functional.scaled_dot_product_attention(q, k, k)
+        return plain(q, k, k)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(("seen", "kind"), [("joint", "encoder"), ("both", "cross"),
+                                            ("other", "cross")])  # fmt: skip
+def test_kinds_of_two_texts(seen, kind, fused):
+    model, given = Joint(seen, fused), (randn(BATCH, N, D_K), randn(BATCH, M, D_K))
+    with watch(model) as found:
+        model(*given)
+    (layer,) = found.layers
+    assert (layer.state, layer.kind) == ("proved", kind)
+    with watch(model) as found:  # two texts of one length
+        model(given[0], given[0] + 1)
+    assert found.layers[0].kind == kind
+
+
 def test_rows_that_begin_later():
     """A causal mask over more keys than queries: they are the last."""
     assert "rows from 2 on" in seen_of(causal).report()
