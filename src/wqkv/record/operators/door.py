@@ -136,6 +136,8 @@ class OperatorDoor:
         if last is not None and last.kept and not found.finish:
             # Of another text's keys, nothing tells but the text itself whether they were stored.
             going = follow(last, found._replace(stored_keys=found.cross))
+            if going is not None and last.first.cross and not found.cross:
+                _take_back(last)
             if going is not None:
                 return going._replace(call=found)
         return _begin(one, found)
@@ -154,6 +156,17 @@ def _begin(one: Waiting, call: CapturedCall) -> Run:
     if run.refused is not None and isinstance(one.heard.how, WrittenOut):
         return replayed(one.heard.how, one.modules, run.refused)
     return run
+
+
+def _take_back(run: Run) -> None:
+    """Read a single row that sees all keys as a step of its own text, which the next step shows.
+
+    Where a watch begins in the midst of a generation, such a row looked like a query of its own.
+    """
+    plain = run.pattern is not None and isinstance(run.pattern.mask(), Full)
+    if plain and run.query.len == 1 < run.key.len:
+        run.first = run.first._replace(cross=False)
+        run.start, run.start_known = run.key.len - 1, False
 
 
 def _go_on(one: Waiting, going: Continuation, every: Sequence[Continuation]) -> Run:

@@ -120,6 +120,23 @@ def test_steps_of_a_cache_are_one_map(steps):
     assert len(seen.runs(0)) == 1
 
 
+@pytest.mark.parametrize("steps", [[1] * 4, [1, 2, 1]])
+def test_a_watch_that_begins_in_the_midst_of_a_text(steps):
+    """A first row that sees more keys than its own is no query of another text."""
+    q, k, v = qkv(n=M)
+    model, start = Cached(lambda q, k, v: (causal if q.shape[2] > 1 else plain)(q, k, v)), M - 4
+    model(*(x[:, :, :start] for x in (q, k, v)))
+    with watch(model) as seen:
+        for step in steps:
+            model(*(x[:, :, start : start + step] for x in (q, k, v)))
+            start += step
+    shown = torch.ones(M, M, dtype=torch.bool).tril()
+    truth = (q @ k.mT).masked_fill(~shown, -torch.inf).softmax(-1)
+    is_map(seen, truth[:, :, -4:])
+    assert len(seen.runs(0)) == 1
+    assert "rows from 3 on" in seen.report() and "failed" not in seen.report()
+
+
 def test_rows_that_looked_ahead_see_no_later_key():
     """The first rows see each other, and no key that came after their step."""
     q, k, v = qkv(n=M)
@@ -132,6 +149,16 @@ def test_rows_that_looked_ahead_see_no_later_key():
     q, k = q[:, :, :5], k[:, :, :5]
     is_map(seen, (q @ k.mT).masked_fill(~shown, -torch.inf).softmax(-1))
     assert "Prefix(" in seen.report()
+
+
+def test_a_query_of_its_own_keeps_its_rows():
+    """Of texts of growing length: it is a pooling one, which stands nowhere in them."""
+    q, k, v = qkv(n=1)
+    with watch(model := Foreign(plain)) as seen:
+        model(q, k[:, :, :-1], v[:, :, :-1])
+        model(q, k.flip(2), v)
+    assert len(seen.runs(0)) == 2 and "rows from" not in seen.report()
+    torch.testing.assert_close(seen.runs(0)[0][:], weights(q, k[:, :, :-1]))
 
 
 class Reader(nn.Module):
