@@ -59,6 +59,7 @@ NAMES = {
     "push_mode": "torch.utils._python_dispatch:_push_mode",
     "LAY_INTO": "torch:ops.aten.as_strided_scatter.default",
     "LAY_OUT": "torch:ops.aten.as_strided.default",
+    "PERMUTE": "torch:ops.aten.permute.default",
     # what an operator goes through before its kernel, such as autograd and autocast
     "keys_on": "torch:_C._dispatch_tls_local_include_set",
     "keys_off": "torch:_C._dispatch_tls_local_exclude_set",

@@ -302,6 +302,8 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             self._put(out, Node(applied._replace(args=plain), out))
         elif any(trails.moved(x) is not None for x in known):
             self._after(name, args, known, out)
+        elif name == "mul" and self._single_key(applied, args, out):
+            return
         elif name in PROJECTIONS:
             self._mix(applied, args, out)
         elif name == "native_dropout" and isinstance(out, tuple) and args[2]:
@@ -451,6 +453,25 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
             for node, other in ((left, b), (right, a))
         )  # fmt: skip
 
+    def _single_key(self, applied: Applied, args: tuple[Any, ...], out: Tensor) -> bool:
+        """Hear weights of a single key that meet v: einsum multiplies them, without a product."""
+        pairs = list(zip(applied.args[:2], args[:2], strict=True))
+        for (weights, P), (_, value) in (pairs, pairs[::-1]):
+            if not isinstance(weights, Node) or not weights.is_weights or not weights.products:
+                continue
+            score, dim = softmax_input(next(iter(weights.softmaxes)))
+            order = _rows_and_channels(P, value) if isinstance(value, Tensor) else None
+            if score.shape[dim] != 1 or order is None:
+                continue
+            moved = P.permute(order), value.permute(order), out.permute(order)
+            node = Node(Applied(of_torch.PERMUTE, "permute", (weights, order), {}), moved[0])
+            self._attention(node, moved[1], True, moved[2])
+            if (what := self._trails.moved(moved[2])) is not None:
+                back = [order.index(n) for n in range(out.ndim)]
+                self._trails.put(out, what.by(Step("permute", (None, back), tuple(out.shape))))
+            return True
+        return False
+
     def _attention(self, weights: Node, value: Tensor, first: bool, out: Tensor) -> None:
         if weights.odd & _REDUCTIONS and weights.numel < min(x.numel for x in weights.softmaxes):
             # Such as a mean over heads that is looked at; they may meet v later.
@@ -552,6 +573,19 @@ def _by_keys(weights: Node, size: int) -> bool:
     softmax = next(iter(weights.softmaxes))
     keys = softmax.shape[softmax_input(softmax)[1]]
     return size == keys or weights.numel != softmax.numel
+
+
+def _rows_and_channels(P: Tensor, value: Tensor) -> list[int] | None:
+    """The order in which weights of a single key and v are (..., query, 1) and (..., 1, d_v)."""
+    if P.ndim != value.ndim:
+        return None
+    axes = range(P.ndim)
+    channels = [n for n in axes if P.shape[n] == 1 < value.shape[n]]
+    rows = sorted((n for n in axes if value.shape[n] == 1), key=lambda n: P.shape[n])
+    if len(channels) != 1 or not rows:
+        return None
+    last = [rows[-1], *channels]
+    return [*(n for n in axes if n not in last), *last]
 
 
 def _is_whole(x: Tensor) -> bool:

@@ -12,7 +12,21 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.written import BATCH, D_K, D_V, HEADS, M, N, is_map, missed, proved, qkv, randn, seen_of
+from tests.written import (
+    BATCH,
+    D_K,
+    D_V,
+    HEADS,
+    Foreign,
+    M,
+    N,
+    is_map,
+    missed,
+    proved,
+    qkv,
+    randn,
+    seen_of,
+)
 from wqkv import watch
 from wqkv.record import faults
 from wqkv.record.operators.learned import Learned
@@ -247,3 +261,37 @@ def test_a_fault_of_ours(owner, name, monkeypatch):
     assert "wqkv failed while it listened" in seen.report()
     assert "ZeroDivisionError: planted" in seen.report()
     assert torch.equal(model(x), plain)
+
+
+# A single key
+
+
+@pytest.mark.parametrize("to", ["bhid", "bihd"])
+@pytest.mark.parametrize("heads", [1, 3])
+@pytest.mark.parametrize("n", [1, 5])
+def test_einsum_over_a_single_key(n, heads, to):
+    """It multiplies, where there is nothing to sum."""
+
+    def way(q, k, v):
+        P = torch.einsum("bhid,bhjd->bhij", q, k).softmax(-1)
+        y = torch.einsum(f"bhij,bhjd->{to}", P, v)
+        return (y.transpose(1, 2) if to == "bhid" else y).flatten(2)
+
+    seen = seen_of(way, *qkv(heads=heads, n=n, m=1))
+    assert seen.layers[0].state == "proved"
+    is_map(seen, torch.ones(BATCH, heads, n, 1))
+
+
+def test_einsum_that_generates_from_one_token():
+    q, k, v = qkv(n=M)
+
+    def way(q, k, v):
+        P = torch.einsum("bhid,bhjd->bhij", q, k).softmax(-1)
+        return torch.einsum("bhij,bhjd->bhid", P, v)
+
+    with watch(model := Foreign(way)) as seen:
+        for n in range(M):
+            model(q[:, :, n : n + 1], k[:, :, : n + 1], v[:, :, : n + 1])
+    assert len(seen.runs(0)) == 1
+    shown = torch.ones(M, M, dtype=torch.bool).tril()
+    is_map(seen, (q @ k.mT).masked_fill(~shown, -torch.inf).softmax(-1))
