@@ -21,6 +21,8 @@ from wqkv.record.operators.nodes import (
     Node,
     all_nodes,
     mapped,
+    nodes_in,
+    operator_of,
     softmax_input,
 )
 
@@ -54,14 +56,14 @@ def replay(heard: WrittenOut) -> Replayed:
     score, dim = softmax_input(softmaxes[0])
     numbers: dict[Node, Any] = {}
     try:
-        weights = _value(heard.weights, numbers)
+        weights = _value(heard.weights, numbers, score)
         v = heard.value.tensor.detach().double()
         output = weights @ v if heard.weights_first else v @ weights
     except (RuntimeError, TypeError, NotImplementedError) as error:
         line = str(error).partition("\n")[0]
         raise Refusal(f"its scores cannot be computed again: {line}") from error
     scores = numbers[score]
-    seen = scores.masked_fill(~(scores > HIDDEN), 0).abs()
+    seen = scores.masked_fill(~(scores > HIDDEN), 0).abs_()
     largest = float(seen.max()) if seen.numel() else 0.0
     # Sinks were joined to the keys and cut off behind the softmax.
     cuts = [one for one in all_nodes(heard.weights) if one.softmaxes and one.name == "slice"]
@@ -98,9 +100,15 @@ def rounding(output: Tensor, value: Tensor, largest: float) -> float:
     return 8 * torch.finfo(output.dtype).eps * (4 + largest) * max(v, 1e-30)
 
 
-def _value(node: Node, numbers: dict[Node, Any]) -> Any:
-    for one in all_nodes(node):
+def _value(node: Node, numbers: dict[Node, Any], score: Node) -> Any:
+    """What a Node gives. Of those before it only the score is kept: each is as large as the map."""
+    steps = all_nodes(node)
+    last = {before: one for one in steps for before in nodes_in(one.args, one.kwargs)}
+    for one in steps:
         numbers[one] = _step(one, numbers)
+        for before in nodes_in(one.args, one.kwargs):
+            if last[before] is one and before is not score:
+                numbers.pop(before, None)
     return numbers[node]
 
 
@@ -131,7 +139,7 @@ def _step(node: Node, numbers: dict[Node, Any]) -> Any:
     elif name == "as_strided_scatter":
         out = node.func(first.contiguous(), *args[1:], **kwargs)
     else:
-        if isinstance(first, Tensor):  # an operator that writes in place has the same name
+        if isinstance(first, Tensor) and operator_of(node.func).writes:
             args = (first.clone(), *args[1:])
         out = node.func(*args, **kwargs)
     if node.output is not None:

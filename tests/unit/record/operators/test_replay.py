@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from tests.written import HEADS, M, N, heard_of, is_map, missed, qkv, randn, replayed, seen_of
 from wqkv.record.captured import Refusal
-from wqkv.record.operators.replay import compare, replay, rounding
+from wqkv.record.operators.nodes import softmax_input
+from wqkv.record.operators.replay import _value, compare, replay, rounding
 
 SHOWN = randn(N, M, seed=4) > 0
 SHOWN[:, 0] = True
@@ -27,6 +28,15 @@ def test_what_is_computed_again():
     assert found.largest == float(found.scores.abs().max())
     proof = compare(found, heard.how)
     assert 0 < proof.difference < 1e-6 and proof.rows == 2 * HEADS * N
+
+
+def test_only_the_scores_are_kept():
+    """Each step is as large as the map, and a model may take many."""
+    (heard,) = heard_of(lambda q, k, v: F.gelu(F.silu(q @ k.mT) * 2).softmax(-1) @ v)
+    score, _ = softmax_input(next(iter(heard.how.weights.softmaxes)))
+    numbers = {}
+    _value(heard.how.weights, numbers, score)
+    assert set(numbers) == {score, heard.how.weights}
 
 
 def test_hidden_scores_are_not_the_largest():
