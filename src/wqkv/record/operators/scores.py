@@ -85,6 +85,8 @@ def read(node: Node) -> Scores:
     if name in LAYOUTS:
         found = read(before)
         return replace(found, layout=moved(node, found.layout))
+    if (node.odd - before.odd) & {"heads mixed", "heads mixed by weights"} and "norm" not in name:
+        raise Unreadable(f"`{name}` takes a matrix into its scores, as where heads are mixed")
     raise Unreadable(f"`{name}` is no rule of attention")
 
 

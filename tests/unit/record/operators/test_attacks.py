@@ -295,3 +295,14 @@ def test_einsum_that_generates_from_one_token():
     assert len(seen.runs(0)) == 1
     shown = torch.ones(M, M, dtype=torch.bool).tril()
     is_map(seen, (q @ k.mT).masked_fill(~shown, -torch.inf).softmax(-1))
+
+
+def test_what_is_said_of_heads_that_are_mixed():
+    mix = nn.Linear(HEADS, HEADS)
+
+    def way(q, k, v):
+        return mix((q @ k.mT).permute(0, 2, 3, 1)).permute(0, 3, 1, 2).softmax(-1) @ v
+
+    (layer,) = seen_of(way, mix=mix).layers
+    assert layer.state == "captured"
+    assert layer.reason.endswith("`mm` takes a matrix into its scores, as where heads are mixed")
