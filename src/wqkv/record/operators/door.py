@@ -18,12 +18,17 @@ from wqkv.errors import WqkvError
 from wqkv.maps.weights import aside
 from wqkv.record.captured import CHANGED, CapturedCall, Refusal, check_numbers
 from wqkv.record.faults import Faults
-from wqkv.record.follow import begin, follow, go_on, settle
+from wqkv.record.follow import agreed_step, begin, follow, go_on
 from wqkv.record.layer_runs import LayerRuns
 from wqkv.record.operators.listening import Heard, WrittenOut, tensors_in
 from wqkv.record.operators.understand import call_of, replayed
 from wqkv.record.read_mask import KnownMasks
 from wqkv.record.run import Run
+
+#: Why there is no map where a fault of ours stopped the reading.
+READING_FAILED = (
+    "wqkv failed while it read what was heard: a fault of wqkv, which the end of the report names"
+)
 
 
 class Returned(NamedTuple):
@@ -73,7 +78,7 @@ class OperatorDoor:
         """Read all that waits, in the order in which it ran."""
         waiting, self._waiting = self._waiting, []
         for one in waiting:
-            one.layer.reason = "wqkv failed while it read what was heard"
+            one.layer.reason = READING_FAILED
             with self._faults:
                 self._settle(one)
         self._masks.clear()
@@ -107,15 +112,16 @@ class OperatorDoor:
             if one.returned is not None:
                 one.returned.check(found.first.output)
             found.release()
-            found.notes = (*_because(one), *found.notes, *_parts(found.shape[0], one.batch))
+            found.notes = (*_because(one), *found.notes, *_about_windows(found.shape[0], one.batch))
             return found
         if one.returned is not None:
             one.returned.check(found.output)
         n, m = found.query.shape[2], found.key.shape[2]
         everything = found.readings[0].all
         found = found._replace(
+            # More queries than keys, or all keys seen where there are other numbers of them.
             cross=one.cross or m < n or (everything and 1 < n != m),
-            notes=(*_because(one), *found.notes, *_parts(found.query.shape[0], one.batch)),
+            notes=(*_because(one), *found.notes, *_about_windows(found.query.shape[0], one.batch)),
         )
         run = self._continued(layer, found) if layer.runs and not found.finish else None
         if run is None:
@@ -138,7 +144,7 @@ class OperatorDoor:
         going = follow(last, call)
         if going is None:
             return None
-        return go_on(going, settle([going.options]))
+        return go_on(going, agreed_step([going.options]))
 
 
 def _because(one: Waiting) -> list[str]:
@@ -148,7 +154,7 @@ def _because(one: Waiting) -> list[str]:
     return [f"heard at its operators, because {one.returned.refused}"]
 
 
-def _parts(size: int, batch: int | None) -> list[str]:
+def _about_windows(size: int, batch: int | None) -> list[str]:
     """What to say of a first axis that is longer than the samples that the model was given."""
     if not batch or size <= batch or size % batch:
         return []
