@@ -36,7 +36,7 @@ from wqkv.record.follow import (
 )
 from wqkv.record.layer_runs import LayerRuns
 from wqkv.record.modules import ModuleCall, ended_by, kind_of
-from wqkv.record.operators.door import OperatorDoor, Returned, Waiting, batch_of
+from wqkv.record.operators.door import OperatorDoor, Returned, Waiting, batch_of, is_joint
 from wqkv.record.operators.listening import FusedCall, Heard, Listening, WrittenOut, tensors_in
 from wqkv.record.own import OwnDoor
 from wqkv.record.read_mask import KnownMasks
@@ -305,7 +305,8 @@ class Listener:
         modules = [frame.call.module for frame in reversed(self._stack)]
         frame = self._stack[-1]
         layer = self._layer(frame.call.module, frame.visit, count)
-        cross = layer.known_kind == "cross" or frame.call.reads_other_text
+        other = frame.call.reads_other_text and not is_joint(heard, frame.call.joint_len)
+        cross = layer.known_kind == "cross" or other
         if cross:
             layer.known_kind = "cross"
         given = self._stack[0].call

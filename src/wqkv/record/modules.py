@@ -60,6 +60,14 @@ class ModuleCall(NamedTuple):
         return any(given.get(name) is not None for name in _OTHER_TEXTS)
 
     @property
+    def joint_len(self) -> int:
+        """How many tokens its own text, which it is given first, and the other have together."""
+        given = self._given()
+        own = next(iter(given.values()), None)
+        texts = {id(x): x for x in (own, *(given.get(name) for name in _OTHER_TEXTS))}
+        return sum(x.shape[1] for x in texts.values() if isinstance(x, Tensor) and x.ndim == 3)
+
+    @property
     def reads_other_keys(self) -> bool:
         """Whether keys are made of another tensor than queries: of our own layers, and torch's."""
         given = self._given()

@@ -139,8 +139,8 @@ def _by_order(
         batch, shared = _samples_and_key_heads(before, heard) if before else ((), ())
         heads = (*shared, *behind[start:])
     else:
-        heads = rest[-1] if rest else ()
-        batch = tuple(part for axis in rest[:-1] for part in axis)
+        heads = rest.pop(_of_heads(rest, modules)) if rest else ()
+        batch = tuple(part for axis in rest for part in axis)
     return AxisRoles(batch, heads, queries, keys, _shared(heads, other), other == "left")
 
 
@@ -280,6 +280,18 @@ def _split(axis: Axis, heard: WrittenOut, modules: Iterable[nn.Module]) -> tuple
     """Samples and heads that stand side by side on one axis."""
     (part,) = axis
     return _cut(axis, head_count(part.size, heard, modules))
+
+
+def _of_heads(axes: Sequence[Axis], modules: Iterable[nn.Module]) -> int:
+    """Which of several axes is the heads: the last, if no module says how many there are.
+
+    A single head leaves no trace in what the model makes of its output, and windows may stand
+    between it and the queries.
+    """
+    sizes = [size_of(axis) for axis in axes]
+    stated = (getattr(module, name, None) for module in modules for name in _HEADS)
+    count = next((one for one in stated if isinstance(one, int) and one in sizes), sizes[-1])
+    return max(n for n, size in enumerate(sizes) if size == count or len(sizes) < 3)
 
 
 def head_count(size: int, heard: WrittenOut, modules: Iterable[nn.Module]) -> int:

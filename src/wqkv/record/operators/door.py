@@ -7,7 +7,8 @@ refuses the map.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -18,9 +19,10 @@ from wqkv.errors import WqkvError
 from wqkv.maps.weights import aside
 from wqkv.record.captured import CHANGED, CapturedCall, Refusal, check_numbers
 from wqkv.record.faults import Faults
-from wqkv.record.follow import agreed_step, begin, follow, go_on
+from wqkv.record.follow import OTHER_TEXT, Continuation, agreed_step, begin, follow, go_on
 from wqkv.record.layer_runs import LayerRuns
-from wqkv.record.operators.listening import Heard, WrittenOut, tensors_in
+from wqkv.record.operators.listening import FusedCall, Heard, WrittenOut, tensors_in
+from wqkv.record.operators.nodes import Leaf
 from wqkv.record.operators.understand import call_of, replayed
 from wqkv.record.read_mask import KnownMasks
 from wqkv.record.run import Run
@@ -77,13 +79,21 @@ class OperatorDoor:
     def settle(self) -> None:
         """Read all that waits, in the order in which it ran."""
         waiting, self._waiting = self._waiting, []
+        steps: list[tuple[Waiting, Continuation]] = []
         for one in waiting:
             one.layer.reason = READING_FAILED
             with self._faults:
-                self._settle(one)
+                going = self._settle(one, partial(self._run, one))
+                steps += [(one, going)] if going is not None else []
+        every = [going for _, going in steps]
+        for one, going in steps:
+            with self._faults:
+                self._settle(one, partial(_go_on, one, going, every))
         self._masks.clear()
 
-    def _settle(self, one: Waiting) -> None:
+    @staticmethod
+    def _settle(one: Waiting, read: Callable[[], Run | Continuation]) -> Continuation | None:
+        """Read a call into a run of its layer; return what has to wait for the other layers."""
         layer = one.layer
         try:
             leaves = tensors_in(one.heard)
@@ -93,19 +103,22 @@ class OperatorDoor:
                 check_numbers(leaf.tensor)
             device = next((x.tensor.device for x in leaves), torch.device("cpu"))
             with aside(device):
-                run = self._run(one)
+                found = read()
         except Refusal as refusal:
             layer.reason = str(refusal)
-            return
+            return None
         except WqkvError as error:
             layer.reason = "its call is not understood: " + str(error).partition("\n")[0]
-            return
+            return None
+        if isinstance(found, Continuation):
+            return found
         layer.reason = None
-        if not layer.runs or run is not layer.runs[-1]:
-            layer.runs.append(run)
+        if not layer.runs or found is not layer.runs[-1]:
+            layer.runs.append(found)
+        return None
 
-    def _run(self, one: Waiting) -> Run:
-        """The run of a call: a new one, or the layer's last, if the call continues it."""
+    def _run(self, one: Waiting) -> Run | Continuation:
+        """The run that a call begins, or how it may continue the layer's last one."""
         layer = one.layer
         found = call_of(one.heard, one.modules, self._masks)
         if isinstance(found, Run):
@@ -118,33 +131,61 @@ class OperatorDoor:
             one.returned.check(found.output)
         n, m = found.query.shape[2], found.key.shape[2]
         everything = found.readings[0].all
+        last = layer.runs[-1] if layer.runs and layer.runs[-1].scores is None else None
+        # One row at a time looks like a step of its own text, if nothing else tells.
+        stays = last is not None and last.first.cross and m == last.key.len
         found = found._replace(
             # More queries than keys, or all keys seen where there are other numbers of them.
-            cross=one.cross or m < n or (everything and 1 < n != m),
+            cross=one.cross or stays or m < n or (everything and 1 < n != m),
             notes=(*_because(one), *found.notes, *_about_windows(found.query.shape[0], one.batch)),
         )
-        run = self._continued(layer, found) if layer.runs and not found.finish else None
-        if run is None:
-            if n == 1 < m and everything:
-                found = found._replace(cross=True)  # a query of its own, such as a pooling one
-            run = begin(found)
-            no_cache = run.pattern is None or isinstance(run.pattern.mask(), Full)
-            if no_cache and 1 < n < m and not found.cross:
-                # Such a mask is that of neighbors in blocks, or of another text.
-                run = begin(found._replace(cross=True))
-            if run.refused is not None and isinstance(one.heard.how, WrittenOut):
-                return replayed(one.heard.how, one.modules, run.refused)
-        return run
+        if last is not None and last.kept and not found.finish:
+            # Of another text's keys, nothing tells but the text itself whether they were stored.
+            going = follow(last, found._replace(stored_keys=found.cross))
+            if going is not None and last.first.cross and not found.cross:
+                _take_back(last)
+            if going is not None:
+                return going._replace(call=found)
+        return _begin(one, found)
 
-    @staticmethod
-    def _continued(layer: LayerRuns, call: CapturedCall) -> Run | None:
-        last = layer.runs[-1]
-        if last.scores is not None or not last.kept:
-            return None
-        going = follow(last, call)
-        if going is None:
-            return None
-        return go_on(going, agreed_step([going.options]))
+
+def _begin(one: Waiting, call: CapturedCall) -> Run:
+    """A run that begins with a call."""
+    n, m = call.query.shape[2], call.key.shape[2]
+    if n == 1 < m and call.readings[0].all:
+        call = call._replace(cross=True)  # a query of its own, such as a pooling one
+    run = begin(call)
+    no_cache = run.pattern is None or isinstance(run.pattern.mask(), Full)
+    if no_cache and 1 < n < m and not call.cross:
+        # Such a mask is that of neighbors in blocks, or of another text.
+        run = begin(call._replace(cross=True))
+    if run.refused is not None and isinstance(one.heard.how, WrittenOut):
+        return replayed(one.heard.how, one.modules, run.refused)
+    return run
+
+
+def _take_back(run: Run) -> None:
+    """Read a single row that sees all keys as a step of its own text, which the next step shows.
+
+    Where a watch begins in the midst of a generation, such a row looked like a query of its own.
+    """
+    plain = run.pattern is not None and isinstance(run.pattern.mask(), Full)
+    if plain and run.query.len == 1 < run.key.len:
+        run.first = run.first._replace(cross=False)
+        run.start, run.start_known = run.key.len - 1, False
+
+
+def _go_on(one: Waiting, going: Continuation, every: Sequence[Continuation]) -> Run:
+    """Continue a run as all layers of the forward allow.
+
+    Cross-attention with the same keys is a step only if the text that asks is continued too: a
+    denoising loop asks the same text about another picture each time.
+    """
+    each = [other.options for other in every if other.sizes == going.sizes]
+    step = agreed_step(each) if any(OTHER_TEXT not in options for options in each) else None
+    if step is None and going.call.cross:
+        return _begin(one, going.call)
+    return go_on(going, step or agreed_step([going.options]))
 
 
 def _because(one: Waiting) -> list[str]:
@@ -166,3 +207,14 @@ def batch_of(args: Iterable[object]) -> int | None:
     """The number of samples that a model was given: the first size of its first tensor."""
     found = next((x for x in args if isinstance(x, torch.Tensor) and x.ndim), None)
     return None if found is None else found.shape[0]
+
+
+def is_joint(heard: Heard, length: int) -> bool:
+    """Whether all of two texts together look at all of them, as in SD3 and Flux."""
+    match heard.how:
+        case WrittenOut(weights=weights):
+            return weights.shape.count(length) > 1
+        case FusedCall(applied=applied):
+            given = [one.tensor for one in applied.args[:2] if isinstance(one, Leaf)]
+            return [x.shape[-2] for x in given if x.ndim > 1] == [length, length]
+    return False

@@ -18,6 +18,7 @@ from tests.written import (
     is_map,
     missed,
     qkv,
+    randn,
     seen_of,
 )
 from wqkv.record.operators.assemble import assembled
@@ -230,6 +231,18 @@ def test_heads_of_a_later_view():
     for given in ({}, {"num_heads": HEADS}, {"heads": HEADS}):  # by the samples, or by the module
         is_map(seen_of(flat, **given), truth)
     is_map(seen_of(flat, nhead=6), truth.view(1, 6, N, M))
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_windows_between_heads_and_queries(heads):
+    """As in Hiera. A single head leaves no trace, so the module has to say that there is one."""
+    q, k, v = (randn(BATCH, heads, 3, n, D_K, seed=n) for n in (N, M, M))
+    truth = weights(q, k)
+    v = randn(BATCH, heads, 3, M, D_K, seed=2)
+    seen = seen_of(lambda q, k, v: (weights(q, k) @ v).transpose(1, 3).flatten(3), q, k, v,
+                   heads=heads)  # fmt: skip
+    is_map(seen, truth.transpose(1, 2).flatten(0, 1))
+    assert "axis 0 is 3 parts of each of 2 samples" in seen.report()
 
 
 def test_parts_of_samples():

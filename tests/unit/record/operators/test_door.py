@@ -120,6 +120,23 @@ def test_steps_of_a_cache_are_one_map(steps):
     assert len(seen.runs(0)) == 1
 
 
+@pytest.mark.parametrize("steps", [[1] * 4, [1, 2, 1]])
+def test_a_watch_that_begins_in_the_midst_of_a_text(steps):
+    """A first row that sees more keys than its own is no query of another text."""
+    q, k, v = qkv(n=M)
+    model, start = Cached(lambda q, k, v: (causal if q.shape[2] > 1 else plain)(q, k, v)), M - 4
+    model(*(x[:, :, :start] for x in (q, k, v)))
+    with watch(model) as seen:
+        for step in steps:
+            model(*(x[:, :, start : start + step] for x in (q, k, v)))
+            start += step
+    shown = torch.ones(M, M, dtype=torch.bool).tril()
+    truth = (q @ k.mT).masked_fill(~shown, -torch.inf).softmax(-1)
+    is_map(seen, truth[:, :, -4:])
+    assert len(seen.runs(0)) == 1
+    assert "rows from 3 on" in seen.report() and "failed" not in seen.report()
+
+
 def test_rows_that_looked_ahead_see_no_later_key():
     """The first rows see each other, and no key that came after their step."""
     q, k, v = qkv(n=M)
@@ -132,6 +149,55 @@ def test_rows_that_looked_ahead_see_no_later_key():
     q, k = q[:, :, :5], k[:, :, :5]
     is_map(seen, (q @ k.mT).masked_fill(~shown, -torch.inf).softmax(-1))
     assert "Prefix(" in seen.report()
+
+
+def test_a_query_of_its_own_keeps_its_rows():
+    """Of texts of growing length: it is a pooling one, which stands nowhere in them."""
+    q, k, v = qkv(n=1)
+    with watch(model := Foreign(plain)) as seen:
+        model(q, k[:, :, :-1], v[:, :, :-1])
+        model(q, k.flip(2), v)
+    assert len(seen.runs(0)) == 2 and "rows from" not in seen.report()
+    torch.testing.assert_close(seen.runs(0)[0][:], weights(q, k[:, :, :-1]))
+
+
+class Reader(nn.Module):
+    """A decoder that reads another text: its own keys are stored, and the others stay."""
+
+    def __init__(self, stored=True):
+        super().__init__()
+        self.own = Cached() if stored else Foreign(causal)
+        self.other = Foreign(plain)
+
+    def forward(self, q, k, v, memory):
+        self.own(q, k, v)
+        return self.other(q, memory, memory)
+
+
+@pytest.mark.parametrize("steps", [[4, 1, 1, 1], [1] * 7])
+@pytest.mark.parametrize("beams", [1, 3])
+def test_steps_that_read_another_text_are_one_map(steps, beams):
+    q, k, v = (x[:1].expand(beams, -1, -1, -1) for x in qkv(n=M))
+    memory = randn(1, HEADS, 17, D_K, seed=5).expand(beams, -1, -1, -1)
+    model, start = Reader(), 0
+    with watch(model) as seen:
+        for step in steps:
+            model(*(x[:, :, start : start + step] for x in (q, k, v)), memory)
+            start += step
+    assert [len(seen.runs(n)) for n in range(2)] == [1, 1]
+    torch.testing.assert_close(seen[1][:], weights(q, memory))
+    assert "rows from" not in seen.report()
+
+
+def test_another_text_that_is_asked_again_is_another_run():
+    """As in a denoising loop: the text stays, and what asks it is no continuation."""
+    q, k, v = qkv(n=M)
+    memory, model = randn(BATCH, HEADS, 17, D_K, seed=5), Reader(stored=False)
+    with watch(model) as seen:
+        for shift in range(3):
+            model(q + shift, k + shift, v, memory)
+    assert [len(seen.runs(n)) for n in range(2)] == [3, 3]
+    torch.testing.assert_close(seen.runs(1)[1][:], weights(q + 1, memory))
 
 
 def test_forwards_of_other_texts_are_other_runs():
@@ -156,6 +222,36 @@ def test_another_text(shape):
 @pytest.mark.parametrize(("way", "kind"), [(plain, "encoder"), (causal, "decoder")])
 def test_kinds(way, kind):
     assert seen_of(way, *qkv(n=N, m=N)).layers[0].kind == kind
+
+
+class Joint(nn.Module):
+    """Two texts, of which all tokens look at all, as in SD3; or the first at both, or at one."""
+
+    def __init__(self, seen, fused):
+        super().__init__()
+        self.seen, self.fused = seen, fused
+
+    def forward(self, hidden_states, encoder_hidden_states):
+        both = torch.cat((hidden_states, encoder_hidden_states), dim=1)[:, None]
+        q = both if self.seen == "joint" else hidden_states[:, None]
+        k = encoder_hidden_states[:, None] if self.seen == "other" else both
+        if self.fused:
+            return torch.nn.functional.scaled_dot_product_attention(q, k, k)
+        return plain(q, k, k)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(("seen", "kind"), [("joint", "encoder"), ("both", "cross"),
+                                            ("other", "cross")])  # fmt: skip
+def test_kinds_of_two_texts(seen, kind, fused):
+    model, given = Joint(seen, fused), (randn(BATCH, N, D_K), randn(BATCH, M, D_K))
+    with watch(model) as found:
+        model(*given)
+    (layer,) = found.layers
+    assert (layer.state, layer.kind) == ("proved", kind)
+    with watch(model) as found:  # two texts of one length
+        model(given[0], given[0] + 1)
+    assert found.layers[0].kind == kind
 
 
 def test_rows_that_begin_later():
