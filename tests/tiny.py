@@ -35,7 +35,7 @@ from wqkv.errors import MissedError, WqkvError
 from wqkv.maps.attention_map import AttentionMap
 from wqkv.record.arguments import OverheardCall, read_call
 from wqkv.record.captured import CapturedCall
-from wqkv.record.follow import begin, follow, go_on, settle
+from wqkv.record.follow import agreed_step, begin, follow, go_on
 from wqkv.record.read_mask import Convention
 from wqkv.record.run import Run
 from wqkv.record.watch import watch
@@ -185,7 +185,7 @@ def call_of(convention: Convention, args: tuple, given: dict, out: object) -> Ca
 def record(run: Run | None, call: CapturedCall) -> Run:
     """The run that a call of a model's only layer continues, or begins."""
     going = None if run is None else follow(run, call)
-    return begin(call) if going is None else go_on(going, settle([going.options]))
+    return begin(call) if going is None else go_on(going, agreed_step([going.options]))
 
 
 # Models with words

@@ -21,7 +21,7 @@ def attention_like(model: nn.Module) -> set[nn.Module]:
         parts = [part for part, _ in module.named_children()]
         parts += [part for part, _ in module.named_parameters(recurse=False)]
         own = next((part for part in reversed(name.split(".")) if not part.isdecimal()), "")
-        titles = [type(module).__name__] + [own] * ("linear" not in own)  # no softmax there
+        titles = [type(module).__name__] + [own] * ("linear" not in own)  # that has no softmax
         named = any(map(_ATTENTION.search, titles))
         if named and any(map(_PROJECTION.match, parts)):
             like[name] = module

@@ -44,10 +44,10 @@ run it again, in ten minutes:
 - **map**: the largest difference of a weight of a map from the one that was found without wqkv.
 - **proof**: the largest difference of a rebuilt output from the model's own.
 - **bits**: in which ways of running every bit of the outputs (in train, of the gradients too) is
-  the one that the model gives by itself. All are {modes}, where the model can do them.
-- **time**: of a forward that is watched, and of one with its report, which makes the proofs, in
-  plain forwards: processor time, the shortest of {repeats}. Tiny models, whose operators take
-  microseconds, pay the most; those of real size are {large}.
+  the one that the model gives by itself. *all* is {modes}, where the model can do them.
+- **time**: of a forward that is watched, and of one with its report, which makes the proofs, as
+  multiples of a plain forward's: processor time, the shortest of {repeats}. Tiny models, whose
+  operators take microseconds, pay the most; those of real size are {large}.
 
 {versions}; {where}.
 """

@@ -145,7 +145,6 @@ ORDER = (
     "wqkv.record.faults",
     "wqkv.record.layer_runs",
     "wqkv.record.operators.learned",
-    "wqkv.record.own",
     "wqkv.record.operators.trails",
     "wqkv.record.operators.listening",
     "wqkv.record.operators.layout",

@@ -21,8 +21,9 @@ def blocks(readme):
 
 
 @pytest.fixture
-def given(tmp_path):
+def given(tmp_path, monkeypatch):
     """What the blocks take as there: a model of four layers, what it reads, one rank."""
+    monkeypatch.chdir(tmp_path)  # they write a file
     config = transformers.LlamaConfig(
         vocab_size=50, hidden_size=24, intermediate_size=29, num_hidden_layers=4,
         num_attention_heads=4, num_key_value_heads=2,
@@ -71,3 +72,15 @@ def test_both_languages_have_the_same_python():
         for readme in ("README.md", "README.zh-CN.md")
     )
     assert english == chinese
+
+
+def test_the_python_of_the_page_on_any_model(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    given = {}
+    found = blocks("docs/any-model.md")
+    assert len(found) == 2
+    for block in found:
+        exec(block, given)
+    report = given["seen"].report()
+    assert report.startswith("captured 2 of 2 layers of TransformerEncoder")
+    assert given["again"].report() == report

@@ -1,4 +1,4 @@
-"""Who hears the calls of attention(): nobody, or the watches that are on (record/own.py).
+"""Who hears the calls of attention(): nobody, or the watches that are on (record/watching.py).
 
 A call is heard once, as a whole: what it calls itself, such as attention to one of several pieces
 of its keys, is `inside` it. Calls that a graph is made of are not heard.

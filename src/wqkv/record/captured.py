@@ -83,7 +83,7 @@ class CapturedCall(NamedTuple):
     softcap: float | None
     sinks: Tensor | None  # (n_head,)
     bias: Tensor | None  # (batch | 1, n_head | 1, query_len | 1, key_len)
-    causal: bool  # decides if a mask has too few rows to show whether it is causal
+    causal: bool  # decides where a mask has too few rows to show whether it is causal
     window: int | None  # decides there too: how many keys a query sees, its own included
     backward: Backward | None = None  # where its gradient goes, if gradients are asked for
     #: What the model made of all heads' outputs, (batch, query_len, n_head * d_v), before anybody

@@ -29,6 +29,6 @@ class Faults(Counter[str]):
     def lines(self) -> list[str]:
         """What the report says of them."""
         return [
-            f"wqkv failed while it listened, {count} times, and the model went on: {what}"
+            f"wqkv failed while it listened (count: {count}), and the model went on: {what}"
             for what, count in self.items()
         ]

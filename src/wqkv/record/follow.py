@@ -2,7 +2,7 @@
 
 One layer cannot always tell. If the kept keys of several beams are equal, or keys carry no
 position, several answers are possible. So every layer of a forward (one call of the whole model)
-says what its keys allow, and `settle` takes the answer that all layers allow.
+says what its keys allow, and `agreed_step` takes the answer that all layers allow.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def _bits(x: Tensor) -> Tensor:
     return x.view(whole[x.itemsize])
 
 
-def settle(layers: Sequence[Options]) -> TextStep | None:
+def agreed_step(layers: Sequence[Options]) -> TextStep | None:
     """The step that all layers allow; None if there is none, or more than one.
 
     How far a cache was cut back, and which samples are alike, is told by the layers that look at

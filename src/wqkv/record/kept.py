@@ -272,11 +272,7 @@ class _File:
             # A copy, because the file's own memory begins anywhere, and the bits of a product
             # depend on how memory is aligned.
             x = x.to(self.device, copy=True)
-        except (
-            RuntimeError,
-            TypeError,
-            AssertionError,
-        ) as error:  # no room, no such dtype
+        except (RuntimeError, TypeError, AssertionError) as error:  # no room, no such dtype
             raise ArgumentError(
                 f"{describe(x)} cannot be put on {self.device}: {_reason(error)}.\n"
                 "Load it with another `device`, such as 'cpu'."

@@ -70,6 +70,7 @@ class LayerRuns:
 def numbered(layers: Sequence[Of], layer: int) -> Of:
     """The layer of a number, which may count from the end as -1."""
     if not -len(layers) <= layer < len(layers):
-        none = "no attention was heard" if not layers else f"{len(layers)} ran"
+        last = len(layers) - 1
+        none = f"{len(layers)} ran, 0 to {last}" if layers else "no attention was heard"
         raise IndexError(f"There is no layer {layer}: {none}.")
     return layers[layer]

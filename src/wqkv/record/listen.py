@@ -28,11 +28,11 @@ from wqkv.record.follow import (
     Continuation,
     Options,
     TextStep,
+    agreed_step,
     begin,
     follow,
     go_on,
     repeat,
-    settle,
 )
 from wqkv.record.layer_runs import LayerRuns
 from wqkv.record.modules import ModuleCall, ended_by, kind_of
@@ -73,9 +73,8 @@ class Listener:
 
     def __init__(self, watched: WatchedModel) -> None:
         self.watched, self.name = watched, threading.current_thread().name
-        # by module, and by how often a forward ran it before: a model may run a module several
-        # times in a forward, and each time is a layer
-        # with the number of the attention within it, which is above 0 if it has several
+        # By module, visit and number: a model may run a module several times in a forward, each
+        # time (visit) is a layer of its own, and so is each of several attentions within a visit.
         self.layers: dict[tuple[nn.Module, int, int], LayerRuns] = {}
         self.unseen = 0  # forwards that ran compiled
         self.forwards = 0  # that were followed
@@ -95,8 +94,8 @@ class Listener:
         self._recorded: list[LayerRuns] = []
         # runs whose proofs wait, and how else each may be known, if its proof fails
         self._unproved: list[tuple[Run, Waiting | None]] = []
-        # what is heard at operators, and how much of it each call of a module has had
         self.faults = Faults()
+        # what is heard at operators, and how much of it each call of a module has had
         self._mode = Listening(watched.model, self._heard, self.faults, self._place)
         self._door, self._own = OperatorDoor(self.faults), OwnDoor()
         self._counts: Counter[tuple[nn.Module, int]] = Counter()
@@ -184,7 +183,7 @@ class Listener:
 
     def _finish(self, forward: ModuleCall) -> None:
         """The forward ends: record what had to wait for all its layers."""
-        self._steps = {sizes: settle(layers) for sizes, layers in self._options.items()}
+        self._steps = {sizes: agreed_step(layers) for sizes, layers in self._options.items()}
         for waiting in self._waiting:
             self._record(*waiting)
         self.text = self._read_text(forward.token_ids)
@@ -313,7 +312,7 @@ class Listener:
         given = self._stack[0].call
         batch = batch_of((*given.args, *given.kwargs.values()))
         if isinstance(heard.how, WrittenOut):
-            heard.how.shape.batch = batch
+            heard.how.trail.batch = batch
         return Waiting(layer, heard, modules, cross, batch, returned)
 
     # One call
@@ -335,6 +334,7 @@ class Listener:
         waits = run is not None and layer.reason is None and run.unproved is not None
         refused = layer.reason or (run.refused if run is not None else None)
         waiting = None
+        # One attention was heard while the function ran: then it is what the function computed.
         alone = len(heard) == 1 and bool(self._stack) and not self._asked
         if (refused or waits) and alone and layer.wanted:
             count = max(self._calls[overheard.module] - 1, 0)
@@ -372,7 +372,7 @@ class Listener:
             if going is not None:
                 self._options[going.sizes].append(going.options)
             if going is not None and (going.plain or not self._stack):
-                self._steps[going.sizes] = settle([going.options])
+                self._steps[going.sizes] = agreed_step([going.options])
             elif going is not None or (count and any(one.layer is layer for one in self._waiting)):
                 call = call._replace(output=call.output.clone())  # the model may write over it
                 self._waiting.append(_WaitingCall(layer, call, going))

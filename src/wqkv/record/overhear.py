@@ -44,7 +44,7 @@ Answer: TypeAlias = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], objec
 
 _SUBSCRIBERS: list[Subscriber] = []
 _ANSWERS: list[Answer] = []
-_ORIGINAL: list[Any] = []
+_ORIGINAL: list[Any] = []  # get_interface (None without transformers), and what torch asks
 _LOCK = threading.Lock()
 
 

@@ -94,7 +94,7 @@ class _OwnCall(NamedTuple):
     kept: tuple[Leaf, Leaf, Leaf]  # q, v and the output, as they were
     matrices: list[Leaf]  # of its rules
 
-    def settled(self) -> HeardCall:
+    def as_heard(self) -> HeardCall:
         """The call as it was.
 
         Raises:
@@ -149,7 +149,7 @@ class OwnDoor:
         for one in waiting:
             layer = one.layer
             try:
-                heard = one.settled()
+                heard = one.as_heard()
                 with aside(heard.call.query.device):
                     run = _run_of(layer, heard, one.backward)
             except Refusal as refusal:

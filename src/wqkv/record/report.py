@@ -1,4 +1,4 @@
-"""What `seen.report()` says of layers: those captured, with proofs, and those missed, and why."""
+"""What `seen.report()` says of layers: those with maps, with proofs, and those missed, and why."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def layer_lines(
 
     Args:
         name: the model's class.
-        layers: each with the reason why it was missed, None where it was captured.
+        layers: each with the reason why it was missed; None if it has a map.
         gradients: whether they are asked for.
         nothing: why there is no layer, where there is none.
     """
@@ -27,7 +27,7 @@ def layer_lines(
     lines = [f"captured {captured} of {len(layers)} layers of {name}{rest}"]
     width = max((len(one.name) for one, _ in layers), default=0)
     for number, (one, why) in enumerate(layers):
-        said = _captured(one, gradients) if why is None else _missed(one, why)
+        said = _mapped(one, gradients) if why is None else _missed(one, why)
         lines.append(f"{number:>3}  {one.name:<{width}}  {one.kind:<7}  {said}")
     return lines
 
@@ -36,8 +36,8 @@ def _missed(one: LayerRuns, why: str) -> str:
     return f"missed: {why}" if one.wanted else "not asked for"
 
 
-def _captured(one: LayerRuns, gradients: bool) -> str:
-    """The last run of a captured layer."""
+def _mapped(one: LayerRuns, gradients: bool) -> str:
+    """The last run of a layer that has a map."""
     run = one.runs[-1]
     proof = run.proof
     assert proof is not None, "a run without a proof is refused, so its layer was missed"

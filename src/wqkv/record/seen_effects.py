@@ -82,8 +82,8 @@ class SeenEffects(Sequence[EffectMap]):
         """
         known = self._known
         if not known:
-            first = "".join(f": of {name}, {why}" for name, why in self._layers[:1])
-            raise MissedError(f"No layer of {len(self)} has effects{first}.")
+            first = "".join(f"; of {name}: {why}" for name, why in self._layers[:1])
+            raise MissedError(f"None of the {len(self)} layers has effects{first}.")
         total, done, best = sum(run.shape[2] for run in known.values()), 0, list[EffectLink]()
         for number, run in known.items():
             weights, effects = _maps(run, self.how)

@@ -28,7 +28,7 @@ def sample_with(
             "the text's beginning on, or some of its steps went by unseen."
         )
     count = max((n for n, one in enumerate(ids, 1) if one not in ends), default=0)
-    read = ids[: min(count, len(ids) - 1)]
+    read = ids[: min(count, len(ids) - 1)]  # a model never reads the last token that it writes
     texts = text.tolist()
     found = [sample for sample, one in enumerate(texts) if one[: len(read)] == read]
     if not found:

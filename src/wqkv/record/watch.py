@@ -112,7 +112,8 @@ class Layer(NamedTuple):
 
     `proved`: its weights, of q, k, mask and rules, give the model's own output. `captured`: more
     enters its scores, or its heads are mixed; what the model did was computed again and compared,
-    and the map shows the softmax that it took. `missed`, or `not asked for`. `reason` says why.
+    and the map shows the softmax that it took. `missed` or `not asked for`: it has no map. `reason`
+    says why; it is empty if the layer is proved.
     """
 
     name: str
@@ -335,7 +336,8 @@ class Seen(Watching, Sequence[Kept]):
         """
         if self._exit is not None:
             raise ArgumentError(
-                "`writes` runs parts of the model, and the watch is still on.\nAsk it afterwards."
+                "`writes` runs parts of the model, and the watch is still on.\n"
+                "Ask behind the with-block."
             )
         if k < 1:
             raise ArgumentError(f"`k` is {k}, how many tokens to name.\nPass 1 or more.")
@@ -449,7 +451,7 @@ class Seen(Watching, Sequence[Kept]):
         return KeptThread(self.thread, self.report(), layers, text, ends)
 
     def __repr__(self) -> str:
-        return f"Seen of {self._name}: .report() says what was captured, .plot() draws it"
+        return f"Seen of {self._name}: .report() says what was heard, .plot() draws it"
 
     # In a notebook
 
@@ -458,7 +460,7 @@ class Seen(Watching, Sequence[Kept]):
         return pictures.html(self.report(), found, "the mean of all heads" if found else "")
 
     def plot(self) -> Figure:
-        """The mean of all heads of every layer that was captured, as a matplotlib figure.
+        """The mean of all heads of every layer that has a map, as a matplotlib figure.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
@@ -479,7 +481,7 @@ class Seen(Watching, Sequence[Kept]):
         return found
 
     def report(self) -> str:
-        """How many layers were captured, the proof of each, and what was missed and why."""
+        """How many layers have maps, the proof of each, and what was missed and why."""
         listener = self._listener
         if listener is None:
             names = [f"thread {one.name}:" for one in self._listeners]
@@ -492,11 +494,12 @@ class Seen(Watching, Sequence[Kept]):
         lines = layer_lines(self._name, reasons, self._watched.gradients, nothing)
         if listener.failed:
             lines.append(
-                f"the last forward ended in {listener.failed}: what comes behind did not run"
+                f"the last forward ended in {listener.failed}: what comes after it did not run"
             )
         beyond = [n for n in self._watched.wanted or () if n >= len(layers)]
         if beyond and layers:
-            lines.append(f"there is no layer {', '.join(map(str, beyond))}: asked for by `layers`")
+            asked = ", ".join(map(str, beyond))
+            lines.append(f"`layers` asks for {asked}, and {len(layers)} layers ran, from 0 on")
         if listener.unseen:
             lines.append(
                 f"compiled steps that went by unseen: {listener.unseen}. To see them, run them "

@@ -17,8 +17,9 @@ class WatchedModel:
         self.model, self.wanted, self.keep, self.gradients = model, wanted, keep, gradients
         self.names = {module: of_torch.plain_name(name) for name, module in model.named_modules()}
         self.like = attention_like(model)
-        #: The modules that are followed: no other calls attention itself, but WO, the last norm
-        #: and the output matrix are among the others.
+        #: The modules whose hooks are followed. The others are torch's own and have no parts, so
+        #: none of them calls attention. `gradients` needs them all the same, because WO, the last
+        #: norm and the output matrix are among them.
         self.followed = {
             module
             for module in self.names

@@ -46,9 +46,14 @@ class Watching:
         wanted = None if layers is None else list(layers)
         for number in wanted or ():
             if not isinstance(number, int) or isinstance(number, bool):
-                raise KindError(f"`layers` holds numbers of layers, not {describe(number)}.")
+                raise KindError(
+                    f"`layers` holds {describe(number)}, which is no number of a layer.\n"
+                    "Pass whole numbers, such as layers=[0, 3]."
+                )
             if number < 0:
-                raise ArgumentError(f"`layers` holds {number}.\nPass 0 or more.")
+                raise ArgumentError(
+                    f"`layers` holds {number}, and layers are numbered from 0.\nPass 0 or more."
+                )
         self._watched = WatchedModel(unwrapped(model), wanted, keep, gradients)
         self._watched.follow(stand_in(model))
         self._compiled = compiled(model)

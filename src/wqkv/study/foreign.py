@@ -45,7 +45,7 @@ _DENOISERS = ("transformer", "unet", "prior")
 
 
 def check_file(path: Path) -> None:
-    """Raise unless a file is the pickled one of a model of transformers."""
+    """Raise unless a file holds the pickled weights of the transformers model in its folder."""
     name, folder = str(path), path.parent
     if (folder / "config.json").is_file() and tensors_file(folder) is not None:
         if path.name in PICKLED:

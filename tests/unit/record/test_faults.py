@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from wqkv.record import faults
+from wqkv.record.operators.door import READING_FAILED
 from wqkv.record.watch import watch
 
 
@@ -33,7 +34,7 @@ def fails(*args: object, **kwargs: object) -> None:
         ("wqkv.record.operators.listening.Listening._attention", None),
         ("wqkv.record.listen.Listener.enter", None),
         ("wqkv.record.listen.Listener.leave", None),
-        ("wqkv.record.operators.door.call_of", "wqkv failed while it read what was heard"),
+        ("wqkv.record.operators.door.call_of", READING_FAILED),
     ],
 )
 def test_the_model_goes_on(place, reason, monkeypatch):

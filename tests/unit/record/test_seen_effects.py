@@ -226,12 +226,12 @@ def test_layers_without_effects():
         effects[2]
     with watch(model, gradients=True) as seen:
         model(ids)
-    why = "No layer of 2 has effects: of model.layers.0.self_attn, no backward pass has reached it"
+    why = "2 layers has effects; of model.layers.0.self_attn: no backward pass has reached it"
     with pytest.raises(MissedError, match=why):
         seen.effects().top(3)
     with watch(model, gradients=True) as seen:
         pass
-    with pytest.raises(MissedError, match="No layer of 0 has effects"):
+    with pytest.raises(MissedError, match="None of the 0 layers has effects"):
         seen.effects().top(3)
 
 

@@ -30,7 +30,7 @@ def test_one_forward(name, kind, implementation, left, right):
     assert torch.equal(plain, watched)
     assert seen.report().startswith("captured 2 of 2 layers")
     own = type(model).__name__
-    assert repr(seen) == f"Seen of {own}: .report() says what was captured, .plot() draws it"
+    assert repr(seen) == f"Seen of {own}: .report() says what was heard, .plot() draws it"
     assert [layer.state for layer in seen.layers] == ["proved"] * 2
     assert "Dense" not in seen.report()  # the mask is a value
     for found, theirs in zip(seen, weights(model, ids, given), strict=True):
@@ -170,7 +170,7 @@ def test_layers_bound_what_is_recorded():
     with torch.no_grad(), watch(model, layers=[1, 40]) as seen:
         model(ids)
     assert seen.report().startswith("captured 1 of 2 layers of LlamaForCausalLM (1 not asked for)")
-    assert "there is no layer 40" in seen.report()
+    assert "`layers` asks for 40, and 2 layers ran, from 0 on" in seen.report()
     agree(seen[1], weights(model, ids)[1])
     assert seen[-1].shape == seen[1].shape
     with pytest.raises(MissedError, match="it was not asked for: see `layers`"):
@@ -220,7 +220,7 @@ def test_a_forward_that_fails():
     model.model.layers[1].mlp.forward = lambda x: 1 / 0
     with watch(model) as seen, pytest.raises(ZeroDivisionError):
         model(tokens())
-    says = "the last forward ended in ZeroDivisionError: what comes behind did not run"
+    says = "the last forward ended in ZeroDivisionError: what comes after it did not run"
     assert seen.report().splitlines()[-1] == says
     assert not torch.utils._python_dispatch._get_current_dispatch_mode_stack()
     assert seen.report().startswith("captured 2 of 2")

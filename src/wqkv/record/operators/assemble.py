@@ -10,15 +10,22 @@ from torch import Tensor, nn
 from wqkv.attend.masks.algebra import Full
 from wqkv.record.captured import CapturedCall, MaskReading, Refusal
 from wqkv.record.mask_pattern import HIDDEN, Pattern, Visible, of_tensor, rows_of
-from wqkv.record.operators.axes import Places, Square, placed
-from wqkv.record.operators.layout import Axis, Unreadable, axis_of, brought, settled, size_of
+from wqkv.record.operators.axes import AxisRoles, Square, axis_roles
+from wqkv.record.operators.layout import (
+    Axis,
+    Unreadable,
+    axis_of,
+    current_parts,
+    rearranged,
+    size_of,
+)
 from wqkv.record.operators.listening import WrittenOut
 from wqkv.record.operators.scores import Scores, Term
 from wqkv.record.read_mask import KnownMask, KnownMasks
 from wqkv.upstream.of_torch import version
 
 
-def places(scores: Scores, heard: WrittenOut, modules: Iterable[nn.Module]) -> Places:
+def roles(scores: Scores, heard: WrittenOut, modules: Iterable[nn.Module]) -> AxisRoles:
     """Which axes of the scores are samples, heads, queries and keys.
 
     Raises:
@@ -26,7 +33,7 @@ def places(scores: Scores, heard: WrittenOut, modules: Iterable[nn.Module]) -> P
     """
     if scores.keys is None or scores.weights is None:
         raise Unreadable("no softmax was taken of its scores")
-    return placed(scores.weights, scores.keys, scores.layout, heard, modules)
+    return axis_roles(scores.weights, scores.keys, scores.layout, heard, modules)
 
 
 def assembled(
@@ -41,14 +48,14 @@ def assembled(
         Unreadable: its rules are not those of a map.
         Refusal: what its weights met is no v.
     """
-    at = places(scores, heard, modules)
+    at = roles(scores, heard, modules)
     square = at.square
     q, k = _factors(scores, at)
     for term in scores.factors:
         q, k = _multiply(q, k, term, square)
     value, output = _value_and_output(scores, heard, at)
-    if scores.scale < 0 or (scores.cap or 1) < 0:
-        q = -q  # a softcap and a scale are positive
+    if (scores.scale < 0) != ((scores.cap or 1) < 0):
+        q = -q  # a map's scale and softcap are positive; two minus signs cancel, as tanh is odd
     cap = None if scores.cap is None else abs(scores.cap)
     scale = abs(scores.scale) * (cap or 1)
     if scale == 0:
@@ -61,7 +68,7 @@ def assembled(
     )  # fmt: skip
 
 
-def _factors(scores: Scores, at: Places) -> tuple[Tensor, Tensor]:
+def _factors(scores: Scores, at: AxisRoles) -> tuple[Tensor, Tensor]:
     """q and k."""
     left, right = scores.left.detach(), scores.right.detach().mT
     sides = [(left, scores.rows), (right, scores.columns)]
@@ -70,7 +77,7 @@ def _factors(scores: Scores, at: Places) -> tuple[Tensor, Tensor]:
 
     def own(x: Tensor, rows: Axis, heads: Axis, length: Axis) -> Tensor:
         layout = (scores.batch, rows, d)[3 - x.ndim :]
-        return brought(x, layout, (at.batch, heads, length, d), full=True)
+        return rearranged(x, layout, (at.batch, heads, length, d), full=True)
 
     return (
         own(query, query_rows, at.heads, at.queries),
@@ -80,7 +87,7 @@ def _factors(scores: Scores, at: Places) -> tuple[Tensor, Tensor]:
 
 def _multiply(q: Tensor, k: Tensor, term: Term, square: Square) -> tuple[Tensor, Tensor]:
     """Take a factor of the scores into q or k, by the one axis of them that it has."""
-    x = brought(term.tensor.detach(), term.layout, square)
+    x = rearranged(term.tensor.detach(), term.layout, square)
     if x.shape[3] == 1:
         return q * x.to(q.dtype), k
     if x.shape[2] == 1 and x.shape[1] in (1, k.shape[1]):
@@ -88,17 +95,17 @@ def _multiply(q: Tensor, k: Tensor, term: Term, square: Square) -> tuple[Tensor,
     raise Unreadable("its scores are multiplied by a matrix")
 
 
-def _value_and_output(scores: Scores, heard: WrittenOut, at: Places) -> tuple[Tensor, Tensor]:
+def _value_and_output(scores: Scores, heard: WrittenOut, at: AxisRoles) -> tuple[Tensor, Tensor]:
     """v and the output, by the axes of the weights as they met v."""
     value, output = heard.value.tensor.detach(), heard.output.tensor.detach()
     *lead, rows, columns = scores.layout
     if not heard.weights_first:
         value, output, rows, columns = value.mT, output.mT, columns, rows
-    if settled(columns) != settled(at.keys):
+    if current_parts(columns) != current_parts(at.keys):
         raise Refusal("what its weights met does not stand along the keys of its softmax")
     d = axis_of(value.shape[-1], "channel")
-    v = brought(value, (*lead, columns, d), (at.batch, at.key_heads, at.keys, d), full=True)
-    o = brought(output, (*lead, rows, d), (at.batch, at.heads, at.queries, d), full=True)
+    v = rearranged(value, (*lead, columns, d), (at.batch, at.key_heads, at.keys, d), full=True)
+    o = rearranged(output, (*lead, rows, d), (at.batch, at.heads, at.queries, d), full=True)
     return v, o
 
 
@@ -111,12 +118,12 @@ def _mask_and_bias(
     key: list[object] = []
     bias: Tensor | None = None
     for term in scores.hidden:
-        x = ~brought(term.tensor.detach().bool(), term.layout, square)
+        x = ~rearranged(term.tensor.detach().bool(), term.layout, square)
         rows.append(of_tensor(x, n, m)[0])
         kept.append(term.tensor)
         key.append(_told_apart(term.tensor, x))
     for term in scores.added:
-        x = brought(term.tensor.detach(), term.layout, square)
+        x = rearranged(term.tensor.detach(), term.layout, square)
         visible, more = of_tensor(x, n, m)
         if bool((x <= HIDDEN).any()):
             rows.append(visible)
@@ -154,7 +161,7 @@ def _sinks(scores: Scores, square: Square) -> Tensor | None:
         return None
     batch, heads, queries, _ = square
     x = scores.sink.tensor.detach()
-    x = brought(x, scores.sink.layout, (batch, heads, queries, ()))
+    x = rearranged(x, scores.sink.layout, (batch, heads, queries, ()))
     x = x.expand(-1, size_of(heads), -1, -1)
     found = x[0, :, 0, 0]
     if not torch.equal(x, found.view(1, -1, 1, 1).expand_as(x)):

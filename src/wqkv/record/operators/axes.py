@@ -18,10 +18,10 @@ from wqkv.record.operators.layout import (
     Unreadable,
     axis_of,
     broadcast,
+    current_parts,
     moved,
     product_axes,
     reshaped,
-    settled,
     size_of,
 )
 from wqkv.record.operators.listening import WrittenOut
@@ -42,7 +42,7 @@ _HEADS = ("num_heads", "n_heads", "n_head", "heads", "num_attention_heads", "nhe
 Square = tuple[Axis, Axis, Axis, Axis]
 
 
-class Places(NamedTuple):
+class AxisRoles(NamedTuple):
     """Which axes of the scores are samples, heads, queries and keys."""
 
     batch: Axis
@@ -58,14 +58,14 @@ class Places(NamedTuple):
 
     @property
     def key_heads(self) -> Axis:
-        shared = {id(part) for part in settled(self.group)}
-        return tuple(part for part in settled(self.heads) if id(part) not in shared)
+        shared = {id(part) for part in current_parts(self.group)}
+        return tuple(part for part in current_parts(self.heads) if id(part) not in shared)
 
 
-def placed(
+def axis_roles(
     weights: Layout, keys: Axis, met: Layout, heard: WrittenOut, modules: Iterable[nn.Module]
-) -> Places:
-    """Find the axes.
+) -> AxisRoles:
+    """Find which axes of the scores are samples, heads, queries and keys.
 
     Args:
         weights: the layout of the scores at their softmax.
@@ -77,13 +77,13 @@ def placed(
         Unreadable: the softmax was not taken over one side of the product.
     """
     joined = _joined(met, heard)  # first, because views split the parts of all axes
-    keys = settled(keys)
-    axes = [settled(axis) for axis in weights]
+    keys = current_parts(keys)
+    axes = [current_parts(axis) for axis in weights]
     sides = {part.whence for axis in axes for part in axis} & {"left", "right"}
     whence = {part.whence for part in keys} or {"right", "left"} - sides  # a single key has no part
     if not whence or not whence <= {"right", "left"} or (keys and len(whence) > 1):
         raise Unreadable("its softmax was not taken over one side of the product of q and k")
-    side = max(whence)  # the right one, if there is a single query too
+    side = max(whence)  # "right" comes after "left": k, if there is a single query too
     other = "left" if side == "right" else "right"
     if len(keys) != sum(part.whence == side for axis in axes for part in axis):
         raise Unreadable("its softmax was taken over a part of the keys")
@@ -96,14 +96,14 @@ def placed(
     return _by_order(axes, keys, other, heard, modules)
 
 
-def _by_heads(axes: Sequence[Axis], keys: Axis, heads: Axis, other: str) -> Places:
+def _by_heads(axes: Sequence[Axis], keys: Axis, heads: Axis, other: str) -> AxisRoles:
     """The axes where it is known which parts of them are heads."""
     known = {id(part) for part in (*keys, *heads)}
     rest = [part for axis in axes for part in axis if id(part) not in known]
     queries = tuple(part for part in rest if part.whence == other)
     batch = tuple(part for part in rest if part.whence != other)
     group = _shared(heads, other)
-    return Places(batch, heads, queries, keys, group, other == "left")
+    return AxisRoles(batch, heads, queries, keys, group, other == "left")
 
 
 def _shared(heads: Axis, other: str) -> Axis:
@@ -114,12 +114,11 @@ def _shared(heads: Axis, other: str) -> Axis:
 
 def _by_order(
     axes: Sequence[Axis], keys: Axis, other: str, heard: WrittenOut, modules: Iterable[nn.Module]
-) -> Places:
+) -> AxisRoles:
     """The axes as most models order them: samples, heads, queries, keys."""
     last = len(axes) - 1
-    at = (
-        axes.index(keys) if keys else last - bool(axes[last])
-    )  # a single key is one of the last two
+    # A single key has an axis without parts. It is one of the last two, and the other the queries.
+    at = axes.index(keys) if keys else last - bool(axes[last])
     rest = [*axes[:at], *axes[at + 1 :]]
     of_queries = [n for n, axis in enumerate(rest) if axis and {x.whence for x in axis} == {other}]
     beside = last if at == last - 1 else last - 1
@@ -142,13 +141,13 @@ def _by_order(
     else:
         heads = rest.pop(_of_heads(rest, modules)) if rest else ()
         batch = tuple(part for axis in rest for part in axis)
-    return Places(batch, heads, queries, keys, _shared(heads, other), other == "left")
+    return AxisRoles(batch, heads, queries, keys, _shared(heads, other), other == "left")
 
 
 def _samples_and_key_heads(axes: list[Axis], heard: WrittenOut) -> tuple[Axis, Axis]:
     """The axes before those of heads that share a key head: the last of them is the key heads."""
     *before, last = axes
-    size, samples = size_of(last), heard.shape.batch or 0
+    size, samples = size_of(last), heard.trail.batch or 0
     if not before and samples and size % samples == 0:  # side by side, or there is one key head
         for n in range(len(last) + 1):
             if size_of(last[:n]) == samples:
@@ -172,7 +171,7 @@ def followed(weights: Node) -> tuple[Layout, Axis, Layout]:
             layouts[node] = _layout(node, layouts)
         except Unreadable as error:
             layouts[node] = error
-    (softmax,) = weights.softmaxes
+    (softmax,) = weights.softmaxes  # one: `replay` has refused several
     score, dim = softmax_input(softmax)
     at_softmax, met = _known(layouts[score]), _known(layouts[weights])
     return at_softmax, at_softmax[dim], met
@@ -212,8 +211,8 @@ def _joined(met: Layout, heard: WrittenOut) -> Axis:
     length = heard.value.tensor.shape[-1 if heard.weights_first else -2]
     channels = axis_of(length, "channel")
     of_output = (rows, channels) if heard.weights_first else (channels, rows)
-    several = heard.shape.batch != 1
-    for path in heard.shape.paths:
+    several = heard.trail.batch != 1
+    for path in heard.trail.paths:
         if found := _beside((*lead, *of_output), path, channels, rows, several):
             return found
     return ()
@@ -235,25 +234,25 @@ def _beside(
             layout = _after(layout, step)
         except Unreadable:
             break
-        beside, every = _neighbors(layout, channels), {id(part) for part in settled(rows)}
+        beside, every = _neighbors(layout, channels), {id(part) for part in current_parts(rows)}
         if every and every <= {id(part) for part in beside}:
             break  # all was put into one row, as before a classifier
-        samples = settled(layout[0])[:1] if several else ()
-        tokens = samples and samples[0] in beside and samples[0] not in settled(before)
+        samples = current_parts(layout[0])[:1] if several else ()
+        tokens = samples and samples[0] in beside and samples[0] not in current_parts(before)
         if tokens and before and not found:
             # They are joined with samples, as before a projection. So the rows, which were joined
             # with heads, are channels that attend to each other.
-            return settled(before)
+            return current_parts(before)
         found = beside or found
-        if every and any(every <= {id(part) for part in settled(axis)} for axis in layout):
+        if every and any(every <= {id(part) for part in current_parts(axis)} for axis in layout):
             before = _neighbors(layout, rows) or before
-    return settled(found)
+    return current_parts(found)
 
 
 def _neighbors(layout: Layout, axis: Axis) -> Axis:
     """The parts that stand on one axis with a part of this one."""
-    own = {id(part) for part in settled(axis)}
-    axes = [one for one in map(settled, layout) if any(id(part) in own for part in one)]
+    own = {id(part) for part in current_parts(axis)}
+    axes = [one for one in map(current_parts, layout) if any(id(part) in own for part in one)]
     return tuple(part for one in axes for part in one if id(part) not in own)
 
 
@@ -297,10 +296,10 @@ def _of_heads(axes: Sequence[Axis], modules: Iterable[nn.Module]) -> int:
 
 def head_count(size: int, heard: WrittenOut, modules: Iterable[nn.Module]) -> int:
     """How many heads an axis of samples and heads has; all of it, if nothing says so."""
-    later = heard.shape.shape
+    later = heard.trail.shape
     if later is not None and len(later) >= 4 and later[0] * later[1] == size:
         return later[1]
-    batch = heard.shape.batch or 0
+    batch = heard.trail.batch or 0
     for n, module in enumerate(modules):
         if n and size == batch:  # one head, whatever is said further out
             return 1

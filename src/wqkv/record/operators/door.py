@@ -19,13 +19,18 @@ from wqkv.errors import WqkvError
 from wqkv.maps.weights import aside
 from wqkv.record.captured import CHANGED, CapturedCall, Refusal, check_numbers
 from wqkv.record.faults import Faults
-from wqkv.record.follow import OTHER_TEXT, Continuation, begin, follow, go_on, settle
+from wqkv.record.follow import OTHER_TEXT, Continuation, agreed_step, begin, follow, go_on
 from wqkv.record.layer_runs import LayerRuns
 from wqkv.record.operators.listening import FusedCall, Heard, WrittenOut, tensors_in
 from wqkv.record.operators.nodes import Leaf
 from wqkv.record.operators.understand import call_of, replayed
 from wqkv.record.read_mask import KnownMasks
 from wqkv.record.run import Run
+
+#: Why there is no map where a fault of ours stopped the reading.
+READING_FAILED = (
+    "wqkv failed while it read what was heard: a fault of wqkv, which the end of the report names"
+)
 
 
 class Returned(NamedTuple):
@@ -76,7 +81,7 @@ class OperatorDoor:
         waiting, self._waiting = self._waiting, []
         steps: list[tuple[Waiting, Continuation]] = []
         for one in waiting:
-            one.layer.reason = "wqkv failed while it read what was heard"
+            one.layer.reason = READING_FAILED
             with self._faults:
                 going = self._settle(one, partial(self._run, one))
                 steps += [(one, going)] if going is not None else []
@@ -120,7 +125,7 @@ class OperatorDoor:
             if one.returned is not None:
                 one.returned.check(found.first.output)
             found.release()
-            found.notes = (*_because(one), *found.notes, *_parts(found.shape[0], one.batch))
+            found.notes = (*_because(one), *found.notes, *_about_windows(found.shape[0], one.batch))
             return found
         if one.returned is not None:
             one.returned.check(found.output)
@@ -130,8 +135,9 @@ class OperatorDoor:
         # One row at a time looks like a step of its own text, if nothing else tells.
         stays = last is not None and last.first.cross and m == last.key.len
         found = found._replace(
+            # More queries than keys, or all keys seen where there are other numbers of them.
             cross=one.cross or stays or m < n or (everything and 1 < n != m),
-            notes=(*_because(one), *found.notes, *_parts(found.query.shape[0], one.batch)),
+            notes=(*_because(one), *found.notes, *_about_windows(found.query.shape[0], one.batch)),
         )
         if last is not None and last.kept and not found.finish:
             # Of another text's keys, nothing tells but the text itself whether they were stored.
@@ -176,10 +182,10 @@ def _go_on(one: Waiting, going: Continuation, every: Sequence[Continuation]) -> 
     denoising loop asks the same text about another picture each time.
     """
     each = [other.options for other in every if other.sizes == going.sizes]
-    step = settle(each) if any(OTHER_TEXT not in options for options in each) else None
+    step = agreed_step(each) if any(OTHER_TEXT not in options for options in each) else None
     if step is None and going.call.cross:
         return _begin(one, going.call)
-    return go_on(going, step or settle([going.options]))
+    return go_on(going, step or agreed_step([going.options]))
 
 
 def _because(one: Waiting) -> list[str]:
@@ -189,7 +195,7 @@ def _because(one: Waiting) -> list[str]:
     return [f"heard at its operators, because {one.returned.refused}"]
 
 
-def _parts(size: int, batch: int | None) -> list[str]:
+def _about_windows(size: int, batch: int | None) -> list[str]:
     """What to say of a first axis that is longer than the samples that the model was given."""
     if not batch or size <= batch or size % batch:
         return []

@@ -69,7 +69,7 @@ def _changes(given: Given, at: At) -> bool:
     shape = torch.broadcast_shapes(
         some.batch.shape, some.head.shape, some.row.shape, at.key_pos.shape
     )
-    for number in (-1.5, 2.0):
+    for number in (-1.5, 2.0):  # two, because a score_mod may leave one as it is, as relu does
         scores = given["query"].new_full(shape, number)
         if not torch.equal(_modified(given, scores, some), scores):
             return True

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from wqkv.record.operators.axes import followed, head_count, placed
-from wqkv.record.operators.layout import Unreadable, axis_of, brought, size_of
+from wqkv.record.operators.axes import axis_roles, followed, head_count
+from wqkv.record.operators.layout import Unreadable, axis_of, rearranged, size_of
 from wqkv.record.operators.listening import WrittenOut
 from wqkv.record.operators.replay import Replayed
 
@@ -25,8 +25,8 @@ class LaidOut:
         self._by_axes = True
         try:
             self._layout, self._keys, self._met = followed(how.weights)
-            self._at = placed(self._layout, self._keys, self._met, how, modules)
-            self.scores(found)
+            self._at = axis_roles(self._layout, self._keys, self._met, how, modules)
+            self.scores(found)  # these raise now what they would raise when a map is asked for
             self.output()
         except Unreadable:
             self._by_axes = False
@@ -43,7 +43,7 @@ class LaidOut:
         axes = axis_of(sizes[0], "sink"), self._keys, axis_of(sizes[2], "sink")
         parts = zip(scores.split(sizes, dim=-1), axes, strict=True)
         pieces = [
-            brought(part, (*beside, axis), (*self._at.square[:3], axis), full=True)
+            rearranged(part, (*beside, axis), (*self._at.square[:3], axis), full=True)
             for part, axis in parts
             if part.shape[-1]
         ]
@@ -58,7 +58,7 @@ class LaidOut:
         *lead, rows, columns = self._met
         rows = rows if self.how.weights_first else columns
         d = axis_of(output.shape[-1], "channel")
-        return brought(output, (*lead, rows, d), (*self._at.square[:3], d), full=True)
+        return rearranged(output, (*lead, rows, d), (*self._at.square[:3], d), full=True)
 
     def _heads(self, lead: Sequence[int]) -> int:
         if len(lead) == 1:

@@ -26,7 +26,8 @@ class AxisPart:
     __slots__ = ("size", "whence", "within")
 
     def __init__(self, size: int, whence: str) -> None:
-        self.size, self.whence = size, whence  # "batch", "left", "right" or "repeated"
+        self.size = size
+        self.whence = whence  # "batch", "left", "right", "repeated", "channel" or "sink"
         self.within: tuple[AxisPart, ...] = ()  # what it was split into
 
     def split(self, sizes: Sequence[int]) -> tuple[AxisPart, ...]:
@@ -41,19 +42,21 @@ Axis = tuple[AxisPart, ...]
 Layout = tuple[Axis, ...]
 
 
-def settled(axis: Axis) -> Axis:
+def current_parts(axis: Axis) -> Axis:
     """An axis by the parts that views have split it into since then."""
     found: list[AxisPart] = []
     for part in axis:
-        found += settled(part.within) if part.within else [part]
+        found += current_parts(part.within) if part.within else [part]
     return tuple(found)
 
 
 def size_of(axis: Axis) -> int:
+    """The size of an axis: the product of its parts' sizes, 1 if it has none."""
     return math.prod(part.size for part in axis)
 
 
 def axis_of(size: int, whence: str) -> Axis:
+    """A new axis. One of size 1 has no parts, because a view can put it anywhere."""
     return (AxisPart(size, whence),) if size != 1 else ()
 
 
@@ -66,11 +69,11 @@ def product_axes(node: Node) -> tuple[Axis, Axis, Axis]:
 
 def reshaped(layout: Layout, shape: Sequence[int]) -> Layout:
     """The axes after a view to another shape."""
-    parts = [part for axis in layout for part in settled(axis)]
+    parts = [part for axis in layout for part in current_parts(axis)]
     found: list[Axis] = []
     for size in shape:
         axis: list[AxisPart] = []
-        left = size
+        left = size  # factor that the next parts must give; a part that is too large is split
         while left > 1:
             if not parts:
                 raise Unreadable("a view of its scores has more numbers than they have")
@@ -131,7 +134,7 @@ _OTHER_ORDERS = frozenset(
 )  # fmt: skip
 
 
-def brought(x: Tensor, layout: Layout, axes: Sequence[Axis], full: bool = False) -> Tensor:
+def rearranged(x: Tensor, layout: Layout, axes: Sequence[Axis], full: bool = False) -> Tensor:
     """Bring a tensor with one layout to other axes; an axis that it does not have has size 1.
 
     Args:
@@ -140,14 +143,14 @@ def brought(x: Tensor, layout: Layout, axes: Sequence[Axis], full: bool = False)
         full: whether to repeat it along what it does not have.
     """
     have = [part for axis, size in zip(layout, x.shape, strict=True) if size > 1
-            for part in settled(axis)]  # fmt: skip
+            for part in current_parts(axis)]  # fmt: skip
     x = x.reshape([part.size for part in have])
     where = {id(part): n for n, part in enumerate(have)}
-    order: list[int] = []
-    sizes: list[int] = []
-    spread: list[int] = []
+    order: list[int] = []  # which parts of x come first
+    sizes: list[int] = []  # of the result's parts, 1 for those that x does not have
+    spread: list[int] = []  # of the result's parts, if x were repeated along all of them
     for axis in axes:
-        for part in settled(axis):
+        for part in current_parts(axis):
             if id(part) in where:
                 order.append(where[id(part)])
                 sizes.append(part.size)
@@ -160,7 +163,7 @@ def brought(x: Tensor, layout: Layout, axes: Sequence[Axis], full: bool = False)
     shape = []
     place = 0
     for axis in axes:
-        count = len(settled(axis))
+        count = len(current_parts(axis))
         own = sizes[place : place + count]
         # An axis that it has in part is repeated, because a result cannot have it in part.
         partly = math.prod(own) > 1

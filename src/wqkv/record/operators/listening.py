@@ -2,7 +2,7 @@
 
 It changes no number, because each operator runs as it would. A tensor that descends from a product
 of two activations has a Node (nodes.py). Where weights meet v in a product, that is an attention,
-and so is each call of a fused kernel. What is heard is read later: scores.py, fused.py.
+and so is each call of a fused kernel. What is heard is read later: scores.py, whole_calls.py.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from wqkv.record.operators.nodes import (
     operator_of,
     softmax_input,
 )
-from wqkv.record.operators.trails import Moved, Output, Step, Trails
+from wqkv.record.operators.trails import Moved, OutputTrail, Step, Trails
 from wqkv.upstream import of_torch
 
 #: Operators that are heard by what they are made of. In inference mode they arrive whole.
@@ -56,7 +56,7 @@ class WrittenOut(NamedTuple):
     value: Leaf
     weights_first: bool  # P V; else V^T P^T
     output: Leaf
-    shape: Output  # what the model made of the output shows its heads
+    trail: OutputTrail  # what the model made of the output shows its heads
 
 
 class FusedCall(NamedTuple):
@@ -71,11 +71,11 @@ class Heard(NamedTuple):
 
     how: WrittenOut | FusedCall | None
     lost: str = ""
-    at: object = None  # where it was heard, as `place` says, if it is told of later
+    at: object = None  # what `place` returned there, if it is told of only when the forward ends
 
 
 class _Quiet(threading.local):
-    """Whether what a thread runs is not a model's own, for the modes of all watches."""
+    """Whether this thread runs something of ours, which no watch's mode may hear as the model's."""
 
     depth = 0
 
@@ -111,7 +111,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         #: Softmaxes over scores that have not met v yet, and what to say if they never do.
         self._open: dict[Node, str] = {}
         self._places: dict[Node, object] = {}  # where each was taken
-        self._told: set[Node] = set()  # softmaxes that have
+        self._told: set[Node] = set()  # softmaxes that have met v
         self._on = False
         # as of_torch.as_called takes them: with autocast as it is now, and without it
         self._keys: tuple[Any, Any] = (None, None)
@@ -222,7 +222,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         known: list[Tensor] = []
         with self._faults:
             known = self._known(args, kwargs) if self._trails else []
-        whole = "attention" in operator.name or operator.name in _WHOLE_LAYERS
+        whole = _is_whole_call(operator.name)
         if nested and operator.name in SOFTMAXES:
             self._tell(Heard(None, "its softmax is of a nested tensor, which is not followed"))
         if not whole and (nested or (not known and operator.name not in _HEARD)):
@@ -252,7 +252,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
 
     # Its keyword arguments are of a foreign call.
     def _known(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-        """The tensors among the arguments of an operator that are known."""
+        """The tensors among the arguments of an operator that come from scores or an output."""
         find = self._trails.find
         found = [x for x in args if isinstance(x, Tensor) and find(x) is not None]
         for x in args:
@@ -307,7 +307,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         elif name in PROJECTIONS:
             self._mix(applied, args, out)
         elif name == "native_dropout" and isinstance(out, tuple) and args[2]:
-            kept = trails.leaf(out[1])  # what it drew
+            kept = trails.leaf(out[1])  # what it drew, so that replay.py drops the same weights
             self._put(out[0], Node(applied._replace(args=(*applied.args, kept)), out[0], 0))
         elif name not in SHAPES:
             self._made(applied, out)
@@ -420,6 +420,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
     # Products
 
     def _product(self, applied: Applied, args: tuple[Any, ...], out: Tensor) -> None:
+        """A matrix product: of q and k, of weights and v, or one that mixes heads or channels."""
         (a, b), (left, right) = args[-2:], applied.args[-2:]
         if self._weights.among(a, b) or self._mixes_scores(a, left, b, right):
             self._mix(applied, args, out)
@@ -476,9 +477,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         if weights.odd & _REDUCTIONS and weights.numel < min(x.numel for x in weights.softmaxes):
             # Such as a mean over heads that is looked at; they may meet v later.
             for softmax in weights.softmaxes & self._open.keys():
-                self._open[softmax] = (
-                    "a mean or a sum of its weights met v, and not they themselves"
-                )
+                self._open[softmax] = _REDUCED
             return
         for softmax in weights.softmaxes:
             self._open.pop(softmax, None)
@@ -492,7 +491,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         elif weights.lost:
             self._tell(Heard(None, weights.lost))
         else:
-            shape, leaf = Output(out.shape[-1]), self._trails.leaf
+            shape, leaf = OutputTrail(out.shape[-1]), self._trails.leaf
             self._trails.put(out, Moved(shape))
             self._tell(Heard(WrittenOut(weights, leaf(value), first, leaf(out), shape)))
 
@@ -538,7 +537,8 @@ _NO_SOFTMAX = (
 )
 #: Operators that are made of others, which go another way below autograd and autocast.
 _AS_CALLED = _WHOLE_LAYERS | {"linear", "_native_multi_head_attention", "mT", "numpy_T", "mH"}
-_HEARD = PRODUCTS | SOFTMAXES | _WHOLE_LAYERS
+#: Operators that are heard whatever they are given: with them a trail may begin.
+_HEARD = PRODUCTS | SOFTMAXES
 
 
 def _is_whole_call(name: str) -> bool:
@@ -572,6 +572,8 @@ def _by_keys(weights: Node, size: int) -> bool:
         return True
     softmax = next(iter(weights.softmaxes))
     keys = softmax.shape[softmax_input(softmax)[1]]
+    # Weights of another size were cut or repeated since, as where sinks are cut off: then the size
+    # of the sum tells nothing, and the proof decides.
     return size == keys or weights.numel != softmax.numel
 
 

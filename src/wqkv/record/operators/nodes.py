@@ -54,8 +54,6 @@ class Operator(NamedTuple):
     """What is known of an operator by its schema."""
 
     name: str  # without its namespace and overload, and without the _ of an in-place one
-    raw: str  # with that _
-    namespace: str
     writes: tuple[int, ...]  # the places of arguments that it writes into
     written: tuple[str, ...]  # their names, as of one that is called out=
     whole: bool  # made of other operators: in inference mode it arrives as it was called
@@ -65,12 +63,12 @@ class Operator(NamedTuple):
 def operator_of(func: Any) -> Operator:  # Any: torch's own type, which is private
     """What the schema of an operator says."""
     schema = of_torch.schema(func)
-    namespace, _, raw = schema.name.partition("::")
+    raw = schema.name.partition("::")[2]
     found = [(n, one) for n, one in enumerate(schema.arguments)
              if one.alias_info is not None and one.alias_info.is_write]  # fmt: skip
     writes, written = tuple(n for n, _ in found), tuple(one.name for _, one in found)
     name = raw[:-1] if raw.endswith("_") and not raw.endswith("__") else raw
-    return Operator(name, raw, namespace, writes, written, of_torch.is_composite(func))
+    return Operator(name, writes, written, of_torch.is_composite(func))
 
 
 class Leaf:
@@ -84,7 +82,7 @@ class Leaf:
 
     def __init__(self, tensor: Tensor, learned: bool = False) -> None:
         self.tensor, self.learned = tensor, learned
-        self.version = of_torch.version(tensor)  # and again at the end of its forward
+        self.version = of_torch.version(tensor)  # `close` looks again when its forward ends
         self.closed = False  # whether that has come
 
     def close(self) -> None:
@@ -149,6 +147,7 @@ class Node:
         return bool(self.softmaxes)
 
     def first(self) -> Argument:
+        """The first thing that the operator was given; None if it was given nothing by place."""
         return self.args[0] if self.args else None
 
     def _is_quotient(self) -> bool:
@@ -175,7 +174,7 @@ class Node:
         return isinstance(lse, Node) and lse.name == "logsumexp" and lse.first() is score
 
 
-#: Up to which number is added to a sum, or is the least that it may be, only so that it is not 0.
+#: A number up to this one that is added to a sum, or bounds it from below, keeps it from being 0.
 _LEAST = 1e-4
 
 
@@ -215,7 +214,7 @@ def leaves(value: Argument) -> Iterator[Argument]:
 
 
 def mapped(value: Argument, of: Any) -> Argument:
-    """The same lists, tuples and dicts, with `of` each thing inside them."""
+    """The same lists, tuples and dicts, with `of(x)` in place of each thing x inside them."""
     if isinstance(value, tuple | list):
         return type(value)(mapped(one, of) for one in value)
     if isinstance(value, dict):

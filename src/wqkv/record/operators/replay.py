@@ -1,7 +1,7 @@
 """What a model did to its scores, computed again as it did it: for steps outside of the formula.
 
-Sums are taken in float64. What is rounded in the model's own type to something else than a number
-(-1e10 + x is -1e10 in float32) is rounded here too.
+Sums are taken in float64, and rounded to the model's own dtype where that decides what is left: a
+score hidden by adding -1e10 is -1e10 in float32, whatever it was.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class Replayed(NamedTuple):
     """The scores of the softmax, and what v made of its weights."""
 
     scores: Tensor  # (..., query_len, key_len), with sinks among the keys
-    first: int  # key among them
+    first: int  # place of the first key among them; sinks may stand before it
     weights: Tensor  # as they met v
     output: Tensor
-    largest: float  # score that is not hidden
+    largest: float  # |score| that is not hidden
 
 
 def replay(heard: WrittenOut) -> Replayed:
@@ -144,7 +144,7 @@ def _step(node: Node, numbers: dict[Node, Any]) -> Any:
         out = node.func(*args, **kwargs)
     if node.output is not None:
         out = out[node.output]
-    half = isinstance(out, Tensor) and out.is_floating_point() and node.dtype.is_floating_point
-    if half and name in _ROUNDED and node.dtype != torch.float64:
+    floats = isinstance(out, Tensor) and out.is_floating_point() and node.dtype.is_floating_point
+    if floats and name in _ROUNDED and node.dtype != torch.float64:
         out = out.to(node.dtype).double()
     return out

@@ -20,10 +20,10 @@ from wqkv.record.operators.layout import (
     Layout,
     Unreadable,
     broadcast,
+    current_parts,
     moved,
     product_axes,
     reshaped,
-    settled,
     size_of,
 )
 from wqkv.record.operators.nodes import LAYOUTS, PRODUCTS, Argument, Leaf, Node, softmax_input
@@ -174,11 +174,10 @@ def _added(node: Node) -> Scores:
         raise Unreadable("two products were added")
     before, other, first = _pair(node)
     found = read(before)
-    if node.name == "rsub":
+    if node.name == "rsub":  # b - alpha a
         first, alpha = not first, -alpha
-    if not first:
-        sign = alpha  # other + alpha * scores
-        found = _times(found, sign) if sign != 1 else found
+    if not first:  # other + alpha scores
+        found = _times(found, alpha) if alpha != 1 else found
         alpha = 1.0
     if found.keys is not None:
         raise Unreadable("something was added to its weights")
@@ -190,7 +189,7 @@ def _added(node: Node) -> Scores:
 
 
 def _alpha(node: Node) -> float:
-    """What the second factor of a sum is multiplied by."""
+    """What the second term of a sum is multiplied by."""
     return _number(node.kwargs.get("alpha", node.args[2] if len(node.args) > 2 else 1)) or 0.0
 
 
@@ -228,7 +227,7 @@ def _chosen(node: Node) -> Scores:
 
 
 def _most(x: Argument) -> float | None:
-    """The largest number of a tensor, if it hides by all of its numbers."""
+    """The largest of what replaces scores: if that one hides, all of them do."""
     number = _number(x)
     if number is None and isinstance(x, Leaf) and x.tensor.numel():
         return float(x.tensor.max())
@@ -257,6 +256,8 @@ def _hide(
 def _bounded(node: Node) -> Scores:
     """Bounds that hold for the scores anyway. Where they do not, the proof fails."""
     before = next(x for x in node.args if isinstance(x, Node))
+    if len(node.shape) < len(before.shape) or node.numel < before.numel:  # max along an axis
+        raise Unreadable(f"`{node.name}` leaves out a part of its scores")
     found = read(before)
     return replace(found, layout=broadcast(found.layout, node.shape))
 
@@ -309,7 +310,7 @@ def _laid_back(node: Node) -> Scores:
     sizes, strides = node.args[2], node.args[3]
     order = sorted(range(len(sizes)), key=lambda n: (-strides[n], n))
     in_order = tuple(found.layout[n] for n in order)
-    parts = tuple(part for axis in in_order for part in settled(axis))
+    parts = tuple(part for axis in in_order for part in current_parts(axis))
     flat: Layout = (parts,)
     return replace(found, layout=reshaped(flat, node.shape))
 

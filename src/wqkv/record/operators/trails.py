@@ -38,7 +38,7 @@ class Step(NamedTuple):
 PATHS = 16
 
 
-class Output:
+class OutputTrail:
     """What attention has returned, as long as it is only moved.
 
     Args:
@@ -50,14 +50,14 @@ class Output:
         self.paths: list[tuple[Step, ...]] = []  # what was made of it by views
         self.shape: tuple[int, ...] | None = None  # of what was made of it first: its heads show
         self.factor: Node | None = None  # made of its own scores, with which it was multiplied
-        self.product: Leaf | None = None  # what that has made of it
+        self.product: Leaf | None = None  # the output times that factor
         self.batch: int | None = None  # samples of the forward, as far as it is known
 
 
 class Moved(NamedTuple):
     """Stands for an output, or what views have made of it."""
 
-    output: Output
+    output: OutputTrail
     path: tuple[Step, ...] = ()
 
     def by(self, step: Step) -> Moved:
@@ -80,7 +80,7 @@ class Moved(NamedTuple):
 class _Entry(NamedTuple):
     tensor: weakref.ref[Tensor]
     what: Node | Moved
-    state: int
+    state: int  # `Trails.state` when it was put in: another one tells of a write since then
 
 
 class Trails:
@@ -141,7 +141,7 @@ class Trails:
         return entry.what
 
     def moved(self, x: Tensor) -> Moved | None:
-        """How an output was moved; None of a tensor that is none."""
+        """How an output was moved; None for a tensor that comes from no output."""
         entry = self.find(x)
         return entry.what if entry is not None and isinstance(entry.what, Moved) else None
 
@@ -166,7 +166,7 @@ class Trails:
         return (isinstance(x, Tensor) and self.node(x)) or self.value(x)
 
     def value(self, x: object) -> Argument:
-        """The same, by value, whatever it comes from."""
+        """The tensor itself in a Leaf, whatever it comes from; anything else as it is."""
         return self.leaf(x) if isinstance(x, Tensor) else x
 
     def aliases(self, x: Tensor) -> Iterator[tuple[Tensor, Node]]:

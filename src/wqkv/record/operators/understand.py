@@ -73,7 +73,6 @@ def call_of(heard: Heard, modules: Sequence[nn.Module], known: KnownMasks) -> Ca
 
 def _with_replayed_proof(call: CapturedCall, how: WrittenOut) -> CapturedCall:
     """The same call, proved by what the model did to the weights after the softmax."""
-
     rows = call.query.shape[0] * call.query.shape[2]
 
     def proof() -> Proof:
@@ -102,7 +101,10 @@ def replayed(how: WrittenOut, modules: Sequence[nn.Module], why: str) -> Run:
     matrix, output = laid_out.scores(found), laid_out.output()
     batch, n_head, n = matrix.shape[:3]
     if output.shape[:3] != matrix.shape[:3]:
-        raise Refusal("a part of its weights met v, such as some of its rows or heads")
+        raise Refusal(
+            f"a part of its weights met v, or several heads of v: {list(matrix.shape[:3])} of its "
+            f"scores, {list(output.shape[:3])} of its output, (batch, head, query)"
+        )
     if not _over_keys(found, how):
         raise Refusal("its softmax was not taken over the keys that v has")
 
@@ -129,7 +131,7 @@ def _over_keys(found: Replayed, how: WrittenOut) -> bool:
     """Whether weights sum to what their softmax gave along the keys of v, if none was changed."""
     dropped = any(one.name == "native_dropout" for one in all_nodes(how.weights))
     if dropped or _changed_after(how.weights):
-        return True  # as far as the sums tell
+        return True  # then the sums tell nothing
     keys = how.value.tensor.shape[-2 if how.weights_first else -1]
     P = found.scores.softmax(dim=-1)[..., found.first : found.first + keys]
     sums = found.weights.sum(dim=-1 if how.weights_first else -2)
@@ -139,7 +141,7 @@ def _over_keys(found: Replayed, how: WrittenOut) -> bool:
 
 def _scaled(how: WrittenOut) -> list[str]:
     """What to say of an output that is multiplied by something that its own scores have made."""
-    if how.shape.factor is None:
+    if how.trail.factor is None:
         return []
     return [
         "its output was multiplied by something that its scores have made, such as a sink's share: "
@@ -160,11 +162,11 @@ def sink_behind(how: WrittenOut) -> SinkBehind | None:
     With them the weights sum to sigmoid(lse - sink), as a softmax does that has them among the
     keys.
     """
-    factor, product = how.shape.factor, how.shape.product
+    factor, product = how.trail.factor, how.trail.product
     if factor is None or product is None:
         return None
     whole, left = how.output.tensor, product.tensor
-    if left.shape not in (whole.shape, how.shape.shape):
+    if left.shape not in (whole.shape, how.trail.shape):
         return None
     factor = unmoved(factor)
     difference = unmoved(factor.first()) if factor.name == "sigmoid" else None

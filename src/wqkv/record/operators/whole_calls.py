@@ -111,7 +111,7 @@ def _multi_head(given: Given, output: Tensor) -> CapturedCall:
 
 def _encoder_layer(given: Given, output: Tensor) -> CapturedCall:
     source, lengths = _padded(given["src"])
-    given = {**given, "num_head": given["num_heads"]}
+    given = {**given, "num_head": given["num_heads"]}  # as _native_multi_head_attention calls it
 
     def norm(x: Tensor, number: int) -> Tensor:
         weight, bias = (given[f"norm_{name}_{number}"].to(x) for name in ("weight", "bias"))

@@ -31,7 +31,7 @@ def weights(q: Tensor, k: Tensor) -> Tensor:
 def call(way, *given: Tensor):
     """The call that is read of one way."""
     (heard,) = heard_of(way, *given)
-    heard.how.shape.batch = BATCH
+    heard.how.trail.batch = BATCH
     return assembled(read(heard.how.weights), heard.how, [], {})
 
 
@@ -86,6 +86,12 @@ def test_what_the_call_is_made_of():
     assert found.readings[0].all and found.bias is None and found.softcap is None
     found = call(lambda q, k, v: (7 * torch.tanh(q @ k.mT / 14)).softmax(-1) @ v, *given)
     assert found.softcap == 7 and found.scale == 0.5
+    for sign in (1, -1):  # of the scale; the softcap is negative
+        found = call(
+            lambda q, k, v, s=14 * sign: (-7 * torch.tanh(q @ k.mT / s)).softmax(-1) @ v, *given
+        )
+        assert found.softcap == 7 and found.scale == 0.5
+        assert torch.equal(found.query, -sign * given[0])
 
 
 def test_layers_that_share_a_mask_read_it_once():

@@ -22,7 +22,7 @@ from tests.written import (
     seen_of,
 )
 from wqkv.record.operators.assemble import assembled
-from wqkv.record.operators.axes import head_count, placed
+from wqkv.record.operators.axes import axis_roles, head_count
 from wqkv.record.operators.layout import Unreadable
 from wqkv.record.operators.scores import read
 
@@ -39,13 +39,13 @@ def flat(q, k, v):
 def call(way, *given: Tensor):
     """The call that is read of one way."""
     (heard,) = heard_of(way, *given)
-    heard.how.shape.batch = BATCH
+    heard.how.trail.batch = BATCH
     return assembled(read(heard.how.weights), heard.how, [], {})
 
 
 def place(heard):
     scores = read(heard.how.weights)
-    return placed(scores.weights, scores.keys, scores.layout, heard.how, [])
+    return axis_roles(scores.weights, scores.keys, scores.layout, heard.how, [])
 
 
 # Layouts
@@ -208,9 +208,9 @@ def test_heads_that_are_joined_from_pieces():
 def test_head_count():
     (heard,) = heard_of(flat)
     count = heard.how
-    count.shape.batch, count.shape.shape = None, None
+    count.trail.batch, count.trail.shape = None, None
     assert head_count(6, count, []) == 6  # nothing says so
-    count.shape.batch = 2
+    count.trail.batch = 2
     assert head_count(6, count, []) == 3
     assert head_count(7, count, []) == 7  # samples do not divide it
     assert head_count(6, count, [Foreign(None, num_heads=6)]) == 6
@@ -219,7 +219,7 @@ def test_head_count():
     assert head_count(6, count, [Foreign(None), Foreign(None, nhead=2)]) == 2  # further out
     # one head, whatever is said further out
     assert head_count(2, count, [Foreign(None), Foreign(None, nhead=2)]) == 1
-    count.shape.shape = (2, 3, 5, 13)  # of a later view
+    count.trail.shape = (2, 3, 5, 13)  # of a later view
     assert head_count(6, count, [Foreign(None, num_heads=6)]) == 3
     assert head_count(8, count, [Foreign(None, num_heads=4)]) == 4
 

@@ -21,7 +21,7 @@ from tests.written import (
 )
 from wqkv.errors import ArgumentError, MissedError
 from wqkv.record.captured import Refusal
-from wqkv.record.operators.door import Returned, batch_of
+from wqkv.record.operators.door import READING_FAILED, Returned, batch_of
 from wqkv.record.watch import watch
 
 STALE = (
@@ -304,7 +304,7 @@ def test_a_fault_of_ours(monkeypatch):
     model = Foreign(plain)
     with watch(model) as seen:
         model(*qkv())
-    assert seen.layers[0].reason == "wqkv failed while it read what was heard"
+    assert seen.layers[0].reason == READING_FAILED
     assert "RuntimeError: a fault of ours" in seen.report()
 
 

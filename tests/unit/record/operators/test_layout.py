@@ -1,7 +1,7 @@
 """The axes of scores are found again behind any views, permutations and repetitions.
 
 A tensor of numbers goes through real operators of torch, and its layout through `moved`. What
-`brought` makes of it must be the tensor that it was.
+`rearranged` makes of it must be the tensor that it was.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from wqkv.record.operators.layout import (
     Layout,
     Unreadable,
     axis_of,
-    brought,
+    current_parts,
     moved,
+    rearranged,
     reshaped,
-    settled,
     size_of,
 )
 from wqkv.record.operators.nodes import Applied, Node
@@ -70,7 +70,7 @@ class Moving:
                 self.go("transpose", self.x.transpose(a, b), a, b)
             case "split":
                 at = draw.draw(axis) % n
-                parts = settled(self.layout[at])
+                parts = current_parts(self.layout[at])
                 if len(parts) == 1 and parts[0].whence != "repeated":
                     first = next((p for p in (2, 5, 11) if parts[0].size % p == 0), 1)
                 else:
@@ -97,29 +97,29 @@ def test_axes_are_found_again(draw):
     assert shape == list(moving.x.shape)
     begun = torch.arange(prod(SIZES)).view(SIZES)
     # each repetition is one more axis, along which all is the same
-    found = brought(moving.x, moving.layout, (*moving.start, *moving.repeated))
+    found = rearranged(moving.x, moving.layout, (*moving.start, *moving.repeated))
     assert found.ndim == 3 + len(moving.repeated)
     assert torch.equal(found, begun.view(*SIZES, *[1] * len(moving.repeated)).expand_as(found))
-    again = brought(begun, moving.start, moving.layout, full=True)
+    again = rearranged(begun, moving.start, moving.layout, full=True)
     assert torch.equal(again, moving.x)
     if moving.repeated:
         with pytest.raises(Unreadable, match="has an axis that they do not keep"):
-            brought(moving.x, moving.layout, moving.start)
+            rearranged(moving.x, moving.layout, moving.start)
 
 
 def test_a_tensor_with_some_of_the_axes():
     batch, rows, columns = axes_of_a_product()
     x = randn(6, 1)
-    assert brought(x, (batch, rows), (rows, batch, columns)).shape == (1, 6, 1)
-    whole = brought(x, (batch, rows), (rows, batch, columns), full=True)
+    assert rearranged(x, (batch, rows), (rows, batch, columns)).shape == (1, 6, 1)
+    whole = rearranged(x, (batch, rows), (rows, batch, columns), full=True)
     assert torch.equal(whole, x.T[..., None].expand(35, 6, 143))
     batch[0].split((2, 3))
-    assert repr(settled(batch)) == "(batch:2, batch:3)"
-    half, rest = ((part,) for part in settled(batch))
+    assert repr(current_parts(batch)) == "(batch:2, batch:3)"
+    half, rest = ((part,) for part in current_parts(batch))
     # an axis that the tensor has in part is repeated to its whole length
-    y = brought(randn(3), (rest,), (batch,))
+    y = rearranged(randn(3), (rest,), (batch,))
     assert torch.equal(y, randn(3).repeat(2))
-    assert brought(randn(2), (half,), (half, rest)).shape == (2, 1)
+    assert rearranged(randn(2), (half,), (half, rest)).shape == (2, 1)
 
 
 def test_an_axis_of_size_1_is_none():

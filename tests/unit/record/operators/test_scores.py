@@ -260,6 +260,10 @@ NO_RULE = {
         "`tanh` follows a mask, a bias or another `tanh`",
     ),
     "cap of a cap": (lambda s: s.tanh().tanh(), "`tanh` follows a mask, a bias or another `tanh`"),
+    "largest of all heads": (
+        lambda s: s.max(dim=1).values[:, None].expand_as(s),
+        "`max` leaves out a part of its scores",
+    ),
     "other operator": (F.gelu, "`gelu` is no rule of attention"),
     "other input": (
         lambda s: torch.stack(s.unbind(1), 1),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tests.written import randn
 from wqkv.record.operators.learned import Learned
 from wqkv.record.operators.nodes import Applied, Node
-from wqkv.record.operators.trails import COPIED, PATHS, Moved, Output, Step, Trails
+from wqkv.record.operators.trails import COPIED, PATHS, Moved, OutputTrail, Step, Trails
 from wqkv.upstream import of_torch
 
 
@@ -58,7 +58,7 @@ def test_another_tensor_in_its_place(trails):
 
 def test_an_output_is_no_node(trails):
     x = randn(3)
-    moved = Moved(Output(3))
+    moved = Moved(OutputTrail(3))
     trails.put(x, moved)
     assert trails.moved(x) is moved and trails.node(x) is None
     assert trails.argument(x).tensor is x and trails.moved(randn(3)) is None
@@ -66,7 +66,7 @@ def test_an_output_is_no_node(trails):
 
 def test_ways_of_an_output():
     """Each way is kept once, at its full length, and not too many of them."""
-    output, first = Output(3), Step("view", (), (2, 3))
+    output, first = OutputTrail(3), Step("view", (), (2, 3))
     one = Moved(output).by(first)
     one.note()
     two = one.by(Step("t", (), (3, 2)))
@@ -93,7 +93,7 @@ def test_aliases_as_they_are(trails):
     view, other, output = x.view(6), randn(3), x.view(2, 3)
     for one in (x, view, other):
         trails.put(one, node_of(one))
-    trails.put(output, Moved(Output(3)))
+    trails.put(output, Moved(OutputTrail(3)))
     assert [found for found, _ in trails.aliases(x)] == [view]
     assert list(trails.aliases(other)) == []
     write(trails, x, 1.0)

@@ -232,7 +232,10 @@ def test_a_part_of_the_weights():
     def way(q, k, v):
         return F.gelu(q @ k.mT).softmax(-1)[:, :, 1:3] @ v
 
-    assert missed(way) == "a part of its weights met v, such as some of its rows or heads"
+    assert missed(way) == (
+        f"a part of its weights met v, or several heads of v: {[BATCH, HEADS, N]} of its scores, "
+        f"{[BATCH, HEADS, 2]} of its output, (batch, head, query)"
+    )
 
 
 def test_several_softmaxes():
