@@ -61,7 +61,7 @@ class LayerRuns:
             return UNHEARD
         if self.unseen:
             return (
-                f"it ran compiled and unseen after what was seen, {self.unseen} times: "
+                f"it ran compiled and unseen after what was seen (calls: {self.unseen}): "
                 "`runs` has what came before"
             )
         return self.runs[-1].refused
