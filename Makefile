@@ -29,7 +29,7 @@ see-zh: .venv/.see-zh ## 中文: one head of a model that reads Chinese, in thre
 quick: .venv/.dev ## the tests that need no trained model, browser, ranks or compiler, in a minute
 	$(PYTEST) -m quick
 
-test: lint .venv/.models .venv/.typescript .venv/.foreign ## everything that CI runs, 13 minutes on 2 cores
+test: lint .venv/.models .venv/.typescript .venv/.foreign ## everything that CI runs, 15 minutes on 2 cores
 	$(PYTEST) --durations=10
 
 lint: .venv/.dev ## style and types
