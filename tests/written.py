@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from wqkv.record.faults import Faults
-from wqkv.record.operators.listening import Heard, Listening
+from wqkv.record.operators.listening import Listening
+from wqkv.record.operators.told import Heard
 from wqkv.record.watch import Seen, watch
 
 BATCH, HEADS, N, M, D_K, D_V = 2, 3, 5, 7, 11, 13

@@ -146,6 +146,7 @@ ORDER = (
     "wqkv.record.layer_runs",
     "wqkv.record.operators.learned",
     "wqkv.record.operators.trails",
+    "wqkv.record.operators.told",
     "wqkv.record.operators.listening",
     "wqkv.record.operators.layout",
     "wqkv.record.operators.scores",

@@ -37,7 +37,8 @@ from wqkv.record.follow import (
 from wqkv.record.layer_runs import LayerRuns
 from wqkv.record.modules import ModuleCall, ended_by, kind_of
 from wqkv.record.operators.door import OperatorDoor, Returned, Waiting, batch_of, is_joint
-from wqkv.record.operators.listening import FusedCall, Heard, Listening, WrittenOut, tensors_in
+from wqkv.record.operators.listening import Listening
+from wqkv.record.operators.told import FusedCall, Heard, WrittenOut, tensors_in
 from wqkv.record.own import OwnDoor
 from wqkv.record.read_mask import KnownMasks
 from wqkv.record.run import Run

@@ -19,8 +19,8 @@ from wqkv.record.operators.layout import (
     rearranged,
     size_of,
 )
-from wqkv.record.operators.listening import WrittenOut
 from wqkv.record.operators.scores import Scores, Term
+from wqkv.record.operators.told import WrittenOut
 from wqkv.record.read_mask import KnownMask, KnownMasks
 from wqkv.upstream.of_torch import version
 

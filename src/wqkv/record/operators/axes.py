@@ -24,7 +24,6 @@ from wqkv.record.operators.layout import (
     reshaped,
     size_of,
 )
-from wqkv.record.operators.listening import WrittenOut
 from wqkv.record.operators.nodes import (
     LAYOUTS,
     PRODUCTS,
@@ -33,6 +32,7 @@ from wqkv.record.operators.nodes import (
     nodes_in,
     softmax_input,
 )
+from wqkv.record.operators.told import WrittenOut
 from wqkv.record.operators.trails import Step
 
 #: Under which names modules keep how many heads they have.

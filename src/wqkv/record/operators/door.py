@@ -21,8 +21,8 @@ from wqkv.record.captured import CHANGED, CapturedCall, Refusal, check_numbers
 from wqkv.record.faults import Faults
 from wqkv.record.follow import OTHER_TEXT, Continuation, agreed_step, begin, follow, go_on
 from wqkv.record.layer_runs import LayerRuns
-from wqkv.record.operators.listening import FusedCall, Heard, WrittenOut, tensors_in
 from wqkv.record.operators.nodes import Leaf
+from wqkv.record.operators.told import FusedCall, Heard, WrittenOut, tensors_in
 from wqkv.record.operators.understand import call_of, replayed
 from wqkv.record.read_mask import KnownMasks
 from wqkv.record.run import Run

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from wqkv.record.operators.axes import axis_roles, followed, head_count
 from wqkv.record.operators.layout import Unreadable, axis_of, rearranged, size_of
-from wqkv.record.operators.listening import WrittenOut
 from wqkv.record.operators.replay import Replayed
+from wqkv.record.operators.told import WrittenOut
 
 
 class LaidOut:

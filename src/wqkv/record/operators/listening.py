@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -30,13 +30,12 @@ from wqkv.record.operators.nodes import (
     Leaf,
     Node,
     Operator,
-    all_nodes,
     hides,
-    leaves,
     mapped,
     operator_of,
     softmax_input,
 )
+from wqkv.record.operators.told import FusedCall, Heard, WrittenOut
 from wqkv.record.operators.trails import Moved, OutputTrail, Step, Trails
 from wqkv.upstream import of_torch
 
@@ -47,31 +46,6 @@ MADE_OF_OTHERS = frozenset(
 )  # fmt: skip
 #: Operators that copy a tensor as it is: the weights or an output may go through them.
 COPIES = frozenset(("clone", "contiguous", "_to_copy", "to", "detach", "alias"))
-
-
-class WrittenOut(NamedTuple):
-    """Weights that met v in a matrix product, as it was heard."""
-
-    weights: Node
-    value: Leaf
-    weights_first: bool  # P V; else V^T P^T
-    output: Leaf
-    trail: OutputTrail  # what the model made of the output shows its heads
-
-
-class FusedCall(NamedTuple):
-    """One call of a kernel that computes a whole attention, and what it returned."""
-
-    applied: Applied
-    outputs: tuple[Argument, ...]
-
-
-class Heard(NamedTuple):
-    """One attention that was heard: how, or why it cannot be followed."""
-
-    how: WrittenOut | FusedCall | None
-    lost: str = ""
-    at: object = None  # what `place` returned there, if it is told of only when the forward ends
 
 
 class _Quiet(threading.local):
@@ -593,15 +567,3 @@ def _rows_and_channels(P: Tensor, value: Tensor) -> list[int] | None:
 def _is_whole(x: Tensor) -> bool:
     """Whether a tensor holds all of its storage, in order."""
     return x.is_contiguous() and x.numel() * x.element_size() == x.untyped_storage().nbytes()
-
-
-def tensors_in(heard: Heard) -> list[Leaf]:
-    """Everything that is kept by reference for an attention that was heard."""
-    match heard.how:
-        case WrittenOut(weights=weights, value=value, output=output):
-            before = leaves([one.args for one in all_nodes(weights)])
-            return [*(one for one in before if isinstance(one, Leaf)), value, output]
-        case FusedCall(applied=applied, outputs=outputs):
-            given = (applied.args, applied.kwargs, outputs)
-            return [one for one in leaves(given) if isinstance(one, Leaf)]
-    return []

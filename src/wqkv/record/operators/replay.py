@@ -14,7 +14,6 @@ from torch import Tensor
 from wqkv.maps.proof import Proof
 from wqkv.record.captured import Refusal
 from wqkv.record.mask_pattern import HIDDEN
-from wqkv.record.operators.listening import WrittenOut
 from wqkv.record.operators.nodes import (
     SOFTMAXES,
     Leaf,
@@ -25,6 +24,7 @@ from wqkv.record.operators.nodes import (
     operator_of,
     softmax_input,
 )
+from wqkv.record.operators.told import WrittenOut
 
 #: Operators that change the type of numbers, or nothing.
 _CASTS = frozenset(

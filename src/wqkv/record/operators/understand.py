@@ -20,7 +20,6 @@ from wqkv.record.mask_pattern import HIDDEN
 from wqkv.record.operators.assemble import assembled
 from wqkv.record.operators.laid_out import LaidOut
 from wqkv.record.operators.layout import Unreadable
-from wqkv.record.operators.listening import FusedCall, Heard, WrittenOut
 from wqkv.record.operators.nodes import (
     LAYOUTS,
     Leaf,
@@ -32,6 +31,7 @@ from wqkv.record.operators.nodes import (
 )
 from wqkv.record.operators.replay import Replayed, compare, replay
 from wqkv.record.operators.scores import read
+from wqkv.record.operators.told import FusedCall, Heard, WrittenOut
 from wqkv.record.operators.whole_calls import read_fused
 from wqkv.record.prove_call import check
 from wqkv.record.read_mask import KnownMasks

@@ -13,8 +13,8 @@ from wqkv.attend.masks.algebra import Full
 from wqkv.record.captured import CapturedCall, MaskReading, Refusal
 from wqkv.record.mask_pattern import Pattern, of_tensor, rows_of
 from wqkv.record.operators.flex_calls import FLEX, Given, read_flex
-from wqkv.record.operators.listening import FusedCall
 from wqkv.record.operators.nodes import Argument, Leaf, mapped
+from wqkv.record.operators.told import FusedCall
 from wqkv.record.read_mask import KnownMask, KnownMasks
 from wqkv.record.run import Run
 from wqkv.upstream import of_torch

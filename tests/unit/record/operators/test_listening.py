@@ -27,8 +27,9 @@ from tests.written import (
     seen_of,
 )
 from wqkv.record.faults import Faults
-from wqkv.record.operators.listening import Listening, tensors_in, written
+from wqkv.record.operators.listening import Listening, written
 from wqkv.record.operators.nodes import operator_of
+from wqkv.record.operators.told import tensors_in
 from wqkv.record.watch import watch
 
 BIAS = randn(HEADS, N, M, seed=3)

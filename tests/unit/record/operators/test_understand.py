@@ -25,7 +25,7 @@ from tests.written import (
     seen_of,
 )
 from wqkv.record.captured import Refusal
-from wqkv.record.operators.listening import Heard
+from wqkv.record.operators.told import Heard
 from wqkv.record.operators.understand import call_of, sink_behind, unmoved
 from wqkv.record.watch import watch
 

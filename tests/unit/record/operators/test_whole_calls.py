@@ -22,8 +22,8 @@ from tests.written import (
     seen_of,
 )
 from wqkv.record.captured import Refusal
-from wqkv.record.operators.listening import FusedCall
 from wqkv.record.operators.nodes import Applied, Leaf
+from wqkv.record.operators.told import FusedCall
 from wqkv.record.operators.whole_calls import read_fused
 from wqkv.record.watch import watch
 
