@@ -434,9 +434,12 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         for (weights, P), (_, value) in (pairs, pairs[::-1]):
             if not isinstance(weights, Node) or not weights.is_weights or not weights.products:
                 continue
-            score, dim = softmax_input(next(iter(weights.softmaxes)))
+            # A router's weights may be multiplied into a product of an expert: no attention.
+            single = any(
+                one.products and one.shape[softmax_input(one)[1]] == 1 for one in weights.softmaxes
+            )
             order = _rows_and_channels(P, value) if isinstance(value, Tensor) else None
-            if score.shape[dim] != 1 or order is None:
+            if not single or order is None:
                 continue
             moved = P.permute(order), value.permute(order), out.permute(order)
             node = Node(Applied(of_torch.PERMUTE, "permute", (weights, order), {}), moved[0])

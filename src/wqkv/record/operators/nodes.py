@@ -234,7 +234,8 @@ def softmax_input(softmax: Node) -> tuple[Node, int]:
     else:
         score, dim = softmax.args[:2]
     (dim,) = dim if isinstance(dim, list | tuple) else (dim,)
-    return score, dim if dim < 0 else dim - len(score.shape)
+    # by its own axes, because the scores may be no Node, as those of a router
+    return score, dim if dim < 0 else dim - len(softmax.shape)
 
 
 def all_nodes(node: Node) -> list[Node]:

@@ -306,3 +306,24 @@ def test_what_is_said_of_heads_that_are_mixed():
     (layer,) = seen_of(way, mix=mix).layers
     assert layer.state == "captured"
     assert layer.reason.endswith("`mm` takes a matrix into its scores, as where heads are mixed")
+
+
+def test_a_router_multiplies_what_an_expert_has_made():
+    """Its weights come from no product, and what they are multiplied into does: no attention."""
+
+    class Expert(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.router, self.inner = nn.Linear(14, 3), nn.Linear(14, 14)
+
+        def forward(self, x):
+            y = x @ self.inner(x).mT @ x  # a product of two activations
+            share = self.router(x).softmax(2)[..., :1]
+            return (y * share) * x.sum(-1, keepdim=True)
+
+    model, x = Expert().eval(), torch.randn(2, 11, 14)
+    with torch.no_grad():
+        plain = model(x)
+        with watch(model) as seen:
+            assert torch.equal(model(x), plain)
+    assert not seen.layers, seen.report()
