@@ -252,6 +252,8 @@ def compare(row: Row, seen: Seen[Any], heard: list[Heard] | None, tolerance: flo
         wrong.append("; ".join([f"{_counts(states)} instead of {_counts(expected)}", *reasons]))
     if any(layer.state == "missed" and not layer.reason for layer in layers):
         wrong.append("a layer is missed without a reason")
+    if "wqkv failed while it listened" in report:
+        wrong.append("a fault of wqkv: " + report[report.index("wqkv failed") :].splitlines()[0])
     shown = states["proved"] + states["captured"]
     if not report.startswith(f"captured {shown} of {len(layers)} layers of "):
         wrong.append(f"the report begins {report.splitlines()[0]!r}")
