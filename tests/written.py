@@ -68,7 +68,7 @@ def heard_of(way: Way, *given: Tensor, **attributes: Any) -> list[Heard]:
 
 
 def seen_of(way: Way, *given: Tensor, **attributes: Any) -> Seen[Any]:
-    """What a watch sees of one way, whose output has the same bits as without it."""
+    """Watch a model that attends in one way. Its output must have the same bits as without it."""
     given = given or qkv()
     model = Foreign(way, **attributes)
     plain = model(*(x.clone() for x in given))

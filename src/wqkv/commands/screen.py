@@ -98,12 +98,12 @@ def console(stderr: bool = False) -> Console:
 
 
 def tell(sentence: str, lang: str) -> None:
-    """Print a sentence to stderr, in the language `lang`."""
+    """Print a sentence to stderr. `lang` is its language."""
     print(f"wqkv: {translated(sentence, lang)}", file=sys.stderr, flush=True)
 
 
 def say_written(path: Path, lang: str = LANGUAGES[0]) -> None:
-    """Print to stderr that a file was written, with its path."""
+    """Tell on stderr which file was written."""
     tell(say(RESULT["wrote"], path=path), lang)
 
 

@@ -792,7 +792,7 @@ class SavedCards(TypedDict):
 
 
 class SavedMatrix(TypedDict):
-    """A matrix as a saved page has it: `MatrixFacts` whose numbers stand behind the facts."""
+    """A matrix in a saved page: its `MatrixFacts`, followed by its numbers."""
 
     rows: int
     columns: int

@@ -366,7 +366,7 @@ class Weights(Numbers):
 
 @contextmanager
 def aside(device: torch.device) -> Iterator[None]:
-    """Context to compute statistics in: no gradients, no inference mode, no autocast, no modes.
+    """Turn gradients, inference mode, autocast and modes off while statistics are computed.
 
     The caller may be a model at work. Tensors made in inference mode could not be kept, autocast
     would round, and a mode of the caller (one that counts, or selective checkpointing, which finds

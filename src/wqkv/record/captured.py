@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from wqkv.attend.values import is_traced, tracing, transformed
+from wqkv.errors import WqkvError
 from wqkv.maps.proof import Proof
 from wqkv.record.backward import Backward
 from wqkv.record.mask_pattern import Pattern, Visible
@@ -26,6 +27,11 @@ class Refusal(Exception):
 
 #: Why nothing is recorded of what torch.func maps or differentiates.
 TRANSFORMED = "torch.func runs it (vmap, grad, jvp): run the model itself to see it"
+
+
+def not_understood(error: WqkvError) -> str:
+    """Why there is no map of a call that one of our own checks refuses."""
+    return "its call is not understood: " + str(error).partition("\n")[0]
 
 
 def why_untold() -> str | None:

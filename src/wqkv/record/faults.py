@@ -1,4 +1,4 @@
-"""A fault of ours while a model runs: it is noted, and the model goes on as it would."""
+"""Note an error in our own code while a model runs, so that the model itself does not fail."""
 
 from __future__ import annotations
 

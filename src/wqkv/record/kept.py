@@ -101,8 +101,9 @@ class _Tensors:
         if place not in self._known:
             # An axis that is repeated, as that of a bias for all rows, is kept once.
             once = x[tuple(slice(1) if step == 0 else slice(None) for step in x.stride())]
-            # A copy, because safetensors takes no tensors that share memory. Its axes stand in the
-            # order of memory, because the bits of a product depend on that order.
+            # A copy, because safetensors refuses tensors that share memory. The copy keeps the
+            # order in which the axes lie in memory, because a matrix product sums in that order,
+            # and another order rounds to other bits.
             axes = [*range(x.ndim)]
             if not once.is_contiguous():
                 axes.sort(key=once.stride().__getitem__, reverse=True)
@@ -269,8 +270,8 @@ class _File:
                 raise ValueError(f"the numbers of {name} are not those that were saved")
             self._whole.add(name)
         try:
-            # A copy, because the file's own memory begins anywhere, and the bits of a product
-            # depend on how memory is aligned.
+            # A copy into aligned memory. A tensor in the file may begin at any address, and torch's
+            # matrix product rounds to other bits where memory is not aligned.
             x = x.to(self.device, copy=True)
         except (RuntimeError, TypeError, AssertionError) as error:  # no room, no such dtype
             raise ArgumentError(

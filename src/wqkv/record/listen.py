@@ -22,7 +22,7 @@ from wqkv.errors import WqkvError
 from wqkv.maps.weights import aside
 from wqkv.record.arguments import OverheardCall, output_of, read_call
 from wqkv.record.backward import Backward
-from wqkv.record.captured import TRANSFORMED, CapturedCall, Refusal, why_untold
+from wqkv.record.captured import TRANSFORMED, CapturedCall, Refusal, not_understood, why_untold
 from wqkv.record.faults import Faults
 from wqkv.record.follow import (
     Continuation,
@@ -38,6 +38,7 @@ from wqkv.record.layer_runs import LayerRuns
 from wqkv.record.modules import ModuleCall, ended_by, kind_of
 from wqkv.record.operators.door import OperatorDoor, Returned, Waiting, batch_of, is_joint
 from wqkv.record.operators.listening import Listening
+from wqkv.record.operators.nodes import close_all
 from wqkv.record.operators.told import FusedCall, Heard, WrittenOut, tensors_in
 from wqkv.record.own import OwnDoor
 from wqkv.record.read_mask import KnownMasks
@@ -93,7 +94,8 @@ class Listener:
         self._options: defaultdict[Sizes, list[Options]] = defaultdict(list)
         self._steps: dict[Sizes, TextStep | None] = {}
         self._recorded: list[LayerRuns] = []
-        # runs whose proofs wait, and how else each may be known, if its proof fails
+        # Runs whose proofs are not made yet. Beside each stands what was heard at its operators,
+        # which is read instead if the proof fails.
         self._unproved: list[tuple[Run, Waiting | None]] = []
         self.faults = Faults()
         # what is heard at operators, and how much of it each call of a module has had
@@ -202,14 +204,13 @@ class Listener:
 
     def _close(self) -> None:
         """The forward ends: from here on nothing tells that a tensor is about to be changed."""
-        leaves = [leaf for run, _ in self._unproved for leaf in run.leaves]
         waiting = [one.heard for _, one in self._unproved if one is not None]
-        for leaf in (*leaves, *(leaf for heard in waiting for leaf in tensors_in(heard))):
-            leaf.close()
+        close_all(leaf for heard in waiting for leaf in tensors_in(heard))
+        now = close_all(leaf for run, _ in self._unproved for leaf in run.leaves)
         self._door.close()
         self._own.close()
-        if any(leaf.tensor.is_inference() for leaf in leaves):
-            self._prove()  # these do not even tell later whether they were changed
+        if now:
+            self._prove()
 
     def _prove(self) -> None:
         """Make the proofs that wait; where one fails, what was heard at its operators is taken."""
@@ -402,7 +403,7 @@ class Listener:
                 layer.reason = str(refusal)
                 return
             except WqkvError as error:
-                layer.reason = "its call is not understood: " + str(error).partition("\n")[0]
+                layer.reason = not_understood(error)
                 return
         if going is None or run is not going.run:
             layer.runs.append(run)

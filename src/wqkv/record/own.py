@@ -29,7 +29,7 @@ from wqkv.maps.weights import aside
 from wqkv.record.backward import Backward
 from wqkv.record.captured import CapturedCall, Refusal, why_without_numbers
 from wqkv.record.layer_runs import LayerRuns
-from wqkv.record.operators.nodes import Leaf
+from wqkv.record.operators.nodes import Leaf, close_all
 from wqkv.record.prove_call import prove_heard
 from wqkv.record.run import GrowingTensor, Run
 
@@ -137,11 +137,8 @@ class OwnDoor:
 
     def close(self) -> None:
         """A forward ends. From here on nothing tells that a tensor is about to be changed."""
-        leaves = [leaf for one in self._waiting for leaf in one.kept]
-        for leaf in leaves:
-            leaf.close()
-        if any(leaf.tensor.is_inference() for leaf in leaves):
-            self.settle()  # these do not even tell later whether they were changed
+        if close_all(leaf for one in self._waiting for leaf in one.kept):
+            self.settle()
 
     def settle(self) -> None:
         """Read all that waits, in the order in which it ran."""

@@ -25,7 +25,7 @@ from wqkv.attend.rules import Rules
 from wqkv.errors import WqkvError, describe
 from wqkv.maps.proof import Proof, sum_rounding, weight_rounding
 from wqkv.maps.weights import BLOCK
-from wqkv.record.captured import CapturedCall, Refusal
+from wqkv.record.captured import CapturedCall, Refusal, not_understood
 
 #: If a batch has at most ALL_ROWS rows, all are proved. Of a larger one SAMPLED_ROWS are, but at
 #: least FEWEST of each sample.
@@ -64,8 +64,7 @@ def prove(call: CapturedCall, mask: Mask, at: Placement, key_len: int) -> Proof:
             sinks=call.sinks,
         )
     except WqkvError as error:
-        why = "its call is not understood: " + " ".join(str(error).splitlines()[:1])
-        raise Refusal(why) from error
+        raise Refusal(not_understood(error)) from error
     if value.shape[:3] != (len(key), key.shape[1], m):
         raise Refusal(f"its values are {describe(value)} for the keys {describe(key)}")
     if call.finish is not None:

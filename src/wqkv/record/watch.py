@@ -108,7 +108,7 @@ def watch(
 
 
 class Layer(NamedTuple):
-    """One attention layer of a model, and what became of it.
+    """One attention layer of a watched model, and the state of its map.
 
     `proved`: its weights, of q, k, mask and rules, give the model's own output. `captured`: more
     enters its scores, or its heads are mixed; what the model did was computed again and compared,
@@ -532,7 +532,7 @@ class Seen(Watching, Sequence[Kept]):
 
 
 def _nested(one: str, other: str) -> bool:
-    """Whether one of two modules is inside the other, by their names."""
+    """Return whether one of two modules is inside the other. Their full names tell it."""
     return one.startswith(f"{other}.") or other.startswith(f"{one}.")
 
 

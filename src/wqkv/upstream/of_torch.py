@@ -247,7 +247,7 @@ def _kinds() -> tuple[str, ...]:
 
 @contextmanager
 def no_autocast() -> Iterator[None]:
-    """Context without autocast."""
+    """Turn autocast off inside this context, for the CPU and the accelerator."""
     with ExitStack() as stack:
         for kind, on in zip(_kinds(), autocast_on(), strict=True):
             if on:

@@ -154,7 +154,7 @@ QUANTIZED = {
 @WAYS
 @pytest.mark.compile  # bitsandbytes compiles when it is imported
 @pytest.mark.parametrize("name", QUANTIZED)
-# torch says since 2.10 that it will drop its own, and has it in 2.13
+# torch 2.10 and newer warn that torch.ao.quantization will be removed; 2.13 still has it.
 @pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated")
 @pytest.mark.filterwarnings("ignore:.*quantized tensor creation functions")
 def test_quantized(way, name):
@@ -269,7 +269,7 @@ def test_a_learned_query_is_no_weight(remake, tmp_path):
 @pytest.mark.parametrize("gradients", [False, True])
 @pytest.mark.parametrize("offloaded", [False, True])
 def test_a_learned_term_is_not_made_in_the_call(gradients, offloaded):
-    """As large as the scores of one sample, and copied or loaded."""
+    """A parameter of the scores' size is learned, also where torch copied or loaded it."""
     model = nn.Sequential(nn.Embedding(VOCABULARY, WIDTH), Scaled())
     if offloaded:
         by_offload(model, "")

@@ -716,7 +716,7 @@ export interface SavedCards {
   kept: number;
 }
 
-/** A matrix as a saved page has it: `MatrixFacts` whose numbers stand behind the facts. */
+/** A matrix in a saved page: its `MatrixFacts`, followed by its numbers. */
 export interface SavedMatrix {
   rows: number;
   columns: number;

@@ -17,11 +17,11 @@ from torch import nn
 from wqkv.attend.masks.algebra import Full
 from wqkv.errors import WqkvError
 from wqkv.maps.weights import aside
-from wqkv.record.captured import CHANGED, CapturedCall, Refusal, check_numbers
+from wqkv.record.captured import CHANGED, CapturedCall, Refusal, check_numbers, not_understood
 from wqkv.record.faults import Faults
 from wqkv.record.follow import OTHER_TEXT, Continuation, agreed_step, begin, follow, go_on
 from wqkv.record.layer_runs import LayerRuns
-from wqkv.record.operators.nodes import Leaf
+from wqkv.record.operators.nodes import Leaf, close_all
 from wqkv.record.operators.told import FusedCall, Heard, WrittenOut, tensors_in
 from wqkv.record.operators.understand import call_of, replayed
 from wqkv.record.read_mask import KnownMasks
@@ -70,11 +70,8 @@ class OperatorDoor:
 
     def close(self) -> None:
         """A forward ends. From here on nothing tells that a tensor is about to be changed."""
-        found = [leaf for one in self._waiting for leaf in tensors_in(one.heard)]
-        for leaf in found:
-            leaf.close()
-        if any(leaf.tensor.is_inference() for leaf in found):
-            self.settle()  # these do not even tell later whether they were changed
+        if close_all(leaf for one in self._waiting for leaf in tensors_in(one.heard)):
+            self.settle()
 
     def settle(self) -> None:
         """Read all that waits, in the order in which it ran."""
@@ -108,7 +105,7 @@ class OperatorDoor:
             layer.reason = str(refusal)
             return None
         except WqkvError as error:
-            layer.reason = "its call is not understood: " + str(error).partition("\n")[0]
+            layer.reason = not_understood(error)
             return None
         if isinstance(found, Continuation):
             return found

@@ -6,7 +6,7 @@ A Node keeps what the operator was given: earlier Nodes, numbers, and other tens
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -94,6 +94,15 @@ class Leaf:
     def is_stale(self) -> bool:
         """Whether it was changed in place since the end of its forward."""
         return of_torch.version(self.tensor) != self.version
+
+
+def close_all(leaves: Iterable[Leaf]) -> bool:
+    """Close leaves. Return whether one of them cannot tell later that it was changed in place."""
+    any_inference = False
+    for leaf in leaves:
+        leaf.close()
+        any_inference |= leaf.tensor.is_inference()
+    return any_inference
 
 
 Argument = Any  # of an operator: a Node, a Leaf, a number, None, or a list or tuple of these

@@ -103,7 +103,7 @@ def test_grouped_heads(way):
 
 
 def test_grouped_heads_as_rows_alone():
-    """Nothing tells them from queries: each sample has two texts of N queries."""
+    """No operator separates these heads from the queries: the map has 2 N queries per sample."""
     q, k, v = qkv(heads=6, kv_heads=3)
     is_map(seen_of(grouped, q, k, v), weights(q, k.repeat_interleave(2, 1)).view(BATCH, 3, -1, M))
 

@@ -138,7 +138,7 @@ def test_a_product_onto_another_is_a_second():
 
 
 def test_nodes_hold_no_score():
-    """A chain keeps q, k and what is added, in O(q and k) memory."""
+    """A chain of Nodes keeps only q, k and the added tensors: its memory is O(size of q and k)."""
     alive = []
 
     def way(q, k, v):
