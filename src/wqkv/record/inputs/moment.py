@@ -52,7 +52,7 @@ class Running(NamedTuple):
 
 
 class Convolved(NamedTuple):
-    """A convolution that ran earlier in the forward, and the shapes of what it was given and made."""
+    """A convolution that ran earlier in the forward: the shapes of what it was given and made."""
 
     module: nn.Module
     name: str
@@ -76,14 +76,14 @@ class HasAxes(Protocol):
         """(batch, n_head, query_len, key_len)."""
 
     @property
-    def pieces(self) -> Sequence[Piece]:
+    def pieces(self) -> Sequence[RunCall]:
         """Its calls."""
 
     def axes(self) -> Axes:
         """What its positions are."""
 
 
-class Asked(NamedTuple):
+class Moment(NamedTuple):
     """The moment at which an attention ran."""
 
     number: int  # moments are counted through the whole watch
@@ -107,17 +107,17 @@ class Asked(NamedTuple):
         return any(one.changed for one in self.modules)
 
 
-class Piece(NamedTuple):
+class RunCall(NamedTuple):
     """One call of a run: its moment, how many queries it had, and which of them go on."""
 
-    asked: Asked
+    moment: Moment
     batch: int
     query_len: int
     kept: int  # the first of its queries, as many: a cache may be cut back
     order: Tensor | None = None  # the samples that go on; None: all of them, as they were
 
 
-class Sizes(NamedTuple):
+class CallSizes(NamedTuple):
     """The sizes of a call."""
 
     batch: int
