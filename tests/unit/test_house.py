@@ -137,6 +137,8 @@ ORDER = (
     "wqkv.record.backward",
     "wqkv.record.inputs.moment",
     "wqkv.record.inputs.text",
+    "wqkv.record.inputs.picture_tokens",
+    "wqkv.record.inputs.joined",
     "wqkv.record.inputs.find",
     "wqkv.record.inputs",
     "wqkv.record.captured",
