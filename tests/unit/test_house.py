@@ -171,6 +171,7 @@ ORDER = (
     "wqkv.record.watched_model",
     "wqkv.record.listen",
     "wqkv.record.report",
+    "wqkv.record.kept_axes",
     "wqkv.record.kept",
     "wqkv.record.seen_effects",
     "wqkv.record.writes",
