@@ -34,7 +34,7 @@ class Running(NamedTuple):
 
     module: nn.Module
     name: str  # in the watched model
-    given: Mapping[str, Any]  # arguments of each model's own code
+    given: Mapping[str, Any]  # keyword arguments of each model's own code
     versions: Sequence[tuple[Tensor, int]]
 
     @property
@@ -138,9 +138,8 @@ def is_kind(module: nn.Module, *names: str) -> bool:
     return any(kind.__name__ in names for kind in type(module).__mro__)
 
 
-def running(
-    module: nn.Module, name: str, given: Mapping[str, Any], own: set[int]
-) -> Running:  # arguments of each model's own code
+# `given` is keyword arguments of each model's own code.
+def running(module: nn.Module, name: str, given: Mapping[str, Any], own: set[int]) -> Running:
     """What is kept of a module that runs.
 
     Args:
