@@ -136,6 +136,7 @@ ORDER = (
     "wqkv.record.mask_pattern",
     "wqkv.record.backward",
     "wqkv.record.inputs.moment",
+    "wqkv.record.inputs.latents",
     "wqkv.record.inputs.text",
     "wqkv.record.inputs.find",
     "wqkv.record.inputs",
