@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from wqkv.record.inputs.asked import Asked, Convolved
+from wqkv.record.inputs.moment import Convolved, Moment
 from wqkv.record.inputs.places import Pair
 
 
-def pictures_on(asked: Asked, count: int, grid: Pair) -> Sequence[Tensor | None]:
+def pictures_on(moment: Moment, count: int, grid: Pair) -> Sequence[Tensor | None]:
     """The pictures that a model was given, each exactly as large as its grid of cells; or None.
 
     Where a model adds to a picture what is missing to whole cells, 0 is added here; pixels on the
@@ -23,8 +23,8 @@ def pictures_on(asked: Asked, count: int, grid: Pair) -> Sequence[Tensor | None]
         grid: rows and columns of the cells, of the first stage or of one that has merged them.
     """
     unknown = [None] * count
-    pixels = _pixels(asked, count)
-    first = None if pixels is None else _first(asked.convolved, pixels)
+    pixels = _pixels(moment, count)
+    first = None if pixels is None else _first(moment.convolved, pixels)
     if pixels is None or first is None:
         return unknown
     cell = _cell(first, grid)
@@ -35,9 +35,9 @@ def pictures_on(asked: Asked, count: int, grid: Pair) -> Sequence[Tensor | None]
     return list(F.pad(pixels, more) if any(more) else pixels)
 
 
-def _pixels(asked: Asked, count: int) -> Tensor | None:
+def _pixels(moment: Moment, count: int) -> Tensor | None:
     """The pictures (count, channels, height, width) of the outermost module that was given them."""
-    for one in asked.modules:
+    for one in moment.modules:
         for x in one.tensors(floating=True).values():
             if x.ndim >= 4 and x.shape[-3] in (1, 3) and math.prod(x.shape[:-3]) == count:
                 return x.reshape(count, *x.shape[-3:])
@@ -49,7 +49,7 @@ def _first(convolved: Sequence[Convolved], pixels: Tensor) -> Convolved | None:
     for one in convolved:
         if len(one.given) == 4 and one.given[1] == pixels.shape[1]:
             near = zip(one.given[2:], pixels.shape[-2:], _stride(one), strict=True)
-            return one if all(0 <= size - real for size, real, by in near) else None
+            return one if all(size - real >= 0 for size, real, by in near) else None
     return None
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 from torch import Tensor
 
 from wqkv.maps.axis import Axes, Axis, Parts
-from wqkv.record.inputs.asked import Asked, Running, Sized, Sizes
+from wqkv.record.inputs.moment import CallSizes, Moment, Running
 from wqkv.record.inputs.pixels import pictures_on
 from wqkv.record.inputs.places import Pair, cells, padded, rolled, sparse, unrolled, windows
 
@@ -28,7 +28,7 @@ class Cut(NamedTuple):
     places: Tensor  # (windows, length), the cell on which each position stands; -1 for padding
 
 
-class Seen(NamedTuple):
+class Windowed(NamedTuple):
     """What the windows of one attention are."""
 
     pictures: int
@@ -37,15 +37,15 @@ class Seen(NamedTuple):
 
 
 #: Reads how a block cuts what it was given; None if it cannot be known.
-Family: TypeAlias = Callable[[Asked, Running], Seen | None]
+Family: TypeAlias = Callable[[Moment, Running], Windowed | None]
 
 
-def read_windows(asked: Asked, sizes: Sizes) -> Axes | None:
+def read_windows(moment: Moment, sizes: CallSizes) -> Axes | None:
     """The windows of a picture."""
     found = next(
         (
-            family(asked, one)
-            for one in reversed(asked.modules)
+            family(moment, one)
+            for one in reversed(moment.modules)
             if (family := _family_of(one)) is not None
         ),
         None,
@@ -56,11 +56,11 @@ def read_windows(asked: Asked, sizes: Sizes) -> Axes | None:
 
     @cache
     def keys() -> Sequence[Parts]:
-        return _axes(asked, seen.pictures, seen.keys)
+        return _axes(moment, seen.pictures, seen.keys)
 
     @cache
     def queries() -> Sequence[Parts]:
-        return keys() if seen.queries is seen.keys else _axes(asked, seen.pictures, seen.queries)
+        return keys() if seen.queries is seen.keys else _axes(moment, seen.pictures, seen.queries)
 
     return Axes(queries, keys)
 
@@ -70,7 +70,7 @@ def _family_of(one: Running) -> Family | None:
     return next((_FAMILIES[name] for name in kinds if name in _FAMILIES), None)
 
 
-def _fits(seen: Seen, sizes: Sizes) -> bool:
+def _fits(seen: Windowed, sizes: CallSizes) -> bool:
     lengths = (sizes.query_len, sizes.key_len)
     return all(
         tuple(cut.places.shape) == (sizes.batch / seen.pictures, length)
@@ -78,8 +78,8 @@ def _fits(seen: Seen, sizes: Sizes) -> bool:
     )
 
 
-def _axes(asked: Asked, count: int, cut: Cut) -> Sequence[Parts]:
-    sources = pictures_on(asked, count, cut.grid)
+def _axes(moment: Moment, count: int, cut: Cut) -> Sequence[Parts]:
+    sources = pictures_on(moment, count, cut.grid)
     return [
         (Axis(math.prod(cut.grid), cut.grid, source=source, places=places),)
         for source in sources
@@ -92,7 +92,9 @@ def _axes(asked: Asked, count: int, cut: Cut) -> Sequence[Parts]:
 
 def _hidden(block: Running) -> Any:  # a tensor or a Sized
     """The hidden states, which blocks are given first."""
-    return next(block.given[name] for name in ("hidden_states", "x", "input") if name in block.given)
+    return next(
+        block.given[name] for name in ("hidden_states", "x", "input") if name in block.given
+    )
 
 
 def _pair(size: Any) -> Pair:  # an int, or two in a list or tuple: an attribute of a foreign module
@@ -106,46 +108,46 @@ def _grid(block: Running, first: int) -> Pair | None:
     return _pair(shape[first : first + 2]) if len(shape) == 4 else None
 
 
-def _alike(block: Running, grid: Pair, places: Tensor) -> Seen:
+def _alike(block: Running, grid: Pair, places: Tensor) -> Windowed:
     """Windows whose queries are their keys."""
     cut = Cut(grid, places)
-    return Seen(_hidden(block).shape[0], cut, cut)
+    return Windowed(_hidden(block).shape[0], cut, cut)
 
 
 # Swin: windows that are shifted in every second block
 
 
-def _swin(asked: Asked, block: Running) -> Seen | None:
+def _swin(moment: Moment, block: Running) -> Windowed | None:
     """Swin and Swin V2 of transformers: padded, then shifted."""
     module: Any = block.module
     grid = _pair(block.given["input_dimensions"])
     window, shift = _pair(module.window_size), _pair(module.shift_size)
-    if not _agrees(asked, shift):
+    if not _agrees(moment, shift):
         return None
     return _alike(block, grid, windows(rolled(padded(cells(grid), window), shift), window))
 
 
-def _timm_swin(asked: Asked, block: Running) -> Seen | None:
+def _timm_swin(moment: Moment, block: Running) -> Windowed | None:
     """Swin and Swin V2 of timm: shifted, then padded."""
     module: Any = block.module
     grid, window, shift = _grid(block, 1), _pair(module.window_size), _pair(module.shift_size)
-    if grid is None or not _agrees(asked, shift):
+    if grid is None or not _agrees(moment, shift):
         return None
     return _alike(block, grid, windows(padded(rolled(cells(grid), shift), window), window))
 
 
-def _agrees(asked: Asked, shift: Pair) -> bool:
+def _agrees(moment: Moment, shift: Pair) -> bool:
     """Whether its attention was given a mask, as it is where windows are shifted.
 
     A block of transformers sets its shift to 0 for good when it is given a small picture, so that
     the shift of now may not be that of then.
     """
-    inner = asked.modules[-1].given
-    masked = inner.get("attention_mask", inner.get("mask")) is not None
-    return masked == any(shift)
+    inner = moment.modules[-1].given
+    mmoment = inner.get("attention_mask", inner.get("mask")) is not None
+    return mmoment == any(shift)
 
 
-def _torchvision_swin(asked: Asked, block: Running) -> Seen | None:
+def _torchvision_swin(moment: Moment, block: Running) -> Windowed | None:
     """Swin and Swin V2 of torchvision: padded, then shifted, if there is more than one window."""
     module: Any = block.module
     grid, window = _grid(block, 1), _pair(module.window_size)
@@ -162,7 +164,7 @@ def _torchvision_swin(asked: Asked, block: Running) -> Seen | None:
 # Windows that are not shifted
 
 
-def _plain(first: int, asked: Asked, block: Running) -> Seen | None:
+def _plain(first: int, moment: Moment, block: Running) -> Windowed | None:
     """SAM, ViTDet, DaViT and others: windows of a size, padded; 0 is the whole picture.
 
     Args:
@@ -176,9 +178,9 @@ def _plain(first: int, asked: Asked, block: Running) -> Seen | None:
     return _alike(block, grid, windows(padded(cells(grid), window), window))
 
 
-def _pooled(asked: Asked, block: Running) -> Seen | None:
+def _pooled(moment: Moment, block: Running) -> Windowed | None:
     """SAM 2: as SAM, with queries that are the largest of a few cells at the first block of a stage."""
-    seen = _plain(1, asked, block)
+    seen = _plain(1, moment, block)
     stride = getattr(block.module, "query_stride", None)
     if seen is None or stride is None:
         return seen
@@ -190,7 +192,7 @@ def _pooled(asked: Asked, block: Running) -> Seen | None:
     return seen._replace(queries=Cut(grid, places))
 
 
-def _max_vit(first: int, asked: Asked, block: Running) -> Seen | None:
+def _max_vit(first: int, moment: Moment, block: Running) -> Windowed | None:
     """MaxViT of timm: windows, or as many cells that stand evenly over the picture."""
     module: Any = block.module
     grid, size = _grid(block, first), _pair(module.partition_size)
@@ -198,11 +200,11 @@ def _max_vit(first: int, asked: Asked, block: Running) -> Seen | None:
         return None
     near = getattr(module, "partition_block", None)
     if near is None:  # it has an attention of each kind
-        near = any(one.module is module.attn_block for one in asked.modules)
+        near = any(one.module is module.attn_block for one in moment.modules)
     return _alike(block, grid, (windows if near else sparse)(cells(grid), size))
 
 
-def _torchvision_max_vit(asked: Asked, block: Running) -> Seen | None:
+def _torchvision_max_vit(moment: Moment, block: Running) -> Windowed | None:
     """MaxViT of torchvision: the same."""
     module: Any = block.module
     grid = _grid(block, 2)
@@ -212,21 +214,21 @@ def _torchvision_max_vit(asked: Asked, block: Running) -> Seen | None:
     return _alike(block, grid, places if module.partition_type == "window" else places.T)
 
 
-def _hiera(asked: Asked, block: Running) -> Seen | None:
+def _hiera(moment: Moment, block: Running) -> Windowed | None:
     """Hiera: the cells of a mask unit stand far apart in the sequence, in the order of pooling."""
-    attention: Any = asked.modules[-1].module
-    outer = asked.inside("HieraModel", "Hiera")
-    if outer is None or not asked.convolved:
+    attention: Any = moment.modules[-1].module
+    outer = moment.inside("HieraModel", "Hiera")
+    if outer is None or not moment.convolved:
         return None
     model: Any = outer.module
     if hasattr(model, "encoder"):
-        masked, schedule = asked.inside("HieraEncoder"), model.encoder.schedule[0][0]
+        mmoment, schedule = moment.inside("HieraEncoder"), model.encoder.schedule[0][0]
     else:
-        masked, schedule = outer, model.unroll.schedule
-    if masked is None or _any_masked(masked):
+        mmoment, schedule = outer, model.unroll.schedule
+    if mmoment is None or _any_mmoment(mmoment):
         return None
     count, length, _ = _hidden(block).shape
-    grid = _pair(asked.convolved[-1].made[-2:])
+    grid = _pair(moment.convolved[-1].made[-2:])
     strides = [_pair(stride) for stride in schedule]
     while math.prod(grid) > length and strides:  # the stages before have pooled
         grid = grid[0] // strides[0][0], grid[1] // strides[0][1]
@@ -237,14 +239,14 @@ def _hiera(asked: Asked, block: Running) -> Seen | None:
     units = length // (step * attention.window_size) if attention.use_mask_unit_attn else 1
     keys = Cut(grid, unrolled(cells(grid), strides).view(-1, units).T)
     if step == 1:
-        return Seen(count, keys, keys)
+        return Windowed(count, keys, keys)
     grid = grid[0] // strides[0][0], grid[1] // strides[0][1]
-    return Seen(count, keys, Cut(grid, unrolled(cells(grid), strides[1:]).view(-1, units).T))
+    return Windowed(count, keys, Cut(grid, unrolled(cells(grid), strides[1:]).view(-1, units).T))
 
 
-def _any_masked(model: Running) -> bool:
+def _any_mmoment(model: Running) -> bool:
     """Whether patches were left out."""
-    return any(model.given.get(name) is not None for name in ("bool_masked_pos", "mask"))
+    return any(model.given.get(name) is not None for name in ("bool_mmoment_pos", "mask"))
 
 
 _FAMILIES: dict[str, Family] = {
