@@ -137,6 +137,7 @@ ORDER = (
     "wqkv.record.backward",
     "wqkv.record.inputs.asked",
     "wqkv.record.inputs.words",
+    "wqkv.record.inputs.sound",
     "wqkv.record.inputs.find",
     "wqkv.record.inputs",
     "wqkv.record.captured",

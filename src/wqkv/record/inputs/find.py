@@ -8,13 +8,14 @@ from typing import TypeAlias
 
 from wqkv.maps.axis import UNKNOWN, Axes, Axis, Parts
 from wqkv.record.inputs.asked import Asked, HasAxes, Piece, Sizes
+from wqkv.record.inputs.sound import read_sound
 from wqkv.record.inputs.words import read_words
 
 #: Says what the positions of a call are; None if it does not know. It explains every position, or
 #: says nothing: a wrong axis is worse than none.
 Reader: TypeAlias = Callable[[Asked, Sizes], Axes | None]
 #: The readers, in the order in which they are asked.
-READERS: tuple[Reader, ...] = (read_words,)
+READERS: tuple[Reader, ...] = (read_words, read_sound)
 
 
 def find_axes(
