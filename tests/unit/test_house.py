@@ -103,6 +103,7 @@ ORDER = (
     "wqkv.maps.attention_map",
     "wqkv.maps.shared",
     "wqkv.maps.rollout",
+    "wqkv.maps.token_times",
     "wqkv.maps.proof",
     "wqkv.maps",
     "wqkv.layer.caches.base",
