@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from wqkv.maps.axis import Axes, Axis, Parts
-from wqkv.record.inputs.asked import Asked, Convolved, Running, Sized, Sizes, is_kind
+from wqkv.record.inputs.moment import CallSizes, Convolved, Moment, Running, Sized, is_kind
 
 #: How many samples, and frames of a spectrogram, a second has where neither processor nor config
 #: tells: as in the feature extractors of transformers and in openai-whisper.
@@ -46,23 +46,23 @@ class _Sound(NamedTuple):
         return (one if self.time == 2 else one.mT)[:, :length]
 
 
-def read_sound(asked: Asked, sizes: Sizes) -> Axes | None:
+def read_sound(moment: Moment, sizes: CallSizes) -> Axes | None:
     """The positions of an encoder that reads a sound, or patches of its spectrogram."""
-    home = next((one for one in reversed(asked.modules) if _reads_sound(one.module)), None)
+    home = next((one for one in reversed(moment.modules) if _reads_sound(one.module)), None)
     if home is None or sizes.cross or sizes.query_len != sizes.key_len:
         return None
     given = next((home.given[name] for name in _GIVEN if name in home.given), None)
     if not isinstance(given, Tensor | Sized) or given.shape[0] != sizes.batch:
         return None
-    convolved = [one for one in asked.convolved if _is_within(one.name, _front(home))]
+    convolved = [one for one in moment.convolved if _is_within(one.name, _front(home))]
     if is_kind(home.module, "ASTModel"):
         return _patches(given, convolved, sizes)
     sound = _sound(given, convolved)
     stride = None if sound is None else _stride(home, convolved, sizes.key_len)
     if sound is None or stride is None:
         return None
-    per_second = _per_second(asked.processor, home, samples=given.ndim == 2)
-    mask = _mask(asked, home, sound)
+    per_second = _per_second(moment.processor, home, samples=given.ndim == 2)
+    mask = _mask(moment, home, sound)
 
     @cache
     def find() -> Sequence[Parts]:
@@ -147,20 +147,22 @@ def _per_second(processor: Any, home: Running, samples: bool) -> float:  # any l
     return float(rate / hop) if rate and hop else FRAMES
 
 
-def _mask(asked: Asked, home: Running, sound: _Sound) -> Tensor | None:
+def _mask(moment: Moment, home: Running, sound: _Sound) -> Tensor | None:
     """Which samples or frames are no padding (batch, length), if the attention was told of it.
 
     Whisper's encoder, for one, is given a mask and reads the silence behind a recording too.
     """
     mask, size = home.given.get("attention_mask"), (sound.given.shape[0], sound.length)
-    told = asked.modules[-1].given.get("attention_mask") is not None
+    told = moment.modules[-1].given.get("attention_mask") is not None
     if not told or not isinstance(mask, Tensor) or mask.shape != size:
         return None
     ends = bool((mask.diff(dim=1) <= 0).all())
     return mask if ends else None  # what is padded in front stands where it stands
 
 
-def _patches(given: Tensor | Sized, convolved: Sequence[Convolved], sizes: Sizes) -> Axes | None:
+def _patches(
+    given: Tensor | Sized, convolved: Sequence[Convolved], sizes: CallSizes
+) -> Axes | None:
     """The special tokens and the patches of a spectrogram, (frequencies, times), which overlap.
 
     A cell of the grid is as large as the stride and has the center of its patch. The source is what
