@@ -219,3 +219,173 @@ def test_the_source_is_the_sound_that_the_model_was_given(name):
         assert source[1] == 16_000 and torch.equal(source[0], row.sound[1])
     else:
         assert torch.equal(source, row.sound[1] if row.time == 2 else row.sound[1].T)
+
+
+# Padding
+
+
+def padded(row: Row, length: int) -> torch.Tensor:
+    """A mask of the samples or frames, of which the second sound has `length`."""
+    mask = torch.ones(BATCH, row.sound.shape[row.time], dtype=torch.long)
+    mask[1, length:] = 0
+    return mask
+
+
+@pytest.mark.parametrize(
+    "name, length, count",
+    [("Wav2Vec2", 401, 14), ("sew", 401, 7), ("speech_to_text", 67, 17), ("moonshine", 3001, 8)],
+)
+def test_padding_stands_nowhere(name, length, count):
+    row = ROWS[name]()
+    seen = watched(row, attention_mask=padded(row, length))
+    whole, short = seen[0].keys
+    assert whole.places is None and len(whole) == len(short) == seen[0].shape[3]
+    assert short.count == count == math.ceil(length / row.stride)
+    assert short.places.tolist() == [*range(count), *[-1] * (len(short) - count)]
+    source = short.source[0] if isinstance(short.source, tuple) else short.source
+    assert source.shape[-1] == length
+    # what the model may see, stands somewhere
+    visible = (seen[0].received()[1, 0] > 0).nonzero().flatten().tolist()
+    assert visible and set(visible) <= set(range(count))
+    if len(seen) > 2:  # the same of cross-attention
+        assert [repr(one) for one in seen[3].keys] == [repr(whole), repr(short)]
+
+
+def test_whisper_reads_the_silence_behind_the_end_too():
+    row = whisper()
+    seen = watched(row, attention_mask=padded(row, 61))
+    assert [one.places for one in seen[0].keys] == [None, None]
+    assert bool((seen[0].received() > 0).all())
+
+
+def test_padding_in_front_stands_where_it_stands():
+    row = of_waves("Wav2Vec2")
+    seen = watched(row, attention_mask=padded(row, 401).flip(1))
+    assert [one.places for one in seen[0].keys] == [None, None]
+
+
+# What is read beside the sound
+
+
+def test_the_keys_of_cross_attention_are_the_sound():
+    row = whisper()
+    seen = watched(row)
+    assert [layer.kind for layer in seen.layers] == ["encoder"] * 2 + ["decoder", "cross"] * 2
+    for layer in (3, 5):
+        assert [one.seconds for one in seen[layer].keys] == [0.02] * BATCH
+        assert seen[layer].queries[1].labels == ("8", "9", "10", "11", "12")
+    assert seen[2].keys[0].seconds is None
+
+
+def test_the_text_that_whisper_writes():
+    row = whisper()
+    row.model.generation_config.no_timestamps_token_id = 60
+    row.model.generation_config.suppress_tokens = [0, 1, 2]
+    with torch.no_grad(), wqkv.watch(row.model) as seen:
+        written = row.model.generate(row.sound, max_new_tokens=5)
+    cross = [one for one, layer in zip(seen, seen.layers, strict=True) if layer.kind == "cross"]
+    assert [one.seconds for one in cross[1].keys] == [0.02] * BATCH
+    texts = [tuple(map(str, text[:-1])) for text in written.tolist()]
+    assert [one.labels[-len(texts[0]) :] for one in cross[1].queries] == texts
+
+
+class Extractor(NamedTuple):
+    """What a processor tells of time."""
+
+    sampling_rate: int
+    hop_length: int
+
+
+class Processor(NamedTuple):
+    feature_extractor: Extractor
+
+
+def test_a_processor_tells_the_rate():
+    for row, seconds in ((whisper(), 2 * 240 / 24_000), (of_waves("Hubert"), 30 / 24_000)):
+        model, processor = row.model, Processor(Extractor(24_000, 240))
+        with torch.no_grad(), wqkv.watch(model, processor=processor) as seen:
+            model(**row.given)
+        assert seen[0].keys[0].seconds == pytest.approx(seconds)
+
+
+def test_what_is_not_explained_has_no_axis():
+    row = of_waves("Wav2Vec2")
+    # a model whose positions are not those of its convolutions: the first is one more
+    encoder = row.model.encoder
+    encoder.register_forward_pre_hook(
+        lambda module, args, kwargs: (
+            (torch.cat([args[0][:, :1], args[0]], dim=1), *args[1:]),
+            kwargs,
+        ),
+        with_kwargs=True,
+    )
+    assert watched(row)[0].keys is None
+    # a square of features could be either way round
+    row = of_whisper_encoder(transformers.Qwen2AudioEncoderConfig, Qwen2AudioEncoder)
+    assert row.sound.shape[1] != row.sound.shape[2] and watched(row)[0].keys is not None
+
+
+# A spectrogram in patches
+
+
+def spectrogram() -> Row:
+    config = transformers.ASTConfig(
+        **ENCODER, num_hidden_layers=2, patch_size=4, frequency_stride=3, time_stride=3,
+        max_length=41, num_mel_bins=17,
+    )  # fmt: skip
+    model = fill(transformers.ASTModel(config)).eval()
+    return Row(model, {"input_values": drawn(BATCH, 41, 17)}, ((4, 3, 0),), 100)
+
+
+def test_the_patches_of_a_spectrogram():
+    row = spectrogram()
+    seen = watched(row)
+    special, patches = seen[0].keys[1]
+    assert special.labels == ("[CLS]", "[DIST]") and patches.grid == (5, 13)
+    # patches of 4 x 4 at every third place: a cell covers the first 3 x 3 of them
+    assert torch.equal(patches.source, row.sound[1].T[:15, :39])
+    before = states(row, seen.layers[0].name, row.sound)
+    for frequency, time in ((0, 0), (2, 5), (4, 12)):
+        sound = row.sound.clone()
+        sound[:, 3 * time + 1, 3 * frequency + 1] += 1  # where no other patch reaches
+        changed = (states(row, seen.layers[0].name, sound) != before).any(dim=2)
+        expected = 2 + patches.position(patches.cell(frequency, time))
+        assert changed[1].nonzero().flatten().tolist() == [expected]
+
+
+# A planted Whisper
+
+
+def listening() -> Row:
+    """A Whisper of which every query, of encoder and decoder, looks at what is loud."""
+    row = whisper()
+    encoder, decoder = row.model.model.encoder, row.model.model.decoder
+    with torch.no_grad():
+        for part in (encoder, decoder):
+            for weight in part.parameters():
+                weight.zero_()
+            for module in part.modules():
+                if isinstance(module, nn.LayerNorm):
+                    module.weight.fill_(1)
+                if hasattr(module, "q_proj"):
+                    module.q_proj.bias[:: D // HEADS] = 30
+                    module.k_proj.weight[:: D // HEADS, 0] = 1
+        encoder.conv1.weight[0, 0, 1] = 1  # the first mel of a frame itself
+        encoder.conv2.weight[0, 0, 1:] = 1  # frames 2 i and 2 i + 1
+    return row
+
+
+@pytest.mark.parametrize("first, last", [(0, 4), (11, 12), (47, 53)])
+def test_a_loud_window_lights_exactly_its_seconds(first, last):
+    row = listening()
+    sound = torch.zeros(1, MELS, FRAMES)
+    sound[0, 0, 2 * first : 2 * last] = 5
+    seen = watched(row, input_features=sound, decoder_input_ids=ids(5)[:1])
+    even = torch.zeros(FRAMES // 2)
+    even[first:last] = 1 / (last - first)
+    for layer in (0, 1, 3, 5):  # of the encoder, and of cross-attention
+        found = seen[layer]
+        torch.testing.assert_close(found[0], even.expand_as(found[0]), atol=1e-4, rtol=0)
+        lit = found.keys.cells(found[0, 1, 2]) > 1e-3
+        times = [one for one, on in zip(found.keys.labels, lit.tolist(), strict=True) if on]
+        assert times == [f"{0.02 * at:.2f} s" for at in range(first, last)]
