@@ -10,6 +10,7 @@ from wqkv.maps.axis import UNKNOWN, Axes, Axis, Parts
 from wqkv.record.inputs.latents import read_latents
 from wqkv.record.inputs.moment import CallSizes, HasAxes, Moment, RunCall
 from wqkv.record.inputs.shifted import read_windows
+from wqkv.record.inputs.sound import read_sound
 from wqkv.record.inputs.text import read_text
 
 #: Says what the positions of a call are; None if it does not know. It explains every position, or
@@ -19,6 +20,7 @@ Reader: TypeAlias = Callable[[Moment, CallSizes], Axes | None]
 READERS: tuple[Reader, ...] = (
     read_windows,
     read_latents,
+    read_sound,
     read_text,
 )
 
