@@ -49,6 +49,7 @@ ORDER = (
     "wqkv.wrappers",
     "wqkv.named_attention",
     "wqkv.files",
+    "wqkv.fonts",
     "wqkv.attend.forms",
     "wqkv.attend.geometry",
     "wqkv.attend.values",
