@@ -55,7 +55,9 @@ from wqkv.layer.latent import LatentAttention
 from wqkv.layer.norms import Norm, QKNorm, Temperature
 from wqkv.layer.trace import Trace
 from wqkv.maps.attention_map import AttentionMap
+from wqkv.maps.axis import Axis
 from wqkv.maps.link_map import EffectMap, LinkMap
+from wqkv.maps.overlay import overlay
 from wqkv.maps.rollout import rollout
 from wqkv.maps.shared import SharedMap
 from wqkv.record.recording import load_recording
@@ -81,6 +83,7 @@ __all__ = [
     "AllToAll",
     "ArgumentError",
     "AttentionMap",
+    "Axis",
     "Bias",
     "Causal",
     "Chunked",
@@ -159,6 +162,7 @@ __all__ = [
     "next_tokens",
     "open_model",
     "open_pair",
+    "overlay",
     "parity",
     "patch",
     "rollout",

@@ -138,7 +138,7 @@ class AttentionMap(TileMap[Weights]):
         nothing = call.query.new_zeros((1, 1, 1, 1), dtype=self._numbers.dtype)
         q, k = (nothing.expand(batch, n_head, n, 1) for n in (query_len, key_len))
         rules = Rules(mask=call.rules.mask, query_offset=call.rules.query_offset)
-        return map_of(Call(q, k, k, rules), limit=self.limit)
+        return map_of(Call(q, k, k, rules), limit=self.limit)._with(self._axes)
 
     # Statistics: no N x N
 
@@ -316,11 +316,8 @@ class AttentionMap(TileMap[Weights]):
         >>> AttentionMap(q, q).contributions(q, torch.randn(2, 8, 16)).total().shape
         torch.Size([1, 2, 5])
         """
-        return LinkMap(
-            self._links("contributions", links.contributions, value, WO),
-            "P_ij ||v_j WO||",
-            self.limit,
-        )
+        found = self._links("contributions", links.contributions, value, WO)
+        return LinkMap(found, "P_ij ||v_j WO||", self.limit)._with(self._axes)
 
     def split(self, value: Tensor, WO: Tensor, direction: Tensor) -> LinkMap:
         """P_ij v_j . (WO_h u): what every link writes along a direction u, such as a logit's.
@@ -345,7 +342,7 @@ class AttentionMap(TileMap[Weights]):
         torch.Size([5, 5])
         """
         found = self._links("split", links.split, value, WO, direction)
-        return LinkMap(found, "P_ij v_j . (WO u)", self.limit)
+        return LinkMap(found, "P_ij v_j . (WO u)", self.limit)._with(self._axes)
 
     def gradients(self, value: Tensor, output: Tensor, grad_output: Tensor) -> LinkMap:
         """The gradient of every score: dL / dscore_ij = P_ij (g_i . v_j - g_i . o_i).
@@ -368,7 +365,7 @@ class AttentionMap(TileMap[Weights]):
         torch.Size([1, 2, 3])
         """
         found = self._links("gradients", links.gradients, value, output, grad_output)
-        return LinkMap(found, "dL / dscore_ij", self.limit)
+        return LinkMap(found, "dL / dscore_ij", self.limit)._with(self._axes)
 
     def effects(
         self, value: Tensor, output: Tensor, grad_output: Tensor, how: How = "renormalize"
@@ -404,7 +401,7 @@ class AttentionMap(TileMap[Weights]):
         check_how(how)
         of = links.removals if how == "renormalize" else links.zeroings
         found = self._links("effects", of, value, output, grad_output)
-        return EffectMap(found, f"effects of removal, {how}", self.limit)
+        return EffectMap(found, f"effects of removal, {how}", self.limit)._with(self._axes)
 
     # How one process answers. SharedMap overrides these methods
 

@@ -13,7 +13,7 @@ import copy
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,7 @@ def watch(
     layers: Iterable[int] | None = None,
     keep: Literal["all"] = "all",
     gradients: bool = False,
+    processor: Any = None,
 ) -> Seen[AttentionMap]: ...
 @overload
 def watch(
@@ -60,6 +61,7 @@ def watch(
     layers: Iterable[int] | None = None,
     keep: Literal["all", "statistics"] = "all",
     gradients: bool = False,
+    processor: Any = None,
 ) -> Seen[AttentionMap] | Seen[Statistics]:
     """Record the attention of every layer while a PyTorch model runs: q, k and the rules.
 
@@ -89,6 +91,8 @@ def watch(
         gradients: keep v and the heads' output, for `Seen.writes`, and, while your own backward
             pass runs, the gradient with respect to that output, for `Seen.effects`. All gradients
             stay bit-identical. Under gradient checkpointing a layer that runs again counts once.
+        processor: the tokenizer or processor that made the model's inputs. It names the tokens of
+            `map.keys` and `map.queries`, and undoes what it did to the pixels of a picture.
 
     Raises:
         ArgumentError: gradients of what keep="statistics" does not keep.
@@ -104,7 +108,7 @@ def watch(
       0  layers.0  encoder  [1, 2, 5, 5] Full()  proof ...
       1  layers.1  encoder  [1, 2, 5, 5] Full()  proof ...
     """
-    return Seen(model, layers, keep, gradients)
+    return Seen(model, layers, keep, gradients, processor)
 
 
 class Layer(NamedTuple):
