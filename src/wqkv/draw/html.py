@@ -21,9 +21,9 @@ from wqkv.draw.matrix import (
     side_by_side,
     write_sum,
 )
-from wqkv.draw.png import data_url
 from wqkv.maps import display
 from wqkv.maps.display import visible
+from wqkv.maps.png import data_url
 from wqkv.sentences import in_language
 from wqkv.sentences.seen import SEEN
 from wqkv.study.one_token import TokenStory

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from wqkv.draw import steps
 from wqkv.draw.matrix import Product, legend, pixels, scale_ends, side_by_side, write_sum
-from wqkv.draw.png import BLUE, ORANGE
 from wqkv.errors import ArgumentError, need
 from wqkv.fonts import drawable, fonts, fonts_for
 from wqkv.maps.display import Color, short, visible
+from wqkv.maps.png import BLUE, ORANGE
 from wqkv.sentences import LETTERS, Said, in_language, say
 from wqkv.sentences.errors import mistake, one_of
 from wqkv.sentences.seen import SAID, SEEN

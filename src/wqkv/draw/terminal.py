@@ -17,10 +17,10 @@ from wqkv.draw.matrix import (
     side_by_side,
     write_sum,
 )
-from wqkv.draw.png import BLUE, ORANGE
 from wqkv.errors import need
 from wqkv.maps import display
 from wqkv.maps.display import visible
+from wqkv.maps.png import BLUE, ORANGE
 from wqkv.sentences import LANGUAGES, LETTERS, in_language, translated
 from wqkv.sentences.errors import mistake
 from wqkv.sentences.seen import SEEN
