@@ -43,6 +43,7 @@ from wqkv.maps.shared import Part
 INTS = torch.ones(1, 1, 1, 1).long()
 ALIASES = {
     "Index": "SupportsIndex | slice | Sequence[SupportsIndex] | Tensor",
+    "OfMap": "Axis | tuple | list",
     "Step": "Callable[[int, int], None]",
     "Progress": "Callable[[int, int], None]",
     "EachLayer": "Callable[[View, int], None]",

@@ -1,16 +1,17 @@
-"""Axis: what the positions of a map are, such as words, patches of a picture, seconds of a sound."""
+"""Axis: what the positions of a map are: tokens, patches of a picture, pieces of a sound."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from wqkv.attend.geometry import is_whole
+from wqkv.attend.geometry import check_held, is_whole
 from wqkv.doors import door
 from wqkv.errors import ArgumentError, KindError, describe, message
 
@@ -19,8 +20,8 @@ from wqkv.errors import ArgumentError, KindError, describe, message
 class Axis:
     """What the keys or the queries of a map are: a name per position, and where each one stands.
 
-    The positions of an axis are of one kind: words, patches of one picture, or pieces of one sound.
-    Where several stand together, as [CLS] and patches, or words and a picture, the map has a tuple
+    The positions of an axis are of one kind: tokens, patches of a picture, or pieces of a sound.
+    Where several stand together, as [CLS] and patches, or a text and a picture, the map has a tuple
     of axes, one behind the other. An axis holds `source` by reference.
 
     Args:
@@ -71,8 +72,8 @@ class Axis:
                 )
             if math.prod(self.grid) != count:
                 raise ArgumentError(
-                    f"A grid of {' x '.join(map(str, self.grid))} has {math.prod(self.grid)} cells, "
-                    f"and there are {count} labels.\nPass one label for each cell."
+                    f"A grid of {' x '.join(map(str, self.grid))} has {math.prod(self.grid)} "
+                    f"cells, and there are {count} labels.\nPass one label for each cell."
                 )
         if self.seconds is not None and not 0 < self.seconds < math.inf:
             raise ArgumentError(
@@ -80,6 +81,7 @@ class Axis:
             )
         if places is None:
             return
+        check_held("places", places)
         if places.ndim != 1 or not is_whole(places):
             raise KindError(
                 message("`places` is no list of cells.", {"places": places}, "Pass whole numbers.")
@@ -87,8 +89,8 @@ class Axis:
         on = places[places >= 0]
         if len(places) and not -1 <= int(places.min()) <= int(places.max()) < count:
             raise ArgumentError(
-                f"`places` goes from {int(places.min())} to {int(places.max())}, and the cells from "
-                f"0 to {count - 1}.\nPass the number of a cell, or -1 for none."
+                f"`places` goes from {int(places.min())} to {int(places.max())}, and the cells "
+                f"from 0 to {count - 1}.\nPass the number of a cell, or -1 for none."
             )
         if len(on.unique()) != len(on):
             raise ArgumentError(
@@ -107,25 +109,36 @@ class Axis:
             return self._labels
         if self.grid is not None:
             each = torch.unravel_index(torch.arange(self.count, device="cpu"), self.grid)
-            return tuple(",".join(map(str, at)) for at in zip(*(x.tolist() for x in each)))
+            return tuple(
+                ",".join(map(str, at)) for at in zip(*map(torch.Tensor.tolist, each), strict=True)
+            )
         if self.seconds is not None:
             return tuple(f"{i * self.seconds:.2f} s" for i in range(self.count))
         return tuple(map(str, range(self.count)))
 
     def label(self, position: int) -> str:
-        """The name of what stands at a position; "" where that is padding."""
+        """The name of what stands at a position; "" where that is padding.
+
+        Raises:
+            ArgumentError: no such position.
+        """
+        if not 0 <= position < len(self):
+            raise ArgumentError(
+                f"There is no position {position}: the axis has {len(self)}, from 0 on.\n"
+                f"Pass 0 to {len(self) - 1}."
+            )
         cell = position if self.places is None else int(self.places[position])
         return self.labels[cell] if cell >= 0 else ""
 
     def position(self, cell: int) -> int | None:
         """The position that stands on a cell; None if none does."""
         if self.places is None:
-            return cell
+            return cell if 0 <= cell < self.count else None
         found = (self.places == cell).nonzero().flatten().tolist()
         return found[0] if found else None
 
     def cell(self, *place: int) -> int | None:
-        """The number of the cell at (row, column) or (frame, row, column); None if there is none."""
+        """The number of the cell at (row, column) or (frame, row, column), if there is one."""
         grid = self.grid
         if grid is None or len(place) != len(grid):
             return None
@@ -218,7 +231,8 @@ def as_picture(source: Any) -> Tensor:  # a tensor, an array of any library, an 
     Raises:
         KindError: it is no picture.
     """
-    if not isinstance(source, Tensor):
+    x, file = source, not isinstance(source, Tensor)
+    if file:
         if not hasattr(source, "__array_interface__") and not hasattr(source, "__array__"):
             raise KindError(
                 f"`source` is {describe(source)}, which is no picture.\n"
@@ -226,11 +240,11 @@ def as_picture(source: Any) -> Tensor:  # a tensor, an array of any library, an 
             )
         import numpy
 
-        source = torch.from_numpy(numpy.asarray(source).copy())
-    x = source.detach().cpu()
+        x = torch.from_numpy(numpy.asarray(source).copy())
+    x = x.detach().cpu()
     if x.ndim == 2:
         x = x[None]
-    elif x.ndim in (3, 4) and x.shape[-3] not in (1, 3) and x.shape[-1] in (1, 3, 4):
+    elif x.ndim in (3, 4) and x.shape[-1] in (1, 3, 4) and (file or x.shape[-3] not in (1, 3)):
         x = x[..., :3].movedim(-1, -3)
     if x.ndim not in (3, 4) or x.shape[-3] not in (1, 3):
         raise KindError(
@@ -247,7 +261,8 @@ def as_picture(source: Any) -> Tensor:  # a tensor, an array of any library, an 
     elif x.numel() and not 0 <= float(x.min()) <= float(x.max()) <= 1:
         low, high = x.min(), x.max()
         x = (x - low) / (high - low).clamp(min=1e-12)
-    return x.expand(*x.shape[:-3], 3, *x.shape[-2:])
+    made: Tensor = x.expand(*x.shape[:-3], 3, *x.shape[-2:])
+    return made
 
 
 #: The axes of one sample, one behind the other.
@@ -260,15 +275,28 @@ OfMap: TypeAlias = OfSample | list[OfSample]
 Find: TypeAlias = Callable[[], Sequence[Parts] | None]
 
 
-class Axes(NamedTuple):
-    """What the queries and the keys of a map are."""
+def known(samples: Sequence[Parts] | None) -> Find:
+    """Finds what is known already."""
+    return lambda: samples
+
+
+@dataclass(frozen=True)
+class Axes:
+    """What the queries and the keys of a map are. A copy of it holds what was found."""
 
     queries: Find
     keys: Find
 
+    def __reduce__(self) -> tuple[Callable[..., Axes], tuple[object, object]]:
+        return _found, (self.queries(), self.keys())
+
+
+def _found(queries: Sequence[Parts] | None, keys: Sequence[Parts] | None) -> Axes:
+    return Axes(known(queries), known(keys))
+
 
 #: Axes that are not known.
-UNKNOWN = Axes(lambda: None, lambda: None)
+UNKNOWN = Axes(known(None), known(None))
 
 
 def parts_of(given: OfSample) -> Parts:

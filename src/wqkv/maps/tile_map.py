@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
@@ -20,6 +21,7 @@ from wqkv.maps.axis import (
     OfMap,
     Parts,
     as_given,
+    known,
     label_at,
     named,
     of_samples,
@@ -167,11 +169,10 @@ class TileMap(Generic[Of]):
         batch, _, query_len, key_len = self.shape
         axes = self._axes
         if keys is not None:
-            on_keys = of_samples("keys", keys, batch, key_len)
-            axes = axes._replace(keys=lambda: on_keys)
+            axes = replace(axes, keys=known(of_samples("keys", keys, batch, key_len)))
         if queries is not None:
-            on_queries = of_samples("queries", queries, batch, query_len)
-            axes = axes._replace(queries=lambda: on_queries)
+            found = of_samples("queries", queries, batch, query_len)
+            axes = replace(axes, queries=known(found))
         return self._with(axes)
 
     def _with(self, axes: Axes) -> Self:
@@ -199,7 +200,7 @@ class TileMap(Generic[Of]):
             ArgumentError: it is not known what the keys are; no such query, or several of a name.
             MissingExtraError: matplotlib is not installed.
         """
-        sample, position = self._asked(query, pick(sample, self.shape[0], "batch")[0][0])
+        sample, position = self._asked(query, _one(sample, self.shape[0], "batch"))
         keys, queries = self._axes.keys(), self._axes.queries()
         if keys is None:
             raise ArgumentError(
@@ -217,7 +218,7 @@ class TileMap(Generic[Of]):
     def _asked(self, query: int | tuple[int, ...] | str, sample: int) -> tuple[int, int]:
         """The sample and the position of a query that is asked for."""
         if isinstance(query, int):
-            return sample, pick(query, self.shape[2], "query")[0][0]
+            return sample, _one(query, self.shape[2], "query")
         queries = self._axes.queries()
         if queries is None:
             raise ArgumentError(
@@ -298,3 +299,8 @@ class TileMap(Generic[Of]):
         """The positions of some rows; None picks all."""
         line, _ = pick(slice(None) if rows is None else rows, self.shape[2], "query")
         return numbers(line)
+
+
+def _one(position: int, size: int, name: str) -> int:
+    """A position, which may count from the end, as one that counts from 0."""
+    return int(pick(position, size, name)[0][0])

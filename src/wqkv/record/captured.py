@@ -11,13 +11,13 @@ from wqkv.attend.values import is_traced, tracing, transformed
 from wqkv.errors import WqkvError
 from wqkv.maps.proof import Proof
 from wqkv.record.backward import Backward
-from wqkv.record.inputs.asked import Asked
+from wqkv.record.inputs.moment import Moment
 from wqkv.record.mask_pattern import Pattern, Visible
 from wqkv.upstream import of_torch
 
 #: Why what was kept by reference cannot be shown.
 CHANGED = (
-    "q, k, v, its output or a mask was changed in place after the forward and before it was asked "
+    "q, k, v, its output or a mask was changed in place after the forward and before it was moment "
     "for"
 )
 
@@ -92,10 +92,10 @@ class CapturedCall(NamedTuple):
     bias: Tensor | None  # (batch | 1, n_head | 1, query_len | 1, key_len)
     causal: bool  # decides where a mask has too few rows to show whether it is causal
     window: int | None  # decides there too: how many keys a query sees, its own included
-    backward: Backward | None = None  # where its gradient goes, if gradients are asked for
+    backward: Backward | None = None  # where its gradient goes, if gradients are moment for
     #: What the model made of all heads' outputs, (batch, query_len, n_head * d_v), before anybody
     #: saw them; `output` is what came of it. None if `output` is that of each head.
     finish: Callable[[Tensor], Tensor] | None = None
     proof: Callable[[], Proof] | None = None  # of a call that is not proved by P V alone
     notes: tuple[str, ...] = ()  # what a reader of its map should know
-    asked: Asked | None = None  # the moment, to find what its positions are
+    moment: Moment | None = None  # the moment, to find what its positions are

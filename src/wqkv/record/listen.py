@@ -34,9 +34,9 @@ from wqkv.record.follow import (
     go_on,
     repeat,
 )
-from wqkv.record.inputs.asked import (
-    Asked,
+from wqkv.record.inputs.moment import (
     Convolved,
+    Moment,
     Running,
     is_convolution,
     running,
@@ -334,7 +334,7 @@ class Listener:
             heard.how.trail.batch = batch
         return Waiting(layer, heard, modules, cross, batch, returned, self._moment())
 
-    def _moment(self) -> Asked | None:
+    def _moment(self) -> Moment | None:
         """This moment, to find later what the positions of an attention are."""
         if self.watched.keep != "all":
             return None
@@ -346,7 +346,7 @@ class Listener:
         self._moments += 1
         modules = tuple(frame.inputs[0] for frame in self._stack)
         convolved = tuple(self._convolved)
-        return Asked(self._moments, modules, convolved, self.layers, self.watched.processor)
+        return Moment(self._moments, modules, convolved, self.layers, self.watched.processor)
 
     # One call
 
@@ -401,7 +401,7 @@ class Listener:
                 self.path.heads(module, output_of(overheard.out))
                 backward = Backward(output_of(overheard.out), self._learns)
                 call = call._replace(backward=backward)
-            call = call._replace(asked=self._moment())
+            call = call._replace(moment=self._moment())
             going = follow(layer.runs[-1], call) if layer.runs and not count else None
             if going is not None:
                 self._options[going.sizes].append(going.options)
@@ -430,7 +430,7 @@ class Listener:
                         )
                 else:
                     repeat(layer.runs[-1], call)
-                    layer.runs[-1].take(call.asked)
+                    layer.runs[-1].take(call.moment)
                     return
             except Refusal as refusal:
                 layer.reason = str(refusal)
@@ -438,7 +438,7 @@ class Listener:
             except WqkvError as error:
                 layer.reason = not_understood(error)
                 return
-        run.take(call.asked)
+        run.take(call.moment)
         if going is None or run is not going.run:
             layer.runs.append(run)
         self._recorded.append(layer)

@@ -26,8 +26,8 @@ from wqkv.maps.proof import Proof
 from wqkv.maps.weights import check_unchanged
 from wqkv.record.backward import Backward
 from wqkv.record.captured import CapturedCall, Refusal
-from wqkv.record.inputs.asked import Asked, Piece
 from wqkv.record.inputs.find import find_axes
+from wqkv.record.inputs.moment import Moment, RunCall
 from wqkv.record.mask_pattern import HIDDEN, Pattern
 from wqkv.record.operators.nodes import Leaf
 from wqkv.upstream.of_torch import version
@@ -136,7 +136,7 @@ class Run:
     captured: str = ""  # why it is not proved of q, k and rules, but computed again
     said: str = field(default="", init=False)  # what `shown` was before the mask was released
     #: Its calls, by which is found what its positions are: see `axes`.
-    pieces: list[Piece] = field(default_factory=list, init=False)
+    pieces: list[RunCall] = field(default_factory=list, init=False)
     #: The tensors that its map is made of, some of them the model's own, and their versions.
     made_of: list[tuple[Tensor, int]] = field(default_factory=list, init=False)
 
@@ -214,11 +214,11 @@ class Run:
         """What its queries and keys are."""
         return find_axes(self.pieces, self.shape, self.first.cross, self.start)
 
-    def take(self, asked: Asked | None) -> None:
+    def take(self, moment: Moment | None) -> None:
         """Note the moment of its next call, whose queries are its last ones."""
         new = self.shape[2] - sum(one.kept for one in self.pieces)
-        if asked is not None and new > 0:
-            self.pieces.append(Piece(asked, self.shape[0], new, new))
+        if moment is not None and new > 0:
+            self.pieces.append(RunCall(moment, self.shape[0], new, new))
 
     def select(self, order: Tensor) -> None:
         """Keep the samples `order`, in this order."""
@@ -233,7 +233,7 @@ class Run:
         """Keep the first `length` queries."""
         self.query.crop(length)
         # the moments of the calls that have queries among them
-        first, kept = 0, list[Piece]()
+        first, kept = 0, list[RunCall]()
         for one in self.pieces:
             if first < length:
                 kept.append(one._replace(kept=min(one.kept, length - first)))
@@ -306,7 +306,7 @@ def replayed_run(
     captured: str,
     output: Tensor,
 ) -> Run:
-    """A run whose scores are computed again each time that its map is asked for.
+    """A run whose scores are computed again each time that its map is moment for.
 
     Args:
         shape: (batch, n_head, query_len, key_len).

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from wqkv.named_attention import attention_like
-from wqkv.record.inputs.asked import is_convolution
+from wqkv.record.inputs.moment import is_convolution
 from wqkv.upstream import of_torch
 
 

@@ -7,18 +7,18 @@ from functools import cache
 from typing import TypeAlias
 
 from wqkv.maps.axis import UNKNOWN, Axes, Axis, Parts
-from wqkv.record.inputs.asked import Asked, HasAxes, Piece, Sizes
-from wqkv.record.inputs.words import read_words
+from wqkv.record.inputs.moment import CallSizes, HasAxes, Moment, RunCall
+from wqkv.record.inputs.text import read_text
 
 #: Says what the positions of a call are; None if it does not know. It explains every position, or
 #: says nothing: a wrong axis is worse than none.
-Reader: TypeAlias = Callable[[Asked, Sizes], Axes | None]
+Reader: TypeAlias = Callable[[Moment, CallSizes], Axes | None]
 #: The readers, in the order in which they are asked.
-READERS: tuple[Reader, ...] = (read_words,)
+READERS: tuple[Reader, ...] = (read_text,)
 
 
 def find_axes(
-    pieces: Sequence[Piece], shape: tuple[int, int, int, int], cross: bool, start: int
+    pieces: Sequence[RunCall], shape: tuple[int, int, int, int], cross: bool, start: int
 ) -> Axes:
     """What the positions of a run are, found when somebody asks.
 
@@ -36,7 +36,7 @@ def find_axes(
     def read() -> list[Axes | None]:
         # of a step of a generation only the new queries are asked about
         return [
-            _read(one.asked, Sizes(one.batch, one.query_len, key_len, cross or not alone))
+            _read(one.moment, CallSizes(one.batch, one.query_len, key_len, cross or not alone))
             for one in pieces
         ]
 
@@ -55,7 +55,7 @@ def find_axes(
         if found is not None and _fits(found, key_len):
             return found
         if cross:
-            return _earlier(pieces[0].asked, batch, key_len)
+            return _earlier(pieces[0].moment, batch, key_len)
         own = queries()
         if own is None or not start:
             return own if own is not None and _fits(own, key_len) else None
@@ -64,15 +64,15 @@ def find_axes(
     return Axes(queries, keys)
 
 
-def _read(asked: Asked, sizes: Sizes) -> Axes | None:
+def _read(moment: Moment, sizes: CallSizes) -> Axes | None:
     """What the first reader that knows says."""
-    if asked.changed:
+    if moment.changed:
         return None
-    found = (reader(asked, sizes) for reader in READERS)
+    found = (reader(moment, sizes) for reader in READERS)
     return next((axes for axes in found if axes is not None), None)
 
 
-def _chosen(found: Sequence[Parts] | None, piece: Piece, batch: int) -> Sequence[Parts] | None:
+def _chosen(found: Sequence[Parts] | None, piece: RunCall, batch: int) -> Sequence[Parts] | None:
     """The samples of a call that the run has now."""
     if found is None:
         return None
@@ -122,16 +122,16 @@ def _is_text(axis: Axis) -> bool:
     return axis.grid is None and axis.seconds is None and axis.places is None
 
 
-def _earlier(asked: Asked, batch: int, key_len: int) -> Sequence[Parts] | None:
+def _earlier(moment: Moment, batch: int, key_len: int) -> Sequence[Parts] | None:
     """What another tower has read earlier, such as the encoder's text, whose positions are keys."""
-    source = asked.source
+    source = moment.source
     runs = [
         run
-        for layer in tuple(asked.layers.values())
+        for layer in tuple(moment.layers.values())
         for run in layer.runs
-        if run.pieces and run.pieces[0].asked.number < asked.number and run.shape[2] == key_len
+        if run.pieces and run.pieces[0].moment.number < moment.number and run.shape[2] == key_len
     ]
-    runs = [run for run in runs if not _same(run.pieces[0].asked.source, source)]
+    runs = [run for run in runs if not _same(run.pieces[0].moment.source, source)]
     for run in sorted(runs, key=_number, reverse=True):
         found = run.axes().queries()
         if found is not None and len(found) in (1, batch):
@@ -140,7 +140,7 @@ def _earlier(asked: Asked, batch: int, key_len: int) -> Sequence[Parts] | None:
 
 
 def _number(run: HasAxes) -> int:
-    return run.pieces[0].asked.number
+    return run.pieces[0].moment.number
 
 
 def _same(one: object, other: object) -> bool:

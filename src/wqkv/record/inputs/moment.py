@@ -34,7 +34,7 @@ class Running(NamedTuple):
 
     module: nn.Module
     name: str  # in the watched model
-    given: Mapping[str, Any]  # arguments of each model's own code
+    given: Mapping[str, Any]  # keyword arguments of each model's own code
     versions: Sequence[tuple[Tensor, int]]
 
     @property
@@ -52,7 +52,7 @@ class Running(NamedTuple):
 
 
 class Convolved(NamedTuple):
-    """A convolution that ran earlier in the forward, and the shapes of what it was given and made."""
+    """A convolution that ran earlier in the forward: the shapes of what it was given and made."""
 
     module: nn.Module
     name: str
@@ -76,14 +76,14 @@ class HasAxes(Protocol):
         """(batch, n_head, query_len, key_len)."""
 
     @property
-    def pieces(self) -> Sequence[Piece]:
+    def pieces(self) -> Sequence[RunCall]:
         """Its calls."""
 
     def axes(self) -> Axes:
         """What its positions are."""
 
 
-class Asked(NamedTuple):
+class Moment(NamedTuple):
     """The moment at which an attention ran."""
 
     number: int  # moments are counted through the whole watch
@@ -107,17 +107,17 @@ class Asked(NamedTuple):
         return any(one.changed for one in self.modules)
 
 
-class Piece(NamedTuple):
+class RunCall(NamedTuple):
     """One call of a run: its moment, how many queries it had, and which of them go on."""
 
-    asked: Asked
+    moment: Moment
     batch: int
     query_len: int
     kept: int  # the first of its queries, as many: a cache may be cut back
     order: Tensor | None = None  # the samples that go on; None: all of them, as they were
 
 
-class Sizes(NamedTuple):
+class CallSizes(NamedTuple):
     """The sizes of a call."""
 
     batch: int
@@ -138,9 +138,8 @@ def is_kind(module: nn.Module, *names: str) -> bool:
     return any(kind.__name__ in names for kind in type(module).__mro__)
 
 
-def running(
-    module: nn.Module, name: str, given: Mapping[str, Any], own: set[int]
-) -> Running:  # arguments of each model's own code
+# `given` is keyword arguments of each model's own code.
+def running(module: nn.Module, name: str, given: Mapping[str, Any], own: set[int]) -> Running:
     """What is kept of a module that runs.
 
     Args:

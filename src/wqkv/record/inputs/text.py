@@ -8,29 +8,30 @@ from typing import Any
 
 from torch import Tensor
 
-from wqkv.maps.axis import Axes, Axis, Parts
-from wqkv.record.inputs.asked import Asked, Running, Sizes
+from wqkv.maps.axis import Axes, Axis, Parts, known
+from wqkv.record.inputs.moment import CallSizes, Moment, Running
 
 
-def read_words(asked: Asked, sizes: Sizes) -> Axes | None:
+def read_text(moment: Moment, sizes: CallSizes) -> Axes | None:
     """The queries, and the keys if they are the same, as the tokens of a text."""
-    ids = token_ids(asked, sizes.query_len, sizes.batch)
+    ids = token_ids(moment, sizes.query_len, sizes.batch)
     if ids is None:
         return None
 
     @cache
     def find() -> Sequence[Parts]:
         return [
-            (Axis(labels_of(row, asked.processor)),) for row in ids.expand(sizes.batch, -1).tolist()
+            (Axis(labels_of(row, moment.processor)),)
+            for row in ids.expand(sizes.batch, -1).tolist()
         ]
 
     own = not sizes.cross and sizes.query_len == sizes.key_len
-    return Axes(find, find if own else lambda: None)
+    return Axes(find, find if own else known(None))
 
 
-def token_ids(asked: Asked, length: int, batch: int) -> Tensor | None:
+def token_ids(moment: Moment, length: int, batch: int) -> Tensor | None:
     """The token ids (batch | 1, length) that the text is made of, if they are known."""
-    for one in reversed(asked.modules):
+    for one in reversed(moment.modules):
         found = [x for x in _texts(one) if x.shape[1] == length and x.shape[0] in (1, batch)]
         if found:
             return found[0]
