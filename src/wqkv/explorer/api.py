@@ -232,7 +232,8 @@ class Api:
 
     def _pair(self, first: str, second: str) -> TokenizedText:
         if not isinstance(self.model, OpenModel):
-            raise ArgumentError(mistake("two_texts_pair", model=self.model.name))
+            wrong = "reads_picture" if self.model.reads == "picture" else "two_texts_pair"
+            raise ArgumentError(mistake(wrong, model=self.model.name))
         return self.model.tokens(first, second)
 
     # The model runs again
