@@ -9,6 +9,7 @@ from typing import TypeAlias
 from wqkv.maps.axis import UNKNOWN, Axes, Axis, Parts
 from wqkv.record.inputs.latents import read_latents
 from wqkv.record.inputs.moment import CallSizes, HasAxes, Moment, RunCall
+from wqkv.record.inputs.patches import read_patches
 from wqkv.record.inputs.shifted import read_windows
 from wqkv.record.inputs.sound import read_sound
 from wqkv.record.inputs.text import read_text
@@ -20,6 +21,7 @@ Reader: TypeAlias = Callable[[Moment, CallSizes], Axes | None]
 READERS: tuple[Reader, ...] = (
     read_windows,
     read_latents,
+    read_patches,
     read_sound,
     read_text,
 )
