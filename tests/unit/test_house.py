@@ -140,6 +140,7 @@ ORDER = (
     "wqkv.record.inputs.places",
     "wqkv.record.inputs.pixels",
     "wqkv.record.inputs.shifted",
+    "wqkv.record.inputs.merge_order",
     "wqkv.record.inputs.find",
     "wqkv.record.inputs",
     "wqkv.record.captured",

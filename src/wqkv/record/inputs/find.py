@@ -7,6 +7,7 @@ from functools import cache
 from typing import TypeAlias
 
 from wqkv.maps.axis import UNKNOWN, Axes, Axis, Parts
+from wqkv.record.inputs.merge_order import read_merge_order
 from wqkv.record.inputs.moment import CallSizes, HasAxes, Moment, RunCall
 from wqkv.record.inputs.shifted import read_windows
 from wqkv.record.inputs.text import read_text
@@ -15,7 +16,7 @@ from wqkv.record.inputs.text import read_text
 #: says nothing: a wrong axis is worse than none.
 Reader: TypeAlias = Callable[[Moment, CallSizes], Axes | None]
 #: The readers, in the order in which they are asked.
-READERS: tuple[Reader, ...] = (read_windows, read_text)
+READERS: tuple[Reader, ...] = (read_windows, read_merge_order, read_text)
 
 
 def find_axes(
