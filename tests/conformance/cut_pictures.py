@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 from torch import Tensor, nn
+from transformers.vision_utils import get_vision_position_ids
 
 from tests.conformance import foreign
 from wqkv import AttentionMap, Axis, watch
@@ -242,10 +243,10 @@ def _narrow(module: nn.Conv2d) -> None:
             module.weight[..., rows, columns] = middle + 0.5
 
 
-def seen_by(model: nn.Module, pixels: Tensor) -> list[tuple[str, AttentionMap]]:
+def seen_by(model: nn.Module, *given: Tensor) -> list[tuple[str, AttentionMap]]:
     """The maps of a forward, by the name of the layer."""
     with torch.no_grad(), watch(model) as seen:
-        model(pixels)
+        model(*given)
     return [
         (layer.name.partition(" ")[0], seen[number])
         for number, layer in enumerate(seen.layers)
@@ -328,3 +329,80 @@ def standing(axes: list[Axis], picture: int, cell: tuple[int, int]) -> Tensor:
     found = torch.stack([axis.places == number for axis in axes])
     found[(1 - picture) * len(axes) // 2 :][: len(axes) // 2] = False
     return found
+
+
+# Several pictures in one sequence
+
+#: (frames, rows, columns): windows of 3 x 3 blocks of 2 x 2 patches, not all of them whole.
+GRIDS = torch.tensor([[1, 6, 4], [2, 4, 10], [1, 10, 14]])
+PATCH = 4
+TOWERS = {
+    "cohere_compass": "CohereCompassVisionModel",
+    "exaone4_5": "Exaone4_5_VisionModel",
+    "glm4v": "Glm4vVisionModel",
+    "glm4v_moe": "Glm4vMoeVisionModel",
+    "glm5_next": "Glm5NextVisionModel",
+    "glm_ocr": "GlmOcrVisionModel",
+    "qwen2_5_omni": "Qwen2_5OmniVisionEncoder",
+    "qwen2_5_vl": "Qwen2_5_VisionTransformerPretrainedModel",
+    "qwen2_vl": "Qwen2VisionTransformerPretrainedModel",
+    "qwen3_5": "Qwen3_5VisionModel",
+    "qwen3_5_moe": "Qwen3_5MoeVisionModel",
+    "qwen3_omni_moe": "Qwen3OmniMoeVisionEncoder",
+    "qwen3_vl": "Qwen3VLVisionModel",
+    "qwen3_vl_moe": "Qwen3VLMoeVisionModel",
+    "qwen4_exp": "Qwen4ExpVisionModel",
+}
+
+
+def tower(family: str) -> nn.Module:
+    """A tower that takes patches of pictures of any size."""
+    kind = getattr(import_module(f"transformers.models.{family}.modeling_{family}"), TOWERS[family])
+    sizes = {
+        "depth": 2, "hidden_size": 16, "num_heads": 2, "intermediate_size": 24,
+        "patch_size": PATCH, "out_hidden_size": 16,
+    }  # fmt: skip
+    known = kind.config_class().to_dict()
+    if "embed_dim" in known:
+        sizes["embed_dim"] = 16
+    if "num_key_value_heads" in known:
+        sizes["num_key_value_heads"] = 2
+    if "window_size" in known:
+        sizes |= {"window_size": 6 * PATCH, "fullatt_block_indexes": [1]}
+    if "deepstack_visual_indexes" in known:
+        sizes["deepstack_visual_indexes"] = [0]
+    return kind(kind.config_class(**sizes)).eval()
+
+
+def prove_tower(model: nn.Module, grids: Tensor = GRIDS) -> Proof:
+    """Change one patch after another, and see which keys and queries change."""
+
+    def maps(patches: Tensor) -> list[tuple[str, AttentionMap]]:
+        return seen_by(model, patches, grids)
+
+    torch.manual_seed(0)
+    counts = grids.prod(dim=1).tolist()
+    where = get_vision_position_ids(grids, model.spatial_merge_size).tolist()
+    patches = torch.randn(sum(counts), 3 * 2 * PATCH**2)
+    with alone(model, {name for name, _ in maps(patches)}):
+        before, wrong, tried = maps(patches), list[str](), 0
+        for number in range(0, len(patches), 7):
+            picture = next(n for n in range(len(counts)) if number < sum(counts[: n + 1]))
+            frame = (number - sum(counts[:picture])) // int(grids[picture, 1:].prod())
+            row, column = where[number]
+            other = patches.clone()
+            other[number] += 1.7
+            for (name, old), (_, new) in zip(before, maps(other), strict=True):
+                axis, tried = old.keys[picture], tried + 1
+                cell = axis.cell(*(frame, row, column)[-len(axis.grid) :])
+                stands = torch.cat([(one.places == cell) & (one is axis) for one in old.keys])
+                picture_of = axis.source if axis.source.ndim == 4 else axis.source[None]
+                cut = picture_of[frame, :, row * PATCH :, column * PATCH :][:, :PATCH, :PATCH]
+                if not torch.equal(cut, patches[number].view(3, 2, PATCH, PATCH)[:, 0]):
+                    wrong.append(f"{name}: other pixels at {row}, {column} of picture {picture}")
+                for what in ("key", "query"):
+                    moved = _moved(old, new, what)[0]
+                    if not torch.equal(moved, stands):
+                        at, said = moved.nonzero().tolist(), stands.nonzero().tolist()
+                        wrong.append(f"{name}: {what} of {number}: {at} changed, not {said}")
+    return Proof(len(before), tried, 0, wrong)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conformance.cut_pictures import ROWS, prove
+from tests.conformance.cut_pictures import GRIDS, ROWS, TOWERS, prove, prove_tower, tower
 from tests.conformance.foreign import here
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the models' own code
@@ -17,3 +17,12 @@ def test_row(row):
     found = prove(row)
     assert found.wrong == []
     assert found.layers > 0 and found.tried >= 6 * found.layers
+
+
+@pytest.mark.parametrize("family", TOWERS)
+def test_tower(family):
+    # GLM-4V is given a video as one picture for each frame
+    grids = GRIDS[GRIDS[:, 0] == 1] if family.startswith("glm4v") else GRIDS
+    found = prove_tower(tower(family), grids)
+    assert found.wrong == []
+    assert found.layers == 2 and found.tried >= 40
