@@ -145,6 +145,7 @@ ORDER = (
     "wqkv.record.inputs.places",
     "wqkv.record.inputs.pixels",
     "wqkv.record.inputs.shifted",
+    "wqkv.record.inputs.merge_order",
     "wqkv.record.inputs.sound",
     "wqkv.record.inputs.cuts",
     "wqkv.record.inputs.special_tokens",

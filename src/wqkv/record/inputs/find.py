@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from wqkv.maps.axis import UNKNOWN, Axes, Axis, Parts
 from wqkv.record.inputs.latents import read_latents
+from wqkv.record.inputs.merge_order import read_merge_order
 from wqkv.record.inputs.moment import CallSizes, HasAxes, Moment, RunCall
 from wqkv.record.inputs.patches import read_patches
 from wqkv.record.inputs.shifted import read_windows
@@ -20,6 +21,7 @@ Reader: TypeAlias = Callable[[Moment, CallSizes], Axes | None]
 #: The readers, in the order in which they are asked.
 READERS: tuple[Reader, ...] = (
     read_windows,
+    read_merge_order,
     read_latents,
     read_patches,
     read_sound,
