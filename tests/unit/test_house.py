@@ -142,6 +142,8 @@ ORDER = (
     "wqkv.record.inputs.moment",
     "wqkv.record.inputs.latents",
     "wqkv.record.inputs.text",
+    "wqkv.record.inputs.picture_tokens",
+    "wqkv.record.inputs.joined",
     "wqkv.record.inputs.places",
     "wqkv.record.inputs.pixels",
     "wqkv.record.inputs.shifted",
