@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from wqkv.maps.display import number, weight
+from wqkv.maps.display import number, short, visible, weight
 from wqkv.sentences import in_language
 from wqkv.sentences.reading import UNREAD
 from wqkv.sentences.seen import SEEN
@@ -31,29 +31,9 @@ class StoryStep:
     formula: str
 
 
-def visible(text: str, encoding: str = "utf-8") -> str:
-    r"""Return a text as it can be printed: line breaks as `\n`, what `encoding` lacks as `\u732b`.
-
-    >>> visible("a\nb"), visible("  ")
-    ('a\\nb', "'  '")
-    """
-    if not text.strip(" "):
-        return repr(text)
-    # Characters that turn the reading direction are not printable either. They would mirror a line.
-    shown = "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
-    )
-    return shown.encode(encoding, "backslashreplace").decode(encoding)
-
-
 def label(tokens: Sequence[str], j: int, encoding: str = "utf-8") -> str:
     """Return token j, short enough for a formula."""
     return short(visible(tokens[j], encoding))
-
-
-def short(text: str) -> str:
-    """Return at most 20 characters of a text."""
-    return text if len(text) <= 20 else text[:17] + "..."
 
 
 def window(n: int, token: int, most: int) -> range:

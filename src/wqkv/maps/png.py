@@ -1,10 +1,11 @@
-"""Numbers as a small PNG: one pixel each, blue where positive, orange where negative."""
+"""Numbers as a small PNG, one pixel each, which a page or a notebook holds in itself."""
 
 from __future__ import annotations
 
 import base64
 import struct
 import zlib
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ STEPS = 127
 
 
 def data_url(numbers: Tensor, end: float) -> str:
-    """Return numbers (height, width) as the address of a PNG, which a page holds in itself.
+    """Return numbers (height, width) as the address of a PNG: blue is positive, orange negative.
 
     The nearer to 0, the more the ground is seen through a pixel; its color is full from `end` on.
 
@@ -29,21 +30,35 @@ def data_url(numbers: Tensor, end: float) -> str:
     'data:image/png;base64,iVBORw'
     """
     levels = (numbers.float() / end).clamp(-1, 1).mul(STEPS).round() + STEPS
-    pixels = torch.where(levels.isnan(), 2 * STEPS + 1, levels).to(torch.uint8)
-    height, width = pixels.shape
-    # Each line begins with the number of its filter, 0 for none.
-    lines = torch.nn.functional.pad(pixels, (1, 0)).flatten().tolist()
     colors = [*[ORANGE] * STEPS, *[BLUE] * (STEPS + 1), NOT_A_NUMBER]
     opaque = [*(round(255 * abs(i - STEPS) / STEPS) for i in range(2 * STEPS + 1)), 255]
-    parts = (
+    return address(png(levels.nan_to_num(2 * STEPS + 1), colors, opaque))
+
+
+def address(image: bytes) -> str:
+    """Return the address of a PNG that holds it."""
+    return f"data:image/png;base64,{base64.b64encode(image).decode()}"
+
+
+def png(pixels: Tensor, colors: Sequence[Color], opaque: Sequence[int] = ()) -> bytes:
+    """Return pixels (height, width), the numbers of their colors, as an image.
+
+    Args:
+        opaque: how opaque each color is, from 0 to 255; what is left out is opaque.
+
+    Source: W3C PNG, third edition, with a palette of at most 256 colors.
+    """
+    height, width = pixels.shape
+    # Each line begins with the number of its filter, 0 for none.
+    lines = torch.nn.functional.pad(pixels.to(torch.uint8).cpu(), (1, 0)).flatten().tolist()
+    parts = [
         (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)),  # 8 bits of a palette
         (b"PLTE", bytes(part for color in colors for part in color)),
-        (b"tRNS", bytes(opaque)),
+        *([(b"tRNS", bytes(opaque))] if opaque else []),
         (b"IDAT", zlib.compress(bytes(lines), 9)),
         (b"IEND", b""),
-    )
-    written = b"\x89PNG\r\n\x1a\n" + b"".join(
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
         for name, data in parts
     )
-    return f"data:image/png;base64,{base64.b64encode(written).decode()}"
