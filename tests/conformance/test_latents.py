@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.conformance.foreign import libraries
-from tests.conformance.latents import BATCH, CASES, Case
+from tests.conformance.latents import CASES
 from wqkv import Axis, watch
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the models' own code

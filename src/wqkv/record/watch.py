@@ -482,7 +482,8 @@ class Seen(Watching, Sequence[Kept]):
                 most -= math.prod(m.shape)
                 if most < 0:
                     break
-                found.append((one.name, m.thumbnail(pictures.SIDE)[0].mean(dim=0)))
+                means = m.thumbnail(pictures.SIDE)[0].mean(dim=0)
+                found.append(pictures.of_means(one.name, means, *m._sides(0)))
         return found
 
     def report(self) -> str:
