@@ -60,6 +60,7 @@ from wqkv.maps.link_map import EffectMap, LinkMap
 from wqkv.maps.overlay import overlay
 from wqkv.maps.rollout import rollout
 from wqkv.maps.shared import SharedMap
+from wqkv.maps.token_times import token_times
 from wqkv.record.recording import load_recording
 from wqkv.record.seen_effects import SeenEffects
 from wqkv.record.watch import Seen, watch
@@ -169,6 +170,7 @@ __all__ = [
     "shard_heads",
     "survey",
     "to_torch",
+    "token_times",
     "use",
     "watch",
     "what_if",

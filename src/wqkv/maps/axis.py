@@ -98,6 +98,11 @@ class Axis:
             )
 
     @property
+    def numbered(self) -> bool:
+        """Whether no labels were given, so that they are made of the cells."""
+        return isinstance(self._labels, int)
+
+    @property
     def count(self) -> int:
         """How many cells there are."""
         return self._labels if isinstance(self._labels, int) else len(self._labels)

@@ -408,8 +408,9 @@ class Seen(Watching, Sequence[Kept]):
     def save(self, path: str | PathLike[str], values: bool = False) -> None:
         """Write the recording to a file, which `load_recording` reads on any machine.
 
-        It is one safetensors file, with q, k, the rules and lse of every run, the token ids, the
-        proofs, and the names, states and reasons of the layers. What is read from it answers as
+        It is one safetensors file, with q, k, the rules and lse of every run, the token ids, what
+        the queries and keys are (with the picture or sound that the model was given), the proofs,
+        and the names, states and reasons of the layers. What is read from it answers as
         this does, but for `writes`, which needs the model's modules. A file that is there is
         replaced when the new one is whole.
 

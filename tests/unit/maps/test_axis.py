@@ -93,7 +93,7 @@ def test_pictures_of_every_kind(source, corner):
 
 def test_what_is_no_picture():
     assert Axis(2).picture() is None and Axis(2, seconds=1, source=([0.5], 2)).picture() is None
-    with pytest.raises(KindError, match="`source` is .* which is no picture"):
+    with pytest.raises(KindError, match=r"`source` is .* which is no picture"):
         as_picture("x")
     with pytest.raises(KindError, match=r"no picture\.\n  source: f32\[5, 7, 7\]"):
         as_picture(torch.zeros(5, 7, 7))

@@ -45,7 +45,7 @@ class Running(NamedTuple):
     def tensors(self, *, floating: bool) -> dict[str, Tensor]:
         """Its tensors by the name of the argument: those of floats, or those of whole numbers."""
         return {
-            name: x
+            name: x.detach()
             for name, x in self.given.items()
             if isinstance(x, Tensor) and x.is_floating_point() == floating and x.dtype.itemsize > 1
         }
@@ -152,8 +152,12 @@ def running(module: nn.Module, name: str, given: Mapping[str, Any], own: set[int
 
 def _kept(value: object, own: set[int]) -> object:
     if isinstance(value, Tensor):
+        if value.is_nested:
+            return None
         whole = not value.is_floating_point() and not value.is_complex()
-        return value.detach() if whole or id(value) in own else Sized(tuple(value.shape))
+        # One that was computed with gradients would keep all that it was computed of.
+        plain = value.grad_fn is None and (whole or id(value) in own)
+        return value if plain else Sized(tuple(value.shape))
     if isinstance(value, int | float | str | None | bool):
         return value
     if isinstance(value, list | tuple):
