@@ -441,6 +441,7 @@ def _text(tokens: TokenizedText) -> TextFacts:
         typed=tokens.typed,
         special=tokens.special,
         spans=tokens.spans,
+        pictures=[],
     )
 
 

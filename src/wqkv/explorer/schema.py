@@ -35,6 +35,19 @@ class PartFacts(TypedDict):
     sinks: bool
 
 
+class PictureFacts(TypedDict):
+    """A picture in a text: tokens `first` .. `first + rows * columns - 1` are its cells.
+
+    They stand row by row; `image` is a data: URI of a PNG.
+    """
+
+    image: str
+    rows: int
+    columns: int
+    first: int
+    name: str
+
+
 class TextFacts(TypedDict):
     """A text and its tokens; a span is where a token stands in the text, in characters.
 
@@ -46,6 +59,7 @@ class TextFacts(TypedDict):
     typed: Sequence[str]
     special: Sequence[bool]  # [CLS], <s> and their like
     spans: Sequence[tuple[int, int]]
+    pictures: Sequence[PictureFacts]
 
 
 class WindowFacts(TypedDict):

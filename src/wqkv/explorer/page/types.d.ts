@@ -15,6 +15,17 @@ export interface PartFacts {
   sinks: boolean;
 }
 
+/** A picture in a text: tokens `first` .. `first + rows * columns - 1` are its cells.
+ * 
+ * They stand row by row; `image` is a data: URI of a PNG. */
+export interface PictureFacts {
+  image: string;
+  rows: number;
+  columns: number;
+  first: number;
+  name: string;
+}
+
 /** A text and its tokens; a span is where a token stands in the text, in characters.
  * 
  * `tokens` are marked where the model reads something else than what was `typed` there. */
@@ -24,6 +35,7 @@ export interface TextFacts {
   typed: string[];
   special: boolean[];
   spans: [number, number][];
+  pictures: PictureFacts[];
 }
 
 /** Which window of a long text is open; see `study.windows.TextWindow`. */
@@ -322,6 +334,7 @@ export interface ViewAnswer {
   typed: string[];
   special: boolean[];
   spans: [number, number][];
+  pictures: PictureFacts[];
   n: number;
   part: string | null;
   parts: string[];

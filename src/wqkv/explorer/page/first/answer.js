@@ -2,14 +2,17 @@
 
 import { paint, tint } from "../parts/color.js";
 import { h, walk } from "../parts/dom.js";
+import { flow } from "../parts/flow.js";
 import { fixed, number, short, weight } from "../parts/format.js";
-import { around, scale } from "../parts/ranking.js";
+import { scaleOf } from "../parts/photo.js";
+import { around } from "../parts/ranking.js";
 import { rich } from "../parts/rich.js";
-import { bdi } from "../parts/token.js";
+import { named, tokenOf, tokenTag } from "../parts/token.js";
 import { linkName } from "../reading/asked.js";
 import { askFor, keys, opened, size } from "../reading/opened.js";
 import { recorded } from "../reading/server.js";
 import { go, state } from "../reading/state.js";
+import { LOOKS_AT, ofPictures } from "../steps/peek.js";
 import { strongest } from "../steps/worked.js";
 import { lang, t } from "../words/words.js";
 import { figure } from "./figure.js";
@@ -84,7 +87,7 @@ export async function answer(read) {
     h(
       "div",
       { class: "heroline" },
-      h("h1", {}, rich(marks => t("question", marks), { token: () => h("mark", {}, bdi(opened.text.tokens[token])) })),
+      h("h1", {}, rich(marks => t("question", marks), { token: () => h("mark", {}, named(opened.text, token)) })),
       h("button", { class: "tourstart", "data-key": "tour", onclick: tour }, t("tour")),
       leadsTo("why", t("toWhy"), "views", { view: "cards" }),
       h("p", { class: "note" }, t("pageIsFor", { model: opened.model.name })),
@@ -94,9 +97,9 @@ export async function answer(read) {
       { class: "herotext" },
       h("p", { class: "answer" }, sentences.filter(Boolean).map(one => [one, lang() === "zh" ? "" : " "])),
       story.rate && h("p", { class: "note rate" }, story.rate),
-      wordLine(own ? found : null),
+      opened.text.pictures.length ? pictured(opened.text, own ? found : []) : wordLine(own ? found : null),
       own ? null : lookedAt(found),
-      scale(),
+      scaleOf(keys()),
     ),
     kind === "empty" ? null : await figure(read, best),
   );
@@ -128,10 +131,10 @@ function rests(best, output, kind) {
  * @param {number} position
  */
 function mention(text, position) {
-  const token = text.tokens[position],
-    alike = text.tokens.filter(one => one.trim().toLowerCase() === token.trim().toLowerCase()).length;
+  const plain = at => text.tokens[at].trim().toLowerCase(),
+    alike = text.tokens.some((_, at) => at !== position && plain(at) === plain(position));
   const [open, close] = lang() === "zh" ? ["“", "”"] : ["", ""];
-  return h("b", { class: "named" }, open, bdi(token), alike > 1 && h("sub", {}, position), close);
+  return h("b", { class: "named" }, open, alike ? tokenTag(position, text) : named(text, position), close);
 }
 
 /**
@@ -188,7 +191,7 @@ function wordLine(found) {
         tabindex: j === state.token ? 0 : -1,
         onclick: () => go({ token: j, other: null, set: null }),
       },
-      bdi(opened.text.tokens[j]),
+      tokenOf(opened.text, j),
     ),
   );
   if (found) tinted(buttons, around(state.token, WORDS_NEAR), found);
@@ -196,10 +199,34 @@ function wordLine(found) {
   return h("p", attributes, size() > WORDS_NEAR && "… ", buttons, size() > WORDS_NEAR && " …");
 }
 
+/**
+ * The whole text with its pictures, in which a token is chosen.
+ *
+ * @param {TextFacts} text
+ * @param {Entry[]} found
+ */
+function pictured(text, found) {
+  const weights = new Map(found.map(one => [one.index, one.weight]));
+  return h(
+    "div",
+    {},
+    flow({
+      of: text,
+      name: t("chooseWord"),
+      from: "from",
+      asked: [state.token],
+      at: state.token,
+      lookup: j => weights.get(j) ?? 0,
+      pick: token => go({ token, other: null, set: null }),
+      peek: ofPictures(LOOKS_AT),
+    }),
+  );
+}
+
 /** @param {Entry[]} found */
 function lookedAt(found) {
   const at = around(found[0]?.index ?? 0, WORDS_NEAR, keys().tokens.length);
-  const words = at.map(j => h("span", { class: keys().special[j] ? "w special" : "w" }, bdi(keys().tokens[j])));
+  const words = at.map(j => h("span", { class: keys().special[j] ? "w special" : "w" }, tokenOf(keys(), j)));
   tinted(words, at, found);
   return h("p", { class: "wordline" }, h("small", {}, rich(marks => t("readWords", marks), { token: () => mention(opened.text, state.token) })), words);
 }

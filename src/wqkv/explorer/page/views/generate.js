@@ -10,7 +10,7 @@ import { bar, sharesOf, topsOf } from "../parts/vector.js";
 import { opened, size } from "../reading/opened.js";
 import { get, workOnce } from "../reading/server.js";
 import { go, state } from "../reading/state.js";
-import { entriesOf, strongest } from "../steps/worked.js";
+import { strongest, weightsOf } from "../steps/worked.js";
 import { t } from "../words/words.js";
 import { chosenSampling, nextShares, nextTable, samplingName, samplingPanel, samplingSays, writtenSampling } from "./sampling.js";
 
@@ -154,7 +154,7 @@ function scrubber(answer, moment, last) {
  * @param {RowAnswer} row
  */
 function sentence(answer, step, row) {
-  const weights = new Map(entriesOf(row).map(one => [one.index, one.weight])),
+  const weights = weightsOf(row),
     first = answer.steps[0].position,
     from = Math.max(0, step.position - LATEST);
   const tokens = answer.tokens.slice(from, step.position + 1).map((token, i) => {

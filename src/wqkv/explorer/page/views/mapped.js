@@ -4,15 +4,17 @@
 import { css, effectTint, palette, tint } from "../parts/color.js";
 import { h } from "../parts/dom.js";
 import { fixed, power, short, weight } from "../parts/format.js";
+import { lookOf } from "../parts/photo.js";
 import { scale } from "../parts/ranking.js";
 import { chosenHow, question, wholeQuestion } from "../reading/asked.js";
-import { askChoices, askFor } from "../reading/opened.js";
+import { askChoices, askFor, keys } from "../reading/opened.js";
 import { computes, recorded } from "../reading/server.js";
 import { go, state } from "../reading/state.js";
 import { t } from "../words/words.js";
 import { numberText } from "./effects.js";
 
 /** @import { ThumbnailAnswer, TileAnswer } from "../types" */
+/** @import { Look } from "../parts/photo.js" */
 
 // What a map may show. A saved page has the effects that were asked for, and of a long text no contributions.
 const KINDS = /** @type {const} */ (["weight", "contribution", "effect"]).filter(kind => {
@@ -28,6 +30,7 @@ const KINDS = /** @type {const} */ (["weight", "contribution", "effect"]).filter
  * @property {(value: number | null) => string} text
  * @property {(values: TileAnswer["values"]) => (value: number | null) => string | null} shades the
  *   color of each value; null leaves a cell empty
+ * @property {(values: TileAnswer["values"]) => Look} look how the values are seen on a picture
  * @property {(values: TileAnswer["values"]) => unknown} legend
  */
 
@@ -41,6 +44,7 @@ const WEIGHTS = {
     const colors = palette().map(css);
     return value => (value ? colors[Math.round(Math.min(Math.max(value, 0), 1) * 255)] : null);
   },
+  look: () => lookOf(keys()),
   legend: () => scale(),
 };
 
@@ -55,6 +59,7 @@ const CONTRIBUTIONS = {
       top = largest(values);
     return value => (value ? colors[Math.round((value / top) * 255)] : null);
   },
+  look: values => ({ level: value => Math.sqrt(value / largest(values)), text: value => short(value, 3) }),
   legend: values => [ends([0, 0.25, 0.5, 1].map(tint), "0", short(largest(values), 3)), h("p", { class: "note" }, t("contributionSays"))],
 };
 
@@ -74,6 +79,7 @@ function effectsOn(number) {
         colors = Array.from({ length: 511 }, (_, i) => css(effectTint((i - 255) / 255)));
       return value => (value ? colors[255 + Math.round((value / top) * 255)] : null);
     },
+    look: values => ({ level: value => (-Math.sign(value)) * Math.sqrt(Math.abs(value) / largest(values)), text: effectText }),
     legend: values => {
       const top = effectText(largest(values)).slice(1);
       return [

@@ -4,11 +4,13 @@ import { foot, pythonOf } from "../frame/foot.js";
 import { h } from "../parts/dom.js";
 import { flow } from "../parts/flow.js";
 import { count, weight } from "../parts/format.js";
+import { scaleOf } from "../parts/photo.js";
 import { barPicture } from "../parts/picture.js";
-import { rankings, scale } from "../parts/ranking.js";
-import { bdi, tokenTag, tokenWithPosition } from "../parts/token.js";
+import { rankings } from "../parts/ranking.js";
+import { named, tokenTag, tokenWithPosition } from "../parts/token.js";
 import { askFor, opened, size } from "../reading/opened.js";
 import { go, list, state } from "../reading/state.js";
+import { LOOKED_AT_BY, LOOKS_AT, ofPictures } from "../steps/peek.js";
 import { entriesOf } from "../steps/worked.js";
 import { t } from "../words/words.js";
 import { checkbox, direction, drawnAs, linesView } from "./lines.js";
@@ -46,8 +48,8 @@ export async function textView() {
         t(even ? "hiddenEven" : "hiddenRest", { share: weight(gone), factor: factor.toFixed(3) }),
       ),
     setNote(set),
-    flow({ of: opened.text, name: t("textOf"), from: "from", asked, at: token, lookup, hide, pick, toggle }),
-    scale(),
+    flow({ of: opened.text, name: t("textOf"), from: "from", asked, at: token, lookup, hide, pick, toggle, peek: ofPictures(state.dir === "to" ? LOOKS_AT : LOOKED_AT_BY) }),
+    scaleOf(opened.text),
     h(
       "div",
       { class: "twolists" },
@@ -136,7 +138,7 @@ function toggle(j) {
  * @param {{ name: string, title: string, ranked: [number, number][], factor: number }[]} ways
  */
 function listings(asked, ways) {
-  const head = asked.length > 1 ? t("setOf", { n: asked.length }) : bdi(opened.text.tokens[asked[0]]);
+  const head = asked.length > 1 ? t("setOf", { n: asked.length }) : named(opened.text, asked[0]);
   const tables = rankings(
     ways.map(({ name, ranked, factor }) => {
       const values = new Map(ranked);
