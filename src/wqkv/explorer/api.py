@@ -13,7 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 from weakref import WeakKeyDictionary
 
 from torch import Tensor
@@ -34,6 +34,7 @@ from wqkv.explorer.schema import (
     OutcomeFacts,
     PartFacts,
     PostedAnswer,
+    Tab,
     TextFacts,
     ViewAnswer,
     WhatIfAnswer,
@@ -157,6 +158,7 @@ class Api:
             dtype=str(next(model.model.parameters()).dtype).removeprefix("torch."),
             longest=model.longest,
             bits=model.bits,
+            reads="text",
             generates=model.speaker is not None,
             parts={} if self.one_text else {n: _sizes(part) for n, part in model.parts.items()},
             version=__version__,
@@ -363,6 +365,7 @@ class Api:
             cannotRead={
                 lang: steps.cannot_read(view.unread, view.model.name, lang) for lang in LANGUAGES
             },
+            tabs=get_args(Tab),
             questions=list(HEAD_QUESTIONS),
             statistics=view.statistics,
             proofs=plain([view.proof(i) for i in range(view.model.sizes.n_layer)]),

@@ -91,12 +91,17 @@ function settle() {
   if (removedKey() === undefined) delete state.without;
   if (state.other !== undefined && state.other >= keyCount()) delete state.other;
   if (!hasStatistic(state.stat)) state.stat = "entropy";
-  if (!(state.view in VIEWS)) state.view = "cards";
+  if (!shownViews().some(name => name === state.view)) state.view = "cards";
   if (state.step > STEPS) state.step = STEPS;
 }
 
+/** The views that the text has, in the order of the tabs. */
+function shownViews() {
+  return opened.text.tabs.filter(name => name in VIEWS);
+}
+
 function viewTabs() {
-  const tabs = Object.keys(VIEWS).map(name =>
+  const tabs = shownViews().map(name =>
     h(
       "button",
       {
@@ -275,8 +280,10 @@ function onKey(event) {
   else if (key === "l") go({ layer: turn(state.layer, opened.model.n_layer), other: null });
   else if (key === "h") go({ head: turn(state.head, opened.model.n_head), other: null });
   else if (key === "w") go({ token: turn(state.token, size()), other: null, set: null });
-  else if (key === "v")
-    go({ view: Object.keys(VIEWS)[turn(Object.keys(VIEWS).indexOf(state.view), Object.keys(VIEWS).length)] });
+  else if (key === "v") {
+    const views = shownViews();
+    go({ view: views[turn(views.findIndex(name => name === state.view), views.length)] });
+  }
   else if (event.key === "?") drawKeys();
   else return;
   event.preventDefault();

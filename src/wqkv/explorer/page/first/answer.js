@@ -19,6 +19,7 @@ import { figure } from "./figure.js";
 import { tour } from "./tour.js";
 
 /** @import { TextFacts } from "../types" */
+/** @import { Flow } from "../parts/flow.js" */
 /** @import { Read } from "../steps/panel.js" */
 /** @import { Entry } from "../steps/worked.js" */
 
@@ -79,7 +80,7 @@ export async function answer(read) {
     without && row.output
       ? rich(marks => t("answerWithout", marks), { token: here, change: () => removal(best.index, (without.changed ?? 0) / (row.output ?? 1)) })
       : null,
-    without && !recorded ? rich(marks => (opened.model.generates ? t("answerMatters", marks) : t("answerMattersText", marks)), { link: () => leadsTo("matters", t("removeForReal"), "views", { view: "matters" }) }) : null,
+    without && !recorded && opened.text.tabs.includes("matters") ? rich(marks => (opened.model.generates ? t("answerMatters", marks) : t("answerMattersText", marks)), { link: () => leadsTo("matters", t("removeForReal"), "views", { view: "matters" }) }) : null,
   ];
   return h(
     "div",
@@ -97,8 +98,8 @@ export async function answer(read) {
       { class: "herotext" },
       h("p", { class: "answer" }, sentences.filter(Boolean).map(one => [one, lang() === "zh" ? "" : " "])),
       story.rate && h("p", { class: "note rate" }, story.rate),
-      opened.text.pictures.length ? pictured(opened.text, own ? found : []) : wordLine(own ? found : null),
-      own ? null : lookedAt(found),
+      opened.text.pictures.length ? inPictures(opened.text, own ? found : [], token, { peek: ofPictures(LOOKS_AT), pick: to => go({ token: to, other: null, set: null }) }) : wordLine(own ? found : null),
+      own ? null : keys().pictures.length ? inPictures(keys(), found, best?.index ?? 0, { pick: other => go({ other }) }) : lookedAt(found),
       scaleOf(keys()),
     ),
     kind === "empty" ? null : await figure(read, best),
@@ -200,27 +201,16 @@ function wordLine(found) {
 }
 
 /**
- * The whole text with its pictures, in which a token is chosen.
+ * A whole text with its pictures, tinted by the weights.
  *
  * @param {TextFacts} text
  * @param {Entry[]} found
+ * @param {number} at the chosen token
+ * @param {Pick<Flow, "pick" | "peek">} does
  */
-function pictured(text, found) {
+function inPictures(text, found, at, does) {
   const weights = new Map(found.map(one => [one.index, one.weight]));
-  return h(
-    "div",
-    {},
-    flow({
-      of: text,
-      name: t("chooseWord"),
-      from: "from",
-      asked: [state.token],
-      at: state.token,
-      lookup: j => weights.get(j) ?? 0,
-      pick: token => go({ token, other: null, set: null }),
-      peek: ofPictures(LOOKS_AT),
-    }),
-  );
+  return h("div", {}, flow({ of: text, name: t("chooseWord"), from: text === opened.text ? "from" : "keysfrom", asked: [at], at, lookup: j => weights.get(j) ?? 0, ...does }));
 }
 
 /** @param {Entry[]} found */

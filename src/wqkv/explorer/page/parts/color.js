@@ -104,7 +104,7 @@ export function signedRamp(value) {
  */
 export function overlay(level) {
   const size = Math.min(Math.abs(level), 1);
-  return [...signedRamp(Math.sign(level) * (0.3 + 0.45 * size)), Number((0.85 * size).toFixed(3))];
+  return [...signedRamp(Math.sign(level) * (0.3 + 0.5 * size)), Number((0.9 * size ** 0.8).toFixed(3))];
 }
 
 /**

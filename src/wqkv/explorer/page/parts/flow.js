@@ -124,7 +124,8 @@ function laid(given, positions) {
       : known && points.length >= end && !special
         ? printed(points.slice(start, end).join(""))
         : visible(of.tokens[j]);
-    const part = option(given, j, "bdi", special ? "w special" : "w", shownText);
+    const beside = special && of.pictures.length > 0 && h("small", { class: "says" }); // its number
+    const part = option(given, j, "bdi", special ? "w special" : "w", shownText, beside);
     tellOption(part, given, lookup);
     parts.push(part);
     if (known) last = end;
@@ -154,7 +155,7 @@ function laidPicture(given, picture) {
  * @param {"bdi" | "i"} tag
  * @param {string} kind
  */
-function option({ asked, at, from }, j, tag, kind, text = "") {
+function option({ asked, at, from }, j, tag, kind, ...inside) {
   const chosen = asked.includes(j);
   return h(
     tag,
@@ -166,7 +167,7 @@ function option({ asked, at, from }, j, tag, kind, text = "") {
       "aria-selected": String(chosen),
       tabindex: j === at ? 0 : -1,
     },
-    text,
+    inside,
   );
 }
 
@@ -189,7 +190,7 @@ function tellOption(part, { of, look = lookOf(of) }, lookup) {
     part.classList.toggle("unknown", value === null);
     return paintCell(part, level);
   }
-  if (of.pictures.length && of.special[j]) part.dataset.says = says; // it stands beside a picture
+  for (const beside of select(part, ".says")) beside.textContent = says;
   part.style.backgroundColor = part.style.color = "";
   if (Math.abs(level) > 0.022) paint(part, signedRamp(level));
 }
@@ -203,7 +204,7 @@ function tellOption(part, { of, look = lookOf(of) }, lookup) {
  */
 function peeking(box, given, peek) {
   const { of, look = lookOf(of) } = given,
-    line = h("p", { class: "note peek" }, t("pointPatch"));
+    line = h("output", { class: "note peek" }, t("pointPatch"));
   let at = NaN; // what the pointer is at
   const show = (lookup, ...says) => {
     for (const part of select(box, "[data-j]")) tellOption(part, given, lookup);

@@ -5,6 +5,7 @@ import { svg } from "./dom.js";
 
 /** @import { PictureFacts, TextFacts } from "../types" */
 
+const MOST_PIXELS = 1024; // a side of a picture that is sent
 const inPage = new Map(); // the ids of pictures that stand in the page
 
 /**
@@ -41,9 +42,29 @@ export function cutOut(picture, { row, column, rows, columns }, attributes, ...p
  * @param {string} name
  */
 export function crop(picture, position, name) {
-  const at = position - picture.first,
-    cell = { row: Math.floor(at / picture.columns), column: at % picture.columns, rows: 1, columns: 1 };
-  return cutOut(picture, cell, { class: "patch", role: "img", "aria-label": name }, svg("title", {}, name));
+  return cutOut(picture, cellAt(picture, position), { class: "patch", role: "img", "aria-label": name }, svg("title", {}, name));
+}
+
+/**
+ * The cell of a token in a drawing.
+ *
+ * @param {PictureFacts} picture
+ * @param {number} position
+ * @param {{ x: number, y: number, size: number }} place its upper left corner
+ */
+export function drawnCrop(picture, position, { x, y, size }) {
+  return cutOut(picture, cellAt(picture, position), { class: "drawn", x, y, width: size, height: size });
+}
+
+/**
+ * Where the cell of a token is.
+ *
+ * @param {PictureFacts} picture
+ * @param {number} position
+ */
+export function cellAt({ first, columns }, position) {
+  const at = position - first;
+  return { row: Math.floor(at / columns), column: at % columns, rows: 1, columns: 1 };
 }
 
 // The picture as one unit a cell, whatever its pixels; it is put into the page when it is first used.
@@ -66,6 +87,19 @@ export async function imagesOf(texts) {
   const found = new Map(texts.flatMap(({ pictures }) => pictures.map(({ image }) => [image, Object.assign(new Image(), { src: image })])));
   await Promise.all([...found.values()].map(image => image.decode()));
   return found;
+}
+
+/**
+ * A picture as an address that has it inside, with at most so many pixels a side: no model reads more.
+ *
+ * @param {Blob} file
+ */
+export async function smallerPicture(file) {
+  const bitmap = await createImageBitmap(file),
+    scale_ = Math.min(1, MOST_PIXELS / Math.max(bitmap.width, bitmap.height)),
+    canvas = Object.assign(document.createElement("canvas"), { width: Math.round(bitmap.width * scale_), height: Math.round(bitmap.height * scale_) });
+  canvas.getContext("2d")?.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  return canvas.toDataURL("image/jpeg", 0.92);
 }
 
 /**

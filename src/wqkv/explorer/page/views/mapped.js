@@ -7,7 +7,7 @@ import { fixed, power, short, weight } from "../parts/format.js";
 import { lookOf } from "../parts/photo.js";
 import { scale } from "../parts/ranking.js";
 import { chosenHow, question, wholeQuestion } from "../reading/asked.js";
-import { askChoices, askFor, keys } from "../reading/opened.js";
+import { askChoices, askFor, keys, opened } from "../reading/opened.js";
 import { computes, recorded } from "../reading/server.js";
 import { go, state } from "../reading/state.js";
 import { t } from "../words/words.js";
@@ -17,10 +17,13 @@ import { numberText } from "./effects.js";
 /** @import { Look } from "../parts/photo.js" */
 
 // What a map may show. A saved page has the effects that were asked for, and of a long text no contributions.
-const KINDS = /** @type {const} */ (["weight", "contribution", "effect"]).filter(kind => {
-  if (!recorded || kind === "weight") return true;
-  return kind === "contribution" ? computes : Object.keys(recorded.answers).some(key => /\/effects\?/.test(key));
-});
+function kinds() {
+  return /** @type {const} */ (["weight", "contribution", "effect"]).filter(kind => {
+    if (kind === "effect" && !opened.text.tabs.includes("matters")) return false;
+    if (!recorded || kind === "weight") return true;
+    return kind === "contribution" ? computes : Object.keys(recorded.answers).some(key => /\/effects\?/.test(key));
+  });
+}
 
 /**
  * @typedef {object} Mapped
@@ -124,7 +127,7 @@ function ends(colors, low, high) {
  * @returns {Promise<Mapped | null>}
  */
 export async function mapped() {
-  if (!KINDS.some(kind => kind === state.shows) || state.shows === "weight") return WEIGHTS;
+  if (!kinds().some(kind => kind === state.shows) || state.shows === "weight") return WEIGHTS;
   if (state.shows === "contribution") return CONTRIBUTIONS;
   const asked = wholeQuestion(await askChoices());
   return asked.answer === null ? null : effectsOn(numberText(asked));
@@ -132,15 +135,16 @@ export async function mapped() {
 
 // The switch, where there is a choice.
 export function mapSwitch() {
-  if (KINDS.length < 2) return null;
-  const shown = KINDS.find(kind => kind === state.shows) ?? KINDS[0];
+  const all = kinds();
+  if (all.length < 2) return null;
+  const shown = all.find(kind => kind === state.shows) ?? all[0];
   return h(
     "span",
     { class: "segmented", role: "group", "aria-label": t("mapShows") },
-    KINDS.map(kind =>
+    all.map(kind =>
       h(
         "button",
-        { "data-key": `shows-${kind}`, "aria-pressed": String(kind === shown), onclick: () => go({ shows: kind === KINDS[0] ? null : kind }) },
+        { "data-key": `shows-${kind}`, "aria-pressed": String(kind === shown), onclick: () => go({ shows: kind === all[0] ? null : kind }) },
         t(`shows_${kind}`),
       ),
     ),

@@ -4,6 +4,7 @@ import { foot, pythonOf } from "../frame/foot.js";
 import { h } from "../parts/dom.js";
 import { flow } from "../parts/flow.js";
 import { count, weight } from "../parts/format.js";
+import { photograph } from "../parts/photograph.js";
 import { scaleOf } from "../parts/photo.js";
 import { barPicture } from "../parts/picture.js";
 import { rankings } from "../parts/ranking.js";
@@ -39,6 +40,9 @@ export async function textView() {
   const gone = hide ? [...to.entries()].reduce((sum, [j, value]) => sum + (special[j] ? value : 0), 0) : 0;
   const factor = even && gone < 1 ? 1 / (1 - gone) : 1;
   const lookup = state.dir === "to" ? j => (to.get(j) ?? 0) * factor : j => from.get(j) ?? 0;
+  const pictured = opened.text.pictures.length > 0,
+    shown = h("div", { class: pictured ? "whole" : null }, flow({ of: opened.text, name: t("textOf"), from: "from", asked, at: token, lookup, hide, pick, toggle, peek: ofPictures(state.dir === "to" ? LOOKS_AT : LOOKED_AT_BY) })),
+    title = `${asked.map(j => tokenWithPosition(j)).join(", ")}: ${t(state.dir === "to" ? "looksAt" : "lookedAtBy")}`;
   return [
     controls(hide, even),
     hide &&
@@ -48,7 +52,7 @@ export async function textView() {
         t(even ? "hiddenEven" : "hiddenRest", { share: weight(gone), factor: factor.toFixed(3) }),
       ),
     setNote(set),
-    flow({ of: opened.text, name: t("textOf"), from: "from", asked, at: token, lookup, hide, pick, toggle, peek: ofPictures(state.dir === "to" ? LOOKS_AT : LOOKED_AT_BY) }),
+    shown,
     scaleOf(opened.text),
     h(
       "div",
@@ -63,12 +67,14 @@ export async function textView() {
       python: pythonOf([...rows, ...columns]),
       data: { tokens: asked, to: [...to], from: [...from] },
       picture: () =>
-        barPicture(
-          `${asked.map(j => tokenWithPosition(j)).join(", ")}: ${t(state.dir === "to" ? "looksAt" : "lookedAtBy")}`,
-          strong(state.dir === "to" ? to : from, hide)
-            .slice(0, 24)
-            .map(([j, value]) => [tokenWithPosition(j), value * (state.dir === "to" ? factor : 1)]),
-        ),
+        pictured
+          ? photograph(shown, [title, `${opened.model.name}, ${t("atBoth", { layer, head })}, ${opened.text.text}`])
+          : barPicture(
+              title,
+              strong(state.dir === "to" ? to : from, hide)
+                .slice(0, 24)
+                .map(([j, value]) => [tokenWithPosition(j), value * (state.dir === "to" ? factor : 1)]),
+            ),
     }),
   ];
 }

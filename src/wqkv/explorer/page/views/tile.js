@@ -2,7 +2,7 @@
 
 import { currentColor } from "../parts/color.js";
 import { clamp, label } from "../parts/format.js";
-import { pictureAt } from "../parts/patch.js";
+import { cellAt, pictureAt } from "../parts/patch.js";
 import { keys, opened } from "../reading/opened.js";
 import { t } from "../words/words.js";
 
@@ -170,11 +170,11 @@ function beginsRow({ first, columns }, position, side) {
  * @param {number} position
  * @param {{ x: number, y: number, size: number }} place
  */
-function drawCrop(pen, image, { rows, columns, first }, position, { x, y, size }) {
+function drawCrop(pen, image, picture, position, { x, y, size }) {
   if (!image) return;
-  const at = position - first,
-    [wide, high] = [image.naturalWidth / columns, image.naturalHeight / rows];
-  pen.drawImage(image, (at % columns) * wide, Math.floor(at / columns) * high, wide, high, x, y, size, size);
+  const { row, column } = cellAt(picture, position),
+    [wide, high] = [image.naturalWidth / picture.columns, image.naturalHeight / picture.rows];
+  pen.drawImage(image, column * wide, row * high, wide, high, x, y, size, size);
 }
 
 function fitted(pen, token, room) {

@@ -3,6 +3,8 @@
 import { foot, WHOLE_TEXT } from "../frame/foot.js";
 import { h } from "../parts/dom.js";
 import { short } from "../parts/format.js";
+import { flow } from "../parts/flow.js";
+import { pictureAt } from "../parts/patch.js";
 import { barPicture } from "../parts/picture.js";
 import { around, chips } from "../parts/ranking.js";
 import { bdi, tokenTag } from "../parts/token.js";
@@ -14,16 +16,17 @@ import { outcome } from "./outcome.js";
 
 /** @import { WhatIfAnswer } from "../types" */
 
-// The changes stand in the address, the last one last: change=3.1|10:cat (each text escaped).
+// The changes stand in the address, the last one last: change=3.1|10:cat|12: (each text escaped). A
+// patch with no text is hidden.
 function changes() {
   const { n_layer, n_head } = opened.model,
     found = [];
   for (const part of (state.change ?? "").split("|")) {
     const off = /^(\d{1,4})\.(\d{1,4})$/.exec(part),
-      edit = /^(\d{1,9}):(.+)$/.exec(part);
+      edit = /^(\d{1,9}):(.*)$/.exec(part);
     if (off && Number(off[1]) < n_layer && Number(off[2]) < n_head)
       found.push({ layer: Number(off[1]), head: Number(off[2]) });
-    else if (edit && Number(edit[1]) < size())
+    else if (edit && Number(edit[1]) < size() && (edit[2] || pictureAt(opened.text, Number(edit[1]))))
       found.push({ token: Number(edit[1]), text: unescaped(edit[2]) });
   }
   return found;
@@ -52,7 +55,7 @@ function change(to) {
 export async function whatifView() {
   if (opened.text.part) return h("p", { class: "note" }, t("noWhatif", { model: opened.model.name }));
   const made = changes(),
-    parts = [editor(made), made.length ? changeList(made) : h("p", { class: "note" }, t("whatifSays"))];
+    parts = [editor(made), made.length ? changeList(made) : h("p", { class: "note" }, opened.text.pictures.length ? t("hideSays") : t("whatifSays"))];
   if (!made.length) return parts;
   const asked = {
     off: made.filter(one => one.text === undefined).map(({ layer, head }) => [layer, head]),
@@ -95,7 +98,7 @@ function editor(made) {
   });
   const pick = Object.assign(j => go({ token: j, other: null }), { chosen: token });
   return [
-    chips(around(token, 60), pick),
+    opened.text.pictures.length ? hidable(made) : chips(around(token, 60), pick),
     h(
       "div",
       { class: "editor" },
@@ -113,7 +116,7 @@ function editor(made) {
           t(off >= 0 ? "switchOn" : "switchOff", { layer, head }),
         ),
       ),
-      h(
+      !opened.text.pictures.length && h(
         "form",
         {
           onsubmit: event => {
@@ -136,6 +139,24 @@ function editor(made) {
   ];
 }
 
+// The pictures: a patch that is clicked is hidden, or shown again.
+function hidable(made) {
+  const gone = made.filter(one => one.text === "").map(one => one.token);
+  return flow({
+    of: opened.text,
+    name: t("textOf"),
+    from: "from",
+    asked: [],
+    at: state.token,
+    lookup: () => 0,
+    gone,
+    pick: token => {
+      if (!pictureAt(opened.text, token)) return;
+      change(gone.includes(token) ? made.filter(one => one.token !== token) : [...made, { token, text: "" }]);
+    },
+  });
+}
+
 function changeList(made) {
   return h(
     "div",
@@ -147,7 +168,7 @@ function changeList(made) {
         h(
           "li",
           {},
-          one.text === undefined ? t("isOff", one) : [tokenTag(one.token), " → ", bdi(one.text)],
+          one.text === undefined ? t("isOff", one) : [tokenTag(one.token), " ", one.text ? ["→ ", bdi(one.text)] : t("isHidden")],
           h(
             "button",
             {
