@@ -19,7 +19,7 @@ from wqkv.effects import diff as effects_diff
 from wqkv.errors import ArgumentError
 from wqkv.explorer import server
 from wqkv.explorer.ticket import address_with_ticket
-from wqkv.study import heads, loading, pair
+from wqkv.study import heads, loading, opening
 from wqkv.study import model as models
 from wqkv.study import one_token as story
 from wqkv.study import parity as look_parity
@@ -281,7 +281,7 @@ def explored(monkeypatch):
         asked.append((model, read, source, host, port))
         ready("http://the-address/")
 
-    monkeypatch.setattr(pair, "open_any", open_model)
+    monkeypatch.setattr(opening, "open_any", open_model)
     monkeypatch.setattr(server, "serve", serve)
     monkeypatch.setattr("webbrowser.open", asked.append)
     return asked
@@ -335,7 +335,7 @@ def test_open_at_a_window(capsys, explored):
 def test_open_a_conversation(capsys, explored, monkeypatch):
     """Its template is asked before the server starts."""
     model = tiny_llama(layers=1)
-    monkeypatch.setattr(pair, "open_any", lambda name, progress: model)
+    monkeypatch.setattr(opening, "open_any", lambda name, progress: model)
     code, _, err = run(capsys, "open", "One.", "--chat", "--no-browser")
     assert code == 2 and "tiny-llama has no template for a conversation" in err
     model.tokenizer.chat_template = "<s>{{ messages[0].content }}"
@@ -354,7 +354,7 @@ def test_open_for_others(capsys, explored):
     ("lang", "option", "wrote"), [("en", "--save", "wrote"), ("zh", "--export", "已写入")]
 )
 def test_open_writes_a_page(capsys, monkeypatch, tmp_path, lang, option, wrote):
-    monkeypatch.setattr(pair, "open_any", lambda name, progress: tiny_llama(layers=1))
+    monkeypatch.setattr(opening, "open_any", lambda name, progress: tiny_llama(layers=1))
     path = tmp_path / "猫.html"
     argv = ("open", "the sea", "--model", "a/b", option, str(path), "--lang", lang)
     assert run(capsys, *argv) == (0, "", f"wqkv: {wrote} {path}\n")
@@ -407,7 +407,7 @@ def test_open_with_a_missing_extra(capsys, explored, monkeypatch, module):
 
 def test_open_where_the_port_is_taken(capsys, explored, monkeypatch):
     monkeypatch.undo()
-    monkeypatch.setattr(pair, "open_any", lambda name, progress: tiny_llama(layers=1))
+    monkeypatch.setattr(opening, "open_any", lambda name, progress: tiny_llama(layers=1))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         code, _, err = run(capsys, "open", "One.", "--no-browser", "--port", port)

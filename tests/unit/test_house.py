@@ -202,6 +202,8 @@ ORDER = (
     "wqkv.study.lens",
     "wqkv.study.whatif",
     "wqkv.study.pair",
+    "wqkv.study.vision",
+    "wqkv.study.opening",
     "wqkv.study.one_token",
     "wqkv.study.hit_rate",
     "wqkv.study",

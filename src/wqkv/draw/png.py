@@ -1,4 +1,4 @@
-"""Numbers as a small PNG: one pixel each, blue where positive, orange where negative."""
+"""Numbers as a small PNG: one pixel each, blue where positive, orange where negative; a picture."""
 
 from __future__ import annotations
 
@@ -30,16 +30,38 @@ def data_url(numbers: Tensor, end: float) -> str:
     """
     levels = (numbers.float() / end).clamp(-1, 1).mul(STEPS).round() + STEPS
     pixels = torch.where(levels.isnan(), 2 * STEPS + 1, levels).to(torch.uint8)
-    height, width = pixels.shape
-    # Each line begins with the number of its filter, 0 for none.
-    lines = torch.nn.functional.pad(pixels, (1, 0)).flatten().tolist()
     colors = [*[ORANGE] * STEPS, *[BLUE] * (STEPS + 1), NOT_A_NUMBER]
     opaque = [*(round(255 * abs(i - STEPS) / STEPS) for i in range(2 * STEPS + 1)), 255]
-    parts = (
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)),  # 8 bits of a palette
+    palette = (
         (b"PLTE", bytes(part for color in colors for part in color)),
         (b"tRNS", bytes(opaque)),
-        (b"IDAT", zlib.compress(bytes(lines), 9)),
+    )
+    return _address(pixels, 3, *palette)
+
+
+def color_url(picture: Tensor) -> str:
+    """Return a picture (3, height, width), from 0 to 1, as the address of a PNG.
+
+    >>> color_url(torch.zeros(3, 2, 5))[:28]
+    'data:image/png;base64,iVBORw'
+    """
+    return _address(picture.mul(255).round().to(torch.uint8).permute(1, 2, 0), 2)
+
+
+def _address(pixels: Tensor, kind: int, *chunks: tuple[bytes, bytes]) -> str:
+    """Return bytes (height, width) or (height, width, 3) as the address of a PNG.
+
+    Args:
+        kind: the number of PNG for what a pixel is: 3 a place in the palette, 2 its three colors.
+        chunks: what stands before the pixels.
+    """
+    height, width = pixels.shape[:2]
+    # Each line begins with the number of its filter, 0 for none.
+    lines = torch.nn.functional.pad(pixels.reshape(height, -1), (1, 0)).flatten()
+    parts = (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0)),  # 8 bits a number
+        *chunks,
+        (b"IDAT", zlib.compress(bytes(lines.tolist()), 9)),
         (b"IEND", b""),
     )
     written = b"\x89PNG\r\n\x1a\n" + b"".join(

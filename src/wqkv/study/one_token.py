@@ -140,8 +140,8 @@ def clearest_link(
 ) -> ClearLink:
     """The clearest link of a layer, or of one head or token of it; see `clearest_story`.
 
-    Of a text of more than ALL_ROWS tokens, SAMPLED_ROWS are looked at. Between two texts there is
-    no distance, so that the clearest link is the strongest one.
+    Of a text of more than ALL_ROWS tokens, SAMPLED_ROWS are looked at. Between two texts, and in a
+    picture, no distance is counted, so that the clearest link to another token is the strongest.
     """
     n, reading = view.n, view.reading
     rows = torch.arange(n, device="cpu") if token is None else torch.tensor([token], device="cpu")
@@ -153,6 +153,7 @@ def clearest_link(
         keys[0] &= not view.model.layer(layer).mask.by_position
         place = torch.tensor(written_words(reading), device="cpu")
         same = _first_occurrence(reading)
+    counted = reading.source is None and not reading.pictures
     if token is None:  # where no link is clear, the first token that is written
         pieces = zip(reading.tokens, reading.special, strict=True)
         token = next(
@@ -163,8 +164,9 @@ def clearest_link(
     best = ClearLink(0.0, layer, head or 0, token)
     for here, weights in view.layer(layer).rows(rows):
         factor = (keys & queries[here, None]).float()  # clearness is weight times this: (rows, m)
-        if reading.source is None:
+        if counted:
             factor *= (place[here, None] - place).abs().clamp(min=1).log2()
+        if reading.source is None:
             factor[same[here, None] == same] = 0
         clear = (weights if head is None else weights[head : head + 1]) * factor
         top = int(clear.argmax())
