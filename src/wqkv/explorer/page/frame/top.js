@@ -144,7 +144,7 @@ function pictureChoice(openText) {
       if (file) openText(await smallerPicture(file), {});
     },
   });
-  return h("p", { class: "ask" }, h("label", { for: "picture" }, t("openPicture")), field);
+  return h("p", { class: "ask" }, h("label", { class: "openpicture" }, t("openPicture"), field));
 }
 
 function saveMenu() {

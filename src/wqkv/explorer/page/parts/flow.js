@@ -21,8 +21,7 @@ const PAUSE = 60; // milliseconds that the pointer rests, before a token is aske
 const RIGHT_TO_LEFT = /^\P{L}*[\p{Script=Hebrew}\p{Script=Arabic}\p{Script=Syriac}\p{Script=Thaana}\p{Script=Nko}]/u;
 
 /**
- * @typedef {(j: number) => number | null | undefined} Lookup the number of each token; none where it
- *   is not known
+ * @typedef {(j: number) => number | null} Lookup the number of each token; null where it is not known
  *
  * @typedef {object} Peek what is seen while the pointer is at a token, and what is said of it then
  * @property {(j: number) => Promise<Lookup>} ask
@@ -34,7 +33,7 @@ const RIGHT_TO_LEFT = /^\P{L}*[\p{Script=Hebrew}\p{Script=Arabic}\p{Script=Syria
  * @property {"from" | "keysfrom"} from where the address says at which token the page begins
  * @property {number[]} asked the chosen tokens
  * @property {number} at the one that takes the focus
- * @property {Lookup} lookup what a token is tinted by
+ * @property {Lookup} [lookup] what a token is tinted by; without it pictures have their own colors
  * @property {Look} [look] how the numbers are seen, if they are no weights
  * @property {boolean} [hide] leaves special tokens out
  * @property {(j: number) => void} pick
@@ -45,7 +44,7 @@ const RIGHT_TO_LEFT = /^\P{L}*[\p{Script=Hebrew}\p{Script=Arabic}\p{Script=Syria
 
 /** @param {Flow} given */
 export function flow(given) {
-  const { of, name, from, at, lookup, pick, toggle = pick, peek } = given;
+  const { of, name, from, at, lookup = () => 0, pick, toggle = pick, peek } = given;
   const n = of.tokens.length,
     positions = around(state[from] ? Number(state[from]) + LAID / 2 : at, LAID, n),
     backward = RIGHT_TO_LEFT.test(of.text ?? "");
@@ -98,7 +97,7 @@ function choose(event, pick, toggle) {
  * @param {number[]} positions
  */
 function laid(given, positions) {
-  const { of, lookup, hide = false } = given,
+  const { of, hide = false } = given,
     points = of.text ? [...of.text] : null,
     spans = of.spans ?? [];
   const parts = [];
@@ -126,7 +125,7 @@ function laid(given, positions) {
         : visible(of.tokens[j]);
     const beside = special && of.pictures.length > 0 && h("small", { class: "says" }); // its number
     const part = option(given, j, "bdi", special ? "w special" : "w", shownText, beside);
-    tellOption(part, given, lookup);
+    tellOption(part, given, given.lookup);
     parts.push(part);
     if (known) last = end;
   }
@@ -144,7 +143,7 @@ function laidPicture(given, picture) {
     tellOption(cell, given, given.lookup);
     return cell;
   });
-  return photo(picture, cells);
+  return photo(picture, cells, given.lookup ? "photo" : "photo colored");
 }
 
 /**
@@ -176,18 +175,18 @@ function option({ asked, at, from }, j, tag, kind, ...inside) {
  *
  * @param {HTMLElement} part
  * @param {Flow} given
- * @param {Lookup} lookup
+ * @param {Lookup} [lookup]
  */
 function tellOption(part, { of, look = lookOf(of) }, lookup) {
   const j = Number(part.dataset.j),
-    value = lookup(j) ?? null,
+    value = lookup?.(j) ?? null,
     cell = part.matches(".cell"),
     level = value === null ? 0 : look.level(value),
     says = value === null ? "" : look.text(value);
   part.ariaLabel = `${visible(of.tokens[j])} ${says}`.trim();
   part.title = `${cell ? of.tokens[j] : j}${says && `: ${says}`}`;
   if (cell) {
-    part.classList.toggle("unknown", value === null);
+    part.classList.toggle("unknown", lookup !== undefined && value === null);
     return paintCell(part, level);
   }
   for (const beside of select(part, ".says")) beside.textContent = says;

@@ -21,11 +21,11 @@ import { t } from "../words/words.js";
  * @param {PictureFacts} picture
  * @param {HTMLElement[]} cells
  */
-export function photo(picture, cells, attributes = {}) {
+export function photo(picture, cells, kind = "photo") {
   const { rows, columns, name } = picture,
     box = h(
       "span",
-      { role: "group", "aria-label": name, ...attributes, class: "photo" },
+      { role: "group", "aria-label": name, class: kind },
       cutOut(picture, { row: 0, column: 0, rows, columns }, { "aria-hidden": "true" }),
       h("span", { class: "cells" }, cells),
     );

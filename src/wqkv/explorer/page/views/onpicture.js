@@ -23,7 +23,7 @@ import { t } from "../words/words.js";
 export function rowOnPicture(i, { values, q0, k0 }, what) {
   return [
     h("h3", {}, tokenTag(i), " ", t("looksAt")),
-    onPicture(j => values[i - q0]?.[j - k0], { asked: opened.text.keys ? [] : [i], look: what.look(values), pick: j => go({ token: i, other: j }) }),
+    onPicture(j => values[i - q0]?.[j - k0] ?? null, { asked: opened.text.keys ? [] : [i], look: what.look(values), pick: j => go({ token: i, other: j }) }),
     what.kind === "weight" && scaleOf(keys()),
   ];
 }

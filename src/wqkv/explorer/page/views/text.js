@@ -1,7 +1,7 @@
 // The text itself, each token tinted by its weight: where a token looks, and who looks at it.
 
 import { foot, pythonOf } from "../frame/foot.js";
-import { h } from "../parts/dom.js";
+import { h, select } from "../parts/dom.js";
 import { flow } from "../parts/flow.js";
 import { count, weight } from "../parts/format.js";
 import { photograph } from "../parts/photograph.js";
@@ -68,7 +68,7 @@ export async function textView() {
       data: { tokens: asked, to: [...to], from: [...from] },
       picture: () =>
         pictured
-          ? photograph(shown, [title, `${opened.model.name}, ${t("atBoth", { layer, head })}, ${opened.text.text}`])
+          ? photograph(select(shown, ".flow")[0], [title, `${opened.model.name}, ${t("atBoth", { layer, head })}, ${opened.text.text}`])
           : barPicture(
               title,
               strong(state.dir === "to" ? to : from, hide)

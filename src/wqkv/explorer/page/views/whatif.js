@@ -55,17 +55,18 @@ function change(to) {
 export async function whatifView() {
   if (opened.text.part) return h("p", { class: "note" }, t("noWhatif", { model: opened.model.name }));
   const made = changes(),
-    parts = [editor(made), made.length ? changeList(made) : h("p", { class: "note" }, opened.text.pictures.length ? t("hideSays") : t("whatifSays"))];
-  if (!made.length) return parts;
+    told = [editor(made), made.length ? changeList(made) : h("p", { class: "note" }, ofPicture() ? t("hideSays") : t("whatifSays"))];
+  if (!made.length) return ofPicture() ? besidePicture(made, told) : told;
   const asked = {
     off: made.filter(one => one.text === undefined).map(({ layer, head }) => [layer, head]),
     edits: /** @type {{ token: number, text: string }[]} */ (made.filter(one => one.text !== undefined)),
   };
   /** @type {WhatIfAnswer} */
   const answer = await workOnce(`views/${state.v}/whatif`, asked);
+  const [became, ...rest] = await outcome(answer, asked);
   return [
-    ...parts,
-    h("div", { class: "outcome" }, await outcome(answer, asked)),
+    ...(ofPicture() ? [besidePicture(made, [told, became])] : told),
+    h("div", { class: "outcome" }, ofPicture() ? rest : [became, rest]),
     foot({
       name: "whatif",
       python: answer.python,
@@ -98,7 +99,7 @@ function editor(made) {
   });
   const pick = Object.assign(j => go({ token: j, other: null }), { chosen: token });
   return [
-    opened.text.pictures.length ? hidable(made) : chips(around(token, 60), pick),
+    !ofPicture() && chips(around(token, 60), pick),
     h(
       "div",
       { class: "editor" },
@@ -116,7 +117,7 @@ function editor(made) {
           t(off >= 0 ? "switchOn" : "switchOff", { layer, head }),
         ),
       ),
-      !opened.text.pictures.length && h(
+      !ofPicture() && h(
         "form",
         {
           onsubmit: event => {
@@ -139,6 +140,15 @@ function editor(made) {
   ];
 }
 
+function ofPicture() {
+  return opened.text.pictures.length > 0;
+}
+
+// The picture stands beside what is made of it, so that both are seen while patches are hidden.
+function besidePicture(made, parts) {
+  return h("div", { class: "hiding" }, h("div", {}, hidable(made)), h("div", {}, parts));
+}
+
 // The pictures: a patch that is clicked is hidden, or shown again.
 function hidable(made) {
   const gone = made.filter(one => one.text === "").map(one => one.token);
@@ -148,7 +158,6 @@ function hidable(made) {
     from: "from",
     asked: [],
     at: state.token,
-    lookup: () => 0,
     gone,
     pick: token => {
       if (!pictureAt(opened.text, token)) return;
