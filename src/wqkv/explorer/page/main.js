@@ -91,17 +91,12 @@ function settle() {
   if (removedKey() === undefined) delete state.without;
   if (state.other !== undefined && state.other >= keyCount()) delete state.other;
   if (!hasStatistic(state.stat)) state.stat = "entropy";
-  if (!shownViews().some(name => name === state.view)) state.view = "cards";
+  if (!opened.text.tabs.some(name => name === state.view)) state.view = "cards";
   if (state.step > STEPS) state.step = STEPS;
 }
 
-/** The views that the text has, in the order of the tabs. */
-function shownViews() {
-  return opened.text.tabs.filter(name => name in VIEWS);
-}
-
 function viewTabs() {
-  const tabs = shownViews().map(name =>
+  const tabs = opened.text.tabs.map(name =>
     h(
       "button",
       {
@@ -280,10 +275,8 @@ function onKey(event) {
   else if (key === "l") go({ layer: turn(state.layer, opened.model.n_layer), other: null });
   else if (key === "h") go({ head: turn(state.head, opened.model.n_head), other: null });
   else if (key === "w") go({ token: turn(state.token, size()), other: null, set: null });
-  else if (key === "v") {
-    const views = shownViews();
-    go({ view: views[turn(views.findIndex(name => name === state.view), views.length)] });
-  }
+  else if (key === "v")
+    go({ view: opened.text.tabs[turn(opened.text.tabs.findIndex(name => name === state.view), opened.text.tabs.length)] });
   else if (event.key === "?") drawKeys();
   else return;
   event.preventDefault();

@@ -51,7 +51,7 @@ export function paintCell(cell, level) {
  * @param {number} n
  * @returns {Look}
  */
-export function photoLook(n) {
+function photoLook(n) {
   return { level: value => Math.log1p(n * value) / Math.log1p(n), text: weight };
 }
 
