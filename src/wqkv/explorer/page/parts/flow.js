@@ -46,12 +46,13 @@ const RIGHT_TO_LEFT = /^\P{L}*[\p{Script=Hebrew}\p{Script=Arabic}\p{Script=Syria
 export function flow(given) {
   const { of, name, from, at, lookup = () => 0, pick, toggle = pick, peek } = given;
   const n = of.tokens.length,
+    patches = of.pictures.reduce((sum, { rows, columns }) => sum + rows * columns, 0),
     positions = around(state[from] ? Number(state[from]) + LAID / 2 : at, LAID, n),
     backward = RIGHT_TO_LEFT.test(of.text ?? "");
   const box = h(
     "div",
     {
-      class: n > 200 ? "flow long" : "flow",
+      class: n - patches > 200 ? "flow long" : "flow",
       dir: backward ? "rtl" : "ltr",
       role: "listbox",
       "aria-multiselectable": "true",

@@ -3,7 +3,7 @@
 import { whenAnswered } from "../frame/awaited.js";
 import { foot } from "../frame/foot.js";
 import { drawNotice } from "../frame/notices.js";
-import { fill, h, svg } from "../parts/dom.js";
+import { h, svg } from "../parts/dom.js";
 import { clamp, short } from "../parts/format.js";
 import { imagesOf } from "../parts/patch.js";
 import { sheet, svgText } from "../parts/picture.js";
@@ -14,13 +14,14 @@ import { go, state } from "../reading/state.js";
 import { t } from "../words/words.js";
 import { askFirst, mapped, mapSwitch, strongestCells } from "./mapped.js";
 import { gutter, histogram, linkTable, minimap } from "./minimap.js";
-import { receivedOnPicture, rowOnPicture } from "./onpicture.js";
+import { receivedOnPicture, rowPlace } from "./onpicture.js";
 import { inside, longer, nextSpan, readTile, shownTile, sides, WHOLE } from "./rectangle.js";
 import { cellsOf, drawTile, tileLayout } from "./tile.js";
 
 /** @import { ReceivedAnswer, TileAnswer } from "../types" */
 /** @import { TileShown } from "./tile.js" */
 /** @import { Mapped } from "./mapped.js" */
+/** @import { RowPlace } from "./onpicture.js" */
 
 const BLOCKS = 128,
   LINKS = 20;
@@ -48,7 +49,7 @@ export async function mapView() {
     return [h("div", { class: "controls" }, mapSwitch()), drawNotice(error)]; // the way back stays
   }
   const read = h("output", { class: "readout" }),
-    row = pictured ? h("section") : null, // the chosen row of the tile, on the pictures
+    row = pictured ? rowPlace(what) : null,
     images = pictured ? await imagesOf([opened.text, keys()]) : new Map(),
     canvas = tileCanvas(tile.values, what, [q0, k0, span], { received, read, row, images }),
     between = { q0, q1: q0 + rows - 1, k0, k1: k0 + cols - 1 };
@@ -71,7 +72,7 @@ export async function mapView() {
         what.legend(tile.values),
         h("p", { class: "note" }, t(`tileSays_${what.kind}`, between), " ", t("tileKeys")),
         received && whenAnswered(received, found => h("p", { class: "note" }, gutterSays(found))),
-        row && h("div", { class: "twopictures" }, row, received && whenAnswered(received, found => receivedOnPicture(receivedAt(found)))),
+        row && h("div", { class: "twopictures" }, row.place, received && whenAnswered(received, found => receivedOnPicture(receivedAt(found)))),
       ),
       h("div", { class: "lists" }, lists(what, tile.values, q0, k0)),
     ),
@@ -159,7 +160,7 @@ function moveTo(q0, k0, span) {
  * @param {TileAnswer["values"]} values
  * @param {Mapped} what
  * @param {number[]} place its first query and key, and its span
- * @param {{ received: Promise<ReceivedAnswer> | null, read: HTMLElement, row: HTMLElement | null, images: TileShown["images"] }} beside
+ * @param {{ received: Promise<ReceivedAnswer> | null, read: HTMLElement, row: RowPlace | null, images: TileShown["images"] }} beside
  *   what is told of its cursor, and what stands at its edges
  */
 function tileCanvas(values, what, [q0, k0, span], { received, read, row, images }) {
@@ -173,7 +174,6 @@ function tileCanvas(values, what, [q0, k0, span], { received, read, row, images 
   const [rows, cols] = sides(span);
   /** @type {TileShown} */
   const rect = { values, q0, k0, rows, cols, received: null, shade: what.shades(values), images };
-  let told = -1; // the row that is shown on the pictures
   received?.then(
     found => {
       rect.received = receivedAt(found);
@@ -192,8 +192,7 @@ function tileCanvas(values, what, [q0, k0, span], { received, read, row, images 
       h("b", { title: String(value) }, what.text(value)),
     );
     drawTile(canvas, rect, cursor);
-    if (row && told !== cursor.i) fill(row, rowOnPicture(cursor.i, rect, what));
-    told = cursor.i;
+    row?.tell(cursor.i, rect);
   };
   const shows = (i, j) => i >= q0 && i < q0 + rows && j >= k0 && j < k0 + cols;
   const start = shows(cursor.i, cursor.j)

@@ -10,10 +10,13 @@ import { chosenHow, question, wholeQuestion } from "../reading/asked.js";
 import { askChoices, askFor, keys, opened } from "../reading/opened.js";
 import { computes, recorded } from "../reading/server.js";
 import { go, state } from "../reading/state.js";
+import { LOOKS_AT } from "../steps/peek.js";
+import { entriesOf } from "../steps/worked.js";
 import { t } from "../words/words.js";
 import { numberText } from "./effects.js";
 
 /** @import { ThumbnailAnswer, TileAnswer } from "../types" */
+/** @import { Lookup } from "../parts/flow.js" */
 /** @import { Look } from "../parts/photo.js" */
 
 // What a map may show. A saved page has the effects that were asked for, and of a long text no contributions.
@@ -33,6 +36,7 @@ function kinds() {
  * @property {(value: number | null) => string} text
  * @property {(values: TileAnswer["values"]) => (value: number | null) => string | null} shades the
  *   color of each value; null leaves a cell empty
+ * @property {(i: number) => Promise<Lookup>} [row] a whole row, where it can be asked for alone
  * @property {(values: TileAnswer["values"]) => Look} look how the values are seen on a picture
  * @property {(values: TileAnswer["values"]) => unknown} legend
  */
@@ -47,6 +51,7 @@ const WEIGHTS = {
     const colors = palette().map(css);
     return value => (value ? colors[Math.round(Math.min(Math.max(value, 0), 1) * 255)] : null);
   },
+  row: LOOKS_AT.ask,
   look: () => lookOf(keys()),
   legend: () => scale(),
 };
@@ -61,6 +66,11 @@ const CONTRIBUTIONS = {
     const colors = palette().map(css),
       top = largest(values);
     return value => (value ? colors[Math.round((value / top) * 255)] : null);
+  },
+  row: async i => {
+    const { layer, head } = state,
+      found = new Map(entriesOf(await askFor("row", { layer, head, i })).map(one => [one.index, one.effect]));
+    return j => found.get(j) ?? 0;
   },
   look: values => ({ level: value => Math.sqrt(value / largest(values)), text: value => short(value, 3) }),
   legend: values => [ends([0, 0.25, 0.5, 1].map(tint), "0", short(largest(values), 3)), h("p", { class: "note" }, t("contributionSays"))],

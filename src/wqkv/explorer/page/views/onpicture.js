@@ -1,6 +1,7 @@
 // Beside a map of a text with pictures: its row, and what every token receives, on the pictures.
 
-import { h } from "../parts/dom.js";
+import { drawNotice } from "../frame/notices.js";
+import { fill, h } from "../parts/dom.js";
 import { flow } from "../parts/flow.js";
 import { short } from "../parts/format.js";
 import { scaleOf } from "../parts/photo.js";
@@ -13,17 +14,40 @@ import { t } from "../words/words.js";
 /** @import { Mapped } from "./mapped.js" */
 /** @import { TileShown } from "./tile.js" */
 
+/** @typedef {{ place: HTMLElement, tell: (i: number, tile: TileShown) => void }} RowPlace */
+
 /**
- * A row of a tile: where token i looks. What the tile does not show is not known.
+ * A place for a row of a map on the pictures; it is told which.
+ *
+ * @param {Mapped} what
+ * @returns {RowPlace}
+ */
+export function rowPlace(what) {
+  const place = h("section");
+  let told = -1;
+  const tell = (i, tile) => {
+    if (told === i) return;
+    told = i;
+    const show = parts => told === i && fill(place, parts);
+    rowOnPicture(i, tile, what).then(show, error => show(drawNotice(error)));
+  };
+  return { place, tell };
+}
+
+/**
+ * A row of a map: where token i looks. Of a row that cannot be asked for alone no more is known than
+ * the tile has.
  *
  * @param {number} i
  * @param {TileShown} tile
  * @param {Mapped} what
  */
-export function rowOnPicture(i, { values, q0, k0 }, what) {
+async function rowOnPicture(i, { values, q0, k0, cols }, what) {
+  const whole = cols === keyCount() || !what.row,
+    lookup = whole ? j => values[i - q0]?.[j - k0] ?? null : await /** @type {(i: number) => Promise<Lookup>} */ (what.row)(i);
   return [
     h("h3", {}, tokenTag(i), " ", t("looksAt")),
-    onPicture(j => values[i - q0]?.[j - k0] ?? null, { asked: opened.text.keys ? [] : [i], look: what.look(values), pick: j => go({ token: i, other: j }) }),
+    onPicture(lookup, { asked: opened.text.keys ? [] : [i], look: what.look(values), pick: j => go({ token: i, other: j }) }),
     what.kind === "weight" && scaleOf(keys()),
   ];
 }
