@@ -107,26 +107,20 @@ class AttentionMap(TileMap[Weights]):
         query = describe(self._numbers.given.query)
         return f"AttentionMap{list(self.shape)} of query {query}, mask {self.mask!r}"
 
-    # In a notebook
-
-    def _repr_html_(self) -> str:
-        batch, n_head, query_len, key_len = self.shape
-        count = min(n_head, pictures.LOOKED // max(1, query_len * key_len)) if batch else 0
-        found = [(f"head {h}", self[0, h]) for h in range(min(count, pictures.PICTURES))]
-        notes = ["sample 0"] if batch > 1 and found else []
-        if len(found) < n_head:
-            notes.append(f"{n_head - len(found)} heads are not drawn; `.plot()` draws all")
-        return pictures.html(repr(self), found, "; ".join(notes))
-
     def plot(self, size: int = 64) -> Figure:
-        """The exact means of size x size blocks of every head, as a matplotlib figure.
+        """The weights of every head of the first sample, as a matplotlib figure.
+
+        A map with more than `size` queries or keys is drawn in size x size blocks, exactly: each
+        cell is the weight that a block's queries, in the mean, give to a block's keys together. The
+        colors go from 0 to 1 in every figure, by the square root.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
         need("matplotlib", "show", "A plot")
-        found = self.thumbnail(size)[0]
-        return pictures.figure(repr(self), [(f"head {h}", one) for h, one in enumerate(found)])
+        means, (queries, keys) = self.thumbnail(size)[0], self._sides(0)
+        found = [pictures.of_means(f"head {h}", one, queries, keys) for h, one in enumerate(means)]
+        return pictures.figure(repr(self), found)
 
     def flat(self) -> AttentionMap:
         """The map with equal weights for all keys that a row may see; `lse` is ln(their number).

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from wqkv.attend.geometry import is_whole
+from wqkv.attend.geometry import check_held, is_whole
 from wqkv.doors import door
 from wqkv.errors import ArgumentError, KindError, describe, message
 
@@ -20,7 +20,7 @@ from wqkv.errors import ArgumentError, KindError, describe, message
 class Axis:
     """What the keys or the queries of a map are: a name per position, and where each one stands.
 
-    The positions of an axis are of one kind: tokens, patches of one picture, or pieces of one sound.
+    The positions of an axis are of one kind: tokens, patches of a picture, or pieces of a sound.
     Where several stand together, as [CLS] and patches, or a text and a picture, the map has a tuple
     of axes, one behind the other. An axis holds `source` by reference.
 
@@ -81,6 +81,7 @@ class Axis:
             )
         if places is None:
             return
+        check_held("places", places)
         if places.ndim != 1 or not is_whole(places):
             raise KindError(
                 message("`places` is no list of cells.", {"places": places}, "Pass whole numbers.")
@@ -95,6 +96,11 @@ class Axis:
             raise ArgumentError(
                 "`places` sets two positions on one cell.\nPass a cell of its own for each."
             )
+
+    @property
+    def numbered(self) -> bool:
+        """Whether no labels were given, so that they are made of the cells."""
+        return isinstance(self._labels, int)
 
     @property
     def count(self) -> int:
@@ -116,14 +122,23 @@ class Axis:
         return tuple(map(str, range(self.count)))
 
     def label(self, position: int) -> str:
-        """The name of what stands at a position; "" where that is padding."""
+        """The name of what stands at a position; "" where that is padding.
+
+        Raises:
+            ArgumentError: no such position.
+        """
+        if not 0 <= position < len(self):
+            raise ArgumentError(
+                f"There is no position {position}: the axis has {len(self)}, from 0 on.\n"
+                f"Pass 0 to {len(self) - 1}."
+            )
         cell = position if self.places is None else int(self.places[position])
         return self.labels[cell] if cell >= 0 else ""
 
     def position(self, cell: int) -> int | None:
         """The position that stands on a cell; None if none does."""
         if self.places is None:
-            return cell
+            return cell if 0 <= cell < self.count else None
         found = (self.places == cell).nonzero().flatten().tolist()
         return found[0] if found else None
 
@@ -221,8 +236,8 @@ def as_picture(source: Any) -> Tensor:  # a tensor, an array of any library, an 
     Raises:
         KindError: it is no picture.
     """
-    x = source
-    if not isinstance(source, Tensor):
+    x, file = source, not isinstance(source, Tensor)
+    if file:
         if not hasattr(source, "__array_interface__") and not hasattr(source, "__array__"):
             raise KindError(
                 f"`source` is {describe(source)}, which is no picture.\n"
@@ -234,7 +249,7 @@ def as_picture(source: Any) -> Tensor:  # a tensor, an array of any library, an 
     x = x.detach().cpu()
     if x.ndim == 2:
         x = x[None]
-    elif x.ndim in (3, 4) and x.shape[-3] not in (1, 3) and x.shape[-1] in (1, 3, 4):
+    elif x.ndim in (3, 4) and x.shape[-1] in (1, 3, 4) and (file or x.shape[-3] not in (1, 3)):
         x = x[..., :3].movedim(-1, -3)
     if x.ndim not in (3, 4) or x.shape[-3] not in (1, 3):
         raise KindError(

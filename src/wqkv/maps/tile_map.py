@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar
@@ -13,11 +13,13 @@ from torch import Tensor
 
 from wqkv.doors import door
 from wqkv.errors import ArgumentError
-from wqkv.maps import statistics
+from wqkv.maps import pictures, statistics
 from wqkv.maps.axis import (
     UNKNOWN,
     Axes,
+    Axis,
     OfMap,
+    Parts,
     as_given,
     known,
     label_at,
@@ -27,6 +29,7 @@ from wqkv.maps.axis import (
 )
 from wqkv.maps.overlay import overlay
 from wqkv.maps.picks import Index, Line, numbers, pick
+from wqkv.maps.scales import WEIGHTS, Scale
 from wqkv.maps.statistics import Top
 from wqkv.maps.weights import Numbers, aside
 
@@ -240,6 +243,32 @@ class TileMap(Generic[Of]):
         raise ArgumentError(
             f"There is no query {query!r} among {queries[sample]}.\n"
             "Pass a position, the (row, column) of a cell or the name of a token."
+        )
+
+    # In a notebook
+
+    def _repr_html_(self) -> str:
+        batch, n_head, query_len, key_len = self.shape
+        most = min(pictures.PICTURES, pictures.LOOKED // max(1, query_len * key_len))
+        tiles = [self[0, h] for h in range(min(n_head, most) if batch else 0)]
+        sides = self._sides(0) if tiles else ((), ())
+        found = [pictures.picture(f"head {h}", tile, *sides) for h, tile in enumerate(tiles)]
+        notes = ["sample 0"] if batch > 1 and found else []
+        if len(found) < n_head:
+            notes.append(f"{n_head - len(found)} heads are not drawn")
+        scale = self._scale([one.numbers for one in found])
+        return pictures.html(repr(self), found, "; ".join(notes), scale)
+
+    def _scale(self, numbers: Sequence[Tensor]) -> Scale:
+        """The scale of pictures of some of its numbers."""
+        return WEIGHTS
+
+    def _sides(self, sample: int) -> tuple[Parts, Parts]:
+        """What the queries and the keys of a sample are; by number where it is not known."""
+        queries, keys = self._axes.queries(), self._axes.keys()
+        return (
+            queries[sample] if queries else (Axis(self.shape[2]),),
+            keys[sample] if keys else (Axis(self.shape[3]),),
         )
 
     # How one process answers. SharedMap overrides these methods

@@ -17,7 +17,7 @@ from wqkv.upstream import of_torch
 
 #: Why what was kept by reference cannot be shown.
 CHANGED = (
-    "q, k, v, its output or a mask was changed in place after the forward and before it was moment "
+    "q, k, v, its output or a mask was changed in place after the forward and before it was asked "
     "for"
 )
 
@@ -92,7 +92,7 @@ class CapturedCall(NamedTuple):
     bias: Tensor | None  # (batch | 1, n_head | 1, query_len | 1, key_len)
     causal: bool  # decides where a mask has too few rows to show whether it is causal
     window: int | None  # decides there too: how many keys a query sees, its own included
-    backward: Backward | None = None  # where its gradient goes, if gradients are moment for
+    backward: Backward | None = None  # where its gradient goes, if gradients are asked for
     #: What the model made of all heads' outputs, (batch, query_len, n_head * d_v), before anybody
     #: saw them; `output` is what came of it. None if `output` is that of each head.
     finish: Callable[[Tensor], Tensor] | None = None

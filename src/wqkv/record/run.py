@@ -306,7 +306,7 @@ def replayed_run(
     captured: str,
     output: Tensor,
 ) -> Run:
-    """A run whose scores are computed again each time that its map is moment for.
+    """A run whose scores are computed again each time that its map is asked for.
 
     Args:
         shape: (batch, n_head, query_len, key_len).

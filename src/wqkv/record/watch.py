@@ -408,8 +408,9 @@ class Seen(Watching, Sequence[Kept]):
     def save(self, path: str | PathLike[str], values: bool = False) -> None:
         """Write the recording to a file, which `load_recording` reads on any machine.
 
-        It is one safetensors file, with q, k, the rules and lse of every run, the token ids, the
-        proofs, and the names, states and reasons of the layers. What is read from it answers as
+        It is one safetensors file, with q, k, the rules and lse of every run, the token ids, what
+        the queries and keys are (with the picture or sound that the model was given), the proofs,
+        and the names, states and reasons of the layers. What is read from it answers as
         this does, but for `writes`, which needs the model's modules. A file that is there is
         replaced when the new one is whole.
 
@@ -481,7 +482,8 @@ class Seen(Watching, Sequence[Kept]):
                 most -= math.prod(m.shape)
                 if most < 0:
                     break
-                found.append((one.name, m.thumbnail(pictures.SIDE)[0].mean(dim=0)))
+                means = m.thumbnail(pictures.SIDE)[0].mean(dim=0)
+                found.append(pictures.of_means(one.name, means, *m._sides(0)))
         return found
 
     def report(self) -> str:

@@ -35,12 +35,15 @@ NAMES = {
     "WeightConverter": "transformers.core_model_loading:WeightConverter",
     "WeightRenaming": "transformers.core_model_loading:WeightRenaming",
     "rename_source_key": "transformers.core_model_loading:rename_source_key",
-    # by family, the class that has a head for the next token, or for masked ones
+    # by family, the class that has a head for the next token, for masked ones, or for classes
     "CAUSAL": "transformers.models.auto.modeling_auto:MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
     "SEQ2SEQ": (
         "transformers.models.auto.modeling_auto:MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES"
     ),
     "MASKED": "transformers.models.auto.modeling_auto:MODEL_FOR_MASKED_LM_MAPPING_NAMES",
+    "CLASSES": (
+        "transformers.models.auto.modeling_auto:MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES"
+    ),
     # the outputs that a model collects while it runs
     "active_collector": "transformers.utils.output_capturing:_active_collector",
     "BaseModelOutput": "transformers.modeling_outputs:BaseModelOutput",

@@ -7,15 +7,24 @@ from functools import cache
 from typing import TypeAlias
 
 from wqkv.maps.axis import UNKNOWN, Axes, Axis, Parts
+from wqkv.record.inputs.latents import read_latents
 from wqkv.record.inputs.moment import CallSizes, HasAxes, Moment, RunCall
 from wqkv.record.inputs.patches import read_patches
+from wqkv.record.inputs.shifted import read_windows
+from wqkv.record.inputs.sound import read_sound
 from wqkv.record.inputs.text import read_text
 
 #: Says what the positions of a call are; None if it does not know. It explains every position, or
 #: says nothing: a wrong axis is worse than none.
 Reader: TypeAlias = Callable[[Moment, CallSizes], Axes | None]
 #: The readers, in the order in which they are asked.
-READERS: tuple[Reader, ...] = (read_text, read_patches)
+READERS: tuple[Reader, ...] = (
+    read_windows,
+    read_latents,
+    read_sound,
+    read_text,
+    read_patches,
+)
 
 
 def find_axes(

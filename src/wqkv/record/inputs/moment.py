@@ -34,7 +34,7 @@ class Running(NamedTuple):
 
     module: nn.Module
     name: str  # in the watched model
-    given: Mapping[str, Any]  # arguments of each model's own code
+    given: Mapping[str, Any]  # keyword arguments of each model's own code
     versions: Sequence[tuple[Tensor, int]]
 
     @property
@@ -45,7 +45,7 @@ class Running(NamedTuple):
     def tensors(self, *, floating: bool) -> dict[str, Tensor]:
         """Its tensors by the name of the argument: those of floats, or those of whole numbers."""
         return {
-            name: x
+            name: x.detach()
             for name, x in self.given.items()
             if isinstance(x, Tensor) and x.is_floating_point() == floating and x.dtype.itemsize > 1
         }
@@ -138,9 +138,8 @@ def is_kind(module: nn.Module, *names: str) -> bool:
     return any(kind.__name__ in names for kind in type(module).__mro__)
 
 
-def running(
-    module: nn.Module, name: str, given: Mapping[str, Any], own: set[int]
-) -> Running:  # arguments of each model's own code
+# `given` is keyword arguments of each model's own code.
+def running(module: nn.Module, name: str, given: Mapping[str, Any], own: set[int]) -> Running:
     """What is kept of a module that runs.
 
     Args:
@@ -153,8 +152,12 @@ def running(
 
 def _kept(value: object, own: set[int]) -> object:
     if isinstance(value, Tensor):
+        if value.is_nested:
+            return None
         whole = not value.is_floating_point() and not value.is_complex()
-        return value.detach() if whole or id(value) in own else Sized(tuple(value.shape))
+        # One that was computed with gradients would keep all that it was computed of.
+        plain = value.grad_fn is None and (whole or id(value) in own)
+        return value if plain else Sized(tuple(value.shape))
     if isinstance(value, int | float | str | None | bool):
         return value
     if isinstance(value, list | tuple):
