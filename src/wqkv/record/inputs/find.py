@@ -28,6 +28,7 @@ READERS: tuple[Reader, ...] = (
     read_sound,
     read_joined,
     read_text,
+    read_patches,
 )
 
 
