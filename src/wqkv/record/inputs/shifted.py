@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, TypeAlias
 from torch import Tensor, nn
 
 from wqkv.maps.axis import UNKNOWN, Axes, Axis, Parts, known
+from wqkv.record.inputs.cuts import Cut, cuts_of, sources, unnormalized
 from wqkv.record.inputs.moment import CallSizes, Moment, Running
-from wqkv.record.inputs.pixels import pictures_on
 from wqkv.record.inputs.places import Pair, cells, padded, rolled, sparse, unrolled, windows
 
 
@@ -80,9 +80,34 @@ def _axes(moment: Moment, pictures: int, one: Placed) -> Sequence[Parts]:
     count = math.prod(one.grid)
     return [
         (Axis(count, one.grid, source=source, places=places),)
-        for source in pictures_on(moment, pictures, one.grid)
+        for source in _sources(moment, pictures, one.grid)
         for places in one.places
     ]
+
+
+def _sources(moment: Moment, pictures: int, grid: Pair) -> Sequence[Tensor | None]:
+    """Each picture, exactly as large as its grid of cells; None where that is not known."""
+    for first in cuts_of(moment.convolved):
+        cut = _merged(first, grid) if first.batch == pictures else None
+        found = [] if cut is None else sources(cut, [cut], moment.modules)
+        if found and found[0] is not None:
+            return [x if x is None else unnormalized(x, moment.processor) for x in found]
+    return [None] * pictures
+
+
+def _merged(first: Cut, grid: Pair) -> Cut | None:
+    """The cut into a grid whose cells are made of 1, 4, 16, ... cells of a first one.
+
+    Models add what is missing to whole cells, or leave out what is too much.
+    """
+    side = 1
+    while len(first.cells) == 2 and side <= max(first.cells):
+        pairs = zip(first.cells, grid, strict=True)
+        if all(n in (size // side, -(-size // side)) for size, n in pairs):
+            step = tuple(one * side for one in first.step)
+            return first._replace(name="", made=(*first.made[:2], *grid), step=step)
+        side *= 2
+    return None
 
 
 # What a block was given
@@ -177,14 +202,13 @@ def _plain(first: int, moment: Moment, block: Running) -> Windowed | None:
 
 
 def _pooled(moment: Moment, block: Running) -> Windowed | None:
-    """SAM 2: as SAM, with queries that are the largest of a few cells at the first block of a stage."""
-    seen = _plain(1, moment, block)
-    stride = getattr(block.module, "query_stride", None)
+    """SAM 2: as SAM; where a stage begins, each query is the largest of a few cells."""
+    module: Any = block.module
+    seen, size, stride = _plain(1, moment, block), module.window_size, module.query_stride
     if seen is None or stride is None:
         return seen
     rows, columns = _pair(stride)
     grid = seen.keys.grid[0] // rows, seen.keys.grid[1] // columns
-    size = block.module.window_size
     window = (size // rows, size // columns) if size else grid
     places = windows(padded(cells(grid), window), window)
     return seen._replace(queries=Placed(grid, places))
@@ -198,8 +222,9 @@ def _twins(moment: Moment, block: Running) -> Windowed:
 
 
 def _gc_vit(moment: Moment, block: Running) -> Windowed | None:
-    """GC ViT of timm: windows, whose queries are made of the whole picture in every second block."""
-    seen, module = _plain(1, moment, block), block.module
+    """GC ViT of timm: in every second block the queries are made of the whole picture."""
+    module: Any = block.module
+    seen = _plain(1, moment, block)
     if seen is not None and getattr(module.attn, "use_global", True):
         return seen._replace(queries=None)
     return seen
@@ -208,7 +233,7 @@ def _gc_vit(moment: Moment, block: Running) -> Windowed | None:
 def _nest(moment: Moment, block: Running) -> Windowed | None:
     """NesT of timm: its blocks of cells, which stand in a square."""
     inner, module = moment.inside("TransformerLayer"), block.module
-    shape = () if inner is None else _hidden(inner).shape
+    shape: Sequence[int] = () if inner is None else _hidden(inner).shape
     if len(shape) != 4 or math.isqrt(shape[1]) ** 2 != shape[1]:
         return None
     size = _pair(module.block_size)
