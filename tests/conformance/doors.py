@@ -285,6 +285,7 @@ ARGUMENTS: dict[str, dict[str, Callable[[], Any]]] = {
     "patch": {"model": opened, "clean": lambda: text(3), "corrupted": lambda: "sea lamp wind"},
     "open_model": {},  # a folder: see `asked`
     "open_pair": {},
+    "open_vision": {},
     "open": {"model": opened, "text": lambda: text(3)},
     "survey": {},
     "what_if": {"view": view, "off": lambda: [(0, 0)]},
