@@ -26,7 +26,7 @@ class Scale(NamedTuple):
     level: Callable[[Tensor], Tensor]
     ticks: tuple[tuple[float, str], ...]  # the numbers that a legend names, from below
     stops: tuple[Color, Color, Color]  # the colors of the levels 0, 1/2 and 1
-    says: str  # what the colors mean, in a few words
+    says: str  # what the colors mean, in short
 
     def marks(self) -> list[tuple[float, str]]:
         """The level of each number that the legend names, and its name.

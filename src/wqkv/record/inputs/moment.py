@@ -173,7 +173,9 @@ def _kept(value: object, own: set[int]) -> object:
         return value
     if isinstance(value, list | tuple):
         return tuple(_kept(one, own) for one in value)
-    return None  # caches, outputs and other objects that hold states
+    if isinstance(value, Mapping):  # such as the output of a tower: the shapes of its states alone
+        return {key: _kept(one, set()) for key, one in value.items()}
+    return None  # caches and other objects that hold states
 
 
 def is_convolution(module: nn.Module) -> bool:

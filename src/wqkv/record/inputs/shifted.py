@@ -21,7 +21,7 @@ from wqkv.record.inputs.pixels import pictures_on
 from wqkv.record.inputs.places import Pair, cells, padded, rolled, sparse, unrolled, windows
 
 
-class Cut(NamedTuple):
+class Placed(NamedTuple):
     """A picture that is cut into windows."""
 
     grid: Pair
@@ -32,8 +32,8 @@ class Windowed(NamedTuple):
     """What the windows of one attention are."""
 
     pictures: int
-    keys: Cut
-    queries: Cut
+    keys: Placed
+    queries: Placed
 
 
 #: Reads how a block cuts what it was given; None if it cannot be known.
@@ -78,7 +78,7 @@ def _fits(seen: Windowed, sizes: CallSizes) -> bool:
     )
 
 
-def _axes(moment: Moment, count: int, cut: Cut) -> Sequence[Parts]:
+def _axes(moment: Moment, count: int, one: Placed) -> Sequence[Parts]:
     sources = pictures_on(moment, count, cut.grid)
     return [
         (Axis(math.prod(cut.grid), cut.grid, source=source, places=places),)
@@ -110,7 +110,7 @@ def _grid(block: Running, first: int) -> Pair | None:
 
 def _alike(block: Running, grid: Pair, places: Tensor) -> Windowed:
     """Windows whose queries are their keys."""
-    cut = Cut(grid, places)
+    cut = Placed(grid, places)
     return Windowed(_hidden(block).shape[0], cut, cut)
 
 
@@ -143,8 +143,8 @@ def _agrees(moment: Moment, shift: Pair) -> bool:
     the shift of now may not be that of then.
     """
     inner = moment.modules[-1].given
-    mmoment = inner.get("attention_mask", inner.get("mask")) is not None
-    return mmoment == any(shift)
+    masked = inner.get("attention_mask", inner.get("mask")) is not None
+    return masked == any(shift)
 
 
 def _torchvision_swin(moment: Moment, block: Running) -> Windowed | None:
@@ -189,7 +189,7 @@ def _pooled(moment: Moment, block: Running) -> Windowed | None:
     size = block.module.window_size
     window = (size // rows, size // columns) if size else grid
     places = windows(padded(cells(grid), window), window)
-    return seen._replace(queries=Cut(grid, places))
+    return seen._replace(queries=Placed(grid, places))
 
 
 def _max_vit(first: int, moment: Moment, block: Running) -> Windowed | None:
@@ -222,10 +222,10 @@ def _hiera(moment: Moment, block: Running) -> Windowed | None:
         return None
     model: Any = outer.module
     if hasattr(model, "encoder"):
-        mmoment, schedule = moment.inside("HieraEncoder"), model.encoder.schedule[0][0]
+        masked, schedule = moment.inside("HieraEncoder"), model.encoder.schedule[0][0]
     else:
-        mmoment, schedule = outer, model.unroll.schedule
-    if mmoment is None or _any_mmoment(mmoment):
+        masked, schedule = outer, model.unroll.schedule
+    if masked is None or _any_masked(masked):
         return None
     count, length, _ = _hidden(block).shape
     grid = _pair(moment.convolved[-1].made[-2:])
@@ -237,16 +237,16 @@ def _hiera(moment: Moment, block: Running) -> Windowed | None:
         return None
     step = getattr(attention, "query_stride", None) or attention.q_stride
     units = length // (step * attention.window_size) if attention.use_mask_unit_attn else 1
-    keys = Cut(grid, unrolled(cells(grid), strides).view(-1, units).T)
-    if step == 1:
+    keys = Placed(grid, unrolled(cells(grid), strides).view(-1, units).T)
+    if step == 1 or not strides:
         return Windowed(count, keys, keys)
     grid = grid[0] // strides[0][0], grid[1] // strides[0][1]
-    return Windowed(count, keys, Cut(grid, unrolled(cells(grid), strides[1:]).view(-1, units).T))
+    return Windowed(count, keys, Placed(grid, unrolled(cells(grid), strides[1:]).view(-1, units).T))
 
 
-def _any_mmoment(model: Running) -> bool:
+def _any_masked(model: Running) -> bool:
     """Whether patches were left out."""
-    return any(model.given.get(name) is not None for name in ("bool_mmoment_pos", "mask"))
+    return any(model.given.get(name) is not None for name in ("bool_masked_pos", "mask"))
 
 
 _FAMILIES: dict[str, Family] = {

@@ -2,6 +2,7 @@
 
 import { h } from "../parts/dom.js";
 import { count } from "../parts/format.js";
+import { smallerPicture } from "../parts/patch.js";
 import { opened } from "../reading/opened.js";
 import { computes, recorded } from "../reading/server.js";
 import { go, state } from "../reading/state.js";
@@ -46,6 +47,8 @@ export function drawTop(openText, openWindow) {
   else if (pair) second = box("pair", pair, t("pairText"));
   const form = recorded
     ? null
+    : opened.model?.reads === "picture"
+    ? pictureChoice(openText)
     : h(
         "form",
         {
@@ -123,6 +126,25 @@ export function drawTop(openText, openWindow) {
     recorded && recordedNote(recorded),
     opened.text && drawWindow(openWindow),
   ];
+}
+
+/**
+ * A model of pictures opens another one from a file, which is sent as an address that has it inside.
+ *
+ * @param {(text: string, beside: {}) => void} openText
+ */
+function pictureChoice(openText) {
+  const field = h("input", {
+    type: "file",
+    id: "picture",
+    "data-key": "picture",
+    accept: "image/*",
+    onchange: async () => {
+      const [file] = field.files ?? [];
+      if (file) openText(await smallerPicture(file), {});
+    },
+  });
+  return h("p", { class: "ask" }, h("label", { class: "openpicture" }, t("openPicture"), field));
 }
 
 function saveMenu() {

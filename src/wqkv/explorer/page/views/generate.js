@@ -4,13 +4,14 @@ import { foot, pythonOf } from "../frame/foot.js";
 import { paint, tint } from "../parts/color.js";
 import { fill, h } from "../parts/dom.js";
 import { clamp, count, visible, weight } from "../parts/format.js";
+import { pictureAt } from "../parts/patch.js";
 import { barPicture } from "../parts/picture.js";
-import { bdi } from "../parts/token.js";
+import { named, tokenOf } from "../parts/token.js";
 import { bar, sharesOf, topsOf } from "../parts/vector.js";
 import { opened, size } from "../reading/opened.js";
 import { get, workOnce } from "../reading/server.js";
 import { go, state } from "../reading/state.js";
-import { entriesOf, strongest } from "../steps/worked.js";
+import { strongest, weightsOf } from "../steps/worked.js";
 import { t } from "../words/words.js";
 import { chosenSampling, nextShares, nextTable, samplingName, samplingPanel, samplingSays, writtenSampling } from "./sampling.js";
 
@@ -154,9 +155,10 @@ function scrubber(answer, moment, last) {
  * @param {RowAnswer} row
  */
 function sentence(answer, step, row) {
-  const weights = new Map(entriesOf(row).map(one => [one.index, one.weight])),
+  const weights = weightsOf(row),
     first = answer.steps[0].position,
     from = Math.max(0, step.position - LATEST);
+  const written = { tokens: [...answer.tokens], pictures: opened.text.pictures };
   const tokens = answer.tokens.slice(from, step.position + 1).map((token, i) => {
     const j = from + i,
       value = weights.get(j);
@@ -166,7 +168,7 @@ function sentence(answer, step, row) {
         class: `w${j >= first ? " new" : ""}${j === step.position ? " chosen" : ""}`,
         title: `${j}: ${value === undefined ? "" : weight(value)}`,
       },
-      visible(token),
+      pictureAt(written, j) ? tokenOf(written, j) : visible(token),
     );
     if (j !== step.position && value !== undefined && value > 0.0005) paint(part, tint(value));
     return [part, " "];
@@ -194,7 +196,7 @@ function looked(tokens, ranked, tops) {
           "tr",
           {},
           h("td", { class: "at" }, index),
-          h("th", { scope: "row" }, bdi(tokens[index])),
+          h("th", { scope: "row" }, named({ tokens: [...tokens], pictures: opened.text.pictures }, index)),
           h("td", { class: "right", title: String(value) }, weight(value)),
           h("td", { class: "barcell" }, bar(value, tops, "share")),
         ),
