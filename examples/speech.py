@@ -18,6 +18,7 @@ from transformers import WhisperFeatureExtractor
 import wqkv
 
 RATE, SECONDS = 16_000, 0.02
+PROMPT = 2  # the tokens before the text: its start, and that no times are asked for
 
 
 def read(path):
@@ -35,11 +36,10 @@ def listen(model, tokenizer, samples):
     with torch.no_grad(), wqkv.watch(model, processor=tokenizer) as seen:
         ids = model.generate(features.input_features)[0].tolist()
     cross = [seen[i] for i, layer in enumerate(seen.layers) if layer.kind == "cross"]
-    heads, end = model.generation_config.alignment_heads, cross[0].shape[2]
-    first = end - len(ids)
-    times = wqkv.token_times(cross, heads, range(first, end), until=len(samples) / RATE).tolist()
+    heads, spoken = model.generation_config.alignment_heads, range(PROMPT, PROMPT + len(ids))
+    times = wqkv.token_times(cross, heads, spoken, until=len(samples) / RATE).tolist()
     # a token is written by the query before it
-    looks = torch.stack([cross[i][0, head, first - 1 :] for i, head in heads]).mean(dim=0)
+    looks = torch.stack([cross[i][0, head, PROMPT - 1 :] for i, head in heads]).mean(dim=0)
     texts = [tokenizer.decode([token]) for token in ids]
     firsts = [i for i, text in enumerate(texts) if i == 0 or text.startswith(" ")]
     words = [
