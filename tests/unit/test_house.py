@@ -96,6 +96,7 @@ ORDER = (
     "wqkv.maps.axis",
     "wqkv.maps.pictures",
     "wqkv.maps.sound_overlay",
+    "wqkv.maps.panels",
     "wqkv.maps.overlay",
     "wqkv.maps.picks",
     "wqkv.maps.weights",
