@@ -55,9 +55,12 @@ from wqkv.layer.latent import LatentAttention
 from wqkv.layer.norms import Norm, QKNorm, Temperature
 from wqkv.layer.trace import Trace
 from wqkv.maps.attention_map import AttentionMap
+from wqkv.maps.axis import Axis
 from wqkv.maps.link_map import EffectMap, LinkMap
+from wqkv.maps.overlay import overlay
 from wqkv.maps.rollout import rollout
 from wqkv.maps.shared import SharedMap
+from wqkv.maps.token_times import token_times
 from wqkv.record.recording import load_recording
 from wqkv.record.seen_effects import SeenEffects
 from wqkv.record.watch import Seen, watch
@@ -83,6 +86,7 @@ __all__ = [
     "AllToAll",
     "ArgumentError",
     "AttentionMap",
+    "Axis",
     "Bias",
     "Causal",
     "Chunked",
@@ -162,12 +166,14 @@ __all__ = [
     "open_model",
     "open_pair",
     "open_vision",
+    "overlay",
     "parity",
     "patch",
     "rollout",
     "shard_heads",
     "survey",
     "to_torch",
+    "token_times",
     "use",
     "watch",
     "what_if",

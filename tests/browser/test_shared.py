@@ -8,7 +8,7 @@ from importlib.resources import files
 import torch
 
 from wqkv.draw import steps
-from wqkv.maps.display import DARK, LIGHT, color
+from wqkv.maps.display import DARK, LIGHT, color, visible
 
 PAGE = files("wqkv.explorer") / "page"
 
@@ -59,7 +59,7 @@ def test_numbers(open_page):
 
 def test_tokens(open_page):
     page, given = open_page(), characters()
-    assert run(page, "format.js", "all.visible(one)", given) == [steps.visible(c) for c in given]
+    assert run(page, "format.js", "all.visible(one)", given) == [visible(c) for c in given]
     given = ["", " ", "  ", "it", "a b", "\n", "ö" * 20, "ö" * 21, "\u202e" * 4, "\U0001f600" * 21]
     shown = run(page, "format.js", "all.label(one)", given)
     assert shown == [steps.label([token], 0) for token in given]

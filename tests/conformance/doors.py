@@ -78,7 +78,7 @@ VALUES = [
         "Sequence[SupportsIndex] Sequence[bool] Iterable Sequence[Hashable]",
         lambda: [True],
     ),
-    Wrong("['x']", f"Collection[str] {ANY_LIST}", lambda: ["x"]),
+    Wrong("['x']", f"Collection[str] Sequence[str] {ANY_LIST}", lambda: ["x"]),
     Wrong("[nan]", f"Sequence[float] {ANY_LIST}", lambda: [math.nan]),
     Wrong("[None]", ANY_LIST, lambda: [None]),
     Wrong("[[1], [1, 2]]", "Sequence Iterable", lambda: [[1], [1, 2]]),
@@ -144,7 +144,11 @@ def heads_of(n: int = N) -> torch.Tensor:
 
 
 def a_map() -> wqkv.AttentionMap:
-    return wqkv.AttentionMap(heads_of(), heads_of())
+    return wqkv.AttentionMap(heads_of(), heads_of()).on(keys=wqkv.Axis(N))
+
+
+def an_axis() -> wqkv.Axis:
+    return wqkv.Axis(N, grid=(1, N), source=floats(3, 4, 2 * N))
 
 
 def own_map() -> wqkv.AttentionMap:
@@ -192,6 +196,7 @@ MADE: dict[str, Callable[[], Any]] = {
     "ALiBi": lambda: wqkv.ALiBi(H),
     "AllToAll": wqkv.AllToAll,
     "AttentionMap": a_map,
+    "Axis": an_axis,
     "Causal": wqkv.Causal,
     "Chunked": lambda: wqkv.Chunked(2),
     "Cross": lambda: filled(wqkv.Cross()),
@@ -220,7 +225,7 @@ MADE: dict[str, Callable[[], Any]] = {
     "Seen": seen,
     "SeenEffects": lambda: seen().effects(),
     "Segments": lambda: wqkv.Segments([[0, 0, 1, 1, 1]]),
-    "SharedMap": lambda: wqkv.SharedMap.tokens(wqkv.Ranks(), heads_of(), heads_of()),
+    "SharedMap": lambda: wqkv.SharedMap.tokens(wqkv.Ranks(), heads_of(), heads_of()).on(an_axis()),
     "Spread": lambda: filled(wqkv.Spread()),
     "Static": lambda: filled(wqkv.Static(9)),
     "T5Bias": lambda: wqkv.T5Bias(floats(8, H), bidirectional=True),
@@ -264,6 +269,8 @@ ARGUMENTS: dict[str, dict[str, Callable[[], Any]]] = {
     "explain": QKV,
     "merge": {"first": lambda: wqkv.Partial(heads_of(), floats(B, H, N))},
     "rollout": {"maps": lambda: [a_map()], "vector": lambda: floats(N)},
+    "Axis": {"labels": lambda: N},
+    "overlay": {"numbers": lambda: floats(N), "axis": an_axis},
     "use": {"model": model},
     "watch": {"model": model},
     "parity": {"model": model},
@@ -278,6 +285,7 @@ ARGUMENTS: dict[str, dict[str, Callable[[], Any]]] = {
     "patch": {"model": opened, "clean": lambda: text(3), "corrupted": lambda: "sea lamp wind"},
     "open_model": {},  # a folder: see `asked`
     "open_pair": {},
+    "open_vision": {},
     "open": {"model": opened, "text": lambda: text(3)},
     "survey": {},
     "what_if": {"view": view, "off": lambda: [(0, 0)]},
@@ -398,6 +406,12 @@ ARGUMENTS: dict[str, dict[str, Callable[[], Any]]] = {
     "times": {"X": lambda: floats(N, 2)},
     "t_times": {"Y": lambda: floats(N, 2)},
     "mass": {"keys": lambda: [1]},
+    "on": {"keys": an_axis},
+    "cells": {"numbers": lambda: floats(N)},
+    "pixels": {"numbers": lambda: floats(N)},
+    "label": {"position": lambda: 0},
+    "position": {"cell": lambda: 0},
+    ".overlay": {"query": lambda: 0, "head": lambda: 0},
     "thumbnail": {},
     "coverage": {"share": lambda: 0.9},
     "frequencies": {"rope": wqkv.RoPE},

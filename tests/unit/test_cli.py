@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 import wqkv
-from tests.tiny import tiny_llama
+from tests.tiny import draw_photo, tiny_llama, tiny_vit
 from tests.unit.draw import test_diff, test_heads, test_parity
 from tests.unit.draw.stories import make
 from wqkv import Quantized, cli
@@ -394,6 +394,43 @@ def test_mistakes_of_open(capsys, explored, monkeypatch, tmp_path, argv, message
     assert (code, out, explored) == (2, "", [])
     assert err.startswith("wqkv: ") and message in err
     assert err.count("\n") == 1
+
+
+def test_open_a_picture(capsys, explored, monkeypatch, tmp_path):
+    model, photo = tiny_vit(), str(draw_photo(tmp_path / "photo.png"))
+    monkeypatch.setattr(opening, "open_any", lambda name, progress: model)
+    assert run(capsys, "open", photo, "--no-browser")[0] == 0
+    assert explored[-1][:2] == (model, photo)
+    page = tmp_path / "page.html"
+    assert run(capsys, "open", photo, "--save", str(page))[0] == 0
+    assert "data:image/png" in page.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "tiny-vit reads a picture, and no text. Pass the path of a picture"),
+        (["photo.png", "--pair", "A dog."], "tiny-vit reads a picture, and no text."),
+        (["photo.png", "--chat"], "tiny-vit reads a picture, and no text."),
+        (["What is this?"], "there is no file 'What is this?'. Pass the path of a picture"),
+        (["text.txt"], "'text.txt' is no picture that opens (Unidentified"),
+        (["photo.png", "--lang", "zh", "--chat"], "tiny-vit 读的是图片，不读文本。"),
+    ],
+)
+def test_mistakes_of_open_with_a_picture(capsys, explored, monkeypatch, tmp_path, argv, message):
+    draw_photo(tmp_path / "photo.png")
+    (tmp_path / "text.txt").write_text("A text.")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(opening, "open_any", lambda name, progress: tiny_vit())
+    code, out, err = run(capsys, "open", *argv, "--no-browser")
+    assert (code, out, explored) == (2, "", []) and message in err
+
+
+def test_a_picture_for_a_model_of_texts(capsys, explored, monkeypatch, tmp_path):
+    photo = str(draw_photo(tmp_path / "photo.JPG"))
+    monkeypatch.setattr(opening, "open_any", lambda name, progress: tiny_llama(layers=1))
+    code, _, err = run(capsys, "open", photo)
+    assert code == 2 and f"tiny-llama reads a text, and {photo!r} is a picture." in err
 
 
 @pytest.mark.parametrize("module", ["starlette", "uvicorn"])

@@ -109,7 +109,7 @@ def say_written(path: Path, lang: str = LANGUAGES[0]) -> None:
 
 def say_picture(path: Path, lang: str) -> None:
     """Print to stderr which picture was written, and whether it lacks the letters of `lang`."""
-    from wqkv.draw.plots import drawable
+    from wqkv.fonts import drawable
 
     say_written(path, lang)
     if drawable(lang) != lang:

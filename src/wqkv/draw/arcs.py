@@ -10,11 +10,13 @@ from pathlib import Path
 from string import ascii_lowercase
 from typing import Any, NamedTuple
 
-from wqkv.draw import effects, steps
-from wqkv.draw.plots import MARK, check_format, drawable, fonts, wrapped
+from wqkv.draw import effects
+from wqkv.draw.plots import MARK, check_format, wrapped
 from wqkv.effects.records import LinkEffect, Why
 from wqkv.errors import need
+from wqkv.fonts import drawable, fonts
 from wqkv.maps import display
+from wqkv.maps.display import short, visible
 from wqkv.sentences import say, translated
 from wqkv.sentences.errors import mistake
 from wqkv.sentences.why import LISTED, PICTURED
@@ -91,7 +93,7 @@ class _Sheet:
 
         every = [token for tokens in effects.texts(found).values() for token in tokens]
         said = " ".join([found.model, translated(effects.asked(found), lang), *every])
-        families, self.missing = fonts(steps.visible(said), lang)
+        families, self.missing = fonts(visible(said), lang)
         # Keyword arguments of matplotlib. A token may be "$", which is not a formula.
         self.font: dict[str, Any] = {"parse_math": False, "fontfamily": families}
         self.figure = Figure(dpi=160)
@@ -102,7 +104,7 @@ class _Sheet:
 
     def shown(self, text: str) -> str:
         """A text as it is drawn: what no font has stands there as its code."""
-        return text and steps.visible(translated(text, self.lang)).translate(self.missing)
+        return text and visible(translated(text, self.lang)).translate(self.missing)
 
     def wide(self, text: str, size: float = 9) -> float:
         """How wide a text is, in inches."""
@@ -171,7 +173,7 @@ def _lines(sheet: _Sheet, arcs: Sequence[_Arc]) -> list[_Line]:
 
 def _line(sheet: _Sheet, tokens: Sequence[str], touched: Sequence[int]) -> _Line:
     """Lay out one text: its tokens side by side, or upright where they are too many for that."""
-    names = [steps.short(sheet.shown(token)) for token in tokens]
+    names = [short(sheet.shown(token)) for token in tokens]
     room = WIDE - 2 * MARGIN
     if len(names) * 2 * BLANK < room:  # else they are not measured, because that takes time
         wide = [sheet.wide(name, 10) + BLANK for name in names]
@@ -349,7 +351,7 @@ def _list(sheet: _Sheet, arcs: Sequence[_Arc]) -> None:
     found = sheet.found
 
     def cut(token: str) -> str:
-        return steps.short(sheet.shown(token))
+        return short(sheet.shown(token))
 
     titles = {one.links[0]: one.title for one in effects.lists(found)}
     parts = len(found.tokens) > 1

@@ -14,12 +14,14 @@ from torch import Tensor
 
 from wqkv import __version__
 from wqkv.draw import steps
-from wqkv.draw.plots import MARK, check_format, drawable, fonts, wrapped
+from wqkv.draw.plots import MARK, check_format, wrapped
 from wqkv.draw.to_json import Json, plain
 from wqkv.effects.diff import Diff, HeadDiff, RowDiff
 from wqkv.errors import need
+from wqkv.fonts import drawable, fonts
 from wqkv.maps import display
 from wqkv.maps.attention_map import AttentionMap
+from wqkv.maps.display import short, visible
 from wqkv.sentences import say, translated
 from wqkv.sentences.diff import DIFF
 from wqkv.sentences.errors import mistake
@@ -87,7 +89,7 @@ def show(found: Diff, console: Console, lang: str = "en") -> None:
 
     def token(j: int) -> Text:
         """Token j and its position, `Spain@17`."""
-        at, name = f"@{j}", Text(steps.visible(found.tokens[j], pen.encoding))
+        at, name = f"@{j}", Text(visible(found.tokens[j], pen.encoding))
         name.truncate(max(1, wide - len(at)), overflow="ellipsis")
         return name.append(at)
 
@@ -209,10 +211,10 @@ def save_png(found: Diff, path: str | Path, lang: str = "en") -> None:
     heads, n = found.heads[:DRAWN_HEADS], len(found.tokens)
     pairs = [[picture(one, head.head) for one in found.maps[head.layer]] for head in heads]
     lang = drawable(lang)
-    said = [steps.visible(translated(line, lang)) for line in lines(found)]
+    said = [visible(translated(line, lang)) for line in lines(found)]
     names = [steps.label(found.tokens, j) for j in range(n)]
     families, missing = fonts("".join([*said, *names]), lang)
-    labels = [steps.short(name.translate(missing)) for name in names]
+    labels = [short(name.translate(missing)) for name in names]
     ticks = range(0, n, math.ceil(n / NAMED))
     named = [labels[j] if n <= NAMED else f"{labels[j]}@{j}" for j in ticks]
     # Keyword arguments of a foreign call. A token may be "$", which is not a formula.

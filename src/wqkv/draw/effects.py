@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from wqkv.draw import steps
 from wqkv.effects.records import GroupEffect, LinkEffect, Why
+from wqkv.maps.display import short, visible
 from wqkv.sentences import say
 from wqkv.sentences.counts import count_of
 from wqkv.sentences.why import LISTED, QUESTION, TOGETHER, UNCHECKED
@@ -53,7 +54,7 @@ def names(found: Why) -> tuple[str, str]:
 
 
 def _quoted(text: str) -> str:
-    return f"'{steps.short(steps.visible(text))}'" if text.strip(" ") else repr(text)
+    return f"'{short(visible(text))}'" if text.strip(" ") else repr(text)
 
 
 def texts(found: Why) -> dict[str, tuple[str, ...]]:
@@ -224,7 +225,7 @@ def named(found: Why, link: LinkEffect, cut: Callable[[str], str]) -> str:
 
 def named_group(found: Why, group: GroupEffect) -> str:
     """Return what a group is: `layer 3, head 4`, `Spain@17` or `tokens 0 to 6: The capital of`."""
-    name = steps.visible(group.label)
+    name = visible(group.label)
     if group.by == "head":
         name = say(LISTED["a_head"], layer=group.layer, head=group.head)
     if group.by == "token":

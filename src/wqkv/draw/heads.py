@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wqkv import __version__
 from wqkv.draw import steps
-from wqkv.draw.plots import check_format, drawable, fonts, wrapped
+from wqkv.draw.plots import check_format, wrapped
 from wqkv.draw.to_json import Json, plain
 from wqkv.errors import need
+from wqkv.fonts import drawable, fonts
+from wqkv.maps.display import visible
 from wqkv.sentences import say, translated
 from wqkv.sentences.counts import count_of
 from wqkv.sentences.errors import mistake
@@ -111,7 +113,7 @@ def show(heads: Heads, model: str, console: Console, lang: str = "en") -> None:
     cell, blocks = _layout(n_head, console.width - gutter)
     pen.write(Text(pen.said(title(heads, model)), "bold"), indent=0)
     if unread := steps.cannot_read(heads.unread, model, pen.lang):
-        pen.write(Text(steps.visible(unread, pen.encoding)), indent=0)
+        pen.write(Text(visible(unread, pen.encoding)), indent=0)
     for block in blocks:
         pen.write(Text())
         names = [f"{'H' if at == block.start else ''}{at}" for at in block]
@@ -285,7 +287,7 @@ def save_png(heads: Heads, model: str, path: str | Path, lang: str = "en") -> No
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
     lang = drawable(lang)
-    named = steps.visible(translated(title(heads, model), lang))
+    named = visible(translated(title(heads, model), lang))
     families, missing = fonts(named, lang)  # a folder or a file may be named in any script
     # Keyword arguments of matplotlib. A name may hold "$", which is not a formula.
     font: dict[str, Any] = {"parse_math": False, "fontfamily": families}

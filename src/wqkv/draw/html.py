@@ -21,8 +21,9 @@ from wqkv.draw.matrix import (
     side_by_side,
     write_sum,
 )
-from wqkv.draw.png import data_url
 from wqkv.maps import display
+from wqkv.maps.display import visible
+from wqkv.maps.png import data_url
 from wqkv.sentences import in_language
 from wqkv.sentences.seen import SEEN
 from wqkv.study.one_token import TokenStory
@@ -88,7 +89,7 @@ def asset(name: str) -> str:
 
 def escaped(text: str) -> str:
     """Return a text for HTML, with line breaks and control characters as codes."""
-    return escape(steps.visible(text))
+    return escape(visible(text))
 
 
 def _story(story: TokenStory, i: int, lang: str) -> str:
@@ -126,7 +127,7 @@ def _story(story: TokenStory, i: int, lang: str) -> str:
 
 
 def _title(story: TokenStory) -> str:
-    sentence = steps.visible(story.sentence)
+    sentence = visible(story.sentence)
     return escape(sentence if len(sentence) <= TITLE else sentence[: TITLE - 3] + "...")
 
 

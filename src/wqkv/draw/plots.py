@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,11 @@ from torch import Tensor
 
 from wqkv.draw import steps
 from wqkv.draw.matrix import Product, legend, pixels, scale_ends, side_by_side, write_sum
-from wqkv.draw.png import BLUE, ORANGE
 from wqkv.errors import ArgumentError, need
-from wqkv.maps.display import Color
-from wqkv.sentences import LANGUAGES, LETTERS, Said, in_language, say
+from wqkv.fonts import drawable, fonts, fonts_for
+from wqkv.maps.display import Color, short, visible
+from wqkv.maps.png import BLUE, ORANGE
+from wqkv.sentences import LETTERS, Said, in_language, say
 from wqkv.sentences.errors import mistake, one_of
 from wqkv.sentences.seen import SAID, SEEN
 from wqkv.study.one_token import TokenStory
@@ -25,8 +25,6 @@ from wqkv.study.one_token import TokenStory
 FORMATS = (".png", ".svg", ".pdf")
 #: The color that marks the chosen token.
 MARK = "#d95f02"
-#: Fonts that say they can draw a letter, and draw a box or another letter.
-NOT_TEXT = ("Last Resort", "cm", "STIX")
 #: How many tokens an axis names at most; of more it names every second, third, ...
 LABELS = 64
 #: The colors of lines around a picture, of the ground of a marked number, of a failed proof.
@@ -38,8 +36,6 @@ TITLED, SAYS, NOTE = 11, 9, 8
 #: The height of matrices side by side and of WO, in inches; the pixels of an inch; and how many
 #: numbers a picture has at most, down and across: no more than pixels, or some would be left out.
 TALL, LOW, DPI, ROOM = 3.6, 2.0, 180, (400, 512)
-#: The scripts that a font of the Noto family is named after.
-SCRIPTS = ("ARABIC", "HEBREW", "DEVANAGARI", "BENGALI", "TAMIL", "THAI", "ARMENIAN", "GEORGIAN")
 
 
 def check_format(path: str | Path) -> None:
@@ -81,8 +77,8 @@ def save_story(story: TokenStory, path: str | Path, lang: str = "en") -> tuple[S
     texts, groups = in_language(SEEN, lang), side_by_side(story)
     told = [
         _story_title(story),
-        steps.visible(steps.where(story, lang)),
-        steps.visible(steps.prove(story, lang)),
+        visible(steps.where(story, lang)),
+        visible(steps.prove(story, lang)),
         *(steps.label(story.tokens, j) for j in range(len(story.tokens))),
     ]
     families, missing = fonts("".join(told), lang)
@@ -121,7 +117,7 @@ def save_story(story: TokenStory, path: str | Path, lang: str = "en") -> tuple[S
 
 
 def _story_title(story: TokenStory) -> str:
-    sentence = steps.visible(story.sentence)
+    sentence = visible(story.sentence)
     return sentence if len(sentence) <= TITLE else sentence[: TITLE - 3] + "..."
 
 
@@ -226,7 +222,7 @@ def _draw_map(
     n = len(labels)
     step = math.ceil(n / LABELS)
     ticks = list(range(story.token % step, n, step))  # so that the chosen token is named
-    named = [steps.short(labels[j]) for j in ticks]
+    named = [short(labels[j]) for j in ticks]
     axes = figure.add_subplot()
     image = axes.imshow(story.map.numpy(), cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1))
     axes.set_xticks(ticks, named, rotation=90, fontsize=9, **font)
@@ -249,58 +245,6 @@ def _listed(missing: Mapping[int, str]) -> str:
     """Name the first of some characters."""
     shown = [chr(code) for code in sorted(missing)][:LISTED]
     return " ".join([*shown, "..."] if len(missing) > LISTED else shown)
-
-
-def fonts_for(characters: Iterable[int]) -> str:
-    """Return fonts that have some characters: free ones, one for each of their scripts.
-
-    >>> fonts_for(map(ord, "猫آ한"))
-    'Noto Sans Arabic, Noto Sans CJK SC'
-    """
-    scripts = {unicodedata.name(chr(code), "?").split()[0] for code in characters}
-    return ", ".join(sorted({_noto(script) for script in scripts}))
-
-
-def _noto(script: str) -> str:
-    if script in ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "IDEOGRAPHIC", "FULLWIDTH"):
-        return "Noto Sans CJK SC"
-    return f"Noto Sans {script.title()}" if script in SCRIPTS else "Noto Sans Symbols, Noto Emoji"
-
-
-def drawable(lang: str) -> str:
-    """Return the language if an installed font has its letters, and else the first of LANGUAGES."""
-    return LANGUAGES[0] if fonts("", lang)[1] else lang
-
-
-def fonts(text: str, lang: str = LANGUAGES[0]) -> tuple[list[str], dict[int, str]]:
-    r"""Return the installed font families that can draw `text`, and what replaces the rest.
-
-    A character that no font has is replaced by its code: `\u732b`.
-
-    Args:
-        lang: one of LANGUAGES, the language of sentences that are drawn besides.
-    """
-    from matplotlib import font_manager, ft2font
-
-    families = ["DejaVu Sans"]  # comes with matplotlib
-    shipped = ft2font.FT2Font(font_manager.findfont(families[0]))
-    missing = {c for c in text + LETTERS[lang] if not shipped.get_char_index(ord(c))}
-    upright = [
-        font
-        for font in font_manager.fontManager.ttflist
-        if font.style == "normal" and font.weight == 400 and not font.name.startswith(NOT_TEXT)
-    ]
-    for font in sorted(upright, key=lambda font: ("Sans" not in font.name, font.name)):
-        if not missing:
-            break
-        try:
-            face = ft2font.FT2Font(font.fname)
-        except RuntimeError:  # a font of bitmaps alone, as colored emoji are
-            continue
-        if found := {c for c in missing if face.get_char_index(ord(c))}:
-            families.append(font.name)
-            missing -= found
-    return families, {ord(c): c.encode("unicode_escape").decode("ascii") for c in missing}
 
 
 def wrapped(text: str, letters: int) -> list[str]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wqkv import __version__
-from wqkv.draw import steps
 from wqkv.draw.to_json import Json, plain
-from wqkv.maps.display import weight
+from wqkv.maps.display import visible, weight
 from wqkv.sentences import say
 from wqkv.sentences.rate import RATE
 from wqkv.study.hit_rate import HitRate, Tried
@@ -36,9 +35,9 @@ def show(found: HitRate, console: Console, lang: str = "en") -> None:
     width = max(map(cell_len, marks.values())) + 2
     for one, met in zip(found.tried, found.hit, strict=True):
         mark = set_cell_size(marks[met], width)
-        text = steps.visible(one.expectation.text, pen.encoding)
+        text = visible(one.expectation.text, pen.encoding)
         pen.write(Text.assemble((mark, "green" if met else "red"), text), indent=0)
-        told = steps.visible(_strongest(found, one), pen.encoding)
+        told = visible(_strongest(found, one), pen.encoding)
         pen.write(Text(told, "dim"), indent=width)
 
 

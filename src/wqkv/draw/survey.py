@@ -16,6 +16,7 @@ from wqkv.draw import heads as table
 from wqkv.draw import steps
 from wqkv.draw.html import asset, escaped, frame
 from wqkv.maps import display
+from wqkv.maps.display import visible
 from wqkv.sentences import recognized, say, translated
 from wqkv.sentences.counts import count_of
 from wqkv.sentences.heads import LABELS as NAMES
@@ -56,7 +57,7 @@ def page(found: Survey, lang: str = "en") -> str:
         *articles,
         "</main>",
     ]
-    title = _said(lang, "title", model=steps.visible(found.model))
+    title = _said(lang, "title", model=visible(found.model))
     return frame(title, style + _label_colors(), body, lang=lang)
 
 

@@ -17,9 +17,10 @@ from wqkv.draw.matrix import (
     side_by_side,
     write_sum,
 )
-from wqkv.draw.png import BLUE, ORANGE
 from wqkv.errors import need
 from wqkv.maps import display
+from wqkv.maps.display import visible
+from wqkv.maps.png import BLUE, ORANGE
 from wqkv.sentences import LANGUAGES, LETTERS, in_language, translated
 from wqkv.sentences.errors import mistake
 from wqkv.sentences.seen import SEEN
@@ -61,9 +62,9 @@ def see(story: TokenStory, console: Console, lang: str = "en") -> None:
     pen = Pen(console, lang)
     lang = pen.lang
     say, groups = in_language(SEEN, lang), side_by_side(story)
-    pen.write(Text(steps.visible(steps.where(story, lang), pen.encoding), "bold"), indent=0)
+    pen.write(Text(visible(steps.where(story, lang), pen.encoding), "bold"), indent=0)
     if unread := steps.cannot_read(story.unread, story.model, lang):
-        pen.write(Text(steps.visible(unread, pen.encoding)), indent=0)
+        pen.write(Text(visible(unread, pen.encoding)), indent=0)
     if not story.proof.holds:
         _proof(pen, story, lang)
     for i, step in enumerate(steps.tell(story, pen.encoding, lang), start=1):
@@ -108,7 +109,7 @@ class Pen:
         self.console = console
         self.encoding = console.encoding
         # Where the encoding lacks the characters, English is better than their codes.
-        self.lang = lang if steps.visible(LETTERS[lang], self.encoding) == LETTERS[lang] else "en"
+        self.lang = lang if visible(LETTERS[lang], self.encoding) == LETTERS[lang] else "en"
         self.width = max(console.width - INDENT, 12)
         # Without colors rich still writes codes for bold and dim; NO_COLOR asks for none at all.
         self.color = (
@@ -122,7 +123,7 @@ class Pen:
 
     def said(self, sentence: str) -> str:
         """Return a sentence as it is printed: in the pen's language, if it knows itself in it."""
-        return sentence and steps.visible(translated(sentence, self.lang), self.encoding)
+        return sentence and visible(translated(sentence, self.lang), self.encoding)
 
     def write(self, text: Text, indent: int = INDENT) -> None:
         """Print one text, wrapped at blanks and indented."""
@@ -154,7 +155,7 @@ class Pen:
 
     def fit(self, token: str, width: int, style: str = "") -> Text:
         """Return a token in at most `width` cells; one that is CHOSEN is marked by shapes too."""
-        text = Text(steps.visible(token, self.encoding), style)
+        text = Text(visible(token, self.encoding), style)
         if style == CHOSEN and not self.color:
             text = Text(f">{text.plain}<")
         text.truncate(width, overflow="ellipsis")
@@ -347,7 +348,7 @@ def _ranking(pen: Pen, story: TokenStory, lang: str) -> None:
 
 def _proof(pen: Pen, story: TokenStory, lang: str) -> None:
     style = "bold green" if story.proof.holds else "bold white on red"
-    pen.write(Text(steps.visible(steps.prove(story, lang), pen.encoding), style), indent=0)
+    pen.write(Text(visible(steps.prove(story, lang), pen.encoding), style), indent=0)
 
 
 def _bar(part: float, room: int) -> str:

@@ -202,7 +202,7 @@ def _and_more(pen: Pen, found: Why, count: int, largest: float) -> None:
 
 def _color(found: Why, true: float | None) -> str:
     """The style of an effect: blue below 0, orange above, dim where it says nothing."""
-    from wqkv.draw.png import BLUE, ORANGE
+    from wqkv.maps.png import BLUE, ORANGE
 
     if true is None or not abs(true) >= found.rounding:  # also NaN
         return "dim"

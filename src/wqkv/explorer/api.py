@@ -20,7 +20,6 @@ from torch import Tensor
 
 from wqkv import __version__
 from wqkv.draw import steps
-from wqkv.draw.png import color_url
 from wqkv.draw.to_json import plain
 from wqkv.effects.effect_maps import EffectMaps
 from wqkv.errors import ArgumentError
@@ -42,6 +41,7 @@ from wqkv.explorer.schema import (
     WhatIfAnswer,
     WindowFacts,
 )
+from wqkv.maps.png import color_url
 from wqkv.sentences import LANGUAGES
 from wqkv.sentences.errors import mistake
 from wqkv.study.callbacks import Progress
@@ -232,7 +232,8 @@ class Api:
 
     def _pair(self, first: str, second: str) -> TokenizedText:
         if not isinstance(self.model, OpenModel):
-            raise ArgumentError(mistake("two_texts_pair", model=self.model.name))
+            wrong = "reads_picture" if self.model.reads == "picture" else "two_texts_pair"
+            raise ArgumentError(mistake(wrong, model=self.model.name))
         return self.model.tokens(first, second)
 
     # The model runs again

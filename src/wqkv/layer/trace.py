@@ -15,6 +15,7 @@ from wqkv.attend.partial import Partial, merge, share
 from wqkv.doors import door
 from wqkv.errors import describe
 from wqkv.maps import pictures
+from wqkv.maps.axis import Axis
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,7 +57,10 @@ class Trace:
         return pictures.figure("softmax(q k^T * scale)", self._pictures())
 
     def _pictures(self) -> list[pictures.Picture]:
-        return [(f"head {h}", one) for h, one in enumerate(self.weights[0].detach().float())]
+        return [
+            pictures.picture(f"head {h}", one, *((Axis(n),) for n in one.shape))
+            for h, one in enumerate(self.weights[0])
+        ]
 
 
 def all_steps(calls: Sequence[Call]) -> tuple[Tensor, Tensor, Tensor]:

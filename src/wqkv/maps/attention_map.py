@@ -107,26 +107,20 @@ class AttentionMap(TileMap[Weights]):
         query = describe(self._numbers.given.query)
         return f"AttentionMap{list(self.shape)} of query {query}, mask {self.mask!r}"
 
-    # In a notebook
-
-    def _repr_html_(self) -> str:
-        batch, n_head, query_len, key_len = self.shape
-        count = min(n_head, pictures.LOOKED // max(1, query_len * key_len)) if batch else 0
-        found = [(f"head {h}", self[0, h]) for h in range(min(count, pictures.PICTURES))]
-        notes = ["sample 0"] if batch > 1 and found else []
-        if len(found) < n_head:
-            notes.append(f"{n_head - len(found)} heads are not drawn; `.plot()` draws all")
-        return pictures.html(repr(self), found, "; ".join(notes))
-
     def plot(self, size: int = 64) -> Figure:
-        """The exact means of size x size blocks of every head, as a matplotlib figure.
+        """The weights of every head of the first sample, as a matplotlib figure.
+
+        A map with more than `size` queries or keys is drawn in size x size blocks, exactly: each
+        cell is the weight that a block's queries, in the mean, give to a block's keys together. The
+        colors go from 0 to 1 in every figure, by the square root.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
         need("matplotlib", "show", "A plot")
-        found = self.thumbnail(size)[0]
-        return pictures.figure(repr(self), [(f"head {h}", one) for h, one in enumerate(found)])
+        means, (queries, keys) = self.thumbnail(size)[0], self._sides(0)
+        found = [pictures.of_means(f"head {h}", one, queries, keys) for h, one in enumerate(means)]
+        return pictures.figure(repr(self), found)
 
     def flat(self) -> AttentionMap:
         """The map with equal weights for all keys that a row may see; `lse` is ln(their number).
@@ -138,7 +132,7 @@ class AttentionMap(TileMap[Weights]):
         nothing = call.query.new_zeros((1, 1, 1, 1), dtype=self._numbers.dtype)
         q, k = (nothing.expand(batch, n_head, n, 1) for n in (query_len, key_len))
         rules = Rules(mask=call.rules.mask, query_offset=call.rules.query_offset)
-        return map_of(Call(q, k, k, rules), limit=self.limit)
+        return map_of(Call(q, k, k, rules), limit=self.limit)._with(self._axes)
 
     # Statistics: no N x N
 
@@ -316,11 +310,8 @@ class AttentionMap(TileMap[Weights]):
         >>> AttentionMap(q, q).contributions(q, torch.randn(2, 8, 16)).total().shape
         torch.Size([1, 2, 5])
         """
-        return LinkMap(
-            self._links("contributions", links.contributions, value, WO),
-            "P_ij ||v_j WO||",
-            self.limit,
-        )
+        found = self._links("contributions", links.contributions, value, WO)
+        return LinkMap(found, "P_ij ||v_j WO||", self.limit)._with(self._axes)
 
     def split(self, value: Tensor, WO: Tensor, direction: Tensor) -> LinkMap:
         """P_ij v_j . (WO_h u): what every link writes along a direction u, such as a logit's.
@@ -345,7 +336,7 @@ class AttentionMap(TileMap[Weights]):
         torch.Size([5, 5])
         """
         found = self._links("split", links.split, value, WO, direction)
-        return LinkMap(found, "P_ij v_j . (WO u)", self.limit)
+        return LinkMap(found, "P_ij v_j . (WO u)", self.limit)._with(self._axes)
 
     def gradients(self, value: Tensor, output: Tensor, grad_output: Tensor) -> LinkMap:
         """The gradient of every score: dL / dscore_ij = P_ij (g_i . v_j - g_i . o_i).
@@ -368,7 +359,7 @@ class AttentionMap(TileMap[Weights]):
         torch.Size([1, 2, 3])
         """
         found = self._links("gradients", links.gradients, value, output, grad_output)
-        return LinkMap(found, "dL / dscore_ij", self.limit)
+        return LinkMap(found, "dL / dscore_ij", self.limit)._with(self._axes)
 
     def effects(
         self, value: Tensor, output: Tensor, grad_output: Tensor, how: How = "renormalize"
@@ -404,7 +395,7 @@ class AttentionMap(TileMap[Weights]):
         check_how(how)
         of = links.removals if how == "renormalize" else links.zeroings
         found = self._links("effects", of, value, output, grad_output)
-        return EffectMap(found, f"effects of removal, {how}", self.limit)
+        return EffectMap(found, f"effects of removal, {how}", self.limit)._with(self._axes)
 
     # How one process answers. SharedMap overrides these methods
 

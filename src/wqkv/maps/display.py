@@ -48,3 +48,23 @@ def weight(value: float) -> str:
     ('0.677', '0.000', '4.2e-06')
     """
     return f"{value:.3f}" if value == 0 or not value < 0.0005 else f"{value:.1e}"
+
+
+def visible(text: str, encoding: str = "utf-8") -> str:
+    r"""Return a text as it can be printed: line breaks as `\n`, what `encoding` lacks as `\u732b`.
+
+    >>> visible("a\nb"), visible("  ")
+    ('a\\nb', "'  '")
+    """
+    if not text.strip(" "):
+        return repr(text)
+    # Characters that turn the reading direction are not printable either. They would mirror a line.
+    shown = "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
+    )
+    return shown.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def short(text: str) -> str:
+    """Return at most 20 characters of a text."""
+    return text if len(text) <= 20 else text[:17] + "..."

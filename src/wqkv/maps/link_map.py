@@ -11,7 +11,7 @@ P are the weights, g the gradient of a scalar L with respect to a head's output,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias
 
 import torch
@@ -22,6 +22,7 @@ from wqkv.errors import ArgumentError
 from wqkv.maps import statistics
 from wqkv.maps.links import Links
 from wqkv.maps.picks import Index, numbers, pick
+from wqkv.maps.scales import Scale, scale_of
 from wqkv.maps.tile_map import LIMIT, TileMap, check_limit
 
 #: How a link is removed: its weight goes to the row's other keys ("renormalize"), or the weight
@@ -66,6 +67,9 @@ class LinkMap(TileMap[Links]):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}{list(self.shape)}: {self.what}"
+
+    def _scale(self, numbers: Sequence[Tensor]) -> Scale:
+        return scale_of(numbers)
 
     def total(self) -> Tensor:
         """The sum over the keys of every row: (batch, n_head, query_len).

@@ -1,124 +1,377 @@
-"""Weights as pictures for a notebook: small PNGs inside HTML, and matplotlib figures."""
+"""Maps as pictures with tokens on their axes: HTML for a notebook, and matplotlib figures.
+
+A picture has at most SIDE rows and columns. Of a longer map it shows blocks: the weight that a
+block's queries, in the mean, give to a block's keys together. So a row of a picture has the sum
+that a row of the map has, and one fixed scale fits maps of any length.
+"""
 
 from __future__ import annotations
 
-import base64
 import math
-import struct
-import zlib
+import unicodedata
 from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from wqkv.errors import need
-from wqkv.maps.display import LIGHT, color
+from wqkv.fonts import fonts
+from wqkv.maps.axis import Axis, Parts
+from wqkv.maps.display import number, short, visible, weight
+from wqkv.maps.scales import WEIGHTS, Scale
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 #: The most that one HTML text holds: how many pictures, how many blocks per side of each, and how
 #: many weights are read for all pictures.
 PICTURES, SIDE, LOOKED = 8, 64, 2**24
+#: Up to so many cells of all pictures together, each tells its query, key and number; of more,
+#: each row tells its query and its STRONGEST keys. So one HTML text stays below a megabyte.
+CELLS, STRONGEST = 4096, 3
+#: The size of a picture, its letters and the least distance of its ticks, in pixels.
+PIXELS, LETTER, TICK = 288, 10, 11
+#: How many ticks a side of a matplotlib picture has at most, and letters a tick.
+TICKS, LETTERS = 32, 12
 
-Picture = tuple[str, Tensor]  # a name, and weights (queries, keys)
+
+class Side(NamedTuple):
+    """What stands along one side of a picture: blocks of the positions of some axes."""
+
+    parts: Parts
+    blocks: int
+
+    @property
+    def length(self) -> int:
+        """How many positions."""
+        return sum(map(len, self.parts))
+
+    @property
+    def sizes(self) -> Tensor:
+        """How many positions each block has."""
+        return torch.bincount(self.block(torch.arange(self.length, device="cpu")))
+
+    def block(self, position: Any) -> Any:  # an int, or a tensor of them
+        """The block in which a position is."""
+        return position * self.blocks // self.length
+
+    def names(self) -> list[str]:
+        """The name of each block: its position's, or those of its first and its last."""
+        labels = [_named(axis.label(i)) for axis in self.parts for i in range(len(axis))]
+        ends = self.sizes.cumsum(0).tolist()
+        return [
+            labels[first] if end - first == 1 else f"{labels[first]} … {labels[end - 1]}"
+            for first, end in zip([0, *ends], ends, strict=False)
+        ]
+
+    def ticks(self, most: int) -> list[tuple[int, str]]:
+        """At most about `most` of the blocks, each with the name of its first position.
+
+        Of a grid, they stand at the begin of its rows.
+        """
+        apart = math.ceil(self.blocks / max(1, most))  # how many blocks
+        step = math.ceil(apart * self.length / max(1, self.blocks))
+        found: list[tuple[int, str]] = []
+        first = 0
+        for axis in self.parts:
+            own = step
+            if step > 1 and axis.grid is not None and axis.places is None:
+                columns = axis.grid[-1]
+                own = columns * math.ceil(step / columns)
+            for at in range(0, len(axis), own):
+                block = self.block(first + at)
+                if not found or block - found[-1][0] >= apart:
+                    found.append((block, _cut(axis.label(at))))
+            first += len(axis)
+        return found
+
+    def cuts(self) -> list[float]:
+        """Where one part ends and the next begins, counted in blocks."""
+        ends = torch.tensor([0, *map(len, self.parts)], device="cpu").cumsum(0)[1:-1]
+        return (ends * self.blocks / self.length).tolist()
+
+    def says(self) -> str:
+        """What the parts are, in brackets; nothing where they are tokens alone."""
+        kinds = [_kind(axis) for axis in self.parts]
+        return "" if kinds in ([], ["tokens"]) else f" ({' | '.join(kinds)})"
 
 
-def html(title: str, pictures: Sequence[Picture], note: str = "") -> str:
-    """HTML of a title and at most PICTURES pictures of weights. It loads nothing from elsewhere."""
-    cells = "".join(
-        '<figure style="display:inline-block;margin:4px">'
-        f'<img alt="{escape(name)}" src="data:image/png;base64,{_encoded(values)}" '
-        'style="width:128px;height:128px;image-rendering:pixelated">'
-        f"<figcaption>{escape(name)}, up to {_largest(values):.3g}</figcaption></figure>"
-        for name, values in pictures[:PICTURES]
+class Picture(NamedTuple):
+    """The numbers of some queries and keys, or of blocks of them, and what these are."""
+
+    name: str
+    numbers: Tensor  # (rows, columns)
+    queries: Side
+    keys: Side
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether it shows blocks."""
+        return any(side.blocks < side.length for side in (self.queries, self.keys))
+
+
+def picture(name: str, numbers: Tensor, queries: Parts, keys: Parts) -> Picture:
+    """The picture of all numbers (query_len, key_len) of a head."""
+    rows, columns = (
+        Side(parts, min(n, SIDE)) for parts, n in zip((queries, keys), numbers.shape, strict=True)
     )
-    more = len(pictures) - PICTURES
-    notes = [note, f"and {more} more" if more > 0 else ""]
-    if pictures:
-        notes.append("one row a query; the deeper, the more weight, by its square root")
+    found = Picture(name, numbers.detach().float().cpu(), rows, columns)
+    if not found.in_blocks:
+        return found
+    sums = found.numbers.nan_to_num(0)  # what is not a number adds nothing to its block
+    for axis, side in ((0, rows), (1, columns)):
+        shape = list(sums.shape)
+        shape[axis] = side.blocks
+        of = side.block(torch.arange(side.length, device="cpu"))
+        sums = sums.new_zeros(shape).index_add_(axis, of, sums)
+    return found._replace(numbers=sums / rows.sizes[:, None])
+
+
+def of_means(name: str, means: Tensor, queries: Parts, keys: Parts) -> Picture:
+    """The picture of a map's means of blocks, as `thumbnail` gives them."""
+    rows, columns = (Side(parts, n) for parts, n in zip((queries, keys), means.shape, strict=True))
+    return Picture(name, means.detach().float().cpu() * columns.sizes, rows, columns)
+
+
+# HTML
+
+
+def html(
+    title: str, pictures: Sequence[Picture], note: str = "", scale: Scale = WEIGHTS, more: int = 0
+) -> str:
+    """HTML of a title and at most PICTURES pictures. It runs no script and loads nothing.
+
+    Args:
+        more: how many pictures were left out before.
+    """
+    shown, more = pictures[:PICTURES], more + max(0, len(pictures) - PICTURES)
+    each = sum(one.numbers.numel() for one in shown) <= CELLS
+    notes = [note, f"and {more} more" if more else ""]
+    if shown:
+        notes += [*_said(shown[0], scale), "hover: query, key, number" if each else "hover: a row"]
     said = "; ".join(filter(None, notes))
-    return f"<div><pre>{escape(title)}</pre>{cells}<div><small>{escape(said)}</small></div></div>"
+    drawn = "".join(_figure_html(one, scale, each) for one in shown)
+    return (
+        f"<div><pre>{escape(title)}</pre>{drawn}{_legend_html(scale) if shown else ''}"
+        f"<div><small>{escape(said)}</small></div></div>"
+    )
 
 
-def figure(title: str, pictures: Sequence[Picture]) -> Figure:
+def _figure_html(one: Picture, scale: Scale, each: bool) -> str:
+    """One picture as SVG, with a title (which a browser shows on hover) for each cell or row."""
+    rows, columns = one.numbers.shape
+    high, wide = (max(4.0, min(20.0, PIXELS / max(1, n))) for n in (rows, columns))
+    lefts, belows = (
+        side.ticks(int(n * size / TICK))
+        for side, n, size in ((one.queries, rows, high), (one.keys, columns, wide))
+    )
+    left, below = (4 + max((_width(t) for _, t in ticks), default=0) for ticks in (lefts, belows))
+    width, height = columns * wide, rows * high
+    across, down = (
+        "".join(f"M{cut * wide:g} 0v{height:g}" for cut in one.keys.cuts()),
+        "".join(f"M0 {cut * high:g}h{width:g}" for cut in one.queries.cuts()),
+    )
+    texts = "".join(
+        f'<text x="-3" y="{(at + 0.5) * high + 3.5:.4g}">{escape(text)}</text>'
+        for at, text in lefts
+    ) + "".join(
+        f'<text transform="translate({(at + 0.5) * wide + 3.5:.4g},{height + 3:g}) rotate(-90)">'
+        f"{escape(text)}</text>"
+        for at, text in belows
+    )
+    return (
+        '<figure style="display:inline-block;margin:4px;vertical-align:top">'
+        f"<figcaption>{escape(one.name)}, up to {_largest(one.numbers):.3g}</figcaption>"
+        f'<svg width="{width + left + 2:g}" height="{height + below + 2:g}"'
+        f' viewBox="{-left:g} -1 {width + left + 2:g} {height + below + 2:g}" role="img"'
+        f' aria-label="{escape(one.name)}">'
+        f'<image width="{width:g}" height="{height:g}" preserveAspectRatio="none"'
+        f' style="image-rendering:pixelated" href="{scale.image(one.numbers)}"/>'
+        f'<path d="{across}{down}" stroke="#d95f02" stroke-width=".7"/>'
+        f'<g fill="currentColor" font-family="sans-serif" font-size="{LETTER}"'
+        f' text-anchor="end">{texts}</g>'
+        f'<g fill="none" pointer-events="fill" transform="scale({wide:g},{high:g})">'
+        f"{_titles(one, each)}</g></svg></figure>"
+    )
+
+
+def _titles(one: Picture, each: bool) -> str:
+    """Invisible shapes over the cells, or over the rows, that say what is there."""
+    queries, keys = one.queries.names(), one.keys.names()
+    say = number if bool((one.numbers < 0).any()) else weight
+    if each:
+        return "".join(
+            f"<path d=M{j},{i}h1v1h-1><title>{escape(f'{query} → {key}: {say(cell)}')}</title>"
+            "</path>"
+            for i, (query, row) in enumerate(zip(queries, one.numbers.tolist(), strict=True))
+            for j, (key, cell) in enumerate(zip(keys, row, strict=True))
+        )
+    found = one.numbers.nan_to_num(0).abs().topk(min(STRONGEST, len(keys)), dim=1).indices
+    return "".join(
+        f"<path d=M0,{i}h{len(keys)}v1H0><title>"
+        + escape(f"{query} → " + ", ".join(f"{keys[j]}: {say(float(row[j]))}" for j in best))
+        + "</title></path>"
+        for i, (query, row, best) in enumerate(
+            zip(queries, one.numbers, found.tolist(), strict=True)
+        )
+    )
+
+
+def _legend_html(scale: Scale) -> str:
+    """The colors from level 0 to level 1, and the numbers that they stand for."""
+    width = 320
+    stops = "".join(
+        f'<stop offset="{at}" stop-color="#{bytes(color).hex()}"/>'
+        for at, color in zip((0, 0.5, 1), scale.stops, strict=True)
+    )
+    marks = "".join(
+        f'<text x="{level * width:.4g}" y="24">{escape(name)}</text>'
+        for level, name in scale.marks()
+    )
+    # one name for all legends of these colors, which are the same in every output of a notebook
+    name = f"wqkv-{bytes(part for color in scale.stops for part in color).hex()}"
+    return (
+        f'<div><svg width="{width + 80}" height="28" viewBox="-40 0 {width + 80} 28" role="img"'
+        f' aria-label="legend"><linearGradient id="{name}">{stops}</linearGradient>'
+        f'<rect width="{width}" height="12" fill="url(#{name})"/>'
+        f'<g fill="currentColor" font-family="sans-serif" font-size="{LETTER}"'
+        f' text-anchor="middle">{marks}</g></svg></div>'
+    )
+
+
+# Figures
+
+
+def figure(title: str, pictures: Sequence[Picture], scale: Scale = WEIGHTS) -> Figure:
     """The pictures side by side, on one scale.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
     need("matplotlib", "show", "A plot")
-    from matplotlib.colors import LinearSegmentedColormap, PowerNorm
     from matplotlib.figure import Figure
 
     columns = min(4, max(1, len(pictures)))
     rows = max(1, math.ceil(len(pictures) / columns))
-    made = Figure(figsize=(2.6 * columns + 1, 2.6 * rows + 0.7), layout="constrained")
-    axes = made.subplots(rows, columns, squeeze=False).flatten()
-    colors = [[part / 255 for part in stop] for stop in LIGHT]
-    hue = LinearSegmentedColormap.from_list("weights", colors)
-    top = max((_largest(values) for _, values in pictures), default=0) or 1.0
-    drawn = None
-    for one in axes[len(pictures) :]:
+    made = Figure(figsize=(3.2 * columns + 1, 3.2 * rows + 0.9), layout="constrained")
+    panels = made.subplots(rows, columns, squeeze=False).flatten()
+    for one in panels[len(pictures) :]:
         one.set_visible(False)
-    for one, (name, values) in zip(axes, pictures, strict=False):
-        norm = PowerNorm(0.5, vmin=0, vmax=top)
-        drawn = one.imshow(values.cpu().numpy(), cmap=hue, norm=norm, interpolation="nearest")
-        one.set_title(name, fontsize=9, parse_math=False)
-        one.set_xticks([])
-        one.set_yticks([])
-    if drawn is not None:
-        made.colorbar(drawn, ax=list(axes), label="weight", shrink=0.8)
-    made.suptitle(title, fontsize=9, parse_math=False)
+    said = "; ".join(_said(pictures[0], scale)) if pictures else ""
+    told = [title, said, *(one.name for one in pictures)]
+    told += [text for one in pictures for side in one[2:] for _, text in side.ticks(TICKS)]
+    families, missing = fonts("".join(told))
+    # Keyword arguments of matplotlib's own texts. A token may be "$", which is not a formula.
+    font: dict[str, Any] = {"parse_math": False, "fontfamily": families}
+    for panel, one in zip(panels, pictures, strict=False):
+        _draw(panel, one, scale, missing, font)
+    if pictures:
+        legend(made, list(panels[: len(pictures)]), scale)
+        made.supxlabel(folded(said.translate(missing), made, 7), fontsize=7, **font)
+    made.suptitle(folded(title.translate(missing), made, 9), fontsize=9, **font)
     return made
 
 
-def means(values: Tensor, side: int) -> Tensor:
-    """Means of (..., side, side) blocks of (..., queries, keys); the whole where it is smaller."""
-    for axis in (-2, -1):
-        n = values.shape[axis]
-        count = min(n, side)
-        of = torch.arange(n, device=values.device) * count // n
-        shape = list(values.shape)
-        shape[axis] = count
-        sizes = torch.bincount(of, minlength=count)
-        sums = values.new_zeros(shape).index_add_(axis, of, values)
-        values = sums / (sizes[:, None] if axis == -2 else sizes)
-    return values
-
-
-def png(values: Tensor) -> bytes:
-    """Numbers (rows, columns) as an image of one hue, darker by sqrt(number / the largest number).
-
-    Source: W3C PNG, third edition, with a palette of 256 colors.
-    """
-    top = _largest(values) or 1.0
-    shades = (values.float().nan_to_num(0, 0, 0).clamp(min=0) / top).sqrt().mul(255).round()
-    rows = shades.clamp(max=255).to(torch.uint8).cpu()
-    data = b"".join(b"\0" + bytes(row.tolist()) for row in rows)  # each row with filter 0
-    head = struct.pack(">IIBBBBB", rows.shape[1], rows.shape[0], 8, 3, 0, 0, 0)
-    parts = (
-        (b"IHDR", head),
-        (b"PLTE", _palette()),
-        (b"IDAT", zlib.compress(data, 9)),
-        (b"IEND", b""),
+# `font` is keyword arguments of matplotlib's own texts.
+def _draw(
+    panel: Axes, one: Picture, scale: Scale, missing: dict[int, str], font: dict[str, Any]
+) -> None:
+    rows, columns = one.numbers.shape
+    panel.imshow(
+        scale.levels(one.numbers).numpy(),
+        cmap=color_map(scale),
+        vmin=0,
+        vmax=1,
+        interpolation="nearest",
+        # one query of many keys would be a thin line
+        aspect="auto" if min(rows, columns) * 4 < max(rows, columns) else 1,
     )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-        for name, body in parts
-    )
+    panel.set_title(one.name.translate(missing), fontsize=9, **font)
+    # a panel has room for about TICKS letters on each side
+    for side, put in ((one.keys, panel.set_xticks), (one.queries, panel.set_yticks)):
+        ticks = side.ticks(TICKS)
+        size = max(4, min(7, 200 / max(1, len(ticks))))
+        put(
+            [at for at, _ in ticks],
+            [text.translate(missing) for _, text in ticks],
+            fontsize=size,
+            **(font | ({"rotation": 90} if side is one.keys else {})),
+        )
+    panel.tick_params(length=2, pad=1)
+    for cut in one.keys.cuts():
+        panel.axvline(cut - 0.5, color="#d95f02", linewidth=0.7)
+    for cut in one.queries.cuts():
+        panel.axhline(cut - 0.5, color="#d95f02", linewidth=0.7)
 
 
-def _palette() -> bytes:
-    """The 256 colors along the hue, three bytes each."""
-    return bytes(part for level in range(256) for part in color(level / 255))
+def folded(text: str, made: Figure, size: float) -> str:
+    """A text of some size (in points) in lines that a figure has room for."""
+    # In the mean a letter of DejaVu Sans is 0.6 of its size wide.
+    return "\n".join(wrap(text, int(made.get_figwidth() * 72 / (0.6 * size))))
 
 
-def _encoded(values: Tensor) -> str:
-    return base64.b64encode(png(means(values, SIDE))).decode()
+def color_map(scale: Scale) -> Any:
+    """The colors of a scale, as matplotlib has them; gray is what is not a number."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    stops = [[part / 255 for part in stop] for stop in scale.stops]
+    return LinearSegmentedColormap.from_list("wqkv", stops).with_extremes(bad="#808080")
 
 
-def _largest(values: Tensor) -> float:
-    return float(values.nan_to_num(0, 0, 0).max()) if values.numel() else 0.0
+def legend(made: Figure, panels: Sequence[Axes], scale: Scale) -> None:
+    """Draw the colors of a scale beside some panels, with the numbers that they stand for."""
+    from matplotlib.cm import ScalarMappable
+
+    bar = made.colorbar(ScalarMappable(cmap=color_map(scale)), ax=panels, shrink=0.8, aspect=30)
+    levels, names = zip(*scale.marks(), strict=True)
+    bar.set_ticks(levels, labels=names, fontsize=8)
+
+
+# What is said of a picture
+
+
+def _said(one: Picture, scale: Scale) -> list[str]:
+    """What its rows, columns and colors are."""
+    said = [f"one row a query{one.queries.says()}, one column a key{one.keys.says()}"]
+    if one.in_blocks:
+        said.append(
+            f"blocks of {one.queries.length} x {one.keys.length} positions: a cell is the sum over "
+            "its keys, in the mean over its queries"
+        )
+    return [*said, scale.says]
+
+
+def _kind(axis: Axis) -> str:
+    """What an axis is, in a word or two."""
+    if axis.grid is not None:
+        kind = "video" if len(axis.grid) == 3 else "picture"
+        return f"{kind} {' x '.join(map(str, axis.grid))}"
+    if axis.seconds is not None:
+        return "sound"
+    if len(axis) == 1:
+        return _cut(axis.label(0))
+    return "tokens"
+
+
+def _named(label: str) -> str:
+    """A label as a hover has it."""
+    return short(visible(label)) if label else ""
+
+
+def _cut(label: str) -> str:
+    """A label as a tick has it."""
+    text = _named(label)
+    return text if len(text) <= LETTERS else text[: LETTERS - 1] + "…"
+
+
+def _width(text: str) -> float:
+    """About how many pixels a text is wide."""
+    return sum(LETTER * (1.0 if unicodedata.east_asian_width(c) in "WF" else 0.65) for c in text)
+
+
+def _largest(numbers: Tensor) -> float:
+    return float(numbers.nan_to_num(0, 0, 0).abs().max()) if numbers.numel() else 0.0

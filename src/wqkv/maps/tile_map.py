@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import update_wrapper
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from torch import Tensor
 
 from wqkv.doors import door
 from wqkv.errors import ArgumentError
-from wqkv.maps import statistics
+from wqkv.maps import pictures, statistics
+from wqkv.maps.axis import (
+    UNKNOWN,
+    Axes,
+    Axis,
+    OfMap,
+    Parts,
+    as_given,
+    known,
+    label_at,
+    named,
+    of_samples,
+    standing,
+)
+from wqkv.maps.overlay import overlay
 from wqkv.maps.picks import Index, Line, numbers, pick
+from wqkv.maps.scales import WEIGHTS, Scale
 from wqkv.maps.statistics import Top
 from wqkv.maps.weights import Numbers, aside
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: The limit of an N x N tile: the most numbers that one holds, unless the caller raises it.
 LIMIT = 64 * 2**20
@@ -55,6 +75,7 @@ class TileMap(Generic[Of]):
 
     _numbers: Of
     limit: int
+    _axes: Axes = UNKNOWN
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -113,6 +134,143 @@ class TileMap(Generic[Of]):
         """
         return self._top(k, self._queries(rows), progress)
 
+    # What the positions are
+
+    @property
+    def keys(self) -> OfMap | None:
+        """What the keys are: an Axis, or a tuple of those that stand one behind the other.
+
+        It is a list with one of these per sample where the samples differ, and None where it is not
+        known: `on` tells it.
+        """
+        return as_given(self._axes.keys())
+
+    @property
+    def queries(self) -> OfMap | None:
+        """What the queries are, as `keys`."""
+        return as_given(self._axes.queries())
+
+    def on(self, keys: OfMap | None = None, queries: OfMap | None = None) -> Self:
+        """The same map with its keys or queries named; None leaves what is known.
+
+        Args:
+            keys, queries: an Axis, a tuple of those that stand one behind the other, or a list with
+                one of these per sample.
+
+        Raises:
+            ArgumentError: they do not name as many positions, or samples, as the map has.
+
+        >>> import torch
+        >>> from wqkv import AttentionMap, Axis
+        >>> q = torch.randn(1, 2, 5, 8)
+        >>> AttentionMap(q, q).on(keys=(Axis(["[CLS]"]), Axis(4, grid=(2, 2)))).keys
+        (Axis(1 positions, [CLS]), Axis(4 positions, on a grid of 2 x 2))
+        """
+        batch, _, query_len, key_len = self.shape
+        axes = self._axes
+        if keys is not None:
+            axes = replace(axes, keys=known(of_samples("keys", keys, batch, key_len)))
+        if queries is not None:
+            found = of_samples("queries", queries, batch, query_len)
+            axes = replace(axes, queries=known(found))
+        return self._with(axes)
+
+    def _with(self, axes: Axes) -> Self:
+        """The same map with other axes."""
+        made = copy.copy(self)
+        made._axes = axes
+        return made
+
+    def overlay(
+        self,
+        query: int | tuple[int, ...] | str,
+        head: int,
+        sample: int = 0,
+        smooth: bool = False,
+    ) -> Figure:
+        """The weights of one query, drawn on what its keys are: see `wqkv.overlay`.
+
+        Args:
+            query: its position; its cell, as (row, column) or (frame, row, column), in the first
+                picture that has it; or its name, such as a token. Where the samples are windows of
+                one picture, the window that holds the cell is found, from `sample` on.
+            smooth: interpolate between the centers of the cells, and not one color for each cell.
+
+        Raises:
+            ArgumentError: it is not known what the keys are; no such query, or several of a name.
+            MissingExtraError: matplotlib is not installed.
+        """
+        sample, position = self._asked(query, _one(sample, self.shape[0], "batch"))
+        keys, queries = self._axes.keys(), self._axes.queries()
+        if keys is None:
+            raise ArgumentError(
+                "It is not known what the keys of this map are.\n"
+                "Name them: map.on(keys=wqkv.Axis(...)).overlay(...)."
+            )
+        name = label_at(queries[sample], position) if queries else str(position)
+        return overlay(
+            self[sample, head, position],
+            keys[sample],
+            smooth=smooth,
+            title=f"{name}, head {head}",
+        )
+
+    def _asked(self, query: int | tuple[int, ...] | str, sample: int) -> tuple[int, int]:
+        """The sample and the position of a query that is asked for."""
+        if isinstance(query, int):
+            return sample, _one(query, self.shape[2], "query")
+        queries = self._axes.queries()
+        if queries is None:
+            raise ArgumentError(
+                f"It is not known what the queries of this map are, so there is no {query!r}.\n"
+                "Pass the position of a query, or name them: map.on(queries=wqkv.Axis(...))."
+            )
+        if isinstance(query, str):
+            found = [(sample, at) for at in named(queries[sample], query)]
+        else:
+            found = [
+                (number, at)
+                for number, parts in enumerate(queries[sample:], start=sample)
+                for at in standing(parts, query)
+            ][:1]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            places = ", ".join(str(at) for _, at in found)
+            raise ArgumentError(
+                f"{query!r} names the queries {places}.\nPass the position of one of them."
+            )
+        raise ArgumentError(
+            f"There is no query {query!r} among {queries[sample]}.\n"
+            "Pass a position, the (row, column) of a cell or the name of a token."
+        )
+
+    # In a notebook
+
+    def _repr_html_(self) -> str:
+        batch, n_head, query_len, key_len = self.shape
+        most = min(pictures.PICTURES, pictures.LOOKED // max(1, query_len * key_len))
+        tiles = [self[0, h] for h in range(min(n_head, most) if batch else 0)]
+        sides = self._sides(0) if tiles else ((), ())
+        found = [pictures.picture(f"head {h}", tile, *sides) for h, tile in enumerate(tiles)]
+        notes = ["sample 0"] if batch > 1 and found else []
+        if len(found) < n_head:
+            notes.append(f"{n_head - len(found)} heads are not drawn")
+        scale = self._scale([one.numbers for one in found])
+        return pictures.html(repr(self), found, "; ".join(notes), scale)
+
+    def _scale(self, numbers: Sequence[Tensor]) -> Scale:
+        """The scale of pictures of some of its numbers."""
+        return WEIGHTS
+
+    def _sides(self, sample: int) -> tuple[Parts, Parts]:
+        """What the queries and the keys of a sample are; by number where it is not known."""
+        queries, keys = self._axes.queries(), self._axes.keys()
+        return (
+            queries[sample] if queries else (Axis(self.shape[2]),),
+            keys[sample] if keys else (Axis(self.shape[3]),),
+        )
+
     # How one process answers. SharedMap overrides these methods
 
     @computed_aside
@@ -141,3 +299,8 @@ class TileMap(Generic[Of]):
         """The positions of some rows; None picks all."""
         line, _ = pick(slice(None) if rows is None else rows, self.shape[2], "query")
         return numbers(line)
+
+
+def _one(position: int, size: int, name: str) -> int:
+    """A position, which may count from the end, as one that counts from 0."""
+    return int(pick(position, size, name)[0][0])

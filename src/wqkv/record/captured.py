@@ -11,6 +11,7 @@ from wqkv.attend.values import is_traced, tracing, transformed
 from wqkv.errors import WqkvError
 from wqkv.maps.proof import Proof
 from wqkv.record.backward import Backward
+from wqkv.record.inputs.moment import Moment
 from wqkv.record.mask_pattern import Pattern, Visible
 from wqkv.upstream import of_torch
 
@@ -97,3 +98,4 @@ class CapturedCall(NamedTuple):
     finish: Callable[[Tensor], Tensor] | None = None
     proof: Callable[[], Proof] | None = None  # of a call that is not proved by P V alone
     notes: tuple[str, ...] = ()  # what a reader of its map should know
+    moment: Moment | None = None  # the moment, to find what its positions are

@@ -383,10 +383,9 @@ def _extend(
     at = Placement(position, position - run.start, first_key)
     proof = prove(call, mask_of(pattern, dense, key_len), at, key_len)
     # Nothing was changed until here, so that a refused call leaves the run as it was.
-    same = torch.equal(order, torch.arange(len(run.key.data), device="cpu"))
-    for rows in () if same else (run.key, run.query):
-        rows.select(order)
-    run.query.crop(position - run.start)
+    if not torch.equal(order, torch.arange(len(run.key.data), device="cpu")):
+        run.select(order)
+    run.crop(position - run.start)
     run.query.append(call.query)
     if not call.cross:
         run.key.crop(position)

@@ -32,6 +32,7 @@ from wqkv.maps.attention_map import AttentionMap, map_of
 from wqkv.maps.proof import Proof
 from wqkv.maps.weights import Weights
 from wqkv.record.backward import Backward
+from wqkv.record.kept_axes import read_axes, write_axes
 from wqkv.record.layer_runs import State
 from wqkv.record.modules import AttentionKind
 from wqkv.record.run import Run, Statistics
@@ -192,6 +193,7 @@ def _run(tensors: _Tensors, name: str, run: AnsweringRun, values: bool) -> Json:
         P = found._numbers
         numbers = {"query": P.given.query, "key": P.given.key, "lse": found.lse}
         told["open"] = P.open
+        told["axes"] = write_axes(found._axes, lambda part, x: tensors.add(f"{name}.{part}", x))
         told["rules"] = {
             field.name: write(
                 getattr(P.given.rules, field.name), partial(tensors.add, f"{name}.{field.name}")
@@ -325,7 +327,12 @@ class KeptRun:
             found = map_of(call, lse if told["open"] else None)
             if not told["open"]:
                 found._numbers = _KeptWeights(call, lse)
-            return found
+            return found._with(read_axes(told.get("axes"), self._source))
+
+    def _source(self, form: Mapping[str, Any]) -> Tensor:  # JSON
+        """A picture or a sound that the model was given."""
+        with self._file.reading():
+            return self._file.tensor(form)
 
     @property
     def backward(self) -> Backward | None:

@@ -34,6 +34,14 @@ from wqkv.record.follow import (
     go_on,
     repeat,
 )
+from wqkv.record.inputs.moment import (
+    Convolved,
+    Moment,
+    Running,
+    is_convolution,
+    running,
+    tensors_within,
+)
 from wqkv.record.layer_runs import LayerRuns
 from wqkv.record.modules import ModuleCall, ended_by, kind_of
 from wqkv.record.operators.door import OperatorDoor, Returned, Waiting, batch_of, is_joint
@@ -56,6 +64,7 @@ class _Frame(NamedTuple):
     stored_keys: bool  # asked when it begins, because it stores keys itself
     visit: int  # how often it began before, in this forward
     untold: str | None  # why nothing that it computes can be kept
+    inputs: list[Running]  # what is kept of what it was given, once an attention in it has run
 
 
 class _WaitingCall(NamedTuple):
@@ -94,6 +103,9 @@ class Listener:
         self._options: defaultdict[Sizes, list[Options]] = defaultdict(list)
         self._steps: dict[Sizes, TextStep | None] = {}
         self._recorded: list[LayerRuns] = []
+        self._given: set[int] = set()  # the ids of the tensors that the model was given
+        self._convolved: list[Convolved] = []
+        self._moments = 0  # at which an attention ran, in all forwards
         # Runs whose proofs are not made yet. Beside each stands what was heard at its operators,
         # which is read instead if the proof fails.
         self._unproved: list[tuple[Run, Waiting | None]] = []
@@ -123,7 +135,9 @@ class Listener:
             self._visits.clear()
             self._counts.clear()
             self._learns = torch.is_grad_enabled()
-        self._stack.append(_Frame(call, call.finds_stored_keys(), self._visits[module], untold))
+            self._given = {id(x) for x in tensors_within((call.args, call.kwargs))}
+            self._convolved.clear()
+        self._stack.append(_Frame(call, call.finds_stored_keys(), self._visits[module], untold, []))
         self._visits[module] += 1
         self._calls[module] = 0
         alone = untold and module is self.watched.model and not self.watched.like
@@ -160,6 +174,9 @@ class Listener:
             self._leave(module, args, output)
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
+        if is_convolution(module) and isinstance(output, Tensor) and args:
+            shapes = tuple(args[0].shape), tuple(output.shape)
+            self._convolved.append(Convolved(module, self.watched.names[module], *shapes))
         if self.path is not None:
             self.path.leave(module, args, output)
         frame = None
@@ -315,7 +332,21 @@ class Listener:
         batch = batch_of((*given.args, *given.kwargs.values()))
         if isinstance(heard.how, WrittenOut):
             heard.how.trail.batch = batch
-        return Waiting(layer, heard, modules, cross, batch, returned)
+        return Waiting(layer, heard, modules, cross, batch, returned, self._moment())
+
+    def _moment(self) -> Moment | None:
+        """This moment, to find later what the positions of an attention are."""
+        if self.watched.keep != "all":
+            return None
+        for frame in self._stack:
+            if not frame.inputs:
+                call = frame.call
+                name = self.watched.names[call.module]
+                frame.inputs.append(running(call.module, name, call.given(), self._given))
+        self._moments += 1
+        modules = tuple(frame.inputs[0] for frame in self._stack)
+        convolved = tuple(self._convolved)
+        return Moment(self._moments, modules, convolved, self.layers, self.watched.processor)
 
     # One call
 
@@ -370,6 +401,7 @@ class Listener:
                 self.path.heads(module, output_of(overheard.out))
                 backward = Backward(output_of(overheard.out), self._learns)
                 call = call._replace(backward=backward)
+            call = call._replace(moment=self._moment())
             going = follow(layer.runs[-1], call) if layer.runs and not count else None
             if going is not None:
                 self._options[going.sizes].append(going.options)
@@ -398,6 +430,7 @@ class Listener:
                         )
                 else:
                     repeat(layer.runs[-1], call)
+                    layer.runs[-1].take(call.moment)
                     return
             except Refusal as refusal:
                 layer.reason = str(refusal)
@@ -405,6 +438,7 @@ class Listener:
             except WqkvError as error:
                 layer.reason = not_understood(error)
                 return
+        run.take(call.moment)
         if going is None or run is not going.run:
             layer.runs.append(run)
         self._recorded.append(layer)
@@ -420,7 +454,7 @@ class Listener:
             if self.path is not None:
                 self.path.heads(layer.module, heard.out.transpose(1, 2))
                 backward = Backward(heard.out, self._learns, head_axis=1)
-            self._own.add(layer, heard, backward, self._mode.keep)
+            self._own.add(layer, heard, backward, self._mode.keep, self._moment())
             if self.watched.keep == "statistics":
                 self._own.close()
                 self._own.settle()

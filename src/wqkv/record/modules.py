@@ -41,7 +41,7 @@ class ModuleCall(NamedTuple):
     args: tuple[Any, ...]
     kwargs: dict[str, Any]  # keyword arguments of each model's own code
 
-    def _given(self) -> dict[str, Any]:
+    def given(self) -> dict[str, Any]:
         """All arguments by name, also those that were passed by position."""
         if not self.args:
             return self.kwargs
@@ -54,7 +54,7 @@ class ModuleCall(NamedTuple):
     @property
     def reads_other_text(self) -> bool:
         """Whether it was given another text than its own to look at."""
-        given = self._given()
+        given = self.given()
         if isinstance(self.module, nn.MultiheadAttention):
             return given.get("key") is not given.get("query")
         return any(given.get(name) is not None for name in _OTHER_TEXTS)
@@ -62,7 +62,7 @@ class ModuleCall(NamedTuple):
     @property
     def joint_len(self) -> int:
         """How many tokens its own text, which it is given first, and the other have together."""
-        given = self._given()
+        given = self.given()
         own = next(iter(given.values()), None)
         texts = {id(x): x for x in (own, *(given.get(name) for name in _OTHER_TEXTS))}
         return sum(x.shape[1] for x in texts.values() if isinstance(x, Tensor) and x.ndim == 3)
@@ -70,14 +70,14 @@ class ModuleCall(NamedTuple):
     @property
     def reads_other_keys(self) -> bool:
         """Whether keys are made of another tensor than queries: of our own layers, and torch's."""
-        given = self._given()
+        given = self.given()
         pairs = ((given.get("Q"), given.get("K")), (given.get("query"), given.get("key")))
         return any(key is not None and key is not query for query, key in pairs)
 
     @property
     def token_ids(self) -> Tensor | None:
         """The token ids (batch, length) that it was given, if any."""
-        given = self._given()
+        given = self.given()
         ids = next((given[name] for name in _TOKEN_IDS if name in given), None)
         return ids if isinstance(ids, Tensor) and ids.ndim == 2 else None
 

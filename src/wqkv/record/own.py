@@ -28,6 +28,7 @@ from wqkv.maps.attention_map import AttentionMap, map_of
 from wqkv.maps.weights import aside
 from wqkv.record.backward import Backward
 from wqkv.record.captured import CapturedCall, Refusal, why_without_numbers
+from wqkv.record.inputs.moment import Moment
 from wqkv.record.layer_runs import LayerRuns
 from wqkv.record.operators.nodes import Leaf, close_all
 from wqkv.record.prove_call import prove_heard
@@ -93,6 +94,7 @@ class _OwnCall(NamedTuple):
     backward: Backward | None  # where its gradient goes, if gradients are asked for
     kept: tuple[Leaf, Leaf, Leaf]  # q, v and the output, as they were
     matrices: list[Leaf]  # of its rules
+    moment: Moment | None  # the moment, to find what its positions are
 
     def as_heard(self) -> HeardCall:
         """The call as it was.
@@ -118,11 +120,13 @@ class OwnDoor:
         heard: HeardCall,
         backward: Backward | None,
         keep: Callable[[Tensor], Leaf],
+        moment: Moment | None,
     ) -> None:
         """Keep a call of a layer until somebody asks, or until the next forward begins.
 
         Args:
             keep: keeps a tensor as it is now, until the forward ends.
+            moment: at which it ran.
         """
         layer.reason = _why_not(heard)
         if layer.reason is not None:
@@ -133,7 +137,7 @@ class OwnDoor:
         matrices = [Leaf(x) for x in held.call.rules.tensors()]
         for leaf in matrices:  # the rules hold the tensor itself, so it may not change from here on
             leaf.close()
-        self._waiting.append(_OwnCall(layer, held, backward, leaves, matrices))
+        self._waiting.append(_OwnCall(layer, held, backward, leaves, matrices, moment))
 
     def close(self) -> None:
         """A forward ends. From here on nothing tells that a tensor is about to be changed."""
@@ -153,6 +157,7 @@ class OwnDoor:
                 layer.reason = str(refusal)
                 continue
             layer.reason = None
+            run.take(one.moment)
             if not layer.runs or run is not layer.runs[-1]:
                 layer.runs.append(run)
 

@@ -21,10 +21,13 @@ from wqkv.attend.masks.algebra import Mask
 from wqkv.attend.rules import Rules
 from wqkv.errors import MissedError
 from wqkv.maps.attention_map import AttentionMap, map_of
+from wqkv.maps.axis import Axes
 from wqkv.maps.proof import Proof
 from wqkv.maps.weights import check_unchanged
 from wqkv.record.backward import Backward
 from wqkv.record.captured import CapturedCall, Refusal
+from wqkv.record.inputs.find import find_axes
+from wqkv.record.inputs.moment import Moment, RunCall
 from wqkv.record.mask_pattern import HIDDEN, Pattern
 from wqkv.record.operators.nodes import Leaf
 from wqkv.upstream.of_torch import version
@@ -132,6 +135,8 @@ class Run:
     scores: Callable[[], Scored] | None = None  # computes them again, where no rules give them
     captured: str = ""  # why it is not proved of q, k and rules, but computed again
     said: str = field(default="", init=False)  # what `shown` was before the mask was released
+    #: Its calls, by which is found what its positions are: see `axes`.
+    pieces: list[RunCall] = field(default_factory=list, init=False)
     #: The tensors that its map is made of, some of them the model's own, and their versions.
     made_of: list[tuple[Tensor, int]] = field(default_factory=list, init=False)
 
@@ -200,9 +205,40 @@ class Run:
         if self.statistics is not None:
             return self.statistics
         if self.scores is not None:
-            return _of_scores(self.query.data, self.key.data, self.scores())
+            found = _of_scores(self.query.data, self.key.data, self.scores())
+            return found._with(self.axes())
         check_unchanged(self.made_of)
-        return self._weights()
+        return self._weights()._with(self.axes())
+
+    def axes(self) -> Axes:
+        """What its queries and keys are."""
+        return find_axes(self.pieces, self.shape, self.first.cross, self.start)
+
+    def take(self, moment: Moment | None) -> None:
+        """Note the moment of its next call, whose queries are its last ones."""
+        new = self.shape[2] - sum(one.kept for one in self.pieces)
+        if moment is not None and new > 0:
+            self.pieces.append(RunCall(moment, self.shape[0], new, new))
+
+    def select(self, order: Tensor) -> None:
+        """Keep the samples `order`, in this order."""
+        for rows in (self.key, self.query):
+            rows.select(order)
+        self.pieces = [
+            one._replace(order=order if one.order is None else one.order[order])
+            for one in self.pieces
+        ]
+
+    def crop(self, length: int) -> None:
+        """Keep the first `length` queries."""
+        self.query.crop(length)
+        # the moments of the calls that have queries among them
+        first, kept = 0, list[RunCall]()
+        for one in self.pieces:
+            if first < length:
+                kept.append(one._replace(kept=min(one.kept, length - first)))
+            first += one.kept
+        self.pieces = kept
 
     def _weights(self) -> AttentionMap:
         key = self.key.data

@@ -13,7 +13,7 @@ import copy
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,7 @@ def watch(
     layers: Iterable[int] | None = None,
     keep: Literal["all"] = "all",
     gradients: bool = False,
+    processor: Any = None,
 ) -> Seen[AttentionMap]: ...
 @overload
 def watch(
@@ -60,6 +61,7 @@ def watch(
     layers: Iterable[int] | None = None,
     keep: Literal["all", "statistics"] = "all",
     gradients: bool = False,
+    processor: Any = None,
 ) -> Seen[AttentionMap] | Seen[Statistics]:
     """Record the attention of every layer while a PyTorch model runs: q, k and the rules.
 
@@ -89,6 +91,8 @@ def watch(
         gradients: keep v and the heads' output, for `Seen.writes`, and, while your own backward
             pass runs, the gradient with respect to that output, for `Seen.effects`. All gradients
             stay bit-identical. Under gradient checkpointing a layer that runs again counts once.
+        processor: the tokenizer or processor that made the model's inputs. It names the tokens of
+            `map.keys` and `map.queries`, and undoes what it did to the pixels of a picture.
 
     Raises:
         ArgumentError: gradients of what keep="statistics" does not keep.
@@ -104,7 +108,7 @@ def watch(
       0  layers.0  encoder  [1, 2, 5, 5] Full()  proof ...
       1  layers.1  encoder  [1, 2, 5, 5] Full()  proof ...
     """
-    return Seen(model, layers, keep, gradients)
+    return Seen(model, layers, keep, gradients, processor)
 
 
 class Layer(NamedTuple):
@@ -404,8 +408,9 @@ class Seen(Watching, Sequence[Kept]):
     def save(self, path: str | PathLike[str], values: bool = False) -> None:
         """Write the recording to a file, which `load_recording` reads on any machine.
 
-        It is one safetensors file, with q, k, the rules and lse of every run, the token ids, the
-        proofs, and the names, states and reasons of the layers. What is read from it answers as
+        It is one safetensors file, with q, k, the rules and lse of every run, the token ids, what
+        the queries and keys are (with the picture or sound that the model was given), the proofs,
+        and the names, states and reasons of the layers. What is read from it answers as
         this does, but for `writes`, which needs the model's modules. A file that is there is
         replaced when the new one is whole.
 
@@ -477,7 +482,8 @@ class Seen(Watching, Sequence[Kept]):
                 most -= math.prod(m.shape)
                 if most < 0:
                     break
-                found.append((one.name, m.thumbnail(pictures.SIDE)[0].mean(dim=0)))
+                means = m.thumbnail(pictures.SIDE)[0].mean(dim=0)
+                found.append(pictures.of_means(one.name, means, *m._sides(0)))
         return found
 
     def report(self) -> str:

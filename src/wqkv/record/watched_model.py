@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from wqkv.named_attention import attention_like
+from wqkv.record.inputs.moment import is_convolution
 from wqkv.upstream import of_torch
 
 
@@ -12,9 +15,15 @@ class WatchedModel:
     """What is known of a model before it runs, and which layers are wanted."""
 
     def __init__(
-        self, model: nn.Module, wanted: list[int] | None, keep: str, gradients: bool
+        self,
+        model: nn.Module,
+        wanted: list[int] | None,
+        keep: str,
+        gradients: bool,
+        processor: Any = None,  # a tokenizer or processor of any library
     ) -> None:
         self.model, self.wanted, self.keep, self.gradients = model, wanted, keep, gradients
+        self.processor = processor
         self.names = {module: of_torch.plain_name(name) for name, module in model.named_modules()}
         self.like = attention_like(model)
         #: The modules whose hooks are followed. The others are torch's own and have no parts, so
@@ -25,6 +34,7 @@ class WatchedModel:
             for module in self.names
             if gradients or module is model or next(module.children(), None) is not None
             or not type(module).__module__.startswith("torch.nn.")
+            or is_convolution(module)
         }  # fmt: skip
 
     def follow(self, whole: nn.Module) -> None:

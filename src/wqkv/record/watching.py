@@ -35,6 +35,7 @@ class Watching:
         layers: Iterable[int] | None,
         keep: Literal["all", "statistics"],
         gradients: bool = False,
+        processor: Any = None,  # a tokenizer or processor of any library
     ) -> None:
         if keep not in ("all", "statistics"):
             raise ArgumentError(f"`keep` is {keep!r}.\nPass 'all' or 'statistics'.")
@@ -54,7 +55,7 @@ class Watching:
                 raise ArgumentError(
                     f"`layers` holds {number}, and layers are numbered from 0.\nPass 0 or more."
                 )
-        self._watched = WatchedModel(unwrapped(model), wanted, keep, gradients)
+        self._watched = WatchedModel(unwrapped(model), wanted, keep, gradients, processor)
         self._watched.follow(stand_in(model))
         self._compiled = compiled(model)
         self._copies = len(model.device_ids) if isinstance(model, nn.DataParallel) else 0

@@ -196,6 +196,11 @@ READ = {
         "{model} 不能读句子对：它的分词器不在两句之间加分隔词元，或不给出词元的位置。\n请只给一段文"
         "本，或打开一个编码器，例如 minilm。",
     ),
+    "no_matters": (
+        "{model} reads a picture, and what its links do to an answer is asked of texts.\n"
+        "Hide a patch in the view What if.",
+        "{model} 读的是图片，而连接对答案的作用只能问文本。\n请在“假如”视图里遮住一个图块。",
+    ),
     "no_data_address": (
         "{model} reads a picture, and what was sent is none.\n"
         "Send a picture as a data: address, or name a file to `wqkv open`.",

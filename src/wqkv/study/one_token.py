@@ -16,7 +16,7 @@ from wqkv.sentences.errors import mistake
 from wqkv.study.head_matrices import HeadMatrices, has_matrices
 from wqkv.study.model import OpenModel
 from wqkv.study.part import SAMPLED_ROWS, in_range, position_of, scale_of, spaced
-from wqkv.study.tokens import TokenizedText, Unread, is_blank
+from wqkv.study.tokens import PictureTokens, TokenizedText, Unread, is_blank
 from wqkv.study.view import ALL_ROWS, View
 
 
@@ -71,6 +71,7 @@ class TokenStory:
     proof: Proof
     map: Tensor | None = None  # (n, m) this head's weights, one row per query token, if asked for
     source: SourceText | None = None  # the text that is looked at, where it is another one
+    picture: PictureTokens | None = None  # what the tokens are cells of, where they are
 
     def __repr__(self) -> str:
         best = self.ranked[0]
@@ -222,6 +223,7 @@ def token_story(view: View, layer: int, head: int, token: int) -> TokenStory:
         matrices=view.matrices(layer, head) if has_matrices(ours) else None,
         proof=view.proof(layer),
         source=source,
+        picture=next(iter(reading.pictures), None),
     )
 
 

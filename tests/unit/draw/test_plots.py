@@ -8,12 +8,11 @@ from matplotlib import font_manager
 from rich.cells import cell_len
 
 from tests.unit.draw.stories import make
-from wqkv.draw import plots
 from wqkv.draw.matrix import scale_ends, side_by_side, write_sum
-from wqkv.draw.plots import drawable, fonts_for, save_story, wrapped
+from wqkv.draw.plots import save_story, wrapped
 from wqkv.errors import ArgumentError, MissingExtraError
 from wqkv.maps.proof import Proof
-from wqkv.sentences import LANGUAGES, translated
+from wqkv.sentences import translated
 from wqkv.study.one_token import SourceText
 
 SCRIPTS = (
@@ -168,19 +167,6 @@ def test_missing_fonts_are_named(tmp_path, readable_svg, monkeypatch):
     assert save_story(make(), tmp_path / "map.svg", "en") == ()
 
 
-@pytest.mark.parametrize(
-    ("text", "named"),
-    [
-        ("猫ねネ한", "Noto Sans CJK SC"),
-        ("قש", "Noto Sans Arabic, Noto Sans Hebrew"),
-        ("हि", "Noto Sans Devanagari"),
-        ("😀", "Noto Sans Symbols, Noto Emoji"),
-    ],
-)
-def test_each_script_has_its_font(text, named):
-    assert fonts_for(map(ord, text)) == named
-
-
 def test_all_is_said_in_chinese(tmp_path, readable_svg):
     story = make([f"{i}" for i in range(71)], token=3)
     if save_story(story, tmp_path / "map.svg", "zh"):
@@ -189,14 +175,6 @@ def test_all_is_said_in_chinese(tmp_path, readable_svg):
     found = {*re.findall(r"[a-z]{4,}", " ".join(shown))}
     assert found <= {"tiny", "model", "context", "share", "query", "value", "token"}
     assert any("证明成立" in text for text in shown)
-
-
-@pytest.mark.parametrize("lang", LANGUAGES)
-def test_a_language_is_drawn_where_a_font_has_its_letters(monkeypatch, lang):
-    monkeypatch.setattr(font_manager.fontManager, "ttflist", [])
-    assert drawable(lang) == "en"
-    monkeypatch.setattr(plots, "LETTERS", {"en": "", "zh": "é"})  # which DejaVu Sans has
-    assert drawable(lang) == lang
 
 
 def test_lines_of_a_picture_are_wrapped():

@@ -14,24 +14,6 @@ from wqkv.study.tokens import Unread
 
 
 @pytest.mark.parametrize(
-    ("word", "encoding", "shown"),
-    [
-        ("[CLS]", "utf-8", "[CLS]"),
-        ("", "utf-8", "''"),
-        ("  ", "utf-8", "'  '"),
-        ("a\n\tb", "utf-8", r"a\n\tb"),
-        ("\x1b[31m", "utf-8", r"\x1b[31m"),
-        ("\u202eabc", "utf-8", r"\u202eabc"),
-        ("\ud800", "utf-8", r"\ud800"),
-        ("猫", "utf-8", "猫"),
-        ("猫é", "latin-1", r"\u732bé"),
-    ],
-)
-def test_visible(word, encoding, shown):
-    assert steps.visible(word, encoding) == shown
-
-
-@pytest.mark.parametrize(
     ("n", "word", "most", "window"),
     [
         (7, 3, 11, range(7)),

@@ -33,3 +33,21 @@ def test_number(value, shown):
 )
 def test_weight(value, shown):
     assert display.weight(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("token", "encoding", "shown"),
+    [
+        ("[CLS]", "utf-8", "[CLS]"),
+        ("", "utf-8", "''"),
+        ("  ", "utf-8", "'  '"),
+        ("a\n\tb", "utf-8", r"a\n\tb"),
+        ("\x1b[31m", "utf-8", r"\x1b[31m"),
+        ("\u202eabc", "utf-8", r"\u202eabc"),
+        ("\ud800", "utf-8", r"\ud800"),
+        ("猫", "utf-8", "猫"),
+        ("猫é", "latin-1", r"\u732bé"),
+    ],
+)
+def test_visible(token, encoding, shown):
+    assert display.visible(token, encoding) == shown

@@ -20,6 +20,7 @@ from wqkv.maps.weights import aside
 from wqkv.record.captured import CHANGED, CapturedCall, Refusal, check_numbers, not_understood
 from wqkv.record.faults import Faults
 from wqkv.record.follow import OTHER_TEXT, Continuation, agreed_step, begin, follow, go_on
+from wqkv.record.inputs.moment import Moment
 from wqkv.record.layer_runs import LayerRuns
 from wqkv.record.operators.nodes import Leaf, close_all
 from wqkv.record.operators.told import FusedCall, Heard, WrittenOut, tensors_in
@@ -55,6 +56,7 @@ class Waiting(NamedTuple):
     cross: bool  # whether a module was given another text to look at
     batch: int | None  # samples of the forward
     returned: Returned | None  # by an attention function that could not be read
+    moment: Moment | None  # the moment, to find what its positions are
 
 
 class OperatorDoor:
@@ -110,6 +112,7 @@ class OperatorDoor:
         if isinstance(found, Continuation):
             return found
         layer.reason = None
+        found.take(one.moment)
         if not layer.runs or found is not layer.runs[-1]:
             layer.runs.append(found)
         return None

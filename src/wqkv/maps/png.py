@@ -1,10 +1,11 @@
-"""Numbers as a small PNG: one pixel each, blue where positive, orange where negative; a picture."""
+"""Numbers as a small PNG, one pixel each, which a page or a notebook holds in itself."""
 
 from __future__ import annotations
 
 import base64
 import struct
 import zlib
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ STEPS = 127
 
 
 def data_url(numbers: Tensor, end: float) -> str:
-    """Return numbers (height, width) as the address of a PNG, which a page holds in itself.
+    """Return numbers (height, width) as the address of a PNG: blue is positive, orange negative.
 
     The nearer to 0, the more the ground is seen through a pixel; its color is full from `end` on.
 
@@ -29,14 +30,14 @@ def data_url(numbers: Tensor, end: float) -> str:
     'data:image/png;base64,iVBORw'
     """
     levels = (numbers.float() / end).clamp(-1, 1).mul(STEPS).round() + STEPS
-    pixels = torch.where(levels.isnan(), 2 * STEPS + 1, levels).to(torch.uint8)
     colors = [*[ORANGE] * STEPS, *[BLUE] * (STEPS + 1), NOT_A_NUMBER]
     opaque = [*(round(255 * abs(i - STEPS) / STEPS) for i in range(2 * STEPS + 1)), 255]
-    palette = (
-        (b"PLTE", bytes(part for color in colors for part in color)),
-        (b"tRNS", bytes(opaque)),
-    )
-    return _address(pixels, 3, *palette)
+    return address(png(levels.nan_to_num(2 * STEPS + 1), colors, opaque))
+
+
+def address(image: bytes) -> str:
+    """Return the address of a PNG that holds it."""
+    return f"data:image/png;base64,{base64.b64encode(image).decode()}"
 
 
 def color_url(picture: Tensor) -> str:
@@ -45,11 +46,23 @@ def color_url(picture: Tensor) -> str:
     >>> color_url(torch.zeros(3, 2, 5))[:28]
     'data:image/png;base64,iVBORw'
     """
-    return _address(picture.mul(255).round().to(torch.uint8).permute(1, 2, 0), 2)
+    return address(_png(picture.mul(255).round().permute(1, 2, 0), 2))
 
 
-def _address(pixels: Tensor, kind: int, *chunks: tuple[bytes, bytes]) -> str:
-    """Return bytes (height, width) or (height, width, 3) as the address of a PNG.
+def png(pixels: Tensor, colors: Sequence[Color], opaque: Sequence[int] = ()) -> bytes:
+    """Return pixels (height, width), the numbers of their colors, as an image.
+
+    Args:
+        opaque: how opaque each color is, from 0 to 255; what is left out is opaque.
+
+    Source: W3C PNG, third edition, with a palette of at most 256 colors.
+    """
+    palette = [(b"PLTE", bytes(part for color in colors for part in color))]
+    return _png(pixels, 3, *palette, *([(b"tRNS", bytes(opaque))] if opaque else []))
+
+
+def _png(pixels: Tensor, kind: int, *chunks: tuple[bytes, bytes]) -> bytes:
+    """Return bytes (height, width) or (height, width, 3) as an image.
 
     Args:
         kind: the number of PNG for what a pixel is: 3 a place in the palette, 2 its three colors.
@@ -57,15 +70,15 @@ def _address(pixels: Tensor, kind: int, *chunks: tuple[bytes, bytes]) -> str:
     """
     height, width = pixels.shape[:2]
     # Each line begins with the number of its filter, 0 for none.
-    lines = torch.nn.functional.pad(pixels.reshape(height, -1), (1, 0)).flatten()
-    parts = (
+    rows = pixels.to(torch.uint8).cpu().reshape(height, -1)
+    lines = torch.nn.functional.pad(rows, (1, 0)).flatten().tolist()
+    parts = [
         (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0)),  # 8 bits a number
         *chunks,
-        (b"IDAT", zlib.compress(bytes(lines.tolist()), 9)),
+        (b"IDAT", zlib.compress(bytes(lines), 9)),
         (b"IEND", b""),
-    )
-    written = b"\x89PNG\r\n\x1a\n" + b"".join(
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
         for name, data in parts
     )
-    return f"data:image/png;base64,{base64.b64encode(written).decode()}"

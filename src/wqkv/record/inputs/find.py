@@ -1,0 +1,154 @@
+"""Find what the queries and the keys of a run are, by what the model was given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache, reduce
+from typing import TypeAlias
+
+from wqkv.maps.axis import UNKNOWN, Axes, Axis, Parts
+from wqkv.record.inputs.joined import read_joined
+from wqkv.record.inputs.latents import read_latents
+from wqkv.record.inputs.moment import CallSizes, HasAxes, Moment, RunCall
+from wqkv.record.inputs.shifted import read_windows
+from wqkv.record.inputs.sound import read_sound
+from wqkv.record.inputs.text import read_text
+
+#: Says what the positions of a call are; None if it does not know. It explains every position, or
+#: says nothing: a wrong axis is worse than none.
+Reader: TypeAlias = Callable[[Moment, CallSizes], Axes | None]
+#: The readers, in the order in which they are asked.
+READERS: tuple[Reader, ...] = (
+    read_windows,
+    read_latents,
+    read_sound,
+    read_joined,
+    read_text,
+)
+
+
+def find_axes(
+    pieces: Sequence[RunCall], shape: tuple[int, int, int, int], cross: bool, start: int
+) -> Axes:
+    """What the positions of a run are, found when somebody asks.
+
+    Args:
+        pieces: its calls.
+        shape: (batch, n_head, query_len, key_len).
+        start: the position of its first query, if it looks at its own text.
+    """
+    batch, _, query_len, key_len = shape
+    if not pieces:
+        return UNKNOWN
+    alone = len(pieces) == 1 and not start
+
+    @cache
+    def read() -> list[Axes | None]:
+        # of a step of a generation only the new queries are asked about
+        return [
+            _read(one.moment, CallSizes(one.batch, one.query_len, key_len, cross or not alone))
+            for one in pieces
+        ]
+
+    @cache
+    def queries() -> Sequence[Parts] | None:
+        each = [
+            _chosen(None if axes is None else axes.queries(), one, batch)
+            for axes, one in zip(read(), pieces, strict=True)
+        ]
+        return _joined(each, query_len)
+
+    @cache
+    def keys() -> Sequence[Parts] | None:
+        first = read()[0]
+        found = None if first is None else _chosen(first.keys(), pieces[0], batch)
+        if found is not None and _fits(found, key_len):
+            return found
+        if cross:
+            return _earlier(pieces[0].moment, batch, key_len)
+        own = queries()
+        if own is None or not start:
+            return own if own is not None and _fits(own, key_len) else None
+        return _joined([[(Axis(start),)] * batch, own], key_len)
+
+    return Axes(queries, keys)
+
+
+def _read(moment: Moment, sizes: CallSizes) -> Axes | None:
+    """What the first reader that knows says."""
+    if moment.changed:
+        return None
+    found = (reader(moment, sizes) for reader in READERS)
+    return next((axes for axes in found if axes is not None), None)
+
+
+def _chosen(found: Sequence[Parts] | None, piece: RunCall, batch: int) -> Sequence[Parts] | None:
+    """The samples of a call that the run has now."""
+    if found is None:
+        return None
+    if piece.kept < piece.query_len:
+        found = [_cut(parts, piece.kept) for parts in found]
+    if piece.order is not None:
+        return [found[at] for at in piece.order.tolist()]
+    return found if len(found) == batch else None
+
+
+def _cut(parts: Parts, length: int) -> Parts:
+    """The first positions of a text; of a picture or a sound that is cut the names alone."""
+    made: list[Axis] = []
+    for part in parts:
+        if length > 0:
+            whole = len(part) <= length
+            made.append(part if whole else Axis([part.label(at) for at in range(length)]))
+        length -= len(part)
+    return tuple(made)
+
+
+def _fits(samples: Sequence[Parts], length: int) -> bool:
+    return all(sum(map(len, parts)) == length for parts in samples)
+
+
+def _joined(each: Sequence[Sequence[Parts] | None], length: int) -> Sequence[Parts] | None:
+    """The axes of calls one behind the other; None where one is not known."""
+    known = [one for one in each if one is not None]
+    if len(known) < len(each) or len({len(one) for one in known}) != 1:
+        return None
+    found = [reduce(_behind, parts) for parts in zip(*known, strict=True)]
+    return found if _fits(found, length) else None
+
+
+def _behind(first: Parts, then: Parts) -> Parts:
+    """Axes one behind the other; a text that goes on from one call to the next is one."""
+    if not first or not then or not _is_text(first[-1]) or not _is_text(then[0]):
+        return first + then
+    return (*first[:-1], Axis(first[-1].labels + then[0].labels), *then[1:])
+
+
+def _is_text(axis: Axis) -> bool:
+    return axis.grid is None and axis.seconds is None and axis.places is axis.source is None
+
+
+def _earlier(moment: Moment, batch: int, key_len: int) -> Sequence[Parts] | None:
+    """What another tower has read earlier, such as the encoder's text, whose positions are keys."""
+    source = moment.source
+    runs = [
+        run
+        for layer in tuple(moment.layers.values())
+        for run in layer.runs
+        if run.pieces and run.pieces[0].moment.number < moment.number and run.shape[2] == key_len
+    ]
+    runs = [run for run in runs if not _same(run.pieces[0].moment.source, source)]
+    for run in sorted(runs, key=_number, reverse=True):
+        found = run.axes().queries()
+        if found is not None and len(found) in (1, batch):
+            return found if len(found) == batch else [found[0]] * batch
+    return None
+
+
+def _number(run: HasAxes) -> int:
+    return run.pieces[0].moment.number
+
+
+def _same(one: object, other: object) -> bool:
+    """Whether both are one module, given the same."""
+    return getattr(one, "module", None) is getattr(other, "module", None)
