@@ -126,8 +126,5 @@ def test_a_saved_page(opened, photo):
     recorded = told(record(*opened, (0, 1, 27), "en", nobody, 2**24))
     assert wrong(recorded, schema.Recorded) == []
     page = inline.saved_page(opened[0].model, WORDS, None, photo, None, "en")
-    assert (
-        "data:image/png" in page.html
-        and page.picture
-        and "tiny-llava reads 29 tokens" in repr(page)
-    )
+    assert "data:image/png" in page.html and "tiny-llava reads 29 tokens" in repr(page)
+    assert page.picture is not None and page.picture[:4] == b"\x89PNG"
