@@ -95,6 +95,7 @@ ORDER = (
     "wqkv.maps.scales",
     "wqkv.maps.axis",
     "wqkv.maps.pictures",
+    "wqkv.maps.panels",
     "wqkv.maps.sound_overlay",
     "wqkv.maps.overlay",
     "wqkv.maps.picks",
