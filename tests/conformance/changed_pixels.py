@@ -21,7 +21,7 @@ from wqkv.record.watch import watch
 #: The matrices of a block that stay as they are.
 _KEPT = re.compile(
     r"(^|\.|_)w?(q|k|v|qkv|kv|query|key|value|query_key_value|in|to_q|to_k|to_v|to_kv|to_qkv|q_bias)"
-    r"(_?proj\w*|_linear|_norm)?$",
+    r"(_?proj\w*|_linear|_norm|\.linear)?$",
     re.IGNORECASE,
 )
 
@@ -40,10 +40,21 @@ def silence(model: nn.Module, layers: Sequence[str]) -> None:
     modules = dict(model.named_modules())
     for block in blocks:
         for name, module in modules[block.rstrip(".")].named_modules():
-            if isinstance(module, nn.Linear) and not _KEPT.search(name):
+            flat = isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)
+            if (flat or isinstance(module, nn.Linear)) and not _KEPT.search(name):
                 nn.init.zeros_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+
+
+def sharpen(model: nn.Module) -> None:
+    """Leave of each convolution whose patches overlap what it reads in their middle."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and module.kernel_size > module.stride:
+            row, column = (k // 2 for k in module.kernel_size)
+            middle = module.weight[..., row, column].clone()
+            nn.init.zeros_(module.weight)
+            module.weight[..., row, column] = middle
 
 
 def prove(
@@ -51,31 +62,39 @@ def prove(
     call: Callable[[nn.Module, Tensor], object],
     pixels: Tensor,
     *,
+    square: int = 1,
     near: int = 0,
     tries: int = 5,
 ) -> list[Found]:
-    """Change one pixel at a time, and look at every layer.
+    """Change one place of the pixels at a time, and look at every layer.
 
     Args:
         call: runs the model on pixels.
         pixels: what it reads, pictures (batch, ..., height, width).
-        near: how many cells further a pixel may be seen too, where patches overlap.
+        square: the side of what is changed. More than 1 where patches overlap: then each reads only
+            its middle, and one at least of those that show a part of the square must change.
+        near: how many cells further a change may be seen.
     """
     model.eval()
     with torch.no_grad():
         with watch(model) as seen:
             call(model, pixels)
         silence(model, [layer.name for layer in seen.layers])
+        if square > 1:
+            sharpen(model)
         before = _run(model, call, pixels)
         generator = torch.Generator().manual_seed(0)
         found: dict[tuple[str, str], str] = {}
         for _ in range(tries):
             changed = pixels.clone()
-            at = [int(torch.randint(n, (), generator=generator)) for n in pixels.shape]
+            ends = [*pixels.shape[:-2], *(n - square + 1 for n in pixels.shape[-2:])]
+            at = [int(torch.randint(n, (), generator=generator)) for n in ends]
             channel = 1
             if pixels.ndim == 5:  # a video; the axis shows the first of two frames
                 channel, at[1] = 2, at[1] // 2 * 2
-            changed[(*at[:channel], slice(None), *at[channel + 1 :])] += 9
+            row, column = at[-2:]
+            place = slice(row, row + square), slice(column, column + square)
+            changed[(*at[:channel], slice(None), *at[channel + 1 : -2], *place)] += 9
             for one, other in zip(before, _run(model, call, changed), strict=True):
                 for side in ("keys", "queries"):
                     state = _compare(one, other, side, near)
@@ -95,7 +114,7 @@ def _run(model: nn.Module, call: Callable[[nn.Module, Tensor], object], x: Tenso
     return [
         _Layer(layer.name, seen[number])
         for number, layer in enumerate(seen.layers)
-        if layer.state in ("proved", "captured")
+        if layer.state == "proved"  # others have no k and q of their own
     ]
 
 
@@ -146,13 +165,12 @@ def _compare_sample(parts: Parts, others: Parts, moved: Tensor, near: int) -> st
         }
         held = axis.cells(own.float())
         seen = {tuple(place) for place in (held == 1).nonzero().tolist()}
-        if not near and seen != cells:
+        if seen != cells and not near:
             return f"{sorted(seen)} changed, and the picture at {sorted(cells)}"
-        for place in cells:
-            if not held[place].isnan() and place not in seen:
-                return f"{sorted(seen)} changed, and not {place}"
+        if cells and not seen & cells and not any(held[place].isnan() for place in cells):
+            return f"{sorted(seen)} changed, and none of {sorted(cells)}"
         for place in seen:
-            if cells and min(_far(place, cell) for cell in cells) > near:
+            if not cells or min(_far(place, cell) for cell in cells) > near:
                 return f"{sorted(seen)} changed, far from {sorted(cells)}"
     return "right"
 

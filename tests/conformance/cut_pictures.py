@@ -29,6 +29,7 @@ class Cutting(NamedTuple):
     size: tuple[int, int]
     library: str = "transformers"
     others: Callable[[str], bool] = lambda name: False  # the layers whose keys are no cells
+    asked_by_others: bool = False  # whether some layers have queries that are no cells
 
 
 def _foreign(module: str, name: str, *args: Any, **rest: Any) -> Callable[[], nn.Module]:
@@ -158,6 +159,12 @@ ROWS = [
             ("Hiera", "hiera_tiny_224", (64, 96), {"embed_dim": 12, "stages": (1, 2, 2, 1)}, none),
         )
     ),
+    Cutting("timm Twins", _timm("twins_svt_small", img_size=(128, 192), embed_dims=(12, 24, 36, 48), num_heads=(2, 2, 3, 3), depths=(2, 2, 2, 2), wss=(5, 5, 5, 5)), (128, 192), "timm", lambda name: name.split(".")[2] == "1"),
+    Cutting("timm GC ViT", _timm("gcvit_xxtiny", img_size=(96, 128), embed_dim=16), (96, 128), "timm", asked_by_others=True),
+    Cutting("timm NesT", _timm("nest_tiny", img_size=64), (64, 64), "timm"),
+    Cutting("timm MobileViT", _timm("mobilevit_xxs"), (64, 128), "timm"),
+    Cutting("MobileViT", _of("MobileViTModel", "MobileViTConfig", image_size=64, hidden_sizes=[12, 24, 36], neck_hidden_sizes=[4, 4, 8, 8, 12, 12, 16], num_attention_heads=2), (64, 128)),
+    Cutting("LW-DETR", _of("LwDetrViTBackbone", "LwDetrViTConfig", hidden_size=12, num_hidden_layers=3, num_attention_heads=2, pretrain_image_size=64, image_size=64, patch_size=4, num_windows=4, window_block_indices=[0, 2], out_indices=[2]), (48, 80)),
     Cutting("timm TinyViT", _timm("tiny_vit_5m_224"), (96, 128), "timm"),
     Cutting(
         "timm Swin, another size",
@@ -213,7 +220,7 @@ def alone(model: nn.Module, attention: set[str]) -> Iterator[None]:
             hooks.append(module.register_forward_hook(lambda _, args, out: _silent(out)))
         elif type(module).__name__ in ("SEModule", "SqueezeExcitation", "EffectiveSEModule"):
             hooks.append(module.register_forward_hook(lambda _, args, out: args[0]))
-        elif isinstance(module, nn.AvgPool2d) and module.kernel_size != module.stride:
+        elif isinstance(module, nn.AvgPool2d | nn.MaxPool2d) and _overlaps(module):
             hooks.append(module.register_forward_hook(_first_of))
         elif isinstance(module, nn.Conv2d):
             _narrow(module)
@@ -230,7 +237,16 @@ def _silent(out: Any) -> Any:
 
 def _first_of(pool: Any, args: tuple[Tensor], out: Tensor) -> Tensor:
     """Of each stretch of pixels that a pool moves on by, the first."""
-    return args[0][..., :: pool.stride, :: pool.stride]
+    rows, columns = _pair(pool.stride)
+    return args[0][..., ::rows, ::columns]
+
+
+def _overlaps(pool: Any) -> bool:
+    return _pair(pool.kernel_size) != _pair(pool.stride)
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def _narrow(module: nn.Conv2d) -> None:
@@ -273,6 +289,8 @@ def prove(row: Cutting) -> Proof:
         padded, tried, wrong = 0, 0, list[str]()
         for name, found in before:
             for axes in (found.keys, found.queries):
+                if axes is None and row.asked_by_others and axes is not found.keys:
+                    continue
                 if not isinstance(axes, list):
                     wrong.append(f"{name}: {axes} is no list of windows")
                     return Proof(len(before), tried, padded, wrong)
@@ -288,7 +306,7 @@ def prove(row: Cutting) -> Proof:
                 after = [one for one in seen_by(model, other) if not row.others(one[0])]
                 for (name, old), (_, new) in zip(before, after, strict=True):
                     for what, axes in (("key", old.keys), ("query", old.queries)):
-                        if _covered(axes) != (grid, size):
+                        if axes is None or _covered(axes) != (grid, size):
                             continue
                         tried += 1
                         moved = _moved(old, new, what)

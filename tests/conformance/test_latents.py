@@ -279,12 +279,26 @@ def test_pictures_of_qwen_that_differ_between_samples():
     assert watched(case.build(), case.given() | {"img_shapes": shapes})[0].keys is None
 
 
-def test_a_processor_that_is_not_known():
-    case = case_of("SD3Transformer2DModel")
+@pytest.mark.parametrize("also", ["attn1", "attn2"])
+def test_a_processor_that_is_not_known(also):
+    """Nobody knows then what it does; in particular its text is not taken for patches."""
+    case = case_of("UNet2DConditionModel")
     model = case.build()
-    known = type(model.transformer_blocks[0].attn.processor)
-    model.set_attn_processor(type("Own", (known,), {})())
-    assert watched(model, case.given())[0].keys is None
+    for name, module in model.named_modules():
+        if name.endswith(("attn2", also)):
+            module.set_processor(type("Own", (type(module.processor),), {})())
+    given = case.given() | {"encoder_hidden_states": vectors(BATCH, ROWS * COLUMNS, 32)}
+    seen = watched(model, given)
+    for layer, one in zip(seen.layers, seen, strict=True):
+        known = layer.name.endswith("attn1") and also == "attn2"
+        assert (one.keys is not None) == (one.queries is not None) == known
+
+
+def test_special_tokens_are_apart_among_queries_too():
+    case = case_of("AuraFlowTransformer2DModel")
+    found = watched(case.build(), case.given())[0]
+    assert found.queries is not None and labels(found.queries) == labels(found.keys)
+    assert [len(axis) for axis in found.queries] == [8, TEXT, ROWS * COLUMNS]
 
 
 def test_keys_of_a_picture_that_a_video_begins_with():

@@ -122,12 +122,13 @@ function viewTabs() {
 
 /**
  * @param {string} text
- * @param {{ target?: string, pair?: string }} beside what a model of two texts writes, or a second sentence
+ * @param {{ target?: string, pair?: string, picture?: string }} beside what a model of two texts writes, a
+ *   second sentence, or another picture
  */
 async function openText(text, beside) {
   if (!text.trim()) return say(new Refusal(t("empty")));
-  const { target, pair } = beside,
-    short = text.length + (target ?? pair ?? "").length <= IN_ADDRESS;
+  const { target, pair, picture } = beside,
+    short = !picture && text.length + (target ?? pair ?? "").length <= IN_ADDRESS;
   await attempt(async () => {
     const { view } = await work("open", { text, ...beside });
     await readView(view);

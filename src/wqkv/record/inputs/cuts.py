@@ -191,6 +191,22 @@ def _covered(pictures: Tensor, regions: Sequence[Region], cells: Sequence[int]) 
     return F.pad(pictures, more) if any(more) else pictures
 
 
+def put_together(patches: Tensor, grid: Sequence[int], merge: int) -> Tensor:
+    """Patches as the pictures that they were cut from: (frames, channels, height, width).
+
+    Args:
+        patches: (count, channels, height, width) of one patch each. Those of a block that is merged
+            stand side by side.
+        grid: (frames, rows, columns), in patches.
+        merge: a block has merge x merge patches.
+    """
+    frames, rows, columns = grid
+    cut = patches.view(frames, rows // merge, columns // merge, merge, merge, *patches.shape[1:])
+    # (frames, channels, rows of blocks, rows, height, columns of blocks, columns, width)
+    whole = cut.permute(0, 5, 1, 3, 6, 2, 4, 7)
+    return whole.flatten(5).flatten(2, 4)
+
+
 def unnormalized(picture: Tensor, processor: Any) -> Tensor:  # a foreign processor
     """A picture (..., channels, height, width) before a processor of transformers scaled it."""
     own = getattr(processor, "image_processor", processor)

@@ -17,7 +17,7 @@ from wqkv.record.inputs.sound import read_sound
 from wqkv.record.inputs.text import read_text
 
 #: Says what the positions of a call are; None if it does not know. It explains every position, or
-#: says nothing: a wrong axis is worse than none.
+#: says nothing: a wrong axis is worse than none. UNKNOWN says that no other reader knows either.
 Reader: TypeAlias = Callable[[Moment, CallSizes], Axes | None]
 #: The readers, in the order in which they are asked.
 READERS: tuple[Reader, ...] = (
@@ -28,6 +28,7 @@ READERS: tuple[Reader, ...] = (
     read_sound,
     read_joined,
     read_text,
+    read_patches,
 )
 
 
@@ -65,6 +66,8 @@ def find_axes(
     @cache
     def keys() -> Sequence[Parts] | None:
         first = read()[0]
+        if first is UNKNOWN:
+            return None
         found = None if first is None else _chosen(first.keys(), pieces[0], batch)
         if found is not None and _fits(found, key_len):
             return found

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from wqkv.maps.axis import Axes, Axis, Parts
+from wqkv.record.inputs.cuts import put_together, unnormalized
 from wqkv.record.inputs.moment import CallSizes, Moment, Running
 from wqkv.record.inputs.places import merged
 
@@ -68,16 +69,11 @@ def _pictures(moment: Moment, tower: Running, grids: Tensor) -> Iterator[Axis]:
         places = torch.cat([one + frame * area for frame in range(frames)])
         source = None
         if patches is not None:
-            own = patches[first : first + count].unflatten(0, (frames, -1))
-            source = own[:, merged((rows, columns), merge).argsort().to(own.device)]
-            source = _joined(source, rows)
+            own = put_together(patches[first : first + count], (frames, rows, columns), merge)
+            source = unnormalized(own if frames > 1 else own[0], moment.processor)
         first += count
-        if frames == 1:
-            yield Axis(
-                area, (rows, columns), source=None if source is None else source[0], places=places
-            )
-        else:
-            yield Axis(count, (frames, rows, columns), source=source, places=places)
+        grid = (rows, columns) if frames == 1 else (frames, rows, columns)
+        yield Axis(count, grid, source=source, places=places)
 
 
 def _patches(moment: Moment, tower: Running) -> Tensor | None:
@@ -99,11 +95,5 @@ def _patches(moment: Moment, tower: Running) -> Tensor | None:
     shape = next(shapes, None)
     if shape is None or shape[0] != len(pixels) or shape[1] not in (1, 3):
         return None
-    patches = pixels.view(shape)
+    patches: Tensor = pixels.view(shape)
     return patches[:, :, 0] if len(shape) == 5 else patches
-
-
-def _joined(patches: Tensor, rows: int) -> Tensor:
-    """Patches (frames, rows * columns, channels, height, width) as (frames, channels, h, w)."""
-    cut = patches.unflatten(1, (rows, -1))
-    return cut.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)

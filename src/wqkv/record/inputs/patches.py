@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -113,12 +113,8 @@ def _path(outer: Running, name: str) -> list[nn.Module] | None:
 def _is_tower(moment: Moment, module: nn.Module) -> bool:
     """Whether a module is a tower or a stage of its own, in which the attention does not run."""
     running = any(one.module is module for one in moment.modules)
-    holds = any(one.module in _inside(module) for one in moment.modules[-1:])
-    return not running and not holds and bool(attention_like(module))
-
-
-def _inside(module: nn.Module) -> Iterator[nn.Module]:
-    return module.modules()
+    # a list does not run, and may hold all that a tower is made of
+    return not running and not isinstance(module, nn.ModuleList) and bool(attention_like(module))
 
 
 def _reads_text(outer: Running) -> bool:

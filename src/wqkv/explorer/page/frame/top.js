@@ -16,11 +16,11 @@ const TYPED = 20000; // characters that are put back into the box
 const THEMES = ["", "light", "dark"];
 
 /**
- * @param {(text: string, beside: { target?: string, pair?: string }) => void} openText
+ * @param {(text: string, beside: { target?: string, pair?: string, picture?: string }) => void} openText
  * @param {(number: number) => void} openWindow
  */
 export function drawTop(openText, openWindow) {
-  const read = () => openText(field.value, second?.value.trim() ? { [second.id]: second.value } : {});
+  const read = () => openText(field.value, { ...(second?.value.trim() && { [second.id]: second.value }), ...(sentPicture && { picture: sentPicture }) });
   const box = (name, value, says) =>
     h("textarea", {
       id: name,
@@ -45,10 +45,15 @@ export function drawTop(openText, openWindow) {
   let second = null; // what a model of two texts writes, or the second sentence of a pair
   if (two) second = box("target", target ?? "", t(opened.model.generates ? "targetText" : "targetNeeded"));
   else if (pair) second = box("pair", pair, t("pairText"));
-  const form = recorded
+  const reads = opened.model?.reads ?? "text",
+    ofPicture = reads === "picture";
+  const other = reads !== "text" && !recorded && pictureChoice(picture => {
+    if (ofPicture) return openText(picture, {});
+    sentPicture = picture;
+    read();
+  });
+  const form = recorded || ofPicture
     ? null
-    : opened.model?.reads === "picture"
-    ? pictureChoice(openText)
     : h(
         "form",
         {
@@ -85,6 +90,7 @@ export function drawTop(openText, openWindow) {
           ),
       ),
       form,
+      other,
       h(
         "div",
         { class: "tools" },
@@ -128,12 +134,15 @@ export function drawTop(openText, openWindow) {
   ];
 }
 
+/** @type {string | undefined} */
+let sentPicture; // what was chosen in place of the picture that the command line gave
+
 /**
- * A model of pictures opens another one from a file, which is sent as an address that has it inside.
+ * Another picture from a file, which is sent as an address that has it inside.
  *
- * @param {(text: string, beside: {}) => void} openText
+ * @param {(picture: string) => void} open
  */
-function pictureChoice(openText) {
+function pictureChoice(open) {
   const field = h("input", {
     type: "file",
     id: "picture",
@@ -141,10 +150,10 @@ function pictureChoice(openText) {
     accept: "image/*",
     onchange: async () => {
       const [file] = field.files ?? [];
-      if (file) openText(await smallerPicture(file), {});
+      if (file) open(await smallerPicture(file));
     },
   });
-  return h("p", { class: "ask" }, h("label", { class: "openpicture" }, t("openPicture"), field));
+  return h("label", { class: "openpicture" }, t("openPicture"), field);
 }
 
 function saveMenu() {

@@ -108,6 +108,17 @@ export function overlay(level) {
 }
 
 /**
+ * The same color over the ground, for a scale.
+ *
+ * @param {number} level
+ */
+export function overGround(level) {
+  const [r, g, b, opacity] = overlay(level),
+    ground = ramp(0);
+  return [r, g, b].map((part, i) => Math.round(ground[i] + (part - ground[i]) * opacity));
+}
+
+/**
  * Black or white, whichever is read better on a color.
  *
  * @param {RGB} rgb

@@ -1,6 +1,6 @@
 // A picture with a number on each of its cells, and the scale that tells small weights apart there.
 
-import { css, overlay } from "./color.js";
+import { css, overGround, overlay } from "./color.js";
 import { h } from "./dom.js";
 import { weight } from "./format.js";
 import { cutOut } from "./patch.js";
@@ -78,6 +78,6 @@ function photoScale(n) {
     marks = [0, 1 / n, 0.01, 0.1, 1].sort((a, b) => a - b);
   return swatches(
     t("weight"),
-    marks.map(mark => ({ color: overlay(level(mark)), text: mark === 1 / n ? t("evenIs", { even: markText(mark) }) : markText(mark) })),
+    marks.map(mark => ({ color: overGround(level(mark)), text: mark === 1 / n ? t("evenIs", { even: markText(mark) }) : markText(mark) })),
   );
 }

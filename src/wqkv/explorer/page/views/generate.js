@@ -3,10 +3,10 @@
 import { foot, pythonOf } from "../frame/foot.js";
 import { paint, tint } from "../parts/color.js";
 import { fill, h } from "../parts/dom.js";
+import { flow } from "../parts/flow.js";
 import { clamp, count, visible, weight } from "../parts/format.js";
-import { pictureAt } from "../parts/patch.js";
 import { barPicture } from "../parts/picture.js";
-import { named, tokenOf } from "../parts/token.js";
+import { named } from "../parts/token.js";
 import { bar, sharesOf, topsOf } from "../parts/vector.js";
 import { opened, size } from "../reading/opened.js";
 import { get, workOnce } from "../reading/server.js";
@@ -158,7 +158,6 @@ function sentence(answer, step, row) {
   const weights = weightsOf(row),
     first = answer.steps[0].position,
     from = Math.max(0, step.position - LATEST);
-  const written = { tokens: [...answer.tokens], pictures: opened.text.pictures };
   const tokens = answer.tokens.slice(from, step.position + 1).map((token, i) => {
     const j = from + i,
       value = weights.get(j);
@@ -168,11 +167,17 @@ function sentence(answer, step, row) {
         class: `w${j >= first ? " new" : ""}${j === step.position ? " chosen" : ""}`,
         title: `${j}: ${value === undefined ? "" : weight(value)}`,
       },
-      pictureAt(written, j) ? tokenOf(written, j) : visible(token),
+      visible(token),
     );
     if (j !== step.position && value !== undefined && value > 0.0005) paint(part, tint(value));
     return [part, " "];
   });
+  const { pictures } = opened.text;
+  if (pictures.length) {
+    const all = [...answer.tokens].slice(0, step.position + 1),
+      of = { text: "", tokens: all, typed: [], special: all.map((_, j) => opened.text.special[j] ?? false), spans: [], pictures };
+    return flow({ of, name: t("textOf"), from: "from", asked: [step.position], at: step.position, lookup: j => weights.get(j) ?? 0, pick: () => {} });
+  }
   return [
     from > 0 && h("p", { class: "note" }, t("wordsOf", { first: count(from), last: count(step.position), n: count(answer.tokens.length) })),
     h("p", { class: "flow", "data-scroll": "written" }, tokens),

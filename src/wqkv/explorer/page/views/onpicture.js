@@ -46,7 +46,7 @@ async function rowOnPicture(i, { values, q0, k0, cols }, what) {
   const whole = cols === keyCount() || !what.row,
     lookup = whole ? j => values[i - q0]?.[j - k0] ?? null : await /** @type {(i: number) => Promise<Lookup>} */ (what.row)(i);
   return [
-    h("h3", {}, tokenTag(i), " ", t("looksAt")),
+    h("h3", {}, what.kind === "weight" ? [tokenTag(i), " ", t("looksAt")] : [t("named", { name: t(`shows_${what.kind}`) }), " ", tokenTag(i)]),
     onPicture(lookup, { asked: opened.text.keys ? [] : [i], look: what.look(values), pick: j => go({ token: i, other: j }) }),
     what.kind === "weight" && scaleOf(keys()),
   ];

@@ -35,13 +35,14 @@ export async function outcome(answer, asked) {
     looks = await looksNow(answer, asked),
     tops = topsOf([...next, ...looks].flatMap(([, was, is]) => sharesOf([was ?? null, is ?? null])));
   const { layer, head, token } = state,
-    ofPicture = opened.text.pictures.length > 0;
+    ofClasses = opened.model.reads === "picture",
+    pictured = opened.text.pictures.length > 0 && answer.tokens.length === size();
   return [
     h(
       "section",
       {},
       answer.before.top
-        ? [h("h3", {}, ofPicture ? t("classes") : t("nextWord")), twoColumns(next, tops), h("p", { class: "note" }, ofPicture ? t("classesSay") : t("nextAfter"))]
+        ? [h("h3", {}, ofClasses ? t("classes") : t("nextWord")), twoColumns(next, tops), h("p", { class: "note" }, ofClasses ? t("classesSay") : t("nextAfter"))]
         : similarity(answer),
       changedText(answer, asked),
     ),
@@ -50,7 +51,7 @@ export async function outcome(answer, asked) {
         "section",
         {},
         h("h3", {}, t("looksNow"), " ", tokenTag(token), " ", t("inBoth", { layer, head })),
-        ofPicture ? await looksOnPicture(answer, asked) : twoColumns(looks, tops),
+        pictured ? await looksOnPicture(answer, asked) : twoColumns(looks, tops),
       ),
     layers(answer),
   ];

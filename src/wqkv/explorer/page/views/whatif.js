@@ -55,7 +55,7 @@ function change(to) {
 export async function whatifView() {
   if (opened.text.part) return h("p", { class: "note" }, t("noWhatif", { model: opened.model.name }));
   const made = changes(),
-    told = [editor(made), made.length ? changeList(made) : h("p", { class: "note" }, ofPicture() ? t("hideSays") : t("whatifSays"))];
+    told = [editor(made), made.length ? changeList(made) : h("p", { class: "note" }, opened.model.reads !== "picture" && t("whatifSays"), " ", ofPicture() && t("hideSays"))];
   if (!made.length) return ofPicture() ? besidePicture(made, told) : told;
   const asked = {
     off: made.filter(one => one.text === undefined).map(({ layer, head }) => [layer, head]),
@@ -117,7 +117,7 @@ function editor(made) {
           t(off >= 0 ? "switchOn" : "switchOff", { layer, head }),
         ),
       ),
-      !ofPicture() && h(
+      opened.model.reads !== "picture" && !pictureAt(opened.text, token) && h(
         "form",
         {
           onsubmit: event => {
@@ -156,11 +156,11 @@ function hidable(made) {
     of: opened.text,
     name: t("textOf"),
     from: "from",
-    asked: [],
+    asked: opened.model.reads === "picture" ? [] : [state.token],
     at: state.token,
     gone,
     pick: token => {
-      if (!pictureAt(opened.text, token)) return;
+      if (!pictureAt(opened.text, token)) return go({ token, other: null });
       change(gone.includes(token) ? made.filter(one => one.token !== token) : [...made, { token, text: "" }]);
     },
   });

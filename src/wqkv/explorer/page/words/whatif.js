@@ -9,8 +9,8 @@ export const whatifTexts = /** @type {const} */ ({
     "关掉一个头，或换一个词，看模型的结果有何不同。目前还没有改动。",
   ],
   hideSays: [
-    "Switch a head off or click patches to hide them, and see what the model makes of it. A hidden patch has the mean color in place of its own pixels.",
-    "关掉一个头，或点击图块把它遮住，看模型的结果有何不同。被遮住的图块，其像素换成平均颜色。",
+    "Click patches to hide them, and see what the model makes of the rest. A hidden patch has the mean color in place of its own pixels.",
+    "点击图块可把它遮住，看模型对其余部分的结果有何不同。被遮住的图块，其像素换成平均颜色。",
   ],
   isHidden: ["hidden", "已遮住"],
   classes: ["The class", "类别"],
