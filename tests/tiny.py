@@ -1,6 +1,7 @@
 """The small random models of all tests, and what the tests of watching ask of them.
 
 `tiny` makes a model of a family of transformers, and `of_config` one of a config of a test's own.
+`tiny_vision` and `tiny_vit` read pictures.
 `tiny_llama`, `tiny_t5` and `tiny_bart` are opened, and their tokenizer knows WORDS.
 """
 
@@ -8,10 +9,12 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 from transformers import (
@@ -41,6 +44,7 @@ from wqkv.record.run import Run
 from wqkv.record.watch import watch
 from wqkv.study.model import OpenModel
 from wqkv.study.pair import OpenPair
+from wqkv.study.vision import OpenVision
 
 SIZES = {
     "hidden_size": 24,
@@ -314,3 +318,45 @@ def tiny_bart() -> OpenPair:
     speaker = BartForConditionalGeneration(config).eval()
     speaker.generation_config.update(no_repeat_ngram_size=1, suppress_tokens=[0, 2, 3])
     return OpenPair(speaker.base_model, tokenizer(), "tiny-bart", speaker)
+
+
+# Models that read a picture
+
+PATCH, HEIGHT, WIDTH = 7, 35, 21  # 5 x 3 patches
+VISION = {
+    "hidden_size": 33,
+    "intermediate_size": 29,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "patch_size": PATCH,
+}
+
+
+def image_processor(height: int = HEIGHT, width: int = WIDTH):
+    """Make what cuts nothing off: it resizes, and takes the mean color away."""
+    # The other one needs torchvision.
+    kind = getattr(transformers, "ViTImageProcessorPil", transformers.ViTImageProcessor)
+    size = {"height": height, "width": width}
+    return kind(size=size, image_mean=[0.4, 0.5, 0.6], image_std=[0.2] * 3)
+
+
+def tiny_vision(family: str) -> OpenVision:
+    """Make a model of a family that takes square pictures alone, 5 x 5 patches."""
+    config = AutoConfig.for_model(family, **VISION, image_size=HEIGHT)
+    processor = image_processor(HEIGHT, HEIGHT)
+    return OpenVision(fill(AutoModel.from_config(config)).eval(), processor, f"tiny-{family}")
+
+
+def tiny_vit() -> OpenVision:
+    """Make one that tells three classes apart."""
+    names = {0: "cat", 1: "dog", 2: "ship"}
+    config = transformers.ViTConfig(**VISION, image_size=(HEIGHT, WIDTH), id2label=names)
+    classifier = of_config(config, "ForImageClassification")
+    return OpenVision(classifier.base_model, image_processor(), "tiny-vit", classifier)
+
+
+def draw_photo(path: Path) -> Path:
+    """Write a picture of noise, which no patch of is like another."""
+    noise = torch.rand(61, 43, 3, generator=torch.Generator().manual_seed(2))
+    Image.fromarray((noise * 255).to(torch.uint8).numpy()).save(path)
+    return path

@@ -74,6 +74,8 @@ from wqkv.study.pair import open_pair
 from wqkv.study.parity import LayerParity, Parity, parity
 from wqkv.study.saved_page import SavedPage as _SavedPage
 from wqkv.study.view import View
+from wqkv.study.vision import OpenVision as _OpenVision
+from wqkv.study.vision import open_vision
 from wqkv.study.whatif import what_if
 
 if TYPE_CHECKING:
@@ -163,6 +165,7 @@ __all__ = [
     "next_tokens",
     "open_model",
     "open_pair",
+    "open_vision",
     "overlay",
     "parity",
     "patch",
@@ -198,7 +201,7 @@ def use(model: _Model) -> _Model:
 
 @_door
 def open(
-    model: _OpenModel | _OpenPair | str | None,
+    model: _OpenModel | _OpenPair | _OpenVision | str | None,
     text: str,
     target: str | None = None,
     *,
@@ -212,7 +215,9 @@ def open(
     a file. `from wqkv import *` leaves it out, because it would replace Python's own `open`.
 
     Args:
-        model: an opened model, or what `open_model` or `open_pair` would open; None is the default.
+        model: an opened model, or what `open_model`, `open_pair` or `open_vision` would open; None
+            is the default.
+        text: for a model of pictures, the path of one.
         target: what a model of two texts is taken to have written; None lets it write.
         at: the layer, head and token that the page begins with; None is the clearest link.
         lang: the language that the page begins with, "en" or "zh".

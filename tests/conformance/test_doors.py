@@ -35,7 +35,7 @@ from tests.conformance.doors import (
     quietly,
 )
 from tests.survey.corpora import model as saved_model
-from tests.tiny import tiny_t5
+from tests.tiny import tiny_t5, tiny_vit
 from wqkv.doors import door
 from wqkv.errors import WqkvError
 from wqkv.maps.shared import Part
@@ -68,6 +68,12 @@ def saved_pair(folder: Path) -> None:
     pair = tiny_t5()
     pair.speaker.save_pretrained(folder)
     pair.tokenizer.save_pretrained(folder)
+
+
+def saved_vision(folder: Path) -> None:
+    vision = tiny_vit()
+    vision.classifier.save_pretrained(folder)
+    vision.processor.save_pretrained(folder)
 
 
 def allows(annotation: str, wrong: Wrong) -> bool:
@@ -119,7 +125,12 @@ def public_doors() -> Iterator[str]:
 
 Arguments = dict[str, Callable[[], Any]]
 #: What writes a model into a folder, for the doors that open one.
-FOLDERS = {"open_model": saved_model, "open_pair": saved_pair, "survey": saved_model}
+FOLDERS = {
+    "open_model": saved_model,
+    "open_pair": saved_pair,
+    "open_vision": saved_vision,
+    "survey": saved_model,
+}
 
 
 def asked(name: str, folder: Path) -> tuple[Callable[..., Any], Arguments]:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 import wqkv
-from tests.tiny import tiny_llama
+from tests.tiny import draw_photo, tiny_llama, tiny_vit
 from tests.unit.draw import test_diff, test_heads, test_parity
 from tests.unit.draw.stories import make
 from wqkv import Quantized, cli
@@ -19,7 +19,7 @@ from wqkv.effects import diff as effects_diff
 from wqkv.errors import ArgumentError
 from wqkv.explorer import server
 from wqkv.explorer.ticket import address_with_ticket
-from wqkv.study import heads, loading, pair
+from wqkv.study import heads, loading, opening
 from wqkv.study import model as models
 from wqkv.study import one_token as story
 from wqkv.study import parity as look_parity
@@ -281,7 +281,7 @@ def explored(monkeypatch):
         asked.append((model, read, source, host, port))
         ready("http://the-address/")
 
-    monkeypatch.setattr(pair, "open_any", open_model)
+    monkeypatch.setattr(opening, "open_any", open_model)
     monkeypatch.setattr(server, "serve", serve)
     monkeypatch.setattr("webbrowser.open", asked.append)
     return asked
@@ -335,7 +335,7 @@ def test_open_at_a_window(capsys, explored):
 def test_open_a_conversation(capsys, explored, monkeypatch):
     """Its template is asked before the server starts."""
     model = tiny_llama(layers=1)
-    monkeypatch.setattr(pair, "open_any", lambda name, progress: model)
+    monkeypatch.setattr(opening, "open_any", lambda name, progress: model)
     code, _, err = run(capsys, "open", "One.", "--chat", "--no-browser")
     assert code == 2 and "tiny-llama has no template for a conversation" in err
     model.tokenizer.chat_template = "<s>{{ messages[0].content }}"
@@ -354,7 +354,7 @@ def test_open_for_others(capsys, explored):
     ("lang", "option", "wrote"), [("en", "--save", "wrote"), ("zh", "--export", "已写入")]
 )
 def test_open_writes_a_page(capsys, monkeypatch, tmp_path, lang, option, wrote):
-    monkeypatch.setattr(pair, "open_any", lambda name, progress: tiny_llama(layers=1))
+    monkeypatch.setattr(opening, "open_any", lambda name, progress: tiny_llama(layers=1))
     path = tmp_path / "猫.html"
     argv = ("open", "the sea", "--model", "a/b", option, str(path), "--lang", lang)
     assert run(capsys, *argv) == (0, "", f"wqkv: {wrote} {path}\n")
@@ -396,6 +396,43 @@ def test_mistakes_of_open(capsys, explored, monkeypatch, tmp_path, argv, message
     assert err.count("\n") == 1
 
 
+def test_open_a_picture(capsys, explored, monkeypatch, tmp_path):
+    model, photo = tiny_vit(), str(draw_photo(tmp_path / "photo.png"))
+    monkeypatch.setattr(opening, "open_any", lambda name, progress: model)
+    assert run(capsys, "open", photo, "--no-browser")[0] == 0
+    assert explored[-1][:2] == (model, photo)
+    page = tmp_path / "page.html"
+    assert run(capsys, "open", photo, "--save", str(page))[0] == 0
+    assert "data:image/png" in page.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "tiny-vit reads a picture, and no text. Pass the path of a picture"),
+        (["photo.png", "--pair", "A dog."], "tiny-vit reads a picture, and no text."),
+        (["photo.png", "--chat"], "tiny-vit reads a picture, and no text."),
+        (["What is this?"], "there is no file 'What is this?'. Pass the path of a picture"),
+        (["text.txt"], "'text.txt' is no picture that opens (Unidentified"),
+        (["photo.png", "--lang", "zh", "--chat"], "tiny-vit 读的是图片，不读文本。"),
+    ],
+)
+def test_mistakes_of_open_with_a_picture(capsys, explored, monkeypatch, tmp_path, argv, message):
+    draw_photo(tmp_path / "photo.png")
+    (tmp_path / "text.txt").write_text("A text.")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(opening, "open_any", lambda name, progress: tiny_vit())
+    code, out, err = run(capsys, "open", *argv, "--no-browser")
+    assert (code, out, explored) == (2, "", []) and message in err
+
+
+def test_a_picture_for_a_model_of_texts(capsys, explored, monkeypatch, tmp_path):
+    photo = str(draw_photo(tmp_path / "photo.JPG"))
+    monkeypatch.setattr(opening, "open_any", lambda name, progress: tiny_llama(layers=1))
+    code, _, err = run(capsys, "open", photo)
+    assert code == 2 and f"tiny-llama reads a text, and {photo!r} is a picture." in err
+
+
 @pytest.mark.parametrize("module", ["starlette", "uvicorn"])
 def test_open_with_a_missing_extra(capsys, explored, monkeypatch, module):
     monkeypatch.setitem(sys.modules, module, None)
@@ -407,7 +444,7 @@ def test_open_with_a_missing_extra(capsys, explored, monkeypatch, module):
 
 def test_open_where_the_port_is_taken(capsys, explored, monkeypatch):
     monkeypatch.undo()
-    monkeypatch.setattr(pair, "open_any", lambda name, progress: tiny_llama(layers=1))
+    monkeypatch.setattr(opening, "open_any", lambda name, progress: tiny_llama(layers=1))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         code, _, err = run(capsys, "open", "One.", "--no-browser", "--port", port)

@@ -34,7 +34,13 @@ def add(commands: Commands) -> None:
     parser.set_defaults(command=run)
     add_language(parser)
     arg = parser.add_argument
-    arg("text", nargs="?", metavar="TEXT", help="in quotes; - reads stdin (default: an example)")
+    arg(
+        "text",
+        nargs="?",
+        metavar="TEXT",
+        help="in quotes, or the file of a picture, if --model reads pictures; - reads stdin "
+        "(default: an example)",
+    )
     arg("--model", metavar="NAME", help=MODEL)
     arg("--text", dest="file", type=Path, metavar="FILE", help="read this file")
     arg("--pair", metavar="TEXT", help="a second sentence, which an encoder reads with the first")
@@ -72,11 +78,18 @@ def run(args: argparse.Namespace) -> None:
         need("uvicorn", "show", mistake("explorer"))
 
     from wqkv.study.chat import chat_text, read_messages
-    from wqkv.study.pair import open_any
+    from wqkv.study.opening import open_any
+    from wqkv.study.vision import OpenVision, is_picture_file
 
     with spinner(args.lang) as opening:
         model = open_any(args.model, opening)
-        if args.chat:
+        if isinstance(model, OpenVision):
+            if not texts or args.pair is not None or args.chat:
+                raise ArgumentError(mistake("reads_picture", model=model.name))
+            model.tokens(text)  # said here if it is no picture, and not on the page alone
+        elif is_picture_file(text):
+            raise ArgumentError(mistake("is_picture", model=model.name, path=text))
+        elif args.chat:
             text = chat_text(model.tokenizer, model.name, read_messages(text))
     if args.export:
         from wqkv.explorer.api import Api

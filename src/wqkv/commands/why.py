@@ -72,10 +72,10 @@ def run(args: argparse.Namespace) -> None:
     from wqkv.draw.arcs import save_png
     from wqkv.draw.why import as_json, save_csv, show
     from wqkv.effects.why import why
-    from wqkv.study.pair import open_any
+    from wqkv.study.opening import open_of_texts
 
     with spinner(args.lang) as opening:
-        model = open_any(args.model, opening)
+        model = open_of_texts(args.model, opening)
     with bar(say(BESIDES["asking"], model=model.name), "steps", args.lang) as told:
         found = why(
             model,

@@ -12,13 +12,15 @@ from wqkv.maps.display import number, short, visible, weight
 from wqkv.sentences import in_language
 from wqkv.sentences.reading import UNREAD
 from wqkv.sentences.seen import SEEN
-from wqkv.sentences.steps import PROOF, STEPS
+from wqkv.sentences.steps import NOUNS, PROOF, STEPS
 from wqkv.study.one_token import TokenStory
 from wqkv.study.packaged import READS_MOST
 from wqkv.study.tokens import Unread
 
 #: The phrases that read differently in cross-attention; that form has "_cross" after its name.
 CROSS = ("words_1", "words_2", "matrices_1", "matrices_f", "qkv_1", "qkv_2", "scores_1", "sum_1")
+#: Those that read differently in a picture; that form has "_picture" after its name.
+PICTURE = ("words", "words_1", "words_2_first")
 
 
 @dataclass(frozen=True)
@@ -100,12 +102,12 @@ def tell(story: TokenStory, encoding: str = "utf-8", lang: str = "en") -> tuple[
         encoding: of what prints them; characters that it lacks are written as codes.
         lang: one of LANGUAGES.
     """
-    say, ranked = in_language(STEPS, lang), seen(story)
-    if story.source is not None:
-        say = say | {name: say[f"{name}_cross"] for name in CROSS}
+    say, ranked = _phrases(story, lang), seen(story)
     root = math.isclose(story.scale, story.d_k**-0.5, rel_tol=1e-6)
     facts: dict[str, str | int | float] = {
         "n": len(story.tokens),
+        "rows": story.picture.rows if story.picture else 0,
+        "columns": story.picture.columns if story.picture else 0,
         "m": len(story.keys),
         "word": label(story.tokens, story.token, encoding),
         "best": label(story.keys, story.ranked[0], encoding),
@@ -148,6 +150,19 @@ def tell(story: TokenStory, encoding: str = "utf-8", lang: str = "en") -> tuple[
         step("sum", "sum_2", _context_formula(story, ranked, encoding)),
         step("out", "out_2", say["out_f_gated" if is_gated(story) else "out_f"].format(**facts)),
     )
+
+
+def _phrases(story: TokenStory, lang: str) -> dict[str, str]:
+    """The sentences and phrases for what the tokens of a story are."""
+    say = in_language(STEPS, lang)
+    if story.source is not None:
+        say |= {name: say[f"{name}_cross"] for name in CROSS}
+    if story.picture is not None:
+        say |= {name: say[f"{name}_picture"] for name in PICTURE}
+    nouns = in_language(NOUNS["text" if story.picture is None else "picture"], lang)
+    for name, noun in nouns.items():
+        say = {key: phrase.replace(f"{{{name}}}", noun) for key, phrase in say.items()}
+    return say
 
 
 def is_gated(story: TokenStory) -> bool:

@@ -13,7 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 from weakref import WeakKeyDictionary
 
 from torch import Tensor
@@ -33,12 +33,15 @@ from wqkv.explorer.schema import (
     ModelAnswer,
     OutcomeFacts,
     PartFacts,
+    PictureFacts,
     PostedAnswer,
+    Tab,
     TextFacts,
     ViewAnswer,
     WhatIfAnswer,
     WindowFacts,
 )
+from wqkv.maps.png import color_url
 from wqkv.sentences import LANGUAGES
 from wqkv.sentences.errors import mistake
 from wqkv.study.callbacks import Progress
@@ -51,7 +54,7 @@ from wqkv.study.part import ModelPart, position_of, scale_of
 from wqkv.study.tokens import TokenizedText
 from wqkv.study.view import EachLayer, View
 from wqkv.study.whatif import Change, what_if
-from wqkv.study.windows import TextWindow, text_windows
+from wqkv.study.windows import TextWindow
 
 #: At most so many bytes of maps of effects are held, and always those asked for last.
 EFFECTS = 2**30
@@ -157,6 +160,7 @@ class Api:
             dtype=str(next(model.model.parameters()).dtype).removeprefix("torch."),
             longest=model.longest,
             bits=model.bits,
+            reads=model.reads,
             generates=model.speaker is not None,
             parts={} if self.one_text else {n: _sizes(part) for n, part in model.parts.items()},
             version=__version__,
@@ -220,7 +224,7 @@ class Api:
         """The window of a text by its number; None for a pair, which is read whole."""
         windows: Sequence[TextWindow | None] = [None]
         if pair is None:
-            windows = text_windows(self.model.tokenizer, text, self.room)
+            windows = self.model.windows(text, self.room)
         if not 0 <= number < len(windows):
             count = len(windows)
             raise ArgumentError(mistake("no_window", number=number, count=count, last=count - 1))
@@ -228,7 +232,8 @@ class Api:
 
     def _pair(self, first: str, second: str) -> TokenizedText:
         if not isinstance(self.model, OpenModel):
-            raise ArgumentError(mistake("two_texts_pair", model=self.model.name))
+            wrong = "reads_picture" if self.model.reads == "picture" else "two_texts_pair"
+            raise ArgumentError(mistake(wrong, model=self.model.name))
         return self.model.tokens(first, second)
 
     # The model runs again
@@ -363,6 +368,7 @@ class Api:
             cannotRead={
                 lang: steps.cannot_read(view.unread, view.model.name, lang) for lang in LANGUAGES
             },
+            tabs=_tabs(reading),
             questions=list(HEAD_QUESTIONS),
             statistics=view.statistics,
             proofs=plain([view.proof(i) for i in range(view.model.sizes.n_layer)]),
@@ -441,7 +447,23 @@ def _text(tokens: TokenizedText) -> TextFacts:
         typed=tokens.typed,
         special=tokens.special,
         spans=tokens.spans,
+        pictures=[
+            PictureFacts(
+                image=color_url(one.pixels),
+                rows=one.rows,
+                columns=one.columns,
+                first=one.first,
+                name=one.name,
+            )
+            for one in tokens.pictures
+        ],
     )
+
+
+def _tabs(reading: TokenizedText) -> Sequence[Tab]:
+    """The tabs of a text; of a picture no answer is asked about, and nothing is written on."""
+    left_out = ("matters", "generate") if reading.pictures else ()
+    return [tab for tab in get_args(Tab) if tab not in left_out]
 
 
 def _sizes(part: ModelPart) -> PartFacts:

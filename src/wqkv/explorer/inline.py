@@ -14,15 +14,14 @@ from wqkv.explorer.export import export
 from wqkv.sentences import LANGUAGES, in_language
 from wqkv.sentences.reading import SAVED_PAGE
 from wqkv.study.callbacks import silent
-from wqkv.study.model import OpenModel
 from wqkv.study.one_token import token_story
-from wqkv.study.pair import OpenPair, open_any
+from wqkv.study.opening import AnyModel, open_any
 from wqkv.study.saved_page import SavedPage
 from wqkv.study.view import View
 
 
 def saved_page(
-    model: OpenModel | OpenPair | str | None,
+    model: AnyModel | str | None,
     text: str,
     target: str | None,
     at: tuple[int, int, int] | None,

@@ -60,6 +60,8 @@ def given_of(api: Api, seen: OpenView, asked: AskedWhy) -> tuple[Given, AskedWhy
         Refused: read again, the text has other tokens, because it was written token by token.
     """
     model: Any = api.model  # an OpenModel or an OpenPair, each with its way to read
+    if model.reads == "picture":
+        raise Refused.because(422, mistake("no_matters", model=model.name))
     if seen.parts:
         read, written = (seen.parts[part].view.reading for part in ("encoder", "decoder"))
         again = model.read_texts(read.sentence, written.sentence)

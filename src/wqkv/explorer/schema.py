@@ -13,6 +13,8 @@ Number = float | None  # None stands for what JSON has no number for: an infinit
 Numbers = Sequence[Number]
 Table = Sequence[Numbers]
 QuestionKind = Literal["next token", "masked token", "similarity", "function"]
+#: What the page can show below the steps.
+Tab = Literal["cards", "text", "grid", "map", "matters", "whatif", "generate"]
 JobState = Literal["waiting", "running", "done", "failed", "cancelled"]
 
 
@@ -35,10 +37,24 @@ class PartFacts(TypedDict):
     sinks: bool
 
 
+class PictureFacts(TypedDict):
+    """A picture as the model saw it: a data: address of a PNG, cut into rows x columns cells.
+
+    The tokens from `first` on are its cells, row by row.
+    """
+
+    image: str
+    rows: int
+    columns: int
+    first: int
+    name: str
+
+
 class TextFacts(TypedDict):
     """A text and its tokens; a span is where a token stands in the text, in characters.
 
-    `tokens` are marked where the model reads something else than what was `typed` there.
+    `tokens` are marked where the model reads something else than what was `typed` there. A cell of
+    one of the `pictures` stands nowhere in the text: its token is "row,column", its span (0, 0).
     """
 
     text: str
@@ -46,6 +62,7 @@ class TextFacts(TypedDict):
     typed: Sequence[str]
     special: Sequence[bool]  # [CLS], <s> and their like
     spans: Sequence[tuple[int, int]]
+    pictures: Sequence[PictureFacts]
 
 
 class WindowFacts(TypedDict):
@@ -171,7 +188,10 @@ class DrawnFacts(NextFacts):
 
 
 class OutcomeFacts(TypedDict):
-    """What comes of a text: the likeliest next tokens, or the similarity to the text before."""
+    """What comes of a text: the likeliest next tokens, or the similarity to the text before.
+
+    Of a picture `top` are the likeliest classes, if the model tells classes apart.
+    """
 
     similarity: NotRequired[Number]
     top: NotRequired[Sequence[NextFacts]]
@@ -309,13 +329,17 @@ class StartFacts(TypedDict):
 
 
 class ModelAnswer(PartFacts):
-    """The model; one of two texts has three `parts`, and its own facts are those of "cross"."""
+    """The model; one of two texts has three `parts`, and its own facts are those of "cross".
+
+    Where it reads a picture, a text to open is the data: address of a PNG, JPEG or WebP file.
+    """
 
     name: str
     family: str
     dtype: str
     longest: int | None
     bits: int | None  # per weight in a packaged file, if fewer than in training
+    reads: Literal["text", "picture"]
     generates: bool
     parts: dict[str, PartFacts]
     version: str
@@ -334,7 +358,8 @@ class ViewAnswer(TextFacts):
     `read` is what was typed, `window` which part of it was read if it is long, `target` what was
     given to be written, `pair` the second sentence if `read` is the first of a pair, `keys` the
     text whose tokens are looked at where it is another one, `cannotRead` what is said in each
-    language if the model cannot read all that was typed, and `questions` the experiments in order.
+    language if the model cannot read all that was typed, `tabs` what there is to show of it, and
+    `questions` the experiments in order.
     """
 
     n: int
@@ -346,6 +371,7 @@ class ViewAnswer(TextFacts):
     window: WindowFacts | None
     keys: TextFacts | None
     cannotRead: dict[str, str]
+    tabs: Sequence[Tab]
     questions: Sequence[str]
     statistics: Sequence[str]
     proofs: Sequence[ProofFacts]
@@ -545,7 +571,12 @@ class GridAnswer(TypedDict):
 
 
 class WhatIfAnswer(TypedDict):
-    """A text before and after a change; `view` is the changed text where no head is off."""
+    """A text before and after a change; `view` is the changed text where no head is off.
+
+    It is asked for by {"off": [[layer, head]], "edits": [{"token": number, "text": "..."}]}. The
+    text "" hides a cell of a picture: its pixels are 0 as the model reads them, the mean color that
+    its processor takes away. A cell can be given no other text.
+    """
 
     before: OutcomeFacts
     after: OutcomeFacts

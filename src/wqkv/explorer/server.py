@@ -37,8 +37,8 @@ from wqkv.sentences import LANGUAGES
 from wqkv.sentences.errors import mistake
 from wqkv.sentences.usage import said_by_system
 from wqkv.study.callbacks import Progress
-from wqkv.study.model import OpenModel
-from wqkv.study.pair import OpenPair
+from wqkv.study.opening import AnyModel
+from wqkv.study.vision import DATA
 
 #: An answer for which the model runs.
 AnswerType = TypeVar("AnswerType", bound=Answer | PostedAnswer)
@@ -81,7 +81,7 @@ OPEN_AGAIN = "Open the address that `wqkv open` printed."
 
 
 def serve(
-    model: OpenModel | OpenPair,
+    model: AnyModel,
     text: str | None = None,
     *,
     target: str | None = None,
@@ -287,6 +287,9 @@ class _Handlers:
         view = body.view()
         if view is None:
             asked = TextAsked(body.text(), body.target(), body.pair())
+            # A path would let whoever asks look at any file of this machine.
+            if self.api.model.reads == "picture" and not asked.text.startswith(DATA):
+                raise Refused.because(422, mistake("no_data_address", model=self.api.model.name))
         else:
             asked = self.api.text(view)
         return _json({"job": self.open_job(asked, body.window()).id})

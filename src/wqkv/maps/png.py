@@ -40,6 +40,15 @@ def address(image: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(image).decode()}"
 
 
+def color_url(picture: Tensor) -> str:
+    """Return a picture (3, height, width), from 0 to 1, as the address of a PNG.
+
+    >>> color_url(torch.zeros(3, 2, 5))[:28]
+    'data:image/png;base64,iVBORw'
+    """
+    return address(_png(picture.mul(255).round().permute(1, 2, 0), 2))
+
+
 def png(pixels: Tensor, colors: Sequence[Color], opaque: Sequence[int] = ()) -> bytes:
     """Return pixels (height, width), the numbers of their colors, as an image.
 
@@ -48,13 +57,24 @@ def png(pixels: Tensor, colors: Sequence[Color], opaque: Sequence[int] = ()) -> 
 
     Source: W3C PNG, third edition, with a palette of at most 256 colors.
     """
-    height, width = pixels.shape
+    palette = [(b"PLTE", bytes(part for color in colors for part in color))]
+    return _png(pixels, 3, *palette, *([(b"tRNS", bytes(opaque))] if opaque else []))
+
+
+def _png(pixels: Tensor, kind: int, *chunks: tuple[bytes, bytes]) -> bytes:
+    """Return bytes (height, width) or (height, width, 3) as an image.
+
+    Args:
+        kind: the number of PNG for what a pixel is: 3 a place in the palette, 2 its three colors.
+        chunks: what stands before the pixels.
+    """
+    height, width = pixels.shape[:2]
     # Each line begins with the number of its filter, 0 for none.
-    lines = torch.nn.functional.pad(pixels.to(torch.uint8).cpu(), (1, 0)).flatten().tolist()
+    rows = pixels.to(torch.uint8).cpu().reshape(height, -1)
+    lines = torch.nn.functional.pad(rows, (1, 0)).flatten().tolist()
     parts = [
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)),  # 8 bits of a palette
-        (b"PLTE", bytes(part for color in colors for part in color)),
-        *([(b"tRNS", bytes(opaque))] if opaque else []),
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0)),  # 8 bits a number
+        *chunks,
         (b"IDAT", zlib.compress(bytes(lines), 9)),
         (b"IEND", b""),
     ]

@@ -6,6 +6,7 @@ from __future__ import annotations
 PROGRESS = {
     "opening": ("opening the model", "正在打开模型"),
     "tokenizer": ("reading the tokenizer of {model}", "正在读取 {model} 的分词器"),
+    "processor": ("reading the image processor of {model}", "正在读取 {model} 的图像处理器"),
     "weights": ("reading the weights of {model}", "正在读取 {model} 的权重"),
     "matrices": ("laying out the matrices of {model}", "正在整理 {model} 的权重矩阵"),
     "reading": ("reading with {model}", "{model} 正在读"),

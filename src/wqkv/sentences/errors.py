@@ -196,10 +196,29 @@ READ = {
         "{model} 不能读句子对：它的分词器不在两句之间加分隔词元，或不给出词元的位置。\n请只给一段文"
         "本，或打开一个编码器，例如 minilm。",
     ),
+    "no_matters": (
+        "{model} reads a picture, and what its links do to an answer is asked of texts.\n"
+        "Hide a patch in the view What if.",
+        "{model} 读的是图片，而连接对答案的作用只能问文本。\n请在“假如”视图里遮住一个图块。",
+    ),
+    "no_data_address": (
+        "{model} reads a picture, and what was sent is none.\n"
+        "Send a picture as a data: address, or name a file to `wqkv open`.",
+        "{model} 读的是图片，而发来的不是图片。\n请以 data: 地址发送图片，或把文件交给 "
+        "`wqkv open`。",
+    ),
     "two_texts_pair": (
         "{model} reads one text and writes another, and reads no pair.\n"
         "Pass the text that it writes as the target.",
         "{model} 读一段文本、写另一段，不读句子对。\n请把它所写的文本作为目标文本给出。",
+    ),
+    "no_token_of": (
+        "There is no token {number}: the text has {count} tokens, 0 to {last}.",
+        "没有词元 {number}：文本有 {count} 个词元，编号 0 到 {last}。",
+    ),
+    "not_in_text": (
+        "Token {number}, {token!r}, does not stand in the text.\nChange one that does.",
+        "词元 {number}（{token!r}）不在文本中。\n请改动一个在文本中的词元。",
     ),
     "pair_edited": (
         "The text is a pair of sentences, and token {token} of it is changed.\n"
@@ -398,6 +417,7 @@ PURPOSES = {
     "lines": ("A picture with sentences", "带文字的图片"),
     "opening": ("Opening a model", "打开模型"),
     "opening_hub": ("Opening a model of the hub", "打开 hub 上的模型"),
+    "pictures": ("Reading a picture", "读取图片"),
     "opening_gguf": ("Opening a .gguf file", "打开 .gguf 文件"),
     "looking": ("Looking into a Hugging Face model", "查看 Hugging Face 模型"),
     "listing": ("Listing models", "列出模型"),

@@ -136,6 +136,50 @@ MODELS = {
         "\nCompare its layers with `wqkv parity`, or open one with `from_hf`.",
         "\n请用 `wqkv parity` 比较它的各层，或用 `from_hf` 打开其中一层。",
     ),
+    "opens_on_picture": (
+        "\nOpen it on a picture with `wqkv open --model {name} photo.png`.",
+        "\n请用 `wqkv open --model {name} photo.png` 让它打开一张图片。",
+    ),
+    "no_processor": (
+        "{name!r} has no image processor that opens ({kind}: {reason}), and without one nobody "
+        "knows how it reads a picture.\nSave an image processor there with its `save_pretrained`.",
+        "{name!r} 没有能打开的图像处理器（{kind}: {reason}），没有它就不知道模型怎样读图片。\n"
+        "请用图像处理器的 `save_pretrained` 把它存到那里。",
+    ),
+    "reads_picture": (
+        "{model} reads a picture, and no text.\nPass the path of a picture, such as photo.png.",
+        "{model} 读的是图片，不读文本。\n请给出一张图片的路径，例如 photo.png。",
+    ),
+    "no_picture_file": (
+        "{model} reads a picture, and there is no file {path!r}.\n"
+        "Pass the path of a picture, such as photo.png.",
+        "{model} 读的是图片，而没有 {path!r} 这个文件。\n请给出一张图片的路径，例如 photo.png。",
+    ),
+    "no_picture": (
+        "{path!r} is no picture that opens ({kind}: {reason}).\nPass a PNG, JPEG or WebP file.",
+        "{path!r} 不是能打开的图片（{kind}: {reason}）。\n请给出 PNG、JPEG 或 WebP 文件。",
+    ),
+    "is_picture": (
+        "{model} reads a text, and {path!r} is a picture.\n"
+        "Pass a text, or with --model a model that reads pictures, such as a ViT.",
+        "{model} 读的是文本，而 {path!r} 是一张图片。\n"
+        "请给出文本，或用 --model 指定读图片的模型，例如 ViT。",
+    ),
+    "only_hidden": (
+        "Token {token} is a patch, which no text can stand in for: {text!r}.\n"
+        'Pass "" for it: then it is hidden.',
+        '词元 {token} 是一个图块，不能换成文本 {text!r}。\n请给它 ""：这样它会被遮住。',
+    ),
+    "no_patch": (
+        "Token {token}, {name!r}, is no patch of the picture.\nHide one that is.",
+        "词元 {token}（{name!r}）不是图片的图块。\n请遮住一个图块。",
+    ),
+    "other_count": (
+        "A layer of {model} was given {found} tokens, and {n} were expected.\n"
+        "Watch it with `wqkv.watch`, which asks nothing of what its tokens are.",
+        "{model} 的一层收到 {found} 个词元，而应为 {n} 个。\n"
+        "请用 `wqkv.watch` 观察它，那样不需要知道词元是什么。",
+    ),
     "reads_more": (
         "{name!r} reads more than a text, and what opens here reads a text alone.",
         "{name!r} 不只读文本，而这里只能打开只读文本的模型。",

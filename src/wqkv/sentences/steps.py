@@ -8,6 +8,7 @@ language, which a token often is not.
 from __future__ import annotations
 
 #: With "_cross" after its name: of a word that is written, which looks at the words that were read.
+#: With "_picture": of a patch. {one} and {many} are words, or what they are called in a picture.
 STEPS = {
     "words": ("Words", "词元"),
     "words_1": (
@@ -20,8 +21,8 @@ STEPS = {
         "在第一层里，x 就是嵌入层（embedding）给这个词元的向量，里面还没有其他词元的内容。",
     ),
     "words_2": (
-        "By now {layer} layers have worked on x, so that it also tells of other words.",
-        "前面 {layer} 层已经处理过 x，所以它也带有其他词元的内容。",
+        "By now {layer} layers have worked on x, so that it also tells of other {many}.",
+        "前面 {layer} 层已经处理过 x，所以它也带有其他{many}的内容。",
     ),
     "words_f": (
         'x = the {d_model} numbers that stand for "{word}" there',
@@ -66,20 +67,20 @@ STEPS = {
     "temperature": ("a temperature", "温度缩放"),
     "qkv": ("q, k, v", "q、k、v"),
     "qkv_1": (
-        'q, the query: what "{word}" looks for. k, the key: how other words find it. v, the '
+        'q, the query: what "{word}" looks for. k, the key: how other {many} find it. v, the '
         "value: what it hands on.",
-        "q 是查询（query）：“{word}”在找什么。k 是键（key）：别的词元凭它找到“{word}”。v 是值"
+        "q 是查询（query）：“{word}”在找什么。k 是键（key）：别的{many}凭它找到“{word}”。v 是值"
         "（value）：它交出什么。",
     ),
     "qkv_2": (
-        'The q of "{word}" is used for this word alone; its k and v are used by every word that '
-        "looks at it.",
-        "“{word}”的 q 只为它自己用；它的 k 和 v 供每个看向它的词元使用。",
+        'The q of "{word}" is used for this {one} alone; its k and v are used by every {one} '
+        "that looks at it.",
+        "“{word}”的 q 只为它自己用；它的 k 和 v 供每个看向它的{one}使用。",
     ),
     "scores": ("Scores", "分数"),
     "scores_1": (
-        'The q of "{word}" meets the k of each word. Where they agree, the score is high.',
-        "“{word}”的 q 与每个词元的 k 相乘。两者越一致，分数越高。",
+        'The q of "{word}" meets the k of each {one}. Where they agree, the score is high.',
+        "“{word}”的 q 与每个{one}的 k 相乘。两者越一致，分数越高。",
     ),
     "scores_2_root": (
         "Dividing by the root of {d_k} keeps the spread of the scores from growing with the number "
@@ -91,19 +92,22 @@ STEPS = {
         "This model multiplies its scores by {scale:.4g}.",
         "这个模型把分数乘以 {scale:.4g}。",
     ),
-    "scores_f_none": ("no word may be seen, so there is no score", "没有可见的词元，所以没有分数"),
+    "scores_f_none": (
+        "no {one} may be seen, so there is no score",
+        "没有可见的{one}，所以没有分数",
+    ),
     "softmax": ("Mask and softmax", "掩码与 softmax"),
     "none_hidden": (
-        'No word is hidden from "{word}" ({mask}).',
-        "“{word}”能看到所有的词元（{mask}）。",
+        'No {one} is hidden from "{word}" ({mask}).',
+        "“{word}”能看到所有的{one}（{mask}）。",
     ),
     "one_hidden": (
-        '{count} of {n} words is hidden from "{word}" ({mask}).',
-        "{n} 个词元里有 {count} 个“{word}”看不到（{mask}）。",
+        '{count} of {n} {many} is hidden from "{word}" ({mask}).',
+        "{n} 个{many}里有 {count} 个“{word}”看不到（{mask}）。",
     ),
     "hidden": (
-        '{count} of {n} words are hidden from "{word}" ({mask}).',
-        "{n} 个词元里有 {count} 个“{word}”看不到（{mask}）。",
+        '{count} of {n} {many} are hidden from "{word}" ({mask}).',
+        "{n} 个{many}里有 {count} 个“{word}”看不到（{mask}）。",
     ),
     "softmax_1": (
         "{hidden} Softmax turns scores into weights that sum to 1.",
@@ -125,18 +129,18 @@ STEPS = {
     ),
     "softmax_f": ("exp(score) / sum of all exp(score)", "exp(分数) / 所有 exp(分数) 之和"),
     "softmax_f_none": (
-        "no word may be seen, so every weight is 0",
-        "没有可见的词元，所以注意力权重都是 0",
+        "no {one} may be seen, so every weight is 0",
+        "没有可见的{one}，所以注意力权重都是 0",
     ),
     "sum": ("Weighted sum", "加权求和"),
     "sum_1": (
-        "The v of every word is added up, each in proportion to its weight.",
-        "把每个词元的 v 按注意力权重加起来。",
+        "The v of every {one} is added up, each in proportion to its weight.",
+        "把每个{one}的 v 按注意力权重加起来。",
     ),
     "sum_2": (
-        "How much a word brings is its weight times the length of its v: a large weight on a "
+        "How much a {one} brings is its weight times the length of its v: a large weight on a "
         "short v brings little.",
-        "一个词元带来多少，是注意力权重乘以 v 的长度：权重大而 v 很短，带来的就很少。",
+        "一个{one}带来多少，是注意力权重乘以 v 的长度：权重大而 v 很短，带来的就很少。",
     ),
     "out": ("WO", "WO"),
     "out_1": (
@@ -198,6 +202,24 @@ STEPS = {
         "The v of every word that was read is added up, each in proportion to its weight.",
         "把原文每个词元的 v 按注意力权重加起来。",
     ),
+    "words_picture": ("Patches", "图块"),
+    "words_1_picture": (
+        "The model cuts the picture into {rows} x {columns} patches, and reads {n} tokens. We "
+        'follow "{word}" into layer {layer}, head {head}.',
+        "模型把图片切成 {rows} x {columns} 个图块，读入 {n} 个词元（token）。我们跟着“{word}”"
+        "走进第 {layer} 层的第 {head} 个头。",
+    ),
+    "words_2_first_picture": (
+        "In the first layer x comes from the pixels of the patch and from its position: nothing of "
+        "the other patches is in it.",
+        "在第一层里，x 来自这个图块的像素和它的位置，里面还没有其他图块的内容。",
+    ),
+}
+
+#: What {one} and {many} are, in a text and in a picture.
+NOUNS = {
+    "text": {"one": ("word", "词元"), "many": ("words", "词元")},
+    "picture": {"one": ("patch", "图块"), "many": ("patches", "图块")},
 }
 
 #: What the proof says.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from wqkv.doors import door
 from wqkv.errors import ArgumentError, describe
 from wqkv.study.callbacks import Progress, silent
-from wqkv.study.model import OpenModel, TextModel
+from wqkv.study.model import OpenModel, TextModel, one_sequence
 from wqkv.study.sampling import NextTokens, check_sampling, filtered
 from wqkv.study.tokens import TokenizedText, extend
 from wqkv.study.view import EachLayer, View
@@ -229,12 +229,13 @@ class _Streamer:
 
 def one_text_model(view: View, what: str) -> OpenModel:
     """The model of a view, if it reads and writes one text; `what` is asked of it."""
-    if not isinstance(view.model, OpenModel):
+    model = one_sequence(view.model, what)
+    if not isinstance(model, OpenModel):
         raise ArgumentError(
-            f"{what} is for models of one text, and {view.model.name} reads one and writes another."
-            "\nOpen it again with another text, or another target."
+            f"{what} is for models of text, and {model.name} reads a picture.\n"
+            "Ask it of a language model."
         )
-    return view.model
+    return model
 
 
 def no_next_token(model: OpenModel) -> ArgumentError:
@@ -245,7 +246,7 @@ def no_next_token(model: OpenModel) -> ArgumentError:
 
 
 def likeliest(model: TextModel, logits: Tensor) -> tuple[NextToken, ...]:
-    """The LIKELIEST tokens of the logits of one token, (vocabulary,)."""
+    """The LIKELIEST tokens of the logits of one token, (vocabulary,), or classes of a picture."""
     found = logits.float().softmax(dim=0).topk(min(LIKELIEST, len(logits)))
     pairs = zip(found.indices.tolist(), found.values.tolist(), strict=True)
-    return tuple(NextToken(model.tokenizer.decode([id]), chance, id) for id, chance in pairs)
+    return tuple(NextToken(model.named(id), chance, id) for id, chance in pairs)

@@ -42,8 +42,26 @@ class LoadedModel(NamedTuple):
     bits: int | None = None  # per weight in a packaged file, if fewer than in training
 
 
+class LoadedVision(NamedTuple):
+    """What an OpenVision is made of."""
+
+    model: nn.Module
+    processor: Any  # one of transformers' image processors
+    name: str
+    classifier: nn.Module | None  # the model with its head for classes, if it has one
+
+
 def load(name: str | None, progress: Callable[[str], None]) -> LoadedModel:
     """A model and its tokenizer; see `open_model`."""
+    loaded = load_any(name, progress, pictures=False)
+    assert isinstance(loaded, LoadedModel)
+    return loaded
+
+
+def load_any(
+    name: str | None, progress: Callable[[str], None], pictures: bool = True
+) -> LoadedModel | LoadedVision:
+    """A model and what it reads texts with, or pictures, unless there may be none."""
     if name == E5.alias:
         file = _read_e5(progress)
         progress(say(PROGRESS["matrices"], model=E5.name))
@@ -51,7 +69,11 @@ def load(name: str | None, progress: Callable[[str], None]) -> LoadedModel:
     source = _find(name)
     transformers: Any = need("transformers", "hf", mistake("opening"))
     config = source.load(configuration)
-    _check_reads_text(transformers, config, source)
+    reads = _reads(transformers, config)
+    if pictures and reads == "pixel_values" and has_row(config.model_type):
+        return _load_vision(transformers, config, source, progress)
+    if reads != "input_ids":
+        raise _reads_no_text(reads, config, source)
     progress(say(PROGRESS["tokenizer"], model=source.shown))
     tokenizer = source.tokenizer(transformers)
     progress(say(PROGRESS["weights"], model=source.shown))
@@ -65,6 +87,23 @@ def load(name: str | None, progress: Callable[[str], None]) -> LoadedModel:
     speaker = model if speaks is not None and complete else None
     filler = model if fills is not None and complete else None
     return LoadedModel(model.base_model, tokenizer, source.shown, speaker, filler)
+
+
+def _load_vision(
+    transformers: Any, config: Any, source: _ModelSource, progress: Callable[[str], None]
+) -> LoadedVision:
+    """A model of pictures and its image processor, with its head for classes if it has one."""
+    progress(say(PROGRESS["processor"], model=source.shown))
+    processor = source.reader(transformers.AutoImageProcessor, "no_processor")
+    progress(say(PROGRESS["weights"], model=source.shown))
+    classes = upstream.CLASSES.get(config.model_type) or ()
+    named = {classes} if isinstance(classes, str) else {*classes}  # DeiT has two such classes
+    has_head = bool(named & {*(config.architectures or [])})
+    kind = transformers.AutoModelForImageClassification if has_head else transformers.AutoModel
+    model, complete = _load_weights(transformers, kind, config, source)
+    progress(say(PROGRESS["matrices"], model=source.shown))
+    classifier = model if has_head and complete else None
+    return LoadedVision(model.base_model, processor, source.shown, classifier)
 
 
 def load_bare(
@@ -87,15 +126,18 @@ def _read_e5(progress: Callable[[str], None]) -> E5File:
     return read_e5(path)
 
 
-def _check_reads_text(transformers: Any, config: Any, source: _ModelSource) -> None:
-    """Raise for a model of pictures, sounds or series, before its weights are read."""
+def _reads(transformers: Any, config: Any) -> str:
+    """What a model is called with, such as "input_ids": known before its weights are read."""
     kind = transformers.MODEL_MAPPING.get(type(config), None)
-    reads = getattr(kind, "main_input_name", "input_ids")
-    if reads != "input_ids":
-        known = mistake("has_row") if has_row(config.model_type) else ""
-        raise source.watch_instead(
-            mistake("no_text_read", name=source.name, reads=reads, known=known)
-        )
+    return str(getattr(kind, "main_input_name", "input_ids"))
+
+
+def _reads_no_text(reads: str, config: Any, source: _ModelSource) -> ArgumentError:
+    """The error for a model of pictures, sounds or series."""
+    known = mistake("has_row") if has_row(config.model_type) else ""
+    if known and reads == "pixel_values":
+        known = mistake("opens_on_picture", name=source.name) + known
+    return source.watch_instead(mistake("no_text_read", name=source.name, reads=reads, known=known))
 
 
 def _check_known(model: Any, source: _ModelSource) -> None:
@@ -175,12 +217,20 @@ class _ModelSource:
 
     def tokenizer(self, transformers: Any) -> Any:
         """The tokenizer of the model."""
+        return self.reader(transformers.AutoTokenizer, "no_tokenizer")
+
+    def reader(self, kind: Any, wrong: str) -> Any:
+        """What the model reads texts or pictures with, of a kind of transformers.
+
+        Args:
+            wrong: the name of the mistake that there is none.
+        """
         try:
-            return self._load(opened, transformers.AutoTokenizer.from_pretrained)
+            return self._load(opened, kind.from_pretrained)
         except ArgumentError:
             raise
         except Exception as error:  # as above
-            why = mistake("no_tokenizer", name=self.name, **_reason(error))
+            why = mistake(wrong, name=self.name, **_reason(error))
             raise self.watch_instead(why) from error
 
     def watch_instead(self, why: str) -> ArgumentError:

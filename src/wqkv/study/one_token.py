@@ -16,7 +16,7 @@ from wqkv.sentences.errors import mistake
 from wqkv.study.head_matrices import HeadMatrices, has_matrices
 from wqkv.study.model import OpenModel
 from wqkv.study.part import SAMPLED_ROWS, in_range, position_of, scale_of, spaced
-from wqkv.study.tokens import TokenizedText, Unread, is_blank
+from wqkv.study.tokens import PictureTokens, TokenizedText, Unread, is_blank
 from wqkv.study.view import ALL_ROWS, View
 
 
@@ -71,6 +71,7 @@ class TokenStory:
     proof: Proof
     map: Tensor | None = None  # (n, m) this head's weights, one row per query token, if asked for
     source: SourceText | None = None  # the text that is looked at, where it is another one
+    picture: PictureTokens | None = None  # what the tokens are cells of, where they are
 
     def __repr__(self) -> str:
         best = self.ranked[0]
@@ -140,8 +141,8 @@ def clearest_link(
 ) -> ClearLink:
     """The clearest link of a layer, or of one head or token of it; see `clearest_story`.
 
-    Of a text of more than ALL_ROWS tokens, SAMPLED_ROWS are looked at. Between two texts there is
-    no distance, so that the clearest link is the strongest one.
+    Of a text of more than ALL_ROWS tokens, SAMPLED_ROWS are looked at. Between two texts, and in a
+    picture, no distance is counted, so that the clearest link to another token is the strongest.
     """
     n, reading = view.n, view.reading
     rows = torch.arange(n, device="cpu") if token is None else torch.tensor([token], device="cpu")
@@ -153,6 +154,7 @@ def clearest_link(
         keys[0] &= not view.model.layer(layer).mask.by_position
         place = torch.tensor(written_words(reading), device="cpu")
         same = _first_occurrence(reading)
+    counted = reading.source is None and not reading.pictures
     if token is None:  # where no link is clear, the first token that is written
         pieces = zip(reading.tokens, reading.special, strict=True)
         token = next(
@@ -163,8 +165,9 @@ def clearest_link(
     best = ClearLink(0.0, layer, head or 0, token)
     for here, weights in view.layer(layer).rows(rows):
         factor = (keys & queries[here, None]).float()  # clearness is weight times this: (rows, m)
-        if reading.source is None:
+        if counted:
             factor *= (place[here, None] - place).abs().clamp(min=1).log2()
+        if reading.source is None:
             factor[same[here, None] == same] = 0
         clear = (weights if head is None else weights[head : head + 1]) * factor
         top = int(clear.argmax())
@@ -220,6 +223,7 @@ def token_story(view: View, layer: int, head: int, token: int) -> TokenStory:
         matrices=view.matrices(layer, head) if has_matrices(ours) else None,
         proof=view.proof(layer),
         source=source,
+        picture=next(iter(reading.pictures), None),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -15,10 +15,11 @@ from wqkv.errors import ArgumentError
 from wqkv.sentences.errors import mistake
 from wqkv.study.callbacks import Progress, silent
 from wqkv.study.loading import LoadedModel, load
-from wqkv.study.model import OpenModel
+from wqkv.study.model import Reads
 from wqkv.study.part import ModelPart, TextReading
 from wqkv.study.tokens import TokenizedText, check_length, extend, tokenize
 from wqkv.study.view import EachLayer, View
+from wqkv.study.windows import TextWindow, text_windows
 from wqkv.upstream import of_transformers as upstream
 
 #: The attentions of such a model, in the order in which they run.
@@ -34,6 +35,7 @@ class OpenPair:
     """
 
     opener: ClassVar[str] = "open_pair"
+    reads: ClassVar[Reads] = "text"
     main: ClassVar[str] = "cross"
 
     def __init__(
@@ -44,6 +46,14 @@ class OpenPair:
         self.family = self.parts[self.main].family
         self.bits: int | None = None  # the packaged model of few bits is no such model
         self.longest: int | None = getattr(model.config, "max_position_embeddings", None)
+
+    def windows(self, text: str, room: int) -> Sequence[TextWindow | None]:
+        """The windows in which the text that is read is cut."""
+        return text_windows(self.tokenizer, text, room)
+
+    def named(self, number: int) -> str:
+        """A token of the vocabulary as text."""
+        return str(self.tokenizer.decode([number]))
 
     def check_target(self, target: str | None) -> None:
         """Accept any target: this model writes a second text."""
@@ -219,19 +229,12 @@ def open_pair(name: str, progress: Callable[[str], None] = lambda _: None) -> Op
         ArgumentError: it is no such model, or one of a family without a table row.
     """
     loaded = load(name, progress)
-    if not _writes_second_text(loaded):
+    if not writes_second_text(loaded):
         raise ArgumentError(f"{loaded.name} reads one text.\nOpen it with `open_model`.")
     return OpenPair(*loaded[:4])
 
 
-def open_any(
-    name: str | None = None, progress: Callable[[str], None] = lambda _: None
-) -> OpenModel | OpenPair:
-    """Open a model as what it is; see `open_model` and `open_pair`."""
-    loaded = load(name, progress)
-    return OpenPair(*loaded[:4]) if _writes_second_text(loaded) else OpenModel(*loaded)
-
-
-def _writes_second_text(loaded: LoadedModel) -> bool:
+def writes_second_text(loaded: LoadedModel) -> bool:
+    """Whether a model is one of two texts."""
     config: Any = loaded.model.config
     return bool(config.is_encoder_decoder)

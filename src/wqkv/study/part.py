@@ -85,13 +85,13 @@ class ModelPart:
                 other one.
         """
         model: Any = self.model
-        ids = torch.tensor([reading.ids], device="cpu")
         if self.part == ONLY_PART:
-            model(input_ids=ids)
+            model(**reading.called_with)
         elif self.part == "encoder":
-            model.get_encoder()(input_ids=ids)
+            model.get_encoder()(**reading.called_with)
         elif reading.source is not None:
             states = upstream.BaseModelOutput(last_hidden_state=reading.source.final)
+            ids = torch.tensor([reading.ids], device="cpu")
             model(encoder_outputs=states, decoder_input_ids=ids, use_cache=False)
         else:
             raise ArgumentError(mistake("text_looked_at", part=self.part, model=self.name))
@@ -135,6 +135,8 @@ class ModelPart:
         reading = TextReading(**given, inputs=[], outputs=[], rows=rows, source=source)
 
         def keep_input(_: nn.Module, args: tuple[Any, ...]) -> None:
+            if (found := args[0].shape[-2]) != n:
+                raise ArgumentError(mistake("other_count", model=self.name, found=found, n=n))
             reading.inputs.append(args[0].detach())
 
         def replace_contexts(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:

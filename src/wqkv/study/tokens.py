@@ -1,5 +1,7 @@
 """Where tokens are made: a text as a tokenizer cuts it, as a person reads it and as ids.
 
+The cells of a picture are tokens too: a reading has its pictures, and what its model is given.
+
 `tokenizer` is always one of transformers' tokenizers.
 """
 
@@ -8,11 +10,14 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby, pairwise
 from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
 
 from wqkv.errors import ArgumentError
 from wqkv.sentences.errors import mistake
@@ -47,9 +52,24 @@ class Unread(NamedTuple):
 NOTHING_UNREAD = Unread()
 
 
+class PictureTokens(NamedTuple):
+    """A picture whose rows x columns cells are tokens, row by row from the token `first` on."""
+
+    pixels: Tensor  # (3, height, width), 0 to 1: as the model saw it
+    rows: int
+    columns: int
+    first: int
+    name: str
+
+    @property
+    def tokens(self) -> range:
+        """The numbers of its tokens."""
+        return range(self.first, self.first + self.rows * self.columns)
+
+
 @dataclass(frozen=True)
 class TokenizedText:
-    """A text as a tokenizer cut it."""
+    """A text as a tokenizer cut it, or a picture as a model cuts it into patches."""
 
     sentence: str
     tokens: tuple[str, ...]  # as a person reads them
@@ -59,12 +79,20 @@ class TokenizedText:
     unknown: tuple[bool, ...]  # True where something was typed that the tokenizer does not know
     # Of a pair of sentences, which stand on two lines: 0 or 1 for the one that a token belongs to.
     types: tuple[int, ...] = field(default=(), kw_only=True)
+    pictures: tuple[PictureTokens, ...] = field(default=(), kw_only=True, compare=False)
+    # What the model is called with, by name, where that is not the ids alone.
+    arguments: Mapping[str, Tensor] = field(default_factory=dict, kw_only=True, compare=False)
 
     @classmethod
     def of_ids(cls, ids: Sequence[int]) -> TokenizedText:
         """Tokens of which only the ids are known, and which are shown as these numbers."""
         tokens, n = tuple(map(str, ids)), len(ids)
         return cls(" ".join(tokens), tokens, (False,) * n, ((0, 0),) * n, (*ids,), (False,) * n)
+
+    @property
+    def called_with(self) -> Mapping[str, Tensor]:
+        """What the model is called with, by name."""
+        return self.arguments or {"input_ids": torch.tensor([self.ids], device="cpu")}
 
     @property
     def typed(self) -> tuple[str, ...]:
@@ -249,6 +277,28 @@ def check_length(n: int, name: str, longest: int | None, wrong: str = "too_long"
     """Raise the mistake `wrong` if n tokens are more than the model `name` takes."""
     if longest is not None and n > longest:
         raise ArgumentError(mistake(wrong, n=n, model=name, longest=longest))
+
+
+def edit(text: TokenizedText, edits: Mapping[int, str]) -> str:
+    """A text with some tokens replaced, by their numbers."""
+    sentence, end = text.sentence, len(text.sentence)
+    # From the last to the first, so that the spans before an edit stay true. Two pieces of one
+    # character have the same span: only what stands before `end` is replaced, once.
+    for number in sorted(edits, reverse=True):
+        check_token(text, number)
+        start, stop = text.spans[number]
+        if start == stop:
+            raise ArgumentError(mistake("not_in_text", number=number, token=text.tokens[number]))
+        sentence = sentence[:start] + edits[number] + sentence[min(stop, end) :]
+        end = start
+    return sentence
+
+
+def check_token(text: TokenizedText, number: int) -> None:
+    """Raise unless the text has a token of this number."""
+    count = len(text.tokens)
+    if not 0 <= number < count:
+        raise ArgumentError(mistake("no_token_of", number=number, count=count, last=count - 1))
 
 
 def is_blank(piece: str) -> bool:

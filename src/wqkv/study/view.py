@@ -100,8 +100,11 @@ class View:
 
     @property
     def statistics(self) -> tuple[str, ...]:
-        """Those of STATISTICS that this text has; between two texts some have no meaning."""
-        if self.reading.source is None:
+        """Those of STATISTICS that this text has.
+
+        Between two texts, and between cells of a picture, no token is before or behind another.
+        """
+        if self.reading.source is None and not self.reading.pictures:
             return tuple(STATISTICS)
         return tuple(s for s in STATISTICS if s not in ("distance", "label"))
 

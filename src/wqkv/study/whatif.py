@@ -11,7 +11,8 @@ from torch import Tensor
 from wqkv.doors import door
 from wqkv.errors import ArgumentError
 from wqkv.sentences.errors import mistake
-from wqkv.study.generate import NextToken, likeliest, one_text_model
+from wqkv.study.generate import NextToken, likeliest
+from wqkv.study.model import one_sequence
 from wqkv.study.part import TextReading
 from wqkv.study.tokens import TokenizedText
 from wqkv.study.view import EachLayer, View
@@ -24,7 +25,8 @@ class Change:
     `change` and `layers` are |after - before| / |before|, over the tokens that both texts share.
     """
 
-    before: tuple[NextToken, ...] | None  # the likeliest next tokens; None without a head for them
+    # The likeliest next tokens, or of a picture the likeliest classes; None without such a head.
+    before: tuple[NextToken, ...] | None
     after: tuple[NextToken, ...] | None
     similarity: (
         float | None
@@ -47,7 +49,8 @@ def what_if(
 
     Args:
         off: (layer, head); the context of these heads is 0 before WO.
-        edits: the text that replaces a token, by the number of the token.
+        edits: the text that replaces a token, by the number of the token. "" hides a patch of a
+            picture: its pixels are 0 after the normalization, which is the mean color.
         each: is called after every layer; see `OpenModel.view`.
         contexts: by (layer, head), what these heads hand to WO in place of their own context, for
             every token of the text: (n, d_v). `Experiment.contexts` makes them.
@@ -56,7 +59,7 @@ def what_if(
         ArgumentError: a token that does not stand in the text, a context of another shape, or no
             change at all.
     """
-    model, old, changed = one_text_model(view, "What if"), view.reading, None
+    model, old, changed = one_sequence(view.model, "What if"), view.reading, None
     # A head that is off is a head with a context of 0.
     changes = dict(contexts or {}) | {at: torch.zeros((), device="cpu") for at in off}
     for layer, head in changes:
@@ -65,7 +68,7 @@ def what_if(
         raise ArgumentError("Nothing is changed.\nName a head to switch off, or a token to change.")
     if edits and old.types:
         raise ArgumentError(mistake("pair_edited", token=min(edits)))
-    text: TokenizedText = model.tokens(edit(old, edits)) if edits else old
+    text: TokenizedText = model.edited(old, edits) if edits else old
     for (layer, head), context in (contexts or {}).items():
         needed = (len(text.ids), model.layer(layer).d_v)
         if context.shape != needed:
@@ -81,7 +84,7 @@ def what_if(
         changed = model.view(text, each)
         new = changed.reading
     assert old.final is not None and new.final is not None
-    shared = _shared_positions(old, new)
+    shared = _shared_positions(old, new, edits or {})
     kept = _kept_rows(old, new, shared)
     has_head = old.logits is not None and new.logits is not None
     a, b = old.final[0].mean(dim=0), new.final[0].mean(dim=0)
@@ -96,28 +99,6 @@ def what_if(
     )
 
 
-def edit(text: TokenizedText, edits: Mapping[int, str]) -> str:
-    """A text with some tokens replaced, see `what_if`."""
-    sentence, end = text.sentence, len(text.sentence)
-    # From the last to the first, so that the spans before an edit stay true. Two pieces of one
-    # character have the same span: only what stands before `end` is replaced, once.
-    for number in sorted(edits, reverse=True):
-        if not 0 <= number < len(text.tokens):
-            raise ArgumentError(
-                f"There is no token {number}: the text has {len(text.tokens)} tokens, "
-                f"0 to {len(text.tokens) - 1}."
-            )
-        start, stop = text.spans[number]
-        if start == stop:
-            raise ArgumentError(
-                f"Token {number}, {text.tokens[number]!r}, does not stand in the text.\n"
-                "Change one that does."
-            )
-        sentence = sentence[:start] + edits[number] + sentence[min(stop, end) :]
-        end = start
-    return sentence
-
-
 SamePositions = tuple[list[int], list[int]]  # where the same tokens stand in two texts
 
 
@@ -127,9 +108,14 @@ def _relative(before: Tensor, after: Tensor, at: SamePositions) -> float:
     return float((b - a).norm() / a.norm())
 
 
-def _shared_positions(old: TokenizedText, new: TokenizedText) -> SamePositions:
-    """Where the tokens stand that both texts begin and end with."""
+def _shared_positions(
+    old: TokenizedText, new: TokenizedText, edited: Collection[int]
+) -> SamePositions:
+    """Where the tokens stand that were not edited, or else those that both begin and end with."""
     n, m = len(old.ids), len(new.ids)
+    kept = [at for at in range(n) if at not in edited]
+    if n == m and all(old.ids[at] == new.ids[at] for at in kept):
+        return kept, kept
     first = _common_length(old.ids, new.ids)
     last = min(_common_length(old.ids[::-1], new.ids[::-1]), min(n, m) - first)
     return [*range(first), *range(n - last, n)], [*range(first), *range(m - last, m)]

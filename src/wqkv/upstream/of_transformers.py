@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from wqkv.errors import need
 from wqkv.sentences.errors import mistake
 from wqkv.upstream.names import find, member
@@ -21,6 +24,7 @@ sdpa_mask sliding_window_bidirectional_overlay sliding_window_overlay
 """
 
 MODEL = "transformers.modeling_utils:PreTrainedModel"
+ANYRES = "transformers.models.llava_next.modeling_llava_next"
 
 #: Where each name stands.
 NAMES = {
@@ -35,16 +39,22 @@ NAMES = {
     "WeightConverter": "transformers.core_model_loading:WeightConverter",
     "WeightRenaming": "transformers.core_model_loading:WeightRenaming",
     "rename_source_key": "transformers.core_model_loading:rename_source_key",
-    # by family, the class that has a head for the next token, or for masked ones
+    # by family, the class that has a head for the next token, for masked ones, or for classes
     "CAUSAL": "transformers.models.auto.modeling_auto:MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
     "SEQ2SEQ": (
         "transformers.models.auto.modeling_auto:MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES"
     ),
     "MASKED": "transformers.models.auto.modeling_auto:MODEL_FOR_MASKED_LM_MAPPING_NAMES",
+    "CLASSES": (
+        "transformers.models.auto.modeling_auto:MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES"
+    ),
     # the outputs that a model collects while it runs
     "active_collector": "transformers.utils.output_capturing:_active_collector",
     "BaseModelOutput": "transformers.modeling_outputs:BaseModelOutput",
     "logging": "transformers.utils.logging:",
+    # how LLaVA-NeXT cuts a picture into tiles
+    "anyres_shape": f"{ANYRES}:get_anyres_image_grid_shape",
+    "unpad_image": f"{ANYRES}:unpad_image",
 }
 
 
@@ -76,6 +86,18 @@ def updated(cache: object) -> dict[int, bool] | None:
     """By layer, whether the keys of the other text are in the cache; None of any other cache."""
     found = getattr(cache, "is_updated", None)
     return found if isinstance(found, dict) else None
+
+
+def anyres_cells(config: Any, size: list[int]) -> tuple[tuple[int, int], Tensor]:
+    """How LLaVA-NeXT cuts a picture of a size (height, width) into rows and columns of tiles.
+
+    The second value holds the cells of all tiles, numbered row by row, that are no padding.
+    """
+    image_size, patch_size = config.vision_config.image_size, config.vision_config.patch_size
+    shape = __getattr__("anyres_shape")(size, config.image_grid_pinpoints, image_size)
+    rows, columns = (n * (image_size // patch_size) for n in shape)
+    cells = torch.arange(rows * columns, device="cpu").view(1, rows, columns)
+    return shape, __getattr__("unpad_image")(cells, size)[0]
 
 
 @contextmanager

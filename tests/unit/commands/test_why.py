@@ -11,7 +11,7 @@ from wqkv import cli
 from wqkv.commands.why import BYS, CAPITALS, HOWS
 from wqkv.effects.records import GroupEffect, Question, Why
 from wqkv.errors import ArgumentError
-from wqkv.study import pair
+from wqkv.study import opening
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def asked(monkeypatch):
     """A stand-in for the model and the computation; what was asked of them."""
     said = []
 
-    def open_any(name, progress):
+    def open_of_texts(name, progress):
         progress("reading")
         said.append(name)
         return SimpleNamespace(name="tiny-model")
@@ -35,7 +35,7 @@ def asked(monkeypatch):
             return capitals(question=Question("similarity", "cosine with 'A dog.'", "A dog."))
         return capitals(how=how)
 
-    monkeypatch.setattr(pair, "open_any", open_any)
+    monkeypatch.setattr(opening, "open_of_texts", open_of_texts)
     monkeypatch.setitem(sys.modules, "wqkv.effects.why", SimpleNamespace(why=why))
     return said
 

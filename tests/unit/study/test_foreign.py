@@ -85,6 +85,7 @@ def test_a_model_of_pictures(capsys):
     said = refused("model")
     assert said.startswith(
         "'model' reads pixel_values, and what opens here reads a text.\n"
+        "Open it on a picture with `wqkv open --model model photo.png`.\n"
         "Compare its layers with `wqkv parity`, or open one with `from_hf`.\n"
     )
     left = run(said, inputs={"pixel_values": torch.randn(1, 3, 14, 14)})

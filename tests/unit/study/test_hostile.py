@@ -18,7 +18,7 @@ from wqkv.layer.convert.checkpoint import load_attention
 from wqkv.layer.convert.pretrained import configuration
 from wqkv.study.loading import load_bare
 from wqkv.study.model import open_model
-from wqkv.study.pair import open_any
+from wqkv.study.opening import open_any
 
 HARM = "import os; os.mkdir('harmed')\n"
 CLASSES = (

@@ -14,7 +14,8 @@ from wqkv.study import pair as module
 from wqkv.study.generate import generate
 from wqkv.study.heads import heads
 from wqkv.study.model import OpenModel, open_model
-from wqkv.study.pair import PARTS, OpenPair, open_any, open_pair
+from wqkv.study.opening import open_any, open_of_texts
+from wqkv.study.pair import PARTS, OpenPair, open_pair
 from wqkv.study.view import View
 from wqkv.study.whatif import what_if
 
@@ -280,7 +281,7 @@ def folder(model, tmp_path):
 
 
 def test_open(folder, views):
-    for opener in (open_pair, open_any):
+    for opener in (open_pair, open_any, open_of_texts):
         found = opener(str(folder))
         assert isinstance(found, OpenPair) and found.speaker is not None
         view = found.views(READ, TARGET)["cross"]

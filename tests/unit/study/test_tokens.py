@@ -10,7 +10,7 @@ from tests.tiny import tiny_llama
 from wqkv.errors import ArgumentError
 from wqkv.study.one_token import clearest_story
 from wqkv.study.packaged import E5
-from wqkv.study.tokens import TYPED, TokenizedText, Unread, extend, tokenize, trim_span
+from wqkv.study.tokens import TYPED, TokenizedText, Unread, edit, extend, tokenize, trim_span
 from wqkv.study.whatif import what_if
 
 TIRED = "The animal didn't cross the street because it was too tired."
@@ -251,3 +251,9 @@ def test_counts_of_two_texts():
     assert Unread(7, 2, 3, long).plus(Unread(11, 1, 5, "ab")) == Unread(
         18, 3, 8, "x" * (TYPED - 3) + "..."
     )
+
+
+def test_edited(minilm):
+    words = minilm.tokens("Two cats, one dog.")
+    assert edit(words, {1: "Three", 5: "big dog"}) == "Three cats, one big dog."
+    assert edit(words, {}) == "Two cats, one dog."

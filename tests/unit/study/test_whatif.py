@@ -10,7 +10,7 @@ from wqkv.study import part, whatif
 from wqkv.study.model import OpenModel
 from wqkv.study.tokens import TokenizedText
 from wqkv.study.view import View
-from wqkv.study.whatif import edit, what_if
+from wqkv.study.whatif import what_if
 
 TIRED = "The animal didn't cross the street because it was too tired."
 N = 23
@@ -120,7 +120,7 @@ def test_more_words_than_before(minilm, tired):
 def test_a_word_that_is_said_again_is_shared_once(old, new, places):
     """What both texts begin with is not counted once more among what they end with."""
     texts = [TokenizedText.of_ids(ids) for ids in (old, new)]
-    assert whatif._shared_positions(*texts) == places
+    assert whatif._shared_positions(*texts, ()) == places
 
 
 def test_heads_and_words_at_once(minilm, tired):
@@ -151,12 +151,6 @@ def test_layers_of_a_long_text_compare_what_was_kept(llama, monkeypatch):
     )
     pairs = [(a[0, [0, 2]], b[0, [0, 2]]) for a, b in zip(*(w.outputs for w in whole), strict=True)]
     assert found.layers == pytest.approx([relative(*pair) for pair in pairs], rel=1e-4, abs=1e-9)
-
-
-def test_edited(minilm):
-    words = minilm.tokens("Two cats, one dog.")
-    assert edit(words, {1: "Three", 5: "big dog"}) == "Three cats, one big dog."
-    assert edit(words, {}) == "Two cats, one dog."
 
 
 def test_progress_and_an_end(seen):

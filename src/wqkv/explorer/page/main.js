@@ -91,12 +91,12 @@ function settle() {
   if (removedKey() === undefined) delete state.without;
   if (state.other !== undefined && state.other >= keyCount()) delete state.other;
   if (!hasStatistic(state.stat)) state.stat = "entropy";
-  if (!(state.view in VIEWS)) state.view = "cards";
+  if (!opened.text.tabs.some(name => name === state.view)) state.view = "cards";
   if (state.step > STEPS) state.step = STEPS;
 }
 
 function viewTabs() {
-  const tabs = Object.keys(VIEWS).map(name =>
+  const tabs = opened.text.tabs.map(name =>
     h(
       "button",
       {
@@ -122,12 +122,13 @@ function viewTabs() {
 
 /**
  * @param {string} text
- * @param {{ target?: string, pair?: string }} beside what a model of two texts writes, or a second sentence
+ * @param {{ target?: string, pair?: string, picture?: string }} beside what a model of two texts writes, a
+ *   second sentence, or another picture
  */
 async function openText(text, beside) {
   if (!text.trim()) return say(new Refusal(t("empty")));
-  const { target, pair } = beside,
-    short = text.length + (target ?? pair ?? "").length <= IN_ADDRESS;
+  const { target, pair, picture } = beside,
+    short = !picture && text.length + (target ?? pair ?? "").length <= IN_ADDRESS;
   await attempt(async () => {
     const { view } = await work("open", { text, ...beside });
     await readView(view);
@@ -276,7 +277,7 @@ function onKey(event) {
   else if (key === "h") go({ head: turn(state.head, opened.model.n_head), other: null });
   else if (key === "w") go({ token: turn(state.token, size()), other: null, set: null });
   else if (key === "v")
-    go({ view: Object.keys(VIEWS)[turn(Object.keys(VIEWS).indexOf(state.view), Object.keys(VIEWS).length)] });
+    go({ view: opened.text.tabs[turn(opened.text.tabs.findIndex(name => name === state.view), opened.text.tabs.length)] });
   else if (event.key === "?") drawKeys();
   else return;
   event.preventDefault();

@@ -15,15 +15,28 @@ export interface PartFacts {
   sinks: boolean;
 }
 
+/** A picture as the model saw it: a data: address of a PNG, cut into rows x columns cells.
+ * 
+ * The tokens from `first` on are its cells, row by row. */
+export interface PictureFacts {
+  image: string;
+  rows: number;
+  columns: number;
+  first: number;
+  name: string;
+}
+
 /** A text and its tokens; a span is where a token stands in the text, in characters.
  * 
- * `tokens` are marked where the model reads something else than what was `typed` there. */
+ * `tokens` are marked where the model reads something else than what was `typed` there. A cell of
+ * one of the `pictures` stands nowhere in the text: its token is "row,column", its span (0, 0). */
 export interface TextFacts {
   text: string;
   tokens: string[];
   typed: string[];
   special: boolean[];
   spans: [number, number][];
+  pictures: PictureFacts[];
 }
 
 /** Which window of a long text is open; see `study.windows.TextWindow`. */
@@ -139,7 +152,9 @@ export interface DrawnFacts {
   after: number | null;
 }
 
-/** What comes of a text: the likeliest next tokens, or the similarity to the text before. */
+/** What comes of a text: the likeliest next tokens, or the similarity to the text before.
+ * 
+ * Of a picture `top` are the likeliest classes, if the model tells classes apart. */
 export interface OutcomeFacts {
   similarity?: number | null;
   top?: NextFacts[];
@@ -261,7 +276,9 @@ export interface StartFacts {
   job?: string;
 }
 
-/** The model; one of two texts has three `parts`, and its own facts are those of "cross". */
+/** The model; one of two texts has three `parts`, and its own facts are those of "cross".
+ * 
+ * Where it reads a picture, a text to open is the data: address of a PNG, JPEG or WebP file. */
 export interface ModelAnswer {
   n_layer: number;
   n_head: number;
@@ -279,6 +296,7 @@ export interface ModelAnswer {
   dtype: string;
   longest: number | null;
   bits: number | null;
+  reads: "text" | "picture";
   generates: boolean;
   parts: { [name: string]: PartFacts };
   version: string;
@@ -303,6 +321,7 @@ export interface ServedModel {
   dtype: string;
   longest: number | null;
   bits: number | null;
+  reads: "text" | "picture";
   generates: boolean;
   parts: { [name: string]: PartFacts };
   version: string;
@@ -315,13 +334,15 @@ export interface ServedModel {
  * `read` is what was typed, `window` which part of it was read if it is long, `target` what was
  * given to be written, `pair` the second sentence if `read` is the first of a pair, `keys` the
  * text whose tokens are looked at where it is another one, `cannotRead` what is said in each
- * language if the model cannot read all that was typed, and `questions` the experiments in order. */
+ * language if the model cannot read all that was typed, `tabs` what there is to show of it, and
+ * `questions` the experiments in order. */
 export interface ViewAnswer {
   text: string;
   tokens: string[];
   typed: string[];
   special: boolean[];
   spans: [number, number][];
+  pictures: PictureFacts[];
   n: number;
   part: string | null;
   parts: string[];
@@ -331,6 +352,7 @@ export interface ViewAnswer {
   window: WindowFacts | null;
   keys: TextFacts | null;
   cannotRead: { [name: string]: string };
+  tabs: ("cards" | "text" | "grid" | "map" | "matters" | "whatif" | "generate")[];
   questions: string[];
   statistics: string[];
   proofs: ProofFacts[];
@@ -516,7 +538,11 @@ export interface GridAnswer {
   names?: { [name: string]: LabelName };
 }
 
-/** A text before and after a change; `view` is the changed text where no head is off. */
+/** A text before and after a change; `view` is the changed text where no head is off.
+ * 
+ * It is asked for by {"off": [[layer, head]], "edits": [{"token": number, "text": "..."}]}. The
+ * text "" hides a cell of a picture: its pixels are 0 as the model reads them, the mean color that
+ * its processor takes away. A cell can be given no other text. */
 export interface WhatIfAnswer {
   before: OutcomeFacts;
   after: OutcomeFacts;

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, reduce
 from typing import TypeAlias
 
 from wqkv.maps.axis import UNKNOWN, Axes, Axis, Parts
+from wqkv.record.inputs.joined import read_joined
 from wqkv.record.inputs.latents import read_latents
+from wqkv.record.inputs.merge_order import read_merge_order
 from wqkv.record.inputs.moment import CallSizes, HasAxes, Moment, RunCall
+from wqkv.record.inputs.patches import read_patches
 from wqkv.record.inputs.shifted import read_windows
 from wqkv.record.inputs.sound import read_sound
 from wqkv.record.inputs.text import read_text
 
 #: Says what the positions of a call are; None if it does not know. It explains every position, or
-#: says nothing: a wrong axis is worse than none.
+#: says nothing: a wrong axis is worse than none. UNKNOWN says that no other reader knows either.
 Reader: TypeAlias = Callable[[Moment, CallSizes], Axes | None]
 #: The readers, in the order in which they are asked.
 READERS: tuple[Reader, ...] = (
     read_windows,
+    read_merge_order,
     read_latents,
+    read_patches,
     read_sound,
+    read_joined,
     read_text,
+    read_patches,
 )
 
 
@@ -59,6 +66,8 @@ def find_axes(
     @cache
     def keys() -> Sequence[Parts] | None:
         first = read()[0]
+        if first is UNKNOWN:
+            return None
         found = None if first is None else _chosen(first.keys(), pieces[0], batch)
         if found is not None and _fits(found, key_len):
             return found
@@ -111,23 +120,19 @@ def _joined(each: Sequence[Sequence[Parts] | None], length: int) -> Sequence[Par
     known = [one for one in each if one is not None]
     if len(known) < len(each) or len({len(one) for one in known}) != 1:
         return None
-    found = [_merged(sum(parts, ())) for parts in zip(*known, strict=True)]
+    found = [reduce(_behind, parts) for parts in zip(*known, strict=True)]
     return found if _fits(found, length) else None
 
 
-def _merged(parts: Parts) -> Parts:
-    """The same with texts that follow each other as one."""
-    made: list[Axis] = []
-    for part in parts:
-        if made and _is_text(made[-1]) and _is_text(part) and made[-1].source is part.source:
-            made[-1] = Axis(made[-1].labels + part.labels, source=part.source)
-        else:
-            made.append(part)
-    return tuple(made)
+def _behind(first: Parts, then: Parts) -> Parts:
+    """Axes one behind the other; a text that goes on from one call to the next is one."""
+    if not first or not then or not _is_text(first[-1]) or not _is_text(then[0]):
+        return first + then
+    return (*first[:-1], Axis(first[-1].labels + then[0].labels), *then[1:])
 
 
 def _is_text(axis: Axis) -> bool:
-    return axis.grid is None and axis.seconds is None and axis.places is None
+    return axis.grid is None and axis.seconds is None and axis.places is axis.source is None
 
 
 def _earlier(moment: Moment, batch: int, key_len: int) -> Sequence[Parts] | None:

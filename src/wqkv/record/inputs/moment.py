@@ -14,6 +14,17 @@ from torch import Tensor, nn
 from wqkv.maps.axis import Axes
 from wqkv.upstream.of_torch import version
 
+#: The arguments by which modules are given another text, or a picture, to look at.
+OTHER_TEXTS = (
+    "key_value_states",
+    "encoder_hidden_states",
+    "cross_attention_states",
+    "kv_states",
+    "memory",
+    "context",
+    "xa",
+)
+
 
 class Sized(NamedTuple):
     """Stands for a tensor that is not kept, such as hidden states."""
@@ -162,7 +173,9 @@ def _kept(value: object, own: set[int]) -> object:
         return value
     if isinstance(value, list | tuple):
         return tuple(_kept(one, own) for one in value)
-    return None  # caches, outputs and other objects that hold states
+    if isinstance(value, Mapping):  # such as the output of a tower: the shapes of its states alone
+        return {key: _kept(one, set()) for key, one in value.items()}
+    return None  # caches and other objects that hold states
 
 
 def is_convolution(module: nn.Module) -> bool:

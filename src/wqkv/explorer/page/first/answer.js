@@ -2,20 +2,24 @@
 
 import { paint, tint } from "../parts/color.js";
 import { h, walk } from "../parts/dom.js";
+import { flow } from "../parts/flow.js";
 import { fixed, number, short, weight } from "../parts/format.js";
-import { around, scale } from "../parts/ranking.js";
+import { scaleOf } from "../parts/photo.js";
+import { around } from "../parts/ranking.js";
 import { rich } from "../parts/rich.js";
-import { bdi } from "../parts/token.js";
+import { named, tokenOf, tokenTag } from "../parts/token.js";
 import { linkName } from "../reading/asked.js";
 import { askFor, keys, opened, size } from "../reading/opened.js";
 import { recorded } from "../reading/server.js";
 import { go, state } from "../reading/state.js";
+import { LOOKS_AT, ofPictures } from "../steps/peek.js";
 import { strongest } from "../steps/worked.js";
 import { lang, t } from "../words/words.js";
 import { figure } from "./figure.js";
 import { tour } from "./tour.js";
 
 /** @import { TextFacts } from "../types" */
+/** @import { Flow } from "../parts/flow.js" */
 /** @import { Read } from "../steps/panel.js" */
 /** @import { Entry } from "../steps/worked.js" */
 
@@ -76,7 +80,7 @@ export async function answer(read) {
     without && row.output
       ? rich(marks => t("answerWithout", marks), { token: here, change: () => removal(best.index, (without.changed ?? 0) / (row.output ?? 1)) })
       : null,
-    without && !recorded ? rich(marks => (opened.model.generates ? t("answerMatters", marks) : t("answerMattersText", marks)), { link: () => leadsTo("matters", t("removeForReal"), "views", { view: "matters" }) }) : null,
+    without && !recorded && opened.text.tabs.includes("matters") ? rich(marks => (opened.model.generates ? t("answerMatters", marks) : t("answerMattersText", marks)), { link: () => leadsTo("matters", t("removeForReal"), "views", { view: "matters" }) }) : null,
   ];
   return h(
     "div",
@@ -84,7 +88,7 @@ export async function answer(read) {
     h(
       "div",
       { class: "heroline" },
-      h("h1", {}, rich(marks => t("question", marks), { token: () => h("mark", {}, bdi(opened.text.tokens[token])) })),
+      h("h1", {}, rich(marks => t("question", marks), { token: () => h("mark", {}, named(opened.text, token)) })),
       h("button", { class: "tourstart", "data-key": "tour", onclick: tour }, t("tour")),
       leadsTo("why", t("toWhy"), "views", { view: "cards" }),
       h("p", { class: "note" }, t("pageIsFor", { model: opened.model.name })),
@@ -94,9 +98,9 @@ export async function answer(read) {
       { class: "herotext" },
       h("p", { class: "answer" }, sentences.filter(Boolean).map(one => [one, lang() === "zh" ? "" : " "])),
       story.rate && h("p", { class: "note rate" }, story.rate),
-      wordLine(own ? found : null),
-      own ? null : lookedAt(found),
-      scale(),
+      opened.text.pictures.length ? inPictures(opened.text, own ? found : [], token, { peek: ofPictures(LOOKS_AT), pick: to => go({ token: to, other: null, set: null }) }) : wordLine(own ? found : null),
+      own ? null : keys().pictures.length ? inPictures(keys(), found, best?.index ?? 0, { pick: other => go({ other }) }) : lookedAt(found),
+      scaleOf(keys()),
     ),
     kind === "empty" ? null : await figure(read, best),
   );
@@ -128,10 +132,10 @@ function rests(best, output, kind) {
  * @param {number} position
  */
 function mention(text, position) {
-  const token = text.tokens[position],
-    alike = text.tokens.filter(one => one.trim().toLowerCase() === token.trim().toLowerCase()).length;
+  const plain = at => text.tokens[at].trim().toLowerCase(),
+    alike = text.tokens.some((_, at) => at !== position && plain(at) === plain(position));
   const [open, close] = lang() === "zh" ? ["“", "”"] : ["", ""];
-  return h("b", { class: "named" }, open, bdi(token), alike > 1 && h("sub", {}, position), close);
+  return h("b", { class: "named" }, open, alike ? tokenTag(position, text) : named(text, position), close);
 }
 
 /**
@@ -188,7 +192,7 @@ function wordLine(found) {
         tabindex: j === state.token ? 0 : -1,
         onclick: () => go({ token: j, other: null, set: null }),
       },
-      bdi(opened.text.tokens[j]),
+      tokenOf(opened.text, j),
     ),
   );
   if (found) tinted(buttons, around(state.token, WORDS_NEAR), found);
@@ -196,10 +200,23 @@ function wordLine(found) {
   return h("p", attributes, size() > WORDS_NEAR && "… ", buttons, size() > WORDS_NEAR && " …");
 }
 
+/**
+ * A whole text with its pictures, tinted by the weights.
+ *
+ * @param {TextFacts} text
+ * @param {Entry[]} found
+ * @param {number} at the chosen token
+ * @param {Pick<Flow, "pick" | "peek">} does
+ */
+function inPictures(text, found, at, does) {
+  const weights = new Map(found.map(one => [one.index, one.weight]));
+  return h("div", {}, flow({ of: text, name: t("chooseWord"), from: text === opened.text ? "from" : "keysfrom", asked: [at], at, lookup: j => weights.get(j) ?? 0, ...does }));
+}
+
 /** @param {Entry[]} found */
 function lookedAt(found) {
   const at = around(found[0]?.index ?? 0, WORDS_NEAR, keys().tokens.length);
-  const words = at.map(j => h("span", { class: keys().special[j] ? "w special" : "w" }, bdi(keys().tokens[j])));
+  const words = at.map(j => h("span", { class: keys().special[j] ? "w special" : "w" }, tokenOf(keys(), j)));
   tinted(words, at, found);
   return h("p", { class: "wordline" }, h("small", {}, rich(marks => t("readWords", marks), { token: () => mention(opened.text, state.token) })), words);
 }

@@ -3,9 +3,9 @@
 import { h } from "../parts/dom.js";
 import { number, weight } from "../parts/format.js";
 import { rich } from "../parts/rich.js";
-import { bdi } from "../parts/token.js";
+import { named } from "../parts/token.js";
 import { signedBars } from "../parts/vector.js";
-import { askFor, keyAt, opened, tokenAt } from "../reading/opened.js";
+import { askFor, keys, opened } from "../reading/opened.js";
 import { state } from "../reading/state.js";
 import { lang, t } from "../words/words.js";
 
@@ -28,8 +28,10 @@ export async function figure({ story }, best) {
         });
   if (!theirs) return null;
   const top = Math.max(...[...story.q, ...theirs.k, ...theirs.v].map(one => Math.abs(one ?? 0)));
-  const line = (matrix, vector, word, values) => [
-    h("dt", {}, h("code", {}, `${matrix} →`), " ", rich(marks => t("figureOf", marks), { vector: () => h("i", {}, vector), token: () => h("b", {}, bdi(word)) })),
+  const word = () => named(opened.text, token),
+    key = () => named(keys(), best.index);
+  const line = (matrix, vector, of, values) => [
+    h("dt", {}, h("code", {}, `${matrix} →`), " ", rich(marks => t("figureOf", marks), { vector: () => h("i", {}, vector), token: () => h("b", {}, of()) })),
     h("dd", {}, signedBars(values, { class: "mini", "aria-hidden": "true" }, top)),
   ];
   const score = story.scores?.[best.index],
@@ -40,11 +42,11 @@ export async function figure({ story }, best) {
     h(
       "dl",
       {},
-      line("WQ", "q", tokenAt(token), story.q),
-      line("WK", "k", keyAt(best.index), theirs.k),
+      line("WQ", "q", word, story.q),
+      line("WK", "k", key, theirs.k),
       h("dt", { class: "fits" }, typeof score === "number" ? t("figureFits", { score: number(score), weight: shown }) : t("figureFitsLong", { weight: shown })),
-      line("WV", "v", keyAt(best.index), theirs.v),
-      h("dt", { class: "fits" }, rich(marks => t("figureGoes", marks), { weight: shown, token: () => bdi(tokenAt(token)) })),
+      line("WV", "v", key, theirs.v),
+      h("dt", { class: "fits" }, rich(marks => t("figureGoes", marks), { weight: shown, token: word })),
     ),
     h("figcaption", {}, `${t("figureSays")} ${t("figureScale", { n: story.q.length, top: number(top) })}`),
   );

@@ -6,7 +6,7 @@ import { fill, h, select, walk } from "../parts/dom.js";
 import { short, visible, weight } from "../parts/format.js";
 import { barPicture } from "../parts/picture.js";
 import { rich } from "../parts/rich.js";
-import { bdi, tokenWithPosition } from "../parts/token.js";
+import { bdi, named, tokenWithPosition } from "../parts/token.js";
 import { askFor, opened, size } from "../reading/opened.js";
 import { go, state } from "../reading/state.js";
 import { t } from "../words/words.js";
@@ -82,7 +82,7 @@ function stripOf(found) {
 
 /** @param {StreamAnswer} found */
 function scaleSays(found) {
-  const parts = { token: () => h("b", {}, bdi(opened.text.tokens[state.token])) };
+  const parts = { token: () => h("b", {}, named(opened.text, state.token)) };
   return rich(marks => (found.normAfter ? t("barSaysNorm", marks) : t("barSays", marks)), parts);
 }
 

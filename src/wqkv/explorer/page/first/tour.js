@@ -1,6 +1,7 @@
 // A walk through the page in one minute: a sentence at each stop, and the part that it speaks of lit.
 
 import { h, select } from "../parts/dom.js";
+import { opened } from "../reading/opened.js";
 import { go, state } from "../reading/state.js";
 import { t } from "../words/words.js";
 
@@ -34,7 +35,7 @@ export function tour() {
     lit = document.getElementById(part);
     lit?.classList.add("toured");
     lit?.scrollIntoView({ block: part === "answer" ? "end" : "start" });
-    says.textContent = t(`tour_${name}`);
+    says.textContent = t(`tour_${name === "text" && opened.text.pictures.length ? "picture" : name}`);
     place.textContent = t("tourAt", { at: at + 1, all: STOPS.length });
     back.disabled = at === 0;
     const last = at === STOPS.length - 1;

@@ -2,6 +2,7 @@
 
 import { h } from "../parts/dom.js";
 import { count } from "../parts/format.js";
+import { smallerPicture } from "../parts/patch.js";
 import { opened } from "../reading/opened.js";
 import { computes, recorded } from "../reading/server.js";
 import { go, state } from "../reading/state.js";
@@ -15,11 +16,11 @@ const TYPED = 20000; // characters that are put back into the box
 const THEMES = ["", "light", "dark"];
 
 /**
- * @param {(text: string, beside: { target?: string, pair?: string }) => void} openText
+ * @param {(text: string, beside: { target?: string, pair?: string, picture?: string }) => void} openText
  * @param {(number: number) => void} openWindow
  */
 export function drawTop(openText, openWindow) {
-  const read = () => openText(field.value, second?.value.trim() ? { [second.id]: second.value } : {});
+  const read = () => openText(field.value, { ...(second?.value.trim() && { [second.id]: second.value }), ...(sentPicture && { picture: sentPicture }) });
   const box = (name, value, says) =>
     h("textarea", {
       id: name,
@@ -44,7 +45,14 @@ export function drawTop(openText, openWindow) {
   let second = null; // what a model of two texts writes, or the second sentence of a pair
   if (two) second = box("target", target ?? "", t(opened.model.generates ? "targetText" : "targetNeeded"));
   else if (pair) second = box("pair", pair, t("pairText"));
-  const form = recorded
+  const reads = opened.model?.reads ?? "text",
+    ofPicture = reads === "picture";
+  const other = reads !== "text" && !recorded && pictureChoice(picture => {
+    if (ofPicture) return openText(picture, {});
+    sentPicture = picture;
+    read();
+  });
+  const form = recorded || ofPicture
     ? null
     : h(
         "form",
@@ -82,6 +90,7 @@ export function drawTop(openText, openWindow) {
           ),
       ),
       form,
+      other,
       h(
         "div",
         { class: "tools" },
@@ -123,6 +132,28 @@ export function drawTop(openText, openWindow) {
     recorded && recordedNote(recorded),
     opened.text && drawWindow(openWindow),
   ];
+}
+
+/** @type {string | undefined} */
+let sentPicture; // what was chosen in place of the picture that the command line gave
+
+/**
+ * Another picture from a file, which is sent as an address that has it inside.
+ *
+ * @param {(picture: string) => void} open
+ */
+function pictureChoice(open) {
+  const field = h("input", {
+    type: "file",
+    id: "picture",
+    "data-key": "picture",
+    accept: "image/*",
+    onchange: async () => {
+      const [file] = field.files ?? [];
+      if (file) open(await smallerPicture(file));
+    },
+  });
+  return h("label", { class: "openpicture" }, t("openPicture"), field);
 }
 
 function saveMenu() {

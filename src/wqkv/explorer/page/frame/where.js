@@ -2,7 +2,8 @@
 
 import { h } from "../parts/dom.js";
 import { count, visible } from "../parts/format.js";
-import { bdi } from "../parts/token.js";
+import { pictureAt } from "../parts/patch.js";
+import { tokenOf } from "../parts/token.js";
 import { opened, size } from "../reading/opened.js";
 import { go, state } from "../reading/state.js";
 import { lang, t } from "../words/words.js";
@@ -24,7 +25,7 @@ export function drawWhere() {
     h(
       "p",
       { class: "now" },
-      tokens ? null : bdi(text.tokens[token], { class: "chosen" }),
+      (!tokens || pictureAt(text, token)) && h("span", { class: "chosen" }, tokenOf(text, token)),
       h("span", {}, t("words", { n: count(size()) })),
       h("span", {}, model.dtype ?? "float32"),
       h("span", {}, text.engine ?? ""),

@@ -62,9 +62,9 @@ function rounded(value) {
   return up - value === 0.5 && up % 2 ? up - 1 : up;
 }
 
-/** @param {RGB} rgb */
-export function css(rgb) {
-  return `rgb(${rgb.join(" ")})`;
+/** @param {RGB} rgb a fourth number is the opacity */
+export function css([r, g, b, opacity = 1]) {
+  return `rgb(${r} ${g} ${b}${opacity < 1 ? ` / ${opacity}` : ""})`;
 }
 
 /**
@@ -94,6 +94,28 @@ export function effectTint(value) {
  */
 export function signedRamp(value) {
   return value < 0 ? between(isDark() ? DARK_AGAINST : LIGHT_AGAINST, -value) : ramp(value);
+}
+
+/**
+ * The color of a number from -1 to 1 over a picture, which is seen through it: with its opacity. The
+ * ramp's darkest end would hide the picture.
+ *
+ * @param {number} level
+ */
+export function overlay(level) {
+  const size = Math.min(Math.abs(level), 1);
+  return [...signedRamp(Math.sign(level) * (0.3 + 0.5 * size)), Number((0.9 * size ** 0.8).toFixed(3))];
+}
+
+/**
+ * The same color over the ground, for a scale.
+ *
+ * @param {number} level
+ */
+export function overGround(level) {
+  const [r, g, b, opacity] = overlay(level),
+    ground = ramp(0);
+  return [r, g, b].map((part, i) => Math.round(ground[i] + (part - ground[i]) * opacity));
 }
 
 /**

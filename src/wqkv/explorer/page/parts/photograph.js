@@ -9,7 +9,7 @@ const PICTURE_EDGE = 16;
 const CAPTION_LINE = 22; // of the lines above the picture
 /** What is there to be pressed or opened, and says nothing in a picture. */
 const UNSAVED = ".controls, .ways, details:not([open]), output, [hidden]";
-const PAINT = ["fill", "stroke", "stroke-width", "opacity", "vector-effect", "font-size", "font-family"];
+const PAINT = ["filter", "fill", "stroke", "stroke-width", "opacity", "vector-effect", "font-size", "font-family"];
 
 /**
  * An element as it is seen, below lines that say what it is.
@@ -61,7 +61,7 @@ function seen(element, place) {
 // The ground of an element and the lines around it.
 function ground(style, { x, y, width, height }) {
   const parts = /** @type {SVGElement[]} */ ([]),
-    clear = color => color === "transparent" || /, 0\)$|\/ 0\)$/.test(color);
+    clear = color => /^transparent$|^rgba.*, 0\)$|\/ 0\)$/.test(color);
   if (!clear(style.backgroundColor)) {
     const rx = parseFloat(style.borderTopLeftRadius) || 0;
     parts.push(svg("rect", { x, y, width, height, rx, fill: style.backgroundColor }));

@@ -1,10 +1,10 @@
 // Tokens to choose from: as a table with numbers and bars, or as chips; and the scale of weights.
 
-import { keyCount, keys, opened, size, tokenAt } from "../reading/opened.js";
+import { keyCount, keys, opened, size } from "../reading/opened.js";
 import { t } from "../words/words.js";
-import { css, inkOn, tint } from "./color.js";
+import { paint, tint } from "./color.js";
 import { h } from "./dom.js";
-import { bdi } from "./token.js";
+import { named, tokenOf } from "./token.js";
 import { bar, topsOf } from "./vector.js";
 
 /** @import { TextFacts } from "../types" */
@@ -79,9 +79,9 @@ function rankingWith({ name, at, columns, pick, chosen, of = keys() }, tops) {
                 "aria-pressed": String(j === chosen),
                 onclick: () => pick(j),
               },
-              bdi(of.tokens[j]),
+              named(of, j),
             )
-          : bdi(of.tokens[j]),
+          : named(of, j),
       ),
       columns.map(({ value, text, unit, signed, kind }, i) => {
         const found = value(j);
@@ -109,15 +109,31 @@ export function listed(ranked, most = 16) {
  */
 export function scale(top = 1) {
   const marks = [0, 0.01, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1];
+  return swatches(
+    t("weight"),
+    marks.map(mark => ({ color: tint(mark), text: markText(mark * top) })),
+  );
+}
+
+/** @param {number} value of a scale */
+export function markText(value) {
+  return String(Number(value.toPrecision(2))).replace("0.", ".");
+}
+
+/**
+ * Colors with what they stand for.
+ *
+ * @param {string} says
+ * @param {{ color: number[], text: string }[]} colors
+ */
+export function swatches(says, colors) {
   return h(
     "p",
     { class: "scale" },
-    h("span", {}, t("weight")),
-    marks.map(mark => {
-      const swatch = h("b", {}, String(Number((mark * top).toPrecision(2))).replace("0.", "."));
-      const color = tint(mark);
-      swatch.style.backgroundColor = css(color);
-      swatch.style.color = inkOn(color);
+    h("span", {}, says),
+    colors.map(({ color, text }) => {
+      const swatch = h("b", {}, text);
+      paint(swatch, color);
       return swatch;
     }),
   );
@@ -137,7 +153,7 @@ export function chips(positions, pick) {
           "aria-pressed": String(j === pick.chosen),
           onclick: () => pick(j),
         },
-        bdi(tokenAt(j)),
+        tokenOf(opened.text, j),
       ),
     ),
   );

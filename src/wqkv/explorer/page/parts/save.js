@@ -1,14 +1,17 @@
 // Saves what is seen as a file: SVG and PNG of a picture, JSON of its numbers.
 
+import { withPictures } from "./patch.js";
+
 /**
  * @param {"json" | "svg" | "png"} kind
  * @param {string} name
  * @param {() => any} make an SVG to save, or what goes into the JSON
  */
 export async function save(kind, name, make) {
-  const made = make();
+  const given = make();
   if (kind === "json")
-    return download(new Blob([JSON.stringify(made, null, 1)], { type: "application/json" }), `${name}.json`);
+    return download(new Blob([JSON.stringify(given, null, 1)], { type: "application/json" }), `${name}.json`);
+  const made = withPictures(given);
   const [width, height] = ["width", "height"].map(side => Number(made.getAttribute(side)));
   const source = new XMLSerializer().serializeToString(made);
   const blob = new Blob([source], { type: "image/svg+xml" });

@@ -1,5 +1,6 @@
 // The text that is open and the model that read it; and how to ask for numbers of them.
 
+import { speakOfPictures } from "../words/words.js";
 import { wholeView } from "./asked.js";
 import { get, getAnew } from "./server.js";
 import { state } from "./state.js";
@@ -15,6 +16,7 @@ let whole; // the model with the facts of all its parts
 export async function readModel() {
   whole = await get("model");
   opened.model = whole;
+  speakOfPictures(whole.reads === "picture");
 }
 
 /**

@@ -2,12 +2,13 @@
 
 import { proofFacts } from "../frame/foot.js";
 import { h } from "../parts/dom.js";
+import { flow } from "../parts/flow.js";
 import { count, number } from "../parts/format.js";
 import { around, chips, listed, ranking } from "../parts/ranking.js";
 import { keyWithPosition, labelAt } from "../parts/token.js";
 import { largestSize, means, signedBars, vector } from "../parts/vector.js";
 import { asRows, readMatrices } from "../reading/matrices.js";
-import { askFor, keyCount, size } from "../reading/opened.js";
+import { askFor, keyCount, opened, size } from "../reading/opened.js";
 import { recorded } from "../reading/server.js";
 import { go, state } from "../reading/state.js";
 import { t } from "../words/words.js";
@@ -42,8 +43,9 @@ function stepWords({ story }) {
   const near = around(state.token, CHIPS);
   return {
     drawing: drawing(
-      chips(near, pick),
-      near.length < size() &&
+      opened.text.pictures.length ? flow({ of: opened.text, name: t("chooseWord"), from: "from", asked: [state.token], at: state.token, pick }) : chips(near, pick),
+      !opened.text.pictures.length &&
+        near.length < size() &&
         h("p", { class: "note" }, t("wordsOf", { first: count(near[0]), last: count(near[near.length - 1]), n: count(size()) })),
       vector(`x(${labelAt(state.token)})`, story.x),
       h("p", { class: "note" }, t("barColors")),

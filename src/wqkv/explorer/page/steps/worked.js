@@ -26,6 +26,16 @@ export function entriesOf(row) {
   return /** @type {Entry[]} */ (found.filter(one => one.weight !== null));
 }
 
+/**
+ * Weights by position.
+ *
+ * @param {RowAnswer | ColumnAnswer} answer
+ * @returns {Map<number, number>}
+ */
+export function weightsOf(answer) {
+  return new Map(entriesOf(answer).map(({ index, weight: value }) => [index, value]));
+}
+
 /** @param {RowAnswer | ColumnAnswer} row */
 export function strongest(row) {
   return entriesOf(row).sort((a, b) => b.weight - a.weight || a.index - b.index);

@@ -6,7 +6,7 @@ import { clamp, label, short, visible, weight } from "../parts/format.js";
 import { sheet, svgText } from "../parts/picture.js";
 import { scale } from "../parts/ranking.js";
 import { drawThumbnail, topOf } from "../parts/thumbnail.js";
-import { bdi, tokenTag, tokenWithPosition } from "../parts/token.js";
+import { named, tokenTag, tokenWithPosition } from "../parts/token.js";
 import { bar, means, sharesOf, signedBars, topsOf } from "../parts/vector.js";
 import { keyAt, keyCount, keys, opened, size } from "../reading/opened.js";
 import { state } from "../reading/state.js";
@@ -67,7 +67,7 @@ export function pairedBars(links) {
   return pairedTable(
     t("cardLinks"),
     links.map(({ key, before, after }) => [
-      bdi(keyAt(key), { class: keys().special[key] ? "special" : null }),
+      h("span", { class: keys().special[key] ? "special" : null }, named(keys(), key)),
       [`${weight(before)} → `, h("b", {}, weight(after))],
       [bar(before, tops, "share", { kind: "was" }), bar(after, tops, "share")],
     ]),

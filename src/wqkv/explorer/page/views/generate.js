@@ -3,14 +3,15 @@
 import { foot, pythonOf } from "../frame/foot.js";
 import { paint, tint } from "../parts/color.js";
 import { fill, h } from "../parts/dom.js";
+import { flow } from "../parts/flow.js";
 import { clamp, count, visible, weight } from "../parts/format.js";
 import { barPicture } from "../parts/picture.js";
-import { bdi } from "../parts/token.js";
+import { named } from "../parts/token.js";
 import { bar, sharesOf, topsOf } from "../parts/vector.js";
 import { opened, size } from "../reading/opened.js";
 import { get, workOnce } from "../reading/server.js";
 import { go, state } from "../reading/state.js";
-import { entriesOf, strongest } from "../steps/worked.js";
+import { strongest, weightsOf } from "../steps/worked.js";
 import { t } from "../words/words.js";
 import { chosenSampling, nextShares, nextTable, samplingName, samplingPanel, samplingSays, writtenSampling } from "./sampling.js";
 
@@ -154,7 +155,7 @@ function scrubber(answer, moment, last) {
  * @param {RowAnswer} row
  */
 function sentence(answer, step, row) {
-  const weights = new Map(entriesOf(row).map(one => [one.index, one.weight])),
+  const weights = weightsOf(row),
     first = answer.steps[0].position,
     from = Math.max(0, step.position - LATEST);
   const tokens = answer.tokens.slice(from, step.position + 1).map((token, i) => {
@@ -171,6 +172,12 @@ function sentence(answer, step, row) {
     if (j !== step.position && value !== undefined && value > 0.0005) paint(part, tint(value));
     return [part, " "];
   });
+  const { pictures } = opened.text;
+  if (pictures.length) {
+    const all = [...answer.tokens].slice(0, step.position + 1),
+      of = { text: "", tokens: all, typed: [], special: all.map((_, j) => opened.text.special[j] ?? false), spans: [], pictures };
+    return flow({ of, name: t("textOf"), from: "from", asked: [step.position], at: step.position, lookup: j => weights.get(j) ?? 0, pick: () => {} });
+  }
   return [
     from > 0 && h("p", { class: "note" }, t("wordsOf", { first: count(from), last: count(step.position), n: count(answer.tokens.length) })),
     h("p", { class: "flow", "data-scroll": "written" }, tokens),
@@ -194,7 +201,7 @@ function looked(tokens, ranked, tops) {
           "tr",
           {},
           h("td", { class: "at" }, index),
-          h("th", { scope: "row" }, bdi(tokens[index])),
+          h("th", { scope: "row" }, named({ tokens: [...tokens], pictures: opened.text.pictures }, index)),
           h("td", { class: "right", title: String(value) }, weight(value)),
           h("td", { class: "barcell" }, bar(value, tops, "share")),
         ),

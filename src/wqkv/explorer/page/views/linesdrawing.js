@@ -3,6 +3,7 @@
 import { currentColor } from "../parts/color.js";
 import { svg } from "../parts/dom.js";
 import { label, weight } from "../parts/format.js";
+import { drawnCrop, pictureAt } from "../parts/patch.js";
 import { keyAt, keys, opened, tokenAt } from "../reading/opened.js";
 import { t } from "../words/words.js";
 
@@ -13,6 +14,7 @@ const LETTERS = "14px system-ui, sans-serif",
   TALL = 210, // pixels that the lines take between two rows
   ROOM = 40, // pixels of a row of words, with a number beside each
   STEP = 25, // pixels of a word's line, where the rows stand upright
+  CROP = 17, // pixels of a patch
   THICK = 14, // pixels of a weight of 1
   APART = 2.5; // pixels between the lines of two heads that join the same words
 
@@ -214,7 +216,8 @@ export function thickness(value) {
  */
 function wordRow({ links: all, heads, chosen, turned, dress }, row, places) {
   const other = row === "i" ? "j" : "i",
-    special = row === "i" ? opened.text.special : keys().special,
+    text_ = row === "i" ? opened.text : keys(),
+    special = text_.special,
     found = all.filter(link => link.head === heads[0].head && link[other] === chosen[other]),
     values = new Map(found.map(link => [link[row], link.weight]));
   return svg(
@@ -225,6 +228,7 @@ function wordRow({ links: all, heads, chosen, turned, dress }, row, places) {
         own = position === chosen[row],
         long = wide(text) + 10,
         left = { start: x - 5, middle: x - long / 2, end: x - long + 5 }[anchor],
+        picture = pictureAt(text_, position),
         below = row === "i" ? y - 15 : y + 17,
         [nx, ny, na] = turned
           ? row === "i"
@@ -242,11 +246,13 @@ function wordRow({ links: all, heads, chosen, turned, dress }, row, places) {
           rx: 4,
           fill: own ? currentColor("--mark") : "transparent",
         }),
-        svg(
-          "text",
-          { x, y, "text-anchor": anchor, fill: currentColor(special[position] ? "--soft" : "--ink"), "font-weight": own ? 600 : 400 },
-          text,
-        ),
+        picture
+          ? drawnCrop(picture, position, { x: left + (long - CROP) / 2, y: y - 5 - CROP / 2, size: CROP })
+          : svg(
+              "text",
+              { x, y, "text-anchor": anchor, fill: currentColor(special[position] ? "--soft" : "--ink"), "font-weight": own ? 600 : 400 },
+              text,
+            ),
         value !== undefined &&
           svg("text", { class: "value", x: nx, y: ny, "text-anchor": na, fill: heads[0].color, "font-size": 12, "font-weight": 600 }, weight(value)),
       );

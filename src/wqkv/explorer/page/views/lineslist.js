@@ -3,8 +3,8 @@
 import { h } from "../parts/dom.js";
 import { count, weight } from "../parts/format.js";
 import { ranking } from "../parts/ranking.js";
-import { bdi } from "../parts/token.js";
-import { askFor, keyAt, keys, opened, tokenAt } from "../reading/opened.js";
+import { named } from "../parts/token.js";
+import { askFor, keys, opened } from "../reading/opened.js";
 import { go, state } from "../reading/state.js";
 import { strongest } from "../steps/worked.js";
 import { t } from "../words/words.js";
@@ -26,7 +26,7 @@ export async function chosenLinks({ i, j = 0 }) {
   const lengths = looks ? [] : await Promise.all(top.map(one => contribution(one.index, j))),
     arrives = new Map(top.map((one, n) => [one.index, looks ? one.effect : lengths[n]?.values[0][0]])),
     found = new Map(top.map(one => [one.index, one.weight])),
-    name = bdi(looks ? tokenAt(i) : keyAt(j));
+    name = looks ? named(opened.text, i) : named(keys(), j);
   return {
     answers: [asked, ...lengths.flatMap(one => one ?? [])],
     table: h(

@@ -5,20 +5,23 @@ import { foot } from "../frame/foot.js";
 import { drawNotice } from "../frame/notices.js";
 import { h, svg } from "../parts/dom.js";
 import { clamp, short } from "../parts/format.js";
+import { imagesOf } from "../parts/patch.js";
 import { sheet, svgText } from "../parts/picture.js";
 import { keyTag, tokenTag } from "../parts/token.js";
 import { sharesOf } from "../parts/vector.js";
-import { askFor, hasStatistic, keyCount, opened, size } from "../reading/opened.js";
+import { askFor, hasStatistic, keyCount, keys, opened, size } from "../reading/opened.js";
 import { go, state } from "../reading/state.js";
 import { t } from "../words/words.js";
 import { askFirst, mapped, mapSwitch, strongestCells } from "./mapped.js";
 import { gutter, histogram, linkTable, minimap } from "./minimap.js";
+import { receivedOnPicture, rowPlace } from "./onpicture.js";
 import { inside, longer, nextSpan, readTile, shownTile, sides, WHOLE } from "./rectangle.js";
 import { cellsOf, drawTile, tileLayout } from "./tile.js";
 
 /** @import { ReceivedAnswer, TileAnswer } from "../types" */
 /** @import { TileShown } from "./tile.js" */
 /** @import { Mapped } from "./mapped.js" */
+/** @import { RowPlace } from "./onpicture.js" */
 
 const BLOCKS = 128,
   LINKS = 20;
@@ -31,7 +34,8 @@ export async function mapView() {
     where = { layer, head },
     n = longer(),
     [q0, k0, span] = shownTile(),
-    [rows, cols] = sides(span);
+    [rows, cols] = sides(span),
+    pictured = opened.text.pictures.length || keys().pictures.length;
   const small = n > WHOLE || span < n,
     what = await mapped();
   if (!what) return [h("div", { class: "controls" }, mapSwitch()), askFirst()];
@@ -45,7 +49,9 @@ export async function mapView() {
     return [h("div", { class: "controls" }, mapSwitch()), drawNotice(error)]; // the way back stays
   }
   const read = h("output", { class: "readout" }),
-    canvas = tileCanvas(tile.values, what, [q0, k0, span], received, read),
+    row = pictured ? rowPlace(what) : null,
+    images = pictured ? await imagesOf([opened.text, keys()]) : new Map(),
+    canvas = tileCanvas(tile.values, what, [q0, k0, span], { received, read, row, images }),
     between = { q0, q1: q0 + rows - 1, k0, k1: k0 + cols - 1 };
   return [
     h("div", { class: "controls" }, mapSwitch(), zoomButtons(q0, k0, span), read),
@@ -66,6 +72,7 @@ export async function mapView() {
         what.legend(tile.values),
         h("p", { class: "note" }, t(`tileSays_${what.kind}`, between), " ", t("tileKeys")),
         received && whenAnswered(received, found => h("p", { class: "note" }, gutterSays(found))),
+        row && h("div", { class: "twopictures" }, row.place, received && whenAnswered(received, found => receivedOnPicture(receivedAt(found)))),
       ),
       h("div", { class: "lists" }, lists(what, tile.values, q0, k0)),
     ),
@@ -153,10 +160,10 @@ function moveTo(q0, k0, span) {
  * @param {TileAnswer["values"]} values
  * @param {Mapped} what
  * @param {number[]} place its first query and key, and its span
- * @param {Promise<ReceivedAnswer> | null} received
- * @param {HTMLElement} read
+ * @param {{ received: Promise<ReceivedAnswer> | null, read: HTMLElement, row: RowPlace | null, images: TileShown["images"] }} beside
+ *   what is told of its cursor, and what stands at its edges
  */
-function tileCanvas(values, what, [q0, k0, span], received, read) {
+function tileCanvas(values, what, [q0, k0, span], { received, read, row, images }) {
   const canvas = h("canvas", {
     class: "tile",
     tabindex: 0,
@@ -166,7 +173,7 @@ function tileCanvas(values, what, [q0, k0, span], received, read) {
   });
   const [rows, cols] = sides(span);
   /** @type {TileShown} */
-  const rect = { values, q0, k0, rows, cols, received: null, shade: what.shades(values) };
+  const rect = { values, q0, k0, rows, cols, received: null, shade: what.shades(values), images };
   received?.then(
     found => {
       rect.received = receivedAt(found);
@@ -185,6 +192,7 @@ function tileCanvas(values, what, [q0, k0, span], received, read) {
       h("b", { title: String(value) }, what.text(value)),
     );
     drawTile(canvas, rect, cursor);
+    row?.tell(cursor.i, rect);
   };
   const shows = (i, j) => i >= q0 && i < q0 + rows && j >= k0 && j < k0 + cols;
   const start = shows(cursor.i, cursor.j)

@@ -4,21 +4,29 @@
 import { css, effectTint, palette, tint } from "../parts/color.js";
 import { h } from "../parts/dom.js";
 import { fixed, power, short, weight } from "../parts/format.js";
+import { lookOf } from "../parts/photo.js";
 import { scale } from "../parts/ranking.js";
 import { chosenHow, question, wholeQuestion } from "../reading/asked.js";
-import { askChoices, askFor } from "../reading/opened.js";
+import { askChoices, askFor, keys, opened } from "../reading/opened.js";
 import { computes, recorded } from "../reading/server.js";
 import { go, state } from "../reading/state.js";
+import { LOOKS_AT } from "../steps/peek.js";
+import { entriesOf } from "../steps/worked.js";
 import { t } from "../words/words.js";
 import { numberText } from "./effects.js";
 
 /** @import { ThumbnailAnswer, TileAnswer } from "../types" */
+/** @import { Lookup } from "../parts/flow.js" */
+/** @import { Look } from "../parts/photo.js" */
 
 // What a map may show. A saved page has the effects that were asked for, and of a long text no contributions.
-const KINDS = /** @type {const} */ (["weight", "contribution", "effect"]).filter(kind => {
-  if (!recorded || kind === "weight") return true;
-  return kind === "contribution" ? computes : Object.keys(recorded.answers).some(key => /\/effects\?/.test(key));
-});
+function kinds() {
+  return /** @type {const} */ (["weight", "contribution", "effect"]).filter(kind => {
+    if (kind === "effect" && !opened.text.tabs.includes("matters")) return false;
+    if (!recorded || kind === "weight") return true;
+    return kind === "contribution" ? computes : Object.keys(recorded.answers).some(key => /\/effects\?/.test(key));
+  });
+}
 
 /**
  * @typedef {object} Mapped
@@ -28,6 +36,8 @@ const KINDS = /** @type {const} */ (["weight", "contribution", "effect"]).filter
  * @property {(value: number | null) => string} text
  * @property {(values: TileAnswer["values"]) => (value: number | null) => string | null} shades the
  *   color of each value; null leaves a cell empty
+ * @property {(i: number) => Promise<Lookup>} [row] a whole row, where it can be asked for alone
+ * @property {(values: TileAnswer["values"]) => Look} look how the values are seen on a picture
  * @property {(values: TileAnswer["values"]) => unknown} legend
  */
 
@@ -41,6 +51,8 @@ const WEIGHTS = {
     const colors = palette().map(css);
     return value => (value ? colors[Math.round(Math.min(Math.max(value, 0), 1) * 255)] : null);
   },
+  row: LOOKS_AT.ask,
+  look: () => lookOf(keys()),
   legend: () => scale(),
 };
 
@@ -55,6 +67,12 @@ const CONTRIBUTIONS = {
       top = largest(values);
     return value => (value ? colors[Math.round((value / top) * 255)] : null);
   },
+  row: async i => {
+    const { layer, head } = state,
+      found = new Map(entriesOf(await askFor("row", { layer, head, i })).map(one => [one.index, one.effect]));
+    return j => found.get(j) ?? 0;
+  },
+  look: values => ({ level: value => Math.sqrt(value / largest(values)), text: value => short(value, 3) }),
   legend: values => [ends([0, 0.25, 0.5, 1].map(tint), "0", short(largest(values), 3)), h("p", { class: "note" }, t("contributionSays"))],
 };
 
@@ -74,6 +92,7 @@ function effectsOn(number) {
         colors = Array.from({ length: 511 }, (_, i) => css(effectTint((i - 255) / 255)));
       return value => (value ? colors[255 + Math.round((value / top) * 255)] : null);
     },
+    look: values => ({ level: value => (-Math.sign(value)) * Math.sqrt(Math.abs(value) / largest(values)), text: effectText }),
     legend: values => {
       const top = effectText(largest(values)).slice(1);
       return [
@@ -118,7 +137,7 @@ function ends(colors, low, high) {
  * @returns {Promise<Mapped | null>}
  */
 export async function mapped() {
-  if (!KINDS.some(kind => kind === state.shows) || state.shows === "weight") return WEIGHTS;
+  if (!kinds().some(kind => kind === state.shows) || state.shows === "weight") return WEIGHTS;
   if (state.shows === "contribution") return CONTRIBUTIONS;
   const asked = wholeQuestion(await askChoices());
   return asked.answer === null ? null : effectsOn(numberText(asked));
@@ -126,15 +145,16 @@ export async function mapped() {
 
 // The switch, where there is a choice.
 export function mapSwitch() {
-  if (KINDS.length < 2) return null;
-  const shown = KINDS.find(kind => kind === state.shows) ?? KINDS[0];
+  const all = kinds();
+  if (all.length < 2) return null;
+  const shown = all.find(kind => kind === state.shows) ?? all[0];
   return h(
     "span",
     { class: "segmented", role: "group", "aria-label": t("mapShows") },
-    KINDS.map(kind =>
+    all.map(kind =>
       h(
         "button",
-        { "data-key": `shows-${kind}`, "aria-pressed": String(kind === shown), onclick: () => go({ shows: kind === KINDS[0] ? null : kind }) },
+        { "data-key": `shows-${kind}`, "aria-pressed": String(kind === shown), onclick: () => go({ shows: kind === all[0] ? null : kind }) },
         t(`shows_${kind}`),
       ),
     ),

@@ -3,9 +3,9 @@
 import { h, svg } from "../parts/dom.js";
 import { clamp, count, short, weight } from "../parts/format.js";
 import { drawThumbnail, topOf } from "../parts/thumbnail.js";
-import { bdi } from "../parts/token.js";
+import { keyTag, tokenTag } from "../parts/token.js";
 import { bar, sharesOf, topsOf } from "../parts/vector.js";
-import { keyAt, keyCount, opened, size, tokenAt } from "../reading/opened.js";
+import { keyCount, opened, size } from "../reading/opened.js";
 import { state } from "../reading/state.js";
 import { t } from "../words/words.js";
 
@@ -166,11 +166,9 @@ export function linkTable(links, { kind, text }, title, pick, beside = []) {
             "data-key": `link-${at}`,
             onclick: () => pick(i, j),
           },
-          bdi(tokenAt(i)),
-          h("sub", {}, i),
+          tokenTag(i),
           " → ",
-          bdi(keyAt(j)),
-          h("sub", {}, j),
+          keyTag(j),
         ),
       ),
       h("td", { class: "right", title: String(value) }, text(value)),

@@ -1,13 +1,15 @@
 // What became of a text after a change: its next token or similarity, where a token looks, the layers.
 
 import { h } from "../parts/dom.js";
+import { flow } from "../parts/flow.js";
 import { fixed, short, visible, weight } from "../parts/format.js";
-import { bdi, tokenTag } from "../parts/token.js";
+import { scaleOf } from "../parts/photo.js";
+import { bdi, named, tokenTag } from "../parts/token.js";
 import { bar, sharesOf, topsOf } from "../parts/vector.js";
 import { askFor, opened, size } from "../reading/opened.js";
 import { get } from "../reading/server.js";
 import { go, state } from "../reading/state.js";
-import { entriesOf, strongest } from "../steps/worked.js";
+import { entriesOf, strongest, weightsOf } from "../steps/worked.js";
 import { t } from "../words/words.js";
 
 /** @import { WhatIfAnswer } from "../types" */
@@ -32,13 +34,15 @@ export async function outcome(answer, asked) {
   const next = nextTokens(answer),
     looks = await looksNow(answer, asked),
     tops = topsOf([...next, ...looks].flatMap(([, was, is]) => sharesOf([was ?? null, is ?? null])));
-  const { layer, head, token } = state;
+  const { layer, head, token } = state,
+    ofClasses = opened.model.reads === "picture",
+    pictured = opened.text.pictures.length > 0 && answer.tokens.length === size();
   return [
     h(
       "section",
       {},
       answer.before.top
-        ? [h("h3", {}, t("nextWord")), twoColumns(next, tops), h("p", { class: "note" }, t("nextAfter"))]
+        ? [h("h3", {}, ofClasses ? t("classes") : t("nextWord")), twoColumns(next, tops), h("p", { class: "note" }, ofClasses ? t("classesSay") : t("nextAfter"))]
         : similarity(answer),
       changedText(answer, asked),
     ),
@@ -47,7 +51,7 @@ export async function outcome(answer, asked) {
         "section",
         {},
         h("h3", {}, t("looksNow"), " ", tokenTag(token), " ", t("inBoth", { layer, head })),
-        twoColumns(looks, tops),
+        pictured ? await looksOnPicture(answer, asked) : twoColumns(looks, tops),
       ),
     layers(answer),
   ];
@@ -62,6 +66,7 @@ export async function outcome(answer, asked) {
 function changedText(answer, { edits }) {
   return [
     edits.length > 0 &&
+      !opened.text.pictures.length &&
       h(
         "p",
         { class: "aftertext" },
@@ -130,11 +135,28 @@ async function looksNow({ view, tokens }, { edits }) {
     const to = after(index),
       text = to === null ? "" : tokens[to];
     return [
-      [bdi(opened.text.tokens[index]), text && text !== opened.text.tokens[index] && [" → ", bdi(text)]],
+      [named(opened.text, index), text && text !== opened.text.tokens[index] && [" → ", bdi(text)]],
       value,
       to === null ? undefined : new_.get(to),
     ];
   });
+}
+
+/**
+ * The same rows on the pictures, in which the hidden patches are crossed out.
+ *
+ * @param {WhatIfAnswer} answer
+ * @param {Edited} asked
+ */
+async function looksOnPicture({ view }, { edits }) {
+  const { layer, head, token } = state,
+    of = opened.text;
+  const one = (title, row, gone) => {
+    const found = weightsOf(row);
+    return h("section", {}, h("h4", {}, title), flow({ of, name: title, from: "from", asked: [token], at: token, lookup: j => found.get(j) ?? 0, gone, pick: j => go({ token: j, other: null }) }));
+  };
+  const [was, is] = await Promise.all([askFor("row", { layer, head, i: token }), get(`views/${view}/row`, { layer, head, i: token })]);
+  return [h("div", { class: "twopictures" }, one(t("before"), was, []), one(t("after"), is, edits.map(edit => edit.token))), scaleOf(of)];
 }
 
 /**

@@ -4,16 +4,17 @@ import { foot, pythonOf } from "../frame/foot.js";
 import { h } from "../parts/dom.js";
 import { flow } from "../parts/flow.js";
 import { count, weight } from "../parts/format.js";
+import { scaleOf } from "../parts/photo.js";
 import { barPicture } from "../parts/picture.js";
-import { rankings, scale } from "../parts/ranking.js";
-import { bdi, keyWithPosition, tokenWithPosition } from "../parts/token.js";
+import { rankings } from "../parts/ranking.js";
+import { keyWithPosition, named, tokenWithPosition } from "../parts/token.js";
 import { askFor, keys, opened } from "../reading/opened.js";
 import { go, state } from "../reading/state.js";
-import { entriesOf, strongest } from "../steps/worked.js";
+import { strongest, weightsOf } from "../steps/worked.js";
 import { t } from "../words/words.js";
 import { drawnAs, linesView } from "./lines.js";
 
-/** @import { ColumnAnswer, RowAnswer, TextFacts } from "../types" */
+/** @import { TextFacts } from "../types" */
 
 const MOST = 10;
 
@@ -68,17 +69,17 @@ export async function pairView() {
         }),
       ),
     ),
-    scale(),
+    scaleOf(keys()),
     h(
       "div",
       { class: "twolists" },
       bothWays([
-        { name: "up", title: [bdi(written.tokens[token]), " ", t("looksAt")], ranked: ranked(to), of: keys(), chosen: key, pick: toKey },
+        { name: "up", title: [named(written, token), " ", t("looksAt")], ranked: ranked(to), of: keys(), chosen: key, pick: toKey },
         ...(column
           ? [
               {
                 name: "down",
-                title: [t("lookedAtBy"), " ", bdi(keys().tokens[key])],
+                title: [t("lookedAtBy"), " ", named(keys(), key)],
                 ranked: ranked(from),
                 of: written,
                 chosen: token,
@@ -103,11 +104,6 @@ export async function pairView() {
         ),
     }),
   ];
-}
-
-/** @param {RowAnswer | ColumnAnswer} answer */
-function weightsOf(answer) {
-  return new Map(entriesOf(answer).map(({ index, weight: value }) => [index, value]));
 }
 
 function ranked(weights) {

@@ -1,14 +1,17 @@
 // The text itself, each token tinted by its weight: where a token looks, and who looks at it.
 
 import { foot, pythonOf } from "../frame/foot.js";
-import { h } from "../parts/dom.js";
+import { h, select } from "../parts/dom.js";
 import { flow } from "../parts/flow.js";
 import { count, weight } from "../parts/format.js";
+import { photograph } from "../parts/photograph.js";
+import { scaleOf } from "../parts/photo.js";
 import { barPicture } from "../parts/picture.js";
-import { rankings, scale } from "../parts/ranking.js";
-import { bdi, tokenTag, tokenWithPosition } from "../parts/token.js";
+import { rankings } from "../parts/ranking.js";
+import { named, tokenTag, tokenWithPosition } from "../parts/token.js";
 import { askFor, opened, size } from "../reading/opened.js";
 import { go, list, state } from "../reading/state.js";
+import { LOOKED_AT_BY, LOOKS_AT, ofPictures } from "../steps/peek.js";
 import { entriesOf } from "../steps/worked.js";
 import { t } from "../words/words.js";
 import { checkbox, direction, drawnAs, linesView } from "./lines.js";
@@ -37,6 +40,9 @@ export async function textView() {
   const gone = hide ? [...to.entries()].reduce((sum, [j, value]) => sum + (special[j] ? value : 0), 0) : 0;
   const factor = even && gone < 1 ? 1 / (1 - gone) : 1;
   const lookup = state.dir === "to" ? j => (to.get(j) ?? 0) * factor : j => from.get(j) ?? 0;
+  const pictured = opened.text.pictures.length > 0,
+    shown = h("div", { class: pictured ? "whole" : null }, flow({ of: opened.text, name: t("textOf"), from: "from", asked, at: token, lookup, hide, pick, toggle, peek: ofPictures(state.dir === "to" ? LOOKS_AT : LOOKED_AT_BY) })),
+    title = `${asked.map(j => tokenWithPosition(j)).join(", ")}: ${t(state.dir === "to" ? "looksAt" : "lookedAtBy")}`;
   return [
     controls(hide, even),
     hide &&
@@ -46,8 +52,8 @@ export async function textView() {
         t(even ? "hiddenEven" : "hiddenRest", { share: weight(gone), factor: factor.toFixed(3) }),
       ),
     setNote(set),
-    flow({ of: opened.text, name: t("textOf"), from: "from", asked, at: token, lookup, hide, pick, toggle }),
-    scale(),
+    shown,
+    scaleOf(opened.text),
     h(
       "div",
       { class: "twolists" },
@@ -61,12 +67,14 @@ export async function textView() {
       python: pythonOf([...rows, ...columns]),
       data: { tokens: asked, to: [...to], from: [...from] },
       picture: () =>
-        barPicture(
-          `${asked.map(j => tokenWithPosition(j)).join(", ")}: ${t(state.dir === "to" ? "looksAt" : "lookedAtBy")}`,
-          strong(state.dir === "to" ? to : from, hide)
-            .slice(0, 24)
-            .map(([j, value]) => [tokenWithPosition(j), value * (state.dir === "to" ? factor : 1)]),
-        ),
+        pictured
+          ? photograph(select(shown, ".flow")[0], [title, `${opened.model.name}, ${t("atBoth", { layer, head })}, ${opened.text.text}`])
+          : barPicture(
+              title,
+              strong(state.dir === "to" ? to : from, hide)
+                .slice(0, 24)
+                .map(([j, value]) => [tokenWithPosition(j), value * (state.dir === "to" ? factor : 1)]),
+            ),
     }),
   ];
 }
@@ -136,7 +144,7 @@ function toggle(j) {
  * @param {{ name: string, title: string, ranked: [number, number][], factor: number }[]} ways
  */
 function listings(asked, ways) {
-  const head = asked.length > 1 ? t("setOf", { n: asked.length }) : bdi(opened.text.tokens[asked[0]]);
+  const head = asked.length > 1 ? t("setOf", { n: asked.length }) : named(opened.text, asked[0]);
   const tables = rankings(
     ways.map(({ name, ranked, factor }) => {
       const values = new Map(ranked);

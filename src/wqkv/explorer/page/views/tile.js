@@ -2,10 +2,11 @@
 
 import { currentColor } from "../parts/color.js";
 import { clamp, label } from "../parts/format.js";
-import { keyAt, keys, opened, tokenAt } from "../reading/opened.js";
+import { cellAt, pictureAt } from "../parts/patch.js";
+import { keys, opened } from "../reading/opened.js";
 import { t } from "../words/words.js";
 
-/** @import { TileAnswer } from "../types" */
+/** @import { PictureFacts, TileAnswer } from "../types" */
 
 /**
  * A rectangle of exact numbers; `received` is what each token receives, once it is known.
@@ -13,10 +14,12 @@ import { t } from "../words/words.js";
  * @typedef {{
  *   values: TileAnswer["values"], q0: number, k0: number, rows: number, cols: number,
  *   received: ((j: number) => number | null) | null, shade: (value: number | null) => string | null,
+ *   images: Map<string, HTMLImageElement>,
  * }} TileShown
  */
 
-const READABLE = 12; // pixels that a line of tokens needs
+const READABLE = 12, // pixels that a line of tokens needs
+  MARGIN = 40; // pixels for the names of rows of pictures, where there is none for tokens
 
 /**
  * Where things are, in CSS pixels: margins for the tokens, the gutter, and a cell's side.
@@ -28,12 +31,13 @@ export function tileLayout(canvas, { rows, cols }) {
   const width = canvas.clientWidth || 300,
     guess = width / cols,
     tokens = guess >= READABLE * 0.8;
-  const left = tokens ? clamp(width * 0.2, 52, 118) : 8,
+  const pictured = opened.text.pictures.length + keys().pictures.length > 0,
+    left = tokens ? clamp(width * 0.2, 52, 118) : pictured ? MARGIN : 8,
     gutter = 34;
   const side = Math.min((width - left - 4) / cols, 44, Math.max(900 / rows, 14)),
     names = tokens && side >= READABLE * 0.9;
-  const top = gutter + (names ? clamp(width * 0.16, 44, 92) : 8);
-  return { left, top, side, gutter, names, width, height: Math.ceil(top + side * rows + 4) };
+  const top = gutter + (names ? clamp(width * 0.16, 44, 92) : pictured ? MARGIN : 8);
+  return { left, top, side, gutter, names, pictured, width, height: Math.ceil(top + side * rows + 4) };
 }
 
 /**
@@ -73,7 +77,7 @@ export function drawTile(canvas, rect, cursor) {
   pen.fillRect(0, 0, at.width, at.height);
   drawCells(pen, rect, at, inks);
   if (rect.received) drawGutter(pen, rect, at, inks);
-  if (at.names) drawNames(pen, rect, at, cursor, inks);
+  if (at.names || at.pictured) drawNames(pen, rect, at, cursor, inks);
   drawCursor(pen, rect, at, cursor, inks);
 }
 
@@ -115,24 +119,62 @@ function drawGutter(pen, { k0, cols, received }, { left, side, gutter }, inks) {
   );
 }
 
-function drawNames(pen, { q0, k0, rows, cols }, { left, top, side, gutter }, cursor, inks) {
+/**
+ * Every token beside its row and above its column: a word, or the crop of a patch. Where there is no
+ * room for them, each row of a picture has the name of its first patch.
+ *
+ * @param {CanvasRenderingContext2D} pen
+ * @param {TileShown} rect
+ */
+function drawNames(pen, { q0, k0, rows, cols, images }, { left, top, side, gutter, names }, cursor, inks) {
   pen.font = `${Math.round(clamp(side * 0.62, 10, 14))}px system-ui, sans-serif`;
-  const ink = (of, position, chosen) => (chosen ? inks.down : of.special[position] ? inks.soft : inks.ink);
   pen.textBaseline = "middle";
-  pen.textAlign = "right";
+  const one = (of, position, chosen, right, room) => {
+    const picture = pictureAt(of, position),
+      named = names || (picture && beginsRow(picture, position, side));
+    if (picture && names) {
+      const size = Math.min(side - 1, room);
+      drawCrop(pen, images.get(picture.image), picture, position, { x: right ? -size : 0, y: -size / 2, size });
+    } else if (named) {
+      pen.fillStyle = chosen ? inks.down : of.special[position] || !names ? inks.soft : inks.ink;
+      pen.textAlign = right ? "right" : "left";
+      pen.fillText(fitted(pen, of.tokens[position], room), 0, 0);
+    }
+  };
   for (let i = 0; i < rows; i++) {
-    pen.fillStyle = ink(opened.text, q0 + i, q0 + i === cursor.i);
-    pen.fillText(fitted(pen, tokenAt(q0 + i), left - 10), left - 6, top + (i + 0.5) * side);
+    pen.save();
+    pen.translate(left - 6, top + (i + 0.5) * side);
+    one(opened.text, q0 + i, q0 + i === cursor.i, true, left - 10);
+    pen.restore();
   }
-  pen.textAlign = "left";
   for (let j = 0; j < cols; j++) {
     pen.save();
     pen.translate(left + (j + 0.5) * side, top - 6);
-    pen.rotate(-Math.PI / 2);
-    pen.fillStyle = ink(keys(), k0 + j, k0 + j === cursor.j);
-    pen.fillText(fitted(pen, keyAt(k0 + j), top - gutter - 10), 0, 0);
+    if (!names || !pictureAt(keys(), k0 + j)) pen.rotate(-Math.PI / 2);
+    else pen.translate(-side / 2, -side / 2); // a picture is not turned
+    one(keys(), k0 + j, k0 + j === cursor.j, false, top - gutter - 10);
     pen.restore();
   }
+}
+
+// Whether a patch is the first of a row of its picture that has room for a name.
+function beginsRow({ first, columns }, position, side) {
+  const every = columns * Math.ceil(READABLE / (columns * side));
+  return (position - first) % every === 0;
+}
+
+/**
+ * @param {CanvasRenderingContext2D} pen
+ * @param {HTMLImageElement | undefined} image
+ * @param {PictureFacts} picture
+ * @param {number} position
+ * @param {{ x: number, y: number, size: number }} place
+ */
+function drawCrop(pen, image, picture, position, { x, y, size }) {
+  if (!image) return;
+  const { row, column } = cellAt(picture, position),
+    [wide, high] = [image.naturalWidth / picture.columns, image.naturalHeight / picture.rows];
+  pen.drawImage(image, column * wide, row * high, wide, high, x, y, size, size);
 }
 
 function fitted(pen, token, room) {

@@ -3,6 +3,8 @@
 import { foot, WHOLE_TEXT } from "../frame/foot.js";
 import { h } from "../parts/dom.js";
 import { short } from "../parts/format.js";
+import { flow } from "../parts/flow.js";
+import { pictureAt } from "../parts/patch.js";
 import { barPicture } from "../parts/picture.js";
 import { around, chips } from "../parts/ranking.js";
 import { bdi, tokenTag } from "../parts/token.js";
@@ -14,16 +16,17 @@ import { outcome } from "./outcome.js";
 
 /** @import { WhatIfAnswer } from "../types" */
 
-// The changes stand in the address, the last one last: change=3.1|10:cat (each text escaped).
+// The changes stand in the address, the last one last: change=3.1|10:cat|12: (each text escaped). A
+// patch with no text is hidden.
 function changes() {
   const { n_layer, n_head } = opened.model,
     found = [];
   for (const part of (state.change ?? "").split("|")) {
     const off = /^(\d{1,4})\.(\d{1,4})$/.exec(part),
-      edit = /^(\d{1,9}):(.+)$/.exec(part);
+      edit = /^(\d{1,9}):(.*)$/.exec(part);
     if (off && Number(off[1]) < n_layer && Number(off[2]) < n_head)
       found.push({ layer: Number(off[1]), head: Number(off[2]) });
-    else if (edit && Number(edit[1]) < size())
+    else if (edit && Number(edit[1]) < size() && (edit[2] || pictureAt(opened.text, Number(edit[1]))))
       found.push({ token: Number(edit[1]), text: unescaped(edit[2]) });
   }
   return found;
@@ -52,17 +55,18 @@ function change(to) {
 export async function whatifView() {
   if (opened.text.part) return h("p", { class: "note" }, t("noWhatif", { model: opened.model.name }));
   const made = changes(),
-    parts = [editor(made), made.length ? changeList(made) : h("p", { class: "note" }, t("whatifSays"))];
-  if (!made.length) return parts;
+    told = [editor(made), made.length ? changeList(made) : h("p", { class: "note" }, opened.model.reads !== "picture" && t("whatifSays"), " ", ofPicture() && t("hideSays"))];
+  if (!made.length) return ofPicture() ? besidePicture(made, told) : told;
   const asked = {
     off: made.filter(one => one.text === undefined).map(({ layer, head }) => [layer, head]),
     edits: /** @type {{ token: number, text: string }[]} */ (made.filter(one => one.text !== undefined)),
   };
   /** @type {WhatIfAnswer} */
   const answer = await workOnce(`views/${state.v}/whatif`, asked);
+  const [became, ...rest] = await outcome(answer, asked);
   return [
-    ...parts,
-    h("div", { class: "outcome" }, await outcome(answer, asked)),
+    ...(ofPicture() ? [besidePicture(made, [told, became])] : told),
+    h("div", { class: "outcome" }, ofPicture() ? rest : [became, rest]),
     foot({
       name: "whatif",
       python: answer.python,
@@ -95,7 +99,7 @@ function editor(made) {
   });
   const pick = Object.assign(j => go({ token: j, other: null }), { chosen: token });
   return [
-    chips(around(token, 60), pick),
+    !ofPicture() && chips(around(token, 60), pick),
     h(
       "div",
       { class: "editor" },
@@ -113,7 +117,7 @@ function editor(made) {
           t(off >= 0 ? "switchOn" : "switchOff", { layer, head }),
         ),
       ),
-      h(
+      opened.model.reads !== "picture" && !pictureAt(opened.text, token) && h(
         "form",
         {
           onsubmit: event => {
@@ -136,6 +140,32 @@ function editor(made) {
   ];
 }
 
+function ofPicture() {
+  return opened.text.pictures.length > 0;
+}
+
+// The picture stands beside what is made of it, so that both are seen while patches are hidden.
+function besidePicture(made, parts) {
+  return h("div", { class: "hiding" }, h("div", {}, hidable(made)), h("div", {}, parts));
+}
+
+// The pictures: a patch that is clicked is hidden, or shown again.
+function hidable(made) {
+  const gone = made.filter(one => one.text === "").map(one => one.token);
+  return flow({
+    of: opened.text,
+    name: t("textOf"),
+    from: "from",
+    asked: opened.model.reads === "picture" ? [] : [state.token],
+    at: state.token,
+    gone,
+    pick: token => {
+      if (!pictureAt(opened.text, token)) return go({ token, other: null });
+      change(gone.includes(token) ? made.filter(one => one.token !== token) : [...made, { token, text: "" }]);
+    },
+  });
+}
+
 function changeList(made) {
   return h(
     "div",
@@ -147,7 +177,7 @@ function changeList(made) {
         h(
           "li",
           {},
-          one.text === undefined ? t("isOff", one) : [tokenTag(one.token), " → ", bdi(one.text)],
+          one.text === undefined ? t("isOff", one) : [tokenTag(one.token), " ", one.text ? ["→ ", bdi(one.text)] : t("isHidden")],
           h(
             "button",
             {

@@ -99,6 +99,10 @@ export const answerTexts = /** @type {const} */ ({
     "Step 6: each value times its weight, added up. That is what the word takes in from the others.",
     "第 6 步：每个值乘以它的权重再相加，就是这个词元从其他词元取到的内容。",
   ],
+  tour_picture: [
+    "The picture: where the chosen patch looks, and who looks at it. Point at another patch to see where that one looks.",
+    "图片：所选的图块看向哪里，谁看向它。指向别的图块，可看它看向哪里。",
+  ],
   tour_why: [
     "Why? Change one thing in the head, such as one matrix for both query and key, guess what happens, and see it.",
     "为什么？改动这个头的一处，比如让查询和键共用一个矩阵，先猜会怎样，再看结果。",

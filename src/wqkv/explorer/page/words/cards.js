@@ -21,8 +21,8 @@ export const cardsTexts = /** @type {const} */ ({
   mapAs: ["map of the head, {how}", "这个头的注意力图，{how}"],
   cardMapSays: ["Row: who looks. Column: at whom. Framed: the row of", "行：谁在看；列：看谁。框出的行："],
   cardBlocks: [
-    "The text is long: each cell is the mean of a block of about {rows} × {keys} words. The darkest is {top}.",
-    "文本较长：每格是约 {rows} × {keys} 个词的均值，最深的一格是 {top}。",
+    "The text has many words: each cell is the mean of a block of about {rows} × {keys} words. The darkest is {top}.",
+    "词元很多：每格是约 {rows} × {keys} 个词元的均值，最深的一格是 {top}。",
   ],
   cardLinks: ["Where it looks: gray as trained, blue changed", "它看向哪里：灰色是训练好的，蓝色是改动后"],
   cardOutputs: ["What is added to the word: {n} numbers, on one scale (±{top})", "加到这个词上的 {n} 个数，同一比例尺（±{top}）"],

@@ -8,6 +8,7 @@ export const frameTexts = /** @type {const} */ ({
   skip: ["Skip to the views", "跳到各视图"],
   read: ["Read", "读入"],
   placeholder: ["Type a sentence, or paste a long text", "输入一句话，或粘贴长文本"],
+  openPicture: ["Open another picture", "打开另一张图片"],
   language: ["中文", "English"],
   theme: ["Colors: {now}", "配色：{now}"],
   auto: ["as the system", "跟随系统"],

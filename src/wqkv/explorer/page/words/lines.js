@@ -6,6 +6,7 @@
 export const linesTexts = /** @type {const} */ ({
   drawAs: ["Drawn as", "画法"],
   asWords: ["Words", "词元"],
+  asPicture: ["Picture", "图片"],
   asLines: ["Lines", "连线"],
   linesOf: [
     "lines from the words that look to the words that are looked at",

@@ -59,6 +59,7 @@ export const mapTexts = /** @type {const} */ ({
     "可用鼠标指、拖，也可用方向键、+ 和 −；回车选定。",
   ],
   receivedEach: ["Above: what every word receives.", "上方：每个词元收到的注意力总量。"],
+  receivedEach_: ["What every token receives", "每个词元收到的注意力总量"],
   receivedMean: ["Above: what words receive, as means of {per} words.", "上方：每 {per} 个词元收到的注意力的均值。"],
   receivedShort: ["received", "收到"],
   receivedBy: ["weight received by every word", "每个词元收到的注意力总量"],

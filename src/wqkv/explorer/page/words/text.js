@@ -37,6 +37,11 @@ export const textTexts = /** @type {const} */ ({
   setSum: ["(weight on any of them)", "（落在其中任一词元上的权重）"],
   clearSet: ["One word again", "回到一个词元"],
   textOf: ["the text", "文本"],
+  evenIs: ["even {even}", "均匀 {even}"],
+  pointPatch: [
+    "Point at a patch to see where it looks; click to choose it.",
+    "指向一个图块可看它看向哪里；点击即选定。",
+  ],
   nobody: ["No word.", "没有。"],
   overview: [
     "Where in the whole text the weight lies: the most in each stretch. Click to go there.",

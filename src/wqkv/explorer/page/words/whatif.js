@@ -8,6 +8,13 @@ export const whatifTexts = /** @type {const} */ ({
     "Switch a head off or change a word, and see what the model makes of it. Nothing is changed yet.",
     "关掉一个头，或换一个词，看模型的结果有何不同。目前还没有改动。",
   ],
+  hideSays: [
+    "Click patches to hide them, and see what the model makes of the rest. A hidden patch has the mean color in place of its own pixels.",
+    "点击图块可把它遮住，看模型对其余部分的结果有何不同。被遮住的图块，其像素换成平均颜色。",
+  ],
+  isHidden: ["hidden", "已遮住"],
+  classes: ["The class", "类别"],
+  classesSay: ["Probabilities of the classes that the model tells apart.", "模型所能区分的各类别的概率。"],
   offSays: ["The chosen head:", "所选的头："],
   switchOff: ["Switch off layer {layer}, head {head}", "关掉第 {layer} 层第 {head} 头"],
   switchOn: ["Switch on layer {layer}, head {head}", "打开第 {layer} 层第 {head} 头"],

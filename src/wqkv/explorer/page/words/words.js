@@ -40,6 +40,37 @@ export const TEXTS = {
   ...mattersTexts,
 };
 
+/**
+ * A model of pictures has no words: its tokens are patches and a few special ones. The sentences
+ * speak of tokens then, and of the picture in place of the text.
+ *
+ * @type {readonly (readonly (readonly [of: RegExp, says: string])[])[]}
+ */
+const IN_PICTURES = [
+  [
+    [/word(s?) \(tokens?\)/g, "token$1"],
+    [/(?<![{\w])word(?=s?\b)/g, "token"],
+    [/\bWord(?=s?\b)/g, "Token"],
+    [/\btext(?=s?\b)/g, "picture"],
+    [/\bText(?=s?\b)/g, "Picture"],
+  ],
+  [
+    [/词(?![元汇])/g, "词元"],
+    [/这段文本/g, "这张图片"],
+    [/同一段文本/g, "同一张图片"],
+    [/整[段篇](文本)?/g, "整张图片"],
+    [/段?文本/g, "图片"],
+    [/句向量/g, "向量"],
+  ],
+];
+
+let readsPictures = false;
+
+/** @param {boolean} on whether the model that is open reads pictures */
+export function speakOfPictures(on) {
+  readsPictures = on;
+}
+
 export function lang() {
   if (state.lang === "en" || state.lang === "zh") return state.lang;
   return navigator.language?.toLowerCase().startsWith("zh") ? "zh" : "en";
@@ -76,6 +107,9 @@ export function lang() {
  * @returns {string}
  */
 export function t(key, values = /** @type {Values<Name>} */ ({}), otherwise = key) {
-  const [en, zh] = /** @type {Texts} */ (TEXTS)[key] ?? [otherwise, otherwise];
-  return (lang() === "zh" ? zh : en).replace(/\{(\w+)\}/g, (_, place) => values[place] ?? "");
+  const texts = /** @type {Texts} */ (TEXTS)[key] ?? [otherwise, otherwise],
+    at = lang() === "zh" ? 1 : 0;
+  let text = texts[at];
+  if (readsPictures) for (const [of, says] of IN_PICTURES[at]) text = text.replace(of, says);
+  return text.replace(/\{(\w+)\}/g, (_, place) => values[place] ?? "");
 }

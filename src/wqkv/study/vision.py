@@ -1,0 +1,194 @@
+"""A model that reads one picture: the cells that it cuts the picture into are its tokens."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from wqkv.doors import door
+from wqkv.errors import ArgumentError, need
+from wqkv.sentences.errors import mistake
+from wqkv.study.loading import LoadedVision, load_any
+from wqkv.study.model import OneSequence, Reads
+from wqkv.study.tokens import PictureTokens, TokenizedText, check_token
+from wqkv.study.windows import TextWindow
+
+#: What an address of a picture begins with that has the picture in itself.
+DATA = "data:image/"
+#: How the names of files of pictures end.
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+#: What a picture without a file is called.
+UNNAMED = "picture"
+#: The parameters of an embedding that stand as tokens before the patches, and their names there.
+SPECIAL = {
+    "cls_token": "[CLS]",
+    "class_embedding": "[CLS]",
+    "distillation_token": "[DIST]",
+    "register_tokens": "[REG]",
+}
+
+
+class OpenVision(OneSequence):
+    """A model of one picture, its image processor, and its attention layers as ours.
+
+    Its tokens are the special ones, and then the patches of the picture, row by row: "3,5" is in
+    row 3 and column 5, from 0. `classifier` is the model with its head for classes, if it has one.
+    """
+
+    opener: ClassVar[str] = "open_vision"
+    reads: ClassVar[Reads] = "picture"
+    speaker: nn.Module | None = None  # it writes no text
+    bits: int | None = None
+    longest: int | None = None
+
+    def __init__(
+        self, model: nn.Module, processor: Any, name: str, classifier: nn.Module | None = None
+    ) -> None:
+        super().__init__(model, name)
+        self.processor, self.classifier = processor, classifier
+
+    def windows(self, text: str, room: int) -> Sequence[TextWindow | None]:
+        """A picture is read whole."""
+        return [None]
+
+    def named(self, number: int) -> str:
+        """A class that the model tells apart."""
+        return str(self.config.id2label.get(number, number))
+
+    def tokens(self, picture: str) -> TokenizedText:
+        """A picture as the model's tokens.
+
+        Args:
+            picture: the path of a file, or a data: address that has the picture in itself.
+
+        Raises:
+            ArgumentError: there is no such file, or it is no picture.
+        """
+        image, name = self._image(picture)
+        given = self.processor(images=image, return_tensors="pt")["pixel_values"].float()
+        return self._cut(given, name)
+
+    def edited(self, text: TokenizedText, edits: Mapping[int, str]) -> TokenizedText:
+        """A picture with some patches hidden: their pixels are 0, the mean color of the processor.
+
+        Raises:
+            ArgumentError: a token that is no patch, or a text in place of one.
+        """
+        (picture,), given = text.pictures, text.arguments["pixel_values"].clone()
+        high, wide = self._patches().kernel_size
+        for token, typed in edits.items():
+            check_token(text, token)
+            if token not in picture.tokens:
+                raise ArgumentError(mistake("no_patch", token=token, name=text.tokens[token]))
+            if typed:
+                raise ArgumentError(mistake("only_hidden", token=token, text=typed))
+            row, column = divmod(token - picture.first, picture.columns)
+            given[..., row * high : (row + 1) * high, column * wide : (column + 1) * wide] = 0
+        return self._cut(given, picture.name)
+
+    def _cut(self, given: Tensor, name: str) -> TokenizedText:
+        """What the model is called with, (1, 3, height, width), as its tokens."""
+        size, cell = given.shape[-2:], self._patches().kernel_size
+        rows, columns = (side // patch for side, patch in zip(size, cell, strict=True))
+        special = self._special()
+        cells = (f"{row},{column}" for row in range(rows) for column in range(columns))
+        tokens, first = (*special, *cells), len(special)
+        n = len(tokens)
+        pixels = self._as_seen(given[0])
+        return TokenizedText(
+            name,
+            tokens,
+            tuple(at < first for at in range(n)),
+            ((0, 0),) * n,
+            tuple(range(n)),
+            (False,) * n,
+            pictures=(PictureTokens(pixels, rows, columns, first, name),),
+            arguments={"pixel_values": given},
+        )
+
+    def _patches(self) -> nn.Conv2d:
+        """The convolution that cuts a picture into patches: its kernel and stride are a patch."""
+        return next(module for module in self.model.modules() if isinstance(module, nn.Conv2d))
+
+    def _special(self) -> list[str]:
+        """The names of the tokens before the patches: the order of the parameters is theirs."""
+        found: list[str] = []
+        for path, parameter in self.model.named_parameters():
+            name = SPECIAL.get(path.rpartition(".")[2])
+            if name is not None:
+                count = parameter.numel() // self.sizes.d_model
+                numbered = (f"{name[:-1]} {at}]" for at in range(1, count + 1))
+                found += [name] if count == 1 else numbered
+        return found
+
+    def _as_seen(self, given: Tensor) -> Tensor:
+        """A picture (3, height, width) from 0 to 1, from what the processor made of it."""
+        if not self.processor.do_normalize:
+            return given.clamp(0, 1)
+        mean, std = (
+            torch.tensor(numbers, device="cpu").view(-1, 1, 1)
+            for numbers in (self.processor.image_mean, self.processor.image_std)
+        )
+        return (given * std + mean).clamp(0, 1)
+
+    def _call(self, text: TokenizedText) -> Tensor | None:
+        """Run the model; if it has a head, return the logits of its classes."""
+        if self.classifier is None:
+            self.model(**text.called_with)
+            return None
+        logits: Tensor = self.classifier(**text.called_with).logits
+        return logits[0].float()
+
+    def _image(self, picture: str) -> tuple[Any, str]:
+        """A picture as PIL has it, upright and in RGB, and what it is called."""
+        pil: Any = need("PIL.Image", "show", mistake("pictures"))
+        turn: Any = need("PIL.ImageOps", "show", mistake("pictures"))
+        inside, path = picture.startswith(DATA), Path(picture)
+        if not inside and not _is_file(path):
+            raise ArgumentError(mistake("no_picture_file", model=self.name, path=picture))
+        name = UNNAMED if inside else path.name
+        try:
+            file = BytesIO(base64.b64decode(picture.partition(",")[2])) if inside else path
+            return turn.exif_transpose(pil.open(file)).convert("RGB"), name
+        except Exception as error:  # whatever a foreign reader raises for a foreign file
+            lines = str(error).splitlines()[:1]
+            kind, reason = type(error).__name__, lines[0][:200] if lines and not inside else ""
+            raise ArgumentError(
+                mistake("no_picture", path=name, kind=kind, reason=reason)
+            ) from error
+
+
+def is_picture_file(text: str) -> bool:
+    """Whether a text is the path of a picture that is there."""
+    return text.lower().endswith(PICTURES) and _is_file(Path(text))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a text that is too long, or of characters that no path has
+        return False
+
+
+@door
+def open_vision(name: str, progress: Callable[[str], None] = lambda _: None) -> OpenVision:
+    """Open a model that reads pictures, in float32 on the CPU.
+
+    Args:
+        name: a folder or a hub name, such as "google/vit-base-patch16-224".
+        progress: is called with what is being read, as a line of text.
+
+    Raises:
+        ArgumentError: it is no such model, one of a family without a table row, or one without an
+            image processor.
+    """
+    loaded = load_any(name, progress)
+    if not isinstance(loaded, LoadedVision):
+        raise ArgumentError(f"{loaded.name} reads a text.\nOpen it with `open_model`.")
+    return OpenVision(*loaded)

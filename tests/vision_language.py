@@ -1,0 +1,317 @@
+"""Tiny vision-language models of transformers, with prompts of one and of two pictures.
+
+The prompts of a batch differ: the first has one picture and padding before it, the second has two.
+Where a processor runs without torchvision it makes the inputs.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import transformers
+from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import nn
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedTokenizerFast
+
+from wqkv.record.watch import Seen, watch
+
+MARKS = """
+<pad> <s> <image> <|image_pad|> <|video_pad|> <|vision_start|> <|vision_end|> [IMG] [IMG_BREAK]
+[IMG_END] <video>
+"""
+WORDS = [
+    *MARKS.split(),
+    *["what", "is", "bright", "here", "and", "there", "in", "the", "left", "right"],
+]
+ID = {word: at for at, word in enumerate(WORDS)}
+TEXT = {
+    "hidden_size": 24,
+    "intermediate_size": 29,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 3,
+    "head_dim": 4,
+    "vocab_size": 61,
+    "max_position_embeddings": 4099,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": None,
+}
+#: Of towers that see square pictures.
+VISION = {
+    "hidden_size": 12,
+    "intermediate_size": 17,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 3,
+    "patch_size": 7,
+}
+MROPE = {"rope_type": "default", "mrope_section": [1, 0, 1], "rope_theta": 10000.0}
+
+
+class Case(NamedTuple):
+    """A model, what it is called with, and the processor that has made it, if one has."""
+
+    model: Any
+    inputs: dict[str, torch.Tensor]
+    processor: Any = None
+
+
+def case(family: str) -> Case:
+    """A tiny model of a family, without attention in its vision tower: see `blind`."""
+    made = CASES[family]()
+    blind(made.model)
+    for name, weight in made.model.named_parameters():
+        if "mm_input_projection" in name:  # of Gemma 3, which begins as 0
+            nn.init.normal_(weight)
+    return made
+
+
+def tower(model: nn.Module) -> nn.Module:
+    names = ("vision_tower", "visual", "vision_model")
+    return next(getattr(model.model, name) for name in names if hasattr(model.model, name))
+
+
+@torch.no_grad()
+def blind(model: nn.Module) -> None:
+    """Let no patch see another: set the output matrices of the vision tower's attention to 0."""
+    names = ("out_proj", "attn.proj", "o_proj", "projection_layer", "attention.output")
+    found = [
+        weight
+        for name, weight in tower(model).named_parameters()
+        if any(one in name for one in names)
+    ]
+    assert found
+    for weight in found:
+        weight.zero_()
+
+
+@torch.no_grad()
+def keys_of_text(one: Case) -> torch.Tensor:
+    """k of the first layer of a case's language model: (batch, length, n_kv_head * d_k)."""
+    with watch(one.model) as seen:
+        one.model(**one.inputs)
+    found = seen[text_layers(seen)[0]]._numbers.given.key
+    return found.transpose(1, 2).flatten(2)
+
+
+def text_layers(seen: Seen) -> list[int]:
+    """The layers of a language model that is a part of the watched model."""
+    names = ("language_model", "text_model")
+    return [n for n, layer in enumerate(seen.layers) if any(one in layer.name for one in names)]
+
+
+def picture(height: int, width: int, seed: int = 0) -> Image.Image:
+    random = np.random.RandomState(seed)
+    return Image.fromarray(random.randint(0, 255, (height, width, 3), dtype=np.uint8))
+
+
+def of(family: str, text: str = "llama", vision: dict | None = None, **others) -> nn.Module:
+    """A model of a family."""
+    config = AutoConfig.for_model(
+        family, text_config={"model_type": text, **TEXT}, vision_config=vision, **others
+    )
+    torch.manual_seed(0)
+    return AutoModelForImageTextToText.from_config(config).eval()
+
+
+def tokenizer(**special: str) -> PreTrainedTokenizerFast:
+    made = Tokenizer(models.WordLevel(ID, unk_token="<pad>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made.add_special_tokens(WORDS[:11])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, pad_token="<pad>", padding_side="left", **special
+    )
+
+
+def processed(processor: Any, marker: str, *sizes: tuple[int, int]) -> dict[str, torch.Tensor]:
+    """What a processor makes of the two prompts with three pictures."""
+    one, two, three = (picture(*size, seed=n) for n, size in enumerate(sizes))
+    text = [f"what is {marker} bright", f"{marker} and {marker} there in the left"]
+    given = {"return_tensors": "pt", "padding": True, "return_mm_token_type_ids": True}
+    return dict(processor(images=[[one], [two, three]], text=text, **given))
+
+
+def by_hand(marker: int, *counts: int) -> dict[str, torch.Tensor]:
+    """The two prompts, whose three pictures have so many tokens."""
+    one, two, three = ([marker] * count for count in counts)
+    rows = [[11, 12, *one, 13], [*two, 15, *three, 16, 17, 18]]
+    longest = max(map(len, rows))
+    ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
+    return {"input_ids": ids, "attention_mask": (ids != 0).long()}
+
+
+def pixels(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(2))
+
+
+# Real processors
+
+
+def _unchecked(kind: type, *arguments: Any, **others: Any) -> Any:
+    """A processor whose parts are not checked: a check of video processors needs torchvision."""
+    made = type(kind.__name__, (kind,), {"check_argument_for_proper_class": lambda *_: None})
+    return made(*arguments, **others)
+
+
+def llava() -> Case:
+    from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+
+    vision = {"model_type": "clip_vision_model", "image_size": 35, "projection_dim": 5, **VISION}
+    model = of("llava", vision=vision, image_token_index=ID["<image>"])
+    pil = LlavaImageProcessorPil(size={"shortest_edge": 35}, crop_size={"height": 35, "width": 35})
+    processor = _unchecked(
+        transformers.LlavaProcessor, pil, tokenizer(), patch_size=7,
+        vision_feature_select_strategy="default", num_additional_image_tokens=1,
+    )  # fmt: skip
+    return Case(model, processed(processor, "<image>", (40, 50), (30, 60), (70, 31)), processor)
+
+
+def qwen2_vl(family: str = "qwen2_vl") -> Case:
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    vision = {"depth": 3, "num_heads": 3, "patch_size": 7, "hidden_size": 24}
+    if family == "qwen2_vl":
+        vision |= {"embed_dim": 24, "mlp_ratio": 2}
+    if family == "qwen2_5_vl":
+        vision |= {"out_hidden_size": 24, "intermediate_size": 29, "window_size": 28}
+        vision |= {"fullatt_block_indexes": [1]}
+    if family == "qwen3_vl":
+        vision |= {"out_hidden_size": 24, "intermediate_size": 29, "num_position_embeddings": 49}
+        vision |= {"deepstack_visual_indexes": [0]}
+    text = {"qwen2_vl": "qwen2_vl_text", "qwen2_5_vl": "qwen2_5_vl_text"}
+    rope = {"rope_parameters": MROPE}
+    config = AutoConfig.for_model(
+        family, vision_config=vision,
+        text_config={"model_type": text.get(family, "qwen3_vl_text"), **TEXT, **rope},
+        image_token_id=ID["<|image_pad|>"], video_token_id=ID["<|video_pad|>"],
+        vision_start_token_id=5, vision_end_token_id=6,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(config).eval()
+    pil = Qwen2VLImageProcessorPil(
+        patch_size=7, size={"shortest_edge": 100, "longest_edge": 100000}
+    )
+    processor = _unchecked(transformers.Qwen2VLProcessor, pil, tokenizer(), None)
+    marker = "<|vision_start|> <|image_pad|> <|vision_end|>"
+    return Case(model, processed(processor, marker, (42, 70), (28, 70), (56, 42)), processor)
+
+
+def llava_next(family: str = "llava_next") -> Case:
+    from transformers.models.llava_next import image_processing_pil_llava_next as next_
+    from transformers.models.llava_onevision import image_processing_pil_llava_onevision as one
+
+    pins = [[28, 56], [56, 28], [56, 56]]
+    if family == "llava_next":
+        vision = {"model_type": "clip_vision_model", "image_size": 28, "projection_dim": 5}
+        kind, strategy = next_.LlavaNextImageProcessorPil, "default"
+        others = {"patch_size": 7, "num_additional_image_tokens": 1}
+    else:
+        vision = {"model_type": "siglip_vision_model", "image_size": 28, "vision_use_head": False}
+        kind, strategy = one.LlavaOnevisionImageProcessorPil, "full"
+        others = {"num_image_tokens": 16, "vision_aspect_ratio": "anyres_max_1"}
+        others |= {"video_processor": None}
+    model = of(
+        family, vision={**vision, **VISION}, image_grid_pinpoints=pins,
+        image_token_index=ID["<image>"], vision_feature_select_strategy=strategy,
+        **({} if family == "llava_next" else {"vision_aspect_ratio": "anyres_max_1"}),
+    )  # fmt: skip
+    size = {"shortest_edge": 28} if family == "llava_next" else {"height": 28, "width": 28}
+    pil = kind(
+        size=size, crop_size={"height": 28, "width": 28}, image_grid_pinpoints=pins,
+        do_center_crop=False,
+    )  # fmt: skip
+    name = "LlavaNextProcessor" if family == "llava_next" else "LlavaOnevisionProcessor"
+    processor = _unchecked(
+        getattr(transformers, name), pil, tokenizer(), **others,
+        vision_feature_select_strategy=strategy,
+    )  # fmt: skip
+    return Case(model, processed(processor, "<image>", (20, 50), (60, 33), (47, 53)), processor)
+
+
+# Inputs by hand, for processors that need torchvision
+
+
+def mistral3(family: str = "mistral3") -> Case:
+    """Each row of a picture ends with [IMG_BREAK], the last one with [IMG_END]."""
+    side, rows = (
+        (14, ((3, 5), (2, 5), (4, 3))) if family == "mistral3" else (7, ((3, 5), (2, 4), (5, 3)))
+    )
+    vision = {"model_type": "pixtral", "image_size": 70, **VISION, "head_dim": 4}
+    if family == "mistral3":
+        others = {"spatial_merge_size": 2}
+    else:
+        others = {"vision_feature_select_strategy": "full", "vision_feature_layer": -1}
+    model = of(family, vision=vision, image_token_index=ID["[IMG]"], **others)
+    given = by_hand(99, *(r * (c + 1) for r, c in rows))
+    ids = given["input_ids"]
+    breaks = [[*[7] * c, 8] * (r - 1) + [*[7] * c, 9] for r, c in rows]
+    ids[ids == 99] = torch.tensor(list(chain(*breaks)))
+    sizes = torch.tensor([(r * side, c * side) for r, c in rows])
+    images = pixels(3, 3, *sizes.amax(0).tolist())
+    return Case(model, {**given, "pixel_values": images, "image_sizes": sizes})
+
+
+def at_one_size(
+    family: str,
+    count: int,
+    text: str = "llama",
+    shape: tuple[int, ...] = (3,),
+    vision: dict | None = None,
+    **others,
+) -> Case:
+    """Pictures that all have the same size and `count` tokens."""
+    model = of(family, text, vision={**VISION, **(vision or {})}, image_token_id=2, **others)
+    side = (vision or {}).get("image_size", 28)
+    side = side if isinstance(side, int) else side[0]
+    images = pixels(*shape, 3, side, side)
+    if len(shape) == 2:
+        images[0, 1] = 0  # the first sample has one picture
+    return Case(model, {**by_hand(2, count, count, count), "pixel_values": images})
+
+
+SIGLIP = {"model_type": "siglip_vision_model", "image_size": 42, "vision_use_head": False}
+INTERN = {"model_type": "internvl_vision", "image_size": [42, 42], "patch_size": [7, 7]}
+
+CASES = {
+    "llava": llava,
+    "qwen2_vl": qwen2_vl,
+    "qwen2_5_vl": lambda: qwen2_vl("qwen2_5_vl"),
+    "qwen3_vl": lambda: qwen2_vl("qwen3_vl"),
+    "llava_next": llava_next,
+    "llava_onevision": lambda: llava_next("llava_onevision"),
+    "mistral3": mistral3,
+    "pixtral": lambda: mistral3("llava"),
+    "internvl": lambda: at_one_size("internvl", 9, "qwen2", vision=INTERN),
+    "aya_vision": lambda: at_one_size(
+        "aya_vision",
+        9,
+        "cohere2",
+        vision=SIGLIP,
+        downsample_factor=2,
+        vision_feature_select_strategy="full",
+        vision_feature_layer=-1,
+    ),
+    "cohere2_vision": lambda: at_one_size(
+        "cohere2_vision", 9, "cohere2", vision=SIGLIP, downsample_factor=2
+    ),
+    "paligemma": lambda: at_one_size(
+        "paligemma", 36, "gemma", vision={**SIGLIP, "projection_dim": 24}, projection_dim=24
+    ),
+    "gemma3": lambda: at_one_size("gemma3", 9, "gemma3_text", vision=SIGLIP, mm_tokens_per_image=9),
+    "vipllava": lambda: at_one_size(
+        "vipllava",
+        16,
+        vision={"model_type": "clip_vision_model", "image_size": 28},
+        vision_feature_layers=[-1, 1],
+    ),
+    "idefics3": lambda: at_one_size(
+        "idefics3", 9, shape=(2, 2), vision={"image_size": 42}, scale_factor=2
+    ),
+    "smolvlm": lambda: at_one_size(
+        "smolvlm", 9, shape=(2, 2), vision={"image_size": 42}, scale_factor=2
+    ),
+}
