@@ -109,8 +109,21 @@ def test_nano(example, capsys, tmp_path):
     assert imread(tmp_path / "nano.png").shape == (660, 1240, 4)
 
 
-def test_nano_is_under_sixty_lines():
-    assert len((EXAMPLES / "nano.py").read_text("utf-8").splitlines()) < 60
+@pytest.mark.slow
+def test_contacts(example, capsys, tmp_path):
+    heads, contacts = tmp_path / "heads.png", tmp_path / "contacts.png"
+    example("contacts.py")["main"](heads=heads, contacts=contacts)
+    shown = capsys.readouterr().out
+    line = r"([\d.]+)% of the 13 strongest pairs touch \(chance: ([\d.]+)%\)"
+    right, chance = numbers(line, shown)
+    assert right > 60 and chance == 1.7
+    assert imread(contacts).shape == (530, 1000, 4)
+    assert imread(heads).shape[2] == 4
+
+
+@pytest.mark.parametrize("name", ["nano.py", "contacts.py"])
+def test_under_sixty_lines(name):
+    assert len((EXAMPLES / name).read_text("utf-8").splitlines()) < 60
 
 
 @pytest.mark.process

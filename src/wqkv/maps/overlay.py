@@ -293,7 +293,7 @@ def _said(parted: Parted, scale: Scale, smooth: bool, notes: Sequence[str]) -> s
         if any(one.framed for one in parted.pictures):
             said.append("framed: the query")
         if any(bool(one.cells.isnan().any()) for one in parted.pictures):
-            said.append("faded: no position stands there")
+            said.append("faded: without a number")
     return "; ".join(said)
 
 
