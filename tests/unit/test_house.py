@@ -226,6 +226,7 @@ ORDER = (
     "wqkv.study.whatif",
     "wqkv.study.pair",
     "wqkv.study.vision",
+    "wqkv.study.vision_language",
     "wqkv.study.opening",
     "wqkv.study.one_token",
     "wqkv.study.hit_rate",
