@@ -268,6 +268,11 @@ ARGUMENTS: dict[str, dict[str, Callable[[], Any]]] = {
     "attention": QKV,
     "explain": QKV,
     "merge": {"first": lambda: wqkv.Partial(heads_of(), floats(B, H, N))},
+    "token_times": {
+        "maps": lambda: [a_map().on(keys=wqkv.Axis(N, seconds=0.02))],
+        "heads": lambda: [(0, 1)],
+        "tokens": lambda: [1, 2],
+    },
     "rollout": {"maps": lambda: [a_map()], "vector": lambda: floats(N)},
     "Axis": {"labels": lambda: N},
     "overlay": {"numbers": lambda: floats(N), "axis": an_axis},

@@ -1,16 +1,17 @@
-"""Where diffusers' models put the patches of a latent and the tokens of a text, and what is said."""
+"""Where diffusers' models put the patches of a latent and the tokens of a text: what axes say."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from tests.conformance.foreign import libraries
-from tests.conformance.latents import CASES
-from wqkv import Axis, watch
+from tests.conformance.latents import BATCH, CASES, COLUMNS, ROWS, TEXT, Case, places, vectors
+from wqkv import AttentionMap, Axis, Seen, watch
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the models' own code
 
@@ -27,72 +28,66 @@ def installed():
         pytest.importorskip("diffusers", reason="diffusers is not installed: make .venv/.foreign")
 
 
-class Side(NamedTuple):
-    """The queries or the keys of a layer."""
-
-    vectors: Tensor  # (batch, head, length, d)
-    parts: tuple[Axis, ...]  # of SAMPLE
-
-    @property
-    def labels(self) -> list[str]:
-        return [axis.label(at) for axis in self.parts for at in range(len(axis))]
-
-    def moved(self, other: Side) -> list[tuple[int, int]]:
-        """The (sample, position) at which the vectors are others."""
-        changed = (self.vectors != other.vectors).any(dim=3).any(dim=1)
-        return [(sample, at) for sample, at in changed.nonzero().tolist()]
+def case_of(model: str) -> Case:
+    return next(case for case in CASES if case.model == model)
 
 
-def sides(model: nn.Module, given: dict[str, Any]) -> dict[str, Side]:
-    """The queries and the keys of every layer, by name."""
+def watched(model: nn.Module, given: dict[str, Any]) -> Seen:
     with torch.no_grad(), watch(model) as seen:
         model(**given)
-    found = {}
+    return seen
+
+
+def parts(axes: Any) -> tuple[Axis, ...]:
+    """The axes of SAMPLE."""
+    own = axes[SAMPLE] if isinstance(axes, list) else axes
+    return (own,) if isinstance(own, Axis) else own
+
+
+def labels(axes: Any) -> list[str]:
+    return [axis.label(at) for axis in parts(axes) for at in range(len(axis))]
+
+
+def sides(seen: Seen) -> Iterator[tuple[str, Tensor, Any]]:
+    """The name, the vectors and the axes of the queries and of the keys of every layer."""
     for number, layer in enumerate(seen.layers):
-        if layer.state == "missed":
-            continue
-        one = seen[number]
-        if layer.name in OTHERS:
-            assert one.queries is None and one.keys is None
-            continue
-        for name, vectors, axes in (
-            ("q", one._numbers.given.query, one.queries),
-            ("k", one._numbers.given.key, one.keys),
-        ):
-            own = axes[SAMPLE] if isinstance(axes, list) else axes
-            parts = (own,) if isinstance(own, Axis) else own
-            found[f"{name} of {layer.name}"] = Side(vectors, parts)
-    return found
+        if layer.state != "missed" and layer.name not in OTHERS:
+            one, call = seen[number], seen[number]._numbers.given
+            yield f"q of {layer.name}", call.query, one.queries
+            yield f"k of {layer.name}", call.key, one.keys
 
 
-def check(before: dict[str, Side], after: dict[str, Side], label_of) -> None:
-    """Each side moved exactly where it has the label that `label_of(side)` asks for."""
+# One patch, or one token, changed
+
+
+def check(before: Seen, after: Seen, label_of) -> None:
+    """q and k changed where they have the label that `label_of(axes)` asks for, and only there."""
     reached = 0
-    for name, side in before.items():
-        wanted = label_of(side)
-        places = [(SAMPLE, at) for at, label in enumerate(side.labels) if label == wanted]
-        assert side.moved(after[name]) == places, name
-        reached += len(places)
+    for (name, old, axes), (_, new, _) in zip(sides(before), sides(after), strict=True):
+        wanted = label_of(parts(axes))
+        said = [[SAMPLE, at] for at, label in enumerate(labels(axes)) if label == wanted]
+        assert (old != new).any(dim=3).any(dim=1).nonzero().tolist() == said, name
+        reached += len(said)
     assert reached
 
 
 @cases
 def test_a_patch_stands_where_it_is_said_to(case):
     model, given = case.still(), case.given()
-    before = sides(model, given)
+    before = watched(model, given)
     last = tuple(size - 1 for size in case.grid)
     for cell in {(0,) * len(last), last, (*last[:-2], 2, 4), (*last[:-2], 4, 2)}:
         latent = given[case.named].clone()
         latent[SAMPLE][case.place(cell)] += 1
 
-        def label_of(side: Side, cell=cell) -> str:
-            """The cell's name; inside a UNet of the one that it reaches, if it reaches one."""
-            grid = next((axis.grid for axis in side.parts if axis.grid), case.grid)
-            step = -(-case.grid[-1] // grid[-1])  # every other place is read where it is 2
+        def label_of(axes: tuple[Axis, ...], cell=cell) -> str:
+            """The cell's name; deep in a UNet of the one that every other place reaches."""
+            grid = next((axis.grid for axis in axes if axis.grid), case.grid)
+            step = -(-case.grid[-1] // grid[-1])
             on = all(at % step == 0 for at in cell)
             return ",".join(str(at // step) for at in cell) if on else "none"
 
-        check(before, sides(model, {**given, case.named: latent}), label_of)
+        check(before, watched(model, {**given, case.named: latent}), label_of)
 
 
 @cases
@@ -100,11 +95,219 @@ def test_a_token_of_the_text_stands_where_it_is_said_to(case):
     if not case.texts:
         pytest.skip("it has no text")
     model, given, first = case.still(), case.given(), 0
-    before = sides(model, given)
+    before = watched(model, given)
     for name, length, _ in case.texts:
         for token in (0, 3, length - 1):
             text = given[name].clone()
             text[SAMPLE, token] += 1
-            after = sides(model, {**given, name: text})
+            after = watched(model, {**given, name: text})
             check(before, after, lambda _, label=f"text {first + token}": label)
         first += length
+
+
+# Planted attention
+
+#: Rows and columns of the patches that are bright, and the token that they are made to match.
+BRIGHT, WORD = (slice(1, 3), slice(4, 7)), 5
+
+
+def blank(model: nn.Module) -> nn.Module:
+    """The model with weights of 0, and norms that only normalize."""
+    for module in model.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            scale = "Norm" in type(module).__name__ and name == "weight"
+            nn.init.constant_(weight, float(scale))
+    return model
+
+
+def embed(embedder: nn.Module) -> None:
+    """Its first channel is what it is given; two more keep a LayerNorm from dividing 0 by 0."""
+    own = embedder.weight.data[0, 0]
+    if own.shape == (3, 3):
+        own[1, 1] = 1
+    else:
+        own.fill_(1 / own.numel())
+    embedder.bias.data[1:3] = torch.tensor([1.0, -1.0])
+
+
+def match(*projections: nn.Linear) -> None:
+    """The first channels of what both are given make a large product of q and k."""
+    for one in projections:
+        one.weight.data[0, 0] = 3
+
+
+def plant_sd3(model: nn.Module, to_patches: bool) -> None:
+    model.pos_embed.pos_embed.zero_()
+    embed(model.pos_embed.proj)
+    embed(model.context_embedder)
+    attn = model.transformer_blocks[0].attn
+    match(*(attn.add_q_proj, attn.to_k) if to_patches else (attn.to_q, attn.add_k_proj))
+
+
+def plant_flux(model: nn.Module, to_patches: bool) -> None:
+    embed(model.x_embedder)
+    embed(model.context_embedder)
+    attn = model.transformer_blocks[0].attn
+    match(*(attn.add_q_proj, attn.to_k) if to_patches else (attn.to_q, attn.add_k_proj))
+    for norm in (attn.norm_q, attn.norm_k, attn.norm_added_q, attn.norm_added_k):
+        norm.weight.data.fill_(3)  # RMSNorm takes the size away
+
+
+def plant_unet(model: nn.Module, to_patches: bool) -> None:
+    assert not to_patches
+    embed(model.conv_in)
+    transformer = model.down_blocks[0].attentions[0]
+    nn.init.dirac_(transformer.proj_in.weight)
+    attn = transformer.transformer_blocks[0].attn2
+    match(attn.to_q, attn.to_k)
+
+
+@pytest.mark.parametrize(
+    ("model", "plant", "layer", "to_patches"),
+    [
+        ("SD3Transformer2DModel", plant_sd3, 0, True),
+        ("SD3Transformer2DModel", plant_sd3, 0, False),
+        ("FluxTransformer2DModel", plant_flux, 0, True),
+        ("FluxTransformer2DModel", plant_flux, 0, False),
+        ("UNet2DConditionModel", plant_unet, 1, False),
+    ],
+)
+def test_a_bright_place_that_matches_a_word_lights_for_it(model, plant, layer, to_patches):
+    case = case_of(model)
+    made, given = blank(case.build()), case.given()
+    plant(made, to_patches)
+    bright = torch.zeros(ROWS, COLUMNS, dtype=torch.bool)
+    bright[BRIGHT] = True
+    latent, text = given[case.named].zero_(), given["encoder_hidden_states"].zero_()
+    for cell in bright.nonzero().tolist():
+        latent[SAMPLE][case.place(tuple(cell))] = 10
+    text[SAMPLE, WORD, 0] = 10
+
+    found = watched(made, given)[layer]
+    lights = lit(found, f"text {WORD}", to_patches)
+    if to_patches:  # the word looks at the place, and at all of it alike
+        torch.testing.assert_close(lights, bright / bright.sum(), rtol=1e-4, atol=1e-9)
+    else:  # the place looks at the word; other patches look at all keys alike, or at other tokens
+        torch.testing.assert_close(lights[bright], torch.ones(int(bright.sum())))
+        assert (lights[~bright] < 1.01 / found.shape[3]).all()
+
+
+def lit(found: AttentionMap, word: str, to_patches: bool) -> Tensor:
+    """The weights between a word and the cells, of the word as a query or of the cells."""
+    word_axes, axes = (found.queries, found.keys) if to_patches else (found.keys, found.queries)
+    at, first = labels(word_axes).index(word), 0
+    weights = found[SAMPLE, 0, at] if to_patches else found[SAMPLE, 0, :, at]
+    for axis in parts(axes):
+        if axis.grid is not None:
+            return axis.cells(weights[first : first + len(axis)])
+        first += len(axis)
+    raise AssertionError(f"no picture among {axes}")
+
+
+# What is drawn below the weights
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_latent_that_can_be_drawn_is_the_source(channels):
+    case = case_of("SD3Transformer2DModel")._replace(channels=channels)
+    case = case._replace(config={**case.config, "in_channels": channels})
+    given = case.given()
+    found = watched(case.build(), given)[0]
+    if channels == 4:
+        assert parts(found.keys)[0].source is None
+        assert not isinstance(found.keys, list)  # all samples share their axes
+    else:
+        for sample, (patches, text) in enumerate(found.keys):
+            assert torch.equal(patches.source, given["hidden_states"][sample])
+            assert text.source is None
+            assert patches.pixels(torch.arange(ROWS * COLUMNS)).shape == (2 * ROWS, 2 * COLUMNS)
+
+
+def test_the_picture_that_a_vae_encodes_and_the_latent_that_it_decodes():
+    case = case_of("AutoencoderKL")
+    model, pixels = case.build(), case.given()["sample"]
+    with torch.no_grad(), watch(model) as seen:
+        model.decode(model.encode(pixels).latent_dist.mean)
+    encoded, decoded = seen
+    assert all(torch.equal(one.source, own) for one, own in zip(encoded.keys, pixels, strict=True))
+    assert decoded.keys.grid == (ROWS, COLUMNS) and decoded.keys.source is None
+
+
+# Lengths that might be taken for each other, and what is not explained
+
+
+@pytest.mark.parametrize("model", ["UNet2DConditionModel", "LuminaNextDiT2DModel"])
+def test_a_text_of_as_many_tokens_as_there_are_patches(model):
+    case, length = case_of(model), ROWS * COLUMNS
+    given = case.given() | {"encoder_hidden_states": vectors(BATCH, length, 32)}
+    if "encoder_mask" in given:
+        given["encoder_mask"] = torch.ones(BATCH, length)
+    own, other = watched(case.build(), given)[:2]
+    assert own.keys.grid == own.queries.grid == other.queries.grid == (ROWS, COLUMNS)
+    assert labels(other.keys) == [f"text {i}" for i in range(length)]
+
+
+def test_a_text_that_is_refined_first_is_not_taken_for_the_patches():
+    case = case_of("HunyuanVideoTransformer3DModel")._replace(grid=(1, 1, TEXT))
+    case = case._replace(axes="cfhw")
+    given = case.given()
+    given["hidden_states"] = given["hidden_states"][:, :, :1]
+    refined, joined, _ = watched(case.build(), given)
+    assert refined.shape[2:] == (TEXT, TEXT) and refined.keys is None and refined.queries is None
+    assert [len(axis) for axis in joined.keys] == [TEXT, TEXT]
+
+
+def test_two_pictures_of_flux():
+    """As where a picture is given to be changed: it stands behind the latent."""
+    case = case_of("FluxTransformer2DModel")
+    given = case.given() | {"img_ids": places(0, 1)}
+    given["hidden_states"] = vectors(BATCH, 2 * ROWS * COLUMNS, 4)
+    text, latent, picture = watched(case.build(), given)[0].keys
+    assert len(text) == TEXT and latent.grid == picture.grid == (ROWS, COLUMNS)
+
+
+@pytest.mark.parametrize("ids", [torch.zeros(ROWS * COLUMNS, 3), places(0).flip(0)])
+def test_patches_of_flux_that_are_on_no_grid(ids):
+    case = case_of("FluxTransformer2DModel")
+    found = watched(case.build(), case.given() | {"img_ids": ids})[0]
+    assert found.keys is None and found.queries is None
+
+
+def test_pictures_of_qwen_that_differ_between_samples():
+    case = case_of("QwenImageTransformer2DModel")
+    shapes = [[(1, ROWS, COLUMNS)]] * (BATCH - 1) + [[(1, COLUMNS, ROWS)]]
+    assert watched(case.build(), case.given() | {"img_shapes": shapes})[0].keys is None
+
+
+@pytest.mark.parametrize("also", ["attn1", "attn2"])
+def test_a_processor_that_is_not_known(also):
+    """Nobody knows then what it does; in particular its text is not taken for patches."""
+    case = case_of("UNet2DConditionModel")
+    model = case.build()
+    for name, module in model.named_modules():
+        if name.endswith(("attn2", also)):
+            module.set_processor(type("Own", (type(module.processor),), {})())
+    given = case.given() | {"encoder_hidden_states": vectors(BATCH, ROWS * COLUMNS, 32)}
+    seen = watched(model, given)
+    for layer, one in zip(seen.layers, seen, strict=True):
+        known = layer.name.endswith("attn1") and also == "attn2"
+        assert (one.keys is not None) == (one.queries is not None) == known
+
+
+def test_special_tokens_are_apart_among_queries_too():
+    case = case_of("AuraFlowTransformer2DModel")
+    found = watched(case.build(), case.given())[0]
+    assert found.queries is not None and labels(found.queries) == labels(found.keys)
+    assert [len(axis) for axis in found.queries] == [8, TEXT, ROWS * COLUMNS]
+
+
+def test_keys_of_a_picture_that_a_video_begins_with():
+    """Wan reads its text and the picture one after the other, in one module."""
+    case = case_of("WanTransformer3DModel")
+    case = case._replace(config={**case.config, "image_dim": 20, "added_kv_proj_dim": 24})
+    given = case.given() | {"encoder_hidden_states_image": vectors(BATCH, 13, 20)}
+    given["encoder_hidden_states"] = vectors(BATCH, 512, 32)  # as many as Wan takes for its text
+    seen = watched(case.build(), given)
+    for layer in seen:
+        if layer.shape[2] != layer.shape[3]:
+            assert layer.keys is None

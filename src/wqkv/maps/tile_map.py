@@ -27,9 +27,9 @@ from wqkv.maps.axis import (
     of_samples,
     standing,
 )
-from wqkv.maps.overlay import overlay
+from wqkv.maps.overlay import asked_of, drawn
 from wqkv.maps.picks import Index, Line, numbers, pick
-from wqkv.maps.scales import WEIGHTS, Scale
+from wqkv.maps.scales import WEIGHTS, Scale, of_keys
 from wqkv.maps.statistics import Top
 from wqkv.maps.weights import Numbers, aside
 
@@ -207,13 +207,12 @@ class TileMap(Generic[Of]):
                 "It is not known what the keys of this map are.\n"
                 "Name them: map.on(keys=wqkv.Axis(...)).overlay(...)."
             )
-        name = label_at(queries[sample], position) if queries else str(position)
-        return overlay(
-            self[sample, head, position],
-            keys[sample],
-            smooth=smooth,
-            title=f"{name}, head {head}",
-        )
+        row = self[sample, head, position][None]
+        name, asked = str(position), None
+        if queries:
+            name, asked = label_at(queries[sample], position), asked_of(queries[sample], position)
+        title = f"{name}, head {head}"
+        return drawn(row, [keys[sample]], self._scale_on(row), smooth, title, asked)
 
     def _asked(self, query: int | tuple[int, ...] | str, sample: int) -> tuple[int, int]:
         """The sample and the position of a query that is asked for."""
@@ -262,6 +261,10 @@ class TileMap(Generic[Of]):
     def _scale(self, numbers: Sequence[Tensor]) -> Scale:
         """The scale of pictures of some of its numbers."""
         return WEIGHTS
+
+    def _scale_on(self, row: Tensor) -> Scale:
+        """The scale of an overlay of one of its rows."""
+        return of_keys(self.shape[3])
 
     def _sides(self, sample: int) -> tuple[Parts, Parts]:
         """What the queries and the keys of a sample are; by number where it is not known."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -93,12 +94,12 @@ def token_times(
     if until is None and isinstance(axis.source, tuple):
         until = len(axis.source[0]) / axis.source[1]
     if until is not None:
-        count = min(count, int(until / seconds + 1e-6))  # the last position may be cut: not counted
-        if count < 1:
+        if not seconds <= until < math.inf:
             raise ArgumentError(
                 f"`until` is {until:g} s, and one position lasts {seconds:g} s.\n"
                 f"Pass {seconds:g} or more."
             )
+        count = min(count, int(until / seconds + 1e-6))  # of a position that is cut, nothing
     looks = torch.stack([axis.cells(maps[layer][sample, head]) for layer, head in heads])
     gain = _aligned(looks[..., :count])
     # one row more, if there is one: it takes the time behind the last token

@@ -294,7 +294,9 @@ class Listener:
             self._asked[-1].append(heard)
         elif isinstance(heard.at, _Frame):
             key = heard.at.call.module, heard.at.visit
-            self._layer(*key, self._counts[key]).reason = heard.lost
+            # what its attention functions computed are attentions of their own
+            count = self._counts[key] + self._calls[heard.at.call.module]
+            self._layer(*key, count).reason = heard.lost
             self._counts[key] += 1
         elif self._stack:
             key = self._stack[-1].call.module, self._stack[-1].visit

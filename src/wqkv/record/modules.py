@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
+from wqkv.record.inputs.moment import OTHER_TEXTS
 from wqkv.upstream.of_torch import is_compiled
 from wqkv.upstream.of_transformers import updated
 
@@ -20,16 +21,6 @@ from wqkv.upstream.of_transformers import updated
 AttentionKind = Literal["encoder", "decoder", "cross"]
 
 _CROSS = re.compile(r"cross|encoder_attn|encdec|enc_dec|encoder_decoder", re.IGNORECASE)
-#: The arguments by which modules are given another text, or a picture, to look at.
-_OTHER_TEXTS = (
-    "key_value_states",
-    "encoder_hidden_states",
-    "cross_attention_states",
-    "kv_states",
-    "memory",
-    "context",
-    "xa",
-)
 #: The arguments by which models are given token ids, the decoder's first.
 _TOKEN_IDS = ("decoder_input_ids", "input_ids")
 
@@ -57,14 +48,14 @@ class ModuleCall(NamedTuple):
         given = self.given()
         if isinstance(self.module, nn.MultiheadAttention):
             return given.get("key") is not given.get("query")
-        return any(given.get(name) is not None for name in _OTHER_TEXTS)
+        return any(given.get(name) is not None for name in OTHER_TEXTS)
 
     @property
     def joint_len(self) -> int:
         """How many tokens its own text, which it is given first, and the other have together."""
         given = self.given()
         own = next(iter(given.values()), None)
-        texts = {id(x): x for x in (own, *(given.get(name) for name in _OTHER_TEXTS))}
+        texts = {id(x): x for x in (own, *(given.get(name) for name in OTHER_TEXTS))}
         return sum(x.shape[1] for x in texts.values() if isinstance(x, Tensor) and x.ndim == 3)
 
     @property

@@ -217,7 +217,14 @@ class Run:
     def take(self, moment: Moment | None) -> None:
         """Note the moment of its next call, whose queries are its last ones."""
         new = self.shape[2] - sum(one.kept for one in self.pieces)
-        if moment is not None and new > 0:
+        if moment is None or new <= 0:
+            return
+        last = self.pieces[-1] if self.pieces else None
+        if last is not None and moment.modules[-1] is last.moment.modules[-1]:
+            # one call of its module, as of one that sees its pictures one by one
+            count = last.query_len + new
+            self.pieces[-1] = last._replace(query_len=count, kept=last.kept + new)
+        else:
             self.pieces.append(RunCall(moment, self.shape[0], new, new))
 
     def select(self, order: Tensor) -> None:

@@ -182,3 +182,26 @@ def test_a_beam_that_gave_its_place_to_another():
         torch.testing.assert_close(seen[1][sample, :, :read, :read], theirs, rtol=0, atol=2e-6)
     assert found > 2
     assert gone
+
+
+def test_a_softmax_beside_an_attention_function():
+    """SAM 2 computes a softmax of products that it never uses, beside each of its attentions."""
+    from transformers import Sam2HieraDetConfig
+    from transformers.models.sam2.modeling_sam2 import Sam2HieraDetModel
+
+    config = Sam2HieraDetConfig(
+        hidden_size=12, image_size=[32, 32], blocks_per_stage=[1, 1], embed_dim_per_stage=[12, 24],
+        num_attention_heads_per_stage=[1, 2], window_size_per_stage=[4, 2], num_query_pool_stages=1,
+        global_attention_blocks=[],
+    )  # fmt: skip
+    model = Sam2HieraDetModel(config).eval()
+    with torch.no_grad(), watch(model) as seen:
+        model(torch.randn(1, 3, 32, 32))
+    found = {layer.name: layer.state for layer in seen.layers}
+    assert found == {
+        "blocks.0.attn": "proved",
+        "blocks.0.attn (attention 2)": "missed",
+        "blocks.1.attn": "proved",
+        "blocks.1.attn (attention 2)": "missed",
+    }
+    assert "never met v" in seen.layers[-1].reason

@@ -9,21 +9,26 @@ from typing import TypeAlias
 from wqkv.maps.axis import UNKNOWN, Axes, Axis, Parts
 from wqkv.record.inputs.joined import read_joined
 from wqkv.record.inputs.latents import read_latents
+from wqkv.record.inputs.merge_order import read_merge_order
 from wqkv.record.inputs.moment import CallSizes, HasAxes, Moment, RunCall
+from wqkv.record.inputs.patches import read_patches
 from wqkv.record.inputs.shifted import read_windows
 from wqkv.record.inputs.sound import read_sound
 from wqkv.record.inputs.text import read_text
 
 #: Says what the positions of a call are; None if it does not know. It explains every position, or
-#: says nothing: a wrong axis is worse than none.
+#: says nothing: a wrong axis is worse than none. UNKNOWN says that no other reader knows either.
 Reader: TypeAlias = Callable[[Moment, CallSizes], Axes | None]
 #: The readers, in the order in which they are asked.
 READERS: tuple[Reader, ...] = (
     read_windows,
+    read_merge_order,
     read_latents,
+    read_patches,
     read_sound,
     read_joined,
     read_text,
+    read_patches,
 )
 
 
@@ -61,6 +66,8 @@ def find_axes(
     @cache
     def keys() -> Sequence[Parts] | None:
         first = read()[0]
+        if first is UNKNOWN:
+            return None
         found = None if first is None else _chosen(first.keys(), pieces[0], batch)
         if found is not None and _fits(found, key_len):
             return found

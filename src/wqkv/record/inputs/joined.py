@@ -70,10 +70,13 @@ def joined_axes(config: Config, ids: Tensor, given: Given, text: MakeText) -> li
         rest[kind] = iter(axes) if axes is not None and count == length * copies else None
     if len(ids) % copies or not torch.equal(ids, ids[::copies].repeat_interleave(copies, dim=0)):
         return None
-    rows = zip(ids[::copies], marks[::copies], strict=True)
-    samples = [_sample(row, mark, rest, text) for row, mark in rows]
-    found = [one for one in samples if one is not None for _ in range(copies)]
-    return found if len(found) == len(ids) else None
+    samples = list[Parts]()
+    for row, mark in zip(ids[::copies], marks[::copies], strict=True):
+        parts = _sample(row, mark, rest, text)
+        if parts is None:
+            return None
+        samples += [parts] * copies
+    return samples
 
 
 def _has(given: Given, name: str) -> bool:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from wqkv.maps.axis import Axes, Axis, Parts
+from wqkv.maps.axis import UNKNOWN, Axes, Axis, Parts
 from wqkv.record.inputs.moment import CallSizes, Moment, Running, Sized, is_kind
 
 #: (rows, columns) of a picture, or (frames, rows, columns) of a video.
@@ -26,44 +26,31 @@ Grid: TypeAlias = tuple[int, ...]
 def read_latents(moment: Moment, sizes: CallSizes) -> Axes | None:
     """The queries and keys of a diffusion model, as patches of its latent and tokens of its text.
 
-    The model is given the text as embeddings, so its tokens are named by number; who has the words
-    sets them with `on`. A latent of 1 or 3 channels is the source of its patches. One of more
-    channels is no picture that a person reads, and the patches have no source.
+    The model is given the text as embeddings, so its tokens are named by number, until a user names
+    them with `on`. A latent of 1 or 3 channels is the source of its patches. One of more channels
+    is no picture that a person reads, and the patches have no source.
     """
-    attention = moment.modules[-1]
-    order = _ORDERS.get(type(getattr(attention.module, "processor", None)).__name__)
-    grids = _grids(moment) if order is not None else None
-    if order is None or grids is None:
+    inner = moment.modules[-2:]  # an attention, or its processor, which may be a module of a user
+    if not any(type(one.module).__module__.startswith("diffusers.") for one in inner):
         return None
-    registers, text = _text(moment)
-    lengths = {"patches": sum(map(math.prod, grids)), "text": registers + text}
-    own, other = _length(attention, "hidden_states"), _length(attention, "encoder_hidden_states")
-    if attention.given.get("key_rotary_emb") is not None:
-        other = 0  # Lumina gives self-attention its own states twice; a text has no such positions
-    if not other:
-        # in a block of one stream the attention is given patches and text as one sequence
-        one = ("patches",) if own == lengths["patches"] else order.keys
-        order = Order(one, one)
-    elif (own, other) != (lengths["patches"], lengths["text"]):
-        return None
-    if [sum(lengths[name] for name in names) for names in order] != [
-        sizes.query_len,
-        sizes.key_len,
-    ]:
-        return None
+    grids = _grids(moment)
+    order = None if grids is None else _order(moment, sum(map(math.prod, grids)), sizes)
+    if grids is None or order is None:
+        return UNKNOWN  # another reader might take its text for patches, if there are as many
 
     @cache
     def parts() -> Mapping[str, Sequence[Parts]]:
         """The axes of patches and of text, of every sample."""
-        named = Axis([f"text {i}" for i in range(text)])
-        marks = (Axis([f"[register {i}]" for i in range(registers)]),) if registers else ()
-        sources = _sources(moment, sizes.batch, len(grids))
+        sources = _sources(moment, sizes.batch) if len(grids) == 1 else [None]
         each = [
             tuple(Axis(math.prod(grid), grid, source=source) for grid in grids)
             for source in sources
         ]
-        scale = sizes.batch // len(each)
-        return {"patches": each * scale, "text": [(*marks, named)] * sizes.batch}
+        registers, text = _text(moment)
+        named = [Axis([f"[register {i}]" for i in range(registers)])] if registers else []
+        named.append(Axis([f"text {i}" for i in range(text)]))
+        times = sizes.batch // len(each)
+        return {"patches": each * times, "text": [tuple(named)] * sizes.batch}
 
     def joined(names: Sequence[str]) -> Sequence[Parts]:
         return [sum(one, ()) for one in zip(*(parts()[name] for name in names), strict=True)]
@@ -111,6 +98,26 @@ _ORDERS = {
     "JointAttnProcessor2_0": _TEXT_LAST,
     "FusedJointAttnProcessor2_0": _TEXT_LAST,
 }
+
+
+def _order(moment: Moment, patches: int, sizes: CallSizes) -> Order | None:
+    """What the queries and the keys are, if that explains the lengths of all that was given."""
+    attention = moment.modules[-1]
+    order = _ORDERS.get(type(getattr(attention.module, "processor", None)).__name__)
+    if order is None:
+        return None
+    lengths = {"patches": patches, "text": sum(_text(moment))}
+    own, other = _length(attention, "hidden_states"), _length(attention, "encoder_hidden_states")
+    if attention.given.get("key_rotary_emb") is not None:
+        other = 0  # Lumina gives self-attention its own states twice; a text has no such positions
+    if not other:
+        # in a block of one stream the attention is given patches and text as one sequence
+        alone = ("patches",) if own == patches else order.keys
+        order = Order(alone, alone)
+    elif (own, other) != (patches, lengths["text"]):
+        return None
+    query_len, key_len = (sum(lengths[name] for name in names) for names in order)
+    return order if (query_len, key_len) == (sizes.query_len, sizes.key_len) else None
 
 
 # How a model cuts its latent into patches
@@ -214,13 +221,13 @@ def _text(moment: Moment) -> tuple[int, int]:
     return 0, 0
 
 
-def _sources(moment: Moment, batch: int, pictures: int) -> Sequence[Tensor | None]:
+def _sources(moment: Moment, batch: int) -> Sequence[Tensor | None]:
     """The picture of each sample, or None for all of them together."""
     for one in moment.modules:
         for name in ("sample", "hidden_states"):
             latent = one.given.get(name)
             if isinstance(latent, Tensor) and latent.ndim == 4:
-                drawn = latent.shape[1] in (1, 3) and len(latent) == batch and pictures == 1
+                drawn = latent.shape[1] in (1, 3) and len(latent) == batch
                 return list(latent) if drawn else [None]
     return [None]
 

@@ -14,6 +14,17 @@ from torch import Tensor, nn
 from wqkv.maps.axis import Axes
 from wqkv.upstream.of_torch import version
 
+#: The arguments by which modules are given another text, or a picture, to look at.
+OTHER_TEXTS = (
+    "key_value_states",
+    "encoder_hidden_states",
+    "cross_attention_states",
+    "kv_states",
+    "memory",
+    "context",
+    "xa",
+)
+
 
 class Sized(NamedTuple):
     """Stands for a tensor that is not kept, such as hidden states."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from wqkv.maps.axis import Axis
+from wqkv.record.inputs.cuts import put_together
 from wqkv.upstream import of_transformers
 
 #: A config of transformers, whose fields no type can list.
@@ -170,8 +171,11 @@ def _patches(pixels: str, grids: str, by_frame: bool = False) -> Family:
         for grid in given[grids].tolist():
             patches = given[pixels][first : first + math.prod(grid)]
             first += math.prod(grid)
-            video = _put_together(config.vision_config, patches, grid)
-            side = config.vision_config.patch_size * config.vision_config.spatial_merge_size
+            vision = config.vision_config
+            merge, side = vision.spatial_merge_size, vision.patch_size
+            # of the frames that a patch holds, the first is taken
+            cut = patches.view(len(patches), -1, vision.temporal_patch_size, side, side)[:, :, 0]
+            video, side = put_together(cut, grid, merge), side * merge
             if by_frame or len(video) == 1:
                 found.extend(_grid(frame, side) for frame in video)
             else:
@@ -181,20 +185,6 @@ def _patches(pixels: str, grids: str, by_frame: bool = False) -> Family:
         return found
 
     return family
-
-
-def _put_together(vision: Config, patches: Tensor, grid: list[int]) -> Tensor:
-    """Patches (count, numbers) as the pictures that they were cut from: (frames, 3, height, width).
-
-    Those that are merged stand together. Of the frames that a patch holds, the first is taken.
-    """
-    frames, rows, columns = grid
-    merge, side = vision.spatial_merge_size, vision.patch_size
-    # (frames, rows / merge, columns / merge, merge, merge, channels, frames of a patch, side, side)
-    blocks = (frames, rows // merge, columns // merge, merge, merge)
-    cut = patches.view(*blocks, -1, vision.temporal_patch_size, side, side)[..., 0, :, :]
-    whole = cut.permute(0, 5, 1, 3, 6, 2, 4, 7)
-    return whole.reshape(frames, -1, rows * side, columns * side)
 
 
 # Families that see a picture twice: small, and cut into tiles (anyres)

@@ -1,8 +1,8 @@
 """On which cell of a picture each position stands, where a model does not see it row by row.
 
-The cells of a grid (rows, columns) have the numbers 0, 1, 2, ... row by row. Each function moves the
-numbers as a model moves its hidden states, so that in the end each position has the number of its
-cell; -1 is padding.
+The cells of a grid (rows, columns) have the numbers 0, 1, 2, ... row by row. Each function moves
+the numbers as a model moves its hidden states, so that in the end each position has the number of
+its cell; -1 is padding.
 """
 
 from __future__ import annotations

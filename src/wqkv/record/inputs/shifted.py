@@ -13,16 +13,16 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple, TypeAlias
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from wqkv.maps.axis import Axes, Axis, Parts
+from wqkv.maps.axis import UNKNOWN, Axes, Axis, Parts, known
+from wqkv.record.inputs.cuts import Cut, cuts_of, sources, unnormalized
 from wqkv.record.inputs.moment import CallSizes, Moment, Running
-from wqkv.record.inputs.pixels import pictures_on
 from wqkv.record.inputs.places import Pair, cells, padded, rolled, sparse, unrolled, windows
 
 
-class Cut(NamedTuple):
-    """A picture that is cut into windows."""
+class Placed(NamedTuple):
+    """The cells of a picture, and on which of them the positions of its windows stand."""
 
     grid: Pair
     places: Tensor  # (windows, length), the cell on which each position stands; -1 for padding
@@ -32,8 +32,8 @@ class Windowed(NamedTuple):
     """What the windows of one attention are."""
 
     pictures: int
-    keys: Cut
-    queries: Cut
+    keys: Placed
+    queries: Placed | None  # None: what its queries are is not known
 
 
 #: Reads how a block cuts what it was given; None if it cannot be known.
@@ -41,50 +41,73 @@ Family: TypeAlias = Callable[[Moment, Running], Windowed | None]
 
 
 def read_windows(moment: Moment, sizes: CallSizes) -> Axes | None:
-    """The windows of a picture."""
-    found = next(
-        (
-            family(moment, one)
-            for one in reversed(moment.modules)
-            if (family := _family_of(one)) is not None
-        ),
-        None,
-    )
-    if found is None or not _fits(found, sizes):
+    """The windows of a picture.
+
+    Where a block of a family runs, nobody else can tell what its positions are, so that they are
+    not known if it does not fit.
+    """
+    both = ((_family_of(one.module), one) for one in reversed(moment.modules))
+    family, block = next((pair for pair in both if pair[0] is not None), (None, None))
+    if family is None or block is None:
         return None
-    seen = found
-
-    @cache
-    def keys() -> Sequence[Parts]:
-        return _axes(moment, seen.pictures, seen.keys)
-
-    @cache
-    def queries() -> Sequence[Parts]:
-        return keys() if seen.queries is seen.keys else _axes(moment, seen.pictures, seen.queries)
-
-    return Axes(queries, keys)
-
-
-def _family_of(one: Running) -> Family | None:
-    kinds = (kind.__name__ for kind in type(one.module).__mro__)
-    return next((_FAMILIES[name] for name in kinds if name in _FAMILIES), None)
-
-
-def _fits(seen: Windowed, sizes: CallSizes) -> bool:
-    lengths = (sizes.query_len, sizes.key_len)
-    return all(
-        tuple(cut.places.shape) == (sizes.batch / seen.pictures, length)
-        for cut, length in zip((seen.queries, seen.keys), lengths, strict=True)
+    seen = family(moment, block)
+    if seen is None or not _fits(seen.keys, seen.pictures, sizes.batch, sizes.key_len):
+        return UNKNOWN
+    own = seen.queries
+    if own is not None and not _fits(own, seen.pictures, sizes.batch, sizes.query_len):
+        return UNKNOWN
+    keys = cache(lambda: _axes(moment, seen.pictures, seen.keys))
+    if own is None:
+        return Axes(known(None), keys)
+    return Axes(
+        keys if own is seen.keys else cache(lambda: _axes(moment, seen.pictures, own)), keys
     )
 
 
-def _axes(moment: Moment, count: int, cut: Cut) -> Sequence[Parts]:
-    sources = pictures_on(moment, count, cut.grid)
+def _family_of(module: nn.Module) -> Family | None:
+    names = [kind.__name__ for kind in type(module).__mro__]
+    if "Block" in names and not hasattr(module, "window_size"):
+        return None  # so many others are called
+    return next((_FAMILIES[name] for name in names if name in _FAMILIES), None)
+
+
+def _fits(one: Placed, pictures: int, batch: int, length: int) -> bool:
+    count, size = one.places.shape
+    return (pictures * count, size) == (batch, length)
+
+
+def _axes(moment: Moment, pictures: int, one: Placed) -> Sequence[Parts]:
+    count = math.prod(one.grid)
     return [
-        (Axis(math.prod(cut.grid), cut.grid, source=source, places=places),)
-        for source in sources
-        for places in cut.places
+        (Axis(count, one.grid, source=source, places=places),)
+        for source in _sources(moment, pictures, one.grid)
+        for places in one.places
     ]
+
+
+def _sources(moment: Moment, pictures: int, grid: Pair) -> Sequence[Tensor | None]:
+    """Each picture, exactly as large as its grid of cells; None where that is not known."""
+    for first in cuts_of(moment.convolved):
+        cut = _merged(first, grid) if first.batch == pictures else None
+        found = [] if cut is None else sources(cut, [cut], moment.modules)
+        if found and found[0] is not None:
+            return [x if x is None else unnormalized(x, moment.processor) for x in found]
+    return [None] * pictures
+
+
+def _merged(first: Cut, grid: Pair) -> Cut | None:
+    """The cut into a grid whose cells are made of 1, 4, 16, ... cells of a first one.
+
+    Models add what is missing to whole cells, or leave out what is too much.
+    """
+    side = 1
+    while len(first.cells) == 2 and side <= max(first.cells):
+        pairs = zip(first.cells, grid, strict=True)
+        if all(n in (size // side, -(-size // side)) for size, n in pairs):
+            step = tuple(one * side for one in first.step)
+            return first._replace(name="", made=(*first.made[:2], *grid), step=step)
+        side *= 2
+    return None
 
 
 # What a block was given
@@ -110,8 +133,8 @@ def _grid(block: Running, first: int) -> Pair | None:
 
 def _alike(block: Running, grid: Pair, places: Tensor) -> Windowed:
     """Windows whose queries are their keys."""
-    cut = Cut(grid, places)
-    return Windowed(_hidden(block).shape[0], cut, cut)
+    placed = Placed(grid, places)
+    return Windowed(_hidden(block).shape[0], placed, placed)
 
 
 # Swin: windows that are shifted in every second block
@@ -143,8 +166,8 @@ def _agrees(moment: Moment, shift: Pair) -> bool:
     the shift of now may not be that of then.
     """
     inner = moment.modules[-1].given
-    mmoment = inner.get("attention_mask", inner.get("mask")) is not None
-    return mmoment == any(shift)
+    masked = inner.get("attention_mask", inner.get("mask")) is not None
+    return masked == any(shift)
 
 
 def _torchvision_swin(moment: Moment, block: Running) -> Windowed | None:
@@ -179,17 +202,74 @@ def _plain(first: int, moment: Moment, block: Running) -> Windowed | None:
 
 
 def _pooled(moment: Moment, block: Running) -> Windowed | None:
-    """SAM 2: as SAM, with queries that are the largest of a few cells at the first block of a stage."""
-    seen = _plain(1, moment, block)
-    stride = getattr(block.module, "query_stride", None)
+    """SAM 2: as SAM; where a stage begins, each query is the largest of a few cells."""
+    module: Any = block.module
+    seen, size, stride = _plain(1, moment, block), module.window_size, module.query_stride
     if seen is None or stride is None:
         return seen
     rows, columns = _pair(stride)
     grid = seen.keys.grid[0] // rows, seen.keys.grid[1] // columns
-    size = block.module.window_size
     window = (size // rows, size // columns) if size else grid
     places = windows(padded(cells(grid), window), window)
-    return seen._replace(queries=Cut(grid, places))
+    return seen._replace(queries=Placed(grid, places))
+
+
+def _twins(moment: Moment, block: Running) -> Windowed:
+    """Twins of timm: as SAM; it is told of its grid."""
+    module: Any = block.module
+    grid, window = _pair(block.given["size"]), _pair(module.ws)
+    return _alike(block, grid, windows(padded(cells(grid), window), window))
+
+
+def _gc_vit(moment: Moment, block: Running) -> Windowed | None:
+    """GC ViT of timm: in every second block the queries are made of the whole picture."""
+    module: Any = block.module
+    seen = _plain(1, moment, block)
+    if seen is not None and getattr(module.attn, "use_global", True):
+        return seen._replace(queries=None)
+    return seen
+
+
+def _nest(moment: Moment, block: Running) -> Windowed | None:
+    """NesT of timm: its blocks of cells, which stand in a square."""
+    inner, module = moment.inside("TransformerLayer"), block.module
+    shape: Sequence[int] = () if inner is None else _hidden(inner).shape
+    if len(shape) != 4 or math.isqrt(shape[1]) ** 2 != shape[1]:
+        return None
+    size = _pair(module.block_size)
+    grid = math.isqrt(shape[1]) * size[0], math.isqrt(shape[1]) * size[1]
+    placed = Placed(grid, windows(cells(grid), size))
+    return Windowed(shape[0], placed, placed)
+
+
+def _lw_detr(moment: Moment, block: Running) -> Windowed | None:
+    """LW-DETR: windows, or all of them one behind the other."""
+    module: Any = block.module
+    side = math.isqrt(module.num_windows)
+    count, _, *grid = moment.convolved[-1].made
+    rows, columns = _pair(grid)
+    if side**2 != module.num_windows or rows % side or columns % side:
+        return None
+    places = windows(cells((rows, columns)), (rows // side, columns // side))
+    placed = Placed((rows, columns), places if module.window else places.reshape(1, -1))
+    return Windowed(count, placed, placed)
+
+
+def _mobile_vit(moment: Moment, block: Running) -> Windowed | None:
+    """MobileViT: of each patch the cell at one place, as many as there are places in a patch."""
+    module: Any = block.module
+    patch = getattr(module, "patch_size", None)
+    if patch is None:
+        patch = module.patch_height, module.patch_width
+    count, _, *grid = moment.convolved[-1].made
+    rows, columns = _pair(grid)
+    height, width = _pair(patch)
+    if rows % height or columns % width:
+        return None  # it stretches its cells to whole patches
+    placed = Placed(
+        (rows, columns), sparse(cells((rows, columns)), (rows // height, columns // width))
+    )
+    return Windowed(count, placed, placed)
 
 
 def _max_vit(first: int, moment: Moment, block: Running) -> Windowed | None:
@@ -222,10 +302,10 @@ def _hiera(moment: Moment, block: Running) -> Windowed | None:
         return None
     model: Any = outer.module
     if hasattr(model, "encoder"):
-        mmoment, schedule = moment.inside("HieraEncoder"), model.encoder.schedule[0][0]
+        masked, schedule = moment.inside("HieraEncoder"), model.encoder.schedule[0][0]
     else:
-        mmoment, schedule = outer, model.unroll.schedule
-    if mmoment is None or _any_mmoment(mmoment):
+        masked, schedule = outer, model.unroll.schedule
+    if masked is None or _any_masked(masked):
         return None
     count, length, _ = _hidden(block).shape
     grid = _pair(moment.convolved[-1].made[-2:])
@@ -237,16 +317,16 @@ def _hiera(moment: Moment, block: Running) -> Windowed | None:
         return None
     step = getattr(attention, "query_stride", None) or attention.q_stride
     units = length // (step * attention.window_size) if attention.use_mask_unit_attn else 1
-    keys = Cut(grid, unrolled(cells(grid), strides).view(-1, units).T)
-    if step == 1:
+    keys = Placed(grid, unrolled(cells(grid), strides).view(-1, units).T)
+    if step == 1 or not strides:
         return Windowed(count, keys, keys)
     grid = grid[0] // strides[0][0], grid[1] // strides[0][1]
-    return Windowed(count, keys, Cut(grid, unrolled(cells(grid), strides[1:]).view(-1, units).T))
+    return Windowed(count, keys, Placed(grid, unrolled(cells(grid), strides[1:]).view(-1, units).T))
 
 
-def _any_mmoment(model: Running) -> bool:
+def _any_masked(model: Running) -> bool:
     """Whether patches were left out."""
-    return any(model.given.get(name) is not None for name in ("bool_mmoment_pos", "mask"))
+    return any(model.given.get(name) is not None for name in ("bool_masked_pos", "mask"))
 
 
 _FAMILIES: dict[str, Family] = {
@@ -259,7 +339,7 @@ _FAMILIES: dict[str, Family] = {
     "ShiftedWindowAttention": _torchvision_swin,
     **dict.fromkeys(
         (
-            "Block",  # of SAM in timm
+            "Block",  # of SAM in timm, and in its own code
             "DeepseekOcr2SamVisionLayer",
             "Florence2VisionWindowAttention",
             "GotOcr2VisionLayer",
@@ -274,6 +354,11 @@ _FAMILIES: dict[str, Family] = {
         partial(_plain, 1),
     ),
     **dict.fromkeys(("SpatialBlock", "VitDetLayer"), partial(_plain, 2)),
+    "GlobalContextVitBlock": _gc_vit,
+    "LocallyGroupedAttn": _twins,
+    "LwDetrViTLayer": _lw_detr,
+    **dict.fromkeys(("MobileViTLayer", "MobileVitBlock"), _mobile_vit),
+    "NestLevel": _nest,
     "Sam2MultiScaleBlock": _pooled,
     **dict.fromkeys(("ParallelPartitionAttention", "PartitionAttentionCl"), partial(_max_vit, 1)),
     "PartitionAttention2d": partial(_max_vit, 2),

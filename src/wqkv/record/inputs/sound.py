@@ -40,7 +40,7 @@ class _Sound(NamedTuple):
         """What one sample begins with: (samples, rate), or features (mels, frames)."""
         if not isinstance(self.given, Tensor):
             return None
-        one = self.given[sample]
+        one = self.given[sample].detach()
         if one.ndim == 1:
             return one[:length], rate
         return (one if self.time == 2 else one.mT)[:, :length]
@@ -183,7 +183,7 @@ def _patches(
         special = Axis(["[CLS]", "[DIST]"])
         found = []
         for sample in range(sizes.batch):
-            source = given[sample].mT[tuple(sides)] if isinstance(given, Tensor) else None
+            source = given[sample].detach().mT[tuple(sides)] if isinstance(given, Tensor) else None
             found.append((special, Axis(math.prod(grid), grid, source=source)))
         return found
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from wqkv.maps.axis import Axes, Axis, Parts, known
-from wqkv.record.inputs.moment import CallSizes, Moment, Running
+from wqkv.record.inputs.moment import OTHER_TEXTS, CallSizes, Moment, Running
 
 
 def read_text(moment: Moment, sizes: CallSizes) -> Axes | None:
@@ -35,7 +35,7 @@ def token_ids(moment: Moment, length: int, batch: int) -> Tensor | None:
         found = [x for x in _texts(one) if x.shape[1] == length and x.shape[0] in (1, batch)]
         if found:
             return found[0]
-        if one.tensors(floating=True):
+        if one.tensors(floating=True).keys() - set(OTHER_TEXTS):
             return None  # it reads a picture or a sound
     return None
 

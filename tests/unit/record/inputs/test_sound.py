@@ -187,11 +187,9 @@ def fields(row: Row, count: int) -> list[range]:
     """The samples or frames that each position reads: of the convolutions' own arithmetic."""
     reach, before, stride = 1, 0, 1
     for kernel, step, padding in row.steps:
-        reach, before, stride = (
-            reach + (kernel - 1) * stride,
-            before + padding * stride,
-            stride * step,
-        )
+        reach += (kernel - 1) * stride
+        before += padding * stride
+        stride *= step
     return [range(at * stride - before, at * stride - before + reach) for at in range(count)]
 
 
