@@ -83,7 +83,7 @@ def test_a_position_may_stand_on_any_cell():
     assert inked(panel)[11:22, 28:42].all() and not inked(panel)[:11].any()
     # where no position stands the picture is faded
     assert pixels(panel)[22:].min() > 0.85 > pixels(panel)[:11, :14].min()
-    assert "faded: no position stands there" in says(figure)
+    assert "faded: without a number" in says(figure)
 
 
 def test_windows_of_one_picture_are_one_picture():
