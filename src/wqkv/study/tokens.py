@@ -95,6 +95,18 @@ class TokenizedText:
         return self.arguments or {"input_ids": torch.tensor([self.ids], device="cpu")}
 
     @property
+    def only_picture(self) -> PictureTokens | None:
+        """The picture whose cells all tokens are that are not special, if there is one."""
+        cells = [at for picture in self.pictures for at in picture.tokens]
+        alone = len(self.pictures) == 1 and len(cells) + sum(self.special) == len(self.tokens)
+        return self.pictures[0] if alone else None
+
+    @property
+    def positions(self) -> Tensor | None:
+        """Where the tokens stand, if that is not 0 to n - 1: as the model is called with it."""
+        return self.arguments.get("position_ids")
+
+    @property
     def typed(self) -> tuple[str, ...]:
         """What was typed in the place of each token; "" for one that stands nowhere in the text."""
         return tuple(self.sentence[a:b] for a, b in self.spans)

@@ -17,7 +17,8 @@ from wqkv.study.generate import generate
 from wqkv.study.model import open_model
 from wqkv.study.one_token import clearest_link, token_story
 from wqkv.study.opening import open_any, open_of_texts
-from wqkv.study.vision import OpenVision, is_picture_file, open_vision
+from wqkv.study.vision import OpenVision, is_picture_file
+from wqkv.study.vision_language import open_vision
 from wqkv.study.whatif import what_if
 
 SPECIAL = {
