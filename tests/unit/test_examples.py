@@ -124,6 +124,26 @@ def test_contacts(example, capsys, tmp_path):
 @pytest.mark.parametrize("name", ["nano.py", "contacts.py"])
 def test_under_sixty_lines(name):
     assert len((EXAMPLES / name).read_text("utf-8").splitlines()) < 60
+@pytest.mark.parametrize("name", ["nano.py", "on_pixels.py"])
+def test_under_sixty_lines(name):
+    assert len((EXAMPLES / name).read_text("utf-8").splitlines()) < 60
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of timm's own code
+def test_on_pixels(example, capsys, tmp_path):
+    """A few epochs teach timm's ViT little: what counts is that both are drawn on their pixels."""
+    pictures = [tmp_path / "vit.png", tmp_path / "own.png"]
+    with libraries():
+        pytest.importorskip("timm", reason="timm is not installed: make .venv/.foreign")
+        example("on_pixels.py")["main"](4, *pictures)
+    shown = capsys.readouterr().out
+    (vit,) = numbers(r"timm's ViT: ([\d.]+)% of 599 held-out digits right", shown)
+    (own,) = numbers(r"digits.py: ([\d.]+)% of 599 held-out digits right", shown)
+    assert vit > 15 and own > 85  # 10 by chance
+    axes = "Axis(1 positions, [CLS]), Axis(2 positions, [REG 0] [REG 1]), Axis(16 positions"
+    assert axes in shown and "on a grid of 4 x 4" in shown
+    assert all(imread(picture).std() > 0.05 for picture in pictures)
 
 
 @pytest.mark.process
