@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 from transformers import HieraConfig, HieraForPreTraining, HieraModel, SwinConfig, SwinModel
+from transformers.models.maskformer.configuration_maskformer_swin import MaskFormerSwinConfig
+from transformers.models.maskformer.modeling_maskformer_swin import MaskFormerSwinModel
 
 from wqkv import Axis, watch
 
@@ -177,3 +179,30 @@ def test_another_length():
     with torch.no_grad(), watch(layer) as seen:
         layer(torch.randn(1, 16, 8), (4, 4))
     assert seen[0].shape == (1, 1, 16, 16) and seen[0].keys is None
+
+
+class Detector(nn.Module):
+    """Learned queries that look at what a Swin of one shifted window gives, row by row."""
+
+    def __init__(self):
+        super().__init__()
+        config = MaskFormerSwinConfig(
+            image_size=20, patch_size=SIDE, embed_dim=12, depths=[2], num_heads=[2], window_size=5
+        )
+        self.backbone = MaskFormerSwinModel(config)
+        self.asked = nn.Parameter(torch.randn(1, 3, 12))
+        self.cross = nn.MultiheadAttention(12, 2, batch_first=True)
+
+    def forward(self, pixel_values):
+        cells = self.backbone(pixel_values)[0]
+        return self.cross(self.asked.expand(len(cells), -1, -1), cells, cells)
+
+
+def test_who_looks_at_windows_sees_them_put_back():
+    """Its keys are as many as the positions of the last window, and stand in another order."""
+    first, last, cross = watched(Detector().eval(), torch.randn(2, 3, 20, 20))
+    rows = list(range(25))
+    assert [axis.places.tolist() == rows for axis in last.keys] == [False, False]
+    assert [axis.places.tolist() == rows for axis in cross.keys] == [True, True]
+    pairs = zip(cross.keys, first.keys, strict=True)
+    assert all(axis.source is own.source for axis, own in pairs)
