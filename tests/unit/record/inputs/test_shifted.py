@@ -205,4 +205,4 @@ def test_who_looks_at_windows_sees_them_put_back():
     assert [axis.places.tolist() == rows for axis in last.keys] == [False, False]
     assert [axis.places.tolist() == rows for axis in cross.keys] == [True, True]
     pairs = zip(cross.keys, first.keys, strict=True)
-    assert all(axis.source is own.source for axis, own in pairs)
+    assert all(torch.equal(axis.source, own.source) for axis, own in pairs)
