@@ -66,7 +66,7 @@ def read_windows(moment: Moment, sizes: CallSizes) -> Axes | None:
 
 def _family_of(module: nn.Module) -> Family | None:
     names = [kind.__name__ for kind in type(module).__mro__]
-    if "Block" in names and not hasattr(module, "window_size"):
+    if {"Block", "MultiScaleBlock"} & set(names) and not hasattr(module, "window_size"):
         return None  # so many others are called
     return next((_FAMILIES[name] for name in names if name in _FAMILIES), None)
 
@@ -194,31 +194,39 @@ def _plain(first: int, moment: Moment, block: Running) -> Windowed | None:
         first: the axis of the hidden states on which their rows are.
     """
     module: Any = block.module
-    grid, size = _grid(block, first), getattr(module, "window_size", None)
-    if grid is None or size is None:
+    grid, window = _grid(block, first), _pair(module.window_size)
+    if grid is None:
         return None
-    window = _pair(size) if size else grid
-    return _alike(block, grid, windows(padded(cells(grid), window), window))
+    return _alike(block, grid, _windows(grid, window if any(window) else grid))
 
 
 def _pooled(moment: Moment, block: Running) -> Windowed | None:
     """SAM 2: as SAM; where a stage begins, each query is the largest of a few cells."""
     module: Any = block.module
-    seen, size, stride = _plain(1, moment, block), module.window_size, module.query_stride
+    seen, window = _plain(1, moment, block), _pair(module.window_size)
+    stride = getattr(module, "query_stride", None) or getattr(module, "q_stride", None)
     if seen is None or stride is None:
         return seen
-    rows, columns = _pair(stride)
-    grid = seen.keys.grid[0] // rows, seen.keys.grid[1] // columns
-    window = (size // rows, size // columns) if size else grid
-    places = windows(padded(cells(grid), window), window)
+    step = _pair(stride)
+    grid = _over(seen.keys.grid, step)
+    places = _windows(grid, _over(window, step) if any(window) else grid)
     return seen._replace(queries=Placed(grid, places))
+
+
+def _windows(grid: Pair, size: Pair) -> Tensor:
+    """Padded windows that are not shifted."""
+    return windows(padded(cells(grid), size), size)
+
+
+def _over(size: Pair, by: Pair) -> Pair:
+    return size[0] // by[0], size[1] // by[1]
 
 
 def _twins(moment: Moment, block: Running) -> Windowed:
     """Twins of timm: as SAM; it is told of its grid."""
     module: Any = block.module
-    grid, window = _pair(block.given["size"]), _pair(module.ws)
-    return _alike(block, grid, windows(padded(cells(grid), window), window))
+    grid = _pair(block.given["size"])
+    return _alike(block, grid, _windows(grid, _pair(module.ws)))
 
 
 def _gc_vit(moment: Moment, block: Running) -> Windowed | None:
@@ -311,8 +319,7 @@ def _hiera(moment: Moment, block: Running) -> Windowed | None:
     grid = _pair(moment.convolved[-1].made[-2:])
     strides = [_pair(stride) for stride in schedule]
     while math.prod(grid) > length and strides:  # the stages before have pooled
-        grid = grid[0] // strides[0][0], grid[1] // strides[0][1]
-        strides = strides[1:]
+        grid, strides = _over(grid, strides[0]), strides[1:]
     if math.prod(grid) != length:
         return None
     step = getattr(attention, "query_stride", None) or attention.q_stride
@@ -320,7 +327,7 @@ def _hiera(moment: Moment, block: Running) -> Windowed | None:
     keys = Placed(grid, unrolled(cells(grid), strides).view(-1, units).T)
     if step == 1 or not strides:
         return Windowed(count, keys, keys)
-    grid = grid[0] // strides[0][0], grid[1] // strides[0][1]
+    grid = _over(grid, strides[0])
     return Windowed(count, keys, Placed(grid, unrolled(cells(grid), strides[1:]).view(-1, units).T))
 
 
@@ -359,7 +366,7 @@ _FAMILIES: dict[str, Family] = {
     "LwDetrViTLayer": _lw_detr,
     **dict.fromkeys(("MobileViTLayer", "MobileVitBlock"), _mobile_vit),
     "NestLevel": _nest,
-    "Sam2MultiScaleBlock": _pooled,
+    **dict.fromkeys(("MultiScaleBlock", "Sam2MultiScaleBlock"), _pooled),  # of timm, transformers
     **dict.fromkeys(("ParallelPartitionAttention", "PartitionAttentionCl"), partial(_max_vit, 1)),
     "PartitionAttention2d": partial(_max_vit, 2),
     "PartitionAttentionLayer": _torchvision_max_vit,
