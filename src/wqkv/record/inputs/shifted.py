@@ -2,8 +2,8 @@
 
 The samples of such a map are windows, all of the first picture before those of the second. How a
 model cuts its pictures is read from the block that cuts them and from what that block was given.
-Swin, MaxViT, SAM, Hiera and others are known by the names of their blocks (see `_FAMILIES`), those
-of transformers, timm and torchvision.
+Swin, MaxViT, SAM, Hiera and others of transformers, timm and torchvision are known by the names of
+their blocks: see `_FAMILIES`.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ class Windowed(NamedTuple):
     queries: Placed | None  # None: what its queries are is not known
 
 
+#: A block of the same name elsewhere may cut otherwise.
+_LIBRARIES = ("timm", "torchvision", "transformers")
 #: Reads how a block cuts what it was given; None if it cannot be known.
 Family: TypeAlias = Callable[[Moment, Running], Windowed | None]
 
@@ -65,7 +67,11 @@ def read_windows(moment: Moment, sizes: CallSizes) -> Axes | None:
 
 
 def _family_of(module: nn.Module) -> Family | None:
-    names = [kind.__name__ for kind in type(module).__mro__]
+    names = [
+        kind.__name__
+        for kind in type(module).__mro__
+        if kind.__module__.partition(".")[0] in _LIBRARIES
+    ]
     if {"Block", "MultiScaleBlock"} & set(names) and not hasattr(module, "window_size"):
         return None  # so many others are called
     return next((_FAMILIES[name] for name in names if name in _FAMILIES), None)
@@ -129,6 +135,12 @@ def _grid(block: Running, first: int) -> Pair | None:
     """Rows and columns of hidden states (batch, ...) whose rows are on the axis `first`."""
     shape = _hidden(block).shape
     return _pair(shape[first : first + 2]) if len(shape) == 4 else None
+
+
+def _convolved(moment: Moment) -> tuple[int, Pair] | None:
+    """How many pictures the last convolution before has made, and their rows and columns."""
+    made = moment.convolved[-1].made if moment.convolved else ()
+    return (made[0], _pair(made[2:])) if len(made) == 4 else None
 
 
 def _alike(block: Running, grid: Pair, places: Tensor) -> Windowed:
@@ -253,30 +265,26 @@ def _nest(moment: Moment, block: Running) -> Windowed | None:
 def _lw_detr(moment: Moment, block: Running) -> Windowed | None:
     """LW-DETR: windows, or all of them one behind the other."""
     module: Any = block.module
-    side = math.isqrt(module.num_windows)
-    count, _, *grid = moment.convolved[-1].made
-    rows, columns = _pair(grid)
-    if side**2 != module.num_windows or rows % side or columns % side:
+    side, made = math.isqrt(module.num_windows), _convolved(moment)
+    if made is None or side**2 != module.num_windows:
         return None
-    places = windows(cells((rows, columns)), (rows // side, columns // side))
-    placed = Placed((rows, columns), places if module.window else places.reshape(1, -1))
+    count, grid = made
+    places = windows(cells(grid), _over(grid, (side, side)))
+    placed = Placed(grid, places if module.window else places.reshape(1, -1))
     return Windowed(count, placed, placed)
 
 
 def _mobile_vit(moment: Moment, block: Running) -> Windowed | None:
     """MobileViT: of each patch the cell at one place, as many as there are places in a patch."""
     module: Any = block.module
-    patch = getattr(module, "patch_size", None)
-    if patch is None:
-        patch = module.patch_height, module.patch_width
-    count, _, *grid = moment.convolved[-1].made
-    rows, columns = _pair(grid)
-    height, width = _pair(patch)
-    if rows % height or columns % width:
+    patch, made = getattr(module, "patch_size", None), _convolved(moment)
+    if made is None:
+        return None
+    height, width = (module.patch_height, module.patch_width) if patch is None else _pair(patch)
+    count, grid = made
+    if grid[0] % height or grid[1] % width:
         return None  # it stretches its cells to whole patches
-    placed = Placed(
-        (rows, columns), sparse(cells((rows, columns)), (rows // height, columns // width))
-    )
+    placed = Placed(grid, sparse(cells(grid), _over(grid, (height, width))))
     return Windowed(count, placed, placed)
 
 
@@ -306,7 +314,8 @@ def _hiera(moment: Moment, block: Running) -> Windowed | None:
     """Hiera: the cells of a mask unit stand far apart in the sequence, in the order of pooling."""
     attention: Any = moment.modules[-1].module
     outer = moment.inside("HieraModel", "Hiera")
-    if outer is None or not moment.convolved:
+    made = _convolved(moment)
+    if outer is None or made is None:
         return None
     model: Any = outer.module
     if hasattr(model, "encoder"):
@@ -315,8 +324,7 @@ def _hiera(moment: Moment, block: Running) -> Windowed | None:
         masked, schedule = outer, model.unroll.schedule
     if masked is None or _any_masked(masked):
         return None
-    count, length, _ = _hidden(block).shape
-    grid = _pair(moment.convolved[-1].made[-2:])
+    (count, grid), length = made, _hidden(block).shape[1]
     strides = [_pair(stride) for stride in schedule]
     while math.prod(grid) > length and strides:  # the stages before have pooled
         grid, strides = _over(grid, strides[0]), strides[1:]

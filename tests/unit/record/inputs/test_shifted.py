@@ -8,6 +8,7 @@ from torch import nn
 from transformers import HieraConfig, HieraForPreTraining, HieraModel, SwinConfig, SwinModel
 from transformers.models.maskformer.configuration_maskformer_swin import MaskFormerSwinConfig
 from transformers.models.maskformer.modeling_maskformer_swin import MaskFormerSwinModel
+from transformers.models.swin.modeling_swin import SwinLayer as ModelSwinLayer
 
 from wqkv import Axis, watch
 
@@ -163,22 +164,46 @@ def test_patches_that_were_left_out():
 
 
 class SwinLayer(nn.Module):
-    """Has the name of a block that is known, and does something else."""
+    """Has the name of a block of transformers, and does something else."""
 
     def __init__(self):
         super().__init__()
         self.window_size, self.shift_size = 2, 0
 
     def forward(self, hidden_states, input_dimensions):
-        x = hidden_states
-        return nn.functional.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None])
+        x = hidden_states.view(4, 1, 4, 8)
+        return nn.functional.scaled_dot_product_attention(x, x, x)
 
 
-def test_another_length():
+def test_a_block_of_the_same_name():
     layer = SwinLayer()
     with torch.no_grad(), watch(layer) as seen:
         layer(torch.randn(1, 16, 8), (4, 4))
-    assert seen[0].shape == (1, 1, 16, 16) and seen[0].keys is None
+    assert seen[0].shape == (4, 1, 4, 4) and seen[0].keys is None
+
+
+class Whole(ModelSwinLayer):
+    """A block that extends one that is known, and sees all cells at once."""
+
+    def forward(self, hidden_states, input_dimensions):
+        return self.attention(hidden_states, None)
+
+
+def test_a_block_that_does_not_fit():
+    """25 cells, of which the known block would make one window, with two of them as samples."""
+    known = swin(stages=1).encoder.layers[0].blocks[0]
+    whole = Whole(SwinConfig(window_size=5, embed_dim=12), 12, (5, 5), 2)
+    for rows, fits in ((5, True), (10, False)):
+        hidden = torch.randn(1, 5 * rows, 12)
+        seen = watched_call(whole, hidden[:, :25], (rows, 5))
+        assert (seen[0].keys is not None) == fits
+    assert watched_call(known, torch.randn(1, 50, 12), (10, 5))[0].keys is not None
+
+
+def watched_call(model, *args):
+    with torch.no_grad(), watch(model.eval()) as seen:
+        model(*args)
+    return seen
 
 
 class Detector(nn.Module):
