@@ -19,6 +19,7 @@ from matplotlib.image import imread
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 import wqkv
+from tests.conformance.foreign import libraries
 from tests.tiny import fill
 
 ROOT = Path(__file__).parents[2]
@@ -108,8 +109,21 @@ def test_nano(example, capsys, tmp_path):
     assert imread(tmp_path / "nano.png").shape == (660, 1240, 4)
 
 
-def test_nano_is_under_sixty_lines():
-    assert len((EXAMPLES / "nano.py").read_text("utf-8").splitlines()) < 60
+@pytest.mark.slow
+def test_contacts(example, capsys, tmp_path):
+    heads, contacts = tmp_path / "heads.png", tmp_path / "contacts.png"
+    example("contacts.py")["main"](heads=heads, contacts=contacts)
+    shown = capsys.readouterr().out
+    line = r"([\d.]+)% of the 13 strongest pairs touch \(chance: ([\d.]+)%\)"
+    right, chance = numbers(line, shown)
+    assert right > 60 and chance == 1.7
+    assert imread(contacts).shape == (530, 1000, 4)
+    assert imread(heads).shape[2] == 4
+
+
+@pytest.mark.parametrize("name", ["nano.py", "contacts.py"])
+def test_under_sixty_lines(name):
+    assert len((EXAMPLES / name).read_text("utf-8").splitlines()) < 60
 
 
 @pytest.mark.process
@@ -138,6 +152,25 @@ def test_characters_are_written_as_if_all_were_read_again(example):
         text += chr(model(ids)[0, -1].argmax())
     assert written == text
     assert len(set(text)) > 10
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of diffusers' own code
+def test_diffusion(example, capsys, tmp_path):
+    with libraries():
+        pytest.importorskip("diffusers", reason="diffusers is not installed: make .venv/.foreign")
+        main = example("diffusion.py")["main"]
+        main(steps=250, picture=str(tmp_path / "{}.png"))
+    shown = capsys.readouterr().out
+    for word in ("gold", "blue", "green"):
+        square, rest = numbers(rf"{word}: its square .* ([\d.]+), the rest with ([\d.]+)", shown)
+        assert square > 0.9 and rest < 0.2
+        assert imread(tmp_path / f"{word}.png").shape[2] == 4
+    assert imread(tmp_path / "patch.png").shape[2] == 4
+
+
+def test_diffusion_is_under_sixty_lines():
+    assert len((EXAMPLES / "diffusion.py").read_text("utf-8").splitlines()) < 60
 
 
 # English to Chinese

@@ -24,7 +24,6 @@ READERS: tuple[Reader, ...] = (
     read_windows,
     read_merge_order,
     read_latents,
-    read_patches,
     read_sound,
     read_joined,
     read_text,
