@@ -17,7 +17,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedTokenizerFast
 
+from tests.tiny import fill
 from wqkv.record.watch import Seen, watch
+from wqkv.study.vision_language import OpenVisionLanguage
 
 MARKS = """
 <pad> <s> <image> <|image_pad|> <|video_pad|> <|vision_start|> <|vision_end|> [IMG] [IMG_BREAK]
@@ -315,3 +317,20 @@ CASES = {
         "smolvlm", 9, shape=(2, 2), vision={"image_size": 42}, scale_factor=2
     ),
 }
+
+
+# Opened for the explorer
+
+
+def tiny_joined(family: str) -> OpenVisionLanguage:
+    """An opened model of a family, whose prompt has its picture first."""
+    made = CASES[family]()
+    fill(made.model)
+    found = OpenVisionLanguage(made.model.model, made.processor, f"tiny-{family}", made.model)
+    before = "<|vision_start|> <|image_pad|> <|vision_end|> " if "qwen" in family else "<image> "
+    made.processor.chat_template = before + "{{ messages[0].content[1].text }}"
+    return found
+
+
+def tiny_llava() -> OpenVisionLanguage:
+    return tiny_joined("llava")

@@ -105,17 +105,15 @@ def test_a_patch_is_the_crop_of_its_cell(open_page):
 
 def test_the_tokens_along_a_map(open_page):
     page = open_page(f"{HERE}&step=0&view=map&at=1,1,5")
-    tile = page.locator("canvas.tile")
-    found = tile.evaluate(
-        """(canvas, [rows, columns]) => {
-            const pen = canvas.getContext("2d"), scale = canvas.width / canvas.clientWidth,
+    found = page.locator("canvas.tile").evaluate(
+        """canvas => {
+            const pen = canvas.getContext("2d"),
                 all = pen.getImageData(0, 0, canvas.width, canvas.height).data;
             const seen = new Set();
             for (let at = 0; at < all.length; at += 4)
                 seen.add(`${all[at]},${all[at + 1]},${all[at + 2]}`);
             return [...seen];
-        }""",
-        [ROWS, COLUMNS],
+        }"""
     )
     seen = {tuple(map(int, one.split(","))) for one in found}
     for column in range(COLUMNS):  # tokens 1 to 3 are the first row of the picture

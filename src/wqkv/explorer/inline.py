@@ -24,6 +24,7 @@ def saved_page(
     model: AnyModel | str | None,
     text: str,
     target: str | None,
+    picture: str | None,
     at: tuple[int, int, int] | None,
     lang: str,
 ) -> SavedPage:
@@ -37,7 +38,7 @@ def saved_page(
     api = Api(opened, source)
     if not isinstance(model, str | None):
         api.opening = "import wqkv  # `model` is the one that wqkv.open was given"
-    seen = api.open(text, silent, target)
+    seen = api.open(text, silent, target, picture=picture)
     layer, head, token = seen.first[1:] if at is None else at
     seen.view.checked_layer(layer, head, token)
     page = export(api, seen, (layer, head, token), lang, silent)

@@ -25,7 +25,8 @@ from wqkv.maps.scales import WEIGHTS, Scale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.colorbar import Colorbar
+    from matplotlib.figure import Figure, SubFigure
 
 #: The most that one HTML text holds: how many pictures, how many blocks per side of each, and how
 #: many weights are read for all pictures.
@@ -270,7 +271,7 @@ def figure(title: str, pictures: Sequence[Picture], scale: Scale = WEIGHTS) -> F
     for panel, one in zip(panels, pictures, strict=False):
         _draw(panel, one, scale, missing, font)
     if pictures:
-        legend(made, list(panels[: len(pictures)]), scale)
+        draw_scale(made, list(panels[: len(pictures)]), scale)
         made.supxlabel(folded(said.translate(missing), made, 7), fontsize=7, **font)
     made.suptitle(folded(title.translate(missing), made, 9), fontsize=9, **font)
     return made
@@ -322,13 +323,14 @@ def color_map(scale: Scale) -> Any:
     return LinearSegmentedColormap.from_list("wqkv", stops).with_extremes(bad="#808080")
 
 
-def legend(made: Figure, panels: Sequence[Axes], scale: Scale) -> None:
+def draw_scale(made: Figure | SubFigure, panels: Sequence[Axes], scale: Scale) -> Colorbar:
     """Draw the colors of a scale beside some panels, with the numbers that they stand for."""
     from matplotlib.cm import ScalarMappable
 
     bar = made.colorbar(ScalarMappable(cmap=color_map(scale)), ax=panels, shrink=0.8, aspect=30)
     levels, names = zip(*scale.marks(), strict=True)
     bar.set_ticks(levels, labels=names, fontsize=8)
+    return bar
 
 
 # What is said of a picture

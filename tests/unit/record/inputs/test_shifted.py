@@ -8,7 +8,6 @@ from torch import nn
 from transformers import HieraConfig, HieraForPreTraining, HieraModel, SwinConfig, SwinModel
 
 from wqkv import Axis, watch
-from wqkv.record.inputs.shifted import _FAMILIES
 
 SIDE, WINDOW, SHIFT = 4, 5, 2
 #: 13 x 19 cells, then 7 x 10: no stage has whole windows.
@@ -103,18 +102,17 @@ def test_planted(cell):
 
 
 def test_overlay_finds_the_window():
+    """The map of shifted windows, three rows of four: its first cells stand in the last one."""
     pytest.importorskip("matplotlib")
-    seen = watched(planted(), torch.zeros(2, 3, *SIZE))
-    shifted = seen[1]
-    for cell, sample in (((0, 0), 0), ((1, 1), 0), ((2, 2), 0), ((12, 18), 11)):
-        found, position = shifted._asked(cell, 0)
-        axis = shifted.queries[found]
-        assert axis.label(position) == f"{cell[0]},{cell[1]}"
-        # of the second picture, from its first window on
-        other, again = shifted._asked(cell, len(shifted.queries) // 2)
-        assert (other, again) == (found + len(shifted.queries) // 2, position)
-    made = shifted.overlay((2, 2), head=1)
-    assert made.axes
+    shifted = watched(planted(), torch.zeros(2, 3, *SIZE))[1]
+    assert len(shifted.queries) == 24
+    cells = {(0, 0): 11, (1, 1): 11, (2, 2): 0, (6, 3): 0, (7, 3): 4, (12, 18): 11}
+    for cell, window in cells.items():
+        for first in (0, 12):  # the windows of each picture
+            sample, position = shifted._asked(cell, first)
+            assert sample == first + window
+            assert shifted.queries[sample].label(position) == f"{cell[0]},{cell[1]}"
+    assert shifted.overlay((7, 3), head=1).axes
 
 
 # The picture
@@ -179,9 +177,3 @@ def test_another_length():
     with torch.no_grad(), watch(layer) as seen:
         layer(torch.randn(1, 16, 8), (4, 4))
     assert seen[0].shape == (1, 1, 16, 16) and seen[0].keys is None
-
-
-def test_every_family_is_proved():
-    """A name without a row in tests/conformance/cut_pictures.py would be a guess."""
-    unproved = {"Sam3ViTLayer", "Sam2MultiScaleBlock"}
-    assert unproved < set(_FAMILIES)

@@ -52,7 +52,7 @@ export function flow(given) {
   const box = h(
     "div",
     {
-      class: n - patches > 200 ? "flow long" : "flow",
+      class: `flow${n - patches > 200 ? " long" : ""}${isPicture(of) ? " picture" : ""}`,
       dir: backward ? "rtl" : "ltr",
       role: "listbox",
       "aria-multiselectable": "true",
@@ -83,6 +83,11 @@ export function flow(given) {
       box.scrollTop = top - box.clientHeight / 2;
   });
   return [n > LAID && overview(lookup, n, from), box, peek && peeking(box, given, peek), positions.length < n && pages(positions, n, from)];
+}
+
+// Whether nothing but special tokens stands beside one picture.
+function isPicture({ pictures, special }) {
+  return pictures.length === 1 && special.every((one, j) => one || pictureAt({ pictures }, j));
 }
 
 function choose(event, pick, toggle) {

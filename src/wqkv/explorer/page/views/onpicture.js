@@ -4,9 +4,9 @@ import { drawNotice } from "../frame/notices.js";
 import { fill, h } from "../parts/dom.js";
 import { flow } from "../parts/flow.js";
 import { short } from "../parts/format.js";
-import { scaleOf } from "../parts/photo.js";
+import { photoLevel, photoScale, scaleOf } from "../parts/photo.js";
 import { tokenTag } from "../parts/token.js";
-import { keyCount, keys, opened } from "../reading/opened.js";
+import { keyCount, keys, opened, size } from "../reading/opened.js";
 import { go } from "../reading/state.js";
 import { t } from "../words/words.js";
 
@@ -54,12 +54,13 @@ async function rowOnPicture(i, { values, q0, k0, cols }, what) {
 
 /** @param {(j: number) => number | null} received */
 export function receivedOnPicture(received) {
-  const even = Math.log1p(keyCount());
+  const spread = { even: size() / keyCount(), whole: size() };
   return h(
     "section",
     {},
     h("h3", {}, t("receivedEach_")),
-    onPicture(received, { asked: [], look: { level: value => Math.log1p(value) / even, text: value => short(value, 3) }, pick: j => go({ other: j, ...(opened.text.keys ? {} : { token: j }) }) }),
+    onPicture(received, { asked: [], look: { level: photoLevel(spread), text: value => short(value, 3) }, pick: j => go({ other: j, ...(opened.text.keys ? {} : { token: j }) }) }),
+    photoScale(t("receivedShort"), spread),
   );
 }
 
