@@ -390,6 +390,18 @@ def test_special_tokens_are_apart_among_queries_too():
     assert [len(axis) for axis in found.queries] == [8, TEXT, ROWS * COLUMNS]
 
 
+def test_keys_that_a_unet_makes_of_a_picture():
+    """As in Kandinsky 2.2, which is given no text."""
+    case = case_of("UNet2DConditionModel").having(
+        encoder_hid_dim=13, encoder_hid_dim_type="image_proj"
+    )
+    given = case.given() | {"encoder_hidden_states": None}
+    given["added_cond_kwargs"] = {"image_embeds": vectors(BATCH, 13)}
+    own, other = watched(case.build(), given)[:2]
+    assert own.keys.grid == (ROWS, COLUMNS)
+    assert other.shape[3] == 32 and other.keys is None
+
+
 def test_keys_of_a_picture_that_a_video_begins_with():
     """Wan reads its text and the picture one after the other, in one module."""
     case = case_of("WanTransformer3DModel")
