@@ -27,8 +27,8 @@ def draw_sound(panel: Axes, numbers: Tensor, axis: Axis, scale: Scale) -> None:
 
     At each time stands the ink of the position that covers it, behind the wave form, or on the gray
     spectrogram. A name that several positions in a row have, such as what is said there, is written
-    over them. The panel ends where the wave form does, also where a model was given silence behind
-    it; what the numbers there sum to is said below.
+    over them. The panel ends where the sound does, also where a model was given silence behind it;
+    what the numbers there sum to is said below.
 
     Args:
         panel: of matplotlib.
@@ -38,15 +38,15 @@ def draw_sound(panel: Axes, numbers: Tensor, axis: Axis, scale: Scale) -> None:
     Raises:
         KindError: a source of another shape.
     """
-    assert axis.seconds is not None
+    assert axis.seconds is not None  # it is a sound
     cells = axis.cells(numbers.detach().float().cpu())
     whole = axis.count * axis.seconds
     end, wave, features = _source(axis, whole)
     ink, share = scale.ink(cells)
     if features is None:
         paper = torch.ones(1, len(cells), 3, device="cpu")
-    else:  # low frequencies at the bottom
-        paper = gray(features.flip(0).expand(3, -1, -1)).movedim(0, -1)
+    else:  # what is loud is dark, and low frequencies are at the bottom
+        paper = gray(-features.flip(0).expand(3, -1, -1)).movedim(0, -1)
         at = torch.arange(paper.shape[1], device="cpu") * len(cells) // paper.shape[1]
         ink, share = ink[at], share[at] * COVERS
     shown = paper + (ink - paper) * share[:, None]
@@ -83,7 +83,10 @@ def _source(axis: Axis, whole: float) -> tuple[float, Tensor | None, Tensor | No
                     "Pass (mels, frames), or a wave form as (samples, rate).",
                 )
             )
-        return whole, None, features
+        # frames of the smallest number alone are silence that was put behind the end
+        loud = (features > features.min()).any(dim=0).nonzero().flatten().tolist()
+        share = (loud[-1] + 1) / features.shape[1] if loud else 1.0
+        return whole * share, None, features
     samples, rate = axis.source
     wave = torch.as_tensor(samples, device="cpu").detach().float()
     if wave.ndim != 1 or not len(wave):

@@ -60,11 +60,22 @@ def test_it_ends_where_the_wave_form_does():
     assert drawn(numbers, source=(torch.randn(2400), 2000)).get_xlim() == (0, 1)
 
 
+def test_it_ends_where_the_frames_of_silence_begin():
+    features = torch.full((7, 2 * LENGTH), -1.5)
+    features[3, :40] = 0.5
+    features[2, 60] = -1.25
+    numbers = torch.full((LENGTH,), 1 / LENGTH)
+    panel = drawn(numbers, source=features)
+    assert panel.get_xlim() == (0, pytest.approx(0.61))
+    assert panel.get_xlabel() == "seconds (0.4 stands behind the end)"
+    assert drawn(numbers, source=torch.zeros(7, 2 * LENGTH)).get_xlim() == (0, 1)
+
+
 def test_a_spectrogram_stands_upright():
     features = torch.zeros(7, 2 * LENGTH)
     features[0] = 1  # the lowest frequency
     shown = torch.as_tensor(drawn(torch.zeros(LENGTH), source=features).images[0].get_array())
-    assert bool((shown[-1] > shown[0]).all()) and torch.equal(shown[0], shown[1])
+    assert bool((shown[-1] < shown[0]).all()) and torch.equal(shown[0], shown[1])
 
 
 def test_names_stand_over_their_seconds():
