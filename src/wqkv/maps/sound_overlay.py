@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -40,15 +41,17 @@ def draw_sound(panel: Axes, numbers: Tensor, axis: Axis, scale: Scale) -> None:
     """
     assert axis.seconds is not None  # it is a sound
     cells = axis.cells(numbers.detach().float().cpu())
-    whole = axis.count * axis.seconds
-    end, wave, features = _source(axis, whole)
+    whole = len(cells) * axis.seconds
+    end, wave, features = _source(axis, axis.seconds)
     ink, share = scale.ink(cells)
     if features is None:
         paper = torch.ones(1, len(cells), 3, device="cpu")
     else:  # what is loud is dark, and low frequencies are at the bottom
         paper = gray(-features.flip(0).expand(3, -1, -1)).movedim(0, -1)
-        at = torch.arange(paper.shape[1], device="cpu") * len(cells) // paper.shape[1]
+        each = _frames(features, axis)
+        at = torch.arange(paper.shape[1], device="cpu") // each
         ink, share = ink[at], share[at] * COVERS
+        whole = paper.shape[1] / each * axis.seconds
     shown = paper + (ink - paper) * share[:, None]
     panel.imshow(shown.numpy(), extent=(0, whole, -1, 1), aspect="auto", interpolation="nearest")
     if wave is not None:
@@ -69,8 +72,9 @@ def draw_sound(panel: Axes, numbers: Tensor, axis: Axis, scale: Scale) -> None:
     _write_names(panel, axis.labels, axis.seconds, end)
 
 
-def _source(axis: Axis, whole: float) -> tuple[float, Tensor | None, Tensor | None]:
+def _source(axis: Axis, seconds: float) -> tuple[float, Tensor | None, Tensor | None]:
     """When the sound ends, and its samples (length,), or its features (mels, frames)."""
+    whole = axis.count * seconds
     if axis.source is None:
         return whole, None, None
     if not isinstance(axis.source, tuple):
@@ -85,8 +89,8 @@ def _source(axis: Axis, whole: float) -> tuple[float, Tensor | None, Tensor | No
             )
         # frames of the smallest number alone are silence that was put behind the end
         loud = (features > features.min()).any(dim=0).nonzero().flatten().tolist()
-        share = (loud[-1] + 1) / features.shape[1] if loud else 1.0
-        return whole * share, None, features
+        frames = loud[-1] + 1 if loud else features.shape[1]
+        return frames / _frames(features, axis) * seconds, None, features
     samples, rate = axis.source
     wave = torch.as_tensor(samples, device="cpu").detach().float()
     if wave.ndim != 1 or not len(wave):
@@ -98,6 +102,11 @@ def _source(axis: Axis, whole: float) -> tuple[float, Tensor | None, Tensor | No
             )
         )
     return min(whole, len(wave) / rate), wave[: round(whole * rate)], None
+
+
+def _frames(features: Tensor, axis: Axis) -> int:
+    """How many frames a position has; the last one may have less."""
+    return math.ceil(features.shape[1] / axis.count)
 
 
 def _write_names(panel: Axes, labels: Sequence[str], seconds: float, end: float) -> None:

@@ -71,6 +71,16 @@ def test_it_ends_where_the_frames_of_silence_begin():
     assert drawn(numbers, source=torch.zeros(7, 2 * LENGTH)).get_xlim() == (0, 1)
 
 
+@pytest.mark.parametrize("frames", [400, 397])  # of the last position there may be less
+def test_the_frames_of_a_position_have_its_ink(frames):
+    panel = drawn(on(17, 29), source=torch.rand(7, frames) + 1)
+    shown = torch.as_tensor(panel.images[0].get_array())
+    blue = (shown[..., 2] > shown[..., 0] + 0.1).all(0).nonzero().flatten().tolist()
+    assert blue == list(range(17 * 8, 29 * 8))
+    assert panel.get_xlim()[1] == pytest.approx(frames / 400)
+    assert panel.images[0].get_extent()[1] == pytest.approx(frames / 400)
+
+
 def test_a_spectrogram_stands_upright():
     features = torch.zeros(7, 2 * LENGTH)
     features[0] = 1  # the lowest frequency

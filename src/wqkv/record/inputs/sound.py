@@ -87,6 +87,8 @@ def read_sound(moment: Moment, sizes: CallSizes) -> Axes | None:
             if count < sizes.key_len:  # the others begin behind the end: they are padding
                 places = torch.arange(sizes.key_len, device="cpu")
                 places[count:] = -1
+            if sizes.key_len * stride < length and given.ndim == 3:
+                length = sizes.key_len * stride  # frames behind the last position, that none has
             source = sound.source(sample, length, per_second)
             found.append((Axis(count, None, stride / per_second, source, places),))
         return found
