@@ -137,6 +137,16 @@ CASES = [
         rest=lambda: {"timestep": 1}, mixing=("up_blocks.0.upsamplers",), patch=1, named="sample",
     ),
     Case(
+        "UNet2DConditionModel",
+        UNET | {
+            "down_block_types": ("SimpleCrossAttnDownBlock2D", "DownBlock2D"),
+            "mid_block_type": "UNetMidBlock2DSimpleCrossAttn", "cross_attention_dim": D_TEXT,
+            "up_block_types": ("UpBlock2D", "SimpleCrossAttnUpBlock2D"), "attention_head_dim": 4,
+        },
+        rest=lambda: {"timestep": 1}, mixing=("up_blocks.0.upsamplers",), patch=1, named="sample",
+        grid=(2 * ROWS, 2 * COLUMNS), note="text and patches as keys",
+    ),
+    Case(
         "UNet2DModel",
         UNET | {
             "down_block_types": ("AttnDownBlock2D", "DownBlock2D"), "in_channels": 1,

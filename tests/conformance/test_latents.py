@@ -75,17 +75,17 @@ def check(before: Seen, after: Seen, label_of) -> None:
 def test_a_patch_stands_where_it_is_said_to(case):
     model, given = case.still(), case.given()
     before = watched(model, given)
-    last = tuple(size - 1 for size in case.grid)
-    for cell in {(0,) * len(last), last, (*last[:-2], 2, 4), (*last[:-2], 4, 2)}:
+    *frame, rows, columns = case.grid
+    # a UNet takes every other place to the level below: these are taken
+    for at in {(0, 0), (2, 4), (4, 2), ((rows - 1) // 2 * 2, (columns - 1) // 2 * 2)}:
+        cell = (*(size - 1 for size in frame), *at)
         latent = given[case.named].clone()
         latent[SAMPLE][case.place(cell)] += 1
 
         def label_of(axes: tuple[Axis, ...], cell=cell) -> str:
-            """The cell's name; deep in a UNet of the one that every other place reaches."""
             grid = next((axis.grid for axis in axes if axis.grid), case.grid)
             step = -(-case.grid[-1] // grid[-1])
-            on = all(at % step == 0 for at in cell)
-            return ",".join(str(at // step) for at in cell) if on else "none"
+            return ",".join(str(at // step) for at in cell)
 
         check(before, watched(model, {**given, case.named: latent}), label_of)
 
@@ -204,6 +204,46 @@ def lit(found: AttentionMap, word: str, to_patches: bool) -> Tensor:
     raise AssertionError(f"no picture among {axes}")
 
 
+# Other ways to the same attention
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "UNet2DConditionModel",
+        "SD3Transformer2DModel",
+        "FluxTransformer2DModel",
+        "AuraFlowTransformer2DModel",
+        "CogVideoXTransformer3DModel",
+        "HunyuanDiT2DModel",
+        "PixArtTransformer2DModel",
+        "WanTransformer3DModel",
+    ],
+)
+def test_fused_projections_change_no_axis(model):
+    case = case_of(model)  # diffusers cannot fuse a block of SD3 that attends to patches once more
+    once = {"dual_attention_layers": ()} if "dual_attention_layers" in case.config else {}
+    case = case._replace(config={**case.config, **once})
+    plain, fused, given = case.build(), case.build(), case.given()
+    fused.fuse_qkv_projections()
+    for (name, _, axes), (_, _, others) in zip(
+        sides(watched(plain, given)), sides(watched(fused, given)), strict=True
+    ):
+        assert labels(axes) == labels(others), name
+
+
+def test_attention_that_is_written_out():
+    case = case_of("UNet2DConditionModel")
+    plain, by_hand, given = case.build(), case.build(), case.given()
+    with libraries():
+        from diffusers.models.attention_processor import AttnProcessor
+    by_hand.set_attn_processor(AttnProcessor())
+    for (name, _, axes), (_, _, others) in zip(
+        sides(watched(plain, given)), sides(watched(by_hand, given)), strict=True
+    ):
+        assert labels(axes) == labels(others), name
+
+
 # What is drawn below the weights
 
 
@@ -277,6 +317,22 @@ def test_pictures_of_qwen_that_differ_between_samples():
     case = case_of("QwenImageTransformer2DModel")
     shapes = [[(1, ROWS, COLUMNS)]] * (BATCH - 1) + [[(1, COLUMNS, ROWS)]]
     assert watched(case.build(), case.given() | {"img_shapes": shapes})[0].keys is None
+
+
+def test_pictures_of_qwen_one_a_sample():
+    """As its pipeline with a ControlNet says it."""
+    case = case_of("QwenImageTransformer2DModel")
+    given = case.given() | {"img_shapes": [(1, ROWS, COLUMNS)] * BATCH}
+    assert watched(case.build(), given)[0].keys[1].grid == (ROWS, COLUMNS)
+
+
+def test_codes_of_a_picture():
+    config = {"num_attention_heads": 2, "attention_head_dim": 8, "num_vector_embeds": 13}
+    config |= {"sample_size": ROWS, "num_embeds_ada_norm": 17, "norm_type": "ada_norm"}
+    model = Case("Transformer2DModel", config).build()
+    codes = torch.arange(BATCH * ROWS**2).remainder(13).view(BATCH, -1)
+    (found,) = watched(model, {"hidden_states": codes, "timestep": torch.tensor(1)})
+    assert found.keys is None and found.queries is None
 
 
 @pytest.mark.parametrize("also", ["attn1", "attn2"])

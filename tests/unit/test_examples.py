@@ -321,3 +321,17 @@ def test_speech_of_a_trained_model(example, capsys, tmp_path):
 def test_the_examples_of_speech_are_under_sixty_lines():
     for name in ("speech.py", "tiny_en.py"):
         assert len((EXAMPLES / name).read_text("utf-8").splitlines()) < 60
+
+
+@pytest.mark.slow
+def test_picture_and_text(example, capsys, tmp_path):
+    torch.set_num_threads(1)
+    example("picture_and_text.py")["main"](600, str(tmp_path / "{}.png"))
+    shown = capsys.readouterr().out
+    assert numbers(r"(\d+)% of 300 answers are right", shown)[0] > 60
+    assert "on a grid of 4 x 4), Axis(3 positions, where is bright))" in shown
+    # even weights would be 0.05
+    assert numbers(r"the cell that is asked for with ([\d.]+) in the mean", shown)[0] > 0.25
+    for kind in ("bright", "dark", "striped"):
+        assert imread(tmp_path / f"{kind}.png").shape[2] == 4
+    assert len((EXAMPLES / "picture_and_text.py").read_text("utf-8").splitlines()) < 60

@@ -52,9 +52,12 @@ def draw_sound(panel: Axes, numbers: Tensor, axis: Axis, scale: Scale) -> None:
     shown = paper + (ink - paper) * share[:, None]
     panel.imshow(shown.numpy(), extent=(0, whole, -1, 1), aspect="auto", interpolation="nearest")
     if wave is not None:
-        parts = (wave / wave.abs().max().clamp(min=1e-12)).tensor_split(min(STEPS, len(wave)))
+        steps = min(STEPS, len(wave))
+        # split at stated places: into a number of parts alone, the first ones would be longer
+        cuts = [step * len(wave) // steps for step in range(1, steps)]
+        parts = (wave / wave.abs().max().clamp(min=1e-12)).tensor_split(cuts)
         low, high = ([float(most(part)) for part in parts] for most in (torch.min, torch.max))
-        times = torch.linspace(0, end, len(parts), device="cpu").tolist()
+        times = torch.linspace(0, end, steps, device="cpu").tolist()
         panel.fill_between(times, low, high, color=WAVE, linewidth=0.3)
     panel.set_xlim(0, end)
     panel.set_ylim(-1, 1)

@@ -42,6 +42,8 @@ def test_words_and_patches_are_tokens(model, view):
         "1,0",
     ]
     assert text.tokens[picture.tokens.stop :][-4:] == tuple(ASKED.split())
+    assert [len(axis) for axis in view.map(0, 0).keys if axis.grid] == [len(picture.tokens)]
+    assert sum(len(axis) for axis in view.map(0, 0).keys) == view.n
     assert {text.ids[at] for at in picture.tokens} == {model.marker}
     assert text.typed[-4:] == tuple(ASKED.split()) and text.typed[picture.first] == ""
     assert all(view.proof(layer).holds for layer in range(2))

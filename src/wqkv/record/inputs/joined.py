@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import pairwise
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from wqkv.maps.axis import Axes, Axis, Parts, known
+from wqkv.record.inputs.cuts import unnormalized
 from wqkv.record.inputs.moment import CallSizes, Moment, Running, Sized
 from wqkv.record.inputs.picture_tokens import Config, Given, picture_axes, video_axes
 from wqkv.record.inputs.text import labels_of
@@ -35,10 +36,21 @@ def read_joined(moment: Moment, sizes: CallSizes) -> Axes | None:
     def find() -> Sequence[Parts] | None:
         given = {**model.given, **_seen_before(moment, model)}
         text = lambda some: Axis(labels_of(some.tolist(), moment.processor))  # noqa: E731
-        return joined_axes(model.module.config, ids, given, text)
+        samples = joined_axes(model.module.config, ids, given, text)
+        if samples is None:
+            return None
+        return [tuple(_as_seen(part, moment.processor) for part in parts) for parts in samples]
 
     own = not sizes.cross and sizes.query_len == sizes.key_len
     return Axes(find, find if own else known(None))
+
+
+def _as_seen(part: Axis, processor: Any) -> Axis:  # a foreign processor
+    """A picture with its own colors, and text as it is."""
+    if part.source is None:
+        return part
+    source = unnormalized(part.source, processor)
+    return Axis(part.count, part.grid, source=source, places=part.places)
 
 
 def joined_axes(config: Config, ids: Tensor, given: Given, text: MakeText) -> list[Parts] | None:

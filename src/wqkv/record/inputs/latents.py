@@ -76,7 +76,6 @@ _ORDERS = {
     "AttnProcessor": _APART,
     "AttnProcessor2_0": _APART,
     "FusedAttnProcessor2_0": _APART,
-    "XFormersAttnProcessor": _APART,
     "HunyuanAttnProcessor2_0": _APART,
     "FusedHunyuanAttnProcessor2_0": _APART,
     "LTXVideoAttnProcessor": _APART,
@@ -136,6 +135,8 @@ def _cut(one: Running) -> list[Grid] | None:
     if is_kind(one.module, "CogVideoXTransformer3DModel"):
         shape = (shape[0], *shape[2:0:-1], *shape[3:])  # frames before channels
     places = shape[2:]
+    if len(places) not in (2, 3):
+        return None  # codes of a picture, one for each place
     return [tuple(n // p for n, p in zip(places, size[-len(places) :], strict=True))]
 
 
@@ -173,7 +174,8 @@ def _by_shapes(one: Running) -> list[Grid] | None:
     samples = one.given.get("img_shapes")
     if not samples or any(shapes != samples[0] for shapes in samples):
         return None
-    return [shape[1:] if shape[0] == 1 else shape for shape in samples[0]]
+    shapes = [samples[0]] if isinstance(samples[0][0], int) else samples[0]
+    return [shape[1:] if shape[0] == 1 else shape for shape in shapes]
 
 
 #: By the class of the model.
