@@ -14,14 +14,14 @@ from torch import Tensor
 
 from wqkv import __version__
 from wqkv.draw import steps
-from wqkv.draw.plots import MARK, check_format, wrapped
+from wqkv.draw.plots import check_format, wrapped
 from wqkv.draw.to_json import Json, plain
 from wqkv.effects.diff import Diff, HeadDiff, RowDiff
 from wqkv.errors import need
 from wqkv.fonts import drawable, fonts
 from wqkv.maps import display
 from wqkv.maps.attention_map import AttentionMap
-from wqkv.maps.display import short, visible
+from wqkv.maps.display import MARK, short, visible
 from wqkv.maps.pictures import color_map, draw_scale
 from wqkv.maps.scales import WEIGHTS
 from wqkv.sentences import say, translated
