@@ -142,8 +142,9 @@ class View:
             return opened
 
     def map(self, layer: int, head: int) -> AttentionMap:
-        """The map of one head: [1, 1, n, m]."""
-        return self.checked_layer(layer, head).map(head)
+        """The map of one head: [1, 1, n, m]; it knows what its tokens are."""
+        found = self.checked_layer(layer, head).map(head)
+        return found.on(self.keys.axes, self.reading.axes)
 
     def matrices(self, layer: int, head: int) -> HeadMatrices:
         """WQ, WK, WV and WO of one head, with their biases: q = x WQ + bQ, share = context WO.
