@@ -105,7 +105,7 @@ def _merged(first: Cut, grid: Pair) -> Cut | None:
         pairs = zip(first.cells, grid, strict=True)
         if all(n in (size // side, -(-size // side)) for size, n in pairs):
             step = tuple(one * side for one in first.step)
-            return first._replace(name="", made=(*first.made[:2], *grid), step=step)
+            return first._replace(made=(*first.made[:2], *grid), step=step)
         side *= 2
     return None
 
