@@ -75,7 +75,8 @@ from wqkv.study.parity import LayerParity, Parity, parity
 from wqkv.study.saved_page import SavedPage as _SavedPage
 from wqkv.study.view import View
 from wqkv.study.vision import OpenVision as _OpenVision
-from wqkv.study.vision import open_vision
+from wqkv.study.vision_language import OpenVisionLanguage as _OpenVisionLanguage
+from wqkv.study.vision_language import open_vision
 from wqkv.study.whatif import what_if
 
 if TYPE_CHECKING:
@@ -201,10 +202,11 @@ def use(model: _Model) -> _Model:
 
 @_door
 def open(
-    model: _OpenModel | _OpenPair | _OpenVision | str | None,
+    model: _OpenModel | _OpenPair | _OpenVision | _OpenVisionLanguage | str | None,
     text: str,
     target: str | None = None,
     *,
+    picture: str | None = None,
     at: tuple[int, int, int] | None = None,
     lang: str = "en",
 ) -> _SavedPage:
@@ -219,6 +221,7 @@ def open(
             is the default.
         text: for a model of pictures, the path of one.
         target: what a model of two texts is taken to have written; None lets it write.
+        picture: the path of one that a model of both reads with the text.
         at: the layer, head and token that the page begins with; None is the clearest link.
         lang: the language that the page begins with, "en" or "zh".
 
@@ -231,7 +234,7 @@ def open(
     """
     # By name, because the page and the drawings are made with what stands here.
     inline = import_module("wqkv.explorer.inline")
-    page: _SavedPage = inline.saved_page(model, text, target, at, lang)
+    page: _SavedPage = inline.saved_page(model, text, target, picture, at, lang)
     return page
 
 

@@ -42,6 +42,7 @@ def serving(
     view: View | None = None,
     target: str | None = None,
     pair: str | None = None,
+    picture: str | None = None,
 ) -> Iterator[Site]:
     """A server on a free port, in a thread, until the test is over."""
     uvicorn = pytest.importorskip("uvicorn", reason="the explorer needs the extra `show`")
@@ -49,7 +50,7 @@ def serving(
         view = View(model, model.read(text))
     listening = socket.create_server(("127.0.0.1", 0))
     host = f"127.0.0.1:{listening.getsockname()[1]}"
-    made = server.app(Api(model), "token", [host], text, target, pair=pair)
+    made = server.app(Api(model), "token", [host], text, target, pair=pair, picture=picture)
     running = uvicorn.Server(uvicorn.Config(made, log_level="warning", access_log=False))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
     thread.start()

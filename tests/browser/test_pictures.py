@@ -105,17 +105,15 @@ def test_a_patch_is_the_crop_of_its_cell(open_page):
 
 def test_the_tokens_along_a_map(open_page):
     page = open_page(f"{HERE}&step=0&view=map&at=1,1,5")
-    tile = page.locator("canvas.tile")
-    found = tile.evaluate(
-        """(canvas, [rows, columns]) => {
-            const pen = canvas.getContext("2d"), scale = canvas.width / canvas.clientWidth,
+    found = page.locator("canvas.tile").evaluate(
+        """canvas => {
+            const pen = canvas.getContext("2d"),
                 all = pen.getImageData(0, 0, canvas.width, canvas.height).data;
             const seen = new Set();
             for (let at = 0; at < all.length; at += 4)
                 seen.add(`${all[at]},${all[at + 1]},${all[at + 2]}`);
             return [...seen];
-        }""",
-        [ROWS, COLUMNS],
+        }"""
     )
     seen = {tuple(map(int, one.split(","))) for one in found}
     for column in range(COLUMNS):  # tokens 1 to 3 are the first row of the picture
@@ -304,6 +302,17 @@ def test_another_picture_is_opened_from_a_file(open_page, vit, tmp_path):
     assert page.locator("image").count() == 2
     used = page.locator("#view .photo use").get_attribute("href")
     assert page.locator("image").nth(1).get_attribute("id") == used.removeprefix("#")
+    # one that no request could carry is sent with fewer pixels
+    noise = np.random.default_rng(0).integers(0, 256, (600, 700, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    assert path.stat().st_size > 2**20
+    page.locator("#picture").set_input_files(path)
+    page.locator("image").nth(2).wait_for(state="attached")
+    path.with_suffix(".txt").write_text("no picture")
+    page.locator("#picture").set_input_files(path.with_suffix(".txt"))
+    page.locator("#notice").wait_for()
+    assert "what was sent is none" in page.locator("#notice").inner_text()
+    open_page.wrong.clear()  # the refusal
 
 
 @pytest.mark.parametrize("view", ["cards", "text", "grid", "map", "whatif"])

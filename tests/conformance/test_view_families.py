@@ -20,7 +20,10 @@ from wqkv.study.view import View
 
 IDS = torch.randint(3, 61, (11,), generator=torch.Generator().manual_seed(0)).tolist()
 #: They read pictures or sounds, or a picture beside the text.
-NO_TEXT = "blip_2_qformer deit vit clip_vision_model siglip_vision_model dinov2 qwen2_vl_vision"
+NO_TEXT = """
+blip_2_qformer deit vit clip_vision_model siglip_vision_model dinov2 dinov2_with_registers
+qwen2_vl_vision
+"""
 OTHERS = (*NO_TEXT.split(), "hubert", "wav2vec2")
 TWO_TEXTS = "bart blenderbot m2m_100 marian mbart pegasus t5 mt5 umt5"
 REFUSED = {

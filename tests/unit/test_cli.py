@@ -13,6 +13,7 @@ import wqkv
 from tests.tiny import draw_photo, tiny_llama, tiny_vit
 from tests.unit.draw import test_diff, test_heads, test_parity
 from tests.unit.draw.stories import make
+from tests.vision_language import tiny_llava
 from wqkv import Quantized, cli
 from wqkv.commands.given import EXAMPLE
 from wqkv.effects import diff as effects_diff
@@ -275,9 +276,9 @@ def explored(monkeypatch):
         asked.append(name)
         return "the model"
 
-    def serve(model, text, *, target, pair, window, source, host, port, ready):
-        plain = (target, pair, window) == (None, None, 0)
-        read = text if plain else (text, target or pair, window)
+    def serve(model, text, *, target, pair, picture, window, source, host, port, ready):
+        plain = (target, pair, picture, window) == (None, None, None, 0)
+        read = text if plain else (text, target or pair or picture, window)
         asked.append((model, read, source, host, port))
         ready("http://the-address/")
 
@@ -431,6 +432,24 @@ def test_a_picture_for_a_model_of_texts(capsys, explored, monkeypatch, tmp_path)
     monkeypatch.setattr(opening, "open_any", lambda name, progress: tiny_llama(layers=1))
     code, _, err = run(capsys, "open", photo)
     assert code == 2 and f"tiny-llama reads a text, and {photo!r} is a picture." in err
+
+
+def test_open_a_text_with_a_picture(capsys, explored, monkeypatch, tmp_path):
+    model, photo = tiny_llava(), str(draw_photo(tmp_path / "photo.png"))
+    monkeypatch.setattr(opening, "open_any", lambda name, progress: model)
+    asked = ("open", "what is here", "--picture", photo, "--no-browser")
+    assert run(capsys, *asked)[0] == 0
+    assert explored[-1][1] == ("what is here", photo, 0)
+    assert run(capsys, "open", "what is here", "--no-browser")[0] == 0
+    assert explored[-1][1] == "what is here"
+    page = tmp_path / "page.html"
+    assert run(capsys, *asked, "--save", str(page))[0] == 0
+    assert "data:image/png" in page.read_text("utf-8")
+    code, _, err = run(capsys, "open", "what is here", "--picture", "gone.png")
+    assert code == 2 and "and there is no file 'gone.png'" in err
+    monkeypatch.setattr(opening, "open_any", lambda name, progress: tiny_llama(layers=1))
+    code, _, err = run(capsys, *asked, "--lang", "zh")
+    assert code == 2 and "tiny-llama 不会同时读文本和图片。" in err
 
 
 @pytest.mark.parametrize("module", ["starlette", "uvicorn"])

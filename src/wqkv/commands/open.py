@@ -44,6 +44,7 @@ def add(commands: Commands) -> None:
     arg("--model", metavar="NAME", help=MODEL)
     arg("--text", dest="file", type=Path, metavar="FILE", help="read this file")
     arg("--pair", metavar="TEXT", help="a second sentence, which an encoder reads with the first")
+    arg("--picture", metavar="FILE", help="a picture, which a model of both reads with the text")
     arg("--chat", action="store_true", help="the text is what a user says to a chat model, or JSON")
     arg("--window", type=int, default=0, metavar="N", help="of a long text, the window to begin at")
     arg("--target", metavar="TEXT", help="what a model of two texts writes (default: it decides)")
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
 
     texts, _ = read_texts([args.text] if args.text is not None else [], args.file)
     text = texts[0] if texts else EXAMPLE
-    check_utf8("text", [text, args.target or "", args.pair or ""])
+    check_utf8("text", [text, args.target or "", args.pair or "", args.picture or ""])
     check_file("page", args.export, ".html", ".htm")
     if not 0 <= args.port < 2**16:
         raise ArgumentError(mistake("no_port", port=args.port, last=2**16 - 1))
@@ -80,15 +81,20 @@ def run(args: argparse.Namespace) -> None:
     from wqkv.study.chat import chat_text, read_messages
     from wqkv.study.opening import open_any
     from wqkv.study.vision import OpenVision, is_picture_file
+    from wqkv.study.vision_language import OpenVisionLanguage
 
     with spinner(args.lang) as opening:
         model = open_any(args.model, opening)
         if isinstance(model, OpenVision):
-            if not texts or args.pair is not None or args.chat:
+            if not texts or args.pair is not None or args.picture is not None or args.chat:
                 raise ArgumentError(mistake("reads_picture", model=model.name))
             model.tokens(text)  # said here if it is no picture, and not on the page alone
         elif is_picture_file(text):
             raise ArgumentError(mistake("is_picture", model=model.name, path=text))
+        elif args.picture is not None:
+            if not isinstance(model, OpenVisionLanguage):
+                raise ArgumentError(mistake("no_picture_beside", model=model.name))
+            model.tokens(text, args.picture)
         elif args.chat:
             text = chat_text(model.tokenizer, model.name, read_messages(text))
     if args.export:
@@ -97,7 +103,7 @@ def run(args: argparse.Namespace) -> None:
 
         with bar(say(PROGRESS["recording"]), "layers", args.lang) as progress:
             api = Api(model, args.model)
-            seen = api.open(text, progress, args.target, args.window, args.pair)
+            seen = api.open(text, progress, args.target, args.window, args.pair, args.picture)
             page = export(api, seen, seen.first[1:], args.lang, progress)
         args.export.write_text(page, encoding="utf-8")
         say_written(args.export, args.lang)
@@ -122,6 +128,7 @@ def run(args: argparse.Namespace) -> None:
         text,
         target=args.target,
         pair=args.pair,
+        picture=args.picture,
         window=args.window,
         source=args.model,
         host=args.host,

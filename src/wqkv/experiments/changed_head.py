@@ -238,7 +238,8 @@ class TrainedHead:
                 edited[rows] = new
                 setattr(matrix, part, nn.Parameter(edited, requires_grad=False))
         source = None if self.view.reading.source is None else self.source
-        return OpenLayer(changed, self.opened.x, source).head_call(self.head)
+        opened = OpenLayer(changed, self.opened.x, source, self.opened.positions)
+        return opened.head_call(self.head)
 
     def experiment(
         self,

@@ -53,6 +53,7 @@ from wqkv.study.one_token import ClearLink, clearest_link, find_token
 from wqkv.study.part import ModelPart, position_of, scale_of
 from wqkv.study.tokens import TokenizedText
 from wqkv.study.view import EachLayer, View
+from wqkv.study.vision_language import OpenVisionLanguage
 from wqkv.study.whatif import Change, what_if
 from wqkv.study.windows import TextWindow
 
@@ -74,6 +75,7 @@ class TextAsked(NamedTuple):
     text: str
     target: str | None = None
     pair: str | None = None
+    picture: str | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class OpenView:
     what it was told to write. `asked` are the answers for which the model ran, by the last part of
     their address: a saved page has them inside. `whole` is the text of which `window` was read; the
     text of a view that was changed or written on has no windows. `pair` is the second sentence of
-    a pair, of which `whole` is the first.
+    a pair, of which `whole` is the first, and `picture` what is read with the text.
     """
 
     view: View
@@ -97,6 +99,7 @@ class OpenView:
     whole: str = ""
     window: TextWindow | None = None
     pair: str | None = None
+    picture: str | None = None
 
     def says(self, *lines: str) -> str:
         """The lines that reproduce an answer; the last one is its value."""
@@ -183,6 +186,7 @@ class Api:
         target: str | None = None,
         window: int = 0,
         pair: str | None = None,
+        picture: str | None = None,
     ) -> OpenView:
         """Read a text, prove every layer, and find the clearest link.
 
@@ -191,6 +195,7 @@ class Api:
             target: the text that a model of two texts is taken to have written; None lets it write.
             window: which window is read of a text that is too long to be read at once.
             pair: a second sentence, which an encoder reads together with the text, and whole.
+            picture: the file of one, or its data: address, that the model reads with the text.
         """
         begun = time.monotonic()
         whole, read = (text, text) if isinstance(text, str) else (text.sentence, text)
@@ -202,12 +207,12 @@ class Api:
         def each(view: View, layer: int) -> None:
             links[view.model.part].append(clearest_link(view, layer))
 
-        given = self._pair(read, pair) if isinstance(read, str) and pair is not None else read
+        given = self._beside(read, pair, picture) if isinstance(read, str) else read
         views = self.model.views(given, target, progress, each)
         seconds = time.monotonic() - begun
         parts: dict[str, OpenView] = {}
         for name, view in views.items():
-            lines = as_python.reading(whole, here, target, pair)
+            lines = as_python.reading(whole, here, target, pair, picture)
             python = f"{self.opening}\n{lines}\nview = views[{name!r}]"
             known = known_of(self.model.name, whole)
             first = _clearest(links[name])
@@ -215,8 +220,9 @@ class Api:
                 token = find_token(view.reading, known.query)
                 first = ClearLink(math.inf, known.layer, known.head, token)
             parts[name] = OpenView(
-                view, first, seconds, python, parts, target, whole=whole, window=here, pair=pair
-            )
+                view, first, seconds, python, parts, target, whole=whole, window=here, pair=pair,
+                picture=picture,
+            )  # fmt: skip
         main = parts[self.model.main]
         return replace(main, parts={}) if self.one_text else main
 
@@ -230,9 +236,17 @@ class Api:
             raise ArgumentError(mistake("no_window", number=number, count=count, last=count - 1))
         return windows[number]
 
+    def _beside(self, text: str, pair: str | None, picture: str | None) -> str | TokenizedText:
+        """A text with what is read with it, if there is something."""
+        if picture is not None:
+            if not isinstance(self.model, OpenVisionLanguage):
+                raise ArgumentError(mistake("no_picture_beside", model=self.model.name))
+            return self.model.tokens(text, picture)
+        return text if pair is None else self._pair(text, pair)
+
     def _pair(self, first: str, second: str) -> TokenizedText:
-        if not isinstance(self.model, OpenModel):
-            wrong = "reads_picture" if self.model.reads == "picture" else "two_texts_pair"
+        if not isinstance(self.model, OpenModel) or self.model.reads != "text":
+            wrong = "two_texts_pair" if self.model.reads == "text" else "no_pair_read"
             raise ArgumentError(mistake(wrong, model=self.model.name))
         return self.model.tokens(first, second)
 
@@ -315,7 +329,7 @@ class Api:
             name = secrets.token_urlsafe(6)
             self._views[name] = seen
             if seen.whole:
-                self._texts[name] = TextAsked(seen.whole, seen.target, seen.pair)
+                self._texts[name] = TextAsked(seen.whole, seen.target, seen.pair, seen.picture)
             while len(self._texts) > TEXTS:
                 self._texts.popitem(last=False)
             # the newest one stays, however large it is, because the page is about to show it
@@ -368,7 +382,7 @@ class Api:
             cannotRead={
                 lang: steps.cannot_read(view.unread, view.model.name, lang) for lang in LANGUAGES
             },
-            tabs=_tabs(reading),
+            tabs=_tabs(reading, self.model),
             questions=list(HEAD_QUESTIONS),
             statistics=view.statistics,
             proofs=plain([view.proof(i) for i in range(view.model.sizes.n_layer)]),
@@ -460,9 +474,10 @@ def _text(tokens: TokenizedText) -> TextFacts:
     )
 
 
-def _tabs(reading: TokenizedText) -> Sequence[Tab]:
-    """The tabs of a text; of a picture no answer is asked about, and nothing is written on."""
-    left_out = ("matters", "generate") if reading.pictures else ()
+def _tabs(reading: TokenizedText, model: TextModel) -> Sequence[Tab]:
+    """The tabs of a text; with a picture, no links are removed for an answer."""
+    left_out = {"matters"} if reading.arguments else set()
+    left_out |= {"generate"} if model.reads == "picture" else set()
     return [tab for tab in get_args(Tab) if tab not in left_out]
 
 

@@ -16,7 +16,11 @@ def opening(model: TextModel, source: str | None) -> str:
 
 
 def reading(
-    text: str, window: TextWindow | None, target: str | None = None, pair: str | None = None
+    text: str,
+    window: TextWindow | None,
+    target: str | None = None,
+    pair: str | None = None,
+    picture: str | None = None,
 ) -> str:
     """The lines that read a window of `text` with `model`, as `views` by its attentions' names.
 
@@ -24,11 +28,15 @@ def reading(
         window: None where the text is the first of a pair, which is read whole.
         target: what a model of two texts was told to write; None lets it write.
         pair: the second sentence of a pair.
+        picture: what is read with the text.
     """
     given, call = _spelled("text", text), "views = model.views(text)"
     if pair is not None:
         given = f"{given}\n{_spelled('pair', pair)}"
         call = "views = model.views(model.tokens(text, pair))"
+    if picture is not None:
+        given = f"{given}\n{_spelled('picture', picture)}"
+        call = "views = model.views(model.tokens(text, picture))"
     if window is not None and window.windows > 1:
         which = f"  # tokens {window.first} to {window.last} of {window.tokens:,}"
         given += f"\ntext = text[{window.start}:{window.stop}]{which}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import replace
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 
 from wqkv.draw.plots import save_story
@@ -24,6 +25,7 @@ def saved_page(
     model: AnyModel | str | None,
     text: str,
     target: str | None,
+    picture: str | None,
     at: tuple[int, int, int] | None,
     lang: str,
 ) -> SavedPage:
@@ -37,7 +39,7 @@ def saved_page(
     api = Api(opened, source)
     if not isinstance(model, str | None):
         api.opening = "import wqkv  # `model` is the one that wqkv.open was given"
-    seen = api.open(text, silent, target)
+    seen = api.open(text, silent, target, picture=picture)
     layer, head, token = seen.first[1:] if at is None else at
     seen.view.checked_layer(layer, head, token)
     page = export(api, seen, (layer, head, token), lang, silent)
@@ -48,9 +50,13 @@ def saved_page(
 
 
 def _still(view: View, layer: int, head: int, token: int, lang: str) -> bytes | None:
-    """The map at which the page opens, as a PNG."""
+    """The map at which the page opens, as a PNG; of a picture, the weights of its token on it."""
     if find_spec("matplotlib") is None or view.reading.source is not None:
         return None
+    if view.reading.pictures:
+        heads, image = view.layer(layer).whole.on(view.keys.axes, view.reading.axes), BytesIO()
+        heads.overlay(token, head).savefig(image, format="png")
+        return image.getvalue()
     story = token_story(view, layer, head, token)
     # A notebook keeps every picture that it shows, and that of the matrices is noise to a PNG.
     story = replace(story, map=view.map(layer, head)[0, 0], matrices=None)

@@ -60,7 +60,7 @@ def given_of(api: Api, seen: OpenView, asked: AskedWhy) -> tuple[Given, AskedWhy
         Refused: read again, the text has other tokens, because it was written token by token.
     """
     model: Any = api.model  # an OpenModel or an OpenPair, each with its way to read
-    if model.reads == "picture":
+    if seen.view.reading.arguments:  # it is more than its ids
         raise Refused.because(422, mistake("no_matters", model=model.name))
     if seen.parts:
         read, written = (seen.parts[part].view.reading for part in ("encoder", "decoder"))

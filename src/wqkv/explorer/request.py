@@ -134,6 +134,11 @@ class Body:
         pair = self._given.get("pair")
         return None if pair is None else _checked_text(pair, "pair")
 
+    def picture(self) -> str | None:
+        """A picture that is read with the text: {"picture": a data: address}; None if left out."""
+        picture = self._given.get("picture")
+        return None if picture is None else _checked_text(picture, "picture")
+
     def changes(self) -> tuple[list[tuple[int, int]], dict[int, str]]:
         """The heads to switch off as (layer, head), and the new text of tokens by position."""
         off, edits = self._given.get("off", []), self._given.get("edits", [])

@@ -331,7 +331,9 @@ class StartFacts(TypedDict):
 class ModelAnswer(PartFacts):
     """The model; one of two texts has three `parts`, and its own facts are those of "cross".
 
-    Where it reads a picture, a text to open is the data: address of a PNG, JPEG or WebP file.
+    Where it reads a picture, a text to open is the data: address of a PNG, JPEG or WebP file. Where
+    it reads both, {"text": "...", "picture": a data: address} opens a text with another picture
+    than the one that it was started with.
     """
 
     name: str
@@ -339,7 +341,7 @@ class ModelAnswer(PartFacts):
     dtype: str
     longest: int | None
     bits: int | None  # per weight in a packaged file, if fewer than in training
-    reads: Literal["text", "picture"]
+    reads: Literal["text", "picture", "both"]
     generates: bool
     parts: dict[str, PartFacts]
     version: str

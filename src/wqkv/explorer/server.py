@@ -86,6 +86,7 @@ def serve(
     *,
     target: str | None = None,
     pair: str | None = None,
+    picture: str | None = None,
     window: int = 0,
     source: str | None = None,
     host: str = "127.0.0.1",
@@ -98,6 +99,7 @@ def serve(
         text: the text that the page opens with.
         target: for a model of two texts, what it has written for `text`; None lets it write.
         pair: a second sentence, which an encoder reads together with `text`.
+        picture: the file of one, which a model of both reads together with every text.
         window: which window of a long text is shown first.
         source: the argument that `open_model` was called with.
         port: 0 takes a free one.
@@ -123,7 +125,7 @@ def serve(
     port, secret = listening.getsockname()[1], secrets.token_urlsafe(24)
     hosts = [f"{one}:{port}" for one in ("127.0.0.1", "localhost", "[::1]", shown)]
     config = uvicorn.Config(
-        app(api, secret, hosts, text, target, window, pair),
+        app(api, secret, hosts, text, target, window, pair, picture),
         http=TimedProtocol,
         ws="none",
         log_level="warning",
@@ -143,17 +145,18 @@ def app(
     target: str | None = None,
     window: int = 0,
     pair: str | None = None,
+    picture: str | None = None,
 ) -> Starlette:
     """Return the application that serves the page and its answers below /{secret}/.
 
     Args:
         hosts: the names that a request may call this server by, such as "127.0.0.1:8000".
         text: the text that the page opens with.
-        target, window, pair: see `serve`.
+        target, window, pair, picture: see `serve`.
     """
-    handlers = _Handlers(api)
+    handlers = _Handlers(api, picture)
     if text is not None:
-        handlers.start = handlers.open_job(TextAsked(text, target, pair), window)
+        handlers.start = handlers.open_job(TextAsked(text, target, pair, picture), window)
 
     @asynccontextmanager
     async def life(_: Starlette) -> AsyncIterator[None]:
@@ -225,8 +228,8 @@ class _Guard:
 class _Handlers:
     """The handler of every address below the secret."""
 
-    def __init__(self, api: Api) -> None:
-        self.api, self.jobs = api, Jobs()
+    def __init__(self, api: Api, picture: str | None) -> None:
+        self.api, self.jobs, self.picture = api, Jobs(), picture
         self.readers = ThreadPoolExecutor(2, "wqkv-reader")
         self.files = dict(_page_files(files("wqkv.explorer") / "page"))
         self.start: Job[dict[str, str]] | None = None  # what reads the text that is shown first
@@ -286,9 +289,11 @@ class _Handlers:
         body = await _body(request)
         view = body.view()
         if view is None:
-            asked = TextAsked(body.text(), body.target(), body.pair())
+            sent = body.picture()
+            asked = TextAsked(body.text(), body.target(), body.pair(), sent or self.picture)
             # A path would let whoever asks look at any file of this machine.
-            if self.api.model.reads == "picture" and not asked.text.startswith(DATA):
+            looked_at = asked.text if self.api.model.reads == "picture" else sent
+            if looked_at is not None and not looked_at.startswith(DATA):
                 raise Refused.because(422, mistake("no_data_address", model=self.api.model.name))
         else:
             asked = self.api.text(view)
@@ -298,7 +303,9 @@ class _Handlers:
         """Read a text, which the job's result names as a view."""
 
         def run(progress: Progress) -> dict[str, str]:
-            seen = self.api.open(asked.text, progress, asked.target, window, asked.pair)
+            seen = self.api.open(
+                asked.text, progress, asked.target, window, asked.pair, asked.picture
+            )
             return {"view": self.api.keep(seen)}
 
         return self.jobs.start("open", run)

@@ -207,6 +207,10 @@ READ = {
         "{model} 读的是图片，而发来的不是图片。\n请以 data: 地址发送图片，或把文件交给 "
         "`wqkv open`。",
     ),
+    "no_pair_read": (
+        "{model} reads a picture, and no pair of sentences.\nPass no second sentence.",
+        "{model} 读的是图片，不读句子对。\n请不要给出第二个句子。",
+    ),
     "two_texts_pair": (
         "{model} reads one text and writes another, and reads no pair.\n"
         "Pass the text that it writes as the target.",

@@ -140,6 +140,16 @@ MODELS = {
         "\nOpen it on a picture with `wqkv open --model {name} photo.png`.",
         "\n请用 `wqkv open --model {name} photo.png` 让它打开一张图片。",
     ),
+    "opens_with_picture": (
+        "\nOpen it with `wqkv open --model {name} TEXT --picture photo.png`.",
+        "\n请用 `wqkv open --model {name} 文本 --picture photo.png` 打开它。",
+    ),
+    "no_joint_processor": (
+        "{name!r} has no processor of texts and pictures that opens ({kind}: {reason}).\n"
+        "Install what it names, or save the processor there with its `save_pretrained`.",
+        "{name!r} 没有能打开的文本和图片处理器（{kind}: {reason}）。\n"
+        "请安装它所要求的包，或用处理器的 `save_pretrained` 把它存到那里。",
+    ),
     "no_processor": (
         "{name!r} has no image processor that opens ({kind}: {reason}), and without one nobody "
         "knows how it reads a picture.\nSave an image processor there with its `save_pretrained`.",
@@ -165,6 +175,37 @@ MODELS = {
         "{model} 读的是文本，而 {path!r} 是一张图片。\n"
         "请给出文本，或用 --model 指定读图片的模型，例如 ViT。",
     ),
+    "not_processed": (
+        "The processor of {model} makes nothing of this text and picture: {reason}.\n"
+        "Pass a text without the marks by which the processor knows pictures.",
+        "{model} 的处理器处理不了这段文本和图片：{reason}。\n请给出不含图片标记的文本。",
+    ),
+    "more_than_marker": (
+        "The processor of {model} does more than put the tokens of the picture in the place of its "
+        "marker.\nWatch the model with `wqkv.watch`.",
+        "{model} 的处理器不只是把图片的词元放在标记的位置上。\n请用 `wqkv.watch` 观察这个模型。",
+    ),
+    "marker_edited": (
+        "The changed text has no marker for its picture, or more than one, and {model} reads one "
+        "picture.\nChange other tokens.",
+        "改动后的文本没有图片标记，或不止一个，而 {model} 只读一张图片。\n请改动其他词元。",
+    ),
+    "seen_twice": (
+        "{model} sees the picture twice, whole and in tiles, so that no token alone hides a "
+        "patch.\nChange another token, or switch a head off.",
+        "{model} 把图片看两次：一次看整张，一次看分块，所以不能靠一个词元遮住一个图块。\n"
+        "请改动别的词元，或关掉一个头。",
+    ),
+    "inside_picture": (
+        "The text up to token {token} ends inside its picture.\nAsk at a token behind the picture.",
+        "到词元 {token} 为止的文本在图片中间结束。\n请选择图片之后的词元。",
+    ),
+    "no_picture_beside": (
+        "{model} reads no picture beside a text.\n"
+        "Leave out --picture, or name with --model one that reads both, such as a LLaVA.",
+        "{model} 不会同时读文本和图片。\n请去掉 --picture，或用 --model 指定两者都读的模型，例如 "
+        "LLaVA。",
+    ),
     "only_hidden": (
         "Token {token} is a patch, which no text can stand in for: {text!r}.\n"
         'Pass "" for it: then it is hidden.',
@@ -181,8 +222,8 @@ MODELS = {
         "请用 `wqkv.watch` 观察它，那样不需要知道词元是什么。",
     ),
     "reads_more": (
-        "{name!r} reads more than a text, and what opens here reads a text alone.",
-        "{name!r} 不只读文本，而这里只能打开只读文本的模型。",
+        "{name!r} reads more than a text, and what opens here reads a text alone.{more}",
+        "{name!r} 不只读文本，而这里只能打开只读文本的模型。{more}",
     ),
     "no_tokenizer": (
         "{name!r} has no tokenizer that opens ({kind}: {reason}), and what opens here reads a "

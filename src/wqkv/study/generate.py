@@ -15,7 +15,6 @@ from wqkv.errors import ArgumentError, describe
 from wqkv.study.callbacks import Progress, silent
 from wqkv.study.model import OpenModel, TextModel, one_sequence
 from wqkv.study.sampling import NextTokens, check_sampling, filtered
-from wqkv.study.tokens import TokenizedText, extend
 from wqkv.study.view import EachLayer, View
 from wqkv.upstream.of_transformers import quiet
 
@@ -118,6 +117,8 @@ def generate(
         "pad_token_id": min(ends, default=None),
         "streamer": streamer,
     }
+    given_here = ("input_ids", "position_ids")  # `generate` counts positions on by itself
+    beside = {name: x for name, x in reading.arguments.items() if name not in given_here}
     if model.first_position:  # without positions, `generate` counts them from 0
         positions = torch.arange(view.n, device="cpu")[None] + model.first_position
         set_here["position_ids"] = positions
@@ -135,8 +136,8 @@ def generate(
     ):
         if seed is not None:
             torch.default_generator.manual_seed(seed)
-        speaker.generate(ids, **set_here, **drawing, **options)
-    whole = extend(model.tokenizer, reading, [*reading.ids, *streamer.ids])
+        speaker.generate(ids, **set_here, **beside, **drawing, **options)
+    whole = model.extended(reading, [*reading.ids, *streamer.ids])
     return Generated(tuple(streamer.steps), model.view(whole, each))
 
 
@@ -162,6 +163,7 @@ def next_tokens(
     Source: Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration", section 3.1.
 
     >>> from transformers import GPT2Config, GPT2LMHeadModel
+    >>> from wqkv.study.tokens import TokenizedText
     >>> speaker = GPT2LMHeadModel(GPT2Config(vocab_size=43, n_layer=1, n_embd=6, n_head=1)).eval()
     >>> model = OpenModel(speaker.transformer, None, "tiny-gpt2", speaker)
     >>> found = next_tokens(model.view(TokenizedText.of_ids([5, 7, 11])), temperature=0.7, top_k=3)
@@ -183,7 +185,7 @@ def next_logits(view: View, position: int) -> Tensor:
     at = position % view.n
     reading = view.reading
     if at < view.n - 1:
-        reading = model.run(TokenizedText.of_ids(reading.ids[: at + 1]))
+        reading = model.run(model.beginning(reading, at + 1))
     if reading.logits is None:
         raise no_next_token(model)
     return reading.logits

@@ -15,7 +15,7 @@ from torch import nn
 
 from wqkv.errors import ArgumentError, need, watch_instead
 from wqkv.layer.convert.checkpoint import INDEX, PICKLED, is_pickle, shards
-from wqkv.layer.convert.huggingface import has_row, known_stacks, no_row
+from wqkv.layer.convert.huggingface import has_row, known_stacks, language_inside, no_row
 from wqkv.layer.convert.pretrained import configuration, opened
 from wqkv.sentences import say
 from wqkv.sentences.commands import PROGRESS
@@ -51,6 +51,15 @@ class LoadedVision(NamedTuple):
     classifier: nn.Module | None  # the model with its head for classes, if it has one
 
 
+class LoadedVisionLanguage(NamedTuple):
+    """What an OpenVisionLanguage is made of."""
+
+    model: nn.Module
+    processor: Any  # one of transformers' processors, of texts with pictures
+    name: str
+    speaker: nn.Module | None  # the model with its head for the next token, if it has one
+
+
 def load(name: str | None, progress: Callable[[str], None]) -> LoadedModel:
     """A model and its tokenizer; see `open_model`."""
     loaded = load_any(name, progress, pictures=False)
@@ -60,7 +69,7 @@ def load(name: str | None, progress: Callable[[str], None]) -> LoadedModel:
 
 def load_any(
     name: str | None, progress: Callable[[str], None], pictures: bool = True
-) -> LoadedModel | LoadedVision:
+) -> LoadedModel | LoadedVision | LoadedVisionLanguage:
     """A model and what it reads texts with, or pictures, unless there may be none."""
     if name == E5.alias:
         file = _read_e5(progress)
@@ -72,6 +81,8 @@ def load_any(
     reads = _reads(transformers, config)
     if pictures and reads == "pixel_values" and has_row(config.model_type):
         return _load_vision(transformers, config, source, progress)
+    if pictures and config.model_type in upstream.WITH_PICTURES and _joins(config):
+        return _load_vision_language(transformers, config, source, progress)
     if reads != "input_ids":
         raise _reads_no_text(reads, config, source)
     progress(say(PROGRESS["tokenizer"], model=source.shown))
@@ -104,6 +115,28 @@ def _load_vision(
     progress(say(PROGRESS["matrices"], model=source.shown))
     classifier = model if has_head and complete else None
     return LoadedVision(model.base_model, processor, source.shown, classifier)
+
+
+def _joins(config: Any) -> bool:
+    """Whether a configuration has a tower that reads pictures, and a token that stands for them."""
+    return hasattr(config, "vision_config") and hasattr(config, "image_token_id")
+
+
+def _load_vision_language(
+    transformers: Any, config: Any, source: _ModelSource, progress: Callable[[str], None]
+) -> LoadedVisionLanguage:
+    """A model of a text with a picture and its processor, with its head for the next token."""
+    progress(say(PROGRESS["processor"], model=source.shown))
+    processor = source.reader(transformers.AutoProcessor, "no_joint_processor")
+    progress(say(PROGRESS["weights"], model=source.shown))
+    has_head = upstream.WITH_PICTURES[config.model_type] in (config.architectures or [])
+    kind = transformers.AutoModelForImageTextToText if has_head else transformers.AutoModel
+    model, complete = _load_weights(transformers, kind, config, source)
+    if language_inside(model.base_model) is None:
+        raise source.watch_instead(mistake("reads_more", name=source.name, more=""))
+    progress(say(PROGRESS["matrices"], model=source.shown))
+    speaker = model if has_head and complete else None
+    return LoadedVisionLanguage(model.base_model, processor, source.shown, speaker)
 
 
 def load_bare(
@@ -147,7 +180,9 @@ def _check_known(model: Any, source: _ModelSource) -> None:
         raise source.watch_instead(no_row(model))
     first: Any = next(iter(known.values()))
     if first.prefix and (len(known) > 1 or first.base.main_input_name != "input_ids"):
-        raise source.watch_instead(mistake("reads_more", name=source.name))
+        joins = _joins(model.config) and language_inside(model) is not None
+        more = mistake("opens_with_picture", name=source.name) if joins else ""
+        raise source.watch_instead(mistake("reads_more", name=source.name, more=more))
     try:
         for part in known.values():
             for layer in range(len(part)):

@@ -18,18 +18,18 @@ from wqkv.sentences.errors import mistake
 from wqkv.study.callbacks import Progress, silent
 from wqkv.study.loading import load
 from wqkv.study.part import ONLY_PART, ModelPart, TextReading
-from wqkv.study.tokens import TokenizedText, edit, tokenize
+from wqkv.study.tokens import TokenizedText, edit, extend, tokenize
 from wqkv.study.view import EachLayer, View
 from wqkv.study.windows import TextWindow, text_windows
 
 #: What a model reads.
-Reads = Literal["text", "picture"]
+Reads = Literal["text", "picture", "both"]
 
 
 class TextModel(Protocol):
-    """What a model of one text (OpenModel), of two (OpenPair) and of a picture all answer."""
+    """What every opened model answers: of one text, of two, of a picture, of a text with one."""
 
-    opener: ClassVar[str]  # the function that opens such a model: "open_model" or "open_pair"
+    opener: ClassVar[str]  # the function that opens such a model, such as "open_model"
     reads: ClassVar[Reads]
     main: ClassVar[str]  # the part that is shown first
     name: str
@@ -181,11 +181,12 @@ class OpenModel(OneSequence):
         speaker: nn.Module | None = None,
         filler: nn.Module | None = None,
         bits: int | None = None,
+        inside: str | None = None,
     ) -> None:
         config: Any = model.config
         if config.is_encoder_decoder:
             raise ArgumentError(mistake("two_texts_read", model=name))
-        super().__init__(model, name)
+        super().__init__(model, name, inside=inside)
         self.tokenizer, self.speaker, self.filler = tokenizer, speaker, filler
         self.bits = bits
 
@@ -219,6 +220,14 @@ class OpenModel(OneSequence):
     def edited(self, text: TokenizedText, edits: Mapping[int, str]) -> TokenizedText:
         """A text with some tokens replaced, cut into tokens again."""
         return self.tokens(edit(text, edits))
+
+    def beginning(self, text: TokenizedText, count: int) -> TokenizedText:
+        """The first `count` tokens of a text, as the model reads them."""
+        return TokenizedText.of_ids(text.ids[:count])
+
+    def extended(self, text: TokenizedText, ids: list[int]) -> TokenizedText:
+        """The text that goes on; `ids` begins with those of `text`."""
+        return extend(self.tokenizer, text, ids)
 
     def _types(self, text: TokenizedText) -> dict[str, Tensor]:
         """What says which sentence of a pair a token belongs to, if the model asks for it."""

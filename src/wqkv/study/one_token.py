@@ -71,7 +71,8 @@ class TokenStory:
     proof: Proof
     map: Tensor | None = None  # (n, m) this head's weights, one row per query token, if asked for
     source: SourceText | None = None  # the text that is looked at, where it is another one
-    picture: PictureTokens | None = None  # what the tokens are cells of, where they are
+    picture: PictureTokens | None = None  # what the tokens are cells of, if no text is beside it
+    cells: int = 0  # how many of the tokens are cells of pictures
 
     def __repr__(self) -> str:
         best = self.ranked[0]
@@ -142,7 +143,8 @@ def clearest_link(
     """The clearest link of a layer, or of one head or token of it; see `clearest_story`.
 
     Of a text of more than ALL_ROWS tokens, SAMPLED_ROWS are looked at. Between two texts, and in a
-    picture, no distance is counted, so that the clearest link to another token is the strongest.
+    picture, no distance is counted, so that the clearest link to another token is the strongest;
+    where a text stands beside pictures, the strongest from the text to a cell.
     """
     n, reading = view.n, view.reading
     rows = torch.arange(n, device="cpu") if token is None else torch.tensor([token], device="cpu")
@@ -155,6 +157,10 @@ def clearest_link(
         place = torch.tensor(written_words(reading), device="cpu")
         same = _first_occurrence(reading)
     counted = reading.source is None and not reading.pictures
+    if reading.pictures and reading.only_picture is None:
+        cells = torch.zeros_like(keys)
+        cells[[at for picture in reading.pictures for at in picture.tokens]] = True
+        queries, keys = queries & ~cells, keys & cells
     if token is None:  # where no link is clear, the first token that is written
         pieces = zip(reading.tokens, reading.special, strict=True)
         token = next(
@@ -223,7 +229,8 @@ def token_story(view: View, layer: int, head: int, token: int) -> TokenStory:
         matrices=view.matrices(layer, head) if has_matrices(ours) else None,
         proof=view.proof(layer),
         source=source,
-        picture=next(iter(reading.pictures), None),
+        picture=reading.only_picture,
+        cells=sum(len(picture.tokens) for picture in reading.pictures),
     )
 
 

@@ -31,10 +31,17 @@ class OpenLayer:
 
     `q` is (1, n_head, n, d_k), `k` and `v` are (1, n_kv_head, m, d), normed and rotated as they go
     into the scores. k and v are made of `source`, (1, m, d_model), or of x itself, where m is n.
+    `positions` are those of RoPE where they are not 0 to n - 1: see `MultiheadAttention.forward`.
     """
 
     @torch.no_grad()
-    def __init__(self, layer: MultiheadAttention, x: Tensor, source: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        layer: MultiheadAttention,
+        x: Tensor,
+        source: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> None:
         if layer.maps_per_head != 1:
             raise ArgumentError(
                 f"Each head of {type(layer).__name__} is a difference of {layer.maps_per_head} "
@@ -46,8 +53,8 @@ class OpenLayer:
                 "Look at the layer with its `map` and `trace`."
             )
         check_plain(layer)
-        self.layer, self.x = layer, x
-        self.q, self.k, self.v = layer.qkv(x, source)
+        self.layer, self.x, self.positions = layer, x, positions
+        self.q, self.k, self.v = layer.qkv(x, source, positions=positions)
         self._effects: dict[int, Tensor] = {}
         self._maps: dict[int, AttentionMap] = {}
         self.sweeps: dict[int, Sweep] = {}

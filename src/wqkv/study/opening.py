@@ -1,22 +1,23 @@
-"""Open a model as what it is: of one text, of two, or of a picture."""
+"""Open a model as what it is: of one text, of two, of a picture, or of a text with a picture."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TypeAlias
 
-from wqkv.study.loading import LoadedModel, LoadedVision, load, load_any
+from wqkv.study.loading import LoadedModel, load, load_any
 from wqkv.study.model import OpenModel
 from wqkv.study.pair import OpenPair, writes_second_text
 from wqkv.study.vision import OpenVision
+from wqkv.study.vision_language import OpenVisionLanguage, of_pictures
 
-AnyModel: TypeAlias = OpenModel | OpenPair | OpenVision
+AnyModel: TypeAlias = OpenModel | OpenPair | OpenVision | OpenVisionLanguage
 
 
 def open_any(name: str | None = None, progress: Callable[[str], None] = lambda _: None) -> AnyModel:
     """Open a model as what it is; see `open_model`, `open_pair` and `open_vision`."""
     loaded = load_any(name, progress)
-    return OpenVision(*loaded) if isinstance(loaded, LoadedVision) else _of_texts(loaded)
+    return _of_texts(loaded) if isinstance(loaded, LoadedModel) else of_pictures(loaded)
 
 
 def open_of_texts(

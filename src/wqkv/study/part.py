@@ -53,13 +53,16 @@ class ModelPart:
     Args:
         name: what the model is called.
         part: "encoder", "decoder" or "cross" of a model of two texts, else ONLY_PART.
+        inside: the name of the model inside whose layers these are, where it is a part of a whole.
     """
 
-    def __init__(self, model: nn.Module, name: str, part: str = ONLY_PART) -> None:
+    def __init__(
+        self, model: nn.Module, name: str, part: str = ONLY_PART, inside: str | None = None
+    ) -> None:
         self.model, self.name, self.part = model, name, part
         config: Any = model.config  # of transformers: its fields differ from family to family
         self.config, self.family = config, str(config.model_type)
-        self.hf_part = None if part == ONLY_PART else part
+        self.hf_part = inside if part == ONLY_PART else part
         self.sizes = PartSizes(**huggingface.sizes(model, self.hf_part))
         self._layers = [
             huggingface.from_hf(model, i, part=self.hf_part) for i in range(self.sizes.n_layer)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from wqkv.errors import ArgumentError
+from wqkv.maps.axis import Axis
 from wqkv.sentences.errors import mistake
 from wqkv.study.packaged import READS_MOST
 
@@ -93,6 +94,29 @@ class TokenizedText:
     def called_with(self) -> Mapping[str, Tensor]:
         """What the model is called with, by name."""
         return self.arguments or {"input_ids": torch.tensor([self.ids], device="cpu")}
+
+    @property
+    def only_picture(self) -> PictureTokens | None:
+        """The picture whose cells all tokens are that are not special, if there is one."""
+        cells = [at for picture in self.pictures for at in picture.tokens]
+        alone = len(self.pictures) == 1 and len(cells) + sum(self.special) == len(self.tokens)
+        return self.pictures[0] if alone else None
+
+    @cached_property
+    def axes(self) -> tuple[Axis, ...]:
+        """What the tokens are, one behind the other: those of a text, the cells of each picture."""
+        parts, at = list[Axis](), 0
+        for picture in self.pictures:
+            parts.append(Axis(self.shown[at : picture.first]))
+            grid = picture.rows, picture.columns
+            parts.append(Axis(len(picture.tokens), grid, source=picture.pixels))
+            at = picture.tokens.stop
+        return tuple(axis for axis in (*parts, Axis(self.shown[at:])) if len(axis))
+
+    @property
+    def positions(self) -> Tensor | None:
+        """Where the tokens stand, if that is not 0 to n - 1: as the model is called with it."""
+        return self.arguments.get("position_ids")
 
     @property
     def typed(self) -> tuple[str, ...]:

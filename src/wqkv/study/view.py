@@ -18,6 +18,7 @@ from torch import Tensor
 
 from wqkv.attend.engines import reference
 from wqkv.attend.masks.dense import Entries
+from wqkv.attend.rope import RoPE
 from wqkv.doors import door
 from wqkv.errors import ArgumentError
 from wqkv.maps.attention_map import AttentionMap
@@ -126,7 +127,10 @@ class View:
             if opened is None:
                 source = self.reading.source
                 opened = OpenLayer(
-                    ours, self.reading.inputs[layer], None if source is None else source.final
+                    ours,
+                    self.reading.inputs[layer],
+                    None if source is None else source.final,
+                    self.reading.positions if isinstance(ours.position, RoPE) else None,
                 )
                 self._layers[layer] = opened
             self._layers.move_to_end(layer)
@@ -138,8 +142,9 @@ class View:
             return opened
 
     def map(self, layer: int, head: int) -> AttentionMap:
-        """The map of one head: [1, 1, n, m]."""
-        return self.checked_layer(layer, head).map(head)
+        """The map of one head: [1, 1, n, m]; it knows what its tokens are."""
+        found = self.checked_layer(layer, head).map(head)
+        return found.on(self.keys.axes, self.reading.axes)
 
     def matrices(self, layer: int, head: int) -> HeadMatrices:
         """WQ, WK, WV and WO of one head, with their biases: q = x WQ + bQ, share = context WO.

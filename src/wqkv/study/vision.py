@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,10 +11,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from wqkv.doors import door
 from wqkv.errors import ArgumentError, need
 from wqkv.sentences.errors import mistake
-from wqkv.study.loading import LoadedVision, load_any
 from wqkv.study.model import OneSequence, Reads
 from wqkv.study.tokens import PictureTokens, TokenizedText, check_token
 from wqkv.study.windows import TextWindow
@@ -70,7 +68,7 @@ class OpenVision(OneSequence):
         Raises:
             ArgumentError: there is no such file, or it is no picture.
         """
-        image, name = self._image(picture)
+        image, name = read_image(picture, self.name)
         given = self.processor(images=image, return_tensors="pt")["pixel_values"].float()
         return self._cut(given, name)
 
@@ -80,27 +78,26 @@ class OpenVision(OneSequence):
         Raises:
             ArgumentError: a token that is no patch, or a text in place of one.
         """
-        (picture,), given = text.pictures, text.arguments["pixel_values"].clone()
-        high, wide = self._patches().kernel_size
+        (picture,), given = text.pictures, text.arguments["pixel_values"]
         for token, typed in edits.items():
             check_token(text, token)
             if token not in picture.tokens:
                 raise ArgumentError(mistake("no_patch", token=token, name=text.tokens[token]))
             if typed:
                 raise ArgumentError(mistake("only_hidden", token=token, text=typed))
-            row, column = divmod(token - picture.first, picture.columns)
-            given[..., row * high : (row + 1) * high, column * wide : (column + 1) * wide] = 0
+            given = hide_patch(given, picture, token)
         return self._cut(given, picture.name)
 
     def _cut(self, given: Tensor, name: str) -> TokenizedText:
         """What the model is called with, (1, 3, height, width), as its tokens."""
-        size, cell = given.shape[-2:], self._patches().kernel_size
-        rows, columns = (side // patch for side, patch in zip(size, cell, strict=True))
+        high, wide = self._patches().kernel_size
+        rows, columns = given.shape[-2] // high, given.shape[-1] // wide
         special = self._special()
         cells = (f"{row},{column}" for row in range(rows) for column in range(columns))
         tokens, first = (*special, *cells), len(special)
         n = len(tokens)
-        pixels = self._as_seen(given[0])
+        # What is left over at the right and below, no patch sees.
+        pixels = as_seen(self.processor, given[0, :, : rows * high, : columns * wide])
         return TokenizedText(
             name,
             tokens,
@@ -127,16 +124,6 @@ class OpenVision(OneSequence):
                 found += [name] if count == 1 else numbered
         return found
 
-    def _as_seen(self, given: Tensor) -> Tensor:
-        """A picture (3, height, width) from 0 to 1, from what the processor made of it."""
-        if not self.processor.do_normalize:
-            return given.clamp(0, 1)
-        mean, std = (
-            torch.tensor(numbers, device="cpu").view(-1, 1, 1)
-            for numbers in (self.processor.image_mean, self.processor.image_std)
-        )
-        return (given * std + mean).clamp(0, 1)
-
     def _call(self, text: TokenizedText) -> Tensor | None:
         """Run the model; if it has a head, return the logits of its classes."""
         if self.classifier is None:
@@ -145,23 +132,61 @@ class OpenVision(OneSequence):
         logits: Tensor = self.classifier(**text.called_with).logits
         return logits[0].float()
 
-    def _image(self, picture: str) -> tuple[Any, str]:
-        """A picture as PIL has it, upright and in RGB, and what it is called."""
-        pil: Any = need("PIL.Image", "show", mistake("pictures"))
-        turn: Any = need("PIL.ImageOps", "show", mistake("pictures"))
-        inside, path = picture.startswith(DATA), Path(picture)
-        if not inside and not _is_file(path):
-            raise ArgumentError(mistake("no_picture_file", model=self.name, path=picture))
-        name = UNNAMED if inside else path.name
-        try:
-            file = BytesIO(base64.b64decode(picture.partition(",")[2])) if inside else path
-            return turn.exif_transpose(pil.open(file)).convert("RGB"), name
-        except Exception as error:  # whatever a foreign reader raises for a foreign file
-            lines = str(error).splitlines()[:1]
-            kind, reason = type(error).__name__, lines[0][:200] if lines and not inside else ""
-            raise ArgumentError(
-                mistake("no_picture", path=name, kind=kind, reason=reason)
-            ) from error
+
+# What a picture is, before and behind its processor
+
+
+def read_image(picture: str, model: str) -> tuple[Any, str]:
+    """A picture as PIL has it, upright and in RGB, and what it is called.
+
+    Args:
+        picture: the path of a file, or a data: address that has the picture in itself.
+        model: the name of what reads it.
+    """
+    pil: Any = need("PIL.Image", "show", mistake("pictures"))
+    turn: Any = need("PIL.ImageOps", "show", mistake("pictures"))
+    inside, path = picture.startswith(DATA), Path(picture)
+    if not inside and not _is_file(path):
+        raise ArgumentError(mistake("no_picture_file", model=model, path=picture))
+    name = UNNAMED if inside else path.name
+    try:
+        file = BytesIO(base64.b64decode(picture.partition(",")[2])) if inside else path
+        return turn.exif_transpose(pil.open(file)).convert("RGB"), name
+    except Exception as error:  # whatever a foreign reader raises for a foreign file
+        lines = str(error).splitlines()[:1]
+        kind, reason = type(error).__name__, lines[0][:200] if lines and not inside else ""
+        raise ArgumentError(mistake("no_picture", path=name, kind=kind, reason=reason)) from error
+
+
+def as_seen(processor: Any, given: Tensor) -> Tensor:
+    """A picture (3, height, width) from 0 to 1, from what an image processor made of it."""
+    if not processor.do_normalize:
+        return given.clamp(0, 1)
+    mean, std = (
+        torch.tensor(numbers, device="cpu").view(-1, 1, 1)
+        for numbers in (processor.image_mean, processor.image_std)
+    )
+    return (given * std + mean).clamp(0, 1)
+
+
+def hide_patch(given: Tensor, picture: PictureTokens, token: int) -> Tensor:
+    """What a model is given of one picture, with the pixels of one of its tokens set to 0.
+
+    Args:
+        given: (1, 3, height, width), or (patches, numbers), where some rows make a token.
+    """
+    at, hidden = token - picture.first, given.clone()
+    if given.ndim == 2:
+        each = len(given) // len(picture.tokens)
+        hidden[at * each : (at + 1) * each] = 0
+        return hidden
+    row, column = divmod(at, picture.columns)
+    high, wide = (
+        picture.pixels.shape[-2] // picture.rows,
+        picture.pixels.shape[-1] // picture.columns,
+    )
+    hidden[..., row * high : (row + 1) * high, column * wide : (column + 1) * wide] = 0
+    return hidden
 
 
 def is_picture_file(text: str) -> bool:
@@ -174,21 +199,3 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):  # a text that is too long, or of characters that no path has
         return False
-
-
-@door
-def open_vision(name: str, progress: Callable[[str], None] = lambda _: None) -> OpenVision:
-    """Open a model that reads pictures, in float32 on the CPU.
-
-    Args:
-        name: a folder or a hub name, such as "google/vit-base-patch16-224".
-        progress: is called with what is being read, as a line of text.
-
-    Raises:
-        ArgumentError: it is no such model, one of a family without a table row, or one without an
-            image processor.
-    """
-    loaded = load_any(name, progress)
-    if not isinstance(loaded, LoadedVision):
-        raise ArgumentError(f"{loaded.name} reads a text.\nOpen it with `open_model`.")
-    return OpenVision(*loaded)

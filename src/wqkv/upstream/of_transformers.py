@@ -39,12 +39,16 @@ NAMES = {
     "WeightConverter": "transformers.core_model_loading:WeightConverter",
     "WeightRenaming": "transformers.core_model_loading:WeightRenaming",
     "rename_source_key": "transformers.core_model_loading:rename_source_key",
-    # by family, the class that has a head for the next token, for masked ones, or for classes
+    # by family, the class that has a head for the next token, also behind a picture, for masked
+    # ones, or for classes
     "CAUSAL": "transformers.models.auto.modeling_auto:MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
     "SEQ2SEQ": (
         "transformers.models.auto.modeling_auto:MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES"
     ),
     "MASKED": "transformers.models.auto.modeling_auto:MODEL_FOR_MASKED_LM_MAPPING_NAMES",
+    "WITH_PICTURES": (
+        "transformers.models.auto.modeling_auto:MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES"
+    ),
     "CLASSES": (
         "transformers.models.auto.modeling_auto:MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES"
     ),

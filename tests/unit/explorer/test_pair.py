@@ -152,8 +152,11 @@ def test_serve_hands_the_target_on(monkeypatch):
     found = []
     monkeypatch.setattr(server, "app", lambda *given: found.append(given))
     monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: sockets[0].close())
-    serve(tiny_t5(), READ, target=TARGET, window=3, pair="one", ready=lambda address: None)
-    assert found[0][3:] == (READ, TARGET, 3, "one")
+    serve(
+        tiny_t5(), READ, target=TARGET, window=3, pair="one", picture="two.png",
+        ready=lambda address: None,
+    )  # fmt: skip
+    assert found[0][3:] == (READ, TARGET, 3, "one", "two.png")
 
 
 def test_the_three_count_as_one(client, view, views):

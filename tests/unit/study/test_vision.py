@@ -17,13 +17,15 @@ from wqkv.study.generate import generate
 from wqkv.study.model import open_model
 from wqkv.study.one_token import clearest_link, token_story
 from wqkv.study.opening import open_any, open_of_texts
-from wqkv.study.vision import OpenVision, is_picture_file, open_vision
+from wqkv.study.vision import OpenVision, is_picture_file
+from wqkv.study.vision_language import open_vision
 from wqkv.study.whatif import what_if
 
 SPECIAL = {
     "vit": ("[CLS]",),
     "deit": ("[CLS]", "[DIST]"),
     "dinov2": ("[CLS]",),
+    "dinov2_with_registers": ("[CLS]", *(f"[REG {at}]" for at in range(1, 5))),
     "clip_vision_model": ("[CLS]",),
     "siglip_vision_model": (),
 }
@@ -85,6 +87,15 @@ def test_a_patch_is_where_its_pixels_are(family, photo):
         after = model.run(model._cut(given, "other"))
         moved = (after.inputs[-1] - before.inputs[-1])[0].abs().amax(dim=-1)
         assert moved.nonzero().flatten().tolist() == [token]
+
+
+def test_a_map_knows_its_patches(view):
+    cls, patches = view.map(1, 2).keys
+    assert cls.labels == ("[CLS]",) and patches.grid == (5, 3)
+    assert patches.source is view.reading.pictures[0].pixels
+    assert view.map(1, 2).overlay((2, 1), 0) is not None
+    weights = view.row(1, 2, 8).weights  # "2,1"
+    torch.testing.assert_close(patches.cells(weights[1:]), weights[1:].view(5, 3))
 
 
 def test_a_hidden_patch(model, view):

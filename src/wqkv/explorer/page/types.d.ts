@@ -278,7 +278,9 @@ export interface StartFacts {
 
 /** The model; one of two texts has three `parts`, and its own facts are those of "cross".
  * 
- * Where it reads a picture, a text to open is the data: address of a PNG, JPEG or WebP file. */
+ * Where it reads a picture, a text to open is the data: address of a PNG, JPEG or WebP file. Where
+ * it reads both, {"text": "...", "picture": a data: address} opens a text with another picture
+ * than the one that it was started with. */
 export interface ModelAnswer {
   n_layer: number;
   n_head: number;
@@ -296,7 +298,7 @@ export interface ModelAnswer {
   dtype: string;
   longest: number | null;
   bits: number | null;
-  reads: "text" | "picture";
+  reads: "text" | "picture" | "both";
   generates: boolean;
   parts: { [name: string]: PartFacts };
   version: string;
@@ -321,7 +323,7 @@ export interface ServedModel {
   dtype: string;
   longest: number | null;
   bits: number | null;
-  reads: "text" | "picture";
+  reads: "text" | "picture" | "both";
   generates: boolean;
   parts: { [name: string]: PartFacts };
   version: string;

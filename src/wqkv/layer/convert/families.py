@@ -192,6 +192,7 @@ QFORMER = FamilyRow(
 # Pictures and sounds
 
 VIT = FamilyRow("layers.{}.attention", paths("q_proj k_proj v_proj o_proj"))
+DINOV2 = "encoder.layer.{}.attention"
 CLIP = FamilyRow("encoder.layers.{}.self_attn", PROJ)
 QWEN2_VL_VISION = FamilyRow(
     "blocks.{}.attn",
@@ -265,7 +266,7 @@ FAMILIES: dict[str, dict[str, FamilyRow]] = {
     **_all("deit vit", {"encoder": VIT}),
     **_all("clip_vision_model siglip_vision_model", {"encoder": CLIP}),
     "clip_text_model": {"encoder": replace(CLIP, mask=Causal())},
-    "dinov2": {"encoder": replace(VIT, at="encoder.layer.{}.attention")},
+    **_all("dinov2 dinov2_with_registers", {"encoder": replace(VIT, at=DINOV2)}),
     "qwen2_vl_vision": {"encoder": QWEN2_VL_VISION},
     **_all("hubert wav2vec2", {"encoder": replace(CLIP, at="encoder.layers.{}.attention")}),
 }

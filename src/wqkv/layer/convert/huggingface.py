@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 from itertools import count
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -62,6 +63,14 @@ def known_stacks(model: nn.Module) -> dict[str, Stack]:
         parts = _parts_of(child, f"{name}.")
         found |= {name if len(parts) == 1 else f"{name}.{part}": parts[part] for part in parts}
     return found
+
+
+def language_inside(model: nn.Module) -> str | None:
+    """The part of a model that is its language model, where the table knows that one's layers."""
+    whole: Any = model  # of transformers, whose method tells
+    inside = whole.get_decoder()
+    known = known_stacks(model).items()
+    return next((name for name, stack in known if stack.prefix and stack.base is inside), None)
 
 
 def stacks(model: nn.Module) -> dict[str, Stack]:

@@ -2,7 +2,7 @@
 
 import { css, overGround, overlay } from "./color.js";
 import { h } from "./dom.js";
-import { weight } from "./format.js";
+import { short, weight } from "./format.js";
 import { cutOut } from "./patch.js";
 import { markText, scale, swatches } from "./ranking.js";
 import { t } from "../words/words.js";
@@ -45,14 +45,39 @@ export function paintCell(cell, level) {
 }
 
 /**
- * Weights on pictures. A row of n patches has weights of about 1/n, which the scale of a sentence
- * would not show: the level is log(1 + n w) / log(1 + n), so that even weights are pale.
+ * What each patch has if all have the same, and what one has if it has all: of a row of weights 1 / n
+ * and 1.
  *
- * @param {number} n
- * @returns {Look}
+ * @typedef {{ even: number, whole: number }} Spread
  */
-function photoLook(n) {
-  return { level: value => Math.log1p(n * value) / Math.log1p(n), text: weight };
+
+/**
+ * Shares on pictures. A row of n patches has weights of about 1 / n, which the scale of a sentence
+ * would not show: the level is log(1 + w / even) / log(1 + whole / even), so that even ones are pale.
+ *
+ * @param {Spread} spread
+ */
+export function photoLevel({ even, whole }) {
+  return value => Math.log1p(value / even) / Math.log1p(whole / even);
+}
+
+/**
+ * @param {string} says
+ * @param {Spread} spread
+ */
+export function photoScale(says, spread) {
+  const { even, whole } = spread,
+    marks = [0, even, whole / 100, whole / 10, whole].sort((a, b) => a - b),
+    text = mark => (mark < 1 ? markText(mark) : short(mark, 3));
+  return swatches(
+    says,
+    marks.map(mark => ({ color: overGround(photoLevel(spread)(mark)), text: mark === even ? t("evenIs", { even: text(mark) }) : text(mark) })),
+  );
+}
+
+/** @param {TextFacts} text */
+function ofWeights({ tokens }) {
+  return { even: 1 / tokens.length, whole: 1 };
 }
 
 /** @type {Look} */
@@ -63,21 +88,11 @@ const SENTENCE_LOOK = { level: Math.sqrt, text: weight };
  *
  * @param {TextFacts} text
  */
-export function lookOf({ pictures, tokens }) {
-  return pictures.length ? photoLook(tokens.length) : SENTENCE_LOOK;
+export function lookOf(text) {
+  return text.pictures.length ? { level: photoLevel(ofWeights(text)), text: weight } : SENTENCE_LOOK;
 }
 
 /** @param {TextFacts} text */
-export function scaleOf({ pictures, tokens }) {
-  return pictures.length ? photoScale(tokens.length) : scale();
-}
-
-/** @param {number} n */
-function photoScale(n) {
-  const { level } = photoLook(n),
-    marks = [0, 1 / n, 0.01, 0.1, 1].sort((a, b) => a - b);
-  return swatches(
-    t("weight"),
-    marks.map(mark => ({ color: overGround(level(mark)), text: mark === 1 / n ? t("evenIs", { even: markText(mark) }) : markText(mark) })),
-  );
+export function scaleOf(text) {
+  return text.pictures.length ? photoScale(t("weight"), ofWeights(text)) : scale();
 }
