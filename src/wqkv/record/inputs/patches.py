@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
@@ -22,7 +23,7 @@ from wqkv.record.inputs.moment import CallSizes, Moment, Running
 from wqkv.record.inputs.special_tokens import Special, special_tokens
 
 #: Parts of models whose queries are no patches, whatever their number is: learned queries, groups,
-#: channels, texts, the frames of one patch.
+#: channels, texts, frames.
 _NO_PATCHES = re.compile(
     r"decoder|perceiver|latent|resampler|q_?former|predictor|pool|text|temporal|message|group"
     r"|xca|channel|covariance",
@@ -40,6 +41,8 @@ def read_patches(moment: Moment, sizes: CallSizes) -> Axes | None:
         pictures = cache(lambda: _pictures(moment, *listed))
         return Axes(pictures if sizes.query_len == sizes.key_len else known(None), pictures)
     own = _tower(moment, sizes.query_len, sizes.batch)
+    if own is not None and sizes.cross and sizes.query_len == sizes.key_len:
+        return None  # of two pictures that look at each other, nobody tells which is which
     if own is not None and _are_others(own):
         own = None
     alike = own is not None and sizes.query_len == sizes.key_len
@@ -72,13 +75,17 @@ def _tower(moment: Moment, length: int, batch: int) -> _Tower | None:
     if any(_SHUFFLED.search(type(one.module).__name__) for one in moment.modules):
         return None
     cuts = cuts_of(moment.convolved)
+    times = Counter(one.module for one in moment.convolved)
     for at, outer in reversed(list(enumerate(moment.modules))):
         within = moment.modules[at:]
         other = rearranged(outer)
         found = [
             tower
             for cut in [*cuts, *([] if other is None else [other])]
-            if cut.batch == batch and math.prod(cut.cells) <= length
+            if cut.batch == batch
+            and math.prod(cut.cells) <= length
+            # a model without a tower of its own may have cut two pictures before it reads one
+            and (at or times[cut.module] < 2)
             if (tower := _explained(within, cut, length)) is not None
         ]
         if found and _reads_text(outer):

@@ -243,3 +243,25 @@ def test_more_tokens_than_the_tower_has():
             return self.look(nn.functional.pad(x, (0, 0, 2, 0)))
 
     assert keys(More(nn.Conv2d(3, D, 8, 8)), pictures(1, 3, 16, 24)) is None
+
+
+class Pair(Reader):
+    """Two pictures that one convolution cuts, and an attention of each or of one to the other."""
+
+    def __init__(self, other):
+        super().__init__(nn.Conv2d(3, D, 8, 8), token=False)
+        self.other = other
+
+    def forward(self, pictures, others):
+        if self.other == "batch":
+            x = self.conv(torch.cat([pictures, others])).flatten(2).mT
+            return self.look(x, x.flip(0))
+        one, other = (self.conv(x).flatten(2).mT for x in (pictures, others))
+        return self.look(one) if self.other == "none" else self.look(one, other)
+
+
+@pytest.mark.parametrize("other", ["batch", "none", "another"])
+def test_two_pictures_of_one_size(other):
+    """Which of them the keys are, the sizes do not tell."""
+    given = pictures(1, 3, 16, 24)
+    assert keys(Pair(other), given, given + 1) is None
