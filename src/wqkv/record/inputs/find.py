@@ -154,7 +154,7 @@ def _earlier(moment: Moment, batch: int, key_len: int) -> Sequence[Parts] | None
 
 
 def _in_order(axis: Axis) -> bool:
-    """Whether position i stands on cell i, or is padding. Windows are put back before others look."""
+    """Whether each position is padding or stands on the cell of its number, unlike in windows."""
     if axis.places is None:
         return True
     return all(place in (at, -1) for at, place in enumerate(axis.places.tolist()))
