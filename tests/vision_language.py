@@ -290,6 +290,7 @@ def at_one_size(
     return Case(model, {**by_hand(2, count, count, count), "pixel_values": images})
 
 
+CLIP = {"model_type": "clip_vision_model", "image_size": 35, "projection_dim": 5}
 SIGLIP = {"model_type": "siglip_vision_model", "image_size": 42, "vision_use_head": False}
 INTERN = {"model_type": "internvl_vision", "image_size": [42, 42], "patch_size": [7, 7]}
 
@@ -443,6 +444,11 @@ CASES = {
         "paligemma", 36, "gemma", vision={**SIGLIP, "projection_dim": 24}, projection_dim=24
     ),
     "gemma3": gemma3,
+    # with [CLS] before the patches, and without the first of them
+    "llava-full": lambda: at_one_size(
+        "llava", 26, vision=CLIP, vision_feature_select_strategy="full"
+    ),
+    "llava-without-first": lambda: at_one_size("llava", 35, vision=SIGLIP, vision_feature_layer=-1),
     "vipllava": lambda: at_one_size(
         "vipllava",
         16,

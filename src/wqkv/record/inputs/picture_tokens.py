@@ -329,7 +329,7 @@ def _interpolated(config: Config, given: Given) -> list[Axis] | None:
 
 
 def _pooled_frames(config: Config, given: Given) -> list[Axis] | None:
-    """Videos of LLaVA-NeXT-Video: each frame is a square of patches, of which squares are pooled."""
+    """Videos of LLaVA-NeXT-Video: a frame is a square of patches, whose squares are pooled."""
     pixels, side = given["pixel_values_videos"], config.vision_config.patch_size
     if _first(config, given) != 0 or pixels.ndim != 5 or pixels.shape[-1] != pixels.shape[-2]:
         return None
