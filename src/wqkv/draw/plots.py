@@ -15,7 +15,7 @@ from wqkv.draw import steps
 from wqkv.draw.matrix import Product, legend, pixels, scale_ends, side_by_side, write_sum
 from wqkv.errors import ArgumentError, need
 from wqkv.fonts import drawable, fonts, fonts_for
-from wqkv.maps.display import Color, short, visible
+from wqkv.maps.display import MARK, Color, short, visible
 from wqkv.maps.pictures import color_map, draw_scale
 from wqkv.maps.png import BLUE, ORANGE
 from wqkv.maps.scales import WEIGHTS
@@ -25,8 +25,6 @@ from wqkv.sentences.seen import SAID, SEEN
 from wqkv.study.one_token import TokenStory
 
 FORMATS = (".png", ".svg", ".pdf")
-#: The color that marks the chosen token.
-MARK = "#d95f02"
 #: How many tokens an axis names at most; of more it names every second, third, ...
 LABELS = 64
 #: The colors of lines around a picture, of the ground of a marked number, of a failed proof.

@@ -22,7 +22,7 @@ from wqkv.maps.panels import (
     draw_tokens,
     token_lines,
 )
-from wqkv.maps.pictures import color_map, folded
+from wqkv.maps.pictures import color_map, folded, new_figure
 from wqkv.maps.scales import INK, Scale, of_keys, scale_of
 from wqkv.maps.sound_overlay import draw_sound
 
@@ -127,8 +127,6 @@ def drawn(
 ) -> Figure:
     """A figure of the numbers (samples, length) of some axes: see `overlay`."""
     need("matplotlib", "show", "An overlay")
-    from matplotlib.figure import Figure
-
     parted, notes = _parted(rows.detach().float().cpu(), samples, asked)
     pictures, sounds, tokens = parted
     said = _said(parted, scale, smooth, notes)
@@ -136,7 +134,7 @@ def drawn(
     # Keyword arguments of matplotlib's own texts. A token may be "$", which is not a formula.
     font: dict[str, Any] = {"parse_math": False, "fontfamily": families}
 
-    made = Figure(figsize=(WIDE, 1), layout="constrained")
+    made = new_figure(WIDE, 1)
     said, title = (folded(text.translate(missing), made, 7) for text in (said, title))
     lines = token_lines(tokens, (WIDE - 0.2) * 72) if tokens else []
     columns = min(BESIDE, len(pictures))

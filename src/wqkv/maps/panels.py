@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from wqkv.maps.display import color, number, weight
+from wqkv.maps.display import MARK, color, number, points, weight
 from wqkv.maps.scales import Scale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: The color of the frame around the query, of lines on a plain ground and of notes.
-FRAME, LINES, PALE = "#d95f02", "#ffffff", "#666666"
+#: The colors of lines on a plain ground and of notes.
+LINES, PALE = "#ffffff", "#666666"
 #: How dark a gray picture is at its darkest, and a plain ground: so the ink on it can be seen.
 DARKEST, PLAIN = 0.5, 0.92
 #: How much of a picture the ink of a full number covers, and how much is left of a picture where
@@ -70,7 +69,7 @@ def draw_picture(panel: Axes, one: OnPicture, scale: Scale, smooth: bool) -> Non
     if one.framed is not None:
         row, column = one.framed
         corner = (column * wide - 0.5, row * high - 0.5)
-        frame = Rectangle(corner, wide, high, fill=False, edgecolor=FRAME, lw=1.8, clip_on=False)
+        frame = Rectangle(corner, wide, high, fill=False, edgecolor=MARK, lw=1.8, clip_on=False)
         panel.add_patch(frame)
     panel.set_axis_off()
 
@@ -135,11 +134,6 @@ def written(token: OnToken) -> str:
     if token.number is None:
         return ""
     return weight(token.number) if 0 <= token.number <= 1 else number(token.number)
-
-
-def points(text: str, size: float) -> float:
-    """About how wide a text of some size is, in points."""
-    return sum(size * (1.0 if unicodedata.east_asian_width(c) in "WF" else 0.62) for c in text)
 
 
 def _hex(shade: tuple[int, int, int]) -> str:

@@ -13,7 +13,8 @@ from torch import Tensor
 from wqkv.errors import KindError, message
 from wqkv.fonts import fonts
 from wqkv.maps.axis import Axis
-from wqkv.maps.panels import COVERS, FRAME, TOKEN, gray, points
+from wqkv.maps.display import MARK, points
+from wqkv.maps.panels import COVERS, TOKEN, gray
 from wqkv.maps.scales import Scale
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def _write_names(panel: Axes, labels: Sequence[str], seconds: float, end: float)
     lines = [0.0, 0.0]  # up to where each of two lines is written
     for name, begin, until in names:
         for time in (begin, until):
-            panel.axvline(time, color=FRAME, linewidth=0.7)
+            panel.axvline(time, color=MARK, linewidth=0.7)
         middle, text = (begin + until) / 2, name.translate(missing)
         half = points(text, TOKEN) / 2 * per_point
         line = int(middle - half < lines[0])  # on the second one, if there is no room

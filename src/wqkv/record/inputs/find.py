@@ -146,9 +146,17 @@ def _earlier(moment: Moment, batch: int, key_len: int) -> Sequence[Parts] | None
     runs = [run for run in runs if not _is_of(run.pieces[0].moment, tower, moment.source)]
     for run in sorted(runs, key=_number, reverse=True):
         found = run.axes().queries()
-        if found is not None and len(found) in (1, batch):
+        if found is None or len(found) not in (1, batch):
+            continue
+        if all(_in_order(axis) for parts in found for axis in parts):
             return found if len(found) == batch else [found[0]] * batch
     return None
+
+
+def _in_order(axis: Axis) -> bool:
+    """Whether positions stand cell by cell. Windows are put back before others read them."""
+    places = axis.places
+    return places is None or places.tolist() == list(range(axis.count))
 
 
 def _number(run: HasAxes) -> int:
