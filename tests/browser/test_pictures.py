@@ -302,6 +302,17 @@ def test_another_picture_is_opened_from_a_file(open_page, vit, tmp_path):
     assert page.locator("image").count() == 2
     used = page.locator("#view .photo use").get_attribute("href")
     assert page.locator("image").nth(1).get_attribute("id") == used.removeprefix("#")
+    # one that no request could carry is sent with fewer pixels
+    noise = np.random.default_rng(0).integers(0, 256, (600, 700, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    assert path.stat().st_size > 2**20
+    page.locator("#picture").set_input_files(path)
+    page.locator("image").nth(2).wait_for(state="attached")
+    path.with_suffix(".txt").write_text("no picture")
+    page.locator("#picture").set_input_files(path.with_suffix(".txt"))
+    page.locator("#notice").wait_for()
+    assert "what was sent is none" in page.locator("#notice").inner_text()
+    open_page.wrong.clear()  # the refusal
 
 
 @pytest.mark.parametrize("view", ["cards", "text", "grid", "map", "whatif"])

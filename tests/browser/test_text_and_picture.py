@@ -1,6 +1,7 @@
 """A model of a text with a picture in it: words and patches are tokens of one sequence."""
 
 import pytest
+from PIL import Image
 
 from tests.browser.conftest import Site, serving, settled, table
 from tests.tiny import draw_photo
@@ -91,7 +92,8 @@ def test_a_hidden_patch_and_another_word(open_page, site: Site):
 
 def test_another_picture_with_the_same_text(open_page, tmp_path):
     page = open_page(f"{HERE}&step=0", fresh=True)
-    path = draw_photo(tmp_path / "other.png")  # which is sent as a JPEG, with other pixels
+    path = tmp_path / "other.png"
+    Image.new("RGB", (40, 30), (200, 30, 60)).save(path)
     page.locator("#picture").set_input_files(path)
     page.locator("image").nth(1).wait_for(state="attached")
     settled(page)

@@ -333,6 +333,18 @@ ROWS = [
         ),
         (48, 80),
     ),
+    Cutting(
+        "timm SAM 2",
+        _timm(
+            "sam2_hiera_tiny",
+            embed_dim=12,
+            stages=(1, 2, 3, 2),
+            window_spec=(8, 4, 6, 3),
+            global_att_blocks=(5,),
+        ),
+        (64, 96),
+        "timm",
+    ),
     Cutting("timm TinyViT", _timm("tiny_vit_5m_224", depths=(1, 1, 1, 1)), (96, 128), "timm"),
     Cutting(
         "timm Swin, another size",

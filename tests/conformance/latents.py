@@ -44,6 +44,10 @@ class Case(NamedTuple):
     grid: tuple[int, ...] = (ROWS, COLUMNS)
     note: str = ""
 
+    def having(self, **config: Any) -> Case:
+        """The case with other values in its config."""
+        return self._replace(config={**self.config, **config})
+
     def given(self) -> dict[str, Any]:
         """The arguments of a call."""
         sizes = {"c": self.channels, "n": math.prod(self.grid), "f": FRAMES * self.long}

@@ -121,9 +121,38 @@ def test_contacts(example, capsys, tmp_path):
     assert imread(heads).shape[2] == 4
 
 
-@pytest.mark.parametrize("name", ["nano.py", "contacts.py"])
+#: Examples that a reader takes in at once.
+SHORT = [
+    "contacts.py",
+    "diffusion.py",
+    "nano.py",
+    "on_pixels.py",
+    "picture_and_text.py",
+    "speech.py",
+    "tiny_en.py",
+]
+
+
+@pytest.mark.parametrize("name", SHORT)
 def test_under_sixty_lines(name):
     assert len((EXAMPLES / name).read_text("utf-8").splitlines()) < 60
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of timm's own code
+def test_on_pixels(example, capsys, tmp_path):
+    """A few epochs teach timm's ViT little: what counts is that both are drawn on their pixels."""
+    pictures = [tmp_path / "vit.png", tmp_path / "own.png"]
+    with libraries():
+        pytest.importorskip("timm", reason="timm is not installed: make .venv/.foreign")
+        example("on_pixels.py")["main"](4, *pictures)
+    shown = capsys.readouterr().out
+    (vit,) = numbers(r"timm's ViT: ([\d.]+)% of 599 held-out digits right", shown)
+    (own,) = numbers(r"digits.py: ([\d.]+)% of 599 held-out digits right", shown)
+    assert vit > 15 and own > 85  # 10 by chance
+    axes = "Axis(1 positions, [CLS]), Axis(2 positions, [REG 0] [REG 1]), Axis(16 positions"
+    assert axes in shown and "on a grid of 4 x 4" in shown
+    assert all(imread(picture).std() > 0.05 for picture in pictures)
 
 
 @pytest.mark.process
@@ -167,10 +196,6 @@ def test_diffusion(example, capsys, tmp_path):
         assert square > 0.9 and rest < 0.2
         assert imread(tmp_path / f"{word}.png").shape[2] == 4
     assert imread(tmp_path / "patch.png").shape[2] == 4
-
-
-def test_diffusion_is_under_sixty_lines():
-    assert len((EXAMPLES / "diffusion.py").read_text("utf-8").splitlines()) < 60
 
 
 # English to Chinese
@@ -318,11 +343,6 @@ def test_speech_of_a_trained_model(example, capsys, tmp_path):
     assert imread(picture).shape[2] == 4
 
 
-def test_the_examples_of_speech_are_under_sixty_lines():
-    for name in ("speech.py", "tiny_en.py"):
-        assert len((EXAMPLES / name).read_text("utf-8").splitlines()) < 60
-
-
 @pytest.mark.slow
 def test_picture_and_text(example, capsys, tmp_path):
     torch.set_num_threads(1)
@@ -334,4 +354,3 @@ def test_picture_and_text(example, capsys, tmp_path):
     assert numbers(r"the cell that is asked for with ([\d.]+) in the mean", shown)[0] > 0.25
     for kind in ("bright", "dark", "striped"):
         assert imread(tmp_path / f"{kind}.png").shape[2] == 4
-    assert len((EXAMPLES / "picture_and_text.py").read_text("utf-8").splitlines()) < 60

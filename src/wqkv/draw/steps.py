@@ -19,8 +19,8 @@ from wqkv.study.tokens import Unread
 
 #: The phrases that read differently in cross-attention; that form has "_cross" after its name.
 CROSS = ("words_1", "words_2", "matrices_1", "matrices_f", "qkv_1", "qkv_2", "scores_1", "sum_1")
-#: Those that read differently in a picture; that form has "_picture" after its name.
-PICTURE = ("words", "words_1", "words_2_first")
+#: Those that read differently of pictures; that form has "_picture" or "_both" after its name.
+PICTURED = ("words", "words_1", "words_2_first")
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,7 @@ def tell(story: TokenStory, encoding: str = "utf-8", lang: str = "en") -> tuple[
     root = math.isclose(story.scale, story.d_k**-0.5, rel_tol=1e-6)
     facts: dict[str, str | int | float] = {
         "n": len(story.tokens),
+        "cells": story.cells,
         "rows": story.picture.rows if story.picture else 0,
         "columns": story.picture.columns if story.picture else 0,
         "m": len(story.keys),
@@ -157,10 +158,10 @@ def _phrases(story: TokenStory, lang: str) -> dict[str, str]:
     say = in_language(STEPS, lang)
     if story.source is not None:
         say |= {name: say[f"{name}_cross"] for name in CROSS}
-    if story.picture is not None:
-        say |= {name: say[f"{name}_picture"] for name in PICTURE}
-    nouns = in_language(NOUNS["text" if story.picture is None else "picture"], lang)
-    for name, noun in nouns.items():
+    reads = "text" if not story.cells else "both" if story.picture is None else "picture"
+    if story.cells:
+        say |= {name: say[f"{name}_{reads}"] for name in PICTURED}
+    for name, noun in in_language(NOUNS[reads], lang).items():
         say = {key: phrase.replace(f"{{{name}}}", noun) for key, phrase in say.items()}
     return say
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -28,8 +29,8 @@ def draw_sound(panel: Axes, numbers: Tensor, axis: Axis, scale: Scale) -> None:
 
     At each time stands the ink of the position that covers it, behind the wave form, or on the gray
     spectrogram. A name that several positions in a row have, such as what is said there, is written
-    over them. The panel ends where the wave form does, also where a model was given silence behind
-    it; what the numbers there sum to is said below.
+    over them. The panel ends where the sound does, also where a model was given silence behind it;
+    what the numbers there sum to is said below.
 
     Args:
         panel: of matplotlib.
@@ -39,17 +40,19 @@ def draw_sound(panel: Axes, numbers: Tensor, axis: Axis, scale: Scale) -> None:
     Raises:
         KindError: a source of another shape.
     """
-    assert axis.seconds is not None
+    assert axis.seconds is not None  # it is a sound
     cells = axis.cells(numbers.detach().float().cpu())
-    whole = axis.count * axis.seconds
-    end, wave, features = _source(axis, whole)
+    whole = len(cells) * axis.seconds
+    end, wave, features = _source(axis, axis.seconds)
     ink, share = scale.ink(cells)
     if features is None:
         paper = torch.ones(1, len(cells), 3, device="cpu")
-    else:  # low frequencies at the bottom
-        paper = gray(features.flip(0).expand(3, -1, -1)).movedim(0, -1)
-        at = torch.arange(paper.shape[1], device="cpu") * len(cells) // paper.shape[1]
+    else:  # what is loud is dark, and low frequencies are at the bottom
+        paper = gray(-features.flip(0).expand(3, -1, -1)).movedim(0, -1)
+        each = _frames(features, axis)
+        at = torch.arange(paper.shape[1], device="cpu") // each
         ink, share = ink[at], share[at] * COVERS
+        whole = paper.shape[1] / each * axis.seconds
     shown = paper + (ink - paper) * share[:, None]
     panel.imshow(shown.numpy(), extent=(0, whole, -1, 1), aspect="auto", interpolation="nearest")
     if wave is not None:
@@ -70,8 +73,9 @@ def draw_sound(panel: Axes, numbers: Tensor, axis: Axis, scale: Scale) -> None:
     _write_names(panel, axis.labels, axis.seconds, end)
 
 
-def _source(axis: Axis, whole: float) -> tuple[float, Tensor | None, Tensor | None]:
+def _source(axis: Axis, seconds: float) -> tuple[float, Tensor | None, Tensor | None]:
     """When the sound ends, and its samples (length,), or its features (mels, frames)."""
+    whole = axis.count * seconds
     if axis.source is None:
         return whole, None, None
     if not isinstance(axis.source, tuple):
@@ -84,7 +88,10 @@ def _source(axis: Axis, whole: float) -> tuple[float, Tensor | None, Tensor | No
                     "Pass (mels, frames), or a wave form as (samples, rate).",
                 )
             )
-        return whole, None, features
+        # frames of the smallest number alone are silence that was put behind the end
+        loud = (features > features.min()).any(dim=0).nonzero().flatten().tolist()
+        frames = loud[-1] + 1 if loud else features.shape[1]
+        return frames / _frames(features, axis) * seconds, None, features
     samples, rate = axis.source
     wave = torch.as_tensor(samples, device="cpu").detach().float()
     if wave.ndim != 1 or not len(wave):
@@ -96,6 +103,11 @@ def _source(axis: Axis, whole: float) -> tuple[float, Tensor | None, Tensor | No
             )
         )
     return min(whole, len(wave) / rate), wave[: round(whole * rate)], None
+
+
+def _frames(features: Tensor, axis: Axis) -> int:
+    """How many frames a position has; the last one may have less."""
+    return math.ceil(features.shape[1] / axis.count)
 
 
 def _write_names(panel: Axes, labels: Sequence[str], seconds: float, end: float) -> None:

@@ -8,7 +8,8 @@ language, which a token often is not.
 from __future__ import annotations
 
 #: With "_cross" after its name: of a word that is written, which looks at the words that were read.
-#: With "_picture": of a patch. {one} and {many} are words, or what they are called in a picture.
+#: With "_picture": of a patch; with "_both": of a text with a picture. {one} and {many} are words,
+#: or what they are called there.
 STEPS = {
     "words": ("Words", "词元"),
     "words_1": (
@@ -209,6 +210,18 @@ STEPS = {
         "模型把图片切成 {rows} x {columns} 个图块，读入 {n} 个词元（token）。我们跟着“{word}”"
         "走进第 {layer} 层的第 {head} 个头。",
     ),
+    "words_both": ("Tokens", "词元"),
+    "words_1_both": (
+        "The model reads {n} tokens, {cells} of which are patches of the picture. We follow "
+        '"{word}" into layer {layer}, head {head}.',
+        "模型读入 {n} 个词元（token），其中 {cells} 个是图片的图块。我们跟着“{word}”走进第 {layer} "
+        "层的第 {head} 个头。",
+    ),
+    "words_2_first_both": (
+        "In the first layer x comes from the model's table of words or from the tower that has "
+        "seen the picture: nothing of the text is in a patch.",
+        "在第一层里，x 来自词的嵌入，或来自看过图片的视觉部分；图块里还没有文本的内容。",
+    ),
     "words_2_first_picture": (
         "In the first layer x comes from the pixels of the patch and from its position: nothing of "
         "the other patches is in it.",
@@ -216,10 +229,11 @@ STEPS = {
     ),
 }
 
-#: What {one} and {many} are, in a text and in a picture.
+#: What {one} and {many} are, in a text, in a picture, and in both together.
 NOUNS = {
     "text": {"one": ("word", "词元"), "many": ("words", "词元")},
     "picture": {"one": ("patch", "图块"), "many": ("patches", "图块")},
+    "both": {"one": ("token", "词元"), "many": ("tokens", "词元")},
 }
 
 #: What the proof says.

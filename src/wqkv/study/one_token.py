@@ -72,6 +72,7 @@ class TokenStory:
     map: Tensor | None = None  # (n, m) this head's weights, one row per query token, if asked for
     source: SourceText | None = None  # the text that is looked at, where it is another one
     picture: PictureTokens | None = None  # what the tokens are cells of, if no text is beside it
+    cells: int = 0  # how many of the tokens are cells of pictures
 
     def __repr__(self) -> str:
         best = self.ranked[0]
@@ -229,6 +230,7 @@ def token_story(view: View, layer: int, head: int, token: int) -> TokenStory:
         proof=view.proof(layer),
         source=source,
         picture=reading.only_picture,
+        cells=sum(len(picture.tokens) for picture in reading.pictures),
     )
 
 

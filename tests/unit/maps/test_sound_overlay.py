@@ -60,11 +60,32 @@ def test_it_ends_where_the_wave_form_does():
     assert drawn(numbers, source=(torch.randn(2400), 2000)).get_xlim() == (0, 1)
 
 
+def test_it_ends_where_the_frames_of_silence_begin():
+    features = torch.full((7, 2 * LENGTH), -1.5)
+    features[3, :40] = 0.5
+    features[2, 60] = -1.25
+    numbers = torch.full((LENGTH,), 1 / LENGTH)
+    panel = drawn(numbers, source=features)
+    assert panel.get_xlim() == (0, pytest.approx(0.61))
+    assert panel.get_xlabel() == "seconds (0.4 stands behind the end)"
+    assert drawn(numbers, source=torch.zeros(7, 2 * LENGTH)).get_xlim() == (0, 1)
+
+
+@pytest.mark.parametrize("frames", [400, 397])  # of the last position there may be less
+def test_the_frames_of_a_position_have_its_ink(frames):
+    panel = drawn(on(17, 29), source=torch.rand(7, frames) + 1)
+    shown = torch.as_tensor(panel.images[0].get_array())
+    blue = (shown[..., 2] > shown[..., 0] + 0.1).all(0).nonzero().flatten().tolist()
+    assert blue == list(range(17 * 8, 29 * 8))
+    assert panel.get_xlim()[1] == pytest.approx(frames / 400)
+    assert panel.images[0].get_extent()[1] == pytest.approx(frames / 400)
+
+
 def test_a_spectrogram_stands_upright():
     features = torch.zeros(7, 2 * LENGTH)
     features[0] = 1  # the lowest frequency
     shown = torch.as_tensor(drawn(torch.zeros(LENGTH), source=features).images[0].get_array())
-    assert bool((shown[-1] > shown[0]).all()) and torch.equal(shown[0], shown[1])
+    assert bool((shown[-1] < shown[0]).all()) and torch.equal(shown[0], shown[1])
 
 
 def test_names_stand_over_their_seconds():

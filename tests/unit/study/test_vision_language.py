@@ -8,6 +8,7 @@ from PIL import Image
 
 from tests.tiny import draw_photo
 from tests.vision_language import CASES, blind, tiny_joined, tiny_llava
+from wqkv.draw.steps import tell
 from wqkv.errors import ArgumentError
 from wqkv.study.generate import generate, next_logits
 from wqkv.study.model import open_model
@@ -48,7 +49,12 @@ def test_words_and_patches_are_tokens(model, view):
     assert text.typed[-4:] == tuple(ASKED.split()) and text.typed[picture.first] == ""
     assert all(view.proof(layer).holds for layer in range(2))
     assert view.statistics == ("entropy", "received", "sink")
-    assert token_story(view, 1, 0, 3).picture is None  # it is told as a text
+    story = token_story(view, 0, 0, 3)
+    assert (story.picture, story.cells) == (None, len(picture.tokens))
+    for lang, says in (("en", "of which are patches of the picture"), ("zh", "个是图片的图块")):
+        steps = tell(story, lang=lang)
+        assert f"{story.cells} {says}" in steps[0].sentence
+        assert not re.search("[{}]", " ".join(step.sentence + step.sentence2 for step in steps))
 
 
 def test_it_is_what_the_processor_and_the_model_make(model, view, photo):

@@ -61,16 +61,16 @@ def read_latents(moment: Moment, sizes: CallSizes) -> Axes | None:
 # How an attention puts together what it is given
 
 
-class Order(NamedTuple):
+class _Order(NamedTuple):
     """In which order patches and text stand among the queries and among the keys."""
 
     queries: tuple[str, ...]
     keys: tuple[str, ...]
 
 
-_APART = Order(("patches",), ("text",))
-_TEXT_FIRST = Order(("text", "patches"), ("text", "patches"))
-_TEXT_LAST = Order(("patches", "text"), ("patches", "text"))
+_APART = _Order(("patches",), ("text",))
+_TEXT_FIRST = _Order(("text", "patches"), ("text", "patches"))
+_TEXT_LAST = _Order(("patches", "text"), ("patches", "text"))
 #: By the class of the processor, where the attention is given both.
 _ORDERS = {
     "AttnProcessor": _APART,
@@ -82,8 +82,8 @@ _ORDERS = {
     "LuminaAttnProcessor2_0": _APART,
     "SanaAttnProcessor2_0": _APART,
     "WanAttnProcessor": _APART,
-    "AttnAddedKVProcessor": Order(("patches",), ("text", "patches")),
-    "AttnAddedKVProcessor2_0": Order(("patches",), ("text", "patches")),
+    "AttnAddedKVProcessor": _Order(("patches",), ("text", "patches")),
+    "AttnAddedKVProcessor2_0": _Order(("patches",), ("text", "patches")),
     "AuraFlowAttnProcessor2_0": _TEXT_FIRST,
     "FusedAuraFlowAttnProcessor2_0": _TEXT_FIRST,
     "CogVideoXAttnProcessor2_0": _TEXT_FIRST,
@@ -99,7 +99,7 @@ _ORDERS = {
 }
 
 
-def _order(moment: Moment, patches: int, sizes: CallSizes) -> Order | None:
+def _order(moment: Moment, patches: int, sizes: CallSizes) -> _Order | None:
     """What the queries and the keys are, if that explains the lengths of all that was given."""
     attention = moment.modules[-1]
     order = _ORDERS.get(type(getattr(attention.module, "processor", None)).__name__)
@@ -112,7 +112,7 @@ def _order(moment: Moment, patches: int, sizes: CallSizes) -> Order | None:
     if not other:
         # in a block of one stream the attention is given patches and text as one sequence
         alone = ("patches",) if own == patches else order.keys
-        order = Order(alone, alone)
+        order = _Order(alone, alone)
     elif (own, other) != (patches, lengths["text"]):
         return None
     query_len, key_len = (sum(lengths[name] for name in names) for names in order)
@@ -214,10 +214,13 @@ def _grids(moment: Moment) -> list[Grid] | None:
 
 
 def _text(moment: Moment) -> tuple[int, int]:
-    """How many tokens of its own a model puts before its text, and how many the text has."""
+    """How many tokens of its own a model puts before its text, and how many the text has.
+
+    That is what the whole model is given. Inside it other things come under the same name.
+    """
     names = ("encoder_hidden_states", "encoder_hidden_states_t5")
     for one in moment.modules:
-        if one.given.get(names[0]) is not None:
+        if names[0] in one.given:
             marks = getattr(one.module, "register_tokens", None)
             return 0 if marks is None else marks.shape[1], sum(_length(one, x) for x in names)
     return 0, 0

@@ -12,14 +12,13 @@ import { linkName } from "../reading/asked.js";
 import { askFor, keys, opened, size } from "../reading/opened.js";
 import { recorded } from "../reading/server.js";
 import { go, state } from "../reading/state.js";
-import { LOOKS_AT, ofPictures } from "../steps/peek.js";
+import { LOOKS_AT } from "../steps/peek.js";
 import { strongest } from "../steps/worked.js";
 import { lang, t } from "../words/words.js";
 import { figure } from "./figure.js";
 import { tour } from "./tour.js";
 
 /** @import { TextFacts } from "../types" */
-/** @import { Flow } from "../parts/flow.js" */
 /** @import { Read } from "../steps/panel.js" */
 /** @import { Entry } from "../steps/worked.js" */
 
@@ -98,8 +97,8 @@ export async function answer(read) {
       { class: "herotext" },
       h("p", { class: "answer" }, sentences.filter(Boolean).map(one => [one, lang() === "zh" ? "" : " "])),
       story.rate && h("p", { class: "note rate" }, story.rate),
-      opened.text.pictures.length ? inPictures(opened.text, own ? found : [], token, { peek: ofPictures(LOOKS_AT), pick: to => go({ token: to, other: null, set: null }) }) : wordLine(own ? found : null),
-      own ? null : keys().pictures.length ? inPictures(keys(), found, best?.index ?? 0, { pick: other => go({ other }) }) : lookedAt(found),
+      opened.text.pictures.length ? wholeText(found) : wordLine(own ? found : null),
+      own ? null : lookedAt(found),
       scaleOf(keys()),
     ),
     kind === "empty" ? null : await figure(read, best),
@@ -201,16 +200,27 @@ function wordLine(found) {
 }
 
 /**
- * A whole text with its pictures, tinted by the weights.
+ * A text with pictures, which are seen whole.
  *
- * @param {TextFacts} text
  * @param {Entry[]} found
- * @param {number} at the chosen token
- * @param {Pick<Flow, "pick" | "peek">} does
  */
-function inPictures(text, found, at, does) {
-  const weights = new Map(found.map(one => [one.index, one.weight]));
-  return h("div", {}, flow({ of: text, name: t("chooseWord"), from: text === opened.text ? "from" : "keysfrom", asked: [at], at, lookup: j => weights.get(j) ?? 0, ...does }));
+function wholeText(found) {
+  const { token } = state,
+    weights = new Map(found.map(one => [one.index, one.weight]));
+  return h(
+    "div",
+    {},
+    flow({
+      of: opened.text,
+      name: t("chooseWord"),
+      from: "from",
+      asked: [token],
+      at: token,
+      lookup: j => weights.get(j) ?? 0,
+      pick: to => go({ token: to, other: null, set: null }),
+      peek: LOOKS_AT,
+    }),
+  );
 }
 
 /** @param {Entry[]} found */

@@ -2,7 +2,7 @@
 
 import { h } from "../parts/dom.js";
 import { count } from "../parts/format.js";
-import { smallerPicture } from "../parts/patch.js";
+import { addressOf } from "../parts/patch.js";
 import { opened } from "../reading/opened.js";
 import { computes, recorded } from "../reading/server.js";
 import { go, state } from "../reading/state.js";
@@ -150,7 +150,7 @@ function pictureChoice(open) {
     accept: "image/*",
     onchange: async () => {
       const [file] = field.files ?? [];
-      if (file) open(await smallerPicture(file));
+      if (file) open(await addressOf(file));
     },
   });
   return h("label", { class: "openpicture" }, t("openPicture"), field);

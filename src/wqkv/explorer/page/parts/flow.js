@@ -21,7 +21,7 @@ const PAUSE = 60; // milliseconds that the pointer rests, before a token is aske
 const RIGHT_TO_LEFT = /^\P{L}*[\p{Script=Hebrew}\p{Script=Arabic}\p{Script=Syriac}\p{Script=Thaana}\p{Script=Nko}]/u;
 
 /**
- * @typedef {(j: number) => number | null} Lookup the number of each token; null where it is not known
+ * @typedef {(j: number) => number} Lookup the number of each token
  *
  * @typedef {object} Peek what is seen while the pointer is at a token, and what is said of it then
  * @property {(j: number) => Promise<Lookup>} ask
@@ -185,16 +185,11 @@ function option({ asked, at, from }, j, tag, kind, ...inside) {
  */
 function tellOption(part, { of, look = lookOf(of) }, lookup) {
   const j = Number(part.dataset.j),
-    value = lookup?.(j) ?? null,
     cell = part.matches(".cell"),
-    level = value === null ? 0 : look.level(value),
-    says = value === null ? "" : look.text(value);
+    [level, says] = lookup ? [look.level(lookup(j)), look.text(lookup(j))] : [0, ""];
   part.ariaLabel = `${visible(of.tokens[j])} ${says}`.trim();
   part.title = `${cell ? of.tokens[j] : j}${says && `: ${says}`}`;
-  if (cell) {
-    part.classList.toggle("unknown", lookup !== undefined && value === null);
-    return paintCell(part, level);
-  }
+  if (cell) return paintCell(part, level);
   for (const beside of select(part, ".says")) beside.textContent = says;
   part.style.backgroundColor = part.style.color = "";
   if (Math.abs(level) > 0.022) paint(part, signedRamp(level));
@@ -223,8 +218,8 @@ function peeking(box, given, peek) {
     setTimeout(async () => {
       const found = at === j && !Number.isNaN(j) ? await peek.ask(j).catch(() => null) : null;
       if (at !== j || !found) return;
-      const best = [...of.tokens.keys()].sort((a, b) => (found(b) ?? 0) - (found(a) ?? 0)).slice(0, PEEKED);
-      show(found, peek.says(j), best.map(k => [" ", tokenTag(k, of), " ", h("b", {}, look.text(found(k) ?? 0))]));
+      const best = [...of.tokens.keys()].sort((a, b) => found(b) - found(a)).slice(0, PEEKED);
+      show(found, peek.says(j), best.map(k => [" ", tokenTag(k, of), " ", h("b", {}, look.text(found(k)))]));
     }, PAUSE);
   });
   box.addEventListener("pointerleave", () => {
@@ -268,7 +263,7 @@ function overview(lookup, n, from) {
     most = Array.from({ length: bars }, (_, b) => {
       let top = 0;
       for (let j = Math.floor((b * n) / bars); j < Math.floor(((b + 1) * n) / bars); j++)
-        top = Math.max(top, lookup(j) ?? 0);
+        top = Math.max(top, lookup(j));
       return top;
     });
   const drawing = signedBars(most.map(Math.sqrt), {

@@ -5,7 +5,8 @@ import { svg } from "./dom.js";
 
 /** @import { PictureFacts, TextFacts } from "../types" */
 
-const MOST_PIXELS = 1024; // a side of a picture that is sent
+const MOST_BYTES = 700_000, // of a file that is sent as it is; a request has MAX_BYTES of server.py
+  MOST_PIXELS = 1024; // a side of one that is larger
 const inPage = new Map(); // the ids of pictures that stand in the page
 
 /**
@@ -90,13 +91,21 @@ export async function imagesOf(texts) {
 }
 
 /**
- * A picture as an address that has it inside, with at most so many pixels a side: no model reads more.
+ * A file as an address that has it inside: as it is, or a picture with fewer pixels where a request
+ * could not carry it.
  *
  * @param {Blob} file
+ * @returns {Promise<string>}
  */
-export async function smallerPicture(file) {
-  const bitmap = await createImageBitmap(file),
-    scale_ = Math.min(1, MOST_PIXELS / Math.max(bitmap.width, bitmap.height)),
+export async function addressOf(file) {
+  const bitmap = file.size > MOST_BYTES && (await createImageBitmap(file).catch(() => null)); // null: no picture
+  if (!bitmap)
+    return new Promise(resolve => {
+      const reader = new FileReader();
+      reader.onload = () => resolve(String(reader.result));
+      reader.readAsDataURL(file);
+    });
+  const scale_ = Math.min(1, MOST_PIXELS / Math.max(bitmap.width, bitmap.height)),
     canvas = Object.assign(document.createElement("canvas"), { width: Math.round(bitmap.width * scale_), height: Math.round(bitmap.height * scale_) });
   canvas.getContext("2d")?.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
   return canvas.toDataURL("image/jpeg", 0.92);

@@ -1,7 +1,7 @@
 // Where any token of the open head looks, and who looks at it: what is seen while the pointer is at it.
 
 import { tokenTag } from "../parts/token.js";
-import { askFor, keys, opened } from "../reading/opened.js";
+import { askFor, keys } from "../reading/opened.js";
 import { state } from "../reading/state.js";
 import { t } from "../words/words.js";
 import { weightsOf } from "./worked.js";
@@ -29,10 +29,4 @@ export const LOOKED_AT_BY = {
 /** @param {Map<number, number>} weights */
 function lookupIn(weights) {
   return j => weights.get(j) ?? 0;
-}
-
-// Words are read and patches are looked at: only a text with pictures is peeked at.
-/** @param {Peek} peek */
-export function ofPictures(peek) {
-  return opened.text.pictures.length ? peek : undefined;
 }

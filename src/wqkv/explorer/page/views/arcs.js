@@ -2,9 +2,7 @@
 
 import { h, svg } from "../parts/dom.js";
 import { count, label } from "../parts/format.js";
-import { drawnCrop, pictureAt } from "../parts/patch.js";
 import { linkName } from "../reading/asked.js";
-import { opened } from "../reading/opened.js";
 import { state } from "../reading/state.js";
 import { t } from "../words/words.js";
 import { amount, digitsIn, linkText, openWithout } from "./effects.js";
@@ -17,7 +15,6 @@ const MOST_ARCS = 12,
   SPREAD = 30,
   LINE = 24, // pixels of a token's line, where they stand one below the other
   HIGH = 150,
-  PATCH = 18, // pixels of a patch
   WIDE = 120; // pixels that arcs take: above the text, or beside it
 
 /**
@@ -134,13 +131,8 @@ function across(answer, links, ends, places, width) {
   for (const { at, number, text, size: own } of places) {
     const size = own + more;
     if (at >= 0) middle[at] = x + size / 2;
-    const picture = pictureOfPlace(answer, at);
-    texts.push(
-      picture
-        ? drawnCrop(picture, at, { x: x + size / 2 - PATCH / 2, y: HIGH + 4, size: PATCH })
-        : svg("text", { x: x + size / 2, y: HIGH + 20, "text-anchor": "middle", class: at < 0 ? "left" : wordClass(ends, at) }, text),
-    );
-    if (at >= 0) texts.push(svg("text", { x: x + size / 2, y: HIGH + 34, "text-anchor": "middle", class: "number" }, picture ? text : number));
+    texts.push(svg("text", { x: x + size / 2, y: HIGH + 20, "text-anchor": "middle", class: at < 0 ? "left" : wordClass(ends, at) }, text));
+    if (at >= 0) texts.push(svg("text", { x: x + size / 2, y: HIGH + 34, "text-anchor": "middle", class: "number" }, number));
     x += size;
   }
   const height = HIGH + 40,
@@ -156,21 +148,13 @@ function down(answer, links, ends, places, width) {
     texts = places.map(({ at, number, text }, i) => {
       const y = LINE * (i + 0.5);
       if (at >= 0) middle[at] = y;
-      const picture = pictureOfPlace(answer, at);
       return [
-        picture
-          ? drawnCrop(picture, at, { x: room + 10, y: y - PATCH / 2, size: PATCH })
-          : svg("text", { x: room + 10, y: y + 5, class: at < 0 ? "left" : wordClass(ends, at) }, text),
-        at >= 0 && svg("text", { x: width - 4, y: y + 5, "text-anchor": "end", class: "number" }, picture ? text : number),
+        svg("text", { x: room + 10, y: y + 5, class: at < 0 ? "left" : wordClass(ends, at) }, text),
+        at >= 0 && svg("text", { x: width - 4, y: y + 5, "text-anchor": "end", class: "number" }, number),
       ];
     });
   const point = (along, away) => `${(room - away).toFixed(1)} ${along.toFixed(1)}`;
   return sheetOf(width, LINE * places.length, [...curves(answer, links, ends, middle, point, room - 6), ...texts]);
-}
-
-// Pictures stand in the text of a model that reads one alone.
-function pictureOfPlace({ tokens }, at) {
-  return tokens.text && at >= 0 ? pictureAt(opened.text, at) : undefined;
 }
 
 function wordClass(ends, at) {

@@ -2,10 +2,9 @@
 
 import { h } from "../parts/dom.js";
 import { clamp, count, fixed, label, power, visible, weight } from "../parts/format.js";
-import { tokenTag } from "../parts/token.js";
+import { bdi } from "../parts/token.js";
 import { bar, topsOf } from "../parts/vector.js";
 import { linkName, wholeView } from "../reading/asked.js";
-import { opened } from "../reading/opened.js";
 import { go, state } from "../reading/state.js";
 import { t } from "../words/words.js";
 
@@ -59,14 +58,13 @@ export function numberText({ kind, answer, against }) {
 }
 
 /**
- * The texts of both tokens of a link. Pictures stand in the text of a model that reads one alone.
+ * The two tokens of a link.
  *
  * @param {WhyAnswer} answer
  * @param {LinkEffectFacts} one
  */
-function textsOf({ tokens, keys }, { part }) {
-  const pictures = part === "text" ? opened.text.pictures : [];
-  return [tokens[part], keys[part]].map(of => ({ tokens: [...of], pictures }));
+function tokensOf({ tokens, keys }, { part, query, key }) {
+  return [tokens[part][query], keys[part][key]];
 }
 
 /**
@@ -74,8 +72,8 @@ function textsOf({ tokens, keys }, { part }) {
  * @param {LinkEffectFacts} one
  */
 export function linkText(answer, one) {
-  const [from, to] = textsOf(answer, one);
-  return `${one.layer}.${one.head} ${label(from.tokens[one.query])}@${one.query} → ${label(to.tokens[one.key])}@${one.key}`;
+  const [from, to] = tokensOf(answer, one);
+  return `${one.layer}.${one.head} ${label(from)}@${one.query} → ${label(to)}@${one.key}`;
 }
 
 /**
@@ -147,7 +145,7 @@ export function effectTable(answer, { name, links, most }) {
 }
 
 function row(answer, name, one, { tops, digits }) {
-  const [from, to] = textsOf(answer, one),
+  const [from, to] = tokensOf(answer, one),
     id = `${one.part}-${linkName(one)}`,
     gone = state.without === linkName(one),
     clear = Math.abs(one.true ?? 0) > answer.rounding;
@@ -161,9 +159,11 @@ function row(answer, name, one, { tops, digits }) {
       h(
         "button",
         { class: "link", "data-key": `${name}-${id}`, title: t("openWithout"), "aria-pressed": String(gone), onclick: () => openWithout(one) },
-        tokenTag(one.query, from),
+        bdi(from),
+        h("sub", {}, one.query),
         " → ",
-        tokenTag(one.key, to),
+        bdi(to),
+        h("sub", {}, one.key),
         answer.tokens.text === undefined && h("small", {}, ` ${t(`part_${one.part}`)}`),
       ),
       // where there is no room for these columns

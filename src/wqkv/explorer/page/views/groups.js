@@ -5,7 +5,6 @@ import { foot, WHOLE_TEXT } from "../frame/foot.js";
 import { h } from "../parts/dom.js";
 import { count, label } from "../parts/format.js";
 import { barPicture } from "../parts/picture.js";
-import { bdi, tokenTag } from "../parts/token.js";
 import { bar, topsOf } from "../parts/vector.js";
 import { question, wholeView } from "../reading/asked.js";
 import { workOnce } from "../reading/server.js";
@@ -95,6 +94,6 @@ function groupName(one, i) {
     v = String(state.v).includes(".") ? { v: `${wholeView()}.${part}` } : {};
   const button = (patch, ...text) => h("button", { class: "link", "data-key": `group-${i}`, onclick: () => go({ ...v, other: null, set: null, ...patch }) }, text);
   if (layer !== null) return button({ layer, head }, t("atBoth", { layer, head }));
-  if (one.by === "token") return button({ token: first }, part === "text" ? tokenTag(first) : [bdi(one.label), h("sub", {}, first)]);
+  if (one.by === "token") return button({ token: first }, h("bdi", {}, label(one.label)), h("sub", {}, first));
   return [h("bdi", {}, one.label.trim()), h("sub", {}, `${first}–${last}`)];
 }

@@ -65,7 +65,7 @@ export function drawnAs() {
   return h(
     "span",
     { class: "segmented", role: "group", "aria-label": t("drawAs") },
-    choice(null, opened.text.pictures.length ? t("asPicture") : t("asWords")),
+    choice(null, opened.model.reads === "picture" ? t("asPicture") : t("asWords")),
     choice("lines", t("asLines")),
   );
 }

@@ -34,8 +34,7 @@ export async function mapView() {
     where = { layer, head },
     n = longer(),
     [q0, k0, span] = shownTile(),
-    [rows, cols] = sides(span),
-    pictured = opened.text.pictures.length || keys().pictures.length;
+    [rows, cols] = sides(span);
   const small = n > WHOLE || span < n,
     what = await mapped();
   if (!what) return [h("div", { class: "controls" }, mapSwitch()), askFirst()];
@@ -49,8 +48,8 @@ export async function mapView() {
     return [h("div", { class: "controls" }, mapSwitch()), drawNotice(error)]; // the way back stays
   }
   const read = h("output", { class: "readout" }),
-    row = pictured ? rowPlace(what) : null,
-    images = pictured ? await imagesOf([opened.text, keys()]) : new Map(),
+    row = rowPlace(what), // none where there is no picture
+    images = await imagesOf([opened.text, keys()]),
     canvas = tileCanvas(tile.values, what, [q0, k0, span], { received, read, row, images }),
     between = { q0, q1: q0 + rows - 1, k0, k1: k0 + cols - 1 };
   return [

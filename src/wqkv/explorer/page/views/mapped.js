@@ -29,6 +29,12 @@ function kinds() {
 }
 
 /**
+ * A whole row, and how it is seen on a picture.
+ *
+ * @typedef {object} OnPicture
+ * @property {(i: number) => Promise<Lookup>} row
+ * @property {(values: TileAnswer["values"]) => Look} look
+ *
  * @typedef {object} Mapped
  * @property {"weight" | "contribution" | "effect"} kind
  * @property {(query: Record<string, number>) => Promise<TileAnswer>} tile
@@ -36,8 +42,7 @@ function kinds() {
  * @property {(value: number | null) => string} text
  * @property {(values: TileAnswer["values"]) => (value: number | null) => string | null} shades the
  *   color of each value; null leaves a cell empty
- * @property {(i: number) => Promise<Lookup>} [row] a whole row, where it can be asked for alone
- * @property {(values: TileAnswer["values"]) => Look} look how the values are seen on a picture
+ * @property {OnPicture} [onPicture] what is asked about a text with pictures has this
  * @property {(values: TileAnswer["values"]) => unknown} legend
  */
 
@@ -51,8 +56,7 @@ const WEIGHTS = {
     const colors = palette().map(css);
     return value => (value ? colors[Math.round(Math.min(Math.max(value, 0), 1) * 255)] : null);
   },
-  row: LOOKS_AT.ask,
-  look: () => lookOf(keys()),
+  onPicture: { row: LOOKS_AT.ask, look: () => lookOf(keys()) },
   legend: () => scale(),
 };
 
@@ -67,12 +71,14 @@ const CONTRIBUTIONS = {
       top = largest(values);
     return value => (value ? colors[Math.round((value / top) * 255)] : null);
   },
-  row: async i => {
-    const { layer, head } = state,
-      found = new Map(entriesOf(await askFor("row", { layer, head, i })).map(one => [one.index, one.effect]));
-    return j => found.get(j) ?? 0;
+  onPicture: {
+    row: async i => {
+      const { layer, head } = state,
+        found = new Map(entriesOf(await askFor("row", { layer, head, i })).map(one => [one.index, one.effect]));
+      return j => found.get(j) ?? 0;
+    },
+    look: values => ({ level: value => Math.sqrt(value / largest(values)), text: value => short(value, 3) }),
   },
-  look: values => ({ level: value => Math.sqrt(value / largest(values)), text: value => short(value, 3) }),
   legend: values => [ends([0, 0.25, 0.5, 1].map(tint), "0", short(largest(values), 3)), h("p", { class: "note" }, t("contributionSays"))],
 };
 
@@ -92,7 +98,6 @@ function effectsOn(number) {
         colors = Array.from({ length: 511 }, (_, i) => css(effectTint((i - 255) / 255)));
       return value => (value ? colors[255 + Math.round((value / top) * 255)] : null);
     },
-    look: values => ({ level: value => (-Math.sign(value)) * Math.sqrt(Math.abs(value) / largest(values)), text: effectText }),
     legend: values => {
       const top = effectText(largest(values)).slice(1);
       return [

@@ -10,45 +10,43 @@ import { keyCount, keys, opened, size } from "../reading/opened.js";
 import { go } from "../reading/state.js";
 import { t } from "../words/words.js";
 
-/** @import { Lookup } from "../parts/flow.js" */
-/** @import { Mapped } from "./mapped.js" */
+/** @import { Flow, Lookup } from "../parts/flow.js" */
+/** @import { Mapped, OnPicture } from "./mapped.js" */
 /** @import { TileShown } from "./tile.js" */
 
 /** @typedef {{ place: HTMLElement, tell: (i: number, tile: TileShown) => void }} RowPlace */
 
 /**
- * A place for a row of a map on the pictures; it is told which.
+ * A place for a row of a map on the pictures, if there are any; it is told which.
  *
  * @param {Mapped} what
- * @returns {RowPlace}
+ * @returns {RowPlace | null}
  */
-export function rowPlace(what) {
+export function rowPlace({ kind, onPicture: given }) {
+  if (!given || !keys().pictures.length) return null;
   const place = h("section");
   let told = -1;
   const tell = (i, tile) => {
     if (told === i) return;
     told = i;
     const show = parts => told === i && fill(place, parts);
-    rowOnPicture(i, tile, what).then(show, error => show(drawNotice(error)));
+    rowOnPicture(i, tile, kind, given).then(show, error => show(drawNotice(error)));
   };
   return { place, tell };
 }
 
 /**
- * A row of a map: where token i looks. Of a row that cannot be asked for alone no more is known than
- * the tile has.
- *
- * @param {number} i
+ * @param {number} i the row
  * @param {TileShown} tile
- * @param {Mapped} what
+ * @param {Mapped["kind"]} kind
+ * @param {OnPicture} given
  */
-async function rowOnPicture(i, { values, q0, k0, cols }, what) {
-  const whole = cols === keyCount() || !what.row,
-    lookup = whole ? j => values[i - q0]?.[j - k0] ?? null : await /** @type {(i: number) => Promise<Lookup>} */ (what.row)(i);
+async function rowOnPicture(i, { values, q0, cols }, kind, { row, look }) {
+  const lookup = cols === keyCount() ? j => values[i - q0][j] ?? 0 : await row(i);
   return [
-    h("h3", {}, what.kind === "weight" ? [tokenTag(i), " ", t("looksAt")] : [t("named", { name: t(`shows_${what.kind}`) }), " ", tokenTag(i)]),
-    onPicture(lookup, { asked: opened.text.keys ? [] : [i], look: what.look(values), pick: j => go({ token: i, other: j }) }),
-    what.kind === "weight" && scaleOf(keys()),
+    h("h3", {}, kind === "weight" ? [tokenTag(i), " ", t("looksAt")] : [t("named", { name: t(`shows_${kind}`) }), " ", tokenTag(i)]),
+    drawnOn(lookup, { asked: opened.text.keys ? [] : [i], look: look(values), pick: j => go({ token: i, other: j }) }),
+    kind === "weight" && scaleOf(keys()),
   ];
 }
 
@@ -59,15 +57,15 @@ export function receivedOnPicture(received) {
     "section",
     {},
     h("h3", {}, t("receivedEach_")),
-    onPicture(received, { asked: [], look: { level: photoLevel(spread), text: value => short(value, 3) }, pick: j => go({ other: j, ...(opened.text.keys ? {} : { token: j }) }) }),
+    drawnOn(j => received(j) ?? 0, { asked: [], look: { level: photoLevel(spread), text: value => short(value, 3) }, pick: j => go({ other: j, ...(opened.text.keys ? {} : { token: j }) }) }),
     photoScale(t("receivedShort"), spread),
   );
 }
 
 /**
  * @param {Lookup} lookup
- * @param {Pick<import("../parts/flow.js").Flow, "asked" | "look" | "pick">} given
+ * @param {Pick<Flow, "asked" | "look" | "pick">} given
  */
-function onPicture(lookup, given) {
+function drawnOn(lookup, given) {
   return h("div", {}, flow({ of: keys(), name: t("textOf"), from: opened.text.keys ? "keysfrom" : "from", at: given.asked[0] ?? 0, lookup, ...given }));
 }

@@ -11,7 +11,7 @@ import { rankings } from "../parts/ranking.js";
 import { named, tokenTag, tokenWithPosition } from "../parts/token.js";
 import { askFor, opened, size } from "../reading/opened.js";
 import { go, list, state } from "../reading/state.js";
-import { LOOKED_AT_BY, LOOKS_AT, ofPictures } from "../steps/peek.js";
+import { LOOKED_AT_BY, LOOKS_AT } from "../steps/peek.js";
 import { entriesOf } from "../steps/worked.js";
 import { t } from "../words/words.js";
 import { checkbox, direction, drawnAs, linesView } from "./lines.js";
@@ -41,7 +41,7 @@ export async function textView() {
   const factor = even && gone < 1 ? 1 / (1 - gone) : 1;
   const lookup = state.dir === "to" ? j => (to.get(j) ?? 0) * factor : j => from.get(j) ?? 0;
   const pictured = opened.text.pictures.length > 0,
-    shown = h("div", { class: pictured ? "whole" : null }, flow({ of: opened.text, name: t("textOf"), from: "from", asked, at: token, lookup, hide, pick, toggle, peek: ofPictures(state.dir === "to" ? LOOKS_AT : LOOKED_AT_BY) })),
+    shown = h("div", { class: pictured ? "whole" : null }, flow({ of: opened.text, name: t("textOf"), from: "from", asked, at: token, lookup, hide, pick, toggle, peek: pictured ? (state.dir === "to" ? LOOKS_AT : LOOKED_AT_BY) : undefined })),
     title = `${asked.map(j => tokenWithPosition(j)).join(", ")}: ${t(state.dir === "to" ? "looksAt" : "lookedAtBy")}`;
   return [
     controls(hide, even),
