@@ -242,6 +242,14 @@ def test_windows_of_a_picture_are_not_pictures():
     assert keys(Cut(nn.Conv2d(3, D, 8, 8), token=False), pictures(1, 3, 32, 24)) is None
 
 
+def test_more_samples_than_pictures():
+    class Twice(Reader):
+        def forward(self, pictures):
+            return self.look(self.conv(pictures).flatten(2).mT.repeat(2, 1, 1))
+
+    assert keys(Twice(nn.Conv2d(3, D, 8, 8), token=False), pictures(1, 3, 16, 24)) is None
+
+
 def test_a_text_beside_the_picture():
     """A text with as many tokens as there are patches, in a module that is given both."""
 
