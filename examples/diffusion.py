@@ -12,7 +12,6 @@ from torch import Tensor, nn
 import wqkv
 
 COLORS = {"red": (1, 0, 0), "green": (0, 0.7, 0), "blue": (0, 0.2, 1), "gold": (1, 0.8, 0)}
-STEPS = 12
 
 
 def painted(text: Tensor) -> Tensor:
@@ -30,8 +29,7 @@ def main(steps: int = 400, picture: str = "diffusion-{}.png") -> None:
         caption_projection_dim=48, pooled_projection_dim=1, pos_embed_max_size=12,
     )  # fmt: skip
 
-    def way(mixed: Tensor, text: Tensor, share: Tensor) -> Tensor:
-        """From a picture to the noise of which it has a share (batch,)."""
+    def way(mixed: Tensor, text: Tensor, share: Tensor) -> Tensor:  # on from a picture to noise
         return model(mixed, encoded[range(3), text], share[:, None], 1000 * share).sample
 
     def loss(text: Tensor) -> Tensor:
@@ -40,24 +38,21 @@ def main(steps: int = 400, picture: str = "diffusion-{}.png") -> None:
         return (way(mixed, text, share) - (noise - clean)).square().mean()
 
     train(model, torch.randint(4, (steps, 32, 3)), loss, 3e-3)
-    words, text, made = (
-        ["gold", "blue", "green"],
-        torch.tensor([[3, 2, 1]]),
-        torch.randn(1, 3, 8, 24),
-    )
+    words, made = ["gold", "blue", "green"], torch.randn(1, 3, 8, 24)
     with torch.no_grad(), wqkv.watch(model) as seen:
-        for share in torch.arange(STEPS, 0, -1)[:, None] / STEPS:
-            made = made - way(made, text, share) / STEPS
-    first = [seen.runs(layer)[0] for layer in range(len(seen))]  # of the first step, from noise
-    patches = wqkv.Axis(48, first[0].keys[0].grid, source=made[0])
+        for share in torch.arange(12, 0, -1)[:, None] / 12:
+            made = made - way(made, torch.tensor([[3, 2, 1]]), share) / 12
+    patches = wqkv.Axis(48, grid=(4, 12), source=made[0])  # it found the grid, but has the noise
+    axes = (patches, wqkv.Axis(words))
+    first = [seen.runs(layer)[0].on(keys=axes, queries=axes) for layer in range(len(seen))]
     for at, word in enumerate(words):
         looks = torch.cat([one[0, :, :48, 48 + at] for one in first]).amax(0)  # of any head
         square = patches.cells(looks)[1:3, 4 * at + 1 : 4 * at + 3]
         rest = (looks.sum() - square.sum()) / (48 - square.numel())
         print(f"{word}: its square looks at it with {square.mean():.2f}, the rest with {rest:.2f}")
         wqkv.overlay(looks, patches, title=f"who looks at {word}").savefig(picture.format(word))
-    named = first[0].on(keys=(patches, wqkv.Axis(words)))
-    named.overlay((1, 5), head=0).savefig(picture.format("patch"))
+    layer, head = divmod(int(torch.cat([one[0, :, 17, 49] for one in first]).argmax()), 3)
+    first[layer].overlay((1, 5), head).savefig(picture.format("patch"))  # position 17, on blue
 
 
 if __name__ == "__main__":

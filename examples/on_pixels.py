@@ -17,19 +17,19 @@ from torch.nn import functional as F
 import wqkv
 
 
-def main(epochs: int = 20, vit: str = "vit.png", own: str = "own.png", digit: int = 0) -> None:
+def main(epochs: int = 40, vit: str = "vit.png", own: str = "own.png", digit: int = 0) -> None:
     torch.manual_seed(0)
     data = load_digits()
     images, names = torch.tensor(data.images).float()[:, None] / 16, torch.tensor(data.target)
     held, kept = torch.randperm(len(images)).tensor_split([len(images) // 3])
     tower = timm.create_model(
-        "vit_tiny_patch16_224", img_size=8, patch_size=1, in_chans=1, num_classes=10, depth=2,
+        "vit_tiny_patch16_224", img_size=8, patch_size=2, in_chans=1, num_classes=10, depth=2,
         embed_dim=48, num_heads=4, reg_tokens=2,
     )  # fmt: skip
     reader = nn.Sequential(nn.Flatten(), Reader())
     for name, model in {"timm's ViT": tower, "digits.py": reader}.items():
         batches = [kept[i] for _ in range(epochs) for i in torch.randperm(len(kept)).split(64)]
-        train(model, batches, lambda i, m=model: F.cross_entropy(m(images[i]), names[i]), 4e-3)
+        train(model, batches, lambda i, m=model: F.cross_entropy(m(images[i]), names[i]), 6e-3)
         model.eval()
         right = (model(images[held]).argmax(-1) == names[held]).double().mean()
         print(f"{name}: {right:.1%} of {len(held)} held-out digits right")
@@ -51,5 +51,5 @@ def main(epochs: int = 20, vit: str = "vit.png", own: str = "own.png", digit: in
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=40)
     main(parser.parse_args().epochs)

@@ -62,9 +62,9 @@ class Case(NamedTuple):
     processor: Any = None
 
 
-def case(family: str) -> Case:
+def case(family: str, video: bool = False) -> Case:
     """A tiny model of a family, without attention in its vision tower: see `blind`."""
-    made = CASES[family]()
+    made = (VIDEOS if video else CASES)[family]()
     blind(made.model)
     for name, weight in made.model.named_parameters():
         if "mm_input_projection" in name:  # of Gemma 3, which begins as 0
@@ -74,7 +74,8 @@ def case(family: str) -> Case:
 
 def tower(model: nn.Module) -> nn.Module:
     names = ("vision_tower", "visual", "vision_model")
-    return next(getattr(model.model, name) for name in names if hasattr(model.model, name))
+    base = getattr(model, "model", model)
+    return next(getattr(base, name) for name in names if hasattr(base, name))
 
 
 @torch.no_grad()
@@ -111,11 +112,12 @@ def picture(height: int, width: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(random.randint(0, 255, (height, width, 3), dtype=np.uint8))
 
 
-def of(family: str, text: str = "llama", vision: dict | None = None, **others) -> nn.Module:
-    """A model of a family."""
-    config = AutoConfig.for_model(
-        family, text_config={"model_type": text, **TEXT}, vision_config=vision, **others
-    )
+def of(
+    family: str, text: str = "llama", vision: dict | None = None, more: dict | None = None, **others
+) -> nn.Module:
+    """A model of a family, whose text model has `more` settings."""
+    text_config = {"model_type": text, **TEXT, **(more or {})}
+    config = AutoConfig.for_model(family, text_config=text_config, vision_config=vision, **others)
     torch.manual_seed(0)
     return AutoModelForImageTextToText.from_config(config).eval()
 
@@ -278,6 +280,130 @@ def at_one_size(
 SIGLIP = {"model_type": "siglip_vision_model", "image_size": 42, "vision_use_head": False}
 INTERN = {"model_type": "internvl_vision", "image_size": [42, 42], "patch_size": [7, 7]}
 
+
+def glm4v() -> Case:
+    """The patches of pictures of several sizes, cut by hand as Qwen2-VL's processor cuts them."""
+    vision = {
+        "depth": 3,
+        "num_heads": 3,
+        "patch_size": 7,
+        "hidden_size": 24,
+        "image_size": 49,
+        "out_hidden_size": 24,
+        "intermediate_size": 29,
+    }
+    config = AutoConfig.for_model(
+        "glm4v", vision_config=vision, text_config={**TEXT, "rope_parameters": MROPE},
+        image_token_id=ID["<|image_pad|>"], video_token_id=ID["<|video_pad|>"],
+        image_start_token_id=5, image_end_token_id=6, video_start_token_id=8, video_end_token_id=9,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(config).eval()
+    grids = torch.tensor([[1, 6, 10], [1, 4, 10], [1, 8, 6]])
+    given = by_hand(3, *(grids.prod(dim=1) // 4).tolist())
+    kinds = (given["input_ids"] == 3).int()
+    patches = pixels(int(grids.prod(dim=1).sum()), 3 * 2 * 7 * 7)
+    return Case(
+        model,
+        {**given, "pixel_values": patches, "image_grid_thw": grids, "mm_token_type_ids": kinds},
+    )
+
+
+def llama4() -> Case:
+    vision = {**VISION, "image_size": 42, "pixel_shuffle_ratio": 0.5, "projector_input_dim": 12}
+    vision |= {"intermediate_size": 48, "projector_output_dim": 12, "vision_output_dim": 12}
+    text = {**TEXT, "intermediate_size_mlp": 29, "num_local_experts": 2, "num_experts_per_tok": 1}
+    config = AutoConfig.for_model(
+        "llama4", vision_config=vision, text_config=text, image_token_index=2
+    )
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(config).eval()
+    return Case(model, {**by_hand(2, 9, 9, 9), "pixel_values": pixels(3, 3, 42, 42)})
+
+
+def lfm2_vl() -> Case:
+    vision = {"model_type": "siglip2_vision_model", "num_patches": 64, **VISION}
+    text = {"layer_types": ["full_attention", "conv"], "block_auto_adjust_ff_dim": False}
+    model = of("lfm2_vl", "lfm2", vision=vision, image_token_id=2, downsample_factor=2, more=text)
+    shapes = torch.tensor([[4, 6], [2, 4], [6, 4]])
+    count = shapes.prod(dim=1)
+    images = pixels(3, 24, 7 * 7 * 3)
+    seen = torch.arange(24) < count[:, None]
+    images[~seen] = 0
+    given = {"spatial_shapes": shapes, "pixel_attention_mask": seen.int()}
+    return Case(model, {**by_hand(2, *(count // 4).tolist()), "pixel_values": images, **given})
+
+
+def mllama() -> Case:
+    """Two samples of a picture each, of two tiles and of one; layer 1 of the text looks at them."""
+    vision = {
+        "hidden_size": 12, "intermediate_size": 17, "num_hidden_layers": 2, "num_global_layers": 1,
+        "attention_heads": 3, "image_size": 28, "patch_size": 7, "max_num_tiles": 2,
+        "vision_output_dim": 24, "intermediate_layers_indices": [0],
+        "supported_aspect_ratios": [[1, 1], [1, 2], [2, 1]],
+    }  # fmt: skip
+    rope = {"rope_type": "default", "rope_theta": 10000.0}
+    text = {**TEXT, "cross_attention_layers": [1], "rope_parameters": rope}
+    config = AutoConfig.for_model(
+        "mllama", vision_config=vision, text_config=text, image_token_index=2
+    )
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(config).eval()
+    ids = torch.tensor([[1, 2, 11, 12, 13], [1, 2, 14, 15, 16]])
+    tiles = torch.tensor([[[1, 1]], [[1, 0]]])
+    given = {
+        "input_ids": ids, "attention_mask": torch.ones_like(ids),
+        "pixel_values": pixels(2, 1, 2, 3, 28, 28),
+        "aspect_ratio_ids": torch.tensor([[2], [1]]), "aspect_ratio_mask": tiles,
+        "cross_attention_mask": tiles[:, None].expand(2, 5, 1, 2),
+    }  # fmt: skip
+    made = Case(model, given)
+    blind(model)
+    return made
+
+
+# Videos
+
+
+def video_of_patches(family: str, marker: int, by_frame: bool) -> Case:
+    """Two videos that are cut into patches, with text between the frames or without."""
+    grids, kinds = torch.tensor([[2, 6, 4], [3, 2, 6]]), []
+    for frames, rows, columns in grids.tolist():
+        frame = [marker] * (rows * columns // 4)
+        kinds += [11, *([*frame, 12] if by_frame else frame) * frames, 13]
+    ids = torch.tensor([kinds])
+    patches = pixels(int(grids.prod(dim=1).sum()), 3 * 2 * 7 * 7)
+    given = {"pixel_values_videos": patches, "video_grid_thw": grids, "input_ids": ids}
+    model = CASES[family]().model
+    return Case(model, {**given, "mm_token_type_ids": 2 * (ids == marker).int()})
+
+
+def llava_next_video() -> Case:
+    vision = {"model_type": "clip_vision_model", "image_size": 28, "projection_dim": 5, **VISION}
+    model = of(
+        "llava_next_video", vision=vision, image_token_index=2, video_token_index=10,
+        image_seq_length=16, spatial_pool_stride=2,
+    )  # fmt: skip
+    given = by_hand(10, 3 * 4, 3 * 4, 3 * 4)
+    return Case(model, {**given, "pixel_values_videos": pixels(3, 3, 3, 28, 28)})
+
+
+def llava_onevision_video() -> Case:
+    model = llava_next("llava_onevision").model
+    model.config.video_token_id = 10
+    given = by_hand(10, *[3 * 4 + 1] * 3)
+    return Case(model, {**given, "pixel_values_videos": pixels(3, 3, 3, 28, 28)})
+
+
+VIDEOS = {
+    "qwen2_vl": lambda: video_of_patches("qwen2_vl", 4, by_frame=False),
+    "qwen3_vl": lambda: video_of_patches("qwen3_vl", 4, by_frame=True),
+    "glm4v": lambda: video_of_patches("glm4v", 3, by_frame=True),
+    "llava_next_video": llava_next_video,
+    "llava_onevision": llava_onevision_video,
+}
+
+
 CASES = {
     "llava": llava,
     "qwen2_vl": qwen2_vl,
@@ -316,6 +442,9 @@ CASES = {
     "smolvlm": lambda: at_one_size(
         "smolvlm", 9, shape=(2, 2), vision={"image_size": 42}, scale_factor=2
     ),
+    "glm4v": glm4v,
+    "llama4": llama4,
+    "lfm2_vl": lfm2_vl,
 }
 
 

@@ -1,4 +1,4 @@
-"""A map in a notebook, in a real browser that runs no script: what a person sees and hovers over."""
+"""A map in a notebook, in a browser that runs no script: what a person sees and hovers over."""
 
 import pytest
 import torch

@@ -1,24 +1,19 @@
-"""Models that cut pictures into windows, and a proof of where each position stands.
+"""Models that cut pictures into windows, or into patches in another order than row by row.
 
-Where all attention is silent and no convolution sees further than its own cell, a changed cell of
-the picture changes the keys and queries of that cell and no others: exactly those on which the axes
-say that it stands. So each row is proved in every stage, without any trained weights.
+Small ones with random weights: changed_cells.py proves where each of their positions stands.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers.vision_utils import get_vision_position_ids
 
 from tests.conformance import foreign
-from wqkv import AttentionMap, Axis, watch
 
 
 class Cutting(NamedTuple):
@@ -80,6 +75,23 @@ def _torchvision_swin(version: str) -> Callable[[], nn.Module]:
     return build
 
 
+class Sam3(nn.Module):
+    """Two layers of SAM 3, whose model asks for torchvision: windows, then the whole picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        parts = import_module("transformers.models.sam3.modeling_sam3")
+        config = transformers.Sam3ViTConfig(
+            hidden_size=16, intermediate_size=24, num_attention_heads=2, image_size=48,
+            patch_size=8, window_size=4,
+        )  # fmt: skip
+        self.patches = nn.Conv2d(3, 16, 8, 8)
+        self.layers = nn.Sequential(parts.Sam3ViTLayer(config, 4), parts.Sam3ViTLayer(config, 0))
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return self.layers(self.patches(pixel_values).permute(0, 2, 3, 1))
+
+
 SWIN = {"patch_size": 4, "embed_dim": 12, "depths": [2, 2], "num_heads": [2, 3]}
 TIMM_SWIN = {"embed_dim": 12, "depths": (2, 2), "num_heads": (2, 3)}
 #: 6 x 6 cells in windows of 4, then all of them.
@@ -106,32 +118,102 @@ ROWS = [
     ),
     Cutting(
         "MaskFormerSwin",
-        _inner("maskformer_swin", "MaskFormerSwinModel", "MaskFormerSwinConfig", image_size=56, window_size=5, **SWIN),
+        _inner(
+            "maskformer_swin",
+            "MaskFormerSwinModel",
+            "MaskFormerSwinConfig",
+            image_size=56,
+            window_size=5,
+            **SWIN,
+        ),
         (57, 74),
     ),
     Cutting(
         "Swin2SR",
-        _of("Swin2SRModel", "Swin2SRConfig", image_size=15, patch_size=1, embed_dim=12, depths=[2, 2], num_heads=[2, 3], window_size=5),
+        _of(
+            "Swin2SRModel",
+            "Swin2SRConfig",
+            image_size=15,
+            patch_size=1,
+            embed_dim=12,
+            depths=[2, 2],
+            num_heads=[2, 3],
+            window_size=5,
+        ),
         (15, 20),
     ),
     Cutting("SAM", _of("SamVisionModel", "SamVisionConfig", **SAM), (48, 48)),
+    Cutting("SAM 3", Sam3, (48, 48)),
     Cutting("SAM HQ", _of("SamHQVisionModel", "SamHQVisionConfig", **SAM), (48, 48)),
-    Cutting("GOT OCR 2", _inner("got_ocr2", "GotOcr2VisionEncoder", "GotOcr2VisionConfig", **SAM), (48, 48)),
-    Cutting("SLANeXt", _inner("slanext", "SLANeXtVisionEncoder", "SLANeXtVisionConfig", **SAM), (48, 48)),
-    Cutting("PP-FormulaNet", _inner("pp_formulanet", "PPFormulaNetVisionModel", "PPFormulaNetVisionConfig", post_conv_in_channels=8, **SAM), (48, 48)),
-    Cutting("DeepSeek-OCR 2", _inner("deepseek_ocr2", "DeepseekOcr2SamVisionEncoder", "DeepseekOcr2SamVisionConfig", downsample_channels=[8, 8], **SAM), (48, 48)),
-    Cutting("Unlimited-OCR", _inner("unlimited_ocr", "UnlimitedOcrSamVisionEncoder", "UnlimitedOcrSamVisionConfig", downsample_channels=[8, 8], **SAM), (48, 48)),
+    Cutting(
+        "GOT OCR 2",
+        _inner("got_ocr2", "GotOcr2VisionEncoder", "GotOcr2VisionConfig", **SAM),
+        (48, 48),
+    ),
+    Cutting(
+        "SLANeXt", _inner("slanext", "SLANeXtVisionEncoder", "SLANeXtVisionConfig", **SAM), (48, 48)
+    ),
+    Cutting(
+        "PP-FormulaNet",
+        _inner(
+            "pp_formulanet",
+            "PPFormulaNetVisionModel",
+            "PPFormulaNetVisionConfig",
+            post_conv_in_channels=8,
+            **SAM,
+        ),
+        (48, 48),
+    ),
+    Cutting(
+        "DeepSeek-OCR 2",
+        _inner(
+            "deepseek_ocr2",
+            "DeepseekOcr2SamVisionEncoder",
+            "DeepseekOcr2SamVisionConfig",
+            downsample_channels=[8, 8],
+            **SAM,
+        ),
+        (48, 48),
+    ),
+    Cutting(
+        "Unlimited-OCR",
+        _inner(
+            "unlimited_ocr",
+            "UnlimitedOcrSamVisionEncoder",
+            "UnlimitedOcrSamVisionConfig",
+            downsample_channels=[8, 8],
+            **SAM,
+        ),
+        (48, 48),
+    ),
     Cutting(
         "ViTDet",
-        _of("VitDetModel", "VitDetConfig", hidden_size=12, num_hidden_layers=2, num_attention_heads=2, image_size=(48, 72), patch_size=8, window_size=4, window_block_indices=[0]),
+        _of(
+            "VitDetModel",
+            "VitDetConfig",
+            hidden_size=12,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=(48, 72),
+            patch_size=8,
+            window_size=4,
+            window_block_indices=[0],
+        ),
         (48, 72),
     ),
     Cutting(
         "SAM 2",
         _inner(
-            "sam2", "Sam2HieraDetModel", "Sam2HieraDetConfig",
-            hidden_size=12, image_size=[64, 96], blocks_per_stage=[1, 2, 3, 2], embed_dim_per_stage=[12, 24, 48, 96],
-            num_attention_heads_per_stage=[1, 2, 4, 8], window_size_per_stage=[8, 4, 6, 3], global_attention_blocks=[5],
+            "sam2",
+            "Sam2HieraDetModel",
+            "Sam2HieraDetConfig",
+            hidden_size=12,
+            image_size=[64, 96],
+            blocks_per_stage=[1, 2, 3, 2],
+            embed_dim_per_stage=[12, 24, 48, 96],
+            num_attention_heads_per_stage=[1, 2, 4, 8],
+            window_size_per_stage=[8, 4, 6, 3],
+            global_attention_blocks=[5],
         ),
         (64, 96),
     ),
@@ -139,9 +221,18 @@ ROWS = [
     Cutting(
         "Florence-2",
         _inner(
-            "florence2", "Florence2VisionBackbone", "Florence2VisionConfig",
-            embed_dim=(12, 24), num_heads=(2, 3), num_groups=(2, 3), depths=(1, 1), window_size=5,
-            patch_size=(7, 3), patch_stride=(4, 2), patch_padding=(3, 1), patch_prenorm=(False, True),
+            "florence2",
+            "Florence2VisionBackbone",
+            "Florence2VisionConfig",
+            embed_dim=(12, 24),
+            num_heads=(2, 3),
+            num_groups=(2, 3),
+            depths=(1, 1),
+            window_size=5,
+            patch_size=(7, 3),
+            patch_stride=(4, 2),
+            patch_padding=(3, 1),
+            patch_prenorm=(False, True),
         ),
         (56, 72),
         others=lambda name: "channel" in name,
@@ -149,32 +240,127 @@ ROWS = [
     *(
         Cutting(f"timm {name}", _timm(model, img_size=size, **rest), size, "timm", others)
         for name, model, size, rest, others in (
-            ("Swin", "swin_tiny_patch4_window7_224", (56, 72), {"window_size": 5} | TIMM_SWIN, none),
+            (
+                "Swin",
+                "swin_tiny_patch4_window7_224",
+                (56, 72),
+                {"window_size": 5} | TIMM_SWIN,
+                none,
+            ),
             ("Swin v2", "swinv2_tiny_window8_256", (56, 72), {"window_size": 5} | TIMM_SWIN, none),
             ("Swin v2 cr", "swinv2_cr_tiny_224", (56, 72), {"window_size": 5} | TIMM_SWIN, none),
-            ("MaxViT", "maxvit_pico_rw_256", (64, 96), {}, none),
-            ("MaxxViT", "maxxvit_rmlp_nano_rw_256", (64, 96), {}, none),
-            ("MaxViT, both at once", "maxvit_tiny_pm_256", (64, 96), {}, none),
-            ("SAM", "samvit_base_patch16", (80, 112), {"embed_dim": 12, "num_heads": 2, "depth": 2, "global_attn_indexes": (1,), "window_size": 3}, none),
+            ("MaxViT", "test_maxvit", (64, 96), {}, none),
+            (
+                "MaxViT, channels first",
+                "test_maxvit",
+                (64, 96),
+                {"transformer_use_nchw_attn": True, "transformer_norm_layer": "layernorm2d"},
+                none,
+            ),
+            ("MaxxViT", "maxxvit_rmlp_nano_rw_256", (64, 96), {"depths": (1, 1, 1, 1)}, none),
+            (
+                "MaxViT, both at once",
+                "maxvit_tiny_pm_256",
+                (64, 96),
+                {"depths": (1, 1, 1, 1)},
+                none,
+            ),
+            (
+                "SAM",
+                "samvit_base_patch16",
+                (80, 112),
+                {
+                    "embed_dim": 12,
+                    "num_heads": 2,
+                    "depth": 2,
+                    "global_attn_indexes": (1,),
+                    "window_size": 3,
+                },
+                none,
+            ),
             ("Hiera", "hiera_tiny_224", (64, 96), {"embed_dim": 12, "stages": (1, 2, 2, 1)}, none),
         )
     ),
-    Cutting("timm Twins", _timm("twins_svt_small", img_size=(128, 192), embed_dims=(12, 24, 36, 48), num_heads=(2, 2, 3, 3), depths=(2, 2, 2, 2), wss=(5, 5, 5, 5)), (128, 192), "timm", lambda name: name.split(".")[2] == "1"),
-    Cutting("timm GC ViT", _timm("gcvit_xxtiny", img_size=(96, 128), embed_dim=16), (96, 128), "timm", asked_by_others=True),
+    Cutting(
+        "timm Twins",
+        _timm(
+            "twins_svt_small",
+            img_size=(128, 192),
+            embed_dims=(12, 24, 36, 48),
+            num_heads=(2, 2, 3, 3),
+            depths=(2, 2, 2, 2),
+            wss=(5, 5, 5, 5),
+        ),
+        (128, 192),
+        "timm",
+        lambda name: name.split(".")[2] == "1",
+    ),
+    Cutting(
+        "timm GC ViT",
+        _timm("gcvit_xxtiny", img_size=(96, 128), embed_dim=16),
+        (96, 128),
+        "timm",
+        asked_by_others=True,
+    ),
     Cutting("timm NesT", _timm("nest_tiny", img_size=64), (64, 64), "timm"),
     Cutting("timm MobileViT", _timm("mobilevit_xxs"), (64, 128), "timm"),
-    Cutting("MobileViT", _of("MobileViTModel", "MobileViTConfig", image_size=64, hidden_sizes=[12, 24, 36], neck_hidden_sizes=[4, 4, 8, 8, 12, 12, 16], num_attention_heads=2), (64, 128)),
-    Cutting("LW-DETR", _of("LwDetrViTBackbone", "LwDetrViTConfig", hidden_size=12, num_hidden_layers=3, num_attention_heads=2, pretrain_image_size=64, image_size=64, patch_size=4, num_windows=4, window_block_indices=[0, 2], out_indices=[2]), (48, 80)),
-    Cutting("timm TinyViT", _timm("tiny_vit_5m_224"), (96, 128), "timm"),
+    Cutting(
+        "MobileViT",
+        _of(
+            "MobileViTModel",
+            "MobileViTConfig",
+            image_size=64,
+            hidden_sizes=[12, 24, 36],
+            neck_hidden_sizes=[4, 4, 8, 8, 12, 12, 16],
+            num_attention_heads=2,
+        ),
+        (64, 128),
+    ),
+    Cutting(
+        "LW-DETR",
+        _of(
+            "LwDetrViTBackbone",
+            "LwDetrViTConfig",
+            hidden_size=12,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            pretrain_image_size=64,
+            image_size=64,
+            patch_size=4,
+            num_windows=4,
+            window_block_indices=[0, 2],
+            out_indices=[2],
+        ),
+        (48, 80),
+    ),
+    Cutting(
+        "timm SAM 2",
+        _timm(
+            "sam2_hiera_tiny",
+            embed_dim=12,
+            stages=(1, 2, 3, 2),
+            window_spec=(8, 4, 6, 3),
+            global_att_blocks=(5,),
+        ),
+        (64, 96),
+        "timm",
+    ),
+    Cutting("timm TinyViT", _timm("tiny_vit_5m_224", depths=(1, 1, 1, 1)), (96, 128), "timm"),
     Cutting(
         "timm Swin, another size",
         _timm("swin_tiny_patch4_window7_224", strict_img_size=False, window_size=5, **TIMM_SWIN),
-        (57 + 3, 72),
+        (60, 72),
         "timm",
     ),
     Cutting(
         "timm DaViT",
-        _timm("davit_tiny", embed_dims=(12, 24, 36, 48), num_heads=(2, 2, 3, 3), depths=(1, 1, 1, 1), window_size=5),
+        _timm(
+            "davit_tiny",
+            embed_dims=(12, 24, 36, 48),
+            num_heads=(2, 2, 3, 3),
+            depths=(1, 1, 1, 1),
+            window_size=5,
+        ),
         (64, 96),
         "timm",
         lambda name: name.split(".")[4] == "1",  # their keys are channels
@@ -191,162 +377,20 @@ ROWS = [
     Cutting(
         "torchvision MaxViT",
         _foreign(
-            "torchvision.models", "MaxVit", (48, 48), stem_channels=8, partition_size=3,
-            block_channels=[8, 16], block_layers=[1, 1], head_dim=4, stochastic_depth_prob=0.0,
+            "torchvision.models",
+            "MaxVit",
+            (48, 48),
+            stem_channels=8,
+            partition_size=3,
+            block_channels=[8, 16],
+            block_layers=[1, 1],
+            head_dim=4,
+            stochastic_depth_prob=0.0,
         ),
         (48, 48),
         "torchvision",
     ),
-]  # fmt: skip
-
-
-# The proof
-
-
-def pictures(size: tuple[int, int]) -> Tensor:
-    return torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
-
-
-@contextmanager
-def alone(model: nn.Module, attention: set[str]) -> Iterator[None]:
-    """Context in which each cell goes through a model by itself.
-
-    Args:
-        attention: the names of its attention modules, which give 0.
-    """
-    hooks = []
-    for name, module in model.named_modules():
-        if name in attention:
-            hooks.append(module.register_forward_hook(lambda _, args, out: _silent(out)))
-        elif type(module).__name__ in ("SEModule", "SqueezeExcitation", "EffectiveSEModule"):
-            hooks.append(module.register_forward_hook(lambda _, args, out: args[0]))
-        elif isinstance(module, nn.AvgPool2d | nn.MaxPool2d) and _overlaps(module):
-            hooks.append(module.register_forward_hook(_first_of))
-        elif isinstance(module, nn.Conv2d):
-            _narrow(module)
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _silent(out: Any) -> Any:
-    return (torch.zeros_like(out[0]), *out[1:]) if isinstance(out, tuple) else out * 0
-
-
-def _first_of(pool: Any, args: tuple[Tensor], out: Tensor) -> Tensor:
-    """Of each stretch of pixels that a pool moves on by, the first."""
-    rows, columns = _pair(pool.stride)
-    return args[0][..., ::rows, ::columns]
-
-
-def _overlaps(pool: Any) -> bool:
-    return _pair(pool.kernel_size) != _pair(pool.stride)
-
-
-def _pair(size: Any) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else tuple(size)
-
-
-def _narrow(module: nn.Conv2d) -> None:
-    """Let a convolution that overlaps with its neighbors see one pixel."""
-    rows, columns = (k // 2 if k > s else None for k, s in zip(module.kernel_size, module.stride))
-    if rows is not None and columns is not None:
-        with torch.no_grad():
-            middle = module.weight[..., rows, columns].clone()
-            module.weight.zero_()
-            module.weight[..., rows, columns] = middle + 0.5
-
-
-def seen_by(model: nn.Module, *given: Tensor) -> list[tuple[str, AttentionMap]]:
-    """The maps of a forward, by the name of the layer."""
-    with torch.no_grad(), watch(model) as seen:
-        model(*given)
-    return [
-        (layer.name.partition(" ")[0], seen[number])
-        for number, layer in enumerate(seen.layers)
-        if layer.state != "missed"
-    ]
-
-
-class Proof(NamedTuple):
-    """What a row has shown."""
-
-    layers: int
-    tried: int  # cells of a layer
-    padded: int  # positions of padding
-    wrong: list[str]
-
-
-def prove(row: Cutting) -> Proof:
-    """Change one cell after another, in each stage, and see which keys and queries change."""
-    torch.manual_seed(0)
-    model, pixels = row.build().eval(), pictures(row.size)
-    names = {name for name, _ in seen_by(model, pixels)}
-    with alone(model, names):
-        before = [one for one in seen_by(model, pixels) if not row.others(one[0])]
-        padded, tried, wrong = 0, 0, list[str]()
-        for name, found in before:
-            for axes in (found.keys, found.queries):
-                if axes is None and row.asked_by_others and axes is not found.keys:
-                    continue
-                if not isinstance(axes, list):
-                    wrong.append(f"{name}: {axes} is no list of windows")
-                    return Proof(len(before), tried, padded, wrong)
-                padded += sum(int((axis.places < 0).sum()) for axis in axes)
-        for grid, size in sorted({_covered(one[1].keys) for one in before}):
-            for number, cell in enumerate(_some_cells(grid)):
-                picture, other = number % 2, pixels.clone()
-                side = [n // g for n, g in zip(size, grid, strict=True)]
-                top, left = (at * n for at, n in zip(cell, side, strict=True))
-                other[picture, :, top : top + side[0], left : left + side[1]] += 1.7
-                if torch.equal(other, pixels):
-                    continue  # all of this cell is padding
-                after = [one for one in seen_by(model, other) if not row.others(one[0])]
-                for (name, old), (_, new) in zip(before, after, strict=True):
-                    for what, axes in (("key", old.keys), ("query", old.queries)):
-                        if axes is None or _covered(axes) != (grid, size):
-                            continue
-                        tried += 1
-                        moved = _moved(old, new, what)
-                        stands = standing(axes, picture, cell)
-                        if not torch.equal(moved, stands):
-                            at, said = moved.nonzero().tolist(), stands.nonzero().tolist()
-                            wrong.append(f"{name}: {what} of {cell}: {at} changed, not {said}")
-    return Proof(len(before), tried, padded, wrong)
-
-
-def _covered(axes: list[Axis]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The grid of an axis, and the size of the picture that it covers."""
-    assert axes[0].source is not None
-    return axes[0].grid, tuple(axes[0].source.shape[-2:])
-
-
-def _some_cells(grid: tuple[int, int]) -> list[tuple[int, int]]:
-    """The first cell, the last one, and a few on borders of windows."""
-    rows, columns = grid
-    return [
-        (0, 0),
-        (rows - 1, columns - 1),
-        (rows // 2, 1),
-        (rows - 2, columns // 2),
-        (1, columns - 1),
-    ]
-
-
-def _moved(old: AttentionMap, new: AttentionMap, what: str) -> Tensor:
-    """Which positions of which samples have another key, or query."""
-    a, b = (getattr(one._numbers.given, what) for one in (old, new))
-    return (a - b).abs().amax(dim=(1, 3)) > 1e-6 * float(a.abs().max())
-
-
-def standing(axes: list[Axis], picture: int, cell: tuple[int, int]) -> Tensor:
-    """Which positions of which samples stand on a cell of a picture of two."""
-    number = axes[0].cell(*cell)
-    found = torch.stack([axis.places == number for axis in axes])
-    found[(1 - picture) * len(axes) // 2 :][: len(axes) // 2] = False
-    return found
+]
 
 
 # Several pictures in one sequence
@@ -390,37 +434,3 @@ def tower(family: str) -> nn.Module:
     if "deepstack_visual_indexes" in known:
         sizes["deepstack_visual_indexes"] = [0]
     return kind(kind.config_class(**sizes)).eval()
-
-
-def prove_tower(model: nn.Module, grids: Tensor = GRIDS) -> Proof:
-    """Change one patch after another, and see which keys and queries change."""
-
-    def maps(patches: Tensor) -> list[tuple[str, AttentionMap]]:
-        return seen_by(model, patches, grids)
-
-    torch.manual_seed(0)
-    counts = grids.prod(dim=1).tolist()
-    where = get_vision_position_ids(grids, model.spatial_merge_size).tolist()
-    patches = torch.randn(sum(counts), 3 * 2 * PATCH**2)
-    with alone(model, {name for name, _ in maps(patches)}):
-        before, wrong, tried = maps(patches), list[str](), 0
-        for number in range(0, len(patches), 7):
-            picture = next(n for n in range(len(counts)) if number < sum(counts[: n + 1]))
-            frame = (number - sum(counts[:picture])) // int(grids[picture, 1:].prod())
-            row, column = where[number]
-            other = patches.clone()
-            other[number] += 1.7
-            for (name, old), (_, new) in zip(before, maps(other), strict=True):
-                axis, tried = old.keys[picture], tried + 1
-                cell = axis.cell(*(frame, row, column)[-len(axis.grid) :])
-                stands = torch.cat([(one.places == cell) & (one is axis) for one in old.keys])
-                picture_of = axis.source if axis.source.ndim == 4 else axis.source[None]
-                cut = picture_of[frame, :, row * PATCH :, column * PATCH :][:, :PATCH, :PATCH]
-                if not torch.equal(cut, patches[number].view(3, 2, PATCH, PATCH)[:, 0]):
-                    wrong.append(f"{name}: other pixels at {row}, {column} of picture {picture}")
-                for what in ("key", "query"):
-                    moved = _moved(old, new, what)[0]
-                    if not torch.equal(moved, stands):
-                        at, said = moved.nonzero().tolist(), stands.nonzero().tolist()
-                        wrong.append(f"{name}: {what} of {number}: {at} changed, not {said}")
-    return Proof(len(before), tried, 0, wrong)

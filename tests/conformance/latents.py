@@ -44,6 +44,10 @@ class Case(NamedTuple):
     grid: tuple[int, ...] = (ROWS, COLUMNS)
     note: str = ""
 
+    def having(self, **config: Any) -> Case:
+        """The case with other values in its config."""
+        return self._replace(config={**self.config, **config})
+
     def given(self) -> dict[str, Any]:
         """The arguments of a call."""
         sizes = {"c": self.channels, "n": math.prod(self.grid), "f": FRAMES * self.long}
@@ -135,6 +139,16 @@ CASES = [
             "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"), "cross_attention_dim": D_TEXT,
         },
         rest=lambda: {"timestep": 1}, mixing=("up_blocks.0.upsamplers",), patch=1, named="sample",
+    ),
+    Case(
+        "UNet2DConditionModel",
+        UNET | {
+            "down_block_types": ("SimpleCrossAttnDownBlock2D", "DownBlock2D"),
+            "mid_block_type": "UNetMidBlock2DSimpleCrossAttn", "cross_attention_dim": D_TEXT,
+            "up_block_types": ("UpBlock2D", "SimpleCrossAttnUpBlock2D"), "attention_head_dim": 4,
+        },
+        rest=lambda: {"timestep": 1}, mixing=("up_blocks.0.upsamplers",), patch=1, named="sample",
+        grid=(2 * ROWS, 2 * COLUMNS), note="text and patches as keys",
     ),
     Case(
         "UNet2DModel",

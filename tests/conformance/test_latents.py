@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of the models' own code
 #: Attention that is not over the latent. What its positions are is not known.
 OTHERS = {"time_extra_emb.pooler", "context_embedder.token_refiner.refiner_blocks.0.attn"}
 SAMPLE = 1  # the one that is changed
+FLOW = "FlowMatchEulerDiscreteScheduler"
 
 cases = pytest.mark.parametrize("case", CASES, ids=lambda one: f"{one.model} {one.note}".strip())
 
@@ -38,9 +40,9 @@ def watched(model: nn.Module, given: dict[str, Any]) -> Seen:
     return seen
 
 
-def parts(axes: Any) -> tuple[Axis, ...]:
-    """The axes of SAMPLE."""
-    own = axes[SAMPLE] if isinstance(axes, list) else axes
+def parts(axes: Any, sample: int = SAMPLE) -> tuple[Axis, ...]:
+    """The axes of one sample."""
+    own = axes[sample] if isinstance(axes, list) else axes
     return (own,) if isinstance(own, Axis) else own
 
 
@@ -75,17 +77,17 @@ def check(before: Seen, after: Seen, label_of) -> None:
 def test_a_patch_stands_where_it_is_said_to(case):
     model, given = case.still(), case.given()
     before = watched(model, given)
-    last = tuple(size - 1 for size in case.grid)
-    for cell in {(0,) * len(last), last, (*last[:-2], 2, 4), (*last[:-2], 4, 2)}:
+    *frame, rows, columns = case.grid
+    # a UNet takes every other place to the level below: these are taken
+    for at in {(0, 0), (2, 4), (4, 2), ((rows - 1) // 2 * 2, (columns - 1) // 2 * 2)}:
+        cell = (*(size - 1 for size in frame), *at)
         latent = given[case.named].clone()
         latent[SAMPLE][case.place(cell)] += 1
 
         def label_of(axes: tuple[Axis, ...], cell=cell) -> str:
-            """The cell's name; deep in a UNet of the one that every other place reaches."""
             grid = next((axis.grid for axis in axes if axis.grid), case.grid)
             step = -(-case.grid[-1] // grid[-1])
-            on = all(at % step == 0 for at in cell)
-            return ",".join(str(at // step) for at in cell) if on else "none"
+            return ",".join(str(at // step) for at in cell)
 
         check(before, watched(model, {**given, case.named: latent}), label_of)
 
@@ -204,13 +206,84 @@ def lit(found: AttentionMap, word: str, to_patches: bool) -> Tensor:
     raise AssertionError(f"no picture among {axes}")
 
 
+# Other ways to the same attention
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "UNet2DConditionModel",
+        "SD3Transformer2DModel",
+        "FluxTransformer2DModel",
+        "AuraFlowTransformer2DModel",
+        "CogVideoXTransformer3DModel",
+        "HunyuanDiT2DModel",
+        "PixArtTransformer2DModel",
+        "WanTransformer3DModel",
+    ],
+)
+def test_fused_projections_change_no_axis(model):
+    case = case_of(model)  # diffusers cannot fuse a block of SD3 that attends to patches once more
+    once = {"dual_attention_layers": ()} if "dual_attention_layers" in case.config else {}
+    case = case.having(**once)
+    plain, fused, given = case.build(), case.build(), case.given()
+    fused.fuse_qkv_projections()
+    for (name, _, axes), (_, _, others) in zip(
+        sides(watched(plain, given)), sides(watched(fused, given)), strict=True
+    ):
+        assert labels(axes) == labels(others), name
+
+
+def test_attention_that_is_written_out():
+    case = case_of("UNet2DConditionModel")
+    plain, by_hand, given = case.build(), case.build(), case.given()
+    with libraries():
+        from diffusers.models.attention_processor import AttnProcessor
+    by_hand.set_attn_processor(AttnProcessor())
+    for (name, _, axes), (_, _, others) in zip(
+        sides(watched(plain, given)), sides(watched(by_hand, given)), strict=True
+    ):
+        assert labels(axes) == labels(others), name
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "case", "scheduler", "cut"),
+    [
+        ("StableDiffusionPipeline", case_of("UNet2DConditionModel"), "DDIMScheduler", 1),
+        ("StableDiffusion3Pipeline", case_of("SD3Transformer2DModel"), FLOW, 2),
+        ("FluxPipeline", case_of("FluxTransformer2DModel").having(in_channels=16), FLOW, 2),
+    ],
+)
+def test_what_a_pipeline_gives_is_explained(pipeline, case, scheduler, cut):
+    model = case.build()
+    with libraries():
+        import diffusers
+
+        has = dict.fromkeys(("unet", "transformer"), model)
+        has["scheduler"] = getattr(diffusers, scheduler)()
+        has["vae"] = diffusers.AutoencoderKL(block_out_channels=(32,), shift_factor=0.0)
+        kind = getattr(diffusers, pipeline)
+        pipe = kind(**{name: has.get(name) for name in inspect.signature(kind).parameters})
+        pipe.set_progress_bar_config(disable=True)
+        sizes = {"height": 16, "width": 24, "num_inference_steps": 2, "output_type": "latent"}
+        text = {"prompt_embeds": vectors(1, TEXT, 32), "pooled_prompt_embeds": vectors(1, 16)}
+        text |= {f"negative_{name}": x for name, x in text.items()}
+        taken = inspect.signature(kind.__call__).parameters
+        with watch(model) as seen:
+            pipe(**sizes, **{name: x for name, x in text.items() if name in taken})
+    found = seen[0]
+    assert found.shape[0] == (1 if pipeline == "FluxPipeline" else 2)  # a text, and no text
+    (patches,) = (axis for axis in parts(found.queries, 0) if axis.grid)
+    assert patches.grid == (16 // cut, 24 // cut)
+
+
 # What is drawn below the weights
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_a_latent_that_can_be_drawn_is_the_source(channels):
     case = case_of("SD3Transformer2DModel")._replace(channels=channels)
-    case = case._replace(config={**case.config, "in_channels": channels})
+    case = case.having(in_channels=channels)
     given = case.given()
     found = watched(case.build(), given)[0]
     if channels == 4:
@@ -279,6 +352,22 @@ def test_pictures_of_qwen_that_differ_between_samples():
     assert watched(case.build(), case.given() | {"img_shapes": shapes})[0].keys is None
 
 
+def test_pictures_of_qwen_one_a_sample():
+    """As its pipeline with a ControlNet says it."""
+    case = case_of("QwenImageTransformer2DModel")
+    given = case.given() | {"img_shapes": [(1, ROWS, COLUMNS)] * BATCH}
+    assert watched(case.build(), given)[0].keys[1].grid == (ROWS, COLUMNS)
+
+
+def test_codes_of_a_picture():
+    config = {"num_attention_heads": 2, "attention_head_dim": 8, "num_vector_embeds": 13}
+    config |= {"sample_size": ROWS, "num_embeds_ada_norm": 17, "norm_type": "ada_norm"}
+    model = Case("Transformer2DModel", config).build()
+    codes = torch.arange(BATCH * ROWS**2).remainder(13).view(BATCH, -1)
+    (found,) = watched(model, {"hidden_states": codes, "timestep": torch.tensor(1)})
+    assert found.keys is None and found.queries is None
+
+
 @pytest.mark.parametrize("also", ["attn1", "attn2"])
 def test_a_processor_that_is_not_known(also):
     """Nobody knows then what it does; in particular its text is not taken for patches."""
@@ -301,10 +390,22 @@ def test_special_tokens_are_apart_among_queries_too():
     assert [len(axis) for axis in found.queries] == [8, TEXT, ROWS * COLUMNS]
 
 
+def test_keys_that_a_unet_makes_of_a_picture():
+    """As in Kandinsky 2.2, which is given no text."""
+    case = case_of("UNet2DConditionModel").having(
+        encoder_hid_dim=13, encoder_hid_dim_type="image_proj"
+    )
+    given = case.given() | {"encoder_hidden_states": None}
+    given["added_cond_kwargs"] = {"image_embeds": vectors(BATCH, 13)}
+    own, other = watched(case.build(), given)[:2]
+    assert own.keys.grid == (ROWS, COLUMNS)
+    assert other.shape[3] == 32 and other.keys is None
+
+
 def test_keys_of_a_picture_that_a_video_begins_with():
     """Wan reads its text and the picture one after the other, in one module."""
     case = case_of("WanTransformer3DModel")
-    case = case._replace(config={**case.config, "image_dim": 20, "added_kv_proj_dim": 24})
+    case = case.having(image_dim=20, added_kv_proj_dim=24)
     given = case.given() | {"encoder_hidden_states_image": vectors(BATCH, 13, 20)}
     given["encoder_hidden_states"] = vectors(BATCH, 512, 32)  # as many as Wan takes for its text
     seen = watched(case.build(), given)

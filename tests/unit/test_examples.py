@@ -19,6 +19,7 @@ from matplotlib.image import imread
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 import wqkv
+from tests.conformance.foreign import libraries
 from tests.tiny import fill
 
 ROOT = Path(__file__).parents[2]
@@ -108,8 +109,50 @@ def test_nano(example, capsys, tmp_path):
     assert imread(tmp_path / "nano.png").shape == (660, 1240, 4)
 
 
-def test_nano_is_under_sixty_lines():
-    assert len((EXAMPLES / "nano.py").read_text("utf-8").splitlines()) < 60
+@pytest.mark.slow
+def test_contacts(example, capsys, tmp_path):
+    heads, contacts = tmp_path / "heads.png", tmp_path / "contacts.png"
+    example("contacts.py")["main"](heads=heads, contacts=contacts)
+    shown = capsys.readouterr().out
+    line = r"([\d.]+)% of the 13 strongest pairs touch \(chance: ([\d.]+)%\)"
+    right, chance = numbers(line, shown)
+    assert right > 60 and chance == 1.7
+    assert imread(contacts).shape == (530, 1000, 4)
+    assert imread(heads).shape[2] == 4
+
+
+#: Examples that a reader takes in at once.
+SHORT = [
+    "contacts.py",
+    "diffusion.py",
+    "nano.py",
+    "on_pixels.py",
+    "picture_and_text.py",
+    "speech.py",
+    "tiny_en.py",
+]
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_under_sixty_lines(name):
+    assert len((EXAMPLES / name).read_text("utf-8").splitlines()) < 60
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of timm's own code
+def test_on_pixels(example, capsys, tmp_path):
+    """A few epochs teach timm's ViT little: what counts is that both are drawn on their pixels."""
+    pictures = [tmp_path / "vit.png", tmp_path / "own.png"]
+    with libraries():
+        pytest.importorskip("timm", reason="timm is not installed: make .venv/.foreign")
+        example("on_pixels.py")["main"](4, *pictures)
+    shown = capsys.readouterr().out
+    (vit,) = numbers(r"timm's ViT: ([\d.]+)% of 599 held-out digits right", shown)
+    (own,) = numbers(r"digits.py: ([\d.]+)% of 599 held-out digits right", shown)
+    assert vit > 15 and own > 85  # 10 by chance
+    axes = "Axis(1 positions, [CLS]), Axis(2 positions, [REG 0] [REG 1]), Axis(16 positions"
+    assert axes in shown and "on a grid of 4 x 4" in shown
+    assert all(imread(picture).std() > 0.05 for picture in pictures)
 
 
 @pytest.mark.process
@@ -138,6 +181,21 @@ def test_characters_are_written_as_if_all_were_read_again(example):
         text += chr(model(ids)[0, -1].argmax())
     assert written == text
     assert len(set(text)) > 10
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of diffusers' own code
+def test_diffusion(example, capsys, tmp_path):
+    with libraries():
+        pytest.importorskip("diffusers", reason="diffusers is not installed: make .venv/.foreign")
+        main = example("diffusion.py")["main"]
+        main(steps=250, picture=str(tmp_path / "{}.png"))
+    shown = capsys.readouterr().out
+    for word in ("gold", "blue", "green"):
+        square, rest = numbers(rf"{word}: its square .* ([\d.]+), the rest with ([\d.]+)", shown)
+        assert square > 0.9 and rest < 0.2
+        assert imread(tmp_path / f"{word}.png").shape[2] == 4
+    assert imread(tmp_path / "patch.png").shape[2] == 4
 
 
 # English to Chinese
@@ -285,6 +343,14 @@ def test_speech_of_a_trained_model(example, capsys, tmp_path):
     assert imread(picture).shape[2] == 4
 
 
-def test_the_examples_of_speech_are_under_sixty_lines():
-    for name in ("speech.py", "tiny_en.py"):
-        assert len((EXAMPLES / name).read_text("utf-8").splitlines()) < 60
+@pytest.mark.slow
+def test_picture_and_text(example, capsys, tmp_path):
+    torch.set_num_threads(1)
+    example("picture_and_text.py")["main"](600, str(tmp_path / "{}.png"))
+    shown = capsys.readouterr().out
+    assert numbers(r"(\d+)% of 300 answers are right", shown)[0] > 60
+    assert "on a grid of 4 x 4), Axis(3 positions, where is bright))" in shown
+    # even weights would be 0.05
+    assert numbers(r"the cell that is asked for with ([\d.]+) in the mean", shown)[0] > 0.25
+    for kind in ("bright", "dark", "striped"):
+        assert imread(tmp_path / f"{kind}.png").shape[2] == 4

@@ -11,12 +11,12 @@ from string import ascii_lowercase
 from typing import Any, NamedTuple
 
 from wqkv.draw import effects
-from wqkv.draw.plots import MARK, check_format, wrapped
+from wqkv.draw.plots import check_format, wrapped
 from wqkv.effects.records import LinkEffect, Why
 from wqkv.errors import need
 from wqkv.fonts import drawable, fonts
 from wqkv.maps import display
-from wqkv.maps.display import short, visible
+from wqkv.maps.display import MARK, short, visible
 from wqkv.sentences import say, translated
 from wqkv.sentences.errors import mistake
 from wqkv.sentences.why import LISTED, PICTURED

@@ -14,14 +14,16 @@ from torch import Tensor
 
 from wqkv import __version__
 from wqkv.draw import steps
-from wqkv.draw.plots import MARK, check_format, wrapped
+from wqkv.draw.plots import check_format, wrapped
 from wqkv.draw.to_json import Json, plain
 from wqkv.effects.diff import Diff, HeadDiff, RowDiff
 from wqkv.errors import need
 from wqkv.fonts import drawable, fonts
 from wqkv.maps import display
 from wqkv.maps.attention_map import AttentionMap
-from wqkv.maps.display import short, visible
+from wqkv.maps.display import MARK, short, visible
+from wqkv.maps.pictures import color_map, draw_scale
+from wqkv.maps.scales import WEIGHTS
 from wqkv.sentences import say, translated
 from wqkv.sentences.diff import DIFF
 from wqkv.sentences.errors import mistake
@@ -37,7 +39,7 @@ if TYPE_CHECKING:  # JSON and CSV need no rich
 LISTED_HEADS, LISTED_ROWS, DRAWN_HEADS = 12, 8, 3
 #: How many tokens an axis names at most; of more it names every second, third, ...
 NAMED = 32
-#: A map of more tokens than this is drawn as the means of DRAWN_BLOCKS x DRAWN_BLOCKS blocks.
+#: A map of more tokens than this is drawn in DRAWN_BLOCKS x DRAWN_BLOCKS blocks.
 DRAWN_TOKENS, DRAWN_BLOCKS = 512, 128
 #: The widths of the columns of numbers: "L23H4", a KL, and "0.153 -> 0.420".
 _HEAD, _KL, _MOVED = 7, 9, 18
@@ -204,7 +206,6 @@ def save_png(found: Diff, path: str | Path, lang: str = "en") -> None:
     """
     check_format(path)
     need("matplotlib", "show", mistake("maps_picture"))
-    from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
@@ -223,12 +224,12 @@ def save_png(found: Diff, path: str | Path, lang: str = "en") -> None:
     side = 1.6 + 0.15 * min(max(n, 14), NAMED)
     figure = Figure(figsize=(2.6 * side + 2.4, len(heads) * (side + 0.8) + 1), layout="constrained")
     grid = figure.subplots(len(heads), 3, squeeze=False, sharey=True, width_ratios=(1, 1, 0.5))
-    top = max((float(image.max()) for pair in pairs for image in pair), default=0.0)
-    scale = PowerNorm(0.5, vmin=0, vmax=top or 1)
+    colors = color_map(WEIGHTS)
     box = (-0.5, n - 0.5, n - 0.5, -0.5)  # in tokens, also where blocks are drawn
     for head, pair, (left, right, beside) in zip(heads, pairs, grid, strict=True):
         for axes, name, image in zip((left, right), "AB", pair, strict=True):
-            drawn = axes.imshow(image.numpy(), cmap="Blues", norm=scale, extent=box)
+            levels = WEIGHTS.levels(image).numpy()
+            axes.imshow(levels, cmap=colors, vmin=0, vmax=1, extent=box)
             which = say(DIFF["map"], name=name, layer=head.layer, head=head.head)
             axes.set_title(translated(which, lang), fontsize=10, **font)
             row, line = (-0.5, head.largest.query - 0.5), 1.5 if n <= NAMED else 0.6
@@ -242,7 +243,7 @@ def save_png(found: Diff, path: str | Path, lang: str = "en") -> None:
     for axes in grid.flat:
         axes.tick_params(length=2)
         axes.spines[:].set_color("#cccccc")
-    bar = figure.colorbar(drawn, ax=grid, shrink=0.6, pad=0.01)
+    bar = draw_scale(figure, list(grid.flat), WEIGHTS)
     bar.set_label(translated(say(DIFF["scale"]), lang), **font)
     letters = round(22 * side)
     title = "\n".join(part for line in said for part in wrapped(line.translate(missing), letters))
@@ -256,14 +257,14 @@ def save_png(found: Diff, path: str | Path, lang: str = "en") -> None:
 
 
 def picture(m: AttentionMap, head: int) -> Tensor:
-    """The map of one head as it is drawn: its weights, or the means of blocks of a long one."""
+    """The map of one head as it is drawn; of a long one, blocks as in maps/pictures.py."""
     n = m.shape[2]
     if n <= DRAWN_TOKENS:
         return m[0, head]
-    # As `thumbnail`, which computes all heads of the layer.
+    # `thumbnail` would compute all heads of the layer.
     blocks = [*pairwise(edges(n, DRAWN_BLOCKS))]
     rows = torch.stack([m[0, head, first:last].mean(dim=0) for first, last in blocks])
-    return torch.stack([rows[:, first:last].mean(dim=1) for first, last in blocks], dim=1)
+    return torch.stack([rows[:, first:last].sum(dim=1) for first, last in blocks], dim=1)
 
 
 # `font` holds keyword arguments of matplotlib.

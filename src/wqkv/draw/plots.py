@@ -15,16 +15,16 @@ from wqkv.draw import steps
 from wqkv.draw.matrix import Product, legend, pixels, scale_ends, side_by_side, write_sum
 from wqkv.errors import ArgumentError, need
 from wqkv.fonts import drawable, fonts, fonts_for
-from wqkv.maps.display import Color, short, visible
+from wqkv.maps.display import MARK, Color, short, visible
+from wqkv.maps.pictures import color_map, draw_scale
 from wqkv.maps.png import BLUE, ORANGE
+from wqkv.maps.scales import WEIGHTS
 from wqkv.sentences import LETTERS, Said, in_language, say
 from wqkv.sentences.errors import mistake, one_of
 from wqkv.sentences.seen import SAID, SEEN
 from wqkv.study.one_token import TokenStory
 
 FORMATS = (".png", ".svg", ".pdf")
-#: The color that marks the chosen token.
-MARK = "#d95f02"
 #: How many tokens an axis names at most; of more it names every second, third, ...
 LABELS = 64
 #: The colors of lines around a picture, of the ground of a marked number, of a failed proof.
@@ -215,7 +215,6 @@ def _draw_map(
 
     The color follows the square root of the weight, so that small weights can be seen.
     """
-    from matplotlib.colors import PowerNorm
     from matplotlib.patches import Rectangle
 
     assert story.map is not None
@@ -224,7 +223,7 @@ def _draw_map(
     ticks = list(range(story.token % step, n, step))  # so that the chosen token is named
     named = [short(labels[j]) for j in ticks]
     axes = figure.add_subplot()
-    image = axes.imshow(story.map.numpy(), cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1))
+    axes.imshow(WEIGHTS.levels(story.map).numpy(), cmap=color_map(WEIGHTS), vmin=0, vmax=1)
     axes.set_xticks(ticks, named, rotation=90, fontsize=9, **font)
     axes.set_yticks(ticks, named, fontsize=9, **font)
     for axis_labels in (axes.get_xticklabels(), axes.get_yticklabels()):
@@ -237,8 +236,7 @@ def _draw_map(
     thinned = "" if step == 1 else texts["one_in"].format(step=step)
     axes.set_ylabel(texts["from_word"] + thinned, **font)
     axes.set_xlabel(texts["to_word"], **font)
-    bar = figure.colorbar(image, shrink=0.8, ticks=[0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1])
-    bar.set_label(texts["weight_scale"], **font)
+    draw_scale(figure, [axes], WEIGHTS).set_label(texts["weight_scale"], **font)
 
 
 def _listed(missing: Mapping[int, str]) -> str:

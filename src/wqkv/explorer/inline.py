@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import replace
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 
 from wqkv.draw.plots import save_story
@@ -49,9 +50,13 @@ def saved_page(
 
 
 def _still(view: View, layer: int, head: int, token: int, lang: str) -> bytes | None:
-    """The map at which the page opens, as a PNG."""
+    """The map at which the page opens, as a PNG; of a picture, the weights of its token on it."""
     if find_spec("matplotlib") is None or view.reading.source is not None:
         return None
+    if view.reading.pictures:
+        heads, image = view.layer(layer).whole.on(view.keys.axes, view.reading.axes), BytesIO()
+        heads.overlay(token, head).savefig(image, format="png")
+        return image.getvalue()
     story = token_story(view, layer, head, token)
     # A notebook keeps every picture that it shows, and that of the matrices is noise to a PNG.
     story = replace(story, map=view.map(layer, head)[0, 0], matrices=None)

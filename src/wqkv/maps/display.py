@@ -6,9 +6,12 @@ The explorer's page computes the same colors and digits in JavaScript; its tests
 from __future__ import annotations
 
 from typing import TypeAlias
+from unicodedata import east_asian_width
 
 Color: TypeAlias = tuple[int, int, int]  # red, green, blue, from 0 to 255
 
+#: The color that marks what was asked about, and the line between two parts.
+MARK = "#d95f02"
 #: The colors of the weights 0, 1/4 and 1, of one hue, on a light ground and on a dark one. The
 #: larger the weight, the further its color is from the ground.
 LIGHT: tuple[Color, Color, Color] = ((239, 244, 250), (49, 127, 201), (8, 36, 84))
@@ -28,6 +31,15 @@ def color(level: float, stops: tuple[Color, Color, Color] = LIGHT) -> Color:
     low, high, share = (first, middle, at) if at < 1 else (middle, last, at - 1)
     red, green, blue = (round(a + (b - a) * share) for a, b in zip(low, high, strict=True))
     return red, green, blue
+
+
+def points(text: str, size: float) -> float:
+    """About how wide a text is, in the unit of its size; a Chinese character is a square.
+
+    >>> points("four", 10.0), points("四", 10.0)
+    (25.0, 10.0)
+    """
+    return sum(size * (1.0 if east_asian_width(c) in "WF" else 0.625) for c in text)
 
 
 def number(value: float) -> str:

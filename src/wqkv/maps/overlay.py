@@ -17,15 +17,14 @@ from wqkv.maps.display import short, visible
 from wqkv.maps.panels import (
     LINE,
     OnPicture,
-    OnSound,
     OnToken,
     draw_picture,
-    draw_sound,
     draw_tokens,
     token_lines,
 )
-from wqkv.maps.pictures import color_map, folded
+from wqkv.maps.pictures import color_map, folded, new_figure
 from wqkv.maps.scales import INK, Scale, of_keys, scale_of
+from wqkv.maps.sound_overlay import draw_sound
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
@@ -51,7 +50,7 @@ class Parted(NamedTuple):
     """What a figure consists of."""
 
     pictures: list[OnPicture]
-    sounds: list[OnSound]
+    sounds: list[tuple[Axis, Tensor]]
     tokens: list[OnToken]
 
 
@@ -128,8 +127,6 @@ def drawn(
 ) -> Figure:
     """A figure of the numbers (samples, length) of some axes: see `overlay`."""
     need("matplotlib", "show", "An overlay")
-    from matplotlib.figure import Figure
-
     parted, notes = _parted(rows.detach().float().cpu(), samples, asked)
     pictures, sounds, tokens = parted
     said = _said(parted, scale, smooth, notes)
@@ -137,7 +134,7 @@ def drawn(
     # Keyword arguments of matplotlib's own texts. A token may be "$", which is not a formula.
     font: dict[str, Any] = {"parse_math": False, "fontfamily": families}
 
-    made = Figure(figsize=(WIDE, 1), layout="constrained")
+    made = new_figure(WIDE, 1)
     said, title = (folded(text.translate(missing), made, 7) for text in (said, title))
     lines = token_lines(tokens, (WIDE - 0.2) * 72) if tokens else []
     columns = min(BESIDE, len(pictures))
@@ -152,8 +149,8 @@ def drawn(
     parts = iter(made.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
     if pictures:
         _draw_pictures(next(parts), pictures, columns, scale, smooth)
-    for sound in sounds:
-        draw_sound(next(parts).subplots(), sound, scale)
+    for sound, own in sounds:
+        draw_sound(next(parts).subplots(), own, sound, scale)
     if lines:
         draw_tokens(next(parts).subplots(), lines, (WIDE - 0.2) * 72, scale, missing, font)
     _draw_legend(next(parts), scale)
@@ -177,7 +174,7 @@ def _parted(
             found.pictures.extend(_pictures(name, axis, own, asked))
             found.tokens.append(OnToken(f"[{name}]", None))
         elif axis.seconds is not None:
-            found.sounds.append(_sound(axis, own))
+            found.sounds.append((axis, own))
             found.tokens.append(OnToken("[sound]", None))
         else:
             found.tokens.extend(
@@ -264,19 +261,6 @@ def _smaller(picture: Tensor | None) -> Tensor | None:
     return torch.nn.functional.adaptive_avg_pool2d(picture, (height, width))
 
 
-def _sound(axis: Axis, own: Tensor) -> OnSound:
-    """What is drawn of a sound."""
-    assert axis.seconds is not None
-    own, source, lasts = axis.cells(own), axis.source, None
-    if isinstance(source, tuple):
-        samples, rate = source
-        source = torch.as_tensor(samples, device="cpu").detach().float().flatten()
-        lasts = len(source) / rate
-    elif source is not None:
-        source = torch.as_tensor(source, device="cpu").detach().float()
-    return OnSound(own, axis.seconds, source, lasts)
-
-
 def _named(grid: Sequence[int], count: int | None) -> str:
     """A picture or a video by its number, if there are several, and else by its grid."""
     kind = "video" if len(grid) == 3 else "picture"
@@ -307,7 +291,7 @@ def _said(parted: Parted, scale: Scale, smooth: bool, notes: Sequence[str]) -> s
         if any(one.framed for one in parted.pictures):
             said.append("framed: the query")
         if any(bool(one.cells.isnan().any()) for one in parted.pictures):
-            said.append("faded: no position stands there")
+            said.append("faded: without a number")
     return "; ".join(said)
 
 

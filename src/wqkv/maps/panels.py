@@ -1,8 +1,7 @@
-"""What an overlay consists of: a picture, a sound and lines of tokens, each with numbers on it."""
+"""What an overlay consists of: a picture and lines of tokens, each with numbers on it."""
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from wqkv.maps.display import color, number, weight
+from wqkv.maps.display import MARK, color, number, points, weight
 from wqkv.maps.scales import Scale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: The color of the frame around the query, of lines on a plain ground and of notes.
-FRAME, LINES, PALE = "#d95f02", "#ffffff", "#666666"
+#: The colors of lines on a plain ground and of notes.
+LINES, PALE = "#ffffff", "#666666"
 #: How dark a gray picture is at its darkest, and a plain ground: so the ink on it can be seen.
 DARKEST, PLAIN = 0.5, 0.92
 #: How much of a picture the ink of a full number covers, and how much is left of a picture where
@@ -36,15 +35,6 @@ class OnPicture(NamedTuple):
     framed: tuple[int, int] | None = None  # the cell of the query
 
 
-class OnSound(NamedTuple):
-    """The numbers of the positions of one sound, each of which lasts some seconds."""
-
-    numbers: Tensor
-    seconds: float
-    source: Tensor | None  # a wave form (samples,), or features (mels, frames)
-    lasts: float | None  # how many seconds the source lasts
-
-
 class OnToken(NamedTuple):
     """The number of one token, or, where it is None, a note on what stands in its place."""
 
@@ -61,7 +51,7 @@ def draw_picture(panel: Axes, one: OnPicture, scale: Scale, smooth: bool) -> Non
     if ground is None:  # some pixels for each cell, to draw its edges in
         ground = torch.full((3, 16 * rows, 16 * columns), PLAIN, device="cpu")
     else:
-        ground = _gray(ground)
+        ground = gray(ground)
     height, width = ground.shape[-2:]
     cells = one.cells[None, None]
     covered = F.interpolate(cells, (height, width), mode="nearest-exact")[0, 0]
@@ -79,46 +69,18 @@ def draw_picture(panel: Axes, one: OnPicture, scale: Scale, smooth: bool) -> Non
     if one.framed is not None:
         row, column = one.framed
         corner = (column * wide - 0.5, row * high - 0.5)
-        frame = Rectangle(corner, wide, high, fill=False, edgecolor=FRAME, lw=1.8, clip_on=False)
+        frame = Rectangle(corner, wide, high, fill=False, edgecolor=MARK, lw=1.8, clip_on=False)
         panel.add_patch(frame)
     panel.set_axis_off()
 
 
-def _gray(picture: Tensor) -> Tensor:
+def gray(picture: Tensor) -> Tensor:
     """A picture in gray, from DARKEST to white, whatever its own darkest and brightest are."""
     light = torch.tensor([0.299, 0.587, 0.114], device="cpu").view(3, 1, 1)  # ITU-R BT.601
-    gray = (picture * light).sum(0, keepdim=True)
-    low, high = gray.aminmax()
-    gray = (gray - low) / (high - low) if high > low else torch.full_like(gray, PLAIN)
-    return (DARKEST + (1 - DARKEST) * gray).expand(3, -1, -1)
-
-
-def draw_sound(panel: Axes, one: OnSound, scale: Scale) -> None:
-    """Draw a sound over seconds, with the number of each position as the ink behind it."""
-    ink, share = scale.ink(one.numbers)
-    end = len(one.numbers) * one.seconds
-    paper = torch.ones(3, device="cpu")
-    colors = paper + (ink - paper) * share[:, None]
-    if one.source is not None and one.source.ndim == 2:
-        features = one.source.flip(0)  # low frequencies at the bottom
-        grays = _gray(features[None].expand(3, -1, -1)).movedim(0, -1)
-        at = torch.arange(grays.shape[1], device="cpu") * len(colors) // grays.shape[1]
-        shown = grays + (ink[at] - grays) * (share[at] * COVERS)[None, :, None]
-    else:
-        shown = colors[None]
-    panel.imshow(shown.numpy(), extent=(0, end, -1, 1), aspect="auto", interpolation="nearest")
-    if one.source is not None and one.source.ndim == 1:
-        wave = one.source / one.source.abs().max().clamp(min=1e-12)
-        parts = wave.tensor_split(min(len(wave), 1200))
-        low, high = (
-            torch.stack([f(part) for part in parts]).numpy() for f in (torch.min, torch.max)
-        )
-        times = torch.linspace(0, one.lasts or end, len(parts), device="cpu").numpy()
-        panel.fill_between(times, low, high, color="#333333", linewidth=0.3)
-    panel.set_xlim(0, end)
-    panel.set_yticks([])
-    panel.set_xlabel("seconds", fontsize=TOKEN)
-    panel.tick_params(labelsize=TOKEN - 1, length=2)
+    found = (picture * light).sum(0, keepdim=True)
+    low, high = found.aminmax()
+    found = (found - low) / (high - low) if high > low else torch.full_like(found, PLAIN)
+    return (DARKEST + (1 - DARKEST) * found).expand(3, -1, -1)
 
 
 def token_lines(tokens: Sequence[OnToken], wide: float) -> list[list[tuple[float, float, OnToken]]]:
@@ -126,7 +88,7 @@ def token_lines(tokens: Sequence[OnToken], wide: float) -> list[list[tuple[float
     lines: list[list[tuple[float, float, OnToken]]] = [[]]
     at = 0.0
     for token in tokens:
-        needs = max(_wide(token.text, TOKEN), _wide(written(token), NUMBER)) + 5
+        needs = max(points(token.text, TOKEN), points(written(token), NUMBER)) + 5
         if at + needs > wide and lines[-1]:
             lines.append([])
             at = 0.0
@@ -172,11 +134,6 @@ def written(token: OnToken) -> str:
     if token.number is None:
         return ""
     return weight(token.number) if 0 <= token.number <= 1 else number(token.number)
-
-
-def _wide(text: str, size: float) -> float:
-    """About how wide a text of some size is, in points."""
-    return sum(size * (1.0 if unicodedata.east_asian_width(c) in "WF" else 0.62) for c in text)
 
 
 def _hex(shade: tuple[int, int, int]) -> str:

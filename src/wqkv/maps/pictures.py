@@ -8,9 +8,10 @@ that a row of the map has, and one fixed scale fits maps of any length.
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Sequence
+from functools import cache
 from html import escape
+from io import BytesIO
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,12 +21,13 @@ from torch import Tensor
 from wqkv.errors import need
 from wqkv.fonts import fonts
 from wqkv.maps.axis import Axis, Parts
-from wqkv.maps.display import number, short, visible, weight
+from wqkv.maps.display import MARK, number, points, short, visible, weight
 from wqkv.maps.scales import WEIGHTS, Scale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.colorbar import Colorbar
+    from matplotlib.figure import Figure, SubFigure
 
 #: The most that one HTML text holds: how many pictures, how many blocks per side of each, and how
 #: many weights are read for all pictures.
@@ -140,17 +142,11 @@ def of_means(name: str, means: Tensor, queries: Parts, keys: Parts) -> Picture:
 # HTML
 
 
-def html(
-    title: str, pictures: Sequence[Picture], note: str = "", scale: Scale = WEIGHTS, more: int = 0
-) -> str:
-    """HTML of a title and at most PICTURES pictures. It runs no script and loads nothing.
-
-    Args:
-        more: how many pictures were left out before.
-    """
-    shown, more = pictures[:PICTURES], more + max(0, len(pictures) - PICTURES)
+def html(title: str, pictures: Sequence[Picture], note: str = "", scale: Scale = WEIGHTS) -> str:
+    """HTML of a title and at most PICTURES pictures. It runs no script and loads nothing."""
+    shown, more = pictures[:PICTURES], len(pictures) - PICTURES
     each = sum(one.numbers.numel() for one in shown) <= CELLS
-    notes = [note, f"and {more} more" if more else ""]
+    notes = [note, f"and {more} more" if more > 0 else ""]
     if shown:
         notes += [*_said(shown[0], scale), "hover: query, key, number" if each else "hover: a row"]
     said = "; ".join(filter(None, notes))
@@ -169,7 +165,9 @@ def _figure_html(one: Picture, scale: Scale, each: bool) -> str:
         side.ticks(int(n * size / TICK))
         for side, n, size in ((one.queries, rows, high), (one.keys, columns, wide))
     )
-    left, below = (4 + max((_width(t) for _, t in ticks), default=0) for ticks in (lefts, belows))
+    left, below = (
+        4 + max((points(t, LETTER) for _, t in ticks), default=0) for ticks in (lefts, belows)
+    )
     width, height = columns * wide, rows * high
     across, down = (
         "".join(f"M{cut * wide:g} 0v{height:g}" for cut in one.keys.cuts()),
@@ -191,7 +189,7 @@ def _figure_html(one: Picture, scale: Scale, each: bool) -> str:
         f' aria-label="{escape(one.name)}">'
         f'<image width="{width:g}" height="{height:g}" preserveAspectRatio="none"'
         f' style="image-rendering:pixelated" href="{scale.image(one.numbers)}"/>'
-        f'<path d="{across}{down}" stroke="#d95f02" stroke-width=".7"/>'
+        f'<path d="{across}{down}" stroke="{MARK}" stroke-width=".7"/>'
         f'<g fill="currentColor" font-family="sans-serif" font-size="{LETTER}"'
         f' text-anchor="end">{texts}</g>'
         f'<g fill="none" pointer-events="fill" transform="scale({wide:g},{high:g})">'
@@ -253,11 +251,9 @@ def figure(title: str, pictures: Sequence[Picture], scale: Scale = WEIGHTS) -> F
         MissingExtraError: matplotlib is not installed.
     """
     need("matplotlib", "show", "A plot")
-    from matplotlib.figure import Figure
-
     columns = min(4, max(1, len(pictures)))
     rows = max(1, math.ceil(len(pictures) / columns))
-    made = Figure(figsize=(3.2 * columns + 1, 3.2 * rows + 0.9), layout="constrained")
+    made = new_figure(3.2 * columns + 1, 3.2 * rows + 0.9)
     panels = made.subplots(rows, columns, squeeze=False).flatten()
     for one in panels[len(pictures) :]:
         one.set_visible(False)
@@ -270,10 +266,32 @@ def figure(title: str, pictures: Sequence[Picture], scale: Scale = WEIGHTS) -> F
     for panel, one in zip(panels, pictures, strict=False):
         _draw(panel, one, scale, missing, font)
     if pictures:
-        legend(made, list(panels[: len(pictures)]), scale)
+        draw_scale(made, list(panels[: len(pictures)]), scale)
         made.supxlabel(folded(said.translate(missing), made, 7), fontsize=7, **font)
     made.suptitle(folded(title.translate(missing), made, 9), fontsize=9, **font)
     return made
+
+
+def new_figure(wide: float, high: float) -> Figure:
+    """An empty figure, in inches, that a notebook shows."""
+    return _shown_figure()(figsize=(wide, high), layout="constrained")
+
+
+@cache
+def _shown_figure() -> type[Figure]:
+    """The class of a figure that a notebook shows as an image.
+
+    Of matplotlib's own a notebook shows the text alone, as long as nobody has imported pyplot.
+    """
+    from matplotlib.figure import Figure
+
+    class Shown(Figure):
+        def _repr_png_(self) -> bytes:
+            written = BytesIO()
+            self.savefig(written, format="png")
+            return written.getvalue()
+
+    return Shown
 
 
 # `font` is keyword arguments of matplotlib's own texts.
@@ -303,9 +321,9 @@ def _draw(
         )
     panel.tick_params(length=2, pad=1)
     for cut in one.keys.cuts():
-        panel.axvline(cut - 0.5, color="#d95f02", linewidth=0.7)
+        panel.axvline(cut - 0.5, color=MARK, linewidth=0.7)
     for cut in one.queries.cuts():
-        panel.axhline(cut - 0.5, color="#d95f02", linewidth=0.7)
+        panel.axhline(cut - 0.5, color=MARK, linewidth=0.7)
 
 
 def folded(text: str, made: Figure, size: float) -> str:
@@ -322,13 +340,14 @@ def color_map(scale: Scale) -> Any:
     return LinearSegmentedColormap.from_list("wqkv", stops).with_extremes(bad="#808080")
 
 
-def legend(made: Figure, panels: Sequence[Axes], scale: Scale) -> None:
+def draw_scale(made: Figure | SubFigure, panels: Sequence[Axes], scale: Scale) -> Colorbar:
     """Draw the colors of a scale beside some panels, with the numbers that they stand for."""
     from matplotlib.cm import ScalarMappable
 
     bar = made.colorbar(ScalarMappable(cmap=color_map(scale)), ax=panels, shrink=0.8, aspect=30)
     levels, names = zip(*scale.marks(), strict=True)
     bar.set_ticks(levels, labels=names, fontsize=8)
+    return bar
 
 
 # What is said of a picture
@@ -366,11 +385,6 @@ def _cut(label: str) -> str:
     """A label as a tick has it."""
     text = _named(label)
     return text if len(text) <= LETTERS else text[: LETTERS - 1] + "…"
-
-
-def _width(text: str) -> float:
-    """About how many pixels a text is wide."""
-    return sum(LETTER * (1.0 if unicodedata.east_asian_width(c) in "WF" else 0.65) for c in text)
 
 
 def _largest(numbers: Tensor) -> float:

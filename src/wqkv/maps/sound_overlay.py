@@ -1,7 +1,8 @@
-"""Numbers drawn on a sound: colors along its time, under its wave form or its spectrogram."""
+"""Numbers drawn on a sound: as ink along its time, on its wave form or its spectrogram."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -12,26 +13,22 @@ from torch import Tensor
 from wqkv.errors import KindError, message
 from wqkv.fonts import fonts
 from wqkv.maps.axis import Axis
-from wqkv.maps.pictures import color_map
+from wqkv.maps.display import MARK, points
+from wqkv.maps.panels import COVERS, TOKEN, gray
 from wqkv.maps.scales import Scale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: How many steps along the time a wave form is drawn with, and the color of its ink: it is seen on
-#: the palest color of a scale and on the deepest.
-STEPS, INK = 1000, "#7d7d7d"
-#: The height that the colors have below a spectrogram, of a panel from -1 to 1.
-STRIP = 0.4
+#: How many steps along the time a wave form is drawn with, and its color.
+STEPS, WAVE = 1200, "#333333"
 
 
-def draw_sound(
-    panel: Axes, numbers: Tensor, axis: Axis, scale: Scale, smooth: bool = False
-) -> None:
-    """Draw one number per position of a sound as colors along the time, in seconds.
+def draw_sound(panel: Axes, numbers: Tensor, axis: Axis, scale: Scale) -> None:
+    """Draw one number per position of a sound as ink along the time, in seconds.
 
-    Behind its wave form, or below its spectrogram, stands at each time the color of the position
-    that covers it. A name that several positions in a row have, such as that of a word, is written
+    At each time stands the ink of the position that covers it, behind the wave form, or on the gray
+    spectrogram. A name that several positions in a row have, such as what is said there, is written
     over them. The panel ends where the sound does, also where a model was given silence behind it;
     what the numbers there sum to is said below.
 
@@ -39,49 +36,50 @@ def draw_sound(
         panel: of matplotlib.
         axis: with `seconds`, and as `source` a wave form (samples, rate), features (mels, frames),
             or None.
-        smooth: interpolate between the centers of the positions.
 
     Raises:
         KindError: a source of another shape.
     """
-    assert axis.seconds is not None
+    assert axis.seconds is not None  # it is a sound
     cells = axis.cells(numbers.detach().float().cpu())
-    whole = axis.count * axis.seconds
-    end, wave, features = _source(axis, whole)
-    top = 1.0 if features is None else STRIP - 1
-    if features is not None:
-        panel.imshow(
-            features.numpy(), extent=(0, end, top, 1), aspect="auto", cmap="gray_r", origin="lower"
-        )
-    panel.imshow(
-        scale.levels(cells)[None].numpy(),
-        extent=(0, whole, -1, top),
-        aspect="auto",
-        cmap=color_map(scale),
-        vmin=0,
-        vmax=1,
-        interpolation="bilinear" if smooth else "nearest",
-    )
+    whole = len(cells) * axis.seconds
+    end, wave, features = _source(axis, axis.seconds)
+    ink, share = scale.ink(cells)
+    if features is None:
+        paper = torch.ones(1, len(cells), 3, device="cpu")
+    else:  # what is loud is dark, and low frequencies are at the bottom
+        paper = gray(-features.flip(0).expand(3, -1, -1)).movedim(0, -1)
+        each = _frames(features, axis)
+        at = torch.arange(paper.shape[1], device="cpu") // each
+        ink, share = ink[at], share[at] * COVERS
+        whole = paper.shape[1] / each * axis.seconds
+    shown = paper + (ink - paper) * share[:, None]
+    panel.imshow(shown.numpy(), extent=(0, whole, -1, 1), aspect="auto", interpolation="nearest")
     if wave is not None:
-        low, high = _envelope(wave)
-        time = torch.linspace(0, end, len(low), device="cpu").numpy()
-        panel.fill_between(time, low.numpy(), high.numpy(), color=INK, linewidth=0.5)
+        steps = min(STEPS, len(wave))
+        # split at stated places: into a number of parts alone, the first ones would be longer
+        cuts = [step * len(wave) // steps for step in range(1, steps)]
+        parts = (wave / wave.abs().max().clamp(min=1e-12)).tensor_split(cuts)
+        low, high = ([float(most(part)) for part in parts] for most in (torch.min, torch.max))
+        times = torch.linspace(0, end, steps, device="cpu").tolist()
+        panel.fill_between(times, low, high, color=WAVE, linewidth=0.3)
     panel.set_xlim(0, end)
     panel.set_ylim(-1, 1)
     panel.set_yticks([])
     behind = float(cells[round(end / axis.seconds) :].nan_to_num(0).sum())
-    more = f" ({behind:.3g} stands behind the end)" if behind > 0.0005 else ""
-    panel.set_xlabel(f"seconds{more}", fontsize=8)
-    panel.tick_params(labelsize=8)
+    more = f" ({behind:.3g} stands behind the end)" if abs(behind) > 0.0005 else ""
+    panel.set_xlabel(f"seconds{more}", fontsize=TOKEN)
+    panel.tick_params(labelsize=TOKEN - 1, length=2)
     _write_names(panel, axis.labels, axis.seconds, end)
 
 
-def _source(axis: Axis, whole: float) -> tuple[float, Tensor | None, Tensor | None]:
+def _source(axis: Axis, seconds: float) -> tuple[float, Tensor | None, Tensor | None]:
     """When the sound ends, and its samples (length,), or its features (mels, frames)."""
+    whole = axis.count * seconds
     if axis.source is None:
         return whole, None, None
     if not isinstance(axis.source, tuple):
-        features = torch.as_tensor(axis.source).detach().float().cpu()
+        features = torch.as_tensor(axis.source, device="cpu").detach().float()
         if features.ndim != 2:
             raise KindError(
                 message(
@@ -90,9 +88,12 @@ def _source(axis: Axis, whole: float) -> tuple[float, Tensor | None, Tensor | No
                     "Pass (mels, frames), or a wave form as (samples, rate).",
                 )
             )
-        return whole, None, features
+        # frames of the smallest number alone are silence that was put behind the end
+        loud = (features > features.min()).any(dim=0).nonzero().flatten().tolist()
+        frames = loud[-1] + 1 if loud else features.shape[1]
+        return frames / _frames(features, axis) * seconds, None, features
     samples, rate = axis.source
-    wave = torch.as_tensor(samples).detach().float().cpu()
+    wave = torch.as_tensor(samples, device="cpu").detach().float()
     if wave.ndim != 1 or not len(wave):
         raise KindError(
             message(
@@ -104,16 +105,9 @@ def _source(axis: Axis, whole: float) -> tuple[float, Tensor | None, Tensor | No
     return min(whole, len(wave) / rate), wave[: round(whole * rate)], None
 
 
-def _envelope(wave: Tensor) -> tuple[Tensor, Tensor]:
-    """The smallest and the largest sample of each step, of a wave form from -1 to 1."""
-    wave = wave / wave.abs().max().clamp(min=1e-12)
-    steps = min(STEPS, len(wave))
-    of = torch.arange(len(wave), device="cpu") * steps // len(wave)
-    low, high = (
-        torch.zeros(steps, device="cpu").scatter_reduce(0, of, wave, kind, include_self=False)
-        for kind in ("amin", "amax")
-    )
-    return low, high
+def _frames(features: Tensor, axis: Axis) -> int:
+    """How many frames a position has; the last one may have less."""
+    return math.ceil(features.shape[1] / axis.count)
 
 
 def _write_names(panel: Axes, labels: Sequence[str], seconds: float, end: float) -> None:
@@ -126,9 +120,14 @@ def _write_names(panel: Axes, labels: Sequence[str], seconds: float, end: float)
         first += count
     families, missing = fonts("".join(name for name, _, _ in names))
     # Keyword arguments of matplotlib's own texts. A name may be "$", which is not a formula.
-    font: dict[str, Any] = {"parse_math": False, "fontfamily": families, "fontsize": 8}
+    font: dict[str, Any] = {"parse_math": False, "fontfamily": families, "fontsize": TOKEN}
+    per_point = end / (panel.figure.bbox.width / panel.figure.dpi * 72)
+    lines = [0.0, 0.0]  # up to where each of two lines is written
     for name, begin, until in names:
         for time in (begin, until):
-            panel.axvline(time, color="#d95f02", linewidth=0.7)
+            panel.axvline(time, color=MARK, linewidth=0.7)
         middle, text = (begin + until) / 2, name.translate(missing)
-        panel.text(middle, 1.04, text, ha="center", va="bottom", **font)
+        half = points(text, TOKEN) / 2 * per_point
+        line = int(middle - half < lines[0])  # on the second one, if there is no room
+        lines[line] = middle + half
+        panel.text(middle, 1.05 + 0.22 * line, text, ha="center", va="bottom", **font)

@@ -27,6 +27,7 @@ from wqkv.maps.axis import (
     of_samples,
     standing,
 )
+from wqkv.maps.display import short, visible
 from wqkv.maps.overlay import asked_of, drawn
 from wqkv.maps.picks import Index, Line, numbers, pick
 from wqkv.maps.scales import WEIGHTS, Scale, of_keys
@@ -211,7 +212,7 @@ class TileMap(Generic[Of]):
         name, asked = str(position), None
         if queries:
             name, asked = label_at(queries[sample], position), asked_of(queries[sample], position)
-        title = f"{name}, head {head}"
+        title = f"{short(visible(name))}, head {head}"
         return drawn(row, [keys[sample]], self._scale_on(row), smooth, title, asked)
 
     def _asked(self, query: int | tuple[int, ...] | str, sample: int) -> tuple[int, int]:

@@ -35,7 +35,7 @@ def token_times(
     largest sum through this matrix, from the first token at the first position to the last token at
     the last position, that never goes back. A token begins where the path enters its row, and ends
     where the next one begins. A token's row is that of the query that wrote it, the one before it.
-    A word of several tokens begins with its first and ends with its last.
+    What has several tokens begins with the first and ends with the last of them.
 
     Args:
         maps: the maps of cross-attention, one per layer of the decoder. Their keys are one Axis

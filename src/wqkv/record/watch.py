@@ -471,7 +471,7 @@ class Seen(Watching, Sequence[Kept]):
             MissingExtraError: matplotlib is not installed.
         """
         need("matplotlib", "show", "A plot")
-        return pictures.figure(self._name, self._pictures())
+        return pictures.figure(f"{self._name}: the mean of all heads", self._pictures())
 
     def _pictures(self, most: float = math.inf) -> list[pictures.Picture]:
         """Block means of the first sample, of as many layers as have `most` weights together."""

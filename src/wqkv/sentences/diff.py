@@ -68,8 +68,9 @@ DIFF = {
         "注意力权重（颜色取其平方根）",
     ),
     "blocks": (
-        "{below} Each point of a map is the mean of about {tokens} tokens a side.",
-        "{below}图中每个点是边长约 {tokens} 个词元的方块的均值。",
+        "{below} Each point of a map is the weight that a token of a block of about {tokens} "
+        "gives, in the mean, to all tokens of another such block together.",
+        "{below}图中每个点是约 {tokens} 个词元一块之中，平均每个词元给另一块全部词元的权重之和。",
     ),
     "largest_at": ("largest: {kl} at {token}", "最大：{kl}，在 {token}"),
     "each_row": ("KL of each row, mean {kl}", "每一行的 KL，均值 {kl}"),

@@ -193,33 +193,38 @@ def test_picture_names_what_it_shows(found, tmp_path, readable_svg):
     assert "Each point of a map" not in told
 
 
-def test_a_long_text_is_drawn_as_means_of_blocks(found, tmp_path, readable_svg, monkeypatch):
+def test_a_long_text_is_drawn_in_blocks(found, tmp_path, readable_svg, monkeypatch):
     for name, value in (("DRAWN_TOKENS", 13), ("DRAWN_BLOCKS", 5), ("NAMED", 7)):
         monkeypatch.setattr(module, name, value)
     images = [module.picture(m, 2) for m in found.maps[1]]
     assert [image.shape for image in images] == [(5, 5)] * 2
-    torch.testing.assert_close(images[0], found.maps[1][0].thumbnail(5)[0, 2])
+    keys = torch.bincount(torch.arange(19) * 5 // 19)
+    torch.testing.assert_close(images[0], found.maps[1][0].thumbnail(5)[0, 2] * keys)
+    torch.testing.assert_close(images[0].sum(1), torch.ones(5))
     save_png(found, tmp_path / "a.svg")
     told = (tmp_path / "a.svg").read_text("utf-8")
     plain = " ".join(re.sub(r"<[^>]+>", " ", told).split())
-    assert "Each point of a map is the mean of about 4 tokens a side." in plain
+    assert "a token of a block of about 4 gives, in the mean, to all tokens of another" in plain
     assert f">{found.tokens[3]}@3<" in told and f">{found.tokens[4]}@4<" not in told
 
 
-def test_both_maps_have_one_scale(found, tmp_path, monkeypatch):
+def test_all_maps_have_the_one_scale_of_weights(found, tmp_path, monkeypatch):
     from matplotlib.axes import Axes
 
-    scales = []
+    drawn = []
     imshow = Axes.imshow
 
     def look(self, image, **given):
-        scales.append((given["norm"].vmin, given["norm"].vmax))
+        drawn.append((torch.tensor(image), given["vmin"], given["vmax"]))
         return imshow(self, image, **given)
 
     monkeypatch.setattr(Axes, "imshow", look)
     save_png(found, tmp_path / "a.png")
     maps = [m[0, head.head] for head in found.heads[:3] for m in found.maps[head.layer]]
-    assert len(scales) == 6 and set(scales) == {(0, float(torch.stack(maps).max()))}
+    assert len(drawn) == 6
+    for (levels, low, high), weights in zip(drawn, maps, strict=True):
+        torch.testing.assert_close(levels, weights.sqrt())
+        assert (low, high) == (0, 1)
 
 
 def test_an_infinite_row_is_as_long_as_the_longest(found, tmp_path):

@@ -2,7 +2,7 @@
 
 import base64
 from pathlib import Path
-from typing import get_type_hints
+from typing import get_args, get_type_hints
 
 import pytest
 from PIL import Image
@@ -16,8 +16,9 @@ from wqkv.explorer import inline, schema, server
 from wqkv.explorer.api import Api
 from wqkv.explorer.export import record
 from wqkv.explorer.jobs import Refused
+from wqkv.explorer.matters import links_that_matter
 from wqkv.explorer.numbers import QUICK, SLOW
-from wqkv.explorer.request import Parameters
+from wqkv.explorer.request import AskedWhy, Parameters
 
 WORDS = "what is bright here"
 #: Links are removed in texts alone, and between patches there is no distance.
@@ -112,6 +113,18 @@ def test_it_writes_on_and_hides(client):
     assert found["tokens"][25:] == ["what", "is", "the", "left", "here"]
 
 
+def test_a_text_alone_is_read_in_windows():
+    api = Api(tiny_llava())
+    api.model.config.max_position_embeddings = 5
+    seen = api.open(f"{WORDS} and there in the left", nobody, window=1)
+    assert (seen.window.windows, seen.view.n) == (2, 4)
+    grid = SLOW["grid"](api, seen, Parameters({"statistic": "label"}), nobody)
+    assert len(grid["labels"]) == 2
+    assert told(api.about(seen))["tabs"] == list(get_args(schema.Tab))
+    found = links_that_matter(api, seen, AskedWhy(None, None, -1), "zero", nobody)
+    assert found["kind"] == "next token"
+
+
 def test_a_picture_for_a_model_of_texts(photo):
     with pytest.raises(ArgumentError, match="tiny-llama reads no picture beside a text"):
         Api(tiny_llama(layers=1)).open(WORDS, nobody, picture=photo)
@@ -126,8 +139,5 @@ def test_a_saved_page(opened, photo):
     recorded = told(record(*opened, (0, 1, 27), "en", nobody, 2**24))
     assert wrong(recorded, schema.Recorded) == []
     page = inline.saved_page(opened[0].model, WORDS, None, photo, None, "en")
-    assert (
-        "data:image/png" in page.html
-        and page.picture
-        and "tiny-llava reads 29 tokens" in repr(page)
-    )
+    assert "data:image/png" in page.html and "tiny-llava reads 29 tokens" in repr(page)
+    assert page.picture is not None and page.picture[:4] == b"\x89PNG"

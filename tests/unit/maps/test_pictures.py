@@ -289,6 +289,7 @@ def test_plots_hold_the_weights(seen):
     assert torch.equal(levels(drawn[5]), trace.weights[0, 5].sqrt())
     names = [axes.get_title() for axes in seen.plot().axes if axes.images]
     assert names == ["layers.0.self_attn", "layers.2.self_attn"]
+    assert seen.plot().get_suptitle() == "LlamaModel: the mean of all heads"
 
 
 def test_plots_have_tokens_on_their_axes_and_a_legend():
@@ -317,6 +318,12 @@ def test_what_no_font_has_is_drawn_as_its_code(monkeypatch):
 def test_a_plot_is_saved(tmp_path):
     made().plot().savefig(tmp_path / "map.png")
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_notebook_shows_a_plot_where_pyplot_was_not_imported():
+    """IPython asks an object for this; for matplotlib's own figures pyplot tells IPython how."""
+    shown = Image.open(io.BytesIO(made().plot()._repr_png_()))
+    assert shown.format == "PNG" and shown.size[0] == 1060
 
 
 def test_a_plot_of_nothing():

@@ -186,7 +186,8 @@ def _covered(pictures: Tensor, regions: Sequence[Region], cells: Sequence[int]) 
         pictures = pictures[:, begin::step][:, : cells[0]]
     more: list[int] = []
     for size, region, count in zip(pictures.shape[-2:], regions[-2:], cells[-2:], strict=True):
-        begin = round(region.begin)
+        # Where convolutions pad, the first cell reaches out of the picture. It is drawn inside.
+        begin = max(0, round(region.begin))
         more[:0] = [-begin, begin + round(region.step * count) - size]
     return F.pad(pictures, more) if any(more) else pictures
 

@@ -10,7 +10,7 @@ from wqkv.maps.axis import UNKNOWN, Axes, Axis, Parts
 from wqkv.record.inputs.joined import read_joined
 from wqkv.record.inputs.latents import read_latents
 from wqkv.record.inputs.merge_order import read_merge_order
-from wqkv.record.inputs.moment import CallSizes, HasAxes, Moment, RunCall
+from wqkv.record.inputs.moment import OTHER_TEXTS, CallSizes, HasAxes, Moment, RunCall, Running
 from wqkv.record.inputs.patches import read_patches
 from wqkv.record.inputs.shifted import read_windows
 from wqkv.record.inputs.sound import read_sound
@@ -24,7 +24,6 @@ READERS: tuple[Reader, ...] = (
     read_windows,
     read_merge_order,
     read_latents,
-    read_patches,
     read_sound,
     read_joined,
     read_text,
@@ -137,25 +136,48 @@ def _is_text(axis: Axis) -> bool:
 
 def _earlier(moment: Moment, batch: int, key_len: int) -> Sequence[Parts] | None:
     """What another tower has read earlier, such as the encoder's text, whose positions are keys."""
-    source = moment.source
     runs = [
         run
         for layer in tuple(moment.layers.values())
         for run in layer.runs
         if run.pieces and run.pieces[0].moment.number < moment.number and run.shape[2] == key_len
     ]
-    runs = [run for run in runs if not _same(run.pieces[0].moment.source, source)]
+    tower = _given_another(moment)
+    runs = [run for run in runs if not _is_of(run.pieces[0].moment, tower, moment.source)]
     for run in sorted(runs, key=_number, reverse=True):
         found = run.axes().queries()
-        if found is not None and len(found) in (1, batch):
+        if found is None or len(found) not in (1, batch):
+            continue
+        if all(_in_order(axis) for parts in found for axis in parts):
             return found if len(found) == batch else [found[0]] * batch
     return None
+
+
+def _in_order(axis: Axis) -> bool:
+    """Whether positions stand cell by cell. Windows are put back before others read them."""
+    places = axis.places
+    return places is None or places.tolist() == list(range(axis.count))
 
 
 def _number(run: HasAxes) -> int:
     return run.pieces[0].moment.number
 
 
-def _same(one: object, other: object) -> bool:
-    """Whether both are one module, given the same."""
-    return getattr(one, "module", None) is getattr(other, "module", None)
+def _given_another(moment: Moment) -> Running | None:
+    """The outermost module that was given another text to look at, such as a decoder."""
+    given = (
+        one
+        for one in moment.modules
+        if any(one.given.get(name) is not None for name in OTHER_TEXTS)
+    )
+    return next(given, None)
+
+
+def _is_of(moment: Moment, tower: Running | None, source: Running | None) -> bool:
+    """Whether an attention ran inside a tower; where no module was told of another text, whether
+    it was a part of the module that was given the source.
+    """
+    if tower is not None:
+        return any(one.module is tower.module for one in moment.modules)
+    own = moment.source
+    return (own and own.module) is (source and source.module)

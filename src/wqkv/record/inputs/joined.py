@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import pairwise
-from typing import TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
 
 from wqkv.maps.axis import Axes, Axis, Parts, known
+from wqkv.record.inputs.cuts import unnormalized
 from wqkv.record.inputs.moment import CallSizes, Moment, Running, Sized
-from wqkv.record.inputs.picture_tokens import Config, Given, picture_axes, video_axes
-from wqkv.record.inputs.text import labels_of
+from wqkv.record.inputs.picture_tokens import (
+    Config,
+    Given,
+    cross_axes,
+    picture_axes,
+    token_of,
+    video_axes,
+)
+from wqkv.record.inputs.text import labels_of, read_text
 
 #: Makes the axis of a stretch of text, given the ids (length,) of its tokens.
 MakeText: TypeAlias = Callable[[Tensor], Axis]
@@ -26,6 +34,8 @@ _KINDS = {
 
 def read_joined(moment: Moment, sizes: CallSizes) -> Axes | None:
     """The queries, and the keys if they are the same, of a text with pictures in it."""
+    if moment.inside(_CROSS) is not None:
+        return _crossed(moment, sizes)
     found = _reads(moment, sizes)
     if found is None:
         return None
@@ -35,10 +45,21 @@ def read_joined(moment: Moment, sizes: CallSizes) -> Axes | None:
     def find() -> Sequence[Parts] | None:
         given = {**model.given, **_seen_before(moment, model)}
         text = lambda some: Axis(labels_of(some.tolist(), moment.processor))  # noqa: E731
-        return joined_axes(model.module.config, ids, given, text)
+        samples = joined_axes(model.module.config, ids, given, text)
+        if samples is None:
+            return None
+        return [tuple(_as_seen(part, moment.processor) for part in parts) for parts in samples]
 
     own = not sizes.cross and sizes.query_len == sizes.key_len
     return Axes(find, find if own else known(None))
+
+
+def _as_seen(part: Axis, processor: Any) -> Axis:  # a foreign processor
+    """A picture with its own colors, and text as it is."""
+    if part.source is None:
+        return part
+    source = unnormalized(part.source, processor)
+    return Axis(part.count, part.grid, source=source, places=part.places)
 
 
 def joined_axes(config: Config, ids: Tensor, given: Given, text: MakeText) -> list[Parts] | None:
@@ -58,7 +79,7 @@ def joined_axes(config: Config, ids: Tensor, given: Given, text: MakeText) -> li
     rest: dict[int, Iterator[Axis] | None] = {}  # the axes of pictures that come next, by kind
     copies = 1
     for kind, (name, (_, axes_of)) in enumerate(_KINDS.items(), start=1):
-        mark = getattr(config, f"{name}_token_id", None)
+        mark = token_of(config, name)
         if mark is None or not _has(given, name):
             continue
         marks[ids == mark] = kind
@@ -96,7 +117,7 @@ def _sample(
         if axes is None:
             other = (marks[at:] != kind).nonzero()
             end = at + int(other[0]) if len(other) else len(ids)
-            parts.append(Axis(end - at) if kind else text(ids[at:end]))
+            parts.append(_named(kind, end - at) if kind else text(ids[at:end]))
         else:
             axis = next(axes)
             places = (marks[at:] == kind).nonzero().flatten()[: len(axis)].cpu()
@@ -106,6 +127,11 @@ def _sample(
             parts += _spread(axis, places, ids[at:end], text)
         at = end
     return tuple(parts)
+
+
+def _named(kind: int, count: int) -> Axis:
+    """Tokens of which it is only known that they are those of pictures."""
+    return Axis([f"{list(_KINDS)[kind - 1]} {number}" for number in range(count)])
 
 
 def _spread(axis: Axis, places: Tensor, ids: Tensor, text: MakeText) -> Iterator[Axis]:
@@ -131,7 +157,42 @@ def _spread(axis: Axis, places: Tensor, ids: Tensor, text: MakeText) -> Iterator
         yield Axis(axis.count, grid, source=axis.source, places=cells[begin:end])
 
 
+# Cross-attention
+
+#: Attention of Mllama, whose keys are those of the pictures of the text.
+_CROSS = "MllamaTextCrossAttention"
+
+
+def _crossed(moment: Moment, sizes: CallSizes) -> Axes:
+    """The text, and the pictures that were given with it or with the beginning of it."""
+    given = {
+        earlier.number: one
+        for earlier in (moment, *_moments_before(moment))
+        for one in earlier.modules
+        if isinstance(one.given.get("pixel_values"), Tensor) and hasattr(one.module, "config")
+    }
+
+    @cache
+    def find() -> Sequence[Parts] | None:
+        if not given or (model := given[max(given)]).changed:
+            return None
+        samples = cross_axes(cast(Any, model.module.config), model.given)
+        return [tuple(_as_seen(part, moment.processor) for part in parts) for parts in samples]
+
+    text = read_text(moment, sizes)
+    return Axes(known(None) if text is None else text.queries, find)
+
+
 # What ran
+
+
+def _moments_before(moment: Moment) -> Iterator[Moment]:
+    """The moments before one, in no order."""
+    for layer in tuple(moment.layers.values()):
+        for run in layer.runs:
+            for call in run.pieces:
+                if call.moment.number < moment.number:
+                    yield call.moment
 
 
 def _reads(moment: Moment, sizes: CallSizes) -> tuple[Running, Tensor] | None:
@@ -160,11 +221,9 @@ def _seen_before(moment: Moment, model: Running) -> dict[str, object]:
     made = model.given.get("mm_encoder_outputs") or {}
     names = [name for name in _KINDS if made.get(name) is not None]
     forwards = {
-        call.moment.number: call.moment.modules[0]
-        for layer in tuple(moment.layers.values())
-        for run in layer.runs
-        for call in run.pieces
-        if call.moment.number < moment.number and call.moment.modules[0] is not moment.modules[0]
+        earlier.number: earlier.modules[0]
+        for earlier in _moments_before(moment)
+        if earlier.modules[0] is not moment.modules[0]
     }
     # many attentions ran in each forward
     each = list({id(one): one for _, one in sorted(forwards.items())}.values())
@@ -175,5 +234,5 @@ def _seen_before(moment: Moment, model: Running) -> dict[str, object]:
             return {}
         found[_KINDS[name][0]] = pixels[0]
         found[f"{name}_grid_thw"] = tower.given.get("grid_thw")
-        found["image_sizes"] = tower.given.get("image_sizes")
+        found |= {size: tower.given.get(size) for size in ("image_sizes", "spatial_shapes")}
     return found

@@ -61,30 +61,29 @@ def read_latents(moment: Moment, sizes: CallSizes) -> Axes | None:
 # How an attention puts together what it is given
 
 
-class Order(NamedTuple):
+class _Order(NamedTuple):
     """In which order patches and text stand among the queries and among the keys."""
 
     queries: tuple[str, ...]
     keys: tuple[str, ...]
 
 
-_APART = Order(("patches",), ("text",))
-_TEXT_FIRST = Order(("text", "patches"), ("text", "patches"))
-_TEXT_LAST = Order(("patches", "text"), ("patches", "text"))
+_APART = _Order(("patches",), ("text",))
+_TEXT_FIRST = _Order(("text", "patches"), ("text", "patches"))
+_TEXT_LAST = _Order(("patches", "text"), ("patches", "text"))
 #: By the class of the processor, where the attention is given both.
 _ORDERS = {
     "AttnProcessor": _APART,
     "AttnProcessor2_0": _APART,
     "FusedAttnProcessor2_0": _APART,
-    "XFormersAttnProcessor": _APART,
     "HunyuanAttnProcessor2_0": _APART,
     "FusedHunyuanAttnProcessor2_0": _APART,
     "LTXVideoAttnProcessor": _APART,
     "LuminaAttnProcessor2_0": _APART,
     "SanaAttnProcessor2_0": _APART,
     "WanAttnProcessor": _APART,
-    "AttnAddedKVProcessor": Order(("patches",), ("text", "patches")),
-    "AttnAddedKVProcessor2_0": Order(("patches",), ("text", "patches")),
+    "AttnAddedKVProcessor": _Order(("patches",), ("text", "patches")),
+    "AttnAddedKVProcessor2_0": _Order(("patches",), ("text", "patches")),
     "AuraFlowAttnProcessor2_0": _TEXT_FIRST,
     "FusedAuraFlowAttnProcessor2_0": _TEXT_FIRST,
     "CogVideoXAttnProcessor2_0": _TEXT_FIRST,
@@ -100,7 +99,7 @@ _ORDERS = {
 }
 
 
-def _order(moment: Moment, patches: int, sizes: CallSizes) -> Order | None:
+def _order(moment: Moment, patches: int, sizes: CallSizes) -> _Order | None:
     """What the queries and the keys are, if that explains the lengths of all that was given."""
     attention = moment.modules[-1]
     order = _ORDERS.get(type(getattr(attention.module, "processor", None)).__name__)
@@ -113,7 +112,7 @@ def _order(moment: Moment, patches: int, sizes: CallSizes) -> Order | None:
     if not other:
         # in a block of one stream the attention is given patches and text as one sequence
         alone = ("patches",) if own == patches else order.keys
-        order = Order(alone, alone)
+        order = _Order(alone, alone)
     elif (own, other) != (patches, lengths["text"]):
         return None
     query_len, key_len = (sum(lengths[name] for name in names) for names in order)
@@ -136,6 +135,8 @@ def _cut(one: Running) -> list[Grid] | None:
     if is_kind(one.module, "CogVideoXTransformer3DModel"):
         shape = (shape[0], *shape[2:0:-1], *shape[3:])  # frames before channels
     places = shape[2:]
+    if len(places) not in (2, 3):
+        return None  # codes of a picture, one for each place
     return [tuple(n // p for n, p in zip(places, size[-len(places) :], strict=True))]
 
 
@@ -173,7 +174,8 @@ def _by_shapes(one: Running) -> list[Grid] | None:
     samples = one.given.get("img_shapes")
     if not samples or any(shapes != samples[0] for shapes in samples):
         return None
-    return [shape[1:] if shape[0] == 1 else shape for shape in samples[0]]
+    shapes = [samples[0]] if isinstance(samples[0][0], int) else samples[0]
+    return [shape[1:] if shape[0] == 1 else shape for shape in shapes]
 
 
 #: By the class of the model.
@@ -212,10 +214,13 @@ def _grids(moment: Moment) -> list[Grid] | None:
 
 
 def _text(moment: Moment) -> tuple[int, int]:
-    """How many tokens of its own a model puts before its text, and how many the text has."""
+    """How many tokens of its own a model puts before its text, and how many the text has.
+
+    That is what the whole model is given. Inside it other things come under the same name.
+    """
     names = ("encoder_hidden_states", "encoder_hidden_states_t5")
     for one in moment.modules:
-        if one.given.get(names[0]) is not None:
+        if names[0] in one.given:
             marks = getattr(one.module, "register_tokens", None)
             return 0 if marks is None else marks.shape[1], sum(_length(one, x) for x in names)
     return 0, 0

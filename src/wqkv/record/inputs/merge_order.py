@@ -8,14 +8,14 @@ windows, such as Qwen2.5-VL, put the blocks of a window side by side as well, in
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from wqkv.maps.axis import Axes, Axis, Parts
+from wqkv.maps.axis import UNKNOWN, Axes, Axis
 from wqkv.record.inputs.cuts import put_together, unnormalized
 from wqkv.record.inputs.moment import CallSizes, Moment, Running
 from wqkv.record.inputs.places import merged
@@ -46,15 +46,11 @@ def read_merge_order(moment: Moment, sizes: CallSizes) -> Axes | None:
     if tower is None or not isinstance(grids, Tensor):
         return None
     length = int(grids.prod(dim=1).sum())
-    if (sizes.batch, sizes.query_len, sizes.key_len) != (1, length, length):
-        return None
-    found = tower, grids
-
-    @cache
-    def find() -> Sequence[Parts]:
-        return [tuple(_pictures(moment, *found))]
-
-    return Axes(find, find)
+    fits = (sizes.batch, sizes.query_len, sizes.key_len) == (1, length, length)
+    if not fits or tower.given.get("window_index") is not None:  # an order of somebody's own
+        return UNKNOWN
+    found = cache(lambda: [tuple(_pictures(moment, tower, grids))])
+    return Axes(found, found)
 
 
 def _pictures(moment: Moment, tower: Running, grids: Tensor) -> Iterator[Axis]:

@@ -25,6 +25,12 @@ Given: TypeAlias = Mapping[str, Any]
 Family: TypeAlias = Callable[[Config, Given], list[Axis] | None]
 
 
+def token_of(config: Config, kind: str) -> int | None:
+    """The id that stands for a token of an "image" or a "video", which GLM-4V writes alike."""
+    alike = config.model_type in ("glm4v", "glm4v_moe", "glm46v")
+    return getattr(config, "image_token_id" if alike else f"{kind}_token_id", None)
+
+
 def picture_axes(config: Config, given: Given) -> list[Axis] | None:
     """The axes of all pictures of a call, in the order in which they stand in the text.
 
@@ -52,6 +58,7 @@ def video_axes(config: Config, given: Given) -> list[Axis] | None:
 _SPECIAL = {
     "clip_vision_model": 1,
     "idefics3_vision": 0,
+    "llama4_vision_model": 0,  # its [CLS] stands behind the patches, and is left out
     "internvl_vision": 1,
     "pixtral": 0,
     "siglip_vision_model": 0,
@@ -127,6 +134,15 @@ def _merged(merge_of: Callable[[Config], int]) -> Family:
     return family
 
 
+def cross_axes(config: Config, given: Given) -> list[list[Axis]]:
+    """The keys of each sample in Mllama's cross-attention: its tiles, those of padding too."""
+    side = _side(config.vision_config.patch_size)
+    return [
+        [axis for tile in tiles.flatten(0, -4) for axis in (Axis(["[CLS]"]), _grid(tile, side))]
+        for tiles in given["pixel_values"]
+    ]
+
+
 def _pooled(config: Config) -> int:
     """How many patches, in each direction, Gemma 3 takes the mean of."""
     vision = config.vision_config
@@ -179,12 +195,23 @@ def _patches(pixels: str, grids: str, by_frame: bool = False) -> Family:
             if by_frame or len(video) == 1:
                 found.extend(_grid(frame, side) for frame in video)
             else:
-                one = _grid(video, side)
-                assert one.grid is not None
-                found.append(Axis(len(one) * len(video), (len(video), *one.grid), source=video))
+                found.append(_frames(video, side))
         return found
 
     return family
+
+
+def _flattened(config: Config, given: Given) -> list[Axis] | None:
+    """Pictures that are padded lists of patches (rows, columns, channels): LFM2-VL."""
+    sizes, merge, found = given.get("spatial_shapes"), config.downsample_factor, list[Axis]()
+    if sizes is None:
+        return None
+    side = config.vision_config.patch_size
+    for patches, (rows, columns) in zip(given["pixel_values"], _listed(sizes), strict=True):
+        cut = patches[: rows * columns].view(rows * columns, side, side, -1).movedim(-1, 1)
+        whole = put_together(cut, (1, rows, columns), 1)[0]
+        found.append(_grid(whole, side * merge))
+    return found
 
 
 # Families that see a picture twice: small, and cut into tiles (anyres)
@@ -291,12 +318,16 @@ def _joined(tiles: Tensor, cut: _Cut, patch: int) -> Tensor:
     return whole[:, top * patch :, left * patch :][:, :height, :width]
 
 
-def _pooled_frames(config: Config, given: Given) -> list[Axis] | None:
+def _interpolated(config: Config, given: Given) -> list[Axis] | None:
     """Videos of LLaVA-OneVision: half as many cells in each direction, and a newline at the end."""
-    if _first(config, given) != 0:
+    pixels, found, patch = (
+        given["pixel_values_videos"],
+        list[Axis](),
+        config.vision_config.patch_size,
+    )
+    if _first(config, given) != 0 or pixels.ndim != 5:
         return None
-    found, patch = list[Axis](), config.vision_config.patch_size
-    for video in given["pixel_values_videos"]:
+    for video in pixels:
         one = _grid(video, patch)
         assert one.grid is not None
         rows, columns = (math.ceil(n / 2) for n in one.grid)
@@ -305,14 +336,35 @@ def _pooled_frames(config: Config, given: Given) -> list[Axis] | None:
     return found
 
 
+def _pooled_frames(config: Config, given: Given) -> list[Axis] | None:
+    """Videos of LLaVA-NeXT-Video: each frame is a square of patches, of which squares are pooled."""
+    pixels, side = given["pixel_values_videos"], config.vision_config.patch_size
+    if _first(config, given) != 0 or pixels.ndim != 5 or pixels.shape[-1] != pixels.shape[-2]:
+        return None
+    whole = pixels.shape[-1] // side * side
+    pooled = side * config.spatial_pool_stride
+    return [_frames(video[..., :whole, :whole], pooled) for video in pixels]
+
+
+def _frames(video: Tensor, side: int) -> Axis:
+    """A video (frames, channels, height, width) whose tokens cover squares of `side` pixels."""
+    one = _grid(video, side)
+    assert one.grid is not None
+    grid = (len(video), *one.grid)
+    return Axis(math.prod(grid), grid, source=one.source)
+
+
 _PICTURES: dict[str, Family] = {
     "aya_vision": _merged(lambda config: config.downsample_factor),
     "cohere2_vision": _merged(lambda config: config.downsample_factor),
     "gemma3": _merged(_pooled),
     "idefics3": _merged(lambda config: config.scale_factor),
     "internvl": _merged(lambda config: int(1 / config.downsample_ratio)),
+    "llama4": _merged(lambda config: int(1 / config.vision_config.pixel_shuffle_ratio)),
     "llava": _sized,
+    "lfm2_vl": _flattened,
     "llava_next": _anyres,
+    "llava_next_video": _anyres,
     "llava_onevision": _anyres,
     "mistral3": _sized,
     "paligemma": _unmerged,
@@ -324,7 +376,8 @@ _PICTURES: dict[str, Family] = {
     ),
 }
 _VIDEOS: dict[str, Family] = {
-    "llava_onevision": _pooled_frames,
+    "llava_next_video": _pooled_frames,
+    "llava_onevision": _interpolated,
     **dict.fromkeys(("qwen2_vl", "qwen2_5_vl"), _patches("pixel_values_videos", "video_grid_thw")),
     **dict.fromkeys(
         ("glm4v", "glm4v_moe", "glm46v", "qwen3_vl", "qwen3_vl_moe"),

@@ -2,8 +2,8 @@
 
 The samples of such a map are windows, all of the first picture before those of the second. How a
 model cuts its pictures is read from the block that cuts them and from what that block was given.
-Swin, MaxViT, SAM, Hiera and others are known by the names of their blocks (see `_FAMILIES`), those
-of transformers, timm and torchvision.
+Swin, MaxViT, SAM, Hiera and others of transformers, timm and torchvision are known by the names of
+their blocks: see `_FAMILIES`.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ class Windowed(NamedTuple):
     queries: Placed | None  # None: what its queries are is not known
 
 
+#: A block of the same name elsewhere may cut otherwise.
+_LIBRARIES = ("timm", "torchvision", "transformers")
 #: Reads how a block cuts what it was given; None if it cannot be known.
 Family: TypeAlias = Callable[[Moment, Running], Windowed | None]
 
@@ -65,8 +67,12 @@ def read_windows(moment: Moment, sizes: CallSizes) -> Axes | None:
 
 
 def _family_of(module: nn.Module) -> Family | None:
-    names = [kind.__name__ for kind in type(module).__mro__]
-    if "Block" in names and not hasattr(module, "window_size"):
+    names = [
+        kind.__name__
+        for kind in type(module).__mro__
+        if kind.__module__.partition(".")[0] in _LIBRARIES
+    ]
+    if {"Block", "MultiScaleBlock"} & set(names) and not hasattr(module, "window_size"):
         return None  # so many others are called
     return next((_FAMILIES[name] for name in names if name in _FAMILIES), None)
 
@@ -129,6 +135,12 @@ def _grid(block: Running, first: int) -> Pair | None:
     """Rows and columns of hidden states (batch, ...) whose rows are on the axis `first`."""
     shape = _hidden(block).shape
     return _pair(shape[first : first + 2]) if len(shape) == 4 else None
+
+
+def _convolved(moment: Moment) -> tuple[int, Pair] | None:
+    """How many pictures the last convolution before has made, and their rows and columns."""
+    made = moment.convolved[-1].made if moment.convolved else ()
+    return (made[0], _pair(made[2:])) if len(made) == 4 else None
 
 
 def _alike(block: Running, grid: Pair, places: Tensor) -> Windowed:
@@ -194,31 +206,39 @@ def _plain(first: int, moment: Moment, block: Running) -> Windowed | None:
         first: the axis of the hidden states on which their rows are.
     """
     module: Any = block.module
-    grid, size = _grid(block, first), getattr(module, "window_size", None)
-    if grid is None or size is None:
+    grid, window = _grid(block, first), _pair(module.window_size)
+    if grid is None:
         return None
-    window = _pair(size) if size else grid
-    return _alike(block, grid, windows(padded(cells(grid), window), window))
+    return _alike(block, grid, _windows(grid, window if any(window) else grid))
 
 
 def _pooled(moment: Moment, block: Running) -> Windowed | None:
     """SAM 2: as SAM; where a stage begins, each query is the largest of a few cells."""
     module: Any = block.module
-    seen, size, stride = _plain(1, moment, block), module.window_size, module.query_stride
+    seen, window = _plain(1, moment, block), _pair(module.window_size)
+    stride = getattr(module, "query_stride", None) or getattr(module, "q_stride", None)
     if seen is None or stride is None:
         return seen
-    rows, columns = _pair(stride)
-    grid = seen.keys.grid[0] // rows, seen.keys.grid[1] // columns
-    window = (size // rows, size // columns) if size else grid
-    places = windows(padded(cells(grid), window), window)
+    step = _pair(stride)
+    grid = _over(seen.keys.grid, step)
+    places = _windows(grid, _over(window, step) if any(window) else grid)
     return seen._replace(queries=Placed(grid, places))
+
+
+def _windows(grid: Pair, size: Pair) -> Tensor:
+    """Padded windows that are not shifted."""
+    return windows(padded(cells(grid), size), size)
+
+
+def _over(size: Pair, by: Pair) -> Pair:
+    return size[0] // by[0], size[1] // by[1]
 
 
 def _twins(moment: Moment, block: Running) -> Windowed:
     """Twins of timm: as SAM; it is told of its grid."""
     module: Any = block.module
-    grid, window = _pair(block.given["size"]), _pair(module.ws)
-    return _alike(block, grid, windows(padded(cells(grid), window), window))
+    grid = _pair(block.given["size"])
+    return _alike(block, grid, _windows(grid, _pair(module.ws)))
 
 
 def _gc_vit(moment: Moment, block: Running) -> Windowed | None:
@@ -245,30 +265,26 @@ def _nest(moment: Moment, block: Running) -> Windowed | None:
 def _lw_detr(moment: Moment, block: Running) -> Windowed | None:
     """LW-DETR: windows, or all of them one behind the other."""
     module: Any = block.module
-    side = math.isqrt(module.num_windows)
-    count, _, *grid = moment.convolved[-1].made
-    rows, columns = _pair(grid)
-    if side**2 != module.num_windows or rows % side or columns % side:
+    side, made = math.isqrt(module.num_windows), _convolved(moment)
+    if made is None or side**2 != module.num_windows:
         return None
-    places = windows(cells((rows, columns)), (rows // side, columns // side))
-    placed = Placed((rows, columns), places if module.window else places.reshape(1, -1))
+    count, grid = made
+    places = windows(cells(grid), _over(grid, (side, side)))
+    placed = Placed(grid, places if module.window else places.reshape(1, -1))
     return Windowed(count, placed, placed)
 
 
 def _mobile_vit(moment: Moment, block: Running) -> Windowed | None:
     """MobileViT: of each patch the cell at one place, as many as there are places in a patch."""
     module: Any = block.module
-    patch = getattr(module, "patch_size", None)
-    if patch is None:
-        patch = module.patch_height, module.patch_width
-    count, _, *grid = moment.convolved[-1].made
-    rows, columns = _pair(grid)
-    height, width = _pair(patch)
-    if rows % height or columns % width:
+    patch, made = getattr(module, "patch_size", None), _convolved(moment)
+    if made is None:
+        return None
+    height, width = (module.patch_height, module.patch_width) if patch is None else _pair(patch)
+    count, grid = made
+    if grid[0] % height or grid[1] % width:
         return None  # it stretches its cells to whole patches
-    placed = Placed(
-        (rows, columns), sparse(cells((rows, columns)), (rows // height, columns // width))
-    )
+    placed = Placed(grid, sparse(cells(grid), _over(grid, (height, width))))
     return Windowed(count, placed, placed)
 
 
@@ -298,7 +314,8 @@ def _hiera(moment: Moment, block: Running) -> Windowed | None:
     """Hiera: the cells of a mask unit stand far apart in the sequence, in the order of pooling."""
     attention: Any = moment.modules[-1].module
     outer = moment.inside("HieraModel", "Hiera")
-    if outer is None or not moment.convolved:
+    made = _convolved(moment)
+    if outer is None or made is None:
         return None
     model: Any = outer.module
     if hasattr(model, "encoder"):
@@ -307,12 +324,10 @@ def _hiera(moment: Moment, block: Running) -> Windowed | None:
         masked, schedule = outer, model.unroll.schedule
     if masked is None or _any_masked(masked):
         return None
-    count, length, _ = _hidden(block).shape
-    grid = _pair(moment.convolved[-1].made[-2:])
+    (count, grid), length = made, _hidden(block).shape[1]
     strides = [_pair(stride) for stride in schedule]
     while math.prod(grid) > length and strides:  # the stages before have pooled
-        grid = grid[0] // strides[0][0], grid[1] // strides[0][1]
-        strides = strides[1:]
+        grid, strides = _over(grid, strides[0]), strides[1:]
     if math.prod(grid) != length:
         return None
     step = getattr(attention, "query_stride", None) or attention.q_stride
@@ -320,7 +335,7 @@ def _hiera(moment: Moment, block: Running) -> Windowed | None:
     keys = Placed(grid, unrolled(cells(grid), strides).view(-1, units).T)
     if step == 1 or not strides:
         return Windowed(count, keys, keys)
-    grid = grid[0] // strides[0][0], grid[1] // strides[0][1]
+    grid = _over(grid, strides[0])
     return Windowed(count, keys, Placed(grid, unrolled(cells(grid), strides[1:]).view(-1, units).T))
 
 
@@ -359,7 +374,7 @@ _FAMILIES: dict[str, Family] = {
     "LwDetrViTLayer": _lw_detr,
     **dict.fromkeys(("MobileViTLayer", "MobileVitBlock"), _mobile_vit),
     "NestLevel": _nest,
-    "Sam2MultiScaleBlock": _pooled,
+    **dict.fromkeys(("MultiScaleBlock", "Sam2MultiScaleBlock"), _pooled),  # of timm, transformers
     **dict.fromkeys(("ParallelPartitionAttention", "PartitionAttentionCl"), partial(_max_vit, 1)),
     "PartitionAttention2d": partial(_max_vit, 2),
     "PartitionAttentionLayer": _torchvision_max_vit,

@@ -16,13 +16,24 @@ import torch
 from torch import Tensor, nn
 
 from wqkv.maps.axis import Axes, Axis, Parts
-from wqkv.record.inputs.moment import CallSizes, Convolved, Moment, Running, Sized, is_kind
+from wqkv.record.inputs.moment import (
+    OTHER_TEXTS,
+    CallSizes,
+    Convolved,
+    Moment,
+    Running,
+    Sized,
+    is_kind,
+)
 
 #: How many samples, and frames of a spectrogram, a second has where neither processor nor config
 #: tells: as in the feature extractors of transformers and in openai-whisper.
 RATE, FRAMES = 16_000.0, 100.0
 #: The arguments by which encoders are given a sound.
 _GIVEN = ("input_features", "input_values", "x")
+
+#: Encoders whose features (batch, frames, 2 mels) have two frames of a spectrogram in each.
+_PAIRED = ("Wav2Vec2BertModel", "SeamlessM4TSpeechEncoder", "SeamlessM4Tv2SpeechEncoder")
 
 
 class _Sound(NamedTuple):
@@ -48,20 +59,23 @@ class _Sound(NamedTuple):
 
 def read_sound(moment: Moment, sizes: CallSizes) -> Axes | None:
     """The positions of an encoder that reads a sound, or patches of its spectrogram."""
-    home = next((one for one in reversed(moment.modules) if _reads_sound(one.module)), None)
-    if home is None or sizes.cross or sizes.query_len != sizes.key_len:
+    if sizes.cross or sizes.query_len != sizes.key_len:
         return None
-    given = next((home.given[name] for name in _GIVEN if name in home.given), None)
-    if not isinstance(given, Tensor | Sized) or given.shape[0] != sizes.batch:
+    home, given = _home(moment)
+    if home is None or given is None or given.shape[0] != sizes.batch:
         return None
     convolved = [one for one in moment.convolved if _is_within(one.name, _front(home))]
     if is_kind(home.module, "ASTModel"):
         return _patches(given, convolved, sizes)
-    sound = _sound(given, convolved)
-    stride = None if sound is None else _stride(home, convolved, sizes.key_len)
-    if sound is None or stride is None:
+    paired = is_kind(home.module, *_PAIRED) and given.ndim == 3
+    sound = _Sound(given, 1) if paired else _sound(given, convolved)
+    if sound is None:
         return None
-    per_second = _per_second(moment.processor, home, samples=given.ndim == 2)
+    whole = paired and sound.length == sizes.key_len
+    stride = 1 if whole else _stride(home, convolved, sizes.key_len)
+    if stride is None:
+        return None
+    per_second = _per_second(moment.processor, home, given.ndim == 2) / (2 if paired else 1)
     mask = _mask(moment, home, sound)
 
     @cache
@@ -73,11 +87,24 @@ def read_sound(moment: Moment, sizes: CallSizes) -> Axes | None:
             if count < sizes.key_len:  # the others begin behind the end: they are padding
                 places = torch.arange(sizes.key_len, device="cpu")
                 places[count:] = -1
+            if sizes.key_len * stride < length and given.ndim == 3:
+                length = sizes.key_len * stride  # frames behind the last position, that none has
             source = sound.source(sample, length, per_second)
             found.append((Axis(count, None, stride / per_second, source, places),))
         return found
 
     return Axes(find, find)
+
+
+def _home(moment: Moment) -> tuple[Running | None, Tensor | Sized | None]:
+    """The encoder of which the attention is a part, and the sound that it was given."""
+    for one in reversed(moment.modules):
+        if any(one.given.get(name) is not None for name in OTHER_TEXTS):
+            break  # a decoder beside it
+        given = next((one.given[name] for name in _GIVEN if name in one.given), None)
+        if _reads_sound(one.module) and isinstance(given, Tensor | Sized):
+            return one, given
+    return None, None
 
 
 def _reads_sound(module: nn.Module) -> bool:
@@ -102,17 +129,14 @@ def _is_within(name: str, outer: str) -> bool:
 
 
 def _sound(given: Tensor | Sized, convolved: Sequence[Convolved]) -> _Sound | None:
-    """What the first convolution was given, if that is what the encoder was given."""
+    """What was given, with the axis along which the first convolution moves as that of time."""
     if not convolved or given.ndim not in (2, 3):
         return None
-    batch, *sides = given.shape
-    first = convolved[0].given
-    if given.ndim == 2:
-        return _Sound(given, 1) if first == (batch, 1, *sides) else None
-    frames_last = first == (batch, *sides)
-    frames_first = first in ((batch, *reversed(sides)), (batch, 1, *sides))
-    # a square could be either
-    return _Sound(given, 2 if frames_last else 1) if frames_last != frames_first else None
+    # (batch, channels, length) or (batch, 1, frames, mels)
+    length = convolved[0].given[2]
+    axes = [axis for axis in range(1, given.ndim) if given.shape[axis] == length]
+    # a square of features could be either way round
+    return _Sound(given, axes[0]) if len(axes) == 1 else None
 
 
 def _stride(home: Running, convolved: Sequence[Convolved], key_len: int) -> int | None:

@@ -7,7 +7,7 @@ import matplotlib
 import pytest
 import torch
 
-from tests.vision_language import CASES, ID, Case, case, text_layers
+from tests.vision_language import CASES, ID, Case, case, mllama, text_layers
 from wqkv.maps.axis import Axis
 from wqkv.record.inputs.joined import joined_axes
 from wqkv.record.watch import watch
@@ -97,7 +97,7 @@ def test_a_generation_names_all_its_keys(family):
             assert sum(map(len, parts)) == found.shape[3]
             if family in ANYRES:
                 assert not any(part.grid for part in parts)
-                assert [len(part) for part in parts if part.labels[0] == "0"] == [
+                assert [len(part) for part in parts if part.labels[0] == "image 0"] == [
                     len(list(run)) for mark, run in groupby(row.tolist()) if mark == ID["<image>"]
                 ]
                 continue
@@ -134,7 +134,42 @@ def test_a_tower_that_was_not_watched_leaves_names():
     assert text_layers(seen) == [3, 4]
     keys = seen[3].keys
     assert [[len(part) for part in parts] for parts in keys] == [[14, 15, 4], [1, 10, 3, 12, 7]]
-    assert keys[1][1].labels == tuple(map(str, range(10))) and keys[1][1].source is None
+    assert keys[1][1].labels == tuple(f"image {n}" for n in range(10))
+    assert keys[1][1].source is None
+
+
+# Cross-attention
+
+
+def test_cross_attention_of_mllama_looks_at_tiles():
+    one = mllama()
+    with torch.no_grad(), watch(one.model) as seen:
+        one.model(**one.inputs)
+    own, cross = seen[3], seen[4]
+    assert own.keys[0].labels == ("1", "2", "11", "12", "13")
+    tile = [None, (4, 4)]
+    assert grids(cross.keys) == [tile * 2] * 2 and cross.queries[1].labels[-1] == "16"
+    assert cross.keys[0][0].labels == ("[CLS]",)
+    pixels, keys = one.inputs["pixel_values"], cross._numbers.given.key
+    named = cross.keys
+    for sample, number, row, column in ((0, 1, 2, 3), (1, 0, 0, 1), (0, 0, 3, 0)):
+        place = (sample, 0, number, 1, 7 * row + 2, 7 * column + 5)
+        assert named[sample][2 * number + 1].source[place[3:]] == pixels[place]
+        before = pixels.clone()
+        pixels[place] += 1
+        with torch.no_grad(), watch(one.model) as again:
+            one.model(**one.inputs)
+        pixels.copy_(before)
+        changed = (again[4]._numbers.given.key != keys).any(dim=-1).any(dim=1)
+        assert changed.nonzero().tolist() == [[sample, 17 * number + 1 + 4 * row + column]]
+
+
+def test_each_step_of_mllama_looks_at_the_tiles_of_its_prompt():
+    one = mllama()
+    with torch.no_grad(), watch(one.model) as seen:
+        one.model.generate(**one.inputs, max_new_tokens=3)
+    assert seen[4].shape[2:] == (1, 34)
+    assert grids(seen[4].keys) == [[None, (4, 4)] * 2] * 2
 
 
 # What is not known
@@ -150,7 +185,7 @@ def test_a_family_that_is_not_known_names_tokens_of_pictures():
     keys = watched(one)[0].keys
     assert grids(keys) == [[None] * 3, [None] * 4]
     assert [len(part) for part in keys[1]] == [36, 1, 36, 3]
-    assert keys[1][0].labels[35] == "35" and keys[1][1].labels == ("15",)
+    assert keys[1][0].labels[35] == "image 35" and keys[1][1].labels == ("15",)
 
 
 def test_without_pictures_all_is_text():
@@ -262,5 +297,6 @@ def test_a_bright_square_that_a_token_looks_at_lights_up(family):
     weights = found[1, 0, -1]
     assert weights[position] > 0.99
     shown = parts[last].pixels(weights[first : first + len(parts[last])])
-    assert torch.equal(shown > 0.5, parts[last].source[0] > 0)
+    light = parts[last].source[0]
+    assert torch.equal(shown > 0.5, light == light.max())
     found.overlay(found.queries[1][-1].labels[-1], 0, sample=1).savefig(BytesIO())

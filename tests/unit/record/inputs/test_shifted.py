@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import nn
 from transformers import HieraConfig, HieraForPreTraining, HieraModel, SwinConfig, SwinModel
+from transformers.models.maskformer.configuration_maskformer_swin import MaskFormerSwinConfig
+from transformers.models.maskformer.modeling_maskformer_swin import MaskFormerSwinModel
+from transformers.models.swin.modeling_swin import SwinLayer as ModelSwinLayer
 
 from wqkv import Axis, watch
-from wqkv.record.inputs.shifted import _FAMILIES
 
 SIDE, WINDOW, SHIFT = 4, 5, 2
 #: 13 x 19 cells, then 7 x 10: no stage has whole windows.
@@ -103,18 +105,17 @@ def test_planted(cell):
 
 
 def test_overlay_finds_the_window():
+    """The map of shifted windows, three rows of four: its first cells stand in the last one."""
     pytest.importorskip("matplotlib")
-    seen = watched(planted(), torch.zeros(2, 3, *SIZE))
-    shifted = seen[1]
-    for cell, sample in (((0, 0), 0), ((1, 1), 0), ((2, 2), 0), ((12, 18), 11)):
-        found, position = shifted._asked(cell, 0)
-        axis = shifted.queries[found]
-        assert axis.label(position) == f"{cell[0]},{cell[1]}"
-        # of the second picture, from its first window on
-        other, again = shifted._asked(cell, len(shifted.queries) // 2)
-        assert (other, again) == (found + len(shifted.queries) // 2, position)
-    made = shifted.overlay((2, 2), head=1)
-    assert made.axes
+    shifted = watched(planted(), torch.zeros(2, 3, *SIZE))[1]
+    assert len(shifted.queries) == 24
+    cells = {(0, 0): 11, (1, 1): 11, (2, 2): 0, (6, 3): 0, (7, 3): 4, (12, 18): 11}
+    for cell, window in cells.items():
+        for first in (0, 12):  # the windows of each picture
+            sample, position = shifted._asked(cell, first)
+            assert sample == first + window
+            assert shifted.queries[sample].label(position) == f"{cell[0]},{cell[1]}"
+    assert shifted.overlay((7, 3), head=1).axes
 
 
 # The picture
@@ -163,25 +164,70 @@ def test_patches_that_were_left_out():
 
 
 class SwinLayer(nn.Module):
-    """Has the name of a block that is known, and does something else."""
+    """Has the name of a block of transformers, and does something else."""
 
     def __init__(self):
         super().__init__()
         self.window_size, self.shift_size = 2, 0
 
     def forward(self, hidden_states, input_dimensions):
-        x = hidden_states
-        return nn.functional.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None])
+        x = hidden_states.view(4, 1, 4, 8)
+        return nn.functional.scaled_dot_product_attention(x, x, x)
 
 
-def test_another_length():
+def test_a_block_of_the_same_name():
     layer = SwinLayer()
     with torch.no_grad(), watch(layer) as seen:
         layer(torch.randn(1, 16, 8), (4, 4))
-    assert seen[0].shape == (1, 1, 16, 16) and seen[0].keys is None
+    assert seen[0].shape == (4, 1, 4, 4) and seen[0].keys is None
 
 
-def test_every_family_is_proved():
-    """A name without a row in tests/conformance/cut_pictures.py would be a guess."""
-    unproved = {"Sam3ViTLayer", "Sam2MultiScaleBlock"}
-    assert unproved < set(_FAMILIES)
+class Whole(ModelSwinLayer):
+    """A block that extends one that is known, and sees all cells at once."""
+
+    def forward(self, hidden_states, input_dimensions):
+        return self.attention(hidden_states, None)
+
+
+def test_a_block_that_does_not_fit():
+    """25 cells, of which the known block would make one window, with two of them as samples."""
+    known = swin(stages=1).encoder.layers[0].blocks[0]
+    whole = Whole(SwinConfig(window_size=5, embed_dim=12), 12, (5, 5), 2)
+    for rows, fits in ((5, True), (10, False)):
+        hidden = torch.randn(1, 5 * rows, 12)
+        seen = watched_call(whole, hidden[:, :25], (rows, 5))
+        assert (seen[0].keys is not None) == fits
+    assert watched_call(known, torch.randn(1, 50, 12), (10, 5))[0].keys is not None
+
+
+def watched_call(model, *args):
+    with torch.no_grad(), watch(model.eval()) as seen:
+        model(*args)
+    return seen
+
+
+class Detector(nn.Module):
+    """Learned queries that look at what a Swin of one shifted window gives, row by row."""
+
+    def __init__(self):
+        super().__init__()
+        config = MaskFormerSwinConfig(
+            image_size=20, patch_size=SIDE, embed_dim=12, depths=[2], num_heads=[2], window_size=5
+        )
+        self.backbone = MaskFormerSwinModel(config)
+        self.asked = nn.Parameter(torch.randn(1, 3, 12))
+        self.cross = nn.MultiheadAttention(12, 2, batch_first=True)
+
+    def forward(self, pixel_values):
+        cells = self.backbone(pixel_values)[0]
+        return self.cross(self.asked.expand(len(cells), -1, -1), cells, cells)
+
+
+def test_who_looks_at_windows_sees_them_put_back():
+    """Its keys are as many as the positions of the last window, and stand in another order."""
+    first, last, cross = watched(Detector().eval(), torch.randn(2, 3, 20, 20))
+    rows = list(range(25))
+    assert [axis.places.tolist() == rows for axis in last.keys] == [False, False]
+    assert [axis.places.tolist() == rows for axis in cross.keys] == [True, True]
+    pairs = zip(cross.keys, first.keys, strict=True)
+    assert all(torch.equal(axis.source, own.source) for axis, own in pairs)

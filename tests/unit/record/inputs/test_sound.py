@@ -71,13 +71,18 @@ def drawn(*shape: int) -> torch.Tensor:
 
 def of_waves(name: str, *more: Step, **config: Any) -> Row:
     made = getattr(transformers, f"{name}Config")(**WAVE, **config)
-    model = fill(getattr(transformers, f"{name}Model")(made)).eval()
+    model = without_neighbors(fill(getattr(transformers, f"{name}Model")(made)).eval())
+    return Row(model, {"input_values": drawn(BATCH, SAMPLES)}, WAVE_STEPS + more)
+
+
+def without_neighbors(model: nn.Module) -> nn.Module:
+    """The model without the convolutions that tell where a position stands."""
     for part in model.modules():
         if "PositionalConv" in type(part).__name__ and not isinstance(part, nn.ModuleList):
             for key, weight in part.named_parameters():
                 if not key.endswith("original1"):  # of a norm of weights: the direction, not length
                     nn.init.zeros_(weight)
-    return Row(model, {"input_values": drawn(BATCH, SAMPLES)}, WAVE_STEPS + more)
+    return model
 
 
 def whisper(**given: Any) -> Row:
@@ -147,8 +152,38 @@ def parakeet() -> Row:
     return Row(model, given, ((3, 2, 1),) * 3, 100)
 
 
+def lasr() -> Row:
+    config = transformers.LasrEncoderConfig(
+        **ENCODER, num_hidden_layers=2, num_mel_bins=MELS, subsampling_conv_channels=8,
+        conv_kernel_size=3,
+    )  # fmt: skip
+    given = {"input_features": drawn(BATCH, 101, MELS)}
+    return Row(fill(transformers.LasrEncoder(config)).eval(), given, ((5, 2, 0),) * 2, 100)
+
+
+def wav2vec2_bert() -> Row:
+    config = transformers.Wav2Vec2BertConfig(
+        **ENCODER, num_hidden_layers=2, feature_projection_input_dim=2 * MELS,
+        conv_depthwise_kernel_size=3,
+    )  # fmt: skip
+    given = {"input_features": drawn(BATCH, 101, 2 * MELS)}  # two frames in each
+    return Row(fill(transformers.Wav2Vec2BertModel(config)).eval(), given, (), 50)
+
+
+def speech_t5() -> Row:
+    sizes = {key: SPEECH[key] for key in SPEECH if key.startswith(("enc", "dec", "voc"))}
+    waves = {key: WAVE[key] for key in WAVE if key not in (*ENCODER, "num_hidden_layers")}
+    config = transformers.SpeechT5Config(hidden_size=D, **sizes, **waves, **TOKENS)
+    model = without_neighbors(fill(transformers.SpeechT5ForSpeechToText(config)).eval())
+    given = {"input_values": drawn(BATCH, SAMPLES), "decoder_input_ids": ids(5)}
+    return Row(model, given, WAVE_STEPS)
+
+
 ROWS = {
     "whisper": whisper,
+    "lasr": lasr,
+    "wav2vec2_bert": wav2vec2_bert,
+    "speech_t5": speech_t5,
     "speech_to_text": speech_to_text,
     "moonshine": moonshine,
     "parakeet": parakeet,
@@ -216,11 +251,15 @@ def test_a_stretch_of_sound_changes_the_keys_that_the_axis_says(name):
 @pytest.mark.parametrize("name", ROWS)
 def test_the_source_is_the_sound_that_the_model_was_given(name):
     row = ROWS[name]()
-    source = watched(row)[0].keys[1].source
+    seen = watched(row)
+    source = seen[0].keys[1].source
     if row.sound.ndim == 2:
         assert source[1] == 16_000 and torch.equal(source[0], row.sound[1])
     else:
-        assert torch.equal(source, row.sound[1] if row.time == 2 else row.sound[1].T)
+        given = row.sound[1] if row.time == 2 else row.sound[1].T
+        # without the frames behind the last position: then ceil(frames / positions) is the stride
+        assert torch.equal(source, given[:, : row.stride * seen[0].shape[3]])
+        assert math.ceil(source.shape[1] / seen[0].shape[3]) == row.stride
 
 
 # Padding
@@ -325,6 +364,15 @@ def test_what_is_not_explained_has_no_axis():
     # a square of features could be either way round
     row = of_whisper_encoder(transformers.Qwen2AudioEncoderConfig, Qwen2AudioEncoder)
     assert row.sound.shape[1] != row.sound.shape[2] and watched(row)[0].keys is not None
+
+
+@pytest.mark.parametrize("name, length", [("moonshine", 16), ("speech_t5", 20)])
+def test_a_text_as_long_as_the_sound_is_a_text(name, length):
+    row = ROWS[name]()
+    seen = watched(row, decoder_input_ids=ids(length) % 61)
+    assert seen[0].shape[3] == seen[2].shape[3] == length
+    assert seen[0].keys[0].seconds and not seen[2].keys[0].seconds
+    assert seen[3].keys[0].seconds and seen[3].queries[0].labels[:2] == ("3", "4")
 
 
 # A spectrogram in patches

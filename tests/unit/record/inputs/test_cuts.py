@@ -1,0 +1,189 @@
+"""Which pixels the cells of a grid cover, and which lengths they explain."""
+
+import pytest
+import torch
+from torch import nn
+
+import wqkv
+from wqkv import Axis, watch
+from wqkv.record.inputs.cuts import unnormalized
+
+D = 12
+
+
+class Reader(nn.Module):
+    """Patches by a convolution, and one attention that reads them with a class token or without."""
+
+    def __init__(self, conv, token=True, **more):
+        super().__init__()
+        self.conv = conv
+        self.cls_token = nn.Parameter(torch.randn(1, 1, D)) if token else None
+        for name, count in more.items():
+            setattr(self, name, nn.Parameter(torch.randn(1, count, D)))
+        self.look = wqkv.MultiheadAttention(D, 2)
+
+    def forward(self, pictures):
+        x = self.conv(pictures).flatten(2).mT
+        first = [] if self.cls_token is None else [self.cls_token.expand(len(x), -1, -1)]
+        return self.look(torch.cat([*first, x], dim=1))
+
+
+def keys(model, *given, processor=None, **named):
+    with torch.no_grad(), watch(model, processor=processor) as seen:
+        model(*given, **named)
+    return seen[0].keys
+
+
+def pictures(*shape):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
+
+
+def grid_of(found):
+    parts = (found,) if isinstance(found, Axis) else found
+    return next(part for part in parts if part.grid is not None)
+
+
+@pytest.mark.parametrize(
+    ("conv", "size", "grid", "begin", "end"),
+    [
+        # pixels on the right and below that no patch covers are left out
+        (nn.Conv2d(3, D, 16, 16), (227, 113), (14, 7), (0, 0), (224, 112)),
+        # patches of 8 pixels, one every 4: a cell is the 4 pixels in the middle of one
+        (nn.Conv2d(3, D, 8, 4), (29, 41), (6, 9), (2, 2), (26, 38)),
+        (nn.Conv2d(3, D, (6, 10), (6, 10)), (24, 30), (4, 3), (0, 0), (24, 30)),
+        (nn.Conv2d(3, D, 3, padding="same"), (5, 7), (5, 7), (0, 0), (5, 7)),
+        (nn.Conv2d(3, D, 2, padding="valid", stride=2), (5, 7), (2, 3), (0, 0), (4, 6)),
+    ],
+)  # fmt: skip
+def test_what_the_cells_cover(conv, size, grid, begin, end):
+    given = pictures(2, 3, *size)
+    for sample, found in enumerate(keys(Reader(conv), given)):
+        special, patches = found
+        assert (special.labels, patches.grid) == (("[CLS]",), grid)
+        covered = given[sample, :, begin[0] : end[0], begin[1] : end[1]]
+        assert torch.equal(patches.source, covered)
+
+
+def test_cells_that_reach_past_the_picture():
+    """Three stages that halve: 4, 8 and 16 pixels a cell, rounded up."""
+    stages = nn.Sequential(
+        nn.Conv2d(3, 5, 7, 4, 3), nn.ReLU(), nn.Conv2d(5, 7, 3, 2, 1), nn.Conv2d(7, D, 3, 2, 1)
+    )
+    given = pictures(1, 3, 40, 56)
+    patches = keys(Reader(stages, token=False), given)
+    assert patches.grid == (3, 4) and patches.source.shape == (3, 48, 64)
+    assert torch.equal(patches.source[:, :40, :56], given[0])
+    assert not patches.source[:, 40:].any() and not patches.source[..., 56:].any()
+
+
+def test_a_pooled_backbone_is_followed_by_its_size():
+    """What a pooling makes is no convolution's: only the whole size tells, 32 pixels a cell."""
+    pooled = nn.Sequential(
+        nn.Conv2d(3, 5, 7, 2, 3), nn.MaxPool2d(2), nn.Conv2d(5, 7, 8, 8), nn.Conv2d(7, D, 1)
+    )
+    given = pictures(1, 3, 96, 160)
+    patches = keys(Reader(pooled, token=False), given)
+    assert patches.grid == (3, 5) and torch.equal(patches.source, given[0])
+
+
+def test_pictures_that_the_model_was_not_given():
+    """It makes them itself, so that the grid alone is known."""
+
+    class Inside(Reader):
+        def forward(self, pictures):
+            return super().forward(nn.functional.interpolate(pictures, (16, 24)))
+
+    patches = keys(Inside(nn.Conv2d(3, D, 8, 8), token=False), pictures(1, 3, 19, 23))
+    assert patches.grid == (2, 3) and patches.source is None
+
+
+def test_a_video():
+    class Film(Reader):
+        def forward(self, frames):
+            return super().forward(frames.transpose(1, 2))
+
+    given = pictures(2, 6, 3, 16, 24)
+    for sample, patches in enumerate(
+        keys(Film(nn.Conv3d(3, D, (2, 8, 8), (2, 8, 8)), False), given)
+    ):
+        assert patches.grid == (3, 2, 3)
+        assert torch.equal(patches.source, given[sample, ::2])  # the first frame of each cell
+
+
+class Processor:
+    image_mean, image_std = [0.5, 0.25, 0.125], [0.25, 0.5, 0.75]
+
+
+def test_pixels_as_they_were_before_the_processor():
+    raw = pictures(1, 3, 16, 24)
+    mean, std = (
+        torch.tensor(x)[:, None, None] for x in (Processor.image_mean, Processor.image_std)
+    )
+    given = (raw - mean) / std
+    found = keys(Reader(nn.Conv2d(3, D, 8, 8)), given, processor=Processor())
+    torch.testing.assert_close(grid_of(found).source, raw[0])
+    assert unnormalized(given, None) is given
+    assert torch.equal(unnormalized(given[0, :1], Processor()), given[0, :1])  # of other channels
+
+
+# What explains no length
+
+
+def test_tokens_of_a_library_that_was_not_looked_at():
+    """Nobody knows whether registers of a class of one's own stand in front of the patches."""
+    found = keys(Reader(nn.Conv2d(3, D, 8, 8), register_tokens=2), pictures(1, 3, 16, 24))
+    assert found is None
+
+
+def test_two_shapes_with_as_many_cells():
+    class Two(Reader):
+        def __init__(self):
+            super().__init__(nn.Conv2d(3, D, (4, 6), (4, 6)), token=False)
+            self.other = nn.Conv2d(3, D, (6, 4), (6, 4))
+
+        def forward(self, pictures):
+            return super().forward(pictures) + self.other(pictures).sum()
+
+    assert keys(Two(), pictures(1, 3, 24, 24)).grid == (6, 4)  # the other one runs later
+
+    class Both(Two):
+        def forward(self, pictures):
+            self.other(pictures)
+            return Reader.forward(self, pictures)
+
+    assert keys(Both(), pictures(1, 3, 24, 24)) is None
+
+
+def test_windows_of_a_picture_are_not_pictures():
+    class Cut(Reader):
+        def forward(self, pictures):
+            x = self.conv(pictures).unflatten(2, (2, -1)).movedim(2, 1).flatten(0, 1)
+            return self.look(x.flatten(2).mT)
+
+    assert keys(Cut(nn.Conv2d(3, D, 8, 8), token=False), pictures(1, 3, 32, 24)) is None
+
+
+def test_a_text_beside_the_picture():
+    """A text with as many tokens as there are patches, in a module that is given both."""
+
+    class Flat(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.words = nn.Conv2d(3, D, 8, 8), nn.Embedding(31, D)
+            self.look = wqkv.MultiheadAttention(D, 2)
+
+        def forward(self, pictures, ids):
+            x = self.conv(pictures).flatten(2).mT
+            return self.look(self.words(ids) if ids.shape[1] == 6 else x)
+
+    found = keys(Flat(), pictures(1, 3, 16, 24), torch.arange(7)[None])
+    assert found is None
+
+
+def test_more_tokens_than_the_tower_has():
+    class More(Reader):
+        def forward(self, pictures):
+            x = self.conv(pictures).flatten(2).mT
+            return self.look(nn.functional.pad(x, (0, 0, 2, 0)))
+
+    assert keys(More(nn.Conv2d(3, D, 8, 8)), pictures(1, 3, 16, 24)) is None
