@@ -230,7 +230,7 @@ def test_open(tmp_path, photo):
 
 
 def test_a_language_model_without_a_row(tmp_path):
-    made = CASES["qwen3_vl"]()
+    made = CASES["glm4v"]()
     made.model.save_pretrained(tmp_path)
     CASES["llava"]().processor.save_pretrained(tmp_path)
     with pytest.raises(ArgumentError, match="reads more than a text, and what opens here reads a"):
