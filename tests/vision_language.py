@@ -6,10 +6,12 @@ Where a processor runs without torchvision it makes the inputs.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 import torch
 import transformers
 from PIL import Image
@@ -52,6 +54,15 @@ VISION = {
     "patch_size": 7,
 }
 MROPE = {"rope_type": "default", "mrope_section": [1, 0, 1], "rope_theta": 10000.0}
+
+
+#: Families that are tested whenever anything is; the others take a second each.
+QUICK = ("llava", "qwen2_vl", "mistral3")
+
+
+def each(families: Iterable[str]) -> list[Any]:
+    """The families, as a test is parametrized with them."""
+    return [pytest.param(one, marks=() if one in QUICK else pytest.mark.slow) for one in families]
 
 
 class Case(NamedTuple):

@@ -1,13 +1,13 @@
 """Texts with pictures in them: whole models, their prompts, generations, and planted attention."""
 
-from io import BytesIO
 from itertools import groupby
 
 import matplotlib
+import numpy as np
 import pytest
 import torch
 
-from tests.vision_language import CASES, ID, Case, case, mllama, text_layers
+from tests.vision_language import CASES, ID, Case, case, each, mllama, text_layers
 from wqkv.maps.axis import Axis
 from wqkv.record.inputs.joined import joined_axes
 from wqkv.record.watch import watch
@@ -40,7 +40,7 @@ def grids(keys):
 ANYRES = ("llava_next", "llava_onevision")
 
 
-@pytest.mark.parametrize("family", PROCESSED)
+@pytest.mark.parametrize("family", each(PROCESSED))
 def test_token_types_agree_with_the_processor(family):
     one = case(family)
     types = one.inputs.get("mm_token_type_ids", one.inputs.get("token_type_ids"))
@@ -86,7 +86,7 @@ def generated(one: Case, **given):
     return ids, [seen[layer] for layer in text_layers(seen)]
 
 
-@pytest.mark.parametrize("family", CASES)
+@pytest.mark.parametrize("family", each(CASES))
 def test_a_generation_names_all_its_keys(family):
     one = case(family)
     before = watched(one)[0].keys
@@ -130,6 +130,7 @@ def test_a_tower_that_was_not_watched_leaves_names():
     """Of a generation it is then not known what was seen, and how its tokens lie on it."""
     one = case("qwen2_vl")
     with torch.no_grad(), watch(one.model, layers=[3, 4]) as seen:
+        one.model(**one.inputs)  # what was seen before is not what is seen now
         one.model.generate(**one.inputs, max_new_tokens=3)
     assert text_layers(seen) == [3, 4]
     keys = seen[3].keys
@@ -285,7 +286,7 @@ def planted(one: Case, bright: torch.Tensor, asks: int) -> None:
             matrix.bias.zero_()
 
 
-@pytest.mark.parametrize("family", BRIGHT)
+@pytest.mark.parametrize("family", each(BRIGHT))
 def test_a_bright_square_that_a_token_looks_at_lights_up(family):
     one, (cell, of_cell) = case(family), BRIGHT[family]
     pixels = one.inputs["pixel_values"]
@@ -306,4 +307,8 @@ def test_a_bright_square_that_a_token_looks_at_lights_up(family):
     shown = parts[last].pixels(weights[first : first + len(parts[last])])
     light = parts[last].source[0]
     assert torch.equal(shown > 0.5, light == light.max())
-    found.overlay(found.queries[1][-1].labels[-1], 0, sample=1).savefig(BytesIO())
+    figure = found.overlay(found.queries[1][-1].labels[-1], 0, sample=1)
+    panel = [axes for axes in figure.axes if axes.images and axes.get_title()][-1]
+    drawn = torch.from_numpy(np.asarray(panel.images[0].get_array()))
+    colored = drawn.amax(dim=-1) - drawn.amin(dim=-1) > 0.1  # the picture is gray
+    assert torch.equal(colored, light == light.max())
