@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.vision_language import CASES, ID, Case, case, each, mllama, text_layers
+from tests.vision_language import CASES, ID, Case, blip_2, case, each, mllama, text_layers
 from wqkv.maps.axis import Axis
 from wqkv.record.inputs.joined import joined_axes
 from wqkv.record.watch import watch
@@ -187,6 +187,17 @@ def test_a_family_that_is_not_known_names_tokens_of_pictures():
     assert grids(keys) == [[None] * 3, [None] * 4]
     assert [len(part) for part in keys[1]] == [36, 1, 36, 3]
     assert keys[1][0].labels[35] == "image 35" and keys[1][1].labels == ("15",)
+
+
+def test_a_part_that_is_as_long_as_the_text_is_not_the_text():
+    one = blip_2()
+    with torch.no_grad(), watch(one.model) as seen:
+        one.model(**one.inputs)
+    tower, asks, crosses, text = seen
+    assert asks.shape[2:] == text.shape[2:] == (5, 5)
+    assert asks.keys is None and asks.queries is None and crosses.queries is None
+    assert crosses.keys[1].grid == tower.keys[1].grid == (4, 4)
+    assert text.keys.labels == tuple(f"image {n}" for n in range(5))
 
 
 def test_without_pictures_all_is_text():

@@ -100,3 +100,16 @@ def test_sources_are_the_pictures():
             torch.tensor(x)[:, None, None] for x in (processor.image_mean, processor.image_std)
         )
         torch.testing.assert_close(axis.source * std + mean, image)
+
+
+def test_the_source_of_patches_in_a_list():
+    """LFM2-VL's processor needs torchvision: its function that cuts a picture does not."""
+    from transformers.models.siglip2.image_processing_pil_siglip2 import convert_image_to_patches
+
+    one = case("lfm2_vl")
+    image = torch.rand(3, 28, 42)
+    cut = torch.from_numpy(convert_image_to_patches(image.numpy(), 7).copy())
+    given = {"pixel_values": cut[None], "spatial_shapes": torch.tensor([[4, 6]])}
+    (axis,) = picture_axes(one.model.config, given)
+    assert axis.grid == (2, 3)
+    assert torch.equal(axis.source, image)
