@@ -154,9 +154,12 @@ def _earlier(moment: Moment, batch: int, key_len: int) -> Sequence[Parts] | None
 
 
 def _in_order(axis: Axis) -> bool:
-    """Whether positions stand cell by cell. Windows are put back before others read them."""
+    """Whether positions stand cell by cell. Windows are put back before others read them.
+
+    The padding behind a sound stands on no cell.
+    """
     places = axis.places
-    return places is None or places.tolist() == list(range(axis.count))
+    return places is None or places[: axis.count].tolist() == list(range(axis.count))
 
 
 def _number(run: HasAxes) -> int:

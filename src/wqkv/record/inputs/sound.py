@@ -31,7 +31,6 @@ from wqkv.record.inputs.moment import (
 RATE, FRAMES = 16_000.0, 100.0
 #: The arguments by which encoders are given a sound.
 _GIVEN = ("input_features", "input_values", "x")
-
 #: Encoders whose features (batch, frames, 2 mels) have two frames of a spectrogram in each.
 _PAIRED = ("Wav2Vec2BertModel", "SeamlessM4TSpeechEncoder", "SeamlessM4Tv2SpeechEncoder")
 
@@ -180,7 +179,7 @@ def _mask(moment: Moment, home: Running, sound: _Sound) -> Tensor | None:
     told = moment.modules[-1].given.get("attention_mask") is not None
     if not told or not isinstance(mask, Tensor) or mask.shape != size:
         return None
-    ends = bool((mask.diff(dim=1) <= 0).all())
+    ends = bool((mask.long().diff(dim=1) <= 0).all())
     return mask if ends else None  # what is padded in front stands where it stands
 
 

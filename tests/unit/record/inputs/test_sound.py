@@ -278,7 +278,8 @@ def padded(row: Row, length: int) -> torch.Tensor:
 )
 def test_padding_stands_nowhere(name, length, count):
     row = ROWS[name]()
-    seen = watched(row, attention_mask=padded(row, length))
+    mask = padded(row, length)
+    seen = watched(row, attention_mask=mask.bool() if name == "Wav2Vec2" else mask)
     whole, short = seen[0].keys
     assert whole.places is None and len(whole) == len(short) == seen[0].shape[3]
     assert short.count == count == math.ceil(length / row.stride)
