@@ -236,6 +236,19 @@ def llava_next(family: str = "llava_next") -> Case:
     return Case(model, processed(processor, "<image>", (20, 50), (60, 33), (47, 53)), processor)
 
 
+def gemma3() -> Case:
+    from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+
+    model = at_one_size("gemma3", 9, "gemma3_text", vision=SIGLIP, mm_tokens_per_image=9).model
+    words = tokenizer(
+        boi_token="<|vision_start|>", eoi_token="<|vision_end|>", image_token="<image>"
+    )
+    pil = Gemma3ImageProcessorPil(size={"height": 42, "width": 42})
+    processor = _unchecked(transformers.Gemma3Processor, pil, words, image_seq_length=9)
+    given = processed(processor, "<|vision_start|>", (40, 50), (30, 60), (70, 31))
+    return Case(model, given, processor)
+
+
 # Inputs by hand, for processors that need torchvision
 
 
@@ -277,6 +290,7 @@ def at_one_size(
     return Case(model, {**by_hand(2, count, count, count), "pixel_values": images})
 
 
+CLIP = {"model_type": "clip_vision_model", "image_size": 35, "projection_dim": 5}
 SIGLIP = {"model_type": "siglip_vision_model", "image_size": 42, "vision_use_head": False}
 INTERN = {"model_type": "internvl_vision", "image_size": [42, 42], "patch_size": [7, 7]}
 
@@ -429,7 +443,12 @@ CASES = {
     "paligemma": lambda: at_one_size(
         "paligemma", 36, "gemma", vision={**SIGLIP, "projection_dim": 24}, projection_dim=24
     ),
-    "gemma3": lambda: at_one_size("gemma3", 9, "gemma3_text", vision=SIGLIP, mm_tokens_per_image=9),
+    "gemma3": gemma3,
+    # with [CLS] before the patches, and without the first of them
+    "llava-full": lambda: at_one_size(
+        "llava", 26, vision=CLIP, vision_feature_select_strategy="full"
+    ),
+    "llava-without-first": lambda: at_one_size("llava", 35, vision=SIGLIP, vision_feature_layer=-1),
     "vipllava": lambda: at_one_size(
         "vipllava",
         16,

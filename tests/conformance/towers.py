@@ -149,7 +149,24 @@ def _detr(name: str) -> Callable[[], Built]:
     return build
 
 
+def _siglip2() -> Built:
+    """Two pictures of 3 x 5 and 3 x 4 patches, which a processor has cut."""
+    model = model_of("Siglip2VisionModel", config(transformers.Siglip2VisionConfig, num_patches=16))
+    shapes, mask = torch.tensor([[3, 5], [3, 4]]), torch.ones(2, 15, dtype=torch.long)
+    mask[1, 12:] = 0
+
+    def call(m: nn.Module, x: Tensor) -> object:
+        cut = x.unflatten(3, (5, 8)).unflatten(2, (3, 8)).permute(0, 2, 4, 3, 5, 1)
+        listed = cut.reshape(2, 15, 192)
+        narrow = cut[1, :, :4].reshape(12, 192)
+        listed[1] = torch.cat((narrow, torch.zeros(3, 192)))
+        return m(pixel_values=listed, pixel_attention_mask=mask, spatial_shapes=shapes)
+
+    return model, pixels(2, 3, 24, 40), call
+
+
 TRANSFORMERS = [
+    Tower("Siglip2VisionModel", _siglip2, unknown=1, why=PROBE),
     *(tower(name, 24, 40) for name in OBLONG),
     *(tower(name, 32) for name in SQUARE),
     tower("InternVLVisionModel", 32, patch_size=[8, 8]),
@@ -189,7 +206,6 @@ UNNAMED = [
         name="ViTMAEModel, all patches", why="patches are put into a random order"
     ),
     tower("RadioModel", 32)._replace(why="a matrix, and no convolution, cuts the picture"),
-    tower("MobileViTModel", 64)._replace(why="pixels that stand alike in their patches read them"),
 ]
 
 

@@ -199,7 +199,7 @@ class Api:
         """
         begun = time.monotonic()
         whole, read = (text, text) if isinstance(text, str) else (text.sentence, text)
-        here = self._window(text, window, pair) if isinstance(text, str) else None
+        here = self._window(text, window, pair or picture) if isinstance(text, str) else None
         if here is not None:
             read = whole[here.start : here.stop]
         links: dict[str, list[ClearLink]] = {part: [] for part in self.model.parts}
@@ -226,10 +226,10 @@ class Api:
         main = parts[self.model.main]
         return replace(main, parts={}) if self.one_text else main
 
-    def _window(self, text: str, number: int, pair: str | None) -> TextWindow | None:
-        """The window of a text by its number; None for a pair, which is read whole."""
+    def _window(self, text: str, number: int, beside: str | None) -> TextWindow | None:
+        """The window of a text by its number; None for one that is read whole, with another."""
         windows: Sequence[TextWindow | None] = [None]
-        if pair is None:
+        if beside is None:
             windows = self.model.windows(text, self.room)
         if not 0 <= number < len(windows):
             count = len(windows)

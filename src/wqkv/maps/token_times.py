@@ -50,6 +50,9 @@ def token_times(
     Raises:
         ArgumentError: maps of other texts, no such head or token, keys that are no sound.
 
+    The times are those of openai-whisper. `return_token_timestamps` of transformers 5.23 leaves out
+    the query that writes the first token, so that each token has the time of the next one.
+
     Source: Radford et al. 2022 (arXiv:2212.04356) and openai-whisper's timing.py; Sakoe and Chiba
     1978 (doi:10.1109/TASSP.1978.1163055), dynamic time warping.
 

@@ -81,8 +81,8 @@ class TokenizedText:
     # Of a pair of sentences, which stand on two lines: 0 or 1 for the one that a token belongs to.
     types: tuple[int, ...] = field(default=(), kw_only=True)
     pictures: tuple[PictureTokens, ...] = field(default=(), kw_only=True, compare=False)
-    # What the model is called with, by name, where that is not the ids alone.
-    arguments: Mapping[str, Tensor] = field(default_factory=dict, kw_only=True, compare=False)
+    # Keyword arguments of a foreign model, where that is not called with the ids alone.
+    arguments: Mapping[str, Any] = field(default_factory=dict, kw_only=True, compare=False)
 
     @classmethod
     def of_ids(cls, ids: Sequence[int]) -> TokenizedText:
@@ -91,8 +91,8 @@ class TokenizedText:
         return cls(" ".join(tokens), tokens, (False,) * n, ((0, 0),) * n, (*ids,), (False,) * n)
 
     @property
-    def called_with(self) -> Mapping[str, Tensor]:
-        """What the model is called with, by name."""
+    def called_with(self) -> Mapping[str, Any]:  # keyword arguments of a foreign model
+        """What the model is called with."""
         return self.arguments or {"input_ids": torch.tensor([self.ids], device="cpu")}
 
     @property

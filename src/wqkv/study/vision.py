@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import inspect
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -106,8 +107,16 @@ class OpenVision(OneSequence):
             tuple(range(n)),
             (False,) * n,
             pictures=(PictureTokens(pixels, rows, columns, first, name),),
-            arguments={"pixel_values": given},
+            arguments={"pixel_values": given, **self._resized(given)},
         )
+
+    def _resized(self, given: Tensor) -> dict[str, bool]:
+        """What the model is told of a picture of another size than those that it was trained on."""
+        size = self.config.image_size
+        known = (size, size) if isinstance(size, int) else tuple(size)
+        told = "interpolate_pos_encoding"
+        takes = told in inspect.signature(self.model.forward).parameters
+        return {told: True} if takes and given.shape[-2:] != known else {}
 
     def _patches(self) -> nn.Conv2d:
         """The convolution that cuts a picture into patches: its kernel and stride are a patch."""

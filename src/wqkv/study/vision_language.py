@@ -29,7 +29,6 @@ from wqkv.study.tokens import (
     special_around,
 )
 from wqkv.study.vision import UNNAMED, OpenVision, as_seen, hide_patch, read_image
-from wqkv.study.windows import TextWindow
 
 Value = TypeVar("Value")
 
@@ -50,10 +49,6 @@ class OpenVisionLanguage(OpenModel):
         super().__init__(model, processor.tokenizer, name, speaker, inside=language_inside(model))
         whole: Any = model.config
         self.processor, self.whole, self.config = processor, whole, whole.get_text_config()
-
-    def windows(self, text: str, room: int) -> Sequence[TextWindow | None]:
-        """A text is read whole, with its picture."""
-        return [None]
 
     def tokens(self, sentence: str, picture: str | None = None) -> TokenizedText:
         """A text as the model's tokens; with a picture, a prompt that asks the text about it.

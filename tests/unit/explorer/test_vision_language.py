@@ -2,7 +2,7 @@
 
 import base64
 from pathlib import Path
-from typing import get_type_hints
+from typing import get_args, get_type_hints
 
 import pytest
 from PIL import Image
@@ -16,8 +16,9 @@ from wqkv.explorer import inline, schema, server
 from wqkv.explorer.api import Api
 from wqkv.explorer.export import record
 from wqkv.explorer.jobs import Refused
+from wqkv.explorer.matters import links_that_matter
 from wqkv.explorer.numbers import QUICK, SLOW
-from wqkv.explorer.request import Parameters
+from wqkv.explorer.request import AskedWhy, Parameters
 
 WORDS = "what is bright here"
 #: Links are removed in texts alone, and between patches there is no distance.
@@ -110,6 +111,18 @@ def test_it_writes_on_and_hides(client):
     asked = {"off": [], "edits": [{"token": 7, "text": ""}, {"token": 27, "text": "the left"}]}
     found = client.work(f"views/{view}/whatif", asked)["result"]
     assert found["tokens"][25:] == ["what", "is", "the", "left", "here"]
+
+
+def test_a_text_alone_is_read_in_windows():
+    api = Api(tiny_llava())
+    api.model.config.max_position_embeddings = 5
+    seen = api.open(f"{WORDS} and there in the left", nobody, window=1)
+    assert (seen.window.windows, seen.view.n) == (2, 4)
+    grid = SLOW["grid"](api, seen, Parameters({"statistic": "label"}), nobody)
+    assert len(grid["labels"]) == 2
+    assert told(api.about(seen))["tabs"] == list(get_args(schema.Tab))
+    found = links_that_matter(api, seen, AskedWhy(None, None, -1), "zero", nobody)
+    assert found["kind"] == "next token"
 
 
 def test_a_picture_for_a_model_of_texts(photo):

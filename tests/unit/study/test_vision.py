@@ -89,6 +89,18 @@ def test_a_patch_is_where_its_pixels_are(family, photo):
         assert moved.nonzero().flatten().tolist() == [token]
 
 
+@pytest.mark.parametrize("family", ["vit", "dinov2", "siglip_vision_model"])
+def test_a_picture_of_another_size(family, photo):
+    model = tiny_vision(family)
+    model.processor.size = {"height": 50, "width": 28}
+    view = model.view(photo)
+    (picture,) = view.reading.pictures
+    assert (picture.rows, picture.columns) == (7, 4)
+    assert picture.pixels.shape == (3, 49, 28)  # no patch sees the last row of pixels
+    assert all(view.proof(layer).holds for layer in range(2))
+    assert view.stream(3).layers[1].proof.holds
+
+
 def test_a_map_knows_its_patches(view):
     cls, patches = view.map(1, 2).keys
     assert cls.labels == ("[CLS]",) and patches.grid == (5, 3)

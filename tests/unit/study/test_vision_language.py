@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 from PIL import Image
+from tokenizers import processors
 
 from tests.tiny import draw_photo
 from tests.vision_language import CASES, blind, tiny_joined, tiny_llava
@@ -25,7 +26,7 @@ def photo(tmp_path_factory) -> str:
     return str(draw_photo(tmp_path_factory.mktemp("photos") / "photo.png"))
 
 
-@pytest.fixture(scope="module", params=["llava", "qwen2_vl"])
+@pytest.fixture(scope="module", params=["llava", "qwen2_vl", "qwen2_5_vl"])
 def model(request) -> OpenVisionLanguage:
     return tiny_joined(request.param)
 
@@ -151,6 +152,16 @@ def test_a_prompt_with_its_marker(photo):
     model.processor.chat_template = None
     text = model.tokens(ASKED, photo)
     assert text.sentence == f"<image>\n{ASKED}" and text.pictures[0].first == 0
+
+
+def test_what_the_tokenizer_puts_before_a_text_stands_there_once(photo):
+    model = tiny_llava()
+    template = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
+    model.tokenizer.bos_token, model.tokenizer.backend_tokenizer.post_processor = "<s>", template
+    model.processor.chat_template = "<s> <image> {{ messages[0].content[1].text }}"
+    text = model.tokens(ASKED, photo)
+    assert text.tokens[:2] == ("<s>", "0,0") and text.special[:2] == (True, False)
+    assert model.edited(text, {27: "and"}).tokens[:2] == ("<s>", "0,0")
 
 
 @pytest.mark.parametrize(

@@ -215,7 +215,7 @@ FAMILIES: dict[str, dict[str, FamilyRow]] = {
     "mpnet": {"encoder": MPNET},
     **_all("arcee gemma granite llama nemotron seed_oss", {"decoder": LLAMA}),
     **_all("mistral mixtral starcoder2", {"decoder": WINDOW}),
-    **_all("ministral qwen2 qwen2_moe qwen2_vl_text", {"decoder": WINDOWS}),
+    **_all("ministral qwen2 qwen2_moe qwen2_vl_text qwen2_5_vl_text", {"decoder": WINDOWS}),
     **_all("glm glm4 ernie4_5 helium", {"decoder": INTERLEAVED}),
     "afmoe": {"decoder": GATED},
     "apertus": {"decoder": LLAMA.with_norm(RMS)},

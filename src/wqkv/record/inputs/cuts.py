@@ -19,7 +19,7 @@ class Cut(NamedTuple):
     All sizes are those of (rows, columns) or (frames, rows, columns).
     """
 
-    name: str  # of the module that did it, in the watched model
+    module: nn.Module  # that did it
     given: tuple[int, ...]  # (batch, channels, *sizes)
     made: tuple[int, ...]  # (batch, channels, *sizes)
     step: tuple[int, ...]  # from one cell to the next
@@ -43,9 +43,13 @@ class Region(NamedTuple):
 
 def cuts_of(convolved: Sequence[Convolved]) -> list[Cut]:
     """The cuts that convolutions have made, in their order; of each module the last one."""
-    last = {one.name: one for one in convolved if isinstance(one.module, nn.Conv2d | nn.Conv3d)}
+    last = {one.module: one for one in convolved}
     return [
-        _cut_of(one) for one in convolved if last.get(one.name) is one and 0 not in one.made[2:]
+        _cut_of(one)
+        for one in convolved
+        if isinstance(one.module, nn.Conv2d | nn.Conv3d)
+        and last[one.module] is one
+        and all(one.made)
     ]
 
 
@@ -59,7 +63,7 @@ def _cut_of(one: Convolved) -> Cut:
     else:
         before = [0] * len(step) if isinstance(module.padding, str) else module.padding
     begin = tuple((k - s) / 2 - p for k, s, p in zip(wide, step, before, strict=True))
-    return Cut(one.name, one.given, one.made, step, begin)
+    return Cut(one.module, one.given, one.made, step, begin)
 
 
 #: einops' pattern of patches that stand row by row, as vit-pytorch writes it.
@@ -70,7 +74,7 @@ _PATCHES = re.compile(
 
 def rearranged(tower: Running) -> Cut | None:
     """The cut that a layer of einops makes of the pictures that a tower is given."""
-    for name, module in tower.module.named_modules():
+    for module in tower.module.modules():
         found = (
             _PATCHES.fullmatch(getattr(module, "pattern", "")) if _is_rearrange(module) else None
         )
@@ -94,8 +98,7 @@ def rearranged(tower: Running) -> Cut | None:
             return None
         cells = tuple(size // by for size, by in zip(shape[2:], step, strict=True))
         made = (shape[0], shape[1] * math.prod(step), *cells)
-        whole = f"{tower.name}.{name}" if tower.name else name
-        return Cut(whole, shape, made, step, (0.0,) * len(step))
+        return Cut(module, shape, made, step, (0.0,) * len(step))
     return None
 
 

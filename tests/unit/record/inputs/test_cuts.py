@@ -126,6 +126,62 @@ def test_pixels_as_they_were_before_the_processor():
     assert torch.equal(unnormalized(given[0, :1], Processor()), given[0, :1])  # of other channels
 
 
+class Rearrange(nn.Module):
+    """As einops has it."""
+
+    def __init__(self, pattern, **axes_lengths):
+        super().__init__()
+        self.pattern, self.axes_lengths = pattern, axes_lengths
+
+    def forward(self, x):
+        p1, p2 = self.axes_lengths["p1"], self.axes_lengths["p2"]
+        cut = x.unflatten(3, (-1, p2)).unflatten(2, (-1, p1))
+        return cut.permute(0, 2, 4, 3, 5, 1).flatten(1, 2).flatten(2)
+
+
+ROWS = "b c (h p1) (w p2) -> b (h w) (p1 p2 c)"
+
+
+@pytest.mark.parametrize("pattern", [ROWS, "b c (h p1) (w p2) -> b (w h) (p1 p2 c)"])
+def test_patches_that_are_cut_by_a_pattern(pattern):
+    class Lucid(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cut = nn.Sequential(Rearrange(pattern, p1=4, p2=6), nn.Linear(72, D))
+            self.look = wqkv.MultiheadAttention(D, 2)
+
+        def forward(self, pictures):
+            return self.look(self.cut(pictures))
+
+    given = pictures(1, 3, 12, 30)
+    found = keys(Lucid(), given)
+    if pattern != ROWS:  # they stand column by column
+        assert found is None
+    else:
+        assert found.grid == (3, 5) and torch.equal(found.source, given[0])
+
+
+def test_patches_of_a_processor():
+    """Of SigLIP 2: pictures of several shapes, with padding behind their patches."""
+
+    class Listed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cut, self.look = nn.Linear(12, D), wqkv.MultiheadAttention(D, 2)
+
+        def forward(self, pixel_values, spatial_shapes):
+            return self.look(self.cut(pixel_values))
+
+    given = torch.arange(2 * 7 * 12.0).view(2, 7, 12) / 168
+    one, other = keys(Listed(), given, torch.tensor([[2, 3], [1, 7]]))
+    assert one.grid == (2, 3) and other.grid == (1, 7)
+    assert one.places.tolist() == [0, 1, 2, 3, 4, 5, -1]
+    assert one.source.shape == (3, 4, 6)
+    # the second channel of the patch in the second row and third column: its lower left pixel
+    assert one.source[1, 3, 4] == given[0, 5, 2 * 3 + 1]
+    assert keys(Listed(), given, torch.tensor([[2, 4], [1, 7]])) is None  # more than there are
+
+
 # What explains no length
 
 

@@ -14,7 +14,7 @@ from wqkv.record.watch import watch
 
 matplotlib.use("agg")
 #: Families whose processors run without torchvision.
-PROCESSED = ("llava", "qwen2_vl", "llava_next", "llava_onevision")
+PROCESSED = ("llava", "qwen2_vl", "llava_next", "llava_onevision", "gemma3")
 
 
 @torch.no_grad()
@@ -43,7 +43,7 @@ ANYRES = ("llava_next", "llava_onevision")
 @pytest.mark.parametrize("family", PROCESSED)
 def test_token_types_agree_with_the_processor(family):
     one = case(family)
-    types = one.inputs["mm_token_type_ids"]
+    types = one.inputs.get("mm_token_type_ids", one.inputs.get("token_type_ids"))
     for found in watched(one):
         ours = [
             [part.grid is not None for part in parts for _ in range(len(part))]
@@ -79,7 +79,7 @@ def generated(one: Case, **given):
     inputs = {
         name: x
         for name, x in one.inputs.items()
-        if name != "mm_token_type_ids" or "grid" in str(list(one.inputs))
+        if name != "mm_token_type_ids" or "image_grid_thw" in one.inputs
     }
     with watch(one.model, processor=one.processor, **given) as seen:
         ids = one.model.generate(**inputs, max_new_tokens=4, do_sample=False)
@@ -223,6 +223,13 @@ def test_text_between_the_frames_of_a_video():
     (parts,) = joined_axes(two.model.config, ids, given, text_of)
     assert [part.grid for part in parts] == [None, (2, 2, 3), None]
     assert parts[1].source.shape == (2, 3, 28, 42)
+
+
+def test_a_token_that_ends_a_row_is_one_of_its_picture():
+    first, second = watched(case("mistral3"))[0].keys
+    assert [(len(part), part.grid) for part in first] == [(13, None), (17, (3, 5)), (2, None)]
+    assert [part.grid for part in second] == [(2, 5), None, (4, 3), None]
+    assert second[0].places.tolist() == [0, 1, 2, 3, 4, -1, 5, 6, 7, 8, 9]
 
 
 def test_text_within_a_picture_parts_it():
