@@ -149,7 +149,7 @@ def test_special_tokens_stand_before_each_window():
     )  # fmt: skip
     apart, together = watched(RfDetrDinov2Backbone(config).eval(), torch.randn(2, 3, 16, 16))
     first = [[-1], [0, 1, 4, 5]]
-    assert [[places_of(axis) for axis in one] for one in apart.keys][0] == first
+    assert [places_of(axis) for axis in apart.keys[0]] == first
     assert len(apart.keys) == 8 and len(together.keys) == 2
     assert [places_of(axis) for axis in together.keys[1]] == [
         *first, [-1], [2, 3, 6, 7], [-1], [8, 9, 12, 13], [-1], [10, 11, 14, 15],
