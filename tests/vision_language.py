@@ -6,10 +6,12 @@ Where a processor runs without torchvision it makes the inputs.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 import torch
 import transformers
 from PIL import Image
@@ -52,6 +54,15 @@ VISION = {
     "patch_size": 7,
 }
 MROPE = {"rope_type": "default", "mrope_section": [1, 0, 1], "rope_theta": 10000.0}
+
+
+#: Families that are tested whenever anything is; the others take a second each.
+QUICK = ("llava", "qwen2_vl", "mistral3")
+
+
+def each(families: Iterable[str]) -> list[Any]:
+    """The families, as a test is parametrized with them."""
+    return [pytest.param(one, marks=() if one in QUICK else pytest.mark.slow) for one in families]
 
 
 class Case(NamedTuple):
@@ -374,6 +385,26 @@ def mllama() -> Case:
     made = Case(model, given)
     blind(model)
     return made
+
+
+def blip_2() -> Case:
+    """A text that is as long as the query tokens of its picture."""
+    vision = {key: size for key, size in VISION.items() if key != "num_hidden_layers"}
+    vision |= {"num_hidden_layers": 1, "image_size": 28}
+    asks = {**vision, "encoder_hidden_size": 12, "vocab_size": 31}
+    text = {
+        "model_type": "opt", "hidden_size": 24, "word_embed_proj_dim": 24, "ffn_dim": 29,
+        "num_hidden_layers": 1, "num_attention_heads": 6, "vocab_size": 61, "pad_token_id": 0,
+    }  # fmt: skip
+    config = AutoConfig.for_model(
+        "blip-2", vision_config=vision, qformer_config=asks, text_config=text,
+        num_query_tokens=5, image_token_index=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(config).eval()
+    ids = torch.full((1, 5), 2)
+    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return Case(model, {**given, "pixel_values": pixels(1, 3, 28, 28)})
 
 
 # Videos

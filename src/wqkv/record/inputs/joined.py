@@ -226,6 +226,8 @@ def _seen_before(moment: Moment, model: Running) -> dict[str, object]:
     """
     made = model.given.get("mm_encoder_outputs") or {}
     names = [name for name in _KINDS if made.get(name) is not None]
+    if not names:
+        return {}
     forwards = {
         earlier.number: earlier.modules[0]
         for earlier in _moments_before(moment)

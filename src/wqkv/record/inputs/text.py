@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -34,7 +35,9 @@ def token_ids(moment: Moment, length: int, batch: int) -> Tensor | None:
     for one in reversed(moment.modules):
         found = [x for x in _texts(one) if x.shape[1] == length and x.shape[0] in (1, batch)]
         if found:
-            return found[0]
+            # a part that reads the picture of the same call may happen to be as long as its text
+            beside = any(name.startswith("pixel_values") for name in one.given)
+            return None if beside and _SEES.search(moment.modules[-1].name) else found[0]
         if one.tensors(floating=True).keys() - set(OTHER_TEXTS):
             return None  # it reads a picture or a sound
     return None
@@ -47,6 +50,8 @@ def _texts(one: Running) -> list[Tensor]:
     return named or [x for name, x in whole.items() if x.ndim == 2 and not name.endswith(_NOT_IDS)]
 
 
+#: Parts of a model that read pictures, by their names.
+_SEES = re.compile(r"vision|visual|image|perceiver|resampler|q_?former|connector", re.IGNORECASE)
 #: Arguments of whole numbers (batch, length) that are no token ids.
 _NOT_IDS = ("mask", "position_ids", "type_ids", "labels", "positions", "grid_thw", "offsets")
 
@@ -61,6 +66,9 @@ def labels_of(ids: Sequence[int], processor: Any) -> list[str]:  # a foreign tok
 
 def _label(token: int, tokenizer: Any) -> str:  # a foreign tokenizer
     found = str(tokenizer.decode([token]))
-    if (not found or "\ufffd" in found) and hasattr(tokenizer, "convert_ids_to_tokens"):
+    if found and "\ufffd" not in found:
+        return found
+    # a special token, or a part of a letter, has a name in the vocabulary
+    if hasattr(tokenizer, "convert_ids_to_tokens"):
         return str(tokenizer.convert_ids_to_tokens([token])[0])
-    return found
+    return str(tokenizer.id_to_token(token)) if hasattr(tokenizer, "id_to_token") else found
