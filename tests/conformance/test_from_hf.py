@@ -192,6 +192,7 @@ CASES: dict[str, Mapping[str, Any]] = {
     },
     "qwen2_vl_text": theta(rope_type="default", mrope_section=[1, 1, 2]),
     "qwen2_5_vl_text": theta(rope_type="default", mrope_section=[2, 1, 1]),
+    "qwen3_vl_text": {"head_dim": 14, **theta(rope_type="default", mrope_section=[3, 2, 2])},
     "qwen2_vl_vision": VISION,
     "umt5": {},
     "blip_2_qformer": {"encoder_hidden_size": 26, "cross_attention_frequency": 1},
@@ -245,9 +246,8 @@ def plain(model: Any) -> Given:
         case "blip_2_qformer":
             source = normal(2, SOURCE, 26)
             return Given({"query_embeds": normal(2, N, 48), "encoder_hidden_states": source})
-        case (
-            "qwen2_vl_text" | "qwen2_5_vl_text"
-        ):  # words, and in the second sample a picture of 2 x 3 among them
+        case "qwen2_vl_text" | "qwen2_5_vl_text" | "qwen3_vl_text":
+            # words, and in the second sample a picture of 2 x 3 among them
             places = torch.arange(N).repeat(3, 2, 1)
             places[:, 1, 2:8] = torch.tensor([[2] * 6, [2, 2, 2, 3, 3, 3], [2, 3, 4] * 2])
             return Given({"input_ids": words(N), "position_ids": places}, positions=places)
@@ -501,6 +501,7 @@ FAULTS: list[tuple[str, Fault]] = [
     ("qwen3_next", changed(gate=None)),
     ("lfm3", filled("WG.weight", 0.0)),
     ("qwen2_vl_text", turned(axes=(0, 2, 1, 1))),
+    ("qwen3_vl_text", turned(axes=(0, 0, 0, 1, 1, 2, 2))),
     ("deepseek_v3", filled("c_norm.weight", 1.0)),
     ("deepseek_v3", turned(interleaved=False)),
     ("diffllama", filled("lambda_q1", 0.0)),

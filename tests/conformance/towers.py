@@ -133,15 +133,19 @@ def _captions() -> Built:
     return model, pixels(2, 3, 32, 32), lambda m, x: m(decoder_input_ids=tokens, pixel_values=x)
 
 
-def _detr(name: str) -> Callable[[], Built]:
-    """DETR with as many learned queries as its feature map has cells, 3 x 5."""
+def _detr(name: str, queries: int) -> Callable[[], Built]:
+    """DETR on a feature map of 3 x 5 cells."""
 
     def build() -> Built:
         backbone = transformers.ResNetConfig(
             embedding_size=16, hidden_sizes=[16, 16, 24, 32], depths=[1, 1, 1, 1],
             layer_type="basic", out_features=["stage4"],
         )  # fmt: skip
-        given: dict[str, Any] = {"backbone_config": backbone, "backbone": None, "num_queries": 15}
+        given: dict[str, Any] = {
+            "backbone_config": backbone,
+            "backbone": None,
+            "num_queries": queries,
+        }
         given |= {"use_timm_backbone": False, "use_pretrained_backbone": False}
         made = config(getattr(transformers, f"{name}Config"), **given)
         return model_of(f"{name}Model", made), pixels(2, 3, 96, 160), lambda m, x: m(x)
@@ -194,8 +198,10 @@ TRANSFORMERS = [
     *(_pair(name, text) for name in ("CLIP", "Siglip") for text in (16, 17)),
     Tower("VisionEncoderDecoderModel", _captions),
     *(
-        Tower(name, _detr(name), 32, unknown=6, why="learned queries")
-        for name in ("Detr", "TableTransformer")
+        Tower(
+            f"{name}, {queries} queries", _detr(name, queries), 32, unknown=6, why="learned queries"
+        )
+        for name, queries in (("Detr", 7), ("Detr", 15), ("TableTransformer", 7))
     ),
 ]
 

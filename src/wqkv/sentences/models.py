@@ -176,9 +176,9 @@ MODELS = {
         "请给出文本，或用 --model 指定读图片的模型，例如 ViT。",
     ),
     "not_processed": (
-        "The processor of {model} makes nothing of this text and picture: {reason}.\n"
-        "Pass a text without the marks by which the processor knows pictures.",
-        "{model} 的处理器处理不了这段文本和图片：{reason}。\n请给出不含图片标记的文本。",
+        "The processor of {model} makes nothing of this: {reason}.\n"
+        "Pass another picture, or a text without the marks by which the processor knows pictures.",
+        "{model} 的处理器处理不了：{reason}。\n请换一张图片，或给出不含图片标记的文本。",
     ),
     "more_than_marker": (
         "The processor of {model} does more than put the tokens of the picture in the place of its "

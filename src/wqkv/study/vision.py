@@ -70,8 +70,8 @@ class OpenVision(OneSequence):
             ArgumentError: there is no such file, or it is no picture.
         """
         image, name = read_image(picture, self.name)
-        given = self.processor(images=image, return_tensors="pt")["pixel_values"].float()
-        return self._cut(given, name)
+        given = processed(self.processor, self.name, images=image)["pixel_values"]
+        return self._cut(given.float(), name)
 
     def edited(self, text: TokenizedText, edits: Mapping[int, str]) -> TokenizedText:
         """A picture with some patches hidden: their pixels are 0, the mean color of the processor.
@@ -165,6 +165,16 @@ def read_image(picture: str, model: str) -> tuple[Any, str]:
         lines = str(error).splitlines()[:1]
         kind, reason = type(error).__name__, lines[0][:200] if lines and not inside else ""
         raise ArgumentError(mistake("no_picture", path=name, kind=kind, reason=reason)) from error
+
+
+def processed(processor: Any, model: str, **given: Any) -> Mapping[str, Tensor]:
+    """What a processor makes of its arguments; `model` is the name of whose processor it is."""
+    try:
+        made: Mapping[str, Tensor] = processor(**given, return_tensors="pt")
+    except Exception as error:  # whatever a foreign processor raises
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
+        raise ArgumentError(mistake("not_processed", model=model, reason=reason)) from error
+    return made
 
 
 def as_seen(processor: Any, given: Tensor) -> Tensor:

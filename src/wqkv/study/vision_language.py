@@ -28,7 +28,7 @@ from wqkv.study.tokens import (
     extend,
     special_around,
 )
-from wqkv.study.vision import UNNAMED, OpenVision, as_seen, hide_patch, read_image
+from wqkv.study.vision import UNNAMED, OpenVision, as_seen, hide_patch, processed, read_image
 
 Value = TypeVar("Value")
 
@@ -66,13 +66,8 @@ class OpenVisionLanguage(OpenModel):
             raise ArgumentError(mistake("empty_sentence"))
         image, name = read_image(picture, self.name)
         prompt = self._prompt(sentence)
-        try:
-            given = self.processor(
-                images=[image], text=[prompt], return_tensors="pt", return_mm_token_type_ids=True
-            )
-        except (TypeError, ValueError) as error:  # whatever a foreign processor raises for a text
-            reason = str(error).partition("\n")[0][:200]
-            raise ArgumentError(mistake("not_processed", model=self.name, reason=reason)) from error
+        asked = {"images": [image], "text": [prompt], "return_mm_token_type_ids": True}
+        given = processed(self.processor, self.name, **asked)
         return self._joined(prompt, given["input_ids"][0].tolist(), given, name)
 
     def edited(self, text: TokenizedText, edits: Mapping[int, str]) -> TokenizedText:

@@ -186,6 +186,13 @@ def test_no_picture(model, tmp_path):
     assert not is_picture_file("a" * 5000 + ".png") and not is_picture_file("A text.")
 
 
+def test_a_processor_that_fails(photo):
+    model = tiny_vit()
+    model.processor.size = {"depth": 3}
+    with pytest.raises(ArgumentError, match=r"processor of tiny-vit makes nothing of this: \w+Err"):
+        model.tokens(photo)
+
+
 def test_a_picture_is_read_upright(model, view, photo, tmp_path):
     with Image.open(photo) as image:
         exif = image.getexif()

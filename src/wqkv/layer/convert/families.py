@@ -252,6 +252,7 @@ FAMILIES: dict[str, dict[str, FamilyRow]] = {
     "phi": {"decoder": LLAMA.also_holds({"dense": "WO"}).with_norm(LAYER)},
     "phi3": {"decoder": PHI3},
     "qwen3": {"decoder": NORMED},
+    "qwen3_vl_text": {"decoder": replace(LLAMA.with_norm(RMS), position=of.woven)},
     "qwen3_moe": {"decoder": WINDOW.with_norm(RMS)},
     "qwen3_next": {"decoder": GATED_WITH_Q},
     "smollm3": {"decoder": SMOLLM3},

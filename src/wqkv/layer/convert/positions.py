@@ -21,12 +21,16 @@ from wqkv.attend.scalings import (
 from wqkv.errors import ArgumentError
 
 
-def from_config(config: Any, kind: str | None = None, *, interleaved: bool = False) -> RoPE:
+def from_config(
+    config: Any, kind: str | None = None, *, interleaved: bool = False, woven: bool = False
+) -> RoPE:
     """The RoPE of a configuration.
 
     Args:
         kind: the layer's kind, such as "sliding_attention", because some configurations have
             parameters of their own for each kind.
+        woven: where channels rotate by frame, row and column, whether these take turns from pair to
+            pair. Else those of one stand together.
     """
     rules = dict(config.rope_parameters)
     if kind in rules:
@@ -34,6 +38,9 @@ def from_config(config: Any, kind: str | None = None, *, interleaved: bool = Fal
     theta = float(rules["rope_theta"])
     if sections := rules.get("mrope_section"):
         axes = tuple(axis % 3 for axis, pairs in enumerate(sections) for _ in range(pairs))
+        if woven:  # rows and columns while they last, and frames in all other places
+            turns = ((at, at % 3) for at in range(len(axes)))
+            axes = tuple(axis if at < 3 * sections[axis] else 0 for at, axis in turns)
         plain = {**rules, "rope_type": "default"} if rules["rope_type"] == "mrope" else rules
         scaling = _scaling(plain, config, 2 * len(axes))
         return RoPE(theta, 2 * len(axes), scaling=scaling, axes=axes)

@@ -100,6 +100,11 @@ def rotary(spot: Spot, interleaved: bool = False) -> RoPE:
 interleaved = partial(rotary, interleaved=True)
 
 
+def woven(spot: Spot) -> RoPE:
+    """Qwen3-VL's: pairs of channels take turns to rotate by frame, row and column."""
+    return rope.from_config(spot.config, spot.kind, woven=True)
+
+
 def rotary_in(
     test: Callable[[Spot], Any], position: Callable[[Spot], RoPE] = rotary
 ) -> Callable[[Spot], RoPE | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch.nn.functional as F
@@ -75,9 +75,9 @@ _PATCHES = re.compile(
 def rearranged(tower: Running) -> Cut | None:
     """The cut that a layer of einops makes of the pictures that a tower is given."""
     for module in tower.module.modules():
-        found = (
-            _PATCHES.fullmatch(getattr(module, "pattern", "")) if _is_rearrange(module) else None
-        )
+        if not is_kind(module, "Rearrange"):
+            continue
+        found = _PATCHES.fullmatch(getattr(module, "pattern", ""))
         if found is None:
             continue
         lengths: dict[str, int] = getattr(module, "axes_lengths", {})
@@ -102,10 +102,6 @@ def rearranged(tower: Running) -> Cut | None:
     return None
 
 
-def _is_rearrange(module: nn.Module) -> bool:
-    return is_kind(module, "Rearrange")
-
-
 def sources(cut: Cut, cuts: Sequence[Cut], given: Sequence[Running]) -> list[Tensor | None]:
     """What each sample of a cut shows: its picture, exactly as large as the grid of cells.
 
@@ -118,24 +114,20 @@ def sources(cut: Cut, cuts: Sequence[Cut], given: Sequence[Running]) -> list[Ten
         given: the modules that run, with the tensors that the watched model was given.
     """
     before = list(cuts[: cuts.index(cut) + 1]) if cut in cuts else [cut]
-    for pixels in _pixels(given):
-        for first in before:
-            pictures = _pictures(pixels, first)
-            if pictures is None or first.batch != cut.batch:
-                continue
-            sizes = first.given[2:]
-            regions = _followed(cut, before, first) or _halved(cut, sizes)
+    for one in reversed(given):
+        found = [
+            (pictures, first)
+            for pixels in one.tensors(floating=True).values()
+            for first in before
+            if first.batch == cut.batch and (pictures := _pictures(pixels, first)) is not None
+        ]
+        if len({pictures.data_ptr() for pictures, _ in found}) > 1:
+            break  # of several pictures nobody tells which was cut
+        for pictures, first in found:
+            regions = _followed(cut, before, first) or _halved(cut, first.given[2:])
             if regions is not None:
                 return list(_covered(pictures, regions, cut.cells))
     return [None] * cut.batch
-
-
-def _pixels(given: Sequence[Running]) -> Iterator[Tensor]:
-    """Pictures and videos that the running modules were given, the innermost module's first."""
-    for one in reversed(given):
-        for x in one.tensors(floating=True).values():
-            if x.ndim >= 4:
-                yield x
 
 
 def _pictures(pixels: Tensor, first: Cut) -> Tensor | None:
@@ -143,14 +135,15 @@ def _pictures(pixels: Tensor, first: Cut) -> Tensor | None:
     batch, channels, *sizes = first.given
     if channels not in (1, 3):
         return None
-    if len(sizes) == 3 and pixels.ndim == 5:
-        if pixels.shape[1] == channels != pixels.shape[2]:
+    if len(sizes) == 3 and pixels.ndim == 5 and sizes[0] != channels:
+        if pixels.shape[1] == channels:
             pixels = pixels.transpose(1, 2)
         fits = tuple(pixels.shape[:3]) == (batch, sizes[0], channels)
-    else:
-        fits = len(sizes) == 2 and pixels.shape[-3] == channels
-        fits = fits and math.prod(pixels.shape[:-3]) == batch
+    elif len(sizes) == 2 and pixels.ndim >= 4:
+        fits = pixels.shape[-3] == channels and math.prod(pixels.shape[:-3]) == batch
         pixels = pixels.reshape(-1, *pixels.shape[-3:])
+    else:
+        return None  # or a video of as many frames as channels: which axis is which?
     if not fits:
         return None
     # a model may add pixels on the right and below, up to whole cells
@@ -185,7 +178,7 @@ def _halved(cut: Cut, sizes: Sequence[int]) -> list[Region] | None:
 def _covered(pictures: Tensor, regions: Sequence[Region], cells: Sequence[int]) -> Tensor:
     """The pixels that cells cover, and of each cell's frames the first."""
     if len(regions) == 3:
-        begin, step = (round(x) for x in regions[0])
+        begin, step = (max(0, round(x)) for x in regions[0])
         pictures = pictures[:, begin::step][:, : cells[0]]
     more: list[int] = []
     for size, region, count in zip(pictures.shape[-2:], regions[-2:], cells[-2:], strict=True):

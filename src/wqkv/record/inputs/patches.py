@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
@@ -22,7 +23,7 @@ from wqkv.record.inputs.moment import CallSizes, Moment, Running
 from wqkv.record.inputs.special_tokens import Special, special_tokens
 
 #: Parts of models whose queries are no patches, whatever their number is: learned queries, groups,
-#: channels, texts, the frames of one patch.
+#: channels, texts, frames.
 _NO_PATCHES = re.compile(
     r"decoder|perceiver|latent|resampler|q_?former|predictor|pool|text|temporal|message|group"
     r"|xca|channel|covariance",
@@ -35,22 +36,24 @@ _CLASS_ATTENTION = re.compile(r"Class_?(Attn|Attention|Block)", re.IGNORECASE)
 
 def read_patches(moment: Moment, sizes: CallSizes) -> Axes | None:
     """The patches of one picture per sample, with special tokens."""
+    same = sizes.query_len == sizes.key_len
     listed = _listed(moment, sizes.key_len, sizes.batch)
     if listed is not None:
         pictures = cache(lambda: _pictures(moment, *listed))
-        return Axes(pictures if sizes.query_len == sizes.key_len else known(None), pictures)
+        return Axes(pictures if same else known(None), pictures)
     own = _tower(moment, sizes.query_len, sizes.batch)
+    if own is not None and same and sizes.cross:
+        return None  # of two pictures that look at each other, nobody tells which is which
     if own is not None and _are_others(own):
         own = None
-    alike = own is not None and sizes.query_len == sizes.key_len
-    others = own if alike else _tower(moment, sizes.key_len, sizes.batch)
+    if own is None and same and not sizes.cross:
+        return None  # its keys are what its queries are
+    others = own if same else _tower(moment, sizes.key_len, sizes.batch)
     if own is None and others is None:
         return None
-    if own is None and not sizes.cross and sizes.query_len == sizes.key_len:
-        return None  # its keys are what its queries are
     keys = known(None) if others is None else cache(lambda: _parts(moment, others))
     if own is not None:
-        queries = keys if alike else cache(lambda: _parts(moment, own))
+        queries = keys if same else cache(lambda: _parts(moment, own))
     elif others is not None and sizes.query_len == 1 and _asks_by_class(moment, others):
         first = others.special.before[:1]
         queries = known([first] * sizes.batch)
@@ -72,13 +75,17 @@ def _tower(moment: Moment, length: int, batch: int) -> _Tower | None:
     if any(_SHUFFLED.search(type(one.module).__name__) for one in moment.modules):
         return None
     cuts = cuts_of(moment.convolved)
+    times = Counter(one.module for one in moment.convolved)
     for at, outer in reversed(list(enumerate(moment.modules))):
         within = moment.modules[at:]
         other = rearranged(outer)
         found = [
             tower
             for cut in [*cuts, *([] if other is None else [other])]
-            if cut.batch == batch and math.prod(cut.cells) <= length
+            if cut.batch == batch
+            and math.prod(cut.cells) <= length
+            # a model without a tower of its own may have cut two pictures before it reads one
+            and (at or times[cut.module] < 2)
             if (tower := _explained(within, cut, length)) is not None
         ]
         if found and _reads_text(outer):
@@ -163,8 +170,9 @@ def _listed(moment: Moment, length: int, batch: int) -> tuple[Tensor, list[list[
     """Patches (batch, length, height * width * channels), and rows and columns of each picture."""
     for one in reversed(moment.modules):
         shapes = one.given.get("spatial_shapes")
-        if not isinstance(shapes, Tensor):
-            continue
+        texts = [one.given.get(name) for name in ("input_ids", "inputs_embeds")]
+        if not isinstance(shapes, Tensor) or any(text is not None for text in texts):
+            continue  # what runs in a model that reads a text too may be its text
         for x in one.tensors(floating=True).values():
             if x.ndim == 3 and tuple(x.shape[:2]) == (batch, length):
                 return x, shapes.tolist()

@@ -66,6 +66,9 @@ def labels_of(ids: Sequence[int], processor: Any) -> list[str]:  # a foreign tok
 
 def _label(token: int, tokenizer: Any) -> str:  # a foreign tokenizer
     found = str(tokenizer.decode([token]))
-    if (not found or "\ufffd" in found) and hasattr(tokenizer, "convert_ids_to_tokens"):
+    if found and "\ufffd" not in found:
+        return found
+    # a special token, or a part of a letter, has a name in the vocabulary
+    if hasattr(tokenizer, "convert_ids_to_tokens"):
         return str(tokenizer.convert_ids_to_tokens([token])[0])
-    return found
+    return str(tokenizer.id_to_token(token)) if hasattr(tokenizer, "id_to_token") else found

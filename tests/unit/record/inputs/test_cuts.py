@@ -110,6 +110,28 @@ def test_a_video():
         assert torch.equal(patches.source, given[sample, ::2])  # the first frame of each cell
 
 
+def test_a_video_of_as_many_frames_as_channels():
+    """Which axis is which, its shape does not tell."""
+
+    class Film(Reader):
+        def forward(self, frames):
+            return super().forward(frames.transpose(1, 2))
+
+    film = Film(nn.Conv3d(3, D, (1, 8, 8), (1, 8, 8)), token=False)
+    patches = keys(film, pictures(1, 3, 3, 16, 24))
+    assert patches.grid == (3, 2, 3) and patches.source is None
+
+
+def test_several_pictures_of_one_shape():
+    class Prompted(Reader):
+        def forward(self, pictures, prompt):
+            return super().forward(pictures + prompt)
+
+    given = pictures(1, 3, 16, 24)
+    patches = keys(Prompted(nn.Conv2d(3, D, 8, 8), token=False), given, given + 1)
+    assert patches.grid == (2, 3) and patches.source is None
+
+
 class Processor:
     image_mean, image_std = [0.5, 0.25, 0.125], [0.25, 0.5, 0.75]
 
@@ -169,7 +191,7 @@ def test_patches_of_a_processor():
             super().__init__()
             self.cut, self.look = nn.Linear(12, D), wqkv.MultiheadAttention(D, 2)
 
-        def forward(self, pixel_values, spatial_shapes):
+        def forward(self, pixel_values, spatial_shapes, inputs_embeds=None):
             return self.look(self.cut(pixel_values))
 
     given = torch.arange(2 * 7 * 12.0).view(2, 7, 12) / 168
@@ -180,6 +202,7 @@ def test_patches_of_a_processor():
     # the second channel of the patch in the second row and third column: its lower left pixel
     assert one.source[1, 3, 4] == given[0, 5, 2 * 3 + 1]
     assert keys(Listed(), given, torch.tensor([[2, 4], [1, 7]])) is None  # more than there are
+    assert keys(Listed(), given, torch.tensor([[2, 3], [1, 7]]), torch.zeros(2, 7, D)) is None
 
 
 # What explains no length
@@ -243,3 +266,25 @@ def test_more_tokens_than_the_tower_has():
             return self.look(nn.functional.pad(x, (0, 0, 2, 0)))
 
     assert keys(More(nn.Conv2d(3, D, 8, 8)), pictures(1, 3, 16, 24)) is None
+
+
+class Pair(Reader):
+    """Two pictures that one convolution cuts, and an attention of each or of one to the other."""
+
+    def __init__(self, other):
+        super().__init__(nn.Conv2d(3, D, 8, 8), token=False)
+        self.other = other
+
+    def forward(self, pictures, others):
+        if self.other == "batch":
+            x = self.conv(torch.cat([pictures, others])).flatten(2).mT
+            return self.look(x, x.flip(0))
+        one, other = (self.conv(x).flatten(2).mT for x in (pictures, others))
+        return self.look(one) if self.other == "none" else self.look(one, other)
+
+
+@pytest.mark.parametrize("other", ["batch", "none", "another"])
+def test_two_pictures_of_one_size(other):
+    """Which of them the keys are, the sizes do not tell."""
+    given = pictures(1, 3, 16, 24)
+    assert keys(Pair(other), given, given + 1) is None
