@@ -194,14 +194,17 @@ def qwen2_vl(family: str = "qwen2_vl") -> Case:
     if family == "qwen2_5_vl":
         vision |= {"out_hidden_size": 24, "intermediate_size": 29, "window_size": 28}
         vision |= {"fullatt_block_indexes": [1]}
-    if family == "qwen3_vl":
+    if family in ("qwen3_vl", "qwen3_5"):
         vision |= {"out_hidden_size": 24, "intermediate_size": 29, "num_position_embeddings": 49}
-        vision |= {"deepstack_visual_indexes": [0]}
-    text = {"qwen2_vl": "qwen2_vl_text", "qwen2_5_vl": "qwen2_5_vl_text"}
-    rope = {"rope_parameters": MROPE}
+        vision |= {"deepstack_visual_indexes": [0]} if family == "qwen3_vl" else {}
+    text = {"model_type": f"{family}_text", **TEXT, "rope_parameters": MROPE}
+    if family == "qwen3_5":
+        text["layer_types"] = ["full_attention", "linear_attention"]
+        text["rope_parameters"] = {**MROPE, "partial_rotary_factor": 1.0}
+        text |= dict.fromkeys(("linear_num_key_heads", "linear_num_value_heads"), 2)
+        text |= dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim"), 4)
     config = AutoConfig.for_model(
-        family, vision_config=vision,
-        text_config={"model_type": text.get(family, "qwen3_vl_text"), **TEXT, **rope},
+        family, vision_config=vision, text_config=text,
         image_token_id=ID["<|image_pad|>"], video_token_id=ID["<|video_pad|>"],
         vision_start_token_id=5, vision_end_token_id=6,
     )  # fmt: skip
@@ -306,8 +309,9 @@ SIGLIP = {"model_type": "siglip_vision_model", "image_size": 42, "vision_use_hea
 INTERN = {"model_type": "internvl_vision", "image_size": [42, 42], "patch_size": [7, 7]}
 
 
-def glm4v() -> Case:
+def glm(family: str = "glm4v") -> Case:
     """The patches of pictures of several sizes, cut by hand as Qwen2-VL's processor cuts them."""
+    text = {**TEXT, "rope_parameters": MROPE}
     vision = {
         "depth": 3,
         "num_heads": 3,
@@ -317,8 +321,10 @@ def glm4v() -> Case:
         "out_hidden_size": 24,
         "intermediate_size": 29,
     }
+    if family == "glm46v":
+        vision["model_type"], text["model_type"] = "glm4v_vision", "glm4v_text"
     config = AutoConfig.for_model(
-        "glm4v", vision_config=vision, text_config={**TEXT, "rope_parameters": MROPE},
+        family, vision_config=vision, text_config=text,
         image_token_id=ID["<|image_pad|>"], video_token_id=ID["<|video_pad|>"],
         image_start_token_id=5, image_end_token_id=6, video_start_token_id=8, video_end_token_id=9,
     )  # fmt: skip
@@ -454,6 +460,7 @@ CASES = {
     "qwen2_vl": qwen2_vl,
     "qwen2_5_vl": lambda: qwen2_vl("qwen2_5_vl"),
     "qwen3_vl": lambda: qwen2_vl("qwen3_vl"),
+    "qwen3_5": lambda: qwen2_vl("qwen3_5"),
     "llava_next": llava_next,
     "llava_onevision": lambda: llava_next("llava_onevision"),
     "mistral3": mistral3,
@@ -492,7 +499,9 @@ CASES = {
     "smolvlm": lambda: at_one_size(
         "smolvlm", 9, shape=(2, 2), vision={"image_size": 42}, scale_factor=2
     ),
-    "glm4v": glm4v,
+    "glm4v": glm,
+    "glm46v": lambda: glm("glm46v"),
+    "glm_ocr": lambda: glm("glm_ocr"),
     "llama4": llama4,
     "lfm2_vl": lfm2_vl,
 }

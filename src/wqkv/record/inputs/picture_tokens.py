@@ -25,10 +25,15 @@ Given: TypeAlias = Mapping[str, Any]
 Family: TypeAlias = Callable[[Config, Given], list[Axis] | None]
 
 
+#: Families whose patches come as a list, in which those that are merged stand together.
+_GLM = ("glm4v", "glm4v_moe", "glm46v", "glm_ocr")
+_QWEN2, _QWEN3 = ("qwen2_vl", "qwen2_5_vl"), ("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
+
+
 def token_of(config: Config, kind: str) -> int | None:
     """The id that stands for a token of an "image" or a "video", which GLM-4V writes alike."""
-    alike = config.model_type in ("glm4v", "glm4v_moe", "glm46v")
-    return getattr(config, "image_token_id" if alike else f"{kind}_token_id", None)
+    name = "image" if config.model_type in _GLM else kind
+    return getattr(config, f"{name}_token_id", None)
 
 
 def picture_axes(config: Config, given: Given) -> list[Axis] | None:
@@ -362,17 +367,13 @@ _PICTURES: dict[str, Family] = {
     "paligemma": _unmerged,
     "smolvlm": _merged(lambda config: config.scale_factor),
     "vipllava": lambda config, given: _unmerged(config, {**given, **_WITHOUT_FIRST}),
-    **dict.fromkeys(
-        ("glm4v", "glm4v_moe", "glm46v", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"),
-        _patches("pixel_values", "image_grid_thw"),
-    ),
+    **dict.fromkeys((*_GLM, *_QWEN2, *_QWEN3), _patches("pixel_values", "image_grid_thw")),
 }
 _VIDEOS: dict[str, Family] = {
     "llava_next_video": _pooled_frames,
     "llava_onevision": _interpolated,
-    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl"), _patches("pixel_values_videos", "video_grid_thw")),
+    **dict.fromkeys(_QWEN2, _patches("pixel_values_videos", "video_grid_thw")),
     **dict.fromkeys(
-        ("glm4v", "glm4v_moe", "glm46v", "qwen3_vl", "qwen3_vl_moe"),
-        _patches("pixel_values_videos", "video_grid_thw", by_frame=True),
+        (*_GLM, *_QWEN3), _patches("pixel_values_videos", "video_grid_thw", by_frame=True)
     ),
 }
