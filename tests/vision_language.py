@@ -223,7 +223,7 @@ def llava_next(family: str = "llava_next") -> Case:
     from transformers.models.llava_onevision import image_processing_pil_llava_onevision as one
 
     pins = [[28, 56], [56, 28], [56, 56]]
-    if family == "llava_next":
+    if family != "llava_onevision":
         vision = {"model_type": "clip_vision_model", "image_size": 28, "projection_dim": 5}
         kind, strategy = next_.LlavaNextImageProcessorPil, "default"
         others = {"patch_size": 7, "num_additional_image_tokens": 1}
@@ -235,14 +235,14 @@ def llava_next(family: str = "llava_next") -> Case:
     model = of(
         family, vision={**vision, **VISION}, image_grid_pinpoints=pins,
         image_token_index=ID["<image>"], vision_feature_select_strategy=strategy,
-        **({} if family == "llava_next" else {"vision_aspect_ratio": "anyres_max_1"}),
+        **({} if family != "llava_onevision" else {"vision_aspect_ratio": "anyres_max_1"}),
     )  # fmt: skip
-    size = {"shortest_edge": 28} if family == "llava_next" else {"height": 28, "width": 28}
+    size = {"shortest_edge": 28} if family != "llava_onevision" else {"height": 28, "width": 28}
     pil = kind(
         size=size, crop_size={"height": 28, "width": 28}, image_grid_pinpoints=pins,
         do_center_crop=False,
     )  # fmt: skip
-    name = "LlavaNextProcessor" if family == "llava_next" else "LlavaOnevisionProcessor"
+    name = "LlavaNextProcessor" if family != "llava_onevision" else "LlavaOnevisionProcessor"
     processor = _unchecked(
         getattr(transformers, name), pil, tokenizer(), **others,
         vision_feature_select_strategy=strategy,
@@ -462,6 +462,7 @@ CASES = {
     "qwen3_vl": lambda: qwen2_vl("qwen3_vl"),
     "qwen3_5": lambda: qwen2_vl("qwen3_5"),
     "llava_next": llava_next,
+    "llava_next_video": lambda: llava_next("llava_next_video"),
     "llava_onevision": lambda: llava_next("llava_onevision"),
     "mistral3": mistral3,
     "pixtral": lambda: mistral3("llava"),

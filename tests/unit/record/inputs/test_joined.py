@@ -37,7 +37,7 @@ def grids(keys):
 
 
 #: Families of which `generate` does not tell how large a picture was: lengths may fit several cuts.
-ANYRES = ("llava_next", "llava_onevision")
+ANYRES = ("llava_next", "llava_next_video", "llava_onevision")
 
 
 @pytest.mark.parametrize("family", each(PROCESSED))

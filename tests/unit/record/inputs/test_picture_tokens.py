@@ -8,6 +8,7 @@ import torch
 
 from tests.vision_language import CASES, VIDEOS, case, each, keys_of_text, picture
 from wqkv.maps.axis import Axis
+from wqkv.record.inputs import picture_tokens
 from wqkv.record.inputs.joined import joined_axes
 from wqkv.record.inputs.picture_tokens import picture_axes
 
@@ -55,6 +56,11 @@ def changed_cells(before, after):
                 }
             first += len(was)
     return found
+
+
+def test_every_family_is_proved_below():
+    alike = {"glm4v_moe", "qwen3_5_moe", "qwen3_vl_moe"}  # only their text differs
+    assert {*picture_tokens._PICTURES} - {*CASES} == alike
 
 
 @pytest.mark.parametrize("family", each(CASES))
