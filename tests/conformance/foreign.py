@@ -482,7 +482,9 @@ ROWS = [
 ]
 
 
-if __name__ == "__main__":  # python -m tests.conformance.foreign examples/diffusion.py: run a script
+if (
+    __name__ == "__main__"
+):  # python -m tests.conformance.foreign examples/diffusion.py: run a script
     sys.path.insert(0, str(Path(sys.argv[1]).parent))
     with libraries():
         runpy.run_path(sys.argv[1], run_name="__main__")
