@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from wqkv.maps.axis import Axes, Axis, Parts, known
 from wqkv.named_attention import attention_like
 from wqkv.record.inputs.cuts import Cut, cuts_of, put_together, rearranged, sources, unnormalized
-from wqkv.record.inputs.moment import CallSizes, Moment, Running
+from wqkv.record.inputs.moment import Before, CallSizes, Moment, Running
 from wqkv.record.inputs.special_tokens import Special, special_tokens
 
 #: Parts of models whose queries are no patches, whatever their number is: learned queries, groups,
@@ -72,7 +72,9 @@ class _Tower(NamedTuple):
 
 def _tower(moment: Moment, length: int, batch: int) -> _Tower | None:
     """What explains a length: the innermost module that holds such a cut and the attention."""
-    if any(_SHUFFLED.search(type(one.module).__name__) for one in moment.modules):
+    if moment.before.moved or any(
+        _SHUFFLED.search(type(one.module).__name__) for one in moment.modules
+    ):
         return None
     cuts = cuts_of(moment.convolved)
     times = Counter(one.module for one in moment.convolved)
@@ -86,7 +88,7 @@ def _tower(moment: Moment, length: int, batch: int) -> _Tower | None:
             and math.prod(cut.cells) <= length
             # a model without a tower of its own may have cut two pictures before it reads one
             and (at or times[cut.module] < 2)
-            if (tower := _explained(within, cut, length)) is not None
+            if (tower := _explained(within, cut, length, moment.before)) is not None
         ]
         if found and _reads_text(outer):
             return None
@@ -97,17 +99,43 @@ def _tower(moment: Moment, length: int, batch: int) -> _Tower | None:
     return None
 
 
-def _explained(within: Sequence[Running], cut: Cut, length: int) -> _Tower | None:
+def _explained(within: Sequence[Running], cut: Cut, length: int, before: Before) -> _Tower | None:
     """The tower whose cells, with all special tokens or with none, are as many as a length."""
     path = _path(within[0].module, cut.module)
     if path is None or any(_is_tower(module, within) for module in path[1:]):
         return None
-    if length == math.prod(cut.cells):
-        return _Tower(within, cut, Special((), ()))
+    count = math.prod(cut.cells)
+    first = _first(before.joined, count, length)
+    if length == count:
+        return _Tower(within, cut, Special((), ())) if first == {0} else None
     special = special_tokens(path)
-    if special is None or length != math.prod(cut.cells) + special.total:
+    if special is None or length != count + special.total:
         return None
-    return _Tower(within, cut, special)
+    if first == {0} and len(special.before) == 1 and not special.after:  # [CLS] stands behind
+        special = Special((), special.before)
+    fits = first <= {sum(map(len, special.before))}
+    return _Tower(within, cut, special) if fits else None
+
+
+def _first(joined: Sequence[Sequence[int]], count: int, length: int) -> set[int]:
+    """At which positions of a length the first of `count` patches may stand.
+
+    It is followed through what was put one behind the other; -1 if they were not put there whole.
+    None, if nothing was: they may have been written into their places.
+    """
+    found = {0} if count == length else set[int]()
+    for lengths in joined:
+        if sum(lengths) != length or max(lengths) == length:
+            continue
+        found.discard(0)
+        inner = [
+            (sum(lengths[:at]), _first(joined, count, one))
+            for at, one in enumerate(lengths)
+            if count <= one
+        ]
+        starts = {at + one if one >= 0 else -1 for at, some in inner for one in some}
+        found |= starts or {-1}
+    return found
 
 
 def _path(outer: nn.Module, inner: nn.Module) -> list[nn.Module] | None:
