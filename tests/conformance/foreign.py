@@ -482,9 +482,8 @@ ROWS = [
 ]
 
 
-if (
-    __name__ == "__main__"
-):  # python -m tests.conformance.foreign examples/diffusion.py: run a script
+# Runs a script: python -m tests.conformance.foreign examples/diffusion.py
+if __name__ == "__main__":
     sys.path.insert(0, str(Path(sys.argv[1]).parent))
     with libraries():
         runpy.run_path(sys.argv[1], run_name="__main__")
