@@ -41,11 +41,16 @@ bench: .venv/.bench .venv/.models ## time it beside other libraries, an hour; AR
 	@$(BIN)/python -m benchmarks $(ARGS)
 	@$(BIN)/python -m benchmarks.effects $(ARGS)
 
-examples: .venv/.examples .venv/libreoffice ## train four small models and draw what they look at, 10 minutes
+examples: .venv/.examples .venv/.foreign .venv/libreoffice ## train small models and draw what they look at, 15 minutes
 	$(BIN)/python examples/digits.py --output docs/examples/digits.png
 	$(BIN)/python examples/characters.py --output docs/examples/characters.png
 	$(BIN)/python examples/translate.py --output docs/examples/translate.png
 	cd docs/examples && $(abspath $(BIN))/python ../../examples/nano.py
+	cd docs/examples && $(abspath $(BIN))/python ../../examples/contacts.py
+	cd docs/examples && $(abspath $(BIN))/python ../../examples/picture_and_text.py
+	cd docs/examples && for one in on_pixels diffusion; do \
+		PYTHONPATH=../.. $(abspath $(BIN))/python -m tests.conformance.foreign ../../examples/$$one.py; \
+	done
 
 clean: ## remove .venv and what the tools left
 	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist

@@ -1,7 +1,7 @@
 """Text to picture with diffusers: which patches look at which word while noise becomes a picture.
 
 A transformer as of Stable Diffusion 3, but tiny, learns here in half a minute to paint three
-squares in the colors that a text names, from left to right. Nothing is downloaded.
+squares in the colors that a text names, from left to right. Nothing but diffusers is needed.
 """
 
 import torch

@@ -1,7 +1,7 @@
 """What heads look at, drawn on the pixels themselves: by a ViT of timm, and by digits.py's model.
 
-Both are trained here, in seconds, on scikit-learn's handwritten digits. `watch` knows the patches of
-a vision transformer; of a model of your own you say them: `seen[layer].on(keys=wqkv.Axis(...))`.
+Both are trained here on scikit-learn's handwritten digits, in half a minute. `watch` finds the
+patches of a vision transformer; of a model of your own you say them: `seen[layer].on(keys=...)`.
 """
 
 import argparse
@@ -43,8 +43,9 @@ def main(epochs: int = 40, vit: str = "vit.png", own: str = "own.png", digit: in
 
     with torch.no_grad(), wqkv.watch(reader) as seen:
         reader(picture)
-    inner = picture[0, :, 1:-1, 1:-1]  # a word is the 3 x 3 pixels around an inner pixel
-    look = seen[-1].on(keys=wqkv.Axis(36, grid=(6, 6), source=inner))
+    inner = torch.arange(64).view(8, 8)[1:-1, 1:-1]  # a word is what is around an inner pixel
+    axis = wqkv.Axis(64, grid=(8, 8), source=picture[0], places=inner.flatten())
+    look = seen[-1].on(keys=axis)
     weights = look[0, :, 0].mean(dim=0)
     wqkv.overlay(weights, look.keys, title="the question of digits.py").savefig(own)
 

@@ -6,10 +6,12 @@ Where a processor runs without torchvision it makes the inputs.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 import torch
 import transformers
 from PIL import Image
@@ -52,6 +54,15 @@ VISION = {
     "patch_size": 7,
 }
 MROPE = {"rope_type": "default", "mrope_section": [1, 0, 1], "rope_theta": 10000.0}
+
+
+#: Families that are tested whenever anything is; the others take a second each.
+QUICK = ("llava", "qwen2_vl", "mistral3")
+
+
+def each(families: Iterable[str]) -> list[Any]:
+    """The families, as a test is parametrized with them."""
+    return [pytest.param(one, marks=() if one in QUICK else pytest.mark.slow) for one in families]
 
 
 class Case(NamedTuple):
@@ -183,14 +194,17 @@ def qwen2_vl(family: str = "qwen2_vl") -> Case:
     if family == "qwen2_5_vl":
         vision |= {"out_hidden_size": 24, "intermediate_size": 29, "window_size": 28}
         vision |= {"fullatt_block_indexes": [1]}
-    if family == "qwen3_vl":
+    if family in ("qwen3_vl", "qwen3_5"):
         vision |= {"out_hidden_size": 24, "intermediate_size": 29, "num_position_embeddings": 49}
-        vision |= {"deepstack_visual_indexes": [0]}
-    text = {"qwen2_vl": "qwen2_vl_text", "qwen2_5_vl": "qwen2_5_vl_text"}
-    rope = {"rope_parameters": MROPE}
+        vision |= {"deepstack_visual_indexes": [0]} if family == "qwen3_vl" else {}
+    text = {"model_type": f"{family}_text", **TEXT, "rope_parameters": MROPE}
+    if family == "qwen3_5":
+        text["layer_types"] = ["full_attention", "linear_attention"]
+        text["rope_parameters"] = {**MROPE, "partial_rotary_factor": 1.0}
+        text |= dict.fromkeys(("linear_num_key_heads", "linear_num_value_heads"), 2)
+        text |= dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim"), 4)
     config = AutoConfig.for_model(
-        family, vision_config=vision,
-        text_config={"model_type": text.get(family, "qwen3_vl_text"), **TEXT, **rope},
+        family, vision_config=vision, text_config=text,
         image_token_id=ID["<|image_pad|>"], video_token_id=ID["<|video_pad|>"],
         vision_start_token_id=5, vision_end_token_id=6,
     )  # fmt: skip
@@ -209,7 +223,7 @@ def llava_next(family: str = "llava_next") -> Case:
     from transformers.models.llava_onevision import image_processing_pil_llava_onevision as one
 
     pins = [[28, 56], [56, 28], [56, 56]]
-    if family == "llava_next":
+    if family != "llava_onevision":
         vision = {"model_type": "clip_vision_model", "image_size": 28, "projection_dim": 5}
         kind, strategy = next_.LlavaNextImageProcessorPil, "default"
         others = {"patch_size": 7, "num_additional_image_tokens": 1}
@@ -221,19 +235,32 @@ def llava_next(family: str = "llava_next") -> Case:
     model = of(
         family, vision={**vision, **VISION}, image_grid_pinpoints=pins,
         image_token_index=ID["<image>"], vision_feature_select_strategy=strategy,
-        **({} if family == "llava_next" else {"vision_aspect_ratio": "anyres_max_1"}),
+        **({} if family != "llava_onevision" else {"vision_aspect_ratio": "anyres_max_1"}),
     )  # fmt: skip
-    size = {"shortest_edge": 28} if family == "llava_next" else {"height": 28, "width": 28}
+    size = {"shortest_edge": 28} if family != "llava_onevision" else {"height": 28, "width": 28}
     pil = kind(
         size=size, crop_size={"height": 28, "width": 28}, image_grid_pinpoints=pins,
         do_center_crop=False,
     )  # fmt: skip
-    name = "LlavaNextProcessor" if family == "llava_next" else "LlavaOnevisionProcessor"
+    name = "LlavaNextProcessor" if family != "llava_onevision" else "LlavaOnevisionProcessor"
     processor = _unchecked(
         getattr(transformers, name), pil, tokenizer(), **others,
         vision_feature_select_strategy=strategy,
     )  # fmt: skip
     return Case(model, processed(processor, "<image>", (20, 50), (60, 33), (47, 53)), processor)
+
+
+def gemma3() -> Case:
+    from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+
+    model = at_one_size("gemma3", 9, "gemma3_text", vision=SIGLIP, mm_tokens_per_image=9).model
+    words = tokenizer(
+        boi_token="<|vision_start|>", eoi_token="<|vision_end|>", image_token="<image>"
+    )
+    pil = Gemma3ImageProcessorPil(size={"height": 42, "width": 42})
+    processor = _unchecked(transformers.Gemma3Processor, pil, words, image_seq_length=9)
+    given = processed(processor, "<|vision_start|>", (40, 50), (30, 60), (70, 31))
+    return Case(model, given, processor)
 
 
 # Inputs by hand, for processors that need torchvision
@@ -277,12 +304,14 @@ def at_one_size(
     return Case(model, {**by_hand(2, count, count, count), "pixel_values": images})
 
 
+CLIP = {"model_type": "clip_vision_model", "image_size": 35, "projection_dim": 5}
 SIGLIP = {"model_type": "siglip_vision_model", "image_size": 42, "vision_use_head": False}
 INTERN = {"model_type": "internvl_vision", "image_size": [42, 42], "patch_size": [7, 7]}
 
 
-def glm4v() -> Case:
+def glm(family: str = "glm4v") -> Case:
     """The patches of pictures of several sizes, cut by hand as Qwen2-VL's processor cuts them."""
+    text = {**TEXT, "rope_parameters": MROPE}
     vision = {
         "depth": 3,
         "num_heads": 3,
@@ -292,8 +321,10 @@ def glm4v() -> Case:
         "out_hidden_size": 24,
         "intermediate_size": 29,
     }
+    if family == "glm46v":
+        vision["model_type"], text["model_type"] = "glm4v_vision", "glm4v_text"
     config = AutoConfig.for_model(
-        "glm4v", vision_config=vision, text_config={**TEXT, "rope_parameters": MROPE},
+        family, vision_config=vision, text_config=text,
         image_token_id=ID["<|image_pad|>"], video_token_id=ID["<|video_pad|>"],
         image_start_token_id=5, image_end_token_id=6, video_start_token_id=8, video_end_token_id=9,
     )  # fmt: skip
@@ -362,6 +393,26 @@ def mllama() -> Case:
     return made
 
 
+def blip_2() -> Case:
+    """A text that is as long as the query tokens of its picture."""
+    vision = {key: size for key, size in VISION.items() if key != "num_hidden_layers"}
+    vision |= {"num_hidden_layers": 1, "image_size": 28}
+    asks = {**vision, "encoder_hidden_size": 12, "vocab_size": 31}
+    text = {
+        "model_type": "opt", "hidden_size": 24, "word_embed_proj_dim": 24, "ffn_dim": 29,
+        "num_hidden_layers": 1, "num_attention_heads": 6, "vocab_size": 61, "pad_token_id": 0,
+    }  # fmt: skip
+    config = AutoConfig.for_model(
+        "blip-2", vision_config=vision, qformer_config=asks, text_config=text,
+        num_query_tokens=5, image_token_index=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(config).eval()
+    ids = torch.full((1, 5), 2)
+    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return Case(model, {**given, "pixel_values": pixels(1, 3, 28, 28)})
+
+
 # Videos
 
 
@@ -409,7 +460,9 @@ CASES = {
     "qwen2_vl": qwen2_vl,
     "qwen2_5_vl": lambda: qwen2_vl("qwen2_5_vl"),
     "qwen3_vl": lambda: qwen2_vl("qwen3_vl"),
+    "qwen3_5": lambda: qwen2_vl("qwen3_5"),
     "llava_next": llava_next,
+    "llava_next_video": lambda: llava_next("llava_next_video"),
     "llava_onevision": lambda: llava_next("llava_onevision"),
     "mistral3": mistral3,
     "pixtral": lambda: mistral3("llava"),
@@ -429,7 +482,12 @@ CASES = {
     "paligemma": lambda: at_one_size(
         "paligemma", 36, "gemma", vision={**SIGLIP, "projection_dim": 24}, projection_dim=24
     ),
-    "gemma3": lambda: at_one_size("gemma3", 9, "gemma3_text", vision=SIGLIP, mm_tokens_per_image=9),
+    "gemma3": gemma3,
+    # with [CLS] before the patches, and without the first of them
+    "llava-full": lambda: at_one_size(
+        "llava", 26, vision=CLIP, vision_feature_select_strategy="full"
+    ),
+    "llava-without-first": lambda: at_one_size("llava", 35, vision=SIGLIP, vision_feature_layer=-1),
     "vipllava": lambda: at_one_size(
         "vipllava",
         16,
@@ -442,7 +500,9 @@ CASES = {
     "smolvlm": lambda: at_one_size(
         "smolvlm", 9, shape=(2, 2), vision={"image_size": 42}, scale_factor=2
     ),
-    "glm4v": glm4v,
+    "glm4v": glm,
+    "glm46v": lambda: glm("glm46v"),
+    "glm_ocr": lambda: glm("glm_ocr"),
     "llama4": llama4,
     "lfm2_vl": lfm2_vl,
 }

@@ -195,20 +195,23 @@ def test_the_arrow_keys_walk_the_cells(open_page):
 def test_the_map_has_its_row_and_what_is_received_on_the_picture(open_page, site: Site):
     page = open_page(f"{HERE}&step=0&view=map&other=3", fresh=True)
     view = site.view
-    row, received = page.locator(".twopictures .flow").all()
+    sections = page.locator(".twopictures section")
+    row, received = (sections.nth(at).locator(".flow") for at in (0, 1))
+    sections.nth(0).locator("h3 [aria-label='2,1']").wait_for()
     assert titles(row) == told(view.row(LAYER, HEAD, PATCH).weights)
     values = view.received(LAYER, HEAD).tolist()
     found = [float(title.rpartition(" ")[2]) for title in titles(received)]
     assert found == pytest.approx(values, rel=6e-3)
     page.locator("canvas.tile").focus()
     page.keyboard.press("ArrowDown")
+    sections.nth(0).locator("h3 [aria-label='2,2']").wait_for()
     assert titles(row) == told(view.row(LAYER, HEAD, PATCH + 1).weights)
     # the row is whole, though a part of the map is shown
     go(page, f"{HERE}&step=0&view=map&at=6,6,7&v={view_of(page)}")
-    row = page.locator(".twopictures section").first
-    row.locator("h3 [aria-label='2,1']").wait_for()
-    assert titles(row.locator(".flow")) == told(view.row(LAYER, HEAD, PATCH).weights)
+    sections.nth(0).locator("h3 [aria-label='2,1']").wait_for()
+    assert titles(row) == told(view.row(LAYER, HEAD, PATCH).weights)
     go(page, f"{HERE}&step=0&view=map&shows=contribution&v={view_of(page)}")
+    sections.nth(0).locator("h3", has_text="Contribution").wait_for()
     lengths = view.row(LAYER, HEAD, PATCH).effects.tolist()
     found = [
         float(title.rpartition(" ")[2]) for title in titles(page.locator(".twopictures .flow"))

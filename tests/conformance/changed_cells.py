@@ -112,7 +112,7 @@ def prove(row: Cutting) -> Proof:
                 if not isinstance(axes, list):
                     wrong.append(f"{name}: {axes} is no list of windows")
                     return Proof(len(before), tried, padded, wrong)
-                padded += sum(int((axis.places < 0).sum()) for axis in axes)
+                padded += int((places_of(axes) < 0).sum())
         for grid, size in sorted({_covered(one[1].keys) for one in before}):
             for number, cell in enumerate(_some_cells(grid)):
                 picture, other = number % 2, pixels.clone()
@@ -135,22 +135,36 @@ def prove(row: Cutting) -> Proof:
     return Proof(len(before), tried, padded, wrong)
 
 
-def _covered(axes: list[Axis]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The grid of an axis, and the size of the picture that it covers."""
-    assert axes[0].source is not None
-    return axes[0].grid, tuple(axes[0].source.shape[-2:])
+def _covered(axes: list[Any]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The grid of the axes, and the size of the picture that it covers."""
+    axis = next(axis for axis in _parts(axes[0]) if axis.grid is not None)
+    assert axis.source is not None
+    return axis.grid, tuple(axis.source.shape[-2:])
+
+
+def _parts(sample: Axis | tuple[Axis, ...]) -> tuple[Axis, ...]:
+    return sample if isinstance(sample, tuple) else (sample,)
+
+
+def places_of(axes: list[Any]) -> Tensor:
+    """The cell on which each position of each sample stands, -1 for none: (samples, length)."""
+    return torch.stack(
+        [
+            torch.cat(
+                [
+                    torch.full((len(axis),), -1) if axis.grid is None else axis.places
+                    for axis in _parts(one)
+                ]
+            )
+            for one in axes
+        ]
+    )
 
 
 def _some_cells(grid: tuple[int, int]) -> list[tuple[int, int]]:
-    """The first cell, the last one, and a few on borders of windows."""
+    """The first cell, the last one, and one between."""
     rows, columns = grid
-    return [
-        (0, 0),
-        (rows - 1, columns - 1),
-        (rows // 2, 1),
-        (rows - 2, columns // 2),
-        (1, columns - 1),
-    ]
+    return [(0, 0), (rows - 1, columns - 1), (rows // 2, (columns - 1) // 3)]
 
 
 def _moved(old: AttentionMap, new: AttentionMap, what: str) -> Tensor:
@@ -159,10 +173,10 @@ def _moved(old: AttentionMap, new: AttentionMap, what: str) -> Tensor:
     return (a - b).abs().amax(dim=(1, 3)) > 1e-6 * float(a.abs().max())
 
 
-def standing(axes: list[Axis], picture: int, cell: tuple[int, int]) -> Tensor:
+def standing(axes: list[Any], picture: int, cell: tuple[int, int]) -> Tensor:
     """Which positions of which samples stand on a cell of a picture of two."""
-    number = axes[0].cell(*cell)
-    found = torch.stack([axis.places == number for axis in axes])
+    (_, columns), _ = _covered(axes)
+    found = places_of(axes) == cell[0] * columns + cell[1]
     found[(1 - picture) * len(axes) // 2 :][: len(axes) // 2] = False
     return found
 

@@ -164,10 +164,11 @@ def _compare_sample(parts: Parts, others: Parts, moved: Tensor, near: int) -> st
             for place in at.tolist()
         }
         held = axis.cells(own.float())
+        own_cells = {cell for cell in cells if not held[cell].isnan()}  # a window has few of them
         seen = {tuple(place) for place in (held == 1).nonzero().tolist()}
-        if seen != cells and not near:
+        if seen != own_cells and not near:
             return f"{sorted(seen)} changed, and the picture at {sorted(cells)}"
-        if cells and not seen & cells and not any(held[place].isnan() for place in cells):
+        if cells == own_cells and cells and not seen & cells:
             return f"{sorted(seen)} changed, and none of {sorted(cells)}"
         for place in seen:
             if not cells or min(_far(place, cell) for cell in cells) > near:

@@ -345,6 +345,26 @@ ROWS = [
         (64, 96),
         "timm",
     ),
+    *(
+        Cutting(
+            f"RF-DETR, {size[0]} x {size[1]}",
+            _inner(
+                "rf_detr",
+                "RfDetrDinov2Backbone",
+                "RfDetrDinov2Config",
+                hidden_size=12,
+                num_hidden_layers=3,
+                num_attention_heads=2,
+                image_size=64,
+                patch_size=8,
+                num_windows=2,
+                window_block_indexes=[0, 2],
+                out_indices=[3],
+            ),
+            size,
+        )
+        for size in ((64, 64), (64, 96))
+    ),
     Cutting("timm TinyViT", _timm("tiny_vit_5m_224", depths=(1, 1, 1, 1)), (96, 128), "timm"),
     Cutting(
         "timm Swin, another size",

@@ -8,6 +8,7 @@ independent.py and own_blocks.py.
 
 from __future__ import annotations
 
+import runpy
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -479,3 +480,10 @@ ROWS = [
     row._replace(build=_sharp(row.build))
     for row in (*TORCH, *OWN, *VISION, *OTHERS, *DIFFUSERS, GPT2)
 ]
+
+
+# Runs a script: python -m tests.conformance.foreign examples/diffusion.py
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(sys.argv[1]).parent))
+    with libraries():
+        runpy.run_path(sys.argv[1], run_name="__main__")

@@ -106,12 +106,9 @@ def rotary(name: str, *args: Any, **rest: Any) -> Any:
     return getattr(import_module("diffusers.models.embeddings"), name)(*args, **rest)
 
 
-def flux(*pictures: float) -> Callable[[], dict[str, Any]]:
-    return times(img_ids=places(*pictures), txt_ids=torch.zeros(TEXT, 3), **POOLED)
-
-
 SMALL = {"num_attention_heads": 2, "attention_head_dim": 8, "in_channels": 4, "num_layers": 2}
 MASK = torch.ones(BATCH, TEXT, dtype=torch.long)
+PAIRS = torch.ones(BATCH, 2)
 POOLED = {"pooled_projections": vectors(BATCH, D_POOLED, seed=5)}
 UNET = {
     "sample_size": 16, "layers_per_block": 1, "block_out_channels": (32, 64), "norm_num_groups": 8,
@@ -120,14 +117,21 @@ SD3 = SMALL | {
     "sample_size": 16, "patch_size": 2, "joint_attention_dim": D_TEXT, "out_channels": 4,
     "caption_projection_dim": 16, "pooled_projection_dim": D_POOLED, "dual_attention_layers": (0,),
 }  # fmt: skip
-FLUX = {
+NO_POOL = {
     "patch_size": 1, "in_channels": 4, "num_layers": 1, "num_single_layers": 1,
     "attention_head_dim": 16, "num_attention_heads": 2, "joint_attention_dim": D_TEXT,
-    "pooled_projection_dim": D_POOLED, "axes_dims_rope": (4, 4, 8),
+    "axes_dims_rope": (4, 4, 8),
 }  # fmt: skip
+FLUX = NO_POOL | {"pooled_projection_dim": D_POOLED}
+ONE_STREAM = ("single_transformer_blocks.0.proj_out",)
+IDS = {"img_ids": places(0), "txt_ids": torch.zeros(TEXT, 3)}
 COGVIDEO = SMALL | {
     "out_channels": 4, "time_embed_dim": 2, "text_embed_dim": D_TEXT, "sample_width": 14,
     "sample_height": 10, "sample_frames": 5, "patch_size": 2, "max_text_seq_length": TEXT,
+}  # fmt: skip
+WAN = SMALL | {
+    "patch_size": (1, 2, 2), "attention_head_dim": 12, "out_channels": 4, "text_dim": D_TEXT,
+    "freq_dim": 16, "ffn_dim": 32, "rope_max_seq_len": 32,
 }  # fmt: skip
 VIDEO = (FRAMES, ROWS, COLUMNS)
 
@@ -164,29 +168,28 @@ CASES = [
         patch=1, channels=3, named="sample", texts=(),
     ),
     Case("SD3Transformer2DModel", SD3, rest=times(**POOLED)),
-    Case(
-        "FluxTransformer2DModel", FLUX, "nc", flux(0), ("single_transformer_blocks.0.proj_out",)
-    ),
+    Case("FluxTransformer2DModel", FLUX, "nc", times(**IDS, **POOLED), ONE_STREAM),
     Case(
         "ChromaTransformer2DModel",
-        {name: FLUX[name] for name in FLUX if name != "pooled_projection_dim"} | {
+        NO_POOL | {
             "approximator_num_channels": 8, "approximator_hidden_dim": 16, "approximator_layers": 1,
         },
-        "nc",
-        times(img_ids=places(0), txt_ids=torch.zeros(TEXT, 3)),
-        ("single_transformer_blocks.0.proj_out",),
+        "nc", times(**IDS), ONE_STREAM,
     ),
     Case(
         "Flux2Transformer2DModel",
-        {name: FLUX[name] for name in FLUX if name != "pooled_projection_dim"} | {
-            "timestep_guidance_channels": 16, "axes_dims_rope": (4, 4, 4, 4),
-        },
+        NO_POOL | {"timestep_guidance_channels": 16, "axes_dims_rope": (4, 4, 4, 4)},
         "nc",
         times(
             img_ids=F.pad(places(0), (0, 1)), txt_ids=torch.zeros(TEXT, 4),
             guidance=torch.ones(BATCH),
         ),
         ("single_transformer_blocks.0.attn.to_out",),
+    ),
+    Case("BriaTransformer2DModel", FLUX, "nc", times(**IDS), ONE_STREAM),
+    Case("LongCatImageTransformer2DModel", FLUX, "nc", times(**IDS), ONE_STREAM),
+    Case(
+        "OvisImageTransformer2DModel", NO_POOL | {"out_channels": 4}, "nc", times(**IDS), ONE_STREAM
     ),
     Case(
         "QwenImageTransformer2DModel",
@@ -214,10 +217,7 @@ CASES = [
             "patch_size": 2, "out_channels": 4, "text_embed_dim": D_TEXT, "time_embed_dim": 8,
             "condition_dim": 4, "sample_size": 16, "rope_axes_dim": (16, 16),
         },
-        rest=times(
-            original_size=torch.ones(BATCH, 2), target_size=torch.ones(BATCH, 2),
-            crop_coords=torch.zeros(BATCH, 2),
-        ),
+        rest=times(**dict.fromkeys(("original_size", "target_size", "crop_coords"), PAIRS)),
     ),
     Case(
         "CogView3PlusTransformer2DModel",
@@ -225,10 +225,7 @@ CASES = [
             "patch_size": 2, "out_channels": 4, "text_embed_dim": D_TEXT, "time_embed_dim": 8,
             "condition_dim": 4, "sample_size": 16, "pos_embed_max_size": 16,
         },
-        rest=times(
-            original_size=torch.ones(BATCH, 2), target_size=torch.ones(BATCH, 2),
-            crop_coords=torch.zeros(BATCH, 2),
-        ),
+        rest=times(**dict.fromkeys(("original_size", "target_size", "crop_coords"), PAIRS)),
     ),
     Case(
         "PixArtTransformer2DModel",
@@ -295,19 +292,11 @@ CASES = [
         COGVIDEO | {"patch_size_t": 2, "use_rotary_positional_embeddings": True},
         "fchw", times(), grid=VIDEO, long=2, note="two frames a patch",
     ),
-    Case(
-        "WanTransformer3DModel",
-        SMALL | {
-            "patch_size": (1, 2, 2), "attention_head_dim": 12, "out_channels": 4,
-            "text_dim": D_TEXT, "freq_dim": 16, "ffn_dim": 32, "rope_max_seq_len": 32,
-        },
-        "cfhw", times(), grid=VIDEO,
-    ),
+    Case("WanTransformer3DModel", WAN, "cfhw", times(), grid=VIDEO),
+    Case("SkyReelsV2Transformer3DModel", WAN, "cfhw", times(), grid=VIDEO),
     Case(
         "LTXVideoTransformer3DModel",
-        SMALL | {
-            "out_channels": 4, "cross_attention_dim": 16, "caption_channels": D_TEXT,
-        },
+        SMALL | {"out_channels": 4, "cross_attention_dim": 16, "caption_channels": D_TEXT},
         "nc",
         times(encoder_attention_mask=MASK, num_frames=FRAMES, height=ROWS, width=COLUMNS),
         grid=VIDEO,
@@ -321,6 +310,6 @@ CASES = [
             "pooled_projection_dim": D_POOLED, "rope_axes_dim": (2, 4, 4), "mlp_ratio": 2.0,
         },
         "cfhw", times(encoder_attention_mask=MASK, **POOLED),
-        ("single_transformer_blocks.0.proj_out", "context_embedder.time_text_embed"), grid=VIDEO,
+        (*ONE_STREAM, "context_embedder.time_text_embed"), grid=VIDEO,
     ),
 ]  # fmt: skip

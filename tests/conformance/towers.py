@@ -133,15 +133,19 @@ def _captions() -> Built:
     return model, pixels(2, 3, 32, 32), lambda m, x: m(decoder_input_ids=tokens, pixel_values=x)
 
 
-def _detr(name: str) -> Callable[[], Built]:
-    """DETR with as many learned queries as its feature map has cells, 3 x 5."""
+def _detr(name: str, queries: int) -> Callable[[], Built]:
+    """DETR on a feature map of 3 x 5 cells."""
 
     def build() -> Built:
         backbone = transformers.ResNetConfig(
             embedding_size=16, hidden_sizes=[16, 16, 24, 32], depths=[1, 1, 1, 1],
             layer_type="basic", out_features=["stage4"],
         )  # fmt: skip
-        given: dict[str, Any] = {"backbone_config": backbone, "backbone": None, "num_queries": 15}
+        given: dict[str, Any] = {
+            "backbone_config": backbone,
+            "backbone": None,
+            "num_queries": queries,
+        }
         given |= {"use_timm_backbone": False, "use_pretrained_backbone": False}
         made = config(getattr(transformers, f"{name}Config"), **given)
         return model_of(f"{name}Model", made), pixels(2, 3, 96, 160), lambda m, x: m(x)
@@ -149,7 +153,24 @@ def _detr(name: str) -> Callable[[], Built]:
     return build
 
 
+def _siglip2() -> Built:
+    """Two pictures of 3 x 5 and 3 x 4 patches, which a processor has cut."""
+    model = model_of("Siglip2VisionModel", config(transformers.Siglip2VisionConfig, num_patches=16))
+    shapes, mask = torch.tensor([[3, 5], [3, 4]]), torch.ones(2, 15, dtype=torch.long)
+    mask[1, 12:] = 0
+
+    def call(m: nn.Module, x: Tensor) -> object:
+        cut = x.unflatten(3, (5, 8)).unflatten(2, (3, 8)).permute(0, 2, 4, 3, 5, 1)
+        listed = cut.reshape(2, 15, 192)
+        narrow = cut[1, :, :4].reshape(12, 192)
+        listed[1] = torch.cat((narrow, torch.zeros(3, 192)))
+        return m(pixel_values=listed, pixel_attention_mask=mask, spatial_shapes=shapes)
+
+    return model, pixels(2, 3, 24, 40), call
+
+
 TRANSFORMERS = [
+    Tower("Siglip2VisionModel", _siglip2, unknown=1, why=PROBE),
     *(tower(name, 24, 40) for name in OBLONG),
     *(tower(name, 32) for name in SQUARE),
     tower("InternVLVisionModel", 32, patch_size=[8, 8]),
@@ -177,8 +198,10 @@ TRANSFORMERS = [
     *(_pair(name, text) for name in ("CLIP", "Siglip") for text in (16, 17)),
     Tower("VisionEncoderDecoderModel", _captions),
     *(
-        Tower(name, _detr(name), 32, unknown=6, why="learned queries")
-        for name in ("Detr", "TableTransformer")
+        Tower(
+            f"{name}, {queries} queries", _detr(name, queries), 32, unknown=6, why="learned queries"
+        )
+        for name, queries in (("Detr", 7), ("Detr", 15), ("TableTransformer", 7))
     ),
 ]
 
@@ -189,7 +212,6 @@ UNNAMED = [
         name="ViTMAEModel, all patches", why="patches are put into a random order"
     ),
     tower("RadioModel", 32)._replace(why="a matrix, and no convolution, cuts the picture"),
-    tower("MobileViTModel", 64)._replace(why="pixels that stand alike in their patches read them"),
 ]
 
 

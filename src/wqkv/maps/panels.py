@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 #: The colors of lines on a plain ground and of notes.
 LINES, PALE = "#ffffff", "#666666"
 #: How dark a gray picture is at its darkest, and a plain ground: so the ink on it can be seen.
-DARKEST, PLAIN = 0.5, 0.92
+DARKEST, PLAIN = 0.6, 0.92
 #: How much of a picture the ink of a full number covers, and how much is left of a picture where
 #: there is no key.
 COVERS, FADED = 0.9, 0.25

@@ -7,7 +7,9 @@ that a row of the map has, and one fixed scale fits maps of any length.
 
 from __future__ import annotations
 
+import base64
 import math
+import zlib
 from collections.abc import Sequence
 from functools import cache
 from html import escape
@@ -33,10 +35,12 @@ if TYPE_CHECKING:
 #: many weights are read for all pictures.
 PICTURES, SIDE, LOOKED = 8, 64, 2**24
 #: Up to so many cells of all pictures together, each tells its query, key and number; of more,
-#: each row tells its query and its STRONGEST keys. So one HTML text stays below a megabyte.
+#: each row tells its query and its STRONGEST keys. So one HTML text stays below 1.25 MiB.
 CELLS, STRONGEST = 4096, 3
 #: The size of a picture, its letters and the least distance of its ticks, in pixels.
 PIXELS, LETTER, TICK = 288, 10, 11
+#: The color of letters, which are seen on a light and on a dark ground.
+GRAY = "#777777"
 #: How many ticks a side of a matplotlib picture has at most, and letters a tick.
 TICKS, LETTERS = 32, 12
 
@@ -158,7 +162,11 @@ def html(title: str, pictures: Sequence[Picture], note: str = "", scale: Scale =
 
 
 def _figure_html(one: Picture, scale: Scale, each: bool) -> str:
-    """One picture as SVG, with a title (which a browser shows on hover) for each cell or row."""
+    """One picture, with an area for each cell or row, whose title a browser shows on hover.
+
+    It is an image, and the areas have no text of their own: a notebook that is not trusted drops
+    SVG that stands in the page and leaves the text that was in it.
+    """
     rows, columns = one.numbers.shape
     high, wide = (max(4.0, min(20.0, PIXELS / max(1, n))) for n in (rows, columns))
     lefts, belows = (
@@ -166,7 +174,8 @@ def _figure_html(one: Picture, scale: Scale, each: bool) -> str:
         for side, n, size in ((one.queries, rows, high), (one.keys, columns, wide))
     )
     left, below = (
-        4 + max((points(t, LETTER) for _, t in ticks), default=0) for ticks in (lefts, belows)
+        math.ceil(4 + max((points(text, LETTER) for _, text in ticks), default=0))
+        for ticks in (lefts, belows)
     )
     width, height = columns * wide, rows * high
     across, down = (
@@ -181,41 +190,68 @@ def _figure_html(one: Picture, scale: Scale, each: bool) -> str:
         f"{escape(text)}</text>"
         for at, text in belows
     )
-    return (
-        '<figure style="display:inline-block;margin:4px;vertical-align:top">'
-        f"<figcaption>{escape(one.name)}, up to {_largest(one.numbers):.3g}</figcaption>"
-        f'<svg width="{width + left + 2:g}" height="{height + below + 2:g}"'
-        f' viewBox="{-left:g} -1 {width + left + 2:g} {height + below + 2:g}" role="img"'
-        f' aria-label="{escape(one.name)}">'
+    drawn = (
         f'<image width="{width:g}" height="{height:g}" preserveAspectRatio="none"'
         f' style="image-rendering:pixelated" href="{scale.image(one.numbers)}"/>'
         f'<path d="{across}{down}" stroke="{MARK}" stroke-width=".7"/>'
-        f'<g fill="currentColor" font-family="sans-serif" font-size="{LETTER}"'
-        f' text-anchor="end">{texts}</g>'
-        f'<g fill="none" pointer-events="fill" transform="scale({wide:g},{high:g})">'
-        f"{_titles(one, each)}</g></svg></figure>"
+        f'<g text-anchor="end">{texts}</g>'
+    )
+    areas = _areas(one, each, left, wide, high)
+    # pictures of the same areas may share a name, which the whole page has in common
+    name = f"wqkv{zlib.crc32(areas.encode()):08x}"
+    return (
+        '<figure style="display:inline-block;margin:4px;vertical-align:top">'
+        f"<figcaption>{escape(one.name)}, up to {_largest(one.numbers):.3g}</figcaption>"
+        f"{_image(one.name, drawn, (-left, -1, width + left + 2, height + below + 2), name)}"
+        f'<map name="{name}">{areas}</map></figure>'
     )
 
 
-def _titles(one: Picture, each: bool) -> str:
-    """Invisible shapes over the cells, or over the rows, that say what is there."""
+def _image(name: str, drawn: str, box: tuple[float, float, float, float], areas: str = "") -> str:
+    """A drawing in SVG as an image.
+
+    Args:
+        box: left, top, width and height of what is seen of it, in pixels.
+        areas: the name of the map of its areas.
+    """
+    *_, width, height = box
+    svg = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height:g}"'
+        f' viewBox="{" ".join(f"{x:g}" for x in box)}" fill="{GRAY}" font-family="sans-serif"'
+        f' font-size="{LETTER}">{drawn}</svg>'
+    )
+    coded = base64.b64encode(svg.encode()).decode()
+    using = f' usemap="#{areas}"' if areas else ""
+    return (
+        f'<img alt="{escape(name)}" width="{width:g}" height="{height:g}"{using}'
+        f' src="data:image/svg+xml;base64,{coded}">'
+    )
+
+
+def _areas(one: Picture, each: bool, left: int, wide: float, high: float) -> str:
+    """The cells, or the rows, as areas of an image, which say what is there."""
     queries, keys = one.queries.names(), one.keys.names()
     say = number if bool((one.numbers < 0).any()) else weight
+
+    def area(i: int, j: int, until: int, said: str) -> str:
+        edges = (left + j * wide, 1 + i * high, left + until * wide, 1 + (i + 1) * high)
+        at = ",".join(f"{edge:.0f}" for edge in edges)
+        return f'<area shape=rect coords={at} title="{escape(said)}">'
+
     if each:
         return "".join(
-            f"<path d=M{j},{i}h1v1h-1><title>{escape(f'{query} → {key}: {say(cell)}')}</title>"
-            "</path>"
+            area(i, j, j + 1, f"{query} → {key}: {say(cell)}")
             for i, (query, row) in enumerate(zip(queries, one.numbers.tolist(), strict=True))
             for j, (key, cell) in enumerate(zip(keys, row, strict=True))
         )
     found = one.numbers.nan_to_num(0).abs().topk(min(STRONGEST, len(keys)), dim=1).indices
+    best = [
+        ", ".join(f"{keys[j]}: {say(float(row[j]))}" for j in at)
+        for row, at in zip(one.numbers, found.tolist(), strict=True)
+    ]
     return "".join(
-        f"<path d=M0,{i}h{len(keys)}v1H0><title>"
-        + escape(f"{query} → " + ", ".join(f"{keys[j]}: {say(float(row[j]))}" for j in best))
-        + "</title></path>"
-        for i, (query, row, best) in enumerate(
-            zip(queries, one.numbers, found.tolist(), strict=True)
-        )
+        area(i, 0, len(keys), f"{query} → {said}")
+        for i, (query, said) in enumerate(zip(queries, best, strict=True))
     )
 
 
@@ -230,15 +266,12 @@ def _legend_html(scale: Scale) -> str:
         f'<text x="{level * width:.4g}" y="24">{escape(name)}</text>'
         for level, name in scale.marks()
     )
-    # one name for all legends of these colors, which are the same in every output of a notebook
-    name = f"wqkv-{bytes(part for color in scale.stops for part in color).hex()}"
-    return (
-        f'<div><svg width="{width + 80}" height="28" viewBox="-40 0 {width + 80} 28" role="img"'
-        f' aria-label="legend"><linearGradient id="{name}">{stops}</linearGradient>'
-        f'<rect width="{width}" height="12" fill="url(#{name})"/>'
-        f'<g fill="currentColor" font-family="sans-serif" font-size="{LETTER}"'
-        f' text-anchor="middle">{marks}</g></svg></div>'
+    drawn = (
+        f'<linearGradient id="colors">{stops}</linearGradient>'
+        f'<rect width="{width}" height="12" fill="url(#colors)"/>'
+        f'<g text-anchor="middle">{marks}</g>'
     )
+    return f"<div>{_image('legend', drawn, (-40, 0, width + 80, 28))}</div>"
 
 
 # Figures

@@ -37,6 +37,9 @@ def token_times(
     where the next one begins. A token's row is that of the query that wrote it, the one before it.
     What has several tokens begins with the first and ends with the last of them.
 
+    The times are those of openai-whisper. `return_token_timestamps` of transformers 5.23 leaves out
+    the query that writes the first token, so that each token has the time of the next one.
+
     Args:
         maps: the maps of cross-attention, one per layer of the decoder. Their keys are one Axis
             with `seconds`.
@@ -55,9 +58,9 @@ def token_times(
 
     >>> import torch
     >>> from wqkv import AttentionMap, Axis
-    >>> q = 9 * torch.eye(3).repeat_interleave(torch.tensor([1, 1, 1]), dim=0)
-    >>> k = torch.eye(3).repeat_interleave(torch.tensor([10, 20, 20]), dim=0)
-    >>> looks = AttentionMap(q[None, None], k[None, None]).on(keys=Axis(50, seconds=0.02))
+    >>> q = torch.eye(3)[None, None]
+    >>> k = 9 * q.repeat_interleave(torch.tensor([10, 20, 20]), dim=2)
+    >>> looks = AttentionMap(q, k).on(keys=Axis(50, seconds=0.02))
     >>> token_times([looks], [(0, 0)], range(1, 4))
     tensor([[0.0000, 0.2000],
             [0.2000, 0.6000],

@@ -34,8 +34,8 @@ from wqkv.record.follow import (
     go_on,
     repeat,
 )
+from wqkv.record.inputs.before import Ran
 from wqkv.record.inputs.moment import (
-    Convolved,
     Moment,
     Running,
     is_convolution,
@@ -104,14 +104,16 @@ class Listener:
         self._steps: dict[Sizes, TextStep | None] = {}
         self._recorded: list[LayerRuns] = []
         self._given: set[int] = set()  # the ids of the tensors that the model was given
-        self._convolved: list[Convolved] = []
+        self._ran = Ran()
         self._moments = 0  # at which an attention ran, in all forwards
         # Runs whose proofs are not made yet. Beside each stands what was heard at its operators,
         # which is read instead if the proof fails.
         self._unproved: list[tuple[Run, Waiting | None]] = []
         self.faults = Faults()
         # what is heard at operators, and how much of it each call of a module has had
-        self._mode = Listening(watched.model, self._heard, self.faults, self._place)
+        self._mode = Listening(
+            watched.model, self._heard, self.faults, self._place, self._ran.operator
+        )
         self._door, self._own = OperatorDoor(self.faults), OwnDoor()
         self._counts: Counter[tuple[nn.Module, int]] = Counter()
         self._asked: list[list[Heard]] = []  # attention functions that run now, and what they ran
@@ -135,8 +137,9 @@ class Listener:
             self._visits.clear()
             self._counts.clear()
             self._learns = torch.is_grad_enabled()
-            self._given = {id(x) for x in tensors_within((call.args, call.kwargs))}
-            self._convolved.clear()
+            given = list(tensors_within((call.args, call.kwargs)))
+            self._given = {id(x) for x in given}
+            self._ran.begin(given)
         self._stack.append(_Frame(call, call.finds_stored_keys(), self._visits[module], untold, []))
         self._visits[module] += 1
         self._calls[module] = 0
@@ -175,8 +178,7 @@ class Listener:
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         if is_convolution(module) and isinstance(output, Tensor) and args:
-            shapes = tuple(args[0].shape), tuple(output.shape)
-            self._convolved.append(Convolved(module, self.watched.names[module], *shapes))
+            self._ran.convolution(module, self.watched.names[module], args[0], output)
         if self.path is not None:
             self.path.leave(module, args, output)
         frame = None
@@ -347,8 +349,8 @@ class Listener:
                 frame.inputs.append(running(call.module, name, call.given(), self._given))
         self._moments += 1
         modules = tuple(frame.inputs[0] for frame in self._stack)
-        convolved = tuple(self._convolved)
-        return Moment(self._moments, modules, convolved, self.layers, self.watched.processor)
+        ran, processor = self._ran, self.watched.processor
+        return Moment(self._moments, modules, ran.convolved(), self.layers, processor, ran.others())
 
     # One call
 

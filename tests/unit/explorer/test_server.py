@@ -1465,10 +1465,10 @@ def test_serve(llama, monkeypatch):
     addresses, hosts = [], []
     made = server.app
 
-    def app(api, secret, allowed, given, target, window, pair, picture):
+    def app(api, secret, allowed, given, target, window, *rest):
         hosts.extend(allowed)
         assert (api.opening.splitlines()[1], given) == ("model = wqkv.open_model('a/b')", WORDS)
-        assert (target, window, pair, picture) == (None, 0, None, None)
+        assert (target, window, rest) == (None, 0, (None, None))
         return made(api, secret, allowed)  # without a text, which nobody would wait for
 
     monkeypatch.setattr(server, "app", app)

@@ -70,6 +70,20 @@ def test_the_sound_ends_before_the_padding():
     assert torch.equal(token_times([padded], [(0, 0)], range(1, 8)), ended)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_what_stands_behind_the_end_has_no_part(seed):
+    """The weights on the sound alone are the softmax of its own scores."""
+    generator = torch.Generator().manual_seed(seed)
+    query, key = (3 * torch.randn(1, HEADS, n, 8, generator=generator) for n in (QUERIES, LENGTH))
+    whole, cut = (
+        AttentionMap(query, some).on(keys=Axis(some.shape[2], seconds=SECONDS))
+        for some in (key, key[:, :, :39])
+    )
+    heads, tokens = [(0, 0), (0, 2)], range(2, 8)
+    ended = token_times([whole], heads, tokens, until=0.79)
+    assert torch.equal(ended, token_times([cut], heads, tokens))
+
+
 def test_each_sample_has_its_sound():
     axes = [Axis(LENGTH, seconds=SECONDS), Axis(LENGTH, seconds=2 * SECONDS)]
     looks = speaking(2, axes)

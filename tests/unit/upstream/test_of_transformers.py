@@ -1,5 +1,7 @@
 """Every internal name of transformers that wqkv uses exists, and does what wqkv expects."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import transformers
@@ -132,3 +134,14 @@ def test_quiet(capsys):
         raise InterruptedError
     assert (log.get_verbosity(), log.is_progress_bar_enabled()) == before
     assert "a remark" not in capsys.readouterr().err
+
+
+def test_anyres_cells():
+    vision = SimpleNamespace(image_size=28, patch_size=7)
+    pins = [[28, 56], [56, 28], [56, 56]]
+    config = SimpleNamespace(vision_config=vision, image_grid_pinpoints=pins)
+    tiles, cells = of_transformers.anyres_cells(config, [20, 50])
+    assert tiles == (1, 2) and cells.tolist() == torch.arange(32).view(4, 8).tolist()
+    tiles, cells = of_transformers.anyres_cells(config, [60, 33])
+    assert tiles == (2, 2) and cells.shape == (8, 4)  # two columns on each side are padding
+    assert cells[1].tolist() == [10, 11, 12, 13]

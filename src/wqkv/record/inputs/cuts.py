@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ class Cut(NamedTuple):
     All sizes are those of (rows, columns) or (frames, rows, columns).
     """
 
-    name: str  # of the module that did it, in the watched model
+    module: nn.Module  # that did it
     given: tuple[int, ...]  # (batch, channels, *sizes)
     made: tuple[int, ...]  # (batch, channels, *sizes)
     step: tuple[int, ...]  # from one cell to the next
@@ -43,9 +43,13 @@ class Region(NamedTuple):
 
 def cuts_of(convolved: Sequence[Convolved]) -> list[Cut]:
     """The cuts that convolutions have made, in their order; of each module the last one."""
-    last = {one.name: one for one in convolved if isinstance(one.module, nn.Conv2d | nn.Conv3d)}
+    last = {one.module: one for one in convolved}
     return [
-        _cut_of(one) for one in convolved if last.get(one.name) is one and 0 not in one.made[2:]
+        _cut_of(one)
+        for one in convolved
+        if isinstance(one.module, nn.Conv2d | nn.Conv3d)
+        and last[one.module] is one
+        and all(one.made)
     ]
 
 
@@ -59,7 +63,7 @@ def _cut_of(one: Convolved) -> Cut:
     else:
         before = [0] * len(step) if isinstance(module.padding, str) else module.padding
     begin = tuple((k - s) / 2 - p for k, s, p in zip(wide, step, before, strict=True))
-    return Cut(one.name, one.given, one.made, step, begin)
+    return Cut(one.module, one.given, one.made, step, begin)
 
 
 #: einops' pattern of patches that stand row by row, as vit-pytorch writes it.
@@ -70,10 +74,10 @@ _PATCHES = re.compile(
 
 def rearranged(tower: Running) -> Cut | None:
     """The cut that a layer of einops makes of the pictures that a tower is given."""
-    for name, module in tower.module.named_modules():
-        found = (
-            _PATCHES.fullmatch(getattr(module, "pattern", "")) if _is_rearrange(module) else None
-        )
+    for module in tower.module.modules():
+        if not is_kind(module, "Rearrange"):
+            continue
+        found = _PATCHES.fullmatch(getattr(module, "pattern", ""))
         if found is None:
             continue
         lengths: dict[str, int] = getattr(module, "axes_lengths", {})
@@ -94,13 +98,8 @@ def rearranged(tower: Running) -> Cut | None:
             return None
         cells = tuple(size // by for size, by in zip(shape[2:], step, strict=True))
         made = (shape[0], shape[1] * math.prod(step), *cells)
-        whole = f"{tower.name}.{name}" if tower.name else name
-        return Cut(whole, shape, made, step, (0.0,) * len(step))
+        return Cut(module, shape, made, step, (0.0,) * len(step))
     return None
-
-
-def _is_rearrange(module: nn.Module) -> bool:
-    return is_kind(module, "Rearrange")
 
 
 def sources(cut: Cut, cuts: Sequence[Cut], given: Sequence[Running]) -> list[Tensor | None]:
@@ -115,24 +114,20 @@ def sources(cut: Cut, cuts: Sequence[Cut], given: Sequence[Running]) -> list[Ten
         given: the modules that run, with the tensors that the watched model was given.
     """
     before = list(cuts[: cuts.index(cut) + 1]) if cut in cuts else [cut]
-    for pixels in _pixels(given):
-        for first in before:
-            pictures = _pictures(pixels, first)
-            if pictures is None or first.batch != cut.batch:
-                continue
-            sizes = first.given[2:]
-            regions = _followed(cut, before, first) or _halved(cut, sizes)
+    for one in reversed(given):
+        found = [
+            (pictures, first)
+            for pixels in one.tensors(floating=True).values()
+            for first in before
+            if first.batch == cut.batch and (pictures := _pictures(pixels, first)) is not None
+        ]
+        if len({pictures.data_ptr() for pictures, _ in found}) > 1:
+            break  # of several pictures nobody tells which was cut
+        for pictures, first in found:
+            regions = _followed(cut, before, first) or _halved(cut, first.given[2:])
             if regions is not None:
                 return list(_covered(pictures, regions, cut.cells))
     return [None] * cut.batch
-
-
-def _pixels(given: Sequence[Running]) -> Iterator[Tensor]:
-    """Pictures and videos that the running modules were given, the innermost module's first."""
-    for one in reversed(given):
-        for x in one.tensors(floating=True).values():
-            if x.ndim >= 4:
-                yield x
 
 
 def _pictures(pixels: Tensor, first: Cut) -> Tensor | None:
@@ -140,14 +135,15 @@ def _pictures(pixels: Tensor, first: Cut) -> Tensor | None:
     batch, channels, *sizes = first.given
     if channels not in (1, 3):
         return None
-    if len(sizes) == 3 and pixels.ndim == 5:
-        if pixels.shape[1] == channels != pixels.shape[2]:
+    if len(sizes) == 3 and pixels.ndim == 5 and sizes[0] != channels:
+        if pixels.shape[1] == channels:
             pixels = pixels.transpose(1, 2)
         fits = tuple(pixels.shape[:3]) == (batch, sizes[0], channels)
-    else:
-        fits = len(sizes) == 2 and pixels.shape[-3] == channels
-        fits = fits and math.prod(pixels.shape[:-3]) == batch
+    elif len(sizes) == 2 and pixels.ndim >= 4:
+        fits = pixels.shape[-3] == channels and math.prod(pixels.shape[:-3]) == batch
         pixels = pixels.reshape(-1, *pixels.shape[-3:])
+    else:
+        return None  # or a video of as many frames as channels: which axis is which?
     if not fits:
         return None
     # a model may add pixels on the right and below, up to whole cells
@@ -182,7 +178,7 @@ def _halved(cut: Cut, sizes: Sequence[int]) -> list[Region] | None:
 def _covered(pictures: Tensor, regions: Sequence[Region], cells: Sequence[int]) -> Tensor:
     """The pixels that cells cover, and of each cell's frames the first."""
     if len(regions) == 3:
-        begin, step = (round(x) for x in regions[0])
+        begin, step = (max(0, round(x)) for x in regions[0])
         pictures = pictures[:, begin::step][:, : cells[0]]
     more: list[int] = []
     for size, region, count in zip(pictures.shape[-2:], regions[-2:], cells[-2:], strict=True):

@@ -154,9 +154,10 @@ def _earlier(moment: Moment, batch: int, key_len: int) -> Sequence[Parts] | None
 
 
 def _in_order(axis: Axis) -> bool:
-    """Whether positions stand cell by cell. Windows are put back before others read them."""
-    places = axis.places
-    return places is None or places.tolist() == list(range(axis.count))
+    """Whether each position is padding or stands on the cell of its number, unlike in windows."""
+    if axis.places is None:
+        return True
+    return all(place in (at, -1) for at, place in enumerate(axis.places.tolist()))
 
 
 def _number(run: HasAxes) -> int:

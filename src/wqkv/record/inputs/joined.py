@@ -41,10 +41,12 @@ def read_joined(moment: Moment, sizes: CallSizes) -> Axes | None:
         return None
     model, ids = found
 
+    def text(some: Tensor) -> Axis:
+        return Axis(labels_of(some.tolist(), moment.processor))
+
     @cache
     def find() -> Sequence[Parts] | None:
         given = {**model.given, **_seen_before(moment, model)}
-        text = lambda some: Axis(labels_of(some.tolist(), moment.processor))  # noqa: E731
         samples = joined_axes(model.module.config, ids, given, text)
         if samples is None:
             return None
@@ -169,7 +171,7 @@ def _crossed(moment: Moment, sizes: CallSizes) -> Axes:
         earlier.number: one
         for earlier in (moment, *_moments_before(moment))
         for one in earlier.modules
-        if isinstance(one.given.get("pixel_values"), Tensor) and hasattr(one.module, "config")
+        if isinstance(one.given.get("pixel_values"), Tensor) and _sees(one)
     }
 
     @cache
@@ -204,11 +206,15 @@ def _reads(moment: Moment, sizes: CallSizes) -> tuple[Running, Tensor] | None:
         if not isinstance(ids, Tensor):
             inside |= isinstance(embedded, Sized) and embedded.shape[:2] == shape
             continue
-        config = getattr(one.module, "config", None)
-        marked = hasattr(config, "image_token_id") and hasattr(config, "vision_config")
-        pictures = any(_has(one.given, name) for name in _KINDS)
-        return (one, ids) if inside and marked and pictures and ids.shape == shape else None
+        pictures = _sees(one) and any(_has(one.given, name) for name in _KINDS)
+        return (one, ids) if inside and pictures and ids.shape == shape else None
     return None
+
+
+def _sees(one: Running) -> bool:
+    """Whether it is a whole model of text and pictures, as its config tells."""
+    config = getattr(one.module, "config", None)
+    return hasattr(config, "image_token_id") and hasattr(config, "vision_config")
 
 
 # Keyword arguments of a foreign call.
@@ -220,6 +226,8 @@ def _seen_before(moment: Moment, model: Running) -> dict[str, object]:
     """
     made = model.given.get("mm_encoder_outputs") or {}
     names = [name for name in _KINDS if made.get(name) is not None]
+    if not names:
+        return {}
     forwards = {
         earlier.number: earlier.modules[0]
         for earlier in _moments_before(moment)

@@ -71,6 +71,24 @@ class Convolved(NamedTuple):
     made: tuple[int, ...]
 
 
+class Embedded(NamedTuple):
+    """Whole numbers (batch, length) that an embedding was given."""
+
+    ids: Tensor
+    joined: int  # how many of `Before.joined` were there then
+    moved: int
+
+
+class Before(NamedTuple):
+    """What else ran earlier in the forward: see `before.Ran`."""
+
+    embedded: Sequence[Embedded] = ()
+    #: The lengths of (batch, length, d) that were put one behind the other.
+    joined: Sequence[tuple[int, ...]] = ()
+    #: The shapes of hidden states, or pictures, whose positions were put into another order.
+    moved: Sequence[tuple[int, ...]] = ()
+
+
 class HasRuns(Protocol):
     """A layer and its runs: see `layer_runs.LayerRuns`."""
 
@@ -102,6 +120,7 @@ class Moment(NamedTuple):
     convolved: Sequence[Convolved]
     layers: Mapping[Any, HasRuns]  # all of the thread, also those that ran earlier
     processor: Any  # a tokenizer or processor of transformers, or one like it; None if not given
+    before: Before = Before()
 
     @property
     def source(self) -> Running | None:

@@ -25,10 +25,15 @@ Given: TypeAlias = Mapping[str, Any]
 Family: TypeAlias = Callable[[Config, Given], list[Axis] | None]
 
 
+#: Families whose patches come as a list, in which those that are merged stand together.
+_GLM = ("glm4v", "glm4v_moe", "glm46v", "glm_ocr")
+_QWEN2, _QWEN3 = ("qwen2_vl", "qwen2_5_vl"), ("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
+
+
 def token_of(config: Config, kind: str) -> int | None:
     """The id that stands for a token of an "image" or a "video", which GLM-4V writes alike."""
-    alike = config.model_type in ("glm4v", "glm4v_moe", "glm46v")
-    return getattr(config, "image_token_id" if alike else f"{kind}_token_id", None)
+    name = "image" if config.model_type in _GLM else kind
+    return getattr(config, f"{name}_token_id", None)
 
 
 def picture_axes(config: Config, given: Given) -> list[Axis] | None:
@@ -42,14 +47,15 @@ def picture_axes(config: Config, given: Given) -> list[Axis] | None:
         None if the family is not known, or if it does something else with these pictures.
     """
     family = _PICTURES.get(config.model_type)
-    return None if family is None or given.get("pixel_values") is None else family(config, given)
+    known = isinstance(given.get("pixel_values"), Tensor)
+    return family(config, given) if family is not None and known else None
 
 
 def video_axes(config: Config, given: Given) -> list[Axis] | None:
     """The same of the videos of a call, of which `given` has `pixel_values_videos`."""
     family = _VIDEOS.get(config.model_type)
-    pixels = given.get("pixel_values_videos")
-    return None if family is None or pixels is None else family(config, given)
+    known = isinstance(given.get("pixel_values_videos"), Tensor)
+    return family(config, given) if family is not None and known else None
 
 
 # Families that see all pictures, or tiles of pictures, at one size
@@ -58,14 +64,12 @@ def video_axes(config: Config, given: Given) -> list[Axis] | None:
 _SPECIAL = {
     "clip_vision_model": 1,
     "idefics3_vision": 0,
-    "llama4_vision_model": 0,  # its [CLS] stands behind the patches, and is left out
     "internvl_vision": 1,
+    "llama4_vision_model": 0,  # its [CLS] stands behind the patches, and is left out
     "pixtral": 0,
     "siglip_vision_model": 0,
     "smolvlm_vision": 0,
 }
-
-
 #: What a family does that has no choice.
 _WITHOUT_FIRST = {"vision_feature_select_strategy": "default"}
 
@@ -112,9 +116,8 @@ def _unmerged(config: Config, given: Given) -> list[Axis] | None:
         count = math.prod(size // side for size in pixels.shape[-2:])
         if first > 0:
             found.append(Axis(["[CLS]"]))
-        found.append(
-            _grid(pixels, side, torch.arange(1, count, device="cpu") if first < 0 else None)
-        )
+        without_first = torch.arange(1, count, device="cpu") if first < 0 else None
+        found.append(_grid(pixels, side, without_first))
     return found
 
 
@@ -168,10 +171,8 @@ def _sized(config: Config, given: Given) -> list[Axis] | None:
     if sizes is None:
         return _unmerged(config, given)
     side = _side(config.vision_config.patch_size) * getattr(config, "spatial_merge_size", 1)
-    pairs = zip(
-        _tiles(given["pixel_values"]), torch.as_tensor(sizes, device="cpu").tolist(), strict=True
-    )
-    return [_grid(pixels[:, : int(h), : int(w)], side) for pixels, (h, w) in pairs]
+    each = zip(_tiles(given["pixel_values"]), _listed(sizes), strict=True)
+    return [_grid(pixels[:, :height, :width], side) for pixels, (height, width) in each]
 
 
 def _patches(pixels: str, grids: str, by_frame: bool = False) -> Family:
@@ -320,15 +321,11 @@ def _joined(tiles: Tensor, cut: _Cut, patch: int) -> Tensor:
 
 def _interpolated(config: Config, given: Given) -> list[Axis] | None:
     """Videos of LLaVA-OneVision: half as many cells in each direction, and a newline at the end."""
-    pixels, found, patch = (
-        given["pixel_values_videos"],
-        list[Axis](),
-        config.vision_config.patch_size,
-    )
+    pixels, found = given["pixel_values_videos"], list[Axis]()
     if _first(config, given) != 0 or pixels.ndim != 5:
         return None
     for video in pixels:
-        one = _grid(video, patch)
+        one = _grid(video, config.vision_config.patch_size)
         assert one.grid is not None
         rows, columns = (math.ceil(n / 2) for n in one.grid)
         grid = (len(video), rows, columns)
@@ -337,7 +334,7 @@ def _interpolated(config: Config, given: Given) -> list[Axis] | None:
 
 
 def _pooled_frames(config: Config, given: Given) -> list[Axis] | None:
-    """Videos of LLaVA-NeXT-Video: each frame is a square of patches, of which squares are pooled."""
+    """Videos of LLaVA-NeXT-Video: a frame is a square of patches, whose squares are pooled."""
     pixels, side = given["pixel_values_videos"], config.vision_config.patch_size
     if _first(config, given) != 0 or pixels.ndim != 5 or pixels.shape[-1] != pixels.shape[-2]:
         return None
@@ -361,8 +358,8 @@ _PICTURES: dict[str, Family] = {
     "idefics3": _merged(lambda config: config.scale_factor),
     "internvl": _merged(lambda config: int(1 / config.downsample_ratio)),
     "llama4": _merged(lambda config: int(1 / config.vision_config.pixel_shuffle_ratio)),
-    "llava": _sized,
     "lfm2_vl": _flattened,
+    "llava": _sized,
     "llava_next": _anyres,
     "llava_next_video": _anyres,
     "llava_onevision": _anyres,
@@ -370,17 +367,13 @@ _PICTURES: dict[str, Family] = {
     "paligemma": _unmerged,
     "smolvlm": _merged(lambda config: config.scale_factor),
     "vipllava": lambda config, given: _unmerged(config, {**given, **_WITHOUT_FIRST}),
-    **dict.fromkeys(
-        ("glm4v", "glm4v_moe", "glm46v", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"),
-        _patches("pixel_values", "image_grid_thw"),
-    ),
+    **dict.fromkeys((*_GLM, *_QWEN2, *_QWEN3), _patches("pixel_values", "image_grid_thw")),
 }
 _VIDEOS: dict[str, Family] = {
     "llava_next_video": _pooled_frames,
     "llava_onevision": _interpolated,
-    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl"), _patches("pixel_values_videos", "video_grid_thw")),
+    **dict.fromkeys(_QWEN2, _patches("pixel_values_videos", "video_grid_thw")),
     **dict.fromkeys(
-        ("glm4v", "glm4v_moe", "glm46v", "qwen3_vl", "qwen3_vl_moe"),
-        _patches("pixel_values_videos", "video_grid_thw", by_frame=True),
+        (*_GLM, *_QWEN3), _patches("pixel_values_videos", "video_grid_thw", by_frame=True)
     ),
 }

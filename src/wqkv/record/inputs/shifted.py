@@ -25,7 +25,9 @@ class Placed(NamedTuple):
     """The cells of a picture, and on which of them the positions of its windows stand."""
 
     grid: Pair
-    places: Tensor  # (windows, length), the cell on which each position stands; -1 for padding
+    #: The cell on which each position stands, -1 for padding: (windows, length). If several windows
+    #: stand in one sample, (samples, windows, length).
+    places: Tensor
 
 
 class Windowed(NamedTuple):
@@ -34,6 +36,7 @@ class Windowed(NamedTuple):
     pictures: int
     keys: Placed
     queries: Placed | None  # None: what its queries are is not known
+    special: Parts = ()  # what stands before each window
 
 
 #: A block of the same name elsewhere may cut otherwise.
@@ -53,17 +56,15 @@ def read_windows(moment: Moment, sizes: CallSizes) -> Axes | None:
     if family is None or block is None:
         return None
     seen = family(moment, block)
-    if seen is None or not _fits(seen.keys, seen.pictures, sizes.batch, sizes.key_len):
+    if seen is None or not _fits(seen, seen.keys, sizes.batch, sizes.key_len):
         return UNKNOWN
     own = seen.queries
-    if own is not None and not _fits(own, seen.pictures, sizes.batch, sizes.query_len):
+    if own is not None and not _fits(seen, own, sizes.batch, sizes.query_len):
         return UNKNOWN
-    keys = cache(lambda: _axes(moment, seen.pictures, seen.keys))
+    keys = cache(lambda: _axes(moment, seen, seen.keys))
     if own is None:
         return Axes(known(None), keys)
-    return Axes(
-        keys if own is seen.keys else cache(lambda: _axes(moment, seen.pictures, own)), keys
-    )
+    return Axes(keys if own is seen.keys else cache(lambda: _axes(moment, seen, own)), keys)
 
 
 def _family_of(module: nn.Module) -> Family | None:
@@ -77,17 +78,22 @@ def _family_of(module: nn.Module) -> Family | None:
     return next((_FAMILIES[name] for name in names if name in _FAMILIES), None)
 
 
-def _fits(one: Placed, pictures: int, batch: int, length: int) -> bool:
-    count, size = one.places.shape
-    return (pictures * count, size) == (batch, length)
+def _fits(seen: Windowed, one: Placed, batch: int, length: int) -> bool:
+    samples, *windows, size = one.places.shape
+    size = (sum(map(len, seen.special)) + size) * math.prod(windows)
+    return (seen.pictures * samples, size) == (batch, length)
 
 
-def _axes(moment: Moment, pictures: int, one: Placed) -> Sequence[Parts]:
-    count = math.prod(one.grid)
+def _axes(moment: Moment, seen: Windowed, one: Placed) -> Sequence[Parts]:
+    count, size = math.prod(one.grid), one.places.shape[-1]
     return [
-        (Axis(count, one.grid, source=source, places=places),)
-        for source in _sources(moment, pictures, one.grid)
-        for places in one.places
+        tuple(
+            axis
+            for window in sample.view(-1, size)
+            for axis in (*seen.special, Axis(count, one.grid, source=source, places=window))
+        )
+        for source in _sources(moment, seen.pictures, one.grid)
+        for sample in one.places
     ]
 
 
@@ -111,7 +117,7 @@ def _merged(first: Cut, grid: Pair) -> Cut | None:
         pairs = zip(first.cells, grid, strict=True)
         if all(n in (size // side, -(-size // side)) for size, n in pairs):
             step = tuple(one * side for one in first.step)
-            return first._replace(name="", made=(*first.made[:2], *grid), step=step)
+            return first._replace(made=(*first.made[:2], *grid), step=step)
         side *= 2
     return None
 
@@ -274,6 +280,20 @@ def _lw_detr(moment: Moment, block: Running) -> Windowed | None:
     return Windowed(count, placed, placed)
 
 
+def _rf_detr(moment: Moment, block: Running) -> Windowed | None:
+    """RF-DETR: as LW-DETR, with a [CLS] before each window."""
+    module: Any = block.module
+    side, made = module.num_windows, _convolved(moment)
+    if made is None:
+        return None
+    count, grid = made
+    # its code takes the height of a window for its width
+    height, width = _over(grid, (side, side))
+    places = cells(grid).view(side, width, side, height).transpose(1, 2).reshape(side**2, -1)
+    placed = Placed(grid, places[None] if module.global_attention else places)
+    return Windowed(count, placed, placed, (Axis(["[CLS]"]),))
+
+
 def _mobile_vit(moment: Moment, block: Running) -> Windowed | None:
     """MobileViT: of each patch the cell at one place, as many as there are places in a patch."""
     module: Any = block.module
@@ -374,6 +394,7 @@ _FAMILIES: dict[str, Family] = {
     "LwDetrViTLayer": _lw_detr,
     **dict.fromkeys(("MobileViTLayer", "MobileVitBlock"), _mobile_vit),
     "NestLevel": _nest,
+    "RfDetrDinov2Layer": _rf_detr,
     **dict.fromkeys(("MultiScaleBlock", "Sam2MultiScaleBlock"), _pooled),  # of timm, transformers
     **dict.fromkeys(("ParallelPartitionAttention", "PartitionAttentionCl"), partial(_max_vit, 1)),
     "PartitionAttention2d": partial(_max_vit, 2),

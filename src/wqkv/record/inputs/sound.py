@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cache
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -31,7 +31,6 @@ from wqkv.record.inputs.moment import (
 RATE, FRAMES = 16_000.0, 100.0
 #: The arguments by which encoders are given a sound.
 _GIVEN = ("input_features", "input_values", "x")
-
 #: Encoders whose features (batch, frames, 2 mels) have two frames of a spectrogram in each.
 _PAIRED = ("Wav2Vec2BertModel", "SeamlessM4TSpeechEncoder", "SeamlessM4Tv2SpeechEncoder")
 
@@ -72,7 +71,7 @@ def read_sound(moment: Moment, sizes: CallSizes) -> Axes | None:
     if sound is None:
         return None
     whole = paired and sound.length == sizes.key_len
-    stride = 1 if whole else _stride(home, convolved, sizes.key_len)
+    stride = 1 if whole else _stride(home, sound.length, convolved, sizes.key_len)
     if stride is None:
         return None
     per_second = _per_second(moment.processor, home, given.ndim == 2) / (2 if paired else 1)
@@ -139,20 +138,22 @@ def _sound(given: Tensor | Sized, convolved: Sequence[Convolved]) -> _Sound | No
     return _Sound(given, axes[0]) if len(axes) == 1 else None
 
 
-def _stride(home: Running, convolved: Sequence[Convolved], key_len: int) -> int | None:
+def _stride(home: Running, length: int, convolved: Sequence[Convolved], key_len: int) -> int | None:
     """How many samples or frames there are from one position to the next.
 
-    None if the convolutions that ran do not lead from the sound to `key_len` positions.
+    None if the convolutions that ran do not lead from a sound of `length` to `key_len` positions.
     """
-    strided = [at for at, one in enumerate(convolved) if _first_stride(one.module) > 1]
-    chain = convolved[: strided[-1] + 1] if strided else []
-    if any(one.made[2] != then.given[2] for one, then in pairwise(chain)):
+    steps = [(one.given[2], one.made[2], _first_stride(one.module)) for one in convolved]
+    strided = [at for at, (_, _, stride) in enumerate(steps) if stride > 1]
+    # equal ones in a row run side by side, as in the adapter of SeamlessM4T
+    chain = [step for step, _ in groupby(steps[: strided[-1] + 1])] if strided else []
+    if any(made != given for (_, made, _), (given, _, _) in pairwise([(0, length, 1), *chain])):
         return None
     # SEW takes the mean of neighbors
     squeeze = int(getattr(getattr(home.module, "config", None), "squeeze_factor", 1))
-    if not chain or chain[-1].made[2] // squeeze != key_len:
+    if not chain or chain[-1][1] // squeeze != key_len:
         return None
-    return squeeze * math.prod(_first_stride(one.module) for one in chain)
+    return squeeze * math.prod(stride for _, _, stride in chain)
 
 
 def _first_stride(module: nn.Module) -> int:
@@ -180,7 +181,7 @@ def _mask(moment: Moment, home: Running, sound: _Sound) -> Tensor | None:
     told = moment.modules[-1].given.get("attention_mask") is not None
     if not told or not isinstance(mask, Tensor) or mask.shape != size:
         return None
-    ends = bool((mask.diff(dim=1) <= 0).all())
+    ends = bool((mask.long().diff(dim=1) <= 0).all())
     return mask if ends else None  # what is padded in front stands where it stands
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from wqkv.attend.heard import is_inside
 from wqkv.record.faults import Faults
+from wqkv.record.inputs.before import OPERATORS
 from wqkv.record.mask_pattern import HIDDEN
 from wqkv.record.operators.learned import Learned
 from wqkv.record.operators.nodes import (
@@ -65,6 +66,7 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         tell: is told of each attention as it ends.
         faults: where a fault of ours is noted, so that the model goes on.
         place: says where the model runs now.
+        note: is told of each operator of `before.OPERATORS`.
     """
 
     supports_higher_order_operators = True
@@ -75,8 +77,10 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         tell: Callable[[Heard], None],
         faults: Faults,
         place: Callable[[], object] = lambda: None,
+        note: Callable[..., object] = lambda *_: None,
     ) -> None:
         super().__init__()
+        self._note_before = note
         self._place = place
         self._faults = faults
         self._tell = tell
@@ -200,8 +204,13 @@ class Listening(of_torch.DispatchMode):  # type: ignore[misc]  # torch's own is 
         if nested and operator.name in SOFTMAXES:
             self._tell(Heard(None, "its softmax is of a nested tensor, which is not followed"))
         if not whole and (nested or (not known and operator.name not in _HEARD)):
-            return self._run(func, operator, args, kwargs)
-        return self._hear(func, operator, args, kwargs, known)
+            out = self._run(func, operator, args, kwargs)
+        else:
+            out = self._hear(func, operator, args, kwargs, known)
+        if operator.name in OPERATORS and not nested:
+            with self._faults:
+                self._note_before(operator.name, args, out, self._weights.owns)
+        return out
 
     # Its keyword arguments are of a foreign call.
     def _run(

@@ -110,6 +110,28 @@ def test_a_video():
         assert torch.equal(patches.source, given[sample, ::2])  # the first frame of each cell
 
 
+def test_a_video_of_as_many_frames_as_channels():
+    """Which axis is which, its shape does not tell."""
+
+    class Film(Reader):
+        def forward(self, frames):
+            return super().forward(frames.transpose(1, 2))
+
+    film = Film(nn.Conv3d(3, D, (1, 8, 8), (1, 8, 8)), token=False)
+    patches = keys(film, pictures(1, 3, 3, 16, 24))
+    assert patches.grid == (3, 2, 3) and patches.source is None
+
+
+def test_several_pictures_of_one_shape():
+    class Prompted(Reader):
+        def forward(self, pictures, prompt):
+            return super().forward(pictures + prompt)
+
+    given = pictures(1, 3, 16, 24)
+    patches = keys(Prompted(nn.Conv2d(3, D, 8, 8), token=False), given, given + 1)
+    assert patches.grid == (2, 3) and patches.source is None
+
+
 class Processor:
     image_mean, image_std = [0.5, 0.25, 0.125], [0.25, 0.5, 0.75]
 
@@ -124,6 +146,63 @@ def test_pixels_as_they_were_before_the_processor():
     torch.testing.assert_close(grid_of(found).source, raw[0])
     assert unnormalized(given, None) is given
     assert torch.equal(unnormalized(given[0, :1], Processor()), given[0, :1])  # of other channels
+
+
+class Rearrange(nn.Module):
+    """As einops has it."""
+
+    def __init__(self, pattern, **axes_lengths):
+        super().__init__()
+        self.pattern, self.axes_lengths = pattern, axes_lengths
+
+    def forward(self, x):
+        p1, p2 = self.axes_lengths["p1"], self.axes_lengths["p2"]
+        cut = x.unflatten(3, (-1, p2)).unflatten(2, (-1, p1))
+        return cut.permute(0, 2, 4, 3, 5, 1).flatten(1, 2).flatten(2)
+
+
+ROWS = "b c (h p1) (w p2) -> b (h w) (p1 p2 c)"
+
+
+@pytest.mark.parametrize("pattern", [ROWS, "b c (h p1) (w p2) -> b (w h) (p1 p2 c)"])
+def test_patches_that_are_cut_by_a_pattern(pattern):
+    class Lucid(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cut = nn.Sequential(Rearrange(pattern, p1=4, p2=6), nn.Linear(72, D))
+            self.look = wqkv.MultiheadAttention(D, 2)
+
+        def forward(self, pictures):
+            return self.look(self.cut(pictures))
+
+    given = pictures(1, 3, 12, 30)
+    found = keys(Lucid(), given)
+    if pattern != ROWS:  # they stand column by column
+        assert found is None
+    else:
+        assert found.grid == (3, 5) and torch.equal(found.source, given[0])
+
+
+def test_patches_of_a_processor():
+    """Of SigLIP 2: pictures of several shapes, with padding behind their patches."""
+
+    class Listed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cut, self.look = nn.Linear(12, D), wqkv.MultiheadAttention(D, 2)
+
+        def forward(self, pixel_values, spatial_shapes, inputs_embeds=None):
+            return self.look(self.cut(pixel_values))
+
+    given = torch.arange(2 * 7 * 12.0).view(2, 7, 12) / 168
+    one, other = keys(Listed(), given, torch.tensor([[2, 3], [1, 7]]))
+    assert one.grid == (2, 3) and other.grid == (1, 7)
+    assert one.places.tolist() == [0, 1, 2, 3, 4, 5, -1]
+    assert one.source.shape == (3, 4, 6)
+    # the second channel of the patch in the second row and third column: its lower left pixel
+    assert one.source[1, 3, 4] == given[0, 5, 2 * 3 + 1]
+    assert keys(Listed(), given, torch.tensor([[2, 4], [1, 7]])) is None  # more than there are
+    assert keys(Listed(), given, torch.tensor([[2, 3], [1, 7]]), torch.zeros(2, 7, D)) is None
 
 
 # What explains no length
@@ -163,6 +242,14 @@ def test_windows_of_a_picture_are_not_pictures():
     assert keys(Cut(nn.Conv2d(3, D, 8, 8), token=False), pictures(1, 3, 32, 24)) is None
 
 
+def test_more_samples_than_pictures():
+    class Twice(Reader):
+        def forward(self, pictures):
+            return self.look(self.conv(pictures).flatten(2).mT.repeat(2, 1, 1))
+
+    assert keys(Twice(nn.Conv2d(3, D, 8, 8), token=False), pictures(1, 3, 16, 24)) is None
+
+
 def test_a_text_beside_the_picture():
     """A text with as many tokens as there are patches, in a module that is given both."""
 
@@ -187,3 +274,25 @@ def test_more_tokens_than_the_tower_has():
             return self.look(nn.functional.pad(x, (0, 0, 2, 0)))
 
     assert keys(More(nn.Conv2d(3, D, 8, 8)), pictures(1, 3, 16, 24)) is None
+
+
+class Pair(Reader):
+    """Two pictures that one convolution cuts, and an attention of each or of one to the other."""
+
+    def __init__(self, other):
+        super().__init__(nn.Conv2d(3, D, 8, 8), token=False)
+        self.other = other
+
+    def forward(self, pictures, others):
+        if self.other == "batch":
+            x = self.conv(torch.cat([pictures, others])).flatten(2).mT
+            return self.look(x, x.flip(0))
+        one, other = (self.conv(x).flatten(2).mT for x in (pictures, others))
+        return self.look(one) if self.other == "none" else self.look(one, other)
+
+
+@pytest.mark.parametrize("other", ["batch", "none", "another"])
+def test_two_pictures_of_one_size(other):
+    """Which of them the keys are, the sizes do not tell."""
+    given = pictures(1, 3, 16, 24)
+    assert keys(Pair(other), given, given + 1) is None

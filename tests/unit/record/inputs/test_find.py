@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -81,6 +83,15 @@ def test_a_processor_names_the_tokens():
         found = seen_of(llama(), text, processor=processor)[0].keys
         assert labels(found) == ["<1>", "b", "c", "<0>"]
     assert labels(seen_of(llama(), text, processor=object())[0].keys) == ["1", "2", "3", "0"]
+
+
+def test_a_tokenizer_of_tokenizers_names_special_tokens():
+    """Its `decode` leaves them out."""
+    tokenizer = Tokenizer(WordLevel({"[BOS]": 0, "a": 1, "b": 2}))
+    tokenizer.add_special_tokens(["[BOS]"])
+    text = torch.tensor([[0, 2, 1]])
+    found = seen_of(llama(), text, processor=tokenizer)[0].keys
+    assert labels(found) == ["[BOS]", "b", "a"]
 
 
 def test_arguments_that_are_no_token_ids():

@@ -1,20 +1,20 @@
 """Texts with pictures in them: whole models, their prompts, generations, and planted attention."""
 
-from io import BytesIO
 from itertools import groupby
 
 import matplotlib
+import numpy as np
 import pytest
 import torch
 
-from tests.vision_language import CASES, ID, Case, case, mllama, text_layers
+from tests.vision_language import CASES, ID, Case, blip_2, case, each, mllama, text_layers
 from wqkv.maps.axis import Axis
 from wqkv.record.inputs.joined import joined_axes
 from wqkv.record.watch import watch
 
 matplotlib.use("agg")
 #: Families whose processors run without torchvision.
-PROCESSED = ("llava", "qwen2_vl", "llava_next", "llava_onevision")
+PROCESSED = ("llava", "qwen2_vl", "llava_next", "llava_onevision", "gemma3")
 
 
 @torch.no_grad()
@@ -37,13 +37,13 @@ def grids(keys):
 
 
 #: Families of which `generate` does not tell how large a picture was: lengths may fit several cuts.
-ANYRES = ("llava_next", "llava_onevision")
+ANYRES = ("llava_next", "llava_next_video", "llava_onevision")
 
 
-@pytest.mark.parametrize("family", PROCESSED)
+@pytest.mark.parametrize("family", each(PROCESSED))
 def test_token_types_agree_with_the_processor(family):
     one = case(family)
-    types = one.inputs["mm_token_type_ids"]
+    types = one.inputs.get("mm_token_type_ids", one.inputs.get("token_type_ids"))
     for found in watched(one):
         ours = [
             [part.grid is not None for part in parts for _ in range(len(part))]
@@ -79,14 +79,14 @@ def generated(one: Case, **given):
     inputs = {
         name: x
         for name, x in one.inputs.items()
-        if name != "mm_token_type_ids" or "grid" in str(list(one.inputs))
+        if name != "mm_token_type_ids" or "image_grid_thw" in one.inputs
     }
     with watch(one.model, processor=one.processor, **given) as seen:
         ids = one.model.generate(**inputs, max_new_tokens=4, do_sample=False)
     return ids, [seen[layer] for layer in text_layers(seen)]
 
 
-@pytest.mark.parametrize("family", CASES)
+@pytest.mark.parametrize("family", each(CASES))
 def test_a_generation_names_all_its_keys(family):
     one = case(family)
     before = watched(one)[0].keys
@@ -130,6 +130,7 @@ def test_a_tower_that_was_not_watched_leaves_names():
     """Of a generation it is then not known what was seen, and how its tokens lie on it."""
     one = case("qwen2_vl")
     with torch.no_grad(), watch(one.model, layers=[3, 4]) as seen:
+        one.model(**one.inputs)  # what was seen before is not what is seen now
         one.model.generate(**one.inputs, max_new_tokens=3)
     assert text_layers(seen) == [3, 4]
     keys = seen[3].keys
@@ -188,6 +189,17 @@ def test_a_family_that_is_not_known_names_tokens_of_pictures():
     assert keys[1][0].labels[35] == "image 35" and keys[1][1].labels == ("15",)
 
 
+def test_a_part_that_is_as_long_as_the_text_is_not_the_text():
+    one = blip_2()
+    with torch.no_grad(), watch(one.model) as seen:
+        one.model(**one.inputs)
+    tower, asks, crosses, text = seen
+    assert asks.shape[2:] == text.shape[2:] == (5, 5)
+    assert asks.keys is None and asks.queries is None and crosses.queries is None
+    assert crosses.keys[1].grid == tower.keys[1].grid == (4, 4)
+    assert text.keys.labels == tuple(f"image {n}" for n in range(5))
+
+
 def test_without_pictures_all_is_text():
     one = case("qwen2_vl")
     ids = torch.tensor([[11, ID["<|image_pad|>"], 12]])
@@ -223,6 +235,13 @@ def test_text_between_the_frames_of_a_video():
     (parts,) = joined_axes(two.model.config, ids, given, text_of)
     assert [part.grid for part in parts] == [None, (2, 2, 3), None]
     assert parts[1].source.shape == (2, 3, 28, 42)
+
+
+def test_a_token_that_ends_a_row_is_one_of_its_picture():
+    first, second = watched(case("mistral3"))[0].keys
+    assert [(len(part), part.grid) for part in first] == [(13, None), (17, (3, 5)), (2, None)]
+    assert [part.grid for part in second] == [(2, 5), None, (4, 3), None]
+    assert second[0].places.tolist() == [0, 1, 2, 3, 4, -1, 5, 6, 7, 8, 9]
 
 
 def test_text_within_a_picture_parts_it():
@@ -278,7 +297,7 @@ def planted(one: Case, bright: torch.Tensor, asks: int) -> None:
             matrix.bias.zero_()
 
 
-@pytest.mark.parametrize("family", BRIGHT)
+@pytest.mark.parametrize("family", each(BRIGHT))
 def test_a_bright_square_that_a_token_looks_at_lights_up(family):
     one, (cell, of_cell) = case(family), BRIGHT[family]
     pixels = one.inputs["pixel_values"]
@@ -299,4 +318,8 @@ def test_a_bright_square_that_a_token_looks_at_lights_up(family):
     shown = parts[last].pixels(weights[first : first + len(parts[last])])
     light = parts[last].source[0]
     assert torch.equal(shown > 0.5, light == light.max())
-    found.overlay(found.queries[1][-1].labels[-1], 0, sample=1).savefig(BytesIO())
+    figure = found.overlay(found.queries[1][-1].labels[-1], 0, sample=1)
+    panel = [axes for axes in figure.axes if axes.images and axes.get_title()][-1]
+    drawn = torch.from_numpy(np.asarray(panel.images[0].get_array()))
+    colored = drawn.amax(dim=-1) - drawn.amin(dim=-1) > 0.1  # the picture is gray
+    assert torch.equal(colored, light == light.max())

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.vision_language import CASES, VIDEOS, case, keys_of_text, picture
+from tests.vision_language import CASES, VIDEOS, case, each, keys_of_text, picture
 from wqkv.maps.axis import Axis
+from wqkv.record.inputs import picture_tokens
 from wqkv.record.inputs.joined import joined_axes
 from wqkv.record.inputs.picture_tokens import picture_axes
 
@@ -57,12 +58,24 @@ def changed_cells(before, after):
     return found
 
 
-@pytest.mark.parametrize(
-    "family, video", [*((name, False) for name in CASES), *((name, True) for name in VIDEOS)]
-)
-def test_a_changed_pixel_changes_the_keys_of_its_cell(family, video):
-    one = case(family, video)
-    pixels = one.inputs["pixel_values_videos" if video else "pixel_values"]
+def test_every_family_is_proved_below():
+    alike = {"glm4v_moe", "qwen3_5_moe", "qwen3_vl_moe"}  # only their text differs
+    assert {*picture_tokens._PICTURES} - {*CASES} == alike
+
+
+@pytest.mark.parametrize("family", each(CASES))
+def test_a_changed_pixel_changes_the_keys_of_its_cell(family):
+    changes_its_cell(family, "pixel_values")
+
+
+@pytest.mark.parametrize("family", each(VIDEOS))
+def test_a_changed_pixel_of_a_video_changes_the_keys_of_its_cell(family):
+    changes_its_cell(family, "pixel_values_videos")
+
+
+def changes_its_cell(family, name):
+    one = case(family, video=name != "pixel_values")
+    pixels = one.inputs[name]
     before, keys = named(one), keys_of_text(one)
     whole, draw, seen = pixels.clone(), random.Random(0), 0
     for _ in range(12):
@@ -93,3 +106,16 @@ def test_sources_are_the_pictures():
             torch.tensor(x)[:, None, None] for x in (processor.image_mean, processor.image_std)
         )
         torch.testing.assert_close(axis.source * std + mean, image)
+
+
+def test_the_source_of_patches_in_a_list():
+    """LFM2-VL's processor needs torchvision: its function that cuts a picture does not."""
+    from transformers.models.siglip2.image_processing_pil_siglip2 import convert_image_to_patches
+
+    one = case("lfm2_vl")
+    image = torch.rand(3, 28, 42)
+    cut = torch.from_numpy(convert_image_to_patches(image.numpy(), 7).copy())
+    given = {"pixel_values": cut[None], "spatial_shapes": torch.tensor([[4, 6]])}
+    (axis,) = picture_axes(one.model.config, given)
+    assert axis.grid == (2, 3)
+    assert torch.equal(axis.source, image)

@@ -8,6 +8,8 @@ from torch import nn
 from transformers import HieraConfig, HieraForPreTraining, HieraModel, SwinConfig, SwinModel
 from transformers.models.maskformer.configuration_maskformer_swin import MaskFormerSwinConfig
 from transformers.models.maskformer.modeling_maskformer_swin import MaskFormerSwinModel
+from transformers.models.rf_detr.configuration_rf_detr import RfDetrDinov2Config
+from transformers.models.rf_detr.modeling_rf_detr import RfDetrDinov2Backbone
 from transformers.models.swin.modeling_swin import SwinLayer as ModelSwinLayer
 
 from wqkv import Axis, watch
@@ -137,6 +139,26 @@ def test_no_picture():
         block(torch.randn(2, 77, 12), (7, 11))
     first = seen[0].keys[0]
     assert first.grid == (7, 11) and first.source is None
+
+
+def test_special_tokens_stand_before_each_window():
+    """RF-DETR: windows by themselves, then all of one picture in one sequence."""
+    config = RfDetrDinov2Config(
+        hidden_size=12, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=SIDE,
+        num_windows=2, window_block_indexes=[0], out_indices=[2],
+    )  # fmt: skip
+    apart, together = watched(RfDetrDinov2Backbone(config).eval(), torch.randn(2, 3, 16, 16))
+    first = [[-1], [0, 1, 4, 5]]
+    assert [places_of(axis) for axis in apart.keys[0]] == first
+    assert len(apart.keys) == 8 and len(together.keys) == 2
+    assert [places_of(axis) for axis in together.keys[1]] == [
+        *first, [-1], [2, 3, 6, 7], [-1], [8, 9, 12, 13], [-1], [10, 11, 14, 15],
+    ]  # fmt: skip
+    assert together.keys[0][2].labels == ("[CLS]",)
+
+
+def places_of(axis):
+    return [-1] if axis.grid is None else axis.places.tolist()
 
 
 # What is not known

@@ -179,8 +179,22 @@ def speech_t5() -> Row:
     return Row(model, given, WAVE_STEPS)
 
 
+def seamless() -> Row:
+    sizes = {"layers": 2, "attention_heads": HEADS, "intermediate_size": 29}
+    sizes = {f"speech_encoder_{key}": size for key, size in sizes.items()}
+    config = transformers.SeamlessM4TConfig(
+        **{key: SPEECH[key] for key in SPEECH if key.startswith(("enc", "dec", "voc"))}, **sizes,
+        **TOKENS, hidden_size=D, t2u_vocab_size=61, feature_projection_input_dim=2 * MELS,
+        num_adapter_layers=1, conv_depthwise_kernel_size=3,
+    )  # fmt: skip
+    model = fill(transformers.SeamlessM4TForSpeechToText(config)).eval()
+    given = {"input_features": drawn(BATCH, 101, 2 * MELS), "decoder_input_ids": ids(5)}
+    return Row(model, given, (), 50)
+
+
 ROWS = {
     "whisper": whisper,
+    "seamless": seamless,
     "lasr": lasr,
     "wav2vec2_bert": wav2vec2_bert,
     "speech_t5": speech_t5,
@@ -278,7 +292,8 @@ def padded(row: Row, length: int) -> torch.Tensor:
 )
 def test_padding_stands_nowhere(name, length, count):
     row = ROWS[name]()
-    seen = watched(row, attention_mask=padded(row, length))
+    mask = padded(row, length)
+    seen = watched(row, attention_mask=mask.bool() if name == "Wav2Vec2" else mask)
     whole, short = seen[0].keys
     assert whole.places is None and len(whole) == len(short) == seen[0].shape[3]
     assert short.count == count == math.ceil(length / row.stride)
@@ -293,8 +308,10 @@ def test_padding_stands_nowhere(name, length, count):
 
 
 def test_whisper_reads_the_silence_behind_the_end_too():
+    """Its encoder is given the mask where a text is generated, and does without."""
     row = whisper()
-    seen = watched(row, attention_mask=padded(row, 61))
+    with torch.no_grad(), wqkv.watch(row.model) as seen:
+        row.model.get_encoder()(row.sound, attention_mask=padded(row, 61))
     assert [one.places for one in seen[0].keys] == [None, None]
     assert bool((seen[0].received() > 0).all())
 
@@ -316,6 +333,28 @@ def test_the_keys_of_cross_attention_are_the_sound():
         assert [one.seconds for one in seen[layer].keys] == [0.02] * BATCH
         assert seen[layer].queries[1].labels == ("8", "9", "10", "11", "12")
     assert seen[2].keys[0].seconds is None
+
+
+def test_seamless_takes_eight_positions_as_one():
+    row = seamless()
+    seen = watched(row)
+    adapter, cross = seen[2].keys[1], seen[4].keys[1]
+    assert seen.layers[2].name.startswith("speech_encoder.adapter")
+    assert seen.layers[4].kind == "cross"
+    for axis in (adapter, cross):
+        assert axis.count == 13 and axis.seconds == pytest.approx(8 * 0.02)
+    # all that mixes positions before: attention, and the convolutions of a Conformer
+    for name, module in row.model.speech_encoder.encoder.named_modules():
+        if name.endswith(("self_attn.linear_out", "conv_module.pointwise_conv2")):
+            for weight in module.parameters():
+                nn.init.zeros_(weight)
+    before = states(row, seen.layers[2].name, row.sound)
+    reads = fields(row._replace(steps=((8, 8, 4),)), 13)
+    sound = row.sound.clone()
+    sound[:, 40:48] += 1
+    changed = (states(row, seen.layers[2].name, sound) != before).any(dim=2)[1]
+    expected = [i for i, read in enumerate(reads) if set(read) & set(range(40, 48))]
+    assert changed.nonzero().flatten().tolist() == expected and 5 in expected
 
 
 def test_the_text_that_whisper_writes():

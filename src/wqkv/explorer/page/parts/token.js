@@ -50,7 +50,9 @@ export function keyWithPosition(position) {
  * @param {number} position
  */
 export function named(text, position) {
-  return pictureAt(text, position) ? withSub(text, position, label(text.tokens[position])) : tokenOf(text, position);
+  if (!pictureAt(text, position)) return tokenOf(text, position);
+  // who cannot see the patch is told its name once
+  return h("span", { class: "named" }, tokenOf(text, position), h("sub", { "aria-hidden": "true" }, label(text.tokens[position])));
 }
 
 /**
@@ -60,11 +62,8 @@ export function named(text, position) {
  * @param {Pick<TextFacts, "tokens" | "pictures">} text
  */
 export function tokenTag(position, text = opened.text) {
-  return pictureAt(text, position) ? named(text, position) : withSub(text, position, String(position));
-}
-
-function withSub(text, position, sub) {
-  return h("span", { class: "named" }, tokenOf(text, position), h("sub", {}, sub));
+  if (pictureAt(text, position)) return named(text, position);
+  return h("span", { class: "named" }, tokenOf(text, position), h("sub", {}, position));
 }
 
 /** @param {number} position */

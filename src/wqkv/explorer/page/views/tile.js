@@ -138,7 +138,7 @@ function drawNames(pen, { q0, k0, rows, cols, images }, { left, top, side, gutte
     } else if (named) {
       pen.fillStyle = chosen ? inks.down : of.special[position] || !names ? inks.soft : inks.ink;
       pen.textAlign = right ? "right" : "left";
-      pen.fillText(fitted(pen, of.tokens[position], room), 0, 0);
+      pen.fillText(fitted(pen, of.tokens[position] ?? "", room), 0, 0); // none: another text is open by now
     }
   };
   for (let i = 0; i < rows; i++) {
