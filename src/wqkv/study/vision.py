@@ -9,10 +9,11 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from wqkv.errors import ArgumentError, need
+from wqkv.record.inputs.cuts import unnormalized
+from wqkv.record.inputs.special_tokens import special_tokens
 from wqkv.sentences.errors import mistake
 from wqkv.study.model import OneSequence, Reads
 from wqkv.study.tokens import PictureTokens, TokenizedText, check_token
@@ -24,13 +25,6 @@ DATA = "data:image/"
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 #: What a picture without a file is called.
 UNNAMED = "picture"
-#: The parameters of an embedding that stand as tokens before the patches, and their names there.
-SPECIAL = {
-    "cls_token": "[CLS]",
-    "class_embedding": "[CLS]",
-    "distillation_token": "[DIST]",
-    "register_tokens": "[REG]",
-}
 
 
 class OpenVision(OneSequence):
@@ -93,7 +87,8 @@ class OpenVision(OneSequence):
         """What the model is called with, (1, 3, height, width), as its tokens."""
         high, wide = self._patches().kernel_size
         rows, columns = given.shape[-2] // high, given.shape[-1] // wide
-        special = self._special()
+        found = special_tokens(self.model.modules())
+        special = [] if found is None else [name for axis in found.before for name in axis.labels]
         cells = (f"{row},{column}" for row in range(rows) for column in range(columns))
         tokens, first = (*special, *cells), len(special)
         n = len(tokens)
@@ -121,17 +116,6 @@ class OpenVision(OneSequence):
     def _patches(self) -> nn.Conv2d:
         """The convolution that cuts a picture into patches: its kernel and stride are a patch."""
         return next(module for module in self.model.modules() if isinstance(module, nn.Conv2d))
-
-    def _special(self) -> list[str]:
-        """The names of the tokens before the patches: the order of the parameters is theirs."""
-        found: list[str] = []
-        for path, parameter in self.model.named_parameters():
-            name = SPECIAL.get(path.rpartition(".")[2])
-            if name is not None:
-                count = parameter.numel() // self.sizes.d_model
-                numbered = (f"{name[:-1]} {at}]" for at in range(1, count + 1))
-                found += [name] if count == 1 else numbered
-        return found
 
     def _call(self, text: TokenizedText) -> Tensor | None:
         """Run the model; if it has a head, return the logits of its classes."""
@@ -179,13 +163,7 @@ def processed(processor: Any, model: str, **given: Any) -> Mapping[str, Tensor]:
 
 def as_seen(processor: Any, given: Tensor) -> Tensor:
     """A picture (3, height, width) from 0 to 1, from what an image processor made of it."""
-    if not processor.do_normalize:
-        return given.clamp(0, 1)
-    mean, std = (
-        torch.tensor(numbers, device="cpu").view(-1, 1, 1)
-        for numbers in (processor.image_mean, processor.image_std)
-    )
-    return (given * std + mean).clamp(0, 1)
+    return unnormalized(given, processor).clamp(0, 1)
 
 
 def hide_patch(given: Tensor, picture: PictureTokens, token: int) -> Tensor:

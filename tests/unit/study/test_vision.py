@@ -25,7 +25,7 @@ SPECIAL = {
     "vit": ("[CLS]",),
     "deit": ("[CLS]", "[DIST]"),
     "dinov2": ("[CLS]",),
-    "dinov2_with_registers": ("[CLS]", *(f"[REG {at}]" for at in range(1, 5))),
+    "dinov2_with_registers": ("[CLS]", *(f"[REG {at}]" for at in range(4))),
     "clip_vision_model": ("[CLS]",),
     "siglip_vision_model": (),
 }

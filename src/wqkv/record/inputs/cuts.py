@@ -208,6 +208,8 @@ def unnormalized(picture: Tensor, processor: Any) -> Tensor:  # a foreign proces
     """A picture (..., channels, height, width) before a processor of transformers scaled it."""
     own = getattr(processor, "image_processor", processor)
     mean, std = getattr(own, "image_mean", None), getattr(own, "image_std", None)
+    if not getattr(own, "do_normalize", True):
+        return picture
     if not isinstance(mean, list | tuple) or not isinstance(std, list | tuple):
         return picture
     if not len(mean) == len(std) == picture.shape[-3]:

@@ -145,6 +145,9 @@ def test_pixels_as_they_were_before_the_processor():
     found = keys(Reader(nn.Conv2d(3, D, 8, 8)), given, processor=Processor())
     torch.testing.assert_close(grid_of(found).source, raw[0])
     assert unnormalized(given, None) is given
+    Processor.do_normalize = False  # it has a mean that it does not use
+    assert unnormalized(given, Processor()) is given
+    del Processor.do_normalize
     assert torch.equal(unnormalized(given[0, :1], Processor()), given[0, :1])  # of other channels
 
 
