@@ -69,10 +69,11 @@ class Scale(NamedTuple):
 
 def up_to(end: float) -> Scale:
     """Numbers from 0 to `end`, by their square root: small ones would all look like 0."""
-    ticks = tuple((share * end, f"{share * end:.3g}") for share in (0, 0.01, 0.1, 0.25, 0.5, 1))
+    # numbers of two digits, and each tick stands at the number that it names
+    names = [f"{share * end:.2g}" for share in (0, 0.01, 0.1, 0.25, 0.5)]
     return Scale(
         lambda numbers: (numbers / end).clamp(min=0).sqrt(),
-        ticks,
+        (*((float(name), name) for name in names), (end, f"{end:.3g}")),
         LIGHT,
         f"from 0 to {end:.3g}, by the square root",
     )
