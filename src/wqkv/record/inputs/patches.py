@@ -176,7 +176,9 @@ def _asks_by_class(moment: Moment, others: _Tower) -> bool:
 def _parts(moment: Moment, tower: _Tower) -> Sequence[Parts]:
     """The axes of every sample."""
     cut, special = tower.cut, tower.special
-    shown = sources(cut, cuts_of(moment.convolved), moment.modules)
+    shown: Sequence[Tensor | None] = [None] * cut.batch
+    if not moment.before.remade:
+        shown = sources(cut, cuts_of(moment.convolved), moment.modules)
     return [
         (
             *special.before,
