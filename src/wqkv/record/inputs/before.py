@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from wqkv.record.inputs.moment import Before, Convolved, Embedded
@@ -140,7 +141,15 @@ _ORDERS: dict[str, Callable[..., Sequence[int]]] = {
     "flip": lambda dims: dims,
     "gather": lambda dim, *_: [dim],
     "index": lambda found: [axis for axis, one in enumerate(found) if one is not None],
+    "index_add": lambda dim, *_: [dim],
+    "index_copy": lambda dim, *_: [dim],
+    "index_put": lambda found, *_: [
+        axis for axis, one in enumerate(found) if one is not None and one.dtype != torch.bool
+    ],
     "index_select": lambda dim, *_: [dim],
+    "scatter": lambda dim, *_: [dim],
+    "scatter_add": lambda dim, *_: [dim],
+    "scatter_reduce": lambda dim, *_: [dim],
     "roll": lambda shifts, dims=(0,): _listed(dims),
     "take_along_dim": lambda indices, dim=0: [dim],
 }

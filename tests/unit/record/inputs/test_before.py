@@ -91,7 +91,24 @@ def sorted_by_gather(x, tower):
     return x.gather(1, order)
 
 
+def extra_around(x, tower):
+    """Tokens with names of one's own before the patches, and behind them."""
+    return torch.cat([torch.cat([cls(x, tower) + 1, x], 1), torch.ones(len(x), 2, WIDTH)], 1)
+
+
+def extra_between(x, tower):
+    return torch.cat([x[:, :7], torch.ones(len(x), 2, WIDTH), x[:, 7:]], 1)
+
+
+def scattered(x, tower):
+    order = torch.arange(x.shape[1]).flip(0)
+    return torch.empty_like(x).index_put_((torch.arange(len(x))[:, None], order), x)
+
+
 TOWERS = {
+    "other tokens around": (True, True, Tower(by_rows, extra_around, asis)),
+    "other tokens between": (False, False, Tower(by_rows, extra_between, asis)),
+    "scattered": (False, False, Tower(by_rows, scattered, asis)),
     "the class token first": (True, True, Tower(by_rows, cls_first, asis)),
     "last": (True, True, Tower(by_rows, cls_last, asis)),
     "channels last": (True, True, Tower(lambda x: x.permute(0, 2, 3, 1).flatten(1, 2), asis, asis)),
