@@ -106,7 +106,7 @@ def _is_reordered(ids: Tensor, moment: Moment, batch: int) -> bool:
     length = ids.shape[1]
     joined, moved = next((one[2:] for one in reversed(_lookups(ids, moment))), (0, 0))
     return any(sum(lengths) == length for lengths in moment.before.joined[joined:]) or any(
-        shape[:2] == (batch, length) for shape in moment.before.moved[moved:]
+        len(shape) == 3 and shape[:2] == (batch, length) for shape in moment.before.moved[moved:]
     )
 
 

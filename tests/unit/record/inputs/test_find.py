@@ -121,6 +121,18 @@ def test_a_generation_names_what_was_written(num_beams):
             assert labels(m.keys[sample]) == labels(m.queries[sample]) == strings(row[:-1])
 
 
+def test_a_cache_of_one_size_and_one_key_head():
+    config = LlamaConfig(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, vocab_size=VOCABULARY, eos_token_id=None, pad_token_id=0,
+    )  # fmt: skip
+    model, text = AutoModelForCausalLM.from_config(config).eval(), ids(2, 5)
+    options = {"cache_implementation": "static", "disable_compile": True, "do_sample": False}
+    with torch.no_grad(), watch(model) as seen:
+        out = model.generate(text, max_new_tokens=4, **options)
+    assert [labels(one) for one in seen[0].queries] == [strings(row[:-1]) for row in out]
+
+
 def test_a_text_whose_beginning_was_not_seen():
     model, text = llama(), ids(1, 7)
     with torch.no_grad():
