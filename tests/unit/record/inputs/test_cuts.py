@@ -209,10 +209,10 @@ def test_patches_of_a_processor():
 
 
 def test_tokens_of_a_library_that_was_not_looked_at():
-    """Where they stand is told by how they were put beside the patches, and not by their name."""
+    """Here it has registers, and puts [CLS] alone before the patches: one token, of no name."""
     found = keys(Reader(nn.Conv2d(3, D, 8, 8), register_tokens=2), pictures(1, 3, 16, 24))
     extra, patches = found
-    assert extra.labels == ("[extra 0]", "[extra 1]") and patches.grid == (2, 3)
+    assert extra.labels == ("[extra 0]",) and patches.grid == (2, 3)
 
 
 def test_two_shapes_with_as_many_cells():
