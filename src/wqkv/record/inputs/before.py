@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from wqkv.record.inputs.moment import Before, Convolved, Embedded
@@ -22,6 +23,7 @@ class Ran:
         self._embedded: list[Embedded] = []
         self._joined: list[tuple[int, ...]] = []
         self._moved: list[tuple[int, ...]] = []
+        self._remade = False
         self._texts: set[tuple[int, ...]] = set()
 
     def convolved(self) -> Sequence[Convolved]:
@@ -30,11 +32,12 @@ class Ran:
 
     def others(self) -> Before:
         """What else tells something."""
-        return Before(tuple(self._embedded), tuple(self._joined), tuple(self._moved))
+        moved = tuple(self._moved)
+        return Before(tuple(self._embedded), tuple(self._joined), moved, self._remade)
 
     def begin(self, given: Iterable[Tensor]) -> None:
         """A forward begins, of a model that was given these tensors."""
-        self._texts = {tuple(x.shape) for x in given if x.ndim == 2}
+        self._texts, self._remade = {tuple(x.shape) for x in given if x.ndim == 2}, False
         for some in (self._convolved, self._embedded, self._joined, self._moved):
             some.clear()
 
@@ -55,12 +58,15 @@ class Ran:
         if ids is not None:
             shape = tuple(ids.shape)
             if shape in self._texts or shape[::-1] in self._texts:
-                self._embedded.append(Embedded(ids, len(self._joined), len(self._moved)))
+                counts = (len(self._convolved), len(self._joined), len(self._moved))
+                self._embedded.append(Embedded(ids, *counts))
             return
+        if not self._convolved:  # what comes behind is no picture any more
+            self._remade |= _remakes(name, args)
         if name in _SWAPS and not (self._convolved and args[0].ndim == 4):
             return
         parts = args[0] if name == "cat" else [args[0]]
-        if not isinstance(made, Tensor) or not made.is_floating_point():
+        if name not in _AXES or not isinstance(made, Tensor) or not made.is_floating_point():
             return
         if made.ndim not in (3, 4) or any(one.ndim != made.ndim for one in parts):
             return
@@ -97,6 +103,23 @@ def _looked_up(name: str, args: Sequence[Any]) -> Tensor | None:
     return found if isinstance(found, Tensor) else None
 
 
+# As torch tells of an operator: its arguments may be anything.
+def _remakes(name: str, args: Sequence[Any]) -> bool:
+    """Whether it makes other pictures of some: of another size, or other samples."""
+    first: Tensor = args[0][0] if name == "cat" else args[0]
+    if first.ndim < 4 or first.shape[-3] not in (1, 3) or not first.is_floating_point():
+        return False
+    if name == "cat":
+        return first.ndim == 4 and len(args[0]) > 1 and args[1:] in ((), (0,), (-4,))
+    if name == "constant_pad_nd":
+        return any(args[1][:4:2])  # on the left, or above
+    if name in ("transpose", "swapaxes"):
+        return first.ndim > 4 and 0 in {axis % first.ndim for axis in args[1:3]}
+    if name == "permute":
+        return first.ndim > 4 and bool(args[1][0] % first.ndim)
+    return name in _RESIZES
+
+
 def _listed(axes: int | Sequence[int]) -> Sequence[int]:
     return [axes] if isinstance(axes, int) else axes or [0]
 
@@ -118,7 +141,15 @@ _ORDERS: dict[str, Callable[..., Sequence[int]]] = {
     "flip": lambda dims: dims,
     "gather": lambda dim, *_: [dim],
     "index": lambda found: [axis for axis, one in enumerate(found) if one is not None],
+    "index_add": lambda dim, *_: [dim],
+    "index_copy": lambda dim, *_: [dim],
+    "index_put": lambda found, *_: [
+        axis for axis, one in enumerate(found) if one is not None and one.dtype != torch.bool
+    ],
     "index_select": lambda dim, *_: [dim],
+    "scatter": lambda dim, *_: [dim],
+    "scatter_add": lambda dim, *_: [dim],
+    "scatter_reduce": lambda dim, *_: [dim],
     "roll": lambda shifts, dims=(0,): _listed(dims),
     "take_along_dim": lambda indices, dim=0: [dim],
 }
@@ -136,5 +167,14 @@ _AXES: dict[str, Callable[..., Sequence[int]]] = {
     **_ORDERS,
     **_SWAPS,
 }
+#: Those that make a picture of another size.
+_RESIZES = (
+    "_upsample_bicubic2d_aa",
+    "_upsample_bilinear2d_aa",
+    "grid_sampler_2d",
+    "upsample_bicubic2d",
+    "upsample_bilinear2d",
+    "upsample_nearest2d",
+)
 #: The operators that tell something.
-OPERATORS = frozenset(("embedding", *_AXES))
+OPERATORS = frozenset(("constant_pad_nd", "embedding", *_RESIZES, *_AXES))

@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from functools import cache, reduce
 from typing import TypeAlias
 
+import torch
+from torch import Tensor
+
 from wqkv.maps.axis import UNKNOWN, Axes, Axis, Parts
 from wqkv.record.inputs.joined import read_joined
 from wqkv.record.inputs.latents import read_latents
@@ -135,22 +138,76 @@ def _is_text(axis: Axis) -> bool:
 
 
 def _earlier(moment: Moment, batch: int, key_len: int) -> Sequence[Parts] | None:
-    """What another tower has read earlier, such as the encoder's text, whose positions are keys."""
-    runs = [
-        run
+    """What another tower has read earlier, such as the encoder's text, whose positions are keys.
+
+    That is what ran between two calls of the decoder. If several towers ran there, or one of them
+    several times, it is not known which of them is meant, unless all have read the same.
+    """
+    tower = _given_another(moment)
+    before = [
+        (run, run.pieces[0].moment)
         for layer in tuple(moment.layers.values())
         for run in layer.runs
-        if run.pieces and run.pieces[0].moment.number < moment.number and run.shape[2] == key_len
+        if run.pieces and _number(run) < moment.number
     ]
-    tower = _given_another(moment)
-    runs = [run for run in runs if not _is_of(run.pieces[0].moment, tower, moment.source)]
-    for run in sorted(runs, key=_number, reverse=True):
-        found = run.axes().queries()
-        if found is None or len(found) not in (1, batch):
-            continue
-        if all(_in_order(axis) for parts in found for axis in parts):
-            return found if len(found) == batch else [found[0]] * batch
-    return None
+    others = [
+        run
+        for run, then in before
+        if run.shape[2] == key_len
+        and (run.shape[0] in (1, batch) or _is_repeated(then, moment, run.shape[0], batch))
+        and not _is_of(then, tower, moment.source)
+        and _may_be_seen(then, moment, tower)
+    ]
+    last = max(map(_number, others), default=0)
+    own = [_number(run) for run, then in before if tower and _is_of(then, tower, None)]
+    since = max((number for number in own if number < last), default=0)
+    found = [run.axes().queries() for run in others if _number(run) > since]
+    first = found[0] if found else None
+    if first is None or batch % len(first) or not all(_alike(first, one) for one in found):
+        return None
+    if any(shape[1] == key_len for shape in moment.before.moved if len(shape) == 3):
+        return None
+    if not all(_in_order(axis) for parts in first for axis in parts):
+        return None
+    copies = batch // len(first)
+    return [first[sample // copies] for sample in range(batch)]
+
+
+def _is_repeated(then: Moment, now: Moment, few: int, batch: int) -> bool:
+    """Whether `generate` of transformers repeats each sample of an encoder, as for its beams."""
+    model = now.modules[0].module
+    by_transformers = type(model).__module__.startswith("transformers.")
+    return by_transformers and then.modules[0].module is not model and batch % few == 0
+
+
+def _alike(some: Sequence[Parts], others: Sequence[Parts] | None) -> bool:
+    """Whether two runs have read the same."""
+    if others is None or list(map(len, some)) != list(map(len, others)):
+        return False
+    return all(
+        (one.labels, one.grid, one.seconds) == (other.labels, other.grid, other.seconds)
+        and _shows(one, other)
+        for pair in zip(some, others, strict=True)
+        for one, other in zip(*pair, strict=True)
+    )
+
+
+def _shows(one: Axis, other: Axis) -> bool:
+    """Whether two axes have the same source."""
+    a, b = (x.source[0] if isinstance(x.source, tuple) else x.source for x in (one, other))
+    return a is b or (isinstance(a, Tensor) and isinstance(b, Tensor) and torch.equal(a, b))
+
+
+def _may_be_seen(then: Moment, now: Moment, tower: Running | None) -> bool:
+    """Whether an attention of `then` may have made what a decoder is given now.
+
+    What the watched model was given was made in a forward before: by a part of the model, because
+    what the whole model returns is made by its decoder.
+    """
+    outer, given = now.modules[0], {} if tower is None else tower.given
+    if then.modules[0] is outer:
+        return not any(isinstance(given.get(name), Tensor) for name in OTHER_TEXTS)
+    return then.modules[0].module is not outer.module
 
 
 def _in_order(axis: Axis) -> bool:

@@ -75,6 +75,7 @@ class Embedded(NamedTuple):
     """Whole numbers (batch, length) that an embedding was given."""
 
     ids: Tensor
+    convolved: int  # how many convolutions had run then
     joined: int  # how many of `Before.joined` were there then
     moved: int
 
@@ -87,6 +88,7 @@ class Before(NamedTuple):
     joined: Sequence[tuple[int, ...]] = ()
     #: The shapes of hidden states, or pictures, whose positions were put into another order.
     moved: Sequence[tuple[int, ...]] = ()
+    remade: bool = False  # whether pictures were resized, or put together as others
 
 
 class HasRuns(Protocol):

@@ -110,11 +110,27 @@ def _explained(within: Sequence[Running], cut: Cut, length: int, before: Before)
         return _Tower(within, cut, Special((), ())) if first == {0} else None
     special = special_tokens(path)
     if special is None or length != count + special.total:
+        special = _beside(first, length - count)
+    if special is None:
         return None
     if first == {0} and len(special.before) == 1 and not special.after:  # [CLS] stands behind
         special = Special((), special.before)
     fits = first <= {sum(map(len, special.before))}
     return _Tower(within, cut, special) if fits else None
+
+
+#: The most tokens without a known name that may stand beside patches.
+_EXTRA = 8
+
+
+def _beside(first: set[int], count: int) -> Special | None:
+    """Tokens of which it is known how many stand before the patches, and not what they are."""
+    before = min(first, default=-1)
+    if len(first) != 1 or before < 0 or not 0 < count <= _EXTRA:
+        return None
+    names = [f"[extra {i}]" for i in range(count)]
+    parts = (names[:before], names[before:])
+    return Special(*(tuple(Axis(some) for some in (part,) if some) for part in parts))
 
 
 def _first(joined: Sequence[Sequence[int]], count: int, length: int) -> set[int]:
@@ -176,7 +192,9 @@ def _asks_by_class(moment: Moment, others: _Tower) -> bool:
 def _parts(moment: Moment, tower: _Tower) -> Sequence[Parts]:
     """The axes of every sample."""
     cut, special = tower.cut, tower.special
-    shown = sources(cut, cuts_of(moment.convolved), moment.modules)
+    shown: Sequence[Tensor | None] = [None] * cut.batch
+    if not moment.before.remade:
+        shown = sources(cut, cuts_of(moment.convolved), moment.modules)
     return [
         (
             *special.before,

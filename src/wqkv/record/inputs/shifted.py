@@ -99,7 +99,7 @@ def _axes(moment: Moment, seen: Windowed, one: Placed) -> Sequence[Parts]:
 
 def _sources(moment: Moment, pictures: int, grid: Pair) -> Sequence[Tensor | None]:
     """Each picture, exactly as large as its grid of cells; None where that is not known."""
-    for first in cuts_of(moment.convolved):
+    for first in () if moment.before.remade else cuts_of(moment.convolved):
         cut = _merged(first, grid) if first.batch == pictures else None
         found = [] if cut is None else sources(cut, [cut], moment.modules)
         if found and found[0] is not None:

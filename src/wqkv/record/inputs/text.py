@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from functools import cache
@@ -45,6 +46,8 @@ def token_ids(moment: Moment, length: int, batch: int) -> Tensor | None:
         beside = any(name.startswith("pixel_values") for name in one.given)
         if fitting and beside and _SEES.search(moment.modules[-1].name):
             return None
+        if fitting and others and _may_be_patches(fitting[0], moment):
+            return None
         if fitting:
             known = _are_alike(fitting) and not _either_way(moment, fitting[0])
             return None if not known or _is_reordered(fitting[0], moment, batch) else fitting[0]
@@ -84,15 +87,26 @@ def _lookups(ids: Tensor, moment: Moment) -> list[Embedded]:
     ]
 
 
+def _may_be_patches(ids: Tensor, moment: Moment) -> bool:
+    """Whether a picture that was cut since a text was looked up has about as many cells."""
+    since = next((one.convolved for one in reversed(_lookups(ids, moment))), 0)
+    cells = [math.prod(one.made[2:]) for one in moment.convolved[since:] if len(one.made) > 3]
+    return any(count <= ids.shape[1] <= count + _SPECIAL for count in cells)
+
+
+#: The most special tokens that may stand beside patches.
+_SPECIAL = 8
+
+
 def _is_reordered(ids: Tensor, moment: Moment, batch: int) -> bool:
     """Whether hidden states as long as a text were put together since it was looked up, or moved.
 
     They may be those of the text no more.
     """
     length = ids.shape[1]
-    joined, moved = next((one[1:] for one in reversed(_lookups(ids, moment))), (0, 0))
+    joined, moved = next((one[2:] for one in reversed(_lookups(ids, moment))), (0, 0))
     return any(sum(lengths) == length for lengths in moment.before.joined[joined:]) or any(
-        shape[:2] == (batch, length) for shape in moment.before.moved[moved:]
+        len(shape) == 3 and shape[:2] == (batch, length) for shape in moment.before.moved[moved:]
     )
 
 

@@ -91,7 +91,24 @@ def sorted_by_gather(x, tower):
     return x.gather(1, order)
 
 
+def extra_around(x, tower):
+    """Tokens with names of one's own before the patches, and behind them."""
+    return torch.cat([torch.cat([cls(x, tower) + 1, x], 1), torch.ones(len(x), 2, WIDTH)], 1)
+
+
+def extra_between(x, tower):
+    return torch.cat([x[:, :7], torch.ones(len(x), 2, WIDTH), x[:, 7:]], 1)
+
+
+def scattered(x, tower):
+    order = torch.arange(x.shape[1]).flip(0)
+    return torch.empty_like(x).index_put_((torch.arange(len(x))[:, None], order), x)
+
+
 TOWERS = {
+    "other tokens around": (True, True, Tower(by_rows, extra_around, asis)),
+    "other tokens between": (False, False, Tower(by_rows, extra_between, asis)),
+    "scattered": (False, False, Tower(by_rows, scattered, asis)),
     "the class token first": (True, True, Tower(by_rows, cls_first, asis)),
     "last": (True, True, Tower(by_rows, cls_last, asis)),
     "channels last": (True, True, Tower(lambda x: x.permute(0, 2, 3, 1).flatten(1, 2), asis, asis)),
@@ -238,3 +255,59 @@ def test_texts_that_stand_side_by_side(shape):
         return
     rows = found if isinstance(found, list) else [found]
     assert [list(one.labels) for one in rows] == [list(map(str, row)) for row in text.T.tolist()]
+
+
+#: The shape of pictures that a model is given, and what it makes of them for its tower.
+REMADE = {
+    "resized": ((3, 10, 18), lambda x: nn.functional.interpolate(x, (12, 20))),
+    "resized smoothly": (
+        (3, 10, 18),
+        lambda x: nn.functional.interpolate(x, (12, 20), mode="bilinear", antialias=True),
+    ),
+    "padded on the left": ((3, 11, 19), lambda x: nn.functional.pad(x, (1, 0, 1, 0))),
+    "in another order": ((3, 12, 20), lambda x: torch.cat([x[1:], x[:1]])),
+    "views before samples": ((2, 3, 12, 20), lambda x: x.transpose(0, 1).flatten(0, 1)),
+    "the same, permuted": ((2, 3, 12, 20), lambda x: x.permute(1, 0, 2, 3, 4).flatten(0, 1)),
+}
+
+
+@pytest.mark.parametrize("name", REMADE)
+def test_no_picture_is_shown_that_was_made_anew(name):
+    sized, make = REMADE[name]
+
+    class Whole(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tower = Tower(by_rows, cls_first)
+
+        def forward(self, pixels):
+            return self.tower(make(pixels) / 2)
+
+    model, pixels = Whole(), torch.randn(2, *sized)
+    with torch.no_grad(), watch(model) as seen:
+        model(pixels)
+    assert {(patches.grid, patches.source) for _, patches in seen[0].keys} == {((3, 5), None)}
+
+
+@pytest.mark.parametrize("text_first", [True, False])
+def test_a_text_that_is_as_long_as_a_picture(text_first):
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cut, self.embed = nn.Conv2d(3, WIDTH, PATCH, PATCH), nn.Embedding(31, WIDTH)
+            self.seeing, self.reading = Block(), Block()
+
+        def forward(self, pixels, text):
+            parts = [
+                lambda: self.reading(self.embed(text)),
+                lambda: self.seeing(by_rows(self.cut(pixels))),
+            ]
+            return [part() for part in (parts if text_first else reversed(parts))]
+
+    model, text = Both(), torch.arange(15)[None]
+    with torch.no_grad(), watch(model) as seen:
+        model(torch.randn(1, 3, 12, 20), text)
+    names = [layer.name.partition(".")[0] for layer in seen.layers]
+    found = {name: m.keys for name, m in zip(names, seen, strict=True)}
+    assert found["seeing"] is None
+    assert found["reading"].labels == tuple(map(str, range(15)))

@@ -212,9 +212,10 @@ def test_patches_of_a_processor():
 
 
 def test_tokens_of_a_library_that_was_not_looked_at():
-    """Nobody knows whether registers of a class of one's own stand in front of the patches."""
+    """Here it has registers, and puts [CLS] alone before the patches: one token, of no name."""
     found = keys(Reader(nn.Conv2d(3, D, 8, 8), register_tokens=2), pictures(1, 3, 16, 24))
-    assert found is None
+    extra, patches = found
+    assert extra.labels == ("[extra 0]",) and patches.grid == (2, 3)
 
 
 def test_two_shapes_with_as_many_cells():

@@ -1,5 +1,7 @@
 """What a watched model's queries and keys are, found by what the model was given."""
 
+from functools import partial
+
 import pytest
 import torch
 from tokenizers import Tokenizer
@@ -13,6 +15,7 @@ from transformers import (
     GPT2Model,
     LlamaConfig,
     T5Config,
+    T5ForConditionalGeneration,
     T5Model,
 )
 
@@ -118,6 +121,18 @@ def test_a_generation_names_what_was_written(num_beams):
             assert labels(m.keys[sample]) == labels(m.queries[sample]) == strings(row[:-1])
 
 
+def test_a_cache_of_one_size_and_one_key_head():
+    config = LlamaConfig(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, vocab_size=VOCABULARY, eos_token_id=None, pad_token_id=0,
+    )  # fmt: skip
+    model, text = AutoModelForCausalLM.from_config(config).eval(), ids(2, 5)
+    options = {"cache_implementation": "static", "disable_compile": True, "do_sample": False}
+    with torch.no_grad(), watch(model) as seen:
+        out = model.generate(text, max_new_tokens=4, **options)
+    assert [labels(one) for one in seen[0].queries] == [strings(row[:-1]) for row in out]
+
+
 def test_a_text_whose_beginning_was_not_seen():
     model, text = llama(), ids(1, 7)
     with torch.no_grad():
@@ -152,6 +167,96 @@ def test_cross_attention_looks_at_the_other_text():
             for m in kind:
                 assert [labels(one) for one in m.queries] == list(map(strings, queries))
                 assert [labels(one) for one in m.keys] == list(map(strings, keys))
+
+
+def t5():
+    config = T5Config(d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2, vocab_size=31)
+    return T5Model(config).eval()
+
+
+def read(model, one, other):
+    return model(encoder_outputs=model.encoder(one), decoder_input_ids=other)
+
+
+def read_turned(model, one, other):
+    states = model.encoder(one)[0].flip(1)
+    return model(encoder_outputs=(states,), decoder_input_ids=other)
+
+
+def read_the_first(model, one, other):
+    first, _ = model.encoder(one), model.encoder(other)
+    return model(encoder_outputs=first, decoder_input_ids=other)
+
+
+def read_both(model, one, other):
+    model(input_ids=other, decoder_input_ids=one)
+    return model(input_ids=one, decoder_input_ids=other)
+
+
+@pytest.mark.parametrize(
+    ("call", "known", "whole"),
+    [
+        (read, True, True),
+        (read, True, False),
+        (read_both, True, True),
+        (read_both, True, False),
+        (read_turned, False, True),  # what is turned between two forwards is not seen
+        (read_the_first, False, True),
+        (read_the_first, False, False),
+    ],
+)
+def test_which_source_a_decoder_looks_at(call, known, whole):
+    class Whole(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = t5()
+
+        def forward(self, one, other):
+            return call(self.model, one, other)
+
+    model, source, target = Whole(), ids(1, 5), ids(1, 5).flip(1)
+    with torch.no_grad(), watch(model if whole else model.model) as seen:
+        (model if whole else partial(call, model.model))(source, target)
+    found = [m.keys for m in seen.cross][-1]
+    assert labels(found) == strings(source[0]) if known else found is None
+
+
+def test_a_source_that_was_read_before_the_watch():
+    model, source, target = t5(), ids(1, 5), ids(1, 5).flip(1)
+    with torch.no_grad():
+        states = model.encoder(source)
+        with watch(model) as seen:
+            model(input_ids=target, decoder_input_ids=source)
+            model(encoder_outputs=states, decoder_input_ids=target)
+    assert seen.cross[0].keys is None
+
+
+def test_states_of_ones_own_beside_another_tower():
+    class Other(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Embedding(VOCABULARY, 16)
+            self.tower = nn.TransformerEncoderLayer(16, 2, 24, batch_first=True)
+            self.decoder = nn.TransformerDecoderLayer(16, 2, 24, batch_first=True)
+
+        def forward(self, one, states, other):
+            self.tower(self.embed(one))
+            return self.decoder(self.embed(other), states)
+
+    seen = seen_of(Other().eval(), ids(1, 5), torch.randn(1, 5, 16), ids(1, 3))
+    assert seen.cross[0].keys is None
+
+
+def test_beams_look_at_the_source_that_they_were_made_of():
+    config = T5Config(
+        d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2, vocab_size=31, eos_token_id=None,
+        decoder_start_token_id=0, pad_token_id=0,
+    )  # fmt: skip
+    model, source = T5ForConditionalGeneration(config).eval(), ids(2, 5)
+    with torch.no_grad(), watch(model) as seen:
+        model.generate(source, num_beams=3, do_sample=False, max_new_tokens=4)
+    for m in seen.cross:
+        assert [labels(one) for one in m.keys] == [strings(source[n // 3]) for n in range(6)]
 
 
 def test_token_ids_that_were_changed_in_place():
