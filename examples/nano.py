@@ -43,7 +43,7 @@ def main(steps: int = 1500, picture: str = "nano.png") -> None:
     with torch.no_grad(), wqkv.watch(model) as seen:
         model(ids)
     print(seen.report())
-    behind, figure = behind_the_same(ids)[0], seen.plot()
+    behind, figure, ticks = behind_the_same(ids)[0], seen.plot(), range(LENGTH)
     before = torch.eye(LENGTH).roll(1, 0) * behind.any(0)[:, None] > 0  # of letters that are read
     for layer, (what, keys) in enumerate({"before": before, "behind the same": behind}.items()):
         on = (seen[layer][0] * keys).sum(-1)[:, keys.any(-1)].mean(-1)  # a number per head
@@ -51,7 +51,7 @@ def main(steps: int = 1500, picture: str = "nano.png") -> None:
         title, axes = f"layer {layer}: the letter {what}", figure.axes[layer]
         print(f"{title} has {on.min():.2f} to {on.max():.2f} of the weight (evenly: {even:.2f})")
         axes.scatter(*keys.nonzero().T.flip(0), marker="s", s=99, fc="none", ec="#d95f02")
-        axes.set(title=title, xticks=range(LENGTH), xticklabels=TEXT)
+        axes.set(title=title, xticks=ticks, yticks=ticks, xticklabels=TEXT, yticklabels=TEXT)
     figure.savefig(picture, dpi=200)
 
 

@@ -106,7 +106,7 @@ def test_nano(example, capsys, tmp_path):
     assert even == 0.2 and before > 0.4
     behind, _, even = numbers("layer 1: the letter behind the same" + line, shown)
     assert even == 0.07 and behind > 0.7
-    assert imread(tmp_path / "nano.png").shape == (660, 1240, 4)
+    assert imread(tmp_path / "nano.png").shape == (820, 1480, 4)
 
 
 @pytest.mark.slow
