@@ -46,11 +46,11 @@ examples: .venv/.examples .venv/.foreign .venv/libreoffice ## train small models
 	$(BIN)/python examples/characters.py --output docs/examples/characters.png
 	$(BIN)/python examples/translate.py --output docs/examples/translate.png
 	cd docs/examples && $(abspath $(BIN))/python ../../examples/nano.py
-	cd docs/examples && $(abspath $(BIN))/python ../../examples/contacts.py
-	cd docs/examples && $(abspath $(BIN))/python ../../examples/picture_and_text.py
-	cd docs/examples && for one in on_pixels diffusion; do \
+	mkdir -p build/examples
+	set -e; cd build/examples; for one in contacts picture_and_text on_pixels diffusion; do \
 		PYTHONPATH=../.. $(abspath $(BIN))/python -m tests.conformance.foreign ../../examples/$$one.py; \
 	done
+	cd build/examples && cp contacts.png where-is-dark.png vit.png diffusion-gold.png ../../docs/examples
 
 clean: ## remove .venv and what the tools left
 	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
