@@ -484,6 +484,7 @@ ROWS = [
 
 # Runs a script: python -m tests.conformance.foreign examples/diffusion.py
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(sys.argv[1]).parent))
+    sys.argv = sys.argv[1:]
+    sys.path.insert(0, str(Path(sys.argv[0]).parent))
     with libraries():
-        runpy.run_path(sys.argv[1], run_name="__main__")
+        runpy.run_path(sys.argv[0], run_name="__main__")
