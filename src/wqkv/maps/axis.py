@@ -310,23 +310,22 @@ def parts_of(given: OfSample) -> Parts:
 
 
 def of_samples(name: str, given: OfMap, batch: int, length: int) -> tuple[Parts, ...]:
-    """The axes of every sample, as a user gives them for `name`, "keys" or "queries".
+    """The axes of every sample, as a user gives them for the argument `name`.
 
     Raises:
         ArgumentError: they do not name as many samples, or positions, as there are.
     """
     if isinstance(given, list) and len(given) != batch:
         raise ArgumentError(
-            f"`{name}` is a list of {len(given)}, and the map has {batch} samples.\n"
+            f"`{name}` is a list of {len(given)}, and there are {batch} samples.\n"
             "Pass one axis, or tuple of axes, for each sample, or one for all."
         )
     each = [parts_of(one) for one in given] if isinstance(given, list) else [parts_of(given)]
     for parts in each:
-        found = sum(map(len, parts))
-        if found != length:
+        if sum(map(len, parts)) != length:
             raise ArgumentError(
-                f"`{name}` names {found} positions ({' + '.join(str(len(p)) for p in parts)}), and "
-                f"the map has {length} {name}.\nPass an axis, or a tuple of axes, of all of them."
+                f"`{name}` names {' + '.join(str(len(p)) for p in parts)} positions, and there "
+                f"are {length}.\nPass an axis, or a tuple of axes, of all of them."
             )
     return tuple(each) * (1 if isinstance(given, list) else batch)
 

@@ -91,7 +91,7 @@ def overlay(numbers: Tensor, axis: OfMap, *, smooth: bool = False, title: str = 
         raise ArgumentError(
             message("`numbers` has too many axes.", {"numbers": numbers}, "Pass (length,).")
         )
-    samples = of_samples("numbers", axis, len(rows), rows.shape[1])
+    samples = of_samples("axis", axis, len(rows), rows.shape[1])
     return drawn(rows, samples, scale_on(rows), smooth, title)
 
 

@@ -165,9 +165,9 @@ def test_what_is_made_of_a_map_has_its_axes():
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"keys": Axis(4)}, "`keys` names 4 positions (4), and the map has 5 keys"),
-        ({"keys": (CLS, Axis(3))}, "`keys` names 4 positions (1 + 3), and the map has 5 keys"),
-        ({"queries": [Axis(5)] * 2}, "`queries` is a list of 2, and the map has 1 samples"),
+        ({"keys": Axis(4)}, "`keys` names 4 positions, and there are 5."),
+        ({"keys": (CLS, Axis(3))}, "`keys` names 1 + 3 positions, and there are 5."),
+        ({"queries": [Axis(5)] * 2}, "`queries` is a list of 2, and there are 1 samples."),
     ],
 )
 def test_axes_that_do_not_fit(given, says):
