@@ -1,7 +1,7 @@
 """What ran in a forward before an attention, as far as it tells where its positions come from.
 
-A reader of `inputs` knows what a model was given, and this tells whether the model then put the
-positions into another order, or others beside them. Shapes alone are kept, and token ids.
+A reader knows what a model was given. This tells whether the model has then changed the order of
+the positions, or put others beside them. Only shapes and token ids are kept.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Ran:
         return tuple(self._convolved)
 
     def others(self) -> Before:
-        """What else tells something."""
+        """The lookups, and what put positions together or moved them."""
         moved = tuple(self._moved)
         return Before(tuple(self._embedded), tuple(self._joined), moved, self._remade)
 
@@ -176,5 +176,5 @@ _RESIZES = (
     "upsample_bilinear2d",
     "upsample_nearest2d",
 )
-#: The operators that tell something.
+#: The operators that are noted.
 OPERATORS = frozenset(("constant_pad_nd", "embedding", *_RESIZES, *_AXES))

@@ -81,7 +81,7 @@ class Embedded(NamedTuple):
 
 
 class Before(NamedTuple):
-    """What else ran earlier in the forward: see `before.Ran`."""
+    """Which operators ran earlier in the forward that look up, join or move positions."""
 
     embedded: Sequence[Embedded] = ()
     #: The lengths of (batch, length, d) that were put one behind the other.
@@ -145,7 +145,7 @@ class RunCall(NamedTuple):
     moment: Moment
     batch: int
     query_len: int
-    kept: int  # the first of its queries, as many: a cache may be cut back
+    kept: int  # how many of its first queries are left: a cache may be cut back
     order: Tensor | None = None  # the samples that go on; None: all of them, as they were
 
 
