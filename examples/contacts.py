@@ -21,7 +21,7 @@ NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
 def proteins(count: int) -> Tensor:
-    """Random residues (count, LENGTH); in a pair, A stands with Y, C with W, and so on."""
+    """Random residues (count, LENGTH); the first of a pair decides the second: A and Y, C and W."""
     ids = torch.randint(len(RESIDUES), (count, LENGTH))
     ids[:, PAIRS[:, 1]] = len(RESIDUES) - 1 - ids[:, PAIRS[:, 0]]
     return ids

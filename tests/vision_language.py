@@ -394,7 +394,7 @@ def mllama() -> Case:
 
 
 def blip_2() -> Case:
-    """A text that is as long as the query tokens of its picture."""
+    """A model with as many query tokens for its picture as its text has tokens."""
     vision = {key: size for key, size in VISION.items() if key != "num_hidden_layers"}
     vision |= {"num_hidden_layers": 1, "image_size": 28}
     asks = {**vision, "encoder_hidden_size": 12, "vocab_size": 31}
@@ -512,7 +512,7 @@ CASES = {
 
 
 def tiny_joined(family: str) -> OpenVisionLanguage:
-    """An opened model of a family, whose prompt has its picture first."""
+    """A tiny model of a family, opened; its prompt begins with the picture."""
     made = CASES[family]()
     fill(made.model)
     found = OpenVisionLanguage(made.model.model, made.processor, f"tiny-{family}", made.model)

@@ -1,8 +1,8 @@
-"""A proof of where the windows of a picture stand.
+"""Prove on which cells of a picture the positions of each window stand.
 
-Where all attention is silent and no convolution sees further than its own cell, a changed cell of
-the picture changes the keys and queries of that cell and no others: exactly those of which the axes
-say that they stand on it. So every stage of a model is proved without any trained weights.
+All attention is made to add nothing, and no convolution sees further than its own cell. Then a
+change of one cell of the picture changes the keys and queries of that cell and no others. These
+must be the positions that the axes place on the cell. No trained weights are needed.
 """
 
 from __future__ import annotations

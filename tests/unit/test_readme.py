@@ -20,6 +20,14 @@ def blocks(readme):
     return re.findall(r"```python\n(.*?)```", (ROOT / readme).read_text("utf-8"), re.DOTALL)
 
 
+def run(page, count, given):
+    """Run the blocks of a page, one after the other, with and into what is given."""
+    found = blocks(page)
+    assert len(found) == count
+    for block in found:
+        exec(block, given)
+
+
 @pytest.fixture
 def given(tmp_path, monkeypatch):
     """What the blocks take as there: a model of four layers, what it reads, one rank."""
@@ -56,10 +64,7 @@ def test_python_runs(readme, given, capsys):
 def test_the_python_of_the_docs_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given = {}
-    found = blocks("docs/configuration.md")
-    assert len(found) == 4
-    for block in found:
-        exec(block, given)
+    run("docs/configuration.md", 4, given)
     assert given["again"].to_dict() == given["mask"].to_dict()
     assert given["twin"].to_dict() == given["form"]
     assert given["model"].attend.mask.to_dict() == given["mask"].to_dict()
@@ -77,10 +82,7 @@ def test_both_languages_have_the_same_python():
 def test_the_python_of_the_page_on_any_model(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     given = {}
-    found = blocks("docs/any-model.md")
-    assert len(found) == 2
-    for block in found:
-        exec(block, given)
+    run("docs/any-model.md", 2, given)
     report = given["seen"].report()
     assert report.startswith("captured 2 of 2 layers of TransformerEncoder")
     assert given["again"].report() == report
@@ -102,9 +104,6 @@ def test_the_python_of_the_page_on_what_was_looked_at():
         "inputs": {"input_ids": torch.arange(3)[None]},
         "processor": Words(),
     }
-    found = blocks("docs/looked-at.md")
-    assert len(found) == 2
-    for block in found:
-        exec(block, given)
-    assert repr(given["m"].keys) in "\n".join(found)
+    run("docs/looked-at.md", 2, given)
+    assert repr(given["m"].keys) in "\n".join(blocks("docs/looked-at.md"))
     assert given["seen"][5].keys.labels == ("the", "cat", "sat")

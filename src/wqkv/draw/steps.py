@@ -154,7 +154,7 @@ def tell(story: TokenStory, encoding: str = "utf-8", lang: str = "en") -> tuple[
 
 
 def _phrases(story: TokenStory, lang: str) -> dict[str, str]:
-    """The sentences and phrases for what the tokens of a story are."""
+    """The sentences of the steps, in the words for a text, for a picture, or for both together."""
     say = in_language(STEPS, lang)
     if story.source is not None:
         say |= {name: say[f"{name}_cross"] for name in CROSS}

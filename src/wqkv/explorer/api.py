@@ -227,7 +227,10 @@ class Api:
         return replace(main, parts={}) if self.one_text else main
 
     def _window(self, text: str, number: int, beside: str | None) -> TextWindow | None:
-        """The window of a text by its number; None for one that is read whole, with another."""
+        """Window `number` of a text; None if the text is read whole.
+
+        A text is read whole if another text or a picture is read with it (`beside`).
+        """
         windows: Sequence[TextWindow | None] = [None]
         if beside is None:
             windows = self.model.windows(text, self.room)

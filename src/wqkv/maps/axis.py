@@ -343,13 +343,13 @@ def as_given(samples: Sequence[Parts] | None) -> OfMap | None:
     return each[0] if same else each
 
 
-def label_at(parts: Parts, position: int) -> str:
-    """The name of a position."""
-    for axis in parts:
+def axis_at(parts: Parts, position: int) -> tuple[Axis, int]:
+    """The axis that holds a position of all axes together, and the position within that axis."""
+    for axis in parts[:-1]:
         if position < len(axis):
-            return axis.label(position)
+            return axis, position
         position -= len(axis)
-    return ""
+    return parts[-1], position
 
 
 def named(parts: Parts, label: str) -> list[int]:

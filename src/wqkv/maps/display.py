@@ -78,5 +78,5 @@ def visible(text: str, encoding: str = "utf-8") -> str:
 
 
 def short(text: str) -> str:
-    """Return at most 20 characters of a text."""
+    """Return a text, cut to 17 characters and "..." if it has more than 20."""
     return text if len(text) <= 20 else text[:17] + "..."

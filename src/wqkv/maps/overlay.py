@@ -108,15 +108,6 @@ def in_ink(scale: Scale) -> Scale:
     return scale if scale.signed else scale._replace(stops=INK)
 
 
-def asked_of(parts: Parts, position: int) -> Asked | None:
-    """The query at a position of some axes."""
-    for axis in parts:
-        if position < len(axis):
-            return Asked(axis, position)
-        position -= len(axis)
-    return None
-
-
 def drawn(
     rows: Tensor,
     samples: Sequence[Parts],
@@ -240,7 +231,7 @@ def _pictures(name: str, axis: Axis, own: Tensor, asked: Asked | None) -> Iterat
 
 
 def _cell(axis: Axis, asked: Asked | None) -> tuple[int, int, int] | None:
-    """The (frame, row, column) of the query, if it stands on the picture of an axis."""
+    """Return (frame, row, column) of the query; None if it is no cell of this axis's picture."""
     if asked is None or axis.grid is None or asked.axis.grid != axis.grid:
         return None
     if asked.axis is not axis and (axis.source is None or asked.axis.source is not axis.source):

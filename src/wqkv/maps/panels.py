@@ -1,4 +1,4 @@
-"""What an overlay consists of: a picture and lines of tokens, each with numbers on it."""
+"""The parts of an overlay: draw numbers on a picture, and on tokens that stand in lines."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ class Side(NamedTuple):
         return (ends * self.blocks / self.length).tolist()
 
     def says(self) -> str:
-        """What the parts are, in brackets; nothing where they are tokens alone."""
+        """The kinds of the parts, such as " ([CLS] | picture 14 x 14)"; "" if all are tokens."""
         kinds = [_kind(axis) for axis in self.parts]
         return "" if kinds in ([], ["tokens"]) else f" ({' | '.join(kinds)})"
 
@@ -197,7 +197,8 @@ def _figure_html(one: Picture, scale: Scale, each: bool) -> str:
         f'<g text-anchor="end">{texts}</g>'
     )
     areas = _areas(one, each, left, wide, high)
-    # pictures of the same areas may share a name, which the whole page has in common
+    # Names of maps belong to the whole page. Two pictures may have one name only if their areas are
+    # the same, so the name is made of the areas.
     name = f"wqkv{zlib.crc32(areas.encode()):08x}"
     return (
         '<figure style="display:inline-block;margin:4px;vertical-align:top">'
@@ -387,7 +388,7 @@ def draw_scale(made: Figure | SubFigure, panels: Sequence[Axes], scale: Scale) -
 
 
 def _said(one: Picture, scale: Scale) -> list[str]:
-    """What its rows, columns and colors are."""
+    """The note below a picture: what its rows, columns and colors mean."""
     said = [f"one row a query{one.queries.says()}, one column a key{one.keys.says()}"]
     if one.in_blocks:
         said.append(
@@ -398,7 +399,7 @@ def _said(one: Picture, scale: Scale) -> list[str]:
 
 
 def _kind(axis: Axis) -> str:
-    """What an axis is, in short."""
+    """The kind of an axis, as the note below a picture names it."""
     if axis.grid is not None:
         kind = "video" if len(axis.grid) == 3 else "picture"
         return f"{kind} {' x '.join(map(str, axis.grid))}"
@@ -410,12 +411,12 @@ def _kind(axis: Axis) -> str:
 
 
 def _named(label: str) -> str:
-    """A label as a hover has it."""
+    """A label as it is shown when the pointer is on a cell."""
     return short(visible(label)) if label else ""
 
 
 def _cut(label: str) -> str:
-    """A label as a tick has it."""
+    """A label as it stands beside a tick."""
     text = _named(label)
     return text if len(text) <= LETTERS else text[: LETTERS - 1] + "…"
 

@@ -21,14 +21,14 @@ from wqkv.maps.axis import (
     OfMap,
     Parts,
     as_given,
+    axis_at,
     known,
-    label_at,
     named,
     of_samples,
     standing,
 )
 from wqkv.maps.display import short, visible
-from wqkv.maps.overlay import asked_of, drawn
+from wqkv.maps.overlay import Asked, drawn
 from wqkv.maps.picks import Index, Line, numbers, pick
 from wqkv.maps.scales import WEIGHTS, Scale, of_keys
 from wqkv.maps.statistics import Top
@@ -211,7 +211,8 @@ class TileMap(Generic[Of]):
         row = self[sample, head, position][None]
         name, asked = str(position), None
         if queries:
-            name, asked = label_at(queries[sample], position), asked_of(queries[sample], position)
+            asked = Asked(*axis_at(queries[sample], position))
+            name = asked.axis.label(asked.position)
         title = f"{short(visible(name))}, head {head}"
         return drawn(row, [keys[sample]], self._scale_on(row), smooth, title, asked)
 

@@ -52,7 +52,7 @@ def _axis(axis: Axis, add: Add) -> Json:
 
 
 def read_axes(told: Any, read: Read) -> Axes:  # JSON
-    """The axes that a JSON value stands for, read when somebody asks."""
+    """The axes that `write_axes` wrote. Nothing is read before somebody asks for them."""
     told = told or {"queries": None, "keys": None}
     return Axes(_finder(told["queries"], read), _finder(told["keys"], read))
 

@@ -40,13 +40,12 @@ from wqkv.record.inputs.moment import (
     Running,
     is_convolution,
     running,
-    tensors_within,
 )
 from wqkv.record.layer_runs import LayerRuns
 from wqkv.record.modules import ModuleCall, ended_by, kind_of
 from wqkv.record.operators.door import OperatorDoor, Returned, Waiting, batch_of, is_joint
 from wqkv.record.operators.listening import Listening
-from wqkv.record.operators.nodes import close_all
+from wqkv.record.operators.nodes import close_all, leaves
 from wqkv.record.operators.told import FusedCall, Heard, WrittenOut, tensors_in
 from wqkv.record.own import OwnDoor
 from wqkv.record.read_mask import KnownMasks
@@ -84,8 +83,8 @@ class Listener:
 
     def __init__(self, watched: WatchedModel) -> None:
         self.watched, self.name = watched, threading.current_thread().name
-        # By module, visit and number: a model may run a module several times in a forward, each
-        # time (visit) is a layer of its own, and so is each of several attentions within a visit.
+        # The keys are (module, visit, number of the attention). A forward may run a module several
+        # times: each of these visits is a layer, and so is each attention that a visit computes.
         self.layers: dict[tuple[nn.Module, int, int], LayerRuns] = {}
         self.unseen = 0  # forwards that ran compiled
         self.forwards = 0  # that were followed
@@ -137,7 +136,7 @@ class Listener:
             self._visits.clear()
             self._counts.clear()
             self._learns = torch.is_grad_enabled()
-            given = list(tensors_within((call.args, call.kwargs)))
+            given = [x for x in leaves((call.args, call.kwargs)) if isinstance(x, Tensor)]
             self._given = {id(x) for x in given}
             self._ran.begin(given)
         self._stack.append(_Frame(call, call.finds_stored_keys(), self._visits[module], untold, []))
@@ -336,10 +335,14 @@ class Listener:
         batch = batch_of((*given.args, *given.kwargs.values()))
         if isinstance(heard.how, WrittenOut):
             heard.how.trail.batch = batch
-        return Waiting(layer, heard, modules, cross, batch, returned, self._moment())
+        moment = self._moment() if layer.wanted else None
+        return Waiting(layer, heard, modules, cross, batch, returned, moment)
 
     def _moment(self) -> Moment | None:
-        """This moment, to find later what the positions of an attention are."""
+        """Keep which modules run now and what they were given; None under keep="statistics".
+
+        What the positions of an attention are is found from it later, when somebody asks.
+        """
         if self.watched.keep != "all":
             return None
         for frame in self._stack:

@@ -104,17 +104,30 @@ def _load_vision(
     transformers: Any, config: Any, source: _ModelSource, progress: Callable[[str], None]
 ) -> LoadedVision:
     """A model of pictures and its image processor, with its head for classes if it has one."""
-    progress(say(PROGRESS["processor"], model=source.shown))
-    processor = source.reader(transformers.AutoImageProcessor, "no_processor")
-    progress(say(PROGRESS["weights"], model=source.shown))
     classes = upstream.CLASSES.get(config.model_type) or ()
     named = {classes} if isinstance(classes, str) else {*classes}  # DeiT has two such classes
     has_head = bool(named & {*(config.architectures or [])})
+    processor = _load_processor(transformers.AutoImageProcessor, "no_processor", source, progress)
     kind = transformers.AutoModelForImageClassification if has_head else transformers.AutoModel
     model, complete = _load_weights(transformers, kind, config, source)
     progress(say(PROGRESS["matrices"], model=source.shown))
     classifier = model if has_head and complete else None
     return LoadedVision(model.base_model, processor, source.shown, classifier)
+
+
+def _load_processor(
+    kind: Any, missing: str, source: _ModelSource, progress: Callable[[str], None]
+) -> Any:
+    """What makes the inputs of a model, before its weights are read.
+
+    Args:
+        kind: the class of transformers that opens it.
+        missing: the name of the sentence for a folder that has none.
+    """
+    progress(say(PROGRESS["processor"], model=source.shown))
+    found = source.reader(kind, missing)
+    progress(say(PROGRESS["weights"], model=source.shown))
+    return found
 
 
 def _joins(config: Any) -> bool:
@@ -126,9 +139,7 @@ def _load_vision_language(
     transformers: Any, config: Any, source: _ModelSource, progress: Callable[[str], None]
 ) -> LoadedVisionLanguage:
     """A model of a text with a picture and its processor, with its head for the next token."""
-    progress(say(PROGRESS["processor"], model=source.shown))
-    processor = source.reader(transformers.AutoProcessor, "no_joint_processor")
-    progress(say(PROGRESS["weights"], model=source.shown))
+    processor = _load_processor(transformers.AutoProcessor, "no_joint_processor", source, progress)
     has_head = upstream.WITH_PICTURES[config.model_type] in (config.architectures or [])
     kind = transformers.AutoModelForImageTextToText if has_head else transformers.AutoModel
     model, complete = _load_weights(transformers, kind, config, source)

@@ -6,7 +6,7 @@ tensors only those that the watched model itself was given, and whole numbers; o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
@@ -202,15 +202,3 @@ def _kept(value: object, own: set[int]) -> object:
 def is_convolution(module: nn.Module) -> bool:
     """Whether it is a convolution, which may cut a picture into patches or a sound into pieces."""
     return isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-
-
-def tensors_within(value: object) -> Iterator[Tensor]:
-    """The tensors of arguments, also of those in lists and dicts."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for one in value:
-            yield from tensors_within(one)
-    elif isinstance(value, Mapping):
-        for one in value.values():
-            yield from tensors_within(one)

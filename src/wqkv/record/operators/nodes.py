@@ -6,7 +6,7 @@ A Node keeps what the operator was given: earlier Nodes, numbers, and other tens
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -211,11 +211,11 @@ def union(sets: Any) -> frozenset[Any]:
 
 
 def leaves(value: Argument) -> Iterator[Argument]:
-    """All Nodes, Leaves and numbers inside lists, tuples and dicts, in order."""
+    """All Nodes, Leaves, tensors and numbers inside lists, tuples and mappings, in order."""
     if isinstance(value, tuple | list):
         for one in value:
             yield from leaves(one)
-    elif isinstance(value, dict):
+    elif isinstance(value, Mapping):
         for one in value.values():
             yield from leaves(one)
     else:

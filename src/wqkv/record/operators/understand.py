@@ -120,7 +120,10 @@ def replayed(how: WrittenOut, modules: Sequence[nn.Module], why: str) -> Run:
 
 
 def _cut_keys(found: Replayed, how: WrittenOut, key_len: int) -> tuple[str, ...]:
-    """What to say of keys that have weights and met no v; sinks are joined to the keys."""
+    """A note if some keys have weights and no v, so that the map leaves them out.
+
+    Sinks have no v either. They are joined to the scores by `cat`, and need no note.
+    """
     m = found.scores.shape[-1]
     if m == key_len or any(one.name == "cat" for one in all_nodes(how.weights)):
         return ()

@@ -76,7 +76,7 @@ def lit(found, query, sample):
         for image in axes.images
         if image.get_array().shape[:2] == patches.source.shape[-2:]
     )
-    # weights are blue; the frame around the query is orange, and lights nothing
+    # Weights are drawn in blue. The orange frame around the query is no weight and is not counted.
     blue, none = (one[..., 2] - one[..., 0] for one in shots)
     rows, columns = (blue > none).nonzero()
     points = numpy.stack([columns + 0.5, len(shots[0]) - rows - 0.5], axis=-1)  # from below

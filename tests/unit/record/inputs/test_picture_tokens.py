@@ -37,7 +37,7 @@ def named(one):
 
 
 def changed_cells(before, after):
-    """The (sample, position) of each cell of which a pixel of the source has changed."""
+    """The cells in which at least one pixel of the source has changed, as (sample, position)."""
     found = set()
     for sample, (old, new) in enumerate(zip(before, after, strict=True)):
         first = 0
